@@ -32,7 +32,7 @@ def make_model(folder: Path) -> None:
 
 def scorer(folder: Path) -> Any:
     """The model with its fastest one-row call."""
-    from trimtab.training.runtimes.lightgbm import BoosterScorer
+    from trimtab.training.runtimes.boosters.lightgbm import BoosterScorer
 
     return BoosterScorer((folder / "model.txt").read_text())
 
@@ -212,8 +212,8 @@ def _ours(folder: Path, kind: str) -> Any:
         PredictionLog,
         ServedVersion,
     )
-    from trimtab.store.lmdb_kv import LmdbKeyValue
-    from trimtab.store.sqlite_log import SqliteLog
+    from trimtab.store.lmdb.kv import LmdbKeyValue
+    from trimtab.store.sqlite.log import SqliteLog
 
     class Plain:
         reasons = b"\xff" * FLOATS
@@ -242,7 +242,7 @@ def _ours(folder: Path, kind: str) -> Any:
 
 
 def _main() -> None:
-    from trimtab.serving.http.server import serve
+    from trimtab.serving.http.server.server import serve
 
     folder, kind = Path(sys.argv[1]), sys.argv[2]
     if kind not in ("bare", "static"):

@@ -8,8 +8,8 @@ from lightgbm import LGBMClassifier
 
 from trimtab.core.hashing import bytes_hash
 from trimtab.features.encoding import Encoding
-from trimtab.training.artifact import Artifact, Golden, encode_artifact, make_golden, scorer_for
-from trimtab.training.fitted import Fitted
+from trimtab.training.fitting.artifact import Artifact, Golden, encode_artifact, make_golden, scorer_for
+from trimtab.training.fitting.fitted import Fitted
 from trimtab.training.runtimes import runtime_for
 
 FEATURES = 30

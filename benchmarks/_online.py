@@ -18,13 +18,13 @@ import msgspec
 from trimtab import features as d
 from trimtab import store
 from trimtab.core.clock import SystemClock
-from trimtab.core.expressions import col
+from trimtab.core.expressions.nodes import col
 from trimtab.events.definitions import source
 from trimtab.events.records import Event, encode
 from trimtab.features.definitions import View, request, view
 from trimtab.features.feature_set import feature_set
-from trimtab.features.online.plan import name_bytes
-from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.packed.plan import name_bytes
+from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.online.store import POSITIONS_KEY, OnlineStore
 from trimtab.serving.applier import Applier
 

@@ -7,7 +7,7 @@ from time import perf_counter, process_time
 from typing import Any
 
 from trimtab.core.records import Prediction
-from trimtab.serving.http.exchanges import Exchange, Sink, Watch, begun
+from trimtab.serving.http.requests.request_record import Exchange, Sink, Watch, begun
 
 REQUESTS, BLOCK = 10_000, 500
 _HEADERS = [

@@ -19,7 +19,7 @@ from statistics import median
 import lightgbm
 import numpy as np
 
-from trimtab.training.runtimes.lightgbm_booster import BoosterScorer
+from trimtab.training.runtimes.boosters.lightgbm_booster import BoosterScorer
 
 INPUTS, TREES, LEAVES = 30, 100, 31
 Call = Callable[[list[float]], float]

@@ -17,11 +17,11 @@ DAY_US = 86_400_000_000
 
 def data(windows: Sequence[str], *, zipf: bool) -> dict[str, Any]:
     from trimtab import features as tt
-    from trimtab.core.columns import Column, Columns
-    from trimtab.core.expressions import col
+    from trimtab.core.columns.data import Column, Columns
+    from trimtab.core.expressions.nodes import col
     from trimtab.core.time import duration_us
+    from trimtab.events.columns.frames import NEVER_US, EventFrame
     from trimtab.events.definitions import source
-    from trimtab.events.frames import NEVER_US, EventFrame
     from trimtab.features.aggregates import default_hop_us
     from trimtab.features.feature_set import feature_set
 

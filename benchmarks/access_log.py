@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 from _telling import cpu_us, requests
 
-from trimtab.serving.http.access_log import AccessLog
-from trimtab.serving.http.exchanges import Exchange
+from trimtab.serving.http.requests.access_log import AccessLog
+from trimtab.serving.http.requests.request_record import Exchange
 
 NAME = "access_log"
 TARGET = "ratio <= 4"

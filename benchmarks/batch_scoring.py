@@ -17,15 +17,15 @@ import numpy as np
 
 from trimtab import store
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Column, Columns
+from trimtab.core.columns.data import Column, Columns
+from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.events.definitions import source
-from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.features.aggregates import latest
 from trimtab.features.definitions import request, view
 from trimtab.features.encoding import Encoding
 from trimtab.features.feature_set import feature_set
 from trimtab.serving import OfflineInputs, PredictionLog, ServedVersion, score_table
-from trimtab.training.runtimes.lightgbm import BoosterScorer
+from trimtab.training.runtimes.boosters.lightgbm import BoosterScorer
 
 NAME = "batch_scoring"
 TARGET = "ratio >= 0.67"

@@ -17,13 +17,13 @@ import lmdb
 import numpy as np
 
 from trimtab import store
-from trimtab.core.columns import Column, Columns
+from trimtab.core.columns.data import Column, Columns
 from trimtab.events.definitions import source
 from trimtab.features import aggregates as d
 from trimtab.features.definitions import view
+from trimtab.features.online.fill.load import load
 from trimtab.features.online.generations import place
-from trimtab.features.online.load import load
-from trimtab.features.online.plan import ViewPlan
+from trimtab.features.online.packed.plan import ViewPlan
 
 NAME = "bulk_load"
 TARGET = "ours >= 500000"

@@ -49,8 +49,8 @@ def setup(folder: Path) -> dict[str, Any]:
 
 
 def ours(state: dict[str, Any]) -> float:
-    from trimtab.core.columns import Column, Columns, float_column
-    from trimtab.events.frames import NEVER_US, EventFrame
+    from trimtab.core.columns.data import Column, Columns, float_column
+    from trimtab.events.columns.frames import NEVER_US, EventFrame
     from trimtab.features.offline.evaluation import evaluate
 
     start = time.perf_counter()

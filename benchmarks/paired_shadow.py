@@ -17,10 +17,10 @@ import numpy as np
 
 import trimtab as tt
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US, moment_us
-from trimtab.serving.prediction_log import encode_all
+from trimtab.serving.log.prediction_log import encode_all
 from trimtab.steering.loop_state import Repair
 
 NAME = "paired_shadow"

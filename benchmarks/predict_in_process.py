@@ -19,9 +19,9 @@ from trimtab.core.clock import VirtualClock
 from trimtab.features.encoding import Encoding
 from trimtab.features.feature_set import feature_set
 from trimtab.serving import Answerer, OnlineInputs, PredictionIds, PredictionLog, ServedVersion
-from trimtab.serving.noted_log import NotedLog
-from trimtab.store.sqlite_log import SqliteLog
-from trimtab.training.runtimes.lightgbm import BoosterScorer
+from trimtab.serving.log.buffered_log import NotedLog
+from trimtab.store.sqlite.log import SqliteLog
+from trimtab.training.runtimes.boosters.lightgbm import BoosterScorer
 
 NAME = "predict_in_process"
 TARGET = "ratio <= 1"

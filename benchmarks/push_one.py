@@ -19,7 +19,7 @@ from trimtab.core.clock import SystemClock
 from trimtab.events.definitions import source
 from trimtab.events.ingest import Ingestor
 from trimtab.events.quarantine import Quarantine
-from trimtab.store.sqlite_log import SqliteLog
+from trimtab.store.sqlite.log import SqliteLog
 
 NAME = "push_one"
 TARGET = "ratio <= 1.5"

@@ -15,12 +15,12 @@ import numpy as np
 
 import trimtab as tt
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US, HOUR_US, moment_us
 from trimtab.feedback.blocks import block_days
-from trimtab.monitoring.quality_days import store_days
-from trimtab.serving.prediction_log import encode_all
+from trimtab.monitoring.quality.quality_days import store_days
+from trimtab.serving.log.prediction_log import encode_all
 
 NAME = "quality_read"
 TARGET = "ours <= 200"

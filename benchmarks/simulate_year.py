@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trimtab.app.definitions import load_definitions
+from trimtab.app.state.definitions import load_definitions
 from trimtab.core.config import load_config
 from trimtab.core.time import moment_us
 from trimtab.events import read_file
 from trimtab.simulation.replay import Replay
-from trimtab.simulation.world import Line
+from trimtab.simulation.scenarios.world import Line
 
 NAME = "simulate_year"
 TARGET = "ours <= 60"

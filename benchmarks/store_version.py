@@ -18,7 +18,7 @@ from trimtab.core.hashing import bytes_hash
 from trimtab.registry import Registry
 from trimtab.store.file_blob import FileBlob
 from trimtab.store.sql_catalog import SqlCatalog
-from trimtab.training.artifact import encode_artifact
+from trimtab.training.fitting.artifact import encode_artifact
 
 NAME = "store_version"
 TARGET = "ratio <= 1.5"

@@ -14,8 +14,8 @@ from _telling import REQUESTS, cpu_us, requests
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanKind, set_span_in_context
 
-from trimtab.serving.http.exchanges import Exchange
-from trimtab.serving.http.traces import Traces, _attributes, _parts
+from trimtab.serving.http.requests.request_record import Exchange
+from trimtab.serving.http.requests.traces import Traces, _attributes, _parts
 
 NAME = "traces"
 TARGET = "ratio <= 0.4"

@@ -18,6 +18,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+import tour
 import trimtab
 from trimtab.cli.group import trimtab as trimtab_command
 from trimtab.core.config import Config, DemoSettings, LineSettings
@@ -118,7 +119,7 @@ def test_every_method_of_a_project_is_in_the_reference():
 
 
 def test_every_method_of_an_expression_is_documented():
-    from trimtab.core.expressions import Expression
+    from trimtab.core.expressions.nodes import Expression
 
     text = (ROOT / "docs" / "expressions.md").read_text("utf-8") + REFERENCE
     methods = [name for name, value in vars(Expression).items() if callable(value) and name[0] != "_"]
@@ -179,30 +180,11 @@ def test_the_status_of_every_error_is_in_the_reference():
     assert [line for line in lines if line not in REFERENCE] == []
 
 
-def on_the_tour() -> dict[str, list[str]]:
-    """The files that the tour names, by room."""
-    parts = re.split(r"^## (\w+)$", (ROOT / "docs" / "tour.md").read_text("utf-8"), flags=re.MULTILINE)[1:]
-    return {room: re.findall(r"`([\w/]+\.py)`", text) for room, text in zip(parts[::2], parts[1::2], strict=True)}
-
-
-@pytest.mark.parametrize("room", ["serving", "app"])
-def test_the_tour_names_every_file_of_the_large_rooms(room: str):
-    folder = ROOT / "src" / "trimtab" / room
-    there = {file.relative_to(folder).as_posix() for file in folder.rglob("*.py") if file.name != "__init__.py"}
-    assert sorted(there - set(on_the_tour()[room])) == []
-
-
-def test_every_file_that_the_tour_names_stands_in_its_room():
-    found = [f"{room}/{file}" for room, files in on_the_tour().items() for file in files]
-    assert len(found) > 80
-    source = ROOT / "src" / "trimtab"
-    there = [file for file in found if (source / file).is_file() or _told_elsewhere(file.partition("/")[2])]
-    assert sorted(set(found) - set(there)) == []
-
-
-def _told_elsewhere(file: str) -> bool:
-    """Whether a name with a folder, which another room's section may mention, is that of a file."""
-    return "/" in file and any((ROOT / "src" / "trimtab").rglob(file))
+def test_the_tables_of_the_tour_show_every_file():
+    text = tour.TOUR.read_text("utf-8")
+    assert text == tour.written(text), "docs/tour.md is out of date: python tests/tour.py"
+    rooms = {path.name for path in tour.SOURCE.iterdir() if (path / "__init__.py").is_file()}
+    assert set(re.findall(r"^## (\w+)$", text, flags=re.MULTILINE)) == rooms
 
 
 def test_the_http_document_names_every_status():

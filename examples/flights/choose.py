@@ -22,19 +22,19 @@ import numpy as np
 from load import load
 
 import trimtab as tt
-from trimtab.app.definitions import Definitions, load_definitions
+from trimtab.app.state.definitions import Definitions, load_definitions
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.time import DAY_US, moment_us
 from trimtab.events import read_file
 from trimtab.report import text_table
 from trimtab.simulation.replay import Replay
-from trimtab.simulation.world import Line
+from trimtab.simulation.scenarios.world import Line
 from trimtab.stats import log_loss
 from trimtab.steering.causes import Triggers
 from trimtab.training import Model, TrainingSet, fit
-from trimtab.training.fitting import fitted_values
-from trimtab.training.folds import known_before
+from trimtab.training.fitting.fit import fitted_values
+from trimtab.training.fitting.folds import known_before
 
 HERE = Path(__file__).parent
 END_US = moment_us("2013-03-01T05:00:00Z")  # midnight in New York; nothing later is read

@@ -7,8 +7,8 @@ if TYPE_CHECKING:
     from trimtab.app import Project
     from trimtab.app import open_project as open
     from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, TrimtabError, Unavailable
-    from trimtab.core.expressions import col, lit, when
-    from trimtab.core.functions import transform
+    from trimtab.core.expressions.functions import transform
+    from trimtab.core.expressions.nodes import col, lit, when
     from trimtab.events.definitions import Time, source
     from trimtab.features.aggregates import (
         count,
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     )
     from trimtab.features.definitions import entity, label, request, view
     from trimtab.monitoring.guardrails import guardrails
+    from trimtab.serving.answer.score_cache import cache
     from trimtab.serving.client import connect
-    from trimtab.serving.degradation import degrade
-    from trimtab.serving.score_cache import cache
+    from trimtab.serving.protect.degradation import degrade
     from trimtab.simulation.streams import stream
-    from trimtab.stats.loss_names import ndcg_loss, pinball
+    from trimtab.stats.metrics.loss_names import ndcg_loss, pinball
     from trimtab.steering.causes import every, on_new_labels, on_quality_drop, on_slice_drop
     from trimtab.steering.definitions import beats_champion, deployment
     from trimtab.steering.rollouts import rollout
@@ -102,8 +102,8 @@ __all__ = [
 _HOMES = {
     "trimtab.app": ("Project",),
     "trimtab.core.errors": ("Conflict", "Corrupt", "Misuse", "NotFound", "TrimtabError", "Unavailable"),
-    "trimtab.core.expressions": ("col", "lit", "when"),
-    "trimtab.core.functions": ("transform",),
+    "trimtab.core.expressions.nodes": ("col", "lit", "when"),
+    "trimtab.core.expressions.functions": ("transform",),
     "trimtab.events.definitions": ("Time", "source"),
     "trimtab.features.aggregates": (
         "count",
@@ -125,10 +125,10 @@ _HOMES = {
     "trimtab.features.definitions": ("entity", "label", "request", "view"),
     "trimtab.monitoring.guardrails": ("guardrails",),
     "trimtab.serving.client": ("connect",),
-    "trimtab.serving.degradation": ("degrade",),
-    "trimtab.serving.score_cache": ("cache",),
+    "trimtab.serving.protect.degradation": ("degrade",),
+    "trimtab.serving.answer.score_cache": ("cache",),
     "trimtab.simulation.streams": ("stream",),
-    "trimtab.stats.loss_names": ("ndcg_loss", "pinball"),
+    "trimtab.stats.metrics.loss_names": ("ndcg_loss", "pinball"),
     "trimtab.steering.causes": ("every", "on_new_labels", "on_quality_drop", "on_slice_drop"),
     "trimtab.steering.definitions": ("beats_champion", "deployment"),
     "trimtab.steering.rollouts": ("rollout",),

@@ -10,7 +10,7 @@ import numpy as np
 
 import trimtab as tt
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.records import Prediction
 from trimtab.core.time import HOUR_US, moment_us
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trimtab.core.errors import TrimtabError
 from trimtab.events.definitions import Source
-from trimtab.events.files import read_rows
+from trimtab.events.files.files import read_rows
 from trimtab.registry.transfer.importing import Given, ModelProcess
 from trimtab.registry.transfer.inspecting import Asked
 from trimtab.training.runtimes.choose import runtime_named

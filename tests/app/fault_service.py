@@ -12,7 +12,7 @@ import time
 import msgspec
 
 import trimtab as tt
-from trimtab.app.ticking import Ticked
+from trimtab.app.training.ticking import Ticked
 from trimtab.core.clock import VirtualClock
 
 

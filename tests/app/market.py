@@ -9,7 +9,7 @@ import numpy as np
 
 from trimtab.app.project import Project, open_project
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.time import DAY_US, HOUR_US, moment_us
 
 BEGIN_US = moment_us("2024-03-01T00:00:00Z")

@@ -23,7 +23,7 @@ import forked
 from processes import within
 from trimtab.app.project import Project, open_project
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.time import DAY_US, HOUR_US, moment_us
 from trimtab.serving.workers.states import ServiceState, read_state
 

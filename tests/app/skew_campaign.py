@@ -10,10 +10,10 @@ from typing import Any
 import shop
 
 import trimtab as tt
+from trimtab.app.inspect.skew_report import SkewReport
 from trimtab.app.project import Project, open_project
-from trimtab.app.skew_report import SkewReport
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, SECOND_US
 
 BEGIN_US = shop.NOW_US

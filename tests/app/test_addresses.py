@@ -21,15 +21,15 @@ import shop
 
 import forked
 from processes import within
-from trimtab.app.addresses import openapi_json
-from trimtab.app.operations import ProjectModels
 from trimtab.app.project import open_project
+from trimtab.app.serve.addresses import openapi_json
+from trimtab.app.serve.operations import ProjectModels
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.time import DAY_US, HOUR_US, format_moment, moment_us
-from trimtab.features.online.entity_read import read_entity
+from trimtab.features.online.read.entity_read import read_entity
 from trimtab.serving.client import connect
-from trimtab.serving.http.access import right_of
-from trimtab.serving.http.operations import Move, RollBack
+from trimtab.serving.http.requests.access import right_of
+from trimtab.serving.http.routes.operations import Move, RollBack
 from trimtab.serving.problems import InvalidField
 
 DOCS = Path(__file__).parents[2] / "docs"

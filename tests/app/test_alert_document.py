@@ -9,12 +9,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from trimtab.app.skew_signals import SIGNAL as SKEW
+from trimtab.app.inspect.skew_signals import SIGNAL as SKEW
 from trimtab.core.alert_settings import Receiver
 from trimtab.core.config import load_config
-from trimtab.monitoring.findings import KINDS as INPUTS
-from trimtab.monitoring.quality_signals import KINDS as QUALITY
-from trimtab.monitoring.runbook import RUNBOOK, todo
+from trimtab.monitoring.alerts.runbook import RUNBOOK, todo
+from trimtab.monitoring.inputs.findings import KINDS as INPUTS
+from trimtab.monitoring.quality.quality_signals import KINDS as QUALITY
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "alerts.md").read_text("utf-8")
 

@@ -22,12 +22,12 @@ import shop
 
 import forked
 from receivers import HttpReceiver, http_receiver
-from trimtab.app.lease import Lease
 from trimtab.app.project import Project, open_project
+from trimtab.app.state.lease import Lease
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Signal
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, SECOND_US
-from trimtab.monitoring.outbox import FIRST_US, LONGEST_US
+from trimtab.monitoring.alerts.outbox import FIRST_US, LONGEST_US
 from trimtab.monitoring.signals import settle_signals
 from trimtab.store.ports import Put
 

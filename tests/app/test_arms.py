@@ -10,14 +10,14 @@ import pytest
 import shop
 from alias_moves import promote
 
-from trimtab.app.operations import ProjectModels
+from trimtab.app.models.version_memory import VersionMemory
 from trimtab.app.project import Project
-from trimtab.app.version_memory import VersionMemory
+from trimtab.app.serve.operations import ProjectModels
 from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.time import DAY_US
 from trimtab.registry import LoadedModel, Version
-from trimtab.serving.arms import ArmShares, arm_shares
-from trimtab.serving.http.operations import Move, RollBack
+from trimtab.serving.arms.arms import ArmShares, arm_shares
+from trimtab.serving.http.routes.operations import Move, RollBack
 from trimtab.store.ports import Append, Put, Remove
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 import trimtab as tt
-from trimtab.app.training_data import ingested_requests
-from trimtab.core.columns import Columns
-from trimtab.events.frames import NEVER_US, EventFrame
+from trimtab.app.training.training_data import ingested_requests
+from trimtab.core.columns.data import Columns
+from trimtab.events.columns.frames import NEVER_US, EventFrame
 
 
 def test_requests_whose_keys_differ_by_a_nul_at_the_end_are_two() -> None:

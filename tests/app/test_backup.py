@@ -20,9 +20,9 @@ import pytest
 import shop
 
 import forked
-from trimtab.app.backup import MANIFEST, read_manifest, restore
+from trimtab.app.keep.backup import MANIFEST, read_manifest, restore
 from trimtab.app.project import Project, open_project
-from trimtab.app.state_use import set_aside
+from trimtab.app.state.state_use import set_aside
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.signals import ENDING
@@ -132,7 +132,7 @@ def test_a_backup_of_a_served_project_has_all_that_was_acknowledged(trained: Pat
 
 
 def features_of(project: Project) -> str:
-    from trimtab.features.online.request_plan import RequestPlan
+    from trimtab.features.online.read.request_plan import RequestPlan
 
     project.views.catch_up()
     now_us = project.clock.now_us()

@@ -18,15 +18,15 @@ import shop
 from click.testing import CliRunner
 
 import forked
-from trimtab.app.applied import AppliedDefinitions
-from trimtab.app.backup import read_manifest, restore
+from trimtab.app.keep.backup import read_manifest, restore
 from trimtab.app.project import Project, open_project
+from trimtab.app.state.applied import AppliedDefinitions
 from trimtab.cli.group import trimtab
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Conflict, Misuse, Unavailable
 from trimtab.core.time import DAY_US, HOUR_US, format_moment
-from trimtab.store.lmdb_kv import LmdbKeyValue
+from trimtab.store.lmdb.kv import LmdbKeyValue
 
 
 def table(*hours: int) -> Columns:
@@ -197,7 +197,7 @@ def test_nothing_is_scored_while_another_process_stores_answers(trained: Path, p
     command = f"""
 import sys
 from pathlib import Path
-from trimtab.store.lmdb_kv import LmdbKeyValue
+from trimtab.store.lmdb.kv import LmdbKeyValue
 with LmdbKeyValue(Path({str(store)!r})) as store:
     store.write({{b"x": b"1"}})
     print("writing", flush=True)
@@ -306,7 +306,7 @@ import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 import shop
 from pathlib import Path
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 
 with shop.opened(Path(sys.argv[2])) as project:
     print("open", flush=True)

@@ -11,9 +11,9 @@ import shop
 
 from trimtab.app.project import Project, open_project
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.time import DAY_US, HOUR_US, moment_us
-from trimtab.features.online.entity_read import read_entity
+from trimtab.features.online.read.entity_read import read_entity
 
 DAYS = [-44_205, -(moment_us("2024-03-03") // DAY_US)]  # in 1903; and across the epoch
 PROJECT = """

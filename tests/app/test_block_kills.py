@@ -16,11 +16,11 @@ import pytest
 import forked
 import trimtab as tt
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns, Dtype
+from trimtab.core.columns.data import Columns, Dtype
 from trimtab.core.time import DAY_US
 from trimtab.features.labels import LabelIndex
 from trimtab.feedback import DayBlocks, IndexedLabels, OpenDays, OutcomeJoin, RequestSlices
-from trimtab.monitoring.quality_days import stored_days
+from trimtab.monitoring.quality.quality_days import stored_days
 
 NOW_US = block_process.NOW_US
 PROJECT = """

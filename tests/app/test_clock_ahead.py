@@ -13,12 +13,12 @@ import shop
 from alias_moves import AS_OF
 
 import forked
-from trimtab.app.doctor import examine
+from trimtab.app.inspect.doctor import examine
 from trimtab.app.project import Project, open_project
 from trimtab.core.clock import TOLERANCE_US, CheckedClock, SystemClock, VirtualClock
 from trimtab.core.errors import Conflict, Unavailable
 from trimtab.core.time import DAY_US, HOUR_US
-from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.read.request_plan import RequestPlan
 
 JUMP_US = 400 * DAY_US
 RECOVERS = """

@@ -6,10 +6,10 @@ import msgspec
 import pytest
 import shop
 
-from trimtab.app.comparing import feature_changes
 from trimtab.app.project import Project
+from trimtab.app.versions.comparing import feature_changes
 from trimtab.core.errors import Misuse, NotFound
-from trimtab.core.expressions import col
+from trimtab.core.expressions.nodes import col
 from trimtab.core.time import DAY_US
 from trimtab.events.definitions import Time, source
 from trimtab.features.aggregates import latest, mean

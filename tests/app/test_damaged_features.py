@@ -19,10 +19,10 @@ import shop
 from alias_moves import AS_OF, CLI
 
 import forked
-from trimtab.app.doctor import examine
-from trimtab.core.columns import Columns
+from trimtab.app.inspect.doctor import examine
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Corrupt
-from trimtab.features.online.entity_read import read_entity
+from trimtab.features.online.read.entity_read import read_entity
 from trimtab.features.online.store import POSITIONS_KEY
 from trimtab.serving.workers.states import read_state
 
@@ -150,7 +150,7 @@ def test_what_cannot_be_made_anew_is_put_back(filled: Path, monkeypatch: pytest.
             raise Corrupt("the log is damaged")
 
         with monkeypatch.context() as patched:
-            patched.setattr("trimtab.app.view_work.ViewWork.fill", fill)
+            patched.setattr("trimtab.app.online.view_work.ViewWork.fill", fill)
             with pytest.raises(Corrupt, match="the log is damaged"):
                 project.rebuild_all()
         assert project.views.store.counts() == before
@@ -162,7 +162,7 @@ ELSEWHERE = """
 import os, signal, sys
 from pathlib import Path
 import shop
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 
 def wait(*_):
     print("filling", flush=True)

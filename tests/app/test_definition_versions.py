@@ -14,13 +14,13 @@ import pytest
 import shop
 
 import forked
-from trimtab.app.feature_runs import run_in_memory
+from trimtab.app.features.feature_runs import run_in_memory
 from trimtab.app.project import Project
-from trimtab.app.training_data import LivingData
-from trimtab.core.columns import Columns
+from trimtab.app.training.training_data import LivingData
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, HOUR_US
-from trimtab.serving.batch import batch_predictions
+from trimtab.serving.answer.batch import batch_predictions
 
 PLAIN = """
 @tt.transform

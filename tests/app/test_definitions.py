@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.app.definitions import load_definitions
+from trimtab.app.state.definitions import load_definitions
 from trimtab.core.errors import Misuse
 
 

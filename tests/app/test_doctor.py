@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.app import doctor
-from trimtab.app.doctor import Finding, examine, missing, require
+from trimtab.app.inspect import doctor
+from trimtab.app.inspect.doctor import Finding, examine, missing, require
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.store.file_blob import FileBlob
-from trimtab.store.lmdb_kv import LmdbKeyValue
+from trimtab.store.lmdb.kv import LmdbKeyValue
 from trimtab.store.sql_catalog import SqlCatalog
-from trimtab.store.sqlite_log import SqliteLog
+from trimtab.store.sqlite.log import SqliteLog
 
 ROOT = Path(__file__).parents[2]
 PROJECT = """

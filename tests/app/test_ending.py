@@ -21,12 +21,12 @@ import pytest
 import shop
 
 from processes import within
-from trimtab.app import engine
 from trimtab.app.project import open_project
+from trimtab.app.serve import engine
 from trimtab.core.clock import ShiftedClock
 from trimtab.core.time import format_moment
-from trimtab.serving.http import accepting
-from trimtab.serving.http.server import listen
+from trimtab.serving.http.server import accepting
+from trimtab.serving.http.server.server import listen
 from trimtab.serving.workers.states import FOLDER, ServiceState, write_state
 from trimtab.serving.workers.worker import Worker
 
@@ -221,7 +221,7 @@ def test_a_worker_without_its_supervisor_ends_though_a_request_does_not(toiling:
     engine._cleared(folder)
     write_state(folder, ServiceState(pid=os.getpid(), url=url, at_us=time.time_ns() // 1_000, workers=[]))
     task = msgspec.structs.replace(task, slot=1, count=1, grace_s=1.0, fill_s=1.0)
-    command = [sys.executable, "-m", "trimtab.app.worker"]
+    command = [sys.executable, "-m", "trimtab.app.serve.worker"]
     worker = Worker(1, command, msgspec.msgpack.encode(task), listener)
     try:
         within(60, lambda: b"r" in worker.hear())

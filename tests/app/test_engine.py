@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import shop
 
-from trimtab.app import engine, service
 from trimtab.app.project import Project, open_project
+from trimtab.app.serve import engine, service
 from trimtab.core.clock import ShiftedClock
 from trimtab.core.errors import Unavailable
-from trimtab.serving.http import accepting
-from trimtab.serving.http.server import listen
+from trimtab.serving.http.server import accepting
+from trimtab.serving.http.server.server import listen
 from trimtab.serving.workers.states import FOLDER
 from trimtab.serving.workers.supervisor import Supervisor
 

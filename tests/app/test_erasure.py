@@ -22,20 +22,20 @@ import shop
 from click.testing import CliRunner
 
 import forked
-from trimtab.app import erasure
-from trimtab.app.feature_runs import run_in_memory
-from trimtab.app.materialising import writing_tables
+from trimtab.app.features.feature_runs import run_in_memory
+from trimtab.app.features.materialising import writing_tables
+from trimtab.app.keep import erasure
+from trimtab.app.keep.subjects import Subject
 from trimtab.app.project import Project, open_project
-from trimtab.app.state import truncation_put
-from trimtab.app.subjects import Subject
-from trimtab.app.training_data import LivingData
+from trimtab.app.state.state import truncation_put
+from trimtab.app.training.training_data import LivingData
 from trimtab.cli.group import trimtab
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.records import Prediction
 from trimtab.core.time import HOUR_US
-from trimtab.features.online.plan import name_bytes
-from trimtab.serving.prediction_log import encode
-from trimtab.serving.spool import Spool
+from trimtab.features.online.packed.plan import name_bytes
+from trimtab.serving.log.prediction_log import encode
+from trimtab.serving.log.spool import Spool
 from trimtab.store.file_lock import FileLock
 
 TEXTS = ["cust-0001", "cust-00012", "cust-0001-x", "käse 'ü' \U0001f9c0%", "12", "x"]
@@ -432,7 +432,7 @@ def test_runs_that_are_killed_anywhere_are_finished(
 HOLDER = """
 import sys
 from pathlib import Path
-from trimtab.store.lmdb_kv import LmdbKeyValue
+from trimtab.store.lmdb.kv import LmdbKeyValue
 
 with LmdbKeyValue(Path(sys.argv[1])) as store:
     print("open", flush=True)

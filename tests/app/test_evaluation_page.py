@@ -9,15 +9,15 @@ import msgspec
 import pytest
 import shop
 
-from trimtab.app.evaluation_page import evaluation_page
-from trimtab.app.evaluation_text import evaluation_text
+from trimtab.app.versions.evaluation_page import evaluation_page
+from trimtab.app.versions.evaluation_text import evaluation_text
 from trimtab.core.errors import NotFound, Unavailable
 from trimtab.registry import Version
 from trimtab.stats import CalibrationBin, Figure, Interval, choose_threshold
 from trimtab.training import CurvePoint, Environment, Evaluation, Month, Permuted, Slice, Week
-from trimtab.training.influence import Influence
-from trimtab.training.leakage import Leak
-from trimtab.training.weights import Balance
+from trimtab.training.data.leakage import Leak
+from trimtab.training.data.weights import Balance
+from trimtab.training.judge.influence import Influence
 
 JULY_US = 1_372_636_800_000_000  # 2013-07-01
 WIDE = Interval(estimate=0.4, low=0.3, high=0.5, level=0.95)

@@ -31,14 +31,14 @@ from input_world import World
 
 import trimtab as tt
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.records import Signal
 from trimtab.core.time import DAY_US, HOUR_US, format_moment
 from trimtab.features.offline.evaluation import evaluate
-from trimtab.monitoring.findings import KINDS
-from trimtab.monitoring.red_windows import red_windows
+from trimtab.monitoring.inputs.findings import KINDS
+from trimtab.monitoring.inputs.red_windows import red_windows
 from trimtab.monitoring.signals import every_signal
-from trimtab.training.sets import load_manifest
+from trimtab.training.data.sets import load_manifest
 
 Days = tuple[int, int, int]  # in service before the faults, with them, and after them
 LIFE: Days = (3, 2, 3)

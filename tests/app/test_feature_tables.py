@@ -17,20 +17,20 @@ import shop
 
 import forked
 import trimtab as tt
-from trimtab.app import feature_files, feature_runs, feature_tables
-from trimtab.app import history as app_history
-from trimtab.app.feature_runs import run_in_memory
+from trimtab.app.features import feature_files, feature_runs, feature_tables
+from trimtab.app.features.feature_runs import run_in_memory
+from trimtab.app.features.request_tables import request_table
+from trimtab.app.online import history as app_history
 from trimtab.app.project import Project
-from trimtab.app.request_tables import request_table
-from trimtab.app.state import note_kept_from
-from trimtab.app.training_data import LivingData
+from trimtab.app.state.state import note_kept_from
+from trimtab.app.training.training_data import LivingData
 from trimtab.core.clock import SystemClock
-from trimtab.core.columns import Column, Columns
+from trimtab.core.columns.data import Column, Columns
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
 from trimtab.core.time import DAY_US, HOUR_US, format_moment
 from trimtab.features.parts import parted_views
 from trimtab.features.parts.parted_views import claimed
-from trimtab.training.parquet import write_parquet
+from trimtab.training.data.parquet import write_parquet
 
 SITE = ["site.level", "site.level_1d"]
 
@@ -314,8 +314,10 @@ CHILD = """
 import os, signal, sys
 import shop, test_feature_tables as t
 from pathlib import Path
-from trimtab.app import feature_files, feature_runs, feature_tables
-from trimtab.app import history as app_history
+from trimtab.app.features import feature_files
+from trimtab.app.features import feature_runs
+from trimtab.app.features import feature_tables
+from trimtab.app.online import history as app_history
 from trimtab.features.parts import parted_views
 
 app_history._EVENT_BYTES, parted_views._PER_EVENT_BYTES = 10**9, 2 * 10**7

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import shop
 
-from trimtab.app.followed_views import FollowedViews
+from trimtab.app.serve.followed_views import FollowedViews
 from trimtab.serving.failures import NotApplied
 
 

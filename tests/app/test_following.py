@@ -8,7 +8,7 @@ import alias_moves
 import pytest
 import shop
 
-from trimtab.app.views import Views
+from trimtab.app.online.views import Views
 
 
 def test_a_version_and_events_of_another_process_are_in_the_next_answer(trained: Path) -> None:

@@ -10,12 +10,12 @@ import pytest
 import shop
 
 from trimtab.app.project import Project
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.records import GateRecord
 from trimtab.core.time import DAY_US
 from trimtab.registry import LoadedModel
-from trimtab.steering.trials import Proving, fast_enough, loads_elsewhere
+from trimtab.steering.candidates.candidate_checks import Proving, fast_enough, loads_elsewhere
 
 STRICT = "margin=-0.5, calibration=0.5"
 
@@ -84,7 +84,7 @@ def test_virtual_time_measures_no_latency_and_no_process_and_says_so(trained: Pa
 
 
 def test_a_new_process_loads_a_version_and_a_damaged_one_is_refused_with_the_cause(trained: Path) -> None:
-    from trimtab.app.fresh_process import loads_in_new_process
+    from trimtab.app.training.fresh_process import loads_in_new_process
 
     with shop.opened(trained) as project:
         version = project.registry.get("buyer@2")

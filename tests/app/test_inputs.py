@@ -12,9 +12,9 @@ import shop
 
 from trimtab.app.project import Project
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
-from trimtab.monitoring.input_state import InputWatch
-from trimtab.monitoring.profile_store import KIND as PROFILE
-from trimtab.monitoring.red_windows import red_windows
+from trimtab.monitoring.inputs.input_state import InputWatch
+from trimtab.monitoring.inputs.red_windows import red_windows
+from trimtab.monitoring.profiles.profile_store import KIND as PROFILE
 from trimtab.monitoring.signals import standing_signals
 
 SITES = ("north", "south")

@@ -12,9 +12,9 @@ import msgspec
 import pytest
 import shop
 
-from trimtab.app.keeper import Keeper, forget_failures, service_failures
+from trimtab.app.models.version_memory import VersionMemory
 from trimtab.app.project import Project
-from trimtab.app.version_memory import VersionMemory
+from trimtab.app.serve.background import Keeper, forget_failures, service_failures
 from trimtab.core.errors import Unavailable
 from trimtab.registry import LoadedModel, Version
 from trimtab.store.ports import Put
@@ -221,8 +221,8 @@ def ended(project: Project) -> None:
 def test_between_two_ticks_what_is_predicted_is_read_ahead(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under load a minute's predictions are some seconds of work, in which requests wait for the processor."""
     done: list[str] = []
-    monkeypatch.setattr("trimtab.app.keeper._ROUND_S", 0.01)
-    monkeypatch.setattr("trimtab.app.keeper._TICK_S", 0.5)
+    monkeypatch.setattr("trimtab.app.serve.background._ROUND_S", 0.01)
+    monkeypatch.setattr("trimtab.app.serve.background._TICK_S", 0.5)
     monkeypatch.setattr(project, "tick", lambda: done.append("tick"))
     monkeypatch.setattr(project, "read_ahead", done.append)
     with Keeper(project, answers=False).start():
@@ -240,8 +240,8 @@ def test_nothing_is_read_ahead_of_ticks_that_fail(project: Project, monkeypatch:
         done.append("tick")
         raise Unavailable("the catalogue is gone")
 
-    monkeypatch.setattr("trimtab.app.keeper._ROUND_S", 0.01)
-    monkeypatch.setattr("trimtab.app.keeper._TICK_S", 0.2)
+    monkeypatch.setattr("trimtab.app.serve.background._ROUND_S", 0.01)
+    monkeypatch.setattr("trimtab.app.serve.background._TICK_S", 0.2)
     monkeypatch.setattr(project, "tick", tick)
     monkeypatch.setattr(project, "read_ahead", done.append)
     with Keeper(project, answers=False).start():

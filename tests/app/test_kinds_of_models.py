@@ -12,7 +12,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US
 from trimtab.stats import pinball
 from trimtab.steering import BeatsChampion, Window, judge
-from trimtab.training.artifact import decode_artifact
+from trimtab.training.fitting.artifact import decode_artifact
 
 MODELS = """
 def trees():

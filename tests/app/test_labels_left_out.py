@@ -8,8 +8,8 @@ import msgspec
 import pytest
 import shop
 
-from trimtab.app.operations import ProjectRecords
-from trimtab.serving.http.operations import LabelRow
+from trimtab.app.serve.operations import ProjectRecords
+from trimtab.serving.http.routes.operations import LabelRow
 from trimtab.serving.problems import InvalidField
 
 MORE = """

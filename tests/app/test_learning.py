@@ -15,10 +15,10 @@ import shop
 from trimtab.app.project import Project
 from trimtab.core.errors import Conflict, Unavailable
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_moment
-from trimtab.monitoring.red_windows import RedWindow
+from trimtab.monitoring.inputs.red_windows import RedWindow
 from trimtab.registry import LoadedModel
 from trimtab.store import Put
-from trimtab.training.online import OnlineLearner
+from trimtab.training.fitting.online import OnlineLearner
 
 BEGIN_US = shop.NOW_US + MINUTE_US  # the versions know the labels of before
 PROBE = [[0.7, 0.0, 0.1, 0.2], [-0.7, 1.0, np.nan, 0.0]]

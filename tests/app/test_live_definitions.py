@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import shop
 
-from trimtab.app import live_definitions
 from trimtab.app.project import Project
+from trimtab.app.state import live_definitions
 from trimtab.store.ports import Blob
 
 

@@ -8,8 +8,8 @@ import duckdb
 import pytest
 import shop
 
-from trimtab.app.definitions import load_definitions
-from trimtab.app.worker import definitions_hash
+from trimtab.app.serve.worker import definitions_hash
+from trimtab.app.state.definitions import load_definitions
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import moment_us
 

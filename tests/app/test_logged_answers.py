@@ -12,15 +12,15 @@ import pytest
 import shop
 
 from trimtab.app.project import Project
-from trimtab.core.columns import Columns, column
+from trimtab.core.columns.data import Columns, column
 from trimtab.core.records import FALLBACK_VERSION, LAST_ANSWER, NULL_FEATURES, RULE, Prediction
 from trimtab.core.time import DAY_US, MINUTE_US
 from trimtab.features.definitions import Request
 from trimtab.registry import LoadedModel
-from trimtab.serving.arms import CANARY
-from trimtab.steering.comparisons import Comparisons
+from trimtab.serving.arms.arms import CANARY
+from trimtab.steering.candidates.comparisons import Comparisons
+from trimtab.steering.candidates.recipes import BatchRecipe
 from trimtab.steering.loop_state import PairedDay, Repair
-from trimtab.steering.recipes import BatchRecipe
 from trimtab.training import Model, TrainingSet
 
 MODELS = """

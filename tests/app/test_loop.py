@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 import trimtab as tt
 from trimtab.app import Project
-from trimtab.app.feature_runs import run_in_memory
-from trimtab.app.loop import last_turn
-from trimtab.app.training_data import LivingData
+from trimtab.app.features.feature_runs import run_in_memory
+from trimtab.app.training.loop import last_turn
+from trimtab.app.training.training_data import LivingData
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Conflict, Misuse, Unavailable
 from trimtab.core.ids import TimeIds
 from trimtab.core.records import Prediction, Signal
@@ -28,13 +28,13 @@ from trimtab.core.time import DAY_US, HOUR_US, moment_us
 from trimtab.features.labels import LabelIndex
 from trimtab.feedback import IndexedLabels
 from trimtab.registry import LoadedModel
-from trimtab.steering.loop import Loop
+from trimtab.steering.candidates.recipes import Floats, Recipe, Rows
+from trimtab.steering.gate.scales import label_unit, refit_distance
+from trimtab.steering.loop.loop import Loop
 from trimtab.steering.loop_state import Changes
-from trimtab.steering.recipes import Floats, Recipe, Rows
-from trimtab.steering.scales import label_unit, refit_distance
 from trimtab.store import Append, Catalog, Entry, Put, Record, Remove
-from trimtab.training.fitted import Fitted
-from trimtab.training.sets import TrainingSet
+from trimtab.training.data.sets import TrainingSet
+from trimtab.training.fitting.fitted import Fitted
 
 NOW_US = moment_us("2024-03-01T00:00:00Z")
 PROJECT = """

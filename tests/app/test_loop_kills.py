@@ -17,7 +17,7 @@ from test_rollout import a_day_of_visits, answered, with_stages
 
 import forked
 from trimtab.core.time import DAY_US
-from trimtab.serving.arms import CANARY, arm_shares
+from trimtab.serving.arms.arms import CANARY, arm_shares
 
 STAGES = 'shadow="1d", margin=0.9, canary=[0.3, 0.6], step="1h"'
 

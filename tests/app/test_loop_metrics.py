@@ -17,17 +17,17 @@ from test_block_kills import prepared
 
 import trimtab as tt
 from processes import within
-from trimtab.app.loop_metrics import GAUGES, UNREADABLE, LoopMetrics
+from trimtab.app.serve.loop_metrics import GAUGES, UNREADABLE, LoopMetrics
 from trimtab.core.clock import VirtualClock
 from trimtab.core.records import Signal
 from trimtab.core.time import DAY_US, moment_us
-from trimtab.monitoring.input_state import InputWatch
-from trimtab.monitoring.profile_distances import ColumnDistance
+from trimtab.monitoring.inputs.input_state import InputWatch
+from trimtab.monitoring.inputs.profile_distances import ColumnDistance
+from trimtab.monitoring.quality.watches import LOSS, Watch
 from trimtab.monitoring.signals import settle_signals
-from trimtab.monitoring.watches import LOSS, Watch
-from trimtab.serving.metrics import Metrics
-from trimtab.serving.scrape import Scrape, read_scrape
-from trimtab.stats.edetector import AlarmState, update_alarm
+from trimtab.serving.observe.metrics import Metrics
+from trimtab.serving.observe.scrape import Scrape, read_scrape
+from trimtab.stats.inference.edetector import AlarmState, update_alarm
 from trimtab.store.ports import Put
 
 NOW_US, STEP_US, A_DAY = block_process.NOW_US, block_process.STEP_US, block_process.A_DAY

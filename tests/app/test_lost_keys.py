@@ -8,7 +8,7 @@ import pytest
 import shop
 from alias_moves import AS_OF
 
-from trimtab.app.backup import restore
+from trimtab.app.keep.backup import restore
 from trimtab.core.errors import Corrupt
 from trimtab.serving.access_keys import MARKER, KeyWatch
 

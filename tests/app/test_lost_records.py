@@ -15,14 +15,14 @@ from alias_moves import AS_OF, CLI
 
 import forked
 from processes import within
-from trimtab.app.doctor import examine
-from trimtab.app.lost_records import lost_records
+from trimtab.app.inspect.doctor import examine
 from trimtab.app.project import Project
+from trimtab.app.state.lost_records import lost_records
 from trimtab.core.errors import Corrupt
 from trimtab.core.time import HOUR_US, MINUTE_US
 from trimtab.events.records import Event, encode
-from trimtab.features.online.request_plan import RequestPlan
-from trimtab.store.sqlite_log import SqliteLog
+from trimtab.features.online.read.request_plan import RequestPlan
+from trimtab.store.sqlite.log import SqliteLog
 
 Loss = Callable[[Path, Path], None]
 AT = {"at": AS_OF}

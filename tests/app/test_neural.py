@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import shop
 
-from trimtab.core.columns import Columns, column
+from trimtab.core.columns.data import Columns, column
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.registry.transfer.mlflow import OF_TORCH
-from trimtab.training.artifact import decode_artifact, encode_artifact
+from trimtab.training.fitting.artifact import decode_artifact, encode_artifact
 
 pytest.importorskip("torch", reason="PyTorch is no part of the lock: its build for Linux brings 3 GB for GPUs")
 MODEL = """

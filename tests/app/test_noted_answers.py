@@ -14,7 +14,7 @@ import shop
 import forked
 from trimtab.app.project import open_project
 from trimtab.core.errors import NotFound
-from trimtab.serving.noted_log import NotedLog
+from trimtab.serving.log.buffered_log import NotedLog
 
 CHILD = """
 import os, signal, sys

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import shop
 
-from trimtab.app.applied import AppliedDefinitions
-from trimtab.app.applying import drop_unneeded
-from trimtab.app.documents import documents
+from trimtab.app.plan.applying import drop_unneeded
 from trimtab.app.project import Project
+from trimtab.app.state.applied import AppliedDefinitions
+from trimtab.app.state.documents import documents
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.time import DAY_US, SECOND_US
 from trimtab.store.file_lock import FileLock
@@ -187,7 +187,7 @@ def test_an_apply_that_is_killed_is_finished_by_the_next_one(applied: Path) -> N
     edited(applied, B)
     killed = f"""
 import os, pathlib, shop
-from trimtab.features.online import load as online_load
+from trimtab.features.online.fill import load as online_load
 written = online_load._written
 def kill(kv, pairs):
     yield next(iter(written(kv, pairs)))

@@ -17,7 +17,7 @@ from trimtab.app.project import Project
 from trimtab.core.errors import Corrupt
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.features.online.generations import place
-from trimtab.features.online.plan import ViewPlan, name_bytes
+from trimtab.features.online.packed.plan import ViewPlan, name_bytes
 
 PICKY = """
 @tt.transform

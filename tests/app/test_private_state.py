@@ -9,8 +9,8 @@ from pathlib import Path
 import shop
 
 import forked
-from trimtab.app.backup import restore
-from trimtab.app.doctor import examine
+from trimtab.app.inspect.doctor import examine
+from trimtab.app.keep.backup import restore
 
 WORKS = """
 import os, sys

@@ -16,10 +16,10 @@ import shop
 from click.testing import CliRunner
 
 from processes import within
-from trimtab.app.loop_metrics import GAUGES, UNREADABLE
-from trimtab.app.prometheus_rules import RULES, TESTS, rules_text
+from trimtab.app.serve.loop_metrics import GAUGES, UNREADABLE
+from trimtab.app.serve.prometheus_rules import RULES, TESTS, rules_text
 from trimtab.cli.group import trimtab
-from trimtab.serving.scrape import read_scrape
+from trimtab.serving.observe.scrape import read_scrape
 
 DOCS = Path(__file__).parents[2] / "docs"
 METRIC = re.compile(r"\btrimtab_\w+")
@@ -120,8 +120,8 @@ def test_rules_match_by_documented_labels_and_add_workers_up() -> None:
 
 def test_kinds_and_flags_that_rules_name_exist() -> None:
     from trimtab.core.records import BEHIND
-    from trimtab.monitoring.quality_signals import KINDS
-    from trimtab.serving.degradation import LATE
+    from trimtab.monitoring.quality.quality_signals import KINDS
+    from trimtab.serving.protect.degradation import LATE
 
     text = expressions(rules_text())
     assert set(re.findall(r'\bkind!?="(\w+)"', text)) <= set(KINDS)

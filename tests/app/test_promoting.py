@@ -235,7 +235,7 @@ def test_a_promotion_that_was_killed_before_the_alias_moved_is_finished_by_the_n
 
 
 def test_a_window_in_which_all_labels_are_alike_is_waited_out(trained: Path) -> None:
-    from trimtab.steering.windows import lack_of_labels, stretch_of
+    from trimtab.steering.candidates.windows import lack_of_labels, stretch_of
 
     with shop.opened(trained) as project:
         model = project.definitions.models["buyer"]

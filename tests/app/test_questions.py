@@ -12,16 +12,16 @@ import msgspec
 import pytest
 import shop
 
-from trimtab.app.explain import _shares
-from trimtab.app.keeper import Keeper
-from trimtab.app.loop import KIND as LOOP
-from trimtab.app.loop import Turn
+from trimtab.app.inspect.explain import _shares
 from trimtab.app.project import Project
+from trimtab.app.serve.background import Keeper
+from trimtab.app.training.loop import KIND as LOOP
+from trimtab.app.training.loop import Turn
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Signal
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.store import Append, Put
-from trimtab.training.artifact import decode_artifact
+from trimtab.training.fitting.artifact import decode_artifact
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import shop
 from click.testing import CliRunner
 
 from trimtab.cli.group import trimtab
-from trimtab.core.columns import Columns, column
+from trimtab.core.columns.data import Columns, column
 from trimtab.core.errors import Unavailable
 from trimtab.core.records import DayQuality
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US

@@ -10,7 +10,7 @@ from threading import Barrier, Event
 
 import pytest
 
-from trimtab.app.rebuilding import Rebuilds
+from trimtab.app.online.rebuilding import Rebuilds
 from trimtab.core.errors import Unavailable
 from trimtab.store.sql_catalog import SqlCatalog
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import shop
 
-from trimtab.app.backup import restore
+from trimtab.app.keep.backup import restore
 from trimtab.app.project import Project
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US

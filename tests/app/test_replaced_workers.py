@@ -10,7 +10,7 @@ import shop
 from alias_moves import AS_OF
 
 from processes import within
-from trimtab.app.status import _not_answering
+from trimtab.app.inspect.status import _not_answering
 from trimtab.serving.workers.states import FOLDER, ServiceState, read_state
 from trimtab.serving.workers.supervisor import SlotState
 

@@ -12,10 +12,10 @@ import pytest
 import shop
 from click.testing import CliRunner
 
-from trimtab.app import replaying
 from trimtab.app.project import Project
+from trimtab.app.start import replaying
 from trimtab.cli.group import trimtab
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, HOUR_US, format_moment
 from trimtab.simulation.results import ReplayResult

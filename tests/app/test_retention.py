@@ -16,14 +16,14 @@ import pytest
 import shop
 
 import forked
-from trimtab.app.lease import Lease
+from trimtab.app.keep.retention import retain_when_due
 from trimtab.app.project import Project, open_project
-from trimtab.app.retention import retain_when_due
+from trimtab.app.state.lease import Lease
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.events import quarantine
-from trimtab.features.online.fill import Filling
+from trimtab.features.online.fill.fill import Filling
 from trimtab.features.online.store import BEGIN, write_cursors
 
 KEEPER = Path(__file__).with_name("retaining_process.py")
@@ -77,7 +77,7 @@ def same_frames(one: Project, other: Project, source: str = "readings") -> None:
 
 
 def features(project: Project, at_us: list[int], upto: dict[str, int] | None = None) -> tuple[Any, Any]:
-    from trimtab.core.columns import Columns
+    from trimtab.core.columns.data import Columns
     from trimtab.features.offline.evaluation import evaluate
 
     model = project.definitions.models["m"]
@@ -96,7 +96,7 @@ def features(project: Project, at_us: list[int], upto: dict[str, int] | None = N
 
 
 def online(project: Project) -> list[tuple[Any, ...]]:
-    from trimtab.features.online.request_plan import RequestPlan
+    from trimtab.features.online.read.request_plan import RequestPlan
 
     project.views.catch_up()
     plan = RequestPlan(project.definitions.models["m"].features, project.state.online)

@@ -10,12 +10,12 @@ import pytest
 import shop
 
 from trimtab.app.project import Project
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Conflict
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
-from trimtab.serving.arm_counts import ServiceFigures
-from trimtab.serving.arm_figures import KIND as ARM_FIGURES
-from trimtab.serving.arms import CANARY, arm_shares
+from trimtab.serving.arms.arm_counts import ServiceFigures
+from trimtab.serving.arms.arm_metrics import KIND as ARM_FIGURES
+from trimtab.serving.arms.arms import CANARY, arm_shares
 from trimtab.store import Put
 
 STAGES = 'shadow="2d", margin=0.5, canary=[0.5], step="1h"'

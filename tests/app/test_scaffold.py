@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.app.definitions import load_definitions
-from trimtab.app.scaffold import Options, Scaffolded, scaffold
-from trimtab.app.scaffold_table import DataTable
+from trimtab.app.start.scaffold import Options, Scaffolded, scaffold
+from trimtab.app.start.scaffold_table import DataTable
+from trimtab.app.state.definitions import load_definitions
 from trimtab.core.errors import Conflict, Misuse, NotFound, TrimtabError
-from trimtab.events.files import read_file
+from trimtab.events.files.files import read_file
 
 START = dt.datetime(2024, 1, 31, 10)
 

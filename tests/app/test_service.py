@@ -20,16 +20,16 @@ import shop
 
 import forked
 from processes import within
-from trimtab.app.keeper import Keeper, service_failures
 from trimtab.app.project import open_project
-from trimtab.app.service import open_to_all
+from trimtab.app.serve.background import Keeper, service_failures
+from trimtab.app.serve.service import open_to_all
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Misuse
 from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US, format_moment
 from trimtab.serving import PredictionIds
-from trimtab.serving.prediction_log import encode
-from trimtab.serving.spool import Spool
+from trimtab.serving.log.prediction_log import encode
+from trimtab.serving.log.spool import Spool
 
 AS_OF = format_moment(shop.NOW_US)
 
@@ -202,7 +202,7 @@ def test_sigterm_during_a_long_training_ends_cleanly(tmp_path: Path) -> None:
     with shop.opened(folder) as project:
         shop.load(project)
     hurried = (
-        "import trimtab.app.keeper as k; k._TICK_S = 0.1; k._GRACE_S = 0.5\n"
+        "import trimtab.app.serve.background as k; k._TICK_S = 0.1; k._GRACE_S = 0.5\n"
         f"from trimtab.app.project import open_project\nfrom trimtab.core.clock import ShiftedClock\n"
         f"with open_project('.', clock=ShiftedClock({shop.NOW_US})) as p: p.serve(port=0)"
     )

@@ -18,9 +18,9 @@ from processes import within
 from trimtab.app.project import Project
 from trimtab.monitoring.breaches import breach
 from trimtab.monitoring.guardrails import guardrails
-from trimtab.serving.arm_counts import ServiceFigures
-from trimtab.serving.arm_figures import service_figures
-from trimtab.serving.arms import arm_shares
+from trimtab.serving.arms.arm_counts import ServiceFigures
+from trimtab.serving.arms.arm_metrics import service_figures
+from trimtab.serving.arms.arms import arm_shares
 
 OWN = '''
 import time

@@ -13,7 +13,7 @@ import shop
 from click.testing import CliRunner
 
 from trimtab.cli.group import trimtab
-from trimtab.core.columns import Columns, column
+from trimtab.core.columns.data import Columns, column
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, HOUR_US
 

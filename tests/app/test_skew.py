@@ -11,16 +11,16 @@ import msgspec
 import pytest
 import shop
 
+from trimtab.app.inspect.skew_report import SkewReport
+from trimtab.app.inspect.skew_watch import SkewWatch
 from trimtab.app.project import Project, open_project
-from trimtab.app.skew_report import SkewReport
-from trimtab.app.skew_watch import SkewWatch
-from trimtab.core import functions
 from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.expressions import functions
 from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.features.frames import REASONS
 from trimtab.monitoring.signals import standing_signals
-from trimtab.serving.metrics import Metrics
+from trimtab.serving.observe.metrics import Metrics
 from trimtab.store import Put
 
 

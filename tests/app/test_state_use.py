@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from trimtab.app.state_use import FolderHold, have_alone, set_aside, use
+from trimtab.app.state.state_use import FolderHold, have_alone, set_aside, use
 from trimtab.core.errors import Conflict, Unavailable
 
 

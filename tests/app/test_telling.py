@@ -9,8 +9,8 @@ import pytest
 import shop
 
 from processes import within
-from trimtab.app.telling import Telling
-from trimtab.app.view_work import ViewWork
+from trimtab.app.online.view_work import ViewWork
+from trimtab.app.state.progress_log import Telling
 
 
 @pytest.mark.fast

@@ -20,8 +20,8 @@ import pytest
 import shop
 
 import forked
-from trimtab.app.backup import restore
-from trimtab.app.doctor import examine
+from trimtab.app.inspect.doctor import examine
+from trimtab.app.keep.backup import restore
 from trimtab.app.project import Project, open_project
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Corrupt, Misuse, Unavailable

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import shop
 
-from trimtab.app.operations import ProjectModels
 from trimtab.app.project import Project
+from trimtab.app.serve.operations import ProjectModels
 from trimtab.core.errors import Misuse
-from trimtab.serving.http.operations import AskRepair, Move
+from trimtab.serving.http.routes.operations import AskRepair, Move
 
 WHY = "The old system's model, until ours is trained."
 NO_WAY = "no gate record that passed speaks for it"

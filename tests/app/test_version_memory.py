@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import shop
 
-from trimtab.app.version_memory import VersionMemory
+from trimtab.app.models.version_memory import VersionMemory
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.registry import LoadedModel, Version
 

@@ -18,13 +18,13 @@ import shop
 import forked
 import trimtab as tt
 from processes import within
-from trimtab.app.lease import Lease
+from trimtab.app.online.views import Views
 from trimtab.app.project import Project
-from trimtab.app.views import Views
+from trimtab.app.state.lease import Lease
 from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
 from trimtab.core.time import HOUR_US
-from trimtab.features.online.fill import unfilled
-from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.fill.fill import unfilled
+from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.online.store import OnlineStore
 from trimtab.store.ports import Log
 
@@ -89,7 +89,7 @@ def test_the_applier_waits_while_another_process_writes(trained: Path) -> None:
         writing = f"""
 import sys
 from pathlib import Path
-from trimtab.store.lmdb_kv import LmdbKeyValue
+from trimtab.store.lmdb.kv import LmdbKeyValue
 store = LmdbKeyValue(Path({str(trained / ".trimtab" / "online")!r}))
 store.write({{b"other": b"1"}})
 print("writing", flush=True)
@@ -131,7 +131,7 @@ def test_a_lease_of_the_dead_is_free_at_once_and_one_of_the_living_is_renewed(
             renewed.append(holder)
             return taken
 
-        monkeypatch.setattr("trimtab.app.lease.time", SimpleNamespace(monotonic=lambda: clock_s[0]))
+        monkeypatch.setattr("trimtab.app.state.lease.time", SimpleNamespace(monotonic=lambda: clock_s[0]))
         monkeypatch.setattr(project.state.catalog, "acquire", counted)
         lease = Lease(project.state.catalog, "short", trained, ttl_s=0.4)
         assert lease.take()

@@ -12,9 +12,9 @@ import shop
 from alias_moves import promote
 
 from processes import within
-from trimtab.app.keeper import Keeper, service_failures
+from trimtab.app.models.version_memory import VersionMemory
 from trimtab.app.project import Project
-from trimtab.app.version_memory import VersionMemory
+from trimtab.app.serve.background import Keeper, service_failures
 from trimtab.core.errors import Unavailable
 from trimtab.core.time import DAY_US
 from trimtab.registry import LoadedModel, Version

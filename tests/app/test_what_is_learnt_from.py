@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import shop
 
-from trimtab.app.feature_runs import run_in_memory
-from trimtab.app.logged_rows import encodings
+from trimtab.app.features.feature_runs import run_in_memory
 from trimtab.app.project import Project
-from trimtab.app.training_data import LivingData
+from trimtab.app.training.logged_rows import encodings
+from trimtab.app.training.training_data import LivingData
 from trimtab.core.errors import Misuse, NotFound, Unavailable
 from trimtab.core.time import DAY_US, HOUR_US
-from trimtab.serving.prediction_log import input_matrix
+from trimtab.serving.log.prediction_log import input_matrix
+from trimtab.training.data.retroactive_changes import Hindsight
+from trimtab.training.data.sets import TrainingSet, load_training_set, save_training_set
 from trimtab.training.definitions import Model
-from trimtab.training.hindsight import Hindsight
-from trimtab.training.sets import TrainingSet, load_training_set, save_training_set
 
 
 def data(project: Project) -> LivingData:

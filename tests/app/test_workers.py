@@ -29,10 +29,10 @@ from worker_load import Load
 import forked
 from impatient import overloaded
 from processes import is_alive, within
-from trimtab.app.elsewhere import SameProject
-from trimtab.app.followed_views import FollowedViews
+from trimtab.app.features.project_spec import SameProject
 from trimtab.app.project import Project, open_project
-from trimtab.app.worker import WorkerTask, missing_here
+from trimtab.app.serve.followed_views import FollowedViews
+from trimtab.app.serve.worker import WorkerTask, missing_here
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.core.time import DAY_US, HOUR_US, format_moment
 from trimtab.serving.workers.states import ServiceState, write_state
@@ -381,12 +381,12 @@ def test_a_service_loads_no_heavy_library_by_itself(tmp_path: Path) -> None:
     folder = shop.write_project(tmp_path / "empty")
     code = (
         "import contextlib, sys\n"
-        "import trimtab.app.engine, trimtab.app.worker\n"
-        "from trimtab.app.followed_views import FollowedViews\n"
-        "from trimtab.app.keeper import Keeper\n"
+        "import trimtab.app.serve.engine, trimtab.app.serve.worker\n"
+        "from trimtab.app.serve.followed_views import FollowedViews\n"
+        "from trimtab.app.serve.background import Keeper\n"
         "from trimtab.app.project import open_project\n"
-        "from trimtab.app.service import http_service\n"
-        "from trimtab.serving.metrics import Metrics\n"
+        "from trimtab.app.serve.service import http_service\n"
+        "from trimtab.serving.observe.metrics import Metrics\n"
         "with open_project('.') as project, contextlib.ExitStack() as opened:\n"
         "    project.apply_first()\n"
         "    views = FollowedViews(project, lambda: None)\n"

@@ -13,8 +13,8 @@ from command import Run
 from receivers import HttpReceiver, http_receiver
 from trimtab.cli.group import COMMANDS
 from trimtab.core.records import Signal
-from trimtab.monitoring.alert_records import alert_of
-from trimtab.monitoring.runbook import OTHERWISE, RUNBOOK
+from trimtab.monitoring.alerts.alert_records import alert_of
+from trimtab.monitoring.alerts.runbook import OTHERWISE, RUNBOOK
 
 PROJECT = """
 import trimtab as tt

@@ -10,7 +10,7 @@ import pytest
 from command import Run
 
 from trimtab.app import open_project
-from trimtab.app.lease import Lease
+from trimtab.app.state.lease import Lease
 
 PROJECT = """
 import trimtab as tt

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.app.elsewhere import SameProject
+from trimtab.app.features.project_spec import SameProject
 from trimtab.core.alert_settings import (
     KINDS,
     CommandReceiver,

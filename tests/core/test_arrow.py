@@ -14,8 +14,8 @@ import polars
 import pyarrow
 import pytest
 
-from trimtab.core.arrow import read_arrow
-from trimtab.core.columns import Columns, WrongColumn
+from trimtab.core.columns.arrow import read_arrow
+from trimtab.core.columns.data import Columns, WrongColumn
 from trimtab.core.errors import Misuse
 
 ALL: dict[str, tuple[Any, list[Any]]] = {

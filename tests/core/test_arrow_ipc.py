@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import arrow_bombs
-from trimtab.core.arrow_ipc import (
+from trimtab.core.columns.arrow_ipc import (
     NoPyarrow,
     TooLarge,
     TooManyRows,
@@ -30,7 +30,7 @@ from trimtab.core.arrow_ipc import (
     read_ipc_file,
     write_ipc_stream,
 )
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse
 
 FILES = Path(__file__).parent / "arrow_files"

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trimtab.core import code
-from trimtab.core.code import code_hash, distribution_version
 from trimtab.core.errors import Misuse
+from trimtab.core.expressions import code
+from trimtab.core.expressions.code import code_hash, distribution_version
 
 pytestmark = pytest.mark.fast
 
@@ -120,7 +120,7 @@ def test_a_lambda_does_not_change_with_its_neighbours(load: Callable[..., Module
 
 def test_lambdas_are_told_apart_where_no_positions_are_kept(tmp_path: Path) -> None:
     (tmp_path / "many.py").write_text("many = (lambda x: x + 1, lambda x: x + 2, lambda: 5, lambda: None)\n")
-    code = "import many; from trimtab.core.code import code_hash; print(*map(code_hash, many.many))"
+    code = "import many; from trimtab.core.expressions.code import code_hash; print(*map(code_hash, many.many))"
     plain, without = (
         subprocess.run([sys.executable, *flags, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
         for flags in ((), ("-X", "no_debug_ranges"))

@@ -2,7 +2,7 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.core.columns import Column, Columns
+from trimtab.core.columns.data import Column, Columns
 
 
 def test_a_table_shows_its_first_and_last_rows_its_types_and_where_nothing_is() -> None:

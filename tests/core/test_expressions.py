@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.core.columns import Columns, Dtype, column
+from trimtab.core.columns.data import Columns, Dtype, column
 from trimtab.core.errors import Misuse
-from trimtab.core.evaluate_columns import Evaluated, evaluate_columns, evaluate_marked
-from trimtab.core.evaluate_rows import RowFunction, compile_row
-from trimtab.core.expressions import OPS, Expression, col, lit, when
-from trimtab.core.failed import noted
-from trimtab.core.functions import transform
+from trimtab.core.expressions.evaluate_columns import Evaluated, evaluate_columns, evaluate_marked
+from trimtab.core.expressions.evaluate_rows import RowFunction, compile_row
+from trimtab.core.expressions.failed import noted
+from trimtab.core.expressions.functions import transform
+from trimtab.core.expressions.nodes import OPS, Expression, col, lit, when
 
 DTYPES: dict[str, Dtype] = {
     "f": "float", "g": "float", "i": "int", "j": "int", "b": "bool", "c": "bool", "s": "str", "t": "time", "u": "time",

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse
-from trimtab.core.evaluate_columns import evaluate_columns, evaluate_marked
-from trimtab.core.evaluate_rows import compile_row
-from trimtab.core.expressions import Expression, col
-from trimtab.core.failed import noted
-from trimtab.core.functions import files_of, transform
+from trimtab.core.expressions.evaluate_columns import evaluate_columns, evaluate_marked
+from trimtab.core.expressions.evaluate_rows import compile_row
+from trimtab.core.expressions.failed import noted
+from trimtab.core.expressions.functions import files_of, transform
+from trimtab.core.expressions.nodes import Expression, col
 
 
 def of_one(function: Any, **options: Any) -> Expression:

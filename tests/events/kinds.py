@@ -18,12 +18,12 @@ import polars as pl
 import pyarrow as pa
 
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Dtype
+from trimtab.core.columns.data import Dtype
 from trimtab.core.time import moment_us
 from trimtab.events import Ingestor, Quarantine, read_rows
 from trimtab.events.definitions import Time, source
 from trimtab.events.records import decode
-from trimtab.serving.http.pushing import EventsBody, push_body
+from trimtab.serving.http.routes.pushing import EventsBody, push_body
 from trimtab.testing import MemoryLog
 
 FORMATS = {"g": "%d.%m.%Y %H:%M", "u": "unix_s", "y": "%Y%m%d"}

@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Column, Columns
+from trimtab.core.columns.data import Column, Columns
 from trimtab.core.time import HOUR_US
 from trimtab.events.arriving import arrivals
+from trimtab.events.columns.history import History
 from trimtab.events.definitions import source
-from trimtab.events.history import History
 from trimtab.events.ingest import Ingestor
 from trimtab.events.quarantine import Quarantine
 from trimtab.events.records import decode, known_at_us
@@ -114,7 +114,7 @@ def test_lateness_and_ages_are_told_of_the_recent_past(log: Any, make_log: Any) 
 
 
 def test_a_million_records_take_no_longer_than_some_passes_over_arrays(make_log: Any) -> None:
-    from trimtab.events.frames import NEVER_US, EventFrame
+    from trimtab.events.columns.frames import NEVER_US, EventFrame
 
     rows = 1_000_000
     at = np.arange(rows, dtype=np.int64)

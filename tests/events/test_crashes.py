@@ -8,8 +8,8 @@ import pytest
 
 import forked
 from trimtab import store
+from trimtab.events.columns.history import History
 from trimtab.events.definitions import source
-from trimtab.events.history import History
 from trimtab.events.tables import materialise
 
 NUMBERS = source("numbers", time="at", key="n", columns={"n": int, "x": float})

@@ -4,7 +4,7 @@ import pytest
 
 from trimtab.core.errors import Misuse
 from trimtab.events.definitions import Time, source
-from trimtab.events.files import read_file
+from trimtab.events.files.files import read_file
 
 
 @pytest.mark.fast

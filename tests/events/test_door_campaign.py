@@ -23,9 +23,9 @@ import pytest
 from kinds import DTYPES, FORMATS, SOURCE, Bench, Outcome, as_duckdb, as_polars, as_pyarrow, columns_of, kinds, rows_of
 from pyarrow import parquet
 
-from trimtab.events.conversions import NULL_WORDS, TYPED, WRITTEN, Kind, Refused, converted, kind_of, of_text
-from trimtab.serving.http.pushing import ARROW_TYPE
-from trimtab.serving.http.wire import JSON_TYPE
+from trimtab.events.values.conversions import NULL_WORDS, TYPED, WRITTEN, Kind, Refused, converted, kind_of, of_text
+from trimtab.serving.http.requests.wire import JSON_TYPE
+from trimtab.serving.http.routes.pushing import ARROW_TYPE
 from trimtab.serving.problems import InvalidField
 
 

@@ -22,11 +22,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.time import format_moment, moment_us
+from trimtab.events.columns.history import History
 from trimtab.events.definitions import Time, source
-from trimtab.events.files import Rows, read_rows
-from trimtab.events.history import History
+from trimtab.events.files.files import Rows, read_rows
 from trimtab.events.ingest import Ingestor
 from trimtab.events.quarantine import Quarantine
 

@@ -15,7 +15,7 @@ from trimtab.events.definitions import source
 from trimtab.events.expiry import expired
 from trimtab.events.records import Event, encode
 from trimtab.events.tables import materialise
-from trimtab.store.delta_table import DeltaTable
+from trimtab.store.delta.table import DeltaTable
 from trimtab.testing import MemoryLog
 
 VISITS = source("visits", time="at", key="k", columns={"k": str, "who": str, "where": int})

@@ -7,13 +7,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from trimtab.core.columns import Dtype
+from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.time import HOUR_US
-from trimtab.events import csv_files
-from trimtab.events.conversions import of_text
 from trimtab.events.definitions import Time, source
-from trimtab.events.files import FileRows, read_file
+from trimtab.events.files import csv_files
+from trimtab.events.files.files import FileRows, read_file
+from trimtab.events.values.conversions import of_text
 
 PLAIN = source("plain", time="at", columns={"who": str, "x": float, "n": int, "ok": bool, "seen": Time})
 MARKED = source("marked", time="at", columns={"who": str, "more": str})

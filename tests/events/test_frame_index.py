@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.core.columns import column
-from trimtab.events import frame_index
+from trimtab.core.columns.data import column
+from trimtab.events.columns import frame_index
+from trimtab.events.columns.frames import NEVER_US, EventFrame
+from trimtab.events.columns.history import History
 from trimtab.events.definitions import source
-from trimtab.events.frames import NEVER_US, EventFrame
-from trimtab.events.history import History
 from trimtab.events.records import Event, encode
 
 KEYED = source("keyed", time="at", key="k", columns={"k": str, "who": str, "x": float})

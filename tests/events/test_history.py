@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.core.errors import Corrupt, Misuse, NotFound
+from trimtab.events.columns.frames import NEVER_US, EventFrame
+from trimtab.events.columns.history import History
 from trimtab.events.definitions import Source, source
-from trimtab.events.frames import NEVER_US, EventFrame
-from trimtab.events.history import History
 from trimtab.events.records import Event, decode, encode, known_at_us
 from trimtab.store.ports import LogRecord
 

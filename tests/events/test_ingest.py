@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import HOUR_US, MINUTE_US, format_moment, moment_us
-from trimtab.events.checks import other_unit
+from trimtab.events.columns.history import History
 from trimtab.events.definitions import Time, source
-from trimtab.events.history import History
 from trimtab.events.ingest import Ingestor, Problem, Pushed
 from trimtab.events.quarantine import Quarantine
 from trimtab.events.records import Event, decode
+from trimtab.events.values.checks import other_unit
 
 NOW = 1_000 * HOUR_US
 KEYED = source(

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse
 from trimtab.events import History, Ingestor, Quarantine
 from trimtab.events.definitions import Source, source
@@ -19,9 +19,9 @@ from trimtab.events.tables import materialise
 from trimtab.features import aggregates
 from trimtab.features.definitions import View, request, view
 from trimtab.features.feature_set import feature_set
-from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.online.store import OnlineStore
-from trimtab.store.delta_table import DeltaTable
+from trimtab.store.delta.table import DeltaTable
 from trimtab.testing import MemoryKeyValue, MemoryLog
 
 KINDS: dict[str, type] = {"a": float, "b": str, "c": int, "d": float}

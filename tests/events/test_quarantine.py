@@ -10,9 +10,9 @@ import pytest
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Corrupt, NotFound
 from trimtab.core.time import HOUR_US
+from trimtab.events.columns.frames import NEVER_US
+from trimtab.events.columns.history import History
 from trimtab.events.definitions import source
-from trimtab.events.frames import NEVER_US
-from trimtab.events.history import History
 from trimtab.events.ingest import Ingestor
 from trimtab.events.quarantine import Quarantine, Replayed
 from trimtab.events.records import decode

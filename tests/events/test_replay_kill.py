@@ -14,8 +14,8 @@ import pytest
 import forked
 from trimtab import store
 from trimtab.core.clock import SystemClock
+from trimtab.events.columns.history import History
 from trimtab.events.definitions import source
-from trimtab.events.history import History
 from trimtab.events.ingest import Ingestor
 from trimtab.events.quarantine import Quarantine
 

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab import store
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse
+from trimtab.events.columns.frames import EventFrame
+from trimtab.events.columns.history import History
 from trimtab.events.definitions import source
-from trimtab.events.frames import EventFrame
-from trimtab.events.history import History
 from trimtab.events.records import Event, encode
 from trimtab.events.tables import materialise
 

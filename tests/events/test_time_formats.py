@@ -16,14 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse
 from trimtab.core.time import moment_us
 from trimtab.events import Ingestor, Quarantine, read_rows
 from trimtab.events.definitions import Source, Time, source
 from trimtab.events.records import decode
 from trimtab.events.time_formats import time_format
-from trimtab.serving.http.openapi import Described, openapi
+from trimtab.serving.http.routes.openapi import Described, openapi
 from trimtab.testing import MemoryLog
 
 pytestmark = pytest.mark.fast

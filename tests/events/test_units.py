@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.time import moment_us
 from trimtab.events import Ingestor, Quarantine, read_rows
 from trimtab.events.definitions import source

@@ -12,7 +12,7 @@ import pytest
 
 from trimtab.core.errors import Misuse
 from trimtab.events.definitions import Source
-from trimtab.events.files import read_file
+from trimtab.events.files.files import read_file
 
 SOURCE = Source(name="s", time="at", columns={"who": "str", "at": "time"})
 LINE = b"ann,2024-05-01T00:00:00Z\n"

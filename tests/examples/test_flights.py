@@ -15,18 +15,18 @@ import pytest
 from nycflights import Raw
 
 from trimtab import store
-from trimtab.app.definitions import Definitions, load_definitions
+from trimtab.app.state.definitions import Definitions, load_definitions
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.time import DAY_US, moment_us
 from trimtab.events import EventFrame, History, Quarantine, read_file
 from trimtab.features.frames import REASONS
 from trimtab.features.offline.evaluation import evaluate
-from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.simulation.feed import Feed
 from trimtab.simulation.replay import Replay
 from trimtab.simulation.results import ReplayResult
-from trimtab.simulation.world import Line
+from trimtab.simulation.scenarios.world import Line
 from trimtab.steering.causes import Triggers
 
 FLIGHTS = Path(__file__).parents[2] / "examples" / "flights"

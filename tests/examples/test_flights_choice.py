@@ -9,10 +9,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from trimtab.app.definitions import Definitions, load_definitions
+from trimtab.app.state.definitions import Definitions, load_definitions
 from trimtab.core.config import load_config
 from trimtab.core.time import DAY_US, moment_us
-from trimtab.training.folds import known_before
+from trimtab.training.fitting.folds import known_before
 
 FLIGHTS = Path(__file__).parents[2] / "examples" / "flights"
 

@@ -10,16 +10,16 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from trimtab import store
-from trimtab.app.definitions import load_definitions
+from trimtab.app.state.definitions import load_definitions
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.records import GateRecord, Prediction, Signal
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, moment_us
 from trimtab.events import EventFrame, read_file
-from trimtab.events.frames import NEVER_US
+from trimtab.events.columns.frames import NEVER_US
 from trimtab.features.offline.evaluation import evaluate
-from trimtab.monitoring.inputs import InputMonitor
-from trimtab.monitoring.profile_store import Profiles
+from trimtab.monitoring.inputs.monitor import InputMonitor
+from trimtab.monitoring.profiles.profile_store import Profiles
 from trimtab.monitoring.signals import every_signal
 from trimtab.registry import Registry
 from trimtab.registry.protection import CHAMPION

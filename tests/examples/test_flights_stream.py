@@ -16,8 +16,8 @@ import numpy as np
 from trimtab import features as f
 from trimtab import store
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns
-from trimtab.core.expressions import col
+from trimtab.core.columns.data import Columns
+from trimtab.core.expressions.nodes import col
 from trimtab.core.time import HOUR_US, MINUTE_US, moment_us
 from trimtab.core.urls import store_url
 from trimtab.events import History, Quarantine
@@ -28,7 +28,7 @@ from trimtab.features.definitions import request, view
 from trimtab.features.feature_set import FeatureSet, feature_set
 from trimtab.features.frames import REASONS
 from trimtab.features.offline.evaluation import evaluate
-from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.online.store import OnlineStore
 from trimtab.store.ports import LogRecord
 from trimtab.testing import MemoryLog

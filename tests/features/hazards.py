@@ -14,10 +14,10 @@ from oracle import Record, oracle
 
 from trimtab import features as f
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns
-from trimtab.core.expressions import col
+from trimtab.core.columns.data import Columns
+from trimtab.core.expressions.nodes import col
+from trimtab.events.columns.history import History
 from trimtab.events.definitions import Source, Time, source
-from trimtab.events.history import History
 from trimtab.events.ingest import Ingestor
 from trimtab.events.quarantine import Quarantine
 from trimtab.events.records import decode, known_at_us
@@ -25,7 +25,7 @@ from trimtab.features.definitions import request, view
 from trimtab.features.feature_set import FeatureSet, feature_set
 from trimtab.features.frames import REASONS
 from trimtab.features.offline.evaluation import evaluate
-from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.online.store import OnlineStore
 from trimtab.store.ports import KeyValue, LogRecord
 from trimtab.testing import MemoryLog

@@ -11,7 +11,7 @@ from online_follower import BATCH, VIEWS, Told
 
 from trimtab import store
 from trimtab.features.online.compaction import Compaction
-from trimtab.features.online.fill import Filling, fill, live_positions, unfilled
+from trimtab.features.online.fill.fill import Filling, fill, live_positions, unfilled
 from trimtab.features.online.store import OnlineStore
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from trimtab import features as d
 from trimtab import store
-from trimtab.core.expressions import col
-from trimtab.core.functions import transform
+from trimtab.core.expressions.functions import transform
+from trimtab.core.expressions.nodes import col
 from trimtab.events.definitions import source
 from trimtab.features.definitions import view
 from trimtab.features.online.store import OnlineStore

@@ -11,8 +11,8 @@ from trimtab import features as d
 from trimtab.events.definitions import source
 from trimtab.features.definitions import request, view
 from trimtab.features.feature_set import feature_set
-from trimtab.features.online.request_plan import RequestPlan
-from trimtab.store.lmdb_kv import LmdbKeyValue
+from trimtab.features.online.read.request_plan import RequestPlan
+from trimtab.store.lmdb.kv import LmdbKeyValue
 
 COLUMNS: dict[str, Any] = {"id": str, "who": str, "x": float}
 ONES = source("ones", time="at", columns=COLUMNS)

@@ -13,12 +13,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from trimtab.core.columns import Columns, Dtype, column
-from trimtab.core.evaluate_rows import compile_row
-from trimtab.core.expressions import Expression
-from trimtab.core.failed import noted
+from trimtab.core.columns.data import Columns, Dtype, column
+from trimtab.core.expressions.evaluate_rows import compile_row
+from trimtab.core.expressions.failed import noted
+from trimtab.core.expressions.nodes import Expression
+from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.events.definitions import Source
-from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.features.aggregates import Aggregate
 from trimtab.features.definitions import View
 from trimtab.features.frames import Reason

@@ -9,10 +9,10 @@ import numpy as np
 from oracle import Record, oracle
 
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.time import moment_us
+from trimtab.events.columns.history import History
 from trimtab.events.definitions import Source, Time, source
-from trimtab.events.history import History
 from trimtab.events.ingest import Ingestor
 from trimtab.events.quarantine import Quarantine
 from trimtab.events.records import decode, known_at_us
@@ -21,7 +21,7 @@ from trimtab.features.definitions import Boundary, request, view
 from trimtab.features.feature_set import feature_set
 from trimtab.features.frames import REASONS
 from trimtab.features.offline.evaluation import evaluate
-from trimtab.features.online.request_plan import OnlineRows, RequestPlan
+from trimtab.features.online.read.request_plan import OnlineRows, RequestPlan
 from trimtab.features.online.store import OnlineStore
 from trimtab.testing import MemoryKeyValue, MemoryLog
 

@@ -13,11 +13,11 @@ from oracle import Record, contribution, oracle, versions
 
 from trimtab import features as f
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns, Dtype
-from trimtab.core.expressions import Expression, col, lit, when
-from trimtab.core.functions import transform
+from trimtab.core.columns.data import Columns, Dtype
+from trimtab.core.expressions.functions import transform
+from trimtab.core.expressions.nodes import Expression, col, lit, when
+from trimtab.events.columns.history import History
 from trimtab.events.definitions import Time, source
-from trimtab.events.history import History
 from trimtab.events.ingest import Ingestor
 from trimtab.events.quarantine import Quarantine
 from trimtab.events.records import decode, known_at_us
@@ -26,8 +26,8 @@ from trimtab.features.definitions import View, request, view
 from trimtab.features.feature_set import feature_set
 from trimtab.features.frames import FAILED, NO_VIEW, REASONS
 from trimtab.features.offline.evaluation import evaluate
-from trimtab.features.online.fill import fill
-from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.fill.fill import fill
+from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.online.store import OnlineStore
 from trimtab.store.ports import LogRecord
 from trimtab.testing import MemoryKeyValue, MemoryLog

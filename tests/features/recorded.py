@@ -7,11 +7,11 @@ from pathlib import Path
 
 from oracle import Record
 
-from trimtab.core.columns import Columns, column
+from trimtab.core.columns.data import Columns, column
 from trimtab.events.definitions import Source
 from trimtab.events.tables import FIELDS
 from trimtab.features.parts.event_files import EventFiles, table_events
-from trimtab.store.delta_files import ParquetFiles
+from trimtab.store.delta.files import ParquetFiles
 
 PARTITIONS = ("p0", "p1")
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from oracle import Record
 
 from trimtab import features
-from trimtab.core.expressions import Expression, col, when
-from trimtab.core.functions import transform
+from trimtab.core.expressions.functions import transform
+from trimtab.core.expressions.nodes import Expression, col, when
 from trimtab.events.definitions import Source, Time, source
 from trimtab.features.aggregates import Aggregate, Several, count, latest
 from trimtab.features.definitions import View, view

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import trimtab as tt
-from trimtab.core.columns import Dtype
+from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse
 from trimtab.core.time import format_duration
 from trimtab.features.aggregates import Aggregate, Several

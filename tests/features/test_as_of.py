@@ -11,9 +11,9 @@ from hazards import HAZARDS, KEYED, KEYED_ONLY, PLAIN, Given, Stream, features_o
 
 from trimtab import features as f
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
+from trimtab.events.columns.history import History
 from trimtab.events.definitions import Source, Time, source
-from trimtab.events.history import History
 from trimtab.events.ingest import Ingestor
 from trimtab.events.quarantine import Quarantine
 from trimtab.features.definitions import request, view

@@ -9,7 +9,7 @@ import pytest
 from paths import KEYED, PLAIN, World
 
 from trimtab import features as f
-from trimtab.core.expressions import col, when
+from trimtab.core.expressions.nodes import col, when
 from trimtab.core.time import moment_us
 from trimtab.features.aggregates import Aggregate
 

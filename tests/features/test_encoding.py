@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.core.columns import Columns, Dtype
+from trimtab.core.columns.data import Columns, Dtype
 from trimtab.core.errors import Misuse
-from trimtab.core.expressions import col
+from trimtab.core.expressions.nodes import col
 from trimtab.events.definitions import Time, source
 from trimtab.features.aggregates import count, latest
 from trimtab.features.definitions import request, view

@@ -19,12 +19,12 @@ from recorded import recorded
 from strategies import KEYED, KEYLESS, histories, request_keys, request_times, views
 from test_offline import bits
 
-from trimtab.core.columns import Column, column
+from trimtab.core.columns.data import Column, column
 from trimtab.events.definitions import Source, source
 from trimtab.features.aggregates import count, latest, mean
 from trimtab.features.definitions import View, view
 from trimtab.features.frames import REASONS
-from trimtab.features.offline.hindsight import hindsight
+from trimtab.features.offline.as_known_now import hindsight
 from trimtab.features.offline.view_columns import evaluate_view
 from trimtab.features.parts.event_files import connected, table_events
 from trimtab.features.parts.event_parts import Split, entities_of, frame_of_part, parts_of, settle, split

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import KEYLESS, floats
 
-from trimtab.events.frames import NEVER_US
+from trimtab.events.columns.frames import NEVER_US
 from trimtab.features import aggregates as d
 from trimtab.features.definitions import view
 from trimtab.features.exact_rows import rounded, split
-from trimtab.features.online.plan import GIVES, ViewPlan
-from trimtab.features.online.state import EntityState
+from trimtab.features.online.packed.plan import GIVES, ViewPlan
+from trimtab.features.online.packed.state import EntityState
 
 finite = st.floats(-1e150, 1e150)
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.core.columns import Dtype, column
-from trimtab.features.figures import deviation, estimated, hash_of, steps_of, variance, weights
-from trimtab.features.offline.figure_columns import hashes, variances
+from trimtab.core.columns.data import Dtype, column
+from trimtab.features.formulas import deviation, estimated, hash_of, steps_of, variance, weights
+from trimtab.features.offline.formula_columns import hashes, variances
 
 numbers = st.floats(-1e150, 1e150)
 

@@ -13,11 +13,11 @@ from oracle import Record, frame_of, oracle
 from strategies import BASE_US, KEYED, KEYLESS, histories, keys, moments
 from test_online import feeds
 
-from trimtab.core.columns import Columns, column
+from trimtab.core.columns.data import Columns, column
 from trimtab.core.errors import Misuse
-from trimtab.core.evaluate_rows import compile_row
-from trimtab.core.expressions import col
-from trimtab.core.functions import transform
+from trimtab.core.expressions.evaluate_rows import compile_row
+from trimtab.core.expressions.functions import transform
+from trimtab.core.expressions.nodes import col
 from trimtab.events.definitions import Source
 from trimtab.features.aggregates import count, latest, mean
 from trimtab.features.aggregates import sum as total
@@ -26,7 +26,7 @@ from trimtab.features.feature_set import FeatureSet, feature_set
 from trimtab.features.frames import REASONS
 from trimtab.features.offline.evaluation import evaluate
 from trimtab.features.offline.keys import match_keys
-from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.online.store import OnlineStore
 from trimtab.testing import MemoryKeyValue
 

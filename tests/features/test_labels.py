@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from oracle import Record, frame_of, newest
 from strategies import KEYED, histories, request_keys, request_times
 
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse
-from trimtab.core.expressions import col
+from trimtab.core.expressions.nodes import col
+from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.events.definitions import Time, source
-from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.features.definitions import Label, label
 from trimtab.features.labels import LABEL_STATES, LabelIndex
 

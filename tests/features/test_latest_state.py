@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import KEYLESS, floats
 
-from trimtab.events.frames import NEVER_US
+from trimtab.events.columns.frames import NEVER_US
 from trimtab.features import aggregates as d
 from trimtab.features.definitions import Boundary, view
-from trimtab.features.online.latest import latest_state
-from trimtab.features.online.plan import GIVES, Row, ViewPlan
-from trimtab.features.online.state import EntityState
+from trimtab.features.online.packed.latest import latest_state
+from trimtab.features.online.packed.plan import GIVES, Row, ViewPlan
+from trimtab.features.online.packed.state import EntityState
 from trimtab.features.online.store import _repeated
 
 LATEST = {"x": d.latest("x"), "n": d.latest("n")}

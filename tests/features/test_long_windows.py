@@ -9,7 +9,7 @@ import pytest
 from oracle import Record, frame_of, oracle
 
 import trimtab as tt
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.events.definitions import Source
 from trimtab.events.records import Event, encode
 from trimtab.features.aggregates import Aggregate, Several
@@ -17,7 +17,7 @@ from trimtab.features.definitions import View
 from trimtab.features.feature_set import feature_set
 from trimtab.features.frames import REASONS
 from trimtab.features.offline.evaluation import evaluate
-from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.online.store import OnlineStore
 from trimtab.store.ports import LogRecord
 from trimtab.testing import MemoryKeyValue

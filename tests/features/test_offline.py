@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from oracle import Answer, Record, frame_of, oracle
 from strategies import KEYED, KEYLESS, histories, request_keys, request_times, views
 
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.events.definitions import Source
 from trimtab.features.definitions import View, request
 from trimtab.features.feature_set import feature_set

@@ -13,9 +13,9 @@ from oracle import Record, oracle
 from strategies import BASE_US, KEYED, KEYLESS, histories, views
 from test_offline import ASK, Asked, asks, bits
 
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
+from trimtab.events.columns.history import History
 from trimtab.events.definitions import Source
-from trimtab.events.history import History
 from trimtab.events.records import Event, encode
 from trimtab.features.feature_set import feature_set
 from trimtab.features.frames import REASONS

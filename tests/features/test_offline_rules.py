@@ -13,12 +13,12 @@ from strategies import KEYED
 from test_offline import ASK, bits, offline
 
 from trimtab import features as tt
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse
-from trimtab.core.expressions import col, lit
+from trimtab.core.expressions.nodes import col, lit
 from trimtab.core.time import HOUR_US
+from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.events.definitions import source
-from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.features.aggregates import count, latest, mean
 from trimtab.features.definitions import View, request, view
 from trimtab.features.feature_set import feature_set

@@ -14,9 +14,9 @@ from oracle import Record, oracle
 from strategies import BASE_US, KEYED, KEYLESS, UNIT_US, histories, moments, own_ids, rows, views
 
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
+from trimtab.events.columns.history import History
 from trimtab.events.definitions import Source
-from trimtab.events.history import History
 from trimtab.events.ingest import Ingestor
 from trimtab.events.quarantine import Quarantine
 from trimtab.events.records import Event, encode
@@ -24,7 +24,7 @@ from trimtab.features.definitions import View, request
 from trimtab.features.feature_set import feature_set
 from trimtab.features.frames import REASONS
 from trimtab.features.offline.evaluation import evaluate
-from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.online.store import OnlineStore
 from trimtab.store.ports import LogRecord
 from trimtab.testing import MemoryKeyValue, MemoryLog

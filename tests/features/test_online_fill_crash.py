@@ -15,9 +15,9 @@ from test_online_crash import kill, write_log
 from trimtab import store
 from trimtab.features.definitions import request
 from trimtab.features.feature_set import feature_set
-from trimtab.features.online.fill import fill, sweep
+from trimtab.features.online.fill.fill import fill, sweep
 from trimtab.features.online.generations import id_of, prefixes
-from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.online.store import POSITIONS_KEY, OnlineStore, read_cursors
 
 FILLER = Path(__file__).with_name("online_filler.py")

@@ -26,7 +26,7 @@ from strategies import BASE_US, UNIT_US
 from test_online_machine import Online, nows
 
 from trimtab.features.online.store import POSITIONS_KEY
-from trimtab.store.lmdb_kv import LmdbKeyValue
+from trimtab.store.lmdb.kv import LmdbKeyValue
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what works is a fork of the test's process")
 PHASES = [Phase.generate]  # what is found is not made smaller: no kill can be repeated

@@ -11,8 +11,8 @@ from test_online import ASK, GivenLog, check, check_offline, feeds, pushed
 
 from trimtab.events.definitions import Source
 from trimtab.features.feature_set import feature_set
-from trimtab.features.online.fill import fill
-from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.fill.fill import fill
+from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.online.store import OnlineStore
 from trimtab.testing import MemoryKeyValue
 

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from trimtab.core.columns import Column, Columns, column
+from trimtab.core.columns.data import Column, Columns, column
 from trimtab.core.errors import Unavailable
 from trimtab.events.definitions import Time, source
 from trimtab.features.aggregates import latest
 from trimtab.features.definitions import view
 from trimtab.features.online.failures import Figures
-from trimtab.features.online.load import _entity_states, _Part, _written_beside, load
-from trimtab.features.online.load_latest import LatestLoad, _as_bytes, _by_name, loads_columns
-from trimtab.features.online.plan import ViewPlan, name_bytes
+from trimtab.features.online.fill.load import _entity_states, _Part, _written_beside, load
+from trimtab.features.online.fill.load_latest import LatestLoad, _as_bytes, _by_name, loads_columns
+from trimtab.features.online.packed.plan import ViewPlan, name_bytes
 from trimtab.testing import MemoryKeyValue
 
 COLUMNS: dict[str, Any] = {"who": str, "number": int, "x": float, "n": int, "ok": bool, "kind": str, "at": Time}

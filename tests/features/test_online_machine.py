@@ -23,9 +23,9 @@ from trimtab.events.records import Event, encode
 from trimtab.features.definitions import View
 from trimtab.features.feature_set import feature_set
 from trimtab.features.online.compaction import Compaction
-from trimtab.features.online.fill import Filled, Filling, live_positions, mark_unfilled, sweep, unfilled
+from trimtab.features.online.fill.fill import Filled, Filling, live_positions, mark_unfilled, sweep, unfilled
 from trimtab.features.online.generations import id_of, prefixes
-from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.online.store import POSITIONS_KEY, OnlineStore
 from trimtab.store.ports import LogRecord
 from trimtab.testing import MemoryKeyValue

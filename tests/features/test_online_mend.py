@@ -18,11 +18,11 @@ from trimtab.features.aggregates import count, latest
 from trimtab.features.aggregates import sum as total
 from trimtab.features.definitions import View, view
 from trimtab.features.feature_set import feature_set
-from trimtab.features.online.fill import fill
+from trimtab.features.online.fill.fill import fill
+from trimtab.features.online.fill.history import SourceRows
+from trimtab.features.online.fill.partial_rebuild import Gone, Read, mend
 from trimtab.features.online.generations import place
-from trimtab.features.online.history import SourceRows
-from trimtab.features.online.mend import Gone, Read, mend
-from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.online.store import OnlineStore
 from trimtab.store.ports import LogRecord
 from trimtab.testing import MemoryKeyValue

@@ -12,10 +12,10 @@ from online_reader import MAP_BYTES, ONES, VIEWS
 
 import forked
 from trimtab.events.records import Event, encode
-from trimtab.features.online.fill import Filling
+from trimtab.features.online.fill.fill import Filling
 from trimtab.features.online.store import OnlineStore
-from trimtab.store import lmdb_environment
-from trimtab.store.lmdb_kv import LmdbKeyValue
+from trimtab.store.lmdb import environment as lmdb_environment
+from trimtab.store.lmdb.kv import LmdbKeyValue
 from trimtab.store.ports import LogRecord
 from trimtab.testing import MemoryLog
 
@@ -79,7 +79,7 @@ def test_the_slot_of_a_reader_that_was_killed_is_cleared(tmp_path: Path, monkeyp
     reading = """
 import sys, time
 from pathlib import Path
-from trimtab.store.lmdb_kv import LmdbKeyValue
+from trimtab.store.lmdb.kv import LmdbKeyValue
 def hold(transaction, argument):
     print("reading", flush=True)
     time.sleep(60)

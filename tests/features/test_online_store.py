@@ -8,17 +8,17 @@ import msgspec
 import pytest
 
 from trimtab import features as d
-from trimtab.core.columns import Columns, Dtype, column
+from trimtab.core.columns.data import Columns, Dtype, column
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
-from trimtab.core.expressions import col
+from trimtab.core.expressions.nodes import col
 from trimtab.events.definitions import Source, source
 from trimtab.events.records import Event, encode
 from trimtab.features.definitions import View, request, view
 from trimtab.features.feature_set import feature_set
 from trimtab.features.online.failures import Figures
-from trimtab.features.online.load import load
-from trimtab.features.online.plan import ViewPlan
-from trimtab.features.online.request_plan import OnlineRows, RequestPlan
+from trimtab.features.online.fill.load import load
+from trimtab.features.online.packed.plan import ViewPlan
+from trimtab.features.online.read.request_plan import OnlineRows, RequestPlan
 from trimtab.features.online.store import POSITIONS_KEY, OnlineStore
 from trimtab.store.ports import LogRecord
 from trimtab.testing import MemoryKeyValue

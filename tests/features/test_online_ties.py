@@ -14,10 +14,10 @@ from trimtab.events.records import Event, encode
 from trimtab.features.definitions import View, request, view
 from trimtab.features.feature_set import feature_set
 from trimtab.features.online.compaction import Compaction
-from trimtab.features.online.fill import fill
-from trimtab.features.online.history import SourceRows
-from trimtab.features.online.mend import Gone, mend
-from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.fill.fill import fill
+from trimtab.features.online.fill.history import SourceRows
+from trimtab.features.online.fill.partial_rebuild import Gone, mend
+from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.online.store import OnlineStore
 from trimtab.store.ports import LogRecord
 from trimtab.testing import MemoryKeyValue

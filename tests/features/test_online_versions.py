@@ -19,8 +19,8 @@ from trimtab.events.definitions import source
 from trimtab.events.records import Event, encode
 from trimtab.features.definitions import View, request, view
 from trimtab.features.feature_set import feature_set
-from trimtab.features.online.fill import fill
-from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.fill.fill import fill
+from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.online.store import OnlineStore
 from trimtab.store.ports import LogRecord
 from trimtab.testing import MemoryKeyValue

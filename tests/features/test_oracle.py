@@ -7,7 +7,7 @@ from hypothesis import given
 from oracle import Record, oracle
 from strategies import KEYED, histories, request_keys, request_times, views
 
-from trimtab.core.expressions import col
+from trimtab.core.expressions.nodes import col
 from trimtab.features.aggregates import count, latest
 from trimtab.features.definitions import View, view
 

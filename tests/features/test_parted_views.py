@@ -18,17 +18,17 @@ from strategies import KEYED, histories, request_keys, request_times
 from test_event_parts import known_always
 
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns, column
+from trimtab.core.columns.data import Columns, column
 from trimtab.core.errors import Conflict, Misuse, NotFound
-from trimtab.core.expressions import col
+from trimtab.core.expressions.nodes import col
+from trimtab.events.columns.frames import NEVER_US
 from trimtab.events.definitions import source
-from trimtab.events.frames import NEVER_US
 from trimtab.features.aggregates import count, latest, mean
 from trimtab.features.definitions import request, view
 from trimtab.features.feature_set import FeatureSet, feature_set
 from trimtab.features.frames import FeatureFrame
+from trimtab.features.offline.as_known_now import hindsight, let_in
 from trimtab.features.offline.evaluation import evaluate, evaluate_by
-from trimtab.features.offline.hindsight import hindsight, let_in
 from trimtab.features.parts import parted_views
 from trimtab.features.parts.given_files import folder_events
 from trimtab.features.parts.parted_views import PartedViews, claimed

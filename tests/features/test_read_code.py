@@ -15,9 +15,9 @@ from trimtab.events.records import Event, encode
 from trimtab.features import aggregates as d
 from trimtab.features.definitions import View, view
 from trimtab.features.frames import FAILED
-from trimtab.features.online.plan import ViewPlan, name_bytes
-from trimtab.features.online.read import read_state
-from trimtab.features.online.read_code import reader
+from trimtab.features.online.packed.plan import ViewPlan, name_bytes
+from trimtab.features.online.read.read import read_state
+from trimtab.features.online.read.read_code import reader
 from trimtab.features.online.store import OnlineStore
 from trimtab.store.ports import LogRecord
 from trimtab.testing import MemoryKeyValue

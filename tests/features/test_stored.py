@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import trimtab as tt
 from trimtab.core.errors import Corrupt, Misuse
-from trimtab.core.expressions import Expression
+from trimtab.core.expressions.nodes import Expression
 from trimtab.features.feature_set import FeatureSet, Item, feature_set
 from trimtab.features.stored import check_functions, decode_features, encode_features, with_sources
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.feedback.blocks import BlockSums, DayBlocks, block_days, merged, merged_days, score_bins
 from trimtab.stats.exact_sums import add_exact, exact_sum, rounded, total_of
-from trimtab.stats.losses import row_losses
+from trimtab.stats.metrics.losses import row_losses
 
 finite = st.floats(-1e150, 1e150, allow_nan=False, allow_infinity=False)
 

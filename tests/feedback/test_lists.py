@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.core.columns import Column
+from trimtab.core.columns.data import Column
 from trimtab.core.records import DayQuality, Prediction
 from trimtab.core.time import DAY_US, HOUR_US
-from trimtab.events.frames import NEVER_US
+from trimtab.events.columns.frames import NEVER_US
 from trimtab.feedback import KnownLabels, ListColumn, OpenDays, OutcomeJoin, day_qualities
 from trimtab.feedback.days import day_quality
 

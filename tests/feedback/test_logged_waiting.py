@@ -12,13 +12,13 @@ import pytest
 
 from trimtab import store
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Column
+from trimtab.core.columns.data import Column
 from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US, HOUR_US
-from trimtab.events.frames import NEVER_US
+from trimtab.events.columns.frames import NEVER_US
 from trimtab.feedback import DayBlocks, Extent, KnownLabels, LoggedWaiting, OpenDays, OutcomeJoin, RequestSlices
 from trimtab.feedback.open_days import judged_table
-from trimtab.serving.prediction_log import PredictionLog
+from trimtab.serving.log.prediction_log import PredictionLog
 
 WAIT_US = 30 * DAY_US
 JOIN_ARGUMENTS: dict[str, Any] = {

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.core.columns import Column, Columns
+from trimtab.core.columns.data import Column, Columns
 from trimtab.core.errors import Misuse
 from trimtab.core.records import DayQuality, Prediction
 from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.events.definitions import source
-from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.features.definitions import label
 from trimtab.features.labels import LabelIndex
 from trimtab.feedback import IndexedLabels, InMemory, KnownLabels, OpenDays, OutcomeJoin, day_qualities

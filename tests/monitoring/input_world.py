@@ -17,19 +17,19 @@ from sklearn.linear_model import LogisticRegression
 
 from trimtab import store
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Column, Columns
-from trimtab.core.expressions import col
+from trimtab.core.columns.data import Column, Columns
+from trimtab.core.expressions.nodes import col
 from trimtab.core.records import DayQuality, GateRecord, Prediction, Signal
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, moment_us
+from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.events.definitions import Time, source
-from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.features.aggregates import latest, mean
 from trimtab.features.definitions import label, request, view
 from trimtab.features.labels import LabelIndex
 from trimtab.features.offline.evaluation import evaluate
 from trimtab.feedback.days import day_quality
-from trimtab.monitoring.inputs import InputMonitor
-from trimtab.monitoring.profile_store import Profiles
+from trimtab.monitoring.inputs.monitor import InputMonitor
+from trimtab.monitoring.profiles.profile_store import Profiles
 from trimtab.registry import Registry, Version
 from trimtab.registry.protection import CHAMPION
 from trimtab.training import Model, build_training_set, fit, model, save_training_set

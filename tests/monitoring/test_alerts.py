@@ -17,10 +17,10 @@ from trimtab import store
 from trimtab.core.alert_settings import AlertsSettings, FileReceiver
 from trimtab.core.records import Signal
 from trimtab.core.time import DAY_US, HOUR_US
-from trimtab.monitoring.alert_records import Message, alert_of, lines, title_of, wants
-from trimtab.monitoring.alerts import AlertState, Plan, Rules, plan_alerts, read_signals, take_in
-from trimtab.monitoring.mutes import Mute
-from trimtab.monitoring.runbook import OTHERWISE, RUNBOOK, link, todo
+from trimtab.monitoring.alerts.alert_records import Message, alert_of, lines, title_of, wants
+from trimtab.monitoring.alerts.alerts import AlertState, Plan, Rules, plan_alerts, read_signals, take_in
+from trimtab.monitoring.alerts.mutes import Mute
+from trimtab.monitoring.alerts.runbook import OTHERWISE, RUNBOOK, link, todo
 from trimtab.monitoring.signals import JOURNAL, settle_signals, standing_signals
 from trimtab.store import Append, Catalog
 

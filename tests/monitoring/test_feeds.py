@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
-from trimtab.events.frames import NEVER_US, EventFrame
-from trimtab.monitoring.feeds import Arrivals, feed_findings
+from trimtab.events.columns.frames import NEVER_US, EventFrame
+from trimtab.monitoring.inputs.feeds import Arrivals, feed_findings
 
 DAYS = 28
 

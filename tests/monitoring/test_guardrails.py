@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from trimtab.core.errors import Misuse
 from trimtab.monitoring.breaches import Breach, breach
 from trimtab.monitoring.guardrails import Guardrails, guardrails
-from trimtab.serving.arm_counts import LATENCY_EDGES_S, ServiceFigures, score_bucket
+from trimtab.serving.arms.arm_counts import LATENCY_EDGES_S, ServiceFigures, score_bucket
 
 LIMITS = guardrails()
 Draw = Callable[[np.random.Generator, int], dict[str, Any]]

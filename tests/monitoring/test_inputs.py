@@ -12,7 +12,7 @@ from input_world import Shop, World
 
 from trimtab.core.records import Signal
 from trimtab.core.time import DAY_US, HOUR_US
-from trimtab.monitoring.red_windows import red_windows
+from trimtab.monitoring.inputs.red_windows import red_windows
 from trimtab.monitoring.signals import standing_signals
 
 BEGIN_US, FAULTY_US, AFTER_US = 3 * DAY_US + 9 * HOUR_US, 2 * DAY_US, 4 * DAY_US

@@ -13,7 +13,7 @@ from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Corrupt
 from trimtab.core.time import HOUR_US
 from trimtab.features.frames import REASONS
-from trimtab.monitoring.profile_records import (
+from trimtab.monitoring.profiles.profile_records import (
     FORMAT,
     NO_REASON,
     ColumnProfile,
@@ -21,7 +21,7 @@ from trimtab.monitoring.profile_records import (
     decode_profile,
     encode_profile,
 )
-from trimtab.monitoring.profile_store import KIND, Profiles
+from trimtab.monitoring.profiles.profile_store import KIND, Profiles
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from trimtab.core.records import LOSS_CAP, DayQuality
 from trimtab.core.time import DAY_US
 from trimtab.feedback import day_quality
 from trimtab.monitoring import QualityMonitor
-from trimtab.monitoring.quality import CALIBRATION, LOSS
-from trimtab.steering.references import refit_allowance
+from trimtab.monitoring.quality.quality import CALIBRATION, LOSS
+from trimtab.steering.candidates.references import refit_allowance
 
 HISTORY, WINDOW, EARLIER = 60, 14, 14  # days: what is known at the promotion, the gate's window, and those before it
 Floats = NDArray[np.float64]

@@ -28,9 +28,9 @@ from trimtab.core.alert_settings import (
 )
 from trimtab.core.records import Signal
 from trimtab.core.time import moment_us
-from trimtab.monitoring.alert_records import Message, alert_of, title_of
-from trimtab.monitoring.outbox import Sent
-from trimtab.monitoring.receivers.sending import send
+from trimtab.monitoring.alerts.alert_records import Message, alert_of, title_of
+from trimtab.monitoring.alerts.outbox import Sent
+from trimtab.monitoring.alerts.receivers.sending import send
 
 AT_US = moment_us("2026-03-01T10:00:00Z")
 SIGNAL = Signal(

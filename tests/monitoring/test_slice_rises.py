@@ -12,8 +12,8 @@ from trimtab import store
 from trimtab.core.records import ChangeOnset
 from trimtab.core.time import DAY_US
 from trimtab.feedback.blocks import BlockSums, DayBlocks
-from trimtab.monitoring.quality_days import store_days
-from trimtab.monitoring.slice_rises import BEFORE_DAYS, rise_by_slice
+from trimtab.monitoring.quality.quality_days import store_days
+from trimtab.monitoring.quality.slice_rises import BEFORE_DAYS, rise_by_slice
 from trimtab.stats.exact_sums import exact_sum
 from trimtab.store import Catalog
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from trimtab.core.time import DAY_US, HOUR_US
-from trimtab.monitoring.red_windows import RedWindow
-from trimtab.monitoring.traffic import TrafficHour, _Hours, question_hashes, traffic_findings
+from trimtab.monitoring.inputs.red_windows import RedWindow
+from trimtab.monitoring.inputs.traffic import TrafficHour, _Hours, question_hashes, traffic_findings
 
 DAYS = 28
 WINDOW = RedWindow(id="d", model="m", kind="duplicates", subject="traffic", start_us=0, end_us=None)

@@ -21,12 +21,12 @@ from trimtab.cli.group import trimtab
 from trimtab.core.clock import VirtualClock
 from trimtab.core.hashing import bytes_hash
 from trimtab.core.time import DAY_US, HOUR_US
-from trimtab.features.online.entity_read import read_entity
+from trimtab.features.online.read.entity_read import read_entity
 from trimtab.registry.versions import address_of
-from trimtab.training.artifact import decode_artifact, encode_artifact
+from trimtab.training.data.parquet import columns_hash
+from trimtab.training.data.sets import load_manifest, load_training_set
 from trimtab.training.environment import current_environment
-from trimtab.training.parquet import columns_hash
-from trimtab.training.sets import load_manifest, load_training_set
+from trimtab.training.fitting.artifact import decode_artifact, encode_artifact
 
 pytestmark = pytest.mark.fast
 EXACT = ("sale", "amount", "channel")  # trees: no bit of a score depends on a processor

@@ -24,7 +24,7 @@ import numpy as np
 from old_project import ARCHIVE, BEGIN_US, DAYS, END_US, HERE, T0_US, move, open_at, visits
 
 import trimtab as tt
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.time import DAY_US, HOUR_US
 
 PER_DAY = 7

@@ -24,7 +24,7 @@ from trimtab.store.file_blob import FileBlob
 from trimtab.store.ports import Put
 from trimtab.store.sql_catalog import SqlCatalog
 from trimtab.training import Fitted, fit, save_training_set
-from trimtab.training.artifact import encode_artifact
+from trimtab.training.fitting.artifact import encode_artifact
 
 NOW_US = 1_361_000_000_000_000
 LATER_US = NOW_US + 30 * DAY_US
@@ -218,8 +218,8 @@ from trimtab.registry import Registry
 from trimtab.registry.collecting.collector import Collector, Keep
 from trimtab.store.file_blob import FileBlob
 from trimtab.store.sql_catalog import SqlCatalog
-from trimtab.training.artifact import decode_artifact, encode_artifact, scorer_for
-from trimtab.training.fitted import Fitted
+from trimtab.training.fitting.artifact import decode_artifact, encode_artifact, scorer_for
+from trimtab.training.fitting.fitted import Fitted
 
 folder, training_set = pathlib.Path(sys.argv[1]), sys.argv[2]
 catalog, blob, clock = SqlCatalog.sqlite(folder / "catalog.db"), FileBlob(folder / "blobs"), SystemClock()

@@ -22,7 +22,7 @@ from xgboost import XGBClassifier
 
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Conflict, Misuse
-from trimtab.core.expressions import col
+from trimtab.core.expressions.nodes import col
 from trimtab.features.definitions import label
 from trimtab.registry import LoadedModel, Registry
 from trimtab.registry.describing.signature import signature_of

@@ -21,7 +21,7 @@ from trimtab.registry import Registry
 from trimtab.store.file_blob import FileBlob
 from trimtab.store.sql_catalog import SqlCatalog
 from trimtab.training import fit, save_training_set
-from trimtab.training.artifact import encode_artifact
+from trimtab.training.fitting.artifact import encode_artifact
 
 WORKER = """
 import sys, pathlib, msgspec
@@ -31,8 +31,8 @@ from trimtab.core.hashing import bytes_hash
 from trimtab.registry import Registry
 from trimtab.store.file_blob import FileBlob
 from trimtab.store.sql_catalog import SqlCatalog
-from trimtab.training.artifact import decode_artifact, encode_artifact, scorer_for
-from trimtab.training.fitted import Fitted
+from trimtab.training.fitting.artifact import decode_artifact, encode_artifact, scorer_for
+from trimtab.training.fitting.fitted import Fitted
 
 folder, training_set, who = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 artifact = decode_artifact((folder / "artifact").read_bytes())

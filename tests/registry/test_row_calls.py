@@ -21,9 +21,9 @@ from trimtab.store.file_blob import FileBlob
 from trimtab.store.ports import Put
 from trimtab.store.sql_catalog import SqlCatalog
 from trimtab.training import fit, save_training_set
-from trimtab.training.artifact import encode_artifact
 from trimtab.training.environment import current_environment
-from trimtab.training.row_calls import RowChoice, choose_row_call
+from trimtab.training.fitting.artifact import encode_artifact
+from trimtab.training.fitting.row_calls import RowChoice, choose_row_call
 from trimtab.training.runtimes import sklearn
 from trimtab.training.runtimes.choosing import chooser
 from trimtab.training.runtimes.sklearn import _Own

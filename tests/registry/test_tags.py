@@ -23,8 +23,8 @@ from trimtab.registry.searching import Search
 from trimtab.store.file_blob import FileBlob
 from trimtab.store.sql_catalog import SqlCatalog
 from trimtab.training import Fitted, evaluate, fit, save_evaluation, save_training_set, time_split
-from trimtab.training.artifact import encode_artifact
 from trimtab.training.environment import current_environment, what_matters
+from trimtab.training.fitting.artifact import encode_artifact
 
 NOW_US = 1_361_000_000_000_000
 

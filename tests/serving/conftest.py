@@ -18,13 +18,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # a child that a test starts
 import forked
 from trimtab import features as tt
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns
-from trimtab.core.expressions import col
+from trimtab.core.columns.data import Columns
+from trimtab.core.expressions.nodes import col
 from trimtab.events import History, Ingestor, source
 from trimtab.events.quarantine import Quarantine
 from trimtab.features.encoding import fit
 from trimtab.features.feature_set import feature_set
-from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.online.store import OnlineStore
 from trimtab.serving import (
     Answerer,
@@ -36,8 +36,8 @@ from trimtab.serving import (
     PredictionLog,
     ServedVersion,
 )
-from trimtab.store.lmdb_kv import LmdbKeyValue
-from trimtab.store.sqlite_log import SqliteLog
+from trimtab.store.lmdb.kv import LmdbKeyValue
+from trimtab.store.sqlite.log import SqliteLog
 
 START_US = 1_700_000_000_000_000
 SECOND_US = 1_000_000

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from trimtab.serving import Example, OnlineDeployment
-from trimtab.store.lmdb_kv import LmdbKeyValue
+from trimtab.store.lmdb.kv import LmdbKeyValue
 
 
 class Averages:

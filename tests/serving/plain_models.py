@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from trimtab.core.clock import SystemClock
-from trimtab.core.expressions import col
+from trimtab.core.expressions.nodes import col
 from trimtab.features import request
 from trimtab.features.encoding import Encoding
 from trimtab.features.feature_set import feature_set
@@ -22,8 +22,8 @@ from trimtab.serving import (
     ServedVersion,
     serve,
 )
-from trimtab.serving.inputs import BareInputs
-from trimtab.store.sqlite_log import SqliteLog
+from trimtab.serving.answer.inputs import BareInputs
+from trimtab.store.sqlite.log import SqliteLog
 from trimtab.training.runtimes import runtime_named
 
 INPUTS = tuple(f"x{n}" for n in range(6))

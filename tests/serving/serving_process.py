@@ -18,7 +18,7 @@ from conftest import Shop
 from trimtab.core.clock import SystemClock
 from trimtab.core.errors import TrimtabError
 from trimtab.serving import Applier, HttpService, Limits, serve
-from trimtab.serving.http.threads import leave
+from trimtab.serving.http.requests.threads import leave
 
 
 class Toiling:

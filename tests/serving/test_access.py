@@ -18,7 +18,7 @@ from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.serving import access_keys
 from trimtab.serving.access_keys import AccessKeys, KeyWatch, Role, rate_per_s
-from trimtab.serving.http.access import ANYBODY, Access, request_id, right_of
+from trimtab.serving.http.requests.access import ANYBODY, Access, request_id, right_of
 from trimtab.serving.problems import Refused
 from trimtab.store.ports import Append, Put
 from trimtab.store.sql_catalog import SqlCatalog

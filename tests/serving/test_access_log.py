@@ -24,9 +24,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from trimtab.core.errors import Unavailable
 from trimtab.core.records import Prediction
 from trimtab.serving import HttpService
-from trimtab.serving.http.access_log import AccessLog, _Lines, printable
-from trimtab.serving.http.exchanges import STAGES, Exchange, Watch
-from trimtab.serving.http.traces import Traces
+from trimtab.serving.http.requests.access_log import AccessLog, _Lines, printable
+from trimtab.serving.http.requests.request_record import STAGES, Exchange, Watch
+from trimtab.serving.http.requests.traces import Traces
 
 pytestmark = pytest.mark.fast
 PARTS = "features", "model"
@@ -62,7 +62,7 @@ def test_no_path_forges_a_line_or_reaches_a_terminal(tmp_path: Path, path: str) 
 
 
 def test_a_file_that_was_moved_away_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trimtab.serving.http.access_log._LOOK_S", 0.0)
+    monkeypatch.setattr("trimtab.serving.http.requests.access_log._LOOK_S", 0.0)
     log = AccessLog(tmp_path / "log")
     log.write([exchange("/1")], 0)
     (tmp_path / "log").rename(tmp_path / "log.1")
@@ -104,7 +104,7 @@ def test_a_line_that_a_full_disk_tore_spoils_none_of_another_process_or_start(tm
 def test_a_new_file_begins_with_a_line_also_where_the_old_one_was_torn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trimtab.serving.http.access_log._LOOK_S", 0.0)
+    monkeypatch.setattr("trimtab.serving.http.requests.access_log._LOOK_S", 0.0)
     path = tmp_path / "log"
     log = AccessLog(path)
     with full_beyond(path), pytest.raises(OSError, match="too large"):
@@ -118,7 +118,7 @@ def test_a_new_file_begins_with_a_line_also_where_the_old_one_was_torn(
 def test_lines_go_on_to_a_file_that_was_moved_away_while_none_can_be_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("trimtab.serving.http.access_log._LOOK_S", 0.0)
+    monkeypatch.setattr("trimtab.serving.http.requests.access_log._LOOK_S", 0.0)
     folder = tmp_path / "logs"
     folder.mkdir()
     log = AccessLog(folder / "log")

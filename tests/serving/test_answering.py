@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from trimtab.core.errors import Misuse, NotFound, Unavailable
 from trimtab.core.time import HOUR_US, format_moment
 from trimtab.features.encoding import Encoding
-from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.serving import Answerer, Endpoint, InvalidField, OnlineInputs, Precomputed, PredictionIds
 from trimtab.serving.failures import ModelFailed
 
@@ -237,7 +237,7 @@ def test_a_version_of_another_model_does_not_serve(shop: Shop) -> None:
 
 
 def test_an_encoding_of_other_features_is_refused(shop: Shop) -> None:
-    from trimtab.features.online.request_plan import RequestPlan
+    from trimtab.features.online.read.request_plan import RequestPlan
 
     other = Encoding(dtypes={"x": "float"}, vocabularies={})
     with pytest.raises(Misuse, match="trained on x"):

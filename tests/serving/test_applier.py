@@ -13,7 +13,7 @@ from trimtab.core.clock import SystemClock, VirtualClock
 from trimtab.core.errors import Corrupt, Unavailable
 from trimtab.serving import Applier
 from trimtab.store.ports import LogRecord
-from trimtab.store.sqlite_log import SqliteLog
+from trimtab.store.sqlite.log import SqliteLog
 from trimtab.testing import MemoryLog
 
 

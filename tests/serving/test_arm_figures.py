@@ -15,12 +15,12 @@ from trimtab.core.errors import Unavailable
 from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.serving import HttpService
-from trimtab.serving.answering import ServedVersion
-from trimtab.serving.arm_counts import EndpointCounts, ServiceFigures
-from trimtab.serving.arm_figures import KEPT_US, KIND, ArmFigures, fold_figures, service_figures
-from trimtab.serving.arms import Canary, Share
-from trimtab.serving.degradation import Degrading, degrade
+from trimtab.serving.answer.answering import ServedVersion
+from trimtab.serving.arms.arm_counts import EndpointCounts, ServiceFigures
+from trimtab.serving.arms.arm_metrics import KEPT_US, KIND, ArmFigures, fold_figures, service_figures
+from trimtab.serving.arms.arms import Canary, Share
 from trimtab.serving.failures import Late
+from trimtab.serving.protect.degradation import Degrading, degrade
 from trimtab.store.sql_catalog import SqlCatalog
 
 BEGIN_US = 1_000 * DAY_US

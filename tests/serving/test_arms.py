@@ -14,13 +14,13 @@ import pytest
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.core.records import Prediction
 from trimtab.serving import HttpService
-from trimtab.serving.admission import GradientLimit
-from trimtab.serving.arms import SHADOWED_AT_MOST, ArmShares, Canary, Shadow, Share
-from trimtab.serving.commit import GroupCommit
-from trimtab.serving.degradation import Degrading, degrade
+from trimtab.serving.arms.arms import SHADOWED_AT_MOST, ArmShares, Canary, Shadow, Share
 from trimtab.serving.failures import Late
-from trimtab.serving.http.shadowing import Shadowing
-from trimtab.serving.http.turns import Turns
+from trimtab.serving.http.predict.scheduler import Turns
+from trimtab.serving.http.predict.shadowing import Shadowing
+from trimtab.serving.log.commit import GroupCommit
+from trimtab.serving.protect.admission import GradientLimit
+from trimtab.serving.protect.degradation import Degrading, degrade
 
 
 class Broken:

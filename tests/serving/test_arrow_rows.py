@@ -14,7 +14,7 @@ import httpx
 import pytest
 from arro3.io import read_ipc_stream, write_ipc_stream
 
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.serving import HttpService, Limits
 
 ARROW = "application/vnd.apache.arrow.stream"

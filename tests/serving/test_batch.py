@@ -17,14 +17,14 @@ import pytest
 from processes import within
 from trimtab import store
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.records import Prediction
 from trimtab.serving import Manifest, batch_manifest, batch_prediction_ids, batch_predictions, score_table
 from trimtab.serving.failures import ModelFailed
-from trimtab.serving.prediction_log import PredictionLog, encode
+from trimtab.serving.log.prediction_log import PredictionLog, encode
 from trimtab.store.ports import Catalog
-from trimtab.store.sqlite_log import SqliteLog
+from trimtab.store.sqlite.log import SqliteLog
 
 Shop = Any  # from conftest
 
@@ -175,7 +175,7 @@ def test_whoever_stood_still_while_another_died_behind_an_append_finds_that_part
     shop: Shop, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The manifest did not hear of the part, and says nothing of who had the lease."""
-    monkeypatch.setattr("trimtab.serving.batch.LEASE_S", 0.2)
+    monkeypatch.setattr("trimtab.serving.answer.batch.LEASE_S", 0.2)
     table, at_us, live = questions(shop, 20)
 
     def stand_still(done: int, of: int) -> None:
@@ -199,7 +199,7 @@ def test_the_lease_is_kept_while_something_is_slow(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: str
 ) -> None:
     """It runs out by the test's clock: after three moves of it without a renewal."""
-    monkeypatch.setattr("trimtab.serving.batch.LEASE_S", 0.3)
+    monkeypatch.setattr("trimtab.serving.answer.batch.LEASE_S", 0.3)
     clock, kept, taken = VirtualClock(0), [], []
 
     def take_long() -> None:
@@ -290,8 +290,8 @@ def test_nobody_goes_on_with_a_batch_while_a_part_of_it_may_still_be_logged(
     log = _Stalled(shop.log, interrupts=2)
     scorer = scores_once(shop, log)
     with monkeypatch.context() as patch:
-        patch.setattr("trimtab.serving.batch.ThreadPoolExecutor", _InterruptedThreads)
-        patch.setattr("trimtab.serving.batch.wait", log.wait)
+        patch.setattr("trimtab.serving.answer.batch.ThreadPoolExecutor", _InterruptedThreads)
+        patch.setattr("trimtab.serving.answer.batch.wait", log.wait)
         with pytest.raises(KeyboardInterrupt):
             score(shop, catalog, table, at_us, log=log, scorer=scorer, part_rows=10, batch_id="monday", holder="one")
     with pytest.raises(Conflict, match="somebody else is scoring it"):
@@ -308,7 +308,7 @@ def test_whoever_ends_a_batch_holds_its_lease_until_its_part_is_logged(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first Ctrl-C waits for a slow disk."""
-    monkeypatch.setattr("trimtab.serving.batch.LEASE_S", 0.3)
+    monkeypatch.setattr("trimtab.serving.answer.batch.LEASE_S", 0.3)
     clock, kept = VirtualClock(0), []
     catalog = store.open(f"sqlite://{tmp_path}/leases.db", "catalog", clock=clock)
     acquire = catalog.acquire
@@ -330,7 +330,7 @@ def test_whoever_ends_a_batch_holds_its_lease_until_its_part_is_logged(
 
     taken: list[bool] = []
     monkeypatch.setattr(catalog, "acquire", counted)
-    monkeypatch.setattr("trimtab.serving.batch.wait", log.wait)
+    monkeypatch.setattr("trimtab.serving.answer.batch.wait", log.wait)
     with ThreadPoolExecutor(1) as other:
         watching = other.submit(ended)
         watching.add_done_callback(lambda _: log.go.set())
@@ -363,8 +363,8 @@ def test_whoever_stood_still_before_an_append_looks_whether_another_made_it(
                     )  # fmt: skip
             return super().submit(step, *given, **more)
 
-    monkeypatch.setattr("trimtab.serving.batch.monotonic", lambda: now_s[0])
-    monkeypatch.setattr("trimtab.serving.batch.ThreadPoolExecutor", Stopped)
+    monkeypatch.setattr("trimtab.serving.answer.batch.monotonic", lambda: now_s[0])
+    monkeypatch.setattr("trimtab.serving.answer.batch.ThreadPoolExecutor", Stopped)
     manifest = score(shop, catalog, table, at_us, part_rows=6, batch_id="monday", holder="one")
     assert [p.score for p in logged(shop, manifest)] == [p.score for p in live]
     assert len(shop.log.read()[0]) == 20 + len(live)

@@ -13,11 +13,18 @@ import pytest
 
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.serving import HttpService
-from trimtab.serving.arms import Canary, Share
-from trimtab.serving.batching import LONGEST_WAIT_S, MOST_ROWS, BatchCosts, Batching, calls_by_size, measure_costs
-from trimtab.serving.degradation import Degrading, degrade
-from trimtab.serving.http.exchanges import Exchange
-from trimtab.serving.http.predicting import Waiting
+from trimtab.serving.answer.batching import (
+    LONGEST_WAIT_S,
+    MOST_ROWS,
+    BatchCosts,
+    Batching,
+    calls_by_size,
+    measure_costs,
+)
+from trimtab.serving.arms.arms import Canary, Share
+from trimtab.serving.http.predict.predicting import Waiting
+from trimtab.serving.http.requests.request_record import Exchange
+from trimtab.serving.protect.degradation import Degrading, degrade
 
 
 class Model:
@@ -100,7 +107,7 @@ def test_rows_of_one_turn_share_a_call_and_one_that_comes_alone_does_not_wait(mo
         assert batching.calls == {1: 3, 5: 2}
         assert batching.rows == 13
 
-    monkeypatch.setattr("trimtab.serving.batching.LONGEST_WAIT_S", 600.0)
+    monkeypatch.setattr("trimtab.serving.answer.batching.LONGEST_WAIT_S", 600.0)
     asyncio.run(ask())
 
 

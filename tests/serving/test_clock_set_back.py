@@ -16,9 +16,9 @@ from trimtab.core.errors import Misuse
 from trimtab.core.ids import TimeIds
 from trimtab.core.records import Prediction
 from trimtab.serving import NotedLog, PredictionIds, PredictionLog, id_time_us
-from trimtab.serving.prediction_log import encode, payload_id
-from trimtab.serving.spool import remove_spools
-from trimtab.store.sqlite_log import SqliteLog
+from trimtab.serving.log.prediction_log import encode, payload_id
+from trimtab.serving.log.spool import remove_spools
+from trimtab.store.sqlite.log import SqliteLog
 from trimtab.testing import MemoryLog
 
 START_US = 1_700_000_000_000_000

@@ -23,7 +23,7 @@ from trimtab.testing import MemoryLog
 def stopwatch(monkeypatch: pytest.MonkeyPatch) -> VirtualClock:
     """The time of group commits: it goes on when the test says so, however slow this machine is."""
     clock = VirtualClock(1_000_000)
-    monkeypatch.setattr("trimtab.serving.commit.perf_counter", lambda: clock.now_us() / 1e6)
+    monkeypatch.setattr("trimtab.serving.log.commit.perf_counter", lambda: clock.now_us() / 1e6)
     return clock
 
 

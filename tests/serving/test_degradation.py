@@ -17,18 +17,18 @@ import pytest
 from arro3.io import write_ipc_stream
 
 import trimtab as tt
-from trimtab.core.columns import Columns, Dtype
+from trimtab.core.columns.data import Columns, Dtype
 from trimtab.core.errors import Misuse, Unavailable
-from trimtab.core.expressions import col
+from trimtab.core.expressions.nodes import col
 from trimtab.core.records import Prediction
 from trimtab.features.encoding import fit
 from trimtab.features.feature_set import feature_set
-from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.serving import HttpService
-from trimtab.serving.degradation import Degrading, degrade
-from trimtab.serving.endpoint import Endpoint
+from trimtab.serving.answer.inputs import BareInputs, OnlineInputs
+from trimtab.serving.arms.endpoint import Endpoint
 from trimtab.serving.failures import Late, ModelFailed
-from trimtab.serving.inputs import BareInputs, OnlineInputs
+from trimtab.serving.protect.degradation import Degrading, degrade
 
 
 class Failing:

@@ -18,8 +18,8 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from trimtab.serving import HttpService, Limits
-from trimtab.serving.http.direct import DirectProtocol
-from trimtab.serving.http.outbox import Outbox
+from trimtab.serving.http.server.direct import DirectProtocol
+from trimtab.serving.http.server.outbox import Outbox
 
 PREDICT = "/v1/models/late/predict"
 ROW = {"id": "c1", "user": "ann", "basket": 12.5, "kind": "web", "at": 1_700_000_000_000_000}
@@ -583,7 +583,7 @@ def test_answers_of_one_connection_keep_their_order_whichever_way_they_take(runn
 
 
 def test_what_is_put_leaves_together_and_not_to_who_hung_up() -> None:
-    from trimtab.serving.http.outbox import Outbox
+    from trimtab.serving.http.server.outbox import Outbox
 
     class Transport:
         def __init__(self, closing: bool = False) -> None:

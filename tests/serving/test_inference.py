@@ -20,11 +20,11 @@ from trimtab.core.errors import Misuse
 from trimtab.core.time import HOUR_US
 from trimtab.features.definitions import request
 from trimtab.serving import Endpoint, HttpService, Limits, Precomputed
+from trimtab.serving.answer.request_rows import RequestRows
 from trimtab.serving.inference import inferring, rest
 from trimtab.serving.inference.binary import BINARY_SIZE
 from trimtab.serving.inference.request_columns import check_names, rows_of
 from trimtab.serving.inference.tensors import InputTensor, OutputTensor
-from trimtab.serving.request_rows import RequestRows
 
 Shop = Any  # from conftest
 INFER = "/v2/models/late/infer"

@@ -16,8 +16,8 @@ import pytest
 
 import forked
 from trimtab.core.errors import Unavailable
-from trimtab.serving.http.access import Access
-from trimtab.serving.http.server import listen, listen_advice
+from trimtab.serving.http.requests.access import Access
+from trimtab.serving.http.server.server import listen, listen_advice
 from trimtab.serving.inference.grpc_server import GrpcServer, check_free
 from trimtab.serving.inference.messages import build_messages
 

@@ -15,8 +15,8 @@ import pytest
 from processes import within
 from trimtab.events import decode
 from trimtab.serving import PredictionLog
-from trimtab.serving.spool import Spool
-from trimtab.store.sqlite_log import SqliteLog
+from trimtab.serving.log.spool import Spool
+from trimtab.store.sqlite.log import SqliteLog
 
 
 class Load:

@@ -19,11 +19,11 @@ import forked
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Unavailable
 from trimtab.core.records import Prediction
-from trimtab.serving.noted_log import NotedLog
-from trimtab.serving.prediction_ids import PredictionIds
-from trimtab.serving.prediction_log import PredictionLog
-from trimtab.serving.spool import SIZE_BYTES
-from trimtab.store.sqlite_log import SqliteLog
+from trimtab.serving.log.buffered_log import NotedLog
+from trimtab.serving.log.prediction_ids import PredictionIds
+from trimtab.serving.log.prediction_log import PredictionLog
+from trimtab.serving.log.spool import SIZE_BYTES
+from trimtab.store.sqlite.log import SqliteLog
 from trimtab.testing import LogContract, MemoryLog
 
 CHILD = """
@@ -31,10 +31,10 @@ import os, sys, time
 from pathlib import Path
 from trimtab.core.clock import SystemClock
 from trimtab.core.records import Prediction
-from trimtab.serving.noted_log import NotedLog
-from trimtab.serving.prediction_ids import PredictionIds
-from trimtab.serving.prediction_log import PredictionLog
-from trimtab.store.sqlite_log import SqliteLog
+from trimtab.serving.log.buffered_log import NotedLog
+from trimtab.serving.log.prediction_ids import PredictionIds
+from trimtab.serving.log.prediction_log import PredictionLog
+from trimtab.store.sqlite.log import SqliteLog
 
 folder, how = Path(sys.argv[1]), sys.argv[2]
 noted = NotedLog(SqliteLog(folder / "log", mode="relaxed"), folder / "spool")
@@ -78,7 +78,7 @@ ids = PredictionIds(VirtualClock(1_700_000_000_000_000))
 
 
 def payload(size: int = 10) -> bytes:
-    from trimtab.serving.prediction_log import encode
+    from trimtab.serving.log.prediction_log import encode
 
     return encode(
         Prediction(

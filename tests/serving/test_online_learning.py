@@ -25,8 +25,8 @@ from learning_process import Averages, examples
 
 from trimtab.core.errors import Conflict, Corrupt, Misuse, Unavailable
 from trimtab.serving import Example, OnlineDeployment
-from trimtab.serving.online_learning import learnt
-from trimtab.store.lmdb_kv import LmdbKeyValue
+from trimtab.serving.arms.online_learning import learnt
+from trimtab.store.lmdb.kv import LmdbKeyValue
 from trimtab.testing import MemoryKeyValue
 
 ROWS = [[float(n), 0.0] for n in range(6)]

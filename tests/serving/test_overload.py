@@ -16,9 +16,9 @@ import msgspec
 import pytest
 
 from impatient import overloaded, retry_at_once
-from trimtab.serving.admission import GradientLimit
-from trimtab.serving.http.refusals import Refusals
-from trimtab.serving.http.turns import Turns
+from trimtab.serving.http.predict.refusals import Refusals
+from trimtab.serving.http.predict.scheduler import Turns
+from trimtab.serving.protect.admission import GradientLimit
 
 ROW = {"id": "c1", "user": "ann", "basket": 12.5, "kind": "web", "at": 1_700_000_000_000_000}
 BODY = json.dumps({"request": ROW})

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from trimtab.core.errors import Misuse
 from trimtab.features.definitions import Request, request
-from trimtab.serving.plain_rows import EARLY_US, YEAR_9999_US, plain_check
-from trimtab.serving.request_rows import RequestRows
+from trimtab.serving.answer.plain_rows import EARLY_US, YEAR_9999_US, plain_check
+from trimtab.serving.answer.request_rows import RequestRows
 
 pytestmark = pytest.mark.fast
 

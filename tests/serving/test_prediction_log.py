@@ -17,9 +17,9 @@ from trimtab.core.clock import SystemClock, VirtualClock
 from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.records import Prediction
 from trimtab.serving import PredictionIds, PredictionLog, input_matrix, prediction_columns, reason_matrix
-from trimtab.serving.prediction_ids import batch_prediction_ids, id_time_us
-from trimtab.serving.prediction_log import CLASSES, ERASED, FORMAT, decode, encode, encode_all, payload_writer
-from trimtab.store.sqlite_log import SqliteLog
+from trimtab.serving.log.prediction_ids import batch_prediction_ids, id_time_us
+from trimtab.serving.log.prediction_log import CLASSES, ERASED, FORMAT, decode, encode, encode_all, payload_writer
+from trimtab.store.sqlite.log import SqliteLog
 from trimtab.testing import MemoryLog
 
 HOUR_US = 3_600_000_000
@@ -168,7 +168,7 @@ def test_damage_and_unknown_formats_are_named(payload: bytes) -> None:
 def test_predictions_are_read_on_from_where_the_reader_stopped(
     log: PredictionLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trimtab.serving.prediction_log._BLOCK", 15)
+    monkeypatch.setattr("trimtab.serving.log.prediction_log._BLOCK", 15)
     ids = PredictionIds(SystemClock())
     made = [prediction(ids()) for _ in range(25)]
     log.append(made[:20])
@@ -350,7 +350,7 @@ def test_of_one_model_the_same_is_read_as_of_all(data: st.DataObject) -> None:
             store.erase(store.partition, {place: ERASED})
     after = {store.partition: data.draw(st.integers(0, rows))}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trimtab.serving.prediction_log._BLOCK", data.draw(st.integers(1, 7)))
+        patch.setattr("trimtab.serving.log.prediction_log._BLOCK", data.draw(st.integers(1, 7)))
         mine = list(log.blocks(after, model="buyer"))
         assert [p for block, _ in mine for p in block] == [p for b in log.scan(after) for p in b if p.model == "buyer"]
         if after[store.partition] < rows:
@@ -366,7 +366,7 @@ def test_a_prediction_of_another_model_is_not_decoded(log: PredictionLog, monkey
         decoded.append(payload)
         return decode(payload, *place)
 
-    monkeypatch.setattr("trimtab.serving.prediction_log.decode", counted)
+    monkeypatch.setattr("trimtab.serving.log.prediction_log.decode", counted)
     ((block, _),) = log.blocks(model="buyer")
     assert len(block) == len(decoded) == 5
 
@@ -382,7 +382,7 @@ def test_partitions_stay_in_the_order_of_appending_over_blocks(
     tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One worker has answered ten times as often as another: what was answered last stays the last."""
-    monkeypatch.setattr("trimtab.serving.prediction_log._BLOCK", block)
+    monkeypatch.setattr("trimtab.serving.log.prediction_log._BLOCK", block)
     clock = VirtualClock(0)
     with SqliteLog(tmp_path, clock=clock) as a, SqliteLog(tmp_path, clock=clock) as b:
         ids, made = PredictionIds(clock), list[Prediction]()

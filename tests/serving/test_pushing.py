@@ -15,8 +15,8 @@ import httpx
 import pytest
 from arro3 import io as arrow_io
 
-from trimtab.core.columns import Columns, Dtype
-from trimtab.serving.http.pushing import table_of_body
+from trimtab.core.columns.data import Columns, Dtype
+from trimtab.serving.http.routes.pushing import table_of_body
 from trimtab.serving.problems import Refused
 
 EVENTS = "/v1/events/payments"

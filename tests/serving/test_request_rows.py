@@ -10,13 +10,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from trimtab.core.columns import Columns, column
+from trimtab.core.columns.data import Columns, column
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, moment_us
 from trimtab.events.definitions import Time
 from trimtab.features.definitions import request
+from trimtab.serving.answer.request_rows import RequestRows, rows_of_table
 from trimtab.serving.problems import InvalidField
-from trimtab.serving.request_rows import RequestRows, rows_of_table
 
 pytestmark = pytest.mark.fast
 

@@ -18,11 +18,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "events"))
 from kinds import kinds
 
 from trimtab.core.errors import Misuse
-from trimtab.events.checks import other_unit
-from trimtab.events.conversions import Refused, converted
 from trimtab.events.definitions import Time
+from trimtab.events.values.checks import other_unit
+from trimtab.events.values.conversions import Refused, converted
 from trimtab.features.definitions import request
-from trimtab.serving.request_rows import RequestRows
+from trimtab.serving.answer.request_rows import RequestRows
 
 pytestmark = pytest.mark.fast
 NOW_US = 10**15

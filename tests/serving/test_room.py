@@ -16,9 +16,9 @@ import pytest
 
 from trimtab.core.errors import Misuse
 from trimtab.serving import HttpService, Limits
-from trimtab.serving.http.room import Room, check_decoded, decoded_bytes
-from trimtab.serving.http.routes import Asked
-from trimtab.serving.http.threads import Threads
+from trimtab.serving.http.requests.room import Room, check_decoded, decoded_bytes
+from trimtab.serving.http.requests.threads import Threads
+from trimtab.serving.http.routes.routes import Asked
 from trimtab.serving.problems import Refused
 
 MB = 1 << 20

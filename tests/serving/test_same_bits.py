@@ -19,10 +19,10 @@ import pytest
 import forked
 from trimtab import store
 from trimtab.core.clock import SystemClock
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.serving import Endpoint, PredictionLog, batch_predictions, score_table
-from trimtab.serving.inputs import OfflineInputs
-from trimtab.store.sqlite_log import SqliteLog
+from trimtab.serving.answer.inputs import OfflineInputs
+from trimtab.store.sqlite.log import SqliteLog
 from trimtab.training.runtimes import runtime_for
 
 HERE = Path(__file__).parent

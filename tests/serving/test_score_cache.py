@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import trimtab as tt
 from trimtab.core.errors import Misuse
-from trimtab.serving.score_cache import Cache, CachedScores, CacheFigures, cache
+from trimtab.serving.answer.score_cache import Cache, CachedScores, CacheFigures, cache
 
 
 class Counting:

@@ -8,11 +8,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from trimtab.core.errors import Misuse
-from trimtab.serving.metrics import SIZE_BUCKETS, Metrics
-from trimtab.serving.overview import overview
-from trimtab.serving.process_figures import show_process
-from trimtab.serving.scrape import grown, quantiles, read_scrape
-from trimtab.serving.workers.figures import merged
+from trimtab.serving.observe.metrics import SIZE_BUCKETS, Metrics
+from trimtab.serving.observe.process_metrics import show_process
+from trimtab.serving.observe.scrape import grown, quantiles, read_scrape
+from trimtab.serving.workers.overview import overview
+from trimtab.serving.workers.worker_metrics import merged
 
 pytestmark = pytest.mark.fast
 ODD = 'a"b\\c\nd{e="f"} 1'

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from trimtab.serving.seldom import Seldom
+from trimtab.serving.observe.log_throttle import Seldom
 
 
 class Seconds:

@@ -18,7 +18,7 @@ from trimtab.core.clock import SystemClock
 from trimtab.core.errors import Corrupt, Unavailable
 from trimtab.core.time import HOUR_US
 from trimtab.serving import Applier, Endpoint, HttpService, Limits, Precomputed
-from trimtab.serving.request_rows import RequestRows
+from trimtab.serving.answer.request_rows import RequestRows
 
 Shop = Any  # from conftest
 PREDICT = "/v1/models/late/predict"
@@ -227,7 +227,7 @@ def test_what_answers_and_has_no_right_of_its_own_is_for_who_administers(
         assert (await client.post("/v2/models/late", headers=elsewhere)).status_code == 405
         assert (await client.post("/v2/repository/models/late/load", headers=elsewhere)).status_code == 403
         assert (await client.delete("/pages/models", headers={"host": "127.0.0.1"})).status_code == 200
-        monkeypatch.setattr("trimtab.serving.http.access._WRITES", re.compile("none"))
+        monkeypatch.setattr("trimtab.serving.http.requests.access._WRITES", re.compile("none"))
         assert (await client.post("/v1/events/payments", headers=elsewhere, json={})).status_code == 500
 
     run(HttpService([shop.endpoint], shop.log, more=lambda service: More()), talk)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.serving.arms import Share
+from trimtab.serving.arms.arms import Share
 
 PAGE = Path(__file__).parents[2] / "docs" / "http.md"
 ROW = re.compile(r"\| `(?P<model>\S+)` \| `(?P<line>\S+)` \| `(?P<values>\[.*\])` \| `(?P<packed>[0-9a-f]+)` \| "

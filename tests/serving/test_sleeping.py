@@ -21,12 +21,12 @@ import pytest
 from arro3.io import write_ipc_stream
 from lightgbm import LGBMRegressor
 
-from trimtab.core.columns import Columns, Dtype
+from trimtab.core.columns.data import Columns, Dtype
 from trimtab.core.errors import Unavailable
 from trimtab.serving import Endpoint, HttpService
-from trimtab.serving.batching import BatchCosts
-from trimtab.serving.http.limits import Limits
-from trimtab.training.runtimes.lightgbm_booster import BoosterScorer
+from trimtab.serving.answer.batching import BatchCosts
+from trimtab.serving.http.requests.limits import Limits
+from trimtab.training.runtimes.boosters.lightgbm_booster import BoosterScorer
 
 
 class Drowsy(Endpoint):

@@ -19,9 +19,9 @@ from trimtab.core.clock import SystemClock
 from trimtab.core.errors import Conflict, Unavailable
 from trimtab.core.records import Prediction
 from trimtab.serving import GroupCommit, NotedLog, PredictionIds, PredictionLog
-from trimtab.serving.prediction_log import encode
-from trimtab.serving.red_note import RedNote, red_notes
-from trimtab.serving.spool import SIZE_BYTES, Spool, recover_spools, remove_spools
+from trimtab.serving.log.prediction_log import encode
+from trimtab.serving.log.spool import SIZE_BYTES, Spool, recover_spools, remove_spools
+from trimtab.serving.observe.shared_status import RedNote, red_notes
 from trimtab.store.file_lock import FileLock
 from trimtab.testing import MemoryLog
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from trimtab.serving.http.threads import Threads, still_at_work
+from trimtab.serving.http.requests.threads import Threads, still_at_work
 from trimtab.serving.problems import Refused
 
 

@@ -12,8 +12,8 @@ import pytest
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from processes import within
-from trimtab.serving.http.exchanges import AT_ONCE, Exchange, Untold, Watch
-from trimtab.serving.http.traces import QUEUE, Traces
+from trimtab.serving.http.requests.request_record import AT_ONCE, Exchange, Untold, Watch
+from trimtab.serving.http.requests.traces import QUEUE, Traces
 
 pytestmark = pytest.mark.fast
 

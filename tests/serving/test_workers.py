@@ -26,15 +26,15 @@ from trimtab.core.clock import SystemClock
 from trimtab.core.errors import NotFound, Unavailable
 from trimtab.core.records import Prediction
 from trimtab.serving import PredictionIds
-from trimtab.serving.http import accepting
-from trimtab.serving.metrics import Metrics
+from trimtab.serving.http.server import accepting
+from trimtab.serving.observe.metrics import Metrics
 from trimtab.serving.workers import late_log
-from trimtab.serving.workers.figures import FiguresWriter, SharedMetrics, clear, merged, told
 from trimtab.serving.workers.late_log import LateLog
 from trimtab.serving.workers.states import ServiceState, read_state, remove_state, write_state
 from trimtab.serving.workers.supervisor import Patience, SlotState, Supervisor
 from trimtab.serving.workers.worker import Worker, environment
-from trimtab.store.sqlite_log import SqliteLog
+from trimtab.serving.workers.worker_metrics import FiguresWriter, SharedMetrics, clear, merged, told
+from trimtab.store.sqlite.log import SqliteLog
 
 COMMAND = [sys.executable, str(Path(__file__).parent / "worker_process.py")]
 

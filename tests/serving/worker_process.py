@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 
-from trimtab.serving.workers.line import BEAT, NUDGE, READY, Line
+from trimtab.serving.workers.channel import BEAT, NUDGE, READY, Line
 
 
 def main(fd: int) -> None:

@@ -15,9 +15,9 @@ from trimtab.core.time import DAY_US
 from trimtab.simulation.faults import Fault
 from trimtab.simulation.replay import Replay
 from trimtab.simulation.results import LineResult, ReplayResult
+from trimtab.simulation.scenarios.world import Line
 from trimtab.simulation.streams import Shift, shift
-from trimtab.simulation.world import Line
-from trimtab.stats.lists import unit_losses
+from trimtab.stats.metrics.lists import unit_losses
 
 Kind = Literal["binary", "regression", "classes", "ranking"]
 STRONG, MODERATE = 2 / 3, 0.29  # of a concept shift: a weight of 1.2 becomes -0.4, and 0.5

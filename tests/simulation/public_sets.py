@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 import trimtab as tt
-from trimtab.core.columns import Columns, Dtype
+from trimtab.core.columns.data import Columns, Dtype
 from trimtab.core.time import DAY_US, moment_us
 
 START_US, CONTROL_DAYS, HISTORY_DAYS = moment_us("2020-01-01"), 3 * 365, 180

@@ -17,8 +17,8 @@ from trimtab.core.time import DAY_US
 from trimtab.registry import Registry
 from trimtab.simulation.faults import Fault, fault
 from trimtab.simulation.replay import Replay
-from trimtab.simulation.world import Line
-from trimtab.training.sets import load_manifest
+from trimtab.simulation.scenarios.world import Line
+from trimtab.training.data.sets import load_manifest
 
 DRIFT, OUTAGE, SABOTAGE, DAYS = 40, (70, 73), 90, 125
 STALE_US = DAY_US // 4  # a level older than that is none

@@ -12,14 +12,14 @@ import worlds
 from worlds import day_us
 
 import trimtab as tt
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import HOUR_US
 from trimtab.simulation import Fault, fault, read_faults, ungated
 from trimtab.simulation.faulty_tables import recorded_labels, with_faults
 from trimtab.simulation.replay import Replay
 from trimtab.simulation.results import ReplayResult
-from trimtab.simulation.world import Line
+from trimtab.simulation.scenarios.world import Line
 
 MODEL = worlds.deployed().model
 START_US, END_US = day_us(3), day_us(6)

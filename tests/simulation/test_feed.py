@@ -12,7 +12,7 @@ from worlds import ORIGIN_US
 
 from trimtab import store
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Column, Columns, column
+from trimtab.core.columns.data import Column, Columns, column
 from trimtab.core.time import HOUR_US, MINUTE_US
 from trimtab.events import Event, Quarantine, decode
 from trimtab.features.online.store import OnlineStore

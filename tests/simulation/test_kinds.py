@@ -12,13 +12,13 @@ import pytest
 import worlds
 
 import trimtab as tt
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.simulation.measures import Judged, measures
 from trimtab.simulation.replay import Replay
 from trimtab.simulation.results import LineResult, ReplayResult
-from trimtab.simulation.world import Line
+from trimtab.simulation.scenarios.world import Line
 from trimtab.stats import list_ndcg
 
 HISTORY, DAYS, PER_DAY = 30, 16, 60

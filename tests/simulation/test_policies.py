@@ -14,14 +14,14 @@ from worlds import day_us
 
 import trimtab as tt
 from trimtab import simulation, store
-from trimtab.app.definitions import Definitions
-from trimtab.app.lines import lines_of_policies
+from trimtab.app.start.scenarios import lines_of_policies
+from trimtab.app.state.definitions import Definitions
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Decision
 from trimtab.core.time import DAY_US
 from trimtab.simulation import Refit, Standing, policies
 from trimtab.simulation.results import ReplayResult
-from trimtab.simulation.world import Line
+from trimtab.simulation.scenarios.world import Line
 
 DAYS = 24
 

@@ -15,15 +15,15 @@ import pytest
 from public_sets import PublicSet
 
 import trimtab as tt
-from trimtab.app.definitions import load_definitions
-from trimtab.core.columns import Columns
+from trimtab.app.state.definitions import load_definitions
+from trimtab.core.columns.data import Columns
 from trimtab.core.time import DAY_US, format_moment, moment_us
 from trimtab.events import read_file
 from trimtab.simulation.policies import ungated
 from trimtab.simulation.replay import Replay
 from trimtab.simulation.results import LineResult
-from trimtab.simulation.world import Line
-from trimtab.stats.lists import unit_losses
+from trimtab.simulation.scenarios.world import Line
+from trimtab.stats.metrics.lists import unit_losses
 
 
 def replayed(

@@ -13,10 +13,10 @@ import worlds
 from numpy.typing import NDArray
 
 import trimtab as tt
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.simulation.replay import Replay
-from trimtab.simulation.world import Line
+from trimtab.simulation.scenarios.world import Line
 
 HISTORY = 45  # days before day 0
 SITES = [f"s{n}" for n in range(6)]

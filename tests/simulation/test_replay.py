@@ -16,20 +16,20 @@ from worlds import day_us
 import trimtab as tt
 from trimtab import store
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns, column
+from trimtab.core.columns.data import Columns, column
 from trimtab.core.errors import Misuse
 from trimtab.core.records import Decision, Prediction
 from trimtab.core.time import DAY_US, HOUR_US
-from trimtab.events.frames import NEVER_US
+from trimtab.events.columns.frames import NEVER_US
 from trimtab.features.frames import REASONS
 from trimtab.features.labels import LABEL_STATES
-from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.online.store import OnlineStore
 from trimtab.registry import LoadedModel, Registry
-from trimtab.serving.prediction_log import PredictionLog, input_matrix
-from trimtab.simulation import rows as simulated_rows
+from trimtab.serving.log.prediction_log import PredictionLog, input_matrix
 from trimtab.simulation.results import ReplayResult
-from trimtab.simulation.world import Line
+from trimtab.simulation.scenarios import rows as simulated_rows
+from trimtab.simulation.scenarios.world import Line
 from trimtab.stats import paired_difference
 
 DRIFT_DAY, DAYS = 5, 34

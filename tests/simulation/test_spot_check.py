@@ -11,7 +11,7 @@ import pytest
 import worlds
 
 import trimtab as tt
-from trimtab.app.definitions import load_definitions
+from trimtab.app.state.definitions import load_definitions
 from trimtab.simulation.spot_check import code_of
 
 FUNCTION = """

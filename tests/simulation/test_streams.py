@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import trimtab as tt
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.simulation import Stream, never, shift, ungated
 from trimtab.simulation.measures import Judged, measures
 from trimtab.simulation.replay import Replay
 from trimtab.simulation.results import ReplayResult
+from trimtab.simulation.scenarios.world import Line
 from trimtab.simulation.streams import grown, stream_of
-from trimtab.simulation.world import Line
 from trimtab.training import Model
 
 readings = tt.source("readings", time="read_at", delay="1h", columns={"site": str, "level": float})
@@ -96,7 +96,7 @@ def replayed(folder: Path, made: Stream, lines: list[Line]) -> ReplayResult:
 
 def labels_of(made: Stream, model: Model) -> np.ndarray:
     """The label of each request, in the order of the truth."""
-    from trimtab.core.evaluate_columns import evaluate_columns
+    from trimtab.core.expressions.evaluate_columns import evaluate_columns
 
     table = made.tables["outcomes"]
     values = evaluate_columns(model.label.value, table).to_list()

@@ -12,18 +12,18 @@ from worlds import day_us
 import trimtab as tt
 from trimtab import store
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse
 from trimtab.core.records import Signal
 from trimtab.core.time import DAY_US, HOUR_US
-from trimtab.events.history import History
-from trimtab.monitoring.inputs import InputMonitor
-from trimtab.monitoring.profile_store import Profiles
-from trimtab.monitoring.red_windows import red_windows
+from trimtab.events.columns.history import History
+from trimtab.monitoring.inputs.monitor import InputMonitor
+from trimtab.monitoring.inputs.red_windows import red_windows
+from trimtab.monitoring.profiles.profile_store import Profiles
 from trimtab.registry import Registry
 from trimtab.simulation.replay import Replay
 from trimtab.simulation.results import ReplayResult
-from trimtab.simulation.world import Line
+from trimtab.simulation.scenarios.world import Line
 
 DAYS, FROM, UNTIL = 12, 3.0, 5.0  # the fault lasts from day 3 to day 5
 

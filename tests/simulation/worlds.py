@@ -16,17 +16,17 @@ import numpy as np
 
 import trimtab as tt
 from trimtab import store
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, moment_us
-from trimtab.events.history import History
-from trimtab.serving.prediction_log import PredictionLog
+from trimtab.events.columns.history import History
+from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.simulation.replay import Progress, Replay
 from trimtab.simulation.results import ReplayResult
-from trimtab.simulation.world import Line
+from trimtab.simulation.scenarios.world import Line
 from trimtab.steering.causes import Triggers
 from trimtab.steering.definitions import Deployment
-from trimtab.training.sets import Manifest, TrainingSet, build_training_set, load_manifest
+from trimtab.training.data.sets import Manifest, TrainingSet, build_training_set, load_manifest
 
 ORIGIN_US = moment_us("2020-01-01T00:00:00Z")
 HISTORY_DAYS = 30

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from trimtab.core.errors import Misuse
 from trimtab.stats import auc, block_bootstrap, brier, log_loss, metric_interval, paired_difference
-from trimtab.stats.bootstrap import block_draws, redrawn
+from trimtab.stats.inference.bootstrap import block_draws, redrawn
 
 METRICS = {"auc": auc, "log_loss": log_loss, "brier": brier}
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from trimtab.core.errors import Misuse
-from trimtab.stats.calibration_bound import calibration_error_bound
+from trimtab.stats.metrics.calibration_bound import calibration_error_bound
 from trimtab.stats.scores import expected_calibration_error
 
 

@@ -16,9 +16,9 @@ from trimtab.stats import (
     ranking_figures,
     score_figures,
 )
-from trimtab.stats.bootstrap import resampled
-from trimtab.stats.figures import mean_of
+from trimtab.stats.inference.bootstrap import resampled
 from trimtab.stats.interval import Interval
+from trimtab.stats.metrics.metrics import mean_of
 
 RNG = np.random.default_rng(0)
 

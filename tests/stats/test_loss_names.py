@@ -6,8 +6,8 @@ from sklearn import metrics
 
 from trimtab.core.errors import Misuse
 from trimtab.stats import LOSSES, loss_kind, pinball, quantile_of, row_losses
-from trimtab.stats.loss_names import CLASS_LOSSES
-from trimtab.steering.scales import calibration_gap, gap_unit, loss_cap
+from trimtab.stats.metrics.loss_names import CLASS_LOSSES
+from trimtab.steering.gate.scales import calibration_gap, gap_unit, loss_cap
 
 SCORES = st.lists(st.tuples(st.integers(0, 50), st.floats(0.001, 50.0)), min_size=1, max_size=30)
 

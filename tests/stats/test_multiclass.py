@@ -10,8 +10,8 @@ from sklearn import metrics
 
 from trimtab.core.errors import Misuse
 from trimtab.stats import brier, row_losses, score_figures
-from trimtab.stats.loss_names import CLASS_LOSSES
-from trimtab.stats.multiclass import confusion_table, figures_by_class, macro_auc, top_class
+from trimtab.stats.metrics.loss_names import CLASS_LOSSES
+from trimtab.stats.metrics.multiclass import confusion_table, figures_by_class, macro_auc, top_class
 
 # weights of few values, so that many chances tie
 ROWS = st.lists(st.tuples(st.integers(0, 2), st.tuples(*[st.integers(1, 4)] * 3)), min_size=1, max_size=30)

@@ -15,7 +15,7 @@ from scipy import stats
 
 from trimtab.core.errors import Misuse
 from trimtab.stats import paired_sequence
-from trimtab.stats.sequences import SIZES, critical_t, distance_seen, log_evidence
+from trimtab.stats.inference.sequences import SIZES, critical_t, distance_seen, log_evidence
 
 Floats = NDArray[np.float64]
 LOOKS = 50

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.core.errors import Misuse
-from trimtab.stats.share_evidence import log_above, log_below, log_higher
+from trimtab.stats.inference.share_evidence import log_above, log_below, log_higher
 
 UP, DOWN = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4), (0.0, -0.25, -1.0, -4.0)
 

@@ -8,7 +8,7 @@ import msgspec
 
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Conflict, Misuse
-from trimtab.core.expressions import col
+from trimtab.core.expressions.nodes import col
 from trimtab.core.records import DayQuality, GateRecord
 from trimtab.core.time import DAY_US
 from trimtab.events import Time, source
@@ -17,9 +17,9 @@ from trimtab.monitoring import QualityMonitor
 from trimtab.registry import AliasMove
 from trimtab.registry.aliases import Together
 from trimtab.steering import Controller, Deployment, Ledger, Repair
+from trimtab.steering.candidates.ports import Stored
+from trimtab.steering.candidates.windows import closed_until
 from trimtab.steering.loop_state import Changes, PairedDay
-from trimtab.steering.ports import Stored
-from trimtab.steering.windows import closed_until
 from trimtab.store import Append, Catalog, Entry, Put, Record, Remove
 from trimtab.training import model
 

@@ -11,8 +11,8 @@ from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
 from trimtab.core.time import DAY_US
 from trimtab.monitoring import Watch
 from trimtab.steering import deployment, every, on_quality_drop
+from trimtab.steering.candidates.ports import Stored
 from trimtab.steering.loop_state import Changes
-from trimtab.steering.ports import Stored
 from trimtab.store import Catalog, Put, Remove
 
 

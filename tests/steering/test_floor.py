@@ -12,7 +12,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.records import GateRecord
 from trimtab.core.time import DAY_US
 from trimtab.steering import Window, beats_champion, judge
-from trimtab.steering.slices import Part
+from trimtab.steering.gate.slices import Part
 
 Floats = np.ndarray
 

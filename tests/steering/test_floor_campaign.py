@@ -12,16 +12,16 @@ import pytest
 from lightgbm import LGBMClassifier
 from sklearn.linear_model import LogisticRegression
 
-from trimtab.core.columns import Columns
-from trimtab.core.expressions import col
+from trimtab.core.columns.data import Columns
+from trimtab.core.expressions.nodes import col
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.events import Time, source
-from trimtab.events.frames import NEVER_US, EventFrame
+from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.features.definitions import label, request
-from trimtab.stats.losses import row_losses
-from trimtab.steering.floor import floor_checks
+from trimtab.stats.metrics.losses import row_losses
+from trimtab.steering.gate.floor import floor_checks
 from trimtab.training import Model, build_training_set, fit, model
-from trimtab.training.baselines import baseline_scores
+from trimtab.training.judge.baselines import baseline_scores
 
 DAYS, WINDOW, NAMES = 60, 14, "abcd"
 

@@ -9,7 +9,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.records import GateCheck, GateRecord
 from trimtab.core.time import DAY_US
 from trimtab.steering import BeatsChampion, Window, beats_champion, judge
-from trimtab.steering.slices import Part
+from trimtab.steering.gate.slices import Part
 
 RULE = BeatsChampion(margin=0.002)
 

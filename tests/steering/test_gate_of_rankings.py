@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from trimtab.core.errors import Misuse
-from trimtab.core.expressions import col
+from trimtab.core.expressions.nodes import col
 from trimtab.core.records import GateRecord
 from trimtab.core.time import DAY_US
 from trimtab.events.definitions import Time, source
 from trimtab.features.definitions import label, request
 from trimtab.stats import list_ndcg, paired_mean_bound
 from trimtab.steering import BeatsChampion, Window, beats_champion, deployment, judge
-from trimtab.steering.scales import label_unit, loss_cap, mean_distance, refit_distance
-from trimtab.steering.slices import Part
+from trimtab.steering.gate.scales import label_unit, loss_cap, mean_distance, refit_distance
+from trimtab.steering.gate.slices import Part
 from trimtab.training import Model, model
 
 RNG = np.random.default_rng(3)

@@ -8,7 +8,7 @@ import pytest
 from trimtab.core.records import LOSS_CAP
 from trimtab.core.time import DAY_US
 from trimtab.steering import BeatsChampion, Window, judge
-from trimtab.steering.scales import (
+from trimtab.steering.gate.scales import (
     calibration_gap,
     gap_unit,
     label_unit,

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from trimtab.core.records import ChangeOnset
 from trimtab.core.time import DAY_US
-from trimtab.steering.plans import Plan, newest_plan, of_window, onset_plan, plan_in_words
-from trimtab.steering.windows import Stretch
-from trimtab.training.weights import age_weights
+from trimtab.steering.candidates.plans import Plan, newest_plan, of_window, onset_plan, plan_in_words
+from trimtab.steering.candidates.windows import Stretch
+from trimtab.training.data.weights import age_weights
 
 DAYS = 40
 

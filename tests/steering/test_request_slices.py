@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from sklearn.linear_model import LogisticRegression
 
-from trimtab.core.expressions import Expression, col
+from trimtab.core.expressions.nodes import Expression, col
 from trimtab.events.definitions import Time, source
 from trimtab.features.aggregates import mean
 from trimtab.features.definitions import label, request, view
+from trimtab.steering.candidates.references import request_slices
 from trimtab.steering.definitions import BeatsChampion, beats_champion, deployment
-from trimtab.steering.references import request_slices
 from trimtab.training import model
 
 TRIP = request(

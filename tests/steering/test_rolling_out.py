@@ -12,8 +12,8 @@ from trimtab import store
 from trimtab.core.errors import Conflict, Misuse, Unavailable
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.steering import Deployment, deployment, every, on_quality_drop
+from trimtab.steering.candidates.ports import ChampionFailed
 from trimtab.steering.loop_state import FREEZE
-from trimtab.steering.ports import ChampionFailed
 from trimtab.steering.rollouts import rollout
 from trimtab.store import Catalog, Put, Remove
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from rig import Bench
 
 from trimtab.core.time import DAY_US
-from trimtab.stats.losses import row_losses
-from trimtab.steering.gate import Window
+from trimtab.stats.metrics.losses import row_losses
+from trimtab.steering.candidates.shadowing import LEAST_ROWS, _pooled, compared_days, hopeless, judged, visible
+from trimtab.steering.gate.gate import Window
 from trimtab.steering.loop_state import Changes, PairedDay
 from trimtab.steering.rollouts import rollout
-from trimtab.steering.shadowing import LEAST_ROWS, _pooled, compared_days, hopeless, judged, visible
 
 
 def days(differences: list[float], *, rows: int = 500, champion: float = 0.5) -> tuple[PairedDay, ...]:

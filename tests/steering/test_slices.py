@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from trimtab.core.time import DAY_US
-from trimtab.steering.slices import EVERY_SLICE, Part, slice_checks
+from trimtab.steering.gate.slices import EVERY_SLICE, Part, slice_checks
 
 
 def differences(seed: int, rows: int = 4_000, kinds: int = 12) -> tuple[np.ndarray, np.ndarray, list[Part]]:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.stats.paired import paired_mean_bound
+from trimtab.stats.inference.paired import paired_mean_bound
 from trimtab.steering.definitions import beats_champion
-from trimtab.steering.tries import Judgement, number_of, stricter
+from trimtab.steering.gate.repeated_comparisons import Judgement, number_of, stricter
 
 DAYS = st.integers(0, 20)
 WINDOWS = st.tuples(st.sampled_from("ab"), DAYS, st.integers(1, 15)).map(lambda w: Judgement(w[0], w[1], w[1] + w[2]))

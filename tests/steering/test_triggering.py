@@ -18,13 +18,13 @@ from trimtab import store
 from trimtab.core.errors import Misuse
 from trimtab.core.records import ChangeOnset
 from trimtab.core.time import DAY_US
-from trimtab.monitoring.watches import Figure, Watch
-from trimtab.stats.edetector import AlarmState, learn_alarm, update_alarm
+from trimtab.monitoring.quality.watches import Figure, Watch
+from trimtab.stats.inference.edetector import AlarmState, learn_alarm, update_alarm
 from trimtab.steering import deployment
-from trimtab.steering.budgets import spent_budget, with_fits
 from trimtab.steering.causes import Every, OnNewLabels, Single, Triggers, parts_of_trigger
+from trimtab.steering.loop.budgets import spent_budget, with_fits
+from trimtab.steering.loop.triggering import Seen, find_trigger
 from trimtab.steering.loop_state import REQUEST, LoopState, Quiet, Requested
-from trimtab.steering.triggering import Seen, find_trigger
 from trimtab.store import Catalog, Put
 
 NOW_US = 100 * DAY_US

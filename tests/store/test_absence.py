@@ -14,7 +14,7 @@ import pytest
 
 import forked
 from trimtab.core.errors import Corrupt
-from trimtab.store.lmdb_kv import LmdbKeyValue
+from trimtab.store.lmdb.kv import LmdbKeyValue
 
 KEYS = 3_000
 SHORT, LONG = 40, 200

@@ -16,7 +16,7 @@ from trimtab.core.errors import Corrupt, Unavailable
 from trimtab.store import Append, Put
 from trimtab.store.fork_gate import ForkGate
 from trimtab.store.sql_catalog import SqlCatalog
-from trimtab.store.write_turn import WriteTurn
+from trimtab.store.sqlite.write_turn import WriteTurn
 
 
 def write_one(path: Path, key: str) -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from trimtab import store
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Corrupt, TrimtabError
-from trimtab.store.delta_table import DeltaTable
+from trimtab.store.delta.table import DeltaTable
 from trimtab.store.file_blob import FileBlob, blob_files
-from trimtab.store.lmdb_kv import LmdbKeyValue
+from trimtab.store.lmdb.kv import LmdbKeyValue
 from trimtab.store.sql_catalog import SqlCatalog
-from trimtab.store.sqlite_log import SqliteLog
+from trimtab.store.sqlite.log import SqliteLog
 
 FLIPS, MANY_FLIPS = 60, 3_000
 

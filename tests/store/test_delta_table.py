@@ -10,9 +10,9 @@ import deltalake
 import duckdb
 import pytest
 
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Corrupt, Misuse, NotFound
-from trimtab.store.delta_table import DeltaTable, _not_now
+from trimtab.store.delta.table import DeltaTable, _not_now
 from trimtab.testing import TableContract
 
 Start = Callable[[str, str, Path], subprocess.Popen[str]]
@@ -140,8 +140,8 @@ def test_a_forked_child_is_told_to_spawn(in_child: Callable[[Callable[[], object
 
 def test_a_full_disk_is_called_so_and_no_colours_are_shown(tmp_path: Path) -> None:
     code = (
-        "import resource, sys\nfrom pathlib import Path\nfrom trimtab.core.columns import Columns\n"
-        "from trimtab.core.errors import Unavailable\nfrom trimtab.store.delta_table import DeltaTable\n"
+        "import resource, sys\nfrom pathlib import Path\nfrom trimtab.core.columns.data import Columns\n"
+        "from trimtab.core.errors import Unavailable\nfrom trimtab.store.delta.table import DeltaTable\n"
         "table = DeltaTable(Path(sys.argv[1]))\nrows = Columns.of({'n': ('int', [1])})\n"
         "table.append(rows, writer='w', position=1)\nresource.setrlimit(resource.RLIMIT_FSIZE, (200,) * 2)\n"
         "try: table.append(rows, writer='w', position=2)\nexcept Unavailable as error: print(error)\n"
@@ -160,8 +160,8 @@ def test_a_full_disk_is_called_so_and_no_colours_are_shown(tmp_path: Path) -> No
 
 def test_a_full_disk_is_called_so_where_rows_are_written(tmp_path: Path) -> None:
     program = (
-        "import resource, signal, sys\nfrom pathlib import Path\nfrom trimtab.core.columns import Columns\n"
-        "from trimtab.store.delta_table import DeltaTable\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "import resource, signal, sys\nfrom pathlib import Path\nfrom trimtab.core.columns.data import Columns\n"
+        "from trimtab.store.delta.table import DeltaTable\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "rows = Columns.of({'n': ('str', [str(n * n * 7919 % 1000003) for n in range(20_000)])})\n"
         "table = DeltaTable(Path(sys.argv[1]))\ntable.append(rows.take(slice(9)), writer='w', position=1)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000,) * 2)\n"
@@ -175,8 +175,8 @@ def test_a_full_disk_is_called_so_where_rows_are_written(tmp_path: Path) -> None
 APPENDS = """
 import sys
 from pathlib import Path
-from trimtab.core.columns import Columns
-from trimtab.store.delta_table import DeltaTable
+from trimtab.core.columns.data import Columns
+from trimtab.store.delta.table import DeltaTable
 table = DeltaTable(Path(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.readline()

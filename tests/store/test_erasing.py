@@ -11,11 +11,11 @@ import duckdb
 import pytest
 
 import forked
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Conflict, Unavailable
-from trimtab.store.delta_table import DeltaTable
-from trimtab.store.lmdb_kv import LmdbKeyValue
-from trimtab.store.sqlite_log import SqliteLog
+from trimtab.store.delta.table import DeltaTable
+from trimtab.store.lmdb.kv import LmdbKeyValue
+from trimtab.store.sqlite.log import SqliteLog
 
 
 def files_with(folder: Path, needle: bytes) -> list[str]:
@@ -91,7 +91,7 @@ def test_no_page_of_a_map_keeps_what_was_deleted_or_replaced(tmp_path: Path) -> 
 HOLDER = """
 import sys
 from pathlib import Path
-from trimtab.store.lmdb_kv import LmdbKeyValue
+from trimtab.store.lmdb.kv import LmdbKeyValue
 
 with LmdbKeyValue(Path(sys.argv[1])) as store:
     print(store.get(b"a"), flush=True)

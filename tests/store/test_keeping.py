@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Conflict, NotFound, Unavailable
-from trimtab.store.delta_table import DeltaTable
-from trimtab.store.lmdb_kv import LmdbKeyValue
+from trimtab.store.delta.table import DeltaTable
+from trimtab.store.lmdb.kv import LmdbKeyValue
 from trimtab.store.log_places import positions_before
 from trimtab.store.ports import Put
 from trimtab.store.sql_catalog import SqlCatalog
-from trimtab.store.sqlite_log import SqliteLog
+from trimtab.store.sqlite.log import SqliteLog
 from trimtab.testing import MemoryLog
 
 

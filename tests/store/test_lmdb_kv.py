@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.core.errors import Conflict, Corrupt, Misuse
-from trimtab.store.lmdb_kv import LmdbKeyValue
+from trimtab.store.lmdb.kv import LmdbKeyValue
 from trimtab.testing import KeyValueContract, MemoryKeyValue
 
 Start = Callable[[str, str, Path], subprocess.Popen[str]]

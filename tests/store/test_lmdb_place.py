@@ -11,8 +11,8 @@ import lmdb
 import pytest
 
 from trimtab.core.errors import Corrupt, Unavailable
-from trimtab.store.lmdb_kv import LmdbKeyValue
-from trimtab.store.lmdb_length import is_cut
+from trimtab.store.lmdb.kv import LmdbKeyValue
+from trimtab.store.lmdb.length import is_cut
 
 
 def test_a_file_that_was_cut_short_anywhere_is_refused_and_ends_no_process(tmp_path: Path) -> None:

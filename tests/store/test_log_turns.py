@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from trimtab.core.errors import Misuse, Unavailable
-from trimtab.store import sqlite_log
 from trimtab.store.file_lock import FileLock
-from trimtab.store.sqlite_log import SqliteLog
+from trimtab.store.sqlite import log as sqlite_log
+from trimtab.store.sqlite.log import SqliteLog
 
 TURNS = ("append", "close", "_close", "upkeep", "_alone", "_wait", "_lead", "_write", "_pass_lead", "_leave")
 WAIT_S = 20  # what passes in milliseconds, unless somebody waits for ever

@@ -11,7 +11,7 @@ from trimtab import store
 from trimtab.core.errors import Misuse
 from trimtab.core.urls import mask_url
 from trimtab.store.sql_catalog import SqlCatalog
-from trimtab.store.sqlite_log import SqliteLog
+from trimtab.store.sqlite.log import SqliteLog
 
 
 @pytest.mark.fast

@@ -19,8 +19,8 @@ from trimtab.core.errors import Unavailable
 from trimtab.store.durable_files import unwritable
 from trimtab.store.file_blob import FileBlob
 from trimtab.store.file_lock import FileLock
-from trimtab.store.lmdb_kv import LmdbKeyValue
-from trimtab.store.sqlite_log import SqliteLog
+from trimtab.store.lmdb.kv import LmdbKeyValue
+from trimtab.store.sqlite.log import SqliteLog
 
 _V3, _OVERRIDE = 0x20080522, 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH: root writes where nobody may
 
@@ -146,7 +146,7 @@ def test_a_key_value_store_that_was_never_made_is_empty_where_none_can_be_made(t
 
 def test_a_key_value_store_that_somebody_else_has_open_is_not_read_without_locks(tmp_path: Path) -> None:
     held = (
-        "import sys; from pathlib import Path; from trimtab.store.lmdb_kv import LmdbKeyValue\n"
+        "import sys; from pathlib import Path; from trimtab.store.lmdb.kv import LmdbKeyValue\n"
         "store = LmdbKeyValue(Path(sys.argv[1])); store.write({b'a': b'1'}); print(flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", held, str(tmp_path / "kv")]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import forked
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Conflict, Corrupt, Misuse, Unavailable
-from trimtab.store.sqlite_log import SqliteLog
+from trimtab.store.sqlite.log import SqliteLog
 from trimtab.testing import LogContract, MemoryLog
 
 Start = Callable[[str, str, Path], subprocess.Popen[str]]
@@ -198,7 +198,7 @@ def test_appends_fold_where_nobody_does_in_time(tmp_path: Path) -> None:
 def test_a_process_that_is_killed_after_upkeep_leaves_all_that_it_acknowledged(tmp_path: Path) -> None:
     child = """
 import os, sys, pathlib
-from trimtab.store.sqlite_log import SqliteLog
+from trimtab.store.sqlite.log import SqliteLog
 log = SqliteLog(pathlib.Path(sys.argv[1]), mode="durable")
 for n in range(40):
     log.append([b"%d" % n])

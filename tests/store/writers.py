@@ -81,7 +81,7 @@ def counter(path: Path) -> Write:
 
 
 def table_writer(path: Path, writer: str = "w") -> Write:
-    from trimtab.core.columns import Columns
+    from trimtab.core.columns.data import Columns
 
     table = store.open(f"delta://{path}", "table")
 

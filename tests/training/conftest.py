@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from trimtab.core.columns import Columns, column
-from trimtab.core.expressions import col
+from trimtab.core.columns.data import Columns, column
+from trimtab.core.expressions.nodes import col
 from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.events.definitions import Time, source
-from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.features.aggregates import mean
 from trimtab.features.definitions import label, request, view
 from trimtab.training import Model, TrainingSet, build_training_set, model

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.training import fit
-from trimtab.training.answers import LoggedAnswers
-from trimtab.training.artifact import Artifact
-from trimtab.training.classes import Classes
+from trimtab.training.data.answers import LoggedAnswers
+from trimtab.training.fitting.artifact import Artifact
+from trimtab.training.fitting.classes import Classes
 
 NAMES = ("a", "b", "c")
 NUMBERS = st.sampled_from([0.0, -0.0, 1.0, 1.0 + 2**-52, math.nan, math.inf])

@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from trimtab.core.errors import Misuse
-from trimtab.core.expressions import col
+from trimtab.core.expressions.nodes import col
 from trimtab.training import TrainingSet, fit
 
 

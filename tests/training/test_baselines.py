@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from trimtab.core.expressions import col
+from trimtab.core.expressions.nodes import col
 from trimtab.core.time import HOUR_US
 from trimtab.training import time_split
-from trimtab.training.baselines import baseline_scores
+from trimtab.training.judge.baselines import baseline_scores
 
 
 def of_the_week_before(training_set: Any, row: int, start: float, prior: float) -> float:

@@ -11,11 +11,11 @@ from sklearn.linear_model import LogisticRegression, SGDClassifier
 
 import trimtab as tt
 from trimtab.core.errors import Misuse
-from trimtab.core.expressions import col
+from trimtab.core.expressions.nodes import col
 from trimtab.features.definitions import label
 from trimtab.stats.recalibration import ClassOdds, LogOdds
 from trimtab.training import OnlineLearner, TrainingSet, build_training_set, evaluate, fit, fit_online, time_split
-from trimtab.training.artifact import decode_artifact, encode_artifact, golden_difference, scorer_for
+from trimtab.training.fitting.artifact import decode_artifact, encode_artifact, golden_difference, scorer_for
 
 
 def overfitted() -> Any:
@@ -110,7 +110,7 @@ def test_an_artifact_of_before_there_was_calibration_is_read(world: Any, trainin
 
 
 def test_a_recipe_without_calibration_keeps_its_hash(world: Any) -> None:
-    from trimtab.core.code import code_hash
+    from trimtab.core.expressions.code import code_hash
     from trimtab.core.hashing import content_hash
 
     model = world.model

@@ -11,13 +11,13 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import Ridge
 
 from trimtab.core.errors import Misuse
-from trimtab.core.expressions import col
+from trimtab.core.expressions.nodes import col
 from trimtab.run import progress
 from trimtab.stats.scores import log_loss
 from trimtab.training import Evaluation, TrainingSet, evaluate, fit, time_split
-from trimtab.training.backtest import FOLDS
-from trimtab.training.baselines import BASELINES
-from trimtab.training.learning_curve import SHARES
+from trimtab.training.judge.backtest import FOLDS
+from trimtab.training.judge.baselines import BASELINES
+from trimtab.training.judge.learning_curve import SHARES
 
 
 def test_an_evaluation_judges_the_holdout_beside_its_baselines(world: Any, training_set: TrainingSet) -> None:

@@ -11,14 +11,14 @@ from lightgbm import LGBMClassifier, LGBMRegressor
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression, PoissonRegressor
 
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse
-from trimtab.core.expressions import col
+from trimtab.core.expressions.nodes import col
 from trimtab.core.time import DAY_US
 from trimtab.stats import pinball
 from trimtab.training import Evaluation, TrainingSet, evaluate, fit, time_split
-from trimtab.training.parts import values_of
-from trimtab.training.sets import numbered_lists
+from trimtab.training.data.sets import numbered_lists
+from trimtab.training.judge.parts import values_of
 
 
 def judged(world: Any, training_set: TrainingSet, **options: Any) -> Evaluation:

@@ -14,9 +14,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from trimtab.core.errors import Misuse
-from trimtab.core.expressions import col
+from trimtab.core.expressions.nodes import col
 from trimtab.training import TrainingSet, fit
-from trimtab.training.artifact import decode_artifact, golden_difference, golden_rows, scorer_for
+from trimtab.training.fitting.artifact import decode_artifact, golden_difference, golden_rows, scorer_for
 from trimtab.training.runtimes import sklearn
 from trimtab.training.runtimes.choosing import chooser
 from trimtab.training.runtimes.sklearn_rows import quick_row

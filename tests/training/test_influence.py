@@ -12,13 +12,13 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from trimtab.core.errors import Misuse
-from trimtab.core.expressions import col
+from trimtab.core.expressions.nodes import col
 from trimtab.features.definitions import label
 from trimtab.training import TrainingSet, build_training_set, evaluate, fit, time_split
-from trimtab.training.backtest import backtest
-from trimtab.training.folds import known_before
-from trimtab.training.influence import influences
-from trimtab.training.parts import Judged
+from trimtab.training.fitting.folds import known_before
+from trimtab.training.judge.backtest import backtest
+from trimtab.training.judge.influence import influences
+from trimtab.training.judge.parts import Judged
 
 
 def several(make: Any, estimator: Any, classes: list[str], edges: Sequence[float] = (5.0, 25.0)) -> Any:

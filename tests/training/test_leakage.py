@@ -10,17 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from trimtab.core.columns import Column, Columns, column
+from trimtab.core.columns.data import Column, Columns, column
 from trimtab.core.errors import Misuse
-from trimtab.core.expressions import col
+from trimtab.core.expressions.nodes import col
 from trimtab.events.definitions import Time
 from trimtab.features.aggregates import mean
 from trimtab.features.definitions import label, request, view
 from trimtab.stats.association import auc_interval, r_squared_interval, share_interval
 from trimtab.training import Evaluation, Model, TrainingSet, evaluate, fit, model, time_split
-from trimtab.training.foretelling import foretell
-from trimtab.training.hindsight import Hindsight, hindsight
-from trimtab.training.leakage import columns_read, find_leaks
+from trimtab.training.data.leakage import columns_read, find_leaks
+from trimtab.training.data.predictive_power import foretell
+from trimtab.training.data.retroactive_changes import Hindsight, hindsight
 
 
 def look(made: Model, training_set: TrainingSet) -> list[tuple[str, str, str]]:

@@ -17,10 +17,10 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from trimtab.stats.recalibration import fit_recalibration
 from trimtab.training import onnx
-from trimtab.training.calibrated import CalibratedScorer
-from trimtab.training.classes import Classes, ClassScorer
+from trimtab.training.fitting.calibrated import CalibratedScorer
+from trimtab.training.fitting.classes import Classes, ClassScorer
+from trimtab.training.fitting.standardize import StandardizedScorer, fit_standardize
 from trimtab.training.runtimes import runtime_for
-from trimtab.training.standardize import StandardizedScorer, fit_standardize
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(200, 5))
@@ -114,7 +114,7 @@ def test_what_is_around_a_scorer_goes_with_it() -> None:
 @pytest.mark.usefixtures("uncollected")
 def test_compiled_trees_of_catboost_are_freed_without_the_collector() -> None:
     pytest.importorskip("catboost")
-    from trimtab.training.runtimes.catboost_code import _sum_of_leaves, _Tree
+    from trimtab.training.runtimes.boosters.catboost_code import _sum_of_leaves, _Tree
 
     total = _sum_of_leaves([_Tree(splits=[], leaf_values=[1.5])], {0: 0}, 1)
     assert total([0.0]) == 1.5

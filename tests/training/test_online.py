@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression, SGDClassifier, SGDRegressor
 from sklearn.naive_bayes import GaussianNB
 
 from trimtab.core.errors import Corrupt, Misuse
-from trimtab.core.expressions import col
+from trimtab.core.expressions.nodes import col
 from trimtab.training import Fitted, OnlineLearner, TrainingSet, fit, fit_online
 
 pytestmark = pytest.mark.fast

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Corrupt
-from trimtab.training.parquet import columns_hash, read_parquet, write_parquet
+from trimtab.training.data.parquet import columns_hash, read_parquet, write_parquet
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
 VALUES = {

@@ -12,22 +12,22 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from trimtab.core.columns import Columns, column
+from trimtab.core.columns.data import Columns, column
 from trimtab.core.errors import Misuse
-from trimtab.core.expressions import col
+from trimtab.core.expressions.nodes import col
 from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.events.definitions import Time, source
-from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.features.definitions import label, request
 from trimtab.store.file_blob import FileBlob
 from trimtab.training import Model, TrainingSet, build_training_set, fit, model
-from trimtab.training.evaluation import Evaluation, evaluate
-from trimtab.training.fitting import training_target
-from trimtab.training.folds import known_before
-from trimtab.training.sets import load_training_set, save_training_set
-from trimtab.training.splits import time_split, walk_forward
+from trimtab.training.data.sets import load_training_set, save_training_set
+from trimtab.training.data.weights import weigh
+from trimtab.training.fitting.fit import training_target
+from trimtab.training.fitting.folds import known_before
+from trimtab.training.fitting.splits import time_split, walk_forward
+from trimtab.training.judge.evaluation import Evaluation, evaluate
 from trimtab.training.weighting import sample
-from trimtab.training.weights import weigh
 
 START_US = 1_356_998_400_000_000  # 2013-01-01
 
@@ -439,7 +439,7 @@ def test_a_feature_that_is_the_relevance_is_a_leak(training_set: TrainingSet, sh
 
 def test_the_parameters_of_a_ranker_are_searched_for(training_set: TrainingSet):
     import trimtab as tt
-    from trimtab.training.search_trials import best_trial, run_trials
+    from trimtab.training.fitting.search_trials import best_trial, run_trials
 
     def sized(leaves: int = 4) -> Any:
         return ranker(n_estimators=5, num_leaves=leaves)()

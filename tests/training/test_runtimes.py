@@ -22,9 +22,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
+from trimtab.training.fitting.standardize import StandardizedScorer, fit_standardize
 from trimtab.training.runtimes import runtime_for, runtime_named
 from trimtab.training.runtimes.choose import missing_library
-from trimtab.training.standardize import StandardizedScorer, fit_standardize
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(300, 5))

@@ -15,10 +15,10 @@ from sklearn.linear_model import LogisticRegression
 
 import trimtab as tt
 from trimtab.core.errors import Misuse
-from trimtab.training.folds import known_before
+from trimtab.training.data.sets import TrainingSet
+from trimtab.training.fitting.folds import known_before
+from trimtab.training.fitting.search_trials import Proposal, Trial, best_trial, run_trials, with_parameters
 from trimtab.training.search import Chosen, Search, checked_search
-from trimtab.training.search_trials import Proposal, Trial, best_trial, run_trials, with_parameters
-from trimtab.training.sets import TrainingSet
 
 optuna = pytest.importorskip("optuna")
 SPACES = {"strength": tt.number(0.001, 100.0, log=True), "intercept": tt.choice(True, False)}

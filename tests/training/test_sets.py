@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from trimtab.core.columns import Columns, column
+from trimtab.core.columns.data import Columns, column
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.time import DAY_US
 from trimtab.store.file_blob import FileBlob
@@ -20,7 +20,7 @@ from trimtab.training import (
     load_training_set,
     save_training_set,
 )
-from trimtab.training.sets import LeftOut
+from trimtab.training.data.sets import LeftOut
 
 pytestmark = pytest.mark.fast
 

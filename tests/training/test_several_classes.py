@@ -13,16 +13,17 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression, Ridge
 
 import trimtab as tt
-from trimtab.core.columns import Columns, column
+from trimtab.core.columns.data import Columns, column
 from trimtab.core.errors import Misuse
-from trimtab.core.expressions import col
+from trimtab.core.expressions.nodes import col
 from trimtab.core.hashing import bytes_hash
 from trimtab.core.time import DAY_US
 from trimtab.events.definitions import Time, source
 from trimtab.features.definitions import label
 from trimtab.features.encoding import Encoding
 from trimtab.training import evaluate, fit, fit_online, model, time_split
-from trimtab.training.artifact import (
+from trimtab.training.data.leakage import find_leaks
+from trimtab.training.fitting.artifact import (
     Artifact,
     Golden,
     decode_artifact,
@@ -30,8 +31,7 @@ from trimtab.training.artifact import (
     golden_difference,
     scorer_for,
 )
-from trimtab.training.classes import Classes, aligned
-from trimtab.training.leakage import find_leaks
+from trimtab.training.fitting.classes import Classes, aligned
 
 CLASSES = ["on_time", "late", "cancelled"]
 LANDINGS = source(

@@ -17,14 +17,14 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 import trimtab as tt
-from trimtab.core.columns import Column
+from trimtab.core.columns.data import Column
 from trimtab.core.errors import Misuse
-from trimtab.core.expressions import col
+from trimtab.core.expressions.nodes import col
 from trimtab.training import Model, TrainingSet, build_training_set, evaluate, fit, fit_online, model, time_split
+from trimtab.training.data.weights import effective_rows, weigh
+from trimtab.training.fitting.standardize import fit_standardize
 from trimtab.training.runtimes import runtime_for
-from trimtab.training.standardize import fit_standardize
 from trimtab.training.weighting import Sample
-from trimtab.training.weights import effective_rows, weigh
 
 
 def declared(world: Any, **options: Any) -> Model:

@@ -4,17 +4,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trimtab.app.definitions import Definitions, load_definitions
-    from trimtab.app.explain import Explanation
+    from trimtab.app.inspect.explain import Explanation
+    from trimtab.app.inspect.status import Status
     from trimtab.app.project import Project, open_project
-    from trimtab.app.status import Status
+    from trimtab.app.state.definitions import Definitions, load_definitions
 
 _HOMES = {
-    "Definitions": "definitions",
-    "Explanation": "explain",
+    "Definitions": "state.definitions",
+    "Explanation": "inspect.explain",
     "Project": "project",
-    "Status": "status",
-    "load_definitions": "definitions",
+    "Status": "inspect.status",
+    "load_definitions": "state.definitions",
     "open_project": "project",
 }
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
 
-from trimtab.app.definitions import load_definitions
-from trimtab.app.retention_needs import check_retention
-from trimtab.app.wiring import Wiring
+from trimtab.app.state.definitions import load_definitions
+from trimtab.app.state.retention_needs import check_retention
+from trimtab.app.system import Wiring
 from trimtab.core.clock import Clock
 from trimtab.core.config import FILE, load_config
 from trimtab.core.errors import Conflict, Misuse, NotFound
@@ -27,32 +27,32 @@ from trimtab.store import Put, Remove
 if TYPE_CHECKING:
     import datetime as dt
 
-    from trimtab.app.alert_overview import AlertOverview
-    from trimtab.app.alerting import TriedReceiver
-    from trimtab.app.applying import AppliedPlan
-    from trimtab.app.backup import Backup
-    from trimtab.app.disk import Disk
-    from trimtab.app.erasure import Forgotten
-    from trimtab.app.explain import Explanation
-    from trimtab.app.feature_catalogue import Catalogue
-    from trimtab.app.feature_tables import AsKnown, FeatureFile, FeatureTable, How, Of
-    from trimtab.app.loading import Ingested
-    from trimtab.app.planning import Plan
-    from trimtab.app.promoting import Promotion
-    from trimtab.app.quality import By
-    from trimtab.app.recovering import Recovered
-    from trimtab.app.retention import Retained
-    from trimtab.app.searches import Searched
-    from trimtab.app.skew_report import SkewReport
-    from trimtab.app.status import Status
-    from trimtab.app.ticking import Ticked
-    from trimtab.core.columns import Columns
-    from trimtab.events.files import Rows, Table
+    from trimtab.app.alerts.alert_overview import AlertOverview
+    from trimtab.app.alerts.alerting import TriedReceiver
+    from trimtab.app.features.feature_catalogue import Catalogue
+    from trimtab.app.features.feature_tables import AsKnown, FeatureFile, FeatureTable, How, Of
+    from trimtab.app.features.loading import Ingested
+    from trimtab.app.inspect.explain import Explanation
+    from trimtab.app.inspect.quality import By
+    from trimtab.app.inspect.skew_report import SkewReport
+    from trimtab.app.inspect.status import Status
+    from trimtab.app.keep.backup import Backup
+    from trimtab.app.keep.disk import Disk
+    from trimtab.app.keep.erasure import Forgotten
+    from trimtab.app.keep.recovering import Recovered
+    from trimtab.app.keep.retention import Retained
+    from trimtab.app.plan.applying import AppliedPlan
+    from trimtab.app.plan.planning import Plan
+    from trimtab.app.state.searches import Searched
+    from trimtab.app.training.promoting import Promotion
+    from trimtab.app.training.ticking import Ticked
+    from trimtab.core.columns.data import Columns
+    from trimtab.events.files.files import Rows, Table
     from trimtab.events.ingest import Pushed
     from trimtab.events.quarantine import Replayed, SetAside
     from trimtab.events.tables import Materialised
     from trimtab.features.online.compaction import Compacted
-    from trimtab.monitoring.red_windows import RedWindow
+    from trimtab.monitoring.inputs.red_windows import RedWindow
     from trimtab.registry import Version
     from trimtab.registry.collecting.collector import Collection
     from trimtab.registry.describing.compare import Comparison
@@ -60,13 +60,13 @@ if TYPE_CHECKING:
     from trimtab.registry.searching import Found
     from trimtab.registry.transfer.export import Exported
     from trimtab.run import Run
-    from trimtab.serving.batch import Manifest
+    from trimtab.serving.answer.batch import Manifest
     from trimtab.simulation.faults import Fault
     from trimtab.simulation.policies import Policy
     from trimtab.simulation.results import ReplayResult
     from trimtab.simulation.streams import Stream
-    from trimtab.steering.stages import Stage
-    from trimtab.training.evaluation import Evaluation
+    from trimtab.steering.loop.stages import Stage
+    from trimtab.training.judge.evaluation import Evaluation
 
 Meter = Callable[[int, int], object]
 
@@ -94,7 +94,7 @@ def open_project(
     definitions = load_definitions(config.project_file)
     check_retention(config.retention, definitions)
     if config.alerts.receivers:
-        from trimtab.app.alerting import check_receivers
+        from trimtab.app.alerts.alerting import check_receivers
 
         check_receivers(config.alerts, definitions, config.folder / FILE)
     return Project(config, definitions, clock=clock, state=None if state is None else _path("state", state))
@@ -144,7 +144,7 @@ class Project(Wiring):
             NotFound: There is no such source or file.
             Misuse: The file cannot be read as a table, or lacks a column. Nothing was done.
         """
-        from trimtab.app.loading import load_rows
+        from trimtab.app.features.loading import load_rows
 
         return load_rows(self, source, file, history=history, absent_ok=absent_ok, progress=progress)
 
@@ -228,7 +228,7 @@ class Project(Wiring):
             Unavailable: There are too few labels.
             Conflict: Another process searches for it, or the run was cancelled.
         """
-        from trimtab.app.searching import search_model
+        from trimtab.app.training.searching import search_model
 
         _check_named("search", model, list(self.definitions.deployments))
         self.apply_first()
@@ -244,8 +244,8 @@ class Project(Wiring):
             NotFound: No such deployment, or nothing was searched.
             Misuse: Several were searched for, and none is named.
         """
-        from trimtab.app.searches import newest_search
-        from trimtab.app.which import searched_for
+        from trimtab.app.state.searches import newest_search
+        from trimtab.app.training.resolve_deployment import searched_for
 
         model = searched_for("trials", model, list(self.definitions.deployments), self.state.catalog)
         return newest_search(self.state.catalog, self.definitions.deployment(model).name)
@@ -281,7 +281,7 @@ class Project(Wiring):
 
     def plan(self) -> Plan:
         """What the project file changes against what is applied, and what that means: nothing is done."""
-        from trimtab.app.planning import plan_project
+        from trimtab.app.plan.planning import plan_project
 
         return plan_project(self)
 
@@ -304,7 +304,7 @@ class Project(Wiring):
             Conflict: Another process applied definitions meanwhile.
             Unavailable: The views are not filled within `patience`.
         """
-        from trimtab.app.applying import apply_plan
+        from trimtab.app.plan.applying import apply_plan
 
         return apply_plan(self, actor=actor, progress=progress, patience_s=duration_us(patience) / 1e6)
 
@@ -314,7 +314,7 @@ class Project(Wiring):
         Returns:
             The row of the ledger that says so; None when something was applied before.
         """
-        from trimtab.app.applying import apply_first
+        from trimtab.app.plan.applying import apply_first
 
         return apply_first(self)
 
@@ -326,7 +326,7 @@ class Project(Wiring):
         Args:
             watch: Called with what came of each deployment's turn, or with who was at work on it.
         """
-        from trimtab.app.ticking import tick_all
+        from trimtab.app.training.ticking import tick_all
 
         return tick_all(self, watch)
 
@@ -371,7 +371,7 @@ class Project(Wiring):
             out: Where the answers go as .csv or .parquet.
             progress: Called with rows done and rows in all.
         """
-        from trimtab.app.batch import answer_table
+        from trimtab.app.serve.batch import answer_table
 
         return answer_table(
             self,
@@ -424,7 +424,7 @@ class Project(Wiring):
             Conflict: `out` exists, or another process is computing the same.
             Unavailable: Memory or disk ran out. The parts that are done are kept: run it again.
         """
-        from trimtab.app.feature_tables import join_features
+        from trimtab.app.features.feature_tables import join_features
 
         return join_features(self, requests, of, at=at, how=_how(as_known, reasons, out, events, progress))
 
@@ -454,7 +454,7 @@ class Project(Wiring):
             NotFound: There is no such view.
             Misuse: Views of different entities, or a moment to come.
         """
-        from trimtab.app.feature_tables import snapshot_features
+        from trimtab.app.features.feature_tables import snapshot_features
 
         at_us = self._moment("at", at)
         moments = [self.clock.now_us() if at_us is None else at_us]
@@ -474,7 +474,7 @@ class Project(Wiring):
         progress: Meter | None = None,
     ) -> FeatureTable | FeatureFile:
         """Snapshots from `start` on, `every` so long, before `end`, one after the other; see `snapshot`."""
-        from trimtab.app.feature_tables import moments_between, snapshot_features
+        from trimtab.app.features.feature_tables import moments_between, snapshot_features
 
         moments = moments_between(start, end, every, self.clock)
         return snapshot_features(self, of, moments, how=_how(as_known, reasons, out, events, progress))
@@ -488,7 +488,7 @@ class Project(Wiring):
         Args:
             search: Only what has this text in its name, description, tags, owner or columns.
         """
-        from trimtab.app.feature_catalogue import feature_catalogue
+        from trimtab.app.features.feature_catalogue import feature_catalogue
 
         return feature_catalogue(self, search=search)
 
@@ -501,7 +501,7 @@ class Project(Wiring):
             NotFound: There is no such prediction.
             Misuse: It is no text.
         """
-        from trimtab.app.explain import explain
+        from trimtab.app.inspect.explain import explain
         from trimtab.core.shown import shown
 
         if not isinstance(prediction_id, str):
@@ -533,14 +533,14 @@ class Project(Wiring):
         Raises:
             NotFound: There is no such model.
         """
-        from trimtab.app.skew import check_skew
+        from trimtab.app.inspect.skew import check_skew
 
         since_us = self._moment("since", since)
         return check_skew(self, model, sample=sample, since_us=since_us, seed=seed, scores=scores)
 
     def skew_checks(self, *, last: int = 20) -> list[SkewReport]:
         """The newest skew checks, oldest first; those of a running service too."""
-        from trimtab.app.skew import skew_checks
+        from trimtab.app.inspect.skew import skew_checks
 
         return skew_checks(self, last)
 
@@ -554,7 +554,7 @@ class Project(Wiring):
         Raises:
             NotFound: There is no such version, or neither it nor the version it refits was evaluated.
         """
-        from trimtab.app.evaluation_page import write_evaluation
+        from trimtab.app.versions.evaluation_page import write_evaluation
 
         to = self.state_folder / "reports" if file is None else _path("file", file)
         return write_evaluation(self.registry, self.state.blob, self.state.catalog, version, to)
@@ -565,7 +565,7 @@ class Project(Wiring):
         Raises:
             NotFound: There is no such version, or it was not evaluated.
         """
-        from trimtab.app.evaluation_page import evaluation_of
+        from trimtab.app.versions.evaluation_page import evaluation_of
 
         return evaluation_of(self.registry, self.state.blob, self.registry.get(version))
 
@@ -578,7 +578,7 @@ class Project(Wiring):
         Raises:
             Conflict: Another process was still at it after a minute.
         """
-        from trimtab.app.materialising import move_into_tables
+        from trimtab.app.features.materialising import move_into_tables
 
         return move_into_tables(self)
 
@@ -628,7 +628,7 @@ class Project(Wiring):
         Raises:
             Conflict: Another process does so, or backs the project up.
         """
-        from trimtab.app.retention import retain
+        from trimtab.app.keep.retention import retain
 
         return retain(self, dry_run=dry_run)
 
@@ -698,7 +698,7 @@ class Project(Wiring):
         Raises:
             Conflict: Another collection is under way.
         """
-        from trimtab.app.collecting import collect_garbage
+        from trimtab.app.versions.collecting import collect_garbage
         from trimtab.registry.collecting.collector import Keep
 
         evidence_us = None if evidence is None else duration_us(evidence)
@@ -745,7 +745,7 @@ class Project(Wiring):
             NotFound: There is no such version, or what is stored of it was removed.
             Misuse: They are versions of two models, the window is none or empty, or `moved` is no number from 0 on.
         """
-        from trimtab.app.comparing import check_moved, compare_versions, window_of
+        from trimtab.app.versions.comparing import check_moved, compare_versions, window_of
 
         window_us = window_of(window)
         check_moved(moved)
@@ -790,7 +790,7 @@ class Project(Wiring):
             Conflict: The same content was imported with another `seen_until` or `window`; or, with `first`, a candidate
                 waits for approval.
         """
-        from trimtab.app.importing import Asked, import_version
+        from trimtab.app.versions.importing import Asked, import_version
         from trimtab.registry.transfer.golden import read_golden
 
         declared = self.definitions.models.get(model)
@@ -831,7 +831,7 @@ class Project(Wiring):
 
     def disk(self) -> Disk:
         """What each part takes on disk, how fast it grows, and what `retain` would give back."""
-        from trimtab.app.disk import disk_report
+        from trimtab.app.keep.disk import disk_report
 
         return disk_report(self)
 
@@ -849,7 +849,7 @@ class Project(Wiring):
         Raises:
             Conflict: A process serves the project, or writes the partition. Stop it first.
         """
-        from trimtab.app.recovering import recover
+        from trimtab.app.keep.recovering import recover
 
         return recover(self, dry_run=dry_run, actor=actor)
 
@@ -860,13 +860,13 @@ class Project(Wiring):
             Conflict: `to` exists, or another process retains or backs up.
             Unavailable: The disk there is full or read-only.
         """
-        from trimtab.app.backup import back_up
+        from trimtab.app.keep.backup import back_up
 
         return back_up(self, _path("to", to))
 
     def status(self) -> Status:
         """What is deployed, how fresh it is, and what is red."""
-        from trimtab.app.status import project_status
+        from trimtab.app.inspect.status import project_status
 
         return project_status(self)
 
@@ -883,7 +883,7 @@ class Project(Wiring):
         Raises:
             NotFound: There is no such deployment.
         """
-        from trimtab.steering.stages import stages
+        from trimtab.steering.loop.stages import stages
 
         deployment = self.definitions.deployment(model)
         return stages(deployment, loop_state(self.state.catalog, deployment.name), self.clock.now_us())
@@ -899,7 +899,7 @@ class Project(Wiring):
             NotFound: There is no such deployment.
             Unavailable: There is no room for the file, or no access.
         """
-        from trimtab.app.quality_page import write_quality_page
+        from trimtab.app.inspect.quality_page import write_quality_page
 
         return write_quality_page(self, model, Path(to))
 
@@ -917,7 +917,7 @@ class Project(Wiring):
 
     def alerts(self) -> AlertOverview:
         """An overview of alerts: receivers with their state, signals, mutes, and pages against the budget."""
-        from trimtab.app.alert_overview import alert_overview
+        from trimtab.app.alerts.alert_overview import alert_overview
 
         return alert_overview(self)
 
@@ -946,7 +946,7 @@ class Project(Wiring):
             NotFound: There is no such thing.
             Misuse: No reason is given, or a time that cannot be.
         """
-        from trimtab.app.muting import mute
+        from trimtab.app.alerts.muting import mute
 
         return mute(self, what, time=time, why=why, actor=actor)
 
@@ -956,7 +956,7 @@ class Project(Wiring):
         Raises:
             NotFound: It is not muted.
         """
-        from trimtab.app.muting import unmute
+        from trimtab.app.alerts.muting import unmute
 
         return unmute(self, what, why=why, actor=actor)
 
@@ -991,7 +991,7 @@ class Project(Wiring):
             NotFound: There is no such deployment or version.
             Misuse: No slices by that name are kept, or blocks of another length than there are.
         """
-        from trimtab.app.quality import quality_table
+        from trimtab.app.inspect.quality import quality_table
 
         return quality_table(
             self,
@@ -1014,7 +1014,7 @@ class Project(Wiring):
             Misuse: No reason is given.
             Conflict: It meets the level, or none is known.
         """
-        from trimtab.app.quality import accept_level
+        from trimtab.app.inspect.quality import accept_level
 
         return accept_level(self, model, why, actor)
 
@@ -1025,7 +1025,7 @@ class Project(Wiring):
             model: A deployment's name; left out, the first one.
             released: List those that were released, too.
         """
-        from trimtab.app.exclusions import exclusions
+        from trimtab.app.training.exclusions import exclusions
 
         return exclusions(self, model, all_of_them=released)
 
@@ -1042,7 +1042,7 @@ class Project(Wiring):
             NotFound: There is no such deployment or time.
             Misuse: No reason is given.
         """
-        from trimtab.app.exclusions import release
+        from trimtab.app.training.exclusions import release
 
         return release(self, window, model=model, why=why, actor=actor)
 
@@ -1053,7 +1053,7 @@ class Project(Wiring):
             NotFound: There is no such model, or no version before.
             Conflict: Somebody else moved the alias at the same moment.
         """
-        from trimtab.app.alias_moves import roll_back
+        from trimtab.app.versions.alias_moves import roll_back
 
         return roll_back(self, model, why=why, actor=actor)
 
@@ -1072,7 +1072,7 @@ class Project(Wiring):
             NotFound: There is no such version or deployment.
             Misuse: No such arm, no such share, or neither a gate that was passed nor a reason.
         """
-        from trimtab.app.arms import set_arm
+        from trimtab.app.versions.arms import set_arm
 
         return set_arm(self, version, arm, share=share, why=why, actor=actor)
 
@@ -1107,7 +1107,7 @@ class Project(Wiring):
             Conflict: Another process is at work on the deployment, a candidate waits for approval, or automation is
                 frozen.
         """
-        from trimtab.app.promoting import Asked, promote_version
+        from trimtab.app.training.promoting import Asked, promote_version
 
         seen_until_us = self._moment("seen_until", seen_until)
         asked = Asked(why=why, actor=actor, seen_until_us=seen_until_us, dry_run=dry_run)
@@ -1127,7 +1127,7 @@ class Project(Wiring):
             Conflict: None waits, its time is over, another champion stands there than it was compared with, automation
                 is frozen, or another process is at work on it.
         """
-        from trimtab.app.which import waiting
+        from trimtab.app.training.resolve_deployment import waiting
 
         model = waiting("approve", model, list(self.definitions.deployments), self.state.catalog)
         return self.loop(model).answer("approve", actor, why or "No reason was given.")
@@ -1145,7 +1145,7 @@ class Project(Wiring):
             Misuse: No reason is given; or several wait, and none is named.
             Conflict: As `approve`.
         """
-        from trimtab.app.which import waiting
+        from trimtab.app.training.resolve_deployment import waiting
 
         model = waiting("reject", model, list(self.definitions.deployments), self.state.catalog)
         return self.loop(model).answer("reject", actor, why)
@@ -1191,7 +1191,7 @@ class Project(Wiring):
             Conflict: Another process serves, trains, writes or reads. What was done until then stays done: the same
                 call goes on from there.
         """
-        from trimtab.app.erasure import forget
+        from trimtab.app.keep.erasure import forget
 
         several = [[one] if isinstance(one, str | int) else one for one in keys]
         wanted = [[*map(str, one)] for one in ([key, *several] if key or not several else several)]
@@ -1234,7 +1234,7 @@ class Project(Wiring):
             Misuse: A setting is wrong.
             Conflict: Another process serves this project.
         """
-        from trimtab.app.service import serve_project
+        from trimtab.app.serve.service import serve_project
 
         serve_project(
             self, host=host, port=port, ready=ready, workers=workers, grpc_port=grpc_port, grpc_ready=grpc_ready
@@ -1269,7 +1269,7 @@ class Project(Wiring):
             seed: Left out, the setting `seed`.
             progress: Called with microseconds done and microseconds in all.
         """
-        from trimtab.app.replaying import simulate_project
+        from trimtab.app.start.replaying import simulate_project
 
         return simulate_project(
             self,
@@ -1297,7 +1297,7 @@ class Project(Wiring):
         return source
 
     def _moment(self, name: str, given: str | int | dt.datetime | None) -> int | None:
-        from trimtab.events.checks import asked_moment
+        from trimtab.events.values.checks import asked_moment
 
         return None if given is None else asked_moment(given, name, self.clock)
 
@@ -1315,11 +1315,11 @@ def _check_named(what: str, model: str | None, names: Sequence[str]) -> None:
 def _request_rows(given: Sequence[Mapping[str, Any]] | Table) -> Sequence[Mapping[str, Any]]:
     if given.__class__ is list:  # the usual: no table to be looked for
         return cast("list[Mapping[str, Any]]", given)
-    from trimtab.core.columns import Columns
-    from trimtab.events.files import is_table
+    from trimtab.core.columns.data import Columns
+    from trimtab.events.files.files import is_table
 
     if is_table(given):
-        from trimtab.serving.request_rows import rows_of_table
+        from trimtab.serving.answer.request_rows import rows_of_table
 
         return rows_of_table(given if isinstance(given, Columns) else Columns.from_arrow(given))
     if isinstance(given, Mapping):
@@ -1346,7 +1346,7 @@ def _how(
     events: Mapping[str, str | Path] | None,
     progress: Meter | None,
 ) -> How:
-    from trimtab.app.feature_tables import How
+    from trimtab.app.features.feature_tables import How
 
     return How(
         as_known=as_known,

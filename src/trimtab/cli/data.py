@@ -17,7 +17,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.regular_file import regular_file
 
 if TYPE_CHECKING:
-    from trimtab.app.loading import Ingested
+    from trimtab.app.features.loading import Ingested
 
 _NAMED = 5  # quarantined rows that are named
 _FEW = 0.01  # share of quarantined rows up to which a load went well

@@ -44,7 +44,7 @@ def forget(entity: str, key: tuple[str, ...], file: Path | None, dry_run: bool, 
     if not key and file is None:
         raise click.UsageError("Give a KEY, or --from FILE.")
     with opened_project() as project, progress("forgetting"):
-        from trimtab.app.subjects import columns_of
+        from trimtab.app.keep.subjects import columns_of
 
         columns = columns_of(project.definitions, project.sources, entity)
         keys = _groups(entity, key, columns) + ([] if file is None else _lines(entity, file, columns))

@@ -25,7 +25,7 @@ def exclusions(model: str | None, everything: bool, window: str | None, reason: 
       trimtab exclusions late_flight
       trimtab exclusions --release nulls/late_flight/... --why "the nulls were meant"
     """
-    from trimtab.app.exclusions import exclusion_lines
+    from trimtab.app.training.exclusions import exclusion_lines
 
     with opened_project() as project:
         if window is not None:

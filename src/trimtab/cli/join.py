@@ -12,7 +12,7 @@ from trimtab.cli.options import command, manner, moment_of, opened_project
 from trimtab.cli.output import progress, show_json, show_lines
 
 if TYPE_CHECKING:
-    from trimtab.app.feature_tables import FeatureFile
+    from trimtab.app.features.feature_tables import FeatureFile
 
 _SAFE = "Nothing was written; what is done is kept: run the same command again and it goes on."
 

@@ -81,7 +81,7 @@ def restore(backup: Path, into: Path | None, force: bool) -> None:
       trimtab restore /backups/flights-2026-03-01 --force
     """
     folder = project_config().state_folder if into is None else into
-    from trimtab.app.backup import restore as bring_back
+    from trimtab.app.keep.backup import restore as bring_back
 
     with progress(f"restoring {backup}") as meter:
         made = bring_back(backup, folder, force=force, progress=meter)

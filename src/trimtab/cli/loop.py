@@ -15,9 +15,9 @@ from trimtab.cli.planning import say_first
 from trimtab.core.time import format_moment
 
 if TYPE_CHECKING:
-    from trimtab.app.ticking import Ticked
+    from trimtab.app.training.ticking import Ticked
     from trimtab.run import Run
-    from trimtab.steering.stages import Stage
+    from trimtab.steering.loop.stages import Stage
 
 _SAFE = "What was decided is in the ledger; a step that was not finished is done again by the next call."
 
@@ -35,7 +35,7 @@ def train(model: str | None) -> int:
     Example:
       trimtab train late_flight
     """
-    from trimtab.app.evaluation_text import evaluation_text
+    from trimtab.app.versions.evaluation_text import evaluation_text
     from trimtab.cli.runs import show_doing
 
     ran: list[Run] = []

@@ -21,7 +21,7 @@ def openapi(out: Path | None) -> None:
     """
     import msgspec
 
-    from trimtab.app.addresses import openapi_json
+    from trimtab.app.serve.addresses import openapi_json
     from trimtab.core.errors import Misuse
     from trimtab.store.durable_files import write_durably
 

@@ -15,7 +15,7 @@ from trimtab.core.errors import Misuse, NotFound
 
 if TYPE_CHECKING:
     from trimtab.app import Project
-    from trimtab.app.feature_catalogue import Catalogue, Entry
+    from trimtab.app.features.feature_catalogue import Catalogue, Entry
 
 
 @command("plan")

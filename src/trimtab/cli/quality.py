@@ -85,14 +85,14 @@ def quality(
             for row in table.to_rows():
                 show_json(row)
             return
-        from trimtab.app.quality import quality_lines
+        from trimtab.app.inspect.quality import quality_lines
 
         show_lines(quality_lines(table, _level(project, model)))
 
 
 def _level(project: Project, model: str | None) -> float | None:
     """The excess loss that is healthy for what serves, in units of the metric; None where it is not watched."""
-    from trimtab.monitoring.watches import LOSS
+    from trimtab.monitoring.quality.watches import LOSS
 
     name = project.definitions.deployment(model).name
     watch = project.loop(name).monitor.watch

@@ -40,7 +40,7 @@ def serve(host: str | None, port: int | None, workers: int | None, grpc_port: in
     from trimtab.serving.workers.worker import environment
 
     os.environ.update(environment(os.environ))  # before the project file loads what they are for  # D92
-    from trimtab.serving.http.threads import leave
+    from trimtab.serving.http.requests.threads import leave
 
     manner().leave = leave
     json = manner().json
@@ -119,7 +119,13 @@ def simulate(
             seed=seed,
             progress=meter,
         )
-    from trimtab.app.replay_report import comparison_lines, comparisons, report_document, report_lines, write_report
+    from trimtab.app.start.replay_report import (
+        comparison_lines,
+        comparisons,
+        report_document,
+        report_lines,
+        write_report,
+    )
 
     if search:
         _show_search(result)
@@ -136,7 +142,7 @@ def simulate(
 def _show_search(result: ReplayResult) -> None:
     import msgspec
 
-    from trimtab.app.replay_report import search_lines
+    from trimtab.app.start.replay_report import search_lines
     from trimtab.simulation import choose_policy
 
     found = choose_policy(result)
@@ -160,7 +166,7 @@ def demo(where: Path | None, seed: int) -> None:
     """
     import os
 
-    from trimtab.app.doctor import require
+    from trimtab.app.inspect.doctor import require
     from trimtab.cli.options import project_folder
     from trimtab.core.config import load_config
 
@@ -168,4 +174,4 @@ def demo(where: Path | None, seed: int) -> None:
     config = load_config(folder, os.environ)
     if config.demo is not None:
         require(config.demo.requires)
-    import_module("trimtab.app.demo").run_demo(folder, seed=seed, show=lambda line: show_lines([line]))
+    import_module("trimtab.app.start.demo").run_demo(folder, seed=seed, show=lambda line: show_lines([line]))

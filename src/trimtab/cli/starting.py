@@ -51,7 +51,7 @@ def init(
     """
     import msgspec
 
-    from trimtab.app.scaffold import Options, scaffold
+    from trimtab.app.start.scaffold import Options, scaffold
 
     options = msgspec.convert(
         {
@@ -86,7 +86,7 @@ def doctor() -> int:
     Example:
       trimtab doctor
     """
-    from trimtab.app.doctor import examine, missing
+    from trimtab.app.inspect.doctor import examine, missing
 
     try:
         folder: Path | None = project_folder()

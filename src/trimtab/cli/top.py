@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
     from trimtab.core.config import Config
-    from trimtab.serving.scrape import Scrape
+    from trimtab.serving.observe.scrape import Scrape
 
 _TIMEOUT_S = 5.0
 _HOME, _REST = "\x1b[H", "\x1b[J"  # to the upper left corner; clear what is behind
@@ -79,7 +79,7 @@ def _watch(look: Callable[[], tuple[str, Scrape]], before: tuple[str, Scrape], e
 
 def _show(before: tuple[str, Scrape], now: tuple[str, Scrape], model: str | None, *, terminal: bool = False) -> None:
     from trimtab.cli.exits import printable
-    from trimtab.serving.overview import overview
+    from trimtab.serving.workers.overview import overview
 
     found = overview(before[1], now[1], now[0], model)
     if manner().json:
@@ -160,7 +160,7 @@ def _scrape(url: str, key: str | None, context: SSLContext | None) -> Scrape:
     from urllib.parse import urlsplit
 
     from trimtab.core.errors import Misuse, Unavailable
-    from trimtab.serving.scrape import read_scrape
+    from trimtab.serving.observe.scrape import read_scrape
 
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
     no_proxy = urllib.request.ProxyHandler({})

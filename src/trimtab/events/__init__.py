@@ -3,18 +3,18 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.events.definitions import Source, Time, source
-from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.events.records import Event, decode, encode, known_at_us
 
 if TYPE_CHECKING:
     from trimtab.events.arriving import Arrivals, arrivals
-    from trimtab.events.files import Rows, Table, read_file, read_rows
-    from trimtab.events.fitting import BadRow, FileRows
-    from trimtab.events.history import History
+    from trimtab.events.columns.history import History
+    from trimtab.events.files.files import Rows, Table, read_file, read_rows
     from trimtab.events.ingest import Ingestor, LoadedFile, Problem, Pushed
     from trimtab.events.quarantine import Quarantine, Quarantined, Replayed, SetAside
     from trimtab.events.tables import Materialised, materialise
+    from trimtab.events.values.fitting import BadRow, FileRows
 
 __all__ = [
     "NEVER_US",
@@ -49,9 +49,9 @@ __all__ = [
 
 _LAZY = {  # name -> its file; they load NumPy or DuckDB
     "Arrivals": "arriving",
-    "BadRow": "fitting",
-    "FileRows": "fitting",
-    "History": "history",
+    "BadRow": "values.fitting",
+    "FileRows": "values.fitting",
+    "History": "columns.history",
     "Ingestor": "ingest",
     "LoadedFile": "ingest",
     "Materialised": "tables",
@@ -60,13 +60,13 @@ _LAZY = {  # name -> its file; they load NumPy or DuckDB
     "Quarantine": "quarantine",
     "Quarantined": "quarantine",
     "Replayed": "quarantine",
-    "Rows": "files",
+    "Rows": "files.files",
     "SetAside": "quarantine",
-    "Table": "files",
+    "Table": "files.files",
     "arrivals": "arriving",
     "materialise": "tables",
-    "read_file": "files",
-    "read_rows": "files",
+    "read_file": "files.files",
+    "read_rows": "files.files",
 }
 
 

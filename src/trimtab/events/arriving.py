@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.time import DAY_US
+from trimtab.events.columns.frames import NEVER_US, EventFrame
+from trimtab.events.columns.history import History
 from trimtab.events.definitions import Source
-from trimtab.events.frames import NEVER_US, EventFrame
-from trimtab.events.history import History
 from trimtab.events.quarantine import Quarantine
 
 

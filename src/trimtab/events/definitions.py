@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 import msgspec
 
 from trimtab.core.about import NOTHING, About, about
-from trimtab.core.columns import Dtype
+from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse
 from trimtab.core.hashing import content_hash
 from trimtab.core.shown import shown

@@ -11,10 +11,14 @@ import msgspec
 import numpy as np
 
 from trimtab.core.clock import Clock
-from trimtab.core.columns import Columns, Dtype, WrongColumn
+from trimtab.core.columns.data import Columns, Dtype, WrongColumn
 from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.shown import shown
-from trimtab.events.checks import (
+from trimtab.events.definitions import Source
+from trimtab.events.files.files import Format, OnError, Rows, Table, is_table, read_rows
+from trimtab.events.quarantine import Quarantine, Quarantined, line_fields, raw_json
+from trimtab.events.records import Event, Op, Value, decode, decode_all
+from trimtab.events.values.checks import (
     EXTRA,
     LAST_OF_OTHER_UNITS_US,
     Report,
@@ -22,12 +26,8 @@ from trimtab.events.checks import (
     moment_shown,
     other_unit,
 )
-from trimtab.events.conversions import Reason
-from trimtab.events.definitions import Source
-from trimtab.events.files import Format, OnError, Rows, Table, is_table, read_rows
-from trimtab.events.fitting import BadRow, FileRows, raw_row, time_text
-from trimtab.events.quarantine import Quarantine, Quarantined, line_fields, raw_json
-from trimtab.events.records import Event, Op, Value, decode, decode_all
+from trimtab.events.values.conversions import Reason
+from trimtab.events.values.fitting import BadRow, FileRows, raw_row, time_text
 from trimtab.store.ports import Log
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from trimtab.core.columns import Dtype
+from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.events.definitions import Source
 

@@ -30,7 +30,7 @@ class Quarantined(msgspec.Struct, frozen=True, array_like=True, tag="row"):
 
     source: str
     row: str  # the raw row, JSON
-    reason: str  # see `trimtab.events.conversions.Reason`
+    reason: str  # see `trimtab.events.values.conversions.Reason`
     field: str  # the column at fault
     at_us: int
     op: Op = "upsert"
@@ -371,7 +371,7 @@ def check_reason(reason: str | None) -> None:
     Raises:
         NotFound: It is none; the message lists those there are.
     """
-    from trimtab.events.conversions import Reason  # loads numpy
+    from trimtab.events.values.conversions import Reason  # loads numpy
 
     reasons = get_args(Reason)
     if reason is not None and reason not in reasons:

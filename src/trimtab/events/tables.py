@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from trimtab.core.columns import Columns, Dtype, column
+from trimtab.core.columns.data import Columns, Dtype, column
 from trimtab.core.errors import Misuse
 from trimtab.events.definitions import Source
 from trimtab.events.records import ERASED, Event, decode, encode, known_at_us, padded

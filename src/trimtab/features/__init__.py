@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from trimtab.features.frames import REASONS, FeatureFrame, Reason
     from trimtab.features.labels import LABEL_STATES, LabelFrame, LabelIndex, LabelState
     from trimtab.features.offline.evaluation import evaluate
-    from trimtab.features.online.request_plan import OnlineRows, RequestPlan
+    from trimtab.features.online.read.request_plan import OnlineRows, RequestPlan
     from trimtab.features.online.store import Applied, OnlineStore, ViewApplied
 
 _MODULES = {  # loaded on first use, so that `import trimtab` stays light
@@ -46,7 +46,7 @@ _MODULES = {  # loaded on first use, so that `import trimtab` stays light
     "labels": ["LABEL_STATES", "LabelFrame", "LabelIndex", "LabelState"],
     "offline.evaluation": ["evaluate"],
     "online.store": ["Applied", "OnlineStore", "ViewApplied"],
-    "online.request_plan": ["OnlineRows", "RequestPlan"],
+    "online.read.request_plan": ["OnlineRows", "RequestPlan"],
 }  # fmt: skip
 
 __all__ = [

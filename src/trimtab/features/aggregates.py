@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from trimtab.core.errors import Misuse
-from trimtab.core.expressions import Expression, col
+from trimtab.core.expressions.nodes import Expression, col
 from trimtab.core.shown import shown
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, SECOND_US, duration_us, format_duration
 from trimtab.events.definitions import Source

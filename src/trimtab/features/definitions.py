@@ -8,9 +8,9 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from trimtab.core.about import NOTHING, About, about
-from trimtab.core.columns import Dtype
+from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse
-from trimtab.core.expressions import Expression, col
+from trimtab.core.expressions.nodes import Expression, col
 from trimtab.core.hashing import content_hash
 from trimtab.core.shown import shown
 from trimtab.core.time import duration_us

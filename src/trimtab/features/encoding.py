@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from trimtab.core.columns import Columns, Dtype
+from trimtab.core.columns.data import Columns, Dtype
 from trimtab.core.errors import Misuse
 from trimtab.features.feature_set import FeatureSet
 
@@ -86,7 +86,7 @@ class Encoding(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 def fit(features: FeatureSet, values: Columns) -> Encoding:
     """The encoding for training rows: each category's vocabulary, the most frequent first, ties in text order.
 
-    >>> from trimtab.core.expressions import col
+    >>> from trimtab.core.expressions.nodes import col
     >>> from trimtab.features.definitions import request
     >>> from trimtab.features.feature_set import feature_set
     >>> flight = request("flight", key="id", time="at", columns={"id": str, "to": str})

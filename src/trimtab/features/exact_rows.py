@@ -7,7 +7,7 @@ is that of `math.fsum`.
 
 from __future__ import annotations
 
-from trimtab.core.primitives import INT_MAX, INT_MIN
+from trimtab.core.expressions.primitives import INT_MAX, INT_MIN
 
 UNITS = [2.0**-exponent for exponent in range(400)]
 # What the numerator of a sum of values (of magnitudes up to 1e150) times its unit gives is `rounded` too, in half the

@@ -9,9 +9,9 @@ from typing import TypeAlias
 
 import msgspec
 
-from trimtab.core.columns import Dtype
+from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse
-from trimtab.core.expressions import Expression
+from trimtab.core.expressions.nodes import Expression
 from trimtab.core.hashing import content_hash
 from trimtab.core.shown import shown
 from trimtab.events.definitions import check_name

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

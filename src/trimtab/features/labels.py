@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.errors import Misuse
-from trimtab.core.evaluate_columns import evaluate_columns
-from trimtab.events.frames import NEVER_US, EventFrame
+from trimtab.core.expressions.evaluate_columns import evaluate_columns
+from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.features.definitions import Label
 
 Array = NDArray[Any]

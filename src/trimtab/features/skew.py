@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import msgspec
 import numpy as np
 
-from trimtab.core.expressions import Expression
+from trimtab.core.expressions.nodes import Expression
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,8 +9,8 @@ import msgspec
 
 from trimtab.core.about import NOTHING
 from trimtab.core.errors import Corrupt, Misuse
-from trimtab.core.expressions import Expression
-from trimtab.core.functions import function_of
+from trimtab.core.expressions.functions import function_of
+from trimtab.core.expressions.nodes import Expression
 from trimtab.events.definitions import Source
 from trimtab.features.definitions import Join, Request, View
 from trimtab.features.feature_set import FeatureSet, Item, feature_set
@@ -29,7 +29,7 @@ class StoredFeatures(msgspec.Struct, frozen=True, kw_only=True):
 def encode_features(features: FeatureSet) -> bytes:
     """The document of a feature set: JSON, the same for equal definitions, without what is said for people.
 
-    >>> from trimtab.core.expressions import col
+    >>> from trimtab.core.expressions.nodes import col
     >>> from trimtab.features.definitions import request
     >>> question = request("visit", key="id", time="at", columns={"id": str, "x": float})
     >>> features = feature_set(question, [{"double": col("x") * 2}])

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from trimtab.core.records import DayQuality
 from trimtab.core.time import HOUR_US
 from trimtab.stats.exact_sums import ExactSum, add_exact, exact_sum, rounded
-from trimtab.stats.loss_names import CHANCES
-from trimtab.stats.losses import Loss, bounded_losses, expected_losses, row_losses
-from trimtab.stats.multiclass import top_class
+from trimtab.stats.metrics.loss_names import CHANCES
+from trimtab.stats.metrics.losses import Loss, bounded_losses, expected_losses, row_losses
+from trimtab.stats.metrics.multiclass import top_class
 
 BINS = 20  # of equal width, of probabilities
 _STEPS = 4  # bins a doubling, of other numbers

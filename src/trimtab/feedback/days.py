@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from trimtab.core.records import LOSS_CAP, DayQuality
 from trimtab.core.time import DAY_US
-from trimtab.stats.lists import unit_losses
-from trimtab.stats.losses import Loss, bounded_losses, expected_losses, row_losses
-from trimtab.stats.multiclass import top_class
+from trimtab.stats.metrics.lists import unit_losses
+from trimtab.stats.metrics.losses import Loss, bounded_losses, expected_losses, row_losses
+from trimtab.stats.metrics.multiclass import top_class
 
 
 def day_quality(

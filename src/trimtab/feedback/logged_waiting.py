@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US
 from trimtab.feedback.open_days import AHEAD_US, counts
-from trimtab.serving.prediction_log import PredictionLog
+from trimtab.serving.log.prediction_log import PredictionLog
 
 KEPT_US = 35 * DAY_US  # how long it is known where a closed day's predictions stand: labels may come late
 _CHUNK_ROWS = 20_000

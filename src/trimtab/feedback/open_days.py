@@ -11,15 +11,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.columns import Column, Columns
+from trimtab.core.columns.data import Column, Columns
 from trimtab.core.records import LOSS_CAP, Prediction
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.features.labels import LATE, UNLISTED
 from trimtab.feedback.blocks import DayBlocks, block_days, block_of_lists, merged_days
 from trimtab.feedback.days import day_quality
 from trimtab.feedback.outcomes import OutcomeFrame, OutcomeJoin
-from trimtab.serving.answering import PAST
-from trimtab.stats.losses import Loss
+from trimtab.serving.answer.answering import PAST
+from trimtab.stats.metrics.losses import Loss
 
 AHEAD_US = 36 * HOUR_US  # how old an answer made ahead may be when it is given, as in `ServedModel`
 MOST_SLICES = 200  # values of one column on one day; a column with more is no slice on that day

@@ -9,14 +9,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.columns import Column, Columns, column
+from trimtab.core.columns.data import Column, Columns, column
 from trimtab.core.errors import Misuse
 from trimtab.core.records import Outcome, Prediction
-from trimtab.events.frames import NEVER_US
+from trimtab.events.columns.frames import NEVER_US
 from trimtab.features.labels import LABEL_STATES, LABELLED, LATE, MISSING, PENDING, UNLISTED, LabelIndex, LabelState
 from trimtab.feedback.slices import RequestSlices
-from trimtab.serving.prediction_log import prediction_columns
-from trimtab.stats.multiclass import shared_out
+from trimtab.serving.log.prediction_log import prediction_columns
+from trimtab.stats.metrics.multiclass import shared_out
 
 
 class KnownLabels(msgspec.Struct, frozen=True, eq=False):

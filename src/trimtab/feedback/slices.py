@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from trimtab.core.columns import Column, Columns, Dtype, column
-from trimtab.core.evaluate_columns import evaluate_columns
-from trimtab.core.expressions import Expression
+from trimtab.core.columns.data import Column, Columns, Dtype, column
+from trimtab.core.expressions.evaluate_columns import evaluate_columns
+from trimtab.core.expressions.nodes import Expression
 from trimtab.core.records import Prediction
 
 _MOST_CHARACTERS = 60  # of a value in a slice's name
@@ -56,7 +56,7 @@ def slice_column(name: str, of: Expression, requests: Columns) -> Column:
     Raises:
         Misuse: The expression does not fit the columns.
 
-    >>> from trimtab.core.expressions import col
+    >>> from trimtab.core.expressions.nodes import col
     >>> requests = Columns.of({"distance": ("float", [200.0, 2500.0, None])})
     >>> slice_column("far", col("distance") > 1000, requests).to_list()
     [False, True, None]

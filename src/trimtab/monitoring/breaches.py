@@ -2,7 +2,7 @@
 
 They guard the service, not the quality: failures, latency, degraded responses, saturation, and answers that no working
 version would give. Every check compares shares by evidence that holds at all looks together, so that the verdict may be
-asked for as often as one likes (`trimtab.stats.share_evidence`).  # D198
+asked for as often as one likes (`trimtab.stats.inference.share_evidence`).  # D198
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import msgspec
 import numpy as np
 
 from trimtab.monitoring.guardrails import Guardrails, looked_at
-from trimtab.serving.arm_counts import LATENCY_EDGES_S, PER_OCTAVE, ServiceFigures
-from trimtab.stats.share_evidence import log_above, log_below, log_higher
+from trimtab.serving.arms.arm_counts import LATENCY_EDGES_S, PER_OCTAVE, ServiceFigures
+from trimtab.stats.inference.share_evidence import log_above, log_below, log_higher
 
 BreachKind = Literal["failures", "latency", "degraded", "constant", "strange", "saturation"]
 _TAILS = (0.1, 0.05, 0.01)  # of latencies, above the percentiles that are compared

@@ -6,7 +6,7 @@ from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.records import GateRecord
 from trimtab.registry.protection import SHORTEST_REASON
 from trimtab.registry.versions import Version
-from trimtab.stats.loss_names import top_of
+from trimtab.stats.metrics.loss_names import top_of
 
 _ALONE = ("loads", "finite", "calibrated")  # checks that every gate makes,
 _OF_LISTS = ("loads", "finite", "lists")  # of a ranking these,

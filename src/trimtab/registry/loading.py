@@ -13,9 +13,9 @@ from trimtab.features.encoding import Encoding
 from trimtab.features.feature_set import FeatureSet
 from trimtab.registry.versions import Version
 from trimtab.store.ports import Blob
-from trimtab.training.artifact import Artifact, decode_artifact, golden_difference, golden_rows, scorer_for
 from trimtab.training.environment import current_environment, what_matters
-from trimtab.training.row_calls import refuse_unlike_here
+from trimtab.training.fitting.artifact import Artifact, decode_artifact, golden_difference, golden_rows, scorer_for
+from trimtab.training.fitting.row_calls import refuse_unlike_here
 from trimtab.training.runtimes.choosing import chooser
 from trimtab.training.runtimes.ports import Score, Scorer
 

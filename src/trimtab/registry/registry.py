@@ -32,8 +32,8 @@ from trimtab.registry.tags import Note, Tag, Tags
 from trimtab.registry.versions import Act, AliasMove, Imported, Version, address_of, version_id
 from trimtab.store.ports import Append, Blob, Catalog, Put, Remove
 from trimtab.training.environment import Environment, current_environment
-from trimtab.training.fitted import Fitted
-from trimtab.training.row_calls import RowChoice
+from trimtab.training.fitting.fitted import Fitted
+from trimtab.training.fitting.row_calls import RowChoice
 
 _REGISTERED = "Registered."
 _ATTEMPTS = 50  # how often a number may be taken by somebody else before that is reported
@@ -495,7 +495,7 @@ class Registry:
             Corrupt: A stored part is damaged; the message names the blob.
         """
         from trimtab.registry.describing.card import About, card_markdown, card_page, stored_parts
-        from trimtab.training.evaluation import load_evaluation
+        from trimtab.training.judge.evaluation import load_evaluation
 
         target = self._resolved(version)
         refuse_removed(self._catalog, target)

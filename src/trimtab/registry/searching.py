@@ -15,10 +15,10 @@ from trimtab.registry.removed import removed
 from trimtab.registry.tags import Note, Tags
 from trimtab.registry.versions import Version
 from trimtab.store.ports import Blob, Catalog
-from trimtab.training.artifact import decode_artifact
+from trimtab.training.fitting.artifact import decode_artifact
 
 if TYPE_CHECKING:
-    from trimtab.training.evaluation import Evaluation
+    from trimtab.training.judge.evaluation import Evaluation
 
 _METRIC = re.compile(r"\s*([a-z][a-z0-9_]*)\s*(?:(<=|>=|<|>)\s*([-+0-9.eE]+))?\s*")
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
@@ -166,7 +166,7 @@ class Searcher:
         if judged is None:
             return {}
         try:
-            from trimtab.training.evaluation import load_evaluation  # here: whoever serves does without
+            from trimtab.training.judge.evaluation import load_evaluation  # here: whoever serves does without
 
             return _figures_of(load_evaluation(judged, self._blob))
         except NotFound:

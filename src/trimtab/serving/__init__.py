@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trimtab.features.frames import NO_VIEW
-    from trimtab.serving.answering import (
+    from trimtab.serving.answer.answering import (
         Answer,
         Answerer,
         InputReader,
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
         logged_prediction,
         named_reasons,
     )
+    from trimtab.serving.answer.batch import Manifest, batch_manifest, batch_predictions, score_table
+    from trimtab.serving.answer.inputs import OfflineInputs, OnlineInputs
+    from trimtab.serving.answer.precomputed import Looked, Precomputed
+    from trimtab.serving.answer.request_rows import RequestRows
     from trimtab.serving.applier import Applier
-    from trimtab.serving.batch import Manifest, batch_manifest, batch_predictions, score_table
-    from trimtab.serving.commit import GroupCommit
-    from trimtab.serving.endpoint import Endpoint
+    from trimtab.serving.arms.endpoint import Endpoint
+    from trimtab.serving.arms.online_learning import Example, Learner, OnlineDeployment
     from trimtab.serving.failures import Late, ModelFailed, NotApplied
-    from trimtab.serving.http.limits import Limits
-    from trimtab.serving.http.server import serve
+    from trimtab.serving.http.requests.limits import Limits
+    from trimtab.serving.http.server.server import serve
     from trimtab.serving.http.service import HttpService
-    from trimtab.serving.inputs import OfflineInputs, OnlineInputs
-    from trimtab.serving.metrics import Metrics
-    from trimtab.serving.noted_log import NotedLog
-    from trimtab.serving.online_learning import Example, Learner, OnlineDeployment
-    from trimtab.serving.precomputed import Looked, Precomputed
-    from trimtab.serving.prediction_ids import PredictionIds, batch_prediction_ids, id_time_us
-    from trimtab.serving.prediction_log import PredictionLog, input_matrix, prediction_columns, reason_matrix
+    from trimtab.serving.log.buffered_log import NotedLog
+    from trimtab.serving.log.commit import GroupCommit
+    from trimtab.serving.log.prediction_ids import PredictionIds, batch_prediction_ids, id_time_us
+    from trimtab.serving.log.prediction_log import PredictionLog, input_matrix, prediction_columns, reason_matrix
+    from trimtab.serving.observe.metrics import Metrics
     from trimtab.serving.problems import STATUS_BY_ERROR, InvalidField, Problem, Refused, problem_of
-    from trimtab.serving.request_rows import RequestRows
 
 __all__ = [
     "NO_VIEW",
@@ -85,27 +85,27 @@ __all__ = [
 ]
 
 _FILES = {  # which names are in which file; all are loaded on first use
-    "answering": (
+    "answer.answering": (
         "NO_VIEW Answer Answerer InputReader LoggedPrediction ModelInputs PastReader RowScorer ServedVersion "
         "logged_prediction named_reasons"
     ),
     "applier": "Applier",
-    "batch": "Manifest batch_manifest batch_predictions score_table",
-    "commit": "GroupCommit",
-    "endpoint": "Endpoint",
+    "answer.batch": "Manifest batch_manifest batch_predictions score_table",
+    "log.commit": "GroupCommit",
+    "arms.endpoint": "Endpoint",
     "failures": "Late ModelFailed NotApplied",
-    "http.limits": "Limits",
-    "http.server": "serve",
+    "http.requests.limits": "Limits",
+    "http.server.server": "serve",
     "http.service": "HttpService",
-    "inputs": "OfflineInputs OnlineInputs",
-    "metrics": "Metrics",
-    "noted_log": "NotedLog",
-    "online_learning": "Example Learner OnlineDeployment",
-    "precomputed": "Looked Precomputed",
-    "prediction_ids": "PredictionIds batch_prediction_ids id_time_us",
-    "prediction_log": "PredictionLog input_matrix prediction_columns reason_matrix",
+    "answer.inputs": "OfflineInputs OnlineInputs",
+    "observe.metrics": "Metrics",
+    "log.buffered_log": "NotedLog",
+    "arms.online_learning": "Example Learner OnlineDeployment",
+    "answer.precomputed": "Looked Precomputed",
+    "log.prediction_ids": "PredictionIds batch_prediction_ids id_time_us",
+    "log.prediction_log": "PredictionLog input_matrix prediction_columns reason_matrix",
     "problems": "STATUS_BY_ERROR InvalidField Problem Refused problem_of",
-    "request_rows": "RequestRows",
+    "answer.request_rows": "RequestRows",
 }
 _LAZY = {name: file for file, names in _FILES.items() for name in names.split()}
 

@@ -25,12 +25,12 @@ from weakref import WeakSet
 import msgspec
 
 from trimtab.core.errors import Conflict, Misuse, NotFound, TrimtabError, Unavailable
-from trimtab.serving.answering import Answer
+from trimtab.serving.answer.answering import Answer
 from trimtab.serving.failures import Late, ModelFailed, NotApplied
 from trimtab.serving.problems import TYPE_PREFIX, InvalidField, Problem, Refused
 
 if TYPE_CHECKING:
-    from trimtab.serving.http.operations import EntityFeatures, Labelled, ModelShown
+    from trimtab.serving.http.routes.operations import EntityFeatures, Labelled, ModelShown
 
 T = TypeVar("T")
 Row = Mapping[str, Any]
@@ -210,7 +210,7 @@ class Client:
             NotApplied: The labels are safe, and the features behind: do not tell them again.
             Unavailable: It is too busy, or cannot be asked.
         """
-        from trimtab.serving.http.operations import Labelled
+        from trimtab.serving.http.routes.operations import Labelled
 
         given = _listed(rows)
         path = _path("v1", "labels", model) + ("?wait=applied" if wait else "")
@@ -235,14 +235,14 @@ class Client:
         Raises:
             NotFound: No view is about it, or there is no such model.
         """
-        from trimtab.serving.http.operations import EntityFeatures
+        from trimtab.serving.http.routes.operations import EntityFeatures
 
         path = _path("v1", "entities", entity, *map(_key_text, key), "features")
         return self._get(path + ("" if model is None else f"?{urlencode({'model': model})}"), EntityFeatures)
 
     def models(self) -> list[ModelShown]:
         """The deployed models: which version answers, and where aliases point."""
-        from trimtab.serving.http.operations import ModelShown
+        from trimtab.serving.http.routes.operations import ModelShown
 
         return self._get("/v1/models", dict[str, list[ModelShown]])["models"]
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import format_moment, moment_us
 

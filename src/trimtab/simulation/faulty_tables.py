@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.columns import Column, Columns
+from trimtab.core.columns.data import Column, Columns
 from trimtab.core.errors import Misuse, NotFound
-from trimtab.core.evaluate_columns import evaluate_columns
+from trimtab.core.expressions.evaluate_columns import evaluate_columns
 from trimtab.core.time import HOUR_US
 from trimtab.events.definitions import Source
 from trimtab.features.definitions import Label

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.clock import Clock
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.events.definitions import Source
 from trimtab.events.ingest import Ingestor
 from trimtab.events.quarantine import Quarantine

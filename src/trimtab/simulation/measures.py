@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from trimtab.core.errors import Misuse
 from trimtab.stats import Interval, Loss, auc, loss_kind, paired_difference, quantile_of, row_losses, unit_losses
-from trimtab.stats.bootstrap import block_draws, percentiles
-from trimtab.stats.loss_names import LossKind
+from trimtab.stats.inference.bootstrap import block_draws, percentiles
+from trimtab.stats.metrics.loss_names import LossKind
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -15,7 +15,7 @@ from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import DAY_US, duration_us, format_duration
 from trimtab.steering.causes import Every, OnQualityDrop, Triggers
 from trimtab.steering.definitions import Deployment
-from trimtab.training.sets import TrainingSet
+from trimtab.training.data.sets import TrainingSet
 
 _BINS = 10
 _LEAST_ROWS = 200  # of a window that a histogram is made of

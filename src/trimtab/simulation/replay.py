@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from trimtab import store
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse
 from trimtab.core.records import Decision
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.core.urls import store_url
+from trimtab.events.columns.history import History
 from trimtab.events.definitions import Source
-from trimtab.events.history import History
 from trimtab.events.quarantine import Quarantine
 from trimtab.features.definitions import Label
 from trimtab.features.feature_set import FeatureSet
@@ -28,10 +28,10 @@ from trimtab.simulation.faults import OF_DATA, Fault
 from trimtab.simulation.faulty_tables import recorded_labels, with_faults
 from trimtab.simulation.feed import Feed
 from trimtab.simulation.results import LineResult, ReplayResult
-from trimtab.simulation.rows import AnsweredRows, Block, Questions
+from trimtab.simulation.scenarios.rows import AnsweredRows, Block, Questions
+from trimtab.simulation.scenarios.world import Answers, Line, Shared, World, made_ahead
 from trimtab.simulation.spot_check import SpotCheck
 from trimtab.simulation.streams import Stream
-from trimtab.simulation.world import Answers, Line, Shared, World, made_ahead
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):

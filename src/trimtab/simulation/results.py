@@ -17,8 +17,8 @@ from trimtab.simulation.faults import Fault
 from trimtab.simulation.measures import Judged, Measure, measures
 from trimtab.simulation.streams import Shift
 from trimtab.stats import Interval, Loss, loss_kind
-from trimtab.stats.multiclass import top_class
-from trimtab.training.sets import whole_lists
+from trimtab.stats.metrics.multiclass import top_class
+from trimtab.training.data.sets import whole_lists
 
 WEEK_US = 7 * DAY_US
 

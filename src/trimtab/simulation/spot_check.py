@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.errors import Unavailable
-from trimtab.core.functions import files_of
+from trimtab.core.expressions.functions import files_of
 from trimtab.features.feature_set import FeatureSet
-from trimtab.simulation.rows import Block
+from trimtab.simulation.scenarios.rows import Block
 
 _RUN = 20  # neighbours are checked together: between them little has to be applied, between runs much at once
 

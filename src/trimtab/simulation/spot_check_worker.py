@@ -14,7 +14,7 @@ from trimtab import store
 from trimtab.core.errors import Misuse
 from trimtab.core.urls import store_url
 from trimtab.features.frames import REASONS
-from trimtab.features.online.request_plan import RequestPlan
+from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.online.store import OnlineStore
 from trimtab.simulation.spot_check import Question, Setup, Verdict, packed, read_packed
 from trimtab.store.log_order import append_order

@@ -9,10 +9,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.columns import Column, column
+from trimtab.core.columns.data import Column, column
 from trimtab.core.errors import Misuse
 from trimtab.stats import quantile_of
-from trimtab.stats.loss_names import LossKind
+from trimtab.stats.metrics.loss_names import LossKind
 from trimtab.training.definitions import Model
 
 Floats = NDArray[np.float64]

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.columns import Column, Columns, column
+from trimtab.core.columns.data import Column, Columns, column
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, duration_us, moment_us
 from trimtab.events.definitions import Source

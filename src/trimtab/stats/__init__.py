@@ -4,14 +4,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from trimtab.stats.interval import Interval
-from trimtab.stats.loss_names import CLASS_LOSSES, LOSSES, Loss, loss_kind, ndcg_loss, pinball, quantile_of, top_of
+from trimtab.stats.metrics.loss_names import (
+    CLASS_LOSSES,
+    LOSSES,
+    Loss,
+    loss_kind,
+    ndcg_loss,
+    pinball,
+    quantile_of,
+    top_of,
+)
 
 if TYPE_CHECKING:
     from trimtab.stats.association import auc_interval, r_squared_interval, share_interval
-    from trimtab.stats.bootstrap import Metric, block_bootstrap, metric_interval, paired_difference, resampled
-    from trimtab.stats.choices import Choice, Choices, cheapest_class, compare_choices
     from trimtab.stats.drift import js_distance, ks_distance, psi
-    from trimtab.stats.edetector import (
+    from trimtab.stats.inference.bootstrap import Metric, block_bootstrap, metric_interval, paired_difference, resampled
+    from trimtab.stats.inference.edetector import (
         AlarmSide,
         AlarmSpec,
         AlarmState,
@@ -21,12 +29,15 @@ if TYPE_CHECKING:
         learn_alarm,
         update_alarm,
     )
-    from trimtab.stats.figures import Better, Figure, figure_of, score_figures
-    from trimtab.stats.lists import list_ndcg, list_places, unit_losses
-    from trimtab.stats.losses import bounded_losses, expected_losses, row_losses
-    from trimtab.stats.multiclass import ClassFigures, class_figures
-    from trimtab.stats.paired import Side, blocks_needed, paired_mean_bound
-    from trimtab.stats.ranking import ranking_figures
+    from trimtab.stats.inference.paired import Side, blocks_needed, paired_mean_bound
+    from trimtab.stats.inference.sequences import PairedSequence, paired_sequence
+    from trimtab.stats.metrics.choices import Choice, Choices, cheapest_class, compare_choices
+    from trimtab.stats.metrics.lists import list_ndcg, list_places, unit_losses
+    from trimtab.stats.metrics.losses import bounded_losses, expected_losses, row_losses
+    from trimtab.stats.metrics.metrics import Better, Figure, figure_of, score_figures
+    from trimtab.stats.metrics.multiclass import ClassFigures, class_figures
+    from trimtab.stats.metrics.ranking import ranking_figures
+    from trimtab.stats.metrics.thresholds import ThresholdCost, Thresholds, choose_threshold
     from trimtab.stats.recalibration import Recalibration, RecalibrationKind, fit_recalibration
     from trimtab.stats.scores import (
         CalibrationBin,
@@ -39,8 +50,6 @@ if TYPE_CHECKING:
         log_loss,
         log_loss_rows,
     )
-    from trimtab.stats.sequences import PairedSequence, paired_sequence
-    from trimtab.stats.thresholds import ThresholdCost, Thresholds, choose_threshold
 
 __all__ = [
     "CLASS_LOSSES",
@@ -114,19 +123,19 @@ __all__ = [
 _MODULES = (
     *(
         "scores",
-        "losses",
-        "lists",
-        "bootstrap",
-        "paired",
-        "sequences",
-        "edetector",
+        "metrics.losses",
+        "metrics.lists",
+        "inference.bootstrap",
+        "inference.paired",
+        "inference.sequences",
+        "inference.edetector",
         "drift",
         "recalibration",
-        "thresholds",
-        "choices",
+        "metrics.thresholds",
+        "metrics.choices",
         "association",
     ),
-    *("figures", "multiclass", "ranking"),  # they load scikit-learn
+    *("metrics.metrics", "metrics.multiclass", "metrics.ranking"),  # they load scikit-learn
 )
 
 

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trimtab.steering.candidates.ports import Workshop
     from trimtab.steering.causes import (
         Every,
         OnNewLabels,
@@ -15,16 +16,15 @@ if TYPE_CHECKING:
         on_quality_drop,
         on_slice_drop,
     )
-    from trimtab.steering.controller import Controller
     from trimtab.steering.definitions import BeatsChampion, Deployment, beats_champion, deployment
-    from trimtab.steering.gate import Window, judge
+    from trimtab.steering.gate.gate import Window, judge
     from trimtab.steering.ledger import Ledger
-    from trimtab.steering.loop import Loop
+    from trimtab.steering.loop.controller import Controller
+    from trimtab.steering.loop.loop import Loop
     from trimtab.steering.loop_state import FREEZE, LoopState, Repair
-    from trimtab.steering.ports import Workshop
 
 _HOMES = {
-    "trimtab.steering.controller": ("Controller",),
+    "trimtab.steering.loop.controller": ("Controller",),
     "trimtab.steering.causes": (
         "Every",
         "OnNewLabels",
@@ -37,11 +37,11 @@ _HOMES = {
         "on_slice_drop",
     ),
     "trimtab.steering.definitions": ("BeatsChampion", "Deployment", "beats_champion", "deployment"),
-    "trimtab.steering.gate": ("Window", "judge"),
+    "trimtab.steering.gate.gate": ("Window", "judge"),
     "trimtab.steering.ledger": ("Ledger",),
-    "trimtab.steering.loop": ("Loop",),
+    "trimtab.steering.loop.loop": ("Loop",),
     "trimtab.steering.loop_state": ("FREEZE", "LoopState", "Repair"),
-    "trimtab.steering.ports": ("Workshop",),
+    "trimtab.steering.candidates.ports": ("Workshop",),
 }
 
 __all__ = [

@@ -10,12 +10,12 @@ from typing import Literal
 import msgspec
 
 from trimtab.core.errors import Misuse
-from trimtab.core.expressions import Expression
+from trimtab.core.expressions.nodes import Expression
 from trimtab.core.hashing import content_hash
 from trimtab.core.time import DAY_US, duration_us, format_duration
-from trimtab.serving.degradation import Degradation
-from trimtab.serving.score_cache import Cache
-from trimtab.stats.loss_names import PROBABILITIES
+from trimtab.serving.answer.score_cache import Cache
+from trimtab.serving.protect.degradation import Degradation
+from trimtab.stats.metrics.loss_names import PROBABILITIES
 from trimtab.steering.causes import Trigger, Triggers
 from trimtab.steering.rollouts import Rollout
 from trimtab.training.definitions import Model, checked_slices

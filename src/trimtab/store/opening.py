@@ -73,7 +73,7 @@ def open(
     mode: Literal["durable", "relaxed"] = "relaxed" if options.get("mode") == "relaxed" else "durable"
     match parts.scheme, port:
         case "sqlite", "log":
-            from trimtab.store.sqlite_log import SqliteLog
+            from trimtab.store.sqlite.log import SqliteLog
 
             return SqliteLog(path, mode=mode, clock=clock)
         case "sqlite", "catalog":
@@ -81,14 +81,14 @@ def open(
 
             return SqlCatalog.sqlite(path, clock=clock, mode=mode)
         case "lmdb", "kv":
-            from trimtab.store.lmdb_kv import LmdbKeyValue
+            from trimtab.store.lmdb.kv import LmdbKeyValue
 
             return LmdbKeyValue(path) if mend is None else LmdbKeyValue(path, mend=mend)
         case "file", "blob":
             from trimtab.store.file_blob import FileBlob
 
             return FileBlob(path)
-    from trimtab.store.delta_table import DeltaTable
+    from trimtab.store.delta.table import DeltaTable
 
     return DeltaTable(path)
 

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 
 
 class LogRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):  # it can hold no cycle

@@ -25,12 +25,12 @@ from trimtab.store import catalog_schema as schema
 from trimtab.store.durable_files import make_folder, narrow, publish, unwritable
 from trimtab.store.fork_gate import ForkGate
 from trimtab.store.ports import Append, Entry, Put, Record, Remove
-from trimtab.store.sqlite_changes import SqliteChanges
-from trimtab.store.sqlite_errors import SQLITE_RAISES, named
-from trimtab.store.sqlite_partition_file import FileId, file_id, leak
-from trimtab.store.sqlite_still import open_reading
-from trimtab.store.sqlite_wal import acknowledged_frames
-from trimtab.store.write_turn import WriteTurn
+from trimtab.store.sqlite.changes import SqliteChanges
+from trimtab.store.sqlite.errors import SQLITE_RAISES, named
+from trimtab.store.sqlite.partition_file import FileId, file_id, leak
+from trimtab.store.sqlite.still import open_reading
+from trimtab.store.sqlite.wal import acknowledged_frames
+from trimtab.store.sqlite.write_turn import WriteTurn
 
 _CHECKED_PAGES = 1_000  # up to 4 MB a database's structure is checked whenever it is opened, in a few ms
 _THREADS = 64  # that may use a catalogue at once; more have to wait

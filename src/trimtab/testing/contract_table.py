@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trimtab.core.columns import Columns
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.store.ports import Table
 

@@ -6,20 +6,7 @@ from typing import TYPE_CHECKING, Any
 from trimtab.training.definitions import Costs, Metric, Model, Task, model
 
 if TYPE_CHECKING:
-    from trimtab.training.artifact import Artifact
-    from trimtab.training.contributions import Contributions
-    from trimtab.training.environment import Environment, current_environment
-    from trimtab.training.evaluation import Evaluation, evaluate, load_evaluation, save_evaluation
-    from trimtab.training.fitted import Fitted
-    from trimtab.training.fitting import fit
-    from trimtab.training.folds import OutOfFold
-    from trimtab.training.importance import Permuted
-    from trimtab.training.learning_curve import CurvePoint
-    from trimtab.training.online import OnlineLearner, fit_online
-    from trimtab.training.parts import Month, Slice, Week
-    from trimtab.training.runtimes import Runtime, Scorer, Trust
-    from trimtab.training.runtimes.estimators import neural, onnx
-    from trimtab.training.sets import (
+    from trimtab.training.data.sets import (
         Manifest,
         TrainingSet,
         assemble,
@@ -28,7 +15,20 @@ if TYPE_CHECKING:
         load_training_set,
         save_training_set,
     )
-    from trimtab.training.splits import TimeSplit, time_split, walk_forward
+    from trimtab.training.environment import Environment, current_environment
+    from trimtab.training.fitting.artifact import Artifact
+    from trimtab.training.fitting.contributions import Contributions
+    from trimtab.training.fitting.fit import fit
+    from trimtab.training.fitting.fitted import Fitted
+    from trimtab.training.fitting.folds import OutOfFold
+    from trimtab.training.fitting.online import OnlineLearner, fit_online
+    from trimtab.training.fitting.splits import TimeSplit, time_split, walk_forward
+    from trimtab.training.judge.evaluation import Evaluation, evaluate, load_evaluation, save_evaluation
+    from trimtab.training.judge.importance import Permuted
+    from trimtab.training.judge.learning_curve import CurvePoint
+    from trimtab.training.judge.parts import Month, Slice, Week
+    from trimtab.training.runtimes import Runtime, Scorer, Trust
+    from trimtab.training.runtimes.estimators import neural, onnx
 
 __all__ = [
     "Artifact",
@@ -72,39 +72,39 @@ __all__ = [
 ]
 
 _ROOM = {  # where each name lives whose module loads NumPy or more
-    "Artifact": "artifact",
-    "Contributions": "contributions",
-    "CurvePoint": "learning_curve",
+    "Artifact": "fitting.artifact",
+    "Contributions": "fitting.contributions",
+    "CurvePoint": "judge.learning_curve",
     "Environment": "environment",
-    "Evaluation": "evaluation",
-    "Fitted": "fitted",
-    "Manifest": "sets",
-    "Month": "parts",
-    "OnlineLearner": "online",
-    "OutOfFold": "folds",
-    "Permuted": "importance",
+    "Evaluation": "judge.evaluation",
+    "Fitted": "fitting.fitted",
+    "Manifest": "data.sets",
+    "Month": "judge.parts",
+    "OnlineLearner": "fitting.online",
+    "OutOfFold": "fitting.folds",
+    "Permuted": "judge.importance",
     "Runtime": "runtimes",
     "Scorer": "runtimes",
-    "Slice": "parts",
-    "TimeSplit": "splits",
-    "TrainingSet": "sets",
+    "Slice": "judge.parts",
+    "TimeSplit": "fitting.splits",
+    "TrainingSet": "data.sets",
     "Trust": "runtimes",
-    "Week": "parts",
-    "assemble": "sets",
-    "build_training_set": "sets",
+    "Week": "judge.parts",
+    "assemble": "data.sets",
+    "build_training_set": "data.sets",
     "current_environment": "environment",
-    "evaluate": "evaluation",
-    "fit": "fitting",
-    "fit_online": "online",
-    "load_evaluation": "evaluation",
-    "load_manifest": "sets",
-    "load_training_set": "sets",
+    "evaluate": "judge.evaluation",
+    "fit": "fitting.fit",
+    "fit_online": "fitting.online",
+    "load_evaluation": "judge.evaluation",
+    "load_manifest": "data.sets",
+    "load_training_set": "data.sets",
     "neural": "runtimes.estimators",
     "onnx": "runtimes.estimators",
-    "save_evaluation": "evaluation",
-    "save_training_set": "sets",
-    "time_split": "splits",
-    "walk_forward": "splits",
+    "save_evaluation": "judge.evaluation",
+    "save_training_set": "data.sets",
+    "time_split": "fitting.splits",
+    "walk_forward": "fitting.splits",
 }
 
 

@@ -8,13 +8,13 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
 
-from trimtab.core.code import code_hash
 from trimtab.core.errors import Misuse
+from trimtab.core.expressions.code import code_hash
 from trimtab.core.hashing import content_hash
 from trimtab.events.definitions import check_name
 from trimtab.features.definitions import Label, Request
 from trimtab.features.feature_set import FeatureSet, Item, feature_set
-from trimtab.stats.loss_names import CLASS_LOSSES, LOSSES, Loss, LossKind, loss_kind
+from trimtab.stats.metrics.loss_names import CLASS_LOSSES, LOSSES, Loss, LossKind, loss_kind
 from trimtab.stats.recalibration import RecalibrationKind
 from trimtab.training.runtimes.ports import Trust
 from trimtab.training.search import Chosen, Search, checked_search, lacking

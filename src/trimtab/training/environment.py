@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from trimtab.core.code import DISTRIBUTIONS, distribution_version
+from trimtab.core.expressions.code import DISTRIBUTIONS, distribution_version
 
 _PACKAGES = (
     *("trimtab", "numpy", "scipy", "sklearn", "lightgbm", "skops"),

@@ -8,10 +8,10 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from trimtab.core.columns import Dtype
+from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse
-from trimtab.core.expressions import Expression, col
-from trimtab.core.functions import Transform, transform
+from trimtab.core.expressions.functions import Transform, transform
+from trimtab.core.expressions.nodes import Expression, col
 
 Weights: TypeAlias = Literal["balanced"] | Expression
 GivenWeights: TypeAlias = Expression | str | Callable[..., Any]

@@ -10,12 +10,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.columns import Column, Columns
+from trimtab.core.columns.data import Column, Columns
+from trimtab.events.columns.frame_index import key_values
+from trimtab.events.columns.frames import NEVER_US, EventFrame
+from trimtab.events.columns.versions import Versions
 from trimtab.events.definitions import Source
-from trimtab.events.frame_index import key_values
-from trimtab.events.frames import NEVER_US, EventFrame
 from trimtab.events.records import Event, decode_all
-from trimtab.events.versions import Versions
 from trimtab.features.definitions import Join, View
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.frames import FeatureFrame

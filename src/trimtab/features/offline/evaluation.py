@@ -9,10 +9,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.columns import Column, Columns
+from trimtab.core.columns.data import Column, Columns
 from trimtab.core.errors import Misuse
-from trimtab.core.evaluate_columns import evaluate_marked
-from trimtab.events.frames import EventFrame
+from trimtab.core.expressions.evaluate_columns import evaluate_marked
+from trimtab.events.columns.frames import EventFrame
 from trimtab.features.definitions import Join
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.frames import FeatureFrame

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.columns import Dtype
+from trimtab.core.columns.data import Dtype
 
 Array = NDArray[Any]
 Limbs = list[Array]  # int64, least significant first

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.columns import Column
+from trimtab.core.columns.data import Column
 
 Array = NDArray[Any]
 
@@ -21,7 +21,7 @@ def match_keys(events: Sequence[Column], requests: Sequence[Column]) -> tuple[Ar
         The number of each event's entity and of each request's, int64, -1 for a null and for an entity that no
         request asks for; and how many entities there are.
 
-    >>> from trimtab.core.columns import column
+    >>> from trimtab.core.columns.data import column
     >>> match_keys([column("int", [5, 9, 5])], [column("int", [9, None, 7])])
     (array([-1,  1, -1]), array([ 1, -1,  0]), 2)
     """

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.events.frames import NEVER_US, EventFrame
+from trimtab.events.columns.frames import NEVER_US, EventFrame
 
 Array = NDArray[Any]
 

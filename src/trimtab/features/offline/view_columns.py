@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.columns import Column, Columns, Dtype
-from trimtab.core.evaluate_columns import evaluate_marked
-from trimtab.core.expressions import Expression
-from trimtab.events.frame_index import Entities
-from trimtab.events.frames import NEVER_US, EventFrame
+from trimtab.core.columns.data import Column, Columns, Dtype
+from trimtab.core.expressions.evaluate_columns import evaluate_marked
+from trimtab.core.expressions.nodes import Expression
+from trimtab.events.columns.frame_index import Entities
+from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.features.aggregates import DECAYED, SPREADS, ZERO_WHEN_EMPTY, Aggregate
 from trimtab.features.definitions import View
 from trimtab.features.feature_set import aggregate_dtype
 from trimtab.features.frames import FAILED, REASONS
-from trimtab.features.offline.figure_columns import hashes, variances
+from trimtab.features.offline.formula_columns import hashes, variances
 from trimtab.features.offline.keys import match_keys
 from trimtab.features.offline.ranges import over_covers
 from trimtab.features.offline.timeline import Timeline, timeline

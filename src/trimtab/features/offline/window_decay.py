@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.events.frames import NEVER_US
-from trimtab.features.figures import steps_of, weights
+from trimtab.events.columns.frames import NEVER_US
+from trimtab.features.formulas import steps_of, weights
 from trimtab.features.offline.timeline import Timeline, starts_us
 from trimtab.features.offline.windows import Series, Span
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.columns import Column
-from trimtab.features.figures import RANKED, estimated
-from trimtab.features.offline.figure_columns import hashes
+from trimtab.core.columns.data import Column
+from trimtab.features.formulas import RANKED, estimated
+from trimtab.features.offline.formula_columns import hashes
 from trimtab.features.offline.window_orders import replay, sorted_list
 from trimtab.features.offline.windows import Series, Window
 

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.columns import Column
-from trimtab.events.frames import NEVER_US
+from trimtab.core.columns.data import Column
+from trimtab.events.columns.frames import NEVER_US
 from trimtab.features.offline.exact_columns import ExactSums, Limbs
 from trimtab.features.offline.ranges import over_covers, over_ranges
 from trimtab.features.offline.timeline import Timeline, leaves_us, starts_us

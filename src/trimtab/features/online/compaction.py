@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 import msgspec
 
-from trimtab.events.frames import NEVER_US
+from trimtab.events.columns.frames import NEVER_US
 from trimtab.features.online.generations import place
-from trimtab.features.online.plan import EVENT_AT, Name, ViewPlan
-from trimtab.features.online.state import EntityState
+from trimtab.features.online.packed.plan import EVENT_AT, Name, ViewPlan
+from trimtab.features.online.packed.state import EntityState
+from trimtab.features.online.packed.ties import KEPT, rows_of
+from trimtab.features.online.packed.versions import VersionIndex
 from trimtab.features.online.store import BEGIN, Changes, OnlineStore, earliest_us
-from trimtab.features.online.ties import KEPT, rows_of
-from trimtab.features.online.versions import VersionIndex
 from trimtab.store.ports import KeyValue
 
 _SCAN = 5_000
@@ -152,7 +152,7 @@ def largest_states(store: OnlineStore, n: int = 10) -> list[StateSize]:
 def name_of(raw: bytes) -> Name | None:
     """The entity that a part of a key stands for; None: only a hash of it is kept.
 
-    >>> from trimtab.features.online.plan import name_bytes
+    >>> from trimtab.features.online.packed.plan import name_bytes
     >>> [name_of(name_bytes(name)) for name in ("UA", -3, ("JFK", 7), "x" * 200)]
     ['UA', -3, ('JFK', 7), None]
     """

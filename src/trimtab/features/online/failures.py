@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from trimtab.features.online.plan import FAILS, PARTITION, POSITION, Row, ViewPlan
+from trimtab.features.online.packed.plan import FAILS, PARTITION, POSITION, Row, ViewPlan
 
 _LONGEST = 200  # characters of an id or an error that are kept
 

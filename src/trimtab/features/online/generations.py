@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from trimtab.features.online.plan import ViewPlan
+from trimtab.features.online.packed.plan import ViewPlan
 
 GOING = "!"  # before the id of a view whose states are being deleted
 FILLING = "+"  # before the id of a view that is being filled; what it has is not read

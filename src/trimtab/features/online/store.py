@@ -12,14 +12,14 @@ from typing import TypeAlias, cast
 import msgspec
 
 from trimtab.core.errors import Misuse
-from trimtab.events.frames import NEVER_US
+from trimtab.events.columns.frames import NEVER_US
 from trimtab.events.records import decode_all, known_at_us, padded
 from trimtab.features.definitions import View
-from trimtab.features.online.arrivals import Arrival, Kept
 from trimtab.features.online.failures import FeatureFailures, Figures, together
 from trimtab.features.online.generations import FILLING, GOING, id_of, place, prefixes
-from trimtab.features.online.latest import latest_state
-from trimtab.features.online.plan import (
+from trimtab.features.online.packed.arrivals import Arrival, Kept
+from trimtab.features.online.packed.latest import latest_state
+from trimtab.features.online.packed.plan import (
     EVENT_AT,
     GIVES,
     ID,
@@ -31,9 +31,9 @@ from trimtab.features.online.plan import (
     ViewPlan,
     floor,
 )
-from trimtab.features.online.state import EntityState
-from trimtab.features.online.ties import Ties
-from trimtab.features.online.versions import VersionIndex
+from trimtab.features.online.packed.state import EntityState
+from trimtab.features.online.packed.ties import Ties
+from trimtab.features.online.packed.versions import VersionIndex
 from trimtab.store.ports import KeyValue, LogRecord
 
 POSITIONS_KEY = b"p"

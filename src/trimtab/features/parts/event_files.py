@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 import msgspec
 
-from trimtab.core.columns import Dtype
+from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse
 from trimtab.events.definitions import Source
 from trimtab.store.duckdb_opening import open_duckdb

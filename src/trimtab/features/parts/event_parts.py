@@ -17,10 +17,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.columns import Column, Columns, Dtype
+from trimtab.core.columns.data import Column, Columns, Dtype
+from trimtab.events.columns.frames import NEVER_US, EventFrame
+from trimtab.events.columns.versions import Versions
 from trimtab.events.definitions import Source
-from trimtab.events.frames import NEVER_US, EventFrame
-from trimtab.events.versions import Versions
 from trimtab.features.parts.event_files import EventFiles, literal, parquet
 from trimtab.store.durable_files import sync_directory
 

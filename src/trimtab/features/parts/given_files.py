@@ -10,13 +10,13 @@ from pathlib import Path
 import duckdb
 import msgspec
 
-from trimtab.core.columns import Column, Columns, Dtype, column
+from trimtab.core.columns.data import Column, Columns, Dtype, column
 from trimtab.core.errors import Corrupt, Misuse, NotFound
-from trimtab.events.conversions import LARGEST
 from trimtab.events.definitions import Source
-from trimtab.events.files import problem_of
-from trimtab.events.fitting import dtypes_of
-from trimtab.events.parquet_files import parquet_batches, parquet_types
+from trimtab.events.files.files import problem_of
+from trimtab.events.files.parquet_files import parquet_batches, parquet_types
+from trimtab.events.values.conversions import LARGEST
+from trimtab.events.values.fitting import dtypes_of
 from trimtab.features.parts.event_files import EventFiles, literal, parquet, pattern, quoted, value
 from trimtab.store.duckdb_opening import open_duckdb
 

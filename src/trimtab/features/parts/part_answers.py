@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.columns import Column, Dtype
+from trimtab.core.columns.data import Column, Dtype
 
 Array = NDArray[Any]
 Answers: TypeAlias = "dict[str, tuple[Column, Array]]"  # by feature: values, and the codes of their reasons

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 from trimtab import store
 from trimtab.core.clock import Clock
-from trimtab.core.columns import Column
+from trimtab.core.columns.data import Column
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.hashing import bytes_hash, content_hash
 from trimtab.core.urls import store_url
-from trimtab.events.frames import EventFrame
+from trimtab.events.columns.frames import EventFrame
 from trimtab.features.definitions import Join, View
-from trimtab.features.offline.hindsight import hindsight
+from trimtab.features.offline.as_known_now import hindsight
 from trimtab.features.offline.view_columns import evaluate_view
 from trimtab.features.parts.event_files import EventFiles, connected
 from trimtab.features.parts.event_parts import TOGETHER, Split, entities_of, frame_of_part, parts_of, settle, split

@@ -17,7 +17,7 @@ from trimtab.registry.aliases import Aliases
 from trimtab.registry.collecting.orphans import YOUNGEST_US, orphans
 from trimtab.registry.versions import Version
 from trimtab.store.ports import Blob, Catalog, Listed, Put, Remove, StoredBlob
-from trimtab.training.sets import load_manifest
+from trimtab.training.data.sets import load_manifest
 
 _EVER_US = 2**62
 

@@ -16,11 +16,11 @@ from trimtab.report import Page, Table
 from trimtab.report.tables import written
 from trimtab.stats.interval import Interval
 from trimtab.store.ports import Blob
-from trimtab.training.artifact import Artifact, decode_artifact
-from trimtab.training.evaluation import Evaluation
-from trimtab.training.row_calls import RowChoice
+from trimtab.training.data.sets import Manifest, load_manifest
+from trimtab.training.fitting.artifact import Artifact, decode_artifact
+from trimtab.training.fitting.row_calls import RowChoice
+from trimtab.training.judge.evaluation import Evaluation
 from trimtab.training.search import parameters_text
-from trimtab.training.sets import Manifest, load_manifest
 
 _MOST_FEATURES = 30  # rows of the importance table
 

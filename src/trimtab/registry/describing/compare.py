@@ -13,14 +13,14 @@ from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, format_duration, format_moment
 from trimtab.registry.describing.parameters import parameters_of
 from trimtab.registry.versions import Version, possibly_seen
-from trimtab.stats.figures import Better
+from trimtab.stats.inference.paired import paired_mean_bound
 from trimtab.stats.interval import Interval
-from trimtab.stats.lists import list_places, unit_losses
-from trimtab.stats.paired import paired_mean_bound
+from trimtab.stats.metrics.lists import list_places, unit_losses
+from trimtab.stats.metrics.metrics import Better
 from trimtab.store.ports import Blob
-from trimtab.training.artifact import Artifact, decode_artifact
-from trimtab.training.evaluation import Evaluation
-from trimtab.training.sets import Manifest, load_manifest
+from trimtab.training.data.sets import Manifest, load_manifest
+from trimtab.training.fitting.artifact import Artifact, decode_artifact
+from trimtab.training.judge.evaluation import Evaluation
 
 Told: TypeAlias = str | int | float | None
 Floats: TypeAlias = NDArray[np.float64]

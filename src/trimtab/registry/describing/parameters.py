@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
-from trimtab.training.artifact import Artifact
+from trimtab.training.fitting.artifact import Artifact
 
 _LIGHTGBM = re.compile(r"^\[([^:\]]+): ([^\]]*)\]$", re.MULTILINE)
 _NO_MATTER = frozenset({"device_type", "gpu_id", "nthread", "num_threads", "thread_count", "n_jobs", "verbosity"})

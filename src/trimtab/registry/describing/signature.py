@@ -8,8 +8,8 @@ import msgspec
 
 from trimtab.core.errors import Misuse
 from trimtab.registry.versions import Version
-from trimtab.training.artifact import Artifact
 from trimtab.training.definitions import Task
+from trimtab.training.fitting.artifact import Artifact
 
 FieldType: TypeAlias = Literal["float", "int", "bool", "str", "time", "category"]
 _OUTPUTS: dict[str, tuple[str, float | None, float | None]] = {

@@ -10,15 +10,15 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from trimtab.core.code import distribution_version
 from trimtab.core.errors import Conflict, Misuse, Unavailable
+from trimtab.core.expressions.code import distribution_version
 from trimtab.core.hashing import bytes_hash
 from trimtab.registry.describing.signature import Signature, signature_of
 from trimtab.registry.loading import LoadedModel
 from trimtab.registry.transfer import standalone
 from trimtab.registry.transfer.mlflow import CODE_FOLDER, CODE_MODULE, mlflow_files
 from trimtab.stats.recalibration import Recalibration
-from trimtab.training.artifact import Artifact
+from trimtab.training.fitting.artifact import Artifact
 from trimtab.training.runtimes.ports import Trust
 
 LEAST_TOLERANCE = 1e-9  # other processors and library versions differ in the last bits

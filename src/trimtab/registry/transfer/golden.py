@@ -14,9 +14,9 @@ from trimtab.core.errors import Misuse, TrimtabError
 from trimtab.core.hashing import bytes_hash
 from trimtab.core.regular_file import regular_file
 from trimtab.registry.transfer import standalone
-from trimtab.training.artifact import encode_artifact, make_golden
-from trimtab.training.fitted import Fitted
-from trimtab.training.fitting import checked_scores
+from trimtab.training.fitting.artifact import encode_artifact, make_golden
+from trimtab.training.fitting.fit import checked_scores
+from trimtab.training.fitting.fitted import Fitted
 
 _TOLERANCE = 1e-6  # relative to scores above 1: other machines, other versions, single precision
 

@@ -25,14 +25,14 @@ from trimtab.registry.versions import Imported, Version
 from trimtab.run import Cancelled, ProcessExecutor, Task, TaskFailed
 from trimtab.stats.recalibration import Recalibration
 from trimtab.store.ports import Blob
-from trimtab.training.artifact import Artifact, Golden, scorer_for
-from trimtab.training.classes import Classes
+from trimtab.training.data.sets import Manifest
 from trimtab.training.definitions import Model
-from trimtab.training.fitted import Fitted
+from trimtab.training.fitting.artifact import Artifact, Golden, scorer_for
+from trimtab.training.fitting.classes import Classes
+from trimtab.training.fitting.fitted import Fitted
+from trimtab.training.fitting.standardize import Standardize
 from trimtab.training.runtimes.choose import runtime_named
 from trimtab.training.runtimes.ports import Trust
-from trimtab.training.sets import Manifest
-from trimtab.training.standardize import Standardize
 
 _TRIED = 10_000  # rows
 LONGEST_S = 60.0  # for reading a file, and for its answers to some rows; and a second a megabyte

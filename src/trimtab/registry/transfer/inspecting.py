@@ -18,9 +18,9 @@ from trimtab.training.runtimes.choose import runtime_named
 from trimtab.training.runtimes.ports import Scorer
 
 _MEMORY = {  # what is loaded before, and bytes of memory besides 32 times the size of a file; pickles load anything
-    "lightgbm": (("lightgbm", "trimtab.training.runtimes.lightgbm"), 64 << 20),
-    "xgboost": (("xgboost", "trimtab.training.runtimes.xgboost"), 64 << 20),
-    "catboost": (("catboost", "trimtab.training.runtimes.catboost"), 64 << 20),
+    "lightgbm": (("lightgbm", "trimtab.training.runtimes.boosters.lightgbm"), 64 << 20),
+    "xgboost": (("xgboost", "trimtab.training.runtimes.boosters.xgboost"), 64 << 20),
+    "catboost": (("catboost", "trimtab.training.runtimes.boosters.catboost"), 64 << 20),
     "onnx": (("onnxruntime", "trimtab.training.runtimes.onnx"), 64 << 20),
     "skops": (("trimtab.training.runtimes.sklearn",), 1 << 30),
     "sklearn": (("trimtab.training.runtimes.sklearn",), 1 << 30),
@@ -144,7 +144,7 @@ def _check_trees(data: bytes) -> None:
 def _xgboost(asked: Asked) -> Inspected:
     import xgboost
 
-    from trimtab.training.runtimes.xgboost import RUNTIME
+    from trimtab.training.runtimes.boosters.xgboost import RUNTIME
 
     if asked.data[:1] != b"{":
         raise Corrupt("xgboost: these bytes are neither JSON nor UBJSON.")
@@ -169,7 +169,7 @@ def _xgboost(asked: Asked) -> Inspected:
 def _catboost(asked: Asked) -> Inspected:
     import catboost
 
-    from trimtab.training.runtimes.catboost import RUNTIME
+    from trimtab.training.runtimes.boosters.catboost import RUNTIME
 
     if not asked.data.startswith(b"CBM1"):
         raise Corrupt("catboost: these bytes are no model in its binary format (cbm).")

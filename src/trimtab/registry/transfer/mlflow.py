@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 import msgspec
 
-from trimtab.core.code import distribution_version
 from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.expressions.code import distribution_version
 from trimtab.core.time import format_moment
 from trimtab.registry.describing.signature import Field, Signature
 from trimtab.registry.transfer.mlmodel import read_yaml, write_yaml
 from trimtab.registry.versions import Version
-from trimtab.training.artifact import Artifact
+from trimtab.training.fitting.artifact import Artifact
 
 MLMODEL = "MLmodel"
 CODE_FOLDER, CODE_MODULE = "code", "trimtab_model"

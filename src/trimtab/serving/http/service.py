@@ -22,23 +22,19 @@ from typing import Protocol
 import msgspec
 
 from trimtab.core.errors import NotFound, TrimtabError, Unavailable
-from trimtab.serving.admission import GradientLimit
-from trimtab.serving.answering import logged_prediction
-from trimtab.serving.commit import GroupCommit
-from trimtab.serving.endpoint import Endpoint
-from trimtab.serving.http.access import ANYBODY, Access, request_id, right_of
-from trimtab.serving.http.event_door import EventDoor, Taken
-from trimtab.serving.http.exchanges import CURRENT, Exchange, Watch, begun
-from trimtab.serving.http.figures import show_answers, show_load, show_log, show_watch
-from trimtab.serving.http.limits import Limits
-from trimtab.serving.http.model_calls import show_model_calls
-from trimtab.serving.http.predicting import PredictFigures, Predictor, Waiting
-from trimtab.serving.http.pushing import ARROW_TYPE, EVENT_TYPES, EventsBody, Push, WaitApplied, push_body
-from trimtab.serving.http.room import Room
-from trimtab.serving.http.shadowing import Shadowing
-from trimtab.serving.http.threads import Threads
-from trimtab.serving.http.turns import Turns
-from trimtab.serving.http.wire import (
+from trimtab.serving.answer.answering import logged_prediction
+from trimtab.serving.arms.endpoint import Endpoint
+from trimtab.serving.http.predict.http_metrics import show_answers, show_load, show_log, show_watch
+from trimtab.serving.http.predict.model_calls import show_model_calls
+from trimtab.serving.http.predict.predicting import PredictFigures, Predictor, Waiting
+from trimtab.serving.http.predict.scheduler import Turns
+from trimtab.serving.http.predict.shadowing import Shadowing
+from trimtab.serving.http.requests.access import ANYBODY, Access, request_id, right_of
+from trimtab.serving.http.requests.limits import Limits
+from trimtab.serving.http.requests.request_record import CURRENT, Exchange, Watch, begun
+from trimtab.serving.http.requests.room import Room
+from trimtab.serving.http.requests.threads import Threads
+from trimtab.serving.http.requests.wire import (
     JSON_TYPE,
     Gone,
     Receive,
@@ -55,13 +51,17 @@ from trimtab.serving.http.wire import (
     share_back,
     whole_body,
 )
+from trimtab.serving.http.routes.event_intake import EventDoor, Taken
+from trimtab.serving.http.routes.pushing import ARROW_TYPE, EVENT_TYPES, EventsBody, Push, WaitApplied, push_body
 from trimtab.serving.inference.inferring import InferenceService
 from trimtab.serving.inference.rest import InferenceRest, asked_model, failure_reply, is_inference, methods_of
-from trimtab.serving.metrics import Metrics
-from trimtab.serving.prediction_log import PredictionLog
+from trimtab.serving.log.commit import GroupCommit
+from trimtab.serving.log.prediction_log import PredictionLog
+from trimtab.serving.observe.log_throttle import Seldom
+from trimtab.serving.observe.metrics import Metrics
+from trimtab.serving.observe.process_metrics import show_process
 from trimtab.serving.problems import PROBLEM_TYPE, Refused
-from trimtab.serving.process_figures import show_process
-from trimtab.serving.seldom import Seldom
+from trimtab.serving.protect.admission import GradientLimit
 
 _logger = logging.getLogger(__name__)
 _TOO_MANY = "More predictions are under way than can be answered soon. Ask again in a moment."
@@ -302,7 +302,7 @@ class HttpService:
     async def _answer_arrow(
         self, predictor: Predictor, body: bytes, scope: Scope, heard_s: float, timeout_s: float | None
     ) -> Reply:
-        from trimtab.serving.http.arrow_rows import answer_arrow
+        from trimtab.serving.http.predict.arrow_rows import answer_arrow
 
         return await answer_arrow(
             predictor,

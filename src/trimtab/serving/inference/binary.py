@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from trimtab.core.errors import Misuse
-from trimtab.serving.http.wire import too_large
+from trimtab.serving.http.requests.wire import too_large
 from trimtab.serving.inference.inferring import Infer, Inferred, check_parameters
 from trimtab.serving.inference.tensors import InputTensor
 from trimtab.serving.problems import Refused, decode_problem

@@ -15,10 +15,10 @@ import msgspec
 
 from trimtab.core.errors import Misuse, NotFound, Unavailable
 from trimtab.serving.access_keys import Role
-from trimtab.serving.http.access import Access
-from trimtab.serving.http.exchanges import CURRENT, Exchange, Watch, begun
-from trimtab.serving.http.room import Share, no_room
-from trimtab.serving.http.server import listen_advice
+from trimtab.serving.http.requests.access import Access
+from trimtab.serving.http.requests.request_record import CURRENT, Exchange, Watch, begun
+from trimtab.serving.http.requests.room import Share, no_room
+from trimtab.serving.http.server.server import listen_advice
 from trimtab.serving.inference.inferring import (
     INLINE_BYTES,
     NO_LOADING,
@@ -29,8 +29,8 @@ from trimtab.serving.inference.inferring import (
 )
 from trimtab.serving.inference.messages import build_messages
 from trimtab.serving.inference.tensors import InputTensor
+from trimtab.serving.observe.log_throttle import Seldom
 from trimtab.serving.problems import Refused, problem_of
-from trimtab.serving.seldom import Seldom
 
 SERVICE = "inference.GRPCInferenceService"
 _CODES = {

@@ -12,13 +12,14 @@ import msgspec
 
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Prediction
-from trimtab.serving.answering import Answer, Answerer, ServedVersion
-from trimtab.serving.endpoint import Prepared
-from trimtab.serving.http.limits import Limits
-from trimtab.serving.http.predicting import Predictor, is_late
-from trimtab.serving.http.room import Room
-from trimtab.serving.http.threads import Threads
-from trimtab.serving.http.turns import Turns
+from trimtab.serving.answer.answering import Answer, Answerer, ServedVersion
+from trimtab.serving.answer.request_rows import Row
+from trimtab.serving.arms.endpoint import Prepared
+from trimtab.serving.http.predict.predicting import Predictor, is_late
+from trimtab.serving.http.predict.scheduler import Turns
+from trimtab.serving.http.requests.limits import Limits
+from trimtab.serving.http.requests.room import Room
+from trimtab.serving.http.requests.threads import Threads
 from trimtab.serving.inference.described import (
     FLAGS,
     ID,
@@ -39,9 +40,8 @@ from trimtab.serving.inference.described import (
 from trimtab.serving.inference.request_columns import check_names, checked_count, rows_of
 from trimtab.serving.inference.statistics import ModelStatistics, show_statistics, statistics_told
 from trimtab.serving.inference.tensors import InputTensor, OutputTensor
-from trimtab.serving.metrics import Metrics
+from trimtab.serving.observe.metrics import Metrics
 from trimtab.serving.problems import Refused
-from trimtab.serving.request_rows import Row
 
 Parameter: TypeAlias = bool | int | float | str
 State: TypeAlias = Literal["READY", "UNAVAILABLE"]
@@ -337,7 +337,7 @@ def _sooner(timeout_s: float | None, parameters: Mapping[str, Any]) -> float | N
 def _moment(parameters: Mapping[str, Any]) -> int | None:
     if (at := parameters.get(_AT)) is None:
         return None
-    from trimtab.events.checks import asked_moment
+    from trimtab.events.values.checks import asked_moment
 
     return asked_moment(at, f"parameter {_AT!r}")
 

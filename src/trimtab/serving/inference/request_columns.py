@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from itertools import repeat
 from typing import Any
 
-from trimtab.core.columns import Dtype
+from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse
+from trimtab.serving.answer.request_rows import RequestRows, Row
 from trimtab.serving.inference.tensors import BYTES, FLOATS, INTEGERS, InputTensor, elements, row_count
 from trimtab.serving.problems import InvalidField, Refused
-from trimtab.serving.request_rows import RequestRows, Row
 
 DATATYPE_OF: dict[Dtype, str] = {"float": "FP64", "int": "INT64", "bool": "BOOL", "str": BYTES, "time": BYTES}
 TAKEN: dict[Dtype, tuple[str, ...]] = {

@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 
 from trimtab.core.errors import Misuse, NotFound, Unavailable
-from trimtab.serving.http.room import check_decoded, decoded_bytes
-from trimtab.serving.http.wire import (
+from trimtab.serving.http.requests.room import check_decoded, decoded_bytes
+from trimtab.serving.http.requests.wire import (
     Headers,
     Receive,
     Reply,

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from trimtab.serving.metrics import Metrics
-from trimtab.serving.scrape import read_scrape
+from trimtab.serving.observe.metrics import Metrics
+from trimtab.serving.observe.scrape import read_scrape
 
 ROWS, LAST = "trimtab_inference_rows_total", "trimtab_inference_last_seconds"
 COUNTS, SECONDS = "trimtab_inference_parts_total", "trimtab_inference_part_seconds_total"

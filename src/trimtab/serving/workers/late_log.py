@@ -6,8 +6,8 @@ import time
 
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Misuse
-from trimtab.serving.prediction_ids import id_time_us
-from trimtab.serving.prediction_log import PredictionLog
+from trimtab.serving.log.prediction_ids import id_time_us
+from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.store.ports import Log, LogRecord
 
 _YOUNG_US = 2_000_000

@@ -18,7 +18,7 @@ import msgspec
 
 from trimtab.core.errors import Unavailable
 from trimtab.core.signals import caught
-from trimtab.serving.workers.line import CHANGED, NUDGE, READY
+from trimtab.serving.workers.channel import CHANGED, NUDGE, READY
 from trimtab.serving.workers.worker import Worker
 
 _logger = logging.getLogger(__name__)

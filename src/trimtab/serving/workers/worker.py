@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-from trimtab.serving.workers.line import said
+from trimtab.serving.workers.channel import said
 
 _LAST_LINES = 12
 _LONGEST_LINE = 16_384  # characters; what goes on is another line

@@ -13,6 +13,8 @@ RuntimeName = Literal["lightgbm", "xgboost", "catboost", "river", "onnx", "torch
 # In the order in which they are asked: XGBoost's and LightGBM's estimators are scikit-learn's too.
 _LIBRARIES: tuple[RuntimeName, ...] = ("lightgbm", "xgboost", "catboost", "river", "onnx", "torch", "sklearn")
 
+_BOOSTERS = ("lightgbm", "xgboost", "catboost")  # in a folder of their own
+
 # Which extra brings what is imported; scikit-learn comes with trimtab.
 _EXTRAS: dict[str, str] = {
     **{name: name for name in _LIBRARIES if name != "sklearn"},
@@ -61,7 +63,8 @@ def runtime_named(name: str) -> Runtime:
     if name not in _LIBRARIES:
         raise NotFound(f"runtime {name!r}: there are {', '.join(_LIBRARIES)} and pickle.")
     try:
-        runtime: Runtime = import_module(f"trimtab.training.runtimes.{name}").RUNTIME
+        folder = "boosters." if name in _BOOSTERS else ""
+        runtime: Runtime = import_module(f"trimtab.training.runtimes.{folder}{name}").RUNTIME
     except (ImportError, OSError) as error:
         raise missing_library(name, error) from error
     return runtime

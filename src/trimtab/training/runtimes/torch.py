@@ -17,8 +17,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.code import code_hash
 from trimtab.core.errors import Corrupt, Misuse
+from trimtab.core.expressions.code import code_hash
 from trimtab.training.runtimes.estimators import TorchEstimator
 from trimtab.training.runtimes.ports import Score, check_columns, row_score
 

@@ -1,0 +1,1 @@
+"""Alerts: delivery to receivers, the overview, and mutes."""

@@ -1,0 +1,231 @@
+"""An overview of alerts: receivers with their state, waiting alerts, mutes, and pages against the budget."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import msgspec
+
+from trimtab.app.alerts.alerting import kind_of
+from trimtab.core.alert_settings import (
+    CommandReceiver,
+    EmailReceiver,
+    FileReceiver,
+    HeartbeatReceiver,
+    Receiver,
+)
+from trimtab.core.time import SECOND_US, format_moment
+from trimtab.monitoring.alerts.alerts import AlertState, Incident
+from trimtab.monitoring.alerts.mutes import Mute, muted, mutes
+from trimtab.monitoring.alerts.outbox import DROPPED_US, Queued, ReceiverState
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+_WEEKS = 4
+
+
+class ReceiverOverview(msgspec.Struct, frozen=True, kw_only=True):
+    """One receiver."""
+
+    name: str
+    kind: str  # "gone": it is not declared any more
+    to: str  # without what may be secret
+    severity: str
+    models: list[str]
+    waiting: int  # alerts in the outbox
+    oldest: str | None  # of them
+    delivered: int  # messages
+    delivered_at: str | None
+    failing_since: str | None
+    error: str
+    next_try: str | None
+    dropped: int  # alerts that could not be delivered in time
+    dropped_at: str | None
+
+
+class IncidentOverview(msgspec.Struct, frozen=True, kw_only=True):
+    """One signal that is not over."""
+
+    what: str  # "late_flight/no_labels"
+    severity: str
+    found: str
+    ended: str | None  # it may still come back within the time of flapping
+    told: bool
+    held: bool
+    muted: bool
+    returned: int
+
+
+class BudgetOverview(msgspec.Struct, frozen=True, kw_only=True):
+    """The pages of one model and severity."""
+
+    model: str
+    severity: str
+    pages: int  # in the newest seven days
+    of: int
+    a_week: float  # mean of the newest four weeks
+    held: int  # alerts that wait for a digest
+
+
+class AlertOverview(msgspec.Struct, frozen=True, kw_only=True):
+    """The alerts of a project at one time."""
+
+    at: str
+    receivers: list[ReceiverOverview]
+    signals: list[IncidentOverview]
+    mutes: list[Mute]
+    budgets: list[BudgetOverview]
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        if not self.receivers:
+            return ["No receiver is declared: signals cause no alerts. See docs/alerts.md, [alerts.receivers.NAME]."]
+        out = [f"as of {self.at}", "receivers"]
+        for one in self.receivers:
+            only = f", of {', '.join(one.models)}" if one.models else ""
+            what = f"{one.severity}{only}; {one.delivered:,} delivered" if one.severity else one.kind
+            newest = f", the newest at {one.delivered_at}" if one.delivered_at else ""
+            out.append(f"  {one.name}  {one.kind} {one.to}  {what}{newest}")
+            out += [f"    RED  {line}" for line in _failing(one)]
+            again = f"; next try at {one.next_try}" if one.next_try else ""
+            out += [f"    {one.waiting} waiting, the oldest since {one.oldest}{again}"] if one.waiting else []
+        out.append("signals" if self.signals else "no signal stands")
+        for signal in self.signals:
+            flags = [word for word in ("muted", "held") if getattr(signal, word)]
+            flags += [] if signal.told or flags else ["not told"]
+            flags += [f"came back {signal.returned} times"] if signal.returned else []
+            flags += [f"ended {signal.ended}"] if signal.ended else []
+            said = f" ({', '.join(flags)})" if flags else ""
+            out.append(f"  {signal.severity:4}  {signal.what} since {signal.found}{said}")
+        for mute in self.mutes:
+            out.append(f"muted: {mute.what} until {_time(mute.until_us)} by {mute.by}: {mute.why}")
+        for budget in self.budgets:
+            held = f", {budget.held} held back for the digest" if budget.held else ""
+            out.append(
+                f"pages: {budget.model} {budget.severity} {budget.pages} of {budget.of} in seven days, "
+                f"{budget.a_week:.1f} a week over {_WEEKS} weeks{held}"
+            )
+        return out
+
+
+def alert_overview(project: Project) -> AlertOverview:
+    """See `Project.alerts`."""
+    now_us = project.clock.now_us()
+    state = project.alerting.state()
+    found = [one for one in mutes(project.state.catalog) if now_us < one.until_us]
+    return AlertOverview(
+        at=_time(now_us) or "",
+        receivers=_receivers(project),
+        signals=[_incident(name, one, found, now_us) for name, one in state.incidents.items()],
+        mutes=found,
+        budgets=_budgets(state, project.config.alerts.pages_per_week, now_us),
+    )
+
+
+def red_receivers(project: Project) -> list[str]:
+    """Receivers that fail, and alerts that were dropped of late: lines of `trimtab status`."""
+    now_us, states = project.clock.now_us(), project.alerting.outbox.states()
+    if not any(one.failing_since_us or one.dropped_us for one in states.values()):
+        return []
+    recent = {name for name, one in states.items() if now_us - (one.dropped_us or 0) < DROPPED_US}
+    lines = []
+    for one in _receivers(project):
+        shown = one if one.name in recent else msgspec.structs.replace(one, dropped=0)
+        lines += [f"alerts: receiver {one.name} ({one.kind}): {line}" for line in _failing(shown)]
+    return lines
+
+
+def _failing(one: ReceiverOverview) -> list[str]:
+    out = []
+    if one.failing_since is not None and one.kind != "gone":
+        waiting = f"; {_counted(one.waiting)} wait{'s' * (one.waiting == 1)}" if one.waiting else ""
+        out.append(f"it fails since {one.failing_since}: {one.error}{waiting}")
+    if one.dropped:
+        why = "dropped with its settings" if one.kind == "gone" else "dropped, not delivered in time"
+        out.append(f"{_counted(one.dropped)} {why}, the last at {one.dropped_at}")
+    return out
+
+
+def _counted(alerts: int) -> str:
+    return f"{alerts} alert{'s' * (alerts != 1)}"
+
+
+def _receivers(project: Project) -> list[ReceiverOverview]:
+    outbox, declared = project.alerting.outbox, project.config.alerts.receivers
+    queued, states = outbox.queued(), outbox.states()
+    gone = [name for name, one in states.items() if name not in declared and one.dropped]
+    return [
+        _receiver(name, declared.get(name), states.get(name, ReceiverState()), queued.get(name, []))
+        for name in [*declared, *gone]
+    ]
+
+
+def _receiver(name: str, one: Receiver | None, state: ReceiverState, waiting: list[Queued]) -> ReceiverOverview:
+    routed = None if one is None or isinstance(one, HeartbeatReceiver) else one
+    return ReceiverOverview(
+        name=name,
+        kind="gone" if one is None else kind_of(one),
+        to="" if one is None else _address(one),
+        severity="" if routed is None else routed.severity,
+        models=[] if routed is None else routed.models,
+        waiting=sum(len(queued.message.alerts) for queued in waiting),
+        oldest=_time(waiting[0].made_us) if waiting else None,
+        delivered=state.delivered,
+        delivered_at=_time(state.delivered_us),
+        failing_since=_time(state.failing_since_us),
+        error=state.error,
+        next_try=_time(state.next_us or None),
+        dropped=state.dropped,
+        dropped_at=_time(state.dropped_us),
+    )
+
+
+def _address(one: Receiver) -> str:
+    """The address of a receiver without what may be secret: the path of a webhook's is."""
+    match one:
+        case EmailReceiver():
+            return ", ".join(one.to)
+        case FileReceiver():
+            return one.path
+        case CommandReceiver():
+            return one.command[0]
+    if one.url.startswith("$"):
+        return one.url
+    parts = urlsplit(one.url)
+    return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
+
+
+def _incident(name: str, one: Incident, found: list[Mute], now_us: int) -> IncidentOverview:
+    return IncidentOverview(
+        what=name.rstrip("/"),
+        severity=one.signal.severity,
+        found=_time(one.signal.raised_at_us) or "",
+        ended=_time(one.signal.ended_at_us),
+        told=bool(one.told),
+        held=one.held_us is not None,
+        muted=muted(one.signal, found, now_us),
+        returned=one.returned,
+    )
+
+
+def _budgets(state: AlertState, limit: int, now_us: int) -> list[BudgetOverview]:
+    week, month = state.spent(now_us), state.spent(now_us, days=7 * _WEEKS)
+    held = [one for one in [*state.incidents.values(), *state.over] if one.held_us is not None]
+    waiting = [(one.signal.model, one.signal.severity) for one in held]
+    return [
+        BudgetOverview(
+            model=budget[0],
+            severity=budget[1],
+            pages=week[budget],
+            of=limit,
+            a_week=month[budget] / _WEEKS,
+            held=waiting.count(budget),
+        )
+        for budget in sorted({*month, *waiting})
+    ]
+
+
+def _time(us: int | None) -> str | None:
+    return None if us is None else format_moment(us // SECOND_US * SECOND_US)

@@ -1,0 +1,307 @@
+"""Alerts of a living project: one process at a time looks at the signals, and brings what is news to the receivers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from trimtab.app.state.lease import Lease
+from trimtab.core.alert_settings import AlertKind, AlertsSettings, HeartbeatReceiver, Receiver
+from trimtab.core.errors import Misuse, NotFound, TrimtabError
+from trimtab.core.ids import TimeIds
+from trimtab.core.records import Signal
+from trimtab.core.time import DAY_US, duration_us, format_moment
+from trimtab.monitoring.alerts.alert_records import Alert, Message, alert_of, title_of, wants
+from trimtab.monitoring.alerts.alerts import (
+    KEY,
+    KIND,
+    AlertState,
+    Plan,
+    Rules,
+    Told,
+    plan_alerts,
+    read_signals,
+    take_in,
+)
+from trimtab.monitoring.alerts.mutes import muted, mutes
+from trimtab.monitoring.alerts.outbox import KIND as OUTBOX
+from trimtab.monitoring.alerts.outbox import Outbox, Sent
+from trimtab.monitoring.signals import standing_signals
+from trimtab.store.ports import Put, Remove
+
+if TYPE_CHECKING:
+    from trimtab.app.state.definitions import Definitions
+    from trimtab.app.system import Wiring
+
+_logger = logging.getLogger(__name__)
+LEASE = "alerts"
+_ROUND_S = 45.0  # of all receivers, which work at once: more than the longest timeout and what goes before it
+_TICKED_US = DAY_US  # a loop that has not ticked for so long is not well
+
+
+class TriedReceiver(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcome of a test alert to one receiver."""
+
+    receiver: str
+    kind: str
+    ok: bool
+    said: str
+    took_s: float
+
+
+class Alerting:
+    """Turns signals into messages and delivers them. `look` may be called at any time, in any number of processes.
+
+    Args:
+        project: Whose signals.
+        environment: Where `$NAME` of the settings is looked up; left out, the process's.
+    """
+
+    def __init__(self, project: Wiring, environment: Mapping[str, str] | None = None) -> None:
+        self._project = project
+        self._environment = os.environ if environment is None else environment
+        self._catalog = project.state.catalog
+        self._clock = project.clock
+        self._ids = TimeIds(project.clock)
+        self._beaten_s: dict[str, float] = {}  # by heartbeat: when it was last asked, monotonic
+        self._looking = threading.Lock()
+        self.outbox = Outbox(self._catalog, self._clock, duration_us(self.settings.keep))
+
+    @property
+    def settings(self) -> AlertsSettings:
+        return self._project.config.alerts
+
+    def look(self) -> None:
+        """Put what is news into the outbox, and empty that as far as the receivers let us.
+
+        Returns soon when there is nothing to do, and within 45 seconds whatever the receivers do. Nothing is
+        done while another thread or process does it.
+
+        Raises:
+            Unavailable: The catalogue cannot be read or written now, or the clock jumped ahead: mutes would be over.
+            Conflict: Another process wrote meanwhile, which may only be where a lease was lost. Nothing was done.
+        """
+        if not self._looking.acquire(blocking=False):
+            return
+        try:
+            self._project.state.check_clock()
+            threads = self._beat()
+            if not self.settings.receivers:
+                self._forget()
+            elif self._is_due():
+                lease = Lease(self._catalog, LEASE, self._project.state_folder)
+                if lease.take():
+                    try:
+                        self._collect()
+                        _wait(self.outbox.deliver(self.settings.addressees, self._send))
+                    finally:
+                        lease.let_go()
+            _wait(threads)
+        finally:
+            self._looking.release()
+
+    def test(self, receiver: str | None = None) -> list[TriedReceiver]:
+        """Send a test alert to one receiver or to all, past the outbox.
+
+        Raises:
+            NotFound: There is no such receiver.
+        """
+        receivers = self.settings.receivers
+        if receiver is not None and receiver not in receivers:
+            raise NotFound(f"alert receiver {receiver!r}: there is none. There is: {', '.join(receivers) or 'none'}.")
+        names = list(receivers) if receiver is None else [receiver]
+        return [self._tested(name, receivers[name]) for name in names]
+
+    def state(self) -> AlertState:
+        """The incidents that are not over, with signals that no look has seen yet."""
+        state, entries = read_signals(self._catalog, self._stored()[0])
+        return take_in(state, entries, duration_us(self.settings.flapping))
+
+    def plan(self) -> tuple[Plan, AlertState | None, int]:
+        """The plan of a look now, the state before it, and the revision of that state's record."""
+        before, revision = self._stored()
+        now_us = self._clock.now_us()
+        found = mutes(self._catalog)
+        state, entries = read_signals(self._catalog, before)
+        rules = Rules(
+            settings=self.settings,
+            wanted=self._wanted,
+            muted=lambda signal: muted(signal, found, now_us),
+            stands={one.id for one in standing_signals(self._catalog)},
+        )
+        return plan_alerts(take_in(state, entries, rules.flapping_us), rules, now_us), before, revision
+
+    def _is_due(self) -> bool:
+        plan, before, _ = self.plan()
+        return plan.state != before or bool(self.outbox.due(self.settings.addressees))
+
+    def _collect(self) -> None:
+        """Store what was decided together with the messages that tell it: all or nothing."""
+        plan, before, revision = self.plan()
+        if plan.state == before:
+            return
+        now_us = self._clock.now_us()
+        puts = [self.outbox.put(name, message, now_us) for name, message in self._messages(plan, now_us)]
+        self._catalog.write([Put(KIND, KEY, msgspec.json.encode(plan.state), revision), *puts])
+
+    def _messages(self, plan: Plan, now_us: int) -> list[tuple[str, Message]]:
+        """The messages of a plan: for each receiver at most one of news, and one digest."""
+        found = []
+        limit = self.settings.pages_per_week
+        used_up = [
+            f"{model}: that was page {limit} of {limit} of a week ({severity}). What comes next waits for a digest."
+            for model, severity in plan.exhausted
+        ]
+        for name, receiver in self.settings.addressees.items():
+            news = [self._alert(one) for one in plan.alerts if wants(receiver, one.what, one.incident.signal)]
+            notes = [note for note in used_up if note.partition(":")[0] in {one.model for one in news}]
+            if news:
+                found.append((name, self._message("alerts", news, notes, now_us)))
+            held = [self._alert(one) for one in plan.digest if wants(receiver, one.what, one.incident.signal)]
+            if held:
+                said = f"Held back, for there were {limit} pages of a week already."
+                found.append((name, self._message("digest", held, [said], now_us)))
+        return found
+
+    def _message(self, kind: str, alerts: list[Alert], notes: list[str], now_us: int) -> Message:
+        name = self._project.config.project.name
+        return Message(
+            key=self._ids("alert"),
+            kind="digest" if kind == "digest" else "alerts",
+            project=name,
+            at=format_moment(now_us),
+            title=title_of(alerts, name, digest=kind == "digest"),
+            notes=notes,
+            alerts=alerts,
+        )
+
+    def _alert(self, told: Told) -> Alert:
+        signal = told.incident.signal
+        deployment = self._project.definitions.deployments.get(signal.model)
+        return alert_of(
+            signal,
+            told.what,
+            version=self._version_name(signal),
+            owner=None if deployment is None else deployment.owner,
+            returned=told.incident.returned,
+        )
+
+    def _version_name(self, signal: Signal) -> str:
+        try:
+            return self._project.registry.get(signal.version).name if signal.version else ""
+        except (NotFound, Misuse):  # a version of before a restore, or none of ours
+            return signal.version[:12]
+
+    def _wanted(self, what: AlertKind, signal: Signal) -> bool:
+        return any(wants(receiver, what, signal) for receiver in self.settings.addressees.values())
+
+    def _send(self, receiver: Receiver, message: Message) -> Sent:
+        from trimtab.monitoring.alerts.receivers.sending import send
+
+        return send(receiver, message, folder=self._project.config.folder, environment=self._environment)
+
+    def _tested(self, name: str, receiver: Receiver) -> TriedReceiver:
+        now = format_moment(self._clock.now_us())
+        project = self._project.config.project.name
+        message = Message(
+            key=self._ids("alert"),
+            kind="test",
+            project=project,
+            at=now,
+            title=f"{project}: a test alert",
+            notes=[f"This tests whether alerts reach the receiver {name!r}. There is nothing to do."],
+            alerts=[],
+        )
+        began_s = time.monotonic()
+        sent = self._send(receiver, message)
+        took_s = round(time.monotonic() - began_s, 3)
+        return TriedReceiver(receiver=name, kind=kind_of(receiver), ok=sent.ok, said=sent.said, took_s=took_s)
+
+    def _beat(self) -> list[threading.Thread]:
+        """Ask the heartbeats that are due, while all is well."""
+        now_s = time.monotonic()
+        due = {
+            name: one
+            for name, one in self.settings.heartbeats.items()
+            if now_s >= self._beaten_s.get(name, -1e9) + duration_us(one.every) / 1e6
+        }
+        if not due or self._is_unwell():
+            return []
+        threads = []
+        for name, one in due.items():
+            self._beaten_s[name] = now_s
+            work = threading.Thread(target=self._beat_one, args=(name, one), name=f"trimtab-beat-{name}", daemon=True)
+            work.start()
+            threads.append(work)
+        return threads
+
+    def _beat_one(self, name: str, receiver: HeartbeatReceiver) -> None:
+        nothing = Message(key="", kind="test", project="", at="", title="", notes=[], alerts=[])
+        self.outbox.note(name, self._send(receiver, nothing))
+
+    def _is_unwell(self) -> bool:
+        """Return whether a loop fails or has not ticked for long, or alerts do not reach a receiver."""
+        from trimtab.app.training.loop import last_turn
+
+        now_us, addressees = self._clock.now_us(), self.settings.addressees
+        turns = [last_turn(self._catalog, name) for name in self._project.definitions.deployments]
+        failing = any(turn is not None and turn.last_error is not None for turn in turns)
+        late = any(turn is not None and now_us - (turn.last_tick_us or now_us) > _TICKED_US for turn in turns)
+        states = self.outbox.states()
+        return failing or late or any(states[name].failing_since_us for name in states if name in addressees)
+
+    def _stored(self) -> tuple[AlertState | None, int]:
+        record = self._catalog.get(KIND, KEY)
+        return (None, 0) if record is None else (msgspec.json.decode(record.body, type=AlertState), record.revision)
+
+    def _forget(self) -> None:
+        """Drop state and outbox, as no receiver is declared: one that is declared later hears of what stands then."""
+        kept = [self._catalog.get(KIND, KEY), *self._catalog.find(OUTBOX)]
+        gone = [Remove(one.kind, one.key) for one in kept if one is not None]
+        if gone:
+            self._catalog.write(gone)
+
+
+def alert_after_tick(project: Wiring) -> None:
+    """Deliver what a tick has found, unless a process that serves does so. Failures are logged: the tick went well."""
+    try:
+        if not project.config.alerts.receivers or not project.views.followed():
+            project.alerting.look()
+    except TrimtabError as error:
+        _logger.warning("alerts: %s", error)
+
+
+def kind_of(receiver: Receiver) -> str:
+    """The kind of a receiver, as the settings name it.
+
+    >>> from trimtab.core.alert_settings import FileReceiver
+    >>> kind_of(FileReceiver(path="alerts.jsonl"))
+    'file'
+    """
+    return str(receiver.__struct_config__.tag)
+
+
+def check_receivers(settings: AlertsSettings, definitions: Definitions, file: Path) -> None:
+    """Refuse receivers of models that are not deployed.
+
+    Raises:
+        Misuse: One names such a model.
+    """
+    for name, receiver in settings.addressees.items():
+        for model in receiver.models:
+            if model not in definitions.deployments:
+                known = ", ".join(definitions.deployments) or "none"
+                raise Misuse(f"{file}: alerts.receivers.{name}.models: {model!r} is not deployed. There are: {known}.")
+
+
+def _wait(threads: Sequence[threading.Thread]) -> None:
+    end_s = time.monotonic() + _ROUND_S
+    for thread in threads:
+        thread.join(max(0.0, end_s - time.monotonic()))

@@ -1,0 +1,104 @@
+"""Mutes of alerts, by people: each with its end, its reason and its row of the ledger."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.records import Decision
+from trimtab.core.time import DAY_US, SECOND_US, duration_us, format_moment
+from trimtab.monitoring.alerts.mutes import ANY, KIND, Mute, mutes
+from trimtab.monitoring.alerts.runbook import RUNBOOK
+from trimtab.monitoring.signals import listed_signals
+from trimtab.steering.ledger import Entry, Ledger
+from trimtab.store.ports import Put, Remove
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+_LONGEST_US = 90 * DAY_US
+_HOW = "Name a model, a kind of signal or a subject, or MODEL/KIND or MODEL/KIND/SUBJECT with * for any."
+
+
+def mute(project: Project, what: str, *, time: str | int, why: str, actor: str) -> Decision:
+    """See `Project.mute_alerts`."""
+    _check_known(project, what)
+    if not why.strip():
+        raise Misuse(f"mute {what!r}: no reason is given. Say why, for those who wonder later: --why TEXT")
+    length_us, now_us = duration_us(time), project.clock.now_us()
+    if not 0 < length_us <= _LONGEST_US:
+        raise Misuse(f"mute {what!r}: for {time!r}. Give more than nothing and at most 90d; it can be renewed.")
+    until_us = (now_us + length_us) // SECOND_US * SECOND_US
+    made = Mute(what=what, until_us=until_us, why=why, by=actor, at_us=now_us)
+    until = format_moment(until_us)
+    row = Entry(
+        at_us=now_us,
+        model=_model(project, what),
+        act="mute",
+        cause=f"{what} until {until}: {why}",
+        actor=actor,
+        evidence=_evidence(what, until),
+    )
+    return _write(project, row, [*_over(project, now_us), Put(KIND, what, msgspec.json.encode(made))])
+
+
+def unmute(project: Project, what: str, *, why: str, actor: str) -> Decision:
+    """See `Project.unmute_alerts`."""
+    now_us = project.clock.now_us()
+    standing = {one.what: one for one in mutes(project.state.catalog) if now_us < one.until_us}
+    if what not in standing:
+        raise NotFound(f"unmute {what!r}: it is not muted. Muted is: {', '.join(standing) or 'nothing'}.")
+    until = format_moment(standing[what].until_us)
+    row = Entry(
+        at_us=now_us,
+        model=_model(project, what),
+        act="unmute",
+        cause=f"{what}: {why or 'No reason was given.'}",
+        actor=actor,
+        evidence=_evidence(what, until),
+    )
+    return _write(project, row, [Remove(KIND, what)])
+
+
+def _evidence(what: str, until: str) -> dict[str, str | int | float | bool | None]:
+    return {"what": what, "until": until}
+
+
+def _write(project: Project, row: Entry, changes: list[Put | Remove]) -> Decision:
+    return Ledger(project.state.catalog).write([row], changes)[0]
+
+
+def _over(project: Project, now_us: int) -> list[Put | Remove]:
+    """The removal of mutes whose time was over long ago."""
+    found = mutes(project.state.catalog)
+    return [Remove(KIND, one.what) for one in found if now_us - one.until_us > 7 * DAY_US]
+
+
+def _model(project: Project, what: str) -> str:
+    first = what.partition("/")[0]
+    return first if first in project.definitions.deployments else "*"
+
+
+def _check_known(project: Project, what: str) -> None:
+    """Refuse a mute that would mute nothing: a misspelt one is found out when the page comes."""
+    signals = listed_signals(project.state.catalog)
+    models = {*project.definitions.deployments, *(one.model for one in signals)}
+    kinds = {*RUNBOOK, *(one.kind for one in signals)}
+    model, slash, rest = what.partition("/")
+    if not slash:
+        if what not in {ANY, *models, *kinds, *(one.subject for one in signals if one.subject)}:
+            raise NotFound(
+                f"mute {what!r}: found no such thing. {_HOW} Models: {_list(models)}; kinds: {_list(kinds)}."
+            )
+        return
+    kind = rest.partition("/")[0]
+    if model not in {ANY, *models}:
+        raise NotFound(f"mute {what!r}: there is no model {model!r}. There is: {_list(models)}.")
+    if kind not in {ANY, *kinds}:
+        raise NotFound(f"mute {what!r}: there is no kind of signal {kind!r}. There is: {_list(kinds)}.")
+
+
+def _list(names: set[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

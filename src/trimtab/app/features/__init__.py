@@ -1,0 +1,1 @@
+"""Loading events and computing features for tables, catalogue and files."""

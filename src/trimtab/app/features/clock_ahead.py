@@ -1,0 +1,114 @@
+"""Records that a clock ahead has stamped: how they are found, and how their append times are put right. # D0170"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from trimtab.app.features.materialising import writing_tables
+from trimtab.app.state.state import KEPT, State, truncation
+from trimtab.core.clock import TOLERANCE_US
+from trimtab.core.columns.data import Column
+from trimtab.core.errors import Corrupt, Misuse
+from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_duration, format_moment
+from trimtab.features.online.store import read_cursors
+from trimtab.steering.ledger import Entry, Ledger
+from trimtab.store.log_places import position_before
+from trimtab.store.ports import Put, Repairable, Table
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+ACT = "restamp"
+REPAIR = "Look at the clock first; if it is right now, run: trimtab recover"
+
+
+class Ahead(msgspec.Struct, frozen=True, kw_only=True):
+    """What was stamped with times that are still to come."""
+
+    where: str  # "p0001": a partition of the event log; or where else the time is kept
+    first: int | None  # the first position of such a record
+    records: int
+    newest: str  # the greatest time
+    ahead_us: int
+
+    def __str__(self) -> str:
+        unit_us = next(unit for unit in (DAY_US, HOUR_US, MINUTE_US) if self.ahead_us >= 2 * unit)
+        by = format_duration(self.ahead_us // unit_us * unit_us)
+        what = f"{self.records:,} records from position {self.first:,} on" if self.first else "its newest time"
+        return f"event log, {self.where}: {what} stamped {by} ahead of the clock ({self.newest})"
+
+
+def stamped_ahead(state: State, now_us: int) -> list[Ahead]:
+    """What of the event log, and of what follows it, was stamped later than now by more than the tolerance."""
+    log, found = state.events, list[Ahead]()
+    for partition, last in log.positions().items():
+        newest = log.read(partition, max(0, last - 1), limit=1)
+        if newest and newest[-1].appended_at_us > now_us + TOLERANCE_US:
+            before = position_before(log, partition, last, now_us + 1)
+            found.append(_ahead(partition, newest[-1].appended_at_us, now_us, before + 1, last - before))
+    others = {"what was truncated": truncation(state.catalog).newest_us}
+    if state.online_file() is not None:
+        with suppress(Corrupt):  # said by who reads features
+            others["online features"] = max((c.s_us for c in read_cursors(state.online).values()), default=now_us)
+    found += [
+        _ahead(where, newest_us, now_us) for where, newest_us in others.items() if newest_us > now_us + TOLERANCE_US
+    ]
+    return found
+
+
+def restamp(project: Project, found: Sequence[Ahead], now_us: int, actor: str) -> None:
+    """Give what was stamped ahead the present as its append time: in the tables of record, then in the log.
+
+    Online features are to be rebuilt afterwards; until then they show that it is not done yet.
+
+    Raises:
+        Conflict: Another process writes a partition, or the tables.
+    """
+    state = project.state
+    if not isinstance(state.events, Repairable):
+        raise Misuse(f"recover: a {type(state.events).__name__} cannot be stamped again. Use its server's own means.")
+    row = Entry(
+        at_us=now_us,
+        model="*",
+        act=ACT,
+        cause="A clock ahead had stamped records; their append times become the present.",
+        actor=actor,
+        evidence={f"{one.where} from {one.first or 0}": f"{one.records} records, {one.newest}" for one in found},
+    )
+    Ledger(state.catalog).write([row])
+    with writing_tables(state):
+        for table in state.tables(project.sources, make=False).values():
+            _restamp_table(table, now_us)
+    for partition in state.events.positions():
+        state.events.restamp(partition, now_us, now_us)
+    noted = truncation(state.catalog)
+    if noted.newest_us > now_us:
+        body = msgspec.json.encode(msgspec.structs.replace(noted, newest_us=now_us))
+        state.catalog.write([Put(KEPT, "log", body)])
+
+
+def _restamp_table(table: Table, now_us: int) -> None:
+    """Rewrite the rows of a table that were appended in the future; times that were declared stay."""
+    rows = table.scan()
+    if not rows.rows:
+        return
+    ahead = rows.take(np.flatnonzero(rows["_append_at"].values > now_us))
+    if not ahead.rows:
+        return
+    append_at, known_at = ahead["_append_at"].values, ahead["_known_at"].values
+    history = np.array(ahead["_history"].to_list(), bool)
+    known = np.where((known_at == append_at) & ~history, now_us, known_at)
+    times = {"_append_at": np.full(ahead.rows, now_us, np.int64), "_known_at": known.astype(np.int64)}
+    instead = ahead.replace({name: Column("time", values) for name, values in times.items()})
+    table.erase(ahead.select(["_partition", "_position"]), instead)
+
+
+def _ahead(where: str, newest_us: int, now_us: int, first: int | None = None, records: int = 0) -> Ahead:
+    return Ahead(
+        where=where, first=first, records=records, newest=format_moment(newest_us), ahead_us=newest_us - now_us
+    )

@@ -1,0 +1,320 @@
+"""The catalogue: what sources, entities, views and features mean, how fresh they are, their values, who uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from trimtab.app.features.feature_values import Values, sample_of, values_of
+from trimtab.app.state.applied import AppliedDefinitions
+from trimtab.app.state.documents import documents, expression_words, words_of
+from trimtab.core.about import NOTHING, About
+from trimtab.core.errors import Corrupt, Misuse, NotFound
+from trimtab.core.expressions.nodes import Expression
+from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, SECOND_US, format_duration, format_moment
+from trimtab.events.arriving import Arrivals, arrivals
+from trimtab.features.aggregates import Aggregate
+from trimtab.features.definitions import Join, View
+from trimtab.features.feature_set import FeatureSet, aggregate_dtype
+from trimtab.registry import Version
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+EntryKind = Literal["source", "entity", "view", "feature"]
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One source, entity, view or feature."""
+
+    kind: EntryKind
+    name: str  # of a feature "view.feature", or "model:feature" where it is computed from others
+    dtype: str | None = None  # of a feature
+    meaning: dict[str, str]  # in words: columns; kind, window and hop
+    description: str = ""
+    owner: str = ""
+    tags: tuple[str, ...] = ()
+    version: int | None = None  # of the definition, as applied; None: not applied (as it is)
+    hash: str | None = None  # of the definition
+    lineage: tuple[str, ...] = ()  # the columns that it is computed from, `source.column`
+    used_by: tuple[str, ...] = ()
+    events: int | None = None  # of its source
+    newest: str | None = None  # event time of the newest one
+    known_ago: str | None = None  # since one became known last, by the clock: seldom the newest one itself
+    values: dict[str, Values] = {}  # by model and name there
+    others: tuple[Entry, ...] = ()  # of the same name: what `Catalogue.find` found beside this one
+
+    def lines(self) -> list[str]:
+        """All of it, for people."""
+        version = "not applied" if self.version is None else f"version {self.version}"
+        out = [f"{self.kind} {self.name}" + (f" ({self.dtype})" if self.dtype else "")]
+        out += [f"  {self.description}"] if self.description else []
+        out += [f"  owner {self.owner}"] if self.owner else []
+        out += [f"  tags {', '.join(self.tags)}"] if self.tags else []
+        out += [f"  {field} {words}".rstrip() for field, words in self.meaning.items()]
+        out.append(f"  definition {version}" + (f", {self.hash[:12]}" if self.hash else ""))
+        out += [f"  from {', '.join(self.lineage)}"] if self.lineage else []
+        out.append(f"  used by {', '.join(self.used_by) or 'nothing'}")
+        if self.events is not None:
+            newest = f", the newest of {self.newest}" if self.newest else ""
+            known = f"; the last to become known did so {self.known_ago} ago" if self.known_ago else ""
+            out.append(f"  {self.events:,} events{newest}{known}")
+        for name, values in self.values.items():
+            out += [f"  values in {name}:", *(f"    {line}" for line in values.lines())]
+        return out + [line for other in self.others for line in other.lines()]
+
+    def has(self, text: str) -> bool:
+        """Whether some text is in its name, description, owner, tags or columns, whatever the case."""
+        own = [self.name, self.description, self.owner, *self.tags, *self.lineage]
+        columns = [name.removeprefix("column ") for name in self.meaning if name.startswith("column ")]
+        return any(text.casefold() in one.casefold() for one in [*own, *columns])
+
+
+class Catalogue(msgspec.Struct, frozen=True):
+    """Entries: sources, entities, views, features."""
+
+    entries: list[Entry]
+
+    def find(self, name: str) -> Entry:
+        """The entry of a name, those of other kinds that share it among its `others` (an entity and its view).
+
+        A feature's model may be left out where that leaves one.
+
+        Raises:
+            NotFound: There is none.
+            Misuse: There are several.
+        """
+        found = [one for one in self.entries if one.name == name]
+        found = found or [one for one in self.entries if one.name.partition(":")[2] == name]
+        if not found:
+            raise NotFound(f"features: no {name!r}. There are: {', '.join(one.name for one in self.entries)}.")
+        if len(found) > 1 and len({one.name for one in found}) > 1:
+            raise Misuse(f"features: {name!r} may be {' or '.join(one.name for one in found)}. Name one of them.")
+        return msgspec.structs.replace(found[0], others=tuple(found[1:]))
+
+    def lines(self) -> list[str]:
+        """A line each."""
+        width = max((len(one.name) for one in self.entries), default=0)
+        out = []
+        for one in self.entries:
+            named = {"kind": "", "is": ""}  # what needs no name in a line
+            meaning = " ".join(f"{named.get(field, field)} {words}".strip() for field, words in one.meaning.items())
+            said = [*([one.dtype] if one.dtype else []), *([meaning] if one.kind == "feature" else [])]
+            if one.kind in ("source", "view") and one.events is not None:
+                said.append(f"{one.events:,} events" + (f", newest {one.newest[:16]}" if one.newest else ""))
+            nulls = [values.null_share for values in one.values.values()]
+            said += [f"{nulls[0]:.1%} null"] if nulls else []
+            said += [one.description] if one.description else []
+            out.append(f"{one.kind:7}  {one.name:{width}}  {'; '.join(said)}".rstrip())
+        return out or ["Nothing is declared, or nothing has that text."]
+
+
+def feature_catalogue(project: Project, *, search: str | None = None) -> Catalogue:
+    """See `Project.catalogue`."""
+    project.history.refresh()
+    entries = list(_Entries(project).all())
+    return Catalogue([one for one in entries if search is None or one.has(search)])
+
+
+class _Entries:
+    def __init__(self, project: Project) -> None:
+        self._project = project
+        self._definitions = project.definitions
+        self._documents = documents(project.declared)
+        self._applied = AppliedDefinitions(project.state.catalog).now()
+        found = arrivals(project.history, project.sources, now_us=project.clock.now_us())
+        self._arrivals = {one.source: one for one in found}
+        self._samples = {name: sample_of(project, name) for name in self._definitions.models}
+
+    def all(self) -> Iterator[Entry]:
+        definitions = self._definitions
+        for source in definitions.sources.values():
+            kind = "request" if source.name in definitions.requests else "source"
+            users = [f"view {view.name}" for view in definitions.views.values() if view.source.name == source.name]
+            users += [f"label of {m.name}" for m in definitions.models.values() if m.label.source.name == source.name]
+            users += [f"model {m.name}" for m in definitions.models.values() if m.request.name == source.name]
+            meaning = {"time": source.time, "key": source.key or "none", "delay": format_duration(source.delay_us)}
+            meaning |= {f"column {name}": dtype for name, dtype in source.declared.items()}
+            yield self._entry("source", source.name, f"{kind}/{source.name}", source.about, meaning, source.name, users)
+        for entity in definitions.entities.values():
+            users = [f"view {view.name}" for view in definitions.views.values() if view.entity == entity.name]
+            meaning = {f"column {name}": dtype for name, dtype in entity.columns.items()}
+            yield self._entry("entity", entity.name, f"entity/{entity.name}", entity.about, meaning, None, users)
+        for view in definitions.views.values():
+            users = list(dict.fromkeys(user for user, _ in self._users(view)))
+            meaning = {"source": view.source.name, "by": ", ".join(view.by), "entity": view.entity}
+            lineage = [f"{view.source.name}.{column}" for column in sorted(view.columns_read)]
+            entry = self._entry("view", view.name, f"view/{view.name}", view.about, meaning, view.source.name, users)
+            yield msgspec.structs.replace(entry, lineage=tuple(lineage))
+            yield from self._features(view)
+        for model in definitions.models.values():
+            yield from self._computed(model.name, model.features)
+
+    def _entry(
+        self,
+        kind: EntryKind,
+        name: str,
+        key: str,
+        about: About,
+        meaning: Mapping[str, str],
+        source: str | None,
+        users: Iterable[str],
+    ) -> Entry:
+        document, applied = self._documents.get(key), self._applied.get(key)
+        same = document is not None and applied is not None and applied.document.hash == document.hash
+        came = self._arrivals.get(source) if source is not None else None
+        return Entry(
+            kind=kind,
+            name=name,
+            meaning=dict(meaning),
+            description=about.description,
+            owner=about.owner,
+            tags=about.tags,
+            version=applied.version if same and applied is not None else None,
+            hash=None if document is None else document.hash,
+            used_by=tuple(users),
+            events=None if came is None else came.live,
+            newest=None if came is None or came.newest_event_us is None else format_moment(came.newest_event_us),
+            known_ago=_ago(came),
+        )
+
+    def _features(self, view: View) -> Iterator[Entry]:
+        users = self._users(view)
+        for name, aggregate in view.features.items():
+            read = set().union(*(e.columns() for e in (aggregate.of, aggregate.where) if e is not None))
+            values = {}
+            for user, join in users:
+                sample = self._samples.get(user.partition("@")[0])
+                found = None if sample is None else values_of(sample, f"{join.name}.{name}")
+                if sample is not None and found is not None:
+                    values[f"{sample.model}, as {join.name}.{name}"] = found
+            key = f"view/{view.name}"
+            names = list(dict.fromkeys(user for user, _ in users))
+            entry = self._entry(
+                "feature", f"{view.name}.{name}", key, view.about, aggregate_words(view, name), None, names
+            )
+            came = self._arrivals.get(view.source.name)
+            yield msgspec.structs.replace(
+                entry,
+                dtype=aggregate_dtype(aggregate, view.source.columns),
+                lineage=tuple(f"{view.source.name}.{column}" for column in sorted(read)),
+                newest=None if came is None or came.newest_event_us is None else format_moment(came.newest_event_us),
+                events=None if came is None else came.live,
+                known_ago=_ago(came),
+                values=values,
+            )
+
+    def _computed(self, model: str, features: FeatureSet) -> Iterator[Entry]:
+        sample = self._samples.get(model)
+        for name, expression in features.transforms.items():
+            found = None if sample is None else values_of(sample, name)
+            meaning = {"is": expression_words(expression)}
+            users = [model, *self._computing(model, name, expression)]
+            entry = self._entry("feature", f"{model}:{name}", f"model/{model}", NOTHING, meaning, None, users)
+            lineage = tuple(sorted(_lineage(features, expression.columns())))
+            values = {} if sample is None or found is None else {f"{sample.model}, as {name}": found}
+            dtype = features.dtypes.get(name) or features.known[name]
+            yield msgspec.structs.replace(entry, dtype=dtype, lineage=lineage, values=values)
+
+    def _users(self, view: View) -> list[tuple[str, Join]]:
+        """The models of the project file and all versions that use a view, and under which name."""
+        found: list[tuple[str, Join]] = []
+        for model in self._definitions.models.values():
+            found += [(model.name, join) for join in model.features.joins if join.view.name == view.name]
+        for name, features in self._versions:
+            of_view = [join for join in features.joins if join.view.name == view.name]
+            other = "" if all(join.view.hash == view.hash for join in of_view) else " (another definition of it)"
+            found += [(f"{name}{other}", join) for join in of_view]
+        return found
+
+    def _computing(self, model: str, name: str, expression: Expression) -> Iterator[str]:
+        """The versions of a model that compute a feature of a name from others."""
+        for version, features in self._versions:
+            if version.partition("@")[0] == model and name in features.transforms:
+                same = features.transforms[name].same_as(expression)
+                yield version if same else f"{version} (another definition of it)"
+
+    @cached_property
+    def _versions(self) -> list[tuple[str, FeatureSet]]:
+        """Every version, with the aliases that name it, and its definitions; each of these is read once."""
+        registry, known, found = self._project.registry, dict[str, FeatureSet | None](), []
+        for model in [record.key for record in self._project.state.catalog.find("version_count")]:
+            aliases: dict[str, list[str]] = {}
+            for alias, move in registry.aliases(model).items():
+                aliases.setdefault(move.version, []).append(alias)
+            for version in registry.versions(model):
+                if version.features not in known:
+                    known[version.features] = self._definitions_of(version)
+                features = known[version.features]
+                if features is not None:
+                    named = f" [{', '.join(aliases[version.id])}]" if version.id in aliases else ""
+                    found.append((version.name + named, features))
+        return found
+
+    def _definitions_of(self, version: Version) -> FeatureSet | None:
+        try:
+            return self._project.live.of(version)
+        except (Misuse, NotFound, Corrupt):  # erased, or of an earlier trimtab and changed since: nobody knows
+            return None
+
+
+def aggregate_words(view: View, name: str) -> dict[str, str]:
+    """A view's feature as its author wrote it: `last_n(x, 3), place 2`, and the arguments by their names.
+
+    >>> from trimtab import features as f
+    >>> from trimtab.events import source
+    >>> landings = source("landings", time="at", columns={"carrier": str, "dest": str})
+    >>> view = f.view("v", source=landings, by="carrier", features={"to": f.top_k("dest", 2, over="7d")})
+    >>> aggregate_words(view, "to_2")
+    {'kind': 'top_k(dest, 2), place 2', 'over': '7d', 'hop': '1h'}
+    """
+    aggregate = view.features[name]
+    words = words_of(aggregate)
+    for inner, written in (("max age", "max_age"), ("half life", "half_life"), ("keep", "k")):
+        words = {written if field == inner else field: said for field, said in words.items()}
+    stem = name.removesuffix(f"_{aggregate.place}")
+    alike = [
+        a.place
+        for n, a in view.features.items()
+        if n == f"{stem}_{a.place}" and _at_place_1(a) == _at_place_1(aggregate)
+    ]
+    if aggregate.kind == "top" or (aggregate.kind == "last" and max(alike, default=1) > 1):
+        words.pop("place", None)
+        call = "top_k" if aggregate.kind == "top" else "last_n"
+        of, given = aggregate.of, words.pop("of")
+        column = str(of.params[0]) if of is not None and of.op == "col" else given
+        words["kind"] = f"{call}({column}, {max(alike, default=aggregate.place)}), place {aggregate.place}"
+    return words
+
+
+def _at_place_1(aggregate: Aggregate) -> Aggregate:
+    return msgspec.structs.replace(aggregate, place=1)
+
+
+def _lineage(features: FeatureSet, names: Iterable[str]) -> set[str]:
+    """The columns of the request and of sources that some names come from."""
+    found: set[str] = set()
+    joins = {join.name: join for join in features.joins}
+    for name in names:
+        join, _, feature = name.partition(".")
+        if name in features.request.columns:
+            found.add(f"{features.request.name}.{name}")
+        elif name in features.transforms:
+            found |= _lineage(features, features.transforms[name].columns())
+        elif join in joins and feature in joins[join].view.features:
+            view = joins[join].view
+            found |= {f"{view.source.name}.{column}" for column in view.columns_read}
+    return found
+
+
+def _ago(came: Arrivals | None) -> str | None:
+    if came is None or came.arrival_age_us is None:
+        return None
+    age_us = max(0, came.arrival_age_us)
+    if age_us < SECOND_US:
+        return "less than 1s"
+    step_us = next((step for step in (DAY_US, HOUR_US, MINUTE_US) if age_us >= 2 * step), SECOND_US)
+    return format_duration(age_us // step_us * step_us)

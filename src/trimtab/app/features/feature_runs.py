@@ -1,0 +1,367 @@
+"""Where features of many requests are computed: from events in memory, or part by part from events on disk (D28)."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+
+import duckdb
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+import trimtab
+from trimtab import store
+from trimtab.app.features.feature_files import GROUP_ROWS
+from trimtab.app.features.materialising import move_into_tables
+from trimtab.app.online.history import SharedHistory, fits_memory
+from trimtab.core.columns.data import Column, Columns, column
+from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
+from trimtab.core.hashing import content_hash
+from trimtab.core.urls import store_url
+from trimtab.events.columns.frame_index import key_values
+from trimtab.events.columns.frames import EventFrame
+from trimtab.events.definitions import Source
+from trimtab.events.tables import materialise
+from trimtab.features.definitions import View
+from trimtab.features.feature_set import FeatureSet
+from trimtab.features.frames import FeatureFrame
+from trimtab.features.offline.as_known_now import hindsight
+from trimtab.features.offline.evaluation import evaluate, evaluate_by
+from trimtab.features.parts.event_files import EventFiles, parquet, table_events
+from trimtab.features.parts.given_files import folder_events
+from trimtab.features.parts.parted_views import PartedViews, claimed
+from trimtab.store.duckdb_opening import open_duckdb
+from trimtab.store.durable_files import write_durably
+from trimtab.store.ports import Table
+
+if TYPE_CHECKING:
+    from trimtab.app.system import Wiring
+    from trimtab.training.definitions import Model
+
+Meter = Callable[[int, int], object]
+
+_LEFT_S = 7 * 86_400  # how long a stopped run is kept
+_VALUE_BYTES = 48  # of a value of a request in memory, about: texts are the most
+
+
+class Run(Protocol):
+    """Computes features of the requests of one call."""
+
+    positions: dict[str, int]  # P: how far the log was read
+    parts: int  # in how many the events of a view are taken, at most
+    scratch: Path | None  # where files of the call may lie; None: nothing needs to be kept on the way
+
+    @property
+    def where(self) -> str:
+        """Where it computes, in words."""
+        ...
+
+    def begin(self, rows: int, *, ways: int, columns: int) -> None:
+        """Get ready for so many requests, each evaluated in so many ways and with so many values in the end."""
+        ...
+
+    def blocks(self, rows: int) -> list[slice]:
+        """The requests, as many at a time as fit."""
+        ...
+
+    def evaluate(
+        self, features: FeatureSet, requests: Columns, at_us: NDArray[Any], *, final: bool
+    ) -> FeatureFrame: ...  # fmt: skip
+
+    def entities(self, view: View, known_by_us: int | None) -> list[Column]:
+        """The columns that name the entities of whom a record is known at a moment (None: at any), in order."""
+        ...
+
+
+class OpenedRun(msgspec.Struct, frozen=True, eq=False):
+    """What computes features of a model's requests, and what of the history its requests and labels are in."""
+
+    run: Run
+    frames: Mapping[str, EventFrame]  # of those sources at least, up to the same positions
+
+    def evaluate(self, features: FeatureSet, requests: Columns, at_us: NDArray[Any]) -> FeatureFrame:
+        """The features of all requests, each as of its moment."""
+        self.run.begin(requests.rows, ways=1, columns=len(requests.names) + len(features.names))
+        return FeatureFrame.concat(
+            [
+                self.run.evaluate(features, requests.take(cut), at_us[cut], final=False)
+                for cut in self.run.blocks(requests.rows)
+            ]
+        )
+
+
+OpenRun: TypeAlias = "Callable[[Model], AbstractContextManager[OpenedRun]]"
+
+
+@contextmanager
+def run_in_memory(history: SharedHistory, model: Model) -> Iterator[OpenedRun]:
+    """Computes a model's features from a history in memory."""
+    frames, positions = history.moment(_asked(model) | {view.source.name for view in model.features.views})
+    yield OpenedRun(_InMemory(frames, positions, None), frames)
+
+
+@contextmanager
+def run_of_model(wiring: Wiring, model: Model) -> Iterator[OpenedRun]:
+    """Computes a model's features where `opened_run` would: the same bits from memory and from disk. # D45"""
+    if _fits(wiring):
+        with run_in_memory(wiring.history, model) as opened:
+            yield opened
+        return
+    frames, positions = wiring.asked_history.moment(_asked(model))
+    sources = {view.source.name: view.source for view in model.features.views}
+    with _kept(
+        wiring, model.features, sources, ["model", model.name, sorted(positions.items())], {}, None, positions
+    ) as run:
+        yield OpenedRun(run, frames)
+
+
+@contextmanager
+def opened_run(
+    project: Wiring, features: FeatureSet, what: Sequence[Any], events: Mapping[str, Path], progress: Meter | None
+) -> Iterator[Run]:
+    """What computes these features: in memory where all events fit into half of the setting `features.memory_bytes`.
+
+    Args:
+        project: Whose history.
+        features: What is computed.
+        what: All else that the result depends on; a run that was stopped is taken up by the same.
+        events: By source: Parquet files to take instead of the history.
+        progress: Called with pieces of work done and in all.
+    """
+    sources = {view.source.name: view.source for view in features.views}
+    for name in events:
+        if name not in sources:
+            raise NotFound(
+                f"events of {name!r}: none of these features is of that source, but of {', '.join(sources)}."
+            )
+    if not events and _fits(project):
+        frames, positions = project.history.moment(sources)
+        yield _InMemory(frames, positions, progress)
+        return
+    with _kept(project, features, sources, what, events, progress) as run:
+        yield run
+
+
+@contextmanager
+def _kept(
+    project: Wiring,
+    features: FeatureSet,
+    sources: Mapping[str, Source],
+    what: Sequence[Any],
+    events: Mapping[str, Path],
+    progress: Meter | None,
+    positions: Mapping[str, int] | None = None,
+) -> Iterator[Run]:
+    """What computes on disk, in a folder that is kept when it is stopped; `positions` are P, left out those of now."""
+    limit_bytes = project.config.features.memory_bytes
+    made_by = [limit_bytes, trimtab.__version__, duckdb.__version__, np.__version__]
+    asked = content_hash([features.hash, _plain(what), _files(events), made_by])
+    folder = project.state_folder / "backfill" / asked[:32]
+    _sweep(folder.parent)
+    with claimed(folder):
+        try:
+            with _on_disk(project, features, sources, events, folder, progress, positions) as run:
+                yield run
+        except (Misuse, NotFound, Corrupt):
+            shutil.rmtree(folder, ignore_errors=True)  # nothing to go on with
+            raise
+        shutil.rmtree(folder, ignore_errors=True)  # used up
+
+
+@contextmanager
+def _on_disk(
+    project: Wiring,
+    features: FeatureSet,
+    sources: Mapping[str, Source],
+    events: Mapping[str, Path],
+    folder: Path,
+    progress: Meter | None,
+    given: Mapping[str, int] | None,
+) -> Iterator[Run]:
+    positions = _pinned(project, folder) if given is None else dict(given)
+    run = _OnDisk(features, positions, folder, progress)
+    views = PartedViews(
+        folder,
+        _event_files(project, sources, positions, folder, events),
+        address=content_hash([positions, _files(events)]),
+        memory_bytes=project.config.features.memory_bytes,
+        clock=project.clock,
+        done=run.step,
+    )
+    with views:
+        run.views = views
+        yield run
+
+
+class _InMemory:
+    def __init__(self, frames: dict[str, EventFrame], positions: dict[str, int], progress: Meter | None) -> None:
+        self.positions, self.parts, self.where = positions, 1, "in memory"
+        self.scratch: Path | None = None
+        self._frames = frames
+        self._final: dict[str, EventFrame] | None = None
+        self._progress = progress
+
+    def begin(self, rows: int, *, ways: int, columns: int) -> None:
+        self._rows = rows
+
+    def blocks(self, rows: int) -> list[slice]:
+        return [slice(0, rows)]
+
+    def evaluate(self, features: FeatureSet, requests: Columns, at_us: NDArray[Any], *, final: bool) -> FeatureFrame:
+        frames = self._frames
+        if final:
+            self._final = self._final or {name: hindsight(frame) for name, frame in frames.items()}
+            frames = self._final
+        found = evaluate(features, requests, at_us, frames)
+        if self._progress is not None:
+            self._progress(self._rows, self._rows)
+        return found
+
+    def entities(self, view: View, known_by_us: int | None) -> list[Column]:
+        frame = self._frames[view.source.name]
+        known = slice(None) if known_by_us is None else np.flatnonzero(frame.known_at_us <= known_by_us)
+        keys = set(key_values([frame.columns[name].take(known) for name in view.by])) - {None}
+        ordered = sorted(keys)
+        lists = [ordered] if len(view.by) == 1 else [list(v) for v in zip(*ordered, strict=True)] or [[]] * len(view.by)
+        return [column(view.source.columns[name], values) for name, values in zip(view.by, lists, strict=True)]
+
+
+class _OnDisk:
+    views: PartedViews
+
+    def __init__(self, features: FeatureSet, positions: dict[str, int], folder: Path, progress: Meter | None) -> None:
+        self.positions, self.parts = positions, 1
+        self.scratch: Path | None = folder
+        self._features = features
+        self._progress = progress
+        self._steps = self._done = 0
+        self._block_rows = 0
+
+    @property
+    def where(self) -> str:
+        return f"on disk, in {self.parts} {'part' if self.parts == 1 else 'parts'}"
+
+    def begin(self, rows: int, *, ways: int, columns: int) -> None:
+        fitting = self.views.memory_bytes // 4 // (_VALUE_BYTES * columns)
+        self._block_rows = max(1, fitting // GROUP_ROWS) * GROUP_ROWS
+        parts = [self.views.parts(join.view) for join in self._features.joins]
+        self.parts = max(parts, default=1)
+        self._steps = sum(parts) * ways * len(self.blocks(rows)) + len(self._features.views)
+        self.views.prepare(self._features.views)
+
+    def blocks(self, rows: int) -> list[slice]:
+        starts = range(0, max(rows, 1), self._block_rows)
+        return [slice(start, min(start + self._block_rows, rows)) for start in starts]
+
+    def evaluate(self, features: FeatureSet, requests: Columns, at_us: NDArray[Any], *, final: bool) -> FeatureFrame:
+        return evaluate_by(partial(self.views.answer, final=final), features, requests, at_us)
+
+    def entities(self, view: View, known_by_us: int | None) -> list[Column]:
+        return self.views.entities(view, known_by_us)
+
+    def step(self) -> None:
+        """Called after each piece of work."""
+        self._done += 1
+        if self._progress is not None and self._steps:
+            self._progress(min(self._done, self._steps), self._steps)
+
+
+def _fits(wiring: Wiring) -> bool:
+    return fits_memory(wiring.state.events, wiring.config.features.memory_bytes)
+
+
+def _asked(model: Model) -> set[str]:
+    """The sources of a model's requests and labels."""
+    return {model.request.name, model.label.source.name}
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what runs left that were stopped long ago and that nobody took up."""
+    for lock in folder.glob("*/lock"):
+        if time.time() - lock.stat().st_mtime > _LEFT_S:
+            with suppress(Conflict), claimed(lock.parent):
+                shutil.rmtree(lock.parent, ignore_errors=True)
+
+
+def _pinned(project: Wiring, folder: Path) -> dict[str, int]:
+    """P: that of the run which is taken up, else the log's positions now."""
+    file = folder / "positions.json"
+    if not file.exists():
+        positions = project.state.events.positions()
+        tables = project.state.tables(project.sources, make=False)
+        for table in tables.values():  # partitions that are gone from the log are as long as the tables say
+            for name, last in _reached(table).items():
+                positions.setdefault(name, last)
+        write_durably(file, msgspec.json.encode(dict(sorted(positions.items()))))
+    return msgspec.json.decode(file.read_bytes(), type=dict[str, int])
+
+
+def _reached(table: Table) -> dict[str, int]:
+    files = _parquet_of(table)
+    if not files:
+        return {}
+    with open_duckdb() as connection:
+        query = f'SELECT "_partition", max("_position") FROM {parquet(files)} GROUP BY 1'
+        return {str(name): int(last) for name, last in connection.execute(query).fetchall()}
+
+
+def _event_files(
+    project: Wiring,
+    sources: Mapping[str, Source],
+    positions: Mapping[str, int],
+    folder: Path,
+    events: Mapping[str, Path],
+) -> dict[str, EventFiles]:
+    found = {name: folder_events(sources[name], Path(path), folder / "given" / name) for name, path in events.items()}
+    rest = [source for name, source in sources.items() if name not in found]
+    if not rest:
+        return found
+    if project.state.tables(project.sources, make=False):
+        move_into_tables(project)
+        tables = project.state.tables(project.sources, make=False)
+        return found | {s.name: table_events(s, _parquet_of(tables[s.name]), list(positions), positions) for s in rest}
+    with ExitStack() as stack:  # no tables of record yet: the log as tables, for this run alone
+        made: dict[str, Table] = {}
+        for source in rest:
+            url = store_url("delta", folder / "tables" / source.name)
+            made[source.name] = store.open(url, "table")
+            stack.callback(made[source.name].close)
+        materialise(project.state.events, rest, made)
+        for s in rest:
+            found[s.name] = table_events(s, _parquet_of(made[s.name]), list(positions), positions)
+    return found
+
+
+@runtime_checkable
+class _InFiles(Protocol):
+    def files(self) -> list[Path]: ...
+
+
+def _parquet_of(table: Table) -> list[Path]:
+    if not isinstance(table, _InFiles):
+        raise Misuse(
+            f"{type(table).__name__}: its rows are not in files of this machine, and this history does not fit into "
+            "memory. Raise features.memory_bytes, or take Parquet files of the events."
+        )
+    return table.files()
+
+
+def _files(events: Mapping[str, Path]) -> list[Any]:
+    """What Parquet files are: their names, sizes and times of change."""
+    out: list[Any] = []
+    for name, path in sorted(events.items()):
+        files = sorted(Path(path).glob("*.parquet")) if Path(path).is_dir() else [Path(path)]
+        out += [[name, str(f.absolute()), f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()]
+    return out
+
+
+def _plain(what: Sequence[Any]) -> list[Any]:
+    from trimtab.training.data.parquet import columns_hash
+
+    return [columns_hash(one) if isinstance(one, Columns) else one for one in what]

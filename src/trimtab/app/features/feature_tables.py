@@ -1,0 +1,356 @@
+"""Tables of features: requests joined with features as of their moments, and all entities as of some moments."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.app.features.feature_files import write_table
+from trimtab.app.features.feature_runs import Run, opened_run
+from trimtab.app.features.request_tables import request_table
+from trimtab.app.state.retention_needs import view_reach
+from trimtab.app.state.state import kept_from
+from trimtab.core.clock import Clock
+from trimtab.core.columns.data import Column, Columns, Dtype
+from trimtab.core.errors import Conflict, Misuse, NotFound
+from trimtab.core.expressions.nodes import Expression, col, may_fail
+from trimtab.core.time import duration_us, format_moment
+from trimtab.events.definitions import Source
+from trimtab.events.files.files import Rows
+from trimtab.events.values.checks import asked_moment
+from trimtab.features.definitions import Join, Request, View
+from trimtab.features.feature_set import FeatureSet, feature_set
+from trimtab.features.frames import REASONS, FeatureFrame
+from trimtab.features.offline.as_known_now import let_in
+from trimtab.features.offline.evaluation import check_requests
+from trimtab.training.definitions import Model
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+AsKnown: TypeAlias = Literal["then", "final"]
+Item: TypeAlias = str | View | Join | Mapping[str, Expression]
+Of: TypeAlias = Model | Item | Sequence[Item]
+When: TypeAlias = str | int | dt.datetime
+Meter: TypeAlias = Callable[[int, int], object]
+
+_MOST_MOMENTS = 100_000  # of one call of snapshots: every hour of eleven years
+
+
+class FeatureTable(Columns, frozen=True, eq=False, kw_only=True):
+    """Requests and their features, in the order of the requests."""
+
+    positions: dict[str, int]  # P: up to here the log was read
+    let_in: dict[str, int]  # as_known="final": how many values of each feature are not those known then
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __bool__(self) -> bool:
+        return True  # as of other tables: one without rows is a table all the same
+
+
+class FeatureFile(msgspec.Struct, frozen=True, kw_only=True):
+    """The same, written to a file."""
+
+    path: Path
+    rows: int
+    features: tuple[str, ...]
+    positions: dict[str, int]
+    let_in: dict[str, int]
+    parts: int  # in how many the events of a view were taken, at most; 1: all in memory
+
+
+class How(msgspec.Struct, frozen=True, kw_only=True):
+    """How a table of features is made and where it goes."""
+
+    as_known: AsKnown = "then"
+    reasons: bool = False
+    out: Path | None = None
+    events: Mapping[str, Path] = {}  # by source: Parquet files to take instead of the project's history
+    progress: Meter | None = None
+
+    def __post_init__(self) -> None:
+        if self.as_known not in ("then", "final"):
+            raise Misuse(f'as_known={self.as_known!r} is neither "then" nor "final".')
+        if self.out is None:
+            return
+        if self.out.suffix not in (".csv", ".parquet"):
+            raise Misuse(f"out {self.out}: the name must end in .csv or .parquet.")
+        if not self.out.absolute().parent.is_dir():
+            raise NotFound(f"out {self.out}: there is no folder {self.out.absolute().parent}. Make it.")
+        if self.out.exists():
+            raise Conflict(f"{self.out} exists and is not overwritten. Name another file, or remove it.")
+
+
+class _Asked(msgspec.Struct, frozen=True, eq=False):
+    features: FeatureSet
+    requests: Columns
+    at_us: NDArray[np.int64]
+
+
+def join_features(
+    project: Project, requests: Rows, of: Of | None, *, at: When | None, how: How
+) -> FeatureTable | FeatureFile:
+    """See `Project.join`."""
+    asked = _asked(project, requests, of, at)
+    return _made(project, asked, how)
+
+
+def snapshot_features(
+    project: Project, of: Of, moments_us: Sequence[int], *, how: How
+) -> FeatureTable | FeatureFile:  # fmt: skip
+    """See `Project.snapshot` and `Project.snapshots`."""
+    items = _items(project, of)
+    views = [item for item in items if isinstance(item, View)]
+    if not views:
+        raise Misuse("snapshot: give a view, or a list with one: its entities are the rows.")
+    first = views[0]
+    for view in views:
+        if view.by != first.by:
+            raise Misuse(
+                f"snapshot: view {first.name!r} is by {', '.join(first.by)}, view {view.name!r} by "
+                f"{', '.join(view.by)}. Take views of one entity, or one snapshot each."
+            )
+    for t in moments_us:
+        _refuse_future(project, t)
+    dtypes = {name: first.source.columns[name] for name in first.by}
+    features = _features(Columns({name: _nothing(dtype) for name, dtype in dtypes.items()}), items)
+    _refuse_removed(project, features, min(moments_us), how.events)
+    what = ["snapshot", how.as_known, how.reasons, list(moments_us)]
+    with opened_run(project, features, what, how.events, how.progress) as run:
+        tables = [_entities(run, views, t, final=how.as_known == "final") for t in moments_us]
+        at_us = np.repeat(np.array(moments_us, np.int64), [table.rows for table in tables])
+        requests = Columns.concat(tables).replace({"at" if "at" not in first.by else "as_of": Column("time", at_us)})
+        return _computed(run, _Asked(features, requests, at_us), how)
+
+
+def moments_between(start: When, end: When, every: str | int, clock: Clock) -> list[int]:
+    """The moments from `start` on, `every` so long, before `end`."""
+    step = _step_us(every)
+    first, last = asked_moment(start, "snapshots: start", clock), asked_moment(end, "snapshots: end", clock)
+    if last <= first:
+        raise Misuse(f"snapshots: end {end} is not after start {start}: nothing lies between. Give a later end.")
+    count = -((first - last) // step)
+    if count > _MOST_MOMENTS:
+        raise Misuse(
+            f"snapshots: every {every} from {start} to {end} are {count:,} moments; at most {_MOST_MOMENTS:,} are "
+            "taken at once. Give a longer every, or a shorter time."
+        )
+    return list(range(first, last, step))
+
+
+def _step_us(every: str | int) -> int:
+    try:
+        step = duration_us(every)
+    except Misuse as error:
+        raise Misuse(f"snapshots: every: {error}") from None
+    if step == 0:
+        raise Misuse(f'snapshots: every={every!r} gives no next moment. Give a longer every, such as "1d".')
+    return step
+
+
+def _asked(project: Project, requests: Rows, of: Of | None, at: When | None) -> _Asked:
+    model = _model(project, of)
+    declared: dict[str, Dtype] = {}
+    if model is not None:
+        needed = model.features.request_columns | (set() if at is not None else {model.request.time})
+        declared = {name: model.request.columns[name] for name in model.request.columns if name in needed}
+        items: list[View | Join | Mapping[str, Expression]] = []
+    else:
+        assert of is not None  # else `_model` gave one, or an error
+        items = _items(project, of)
+        declared = _entity_columns(items)
+        if at is None:
+            raise Misuse(
+                "join: as of when? Give at= the name of the requests' column of moments, or one moment for all."
+            )
+    table = request_table(requests, declared, at if isinstance(at, str) else None)
+    column = model.request.time if model is not None and at is None else at
+    if isinstance(column, str) and column in table:
+        lead_us = model.request.lead_us if model is not None and at is None else 0
+        at_us = _moments(table, column) - lead_us
+    else:
+        assert at is not None  # else it is the model's own column, which is there
+        at_us = np.full(table.rows, _one_moment(table, at, project.clock), np.int64)
+    if table.rows:
+        _refuse_future(project, int(at_us.max()))
+    features = model.features if model is not None else _features(table, items)
+    check_requests(features, table, at_us)
+    return _Asked(features, table, at_us)
+
+
+def _model(project: Project, of: Of | None) -> Model | None:
+    """The model whose features are wanted; None: views are."""
+    models = project.definitions.models
+    if isinstance(of, Model):
+        return of
+    if of is None:
+        if len(models) != 1:
+            raise Misuse(f"join: features of what? Give a model ({', '.join(models) or 'there is none'}) or views.")
+        return next(iter(models.values()))
+    return models.get(of) if isinstance(of, str) else None
+
+
+def _items(project: Project, of: Of) -> list[View | Join | Mapping[str, Expression]]:
+    if isinstance(of, Model):
+        raise Misuse(f"model {of.name!r}: its rows are requests, not entities. Give views.")
+    given: Iterable[Any] = [of] if isinstance(of, str | View | Join | Mapping) else of
+    out: list[View | Join | Mapping[str, Expression]] = []
+    views = project.definitions.views
+    for item in given:
+        if isinstance(item, str):
+            if item not in views:
+                models = ", ".join(project.definitions.models) or "none"
+                raise NotFound(f"no model or view {item!r}. Models: {models}; views: {', '.join(views) or 'none'}.")
+            out.append(views[item])
+        elif isinstance(item, View | Join | Mapping):
+            out.append(item)
+        else:
+            raise Misuse(f'join: {item!r} is no view, no join of one and no dict {{"name": expression}}.')
+    if not out:
+        raise Misuse("join: features of what? The list is empty.")
+    return out
+
+
+def _entity_columns(items: Sequence[View | Join | Mapping[str, Expression]]) -> dict[str, Dtype]:
+    """The columns that requests must have, for views to be looked up by."""
+    joins = [item.join() if isinstance(item, View) else item for item in items if isinstance(item, View | Join)]
+    computed = {f"{join.name}.{feature}" for join in joins for feature in join.view.features}
+    computed |= {name for item in items if isinstance(item, Mapping) for name in item}
+    return {
+        name: join.view.source.columns[column]
+        for join in joins
+        for name, column in zip(join.by, join.view.by, strict=True)
+        if name not in computed
+    }
+
+
+def _features(table: Columns, items: Sequence[View | Join | Mapping[str, Expression]]) -> FeatureSet:
+    dtypes = {name: column.dtype for name, column in table.by_name.items()}
+    return feature_set(Request(source=Source(name="requests", time="", columns=dtypes)), items, texts=True)
+
+
+def _moments(table: Columns, name: str) -> NDArray[np.int64]:
+    column = table[name]
+    if column.dtype != "time":
+        raise Misuse(f"requests: at={name!r} must be a column of moments; it is {column.dtype}.")
+    missing = np.flatnonzero(~column.present())
+    if missing.size:
+        raise Misuse(f"requests: row {missing[0] + 1} has no {name!r}. Every request needs its moment.")
+    moments: NDArray[np.int64] = column.values
+    return moments
+
+
+def _one_moment(table: Columns, at: When, clock: Clock) -> int:
+    try:
+        return asked_moment(at, "at", clock)
+    except Misuse as error:
+        raise Misuse(f"{error} Or name a column ({', '.join(table.names)}).") from None
+
+
+def _refuse_future(project: Project, at_us: int) -> None:
+    now_us = project.clock.now_us()
+    if at_us > now_us:
+        raise Misuse(
+            f"as of {format_moment(at_us)}: that is to come, and what will be known then is not known now "
+            f"({format_moment(now_us)}). Give at= a moment that has come, or leave such rows out."
+        )
+
+
+def _refuse_removed(project: Project, features: FeatureSet, first_us: int, events: Mapping[str, Path]) -> None:
+    """Refuse moments whose features need events that were removed."""
+    kept_from_us = kept_from(project.state.catalog)
+    for view in features.views:
+        if view.source.name in kept_from_us and view.source.name not in events:
+            removed_us, reach = kept_from_us[view.source.name], view_reach(view)
+            if first_us < removed_us + reach.us:
+                asked, removed, from_on = map(format_moment, (first_us, removed_us, removed_us + reach.us))
+                raise Misuse(
+                    f"as of {asked}: events of {view.source.name!r} before {removed} were removed, as [retention] "
+                    f"says, and {reach.why}. Leave out what is asked before {from_on}."
+                )
+
+
+def _entities(run: Run, views: Sequence[View], at_us: int, *, final: bool) -> Columns:
+    """The entities of whom one of the views' sources says something by a moment, in order."""
+    first = views[0]
+    found = [run.entities(view, None if final else at_us) for view in views]
+    if len(found) == 1:
+        return Columns(dict(zip(first.by, found[0], strict=True)))
+    keys = {key for columns in found for key in zip(*(c.to_list() for c in columns), strict=True)}
+    values = zip(*sorted(keys), strict=True) if keys else ((),) * len(first.by)
+    return Columns.of({n: (first.source.columns[n], list(v)) for n, v in zip(first.by, values, strict=True)})
+
+
+def _made(project: Project, asked: _Asked, how: How) -> FeatureTable | FeatureFile:
+    if asked.requests.rows:
+        _refuse_removed(project, asked.features, int(asked.at_us.min()), how.events)
+    what = ["join", how.as_known, how.reasons, asked.at_us.tobytes(), asked.requests]
+    with opened_run(project, asked.features, what, how.events, how.progress) as run:
+        return _computed(run, asked, how)
+
+
+def _computed(run: Run, asked: _Asked, how: How) -> FeatureTable | FeatureFile:
+    rows, final = asked.requests.rows, how.as_known == "final"
+    run.begin(rows, ways=1 + final, columns=len(asked.requests.names) + len(asked.features.names))
+    counts = dict.fromkeys(asked.features.names, 0) if final else {}
+
+    def block(cut: slice) -> tuple[Columns, dict[str, int]]:
+        requests, at_us = asked.requests.take(cut), asked.at_us[cut]
+        found = run.evaluate(asked.features, requests, at_us, final=final)
+        then = run.evaluate(asked.features, requests, at_us, final=False) if final else found
+        return _joined(asked.features, requests, found, reasons=how.reasons), let_in(then, found) if final else {}
+
+    if how.out is None:
+        tables = []
+        for cut in run.blocks(rows):
+            table, more = block(cut)
+            tables.append(table)
+            counts = {name: count + more[name] for name, count in counts.items()}
+        return FeatureTable(Columns.concat(tables).by_name, positions=run.positions, let_in=counts)
+    counts = write_table(how.out, run.scratch, run.blocks(rows), block, counts)
+    return FeatureFile(
+        path=how.out,
+        rows=rows,
+        features=asked.features.names,
+        positions=run.positions,
+        let_in=counts,
+        parts=run.parts,
+    )
+
+
+def _joined(features: FeatureSet, requests: Columns, found: FeatureFrame, *, reasons: bool) -> Columns:
+    """The requests' columns, then the features, each followed by its reason if these are wanted and may be of use.
+
+    A feature that is a column under its own name is there already; another one of a column's name gets a longer one.
+    """
+    out = dict(requests.by_name)
+    names = np.array(REASONS, object)
+    for name, column in found.values.by_name.items():
+        shown = f"feature.{name}" if name in requests else name
+        if name in requests and _is_column(features, name):
+            continue
+        out[shown] = column
+        if reasons and name in found.reasons:
+            out[f"{shown}.reason"] = Column("str", names[found.reasons[name]])
+        elif reasons and may_fail(features.transforms[name], features.known):
+            failed = found.failed.get(name, np.zeros(len(column), bool))
+            whys = np.where(column.present(), "found", np.where(failed, "failed", "null"))
+            out[f"{shown}.reason"] = Column("str", whys.astype(object))
+    return Columns(out)
+
+
+def _is_column(features: FeatureSet, name: str) -> bool:
+    expression = features.transforms.get(name)
+    return expression is not None and (expression.same_as(col(name)) or expression.same_as(col(name).category()))
+
+
+def _nothing(dtype: Dtype) -> Column:
+    return Column(dtype, np.empty(0, object if dtype == "str" else np.int64))

@@ -1,0 +1,152 @@
+"""What values a model's features had of late: from logged predictions, or else from what it was trained on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns.data import Column
+from trimtab.core.errors import Corrupt, Misuse, NotFound
+from trimtab.features.frames import NO_VIEW, REASONS
+from trimtab.registry import Version
+from trimtab.registry.protection import CHAMPION
+from trimtab.training.data.sets import load_training_set
+from trimtab.training.fitting.artifact import decode_artifact
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+_ROWS = 5_000
+_ENOUGH = 100  # predictions; with fewer the training set says more
+_TOP = 5
+
+
+class Values(msgspec.Struct, frozen=True, kw_only=True):
+    """A feature's values in a sample."""
+
+    sample: str  # "the newest 5,000 predictions of late_flight@7"
+    rows: int
+    nulls: dict[str, float]  # share of rows by reason
+    mean: float | None = None  # of numbers, with the rest of what is between it and `top`
+    std: float | None = None
+    least: float | None = None
+    quantiles: dict[str, float] = {}  # "5%", "25%", "50%", "75%", "95%"
+    greatest: float | None = None
+    top: dict[str, float] = {}  # of categories: share of rows
+
+    @property
+    def null_share(self) -> float:
+        return sum(self.nulls.values())
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        nulls = ", ".join(f"{share:.1%} {reason}" for reason, share in self.nulls.items()) or "none"
+        out = [f"{self.rows:,} rows: {self.sample}", f"null: {nulls}"]
+        if self.mean is not None and self.least is not None and self.greatest is not None:
+            spread = "" if self.std is None else f", std {self.std:.4g}"
+            out.append(f"mean {self.mean:.4g}{spread}, from {self.least:.4g} to {self.greatest:.4g}")
+            out.append("quantiles " + ", ".join(f"{name} {value:.4g}" for name, value in self.quantiles.items()))
+        out += (
+            ["most often " + ", ".join(f"{text} {share:.1%}" for text, share in self.top.items())] if self.top else []
+        )
+        return out
+
+
+class Sample(msgspec.Struct, frozen=True, eq=False):
+    """Values of all features of a version, in columns."""
+
+    model: str  # "late_flight@7"
+    what: str
+    values: dict[str, Column]
+    reasons: dict[str, NDArray[Any]]  # codes, of the features of views
+
+
+def sample_of(project: Project, model: str) -> Sample | None:
+    """The newest predictions of a model's version in service; when they are few, what it was trained on.
+
+    Of a model of which none is in service it is the newest version.
+    """
+    version = project.registry.alias(model, CHAMPION) or next(reversed(project.registry.versions(model)), None)
+    if version is None:
+        return None
+    return _of_predictions(project, version) or _of_training_set(project, version)
+
+
+def values_of(sample: Sample, feature: str) -> Values | None:
+    """The values of one feature; None when the version did not read it."""
+    column = sample.values.get(feature)
+    if column is None or not len(column):
+        return None
+    rows, there = len(column), column.present()
+    if column.dtype == "float":
+        there = there & ~np.isnan(column.values)
+    nulls = _nulls(~there, sample.reasons.get(feature), rows)
+    kept = column.values[there]
+    if column.dtype == "str":
+        counts = Counter(kept.tolist()).most_common(_TOP)
+        return Values(sample=sample.what, rows=rows, nulls=nulls, top={text: n / rows for text, n in counts})
+    if not len(kept):
+        return Values(sample=sample.what, rows=rows, nulls=nulls)
+    numbers = kept.astype(np.float64)
+    levels = (5, 25, 50, 75, 95)
+    return Values(
+        sample=sample.what,
+        rows=rows,
+        nulls=nulls,
+        mean=float(numbers.mean()),
+        std=float(numbers.std(ddof=1)) if len(numbers) > 1 else None,
+        least=float(numbers.min()),
+        quantiles={f"{q}%": float(v) for q, v in zip(levels, np.percentile(numbers, levels), strict=True)},
+        greatest=float(numbers.max()),
+    )
+
+
+def _nulls(missing: NDArray[Any], reasons: NDArray[Any] | None, rows: int) -> dict[str, float]:
+    if not missing.any():
+        return {}
+    if reasons is None:
+        return {"null": float(missing.sum()) / rows}
+    counts = Counter(reasons[missing].tolist())
+    return {REASONS[code] if code != NO_VIEW else "null": n / rows for code, n in counts.most_common()}
+
+
+def _of_predictions(project: Project, version: Version) -> Sample | None:
+    log = project.predictions
+    after = {name: max(0, last - _ROWS) for name, last in log.log.positions().items()}
+    blocks = log.blocks(after, model=version.model)
+    newest = [p for block, _ in blocks for p in block if p.version == version.id][-_ROWS:]
+    if len(newest) < _ENOUGH:
+        return None
+    encoding = decode_artifact(project.state.blob.get(version.artifact)).encoding
+    width = len(encoding.names)
+    matrix = np.frombuffer(b"".join(p.values for p in newest), "<f8").reshape(-1, width)
+    codes = np.frombuffer(b"".join(p.reasons for p in newest), np.uint8).reshape(-1, width)
+    values: dict[str, Column] = {}
+    for place, name in enumerate(encoding.names):
+        numbers = matrix[:, place]
+        if name not in encoding.vocabularies:
+            values[name] = Column("float", numbers)
+            continue
+        vocabulary = encoding.vocabularies[name]
+        known = ~np.isnan(numbers)
+        texts = [vocabulary[int(n)] if there else None for n, there in zip(numbers, known, strict=True)]
+        values[name] = Column("str", np.array(texts, object), known)
+    what = f"the newest {len(newest):,} predictions of {version.name}"
+    return Sample(version.name, what, values, {name: codes[:, place] for place, name in enumerate(encoding.names)})
+
+
+def _of_training_set(project: Project, version: Version) -> Sample | None:
+    try:
+        key = project.live.of(version).request.key
+        found = load_training_set(version.training_set, project.state.blob, key=key)
+    except (NotFound, Misuse, Corrupt):  # a replay's, erased, or of definitions that are not known any more
+        return None
+    rows = slice(max(0, found.rows - _ROWS), found.rows)
+    values = {name: column.take(rows) for name, column in found.features.values.by_name.items()}
+    reasons = {name: codes[rows] for name, codes in found.features.reasons.items()}
+    what = f"the newest {min(_ROWS, found.rows):,} rows that {version.name} was trained on"
+    return Sample(version.name, what, values, reasons)

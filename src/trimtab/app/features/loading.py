@@ -1,0 +1,70 @@
+"""Whatever holds a source's rows into the log; what does not fit goes to quarantine, what is not known is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from trimtab.core.errors import Misuse
+from trimtab.events.files.files import Rows, read_rows
+from trimtab.events.ingest import Pushed
+from trimtab.events.redelivered_rows import changed_columns, told_otherwise
+from trimtab.events.values.fitting import FileRows
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+
+class Ingested(Pushed, frozen=True):
+    """What became of the rows of a file, and how its columns differ from those that the source declares."""
+
+    ignored: tuple[str, ...] = ()  # its columns that the source does not declare: not kept
+
+
+def load_rows(
+    project: Project,
+    source: str,
+    given: Rows,
+    *,
+    history: bool,
+    absent_ok: bool,
+    progress: Callable[[int, int], object] | None,
+) -> Ingested:
+    """See `Project.ingest`."""
+    rows = read_rows(given, project.definitions.source(source), on_error="quarantine")
+    if rows.absent and not absent_ok:
+        extra = f" It has columns that are not declared: {', '.join(rows.ignored)}." if rows.ignored else ""
+        raise Misuse(
+            f"ingest into {source!r}: the declared column{'s' * (len(rows.absent) > 1)} {', '.join(rows.absent)} "
+            f"{'are' if len(rows.absent) > 1 else 'is'} missing.{extra} Add or rename them, or say that they are null: "
+            "--absent-as-null, in Python absent_ok=True."
+        )
+    _refuse_again(project, source, rows, history)
+    pushed = project.ingestor.take(source, rows, history=history, progress=progress)
+    return Ingested(
+        accepted=pushed.accepted,
+        quarantined=pushed.quarantined,
+        partition=pushed.partition,
+        position=pushed.position,
+        problems=pushed.problems,
+        ignored=rows.ignored,
+        absent=rows.absent + tuple(name for name in pushed.absent if name not in rows.absent),
+    )
+
+
+def _refuse_again(project: Project, source: str, rows: FileRows, history: bool) -> None:
+    """Events without a key cannot be corrected: nothing that would count once more is taken unasked. # D48"""
+    what = project.definitions.source(source)
+    changed = changed_columns(what, rows)
+    if not changed:
+        return
+    events = project.ingestor.events(source, rows.columns, history=history)
+    again = told_otherwise(what, events, project.state.events, project.state.moved([what]))
+    if again:
+        then = "without" if changed[0] in what.declared else "with"
+        raise Misuse(
+            f"ingest into {source!r}: {again:,} of {rows.columns.rows:,} rows are recorded already, but for "
+            f"{', '.join(changed)}, which the source was declared {then} "
+            f"then. It has no key, so each would count once more, for good. Nothing was taken. Ingest only rows that "
+            "are new, or rows without such columns (--absent-as-null); give rows that are other events an `_id`."
+        )

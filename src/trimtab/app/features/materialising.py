@@ -1,0 +1,48 @@
+"""Moving the event log into tables of record, one process at a time: none while an entity is erased. # D23, # D26"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from trimtab.app.state.lease import Lease
+from trimtab.app.state.lost_records import note_read
+from trimtab.app.state.state import State
+from trimtab.events.tables import Materialised, materialise
+
+if TYPE_CHECKING:
+    from trimtab.app.system import Wiring
+
+LEASE = "tables"
+_PATIENCE_S = 60.0  # another process that does the same is mostly done by then
+
+
+def move_into_tables(project: Wiring) -> Materialised:
+    """See `Project.materialise`."""
+    with writing_tables(project.state, patience_s=_PATIENCE_S):
+        moved = project.state.moved(project.sources)
+        project.layouts.keep()  # the columns of a table stay
+        tables = project.state.tables(project.sources, make=True)
+        done = materialise(project.state.events, project.sources, tables, through=moved.through)
+        note_read(project.state)
+        return done
+
+
+@contextmanager
+def writing_tables(state: State, *, patience_s: float = 0.0) -> Iterator[None]:
+    """While nobody else moves events into tables of record, or erases some of them.
+
+    Args:
+        state: Whose tables.
+        patience_s: How long to wait for somebody else.
+
+    Raises:
+        Conflict: Another process still does so.
+    """
+    otherwise = (
+        f"{state.folder}: another process moves events into tables of record (`trimtab materialise` or `retain`, a "
+        "snapshot or a join), or erases some of them. Try again when it is done."
+    )
+    with Lease(state.catalog, LEASE, state.folder).taken(otherwise, patience_s=patience_s):
+        yield

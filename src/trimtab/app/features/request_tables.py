@@ -1,0 +1,97 @@
+"""Tables of requests from wherever they are: files, columns, Arrow tables, rows. All rows and all columns stay."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from trimtab.core.columns.arrow_ipc import read_ipc_file
+from trimtab.core.columns.data import Columns, Dtype
+from trimtab.core.errors import Misuse
+from trimtab.events.definitions import Source
+from trimtab.events.files.csv_files import csv_header
+from trimtab.events.files.files import Rows, is_table, problem_of, read_rows
+from trimtab.events.files.opened import local_file, open_bytes
+from trimtab.events.files.parquet_files import parquet_columns
+
+_PYTHON: dict[type, Dtype] = {bool: "bool", int: "int", float: "float", str: "str", dt.datetime: "time"}
+
+
+def request_table(given: Rows, declared: Mapping[str, Dtype], moments: str | None = None) -> Columns:
+    """A table with all its rows and columns, those that are declared as declared.
+
+    Args:
+        given: What `read_rows` takes: a file, a table of any library, a list of dicts.
+        declared: The columns that are needed, and their types. Others stay as they are: in a CSV file, text.
+        moments: A column of moments, if there is one of that name.
+
+    Raises:
+        NotFound: There is no such file.
+        Misuse: A needed column is missing or holds something else, or one holds what no column can; the message
+            names it.
+    """
+    table, found = _with_columns(given)
+    if isinstance(table, list) and not table:  # as a table without rows
+        return Columns.of({name: (dtype, []) for name, dtype in declared.items()})
+    for name, dtype in declared.items():
+        if name not in found:
+            raise Misuse(f"requests: no column {name!r} of {dtype}, which is needed; there are {', '.join(found)}.")
+    wanted = {name: declared.get(name, dtype) for name, dtype in found.items()}
+    if moments in found and found[moments] in ("str", "int"):
+        wanted[moments] = "time"
+    rows = read_rows(table, Source(name="requests", time="", columns=wanted), on_error="quarantine")
+    if rows.bad:
+        more = len(rows.bad) - 1
+        also = f" So it is in {more} more." if more else ""
+        raise Misuse(f"requests, {problem_of(rows.bad[0], wanted)}{also} Correct it, or leave such rows out.")
+    return rows.columns.select(wanted)
+
+
+def _with_columns(given: Rows) -> tuple[Rows, dict[str, Dtype]]:
+    """A table that is not read twice, and what its columns hold."""
+    if isinstance(given, str | Path):
+        path = local_file(given)
+        ending = next((s for s in reversed(path.suffixes) if s != ".gz"), "").lower()
+        if ending == ".parquet":
+            return path, parquet_columns(path)
+        if ending in (".csv", ".tsv"):
+            return path, dict.fromkeys(csv_header(path), "str")
+        if ending in (".ndjson", ".jsonl"):
+            return _with_columns(_lines(path))
+        if ending in (".arrow", ".arrows", ".feather", ".ipc"):
+            return _with_columns(read_ipc_file(path).columns)
+        raise Misuse(f"file {path}: needs a name that ends in .parquet, .csv, .tsv, .ndjson, .arrow or .feather.")
+    if is_table(given):
+        table = given if isinstance(given, Columns) else Columns.from_arrow(given)
+        return table, {name: column.dtype for name, column in table.by_name.items()}
+    if isinstance(given, Sequence):
+        rows = [row for row in given if isinstance(row, Mapping)]
+        if len(rows) == len(given):
+            names = dict.fromkeys(name for row in rows for name in row)
+            return rows, {name: _of_values(name, [row.get(name) for row in rows]) for name in names}
+    raise Misuse(f"requests: a {type(given).__name__}. Give a file, a table, or a list of dicts.")
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    with open_bytes(path) as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                rows += [msgspec.json.decode(line, type=dict[str, Any])] if line.strip() else []
+            except msgspec.DecodeError as error:
+                raise Misuse(f"file {path}, line {number}: {error}. Each line must be a JSON object.") from error
+    return rows
+
+
+def _of_values(name: str, values: Sequence[Any]) -> Dtype:
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {int, float}:
+        return "float"
+    if len(kinds) > 1 or not kinds <= _PYTHON.keys():
+        shown = " and ".join(sorted(kind.__name__ for kind in kinds))
+        raise Misuse(f"requests: column {name!r} holds {shown}. Give numbers, texts, truth values or datetimes.")
+    return _PYTHON[kinds.pop()] if kinds else "str"

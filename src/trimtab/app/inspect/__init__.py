@@ -1,0 +1,1 @@
+"""Reports about a project: status, explanations, skew, quality, doctor."""

@@ -1,0 +1,289 @@
+"""Why a prediction is what it is: one id leads to features, version, training set, gate and decision."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from trimtab.app.state.retention_needs import labels_from_us
+from trimtab.app.state.state import kept_from
+from trimtab.app.training.training_data import request_shape
+from trimtab.core.columns.data import Columns
+from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
+from trimtab.core.records import LAST_ANSWER, RULE, Decision, GateRecord, Prediction
+from trimtab.core.time import format_moment
+from trimtab.features.frames import NO_VIEW, REASONS
+from trimtab.features.labels import LABEL_STATES, LabelIndex
+from trimtab.features.offline.evaluation import evaluate
+from trimtab.training.fitting.artifact import Artifact, decode_artifact, scorer_for
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+    from trimtab.registry import Version
+
+_NEAR = 1e-6  # a stored version's answer to the one that was given
+
+
+class Input(msgspec.Struct, frozen=True):
+    """One model input that was used."""
+
+    feature: str
+    value: float | None
+    reason: str | None  # None: computed from the request itself
+    text: str | None = None  # of a category, whose `value` is its number in the version's vocabulary
+    unseen: bool = False  # a text that training did not see, so that `value` is None
+
+
+class Share(msgspec.Struct, frozen=True):
+    """What one feature added to the raw score of an answer."""
+
+    feature: str
+    added: float
+
+
+class Shares(msgspec.Struct, frozen=True):
+    """How an answer's raw score (log odds of a class, the number, the log of a count) is made up: SHAP values."""
+
+    base: float  # what an average row scores
+    raw: float  # the base and all shares; a calibration comes after it
+    shares: tuple[Share, ...]  # the greatest first
+    of: str | None = None  # of several classes: the one whose raw score it is
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """All that led to one prediction."""
+
+    prediction: str
+    request_id: str
+    request: dict[str, Any]
+    request_note: str | None  # why its columns cannot be named
+    model: str
+    version: str  # "late_flight@7"
+    address: str
+    mode: str
+    flags: tuple[str, ...]
+    score: float  # with `scores` that of the likeliest class
+    made_at: str
+    as_of: str
+    positions: dict[str, int]
+    inputs: list[Input]
+    shares: Shares | None  # None: see `no_shares`
+    no_shares: str | None
+    trained_until: str
+    training_rows: int
+    training_set: str
+    gate: GateRecord | None
+    promoted: Decision | None
+    label: float | str | None  # of several classes the true one
+    label_state: str
+    answer: str | None = None  # the likeliest class, of a model of several
+    scores: dict[str, float] | None = None  # the chance of each, as declared
+    imported: str | None = None  # the file that the version came from; None: it was trained here
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        out = [
+            f"{self.prediction}: {self.model} answered {self._answer()} to {self.request_id}",
+            f"  made {self.made_at} as of {self.as_of} (log {_positions(self.positions)}), mode {self.mode}"
+            + (f", flags {', '.join(self.flags)}" if self.flags else ""),
+            "  asked " + ", ".join(f"{name}={value}" for name, value in self.request.items()),
+            *([f"  {self.request_note}"] if self.request_note else []),
+            f"  by {self.version} ({self.address[:12]}), "
+            + (
+                f"imported from {self.imported}, which may know all until {self.trained_until}"
+                if self.imported
+                else f"trained on {self.training_rows:,} labels known at {self.trained_until}"
+            ),
+        ]
+        out += [f"  gate {self.gate.id}: {self.gate.reason}"] if self.gate else ["  no gate record"]
+        if self.promoted:
+            when, row = format_moment(self.promoted.at_us), self.promoted.sequence
+            out.append(f"  promoted {when}: {self.promoted.cause} (ledger row {row})")
+        truth = f"{self.label:g}" if isinstance(self.label, float) else self.label
+        out.append(f"  truth: {self.label_state}" + ("" if truth is None else f", {truth}"))
+        width = max((len(one.feature) for one in self.inputs), default=0)
+        for one in self.inputs:
+            number = "null" if one.value is None else f"{one.value:.6g}"
+            remark = "" if one.reason in (None, "found") else f"  ({one.reason})"
+            remark = "  (unseen in training)" if one.unseen else remark
+            out.append(f"    {one.feature:{width}}  {number if one.text is None else one.text or repr('')}{remark}")
+        if self.shares is None:
+            return [*out, f"  no contributions: {self.no_shares}"]
+        of = "" if self.shares.of is None else f" of {self.shares.of}"
+        out.append(f"  raw score{of} {self.shares.raw:.4g} = {self.shares.base:.4g} (an average row)")
+        out += [f"    {one.added:+.4f}  {one.feature}" for one in self.shares.shares]
+        return out
+
+    def _answer(self) -> str:
+        if self.scores is None:
+            return f"{self.score:.4f}"
+        return f"{self.answer} ({', '.join(f'{name} {chance:.4f}' for name, chance in self.scores.items())})"
+
+
+def explain(project: Project, prediction_id: str) -> Explanation:
+    """See `Project.why`."""
+    return explain_found(project, project.predictions.find(prediction_id))
+
+
+def explain_found(project: Project, prediction: Prediction) -> Explanation:
+    """The same of a prediction that was found already."""
+    version = project.registry.get(prediction.version)
+    label, state = _truth(project, prediction)
+    gates = project.registry.gates_of(version)
+    promoted = [d for d in project.ledger() if d.act == "promote" and d.version == version.id]
+    artifact = decode_artifact(project.state.blob.get(version.artifact))
+    names = artifact.inputs
+    values = struct.unpack(f"<{len(prediction.values) // 8}d", prediction.values)
+    if not len(values) == len(names) == len(prediction.reasons):
+        raise Corrupt(
+            f"prediction {prediction.id}: it has {len(values)} inputs, its version {version.name} takes {len(names)}. "
+            "Restore the prediction log or the version's blob."
+        )
+    request, note = _request(project, prediction, version)
+    shares, no_shares = _shares(artifact, values, prediction.score)
+    return Explanation(
+        prediction=prediction.id,
+        request_id=prediction.request_id,
+        request=request,
+        request_note=note,
+        model=prediction.model,
+        version=version.name,
+        address=version.id,
+        mode=prediction.mode,
+        flags=prediction.flags,
+        score=prediction.score,
+        made_at=format_moment(prediction.made_at_us),
+        as_of=format_moment(prediction.at_us),
+        positions=prediction.positions,
+        inputs=_with_texts(
+            [
+                Input(name, None if value != value else value, None if code == NO_VIEW else REASONS[code])
+                for name, value, code in zip(names, values, prediction.reasons, strict=True)
+            ],
+            artifact.encoding.vocabularies,
+            partial(_texts, project, prediction, version) if _is_of_its_request(prediction) else dict,
+        ),
+        shares=shares,
+        no_shares=no_shares,
+        trained_until=format_moment(version.cut_us),
+        training_rows=version.rows,
+        imported=None if version.imported is None else version.imported.file,
+        training_set=version.training_set,
+        gate=gates[-1] if gates else None,
+        promoted=promoted[-1] if promoted else None,
+        label=label,
+        label_state=state,
+        answer=prediction.prediction,
+        scores=prediction.scores,
+    )
+
+
+def _shares(artifact: Artifact, values: Sequence[float], score: float) -> tuple[Shares | None, str | None]:
+    """What each feature added, or why that cannot be said."""
+    from trimtab.training.fitting.contributions import contributions
+
+    row = np.array([values], np.float64)
+    try:
+        found = contributions(artifact, row)
+        answers = scorer_for(artifact).predict(row)[0]
+        off = abs(float(np.max(answers)) - score)
+    except (Misuse, Unavailable) as error:  # this kind of model has none, or its library is not here
+        return None, str(error)
+    if not off <= _NEAR * max(1.0, abs(score)):
+        return None, f"the stored version answers {off:.3g} away; a learner has learnt since, or the machine is another"
+    of, values_of, base, raw = None, found.values[0], found.base[0], found.raw[0]
+    if found.classes:  # of two that were fitted there is one raw score: that of the second
+        told = artifact.class_names[int(np.argmax(answers))]
+        of = told if told in found.classes else found.classes[-1]
+        place = found.classes.index(of)
+        values_of, base, raw = values_of[:, place], base[place], raw[place]
+    added = zip(found.names, values_of.tolist(), strict=True)
+    shares = sorted((Share(name, value) for name, value in added), key=lambda one: -abs(one.added))
+    return Shares(float(base), float(raw), tuple(shares), of), None
+
+
+def _with_texts(
+    inputs: list[Input], vocabularies: Mapping[str, Sequence[str]], computed: Callable[[], Mapping[str, str | None]]
+) -> list[Input]:
+    """Inputs with the texts of their categories; `computed` is asked for those that have no number."""
+    out = []
+    texts: Mapping[str, str | None] | None = None
+    for one in inputs:
+        if one.feature not in vocabularies or one.reason not in (None, "found"):
+            out.append(one)
+        elif one.value is not None:
+            out.append(msgspec.structs.replace(one, text=vocabularies[one.feature][int(one.value)]))
+        else:
+            texts = computed() if texts is None else texts
+            text = texts.get(one.feature)
+            seen = text in vocabularies[one.feature]  # then another history gives another text than there was
+            unseen = one.reason == "found" or (text is not None and not seen)
+            out.append(msgspec.structs.replace(one, text=None if seen else text, unseen=unseen))
+    return out
+
+
+def _is_of_its_request(prediction: Prediction) -> bool:
+    """Whether the model's inputs come of the request: not where an earlier answer was given again, or a rule's."""
+    return not {LAST_ANSWER, RULE} & set(prediction.flags)
+
+
+def _texts(project: Project, prediction: Prediction, version: Version) -> dict[str, str | None]:
+    """The texts among a prediction's features, computed again as of its pair (t, P); none where that cannot be."""
+    try:
+        features = project.live.of(version)
+        if not request_shape(features.request)(prediction.request):
+            return {}
+        row = msgspec.msgpack.decode(prediction.request)
+        columns = features.request.columns
+        asked = Columns.of({n: (t, [v]) for (n, t), v in zip(columns.items(), row, strict=True)})
+        frames = project.views.snapshot(prediction.positions)[0] if features.views else {}
+        found = evaluate(features, asked, np.array([prediction.at_us]), frames).values
+    except (Misuse, NotFound, Corrupt):  # definitions or history of then are not there any more
+        return {}
+    return {name: column.to_list()[0] for name, column in found.by_name.items() if column.dtype == "str"}
+
+
+def _request(project: Project, prediction: Prediction, version: Version) -> tuple[dict[str, Any], str | None]:
+    """The request's columns by name, as its version knew them; by number where that cannot be said, with a remark."""
+    row = msgspec.msgpack.decode(prediction.request)
+    try:
+        asked = project.live.of(version).request
+        fits, why = request_shape(asked)(prediction.request), f"{version.name} takes {', '.join(asked.columns)}"
+    except Misuse as error:
+        fits, why = False, str(error)
+    if fits:
+        return {
+            name: format_moment(value) if dtype == "time" and value is not None else value
+            for (name, dtype), value in zip(asked.columns.items(), row, strict=True)
+        }, None
+    note = f"its columns are numbered: the request was declared otherwise when it was asked ({why})"
+    return {str(place): value for place, value in enumerate(row, 1)}, note
+
+
+def _truth(project: Project, prediction: Prediction) -> tuple[float | str | None, str]:
+    model = project.definitions.models.get(prediction.model)
+    if model is None:
+        return None, "unknown, the model is not declared any more"
+    if model.request.key_dtype == "int" and not prediction.request_id.removeprefix("-").isdecimal():
+        return None, "unknown, requests had keys of another type"
+    if prediction.at_us < labels_from_us(model, kept_from(project.state.catalog)):
+        return None, "unknown, the label events of its time are not kept any more"
+    project.history.refresh()
+    index = LabelIndex(model.label)
+    index.update(project.history.frame(model.label.source.name))
+    key = int(prediction.request_id) if model.request.key_dtype == "int" else prediction.request_id
+    found = index.join([key], np.array([prediction.at_us]), project.clock.now_us())
+    state = LABEL_STATES[int(found.state[0])]
+    if state in ("pending", "missing", "unlisted"):
+        return None, state
+    value = float(found.values[0])
+    return (model.label.class_names[int(value)] if model.label.classes else value), state
+
+
+def _positions(positions: dict[str, int]) -> str:
+    return ", ".join(f"{name} at {position}" for name, position in sorted(positions.items())) or "empty"

@@ -1,0 +1,319 @@
+"""The quality of what was answered, from the closed blocks that the loop stored; no log is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from trimtab.core.errors import Conflict, Misuse
+from trimtab.core.time import DAY_US, HOUR_US, format_moment, moment_us
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+    from trimtab.core.columns.data import Columns
+    from trimtab.core.records import Decision
+    from trimtab.feedback import BlockSums, DayBlocks
+
+By = Literal["hour", "day", "week", "month", "all", "batch"]
+_BY: tuple[By, ...] = ("hour", "day", "week", "month", "all", "batch")
+_DTYPES: dict[str, Any] = {
+    "block": "time",
+    "model": "str",
+    "version": "str",
+    "arm": "str",
+    "slice": "str",
+    "predictions": "int",
+    "labelled": "int",
+    "missing": "int",
+    "unlisted": "int",
+    "late": "int",
+    "amended": "bool",
+    "score": "float",
+    "label": "float",
+    "gap": "float",
+    "loss": "float",
+    "loss_low": "float",
+    "loss_high": "float",
+    "excess_loss": "float",
+}
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Which blocks are asked for."""
+
+    by: By = "day"
+    slices: str | None = None  # a column or a named expression: one row a value; None: no slices
+    since_us: int | None = None
+    until_us: int | None = None
+    version: str | None = None  # its address
+    amended: bool = False  # with labels that came late or were corrected
+
+
+def quality_table(
+    project: Project,
+    model: str | None,
+    *,
+    by: By,
+    slices: str | None,
+    since_us: int | None,
+    until_us: int | None,
+    version: str | None,
+    amended: bool,
+) -> Columns:
+    """See `Project.quality`."""
+    from trimtab.core.columns.data import Columns
+    from trimtab.monitoring.quality.quality_days import stored_days
+
+    if by not in _BY:
+        raise Misuse(f"quality: by={by!r}. Needed: one of {', '.join(_BY)}.")
+    if slices is not None and by == "hour":
+        raise Misuse('quality: slices are kept by the day. Ask for by="day" or longer, or leave slices out.')
+    deployment = project.definitions.deployment(model)
+    wanted = Wanted(
+        by=by,
+        slices=slices,
+        since_us=since_us,
+        until_us=until_us,
+        version=None if version is None else project.registry.get(version).id,
+        amended=amended,
+    )
+    if by == "batch":
+        return _batch_table(project, deployment.name, wanted)
+    days = stored_days(
+        project.state.catalog,
+        deployment.name,
+        from_us=wanted.since_us,
+        until_us=wanted.until_us,
+        slices=slices is not None,
+    )
+    days = [day for day in days if wanted.version is None or day.version == wanted.version]
+    if slices is not None:
+        _check_slices(deployment.name, slices, days)
+    names = {address: version_name(project, address) for address in {day.version for day in days}}
+    rows = [_row(key, blocks, names) for key, blocks in _grouped(days, wanted).items()]
+    return Columns.of({name: (dtype, [row[name] for row in rows]) for name, dtype in _DTYPES.items()})
+
+
+def _batch_table(project: Project, model: str, wanted: Wanted) -> Columns:
+    """A row a batch, or slice of one, with the batch's id besides."""
+    from trimtab.core.columns.data import Columns
+    from trimtab.monitoring.quality.quality_days import stored_batches
+
+    batches = [
+        one
+        for one in stored_batches(project.state.catalog, model)
+        if (wanted.since_us is None or one.made_at_us >= wanted.since_us)
+        and (wanted.until_us is None or one.made_at_us < wanted.until_us)
+        and wanted.version in (None, one.blocks.version)
+    ]
+    if wanted.slices is not None:
+        _check_slices(model, wanted.slices, [one.blocks for one in batches])
+    names = {address: version_name(project, address) for address in {one.blocks.version for one in batches}}
+    rows = [
+        {
+            "batch": one.batch,
+            **_row((one.made_at_us, one.blocks.version, one.blocks.arm, name), [(sums, one.blocks)], names),
+        }
+        for one in batches
+        for _, name, sums in _parts(one.blocks, wanted)
+    ]
+    return Columns.of(
+        {name: (dtype, [row[name] for row in rows]) for name, dtype in {"batch": "str", **_DTYPES}.items()}
+    )
+
+
+def accept_level(project: Project, model: str | None, why: str, actor: str) -> Decision:
+    """See `Project.accept_level`."""
+    from trimtab.registry.protection import CHAMPION
+    from trimtab.steering.ledger import Entry, Ledger
+
+    name = project.definitions.deployment(model).name
+    what = f"quality {name!r}"
+    if not why.strip():
+        raise Misuse(f"{what}: why is its level accepted? Give one sentence for the ledger.")
+    monitor = project.loop(name).monitor
+    monitor.reload()
+    accepted = monitor.accept(now_us=project.clock.now_us())
+    if accepted is None or monitor.watch is None:
+        raise Conflict(f"{what}: there is no level of an earlier version that it does not meet. See: trimtab status")
+    before, (_, changes) = monitor.watch, accepted
+    version = project.registry.alias(name, CHAMPION)
+    entry = Entry(
+        at_us=project.clock.now_us(),
+        model=name,
+        act="accept_level",
+        cause=why,
+        actor=actor,
+        evidence={f"level_{kind}": figure.spec.mean for kind, figure in before.healthy.items()},
+        version=None if version is None else version.id,
+        replaced=before.healthy_version,
+    )
+    decision = Ledger(project.state.catalog).write([entry], changes)[0]
+    monitor.reload()
+    return decision
+
+
+def quality_lines(table: Columns, level: float | None) -> list[str]:
+    """A table of blocks and the course of their loss, for a terminal."""
+    from trimtab.report.tables import text_table
+    from trimtab.report.text_chart import text_chart
+
+    rows = table.to_rows()
+    if not rows:
+        return [
+            "No block is closed yet. A day closes once its labels had their time, the label's wait; see: trimtab status"
+        ]
+    sliced, arms = any(row["slice"] for row in rows), sorted({row["arm"] for row in rows})
+    shown = [
+        [
+            *([row["batch"]] if "batch" in row else []),
+            _shown_block(row["block"]),
+            row["version"],
+            *([row["arm"]] if len(arms) > 1 else []),
+            *([row["slice"]] if sliced else []),
+            f"{row['predictions']:,}",
+            f"{row['labelled'] / row['predictions']:.0%}" if row["predictions"] else "-",
+            _number(row["score"]),
+            _number(row["label"]),
+            _number(row["loss"]),
+            _interval(row["loss_low"], row["loss_high"]),
+            _number(row["excess_loss"]),
+        ]
+        for row in rows
+    ]
+    more = [*(["arm"] if len(arms) > 1 else []), *(["slice"] if sliced else [])]
+    heads = [
+        *(["batch"] if "batch" in rows[0] else []),
+        "block",
+        "version",
+        *more,
+        "predictions",
+        "labelled",
+        "score",
+        "label",
+        "loss",
+    ]
+    out = text_table([*heads, "95 % interval", "excess"], shown).splitlines()
+    arm = max(arms, key=lambda one: sum(row["predictions"] for row in rows if row["arm"] == one))
+    rows = [row for row in rows if row["arm"] == arm]
+    if sliced or len(rows) < 3 or "batch" in rows[0]:
+        return out
+    excess = [row["excess_loss"] for row in rows]
+    has_excess = any(value is not None for value in excess)
+    chart = text_chart(excess if has_excess else [row["loss"] for row in rows], level=level if has_excess else None)
+    what = "excess loss (above 0: worse than the scores themselves expect)" if has_excess else "loss"
+    what += f" of {arm}" if len(arms) > 1 else ""
+    return [*out, "", f"{what}, {_shown_block(rows[0]['block'])} to {_shown_block(rows[-1]['block'])}", *chart]
+
+
+def version_name(project: Project, address: str) -> str:
+    """The name of a version by its address; where it was collected, the beginning of that."""
+    from trimtab.core.errors import NotFound
+
+    try:
+        return project.registry.get(address).name
+    except NotFound:  # it was collected; its days stay
+        return address[:12]
+
+
+def mean_excess(blocks: Sequence[tuple[BlockSums, float]]) -> float | None:
+    """The mean loss in excess of what the scores expect; None without labels, or where scores do not say.
+
+    Args:
+        blocks: Each with its cap, which may differ from day to day.
+    """
+    from trimtab.stats.exact_sums import total_of
+
+    rows = sum(one.labelled for one, _ in blocks)
+    if not rows or any(one.expected_loss is None for one, _ in blocks if one.predictions):
+        return None
+    sums = [(cap, [one.capped_loss, tuple(-part for part in one.expected_loss or ())]) for one, cap in blocks]
+    return sum(cap * total_of(parts) for cap, parts in sums) / rows
+
+
+def _grouped(days: Iterable[DayBlocks], wanted: Wanted) -> dict[tuple[Any, ...], list[tuple[BlockSums, DayBlocks]]]:
+    """The sums of each row of the table, in order."""
+    groups: dict[tuple[Any, ...], list[tuple[BlockSums, DayBlocks]]] = {}
+    for day in days:
+        for start_us, name, sums in _parts(day, wanted):
+            key = (_block_us(start_us, wanted.by), day.version, day.arm, name)
+            groups.setdefault(key, []).append((sums, day))
+    return dict(sorted(groups.items()))
+
+
+def _parts(day: DayBlocks, wanted: Wanted) -> list[tuple[int, str, BlockSums]]:
+    if wanted.slices is not None:
+        return [
+            (day.day_us, name, sums)
+            for name, sums in day.slices.items()
+            if name == wanted.slices or name.startswith(f"{wanted.slices}=")
+        ]
+    if wanted.by == "hour":
+        return [(day.day_us + hour * HOUR_US, "", sums) for hour, sums in day.hours.items()]
+    return [(day.day_us, "", day.amended if wanted.amended and day.amended is not None else day.whole)]
+
+
+def _row(key: tuple[Any, ...], blocks: Sequence[tuple[BlockSums, DayBlocks]], names: dict[str, str]) -> dict[str, Any]:
+    from trimtab.feedback.blocks import merged
+    from trimtab.stats.exact_sums import rounded
+
+    start_us, version, arm, name = key
+    sums = merged(one for one, _ in blocks)
+    rows = sums.labelled
+    score, label, loss = (rounded(one) / rows if rows else None for one in (sums.score, sums.label, sums.loss))
+    half = None
+    if rows and loss is not None:
+        half = 1.96 * math.sqrt(max(0.0, rounded(sums.loss_squares) / rows - loss * loss) / rows)
+    return {
+        "block": start_us,
+        "model": blocks[0][1].model,
+        "version": names[version],
+        "arm": arm,
+        "slice": name,
+        "predictions": sums.predictions,
+        "labelled": rows,
+        "missing": sums.missing,
+        "unlisted": sums.unlisted,
+        "late": sums.late,
+        "amended": any(day.amended is not None for _, day in blocks),
+        "score": score,
+        "label": label,
+        "gap": None if score is None or label is None else score - label,
+        "loss": loss,
+        "loss_low": None if half is None or loss is None else loss - half,
+        "loss_high": None if half is None or loss is None else loss + half,
+        "excess_loss": mean_excess([(one, day.cap) for one, day in blocks]),
+    }
+
+
+def _block_us(start_us: int, by: By) -> int:
+    if by in ("hour", "day"):
+        return start_us
+    if by == "week":
+        return start_us - (start_us // DAY_US + 3) % 7 * DAY_US  # 1970-01-01 was a Thursday; weeks begin on Mondays
+    return moment_us(format_moment(start_us)[:7] + "-01") if by == "month" else 0
+
+
+def _check_slices(model: str, column: str, days: Sequence[DayBlocks]) -> None:
+    known = sorted({name.partition("=")[0] for day in days for name in day.slices})
+    if days and column not in known:
+        raise Misuse(
+            f"quality of {model!r}: no slices by {column!r} are kept. There are: {', '.join(known) or 'none'}. Name "
+            "columns of the request, or expressions over them, in the gate's slices to have others from now on."
+        )
+
+
+def _shown_block(at: Any) -> str:
+    shown = format_moment(at) if isinstance(at, int) else str(at)
+    return shown[:10] if shown[11:16] in ("00:00", "") else shown[:16].replace("T", " ")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "-" if low is None or high is None else f"{low:.4g} to {high:.4g}"

@@ -1,0 +1,265 @@
+"""A model's quality as a page: its days, what is red, its slices and inputs, and what the loop decided."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from trimtab.app.inspect.quality import quality_table, version_name
+from trimtab.core.errors import Unavailable
+from trimtab.core.time import DAY_US, format_moment
+from trimtab.monitoring.inputs.input_state import KIND as INPUTS
+from trimtab.monitoring.inputs.input_state import InputWatch
+from trimtab.monitoring.signals import listed_signals
+from trimtab.registry.protection import CHAMPION
+from trimtab.report import Mark, Page, Series, Table, line_chart
+from trimtab.store.durable_files import write_durably
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+    from trimtab.core.records import Decision, Signal
+
+DAYS = 120  # of blocks on the page
+SLICE_DAYS = 28
+_MOST_ROWS = 20
+Row = dict[str, Any]
+
+
+def write_quality_page(project: Project, model: str | None, to: Path) -> Path:
+    """Write the page of a deployment into the file or folder `to`; the file.
+
+    Raises:
+        NotFound: There is no such deployment.
+        Unavailable: There is no room for the file, or no access.
+    """
+    name = project.definitions.deployment(model).name
+    file = to if to.suffix == ".html" else to / f"{name}-quality.html"
+    try:
+        write_durably(file, quality_page(project, name).encode())
+    except OSError as error:
+        raise Unavailable(f"{file}: {error.strerror}. Check free space and access, then try again.") from error
+    return file
+
+
+def quality_page(project: Project, model: str) -> str:
+    """A self-contained HTML page about the quality of a deployment.
+
+    It reads closed days, signals and the ledger, never the log.
+
+    Raises:
+        NotFound: There is no such deployment.
+    """
+    name = project.definitions.deployment(model).name
+    now_us = project.clock.now_us()
+    version = project.registry.alias(name, CHAMPION)
+    page = Page(f"{name}: quality", f"As of {format_moment(now_us)[:16].replace('T', ' ')} UTC.")
+    status = next(one for one in project.status().deployments if one.model == name)
+    page.facts(
+        {
+            "in service": "nothing" if version is None else version.name,
+            "since": "-" if status.since is None else status.since[:10],
+            "quality": status.watch,
+            "the loop": status.phase,
+        }
+    )
+    _stages(page, project, name)
+    signals = sorted(listed_signals(project.state.catalog, name), key=lambda one: -one.raised_at_us)
+    _what_is_wrong(page, project, [one for one in signals if one.ended_at_us is None])
+    rows = _rows(project, name, now_us - DAYS * DAY_US)
+    decisions = [one for one in project.ledger() if one.model == name]
+    if rows:
+        _days(page, project, rows, _marks(signals, decisions, rows[0]["block"]))
+        _slices(page, project, name, now_us)
+    else:
+        page.heading("Days")
+        page.paragraph("No day is closed yet. A day closes once its labels had their time, the label's wait.")
+    _inputs(page, project, name)
+    _ended(page, project, [one for one in signals if one.ended_at_us is not None])
+    _decisions(page, project, decisions)
+    return page.render()
+
+
+def _rows(project: Project, name: str, since_us: int | None, **how: Any) -> list[Row]:
+    asked: dict[str, Any] = {"by": "day", "slices": None, "until_us": None, "version": None, "amended": True, **how}
+    return quality_table(project, name, since_us=since_us, **asked).to_rows()
+
+
+def _stages(page: Page, project: Project, name: str) -> None:
+    rows = tuple(
+        (
+            one.name,
+            one.state,
+            "" if one.since_us is None else _moment(one.since_us),
+            "" if one.until_us is None else _moment(one.until_us),
+            one.said,
+        )
+        for one in project.stages(name)
+        if one.state != "done" or one.said
+    )
+    page.heading("The stages of its loop")
+    page.table(Table(headers=("stage", "state", "since", "until", "what"), rows=rows))
+
+
+def _what_is_wrong(page: Page, project: Project, standing: list[Signal]) -> None:
+    page.heading("What is wrong")
+    if not standing:
+        page.note("Nothing is red.", "good")
+    for one in standing:
+        said = [one.message, f"Found {_moment(one.raised_at_us)}"]
+        said[1] += f" of {version_name(project, one.version)}." if one.version else "."
+        said += [f"It may come from {one.cause}."] if one.cause else []
+        said += [f"Owner: {one.owner}."] if one.owner else []
+        page.note(" ".join(said), "bad" if one.severity == "red" else "warning")
+
+
+def _days(page: Page, project: Project, rows: list[Row], marks: list[Mark]) -> None:
+    page.heading("Days")
+    page.paragraph(
+        "Each day is closed once its labels had their time. Labels that came later or were corrected are counted as "
+        "far as was looked. The band is a 95 % interval that takes rows for independent."
+    )
+    arms = sorted({row["arm"] for row in rows}, key=lambda arm: (arm != CHAMPION, arm))
+    by_arm = {arm: [row for row in rows if row["arm"] == arm] for arm in arms}
+    _figure(page, by_arm, "loss", "Loss", marks, band=True)
+    if any(row["excess_loss"] is not None for row in rows):
+        _figure(page, by_arm, "excess_loss", "Loss beyond what the scores themselves expect", marks)
+    scored = [row for row in rows if row["score"] is not None and row["arm"] == arms[0]]
+    if scored:
+        x = [row["block"] for row in scored]
+        means = [Series(name=f"mean {what}", x=x, y=[row[what] for row in scored]) for what in ("score", "label")]
+        page.figure(line_chart(means, title=f"Mean score and mean label of {arms[0]}", marks=marks, height=240))
+    shares = {
+        arm: [{**row, "share": row["labelled"] / row["predictions"]} for row in some] for arm, some in by_arm.items()
+    }
+    _figure(page, shares, "share", "Share of predictions that have a label", marks)
+
+
+def _figure(
+    page: Page, by_arm: dict[str, list[Row]], what: str, title: str, marks: list[Mark], *, band: bool = False
+) -> None:
+    series = [
+        Series(
+            name=arm,
+            x=[row["block"] for row in rows],
+            y=[row[what] for row in rows],
+            low=[row[f"{what}_low"] for row in rows] if band else None,
+            high=[row[f"{what}_high"] for row in rows] if band else None,
+        )
+        for arm, rows in _one_a_day(by_arm).items()
+    ]
+    if any(value is not None for one in series for value in one.y):
+        page.figure(line_chart(series, title=title, marks=marks, height=240))
+
+
+def _one_a_day(by_arm: dict[str, list[Row]]) -> dict[str, list[Row]]:
+    """Of days that two versions answered in one arm, the row of the one that answered more."""
+    found: dict[str, list[Row]] = {}
+    for arm, rows in by_arm.items():
+        most: dict[int, Row] = {}
+        for row in rows:
+            if row["block"] not in most or row["predictions"] > most[row["block"]]["predictions"]:
+                most[row["block"]] = row
+        found[arm] = [most[at] for at in sorted(most)]
+    return found
+
+
+def _marks(signals: list[Signal], decisions: list[Decision], since_us: int) -> list[Mark]:
+    found = [
+        Mark(at_us=one.onset_us, label=one.kind, kind="alarm")
+        for one in signals
+        if one.severity == "red" and one.kind.startswith("quality") and one.onset_us >= since_us
+    ]
+    moves = [one for one in decisions if one.act in ("promote", "roll_back") and one.at_us >= since_us]
+    return [*found, *(Mark(at_us=one.at_us, label=one.act, kind="promotion") for one in moves[-12:])]
+
+
+def _slices(page: Page, project: Project, name: str, now_us: int) -> None:
+    from trimtab.monitoring.quality.quality_days import stored_days
+
+    since_us = now_us - (SLICE_DAYS + project.definitions.deployment(name).model.label.wait_us // DAY_US) * DAY_US
+    days = stored_days(project.state.catalog, name, from_us=since_us, until_us=now_us, slices=True)
+    columns = sorted({one.partition("=")[0] for day in days for one in day.slices})
+    rows = [
+        row
+        for column in columns
+        for row in _rows(project, name, since_us, slices=column, by="all")
+        if row["loss"] is not None
+    ]
+    if not rows:
+        return
+    worst = sorted(rows, key=lambda row: -row["loss"])[:_MOST_ROWS]
+    page.heading("Slices")
+    page.paragraph(f"Those with the highest loss in the newest {SLICE_DAYS} days with labels, of {len(rows)}.")
+    shown = tuple(
+        (
+            row["slice"],
+            row["version"],
+            row["arm"],
+            row["predictions"],
+            f"{row['loss']:.4g}",
+            f"{row['loss_low']:.4g} to {row['loss_high']:.4g}",
+            "-" if row["gap"] is None else f"{row['gap']:+.3g}",
+        )
+        for row in worst
+    )
+    headers = ("slice", "version", "arm", "predictions", "loss", "95 % interval", "score - label")
+    page.table(Table(headers=headers, rows=shown))
+
+
+def _inputs(page: Page, project: Project, name: str) -> None:
+    record = project.state.catalog.get(INPUTS, name)
+    columns = {} if record is None else msgspec.json.decode(record.body, type=InputWatch).columns
+    if not columns:
+        return
+    far = sorted(columns.items(), key=lambda one: -(one[1].distance or 0.0))[:_MOST_ROWS]
+    page.heading("Inputs")
+    page.paragraph(
+        "The newest 24 closed hours against the profile of what the version in service was fitted on: Jensen-Shannon "
+        f"distance, 0 the same, 1 no value in common. The farthest of {len(columns)}."
+    )
+    rows = tuple(
+        (column, "-" if now.distance is None else f"{now.distance:.3f}", f"{now.null_share:.1%}") for column, now in far
+    )
+    page.table(Table(headers=("column", "distance", "nulls"), rows=rows, align=("left", "right", "right")))
+
+
+def _ended(page: Page, project: Project, ended: list[Signal]) -> None:
+    if not ended:
+        return
+    page.heading("Ended in the last seven days")
+    rows = tuple(
+        (
+            one.kind,
+            one.subject,
+            version_name(project, one.version) if one.version else "",
+            _moment(one.raised_at_us),
+            _moment(one.ended_at_us or 0),
+            one.ended_because or "",
+        )
+        for one in ended[:_MOST_ROWS]
+    )
+    page.table(Table(headers=("signal", "about", "version", "found", "ended", "because"), rows=rows))
+
+
+def _decisions(page: Page, project: Project, decisions: list[Decision]) -> None:
+    page.heading("What the loop decided")
+    if not decisions:
+        page.paragraph("Nothing yet.")
+        return
+    rows = tuple(
+        (
+            _moment(one.at_us),
+            one.act,
+            "" if one.version is None else version_name(project, one.version),
+            one.actor,
+            one.cause,
+        )
+        for one in decisions[: -_MOST_ROWS - 1 : -1]
+    )
+    page.table(Table(headers=("when", "what", "version", "who", "why"), rows=rows))
+
+
+def _moment(at_us: int) -> str:
+    return format_moment(at_us)[:16].replace("T", " ")

@@ -1,0 +1,282 @@
+"""The skew check: logged predictions against what the log says they should have been made from."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from trimtab.app.inspect.skew_causes import Diagnosis
+from trimtab.app.inspect.skew_report import (
+    SCORE,
+    CheckedModel,
+    Mismatch,
+    ModelSkew,
+    SkewReport,
+    checks,
+    keep,
+    newest_checks,
+    red_words,
+)
+from trimtab.app.inspect.skew_rows import Known, Past, Rows, Versions, compute, fits
+from trimtab.app.inspect.skew_sample import draw
+from trimtab.app.inspect.skew_signals import Compared, Difference, settle_skew
+from trimtab.core.errors import Misuse, TrimtabError
+from trimtab.core.records import Prediction
+from trimtab.core.time import DAY_US, MINUTE_US, format_duration, format_moment
+from trimtab.features.frames import NO_VIEW, REASONS
+from trimtab.features.skew import EXPLAINED, Cause, differences
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+_EXAMPLES = 3  # of each feature and cause
+
+
+def check_skew(
+    project: Project,
+    model: str | None,
+    *,
+    sample: int | None,
+    since_us: int | None,
+    seed: int | None,
+    scores: bool = False,
+    by: str = "a person",
+) -> SkewReport:
+    """See `Project.skew`."""
+    if sample is not None and sample < 1:
+        raise Misuse(f"skew: sample={sample}. Give at least 1, or None for all predictions.")
+    if model is not None:
+        project.definitions.deployment(model)
+    project.state.check_clock()
+    now_us = project.clock.now_us()
+    seed = now_us % 2**31 if seed is None else seed
+    names = list(project.definitions.deployments) if model is None else [model]
+    after = {} if since_us is None else project.predictions.positions_before(since_us)
+    drawn = draw(
+        project.predictions,
+        lambda p: p.model in names and not p.is_makeshift and (since_us is None or p.made_at_us >= since_us),
+        count=sample,
+        after=after,
+        seed=seed,
+    )
+    tallies = _compared(project, drawn, {name: _Tally(name) for name in names}, scores=scores)
+    report = SkewReport(
+        at_us=now_us,
+        by=by,
+        seed=seed,
+        since_us=since_us,
+        models=[tally.found() for tally in tallies.values()],
+        examples=[example for tally in tallies.values() for example in tally.examples],
+    )
+    catalog, before = project.state.catalog, newest_checks(project.state.catalog)
+    agreed, changes = {}, []
+    for tally in tallies.values():
+        known = before.get(tally.name)
+        told, agreed[tally.name] = settle_skew(
+            catalog,
+            tally.name,
+            tally.compared,
+            {} if known is None else known.agreed,
+            said=red_words(tally.found()),
+            owner=project.definitions.deployment(tally.name).owner,
+            now_us=now_us,
+        )
+        changes += told
+    keep(catalog, report, agreed, changes)
+    return report
+
+
+def _compared(
+    project: Project, drawn: Sequence[Prediction], tallies: dict[str, _Tally], *, scores: bool
+) -> dict[str, _Tally]:
+    past, versions = Past(project), Versions(project)
+    groups: dict[str, tuple[Known, list[Prediction]]] = {}
+    for prediction in drawn:
+        tally = tallies[prediction.model]
+        known = versions.of(prediction)
+        why = past.failure or (known if isinstance(known, str) else fits(known, prediction))
+        if why is not None or isinstance(known, str):
+            tally.unchecked[str(why)] += 1
+        else:
+            groups.setdefault(prediction.version, (known, []))[1].append(prediction)
+    diagnosis = Diagnosis(project, past, versions)
+
+    def failed(predictions: Sequence[Prediction], why: str) -> None:
+        for prediction in predictions:
+            tallies[prediction.model].unchecked[why] += 1
+
+    for rows in compute(past, groups, failed):
+        tally = tallies[rows.known.version.model]
+        tally.add(rows, diagnosis)
+        if scores:
+            tally.add_scores(project, rows)
+    return tallies
+
+
+class _Tally:
+    """What was found of one model."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.examples: list[Mismatch] = []
+        self.unchecked: Counter[str] = Counter()
+        self._count = Counter[str]()
+        self._causes: dict[str, Counter[str]] = {}
+        self._arms, self._versions, self._modes = Counter[str](), Counter[str](), Counter[str]()
+        self.compared: dict[str, Compared] = {}  # by version's address
+
+    def add(self, rows: Rows, diagnosis: Diagnosis) -> None:
+        """Compare one version's rows."""
+        differ = differences(rows.used, rows.used_reasons, rows.again, rows.again_reasons)
+        self._count["rows"] += len(rows.predictions)
+        self._count["values"] += differ.size
+        self._of(rows.known.version.id).values += differ.size
+        self._count["rows_differing"] += int(differ.any(1).sum())
+        self._count["stale_rows"] += int((rows.stale & ~differ.any(1)).sum())
+        self._versions[rows.known.version.name] += len(rows.predictions)
+        self._arms.update(p.arm for p in rows.predictions)
+        self._modes.update(p.mode for p in rows.predictions)
+        names = rows.known.features.names
+        for (row, place), cause in sorted(diagnosis.causes(rows, differ).items()):
+            self._note(
+                rows,
+                row,
+                names[place],
+                cause,
+                (float(rows.used[row, place]), float(rows.again[row, place])),
+                (int(rows.used_reasons[row, place]), int(rows.again_reasons[row, place])),
+            )
+
+    def add_scores(self, project: Project, rows: Rows) -> None:
+        """Let the stored version answer again from the inputs that were used; learners have moved on and are left."""
+        places = [n for n, p in enumerate(rows.predictions) if p.arm != "online"]
+        if not places:
+            return
+        try:
+            loaded = project.registry.load(rows.known.version)
+        except TrimtabError as error:
+            self.unchecked[f"answers of {rows.known.version.name}: {error}"] += len(places)
+            return
+        allowed = 0.0 if loaded.artifact.row_exact else max(loaded.artifact.row_tolerance, 1e-12)
+        self._count["scores"] += len(places)
+        self._count["values"] += len(places)
+        self._of(rows.known.version.id).values += len(places)
+        for row in places:
+            used, again = _furthest(rows.predictions[row], loaded.predict_row(rows.used[row].tolist()))
+            if not (used == again or abs(used - again) <= allowed):
+                self._note(rows, row, SCORE, "unknown", (used, again), (NO_VIEW, NO_VIEW))
+
+    def found(self) -> ModelSkew:
+        """The figures."""
+        return ModelSkew(
+            model=self.name,
+            rows=self._count["rows"],
+            values=self._count["values"],
+            rows_differing=self._count["rows_differing"],
+            causes={feature: dict(causes) for feature, causes in sorted(self._causes.items())},
+            stale_rows=self._count["stale_rows"],
+            arms=dict(self._arms),
+            versions=dict(self._versions),
+            modes=dict(self._modes),
+            scores=self._count["scores"],
+            unchecked=dict(self.unchecked),
+        )
+
+    def _of(self, version: str) -> Compared:
+        return self.compared.setdefault(version, Compared())
+
+    def _note(
+        self, rows: Rows, row: int, feature: str, cause: Cause, values: tuple[float, float], codes: tuple[int, int]
+    ) -> None:
+        prediction = rows.predictions[row]
+        count = self._causes.setdefault(feature, Counter())
+        count[cause] += 1
+        used, again = (None if v != v else v for v in values)
+        used_reason, again_reason = (None if code == NO_VIEW else REASONS[code] for code in codes)
+        example = Mismatch(
+            prediction=prediction.id,
+            model=prediction.model,
+            version=rows.known.version.name,
+            arm=prediction.arm,
+            mode=prediction.mode,
+            made_at=format_moment(prediction.made_at_us),
+            at=format_moment(prediction.at_us),
+            positions=prediction.positions,
+            feature=feature,
+            cause=cause,
+            used=used,
+            again=again,
+            used_reason=used_reason,
+            again_reason=again_reason,
+        )
+        if count[cause] <= _EXAMPLES:
+            self.examples.append(example)
+        if cause not in EXPLAINED:
+            made_us, red = prediction.made_at_us, self._of(rows.known.version.id).red
+            one = red.setdefault(cause, Difference(0, made_us, made_us, example.line()))
+            one.mismatches += 1
+            one.first_us, one.newest_us = min(one.first_us, made_us), max(one.newest_us, made_us)
+
+
+def skew_lines(project: Project) -> tuple[dict[str, str], list[str]]:
+    """What `status` says: a line for each deployment, and what is red."""
+    said: dict[str, str] = {}
+    red: list[str] = []
+    newest = newest_checks(project.state.catalog)
+    now_us = project.clock.now_us()
+    for name in project.definitions.deployments:
+        check = newest.get(name)
+        waiting_us = _unchecked_us(project, check, now_us)
+        if check is None:
+            said[name] = "skew never checked"
+        else:
+            found, ago = check.found, _ago(now_us - check.at_us)
+            said[name] = f"skew checked {ago}: {found.rows:,} predictions, {found.mismatches:,} values differ"
+            if not (found.rows or found.unchecked):
+                said[name] = f"skew checked {ago}: no prediction was there to check, which is no evidence"
+            if found.red:
+                red.append(f"{name}: skew: {red_words(found)}; run: trimtab skew {name}")
+            elif found.unchecked and not found.rows:
+                red.append(f"{name}: skew: no prediction could be checked ({'; '.join(found.unchecked)})")
+        if waiting_us > DAY_US:
+            waited = format_duration(waiting_us // DAY_US * DAY_US)
+            red.append(f"{name}: predictions have not been checked for skew for {waited}; run: trimtab skew {name}")
+    return said, red
+
+
+def _ago(us: int) -> str:
+    return "just now" if us < MINUTE_US else f"{format_duration(us // MINUTE_US * MINUTE_US)} ago"
+
+
+def _unchecked_us(project: Project, check: CheckedModel | None, now_us: int) -> int:
+    """How long ago the first prediction was logged that no check has had the chance to draw; 0 when there is none."""
+    predictions = project.predictions
+    after = {} if check is None else predictions.positions_before(check.looked_at_us)
+    first = [
+        records[0].appended_at_us
+        for name in predictions.log.positions()
+        if (records := predictions.log.read(name, after.get(name, 0), limit=1))
+    ]
+    return now_us - min(first) if first else 0
+
+
+def skew_checks(project: Project, last: int) -> list[SkewReport]:
+    """The newest checks, oldest first."""
+    found: list[SkewReport] = []
+    after = 0
+    while block := checks(project.state.catalog, after=after):
+        found = (found + block)[-last:]
+        after += len(block)
+    return found
+
+
+def _furthest(prediction: Prediction, again: float | list[float]) -> tuple[float, float]:
+    """What was answered and what is answered again; of several classes of the one that differs most."""
+    if not isinstance(again, list):
+        return prediction.score, again
+    used = [] if prediction.scores is None else list(prediction.scores.values())
+    if len(used) != len(again):  # another version's answer: nothing of it is the same
+        return prediction.score, math.nan
+    return max(zip(used, again, strict=True), key=lambda pair: abs(pair[0] - pair[1]))

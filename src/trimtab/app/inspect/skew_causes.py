@@ -1,0 +1,284 @@
+"""Why values differ: each cause is found by evidence, or the value stays unexplained."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab import store
+from trimtab.app.inspect.skew_rows import Past, Rows, Versions
+from trimtab.app.state.retention_needs import loss_explains, sees_removed
+from trimtab.app.state.state import kept_from
+from trimtab.core.errors import TrimtabError
+from trimtab.core.records import Prediction
+from trimtab.core.urls import store_url
+from trimtab.events.records import ERASED, decode
+from trimtab.features.definitions import View
+from trimtab.features.feature_set import FeatureSet
+from trimtab.features.frames import FAILED, NO_VIEW
+from trimtab.features.offline.as_of import entity_records, looked_up, same_positions
+from trimtab.features.online.read.request_plan import RequestPlan
+from trimtab.features.online.store import OnlineStore
+from trimtab.features.skew import Cause, Dependencies, Evidence, cause_of, differences
+from trimtab.serving.answer.answering import PAST
+from trimtab.store.log_order import append_order
+from trimtab.store.ports import LogRecord
+from trimtab.training.environment import current_environment
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+Array = NDArray[Any]
+_ONLINE = ("live", "online")  # modes of answers that were read from online state
+FORGET = "forget"  # the ledger's word for an erasure
+
+
+class Diagnosis:
+    """Looks for the causes of differences.
+
+    Args:
+        project: Whose predictions.
+        past: The log as it is now.
+        versions: What is known of versions.
+    """
+
+    def __init__(self, project: Project, past: Past, versions: Versions) -> None:
+        self._project = project
+        self._past = past
+        self._versions = versions
+        self._appended: dict[tuple[str, int], int] = {}
+
+    def causes(self, rows: Rows, differ: Array) -> dict[tuple[int, int], Cause]:
+        """The cause of each difference, by row and input.
+
+        Args:
+            rows: What was compared.
+            differ: Where it differs, bool (rows, inputs).
+        """
+        chosen = np.flatnonzero(differ.any(1))
+        if not len(chosen):
+            return {}
+        part = _taken(rows, chosen)
+        depends = Dependencies(part.known.features)
+        names = part.known.features.names
+        views = {join.name: join.view for join in part.known.features.joins}
+        other = self._other_definitions(part)
+        steady = self._again(part.known.features, part)
+        replayed, replayed_reasons, there = self._replayed(part)
+        moved = self._other_platform(part)
+        found: dict[tuple[int, int], Cause] = {}
+        for row, of in enumerate(chosen.tolist()):
+            prediction = part.predictions[row]
+            clock = self._clock_behind(prediction)
+            lacking = {name for name, code in zip(names, part.again_reasons[row].tolist(), strict=True) if code}
+            for place in np.flatnonzero(differ[of]).tolist():
+                name = names[place]
+                used, again = float(part.used[row, place]), float(part.again[row, place])
+                evidence = Evidence(
+                    used=used,
+                    again=again,
+                    same_reason=bool(part.used_reasons[row, place] == part.again_reasons[row, place]),
+                    clock_behind=clock,
+                    other_definitions=bool(other[row, place]),
+                    history_changed=self._history_changed(prediction, depends.sources(name)),
+                    pruned=self._removed(prediction, views, depends.of(name), lacking)
+                    and (depends.of(name) != {name} or _may_have_lost(views, name, used, again)),
+                    unsteady=depends.runs_code(name) and not steady[row, place],
+                    code_alone=depends.runs_code(name) and _inputs_agree(depends.of(name), names, differ[of]),
+                    other_platform=moved,
+                    replayed={
+                        "again": _same(part.again, part.again_reasons, replayed, replayed_reasons, row, place),
+                        "used": _same(part.used, part.used_reasons, replayed, replayed_reasons, row, place),
+                    }
+                    if there[row]
+                    else None,
+                )
+                found[of, place] = cause_of(evidence, platform_sensitive=depends.may_differ_by_platform(name))
+        return found
+
+    def _again(self, features: FeatureSet, part: Rows) -> Array:
+        """Where computing once more gives the same: a function of the arguments alone does."""
+        try:
+            found = self._past.as_of(features, part.requests, part.at_us, part.positions)
+            values, reasons = part.known.matrix(found.features)
+        except TrimtabError:  # a function that fails now and did not before is as unsteady as can be
+            return np.zeros(part.again.shape, bool)
+        return ~differences(part.again, part.again_reasons, values, reasons)
+
+    def _other_definitions(self, part: Rows) -> Array:
+        """Where definitions that are not the version's own give what was used."""
+        found = np.zeros(part.used.shape, bool)
+        for features in self._versions.others(part.known):
+            try:
+                others = self._past.as_of(features, part.requests, part.at_us, part.positions).features
+            except TrimtabError:  # they cannot be computed here, so they speak for nothing
+                continue
+            values, reasons = part.known.matrix(others)
+            found |= ~differences(part.used, part.used_reasons, values, reasons)
+        return found
+
+    def _other_platform(self, part: Rows) -> bool:
+        here, there = current_environment(), part.known.version.environment
+        return here.cpu != there.cpu or here.packages.get("numpy") != there.packages.get("numpy")
+
+    def _clock_behind(self, prediction: Prediction) -> bool:
+        """Whether the moment lies below the greatest append time in P, which online answers never do."""
+        if prediction.mode not in _ONLINE or PAST in prediction.flags:
+            return False
+        return any(self._appended_at(*place) > prediction.at_us for place in prediction.positions.items())
+
+    def _appended_at(self, partition: str, position: int) -> int:
+        if (partition, position) not in self._appended:
+            records = self._project.state.events.read(partition, position - 1, limit=1) if position else []
+            there = records[0].appended_at_us if records and records[0].position == position else -(2**62)
+            self._appended[partition, position] = there
+        return self._appended[partition, position]
+
+    def _history_changed(self, prediction: Prediction, sources: frozenset[str]) -> bool:
+        """Whether records of some sources that could have counted then are gone now."""
+        if any(position > self._past.positions.get(name, 0) for name, position in prediction.positions.items()):
+            return True
+        if any(us >= prediction.made_at_us for us in self._forgotten_at_us) and sources:
+            return True
+        return any(
+            position <= prediction.positions.get(partition, 0)
+            for source in sources
+            for partition, position in self._erased.get(source, ())
+        )
+
+    def _removed(
+        self, prediction: Prediction, views: Mapping[str, View], features: Iterable[str], lacking: Collection[str]
+    ) -> bool:
+        """Whether some of these features looked at events that are not kept any more, as [retention] says."""
+        places = [(name, *name.partition(".")[::2]) for name in features]
+        return any(
+            sees_removed(views[view], one, self._kept_from, prediction.at_us, lacks=name in lacking)
+            for name, view, one in places
+        )
+
+    @cached_property
+    def _kept_from(self) -> Mapping[str, int]:
+        return kept_from(self._project.state.catalog)
+
+    @cached_property
+    def _forgotten_at_us(self) -> list[int]:
+        return [row.at_us for row in self._project.ledger() if row.act == FORGET]
+
+    @cached_property
+    def _erased(self) -> Mapping[str, list[tuple[str, int]]]:
+        """By source, where records stood that were erased."""
+        found: dict[str, list[tuple[str, int]]] = {}
+        for block in self._past.reread():
+            for record in block:
+                if len(record.payload) < 200 and (event := decode(record.payload)).source == ERASED and event.values:
+                    found.setdefault(str(event.values[0]), []).append((record.partition, record.position))
+        return found
+
+    def _replayed(self, part: Rows) -> tuple[Array, Array, Array]:
+        """What fresh online states give that the log is applied to; and for which rows there is such an answer."""
+        values = np.full(part.used.shape, np.nan)
+        reasons = np.full(part.used.shape, NO_VIEW, np.uint8)
+        there = np.array([p.mode in _ONLINE and PAST not in p.flags for p in part.predictions], bool)
+        features = part.known.features
+        asked = np.flatnonzero(there)
+        if not len(asked) or not features.views:
+            return values, reasons, np.zeros(len(there), bool)
+        wanted = looked_up(features, part.requests.take(asked), part.at_us[asked], self._past.frames)
+        records = _in_order(entity_records(features.views, wanted, self._past.reread))
+        requests = part.requests.take(asked).to_rows()
+        with tempfile.TemporaryDirectory(prefix="trimtab-skew-") as folder:
+            replay = _Replay(features, records, Path(folder))
+            try:
+                for upto, places in same_positions([part.predictions[row].positions for row in asked.tolist()]):
+                    for place in places.tolist():
+                        row = int(asked[place])
+                        got = replay.read(requests[place], int(part.at_us[row]), upto)
+                        values[row] = part.known.encoding.row(got[0])
+                        reasons[row] = got[1]
+            finally:
+                replay.close()
+        for place, name in enumerate(features.names):
+            if name in features.transforms:
+                reasons[reasons[:, place] != FAILED, place] = NO_VIEW
+        return values, reasons, there
+
+
+class _Replay:
+    """Fresh online states that records are applied to, up to positions that mostly grow."""
+
+    def __init__(self, features: FeatureSet, records: Sequence[LogRecord], folder: Path) -> None:
+        self._features = features
+        self._records = records
+        self._folder = folder
+        self._number = 0
+        self._reached: dict[str, int] = {}
+        self._begin()
+
+    def read(self, row: Mapping[str, Any], at_us: int, upto: Mapping[str, int]) -> tuple[list[Any], list[int]]:
+        """Values and reason codes of one request."""
+        if any(upto.get(name, 0) < position for name, position in self._reached.items()):
+            self._kv.close()
+            self._begin()
+        if dict(upto) != self._reached:
+            new = [
+                r for r in self._records if self._reached.get(r.partition, 0) < r.position <= upto.get(r.partition, 0)
+            ]
+            self._online.apply(new, reached=upto)
+            self._reached = dict(upto)
+        found = self._plan.read([row], at_us)
+        return found.values[0], found.reasons[0]
+
+    def close(self) -> None:
+        self._kv.close()
+
+    def _begin(self) -> None:
+        self._number += 1
+        self._reached = {}
+        self._kv = store.open(store_url("lmdb", self._folder / str(self._number)), "kv")
+        self._online = OnlineStore(self._kv, self._features.views)
+        self._plan = RequestPlan(self._features, self._kv)
+
+
+def _may_have_lost(views: Mapping[str, View], name: str, used: float, again: float) -> bool:
+    """Whether events that are gone explain how a feature of a view differs that nothing else is needed for."""
+    view, _, feature = name.partition(".")
+    aggregate = views[view].features[feature]
+    if aggregate.of is not None and aggregate.of.is_category:  # its numbers are places in a vocabulary
+        return True
+    return loss_explains(aggregate, used, again)
+
+
+def _in_order(records: Mapping[str, Sequence[tuple[LogRecord, Any]]]) -> list[LogRecord]:
+    found = [record for of_source in records.values() for record, _ in of_source]
+    return sorted(found, key=append_order)
+
+
+def _taken(rows: Rows, chosen: Array) -> Rows:
+    return Rows(
+        rows.known,
+        [rows.predictions[row] for row in chosen.tolist()],
+        rows.requests.take(chosen),
+        rows.at_us[chosen],
+        rows.used[chosen],
+        rows.used_reasons[chosen],
+        rows.again[chosen],
+        rows.again_reasons[chosen],
+        rows.apart[chosen],
+        rows.stale[chosen],
+    )
+
+
+def _same(values: Array, reasons: Array, others: Array, other_reasons: Array, row: int, place: int) -> bool:
+    one = (slice(row, row + 1), slice(place, place + 1))
+    return not differences(values[one], reasons[one], others[one], other_reasons[one])[0, 0]
+
+
+def _inputs_agree(needed: frozenset[str], names: Sequence[str], differ: Array) -> bool:
+    """Whether every view feature that a feature is made of was an input itself, and was right."""
+    return all(name in names and not differ[names.index(name)] for name in needed)

@@ -1,0 +1,245 @@
+"""Logged predictions computed again as of their own (t, P), by the definitions their version was trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.app.online.history import fits_memory
+from trimtab.app.training.training_data import decode_requests, request_shape
+from trimtab.core.columns.data import Columns
+from trimtab.core.errors import Corrupt, Misuse, NotFound, TrimtabError
+from trimtab.core.records import Prediction
+from trimtab.events.columns.frames import EventFrame
+from trimtab.events.tables import recorded
+from trimtab.features.encoding import Encoding
+from trimtab.features.feature_set import FeatureSet
+from trimtab.features.frames import FeatureFrame
+from trimtab.features.offline.as_of import AsOf, evaluate_as_of
+from trimtab.features.stored import check_functions
+from trimtab.registry.versions import Version
+from trimtab.store.log_order import stretches
+from trimtab.store.log_places import begin_of
+from trimtab.store.ports import LogRecord
+from trimtab.training.fitting.artifact import Artifact, decode_artifact
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+Array = NDArray[Any]
+_BATCH = 10_000
+
+
+class Known(msgspec.Struct, frozen=True, eq=False):
+    """All that predictions of one version are computed again with."""
+
+    version: Version
+    artifact: Artifact
+    features: FeatureSet
+
+    @property
+    def encoding(self) -> Encoding:
+        return self.artifact.encoding
+
+    def matrix(self, found: FeatureFrame) -> tuple[Array, Array]:
+        """Model inputs, float64 (rows, inputs), and reason codes, uint8 (rows, inputs)."""
+        return self.encoding.matrix(found.values), found.codes(self.features.names)
+
+
+class Rows(msgspec.Struct, frozen=True, eq=False):
+    """Predictions of one version: what was used, and what is computed again."""
+
+    known: Known
+    predictions: list[Prediction]
+    requests: Columns
+    at_us: Array
+    used: Array  # float64 (rows, inputs)
+    used_reasons: Array  # uint8 (rows, inputs)
+    again: Array
+    again_reasons: Array
+    apart: Array  # bool (rows,): the log had records at t that P had not
+    stale: Array  # bool (rows,): with them the inputs would have been others
+
+    @property
+    def positions(self) -> list[dict[str, int]]:
+        return [p.positions for p in self.predictions]
+
+
+class Past:
+    """The event log as it is now, for questions about what it was.
+
+    Args:
+        project: Whose log.
+    """
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+        self.frames: dict[str, EventFrame] = {}
+        self.positions: dict[str, int] = {}
+        self.conflicts: frozenset[str] = frozenset()
+        self.failure: str | None = None  # why there is no history
+        self._blocks: list[Sequence[LogRecord]] | None = None  # every record, once all were read
+        try:
+            self.frames, self.positions = project.history.moment(project.definitions.sources)
+            conflicts = project.history.id_conflicts
+            self.conflicts = frozenset(name for name, count in conflicts.items() if count)
+        except (Misuse, Corrupt) as error:  # truncated, and no table has it
+            self.failure = str(error)
+
+    def as_of(
+        self, features: FeatureSet, requests: Columns, at_us: Array, positions: Sequence[Mapping[str, int]]
+    ) -> AsOf:
+        """The features of requests, each as of its own (t, P)."""
+        sources = {view.source.name for view in features.views}
+        return evaluate_as_of(
+            features,
+            requests,
+            at_us,
+            positions,
+            {name: self.frames[name] for name in sources},
+            conflicts=self.conflicts,
+            reread=self.reread,
+        )
+
+    def reread(self) -> Iterator[Sequence[LogRecord]]:
+        """Every record, from the tables of record where the log was truncated, else from the log.
+
+        They are asked for several times, and are kept meanwhile where they fit into memory.
+        """
+        if self._blocks is not None:
+            yield from self._blocks
+            return
+        kept: list[Sequence[LogRecord]] = []
+        fits = fits_memory(self._project.state.events, self._project.config.features.memory_bytes)
+        for block in self._read():
+            if fits:
+                kept.append(block)
+            yield block
+        self._blocks = kept if fits else None
+
+    def _read(self) -> Iterator[Sequence[LogRecord]]:
+        log, ends = self._project.state.events, self.positions
+        begins = {name: begin_of(log, name, end) for name, end in ends.items()}
+        if any(begins.values()):
+            sources = self._project.sources
+            for block in recorded(self._project.state.tables(sources, make=False) or {}, sources, {}):
+                kept = [r for r in block if r.position <= begins.get(r.partition, r.position)]
+                if kept:
+                    yield kept
+        for parts in stretches(log, begins, ends, batch=_BATCH, gaps=True):
+            yield from parts
+
+
+class Versions:
+    """What is known of versions; each is looked up once."""
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+        self._known: dict[str, Known | str] = {}
+
+    def of(self, prediction: Prediction) -> Known | str:
+        """What the version of a prediction is computed again with; else why it cannot be."""
+        if prediction.version not in self._known:
+            self._known[prediction.version] = self._look(prediction)
+        return self._known[prediction.version]
+
+    def others(self, known: Known) -> list[FeatureSet]:
+        """Other definitions that give inputs of the same names and types."""
+        seen = [one.features for one in self._known.values() if isinstance(one, Known)]
+        same = {
+            features.hash: features
+            for features in [*seen, *(model.features for model in self._project.definitions.models.values())]
+            if dict(features.dtypes) == dict(known.encoding.dtypes)
+            and features.hash != known.version.features
+            and features.request.columns == known.features.request.columns
+        }
+        return list(same.values())
+
+    def _look(self, prediction: Prediction) -> Known | str:
+        try:
+            version = self._project.registry.get(prediction.version)
+            artifact = decode_artifact(self._project.state.blob.get(version.artifact))
+        except NotFound:
+            return f"version {prediction.version[:12]} is not in the registry any more"
+        except Corrupt as error:
+            return f"version {prediction.version[:12]} cannot be read: {error}"
+        try:
+            features = self._project.live.of(version)
+            check_functions(features)
+        except (Misuse, Corrupt) as error:
+            return f"the definitions that {version.name} was trained with are not here any more: {error}"
+        gone = {view.source.name for view in features.views} - self._project.definitions.sources.keys()
+        if gone:
+            return (
+                f"{version.name} was trained with events of {', '.join(sorted(gone))}, which are not declared any more"
+            )
+        return Known(version, artifact, features)
+
+
+def fits(known: Known, prediction: Prediction) -> str | None:
+    """Why a prediction cannot be compared with its version's definitions, if so."""
+    width = len(known.features.names)
+    if len(prediction.values) != 8 * width or len(prediction.reasons) != width:
+        return f"the prediction does not have the inputs of {known.version.name}"
+    if not request_shape(known.features.request)(prediction.request):
+        return "the request had other columns than are declared now"
+    return None
+
+
+def compute(
+    past: Past,
+    groups: Mapping[str, tuple[Known, list[Prediction]]],
+    failed: Callable[[Sequence[Prediction], str], object],
+) -> Iterator[Rows]:
+    """Compute predictions again, those of equal definitions together; one `Rows` a version.
+
+    Args:
+        past: The log as it is now.
+        groups: Predictions by version.
+        failed: Told of predictions that cannot be computed, and why: a plain function that fails, say.
+    """
+    by_features: dict[str, list[tuple[Known, list[Prediction]]]] = {}
+    for known, predictions in groups.values():
+        by_features.setdefault(known.features.hash, []).append((known, predictions))
+    for alike in by_features.values():
+        features = alike[0][0].features
+        together = [p for _, predictions in alike for p in predictions]
+        requests = decode_requests(features.request, [p.request for p in together])
+        at_us = np.array([p.at_us for p in together], np.int64)
+        try:
+            found = past.as_of(features, requests, at_us, [p.positions for p in together])
+        except TrimtabError as error:
+            failed(together, f"its features cannot be computed: {error}")
+            continue
+        start = 0
+        for known, predictions in alike:
+            part = slice(start, start + len(predictions))
+            start = part.stop
+            yield _rows(known, predictions, requests.take(part), at_us[part], _part(found, part))
+
+
+def _part(found: AsOf, rows: slice) -> AsOf:
+    return AsOf(found.features.take(rows), found.newest.take(rows), found.apart[rows])
+
+
+def _rows(known: Known, predictions: list[Prediction], requests: Columns, at_us: Array, found: AsOf) -> Rows:
+    width = len(known.features.names)
+    again, again_reasons = known.matrix(found.features)
+    newest, newest_reasons = known.matrix(found.newest)
+    other = ~((again == newest) | (np.isnan(again) & np.isnan(newest))) | (again_reasons != newest_reasons)
+    return Rows(
+        known=known,
+        predictions=predictions,
+        requests=requests,
+        at_us=at_us,
+        used=np.frombuffer(b"".join(p.values for p in predictions), "<f8").reshape(-1, width),
+        used_reasons=np.frombuffer(b"".join(p.reasons for p in predictions), np.uint8).reshape(-1, width),
+        again=again,
+        again_reasons=again_reasons,
+        apart=found.apart,
+        stale=found.apart & other.any(1),
+    )

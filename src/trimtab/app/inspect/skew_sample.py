@@ -1,0 +1,77 @@
+"""A seeded sample of the prediction log: uniform over its length, and some of every version and arm."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from trimtab.core.records import Prediction
+from trimtab.serving.log.prediction_log import ERASED, PredictionLog, decode
+from trimtab.store.log_places import begin_of
+
+_SEVERAL = 4  # times as many are looked at as are kept, so that rare versions and arms are among them
+_FEW = 20_000  # so many are read one and all
+_BLOCK = 10_000
+
+
+def draw(
+    predictions: PredictionLog,
+    wanted: Callable[[Prediction], bool],
+    *,
+    count: int | None,
+    after: Mapping[str, int],
+    seed: int,
+) -> list[Prediction]:
+    """Predictions by the time they were made: `count` of those wanted behind `after`, or (None) all.
+
+    Long logs are cut into equal stretches, and one prediction of each is looked at. A quarter of the sample is shared
+    out evenly among versions, arms and modes, the rest falls to chance.
+    """
+    ends = {name: last for name, last in predictions.log.positions().items() if last > after.get(name, 0)}
+    total = sum(last - after.get(name, 0) for name, last in ends.items())
+    chance = random.Random(seed)
+    if count is None or total <= max(_FEW, _SEVERAL * count):
+        found = [p for p in _all(predictions, ends, after) if wanted(p)]
+    else:
+        found = [p for p in _spread(predictions, ends, after, _SEVERAL * count, chance) if wanted(p)]
+    chosen = found if count is None or len(found) <= count else _chosen(found, count, chance)
+    return sorted(chosen, key=lambda p: (p.made_at_us, p.id))
+
+
+def _all(predictions: PredictionLog, ends: Mapping[str, int], after: Mapping[str, int]) -> Iterator[Prediction]:
+    for name, last in sorted(ends.items()):
+        reached = after.get(name, 0)
+        while reached < last and (records := predictions.log.read(name, reached, limit=min(_BLOCK, last - reached))):
+            for record in records:
+                if not record.payload.startswith(ERASED):
+                    yield decode(record.payload, name, record.position)
+            reached = records[-1].position
+
+
+def _spread(
+    predictions: PredictionLog, ends: Mapping[str, int], after: Mapping[str, int], looks: int, chance: random.Random
+) -> Iterator[Prediction]:
+    for name, last in sorted(ends.items()):
+        begin = after.get(name, 0)
+        begin = max(begin, begin_of(predictions.log, name, last))
+        total = sum(ends.values()) - sum(after.get(other, 0) for other in ends)
+        share = max(1, round(looks * (last - begin) / total)) if last > begin else 0
+        places = sorted({begin + int((n + chance.random()) * (last - begin) / share) for n in range(share)})
+        for place in places:
+            for record in predictions.log.read(name, place, limit=1):
+                if not record.payload.startswith(ERASED):
+                    yield decode(record.payload, name, record.position)
+
+
+def _chosen(found: Sequence[Prediction], count: int, chance: random.Random) -> list[Prediction]:
+    groups: dict[tuple[str, str, str, str], list[int]] = {}
+    order = list(range(len(found)))
+    chance.shuffle(order)
+    for place in order:
+        p = found[place]
+        groups.setdefault((p.model, p.version, p.arm, p.mode), []).append(place)
+    each = max(1, count // (4 * len(groups)))
+    kept = [place for _, places in sorted(groups.items()) for place in places[:each]][:count]
+    there = set(kept)
+    kept += [place for place in order if place not in there][: count - len(kept)]
+    return [found[place] for place in kept]

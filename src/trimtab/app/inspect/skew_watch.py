@@ -1,0 +1,87 @@
+"""The skew check of a running service."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from trimtab.core.time import DAY_US
+
+if TYPE_CHECKING:
+    from trimtab.app.inspect.skew_report import SkewReport
+    from trimtab.app.project import Project
+    from trimtab.serving.observe.metrics import Metrics
+
+_SAMPLE = 200
+_EVERY_S = 300.0  # between two checks of a service,
+_REST = 50.0  # and at least so many times as long as the last one took: under 2 % of one core
+
+
+class SkewWatch:
+    """Checks a sample of a service's newest predictions now and then, all the time.
+
+    Args:
+        project: What is served.
+        every_s: At least so long between two checks; a check that took long is followed by a longer rest.
+    """
+
+    def __init__(self, project: Project, *, every_s: float = _EVERY_S) -> None:
+        self.checked = 0
+        self.mismatches: Counter[tuple[str, str]] = Counter()  # by feature and cause
+        self.checked_at_us: int | None = None
+        self._project = project
+        self._every_s = every_s
+        self._due_s = time.monotonic() + min(every_s, 60.0)
+        self._since_us: int | None = None
+        self._reached: dict[str, int] | None = None
+
+    def check(self) -> SkewReport | None:
+        """Check what was predicted since the last time, when it is time to and there is something."""
+        began_s = time.monotonic()
+        ends = self._project.predictions.log.positions()
+        if began_s < self._due_s or ends == self._reached or not ends:
+            return None
+        from trimtab.app.inspect.skew import check_skew  # here: a service is ready without it
+
+        try:
+            now_us = self._project.clock.now_us()
+            since_us = now_us - DAY_US if self._since_us is None else self._since_us
+            report = check_skew(self._project, None, sample=_SAMPLE, since_us=since_us, seed=None, by="service")
+            self._since_us, self._reached = now_us, ends
+            self._count(report)
+            return report
+        finally:
+            self._due_s = time.monotonic() + max(self._every_s, _REST * (time.monotonic() - began_s))
+
+    def show(self, metrics: Metrics) -> None:
+        """Let the figures be scraped."""
+        metrics.counted(
+            "trimtab_skew_checked_total",
+            "Logged predictions whose features were computed again as of their own (t, P).",
+            (),
+            lambda: {(): self.checked},
+        )
+        metrics.counted(
+            "trimtab_skew_mismatches_total",
+            "Values of checked predictions that differ when computed again.",
+            ("feature", "cause"),
+            lambda: {key: float(n) for key, n in self.mismatches.items()},
+        )
+        metrics.gauge(
+            "trimtab_skew_last_check_timestamp_seconds",
+            "When predictions were last checked for skew, seconds since 1970.",
+            (),
+            lambda: {} if self.checked_at_us is None else {(): self.checked_at_us / 1e6},
+        )
+
+    def _count(self, report: SkewReport) -> None:
+        self.checked += report.rows
+        self.checked_at_us = report.at_us
+        more: dict[tuple[str, str], int] = {
+            (f"{one.model}:{feature}", cause): n
+            for one in report.models
+            for feature, causes in one.causes.items()
+            for cause, n in causes.items()
+        }
+        self.mismatches = Counter({**self.mismatches, **{k: self.mismatches[k] + n for k, n in more.items()}})

@@ -1,0 +1,472 @@
+"""How a project is: what is deployed, how fresh everything is, and what is red."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from trimtab.app.alerts.alert_overview import red_receivers
+from trimtab.app.features.clock_ahead import REPAIR, stamped_ahead
+from trimtab.app.features.feature_failures import FeatureFailure, feature_failures
+from trimtab.app.inspect.skew import skew_lines
+from trimtab.app.inspect.skew_signals import SIGNAL
+from trimtab.app.keep.disk import over_budget, taken
+from trimtab.app.keep.erasure import unfinished
+from trimtab.app.keep.retention import kept_longer
+from trimtab.app.plan.planning import unapplied
+from trimtab.app.serve.background import service_failures
+from trimtab.app.state.applier_error import standing
+from trimtab.app.state.lost_records import RECOVER, lost_records
+from trimtab.app.training.fresh_process import failure_to_load
+from trimtab.app.training.loop import last_turn
+from trimtab.core.errors import Corrupt, Misuse
+from trimtab.core.records import Signal
+from trimtab.core.sizes import format_bytes
+from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_duration, format_moment
+from trimtab.features.stored import check_functions
+from trimtab.monitoring.profiles.profile_store import without_profile
+from trimtab.monitoring.signals import LISTED_US, listed_signals, standing_signals
+from trimtab.registry.loading import lost_artifact, mend_lost
+from trimtab.registry.protection import CHAMPION
+from trimtab.serving.answer.score_cache import REMEMBERED
+from trimtab.serving.arms.arms import CANARY, arm_shares
+from trimtab.serving.arms.online_learning import described, learner_name, learnt
+from trimtab.serving.observe.shared_status import red_notes
+from trimtab.serving.workers.overview import found_share
+from trimtab.serving.workers.states import FOLDER, ServiceState, read_state
+from trimtab.serving.workers.worker_metrics import told
+from trimtab.steering.loop_state import APPROVAL, FREEZE, LoopState
+from trimtab.steering.loop_state import CANARY as CANARY_STAGE
+from trimtab.steering.loop_state import SHADOW as SHADOW_STAGE
+from trimtab.training.environment import absent_library
+from trimtab.training.runtimes.choose import missing_library
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trimtab.app.project import Project
+    from trimtab.app.training.loop import DeploymentLoop
+    from trimtab.core.records import Decision
+    from trimtab.registry.versions import AliasMove, Version
+    from trimtab.steering.definitions import Deployment
+
+_RECENT_US = 14 * DAY_US
+_TICK_US = 2 * DAY_US  # between two ticks
+_ASIDE = ("duplicates", "id_conflicts", "corrections", "too_late", "no_entity", "refused_deletes", "failed")
+_STUCK_US = MINUTE_US  # a record may wait so long while somebody applies the log,
+_UNFOLLOWED_US = HOUR_US  # and so long while nobody does: a question in process catches up by itself
+
+
+class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One deployment."""
+
+    model: str
+    version: str | None  # "late_flight@7"; None: nothing is in service
+    since: str | None
+    trained_until: str | None
+    imported: bool
+    watch: str  # what the quality alarm says
+    phase: str
+    last_decision: str | None
+    trust: str | None = None  # "pickle": the version in service runs code when it is loaded
+    cache: str | None = None  # how often its scores were remembered, where it remembers any
+    learner: str | None = None  # how many labels an online learner has learnt, and how many it could not
+    inputs: str | None = None  # why its columns are not watched, where they are not
+    ungated: str | None = None  # why it is in service though it passed no gate; None: it passed one
+    beside: dict[str, str] = {}  # by arm, canary or shadow, that has a share: which version, of how many requests
+
+
+class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One source of events."""
+
+    name: str
+    events: int
+    newest: str | None  # event time of the newest one
+    quarantined: dict[str, int]  # by reason
+    duplicates: int
+    id_conflicts: int
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole project at one moment."""
+
+    at: str
+    frozen: bool
+    deployments: list[DeploymentStatus]
+    skew: dict[str, str]  # by model: what the newest check of its predictions found
+    sources: list[SourceStatus]
+    unapplied: list[str]  # definitions of the project file that are not what is applied: "view carrier"
+    lag_records: int | None  # of the log, not yet in online features; None: those are damaged
+    views: dict[str, dict[str, int]]  # by view: what became of all records that it applied; empty: they are damaged
+    failures: list[FeatureFailure]  # features whose value failed for events
+    disk_bytes: int  # what the state folder takes
+    service: ServiceState | None  # what serves the project now
+    signals: list[Signal]  # of monitors: those that stand, and those that ended within seven days
+    red: list[str]
+
+    @property
+    def is_red(self) -> bool:
+        return bool(self.red)
+
+    def _behind(self) -> str:
+        if self.lag_records is None:
+            return "damaged"
+        if self.lag_records and not any(counts["applied"] for counts in self.views.values()):
+            return f"not filled yet ({self.lag_records:,} records; the first `trimtab serve` or prediction fills them)"
+        return f"{self.lag_records:,} records behind the log"
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        out = [f"as of {self.at}" + (", FROZEN: no automation" if self.frozen else "")]
+        for d in self.deployments:
+            if d.version is None:
+                out.append(f"{d.model}: nothing in service")
+            else:
+                origin = "imported, may know all until" if d.imported else "trained on what was known at"
+                out.append(f"{d.model}: {d.version} since {d.since}, {origin} {d.trained_until}")
+                out += [f"  NOT GATED: {d.ungated}"] if d.ungated else []
+                out += [f"  trust: {d.trust} (loading it runs code from its artifact)"] if d.trust else []
+            out += [f"  {arm}: {what}" for arm, what in d.beside.items()]
+            out.append(f"  {d.watch}; {d.phase}")
+            out += [f"  {d.cache}"] if d.cache else []
+            out += [f"  {d.learner}"] if d.learner else []
+            out += [f"  columns of inputs are not watched: {d.inputs}"] if d.inputs else []
+            out += [f"  {self.skew[d.model]}"] if d.model in self.skew else []
+            if d.last_decision:
+                out.append(f"  last decision: {d.last_decision}")
+        width = max((len(s.name) for s in self.sources), default=0)
+        for s in self.sources:
+            remarks = [f"{n:,} {reason}" for reason, n in s.quarantined.items()]
+            remarks += [f"{s.duplicates:,} repeated"] if s.duplicates else []
+            remarks += [f"{s.id_conflicts:,} id conflicts"] if s.id_conflicts else []
+            newest = f", newest {s.newest}" if s.newest else ""
+            aside = f" (set aside: {', '.join(remarks)})" if remarks else ""
+            out.append(f"{s.name:{width}}  {s.events:,} events{newest}{aside}")
+        if self.unapplied:
+            out.append(f"not applied: {', '.join(self.unapplied)} (changed in the project file; see: trimtab plan)")
+        out.append(f"online features: {self._behind()}")
+        for name, counts in self.views.items():
+            asides = [f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items() if n and what in _ASIDE]
+            out.append(f"  {name}: {counts['applied']:,} records" + (f" ({', '.join(asides)})" if asides else ""))
+        out += [f"  FAILED {one.line}" for one in self.failures if not one.recent]  # the others are red
+        out.append(f"disk: {format_bytes(self.disk_bytes)}")
+        out += [] if self.service is None else [_served_by(self.service)]
+        for one in self.signals:
+            since = f"since about {format_moment(one.onset_us)[:10]}"
+            if one.ended_at_us is not None:
+                ended = f"ended {format_moment(one.ended_at_us)[:16]}: {one.ended_because}"
+                out.append(f"was {one.severity}, {since}, {ended}  {one.model}: {one.message}")
+            elif one.severity == "info":
+                out.append(f"info {since}  {one.model}: {one.message}")
+        out += [f"RED  {line}" for line in self.red] or ["nothing is red"]
+        return out
+
+
+def project_status(project: Project) -> Status:
+    """See `Project.status`."""
+    now_us = project.clock.now_us()
+    project.history.refresh()
+    red: list[str] = []
+    ledger = project.ledger()
+    deployments = [_deployment(project, name, ledger, now_us, red) for name in project.definitions.deployments]
+    quarantined = project.quarantine.counts()
+    sources = [_source(project, name, quarantined.get(name, {})) for name in project.definitions.sources]
+    labels = {d.model.label.source.name for d in project.definitions.deployments.values()}
+    red += [f"{s.name}: no event was ever loaded or pushed" for s in sources if not s.events and s.name in labels]
+    skew, differing = skew_lines(project)
+    red += differing
+    signals = [signal for signal in listed_signals(project.state.catalog) if _shown(project, signal, now_us)]
+    told = {(SIGNAL, line.partition(": skew: ")[0]) for line in differing}  # of the newest check
+    red += [
+        f"{one.model}: {one.message}" + (f" At that time: {one.cause}." if one.cause else "")
+        for one in signals
+        if one.severity == "red" and one.ended_at_us is None and (one.kind, one.model) not in told
+    ]
+    damage = project.views.damage()
+    red += [] if damage is None else [damage]
+    red += [line for line in project.state.damaged_stores() if line not in red]
+    red += [f"{lost} {RECOVER}" for lost in lost_records(project.state, tables=True)]
+    jump = project.state.clock_jump()
+    red += [] if jump is None else [jump]
+    red += [f"{ahead}. {REPAIR}" for ahead in stamped_ahead(project.state, now_us)]
+    lag_records = None if damage else project.views.lag_records()
+    red += _applying(project, lag_records or 0)
+    failures = [] if damage else feature_failures(project)
+    red += [one.line for one in failures if one.recent]
+    disk_bytes = taken(project.state_folder).size_bytes
+    over = over_budget(disk_bytes, project.config.retention.budget_bytes)
+    red += [] if over is None else [over]
+    red += kept_longer(project)
+    red += red_receivers(project)
+    red += unfinished(project.state.catalog)
+    service = read_state(project.state_folder / FOLDER) if project.views.followed() else None
+    red += [] if service is None else [*_not_answering(service), *_reading_another_file(service)]
+    return Status(
+        at=format_moment(now_us),
+        frozen=project.state.catalog.get(FREEZE, "all") is not None,
+        deployments=deployments,
+        skew=skew,
+        sources=sources,
+        unapplied=unapplied(project),
+        lag_records=lag_records,
+        views={} if damage else _view_counts(project),
+        failures=failures,
+        disk_bytes=disk_bytes,
+        service=service,
+        signals=signals,
+        red=red,
+    )
+
+
+def _shown(project: Project, signal: Signal, now_us: int) -> bool:
+    """Whether a signal is of a model that is deployed, and stands or ended of late."""
+    ended_us = signal.ended_at_us
+    return signal.model in project.definitions.deployments and (ended_us is None or now_us - ended_us <= LISTED_US)
+
+
+def _view_counts(project: Project) -> dict[str, dict[str, int]]:
+    return {name: msgspec.structs.asdict(counts) for name, counts in project.views.store.counts().items()}
+
+
+def _applying(project: Project, lag_records: int) -> list[str]:
+    """What keeps online features and a serving process from their work."""
+    followed = project.views.followed()
+    failures = service_failures(project.state.catalog) if followed else {}  # else it ended without a word
+    red = [f"the serving process: {work} failed: {said}" for work, said in failures.items()]
+    stands = standing(project.state.catalog)
+    if stands is not None and (followed or lag_records):
+        red.append(
+            f"online features: no event is applied since {format_moment(stands.at_us)}: {stands.why} Put that right "
+            "and restart the service; or, with it stopped, run: trimtab rebuild --all"
+        )
+    if followed:
+        notes = red_notes(project.state_folder / "spool")
+        red += [f"the serving process: predictions cannot be logged: {said}" for said in notes]
+    behind_us = project.views.behind_us() if lag_records else 0
+    if behind_us > (_STUCK_US if followed else _UNFOLLOWED_US):
+        doing = (
+            "the process that applies events does not get on" if followed else "nobody applies them; run: trimtab serve"
+        )
+        waited = format_duration(behind_us // MINUTE_US * MINUTE_US)
+        red.append(f"online features: {lag_records:,} records have been waiting for up to {waited}; {doing}")
+    return red
+
+
+def _served_by(service: ServiceState) -> str:
+    if not service.workers:
+        return f"served on {service.url}"
+    shown = [
+        f"{one.slot} {'ready' if one.ready else 'starting'}" + (f" (restarts: {one.restarts})" if one.restarts else "")
+        for one in service.workers
+    ]
+    return f"served by {len(shown)} workers on {service.url}: {', '.join(shown)}"
+
+
+def _not_answering(service: ServiceState) -> list[str]:
+    """Workers that died and do not come back."""
+    return [
+        f"worker {one.slot} of the service does not answer; {one.ended}: {_last_line(one.last_words)}"
+        for one in service.workers
+        if one.ended and not one.ready
+    ]
+
+
+def _reading_another_file(service: ServiceState) -> list[str]:
+    """Workers whose definitions are not those that the service began with. # D127"""
+    return [
+        f"worker {one.slot} of the service reads a project file that has changed since the service started, and may "
+        "check and answer otherwise than the others: restart the service"
+        for one in service.workers
+        if one.changed
+    ]
+
+
+def _last_line(words: str) -> str:
+    return words.rpartition("\n")[2][:300]
+
+
+def _deployment(
+    project: Project, name: str, ledger: Sequence[Decision], now_us: int, red: list[str]
+) -> DeploymentStatus:
+    version = project.registry.alias(name, CHAMPION)
+    loop = project.loop(name)
+    watch = loop.monitor.watch
+    decisions = [d for d in ledger if d.model == name]
+    if version is None:
+        what = "approve" if loop.controller.state.phase == APPROVAL else "train"
+        red.append(f"{name}: no version is in service; run: trimtab {what} {name}")
+    elif (lost := lost_artifact(project.state.blob, version)) is not None:
+        made_of = None if version.imported is None else version.imported.file
+        mend = mend_lost(name, imported=made_of, changed=version.recipe != loop.deployment.model.hash)
+        red.append(f"{name}: {version.name} has lost its artifact: {lost} {mend}")
+    else:
+        failure = _failure(project, version)
+        if failure is not None:
+            red.append(f"{name}: {version.name} cannot answer: {failure} Or run: trimtab train {name}")
+    unwatched = None if version is None else _unwatched(loop, version.id)
+    if unwatched is not None:
+        red.append(f"{name}: {unwatched}")
+    if watch is None or not watch.figures:
+        said = "quality is not watched"
+    elif watch.alarming:
+        onset = watch.onset
+        said = f"quality ALARM, since about {format_moment(now_us if onset is None else onset.at_us)[:10]}"
+    elif watch.last_day_us is None:
+        said = "quality watched, no day closed yet"
+    else:
+        said = f"quality steady, last closed day {format_moment(watch.last_day_us)[:10]}"
+        days = min(figure.spec.reference_blocks for figure in watch.figures.values())
+        said += f" (provisional: its reference is of {days} days)" if watch.provisional else ""
+        behind_us = now_us - watch.last_day_us - DAY_US - loop.deployment.model.label.wait_us
+        asked = not any(one.kind == "traffic_stopped" for one in standing_signals(project.state.catalog, name))
+        if behind_us > _RECENT_US and asked:
+            red.append(f"{name}: no day was closed for {format_duration(behind_us // DAY_US * DAY_US)}; is `tick` run?")
+    said += f", {watch.unlisted:,} labels of no declared class" if watch is not None and watch.unlisted else ""
+    moved = project.registry.history(name, CHAMPION)
+    red += [f"{name}: {line}" for line in _ticking(project, name, moved[-1].at_us if moved else None, now_us)]
+    state = loop.controller.state
+    last = decisions[-1] if decisions else None
+    return DeploymentStatus(
+        model=name,
+        version=None if version is None else version.name,
+        since=format_moment(moved[-1].at_us) if moved else None,
+        trained_until=None if version is None else format_moment(project.registry.as_known(version).cut_us),
+        imported=version is not None and version.imported is not None,
+        watch=said,
+        phase=_phase(project, state, name),
+        last_decision=None if last is None else f"{format_moment(last.at_us)} {last.act}: {last.cause}",
+        trust=None if version is None else version.trust,
+        cache=_cache(project, loop.deployment),
+        learner=None if version is None else _learner(project, loop.deployment, version, now_us, red),
+        inputs=None if version is None else without_profile(project.state.catalog, version.id),
+        ungated=None if version is None else _ungated(project, version, moved),
+        beside=_beside(project, name),
+    )
+
+
+def _failure(project: Project, version: Version) -> str | None:
+    """Why a version cannot answer here; None where nothing says so."""
+    absent = absent_library(version.runtime)
+    if absent is not None:
+        return f"{missing_library(version.runtime, ModuleNotFoundError(name=absent))}."
+    try:
+        check_functions(project.live.of(version))
+    except (Misuse, Corrupt) as error:
+        return str(error)
+    if version.runtime in ("pickle", "torch"):  # what answers is code of the project: it may be another by now
+        return failure_to_load(project.config, project.state_folder, version)
+    return None
+
+
+def _cache(project: Project, deployment: Deployment) -> str | None:
+    """What a deployment's version remembers, and how often that was asked for since the service began."""
+    if deployment.cache is None:
+        return None
+    room = f"remembers scores, in up to {format_bytes(deployment.cache.size_bytes)}"
+    if not project.views.followed():
+        return f"{room} of each process that serves it"
+    counts = told(project.state_folder / FOLDER).total(REMEMBERED, ("model", "found"), model=deployment.name)
+    share = found_share(counts, deployment.name)
+    return f"{room}; " + ("none was asked for yet" if share is None else f"{share:.1%} of {sum(counts.values()):,.0f}")
+
+
+def _learner(project: Project, deployment: Deployment, version: Version, now_us: int, red: list[str]) -> str | None:
+    """Tell what an online learner has learnt; what it could not learn of late is red."""
+    if deployment.learn != "online":
+        return None
+    try:
+        found = learnt(project.state.learners, learner_name(deployment.name, version.id))
+    except Corrupt as error:
+        red.append(str(error))
+        return None
+    if found is None:
+        return "learns online, nothing yet"
+    recent = [one for one in found.newest_aside if one.known_at_us > now_us - _RECENT_US]
+    if recent:
+        count = "one" if found.set_aside == 1 else f"{found.set_aside:,} in all"
+        red.append(f"{deployment.name}: {described(recent[-1])} ({count}; correct the label's source or definition)")
+    aside = f", {found.set_aside:,} set aside" if found.set_aside else ""
+    return f"learns online: {found.examples:,} labels learnt{aside}"
+
+
+def _beside(project: Project, name: str) -> dict[str, str]:
+    shares = msgspec.structs.asdict(arm_shares(project.state.catalog, name))
+    armed = {arm: project.registry.alias(name, arm) for arm, share in shares.items() if share > 0.0}
+    return {
+        arm: f"{version.name}, on {100 * shares[arm]:.3g} % of the requests{_armed_ungated(project, arm, version)}"
+        for arm, version in armed.items()
+        if version is not None
+    }
+
+
+def _armed_ungated(project: Project, arm: str, version: Version) -> str:
+    """Say of a canary that passed no gate who lets it answer, and why."""
+    if arm != CANARY or project.registry.passed_gate(version) is not None:
+        return ""
+    move = project.registry.aliases(version.model)[arm]
+    return f", NOT GATED ({move.actor}: {move.why})"
+
+
+def _ungated(project: Project, version: Version, moved: Sequence[AliasMove]) -> str | None:
+    """Who put a version in service that passed no gate, and why; None where it passed one."""
+    if project.registry.passed_gate(version) is not None:
+        return None
+    by = [f"{move.actor}: {move.why}" for move in moved if move.version == version.id]
+    return "; ".join(["no gate record that passed speaks for it", *by[-1:]])
+
+
+def _phase(project: Project, state: LoopState, name: str) -> str:
+    if state.phase == "idle":
+        return "idle"
+    if state.phase == APPROVAL and state.repair is not None and state.repair.successor is not None:
+        waiting = project.registry.get(state.repair.successor).name
+        until = format_moment(state.expires_us)
+        ways = f"trimtab approve {name}, or trimtab reject {name} --why TEXT"
+        return f"{waiting} waits for approval until {until}: {ways}"
+    if state.phase in (SHADOW_STAGE, CANARY_STAGE):
+        stage = next(one for one in project.stages(name) if one.state == "now")
+        tried = "?" if state.repair is None or state.repair.successor is None else state.repair.successor
+        until = "" if stage.until_us is None else f" until {format_moment(stage.until_us)} at most"
+        return f"{project.registry.get(tried).name} in its {stage.name} stage{until}. {stage.said}"
+    missing = f" Not yet: {state.lack}" if state.lack else ""
+    return f"waiting until {format_moment(state.ready_at_us)}: {state.cause}{missing}"
+
+
+def _ticking(project: Project, name: str, since_us: int | None, now_us: int) -> list[str]:
+    """What is wrong with the loop's ticks: the newest one failed, or it is long ago."""
+    turn = last_turn(project.state.catalog, name)
+    if turn is not None and turn.last_error is not None:
+        return [f"the newest tick failed: {turn.last_error}"]
+    ticked_us = turn.last_tick_us if turn is not None and turn.last_tick_us is not None else since_us
+    if since_us is None or ticked_us is None or now_us - max(ticked_us, since_us) <= _TICK_US:
+        return []
+    ago = format_duration((now_us - max(ticked_us, since_us)) // HOUR_US * HOUR_US)
+    return [f"the loop has not ticked for {ago}; run `trimtab serve`, or `trimtab tick` every hour"]
+
+
+def _unwatched(loop: DeploymentLoop, version: str) -> str | None:
+    """Why the quality of the version in service is not watched in full, if so."""
+    watch = loop.monitor.watch
+    if watch is None or watch.version != version:
+        return "quality is not watched: the version in service was not promoted by the loop; run: trimtab train"
+    missing = [kind for kind in loop.monitor.kinds if kind not in watch.figures]
+    if not missing:
+        return None
+    window = format_duration(loop.deployment.gate.window_us)
+    return (
+        f"{', '.join(missing)} not watched: the gate's window (the newest {window} of labelled days) had too few days, "
+        "or the same figure on each, to learn from; train on more days"
+    )
+
+
+def _source(project: Project, name: str, quarantined: dict[str, int]) -> SourceStatus:
+    frame = project.history.frame(name)
+    return SourceStatus(
+        name=name,
+        events=frame.rows,
+        newest=format_moment(int(frame.event_at_us.max())) if frame.rows else None,
+        quarantined=quarantined,
+        duplicates=project.history.duplicates.get(name, 0),
+        id_conflicts=project.history.id_conflicts.get(name, 0),
+    )

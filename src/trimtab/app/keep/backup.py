@@ -1,0 +1,431 @@
+"""`trimtab backup` and `trimtab restore`: the state folder as of one moment, whole and verified, or not at all. # D25
+
+What follows a log is copied before the log, and what names a blob before the blobs: so no copied position lies beyond
+the copied log, and no copied record names a blob that is not there.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import signal
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from trimtab import store
+from trimtab.app.keep.disk import taken
+from trimtab.app.keep.retention import LEASE
+from trimtab.app.state.lease import Lease
+from trimtab.app.state.lost_records import refuse_read_past
+from trimtab.app.state.state import check_format
+from trimtab.app.state.state_use import PRIVATE, behind_links, have_alone, set_aside
+from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
+from trimtab.core.hashing import bytes_hash
+from trimtab.core.regular_file import other_kind
+from trimtab.core.signals import ENDING, caught
+from trimtab.core.sizes import format_bytes
+from trimtab.core.time import format_moment
+from trimtab.core.urls import store_url
+from trimtab.serving.access_keys import MARKER
+from trimtab.store.durable_files import file_mode, make_folder, sync_directory, write_durably
+from trimtab.store.file_lock import FileLock
+from trimtab.store.ports import Copyable
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+FORMAT = 1
+MANIFEST = "backup.json"
+_STATE = "state"
+_LOGS = ("quarantine", "predictions", "events")  # a prediction holds positions of the event log
+_STORES = ("online", "answers", "learners")
+_OWN = {"log", "tables", "blob", *_STORES}  # copied by their own means
+_PASSING = ("trimtab-replay-", "backfill")  # what runs keep while they run
+_OF_PROCESSES = (".lock", ".holder")
+_PATIENCE_S = 60.0  # for a retention that is under way
+_BLOCK = 1 << 20
+_HASH_DIGITS = 64
+
+
+class BackupFile(msgspec.Struct, frozen=True):
+    """One file of a backup."""
+
+    path: str  # relative to the state folder
+    size_bytes: int
+    sha256: str
+
+
+class Positions(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the copies of logs go, and the copies of what follows them."""
+
+    logs: dict[str, dict[str, int]]  # by log and partition
+    tables: dict[str, dict[str, int]]  # by source and partition
+    views: dict[str, dict[str, int]]  # by view's id and partition
+
+
+class Backup(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backup holds: its manifest."""
+
+    format: int
+    project: str
+    made_at: str
+    trimtab: str
+    size_bytes: int
+    positions: Positions
+    files: list[BackupFile]
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        logs = ", ".join(f"{sum(ends.values()):,} {name}" for name, ends in self.positions.logs.items())
+        return [
+            f"{self.project} as of {self.made_at}: {len(self.files):,} files, {format_bytes(self.size_bytes)}; {logs}"
+        ]
+
+
+class _Sealed(msgspec.Struct, frozen=True):
+    """The manifest's file."""
+
+    sha256: str
+    manifest: msgspec.Raw
+
+
+def back_up(project: Project, to: Path) -> Backup:
+    """See `Project.backup`."""
+    to = to.absolute()
+    if to.exists():
+        raise Conflict(f"backup: {to} exists, and no backup is written over another. Name a new folder.")
+    if behind_links(to).is_relative_to(behind_links(project.state_folder)):
+        raise Misuse(f"backup: {to} lies in the state folder that is to be copied. Name a folder elsewhere.")
+    partial = to.with_name(f".{to.name}.partial")
+    with _alone(project), _told(to, "Nothing is left there"), _whole_or_nothing(partial, to, _put):
+        _room(project.state_folder, partial.parent)
+        positions = _copy_parts(project, partial / _STATE)
+        files = [_hashed(path, partial / _STATE) for path in _walk(partial / _STATE)]
+        manifest = Backup(
+            format=FORMAT,
+            project=project.config.project.name,
+            made_at=format_moment(project.clock.now_us()),
+            trimtab=_version(),
+            size_bytes=sum(file.size_bytes for file in files),
+            positions=positions,
+            files=files,
+        )
+        refuse_read_past("events", positions.logs["events"], {**positions.tables, **positions.views})
+        raw = msgspec.json.encode(manifest)
+        write_durably(partial / MANIFEST, msgspec.json.encode(_Sealed(bytes_hash(raw), msgspec.Raw(raw))))
+    return manifest
+
+
+def read_manifest(backup: str | Path) -> Backup:
+    """What a backup says about itself.
+
+    Raises:
+        NotFound: There is no backup.
+        Misuse: It was made by a newer trimtab.
+        Corrupt: Its manifest is damaged.
+    """
+    backup = Path(backup)
+    path = backup / MANIFEST
+    if (kind := other_kind(path)) is not None:
+        raise Misuse(f"{path}: is a {kind}, needed is a file. Name a folder that `trimtab backup` wrote.")
+    if not path.is_file():
+        raise NotFound(f"{backup}: no backup (it has no {MANIFEST}). Name a folder that `trimtab backup` wrote.")
+    try:
+        sealed = msgspec.json.decode(path.read_bytes(), type=_Sealed)
+        if bytes_hash(bytes(sealed.manifest)) != sealed.sha256:
+            raise Corrupt(f"{path}: damaged (wrong checksum). Use another backup.")
+        made = msgspec.json.decode(sealed.manifest, type=dict[str, object])
+        if made.get("format") != FORMAT:
+            raise Misuse(
+                f"{path}: format {made.get('format')}, this trimtab reads {FORMAT}. Use the one that wrote it."
+            )
+        return msgspec.json.decode(sealed.manifest, type=Backup)
+    except msgspec.MsgspecError as error:
+        raise Corrupt(f"{path}: damaged ({error}). Use another backup.") from error
+    except OSError as error:
+        raise Unavailable(f"{path}: cannot be read ({error}). Check access and the disk.") from error
+
+
+def restore(
+    backup: str | Path, into: str | Path, *, force: bool = False, progress: Callable[[int, int], object] | None = None
+) -> Backup:
+    """Bring a backup's state to a folder, after every file's checksum was compared.
+
+    Args:
+        backup: What `back_up` wrote.
+        into: The state folder to be; a project's is `.trimtab`. A link stays, and what it leads to is replaced.
+        force: Replace the state that is there.
+        progress: Called with bytes done and bytes in all.
+
+    Raises:
+        NotFound: There is no backup.
+        Misuse: `into` is a file.
+        Conflict: There is state already, or a process has it open.
+        Corrupt: A file of the backup is damaged or missing; the message names it, and nothing was changed.
+        Unavailable: The disk is full or read-only; nothing was changed.
+    """
+    backup, into = Path(backup).absolute(), behind_links(into)
+    manifest = read_manifest(backup)
+    if into.exists() and not into.is_dir():
+        raise Misuse(f"{into} is a file. Name the folder that the state is to lie in.")
+    _refuse_there(into, force)
+    partial = into.with_name(f".{into.name}.partial")
+    with _told(into, "Nothing was changed"), _had_alone(into):
+        _refuse_there(into, force)  # somebody may have been quicker
+        with _whole_or_nothing(partial, into, _replace):
+            done = 0
+            partial.chmod(stat.S_IMODE(into.stat().st_mode))  # open to those whom the folder was open to
+            for file in manifest.files:
+                _restore_file(backup / _STATE, partial, file)
+                done += file.size_bytes
+                if progress is not None:
+                    progress(done, manifest.size_bytes)
+            check_format(partial)
+            if (into / MARKER).exists() and not (partial / MARKER).exists():  # a backup from before the first key
+                shutil.copyfile(into / MARKER, partial / MARKER)
+    return manifest
+
+
+def _copy_parts(project: Project, to: Path) -> Positions:
+    """Copy every part, followers first; how far the copies go."""
+    state, folder = project.state, project.state_folder
+    _copy_rest(folder, to)  # answers on their way to the prediction log among it
+    _copied(state.catalog, to / "catalog.db")
+    for name in _STORES:
+        if (folder / name).exists():
+            _copied(getattr(state, name), to / name)
+    for path in sorted((folder / "tables").glob("*/_delta_log")):
+        source = path.parent.name
+        with store.open(store_url("delta", path.parent), "table") as table:  # type: ignore[attr-defined]  # it can
+            _copied(table, to / "tables" / source)
+    _copy_tree(folder / "blob", to / "blob")
+    logs = {name: _copied(getattr(state, name), to / "log" / name) for name in _LOGS}
+    return _positions(to, {name: dict(ends) for name, ends in logs.items() if isinstance(ends, Mapping)})
+
+
+def _positions(to: Path, logs: dict[str, dict[str, int]]) -> Positions:
+    """Where the copies of views and tables stand, as they themselves say."""
+    from trimtab.features.online.store import read_cursors
+
+    tables: dict[str, dict[str, int]] = {}
+    for path in sorted((to / "tables").glob("*")):
+        table = store.open(store_url("delta", path), "table")
+        tables[path.name] = {partition: table.position(partition) for partition in logs["events"]}
+        table.close()
+    views: dict[str, dict[str, int]] = {}
+    if (to / "online").exists():
+        online = store.open(store_url("lmdb", to / "online"), "kv")
+        views = {view: cursor.positions for view, cursor in read_cursors(online).items()}
+        online.close()
+        (to / "online" / "lock.mdb").unlink()  # says who had it open
+    return Positions(logs=logs, tables=tables, views=views)
+
+
+def _copied(part: object, to: Path) -> object:
+    if not isinstance(part, Copyable):
+        raise Misuse(
+            f"backup: {type(part).__name__} cannot be copied to a folder. Back its server up by its own means."
+        )
+    make_folder(to.parent)
+    return part.copy_to(to)
+
+
+def _copy_rest(folder: Path, to: Path) -> None:
+    """Everything that has no means of its own, but locks and what is temporary."""
+    make_folder(to)
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and path.name not in _OWN and not path.name.startswith((".", *_PASSING)):
+            _copy_tree(path, to / path.name)
+        elif path.is_file() and not path.name.startswith((".", "catalog.db")) and path.suffix not in _OF_PROCESSES:
+            _copy_file(path, to / path.name)
+
+
+def _copy_tree(folder: Path, to: Path) -> None:
+    for path in _walk(folder):
+        if not path.name.startswith(".") and path.suffix not in _OF_PROCESSES:
+            _copy_file(path, to / path.relative_to(folder))
+
+
+def _copy_file(path: Path, to: Path) -> None:
+    make_folder(to.parent)
+    try:
+        shutil.copyfile(path, to)
+    except FileNotFoundError:  # removed since it was listed
+        to.unlink(missing_ok=True)
+
+
+def _hashed(path: Path, folder: Path) -> BackupFile:
+    """A file of the copy, synced; a file that is named by its hash is compared with it."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fchmod(file.fileno(), 0o600)
+        os.fsync(file.fileno())
+    named = path.stem.rpartition("-")[2]
+    if len(named) == _HASH_DIGITS and named != digest:
+        raise Corrupt(f"{path.relative_to(folder)} in the state folder is damaged (wrong checksum). Restore it first.")
+    return BackupFile(str(path.relative_to(folder)), path.stat().st_size, digest)
+
+
+def _restore_file(source: Path, to: Path, file: BackupFile) -> None:
+    path, target = source / file.path, to / file.path
+    if not target.is_relative_to(to) or ".." in Path(file.path).parts:
+        raise Corrupt(f"{source}: its manifest names {file.path}, which lies outside. Use another backup.")
+    make_folder(target.parent)
+    digest = hashlib.sha256()
+    if (kind := other_kind(path)) is not None:
+        raise Corrupt(f"{path}: this file of the backup is a {kind}. Use another backup.")
+    try:
+        with path.open("rb") as read, target.open("wb") as write:
+            while block := read.read(_BLOCK):
+                digest.update(block)
+                write.write(block)
+            write.flush()
+            os.fchmod(write.fileno(), file_mode(target.parent))
+            os.fsync(write.fileno())
+    except FileNotFoundError:
+        raise Corrupt(f"{path}: this file of the backup is gone. Use another backup.") from None
+    if digest.hexdigest() != file.sha256:
+        raise Corrupt(f"{path}: this file of the backup is damaged (wrong checksum). Use another backup.")
+
+
+def _refuse_there(folder: Path, force: bool) -> None:
+    """Refuse to replace state without being told to, and state that a process uses."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not force:
+        raise Conflict(f"{folder}: there is state already. Name another folder (--into), or replace it: --force")
+    for path in sorted(folder.rglob("*.lock")):
+        if path.name != "lock.mdb" and FileLock.is_held(path):
+            raise Conflict(f"{folder}: process {FileLock.holder(path)} uses it ({path.name}). Stop it first.")
+
+
+@contextmanager
+def _had_alone(folder: Path) -> Iterator[None]:
+    """While no process can open a project there; a folder that was made for that goes when the work fails."""
+    hold, made = have_alone(folder)
+    try:
+        yield
+    except BaseException:
+        if made:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+    finally:
+        hold.let_go()
+
+
+@contextmanager
+def _alone(project: Project) -> Iterator[None]:
+    """While nothing is removed from the state: neither by retention nor by another backup's turn."""
+    otherwise = f"{project.state.folder}: another process retains it or backs it up. Try again later."
+    with Lease(project.state.catalog, LEASE, project.state.folder).taken(otherwise, patience_s=_PATIENCE_S):
+        yield
+
+
+@contextmanager
+def _told(to: Path, left: str) -> Iterator[None]:
+    """Whatever the system refuses, as an error that says what is left of it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            why, do = "the disk (or quota) is full", "free some space or name another disk"
+        else:
+            why, do = error.strerror or str(error), "name a folder that can be made and written to"
+        raise Unavailable(f"{to}: {why}. {left}; {do}.") from error
+
+
+@contextmanager
+def _whole_or_nothing(partial: Path, to: Path, put: Callable[[Path, Path], None]) -> Iterator[None]:
+    """Work in `partial`, which is put at `to` in the end, or goes."""
+    _remove(partial)  # of one that was killed
+    try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        partial.mkdir(mode=PRIVATE)
+        yield
+        for folder, _, _ in os.walk(partial):
+            sync_directory(Path(folder))
+        put(partial, to)
+    except BaseException:
+        _remove(partial)
+        raise
+
+
+def _put(partial: Path, to: Path) -> None:
+    partial.rename(to)
+    sync_directory(to.parent)
+
+
+def _replace(partial: Path, to: Path) -> None:
+    """Put `partial` in the place of what stands there, which comes back when that fails and goes when it is done."""
+    old = set_aside(to)
+    _remove(old)  # of one that was killed with its own state in place
+    with _unstoppable():
+        try:
+            _refuse_there(to, force=True)
+            if any(to.iterdir()):
+                to.rename(old)
+            partial.rename(to)
+            sync_directory(to.parent)
+        except BaseException:
+            _put_back(old, to, partial)
+            raise
+        if old.exists():
+            old.rename(partial)  # from now on nothing is set aside, whatever happens: the rest only gives room back
+        _remove(partial)
+
+
+def _put_back(old: Path, to: Path, partial: Path) -> None:
+    try:
+        if not partial.exists():
+            to.rename(partial)
+        if old.exists():
+            old.rename(to)
+    except OSError as error:
+        raise Unavailable(
+            f"{to}: the state of before lies in {old} and cannot be put back ({error}). Put it back: mv '{old}' '{to}'"
+        ) from error
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder as far as that can be done; of a link, which older versions made of one, only itself."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _unstoppable() -> Iterator[None]:
+    """While Ctrl-C, SIGTERM and a terminal that closes come too late: they do nothing."""
+    own = [number for number in ENDING if signal.getsignal(number) is not None]  # None: not Python's
+    with caught(lambda *_: None, own):
+        yield
+
+
+def _room(folder: Path, to: Path) -> None:
+    """Refuse at once what cannot fit."""
+    needed, free = taken(folder).size_bytes, shutil.disk_usage(to).free
+    if needed > free:
+        raise Unavailable(
+            f"backup: about {format_bytes(needed)} are needed in {to}, {format_bytes(free)} are free. Free some, or "
+            "name another disk."
+        )
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for at, _, names in sorted(os.walk(folder)):
+        yield from (path for name in sorted(names) if (path := Path(at, name)).is_file())
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("trimtab")

@@ -1,0 +1,191 @@
+"""Where a subject has left traces: in logs, tables, stored answers and training sets, and what is to stand there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from trimtab import store
+from trimtab.app.keep.personal_events import Asked, EventTraces, Instead, TableTraces
+from trimtab.app.keep.subjects import Subject
+from trimtab.app.training.training_data import request_shape
+from trimtab.core.columns.data import Columns
+from trimtab.core.errors import NotFound
+from trimtab.core.records import Prediction
+from trimtab.core.urls import store_url
+from trimtab.events.definitions import Source
+from trimtab.events.quarantine import Quarantined
+from trimtab.features.online.fill.partial_rebuild import Gone
+from trimtab.registry.versions import Version
+from trimtab.serving.answer.precomputed import stored_requests
+from trimtab.store.file_blob import blob_files
+from trimtab.store.log_places import begin_of
+from trimtab.store.ports import Log, Table
+from trimtab.training.data.parquet import read_parquet
+from trimtab.training.data.sets import load_manifest
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+_PARQUET = b"PAR1"
+
+
+class SeenSet(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored training set that has rows of the subject."""
+
+    blob: str  # of its rows
+    rows: int
+    versions: tuple[str, ...]  # fitted on it
+
+
+class Traces(msgspec.Struct, frozen=True, kw_only=True):
+    """All that was found of a subject."""
+
+    events: Instead
+    sources: dict[str, int]  # events by source
+    gone: dict[str, list[Gone]]  # by source, those events with all their versions
+    tables: dict[str, TableTraces]  # by source
+    predictions: Instead
+    quarantine: Instead
+    answers: list[bytes]  # keys
+    sets: list[SeenSet]
+
+    def counts(self) -> dict[str, int]:
+        """How many of each kind."""
+        return {
+            "events": _size(self.events),
+            "table_rows": sum(len(table.rows) for table in self.tables.values()),
+            "predictions": _size(self.predictions),
+            "quarantined": _size(self.quarantine),
+            "stored_answers": len(self.answers),
+            "training_sets": len(self.sets),
+        }
+
+
+def find_traces(project: Project, subject: Subject) -> Traces:
+    """Look everywhere; nothing is changed."""
+    state = project.state
+    found = EventTraces(project, subject)
+    found.look()
+    with open_tables(project) as tables:
+        for name, table in tables.items():
+            found.look_at_table(name, table)
+        found.follow_versions(tables)
+        predictions, asked = _predictions(project, subject, found.going)
+        found.follow_labels(tables, asked)
+    return Traces(
+        events=found.instead(),
+        sources=dict(found.by_source()),
+        gone=found.gone(),
+        tables=found.in_tables(),
+        predictions=predictions,
+        quarantine=project.quarantine.find(lambda row: _refused(subject, row)),
+        answers=_answers(project, subject) if (state.folder / "answers").exists() else [],
+        sets=list(_training_sets(project, subject)),
+    )
+
+
+@contextmanager
+def open_tables(project: Project) -> Iterator[dict[str, Table]]:
+    """Every table of record there is, those of sources that are not declared any more among them."""
+    folder = project.state.folder / "tables"
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    with ExitStack() as opened:
+        tables = {name: store.open(store_url("delta", folder / name), "table") for name in names}
+        for table in tables.values():
+            opened.callback(table.close)
+        yield tables
+
+
+def _predictions(project: Project, subject: Subject, going: Callable[[str], set[str]]) -> tuple[Instead, Asked]:
+    """The predictions that go; by model the keys of requests that go, and which of these others have asked with."""
+    shapes = {name: request_shape(model.request) for name, model in project.definitions.models.items()}
+
+    def wanted(prediction: Prediction) -> bool:
+        fits = prediction.model in shapes and shapes[prediction.model](prediction.request)
+        return subject.of_request(prediction.model, fits)(msgspec.msgpack.decode(prediction.request))
+
+    models = project.definitions.models
+    asked: Asked = {name: (going(models[name].request.name), set()) for name in shapes}
+
+    def noted(prediction: Prediction) -> bool:
+        found = wanted(prediction)
+        if found and prediction.model in asked:
+            asked[prediction.model][0].add(prediction.request_id)
+        return found
+
+    instead = project.predictions.find_all(noted, may_be_in=subject.may_be_in)
+    if any(gone for gone, _ in asked.values()):
+        for block in project.predictions.scan():
+            for prediction in block:
+                gone, kept = asked.get(prediction.model, (set(), set()))
+                if prediction.request_id in gone and not wanted(prediction):
+                    kept.add(prediction.request_id)
+    return instead, asked
+
+
+def _refused(subject: Subject, row: Quarantined) -> bool:
+    return subject.of_raw(row.source, row.raw())
+
+
+def _answers(project: Project, subject: Subject) -> list[bytes]:
+    shapes = {name: request_shape(model.request) for name, model in project.definitions.models.items()}
+    found = []
+    for key, model, columns in stored_requests(project.state.answers):
+        fits = model in shapes and shapes[model](msgspec.msgpack.encode(columns))
+        if subject.of_request(model, fits)(columns):
+            found.append(key)
+    return found
+
+
+def _training_sets(project: Project, subject: Subject) -> Iterator[SeenSet]:
+    """Stored sets with rows of the subject, and the versions that were fitted on each."""
+    versions: dict[str, list[Version]] = {}
+    requests: dict[str, str] = {}
+    for record in project.state.catalog.find("version_count"):
+        for version in project.registry.versions(record.key):
+            try:
+                parquet = load_manifest(version.training_set, project.state.blob).parquet
+            except NotFound:  # its manifest was removed by hand
+                continue
+            if parquet is not None:
+                versions.setdefault(parquet, []).append(version)
+                requests[parquet] = version.model
+    for blob in sorted({*versions, *_parquet_blobs(project.state.folder / "blob")}):
+        if not project.state.blob.exists(blob):
+            continue
+        rows = _rows_of(project, subject, blob, requests.get(blob))
+        if rows:
+            yield SeenSet(blob=blob, rows=rows, versions=tuple(v.name for v in versions.get(blob, [])))
+
+
+def _rows_of(project: Project, subject: Subject, blob: str, model: str | None) -> int:
+    table = read_parquet(project.state.blob.get(blob))
+    asked = {name.partition(".")[2]: c for name, c in table.by_name.items() if name.startswith("request.")}
+    declared = project.definitions.models.get(model or "")
+    source: Source | None = None if declared is None else declared.request.source
+    fits = source is not None and source.columns.keys() <= asked.keys()
+    return len(subject.of_table(source.name if source is not None and fits else None, Columns(asked)))
+
+
+def _parquet_blobs(folder: Path) -> Iterator[str]:
+    """Blobs that are tables, also those that no version knows of."""
+    for path in blob_files(folder):
+        with path.open("rb") as file:
+            if file.read(len(_PARQUET)) == _PARQUET:
+                yield path.name
+
+
+def _size(places: Instead) -> int:
+    return sum(map(len, places.values()))
+
+
+def partitions_of(log: Log, changed: Iterable[str]) -> list[str]:
+    """The partitions whose files are to be written anew: those that change, and those that were ever truncated."""
+    wanted = set(changed)
+    wanted.update(partition for partition, last in log.positions().items() if begin_of(log, partition, last))
+    return sorted(wanted)

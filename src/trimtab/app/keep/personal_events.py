@@ -1,0 +1,263 @@
+"""Which events a subject has left in the log and in tables of record, and what is to stand in their place."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from trimtab.app.keep.subjects import Fits, Subject
+from trimtab.core.columns.data import Columns
+from trimtab.events.definitions import Source
+from trimtab.events.records import ERASED, Event, decode, encode, erased, known_at_us
+from trimtab.events.tables import table_rows
+from trimtab.features.online.fill.partial_rebuild import Gone
+from trimtab.store.ports import Log, LogRecord, Table
+from trimtab.training.definitions import Model
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+Instead = dict[str, dict[int, bytes]]  # by partition and position: what stands there afterwards
+Place = tuple[str, int]  # partition, position
+Asked = dict[str, tuple[set[str], set[str]]]  # by model: keys of requests that go; of these, some asked by others too
+_BATCH = 10_000
+
+
+class TableTraces(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows of one source's table of record."""
+
+    rows: list[tuple[str, int, str]]  # partition, position, op
+    instead: Columns | None  # rows to put in
+
+
+class _Seen(msgspec.Struct):
+    """One record of the event log or a table: whether it goes, and what its id's other records need to know."""
+
+    source: str
+    id: str
+    order: tuple[int, str, int]  # known at, partition, position: the order of an id's versions
+    deletes: bool
+    wanted: bool  # it carries the key itself
+    appended_at_us: int
+    event: Event
+    in_log: bool = False
+    in_table: bool = False
+    replaced: bool = False  # a deletion takes its place
+    goes: bool = True
+
+
+class EventTraces:
+    """Finds a subject's events, and the deletions that name them.
+
+    A source with a key may have corrections: where an event had been another entity's before it was the subject's, a
+    deletion takes the place of the subject's version, or the version before would count again. # D26
+    """
+
+    def __init__(self, project: Project, subject: Subject) -> None:
+        self._project = project
+        self._subject = subject
+        self._sources = {source.name: source for source in project.sources}
+        self._seen: dict[Place, _Seen] = {}
+
+    def look(self) -> None:
+        """Note the records of the log that carry the key."""
+        tests: dict[str, Fits] = {ERASED: lambda values: False}
+        for record in _records(self._project.state.events):
+            if self._subject.may_be_in(record.payload):
+                event = decode(record.payload)
+                if event.source not in tests:
+                    tests[event.source] = self._subject.of_event(event.source)
+                if tests[event.source](event.values):
+                    self._note(record, event, wanted=True)
+
+    def look_at_table(self, name: str, table: Table) -> None:
+        """Note the rows of a table that carry the key."""
+        rows = table.scan()
+        if rows.rows:
+            chosen = self._subject.of_table(name if name in self._sources else None, rows)
+            self._note_rows(name, rows, chosen, wanted=True)
+
+    def follow_versions(self, tables: dict[str, Table]) -> None:
+        """Note the other versions of the events that were found, and decide what becomes of each."""
+        ids = {(s.source, s.id) for s in self._seen.values() if self._keyed(s.source)}
+        if not ids:
+            return
+        names = [name.encode() for name in dict.fromkeys(source for source, _ in ids)]
+        for record in _records(self._project.state.events):
+            if any(name in record.payload for name in names):
+                event = decode(record.payload)
+                if (event.source, event.id) in ids:
+                    self._note(record, event, wanted=False)
+        for name in {source for source, _ in ids} & tables.keys():
+            rows = tables[name].scan()
+            if rows.rows:
+                chosen = [i for i, event_id in enumerate(rows["_id"].values.tolist()) if (name, event_id) in ids]
+                self._note_rows(name, rows, chosen, wanted=False)
+        versions = [s for s in self._seen.values() if (s.source, s.id) in ids]
+        versions.sort(key=lambda s: (s.source, s.id, s.order))
+        for _, group in groupby(versions, key=lambda s: (s.source, s.id)):
+            another = False  # an entity has had the event so far that is not the subject
+            for seen in group:
+                another |= not seen.wanted and not seen.deletes
+                seen.replaced = seen.wanted and another
+                seen.goes = seen.wanted or (seen.deletes and not another)
+
+    def follow_labels(self, tables: dict[str, Table], asked: Asked) -> None:
+        """Note the labels of requests that go, but of those that somebody else's requests have too.
+
+        Args:
+            tables: The tables of record.
+            asked: By model, the keys of requests that go, and those that predictions about others have as well.
+        """
+        models = self._project.definitions.models.values()
+        links = [
+            _Link(m, asked) for m in models if (m.label.key,) not in self._subject.places.get(m.label.source.name, [])
+        ]
+        links = [link for link in links if link.keys]
+        names = [name.encode() for name in dict.fromkeys(n for link in links for n in (link.requests, link.labels))]
+        if not links:
+            return
+        found: list[tuple[_Link, str, LogRecord, Event]] = []
+        for record in _records(self._project.state.events):
+            if any(name in record.payload for name in names):
+                event = decode(record.payload)
+                for link in links:
+                    if event.source == link.requests and not self._goes(record):
+                        link.keep(event)
+                    elif event.source == link.labels and (key := link.key_of(event, self._sources)) is not None:
+                        found.append((link, key, record, event))
+        for link in links:
+            for name in {link.requests, link.labels} & tables.keys():
+                rows = tables[name].scan()
+                column = "_id" if name == link.requests else link.column
+                chosen = [i for i, value in enumerate(rows[column].values.tolist()) if str(value) in link.keys]
+                for record, event in self._rows(name, rows, chosen):
+                    if name == link.requests and not self._goes(record):
+                        link.keep(event)
+                    elif name == link.labels and (key := link.key_of(event, self._sources)) is not None:
+                        found.append((link, key, record, event))
+        alone = [(record, event) for link, key, record, event in found if key in link.keys]
+        for record, event in alone:
+            self._note(record, event, wanted=True)
+        if alone:
+            self.follow_versions(tables)
+
+    def instead(self) -> Instead:
+        """What the log is to say."""
+        found: Instead = {}
+        for (partition, position), seen in self._seen.items():
+            if seen.goes and seen.in_log:
+                payload = encode(self._deletion(seen)) if seen.replaced else erased(seen.source)
+                found.setdefault(partition, {})[position] = payload
+        return found
+
+    def in_tables(self) -> dict[str, TableTraces]:
+        """What goes from the tables."""
+        found: dict[str, TableTraces] = {}
+        going = sorted((s.source, place) for place, s in self._seen.items() if s.goes and s.in_table)
+        for name, group in groupby(going, key=lambda one: one[0]):
+            places = [place for _, place in group]
+            seen = [self._seen[place] for place in places]
+            rows = [(*place, "delete" if s.deletes else "upsert") for place, s in zip(places, seen, strict=True)]
+            put = [
+                (LogRecord(*place, s.appended_at_us, b""), self._deletion(s))
+                for place, s in zip(places, seen, strict=True)
+                if s.replaced
+            ]
+            found[name] = TableTraces(rows=rows, instead=table_rows(self._sources[name], put) if put else None)
+        return found
+
+    def by_source(self) -> Counter[str]:
+        """Events by source, each counted once wherever it lies."""
+        return Counter(seen.source for seen in self._seen.values() if seen.goes)
+
+    def gone(self) -> dict[str, list[Gone]]:
+        """By source, every version that is known of each event of which some record goes."""
+        ids = {(seen.source, seen.id) for seen in self._seen.values() if seen.goes}
+        found: dict[str, list[Gone]] = {}
+        for seen in self._seen.values():
+            if (seen.source, seen.id) in ids:
+                event = seen.event
+                found.setdefault(seen.source, []).append(Gone(event.event_at_us, event.id, event.values))
+        return found
+
+    def _note(self, record: LogRecord, event: Event, *, wanted: bool) -> None:
+        place = record.partition, record.position
+        seen = self._seen.get(place)
+        if seen is None:
+            order = known_at_us(event, record), *place
+            deletes = event.op == "delete"
+            seen = _Seen(event.source, event.id, order, deletes, wanted, record.appended_at_us, event)
+            self._seen[place] = seen
+        seen.wanted |= wanted
+        seen.in_log |= bool(record.payload)
+        seen.in_table |= not record.payload
+
+    def _note_rows(self, name: str, rows: Columns, chosen: list[int], *, wanted: bool) -> None:
+        for record, event in self._rows(name, rows, chosen):
+            self._note(record, event, wanted=wanted)
+
+    def _rows(self, name: str, rows: Columns, chosen: list[int]) -> Iterator[tuple[LogRecord, Event]]:
+        columns = self._sources[name].columns if name in self._sources else {}
+        for row in rows.take(np.array(chosen, np.int64)).to_rows():
+            event = Event(
+                name,
+                row["_id"],
+                row["_event_at"],
+                row["_known_at"],
+                row["_op"],
+                bool(row["_history"]),
+                tuple(row.get(column) for column in columns),
+            )
+            yield LogRecord(row["_partition"], row["_position"], row["_append_at"], b""), event
+
+    def _deletion(self, seen: _Seen) -> Event:
+        """A deletion of the event as the version that goes was: only key and time are left."""
+        source, event = self._sources[seen.source], seen.event
+        kept = {source.key, source.time}
+        values = [v if name in kept else None for name, v in zip(source.columns, event.values, strict=False)]
+        return msgspec.structs.replace(event, op="delete", values=tuple(values))
+
+    def going(self, source: str) -> set[str]:
+        """The ids of a source's events that go."""
+        return {seen.id for seen in self._seen.values() if seen.source == source and seen.goes and not seen.deletes}
+
+    def _goes(self, record: LogRecord) -> bool:
+        seen = self._seen.get((record.partition, record.position))
+        return seen is not None and seen.goes
+
+    def _keyed(self, source: str) -> bool:
+        return source in self._sources and self._sources[source].key is not None
+
+
+class _Link:
+    """A model's requests that go, by key, and where their labels are."""
+
+    def __init__(self, model: Model, asked: Asked) -> None:
+        self.requests, self.labels, self.column = model.request.name, model.label.source.name, model.label.key
+        gone, kept = asked[model.name]
+        self.keys = gone - kept
+
+    def keep(self, event: Event) -> None:
+        """Another request that stays: if it has one of the keys, the label is its own, too."""
+        if event.op == "upsert":
+            self.keys.discard(event.id)
+
+    def key_of(self, event: Event, sources: Mapping[str, Source]) -> str | None:
+        """The request's key in an event of the label's source, if that request goes."""
+        place = list(sources[self.labels].columns).index(self.column)
+        value = event.values[place] if place < len(event.values) else None
+        return None if value is None or str(value) not in self.keys else str(value)
+
+
+def _records(log: Log) -> Iterator[LogRecord]:
+    for partition, last in log.positions().items():
+        after = 0
+        while after < last and (records := log.read(partition, after, limit=_BATCH)):
+            yield from records
+            after = records[-1].position

@@ -1,0 +1,195 @@
+"""`trimtab recover`: go on after records were lost, or after a wrong clock stamped them. # D0169, # D0170
+
+Nothing that is still there is removed: what the log has goes to the tables of record first. Each step may be done
+twice, so that a kill at any point is put right by the same command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from trimtab.app.features.clock_ahead import Ahead, restamp, stamped_ahead
+from trimtab.app.online.views import LEASE
+from trimtab.app.state.lease import Lease
+from trimtab.app.state.lost_records import EVENTS, Lost, lost_records
+from trimtab.app.state.state import truncation, truncation_put
+from trimtab.core.errors import Corrupt, Misuse
+from trimtab.events.columns.frames import NEVER_US
+from trimtab.events.records import ERASED, decode
+from trimtab.features.online.store import read_cursors
+from trimtab.steering.ledger import Entry, Ledger
+from trimtab.store.ports import Log, LogRecord, Repairable
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+ACT = "recover"
+_NOTHING_US = -(2**62)  # before all append times
+
+
+class LostRange(msgspec.Struct, frozen=True, kw_only=True):
+    """Records of one partition that a log does not hold any more."""
+
+    log: str
+    partition: str
+    first: int
+    last: int
+    in_tables: int  # how many of them, the first ones, every source's table of record has
+    readers: dict[str, int]  # by who has read some of them, up to where
+    appended_again: int  # records that are there, and that no reader would have taken: they get new positions
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        records = self.last - self.first + 1
+        what = "events" if self.log == EVENTS else "predictions"
+        out = [
+            f"log/{self.log}, partition {self.partition}: positions {self.first:,} to {self.last:,} are gone "
+            f"({records:,} {what})"
+        ]
+        if self.in_tables:
+            out.append(f"  of them {self.in_tables:,} are in the tables of record, and are not lost")
+        out += [f"  read up to {position:,}: {name}" for name, position in self.readers.items()]
+        if self.appended_again:
+            out.append(f"  {self.appended_again:,} later records have positions that were read already: appended again")
+        return out
+
+
+class Recovered(msgspec.Struct, frozen=True, kw_only=True):
+    """What was put right, or (`dry_run`) would be."""
+
+    dry_run: bool
+    lost: list[LostRange]
+    stamped_ahead: list[Ahead]  # records with append times in the future, which get the present
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.lost or self.stamped_ahead)
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        if self.is_empty:
+            return ["nothing to recover: the logs hold all that was read, and no record was stamped by a clock ahead"]
+        out = [line for one in self.lost for line in one.lines()]
+        if any(one.log == EVENTS for one in self.lost):
+            out.append(
+                "features keep what they took of the lost events, which no training will see; to make them from what "
+                "is left: trimtab rebuild --all"
+            )
+        out += [str(one) for one in self.stamped_ahead]
+        if self.stamped_ahead:
+            out.append("their append times become the present, and online features are rebuilt")
+        return out
+
+
+def recover(project: Project, *, dry_run: bool = False, actor: str = "a person") -> Recovered:
+    """See `Project.recover`."""
+    state, now_us = project.state, project.clock.now_us()
+    lost = [_range(project, one) for one in lost_records(state, tables=True)]
+    done = Recovered(dry_run=dry_run, lost=lost, stamped_ahead=stamped_ahead(state, now_us))
+    if dry_run or done.is_empty:
+        return done
+    if any(one.log == EVENTS for one in lost):
+        project.materialise()
+    otherwise = f"{state.folder}: a service is at work. Stop it, then run this again."
+    with Lease(state.catalog, LEASE, state.folder).taken(otherwise):
+        for one in lost:
+            _go_on(project, one, actor)
+        if done.stamped_ahead:
+            restamp(project, done.stamped_ahead, now_us, actor)
+    if done.stamped_ahead:
+        project.reopen()  # nothing read before is right any more
+        project.rebuild_all()
+    return done
+
+
+def _range(project: Project, lost: Lost) -> LostRange:
+    kept = 0
+    if lost.log == EVENTS:
+        tables = project.state.tables(project.sources, make=False)
+        through = truncation(project.state.catalog).through.get(lost.partition, 0)
+        reached = [tables[s.name].position(lost.partition) if s.name in tables else 0 for s in project.sources]
+        kept = max(0, min([max(through, position) for position in reached], default=0) - lost.end)
+    return LostRange(
+        log=lost.log,
+        partition=lost.partition,
+        first=lost.end + 1,
+        last=lost.reached,
+        in_tables=min(kept, lost.reached - lost.end),
+        readers=_named(project, lost.readers),
+        appended_again=sum(1 for _ in _unread(project, lost.partition, lost.end)) if lost.log == EVENTS else 0,
+    )
+
+
+def _named(project: Project, readers: Mapping[str, int]) -> dict[str, int]:
+    """Views by their names, where they are in use."""
+    names = {f"view {plan.cursor_name[:8]}": f"view {name}" for name, plan in project.views.store.plans.items()}
+    return {names.get(reader, reader): position for reader, position in readers.items()}
+
+
+def _go_on(project: Project, lost: LostRange, actor: str) -> None:
+    """Let a partition go on behind what was read of it, and write that down before it is done."""
+    state = project.state
+    log = state.events if lost.log == EVENTS else state.written_predictions
+    if not isinstance(log, Repairable):
+        raise Misuse(f"recover: a {type(log).__name__} cannot be recovered here. Use its server's own means.")
+    now_us, end = project.clock.now_us(), lost.first - 1
+    row = Entry(
+        at_us=now_us,
+        model="*",
+        act=ACT,
+        cause=f"Records of log/{lost.log} were lost; {lost.partition} goes on behind {lost.last}.",
+        actor=actor,
+        evidence={
+            "partition": lost.partition,
+            "first": lost.first,
+            "last": lost.last,
+            "in_tables": lost.in_tables,
+            "appended_again": lost.appended_again,
+        },
+    )
+    if lost.log == EVENTS:
+        tables = state.tables(project.sources, make=False)
+        reached = {name: {lost.partition: table.position(lost.partition)} for name, table in tables.items()}
+        truncated = truncation_put(state.catalog, reached, {lost.partition: lost.last}, now_us)
+        Ledger(state.catalog).write([row], [truncated])
+        again = ((record.payload, now_us) for record in _unread(project, lost.partition, end))
+    else:  # there is no table of them: all that are left get later positions
+        Ledger(state.catalog).write([row])
+        again = ((record.payload, record.appended_at_us) for record in _records(log, lost.partition, end))
+    log.skip_to(lost.partition, lost.last, again)
+
+
+def _unread(project: Project, partition: str, end: int) -> Iterator[LogRecord]:
+    """Events that are there and that no reader has taken: they came after the loss, under positions that had been read
+    before it; or their source is not declared, so that no table takes them."""
+    seen_us, known = _seen_us(project, partition, end), {ERASED, *project.definitions.sources}
+    for record in _records(project.state.events, partition, end):
+        if record.appended_at_us > seen_us or decode(record.payload).source not in known:
+            yield record
+
+
+def _seen_us(project: Project, partition: str, end: int) -> int:
+    """The greatest append time that those have read who have read the partition beyond its end."""
+    state, seen = project.state, [_NOTHING_US]
+    if state.online_file() is not None:
+        with suppress(Corrupt):  # damaged features are made again from what is left
+            cursors = read_cursors(state.online).values()
+            seen += [cursor.s_us for cursor in cursors if cursor.positions.get(partition, 0) > end]
+    for table in state.tables(project.sources, make=False).values():
+        rows = table.scan(["_append_at", "_partition", "_position"])
+        if rows.rows and table.position(partition) > end:
+            mine = np.array(rows["_partition"].to_list()) == partition
+            seen += rows["_append_at"].values[mine].tolist()
+    return max(seen) if len(seen) > 1 else NEVER_US
+
+
+def _records(log: Log, partition: str, end: int) -> Iterator[LogRecord]:
+    after = 0
+    while after < end and (records := log.read(partition, after)):
+        yield from records
+        after = records[-1].position

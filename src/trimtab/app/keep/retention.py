@@ -1,0 +1,431 @@
+"""`trimtab retain`: the log moves into tables and is truncated, and what the settings do not keep goes. # D23
+
+The order makes a kill at any point harmless: what is in a table is durable before the log loses it; what is about to
+go is written down before it goes; and each step may be done twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from trimtab.app.keep.disk import Taken, log_growth, over_budget, record_bytes, taken
+from trimtab.app.state.lease import Lease
+from trimtab.app.state.retention_needs import lifetime_features, newest_features, source_needs, views_in_use
+from trimtab.app.state.state import KEPT, kept_from, note_kept_from, truncation, truncation_put
+from trimtab.core.errors import Conflict
+from trimtab.core.sizes import format_bytes
+from trimtab.core.time import DAY_US, format_duration, format_moment
+from trimtab.events.expiry import expired
+from trimtab.events.records import ERASED, decode_all
+from trimtab.features.online.generations import FILLING, id_of
+from trimtab.store.log_places import begin_of, positions_before
+from trimtab.store.ports import Catalog, Log, Prunable, Put, Table
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+LEASE = "retention"
+_BATCH = 10_000
+_SPARED_H = 1  # replaced files of a table stay so long for other tools that read it
+_FILES = 32  # that a table may consist of before small ones are merged
+_LEARNT_WAITS = 2  # label waits for which a learner goes back to its predictions
+_IN_TABLE = 0.3  # of an event's bytes in the log, where no table says it better
+
+
+class Retained(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run did, or (`dry_run`) about what it would do."""
+
+    at: str
+    dry_run: bool
+    truncated: dict[str, int]  # by partition of the event log: records that are in tables alone now
+    expired: dict[str, int]  # by source: events that are not kept any longer
+    predictions: int
+    quarantined: int
+    freed_bytes: int
+    size_bytes: int  # afterwards
+    budget_bytes: int | None
+    growth_bytes: dict[str, float]  # a day, by log, as measured before it was truncated
+    notes: list[str]  # what stayed, and why; what differs from now on
+    red: list[str]
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        truncated, removed = ("would truncate", "would remove") if self.dry_run else ("truncated", "removed")
+        out = [f"{truncated} {sum(self.truncated.values()):,} records of the event log, which are in tables of record"]
+        out += [f"{removed} {rows:,} events of {source}" for source, rows in self.expired.items() if rows]
+        out += [f"{removed} {self.predictions:,} predictions"] if self.predictions else []
+        out += [f"{removed} {self.quarantined:,} quarantined rows"] if self.quarantined else []
+        of = "" if self.budget_bytes is None else f" of a budget of {format_bytes(self.budget_bytes)}"
+        gave = "would give back about" if self.dry_run else "gave back"
+        room = f"{gave} {format_bytes(self.freed_bytes)}"
+        if self.freed_bytes < 0:
+            room = f"took {format_bytes(-self.freed_bytes)} more, as online features were filled or tables begun"
+        out.append(f"{room}; {format_bytes(self.size_bytes)}{of} are taken")
+        return out + self.notes + [f"RED  {line}" for line in self.red]
+
+
+def retain(project: Project, *, dry_run: bool = False) -> Retained:
+    """See `Project.retain`."""
+    if dry_run:
+        return plan_retention(project)
+    otherwise = (
+        f"{project.state.folder}: another process is at its retention, or backs it up. Try again when it is done."
+    )
+    with Lease(project.state.catalog, LEASE, project.state.folder).taken(otherwise):
+        return _retain(project)
+
+
+def retain_when_due(project: Project) -> Retained | None:
+    """Once a day, where [retention] says anything; None when it is not time, or another process is at it."""
+    last = last_retained(project.state.catalog)
+    if not project.config.retention.is_set:
+        return None
+    if last is not None and project.clock.now_us() - last.at_us < DAY_US:
+        return None
+    try:
+        return retain(project)
+    except Conflict:
+        return None
+
+
+def plan_retention(project: Project) -> Retained:
+    """About what a run would do now; nothing is changed."""
+    size = taken(project.state_folder)
+    log, notes = project.state.events, _differences(project)
+    followed, held = _follower_positions(project) if project.views.followed() else ({}, [])  # else a run catches up
+    truncated, freed = {}, 0.0
+    through = truncation(project.state.catalog).through
+    for partition, last in log.positions().items():
+        begin = begin_of(log, partition, last)
+        cut = min(last, followed.get(partition, last))
+        cut, strange = _before_strangers(log, partition, max(begin, through.get(partition, 0)), cut, project)
+        truncated[partition] = max(0, cut - begin)
+        of_file = size.parts["event log"].get(partition, 0)
+        share = truncated[partition] * record_bytes(log, partition, of_file)
+        freed += share * (1 - _IN_TABLE)
+        notes += strange
+    gone: dict[str, int] = {}
+    tables = project.state.tables(project.sources, make=False)
+    if any(project.config.retention.events_us(one.name) is not None for one in project.sources) and not tables:
+        notes.append("how many events are old enough to go is known once there are tables: after the first run")
+    for source, table in tables.items():
+        kept_us = _kept_us(project, source)
+        if kept_us is not None and isinstance(table, Prunable):
+            condition = expired(_newest_us(project) - kept_us, _entities(project)[source])
+            rows, gone[source] = table.count(), table.count(condition)
+            freed += size.parts["tables of record"].get(source, 0) * gone[source] / max(1, rows)
+    predictions, quarantined = _closed_before(project), _quarantined_before(project)
+    counts = {}
+    for part, one, cuts in (
+        ("prediction log", project.state.predictions, predictions),
+        ("quarantine", project.state.quarantine, quarantined),
+    ):
+        counts[part] = 0
+        for partition, cut in cuts.items():
+            rows = max(0, cut - begin_of(one, partition, cut))
+            counts[part] += rows
+            freed += rows * record_bytes(one, partition, size.parts.get(part, {}).get(partition, 0))
+    return Retained(
+        at=format_moment(project.clock.now_us()),
+        dry_run=True,
+        truncated=truncated,
+        expired=gone,
+        predictions=counts["prediction log"],
+        quarantined=counts["quarantine"],
+        freed_bytes=round(freed),
+        size_bytes=size.size_bytes,
+        budget_bytes=project.config.retention.budget_bytes,
+        growth_bytes={},
+        notes=held + notes,
+        red=[*_over(project, size), *kept_longer(project)],
+    )
+
+
+def last_retained(catalog: Catalog) -> _Last | None:
+    """The newest run that ended."""
+    record = catalog.get(KEPT, "last")
+    return None if record is None else msgspec.json.decode(record.body, type=_Last)
+
+
+class _Last(msgspec.Struct, frozen=True, kw_only=True):
+    """What is remembered of a run."""
+
+    at_us: int
+    freed_bytes: int
+    growth_bytes: dict[str, float]
+    notes: list[str]
+
+    @property
+    def at(self) -> str:
+        return format_moment(self.at_us)
+
+
+def _retain(project: Project) -> Retained:
+    state = project.state
+    state.check_clock()
+    before = taken(project.state_folder)
+    growth = _growths(project, before)
+    project.materialise()
+    project.views.catch_up()
+    truncated, notes = _truncate_events(project)
+    tables = state.tables(project.sources, make=True)
+    gone = _expire(project, tables)
+    _vacuum(tables, _SPARED_H)
+    _compact(project, tables)
+    predictions = _truncate(state.predictions, _closed_before(project), notes)
+    quarantined = _truncate(state.quarantine, _quarantined_before(project), notes)
+    after = taken(project.state_folder)
+    if _over(project, after):
+        _vacuum(tables, 0)
+        after = taken(project.state_folder)
+    elif gone:
+        notes.append(
+            "the room of removed events comes back with the first run in an hour or later: until then other tools may "
+            "be reading the files"
+        )
+    notes += _differences(project)
+    done = Retained(
+        at=format_moment(project.clock.now_us()),
+        dry_run=False,
+        truncated=truncated,
+        expired=gone,
+        predictions=predictions,
+        quarantined=quarantined,
+        freed_bytes=before.size_bytes - after.size_bytes,
+        size_bytes=after.size_bytes,
+        budget_bytes=project.config.retention.budget_bytes,
+        growth_bytes=growth,
+        notes=notes,
+        red=[*_over(project, after), *kept_longer(project)],
+    )
+    last = _Last(at_us=project.clock.now_us(), freed_bytes=done.freed_bytes, growth_bytes=growth, notes=notes)
+    state.catalog.write([Put(KEPT, "last", msgspec.json.encode(last))])
+    return done
+
+
+def _truncate_events(project: Project) -> tuple[dict[str, int], list[str]]:
+    """Truncate the event log up to where everything that follows it has come; records by partition, and what held."""
+    log, state = project.state.events, project.state
+    followed, notes = _follower_positions(project)
+    doubtful = project.quarantine.looked_behind()
+    if doubtful:
+        notes.append(
+            f"the log stays behind where the replay of {len(doubtful):,} quarantined rows was broken off, until they "
+            "are replayed or dropped"
+        )
+    reached = {
+        source: {partition: table.position(partition) for partition in log.positions()}
+        for source, table in state.tables(project.sources, make=True).items()
+    }
+    cuts = {}
+    for partition, last in log.positions().items():
+        behind = [positions.get(partition, 0) for positions in (*reached.values(), *doubtful)]
+        cut = min([followed.get(partition, last), *behind])
+        cut, strange = _before_strangers(log, partition, begin_of(log, partition, last), cut, project)
+        cuts[partition] = cut
+        notes += strange
+    noted = truncation_put(state.catalog, reached, cuts, _newest_us(project))
+    state.catalog.write([noted])  # first: where else could a reader learn of it?
+    truncated = {}
+    for partition, cut in cuts.items():
+        truncated[partition] = _truncate(log, {partition: cut}, notes)
+    return truncated, notes
+
+
+def _truncate(log: Log, cuts: Mapping[str, int], notes: list[str]) -> int:
+    """Truncate the partitions that no other process writes; how many records, and a note for each of the others."""
+    removed = 0
+    for partition, cut in cuts.items():
+        last = log.positions().get(partition, 0)
+        if cut <= begin_of(log, partition, last):
+            continue
+        try:
+            removed += log.truncate(partition, cut)
+        except Conflict as error:
+            notes.append(f"not truncated now: {error} (`trimtab serve` truncates its own once a day)")
+    return removed
+
+
+def _follower_positions(project: Project) -> tuple[dict[str, int], list[str]]:
+    """Where the slowest of the online views is, by partition, and what to say of it. Tables follow by `materialise`.
+
+    Labels, outcomes, learners and training sets read histories, which begin with the tables; so they hold nothing.
+    """
+    if not project.views.views:
+        return {}, []
+    applied, ends = project.views.store.positions(), project.state.events.positions()
+    lag = sum(max(0, last - applied.get(name, 0)) for name, last in ends.items())
+    notes = [f"{lag:,} records of the log stay until they are in the online features"] if lag else []
+    filled, being_filled = _filling_positions(project)
+    notes += [
+        f"the log stays from where it is read until view {name!r} has been filled. If its rebuild was broken off, run: "
+        f"trimtab rebuild {name}"
+        for name in being_filled
+    ]
+    return {name: min(one.get(name, 0) for one in (applied, *filled)) for name in ends}, notes
+
+
+def _filling_positions(project: Project) -> tuple[list[dict[str, int]], list[str]]:
+    """From where views that are being filled go on reading the log, and their names. # D31
+
+    Whoever fills one applies the log: if nobody does, a fill was broken off, and whoever fills next begins anew.
+    """
+    if not project.views.followed():
+        return [], []
+    store = project.views.store
+    names = {plan.cursor_name: plan.name for plan in store.plans.values()}
+    filling = {id_of(name): cursor for name, cursor in store.cursors().items() if name.startswith(FILLING)}
+    # One that has counted nothing still loads all of history, behind what was in tables when it began.
+    reading = [cursor.positions if cursor.counts else {} for cursor in filling.values()]
+    return reading, [names.get(one, one) for one in filling]
+
+
+def _before_strangers(log: Log, partition: str, after: int, cut: int, project: Project) -> tuple[int, list[str]]:
+    """The cut, lowered to before the first record of a source that is not declared: no table has it."""
+    known = {ERASED, *project.definitions.sources}
+    while after < cut:
+        records = log.read(partition, after, limit=min(_BATCH, cut - after))
+        if not records:
+            break
+        for record, event in zip(records, decode_all([r.payload for r in records]), strict=True):
+            if event.source not in known and record.position <= cut:
+                return record.position - 1, [
+                    f"the log stays from {partition} at {record.position:,} on: source {event.source!r} is not "
+                    "declared any more, so its events have no table. Declare it again"
+                ]
+        after = records[-1].position
+    return cut, []
+
+
+def _expire(project: Project, tables: Mapping[str, Table]) -> dict[str, int]:
+    """Remove events that are not kept any longer; rows by source."""
+    gone, entities = {}, _entities(project)
+    already = kept_from(project.state.catalog)
+    for source, table in tables.items():
+        kept_us = _kept_us(project, source)
+        if kept_us is None or not isinstance(table, Prunable):
+            continue
+        before_us = max((_newest_us(project) - kept_us) // DAY_US * DAY_US, already.get(source, -(2**62)))
+        condition = expired(before_us, entities[source])
+        if table.count(condition):
+            note_kept_from(
+                project.state.catalog, source, before_us
+            )  # first: less may be there than this says, not more
+            gone[source] = table.prune(condition)
+    return gone
+
+
+def _entities(project: Project) -> dict[str, list[tuple[str, ...]]]:
+    """By source, the columns by which views name an entity."""
+    found: dict[str, list[tuple[str, ...]]] = {name: [] for name in project.definitions.sources}
+    for view in views_in_use(project.definitions, project.live.views()):
+        found.setdefault(view.source.name, []).append(view.by)
+    return found
+
+
+def _kept_us(project: Project, source: str) -> int | None:
+    """How long events of a source are kept: as the settings say, and as long as a version in service looks back."""
+    kept_us = project.config.retention.events_us(source)
+    need = source_needs(project.definitions, project.live.views()).get(source)
+    return kept_us if kept_us is None or need is None else max(kept_us, -(-need.us // DAY_US) * DAY_US)
+
+
+def _closed_before(project: Project) -> dict[str, int]:
+    """By partition of the prediction log, up to where it may go: old enough, its days closed, learnt from."""
+    from trimtab.steering.loop.loop import KIND, Reached
+
+    kept_us = project.config.retention.predictions_us
+    if kept_us is None:
+        return {}
+    before_us = _newest_us(project) - kept_us
+    for name, deployment in project.definitions.deployments.items():
+        record = project.state.catalog.get(KIND, name)
+        closed = Reached() if record is None else msgspec.json.decode(record.body, type=Reached)
+        learnt_us = project.clock.now_us() - _LEARNT_WAITS * deployment.model.label.wait_us
+        before_us = min(before_us, closed.closed_until_us, learnt_us)
+    return positions_before(project.state.predictions, before_us)
+
+
+def _quarantined_before(project: Project) -> dict[str, int]:
+    kept_us = project.config.retention.quarantine_us
+    return {} if kept_us is None else positions_before(project.state.quarantine, _newest_us(project) - kept_us)
+
+
+def _newest_us(project: Project) -> int:
+    """The greatest append time of events and predictions: ages count from it, so that a clock ahead removes nothing.
+
+    Never later than now: the clock may have been ahead once.
+    """
+    newest = [
+        record.appended_at_us
+        for log in (project.state.events, project.state.predictions)
+        for partition, last in log.positions().items()
+        for record in log.read(partition, max(0, last - 1), limit=1)
+    ]
+    truncated = truncation(project.state.catalog)
+    newest += [truncated.newest_us] if truncated.through else []
+    return min(project.clock.now_us(), max(newest, default=0))
+
+
+def _vacuum(tables: Mapping[str, Table], older_h: int) -> int:
+    return sum(table.vacuum(older_h) for table in tables.values() if isinstance(table, Prunable))
+
+
+def _compact(project: Project, tables: Mapping[str, Table]) -> None:
+    """Merge the files of tables that have many: each run adds one."""
+    for source, table in tables.items():
+        if sum(1 for _ in (project.state_folder / "tables" / source).glob("*.parquet")) > _FILES:
+            table.compact()
+
+
+def kept_longer(project: Project) -> list[str]:
+    """Sources whose events stay longer than the settings say, because a version in service looks back further."""
+    settings, found = project.config.retention, []
+    for source, need in source_needs(project.definitions, project.live.views()).items():
+        set_us, kept_us = settings.events_us(source), _kept_us(project, source)
+        if set_us is not None and kept_us is not None and kept_us > set_us:
+            found.append(
+                f"events of {source} are kept for {format_duration(kept_us)} and not for {format_duration(set_us)}, as "
+                f"[retention] says: {need.why} for a version in service. Let a version of today's definitions take "
+                "over, or keep them longer."
+            )
+    return found
+
+
+def _differences(project: Project) -> list[str]:
+    """What retention makes different: features that saw more than is kept."""
+    settings, notes = project.config.retention, []
+    views = views_in_use(project.definitions, project.live.views())
+    for source, names in lifetime_features(views).items():
+        if settings.events_us(source) is not None:
+            notes.append(
+                f"{', '.join(names)}: over the lifetime, and of {source} only a part is kept. Online they count all "
+                "that ever came; training, answers about the past and a rebuild count what is kept"
+            )
+    for source, names in newest_features(views).items():
+        if settings.events_us(source) is not None:
+            notes.append(
+                f"{', '.join(names)}: each entity's newest event stays, however old; if that one is corrected or "
+                "deleted later, there is none before it"
+            )
+    return notes
+
+
+def _growths(project: Project, size: Taken) -> dict[str, float]:
+    """Bytes a day of each log, while it still holds what says so; else as the run before found."""
+    last = last_retained(project.state.catalog)
+    growths = {} if last is None else dict(last.growth_bytes)
+    state, now_us = project.state, project.clock.now_us()
+    for part, log in (("event log", state.events), ("prediction log", state.predictions)):
+        found = log_growth(log, size.parts.get(part, {}), now_us, events=log is state.events)
+        if found is not None:
+            growths[part] = found
+    return growths
+
+
+def _over(project: Project, size: Taken) -> list[str]:
+    red = over_budget(size.size_bytes, project.config.retention.budget_bytes)
+    return [] if red is None else [red]

@@ -1,0 +1,268 @@
+"""Whom an erasure is about: which columns of which sources hold the key, and which rows carry it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import msgspec
+
+from trimtab.app.state.definitions import Definitions
+from trimtab.core.columns.data import Columns, Dtype
+from trimtab.core.errors import Misuse, NotFound
+from trimtab.events.definitions import Source
+from trimtab.events.quarantine import line_texts
+from trimtab.features.online.packed.plan import name_bytes
+
+Names = tuple[str, ...]  # the columns that hold one key together
+Key = tuple[str, ...]  # one text for each of them
+Fits = Callable[[Sequence[Any]], bool]  # whether a row, its values in the order of its columns, carries the key
+
+_KEYS: tuple[Dtype, ...] = ("str", "int")
+_FEW = 20  # keys that are looked for in a record's bytes; with more, decoding every record costs less
+_ENDS: tuple[Literal["big", "little"], ...] = ("big", "little")
+_WHOLE = re.compile(r"-?[0-9]{1,19}")
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Subject:
+    """An entity and the keys of those that are meant; `met` has those of which something was found.
+
+    Columns of one name hold the same entity in every source. So do a request's key and the column that its label is
+    found by, and a view's columns and those of a request that it is looked up by, whatever they are called.
+
+    Args:
+        definitions: Of the project.
+        sources: The project's, their columns as recorded events have them.
+        entity: An entity, or a column of any source.
+        keys: Keys, each one text for each of its columns.
+
+    Raises:
+        NotFound: There is neither an entity nor a column of this name.
+        Misuse: A key has another number of parts, or none of the columns can hold it.
+    """
+
+    def __init__(self, definitions: Definitions, sources: Sequence[Source], entity: str, *keys: Sequence[str]) -> None:
+        self.entity = entity
+        self.keys: tuple[Key, ...] = tuple(dict.fromkeys(map(tuple, keys)))
+        self.met: set[Key] = set()
+        self.columns = columns_of(definitions, sources, entity)
+        for key in self.keys:
+            if len(key) != len(self.columns) or not all(key):
+                raise Misuse(
+                    f"forget: {entity!r} is known by {', '.join(self.columns)}; the key has {len(key)} parts. Give "
+                    "one value for each, none of them empty."
+                )
+        self._sources = {source.name: source for source in sources}
+        self._requests = {name: model.request for name, model in definitions.models.items()}
+        self._places = _places(definitions, sources, self.columns)
+        self.places = {
+            source.name: sorted(
+                names for name, names in self._places if name == source.name and self._typed(source, names)
+            )
+            for source in sources
+        }
+        self.places = {name: places for name, places in self.places.items() if places}
+        for key in self.keys:
+            if not any(self._value(s, names, key) for s, places in self.places.items() for names in places):
+                found = ", ".join(f"{c} ({d})" for c, d in _dtypes(sources, self.columns).items())
+                raise Misuse(f"forget: {', '.join(key)} cannot be a value of {found}. Give a whole number.")
+        self._needles = [[[part.encode(), *map(_encode, _whole(part))] for part in key] for key in self.keys]
+
+    @property
+    def shown(self) -> str:
+        """The entity and its key, or how many, for messages."""
+        if len(self.keys) > 1:
+            return f"these {len(self.keys):,} keys of {self.entity}"
+        return f"{self.entity} {', '.join(map(repr, self.keys[0]))}"
+
+    def names(self, source: str, columns: Sequence[str]) -> list[str | int | tuple[str | int, ...]]:
+        """The keys as a view by some columns of a source names its entities, without those that it cannot have."""
+        values = (self._value(source, tuple(columns), key) for key in self.keys)
+        return [one if len(one) > 1 else one[0] for one in values if one is not None]
+
+    def may_be_in(self, payload: bytes) -> bool:
+        """Whether a record in MessagePack can carry a key at all: a quick look before it is decoded."""
+        if len(self.keys) > _FEW:
+            return True
+        return any(all(any(needle in payload for needle in part) for part in key) for key in self._needles)
+
+    def stored_as(self, least_bytes: int) -> list[bytes]:
+        """How the longest part of each key stands in files: as text, and where columns are whole numbers as such.
+
+        That is in MessagePack, in eight bytes from either end (tables, packed values), and in keys of online features.
+        Parts of fewer than `least_bytes` characters are left out.
+        """
+        longest = [max(key, key=lambda part: len(part.encode())) for key in self.keys]
+        parts = [part for part in longest if len(part.encode()) >= least_bytes]
+        found = [part.encode() for part in parts]
+        dtypes = {self._sources[s].columns[n] for s, places in self.places.items() for names in places for n in names}
+        for number in (n for part in parts for n in _whole(part) if "int" in dtypes):
+            found += [_encode(number), *(number.to_bytes(8, end, signed=True) for end in _ENDS), name_bytes(number)]
+        return found
+
+    def of_event(self, source: str) -> Fits:
+        """The test for events of a source; of one that is not declared any more, any value may be the key."""
+        if source not in self._sources:
+            return self._anywhere
+        return self._fits(source, self._sources[source].columns)
+
+    def of_request(self, model: str, fits: bool) -> Fits:
+        """The test for a model's requests; `fits`: their columns are those that are declared now."""
+        if not fits or model not in self._requests:
+            return self._anywhere
+        return self._fits(self._requests[model].name, self._requests[model].columns)
+
+    def of_table(self, source: str | None, rows: Columns) -> list[int]:
+        """The rows of a table that carry the key; without a source, any columns of the entity's names count."""
+        known = self.places.get(source or "")
+        every = {names for _, names in self._places} if known is None else set(known)
+        found: set[int] = set()
+        for names in every:
+            wanted = self._wanted({n: c.dtype for n, c in rows.by_name.items()}, names)
+            if not wanted:
+                continue
+            lists = zip(*(rows[name].to_list() for name in names), strict=True)
+            here = {i: values for i, values in enumerate(lists) if values in wanted}
+            self.met.update(wanted[values] for values in here.values())
+            found.update(here)
+        return sorted(found)
+
+    def of_raw(self, source: str, row: Mapping[str, Any]) -> bool:
+        """Whether a row that was refused carries the key, whatever types its values have."""
+        if "_line" in row:  # it could not be told apart, whatever its fields seem to be
+            return self._mentioned(line_texts(row))
+        known = self.places.get(source, [] if source in self._sources else [self.columns])
+        for names in known:
+            if all(name in row for name in names):
+                said = tuple(_said(row[name]) for name in names)
+                if said in self._all:
+                    self.met.add(said)
+                    return True
+            elif self._mentioned(row.values()):  # a line that could not be told apart into columns
+                return True
+        return False
+
+    def _mentioned(self, values: Iterable[Any]) -> bool:
+        text = " ".join(map(_said, values))
+        found = {key for key in self.keys if all(part in text and _alone(part, text) for part in key)}
+        self.met |= found
+        return bool(found)
+
+    def _fits(self, source: str, columns: Mapping[str, Dtype]) -> Fits:
+        order = list(columns)
+        wanted = [(names, self._wanted(columns, names)) for names in self.places.get(source, [])]
+        tests = [(tuple(map(order.index, names)), values) for names, values in wanted if values]
+        if not tests:
+            return lambda row: False
+
+        def fits(row: Sequence[Any]) -> bool:
+            for places, values in tests:
+                if max(places) < len(row) and (key := values.get(tuple(row[place] for place in places))) is not None:
+                    self.met.add(key)
+                    return True
+            return False
+
+        return fits
+
+    def _anywhere(self, row: Sequence[Any]) -> bool:
+        said = {str(value) for value in row if isinstance(value, str | int) and not isinstance(value, bool)}
+        found = {key for key in self.keys if said.issuperset(key)}
+        self.met |= found
+        return bool(found)
+
+    @cached_property
+    def _all(self) -> frozenset[Key]:
+        return frozenset(self.keys)
+
+    def _typed(self, source: Source, names: Names) -> bool:
+        return bool(self._wanted(source.columns, names))
+
+    def _wanted(self, dtypes: Mapping[str, Dtype], names: Names) -> dict[tuple[Any, ...], Key]:
+        """The keys by the values that they have in some columns, without those that cannot be there."""
+        values = ((_values(dtypes, names, key), key) for key in self.keys)
+        return {found: key for found, key in values if found is not None}
+
+    def _value(self, source: str, names: Names, key: Key) -> tuple[Any, ...] | None:
+        return _values(self._sources[source].columns, names, key)
+
+
+def columns_of(definitions: Definitions, sources: Sequence[Source], entity: str) -> Names:
+    """The columns that an entity is known by.
+
+    Raises:
+        NotFound: There is neither an entity nor a column of this name.
+        Misuse: It is a column of values that nobody is known by.
+    """
+    entities = {view.entity: tuple(view.by) for view in definitions.views.values()}
+    if entity in entities:
+        return entities[entity]
+    columns = {name: dtype for source in sources for name, dtype in source.columns.items()}
+    if entity not in columns:
+        usual = sorted({n for n, d in columns.items() if d in _KEYS} - entities.keys())
+        raise NotFound(
+            f"forget: no entity or column {entity!r}. Entities: {', '.join(sorted(entities)) or 'none'}; columns: "
+            f"{', '.join(usual) or 'none'}."
+        )
+    if columns[entity] not in _KEYS:
+        raise Misuse(f"forget: column {entity!r} is {columns[entity]}. Name one of texts or whole numbers.")
+    return (entity,)
+
+
+def _places(definitions: Definitions, sources: Sequence[Source], columns: Names) -> set[tuple[str, Names]]:
+    """Every source and its columns that hold the entity: those of its names, and those that these are joined with."""
+    links: list[tuple[tuple[str, Names], tuple[str, Names]]] = []
+    for model in definitions.models.values():
+        request, label = model.request, model.label
+        links.append(((request.name, (request.key,)), (label.source.name, (label.key,))))
+        asked = [join for join in model.features.joins if set(join.by) <= request.columns.keys()]
+        links += [((request.name, tuple(j.by)), (j.view.source.name, tuple(j.view.by))) for j in asked]
+    found: set[tuple[str, Names]] = set()
+    names = {columns}
+    while True:
+        before = len(found)
+        for source in sources:
+            found |= {(source.name, some) for some in names if all(source.columns.get(n) in _KEYS for n in some)}
+        for one, other in links:
+            found |= {one, other} if {one, other} & found else set()
+        names |= {some for _, some in found}
+        if len(found) == before:
+            return found
+
+
+def _dtypes(sources: Sequence[Source], columns: Names) -> dict[str, Dtype]:
+    found = {name: dtype for source in sources for name, dtype in source.columns.items()}
+    return {name: found[name] for name in columns}
+
+
+def _values(dtypes: Mapping[str, Dtype], names: Names, key: Key) -> tuple[Any, ...] | None:
+    """The key as values of these columns; None: they are not there, or cannot hold it."""
+    values: list[Any] = []
+    for name, part in zip(names, key, strict=True):
+        dtype = dtypes.get(name)
+        if dtype == "str":
+            values.append(part)
+        elif dtype == "int" and _whole(part):
+            values += _whole(part)
+        else:
+            return None
+    return tuple(values)
+
+
+def _whole(key: str) -> list[int]:
+    """The number that a text is, if it is one that a column can hold."""
+    found = [int(key)] if _WHOLE.fullmatch(key) else []
+    return [n for n in found if -(2**63) <= n < 2**63]
+
+
+def _alone(part: str, text: str) -> bool:
+    """Whether a text has these characters as a word of their own."""
+    return re.search(rf"(?<![\w-]){re.escape(part)}(?![\w-])", text) is not None
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip()

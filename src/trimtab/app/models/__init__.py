@@ -1,0 +1,1 @@
+"""Loaded versions: one served model per deployment, within a memory limit."""

@@ -1,0 +1,53 @@
+"""The event log in columns, for several threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+from trimtab.events.columns.frames import EventFrame
+from trimtab.events.columns.history import History
+from trimtab.events.definitions import Source
+from trimtab.events.tables import Moved
+from trimtab.store.ports import Log, Table
+
+Moment: TypeAlias = "tuple[dict[str, EventFrame], dict[str, int]]"  # events by source, and the positions they reach
+
+_EVENT_BYTES = 1_000  # of an event in memory, the evaluation of features included, about
+
+
+class SharedHistory(History):
+    """A `History` that threads may share. Frames never change, so what `moment` gave stays as it was."""
+
+    def __init__(
+        self,
+        log: Log,
+        sources: Sequence[Source],
+        *,
+        upto: Mapping[str, int] | None = None,
+        tables: Mapping[str, Table] | Callable[[], Moved] | None = None,
+    ) -> None:
+        super().__init__(log, sources, upto=upto, tables=tables)
+        self._mutex = threading.RLock()
+
+    def refresh(self) -> int:
+        """Read what is new in the log; how many records."""
+        with self._mutex:
+            return super().refresh()
+
+    def frame(self, source: str) -> EventFrame:
+        """The events of one source as of the last `refresh`, by whichever thread."""
+        with self._mutex:
+            return super().frame(source)
+
+    def moment(self, sources: Iterable[str]) -> Moment:
+        """The newest events of some sources and the positions they reach: all of one moment."""
+        with self._mutex:
+            self.refresh()
+            return {name: self.frame(name) for name in sources}, dict(self.positions)
+
+
+def fits_memory(log: Log, memory_bytes: int) -> bool:
+    """Whether all events of a log fit into half of so much memory, with what is computed from them."""
+    return sum(log.positions().values()) * _EVENT_BYTES <= memory_bytes // 2

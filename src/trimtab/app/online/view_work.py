@@ -1,0 +1,174 @@
+"""What is done to online features beside applying new records: filling views that begin, rebuilding, compacting."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from trimtab.app.online.rebuilding import Rebuild, Rebuilds
+from trimtab.app.state.lost_records import EVENTS, refuse_read_past
+from trimtab.app.state.state import State
+from trimtab.core.clock import Clock
+from trimtab.core.errors import Conflict, TrimtabError, Unavailable
+from trimtab.core.time import HOUR_US
+from trimtab.events.definitions import Source
+from trimtab.features.online.compaction import Compaction
+from trimtab.features.online.fill.fill import Filled, fill, live_positions, mark_unfilled, unfilled
+from trimtab.features.online.store import OnlineStore
+from trimtab.store.log_places import begin_of
+
+if TYPE_CHECKING:
+    from trimtab.events.tables import Moved
+
+_logger = logging.getLogger(__name__)
+_COMPACT_US = HOUR_US  # between two walks over all states
+_LOOK_S = 1.0  # between two looks for views that are to be rebuilt
+_AGAIN_S = 60.0  # after a failure
+_NOTE_S = 0.5  # between two notes of how far it is
+
+
+class ViewWork:
+    """Work on the states of views, in bounded pieces between which records are applied.
+
+    Args:
+        state: Log, online state and catalogue.
+        store: The views' states.
+        sources: Of the views.
+        clock: Says when it is time to compact.
+    """
+
+    def __init__(self, state: State, store: OnlineStore, sources: Sequence[Source], *, clock: Clock) -> None:
+        self.failure: str | None = None  # why views that begin could not be filled
+        self._state = state
+        self._store = store
+        self._sources = sources
+        self._clock = clock
+        self._rebuilds = Rebuilds(state.catalog)
+        self._filling: Iterator[Filled] | None = None
+        self._rebuilt: str | None = None  # the view that was asked for
+        self._rows = 0
+        self._look_s = 0.0  # monotonic: when to look for views to rebuild
+        self._again_s = 0.0  # and when to fill views that begin
+        self._noted_s = 0.0
+        self._compaction = Compaction(store)
+        self._compact_us = clock.now_us() + _COMPACT_US
+
+    def fill(self, names: Sequence[str] | None = None) -> Iterator[Filled]:
+        """Fill views, those named or all that begin, from the log, and from tables of record where it is truncated."""
+        moved = self._state.moved(self._sources) if any(self._truncated().values()) else None
+        return fill(self._store, self._state.events, views=names, moved=moved)
+
+    def read_tables(self) -> None:
+        """Bring views that are behind the begin of a truncated log up to it, from the tables of record."""
+        live = live_positions(self._store)
+        truncated = self._truncated()
+        if live is None or all(position <= live.get(name, 0) for name, position in truncated.items()):
+            return
+        from trimtab.events.tables import recorded  # here: it seldom has to be done
+
+        moved = self._state.moved(self._sources)
+        for records in recorded(moved.tables, self._sources, live):
+            self._store.apply(records, reached={})
+        reached = {name: min(self._reached(moved, name), last) for name, last in self._state.events.positions().items()}
+        self._store.apply([], reached=reached)
+
+    def _truncated(self) -> dict[str, int]:
+        """Of each partition of the log, up to which position it was truncated."""
+        log = self._state.events
+        return {name: begin_of(log, name, last) for name, last in log.positions().items()}
+
+    def _reached(self, moved: Moved, partition: str) -> int:
+        """Up to where every source of the views has its records of a partition in a table."""
+        tables, through = moved.tables, moved.through.get(partition, 0)
+        found = [tables[s.name].position(partition) if s.name in tables else 0 for s in self._sources]
+        return min((max(position, through) for position in found), default=0)
+
+    def mark(self) -> None:
+        """Keep records from views that begin: they are filled, and join the others then."""
+        moved = self._state.moved(self._sources) if any(self._truncated().values()) else None
+        mark_unfilled(self._store, self._state.events, moved)
+
+    def reading(self) -> Mapping[str, int]:
+        """Behind which positions to read the log on: where the views are that can be read.
+
+        Raises:
+            Corrupt: The log does not hold any more what they have read.
+        """
+        live = live_positions(self._store)
+        ends = self._state.events.positions()
+        if live is None:
+            return ends
+        refuse_read_past(EVENTS, ends, {"online features": live})
+        return live
+
+    def piece(self, busy: bool) -> bool:
+        """Do a bounded piece of what is to be done; whether more is to be done at once.
+
+        Args:
+            busy: Records were applied just before: then only what somebody waits for is done.
+
+        Raises:
+            Unavailable: Another process writes; try again.
+        """
+        try:
+            if self._filling is None:
+                self._filling = self._next()
+            if self._filling is not None:
+                self._fill_on(self._filling)
+                return True
+            return not busy and self._compact_on()
+        except (Conflict, Unavailable) as error:
+            self._filling = None
+            raise Unavailable(str(error)) from error
+        except TrimtabError as error:
+            self._filling = None
+            self._fail(str(error))
+            return False
+
+    def _next(self) -> Iterator[Filled] | None:
+        """The steps of what is to be filled now."""
+        now_s = time.monotonic()
+        if now_s >= self._again_s and unfilled(self._store) and any(self._state.events.positions().values()):
+            self._rebuilt = None
+            return self.fill()
+        if now_s < self._look_s:
+            return None
+        self._look_s = now_s + _LOOK_S
+        view = self._rebuilds.next()
+        if view is None:
+            return None
+        self._rebuilt, self._rows = view, 0
+        names = [name for name, plan in self._store.plans.items() if plan.name == view]
+        if not names:
+            self._fail(f"no model that is served uses it. There are: {', '.join(self._store.plans)}.")
+            return None
+        return self.fill(names)
+
+    def _fill_on(self, steps: Iterator[Filled]) -> None:
+        filled = next(steps, None)
+        if filled is None:
+            self._filling, self.failure = None, None
+            if self._rebuilt is not None:
+                self._rebuilds.done(self._rebuilt)
+        elif self._rebuilt is not None and time.monotonic() >= self._noted_s:
+            self._noted_s = time.monotonic() + _NOTE_S
+            self._rebuilds.note(self._rebuilt, Rebuild(filled.rows, filled.of))
+
+    def _compact_on(self) -> bool:
+        if self._clock.now_us() < self._compact_us:
+            return False
+        found = self._compaction.step()
+        if found.done:
+            self._compact_us = self._clock.now_us() + _COMPACT_US
+        return not found.done
+
+    def _fail(self, why: str) -> None:
+        if self._rebuilt is not None:
+            _logger.warning("rebuild of view %s: %s", self._rebuilt, why)
+            self._rebuilds.failed(self._rebuilt, why)
+        else:
+            _logger.warning("filling of views: %s", why)
+            self.failure = why
+            self._again_s = time.monotonic() + _AGAIN_S

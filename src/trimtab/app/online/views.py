@@ -1,0 +1,473 @@
+"""Online features of a project: who applies the log to them, and what they look like in history."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
+
+from trimtab.app.online.rebuilding import Rebuilds
+from trimtab.app.online.stored_views import damage, missing
+from trimtab.app.online.view_work import ViewWork
+from trimtab.app.state.applier_error import forget_standing, note_standing
+from trimtab.app.state.lease import Lease
+from trimtab.app.state.progress_log import Telling
+from trimtab.app.state.state import State
+from trimtab.core.clock import Clock
+from trimtab.core.errors import Conflict, Corrupt, NotFound, Unavailable
+from trimtab.events.columns.frames import EventFrame
+from trimtab.features.definitions import View
+from trimtab.features.feature_set import FeatureSet
+from trimtab.features.online.compaction import Compacted, Compaction
+from trimtab.features.online.generations import id_of
+from trimtab.features.online.packed.plan import cursor_name
+from trimtab.features.online.store import Cursor, OnlineStore, read_cursors
+from trimtab.serving.applier import Applier
+from trimtab.store.log_order import in_order, stretches
+from trimtab.store.ports import LogRecord
+
+if TYPE_CHECKING:
+    from trimtab.app.online.history import SharedHistory
+
+_logger = logging.getLogger(__name__)
+LEASE = "views"
+_BATCH = 5_000
+_PATIENCE_S = 3.0  # somebody who is just catching up is done by then
+
+
+class Views:
+    """The views that versions in service need, kept as of the event log. Threads may share it.
+
+    Which views are needed changes while a project is open: those of a version that was promoted, or of definitions
+    that were applied, are filled beside the others; those that nothing needs any more go when `drop` says so.
+
+    Args:
+        state: Log, online state and leases.
+        needed: The views that are needed now, each definition once.
+        history: The event log in columns, which this process decodes once for all.
+        clock: For the applier's lag.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        needed: Callable[[], Sequence[View]],
+        *,
+        history: Callable[[], SharedHistory],
+        clock: Clock,
+    ) -> None:
+        self._state = state
+        self._shared = history
+        self._clock = clock
+        self._needed = needed
+        self._following: Lease | None = None
+        self._conflict: str | None = None
+        self._new: tuple[View, ...] = ()  # to be taken up by the applier
+        self._file: tuple[int, int] | None = None  # which file of online features this process reads
+        self._dropping = False
+        self._have(needed())
+
+    def _have(self, views: Sequence[View]) -> None:
+        self.views: list[View] = list(views)
+        self._sources = list({v.source.name: v.source for v in self.views}.values())
+        self._moved = partial(self._state.moved, self._sources)
+        self._own: SharedHistory | None = None  # of sources that are declared otherwise by now
+
+    @property
+    def blocked(self) -> str | None:
+        """Why what is new cannot be applied now, or a view that begins cannot be filled."""
+        return self._conflict or (self._work.failure if "_work" in self.__dict__ else None)
+
+    @cached_property
+    def store(self) -> OnlineStore:
+        """The views' states."""
+        return OnlineStore(self._state.online, self.views)
+
+    @cached_property
+    def _work(self) -> ViewWork:
+        return ViewWork(self._state, self.store, self._sources, clock=self._clock)
+
+    def holds(self, features: FeatureSet) -> bool:
+        """Whether the features can be read: their views are filled, and as far as those that are kept up to date.
+
+        Views of which nobody knew are taken up, by whoever applies the log.
+        """
+        self.look()
+        return self.filled(features.views)
+
+    def filled(self, views: Sequence[View]) -> bool:
+        """Whether some views can be read as of now."""
+        if not any(self._state.events.positions().values()):
+            return True
+        cursors = read_cursors(self._state.online)
+        found = [cursors.get(cursor_name(view.hash)) for view in views]
+        front = max((c for name, c in cursors.items() if name.isalnum()), key=_reach, default=None)
+        return all(cursor is not None and front is not None and cursor.place == front.place for cursor in found)
+
+    def look(self) -> bool:
+        """See which views are needed now; whether some are new, to be filled by whoever applies the log."""
+        held = {view.hash for view in self.views}
+        self._new = tuple(view for view in self._needed() if view.hash not in held)
+        return bool(self._new)
+
+    @property
+    def follows(self) -> bool:
+        """Whether it is this object that applies the log."""
+        return self._following is not None
+
+    def unneeded(self, needed: Iterable[str] | None = None) -> list[str]:
+        """The views that online features are stored for and that nothing needs any more, by the beginning of their
+        addresses.
+
+        Args:
+            needed: The addresses of views that are needed; left out, those that are needed now.
+        """
+        addresses = [view.hash for view in self._needed()] if needed is None else needed
+        kept = {cursor_name(address) for address in addresses}
+        cursors = read_cursors(self._state.online)
+        return sorted({id_of(name) for name in cursors} - kept)
+
+    def drop(self) -> bool:
+        """Delete the online features that nothing needs; False while another process applies the log.
+
+        In a serving process its applier does it in a moment.
+        """
+        if self._following is not None:
+            self._dropping = True
+            return True
+        lease = self._lease()
+        if not self._taken(lease):
+            return False
+        with self._letting_go(lease):
+            self._take_up(self._needed())
+            self.store.drop_others()
+        return True
+
+    def _take_up(self, views: Sequence[View]) -> None:
+        """Keep exactly these views; only whoever applies the log may do so."""
+        known = {view.hash: view for view in self.views}
+        views = [known.get(view.hash, view) for view in views]
+        self._new = ()
+        if {view.hash for view in views} != known.keys():
+            self._have(views)
+            self.store.take_up(views)
+            self.__dict__.pop("_work", None)
+
+    def catch_up(self) -> bool:
+        """Apply what is new in the log, unless somebody else does that; whether it was done here.
+
+        What is appended while this runs is left to the next call, so that it ends however fast others push.
+
+        Views that begin are filled from history. Afterwards another process may apply. A serving process does nothing
+        here: its applier does. What takes longer than half a second says so in the log, and how far it is.
+
+        Where another process has put another file in the place of the online features, that one is read from now on;
+        while it is being filled, the one of before is.
+        """
+        if self._following is not None:
+            return False
+        new = self.look()
+        if not self.views and not new:
+            return False
+        lease = self._lease()
+        if not self._look_anew(lease):
+            return False
+        if not new and not self._state.online_aside and not self._lags():
+            return True
+        if not self._taken(lease):
+            return False
+        ends = self._state.events.positions()
+        with self._letting_go(lease), self._noting(), Telling("online features: reading the log") as tell:
+            self._take_up([*self.views, *self._new])
+            for filled in self._work.fill():
+                view = self.store.plans[filled.view].name
+                tell(f"online features: filling view {view!r} from history", filled.rows, filled.of)
+            self._work.read_tables()
+            positions = self.store.positions()
+            last, done = sum(ends.values()), sum(positions.values())
+            for parts in stretches(self._state.events, positions, ends, batch=_BATCH, gaps=True):
+                tell("online features: reading the log", done, last)
+                self.store.apply(in_order(parts))
+                done += sum(map(len, parts))
+        return True
+
+    def follow(self) -> Applier:
+        """A thread that applies the log from now on, to be started; until `let_go` nobody else applies.
+
+        Raises:
+            Conflict: Somebody else applies.
+        """
+        lease = self._lease()
+        if not self._taken(lease, patience_s=_PATIENCE_S):
+            raise Conflict(
+                f"{self._state.folder}: another process applies events to this project's features (a running "
+                "`trimtab serve`?). Stop it first, or push to it over HTTP."
+            )
+        self._following = lease
+        try:
+            self.look()
+            self.store.take_up([*self.views, *self._new])
+            self._take_up([*self.views, *self._new])
+            work = self._work
+            work.read_tables()
+            forget_standing(self._state.catalog)
+            return Applier(
+                self._state.events,
+                self._applying(self.store, lease),
+                self._reached,
+                clock=self._clock,
+                reading=work.reading,
+                between=self._between,
+                stopped=partial(note_standing, self._state.catalog, self._clock),
+            )
+        except BaseException:
+            self.let_go()
+            raise
+
+    def let_go(self) -> None:
+        """Let others apply, after `follow` and once its applier is closed."""
+        lease, self._following = self._following, None
+        if lease is not None:
+            self._give_back(lease)
+
+    def rebuild(self, view: str, *, progress: Callable[[int, int], object] | None = None) -> int:
+        """Make a view's states anew from history, in all its definitions; what was there before is read meanwhile.
+
+        While another process applies the log it does the work, and this call waits for it.
+
+        Returns:
+            How many records of its source it has.
+
+        Raises:
+            NotFound: No deployed model uses such a view.
+            Misuse: Records that are needed were truncated from the log, and no table of record has them.
+            Unavailable: The process that applies the log ended, or failed, before it was done.
+        """
+        names = [name for name, plan in self.store.plans.items() if plan.name == view]
+        if not names:
+            known = ", ".join(dict.fromkeys(plan.name for plan in self.store.plans.values())) or "none"
+            raise NotFound(f"view {view!r}: no deployed model uses one of that name. There are: {known}.")
+        lease = self._lease()
+        if self._following is not None or not self._taken(lease):
+            Rebuilds(self._state.catalog).wait(view, self.followed, progress)
+        else:
+            with self._letting_go(lease):
+                for filled in self._work.fill(names):
+                    if progress is not None:
+                        progress(filled.rows, filled.of)
+        counts = self.store.counts()
+        return max(counts[name].applied for name in names)
+
+    def damage(self) -> str | None:
+        """What is damaged so that nothing can be read online, and what to do; None while it can be opened and read.
+
+        A state that is damaged by itself is found when it is asked for.
+        """
+        return damage(self._state)
+
+    def missing(self, positions: Mapping[str, int]) -> int:
+        """How many records up to `positions` of the event log are not in what is stored, as it is now.
+
+        Raises:
+            Corrupt: It is damaged; the message has the command that mends it.
+        """
+        return missing(self._state, [view.hash for view in self.views], positions)
+
+    def rebuild_all(self, *, progress: Callable[[int, int], object] | None = None) -> int:
+        """Make all online features anew from history, also where what is there is damaged.
+
+        A process that applies the log does it view by view, and this call waits for it; else the store begins from
+        nothing, and what was there is put back when that fails.
+
+        Returns:
+            How many records the views have taken, in sum.
+
+        Raises:
+            Conflict: They are damaged, and another process applies the log; nothing was done.
+            Misuse: Records that are needed were truncated from the log, and no table of record has them.
+        """
+        lease = self._lease()
+        if self._following is not None or not lease.take():
+            if (damage := self.damage()) is not None:
+                raise Conflict(f"a service is at work. Stop it, then run this again: {damage}")
+            views = dict.fromkeys(plan.name for plan in self.store.plans.values())
+            return sum(self.rebuild(view, progress=progress) for view in views)
+        try:
+            with self._state.online_anew():
+                self.__dict__.pop("_work", None)
+                self.look()
+                self._take_up([*self.views, *self._new])
+                for filled in self._work.fill():
+                    if progress is not None:
+                        progress(filled.rows, filled.of)
+                forget_standing(self._state.catalog)
+                return sum(counts.applied for counts in self.store.counts().values())
+        finally:
+            with suppress(Corrupt):  # what was put back is as damaged as it was
+                self._give_back(lease)
+
+    def compact(self) -> Compacted:
+        """Give back the room of what no answer can depend on any more.
+
+        Raises:
+            Conflict: Another process applies the log; it does this by itself.
+        """
+        lease = self._lease()
+        if self._following is not None or not self._taken(lease):
+            raise Conflict(
+                f"{self._state.folder}: another process applies events to this project's features, and compacts them "
+                "by itself every hour. There is nothing to do."
+            )
+        with self._letting_go(lease):
+            return sum(Compaction(self.store).whole(), Compacted())
+
+    def followed(self) -> bool:
+        """Whether somebody applies the log just now."""
+        return self._following is not None or not self._lease().free()
+
+    def lag_records(self) -> int:
+        """How many records of the log the views have not seen."""
+        return sum(last - applied for applied, last in self._lags().values())
+
+    def behind_us(self) -> int:
+        """How long the oldest record that the views have not seen has been in the log; 0 when there is none."""
+        waiting = [
+            record.appended_at_us
+            for name, (applied, _) in self._lags().items()
+            for record in self._state.events.read(name, applied, limit=1)
+        ]
+        return max(0, self._clock.now_us() - min(waiting)) if waiting else 0
+
+    def snapshot(self, upto: Mapping[str, int] | None) -> tuple[Mapping[str, EventFrame], Mapping[str, int]]:
+        """Every source's events, all or up to some positions, and the positions they reach: all of one moment."""
+        history = self._history() if upto is None else self._read(upto)
+        return history.moment([source.name for source in self._sources])
+
+    def _history(self) -> SharedHistory:
+        """The history of the process where it has the views' sources, else one of their own."""
+        shared = self._shared()
+        if all(shared.keeps(source) for source in self._sources):
+            return shared
+        self._own = self._own or self._read(None)
+        return self._own
+
+    def _read(self, upto: Mapping[str, int] | None) -> SharedHistory:
+        from trimtab.app.online.history import SharedHistory
+
+        return SharedHistory(self._state.events, self._sources, upto=upto, tables=self._moved)
+
+    def _look_anew(self, lease: Lease) -> bool:
+        """Read on in the file that is there now; False while somebody else makes it.
+
+        Which file is there is looked at before what is set aside: whoever makes all anew moves the file away first, and
+        removes what was set aside last.
+        """
+        online, file = self._state.online, self._state.online_file()
+        if file != self._file:
+            if (file is None or self._state.online_aside) and not lease.free():
+                return False
+            if file is not None:
+                self._anew(online.look_anew())
+            self._file = file
+        return True
+
+    def _taken(self, lease: Lease, *, patience_s: float = 0.0) -> bool:
+        """Take the lease, and write to the file that is there now, without what somebody left who was killed."""
+        if not lease.take(patience_s=patience_s):
+            return False
+        try:
+            self._state.drop_aside()
+            self._anew(self._state.online.look_anew(make=True))
+            self._file = self._state.online_file()
+        except BaseException:
+            lease.let_go()
+            raise
+        return True
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Note what stops the application of events here, or that it went on."""
+        catalog = self._state.catalog
+        try:
+            yield
+        except (Conflict, Unavailable):  # it passes
+            raise
+        except Exception as error:
+            note_standing(catalog, self._clock, error)
+            raise
+        forget_standing(catalog)
+
+    @contextmanager
+    def _letting_go(self, lease: Lease) -> Iterator[None]:
+        """Afterwards others may write online features."""
+        try:
+            yield
+        finally:
+            self._give_back(lease)
+
+    def _give_back(self, lease: Lease) -> None:
+        """Let others write online features, also where this project was closed meanwhile."""
+        try:
+            self._state.online.release_writer()
+        finally:
+            lease.let_go()
+
+    def _anew(self, another: bool) -> None:
+        if another:
+            self.__dict__.pop("_work", None)  # it may be in the midst of what is gone
+
+    def _lease(self) -> Lease:
+        return Lease(self._state.catalog, LEASE, self._state.folder)
+
+    def _applying(self, store: OnlineStore, lease: Lease) -> Callable[[Sequence[LogRecord]], object]:
+        """`store.apply` that asks for patience while another process writes: the applier then tries again."""
+
+        def apply(records: Sequence[LogRecord]) -> object:
+            if not lease.held:
+                self._conflict = "the lease of the views was lost to another process"
+                raise Unavailable(f"{self._state.folder}: {self._conflict}.")
+            try:
+                self._work.mark()
+                applied = store.apply(records)
+            except Conflict as error:
+                self._conflict = str(error)
+                raise Unavailable(self._conflict) from error
+            self._conflict = None
+            return applied
+
+        return apply
+
+    def _between(self, busy: bool) -> bool:
+        """What the applier does between two looks at the log."""
+        lease = self._following
+        if lease is None or not lease.held:
+            return False
+        if self._state.online.look_anew(make=True):
+            _logger.warning("online features: what was stored is gone; they are made anew from the log")
+            self.__dict__.pop("_work", None)  # it may be in the midst of what is gone
+            self._work.mark()
+        if self._dropping:
+            self._dropping = False
+            self._take_up(self._needed())
+            self.store.drop_others()
+        elif self._new:
+            self._take_up([*self.views, *self._new])
+        return self._work.piece(busy)
+
+    def _reached(self) -> dict[str, int]:
+        """How far the views have read; where there is none, nothing waits for them."""
+        return self.store.positions() if self.views else self._state.events.positions()
+
+    def _lags(self) -> dict[str, tuple[int, int]]:
+        """Partitions that the views have not read to their end: the position applied, and the last one."""
+        if not self.views:
+            return {}
+        applied = self.store.positions()
+        lags = {name: (applied.get(name, 0), last) for name, last in self._state.events.positions().items()}
+        return {name: lag for name, lag in lags.items() if lag[0] < lag[1]}
+
+
+def _reach(cursor: Cursor) -> tuple[int, int]:
+    return sum(cursor.positions.values()), cursor.s_us

@@ -1,0 +1,1 @@
+"""Changes of definitions: the plan, and how it is applied."""

@@ -1,0 +1,115 @@
+"""Carrying out what a changed project file means: documents, online features, what goes. # D36"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from trimtab.app.plan.planning import change_of, named_views, refusals
+from trimtab.app.state.applied import AppliedDefinitions
+from trimtab.app.state.documents import documents
+from trimtab.core.errors import Conflict, Misuse, Unavailable
+from trimtab.core.records import Decision
+from trimtab.features.definitions import View
+from trimtab.steering.ledger import Ledger
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+_LOOK_S = 0.1
+
+
+class AppliedPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What applying a plan did."""
+
+    decision: Decision | None  # None: the documents were applied already
+    filled: list[str]  # views whose online features are there now
+    dropped: list[str]
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        out = [] if self.decision is None else [f"applied: {self.decision.cause} (ledger row {self.decision.sequence})"]
+        out += [f"filled: view {name}" for name in self.filled]
+        out += [f"dropped: online features of view {name}" for name in self.dropped]
+        return out or ["Nothing to do: the project file is what is applied."]
+
+
+def apply_plan(
+    project: Project, *, actor: str, progress: Callable[[int, int], object] | None, patience_s: float
+) -> AppliedPlan:
+    """See `Project.apply`."""
+    refused = refusals(project)
+    if refused:
+        raise Misuse(f"apply: {' '.join(refused)}")
+    decision = _write(project, actor)
+    models = [one.model for one in project.definitions.deployments.values()]
+    filled = _fill(project, [view for model in models for view in model.features.views], progress, patience_s)
+    return AppliedPlan(decision=decision, filled=filled, dropped=drop_unneeded(project, actor))
+
+
+def apply_first(project: Project) -> Decision | None:
+    """Apply the definitions of a project of which nothing was applied yet; None when something was."""
+    if AppliedDefinitions(project.state.catalog).now() or refusals(project):
+        return None
+    try:
+        return _write(project, "policy", "First use of the project: ")
+    except Conflict:
+        if AppliedDefinitions(project.state.catalog).now():  # by another first use at the same time
+            return None
+        raise
+
+
+def drop_unneeded(project: Project, actor: str = "policy") -> list[str]:
+    """Delete online features that nothing needs any more, and say so in the ledger; which views' they were."""
+    views = project.views
+    gone = views.unneeded()
+    if not gone or (views.followed() and not views.follows):
+        return []  # the process that applies the log does it at its own tick
+    names = named_views(project, gone)
+    if not views.drop():
+        return []  # another process has begun to apply the log meanwhile: it does so
+    said = ", ".join(names)
+    cause = f"No version in service, nor what is applied, uses view {said} any more: online features dropped."
+    Ledger(project.state.catalog).record(
+        at_us=project.clock.now_us(), model="*", act="drop", cause=cause, actor=actor, evidence={"views": len(gone)}
+    )
+    return names
+
+
+def _write(project: Project, actor: str, prefix: str = "") -> Decision | None:
+    applied = AppliedDefinitions(project.state.catalog)
+    before, now = applied.now(), documents(project.declared)
+    models = [one.model for one in project.definitions.deployments.values()]
+    if {key: one.document for key, one in before.items()} == now:
+        return None
+    project.layouts.keep()
+    changes = [change_of(key, before.get(key), now.get(key)) for key in dict.fromkeys([*now, *before])]
+    counts = {what: sum(change.what == what for change in changes) for what in ("new", "changed", "removed", "noted")}
+    cause = f"{prefix}definitions applied: {', '.join(f'{n} {what}' for what, n in counts.items() if n)}."
+    return applied.write(before, now, models, at_us=project.clock.now_us(), cause=cause, actor=actor)
+
+
+def _fill(
+    project: Project, views: list[View], progress: Callable[[int, int], object] | None, patience_s: float
+) -> list[str]:
+    """Fill what is not there yet, here or by the process that applies the log; the names of the views filled."""
+    held = project.views
+    lacking = {view.hash: view for view in views if not held.filled([view])}
+    total = len(lacking)
+    end_s = time.monotonic() + patience_s
+    while any(not held.filled([view]) for view in lacking.values()):
+        held.catch_up()
+        done = sum(held.filled([view]) for view in lacking.values())
+        if progress is not None:
+            progress(done, total)
+        if done < total:
+            if time.monotonic() > end_s:
+                raise Unavailable(
+                    f"apply: the definitions are applied; {total - done} of {total} views are not filled after "
+                    f"{patience_s:.0f} s. The process that applies events goes on with them: look again later."
+                )
+            time.sleep(_LOOK_S)
+    return [view.name for view in lacking.values()]

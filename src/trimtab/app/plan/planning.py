@@ -1,0 +1,317 @@
+"""What a changed project file means before it is carried out. # D36"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from trimtab.app.state.applied import Applied, AppliedDefinitions
+from trimtab.app.state.documents import Document, Kind, differences, documents, note_differences
+from trimtab.core.errors import Corrupt, Misuse
+from trimtab.core.time import format_duration, format_moment
+from trimtab.events.layouts import retyped
+from trimtab.features.definitions import View
+from trimtab.features.feature_set import FeatureSet
+from trimtab.features.online.packed.plan import cursor_name
+from trimtab.registry.protection import CHAMPION
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+    from trimtab.registry import Version
+
+What = Literal["new", "changed", "removed", "noted", "unchanged"]
+_PER_S = {True: 40_000, False: 120_000}  # events a second that fill a view of windows, of latest values alone
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of one definition."""
+
+    kind: Kind
+    name: str
+    what: What
+    version: int | None  # the number that is applied now
+    changes: list[str]  # field by field, in words
+    notes: list[str]  # changes of description, owner and tags: they change no meaning
+
+
+class Backfill(msgspec.Struct, frozen=True, kw_only=True):
+    """A view whose online features are to be filled from history."""
+
+    view: str
+    source: str
+    events: int
+    since: str | None  # the first of them
+    about_s: float
+
+
+class Affected(msgspec.Struct, frozen=True, kw_only=True):
+    """What happens to a model's version in service."""
+
+    model: str
+    version: str | None
+    what: str
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """The project file against what is applied."""
+
+    first: bool  # nothing was ever applied
+    changes: list[Change]
+    backfills: list[Backfill]
+    affected: list[Affected]
+    dropped: list[str]  # views whose online features nothing needs any more
+    dangers: list[str]
+    refused: list[str]  # what cannot be applied
+
+    @property
+    def changed(self) -> list[Change]:
+        """The changes of meaning."""
+        return [change for change in self.changes if change.what not in ("unchanged", "noted")]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        noted = any(change.what == "noted" for change in self.changes)
+        return not (self.changed or noted or self.backfills or self.dropped or self.refused)
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        out = ["Nothing was applied yet: all of it is new."] if self.first else []
+        for sign, what in (("+", "new"), ("~", "changed"), ("-", "removed"), (" ", "noted")):
+            for change in self.changes:
+                if change.what == what:
+                    version = f" (version {change.version})" if change.version is not None else ""
+                    out.append(f"{sign} {change.kind} {change.name}{version}")
+                    if what != "new":
+                        out += [f"    {line}" for line in change.changes]
+                    out += [f"    note: {line}" for line in change.notes] if what != "new" else []
+        same = sum(change.what == "unchanged" for change in self.changes)
+        out += [f"  {same} unchanged"] if same else []
+        for fill in self.backfills:
+            since = f" since {fill.since[:10]}" if fill.since else ""
+            about = format_duration(max(1, round(fill.about_s)) * 1_000_000)
+            out.append(
+                f"fill      view {fill.view}: {fill.events:,} events of {fill.source}{since}, about {about}; what is "
+                "served goes on meanwhile"
+            )
+        out += [f"affected  {one.version or one.model}: {one.what}" for one in self.affected]
+        out += [f"drop      online features of view {name}: nothing uses them" for name in self.dropped]
+        out += [f"DANGER    {line}" for line in self.dangers]
+        out += [f"REFUSED   {line}" for line in self.refused]
+        return out if out and not self.is_empty else [*out, "Nothing to do: the project file is what is applied."]
+
+
+def plan_project(project: Project) -> Plan:
+    """See `Project.plan`."""
+    now, before = documents(project.declared), AppliedDefinitions(project.state.catalog).now()
+    changes = [change_of(key, before.get(key), now.get(key)) for key in dict.fromkeys([*now, *before])]
+    refused = refusals(project)
+    dangers = [*_dangers(project, before), *_renames(now, before)]
+    if refused:
+        return _plan(before, changes, dangers=dangers, refused=refused)
+    wanted = {name: one.model.features for name, one in project.definitions.deployments.items()}
+    return _plan(
+        before,
+        changes,
+        backfills=list(_backfills(project, wanted)),
+        affected=list(_affected(project, wanted, before)),
+        dropped=_dropped(project, wanted),
+        dangers=dangers,
+        refused=[],
+    )
+
+
+def unapplied(project: Project) -> list[str]:
+    """What of the project file differs from what is applied, `view site` and so on; nothing before the first time."""
+    before = AppliedDefinitions(project.state.catalog).now()
+    now = documents(project.declared)
+    changed = [key for key, one in now.items() if key not in before or before[key].document.hash != one.hash]
+    return [key.replace("/", " ") for key in [*changed, *(before.keys() - now.keys())]] if before else []
+
+
+def _plan(
+    before: Mapping[str, Applied],
+    changes: list[Change],
+    *,
+    backfills: list[Backfill] | None = None,
+    affected: list[Affected] | None = None,
+    dropped: list[str] | None = None,
+    dangers: list[str],
+    refused: list[str],
+) -> Plan:
+    return Plan(
+        first=not before,
+        changes=changes,
+        backfills=backfills or [],
+        affected=affected or [],
+        dropped=dropped or [],
+        dangers=dangers,
+        refused=refused,
+    )
+
+
+def change_of(key: str, before: Applied | None, now: Document | None) -> Change:
+    """What becomes of one definition."""
+    document = now or (before.document if before is not None else None)
+    assert document is not None  # the key is of one of the two
+    what: What = "new" if before is None else "removed" if now is None else "unchanged"
+    changes: list[str] = []
+    notes: list[str] = []
+    if before is not None and now is not None and before.document != now:
+        changes, notes = differences(before.document, now), note_differences(before.document, now)
+        what = "changed" if before.document.hash != now.hash else "noted"
+        if what == "changed" and not changes:
+            changes = ["what it reads of its source changed"]
+    version = None if before is None else before.version
+    return Change(kind=document.kind, name=document.name, what=what, version=version, changes=changes, notes=notes)
+
+
+def refusals(project: Project) -> list[str]:
+    """What of the project file cannot be applied, and what to do instead."""
+    found = []
+    for source in project.declared.sources.values():
+        layout = project.layouts.kept(source.name)
+        wrong = {} if layout is None else retyped(layout, source)
+        if wrong and project.layouts.has_events(source.name):
+            found += [
+                f"source {source.name!r}: column {name!r} is declared {now}, and recorded events hold it as {old}. "
+                f"Declare it {old} and convert it in features, or send the new values as a column of another name."
+                for name, (old, now) in wrong.items()
+            ]
+    return found
+
+
+def _dangers(project: Project, before: Mapping[str, Applied]) -> Iterator[str]:
+    read = _columns_in_use(project)
+    for name, source in project.declared.sources.items():
+        layout = project.layouts.kept(name)
+        if layout is None:
+            continue  # nothing was recorded
+        removed = [c for c in layout.columns if c not in source.declared]
+        old = before.get(f"source/{name}") or before.get(f"request/{name}")
+        known = removed if old is None else [c for c in removed if f"column {c}" in old.document.parts]
+        for column in known:
+            users = read.get((name, column), [])
+            said = f", and {', '.join(users)} reads it" if users else ""
+            yield f"column {name}.{column} is removed: recorded events keep it, new ones have null there{said}."
+        if old is None:
+            continue
+        itself = old.document.parts[""]
+        if itself["key"] != (source.key or "none"):
+            yield (
+                f"source {name}: its key is {source.key or 'none'} instead of {itself['key']}. Events recorded before "
+                "were told apart by the old one: corrections will not find them. Record them again under another name."
+            )
+        if itself["time"] != source.time:
+            yield (
+                f"source {name}: its time is {source.time} instead of {itself['time']}. Events recorded before stay "
+                "dated by the old one."
+            )
+
+
+def _columns_in_use(project: Project) -> dict[tuple[str, str], list[str]]:
+    """Which versions in service read a column of a source."""
+    found: dict[tuple[str, str], list[str]] = {}
+    try:
+        models = list(project.definitions.deployments)
+    except Misuse:  # a column of another type, which is said elsewhere
+        return found
+    for model in models:
+        version = project.registry.alias(model, CHAMPION)
+        if version is None:
+            continue
+        for view in _views_of(project, version):
+            for column in view.columns_read:
+                users = found.setdefault((view.source.name, column), [])
+                if version.name not in users:
+                    users.append(version.name)
+    return found
+
+
+def _renames(now: Mapping[str, Document], before: Mapping[str, Applied]) -> Iterator[str]:
+    gone = {key: one.document for key, one in before.items() if key not in now}
+    for key, document in now.items():
+        if key in before:
+            continue
+        for old in gone.values():
+            if old.kind == document.kind and old.kind != "model" and old.parts == document.parts:
+                yield (
+                    f"{old.kind} {old.name} -> {document.name} looks like a rename: it is a removal and a new "
+                    f"{old.kind}. A model can call a view otherwise without that: {old.name}.join({document.name!r})."
+                    if old.kind == "view"
+                    else f"{old.kind} {old.name} -> {document.name} looks like a rename: it is a removal and a new "
+                    f"{old.kind}, and what was recorded stays under the old name."
+                )
+
+
+def _backfills(project: Project, wanted: Mapping[str, FeatureSet]) -> Iterator[Backfill]:
+    views = {view.hash: view for features in wanted.values() for view in features.views}
+    lacking = [view for view in views.values() if not project.views.filled([view])]
+    if lacking:
+        project.history.refresh()
+    for view in lacking:
+        frame = project.history.frame(view.source.name)
+        if not frame.rows:
+            continue
+        windowed = any(one.kind != "latest" for one in view.features.values())
+        yield Backfill(
+            view=view.name,
+            source=view.source.name,
+            events=frame.rows,
+            since=format_moment(int(frame.event_at_us.min())),
+            about_s=frame.rows / _PER_S[windowed],
+        )
+
+
+def _affected(project: Project, wanted: Mapping[str, FeatureSet], before: Mapping[str, Applied]) -> Iterator[Affected]:
+    for model in dict.fromkeys([*wanted, *(one.document.name for one in before.values() if _deployed(one))]):
+        version = project.registry.alias(model, CHAMPION)
+        if version is None:
+            continue
+        if model not in wanted:
+            what = "its deployment is removed; a service that is started from now on does not answer for it"
+            yield Affected(model=model, version=version.name, what=what)
+        elif version.features != wanted[model].hash:
+            changed = _changed_views(_views_of(project, version), wanted[model])
+            what = (
+                f"goes on with the definitions that it was trained on{changed} until a version of the new ones is "
+                f"promoted; run: trimtab train {model}"
+            )
+            yield Affected(model=model, version=version.name, what=what)
+
+
+def _deployed(one: Applied) -> bool:
+    return one.document.kind == "deployment"
+
+
+def _views_of(project: Project, version: Version) -> tuple[View, ...]:
+    try:
+        return project.live.of(version).views
+    except (Misuse, Corrupt):  # of an earlier trimtab, and changed since
+        return ()
+
+
+def _changed_views(old: Sequence[View], new: FeatureSet) -> str:
+    now = {view.hash for view in new.views}
+    names = [view.name for view in old if view.hash not in now]
+    return f" (view {', '.join(names)} as it was)" if names else ""
+
+
+def _dropped(project: Project, wanted: Mapping[str, FeatureSet]) -> list[str]:
+    """What nothing needs once the plan is applied."""
+    needed = {view.hash for features in wanted.values() for view in features.views}
+    for model in wanted:
+        for version in project.live.versions(model):
+            needed |= {view.hash for view in _views_of(project, version)}
+    return named_views(project, project.views.unneeded(needed))
+
+
+def named_views(project: Project, gone: Sequence[str]) -> list[str]:
+    """Views by name and address, given how their addresses begin."""
+    known = {
+        cursor_name(digest): name for digest, name in AppliedDefinitions(project.state.catalog).view_names().items()
+    }
+    known |= {cursor_name(view.hash): view.name for view in project.views.views}
+    return [f"{known.get(one, 'of before')}@{one[:8]}" for one in gone]

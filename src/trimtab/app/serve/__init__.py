@@ -1,0 +1,1 @@
+"""The service: `trimtab serve`, its workers, background tasks and operations."""

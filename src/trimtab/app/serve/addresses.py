@@ -1,0 +1,104 @@
+"""What a project's service has beside predictions: its keys, its further addresses, its OpenAPI document."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from trimtab.serving.access_keys import KeyWatch
+from trimtab.serving.http.requests.access import Access
+from trimtab.serving.http.requests.wire import Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+    from trimtab.core.records import Prediction
+    from trimtab.serving.http.routes.routes import Routes
+    from trimtab.serving.http.service import HttpService, More
+
+
+def open_access(project: Project, opened: ExitStack, *, host: str, workers: int) -> Access:
+    """Who may ask what, as the project's keys and settings say, also when they change later.
+
+    Args:
+        project: What is served.
+        opened: Gets what is to be closed.
+        host: The address that is listened on.
+        workers: How many processes answer: each lets its share of a key's rate through.
+    """
+    access = Access(required=project.config.serve.require_key, host=host, share=1 / workers)
+    opened.enter_context(KeyWatch(project.keys, access.take))
+    return access
+
+
+def open_routes(project: Project, find: Callable[[str, float | None], Prediction]) -> Callable[[HttpService], More]:
+    """Makes the further addresses of a project's service.
+
+    Args:
+        project: What is served.
+        find: The prediction of an id, looked for until a moment (`perf_counter`).
+    """
+
+    def made(service: HttpService) -> More:
+        def make() -> Routes:
+            from trimtab.app.serve.operations import ProjectModels, ProjectRecords
+            from trimtab.serving.http.routes.routes import Routes
+
+            models, records = ProjectModels(project), ProjectRecords(project, find)
+            return Routes(models, records, service, document=lambda: openapi_json(project))
+
+        return _Further(make)
+
+    return made
+
+
+class _Further:
+    """Addresses that are made when the first of them is asked for: a service is ready sooner without them."""
+
+    def __init__(self, make: Callable[[], Routes]) -> None:
+        self._make = make
+        self._mutex = threading.Lock()
+        self._routes: Routes | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await (await self._there())(scope, receive, send)
+
+    async def answers(self, scope: Scope) -> bool:
+        """Whether anything answers to a request's method at its address."""
+        return await (await self._there()).answers(scope)
+
+    async def _there(self) -> Routes:
+        routes = self._routes
+        return await asyncio.to_thread(self._made) if routes is None else routes
+
+    def _made(self) -> Routes:
+        with self._mutex:
+            if self._routes is None:
+                self._routes = self._make()
+            return self._routes
+
+
+def openapi_json(project: Project) -> bytes:
+    """The OpenAPI document of a project's service."""
+    import msgspec
+
+    from trimtab import __version__
+    from trimtab.app.inspect.explain import Explanation
+    from trimtab.serving.http.routes.openapi import Described, ModelSchema, openapi
+
+    definitions = project.definitions
+    deployed = [deployment.model for deployment in definitions.deployments.values()]
+    views = [view for model in deployed for view in model.features.views]
+    required = project.config.serve.require_key
+    described = Described(
+        title=f"{project.config.project.name}, served by trimtab",
+        version=__version__,
+        models=[ModelSchema(model.name, model.request, model.label.class_names) for model in deployed],
+        sources=list(definitions.sources.values()),
+        entities={view.entity: len(view.by) for view in views},
+        key_required=project.keys.ever() if required is None else required,
+        explanation=Explanation,
+    )
+    return msgspec.json.encode(openapi(described))

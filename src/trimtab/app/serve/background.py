@@ -1,0 +1,297 @@
+"""What a serving process does in the background: follow aliases, teach learners, tick the loop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
+
+from trimtab.app.inspect.skew_watch import SkewWatch
+from trimtab.core.errors import Conflict, NotFound, TrimtabError
+from trimtab.core.time import HOUR_US
+from trimtab.serving.arms.arm_metrics import WRITE_S, ArmFigures, fold_figures
+from trimtab.store.ports import Catalog, Put, Record, Remove
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+    from trimtab.serving.arms.arm_counts import EndpointCounts
+    from trimtab.serving.observe.metrics import Metrics
+
+_logger = logging.getLogger(__name__)
+_FOLLOW_S = 0.2  # between two looks at an alias: 1 ms of work each; a roll back waits for the next one  # D80
+_ROUND_S = 2.0  # between two looks at labels, and at what failed
+_TICK_S = 60.0
+_SKEW_S = 5.0  # between two looks whether predictions are to be checked
+_ALERTS_S = 5.0  # between two looks at signals
+_GRACE_S = 5.0  # for the rounds under way at the end; what is kept survives being cut off at any point
+KIND = "service"  # of the records in the catalogue
+_OF_WORKERS = "failures/"
+Work: TypeAlias = "Callable[[], object]"
+
+
+class _Noted(msgspec.Struct, frozen=True):
+    """What failed at its last round in one process."""
+
+    by: str = ""  # who began last in its place; nobody else has a say there
+    failures: dict[str, str] = msgspec.field(default_factory=dict)  # by work
+
+
+class Keeper:
+    """Six threads: one follows aliases, one writes service figures, one teaches, one ticks the loop, which may train
+    for a long time, one computes a sample of what was predicted again, and one delivers alerts where there are
+    receivers. The first never waits for a version to be loaded.  # D128
+
+    A piece of work that fails is tried again at the next round and keeps nothing else from being done. What failed at
+    its last round is in `failures` and in the catalogue, where `service_failures` finds it. There the process that
+    began last has the place: one that outlives a service that was killed does not write over what it says.
+
+    Args:
+        project: What is served.
+        answers: Whether this process answers: then it follows aliases.
+        keeps: Whether it does all the rest; one process of a service does.
+        worker: The number of a worker, in what is noted of its failures.
+        stands: Whether events are not applied any more: then answers are flagged.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        *,
+        answers: bool = True,
+        keeps: bool = True,
+        worker: int | None = None,
+        stands: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.failures: dict[str, str] = {}  # by work: what its last round said
+        self.failed: Counter[str] = Counter()  # rounds, by work
+        _ = project.registry, project.views, project.state.learners  # opened before threads share them
+        self._project = project
+        self._catalog = project.state.catalog
+        self._noted = "failures" if worker is None else f"{_OF_WORKERS}{worker}"
+        self._name = f"{os.getpid()}-{id(self):x}"  # no two that live have the same
+        self._mutex = threading.Lock()
+        self._stop = threading.Event()
+        self._names = tuple(project.definitions.deployments) if answers else ()
+        self._stands = stands
+        self._follow = {**self._following(wait=False), "flag answers": self._flag}
+        if answers and not keeps:  # whoever keeps looks where it applies events
+            self._follow["read online features"] = project.state.online.look_anew
+        self._figures = ArmFigures(self._catalog, project.clock, self._counts)
+        self._folded_h = 0
+        self._threads = [self._thread("aliases", self._run_following)] if answers else []
+        if answers:
+            write = {"write service figures": self._figures.write}
+            self._threads.append(self._thread("arm-figures", partial(self._run, WRITE_S, write)))
+        self.skew: SkewWatch | None = None
+        if keeps:
+            self._keep()
+
+    def _keep(self) -> None:
+        from trimtab.app.keep.retention import retain_when_due  # here: whoever only answers is ready without them
+
+        project = self._project
+        deployments = project.definitions.deployments
+        teachers = {name: project.teacher(name) for name, one in deployments.items() if one.learn == "online"}
+        often: dict[str, Work] = {
+            "look for views": project.views.look,
+            "see the clock": project.state.check_clock,
+            "fold service figures": self._fold,
+            **{f"teach {n}": t.teach for n, t in teachers.items()},
+        }
+        ticking: dict[str, Work] = {"tick": project.tick, "retention": partial(retain_when_due, project)}
+        between: dict[str, Work] = {f"read ahead {name}": partial(project.read_ahead, name) for name in deployments}
+        self.skew = SkewWatch(project)
+        self._threads += [
+            self._thread("keeper", partial(self._run, _ROUND_S, often)),
+            self._thread("loop", partial(self._run_ticking, ticking, between)),
+            self._thread("skew", partial(self._run, _SKEW_S, {"skew": self.skew.check})),
+        ]
+        if project.config.alerts.receivers:
+            look = {"alerts": project.alerting.look}
+            self._threads.append(self._thread("alerts", partial(self._run, _ALERTS_S, look)))
+
+    def _counts(self) -> list[EndpointCounts]:
+        return [self._project.served(name).endpoint.counts for name in self._names]
+
+    def _fold(self) -> None:
+        """Put old service figures together, once an hour."""
+        now_us = self._project.clock.now_us()
+        if now_us // HOUR_US != self._folded_h:
+            fold_figures(self._catalog, now_us)
+            self._folded_h = now_us // HOUR_US
+
+    def _thread(self, name: str, target: Callable[[], None]) -> threading.Thread:
+        return threading.Thread(target=target, name=f"trimtab-{name}", daemon=True)
+
+    def show(self, metrics: Metrics) -> None:
+        """Let `metrics` show what is kept."""
+        if self.skew is not None:
+            self.skew.show(metrics)
+        failing = "trimtab_keeper_failing", "Background work whose last round failed."
+        metrics.gauge(*failing, ("work",), lambda: {(work,): 1 for work in self.failures})
+        metrics.counted(
+            "trimtab_keeper_failures_total",
+            "Failed rounds of background work.",
+            ("work",),
+            lambda: {(work,): count for work, count in self.failed.items()},
+        )
+
+    def follow(self) -> None:
+        """Let every deployment answer with the version its alias names, once that is loaded."""
+        self._round({**self._follow, **self._following(wait=True)})
+
+    def _flag(self) -> None:
+        """Flag answers while events are not applied."""
+        stands = self._stands()
+        for name in self._names:
+            self._project.served(name).endpoint.see_applied(stands)
+
+    def _following(self, *, wait: bool) -> dict[str, Work]:
+        return {f"follow {name}": partial(self._follow_one, name, wait=wait) for name in self._names}
+
+    def start(self) -> Keeper:
+        self._note(self.failures, anew=True)
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def close(self) -> None:
+        """Stop after the rounds under way, or without them when they take long: then they end with the process."""
+        self._stop.set()
+        end_s = time.monotonic() + _GRACE_S
+        for thread in [*self._threads, *self._project.version_memory.threads]:
+            thread.join(max(0.0, end_s - time.monotonic()))
+            if thread.is_alive():
+                _logger.warning("%s: still at work, left behind; it is done again at the next start", thread.name)
+        try:
+            self._figures.write()
+            self._forget()
+        except TrimtabError as error:
+            _logger.warning("%s", error)
+
+    def __enter__(self) -> Keeper:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _run(self, every_s: float, works: Mapping[str, Work]) -> None:
+        while not self._stop.wait(every_s):
+            self._round(works)
+
+    def _run_ticking(self, ticking: Mapping[str, Work], between: Mapping[str, Work]) -> None:
+        ticked_s = time.monotonic()
+        while not self._stop.wait(min(_ROUND_S, _TICK_S)):
+            if time.monotonic() < ticked_s + _TICK_S:
+                if "tick" not in self.failures:  # days that are never closed would take memory without end
+                    self._round(between, count=False)
+                continue
+            self._round(ticking)
+            ticked_s = time.monotonic()
+
+    def _run_following(self) -> None:
+        """Follow each alias closely, whatever failed at the last look: it may have moved back, or a canary ended."""
+        counted_s = time.monotonic()
+        while not self._stop.wait(_FOLLOW_S):
+            count = time.monotonic() >= counted_s + _ROUND_S
+            self._round(self._follow, count=count)
+            if count:
+                counted_s = time.monotonic()
+
+    def _round(self, works: Mapping[str, Work], *, count: bool = True) -> None:
+        """Do each of the works; without `count`, what fails again as before is not said or counted again."""
+        for name, work in works.items():
+            if self._stop.is_set():
+                return
+            failure = None
+            try:
+                work()
+            except TrimtabError as error:
+                failure = str(error)
+            except Exception as error:  # the worker's outer loop: whatever a user's estimator raises must not end it
+                failure = f"{type(error).__name__}: {error}"
+                if not self._stop.is_set() and (count or self.failures.get(name) != failure):
+                    _logger.exception("%s failed", name)  # what was cut off at the end may raise anything
+            if not self._stop.is_set() and (count or self.failures.get(name) != failure):
+                self._judge(name, failure)
+
+    def _judge(self, name: str, failure: str | None) -> None:
+        with self._mutex:
+            before = self.failures
+            self.failures = {work: said for work, said in before.items() if work != name}  # others may be reading it
+            if failure is not None:
+                self.failures[name] = failure
+                self.failed = Counter({**self.failed, name: self.failed[name] + 1})
+            if self.failures == before:
+                return
+            if failure is not None:
+                _logger.warning("%s: %s", name, failure)
+            try:
+                self._note(self.failures)
+            except TrimtabError as error:  # shown in the metrics all the same
+                _logger.warning("%s", error)
+
+    def _note(self, failures: dict[str, str], *, anew: bool = False) -> None:
+        """Let others see what fails; only `anew`, at the beginning, where another one has the place."""
+        body = msgspec.json.encode(_Noted(self._name, failures))
+        if anew:
+            self._catalog.write([Put(KIND, self._noted, body)])
+            return
+        found = self._catalog.get(KIND, self._noted)
+        if found is None or self._is_own(found):
+            with suppress(Conflict):  # it is another's by now
+                self._catalog.write([Put(KIND, self._noted, body, 0 if found is None else found.revision)])
+
+    def _forget(self) -> None:
+        found = self._catalog.get(KIND, self._noted)
+        if found is not None and self._is_own(found):
+            with suppress(Conflict):  # the same
+                self._catalog.write([Remove(KIND, self._noted, found.revision)])
+
+    def _is_own(self, record: Record) -> bool:
+        return _read(record).by == self._name
+
+    def _follow_one(self, name: str, *, wait: bool) -> None:
+        served = self._project.served(name)
+        endpoint = served.endpoint
+        try:
+            served.follow(wait=wait)
+            endpoint.fails_to_load = False
+        except NotFound:  # no version yet: the endpoint and `status` say so
+            if endpoint.ready:
+                raise
+        except Exception:
+            endpoint.fails_to_load = True
+            raise
+        finally:
+            self._project.make_room()
+
+
+def service_failures(catalog: Catalog) -> dict[str, str]:
+    """What failed at its last round in the processes that serve, by work."""
+    found: dict[str, str] = {}
+    for record in catalog.find(KIND):
+        worker = record.key.removeprefix(_OF_WORKERS)
+        for work, said in _read(record).failures.items():
+            found[work if worker == record.key else f"{work} (worker {worker})"] = said
+    return found
+
+
+def forget_failures(catalog: Catalog, worker: int | None = None) -> None:
+    """Remove what is noted of failures in a worker that is gone, or in every process of a service that is."""
+    keys = [record.key for record in catalog.find(KIND)] if worker is None else [f"{_OF_WORKERS}{worker}"]
+    if keys:
+        catalog.write([Remove(KIND, key) for key in keys])
+
+
+def _read(record: Record) -> _Noted:
+    return msgspec.json.decode(record.body, type=_Noted)

@@ -1,0 +1,186 @@
+"""A table of requests answered in one go, written out, and kept for the service where that is wanted."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.app.models.served_model import refuse_before
+from trimtab.core.clock import VirtualClock
+from trimtab.core.columns.data import Columns, column
+from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
+from trimtab.core.hashing import bytes_hash, content_hash
+from trimtab.core.regular_file import other_kind
+from trimtab.events import Rows, read_rows
+from trimtab.features.definitions import Request
+from trimtab.serving.answer.answering import Answer, ServedVersion, shown
+from trimtab.serving.answer.batch import Manifest, batch_manifest, batch_predictions, lease_of, score_table
+from trimtab.serving.log.prediction_log import prediction_columns
+from trimtab.store.duckdb_opening import open_duckdb
+from trimtab.store.durable_files import make_folder
+from trimtab.store.file_lock import FileLock
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+_NOBODY = b"\xff"  # a key that no answer has
+
+
+def answer_table(
+    project: Project,
+    model: str,
+    requests: Rows,
+    *,
+    at_us: int | None,
+    mode: Literal["batch", "precomputed"],
+    out: Path | None,
+    progress: Callable[[int, int], object] | None,
+) -> Manifest:
+    """See `Project.predict_table`."""
+    if out is not None and out.suffix not in (".csv", ".parquet"):
+        raise Misuse(f"--out {out}: the name must end in .csv or .parquet.")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise NotFound(f"--out {out}: there is no folder {out.absolute().parent}. Make it, or name another file.")
+    if out is not None and out.exists():
+        raise Conflict(f"{out} exists and is not overwritten. Name another file, or remove it.")
+    served = project.served(model)
+    loaded = served.refresh()
+    answering = served.served(loaded)
+    request = served.features(loaded).request
+    table = read_rows(requests, request.source).columns
+    absent = [name for name in request.columns if name not in table]
+    if absent:
+        where = str(requests) if isinstance(requests, str | Path) else "the table"
+        raise Misuse(f"{where}: no column {absent[0]!r}, which request {request.name!r} declares. Add it.")
+    table = table.select(request.columns)
+    name = _batch_name(loaded.version.id, table, at_us, mode)
+    begun = batch_manifest(project.state.catalog, name)
+    made_at_us = project.clock.now_us() if begun is None else begun.made_at_us
+    moments = _moments(request, table, made_at_us) if at_us is None else at_us
+    refuse_before(int(np.min(moments, initial=made_at_us)), served.features_from(served.features(loaded)))
+    try:
+        if mode == "precomputed":
+            project.state.answers.write({}, [_NOBODY])  # takes the right to write now, and not after an hour of scoring
+        with _scoring(project, name) as holder:
+            manifest = score_table(
+                answering,
+                table,
+                moments,
+                inputs=served.offline(loaded),
+                scorer=served.scorer(loaded),
+                log=project.predictions,
+                catalog=project.state.catalog,
+                clock=VirtualClock(made_at_us) if begun is None else project.clock,
+                batch_id=name,
+                holder=holder,
+                mode=mode,
+                progress=progress,
+            )
+        if mode == "precomputed":
+            served.precomputed.put(_stored(project, request, answering, manifest))
+    finally:
+        if mode == "precomputed":
+            project.state.answers.release_writer()
+    if out is not None:
+        _write(project, manifest, out)
+    return manifest
+
+
+@contextmanager
+def _scoring(project: Project, name: str) -> Iterator[str]:
+    """Who scores a batch, known by a file that the system unlocks when its process dies.
+
+    So whoever comes next takes a dead process's lease away at once. One that takes longer than this to lock its file
+    is not known to be alive, and not taken for dead either before its lease has run out.
+    """
+    folder, catalog = project.state.folder / "batches", project.state.catalog
+    try:
+        make_folder(folder)
+        for path in folder.glob(f"{name}.*.lock"):
+            dead = FileLock.take(path)
+            if dead is not None:
+                catalog.release(lease_of(name), path.name.split(".")[1])
+                path.unlink(missing_ok=True)
+                dead.release()
+        holder = uuid.uuid4().hex
+        own = folder / f"{name}.{holder}.lock"
+        lock = FileLock.take(own)
+    except OSError as error:
+        raise Unavailable(f"{folder}: cannot be written ({error}). Check space and access.") from error
+    try:
+        yield holder
+    finally:
+        own.unlink(missing_ok=True)
+        if lock is not None:
+            lock.release()
+
+
+def _batch_name(version: str, table: Columns, at_us: int | None, mode: str) -> str:
+    """What makes a batch the same one: asking again for it, however much later, logs nothing twice."""
+    columns = [
+        [name, of_column.dtype, bytes_hash(msgspec.msgpack.encode(of_column.to_list()))]
+        for name, of_column in table.by_name.items()
+    ]
+    return content_hash([version, columns, at_us, mode])[:32]
+
+
+def _moments(request: Request, table: Columns, made_at_us: int) -> NDArray[Any]:
+    """Each request's own moment; those that were still to come are asked when the batch was begun."""
+    moments: NDArray[Any] = np.minimum(table[request.time].values - request.lead_us, made_at_us)
+    return moments
+
+
+def _stored(
+    project: Project, request: Request, served: ServedVersion, manifest: Manifest
+) -> Iterator[tuple[Any, str, str, Answer]]:
+    """What the service gives for each row while it is fresh, as the version that scored it says it."""
+    names = tuple(request.columns)
+    for part in batch_predictions(manifest, project.predictions):
+        for p in part:
+            row = dict(zip(names, msgspec.msgpack.decode(p.request), strict=True))
+            yield row, p.request_id, p.version, shown(p, served)
+
+
+def _write(project: Project, manifest: Manifest, out: Path) -> None:
+    """The answers as a file, whole or not at all.
+
+    Raises:
+        Unavailable: There is no room for it, or no access; the answers are logged, so the next try writes them alone.
+    """
+    import duckdb
+
+    classes = project.registry.load(manifest.version).artifact.class_names
+    parts = [prediction_columns(part, classes) for part in batch_predictions(manifest, project.predictions)]
+    parts = parts or [prediction_columns([], classes)]
+    several = ["prediction", *(f"scores.{name}" for name in classes)] if classes else []
+    table = Columns.concat(parts).select(["id", "request_id", "model", "version", "at", "score", *several])
+    name = project.registry.get(manifest.version).name  # as every answer says it
+    table = table.replace({"version": column("str", [name] * table.rows)})
+    if (kind := other_kind(out)) is not None:
+        raise Misuse(f"file {out}: is a {kind}, needed is a name for a new file. Give another one.")
+    partial = out.with_name(out.name + ".partial")
+    arrays = {name: of_column.values for name, of_column in table.by_name.items()}
+    try:
+        with open_duckdb() as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            connection.register("answers", arrays)
+            connection.sql('SELECT * REPLACE (make_timestamptz("at") AS "at") FROM answers').to_view("shown")
+            shown = connection.table("shown")
+            if out.suffix == ".csv":
+                shown.write_csv(str(partial))
+            else:
+                shown.write_parquet(str(partial))
+        partial.rename(out)
+    except (duckdb.IOException, OSError) as error:
+        if partial.is_file():
+            partial.unlink()
+        raise Unavailable(
+            f"{out}: {error}. The answers are logged. Check free space and access, and run it again."
+        ) from error

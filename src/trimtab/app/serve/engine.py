@@ -1,0 +1,223 @@
+"""`trimtab serve` with several workers: the process that watches them does all the rest, and answers nothing.
+
+It owns the listening socket, applies events (the only writer of online features), teaches learners and ticks the
+loop. Every answer is given by a worker (`app/serve/worker.py`).  # D92
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from trimtab.app.features.project_spec import SameProject
+from trimtab.app.serve.background import Keeper, forget_failures
+from trimtab.app.serve.grpc import GrpcAddress, check_grpc
+from trimtab.app.serve.service import (
+    FILL_S,
+    limits,
+    print_grpc,
+    print_url,
+    show_engine,
+    tls_of,
+    what_hinders,
+    when_let_go,
+)
+from trimtab.app.serve.worker import WorkerTask, definitions_hash
+from trimtab.core.clock import ShiftedClock, SystemClock
+from trimtab.core.errors import Misuse, Unavailable
+from trimtab.serving.http.server import accepting
+from trimtab.serving.http.server.server import GRACE_S, listen, url_of
+from trimtab.serving.http.server.tls import tls_context
+from trimtab.serving.workers.states import FOLDER, ServiceState, remove_state, write_state
+from trimtab.serving.workers.supervisor import Patience, SlotState, Supervisor
+from trimtab.serving.workers.worker_metrics import SharedMetrics, clear
+from trimtab.store.durable_files import make_folder
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+    from trimtab.serving.applier import Applier
+
+NAME = "engine"  # of this process, among the workers
+_WRITE_S = 1.0  # between two writings of figures and state
+_logger = logging.getLogger(__name__)
+
+
+def serve_with_workers(
+    project: Project,
+    *,
+    host: str,
+    port: int,
+    count: int,
+    ready: Callable[[str], object] | None,
+    grpc: GrpcAddress | None = None,
+    grpc_ready: Callable[[str], object] | None = None,
+) -> None:
+    """Serve a project by `count` workers until SIGTERM, SIGINT or SIGHUP.
+
+    Raises:
+        Misuse: A setting is wrong, or the project's clock cannot be given to another process.
+        Unavailable: The port is taken, or no worker can be started.
+        Conflict: Another process serves the project.
+    """
+    limits(project)  # wrong ones are refused here, and not by every worker
+    tls = tls_of(project)
+    if tls is not None:
+        tls_context(tls)
+    folder = project.state_folder / FOLDER
+    task = msgspec.structs.replace(_task(project, folder), grpc=grpc)
+    with ExitStack() as opened:
+        applier = project.views.follow()
+        opened.callback(project.views.let_go)
+        with suppress(OSError):  # it is said in a moment that the folder cannot be written
+            remove_state(folder)
+        forget_failures(project.state.catalog)
+        listener = opened.enter_context(when_let_go(folder, lambda: listen(host, port)))
+        when_let_go(folder, lambda: check_grpc(grpc, tls))
+        opened.callback(accepting.end, folder)
+        _cleared(folder)  # and not before: whoever is killed meanwhile leaves the trace of workers to the next
+        opened.enter_context(applier.start())
+        keeper = Keeper(project, answers=False)
+        metrics = SharedMetrics(folder, NAME, task.start)
+        show_engine(project, metrics, applier, keeper)
+        engine = _Engine(project, folder, url_of(listener, host, tls=tls is not None), applier, metrics)
+        supervisor = Supervisor(
+            [sys.executable, "-X", "faulthandler", "-P", "-m", "trimtab.app.serve.worker"],
+            lambda slot: msgspec.msgpack.encode(msgspec.structs.replace(task, slot=slot, count=count)),
+            listener,
+            count,
+            patience=Patience(grace_s=GRACE_S),
+            nudged=applier.nudge,
+            ended=engine.bury,
+            each_round=engine.tell,
+        )
+        engine.watch(supervisor)
+        opened.callback(engine.leave)
+        opened.enter_context(keeper.start())
+
+        def announce() -> None:
+            if grpc is not None:
+                (grpc_ready or print_grpc)(f"{grpc.host}:{grpc.port}")
+            (ready or print_url)(engine.url)
+
+        supervisor.run(announce)
+
+
+class _Engine:
+    """What the supervising process tells of itself and of the workers."""
+
+    def __init__(
+        self,
+        project: Project,
+        folder: Path,
+        url: str,
+        applier: Applier,
+        metrics: SharedMetrics,
+    ) -> None:
+        self.url = url
+        self._project = project
+        self._folder = folder
+        self._applier = applier
+        self._metrics = metrics
+        self._written_s = -_WRITE_S
+        self._told: list[SlotState] = []
+        self._failed = False
+
+    def watch(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        states = supervisor.states
+        self._metrics.counted(
+            "trimtab_worker_restarts_total",
+            "How often a worker was started anew.",
+            ("slot",),
+            lambda: {(str(state.slot),): state.restarts for state in states()},
+        )
+        self._metrics.gauge(
+            "trimtab_worker_ready",
+            "1 for a worker that answers, 0 while it starts.",
+            ("slot",),
+            lambda: {(str(state.slot),): int(state.ready) for state in states()},
+        )
+
+    def tell(self) -> None:
+        """Write figures and state when it is time, or when a worker came or went."""
+        now_s, workers = time.monotonic(), self._supervisor.states()
+        if now_s - self._written_s < _WRITE_S and workers == self._told:
+            return
+        self._written_s, self._told = now_s, workers
+        try:
+            self._metrics.write()
+            write_state(
+                self._folder,
+                ServiceState(
+                    pid=os.getpid(),
+                    url=self.url,
+                    at_us=time.time_ns() // 1_000,
+                    workers=workers,
+                    stands_still=what_hinders(self._project, self._applier),
+                    stopped=self._applier.failure is not None,
+                    start=self._metrics.start,
+                ),
+            )
+            self._failed = False
+        except Exception as error:  # a full disk, a log that cannot be read now: workers must be watched all the same
+            if not self._failed:
+                _logger.warning("the state of the service cannot be written: %s", error)
+            self._failed = True
+
+    def bury(self, slot: int, pid: int) -> None:
+        """A worker is gone: its figures go, and what it noted of its failures."""
+        try:
+            clear(self._folder, str(slot), pid)
+            accepting.left(self._folder, slot)
+            forget_failures(self._project.state.catalog, slot)
+        except Exception as error:  # whoever takes its place writes over it
+            _logger.warning("what worker %d left cannot be removed: %s", slot, error)
+
+    def leave(self) -> None:
+        """The service ends."""
+        clear(self._folder)
+        accepting.end(self._folder)
+        remove_state(self._folder)
+        forget_failures(self._project.state.catalog)
+
+
+def _task(project: Project, folder: Path) -> WorkerTask:
+    ahead_us = None
+    if isinstance(project.clock, ShiftedClock):
+        ahead_us = project.clock.now_us() - time.monotonic_ns() // 1_000
+    elif not isinstance(project.clock, SystemClock):
+        raise Misuse(
+            f"workers: a {type(project.clock).__name__} cannot be given to other processes. Serve with workers=1, or "
+            "open the project with the system's clock."
+        )
+    return WorkerTask(
+        slot=0,
+        count=0,
+        project=SameProject.of(project.config, project.state_folder),
+        folder=str(folder),
+        ahead_us=ahead_us,
+        fill_s=FILL_S,
+        grace_s=GRACE_S,
+        definitions=definitions_hash(project.definitions),
+        start=uuid.uuid4().hex,  # not the process id: every container has a process 1
+    )
+
+
+def _cleared(folder: Path) -> None:
+    """Empty the folder of the workers of what a service that was killed said last; from now on workers may be left."""
+    try:
+        make_folder(folder)
+        clear(folder)
+        accepting.begin(folder)
+        remove_state(folder)
+    except OSError as error:
+        raise Unavailable(f"{folder}: cannot be written ({error}). Check space and access.") from error

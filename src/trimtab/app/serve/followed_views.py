@@ -1,0 +1,82 @@
+"""How far online features are that another process applies events to: what a worker waits for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from trimtab.app.online.stored_views import missing
+from trimtab.serving.failures import NotApplied, not_applied
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+    from trimtab.serving.workers.states import ServiceState
+
+_LOOK_S, _LONGEST_LOOK_S = 0.001, 0.02
+_ASK_S = 0.1  # between two looks at what that process says of itself
+_KNOWN_S = 1.0  # for so long it is not asked again which views there are
+
+
+class FollowedViews:
+    """The views of a project in a process that only reads them. Threads may share it.
+
+    Args:
+        project: Whose.
+        nudge: Asks the process that applies events to look at once.
+        told: What that process said last of itself.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        nudge: Callable[[], object],
+        told: Callable[[], ServiceState | None] = lambda: None,
+    ) -> None:
+        self._project = project
+        self._nudge = nudge
+        self._told = told
+        self._hashes: frozenset[str] = frozenset()
+        self._known_s = -_KNOWN_S
+
+    def missing(self, positions: Mapping[str, int]) -> int:
+        """How many records up to `positions` of the event log the views have not applied.
+
+        Raises:
+            Unavailable: What was stored of them is gone, and not made anew yet.
+            Corrupt: It is damaged; the message has the command that mends it.
+        """
+        state = self._project.state
+        state.online.look_anew()
+        return missing(state, self._needed(), positions)
+
+    def wait_applied(self, positions: Mapping[str, int], timeout_s: float) -> None:
+        """Return once the views have reached `positions`.
+
+        Raises:
+            NotApplied: They have not within `timeout_s`, or events are not applied any more.
+        """
+        begun_s = asked_s = time.monotonic()
+        look_s = _LOOK_S
+        self._nudge()
+        while self.missing(positions):
+            now_s = time.monotonic()
+            if now_s - begun_s >= timeout_s:
+                raise _not_applied(f"not within {timeout_s} s", self._told())
+            if now_s - asked_s >= _ASK_S:
+                asked_s, told = now_s, self._told()
+                if told is not None and told.stopped:
+                    raise _not_applied("", told)
+            time.sleep(look_s)
+            look_s = min(2 * look_s, _LONGEST_LOOK_S)
+
+    def _needed(self) -> frozenset[str]:
+        if time.monotonic() - self._known_s >= _KNOWN_S:
+            self._hashes = frozenset(view.hash for view in self._project.live.views())
+            self._known_s = time.monotonic()
+        return self._hashes
+
+
+def _not_applied(why: str, told: ServiceState | None) -> NotApplied:
+    said = "" if told is None or told.stands_still is None else told.stands_still
+    return not_applied("; ".join(filter(None, (why, said))))

@@ -1,0 +1,110 @@
+"""Metrics of the loop: how good the answers were, what is red, and how the loop itself fares."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from trimtab.core.errors import TrimtabError
+from trimtab.serving.observe.log_throttle import Seldom
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from trimtab.app.project import Project
+    from trimtab.app.serve.loop_values import Labels, LoopValues, Samples
+    from trimtab.serving.observe.metrics import Metrics
+
+_logger = logging.getLogger(__name__)
+UNREADABLE = "trimtab_loop_unreadable"
+_DAY = ("model", "version", "arm")
+# name: (help, labels). Values are read in `loop_values.py`; those of a profile of inputs get their rows here, too.
+GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "trimtab_quality_newest_day_timestamp_seconds": ("When the newest closed day begins.", ("model",)),
+    "trimtab_quality_day_predictions": ("Predictions about the newest closed day.", _DAY),
+    "trimtab_quality_day_loss": ("Mean loss of the newest closed day.", _DAY),
+    "trimtab_quality_day_excess_loss": ("Mean loss of it beyond what the scores expect.", _DAY),
+    "trimtab_quality_day_gap": ("Mean score less mean label of it.", _DAY),
+    "trimtab_quality_labelled_share": ("Share of predictions labelled within the wait.", ("model", "days")),
+    "trimtab_quality_label_completeness": ("Share of them labelled by days after the close.", ("model", "age_days")),
+    "trimtab_quality_watched": ("1 while the version in service is watched.", ("model", "kind")),
+    "trimtab_quality_provisional": ("1 while the reference is of fewer than 28 days.", ("model",)),
+    "trimtab_quality_reference_days": ("Days of the reference.", ("model",)),
+    "trimtab_quality_evidence_ratio": ("Log evidence over that which rings.", ("model", "kind", "anchor")),
+    "trimtab_input_distance": ("Jensen-Shannon distance of a day of inputs from the profile.", ("model", "column")),
+    "trimtab_input_null_share": ("Share of nulls in that day.", ("model", "column")),
+    "trimtab_signal_standing": ("1 while a signal of the kind stands.", ("model", "kind", "severity")),
+    "trimtab_standing_signals": ("Signals that stand.", ("model", "severity")),
+    "trimtab_oldest_red_signal_timestamp_seconds": ("When the oldest standing red signal began.", ("model",)),
+    "trimtab_loop_last_tick_timestamp_seconds": ("When the newest tick that went well ended.", ("model",)),
+    "trimtab_loop_tick_failed": ("1 while the newest tick failed.", ("model",)),
+    "trimtab_loop_phase": ("1 for the phase that the loop is in.", ("model", "phase")),
+    "trimtab_loop_frozen": ("1 while automation is frozen.", ()),
+}
+_REST_S = 1.0  # between two reads of a catalogue that cannot be read, or cannot tell cheaply that it was written
+
+
+class LoopMetrics:
+    """Values of the loop for scrapes, read again only after the catalogue was written.
+
+    Args:
+        project: Whose loop.
+    """
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+        self._mutex = threading.Lock()
+        self._values: LoopValues | None = None
+        self._samples: Samples = {}
+        self._mark: Hashable | None = None  # of the catalogue when it was read last
+        self._next_s = 0.0  # without a mark: not to be read again before
+        self._failed = False
+        self._seldom = Seldom(_logger)
+
+    def show(self, metrics: Metrics) -> None:
+        """Let the values be scraped."""
+        for name, (text, labels) in GAUGES.items():
+            metrics.gauge(name, text, labels, partial(self._of, name))
+        metrics.gauge(UNREADABLE, "1 while records of the loop cannot be read.", (), self._unreadable)
+
+    def _of(self, name: str) -> Mapping[Labels, float]:
+        with self._mutex:
+            self._refresh()
+            return self._samples.get(name, {})
+
+    def _unreadable(self) -> Mapping[Labels, float]:
+        with self._mutex:
+            self._refresh()
+            return {(): float(self._failed)}
+
+    def _refresh(self) -> None:
+        """Read again what was written since; where it cannot be read there are no values, rather than old ones."""
+        try:
+            mark = self._project.state.catalog.mark()
+            if not self._is_due(mark):
+                return
+            self._samples, self._mark, self._failed = self._read(), mark, False
+        except (TrimtabError, msgspec.MsgspecError) as error:
+            self._samples, self._failed = {}, True
+            self._seldom.warning("metrics of the loop cannot be read", error)
+        self._next_s = time.monotonic() + _REST_S
+
+    def _is_due(self, mark: Hashable | None) -> bool:
+        if mark is None or self._failed:
+            return time.monotonic() >= self._next_s
+        return mark != self._mark
+
+    def _read(self) -> Samples:
+        if self._values is None:
+            from trimtab.app.serve.loop_values import (
+                LoopValues,  # here: it loads NumPy, and a service is ready without it
+            )
+
+            self._values = LoopValues(self._project)
+        return self._values.read()

@@ -1,0 +1,200 @@
+"""The values of the loop's metrics, from the records of the catalogue: no log is read, and of a history single days."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
+
+from trimtab.app.inspect.quality import mean_excess, version_name
+from trimtab.core.time import DAY_US
+from trimtab.registry.protection import CHAMPION
+from trimtab.steering.loop_state import FREEZE, LoopState
+from trimtab.steering.loop_state import KIND as STATE
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+    from trimtab.monitoring.quality.quality_days import DaySums
+    from trimtab.monitoring.quality.watches import Figure, Watch
+    from trimtab.steering.definitions import Deployment
+
+Labels: TypeAlias = tuple[str, ...]
+Samples: TypeAlias = "dict[str, dict[Labels, float]]"  # by metric, by the values of its labels
+
+PHASES = ("idle", "waiting", "shadow", "waiting for approval", "canary", "promoting")
+SEVERITIES = ("red", "info")
+# Days before the newest closed one that were last looked at so many days after their close, a week where there is one:
+# a day is looked at again 1, 7 and 28 days after it (`steering.loop.AMENDED_AFTER`).
+AGES = {0: range(7), 1: range(1, 7), 7: range(7, 14), 28: range(28, 35)}
+
+
+class DayValues(msgspec.Struct, frozen=True, kw_only=True):
+    """The values of a model's closed days, which change only when another one closes."""
+
+    read_at: int  # the revision of the record that says how far days are closed
+    samples: dict[str, dict[Labels, float]]
+
+
+class LoopValues:
+    """Reads the values; closed days again only after another one was closed."""
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+        self._days: dict[str, DayValues] = {}  # by model
+
+    def read(self) -> Samples:
+        """The values of all deployments as of now.
+
+        Raises:
+            TrimtabError: A record cannot be read.
+            msgspec.MsgspecError: A record is of another trimtab.
+        """
+        found: Samples = {}
+        frozen = self._project.state.catalog.get(FREEZE, "all") is not None
+        _put(found, "trimtab_loop_frozen", (), frozen)
+        for deployment in self._project.definitions.deployments.values():
+            values = (*self._of_loop(deployment), *self._of_watch(deployment), *self._of_inputs(deployment))
+            for name, labels, value in values:
+                _put(found, name, (deployment.name, *labels), value)
+            for name, samples in self._of_days(deployment).items():
+                found.setdefault(name, {}).update(samples)
+        return found
+
+    def _of_loop(self, deployment: Deployment) -> Iterator[tuple[str, Labels, float]]:
+        from trimtab.app.training.loop import last_turn
+        from trimtab.monitoring.quality.quality_signals import KINDS
+        from trimtab.monitoring.signals import standing_signals
+
+        catalog, model = self._project.state.catalog, deployment.name
+        turn = last_turn(catalog, model)
+        ticked_us = None if turn is None else turn.last_tick_us
+        yield "trimtab_loop_last_tick_timestamp_seconds", (), (ticked_us or 0) / 1e6
+        yield "trimtab_loop_tick_failed", (), turn is not None and turn.last_error is not None
+        record = catalog.get(STATE, model)
+        phase = "idle" if record is None else msgspec.json.decode(record.body, type=LoopState).phase
+        for one in PHASES:
+            yield "trimtab_loop_phase", (one.replace(" ", "_"),), one == phase
+        signals = standing_signals(catalog, model)
+        count = Counter((one.kind, one.severity) for one in signals)
+        for kind in sorted({*KINDS, *(kind for kind, _ in count)}):
+            for severity in SEVERITIES:
+                yield "trimtab_signal_standing", (kind, severity), (kind, severity) in count
+        for severity in SEVERITIES:
+            yield "trimtab_standing_signals", (severity,), sum(one.severity == severity for one in signals)
+        red = [one.raised_at_us for one in signals if one.severity == "red"]
+        if red:
+            yield "trimtab_oldest_red_signal_timestamp_seconds", (), min(red) / 1e6
+
+    def _of_watch(self, deployment: Deployment) -> Iterator[tuple[str, Labels, float]]:
+        from trimtab.monitoring.quality.quality import KIND
+        from trimtab.monitoring.quality.watches import CALIBRATION, LOSS, Watch
+
+        record = self._project.state.catalog.get(KIND, deployment.name)
+        watch = None if record is None else msgspec.json.decode(record.body, type=Watch)
+        champion = self._project.registry.aliases(deployment.name).get(CHAMPION)
+        if watch is not None and (champion is None or watch.version != champion.version):
+            watch = None  # of a version that answers no longer: the next tick moves it
+        for kind in (LOSS,) if deployment.model.task == "ranking" else (LOSS, CALIBRATION):
+            yield "trimtab_quality_watched", (kind,), watch is not None and kind in watch.figures
+        if watch is not None and watch.figures:
+            days = min(figure.spec.reference_blocks for figure in watch.figures.values())
+            yield "trimtab_quality_reference_days", (), days
+            yield "trimtab_quality_provisional", (), watch.provisional
+        if watch is not None:
+            yield from _evidence(watch)
+
+    def _of_inputs(self, deployment: Deployment) -> Iterator[tuple[str, Labels, float]]:
+        from trimtab.monitoring.inputs.input_state import KIND, InputWatch
+
+        record = self._project.state.catalog.get(KIND, deployment.name)
+        watch = InputWatch() if record is None else msgspec.json.decode(record.body, type=InputWatch)
+        for column, now in watch.columns.items():
+            if now.distance is not None:
+                yield "trimtab_input_distance", (column,), now.distance
+            yield "trimtab_input_null_share", (column,), now.null_share
+
+    def _of_days(self, deployment: Deployment) -> Samples:
+        from trimtab.steering.loop.loop import KIND, Reached
+
+        catalog, model = self._project.state.catalog, deployment.name
+        record = catalog.get(KIND, model)
+        known = self._days.get(model)
+        if record is None:
+            return {}
+        if known is None or known.read_at != record.revision:
+            until_us = msgspec.json.decode(record.body, type=Reached).closed_until_us
+            samples = self._read_days(model, until_us - DAY_US) if until_us >= DAY_US else {}
+            known = self._days[model] = DayValues(read_at=record.revision, samples=samples)
+        return known.samples
+
+    def _read_days(self, model: str, newest_us: int) -> Samples:
+        from trimtab.monitoring.quality.quality_days import stored_sums
+
+        back = sorted({days for ages in AGES.values() for days in ages})
+        stored = stored_sums(
+            self._project.state.catalog,
+            model,
+            [newest_us - DAY_US * days for days in back if newest_us >= DAY_US * days],
+        )
+        found: Samples = {"trimtab_quality_newest_day_timestamp_seconds": {(model,): newest_us / 1e6}}
+        for day in stored:
+            if day.day_us == newest_us:
+                labels = model, version_name(self._project, day.version), day.arm
+                for name, value in _newest(day):
+                    _put(found, name, labels, value)
+        for days in (1, 7):
+            some = [one for one in stored if one.day_us > newest_us - DAY_US * days]
+            _put_share(found, "trimtab_quality_labelled_share", (model, str(days)), some, amended=False)
+        for age, ages in AGES.items():
+            some = [one for one in stored if (newest_us - one.day_us) // DAY_US in ages]
+            _put_share(found, "trimtab_quality_label_completeness", (model, str(age)), some, amended=age > 0)
+        return found
+
+
+def _newest(day: DaySums) -> Iterator[tuple[str, float]]:
+    """The values of the newest closed day of a version and arm."""
+    from trimtab.stats.exact_sums import rounded
+
+    sums = day.whole
+    yield "trimtab_quality_day_predictions", sums.predictions
+    if sums.labelled:
+        yield "trimtab_quality_day_loss", rounded(sums.loss) / sums.labelled
+        if sums.histogram:  # a ranking's lists have losses alone
+            yield "trimtab_quality_day_gap", (rounded(sums.score) - rounded(sums.label)) / sums.labelled
+    excess = mean_excess([(sums, day.cap)])
+    if excess is not None:
+        yield "trimtab_quality_day_excess_loss", excess
+
+
+def _evidence(watch: Watch) -> Iterator[tuple[str, Labels, float]]:
+    """How far each alarm's evidence has come; of slices only the farthest, so that many give no more series."""
+    from trimtab.monitoring.quality.watches import SLICE
+
+    name = "trimtab_quality_evidence_ratio"
+    for anchor, figures in (("own", watch.figures), ("healthy", watch.healthy)):
+        for kind, figure in figures.items():
+            yield name, (kind, anchor), _ratio(figure)
+    slices = [*watch.slices.values(), *watch.slice_gaps.values()]
+    if slices:
+        yield name, (SLICE, "own"), max(map(_ratio, slices))
+
+
+def _ratio(figure: Figure) -> float:
+    from trimtab.stats.inference.edetector import alarm_threshold
+
+    state = figure.state
+    return state.log_evidence / alarm_threshold(figure.spec) if state.log_values else 0.0
+
+
+def _put_share(found: Samples, name: str, labels: Labels, days: Iterable[DaySums], *, amended: bool) -> None:
+    """The labelled share of some days; nothing where there were no predictions."""
+    sums = [one.amended if amended and one.amended is not None else one.whole for one in days]
+    predictions = sum(one.predictions for one in sums)
+    if predictions:
+        _put(found, name, labels, sum(one.labelled for one in sums) / predictions)
+
+
+def _put(found: Samples, name: str, labels: Labels, value: float) -> None:
+    found.setdefault(name, {})[labels] = float(value)

@@ -1,0 +1,363 @@
+"""What the service's further addresses do, made from a project."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from trimtab.app.versions.alias_moves import Ledgered
+from trimtab.app.versions.arms import ARMS, LedgeredArm
+from trimtab.core.columns.data import Dtype
+from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.records import Prediction
+from trimtab.core.time import format_moment
+from trimtab.events.values.checks import asked_moment
+from trimtab.features.definitions import Label, View
+from trimtab.features.online.read.entity_read import read_entity
+from trimtab.registry import AliasMove, Version
+from trimtab.registry.evidence import check_ungated
+from trimtab.registry.protection import CHAMPION, check_reason
+from trimtab.registry.searching import Found
+from trimtab.serving.http.routes.operations import (
+    AliasShown,
+    AskRepair,
+    EntityFeatures,
+    LabelRow,
+    ModelShown,
+    Move,
+    RepairAsked,
+    RollBack,
+    Serving,
+    StageShown,
+    VersionShown,
+)
+from trimtab.serving.problems import InvalidField
+from trimtab.steering.loop_state import REQUEST, Requested
+from trimtab.store.ports import Put
+
+if TYPE_CHECKING:
+    from trimtab.app.inspect.explain import Explanation
+    from trimtab.app.project import Project
+    from trimtab.app.state.definitions import Definitions
+
+
+class ProjectModels:
+    """`ModelOperations` of a project."""
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+
+    def models(self) -> list[ModelShown]:
+        """What is deployed."""
+        return [self._model(name) for name in self._project.definitions.deployments]
+
+    def versions(self, model: str) -> list[VersionShown]:
+        """Every version of a model, oldest first."""
+        self._known(model)
+        return [_version(found) for found in self._project.versions(model)]
+
+    def version(self, model: str, reference: str) -> VersionShown:
+        """One version, with its signature while its artifact is kept."""
+        wanted = self._version(model, reference)
+        found = next(one for one in self._project.versions(model) if one.version.id == wanted.id)
+        return _version(found, signature=None if found.removed else self._project.signature(wanted.id))
+
+    def page(self, model: str) -> str:
+        """A model's quality as a page of HTML."""
+        from trimtab.app.inspect.quality_page import quality_page
+
+        return quality_page(self._project, model)
+
+    def stages(self, model: str) -> list[StageShown]:
+        """The stages of a model's loop: what is done, where it stands, what comes next."""
+        self._known(model)
+
+        def at(at_us: int | None) -> str | None:
+            return None if at_us is None else format_moment(at_us)
+
+        return [
+            StageShown(name=one.name, state=one.state, since=at(one.since_us), until=at(one.until_us), said=one.said)
+            for one in self._project.stages(model)
+        ]
+
+    def aliases(self, model: str) -> list[AliasShown]:
+        """Where the aliases of a model point, by name."""
+        self._known(model)
+        registry = self._project.registry
+        needs = registry.needs(model)
+        return [
+            AliasShown(
+                alias=alias,
+                version=registry.get(move.version).name,
+                address=move.version,
+                since_us=move.at_us,
+                actor=move.actor,
+                why=move.why,
+                needs=needs[alias],
+                gated=registry.passed_gate(registry.get(move.version)) is not None,
+            )
+            for alias, move in sorted(registry.aliases(model).items())
+        ]
+
+    def move(self, model: str, alias: str, move: Move, *, actor: str) -> AliasMove:
+        """Point an alias elsewhere; one that says who answers has a row of the ledger, too."""
+        self._known(model)
+        expected = None if move.expected is None else self._version(model, move.expected, "expected").id
+        version, registry = self._version(model, move.version, "version"), self._project.registry
+        if alias != CHAMPION:  # which needs a record, whatever is said
+            check_ungated(f"alias {model}@{alias} to {version.name}", registry.passed_gate(version), move.why)
+        return registry.move(
+            model,
+            alias,
+            version,
+            why=move.why,
+            gate=move.gate,
+            expected_previous=expected,
+            actor=actor,
+            together=self._ledgered(alias, "promote"),
+        )
+
+    def roll_back(self, model: str, alias: str, back: RollBack, *, actor: str) -> AliasMove:
+        """Point an alias to where it pointed before, if it still points to what is expected."""
+        self._known(model)
+        return self._project.registry.roll_back(
+            model,
+            alias,
+            why=back.why,
+            expected_previous=self._version(model, back.expected, "expected").id,
+            actor=actor,
+            together=self._ledgered(alias, "roll_back"),
+        )
+
+    def ask_repair(self, model: str, asked: AskRepair, *, actor: str) -> RepairAsked:
+        """Let the loop make and judge a candidate at its next tick; asked again before, the newest word counts."""
+        self._known(model)
+        check_reason(f"repair of {model!r}", asked.why)
+        at_us = self._project.clock.now_us()
+        requested = Requested(at_us=at_us, actor=actor, why=asked.why.strip())
+        self._project.state.catalog.write([Put(REQUEST, model, msgspec.json.encode(requested))])
+        return RepairAsked(model=model, at_us=at_us, actor=actor, why=requested.why)
+
+    def _ledgered(self, alias: str, act: str) -> Ledgered | LedgeredArm | None:
+        """What writes the row of the ledger, for an alias that says who answers. # D149"""
+        if alias in ARMS:
+            return LedgeredArm(self._project)
+        return Ledgered(self._project, act) if alias == CHAMPION else None
+
+    def _model(self, name: str) -> ModelShown:
+        project, registry = self._project, self._project.registry
+        deployment, served = project.definitions.deployments[name], project.served(name).endpoint.serving
+        return ModelShown(
+            name=name,
+            request=deployment.model.request.name,
+            learns=deployment.learn,
+            metric=str(deployment.model.metric),
+            versions=len(registry.versions(name)),
+            serving=None if served is None else Serving(version=served.label, address=served.version, arm=served.arm),
+            aliases={alias: registry.get(move.version).name for alias, move in registry.aliases(name).items()},
+        )
+
+    def _known(self, model: str) -> None:
+        self._project.definitions.deployment(model)
+
+    def _version(self, model: str, reference: str | int, field: str = "version") -> Version:
+        """A version of a model by its number, name, alias or address."""
+        text = str(reference)
+        self._known(model)
+        if text.isdecimal() and len(text) < 10:
+            text = f"{model}@{int(text)}"
+        try:
+            found = self._project.registry.get(text)
+        except Misuse as error:
+            raise InvalidField(str(error), field=field, pointer=f"$.{field}") from error
+        if found.model != model:
+            raise NotFound(f"{field} {text!r} is {found.name}, of another model. Give a version of {model!r}.")
+        return found
+
+
+class ProjectRecords:
+    """`RecordOperations` of a project.
+
+    Args:
+        project: Which.
+        find: The prediction of an id, as every address of the service finds it: looked for until a moment.
+    """
+
+    def __init__(self, project: Project, find: Callable[[str, float | None], Prediction]) -> None:
+        self._project = project
+        self._find = find
+
+    def features(self, entity: str, key: Sequence[str], model: str | None) -> EntityFeatures:
+        """The features of an entity as they stand online, of all views or of those of a model."""
+        project = self._project
+        if model is None:
+            views = project.live.views()
+        else:
+            views = list(project.definitions.deployment(model).model.features.views)
+        declared = {view.hash for view in project.definitions.views.values()}
+        by_name = {view.name: view for view in sorted(views, key=lambda view: view.hash in declared)}
+        found = [view for view in by_name.values() if view.entity == entity]
+        if not found:
+            there = ", ".join(sorted({view.entity for view in by_name.values()})) or "none"
+            raise NotFound(f"no view is about {entity!r}. There is: {there}.")
+        values = _values(found[0], key)
+        now = read_entity(project.state.online, found, values, project.clock.now_us())
+        return EntityFeatures(
+            entity=entity,
+            key=dict(zip(found[0].by, values, strict=True)),
+            at_us=now.at_us,
+            positions=now.positions,
+            views=now.views,
+        )
+
+    def label_events(
+        self, model: str, rows: Sequence[LabelRow], until_s: float | None = None
+    ) -> tuple[str, list[dict[str, object]]]:
+        """The source that the model's label comes from, and its events that tell these labels.
+
+        Predictions that they name are looked for until `until_s` (`perf_counter`).
+        """
+        declared = self._project.definitions.deployment(model).model
+        label, key = declared.label, declared.request.key_dtype
+        readers = _readers(self._project.definitions, label)
+        events = [self._event(model, label, key, row, n, until_s) for n, row in enumerate(rows)]
+        for number, event in enumerate(events):
+            if lost := [column for column in readers if column not in event]:
+                raise _left_out(label.source.name, {column: readers[column] for column in lost}, number)
+        return label.source.name, events
+
+    def find(self, prediction_id: str, until_s: float | None = None) -> Prediction:
+        """The prediction of an id, looked for until `until_s` (`perf_counter`)."""
+        return self._find(prediction_id, until_s)
+
+    def why(self, prediction: Prediction) -> Explanation:
+        """All that led to a prediction."""
+        from trimtab.app.inspect.explain import explain_found
+
+        return explain_found(self._project, prediction)
+
+    def _event(
+        self, model: str, label: Label, key: Dtype, row: LabelRow, number: int, until_s: float | None
+    ) -> dict[str, object]:
+        at = f"$[{number}]"
+        if (row.prediction is None) == (row.request is None):
+            raise InvalidField(
+                f'{at}: needed is one of "prediction" (the id of an answer) and "request" (its key).',
+                field="prediction",
+                pointer=f"{at}.prediction",
+            )
+        source = label.source
+        event = {**self._columns(label, row, at)}
+        for name in event:
+            if name not in source.columns or name in (label.key, source.time):
+                known = ", ".join(c for c in source.columns if c not in (label.key, source.time))
+                raise InvalidField(
+                    f"{at}.columns: {name!r} is no column of {source.name!r} to be given here. There is: {known}.",
+                    field=name,
+                    pointer=f"{at}.columns.{name}",
+                )
+        request = row.request if row.request is not None else self._request_of(model, row, at, until_s)
+        event[label.key] = _key_value(request, key, f"{at}.request")
+        event[source.time] = self._project.clock.now_us() if row.at is None else self._moment(row.at, f"{at}.at")
+        return event
+
+    def _moment(self, at: str | int, pointer: str) -> int:
+        try:
+            return asked_moment(at, pointer, self._project.clock)
+        except Misuse as error:
+            raise InvalidField(str(error), field="at", pointer=pointer) from error
+
+    def _columns(self, label: Label, row: LabelRow, at: str) -> dict[str, Any]:
+        if row.value is msgspec.UNSET:
+            if row.columns:
+                return row.columns
+            raise InvalidField(f'{at}: needed is "value", or "columns".', field="value", pointer=f"{at}.value")
+        names = sorted(label.value.columns())
+        if row.columns or len(names) != 1:
+            raise InvalidField(
+                f'{at}.value: the label is made from {", ".join(names)}. Give "columns" with these instead.',
+                field="value",
+                pointer=f"{at}.value",
+            )
+        return {names[0]: row.value}
+
+    def _request_of(self, model: str, row: LabelRow, at: str, until_s: float | None) -> str:
+        found = self.find(str(row.prediction), until_s)
+        if found.model != model:
+            raise InvalidField(
+                f"{at}.prediction: it is of model {found.model!r}, not of {model!r}. Ask /v1/labels/{found.model}.",
+                field="prediction",
+                pointer=f"{at}.prediction",
+            )
+        return found.request_id
+
+
+def _readers(definitions: Definitions, label: Label) -> dict[str, str]:
+    """The columns of a label's source that a label may give and somebody reads, each with one who does."""
+    source = label.source
+    readers: dict[str, str] = {}
+    for name, model in definitions.models.items():
+        if model.label.source.name == source.name:
+            readers |= dict.fromkeys(
+                sorted(model.label.value.columns() - readers.keys()), f"the label of model {name!r}"
+            )
+    for name, view in definitions.views.items():
+        if view.source.name == source.name:
+            readers |= dict.fromkeys(sorted(view.columns_read - readers.keys()), f"view {name!r}")
+    return {column: who for column, who in readers.items() if column not in (label.key, source.time)}
+
+
+def _left_out(source: str, lost: dict[str, str], number: int) -> InvalidField:
+    """The newest event of a key is the truth: what a label leaves out would be null for all its readers. # D136"""
+    field = next(iter(lost))
+    readers = ", ".join(f"{column!r} ({who} reads it)" for column, who in lost.items())
+    return InvalidField(
+        f"$[{number}]: a label is a whole event of {source!r}, and this one leaves out {readers}, which would be null "
+        f'from now on. Give all of them in "columns", or push the whole row to /v1/events/{source}.',
+        field=field,
+        pointer=f"$[{number}].columns.{field}",
+    )
+
+
+def _version(found: Found, **more: Any) -> VersionShown:
+    version = found.version
+    return VersionShown(
+        name=version.name,
+        number=version.number,
+        address=version.id,
+        made_at_us=version.made_at_us,
+        actor=version.actor,
+        runtime=version.runtime,
+        training_rows=version.rows,
+        metric=found.metric,
+        value=found.value,
+        aliases=found.aliases,
+        tags=found.tags,
+        refit_of=version.refit_of,
+        removed=found.removed,
+        **more,
+    )
+
+
+def _values(view: View, key: Sequence[str]) -> list[str | int]:
+    if len(key) != len(view.by):
+        raise Misuse(
+            f"entity {view.entity!r} is known by {', '.join(view.by)}; the address has {len(key)} values. Give "
+            f"/v1/entities/{view.entity}/{'/'.join(name.upper() for name in view.by)}/features."
+        )
+    return [_key_value(text, view.source.columns[name], name) for name, text in zip(view.by, key, strict=True)]
+
+
+def _key_value(text: str | int, dtype: Dtype, field: str) -> str | int:
+    """A key as its column holds it."""
+    if dtype != "int":
+        return str(text)
+    try:
+        number = int(text)
+    except ValueError:
+        number = 2**63
+    if not -(2**63) <= number < 2**63:
+        raise InvalidField(f"{field}: {text!r} is no 64-bit integer, as the key is.", field=field, pointer=field)
+    return number

@@ -1,0 +1,19 @@
+"""Alerting rules for Prometheus, with their unit tests, as they are shipped with this version's metrics."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+RULES, TESTS = "trimtab.rules.yml", "trimtab.rules.test.yml"
+_RUNBOOK, _HERE = "runbook_url: ", "docs/"
+
+
+def rules_text(name: str = RULES, *, docs: str | None = None) -> str:
+    """One of the two files.
+
+    Args:
+        name: `RULES` or `TESTS`.
+        docs: Where the folder `docs` can be read, which links to runbooks begin with; left out, they are relative.
+    """
+    text = (files("trimtab.app.serve") / "prometheus" / name).read_text("utf-8")
+    return text if docs is None else text.replace(_RUNBOOK + _HERE, f"{_RUNBOOK}{docs.rstrip('/')}/")

@@ -1,0 +1,234 @@
+"""`trimtab demo`: a project's recorded year through the whole loop, then the real service on what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+from contextlib import closing
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import msgspec
+
+from trimtab.app.inspect.doctor import require
+from trimtab.app.project import Project
+from trimtab.app.start.replay_report import (
+    comparison_lines,
+    comparisons,
+    months_tables,
+    quality_picture,
+    write_report,
+)
+from trimtab.app.start.scenario_process import Job, LinesApart, shown_decisions, split
+from trimtab.app.start.scenarios import DEMO_LOOKS_US, lines_of
+from trimtab.app.state.definitions import Definitions, load_definitions
+from trimtab.core.clock import VirtualClock
+from trimtab.core.columns.data import Columns
+from trimtab.core.config import Config, DemoSettings, load_config
+from trimtab.core.errors import Misuse, Unavailable
+from trimtab.core.time import format_moment, moment_us
+from trimtab.events import read_file
+from trimtab.simulation.replay import Progress, Replay
+from trimtab.simulation.results import ReplayResult, month_of
+
+Show = Callable[[str], object]
+_ASKED = 3
+_START_S = 60
+
+
+def run_demo(folder: Path, *, seed: int, show: Show) -> ReplayResult:
+    """Run the `[demo]` of the project in `folder`.
+
+    Its state goes to `demo/` in the state folder, which is made anew; the report goes to `report.html` beside
+    `trimtab.toml`.
+
+    Args:
+        folder: The project's.
+        seed: Same seed, same ledger.
+        show: Called with each line of output.
+
+    Raises:
+        Misuse: The project has no `[demo]`, or a library that it needs is missing.
+        Unavailable: A system library is missing, or the service did not start.
+    """
+    config = load_config(folder, os.environ)
+    if config.demo is None:
+        raise Misuse(f"{folder}/trimtab.toml: no [demo]. Say its loader, start, until and lines; see docs/settings.md.")
+    require(config.demo.requires)
+    definitions = load_definitions(config.project_file)
+    state = config.state_folder / "demo"
+    shutil.rmtree(state, ignore_errors=True)
+    started = perf_counter()
+    files = _load(config, config.demo, state)
+    tables = {source: read_file(path, definitions.source(source)).columns for source, path in files.items()}
+    counts = ", ".join(f"{table.rows:,} {name}" for name, table in tables.items())
+    show(f"{counts}: read in {perf_counter() - started:.1f} s")
+    started = perf_counter()
+    result = _replay(config, config.demo, definitions, files, tables, seed, show)
+    seconds = perf_counter() - started
+    shutil.rmtree(state / "data")
+    _sum_up(result, seconds, show)
+    with Project(config, definitions, clock=VirtualClock(result.until_us), state=state) as project:
+        show(f"\nledger: {project.verify_ledger()} decisions, each chained to the one before")
+        for model in definitions.deployments:
+            version = project.registry.alias(model, "champion")
+            if version is not None:
+                show(f"{model}: {version.name} ({version.id[:12]}) is in service")
+    _serve(config, state, result.until_us, _last_asked(definitions, tables, result.until_us), show)
+    report = folder / "report.html"
+    found = comparisons(result)
+    write_report(result, found, f"{definitions.deployment(None).name}: a year of the loop", report)
+    report.with_name("quality.svg").write_text(str(quality_picture(result)), "utf-8")
+    for line in [*months_tables(result), "", *comparison_lines(found)]:
+        show(line)
+    show(f"\nreport: {report} (picture: {report.with_name('quality.svg').name})")
+    return result
+
+
+def _load(config: Config, demo: DemoSettings, state: Path) -> dict[str, Path]:
+    """A file of recorded events for each source, by the project's loader."""
+    name, colon, function = demo.loader.partition(":")
+    file = config.folder / name
+    if not colon or not file.is_file():
+        raise Misuse(f'[demo] loader={demo.loader!r}: write FILE.py:FUNCTION, e.g. "load.py:load".')
+    spec = spec_from_file_location("trimtab_demo_loader", file)
+    assert spec is not None  # a .py file always has one
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    data = state / "data"
+    data.mkdir(parents=True)
+    files: dict[str, Path] = getattr(module, function)(data)
+    return files
+
+
+def _replay(
+    config: Config,
+    demo: DemoSettings,
+    definitions: Definitions,
+    files: dict[str, Path],
+    tables: dict[str, Columns],
+    seed: int,
+    show: Show,
+) -> ReplayResult:
+    """All lines: those with features of their own in a process beside this one."""
+    state = config.state_folder / "demo"
+    start_us, until_us = moment_us(demo.start), moment_us(demo.until)
+    lines = lines_of(definitions, demo.lines)
+    here, away = split(lines)
+    show(
+        f"replay from {format_moment(start_us)} to {format_moment(until_us)}: {', '.join(line.name for line in lines)}"
+    )
+    job = Job(
+        str(config.folder),
+        {source: str(path) for source, path in files.items()},
+        str(state / "replay" / "apart"),
+        [line.name for line in away],
+        seed,
+    )
+    with (
+        closing(LinesApart(job, show)) as apart,
+        Replay(
+            here,
+            tables,
+            list(definitions.sources.values()),
+            state,
+            start_us=start_us,
+            until_us=until_us,
+            seed=seed,
+            sampled_rows=demo.sampled_rows,
+            look_every_us=DEMO_LOOKS_US,
+            progress=_Shown(show, start_us),
+        ) as replay,
+    ):
+        result = replay.run()
+        found = {**result.lines, **apart.results(next(iter(result.lines.values())))}
+    return msgspec.structs.replace(result, lines={line.name: found[line.name] for line in lines})
+
+
+class _Shown:
+    """Prints each decision, and a line a month."""
+
+    def __init__(self, show: Show, start_us: int) -> None:
+        self._show = show
+        self._month = month_of(start_us)
+
+    def __call__(self, at: Progress) -> None:
+        month = month_of(at.now_us - 1)
+        if month != self._month:
+            self._show(f"{self._month} over: {at.entered:,} events, {at.predictions:,} predictions on all lines")
+            self._month = month
+        for text in shown_decisions(at):
+            self._show(text)
+
+
+def _sum_up(result: ReplayResult, seconds: float, show: Show) -> None:
+    total = sum(len(line.scores) for line in result.lines.values())
+    show(
+        f"\nreplayed in {seconds:.1f} s: {result.entered:,} events in the log, {result.quarantined:,} quarantined, "
+        f"{total:,} predictions logged"
+    )
+    show(
+        f"online = offline: {result.checked_rows:,} sampled questions read again from LMDB at their own moment, "
+        f"{result.mismatches:,} of {result.checked_values:,} values or reasons differ {result.first_mismatch}".rstrip()
+    )
+
+
+def _last_asked(definitions: Definitions, tables: dict[str, Columns], until_us: int) -> list[dict[str, Any]]:
+    """The newest requests, as a client would send them."""
+    request = definitions.deployment(None).model.request
+    table = tables[request.name].select(request.columns)
+    times = table[request.time].values
+    newest = times.argsort(kind="stable")[(times < until_us).sum() - _ASKED : (times < until_us).sum()]
+    rows = table.take(newest).to_rows()
+    moments = [name for name, dtype in request.columns.items() if dtype == "time"]
+    return [{k: format_moment(v) if k in moments and v is not None else v for k, v in row.items()} for row in rows]
+
+
+def _serve(config: Config, state: Path, now_us: int, rows: list[dict[str, Any]], show: Show) -> None:
+    """Start `trimtab serve` on the final state, as of its last moment; ask it, and stop it."""
+    name = config.folder
+    command = [sys.executable, "-m", "trimtab.cli", "--project", str(name), "serve", "--port", "0"]
+    command += ["--as-of", format_moment(now_us)]
+    environment = {**os.environ, "TRIMTAB_PROJECT_STATE": str(state)}
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        url = _url(server)
+        show(f"\ntrimtab serve --as-of {format_moment(now_us)} answers on {url}")
+        model = load_definitions(config.project_file).deployment(None).name
+        answers = _ask(f"{url}/v1/models/{model}/predict", {"rows": rows})["predictions"]
+        for answer in answers:
+            show(f"  {answer['request_id']}: {answer['score']:.4f} by {answer['version']}, id {answer['id']}")
+        show("  and was stopped again")
+    finally:
+        server.terminate()
+        server.wait(30)
+    definitions = load_definitions(config.project_file)
+    with Project(config, definitions, clock=VirtualClock(now_us), state=state) as project:
+        show(f"\ntrimtab why {answers[0]['id']}")
+        for line in project.why(answers[0]["id"]).lines():
+            show("  " + line)
+
+
+def _url(server: subprocess.Popen[str]) -> str:
+    assert server.stdout is not None  # it was started with a pipe
+    for line in server.stdout:
+        found = re.search(r"http://\S+", line)
+        if found:
+            return found[0]
+    raise Unavailable(f"demo: the service ended with status {server.wait(_START_S)} before it answered.")
+
+
+def _ask(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=_START_S) as response:
+        answer: dict[str, Any] = json.load(response)
+    return answer

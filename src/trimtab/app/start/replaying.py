@@ -1,0 +1,191 @@
+"""A project's event log and the requests it was asked, as the recorded events of a replay."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trimtab.app.start.scenarios import lines_of, lines_of_policies
+from trimtab.app.training.training_data import AskedRequest, AskedRequests, decode_requests, ingested_requests
+from trimtab.core.columns.data import Column, Columns, column
+from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.time import format_moment
+from trimtab.events.columns.frames import NEVER_US, EventFrame
+from trimtab.events.definitions import Source
+from trimtab.events.values.checks import asked_moment
+from trimtab.features.definitions import Request
+from trimtab.simulation.faults import Fault, read_faults
+from trimtab.simulation.policies import Policy
+from trimtab.simulation.replay import Progress, Replay
+from trimtab.simulation.results import ReplayResult
+from trimtab.simulation.scenarios.world import Line
+from trimtab.simulation.streams import Stream, stream_of
+from trimtab.store.file_lock import FileLock
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+_REPLAYS = "trimtab-replay-"  # and what makes the name unique; erasures and backups know it, too
+_LOCK = "replay.lock"
+
+
+def simulate_project(
+    project: Project,
+    *,
+    lines: Sequence[str] | None,
+    policies: Sequence[Policy | str] | None,
+    model: str | None,
+    stream: Stream | str | None,
+    faults: str | Path | Columns | Sequence[Fault | Mapping[str, Any]] | None,
+    start: str | int | None,
+    until: str | int | None,
+    seed: int | None,
+    progress: Callable[[int, int], object] | None,
+) -> ReplayResult:
+    """See `Project.simulate`."""
+    if policies is not None and lines is not None:
+        raise Misuse("simulate: both lines and policies are given. Give lines of [demo], or policies.")
+    if policies is None:
+        chosen = lines_of(project.definitions, project.line_settings(lines))
+    else:
+        chosen = lines_of_policies(project.definitions, policies, model, project.config.folder)
+    used = project.config.seed if seed is None else seed
+    if stream is None:
+        tables, start_us, until_us = _history(project, chosen, start, until)
+        made = None
+    else:
+        made = stream_of(stream, chosen[0].deployment.model, used) if isinstance(stream, str) else stream
+        tables = made.tables
+        start_us = made.start_us if start is None else asked_moment(start, "start", project.clock)
+        until_us = made.until_us if until is None else asked_moment(until, "until", project.clock)
+    if not start_us < until_us:
+        raise NotFound(f"simulate: nothing lies between {format_moment(start_us)} and {format_moment(until_us)}.")
+
+    def show(at: Progress) -> None:
+        if progress is not None:
+            progress(at.now_us - start_us, until_us - start_us)
+
+    with (
+        _own_folder(project.state_folder) as folder,
+        Replay(
+            chosen,
+            tables,
+            project.sources,
+            folder,
+            start_us=start_us,
+            until_us=until_us,
+            seed=used,
+            stream=made,
+            faults=[] if faults is None else read_faults(faults),
+            progress=show,
+        ) as replay,
+    ):
+        return replay.run()
+
+
+def _history(
+    project: Project, chosen: Sequence[Line], start: str | int | None, until: str | int | None
+) -> tuple[dict[str, Columns], int, int]:
+    """What was recorded, by source, and from when until when it is replayed."""
+    request = chosen[0].deployment.model.request
+    frames, _ = project.history.moment(project.definitions.sources)
+    tables = {name: _recorded(source, frames[name]) for name, source in project.definitions.sources.items()}
+    tables[request.name] = _asked(project, request, frames[request.name])
+    from_us = max(project.features_from_us(line.deployment.model) for line in chosen)
+    whole = tables[request.name]["_known_at"].values >= from_us
+    tables[request.name] = tables[request.name].take(whole)  # earlier ones need events that are not kept. # D23
+    asked = np.sort(tables[request.name]["_known_at"].values)
+    if not len(asked):
+        raise NotFound(
+            f"simulate: no request {request.name!r} was ingested or asked. Run: trimtab ingest {request.name} FILE"
+        )
+    if demo := project.config.demo:
+        start, until = demo.start if start is None else start, demo.until if until is None else until
+    start_us = int(asked[len(asked) // 4]) if start is None else asked_moment(start, "start", project.clock)
+    until_us = int(asked[-1]) + 1 if until is None else asked_moment(until, "until", project.clock)
+    if start_us < from_us:
+        raise Misuse(
+            f"simulate: from {format_moment(start_us)} on not all events are kept that features need ([retention]). "
+            f"Start at {format_moment(from_us)} or later (--start)."
+        )
+    return tables, start_us, until_us
+
+
+def clear_replays(state_folder: Path) -> list[str]:
+    """Remove what simulations left behind that were killed: folders in which nothing is locked; their names."""
+    return [one.name for one in sorted(state_folder.glob(f"{_REPLAYS}*")) if one.is_dir() and _cleared(one)]
+
+
+def _cleared(folder: Path) -> bool:
+    with suppress(FileNotFoundError):  # somebody else removes it, or it ends just now
+        lock = None if any(map(FileLock.is_held, folder.rglob("*.lock"))) else FileLock.take(folder / _LOCK)
+        if lock is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.release()
+            return not folder.exists()
+    return False
+
+
+@contextmanager
+def _own_folder(state_folder: Path) -> Iterator[Path]:
+    """A folder for one replay, locked as long as it lasts and removed at its end."""
+    clear_replays(state_folder)
+    folder, lock = _taken(state_folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+
+
+def _taken(state_folder: Path) -> tuple[Path, FileLock]:
+    """A new folder and its lock."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_REPLAYS, dir=state_folder))
+        with suppress(FileNotFoundError):
+            lock = FileLock.take(folder / _LOCK)
+            if lock is not None and lock.path.exists():
+                return folder, lock
+            if lock is not None:
+                lock.release()
+        # before it had its lock, somebody took it for one that was left behind: another one
+
+
+def _recorded(source: Source, frame: EventFrame) -> Columns:
+    """Every version of every event, deletions included, each known when it became known."""
+    columns = frame.columns.replace(
+        {
+            source.time: Column("time", frame.event_at_us),  # a deletion may have no other
+            "_known_at": Column("time", frame.known_at_us),
+        }
+    )
+    if source.key is None:  # events that say the same are told apart
+        ids = [f"{part}/{position}" for part, position in zip(frame.partition, frame.position, strict=True)]
+        return columns.replace({"_id": column("str", ids)})
+    if frame.deleted.any():
+        ops = ["delete" if gone else "upsert" for gone in frame.deleted.tolist()]
+        return columns.replace({"_op": column("str", ops)})
+    return columns
+
+
+def _asked(project: Project, request: Request, frame: EventFrame) -> Columns:
+    """Every request once, as it stood when it was asked; `_known_at` says when that was."""
+    logged: dict[str, AskedRequest] = {}
+    for model in project.definitions.models.values():
+        if model.request.name == request.name:
+            asked = AskedRequests(model, project.predictions, asked_as=project.live.request_of)
+            asked.read()
+            for key, p in asked.first.items():
+                if key not in logged or p.at_us < logged[key].at_us:
+                    logged[key] = p
+    known, at_us = ingested_requests(request, frame, NEVER_US - 1, deleted=True)
+    fresh = np.array([str(key) not in logged for key in known[request.key].values.tolist()], bool)
+    there = decode_requests(request, [p.request for p in logged.values()])
+    moments = np.concatenate([at_us[fresh], np.array([p.at_us for p in logged.values()], np.int64)])
+    return Columns.concat([known.take(fresh), there]).replace({"_known_at": Column("time", moments)})

@@ -1,0 +1,104 @@
+"""The lines of a replay as a project's settings name them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from trimtab.app.state.definitions import Definitions
+from trimtab.core.config import LineSettings
+from trimtab.core.errors import Misuse
+from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
+from trimtab.simulation.policies import Policy, policy_of
+from trimtab.simulation.scenarios.world import Line
+from trimtab.steering.causes import Every, Triggers
+from trimtab.steering.definitions import Deployment
+
+DEMO_LOOKS_US = DAY_US  # between two looks of a demo at inputs: as often as its loop looks at quality
+USUAL = (
+    LineSettings(name="policy", model="", policy="project"),
+    LineSettings(name="never", model="", policy="never"),
+)
+
+
+def lines_of(definitions: Definitions, settings: Sequence[LineSettings]) -> list[Line]:
+    """A line for each setting.
+
+    Raises:
+        Misuse: An unknown model or line, or a time of day that is none.
+    """
+    names = [line.name for line in settings]
+    if len(set(names)) < len(names):
+        raise Misuse(f"lines: a name occurs twice among {', '.join(names)}. Rename one.")
+    lines = []
+    for line in settings:
+        if line.policy == "day_ahead" and line.like not in names:
+            raise Misuse(f"line {line.name!r}: like={line.like!r} is none of the lines {', '.join(names)}.")
+        day_ahead = line.policy == "day_ahead"
+        if sum(_is_own(definitions, other) and other.model == line.model for other in settings) > 1:
+            raise Misuse(f"line {line.name!r}: model {line.model!r} has two lines of policy project. Keep one.")
+        lines.append(
+            Line(
+                name=line.name,
+                deployment=_deployment(definitions, line),
+                answers="day_ahead" if day_ahead else "live",
+                main=_is_own(definitions, line),
+                like=line.like or "",
+                scored_at_us=_time_of_day(line) if day_ahead else 0,
+            )
+        )
+    return lines
+
+
+def lines_of_policies(
+    definitions: Definitions, policies: Sequence[Policy | str], model: str | None, folder: Path
+) -> list[Line]:
+    """A line for each policy over one deployment.
+
+    Args:
+        definitions: The project's.
+        policies: Policies, or the words of the command line for them.
+        model: Whose deployment; None: the only one.
+        folder: Where the files of functions are looked for.
+
+    Raises:
+        Misuse: A word that names no policy, or a name that occurs twice.
+        NotFound: No such deployment, file or function.
+    """
+    found = [policy_of(one, folder) if isinstance(one, str) else one for one in policies]
+    names = [one.name for one in found]
+    if len(set(names)) < len(names):
+        raise Misuse(f"policies: a name occurs twice among {', '.join(names)}. Give each another one.")
+    deployment = definitions.deployment(model)
+    return [Line(name=one.name, deployment=one.rules(deployment), main=one.own, decide=one.decide) for one in found]
+
+
+def _is_own(definitions: Definitions, line: LineSettings) -> bool:
+    """Whether the line is a deployment as the project declares it."""
+    return line.policy == "project" and (not line.model or line.model in definitions.deployments)
+
+
+def _deployment(definitions: Definitions, line: LineSettings) -> Deployment:
+    if line.model and line.model not in definitions.models:
+        raise Misuse(f"line {line.name!r}: no model {line.model!r}. There is: {', '.join(definitions.models)}.")
+    usual = definitions.deployment(None)
+    found = definitions.deployments.get(line.model, usual)
+    if line.model and found.name != line.model:  # a model to compare with, under the usual rules
+        found = msgspec.structs.replace(found, model=definitions.models[line.model])
+    if line.policy == "never":
+        return msgspec.structs.replace(found, retrain=Triggers())
+    if line.policy == "schedule":
+        kept = tuple(rule for rule in found.retrain.any_of if isinstance(rule, Every))
+        if not kept:
+            raise Misuse(f"line {line.name!r}: policy schedule, but {found.name!r} has no tt.every(...) in retrain=.")
+        return msgspec.structs.replace(found, retrain=Triggers(kept))
+    return found
+
+
+def _time_of_day(line: LineSettings) -> int:
+    hour, colon, minute = line.at.partition(":")
+    if not (colon and hour.isdecimal() and minute.isdecimal() and int(hour) < 24 and int(minute) < 60):
+        raise Misuse(f'line {line.name!r}: at={line.at!r} is no time of day. Write UTC hours and minutes: "23:00".')
+    return int(hour) * HOUR_US + int(minute) * MINUTE_US

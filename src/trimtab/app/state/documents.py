@@ -1,0 +1,209 @@
+"""Definitions in words: what is kept of them in the catalogue, compared part by part, and shown to people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from trimtab.app.state.definitions import Definitions
+from trimtab.core.about import About
+from trimtab.core.expressions.code import code_hash
+from trimtab.core.expressions.nodes import Expression
+from trimtab.core.hashing import content_hash
+from trimtab.core.time import format_duration
+from trimtab.events.definitions import Source
+from trimtab.features.definitions import View
+from trimtab.steering.causes import parts_of_trigger
+from trimtab.steering.definitions import Deployment
+from trimtab.training.definitions import Model
+
+Kind = Literal["source", "entity", "view", "request", "model", "deployment"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+Part = dict[str, str]  # words by field; the field "" has no name
+_FORMAT_OF = "time format of"  # begins a note
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True):
+    """One definition in words."""
+
+    format: Literal[1] = 1
+    kind: Kind
+    name: str
+    hash: str
+    parts: dict[str, Part]  # "" is the definition itself; others are its columns, features, joined views
+    notes: Part  # for people: they change no meaning
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.name}"
+
+
+def documents(definitions: Definitions) -> dict[str, Document]:
+    """Every definition of a project, by `kind/name`."""
+    found = [
+        _document("source", source.name, source.hash, _source(source), source.about, _formats(source))
+        for source in definitions.sources.values()
+        if source.name not in definitions.requests
+    ]
+    for entity in definitions.entities.values():
+        columns: dict[str, Part] = {f"column {name}": {"": dtype} for name, dtype in entity.columns.items()}
+        found.append(_document("entity", entity.name, entity.hash, columns, entity.about))
+    found += [_document("view", view.name, view.hash, _view(view), view.about) for view in definitions.views.values()]
+    for request in definitions.requests.values():
+        parts = _source(request.source)
+        parts[""]["lead"] = format_duration(request.lead_us)
+        found.append(_document("request", request.name, request.hash, parts, request.source.about))
+    for model in definitions.models.values():
+        parts = _model(model)
+        found.append(_document("model", model.name, content_hash(parts), parts, About()))
+    for deployment in definitions.deployments.values():
+        parts = {"": _deployment(deployment)}
+        found.append(_document("deployment", deployment.name, content_hash(parts), parts, About()))
+    return {document.key: document for document in found}
+
+
+def formats_of(document: Document) -> Part:
+    """The notes that say how a source's times are written, by which workers must agree."""
+    return {name: said for name, said in document.notes.items() if name.startswith(_FORMAT_OF)}
+
+
+def differences(before: Document, now: Document) -> list[str]:
+    """What changed, in words: `feature late_rate_7d: over 7d -> 14d`.
+
+    >>> old = Document(kind="view", name="v", hash="1", parts={"feature n": {"kind": "mean", "over": "7d"}}, notes={})
+    >>> new = Document(kind="view", name="v", hash="2", parts={"feature n": {"kind": "mean", "over": "14d"}}, notes={})
+    >>> differences(old, new)
+    ['feature n: over 7d -> 14d']
+    """
+    out: list[str] = []
+    for part in dict.fromkeys([*before.parts, *now.parts]):
+        one, other = before.parts.get(part), now.parts.get(part)
+        if one is None or other is None:
+            there = phrase_of(one or other or {})
+            out.append(f"{part}: {there} -> removed" if other is None else f"{part}: new, {there}")
+        else:
+            changed = list(part_differences(one, other))
+            out += [f"{part}: {', '.join(changed)}"] if part and changed else changed
+    return out
+
+
+def note_differences(before: Document, now: Document) -> list[str]:
+    """What changed for people."""
+    return list(part_differences(before.notes, now.notes))
+
+
+def words_of(struct: msgspec.Struct) -> Part:
+    """A definition's fields in words, those left at their defaults left out."""
+    out: Part = {}
+    for field in msgspec.structs.fields(type(struct)):
+        value = getattr(struct, field.name)
+        if field.default is msgspec.NODEFAULT or _other(value, field.default):
+            out[field.name.removesuffix("_us").replace("_", " ")] = _words(field.name, value)
+    return out
+
+
+def expression_words(expression: Expression) -> str:
+    """An expression in words; of plain Python functions with the beginning of their code's address."""
+    codes = [f"code {code[:8]}" for code in _codes(expression)]
+    return ", ".join([repr(expression), *codes])
+
+
+def _document(
+    kind: Kind, name: str, digest: str, parts: dict[str, Part], about: About, more: Part | None = None
+) -> Document:
+    return Document(kind=kind, name=name, hash=digest, parts=parts, notes=words_of(about) | (more or {}))
+
+
+def _formats(source: Source) -> Part:
+    """How its times are written: it changes what is read from now on, and nothing that is stored.  # D0178"""
+    return {f"{_FORMAT_OF} {name}": written for name, written in source.declared_formats.items()}
+
+
+def _source(source: Source) -> dict[str, Part]:
+    parts: dict[str, Part] = {
+        "": {
+            "time": source.time,
+            "key": source.key or "none",
+            "delay": format_duration(source.delay_us),
+            "future tolerance": format_duration(source.future_tolerance_us),
+        }
+    }
+    return parts | {f"column {name}": {"": dtype} for name, dtype in source.declared.items()}
+
+
+def _view(view: View) -> dict[str, Part]:
+    itself = {"source": view.source.name, "by": ", ".join(view.by), "boundary": view.boundary, "entity": view.entity}
+    return {"": itself} | {f"feature {name}": words_of(one) for name, one in view.features.items()}
+
+
+def _model(model: Model) -> dict[str, Part]:
+    label = model.label
+    parts: dict[str, Part] = {
+        "": {
+            "request": model.request.name,
+            "label": f"{expression_words(label.value)} of {label.source.name} by {label.key}"
+            + (f", one of {', '.join(label.class_names)}" if label.classes else ""),
+            "wait": format_duration(label.wait_us),
+            "metric": model.metric,
+            "estimator": f"code {code_hash(model.estimator)[:8]}",
+        }
+    }
+    for join in model.features.joins:
+        read = "all" if join.select is None else ", ".join(join.select) or "none"
+        joined = {"by": ", ".join(join.by), "reads": read, "definition": join.view.hash[:8]}
+        parts[f"view {join.name}"] = joined | ({} if join.name == join.view.name else {"of": join.view.name})
+    for name, expression in model.features.transforms.items():
+        parts[f"feature {name}"] = {"": expression_words(expression)}
+    return parts
+
+
+def _deployment(deployment: Deployment) -> Part:
+    asked = {} if deployment.approval_us is None else {"approval": format_duration(deployment.approval_us)}
+    rules = [
+        " and ".join(f"{type(part).__name__} {phrase_of(words_of(part))}".strip() for part in parts_of_trigger(rule))
+        for rule in deployment.retrain.any_of
+    ]
+    return {
+        "retrain": " or ".join(rules) or "never",
+        "gate": phrase_of(words_of(deployment.gate)) or "usual",
+        "learn": deployment.learn,
+        "cooldown": format_duration(deployment.cooldown_us),
+        "settle": format_duration(deployment.settle_us),
+        **asked,
+    }
+
+
+def part_differences(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
+    """What changed of one part, field by field: `over 7d -> 14d`."""
+    for field in dict.fromkeys([*before, *now]):
+        one, other = before.get(field, "none"), now.get(field, "none")
+        if one != other:
+            yield f"{field} {one} -> {other}".strip()
+
+
+def phrase_of(part: Part) -> str:
+    """A part in one line."""
+    return ", ".join(f"{field} {words}".strip() for field, words in part.items())
+
+
+def _words(name: str, value: Any) -> str:
+    if isinstance(value, Expression):
+        return expression_words(value)
+    if name.endswith("_us") and isinstance(value, int):
+        return format_duration(value)
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _other(value: Any, default: Any) -> bool:
+    return isinstance(value, Expression) or value != default
+
+
+def _codes(expression: Expression) -> Iterator[str]:
+    if expression.op == "python":
+        yield str(expression.params[3])
+    for arg in expression.args:
+        yield from _codes(arg)

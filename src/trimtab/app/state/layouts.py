@@ -1,0 +1,116 @@
+"""Where the columns of a project's sources lie in its events, kept in the catalogue. # D34"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from trimtab.app.state.state import kept_from
+from trimtab.core.errors import Conflict, Misuse
+from trimtab.events.definitions import Source
+from trimtab.events.layouts import KIND, Layout, continues, decode_layout, laid_out, layout_with
+from trimtab.events.records import ERASED, decode
+from trimtab.store.ports import Put
+
+if TYPE_CHECKING:
+    from trimtab.app.state.state import State
+
+
+class Layouts:
+    """The layouts of a project's sources.
+
+    Reading them writes nothing: a column that is new has a place from then on, and keeps it once something is about to
+    be recorded in it (`note`). So the catalogue has the type of every column that was ever recorded, whatever becomes
+    of the events. # D163
+
+    Args:
+        state: Its catalogue keeps them.
+    """
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._kept = self._read()
+        self._now = {name: layout for name, (layout, _) in self._kept.items()}
+
+    def kept(self, source: str) -> Layout | None:
+        """The places that a source's columns have for good; None before it was ever recorded."""
+        return self._kept[source][0] if source in self._kept else None
+
+    def place(self, source: Source) -> Source:
+        """A source with its columns in their places.
+
+        Raises:
+            Misuse: A column is declared as another type than recorded events hold it.
+        """
+        try:
+            self._now[source.name] = layout_with(self._now.get(source.name), source)
+        except Misuse:
+            if self.has_events(source.name):
+                raise
+            self._now[source.name] = layout_with(None, source)
+        return laid_out(source, self._now[source.name])
+
+    def note(self, source: str) -> None:
+        """Write down that events of a source are recorded, and by which layout, before the first of them is.
+
+        Raises:
+            Conflict: Another process has given places to other columns since.
+        """
+        self._now[source] = msgspec.structs.replace(self._now[source], recorded=True)
+        self._write([source])
+
+    def keep(self) -> None:
+        """Write down the places of the columns that sources have which are in the catalogue already.
+
+        Raises:
+            Conflict: Another process has given places to other columns since.
+        """
+        self._write(list(self._kept))
+
+    def has_events(self, source: str) -> bool:
+        """Whether anything of a source was ever recorded."""
+        layout = self.kept(source)
+        if layout is None or layout.recorded is None:
+            return self._was_recorded(source)
+        return layout.recorded
+
+    def _read(self) -> dict[str, tuple[Layout, int]]:
+        found = self._state.catalog.find(KIND)
+        return {record.key: (decode_layout(record.body, record.key), record.revision) for record in found}
+
+    def _write(self, sources: list[str]) -> None:
+        new = {name: self._now[name] for name in sources if self.kept(name) != self._now[name]}
+        if not new:
+            return
+        revisions = {name: self._kept[name][1] if name in self._kept else 0 for name in new}
+        puts = [Put(KIND, name, msgspec.json.encode(one), expected=revisions[name]) for name, one in new.items()]
+        try:
+            self._state.catalog.write(puts)
+        except Conflict as error:
+            found = self._read()
+            for name, layout in new.items():
+                there = found[name][0] if name in found else layout
+                if name not in found or not continues(there, layout) or there.recorded is not layout.recorded:
+                    raise Conflict(
+                        f"source {name!r}: another process has recorded columns that this one does not know. Open the "
+                        "project again."
+                    ) from error
+            self._kept |= {name: found[name] for name in new}
+        else:
+            self._kept |= {name: (layout, revisions[name] + 1) for name, layout in new.items()}
+
+    def _was_recorded(self, source: str) -> bool:
+        """What the log and the tables of record show of it, where an earlier trimtab wrote the layout."""
+        events, catalog = self._state.events, self._state.catalog
+        table = self._state.table(source, make=False)
+        if source in kept_from(catalog) or (table is not None and table.scan(["_id"]).rows):
+            return True
+        for partition, last in events.positions().items():
+            position = 0
+            while position < last and (records := events.read(partition, position)):
+                for event in (decode(record.payload) for record in records):
+                    if event.source == source or (event.source == ERASED and source in event.values):
+                        return True
+                position = records[-1].position
+        return False

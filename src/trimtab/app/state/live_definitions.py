@@ -1,0 +1,174 @@
+"""Which feature definitions are in use: those of versions that an alias names, and those that were applied. # D35"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+
+import msgspec
+
+from trimtab.app.state.definitions import Definitions
+from trimtab.core.clock import Clock
+from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
+from trimtab.events.definitions import Source
+from trimtab.features.definitions import Request, View
+from trimtab.features.feature_set import FeatureSet
+from trimtab.features.stored import decode_features, with_sources
+from trimtab.registry import LoadedModel, Registry, Version
+from trimtab.registry.protection import CHAMPION
+from trimtab.steering.loop_state import KIND as LOOP
+from trimtab.steering.loop_state import LoopState
+from trimtab.store.ports import Blob, Catalog
+from trimtab.training.fitting.artifact import decode_artifact
+
+APPLIED = "applied_features"  # of the records in the catalogue: the definitions applied for each model, as a document
+_MOST = 1_024  # versions whose definitions are kept in memory
+
+
+class AppliedFeatures(msgspec.Struct, frozen=True):
+    """The feature definitions that were applied for a model."""
+
+    hash: str
+    document: str  # what `encode_features` gave
+
+
+class LiveDefinitions:
+    """The feature definitions that online features are kept for.
+
+    Args:
+        definitions: What the project file declares.
+        registry: Says which versions there are.
+        catalog: Says what was applied, and what is about to be promoted.
+        blob: Where the versions' definitions are.
+        place: Gives a source's columns their places in events.
+        clock: Says how long a version has not been in service.
+    """
+
+    def __init__(
+        self,
+        definitions: Definitions,
+        *,
+        registry: Registry,
+        catalog: Catalog,
+        blob: Blob,
+        place: Callable[[Source], Source],
+        clock: Clock,
+    ) -> None:
+        self._definitions = definitions
+        self._registry = registry
+        self._catalog = catalog
+        self._blob = blob
+        self._place = place
+        self._clock = clock
+        self._begun = {record.key: record.body for record in catalog.find(APPLIED)}  # when the project file was read
+        self._mutex = threading.Lock()  # of the next; never held while anything is read
+        self._of_version: OrderedDict[str, FeatureSet] = OrderedDict()  # those asked for last at the end
+        self._applied: dict[str, FeatureSet] = {}  # by address
+
+    def of(self, version: Version, loaded: LoadedModel | None = None) -> FeatureSet:
+        """The definitions that a version was trained with: the project file's where they are the same ones.
+
+        Args:
+            version: Which.
+            loaded: The same in memory, which has them: its artifact, which may be large, is not read once more.
+
+        Raises:
+            Misuse: It was stored without them, and the project file has others.
+            Corrupt: They cannot be read.
+        """
+        declared = self._definitions.models.get(version.model)
+        if declared is not None and declared.features.hash == version.features:
+            return declared.features
+        with self._mutex:
+            if version.id in self._of_version:
+                self._of_version.move_to_end(version.id)
+                return self._of_version[version.id]
+        artifact = decode_artifact(self._blob.get(version.artifact)) if loaded is None else loaded.artifact
+        features = with_sources(artifact.features(version.features), self._place)
+        with self._mutex:
+            found = self._of_version.setdefault(version.id, features)
+            if len(self._of_version) > _MOST:
+                self._of_version.popitem(last=False)
+        return found
+
+    def request_of(self, version: str) -> Request | None:
+        """The request as a version, by its address, knew it; None where that is not known."""
+        try:
+            return self.of(self._registry.get(version)).request
+        except (NotFound, Misuse, Corrupt):  # erased, or of an earlier trimtab and changed since
+            return None
+
+    def applied(self, model: str) -> FeatureSet | None:
+        """The definitions that were applied for a model; None before there were any."""
+        record = self._catalog.get(APPLIED, model)
+        if record is None:
+            return None
+        found = msgspec.json.decode(record.body, type=AppliedFeatures)
+        if found.hash not in self._applied:
+            features = decode_features(found.document.encode(), found.hash)
+            self._applied[found.hash] = with_sources(features, self._place)
+        return self._applied[found.hash]
+
+    def check_newest(self, model: str) -> None:
+        """Refuse to train definitions of which others have been applied since the project file was read.
+
+        Raises:
+            Conflict: They have.
+        """
+        record, declared = self._catalog.get(APPLIED, model), self._definitions.models.get(model)
+        if record is None or declared is None or record.body == self._begun.get(model):
+            return
+        if msgspec.json.decode(record.body, type=AppliedFeatures).hash != declared.features.hash:
+            raise Conflict(
+                f"train {model!r}: other definitions of it were applied after this process had read the project file. "
+                "Open the project again (restart `trimtab serve`), so that it trains those."
+            )
+
+    def versions(self, model: str) -> list[Version]:
+        """The versions of a model whose definitions are needed: those that an alias names, the one about to be
+        promoted, and for as long as a new champion's quiet time lasts the one it replaced.
+        """
+        moves = self._registry.aliases(model)
+        needed = [move.version for move in moves.values()]
+        champion = moves.get(CHAMPION)
+        deployment = self._definitions.deployments.get(model)
+        quiet_us = 0 if deployment is None else deployment.cooldown_us
+        if champion is not None and champion.previous and self._clock.now_us() < champion.at_us + quiet_us:
+            needed.append(champion.previous)
+        record = self._catalog.get(LOOP, model)
+        repair = None if record is None else msgspec.json.decode(record.body, type=LoopState).repair
+        if repair is not None and repair.successor is not None:
+            needed.append(repair.successor)
+        return [self._registry.get(address) for address in dict.fromkeys(needed)]
+
+    def features(self) -> dict[str, list[FeatureSet]]:
+        """By model, the definitions that online features must be kept for."""
+        found: dict[str, list[FeatureSet]] = {}
+        for name in self._models():
+            sets: list[FeatureSet] = []
+            for version in self.versions(name):
+                try:
+                    sets.append(self.of(version))
+                except (Misuse, Corrupt):  # of an earlier trimtab, and changed since: whoever asks it is told
+                    continue
+            try:
+                applied = self.applied(name)
+            except Corrupt:  # the same; what the project file says is then filled when a version of it is promoted
+                applied = None
+            deployment = self._definitions.deployments.get(name)
+            if applied is not None:
+                sets.append(applied)
+            elif not sets and deployment is not None:
+                sets.append(deployment.model.features)
+            found[name] = list({one.hash: one for one in sets}.values())
+        return found
+
+    def views(self) -> list[View]:
+        """The views of all of them, each definition once."""
+        sets = [features for of_model in self.features().values() for features in of_model]
+        return list({view.hash: view for features in sets for view in features.views}.values())
+
+    def _models(self) -> list[str]:
+        applied = [record.key for record in self._catalog.find(APPLIED)]
+        return list(dict.fromkeys([*self._definitions.deployments, *applied]))

@@ -1,0 +1,213 @@
+"""How far back a project's definitions look, against how long its settings keep events. # D23"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from trimtab.app.state.definitions import Definitions
+from trimtab.core.config import RetentionSettings
+from trimtab.core.errors import Misuse
+from trimtab.core.time import DAY_US, format_duration
+
+if TYPE_CHECKING:
+    from trimtab.features.aggregates import Aggregate
+    from trimtab.features.definitions import View
+    from trimtab.features.feature_set import FeatureSet
+    from trimtab.steering.definitions import Deployment
+    from trimtab.training.definitions import Model
+
+ALWAYS_US = -(2**62)
+
+
+class Need(msgspec.Struct, frozen=True):
+    """How long something has to be kept, and for what."""
+
+    us: int
+    why: str
+
+
+def view_reach(view: View) -> Need:
+    """How far before a moment a view's features look, lifetime features and the newest event of all aside."""
+    reach = Need(0, f"view {view.name!r}")
+    for name, aggregate in view.features.items():
+        us = aggregate.reach_us
+        if us is not None and us > reach.us:
+            over_us = aggregate.max_age_us if aggregate.kind == "latest" else aggregate.over_us
+            reach = Need(us, f"{view.name}.{name} looks back {format_duration(over_us or 0)}")
+    return reach
+
+
+def views_in_use(definitions: Definitions, live: Iterable[View]) -> list[View]:
+    """The views that are declared, and those of versions in service, which may have others: each definition once."""
+    return list({view.hash: view for view in [*definitions.views.values(), *live]}.values())
+
+
+def source_needs(definitions: Definitions, live: Iterable[View] = ()) -> dict[str, Need]:
+    """By source, how long its events have to be kept at least; `live` are the views of versions in service."""
+    needs: dict[str, Need] = {}
+    of_live = ((view.source.name, view_reach(view)) for view in live)
+    for source, need in chain(_all_needs(definitions), of_live):
+        if source not in needs or need.us > needs[source].us:
+            needs[source] = need
+    return needs
+
+
+def prediction_need(definitions: Definitions) -> Need:
+    """How long predictions have to be kept: until their day is closed, the gate has seen it, and a learner too."""
+    need = Need(0, "nothing")
+    for deployment in definitions.deployments.values():
+        us = _judged_us(deployment) + deployment.model.label.wait_us
+        if us > need.us:
+            need = Need(us, f"deployment {deployment.name!r}: {_judged(deployment)}, and a learner waits as long again")
+    return need
+
+
+def lifetime_features(views: Iterable[View]) -> dict[str, list[str]]:
+    """By source, the features that see all of the past, such as `carrier.flights`."""
+    found: dict[str, list[str]] = {}
+    for view in views:
+        names = [
+            f"{view.name}.{name}" for name, one in view.features.items() if one.kind != "latest" and one.over_us is None
+        ]
+        if names:
+            found.setdefault(view.source.name, []).extend(names)
+    return found
+
+
+def newest_features(views: Iterable[View]) -> dict[str, list[str]]:
+    """By source, the features that take an entity's newest event however old it is."""
+    found: dict[str, list[str]] = {}
+    for view in views:
+        for name, one in view.features.items():
+            if one.kind == "latest" and one.max_age_us is None:
+                found.setdefault(view.source.name, []).append(f"{view.name}.{name}")
+    return found
+
+
+def check_retention(settings: RetentionSettings, definitions: Definitions) -> None:
+    """Refuse settings that keep less than the definitions look at.
+
+    Raises:
+        Misuse: They do, or name a source that is not declared; the message names both sides.
+    """
+    for name in settings.sources:
+        if name not in definitions.sources:
+            raise Misuse(f"[retention.sources] {name}: no such source. There is: {', '.join(definitions.sources)}.")
+    for name, need in source_needs(definitions).items():
+        kept_us = settings.events_us(name)
+        if kept_us is not None and kept_us < need.us:
+            key = f"[retention.sources] {name}" if name in settings.sources else "[retention] events"
+            kept = settings.sources.get(name, settings.events)
+            raise Misuse(
+                f'{key} = "{kept}" is too short for source {name!r}: {need.why}, which needs '
+                f"{_days(need.us)}. Keep its events longer, or shorten what looks at them."
+            )
+    predictions, need = settings.predictions_us, prediction_need(definitions)
+    if predictions is not None and predictions < need.us:
+        raise Misuse(
+            f'[retention] predictions = "{settings.predictions}" is too short: {need.why}, which needs '
+            f"{_days(need.us)}. Keep predictions longer, or shorten that."
+        )
+
+
+def features_from_us(features: FeatureSet, kept_from_us: Mapping[str, int]) -> int:
+    """The first moment as of which features can be computed from the history that is left.
+
+    Args:
+        features: A model's, or those that a version was trained with.
+        kept_from_us: By source, the moment before which events were removed.
+    """
+    moments = [
+        kept_from_us[view.source.name] + view_reach(view).us
+        for view in features.views
+        if view.source.name in kept_from_us
+    ]
+    return max(moments, default=ALWAYS_US)
+
+
+def sees_removed(view: View, feature: str, kept_from_us: Mapping[str, int], at_us: int, *, lacks: bool) -> bool:
+    """Whether a feature of a view looks, from a moment, at events that were removed since.
+
+    Args:
+        view: As the version that was asked has it.
+        feature: One of its features.
+        kept_from_us: By source, the moment before which events were removed.
+        at_us: The moment.
+        lacks: Whether it has no value from what is left: the newest event of an entity stays, and there is none before
+            it when it is corrected or deleted later.
+    """
+    removed_us = kept_from_us.get(view.source.name)
+    if removed_us is None:
+        return False
+    aggregate = view.features[feature]
+    if aggregate.kind == "latest" and aggregate.max_age_us is None:
+        return lacks or at_us < removed_us
+    us = aggregate.reach_us
+    return us is None or at_us < removed_us + us
+
+
+def loss_explains(aggregate: Aggregate, used: float, left: float) -> bool:
+    """Whether a value can be that of more events than those that are left.
+
+    Args:
+        aggregate: What is computed of them.
+        used: The value that was used then; NaN is null.
+        left: That of the events that are left.
+
+    >>> from trimtab.features.aggregates import count
+    >>> loss_explains(count(), 7.0, 5.0), loss_explains(count(), 4.0, 5.0)
+    (True, False)
+    """
+    match aggregate.kind:
+        case "count":
+            return used >= left
+        case "count_distinct":  # exact below `keep`, and an estimate from there on
+            return used >= min(left, aggregate.keep)
+        case "max":
+            return left != left or used >= left
+        case "min":
+            return left != left or used <= left
+        case "mean" | "first" | "last":  # null only where there are no values
+            return left != left or used == used
+        case _:
+            return True
+
+
+def labels_from_us(model: Model, kept_from_us: Mapping[str, int]) -> int:
+    """The first moment of a request whose label can still be found."""
+    return kept_from_us.get(model.label.source.name, ALWAYS_US)
+
+
+def _all_needs(definitions: Definitions) -> Iterator[tuple[str, Need]]:
+    for view in definitions.views.values():
+        yield view.source.name, view_reach(view)
+    for deployment in definitions.deployments.values():
+        model, judged_us, judged = deployment.model, _judged_us(deployment), _judged(deployment)
+        yield model.label.source.name, Need(judged_us, f"deployment {deployment.name!r}: {judged}")
+        yield model.request.name, Need(judged_us + model.request.lead_us, f"deployment {deployment.name!r}: {judged}")
+        for view in model.features.views:
+            reach = view_reach(view)
+            yield (
+                view.source.name,
+                Need(reach.us + judged_us, f"{reach.why}, and deployment {deployment.name!r}: {judged}"),
+            )
+    for model in definitions.models.values():
+        yield model.label.source.name, Need(model.label.wait_us + DAY_US, f"model {model.name!r} waits for its labels")
+
+
+def _days(us: int) -> str:
+    """A duration in whole days, rounded up."""
+    return f"{-(-us // DAY_US)}d"
+
+
+def _judged_us(deployment: Deployment) -> int:
+    return deployment.gate.window_us + deployment.model.label.wait_us + DAY_US
+
+
+def _judged(deployment: Deployment) -> str:
+    window, wait = deployment.gate.window_us, deployment.model.label.wait_us
+    return f"its gate judges {format_duration(window)} of days whose labels had {format_duration(wait)}"

@@ -1,0 +1,337 @@
+"""The state folder: what is kept where, and in which format."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import msgspec
+
+from trimtab import store
+from trimtab.app.state.state_use import FILE, use
+from trimtab.core.clock import CheckedClock, Clock, SystemClock
+from trimtab.core.errors import Corrupt, Misuse, TrimtabError, Unavailable
+from trimtab.core.urls import in_utf8, store_url
+from trimtab.events.definitions import Source
+from trimtab.serving.log.prediction_ids import PredictionIds
+from trimtab.store.absent_catalog import AbsentCatalog
+from trimtab.store.durable_files import unwritable, write_durably
+from trimtab.store.ports import Blob, Catalog, KeyValue, Log, Put, Table
+
+if TYPE_CHECKING:
+    from trimtab.events.tables import Moved
+
+FORMAT = 1
+KEPT = "retention"  # the kind of the catalogue's records of what was removed
+REBUILD = "What mends it: trimtab rebuild --all"  # where online features are damaged
+RESTORE = "What mends it: trimtab restore BACKUP --force"  # where anything else is
+ASIDE = "online.before"  # what is left of online features while all are made anew
+_SOURCE = "source/"
+
+
+class StateFormat(msgspec.Struct, frozen=True):
+    """What `format.json` says."""
+
+    format: int
+
+
+class Closeable(Protocol):
+    """Whatever is to be closed."""
+
+    def close(self) -> None: ...
+
+
+Part = TypeVar("Part", bound=Closeable)
+
+
+class State:
+    """One project's state, each part opened on first use; until it is closed no backup is restored there.
+
+    Args:
+        folder: Made when it is not there, unless nothing can be written there: then it is read as an empty one.
+        clock: Stamps what is appended.
+        prediction_mode: Whether an appended prediction waits for a sync.
+
+    Raises:
+        Misuse: The folder was written by a newer trimtab.
+        Corrupt: `format.json` cannot be read.
+        Conflict: A backup is being restored there, or that was cut off.
+    """
+
+    def __init__(self, folder: Path, *, clock: Clock, prediction_mode: str = "durable") -> None:
+        self.folder = in_utf8(folder)
+        self._clock = clock
+        self._checked = CheckedClock(clock) if isinstance(clock, SystemClock) else None
+        self.prediction_ids = PredictionIds(self._checked or clock)  # of all that this process answers
+        self._prediction_mode = prediction_mode
+        self._online_file = str(folder / "online" / "data.mdb")
+        self._opened: list[Closeable] = []
+        self._tables: dict[str, Table] = {}
+        self._hold = use(folder)
+        try:
+            self._see_format()
+        except TrimtabError:
+            self.close()
+            raise
+
+    @cached_property
+    def events(self) -> Log:
+        return self._log("events", "durable")
+
+    @cached_property
+    def predictions(self) -> Log:
+        """The log of answers; one that need not wait for a sync is a `NotedLog`."""
+        if self._prediction_mode != "relaxed":
+            return self.written_predictions
+        from trimtab.serving.log.buffered_log import NotedLog
+
+        return self._kept(NotedLog(self.written_predictions, self.spools))
+
+    @cached_property
+    def written_predictions(self) -> Log:
+        """What of the answers is written, without those that are noted only."""
+        return self._log("predictions", self._prediction_mode, self.prediction_ids)  # D119
+
+    def clock_jump(self) -> str | None:
+        """Why nothing can be recorded now, where the machine's clock jumped ahead; None: it did not."""
+        return None if self._checked is None else self._checked.jump()
+
+    def check_clock(self) -> None:
+        """Raise Unavailable while nothing can be recorded because the machine's clock jumped ahead."""
+        if (jump := self.clock_jump()) is not None:
+            raise Unavailable(jump)
+
+    @property
+    def spools(self) -> Path:
+        """Where answers are noted on their way to the log."""
+        return self.folder / "spool"
+
+    @cached_property
+    def quarantine(self) -> Log:
+        return self._log("quarantine", "durable")
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        path = self.folder / "catalog.db"
+        if not path.exists() and unwritable(self.folder):
+            return AbsentCatalog(path)
+        return self._kept(store.open(store_url("sqlite", path), "catalog", clock=self._clock))
+
+    @cached_property
+    def blob(self) -> Blob:
+        return self._kept(store.open(store_url("file", self.folder / "blob"), "blob"))
+
+    @cached_property
+    def online(self) -> KeyValue:
+        """Online feature state."""
+        return self._key_values("online", REBUILD)
+
+    def online_file(self) -> tuple[int, int] | None:
+        """Which file holds the online feature state now, by device and number; None: there is none."""
+        try:
+            found = os.stat(self._online_file)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    @property
+    def online_aside(self) -> bool:
+        """Whether online features are set aside: all are being made anew, or whoever did that was killed."""
+        return (self.folder / ASIDE).exists()
+
+    def drop_aside(self) -> None:
+        """Delete what somebody set aside who was killed; only who has the views' lease may do so."""
+        shutil.rmtree(self.folder / ASIDE, ignore_errors=True)
+
+    @contextmanager
+    def online_anew(self) -> Iterator[None]:
+        """Begin the online feature state from nothing, also when it is too damaged to be opened.
+
+        What was there is set aside until the block ends, and put back when that raises.
+
+        Raises:
+            Unavailable: The folder cannot be moved.
+        """
+        there, aside = self.folder / "online", self.folder / ASIDE
+        try:
+            if there.exists():
+                self.drop_aside()
+                os.rename(there, aside)
+        except OSError as error:
+            raise Unavailable(f"{there}: cannot be moved ({error}). Check access.") from error
+        try:
+            self.online.look_anew(make=True)
+            yield
+        except BaseException:
+            if aside.exists():
+                shutil.rmtree(there, ignore_errors=True)
+                os.rename(aside, there)
+                with suppress(TrimtabError):  # it is as damaged as it was
+                    self.online.look_anew(make=True)
+            raise
+        self.drop_aside()
+
+    @cached_property
+    def answers(self) -> KeyValue:
+        """Precomputed answers."""
+        return self._key_values("answers", RESTORE)
+
+    @cached_property
+    def learners(self) -> KeyValue:
+        """What online learners know."""
+        return self._key_values("learners", RESTORE)
+
+    def damaged_stores(self) -> list[str]:
+        """What is wrong with stores of keys and values that are there and cannot be opened, and what to do.
+
+        Online features are made from the log again; see `damage` of `stored_views`.
+        """
+        found: list[str] = []
+        for name in ("answers", "learners"):
+            if (self.folder / name / "data.mdb").exists():  # else it would be made
+                try:
+                    getattr(self, name)
+                except Corrupt as error:
+                    found.append(str(error))
+        return found
+
+    def tables(self, sources: Sequence[Source], *, make: bool) -> dict[str, Table]:
+        """The sources' tables of record: those that exist, or (`make`) all."""
+        found = {source.name: self.table(source.name, make=make) for source in sources}
+        return {name: table for name, table in found.items() if table is not None}
+
+    def table(self, source: str, *, make: bool) -> Table | None:
+        """A source's table of record; None when there is none, and it is not to be made."""
+        folder = self.folder / "tables" / source
+        if source not in self._tables and (make or folder.exists()):
+            self._tables[source] = self._kept(store.open(store_url("delta", folder), "table"))
+        return self._tables.get(source)
+
+    def moved(self, sources: Sequence[Source]) -> Moved:
+        """What of the event log is in tables of record: what a history of these sources begins with.
+
+        Raises:
+            Corrupt: A table lacks rows that the log does not have any more.
+        """
+        from trimtab.events.tables import Moved
+
+        tables, truncated = self.tables(sources, make=False), truncation(self.catalog)
+        for source in sources:
+            for partition, needed in truncated.sources.get(source.name, {}).items():
+                found = tables[source.name].position(partition) if source.name in tables else 0
+                if found < needed:
+                    raise Corrupt(
+                        f"{self.folder}/tables/{source.name}: the event log was truncated up to {needed} of "
+                        f"{partition}, and this table reaches {found}. Restore the state from a backup."
+                    )
+        if not truncated.through:
+            return Moved(tables, {})
+        return Moved(tables, truncated.through, truncated.newest_us)
+
+    def mark(self) -> Hashable | None:
+        """Something that is the same as before only if nobody wrote to the catalogue or the event log in between, or
+        put another file in the place of the online features.
+
+        None: it cannot be told cheaply.
+        """
+        catalog, events = self.catalog.mark(), self.events.mark()
+        return None if catalog is None or events is None else (catalog, events, self.online_file())
+
+    def close(self) -> None:
+        """Close whatever was opened."""
+        self._tables.clear()
+        try:
+            while self._opened:
+                self._opened.pop().close()
+        finally:
+            if self._hold is not None:
+                self._hold.let_go()
+
+    def _see_format(self) -> None:
+        check_format(self.folder)
+        if not (self.folder / FILE).exists() and not unwritable(self.folder):
+            try:
+                write_durably(self.folder / FILE, msgspec.json.encode(StateFormat(FORMAT)))
+            except OSError as error:
+                raise Unavailable(f"{self.folder}: cannot be made ({error}). Check free space and access.") from error
+
+    def _log(self, name: str, mode: str, clock: Clock | None = None) -> Log:
+        url = f"{store_url('sqlite', self.folder / 'log' / name)}?mode={mode}"
+        return self._kept(store.open(url, "log", clock=clock or self._checked or self._clock))
+
+    def _key_values(self, name: str, mend: str) -> KeyValue:
+        return self._kept(store.open(store_url("lmdb", self.folder / name), "kv", mend=mend))
+
+    def _kept(self, opened: Part) -> Part:
+        self._opened.append(opened)
+        return opened
+
+
+class Truncation(msgspec.Struct, frozen=True):
+    """Up to where the event log has been truncated, or is just being: written down before it is."""
+
+    through: dict[str, int] = {}  # by partition: up to here every record is in its source's table
+    sources: dict[str, dict[str, int]] = {}  # by source and partition: up to here its table has to reach
+    newest_us: int = -(2**62)  # the greatest append time that the log had then; before all while nothing was truncated
+
+
+def truncation(catalog: Catalog) -> Truncation:
+    """Up to where the event log is in tables of record alone."""
+    record = catalog.get(KEPT, "log")
+    return Truncation() if record is None else msgspec.json.decode(record.body, type=Truncation)
+
+
+def kept_from(catalog: Catalog) -> dict[str, int]:
+    """By source, the moment before which its events have been removed, or are just being: the settings said so."""
+    found = catalog.find(KEPT, _SOURCE)
+    return {record.key.removeprefix(_SOURCE): msgspec.json.decode(record.body, type=int) for record in found}
+
+
+def truncation_put(
+    catalog: Catalog, tables: Mapping[str, Mapping[str, int]], through: Mapping[str, int], newest_us: int
+) -> Put:
+    """What to write to the catalogue before the log is truncated: up to where, and whose tables have what goes.
+
+    Args:
+        catalog: Where.
+        tables: By source and partition, the position that its table has: no more is asked of it later.
+        through: By partition, up to where the log goes.
+        newest_us: The greatest append time that the log has.
+    """
+    before = truncation(catalog)
+    higher = {name: max(position, before.through.get(name, 0)) for name, position in through.items()}
+    moved = before.through | higher
+    needed = dict(before.sources)
+    for source, positions in tables.items():
+        asked = {name: min(position, positions.get(name, 0)) for name, position in moved.items()}
+        already = needed.get(source, {})
+        needed[source] = {name: max(position, already.get(name, 0)) for name, position in asked.items()}
+    return Put(KEPT, "log", msgspec.json.encode(Truncation(moved, needed, newest_us)))
+
+
+def note_kept_from(catalog: Catalog, source: str, before_us: int) -> None:
+    """Write down from when on events of a source are kept."""
+    catalog.write([Put(KEPT, _SOURCE + source, msgspec.json.encode(before_us))])
+
+
+def check_format(folder: Path) -> None:
+    """Refuse a state folder that this version does not read; a folder without `format.json` is new.
+
+    Raises:
+        Misuse: It was written by a newer trimtab.
+        Corrupt: `format.json` cannot be read.
+    """
+    file = folder / FILE
+    if not file.exists():
+        return
+    try:
+        found = msgspec.json.decode(file.read_bytes(), type=StateFormat).format
+    except (msgspec.MsgspecError, OSError) as error:
+        raise Corrupt(f"{file}: cannot be read ({error}). Restore it; this trimtab writes format {FORMAT}.") from error
+    if found > FORMAT:
+        raise Misuse(f"{file}: state of format {found}, this trimtab reads up to {FORMAT}. Install a newer trimtab.")

@@ -1,0 +1,405 @@
+"""What an open project is made of: each part wired to the others, and made when it is first asked for."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property, partial
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from trimtab.app.models.version_memory import VersionMemory
+from trimtab.app.online.views import Views
+from trimtab.app.state.applier_error import standing
+from trimtab.app.state.definitions import Definitions
+from trimtab.app.state.layouts import Layouts
+from trimtab.app.state.live_definitions import LiveDefinitions
+from trimtab.app.state.retention_needs import features_from_us
+from trimtab.app.state.searches import with_chosen
+from trimtab.app.state.state import State, kept_from
+from trimtab.core.clock import Clock, SystemClock
+from trimtab.core.config import Config, LineSettings
+from trimtab.core.errors import Misuse
+from trimtab.core.ids import TimeIds
+from trimtab.events.definitions import Source
+from trimtab.features.stored import with_sources
+from trimtab.registry import LoadedModel, Registry, Version
+from trimtab.run import Runs
+from trimtab.serving import PredictionLog
+from trimtab.serving.access_keys import MARKER, AccessKeys
+from trimtab.serving.arms.arms import arm_shares
+from trimtab.training.definitions import Model
+
+if TYPE_CHECKING:  # what a service is ready without is loaded where it is first needed
+    from trimtab.app.alerts.alerting import Alerting
+    from trimtab.app.features.feature_runs import OpenedRun
+    from trimtab.app.models.served_model import ServedModel
+    from trimtab.app.online.history import SharedHistory
+    from trimtab.app.training.learning import Teacher
+    from trimtab.app.training.loop import DeploymentLoop
+    from trimtab.app.training.training_data import LivingData
+    from trimtab.events import Ingestor, Quarantine
+
+_logger = logging.getLogger(__name__)
+_LOOK_S = 0.2  # how soon what another process applies is looked after again
+_MADE_ONCE = (
+    "_ingestor",
+    "quarantine",
+    "_history",
+    "asked_history",
+    "predictions",
+    "recorded",
+    "registry",
+    "keys",
+    "views",
+    "definitions",
+    "layouts",
+    "live",
+    "version_memory",
+    "alerting",
+)
+
+
+class Wiring:
+    """The parts of an open project. Close it; what was got from it before is closed then, too.
+
+    Args:
+        config: The project's settings.
+        definitions: What its project file declares.
+        clock: The moment of everything that happens; left out, the system's.
+        state: Another state folder than the settings name.
+
+    Raises:
+        Misuse: The state was written by a newer trimtab.
+    """
+
+    def __init__(
+        self, config: Config, definitions: Definitions, *, clock: Clock | None = None, state: Path | None = None
+    ) -> None:
+        self.config = config
+        self.declared = definitions
+        self.clock = clock or SystemClock()
+        self._mutex = threading.RLock()
+        self.state_folder = config.state_folder if state is None else state
+        self._begin()
+
+    def reopen(self) -> None:
+        """Close whatever was opened and forget it, so that all is made anew from what is stored."""
+        self.close()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Nothing is open and nothing remembered."""
+        self._forget_parts()
+        self._state: State | None = State(self.state_folder, clock=self.clock, prediction_mode=self.config.serve.log)
+
+    def _forget_parts(self) -> None:
+        for part in _MADE_ONCE:
+            self.__dict__.pop(part, None)
+        self._served: dict[str, ServedModel] = {}
+        self._seen: dict[str, tuple[object, float]] = {}  # by model, the mark of the last look and how long it holds
+        self._loops: dict[str, DeploymentLoop] = {}
+        self._teachers: dict[str, Teacher] = {}
+
+    @property
+    def state(self) -> State:
+        """What is kept, part by part.
+
+        Raises:
+            Misuse: The project is closed.
+        """
+        if self._state is None:
+            raise Misuse(
+                f"{self.config.folder}: this project is closed. Open it again: tt.open({str(self.config.folder)!r})"
+            )
+        return self._state
+
+    @cached_property
+    def layouts(self) -> Layouts:
+        """Where the columns of sources lie in their events."""
+        return Layouts(self.state)
+
+    @cached_property
+    def definitions(self) -> Definitions:
+        """What the project file declares (`declared`), each column of a source in its place.
+
+        Raises:
+            Misuse: A column is declared as another type than recorded events hold it.
+        """
+        return self.declared.placed(self.layouts.place)
+
+    @cached_property
+    def live(self) -> LiveDefinitions:
+        """The feature definitions that are in use, those of versions trained before the project file changed too."""
+        return LiveDefinitions(
+            self.definitions,
+            registry=self.registry,
+            catalog=self.state.catalog,
+            blob=self.state.blob,
+            place=self.layouts.place,
+            clock=self.clock,
+        )
+
+    @property
+    def sources(self) -> list[Source]:
+        return list(self.definitions.sources.values())
+
+    @property
+    def ingestor(self) -> Ingestor:
+        """The way into the event log."""
+        with self._mutex:  # the first of several threads makes it
+            return self._ingestor
+
+    @cached_property
+    def _ingestor(self) -> Ingestor:
+        from trimtab.app.state.lost_records import refuse_lost
+        from trimtab.events import Ingestor
+
+        refuse_lost(self.state)
+        return Ingestor(
+            self.state.events,
+            self.sources,
+            clock=self.clock,
+            quarantine=self.quarantine,
+            future_ok=frozenset(self.definitions.requests),
+            note=self.layouts.note,
+        )
+
+    @cached_property
+    def quarantine(self) -> Quarantine:
+        """Rows that were refused."""
+        from trimtab.events import Quarantine
+
+        return Quarantine(self.state.quarantine)
+
+    @property
+    def history(self) -> SharedHistory:
+        """The event log in columns, as of its last refresh; it begins with the tables of record where there are any."""
+        with self._mutex:  # the first of several threads makes it
+            return self._history
+
+    @cached_property
+    def _history(self) -> SharedHistory:
+        from trimtab.app.online.history import SharedHistory
+
+        return SharedHistory(self.state.events, self.sources, tables=partial(self.state.moved, self.sources))
+
+    @cached_property
+    def asked_history(self) -> SharedHistory:
+        """The requests and labels of what is deployed: `history` itself, unless all of it does not fit into memory."""
+        from trimtab.app.online.history import SharedHistory, fits_memory
+
+        if fits_memory(self.state.events, self.config.features.memory_bytes):
+            return self.history
+        models = self.definitions.models.values()
+        names = {model.request.name for model in models} | {model.label.source.name for model in models}
+        sources = [source for source in self.sources if source.name in names]
+        return SharedHistory(self.state.events, sources, tables=partial(self.state.moved, sources))
+
+    @cached_property
+    def predictions(self) -> PredictionLog:
+        """Every answer that was given."""
+        return PredictionLog(self.state.predictions)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """Versions and aliases."""
+        from trimtab.training.environment import current_environment
+
+        protected = self.config.registry.protected
+        for model in protected:
+            if model not in self.definitions.models:
+                known = ", ".join(self.definitions.models) or "none"
+                raise Misuse(f"trimtab.toml: [registry.protected.{model}] is no declared model. There are: {known}.")
+        return Registry(
+            self.state.catalog,
+            self.state.blob,
+            clock=self.clock,
+            actor="policy",
+            environment=current_environment(self.config.folder),
+            declared={name: protected.get(name, {}) for name in self.definitions.models},
+        )
+
+    @cached_property
+    def keys(self) -> AccessKeys:
+        """The API keys of the service."""
+        return AccessKeys(self.state.catalog, clock=self.clock, marker=self.state_folder / MARKER)
+
+    @cached_property
+    def views(self) -> Views:
+        """Online features and how they follow the log."""
+        return Views(self.state, self.live.views, history=lambda: self.history, clock=self.clock)
+
+    @cached_property
+    def alerting(self) -> Alerting:
+        """What brings signals to people."""
+        from trimtab.app.alerts.alerting import Alerting
+
+        return Alerting(self)
+
+    @cached_property
+    def recorded(self) -> Runs:
+        """The runs of all deployments."""
+        return Runs(self.state.catalog, self.state_folder / "runs", clock=self.clock, ids=TimeIds(self.clock))
+
+    def loop(self, model: str | None = None) -> DeploymentLoop:
+        """The loop of one deployment, with the parameters that a search found; a new one when another has ended."""
+        from trimtab.app.training.loop import DeploymentLoop
+        from trimtab.app.training.training_pin import Pin
+
+        deployment = with_chosen(self.state.catalog, self.definitions.deployment(model))
+        before = self._loops.get(deployment.name)
+        if before is None or before.deployment.model.chosen != deployment.model.chosen:
+            data = self.living_data()
+            self._loops[deployment.name] = DeploymentLoop(
+                deployment,
+                history=self.asked_history,
+                predictions=self.predictions,
+                data=data,
+                registry=self.registry,
+                catalog=self.state.catalog,
+                blob=self.state.blob,
+                folder=self.state_folder,
+                clock=self.clock,
+                ids=TimeIds(self.clock),
+                config=self.config,
+                runs=self.recorded,
+                pin=Pin(data, self.asked_history, self.state.catalog, kept_from=partial(kept_from, self.state.catalog)),
+            )
+        return self._loops[deployment.name]
+
+    def read_ahead(self, model: str) -> None:
+        """Let a loop that had its tick read what was predicted since: under load a minute of it is a lot at once."""
+        loop = self._loops.get(model)
+        if loop is not None:
+            loop.read_ahead()
+
+    def living_data(self) -> LivingData:
+        """What gives training sets, and the features of other versions for their requests."""
+        from trimtab.app.training.logged_rows import encodings
+        from trimtab.app.training.training_data import LivingData
+        from trimtab.monitoring.inputs.red_windows import left_out
+
+        return LivingData(
+            self._run_of_model,
+            self.predictions,
+            kept_from=partial(kept_from, self.state.catalog),
+            asked_as=self.live.request_of,
+            check=self.live.check_newest,
+            encoding_of=encodings(self.registry, self.state.blob),
+            placed=lambda features: with_sources(features, self.layouts.place),
+            left_out=partial(left_out, self.state.catalog),
+        )
+
+    def _run_of_model(self, model: Model) -> AbstractContextManager[OpenedRun]:
+        from trimtab.app.features.feature_runs import run_of_model
+
+        return run_of_model(self, model)
+
+    def served(self, model: str) -> ServedModel:
+        """What answers for one deployment."""
+        from trimtab.app.models.served_model import ServedModel
+
+        deployment = self.definitions.deployment(model)
+        if deployment.name not in self._served:
+            self._served[deployment.name] = ServedModel(
+                deployment,
+                registry=self.registry,
+                log=self.predictions,
+                online=self.state.online,
+                answers=self.state.answers,
+                learners=self.state.learners,
+                snapshot=self.views.snapshot,
+                features_from=lambda features: features_from_us(features, kept_from(self.state.catalog)),
+                features_of=self.live.of,
+                holds=self.views.holds,
+                memory=self.version_memory,
+                shares=partial(arm_shares, self.state.catalog, deployment.name),
+                clock=self.clock,
+                ids=self.state.prediction_ids,
+            )
+        return self._served[deployment.name]
+
+    def current(self, model: str) -> ServedModel:
+        """What answers for one deployment now: its alias followed, the online features caught up.
+
+        That is looked after when anybody has written to the catalogue or the event log since the last call.
+        """
+        served = self.served(model)
+        mark, now_s = self.state.mark(), monotonic()
+        seen, until_s = self._seen.get(model, (None, 0.0))
+        if mark is None or mark != seen or now_s >= until_s or served.learner is not None:
+            caught = self.views.catch_up() or not self.views.views
+            served.refresh()
+            served.endpoint.see_applied(not caught and standing(self.state.catalog) is not None)
+            self._seen[model] = mark, math.inf if caught and served.is_whole else now_s + _LOOK_S
+        else:
+            served.see_stored()
+        return served
+
+    @cached_property
+    def version_memory(self) -> VersionMemory:
+        """The versions that are loaded in this process."""
+        return VersionMemory(self._load, self.config.serve.model_memory_bytes)
+
+    def _load(self, version: Version) -> LoadedModel:
+        """A version that takes the quickest one-row call of this machine; in virtual time none is found."""
+        loaded = self.registry.load(version)
+        if isinstance(self.clock, SystemClock):
+            self.registry.choose_row_call(loaded)
+        return loaded
+
+    def make_room(self) -> None:
+        """Let models sleep that were not asked for longest, while those in service need more memory than is allowed."""
+        for model in sorted(self._served.values(), key=lambda one: one.last_used_us()):
+            if not self.version_memory.too_full():
+                return
+            if model.sleep():
+                _logger.info("%s sleeps until it is asked: memory for versions is full", model.deployment.name)
+
+    def features_from_us(self, model: Model) -> int:
+        """The first moment as of which a model's features can be computed from the history that is kept."""
+        return features_from_us(model.features, kept_from(self.state.catalog))
+
+    def teacher(self, model: str) -> Teacher:
+        """What teaches the learner of one online deployment."""
+        from trimtab.app.training.learning import Teacher
+
+        deployment = self.definitions.deployment(model)
+        if deployment.name not in self._teachers:
+            self._teachers[deployment.name] = Teacher(self, deployment)
+        return self._teachers[deployment.name]
+
+    def line_settings(self, names: Sequence[str] | None = None) -> list[LineSettings]:
+        """The lines of [demo], or those named.
+
+        Raises:
+            Misuse: A name is none of them.
+        """
+        from trimtab.app.start.scenarios import USUAL
+
+        found = list(self.config.demo.lines if self.config.demo else USUAL)
+        unknown = [name for name in names or () if name not in {line.name for line in found}]
+        if unknown:
+            raise Misuse(f"line {unknown[0]!r} is none of {', '.join(line.name for line in found)}.")
+        return [line for line in found if names is None or line.name in names]
+
+    def followed(self) -> bool:
+        """Whether online features follow the log here: this very project is being served."""
+        return "views" in self.__dict__ and self.views.followed()
+
+    def close(self) -> None:
+        """Close whatever was opened, and let others apply events; nothing happens the second time."""
+        if self._state is None:
+            return
+        try:
+            if "views" in self.__dict__:  # it was asked for
+                self.views.let_go()
+        finally:
+            self._state.close()
+            self._state = None
+            self._forget_parts()

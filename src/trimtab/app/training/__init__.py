@@ -1,0 +1,1 @@
+"""The deployment loop: training data, runs, searches and promotions."""

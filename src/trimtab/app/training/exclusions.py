@@ -1,0 +1,48 @@
+"""Times whose rows are not learnt from because inputs or labels were faulty, and how a person gives them free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from trimtab.core.time import format_moment
+from trimtab.monitoring.inputs.red_windows import RedWindow, red_windows, released
+from trimtab.steering.ledger import Entry, Ledger
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+ACT = "release"
+
+
+def exclusions(project: Project, model: str | None, *, all_of_them: bool) -> list[RedWindow]:
+    """See `Project.exclusions`."""
+    name = project.definitions.deployment(model).name
+    return red_windows(project.state.catalog, name, released=all_of_them)
+
+
+def release(project: Project, window: str, *, model: str | None, why: str, actor: str) -> RedWindow:
+    """See `Project.release`."""
+    name, catalog, now_us = project.definitions.deployment(model).name, project.state.catalog, project.clock.now_us()
+    freed, changes = released(catalog, name, window, why=why, actor=actor, now_us=now_us)
+    entry = Entry(
+        at_us=now_us,
+        model=name,
+        act=ACT,
+        cause=why,
+        actor=actor,
+        evidence={"window": freed.id, "start_us": freed.start_us, "end_us": freed.end_us},
+    )
+    Ledger(catalog).write([entry], changes)
+    return freed
+
+
+def exclusion_lines(found: Sequence[RedWindow]) -> list[str]:
+    """Windows for people, oldest first."""
+    lines = []
+    for one in found:
+        until = "now" if one.end_us is None else format_moment(one.end_us)[:16]
+        freed = "" if one.released_why is None else f"  released by {one.released_by}: {one.released_why}"
+        about = f"{one.kind} of {one.subject}" if one.subject else one.kind
+        lines.append(f"{format_moment(one.start_us)[:16]} to {until}  {about}  {one.id}{freed}")
+    return lines or ["No rows are left out: no input or label was found faulty."]

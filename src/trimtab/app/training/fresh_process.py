@@ -1,0 +1,108 @@
+"""Whether a process that starts now can load a version, as a service after a restart would.
+
+It is also how a version is looked at whose artifact runs code: not in the process of whoever only asks. # D135
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from trimtab.app.features.project_spec import SameProject, child
+from trimtab.core.config import Config
+from trimtab.core.errors import TrimtabError
+from trimtab.registry import LoadedModel, Version
+from trimtab.run import Cancelled, Task, TaskFailed, Workplace
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+_logger = logging.getLogger(__name__)
+_LONGEST_S = 60.0  # that whoever only asks waits for code that is not ours
+_TRIED = 200  # rows by which the ways of one row through a version are compared
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What a new process is to load."""
+
+    version: str
+    project: SameProject
+    chooses: bool = True  # whether to find its quickest one-row call, too
+
+
+def loads_in_new_process(config: Config, state: Path, version: Version) -> str | None:
+    """Why a new process cannot load a version from the registry and repeat its golden predictions; None: it can.
+
+    Which way one row takes from now on is logged: the run of a training shows it.
+    """
+    try:
+        chosen = _asked(config, state, version, chooses=True, longest_s=math.inf)
+        if chosen:
+            _logger.info("%s: one row takes %s", version.name, chosen.decode())
+    except (TrimtabError, TaskFailed) as error:
+        return f"A new process could not load it: {error}"
+    return None
+
+
+def failure_to_load(config: Config, state: Path, version: Version) -> str | None:
+    """Why a new process cannot load a version whose artifact runs code, whatever that code does; None: it can.
+
+    Nothing is chosen or written, and the code has a minute.
+    """
+    try:
+        _asked(config, state, version, chooses=False, longest_s=_LONGEST_S)
+    except Cancelled:
+        return f"version {version.name}: it was not loaded within {_LONGEST_S:.0f} s."
+    except (TrimtabError, TaskFailed) as error:
+        return str(error)
+    return None
+
+
+def _asked(config: Config, state: Path, version: Version, *, chooses: bool, longest_s: float) -> bytes:
+    """What `load` gives in a new process."""
+    asked = Asked(version=version.id, project=SameProject.of(config, state), chooses=chooses)
+    end_s = time.monotonic() + longest_s
+    with closing(child(config.training)) as process:
+        return process.run(
+            Task(f"{__name__}:load", msgspec.msgpack.encode(asked)),
+            hear=lambda event: None,
+            cancelled=lambda: "it takes too long" if time.monotonic() > end_s else None,
+        )
+
+
+def load(argument: bytes, place: Workplace) -> bytes:
+    """Load the version that is asked for, in a project opened for this, and find its quickest one-row call if wanted.
+
+    Returns:
+        What was found, for people; nothing where there is only one way.
+    """
+    asked = msgspec.msgpack.decode(argument, type=Asked)
+    with asked.project.open() as project:
+        loaded = project.registry.load(project.registry.get(asked.version))
+        if loaded.row_call is None or not asked.chooses:
+            return b""
+        found = project.registry.choose_row_call(loaded, _newest_rows(project, loaded))
+    return b"" if found is None else found.said.encode()
+
+
+def _newest_rows(project: Project, loaded: LoadedModel) -> list[list[float]]:
+    """The newest rows that the version was made or judged on, as its model reads them; none where they are lost."""
+    import numpy as np
+
+    from trimtab.training.data.sets import load_training_set
+
+    version = loaded.version
+    try:
+        key = loaded.features().request.key
+        rows = load_training_set(version.training_set, project.state.blob, key=key)
+        newest = np.flatnonzero(rows.usable)[-_TRIED:]
+        found: list[list[float]] = loaded.encoding.matrix(rows.features.values.take(newest)).tolist()
+    except TrimtabError:  # the golden rows are there in any case
+        return []
+    return found

@@ -1,0 +1,181 @@
+"""Online learners of a living project: each request teaches once, as soon as its label is known."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.app.training.training_data import AskedRequest, AskedRequests, decode_requests
+from trimtab.core.errors import Conflict, Corrupt, Unavailable
+from trimtab.core.time import SECOND_US
+from trimtab.features.labels import LabelIndex
+from trimtab.monitoring.inputs.red_windows import red_windows
+from trimtab.registry import LoadedModel
+from trimtab.registry.protection import CHAMPION
+from trimtab.serving.arms.online_learning import Example, OnlineDeployment, learner_name
+from trimtab.steering.definitions import Deployment
+
+if TYPE_CHECKING:
+    from trimtab.app.system import Wiring
+
+_WAITS = 2  # label waits after which a prediction is no longer watched for its label
+_GRACE_US = 60 * SECOND_US  # after which an event that became known has reached the log, and this reader
+
+
+class Teacher:
+    """Gives one deployment's learner the labels of its own predictions, in the order in which they became known.
+
+    A request teaches once: in the block of known-at time in which it first has a label, by its value as known at the
+    block's end. What is corrected later teaches nothing, nor do requests of a red window that is known by then. All of
+    that follows from the logs and from how far the learner's saved state has come, so a restart or another process goes
+    on as if nothing had happened.
+
+    A new version starts from its own fit, and then learns what became known after its data cut: predictions of the
+    version before that wait for their label are encoded anew. Threads may share it.
+    """
+
+    def __init__(self, project: Wiring, deployment: Deployment) -> None:
+        self._project = project
+        self._deployment = deployment
+        self._labels = LabelIndex(deployment.model.label)
+        self._asked: AskedRequests | None = None
+        self._taught: set[str] = set()
+        self._version = ""
+        self._mutex = threading.Lock()
+
+    def teach(self) -> int:
+        """Teach what became known since the last time, up to a minute ago; how many labels.
+
+        Nothing happens while another process teaches.
+        """
+        with self._mutex:
+            try:
+                return self._teach()
+            except Conflict:  # another process saves what it has taught just now
+                return 0
+            finally:
+                self._project.state.learners.release_writer()
+
+    def _teach(self) -> int:
+        project, model = self._project, self._deployment.model
+        if project.registry.alias(model.name, CHAMPION) is None:
+            return 0
+        served = project.served(model.name)
+        loaded = served.refresh()
+        learner = served.learner
+        if learner is None or learner.name != learner_name(model.name, loaded.version.id):
+            return 0  # another version came into service between the two looks: the next round teaches its learner
+        project.state.check_clock()  # else nothing is learnt until the clock has caught up. # D0170
+        now_us = project.clock.now_us()
+        until_us = now_us - _GRACE_US
+        if loaded.version.id != self._version:
+            self._version = loaded.version.id
+            self._taught.clear()
+            self._asked = None
+        if self._asked is None:
+            self._asked = AskedRequests(
+                msgspec.structs.replace(model, request=served.features(loaded).request),  # as this version knows it
+                project.predictions,
+                since_us=now_us - _WAITS * model.label.wait_us,
+                inputs=True,
+                asked_as=project.live.request_of,
+            )
+        self._asked.read()
+        begun_us = max(learner.learnt_until_us, loaded.version.cut_us)
+        ends_us = _block_ends(learner, begun_us, until_us)
+        if not ends_us:
+            return 0
+        frames, positions = project.history.moment(project.definitions.sources)
+        self._labels.update(frames[model.label.source.name])
+        self._taught.update(key for key, _, _ in self._known(begun_us))
+        found: list[tuple[str, int, float]] = []
+        seen: set[str] = set()
+        for end_us in ends_us:
+            known = self._known(end_us, seen)
+            found += [one for one in known if one[1] > begun_us]
+            seen.update(key for key, _, _ in known)
+            begun_us = end_us
+        faulty, first = red_windows(project.state.catalog, model.name), self._asked.first
+        found = [one for one in found if not any(window.covers(first[one[0]].at_us) for window in faulty)]
+        inputs, faults = self._encoded([key for key, _, _ in found], loaded)
+        examples = [
+            Example(inputs.get(key, b""), label, known_us, key, faults.get(key, "")) for key, known_us, label in found
+        ]
+        taught = learner.learn(examples, until_us=until_us, positions=positions)
+        self._taught |= seen  # not before: what could not be saved is to be taught by the next call
+        self._forget(now_us - _WAITS * model.label.wait_us)
+        return taught
+
+    def _known(self, cut_us: int, seen: AbstractSet[str] = frozenset()) -> list[tuple[str, int, float]]:
+        """Requests that have not taught yet, nor are `seen`, and have a label at `cut_us`, by when it became known."""
+        assert self._asked is not None
+        asked_by = {key: p for key, p in self._asked.first.items() if p.at_us <= cut_us}
+        waiting = {key: p for key, p in asked_by.items() if key not in self._taught and key not in seen}
+        if not waiting:
+            return []
+        asked = list(waiting)
+        keys = [int(key) for key in asked] if self._deployment.model.request.key_dtype == "int" else asked
+        at_us: NDArray[Any] = np.array([p.at_us for p in waiting.values()], np.int64)
+        found = self._labels.join(keys, at_us, cut_us)
+        there = np.flatnonzero(~np.isnan(found.values)).tolist()
+        there.sort(key=lambda n: (found.known_at_us[n], at_us[n], asked[n]))
+        return [(asked[n], int(found.known_at_us[n]), float(found.values[n])) for n in there]
+
+    def _encoded(self, keys: list[str], loaded: LoadedModel) -> tuple[dict[str, bytes], dict[str, str]]:
+        """Model inputs of requests, and why others have none.
+
+        They are as logged by this version, else computed again from history as of their time.
+        """
+        assert self._asked is not None
+        first = self._asked.first
+        inputs = {key: first[key].values for key in keys if first[key].version == self._version}
+        others = [first[key] for key in keys if key not in inputs]
+        faults: dict[str, str] = {}
+        if others:
+            compute = self._offline(loaded)
+            try:
+                inputs |= compute(others)
+            except (Unavailable, Corrupt, OSError, MemoryError):
+                raise
+            except Exception:  # of one of them: the others are taught
+                for one in others:
+                    try:
+                        inputs |= compute([one])
+                    except Exception as error:
+                        faults[one.request_id] = f"its inputs: {type(error).__name__}: {error}"
+                if len(faults) == len(others) > 1:
+                    raise  # of all of them
+        return inputs, faults
+
+    def _offline(self, loaded: LoadedModel) -> Callable[[list[AskedRequest]], dict[str, bytes]]:
+        """Return what computes the inputs of requests again."""
+        offline = self._project.served(self._deployment.name).offline(loaded)
+        names = {view.source.name for view in offline.features.views}
+        declared = names <= self._project.definitions.sources.keys()
+        frames, _ = self._project.history.moment(names) if declared else self._project.views.snapshot(None)
+
+        def compute(predictions: list[AskedRequest]) -> dict[str, bytes]:
+            requests = decode_requests(offline.features.request, [p.request for p in predictions])
+            matrix, _ = offline.compute(requests, np.array([p.at_us for p in predictions], np.int64), frames)
+            return {p.request_id: row.astype("<f8").tobytes() for p, row in zip(predictions, matrix, strict=True)}
+
+        return compute
+
+    def _forget(self, oldest_us: int) -> None:
+        """Drop what has waited too long."""
+        assert self._asked is not None
+        for key in self._asked.forget(oldest_us):
+            self._taught.discard(key)
+
+
+def _block_ends(learner: OnlineDeployment, begun_us: int, until_us: int) -> range:
+    """The last moments of the blocks that are over and not learnt."""
+    every_us = learner.every_us
+    first_us = (begun_us + 1) // every_us * every_us + every_us - 1
+    return range(first_us, (until_us + 1) // every_us * every_us, every_us)

@@ -1,0 +1,93 @@
+"""Feature values as they were logged with predictions: what `rows="logged"` learns from.  # D66"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns.data import Column, Columns
+from trimtab.core.errors import Corrupt
+from trimtab.features.encoding import Encoding
+from trimtab.features.feature_set import FeatureSet
+from trimtab.features.frames import FAILED, NO_VIEW, FeatureFrame
+from trimtab.registry import Registry
+from trimtab.store.ports import Blob
+from trimtab.training.fitting.artifact import decode_artifact
+
+if TYPE_CHECKING:
+    from trimtab.app.training.training_data import AskedRequest
+
+EncodingOf = Callable[[str, FeatureSet], Encoding | None]
+_KINDS = {"float": np.float64, "int": np.int64, "time": np.int64, "bool": np.bool_}
+
+
+def encodings(registry: Registry, blob: Blob) -> EncodingOf:
+    """Gives the encoding of a version by its address, None for a version with other features; kept once read."""
+    known: dict[tuple[str, str], Encoding | None] = {}
+
+    def encoding_of(address: str, features: FeatureSet) -> Encoding | None:
+        key = (address, features.hash)
+        if key not in known:
+            version = registry.get(address)
+            same = version.features == features.hash
+            known[key] = decode_artifact(blob.get(version.artifact)).encoding if same else None
+        return known[key]
+
+    return encoding_of
+
+
+def logged_features(features: FeatureSet, rows: Sequence[AskedRequest], encoding_of: EncodingOf) -> FeatureFrame:
+    """The features of requests as their answers were made from them; encoded again they have the logged bits.
+
+    Args:
+        features: The model's.
+        rows: Requests with their logged inputs, of versions with these features.
+        encoding_of: Gives each version's encoding, which says what the numbers of categories mean.
+
+    Raises:
+        Corrupt: A logged row is not of its version's features.
+    """
+    width = len(features.names)
+    for row in rows:
+        if len(row.values) != 8 * width or len(row.reasons) != width:
+            raise Corrupt(
+                f"prediction log: the answer to {row.request_id!r} has not the {width} inputs of its version."
+            )
+    matrix = np.frombuffer(b"".join(row.values for row in rows), "<f8").reshape(len(rows), width)
+    codes = np.frombuffer(b"".join(row.reasons for row in rows), np.uint8).reshape(len(rows), width)
+    versions = np.array([row.version for row in rows], object)
+    columns = {}
+    for place, (name, dtype) in enumerate(features.dtypes.items()):
+        numbers = matrix[:, place].astype(np.float64)
+        if name in features.categories:
+            columns[name] = _texts(name, numbers, versions, features, encoding_of)
+        else:
+            there = ~np.isnan(numbers)
+            values = numbers if dtype == "float" else np.where(there, numbers, 0.0).astype(_KINDS[dtype])
+            columns[name] = Column(dtype, values, None if there.all() else there)
+    reasons = {name: codes[:, place].copy() for place, name in enumerate(features.names) if _of_view(features, name)}
+    for name, given in reasons.items():
+        if (given == NO_VIEW).any():
+            raise Corrupt(f"prediction log: feature {name!r} of a view was logged without a reason.")
+    marks = {name: codes[:, place] == FAILED for place, name in enumerate(features.names) if name not in reasons}
+    return FeatureFrame(Columns(columns), reasons, {name: failed for name, failed in marks.items() if failed.any()})
+
+
+def _texts(
+    name: str, numbers: NDArray[Any], versions: NDArray[Any], features: FeatureSet, encoding_of: EncodingOf
+) -> Column:
+    there = ~np.isnan(numbers)
+    values = np.full(len(numbers), None, object)
+    for version in set(versions.tolist()):
+        encoding = encoding_of(version, features)
+        assert encoding is not None  # rows of versions with other features were left out
+        here = there & (versions == version)
+        values[here] = np.array(encoding.vocabularies[name], object)[numbers[here].astype(np.int64)]
+    return Column("str", values, None if there.all() else there)
+
+
+def _of_view(features: FeatureSet, name: str) -> bool:
+    return name not in features.transforms

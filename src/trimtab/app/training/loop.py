@@ -1,0 +1,430 @@
+"""One deployment's loop in a living project: one process at a time reads what was predicted, and steers."""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.app.features.project_spec import SameProject, executor
+from trimtab.app.state.lease import Lease
+from trimtab.app.training.fresh_process import loads_in_new_process
+from trimtab.app.training.training_runs import TrainingRuns, Watch
+from trimtab.app.training.training_work import Answered, Asked
+from trimtab.core.clock import Clock, SystemClock
+from trimtab.core.columns.data import Column
+from trimtab.core.config import Config
+from trimtab.core.errors import Conflict
+from trimtab.core.ids import Ids
+from trimtab.core.records import Decision, GateRecord
+from trimtab.events.columns.history import History
+from trimtab.features.labels import LabelIndex
+from trimtab.feedback import KnownLabels
+from trimtab.monitoring.inputs.monitor import InputMonitor
+from trimtab.monitoring.profiles.profile_store import Profiles
+from trimtab.registry import Registry, Version
+from trimtab.run import Recorded, Runs, Workplace
+from trimtab.serving.answer.answering import PAST
+from trimtab.serving.log.prediction_log import PredictionLog
+from trimtab.steering.candidates.builder import VersionWorkshop
+from trimtab.steering.candidates.candidate_checks import Proving
+from trimtab.steering.candidates.ports import Stored, TrainingData
+from trimtab.steering.candidates.stored import Recording
+from trimtab.steering.definitions import Deployment
+from trimtab.steering.loop.loop import Loop
+from trimtab.store.ports import Blob, Catalog, Put
+from trimtab.training.data.sets import TrainingSet
+from trimtab.training.definitions import Model
+from trimtab.training.environment import current_environment
+
+KIND = "loop_turn"
+Doing = Literal["tick", "train", "promote", "approve", "reject"]
+_OWN_TIME = ("live", "online", "replay")  # answers that were made when they were asked for
+
+
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest turn of a loop, and how its ticks fare."""
+
+    doing: Doing
+    holder: str  # "process 412 on wheelhouse"
+    began_us: int
+    ended_us: int | None  # None: under way, or its process died
+    last_tick_us: int | None  # the end of the newest tick that went well
+    last_error: str | None  # of the newest tick; None: it went well
+
+
+def last_turn(catalog: Catalog, model: str) -> Turn | None:
+    """The newest turn of a deployment's loop; None: it never had one.
+
+    A loop is ill when `last_error` is not None, or when `last_tick_us` lies far back.
+    """
+    record = catalog.get(KIND, model)
+    return None if record is None else msgspec.json.decode(record.body, type=Turn)
+
+
+class DeploymentLoop:
+    """Reads what was predicted, closes days, watches quality and steers. `tick` may be called at any time.
+
+    Any number of processes and threads may call `tick` and `train`: a lease lets one at a time act, and that one reads
+    first what the others have stored. If a lease is lost all the same, the revisions that writes expect decide.
+    """
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        *,
+        history: History,
+        predictions: PredictionLog,
+        data: TrainingData,
+        registry: Registry,
+        catalog: Catalog,
+        blob: Blob,
+        folder: Path,
+        clock: Clock,
+        ids: Ids,
+        config: Config,
+        runs: Runs,
+        pin: Callable[[Model, int], object],
+    ) -> None:
+        self.deployment = deployment
+        self._history = history
+        self._predictions = predictions
+        self._profiles = Profiles(catalog, blob, clock)
+        self._catalog = catalog
+        self._folder = folder
+        self._clock = clock
+        self._labels = LabelIndex(deployment.model.label)
+        self._steps = Recorded("train", catalog, blob, clock=clock)
+        self._runs = runs
+        self._registry = registry
+        self._config = config
+        self._loop = Loop(
+            deployment,
+            labels=self._read_labels,
+            live=self,
+            data=data,
+            registry=registry,
+            catalog=catalog,
+            blob=blob,
+            clock=clock,
+            ids=ids,
+            seed=config.seed,
+            threads=config.training.threads,
+            recording=Recording(self._steps, pin, self._made_by),
+            proving=self._proving(),
+            outside=self._outside,
+            predictions=predictions,
+            profile=self._profiles.make,
+        )
+        self.monitor = self._loop.monitor
+        self.controller = self._loop.controller
+        self._ticked = False  # whether the newest tick closed its days
+        self._inputs_read = False  # whether the monitor of inputs has its open hours
+        self._reading = threading.Lock()  # held while the open days are moved
+
+    @cached_property
+    def inputs(self) -> InputMonitor:
+        """What watches the inputs of the version in service."""
+        return InputMonitor(
+            self._catalog,
+            self.deployment.model,
+            profiles=self._profiles,
+            registry=self._registry,
+            frame_of=self._history.frame,
+            now_us=self._clock.now_us(),
+            owner=self.deployment.owner,
+        )
+
+    @property
+    def deployment_hash(self) -> str:
+        return self.deployment.hash
+
+    def tick(self, busy: Callable[[str], object] | None = None) -> list[Decision]:
+        """Close the days that are due, look at them, and do what is due; nothing while another process does.
+
+        Args:
+            busy: Told who is at work on it, where that keeps this from being done.
+        """
+        with self._turn("tick") as mine, self._training.turn("the loop"):
+            self._ticked = False
+            if not mine:
+                if busy is not None:
+                    busy(str(self._at_work("tick")))
+                return []
+            read_us = self._clock.now_us()  # what comes while this goes on is none that did not come
+            self.catch_up()
+            decisions = self._loop.controller.finish()
+            with self._reading:
+                self._read_predictions()
+                self._loop.close_days()
+                self.inputs.look(read_us, self._loop.newly_closed)
+                self._ticked = True
+            decisions += self._loop.controller.tick()
+            self._training.ended(decisions)
+            self.inputs.follow()
+            return decisions
+
+    def train(self, actor: str, watch: Watch | None = None) -> list[Decision]:
+        """Make and judge a candidate now; nothing when the version in service is what these data and code give.
+
+        Args:
+            actor: Who asks for it.
+            watch: Called with the run whenever it gets on.
+
+        Raises:
+            Cancelled: Somebody ended the run.
+            Conflict: Another process is at it, which the message names; or automation is frozen.
+        """
+        with self._turn("train") as mine:
+            if not mine:
+                raise self._at_work("train")
+            self.catch_up()
+            self.controller.check_frozen()
+            with self._training.turn(actor, watch) as run:
+                run.begin()
+                decisions = self.controller.finish()
+                unchanged = self._training.unchanged(self._clock.now_us())
+                if unchanged is not None:
+                    run.end(unchanged)
+                    return decisions
+                decisions += self.controller.train(actor)
+                self._training.ended(decisions)
+                return decisions
+
+    def promote(
+        self, version: Version, actor: str, why: str, *, seen_until_us: int | None, watch: Watch | None = None
+    ) -> list[Decision]:
+        """Judge a stored version and let it take over when it passes; nothing when it is in service already.
+
+        Args:
+            version: Which one.
+            actor: Who asks for it.
+            why: For the ledger and the alias's history.
+            seen_until_us: Until when it may have seen data, where that is known better than its record says.
+            watch: Called with the run whenever it gets on.
+
+        Raises:
+            Unavailable: There is no window to judge on; the message says from when on.
+            Misuse: It cannot answer here.
+            Conflict: Another process is at it, which the message names; or automation is frozen, or a candidate waits
+                for approval.
+        """
+        with self._turn("promote") as mine:
+            if not mine:
+                raise self._at_work("promote")
+            self.catch_up()
+            if seen_until_us is not None:  # what was said counts from now on, whatever comes of this
+                self._registry.say_seen(version, seen_until_us, actor=actor)
+            with self._training.turn(actor, watch, "promote"):
+                stored = Stored(version=version.id, seen_until_us=seen_until_us)
+                decisions = self.controller.promote(stored, actor, why)
+                self._training.ended(decisions)
+                return decisions
+
+    def judge_stored(
+        self, version: Version, actor: str, *, seen_until_us: int | None, watch: Watch | None = None
+    ) -> GateRecord:
+        """How a stored version would be judged now; nothing is kept of it but the run. Errors as `promote`."""
+        with self._turn("promote") as mine:
+            if not mine:
+                raise self._at_work("promote")
+            self.catch_up()
+            with self._training.turn(actor, watch, "promote") as run:
+                stored = Stored(version=version.id, seen_until_us=seen_until_us)
+                gate = self._training.judge_stored(stored, self._clock.now_us(), keep=False).gate
+                run.end(f"Only judged: {version.name}. {gate.reason}")
+                return gate
+
+    def work(self, asked: Asked, place: Workplace) -> Answered:
+        """Do a task of a training: here, or in the process that opened the project for it."""
+        self._steps.tell = place.hear
+        workshop, cut_us = self._loop.workshop, asked.cut_us
+        match asked.what:
+            case "same":
+                lost = workshop.lost()
+                workshop.put_back()
+                same = workshop.same(cut_us)
+                return Answered(same=same, put_back=lost and not workshop.lost())
+            case "blocked":
+                return Answered(lack=workshop.blocked(cut_us, asked.changes))
+            case "repair":
+                return Answered(
+                    repair=workshop.repair(cut_us, self.controller.check_frozen, asked.changes, asked.actor)
+                )
+            case "judge":
+                assert asked.stored is not None  # sent with it
+                return Answered(repair=workshop.judge_stored(asked.stored, cut_us, keep=asked.keep))
+
+    def searchable(self, cut_us: int) -> tuple[TrainingSet, NDArray[np.bool_], int]:
+        """What a search may see at a cut: see `VersionWorkshop.searchable`."""
+        return self._loop.workshop.searchable(cut_us)
+
+    def answer(self, what: Literal["approve", "reject"], actor: str, why: str) -> list[Decision]:
+        """Let the candidate that waits for approval take over, or drop it.
+
+        Args:
+            what: Which of the two.
+            actor: Who says so.
+            why: For the ledger; to reject needs a reason.
+
+        Raises:
+            Misuse: No reason is given.
+            Conflict: None waits, its time is over, the champion was changed meanwhile, automation is frozen, or another
+                process is at it.
+        """
+        with self._turn(what) as mine:
+            if not mine:
+                raise self._at_work(what)
+            self.catch_up()
+            if what == "reject":
+                return self.controller.reject(actor, why)
+            with self._training.turn(actor):
+                decisions = self.controller.approve(actor, why)
+                self._training.ended(decisions)
+                return decisions
+
+    def scores_of(self, keys: list[object], *, version: str, since_us: int) -> NDArray[np.float64]:
+        """What a version first answered to each request since a moment, when it was asked; NaN where it was not.
+
+        Answers made ahead, in batches or as of a moment in the past say nothing about how well it did in service.
+        """
+        name = self.deployment.name
+        scores: dict[str, float] = {}
+        for block, _ in self._predictions.blocks(self._predictions.positions_before(since_us), model=name):
+            for p in block:
+                own = p.mode in _OWN_TIME and p.at_us >= p.made_at_us and PAST not in p.flags and not p.is_makeshift
+                if own and p.version == version and p.at_us >= since_us:
+                    scores.setdefault(p.request_id, p.score)
+        return np.array([scores.get(str(key), np.nan) for key in keys], np.float64)
+
+    def catch_up(self) -> None:
+        """Read what is known by now and with what other processes have done."""
+        self._history.refresh()
+        self._labels.update(self._history.frame(self.deployment.model.label.source.name))
+        with self._reading:
+            if self._loop.reload():
+                self._inputs_read = False
+
+    def read_ahead(self) -> None:
+        """Read what was predicted since the last tick, so that the next one has little to read at once.
+
+        Nothing before the first tick, during one, or after one that closed no days.
+        """
+        if self._reading.acquire(blocking=False):
+            try:
+                if self._ticked:
+                    self._read_predictions()
+            finally:
+                self._reading.release()
+
+    def _at_work(self, what: Doing) -> Conflict:
+        turn = last_turn(self._catalog, self.deployment.name)
+        over = turn is None or turn.ended_us is not None  # it has begun, and not said so yet
+        who = "another process" if turn is None or over else f"{turn.holder} (its {turn.doing})"
+        return Conflict(f"{what} {self.deployment.name!r}: {who} is at work on it. Try again when it is done.")
+
+    def _outside(self, workshop: VersionWorkshop) -> TrainingRuns:
+        self._training = TrainingRuns(
+            workshop,
+            runs=self._runs,
+            registry=self._registry,
+            model=self.deployment.name,
+            asked=self._asked,
+            executor=partial(executor, self._config.training, self._clock, {"loop": self}),
+            worker=self,
+        )
+        return self._training
+
+    def _asked(self, **what: Any) -> Asked:
+        """What a task of a training is asked with."""
+        return Asked(
+            **what,
+            actor=self.controller.state.asked_by or "policy",
+            model=self.deployment.name,
+            deployment=self.deployment_hash,
+            project=SameProject.of(self._config, self._folder),
+        )
+
+    def _proving(self) -> Proving | None:
+        """A new process and a stopwatch for candidates, where time is the system's."""
+        if not isinstance(self._clock, SystemClock):
+            return None
+        return Proving(partial(loads_in_new_process, self._config, self._folder), time.perf_counter_ns)
+
+    def _made_by(self) -> object:
+        """All but data that a version depends on, as JSON values."""
+        made_in = msgspec.to_builtins(current_environment())
+        return [
+            self.deployment.model.hash,
+            self.deployment.learn,
+            self._config.seed,
+            self._config.training.threads,
+            made_in,
+        ]
+
+    def _read_predictions(self) -> None:
+        seen = self._loop.positions
+        if seen is None:  # a new project, or one of an earlier trimtab
+            seen = self._predictions.positions_before(self._loop.closed_until_us)
+        if not self._inputs_read:
+            self._read_inputs_again(seen)
+        for block, reached in self._predictions.blocks(seen, model=self.deployment.name):
+            self._loop.add(block, before=seen, reached=reached)
+            self.inputs.add(block)
+            seen = reached
+
+    def _read_inputs_again(self, until: Mapping[str, int]) -> None:
+        """Give the monitor of inputs the predictions of its open hours that the loop has read already."""
+        self.inputs.reload()
+        for name, after in self._predictions.positions_before(self.inputs.read_from_us).items():
+            for block in self._predictions.between(name, after, until.get(name, 0), model=self.deployment.name):
+                self.inputs.add(block)
+        self._inputs_read = True
+
+    def _read_labels(self, keys: Column, at_us: NDArray[Any], cut_us: NDArray[Any], /) -> KnownLabels:
+        found = self._labels.join(keys.values, at_us, cut_us)
+        return KnownLabels(found.values, found.known_at_us)
+
+    @contextmanager
+    def _turn(self, doing: Doing) -> Iterator[bool]:
+        """Act alone, and say so; False: another process or thread acts."""
+        name, who = self.deployment.name, f"process {os.getpid()} on {platform.node()}"
+        lease = Lease(self._catalog, f"loop.{name}", self._folder)  # of this turn: threads exclude each other too
+        if not lease.take():
+            yield False
+            return
+        try:
+            before = last_turn(self._catalog, name)
+            turn = Turn(
+                doing=doing,
+                holder=who,
+                began_us=self._clock.now_us(),
+                ended_us=None,
+                last_tick_us=None if before is None else before.last_tick_us,
+                last_error=None if before is None else before.last_error,
+            )
+            self._note(turn)
+            try:
+                yield True
+            except BaseException as error:
+                said = f"{type(error).__name__}: {error}" if doing == "tick" else turn.last_error
+                self._note(msgspec.structs.replace(turn, ended_us=self._clock.now_us(), last_error=said))
+                raise
+            now_us = self._clock.now_us()
+            well = {"last_tick_us": now_us, "last_error": None} if doing == "tick" else {}
+            self._note(msgspec.structs.replace(turn, ended_us=now_us, **well))
+        finally:
+            lease.let_go()
+
+    def _note(self, turn: Turn) -> None:
+        self._catalog.write([Put(KIND, self.deployment.name, msgspec.json.encode(turn))])

@@ -1,0 +1,102 @@
+"""Putting a named version in service: judged as a candidate is, and promoted only when it passes. # D88"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from trimtab.app.training.training_runs import Watch, refusal
+from trimtab.core.errors import Misuse
+from trimtab.core.records import Decision, GateRecord
+from trimtab.core.time import format_moment
+from trimtab.registry.protection import CHAMPION
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+    from trimtab.registry import Version
+
+State = Literal[
+    "promoted", "in its rollout", "waiting for approval", "refused", "in service already", "passes", "does not pass"
+]
+_STATES: dict[str, State] = {
+    "promote": "promoted",
+    "shadow": "in its rollout",
+    "canary": "in its rollout",
+    "ask": "waiting for approval",
+    "refuse": "refused",
+}
+
+
+class Promotion(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of putting a version forward."""
+
+    version: str  # "late_flight@7"
+    state: State  # the last two: it was only judged
+    gate: GateRecord | None  # how it was judged; None: it is in service already
+    decisions: list[Decision]  # rows of the ledger
+
+    @property
+    def refused(self) -> bool:
+        return self.state in ("refused", "does not pass")
+
+    def lines(self) -> Iterator[str]:
+        """All of it for a terminal, but the rows of the ledger."""
+        if self.gate is None:
+            yield f"{self.version}: {self.state}"
+        elif self.state == "refused":
+            yield f"{self.version}: {refusal(self.gate.reason)}"
+        else:
+            yield f"{self.version}: {self.state}. {self.gate.reason}"
+        if self.gate is not None:
+            yield from (f"      {line}" for line in self.gate.lines())
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """How a version is to be put in service."""
+
+    why: str
+    actor: str
+    seen_until_us: int | None
+    dry_run: bool
+
+
+def promote_version(project: Project, reference: str, asked: Asked, watch: Watch | None) -> Promotion:
+    """See `Project.promote`."""
+    registry = project.registry
+    version = registry.get(reference)
+    _check_seen(version, asked.seen_until_us, project.clock.now_us())
+    loop = project.loop(version.model)
+    seen_until_us = asked.seen_until_us
+    if asked.dry_run:
+        if _serves(project, version):
+            return Promotion(version=version.name, state="in service already", gate=None, decisions=[])
+        gate = loop.judge_stored(version, asked.actor, seen_until_us=seen_until_us, watch=watch)
+        state: State = "passes" if gate.passed else "does not pass"
+        return Promotion(version=version.name, state=state, gate=gate, decisions=[])
+    project.apply_first()
+    why = asked.why.strip() or "No reason was given."
+    decisions = loop.promote(version, asked.actor, why, seen_until_us=seen_until_us, watch=watch)
+    last = next((d for d in reversed(decisions) if d.act in _STATES and d.version == version.id), None)
+    return Promotion(
+        version=version.name,
+        state="in service already" if last is None else _STATES[last.act],
+        gate=None if last is None else registry.get_gate(str(last.evidence["gate"])),
+        decisions=decisions,
+    )
+
+
+def _serves(project: Project, version: Version) -> bool:
+    champion = project.registry.alias(version.model, CHAMPION)
+    return champion is not None and champion.id == version.id
+
+
+def _check_seen(version: Version, seen_until_us: int | None, now_us: int) -> None:
+    if seen_until_us is None:
+        return
+    what = f"promote {version.name}: seen_until={format_moment(seen_until_us)}"
+    if version.imported is None:
+        raise Misuse(f"{what}: it was trained here, so what it has seen is known. Leave that out.")
+    if seen_until_us > now_us:
+        raise Misuse(f"{what} is in the future. Say until when it had seen data when it was made.")

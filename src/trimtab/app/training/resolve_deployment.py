@@ -1,0 +1,54 @@
+"""Which of several deployments is meant where none is named: the only one that it can be, never just the first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from trimtab.app.state.searches import searches
+from trimtab.core.errors import Conflict, Misuse, NotFound
+from trimtab.steering.loop_state import APPROVAL, KIND, LoopState
+from trimtab.store.ports import Catalog
+
+
+def waiting(what: str, model: str | None, names: Sequence[str], catalog: Catalog) -> str | None:
+    """The deployment that is named, else the one whose candidate waits for approval, else the only one.
+
+    Raises:
+        Misuse: Candidates of several wait, and none is named.
+        Conflict: There are several, and no candidate waits.
+    """
+    if model is not None or len(names) < 2:
+        return model
+    found = [name for name in names if _waits(catalog, name)]
+    if not found:
+        raise Conflict(f"{what}: no candidate of {', '.join(names)} waits for approval. See: trimtab status")
+    _check_one(what, found, "a candidate waits for approval at each of")
+    return found[0]
+
+
+def searched_for(what: str, model: str | None, names: Sequence[str], catalog: Catalog) -> str | None:
+    """The deployment that is named, else the one that was searched for, else the only one.
+
+    Raises:
+        Misuse: Several were searched for, and none is named.
+        NotFound: There are several, and none was searched for.
+    """
+    if model is not None or len(names) < 2:
+        return model
+    found = [name for name in names if searches(catalog, name)]
+    if not found:
+        raise NotFound(f"{what}: nothing was searched yet for {', '.join(names)}. Search: trimtab search MODEL")
+    _check_one(what, found, "there is a search of each of")
+    return found[0]
+
+
+def _check_one(what: str, found: Sequence[str], why: str) -> None:
+    if len(found) > 1:
+        raise Misuse(f"{what}: no model is named, and {why} {', '.join(found)}. Name one of them.")
+
+
+def _waits(catalog: Catalog, name: str) -> bool:
+    record = catalog.get(KIND, name)
+    return record is not None and msgspec.json.decode(record.body, type=LoopState).phase == APPROVAL

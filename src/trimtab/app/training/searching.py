@@ -1,0 +1,187 @@
+"""A search as a run: recorded, done in a process of its own, gone on with after a kill, and cancellable."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from trimtab.app.features.project_spec import SameProject, executor
+from trimtab.app.state.lease import Lease
+from trimtab.app.state.searches import KIND, TRIAL, Searched, SearchRecord, searched, searches
+from trimtab.core.errors import Conflict, Misuse
+from trimtab.core.hashing import content_hash
+from trimtab.run import Line, Run, StepBegan, StepEnded, Task, Workplace
+from trimtab.steering.candidates.stored import address_of_rows, address_of_set
+from trimtab.store.ports import Put
+from trimtab.training.definitions import Model
+from trimtab.training.environment import current_environment
+from trimtab.training.search import Search, Trial, parameters_text, with_budget
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+RUN = "search"
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What the process that searches is to do."""
+
+    model: str
+    search: Search  # with the budget of this call
+    made_by: str  # what the asking process has; another one is not searched for
+    project: SameProject
+
+
+class Answered(msgspec.Struct, frozen=True, kw_only=True):
+    """Which search it was; None: the project file is not what the asking process has."""
+
+    search: str | None
+
+
+def search_model(
+    project: Project,
+    name: str | None,
+    *,
+    trials: int | None,
+    time: str | int | None,
+    actor: str,
+    watch: Callable[[Run], object] | None,
+) -> Searched:
+    """See `Project.search`."""
+    deployment = project.definitions.deployment(name)
+    model = deployment.model
+    if model.search is None:
+        raise Misuse(
+            f"search of {model.name!r}: the model declares none. Add search=tt.search({{...}}) to tt.model, and "
+            "let its estimator be a function of what is searched for."
+        )
+    if deployment.learn != "batch":
+        raise Misuse(f'search of {model.name!r}: it learns online. A search is for models with learn="batch".')
+    asked = Asked(
+        model=model.name,
+        search=with_budget(model.search, trials=trials, time=time),
+        made_by=_made_by(project, model),
+        project=SameProject.of(project.config, project.state_folder),
+    )
+    lease = Lease(project.state.catalog, f"search.{model.name}", project.state_folder)
+    otherwise = f"search of {model.name!r}: another process is at it. See: trimtab runs --model {model.name}"
+    with lease.taken(otherwise), project.recorded.track(RUN, model.name, actor=actor) as run:
+        run.begin()
+
+        def hear(event: Any) -> None:
+            run.hear(event)
+            if watch is not None:
+                watch(run.run)
+
+        with closing(executor(project.config.training, project.clock, {"project": project})) as place:
+            about = f"search of model {model.name!r}"
+            native = "the estimator's library"
+            task = Task(f"{__name__}:work", msgspec.msgpack.encode(asked), about=about, native=native)
+            done = msgspec.msgpack.decode(place.run(task, hear=hear, cancelled=run.cancelled), type=Answered)
+        if done.search is None:
+            raise Conflict(
+                f"search of {model.name!r}: the project file was changed since this process read it. Open the "
+                "project again."
+            )
+        found = searched(project.state.catalog, _record(project, model.name, done.search))
+        best = found.search.best
+        assert best is not None  # of a search that ended
+        run.end(
+            f"{len(found.trials)} trials; the best: {found.search.metric} {best.value:.4f} with "
+            f"{parameters_text(best.values)}."
+        )
+        return found
+
+
+def work(argument: bytes, place: Workplace) -> bytes:
+    """Search, with the project that is kept here or with one opened for this."""
+    asked = msgspec.msgpack.decode(argument, type=Asked)
+    project: Project = place.keep("project", lambda stack: stack.enter_context(asked.project.open()))
+    model = msgspec.structs.replace(project.definitions.deployment(asked.model).model, search=asked.search)
+    if _made_by(project, model) != asked.made_by:
+        return msgspec.msgpack.encode(Answered(search=None))
+    return msgspec.msgpack.encode(Answered(search=_search(project, model, asked, place)))
+
+
+def _search(project: Project, model: Model, asked: Asked, place: Workplace) -> str:
+    from trimtab.training.fitting.search_trials import best_trial, run_trials  # here: only who searches loads it
+
+    catalog = project.state.catalog
+    place.hear(StepBegan("snapshot", None))
+    project.asked_history.refresh()
+    before = [one for one in searches(catalog, model.name) if one.made_by == asked.made_by and one.ended_us is None]
+    for cut_us in [*(one.cut_us for one in before[-1:]), project.clock.now_us()]:
+        training_set, rows, until_us = project.loop(model.name).searchable(cut_us)
+        address = content_hash([asked.made_by, address_of_set(training_set), address_of_rows(rows)])
+        if any(one.id == address for one in before):  # of an interrupted one, unless its data is gone
+            break
+    place.hear(StepEnded("snapshot", cached=False, attempts=1))
+    there = catalog.get(KIND, f"{model.name}/{address}")
+    record = SearchRecord(
+        id=address,
+        model=model.name,
+        metric=str(model.metric),
+        made_by=asked.made_by,
+        search=asked.search,
+        cut_us=training_set.manifest.cut_us,
+        until_us=until_us,
+        rows=int(rows.sum()),
+        began_us=project.clock.now_us(),
+        ended_us=None if there is None else _decoded(there.body).ended_us,
+        best=None if there is None else _decoded(there.body).best,  # until there is a better one
+    )
+    _write(project, record)
+    place.hear(StepBegan("trials", None))
+    trials = list(searched(catalog, record).trials)
+    if trials:
+        place.hear(Line(f"{len(trials)} trials are finished already"))
+
+    def keep(trial: Trial) -> None:
+        body = msgspec.json.encode(trial)
+        catalog.write([Put(TRIAL, f"{address}/{trial.number:06d}", body, expected=0)])
+        trials.append(trial)
+        best = best_trial(trials)
+        mark = " (the best so far)" if best is trial else ""
+        said = f"{record.metric} {trial.value:.4f}" if trial.value is not None else trial.error
+        place.hear(Line(f"trial {trial.number} {trial.state}: {said}{mark}, {parameters_text(trial.values)}"))
+
+    found = run_trials(
+        model,
+        training_set,
+        rows,
+        tuple(trials),
+        seed=project.config.seed,
+        threads=project.config.training.threads,
+        keep=keep,
+        progress=lambda share: place.progress(share, 1.0),
+        timer=time.monotonic,
+    )
+    best = best_trial(found)
+    _write(project, msgspec.structs.replace(record, ended_us=project.clock.now_us(), best=best))
+    place.hear(StepEnded("trials", cached=False, attempts=1))
+    return address
+
+
+def _made_by(project: Project, model: Model) -> str:
+    """The address of all but data and budget that a search depends on."""
+    assert model.search is not None  # the caller looked
+    where = msgspec.to_builtins(current_environment())
+    return content_hash([model.hash, model.search.hash, project.config.seed, project.config.training.threads, where])
+
+
+def _record(project: Project, model: str, address: str) -> SearchRecord:
+    record = project.state.catalog.get(KIND, f"{model}/{address}")
+    assert record is not None  # it was just written
+    return _decoded(record.body)
+
+
+def _decoded(body: bytes) -> SearchRecord:
+    return msgspec.json.decode(body, type=SearchRecord)
+
+
+def _write(project: Project, record: SearchRecord) -> None:
+    project.state.catalog.write([Put(KIND, f"{record.model}/{record.id}", msgspec.json.encode(record))])

@@ -1,0 +1,57 @@
+"""One look at every deployment: what was decided, and where it was somebody else's turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from trimtab.app.alerts.alerting import alert_after_tick
+from trimtab.app.state.lost_records import note_read
+from trimtab.core.records import Decision
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+
+class Ticked(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of one deployment's turn."""
+
+    model: str
+    decisions: list[Decision]
+    at_work: str | None = None  # who is at work on it, so that nothing was looked at; None: it was looked at
+
+
+def tick_all(project: Project, watch: Callable[[Ticked], object] | None = None) -> list[Decision]:
+    """See `Project.tick`."""
+    project.state.check_clock()  # days that are still to come would be closed. # D0170
+    decisions: list[Decision] = []
+    failed: list[Exception] = []
+    for name in project.definitions.deployments:
+        try:
+            ticked = _tick(project, name)
+        except Exception as error:  # whatever a user's code raises; raised below, and noted by the loop
+            failed.append(error)
+            continue
+        decisions += ticked.decisions
+        if watch is not None:
+            watch(ticked)
+    alert_after_tick(project)
+    if failed:
+        for other in failed[1:]:
+            failed[0].add_note(f"Another deployment failed too: {other}")
+        raise failed[0]
+    from trimtab.app.plan.applying import drop_unneeded
+
+    drop_unneeded(project)
+    note_read(project.state)
+    return decisions
+
+
+def _tick(project: Project, name: str) -> Ticked:
+    if project.definitions.deployments[name].learn == "online":
+        project.teacher(name).teach()
+    busy: list[str] = []
+    decisions = project.loop(name).tick(busy.append)
+    return Ticked(model=name, decisions=decisions, at_work=busy[0] if busy else None)

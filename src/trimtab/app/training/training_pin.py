@@ -1,0 +1,60 @@
+"""What a training set depends on. # D54"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from trimtab.app.inspect.skew_causes import FORGET
+from trimtab.app.online.history import SharedHistory
+from trimtab.app.training.training_data import LivingData, settled_cut
+from trimtab.core.hashing import bytes_hash
+from trimtab.steering.ledger import Ledger
+from trimtab.store.ports import Catalog
+from trimtab.training.definitions import Model
+
+
+class Pin:
+    """What a training set depends on, read without a single feature: two sets of one pin are the same.
+
+    Args:
+        data: Finds the requests.
+        history: Of the sources of requests and labels.
+        kept_from: By source, the moment before which its events were removed.
+        catalog: Where the ledger says what was erased.
+    """
+
+    def __init__(
+        self,
+        data: LivingData,
+        history: SharedHistory,
+        catalog: Catalog,
+        *,
+        kept_from: Callable[[], Mapping[str, int]],
+    ) -> None:
+        self._data = data
+        self._history = history
+        self._catalog = catalog
+        self._kept_from = kept_from
+
+    def __call__(self, model: Model, cut_us: int) -> object:
+        """The pin of a model's set at a cut, as a JSON value.
+
+        Raises:
+            NotFound: There is no request.
+        """
+        frames, positions = self._history.moment({model.request.name, model.label.source.name})
+        requests, at_us = self._data.requests(model, frames[model.request.name], cut_us)
+        lists = model.group if model.task == "ranking" else None
+        settled_us = settled_cut(model, frames, at_us, cut_us)
+        keys = msgspec.msgpack.encode(requests[model.request.key].to_list())
+        return [
+            [model.request.hash, model.features.hash, model.label.hash, model.rows, lists],
+            sorted(positions.items()),
+            settled_us,
+            [bytes_hash(keys), bytes_hash(at_us.tobytes())],
+            sorted(self._kept_from().items()),
+            msgspec.to_builtins(list(self._data.left_out(model, settled_us))),
+            sum(d.act == FORGET for d in Ledger(self._catalog).rows()) + len(self._catalog.find(FORGET)),
+        ]

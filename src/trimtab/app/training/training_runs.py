@@ -1,0 +1,155 @@
+"""Training as runs: each is recorded with its steps, done in a process of its own, and can be cancelled. # D53"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from trimtab.app.training.training_work import Answered, Asked, What, Worker, answer, task
+from trimtab.core.records import Decision
+from trimtab.registry import Registry
+from trimtab.registry.protection import CHAMPION
+from trimtab.run import Event, Executor, Run, Runs, StepBegan, StepEnded, ThreadExecutor, Tracked
+from trimtab.steering.candidates.builder import VersionWorkshop
+from trimtab.steering.candidates.ports import Stored
+from trimtab.steering.loop_state import Changes, PairedDay, Repair
+
+_logger = logging.getLogger(__name__)
+Kind = Literal["train", "promote"]
+Watch = Callable[[Run], object]
+
+
+class TrainingRuns:
+    """The workshop as the controller of a living project sees it: whatever takes long is a task of an executor.
+
+    Args:
+        workshop: Does the work, here or in another process.
+        runs: Where runs are recorded.
+        registry: Names versions.
+        model: Its name.
+        asked: Completes what a task is asked with.
+        executor: Where tasks are done.
+        worker: Does them in this process, where the executor's has another project file.
+    """
+
+    def __init__(
+        self,
+        workshop: VersionWorkshop,
+        *,
+        runs: Runs,
+        registry: Registry,
+        model: str,
+        asked: Callable[..., Asked],
+        executor: Callable[[], Executor],
+        worker: Worker,
+    ) -> None:
+        self._workshop = workshop
+        self._runs = runs
+        self._registry = registry
+        self._model = model
+        self._asked = asked
+        self._place = executor
+        self._worker = worker
+        self._executor: Executor | None = None
+        self._watch: Watch = lambda run: None
+        self._run = self._runs.track("train", self._model, actor="nobody")
+
+    @contextmanager
+    def turn(self, actor: str, watch: Watch | None = None, kind: Kind = "train") -> Iterator[Tracked]:
+        """One turn at training: a run that is recorded once there is something to train, and what it is done with."""
+        self._run, self._watch = self._runs.track(kind, self._model, actor=actor), watch or (lambda run: None)
+        try:
+            with self._run:
+                yield self._run
+        finally:
+            executor, self._executor = self._executor, None
+            if executor is not None:
+                executor.close()
+
+    def ended(self, decisions: Sequence[Decision]) -> None:
+        """Say what came of the run of this turn."""
+        last = next((d for d in reversed(decisions) if d.act in ("promote", "refuse", "ask", "shadow", "canary")), None)
+        if last is not None:
+            name = "" if last.version is None else self._registry.get(last.version).name
+            said = {"promote": f"Promoted {name}.", "ask": f"{name} passed, and waits for approval."}
+            said |= dict.fromkeys(("shadow", "canary"), f"{name} passed, and is in its rollout.")
+            self._run.end(said.get(last.act) or f"{name} was {refusal(last.cause)}")
+
+    def unchanged(self, cut_us: int) -> str | None:
+        """What to say where nothing is to be trained: it would give the version in service again, or mended that."""
+        done, champion = self._done("same", cut_us), self._registry.alias(self._model, CHAMPION)
+        if champion is None or (done.same is None and not done.put_back):
+            return None
+        again = "its artifact was lost; it was fitted again and put back."
+        if done.same is None:
+            return f"{champion.name}: {again} Train again for a candidate of newer data."
+        said = f"Unchanged: {done.same.name} is what this data, code and seed give."
+        return f"{said} {again.capitalize()}" if done.put_back else said
+
+    def champion(self) -> str | None:
+        return self._workshop.champion()
+
+    def blocked(self, cut_us: int, changes: Changes) -> str | None:
+        return self._workshop.unseen(cut_us, changes) or self._done("blocked", cut_us, changes=changes).lack
+
+    def repair(self, cut_us: int, go_on: Callable[[], None], changes: Changes) -> Repair:
+        go_on()
+        self._run.begin()
+        try:
+            repair = self._done("repair", cut_us, changes=changes).repair
+        except Exception as error:  # whatever ended it is what the run says, also where the loop goes on after it
+            self._run.end(error=error)
+            raise
+        assert repair is not None
+        return repair
+
+    def judge_stored(self, stored: Stored, cut_us: int, *, keep: bool = True) -> Repair:
+        self._run.begin()
+        repair = self._done("judge", cut_us, stored=stored, keep=keep).repair
+        assert repair is not None
+        return repair
+
+    def shadow_days(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[PairedDay, ...], int]:
+        return self._workshop.shadow_days(repair, since_us, cut_us)
+
+    def promote(self, repair: Repair, why: str, actor: str | None = None) -> str | None:
+        self._run.begin()
+        self._hear(StepBegan("promote", None))
+        replaced = self._workshop.promote(repair, why, actor)
+        self._hear(StepEnded("promote", cached=False, attempts=1))
+        return replaced
+
+    def _hear(self, event: Event) -> None:
+        self._run.hear(event)
+        self._watch(self._run.run)
+
+    def _done(self, what: What, cut_us: int, **more: Any) -> Answered:
+        asked = self._asked(what=what, cut_us=cut_us, **more)
+        done = self._did(asked)
+        if done.changed:
+            said = "%s: the project file was changed since this process read it, so it trains in this process"
+            _logger.warning(said, self._model)
+            if self._executor is not None:
+                self._executor.close()
+            self._executor = ThreadExecutor({"loop": self._worker})
+            done = self._did(asked)
+        return done
+
+    def _did(self, asked: Asked) -> Answered:
+        if self._executor is None:
+            self._executor = self._place()
+        return answer(self._executor.run(task(asked), hear=self._hear, cancelled=self._run.cancelled))
+
+
+def refusal(cause: str) -> str:
+    """The word "refused" and why, once also where the cause says itself that it is a refusal.
+
+    >>> refusal("Refused, not better: log_loss 0.41 against 0.40.")
+    'refused, not better: log_loss 0.41 against 0.40.'
+    >>> refusal("Nobody answered.")
+    'refused: Nobody answered.'
+    """
+    told = cause.removeprefix("Refused")
+    return f"refused: {cause}" if told == cause else f"refused{told}"

@@ -1,0 +1,1 @@
+"""Versions of models: aliases, arms, import, comparison, evaluation reports, garbage collection."""

@@ -1,0 +1,102 @@
+"""Who answers beside the version in service: the record of the shares, and how a person sets it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from trimtab.app.versions.alias_moves import NO_REASON, write_row
+from trimtab.core.errors import Conflict, Misuse, NotFound
+from trimtab.core.records import Decision, GateRecord
+from trimtab.registry import AliasMove, Registry, Version
+from trimtab.registry.evidence import check_ungated
+from trimtab.registry.protection import CHAMPION
+from trimtab.serving.arms.arms import CANARY, KIND, SHADOW, shares_of
+from trimtab.steering.ledger import Evidence
+from trimtab.store.ports import Append, Put, Record, Remove
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+
+ARMS = (CANARY, SHADOW)
+_ATTEMPTS = 20  # others set arms of the same model
+
+
+def set_arm(project: Project, reference: str, arm: str, *, share: float, why: str, actor: str) -> Decision:
+    """See `Project.set_arm`."""
+    if arm not in ARMS:
+        raise Misuse(f"arm {arm!r}: there is none such. Give one of: {', '.join(ARMS)}.")
+    catalog, registry = project.state.catalog, project.registry
+    name, reason = project.definitions.deployment(reference.partition("@")[0]).name, why or NO_REASON
+    for _ in range(_ATTEMPTS):
+        before, unmoved = catalog.get(KIND, name), registry.touch(name, arm)
+        there = registry.aliases(name).get(arm)  # read last: what changes any of them from here on is a conflict
+        if there is None and "@" not in reference:
+            raise NotFound(f"{name}: no version is its {arm} yet. Name one: {name}@N")
+        version = registry.get(reference if there is None or "@" in reference else there.version)
+        if arm == CANARY and share > 0.0:  # a shadow answers nobody
+            check_ungated(f"arm {version.name} as {arm}", registry.passed_gate(version), why)
+        ledgered = LedgeredArm(project, share)
+        try:
+            if there is not None and there.version == version.id:
+                said = {"previous": there.version, "at_us": project.clock.now_us(), "why": reason, "actor": actor}
+                ledgered.write(msgspec.structs.replace(there, **said), [unmoved], before)
+            else:
+                registry.move(
+                    name,
+                    arm,
+                    version,
+                    why=reason,
+                    gate=_evidence(registry, name, arm, version),
+                    expected_previous=None if there is None else there.version,
+                    actor=actor,
+                    together=ledgered,
+                )
+        except Conflict:
+            if (catalog.get(KIND, name), registry.touch(name, arm)) == (before, unmoved):
+                raise  # nobody set an arm or moved this one: it is about something else
+        else:
+            return ledgered.decision
+    raise Conflict(f"arms of {name!r}: others set them {_ATTEMPTS} times meanwhile. Try again.")
+
+
+class LedgeredArm:
+    """Writes a move of an arm's alias, its share, and the row of the ledger: `Ledgered`, of a canary or a shadow.
+
+    Args:
+        project: Whose ledger.
+        share: What share of the requests the arm has from now on; left out, it keeps its own.
+    """
+
+    decision: Decision  # the row, once it is written
+
+    def __init__(self, project: Project, share: float | None = None) -> None:
+        self._project = project
+        self._share = share
+
+    def __call__(self, row: AliasMove, changes: Sequence[Put | Append | Remove]) -> None:
+        """Write all or nothing."""
+        self.write(row, changes, self._project.state.catalog.get(KIND, row.model))
+
+    def write(self, row: AliasMove, changes: Sequence[Put | Append | Remove], before: Record | None) -> None:
+        """Write all or nothing, if the record of the shares is what it was before."""
+        shares = shares_of(before)
+        if self._share is not None:
+            shares = msgspec.structs.replace(shares, **{row.alias: self._share})
+        revision = 0 if before is None else before.revision
+        kept = Put(KIND, row.model, msgspec.json.encode(shares), expected=revision)
+        version = self._project.registry.get(row.version).name
+        evidence: Evidence = {"arm": row.alias, "share": getattr(shares, row.alias), "version": version}
+        self.decision = write_row(self._project, row, [*changes, kept], "set_arm", evidence)
+
+
+def _evidence(registry: Registry, model: str, arm: str, version: Version) -> GateRecord | None:
+    """The newest record that speaks for a version, where a move of the arm needs one; None where there is none."""
+    if registry.needs(model).get(arm) != "gate":
+        return None
+    rivals = {None if one is None else one.id for one in (registry.alias(model, arm), registry.alias(model, CHAMPION))}
+    passed = [gate for gate in registry.gates_of(version) if gate.passed]
+    fitting = [gate for gate in passed if gate.champion in rivals]
+    return next(reversed(fitting or passed), None)

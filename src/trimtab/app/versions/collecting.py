@@ -1,0 +1,97 @@
+"""`trimtab gc`: what the ledger and the prediction log need of the registry, and the collection of the rest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from trimtab.app.state.searches import forget_searches, old_searches, with_chosen
+from trimtab.core.errors import Misuse
+from trimtab.run import forget_step, forsaken_steps
+from trimtab.steering.ledger import Ledger
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+    from trimtab.registry.collecting.collector import Collection, Keep, Reason
+
+_ADDRESS_DIGITS = 64
+
+
+def collect_garbage(project: Project, *, dry_run: bool, keep: Keep, searches: int, why: str, actor: str) -> Collection:
+    """What goes and what stays, with the reasons; unless it is only asked for, what goes is gone.
+
+    Searches and finished steps go first, so that the blobs that they named go with the rest. # D106
+
+    Raises:
+        Conflict: Another collection is under way.
+        Misuse: Not even the newest search is to stay.
+    """
+    from trimtab.registry.collecting.collector import Collector, Forgotten
+
+    if searches < 1:
+        raise Misuse(f"collection: searches={searches}. At least the newest search of a model stays: give 1 or more.")
+    catalog, before_us = project.state.catalog, project.clock.now_us() - keep.youngest_us
+    old = old_searches(catalog, newest=searches, keep=_searches_in_use(project), before_us=before_us)
+    steps = forsaken_steps(catalog, project.recorded.all(), kind="train", before_us=before_us)
+    forgotten = [Forgotten("search", f"{one.model}/{one.id}", one.ended_us or one.began_us) for one in old]
+    forgotten += [Forgotten("step", f"{one.name}/{one.inputs_hash}", one.finished_at_us) for one in steps]
+    collector = Collector(
+        project.state.catalog,
+        project.state.blob,
+        clock=project.clock,
+        actor=actor,
+        keep=keep,
+        also=_by_version(_of_ledger(project, keep), _of_predictions(project)),
+        forgotten=forgotten,
+    )
+    if dry_run:
+        return collector.look()
+    forget_searches(catalog, old)
+    for one in steps:
+        forget_step(catalog, one.name, one.inputs_hash)
+    return collector.collect(why=why)
+
+
+def _searches_in_use(project: Project) -> set[str]:
+    """Those that chose the parameters of a version, whose page shows their trials, or would of the next training."""
+    registry = project.registry
+    chosen = [version.chosen for model in registry.models() for version in registry.versions(model)]
+    deployments = project.definitions.deployments.values()
+    chosen += [with_chosen(project.state.catalog, one).model.chosen for one in deployments]
+    return {one.search for one in chosen if one is not None}
+
+
+def _by_version(*found: dict[str, Reason]) -> dict[str, Sequence[Reason]]:
+    return {version: [one[version] for one in found if version in one] for version in {*found[0], *found[1]}}
+
+
+def _of_ledger(project: Project, keep: Keep) -> dict[str, Reason]:
+    """By version, the newest ledger row that names it."""
+    from trimtab.registry.collecting.collector import Reason
+
+    now_us, found = project.clock.now_us(), {}
+    for row in Ledger(project.state.catalog).rows():
+        if keep.evidence_us is not None and now_us - row.at_us > keep.evidence_us:
+            continue
+        for named in (row.version, row.replaced, *row.evidence.values()):
+            if isinstance(named, str) and len(named) == _ADDRESS_DIGITS:
+                said = f"ledger row {row.sequence} ({row.act}) names it"
+                found[named] = Reason(said, "", evidence_us=now_us - row.at_us)
+    return found
+
+
+def _of_predictions(project: Project) -> dict[str, Reason]:
+    """By version, how many of its answers are still kept."""
+    from trimtab.registry.collecting.collector import Reason
+
+    counts: Counter[str] = Counter()
+    for block in project.predictions.scan():
+        counts.update(prediction.version for prediction in block)
+    frees = "[retention] predictions, and trimtab retain"
+    return {
+        version: Reason(
+            f"{count:,} logged prediction{' is' if count == 1 else 's are'} its answer{'s' * (count > 1)}", frees
+        )
+        for version, count in counts.items()
+    }

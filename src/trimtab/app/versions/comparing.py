@@ -1,0 +1,236 @@
+"""Two versions asked the same labelled rows, and their definitions side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.app.features.feature_runs import run_of_model
+from trimtab.app.state.documents import Part, expression_words, part_differences, phrase_of, words_of
+from trimtab.app.state.retention_needs import features_from_us, labels_from_us
+from trimtab.app.state.state import kept_from
+from trimtab.app.versions.evaluation_page import evaluation_of
+from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
+from trimtab.core.hashing import content_hash
+from trimtab.core.time import duration_us, format_duration, format_moment
+from trimtab.features.aggregates import Aggregate
+from trimtab.features.definitions import Join
+from trimtab.features.feature_set import FeatureSet
+from trimtab.features.labels import LABELLED, LATE, LabelIndex
+from trimtab.registry import Version
+from trimtab.registry.describing.compare import (
+    Comparison,
+    FeatureChange,
+    PredictionComparison,
+    Record,
+    Rows,
+    compare,
+    compare_predictions,
+    record_of,
+)
+from trimtab.steering.gate.scales import label_unit
+from trimtab.training.data.sets import numbered_lists, whole_lists
+from trimtab.training.fitting.classes import aligned
+
+if TYPE_CHECKING:
+    from trimtab.app.project import Project
+    from trimtab.core.columns.data import Columns
+    from trimtab.registry.describing.compare import Floats
+    from trimtab.training.definitions import Model
+
+_MOVED_UNITS = 0.05  # from which on an answer counts as moved: 5 points of a chance, a twentieth of a number's spread
+
+
+def compare_versions(
+    project: Project, one: str, other: str, *, window_us: int | None, moved_by: float | None
+) -> Comparison:
+    """See `Project.compare`."""
+    sides = _record(project, one), _record(project, other)
+    try:
+        features = feature_changes(project.live.of(sides[0].version), project.live.of(sides[1].version))
+    except Misuse as error:  # of an earlier trimtab, which stored no definitions
+        features = [FeatureChange(name="all", what="changed", words=f"not known: {error}")], 0
+    predictions, why = None, ""
+    if window_us is not None and sides[0].version.model == sides[1].version.model:
+        try:
+            predictions = _answers(project, sides, window_us, moved_by)
+        except (NotFound, Misuse, Conflict, Corrupt, Unavailable) as error:  # the rest is worth telling all the same
+            why = str(error)
+    return compare(*sides, features=features, predictions=predictions, not_scored=why)
+
+
+def window_of(window: str | int | None) -> int | None:
+    """How far back rows are asked for, in microseconds.
+
+    Raises:
+        Misuse: It is no duration, or an empty one.
+    """
+    try:
+        window_us = None if window is None else duration_us(window)
+    except Misuse as error:
+        raise Misuse(f"compare: window: {str(error).removeprefix('duration: ')}") from None
+    if window_us == 0:
+        raise Misuse(f'compare: window: {window!r} holds no row. Give a longer one, such as "14d".')
+    return window_us
+
+
+def check_moved(moved: float | None) -> None:
+    """Refuse a difference that no answers can have.
+
+    Raises:
+        Misuse: It is not a number from 0 on.
+    """
+    if moved is not None and not 0.0 <= moved < float("inf"):
+        raise Misuse(f"compare: moved: {moved} is no difference of two answers. Give a number from 0 on, such as 0.05.")
+
+
+def feature_changes(one: FeatureSet, other: FeatureSet) -> tuple[list[FeatureChange], int]:
+    """What became of each feature that the estimator reads, and how many are the same."""
+    before, now = dict(_features(one)), dict(_features(other))
+    found, same = [], 0
+    for name in dict.fromkeys([*before, *now]):
+        old, new = before.get(name), now.get(name)
+        if old is None or new is None:
+            words = phrase_of((old or new or ("", {}))[1])
+            found.append(FeatureChange(name=name, what="added" if old is None else "removed", words=words))
+        elif old[0] != new[0]:
+            changed = list(part_differences(old[1], new[1])) or ["what it is computed from changed"]
+            found.append(FeatureChange(name=name, what="changed", words=", ".join(changed)))
+        else:
+            same += 1
+    return found, same
+
+
+def _record(project: Project, reference: str) -> Record:
+    version = project.registry.as_known(project.registry.get(reference))
+    try:
+        evaluation = evaluation_of(project.registry, project.state.blob, version)
+    except NotFound:
+        evaluation = None
+    try:
+        return record_of(version, project.state.blob, evaluation)
+    except NotFound:
+        project.registry.load(version)  # says who removed it, and when
+        raise
+
+
+def _features(features: FeatureSet) -> Iterator[tuple[str, tuple[str, Part]]]:
+    """By name of what the model reads: the address of its definition with all that it is computed from, in words."""
+    for name in features.names:
+        yield name, (content_hash(_made_of(features, name)), _words(features, name))
+
+
+def _made_of(features: FeatureSet, name: str) -> object:
+    """All that a feature's values depend on, as a JSON value."""
+    if name in features.transforms:
+        expression = features.transforms[name]
+        reads = [[read, _made_of(features, read)] for read in sorted(expression.columns()) if read != name]
+        return [expression, reads]
+    if name in features.request.columns:
+        return ["request", features.request.columns[name], features.request.lead_us]
+    join, aggregate = _view_feature(features, name)
+    view = join.view
+    read = set(view.by).union(*(e.columns() for e in (aggregate.of, aggregate.where) if e is not None))
+    looked_up = [[key, _made_of(features, key)] for key in join.by]
+    return [
+        view.source.content_of(sorted(read)),
+        view.by,
+        view.boundary,
+        aggregate,
+        looked_up,
+        features.request.lead_us,
+    ]
+
+
+def _words(features: FeatureSet, name: str) -> Part:
+    if name in features.transforms:
+        return {"": expression_words(features.transforms[name])}
+    join, aggregate = _view_feature(features, name)
+    view = join.view
+    part = {"source": view.source.name, "by": ", ".join(view.by)} | words_of(aggregate)
+    part |= {} if join.by == view.by else {"looked up by": ", ".join(join.by)}
+    return part | ({} if view.boundary == "before" else {"boundary": view.boundary})
+
+
+def _view_feature(features: FeatureSet, name: str) -> tuple[Join, Aggregate]:
+    view, _, feature = name.partition(".")
+    join = next(join for join in features.joins if join.name == view)
+    return join, join.view.features[feature]
+
+
+class _Asked(msgspec.Struct, frozen=True, eq=False):
+    """Requests with final labels."""
+
+    requests: Columns
+    at_us: NDArray[np.int64]
+    labels: Floats
+    lists: NDArray[np.int64] | None  # of a ranking
+
+
+def _answers(
+    project: Project, sides: tuple[Record, Record], window_us: int, moved_by: float | None
+) -> PredictionComparison:
+    versions = sides[0].version, sides[1].version
+    model = project.definitions.models.get(versions[0].model)
+    if model is None:
+        raise NotFound(f"model {versions[0].model!r} is declared no more: there is no label to judge it by.")
+    asked = _labelled(project, model, versions, window_us)
+    scores = [_scores(project, model, version, asked) for version in versions]
+    names = [side.artifact.class_names for side in sides]
+    if names[0] != names[1]:
+        scores[1] = aligned(scores[1], names[1], names[0], f"compare {versions[0].name} and {versions[1].name}")
+    metric = sides[1].artifact.metric
+    rows = Rows(
+        metric=metric,
+        keys=asked.requests[model.request.key].to_list(),
+        at_us=asked.at_us,
+        labels=asked.labels,
+        one=scores[0],
+        other=scores[1],
+        class_names=names[0],
+        lists=asked.lists,
+    )
+    unit = 1.0 if names[0] else label_unit(metric, asked.labels)
+    return compare_predictions(
+        rows,
+        moved_by=_MOVED_UNITS * unit if moved_by is None else moved_by,
+        learnt_until_us=(sides[0].learnt_until_us, sides[1].learnt_until_us),
+    )
+
+
+def _labelled(project: Project, model: Model, versions: tuple[Version, Version], window_us: int) -> _Asked:
+    """The newest requests whose labels are final, as far as both versions' features can be computed for them."""
+    now_us, wait_us = project.clock.now_us(), model.label.wait_us
+    kept = kept_from(project.state.catalog)
+    from_us = max(labels_from_us(model, kept), *(features_from_us(project.live.of(v), kept) for v in versions))
+    plain = msgspec.structs.replace(model, rows="history")
+    with run_of_model(project, plain) as opened:
+        requests, at_us = project.living_data().requests(plain, opened.frames[model.request.name], now_us)
+        labels = LabelIndex(model.label)
+        labels.update(opened.frames[model.label.source.name])
+        found = labels.join(requests[model.request.key].to_list(), at_us, now_us)
+    there = np.isin(found.state, (LABELLED, LATE)) & np.isfinite(found.values)
+    there &= (at_us <= now_us - wait_us) & (at_us >= from_us)
+    lists = numbered_lists(requests, model.group) if model.task == "ranking" else None
+    there = there if lists is None else whole_lists(lists, there)
+    if not there.any():
+        raise NotFound(
+            f"no request of {model.request.name!r} from {format_moment(max(from_us, 0))[:10]} on has a final label: "
+            "there is nothing to ask both of them."
+        )
+    end_us = int(at_us[there].max())
+    inside = there & (at_us > end_us - window_us)
+    chosen = np.flatnonzero(inside if lists is None else whole_lists(lists, inside))
+    if not chosen.size:
+        raise Misuse(f"window {format_duration(window_us)}: it holds no labelled request. Widen it.")
+    return _Asked(requests.take(chosen), at_us[chosen], found.values[chosen], None if lists is None else lists[chosen])
+
+
+def _scores(project: Project, model: Model, version: Version, asked: _Asked) -> Floats:
+    loaded = project.registry.load(version)
+    features = project.living_data().features_of(model, project.live.of(version), asked.requests, asked.at_us)
+    return np.asarray(loaded.predict(loaded.encoding.matrix(features.values)), np.float64)

@@ -1,0 +1,291 @@
+"""Tables from other libraries and back, through the Arrow PyCapsule interface: none of them is imported here.
+
+arro3-core, which comes with deltalake, checks what a producer gives and owns it; the buffers are then read where they
+lie.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TypeVar
+from uuid import UUID
+
+import arro3.core as arro3
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns.arrow_layout import (
+    Bytes,
+    Piece,
+    buffer_bytes,
+    is_exact,
+    join_columns,
+    read_intervals,
+    read_piece,
+)
+from trimtab.core.columns.data import ArrowTable, Column, Columns, Dtype, WrongColumn
+from trimtab.core.columns.data import column as column_of
+from trimtab.core.errors import Misuse
+
+_INDEX = re.compile(r"__index_level_\d+__")  # how pandas names the numbers of its rows
+_TYPES: dict[Dtype, arro3.DataType] = {
+    "float": arro3.DataType.float64(),
+    "int": arro3.DataType.int64(),
+    "bool": arro3.DataType.bool(),
+    "str": arro3.DataType.string(),
+    "time": arro3.DataType.timestamp("us", tz="UTC"),
+}
+_Values = TypeVar("_Values")
+_LARGE_BYTES = 500_000_000  # texts beyond may need offsets of 64 bits
+
+
+def is_arrow(given: object) -> bool:
+    """Whether an object gives its data through the Arrow PyCapsule interface."""
+    return hasattr(given, "__arrow_c_stream__") or hasattr(given, "__arrow_c_array__")
+
+
+class Unread(Misuse):
+    """An object whose data could not be had; the cause says why."""
+
+
+class Extension(msgspec.Struct, frozen=True):
+    """A value of an Arrow extension type, by which its stored value means something else."""
+
+    type: str
+    stored: Any
+
+
+def read_arrow(given: Any, only: Collection[str] | None = None, *, loose: bool = False) -> ArrowTable:
+    """The table that an object gives, see `Columns.from_arrow`.
+
+    Args:
+        given: It.
+        only: The columns that are wanted; left out, all.
+        loose: Columns that no `Column` holds exactly (decimals, lists, extension types) are Python values. Else
+            decimals are the nearest doubles, and the others an error.
+    """
+    try:
+        table = arro3.Table.from_arrow(_without_nulls(given))
+    except ImportError as error:
+        raise Misuse(
+            f"table: a {_named(given)} gives its data through a package that is missing ({error}). Install that "
+            "package, or give a list of dicts."
+        ) from error
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # whatever the producer raises: its own kinds of error, arro3's, a panic of either
+        raise Unread(_unread(given, error)) from error
+    columns: list[list[Column]] = []
+    values: dict[str, list[Any]] = {}
+    for name, chunked in zip(table.column_names, table.columns, strict=True):
+        is_wanted = only is None or name in only
+        columns.append(_parts(name, chunked, loose) if is_wanted else [])
+        if is_wanted and not columns[-1]:
+            values[name] = _python_values(name, chunked)
+    found = table_of(table.column_names, columns)
+    return ArrowTable(found.names, found.columns, values, table.num_rows)
+
+
+def _without_nulls(given: Any) -> Any:
+    """A polars frame whose columns without a type have one: it hands the others over with a buffer too many."""
+    polars = sys.modules.get("polars")
+    if polars is not None and isinstance(given, polars.DataFrame) and polars.Null in given.dtypes:
+        return given.cast({polars.Null: polars.Boolean})
+    return given
+
+
+def _unread(given: Any, error: BaseException) -> str:
+    pandas = sys.modules.get("pandas")
+    if pandas is not None and isinstance(given, pandas.DataFrame):
+        for name in given.columns:
+            kinds = sorted({type(v).__name__ for v in given[name].tolist() if v is not None and v == v})
+            if given[name].dtype == object and len(kinds) > 1:
+                return (
+                    f"table: column {name!r} of the pandas DataFrame holds {' and '.join(kinds)}; needed is one type a "
+                    'column. Cast it, or give rows: frame.to_dict("records").'
+                )
+    return (
+        f"table: a {_named(given)} gives no Arrow table: {str(error)[:200]}. Give a table or a record batch of several "
+        "named columns, or a list of dicts."
+    )
+
+
+def arrow_stream(columns: Columns, requested_schema: object = None) -> object:
+    """A capsule of a table's data; times are timestamps of microseconds in UTC."""
+    arrays = [_array(name, column) for name, column in columns.by_name.items()]
+    table = arro3.Table.from_arrays(arrays, names=list(columns.names))
+    return table.__arrow_c_stream__(requested_schema)
+
+
+def arrow_schema(columns: Columns) -> object:
+    """A capsule of a table's schema."""
+    fields = [arro3.Field(name, _TYPES[column.dtype], nullable=True) for name, column in columns.by_name.items()]
+    return arro3.Schema(fields).__arrow_c_schema__()
+
+
+def table_of(names: Sequence[str], parts: Sequence[Sequence[Column]]) -> ArrowTable:
+    """A table of the parts of each of its columns, those without parts left out, and the row numbers of pandas.
+
+    Raises:
+        Misuse: Two columns have one name.
+    """
+    kept = [name for name in names if not _INDEX.fullmatch(name)]
+    twice, times = next(iter(Counter(kept).most_common(1)), ("", 0))
+    if times > 1:
+        raise WrongColumn(f"table: column {twice!r} comes twice. Rename or remove one.", column=twice)
+    found = {n: join_columns(p) for n, p in zip(names, parts, strict=True) if p and not _INDEX.fullmatch(n)}
+    return ArrowTable(tuple(kept), Columns(found))
+
+
+def _parts(name: str, chunked: arro3.ChunkedArray, loose: bool) -> list[Column]:
+    """The chunks of a column, at least one, so that a column without rows has a type; none where it must be loose."""
+    kind = _extension(chunked)
+    if kind == "arrow.uuid" and not loose:
+        return [column_of("str", [None if v is None else str(v) for v in _python_values(name, chunked)])]
+    if kind not in ("", "arrow.json"):
+        if not loose:
+            raise WrongColumn(
+                f"column {name!r} holds values of the Arrow extension type {kind!r}; a column can hold numbers, text, "
+                "booleans, dates and timestamps. Leave it out, or make such columns of it.",
+                column=name,
+            )
+        return []
+    owner = chunked.field.__arrow_c_schema__()
+    schema = _Schema.from_address(_pointer(owner, b"arrow_schema"))
+    held = (schema.dictionary[0] if schema.dictionary else schema).format.decode()
+    if loose and not is_exact(held):
+        return []
+    parts = [_of_array(name, array, read_piece) for array in chunked.chunks] or [_read_nothing(name, chunked.field)]
+    beyond = loose and held == "L" and any(part.dtype == "float" for part in parts)  # 64 bits without a sign
+    return [] if beyond else parts
+
+
+def _extension(chunked: arro3.ChunkedArray) -> str:
+    return (chunked.field.metadata or {}).get(b"ARROW:extension:name", b"").decode()
+
+
+def _python_values(name: str, chunked: arro3.ChunkedArray) -> list[Any]:
+    """A column's values as Python's own, those of extension types as such."""
+    if "Interval" in str(chunked.type):  # for which arro3 has none
+        raw = [value for array in chunked.chunks for value in _of_array(name, array, read_intervals)]
+        return [None if value is None else Extension("interval", value) for value in raw]
+    try:
+        values: list[Any] = list(chunked.to_pylist())
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of arro3's is no `Exception`
+        raise WrongColumn(
+            f"column {name!r} holds {chunked.type}, which cannot be read ({str(error)[:100]}). Leave it out, or make "
+            "numbers, text, booleans, dates or timestamps of it.",
+            column=name,
+        ) from error
+    kind = _extension(chunked)
+    if kind == "arrow.uuid":
+        return [None if value is None else UUID(bytes=value) for value in values]
+    return [None if value is None else Extension(kind, value) for value in values] if kind else values
+
+
+class _Schema(ctypes.Structure):
+    """`ArrowSchema` of the C data interface, as far as it is read."""
+
+
+_Schema._fields_ = [
+    ("format", ctypes.c_char_p),
+    ("name", ctypes.c_char_p),
+    ("metadata", ctypes.c_void_p),
+    ("flags", ctypes.c_int64),
+    ("n_children", ctypes.c_int64),
+    ("children", ctypes.c_void_p),
+    ("dictionary", ctypes.POINTER(_Schema)),
+]
+
+
+class _Array(ctypes.Structure):
+    """`ArrowArray` of the C data interface, as far as it is read."""
+
+
+_Array._fields_ = [
+    ("length", ctypes.c_int64),
+    ("null_count", ctypes.c_int64),
+    ("offset", ctypes.c_int64),
+    ("n_buffers", ctypes.c_int64),
+    ("n_children", ctypes.c_int64),
+    ("buffers", ctypes.POINTER(ctypes.c_void_p)),
+    ("children", ctypes.c_void_p),
+    ("dictionary", ctypes.POINTER(_Array)),
+]
+
+_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+_pointer.restype, _pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+
+
+def _of_array(name: str, array: arro3.Array, read: Callable[[Piece], _Values]) -> _Values:
+    """The values of one array, copied: its memory may go afterwards."""
+    schema, data = array.__arrow_c_array__()  # they own the memory until this returns
+    piece = _piece(
+        name,
+        _Schema.from_address(_pointer(schema, b"arrow_schema")),
+        _Array.from_address(_pointer(data, b"arrow_array")),
+    )
+    return read(piece)
+
+
+def _read_nothing(name: str, field: arro3.Field) -> Column:
+    owner = field.__arrow_c_schema__()
+    return read_piece(_no_rows(name, _Schema.from_address(_pointer(owner, b"arrow_schema"))))
+
+
+def _no_rows(name: str, schema: Any) -> Piece:
+    dictionary = read_piece(_no_rows(name, schema.dictionary[0])) if schema.dictionary else None
+    return Piece(name, schema.format.decode(), 0, (), 0, dictionary)
+
+
+def _piece(name: str, schema: Any, array: Any) -> Piece:
+    kind = schema.format.decode()
+    dictionary = read_piece(_piece(name, schema.dictionary[0], array.dictionary[0])) if array.dictionary else None
+    places = [array.buffers[i] for i in range(array.n_buffers)]
+    end = array.offset + array.length
+    sizes = buffer_bytes(kind, end)
+    buffers = [_bytes(place, size) for place, size in zip(places, sizes, strict=False)]
+    if kind in ("u", "U") and len(places) == 3:
+        offsets = buffers[1]
+        last = 0 if offsets is None else int(np.frombuffer(offsets, "<i4" if kind == "u" else "<i8")[end])
+        buffers.append(_bytes(places[2], last))
+    elif kind == "vu" and len(places) > 3:
+        held = _bytes(places[-1], 8 * (len(places) - 3))
+        lengths = [] if held is None else np.frombuffer(held, "<i8").tolist()
+        buffers += [_bytes(place, size) for place, size in zip(places[2:-1], lengths, strict=True)]
+    return Piece(name, kind, array.length, buffers, array.offset, dictionary)
+
+
+def _bytes(place: int | None, size: int) -> Bytes | None:
+    if not place or not size:
+        return None
+    return np.frombuffer(memoryview((ctypes.c_uint8 * size).from_address(place)), np.uint8)
+
+
+def _array(name: str, column: Column) -> arro3.Array:
+    kind = _TYPES[column.dtype]
+    if column.dtype == "str":
+        texts = column.to_list()
+        if sum(len(text) for text in texts if text is not None) > _LARGE_BYTES:
+            kind = arro3.DataType.large_string()
+        try:
+            return arro3.Array(texts, kind)
+        except UnicodeEncodeError as error:
+            raise Misuse(f"column {name!r}: a text has no UTF-8 form ({error.reason}). Mend it.") from error
+    if column.valid is None:
+        values: NDArray[Any] = np.ascontiguousarray(column.values)
+        return arro3.Array.from_numpy(values).cast(kind)
+    plain = arro3.DataType.int64() if column.dtype == "time" else kind
+    return arro3.Array(column.to_list(), plain).cast(kind)
+
+
+def _named(given: object) -> str:
+    kind = type(given)
+    return f"{kind.__module__.partition('.')[0]} {kind.__name__}"

@@ -1,0 +1,176 @@
+"""Arrow's own files and streams of bytes, by pyarrow: the extra `arrow`, loaded with the first of them.
+
+What comes may be a stranger's: its size is checked by its headers before pyarrow sees it, and what pyarrow made of it
+is validated before it is used.  # D0166
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from trimtab.core.columns.arrow import read_arrow
+from trimtab.core.columns.arrow_size import MAGIC, MORE, Bounds, TooLarge, TooManyRows, check_size
+from trimtab.core.columns.data import ArrowTable, Columns, WrongColumn
+from trimtab.core.errors import Misuse, TrimtabError
+
+__all__ = ["NoPyarrow", "TooLarge", "TooManyRows", "is_ipc", "read_ipc", "read_ipc_file", "write_ipc_stream"]
+
+Values: TypeAlias = "Sequence[str] | Sequence[float] | Sequence[int]"
+
+_INDEX = re.compile(r"__index_level_\d+__")  # how pandas names the numbers of its rows
+_LEAST_BYTES = 24 << 20  # that any data may become
+_TIMES_OF_FILE = 100  # its size: Feather packs repetitive columns well
+_TAKEN = (
+    "null bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 string large_string "
+    "string_view date32 date64"
+)
+_LOOSE = "decimal time duration interval binary large_binary fixed_size_binary"  # some 100 bytes each in Python
+_MOST_LOOSE = 250_000  # of them in a body
+
+
+class NoPyarrow(Misuse):
+    """Arrow's bytes came, and pyarrow is not installed."""
+
+
+def is_ipc(data: bytes) -> bool:
+    """Whether bytes begin as an Arrow IPC stream or file does."""
+    return data[:4] == MORE or data[:6] == MAGIC
+
+
+def read_ipc_file(path: Path, only: Collection[str] | None = None, *, loose: bool = False) -> ArrowTable:
+    """The table of an Arrow IPC file (Feather) or of a file that holds a stream, see `read_ipc`."""
+    return read_ipc(path.read_bytes(), f"file {path}", only, loose=loose)
+
+
+def read_ipc(
+    data: bytes,
+    what: str,
+    only: Collection[str] | None = None,
+    *,
+    most_rows: int | None = None,
+    times: int = _TIMES_OF_FILE,
+    loose: bool = False,
+) -> ArrowTable:
+    """The table of the bytes of an Arrow IPC stream or file.
+
+    Args:
+        data: The bytes, uncompressed or with lz4 or zstd.
+        what: Names them in errors.
+        only: The columns that are wanted; left out, all.
+        most_rows: More are refused.
+        times: How many times their size they may take once decoded, and 24 MB.
+        loose: See `read_arrow`; for all columns lists, structs and the like are an error anyway, for wanted ones not.
+
+    Raises:
+        TooManyRows: There are more than `most_rows`.
+        TooLarge: They would become far larger than they are.
+        NoPyarrow: pyarrow is not installed.
+        Misuse: They are no Arrow data, are damaged, or have a wanted column that no table can have.
+    """
+    if not is_ipc(data):
+        raise Misuse(
+            f"{what}: begins with {data[:8]!r}, which is neither an Arrow IPC stream nor a file. Write it with "
+            "pyarrow.ipc.new_stream or with polars' write_ipc_stream, for example."
+        )
+    if data[:6] == MAGIC and not data.endswith(MAGIC):
+        raise Misuse(f"{what}: the Arrow file is cut off. Write it again.")
+    pa = _pyarrow(what)
+    try:
+        check_size(data, what, Bounds(_LEAST_BYTES + times * len(data), most_rows))
+        return _read(pa, data, only, loose)
+    except TrimtabError:
+        raise
+    except (
+        pa.ArrowException, ValueError, struct.error, ArithmeticError, LookupError, TypeError, OSError, MemoryError,
+        NotImplementedError, RecursionError,
+    ) as error:  # fmt: skip  # what damage leads to, in pyarrow and in the extension types that it knows
+        said = " ".join(str(error).split())[:300]
+        raise Misuse(f"{what}: the Arrow data is damaged ({said}). Write it again.") from error
+
+
+def write_ipc_stream(columns: Mapping[str, Values]) -> bytes:
+    """The bytes of a stream that holds one batch.
+
+    Args:
+        columns: By name, as many values each: str as Utf8, float as Float64, int as Int64; without values as Utf8.
+
+    >>> written = write_ipc_stream({"id": ["a", "é"], "score": [0.5, 1.0]})
+    >>> read_ipc(written, "stream").columns.to_rows()
+    [{'id': 'a', 'score': 0.5}, {'id': 'é', 'score': 1.0}]
+    """
+    pa = _pyarrow("Arrow stream")
+    batch = pa.record_batch({name: _array(pa, values) for name, values in columns.items()})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    written: bytes = sink.getvalue().to_pybytes()
+    return written
+
+
+def _array(pa: Any, values: Values) -> Any:
+    first = next(iter(values), "")
+    if not isinstance(first, str):
+        return pa.array(values, pa.int64() if isinstance(first, int) else pa.float64())
+    return pa.array([str(text).encode("utf-8", "replace") for text in values], pa.binary()).cast(pa.string())
+
+
+def _read(pa: Any, data: bytes, only: Collection[str] | None, loose: bool) -> ArrowTable:
+    opened = pa.ipc.open_file if data[:6] == MAGIC else pa.ipc.open_stream
+    schema = opened(pa.py_buffer(data)).schema
+    wanted = [at for at, name in enumerate(schema.names) if only is None or name in only]
+    for at in wanted:
+        _check_type(pa, schema.field(at), loose, named=only is not None)
+    names = tuple(name for name in schema.names if not _INDEX.fullmatch(name))
+    if not wanted:
+        return ArrowTable(names, Columns({}))
+    options = pa.ipc.IpcReadOptions(use_threads=False, included_fields=wanted)
+    table = opened(pa.py_buffer(data), options=options, memory_pool=pa.system_memory_pool()).read_all()
+    table.validate(full=True)
+    cells = table.num_rows * sum(_is_loose(pa, field.type) for field in table.schema) if loose and only is None else 0
+    if cells > _MOST_LOOSE:
+        raise TooLarge(f"the Arrow data: {cells:,} decimals and the like; at most {_MOST_LOOSE:,}. Send it in parts.")
+    found = read_arrow(table.combine_chunks(pa.system_memory_pool()), loose=loose)
+    return ArrowTable(names, found.columns, found.loose, found.rows)
+
+
+def _check_type(pa: Any, field: Any, loose: bool, *, named: bool) -> None:
+    """Refuse a column that no table can have, and whose rows are not even shown where they do not fit."""
+    kind = field.type
+    kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    taken = {getattr(pa, name)() for name in _TAKEN.split()}
+    if kind in taken or pa.types.is_timestamp(kind) or pa.types.is_decimal(kind):
+        return
+    shared = pa.types.is_dictionary(field.type)
+    if loose and not shared and (_is_loose(pa, kind) or (named and _is_plain(pa, kind))):
+        return
+    raise WrongColumn(
+        f"column {field.name!r} holds {str(field.type)[:100]}; a column can hold numbers, text, booleans, dates and "
+        "timestamps. Leave it out, or make such columns of it.",
+        column=field.name,
+    )
+
+
+def _is_loose(pa: Any, kind: Any) -> bool:
+    return any(getattr(pa.types, f"is_{name}")(kind) for name in _LOOSE.split())
+
+
+def _is_plain(pa: Any, kind: Any) -> bool:
+    """Whether values have no part in common, so that they are no larger row by row than in the file."""
+    shared = "dictionary union run_end_encoded list_view large_list_view binary_view string_view"
+    if any(getattr(pa.types, f"is_{name}")(kind) for name in shared.split()):
+        return False
+    return all(_is_plain(pa, kind.field(at).type) for at in range(kind.num_fields))
+
+
+def _pyarrow(what: str) -> Any:
+    try:
+        import pyarrow
+        import pyarrow.ipc
+    except ImportError as error:
+        raise NoPyarrow(f'{what}: Arrow data needs pyarrow ({error}). Run: pip install "trimtab[arrow]"') from error
+    return pyarrow

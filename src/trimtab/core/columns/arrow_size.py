@@ -1,0 +1,251 @@
+"""The decoded size of Arrow IPC data, by the headers of its messages: checked before anything is built of it.
+
+A few bytes of a header may stand for any amount of memory: columns may share one long name, dictionaries may grow row
+by row, a compressed buffer says itself how long it is. A header that an ordinary writer made is a tree, and names no
+byte twice.  # D0166
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import msgspec
+import numpy as np
+
+from trimtab.core.columns.flatbuffer import FlatTable
+from trimtab.core.errors import Misuse
+
+MAGIC = b"ARROW1"
+MORE = b"\xff\xff\xff\xff"  # begins a message
+
+_SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3  # kinds of messages
+_TIMESTAMP, _UNION = 10, 14  # types that hold a text, a vector
+_CODES = {3: 3, 8: 2, 9: 4, 10: 4, 11: 3, 14: 2, 18: 4}  # of a type's unit, precision or mode: how many there are
+_BLOCK_BYTES = 24
+_MOST_FIELDS = 10_000  # columns, those inside of others too
+_MOST_DEPTH = 32
+_FIELD_BYTES = 700  # of memory for a column's description, and again for its array in each batch
+_VALUE_BYTES = {1: 9, 5: 72, 6: 2, 7: 72, 20: 72, 24: 72}  # of a `Column`, by the type's number: text, decimals
+_USUAL_BYTES = 17  # of other types: eight of a number, and what converting it takes
+
+_Message: TypeAlias = tuple[FlatTable, memoryview]  # header, body
+
+
+class TooManyRows(Misuse):
+    """More rows than are taken at once."""
+
+
+class TooLarge(Misuse):
+    """More bytes, once decoded, than are taken at once."""
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """How much Arrow data may become."""
+
+    decoded_bytes: int
+    rows: int | None = None
+
+
+def check_size(data: bytes, what: str, bounds: Bounds) -> None:
+    """Refuse the bytes of an Arrow IPC stream or file that would become too much.
+
+    Raises:
+        TooManyRows: There are more rows than `bounds` allow.
+        TooLarge: They take more memory than that.
+        ValueError: The headers are damaged.
+    """
+    view = memoryview(data)
+    size = _Size(what, bounds)
+    is_file = data[: len(MAGIC)] == MAGIC
+    for header, body in _of_file(view, size) if is_file else _of_stream(view):
+        size.add(header, body)
+
+
+class _Size:
+    """What the messages so far become."""
+
+    def __init__(self, what: str, bounds: Bounds) -> None:
+        self._what = what
+        self._bounds = bounds
+        self._bytes = self._rows = 0
+        self._weights: list[int] | None = None  # bytes of a value, for each array of a batch; None: no schema yet
+        self._dictionaries: dict[int, list[int]] = {}  # the same of each dictionary, by its number
+        self._users: dict[int, int] = {}  # how many columns have it
+        self._held: dict[int, int] = {}  # bytes of each dictionary as it is now
+
+    def add(self, message: FlatTable, body: memoryview) -> None:
+        kind, header = message.number(1, "<B"), message.table(2)
+        if header is None or kind not in (_SCHEMA, _DICTIONARY, _BATCH):
+            raise ValueError(f"a message of kind {kind}")
+        _Budget(message).spend_pairs(message, 4)
+        if kind == _SCHEMA:
+            self.add_schema(header, _Budget(message))
+        elif self._weights is None:
+            raise ValueError("it does not begin with a schema")
+        elif kind == _BATCH:
+            self._rows += header.number(0, "<q")
+            if self._bounds.rows is not None and self._rows > self._bounds.rows:
+                raise TooManyRows(f"{self._what}: more than {self._bounds.rows} rows. Send them in parts.")
+            self._take(self._batch(header, body, self._weights))
+        else:
+            self._add_dictionary(header, body)
+
+    def add_schema(self, schema: FlatTable, budget: _Budget) -> None:
+        if self._weights is not None:
+            raise ValueError("it has two schemas")
+        _check_code(schema.number(0, "<h"), 2)  # byte order
+        budget.spend_pairs(schema, 2)
+        self._weights = []
+        for field in schema.tables(1):
+            self._weights += self._field(field, budget, 0)
+        self._take(_FIELD_BYTES * budget.fields)
+
+    def _add_dictionary(self, header: FlatTable, body: memoryview) -> None:
+        number, batch = header.number(0, "<q"), header.table(1)
+        if batch is None or number not in self._dictionaries:
+            raise ValueError("a dictionary of no column")
+        size = self._batch(batch, body, self._dictionaries[number])
+        if header.number(2, "<B"):  # a delta: what there was is copied, and batches may hold what there was
+            size += self._held.get(number, 0)
+        self._held[number] = size
+        self._take(size * self._users[number])
+
+    def _batch(self, batch: FlatTable, body: memoryview, weights: list[int]) -> int:
+        """The bytes of memory of a batch."""
+        rows, nodes, places = batch.number(0, "<q"), batch.integers(1, 2), batch.integers(2, 2)
+        if rows < 0 or len(nodes) != len(weights) or (nodes[:, 0] < 0).any():
+            raise ValueError("a batch does not fit its schema")
+        begins, lengths = places[:, 0], places[:, 1]
+        if (begins < 0).any() or (lengths < 0).any() or (begins > len(body)).any():
+            raise ValueError("a buffer lies outside its body")
+        if sum(lengths.tolist()) > len(body):
+            raise ValueError("a batch claims more than it holds")
+        compression = batch.table(3)
+        if compression is None:
+            plain: int = sum(lengths.tolist())
+        else:
+            _check_code(compression.number(0, "<b"), 2)
+            plain = sum(_unpacked(body, at, size) for at, size in places.tolist())
+        counts = nodes[:, 0].astype(float)  # no sum of them wraps
+        values = int(min(float(counts @ np.array(weights, float)), 1e18))
+        return values + 2 * plain + _FIELD_BYTES * (1 + len(nodes))
+
+    def _field(self, field: FlatTable, budget: _Budget, depth: int) -> list[int]:
+        """The weights of the arrays that a column has in a batch."""
+        budget.spend_field(field, depth)
+        kind = field.number(2, "<B")
+        weights = [_VALUE_BYTES.get(kind, _USUAL_BYTES)]
+        for child in field.tables(5):
+            weights += self._field(child, budget, depth + 1)
+        dictionary = field.table(4)
+        if dictionary is None:
+            return weights
+        number = dictionary.number(0, "<q")
+        self._dictionaries.setdefault(number, weights)
+        self._users[number] = self._users.get(number, 0) + 1
+        return [_USUAL_BYTES]
+
+    def _take(self, size: int) -> None:
+        self._bytes += size
+        if self._bytes > self._bounds.decoded_bytes:
+            raise TooLarge(
+                f"{self._what}: decoded it would take more than {self._bounds.decoded_bytes} bytes, which is too much "
+                "for its size. Send it in parts, and texts, dictionaries and buffers as they are, not compressed."
+            )
+
+
+class _Budget:
+    """The bytes that a header may name: each once, with some room for what a writer shares."""
+
+    def __init__(self, message: FlatTable) -> None:
+        self._left = 2 * message.size + 4_096
+        self.fields = 0
+
+    def spend(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise ValueError("its header names the same bytes again and again")
+
+    def spend_pairs(self, table: FlatTable, field: int) -> None:
+        """What is spent by a vector of keys and values."""
+        for pair in table.tables(field):
+            self.spend(8 + pair.length(0) + pair.length(1))
+
+    def spend_field(self, field: FlatTable, depth: int) -> None:
+        self.fields += 1
+        if self.fields > _MOST_FIELDS or depth > _MOST_DEPTH:
+            raise ValueError(f"it has more than {_MOST_FIELDS} columns, or columns {_MOST_DEPTH} deep in others")
+        number, kind = field.number(2, "<B"), field.table(3)
+        if kind is None:
+            raise ValueError("a column has no type")
+        if number in _CODES:
+            _check_code(kind.number(0, "<h"), _CODES[number])  # pyarrow takes an unknown one for the first or last
+        held = kind.length(1) if number in (_TIMESTAMP, _UNION) else 0
+        self.spend(16 + field.length(0) + held * (4 if number == _UNION else 1))
+        self.spend_pairs(field, 6)
+
+
+def _check_code(code: int, count: int) -> None:
+    if not 0 <= code < count:
+        raise ValueError(f"a header has the code {code} where there are 0 to {count - 1}")
+
+
+def _unpacked(body: memoryview, at: int, size: int) -> int:
+    """How long a compressed buffer says that it is."""
+    if not size:
+        return 0
+    (plain,) = struct.unpack_from("<q", body, at)
+    if plain < -1:
+        raise ValueError("a compressed buffer has a negative length")
+    return size if plain == -1 else int(plain)
+
+
+def _of_stream(data: memoryview) -> Iterator[_Message]:
+    at = 0
+    while at < len(data):
+        found = _message(data, at)
+        if found is None:
+            return  # the end is marked
+        message, at = found
+        yield message
+
+
+def _of_file(data: memoryview, size: _Size) -> Iterator[_Message]:
+    """The messages that the end of a file names: its dictionaries, then its batches."""
+    end = len(data) - len(MAGIC) - 4
+    (length,) = struct.unpack_from("<i", data, end)
+    footer = FlatTable.root(data[max(0, end - length) : end])
+    schema = footer.table(1)
+    if schema is None:
+        raise ValueError("it has no schema")
+    _Budget(footer).spend_pairs(footer, 4)
+    size.add_schema(schema, _Budget(footer))
+    for blocks in (2, 3):
+        for at in footer.integers(blocks, _BLOCK_BYTES // 8)[:, 0].tolist():
+            if not 0 <= at < len(data):
+                raise ValueError("a block lies outside the file")
+            found = _message(data, at)
+            if found is None:
+                raise ValueError("a block has no message")
+            yield found[0]
+
+
+def _message(data: memoryview, at: int) -> tuple[_Message, int] | None:
+    """The message that begins at a byte, and where it ends; None: the end of the stream is marked there."""
+    (size,) = struct.unpack_from("<i", data, at)
+    at += 4
+    if size == -1:
+        (size,) = struct.unpack_from("<i", data, at)
+        at += 4
+    if size == 0:
+        return None
+    if size < 0 or at + size > len(data):
+        raise ValueError("it is cut off in a header")
+    header = FlatTable.root(data[at : at + size])
+    body = header.number(3, "<q")
+    begin = at + size
+    if body < 0 or begin + body > len(data):
+        raise ValueError("it is cut off in a body")
+    return (header, data[begin : begin + body]), begin + body

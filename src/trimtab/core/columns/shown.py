@@ -1,0 +1,119 @@
+"""A table for people: its first and last rows, the types of its columns, and where nothing is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from trimtab.core.columns.data import Column, Columns
+from trimtab.core.time import format_moment
+
+_MOST_ROWS, _MOST_COLUMNS, _MOST_CHARACTERS = 10, 12, 32
+_NULL, _GAP = "null", "…"
+_RIGHT = ("float", "int")  # dtypes whose values stand at the right
+
+
+def text_table(table: Columns) -> str:
+    """For a terminal.
+
+    >>> print(text_table(Columns.of({"who": ("str", ["ann", None]), "x": ("float", [1.5, 20.0])})))
+    2 rows x 2 columns
+    who       x
+    str   float
+    ----  -----
+    ann     1.5
+    null   20.0
+    """
+    names, cells = _cells(table)
+    dtypes = [_dtype(table, name) for name in names]
+    shown = [[_plain(name) for name in names], dtypes, *cells]
+    widths = [max(len(row[i]) for row in shown) for i in range(len(names))]
+    right = [_is_right(table, name) for name in names]
+    lines = [_line(row, widths, right) for row in shown]
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([_size(table), *lines[:2], rule, *lines[2:]] if names else [_size(table)])
+
+
+def html_table(table: Columns) -> str:
+    """For a notebook; whatever the values say is text."""
+    names, cells = _cells(table)
+    heads = "".join(
+        f"<th>{escape(_plain(name))}<br><small>{escape(_dtype(table, name))}</small></th>" for name in names
+    )
+    aligned = ["right" if _is_right(table, name) else "left" for name in names]
+    rows = "".join(
+        "<tr>"
+        + "".join(
+            f'<td style="text-align:{side}">{"<em>null</em>" if cell == _NULL else escape(cell)}</td>'
+            for cell, side in zip(row, aligned, strict=True)
+        )
+        + "</tr>"
+        for row in cells
+    )
+    return (
+        f"<table><caption>{escape(_size(table))}</caption><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+    )
+
+
+def _size(table: Columns) -> str:
+    columns = len(table.names)
+    return f"{table.rows:,} row{'s' * (table.rows != 1)} x {columns:,} column{'s' * (columns != 1)}"
+
+
+def _cells(table: Columns) -> tuple[list[str], list[list[str]]]:
+    """The columns that are shown, and the texts of the rows that are."""
+    names = list(table.names)
+    if len(names) > _MOST_COLUMNS:
+        half = _MOST_COLUMNS // 2
+        names = [*names[:half], _GAP, *names[-half:]]
+    gap = table.rows > _MOST_ROWS
+    head = slice(0, _MOST_ROWS // 2 if gap else table.rows)
+    tail = slice(table.rows - _MOST_ROWS // 2 if gap else table.rows, table.rows)
+    lists = []
+    for name in names:
+        if name not in table:
+            lists.append([_GAP] * ((head.stop - head.start) + gap + (tail.stop - tail.start)))
+            continue
+        column = table[name]
+        lists.append([*_texts(column, head), *([_GAP] if gap else []), *_texts(column, tail)])
+    return names, [list(row) for row in zip(*lists, strict=True)]
+
+
+def _texts(column: Column, rows: slice) -> list[str]:
+    return [_text(column, value) for value in column.take(rows).to_list()]
+
+
+def _text(column: Column, value: Any) -> str:
+    if value is None or value != value:
+        return _NULL
+    if column.dtype == "time":
+        try:
+            return format_moment(value)
+        except OverflowError:  # outside the years that have a name
+            return f"{value} us"
+    if column.dtype == "float":
+        return f"{value:.6g}" if abs(value) >= 1e6 or 0 < abs(value) < 1e-4 else str(round(value, 6))
+    if column.dtype == "str":
+        text = _plain(value)
+        return repr(text) if text in (_NULL, _GAP, "") or text != text.strip() else text
+    return str(value)
+
+
+def _plain(text: str) -> str:
+    """On one line, no longer than fits, control characters shown."""
+    kept = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: _MOST_CHARACTERS + 1])
+    return kept if len(kept) <= _MOST_CHARACTERS else kept[: _MOST_CHARACTERS - 1] + _GAP
+
+
+def _dtype(table: Columns, name: str) -> str:
+    return table[name].dtype if name in table else ""
+
+
+def _is_right(table: Columns, name: str) -> bool:
+    return _dtype(table, name) in _RIGHT
+
+
+def _line(row: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
+    padded = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
+    return "  ".join(padded).rstrip()

@@ -1,0 +1,1 @@
+"""Expressions over the columns of one row, evaluated row by row or in columns."""

@@ -1,0 +1,148 @@
+"""Plain Python functions inside expressions, known by the content of their code."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, get_args
+
+from trimtab.core.columns.data import Dtype
+from trimtab.core.errors import Misuse
+from trimtab.core.expressions.failed import failed
+from trimtab.core.expressions.nodes import GREATEST, Expression, Scalar, col, lit
+from trimtab.core.expressions.primitives import INT_MAX, INT_MIN
+from trimtab.core.shown import shown
+
+Nulls = Literal["skip", "pass"]
+Function = Callable[..., Any]
+
+_DTYPES: dict[object, Dtype] = {float: "float", int: "int", bool: "bool", str: "str"}
+_PLAIN = (bool, int, float, str)
+_KNOWN: dict[str, Function] = {}  # by the hash of their code: the same hash is the same function
+
+
+class Transform:
+    """A function that makes expressions out of expressions. Make one with `transform`."""
+
+    def __init__(self, function: Function, returns: Dtype, nulls: Nulls) -> None:
+        from trimtab.core.expressions.code import code_hash  # here: it reads the function's file
+
+        self.function = function
+        self.name = function.__name__
+        self._params = (self.name, returns, nulls, code_hash(function))
+        self._signature = inspect.signature(function)
+        _KNOWN[self._params[3]] = function
+
+    def __call__(self, *args: Expression | Scalar) -> Expression:
+        """The function of some values: expressions, names of columns (of them: `tt.col`), or constants.
+
+        Raises:
+            Misuse: More or fewer than the function takes.
+        """
+        nodes = tuple(
+            arg if isinstance(arg, Expression) else col(arg) if isinstance(arg, str) else lit(arg) for arg in args
+        )
+        try:
+            self._signature.bind(*nodes)
+        except TypeError as error:
+            raise Misuse(f"transform {self.name!r}: {error}. It takes {self._signature}.") from None
+        return Expression("python", nodes, self._params)
+
+
+def transform(
+    function: Function | None = None, *, returns: type = float, nulls: Nulls = "skip"
+) -> Any:  # a Transform, or what decorates a function
+    """Make a plain Python function usable in features: it then runs row by row, offline and online alike.
+
+    The function must depend on its arguments alone. Its code, with all that it uses, is part of the definition's
+    hash. Times arrive as microseconds since 1970, UTC.
+
+    Args:
+        function: A function of one or more values.
+        returns: The type of its result: float, int, bool or str. None is null, and so are NaN and what is infinite.
+        nulls: "skip": a null among the arguments makes the result null; "pass": the function gets None.
+
+    Raises:
+        Misuse: A type that no feature has, or code whose content cannot be read.
+
+    >>> @transform(returns=float)
+    ... def ratio(part: float, whole: float) -> float | None:
+    ...     return part / whole if whole else None
+    >>> ratio(col("late"), col("flights"))
+    ratio(col('late'), col('flights'))
+    """
+    if returns not in _DTYPES:
+        raise Misuse(f"transform: returns={returns!r} is none of float, int, bool and str.")
+    if nulls not in get_args(Nulls):
+        raise Misuse(f'transform: nulls={nulls!r} is neither "skip" nor "pass".')
+    if function is None:
+        return lambda decorated: Transform(decorated, _DTYPES[returns], nulls)
+    if not callable(function):
+        raise Misuse(f"transform: {function!r} is no function.")
+    return Transform(function, _DTYPES[returns], nulls)
+
+
+def function_of(expression: Expression) -> Callable[[Sequence[Any]], Any]:
+    """What a `python` node makes of its arguments' values, None for null; what fails is null, and noted.
+
+    Raises:
+        Misuse: This process does not know the function.
+    """
+    name, returns, nulls, code = expression.params
+    function = _KNOWN.get(str(code))
+    if function is None:
+        raise Misuse(
+            f"transform {name!r}: no function of this code ({str(code)[:12]}) is known here. Load the project file "
+            "that defines it; if it was changed or removed, train a version with what is there now."
+        )
+    skips = nulls == "skip"
+
+    def evaluate(values: Sequence[Any]) -> Any:
+        if skips and None in values:
+            return None
+        try:
+            return _as_declared(function(*values), str(returns))
+        except (Exception, SystemExit) as error:  # a user's function may raise anything
+            failed(f"transform {name!r} failed on {shown(list(values))}: {_said(error)}")
+            return None
+
+    return evaluate
+
+
+def files_of(expressions: Iterable[Expression]) -> tuple[str, ...]:
+    """The files that define the functions inside expressions, for a process that is to know them too."""
+    found: dict[str, None] = {}
+    for expression in expressions:
+        if expression.op == "python" and (function := _KNOWN.get(str(expression.params[3]))) is not None:
+            found[inspect.unwrap(function).__code__.co_filename] = None
+        found |= dict.fromkeys(files_of(expression.args))
+    return tuple(found)
+
+
+def _as_declared(result: Any, returns: str) -> float | int | bool | str | None:
+    """The result as a value of the declared type."""
+    if not isinstance(result, _PLAIN) and hasattr(result, "item"):
+        result = result.item()  # a NumPy scalar
+    if result is None:
+        return None
+    if returns == "float" and isinstance(result, int | float):
+        real = float(result)
+        return real + 0.0 if -GREATEST <= real <= GREATEST else None  # NaN too is null
+    if returns == "int" and isinstance(result, int):
+        if not INT_MIN <= result <= INT_MAX:
+            raise OverflowError(f"it gave {shown(result)}, which does not fit an integer of 64 bits; return a float")
+        return int(result)
+    if returns == "bool" and isinstance(result, bool):
+        return result
+    if returns == "str" and isinstance(result, str):
+        result.encode()  # what has no UTF-8 form cannot be stored
+        return str.__str__(result)
+    raise TypeError(f"it gave {shown(result)}, a {type(result).__name__}; declared is {returns}")
+
+
+def _said(error: BaseException) -> str:
+    """What an error says, whatever its class makes of being shown."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # a user's class
+        return type(error).__name__

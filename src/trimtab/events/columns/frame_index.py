@@ -1,0 +1,137 @@
+"""What is where in a history that grows: its entities, when each was first heard of, which rows are of which time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from itertools import repeat
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns.data import Column
+from trimtab.events.columns.frames import NEVER_US, EventFrame
+
+Array = NDArray[Any]
+
+_BLOCK = 1_024  # rows whose least and greatest event time are kept
+
+
+def key_values(columns: Sequence[Column]) -> list[Any]:
+    """One hashable value a row, a tuple for several columns; None where any is null."""
+    if len(columns) == 1:
+        found: list[Any] = columns[0].values.tolist() if columns[0].dtype == "str" else columns[0].to_list()
+        return found
+    return [None if None in key else key for key in zip(*(one.to_list() for one in columns), strict=True)]
+
+
+class Entities(msgspec.Struct, frozen=True, eq=False):
+    """The distinct entities in some columns of a frame, numbered in order of appearance.
+
+    The arrays by number have one place more, the last: that of nobody, number -1.
+    """
+
+    numbers: Mapping[Any, int]  # by value (of several columns a tuple); also those of later frames
+    count: int
+    of_rows: Array  # int32, one a row; -1 for null
+    known_us: Array  # by number: when its first event became known; `NEVER_US` for nobody
+    enters_us: tuple[Array, Array]  # when its first event had happened and was known, at that moment or before it
+
+    def of(self, keys: Sequence[Column]) -> Array:
+        """The numbers of entities, -1 for null and for those that the frame does not have."""
+        found = np.fromiter(map(self.numbers.get, key_values(keys), repeat(-1)), np.int64, len(keys[0]))
+        found[found >= self.count] = -1
+        return found
+
+
+class FrameIndex:
+    """Finds entities and stretches of time in the frames of one source's history, in those that were asked for.
+
+    It follows a history whose rows stay as they are: a frame has the rows of every frame before it, and more.
+    """
+
+    def __init__(self) -> None:
+        self._entities: dict[tuple[str, ...], _Growing] = {}  # by columns
+        self._first_us = np.empty(0, np.int64)  # the least event time of each full block of rows
+        self._last_us = np.empty(0, np.int64)
+        self._lock = threading.Lock()
+
+    def entities(self, frame: EventFrame, columns: tuple[str, ...]) -> Entities:
+        """The entities that columns of a frame name; what is new since the last frame is added."""
+        with self._lock:
+            growing = self._entities.get(columns)
+            if growing is None:
+                growing = self._entities[columns] = _Growing(columns)
+            if frame.rows < growing.rows:  # a frame of before
+                growing = _Growing(columns)
+            return growing.upto(frame)
+
+    def around(self, frame: EventFrame, first_us: int, last_us: int) -> slice:
+        """A stretch of rows that has all events from `first_us` to `last_us`, and some more."""
+        with self._lock:
+            full = frame.rows // _BLOCK
+            known = len(self._first_us)
+            if full > known:
+                blocks = frame.event_at_us[known * _BLOCK : full * _BLOCK].reshape(-1, _BLOCK)
+                self._first_us = np.concatenate([self._first_us, blocks.min(1)])
+                self._last_us = np.concatenate([self._last_us, blocks.max(1)])
+            hits = np.flatnonzero((self._first_us[:full] <= last_us) & (self._last_us[:full] >= first_us))
+        if not len(hits):
+            return slice(full * _BLOCK, frame.rows)
+        end = frame.rows if full * _BLOCK < frame.rows else int(hits[-1] + 1) * _BLOCK
+        return slice(int(hits[0]) * _BLOCK, end)
+
+
+class _Growing:
+    """The entities in some columns of the frames so far."""
+
+    def __init__(self, columns: tuple[str, ...]) -> None:
+        self.rows = 0
+        self._columns = columns
+        self._numbers: dict[Any, int] = {}
+        self._of_rows = np.empty(0, np.int32)
+        nobody = np.full(1, NEVER_US)
+        self._last = Entities(self._numbers, 0, self._of_rows, nobody, (nobody, nobody))
+
+    def upto(self, frame: EventFrame) -> Entities:
+        if frame.rows == self.rows:
+            return self._last
+        new = slice(self.rows, frame.rows)
+        keys = key_values([frame.columns[name].take(new) for name in self._columns])
+        numbers = self._numbers
+        for key in dict.fromkeys(keys):
+            if key is not None and key not in numbers:
+                numbers[key] = len(numbers)
+        of_new = np.fromiter(map(numbers.get, keys, repeat(-1)), np.int32, len(keys))
+        self._append(of_new, frame.rows)
+        known_at, event_at = frame.known_at_us[new], frame.event_at_us[new]
+        before, at = self._last.enters_us
+        self._last = Entities(
+            numbers,
+            len(numbers),
+            self._of_rows[: frame.rows],
+            self._earliest(self._last.known_us, of_new, known_at),
+            (
+                self._earliest(before, of_new, np.maximum(event_at + 1, known_at)),
+                self._earliest(at, of_new, np.maximum(event_at, known_at)),
+            ),
+        )
+        self.rows = frame.rows
+        return self._last
+
+    def _append(self, of_new: Array, rows: int) -> None:
+        if rows > len(self._of_rows):
+            grown = np.empty(max(rows, 2 * len(self._of_rows)), np.int32)
+            grown[: self.rows] = self._of_rows[: self.rows]
+            self._of_rows = grown
+        self._of_rows[self.rows : rows] = of_new
+
+    def _earliest(self, before: Array, of_new: Array, moments_us: Array) -> Array:
+        """The earliest moment of each entity, those before included; arrays that were given out stay as they are."""
+        first = np.full(len(self._numbers) + 1, NEVER_US)
+        first[: len(before) - 1] = before[:-1]
+        np.minimum.at(first, of_new, moments_us)
+        first[-1] = NEVER_US
+        return first

@@ -1,0 +1,54 @@
+"""The history of one source in columns: every version of every event, with both clocks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from trimtab.core.columns.data import Columns
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from trimtab.events.columns.frame_index import FrameIndex
+
+NEVER_US = 2**63 - 1  # a moment that does not come
+
+
+class EventFrame(msgspec.Struct, frozen=True, eq=False):
+    """Events of one source in log order: duplicates gone, versions resolved.
+
+    All arrays have one entry an event. A version counts from its `known_at_us` until `superseded_at_us`, when a later
+    version of the same id became known (`NEVER_US`: it is the newest). Versions of one id are ordered by
+    (known at, partition, position), see D4. A tombstone (`deleted`) supersedes and contributes nothing itself.
+    """
+
+    source: str
+    columns: Columns  # the source's declared columns
+    event_at_us: NDArray[Any]  # int64
+    known_at_us: NDArray[Any]  # int64
+    superseded_at_us: NDArray[Any]  # int64
+    deleted: NDArray[Any]  # bool
+    partition: NDArray[Any]  # int16: index into `partitions`, which is sorted by name
+    position: NDArray[Any]  # int64
+    partitions: tuple[str, ...]
+    index: FrameIndex | None = None  # of the history that the frame is of; shared with its other frames
+
+    @property
+    def rows(self) -> int:
+        return len(self.event_at_us)
+
+    def take(self, rows: NDArray[Any] | slice) -> EventFrame:
+        """The events at `rows` (positions, a boolean mask or a slice)."""
+        return EventFrame(
+            self.source,
+            self.columns.take(rows),
+            self.event_at_us[rows],
+            self.known_at_us[rows],
+            self.superseded_at_us[rows],
+            self.deleted[rows],
+            self.partition[rows],
+            self.position[rows],
+            self.partitions,
+        )

@@ -1,0 +1,204 @@
+"""Columns that grow: the buffers behind one source's history."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns.data import Column, Columns, Dtype
+from trimtab.events.columns.frame_index import FrameIndex
+from trimtab.events.columns.frames import NEVER_US, EventFrame
+from trimtab.events.records import Value, padded
+
+Block = dict[str, NDArray[Any]]  # by the names below, as `Rows` keeps them
+
+EVENT_AT, KNOWN_AT, SUPERSEDED_AT = "@event_at", "@known_at", "@superseded_at"
+DELETED, PARTITION, POSITION = "@deleted", "@partition", "@position"
+
+_KINDS: dict[str, Any] = {
+    EVENT_AT: np.int64,
+    KNOWN_AT: np.int64,
+    SUPERSEDED_AT: np.int64,
+    DELETED: np.bool_,
+    PARTITION: np.int16,
+    POSITION: np.int64,
+}
+_VALUES: dict[Dtype, Any] = {"float": np.float64, "int": np.int64, "time": np.int64, "bool": np.bool_, "str": object}
+_SHARED_TEXTS = 20_000  # distinct texts of a column kept once; a column of more is a column of keys
+
+
+class Rows:
+    """Rows of one source in buffers that double, so that a long history costs each row a constant.
+
+    A frame is a view of the buffers. Rows are only added behind it; to change a row that a frame shows, the buffer
+    is copied first, so a frame never changes.
+    """
+
+    def __init__(self, dtypes: Mapping[str, Dtype]) -> None:
+        self.dtypes = dict(dtypes)
+        self.size = 0
+        self._nullable: set[str] = set()
+        self._texts: dict[str, dict[str, str]] = {name: {} for name, dtype in dtypes.items() if dtype == "str"}
+        kinds = dict(_KINDS)
+        for name, dtype in dtypes.items():
+            kinds[name], kinds[_valid(name)] = _VALUES[dtype], np.bool_
+        self._data: Block = {name: np.empty(0, kind) for name, kind in kinds.items()}
+        self._index = FrameIndex()
+        self._shown = 0  # rows that some frame shows
+        self._lent: set[str] = set()  # buffers that some frame is a view of
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """The values of a column or of one of the row's own fields; read only."""
+        return self._data[name][: self.size]
+
+    def present(self, name: str) -> NDArray[Any]:
+        """Where the column has a value."""
+        return self._data[_valid(name)][: self.size]
+
+    def block(self, tuples: Sequence[Sequence[Value]]) -> Block:
+        """The declared columns of rows of values; what a row lacks at its end (a newer column) is null."""
+        width = len(self.dtypes)
+        if not {width}.issuperset(map(len, tuples)):
+            tuples = [padded(row, width) for row in tuples]
+        block: Block = {}
+        for (name, dtype), values in zip(self.dtypes.items(), zip(*tuples, strict=True), strict=True):
+            block[name], block[_valid(name)] = self._column(name, dtype, values)
+        return block
+
+    def block_of(self, columns: Columns) -> Block:
+        """The declared columns of a table of record; those that it does not have yet are null."""
+        block: Block = {}
+        for name, dtype in self.dtypes.items():
+            if name not in columns:
+                block[name], block[_valid(name)] = self._column(name, dtype, (None,) * columns.rows)
+                continue
+            values = columns[name].values
+            block[name] = self._shared_texts(name, values) if dtype == "str" else values
+            block[_valid(name)] = columns[name].present()
+        return block
+
+    def append(self, block: Block) -> None:
+        """Add rows: the declared columns and all fields but the superseding, which starts at never."""
+        count = len(block[EVENT_AT])
+        end = self.size + count
+        self._reserve(end)
+        for name, values in block.items():
+            self._data[name][self.size : end] = values
+        self._data[SUPERSEDED_AT][self.size : end] = NEVER_US
+        for name in self.dtypes:
+            if name not in self._nullable and not block[_valid(name)].all():
+                self._nullable.add(name)
+        self.size = end
+
+    def set(self, name: str, rows: NDArray[Any], values: NDArray[Any]) -> None:
+        """Write one of the row's fields at `rows`."""
+        self._own(name, int(rows.min(initial=self.size)))
+        self._data[name][rows] = values
+
+    def copy_value(self, name: str, row: int, source: int | None) -> None:
+        """Give `row` the value of `source` in one column, or null."""
+        self._own(name, row)
+        self._own(_valid(name), row)
+        values, valid = self._data[name], self._data[_valid(name)]
+        valid[row] = source is not None and valid[source]
+        if source is not None:
+            values[row] = values[source]
+        else:
+            values[row] = np.nan if self.dtypes[name] == "float" else None if self.dtypes[name] == "str" else 0
+            self._nullable.add(name)
+
+    def keep(self, start: int, kept: NDArray[Any]) -> None:
+        """Of the rows from `start` on keep those where `kept` is True, and close the gaps."""
+        end = start + int(kept.sum())
+        for name in self._data:
+            self._own(name, start)
+            values = self._data[name]
+            values[start:end] = values[start : self.size][kept]
+        self.size = end
+
+    def same(self, a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+        """Whether the rows `a` and `b` say the same: event time, operation, values and nulls."""
+        equal: NDArray[np.bool_] = self[EVENT_AT][a] == self[EVENT_AT][b]
+        equal &= self[DELETED][a] == self[DELETED][b]
+        for name in self.dtypes:
+            values, valid = self[name], self.present(name)
+            missing = ~valid[a]
+            equal &= missing == ~valid[b]
+            equal &= missing | (values[a] == values[b]).astype(bool)
+        return equal
+
+    def values(self, row: int) -> list[Value]:
+        """The values of one row, None for null."""
+        out: list[Value] = []
+        for name in self.dtypes:
+            value = self._data[name][row]
+            there = bool(self._data[_valid(name)][row])
+            out.append(None if not there else value if isinstance(value, str) else value.item())
+        return out
+
+    def frame(self, source: str, partitions: Sequence[str]) -> EventFrame:
+        """All rows; `partitions` are the names that the field `PARTITION` counts."""
+        self._shown, self._lent = self.size, set(self._data)
+        columns = {
+            name: Column(dtype, self[name], self.present(name) if name in self._nullable else None)
+            for name, dtype in self.dtypes.items()
+        }
+        names = tuple(sorted(partitions))
+        partition = self[PARTITION]
+        if names != tuple(partitions):
+            partition = np.array([names.index(p) for p in partitions], np.int16)[partition]
+        return EventFrame(
+            source=source,
+            columns=Columns(columns),
+            event_at_us=self[EVENT_AT],
+            known_at_us=self[KNOWN_AT],
+            superseded_at_us=self[SUPERSEDED_AT],
+            deleted=self[DELETED],
+            partition=partition,
+            position=self[POSITION],
+            partitions=names,
+            index=self._index,
+        )
+
+    def _column(self, name: str, dtype: Dtype, values: Sequence[Value]) -> tuple[NDArray[Any], NDArray[Any]]:
+        gaps = None in values
+        valid = np.array([v is not None for v in values], bool) if gaps else np.ones(len(values), bool)
+        if dtype != "str":
+            placeholder = np.nan if dtype == "float" else 0
+            filled = [placeholder if v is None else v for v in values] if gaps else values
+            return np.array(filled, _VALUES[dtype]), valid
+        return self._shared_texts(name, values), valid
+
+    def _shared_texts(self, name: str, values: Any) -> NDArray[Any]:
+        """Texts as an array that holds equal ones once, while there are few distinct ones."""
+        texts = self._texts[name]
+        if len(texts) < _SHARED_TEXTS:
+            values = list(map(texts.setdefault, values, values))
+        array = np.empty(len(values), object)
+        array[:] = values
+        return array
+
+    def _reserve(self, size: int) -> None:
+        if size <= len(self._data[EVENT_AT]):
+            return
+        capacity = max(size, 2 * len(self._data[EVENT_AT]), 1_024)
+        for name, old in self._data.items():
+            grown = np.empty(capacity, old.dtype)
+            grown[: self.size] = old[: self.size]
+            self._data[name] = grown
+        self._lent.clear()
+
+    def _own(self, name: str, row: int) -> None:
+        """Before a write to `row`: make sure that no frame shows it."""
+        if row < self._shown and name != SUPERSEDED_AT:
+            self._index = FrameIndex()  # frames of before keep the one that fits their rows
+        if row < self._shown and name in self._lent:
+            self._data[name] = self._data[name].copy()
+            self._lent.discard(name)
+
+
+def _valid(name: str) -> str:
+    return "?" + name

@@ -1,0 +1,283 @@
+"""Which records of one source count: duplicates gone, versions of one id in the order they became known."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns.data import Columns
+from trimtab.events.columns.frames import NEVER_US, EventFrame
+from trimtab.events.columns.rows import DELETED, EVENT_AT, KNOWN_AT, PARTITION, POSITION, SUPERSEDED_AT, Block, Rows
+from trimtab.events.definitions import Source
+from trimtab.events.records import Event, Op, decode, encode
+from trimtab.store.ports import LogRecord
+
+_FEW = 32  # versions or repetitions of one id that are all judged again when another one comes
+
+_Order: TypeAlias = tuple[int, str, int]  # known at, partition, position
+
+
+class _Dropped(msgspec.Struct, frozen=True):
+    """A record that does not count now; a record that comes between two versions later can make it count again."""
+
+    partition: int
+    position: int
+    known_at_us: int
+    payload: bytes
+    conflict: bool  # another content under an id that may have only one; else a repetition
+
+
+class Versions:
+    """The versions of one source's events.
+
+    The result depends on the set of records alone, not on the order in which they were added: the versions of an id
+    are ordered by (known at, partition, position); a version that says the same as the one before it is a repetition
+    and is dropped; without a key the first upsert decides and every other content is a conflict and is dropped.
+    """
+
+    def __init__(self, source: Source, partitions: list[str]) -> None:
+        self.source = source
+        self.duplicates = 0
+        self.id_conflicts = 0
+        self._partitions = partitions  # grows; rows hold the index
+        self._rows = Rows(source.columns)
+        self._first: dict[str, int] = {}  # id -> its row (of several: any)
+        self._all: dict[str, list[int]] = {}  # id -> its rows in their order, when there are several
+        self._dropped: dict[str, list[_Dropped]] = {}  # id -> in their order
+        self._holes: dict[tuple[int, int], tuple[str, ...]] = {}  # tombstone's place -> columns that it left null
+
+    def add(self, records: Sequence[LogRecord], events: Sequence[Event]) -> None:
+        """Add the records of this source, whatever their order."""
+        place = {name: i for i, name in enumerate(self._partitions)}
+        appended_at = np.array([r.appended_at_us for r in records], np.int64)
+        declared = np.array([e.known_at_us for e in events], np.int64)
+        history = np.array([e.history for e in events], bool)
+        known = np.where(declared == 0, appended_at, np.maximum(declared, appended_at))  # as `known_at_us`
+        block = self._rows.block([e.values for e in events])
+        block |= {
+            EVENT_AT: np.array([e.event_at_us for e in events], np.int64),
+            KNOWN_AT: np.where(history, declared, known),
+            DELETED: np.array([e.op == "delete" for e in events], bool),
+            PARTITION: np.array([place[r.partition] for r in records], np.int16),
+            POSITION: np.array([r.position for r in records], np.int64),
+        }
+        self._add(block, [e.id for e in events], [r.payload for r in records])
+
+    def add_table(self, rows: Columns) -> None:
+        """Add rows of the source's table of record."""
+        if not rows.rows:
+            return
+        place = {name: i for i, name in enumerate(self._partitions)}
+        block = self._rows.block_of(rows)
+        block |= {
+            EVENT_AT: rows["_event_at"].values,
+            KNOWN_AT: rows["_known_at"].values,
+            DELETED: np.array([op == "delete" for op in rows["_op"].values], bool),
+            PARTITION: np.array([place[name] for name in rows["_partition"].values], np.int16),
+            POSITION: rows["_position"].values,
+        }
+        self._add(block, rows["_id"].values.tolist(), None)
+
+    def frame(self) -> EventFrame:
+        """All versions that count."""
+        return self._rows.frame(self.source.name, self._partitions)
+
+    def _add(self, block: Block, ids: Sequence[str], payloads: Sequence[bytes] | None) -> None:
+        start = self._rows.size
+        self._rows.append(block)
+        if block[DELETED].any():
+            self._note_holes(np.flatnonzero(block[DELETED]) + start)
+        if len(set(ids)) == len(ids) and self._first.keys().isdisjoint(ids):
+            self._first.update(zip(ids, range(start, self._rows.size), strict=True))
+            return
+        touched: dict[str, list[int]] = {}
+        for row, event_id in enumerate(ids, start):
+            if self._first.setdefault(event_id, row) != row:
+                touched.setdefault(event_id, []).append(row)
+        kept_payloads = dict(enumerate(payloads, start)) if payloads is not None else {}
+        lows = {event_id: min(map(self._order, new)) for event_id, new in touched.items() if self._is_long(event_id)}
+        stay = {event_id: self._before(event_id, low) for event_id, low in lows.items()}
+        self._bring_back(touched, lows, kept_payloads)
+        for event_id, rows in touched.items():
+            rows[:0] = self._all.get(event_id, [self._first[event_id]])[stay.get(event_id, 0) :]
+        self._resolve(touched, stay, start, set(ids), kept_payloads)
+
+    def _is_long(self, event_id: str) -> bool:
+        return len(self._all.get(event_id, ())) > _FEW or len(self._dropped.get(event_id, ())) > _FEW
+
+    def _before(self, event_id: str, low: _Order) -> int:
+        """How many of an id's rows stay what they are when all that comes is behind `low`.
+
+        Not the last one before it, which may end now, nor the one from which that takes what it leaves null.
+        """
+        rows = self._all.get(event_id, [])
+        if not self.source.key or not rows:
+            return 0
+        place = max(0, bisect_left(rows, low, key=self._order) - 1)
+        while place and self._rows[DELETED][rows[place]]:
+            place -= 1
+        return place
+
+    def _order(self, row: int) -> _Order:
+        partition, position = self._place(row)
+        return int(self._rows[KNOWN_AT][row]), self._partitions[partition], position
+
+    def _note_holes(self, rows: Iterable[int]) -> None:
+        partition, position = self._rows[PARTITION], self._rows[POSITION]
+        for row in rows:
+            nulls = tuple(name for name in self._rows.dtypes if not self._rows.present(name)[row])
+            self._holes[int(partition[row]), int(position[row])] = nulls
+
+    def _bring_back(
+        self, touched: dict[str, list[int]], lows: Mapping[str, _Order], payloads: dict[int, bytes]
+    ) -> None:
+        """Take dropped records of the touched ids in again, to be judged with the new ones: those behind `lows`."""
+        back: list[tuple[str, _Dropped]] = []
+        for event_id in touched:
+            of_id = self._dropped.pop(event_id, [])
+            if event_id in lows:
+                stay = bisect_left(of_id, lows[event_id], key=self._order_of)
+                of_id, self._dropped[event_id] = of_id[stay:], of_id[:stay]
+            back += [(event_id, d) for d in of_id]
+        if not back:
+            return
+        events = [decode(d.payload) for _, d in back]
+        block = self._rows.block([e.values for e in events])
+        block |= {
+            EVENT_AT: np.array([e.event_at_us for e in events], np.int64),
+            KNOWN_AT: np.array([d.known_at_us for _, d in back], np.int64),
+            DELETED: np.array([e.op == "delete" for e in events], bool),
+            PARTITION: np.array([d.partition for _, d in back], np.int16),
+            POSITION: np.array([d.position for _, d in back], np.int64),
+        }
+        for row, (event_id, dropped) in enumerate(back, self._rows.size):
+            touched[event_id].append(row)
+            payloads[row] = dropped.payload
+            self.id_conflicts -= dropped.conflict
+            self.duplicates -= not dropped.conflict
+        self._rows.append(block)
+
+    def _order_of(self, dropped: _Dropped) -> _Order:
+        return dropped.known_at_us, self._partitions[dropped.partition], dropped.position
+
+    def _resolve(
+        self,
+        touched: dict[str, list[int]],
+        stay: Mapping[str, int],
+        start: int,
+        batch: set[str],
+        payloads: dict[int, bytes],
+    ) -> None:
+        """Decide again which rows of the touched ids count and until when, behind those that stay."""
+        names = list(touched)
+        rows = np.array([row for name in names for row in touched[name]], np.int64)
+        group = np.repeat(np.arange(len(names)), [len(touched[name]) for name in names])
+        order = self._version_order(rows, group)
+        rows, group = rows[order], group[order]
+        conflict = np.zeros(len(rows), bool) if self.source.key else self._conflicts(rows, group)
+        left, of = rows[~conflict], group[~conflict]
+        repeats = np.zeros(len(left), bool)
+        both_deleted = self._rows[DELETED][left[1:]] & self._rows[DELETED][left[:-1]]
+        repeats[1:] = (of[1:] == of[:-1]) & (both_deleted | self._rows.same(left[1:], left[:-1]))
+        kept, of = left[~repeats], of[~repeats]
+        followed = np.zeros(len(kept), bool)
+        followed[:-1] = of[1:] == of[:-1]
+        until = np.full(len(kept), NEVER_US)
+        until[followed] = self._rows[KNOWN_AT][kept[1:][followed[:-1]]]
+        self._rows.set(SUPERSEDED_AT, kept, until)
+        self._fill_tombstones(kept, of)
+        self._index(names, kept, of, stay)
+        dropped = np.concatenate([rows[conflict], left[repeats]])
+        if len(dropped):
+            owners = np.concatenate([group[conflict], group[~conflict][repeats]])
+            self._drop(dropped, [names[g] for g in owners.tolist()], int(conflict.sum()), payloads)
+            self._close_gaps(dropped, start, batch | touched.keys(), stay)
+
+    def _version_order(self, rows: NDArray[Any], group: NDArray[Any]) -> NDArray[Any]:
+        rank = np.argsort(np.argsort(np.array(self._partitions)))  # the order of partitions is that of their names
+        partition = rank[self._rows[PARTITION][rows]]
+        return np.lexsort((self._rows[POSITION][rows], partition, self._rows[KNOWN_AT][rows], group))
+
+    def _conflicts(self, rows: NDArray[Any], group: NDArray[Any]) -> NDArray[Any]:
+        """Upserts that differ from the first upsert of their id."""
+        live = ~self._rows[DELETED][rows]
+        starts = np.flatnonzero(np.diff(group, prepend=-1))
+        nowhere = len(rows)
+        first = np.minimum.reduceat(np.where(live, np.arange(len(rows)), nowhere), starts)[group]
+        reference = rows[np.minimum(first, nowhere - 1)]
+        conflict: NDArray[np.bool_] = live & (first < nowhere) & ~self._rows.same(rows, reference)
+        return conflict
+
+    def _fill_tombstones(self, kept: NDArray[Any], group: NDArray[Any]) -> None:
+        """What a tombstone leaves null it takes from the version before, so that its entity stays known."""
+        for i in np.flatnonzero(self._rows[DELETED][kept]).tolist():
+            row = int(kept[i])
+            before = int(kept[i - 1]) if i and group[i - 1] == group[i] else None
+            for name in self._holes[self._place(row)]:
+                self._rows.copy_value(name, row, before)
+
+    def _index(self, names: Sequence[str], kept: NDArray[Any], group: NDArray[Any], stay: Mapping[str, int]) -> None:
+        bounds = np.searchsorted(group, np.arange(len(names) + 1)).tolist()
+        rows: list[int] = kept.tolist()
+        for name, a, b in zip(names, bounds, bounds[1:], strict=False):
+            if stay.get(name):
+                self._all[name][stay[name] :] = rows[a:b]
+                continue
+            self._first[name] = rows[a]
+            if b - a > 1:
+                self._all[name] = rows[a:b]
+            else:
+                self._all.pop(name, None)
+
+    def _drop(self, rows: NDArray[Any], owners: list[str], conflicts: int, payloads: dict[int, bytes]) -> None:
+        known_at = self._rows[KNOWN_AT]
+        for i, (row, owner) in enumerate(zip(rows.tolist(), owners, strict=True)):
+            partition, position = self._place(row)
+            payload = payloads.get(row) or self._payload(row, owner)
+            dropped = _Dropped(partition, position, int(known_at[row]), payload, i < conflicts)
+            of_id = self._dropped.setdefault(owner, [])
+            if of_id and self._order_of(dropped) < self._order_of(of_id[-1]):
+                insort(of_id, dropped, key=self._order_of)
+            else:
+                of_id.append(dropped)
+        self.id_conflicts += conflicts
+        self.duplicates += len(rows) - conflicts
+
+    def _payload(self, row: int, event_id: str) -> bytes:
+        """A record like the one that the row came from; the known at is the effective one."""
+        deleted = bool(self._rows[DELETED][row])
+        values = self._rows.values(row)
+        if deleted:
+            holes = self._holes[self._place(row)]
+            values = [None if name in holes else v for name, v in zip(self._rows.dtypes, values, strict=True)]
+        op: Op = "delete" if deleted else "upsert"
+        event_at, known_at = int(self._rows[EVENT_AT][row]), int(self._rows[KNOWN_AT][row])
+        return encode(Event(self.source.name, event_id, event_at, known_at, op, True, tuple(values)))
+
+    def _place(self, row: int) -> tuple[int, int]:
+        return int(self._rows[PARTITION][row]), int(self._rows[POSITION][row])
+
+    def _close_gaps(self, dropped: NDArray[Any], start: int, batch: set[str], unmoved: Mapping[str, int]) -> None:
+        """Remove dropped rows from the buffers and let the index follow: cheap while only new rows are dropped."""
+        low = int(dropped.min())
+        ids = batch
+        if low < start:
+            ids, unmoved = set(self._first), {}
+        low = min(low, start)
+        stay = np.ones(self._rows.size - low, bool)
+        stay[dropped - low] = False
+        moved: list[int] = (np.cumsum(stay) - 1 + low).tolist()
+        self._rows.keep(low, stay)
+        for event_id in ids:
+            row = self._first[event_id]
+            if row >= low:
+                self._first[event_id] = moved[row - low]
+            several = self._all.get(event_id)
+            if several is not None:
+                begin = unmoved.get(event_id, 0)
+                several[begin:] = [r if r < low else moved[r - low] for r in several[begin:]]

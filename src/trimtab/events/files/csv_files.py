@@ -1,0 +1,431 @@
+"""CSV: records by Python's reader, values by the table of conversions, every line of the file accounted for.  # D160"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns.data import Column, Columns, Dtype, column, float_column
+from trimtab.core.errors import Corrupt, Misuse
+from trimtab.core.shown import shown
+from trimtab.core.time import DAY_US, SECOND_US
+from trimtab.events.definitions import Source
+from trimtab.events.files.opened import count_lines, open_text
+from trimtab.events.time_formats import TimeFormat
+from trimtab.events.values.checks import moment_shown
+from trimtab.events.values.conversions import INT_MAX, INT_MIN, LARGEST, NULL_WORDS, Reason, Refused, of_text
+from trimtab.events.values.fitting import BadRow, FileRows, file_rows, time_text, wanted_columns
+
+_CHUNK = 1_000  # records that are held as text at a time
+_TOGETHER = 50_000  # rows that `read_texts` gives at a time
+_LONGEST = 1 << 24  # characters of a field
+_OPEN = "a quote that is not closed"
+
+
+def read_csv(path: Path, source: Source, nulls: Sequence[str]) -> FileRows:
+    """The rows of a CSV file with a header; see `read_file`.
+
+    Fields are separated by commas (.tsv: tabs) and may be quoted, a quote within quotes doubled; lines end in LF, CRLF
+    or CR; blank lines are no rows.
+    """
+    what = f"file {path}"
+    with open_text(path) as stream:
+        records = _Records(stream, "\t" if ".tsv" in path.suffixes else ",")
+        names = records.header(what)
+        wanted = wanted_columns(what, source, names)
+        columns = _ColumnParts(names, wanted, nulls, source)
+        bad: list[BadRow] = []
+        kept: list[NDArray[Any]] = []
+        for part in records.parts(len(names)):
+            bad += [
+                BadRow("line", number, _fields(names, wanted, values), names[-1], "bad_line", found, line, str(path))
+                for number, line, values, found in part.bad
+            ]
+            good, misfits = columns.add(part.rows)
+            bad += [
+                BadRow("line", part.lines[row], values, field, reason, found)
+                for row, (values, field, reason, found) in misfits.items()
+            ]
+            kept.append(np.array(part.lines, np.int64)[good] - 1)
+    table = columns.table()
+    lines = count_lines(path)
+    if records.lines != lines:
+        raise Corrupt(
+            f"{what}: found {lines:,} lines, but only {records.lines:,} were read. Nothing was taken. Report it."
+        )
+    all_kept = np.concatenate(kept) if kept else np.empty(0, np.int64)
+    return file_rows(source, [n for n in names if n], wanted, table, bad, all_kept, records.count)
+
+
+def csv_header(path: Path, delimiter: str | None = None) -> list[str]:
+    """The names in the first record of a file; left out, the delimiter is that of `read_csv`."""
+    with open_text(path) as stream:
+        return _Records(stream, delimiter or ("\t" if ".tsv" in path.suffixes else ",")).header(f"file {path}")
+
+
+def read_texts(path: Path, delimiter: str, names: Sequence[str]) -> Iterator[Columns]:
+    """All columns of a CSV file as text, some thousand rows at a time; empty fields are null.
+
+    Args:
+        path: The file.
+        delimiter: What separates its fields.
+        names: What its columns are called, whatever its header says.
+
+    Raises:
+        Misuse: A line does not fit; the message names it.
+    """
+    with open_text(path) as stream:
+        records = _Records(stream, delimiter)
+        width = len(records.header(f"file {path}"))
+        dtypes: dict[str, Dtype] = dict.fromkeys(names, "str")
+        columns = _ColumnParts(names, dtypes, ("",))
+        for part in records.parts(width):
+            if part.bad:
+                number, _, _, found = part.bad[0]
+                raise Misuse(f"file {path}, line {number}: needed a line that fits, found {found}. Correct it.")
+            columns.add(part.rows)
+            if columns.rows >= _TOGETHER:
+                yield columns.table()
+                columns = _ColumnParts(names, dtypes, ("",))
+        yield columns.table()
+    if records.lines != (lines := count_lines(path)):
+        raise Corrupt(f"file {path}: it has {lines:,} lines, but {records.lines:,} were read. Report it.")
+
+
+class _Part:
+    """Some records: those with as many fields as the header, the line on which each begins, and the others."""
+
+    def __init__(self) -> None:
+        self.rows: list[list[str]] = []
+        self.lines: list[int] = []
+        self.bad: list[tuple[int, bytes, list[str], str]] = []  # line, its bytes, its fields, what is wrong
+
+
+class _Records:
+    """The records of a text, with the lines they take.
+
+    A record that cannot be read costs its first line alone: what the reader took behind it is read again.
+    """
+
+    def __init__(self, stream: Iterator[str], delimiter: str) -> None:
+        csv.field_size_limit(max(csv.field_size_limit(), _LONGEST))
+        self.lines = 0  # taken so far
+        self.count = 0  # records without the header
+        self._stream = stream
+        self._delimiter = delimiter
+
+    def header(self, what: str) -> list[str]:
+        """The names of the columns.
+
+        Raises:
+            Misuse: There is no record, or the first one cannot be read.
+        """
+        names: list[str] = []
+        taken: list[str] = []
+        try:
+            names = next((record for record in self._reader(_noting(self._stream, taken)) if record), [])
+            "".join(names).encode()
+        except (csv.Error, UnicodeEncodeError) as error:
+            at = next((at for at, line in enumerate(taken) if line.strip("\r\n")), 0)
+            raise Misuse(
+                f"{what}, line {at + 1}: needs a header that names the columns, found {_why(error)}: "
+                f"{_shown(taken[at])}. Write it in UTF-8, every quote closed."
+            ) from None
+        if not names:
+            found = "blank lines alone" if taken else "an empty file"
+            raise Misuse(f"{what}: found {found}, needed a header line that names the columns. Write one.")
+        self.lines = len(taken)
+        return names
+
+    def parts(self, width: int) -> Iterator[_Part]:
+        """All records behind the header, some thousand at a time."""
+        lines: list[str] = []
+        while True:
+            more = list(islice(self._stream, max(_CHUNK, len(lines))))
+            lines += more
+            if not lines:
+                return
+            records: list[list[str]] = []
+            error = ""
+            try:
+                records.extend(self._reader(lines))
+            except csv.Error as raised:
+                error = _why(raised)
+            self.count += sum(map(bool, records))
+            spans = _spans(records, len(lines))
+            end = sum(spans)
+            part = self._part(records, spans, lines[:end], width)
+            if error and not (error == _OPEN and more):  # else the record goes on in the next lines
+                line = lines[end].rstrip("\r\n")
+                fields = next(csv.reader([line], delimiter=self._delimiter), [])
+                part.bad.append((self.lines + end + 1, _raw(line), fields, f"{error}: {_shown(line)}"))
+                self.count += 1
+                end += 1
+            self.lines += end
+            lines = lines[end:]
+            yield part
+
+    def _reader(self, lines: Iterable[str]) -> Iterator[list[str]]:
+        return csv.reader(lines, delimiter=self._delimiter, strict=True)
+
+    def _part(self, records: list[list[str]], spans: list[int], lines: list[str], width: int) -> _Part:
+        part = _Part()
+        if len(lines) == len(records) == sum(map(width.__eq__, map(len, records))) and _is_utf8("".join(lines)):
+            part.rows, part.lines = records, list(range(self.lines + 1, self.lines + 1 + len(records)))
+            return part
+        at = 0
+        for record, span in zip(records, spans, strict=True):
+            if record:
+                self._place(part, record, "".join(lines[at : at + span]), self.lines + at + 1, width)
+            at += span
+        return part
+
+    def _place(self, part: _Part, record: list[str], text: str, number: int, width: int) -> None:
+        sound = _is_utf8("".join(record))
+        if len(record) == width and sound:
+            part.rows.append(record)
+            part.lines.append(number)
+            return
+        found = "bytes that are not UTF-8"
+        if len(record) != width:
+            empty = ", the last one empty" if len(record) > width and not record[-1] else ""
+            found = f"{len(record)} field{'s' * (len(record) != 1)} where the header has {width}{empty}"
+        line = text.rstrip("\r\n")
+        part.bad.append((number, _raw(line), record, f"{found}: {_shown(line)}"))
+
+
+def _noting(stream: Iterator[str], taken: list[str]) -> Iterator[str]:
+    for line in stream:
+        taken.append(line)
+        yield line
+
+
+def _spans(records: list[list[str]], lines: int) -> list[int]:
+    """How many lines each record takes: the line ends within its fields, and its own."""
+    if lines == len(records):
+        return [1] * lines
+    texts = map("\0".join, records)
+    return [1 + t.count("\n") + t.count("\r") - t.count("\r\n") for t in texts]
+
+
+class _ColumnParts:
+    """Columns that grow by parts."""
+
+    def __init__(
+        self, names: Sequence[str], wanted: Mapping[str, Dtype], nulls: Sequence[str], source: Source | None = None
+    ) -> None:
+        formats = {name: None if source is None else source.time_format(name) for name in wanted}
+        self._formats = {name: written for name, written in formats.items() if written is not None}
+        self._places = {name: names.index(name) for name in wanted}
+        self._wanted = wanted
+        self._nulls = frozenset(nulls)
+        self._parts: dict[str, list[Column]] = {name: [column(dtype, [])] for name, dtype in wanted.items()}
+        self._shared: dict[str, dict[str, Any]] = {name: dict.fromkeys(nulls) for name in wanted}
+        self.rows = 0  # that were added
+
+    def table(self) -> Columns:
+        """All that was added."""
+        return Columns.concat([Columns(dict(zip(self._parts, part, strict=True))) for part in self._by_part()])
+
+    def _by_part(self) -> Iterator[tuple[Column, ...]]:
+        return zip(*self._parts.values(), strict=True)
+
+    def add(self, rows: Sequence[list[str]]) -> tuple[NDArray[Any], dict[int, tuple[dict[str, Any], str, Reason, str]]]:
+        """Which rows fit, and of the others the values, the column at fault, the reason and what was found."""
+        good = np.ones(len(rows), bool)
+        if not rows:
+            return good, {}
+        self.rows += len(rows)
+        found = list(zip(*rows, strict=True))
+        refused: dict[int, dict[str, tuple[Reason, str]]] = {}
+        made = {}
+        for name, dtype in self._wanted.items():
+            texts = found[self._places[name]]
+            made[name], problems = self._converted(name, dtype, texts)
+            for row, reason in problems.items():
+                refused.setdefault(row, {})[name] = (reason, texts[row])
+        table = Columns(made)
+        misfits = {}
+        if refused:
+            at = sorted(refused)
+            good[at] = False
+            for row, values in zip(at, table.take(np.array(at)).to_rows(), strict=True):
+                field, (reason, text) = next(iter(refused[row].items()))
+                times = {n: time_text(values[n]) for n in self._formats if values[n] is not None}
+                raw = values | times | {name: text for name, (_, text) in refused[row].items()}
+                misfits[row] = (raw, field, reason, _found(reason, text, self._formats.get(field)))
+            table = table.take(good)
+        for name, part in table.by_name.items():
+            self._parts[name].append(part)
+        return good, misfits
+
+    def _converted(self, name: str, dtype: Dtype, texts: Sequence[str]) -> tuple[Column, dict[int, Reason]]:
+        if dtype == "str":
+            shared = self._shared[name]
+            values = np.empty(len(texts), object)
+            values[:] = list(map(shared.setdefault, texts, texts))  # equal texts are held once, nulls are None
+            there = (
+                None
+                if self._nulls.isdisjoint(texts)
+                else np.array([value is not None for value in values.tolist()], bool)
+            )
+            return Column("str", values, there), {}
+        written = self._formats.get(name)
+        quick = _QUICK.get(dtype) if written is None else None
+        made = quick(texts, self._nulls | _NULLS) if quick is not None else None
+        return (made, {}) if made is not None else _by_distinct(dtype, texts, self._nulls, written)
+
+
+def _by_distinct(
+    dtype: Dtype, texts: Sequence[str], nulls: frozenset[str], written: TimeFormat | None
+) -> tuple[Column, dict[int, Reason]]:
+    """A column by the table of conversions, each distinct text once."""
+    known: dict[str, Any] = {}
+    refused: dict[str, Reason] = {}
+    for text in set(texts):
+        try:
+            known[text] = None if text in nulls else of_text(dtype, text, written)
+        except Refused as error:
+            known[text] = None
+            refused[text] = error.reason
+    problems = {row: refused[text] for row, text in enumerate(texts) if text in refused} if refused else {}
+    return column(dtype, [known[text] for text in texts]), problems
+
+
+# A whole column at once where nothing in it is unusual, None where something may be; the values are the table's.
+
+
+def _quick_floats(texts: Sequence[str], nulls: frozenset[str]) -> Column | None:
+    gaps = 0
+    try:
+        values = np.array(list(map(float, texts)))
+    except ValueError:
+        bare = ["nan" if text in nulls else text for text in texts]
+        gaps = bare.count("nan")
+        try:
+            values = np.array(list(map(float, bare)))
+        except ValueError:
+            return None
+    if not _plain("".join(texts)) or np.isnan(values).sum() != gaps or (np.abs(values) > LARGEST).any():
+        return None
+    return float_column(values)
+
+
+def _quick_ints(texts: Sequence[str], nulls: frozenset[str]) -> Column | None:
+    there = None
+    try:
+        values = list(map(int, texts))
+    except ValueError:
+        there = np.array([text not in nulls for text in texts], bool)
+        try:
+            values = [int(text) if ok else 0 for text, ok in zip(texts, there.tolist(), strict=True)]
+        except ValueError:
+            return None
+    if not _plain("".join(texts)) or min(values) < INT_MIN or max(values) > INT_MAX:
+        return None
+    return Column("int", np.array(values, np.int64), there)
+
+
+def _quick_times(texts: Sequence[str], nulls: frozenset[str]) -> Column | None:
+    """Times that are all written alike, such as 2013-03-01, 2013-03-01 05:00:00 or 2013-03-01T05:00:00.123Z."""
+    there = None if nulls.isdisjoint(texts) else np.array([text not in nulls for text in texts], bool)
+    sample = next((text for text in texts if text not in nulls), "")
+    bare = sample.removesuffix("Z")
+    shape = "0000-00-00T00:00:00.000000"[: len(bare)]
+    if len(bare) not in (10, 16, 19, *range(21, 27)) or (len(bare) == 10 and bare != sample):
+        return None
+    if there is not None:
+        texts = [text if ok else sample for text, ok in zip(texts, there.tolist(), strict=True)]
+    joined = "".join(texts)
+    if not joined.isascii() or set(map(len, texts)) != {len(sample)}:
+        return None
+    letters = np.frombuffer(joined.encode(), np.uint8).reshape(len(texts), len(sample))
+    digits = letters - np.uint8(48)  # what is no digit is above 9
+    marks = [at for at, mark in enumerate(shape) if mark != "0"]
+    if (digits[:, [at for at, mark in enumerate(shape) if mark == "0"]] > 9).any():
+        return None
+    for at in marks:
+        allowed = (letters[:, at] == ord(shape[at])) | ((at == 10) & (letters[:, at] == 32))
+        if not allowed.all():
+            return None
+    if bare != sample and (letters[:, -1] != ord("Z")).any():
+        return None
+    return _times_of(digits.astype(np.int64), len(bare), there)
+
+
+def _times_of(digits: NDArray[Any], size: int, there: NDArray[Any] | None) -> Column | None:
+    def number(first: int, end: int) -> NDArray[Any]:
+        powers = 10 ** np.arange(end - first)[::-1]
+        found: NDArray[Any] = digits[:, first:end] @ powers if end <= size else np.zeros(len(digits), np.int64)
+        return found
+
+    year, month, day = number(0, 4), number(5, 7), number(8, 10)
+    clock = [number(first, first + 2) for first in (11, 14, 17)]
+    months = ((year - 1970) * 12 + month - 1).astype("M8[M]")
+    days = months.astype("M8[D]") + (day - 1)
+    sound = (year > 0) & (month > 0) & (month < 13) & (day > 0) & (days.astype("M8[M]") == months)
+    for part, end in zip(clock, (24, 60, 60), strict=True):
+        sound &= part < end
+    if not sound.all():
+        return None
+    fraction = number(20, size) * 10 ** (26 - size) if size > 20 else 0
+    seconds = (clock[0] * 60 + clock[1]) * 60 + clock[2]
+    us = days.astype(np.int64) * DAY_US + seconds * SECOND_US + fraction
+    return Column("time", us if there is None else np.where(there, us, 0), there)
+
+
+_QUICK = {"float": _quick_floats, "int": _quick_ints, "time": _quick_times}
+_NULLS = frozenset(spelt for word in NULL_WORDS for spelt in (word, word.upper(), word.title())) | {"NaN", "NaT"}
+
+
+def _plain(text: str) -> bool:
+    """Whether Python's `float` and `int` take what the grammar of numbers does."""
+    return text.isascii() and "_" not in text
+
+
+def _fields(names: Sequence[str], wanted: Mapping[str, Dtype], values: Sequence[str]) -> dict[str, Any]:
+    """What a line that does not fit its header gives when its fields are counted from the left."""
+    pairs = zip(names, values, strict=False)
+    return {name: _raw(value).decode(errors="replace") for name, value in pairs if name in wanted}
+
+
+def _found(reason: Reason, text: str, written: TimeFormat | None) -> str:
+    bare = text.strip()
+    if written is not None and reason == "bad_time":
+        return moment_shown(text, written)
+    return (
+        moment_shown(int(bare)) if reason == "bad_time" and bare.isdecimal() and len(bare) < 20 else shown(text)[:200]
+    )
+
+
+def _why(error: Exception) -> str:
+    """What the reader did not take, in the words of the file's owner."""
+    if isinstance(error, UnicodeEncodeError):
+        return "bytes that are not UTF-8"
+    if "expected after" in str(error):
+        return "text behind a closing quote"
+    return _OPEN if "end of data" in str(error) else f"a field beyond {_LONGEST:,} characters"
+
+
+def _shown(line: str) -> str:
+    return shown(_raw(line).decode(errors="replace"))[:200]
+
+
+def _is_utf8(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _raw(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")

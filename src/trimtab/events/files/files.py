@@ -1,0 +1,200 @@
+"""Rows of a source from anything: files, tables of other libraries, lists of mappings, streams of bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from io import BufferedIOBase, RawIOBase
+from pathlib import Path
+from typing import IO, Any, Literal, Protocol, TypeAlias, TypeGuard
+
+import msgspec
+
+from trimtab.core.columns.data import ArrowTable, Columns
+from trimtab.core.errors import Misuse
+from trimtab.core.shown import shown
+from trimtab.events.definitions import Source
+from trimtab.events.files.opened import local_file, open_bytes
+from trimtab.events.files.unpacked import check_gzip
+from trimtab.events.values.fitting import BadRow, FileRows, dtypes_of, fit_rows, fit_table
+
+Format = Literal["csv", "parquet", "ndjson", "arrow"]
+OnError = Literal["refuse", "quarantine"]
+
+_SUFFIXES: dict[str, Format] = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".ndjson": "ndjson",
+    ".jsonl": "ndjson",
+    ".arrow": "arrow",
+    ".arrows": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
+}
+
+
+class ArrowStream(Protocol):
+    """A table of another library: polars, pandas, pyarrow, DuckDB."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
+
+
+class ArrowArray(Protocol):
+    """A record batch of another library."""
+
+    def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[object, object]: ...
+
+
+Table: TypeAlias = Columns | ArrowTable | ArrowStream | ArrowArray
+Rows: TypeAlias = str | Path | IO[bytes] | Table | Sequence[Mapping[str, Any]]
+
+
+def read_rows(
+    given: Rows,
+    source: Source,
+    *,
+    on_error: OnError = "refuse",
+    file_format: Format | None = None,
+    nulls: Sequence[str] = ("",),
+) -> FileRows:
+    """Rows of a source from anything that holds them, with the source's types; times without a zone are UTC.
+
+    Besides the declared columns it takes `_id`, `_known_at` and `_op` where there are such.
+
+    Args:
+        given: The path of a file that ends in .csv, .tsv, .ndjson, .jsonl (text also in .gz), .parquet, .arrow,
+            .arrows, .feather or .ipc; a table with `__arrow_c_stream__` or `__arrow_c_array__`; `Columns`; a list of
+            mappings; an open stream of JSON lines or of Arrow's bytes.
+        source: What the rows must be.
+        on_error: Refuse all at a row that does not fit, or leave such rows out and list them in `bad`.
+        file_format: Says it when the name does not.
+        nulls: Texts of a CSV file that mean null in every column; in columns that are no text, words such as NA,
+            NaN and null mean it anyway.
+
+    Raises:
+        NotFound: There is no such file.
+        Misuse: It cannot be read, lacks the source's time or key, has a column of another type, or (refuse) a row
+            that does not fit; the message names file, line and column.
+    """
+    what, rows = _taken(given, source, file_format, nulls)
+    if rows.bad and on_error == "refuse":
+        more = len(rows.bad) - 1
+        also = f" {more} more such rows follow." if more else ""
+        raise Misuse(
+            f"{what}, {problem_of(rows.bad[0], dtypes_of(source))}{also} Correct it, or put such rows into quarantine "
+            "(on_error='quarantine')."
+        )
+    return rows
+
+
+def problem_of(bad: BadRow, dtypes: Mapping[str, str]) -> str:
+    """A sentence that says where a row does not fit, what was found and what was needed."""
+    if bad.reason == "bad_line":
+        return f"{bad.place}: needed a line that fits, found {bad.found} (bad_line)."
+    return f"{bad.place}, column {bad.field!r}: needed {dtypes[bad.field]}, found {bad.found} ({bad.reason})."
+
+
+def read_file(
+    path: str | Path,
+    source: Source,
+    *,
+    on_error: OnError = "refuse",
+    file_format: Format | None = None,
+    nulls: Sequence[str] = ("",),
+) -> FileRows:
+    """Read a file of a source's events, see `read_rows`."""
+    return read_rows(Path(path), source, on_error=on_error, file_format=file_format, nulls=nulls)
+
+
+def is_table(given: object) -> TypeGuard[Table]:
+    """Whether it is a table in memory: `Columns`, or one of another library."""
+    arrow = hasattr(given, "__arrow_c_stream__") or hasattr(given, "__arrow_c_array__")
+    return arrow or isinstance(given, Columns | ArrowTable)
+
+
+def _taken(given: Any, source: Source, kind: Format | None, nulls: Sequence[str]) -> tuple[str, FileRows]:
+    """What it is called in errors, and its rows."""
+    if isinstance(given, str | Path):
+        path = local_file(given)
+        return f"file {path}", _read(path, source, kind or _format(path), nulls)
+    if isinstance(given, Columns | ArrowTable):
+        table = given if isinstance(given, ArrowTable) else ArrowTable(given.names, given)
+        return "table", fit_table("table", source, table)
+    if is_table(given):
+        from trimtab.core.columns.arrow import read_arrow
+
+        return "table", fit_table("table", source, read_arrow(given, dtypes_of(source), loose=True))
+    if isinstance(given, BufferedIOBase | RawIOBase):
+        return "stream", _read_stream(given.read() or b"", source)
+    if isinstance(given, Sequence) and not isinstance(given, bytes | bytearray | memoryview):
+        return "rows", fit_rows("rows", source, given)
+    raise Misuse(
+        f"rows: a {type(given).__name__} holds none. Give a path, a table (polars, pandas, pyarrow, DuckDB, Columns) "
+        "or a list of dicts."
+    )
+
+
+def _read(path: Path, source: Source, kind: Format, nulls: Sequence[str]) -> FileRows:
+    if path.suffix == ".gz":
+        check_gzip(path)
+    if kind == "ndjson":
+        with open_bytes(path) as stream:
+            rows = _fit_lines(f"file {path}", source, stream, str(path))
+        with open_bytes(path) as stream:
+            return msgspec.structs.replace(rows, counted=sum(1 for line in _lines(stream) if line.strip()))
+    if kind == "csv":
+        from trimtab.events.files.csv_files import read_csv
+
+        return read_csv(path, source, nulls)
+    if kind == "arrow":
+        from trimtab.core.columns.arrow_ipc import read_ipc_file
+
+        return fit_table(f"file {path}", source, read_ipc_file(path, dtypes_of(source), loose=True))
+    from trimtab.events.files.parquet_files import read_parquet  # loads DuckDB
+
+    return read_parquet(path, source)
+
+
+def _read_stream(data: bytes, source: Source) -> FileRows:
+    from trimtab.core.columns.arrow_ipc import is_ipc, read_ipc
+
+    if is_ipc(data):
+        return fit_table("stream", source, read_ipc(data, "stream", dtypes_of(source), loose=True))
+    lines = data.splitlines()
+    counted = sum(1 for line in lines if line.strip())
+    return msgspec.structs.replace(_fit_lines("stream", source, lines), counted=counted)
+
+
+def _format(path: Path) -> Format:
+    suffixes = [s for s in path.suffixes if s != ".gz"]
+    found = _SUFFIXES.get(suffixes[-1].lower()) if suffixes else None
+    if found is None:
+        raise Misuse(
+            f"file {path}: needs a name that ends in {', '.join(_SUFFIXES)}. Convert it, or give its rows as a table."
+        )
+    return found
+
+
+def _fit_lines(what: str, source: Source, text: Iterable[bytes], file: str | None = None) -> FileRows:
+    """Newline-delimited JSON: the rules of `push`, line by line."""
+    lines: list[int] = []
+    rows: list[dict[str, Any]] = []
+    bad: list[BadRow] = []
+    decode = msgspec.json.Decoder(dict[str, Any]).decode
+    for number, line in enumerate(_lines(text), 1):
+        plain = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+        if not plain.strip():
+            continue
+        try:
+            rows.append(decode(plain))
+            lines.append(number)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            found = plain.decode(errors="replace").strip()
+            bad.append(BadRow("line", number, {}, source.time, "bad_line", shown(found)[:200], plain, file))
+    return fit_rows(what, source, rows, lines=lines, bad=bad)
+
+
+def _lines(text: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines that end in LF, CRLF or CR, without their ends."""
+    for line in text:
+        yield from line.splitlines() or (b"",)

@@ -1,0 +1,159 @@
+"""Parquet: DuckDB unpacks it into Arrow batches, so that its values are those of every Arrow table."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import arro3.core as arro3
+import duckdb
+import msgspec
+
+from trimtab.core.columns.arrow import Extension, Unread, read_arrow
+from trimtab.core.columns.data import ArrowTable, Dtype
+from trimtab.core.columns.flatbuffer import FlatTable
+from trimtab.core.errors import Misuse
+from trimtab.events.definitions import Source
+from trimtab.events.files.unpacked import check_table
+from trimtab.events.values.fitting import FileRows, fit_table, wanted_columns
+from trimtab.store.duckdb_opening import open_duckdb
+
+_DURATION = 18  # among the types of Arrow's schema
+# Nothing that DuckDB would find out from a path or a column's name.
+_AS_IT_IS = "hive_partitioning=false, union_by_name=false, binary_as_string=false"
+
+
+def read_parquet(path: Path, source: Source) -> FileRows:
+    """The rows of a Parquet file; see `read_file`."""
+    what = f"file {path}"
+    with _opened(path) as (connection, scan):
+        names = [str(name) for name, *_ in connection.execute(f"DESCRIBE SELECT * FROM {scan}").fetchall()]
+        wanted = wanted_columns(what, source, names)
+        columns = ", ".join(map(_name, wanted))
+        (rows,) = connection.execute(f"SELECT num_rows FROM parquet_file_metadata({_path(path)})").fetchall()[0]
+        check_table(path, rows, wanted)
+        found = read_arrow(connection.sql(f"SELECT {columns} FROM {scan}"), loose=True)
+        kinds = _extensions(connection, path)
+    return fit_table(what, source, _extended(tuple(names), found, kinds, rows))
+
+
+def parquet_batches(path: Path, source: Source) -> Iterator[FileRows]:
+    """The rows of a Parquet file as `read_parquet` gives them, some hundred thousand at a time.
+
+    Raises:
+        Misuse: It cannot be read, or the time or key is missing.
+    """
+    what = f"file {path}"
+    with _opened(path) as (connection, scan):
+        names = tuple(str(name) for name, *_ in connection.execute(f"DESCRIBE SELECT * FROM {scan}").fetchall())
+        kinds = _extensions(connection, path)
+        columns = ", ".join(map(_name, wanted_columns(what, source, names)))
+        done = 0
+        for batch in arro3.RecordBatchReader.from_stream(connection.sql(f"SELECT {columns} FROM {scan}")):
+            found = read_arrow(batch, loose=True)
+            rows = fit_table(what, source, _extended(names, found, kinds, batch.num_rows))
+            bad = tuple(msgspec.structs.replace(one, number=one.number + done) for one in rows.bad)
+            yield msgspec.structs.replace(rows, bad=bad)
+            done += batch.num_rows
+
+
+def parquet_types(paths: Sequence[Path]) -> list[dict[str, str]]:
+    """DuckDB's type of each column of each Parquet file; of an extension type of Arrow its name.
+
+    Raises:
+        Misuse: One cannot be read.
+    """
+    found = []
+    with _connected() as connection:
+        for path in paths:
+            with _named(path):
+                described = connection.execute(f"DESCRIBE SELECT * FROM {_scan(path)}").fetchall()
+                plain = {str(name): str(kind) for name, kind, *_ in described}
+                found.append(plain | _extensions(connection, path))
+    return found
+
+
+def _extended(names: tuple[str, ...], found: ArrowTable, kinds: Mapping[str, str], rows: int) -> ArrowTable:
+    """The table with columns of extension types as such."""
+    extended = {
+        name: [None if value is None else Extension(kind, value) for value in found.columns[name].to_list()]
+        for name, kind in kinds.items()
+        if name in found.columns
+    }
+    plain = found.columns.select([name for name in found.columns.names if name not in extended])
+    return ArrowTable(names, plain, {**found.loose, **extended}, rows)
+
+
+def parquet_columns(path: Path) -> dict[str, Dtype]:
+    """The columns of a Parquet file and what each holds.
+
+    Raises:
+        Misuse: It cannot be read, or a column holds what no column of ours can.
+    """
+    with _opened(path) as (connection, scan):
+        none = read_arrow(connection.sql(f"SELECT * FROM {scan} LIMIT 0")).columns
+    return {name: column.dtype for name, column in none.by_name.items()}
+
+
+def _extensions(connection: duckdb.DuckDBPyConnection, path: Path) -> dict[str, str]:
+    """The types of columns that Parquet keeps in a schema of Arrow next to its own: extension types, durations."""
+    pairs = connection.execute(f"SELECT key, value FROM parquet_kv_metadata({_path(path)})").fetchall()
+    stored = next((value for key, value in pairs if bytes(key) == b"ARROW:schema"), None)
+    found: dict[str, str] = {}
+    if stored is None:
+        return found
+    try:
+        schema = FlatTable.root(base64.b64decode(stored)[8:]).table(2)
+        for field in () if schema is None else schema.tables(1):
+            said = {pair.text(0): pair.text(1) for pair in field.tables(6)}
+            duration = "duration" if field.number(2, "<B") == _DURATION else ""  # an integer in Parquet
+            found[field.text(0)] = said.get("ARROW:extension:name", duration)
+    except ValueError as error:
+        raise Misuse(f"file {path}: its Arrow schema is damaged ({error}). Write it again.") from error
+    return {name: kind for name, kind in found.items() if kind not in ("", "arrow.json", "arrow.uuid")}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
+    """A connection, and the SQL that scans the file."""
+    with _named(path), _connected() as connection:
+        yield connection, _scan(path)
+
+
+@contextmanager
+def _connected() -> Iterator[duckdb.DuckDBPyConnection]:
+    offline: dict[str, str | bool | int | float | list[str]] = {
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+    }
+    with open_duckdb(offline) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        yield connection
+
+
+def _scan(path: Path) -> str:
+    return f"read_parquet({_path(path)}, {_AS_IT_IS})"
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors of DuckDB's as those of the file."""
+    try:
+        yield
+    except (duckdb.Error, Unread) as error:
+        said = str(error.__cause__ if isinstance(error, Unread) else error).strip().splitlines()[0]
+        raise Misuse(
+            f"file {path}: cannot be read as Parquet ({said}). Is it what its name says, and whole? Write it again."
+        ) from error
+
+
+def _path(path: Path) -> str:
+    """The path as DuckDB takes it literally."""
+    text = "".join(f"[{c}]" if c in "*?[" else c for c in str(path.absolute()))
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _name(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,180 @@
+"""The rules for values: what a row's fields become in an event, or why the row goes to quarantine."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from trimtab.core.clock import Clock
+from trimtab.core.columns.data import Dtype
+from trimtab.core.errors import Misuse
+from trimtab.core.shown import shown
+from trimtab.core.time import format_moment, moment_us
+from trimtab.events.records import Value
+from trimtab.events.time_formats import TimeFormat
+from trimtab.events.values.conversions import INT_MAX, INT_MIN, LARGEST, Reason, Refused, converted, kind_of, of_text
+
+Report = Callable[[int, Reason, object], None]  # row, reason, what was found
+
+EXTRA: dict[str, Dtype] = {"_id": "str", "_known_at": "time", "_op": "str"}  # what a row may carry beside its columns
+# As seconds or milliseconds these integers are moments from 1980 to 2050, as microseconds some of early 1970. # D49
+OTHER_UNITS = {"seconds": (315_532_800, 2_524_608_000), "milliseconds": (315_532_800_000, 2_524_608_000_000)}
+LAST_OF_OTHER_UNITS_US = OTHER_UNITS["milliseconds"][1]
+_ABSENT = type(None)
+
+
+def other_unit(value: object) -> str | None:
+    """The unit that an integer is most likely in, where it is given as a moment and would lie in early 1970.
+
+    >>> other_unit(1_709_251_200), other_unit(1_709_251_200_000), other_unit(1_709_251_200_000_000)
+    ('seconds', 'milliseconds', None)
+    """
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        return None
+    return next((unit for unit, (first, end) in OTHER_UNITS.items() if first <= value < end), None)
+
+
+def moment_shown(value: object, written: TimeFormat | None = None) -> str:
+    """A value that is no moment, for people; with the format it lacks, or the unit that an integer seems to be in."""
+    if written is not None:
+        return f"{shown(value)[:150]}, which does not fit the format {written.text!r}"
+    unit = other_unit(value)
+    hint = f", which as microseconds lies in 1970 and looks like {unit}" if unit else ""
+    return f"{shown(value)[:150]}{hint}"
+
+
+def asked_moment(value: str | int | dt.datetime | dt.date, field: str, clock: Clock | None = None) -> int:
+    """UTC microseconds of a moment that is asked about; an integer in another unit is none, as in events.  # D49
+
+    Args:
+        value: ISO 8601 text, a datetime, a date or microseconds.
+        field: What it was given as; messages begin with it.
+        clock: While it stands in early 1970 (a test's, a simulation's) such integers are moments.
+
+    Raises:
+        Misuse: It is no moment.
+    """
+    if other_unit(value) and (clock is None or clock.now_us() > LAST_OF_OTHER_UNITS_US):
+        raise Misuse(f"{field}: {moment_shown(value)}. Give ISO 8601 text, a datetime or microseconds.")
+    try:
+        return moment_us(value)
+    except Misuse as error:
+        raise Misuse(f"{field}: {error}") from None
+
+
+def typed_time(value: object) -> object:
+    """A date or datetime as text that every format reads alike, however JSON would write it; others as they are."""
+    kind, plain = kind_of(value)
+    if kind not in ("date", "datetime"):
+        return value
+    try:
+        return format_moment(moment_us(plain))
+    except Misuse:
+        return value
+
+
+def check(dtype: Dtype, values: Sequence[object], report: Report, written: TimeFormat | None = None) -> list[Value]:
+    """The values as an event holds them: NaN is null, -0.0 is 0.0, times are microseconds.
+
+    A value that cannot be is reported and null in the result; `written` as in `converted`.
+
+    >>> check("float", [1, float("nan"), -0.0, "x"], lambda row, reason, found: print(row, reason, found))
+    3 wrong_type x
+    [1.0, None, 0.0, None]
+    """
+    if written is not None and dtype == "time":
+        return _one_by_one(lambda dtype, value: converted(dtype, value, written), dtype, values, report)
+    quick = _QUICK[dtype](values, set(map(type, values)) - {_ABSENT})
+    if quick is not None:
+        return quick
+    return _one_by_one(converted, dtype, values, report)
+
+
+def check_texts(dtype: Dtype, texts: Sequence[str | None], report: Report) -> list[Value]:
+    """The values that fields of a text file write, None where there is none; else as `check`.
+
+    >>> check_texts("int", ["1", "1e3", "1_000", ""], lambda row, reason, found: print(row, reason, found))
+    2 wrong_type 1_000
+    [1, 1000, None, None]
+    """
+    return _one_by_one(lambda dtype, text: None if text is None else of_text(dtype, text), dtype, texts, report)
+
+
+def _one_by_one(
+    convert: Callable[[Dtype, Any], Value], dtype: Dtype, values: Sequence[Any], report: Report
+) -> list[Value]:
+    out: list[Value] = []
+    for row, value in enumerate(values):
+        try:
+            out.append(convert(dtype, value))
+        except Refused as refused:
+            report(row, refused.reason, value)
+            out.append(None)
+    return out
+
+
+# The quick ways take a whole column when nothing in it is unusual, and answer None when something may be.
+
+
+def _quick_floats(values: Sequence[Any], kinds: set[type]) -> list[Value] | None:
+    if not kinds <= {float, int}:
+        return None
+    try:
+        array = np.array([np.nan if v is None else v for v in values], np.float64) + 0.0  # -0.0 + 0.0 = 0.0
+    except OverflowError:
+        return None
+    if (np.abs(array) > LARGEST).any():
+        return None
+    out: list[Value] = array.tolist()
+    for row in np.flatnonzero(np.isnan(array)).tolist():
+        out[row] = None
+    return out
+
+
+def _quick_ints(values: Sequence[Any], kinds: set[type]) -> list[Value] | None:
+    if kinds - {int}:
+        return None
+    there = [v for v in values if v is not None]
+    if there and not (min(there) >= INT_MIN and max(there) <= INT_MAX):
+        return None
+    return list(values)
+
+
+def _quick_bools(values: Sequence[Any], kinds: set[type]) -> list[Value] | None:
+    return None if kinds - {bool} else list(values)
+
+
+def _quick_texts(values: Sequence[Any], kinds: set[type]) -> list[Value] | None:
+    if kinds - {str}:
+        return None
+    text = "".join([v for v in values if v is not None])
+    return list(values) if text.isascii() or _encodable(text) else None
+
+
+def _quick_times(values: Sequence[Any], kinds: set[type]) -> list[Value] | None:
+    if not kinds <= {dt.datetime, str, int}:
+        return None
+    try:
+        return [None if v is None else moment_us(v) for v in values]
+    except (Misuse, ValueError):  # a ValueError: an int too long to be written into the message
+        return None
+
+
+_QUICK: dict[Dtype, Callable[[Sequence[Any], set[type]], list[Value] | None]] = {
+    "float": _quick_floats,
+    "int": _quick_ints,
+    "bool": _quick_bools,
+    "str": _quick_texts,
+    "time": _quick_times,
+}
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

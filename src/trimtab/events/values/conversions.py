@@ -1,0 +1,319 @@
+"""The table of conversions: a declared type and the kind of a value found give the event's value or a refusal.  # D160
+
+Every entry point uses it: rows, JSON, Arrow, pandas, polars, DuckDB and Parquet by `TYPED`, the fields of CSV by
+`TEXTS`. Whatever is quicker for a whole column must give the same, which tests hold against it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import re
+import sys
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Any, Literal, TypeAlias
+from uuid import UUID
+
+import numpy as np
+
+from trimtab.core.columns.data import Dtype
+from trimtab.core.errors import Misuse
+from trimtab.core.time import moment_us
+from trimtab.events.records import Value
+from trimtab.events.time_formats import TimeFormat
+
+Reason = Literal[
+    "missing",  # no time, no key, no id where one is needed
+    "wrong_type",
+    "infinite",
+    "too_large",  # beyond 1e150, or beyond 64 bits for an int
+    "bad_time",  # no time, outside the years 1 to 9999, or an integer that counts seconds or milliseconds
+    "bad_text",  # text that has no UTF-8 form
+    "no_key",  # a deletion in a source that declares no key: declare one
+    "future",  # dated further ahead of the clock than the source tolerates
+    "bad_line",  # a line of a file that does not fit its header
+]
+Kind = Literal["null", "bool", "int", "float", "decimal", "text", "date", "datetime", "uuid", "other"]
+Rule: TypeAlias = Callable[[Any], Value] | Reason
+
+LARGEST = 1e150  # squares of larger values overflow
+INT_MIN, INT_MAX = -(2**63), 2**63 - 1
+
+
+class Refused(Exception):
+    """A value that cannot be, with its reason."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason: Reason = reason
+
+
+def converted(dtype: Dtype, value: object, written: TimeFormat | None = None) -> Value:
+    """The value as an event holds it.
+
+    Args:
+        dtype: The declared type.
+        value: What was found.
+        written: How texts and numbers say a time, if the source declares it.
+
+    Raises:
+        Refused: It cannot be one of that type.
+
+    >>> converted("float", 3), converted("int", Decimal("9007199254740993")), converted("str", float("nan"))
+    (3.0, 9007199254740993, None)
+    """
+    kind, plain = kind_of(value)
+    if kind == "null":
+        return None
+    if written is not None and dtype == "time" and kind in WRITTEN:
+        return _written(plain, written)
+    rule = TYPED[dtype][kind]
+    if isinstance(rule, str):
+        raise Refused(rule)
+    return rule(plain)
+
+
+def of_text(dtype: Dtype, text: str, written: TimeFormat | None = None) -> Value:
+    """The value that a field of a text file writes; `written` as in `converted`.
+
+    Raises:
+        Refused: It writes none of that type.
+
+    >>> of_text("float", " 1.5 "), of_text("int", "1e3"), of_text("bool", "Yes"), of_text("float", "n/a")
+    (1.5, 1000, True, None)
+    """
+    if dtype == "str":
+        return _text(text)
+    bare = text.strip()
+    if bare.lower() in NULL_WORDS:
+        return None
+    return TEXTS[dtype](bare) if written is None or dtype != "time" else _written(bare, written)
+
+
+def kind_of(value: object) -> tuple[Kind, Any]:
+    """The kind of a value, and the value without what NumPy, pandas or an enumeration puts around it."""
+    kind = _KINDS.get(type(value))
+    if kind is None:
+        kind, value = _unusual(value)
+    if kind == "float" and value != value:
+        return "null", None
+    if kind == "decimal" and isinstance(value, Decimal) and value.is_nan():
+        return "null", None
+    return kind, value
+
+
+def _unusual(value: Any) -> tuple[Kind, Any]:
+    pandas = sys.modules.get("pandas")
+    if value is np.ma.masked or (pandas is not None and (value is pandas.NA or value is pandas.NaT)):
+        return "null", None
+    if isinstance(value, np.datetime64):
+        return ("null", None) if np.isnat(value) else ("datetime", _numpy_us(value))
+    if isinstance(value, np.timedelta64):
+        return "other", value
+    if isinstance(value, np.floating):  # a long double has no Python value
+        return "float", float(value)
+    if isinstance(value, np.generic | np.ndarray) and value.ndim == 0:
+        inner = value[()] if isinstance(value, np.ndarray) else value.item()
+        return ("other", value) if type(inner) is type(value) else kind_of(inner)
+    for kind, parent, plain in _PARENTS:
+        if isinstance(value, parent):
+            return kind, plain(value)
+    return "other", value
+
+
+def _numpy_us(value: Any) -> int:
+    """Microseconds, rounded down, of any unit: NumPy's own cast wraps around."""
+    unit, count = np.datetime_data(value.dtype)
+    if unit in ("Y", "M"):
+        months = (12 if unit == "Y" else 1) * count * int(value.astype(np.int64))
+        year, month = 1970 + months // 12, months % 12 + 1
+        if not 1 <= year <= 9999:
+            return INT_MAX
+        return moment_us(dt.date(year, month, 1))
+    over, under = _PER_UNIT[unit]
+    return int(value.astype(np.int64)) * count * over // under
+
+
+_PER_UNIT = {  # microseconds in so many units
+    **{u: (us, 1) for u, us in {"W": 604_800_000_000, "D": 86_400_000_000, "h": 3_600_000_000}.items()},
+    **{u: (us, 1) for u, us in {"m": 60_000_000, "s": 1_000_000, "ms": 1_000, "us": 1}.items()},
+    **{u: (1, of) for u, of in {"ns": 1_000, "ps": 10**6, "fs": 10**9, "as": 10**12}.items()},
+}
+_KINDS: dict[type, Kind] = {
+    type(None): "null",
+    bool: "bool",
+    int: "int",
+    float: "float",
+    str: "text",
+    Decimal: "decimal",
+    dt.datetime: "datetime",
+    dt.date: "date",
+    UUID: "uuid",
+}
+_PARENTS: tuple[tuple[Kind, type, Callable[[Any], Any]], ...] = (
+    ("int", int, int.__int__),  # of an enumeration its number
+    ("float", float, float.__float__),
+    ("text", str, str.__str__),  # not what an enumeration makes of it
+    ("decimal", Decimal, lambda value: value),
+    ("datetime", dt.datetime, lambda value: value),
+    ("date", dt.date, lambda value: value),
+    ("uuid", UUID, lambda value: value),
+)
+
+
+def _float(value: int | float | Decimal) -> float:
+    try:
+        number = float(value)
+    except OverflowError:
+        raise Refused("too_large") from None
+    if abs(number) > LARGEST:
+        raise Refused("infinite" if _is_infinite(value) else "too_large")
+    return number + 0.0
+
+
+def _is_infinite(value: int | float | Decimal) -> bool:
+    return value.is_infinite() if isinstance(value, Decimal) else isinstance(value, float) and math.isinf(value)
+
+
+def _int(value: int | float | Decimal) -> int:
+    if not isinstance(value, int):
+        if _is_infinite(value):
+            raise Refused("infinite")
+        if isinstance(value, Decimal) and value.adjusted() > 20:
+            raise Refused("too_large" if value == value.to_integral_value() else "wrong_type")
+        if value != int(value):
+            raise Refused("wrong_type")
+        value = int(value)
+    if not INT_MIN <= value <= INT_MAX:
+        raise Refused("too_large")
+    return value
+
+
+def _text(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise Refused("bad_text") from None
+    return value
+
+
+def _time(value: Any) -> int:
+    try:
+        return moment_us(value)
+    except Misuse:
+        raise Refused("bad_time") from None
+
+
+def _written(value: Any, written: TimeFormat) -> int:
+    try:
+        return written.us(value)
+    except Misuse:
+        raise Refused("bad_time") from None
+
+
+def _same(value: Any) -> Value:
+    given: Value = value
+    return given
+
+
+# A declared type, then the kind of what was found: how it is converted, or why it is refused.
+TYPED: Mapping[Dtype, Mapping[Kind, Rule]] = {
+    "float": {
+        "bool": "wrong_type",
+        "int": _float,
+        "float": _float,
+        "decimal": _float,
+        "text": "wrong_type",
+        "date": "wrong_type",
+        "datetime": "wrong_type",
+        "uuid": "wrong_type",
+        "other": "wrong_type",
+    },
+    "int": {
+        "bool": "wrong_type",
+        "int": _int,
+        "float": _int,
+        "decimal": _int,
+        "text": "wrong_type",
+        "date": "wrong_type",
+        "datetime": "wrong_type",
+        "uuid": "wrong_type",
+        "other": "wrong_type",
+    },
+    "bool": {
+        "bool": _same,
+        "int": "wrong_type",
+        "float": "wrong_type",
+        "decimal": "wrong_type",
+        "text": "wrong_type",
+        "date": "wrong_type",
+        "datetime": "wrong_type",
+        "uuid": "wrong_type",
+        "other": "wrong_type",
+    },
+    "str": {
+        "bool": "wrong_type",
+        "int": "wrong_type",
+        "float": "wrong_type",
+        "decimal": "wrong_type",
+        "text": _text,
+        "date": "wrong_type",
+        "datetime": "wrong_type",
+        "uuid": str,
+        "other": "wrong_type",
+    },
+    "time": {
+        "bool": "bad_time",
+        "int": _time,
+        "float": "bad_time",
+        "decimal": "bad_time",
+        "text": _time,
+        "date": _time,
+        "datetime": _time,
+        "uuid": "bad_time",
+        "other": "bad_time",
+    },
+}
+
+WRITTEN: frozenset[Kind] = frozenset({"int", "float", "decimal", "text"})  # of a time: by its format, if it has one
+
+# Text files: there is text alone, so that more is read from it than from a text among typed values.
+NULL_WORDS = frozenset({"", "na", "n/a", "nan", "nat", "null", "none"})  # in columns that are no text, in any case
+_BOOLS = dict.fromkeys(("true", "t", "yes", "y", "1"), True) | dict.fromkeys(("false", "f", "no", "n", "0"), False)
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,9})?")
+_INFINITE = re.compile(r"[+-]?inf(?:inity)?", re.IGNORECASE)
+
+
+def _number(text: str) -> Decimal:
+    if _INFINITE.fullmatch(text):
+        raise Refused("infinite")
+    if not _NUMBER.fullmatch(text):
+        raise Refused("wrong_type")
+    return Decimal(text)
+
+
+def _int_of(text: str) -> int:
+    number = _number(text)
+    if "e" not in text.lower():
+        return _int(number)
+    nearest = float(number)  # as JSON's
+    if math.isinf(nearest):
+        raise Refused("too_large")
+    return _int(nearest)
+
+
+def _bool_of(text: str) -> bool:
+    found = _BOOLS.get(text.lower())
+    if found is None:
+        raise Refused("wrong_type")
+    return found
+
+
+TEXTS: Mapping[Dtype, Callable[[str], Value]] = {
+    "float": lambda text: _float(_number(text)),
+    "int": _int_of,
+    "bool": _bool_of,
+    "str": _text,
+    "time": _time,
+}

@@ -1,0 +1,264 @@
+"""Tables and rows that come as they are: their columns become what a source declares, or say why not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns.arrow_layout import floats_of
+from trimtab.core.columns.data import ArrowTable, Column, Columns, Dtype, WrongColumn, column
+from trimtab.core.errors import Corrupt, Misuse
+from trimtab.core.shown import shown
+from trimtab.core.time import EARLIEST_US, LATEST_US, format_moment
+from trimtab.events.definitions import Source
+from trimtab.events.time_formats import TimeFormat
+from trimtab.events.values.checks import (
+    EXTRA,
+    LAST_OF_OTHER_UNITS_US,
+    Report,
+    check,
+    moment_shown,
+    other_unit,
+    typed_time,
+)
+from trimtab.events.values.conversions import TYPED, WRITTEN, Kind, Reason
+
+
+class BadRow(msgspec.Struct, frozen=True):
+    """A row of a file or table that does not fit: where, what it held, why."""
+
+    unit: Literal["line", "row"]  # only text has lines
+    number: int  # counts from 1
+    row: dict[str, Any]  # by declared column: what could be read as declared, and the raw text of what could not
+    field: str
+    reason: Reason
+    found: str
+    line: bytes | None = None  # the line as it came, when it could not be told apart
+    file: str | None = None  # that the line is of
+
+    @property
+    def place(self) -> str:
+        """Where to look: "line 7"."""
+        return f"{self.unit} {self.number}"
+
+
+class FileRows(msgspec.Struct, frozen=True, eq=False):
+    """What a file or table gave: declared columns, what it lacked and had in excess, and the rows that do not fit."""
+
+    columns: Columns
+    ignored: tuple[str, ...]  # its columns that the source does not declare
+    absent: tuple[str, ...]  # declared columns that it does not have: null
+    bad: tuple[BadRow, ...] = ()
+    kept: NDArray[Any] | None = None  # the row or line of each of `columns`, counting from 0; None: they are all
+    counted: int | None = None  # rows, as the file or table counts them by itself
+
+    def __post_init__(self) -> None:
+        if self.counted not in (None, self.columns.rows + len(self.bad)):
+            raise Corrupt(
+                f"rows: there are {self.counted:,}, but {self.columns.rows:,} were read and {len(self.bad):,} refused. "
+                "Nothing was taken. Report it."
+            )
+
+
+def dtypes_of(source: Source) -> dict[str, Dtype]:
+    """What rows of a source may hold."""
+    return source.declared | EXTRA
+
+
+def wanted_columns(what: str, source: Source, found: Sequence[str]) -> dict[str, Dtype]:
+    """The columns to read, of those found; `what` names the file or table in errors.
+
+    Raises:
+        Misuse: A name comes twice, or the source's time or key is missing.
+    """
+    twice = {name for name, times in Counter(found).items() if times > 1 and name}
+    if twice:
+        raise Misuse(f"{what}: the header has {', '.join(sorted(twice))} more than once. Rename or remove one.")
+    for name in filter(None, (source.time, source.key)):
+        if name not in found:
+            role = "time" if name == source.time else "key"
+            raise WrongColumn(
+                f"{what}: needs column {name!r} ({role} of source {source.name!r}), found "
+                f"{', '.join(found) or 'no columns'}.{_hint(found)}",
+                column=name,
+            )
+    return {name: dtype for name, dtype in dtypes_of(source).items() if name in found}
+
+
+def file_rows(
+    source: Source,
+    found: Sequence[str],
+    wanted: Mapping[str, Dtype],
+    columns: Columns,
+    bad: Sequence[BadRow],
+    kept: NDArray[Any] | None = None,
+    counted: int | None = None,
+) -> FileRows:
+    """The result of reading what has the columns `found`, of which `wanted` were read."""
+    ignored = tuple(name for name in found if name not in wanted)
+    absent = tuple(name for name in source.declared if name not in wanted)
+    return FileRows(columns, ignored, absent, tuple(sorted(bad, key=lambda b: b.number)), kept, counted)
+
+
+def fit_table(what: str, source: Source, table: ArrowTable) -> FileRows:
+    """A table's columns as the source declares them, by the table of conversions.
+
+    Args:
+        what: Names the table in errors.
+        source: What the rows must be.
+        table: It, with the columns that the source declares read.
+
+    Raises:
+        Misuse: The time or key is missing.
+    """
+    wanted = wanted_columns(what, source, table.names)
+    problems = _Problems()
+    fitted = {}
+    for name, dtype in wanted.items():
+        report, written = problems.of(name), source.time_format(name)
+        if name in table.loose:
+            fitted[name] = column(dtype, check(dtype, table.loose[name], report, written))
+        else:
+            fitted[name] = _fit(table.columns[name], dtype, report, written)
+    columns = Columns(fitted)
+    if not problems.by_row:
+        return file_rows(source, table.names, wanted, columns, [], None, table.rows)
+    bad = []
+    for row in sorted(problems.by_row):
+        name, reason, found = problems.by_row[row]
+        raw = {n: _raw_value(source, table, n, row) for n in wanted}
+        bad.append(BadRow("row", row + 1, raw, name, reason, _text(found, reason, source.time_format(name))))
+    kept = np.delete(np.arange(columns.rows), sorted(problems.by_row))
+    return file_rows(source, table.names, wanted, columns.take(kept), bad, kept, table.rows)
+
+
+def _raw_value(source: Source, table: ArrowTable, name: str, row: int) -> Any:
+    """A value as it came; a time as text where a number would be something else when it is given back."""
+    if name in table.loose:
+        return table.loose[name][row]
+    found = table.columns[name]
+    (value,) = found.take(slice(row, row + 1)).to_list()
+    number = dtypes_of(source)[name] == "time" and source.time_format(name) is None
+    return value if value is None or found.dtype != "time" or number else time_text(value)
+
+
+def fit_rows(
+    what: str,
+    source: Source,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    lines: Sequence[int] | None = None,
+    bad: Sequence[BadRow] = (),
+) -> FileRows:
+    """Mappings as a table, by the rules of a push.
+
+    Args:
+        what: Names them in errors.
+        source: What the rows must be.
+        rows: One mapping a row.
+        lines: The line of each, when they come from text.
+        bad: Lines that are no mappings.
+
+    Raises:
+        Misuse: A row is no mapping, or none has the time or the key.
+    """
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, Mapping):
+            raise Misuse(f"{what}: row {number} is a {type(row).__name__}. Give one mapping a row.")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    bare = bool(rows) and all(row.get("_op") == "delete" for row in rows)  # they need no more than the key
+    if bare and source.time not in names:
+        names.append(source.time)
+    wanted = wanted_columns(what, source, names) if rows else source.declared
+    problems = _Problems()
+    values = {
+        name: check(dtype, [row.get(name) for row in rows], problems.of(name), source.time_format(name))
+        for name, dtype in wanted.items()
+    }
+    for name in (name for name, dtype in wanted.items() if dtype == "time" and source.time_format(name) is None):
+        for at, row in enumerate(rows):
+            if other_unit(row.get(name)):
+                problems.of(name)(at, "bad_time", row[name])
+    more = []
+    for at, (name, reason, value) in sorted(problems.by_row.items()):
+        raw = raw_row(source, {n: rows[at].get(n) for n in wanted})
+        place: tuple[Literal["line", "row"], int] = ("row", at + 1) if lines is None else ("line", lines[at])
+        more.append(BadRow(*place, raw, name, reason, _text(value, reason, source.time_format(name))))
+    good = np.array([at for at in range(len(rows)) if at not in problems.by_row], np.int64)
+    columns = Columns({name: column(dtype, values[name]) for name, dtype in wanted.items()}).take(good)
+    kept = good if lines is None else np.array(lines, np.int64)[good] - 1
+    fitted = file_rows(source, names, wanted, columns, [*bad, *more], kept, len(rows) + len(bad))
+    return msgspec.structs.replace(fitted, absent=()) if bare else fitted
+
+
+def raw_row(source: Source, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as it came, but dates and datetimes as text where JSON's form of them does not fit the declared format."""
+    return {n: typed_time(value) if n in source.declared_formats else value for n, value in row.items()}
+
+
+def time_text(us: int) -> str:
+    """A time as text that every format reads, in or outside the years 1 to 9999."""
+    return format_moment(us) if EARLIEST_US <= us <= LATEST_US else f"{us} us"
+
+
+class _Problems:
+    """The first problem of each row that has one: column, reason, what was found."""
+
+    def __init__(self) -> None:
+        self.by_row: dict[int, tuple[str, Reason, object]] = {}
+
+    def of(self, name: str) -> Report:
+        """What notes the problems of one column."""
+
+        def report(row: int, reason: Reason, found: object) -> None:
+            self.by_row.setdefault(row, (name, reason, found))
+
+        return report
+
+
+_KINDS: dict[Dtype, Kind] = {"float": "float", "int": "int", "bool": "bool", "str": "text", "time": "datetime"}
+
+
+def _fit(found: Column, dtype: Dtype, report: Report, written: TimeFormat | None) -> Column:
+    """A column by the table of conversions."""
+    if found.dtype == dtype:
+        return found
+    if not found.present().any():
+        return column(dtype, [None] * len(found))
+    if written is not None and _KINDS[found.dtype] in WRITTEN:
+        return column(dtype, check(dtype, found.to_list(), report, written))
+    rule = TYPED[dtype][_KINDS[found.dtype]]
+    if isinstance(rule, str):
+        values = found.to_list()
+        for row in np.flatnonzero(found.present()).tolist():
+            report(row, rule, time_text(values[row]) if found.dtype == "time" else values[row])
+        return column(dtype, [None] * len(found))
+    if (found.dtype, dtype) == ("int", "float"):
+        return floats_of(found)
+    if (found.dtype, dtype) == ("int", "time"):
+        _report_units(found.values, found.present(), report)
+        return Column("time", found.values, found.valid)
+    return column(dtype, check(dtype, found.to_list(), report))
+
+
+def _report_units(values: NDArray[Any], there: NDArray[Any], report: Report) -> None:
+    """Integers that count seconds or milliseconds are no moments. # D49"""
+    for row in np.flatnonzero(there & (values >= 0) & (values < LAST_OF_OTHER_UNITS_US)).tolist():
+        if other_unit(values[row]):
+            report(row, "bad_time", int(values[row]))
+
+
+def _text(found: object, reason: Reason, written: TimeFormat | None) -> str:
+    return moment_shown(found, written) if reason == "bad_time" else shown(found)[:200]
+
+
+def _hint(found: Sequence[str]) -> str:
+    """What may be wrong with a header of one column."""
+    if len(found) == 1 and (";" in found[0] or "\t" in found[0]):
+        return " Fields are separated by commas; in a file named .tsv by tabs."
+    return ""

@@ -1,0 +1,56 @@
+"""History without the test of known at: what is known now counts for the past, too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns.data import Column
+from trimtab.events.columns.frames import NEVER_US, EventFrame
+from trimtab.features.frames import FeatureFrame
+
+_ALWAYS_US = -(2**62)  # known before every moment
+
+
+def hindsight(frame: EventFrame) -> EventFrame:
+    """A frame whose events were known all along: of each id only the last version counts, from its own time on.
+
+    The order of events stays (event time, known at, partition, position): a row's place in it becomes its position.
+    """
+    order = np.lexsort((frame.position, frame.partition, frame.known_at_us, frame.event_at_us))
+    position = np.empty(frame.rows, np.int64)
+    position[order] = np.arange(frame.rows)
+    return EventFrame(
+        source=frame.source,
+        columns=frame.columns,
+        event_at_us=frame.event_at_us,
+        known_at_us=np.full(frame.rows, _ALWAYS_US),
+        superseded_at_us=np.where(frame.superseded_at_us == NEVER_US, NEVER_US, _ALWAYS_US),
+        deleted=frame.deleted,
+        partition=np.zeros(frame.rows, np.int16),
+        position=position,
+        partitions=("",),
+    )
+
+
+def let_in(then: FeatureFrame, final: FeatureFrame) -> dict[str, int]:
+    """How many values of each feature differ from what was known then, in bits, in being null or in their reason."""
+    return {name: _differing(name, then, final) for name in final.values.names}
+
+
+def _differing(name: str, then: FeatureFrame, final: FeatureFrame) -> int:
+    differ = _unequal(then.values[name], final.values[name])
+    if name in final.reasons:
+        differ |= then.reasons[name] != final.reasons[name]
+    return int(differ.sum())
+
+
+def _unequal(one: Column, other: Column) -> NDArray[np.bool_]:
+    there = one.present()
+    values: NDArray[Any] = one.values != other.values
+    if one.dtype == "float":
+        values = one.values.view(np.int64) != other.values.view(np.int64)
+    out: NDArray[np.bool_] = (there != other.present()) | (there & values.astype(bool))
+    return out

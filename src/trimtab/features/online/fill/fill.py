@@ -1,0 +1,230 @@
+"""Views filled from history beside what is read, brought up to the others, and put in their place at once. # D31"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from trimtab.core.errors import NotFound
+from trimtab.features.online.failures import Figures
+from trimtab.features.online.fill.history import SourceRows, log_batches
+from trimtab.features.online.fill.load import MOST_ROWS, History, load
+from trimtab.features.online.generations import (
+    FILLING,
+    LEFT,
+    id_of,
+    left_name,
+    next_generation,
+    place,
+    prefixes,
+)
+from trimtab.features.online.packed.plan import ViewPlan
+from trimtab.features.online.store import BEGIN, Cursor, OnlineStore, write_cursors
+from trimtab.store.ports import KeyValue, Log
+
+if TYPE_CHECKING:
+    from trimtab.events.tables import Moved
+
+_TAIL = 6_000  # records that the last step applies before a view takes its place: more than are applied in between
+_SWEPT = 5_000  # keys deleted in one transaction
+
+
+class Filled(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the filling of a view has come."""
+
+    view: str  # its name in the store
+    rows: int  # records taken so far
+    of: int  # about how many there are
+    done: bool  # the view is read from now on
+
+
+class Filling:
+    """Fills one view while others (and the view's states of before) are read and applied to.
+
+    `steps` does the work. Between two steps the store may apply records; nothing of the view is read before the last
+    step, which makes all of it readable in one transaction. A process that dies leaves the view marked; whoever fills
+    it next begins anew and deletes what was left.
+
+    Args:
+        store: The store of all views; the same object or process applies and fills.
+        name: The view's name in the store.
+        log: The event log.
+        moved: What of the log is in tables of record, when it may have been truncated.
+        most_rows: How many records may lie in memory at once; more history than that is read several times.
+
+    Raises:
+        NotFound: The store has no such view.
+    """
+
+    def __init__(
+        self, store: OnlineStore, name: str, log: Log, *, moved: Moved | None = None, most_rows: int = MOST_ROWS
+    ) -> None:
+        if name not in store.plans:
+            raise NotFound(f"online store: no view {name!r} among {', '.join(store.plans)}.")
+        self.store = store
+        self.name = name
+        self.view = store.plans[name].view
+        self._log = log
+        self._moved = moved
+        self._most_rows = most_rows
+
+    def begin(self) -> Cursor:
+        """Mark the view as being filled; the position to fill it to, and its generation."""
+        store = self.store
+        cursors = store.cursors()
+        mark = FILLING + self._id
+        before = cursors.pop(mark, None)
+        if before is not None:
+            cursors[left_name(self._id, before.generation)] = before
+        target = self._front(cursors)
+        generation = next_generation(c.generation for c in cursors.values())
+        cursors[mark] = Cursor(target.s_us, target.positions, generation)
+        write_cursors(store.kv, cursors)
+        return cursors[mark]
+
+    def steps(self) -> Iterator[Filled]:
+        """Fill the view in bounded steps; the last one says `done`.
+
+        Raises:
+            Misuse: Records that are needed were truncated from the log, and there is no table of record.
+        """
+        target = self.begin()
+        rows = SourceRows(self._log, self.view.source, target.positions, moved=self._moved)
+        yield from load_steps(self.store, self.name, rows, target, most_rows=self._most_rows)
+        aside = OnlineStore(self.store.kv, [self.view], filling=True)
+        while True:
+            cursors = self.store.cursors()
+            at = cursors[FILLING + self._id]
+            front = self._live_front(cursors) or target
+            new = next(log_batches(self._log, at.positions, front.positions, batch=_TAIL), None)
+            if new is None:
+                break
+            aside.apply(new)
+            yield self._filled(sum(at.positions.values()) + len(new), sum(front.positions.values()))
+        self._switch(front)
+        yield self._filled(sum(front.positions.values()), sum(front.positions.values()), done=True)
+        while sweep(self.store, _SWEPT):
+            yield self._filled(sum(front.positions.values()), sum(front.positions.values()), done=True)
+
+    @property
+    def _id(self) -> str:
+        return self.store.plans[self.name].cursor_name
+
+    def _front(self, cursors: Mapping[str, Cursor]) -> Cursor:
+        """Where the views are that are read: the furthest of them, or the end of the log when there are none."""
+        return self._live_front(cursors) or log_end(self._log, self._moved)
+
+    def _live_front(self, cursors: Mapping[str, Cursor]) -> Cursor | None:
+        live = [cursors[p.cursor_name] for p in self.store.plans.values() if p.cursor_name in cursors]
+        return max(live, key=_reach, default=None)
+
+    def _switch(self, front: Cursor) -> None:
+        """Let the view be read, in one transaction."""
+        cursors = self.store.cursors()
+        before = cursors.get(self._id)
+        filled = cursors.pop(FILLING + self._id)
+        if before is not None:
+            cursors[left_name(self._id, before.generation)] = before
+        s_us = max(filled.s_us, front.s_us)
+        cursors[self._id] = msgspec.structs.replace(filled, s_us=s_us)
+        write_cursors(self.store.kv, cursors)
+
+    def _filled(self, rows: int, of: int, *, done: bool = False) -> Filled:
+        return Filled(view=self.name, rows=rows, of=of, done=done)
+
+
+def load_steps(
+    store: OnlineStore, name: str, rows: History, target: Cursor, *, most_rows: int = MOST_ROWS
+) -> Iterator[Filled]:
+    """Write the states of a view that is marked as being filled, from its source's rows up to `target`."""
+    plan = place(ViewPlan(store.plans[name].view), target.generation)
+    count = Figures()
+    done = 0
+    for taken in load(store.kv, plan, rows, target.s_us, count, most_rows=most_rows):
+        done += taken
+        yield Filled(view=name, rows=done, of=rows.most, done=False)
+    cursors = store.cursors()
+    cursors[FILLING + plan.cursor_name] = target.counted(count)
+    write_cursors(store.kv, cursors)
+
+
+def fill(
+    store: OnlineStore,
+    log: Log,
+    *,
+    views: Sequence[str] | None = None,
+    moved: Moved | None = None,
+    most_rows: int = MOST_ROWS,
+) -> Iterator[Filled]:
+    """Fill views from history: those named, or all that are not filled yet. The iterator does the work.
+
+    Args:
+        store: The store of all views.
+        log: The event log.
+        views: Their names in the store; a view that is read already is rebuilt, and read meanwhile.
+        moved: What of the log is in tables of record, when it may have been truncated.
+        most_rows: How many records may lie in memory at once.
+    """
+    for name in unfilled(store) if views is None else views:
+        yield from Filling(store, name, log, moved=moved, most_rows=most_rows).steps()
+
+
+def unfilled(store: OnlineStore) -> list[str]:
+    """The views that have not applied a record yet, by their names in the store."""
+    cursors = store.cursors()
+    return [name for name, plan in store.plans.items() if plan.cursor_name not in cursors]
+
+
+def mark_unfilled(store: OnlineStore, log: Log, moved: Moved | None = None) -> list[str]:
+    """Keep views that begin from being applied to before they are filled; the names of those not marked before."""
+    cursors = store.cursors()
+    names = [name for name in unfilled(store) if FILLING + store.plans[name].cursor_name not in cursors]
+    for name in names:
+        Filling(store, name, log, moved=moved).begin()
+    return names
+
+
+def live_positions(store: OnlineStore) -> dict[str, int] | None:
+    """Up to where the views that are read have applied the log; None: there is none."""
+    cursors = store.cursors()
+    live = [cursors[p.cursor_name].positions for p in store.plans.values() if p.cursor_name in cursors]
+    if not live:
+        return None
+    names = set().union(*live)
+    return {name: min(positions.get(name, 0) for positions in live) for name in sorted(names)}
+
+
+def log_end(log: Log, moved: Moved | None = None) -> Cursor:
+    """The end of a log as a cursor: S is the greatest append time there."""
+    through = {} if moved is None else moved.through
+    positions = {name: position for name, position in {**through, **log.positions()}.items() if position}
+    last = [r.appended_at_us for name, position in positions.items() for r in log.read(name, position - 1, limit=1)]
+    newest_us = BEGIN.s_us if moved is None else moved.newest_us  # of records that are in tables alone
+    return Cursor(max([BEGIN.s_us, newest_us, *last]), positions)
+
+
+def sweep(store: OnlineStore, limit: int) -> bool:
+    """Delete up to `limit` keys of generations that are read no more; whether some are left."""
+    cursors = store.cursors()
+    names = [name for name in cursors if name.startswith(LEFT)]
+    if not names:
+        return False
+    name = names[0]
+    for prefix in prefixes(bytes.fromhex(id_of(name)), cursors[name].generation):
+        keys = _keys(store.kv, prefix, limit)
+        if keys:
+            store.kv.write({}, keys)
+            return True
+    del cursors[name]
+    write_cursors(store.kv, cursors)
+    return len(names) > 1
+
+
+def _keys(kv: KeyValue, prefix: bytes, limit: int) -> list[bytes]:
+    return [key for key, _ in kv.scan(prefix, limit=limit)]
+
+
+def _reach(cursor: Cursor) -> tuple[int, int]:
+    return sum(cursor.positions.values()), cursor.s_us

@@ -1,0 +1,392 @@
+"""The states of one view made from history at once: the same in meaning as from its records one by one. # D31
+
+The rows are taken entity by entity, each in order of event time, so that a state is unpacked and packed once and its
+tiles only grow at their newer end. What lies in memory is bounded: history of more rows than that is read several
+times, each time for a part of the entities.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import msgspec
+
+from trimtab.core.columns.data import Columns
+from trimtab.events.columns.frames import NEVER_US
+from trimtab.features.online.failures import Figures
+from trimtab.features.online.fill.load_latest import LatestLoad, loads_columns
+from trimtab.features.online.packed.plan import (
+    EVENT_AT,
+    GIVES,
+    ID,
+    KNOWN_AT,
+    POSITION,
+    UNTIL,
+    Row,
+    ViewPlan,
+    floor,
+    name_bytes,
+)
+from trimtab.features.online.packed.state import EntityState
+from trimtab.features.online.packed.ties import beyond
+from trimtab.features.online.packed.versions import Link, Version, VersionIndex, needed
+from trimtab.features.online.store import earliest_us
+from trimtab.store.ports import KeyValue
+
+MOST_ROWS = 1_000_000  # that lie in memory at once
+_WRITE = 20_000  # keys in one transaction
+_STEP = 5_000  # rows between two yields
+_FALLING = 2**63 - 1
+
+_encode = msgspec.msgpack.Encoder(order="deterministic").encode
+_decode_versions = msgspec.msgpack.Decoder(list[list[Any]]).decode
+
+
+class History(Protocol):
+    """The rows to load, as `SourceRows` gives them: readable again and again, and how many there are at most."""
+
+    @property
+    def most(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Columns]: ...
+
+
+def load(
+    kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Figures, *, most_rows: int = MOST_ROWS
+) -> Iterator[int]:
+    """Write the states of a view as of `s_us`, under the plan's prefixes, where nothing lies yet.
+
+    The iterator does the work: it stops after each bounded part of it, and gives how many rows it took since the last
+    stop (a row may be taken several times).
+
+    Args:
+        kv: Where to write.
+        plan: The view, placed on a generation that nothing reads.
+        rows: Every record of its source that it is to know.
+        s_us: S: the greatest append time of the log up to where `rows` ends.
+        count: The figures of `ViewApplied`, added to.
+        most_rows: How many rows may lie in memory at once.
+    """
+    turns = max(1, -(-rows.most // most_rows))
+    for turn in range(turns):
+        part = _Part(turn, turns)
+        if loads_columns(plan):
+            latest = LatestLoad(plan, s_us, count, _entity_states)
+            for chunk in rows:
+                latest.take(chunk, part)
+                yield chunk.rows
+            yield from _written_beside(kv, latest.states())
+        elif plan.keyed:
+            yield from _keyed(kv, plan, rows, s_us, count, part)
+        else:
+            yield from _plain(kv, plan, rows, s_us, count, part)
+    if plan.keyed and turns > 1:
+        for turn in range(turns):
+            yield from _keyed_states(kv, plan, s_us, _Part(turn, turns))
+
+
+class _Part:
+    """One of several parts of all names, by a hash."""
+
+    def __init__(self, turn: int, turns: int) -> None:
+        self.turn, self.turns = turn, turns
+        self.is_first = turn == 0
+
+    def has(self, name: bytes) -> bool:
+        return self.turns == 1 or zlib.crc32(name) % self.turns == self.turn
+
+
+class _Groups:
+    """The rows of each entity that its state depends on."""
+
+    def __init__(self, plan: ViewPlan, s_us: int) -> None:
+        self.plan = plan
+        self.s_us = s_us
+        self.cut_us = earliest_us(plan, s_us) if plan.groups else NEVER_US  # no window sees what is before it
+        self.last_us = s_us if plan.inclusive else s_us - 1
+        self.rows: dict[bytes, list[Row]] = defaultdict(list)
+        self.past: dict[bytes, list[Row]] = {}  # sealed rows that no window sees, those of the greatest event time
+        self.dead: dict[bytes, Row] = {}  # of versions that ended before they happened, the first to happen
+        self._latest = bool(plan.latest)
+
+    def drop(self, name: bytes, row: Row) -> bool:
+        """Whether a row is sealed and no window can see it; of those only the latest matter, if they do."""
+        if row[EVENT_AT] >= self.cut_us or row[EVENT_AT] > self.last_us or row[KNOWN_AT] > self.s_us:
+            return False
+        before = self.past.setdefault(name, [])
+        if self._latest:
+            if not before or row[EVENT_AT] > before[0][EVENT_AT]:
+                self.past[name] = [row]
+            elif row[EVENT_AT] == before[0][EVENT_AT]:
+                before.append(row)
+        return True
+
+    def end(self, name: bytes, row: Row) -> None:
+        """Take the row of a version that ended by S: it says that its entity is known, once it has happened."""
+        if row[EVENT_AT] <= self.last_us:
+            self.past.setdefault(name, [])
+        elif name not in self.dead or row[EVENT_AT] < self.dead[name][EVENT_AT]:
+            self.dead[name] = row
+
+    def take(self, chain: Iterable[Link]) -> None:
+        """Take the rows of an id's versions."""
+        for name, row in chain:
+            if name is not None:
+                if row[UNTIL] <= self.s_us:
+                    self.end(name, row)
+                else:
+                    self.rows[name].append(row)
+
+    def states(self) -> Iterator[tuple[bytes, EntityState]]:
+        """Of each entity, in the order of their names."""
+        for name in sorted(self.rows.keys() | self.past.keys() | self.dead.keys()):
+            past = self.past.get(name)
+            rows = [*(past or ()), *self.rows.get(name, ())]
+            if name in self.dead:
+                rows.append(self.dead[name])
+            yield name, entity_state(self.plan, rows, self.s_us, known=past is not None)
+
+
+def entity_state(plan: ViewPlan, rows: list[Row], s_us: int, *, known: bool = False) -> EntityState:
+    """The state at `s_us` of an entity that has these rows; `known`: and has had others."""
+    state = EntityState(plan)
+    state.seal(s_us)
+    state.known = int(known)
+    rows.sort(key=_row_order)
+    hop_us = plan.groups[0].hop_us if plan.groups else 0
+    at, end = 0, len(rows)
+    while at < end:  # rows of one tile together
+        first = at
+        at += 1
+        if hop_us:
+            behind = floor(rows[first][EVENT_AT], hop_us) + hop_us
+            while at < end and rows[at][EVENT_AT] < behind:
+                at += 1
+        else:
+            at = end
+        state.opens.extend(rows[first:at])
+        state.seal(s_us)
+    return state
+
+
+def _entity_states(plan: ViewPlan, groups: Mapping[bytes, list[Row]], s_us: int) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and values of entities without a key, each with its rows; repetitions are taken out."""
+    return _packed(plan, ((name, entity_state(plan, _distinct(rows), s_us)) for name, rows in groups.items()))
+
+
+def _packed(plan: ViewPlan, states: Iterable[tuple[bytes, EntityState]]) -> Iterator[tuple[bytes, bytes]]:
+    for name, state in states:
+        yield from beyond(plan, name, state)
+        yield plan.state_prefix + name, state.pack()
+
+
+def _plain(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Figures, part: _Part) -> Iterator[int]:
+    """Events that have one content each: repetitions are found by event time and id."""
+    groups = _Groups(plan, s_us)
+    names: dict[Any, bytes] = {}
+    firsts: dict[tuple[int, str], tuple[Row, bytes, bytes]] = {}  # of each event: its row, its entity, its content
+    forgets = plan.life is None  # a repetition of what no window sees would change nothing
+    entity_of, expired = plan.entity_of, plan.expired
+    for chunk in rows:
+        if part.is_first:
+            count["applied"] += chunk.rows
+        for event_at, known_at, partition, position, event_id, op, values in _rows(plan, chunk):
+            entity = entity_of(values)
+            if op == "delete" or entity is None:
+                if part.is_first:
+                    count["refused_deletes" if op == "delete" else "no_entity"] += 1
+                continue
+            name = names.get(entity)
+            if name is None:
+                name = names[entity] = name_bytes(entity)
+            if not part.has(name):
+                continue
+            count["too_late"] += expired(event_at, known_at)
+            row = [event_at, known_at, partition, position, NEVER_US, event_id, values]
+            if forgets and event_at < groups.cut_us and groups.drop(name, row):
+                continue
+            check = zlib.crc32(_encode(values)).to_bytes(4, "big")
+            first, owner, content = firsts.setdefault((event_at, event_id), (row, name, check))
+            if first is not row:
+                count["duplicates" if content == check else "id_conflicts"] += 1
+                if owner == name:
+                    _lower(first, row)
+                continue
+            count.fail(plan, row, plan.give(row, values))
+            groups.rows[name].append(row)
+        yield chunk.rows
+    for past in groups.past.values():
+        past[:] = _distinct(past)
+        for row in past:
+            count.fail(plan, row, plan.give(row, row[GIVES]))
+    if plan.windowed:
+        index = (
+            (plan.index_key(event_at, event_id), content)
+            for (event_at, event_id), (_, _, content) in sorted(firsts.items(), key=_event_order)
+        )
+        yield from _written(kv, index)
+    firsts.clear()
+    yield from _written(kv, _packed(plan, groups.states()))
+
+
+def _distinct(rows: Sequence[Row]) -> list[Row]:
+    """One entity's rows without repetitions: of those the first in the order of rows is kept."""
+    firsts: dict[tuple[int, str], Row] = {}
+    for row in rows:
+        first = firsts.setdefault((row[EVENT_AT], row[ID]), row)
+        if first is not row:
+            _lower(first, row)
+    return list(firsts.values())
+
+
+def _lower(first: Row, again: Row) -> None:
+    """Let an event have the place of the first record of it."""
+    if again[KNOWN_AT : POSITION + 1] < first[KNOWN_AT : POSITION + 1]:
+        first[KNOWN_AT : POSITION + 1] = again[KNOWN_AT : POSITION + 1]
+
+
+def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Figures, part: _Part) -> Iterator[int]:
+    """Events that may be corrected: a part of the ids with all their versions; states, when that is all of them."""
+    versions: dict[str, list[tuple[int, Version]]] = {}  # by id: S when it was applied, the version
+    for chunk in rows:
+        if part.is_first:
+            count["applied"] += chunk.rows
+        applied_at = chunk["_s_at"].values.tolist()
+        for of_row, s_at in zip(_rows(plan, chunk), applied_at, strict=True):
+            event_at, known_at, partition, position, event_id, op, values = of_row
+            if part.turns > 1 and not part.has(name_bytes(event_id)):
+                continue
+            count["too_late"] += plan.expired(event_at, known_at)
+            version = [known_at, partition, position, event_at, op == "delete", list(values)]
+            versions.setdefault(event_id, []).append((s_at, version))
+        yield chunk.rows
+    groups = _Groups(plan, s_us)
+    index = VersionIndex(plan, kv)
+    keep: dict[bytes, bytes] = {}
+    entries: list[bytes] = []
+    for done, (event_id, arrived) in enumerate(versions.items(), 1):
+        _count_versions(kv, plan, event_id, arrived, count)
+        of_id = sorted((version for _, version in arrived), key=_version_order)
+        chain = index.chain(event_id, of_id)
+        if len(of_id) == 1:  # of several, `_count_versions` has counted
+            count.fail_new(plan, chain, of_id[0])
+        kept = needed(of_id, s_us)
+        if not plan.forever and all(v[0] < groups.cut_us and v[3] < groups.cut_us for v in kept):
+            for owner, row in chain:
+                if owner is not None:
+                    groups.end(owner, row)
+        else:
+            groups.take(chain)
+            name = name_bytes(event_id)
+            keep[plan.index_prefix + name] = _encode(kept)
+            owner, row = chain[-1]
+            if owner is not None:
+                falling = (_FALLING - row[EVENT_AT]).to_bytes(8, "big")
+                entries.append(plan.rows_prefix + bytes([len(owner)]) + owner + falling + name)
+        if done % _STEP == 0:
+            yield _STEP
+    yield from _written(kv, sorted(keep.items()))
+    yield from _written(kv, ((key, b"") for key in sorted(entries)))
+    if part.turns > 1:  # what the index does not say: who has had rows that count no more
+        groups.rows.clear()
+        _take_stubs(kv, groups, [*groups.past, *groups.dead])
+    yield from _written(kv, _packed(plan, groups.states()))
+
+
+def _keyed_states(kv: KeyValue, plan: ViewPlan, s_us: int, part: _Part) -> Iterator[int]:
+    """The states of a part of the entities, from the index of all versions and the stubs of who has had others."""
+    groups = _Groups(plan, s_us)
+    index = VersionIndex(plan, kv)
+    after = b""
+    while found := list(kv.scan(plan.index_prefix, after=after, limit=_STEP)):
+        for _, packed in found:
+            chain = index.chain("", _decode_versions(packed))
+            groups.take(link for link in chain if link[0] is not None and part.has(link[0]))
+        after = found[-1][0]
+        yield len(found)
+    _take_stubs(kv, groups, list(groups.rows))
+    yield from _written(kv, _packed(plan, groups.states()))
+
+
+def _take_stubs(kv: KeyValue, groups: _Groups, names: Sequence[bytes]) -> None:
+    """Take what the states of some entities say that were written before."""
+    keys = [groups.plan.state_prefix + name for name in names]
+    for name, packed in zip(names, kv.get_many(keys), strict=True):
+        if packed is not None:
+            state = EntityState(groups.plan, packed)
+            if state.known:
+                groups.past.setdefault(name, [])
+            for row in state.opens:
+                groups.end(name, row)
+
+
+def _count_versions(
+    kv: KeyValue, plan: ViewPlan, event_id: str, versions: Sequence[tuple[int, Version]], count: Figures
+) -> None:
+    """What `apply` would have counted, the versions arriving in this order."""
+    if len(versions) == 1:
+        _, version = versions[0]
+        count["corrections"] += version[4]
+        count["no_entity"] += plan.entity_of(version[5]) is None
+        return
+    index = VersionIndex(plan, kv, [event_id])
+    for s_us, version in versions:
+        gone, come = index.add(event_id, version, s_us)
+        if not come:
+            count["duplicates"] += 1
+        elif gone or version[4] or come[0][1][UNTIL] != NEVER_US:
+            count["corrections"] += 1
+        count["no_entity"] += any(entity is None for entity, _ in come)
+        count.fail_new(plan, come, version)
+
+
+def _rows(plan: ViewPlan, chunk: Columns) -> Iterator[tuple[Any, ...]]:
+    """Of each row: both clocks, place, id, operation, values in the order of the source's columns."""
+    values = zip(*(chunk[name].to_list() for name in plan.columns), strict=True)
+    fields = ("_event_at", "_known_at", "_partition", "_position", "_id", "_op")
+    return zip(*(chunk[name].values.tolist() for name in fields), values, strict=True)
+
+
+def _written(kv: KeyValue, pairs: Iterable[tuple[bytes, bytes]]) -> Iterator[int]:
+    """Write pairs, in bounded transactions."""
+    puts: dict[bytes, bytes] = {}
+    for key, value in pairs:
+        puts[key] = value
+        if len(puts) == _WRITE:
+            kv.write(puts)
+            yield 0
+            puts = {}
+        elif len(puts) % _STEP == 0:
+            yield 0
+    kv.write(puts)
+    yield 0
+
+
+def _written_beside(kv: KeyValue, pieces: Iterator[dict[bytes, bytes]]) -> Iterator[int]:
+    """Write pieces, a transaction each, while the next one is made: half of a write is waiting for the disk.
+
+    Nothing is being written while the caller does other things.
+    """
+    with ThreadPoolExecutor(1, "trimtab-load") as thread:
+        piece = next(pieces, None)
+        while piece is not None:
+            written = thread.submit(kv.write, piece)
+            piece = next(pieces, None)
+            written.result()
+            yield 0
+
+
+def _row_order(row: Row) -> Any:
+    return row[: POSITION + 1]
+
+
+def _event_order(item: tuple[tuple[int, str], Any]) -> tuple[int, str]:
+    return item[0]
+
+
+def _version_order(version: Version) -> Any:
+    return version[:3]

@@ -1,0 +1,383 @@
+"""Views of latest values from columns: of each entity the greatest row, its state put together byte by byte. # D31
+
+A state of such a view is a fixed frame around one row, and a row is a fixed sequence of MessagePack values. So the
+states of many entities are one matrix of bytes, a row an entity, with a mask where values differ in length.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import msgspec
+
+from trimtab.core.columns.data import Column, Columns
+from trimtab.core.expressions.nodes import GREATEST
+from trimtab.events.columns.frames import NEVER_US
+from trimtab.features.online.packed.plan import Row, ViewPlan, name_bytes
+from trimtab.features.online.packed.state import EntityState
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+    from numpy.typing import NDArray
+
+Array: TypeAlias = "NDArray[Any]"
+ByRows: TypeAlias = Callable[[ViewPlan, Mapping[bytes, list[Row]], int], Iterator[tuple[bytes, bytes]]]
+
+_FLOAT, _INT, _NULL, _FALSE, _TRUE = 0xCB, 0xD3, 0xC0, 0xC2, 0xC3  # of MessagePack
+_LONGEST = 160  # bytes of a name or text that a matrix is made for; a row with a longer one goes by itself
+_CHUNK = 20_000  # entities whose bytes are made at once
+_WORDS = 4  # of eight bytes, by which names are sorted as numbers
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Part(Protocol):
+    """Which names are wanted."""
+
+    turns: int
+
+    @property
+    def is_first(self) -> bool: ...
+
+    def has(self, name: bytes) -> bool: ...
+
+
+def loads_columns(plan: ViewPlan) -> bool:
+    """Whether a view has nothing but latest values of plain columns, one entity a column, and no corrections."""
+    return not plan.windowed and not plan.keyed and plan.values.plain and len(plan.view.by) == 1
+
+
+class LatestLoad:
+    """Takes a source's rows chunk by chunk, then gives the packed state of each entity.
+
+    Args:
+        plan: The view.
+        s_us: S.
+        count: The figures of `ViewApplied`, added to.
+        by_rows: Makes what is stored of the few entities that a matrix does not fit.
+    """
+
+    def __init__(self, plan: ViewPlan, s_us: int, count: Counter[str], by_rows: ByRows) -> None:
+        self.plan = plan
+        self._s_us = s_us
+        self._count = count
+        self._by_rows = by_rows
+        self._by = plan.view.by[0]
+        self._columns = [plan.columns[series.column] for series in plan.series if series.column is not None]
+        self._names = ["_event_at", "_known_at", "_partition", "_position", "_id", self._by, *self._columns]
+        self._parts: list[Columns] = []
+
+    def take(self, chunk: Columns, part: Part) -> None:
+        """Take some rows, of the part's entities."""
+        import numpy as np
+
+        live = chunk["_op"].values != "delete"
+        named = live & chunk[self._by].present()
+        if part.is_first:
+            self._count["applied"] += chunk.rows
+            self._count["refused_deletes"] += int((~live).sum())
+            self._count["no_entity"] += int((live & ~named).sum())
+        if part.turns > 1:
+            entities = chunk[self._by].values.tolist()
+            named &= np.array(
+                [there and part.has(name_bytes(e)) for e, there in zip(entities, named, strict=True)], bool
+            )
+        kept = chunk.select(dict.fromkeys(self._names))
+        self._parts.append(kept if named.all() else kept.take(named))
+
+    def states(self) -> Iterator[dict[bytes, bytes]]:
+        """Key and packed state of every entity, in pieces, most of them in the order of their keys."""
+        import numpy as np
+
+        parts = [part for part in self._parts if part.rows]
+        self._parts = []
+        if not parts:
+            return
+        rows = Columns.concat(parts)
+        del parts
+        raw = {name: _as_bytes(column) for name, column in rows.by_name.items() if column.dtype == "str"}
+        order, starts, odd = self._greatest(rows, raw)
+        ends = np.append(starts[1:], len(order))
+        simple = order[ends - 1] if not odd.any() else order[ends - 1][~odd]
+        prefix = self.plan.state_prefix
+        frame = _frame(self.plan, self._s_us)
+        for start in range(0, len(simple), _CHUNK):
+            some = simple[start : start + _CHUNK]
+            yield dict(zip(self._keys(prefix, rows, raw, some), self._packed(rows, raw, some, frame), strict=True))
+        if odd.any():
+            groups: dict[bytes, list[Row]] = defaultdict(list)
+            tied = np.sort(order[np.repeat(odd, ends - starts)])  # as they came: of repetitions the first one counts
+            for entity, row in self._as_rows(rows.take(tied)):
+                groups[name_bytes(entity)].append(row)
+            yield dict(self._by_rows(self.plan, groups, self._s_us))
+
+    def _greatest(self, rows: Columns, raw: Mapping[str, Bytes]) -> tuple[Array, Array, Array]:
+        """The rows by entity, the greatest one last; where each entity starts; which entities do not fit a matrix."""
+        import numpy as np
+
+        event_at, known_at = rows["_event_at"].values, rows["_known_at"].values
+        names = raw[self._by].values if self._by in raw else rows[self._by].values
+        order = _by_name(names)
+        in_order = names[order]
+        begins = np.ones(len(order), bool)  # another entity
+        begins[1:] = in_order[1:] != in_order[:-1]
+        if not begins.all():
+            group = np.empty(len(order), np.int64)
+            group[order] = np.cumsum(begins)
+            order = np.lexsort((rows["_position"].values, _codes(raw["_partition"].values), known_at, event_at, group))
+        starts = np.flatnonzero(begins)
+        last = self._s_us if self.plan.inclusive else self._s_us - 1
+        odd_rows = (event_at > last) | (known_at > self._s_us)
+        for texts in raw.values():
+            odd_rows |= texts.odd
+        tied = np.zeros(len(order), bool)  # with the row before, of the same entity
+        sorted_at = event_at[order]
+        tied[1:] = ~begins[1:] & (sorted_at[1:] == sorted_at[:-1])
+        ends = np.append(starts[1:], len(order)) - 1
+        odd = np.logical_or.reduceat(odd_rows[order], starts) | tied[ends]
+        return order, starts, odd
+
+    def _keys(self, prefix: bytes, rows: Columns, raw: Mapping[str, Bytes], some: Array) -> list[bytes]:
+        if self._by not in raw:
+            return [prefix + name_bytes(entity) for entity in rows[self._by].values[some].tolist()]
+        names = raw[self._by]
+        return _cut([_constant(prefix + b"s"), _texts(names.values[some], names.lengths[some])], len(some))
+
+    def _packed(self, rows: Columns, raw: Mapping[str, Bytes], some: Array, frame: tuple[bytes, bytes]) -> list[bytes]:
+        """The packed states of entities, each of the one row that wins."""
+        head, tail = frame
+
+        def texts(name: str) -> list[Piece]:
+            constant = raw[name].constant
+            if constant is not None:
+                return [_constant(_encode(constant))]
+            return _headed(raw[name].take(some), rows[name].present()[some])
+
+        return _cut(
+            [
+                _constant(head + b"\x97"),
+                _numbers(_INT, rows["_event_at"].values[some]),
+                _numbers(_INT, rows["_known_at"].values[some]),
+                *texts("_partition"),
+                _numbers(_INT, rows["_position"].values[some]),
+                _constant(_encode(NEVER_US)),
+                *texts("_id"),
+                _constant(_list_head(len(self.plan.series))),
+                *(
+                    p
+                    for name in self._columns
+                    for p in (texts(name) if name in raw else _values(rows[name].take(some)))
+                ),
+                _constant(tail),
+            ],
+            len(some),
+        )
+
+    def _as_rows(self, rows: Columns) -> Iterator[tuple[Any, Row]]:
+        fields = (rows[name].values.tolist() for name in self._names[:6])
+        values = zip(*(rows[name].to_list() for name in self._columns), strict=True)
+        reals = [series.real for series in self.plan.series]
+        for event_at, known_at, partition, position, event_id, entity, of_row in zip(*fields, values, strict=True):
+            gives = [_given(value, real) for value, real in zip(of_row, reals, strict=True)]
+            yield entity, [event_at, known_at, partition, position, NEVER_US, event_id, gives]
+
+
+class Bytes(msgspec.Struct, frozen=True, eq=False):
+    """Texts in UTF-8. An odd one is too long for a matrix, or ends in a zero byte, and only serves to order by."""
+
+    values: Array  # bytes, of fixed width, or objects
+    lengths: Array
+    odd: Array  # bool
+    constant: str | None = None  # all of them are this
+
+    def take(self, rows: Array) -> Bytes:
+        return Bytes(self.values[rows], self.lengths[rows], self.odd[rows])
+
+
+def _frame(plan: ViewPlan, s_us: int) -> tuple[bytes, bytes]:
+    """What stands before and behind the one greatest row in a packed state at S."""
+    state = EntityState(plan)
+    state.seal(s_us)
+    state.known = 1  # how many more there were, nothing asks
+    mark: Any = "\x00here\x00"
+    state.winners = [mark]
+    head, tail = state.pack().split(_encode(mark))
+    return head, tail
+
+
+def _as_bytes(texts: Column) -> Bytes:
+    """A column's texts; null is empty."""
+    import numpy as np
+
+    values: list[Any] = texts.values.tolist()
+    if texts.valid is not None:
+        values = ["" if value is None else value for value in values]
+    elif len(values) > 1 and values[0] is values[-1] and len(set(values)) == 1:  # such as the partition
+        one, n = _as_bytes(texts.take(slice(1))), len(values)
+        same, lengths, odd = (np.broadcast_to(array, n) for array in (one.values, one.lengths, one.odd))
+        return Bytes(same, lengths, odd, values[0])
+    joined = "".join(values)
+    raw = values if joined.isascii() else [value.encode("utf-8", "surrogatepass") for value in values]
+    lengths = np.fromiter(map(len, raw), np.int64, len(raw))
+    width = max(1, int(lengths.max(initial=0)))
+    if width <= _LONGEST and "\0" not in joined:
+        flat = np.frombuffer(joined.encode("utf-8", "surrogatepass"), np.uint8)
+        if len(flat) == width * len(raw):
+            return Bytes(flat.view(f"S{width}"), lengths, np.zeros(len(raw), bool))
+        matrix = np.zeros((len(raw), width), np.uint8)
+        matrix[np.arange(width) < lengths[:, None]] = flat
+        return Bytes(matrix.view(f"S{width}").ravel(), lengths, np.zeros(len(raw), bool))
+    raw = [value if isinstance(value, bytes) else value.encode("utf-8", "surrogatepass") for value in values]
+    odd = np.array([len(value) > _LONGEST or value.endswith(b"\x00") for value in raw], bool)
+    whole = np.empty(len(raw), object)
+    whole[:] = raw
+    return Bytes(whole, lengths, odd)
+
+
+def _by_name(names: Array) -> Array:
+    """The order of names; which comes first of equal ones is left open.
+
+    Texts are compared eight bytes at a time, as numbers, where few bytes are not the same in all of them: numbers are
+    sorted ten times as fast.
+    """
+    import numpy as np
+
+    if names.dtype.kind != "S":
+        return np.argsort(names, kind="stable")
+    width = names.dtype.itemsize
+    matrix = np.ascontiguousarray(names).view(np.uint8).reshape(-1, width)
+    differ = np.flatnonzero((matrix != matrix[0]).any(axis=0))
+    if not len(differ):
+        return np.arange(len(names))
+    if len(differ) > _WORDS * 8:
+        return np.argsort(names, kind="stable")
+    padded = np.zeros((len(names), -(-len(differ) // 8) * 8), np.uint8)
+    padded[:, : len(differ)] = matrix[:, differ]
+    words = [word.astype(np.uint64) for word in padded.view(">u8").T]
+    order = np.argsort(words[0])
+    if len(words) > 1 and (np.diff(words[0][order]) == 0).any():
+        order = np.lexsort(words[::-1])
+    return order
+
+
+def _codes(names: Array) -> Array:
+    """Numbers in the order of the names, of which there are few."""
+    import numpy as np
+
+    if (names == names[0]).all():
+        return np.zeros(len(names), np.int8)
+    return np.unique(names, return_inverse=True)[1]
+
+
+class Piece(msgspec.Struct, frozen=True, eq=False):
+    """A stretch of bytes of every entity, written where it belongs: no second copy of the widest tables."""
+
+    width: int
+    put: Callable[[Array], object]  # into a matrix of bytes, an entity a row
+    there: Array | None = None  # bool, of that shape: which bytes are there; None: all
+
+
+def _cut(pieces: Sequence[Piece], n: int) -> list[bytes]:
+    """The bytes of each of `n` rows."""
+    import numpy as np
+
+    width, at = sum(piece.width for piece in pieces), 0
+    matrix = np.empty((n, width), np.uint8)
+    there = None if all(piece.there is None for piece in pieces) else np.ones(matrix.shape, bool)
+    for piece in pieces:
+        piece.put(matrix[:, at : at + piece.width])
+        if there is not None and piece.there is not None:
+            there[:, at : at + piece.width] = piece.there
+        at += piece.width
+    if there is None:
+        rows: list[bytes] = matrix.view(f"V{width}").ravel().tolist()
+        return rows
+    ends: list[int] = np.cumsum(there.sum(1)).tolist()
+    whole = matrix[there].tobytes()
+    return [whole[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _bytes(values: Array, there: Array | None = None) -> Piece:
+    """Bytes that are there already, one or a row of them an entity."""
+    import numpy as np
+
+    return Piece(values.shape[-1], lambda out: np.copyto(out, values), there)
+
+
+def _constant(raw: bytes) -> Piece:
+    import numpy as np
+
+    return _bytes(np.frombuffer(raw, np.uint8))
+
+
+def _numbers(kind: int, values: Array, present: Array | None = None) -> Piece:
+    """Numbers of eight bytes, int64 or float64, behind their kind; null takes one."""
+    import numpy as np
+
+    there = None
+    if present is not None and not present.all():
+        there = np.ones((len(values), 9), bool)
+        there[~present, 1:] = False
+
+    def put(out: Array) -> None:
+        out[:, 0] = kind
+        if there is not None:
+            out[~there[:, 1], 0] = _NULL
+        out[:, 1:].view(">i8")[:, 0] = values.view(np.int64)
+
+    return Piece(9, put, there)
+
+
+def _values(values: Column) -> list[Piece]:
+    """A column of numbers or truth values as the view gives it."""
+    import numpy as np
+
+    if values.dtype == "bool":
+        out = np.where(values.values, _TRUE, _FALSE).astype(np.uint8)
+        out[~values.present()] = _NULL
+        return [_bytes(out[:, None])]
+    if values.dtype == "float":
+        floats = values.values + 0.0
+        with np.errstate(invalid="ignore"):
+            fits = np.abs(floats) <= GREATEST
+        return [_numbers(_FLOAT, floats, fits)]
+    return [_numbers(_INT, values.values, values.valid)]
+
+
+def _texts(values: Array, lengths: Array) -> Piece:
+    """Texts as they are."""
+    import numpy as np
+
+    width = int(lengths.max()) if len(lengths) else 0
+    fixed = np.ascontiguousarray(values.astype(f"S{max(1, width)}"))
+    out = fixed.view(np.uint8).reshape(len(fixed), -1)[:, :width]
+    return _bytes(out, None if (lengths == width).all() else np.arange(width) < lengths[:, None])
+
+
+def _headed(texts: Bytes, present: Array) -> list[Piece]:
+    """Texts behind their length; null takes one byte."""
+    import numpy as np
+
+    text = _texts(texts.values, texts.lengths)
+    if text.width < 32:
+        head = (0xA0 | texts.lengths).astype(np.uint8)[:, None]
+        head[~present] = _NULL
+        return [_bytes(head), text]
+    head = np.empty((len(texts.lengths), 2), np.uint8)
+    head[:, 0], head[:, 1] = np.where(present, 0xD9, _NULL), texts.lengths
+    kept = np.ones(head.shape, bool)
+    kept[:, 1] = present
+    return [_bytes(head, None if present.all() else kept), text]
+
+
+def _list_head(length: int) -> bytes:
+    return _encode([None] * length)[: -length or None]
+
+
+def _given(value: Any, real: bool) -> Any:
+    if real and value is not None:
+        return value + 0.0 if -GREATEST <= value <= GREATEST else None
+    return value

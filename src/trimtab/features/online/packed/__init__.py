@@ -1,0 +1,1 @@
+"""The packed state of one entity: tiles, sketches, versions and ties."""

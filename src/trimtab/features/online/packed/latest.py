@@ -1,0 +1,46 @@
+"""The usual news of an entity of which only the latest values are kept, without unpacking all that a state can hold."""
+
+from __future__ import annotations
+
+import msgspec
+
+from trimtab.features.online.packed.plan import EVENT_AT, KNOWN_AT, Row, ViewPlan
+from trimtab.features.online.packed.state import FORMAT, unpack
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def latest_state(plan: ViewPlan, packed: bytes | None, rows: list[Row], s_us: int) -> bytes | None:
+    """The packed state of an entity, of a view of nothing but latest values, after some rows were sealed at `s_us`.
+
+    Args:
+        plan: The view; its source has no key.
+        packed: The state before; None when there was none.
+        rows: At least one.
+        s_us: The append time at which the last of them is applied.
+
+    Returns:
+        The bytes that `EntityState` packs; None when a row is open or was before, or two are or were of one event time
+        and may repeat or tie with each other: `EntityState` and `Ties` know what becomes of these.
+    """
+    last_us = s_us if plan.inclusive else s_us - 1
+    times = [row[EVENT_AT] for row in rows]
+    newest_us = max(times)
+    if newest_us > last_us:
+        return None
+    for row in rows:
+        if row[KNOWN_AT] > s_us:
+            return None
+    known, winners = len(rows), []
+    if packed is not None:
+        _, _, _, _, before, opens, winners, *_ = unpack(plan, packed)
+        if opens or len(winners) > 1:
+            return None
+        known += before
+        if winners:
+            times.append(winners[-1][EVENT_AT])
+    if len(times) > 1 and len(set(times)) < len(times):
+        return None
+    if max(times) == newest_us:
+        winners = [rows[times.index(newest_us)]]
+    return _encode([FORMAT, plan.tag, False, s_us, known, [], winners, [], [], []])

@@ -1,0 +1,167 @@
+"""The values that events give to the features of a view, each evaluated once for all features that use it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
+from typing import Any, TypeAlias
+
+from trimtab.core.columns.data import Dtype
+from trimtab.core.expressions.evaluate_rows import compile_row
+from trimtab.core.expressions.failed import noted
+from trimtab.core.expressions.nodes import GREATEST, Expression
+from trimtab.features.aggregates import Aggregate
+
+_logger = logging.getLogger(__name__)
+Contribution: TypeAlias = float | int | bool | str | None
+
+
+class Series:
+    """One value of an event: an expression where a condition holds. Features that use the same one share it."""
+
+    def __init__(self, index: int, aggregate: Aggregate, columns: Mapping[str, Dtype], what: str) -> None:
+        self.index = index
+        self.dtype: Dtype = "bool" if aggregate.of is None else aggregate.of.dtype(columns, what)
+        self.real = self.dtype == "float"
+        self.summed = False  # some feature needs its sum
+        self.sum_place = 0  # among the exponents of float sums
+        self.every = aggregate.of is None and aggregate.where is None  # counts every row
+        self.value = None if self.every else _value(aggregate, columns, what)
+        self.column = _plain_column(aggregate, columns)  # the place of the column, when it is no more than that
+
+
+class DerivedSeries:
+    """The values of another series as floats, or the squares of these, for their sums."""
+
+    def __init__(self, index: int, of: Series, squared: bool) -> None:
+        self.index = index
+        self.of = of.index
+        self.squared = squared
+        self.dtype: Dtype = "float"
+        self.real = self.summed = True
+        self.sum_place = 0
+        self.every = False
+        self.column: int | None = None
+
+
+class EventValues:
+    """The contributions of events' values to each series of a view; a value that fails is None, and its error is given.
+
+    Args:
+        stated: The series that are evaluated.
+        derived: Those made of them: from which one, whether squared.
+        columns: The source's columns.
+    """
+
+    def __init__(self, stated: Sequence[Series], derived: Sequence[tuple[int, bool]], columns: tuple[str, ...]) -> None:
+        self.plain = all(s.every or s.column is not None for s in stated)
+        self._stated = stated
+        self._derived = derived
+        self._columns = columns
+
+    def of(self, values: Sequence[Any]) -> tuple[list[Contribution], Mapping[int, str]]:
+        """The contributions of one event, None for nothing, and the errors of series that failed, by number."""
+        before = noted.count
+        try:
+            given = self._given(values)
+        except Exception:  # a value of another type than its column
+            return self._one_by_one(values)
+        return (given, _NONE) if noted.count == before else self._one_by_one(values)
+
+    def of_many(
+        self, rows: Sequence[Sequence[Any]]
+    ) -> tuple[Iterable[list[Contribution]], dict[int, Mapping[int, str]]]:
+        """The same of many events: the contributions of each, and the errors by the event's place.
+
+        They are evaluated together, and one by one only where something failed.
+        """
+        before = noted.count
+        try:
+            given = self._columnwise(rows) if self.plain and rows else [self._given(values) for values in rows]
+            if noted.count == before:
+                return given, {}
+        except Exception:  # the same: each is looked at by itself
+            _logger.debug("events that do not fit their columns", exc_info=True)
+        found = [self._one_by_one(values) for values in rows]
+        return [gives for gives, _ in found], {n: errors for n, (_, errors) in enumerate(found) if errors}
+
+    def _given(self, values: Sequence[Any]) -> list[Contribution]:
+        if self.plain:
+            given = [True if s.column is None else _as_read(values[s.column], s.real) for s in self._stated]
+        else:
+            row = dict(zip(self._columns, values, strict=True))
+            given = [True if s.value is None else s.value(row) for s in self._stated]
+        return self._with_derived(given) if self._derived else given
+
+    def _columnwise(self, rows: Sequence[Sequence[Any]]) -> Iterable[list[Contribution]]:
+        """Of plain columns, column by column, which is quicker."""
+        columns = list(zip(*rows, strict=True))
+        given: list[Iterable[Contribution]] = []
+        for series in self._stated:
+            if series.column is None:
+                given.append(repeat(True, len(rows)))
+            elif series.real:
+                least, greatest = -GREATEST, GREATEST
+                given.append(
+                    [v if v is None else v + 0.0 if least <= v <= greatest else None for v in columns[series.column]]
+                )
+            else:
+                given.append(columns[series.column])
+        found = map(list, zip(*given, strict=True))
+        return map(self._with_derived, found) if self._derived else found
+
+    def _one_by_one(self, values: Sequence[Any]) -> tuple[list[Contribution], dict[int, str]]:
+        row = dict(zip(self._columns, values, strict=True))
+        given: list[Contribution] = []
+        errors: dict[int, str] = {}
+        for series in self._stated:
+            before, value = noted.count, None
+            try:
+                value = True if series.value is None else series.value(row)
+            except Exception as error:  # the same
+                errors[series.index] = f"{type(error).__name__}: {error}"
+            if noted.count != before:
+                errors[series.index] = noted.error
+            given.append(value)
+        return self._with_derived(given), errors
+
+    def _with_derived(self, given: list[Contribution]) -> list[Contribution]:
+        for of, squared in self._derived:
+            value: Any = given[of]
+            if value is not None:
+                value = float(value)
+                value = value * value if squared else value
+            given.append(value)
+        return given
+
+
+_NONE: Mapping[int, str] = {}
+
+
+def _value(aggregate: Aggregate, columns: Mapping[str, Dtype], what: str) -> Callable[[Mapping[str, Any]], Any]:
+    def compiled(expression: Expression) -> Callable[[Mapping[str, Any]], Any]:
+        return compile_row(expression, columns, what)
+
+    if aggregate.where is None:
+        assert aggregate.of is not None  # else it counts every row
+        return compiled(aggregate.of)
+    where = compiled(aggregate.where)
+    if aggregate.of is None:
+        return lambda row: True if where(row) else None
+    of = compiled(aggregate.of)
+    return lambda row: of(row) if where(row) else None
+
+
+def _plain_column(aggregate: Aggregate, columns: Mapping[str, Dtype]) -> int | None:
+    if aggregate.of is None or aggregate.of.op != "col" or aggregate.where is not None:
+        return None
+    return list(columns).index(str(aggregate.of.params[0]))
+
+
+def _as_read(value: Any, real: bool) -> Contribution:
+    """A column's value as an expression reads it."""
+    if real and value is not None:
+        return value + 0.0 if -GREATEST <= value <= GREATEST else None
+    result: Contribution = value
+    return result

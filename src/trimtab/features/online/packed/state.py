@@ -1,0 +1,364 @@
+"""The packed state of one entity in one view: what is sealed, and the rows that are still open.
+
+A row is sealed by the first write of its entity at which the log's append time has passed its event time and its known
+at: from then on it counts at every moment that can be asked about. An open row is kept whole, and reads look at both
+of its clocks. A version that is known to end later stays open until it has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from operator import add, sub
+from typing import Any
+
+import msgspec
+
+from trimtab.core.errors import Corrupt
+from trimtab.events.columns.frames import NEVER_US
+from trimtab.features.exact_rows import SCALES
+from trimtab.features.online.packed import sketches as online_folds
+from trimtab.features.online.packed.plan import (
+    EVENT_AT,
+    GIVES,
+    ID,
+    KNOWN_AT,
+    PARTITION,
+    POSITION,
+    UNTIL,
+    Row,
+    ViewPlan,
+    floor,
+)
+from trimtab.features.online.packed.tiles import (
+    BEGIN_US,
+    CURRENT,
+    PAST,
+    STACKS,
+    TILE,
+    TOTALS,
+    Block,
+    Tiles,
+    advance,
+    block_of,
+    empty,
+    fold,
+    push,
+    rescale,
+    take_out,
+)
+
+FORMAT = 1
+FOLDS = 10  # their place in the list
+_WORD = 2**63
+_TIED = 16  # rows of one event time, of a source with a key
+_SCALES = len(SCALES)
+_from_bytes = int.from_bytes
+
+_encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder(list).decode
+
+
+class EntityState:
+    """One entity of one view, unpacked for writing.
+
+    The packed value is a list: format, tag of the definition, whether sums beyond 64 bits lie in it as bytes, S,
+    how many records were ever sealed, open rows, the greatest sealed rows (several only when they share the event
+    time), exponents of the float sums, for each group of windows its tiles, and the fields and extremes of windows
+    that never end. Tiles are: start and fields of the newest tile, the older tiles packed, their totals in each
+    window at S, the words that a sum takes there, and a stack for each extreme. Where some feature needs more than
+    sums and extremes, its folds follow (`folds.py`).
+    """
+
+    def __init__(self, plan: ViewPlan, packed: bytes | None = None) -> None:
+        self.plan = plan
+        self.dirty: list[tuple[int, int, int, int]] = []  # tiles of a group's stack to read again: from, to
+        self.dirty_folds: dict[tuple[int, int], None] = {}  # a fold's tiles to make again
+        self.winner_lost = False
+        self.lowest_lost: set[int] = set()  # lifetime extremes to find again
+        if packed is None:
+            self.wide, self.s_us, self.known = False, BEGIN_US, 0
+            self.opens: list[Row] = []
+            self.winners: list[Row] = []
+            self.exponents = [0] * len(plan.real_sums)
+            self.tiles: list[Tiles] = [empty(group) for group in plan.groups]
+            self.life: list[Any] = (
+                [] if plan.life is None else [[0] * plan.life.width, [None] * len(plan.life.extremes)]
+            )
+            self.folds = [online_folds.nothing() for _ in plan.folds]
+        else:
+            state = unpack(plan, packed)
+            _, _, self.wide, self.s_us, self.known, self.opens, self.winners, self.exponents, *rest = state
+            self.tiles, self.life, self.folds = rest
+
+    def pack(self) -> bytes:
+        """The bytes to store."""
+        state = [FORMAT, self.plan.tag, self.wide, self.s_us, self.known, self.opens, self.winners, self.exponents]
+        folds = [self.folds] if self.plan.folds else []
+        if not self.wide:
+            try:
+                return _encode([*state, self.tiles, self.life, *folds])
+            except OverflowError:
+                self.wide = state[2] = True
+        tiles = [[t[TILE], _wide_out(t[CURRENT]), [*map(_wide_out, t[TOTALS])], *t[PAST:]] for t in self.tiles]
+        return _encode([*state, tiles, [_wide_out(self.life[0]), self.life[1]] if self.life else [], *folds])
+
+    def find_open(self, partition: str, position: int) -> Row | None:
+        """The open row that came from a record."""
+        return next((r for r in self.opens if r[POSITION] == position and r[PARTITION] == partition), None)
+
+    def repeat(self, row: Row) -> bool:
+        """Take a repetition of an event that has only one content: the first record of it counts.
+
+        False when no such event is open, among the greatest or in a fold; then nothing depends on which counts.
+        """
+        found = False
+        for rows in (self.opens, self.winners):
+            for other in rows:
+                if other[ID] == row[ID] and other[EVENT_AT] == row[EVENT_AT]:
+                    if row[KNOWN_AT : POSITION + 1] < other[KNOWN_AT : POSITION + 1]:
+                        other[KNOWN_AT : POSITION + 1] = row[KNOWN_AT : POSITION + 1]
+                        self.winners.sort(key=_order)
+                    found = True
+        for fold_plan, kept in zip(self.plan.folds, self.folds, strict=True):
+            found |= online_folds.repeat(fold_plan, kept, row)
+        return found
+
+    def seal(self, s_us: int) -> None:
+        """Move the append time on, and seal all that it has passed."""
+        still: list[Row] = []
+        live: list[Row] = []
+        dead: Row | None = None  # of those that ended before they happened the first to happen
+        last = s_us if self.plan.inclusive else s_us - 1
+        for row in self.opens:
+            if row[EVENT_AT] > last or row[KNOWN_AT] > s_us:
+                if row[UNTIL] > s_us:
+                    still.append(row)
+                elif dead is None or row[EVENT_AT] < dead[EVENT_AT]:
+                    dead = row
+            elif row[UNTIL] == NEVER_US:
+                self.known += 1
+                if row[GIVES] is not None:
+                    live.append(row)
+            elif row[UNTIL] > s_us:
+                still.append(row)
+            else:
+                self.known += 1
+        if dead is not None:  # it says no more than when its entity has had an event
+            still.append(dead)
+        self.opens = still
+        for group, tiles in zip(self.plan.groups, self.tiles, strict=True):
+            advance(group, tiles, self.s_us, s_us)
+        self.s_us = s_us
+        if live:
+            self._fold(live)
+        if self.folds:
+            for fold_plan, kept in zip(self.plan.folds, self.folds, strict=True):
+                online_folds.drop(fold_plan, kept, s_us)
+
+    def unseal(self, row: Row) -> None:
+        """Take a sealed row out again; what it alone held up must then be restored from the raw rows."""
+        plan = self.plan
+        block = block_of(plan, [row], self._numbers([row]))
+        for index, (group, tiles) in enumerate(zip(plan.groups, self.tiles, strict=True)):
+            self.dirty += [(index, *lost) for lost in take_out(group, tiles, self.s_us, row, block)]
+        if plan.life is not None:
+            fields, extremes = self.life
+            fields[:] = map(sub, fields, plan.life.fields_of(block[0]))
+            for place, (series, _) in enumerate(plan.life.extremes):
+                if extremes[place] is not None and extremes[place] == row[GIVES][series]:
+                    extremes[place] = None
+                    self.lowest_lost.add(place)
+        for fold_plan, kept in zip(plan.folds, self.folds, strict=True):
+            start = online_folds.holds(fold_plan, kept, row)
+            if start is not None:
+                self.dirty_folds[fold_plan.index, start] = None
+        if plan.latest:
+            place_of = [r[PARTITION : POSITION + 1] for r in self.winners]
+            if row[PARTITION : POSITION + 1] in place_of:
+                del self.winners[place_of.index(row[PARTITION : POSITION + 1])]
+                self.winner_lost |= not self.winners
+
+    def restore(self, rows: Callable[[int, int], Iterable[Row]]) -> int:
+        """Find again what unsealed rows held up; how many raw rows were read.
+
+        Args:
+            rows: The sealed rows of the entity with event time from the first to the second, the newest first.
+        """
+        read = 0
+        newest = self.s_us if self.plan.inclusive else self.s_us - 1
+        for index, place, low, high in self.dirty:
+            group, stack = self.plan.groups[index], self.tiles[index][STACKS][place]
+            series, kind = group.extremes[place]
+            low = max(low, floor(self.s_us - group.over_us, group.hop_us))
+            for row in rows(low, min(high, newest)):
+                read += 1
+                if row[GIVES][series] is not None:
+                    push(stack, floor(row[EVENT_AT], group.hop_us), row[GIVES][series], kind)
+        if self.lowest_lost and self.plan.life is not None:
+            for row in rows(BEGIN_US, newest):
+                read += 1
+                self._live_extremes(block_of(self.plan, [row], [row[GIVES]]), self.lowest_lost)
+        if self.winner_lost:
+            tied: list[Row] = []
+            for row in rows(BEGIN_US, newest):
+                read += 1
+                if tied and row[EVENT_AT] < tied[0][EVENT_AT]:
+                    break
+                tied.append(row)
+            self.winners = []
+            self._contend(tied)
+        for index, start in self.dirty_folds:
+            of = self.plan.folds[index]
+            if not of.hop_us:
+                read += online_folds.remake(of, self.folds[index], start, rows(BEGIN_US, newest))
+            elif start >= floor(self.s_us - of.over_us, of.hop_us):
+                last = min(start + of.hop_us - 1, newest)
+                read += online_folds.remake(of, self.folds[index], start, rows(start, last))
+        self.dirty, self.dirty_folds, self.lowest_lost, self.winner_lost = [], {}, set(), False
+        return read
+
+    def _fold(self, rows: list[Row]) -> None:
+        plan = self.plan
+        if plan.windowed:
+            numbers_of = self._numbers(rows)
+            whole = block_of(plan, rows, numbers_of)
+            first = last = rows[0][EVENT_AT]
+            if len(rows) > 1:
+                times = [row[EVENT_AT] for row in rows]
+                first, last = min(times), max(times)
+            for group, tiles in zip(plan.groups, self.tiles, strict=True):
+                start = first - first % group.hop_us
+                if last < start + group.hop_us:
+                    fold(group, tiles, self.s_us, start, whole)
+                else:
+                    for row, numbers in zip(rows, numbers_of, strict=True):
+                        block = block_of(plan, [row], [numbers])
+                        fold(group, tiles, self.s_us, floor(row[EVENT_AT], group.hop_us), block)
+            if plan.life is not None:
+                self.life[0] = list(map(add, self.life[0], plan.life.fields_of(whole[0])))
+                self._live_extremes(whole, range(len(plan.life.extremes)))
+        if self.folds:
+            for fold_plan, kept in zip(plan.folds, self.folds, strict=True):
+                for row in rows:
+                    online_folds.put(fold_plan, kept, row)
+        if plan.latest:
+            self._contend(rows)
+
+    def _numbers(self, rows: list[Row]) -> list[list[Any]]:
+        """What each row adds to the sum of each series, over the state's exponents, which are made fine enough."""
+        real_sums = self.plan.real_sums
+        if not real_sums:
+            return [row[GIVES] for row in rows]
+        numbers_of: list[list[Any]] = []
+        exponents = self.exponents
+        for row in rows:
+            numbers = row[GIVES][:]
+            for i, series in enumerate(real_sums):
+                value = numbers[series]
+                if value is None:
+                    continue
+                exponent = exponents[i]
+                scaled = value * SCALES[exponent] if exponent < _SCALES else 0.5
+                if scaled.is_integer():  # mostly: moving a float's exponent is exact, and thrice as quick
+                    numbers[series] = int(scaled)
+                else:
+                    numerator, denominator = value.as_integer_ratio()
+                    exponent = denominator.bit_length() - 1
+                    shift = exponents[i] - exponent
+                    if shift < 0:
+                        self._rescale(i, exponent)
+                        for before in numbers_of:
+                            if before[series] is not None:
+                                before[series] <<= -shift
+                        shift = 0
+                    numbers[series] = numerator << shift
+            numbers_of.append(numbers)
+        return numbers_of
+
+    def _rescale(self, i: int, exponent: int) -> None:
+        """Give the sums of a series a finer unit."""
+        shift = exponent - self.exponents[i]
+        self.exponents[i] = exponent
+        series = self.plan.real_sums[i]
+        for at, place in self.plan.real_fields[i]:
+            if self.tiles[at][TILE] is not None:
+                rescale(self.plan.groups[at], self.tiles[at], place, shift)
+        if self.plan.life is not None and (series, True) in self.plan.life.fields:
+            self.life[0][1 + self.plan.life.fields.index((series, True))] <<= shift
+
+    def _live_extremes(self, block: Block, places: Iterable[int]) -> None:
+        assert self.plan.life is not None
+        _, lows, highs = block
+        extremes = self.life[1]
+        for place in places:
+            series, kind = self.plan.life.extremes[place]
+            value, best = (lows if kind == "min" else highs)[series], extremes[place]
+            if value is not None and (best is None or (value < best if kind == "min" else value > best)):
+                extremes[place] = value
+
+    def _contend(self, rows: list[Row]) -> None:
+        """Let sealed rows be the greatest, if they are.
+
+        Of a source with a key only the last of those that share the newest event time are kept, and none is added
+        before them: when these are lost, the raw rows have all. Of another one all are (see `ties.py`).
+        """
+        newest_us = max((row[EVENT_AT] for row in rows), default=BEGIN_US)
+        before = self.winners if self.winners and self.winners[-1][EVENT_AT] >= newest_us else []
+        if before and before[-1][EVENT_AT] > newest_us:
+            return
+        tied = [row for row in rows if row[EVENT_AT] == newest_us]
+        if self.plan.keyed and before:
+            tied = [row for row in tied if _order(row) > _order(before[0])]
+        tied = sorted(before + tied, key=_order)
+        self.winners = tied[-_TIED:] if self.plan.keyed else tied
+
+
+def unpack(plan: ViewPlan, packed: bytes) -> list[Any]:
+    """The stored list.
+
+    Raises:
+        Corrupt: The bytes are of another format or definition.
+    """
+    state: list[Any] = decode(packed)
+    if len(state) == FOLDS:
+        state.append([])
+    return fitting(plan, state)
+
+
+def fitting(plan: ViewPlan, state: list[Any]) -> list[Any]:
+    """The stored list, with sums beyond 64 bits as integers.
+
+    Raises:
+        Corrupt: It is of another format or definition.
+    """
+    if state[0] != FORMAT or state[1] != plan.tag:
+        raise Corrupt(
+            f"view {plan.name!r}: a state of format {state[0]} and definition {state[1]:08x}; needed {FORMAT} and "
+            f"{plan.tag:08x}. Rebuild the view from the log."
+        )
+    if state[2]:
+        for group, tiles in zip(plan.groups, state[8]):  # noqa: B905  # as many: of this plan; it is quicker
+            current = tiles[CURRENT]
+            if current and group.sum_places:
+                totals = tiles[TOTALS]
+                for place in group.sum_places:
+                    if type(current[place]) is bytes:
+                        current[place] = _from_bytes(current[place], "little", signed=True)
+                    for fields in totals:
+                        if type(fields[place]) is bytes:
+                            fields[place] = _from_bytes(fields[place], "little", signed=True)
+        if plan.life is not None:
+            fields = state[9][0]
+            for place in plan.life.sum_places:
+                if type(fields[place]) is bytes:
+                    fields[place] = _from_bytes(fields[place], "little", signed=True)
+    return state
+
+
+def _order(row: Row) -> Any:
+    return row[: POSITION + 1]
+
+
+def _wide_out(fields: list[int]) -> list[Any]:
+    """Fields, those beyond 64 bits as bytes."""
+    return [v if -_WORD <= v < _WORD else v.to_bytes(v.bit_length() // 8 + 1, "little", signed=True) for v in fields]

@@ -1,0 +1,123 @@
+"""Rows of an entity that share its newest event time, where there are more of them than its state keeps. # D164
+
+A source without a key sends an event again without saying so: each of these rows has to be known by its id, and may
+turn out to be older than it seemed. Those that count less lie under keys of their own; the state keeps the others, at
+least `KEPT` as long as there are such keys.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import msgspec
+
+from trimtab.features.online.packed.plan import EVENT_AT, ID, KNOWN_AT, POSITION, Row, ViewPlan, name_bytes
+from trimtab.features.online.packed.state import EntityState
+from trimtab.store.ports import KeyValue
+
+KEPT = 32
+_SCAN = 10_000
+_LAST = 2**63 - 1
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list).decode
+
+
+class Ties:
+    """One entity's rows of its newest event time in the store, while a batch is applied to its state.
+
+    Args:
+        plan: The view; its source has no key.
+        kv: The store.
+        name: The entity's.
+        state: Before the batch.
+    """
+
+    def __init__(self, plan: ViewPlan, kv: KeyValue, name: bytes, state: EntityState) -> None:
+        self.changes: dict[bytes, bytes | None] = {}
+        self._plan, self._kv, self._name, self._state = plan, kv, name, state
+        self._spills = len(state.winners) >= KEPT  # some may lie in the store
+        self._at_us = state.winners[-1][EVENT_AT] if state.winners else None
+        self._least = _place(state.winners[0]) if state.winners else []
+
+    def new(self, rows: list[Row], count: Counter[str]) -> list[Row]:
+        """The rows without those that repeat one in the store; the first record of an event counts."""
+        tied = {key_of(self._plan, self._name, row): row for row in rows if row[EVENT_AT] == self._at_us}
+        if not (self._spills and tied):
+            return rows
+        stored = zip(tied, self._kv.get_many(list(tied)), strict=True)
+        found = {key: _decode(packed) for key, packed in stored if packed is not None}
+        kept = []
+        for row in rows:
+            there = found.get(key_of(self._plan, self._name, row)) if row[EVENT_AT] == self._at_us else None
+            if there is None:
+                kept.append(row)
+            elif _place(row) < _place(there):
+                there[KNOWN_AT : POSITION + 1] = _place(row)
+                self._put(there)
+        if not self._plan.windowed:
+            count["duplicates"] += len(rows) - len(kept)
+        return rows if self._plan.windowed else kept  # what windows keep of an event depends on its record, too
+
+    def settle(self) -> None:
+        """After the batch was sealed, let the state keep the rows that count most, and the store the others."""
+        state = self._state
+        if self._spills and state.winners[-1][EVENT_AT] != self._at_us:
+            self.changes |= dict.fromkeys(key for key, _ in rows_of(self._plan, self._kv, self._name))
+        elif self._spills:
+            self._spill([row for row in state.winners if _place(row) < self._least])
+            if len(state.winners) < KEPT:
+                self._reload()
+        if len(state.winners) > 2 * KEPT:
+            self._spill(state.winners[:-KEPT])
+
+    def _spill(self, rows: list[Row]) -> None:
+        for row in rows:
+            self._put(row)
+        self._state.winners = self._state.winners[len(rows) :]
+
+    def _reload(self) -> None:
+        stored = dict[bytes, bytes | None](rows_of(self._plan, self._kv, self._name))
+        rows = [_decode(packed) for packed in (stored | self.changes).values() if packed is not None]
+        rows.sort(key=_order)
+        best = rows[-KEPT:]
+        self.changes |= dict.fromkeys(key_of(self._plan, self._name, row) for row in best)
+        self._state.winners = best + self._state.winners
+
+    def _put(self, row: Row) -> None:
+        self.changes[key_of(self._plan, self._name, row)] = _encode(row)
+
+
+def beyond(plan: ViewPlan, name: bytes, state: EntityState) -> Iterator[tuple[bytes, bytes]]:
+    """Take from a state that was made at once what lies under keys of its own: those, and their values."""
+    if not plan.keyed and len(state.winners) > 2 * KEPT:
+        for row in state.winners[:-KEPT]:
+            yield key_of(plan, name, row), _encode(row)
+        state.winners = state.winners[-KEPT:]
+
+
+def key_of(plan: ViewPlan, name: bytes, row: Row) -> bytes:
+    """Where a row of an entity lies."""
+    event_at_us: int = row[EVENT_AT]
+    return _prefix(plan, name) + (_LAST - event_at_us).to_bytes(8, "big") + name_bytes(row[ID])
+
+
+def rows_of(plan: ViewPlan, kv: KeyValue, name: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """All rows of an entity that lie in the store, by their keys."""
+    prefix, after = _prefix(plan, name), b""
+    while found := list(kv.scan(prefix, after=after, limit=_SCAN)):
+        yield from found
+        after = found[-1][0]
+
+
+def _prefix(plan: ViewPlan, name: bytes) -> bytes:
+    return plan.rows_prefix + bytes([len(name)]) + name
+
+
+def _place(row: Row) -> Row:
+    return row[KNOWN_AT : POSITION + 1]
+
+
+def _order(row: Row) -> Row:
+    return row[: POSITION + 1]

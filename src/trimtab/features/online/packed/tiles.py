@@ -1,0 +1,356 @@
+"""The tiles of one group of windows: exact sums over the past in steps of a hop, so that a read touches few of them.
+
+Rows are added to the tile of their event time. The newest tile lies open; older ones are packed, fixed in width, behind
+one another, and their totals are kept for each window, so that a later read takes off only the tiles that have left
+since. Extremes lie in stacks of suffix extremes.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from operator import add, sub
+from typing import Any, TypeAlias
+
+from trimtab.features.online.packed.plan import EVENT_AT, FEW, GIVES, Group, Row, ViewPlan, floor
+from trimtab.features.online.packed.series import Contribution
+
+Block: TypeAlias = tuple[list[Any], list[Any], list[Any]]
+# how many rows, then of each series how many values, then their sum; the least value of each; the greatest of each
+Tiles: TypeAlias = list[Any]  # by the places below
+TILE, CURRENT, TOTALS, PAST, WORDS, STACKS = range(6)
+BEGIN_US = -(2**62)  # before all events
+first_start = struct.Struct("<q").unpack_from  # of packed tiles: where the first begins, alone in a tuple
+
+
+def empty(group: Group) -> Tiles:
+    """No tile at all."""
+    return [None, [], [], b"", 1, [[] for _ in group.extremes]]
+
+
+def block_of(plan: ViewPlan, rows: Sequence[Row], numbers_of: Sequence[list[Any]]) -> Block:
+    """What some rows come to, for every group whose tiles do not part them.
+
+    Args:
+        plan: The view.
+        rows: At least one.
+        numbers_of: What each row adds to the sum of each series; None where it gives nothing.
+    """
+    if len(rows) == 1:
+        gives, numbers = rows[0][GIVES], numbers_of[0]
+        if None not in gives:
+            return [1, *plan.ones, *numbers], gives, gives
+        return [1, *[value is not None for value in gives], *[value or 0 for value in numbers]], gives, gives
+    width = len(plan.series)
+    counts, sums = [0] * width, [0] * width
+    lows: list[Any] = [None] * width
+    highs: list[Any] = [None] * width
+    for row, numbers in zip(rows, numbers_of, strict=True):
+        gives = row[GIVES]
+        for i, summed, ranked in plan.uses:
+            value = gives[i]
+            if value is not None:
+                counts[i] += 1
+                if summed:
+                    sums[i] += numbers[i]
+                if ranked:
+                    if lows[i] is None or value < lows[i]:
+                        lows[i] = value
+                    if highs[i] is None or value > highs[i]:
+                        highs[i] = value
+    return [len(rows), *counts, *sums], lows, highs
+
+
+def fold(group: Group, tiles: Tiles, s_us: int, start: int, block: Block) -> None:
+    """Add sealed rows to the tile at `start`; `s_us` is the S that the tiles' totals are of."""
+    low = s_us - group.over_us
+    if start < low - low % group.hop_us:
+        return
+    newest = tiles[TILE]
+    fields = group.fields_of(block[0])
+    if start == newest:
+        tiles[CURRENT] = list(map(add, tiles[CURRENT], fields))
+    else:
+        if newest is not None and start < newest:
+            _add_late(group, tiles, s_us, [start, *fields])
+        else:
+            if newest is None:
+                tiles[TOTALS] = [group.zeros[:] for _ in group.windows]
+            else:
+                _close(group, tiles, s_us)
+            tiles[TILE], tiles[CURRENT] = start, list(map(add, group.zeros, fields))
+    if group.extremes:
+        _, lows, highs = block
+        for stack, (series, kind) in zip(tiles[STACKS], group.extremes, strict=True):
+            value = lows[series] if kind == "min" else highs[series]
+            if value is None:
+                continue
+            if stack and stack[-2] == start and not (value < stack[-1] if kind == "min" else value > stack[-1]):
+                continue  # most values: the newest tile has a more extreme one
+            push(stack, start, value, kind)
+
+
+def take_out(group: Group, tiles: Tiles, s_us: int, row: Row, block: Block) -> list[tuple[int, int, int]]:
+    """Take a row out that had been folded in as this block.
+
+    Returns:
+        Which stacks lost an extreme, and the event times (first and last) whose other rows must be pushed again.
+    """
+    start = floor(row[EVENT_AT], group.hop_us)
+    if start < floor(s_us - group.over_us, group.hop_us):
+        return []
+    fields = group.fields_of(block[0])
+    if start != tiles[TILE]:
+        _add_late(group, tiles, s_us, [start, *(-value for value in fields)])
+    else:
+        tiles[CURRENT] = list(map(sub, tiles[CURRENT], fields))
+        if tiles[CURRENT][0] == 0:  # the newest tile has lost its last row
+            past = past_tiles(group, tiles)
+            if not past:
+                tiles[:] = empty(group)
+                return []
+            tiles[TILE], *tiles[CURRENT] = past.pop()
+            _pack_past(group, tiles, past)
+            _add_to_totals(group, tiles, s_us, tiles[TILE], [-value for value in tiles[CURRENT]])
+    lost = []
+    for place, (series, _) in enumerate(group.extremes):
+        first = _lose(group, tiles[STACKS][place], start, row[GIVES][series])
+        if first is not None:
+            lost.append((place, first, start + group.hop_us - 1))
+    return lost
+
+
+def advance(group: Group, tiles: Tiles, since_us: int, s_us: int) -> None:
+    """Bring the totals from one S to a later one, and drop the tiles that no window needs."""
+    newest, hop_us = tiles[TILE], group.hop_us
+    low = s_us - group.over_us
+    low -= low % hop_us
+    if newest is None or (since_us - group.over_us >= low and len(group.windows) == 1):
+        return  # no tile has left
+    if newest < low:
+        tiles[:] = empty(group)
+        return
+    past = tiles[PAST]
+    if past:
+        totals = tiles[TOTALS]
+        for place, window in enumerate(group.windows):
+            until = s_us - window.over_us
+            until -= until % hop_us
+            totals[place] = less_expired(group, tiles, totals[place], since_us - window.over_us, until)
+        if start_of(past) < low:
+            size = group.packing(tiles[WORDS]).size
+            tiles[PAST] = past[first_at(past, size, low) * size :]
+    for stack in tiles[STACKS]:
+        while stack and stack[0] < low:
+            del stack[:2]
+
+
+def rescale(group: Group, tiles: Tiles, place: int, shift: int) -> None:
+    """Give the sum at a place of the fields of at least one tile a unit that is finer by some bits."""
+    tiles[CURRENT][place] <<= shift
+    for total in tiles[TOTALS]:
+        total[place] <<= shift
+    if tiles[PAST]:
+        past = past_tiles(group, tiles)
+        for tile in past:
+            tile[1 + place] <<= shift
+        _pack_past(group, tiles, past)
+
+
+def push(stack: list[Any], start: int, value: Any, kind: str) -> None:
+    """Let a value of the tile at `start` into a stack of suffix extremes: start, value, start, value, ...
+
+    Each entry is the extreme of its own tile and all later ones, so entries get more extreme toward the front, and
+    the extreme of a window is the first entry in it.
+    """
+    place = len(stack)
+    while place and stack[place - 2] >= start:
+        place -= 2
+    if place < len(stack):
+        beside = stack[place + 1]
+        if not (value < beside if kind == "min" else value > beside):
+            return
+        if stack[place] == start:
+            del stack[place : place + 2]
+    keep = place
+    while keep and not (stack[keep - 1] < value if kind == "min" else stack[keep - 1] > value):
+        keep -= 2
+    stack[keep:place] = [start, value]
+
+
+def first_at(past: bytes, size: int, start: int) -> int:
+    """How many of the packed tiles begin before `start`."""
+    low, high = 0, len(past) // size
+    while low < high:
+        middle = (low + high) // 2
+        at = middle * size
+        if int.from_bytes(past[at : at + 8], "little", signed=True) < start:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def start_of(past: bytes, at: int = 0) -> int:
+    """Where the packed tile at a byte begins."""
+    return int.from_bytes(past[at : at + 8], "little", signed=True)
+
+
+def less_expired(group: Group, tiles: Tiles, total: list[int], since: int, low: int) -> list[int]:
+    """The total of the older tiles of a window that began in the hop of `since` when it begins at `low`, a hop's."""
+    past = tiles[PAST]
+    (first,) = first_start(past)
+    if first >= low or since >= low:
+        return total
+    words = tiles[WORDS]
+    begins_before = first + group.hop_us <= since  # the total is without the first tiles
+    if words == 1 and not begins_before and len(past) >= group.few.size:
+        few, stride = group.few.unpack_from(past), group.width + 1
+        gone = bisect_left(few[::stride], low)
+        if gone < FEW:
+            return [value - sum(few[at : gone * stride : stride]) for at, value in enumerate(total, 1)]
+    packing = group.packing(words)
+    size = packing.size
+    begin, end = first_at(past, size, since - group.hop_us + 1) if begins_before else 0, first_at(past, size, low)
+    if begin == end:
+        return total
+    if end - begin <= len(past) // size - end:
+        return list(map(sub, total, _sum(packing.iter_unpack(past[begin * size : end * size]), words)))
+    rest = list(packing.iter_unpack(past[end * size :]))
+    return _sum(rest, words) if rest else [0] * group.width
+
+
+def tiles_between(group: Group, tiles: Tiles, low: int, high: int) -> list[list[int]]:
+    """The tiles from one moment on that begin before another: start, count of rows, fields; the oldest first."""
+    words, past = tiles[WORDS], tiles[PAST]
+    size = group.packing(words).size
+    found: list[list[int]] = []
+    if past:
+        begin, end = first_at(past, size, low), first_at(past, size, high)
+        some = group.packing(words).iter_unpack(past[begin * size : end * size])
+        found = [list(t) if words == 1 else [t[0], *_narrow(t)] for t in some]
+    if tiles[TILE] is not None and low <= tiles[TILE] < high:
+        found.append([tiles[TILE], *tiles[CURRENT]])
+    return found
+
+
+def fields_between(group: Group, tiles: Tiles, fields: list[int], low: int, high: int) -> list[int]:
+    """The fields of a window that ends before `high`, given those of the one that goes on: without what lies behind.
+
+    Whatever is fewer is added up: the tiles in it, or those behind it.
+    """
+    past, words = tiles[PAST], tiles[WORDS]
+    size = group.packing(words).size
+    begin, end, count = first_at(past, size, low), first_at(past, size, high), len(past) // size
+    newest = [] if tiles[TILE] is None else [(tiles[TILE], tiles[CURRENT])]
+    if end - begin <= count - end:
+        out = [0] * group.width
+        inside = [fields for start, fields in newest if low <= start < high]
+        some, op = past[begin * size : end * size], add
+    else:
+        out, inside = fields, [fields for start, fields in newest if start >= high]
+        some, op = past[end * size :], sub
+    if some:
+        out = list(map(op, out, _sum(group.packing(words).iter_unpack(some), words)))
+    for current in inside:
+        out = list(map(op, out, current))
+    return out
+
+
+def past_tiles(group: Group, tiles: Tiles) -> list[list[int]]:
+    """The older tiles, unpacked: start, count of rows, fields."""
+    words = tiles[WORDS]
+    found = group.packing(words).iter_unpack(tiles[PAST])
+    return [list(t) if words == 1 else [t[0], *_narrow(t)] for t in found]
+
+
+def _close(group: Group, tiles: Tiles, s_us: int) -> None:
+    """Put the newest tile to the older ones."""
+    newest, current = tiles[TILE], tiles[CURRENT]
+    try:
+        tiles[PAST] += _packed(group, tiles[WORDS], [newest, *current])
+    except (OverflowError, struct.error):
+        rows = past_tiles(group, tiles)
+        tiles[WORDS] = _words(group, tiles[WORDS], [newest, *current])
+        _pack_past(group, tiles, [*rows, [newest, *current]])
+    _add_to_totals(group, tiles, s_us, newest, current)
+
+
+def _add_to_totals(group: Group, tiles: Tiles, s_us: int, start: int, fields: list[int]) -> None:
+    """Add to the totals of the windows that cover the tile at `start`; the longest one does."""
+    totals = tiles[TOTALS]
+    totals[0] = list(map(add, totals[0], fields))
+    for place in range(1, len(totals)):
+        if start >= floor(s_us - group.windows[place].over_us, group.hop_us):
+            totals[place] = list(map(add, totals[place], fields))
+
+
+def _add_late(group: Group, tiles: Tiles, s_us: int, delta: list[int]) -> None:
+    """Add to an older tile, or put a new one between."""
+    packing = group.packing(tiles[WORDS])
+    size, past = packing.size, tiles[PAST]
+    at = first_at(past, size, delta[0]) * size
+    tile, after = delta, at
+    if at < len(past):
+        found = packing.unpack_from(past, at)
+        if found[0] == delta[0]:
+            old = found[1:] if tiles[WORDS] == 1 else _narrow(found)
+            tile, after = [delta[0], *map(add, old, delta[1:])], at + size
+    try:
+        middle = _packed(group, tiles[WORDS], tile) if tile[1] else b""  # a tile without rows is none
+    except (OverflowError, struct.error):
+        rows = past_tiles(group, tiles)
+        tiles[WORDS] = _words(group, tiles[WORDS], tile)
+        _pack_past(group, tiles, rows)
+        _add_late(group, tiles, s_us, delta)
+        return
+    tiles[PAST] = past[:at] + middle + past[after:]
+    _add_to_totals(group, tiles, s_us, delta[0], delta[1:])
+
+
+def _lose(group: Group, stack: list[Any], start: int, value: Contribution) -> int | None:
+    """Take a value of the tile at `start` out of a stack; the first event time that it stood for, if it was in."""
+    if value is not None:
+        for i in range(0, len(stack), 2):
+            if stack[i] == start and stack[i + 1] == value:
+                first: int = stack[i - 2] + group.hop_us if i else BEGIN_US
+                del stack[i : i + 2]
+                return first
+    return None
+
+
+def _sum(tiles: Iterable[tuple[Any, ...]], words: int) -> list[int]:
+    """The fields of some packed tiles, added up."""
+    if words == 1:
+        _, *fields = map(sum, zip(*tiles, strict=True))
+    else:
+        fields = [*map(sum, zip(*map(_narrow, tiles), strict=True))]
+    return fields
+
+
+def _pack_past(group: Group, tiles: Tiles, rows: list[list[int]]) -> None:
+    """Pack all older tiles."""
+    tiles[WORDS] = max([_words(group, tiles[WORDS], row) for row in rows], default=tiles[WORDS])
+    tiles[PAST] = b"".join([_packed(group, tiles[WORDS], row) for row in rows])
+
+
+def _packed(group: Group, words: int, tile: list[int]) -> bytes:
+    if words == 1:
+        return group.packing(1).pack(*tile)
+    fields = [
+        value.to_bytes(8 * words, "little", signed=True) if is_sum else value
+        for value, (_, is_sum) in zip(tile[2:], group.fields, strict=True)
+    ]
+    return group.packing(words).pack(*tile[:2], *fields)
+
+
+def _words(group: Group, words: int, tile: list[int]) -> int:
+    """The 8-byte words that the sums of a tile need, not below `words`."""
+    sums = [v for v, (_, is_sum) in zip(tile[2:], group.fields, strict=True) if is_sum]
+    return max([words, *(value.bit_length() // 64 + 1 for value in sums)])
+
+
+def _narrow(tile: tuple[Any, ...]) -> list[int]:
+    """The count of rows and the fields of a tile whose sums take several words."""
+    return [int.from_bytes(v, "little", signed=True) if type(v) is bytes else v for v in tile[1:]]

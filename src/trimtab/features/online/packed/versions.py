@@ -1,0 +1,199 @@
+"""The versions of a keyed source's events, for one view: which one counts, and the rows an entity has.
+
+Of an id only the versions are kept that a later record can still make count: the one in force at S, its repetitions,
+the one before it, and those that become known after S. # D164
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, TypeAlias
+
+import msgspec
+
+from trimtab.events.columns.frames import NEVER_US
+from trimtab.events.records import padded
+from trimtab.features.online.packed.plan import EVENT_AT, GIVES, KNOWN_AT, Row, ViewPlan, name_bytes
+from trimtab.store.ports import KeyValue
+
+Version: TypeAlias = list[Any]  # known at, partition, position, event at, is a tombstone, values
+Link: TypeAlias = tuple[bytes | None, Row]  # a version that counts: its entity, its row
+_CHUNK = 64
+_REPEATS = 64  # repetitions of one version that are kept: the first and the last of more
+_LAST = 2**63 - 1
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[list[Any]]).decode
+
+
+class VersionIndex:
+    """The raw rows of one view in the store, and what one batch changes of them.
+
+    Every id has its versions under its own key. Every entity has an entry for each id whose newest version is its own,
+    the newest event time first, so that the rows in any stretch of time can be found.
+    """
+
+    def __init__(self, plan: ViewPlan, kv: KeyValue, ids: Sequence[str] = ()) -> None:
+        self.plan = plan
+        self._kv = kv
+        self._versions: dict[bytes, list[Version]] = {}  # by name
+        self._changed: set[bytes] = set()  # names
+        self._entries: dict[bytes, dict[bytes, bool]] = {}  # entity -> entries put (True) and deleted (False)
+        names = list(dict.fromkeys(map(name_bytes, ids)))
+        for name, packed in zip(names, kv.get_many([plan.index_prefix + n for n in names]), strict=True):
+            self._versions[name] = self._unpacked(packed)
+
+    def add(self, event_id: str, version: Version, s_us: int) -> tuple[list[Link], list[Link]]:
+        """Take one more version of an id, applied at S: the links that no longer hold, and those that hold from now on.
+
+        Links of versions that are not kept any more are not among them: no read sees their rows.
+        """
+        name = name_bytes(event_id)
+        if not self._versions[name]:  # most ids have one version
+            self._versions[name] = [version]
+            self._changed.add(name)
+            come = self.chain(event_id, [version])
+            self._enter(name, come[0], True)
+            return [], come
+        versions = self._versions[name] = needed(self._versions[name], s_us)
+        before = self.chain(event_id, versions)
+        versions.append(version)
+        versions.sort(key=_order)
+        after = self.chain(event_id, versions)
+        self._changed.add(name)
+        if before:
+            self._enter(name, before[-1], False)
+        self._enter(name, after[-1], True)
+        return [link for link in before if link not in after], [link for link in after if link not in before]
+
+    def rows(self, entity: bytes, s_us: int, first_us: int, last_us: int) -> Iterator[Row]:
+        """The rows of an entity that are sealed at `s_us`, with event time in these bounds, the newest first."""
+        for event_at, name in self._found(entity, first_us, last_us):
+            chain = self.chain("", self._read(name))
+            if chain:
+                owner, row = chain[-1]
+                if owner == entity and row[EVENT_AT] == event_at and row[KNOWN_AT] <= s_us and row[GIVES] is not None:
+                    yield row
+
+    def forget_before(self, entity: bytes, cut_us: int) -> None:
+        """Delete some rows and versions of an entity that no window can see again."""
+        for event_at, name in islice(self._found(entity, -_LAST - 1, cut_us - 1), _CHUNK):
+            if all(v[0] < cut_us and v[3] < cut_us for v in self._read(name)):
+                self._forget(entity, event_at, name)
+
+    def changes(self) -> Iterator[tuple[bytes, bytes | None]]:
+        """Keys and what to write there; None: delete."""
+        for name in self._changed:
+            versions = self._versions[name]
+            yield self.plan.index_prefix + name, _encode(versions) if versions else None
+        for entries in self._entries.values():
+            for key, there in entries.items():
+                yield key, b"" if there else None
+
+    def chain(self, event_id: str, versions: list[Version]) -> list[Link]:
+        """The versions that count: a repetition of the one before does not. The rule of the log's history. # D4"""
+        plan = self.plan
+        counted: list[Version] = []
+        for version in versions:
+            if counted and _repeats(version, counted[-1]):
+                continue
+            if version[4] and counted:  # what a tombstone leaves null it takes from the version before
+                filled = [b if v is None else v for v, b in zip(version[5], counted[-1][5], strict=True)]
+                version = [*version[:5], filled]
+            counted.append(version)
+        chain: list[Link] = []
+        for i, (known_at, partition, position, event_at, deleted, values) in enumerate(counted):
+            until = counted[i + 1][0] if i + 1 < len(counted) else NEVER_US
+            entity = plan.entity_of(values)
+            row: Row = [event_at, known_at, partition, position, until, event_id, None]
+            if not deleted:
+                plan.give(row, values)
+            chain.append((None if entity is None else name_bytes(entity), row))
+        return chain
+
+    def _enter(self, name: bytes, link: Link, there: bool) -> None:
+        entity, row = link
+        if entity is not None:
+            self._entries.setdefault(entity, {})[self._prefix(entity) + _falling(row[EVENT_AT]) + name] = there
+
+    def _forget(self, entity: bytes, event_at: int, name: bytes) -> None:
+        self._entries.setdefault(entity, {})[self._prefix(entity) + _falling(event_at) + name] = False
+        self._versions[name] = []
+        self._changed.add(name)
+
+    def _prefix(self, entity: bytes) -> bytes:
+        return self.plan.rows_prefix + bytes([len(entity)]) + entity
+
+    def _found(self, entity: bytes, first_us: int, last_us: int) -> Iterator[tuple[int, bytes]]:
+        """Event times and names of the entity's entries, the newest first."""
+        prefix = self._prefix(entity)
+        start, end = prefix + _falling(last_us), prefix + _falling(first_us) + b"\xff"
+        entries = dict(self._entries.get(entity, {}))
+        new = sorted(key for key, there in entries.items() if there and start <= key < end)
+        before = b""
+        for key in heapq.merge(self._stored(prefix, start, end), new):
+            if key != before and entries.get(key, True):
+                at = len(prefix) + 8
+                yield _LAST - int.from_bytes(key[len(prefix) : at], "big"), key[at:]
+            before = key
+
+    def _stored(self, prefix: bytes, start: bytes, end: bytes) -> Iterator[bytes]:
+        while True:
+            found = [key for key, _ in self._kv.scan(prefix, after=start, limit=_CHUNK)]
+            for key in found:
+                if key >= end:
+                    return
+                yield key
+            if len(found) < _CHUNK:
+                return
+            start = found[-1]
+
+    def _read(self, name: bytes) -> list[Version]:
+        if name not in self._versions:
+            self._versions[name] = self._unpacked(self._kv.get(self.plan.index_prefix + name))
+        return self._versions[name]
+
+    def _unpacked(self, packed: bytes | None) -> list[Version]:
+        versions = [] if packed is None else _decode(packed)
+        width = len(self.plan.columns)
+        for version in versions:
+            if len(version[5]) < width:  # kept before its source had all of today's columns
+                version[5] = list(padded(version[5], width))
+        return versions
+
+
+def needed(versions: list[Version], s_us: int) -> list[Version]:
+    """Those of an id's versions, in their order, that can still count at S or later, whatever else becomes known.
+
+    A record that comes late may be put before the version in force at S. Nothing follows from that unless it says the
+    same (then it is the first to say so), or stands between the version in force and a repetition of it (which then
+    counts); and a tombstone takes what it leaves null from the version before. So these are kept, the older ones not.
+    """
+    first = next((i for i in range(len(versions) - 1, -1, -1) if versions[i][0] <= s_us), 0)
+    in_force = first
+    while first > 0 and _repeats(versions[first], versions[first - 1]):
+        first -= 1
+    run = first
+    first = max(0, first - 1)
+    while first > 0 and versions[first][4]:
+        first -= 1
+    if in_force - run > _REPEATS:
+        half = _REPEATS // 2
+        return versions[first : run + half] + versions[in_force - half :]
+    return versions[first:]
+
+
+def _repeats(version: Version, before: Version) -> bool:
+    """Whether a version says the same as the one before."""
+    return version[4] == before[4] and (version[4] or version[3:] == before[3:])
+
+
+def _order(version: Version) -> Any:
+    return version[:3]
+
+
+def _falling(at_us: int) -> bytes:
+    """Eight bytes that sort the latest moment first."""
+    return (_LAST - at_us).to_bytes(8, "big")

@@ -1,0 +1,1 @@
+"""Values of features read from packed states."""

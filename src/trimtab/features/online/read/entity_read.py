@@ -1,0 +1,108 @@
+"""The features of one entity as they stand online: what is looked at outside of any request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from trimtab.core.errors import Unavailable
+from trimtab.features.definitions import View
+from trimtab.features.frames import REASONS
+from trimtab.features.online.generations import GOING, place
+from trimtab.features.online.packed.plan import EVENT_AT, KNOWN_AT, ViewPlan, name_bytes
+from trimtab.features.online.packed.state import EntityState
+from trimtab.features.online.read.read import FOUND, read_state
+from trimtab.features.online.store import BEGIN, POSITIONS_KEY, Cursor, cursors_of
+from trimtab.store.ports import KeyValue
+
+_TRIES = 20
+
+
+class FeatureNow(msgspec.Struct, frozen=True):
+    """A feature's value, and why it is what it is."""
+
+    value: float | int | bool | str | None
+    reason: str  # "found", "no_entity", "not_yet", "outside_window", "expired", "null", "failed"
+
+
+class ViewNow(msgspec.Struct, frozen=True, kw_only=True):
+    """One view's features of an entity."""
+
+    view: str
+    newest_at_us: int | None  # of its events that count; of windows alone the beginning of the newest step (hop)
+    age_us: int | None  # since then
+    features: dict[str, FeatureNow]
+
+
+class EntityNow(msgspec.Struct, frozen=True, kw_only=True):
+    """An entity's features as of (t, P)."""
+
+    at_us: int
+    positions: dict[str, int]
+    views: list[ViewNow]
+
+
+def read_entity(kv: KeyValue, views: Sequence[View], entity: Sequence[str | int], now_us: int) -> EntityNow:
+    """The features that views have of one entity, all of one moment.
+
+    Args:
+        kv: Where an `OnlineStore` keeps them.
+        views: Views that are by as many columns as `entity` has values.
+        entity: The values that name it, of the types that the views' columns have.
+        now_us: The moment of asking.
+
+    Raises:
+        Unavailable: A view is being filled; ask again.
+        Corrupt: A stored state is not what was written.
+    """
+    name = entity[0] if len(entity) == 1 else tuple(entity)
+    suffix = name_bytes(name)
+    packed = kv.get(POSITIONS_KEY)
+    for _ in range(_TRIES):
+        plans = [place(plan, cursor.generation) for plan, cursor in _placed(views, packed)]
+        found = kv.get_many([POSITIONS_KEY, *(plan.state_prefix + suffix for plan in plans)])
+        if found[0] == packed:
+            cursors = [cursor for _, cursor in _placed(views, packed)]
+            front = max(cursors, key=lambda cursor: cursor.s_us, default=BEGIN)
+            t_us = max(now_us, front.s_us)
+            read = [_read(plan, state, t_us) for plan, state in zip(plans, found[1:], strict=True)]
+            return EntityNow(at_us=t_us, positions=dict(front.positions), views=read)
+        packed = found[0]
+    raise Unavailable(f"the views moved on {_TRIES} times while they were looked up. Ask again.")
+
+
+def _placed(views: Sequence[View], packed: bytes | None) -> list[tuple[ViewPlan, Cursor]]:
+    cursors = cursors_of(packed)
+    plans = [ViewPlan(view) for view in views]
+    unfilled = [
+        plan.name
+        for plan in plans
+        if GOING + plan.cursor_name in cursors or (cursors and plan.cursor_name not in cursors)
+    ]
+    if unfilled:
+        raise Unavailable(f"views {', '.join(unfilled)} are not filled yet. Ask again in a moment.")
+    return [(plan, cursors.get(plan.cursor_name, BEGIN)) for plan in plans]
+
+
+def _read(plan: ViewPlan, packed: bytes | None, t_us: int) -> ViewNow:
+    values: list[Any] = [None] * len(plan.features)
+    reasons = [FOUND] * len(plan.features)
+    read_state(plan, packed, t_us, values, reasons, 0)
+    newest_us = None if packed is None else _newest_us(EntityState(plan, packed), t_us)
+    names = [feature.name for feature in plan.features]
+    return ViewNow(
+        view=plan.name,
+        newest_at_us=newest_us,
+        age_us=None if newest_us is None else t_us - newest_us,
+        features={
+            name: FeatureNow(value, REASONS[code]) for name, value, code in zip(names, values, reasons, strict=True)
+        },
+    )
+
+
+def _newest_us(state: EntityState, t_us: int) -> int | None:
+    rows = [row for row in state.opens if row[KNOWN_AT] <= t_us] + state.winners
+    starts = [tiles[0] for tiles in state.tiles if tiles[0] is not None]
+    return max((at_us for at_us in [*(row[EVENT_AT] for row in rows), *starts] if at_us < t_us), default=None)

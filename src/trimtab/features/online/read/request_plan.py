@@ -1,0 +1,270 @@
+"""The online read of one model: compiled once, one look-up in the store for all views of all rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from itertools import groupby
+from typing import Any
+
+import msgspec
+
+from trimtab.core.columns.data import Dtype
+from trimtab.core.errors import Misuse, Unavailable
+from trimtab.core.expressions.evaluate_rows import compile_row
+from trimtab.core.expressions.failed import noted
+from trimtab.features.feature_set import FeatureSet, Stage
+from trimtab.features.frames import REASONS, Reason
+from trimtab.features.online.generations import GOING, place
+from trimtab.features.online.packed.plan import ViewPlan, entity_of, name_bytes
+from trimtab.features.online.read.read import FAILED, FOUND, NULL
+from trimtab.features.online.read.read_code import reader
+from trimtab.features.online.store import BEGIN, POSITIONS_KEY, Cursor, cursors_of
+from trimtab.store.ports import KeyValue
+
+NOWHERE = b"-"  # a key that nothing has
+_TRIES = 20
+
+_TYPES: dict[Dtype, frozenset[type]] = {
+    "float": frozenset((float, int, type(None))),
+    "int": frozenset((int, type(None))),
+    "bool": frozenset((bool, type(None))),
+    "str": frozenset((str, type(None))),
+    "time": frozenset((int, type(None))),
+}
+
+
+class OnlineRows(msgspec.Struct, frozen=True, gc=False):  # it can hold no cycle
+    """Features of some requests as of (t, P): one list a request, in its order."""
+
+    names: tuple[str, ...]  # of the features
+    values: list[list[Any]]  # None for null; a category is its text
+    reasons: list[list[int]]  # codes: places in `REASONS`; of a transform "found", "null" or "failed"
+    at_us: int  # t: the moment of asking, at least the greatest append time in P
+    positions: dict[str, int]  # P; nobody writes into it
+
+    def reason(self, row: int, feature: str) -> Reason:
+        """Why a value is what it is."""
+        return REASONS[self.reasons[row][self.names.index(feature)]]
+
+
+class RequestPlan:
+    """What to look up for one model, and how to put a row of features together from it.
+
+    Safe to use from many threads, and from other processes than the one that keeps the store up to date.
+
+    Args:
+        features: The model's features.
+        kv: The key-value store that an `OnlineStore` of the same views writes to.
+    """
+
+    def __init__(self, features: FeatureSet, kv: KeyValue) -> None:
+        self.features = features
+        self.names = features.names
+        self._plans = [ViewPlan(view) for view in {view.hash: view for view in features.views}.values()]
+        self._get_many = kv.get_many if self._plans else _nothing  # a store that hangs holds up nobody without need
+        self._layout = _Layout(features)
+        self._width = self._layout.width
+        generations = (0,) * len(self._plans)
+        self._placed = generations, self._stages_of(generations)
+        asked = features.request_columns
+        self._needed = [(n, _TYPES[dtype]) for n, dtype in features.request.columns.items() if n in asked]
+        self._cursor: tuple[bytes | None, Cursor, tuple[int, ...]] = (None, BEGIN, generations)
+
+    def read(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> OnlineRows:
+        """The features of requests asked at `now_us`.
+
+        Raises:
+            Misuse: A request lacks a column or has another type there.
+            Unavailable: The views have read the log up to different positions: one of them is being filled; or they
+                moved on again and again between look-ups of which one needs what another found.
+            Corrupt: A stored state is not what was written.
+        """
+        for row in rows:
+            for name, types in self._needed:
+                if type(row.get(name, NOWHERE)) not in types:
+                    raise self._wrong(row, name)
+        return self.read_checked(rows, now_us)
+
+    def read_checked(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> OnlineRows:
+        """As `read`, of requests whose columns are known to be there and of their types."""
+        for _ in range(_TRIES):
+            answer = self._read(rows, now_us)
+            if answer is not None:
+                return answer
+        raise Unavailable(
+            f"request {self.features.request.name!r}: the views moved on {_TRIES} times during its look-ups. Ask again."
+        )
+
+    def _read(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> OnlineRows | None:
+        """The features as of one snapshot; None when the views moved on between two stages, or their states did."""
+        nulls: list[Any] = [None] * self._width
+        found_all = [FOUND] * self._width
+        values, reasons = [nulls], [found_all]
+        if len(rows) != 1:
+            values, reasons = [nulls[:] for _ in rows], [found_all[:] for _ in rows]
+        packed: bytes | None = None
+        cursor, t_us = BEGIN, now_us
+        placed, stages = self._placed
+        for n, stage in enumerate(stages):
+            found = self._get_many(stage.keys(rows, values))
+            if n == 0:
+                packed = found[0]
+                cursor, generations = self._cursor_of(packed)
+                if generations != placed:  # a view was filled anew: its states lie elsewhere
+                    self._placed = generations, self._stages_of(generations)
+                    return None
+                if cursor.s_us > now_us:
+                    t_us = cursor.s_us
+            elif found[0] != packed:
+                return None
+            stage.fill(rows, found, t_us, values, reasons)
+        if self._width > len(self.names):  # some features were only computed with
+            read = len(self.names)
+            values, reasons = [row[:read] for row in values], [row[:read] for row in reasons]
+        return OnlineRows(self.names, values, reasons, t_us, cursor.positions)
+
+    def _stages_of(self, generations: tuple[int, ...]) -> list[_StagePlan]:
+        """The look-ups, where each view's states are of one generation."""
+        pairs = zip(self._plans, generations, strict=True)
+        plans = {plan.view.hash: place(ViewPlan(plan.view), generation) for plan, generation in pairs}
+        return [_StagePlan(stage, self.features, plans, self._layout) for stage in self.features.stages]
+
+    def _cursor_of(self, packed: bytes | None) -> tuple[Cursor, tuple[int, ...]]:
+        """How far the views have read the log, and the generations that their states are of."""
+        seen, cursor, generations = self._cursor
+        if packed == seen:
+            return cursor, generations
+        cursors = cursors_of(packed)
+        going = [plan.name for plan in self._plans if GOING + plan.cursor_name in cursors]
+        if going:
+            raise Unavailable(f"views {', '.join(going)} are being reset. Apply the log, then ask again.")
+        unfilled = [plan.name for plan in self._plans if cursors and plan.cursor_name not in cursors]
+        if unfilled:
+            raise Unavailable(f"views {', '.join(unfilled)} are not filled yet. Ask again in a moment.")
+        found = {plan.name: cursors.get(plan.cursor_name, BEGIN) for plan in self._plans}
+        if len({(c.s_us, *sorted(c.positions.items())) for c in found.values()}) > 1:
+            where = "; ".join(f"{name} at {c.positions}" for name, c in found.items())
+            raise Unavailable(
+                f"views are being filled, and stand at different positions: {where}. Apply the log first."
+            )
+        cursor = next(iter(found.values()), BEGIN)
+        generations = tuple(cursors.get(plan.cursor_name, BEGIN).generation for plan in self._plans)
+        self._cursor = (packed, cursor, generations)
+        return cursor, generations
+
+    def _wrong(self, row: Mapping[str, Any], name: str) -> Misuse:
+        request = self.features.request
+        needed = request.columns[name]
+        if name not in row:
+            return Misuse(f"request {request.name!r}: no {name!r} ({needed}) among {', '.join(row)}. Send it, or null.")
+        value = row[name]
+        return Misuse(
+            f"request {request.name!r}: {name!r} must be {needed}; found {value!r}, a {type(value).__name__}."
+        )
+
+
+class _Layout:
+    """Where each feature lies in a row: first those that the model reads, in order, then blocks of whole views."""
+
+    def __init__(self, features: FeatureSet) -> None:
+        self.places = {name: i for i, name in enumerate(features.names)}
+        self.width = len(features.names)
+        self.starts: dict[str, int] = {}  # of each join's features, side by side
+        self.copies: dict[str, list[tuple[int, int]]] = {}  # of each join: from its block to where the model reads
+        for join in features.joins:
+            names = [f"{join.name}.{feature}" for feature in join.view.features]
+            if join.select is None:
+                self.starts[join.name] = self.places[names[0]]
+                continue
+            self.starts[join.name] = self.width
+            block = dict(zip(names, range(self.width, self.width + len(names)), strict=True))
+            self.copies[join.name] = [(at, self.places[n]) for n, at in block.items() if n in self.places]
+            self.places |= block
+            self.width += len(names)
+
+
+class _StagePlan:
+    """One look-up, and what can be computed after it."""
+
+    def __init__(self, stage: Stage, features: FeatureSet, plans: Mapping[str, ViewPlan], layout: _Layout) -> None:
+        columns = features.request.columns
+        joins = sorted(stage.joins, key=lambda join: join.by)  # views of one entity side by side
+        self._prefixes = [
+            (entity_of(by), [plans[join.view.hash].state_prefix for join in of])
+            for by, of in groupby(joins, lambda join: join.by)
+        ]
+        self._views = [reader(plans[join.view.hash], layout.starts[join.name]) for join in joins]
+        self._copies = [copy for join in joins for copy in layout.copies.get(join.name, ())]
+        self._keyed_by = _others({name for join in joins for name in join.by}, columns, layout)
+        self._transforms = [
+            (
+                layout.places[name],
+                name if name not in columns else None,
+                compile_row(expression, features.known, f"feature {name!r}"),
+            )
+            for name, expression in stage.transforms.items()
+        ]
+        read = set().union(*(expression.columns() for expression in stage.transforms.values()))
+        self._reads = _others(read - stage.transforms.keys(), columns, layout)
+        self._chained = bool(read & (stage.transforms.keys() - columns.keys()))
+
+    def keys(self, rows: Sequence[Mapping[str, Any]], values: Sequence[list[Any]]) -> list[bytes]:
+        """What to look up: the positions, then each row's states."""
+        keys = [POSITIONS_KEY]
+        for row in self._with(self._keyed_by, rows, values) if self._keyed_by else rows:
+            for key_of, prefixes in self._prefixes:
+                entity = key_of(row)
+                if entity is None:
+                    keys += [NOWHERE] * len(prefixes)
+                else:
+                    suffix = name_bytes(entity)
+                    for prefix in prefixes:
+                        keys.append(prefix + suffix)  # quicker than a comprehension of so few
+        return keys
+
+    def fill(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        found: Sequence[bytes | None],
+        t_us: int,
+        values: Sequence[list[Any]],
+        reasons: Sequence[list[int]],
+    ) -> None:
+        """Write this stage's features into the rows."""
+        at = 1
+        for answer, why in zip(values, reasons):  # noqa: B905  # as many; it is quicker
+            for read in self._views:
+                read(found[at], t_us, answer, why)
+                at += 1
+            for source, target in self._copies:
+                answer[target], why[target] = answer[source], why[source]
+        if self._transforms:
+            for row, answer, why in zip(self._with(self._reads, rows, values), values, reasons, strict=True):
+                known = {**row} if self._chained else row
+                for place, name, transform in self._transforms:
+                    before = noted.count
+                    value = answer[place] = transform(known)
+                    if value is None:
+                        why[place] = NULL if noted.count == before else FAILED
+                    if self._chained and name is not None:
+                        known[name] = value  # type: ignore[index]  # a dict, when chained
+
+    @staticmethod
+    def _with(
+        others: Sequence[tuple[str, int]], rows: Sequence[Mapping[str, Any]], values: Sequence[list[Any]]
+    ) -> Sequence[Mapping[str, Any]]:
+        """The requests, with the features that are to be read beside their columns."""
+        if not others:
+            return rows
+        return [
+            {**row, **{name: answer[place] for name, place in others}} for row, answer in zip(rows, values, strict=True)
+        ]
+
+
+def _nothing(keys: Sequence[bytes]) -> list[bytes | None]:
+    return [None] * len(keys)
+
+
+def _others(names: Set[str], columns: Mapping[str, Dtype], layout: _Layout) -> list[tuple[str, int]]:
+    """Those of some names that are features, and where they lie."""
+    return [(name, layout.places[name]) for name in sorted(names - columns.keys())]

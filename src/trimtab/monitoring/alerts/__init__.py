@@ -1,0 +1,1 @@
+"""Alerts: records, outbox, mutes, and receivers."""

@@ -1,0 +1,217 @@
+"""The outbox: messages that wait for their receivers, and the state of each receiver.  # D0183"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from trimtab.core.alert_settings import Receiver
+from trimtab.core.clock import Clock
+from trimtab.core.errors import TrimtabError
+from trimtab.core.time import DAY_US, MINUTE_US, SECOND_US
+from trimtab.monitoring.alerts.alert_records import Message
+from trimtab.store.ports import Catalog, Put, Record, Remove
+
+_logger = logging.getLogger(__name__)
+KIND, STATES = "alert_outbox", "alert_receiver"  # of the records in the catalogue
+FIRST_US, LONGEST_US = 10 * SECOND_US, 15 * MINUTE_US  # between two tries
+DROPPED_US = 7 * DAY_US  # how long it stays red that messages were dropped
+_ROUND_S = 10.0  # of one receiver, after which its other messages wait for the next round
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """The outcome of one delivery."""
+
+    ok: bool
+    said: str  # what came back, or what is wrong
+    retry_s: float = 0.0  # the receiver asks to be left alone for so long
+
+
+class Queued(msgspec.Struct, frozen=True):
+    """One message that waits."""
+
+    made_us: int
+    message: Message
+
+
+class ReceiverState(msgspec.Struct, frozen=True, kw_only=True):
+    """The record of deliveries to one receiver."""
+
+    delivered: int = 0
+    delivered_us: int | None = None  # the newest
+    said: str = ""  # what came back then
+    failing_since_us: int | None = None
+    error: str = ""
+    tries: int = 0  # in a row, all in vain
+    next_us: int = 0  # not before this
+    dropped: int = 0  # alerts that could not be delivered in time
+    dropped_us: int | None = None  # the newest
+
+    def failed(self, sent: Sent, now_us: int) -> ReceiverState:
+        """After one more failure: each one doubles the pause."""
+        pause_us = min(LONGEST_US, FIRST_US * 2 ** min(self.tries, 20))
+        return msgspec.structs.replace(
+            self,
+            failing_since_us=self.failing_since_us or now_us,
+            error=sent.said,
+            tries=self.tries + 1,
+            next_us=now_us + max(pause_us, min(LONGEST_US, round(sent.retry_s * SECOND_US))),
+        )
+
+    def went_well(self, sent: Sent, now_us: int) -> ReceiverState:
+        return msgspec.structs.replace(
+            self,
+            delivered=self.delivered + 1,
+            delivered_us=now_us,
+            said=sent.said,
+            failing_since_us=None,
+            error="",
+            tries=0,
+            next_us=0,
+        )
+
+    def is_due(self, now_us: int) -> bool:
+        """Return whether it may be tried; a time further ahead than any pause comes from a clock that was set back."""
+        return not now_us < self.next_us <= now_us + LONGEST_US
+
+
+Send = Callable[[Receiver, Message], Sent]
+
+
+class Outbox:
+    """Messages by receiver, in the catalogue. Only the holder of the lease may call `deliver`.
+
+    Args:
+        catalog: Where they are.
+        clock: For pauses and ages.
+        keep_us: How old a message may get.
+    """
+
+    def __init__(self, catalog: Catalog, clock: Clock, keep_us: int) -> None:
+        self._catalog = catalog
+        self._clock = clock
+        self._keep_us = keep_us
+        self._working: dict[str, threading.Thread] = {}  # by receiver: who empties its outbox now
+
+    @staticmethod
+    def put(receiver: str, message: Message, now_us: int) -> Put:
+        """The write that lets a message wait for a receiver."""
+        return Put(KIND, f"{receiver}/{message.key}", msgspec.json.encode(Queued(now_us, message)), 0)
+
+    def queued(self, receiver: str = "") -> dict[str, list[Queued]]:
+        """The waiting messages by receiver, oldest first."""
+        found: dict[str, list[Queued]] = {}
+        for record in self._records(receiver):
+            found.setdefault(record.key.partition("/")[0], []).append(_read(record))
+        return found
+
+    def states(self) -> dict[str, ReceiverState]:
+        """The state of each receiver that anything was ever sent to."""
+        return {one.key: msgspec.json.decode(one.body, type=ReceiverState) for one in self._catalog.find(STATES)}
+
+    def due(self, receivers: Mapping[str, Receiver]) -> list[str]:
+        """The receivers that something can be done for now."""
+        now_us, states = self._clock.now_us(), self.states()
+        return [
+            name
+            for name, waiting in self.queued().items()
+            if name not in receivers
+            or states.get(name, ReceiverState()).is_due(now_us)
+            or any(self._is_old(one, now_us) for one in waiting)
+        ]
+
+    def deliver(self, receivers: Mapping[str, Receiver], send: Send) -> list[threading.Thread]:
+        """Begin to empty the outbox: a thread for each receiver that is due, so that none waits for another.
+
+        A receiver that is not declared any more loses what waits for it.
+        """
+        threads = []
+        for name in self.due(receivers):
+            if (before := self._working.get(name)) is not None and before.is_alive():
+                continue  # one that hangs has no second thread hang as well
+            if name not in receivers:
+                self._drop(name, self._records(name), "it is not declared any more")
+                continue
+            work = threading.Thread(
+                target=self._guarded, args=(name, receivers[name], send), name=f"trimtab-alert-{name}", daemon=True
+            )
+            self._working[name] = work
+            work.start()
+            threads.append(work)
+        return threads
+
+    def note(self, name: str, sent: Sent) -> None:
+        """Remember how a receiver fared of which nothing waits: a heartbeat. Only changes are written."""
+        before = self._state(name)
+        if sent.ok and before.failing_since_us is None:
+            return
+        now_us = self._clock.now_us()
+        self._put_state(name, before.went_well(sent, now_us) if sent.ok else before.failed(sent, now_us))
+
+    def _guarded(self, name: str, receiver: Receiver, send: Send) -> None:
+        try:
+            self._empty(name, receiver, send)
+        except TrimtabError as error:  # of the catalogue: the messages stay
+            _logger.warning("alerts to %s: %s", name, error)
+        except Exception:  # a thread's outer loop
+            _logger.exception("alerts to %s failed", name)
+
+    def _empty(self, name: str, receiver: Receiver, send: Send) -> None:
+        end_s = time.monotonic() + _ROUND_S
+        self._drop_old(name)
+        state = self._state(name)
+        for record in self._records(name):
+            if time.monotonic() >= end_s or not state.is_due(self._clock.now_us()):
+                return
+            sent = _tried(receiver, _read(record).message, send)
+            now_us = self._clock.now_us()
+            state = state.went_well(sent, now_us) if sent.ok else state.failed(sent, now_us)
+            gone = [Remove(KIND, record.key, record.revision)] if sent.ok else []
+            self._catalog.write([*gone, Put(STATES, name, msgspec.json.encode(state))])
+            if not sent.ok:
+                _logger.warning("alerts to %s: %s", name, sent.said)
+
+    def _drop_old(self, name: str) -> None:
+        now_us = self._clock.now_us()
+        old = [record for record in self._records(name) if self._is_old(_read(record), now_us)]
+        self._drop(name, old, f"it could not be delivered ({self._state(name).error or 'it was never tried'})")
+
+    def _drop(self, name: str, records: list[Record], why: str) -> None:
+        if not records:
+            return
+        count = sum(len(_read(record).message.alerts) for record in records)
+        _logger.warning("alerts to %s: %d dropped: %s", name, count, why)
+        state = self._state(name)
+        after = msgspec.structs.replace(state, dropped=state.dropped + count, dropped_us=self._clock.now_us())
+        removed = [Remove(KIND, record.key, record.revision) for record in records]
+        self._catalog.write([*removed, Put(STATES, name, msgspec.json.encode(after))])
+
+    def _is_old(self, one: Queued, now_us: int) -> bool:
+        return now_us - one.made_us > self._keep_us
+
+    def _records(self, receiver: str) -> list[Record]:
+        found = self._catalog.find(KIND, f"{receiver}/" if receiver else "")
+        return sorted(found, key=lambda record: (_read(record).made_us, record.key))
+
+    def _state(self, name: str) -> ReceiverState:
+        record = self._catalog.get(STATES, name)
+        return ReceiverState() if record is None else msgspec.json.decode(record.body, type=ReceiverState)
+
+    def _put_state(self, name: str, state: ReceiverState) -> None:
+        self._catalog.write([Put(STATES, name, msgspec.json.encode(state))])
+
+
+def _tried(receiver: Receiver, message: Message, send: Send) -> Sent:
+    try:
+        return send(receiver, message)
+    except Exception as error:  # whatever a library raises is a failure of this receiver, shown as such
+        _logger.exception("a receiver failed in a way that is not expected")
+        return Sent(False, f"{type(error).__name__}: {error}")
+
+
+def _read(record: Record) -> Queued:
+    return msgspec.json.decode(record.body, type=Queued)

@@ -1,0 +1,85 @@
+"""Receivers on this machine: a file, and a program."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from trimtab.core.alert_settings import CommandReceiver, FileReceiver
+from trimtab.core.regular_file import other_kind
+from trimtab.monitoring.alerts.alert_records import Alert, Message
+from trimtab.monitoring.alerts.outbox import Sent
+
+_SHOWN = 200  # characters of what a program prints last
+
+
+class _Line(msgspec.Struct, frozen=True):
+    """A line of the file: an alert, and the message that it came with."""
+
+    key: str
+    kind: str
+    project: str
+    at: str
+    alert: Alert | None
+
+
+def send_to_file(receiver: FileReceiver, message: Message, folder: Path) -> Sent:
+    """Append a line of JSON for each alert, synced; a test has one line without an alert."""
+    path = folder / receiver.path
+    kind = other_kind(path)
+    if kind is not None:
+        return Sent(False, f"{path} is a {kind}, needed is a file")
+    alerts: list[Alert | None] = [*message.alerts] or [None]
+    made = [_Line(message.key, message.kind, message.project, message.at, alert) for alert in alerts]
+    data = b"".join(msgspec.json.encode(line) + b"\n" for line in made)
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+        with open(fd, "ab", buffering=0) as file:
+            written = file.write(data)
+            os.fsync(fd)
+    except OSError as error:
+        return Sent(False, f"{path}: {error.strerror or error}")
+    if written != len(data):  # a full disk; the rest of a line would be taken for one
+        return Sent(False, f"{path}: only {written} of {len(data)} bytes could be written")
+    return Sent(True, f"{len(made)} line{'s' * (len(made) != 1)} in {path}")
+
+
+def send_to_command(receiver: CommandReceiver, message: Message, folder: Path, environment: Mapping[str, str]) -> Sent:
+    """Run the program in the project's folder with the message on standard input; exit status 0 is a delivery."""
+    with tempfile.TemporaryFile() as printed:  # a pipe would fill, or be held open by what the program starts
+        try:
+            program = subprocess.Popen(
+                receiver.command,
+                stdin=subprocess.PIPE,
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                env={**environment, "TRIMTAB_ALERT_KEY": message.key},
+                start_new_session=True,
+            )
+        except OSError as error:
+            return Sent(False, f"{receiver.command[0]}: {error.strerror or error}")
+        with program:
+            try:
+                program.communicate(msgspec.json.encode(message), timeout=receiver.timeout_s)
+            except subprocess.TimeoutExpired:
+                with suppress(ProcessLookupError):
+                    os.killpg(program.pid, signal.SIGKILL)
+                return Sent(False, f"{receiver.command[0]} did not end within {receiver.timeout_s:g} s, and was ended")
+        said = f"exit status {program.returncode}{_last_words(printed)}"
+        return Sent(program.returncode == 0, said)
+
+
+def _last_words(printed: IO[bytes]) -> str:
+    size = printed.seek(0, os.SEEK_END)
+    printed.seek(max(0, size - 4 * _SHOWN))
+    words = printed.read().decode("utf-8", "replace").strip().splitlines()
+    return f": {words[-1][-_SHOWN:]}" if words else ""

@@ -1,0 +1,1 @@
+"""Input checks: hour by hour, the columns, feeds and labels of a model."""

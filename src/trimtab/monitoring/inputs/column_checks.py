@@ -1,0 +1,263 @@
+"""Checks of single columns against the profile: nulls, new values, constants, numbers out of all proportion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+from trimtab.core.time import HOUR_US
+from trimtab.features.frames import REASONS
+from trimtab.monitoring.inputs.findings import ENOUGH, Finding, Window, against_chance, percent, windows
+from trimtab.monitoring.inputs.input_hours import HourCounts
+from trimtab.monitoring.profiles.profile_records import NO_REASON, ColumnProfile, InputProfile, Statistic
+
+GRADED_ROWS = 40  # of a window whose share is judged; two of the newest three must be off
+GROSS_ROWS = 20  # of one in which nearly all rows are off
+_GROSS = 0.95
+_MARGIN = 0.2  # that a share must be above the high end of its reference windows, or 0.4 of what is left
+_CONSTANT_ROWS, _CONSTANT_H = 30, 3
+_CONSTANT_NATS = 20.0
+_LOST_NATS = 7.0  # one hour in a thousand by chance
+_OFTEN_NULL = 0.02  # share of nulls in training from which on they come in stretches at any time of day
+_FEW = 0.01  # of an hour's rows beyond which numbers out of proportion are red
+_RANGE_STANDS_H = 12  # hours after its last row that a number out of all proportion stays red
+_STALE = frozenset(("no_entity", "not_yet", "outside_window", "expired"))
+
+
+def column_findings(
+    profile: InputProfile, hours: Mapping[int, HourCounts], standing: Collection[tuple[str, str]]
+) -> list[Finding]:
+    """What is wrong with the values of columns in the newest hours, each column looked at by itself.
+
+    Args:
+        profile: What the version was fitted on.
+        hours: The summaries of the newest week, by hour.
+        standing: Kind and subject of what stands already: that goes on while the newest window is off.
+    """
+    graded, gross = windows(hours, GRADED_ROWS), windows(hours, GROSS_ROWS, 1)
+    if not gross:
+        return []
+    found = _nulls(profile, graded, gross[0], standing)
+    for place, column in enumerate(profile.columns):
+        found += _new_values(column, place, graded, gross[0], ("new_values", column.subject) in standing)
+        found += _constant(column, place, hours)
+        found += _range(column, place, hours, stands=("range", column.subject) in standing)
+    return found + _joint(profile, graded)
+
+
+def lost_columns(profile: InputProfile, counts: HourCounts) -> list[str]:
+    """The columns of requests that have hardly any values in some hours, or one only, as chance would not have it."""
+    found = []
+    for place, column in enumerate(profile.columns):
+        if column.of is None:
+            continue
+        nulls = int(counts.nulls[place].sum())
+        still = counts.low[place] == counts.high[place] and 0.0 < column.top_share < 1.0
+        stands = still and -(counts.rows - nulls) * math.log(column.top_share) >= _LOST_NATS
+        usual = column.spreads["null"].most(1)
+        gone = nulls >= (usual + _MARGIN) * counts.rows and against_chance(nulls, counts.rows, usual) >= _LOST_NATS
+        if stands or gone:
+            found.append(column.name)
+    return found
+
+
+def _off(
+    column: ColumnProfile,
+    statistic: Statistic,
+    counts: list[tuple[Window, int]],
+    gross: tuple[Window, int],
+    *,
+    stands: bool,
+) -> tuple[Window, int, float] | None:
+    """The windows in which a share is off, the newest count and the high end; None where it is as usual.
+
+    The newest window and one of the two before must be, or in the newest one nearly all rows. What stands goes on while
+    the newest one is: else it would end and begin again where a fault ends within a window.
+    """
+    spread = column.spreads[statistic]
+
+    def high_of(window: Window) -> float:
+        if statistic == "null" and column.null_share >= _OFTEN_NULL:
+            return spread.most(window.hours)
+        return spread.at(window.hours, window.last)[1]
+
+    window, count = gross
+    high = high_of(window)
+    if count >= _GROSS * window.rows and high <= 0.6 and against_chance(count, window.rows, high) >= ENOUGH:
+        return window, count, high
+    hits = []
+    for window, count in counts:
+        high = high_of(window)
+        margin = min(_MARGIN, 0.4 * (1.0 - high))
+        least = high + margin if statistic == "null" else max(high + margin, 3.0 * high)
+        if count >= least * window.rows and against_chance(count, window.rows, high) >= ENOUGH:
+            hits.append((window, count, high))
+    if not hits or hits[0][0] is not counts[0][0] or (len(hits) < 2 and not stands):
+        return None
+    (newest, count, high), (oldest, *_) = hits[0], hits[-1]
+    return Window(oldest.first, newest.last, newest.counts, newest.sample), count, high
+
+
+def _nulls(
+    profile: InputProfile, graded: list[Window], gross: Window, standing: Collection[tuple[str, str]]
+) -> list[Finding]:
+    """Columns with too many nulls; those that read one source, whose events do not come, are one finding."""
+    found: list[Finding] = []
+    stale: dict[tuple[str, str], list[tuple[str, Finding]]] = {}
+    for place, column in enumerate(profile.columns):
+        counts = [(window, int(window.counts.nulls[place].sum())) for window in graded]
+        stands = any(("nulls", subject) in standing for subject in (column.subject, f"source {column.source}"))
+        off = _off(column, "null", counts, (gross, int(gross.counts.nulls[place].sum())), stands=stands)
+        if off is None:
+            continue
+        window, count, high = off
+        share = count / window.rows
+        now = window.counts.nulls[place] / window.rows
+        code = int(np.argmax(now - np.array(column.nulls) / max(column.rows, 1)))
+        reason = "null" if code == NO_REASON else REASONS[code]
+        evidence = {"share": share, "usual_high": high, "usual": column.null_share, "rows": float(window.rows)}
+        said = f"{percent(share)} of its values of {window.said} are null (reason {reason}; {window.rows:,} rows)"
+        usual = f"normal is at most {percent(high)}"
+        one = Finding(
+            kind="nulls",
+            subject=column.subject,
+            onset_us=window.onset_us,
+            evidence=evidence,
+            message=f"Column {column.name}: {said}; {usual}. Check what fills it.",
+        )
+        if column.source is not None and reason in _STALE:
+            stale.setdefault((column.source, reason), []).append((column.name, one))
+        else:
+            found.append(one)
+    by_source = {source: _of_source(source, reason, ones) for (source, reason), ones in stale.items()}
+    return found + list(by_source.values())
+
+
+def _of_source(source: str, reason: str, ones: list[tuple[str, Finding]]) -> Finding:
+    if reason == "no_entity":
+        said, check = "no event was ever known of the keys that are asked for", "how the keys are spelled on both sides"
+    else:
+        said, check = "its events do not reach the features", "that its events are sent, and for all keys"
+    names = [name for name, _ in ones]
+    worst = max((one for _, one in ones), key=lambda one: one.evidence["share"])
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    share, high = worst.evidence["share"], worst.evidence["usual_high"]
+    return Finding(
+        kind="nulls",
+        subject=f"source {source}",
+        onset_us=min(one.onset_us for _, one in ones),
+        evidence={**worst.evidence, "columns": float(len(names))},
+        message=f"Source {source}: {said}: up to {percent(share)} of {shown} are null (reason {reason}); normal is "
+        f"at most {percent(high)}. Check {check}.",
+    )
+
+
+def _new_values(column: ColumnProfile, place: int, graded: list[Window], gross: Window, stands: bool) -> list[Finding]:
+    if "strange" not in column.spreads:
+        return []
+    counts = [(window, int(window.counts.strange[place])) for window in graded]
+    off = _off(column, "strange", counts, (gross, int(gross.counts.strange[place])), stands=stands)
+    if off is None:
+        return []
+    window, count, high = off
+    only = column.distinct <= 1 and column.kind != "category"  # the training rows had no choice
+    return [
+        Finding(
+            kind="new_values",
+            subject=column.subject,
+            severity="info" if only else "red",
+            onset_us=window.onset_us,
+            evidence={"share": count / window.rows, "usual_high": high, "rows": float(window.rows)},
+            message=f"Column {column.name}: {percent(count / window.rows)} of its values of {window.said} were never "
+            f"seen in training ({window.rows:,} rows); normal is at most {percent(high)}. Check how it is spelled and "
+            "which system sends it.",
+        )
+    ]
+
+
+def _constant(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts]) -> list[Finding]:
+    """Hours on end with one value, where training had at most a third as many."""
+    if column.kind == "time" or column.distinct < 2 or column.top_share >= 0.999:
+        return []
+    value, rows, newest, oldest = math.nan, 0, 0, 0
+    for hour in sorted(hours, reverse=True):
+        one = hours[hour]
+        low, high = float(one.low[place]), float(one.high[place])
+        there = one.rows - int(one.nulls[place].sum()) - (int(one.strange[place]) if column.kind == "category" else 0)
+        if not there:
+            continue
+        if low != high or (rows and low != value):
+            break
+        newest, oldest, value = newest or hour, hour, low
+        rows += there
+    long_enough = newest - oldest + 1 >= max(_CONSTANT_H, 3 * column.constant_h + 2) if rows else False
+    if not long_enough or rows < _CONSTANT_ROWS or -rows * math.log(column.top_share) < _CONSTANT_NATS:
+        return []
+    span = newest - oldest + 1
+    shown = "" if column.kind in ("text", "category") else f" ({value:g})"
+    return [
+        Finding(
+            kind="constant",
+            subject=column.subject,
+            onset_us=oldest * HOUR_US,
+            evidence={"hours": float(span), "rows": float(rows), "usual_hours": float(column.constant_h)},
+            message=f"Column {column.name}: one value{shown} in all {rows:,} rows of the last {span} h; in training it "
+            f"stood still for at most {column.constant_h} h. Check that its sensor or its system still works.",
+        )
+    ]
+
+
+def _range(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts], *, stands: bool) -> list[Finding]:
+    """Numbers out of all proportion in the two newest hours with rows; what stands goes on for half a day after one."""
+    if column.least is None or column.most is None:
+        return []
+    newest = sorted(hours)[-2:]
+    if stands:
+        newest = [hour for hour in sorted(hours) if hour > newest[-1] - _RANGE_STANDS_H]
+    hits = [hour for hour in newest if hours[hour].outside[place]]
+    if not hits:
+        return []
+    count, rows = (
+        sum(int(n) for n in ns) for ns in zip(*((hours[h].outside[place], hours[h].rows) for h in hits), strict=True)
+    )
+    low, high = min(hours[h].low[place] for h in hits), max(hours[h].high[place] for h in hits)
+    worst = float(high if high > column.most else low)
+    red = stands or count >= max(2.0, _FEW * rows)
+    return [
+        Finding(
+            kind="range",
+            subject=column.subject,
+            severity="red" if red else "info",
+            onset_us=hits[0] * HOUR_US,
+            evidence={"value": worst, "least": column.least, "most": column.most, "rows": float(count)},
+            message=f"Column {column.name}: {worst:,.6g} in {count:,} of {rows:,} rows; in training it was "
+            f"{column.lowest:,.6g} to {column.highest:,.6g}, and beyond {column.least:,.6g} or {column.most:,.6g} it "
+            "is out of all proportion. Check its unit and what measures it.",
+        )
+    ]
+
+
+def _joint(profile: InputProfile, graded: list[Window]) -> list[Finding]:
+    """Columns that used to go missing together and do so no more."""
+    found = []
+    for place, pair in enumerate(profile.pairs):
+        counts = [window.counts.pairs[place] for window in graded]
+        apart = [(either, both) for either, both in counts if either >= 20 and both < 0.5 * either]
+        if len(apart) < 2:
+            continue
+        first, second = (profile.columns[one].name for one in (pair.first, pair.second))
+        share = float(apart[0][1] / apart[0][0])
+        found.append(
+            Finding(
+                kind="joint_nulls",
+                subject=f"columns {first} and {second}",
+                severity="info",
+                onset_us=graded[-1].onset_us,
+                evidence={"together": share, "usual": pair.both / pair.either},
+                message=f"Columns {first} and {second}: missing together in {percent(share)} of the rows where one is; "
+                f"normal is {percent(pair.both / pair.either)}. Check what fills the one without the other.",
+            )
+        )
+    return found

@@ -1,0 +1,71 @@
+"""Checks of the numbers in events as they arrive, before any request reads them: values out of all proportion."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from trimtab.core.time import DAY_US, HOUR_US, format_moment
+from trimtab.monitoring.inputs.feeds import REFERENCE_DAYS, Arrivals
+from trimtab.monitoring.inputs.findings import Finding
+from trimtab.monitoring.profiles.proportion import limits
+
+NEWEST_US = 2 * HOUR_US  # how long an event is looked at, at least
+_LEAST, _LEAST_DAYS = 100, 7  # values before, and days with values, that limits are made of
+_MOST = 200_000  # of the newest values before
+_FEW = 0.01  # of the newest events with a value beyond which it is red
+
+
+def value_findings(arrivals: Arrivals, since_us: int, now_us: int, skipped: frozenset[str]) -> list[Finding]:
+    """Numbers of the newest events of a source that are out of all proportion to those of the four weeks before.
+
+    Args:
+        arrivals: All events of the source.
+        since_us: Events that became known later are looked at.
+        now_us: The time of the look.
+        skipped: Columns that are no measurements: keys.
+    """
+    times = (now_us - REFERENCE_DAYS * DAY_US, since_us, now_us)
+    begin, middle, end = (int(place) for place in np.searchsorted(arrivals.known_us, times, side="right"))
+    begin = max(begin, middle - _MOST)
+    if middle - begin < _LEAST or middle == end:
+        return []
+    days = arrivals.known_us[begin:middle] // DAY_US
+    found = []
+    for name, column in arrivals.frame.columns.by_name.items():
+        if column.dtype not in ("float", "int") or name in skipped:
+            continue
+        mine = column.take(arrivals.order[begin:end])
+        values = np.where(mine.present(), mine.values.astype(np.float64), np.nan)
+        before, newest = values[: middle - begin], values[middle - begin :]
+        there = ~np.isnan(before)
+        if there.sum() < _LEAST or np.isnan(newest).all():
+            continue
+        starts = np.flatnonzero(np.diff(days[there], prepend=-1))
+        if starts.size < _LEAST_DAYS:
+            continue
+        known = before[there]
+        low, high = np.minimum.reduceat(known, starts), np.maximum.reduceat(known, starts)
+        quantiles = [float(one) for one in np.quantile(known, (0.0, 0.03, 0.5, 0.97))]
+        if quantiles[0] == known.max():
+            continue
+        least, most = limits(low, high, (quantiles[0], quantiles[1], quantiles[2], quantiles[3]))
+        off = (newest < least) | (newest > most)
+        if not off.any():
+            continue
+        value = float(newest[off][np.argmax(np.abs(newest[off]))])
+        first_us = int(arrivals.known_us[middle:end][off][0])
+        count, rows = int(off.sum()), int((~np.isnan(newest)).sum())
+        found.append(
+            Finding(
+                kind="range",
+                subject=f"column {arrivals.frame.source}.{name}",
+                severity="red" if count >= _FEW * rows else "info",
+                onset_us=first_us,
+                evidence={"value": value, "least": least, "most": most, "events": float(count)},
+                message=f"Source {arrivals.frame.source}: {name} {value:,.6g} in {count:,} of {rows:,} events since "
+                f"{format_moment(first_us)[:16]}; in the four weeks before it was {known.min():,.6g} to "
+                f"{known.max():,.6g}, and beyond {least:,.6g} or {most:,.6g} it is out of all proportion. Check its "
+                "unit and what measures it.",
+            )
+        )
+    return found

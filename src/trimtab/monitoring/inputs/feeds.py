@@ -1,0 +1,177 @@
+"""Checks of the events of a source: feeds that stopped, come late, or are dated by a wrong clock."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_moment
+from trimtab.events.columns.frames import EventFrame
+from trimtab.monitoring.inputs.findings import Finding, ago
+
+REFERENCE_DAYS = 28
+_LEAST_EVENTS = 20
+_LEAST_DAYS = 3  # of events, before anything is said
+_PHASES_US = (-HOUR_US, 0, HOUR_US)
+_LATER_US = HOUR_US  # than twice what is usual
+_NEWEST_US = 3 * HOUR_US  # the arrivals whose dates are looked at
+_HALF_HOUR_US, _ABOUT_US = HOUR_US // 2, 5 * MINUTE_US
+_SETTLED_US = 7 * DAY_US  # arrivals older than that say what delays are usual, where there are enough
+_AHEAD_US = MINUTE_US
+_AHEAD_SHARE = 0.2
+_RARELY = 0.995  # of the delays are shorter than one that is no usual one
+
+
+class Arrivals:
+    """All events of a source in the order in which they became known; made once for a frame."""
+
+    def __init__(self, frame: EventFrame) -> None:
+        order = np.argsort(frame.known_at_us, kind="stable")
+        self.frame = frame
+        self.order: NDArray[np.int64] = order
+        self.known_us: NDArray[np.int64] = frame.known_at_us[order]
+        self.event_us: NDArray[np.int64] = frame.event_at_us[order]
+        self.newest_us = np.maximum.accumulate(self.event_us) if order.size else self.event_us
+
+
+class Feed:
+    """The arrivals of one source in the last weeks."""
+
+    def __init__(self, arrivals: Arrivals, now_us: int) -> None:
+        since_us = now_us - (REFERENCE_DAYS + 14) * DAY_US
+        begin, end = np.searchsorted(arrivals.known_us, (since_us, now_us), side="right")
+        self.source = arrivals.frame.source
+        self.known_us = arrivals.known_us[begin:end]
+        self.event_us = arrivals.event_us[begin:end]
+        self.newest_us = arrivals.newest_us[begin:end]
+
+    @property
+    def enough(self) -> bool:
+        """Whether there is anything to compare with."""
+        return self.known_us.size >= _LEAST_EVENTS and int(self.known_us[-1] - self.known_us[0]) >= _LEAST_DAYS * DAY_US
+
+    def waits(self, since_us: int) -> NDArray[np.int64]:
+        """How long it took until the next arrival from the same time on each day before."""
+        days = -DAY_US * np.arange(1, REFERENCE_DAYS + 1)
+        starts = (since_us + days[:, None] + np.array(_PHASES_US)).ravel()
+        starts = starts[(starts >= self.known_us[0]) & (starts < since_us)]
+        place = np.searchsorted(self.known_us, starts, side="right")
+        inside = place < self.known_us.size
+        found: NDArray[np.int64] = self.known_us[place[inside]] - starts[inside]
+        return found
+
+    def behind(self, at_us: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How old the newest dated event is at some times after the first arrival."""
+        place = np.searchsorted(self.known_us, at_us, side="right") - 1
+        found: NDArray[np.int64] = at_us - self.newest_us[place]
+        return found
+
+
+def feed_findings(arrivals: Arrivals, now_us: int) -> list[Finding]:
+    """What is wrong with the arrivals of a source, held against its own of the four weeks before.
+
+    Args:
+        arrivals: All events of the source.
+        now_us: The time of the look.
+    """
+    feed = Feed(arrivals, now_us)
+    if not feed.enough:
+        return []
+    return _stopped(feed, now_us) or _wrong_clock(feed, now_us) or _late(feed, now_us)
+
+
+def _stopped(feed: Feed, now_us: int) -> list[Finding]:
+    since_us = int(feed.known_us[-1])
+    age_us = now_us - since_us
+    waits = feed.waits(since_us)
+    if age_us < 2 * int(waits.max(initial=0)) + _LATER_US:
+        return []
+    gaps = np.diff(feed.known_us)
+    high = gaps.size - 1 - gaps.size // 200
+    usual_us = int(max(waits.max(initial=0), np.partition(gaps, high)[high]))
+    if age_us < 2 * usual_us + _LATER_US:
+        return []
+    return [
+        Finding(
+            kind="feed_stopped",
+            subject=f"source {feed.source}",
+            onset_us=since_us,
+            evidence={"age_s": age_us / 1e6, "usual_s": usual_us / 1e6},
+            message=f"Source {feed.source}: no event for {ago(age_us)}, the last one came "
+            f"{format_moment(since_us)[:16]}; the usual gap is at most {ago(max(usual_us, MINUTE_US))}. Check what "
+            "sends them, and the quarantine.",
+        )
+    ]
+
+
+def _late(feed: Feed, now_us: int) -> list[Finding]:
+    """Events come, but even when the last one did, the newest was dated longer ago than usual."""
+    since_us = int(feed.known_us[-1])
+    if now_us - since_us > feed.waits(since_us).max(initial=0) + _LATER_US:  # none comes: it may have stopped
+        return []
+    dated_us = int(feed.newest_us[-1])
+    behind_us = since_us - dated_us  # what did not come since may not have happened
+    days = now_us - DAY_US * np.arange(1, REFERENCE_DAYS + 1)
+    times = (days[:, None] + np.array(_PHASES_US)).ravel()
+    times = times[times > feed.known_us[0]]
+    if times.size < 3 * _LEAST_DAYS:
+        return []
+    usual = np.sort(feed.behind(times))
+    usual_us = max(int(usual[-1 - usual.size // 14]), 0)
+    if behind_us < 2 * usual_us + _LATER_US:
+        return []
+    return [
+        Finding(
+            kind="feed_late",
+            subject=f"source {feed.source}",
+            onset_us=dated_us + usual_us,
+            evidence={"behind_s": behind_us / 1e6, "usual_s": usual_us / 1e6},
+            message=f"Source {feed.source}: its newest event is dated {ago(now_us - dated_us)} ago; normal at this "
+            f"time of day is at most {ago(max(usual_us, MINUTE_US))}. Events come, but late: check the queue before "
+            "them.",
+        )
+    ]
+
+
+def _wrong_clock(feed: Feed, now_us: int) -> list[Finding]:
+    """The newest arrivals are dated ahead, or whole half-hours further back than usual, all else being the same."""
+    last_us = int(feed.known_us[-1])
+    ends = np.searchsorted(
+        feed.known_us, (last_us - _NEWEST_US, now_us - _SETTLED_US - 1, now_us - DAY_US - 1), side="right"
+    )
+    newest, settled, older = int(ends[0]), int(min(ends[:2])), int(min(ends[0], ends[2]))
+    all_delays = feed.known_us - feed.event_us
+    delays, reference = all_delays[newest:], all_delays[: settled if settled >= _LEAST_EVENTS else older]
+    if delays.size < 3 or reference.size < _LEAST_EVENTS or last_us < now_us - DAY_US:
+        return []
+    ahead, usual_ahead = float((delays < -_AHEAD_US).mean()), float((reference < -_AHEAD_US).mean())
+    middle = float(np.median(delays))
+    rare = int((reference >= middle).sum()) < reference.size - int(_RARELY * (reference.size - 1))
+    if not rare and ahead <= usual_ahead + _AHEAD_SHARE:
+        return []
+    usual = float(np.median(reference))
+    evidence = {"delay_s": middle / 1e6, "usual_s": usual / 1e6}
+    onset_us = int(feed.known_us[newest])
+    if ahead > usual_ahead + _AHEAD_SHARE:
+        share = f"{ahead:.0%} of its newest events are dated in the future, usually {usual_ahead:.0%}"
+        most = f"{share}; by up to {ago(int(-delays.min()))}"
+        return [_clock(feed, onset_us, {**evidence, "ahead": ahead}, most)]
+    shift = middle - usual
+    width, usual_width = (float(np.subtract(*np.quantile(one, (0.75, 0.25)))) for one in (delays, reference))
+    steps = round(shift / _HALF_HOUR_US)
+    whole = abs(shift - steps * _HALF_HOUR_US) <= _ABOUT_US + usual_width and steps >= 2
+    steady = width <= 2.0 * usual_width + _ABOUT_US
+    if not whole or not steady or middle <= float(np.quantile(reference, _RARELY)) + _ABOUT_US:
+        return []
+    said = f"its newest events are dated {ago(int(shift))} further back than usual, and come as steadily as ever"
+    return [_clock(feed, onset_us, evidence, said)]
+
+
+def _clock(feed: Feed, onset_us: int, evidence: dict[str, float], said: str) -> Finding:
+    return Finding(
+        kind="feed_clock",
+        subject=f"source {feed.source}",
+        onset_us=onset_us,
+        evidence=evidence,
+        message=f"Source {feed.source}: {said}. Check the clock and the time zone of what sends them.",
+    )

@@ -1,0 +1,147 @@
+"""Checks of labels by closed days: missing ones, one class only, turned around, another unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from trimtab.core.records import DayQuality
+from trimtab.core.time import format_moment
+from trimtab.monitoring.inputs.findings import ENOUGH, Finding, against_chance, percent
+from trimtab.monitoring.profiles.profile_records import Floats, LabelDays
+
+_ROWS = 40  # of a day that is judged
+_MARGIN, _GROSS = 0.2, 0.3  # share of missing labels above that of the reference days: on two of three days; on one
+_TURNED, _LOPSIDED = 0.1, 0.3
+_NEARLY = 10.0  # times rarer than on the reference days
+_FACTOR = 3.0
+_SHIFT = 0.1
+
+
+def label_findings(days: Sequence[DayQuality], labels: LabelDays, *, subject: str, binary: bool) -> list[Finding]:
+    """What is wrong with the labels of the newest closed days.
+
+    Args:
+        days: Closed days of the version in service, oldest first.
+        labels: The days of the training rows.
+        subject: "labels of sales".
+        binary: Whether a label is 0 or 1.
+    """
+    newest = [day for day in days[-3:] if day.predictions >= _ROWS]
+    rows, labelled, sums = labels.columns
+    full = rows >= _ROWS / 2
+    if not newest or full.sum() < 3:
+        return []
+    found = _missing(newest, (1.0 - labelled / np.maximum(rows, 1))[full], subject)
+    told = labelled >= _ROWS / 2
+    if told.sum() < 3:
+        return found
+    means = (sums / np.maximum(labelled, 1))[told]
+    return found + (_binary(newest, means, subject) if binary else _numbers(newest, means, subject))
+
+
+def _trimmed(values: Floats) -> tuple[float, float, float]:
+    """The low end, the median and the high end, one day of fourteen left out on each side."""
+    ordered = np.sort(values)
+    cut = ordered.size // 14
+    return float(ordered[cut]), float(np.median(ordered)), float(ordered[-1 - cut])
+
+
+def _missing(newest: list[DayQuality], usual: Floats, subject: str) -> list[Finding]:
+    high = _trimmed(usual)[2]
+    shares = [(day.missing / day.predictions, day) for day in newest]
+    off = [
+        (share, day)
+        for share, day in shares
+        if share >= high + min(_MARGIN, 0.4 * (1 - high))
+        and against_chance(day.missing, day.predictions, high) >= ENOUGH
+    ]
+    last = newest[-1]
+    gross = [one for one in off if one[1] is last and one[0] >= high + min(_GROSS, 0.6 * (1 - high))]
+    if len(off) < 2 and not gross:
+        return []
+    share, day = off[-1]
+    came = f"{day.labelled:,} of {day.predictions:,}"
+    return [
+        Finding(
+            kind="labels_missing",
+            subject=subject,
+            onset_us=off[0][1].day_us,
+            evidence={"share": share, "usual_high": high, "predictions": float(day.predictions)},
+            message=f"Labels: {came} came for the requests of {_day(day)}, {percent(share)} are missing; normal is at "
+            f"most {percent(high)}. Check what sends them; those that came may be the fast ones only.",
+        )
+    ]
+
+
+def _binary(newest: list[DayQuality], means: Floats, subject: str) -> list[Finding]:
+    day = newest[-1]
+    if day.labelled < _ROWS:
+        return []
+    low, middle, high = _trimmed(means)
+    share, score = day.label_sum / day.labelled, day.score_sum / day.labelled
+    evidence = {"share": share, "usual": middle, "score": score, "labels": float(day.labelled)}
+    usual = f"normal is {percent(middle)} ({percent(low)} to {percent(high)})"
+    said = f"Labels: {percent(share)} of the {day.labelled:,} of {_day(day)} are positive; {usual}"
+    rare, least = (share, low) if share < 0.5 else (1.0 - share, 1.0 - high)
+    if (
+        rare <= least / _NEARLY
+        and against_chance(round((1.0 - rare) * day.labelled), day.labelled, 1 - least) >= ENOUGH
+    ):
+        message = f"{said}. There is nearly one class only: check the label's expression and its source."
+        return [_found("one_class", subject, day, evidence, message)]
+    turned = abs(share - (1.0 - middle)) <= _TURNED and abs(1.0 - 2.0 * middle) >= _LOPSIDED
+    if turned and abs(share - score) > abs(1.0 - share - score):
+        message = f"{said}. They look turned around, and the scores did not move: check the label's expression."
+        return [_found("label_shift", subject, day, evidence, message)]
+    off = [one for one in newest if one.labelled >= _ROWS and _outside(one, low, high)]
+    if len(off) < 2:
+        return []
+    along = abs(score - share) <= abs(middle - share) / 2
+    why = "the scores moved along: requests are others" if along else "the scores did not move along"
+    message = f"{said}; {why}. That is a shift of the base rate and no fault in itself."
+    return [_found("label_shift", subject, off[0], evidence, message, red=False)]
+
+
+def _outside(day: DayQuality, low: float, high: float) -> bool:
+    share = day.label_sum / day.labelled
+    above = share > high + _SHIFT and against_chance(day.label_sum, day.labelled, high) >= ENOUGH
+    below = share < low - _SHIFT and against_chance(day.labelled - day.label_sum, day.labelled, 1 - low) >= ENOUGH
+    return above or below
+
+
+def _numbers(newest: list[DayQuality], means: Floats, subject: str) -> list[Finding]:
+    """A day's mean that is a multiple of what it ever was."""
+    day = newest[-1]
+    if day.labelled < _ROWS:
+        return []
+    low, middle, high = _trimmed(means)
+    mean, width = day.label_sum / day.labelled, max(high - low, 1e-12)
+    far = mean > high + 3.0 * width or mean < low - 3.0 * width
+    large = abs(mean) > _FACTOR * max(abs(low), abs(high)) or abs(mean) < min(abs(low), abs(high)) / _FACTOR
+    if not (far and large):
+        return []
+    evidence = {"mean": mean, "usual": middle, "labels": float(day.labelled)}
+    message = (
+        f"Labels: their mean is {mean:,.5g} on {_day(day)} ({day.labelled:,} labels); normal is {low:,.5g} to "
+        f"{high:,.5g}. Check the unit of the label."
+    )
+    return [_found("label_shift", subject, day, evidence, message)]
+
+
+def _found(
+    kind: str, subject: str, day: DayQuality, evidence: dict[str, float], message: str, *, red: bool = True
+) -> Finding:
+    return Finding(
+        kind="one_class" if kind == "one_class" else "label_shift",
+        subject=subject,
+        severity="red" if red else "info",
+        onset_us=day.day_us,
+        evidence=evidence,
+        message=message,
+    )
+
+
+def _day(day: DayQuality) -> str:
+    return format_moment(day.day_us)[:10]

@@ -1,0 +1,174 @@
+"""Red windows: times in which inputs or labels were faulty; their rows are for no fit, no gate and no reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.records import Signal
+from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.monitoring.inputs.findings import KINDS
+from trimtab.store.ports import Append, Catalog, Put
+
+if TYPE_CHECKING:
+    from trimtab.training.data.sets import LeftOut
+    from trimtab.training.definitions import Model
+
+KIND = "red_window"
+JOURNAL = "red_windows"  # every release, in order
+_OF_DAYS = frozenset(("labels_missing", "one_class", "label_shift"))  # found when a day of labels is closed
+_OF_FEEDS = frozenset(("feed_stopped", "feed_late", "feed_clock"))
+_ROWLESS = frozenset(("traffic_stopped",))
+FOUND_WITHIN_US = DAY_US  # after its beginning a fault is red
+
+
+class RedWindow(msgspec.Struct, frozen=True, kw_only=True):
+    """A time in which something was red for the quality of data; kept when its signal has ended."""
+
+    id: str
+    model: str
+    kind: str
+    subject: str
+    start_us: int  # of the requests concerned, by when they were made
+    end_us: int | None  # None: it goes on
+    released_why: str | None = None  # a person gave it free: its rows count again
+    released_by: str | None = None
+    released_at_us: int | None = None
+
+    def covers(self, at_us: int) -> bool:
+        """Whether a time lies in it."""
+        return self.start_us <= at_us and (self.end_us is None or at_us < self.end_us)
+
+
+def red_windows(catalog: Catalog, model: str, *, released: bool = False) -> list[RedWindow]:
+    """The red windows of a model, the oldest first; those that were given free only if asked for."""
+    records = catalog.find(KIND, f"{model}/")
+    found = [msgspec.json.decode(record.body, type=RedWindow) for record in records]
+    kept = [one for one in found if released or one.released_why is None]
+    return sorted(kept, key=lambda one: (one.start_us, one.id))
+
+
+def left_out(catalog: Catalog, model: Model, cut_us: int) -> list[LeftOut]:
+    """The times whose rows no fit learns from and nothing is judged by at a cut.
+
+    They are the red windows that were not given free, and the newest requests in service, of which it is too early to
+    say whether they are faulty. Inputs are watched for a day. Labels are looked at when their day is closed, and those
+    of a day before may have come on a day that is not. # D180
+    """
+    from trimtab.monitoring.inputs.input_state import WatchStore  # here: they load NumPy
+    from trimtab.training.data.sets import LeftOut
+
+    found = [
+        LeftOut(
+            start_us=one.start_us, end_us=one.end_us, why=f"{one.kind} of {one.subject}" if one.subject else one.kind
+        )
+        for one in red_windows(catalog, model.name)
+    ]
+    watch, _ = WatchStore(catalog, model.name).watch()
+    if watch.traffic:
+        wait_us = model.label.wait_us
+        labelled_us = (cut_us - wait_us) // DAY_US * DAY_US - min(wait_us, DAY_US)
+        early_us = max(min(labelled_us, cut_us - FOUND_WITHIN_US), min(watch.traffic) * HOUR_US)
+        found.append(LeftOut(start_us=early_us, end_us=None, why="too new to be judged"))
+    return found
+
+
+def released(
+    catalog: Catalog, model: str, window: str, *, why: str, actor: str, now_us: int
+) -> tuple[RedWindow, list[Put | Append]]:
+    """A red window given free, and the writes that store it: its rows count again, for fits, gates and references.
+
+    Args:
+        catalog: Where it is.
+        model: Whose.
+        window: Its id.
+        why: What a person knows of the rows.
+        actor: Who says so.
+        now_us: When.
+
+    Raises:
+        NotFound: There is no such window.
+        Misuse: No reason is given.
+    """
+    if not why.strip():
+        raise Misuse(f"release {window!r}: no reason was given, needed is one. Say why its rows may count: --why TEXT.")
+    record = catalog.get(KIND, f"{model}/{window}")
+    if record is None:
+        there = ", ".join(one.id for one in red_windows(catalog, model)) or "none"
+        raise NotFound(f"release {window!r}: no such red window of {model!r}; there is {there}.")
+    found = msgspec.json.decode(record.body, type=RedWindow)
+    freed = msgspec.structs.replace(found, released_why=why, released_by=actor, released_at_us=now_us)
+    body = msgspec.json.encode(freed)
+    return freed, [Put(KIND, record.key, body, expected=record.revision), Append(JOURNAL, now_us, body)]
+
+
+class Reach(msgspec.Struct, frozen=True, kw_only=True):
+    """The time around a signal in which the requests that its fault concerns may have been made."""
+
+    label_wait_us: int
+    label_source: str
+    sources: dict[str, int]  # by source of features: how long features look back at an event, at most a day
+
+    @staticmethod
+    def of(model: Model) -> Reach:
+        """The reach of the signals of a model."""
+        sources: dict[str, int] = {}
+        for view in model.features.views:
+            reaches = (one.reach_us for one in view.features.values())
+            longest_us = max((DAY_US if us is None else us for us in reaches), default=0)
+            sources[view.source.name] = min(max(sources.get(view.source.name, 0), longest_us), DAY_US)
+        return Reach(label_wait_us=model.label.wait_us, label_source=model.label.source.name, sources=sources)
+
+    def span(self, signal: Signal) -> tuple[int, int | None]:
+        """The times of the first request that is left out, and of the first one after it that counts again. # D180
+
+        A fault may have been there for a day, or for twice as long as its evidence, before it was found; a source that
+        stopped did so after its last event. Labels that
+        came since its beginning may be those of requests made a label's wait before; features may look at events of its
+        time after its end. Days of labels are looked at when their wait is over.
+        """
+        wait_us, ended_us = self.label_wait_us, signal.ended_at_us
+        if signal.kind in _OF_DAYS:
+            start_us = signal.onset_us - max(wait_us, DAY_US)
+            return start_us, None if ended_us is None else max(ended_us - wait_us, signal.onset_us)
+        evidence_us = signal.raised_at_us - signal.onset_us
+        if signal.kind == "feed_stopped":  # its last event says when it began
+            start_us = signal.onset_us // HOUR_US * HOUR_US
+        else:
+            start_us = (signal.raised_at_us - max(FOUND_WITHIN_US, 2 * evidence_us)) // HOUR_US * HOUR_US
+        source = self._source_of(signal)
+        if source == self.label_source and signal.kind in _OF_FEEDS:
+            start_us = min(start_us, signal.onset_us - wait_us)
+        return start_us, None if ended_us is None else ended_us + self.sources.get(source, 0)
+
+    def _source_of(self, signal: Signal) -> str:
+        """The source whose events a signal is about; empty where it is none."""
+        what, _, name = signal.subject.partition(" ")
+        return name if what == "source" else name.rpartition(".")[0]
+
+
+def window_changes(catalog: Catalog, begun: Sequence[Signal], ended: Sequence[Signal], *, reach: Reach) -> list[Put]:
+    """The writes that open and close the windows of signals."""
+    changes = []
+    for signal in (*begun, *ended):
+        if signal.kind not in KINDS or signal.kind in _ROWLESS or signal.severity != "red":
+            continue
+        start_us, end_us = reach.span(signal)
+        key = f"{signal.model}/{signal.id}"
+        record = catalog.get(KIND, key)
+        window = RedWindow(
+            id=signal.id,
+            model=signal.model,
+            kind=signal.kind,
+            subject=signal.subject,
+            start_us=start_us,
+            end_us=end_us,
+        )
+        if record is not None:
+            before = msgspec.json.decode(record.body, type=RedWindow)
+            window = msgspec.structs.replace(before, start_us=min(before.start_us, start_us), end_us=end_us)
+        changes.append(Put(KIND, key, msgspec.json.encode(window)))
+    return changes

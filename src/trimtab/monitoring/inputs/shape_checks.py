@@ -1,0 +1,381 @@
+"""Checks of a column's shape against the profile: another unit, two columns swapped, and drift (which only informs)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.records import Signal
+from trimtab.core.time import HOUR_US
+from trimtab.monitoring.inputs.findings import Finding, Window, percent, windows
+from trimtab.monitoring.inputs.input_hours import HourCounts, Layout, merged
+from trimtab.monitoring.inputs.unit_maps import UnitMap, unit_maps
+from trimtab.monitoring.profiles.profile_records import BINS, ColumnProfile, Floats
+
+SHAPE_ROWS = 100  # of a window whose shape is compared
+_FAR, _ABOVE = 0.3, 0.15  # distance of distribution functions that matters; above the high end of reference windows
+_NOISE = 1.36  # of a distance, by the root of the rows
+_SUDDEN = 0.3  # nearer to the profile in the same hours of the day before than now
+_ALONE = 0.15  # the high end of reference windows up to which a shape by itself tells one map from another
+_SHAPELESS = 0.35  # the high end beyond which a few hours have no shape of their own
+_BEYOND = 0.3  # widths of the range of training that values lie outside of it
+_DISTINCT = 12  # values that a shape needs
+_DRIFTED = 0.1  # of the distance above the high end of reference days
+_ATOM = 0.5  # of the rows with one value, beyond which that value is the shape
+_SAMPLED = 30  # rows that are looked at whole
+_MISS = 3.0  # by how many quartile widths (and the logarithm of their ratio) a mapped sample may be off
+_INSIDE = 0.95  # of the values, mapped back, lie where some were in training
+
+
+class _Off(msgspec.Struct, frozen=True, eq=False):
+    """A column of numbers whose shape is far from the profile's."""
+
+    place: int
+    distance: float
+    usual: float  # the high end of reference windows
+    values: Floats  # sampled, of the newest window
+    window: Window
+    outside: bool  # many of the values lie where none was in training
+    windows: int = 1  # of the newest three that are off
+    stands: bool = False  # whether it is said already to be in another unit
+
+
+def shape_findings(
+    layout: Layout, hours: Mapping[int, HourCounts], standing: Mapping[tuple[str, str], Signal]
+) -> list[Finding]:
+    """Columns that came in another unit, were swapped, or drift.
+
+    A unit is another one only suddenly: where the column drew away from the profile over more than a week, it drifts.
+
+    Args:
+        layout: Of the profile that the version was fitted on.
+        hours: The summaries of the newest week, by hour.
+        standing: What stands already, by kind and subject, and need not have come suddenly any more.
+    """
+    newest = windows(hours, SHAPE_ROWS)
+    if not newest:
+        return []
+    profile = layout.profile
+    off = _all_off(layout, newest, standing)
+    sudden = {one.place for one in off if one.distance - _day_before_distance(layout, one, hours) >= _SUDDEN}
+    swapped = _swapped(layout, off, sudden, standing)
+    taken = {profile.columns[place].name for found in swapped for place in found[1]}
+    findings = [finding for finding, _ in swapped]
+    for one in off:
+        column = profile.columns[one.place]
+        if column.name in taken:
+            continue
+        before = _day_before(column, one, hours) if one.outside else None
+        lasts = one.usual <= _SHAPELESS or one.windows == len(newest)  # what moves with time may do so for a window
+        if one.stands or (lasts and (before is not None or one.place in sudden)):
+            course = _course(one, hours)
+            findings += _unit(layout, one, before, course) or (
+                [_still(column, one)] if one.stands and one.outside else []
+            )
+    known = {finding.subject for finding in findings} | _subjects(taken)
+    for (kind, _), signal in standing.items():
+        if kind == "units" and signal.subject not in known:
+            findings += _goes_on(layout, signal, hours, newest[0])
+    known = {finding.subject for finding in findings}
+    return findings + [
+        drift for drift in _drift(layout, hours, standing) if drift.subject not in known | _subjects(taken)
+    ]
+
+
+def _subjects(names: Collection[str]) -> set[str]:
+    return {f"column {name}" for name in names}
+
+
+def distances(layout: Layout, counts: HourCounts) -> tuple[Floats, NDArray[np.int64]]:
+    """By column the largest difference of the distribution functions of some hours and the profile, 0 where either has
+    no values; and the rows with values."""
+    here = layout.by_bin(counts.bins)
+    rows = here.sum(axis=1)
+    away = np.abs(np.cumsum(here / np.maximum(rows, 1)[:, None], axis=1) - layout.usual_shares).max(axis=1)
+    return np.where((rows > 0) & layout.usual.any(axis=1), away, 0.0), rows
+
+
+def _highs(layout: Layout, window: Window) -> Floats:
+    """By column the high end of the distances of reference windows like this one; NaN where none was measured."""
+    spreads = (column.spreads.get("distance") for column in layout.profile.columns)
+    return np.array([math.nan if one is None else one.at(window.hours, window.last)[1] for one in spreads])
+
+
+def _all_off(layout: Layout, newest: list[Window], standing: Collection[tuple[str, str]]) -> list[_Off]:
+    """The columns of numbers that are far from the profile in the newest window, and in another one or since before."""
+    columns = layout.profile.columns
+    judged = np.array([one.is_number and one.distinct >= _DISTINCT and one.top_share <= _ATOM for one in columns])
+    lowest, highest = (
+        np.array([math.nan if one is None else one for one in ends])
+        for ends in ([one.lowest for one in columns], [one.highest for one in columns])
+    )
+    hits: dict[int, list[_Off]] = {}
+    for window in newest:
+        distance, rows = distances(layout, window.counts)
+        high = _highs(layout, window)
+        there = (~np.isnan(window.sample)).sum(axis=0)
+        beyond = _is_beyond(window.sample, lowest, highest).sum(axis=0)
+        outside = (there >= _SAMPLED) & (beyond / np.maximum(there, 1) >= _FAR)
+        far = distance >= np.maximum(_FAR, high + _ABOVE) + _NOISE / np.sqrt(np.maximum(rows, 1))
+        for place in np.flatnonzero(judged & (rows >= SHAPE_ROWS // 2) & (outside | far)).tolist():
+            if window is newest[0]:
+                hits[place] = []
+            if place in hits:
+                values = window.sample[:, place]
+                values = values[~np.isnan(values)]
+                hits[place].append(
+                    _Off(place, float(distance[place]), float(high[place]), values, window, bool(outside[place]))
+                )
+    found = []
+    for place, ones in sorted(hits.items()):
+        stands = ("units", columns[place].subject) in standing
+        if ones[0].values.size >= _SAMPLED and (len(ones) > 1 or stands):
+            window = msgspec.structs.replace(ones[0].window, first=ones[-1].window.first)
+            found.append(msgspec.structs.replace(ones[0], window=window, windows=len(ones), stands=stands))
+    return found
+
+
+def _is_beyond(values: Floats, lowest: Floats, highest: Floats) -> NDArray[np.bool_]:
+    """Which values lie far outside of the range of training of their column."""
+    room = _BEYOND * (highest - lowest)
+    found: NDArray[np.bool_] = (values < lowest - room) | (values > highest + room)
+    return found
+
+
+def _is_outside(values: Floats, column: ColumnProfile) -> NDArray[np.bool_]:
+    """Which values lie outside of the range of training."""
+    assert column.lowest is not None  # a column of numbers
+    assert column.highest is not None
+    found: NDArray[np.bool_] = (values < column.lowest) | (values > column.highest)
+    return found
+
+
+def _distance(values: Floats, column: ColumnProfile, edges: Floats) -> float:
+    """The same for sampled values."""
+    usual = np.frombuffer(column.counts, "<i8")
+    here = np.bincount(np.searchsorted(edges, values), minlength=usual.size)
+    return float(np.abs(np.cumsum(here / max(values.size, 1)) - np.cumsum(usual / usual.sum())).max())
+
+
+def _fits(distance: float, one: _Off, high: float) -> bool:
+    """Whether a shape is that of a profile within what reference windows and chance allow."""
+    allowed = max(min(high, _ALONE), 0.1) + _NOISE / math.sqrt(max(one.values.size, 1))
+    return distance <= allowed and distance <= 0.5 * one.distance
+
+
+def _swapped(
+    layout: Layout, off: list[_Off], sudden: set[int], standing: Collection[tuple[str, str]]
+) -> list[tuple[Finding, tuple[int, int]]]:
+    """Pairs of which each suddenly has the shape of the other, and not its own."""
+    found: list[tuple[Finding, tuple[int, int]]] = []
+    taken: set[int] = set()
+    columns = layout.profile.columns
+    for n, one in enumerate(off):
+        for other in off[n + 1 :]:
+            subject = f"columns {columns[one.place].name} and {columns[other.place].name}"
+            came = {one.place, other.place} <= sudden or ("swapped", subject) in standing
+            if {one.place, other.place} & taken or not came:
+                continue
+            as_other = _distance(one.values, columns[other.place], layout.edges[other.place])
+            as_one = _distance(other.values, columns[one.place], layout.edges[one.place])
+            if not (_fits(as_other, one, other.usual) and _fits(as_one, other, one.usual)):
+                continue
+            taken |= {one.place, other.place}
+            first, second = columns[one.place].name, columns[other.place].name
+            finding = Finding(
+                kind="swapped",
+                subject=subject,
+                onset_us=one.window.onset_us,
+                evidence={"distance": one.distance, "distance_other": other.distance, "swapped": max(as_other, as_one)},
+                message=f"Columns {first} and {second} look swapped since {one.window.said[:16]}: each has the shape "
+                f"that the other had in training (distance {as_other:.2f} and {as_one:.2f}; to its own "
+                f"{one.distance:.2f} and {other.distance:.2f}). Check the order in which they are sent.",
+            )
+            found.append((finding, (one.place, other.place)))
+    return found
+
+
+def _day_before_distance(layout: Layout, one: _Off, hours: Mapping[int, HourCounts]) -> float:
+    """The distance in the same hours of the newest day before that had rows; 0 without any: then training speaks."""
+    for day in range(one.window.hours // 24 + 1, 8):
+        last = one.window.last - 24 * day
+        parts = [hours[hour] for hour in range(last - one.window.hours + 1, last + 1) if hour in hours]
+        if not parts:
+            continue
+        distance, rows = distances(layout, merged(parts))
+        if rows[one.place] >= _SAMPLED:
+            return float(distance[one.place])
+    return 0.0
+
+
+def _day_before(column: ColumnProfile, one: _Off, hours: Mapping[int, HourCounts]) -> Floats | None:
+    """Sampled values of the same hours of the newest day before, if all lay about where they did in training.
+
+    None where they did not: then the column left its range step by step. The sample is empty where the rows of that day
+    are not kept.
+    """
+    assert column.lowest is not None  # a column of numbers
+    assert column.highest is not None
+    room = 0.1 * (column.highest - column.lowest)
+    for day in range(one.window.hours // 24 + 1, 8):
+        first, last = one.window.first - 24 * day - 1, one.window.last - 24 * day + 1
+        parts = [hours[hour] for hour in range(first, last + 1) if hour in hours]
+        low = min((float(part.low[one.place]) for part in parts), default=np.inf)
+        high = max((float(part.high[one.place]) for part in parts), default=-np.inf)
+        if low > high:  # no values in these hours
+            continue
+        if low < column.lowest - room or high > column.highest + room:
+            return None
+        values = np.concatenate([part.sample[:, one.place] for part in parts])
+        there: Floats = values[~np.isnan(values)]
+        return there
+    return None
+
+
+def _still(column: ColumnProfile, one: _Off) -> Finding:
+    return Finding(
+        kind="units",
+        subject=column.subject,
+        onset_us=one.window.onset_us,
+        evidence={"median": float(np.median(one.values))},
+        message=f"Column {column.name} still lies where it never was in training, at a median of "
+        f"{np.median(one.values):,.5g}. Check the unit in which it is sent.",
+    )
+
+
+def _goes_on(layout: Layout, signal: Signal, hours: Mapping[int, HourCounts], newest: Window) -> list[Finding]:
+    """A change of unit that stands goes on while values, mapped back, lie nearer to those of the day before it.
+
+    A cold night in Fahrenheit lies where a warm one lies in Celsius: what the column looks like by itself says nothing.
+    """
+    place = next((n for n, one in enumerate(layout.profile.columns) if one.subject == signal.subject), None)
+    if place is None or "factor" not in signal.evidence:
+        return []
+    column, onset = layout.profile.columns[place], signal.onset_us // HOUR_US
+    parts = [one.sample[:, place] for hour, one in hours.items() if onset - 24 <= hour < onset]
+    before = np.concatenate([np.zeros(0), *parts])
+    before = before[~np.isnan(before)]
+    usual = np.frombuffer(column.quantiles, "<f8") if before.size < _SAMPLED else before
+    values = newest.sample[:, place]
+    values = values[~np.isnan(values)]
+    if not values.size:
+        return []
+    was, now = float(np.median(usual)), float(np.median(values))
+    back = UnitMap("", signal.evidence["factor"], signal.evidence["shift"]).back(np.array([now]))
+    if abs(float(back[0]) - was) >= abs(now - was):
+        return []
+    message = (
+        f"Column {column.name} is still in another unit: its median is {now:,.5g}, mapped back {float(back[0]):,.5g}; "
+        f"before the change it was {was:,.5g}. Check the unit in which it is sent."
+    )
+    evidence = {"median": now, "median_before": was}
+    onset_us = newest.onset_us
+    return [Finding(kind="units", subject=column.subject, onset_us=onset_us, evidence=evidence, message=message)]
+
+
+def _course(one: _Off, hours: Mapping[int, HourCounts]) -> list[Floats]:
+    """Sampled values by the hour since a day before a column was off, oldest first."""
+    parts = (hours[hour].sample[:, one.place] for hour in sorted(hours) if hour >= one.window.first - 24)
+    return [values[~np.isnan(values)] for values in parts]
+
+
+def _unit(layout: Layout, one: _Off, before: Floats | None, course: Sequence[Floats]) -> list[Finding]:
+    """The map between the quantiles of training and of now, where one with a name, or a large factor, explains them.
+
+    A column that moves with time, so that no few hours look like training, is held against the day before instead.
+    """
+    column = layout.profile.columns[one.place]
+    usual = np.frombuffer(column.quantiles, "<f8")
+    if one.outside and one.usual > _SHAPELESS and before is not None and before.size >= _SAMPLED:
+        return _moving_unit(column, one, before, course)
+    maps = unit_maps(column, usual, one.values, None if one.stands else course)
+    tried = [(_distance(found.back(one.values), column, layout.edges[one.place]), found) for found in maps]
+    if one.usual > _SHAPELESS or not tried:
+        return []
+    distance, best = min(tried, key=lambda one: one[0])
+    inside = 1.0 - float(_is_outside(best.back(one.values), column).mean())
+    if inside < _INSIDE or not _fits(distance, one, one.usual):
+        return []
+    return [
+        Finding(
+            kind="units",
+            subject=column.subject,
+            onset_us=one.window.onset_us,
+            evidence={"factor": best.a, "shift": best.b, "distance": one.distance, "mapped": distance},
+            message=f"Column {column.name} looks like x -> {best.said} since {one.window.said[:16]}: the median is "
+            f"{np.median(one.values):,.5g}, in training {usual[BINS // 2]:,.5g}; mapped back its shape fits again "
+            f"(distance {distance:.2f} instead of {one.distance:.2f}). Check the unit in which it is sent.",
+        )
+    ]
+
+
+def _moving_unit(column: ColumnProfile, one: _Off, before: Floats, course: Sequence[Floats]) -> list[Finding]:
+    quarters = (0.25, 0.5, 0.75)
+    then, now = np.quantile(before, quarters), np.quantile(one.values, quarters)
+    width = max(float(then[2] - then[0]), 0.05 * float(np.ptp(before)), 1e-12)
+    usual = np.quantile(before, np.arange(BINS + 1) / BINS)
+    misses = []
+    for found in unit_maps(column, usual, one.values, None if one.stands else course):
+        back = np.sort(found.back(now))
+        ratio = max(float(back[2] - back[0]), 1e-12) / width
+        misses.append((float(np.abs(back - then).max()) / width + abs(math.log(ratio)), found))
+    miss, best = min(misses, key=lambda one: one[0], default=(math.inf, None))
+    if best is None or miss > _MISS:
+        return []
+    inside = 1.0 - float(_is_outside(best.back(one.values), column).mean())
+    if inside < _INSIDE:
+        return []
+    return [
+        Finding(
+            kind="units",
+            subject=column.subject,
+            onset_us=one.window.onset_us,
+            evidence={"factor": best.a, "shift": best.b, "median": float(now[1]), "median_before": float(then[1])},
+            message=f"Column {column.name} looks like x -> {best.said} since {one.window.said[:16]}: the median is "
+            f"{now[1]:,.5g}, on the day before it was {then[1]:,.5g}; mapped back {percent(inside)} of its values lie "
+            "where they were in training. Check the unit in which it is sent.",
+        )
+    ]
+
+
+def _drift(layout: Layout, hours: Mapping[int, HourCounts], standing: Collection[tuple[str, str]]) -> list[Finding]:
+    """Columns whose shape in two of the newest three days is another than in any reference day; for information."""
+    days = windows(hours, SHAPE_ROWS, least_h=24)
+    columns = layout.profile.columns
+    stands = np.array([("shape", column.subject) in standing for column in columns], np.bool_)
+    varies = np.array([column.distinct >= 2 for column in columns], np.bool_)
+    of_column: dict[int, list[tuple[Window, float, float]]] = {}
+    for window in days:
+        distance, rows = distances(layout, window.counts)
+        high = _highs(layout, window)
+        # what stands goes on at less, so that it does not end and begin again
+        least = np.where(stands, high, np.maximum(high + _DRIFTED, 2 * _DRIFTED))
+        off = varies & (rows >= SHAPE_ROWS // 2) & (distance >= least + _NOISE / np.sqrt(np.maximum(rows, 1)))
+        for place in np.flatnonzero(off).tolist():
+            if window is days[0]:
+                of_column[place] = []
+            if place in of_column:
+                of_column[place].append((window, float(distance[place]), float(high[place])))
+    found = []
+    for place, hits in sorted(of_column.items()):
+        column = columns[place]
+        if len(hits) < 2 and not stands[place]:
+            continue
+        newest, away, usual = hits[0]
+        found.append(
+            Finding(
+                kind="shape",
+                subject=column.subject,
+                severity="info",
+                onset_us=hits[-1][0].onset_us,
+                evidence={"distance": away, "usual_high": usual},
+                message=f"Column {column.name}: its values of {newest.said} are distributed otherwise than in training "
+                f"(distance {away:.2f}; normal is at most {usual:.2f}). That is drift, and no fault as long as the "
+                "quality holds.",
+            )
+        )
+    return found

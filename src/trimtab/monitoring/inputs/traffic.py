@@ -1,0 +1,283 @@
+"""Checks of the traffic: requests that stopped, doubled, or are asked over and over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.time import HOUR_US, format_moment
+from trimtab.features.definitions import Request
+from trimtab.monitoring.inputs.findings import ENOUGH, Finding, against_chance, ago, percent
+from trimtab.monitoring.inputs.red_windows import RedWindow
+from trimtab.monitoring.profiles.profile_records import Floats, InputProfile
+
+KEPT_H = 60 * 24
+_WEEK_H, _DAY_H = 168, 24
+_LEARNT_H = 48  # of traffic before anything is said of it
+_MISSED = 30.0  # requests that should have come
+_WINDOW_H, _ROWS = 6, 60
+_DOUBLE, _STILL = 1.7, 1.35  # times the usual requests, to begin and to go on
+_MORE = 0.2  # of duplicates, or of questions that are asked again, than usual
+
+
+class TrafficHour(msgspec.Struct, frozen=True, array_like=True):
+    """The live requests of one hour."""
+
+    rows: int
+    distinct: int  # request ids
+    questions: int = 0  # different ones: requests without their id and time; 0: not counted
+    asked_again: int = 0  # of these, asked more than once
+
+
+def traffic_findings(
+    hours: Mapping[int, TrafficHour],
+    now_us: int,
+    last_us: int | None,
+    profile: InputProfile | None,
+    *,
+    doubled: bool = False,
+    repeated: Callable[[], Sequence[RedWindow]] = tuple,
+) -> list[Finding]:
+    """What is wrong with how many requests come.
+
+    Args:
+        hours: Hours that are over and had requests, of the newest 60 days.
+        now_us: The time of the look.
+        last_us: When the newest request came; None: there never was one.
+        profile: What the version was fitted on; it tells of weekdays where the project is too young.
+        doubled: Whether that stands already: then it ends when traffic is usual again, not when it was high for long.
+        repeated: Gives the times in which requests were found to repeat: they are no measure of what is usual. It is
+            asked only where requests repeat now.
+    """
+    if not hours or last_us is None or max(hours) - min(hours) < _LEARNT_H:
+        return []
+    counts = _Hours(hours)
+    stopped = _stopped(counts, now_us, last_us)
+    return stopped or [*_doubled(counts, profile, stands=doubled), *_repeated(hours, repeated)]
+
+
+def aside_of(request: Request) -> frozenset[int]:
+    """The places of a request's id and time, which say nothing about what it asks."""
+    return frozenset(place for place, name in enumerate(request.columns) if name in (request.key, request.time))
+
+
+def question_hashes(requests: Iterable[Sequence[object]], aside: Collection[int]) -> NDArray[np.int64]:
+    """A hash of each request without its id and time, the same within this process.
+
+    Args:
+        requests: Their columns in declared order, texts and numbers.
+        aside: The places of id and time.
+    """
+    kept = (tuple(one for place, one in enumerate(request) if place not in aside) for request in requests)
+    return np.fromiter(map(hash, kept), np.int64)
+
+
+class _Hours:
+    """Requests by hour, as an array without gaps."""
+
+    def __init__(self, hours: Mapping[int, TrafficHour]) -> None:
+        self.first, self.last = min(hours), max(hours)
+        self.rows = np.zeros(self.last - self.first + 1)
+        self.rows[np.fromiter(hours, np.int64, len(hours)) - self.first] = [one.rows for one in hours.values()]
+
+    def longest_gap(self) -> int:
+        """Hours between two hours with requests, the most of the last four weeks."""
+        busy = np.flatnonzero(self.rows[-4 * _WEEK_H :])
+        return int(np.diff(busy).max(initial=1)) - 1
+
+    def usual(self, hours: int = 0) -> Floats:
+        """The median of the same hour of the four weeks before, of the seven days before where there are too few weeks.
+
+        NaN where there are too few days as well. One value for each hour, and for so many hours that follow.
+        """
+        found = np.full(self.rows.size + hours, np.nan)
+        for step, most, least in ((_DAY_H, 7, 2), (_WEEK_H, 4, 3)):
+            before = np.full((most, found.size), np.nan)
+            for n in range(1, most + 1):
+                part = self.rows[: max(found.size - n * step, 0)]
+                before[n - 1, n * step : n * step + part.size] = part
+            counts = (~np.isnan(before)).sum(axis=0)
+            enough = np.flatnonzero(counts >= least)
+            in_order, of = np.sort(before[:, enough], axis=0), counts[enough]  # those that there are not come last
+            places = np.arange(enough.size)
+            found[enough] = (in_order[(of - 1) // 2, places] + in_order[of // 2, places]) / 2.0
+        return found
+
+
+def _stopped(counts: _Hours, now_us: int, last_us: int) -> list[Finding]:
+    age_us = now_us - last_us
+    usual_us = (counts.longest_gap() + 1) * HOUR_US
+    if age_us < 2 * usual_us + HOUR_US:
+        return []
+    hours = min(now_us // HOUR_US - counts.last - 1, _WEEK_H)
+    missed = float(np.nansum(counts.usual(hours)[counts.rows.size :]))
+    if missed < _MISSED:
+        return []
+    return [
+        Finding(
+            kind="traffic_stopped",
+            subject="traffic",
+            onset_us=last_us,
+            evidence={"hours": age_us / HOUR_US, "usual_hours": usual_us / HOUR_US, "missed": missed},
+            message=f"No request for {ago(age_us)}, the last one at {format_moment(last_us)[:16]}; the usual gap is at "
+            f"most {ago(usual_us)}, and about {missed:,.0f} should have come. Check who asks, and the way here.",
+        )
+    ]
+
+
+def _doubled(counts: _Hours, profile: InputProfile | None, *, stands: bool) -> list[Finding]:
+    """Far more requests than usual in two of the newest three windows of six hours."""
+    expected = _expected(counts, profile)
+    if expected is None:
+        return []
+    window = (counts.first + np.arange(counts.rows.size)) // _WINDOW_H  # the same, whenever one looks
+    window -= window[0]
+    rows, usual = np.bincount(window, counts.rows), np.bincount(window, expected)
+    if (counts.last + 1) % _WINDOW_H:
+        rows, usual = rows[:-1], usual[:-1]
+    judged = np.flatnonzero((rows >= _ROWS) & (usual >= _ROWS / 4))
+    ratio_of = rows[judged] / usual[judged]
+    before, newest = ratio_of[:-3][-56:], ratio_of[-3:]
+    if before.size < 4:
+        return []
+    high = float(np.sort(before)[-1 - before.size // 14])
+    hits = newest >= (_STILL if stands else max(_DOUBLE, 1.25 * high))
+    if not hits[-1] or (hits.sum() < 2 and not stands):
+        return []
+    onset = (counts.first // _WINDOW_H + int(judged[-3:][hits][0])) * _WINDOW_H
+    ratio = float(np.median(newest[hits]))
+    return [
+        Finding(
+            kind="traffic_doubled",
+            subject="traffic",
+            onset_us=onset * HOUR_US,
+            evidence={"ratio": ratio, "usual_high": high},
+            message=f"{ratio:.1f} times as many requests as usual since {format_moment(onset * HOUR_US)[:16]} (normal "
+            f"is at most {high:.1f} times). Check whether a client asks twice, or whether new users came.",
+        )
+    ]
+
+
+def _expected(counts: _Hours, profile: InputProfile | None) -> Floats | None:
+    """The usual requests of each hour: by the weeks before, or the training rows' week at the level of late."""
+    hours = counts.first + np.arange(counts.rows.size)
+    if counts.rows.size >= 3 * _WEEK_H + _DAY_H:
+        return np.asarray(np.nan_to_num(counts.usual()), np.float64)
+    shape = np.full(_WEEK_H, np.nan) if profile is None else profile.week
+    if np.isnan(shape).any():
+        return None
+    base: Floats = shape[hours % _WEEK_H]
+    days = counts.rows.size // _DAY_H
+    cut = counts.rows.size - days * _DAY_H
+    level = counts.rows[cut:].reshape(days, _DAY_H).sum(axis=1) / np.maximum(
+        base[cut:].reshape(days, _DAY_H).sum(axis=1), 1e-9
+    )
+    scaled: Floats = base * float(np.median(level[:-1] if days > 2 else level))
+    return scaled
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """Some hours with enough requests together."""
+
+    first: int
+    last: int
+    hours: int  # with requests
+    rows: int
+    distinct: int
+    questions: int
+    asked_again: int
+
+    @property
+    def share(self) -> float:
+        """Of requests that repeat one of the same hour by its id."""
+        return 1.0 - self.distinct / self.rows
+
+    @property
+    def again(self) -> float:
+        """Of questions that were asked more than once within an hour."""
+        return self.asked_again / max(self.questions, 1)
+
+
+def _together(hours: Mapping[int, TrafficHour]) -> Iterator[_Asked]:
+    """Hours put together until there are enough requests, newest first."""
+    part: list[TrafficHour] = []
+    last = rows = 0
+    for hour in sorted(hours, reverse=True):
+        last = last if part else hour
+        part.append(hours[hour])
+        rows += part[-1].rows
+        if rows >= _ROWS / 2:
+            counted = all(one.questions for one in part)
+            questions, again = (sum(one.questions for one in part), sum(one.asked_again for one in part))
+            distinct = sum(one.distinct for one in part)
+            asked = (questions, again) if counted else (0, 0)
+            yield _Asked(hour, last, len(part), rows, distinct, *asked)
+            part, rows = [], 0
+
+
+def _repeated(hours: Mapping[int, TrafficHour], faulty: Callable[[], Sequence[RedWindow]]) -> list[Finding]:
+    """The same requests asked more often within an hour than usual, by their ids or by what they ask."""
+    groups = _together(hours)
+    newest = list(islice(groups, 3))
+    if max(sum(one.share >= _MORE for one in newest), sum(one.again >= _MORE for one in newest)) < 2:
+        return []
+    windows = faulty()
+    kept = (
+        one
+        for one in groups
+        if not any(window.covers(hour * HOUR_US) for window in windows for hour in (one.first, one.last))
+    )
+    before = list(islice(kept, 14 * _DAY_H))
+    high = _high([one.share for one in before])
+    hits = [one for one in newest if one.share >= high + _MORE]
+    if len(hits) >= 2 and hits[0] is newest[0]:
+        share, onset_us = hits[0].share, hits[-1].first * HOUR_US
+        evidence = {"share": share, "usual_high": high}
+        said = (
+            f"{percent(share)} of the requests since {format_moment(onset_us)[:16]} repeat one of the same hour; "
+            f"normal is at most {percent(high)}. Check for clients that retry, or a queue read twice."
+        )
+    elif again := _asked_again(newest, [one for one in before if one.questions]):
+        share, high, onset_us = again
+        evidence = {"asked_again": share, "usual_high": high}
+        said = (
+            f"{percent(share)} of what is asked since {format_moment(onset_us)[:16]} is asked more than once within "
+            f"an hour, under different ids; normal is at most {percent(high)}. Check for clients that retry under a "
+            "new id, two senders of the same requests, or a replay."
+        )
+    else:
+        return []
+    return [Finding(kind="duplicates", subject="traffic", onset_us=onset_us, evidence=evidence, message=said)]
+
+
+def _asked_again(newest: Sequence[_Asked], before: Sequence[_Asked]) -> tuple[float, float, int] | None:
+    """The share of questions that are asked again, what is usual, and since when; None where it is as usual.
+
+    Single questions count, not requests: one that everybody asks at once says nothing about the others. Where requests
+    are more than at any time before, each question may be asked again as many times as often.
+    """
+    if not before:
+        return None
+    usual, busiest = _high([one.again for one in before]), _high([one.rows / one.hours for one in before])
+
+    def high_of(one: _Asked) -> float:
+        return usual * max(1.0, one.rows / one.hours / busiest)
+
+    hits = [
+        one
+        for one in newest
+        if one.again >= high_of(one) + _MORE and against_chance(one.asked_again, one.questions, high_of(one)) >= ENOUGH
+    ]
+    if len(hits) < 2 or hits[0] is not newest[0]:
+        return None
+    return hits[0].again, high_of(hits[0]), hits[-1].first * HOUR_US
+
+
+def _high(values: Sequence[float]) -> float:
+    """The high end of some values, one in fourteen left out; 0 of none."""
+    ordered = sorted(values)
+    return ordered[-1 - len(ordered) // 14] if ordered else 0.0

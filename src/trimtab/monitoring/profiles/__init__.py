@@ -1,0 +1,1 @@
+"""Profiles of columns: the reference distributions and counts."""

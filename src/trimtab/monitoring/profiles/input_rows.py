@@ -1,0 +1,200 @@
+"""Rows as the profile looks at them: model inputs and further request columns as one float64 matrix with reasons."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns.data import Columns
+from trimtab.core.expressions.nodes import Expression
+from trimtab.core.records import Prediction
+from trimtab.features.encoding import Encoding
+from trimtab.features.feature_set import FeatureSet
+from trimtab.features.frames import NO_VIEW, FeatureFrame
+from trimtab.monitoring.profiles.profile_records import Floats, Kind, Place
+
+_FOUND = 0  # the code of a value that was there
+_KINDS: dict[str, Kind] = {"float": "number", "int": "number", "bool": "bool", "time": "time", "str": "text"}
+
+
+class ColumnPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """One column of the matrix and where it comes from."""
+
+    name: str
+    place: Place
+    kind: Kind
+    integers: bool
+    of: str | None = None
+    source: str | None = None
+
+
+class Rows(msgspec.Struct, frozen=True, eq=False):
+    """Some rows: values, NaN where there is none, a reason each, and which were not seen in training."""
+
+    values: Floats  # (rows, columns)
+    reasons: NDArray[np.uint8]  # codes of `REASONS`, 255 of what comes from no view
+    strange: NDArray[np.bool_]  # categories that training did not see; their value is NaN as well
+
+
+def planned(features: FeatureSet, encoding: Encoding) -> tuple[ColumnPlan, ...]:
+    """The columns that a version's rows are looked at by: its inputs, then what else the request has.
+
+    The request's key and time say nothing by their distribution, and a column that is an input is not looked at twice.
+    """
+    joins = {join.name: join for join in features.joins}
+    plans = []
+    for name, dtype in encoding.dtypes.items():
+        expression = features.transforms.get(name)
+        join, _, _ = name.partition(".")
+        of = _column_of(expression, features.request.columns)
+        source = joins[join].view.source.name if expression is None else _source_of(expression, features)
+        kind = "category" if name in encoding.vocabularies else _KINDS[dtype]
+        plans.append(ColumnPlan(name=name, place="input", kind=kind, integers=dtype == "int", of=of, source=source))
+    taken = {plan.of for plan in plans} | {features.request.key, features.request.time}
+    for name, dtype in features.request.columns.items():
+        if name not in taken:
+            plans.append(ColumnPlan(name=name, place="request", kind=_KINDS[dtype], integers=dtype == "int", of=name))
+    return tuple(plans)
+
+
+def rows_of_set(plans: Sequence[ColumnPlan], encoding: Encoding, requests: Columns, features: FeatureFrame) -> Rows:
+    """The rows of a training set."""
+    return _in_columns(plans, encoding.matrix(features.values), requests, features)
+
+
+def rows_of_block(
+    plans: Sequence[ColumnPlan], matrix: NDArray[np.float64], requests: Columns, features: FeatureFrame
+) -> Rows:
+    """The rows of answers that are at hand in columns, as `RowReader` reads them from the log.
+
+    Args:
+        plans: The columns.
+        matrix: The inputs that the version was given, shape (rows, inputs).
+        requests: What was asked.
+        features: What the inputs were made of.
+    """
+    rows = _in_columns(plans, matrix, requests, features)
+    for place, plan in enumerate(plans):
+        if plan.kind == "category":
+            there = rows.reasons[:, place] == _FOUND
+            if plan.of is not None:
+                there |= requests[plan.of].present()
+            rows.strange[:, place] = np.isnan(rows.values[:, place]) & there
+    return rows
+
+
+def _in_columns(
+    plans: Sequence[ColumnPlan], matrix: NDArray[np.float64], requests: Columns, features: FeatureFrame
+) -> Rows:
+    """Inputs and further request columns in one matrix, none of them strange."""
+    inputs = [plan.name for plan in plans if plan.place == "input"]
+    values, reasons = [matrix], [features.codes(inputs)]
+    texts = TextNumbers()
+    for plan in plans[len(inputs) :]:
+        column = requests[plan.name]
+        if plan.kind == "text":
+            found = texts.of(column.values.tolist())
+        else:
+            found = np.where(column.present(), column.values.astype(np.float64), np.nan)
+        values.append(found[:, None])
+        reasons.append(np.full((requests.rows, 1), NO_VIEW, np.uint8))
+    together = np.concatenate(values, axis=1)
+    return Rows(together, np.concatenate(reasons, axis=1), np.zeros(together.shape, np.bool_))
+
+
+class RowReader:
+    """Makes rows of logged predictions of one version.
+
+    Args:
+        plans: The columns.
+        request: The request's columns in declared order.
+    """
+
+    def __init__(self, plans: Sequence[ColumnPlan], request: Sequence[str]) -> None:
+        places = {name: place for place, name in enumerate(request)}
+        self._inputs = sum(1 for plan in plans if plan.place == "input")
+        self._width = len(request)
+        self._categories = [
+            (place, places.get(plan.of or "")) for place, plan in enumerate(plans) if plan.kind == "category"
+        ]
+        self._further = [(places[plan.name], plan.kind == "text") for plan in plans[self._inputs :]]
+        self._texts = TextNumbers()
+        self._decode = msgspec.msgpack.Decoder(list[object]).decode
+
+    def fits(self, prediction: Prediction) -> bool:
+        """Whether a prediction has as many inputs as the version."""
+        return len(prediction.values) == 8 * self._inputs and len(prediction.reasons) == self._inputs
+
+    def read(self, predictions: Sequence[Prediction]) -> Rows:
+        """The rows of predictions that fit, in their order."""
+        count = len(predictions)
+        values = np.frombuffer(b"".join([p.values for p in predictions]), "<f8").reshape(count, self._inputs)
+        reasons = np.frombuffer(b"".join([p.reasons for p in predictions]), np.uint8).reshape(count, self._inputs)
+        if self._further:
+            asked = [self._request(p) for p in predictions]
+            more = [self._numbers([row[place] for row in asked], text=text) for place, text in self._further]
+            values = np.concatenate([values, np.stack(more, axis=1)], axis=1)
+            no_view = np.full((count, len(more)), NO_VIEW, np.uint8)
+            reasons = np.concatenate([reasons, no_view], axis=1)
+        strange = np.zeros(values.shape, np.bool_)
+        for place, of in self._categories:
+            missing = np.flatnonzero(np.isnan(values[:, place]))
+            there = reasons[missing, place] == _FOUND
+            if of is not None and missing.size:
+                there |= np.array([self._request(predictions[row])[of] is not None for row in missing.tolist()])
+            strange[missing[there], place] = True
+        return Rows(values, reasons, strange)
+
+    def _request(self, prediction: Prediction) -> list[object]:
+        """The columns of a request; nulls where it had others than the version knows."""
+        row = self._decode(prediction.request)
+        return row if len(row) == self._width else [None] * self._width
+
+    def _numbers(self, values: list[object], *, text: bool) -> Floats:
+        if text:
+            return self._texts.of(values)
+        try:
+            return np.array(values, np.float64)
+        except (TypeError, ValueError):  # of another version's shape
+            return np.array([v if isinstance(v, int | float) else np.nan for v in values], np.float64)
+
+
+class TextNumbers:
+    """Numbers for texts: 52 bits of a hash, the same everywhere, from which no text can be read."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, float] = {}
+
+    def of(self, values: Sequence[object]) -> Floats:
+        """A number each, NaN for null."""
+        known = self._known
+        if len(known) > 100_000:
+            known.clear()
+        for value in set(values):
+            if isinstance(value, str) and value not in known:
+                digest = hashlib.blake2b(value.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+                known[value] = float(int.from_bytes(digest, "little") >> 12)
+        return np.array(
+            [known.get(value, np.nan) if isinstance(value, str) else np.nan for value in values], np.float64
+        )
+
+
+def _column_of(expression: Expression | None, columns: Mapping[str, object]) -> str | None:
+    """The request's column that an expression is, or is the category of."""
+    if expression is not None and expression.op == "category":
+        expression = expression.args[0]
+    if expression is None or expression.op != "col":
+        return None
+    name = str(expression.params[0])
+    return name if name in columns else None
+
+
+def _source_of(expression: Expression, features: FeatureSet) -> str | None:
+    """The one source whose events an expression reads; None where it is none, or several."""
+    joins = {join.name: join.view.source.name for join in features.joins}
+    read = {joins[name.partition(".")[0]] for name in expression.columns() if name.partition(".")[0] in joins}
+    return read.pop() if len(read) == 1 else None

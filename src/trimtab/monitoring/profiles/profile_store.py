@@ -1,0 +1,100 @@
+"""Where the input profiles of versions are: one blob each, named by a small record of the catalogue."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from trimtab.core.clock import Clock
+from trimtab.core.errors import Corrupt, Misuse, NotFound
+from trimtab.features.encoding import Encoding
+from trimtab.features.feature_set import FeatureSet
+from trimtab.monitoring.profiles.profile_records import InputProfile, decode_profile, encode_profile
+from trimtab.monitoring.profiles.profiles import make_profile
+from trimtab.registry.versions import Version
+from trimtab.store.ports import Blob, Catalog, Put
+from trimtab.training.data.sets import TrainingSet, load_training_set
+from trimtab.training.fitting.artifact import decode_artifact
+
+KIND = "input_profile"  # of the records, by the version's address
+
+
+class ProfileRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the profile of a version is, or why there is none."""
+
+    format: Literal[1] = 1
+    blob: str | None
+    why: str | None  # there is none
+    rows: int
+    made_at_us: int
+
+
+def without_profile(catalog: Catalog, version: str) -> str | None:
+    """Why a version (by its address) has no profile; None where it has one, or none was needed yet."""
+    record = catalog.get(KIND, version)
+    return None if record is None else msgspec.json.decode(record.body, type=ProfileRecord).why
+
+
+class Profiles:
+    """The input profiles of versions, made from their stored training sets when they are first needed.
+
+    Args:
+        catalog: Where the records are.
+        blob: Where profiles, artifacts and training sets are.
+        clock: The time at which a profile is made.
+    """
+
+    def __init__(self, catalog: Catalog, blob: Blob, clock: Clock) -> None:
+        self._catalog = catalog
+        self._blob = blob
+        self._clock = clock
+
+    def of(self, version: Version) -> InputProfile | str:
+        """The profile of a version; or one sentence that says why it cannot have one."""
+        record = self._record(version.id)
+        if record is not None and record.why is not None:
+            return record.why
+        if record is not None and record.blob is not None:
+            try:
+                return decode_profile(self._blob.get(record.blob))
+            except (NotFound, Corrupt):  # it is made again of the same rows
+                pass
+        return self._made(version)
+
+    def inputs_of(self, version: Version) -> tuple[FeatureSet, Encoding]:
+        """The feature definitions of a version, and how they became numbers."""
+        artifact = decode_artifact(self._blob.get(version.artifact))
+        return artifact.features(version.features), artifact.encoding
+
+    def make(self, version: Version, training_set: TrainingSet) -> InputProfile:
+        """Make and store the profile of a version whose training set is at hand."""
+        features, encoding = self.inputs_of(version)
+        profile = make_profile(features, encoding, training_set)
+        self.store(version, profile)
+        return profile
+
+    def store(self, version: Version, profile: InputProfile) -> None:
+        """Store a profile that was made already."""
+        self._note(version.id, self._blob.put(encode_profile(profile)), None, profile.rows)
+
+    def _made(self, version: Version) -> InputProfile | str:
+        if version.imported is not None:
+            return self._without(version, "it was imported: the rows that it was fitted on were never here")
+        try:
+            key = self.inputs_of(version)[0].request.key
+            return self.make(version, load_training_set(version.training_set, self._blob, key=key))
+        except (NotFound, Corrupt, Misuse) as error:
+            return self._without(version, f"its training set or its features cannot be read: {error}")
+
+    def _without(self, version: Version, why: str) -> str:
+        self._note(version.id, None, why, 0)
+        return why
+
+    def _note(self, version: str, blob: str | None, why: str | None, rows: int) -> None:
+        record = ProfileRecord(blob=blob, why=why, rows=rows, made_at_us=self._clock.now_us())
+        self._catalog.write([Put(KIND, version, msgspec.json.encode(record))])
+
+    def _record(self, version: str) -> ProfileRecord | None:
+        found = self._catalog.get(KIND, version)
+        return None if found is None else msgspec.json.decode(found.body, type=ProfileRecord)

@@ -1,0 +1,284 @@
+"""Makes the input profile of a version from its training set: bins, nulls by reason, the spread of whole windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.features.encoding import Encoding
+from trimtab.features.feature_set import FeatureSet
+from trimtab.monitoring.profiles.input_rows import ColumnPlan, Rows, planned, rows_of_set
+from trimtab.monitoring.profiles.profile_records import (
+    BINS,
+    NULL_CODES,
+    REFERENCE_H,
+    VALUE_BYTES,
+    WINDOWS_H,
+    ColumnProfile,
+    Floats,
+    InputProfile,
+    Kind,
+    LabelDays,
+    Pair,
+    Spread,
+    Statistic,
+    null_code,
+)
+from trimtab.monitoring.profiles.proportion import limits
+from trimtab.training.data.sets import TrainingSet
+
+ROWS_AT_MOST = 2_000_000  # the newest ones
+LEAST_ROWS = 20  # of a reference window whose share means something
+_LEFT_OUT = 14  # one of so many windows is left out of the high end
+_CODES_AT_MOST = 64  # distinct integers
+_PAIRS_AT_MOST = 64
+_TOGETHER, _TOGETHER_ROWS = 0.9, 30  # rows where both are null of those where one is, for a pair
+
+
+def make_profile(features: FeatureSet, encoding: Encoding, training_set: TrainingSet) -> InputProfile:
+    """The profile of the rows that a version was made of.
+
+    Args:
+        features: The version's feature definitions.
+        encoding: The version's, with its vocabularies.
+        training_set: Its rows; of more than two million the newest are taken.
+    """
+    order = np.argsort(training_set.at_us, kind="stable")[-ROWS_AT_MOST:]
+    at_us = training_set.at_us[order]
+    plans = planned(features, encoding)
+    rows = rows_of_set(plans, encoding, training_set.requests.take(order), training_set.features.take(order))
+    hours = _ReferenceHours(at_us)
+    columns = tuple(_column(plan, place, rows, hours) for place, plan in enumerate(plans))
+    return InputProfile(
+        rows=len(at_us),
+        from_us=int(at_us[0]),
+        until_us=int(at_us[-1]),
+        columns=columns,
+        pairs=_pairs(rows),
+        request=tuple(features.request.columns),
+        first_hour=hours.first,
+        hour_rows=hours.sums(np.ones(len(at_us))).astype("<u4").tobytes(),
+        labels=_label_days(training_set),
+    )
+
+
+def _label_days(training_set: TrainingSet) -> LabelDays:
+    final = training_set.at_us <= training_set.manifest.cut_us - training_set.manifest.wait_us
+    day, target = training_set.at_us[final] // DAY_US, training_set.target[final]
+    first = int(day.min()) if day.size else 0
+    days = int(day.max(initial=first - 1)) - first + 1
+    there = ~np.isnan(target)
+    labelled = np.bincount(day[there] - first, minlength=days)
+    return LabelDays(
+        first_day=first,
+        rows=np.bincount(day - first, minlength=days).astype("<u4").tobytes(),
+        labelled=labelled.astype("<u4").tobytes(),
+        sums=np.bincount(day[there] - first, target[there], days).astype("<f8").tobytes(),
+    )
+
+
+class _ReferenceHours:
+    """The whole hours before the end of a training set, and windows of them."""
+
+    def __init__(self, at_us: NDArray[np.int64]) -> None:
+        hour = at_us // HOUR_US
+        end = int(hour[-1]) + (1 if hour[0] == hour[-1] else 0)  # the last hour is not over, unless there is no other
+        self.first = max(int(hour[0]), end - REFERENCE_H)
+        self.count = end - self.first
+        self.rows = np.flatnonzero((hour >= self.first) & (hour < end))
+        self.hour = (hour[self.rows] - self.first).astype(np.int64)
+        self._starts = np.searchsorted(self.hour, np.arange(self.count))
+        self.per_hour = np.bincount(self.hour, minlength=self.count).astype(np.float64)
+
+    def sums(self, values: Floats) -> Floats:
+        """Sums by hour of a value a row of the whole set."""
+        return np.bincount(self.hour, values[self.rows], self.count).astype(np.float64)
+
+    def windows(self, sums: Floats, length: int) -> Floats:
+        """Sums over the windows that end with each hour; too short ones at the beginning are NaN."""
+        total = np.concatenate([np.zeros((1, *sums.shape[1:])), np.cumsum(sums, axis=0)])
+        found = np.full(sums.shape, np.nan)
+        if length <= self.count:
+            found[length - 1 :] = total[length:] - total[:-length]
+        return found
+
+    def extremes(self, values: Floats) -> tuple[Floats, Floats]:
+        """The least and the greatest value of each hour, infinities where there is none."""
+        low, high = np.full(self.count, np.inf), np.full(self.count, -np.inf)
+        mine = values[self.rows]
+        np.minimum.at(low, self.hour, np.where(np.isnan(mine), np.inf, mine))
+        np.maximum.at(high, self.hour, np.where(np.isnan(mine), -np.inf, mine))
+        return low, high
+
+    def spread(self, of_length: Callable[[int], Floats], otherwise: float) -> Spread:
+        """The spread of a statistic that is given for the windows of a length, NaN where there is none."""
+        middle = np.full((len(WINDOWS_H), 24), otherwise, np.float32)
+        high = middle.copy()
+        for place, length in enumerate(WINDOWS_H):
+            found = of_length(length)
+            phase = (self.first + np.arange(self.count)) % 24
+            pooled = _trimmed(found)
+            for hour in range(24):
+                here = _trimmed(found[phase == hour]) or pooled
+                if here is not None:
+                    middle[place, hour], high[place, hour] = here
+        return Spread(middle.astype("<f4").tobytes(), high.astype("<f4").tobytes())
+
+
+def _trimmed(values: Floats) -> tuple[float, float] | None:
+    """Median and high end; None of fewer than three windows."""
+    there = np.sort(values[~np.isnan(values)])
+    if there.size < 3:
+        return None
+    middle = (there[(there.size - 1) // 2] + there[there.size // 2]) / 2.0
+    return float(middle), float(there[-1 - there.size // _LEFT_OUT])
+
+
+def _column(plan: ColumnPlan, place: int, rows: Rows, hours: _ReferenceHours) -> ColumnProfile:
+    values = rows.values[:, place].copy()
+    if plan.kind == "time":
+        values = np.where(np.isnan(values), np.nan, 0.0)  # moments go on for ever: only whether there is one counts
+    null = np.isnan(values)
+    there = values[~null]
+    distinct, often = np.unique(there, return_counts=True)
+    kind = _kind(plan, distinct)
+    known, covered = _known(kind, distinct, often)
+    quantiles = _quantiles(there) if kind not in ("text", "time") and there.size else np.zeros(0)
+    numbers = kind == "number" and there.size > 0
+    least, most = _limits(values, quantiles, hours) if numbers else (None, None)
+    counted = np.bincount(null_code(rows.reasons[null, place]), minlength=NULL_CODES)
+    profile = ColumnProfile(
+        name=plan.name,
+        place=plan.place,
+        kind=kind,
+        of=plan.of,
+        source=plan.source,
+        rows=len(values),
+        nulls=tuple(counted.tolist()),
+        distinct=int(distinct.size),
+        top_share=float(often.max() / there.size) if there.size else 0.0,
+        lowest=float(distinct[0]) if there.size and kind != "text" else None,
+        highest=float(distinct[-1]) if there.size and kind != "text" else None,
+        least=least,
+        most=most,
+        quantiles=quantiles.astype("<f8").tobytes(),
+        counts=b"",
+        known=known.astype("<f8").tobytes(),
+        covered=covered,
+        constant_h=_longest_run(values, hours),
+        spreads={},
+    )
+    edges = profile.edges
+    bins = np.searchsorted(edges, values)
+    counts = np.bincount(bins[~null], minlength=edges.size + 1)
+    spreads = _spreads(kind, values, bins, counts, hours)
+    return msgspec.structs.replace(profile, counts=counts.astype("<i8").tobytes(), spreads=spreads)
+
+
+def _kind(plan: ColumnPlan, distinct: Floats) -> Kind:
+    """Integers are codes where few of the numbers between the smallest and the largest one occur."""
+    few = plan.kind == "number" and plan.integers and 1 < distinct.size <= _CODES_AT_MOST
+    return "code" if few and distinct[-1] - distinct[0] + 1 > 2 * distinct.size else plan.kind
+
+
+def _known(kind: Kind, distinct: Floats, often: NDArray[np.int64]) -> tuple[Floats, float]:
+    """The values that a new one is held against, the commonest where not all have room; and their share of the rows."""
+    if kind not in ("code", "text") or not distinct.size:
+        return np.zeros(0), 1.0
+    kept = np.argsort(-often, kind="stable")[: VALUE_BYTES // 8]
+    return np.sort(distinct[kept]), float(often[kept].sum() / often.sum())
+
+
+def _quantiles(there: Floats) -> Floats:
+    return np.quantile(there, np.arange(BINS + 1) / BINS, method="inverted_cdf")
+
+
+def _longest_run(values: Floats, hours: _ReferenceHours) -> int:
+    """Hours of the longest run with one value; hours without any are passed over."""
+    low, high = hours.extremes(values)
+    longest, since, value = 0, -1, np.nan
+    for hour in np.flatnonzero(low <= high).tolist():
+        if low[hour] != high[hour]:
+            since = -1
+            continue
+        if since < 0 or low[hour] != value:
+            since, value = hour, low[hour]
+        longest = max(longest, hour - since + 1)
+    return longest
+
+
+def _limits(values: Floats, quantiles: Floats, hours: _ReferenceHours) -> tuple[float, float]:
+    """Beyond which values a number is out of all proportion to what was seen, faulty days left out."""
+    low, high = (np.asarray(one) for one in hours.extremes(values))
+    days = hours.count // 24
+    if days >= 3:
+        cut = hours.count - days * 24
+        low, high = low[cut:].reshape(days, 24).min(axis=1), high[cut:].reshape(days, 24).max(axis=1)
+    low, high = low[np.isfinite(low)], high[np.isfinite(high)]
+    if not low.size:
+        low, high = quantiles[:1], quantiles[-1:]
+    least, lower, middle, upper = (float(quantiles[place]) for place in (0, 2, BINS // 2, BINS - 2))
+    return limits(low, high, (least, lower, middle, upper))
+
+
+def _spreads(
+    kind: Kind, values: Floats, bins: NDArray[np.int64], counts: NDArray[np.int64], hours: _ReferenceHours
+) -> dict[Statistic, Spread]:
+    """What is usual of the shares of nulls and of new values in a window, and of its shape."""
+    null = np.isnan(values)
+
+    def share_of(mask: NDArray[np.bool_], among: NDArray[np.bool_] | None = None) -> Callable[[int], Floats]:
+        marked = hours.sums(mask.astype(np.float64))
+        all_rows = hours.per_hour if among is None else hours.sums(among.astype(np.float64))
+
+        def of_length(length: int) -> Floats:
+            total = hours.windows(all_rows, length)
+            return np.where(total >= LEAST_ROWS, hours.windows(marked, length) / np.maximum(total, 1.0), np.nan)
+
+        return of_length
+
+    spreads: dict[Statistic, Spread] = {"null": hours.spread(share_of(null), float(null.mean()))}
+    if kind in ("code", "category", "text"):
+        half = len(values) // 2  # in time: what is new in the newer half is what new values are usual
+        known = np.unique(values[:half][~null[:half]])
+        newer = np.arange(len(values)) >= half
+        new = newer & ~null & ~np.isin(values, known)
+        spreads["strange"] = hours.spread(share_of(new, newer), float(new.sum() / max(newer.sum(), 1)))
+    if kind not in ("text", "time") and counts.sum():
+        spreads["distance"] = hours.spread(_distances(bins, null, counts, hours), 0.0)
+    return spreads
+
+
+def _distances(
+    bins: NDArray[np.int64], null: NDArray[np.bool_], counts: NDArray[np.int64], hours: _ReferenceHours
+) -> Callable[[int], Floats]:
+    """The largest difference of the distribution functions of a window and of all rows."""
+    there = hours.rows[~null[hours.rows]]
+    hour = hours.hour[~null[hours.rows]]
+    width = counts.size
+    table = np.bincount(hour * width + bins[there], minlength=hours.count * width).reshape(hours.count, width)
+    usual = np.cumsum(counts / counts.sum())
+
+    def of_length(length: int) -> Floats:
+        sums = hours.windows(table.astype(np.float64), length)
+        total = sums.sum(axis=1)
+        found = np.abs(np.cumsum(sums, axis=1) / np.maximum(total, 1.0)[:, None] - usual).max(axis=1)
+        return np.where(total >= LEAST_ROWS, found, np.nan)
+
+    return of_length
+
+
+def _pairs(rows: Rows) -> tuple[Pair, ...]:
+    """The columns that go missing together, those with most nulls first."""
+    null = np.isnan(rows.values).astype(np.float32)
+    both = np.rint(null.T @ null).astype(np.int64)  # exact: there are fewer rows than float32 can count
+    alone = np.diag(both)
+    either = alone[:, None] + alone[None, :] - both
+    first, second = np.nonzero(np.triu((either >= _TOGETHER_ROWS) & (both >= _TOGETHER * either), 1))
+    order = np.argsort(-either[first, second], kind="stable")[:_PAIRS_AT_MOST]
+    chosen: Sequence[tuple[int, int]] = list(zip(first[order].tolist(), second[order].tolist(), strict=True))
+    return tuple(Pair(a, b, int(either[a, b]), int(both[a, b])) for a, b in chosen)

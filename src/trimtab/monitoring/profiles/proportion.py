@@ -1,0 +1,59 @@
+"""Which numbers are out of all proportion to those before: limits beyond the usual extremes of days."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from trimtab.monitoring.profiles.profile_records import Floats
+
+_BEYOND = 3.0  # ranges beyond the usual extremes of a day from which on a value is out of all proportion
+_BEYOND_LOG = 1.0  # of columns with a long tail, on the scale of orders of magnitude
+_BEYOND_ZERO = 10.0  # usual extremes, of a column that is mostly 0, as rain is
+_SKEWED = 3.0  # the upper half is so many times as wide as the lower one
+_ALONE = 4.0  # ranges of the other days beyond which a day's extreme may be faulty
+_ALONE_DAYS = 14  # one day in so many may be
+
+
+def limits(low: Floats, high: Floats, quantiles: tuple[float, float, float, float]) -> tuple[float, float]:
+    """The limits of a column of numbers; a day in fourteen whose extreme stands alone does not count: it may be faulty.
+
+    Infinite where the usual days have no range to compare with.
+
+    Args:
+        low: The least value of each day.
+        high: The greatest value of each day.
+        quantiles: Of all values: the least one, the 3 %, 50 % and 97 % quantile.
+
+    >>> low = np.array([0.0, 1.0, 0.0, 0.5, 0.0, 0.0, 1.0, 0.0])
+    >>> high = np.array([10.0, 12.0, 1000.0, 9.0, 11.0, 10.0, 12.0, 11.0])
+    >>> limits(low, high, (0.0, 1.0, 5.0, 9.0))
+    (-36.0, 48.0)
+    >>> rain = np.array([0.0, 0.0, 3.0, 0.0, 0.5, 0.0, 1.0, 0.0])
+    >>> limits(np.zeros(8), rain, (0.0, 0.0, 0.0, 1.0))
+    (-9.0, 30.0)
+    """
+    least, lower, middle, upper = quantiles
+    if least >= 0.0 and middle == 0.0:
+        usual = _usual(high, 0.0)
+        return (-_BEYOND * usual, _BEYOND_ZERO * usual) if usual else (-np.inf, np.inf)
+    if least >= 0.0 and upper - middle > _SKEWED * (middle - lower):
+        most = _beyond(np.log1p(high / middle), float(np.log(2.0)), _BEYOND_LOG)
+        return -_BEYOND * middle, middle * float(np.expm1(most))
+    return -_beyond(-low, -middle, _BEYOND, high), _beyond(high, middle, _BEYOND, -low)
+
+
+def _beyond(extremes: Floats, middle: float, ranges: float, other: Floats | None = None) -> float:
+    """The usual extreme of a day, and some ranges more."""
+    usual = _usual(extremes, middle)
+    width = usual + _usual(other, -middle) if other is not None else usual - middle
+    return usual + ranges * max(width, abs(usual) * 1e-6) if width else np.inf
+
+
+def _usual(extremes: Floats, middle: float) -> float:
+    ordered = np.sort(extremes)
+    others = ordered[: ordered.size - max(1, ordered.size // _ALONE_DAYS)]
+    if not others.size:
+        return float(ordered[-1])
+    usual = float(others[-1])
+    within = ordered[ordered <= usual + _ALONE * (usual - middle)]
+    return float(within[-1]) if within.size else usual

@@ -1,0 +1,1 @@
+"""Quality of answers: daily losses, alarms, slices and arms."""

@@ -1,0 +1,367 @@
+"""Quality with labels: alarms on the daily excess loss, the daily calibration gap and slices, per deployed version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from trimtab.core.records import LOSS_CAP, DayQuality, Signal
+from trimtab.core.time import DAY_US
+from trimtab.feedback.blocks import DayBlocks
+from trimtab.monitoring.quality.arm_watches import ArmWatches, arm_of
+from trimtab.monitoring.quality.quality_signals import KINDS, LEVEL, SILENT_DAYS, UNLISTED_SHARE, signals_of
+from trimtab.monitoring.quality.watches import (
+    CALIBRATION,
+    LOSS,
+    SLICE,
+    Figure,
+    Watch,
+    advanced,
+    advanced_slice,
+    fresh,
+    in_units_of,
+    learnt_figures,
+    learnt_slices,
+    met,
+    shortfalls,
+)
+from trimtab.monitoring.signals import Settled, listed_signals, settle, stored
+from trimtab.store.ports import Append, Catalog, Put, Remove
+
+KIND = "quality_watch"
+Change = Put | Remove | Append
+
+
+class QualityMonitor:
+    """Turns closed days of one model into signals; its whole state is one record of the catalogue.
+
+    Where the scores are probabilities the loss watch bets on the *excess loss*: the loss minus the loss that the scores
+    themselves expect. A season that the model knows, or requests that are harder to answer, move both alike.  # D0176
+
+    Of several classes the calibration gap is that of the likeliest one: how often it is the label, against its mean
+    chance. It lies in [-1, 1] a row like that of two classes, so that the stated run length holds as well.  # D0077
+
+    All together keep the stated run length: the two figures and the slices are each given as many times as much as
+    there are of them (a union bound), and slices share theirs. A ranking has scores that are no chances, so the loss of
+    its lists is watched alone.  # D87
+
+    A watch is stored by version too: after a roll back the level that the version had is watched again. And the level
+    of the last healthy version stays as a second anchor until seven days in a row have met it. Canaries and shadows are
+    watched beside it, against the level of the version in service.  # D0187
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        model: str,
+        *,
+        run_length_days: float,
+        calibrated: bool = True,
+        owner: str | None = None,
+        metric: str = "",
+    ) -> None:
+        self._metric = metric
+        self._catalog = catalog
+        self._model = model
+        self._run_length = run_length_days
+        self._owner = owner
+        self.kinds: tuple[str, ...] = (LOSS, CALIBRATION) if calibrated else (LOSS,)  # what there is to watch
+        self._arms = ArmWatches(catalog, model, self._stored)
+        self.reload()
+
+    @property
+    def watch(self) -> Watch | None:
+        """The watch that stands now; None before the first version was anchored."""
+        return self._watch
+
+    def reload(self) -> None:
+        """Read the watch again: another process may have moved it."""
+        record = self._catalog.get(KIND, self._model)
+        self._revision = 0 if record is None else record.revision
+        self._watch = None if record is None else msgspec.json.decode(record.body, type=Watch)
+        self._arms.reload()
+
+    def loss_cap(self, version: str) -> float:
+        """The most that one row of a version can cost a day: fixed when its watch was anchored; of one that never was,
+        as of the version in service."""
+        watch = self._watch
+        if watch is not None and watch.version == version:
+            return watch.loss_cap
+        known = self._arms.of(version) or self._stored(version) or watch
+        return LOSS_CAP if known is None else known.loss_cap
+
+    def anchor(
+        self,
+        version: str,
+        reference: Sequence[DayQuality],
+        *,
+        at_us: int,
+        loss_cap: float = LOSS_CAP,
+        slices: Mapping[str, Sequence[DayQuality]] | None = None,
+        allowance: Mapping[str, float] | None = None,
+        name: str = "",
+    ) -> tuple[Watch, list[Change]]:
+        """A watch over `version` from out-of-sample days of its recipe, never its own live days.
+
+        Nothing is stored: write the changes together with what else says that the version is in service, then `reload`.
+
+        Args:
+            version: What will be watched.
+            reference: Days of its recipe that it was not fitted on, oldest first.
+            at_us: The moment that it was made for service; days that were over by then are not its own.
+            loss_cap: What the losses of `reference` were capped at; those of live days will be too.
+            slices: The same days of each slice.
+            allowance: By kind how far a refit's days may be from those of its candidate, in units of the value.
+            name: The version's name, for people.
+        """
+        allowed = allowance or {}
+        shared = len(self.kinds) + bool(slices)
+        run_length = shared * self._run_length
+        figures, unwatched = learnt_figures(self.kinds, reference, run_length, allowed)
+        each = run_length * len(self.kinds) * len(slices or {})
+        of_slices = {kind: learnt_slices(kind, slices or {}, each, allowed) for kind in self.kinds}
+        before = self._comparable()
+        healthy, healthy_cap = _healthy(before), _healthy_cap(before)
+        alike = [in_units_of(day, loss_cap, healthy_cap or loss_cap) for day in reference]
+        watch = Watch(
+            model=self._model,
+            version=version,
+            anchored_at_us=at_us,
+            figures=figures,
+            unwatched=unwatched,
+            loss_cap=loss_cap,
+            metric=self._metric,
+            slices=of_slices[LOSS],
+            slice_gaps=of_slices.get(CALIBRATION, {}),
+            healthy=healthy,
+            healthy_version=None if before is None or not healthy else before.healthy_version or before.version,
+            healthy_cap=healthy_cap,
+            short_of=shortfalls(healthy, alike),
+        )
+        return watch, [*self._puts(watch), *self._handed_over(watch, at_us, f"repaired by {name or version[:12]}")]
+
+    def follow(self, version: str | None, *, now_us: int, name: str = "") -> bool:
+        """See to it that what is in service is watched after an alias was moved by hand; whether the watch moved.
+
+        A version that was watched before has the level that it had then. Of any other no reference is known, and it is
+        held against the level of the last healthy version alone.
+        """
+        before = self._watch
+        if version is None or before is None or before.version == version:
+            return False
+        known, healthy = self._stored(version), _healthy(before)
+        why = "the version was put in service by hand, and no days of its own recipe were kept"
+        watch = Watch(
+            model=self._model,
+            version=version,
+            anchored_at_us=now_us,
+            figures={} if known is None else fresh(known.figures),
+            unwatched=dict.fromkeys(self.kinds, why) if known is None else known.unwatched,
+            loss_cap=before.loss_cap if known is None else known.loss_cap,
+            metric=before.metric if known is None else known.metric,
+            slices={} if known is None else fresh(known.slices),
+            slice_gaps={} if known is None else fresh(known.slice_gaps),
+            healthy=healthy,
+            healthy_version=before.healthy_version or before.version,
+            healthy_cap=_healthy_cap(before),
+        )
+        self._catalog.write([*self._puts(watch), *self._handed_over(watch, now_us, f"{name or version[:12]} answers")])
+        self.reload()
+        return True
+
+    def follow_arms(self, arms: Mapping[str, str], *, now_us: int) -> None:
+        """End the watches and the signals of arms that point to other versions by now, or answer no more.
+
+        Args:
+            arms: The version of each arm.
+            now_us: The time of the look.
+        """
+        over = self._arms.over(arms, now_us)
+        if not over:
+            return
+        changes: list[Change] = [self._arms.remove(watch) for watch in over]
+        listed = listed_signals(self._catalog, self._model)
+        for watch in over:
+            because = dict.fromkeys(KINDS, f"{watch.version[:12]} does not answer as {watch.arm} any more")
+            settled = settle(_about(listed, watch.arm), KINDS, (), now_us=now_us, because=because)
+            changes += stored(settled, now_us)
+        self._catalog.write(changes)
+        self._arms.reload()
+
+    def accept(self, *, now_us: int) -> tuple[Watch, list[Change]] | None:
+        """The watch without its second anchor: a person accepts the level of what serves; None where there is none.
+
+        Nothing is stored, as by `anchor`.
+        """
+        before = self._watch
+        if before is None or not before.healthy:
+            return None
+        watch = msgspec.structs.replace(before, healthy={}, healthy_version=None, healthy_cap=None, short_of={})
+        put = Put(KIND, self._model, msgspec.json.encode(watch), expected=self._revision)
+        listed = listed_signals(self._catalog, self._model)
+        settled = settle(_about(listed), (LEVEL,), (), now_us=now_us, because={LEVEL: "accepted by a person"})
+        return watch, [put, *stored(settled, now_us)]
+
+    def observe(
+        self,
+        days: Sequence[DayQuality],
+        *,
+        now_us: int,
+        also: Sequence[Change] = (),
+        slices: Mapping[tuple[int, str], DayBlocks] | None = None,
+        arms: Sequence[tuple[str, DayQuality]] = (),
+    ) -> list[Signal]:
+        """Take in closed days, oldest first; what rang because of them.
+
+        The watch, the signals and the changes in `also` are stored in one write, so a crash keeps all or none. Days of
+        other versions than the watched one, days that were over when the watch was anchored, and days that are not
+        newer than the last, change nothing. Days without predictions in between pass without evidence.
+
+        Args:
+            days: Of all versions.
+            now_us: The time of the look.
+            also: What is stored with it.
+            slices: By day and version the blocks that the slices are in.
+            arms: Days of versions that answer beside the one in service, oldest first, each with the name of its arm.
+
+        Raises:
+            Conflict: Another process moved the watch meanwhile. Nothing was stored; `reload` before the next try.
+        """
+        before = after = self._watch
+        listed = listed_signals(self._catalog, self._model)
+        changes: list[Change] = []
+        begun: list[Signal] = []
+        for day in days:
+            if after is None or day.version != after.version or day.day_us + DAY_US <= after.anchored_at_us:
+                continue
+            if after.last_day_us is not None and day.day_us <= after.last_day_us:
+                continue
+            after = _after(after, day, (slices or {}).get((day.day_us, day.version)))
+            settled = self._settled(listed, after, day, now_us)
+            listed, begun = _with(listed, settled), begun + settled.begun
+            changes += stored(settled, now_us)
+        for arm, day in arms:
+            if after is None or day.version == after.version:
+                continue
+            watch = self._arms.before((arm, day.version), day, after)
+            if watch.last_day_us is not None and day.day_us <= watch.last_day_us:
+                continue
+            watch = self._arms.watches[arm, day.version] = _after(watch, day, None)
+            settled = self._settled(listed, watch, day, now_us)
+            listed, begun = _with(listed, settled), begun + settled.begun
+            changes += [*stored(settled, now_us), self._arms.put(watch)]
+        if after is not None and after is not before:
+            put = Put(KIND, self._model, msgspec.json.encode(after), expected=self._revision)
+            self._catalog.write([put, *changes, *also])
+            self._watch, self._revision = after, self._revision + 1
+        elif changes or also:
+            self._catalog.write([*changes, *also])
+        return begun
+
+    def _settled(self, listed: Sequence[Signal], watch: Watch, day: DayQuality, now_us: int) -> Settled:
+        found = signals_of(watch, day, now_us)
+        return settle(_about(listed, watch.arm), KINDS, found, now_us=now_us, owner=self._owner)
+
+    def _comparable(self) -> Watch | None:
+        """The watch whose level the next version is held against; None where losses were of another metric."""
+        before = self._watch
+        return None if before is None or (before.metric and before.metric != self._metric) else before
+
+    def _puts(self, watch: Watch) -> list[Change]:
+        body = msgspec.json.encode(watch)
+        return [
+            Put(KIND, self._model, body, expected=self._revision),
+            Put(KIND, f"{self._model}/{watch.version}", body),
+        ]
+
+    def _stored(self, version: str) -> Watch | None:
+        """The watch that a version had when it was promoted."""
+        record = self._catalog.get(KIND, f"{self._model}/{version}")
+        return None if record is None else msgspec.json.decode(record.body, type=Watch)
+
+    def _handed_over(self, watch: Watch, now_us: int, because: str) -> list[Change]:
+        """End the signals of the version before, and begin those of the level that the new one does not meet."""
+        listed = listed_signals(self._catalog, self._model)
+        found = signals_of(watch, None, now_us)
+        why = dict.fromkeys(KINDS, because)
+        settled = settle(_about(listed), KINDS, found, now_us=now_us, because=why, owner=self._owner)
+        return stored(settled, now_us)
+
+
+def _about(listed: Sequence[Signal], arm: str = "") -> list[Signal]:
+    """The signals of quality of one arm, and all of other kinds."""
+    return [one for one in listed if one.kind not in KINDS or arm_of(one) == arm]
+
+
+def _with(listed: Sequence[Signal], settled: Settled) -> list[Signal]:
+    """All signals after some of them were settled."""
+    now = {one.id: one for one in [*listed, *settled.listed]}
+    gone = {one.id for one in settled.gone}
+    return [one for one in now.values() if one.id not in gone]
+
+
+def _healthy(before: Watch | None) -> dict[str, Figure]:
+    """The second anchor of what follows a watch: one that still stands, else the level of its own version."""
+    if before is None:
+        return {}
+    return fresh(before.healthy or before.figures)
+
+
+def _healthy_cap(before: Watch | None) -> float | None:
+    """What the losses of the second anchor's level were capped at."""
+    if before is None:
+        return None
+    return before.healthy_cap or before.loss_cap if before.healthy else before.loss_cap
+
+
+def _after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
+    """The watch after one more closed day of its version."""
+    skipped = 0 if watch.last_day_us is None else (day.day_us - watch.last_day_us) // DAY_US - 1
+    alike = in_units_of(day, watch.loss_cap, watch.healthy_cap or watch.loss_cap)
+    healthy = {kind: advanced(figure, kind, alike, skipped) for kind, figure in watch.healthy.items()}
+    stand = {kind: figure for kind, figure in healthy.items() if figure.alarming or not met(figure)}
+    told = _unlisted_severity(watch, day)
+    since_us = watch.unlisted_day.day_us if watch.unlisted_day is not None else None
+    over = since_us is not None and told == "no" and day.day_us - since_us >= 7 * DAY_US
+    return msgspec.structs.replace(
+        watch,
+        figures={kind: advanced(figure, kind, day, skipped) for kind, figure in watch.figures.items()},
+        slices=watch.slices if blocks is None else _slices_after(watch.slices, LOSS, blocks, skipped),
+        slice_gaps=watch.slice_gaps
+        if blocks is None
+        else _slices_after(watch.slice_gaps, CALIBRATION, blocks, skipped),
+        healthy=stand,
+        healthy_version=watch.healthy_version if stand else None,
+        short_of={kind: by for kind, by in watch.short_of.items() if kind in stand},
+        first_day_us=day.day_us if watch.first_day_us is None else watch.first_day_us,
+        last_day_us=day.day_us,
+        silent_days=watch.silent_days + 1 if day.predictions and not day.labelled + day.unlisted else 0,
+        unlisted=watch.unlisted + day.unlisted,
+        unlisted_told="no" if over else told if told != "no" else watch.unlisted_told,
+        unlisted_day=None if over else day if told != "no" else watch.unlisted_day,
+    )
+
+
+def _slices_after(figures: dict[str, Figure], kind: str, blocks: DayBlocks | None, skipped: int) -> dict[str, Figure]:
+    """The slices' figures after a day: one without predictions of a slice is a day without evidence."""
+    if blocks is None:
+        return figures
+    nothing = msgspec.structs.replace(blocks.quality(), predictions=0, labelled=0)
+    return {
+        name: advanced_slice(figure, kind, blocks.slice_quality(name) if name in blocks.slices else nothing, skipped)
+        for name, figure in figures.items()
+    }
+
+
+def _unlisted_severity(watch: Watch, day: DayQuality) -> Literal["no", "info", "red"]:
+    """What is to be said of a day's labels of no declared class: each severity once while they come.  # D90"""
+    if not day.unlisted or watch.unlisted_told == "red":
+        return "no"
+    if day.unlisted >= UNLISTED_SHARE * (day.labelled + day.unlisted):
+        return "red"
+    return "info" if watch.unlisted_told == "no" else "no"
+
+
+__all__ = ["CALIBRATION", "KIND", "LEVEL", "LOSS", "SILENT_DAYS", "SLICE", "Figure", "QualityMonitor", "Watch"]

@@ -1,0 +1,224 @@
+"""The signals that a watch gives: what is wrong as of its newest closed day."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import msgspec
+
+from trimtab.core.records import DayQuality, Signal
+from trimtab.core.time import DAY_US, format_moment
+from trimtab.monitoring.quality.watches import CALIBRATION, LOSS, SLICE, Figure, Watch
+from trimtab.serving.arms.arms import SHADOW
+from trimtab.stats.inference.edetector import Level, alarm_level, alarm_onset
+
+LEVEL, WORSE, NO_LABELS, UNLISTED = "quality_level", "quality_worse", "no_labels", "unlisted_labels"
+KINDS = (LOSS, CALIBRATION, SLICE, LEVEL, WORSE, NO_LABELS, UNLISTED)
+SILENT_DAYS = 2  # closed days in a row with predictions but not one label: the labels stopped
+UNLISTED_SHARE = 0.01  # of a day's labels, from which on labels of no declared class are red
+_MOST_SLICES = 3  # signals of slices at once, the worst ones
+_WHAT = {
+    (LOSS, True): "daily loss in excess of what the scores expect",
+    (LOSS, False): "daily loss",
+    (CALIBRATION, False): "gap between predicted and true mean",
+}
+
+
+def signals_of(watch: Watch, day: DayQuality | None, now_us: int) -> list[Signal]:
+    """All that is wrong with a version now.
+
+    Args:
+        watch: The watch over it, after `day`.
+        day: The newest closed day; None: the version has just been put in service.
+        now_us: When it was looked.
+    """
+    at_us = now_us if day is None else day.day_us
+    found = _levels(watch, at_us, now_us)
+    for kind, figure in watch.figures.items():
+        for number, one in enumerate(figure.rises):
+            found.append(_quality(watch, kind, one, at_us, now_us, number))
+    found += _slices(watch, at_us, now_us)
+    if watch.arm:
+        return [_of_arm(one, watch.arm) for one in found]
+    if day is not None and watch.silent_days >= SILENT_DAYS:
+        found.append(_silence(watch, day, now_us))
+    if watch.unlisted_day is not None and watch.unlisted_told != "no":
+        found.append(_unlisted(watch, watch.unlisted_day, watch.unlisted_told, now_us))
+    return found
+
+
+def _quality(watch: Watch, kind: str, figure: Figure, at_us: int, now_us: int, number: int) -> Signal:
+    onset_us = _onset_us(watch, figure)
+    what = _WHAT[kind, figure.excess]
+    since = f"since about {format_moment(onset_us)[:10]}"
+    message = f"The {what} left the level of its reference, {since}."
+    if number:
+        message = f"The {what} rose further while the alarm stood, {since}."
+    return _signal(
+        watch,
+        WORSE if number else kind,
+        at_us,
+        now_us,
+        onset_us=onset_us,
+        evidence=_evidence(watch, kind, figure),
+        message=message,
+        subject=f"{kind}, rise {number}" if number else "",
+    )
+
+
+def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
+    """Where what serves is worse than the last healthy version: by its reference, or by its own days."""
+    found: list[Signal] = []
+    other = (watch.healthy_version or "")[:12]
+    whose = "the version in service" if watch.arm else "the last healthy version"
+    for kind, figure in watch.healthy.items():
+        if not figure.alarming and kind not in watch.short_of:
+            continue
+        onset_us = _onset_us(watch, figure) if figure.alarming else watch.anchored_at_us
+        by = abs(alarm_level(figure.spec, figure.state).mean - figure.spec.mean)
+        unit = 1.0 if kind == CALIBRATION else watch.healthy_cap or watch.loss_cap
+        by, level = unit * (by if figure.alarming else watch.short_of[kind]), unit * figure.spec.mean
+        found.append(
+            _signal(
+                watch,
+                LEVEL,
+                at_us,
+                now_us,
+                onset_us=onset_us,
+                evidence={**_evidence(watch, kind, figure), "worse_by": by},
+                message=f"The {_WHAT[kind, figure.excess]} is {by:.3g} away from the level of {whose} ({other}), "
+                f"{level:.3g}. It is red until seven days have met that level{_or_accept(watch)}",
+                subject=kind,
+            )
+        )
+    return found
+
+
+def _or_accept(watch: Watch) -> str:
+    return "." if watch.arm else f"; or accept this one: trimtab quality {watch.model} --accept --why TEXT"
+
+
+def _of_arm(signal: Signal, arm: str) -> Signal:
+    """A signal about a version that answers beside the one in service; of a shadow, which nobody asks, never red."""
+    return msgspec.structs.replace(
+        signal,
+        subject=f"{arm}, {signal.subject}" if signal.subject else arm,
+        message=f"Of the {arm}: {signal.message}",
+        severity="info" if arm == SHADOW else signal.severity,
+    )
+
+
+def _slices(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
+    """The worst slices of which an alarm stands, each with its level and the interval of it."""
+    alarming: dict[str, tuple[str, Figure, Level]] = {}  # of both figures of a slice the one that is further away
+    for kind, figures in ((LOSS, watch.slices), (CALIBRATION, watch.slice_gaps)):
+        for name, figure in figures.items():
+            if figure.alarming:
+                found = (kind, figure, alarm_level(figure.spec, figure.state))
+                alarming[name] = max(found, alarming.get(name, found), key=_away)
+    worst = sorted(alarming, key=lambda name: -_away(alarming[name]))
+    rest = len(worst) - _MOST_SLICES
+    signals: list[Signal] = []
+    for name in worst[:_MOST_SLICES]:
+        kind, figure, level = alarming[name]
+        unit = _unit(watch, kind)
+        mean, half = unit * level.mean, unit * 1.96 * level.sd / math.sqrt(max(1, level.days))
+        onset_us = _onset_us(watch, figure)
+        more = f" {rest} more slices are worse than their reference." if rest > 0 else ""
+        signals.append(
+            _signal(
+                watch,
+                SLICE,
+                at_us,
+                now_us,
+                onset_us=onset_us,
+                evidence={**_evidence(watch, kind, figure), "mean": mean, "low": mean - half, "high": mean + half},
+                message=f"{name}: the {_WHAT[kind, figure.excess]} is {mean:.3g} ({mean - half:.3g} to "
+                f"{mean + half:.3g}) since about {format_moment(onset_us)[:10]}, its reference "
+                f"{unit * figure.spec.mean:.3g}.{more}",
+                subject=f"slice {name}",
+            )
+        )
+    return signals
+
+
+def _away(found: tuple[str, Figure, Level]) -> float:
+    """How far a slice is from its reference, in standard deviations of a healthy day."""
+    _, figure, level = found
+    return abs(level.mean - figure.spec.mean) / figure.spec.sd
+
+
+def _silence(watch: Watch, day: DayQuality, now_us: int) -> Signal:
+    since_us = day.day_us - (watch.silent_days - 1) * DAY_US
+    since, alike = format_moment(since_us)[:10], day.predictions - day.missing  # alike: of a ranking only
+    message = f"No label has come for any prediction since {since}. Is the feed down?"
+    if alike:
+        message = f"No list since {since} tells what should come first: {alike} had all labels, all alike."
+    evidence = {"days": float(watch.silent_days), "predictions": float(day.predictions)}
+    return _signal(watch, NO_LABELS, day.day_us, now_us, onset_us=since_us, evidence=evidence, message=message)
+
+
+def _unlisted(watch: Watch, day: DayQuality, severity: Literal["info", "red"], now_us: int) -> Signal:
+    known = day.labelled + day.unlisted
+    return _signal(
+        watch,
+        UNLISTED,
+        day.day_us,
+        now_us,
+        onset_us=day.day_us,
+        severity=severity,
+        evidence={"unlisted": float(day.unlisted), "labels": float(known)},
+        message=f"{day.unlisted} of {known} labels of {format_moment(day.day_us)[:10]} are none of the declared "
+        "classes; they are neither judged nor learnt from. Add the new class to tt.label(..., classes=[...]) and "
+        "train, or repair the label's expression.",
+    )
+
+
+def _signal(
+    watch: Watch,
+    kind: str,
+    at_us: int,
+    now_us: int,
+    *,
+    onset_us: int,
+    evidence: dict[str, float],
+    message: str,
+    subject: str = "",
+    severity: Literal["info", "red"] = "red",
+) -> Signal:
+    about = f"/{subject}" if subject else ""
+    return Signal(
+        id=f"{kind}/{watch.model}/{watch.version[:12]}{about}/{at_us}",
+        kind=kind,
+        model=watch.model,
+        version=watch.version,
+        raised_at_us=now_us,
+        onset_us=onset_us,
+        severity=severity,
+        evidence=evidence,
+        message=message,
+        subject=subject,
+    )
+
+
+def _onset_us(watch: Watch, figure: Figure) -> int:
+    onset = alarm_onset(figure.spec, figure.state)
+    assert onset is not None  # an alarm has days
+    assert watch.first_day_us is not None  # and so has its watch
+    return watch.first_day_us + (onset.day - 1) * DAY_US
+
+
+def _unit(watch: Watch, kind: str) -> float:
+    """What one unit of a watched value is in units of the metric: losses are watched in units of their cap."""
+    return 1.0 if kind == CALIBRATION else watch.loss_cap
+
+
+def _evidence(watch: Watch, kind: str, figure: Figure) -> dict[str, float]:
+    found = {
+        "run_length_days": figure.spec.run_length,
+        "reference_mean": _unit(watch, kind) * figure.spec.mean,
+        "reference_days": float(figure.spec.reference_blocks),
+    }
+    evidence = figure.state.log_evidence
+    return found if math.isinf(evidence) else {"log_evidence": evidence, **found}

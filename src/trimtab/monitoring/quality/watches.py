@@ -1,0 +1,296 @@
+"""A watch over one version: what healthy means for each daily value, and how far the evidence against it has come."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from trimtab.core.errors import Misuse
+from trimtab.core.records import LOSS_CAP, ChangeOnset, DayQuality
+from trimtab.core.time import DAY_US
+from trimtab.stats.inference.edetector import (
+    HIGH,
+    LOW,
+    AlarmSpec,
+    AlarmState,
+    Direction,
+    Onset,
+    alarm_level,
+    alarm_onset,
+    learn_alarm,
+    shifted_alarm,
+    update_alarm,
+)
+
+LOSS, CALIBRATION, SLICE = "quality_loss", "quality_calibration", "quality_slice"
+MET_DAYS = 7  # judged days whose mean is back at the reference end an alarm
+FULL_REFERENCE = 28  # days; a reference of fewer is provisional
+_PROVABLY = 1.645  # standard errors: one-sided, 95 %
+_SLICE_LOW = -0.75  # of the gap of a slice, which has to change by more than a healthy day's spread to be found at all
+_SLICE_STEPS = 60  # days kept to date the onset of a slice's change
+
+
+class Figure(msgspec.Struct, frozen=True, kw_only=True):
+    """One daily value under watch."""
+
+    spec: AlarmSpec
+    state: AlarmState = AlarmState()
+    excess: bool = False  # of the loss: whether it is what exceeds the expected loss; else the loss itself
+    worse: Figure | None = None  # while the alarm stands: the watch for a further rise, from the level since its onset
+
+    @property
+    def alarming(self) -> bool:
+        return self.state.alarm_day is not None
+
+    @property
+    def latest(self) -> Figure:
+        """The figure whose alarm is the newest: of a rise within an alarm that one."""
+        worse = self.worse
+        return worse.latest if worse is not None and worse.alarming else self
+
+    @property
+    def rises(self) -> list[Figure]:
+        """This figure and the rises within its alarm, those whose alarm stands, oldest first."""
+        if not self.alarming:
+            return []
+        return [self, *([] if self.worse is None else self.worse.rises)]
+
+
+class Watch(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands watch over one version; anchored when it was promoted, never moved by what it then sees."""
+
+    model: str
+    version: str
+    anchored_at_us: int
+    figures: dict[str, Figure]  # by signal kind
+    unwatched: dict[str, str] = {}  # by signal kind: why its reference cannot be used
+    loss_cap: float = LOSS_CAP  # the most that one row can cost a day, in units of the metric
+    first_day_us: int | None = None  # the first day observed
+    last_day_us: int | None = None
+    silent_days: int = 0
+    unlisted: int = 0  # labels of no declared class in all days observed
+    unlisted_told: Literal["no", "info", "red"] = "no"  # the most that was signalled of them
+    unlisted_day: DayQuality | None = None  # the newest day that was signalled for them
+    slices: dict[str, Figure] = {}  # the loss of each slice: "carrier=UA"
+    slice_gaps: dict[str, Figure] = {}  # and its calibration gap
+    healthy: dict[str, Figure] = {}  # second anchor: the level of the last healthy version, until it is met again
+    healthy_version: str | None = None
+    healthy_cap: float | None = None  # what its losses were capped at; None: as those of this version
+    metric: str = ""  # of the losses; empty: of an earlier trimtab
+    short_of: dict[str, float] = {}  # by kind: by how much the reference itself is above that level
+    arm: str = ""  # beside the version in service: "canary" or "shadow"
+
+    @property
+    def alarming(self) -> bool:
+        """Whether an alarm over the whole stands, of this version's level or of the last healthy one's."""
+        return any(figure.alarming for figure in (*self.figures.values(), *self.healthy.values()))
+
+    @property
+    def onset(self) -> ChangeOnset | None:
+        """When the newest change began that rang an alarm; None while all is quiet."""
+        found = [onset for f in (*self.figures.values(), *self.healthy.values()) if (onset := self.onset_of(f))]
+        return max(found, key=lambda onset: onset.at_us, default=None)
+
+    @property
+    def risen_us(self) -> int:
+        """The day on which the newest rise within an alarm rang; 0 where none did."""
+        if self.first_day_us is None:
+            return 0
+        figures = [one for f in (*self.figures.values(), *self.healthy.values()) for one in f.rises[1:]]
+        days = [one.state.alarm_day for one in figures if one.state.alarm_day is not None]
+        return max((self.first_day_us + (day - 1) * DAY_US for day in days), default=0)
+
+    @property
+    def rung(self) -> list[str]:
+        """The kinds whose alarm stands."""
+        return [
+            kind
+            for kind in dict.fromkeys((*self.figures, *self.healthy))
+            for figures in (self.figures, self.healthy)
+            if kind in figures and figures[kind].alarming
+        ]
+
+    @property
+    def slice_onsets(self) -> dict[str, ChangeOnset]:
+        """When the newest change of each slice whose alarm stands began, of its loss or its gap."""
+        found: dict[str, ChangeOnset] = {}
+        for figures in (self.slices, self.slice_gaps):
+            for name, figure in figures.items():
+                onset = self.onset_of(figure)
+                if onset is not None and (name not in found or found[name].at_us < onset.at_us):
+                    found[name] = onset
+        return found
+
+    @property
+    def provisional(self) -> bool:
+        """Whether the reference is of fewer than 28 days."""
+        return any(figure.spec.reference_blocks < FULL_REFERENCE for figure in self.figures.values())
+
+    def onset_of(self, figure: Figure) -> ChangeOnset | None:
+        """When the newest change of a figure of this watch began; None while its alarm does not stand."""
+        latest = figure.latest
+        onset = alarm_onset(latest.spec, latest.state) if latest.alarming else None
+        return None if onset is None or self.first_day_us is None else _dated(onset, self.first_day_us)
+
+
+def learnt_figures(
+    kinds: Sequence[str],
+    days: Sequence[DayQuality],
+    run_length: float,
+    allowance: Mapping[str, float],
+    low: float = LOW,
+) -> tuple[dict[str, Figure], dict[str, str]]:
+    """A figure for each kind from reference days, and why the others cannot be watched.
+
+    Args:
+        kinds: What there is to watch.
+        days: Days of the version out of sample, oldest first.
+        run_length: Healthy days until a false alarm of one of them.
+        allowance: By kind how far a healthy day's value may be from the reference's for a known reason, in its units.
+        low: As in `learn_alarm`.
+    """
+    usable = _whole_weeks([day for day in days if day.labelled])
+    rows = [day.labelled for day in usable]
+    excess = bool(usable) and all(day.expected_loss_sum is not None for day in usable)
+    figures: dict[str, Figure] = {}
+    unwatched: dict[str, str] = {}
+    for kind in kinds:
+        values = [value_of(kind, day, excess) for day in usable]
+        direction: Direction = "both" if kind == CALIBRATION else "up"
+        try:
+            spec = learn_alarm(
+                values,
+                rows,
+                run_length=run_length,
+                direction=direction,
+                allowance=allowance.get(kind, 0.0),
+                low=low,
+            )
+        except Misuse as error:  # too short or constant a reference
+            unwatched[kind] = str(error)
+        else:
+            figures[kind] = Figure(spec=spec, excess=excess and kind != CALIBRATION)
+    return figures, unwatched
+
+
+def learnt_slices(
+    kind: str, slices: Mapping[str, Sequence[DayQuality]], run_length: float, allowance: Mapping[str, float]
+) -> dict[str, Figure]:
+    """The figures of one kind for each slice that has days enough, from its reference days."""
+    low = _SLICE_LOW if kind == CALIBRATION else LOW
+    found = {
+        name: learnt_figures((kind,), days, run_length, allowance, low)[0].get(kind) for name, days in slices.items()
+    }
+    known = {name: figure for name, figure in found.items() if figure is not None}
+    return {name: _from_zero(figure) for name, figure in known.items()} if kind == CALIBRATION else known
+
+
+def advanced(figure: Figure, kind: str, day: DayQuality, skipped: int) -> Figure:
+    """The figure after one more closed day, with `skipped` days without predictions before it.
+
+    An alarm ends when the mean of the newest seven judged days is back at the reference's. While it stands, the same
+    bets go on against the level since its onset, so that a further rise is an alarm of its own.
+    """
+    state = figure.state
+    for _ in range(skipped):
+        state = update_alarm(figure.spec, state, 0.0, 0)
+    value = value_of(kind, day, figure.excess) if day.labelled else math.nan
+    state = update_alarm(figure.spec, state, value, 0 if math.isnan(value) else day.labelled)
+    after = msgspec.structs.replace(figure, state=state)
+    if not after.alarming:
+        return after
+    if met(after):
+        return msgspec.structs.replace(after, state=AlarmState(days=state.days, last=state.last), worse=None)
+    if not figure.alarming:
+        return msgspec.structs.replace(after, worse=_risen(after))
+    worse = None if figure.worse is None else advanced(figure.worse, kind, day, skipped)
+    return msgspec.structs.replace(after, worse=worse)
+
+
+def advanced_slice(figure: Figure, kind: str, day: DayQuality, skipped: int) -> Figure:
+    """As `advanced`, of a figure of a slice; less is kept of its days."""
+    after = advanced(msgspec.structs.replace(figure, worse=None), kind, day, skipped)
+    state = msgspec.structs.replace(after.state, recent=after.state.recent[-_SLICE_STEPS:])
+    return msgspec.structs.replace(after, state=state, worse=None)
+
+
+def met(figure: Figure) -> bool:
+    """Whether the newest seven judged days are at the reference's level: within its bound, after an alarm its mean."""
+    steps = figure.state.recent[-MET_DAYS:]
+    if len(steps) < MET_DAYS:
+        return False
+    mean = sum(step.surprise for step in steps) / MET_DAYS
+    if not figure.alarming:
+        return all(side.sign * mean <= side.baseline for side in figure.spec.sides)
+    above = alarm_level(figure.spec, figure.state).mean >= figure.spec.mean
+    return mean <= 0.0 if above else mean >= 0.0
+
+
+def fresh(figures: Mapping[str, Figure]) -> dict[str, Figure]:
+    """The same levels, with no evidence yet."""
+    return {kind: msgspec.structs.replace(figure, state=AlarmState(), worse=None) for kind, figure in figures.items()}
+
+
+def shortfalls(healthy: Mapping[str, Figure], days: Sequence[DayQuality]) -> dict[str, float]:
+    """By kind how far days lie from a level that they provably do not meet, in units of the value."""
+    found: dict[str, float] = {}
+    for kind, figure in healthy.items():
+        values = [value_of(kind, day, figure.excess) for day in days if day.labelled]
+        values = [value for value in values if not math.isnan(value)]
+        if values:
+            away = sum(values) / len(values) - figure.spec.mean
+            whitened = away * (1.0 - figure.spec.correlation) / figure.spec.sd
+            over = max(side.sign * whitened - side.baseline for side in figure.spec.sides)
+            if over > _PROVABLY / math.sqrt(len(values)):
+                found[kind] = abs(away)
+    return found
+
+
+def in_units_of(day: DayQuality, cap: float, other: float) -> DayQuality:
+    """A day whose losses were capped at `cap`, with its sums in units of another cap."""
+    if cap == other:
+        return day
+    expected = None if day.expected_loss_sum is None else day.expected_loss_sum * cap / other
+    return msgspec.structs.replace(day, capped_loss_sum=day.capped_loss_sum * cap / other, expected_loss_sum=expected)
+
+
+def value_of(kind: str, day: DayQuality, excess: bool) -> float:
+    """The watched value of a day with labels, per labelled row; NaN where an expected loss is missing."""
+    if kind == CALIBRATION:
+        return (day.score_sum - day.label_sum) / day.labelled
+    expected = day.expected_loss_sum if excess else 0.0
+    return (day.capped_loss_sum - (math.nan if expected is None else expected)) / day.labelled
+
+
+def _risen(figure: Figure) -> Figure:
+    """The watch for a further rise of a figure that has just rung."""
+    spec = shifted_alarm(figure.spec, figure.state)
+    return msgspec.structs.replace(figure, spec=spec, state=AlarmState(days=figure.state.days), worse=None)
+
+
+def _from_zero(figure: Figure) -> Figure:
+    """The watch over a gap that may close: what lies between its reference and none is as healthy as either."""
+    spec = figure.spec
+    towards = abs(spec.mean) * (1.0 - spec.correlation) / spec.sd
+    sides = tuple(
+        msgspec.structs.replace(side, baseline=min(side.baseline + towards, HIGH))
+        if side.sign * spec.mean < 0
+        else side
+        for side in spec.sides
+    )
+    return msgspec.structs.replace(figure, spec=msgspec.structs.replace(spec, sides=sides))
+
+
+def _whole_weeks(days: list[DayQuality]) -> list[DayQuality]:
+    """The newest whole weeks where there are two or more: each weekday is in them as often as the others."""
+    return days if len(days) < 14 else days[len(days) % 7 :]
+
+
+def _dated(onset: Onset, first_day_us: int) -> ChangeOnset:
+    at_us, earliest_us, latest_us = (
+        first_day_us + (day - 1) * DAY_US for day in (onset.day, onset.earliest, onset.latest)
+    )
+    return ChangeOnset(at_us=at_us, earliest_us=earliest_us, latest_us=latest_us)

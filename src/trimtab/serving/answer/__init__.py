@@ -1,0 +1,1 @@
+"""Answers in process: checked request rows, model inputs, scores."""

@@ -1,0 +1,447 @@
+"""Batch scoring: a table of requests to logged predictions, in parts, each exactly once however often it is resumed."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from time import monotonic
+from typing import Any, Literal, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.clock import Clock
+from trimtab.core.columns.data import Column, Columns
+from trimtab.core.errors import Conflict, Misuse
+from trimtab.core.hashing import bytes_hash, content_hash
+from trimtab.core.records import Mode, Prediction
+from trimtab.core.time import format_moment
+from trimtab.events.columns.frames import EventFrame
+from trimtab.serving.answer.answering import RowScorer, ServedVersion
+from trimtab.serving.answer.inputs import OfflineInputs
+from trimtab.serving.answer.model_scores import scores_of
+from trimtab.serving.log.prediction_ids import batch_prediction_ids
+from trimtab.serving.log.prediction_log import PredictionLog, encode_all
+from trimtab.store.ports import Catalog, Put
+
+KIND = "batch"  # of the manifests in the catalogue
+PART_ROWS = 12_500
+_TOGETHER_ROWS = 50_000  # whose features are evaluated together: each evaluation looks through the events
+LEASE_S = 60.0  # how long nobody hears of whoever scores before somebody else may go on with the batch
+_T = TypeVar("_T")
+
+
+class Part(msgspec.Struct, frozen=True):
+    """Where predictions of a batch stand together in the prediction log: those of a part, and of what follows it."""
+
+    partition: str
+    first: int
+    rows: int
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a batch is made of and how far it has come; a record of the catalogue."""
+
+    format: Literal[1] = 1
+    id: str
+    model: str
+    version: str
+    requests: str  # hash of the table and its moments
+    rows: int
+    part_rows: int
+    made_at_us: int
+    positions: dict[str, int]  # P of the first run; a run that is resumed evaluates as of the same
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row has been answered."""
+        return sum(part.rows for part in self.parts) == self.rows
+
+
+def score_table(
+    served: ServedVersion,
+    requests: Columns,
+    at_us: NDArray[Any] | int,
+    *,
+    inputs: OfflineInputs,
+    scorer: RowScorer,
+    log: PredictionLog,
+    catalog: Catalog,
+    clock: Clock,
+    batch_id: str | None = None,
+    holder: str | None = None,
+    mode: Mode = "batch",
+    part_rows: int = PART_ROWS,
+    progress: Callable[[int, int], object] | None = None,
+) -> Manifest:
+    """Answer every row of a table and log the answers; the finished manifest.
+
+    Calling it again with the same table and version does nothing that was done: parts that are in the log are found
+    there by their identifiers, which follow from the batch and the row.
+
+    Args:
+        served: Which version answers, and as what.
+        requests: The request's columns, one row a question.
+        at_us: The moment each row is asked about (int64 microseconds), or one moment for all.
+        inputs: Evaluates the features.
+        scorer: The fitted model; a thread calls it.
+        log: Where the predictions go.
+        catalog: Where the manifest is kept.
+        clock: When the batch was made.
+        batch_id: Its name; left out, the hash of version, table and moments.
+        holder: Who scores, of the lease `lease_of` names; left out, nobody else knows.
+        mode: What the predictions say they are: "batch", or "precomputed" for answers made ahead.
+        part_rows: Rows scored and logged together.
+        progress: Called after each part with the rows done and the rows there are.
+
+    Raises:
+        Misuse: A column is missing or of the wrong type, a key or moment is null, or the lengths differ.
+        ModelFailed: The model raised, or gave no finite number for a row; parts before that one are logged.
+        Conflict: A batch of this name has another table or version, or somebody else is scoring it now.
+    """
+    moments = np.full(requests.rows, at_us, np.int64) if isinstance(at_us, int) else np.asarray(at_us, np.int64)
+    table = _checked(inputs, requests, moments)
+    if part_rows < 1:
+        raise Misuse(f"batch: part_rows={part_rows}. Give at least 1.")
+    digest = _table_hash(table, moments)
+    name = batch_id or content_hash([served.version, digest])[:32]
+    now_us = clock.now_us()
+    lease, holder, begun_s = lease_of(name), holder or uuid.uuid4().hex, monotonic()
+    if not catalog.acquire(lease, holder, LEASE_S):
+        raise Conflict(f"batch {name!r}: somebody else is scoring it. If that has ended, try again in {LEASE_S:g} s.")
+    held = None
+    try:
+        record = batch_manifest(catalog, name)
+        latest_us = now_us if record is None else max(now_us, record.made_at_us)  # it may have been set back. # D119
+        if moments.size and moments.max() > latest_us:
+            asked = format_moment(int(moments.max()))
+            raise Misuse(f"batch: row {moments.argmax()} asks about {asked}, which is to come.")
+        frames, positions = inputs.snapshot(None if record is None else record.positions)
+        fresh = Manifest(
+            id=name,
+            model=served.model,
+            version=served.version,
+            requests=digest,
+            rows=table.rows,
+            part_rows=part_rows,
+            made_at_us=now_us,
+            positions=dict(positions),
+        )
+        held = _Held(catalog, holder, begun_s, *_begin(catalog, fresh), progress)
+        left = _left(held.manifest)
+        if record is not None and left:  # appended, perhaps, but the manifest did not hear of it any more
+            place = log.locate(batch_prediction_ids(name, held.manifest.made_at_us, left[0])[0])
+            if place is not None:
+                held.add(Part(*place, len(left.pop(0))))
+        batch = _Batch(served, inputs, scorer, mode, table, moments, frames, held.manifest)
+        _log_all(batch, left, log, held, clock)
+    finally:
+        if held is None or not held.appending:  # else the part may land any moment: the lease runs out by itself
+            catalog.release(lease, holder)
+    return held.manifest
+
+
+def lease_of(batch_id: str) -> str:
+    """The lease that whoever scores a batch holds."""
+    return f"batch/{batch_id}"
+
+
+def batch_predictions(manifest: Manifest, log: PredictionLog) -> Iterator[list[Prediction]]:
+    """The predictions of a batch, as many together as were scored together, in the order of its table."""
+    for part in manifest.parts:
+        for done in range(0, part.rows, manifest.part_rows):
+            rows = min(manifest.part_rows, part.rows - done)
+            yield log.read_range(part.partition, part.first + done, rows)
+
+
+def batch_manifest(catalog: Catalog, batch_id: str) -> Manifest | None:
+    """The manifest of a batch, None when there is none of this name."""
+    record = catalog.get(KIND, batch_id)
+    return None if record is None else msgspec.json.decode(record.body, type=Manifest)
+
+
+def batch_manifests(catalog: Catalog) -> list[Manifest]:
+    """The manifests of all batches."""
+    return [msgspec.json.decode(record.body, type=Manifest) for record in catalog.find(KIND, "")]
+
+
+class _Batch:
+    """Makes the predictions of a part."""
+
+    def __init__(
+        self,
+        served: ServedVersion,
+        inputs: OfflineInputs,
+        scorer: RowScorer,
+        mode: Mode,
+        table: Columns,
+        at_us: NDArray[Any],
+        frames: Mapping[str, EventFrame],
+        manifest: Manifest,
+    ) -> None:
+        self._inputs = inputs
+        self._scorer = scorer
+        self._table = table
+        self._at_us = at_us
+        self._frames = frames
+        self._served = served
+        self._common = Prediction(
+            id=manifest.id,
+            request_id="",
+            model=served.model,
+            version=served.version,
+            arm=served.arm,
+            mode=mode,
+            made_at_us=manifest.made_at_us,
+            at_us=0,
+            positions=manifest.positions,
+            score=0.0,
+            request=b"",
+            values=b"",
+            reasons=b"",
+        )
+
+    def parts(self, left: Sequence[range]) -> Iterator[tuple[range, NDArray[Any], dict[str, list[Any]]]]:
+        """Each part with its questions, several of them evaluated together."""
+        count = max(1, _TOGETHER_ROWS // max(map(len, left), default=1))
+        for n in range(0, len(left), count):
+            together = left[n : n + count]
+            start = together[0].start
+            matrix, questions = self.questions(range(start, together[-1].stop))
+            for rows in together:
+                cut = slice(rows.start - start, rows.stop - start)
+                yield rows, matrix[cut], {name: values[cut] for name, values in questions.items()}
+
+    def questions(self, rows: range) -> tuple[NDArray[Any], dict[str, list[Any]]]:
+        """Of rows of the table: the model's inputs, and each prediction's fields but for what the model says."""
+        cut, common = slice(rows.start, rows.stop), self._common
+        table, at_us = self._table.take(cut), self._at_us[cut]
+        matrix, reasons = self._inputs.compute(table, at_us, self._frames)
+        asked = zip(*(column.to_list() for column in table.by_name.values()), strict=True)
+        return matrix, {
+            "id": batch_prediction_ids(common.id, common.made_at_us, rows),
+            "request_id": list(map(str, table[self._inputs.features.request.key].values.tolist())),
+            "at_us": at_us.tolist(),
+            "request": list(map(msgspec.msgpack.Encoder().encode, asked)),
+            "values": _rows(matrix.astype("<f8", copy=False)),
+            "reasons": _rows(reasons),
+        }
+
+    def predict(self, rows: range, matrix: NDArray[Any]) -> NDArray[Any]:
+        """What the model says of some rows of the table: float64 (rows,), of several classes (rows, classes)."""
+        return scores_of(self._served, self._scorer, matrix, first=rows.start)
+
+    def payloads(self, questions: Mapping[str, list[Any]], scores: NDArray[Any]) -> list[bytes]:
+        """What the log keeps of the answers."""
+        if scores.ndim == 1:
+            return encode_all(self._common, {**questions, "score": scores.tolist()})
+        named = [dict(zip(self._served.classes, row, strict=True)) for row in scores.tolist()]
+        return encode_all(self._common, {**questions, "score": scores.max(axis=1).tolist(), "scores": named})
+
+
+class _Held:
+    """The manifest of a batch in the hands of who holds its lease."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        holder: str,
+        held_at_s: float,
+        manifest: Manifest,
+        revision: int,
+        progress: Callable[[int, int], object] | None,
+    ) -> None:
+        self.manifest = manifest
+        self._catalog = catalog
+        self._holder = holder
+        self._revision = revision
+        self._progress = progress
+        self._held_at_s = held_at_s  # when its lease was last taken, by `monotonic`
+        self._lapsed = False  # whether it had run out since the last part was written down
+        self._keeping = threading.Lock()
+        self.appending = False  # whether a part may still land in the log
+
+    def keep(self) -> None:
+        """Hold the lease for another while.
+
+        Raises:
+            Conflict: It ran out meanwhile, and somebody else went on with the batch.
+        """
+        with self._keeping:
+            name, record, now_s = self.manifest.id, None, monotonic()
+            if self._catalog.acquire(lease_of(name), self._holder, LEASE_S):
+                record = self._catalog.get(KIND, name)  # whoever had the lease in between may be through with it
+            if record is None or record.revision != self._revision:
+                raise Conflict(
+                    f"batch {name!r}: this process stood still for over {LEASE_S:g} s, and somebody else went on with "
+                    "it. Once that has ended, run it again: what is logged is not logged twice."
+                )
+            self._lapsed |= now_s - self._held_at_s >= LEASE_S
+            self._held_at_s = now_s
+
+    def keep_until(self, end: Future[_T]) -> Future[_T]:
+        """Wait for a thread, however slow it is, and hold the lease meanwhile; `Conflict` as `keep`."""
+        while not wait([end], LEASE_S / 3).done:
+            self.keep()
+        return end
+
+    def outlast(self, append: Future[Any]) -> None:
+        """Wait for the end of an append whose batch has ended, with the lease as long as nobody else has it."""
+        while not wait([append], LEASE_S / 3).done:
+            self._catalog.acquire(lease_of(self.manifest.id), self._holder, LEASE_S)
+
+    def is_alone(self) -> bool:
+        """Whether nobody else can have appended the next part; the lease is held for a good while when it is said.
+
+        Raises:
+            Conflict: As `keep`.
+        """
+        stood_still = monotonic() - self._held_at_s > LEASE_S / 2  # `keep_until` renews it more often
+        if stood_still:
+            self.keep()
+        return not (stood_still or self._lapsed)
+
+    def add(self, part: Part) -> None:
+        """Write down that a part is in the log."""
+        self.manifest = msgspec.structs.replace(self.manifest, parts=_joined(self.manifest.parts, part))
+        name = self.manifest.id
+        self._catalog.write([Put(KIND, name, msgspec.json.encode(self.manifest), expected=self._revision)])
+        self._revision += 1
+        self._lapsed = False  # whoever had the lease would have had to write down this part before the next one
+        if self._progress is not None:
+            self._progress(sum(part.rows for part in self.manifest.parts), self.manifest.rows)
+
+
+def _log_all(batch: _Batch, left: Sequence[range], log: PredictionLog, held: _Held, clock: Clock) -> None:
+    """Append part after part, each in one transaction, while the model scores the next one. # D110
+
+    One thread has the model score, one has the log append, one has the features evaluated, which is waited for. All
+    else is done here: no part is appended before the manifest has the one before, and the lease is held meanwhile.
+    """
+    scoring: tuple[range, Mapping[str, list[Any]], Future[NDArray[Any]]] | None = None
+    appending: tuple[range, Future[tuple[str, int]]] | None = None
+
+    def append(payloads: Sequence[bytes], first_id: str) -> tuple[str, int]:
+        try:
+            place = None
+            if not held.is_alone():  # another may have appended it, and died
+                place = log.locate(first_id)
+                held.keep()  # that may have taken long
+            if place is None:
+                at_us = max(clock.now_us(), held.manifest.made_at_us)  # it may have been set back since. # D119
+                place = log.log.partition, log.append_payloads(payloads, at_us=[at_us] * len(payloads)).start
+            return place
+        finally:
+            held.appending = False
+
+    def note() -> None:
+        if appending is not None:
+            rows, place = appending
+            held.add(Part(*held.keep_until(place).result(), len(rows)))
+
+    with _thread() as appends, _thread() as scores, _thread() as evaluations:  # an end waits for each of them
+        try:
+            parts = batch.parts(left)
+            more = True
+            while more:
+                part = held.keep_until(evaluations.submit(next, parts, None)).result()
+                before, more = scoring, part is not None
+                scoring = None if part is None else (part[0], part[2], scores.submit(batch.predict, *part[:2]))
+                if before is None:
+                    continue
+                rows, questions, found = before
+                held.keep_until(found)
+                note()
+                appending = None
+                payloads = batch.payloads(questions, found.result())
+                held.keep()
+                held.appending = True
+                appending = rows, appends.submit(append, payloads, questions["id"][0])
+            note()
+        finally:
+            scores.shutdown(wait=False, cancel_futures=True)
+            if appending is not None:
+                held.outlast(appending[1])
+
+
+def _thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "batch")
+
+
+def _joined(parts: tuple[Part, ...], part: Part) -> tuple[Part, ...]:
+    """Parts with the next one, which is one with the last where it stands directly behind it: so the manifest is short.
+
+    >>> _joined((Part("p", 1, 10),), Part("p", 11, 5))
+    (Part(partition='p', first=1, rows=15),)
+    """
+    if parts and (parts[-1].partition, parts[-1].first + parts[-1].rows) == (part.partition, part.first):
+        return *parts[:-1], Part(part.partition, parts[-1].first, parts[-1].rows + part.rows)
+    return *parts, part
+
+
+def _left(manifest: Manifest) -> list[range]:
+    """The rows of each part that the manifest does not have yet."""
+    done = sum(part.rows for part in manifest.parts)
+    starts = range(done, manifest.rows, manifest.part_rows)
+    return [range(start, min(start + manifest.part_rows, manifest.rows)) for start in starts]
+
+
+def _rows(matrix: NDArray[Any]) -> list[bytes]:
+    """The bytes of each row."""
+    whole = np.ascontiguousarray(matrix).view(f"V{matrix.shape[1] * matrix.itemsize}")  # each row one element
+    found: list[bytes] = whole.ravel().tolist()
+    return found
+
+
+def _begin(catalog: Catalog, fresh: Manifest) -> tuple[Manifest, int]:
+    """The manifest to go on from, and its revision."""
+    record = catalog.get(KIND, fresh.id)
+    if record is None:
+        catalog.write([Put(KIND, fresh.id, msgspec.json.encode(fresh), expected=0)])
+        return fresh, 1
+    found = msgspec.json.decode(record.body, type=Manifest)
+    if (found.version, found.requests) != (fresh.version, fresh.requests):
+        what = "version" if found.version != fresh.version else "table"
+        raise Conflict(f"batch {fresh.id!r}: it was begun with another {what}. Give this one another name, or none.")
+    return found, record.revision
+
+
+def _checked(inputs: OfflineInputs, requests: Columns, at_us: NDArray[Any]) -> Columns:
+    request = inputs.features.request
+    what = f"batch of request {request.name!r}"
+    for name, dtype in request.columns.items():
+        if name not in requests:
+            raise Misuse(f"{what}: needs a column {name!r} of {dtype}; there are {', '.join(requests.names)}.")
+        if requests[name].dtype != dtype:
+            raise Misuse(f"{what}: column {name!r} must be {dtype}; it is {requests[name].dtype}.")
+    unknown = [name for name in requests.names if name not in request.columns]
+    if unknown:
+        raise Misuse(f"{what}: column {unknown[0]!r} is not declared. Leave it out, or correct its name.")
+    if len(at_us) != requests.rows:
+        raise Misuse(
+            f"{what}: {requests.rows} rows, but {len(at_us)} moments in at_us. Give one a row, or one for all."
+        )
+    missing = np.flatnonzero(~requests[request.key].present())
+    if missing.size:
+        raise Misuse(f"{what}: row {missing[0]} has no {request.key!r}. Every request needs its key.")
+    return requests.select(request.columns)
+
+
+def _table_hash(table: Columns, at_us: NDArray[Any]) -> str:
+    parts = [at_us.tobytes()]
+    for name, column in table.by_name.items():
+        parts.append(f"{name} {column.dtype} {len(column)}".encode())
+        parts.append(column.present().tobytes())
+        parts.append(_column_bytes(column))
+    return content_hash([bytes_hash(part) for part in parts])
+
+
+def _column_bytes(column: Column) -> bytes:
+    if column.dtype == "str":
+        return msgspec.msgpack.encode(column.to_list())
+    values = column.values if column.valid is None else np.where(column.valid, column.values, 0)
+    return np.ascontiguousarray(values).tobytes()

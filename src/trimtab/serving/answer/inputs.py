@@ -1,0 +1,151 @@
+"""Model inputs from features: online for one moment, offline for a table or the past; both to the same bits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from trimtab.core.columns.data import Columns
+from trimtab.core.errors import Misuse
+from trimtab.core.expressions.evaluate_rows import RowFunction, compile_row
+from trimtab.core.expressions.failed import noted
+from trimtab.features.encoding import Encoding
+from trimtab.features.feature_set import FeatureSet
+from trimtab.features.frames import FAILED, NO_VIEW, UNAVAILABLE
+from trimtab.serving.answer.answering import ModelInputs
+from trimtab.serving.answer.request_rows import Row
+from trimtab.serving.observe.log_throttle import Seldom
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from trimtab.events.columns.frames import EventFrame
+    from trimtab.features.online.read.request_plan import RequestPlan
+
+_logger = logging.getLogger(__name__)
+Snapshot: TypeAlias = "tuple[Mapping[str, EventFrame], Mapping[str, int]]"  # events by source, and P
+
+
+class OnlineInputs:
+    """An `InputReader` over a request plan and a version's encoding.
+
+    Args:
+        plan: Reads the features.
+        encoding: Makes numbers of them.
+        of_others: Rows were checked for another version, the champion; this one's request may say otherwise.
+
+    Raises:
+        Misuse: The encoding was fitted on other features; in `read`, a row of others lacks a column or has it of
+            another type.
+    """
+
+    def __init__(self, plan: RequestPlan, encoding: Encoding, *, of_others: bool = False) -> None:
+        _check_same(plan.features, encoding)
+        self._read = plan.read if of_others else plan.read_checked
+        self._encode = encoding.row
+        self._transforms = [n for n, name in enumerate(plan.names) if name in plan.features.transforms]
+        self._said = f"features of request {plan.features.request.name!r}"
+        self._throttled = Seldom(_logger)
+
+    def read(self, rows: Sequence[Row], now_us: int) -> ModelInputs:
+        """The inputs of checked rows as of `now_us`, never below what has been applied."""
+        found = self._read(rows, now_us)
+        values, reasons = found.values, found.reasons
+        if self._transforms:
+            for codes in reasons:
+                for place in self._transforms:
+                    if codes[place] == FAILED:
+                        self._throttled.warning(self._said, Misuse(noted.error))
+                    else:
+                        codes[place] = NO_VIEW
+        encode = self._encode
+        if len(rows) == 1:  # quicker than a comprehension
+            return ModelInputs([encode(values[0])], [bytes(reasons[0])], found.at_us, found.positions)
+        return ModelInputs([*map(encode, values)], [*map(bytes, reasons)], found.at_us, found.positions)
+
+
+class BareInputs:
+    """An `InputReader` for when features cannot be read: what the request itself says, and null for the rest.
+
+    Features of views are null for the reason `unavailable`, and so are transforms that are computed from any.
+    """
+
+    def __init__(self, features: FeatureSet, encoding: Encoding) -> None:
+        _check_same(features, encoding)
+        self._encode = encoding.row
+        self._names = features.names
+        self._joined = {name for name in features.names if name not in features.transforms}
+        self._columns = frozenset(features.request.columns)
+        own = set(self._columns)
+        self._transforms: list[tuple[str, RowFunction]] = []
+        for stage in features.stages:  # each transform stands behind those that it is computed from
+            for name, expression in stage.transforms.items():
+                if expression.columns() <= own:
+                    own.add(name)
+                    self._transforms.append((name, compile_row(expression, features.known, f"feature {name!r}")))
+        self._reasons = bytes(UNAVAILABLE if name in self._joined else NO_VIEW for name in features.names)
+
+    def read(self, rows: Sequence[Row], now_us: int) -> ModelInputs:
+        """The inputs of checked rows, as of nothing that was applied."""
+        encoded, reasons = [], []
+        for row in rows:
+            known, own, codes = dict(row), dict.fromkeys(self._names), bytearray(self._reasons)
+            for name, compute in self._transforms:
+                before = noted.count
+                own[name] = value = compute(known)
+                if value is None and noted.count != before:
+                    codes[self._names.index(name)] = FAILED
+                if name not in self._columns:  # which means the column, wherever it is read
+                    known[name] = value
+            encoded.append(self._encode([own[name] for name in self._names]))
+            reasons.append(bytes(codes))
+        return ModelInputs(encoded, reasons, now_us, {})
+
+
+class OfflineInputs:
+    """Model inputs of many requests, each as of its own moment, from the history of the sources.
+
+    It is a `PastReader` as well. What it shows is what was known at the moment, and no more.
+
+    Args:
+        features: The model's features.
+        encoding: The version's encoding of them.
+        snapshot: Gives the events of every source and the positions they reach: up to the positions it is given, or
+            (None) all there are.
+    """
+
+    def __init__(
+        self, features: FeatureSet, encoding: Encoding, snapshot: Callable[[Mapping[str, int] | None], Snapshot]
+    ) -> None:
+        _check_same(features, encoding)
+        self.features = features
+        self.encoding = encoding
+        self.snapshot = snapshot
+
+    def compute(
+        self, requests: Columns, at_us: NDArray[Any], frames: Mapping[str, EventFrame]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The model's matrix, float64 (rows, inputs), and the reason codes, uint8 (rows, inputs)."""
+        from trimtab.features.offline.evaluation import evaluate
+
+        found = evaluate(self.features, requests, at_us, frames)
+        return self.encoding.matrix(found.values), found.codes(self.features.names)
+
+    def read(self, rows: Sequence[Row], at_us: int) -> ModelInputs:
+        """The inputs of checked rows as of `at_us`."""
+        import numpy as np
+
+        frames, positions = self.snapshot(None)
+        columns = self.features.request.columns
+        requests = Columns.of({name: (dtype, [row[name] for row in rows]) for name, dtype in columns.items()})
+        matrix, reasons = self.compute(requests, np.full(len(rows), at_us, np.int64), frames)
+        return ModelInputs(matrix.tolist(), [row.tobytes() for row in reasons], at_us, dict(positions))
+
+
+def _check_same(features: FeatureSet, encoding: Encoding) -> None:
+    if dict(features.dtypes) != dict(encoding.dtypes) or features.names != encoding.names:
+        raise Misuse(
+            f"inputs of request {features.request.name!r}: the features are {', '.join(features.names)}; the version "
+            f"was trained on {', '.join(encoding.names)}. Retrain it, or bring the old definitions back."
+        )

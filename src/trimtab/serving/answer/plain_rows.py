@@ -1,0 +1,62 @@
+"""The check of a row from Python that is as it should be already, as a function written for its request. # D115"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from trimtab.core.columns.data import Dtype
+from trimtab.core.time import DAY_US
+from trimtab.features.definitions import Request
+
+PlainCheck: TypeAlias = Callable[[Any], dict[str, Any] | None]
+
+EARLY_US = 30 * DAY_US  # integers from 0 to here may count seconds or milliseconds
+YEAR_9999_US = 253_402_300_799_999_999
+
+_PLAIN: dict[Dtype, str] = {  # what is taken as it is
+    "float": "{v}.__class__ is float and -1e150 <= {v} <= 1e150",
+    "int": f"{{v}}.__class__ is int and {-(2**63)} <= {{v}} <= {2**63 - 1}",
+    "bool": "{v}.__class__ is bool",
+    "str": "{v}.__class__ is str and {v}.isascii()",
+    "time": f"{{v}}.__class__ is int and {EARLY_US} <= {{v}} <= {YEAR_9999_US}",
+}
+
+
+def plain_check(request: Request) -> PlainCheck:
+    """A function that gives a row as `RequestRows.check` would, in declared order, or None where it cannot say.
+
+    It takes what needs nothing done to it: a dict of just the declared columns, of Python's own types, within their
+    bounds. Whatever else may be right, a text beyond ASCII, a date, NaN for null, is left to the check of all rows.
+
+    >>> from trimtab.features.definitions import request
+    >>> check = plain_check(request("visit", key="id", time="at", columns={"id": str, "x": float}))
+    >>> check({"x": 1.5, "id": "a", "at": 1_700_000_000_000_000})
+    {'id': 'a', 'x': 1.5, 'at': 1700000000000000}
+    >>> check({"id": "a", "x": 1, "at": 1_700_000_000_000_000}) is None
+    True
+    """
+    names = {f"n{number}": name for number, name in enumerate(request.columns)}
+    text = "\n".join(_lines(request, names))
+    scope: dict[str, Any] = dict(names)
+    exec(compile(text, f"<plain rows of request {request.name!r}>", "exec"), scope)  # our own names, no text of others
+    check: PlainCheck = scope["check"]
+    return check
+
+
+def _lines(request: Request, names: dict[str, str]) -> list[str]:
+    lines = [
+        "def check(row):",
+        f"  if row.__class__ is not dict or len(row) != {len(names)}: return None",
+        f"  try: {'; '.join(f'v{name[1:]} = row[{name}]' for name in names)}",
+        "  except KeyError: return None",
+    ]
+    for name, column in names.items():
+        value = f"v{name[1:]}"
+        plain = _PLAIN[request.columns[column]].format(v=value)
+        if column == request.key and request.columns[column] == "str":
+            plain = f"{value} and {plain}"
+        if column not in (request.key, request.time):
+            plain = f"{value} is None or {plain}"
+        lines.append(f"  if not ({plain}): return None")
+    return [*lines, f"  return {{{', '.join(f'{name}: v{name[1:]}' for name in names)}}}"]

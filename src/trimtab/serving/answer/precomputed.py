@@ -1,0 +1,134 @@
+"""Answers made ahead of their questions: looked up by request key, with their age."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, Literal
+
+import msgspec
+
+from trimtab.core.errors import Corrupt
+from trimtab.serving.answer.answering import Answer
+from trimtab.serving.answer.request_rows import Row
+from trimtab.store.ports import KeyValue
+
+FORMAT = 1
+_ALL = b"precomputed/"
+_BLOCK = 5_000
+_LONGEST_KEY_BYTES = 300  # longer request keys are hashed: key-value stores bound their keys
+State = Literal["found", "stale", "missing"]
+
+
+class Looked(msgspec.Struct, frozen=True, gc=False):
+    """What a look-up gave: `answer` is the JSON of an `Answer` when the state is "found"."""
+
+    state: State
+    answer: bytes = b""
+
+
+MISSING = Looked("missing")
+
+
+class Precomputed:
+    """Answers of one model, stored by request key.
+
+    An answer counts only for the columns it was made from: a request whose columns differ from those that were scored
+    is `missing`, and so is a key that never was. One of another version, or older than is allowed, is `stale`.
+    """
+
+    def __init__(self, store: KeyValue, model: str, *, max_age_us: int) -> None:
+        self._store = store
+        self._prefix = _ALL + model.encode() + b"/"
+        self.max_age_us = max_age_us
+
+    def put(self, answers: Iterable[tuple[Row, str, str, Answer]]) -> int:
+        """Store answers, a block a transaction, and say how many; one of the same key is replaced.
+
+        Args:
+            answers: For each: the request row, the request's key, the version's address and the answer to give.
+        """
+        count = 0
+        waiting = iter(answers)
+        while block := list(islice(waiting, _BLOCK)):
+            self._store.write(
+                {
+                    self._key(key): _encoder.encode(
+                        _Entry(FORMAT, _encoder.encode([*row.values()]), version, answer.at_us, _json.encode(answer))
+                    )
+                    for row, key, version, answer in block
+                }
+            )
+            count += len(block)
+        return count
+
+    def holds_any(self) -> bool:
+        """Whether any answer of this model was ever stored."""
+        return next(iter(self._store.scan(self._prefix, limit=1)), None) is not None
+
+    def look_up(self, row: Row, key: str, version: str, now_us: int) -> Looked:
+        """The stored answer of `version` to a checked row, if there is a fresh one.
+
+        Raises:
+            Corrupt: What is stored there is no answer.
+        """
+        stored = self._store.get(self._key(key))
+        if stored is None:
+            return MISSING
+        try:
+            entry = _decoder.decode(stored)
+        except msgspec.MsgspecError as error:
+            raise Corrupt(f"precomputed answer of {key!r}: cannot be read ({error}). Score the batch again.") from error
+        if entry.format != FORMAT:
+            raise Corrupt(f"precomputed answer of {key!r}: format {entry.format}, this trimtab reads {FORMAT}.")
+        asked = [*row.values()]
+        if entry.columns != _encoder.encode(asked) and entry.columns != _encoder.encode([*map(_positive, asked)]):
+            return MISSING
+        if now_us - entry.as_of_us > self.max_age_us or entry.version != version:
+            return _STALE
+        return Looked("found", entry.answer)
+
+    def _key(self, key: str) -> bytes:
+        name = key.encode()
+        if len(name) > _LONGEST_KEY_BYTES:
+            return self._prefix + b"#" + hashlib.sha256(name).digest()
+        return self._prefix + b"=" + name
+
+
+def stored_requests(store: KeyValue) -> Iterator[tuple[bytes, str, list[Any]]]:
+    """Of every stored answer its key in the store, its model, and the columns of its request in declared order.
+
+    Raises:
+        Corrupt: What is stored there is no answer.
+    """
+    after = b""
+    while found := list(store.scan(_ALL, after=after, limit=_BLOCK)):
+        for key, stored in found:
+            try:
+                columns = msgspec.msgpack.decode(_decoder.decode(stored).columns)
+            except msgspec.MsgspecError as error:
+                raise Corrupt(
+                    f"precomputed answer {key!r}: cannot be read ({error}). Score the batch again."
+                ) from error
+            yield key, key.removeprefix(_ALL).partition(b"/")[0].decode(), columns
+        after = found[-1][0]
+
+
+def _positive(value: Any) -> Any:
+    """The zero that tables have, of both that a request may."""
+    return value + 0.0 if value.__class__ is float else value
+
+
+class _Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    format: int
+    columns: bytes  # of the request that was scored, msgpack array in declared order
+    version: str
+    as_of_us: int
+    answer: bytes
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_Entry)
+_json = msgspec.json.Encoder()
+_STALE = Looked("stale")

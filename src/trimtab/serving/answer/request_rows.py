@@ -1,0 +1,332 @@
+"""Request rows at the border: checked once, in full, before any work."""
+
+from __future__ import annotations
+
+import datetime as dt
+import keyword
+import re
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import Annotated, Any
+
+import msgspec
+
+from trimtab.core.columns.data import Columns, Dtype
+from trimtab.core.errors import Misuse
+from trimtab.core.time import moment_us
+from trimtab.features.definitions import Request
+from trimtab.serving.answer.plain_rows import EARLY_US, YEAR_9999_US, plain_check
+from trimtab.serving.problems import InvalidField, decode_problem
+
+Row = dict[str, Any]  # a request's columns in declared order: None for null, microseconds for times
+
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_NOTHING = object()
+_UNSET, _datetime = msgspec.UNSET, dt.datetime
+_SHOWN = 60  # characters of a refused value
+_FORM = 'Send {"request": {...}} for one row or {"rows": [{...}, ...]} for many; "at" beside it is a moment.'
+_FINE = re.compile(rb":\d\d[.,]\d{7}")  # seconds of a text with more digits than microseconds; or some other number
+_NO_MOMENT = "Invalid RFC3339"  # of msgspec, which takes no date and no moment without seconds
+_UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_MICROSECOND = dt.timedelta(microseconds=1)
+_YEAR_1_US = -62_135_596_800_000_000
+_INT64 = msgspec.Meta(ge=-(2**63), le=2**63 - 1)
+_TYPES: dict[Dtype, Any] = {
+    "float": Annotated[float, msgspec.Meta(ge=-1e150, le=1e150)],
+    "int": Annotated[int, _INT64],
+    "bool": bool,
+    "str": str,
+    "time": dt.datetime | Annotated[int, msgspec.Meta(ge=_YEAR_1_US, le=YEAR_9999_US)],
+}
+_NEEDED: dict[Dtype, str] = {
+    "float": "a number within 1e150",
+    "int": "a 64-bit integer",
+    "bool": "true or false",
+    "str": "a text",
+    "time": "ISO 8601 text (a date is its first moment in UTC) or UTC microseconds",
+}
+
+
+class Asked(msgspec.Struct, frozen=True, gc=False):
+    """A decoded body: its rows, whether it came as a list, and the explicit moment it asks about."""
+
+    rows: list[Row]
+    many: bool
+    at_us: int | None
+
+
+class RequestRows:
+    """Decodes and checks the rows of one request definition; compiled once.
+
+    A body is `{"request": {...}}` for one row or `{"rows": [{...}, ...]}` for many; `"at"` asks about a moment in the
+    past. Every declared column must be there; null is allowed but for the key and the time. An integer that counts
+    seconds or milliseconds is no moment, as in events.  # D49
+
+    Args:
+        request: The declaration.
+        now_us: The clock; while it stands in early 1970 (a test's) such integers are moments.
+
+    >>> from trimtab.features.definitions import request
+    >>> rows = RequestRows(request("visit", key="id", time="at", columns={"id": str, "x": float}))
+    >>> rows.decode(b'{"request": {"id": "a", "x": 1, "at": "1970-01-01T00:00:01Z"}}').rows
+    [{'id': 'a', 'x': 1.0, 'at': 1000000}]
+    """
+
+    def __init__(self, request: Request, now_us: Callable[[], int] | None = None) -> None:
+        self.request = request
+        self._now_us = now_us
+        self.plain = plain_check(request)
+        self.names = tuple(request.columns)
+        self._times = tuple(name for name, dtype in request.columns.items() if dtype == "time")
+        self._texts = tuple(name for name, dtype in request.columns.items() if dtype == "str")
+        required = {request.key, request.time}
+        fields: list[tuple[str, Any]] = []
+        for index, (name, dtype) in enumerate(request.columns.items()):
+            kind = (
+                Annotated[str, msgspec.Meta(min_length=1)] if name == request.key and dtype == "str" else _TYPES[dtype]
+            )
+            fields.append((f"c{index}", kind if name in required else kind | None))
+        if all(name.isidentifier() and not keyword.iskeyword(name) and name[:1] != "_" for name in self.names):
+            fields = [(name, kind) for name, (_, kind) in zip(self.names, fields, strict=True)]
+            self._as_row: Callable[[Any], Row] = msgspec.structs.asdict  # twice as fast as zipping
+        else:
+            self._as_row = lambda checked: dict(zip(self.names, msgspec.structs.astuple(checked), strict=True))
+        rename = {field: name for (field, _), name in zip(fields, self.names, strict=True)}
+        fields_of_time = [field for field, name in rename.items() if name in self._times]
+        self._first_time_of = attrgetter(fields_of_time[0])
+        self._more_times_of = [attrgetter(field) for field in fields_of_time[1:]]
+        self._row = msgspec.defstruct("Row", fields, rename=rename, forbid_unknown_fields=True, gc=False)
+        unset, moment = msgspec.UNSET, _TYPES["time"] | msgspec.UnsetType
+        body = msgspec.defstruct(
+            "Body",
+            [
+                ("request", self._row | msgspec.UnsetType, unset),
+                ("rows", list[self._row] | msgspec.UnsetType, unset),  # type: ignore[name-defined]  # made above
+                ("at", moment, unset),
+            ],
+            forbid_unknown_fields=True,
+            gc=False,
+        )
+        self._body = body
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(body)
+
+    def decode(self, body: bytes) -> Asked:
+        """The rows of a JSON body.
+
+        Raises:
+            Misuse: The body is no JSON or has the wrong form; `InvalidField` when one field is at fault.
+        """
+        try:
+            asked = self._decoder.decode(body)
+        except _UNDECODABLE as error:
+            asked = self._decoded_again(body, error)
+        unset = msgspec.UNSET
+        if self._says_moments(asked) and _FINE.search(body) is not None:  # which msgspec rounds, and nobody else does
+            asked = msgspec.convert(self._with_moments(msgspec.json.decode(body)), self._body)
+        at_us = None if asked.at is unset else self._moment_us(asked.at, "at", "$.at")
+        if asked.request is not unset:
+            if asked.rows is not unset:
+                raise Misuse('body: has both "request" and "rows". Send one of them.')
+            return Asked([self._plain(asked.request, "$.request")], False, at_us)
+        if asked.rows is unset:
+            raise Misuse('body: has neither "request" nor "rows". Send {"request": {...}} or {"rows": [{...}, ...]}.')
+        return Asked([self._plain(row, f"$.rows[{n}]") for n, row in enumerate(asked.rows)], True, at_us)
+
+    def _says_moments(self, asked: Any) -> bool:
+        """Whether a body has a moment as text."""
+        if asked.at.__class__ is _datetime:
+            return True
+        rows = asked.rows
+        if rows is _UNSET:
+            rows = () if asked.request is _UNSET else (asked.request,)
+        first, more = self._first_time_of, self._more_times_of
+        for row in rows:  # quicker than a generator
+            if first(row).__class__ is _datetime or (more and any(one(row).__class__ is _datetime for one in more)):
+                return True
+        return False
+
+    def _decoded_again(self, body: bytes, error: Exception) -> Any:
+        """A body that has a moment as only we read it; else what is wrong with it."""
+        if _NO_MOMENT in str(error):
+            try:
+                return msgspec.convert(self._with_moments(msgspec.json.decode(body)), self._body)
+            except _UNDECODABLE as still:  # also of what stands behind the moment, which was not read yet
+                error = still
+        raise self._explained(decode_problem(error, body), body) from error
+
+    def _with_moments(self, given: dict[str, Any]) -> dict[str, Any]:
+        """A body as plain JSON, its moments as msgspec takes them."""
+        rows = [given.get("request"), *(given.get("rows") or ())] if isinstance(given.get("rows"), list) else []
+        for row in rows or [given.get("request")]:
+            if isinstance(row, dict):
+                row.update({name: _as_moment(row[name]) for name in self._times if name in row})
+        if "at" in given:
+            given["at"] = _as_moment(given["at"])
+        return given
+
+    def check(self, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+        """Rows from Python, by the same rules as rows from JSON; NaN is null, NumPy scalars are taken.
+
+        Raises:
+            Misuse: A row is no mapping; `InvalidField` names the row and the field at fault, what was found and needed.
+        """
+        out = []
+        for number, row in enumerate(rows):
+            plain = self.plain(row)
+            if plain is not None:
+                out.append(plain)
+                continue
+            if not isinstance(row, Mapping):
+                raise Misuse(f"row {number}: a {type(row).__name__}. Give a dict with {', '.join(self.names)}.")
+            try:
+                if any(row.get(name).__class__ is str for name in self._times):
+                    row = {**row, **{name: _as_moment(row[name]) for name in self._times if name in row}}
+                checked = msgspec.convert(row, self._row)
+            except msgspec.ValidationError:
+                checked = self._checked_python(row, number)
+            out.append(self._encodable(self._plain(checked, f"rows[{number}]"), number))
+        return out
+
+    def _encodable(self, row: Row, number: int) -> Row:
+        """The row, if its texts are UTF-8, which those of JSON are and those of Python need not be."""
+        for name in self._texts:
+            value = row[name]
+            if value is not None and value.__class__ is not str:
+                row[name] = value = str.__str__(value)  # of a kind of its own, which cannot be logged
+            if value is None or value.isascii():
+                continue
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                problem = InvalidField(f"$.{name}: half a character", field=name, pointer=f"$.{name}")
+                raise _in_row(self._explained(problem, row), number) from None
+        return row
+
+    def _checked_python(self, row: Mapping[str, Any], number: int) -> Any:
+        """A row that holds NaN, NumPy scalars, or something wrong."""
+        try:
+            plain = {name: _time(value) if name in self._times else _python(value) for name, value in row.items()}
+            return msgspec.convert(plain, self._row)
+        except msgspec.ValidationError as error:
+            raise _in_row(self._explained(decode_problem(error, b""), row), number) from error
+
+    def _plain(self, checked: Any, pointer: str) -> Row:
+        row = self._as_row(checked)
+        for name in self._times:
+            value = row[name]
+            if value.__class__ is int:
+                if 0 <= value < EARLY_US:
+                    self._moment_us(value, name, f"{pointer}.{name}")
+            elif value is not None:
+                row[name] = self._moment_us(value, name, f"{pointer}.{name}")
+        return row
+
+    def _moment_us(self, value: Any, field: str, pointer: str) -> int:
+        if not isinstance(value, int):
+            return _moment_us(value, field, pointer)
+        from trimtab.events.values.checks import moment_shown, other_unit
+
+        if other_unit(value) and (self._now_us is None or self._now_us() > EARLY_US):
+            said = f"{pointer}: {moment_shown(value)}. Needed: {_NEEDED['time']}."
+            raise InvalidField(said, field=field, pointer=pointer)
+        return value
+
+    def _explained(self, problem: Misuse, source: bytes | Mapping[str, Any]) -> Misuse:
+        """The problem with what was found in its field and what is needed there."""
+        problem = _said(problem)
+        if not isinstance(problem, InvalidField):
+            return Misuse(f"{problem} {_FORM}") if str(problem).startswith("body: Expected") else problem
+        if problem.pointer == f"$.{problem.field}" and isinstance(source, bytes):  # of the body, not of a row
+            known = {"request": "an object", "rows": "a list of objects", "at": _NEEDED["time"]}
+            needed = f" Needed: {known[problem.field]}." if problem.field in known else ""
+            unknown = "" if needed else f"$.{problem.field} is nothing that a body has"
+            found = f"{problem}. Found: {_found(source, problem.pointer)}.{needed}" if needed else f"{unknown}. {_FORM}"
+            return InvalidField(found, field=problem.field, pointer=problem.pointer)
+        dtype = self.request.columns.get(problem.field)
+        if dtype is None:
+            text = f"{problem}. The columns are {', '.join(self.names)}."
+        else:
+            null = "" if problem.field in (self.request.key, self.request.time) else ", or null"
+            text = f"{problem}. Found: {_found(source, problem.pointer)}. Needed: {_NEEDED[dtype]}{null}."
+        return InvalidField(text, field=problem.field, pointer=problem.pointer)
+
+
+def rows_of_table(table: Columns) -> list[Row]:
+    """Rows to check of a table; its timestamps are moments of whatever year, for their type says the unit."""
+    rows = table.to_rows()
+    for name, one in table.by_name.items():
+        if one.dtype == "time" and ((one.values >= 0) & (one.values < EARLY_US)).any():
+            for row in rows:
+                row[name] = None if row[name] is None else _said_moment(row[name])
+    return rows
+
+
+def _said_moment(us: int) -> int | dt.datetime:
+    """A moment whose unit is known, in a form that nobody takes for a number of seconds."""
+    return _EPOCH + us * _MICROSECOND if 0 <= us < EARLY_US else us
+
+
+def _said(problem: Misuse) -> Misuse:
+    """The problem without the name of a standard that we do not hold senders to."""
+    if not isinstance(problem, InvalidField) or _NO_MOMENT not in str(problem):
+        return problem
+    text = str(problem).replace(f"{_NO_MOMENT} encoded datetime", "no moment")
+    return InvalidField(text, field=problem.field, pointer=problem.pointer)
+
+
+def _found(source: bytes | Mapping[str, Any], pointer: str) -> str:
+    """What stands at `pointer`, shortened; "nothing" when it is missing."""
+    try:
+        value: Any = msgspec.json.decode(source) if isinstance(source, bytes) else source
+        for name, index in re.findall(r"\.([^.\[]+)|\[(\d+)\]", pointer):
+            value = value[int(index)] if index else value.get(name, _NOTHING)
+    except (msgspec.MsgspecError, ValueError, RecursionError, LookupError, AttributeError):
+        return "something that cannot be shown"  # the body breaks off further on, or a name has a dot in it
+    text = "nothing" if value is _NOTHING else repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _in_row(problem: Misuse, number: int) -> Misuse:
+    if not isinstance(problem, InvalidField):
+        return problem
+    at = f"rows[{number}]{problem.pointer[1:]}"
+    return InvalidField(str(problem).replace(problem.pointer, at, 1), field=problem.field, pointer=at)
+
+
+def _as_moment(value: Any) -> Any:
+    """A text or date as microseconds where it is a moment; else as it is, to be refused."""
+    if isinstance(value, str | dt.date) and not isinstance(value, dt.datetime):
+        try:
+            return _said_moment(moment_us(value))
+        except Misuse:
+            return value if not isinstance(value, str) or value.isascii() else ascii(value)  # msgspec encodes it
+    return value
+
+
+def _time(value: Any) -> Any:
+    """A time as events have it: null, or a moment in a form that msgspec takes; what is none stays, to be refused."""
+    from trimtab.events.values.conversions import Refused, converted, kind_of
+
+    try:
+        us = converted("time", value)
+    except Refused:
+        return _as_moment(value)
+    assert us is None or isinstance(us, int)  # of a time
+    return us if us is None or kind_of(value)[0] == "int" else _said_moment(us)
+
+
+def _python(value: Any) -> Any:
+    """A NumPy scalar as Python's; NaN as null."""
+    if type(value).__module__ == "numpy" and hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and value != value else value
+
+
+def _moment_us(value: dt.datetime, field: str, pointer: str) -> int:
+    if value.tzinfo is None:
+        value = value.replace(tzinfo=dt.UTC)
+    at_us = (value - _EPOCH) // _MICROSECOND
+    try:
+        return moment_us(at_us)
+    except Misuse as error:
+        raise InvalidField(f"{pointer}: {error}", field=field, pointer=pointer) from error

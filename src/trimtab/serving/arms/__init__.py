@@ -1,0 +1,1 @@
+"""Arms of a deployment: champion, canary and shadow behind one endpoint."""

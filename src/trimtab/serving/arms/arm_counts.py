@@ -1,0 +1,208 @@
+"""Counts of what each version does in service, by arm: requests, failures, latencies, scores.
+
+A request counts once for each arm that answers some of its rows. Its latency is the time that its arm took for
+features and model, of requests that have one row there; waits that no version is at fault for are no part of it.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Sequence
+from math import frexp
+from typing import Any
+
+import msgspec
+
+from trimtab.core.records import FALLBACK_VERSION, LAST_ANSWER, NULL_FEATURES, RULE, Prediction
+from trimtab.serving.answer.answering import ServedVersion
+from trimtab.serving.protect.degradation import FEATURES_FAILED, MODEL_FAILED
+
+PER_OCTAVE = 32  # buckets from a latency to twice that
+LATENCY_EDGES_S = tuple(math.exp2(n / PER_OCTAVE) for n in range(-16 * PER_OCTAVE, 6 * PER_OCTAVE + 1))  # 15 us to 64 s
+_DEGRADED = frozenset((NULL_FEATURES, LAST_ANSWER, FALLBACK_VERSION, RULE))
+_FAILED = frozenset((FEATURES_FAILED, MODEL_FAILED))
+_SUMS = ("requests", "failures", "degraded", "refused", "repeats")
+_ZERO = 1_100  # above every exponent of a number
+_VERSIONS = 64  # that counts are kept of in a process; the oldest go
+
+
+class ServiceFigures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one version did in service under one arm; sums, so that figures of several processes and times add up."""
+
+    model: str
+    version: str  # its address
+    arm: str
+    requests: int = 0  # that were this arm's to answer
+    failures: int = 0  # of them: features or model failed, whatever the client was answered instead
+    degraded: int = 0  # of them: a degraded response was given
+    refused: int = 0  # requests besides, refused for saturation (429) while the version was in service
+    repeats: int = 0  # scores that equal the one before
+    latencies: dict[int, int] = {}  # by bucket: place of its upper edge in `LATENCY_EDGES_S`
+    scores: dict[int, int] = {}  # by bucket: see `score_bucket`
+
+    @property
+    def timed(self) -> int:
+        """The number of requests whose latency was measured."""
+        return sum(self.latencies.values())
+
+    @property
+    def scored(self) -> int:
+        """The number of scores that the version itself gave; of a request with several rows the first."""
+        return sum(self.scores.values())
+
+    def latency_s(self, share: float) -> float:
+        """A quantile of the latencies in seconds: the upper edge of its bucket, at most 2.2 % too high; 0 without any.
+
+        Args:
+            share: In (0, 1]: 0.99 for the 99th percentile.
+        """
+        wanted, seen = share * self.timed, 0
+        for bucket, count in sorted(self.latencies.items()):
+            seen += count
+            if seen >= wanted:
+                return LATENCY_EDGES_S[min(bucket, len(LATENCY_EDGES_S) - 1)]
+        return 0.0
+
+    def plus(self, other: ServiceFigures) -> ServiceFigures:
+        """Both together, named as this one."""
+        return self._combined(other, 1)
+
+    def minus(self, before: ServiceFigures) -> ServiceFigures:
+        """What was counted since `before`."""
+        return self._combined(before, -1)
+
+    def _combined(self, other: ServiceFigures, sign: int) -> ServiceFigures:
+        sums: dict[str, Any] = {name: getattr(self, name) + sign * getattr(other, name) for name in _SUMS}
+        for name in ("latencies", "scores"):
+            sums[name] = _added(getattr(self, name), getattr(other, name), sign)
+        return msgspec.structs.replace(self, **sums)
+
+    def lines(self) -> list[str]:
+        """Lines for a terminal.
+
+        >>> figures = ServiceFigures(model="late", version="7f3a", arm="canary", requests=200, failures=3)
+        >>> print(*figures.lines(), sep=chr(10))
+        canary: 200 requests, 1.5 % failed, 0.0 % degraded
+        """
+        each = max(self.requests, 1)
+        shares = f"{self.failures / each:.1%} failed, {self.degraded / each:.1%} degraded".replace("%", " %")
+        found = [f"{self.arm}: {self.requests:,} requests, {shares}"]
+        if self.latencies:
+            half, most = (1e3 * self.latency_s(share) for share in (0.5, 0.99))
+            found.append(f"  features and model: median {half:.3g} ms, 99th percentile {most:.3g} ms")
+        if self.refused:
+            found.append(f"  refused for saturation: {self.refused:,}")
+        return found
+
+
+class ArmCounts:
+    """Counts of one version and arm in this process since it began; only added to, by the thread that answers."""
+
+    __slots__ = ("_last", "_of", "_scores", "degraded", "failures", "latencies", "refused", "repeats", "requests")
+
+    def __init__(self, served: ServedVersion) -> None:
+        self._of = served
+        self.requests = self.failures = self.degraded = self.refused = self.repeats = 0
+        self.latencies = [0] * (len(LATENCY_EDGES_S) + 1)
+        self._scores: defaultdict[int, int] = defaultdict(int)  # as of `score_bucket`
+        self._last: float | None = None
+
+    def answered(self, made: Sequence[Prediction], taken_s: float, shared: bool) -> None:
+        """Count the answers to one request, or to several with one row each that shared a call."""
+        if len(made) != 1 and not shared:
+            if made:
+                self.requests += 1
+                self._count(max(made, key=_is_flagged))
+            return
+        bucket, latencies = bisect_left(LATENCY_EDGES_S, taken_s), self.latencies
+        for one in made:
+            self.requests += 1
+            latencies[bucket] += 1
+            score = one.score
+            if one.flags or score <= 0.0:
+                self._count(one)
+                continue
+            if score == self._last:
+                self.repeats += 1
+            self._last = score
+            self._scores[frexp(score)[1] + _ZERO] += 1
+
+    def failed(self, requests: int) -> None:
+        """Count requests that the version could not answer."""
+        self.requests += requests
+        self.failures += requests
+
+    def answered_instead(self, requests: int, made: Sequence[Prediction]) -> None:
+        """Count what another version answered in its place."""
+        if not _DEGRADED.isdisjoint(made[0].flags):
+            self.degraded += requests
+
+    def snapshot(self) -> ServiceFigures:
+        """The counts so far."""
+        return ServiceFigures(
+            model=self._of.model,
+            version=self._of.version,
+            arm=self._of.arm,
+            failures=self.failures,  # before `requests`: it may be counted meanwhile
+            degraded=self.degraded,
+            repeats=self.repeats,
+            scores=dict(self._scores),
+            latencies={place: count for place, count in enumerate(self.latencies) if count},
+            refused=self.refused,
+            requests=self.requests,
+        )
+
+    def _count(self, one: Prediction) -> None:
+        flags = one.flags
+        if flags:
+            if not _FAILED.isdisjoint(flags):
+                self.failures += 1
+            if not _DEGRADED.isdisjoint(flags):
+                self.degraded += 1
+                return  # no score of this version
+        if one.score == self._last:
+            self.repeats += 1
+        self._last = one.score
+        self._scores[score_bucket(one.score)] += 1
+
+
+class EndpointCounts:
+    """The counts of all versions that answer at one model's address."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str], ArmCounts] = {}
+
+    def of(self, served: ServedVersion) -> ArmCounts:
+        """The counts of a version under its arm."""
+        key = served.version, served.arm
+        found = self._counts.get(key)
+        if found is None:
+            found = self._counts[key] = ArmCounts(served)
+            if len(self._counts) > _VERSIONS:
+                del self._counts[next(iter(self._counts))]
+        return found
+
+    def all(self) -> list[ArmCounts]:
+        """All counts, those of the version first that answered first."""
+        return list(self._counts.values())
+
+
+def score_bucket(score: float) -> int:
+    """The bucket of a finite score: one for each power of two, each sign, and zero.
+
+    >>> [score_bucket(score) for score in (-0.3, 0.0, 0.3, 0.49, 0.5, 1.0, 2.0)]
+    [-1099, 0, 1099, 1099, 1100, 1101, 1102]
+    """
+    exponent = frexp(score)[1] + _ZERO
+    return exponent if score > 0.0 else -exponent if score < 0.0 else 0
+
+
+def _is_flagged(one: Prediction) -> bool:
+    return bool(one.flags)
+
+
+def _added(one: dict[int, int], other: dict[int, int], sign: int) -> dict[int, int]:
+    sums = {place: one.get(place, 0) + sign * other.get(place, 0) for place in one.keys() | other.keys()}
+    return {place: count for place, count in sorted(sums.items()) if count}

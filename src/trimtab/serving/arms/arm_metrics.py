@@ -1,0 +1,145 @@
+"""The service figures of every version and arm in the catalogue, where any process can read and add them up.
+
+Each process that answers keeps a record for each minute, version and arm, and writes those of the newest minute again
+every few seconds; one that is killed loses what it counted since. Minutes older than three hours are put
+together to hours, which are kept for eight days, so that there are never many.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+
+import msgspec
+
+from trimtab.core.clock import Clock
+from trimtab.core.errors import Conflict
+from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
+from trimtab.serving.arms.arm_counts import EndpointCounts, ServiceFigures
+from trimtab.store.ports import Catalog, Put, Record, Remove
+
+KIND = "arm_figures"  # of the records; their keys are model/version/arm/minute/process
+WRITE_S = 10.0  # between two writings
+MINUTES_US = 3 * HOUR_US  # how long figures are kept by the minute
+KEPT_US = 8 * DAY_US
+_HOUR = "hour"  # in the place of a process: all of them, of one hour
+_MOST_KEPT = 1_000  # records that could not be written yet; beyond, the oldest are lost
+
+
+class ArmFigures:
+    """Writes what one process counts.
+
+    Args:
+        catalog: Where to.
+        clock: The time of the records.
+        counts: The counts of every endpoint of the process.
+    """
+
+    def __init__(self, catalog: Catalog, clock: Clock, counts: Callable[[], Iterable[EndpointCounts]]) -> None:
+        self._catalog = catalog
+        self._clock = clock
+        self._counts = counts
+        self._process = uuid.uuid4().hex[:12]
+        self._before: dict[str, ServiceFigures] = {}  # what was counted at the last writing, by version and arm
+        self._minute = 0
+        self._records: dict[str, ServiceFigures] = {}  # of this minute, and those that could not be written yet, by key
+        self._unwritten: set[str] = set()  # keys of those that differ from what is stored
+
+    def write(self) -> None:
+        """Write what was counted since the last writing; nothing where nothing was.
+
+        Raises:
+            Unavailable: The catalogue cannot be written now; the next call writes it.
+        """
+        self._minute = max(self._minute, self._clock.now_us() // MINUTE_US)  # a record is never begun a second time
+        for counts in [one for endpoint in self._counts() for one in endpoint.all()]:
+            now = counts.snapshot()
+            of = _of(now)
+            before, self._before[of] = self._before.get(of), now
+            new = now if before is None or now.requests < before.requests else now.minus(before)
+            if new.requests or new.refused:
+                key = figures_key(now, self._minute, self._process)
+                there = self._records.get(key)
+                self._records[key] = new if there is None else there.plus(new)
+                self._unwritten.add(key)
+        kept = list(self._records.items())[-_MOST_KEPT:]
+        self._records = {k: one for k, one in kept if k in self._unwritten or _minute(k) == self._minute}
+        if self._unwritten:
+            write_figures(self._catalog, {key: one for key, one in kept if key in self._unwritten})
+            self._unwritten.clear()
+
+
+def figures_key(figures: ServiceFigures, minute: int, process: str) -> str:
+    """The key of the record of a version and arm in one minute of one process."""
+    return f"{_of(figures)}{minute:012d}/{process}"
+
+
+def write_figures(catalog: Catalog, figures: Mapping[str, ServiceFigures]) -> None:
+    """Write records of figures by their keys."""
+    catalog.write([Put(KIND, key, msgspec.json.encode(one)) for key, one in figures.items()])
+
+
+def service_figures(catalog: Catalog, model: str, version: str, arm: str, *, since_us: int) -> ServiceFigures:
+    """What a version did under an arm in all processes since a time.
+
+    Figures are kept by the minute for three hours, then by the hour for eight days: those of the minute or hour that
+    `since_us` lies in are counted whole. The newest ten seconds may be missing.
+
+    Args:
+        catalog: Where they are.
+        model: Whose.
+        version: The version's address.
+        arm: "champion" or "canary".
+        since_us: UTC microseconds.
+    """
+    found = ServiceFigures(model=model, version=version, arm=arm)
+    for record in catalog.find(KIND, _of(found)):
+        length_us = HOUR_US if _is_hour(record.key) else MINUTE_US
+        if _minute(record.key) * MINUTE_US + length_us > since_us:
+            found = found.plus(_read(record))
+    return found
+
+
+def fold_figures(catalog: Catalog, now_us: int) -> int:
+    """Put old minutes together to hours, and remove old hours; how many records went. One process at a time does."""
+    minutes: dict[str, list[Record]] = {}
+    removed = 0
+    for record in catalog.find(KIND):
+        minute = _minute(record.key)
+        if not _is_hour(record.key):
+            hour = minute // 60 * 60
+            if (hour + 60) * MINUTE_US + MINUTES_US <= now_us:
+                minutes.setdefault(f"{_of(_read(record))}{hour:012d}/{_HOUR}", []).append(record)
+        elif minute * MINUTE_US + KEPT_US <= now_us:
+            catalog.write([Remove(KIND, record.key)])
+            removed += 1
+    for key, records in minutes.items():
+        before = catalog.get(KIND, key)
+        parts = [_read(one) for one in records] + ([] if before is None else [_read(before)])
+        whole = parts[0]
+        for one in parts[1:]:
+            whole = whole.plus(one)
+        changes: list[Put | Remove] = [Remove(KIND, one.key, one.revision) for one in records]
+        changes.append(Put(KIND, key, msgspec.json.encode(whole), 0 if before is None else before.revision))
+        try:
+            catalog.write(changes)
+        except Conflict:  # another process folds them, or one still writes there: at the next call
+            continue
+        removed += len(records)
+    return removed
+
+
+def _of(figures: ServiceFigures) -> str:
+    return f"{figures.model}/{figures.version}/{figures.arm}/"
+
+
+def _minute(key: str) -> int:
+    return int(key.split("/")[-2])
+
+
+def _is_hour(key: str) -> bool:
+    return key.endswith(f"/{_HOUR}")
+
+
+def _read(record: Record) -> ServiceFigures:
+    return msgspec.json.decode(record.body, type=ServiceFigures)

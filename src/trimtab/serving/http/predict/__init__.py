@@ -1,0 +1,1 @@
+"""Predictions over HTTP: scheduling, batching, shadows and metrics."""

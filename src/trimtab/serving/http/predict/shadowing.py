@@ -1,0 +1,69 @@
+"""Shadows work on spare capacity: a little, now and then, while nobody waits for an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from time import perf_counter
+
+from trimtab.core.records import Prediction
+from trimtab.serving.answer.request_rows import Row
+from trimtab.serving.arms.arms import Shadow, ShadowFigures
+from trimtab.serving.http.predict.scheduler import Turns
+from trimtab.serving.log.commit import GroupCommit
+
+_PAUSE_S = 0.005  # at least
+_WORK_S = 0.001  # after each pause, or one answer
+_PAUSES = 5  # times as long as the work before it a pause is: at most a sixth of the process's time
+
+
+class Shadowing:
+    """Lets shadows answer what they were offered.
+
+    Args:
+        turns: Says whether anybody waits.
+        commit: Where their predictions go.
+    """
+
+    def __init__(self, turns: Turns, commit: GroupCommit) -> None:
+        self._turns = turns
+        self._commit = commit
+        self._busy: set[Shadow] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def offer(self, shadow: Shadow, rows: Sequence[Row]) -> None:
+        """Requests that were answered."""
+        shadow.offer(rows)
+        if shadow.waits:
+            self._busy.add(shadow)
+            self._later()
+
+    def _later(self, pause_s: float = _PAUSE_S) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(pause_s, self._work)
+
+    def _work(self) -> None:
+        self._timer, begun_s = None, perf_counter()
+        if not self._turns.under_way:
+            for shadow in list(self._busy):
+                made = shadow.work(_WORK_S / len(self._busy))
+                if made:
+                    self._log(made, shadow.figures)
+                if not shadow.waits:
+                    self._busy.discard(shadow)
+        if self._busy:
+            self._later(max(_PAUSE_S, _PAUSES * (perf_counter() - begun_s)))
+
+    def _log(self, made: Sequence[Prediction], figures: ShadowFigures) -> None:
+        """Log what a shadow answered; what cannot be logged is dropped, for nobody waits for it."""
+
+        def logged(done: asyncio.Future[None]) -> None:
+            if done.cancelled() or done.exception() is not None:
+                figures.dropped += len(made)
+            else:
+                figures.answered += len(made)
+
+        if self._commit.note(made):
+            figures.answered += len(made)
+        else:
+            self._commit.append(made).add_done_callback(logged)

@@ -1,0 +1,1 @@
+"""One HTTP request: wire format, access rights, limits, access log and traces."""

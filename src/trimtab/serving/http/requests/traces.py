@@ -1,0 +1,225 @@
+"""Requests as OpenTelemetry spans, made after the answer from the times that were measured (the extra `otel`)."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib.util import find_spec
+from itertools import pairwise
+from random import getrandbits
+from typing import Any, cast
+
+from trimtab.core.errors import Misuse
+from trimtab.serving.http.requests.access_log import printable
+from trimtab.serving.http.requests.request_record import AT_ONCE, STAGES, Exchange, Untold
+
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+SAMPLER = "OTEL_TRACES_SAMPLER"
+QUEUE = "OTEL_BSP_MAX_QUEUE_SIZE"
+_EXPORT_S = 5.0  # for one attempt to hand spans to the collector
+_FLUSH_MS = 2_000  # for what is left at the end
+_MOST_WAITING = 5 * AT_ONCE * 6  # spans, of which a prediction has six: they come that many at once
+_SHOWN = ("decode", "log", "encode")  # stages that are spans as they were measured
+
+
+class Traces:
+    """Makes spans, and lets them be exported in the background.
+
+    Args:
+        endpoint: Where OTLP over HTTP is taken; None: what the environment says.
+        exporter: Another one, instead.
+
+    Raises:
+        Misuse: The extra is not installed.
+    """
+
+    traces = True
+
+    def __init__(self, endpoint: str | None = None, *, exporter: Any = None) -> None:
+        try:
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+            from opentelemetry.sdk.resources import Resource
+            from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+            from opentelemetry.sdk.trace.export import BatchSpanProcessor
+            from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+            from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, get_current_span
+            from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+        except ImportError as error:
+            raise Misuse(
+                f'traces need what is not installed ({error.name}). Run: pip install "trimtab[otel]", or leave out '
+                f"serve.traces and {ENDPOINTS[1]}."
+            ) from error
+        if exporter is None:
+            exporter = OTLPSpanExporter(endpoint=endpoint, timeout=_EXPORT_S)
+        logging.getLogger("opentelemetry.exporter.otlp.proto.http.trace_exporter").setLevel(logging.ERROR)
+        self._provider = TracerProvider(resource=Resource.create(_named(os.environ)), shutdown_on_exit=False)
+        said = os.environ.get(QUEUE, "")
+        self._most = int(said) if said.isdecimal() else _MOST_WAITING
+        self._exporter = _Counted(exporter)
+        processor = BatchSpanProcessor(cast("Any", self._exporter), max_queue_size=self._most)
+        self._provider.add_span_processor(processor)
+        self._take, self._given = processor.on_end, 0
+        self._span = partial(
+            ReadableSpan, resource=self._provider.resource, instrumentation_scope=InstrumentationScope("trimtab")
+        )
+        self._context = partial(SpanContext, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+        self._sampler = self._provider.sampler if SAMPLER in os.environ else None  # else all that come here are kept
+        self._extract = TraceContextTextMapPropagator().extract
+        self._carrying = get_current_span
+        self._server, self._inside = SpanKind.SERVER, SpanKind.INTERNAL
+        self._good, self._error = Status(), Status(StatusCode.ERROR)
+
+    def write(self, exchanges: Sequence[Exchange], ahead_ns: int) -> None:
+        """Make the spans of requests that have ended.
+
+        They are made as they are to be handed on, without the tracer: it would open and end each, with a lock and a
+        context of its own, which takes five times as long.  # D0118
+        What the processor has no room for it drops, and says so nowhere: so it is given no more than it has room for.
+
+        Raises:
+            Untold: Too many spans wait for the collector.
+        """
+        untold = 0
+        span, take, context_of, inside, good = self._span, self._take, self._context, self._inside, self._good
+        for one in exchanges:
+            parent = self._parent(one)
+            trace_id = (getrandbits(128) or 1) if parent is None else parent.trace_id
+            name = f"{printable(one.method)} {_route(one)}"
+            attributes = _attributes(one)
+            if self._sampler is not None and not self._is_wanted(one, trace_id, name, attributes):
+                continue
+            state = None if parent is None else parent.trace_state
+            context = context_of(trace_id, getrandbits(64) or 1, trace_state=state)
+            parts = _parts(one)
+            if self._given + len(parts) + 1 - self._exporter.done > self._most:
+                untold += 1
+                continue
+            self._given += len(parts) + 1
+            for part, start_s, end_s in parts:
+                own = context_of(trace_id, getrandbits(64) or 1, trace_state=state)
+                start_ns, end_ns = int(start_s * 1e9) + ahead_ns, int(end_s * 1e9) + ahead_ns
+                take(span(part, own, context, kind=inside, status=good, start_time=start_ns, end_time=end_ns))
+            take(
+                span(
+                    name,
+                    context,
+                    parent,
+                    attributes=attributes,
+                    kind=self._server,
+                    status=self._error if one.status >= 500 else good,
+                    start_time=int(one.heard_s * 1e9) + ahead_ns,
+                    end_time=int(one.ended_s * 1e9) + ahead_ns,
+                )
+            )
+        if untold:
+            raise Untold(
+                f"traces: {untold:,} requests found no room among the {self._most:,} spans that may wait for the "
+                "collector. Let it take them faster, or trace a smaller share (serve.traces_share).",
+                untold,
+            )
+
+    def _parent(self, one: Exchange) -> Any:
+        """The span of the asker's that a request carries; None when it carries none."""
+        carried = _carried(one)
+        if "traceparent" not in carried:
+            return None
+        context = self._carrying(self._extract(carried)).get_span_context()
+        return context if context.is_valid else None
+
+    def _is_wanted(self, one: Exchange, trace_id: int, name: str, attributes: Mapping[str, Any]) -> bool:
+        """Whether the sampler that the environment names keeps it."""
+        assert self._sampler is not None
+        given = self._extract(_carried(one))
+        found = self._sampler.should_sample(given, trace_id, name, self._server, attributes)
+        return bool(found.decision.is_sampled())  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Hand on what is left, for about two seconds; what the collector does not take is dropped."""
+        self._provider.force_flush(_FLUSH_MS)
+        self._provider.shutdown()
+
+
+class _Counted:
+    """An exporter, and how many spans it is done with, whether it could export them or not."""
+
+    def __init__(self, exporter: Any) -> None:
+        self.done = 0
+        self.shutdown, self.force_flush = exporter.shutdown, exporter.force_flush
+        self._export = exporter.export
+
+    def export(self, spans: Sequence[Any]) -> Any:
+        try:
+            return self._export(spans)
+        finally:
+            self.done += len(spans)
+
+
+def endpoint_of_environment(environment: Mapping[str, str]) -> str | None:
+    """Where the environment says that traces go, if it does; None also where the extra is not installed.
+
+    >>> endpoint_of_environment({"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"})
+    """
+    if find_spec("opentelemetry") is None or find_spec("opentelemetry.sdk") is None:  # it speaks to other programs
+        return None
+    if environment.get("OTEL_SDK_DISABLED", "").lower() == "true" or environment.get("OTEL_TRACES_EXPORTER") == "none":
+        return None
+    return next((environment[name] for name in ENDPOINTS if environment.get(name)), None)
+
+
+def _named(environment: Mapping[str, str]) -> dict[str, Any]:
+    """How the service is called, where the environment does not say."""
+    said = "OTEL_SERVICE_NAME" in environment or "service.name" in environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    return {} if said else {"service.name": "trimtab"}
+
+
+def _carried(one: Exchange) -> dict[str, str]:
+    return {
+        name.decode(): value.decode("latin-1") for name, value in one.headers if name in (b"traceparent", b"tracestate")
+    }
+
+
+def _route(one: Exchange) -> str:
+    return "/v1/models/{model}/predict" if one.route == "predict" else one.route
+
+
+def _attributes(one: Exchange) -> dict[str, Any]:
+    said: dict[str, Any] = {
+        "http.request.method": printable(one.method),
+        "url.path": printable(one.path),
+        "http.route": _route(one),
+        "http.response.status_code": one.status,
+        "http.response.body.size": one.size_bytes,
+        "client.address": "" if one.client is None else one.client[0],
+        "trimtab.request_id": one.request_id,
+    }
+    if one.grpc:
+        service, _, name = one.path.strip("/").rpartition("/")
+        said |= {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name, "trimtab.grpc_status": one.grpc}
+    if one.model:
+        said["trimtab.model"] = one.model
+    if one.label:
+        said["trimtab.version"] = one.label
+        said["trimtab.predictions"] = one.answers
+    if one.made:
+        first = one.made[0]
+        said |= {"trimtab.model": first.model, "trimtab.arm": first.arm, "trimtab.prediction_id": first.id}
+        if first.flags:
+            said["trimtab.flags"] = first.flags
+    return said
+
+
+def _parts(one: Exchange) -> list[tuple[str, float, float]]:
+    """The child spans: `features` and `model` lie within `predict`, one behind the other."""
+    out = []
+    for name, (start_s, end_s) in zip(STAGES, pairwise(one.times), strict=False):
+        if name in _SHOWN and end_s > start_s:
+            out.append((name, start_s, end_s))
+        elif name == "predict":
+            read_s = start_s + one.features_s
+            if one.features_s:
+                out.append(("features", start_s, read_s))
+            if one.model_s:
+                out.append(("model", read_s, read_s + one.model_s))
+    return out

@@ -1,0 +1,239 @@
+"""ASGI at its barest: the body in, bounded in size and time; a response out in two messages."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, MutableMapping
+from time import perf_counter
+from typing import Any, TypeAlias
+
+import msgspec
+
+from trimtab.serving.failures import NotApplied
+from trimtab.serving.http.requests.room import check_decoded, decoded_bytes, no_room
+from trimtab.serving.problems import PROBLEM_TYPE, InvalidField, Refused, problem_of
+
+Message: TypeAlias = MutableMapping[str, Any]
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
+
+JSON_TYPE = b"application/json"
+TIMEOUT = b"x-timeout-ms"
+NO_GUESSING = b"x-content-type-options", b"nosniff"  # a header of every answer
+_LONGEST_MS = 600_000
+_SEARCH_S = 10.0
+_PAUSES_S = itertools.cycle((b"1", b"2", b"3"))
+_CLOSE: Headers = ((b"connection", b"close"),)  # what is left of a body is no request
+
+
+class Reply(msgspec.Struct, frozen=True, gc=False):
+    """What is sent back."""
+
+    status: int
+    body: bytes
+    media_type: bytes = JSON_TYPE
+    headers: Headers = ()
+
+
+class Gone(ConnectionError):
+    """The asker hung up before the request was complete."""
+
+
+class Sent:
+    """Sends answers with what all but predictions have: no copies on the way, and the request's id.
+
+    Args:
+        send: What sends.
+        request_id: The request's.
+    """
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self.status = 0
+        self.size_bytes = 0  # of the body, so far
+        self._send = send
+        self._headers = (
+            (b"cache-control", b"no-store"),
+            (b"x-request-id", request_id.encode()),
+        )
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message["headers"], *self._headers]
+        else:
+            self.size_bytes += len(message.get("body", b""))
+        await self._send(message)
+
+
+async def whole_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s: float) -> bytes:
+    """The whole body, once it has arrived.
+
+    Of one that is refused the rest is read all the same, and not kept: a client that is still sending when the
+    connection is closed does not get to read why.  # D0144
+
+    Raises:
+        Refused: It is larger than `limit_bytes`, or would be once decoded (413), did not arrive in time (408), or there
+            is no room for it (429).
+        Gone: The client hung up.
+    """
+    announced, share = _announced(scope, limit_bytes), scope.get("share")
+    parts, size, decoded, more, fits = list[bytes](), 0, 0, True, True
+    try:
+        async with asyncio.timeout(timeout_s):
+            while more:
+                message = await receive()  # it may be the head alone that has arrived
+                if message["type"] != "http.request":
+                    raise Gone
+                part: bytes = message.get("body", b"")
+                size += len(part)
+                more = message.get("more_body", False)
+                fits = fits and (share is None or max(announced, size) > limit_bytes or share.add(len(part)))
+                if fits and max(announced, size) <= limit_bytes:
+                    parts.append(part)
+                    decoded += decoded_bytes(part)  # part by part: the event loop is held up by none for long
+                else:
+                    parts.clear()
+                    share_back(scope)
+    except TimeoutError:
+        check_size(max(announced, size), limit_bytes)
+        said = f"body: incomplete after {timeout_s:g} s. Send it faster, or less of it."
+        raise (Refused(408, said, headers=_CLOSE) if fits else no_room()) from None
+    check_size(max(announced, size), limit_bytes)
+    if not fits:
+        raise no_room()
+    body = parts[0] if len(parts) == 1 else b"".join(parts)
+    parts.clear()
+    check_decoded(decoded, size)
+    if share is not None:
+        await share.decode(decoded, timeout_s)
+    return body
+
+
+def share_back(scope: Scope) -> None:
+    """Give back what a request's body took, once nothing of it is needed any more."""
+    if (share := scope.get("share")) is not None:
+        share.close()
+
+
+def check_size(size_bytes: int, limit_bytes: int) -> None:
+    """Refuse a body that is too large (413)."""
+    if size_bytes > limit_bytes:
+        raise too_large(f"{size_bytes} bytes", limit_bytes)
+
+
+def check_media_type(scope: Scope, allowed: tuple[bytes, ...]) -> bytes:
+    """The request's media type, one of `allowed`; the first of them when it has none.
+
+    Raises:
+        Refused: It is another one (415).
+    """
+    for name, value in scope["headers"]:
+        if name == b"content-encoding" and value.lower() != b"identity":
+            raise Refused(415, f"content-encoding {value[:40].decode('latin-1')!r}: send the body as it is.")
+    for name, value in scope["headers"]:
+        if name == b"content-type":
+            if value in allowed:
+                return value  # type: ignore[no-any-return]  # a header's value is bytes
+            found: bytes = value.partition(b";")[0].strip().lower()
+            if found not in allowed:
+                first, *others = (kind.decode() for kind in allowed)
+                needed = f"{first} (or {' or '.join(others)})" if others else first
+                raise Refused(415, f"content-type {found.decode('latin-1')!r}: send the header content-type: {needed}.")
+            return found
+    return allowed[0]
+
+
+def timeout_of(value: bytes) -> float | None:
+    """The seconds that a header `X-Timeout-Ms` gives an answer; None when it says nothing that can be understood.
+
+    >>> timeout_of(b"250"), timeout_of(b"soon"), timeout_of(b"0")
+    (0.25, None, None)
+    """
+    try:
+        timeout_ms = float(value)
+    except ValueError:
+        return None
+    return timeout_ms / 1_000 if 0 < timeout_ms <= _LONGEST_MS else None
+
+
+def asked_timeout(scope: Scope) -> float | None:
+    """The seconds after which nobody waits for the answer to this request any more, if it says so.
+
+    Raises:
+        InvalidField: It says so in a way that cannot be understood.
+    """
+    for name, value in scope["headers"]:
+        if name == TIMEOUT:
+            timeout_s = timeout_of(value)
+            if timeout_s is None:
+                raise InvalidField(
+                    f"X-Timeout-Ms: {value[:40].decode('latin-1')!r}. Needed: milliseconds above 0, at most "
+                    f"{_LONGEST_MS:,}.",
+                    field="X-Timeout-Ms",
+                )
+            return timeout_s
+    return None
+
+
+def search_until(scope: Scope) -> float:
+    """Until when (`perf_counter`) something is looked for that a request names: as it says itself, or ten seconds.
+
+    Raises:
+        InvalidField: It says so in a way that cannot be understood.
+    """
+    timeout_s = asked_timeout(scope)
+    return perf_counter() + (_SEARCH_S if timeout_s is None else timeout_s)
+
+
+async def respond(send: Send, reply: Reply, *, head: bool = False) -> None:
+    """Send a whole response, whose type is not to be guessed; without its body when `head`."""
+    told = (b"content-type", reply.media_type), NO_GUESSING, (b"content-length", b"%d" % len(reply.body))
+    await send({"type": "http.response.start", "status": reply.status, "headers": [*told, *reply.headers]})
+    await send({"type": "http.response.body", "body": b"" if head else reply.body})
+
+
+def problem_reply(error: BaseException, path: str) -> Reply:
+    """The problem detail of an error met at `path`."""
+    problem = problem_of(error, path)
+    headers: Headers = error.headers if isinstance(error, Refused) else ()
+    if (
+        problem.status in (429, 503)
+        and not isinstance(error, NotApplied)
+        and all(name != b"retry-after" for name, _ in headers)
+    ):
+        headers = (*headers, retry_after())
+    return Reply(problem.status, _encode(problem), PROBLEM_TYPE, headers)
+
+
+def retry_after() -> tuple[bytes, bytes]:
+    """The header that says when to try again: one to three seconds in turn, so that not all come at once."""
+    return b"retry-after", next(_PAUSES_S)
+
+
+def _announced(scope: Scope, limit_bytes: int) -> int:
+    """The size of a body by its head, 0 where it does not say.
+
+    Raises:
+        Refused: Its sender asked first (`Expect: 100-continue`) whether he may send so much (413).
+    """
+    size_bytes, asks = 0, False
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit():
+            size_bytes = int(value)
+        elif name == b"expect":
+            asks = True
+    if asks:
+        check_size(size_bytes, limit_bytes)
+    return size_bytes
+
+
+def too_large(found: str, limit_bytes: int) -> Refused:
+    """The refusal of a body (413)."""
+    return Refused(413, f"body: {found}; the limit is {limit_bytes}. Send it in parts.", headers=_CLOSE)
+
+
+_encode = msgspec.json.Encoder().encode

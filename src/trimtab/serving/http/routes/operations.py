@@ -1,0 +1,202 @@
+"""What the further addresses of the service do, as whoever wires it must provide it; and what they take and give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, TypeAlias
+
+import msgspec
+
+from trimtab.core.records import Prediction
+from trimtab.features.online.read.entity_read import ViewNow
+from trimtab.registry.describing.signature import Signature
+from trimtab.registry.versions import AliasMove
+
+Needs: TypeAlias = Literal["nothing", "reason", "gate"]
+
+
+class Serving(msgspec.Struct, frozen=True, kw_only=True):
+    """A version that answers."""
+
+    version: str  # "late_flight@7"
+    address: str
+    arm: str
+
+
+class ModelShown(msgspec.Struct, frozen=True, kw_only=True):
+    """A deployed model."""
+
+    name: str
+    request: str  # the request's name: what a row of a predict request is
+    learns: str  # "batch" or "online"
+    metric: str
+    versions: int  # how many are registered
+    serving: Serving | None  # None: no version answers yet, or it is loaded again by the next request
+    aliases: dict[str, str]  # where each points: "late_flight@7"
+
+
+class VersionShown(msgspec.Struct, frozen=True, kw_only=True):
+    """A registered version."""
+
+    name: str
+    number: int
+    address: str
+    made_at_us: int
+    actor: str
+    runtime: str
+    training_rows: int
+    metric: str
+    value: float | None  # of that metric, where it was evaluated
+    aliases: tuple[str, ...]
+    tags: tuple[str, ...]
+    refit_of: str | None
+    removed: bool  # its artifact is not kept any more
+    signature: Signature | None = None  # of a single version that is kept: what it takes and gives
+
+
+class AliasShown(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an alias points, and what a move of it needs."""
+
+    alias: str
+    version: str
+    address: str
+    since_us: int
+    actor: str
+    why: str
+    needs: Needs
+    gated: bool  # a gate record that passed speaks for the version
+
+
+class Move(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where an alias is to point."""
+
+    version: str | int  # "late_flight@7", its number, or its address
+    expected: str | int | None  # where it must point now, as `version`; null: nowhere
+    why: str
+    gate: str | None = None  # the id of the gate record that speaks for the version
+
+
+class RollBack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Back to where an alias pointed before."""
+
+    expected: str | int  # where it must point now
+    why: str
+
+
+class AskRepair(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Why a candidate is to be made and judged."""
+
+    why: str
+
+
+class RepairAsked(msgspec.Struct, frozen=True, kw_only=True):
+    """A repair that the loop takes up at its next tick."""
+
+    model: str
+    at_us: int
+    actor: str
+    why: str
+
+
+class EntityFeatures(msgspec.Struct, frozen=True, kw_only=True):
+    """The features of one entity as they stand online, as of (t, P)."""
+
+    entity: str
+    key: dict[str, str | int]  # by column
+    at_us: int
+    positions: dict[str, int]
+    views: list[ViewNow]
+
+
+class LabelRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The truth about one request: it is named by a prediction or by its key."""
+
+    prediction: str | None = None  # the id of an answer
+    request: str | int | None = None  # the request's key
+    value: Any = msgspec.UNSET  # of the one column that the label is made from
+    columns: dict[str, Any] = {}  # or columns of the label's source, by name
+    at: str | int | None = None  # when it happened; left out, now
+
+
+class LabelProblem(msgspec.Struct, frozen=True):
+    """Why one label went to quarantine."""
+
+    row: int
+    field: str
+    reason: str
+    found: str
+
+
+class Labelled(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of labels: the accepted ones are safe in the log."""
+
+    source: str
+    accepted: int
+    quarantined: int
+    problems: tuple[LabelProblem, ...]  # the first hundred
+    absent: tuple[str, ...] = ()  # columns of the source that some label did not give: null now
+
+
+class StageShown(msgspec.Struct, frozen=True, kw_only=True):
+    """One stage of a model's loop."""
+
+    name: str  # "shadow", "canary 5%", "watch", ...
+    state: Literal["done", "now", "next"]
+    since: str | None = None
+    until: str | None = None  # when it is over, or begins
+    said: str = ""
+
+
+class ModelOperations(Protocol):
+    """What can be asked about models, and done to them."""
+
+    def models(self) -> list[ModelShown]: ...
+
+    def versions(self, model: str) -> list[VersionShown]: ...
+
+    def version(self, model: str, reference: str) -> VersionShown: ...
+
+    def aliases(self, model: str) -> list[AliasShown]: ...
+
+    def page(self, model: str) -> str:
+        """A model's quality as a page of HTML."""
+        ...
+
+    def stages(self, model: str) -> list[StageShown]:
+        """The stages of a model's loop: what is done, where it stands, what comes next."""
+        ...
+
+    def move(self, model: str, alias: str, move: Move, *, actor: str) -> AliasMove:
+        """Point an alias elsewhere, where it points to what is expected and the evidence that it needs is there."""
+        ...
+
+    def roll_back(self, model: str, alias: str, back: RollBack, *, actor: str) -> AliasMove:
+        """Point an alias to where it pointed before."""
+        ...
+
+    def ask_repair(self, model: str, asked: AskRepair, *, actor: str) -> RepairAsked:
+        """Let the loop make and judge a candidate at its next tick."""
+        ...
+
+
+class RecordOperations(Protocol):
+    """What can be asked about entities and predictions, and told about them."""
+
+    def features(self, entity: str, key: Sequence[str], model: str | None) -> EntityFeatures: ...
+
+    def label_events(
+        self, model: str, rows: Sequence[LabelRow], until_s: float | None = None
+    ) -> tuple[str, list[dict[str, object]]]:
+        """The source of a model's label, and the events of it that tell these labels.
+
+        Predictions that they name are looked for until `until_s` (`perf_counter`).
+        """
+        ...
+
+    def find(self, prediction_id: str, until_s: float | None = None) -> Prediction:
+        """The prediction of an id, looked for until `until_s` (`perf_counter`)."""
+        ...
+
+    def why(self, prediction: Prediction) -> msgspec.Struct:
+        """All that led to a prediction."""
+        ...

@@ -1,0 +1,1 @@
+"""The HTTP server: sockets, TLS, and the fast path for predictions."""

@@ -1,0 +1,255 @@
+"""One process that serves: uvicorn on a local address, started, announced and stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import gc
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from trimtab.core.errors import Misuse, Unavailable
+from trimtab.core.signals import caught
+from trimtab.serving.http.requests.wire import AsgiApp
+from trimtab.serving.http.server.accepting import Acceptor, Connections
+from trimtab.serving.http.server.tls import Tls, tls_context
+
+GRACE_S = 10.0  # for requests under way at the end
+_LAST_WORD_S = 1.0  # at the end, for who has not read what he was answered
+_BACKLOG = 2_048
+_TICKS = 10  # of a tenth of a second, between two beats
+_COLLECT_AFTER = 20_000  # objects more than were freed; a request leaves none behind
+_SWITCH_INTERVAL_S = 0.0005  # a thread that comes back from a sync gets the interpreter after at most this
+
+
+def serve(
+    app: AsgiApp,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    grace_s: float = GRACE_S,
+    announce: Callable[[str], object] | None = None,
+    listener: socket.socket | None = None,
+    connections: Connections | None = None,
+    beat: Callable[[], object] | None = None,
+    tls: Tls | None = None,
+    impatient: bool = True,
+) -> None:
+    """Serve `app` until SIGTERM, SIGINT or SIGHUP; requests under way are finished first, for at most `grace_s`.
+
+    A second signal ends it at once, unless it is a second SIGHUP: a terminal that closes says so twice. A thread that
+    is at work on a request then, or after `grace_s`, is left behind: `threads.leave` ends the process all the same.
+
+    Args:
+        app: An ASGI application; the service's predictions go the direct road.
+        host: The address to listen on.
+        port: 0 takes a free one.
+        grace_s: How long requests under way may take at the end.
+        announce: Called once with the URL when connections are taken; left out, a line is printed.
+        listener: A socket that listens already, instead of `host` and `port`; it is closed at the end.
+        connections: Those of all workers that take them from `listener`; closed at the end.
+        beat: Called about once a second by the event loop while it turns.
+        tls: Speak HTTPS only, with this certificate.
+        impatient: Whether a second signal ends it at once. If not, further ones are ignored until the process ends:
+            for a process that is told to end by several others, of which one has SIGKILL.
+
+    Raises:
+        Misuse: The certificate or its key cannot be used.
+        Unavailable: The port is taken, or the address is not this machine's; also of what the service has beside.
+    """
+    context = None if tls is None else tls_context(tls)
+    listener = listener or listen(host, port)
+    url = url_of(listener, host, tls=tls is not None)
+    config = uvicorn.Config(
+        app,
+        loop="uvloop" if sys.platform != "win32" else "asyncio",
+        http=_protocol(app),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        backlog=_BACKLOG,
+        timeout_graceful_shutdown=max(1, round(grace_s)),
+        timeout_keep_alive=75,
+        ssl_context_factory=None if context is None else lambda config, default: context,
+    )
+    server = _Announced(config, lambda: (announce or _print)(url), beat, app, grace_s)
+    server.connections, server.impatient = connections, impatient
+    before = sys.getswitchinterval(), gc.get_threshold()
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    gc.collect()
+    gc.freeze()  # what is loaded by now lives as long as the process: not worth a look at every collection
+    gc.set_threshold(_COLLECT_AFTER, *before[1][1:])
+    try:
+        with caught(server.handle_exit, for_good=not impatient):  # before there is a loop: none comes too early
+            server.run([listener])
+    finally:
+        server.let_go()
+        sys.setswitchinterval(before[0])
+        gc.set_threshold(*before[1])
+        gc.unfreeze()
+        listener.close()
+
+
+class _Announced(uvicorn.Server):
+    """A server that says when it takes connections, and that it turns; what its service has beside ends with it."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        announce: Callable[[], object],
+        beat: Callable[[], object] | None,
+        app: AsgiApp,
+        grace_s: float,
+    ) -> None:
+        from trimtab.serving.http.service import HttpService
+
+        super().__init__(config)
+        self._announce = announce
+        self._beat = beat
+        self._service = app if isinstance(app, HttpService) else None
+        self._grace_s = grace_s
+
+    connections: Connections | None = None  # of all workers; None: nobody else takes them
+    impatient = True
+    acceptors: Sequence[Acceptor] = ()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal lets requests finish; the second does not, where somebody is impatient."""
+        self.force_exit = self.should_exit and self.impatient
+        self.should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._beat is not None and counter % _TICKS == 0:
+            self._beat()
+            for acceptor in self.acceptors:
+                acceptor.beat()
+        return await super().on_tick(counter)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to `serve`, which returns when one has come, so that its caller can close."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._service is not None:
+            await self._service.enter()  # what fails here is raised by `serve`; in the lifespan it would be an exit
+        await super().startup([])
+        if self.started:
+            self.acceptors = [self._acceptor(listener) for listener in sockets or ()]
+            self.servers = list(self.acceptors)  # type: ignore[arg-type]  # they have what uvicorn asks of a server
+        if self.started:
+            self._announce()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._service is not None:
+            self._service.leave(self._grace_s, lambda: self.force_exit)
+        await super().shutdown(sockets)
+        await self._hang_up()
+        connections: list[Any] = list(self.server_state.connections)
+        for connection in connections:
+            if connection.cycle is None or connection.cycle.response_complete:
+                connection.transport.close()  # and its socket
+
+    async def _wait_tasks_to_complete(self) -> None:
+        for acceptor in self.acceptors:  # what was taken last becomes a connection to wait for
+            await acceptor.set_up(_LAST_WORD_S)
+        await super()._wait_tasks_to_complete()
+
+    async def _hang_up(self) -> None:
+        """Let requests that are left be told that the service ends; who does not read his answers is hung up on."""
+        connections: list[Any] = list(self.server_state.connections)
+        for connection in connections:
+            connection.pipeline.clear()  # what was not begun is not begun now
+        left = self.server_state.tasks
+        for task in left:
+            if not task.cancelling():  # somebody has lost patience before the grace was over
+                task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=_LAST_WORD_S)
+        if not left:
+            return
+        unread = [one for one in connections if one.flow.write_paused]
+        for connection in unread:
+            connection.transport.close()  # nothing more is asked on it
+            connection.flow.resume_writing()  # what is to be sent waits for its reader in memory, and no request does
+        await asyncio.wait(left, timeout=_LAST_WORD_S)
+        for connection in unread:
+            connection.transport.abort()
+
+    def let_go(self) -> None:
+        """Wait for no thread any more, where a second signal came before the service was closed."""
+        if self._service is not None and self.force_exit:
+            self._service.threads.close(0.0)
+
+    def _acceptor(self, listener: socket.socket) -> Acceptor:
+        config, state = self.config, self.server_state
+        made: Callable[..., asyncio.Protocol] = config.http_protocol_class
+        protocol = partial(made, config=config, server_state=state, app_state=self.lifespan.state)
+        return Acceptor(listener, protocol, config.ssl, self.connections, lambda: len(state.connections))
+
+
+def _protocol(app: AsgiApp) -> Any:
+    """What reads connections: a class for uvicorn, or what makes such objects."""
+    from trimtab.serving.http.server.direct import DirectProtocol
+    from trimtab.serving.http.server.outbox import Outbox
+    from trimtab.serving.http.service import HttpService
+
+    return partial(DirectProtocol, app, {}, Outbox()) if isinstance(app, HttpService) else "httptools"
+
+
+def url_of(listener: socket.socket, host: str, *, tls: bool = False) -> str:
+    """The address of a socket that listens on `host`."""
+    return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+
+
+def listen_advice(error: OSError, port: int, option: str) -> str:
+    """What helps where an address cannot be listened on."""
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return "Give an address of this machine (--host)."
+    if error.errno == errno.EACCES:
+        return f"This user may not use port {port}: choose one above 1023 ({option})."
+    return f"Stop what uses port {port}, or choose another ({option}; 0 takes a free one)."
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; 0 takes a free port.
+
+    Raises:
+        Misuse: There is no such port.
+        Unavailable: The port is taken, or the address is not this machine's.
+    """
+    if not 0 <= port <= 65_535:
+        raise Misuse(f"port {port} is none. Give 0 (any free one) to 65535.")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise Unavailable(
+            f"{host}:{port}: cannot be listened on ({error}). {listen_advice(error, port, '--port')}"
+        ) from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise Unavailable(
+            f"{host}:{port}: cannot be listened on ({error.strerror}). {listen_advice(error, port, '--port')}"
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _print(url: str) -> None:
+    print(f"trimtab serves on {url} (stop with Ctrl-C)", flush=True)

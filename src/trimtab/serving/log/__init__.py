@@ -1,0 +1,1 @@
+"""The prediction log: its layout, ids, group commit and buffered writes."""

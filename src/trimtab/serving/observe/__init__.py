@@ -1,0 +1,1 @@
+"""Metrics of a serving process, and throttled logging."""

@@ -1,0 +1,65 @@
+"""What a serving process cannot do just now, told to whoever looks from outside, also when the disk is full."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from types import TracebackType
+
+from trimtab.core.errors import Unavailable
+from trimtab.serving.log.locked_mmap import HeldFile, lock_of
+from trimtab.store.durable_files import make_folder
+from trimtab.store.file_lock import FileLock
+
+_SIZE_BYTES = 4_096
+_LENGTH = struct.Struct("<H")
+
+
+class RedNote:
+    """A sentence in a file's memory. The room for it is taken beforehand, and its process holds the file's lock.
+
+    Args:
+        folder: Where the notes of all processes of a service are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            make_folder(folder)
+            self._file = HeldFile.first_free(folder, "note", _SIZE_BYTES)
+        except OSError as error:
+            raise Unavailable(f"{folder}: a note cannot be made ({error}). Check space and access.") from error
+        self.say(None)
+
+    def say(self, what: str | None) -> None:
+        """What cannot be done; None: all is well."""
+        text = (what or "").encode()[: _SIZE_BYTES - _LENGTH.size]
+        memory = self._file.memory
+        memory[_LENGTH.size : _LENGTH.size + len(text)] = text
+        memory[: _LENGTH.size] = _LENGTH.pack(len(text))
+
+    def close(self) -> None:
+        self.say(None)
+        self._file.close()
+
+    def __enter__(self) -> RedNote:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def red_notes(folder: Path) -> list[str]:
+    """What the processes that serve now cannot do; each sentence once."""
+    found: dict[str, None] = {}
+    for path in sorted(folder.glob("note-*")):
+        if path.suffix != ".lock" and FileLock.is_held(lock_of(path)):
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:  # there was no room for it
+                continue
+            if len(content) < _SIZE_BYTES:  # it is being made
+                continue
+            (length,) = _LENGTH.unpack(content[: _LENGTH.size])
+            if text := content[_LENGTH.size : _LENGTH.size + length].decode(errors="replace"):
+                found[text] = None
+    return list(found)

@@ -1,0 +1,1 @@
+"""Protection under load and failure: admission, circuit breaker, degraded responses."""

@@ -1,0 +1,293 @@
+"""What is answered when features or the model fail or are late: makeshift answers, flagged as such."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Any, TypeAlias
+
+import msgspec
+
+from trimtab.core.errors import Misuse
+from trimtab.core.expressions.code import code_hash
+from trimtab.core.hashing import content_hash
+from trimtab.core.records import FALLBACK_VERSION, LAST_ANSWER, NULL_FEATURES, RULE, Prediction
+from trimtab.core.time import duration_us
+from trimtab.serving.answer.answering import Answerer
+from trimtab.serving.answer.request_rows import Row
+from trimtab.serving.failures import Late, is_of_all
+from trimtab.serving.observe.log_throttle import Seldom
+from trimtab.serving.protect.breaker import GuardedReads
+
+_logger = logging.getLogger(__name__)
+_KEPT_ANSWERS = 20_000
+_LEAST_US = 1_000  # a bare number below was meant as milliseconds or seconds
+_SLOW_S = 0.05  # a read that makes an answer late takes longer than this, where a policy does not say when it is late
+LATE, FEATURES_FAILED, MODEL_FAILED = "late", "features_failed", "model_failed"  # flags: why
+
+Rule: TypeAlias = "float | Callable[[dict[str, Any]], float]"
+
+
+class Degradation(msgspec.Struct, frozen=True, kw_only=True):
+    """A deployment's policy. Make one with `degrade()`."""
+
+    after_us: int | None = None
+    null_features: bool = False
+    last_answer_us: int | None = None
+    version: str | None = None
+    rule: Any = None  # a `Rule`
+
+    @property
+    def hash(self) -> str:
+        """The content address, code of a rule included."""
+        rule = code_hash(self.rule) if callable(self.rule) else self.rule
+        return content_hash([self.after_us, self.null_features, self.last_answer_us, self.version, rule])
+
+
+def degrade(
+    *,
+    after: str | int | None = None,
+    null_features: bool = False,
+    last_answer: str | int | None = None,
+    version: str | None = None,
+    rule: Rule | None = None,
+) -> Degradation:
+    """What a deployment answers when its features or its model fail or are late; tried in this order.
+
+    Args:
+        after: How long an answer may take, if its request does not ask for it sooner (`X-Timeout-Ms`): "50ms". An
+            answer that cannot be begun by then is late.
+        null_features: Let the model answer without the features that cannot be read, as if there were none.
+        last_answer: Give the version's last answer about the same entities again, if it is no older than this: "10m".
+        version: Let another version of the model answer: the one that this alias names. It reads features in the time
+            that is left.
+        rule: A number, or a function of the request's columns that gives one: the score that is answered.
+
+    Raises:
+        Misuse: Nothing to answer is named, or a duration is none.
+
+    >>> degrade(after="50ms", null_features=True, rule=0.02).after_us
+    50000
+    """
+    if not (null_features or last_answer is not None or version is not None or rule is not None):
+        raise Misuse("degrade: says nothing to answer. Give null_features=True, last_answer=, version= or rule=.")
+    if rule is not None and not callable(rule) and (isinstance(rule, bool) or not isinstance(rule, int | float)):
+        raise Misuse(f"degrade: rule={rule!r}. Give a number, or a function of the request's columns.")
+    if isinstance(rule, int | float) and not math.isfinite(rule):
+        raise Misuse(f"degrade: rule={rule!r}. Give a finite number, or a function of the request's columns.")
+    if version == "champion":
+        raise Misuse('degrade: version="champion" is what failed. Give another alias of the model.')
+    for name, given in (("after", after), ("last_answer", last_answer)):
+        if isinstance(given, int) and not isinstance(given, bool) and 0 < given < _LEAST_US:
+            raise Misuse(f'degrade: {name}={given} is {given} us, too short for anything. Give a text: "{given}ms".')
+    return Degradation(
+        after_us=None if after is None else duration_us(after),
+        null_features=null_features,
+        last_answer_us=None if last_answer is None else duration_us(last_answer),
+        version=version,
+        rule=rule,
+    )
+
+
+class Degrading:
+    """A policy at work behind one endpoint.
+
+    Args:
+        policy: What to answer.
+        about: The columns of a request that name what it is about: its entities, else its key.
+        fallback: Gives what answers with the version that the policy's alias names; None when there is none.
+    """
+
+    def __init__(
+        self, policy: Degradation, *, about: Sequence[str], fallback: Callable[[], Answerer | None] = lambda: None
+    ) -> None:
+        self.policy = policy
+        self._after_s = None if policy.after_us is None else policy.after_us / 1e6
+        slow_s = _SLOW_S if self._after_s is None else self._after_s / 2
+        self._reads = GuardedReads(slow_s)
+        self._its_reads = GuardedReads(slow_s)  # the other version's: its views may do where these do not
+        self._canary_reads = GuardedReads(slow_s)
+        self.breaker = self._reads.breaker
+        self.breakers = {  # by whose features are left alone
+            "champion": self.breaker,
+            "canary": self._canary_reads.breaker,
+            "fallback": self._its_reads.breaker,
+        }
+        self._about = tuple(about)
+        self.fallback = fallback
+        self._mutex = threading.Lock()  # of what is written to `_last`
+        self._last: OrderedDict[tuple[Any, ...], Prediction] = OrderedDict()
+        self._seldom = Seldom(_logger)
+
+    def deadline_s(self, heard_s: float, timeout_s: float | None) -> float | None:
+        """Until when a request that arrived at `heard_s` is to be answered: as it says itself, or sooner."""
+        if self._after_s is None or timeout_s is None:
+            after_s = self._after_s if timeout_s is None else timeout_s
+            return None if after_s is None else heard_s + after_s
+        return heard_s + min(self._after_s, timeout_s)
+
+    def predict(
+        self,
+        answerer: Answerer,
+        rows: Sequence[Row],
+        flags: tuple[str, ...],
+        deadline_s: float | None,
+        *,
+        shared: bool = False,
+    ) -> list[Prediction]:
+        """Predictions for checked rows, makeshift where they must be.
+
+        With `shared`, what may be the fault of one row is raised, and each is to be asked alone.
+
+        Raises:
+            Exception: What failed, when the policy has nothing to answer instead.
+        """
+        if deadline_s is not None and perf_counter() > deadline_s:
+            return self.late(answerer, rows, flags)
+        now_us = answerer.now_us()
+        try:
+            inputs = self._reads.inputs(answerer, rows, now_us, deadline_s)
+        except Exception as error:  # of the store, or of a function of the user's that computes a feature
+            if shared and not is_of_all(error):
+                raise
+            why = LATE if isinstance(error, Late) else FEATURES_FAILED
+            return self._instead(answerer, rows, now_us, (*flags, why), error, deadline_s)
+        try:
+            made = answerer.scored(rows, inputs, now_us, flags)
+        except Exception as error:  # whatever a user's model raises
+            if shared:
+                raise
+            until_s = None if deadline_s is None else max(deadline_s, self._soon_s(rows))
+            return self._instead(answerer, rows, now_us, (*flags, MODEL_FAILED), error, until_s)
+        if self.policy.last_answer_us is not None:
+            self._remember(rows, made)
+        return made
+
+    def by_canary(
+        self,
+        canary: Answerer,
+        answerer: Answerer,
+        rows: Sequence[Row],
+        flags: tuple[str, ...],
+        deadline_s: float | None,
+    ) -> list[Prediction]:
+        """Predictions of a canary; of what is late the makeshift answers of the version in service.
+
+        Raises:
+            Late: The policy has nothing to answer instead.
+            Exception: The canary failed.
+        """
+        if deadline_s is not None and perf_counter() > deadline_s:
+            return self.late(answerer, rows, flags)
+        now_us = canary.now_us()
+        try:
+            inputs = self._canary_reads.inputs(canary, rows, now_us, deadline_s)
+        except Late as error:
+            return self._instead(answerer, rows, now_us, (*flags, LATE), error, deadline_s)
+        return canary.scored(rows, inputs, now_us, flags)
+
+    def late(self, answerer: Answerer, rows: Sequence[Row], flags: tuple[str, ...] = ()) -> list[Prediction]:
+        """Makeshift answers where there is no time for the right ones any more, or they are still being made.
+
+        The other version may read for them, unless it is the store that makes them late.  # D141
+
+        Raises:
+            Late: The policy has nothing to answer instead.
+        """
+        error = Late("the answer was not there in time. Ask again, or give it more time.")
+        at_fault = self._reads.drags or self._canary_reads.drags or self._its_reads.hangs
+        until_s = -math.inf if at_fault else self._soon_s(rows)
+        return self._instead(answerer, rows, answerer.now_us(), (*flags, LATE), error, until_s)
+
+    def _soon_s(self, rows: Sequence[Row]) -> float:
+        """Until when another version may read for rows whose time something else than the store used up."""
+        return perf_counter() + self._its_reads.slow_s(len(rows))
+
+    def _instead(
+        self,
+        answerer: Answerer,
+        rows: Sequence[Row],
+        now_us: int,
+        flags: tuple[str, ...],
+        error: Exception,
+        deadline_s: float | None,
+    ) -> list[Prediction]:
+        self._say(answerer, error)
+        policy = self.policy
+        if policy.null_features and flags[-1] != MODEL_FAILED and answerer.bare is not None:
+            try:
+                return answerer.scored(rows, answerer.bare.read(rows, now_us), now_us, (*flags, NULL_FEATURES))
+            except Exception as also:  # whatever a user's model raises
+                self._say(answerer, also)
+        made = [self._repeated(answerer, row, now_us, flags) for row in rows]
+        left = [n for n, one in enumerate(made) if one is None]
+        for n, one in zip(left, self._by_another([rows[n] for n in left], now_us, flags, deadline_s), strict=False):
+            made[n] = one
+        return [
+            self._ruled(answerer, row, now_us, flags, error) if one is None else one
+            for row, one in zip(rows, made, strict=True)
+        ]
+
+    def _repeated(self, answerer: Answerer, row: Row, now_us: int, flags: tuple[str, ...]) -> Prediction | None:
+        """The version's last answer about the same entities, if it is fresh."""
+        kept_us = self.policy.last_answer_us
+        key = None if kept_us is None else self._key(row)
+        last = None if key is None else self._last.get(key)
+        if kept_us is None or last is None or last.version != answerer.served.version:
+            return None
+        return answerer.repeated(last, row, now_us, (*flags, LAST_ANSWER)) if now_us - last.at_us <= kept_us else None
+
+    def _by_another(
+        self, rows: Sequence[Row], now_us: int, flags: tuple[str, ...], deadline_s: float | None
+    ) -> list[Prediction]:
+        """The answers of the version that the policy's alias names; none when it cannot give them.
+
+        It reads until `deadline_s`, if that is given.  # D141
+        """
+        other = self.fallback() if rows and self.policy.version is not None else None
+        if other is None:
+            return []
+        try:
+            inputs = self._its_reads.inputs(other, rows, now_us, deadline_s if other.reads_state else None)
+            return other.scored(rows, inputs, now_us, (*flags, FALLBACK_VERSION))
+        except Exception as also:  # whatever a user's model raises
+            self._say(other, also)
+            return []
+
+    def _ruled(self, answerer: Answerer, row: Row, now_us: int, flags: tuple[str, ...], error: Exception) -> Prediction:
+        rule = self.policy.rule
+        if rule is None:
+            raise error
+        try:
+            score = float(rule(dict(row)) if callable(rule) else rule)
+        except Exception as also:  # whatever a user's function raises
+            self._say(answerer, also)
+            raise error from also
+        if not math.isfinite(score):
+            raise error
+        return answerer.ruled(row, score, now_us, (*flags, RULE))
+
+    def _remember(self, rows: Sequence[Row], made: Sequence[Prediction]) -> None:
+        last = self._last
+        with self._mutex:
+            for row, prediction in zip(rows, made, strict=True):
+                key = self._key(row)
+                if key is not None:
+                    last[key] = prediction
+                    last.move_to_end(key)
+            while len(last) > _KEPT_ANSWERS:
+                last.popitem(last=False)
+
+    def _key(self, row: Row) -> tuple[Any, ...] | None:
+        """What a row is about; None where the request of the version in service has other columns."""
+        try:
+            return tuple([row[name] for name in self._about])
+        except KeyError:
+            return None
+
+    def _say(self, answerer: Answerer, error: Exception) -> None:
+        self._seldom.warning(f"{answerer.served.label}: a makeshift answer", error)

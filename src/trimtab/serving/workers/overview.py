@@ -1,0 +1,212 @@
+"""A running service at a glance, from two scrapes of its metrics: what `trimtab top` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from trimtab.core.sizes import format_bytes
+from trimtab.core.time import SECOND_US, format_duration
+from trimtab.serving.answer.score_cache import REMEMBERED
+from trimtab.serving.observe.scrape import Scrape, grown, quantiles
+
+_STAGES = ("total", "read", "decode", "predict", "features", "model", "log", "encode")
+_PARTS = ("features", "model")  # of `predict`
+_ASKED_BY = frozenset({"predict", "inference", "grpc"})  # routes of requests for predictions
+_REFUSED = frozenset({"429", "RESOURCE_EXHAUSTED"})
+_WELL = frozenset({"200", "OK", "gone"})  # or nobody's fault
+_WIDTH = 78
+_SHOWN = 6  # lines of a list
+
+
+class StageTimes(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a stage takes, in milliseconds; None: nothing was measured."""
+
+    stage: str
+    p50_ms: float | None  # lately
+    p99_ms: float | None
+    since_start_p50_ms: float | None
+    since_start_p99_ms: float | None
+
+
+class Rate(msgspec.Struct, frozen=True):
+    """Something that is counted."""
+
+    name: tuple[str, ...]
+    per_s: float
+    total: float
+
+
+class Remembering(msgspec.Struct, frozen=True):
+    """How often a model's scores were remembered, as shares of those that were asked for; None: none was."""
+
+    model: str
+    lately: float | None
+    since_start: float | None
+
+
+class Overview(msgspec.Struct, frozen=True, kw_only=True):
+    """A service at one moment, with rates of the time before it."""
+
+    url: str
+    up_s: float | None
+    workers: int  # 0: one process does everything
+    workers_ready: int
+    requests: Rate
+    refused: Rate  # too many at once
+    errors: Rate  # requests for predictions that were refused for another reason, or failed
+    stages: list[StageTimes]
+    answers: list[Rate]  # model, version, arm
+    nulls: list[Rate]  # model, reason
+    flags: list[Rate]  # model, flag: makeshift answers and others that are remarkable
+    remembered: list[Remembering]  # models with a cache
+    under_way: int
+    queued: int
+    limit: int
+    slow: int
+    log_failing: bool
+    noted: int
+    views_lag_records: int | None
+    breakers_open: list[str]  # models
+    failing_work: list[str]
+    untold: int | None
+    cpu_share: float | None  # of one core
+    memory_bytes: int
+
+    def lines(self) -> list[str]:
+        """At most 80 columns wide."""
+        up = "" if self.up_s is None else f"  up {format_duration(max(1, int(self.up_s)) * SECOND_US)}"
+        workers = f"  workers {self.workers_ready} of {self.workers} ready" if self.workers else ""
+        cpu = "" if self.cpu_share is None else f"  cpu {self.cpu_share:.0%}"
+        out = [
+            f"{self.url}{up}{workers}{cpu}  memory {format_bytes(self.memory_bytes)}",
+            f"requests {_per_s(self.requests)}   429 {_per_s(self.refused)}   errors {_per_s(self.errors)}",
+            f"under way {self.under_way:,} of {self.limit:,}   queued {self.queued:,}   slow {self.slow:,}",
+            self._health(),
+            "",
+            f"{'ms':12}{'p50':>9}{'p99':>9}   since start{'p50':>9}{'p99':>9}",
+        ]
+        for one in self.stages:
+            name = f"  {one.stage}" if one.stage in _PARTS else one.stage
+            since = f"{_ms(one.since_start_p50_ms):>9}{_ms(one.since_start_p99_ms):>9}"
+            out.append(f"{name:12}{_ms(one.p50_ms):>9}{_ms(one.p99_ms):>9}{'':14}{since}")
+        for title, rates in (("answers", self.answers), ("nulls", self.nulls), ("flags", self.flags)):
+            out += ["", *_table(title, rates)] if rates or title == "answers" else []
+        if self.remembered:
+            out += ["", f"{'remembered scores':20}{'lately':>12}{'since start':>14}"]
+            out += [
+                f"{'  ' + one.model[:48]:20}{_share(one.lately):>12}{_share(one.since_start):>14}"
+                for one in self.remembered[:_SHOWN]
+            ]
+        return [line[:_WIDTH] for line in out]
+
+    def _health(self) -> str:
+        lag = "" if self.views_lag_records is None else f"   views lag {self.views_lag_records:,}"
+        log = f"log {'FAILING' if self.log_failing else 'ok'}, noted {self.noted:,}"
+        said = f"{log}{lag}   breaker {'OPEN: ' + ', '.join(self.breakers_open) if self.breakers_open else 'closed'}"
+        said += f"   FAILING: {', '.join(self.failing_work)}" if self.failing_work else ""
+        return said + (f"   untold {self.untold:,}" if self.untold else "")
+
+
+def overview(before: Scrape | None, now: Scrape, url: str, model: str | None = None) -> Overview:
+    """A service as of `now`; rates since `before`, or since it began.
+
+    Args:
+        before: An earlier scrape.
+        now: The newest.
+        url: Where the service is.
+        model: Show this one's predictions only.
+    """
+    only = {} if model is None else {"model": model}
+    begun_s = min(now.samples.get("process_start_time_seconds", {}).values(), default=None)
+    up_s = None if begun_s is None else max(0.0, now.at_s - begun_s)
+    over_s = max(1e-9, now.at_s - before.at_s) if before is not None else up_s or 1.0
+
+    def rates(name: str, by: tuple[str, ...], **more: str) -> list[Rate]:
+        lately, total = grown(before, now, name, by, **only, **more), now.total(name, by, **only, **more)
+        found = [Rate(key, lately[key] / over_s, total[key]) for key in total]
+        return sorted(found, key=lambda rate: (-rate.per_s, -rate.total, rate.name))
+
+    refusals = [one for one in rates("trimtab_requests_total", ("route", "status")) if one.name[0] in _ASKED_BY]
+    ready = now.samples.get("trimtab_worker_ready", {})
+    lag = now.total("trimtab_views_lag_records")
+    untold = now.total("trimtab_untold_requests_total")
+    cpu = grown(before, now, "process_cpu_seconds_total").get(())
+    open_for = {key[0] for key, value in now.total("trimtab_breaker_open", ("model",)).items() if value}
+    failing = {key[0] for key, value in now.total("trimtab_keeper_failing", ("work",)).items() if value}
+    return Overview(
+        url=url,
+        up_s=up_s,
+        workers=len(ready),
+        workers_ready=int(sum(ready.values())),
+        requests=_sum(rates("trimtab_answered_requests_total", ())),
+        refused=_sum([one for one in refusals if one.name[1] in _REFUSED]),
+        errors=_sum([one for one in refusals if one.name[1] not in _REFUSED | _WELL]),
+        stages=[_stage(before, now, stage, only) for stage in _STAGES],
+        answers=rates("trimtab_answers_total", ("model", "version", "arm")),
+        nulls=rates("trimtab_null_inputs_total", ("model", "reason")),
+        flags=rates("trimtab_flagged_predictions_total", ("model", "flag")),
+        remembered=_remembering(before, now, only),
+        under_way=int(now.number("trimtab_requests_under_way", kind="predict")),
+        queued=int(now.number("trimtab_requests_under_way", kind="queued")),
+        limit=int(now.number("trimtab_admission_limit")),
+        slow=int(now.number("trimtab_requests_under_way", kind="slow")),
+        log_failing=now.number("trimtab_prediction_log_failing") > 0,
+        noted=int(now.number("trimtab_predictions_noted")),
+        views_lag_records=int(lag[()]) if lag else None,
+        breakers_open=sorted(open_for),
+        failing_work=sorted(failing),
+        untold=int(untold[()]) if untold else None,
+        cpu_share=None if cpu is None else cpu / over_s,
+        memory_bytes=int(now.number("process_resident_memory_bytes")),
+    )
+
+
+def _stage(before: Scrape | None, now: Scrape, stage: str, only: dict[str, str]) -> StageTimes:
+    name, shares = "trimtab_latency_seconds", (0.5, 0.99)
+    lately = quantiles(before, now, name, shares, stage=stage, **only)
+    ever = quantiles(None, now, name, shares, stage=stage, **only)
+    p50, p99, ever_p50, ever_p99 = (None if found is None else found * 1e3 for found in (*lately, *ever))
+    return StageTimes(stage=stage, p50_ms=p50, p99_ms=p99, since_start_p50_ms=ever_p50, since_start_p99_ms=ever_p99)
+
+
+def _remembering(before: Scrape | None, now: Scrape, only: dict[str, str]) -> list[Remembering]:
+    by = "model", "found"
+    lately, total = grown(before, now, REMEMBERED, by, **only), now.total(REMEMBERED, by, **only)
+    models = sorted({model for model, _ in total})
+    return [Remembering(model, found_share(lately, model), found_share(total, model)) for model in models]
+
+
+def found_share(counts: Mapping[tuple[str, ...], float], model: str) -> float | None:
+    """What part of a model's scores was remembered, of counts by model and `found`; None where none was asked for."""
+    yes, no = (counts.get((model, found), 0.0) for found in ("yes", "no"))
+    return yes / (yes + no) if yes + no else None
+
+
+def _sum(rates: list[Rate]) -> Rate:
+    return Rate((), sum(one.per_s for one in rates), sum(one.total for one in rates))
+
+
+def _per_s(rate: Rate) -> str:
+    return f"{rate.per_s:,.1f}/s"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.3f}"
+
+
+def _table(title: str, rates: list[Rate]) -> list[str]:
+    width = max([len(_label(one)) for one in rates[:_SHOWN]] + [20])
+    out = [f"{title:{width}}{'per s':>12}{'total':>14}"]
+    out += [f"{_label(one):{width}}{one.per_s:>12,.1f}{one.total:>14,.0f}" for one in rates[:_SHOWN]]
+    left = len(rates) - _SHOWN
+    return [*out, f"  and {left} more"] if left > 0 else out
+
+
+def _label(rate: Rate) -> str:
+    return "  " + "  ".join(rate.name)[:48]

@@ -1,0 +1,181 @@
+"""The figures of all processes of a service, whichever of them is asked.
+
+Each writes what it counts to a file about once a second; whoever is scraped adds the files of the others. A figure of
+another process is so at most about a second old, and goes when that process goes. Whoever is scraped writes what it
+says of itself first, so that no counter is lower at the next one. Files of another start of the service are not read:
+whoever outlives a service that was killed goes on writing them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+
+from trimtab.serving.observe.metrics import Metrics
+from trimtab.serving.observe.scrape import Scrape, read_scrape
+from trimtab.serving.workers.states import read_state
+
+_logger = logging.getLogger(__name__)
+_EVERY_S = 1.0
+_SUFFIX = ".prom"
+_FILE = re.compile(r"(?:(?P<start>\w+)\.)?(?P<name>\w+)-(?P<pid>\d+)\.(?:prom|new)")
+_HEAD = re.compile(r"# (?:HELP|TYPE) (\S+)")
+_BUCKETS = re.compile(r"_(?:bucket|sum|count)$")
+
+
+class SharedMetrics(Metrics):
+    """Metrics of one process among others; its text has the figures of all of them, with the label `worker`.
+
+    Args:
+        folder: Where the processes of one service write theirs.
+        name: Which one this is.
+        start: What the processes of one service have in common, and no others.
+    """
+
+    def __init__(self, folder: Path, name: str, start: str = "") -> None:
+        super().__init__()
+        self.start = start
+        self._folder = folder
+        own = f"{name}-{os.getpid()}{_SUFFIX}"
+        self._path = folder / (f"{start}.{own}" if start else own)
+        self._name = name
+        self._mutex = threading.Lock()
+        self._shown: str | None = None  # to the others
+
+    def text(self) -> str:
+        """Everything in the text format of Prometheus, each sample with the process that counted it."""
+        with self._mutex:
+            own = super().text()
+            if self._shown is not None:
+                try:
+                    self._show(own)
+                except OSError:  # the writer tells of it; others cannot say more than this at the next scrape
+                    own = self._shown
+        return merged({self._name: own, **self._told_by_others()}.items())
+
+    def others(self) -> str:
+        """The same of the other processes alone."""
+        return merged(self._told_by_others().items())
+
+    def _told_by_others(self) -> dict[str, str]:
+        return dict(_texts(self._folder, self.start, but=self._name))
+
+    def write(self) -> None:
+        """Let the others see this process's figures.
+
+        Raises:
+            OSError: They cannot be written.
+        """
+        with self._mutex:
+            self._show(super().text())
+
+    def remove(self) -> None:
+        """This process is ending."""
+        with self._mutex:
+            self._shown = None
+            self._path.unlink(missing_ok=True)
+
+    def _show(self, text: str) -> None:
+        new = self._path.with_suffix(".new")
+        new.write_text(text, "utf-8")
+        new.replace(self._path)
+        self._shown = text
+
+
+class FiguresWriter:
+    """A thread that writes a process's figures about once a second, until it is closed."""
+
+    def __init__(self, metrics: SharedMetrics) -> None:
+        self._metrics = metrics
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="trimtab-figures", daemon=True)
+
+    def __enter__(self) -> FiguresWriter:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._metrics.remove()
+
+    def _run(self) -> None:
+        failed = False
+        while True:
+            try:
+                self._metrics.write()
+                failed = False
+            except Exception as error:  # a full disk, a figure that cannot be read now: the others show old ones
+                if not failed:
+                    _logger.warning("figures of this process cannot be shown to others: %s", error)
+                failed = True
+            if self._stop.wait(_EVERY_S):
+                return
+
+
+def told(folder: Path) -> Scrape:
+    """What the processes of a service told last, for whoever looks from outside."""
+    state = read_state(folder)
+    return read_scrape(merged(_texts(folder, "" if state is None else state.start)), time.time())
+
+
+def _texts(folder: Path, start: str, *, but: str = "") -> Iterator[tuple[str, str]]:
+    """What each process of one start of a service told last, with its name; `but` one of them."""
+    for path in sorted(folder.glob(f"*{_SUFFIX}")):
+        match = _FILE.fullmatch(path.name)
+        if match and (match["start"] or "") == start and match["name"] != but:
+            with contextlib.suppress(FileNotFoundError):  # its process has just ended
+                yield match["name"], path.read_text("utf-8")
+
+
+def merged(texts: Iterable[tuple[str, str]]) -> str:
+    """Texts of several processes as one: every family once, every sample with its process as label `worker`.
+
+    >>> print(merged([("1", "# HELP a A.\\n# TYPE a counter\\na 2\\n"), ("2", 'a{b="c"} 1\\n')]), end="")
+    # HELP a A.
+    # TYPE a counter
+    a{worker="1"} 2
+    a{worker="2",b="c"} 1
+    """
+    heads: dict[str, list[str]] = {}
+    samples: dict[str, list[str]] = {}
+    for worker, text in texts:
+        known = set(heads)
+        for line in filter(None, text.split("\n")):  # and nowhere else: labels hold whatever they like
+            if head := _HEAD.match(line):
+                samples.setdefault(head[1], [])
+                if head[1] not in known:
+                    heads.setdefault(head[1], []).append(line)
+            else:
+                samples.setdefault(_family(line, samples), []).append(_labelled(line, worker))
+    return "".join(f"{line}\n" for name in samples for line in (*heads.get(name, ()), *samples[name]))
+
+
+def _family(line: str, known: dict[str, list[str]]) -> str:
+    name = re.split(r"[{ ]", line, maxsplit=1)[0]
+    whole = _BUCKETS.sub("", name)
+    return whole if name not in known and whole in known else name
+
+
+def _labelled(line: str, worker: str) -> str:
+    name, brace, rest = line.partition("{")
+    if brace and " " not in name:
+        return f'{name}{{worker="{worker}",{rest}'
+    name, _, value = line.partition(" ")
+    return f'{name}{{worker="{worker}"}} {value}'
+
+
+def clear(folder: Path, name: str | None = None, pid: int | None = None) -> None:
+    """Remove figures that processes left: all, or those of one that has ended."""
+    for path in folder.glob("*"):
+        match = _FILE.fullmatch(path.name)
+        its = match is not None and (match["name"], match["pid"]) == (name, str(pid))
+        if its or (name is None and path.suffix in (_SUFFIX, ".new")):
+            path.unlink(missing_ok=True)

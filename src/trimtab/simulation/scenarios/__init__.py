@@ -1,0 +1,1 @@
+"""Scenarios of a replay: each a policy with its own registry, log and ledger."""

@@ -1,0 +1,121 @@
+"""Fits shared by lines that would do the same: the same recipe on the same rows is fitted once."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+import numpy as np
+
+from trimtab.core.hashing import bytes_hash
+from trimtab.registry import LoadedModel
+from trimtab.steering.candidates.recipes import Floats, Recipe, Rows
+from trimtab.training.data.sets import TrainingSet
+from trimtab.training.fitting.fitted import Fitted
+
+_KEPT = 8
+_Key = tuple[str, str, str, int | None]
+
+
+class FitCache:
+    """The newest fits by recipe, data and rows."""
+
+    def __init__(self) -> None:
+        self._fits: OrderedDict[_Key, Fitted] = OrderedDict()
+
+    def get(self, key: _Key) -> Fitted | None:
+        return self._fits.get(key)
+
+    def put(self, key: _Key, fitted: Fitted) -> None:
+        self._fits[key] = fitted
+        while len(self._fits) > _KEPT:
+            self._fits.popitem(last=False)
+
+
+class Spent:
+    """What a line costs: its fits (those that another line made as well: what it would cost alone) and its CPU time."""
+
+    def __init__(self) -> None:
+        self.fits = 0
+        self.rows = 0
+        self.cpu_s = 0.0  # of this process, in answering, logging and steering
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Count the CPU time of what is done inside."""
+        begun = time.process_time()
+        try:
+            yield
+        finally:
+            self.cpu_s += time.process_time() - begun
+
+
+class SharedRecipe:
+    """A recipe whose fits are looked up before they are made; everything else is the recipe's own.
+
+    Args:
+        recipe: What fits; deterministic, so that a fit found is the fit it would make.
+        address: Of the model's definition and the seed.
+        cache: Shared by all lines.
+        spent: Counts the line's fits.
+    """
+
+    def __init__(self, recipe: Recipe, address: str, cache: FitCache, spent: Spent) -> None:
+        self._spent = spent
+        self._recipe = recipe
+        self._address = address
+        self._cache = cache
+
+    def fit(self, training_set: TrainingSet, rows: Rows) -> Fitted:
+        chosen = bytes_hash(np.packbits(rows).tobytes())
+        key = (self._address, training_set.manifest.data_hash, chosen, training_set.half_life_us)
+        self._spent.fits += 1
+        self._spent.rows += int(rows.sum())
+        found = self._cache.get(key)
+        if found is None:
+            found = self._recipe.fit(training_set, rows)
+            self._cache.put(key, found)
+        return found
+
+    def candidate_scores(self, fitted: Fitted, training_set: TrainingSet, window: Rows) -> Floats:
+        return self._recipe.candidate_scores(fitted, training_set, window)
+
+    def champion_scores(self, champion: LoadedModel, training_set: TrainingSet, window: Rows) -> Floats:
+        return self._recipe.champion_scores(champion, training_set, window)
+
+
+class Sabotaged:
+    """A recipe whose fits with the newest rows learn shuffled labels while a fault lasts: a refit gone wrong.
+
+    Args:
+        recipe: The recipe that may be shared.
+        own: What fits the shuffled rows, never shared.
+        share: The share of the rows whose labels are shuffled now; 0 where no fault lasts.
+        seed: Of the shuffle.
+    """
+
+    def __init__(self, recipe: Recipe, own: Recipe, share: Callable[[], float], seed: int) -> None:
+        self._recipe = recipe
+        self._own = own
+        self._share = share
+        self._seed = seed
+
+    def fit(self, training_set: TrainingSet, rows: Rows) -> Fitted:
+        usable = np.flatnonzero(training_set.usable)
+        share = self._share()
+        if not share or not usable.size or not rows[usable[-1]]:
+            return self._recipe.fit(training_set, rows)
+        values, rng = training_set.labels.values.copy(), np.random.default_rng(self._seed)
+        shuffled = rows & (rng.random(rows.size) < share)
+        values[shuffled] = rng.permutation(values[shuffled])
+        labels = msgspec.structs.replace(training_set.labels, values=values)
+        return self._own.fit(msgspec.structs.replace(training_set, labels=labels), rows)
+
+    def candidate_scores(self, fitted: Fitted, training_set: TrainingSet, window: Rows) -> Floats:
+        return self._recipe.candidate_scores(fitted, training_set, window)
+
+    def champion_scores(self, champion: LoadedModel, training_set: TrainingSet, window: Rows) -> Floats:
+        return self._recipe.champion_scores(champion, training_set, window)

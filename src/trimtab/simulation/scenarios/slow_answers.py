@@ -1,0 +1,57 @@
+"""Service figures of a replay in which some versions are slow: what the guard of a rollout looks at."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from trimtab.core.records import Prediction
+from trimtab.core.time import MINUTE_US
+from trimtab.registry import Registry
+from trimtab.serving.arms.arm_counts import LATENCY_EDGES_S, ServiceFigures
+from trimtab.serving.arms.arm_metrics import figures_key, write_figures
+from trimtab.simulation.faults import Fault
+from trimtab.store.ports import Catalog
+
+_USUAL_S, _SPREAD = 0.008, 0.3  # the median of a latency, and the standard deviation of its logarithm
+_SLOWER = 3.0  # times, where a fault does not say
+
+
+class SlowAnswers:
+    """Counts answers with latencies that are made up: those of a version that was fitted during a fault are longer.
+
+    Args:
+        catalog: Where a service would write what it counts.
+        registry: Knows when versions were fitted.
+        faults: Those of the kind "slow_model".
+        seed: The same seed gives the same latencies.
+    """
+
+    def __init__(self, catalog: Catalog, registry: Registry, faults: Sequence[Fault], seed: int) -> None:
+        self._catalog = catalog
+        self._registry = registry
+        self._faults = list(faults)
+        self._seed = seed
+        self._times: dict[str, float] = {}  # by version: how many times as long as usual it takes
+
+    def count(self, predictions: Sequence[Prediction], until_us: int) -> None:
+        """Write the figures of what was answered up to a time."""
+        answered = Counter((one.model, one.version, one.arm) for one in predictions)
+        found = {}
+        for number, ((model, version, arm), requests) in enumerate(sorted(answered.items())):
+            rng = np.random.default_rng((self._seed, until_us, number))
+            taken_s = _USUAL_S * self._slower(version) * np.exp(rng.normal(0.0, _SPREAD, requests))
+            buckets = Counter(bisect_left(LATENCY_EDGES_S, one) for one in taken_s.tolist())
+            figures = ServiceFigures(model=model, version=version, arm=arm, requests=requests, latencies=dict(buckets))
+            found[figures_key(figures, until_us // MINUTE_US, "replay")] = figures
+        write_figures(self._catalog, found)
+
+    def _slower(self, version: str) -> float:
+        if version not in self._times:
+            fitted_us = self._registry.get(version).cut_us
+            sizes = [_SLOWER if one.size is None else one.size for one in self._faults if one.covers(fitted_us)]
+            self._times[version] = max(sizes, default=1.0)
+        return self._times[version]

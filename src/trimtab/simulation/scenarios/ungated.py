@@ -1,0 +1,150 @@
+"""A line under a policy without a gate: what the policy wants is fitted and answers at once."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.clock import Clock
+from trimtab.core.errors import Misuse
+from trimtab.core.records import Decision, Prediction, Signal
+from trimtab.core.time import DAY_US
+from trimtab.registry import Registry, Version
+from trimtab.simulation.policies import Decide, Refit, Standing
+from trimtab.simulation.scenarios.rows import AnsweredRows, Block
+from trimtab.steering.candidates.recipes import Recipe
+from trimtab.steering.definitions import Deployment
+from trimtab.steering.ledger import Entry, Ledger
+from trimtab.store.ports import Blob
+from trimtab.training.data.sets import TrainingSet, save_manifest
+
+ALIAS = "ungated"  # `champion` needs a gate record, and there is none
+_SHOWN = 20_000  # rows that a policy is shown of those that were learnt from
+_KEPT_DAYS = 90  # of answers that a policy may look at
+
+
+class Ungated:
+    """Asks a policy at each midnight, fits what it wants, and puts it in service.
+
+    Args:
+        deployment: Whose model is fitted.
+        decide: The policy.
+        recipe: How the model is fitted.
+        rows: Gives training sets.
+        registry: Where versions and the alias `ungated` go.
+        ledger: Where it is written down.
+        blob: Where manifests go.
+        clock: The time.
+    """
+
+    alias = ALIAS
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        decide: Decide,
+        recipe: Recipe,
+        rows: AnsweredRows,
+        *,
+        registry: Registry,
+        ledger: Ledger,
+        blob: Blob,
+        clock: Clock,
+    ) -> None:
+        self._deployment = deployment
+        self._decide = decide
+        self._recipe = recipe
+        self._rows = rows
+        self._registry = registry
+        self._ledger = ledger
+        self._blob = blob
+        self._clock = clock
+        self._learnt: NDArray[np.float64] = np.zeros((0, 0))
+        self._answered: deque[tuple[int, NDArray[np.float64]]] = deque()  # end of a block, inputs
+        self._fitted_us = 0
+        self._lack = ""
+        self.signals: list[Signal] = []  # it watches nothing
+        self.input_signals: list[Signal] = []
+
+    def take(
+        self, block: Block, version: str, matrix: NDArray[Any], predictions: Sequence[Prediction], until_us: int
+    ) -> None:
+        """Keep the inputs of a block of answers for the policy."""
+        self._answered.append((until_us, np.asarray(matrix, np.float64)))
+        while self._answered and self._answered[0][0] <= until_us - _KEPT_DAYS * DAY_US:
+            self._answered.popleft()
+
+    def tick(self) -> list[Decision]:
+        """Do what the policy wants; the decisions."""
+        now_us = self._clock.now_us()
+        if self._registry.alias(self._deployment.name, ALIAS) is None:
+            return self._fit(Refit(why="There is no version yet."))
+        wanted = self._decide(
+            Standing(
+                now_us=now_us,
+                fitted_us=self._fitted_us,
+                inputs=tuple(self._deployment.model.features.names),
+                learnt=self._learnt,
+                asked=self._asked,
+                training_set=self._training_set,
+            )
+        )
+        return [] if wanted is None else self._fit(wanted)
+
+    def lack(self) -> str:
+        """Why there is no version yet."""
+        return self._lack
+
+    def _asked(self, days: int) -> NDArray[np.float64]:
+        since_us = self._clock.now_us() - days * DAY_US
+        found = [matrix for until_us, matrix in self._answered if until_us > since_us]
+        return np.concatenate(found) if found else np.zeros((0, len(self._deployment.model.features.names)))
+
+    def _training_set(self) -> TrainingSet:
+        return self._rows.training_set(self._deployment.model, cut_us=self._clock.now_us())
+
+    def _fit(self, wanted: Refit) -> list[Decision]:
+        now_us, name = self._clock.now_us(), self._deployment.name
+        training_set = self._training_set()
+        rows = training_set.usable
+        if wanted.since_us is not None:
+            rows = rows & (training_set.at_us >= wanted.since_us)
+        self._fitted_us = now_us  # also where nothing comes of it: it is tried again when the policy says so again
+        try:
+            fitted = self._recipe.fit(training_set, rows)
+        except Misuse as error:
+            self._lack = str(error)
+            return self._written([("trigger", wanted.why, None), ("failed", str(error), None)])
+        version = self._registry.register(fitted, training_set=save_manifest(training_set, self._blob))
+        shown = np.flatnonzero(rows)
+        shown = shown[:: -(-shown.size // _SHOWN)] if shown.size else shown
+        self._learnt = np.asarray(fitted.matrix(training_set.features.values.take(shown)), np.float64)
+        before = self._registry.alias(name, ALIAS)
+        self._registry.move(name, ALIAS, version, why=wanted.why)
+        return self._written(
+            [("trigger", wanted.why, None), ("train", wanted.why, version), ("promote", wanted.why, version)],
+            rows=fitted.rows,
+            replaced=None if before is None else before.id,
+        )
+
+    def _written(
+        self, acts: Sequence[tuple[str, str, Version | None]], rows: int = 0, replaced: str | None = None
+    ) -> list[Decision]:
+        return self._ledger.write(
+            [
+                Entry(
+                    at_us=self._clock.now_us(),
+                    model=self._deployment.name,
+                    act=act,
+                    cause=cause,
+                    evidence={"rows": rows} if act == "train" else {},
+                    version=None if version is None else version.id,
+                    replaced=replaced if act == "promote" else None,
+                )
+                for act, cause, version in acts
+            ]
+        )

@@ -1,0 +1,1 @@
+"""Bootstrap intervals, paired and sequential tests, e-detectors."""

@@ -1,0 +1,1 @@
+"""Metrics of answers, with intervals: probabilities, numbers, classes, rankings."""

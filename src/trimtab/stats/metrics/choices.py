@@ -1,0 +1,115 @@
+"""Which of several classes to answer, when wrong answers have prices."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from trimtab.core.errors import Misuse
+from trimtab.stats.inference.bootstrap import block_draws, percentiles
+from trimtab.stats.interval import Interval
+from trimtab.stats.scores import FloatArray, checked_chances
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """What one way to answer costs a row."""
+
+    cost: float
+    interval: Interval | None  # None: fewer than two blocks
+    answered: tuple[int, ...]  # rows by the class that was answered
+
+
+class Choices(msgspec.Struct, frozen=True, kw_only=True):
+    """Three ways to answer, on the same rows."""
+
+    costs: tuple[tuple[float, ...], ...]  # of each answer (second axis) to each true class (first axis)
+    rows: int
+    likeliest: Choice
+    cheapest: Choice  # the class of least expected cost, which is the best answer where chances are right
+    constant: Choice  # always the one class that would have cost least on these rows
+    saved: float  # a row, by answering the cheapest class and not the likeliest
+    saved_interval: Interval | None
+
+
+def cheapest_class(chances: ArrayLike, costs: ArrayLike) -> NDArray[np.int64]:
+    """The number of the class whose answer costs least in the mean, of equal ones the first; shape (rows,).
+
+    Args:
+        chances: Shape (rows, classes).
+        costs: What each answer (second axis) to each true class (first axis) costs, shape (classes, classes).
+
+    Raises:
+        Misuse: Shapes that differ, or a cost below 0 or without end.
+
+    >>> cheapest_class([[0.6, 0.3, 0.1], [0.8, 0.15, 0.05]], [[0, 1, 1], [1, 0, 1], [9, 9, 0]]).tolist()
+    [2, 0]
+    """
+    p, prices = np.asarray(chances, np.float64), np.asarray(costs, np.float64)
+    if p.ndim != 2 or prices.shape != (p.shape[1], p.shape[1]):
+        raise Misuse(
+            f"cheapest class: chances of shape {p.shape} need costs of (classes, classes), not {prices.shape}."
+        )
+    if not ((prices >= 0.0) & (prices < np.inf)).all():
+        raise Misuse("cheapest class: needs costs of at least 0, each a number.")
+    return np.asarray(np.argmin(p @ prices, axis=1), np.int64)
+
+
+def compare_choices(
+    labels: ArrayLike, chances: ArrayLike, costs: ArrayLike, blocks: ArrayLike, *, repeats: int = 500, seed: int = 0
+) -> Choices:
+    """What answering the likeliest class, the cheapest and always the same one costs a row, with intervals.
+
+    Args:
+        labels: The number of each row's class, shape (rows,).
+        chances: Shape (rows, classes), each row adding up to 1.
+        costs: What each answer (second axis) to each true class (first axis) costs, shape (classes, classes).
+        blocks: What is drawn again as a whole, e.g. the day of each row.
+        repeats: How many times to draw.
+        seed: Seed of the draws.
+
+    Raises:
+        Misuse: No rows, shapes that differ, chances that are none, or a cost below 0 or without end.
+
+    >>> found = compare_choices([0, 2], [[0.9, 0.1, 0.0], [0.6, 0.2, 0.2]], [[0, 1, 1], [1, 0, 1], [9, 9, 0]], [0, 1])
+    >>> found.likeliest.cost, found.cheapest.cost, found.constant.cost
+    (4.5, 0.0, 0.5)
+    """
+    y, p = checked_chances(labels, chances, "choices")
+    if not y.size or np.asarray(blocks).shape != y.shape:
+        raise Misuse(f"choices: needs one block for each of some rows; found {np.size(blocks)} for {y.size} rows.")
+    cheapest, prices = cheapest_class(p, costs), np.asarray(costs, np.float64)
+    constant = int(np.argmin(prices[y].sum(axis=0)))
+    ways = [np.argmax(p, axis=1), cheapest, np.full(y.size, constant)]
+    paid = [prices[y, answered] for answered in ways]
+    draws = _means([*paid, paid[0] - paid[1]], np.asarray(blocks), repeats, seed)
+    found = [
+        Choice(
+            cost=float(means[0]),
+            interval=_interval(means),
+            answered=tuple(np.bincount(answered, minlength=p.shape[1]).tolist()),
+        )
+        for answered, means in zip(ways, draws, strict=False)
+    ]
+    return Choices(
+        costs=tuple(tuple(row) for row in prices.tolist()),
+        rows=int(y.size),
+        likeliest=found[0],
+        cheapest=found[1],
+        constant=found[2],
+        saved=float(draws[3][0]),
+        saved_interval=_interval(draws[3]),
+    )
+
+
+def _means(paid: list[FloatArray], blocks: NDArray[np.generic], repeats: int, seed: int) -> list[FloatArray]:
+    """The mean of each array in each draw; the first draw is the data themselves."""
+    if np.unique(blocks).size < 2:
+        return [np.array([values.mean()]) for values in paid]
+    place, counts = block_draws(blocks, repeats, seed)
+    rows = counts @ np.bincount(place)
+    return [np.asarray((counts @ np.bincount(place, weights=values)) / rows, np.float64) for values in paid]
+
+
+def _interval(means: FloatArray) -> Interval | None:
+    return None if means.size < 2 else percentiles(means, 0.95)

@@ -1,0 +1,153 @@
+"""What a ranked list costs: rows that are shown together are judged together, by the order that scores give them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from trimtab.core.errors import Misuse
+from trimtab.stats.metrics.loss_names import Loss, top_of
+from trimtab.stats.metrics.losses import row_losses
+from trimtab.stats.scores import FloatArray
+
+Ints = NDArray[np.int64]
+
+
+class Ordered(msgspec.Struct, frozen=True, eq=False):
+    """The rows of lists, list after list, each from the highest score down."""
+
+    rows: Ints  # numbers of the rows in this order
+    place: Ints  # the list of each of them
+    rank: Ints  # 0 for the first of its list
+    tie: Ints  # rows of one list with one score share a number
+
+
+def unit_losses(
+    metric: Loss, labels: ArrayLike, scores: ArrayLike, lists: ArrayLike | None = None
+) -> tuple[FloatArray, Ints]:
+    """The loss of each unit, and the number of a row of it: rows are units, of rankings the lists.
+
+    A list whose rows are all alike (and so one of a single row) is no unit: no order of it is better than another.
+
+    Args:
+        metric: Of `row_losses`, or `ndcg_loss(k)`.
+        labels: Shape (rows,), see `row_losses`; of rankings the relevance, at least 0.
+        scores: Shape (rows,), of several classes (rows, classes).
+        lists: Of rankings: which list each row belongs to, shape (rows,).
+
+    Raises:
+        Misuse: Shapes that differ, values outside their range, or a ranking without lists.
+
+    >>> relevance, scores = [1.0, 0.0, 0.0, 2.0, 1.0], [0.9, 0.2, 0.1, 3.0, 5.0]
+    >>> losses, rows = unit_losses("ndcg_loss(1)", relevance, scores, [7, 7, 8, 9, 9])
+    >>> losses.tolist(), rows.tolist()
+    ([0.0, 0.5], [0, 3])
+    """
+    top = top_of(metric)
+    if top is None:
+        found = row_losses(metric, labels, scores)
+        return found, np.arange(found.size)
+    if lists is None:
+        raise Misuse(f"{metric}: needs to know which rows are of one list.")
+    values = list_ndcg(labels, scores, lists, top=top)
+    told = ~np.isnan(values)
+    first = np.unique(np.asarray(lists), return_index=True)[1]
+    return np.clip(1.0 - values[told], 0.0, 1.0), first[told]
+
+
+def list_ndcg(relevance: ArrayLike, scores: ArrayLike, lists: ArrayLike, *, top: int) -> FloatArray:
+    """Normalised discounted cumulative gain of each list, in the order of their ids; NaN where all rows are alike.
+
+    The gain of a row is its relevance; place n (from 1) counts 1 / log2(n + 1), places after `top` nothing. Rows of
+    equal score share what their places count, which is the mean over their orders.
+
+    Args:
+        relevance: At least 0, shape (rows,).
+        scores: The highest is listed first, shape (rows,).
+        lists: Which list each row belongs to, shape (rows,).
+        top: The number of places.
+
+    Raises:
+        Misuse: Shapes that differ, or values that are no number or below 0.
+
+    Source: Järvelin & Kekäläinen (2002); ties: McSherry & Najork (2008).
+
+    >>> list_ndcg([3.0, 0.0, 1.0, 1.0], [0.2, 0.9, 0.1, 0.1], ["a", "a", "b", "b"], top=10).round(3).tolist()
+    [0.631, nan]
+    """
+    gain, p, place = checked_lists(relevance, scores, lists, top)
+    count = int(place.max(initial=-1)) + 1
+    found = ordered(p, place)
+    discounts = np.where(found.rank < top, 1.0 / np.log2(found.rank + 2.0), 0.0)
+    shared = np.bincount(found.tie, weights=discounts) / np.maximum(np.bincount(found.tie), 1)
+    reached = np.bincount(found.place, weights=gain[found.rows] * shared[found.tie], minlength=count)
+    best = ordered(gain, place)
+    ideal = np.bincount(best.place, weights=gain[best.rows] * discounts, minlength=count)
+    told = tells(gain, place)
+    return np.where(told, reached / np.where(told, ideal, 1.0), np.nan)
+
+
+def list_places(scores: FloatArray, lists: Ints) -> FloatArray:
+    """Where each row is listed, from 0 for the first to 1 for the last; equal scores share the mean of their places.
+
+    >>> list_places(np.array([0.5, 2.0, 0.5, 7.0]), np.array([0, 0, 0, 1])).tolist()
+    [0.75, 0.0, 0.75, 0.0]
+    """
+    place = np.unique(lists, return_inverse=True)[1].reshape(-1)
+    found = ordered(scores, place)
+    ranks = np.bincount(found.tie, weights=found.rank) / np.maximum(np.bincount(found.tie), 1)
+    last = np.maximum(np.bincount(place) - 1, 1)
+    places = np.empty(scores.size)
+    places[found.rows] = ranks[found.tie] / last[found.place]
+    return places
+
+
+def tells(relevance: FloatArray, place: Ints) -> NDArray[np.bool_]:
+    """Whether the rows of a list differ, so that one order of it is better than another; a flag for each list.
+
+    Args:
+        relevance: Shape (rows,).
+        place: The number of each row's list, shape (rows,), none left out.
+    """
+    count = int(place.max(initial=-1)) + 1
+    low, high = np.full(count, np.inf), np.full(count, -np.inf)
+    np.minimum.at(low, place, relevance)
+    np.maximum.at(high, place, relevance)
+    found: NDArray[np.bool_] = low < high
+    return found
+
+
+def ordered(scores: FloatArray, place: Ints) -> Ordered:
+    """The rows of each list by falling score, equal ones in their order."""
+    rows = np.lexsort((-scores, place))
+    lists = place[rows]
+    begins = np.ones(rows.size, bool)
+    begins[1:] = lists[1:] != lists[:-1]
+    starts = np.flatnonzero(begins)
+    rank = np.arange(rows.size) - starts[np.cumsum(begins) - 1] if rows.size else np.zeros(0, np.int64)
+    other = begins.copy()
+    other[1:] |= scores[rows][1:] != scores[rows][:-1]
+    return Ordered(rows, lists, rank, np.cumsum(other) - 1)
+
+
+def checked_lists(
+    relevance: ArrayLike, scores: ArrayLike, lists: ArrayLike, top: int
+) -> tuple[FloatArray, FloatArray, Ints]:
+    """Relevance, scores and the number of each row's list, once they are fit for use.
+
+    Raises:
+        Misuse: See `list_ndcg`.
+    """
+    gain, p, ids = np.asarray(relevance, np.float64), np.asarray(scores, np.float64), np.asarray(lists)
+    if gain.ndim != 1 or not gain.shape == p.shape == ids.shape or top < 1:
+        raise Misuse(
+            f"ranking figures: needs one score and list for each item and top >= 1; found relevance {gain.shape}, "
+            f"scores {p.shape}, lists {ids.shape}, top {top}."
+        )
+    if not np.isfinite(p).all() or not (np.isfinite(gain) & (gain >= 0.0)).all():
+        raise Misuse("ranking figures: a score is no number, or a relevance is none of at least 0.")
+    place: NDArray[Any] = np.unique(ids, return_inverse=True)[1]
+    return gain, p, place.reshape(-1).astype(np.int64)

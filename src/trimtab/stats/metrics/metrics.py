@@ -1,0 +1,176 @@
+"""Figures of answers, each with an interval: chances, numbers, counts, quantiles. Maths by scikit-learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from trimtab.core.errors import Misuse
+from trimtab.stats.inference.bootstrap import metric_interval, resampled
+from trimtab.stats.interval import Interval
+from trimtab.stats.metrics.loss_names import CLASS_LOSSES, Loss, loss_kind, quantile_of
+from trimtab.stats.metrics.losses import row_losses
+from trimtab.stats.scores import FloatArray, auc, checked
+
+Better = Literal["lower", "higher", "near"]
+Weighted = Callable[[FloatArray], float | None]
+_BINS = 10  # of the calibration error
+
+
+class Figure(msgspec.Struct, frozen=True, kw_only=True):
+    """One figure of a set of rows."""
+
+    name: str
+    value: float | None  # None: these rows do not define it (one class only, labels without spread)
+    interval: Interval | None  # None: fewer than two blocks, or undefined in most draws
+    better: Better
+    goal: float | None = None  # where the best value is, for "near"
+
+
+def score_figures(
+    metric: Loss, labels: ArrayLike, scores: ArrayLike, blocks: ArrayLike, *, repeats: int = 200, seed: int = 0
+) -> tuple[Figure, ...]:
+    """All figures of a model's kind: the metric's own first.
+
+    Args:
+        metric: What the model is judged by; its kind says which figures belong to it.
+        labels: Shape (rows,).
+        scores: Shape (rows,), of several classes (rows, classes).
+        blocks: What is drawn again as a whole, e.g. the day of each row.
+        repeats: How many times.
+        seed: Seed of the draws.
+
+    Raises:
+        Misuse: No rows, shapes that differ, or values outside their range.
+
+    >>> found = score_figures("squared_error", [1.0, 2.0, 4.0], [1.5, 2.0, 3.0], [0, 1, 2])
+    >>> [(figure.name, round(figure.value, 3)) for figure in found][:3]
+    [('squared_error', 0.417), ('mean_absolute_error', 0.5), ('root_mean_squared_error', 0.645)]
+    """
+    if metric in CLASS_LOSSES:
+        from trimtab.stats.metrics.multiclass import (
+            chance_figures,  # here: it makes its figures with this file's functions
+        )
+
+        return chance_figures(metric, labels, scores, blocks, repeats=repeats, seed=seed)
+    y, p = np.asarray(labels, np.float64), np.asarray(scores, np.float64)
+    if y.ndim != 1 or y.shape != p.shape or not y.size:
+        raise Misuse(f"figures: needs one score for each of some labels; found labels {y.shape}, scores {p.shape}.")
+    bad = int((~np.isfinite(y)).sum() + (~np.isfinite(p)).sum())
+    if bad:
+        raise Misuse(f"figures: {bad} of {y.size} labels and scores are no number. Leave those rows out.")
+    kind = loss_kind(metric)
+    order = np.argsort(p, kind="stable")  # what sorts by score then finds it done
+    y, p, blocks = y[order], p[order], np.asarray(blocks)[order]
+    losses = row_losses(metric, y, p)
+    named: list[tuple[str, Better, float | None, Weighted]] = [(metric, "lower", None, mean_of(losses))]
+    if kind == "binary":
+        named += _binary(metric, y, p)
+    elif kind == "quantile":
+        named += _quantile(metric, y, p)
+    else:
+        named += _number(y, p, count=kind == "count")
+    figures = [
+        figure_of(name, statistic, blocks, better=better, goal=goal, repeats=repeats, seed=seed)
+        for name, better, goal, statistic in named
+    ]
+    if kind == "binary":
+        figures.insert(1, _auc(y, p, blocks, repeats, seed))
+    return tuple(figures)
+
+
+def figure_of(
+    name: str,
+    statistic: Weighted,
+    blocks: NDArray[np.generic],
+    *,
+    better: Better,
+    goal: float | None = None,
+    repeats: int = 200,
+    seed: int = 0,
+) -> Figure:
+    """A figure and its interval, from a statistic that takes weights; see `resampled`."""
+    interval = resampled(statistic, blocks, repeats=repeats, seed=seed)
+    value = statistic(np.ones(len(blocks))) if interval is None else interval.estimate
+    return Figure(name=name, value=None if value is None else float(value), interval=interval, better=better, goal=goal)
+
+
+def mean_of(values: FloatArray) -> Weighted:
+    """The weighted mean of a value a row, as a statistic."""
+    return lambda weights: float(np.average(values, weights=weights))
+
+
+def _binary(metric: Loss, y: FloatArray, p: FloatArray) -> list[tuple[str, Better, float | None, Weighted]]:
+    checked(y, p, "figures")
+    place = np.minimum((p * _BINS).astype(np.int64), _BINS - 1)
+
+    def calibration_error(weights: FloatArray) -> float:
+        gaps = np.bincount(place, weights=weights * (p - y), minlength=_BINS)
+        return float(np.abs(gaps).sum() / weights.sum())
+
+    lasts = y.size - np.flatnonzero(np.diff(p, prepend=-np.inf))[::-1]  # rows from the highest score down to each score
+
+    def average_precision(weights: FloatArray) -> float | None:  # scikit-learn's takes 20 times as long for a day
+        hits, rows = (np.cumsum(w[::-1])[lasts - 1] for w in (weights * y, weights))
+        gained = np.diff(hits, prepend=0.0)
+        some = gained > 0.0
+        return float((gained[some] * hits[some] / rows[some]).sum() / hits[-1]) if hits[-1] else None
+
+    other: Loss = "brier" if metric == "log_loss" else "log_loss"
+    return [
+        (other, "lower", None, mean_of(row_losses(other, y, p))),
+        ("average_precision", "higher", None, average_precision),
+        ("calibration_error", "lower", None, calibration_error),
+        ("bias", "near", 0.0, mean_of(p - y)),
+    ]
+
+
+def _auc(y: FloatArray, p: FloatArray, blocks: NDArray[np.generic], repeats: int, seed: int) -> Figure:
+    value, interval = auc(y, p), None
+    if value is not None and np.unique(blocks).size > 1:
+        try:
+            interval = metric_interval("auc", y, p, blocks, repeats=repeats, seed=seed)
+        except Misuse:  # most draws hold one class only: there is no interval to be had
+            interval = None
+    return Figure(name="auc", value=value, interval=interval, better="higher")
+
+
+def _number(y: FloatArray, p: FloatArray, *, count: bool) -> list[tuple[str, Better, float | None, Weighted]]:
+    from sklearn import metrics  # here: it takes more than a second to load
+
+    varies = bool(np.ptp(y) > 0.0)
+
+    squares = np.square(y - p)
+
+    def root_mean_squared_error(weights: FloatArray) -> float:
+        return float(np.sqrt(np.average(squares, weights=weights)))
+
+    def r2(weights: FloatArray) -> float | None:
+        if not varies or not np.ptp(y[weights > 0.0]) > 0.0:
+            return None
+        spread = np.square(y - np.average(y, weights=weights))
+        return float(1.0 - np.average(squares, weights=weights) / np.average(spread, weights=weights))
+
+    def median_absolute_error(weights: FloatArray) -> float:
+        return float(metrics.median_absolute_error(y, p, sample_weight=weights))
+
+    found: list[tuple[str, Better, float | None, Weighted]] = [
+        ("mean_absolute_error", "lower", None, mean_of(np.abs(y - p))),
+        ("root_mean_squared_error", "lower", None, root_mean_squared_error),
+        ("r2", "higher", None, r2),
+        ("median_absolute_error", "lower", None, median_absolute_error),
+        ("bias", "near", 0.0, mean_of(p - y)),
+    ]
+    return [one for one in found if one[0] != "median_absolute_error"] if count else found
+
+
+def _quantile(metric: Loss, y: FloatArray, p: FloatArray) -> list[tuple[str, Better, float | None, Weighted]]:
+    return [
+        ("coverage", "near", quantile_of(metric), mean_of((y <= p).astype(np.float64))),
+        ("mean_absolute_error", "lower", None, mean_of(np.abs(y - p))),
+        ("bias", "near", 0.0, mean_of(p - y)),
+    ]

@@ -1,0 +1,228 @@
+"""Figures of class probabilities: a row of chances for each row, one for each class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from trimtab.core.errors import Misuse
+from trimtab.stats.inference.bootstrap import block_draws, metric_interval, percentiles, redrawn
+from trimtab.stats.interval import Interval
+from trimtab.stats.metrics.loss_names import CLASS_LOSSES, Loss
+from trimtab.stats.metrics.losses import row_losses
+from trimtab.stats.metrics.metrics import Better, Figure, Weighted, figure_of, mean_of
+from trimtab.stats.scores import OFF, FloatArray, auc, checked_chances
+
+IntArray = NDArray[np.int64]
+
+
+class ClassFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """One class against all others."""
+
+    name: str
+    rows: int  # whose label it is
+    answered: int  # for which it was the likeliest
+    mean_score: float  # its mean chance over all rows
+    share: float  # of the rows whose label it is
+    auc: float | None  # None: no row, or every row, is of it
+    auc_interval: Interval | None
+    precision: float | None  # of the rows for which it was the likeliest, the share that is of it; None: there are none
+    recall: float | None  # of its rows, the share for which it was the likeliest; None: there are none
+
+
+def class_figures(
+    labels: Sequence[object],
+    probabilities: ArrayLike,
+    classes: Sequence[object],
+    blocks: ArrayLike,
+    *,
+    repeats: int = 200,
+    seed: int = 0,
+) -> tuple[Figure, ...]:
+    """Log loss, accuracy, balanced accuracy, macro F1 and macro one-against-rest AUC, each with an interval.
+
+    Args:
+        labels: The class of each row.
+        probabilities: Shape (rows, classes), each row adding up to 1.
+        classes: What the columns stand for.
+        blocks: What is drawn again as a whole, e.g. the day of each row.
+        repeats: How many times.
+        seed: Seed of the draws.
+
+    Raises:
+        Misuse: No rows, shapes that differ, chances that are none, or a label that is no class.
+
+    >>> found = class_figures(["a", "b"], [[0.8, 0.1, 0.1], [0.3, 0.5, 0.2]], ["a", "b", "c"], [0, 1])
+    >>> [(figure.name, round(figure.value, 3)) for figure in found][:2]
+    [('multi_log_loss', 0.458), ('accuracy', 1.0)]
+    """
+    number = {label: place for place, label in enumerate(classes)}
+    unknown = [label for label in labels if label not in number]
+    if unknown:
+        raise Misuse(f"class figures: {len(unknown)} labels are no class, e.g. {unknown[0]!r}. Leave those rows out.")
+    p = np.asarray(probabilities, np.float64)
+    if p.shape != (len(labels), len(classes)):
+        raise Misuse(
+            f"class figures: needs chances of shape (rows, classes); found {p.shape} for {len(labels)} labels and "
+            f"{len(classes)} classes."
+        )
+    places = np.array([number[label] for label in labels], np.int64)
+    return chance_figures("multi_log_loss", places, p, blocks, repeats=repeats, seed=seed)
+
+
+def chance_figures(
+    metric: Loss, labels: ArrayLike, scores: ArrayLike, blocks: ArrayLike, *, repeats: int = 200, seed: int = 0
+) -> tuple[Figure, ...]:
+    """All figures of a model of several classes: the metric's own first.
+
+    Args:
+        metric: One of `CLASS_LOSSES`.
+        labels: The number of each row's class, shape (rows,).
+        scores: Shape (rows, classes), each row adding up to 1.
+        blocks: What is drawn again as a whole, e.g. the day of each row.
+        repeats: How many times.
+        seed: Seed of the draws.
+
+    Raises:
+        Misuse: No rows, shapes that differ, or chances that are none.
+    """
+    y, p = checked_chances(labels, scores, "class figures")
+    ids = np.asarray(blocks)
+    if ids.shape != y.shape or not y.size:
+        raise Misuse(f"class figures: needs one block for each of some rows; found {ids.size} blocks, {y.size} rows.")
+    width = p.shape[1]
+    cells = y * width + np.argmax(p, axis=1)
+    there = np.flatnonzero(np.bincount(y, minlength=width))
+    top, hits = top_class(y, p)
+
+    def table(weights: FloatArray) -> FloatArray:
+        return np.asarray(np.bincount(cells, weights, minlength=width * width), np.float64).reshape(width, width)
+
+    def accuracy(weights: FloatArray) -> float:
+        found = table(weights)
+        return float(np.trace(found) / found.sum())
+
+    def balanced_accuracy(weights: FloatArray) -> float:
+        found = table(weights)
+        rows = found.sum(axis=1)
+        return float(np.mean(np.diag(found)[rows > 0.0] / rows[rows > 0.0]))
+
+    def macro_f1(weights: FloatArray) -> float:
+        found = table(weights)
+        both = found.sum(axis=0)[there] + found.sum(axis=1)[there]
+        return float(np.mean(np.divide(2.0 * np.diag(found)[there], both, out=np.zeros(there.size), where=both > 0.0)))
+
+    others: list[tuple[str, Better, float | None, Weighted]] = [
+        (name, "lower", None, mean_of(row_losses(name, y, p)))
+        for name in CLASS_LOSSES
+        if name not in (metric, "error_rate")  # that is 1 - accuracy
+    ]
+    named: list[tuple[str, Better, float | None, Weighted]] = [
+        (metric, "lower", None, mean_of(row_losses(metric, y, p))),
+        ("accuracy", "higher", None, accuracy),
+        ("balanced_accuracy", "higher", None, balanced_accuracy),
+        ("macro_f1", "higher", None, macro_f1),
+        *others,
+        ("bias", "near", 0.0, mean_of(top - hits)),
+    ]
+    figures = [
+        figure_of(name, what, ids, better=better, goal=goal, repeats=repeats, seed=seed)
+        for name, better, goal, what in named
+    ]
+    return (*figures[:4], _mean_area(y, p, ids, repeats, seed), *figures[4:])
+
+
+def top_class(labels: ArrayLike, scores: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """The chance of each row's likeliest class, and 1 where that was its label, else 0; both of shape (rows,).
+
+    Of equally likely ones the first. Where chances are right, both have the same mean.
+
+    >>> top, hits = top_class([0, 1], [[0.8, 0.1, 0.1], [0.3, 0.3, 0.4]])
+    >>> top.tolist(), hits.tolist()
+    ([0.8, 0.4], [1.0, 0.0])
+    """
+    p = np.asarray(scores, np.float64)
+    told = np.argmax(p, axis=1)
+    return p[np.arange(len(p)), told], (told == np.asarray(labels)).astype(np.float64)
+
+
+def shared_out(chances: FloatArray) -> FloatArray:
+    """Rows that lack some of their classes brought up to a sum of 1, in the shares that are left; of none all alike.
+
+    >>> shared_out(np.array([[0.5, 0.25, 0.0], [0.0, 0.0, 0.0]])).round(2).tolist()
+    [[0.67, 0.33, 0.0], [0.33, 0.33, 0.33]]
+    """
+    total = chances.sum(axis=1, keepdims=True)
+    whole = np.abs(total - 1.0) <= OFF
+    return np.where(
+        whole, chances, np.where(total > 0.0, chances / np.where(total > 0.0, total, 1.0), 1.0 / chances.shape[1])
+    )
+
+
+def macro_auc(labels: ArrayLike, scores: ArrayLike) -> float | None:
+    """The mean of the one-against-rest areas of the classes that occur; None where there is only one.
+
+    >>> macro_auc([0, 1, 2], [[0.8, 0.1, 0.1], [0.3, 0.5, 0.2], [0.2, 0.2, 0.6]])
+    1.0
+    """
+    y, p = np.asarray(labels, np.int64), np.asarray(scores, np.float64)
+    areas = [auc(y == one, p[:, one]) for one in np.unique(y).tolist()]
+    known = [area for area in areas if area is not None]
+    return float(np.mean(known)) if known else None
+
+
+def confusion_table(labels: ArrayLike, scores: ArrayLike) -> IntArray:
+    """Rows by label (first axis) and likeliest class (second), shape (classes, classes)."""
+    y, p = checked_chances(labels, scores, "confusion table")
+    width = p.shape[1]
+    return np.bincount(y * width + np.argmax(p, axis=1), minlength=width * width).reshape(width, width)
+
+
+def figures_by_class(
+    classes: Sequence[str], labels: ArrayLike, scores: ArrayLike, blocks: ArrayLike, *, repeats: int, seed: int
+) -> tuple[ClassFigures, ...]:
+    """Each class against all others, in their order; the areas with bootstrap intervals over whole blocks."""
+    y, p = checked_chances(labels, scores, "figures by class")
+    found = confusion_table(y, p)
+    right, of_label, answered = np.diag(found).tolist(), found.sum(axis=1).tolist(), found.sum(axis=0).tolist()
+    out = []
+    for place, name in enumerate(classes):
+        ups = y == place
+        area, interval = auc(ups, p[:, place]), None
+        if area is not None and np.unique(np.asarray(blocks)).size > 1:
+            try:
+                interval = metric_interval("auc", ups, p[:, place], blocks, repeats=repeats, seed=seed)
+            except Misuse:  # it is missing from most draws: there is no interval to be had
+                interval = None
+        out.append(
+            ClassFigures(
+                name=name,
+                rows=of_label[place],
+                answered=answered[place],
+                mean_score=float(p[:, place].mean()),
+                share=of_label[place] / y.size,
+                auc=area,
+                auc_interval=interval,
+                precision=right[place] / answered[place] if answered[place] else None,
+                recall=right[place] / of_label[place] if of_label[place] else None,
+            )
+        )
+    return tuple(out)
+
+
+def _mean_area(y: IntArray, p: FloatArray, blocks: NDArray[np.generic], repeats: int, seed: int) -> Figure:
+    """The mean one-against-rest area, of each draw over the classes that it holds."""
+    value, interval = macro_auc(y, p), None
+    if value is not None and np.unique(blocks).size > 1:
+        place, counts = block_draws(blocks, repeats, seed)
+        areas = np.stack([redrawn("auc", y == one, p[:, one], place, counts) for one in np.unique(y).tolist()])
+        known = (~np.isnan(areas)).sum(axis=0)
+        means = np.where(known > 0, np.nansum(areas, axis=0) / np.maximum(known, 1), np.nan)
+        try:
+            interval = percentiles(means, 0.95)
+        except Misuse:  # most draws hold one class only: there is no interval to be had
+            interval = None
+    return Figure(name="macro_auc", value=value, interval=interval, better="higher")

@@ -1,0 +1,91 @@
+"""Figures of rankings: scores of the items of one list against their relevance."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from trimtab.core.errors import Misuse
+from trimtab.stats.metrics.lists import checked_lists, list_ndcg, ordered, tells
+from trimtab.stats.metrics.loss_names import ndcg_loss
+from trimtab.stats.metrics.metrics import Better, Figure, figure_of, mean_of
+from trimtab.stats.scores import FloatArray
+
+
+def ranking_figures(
+    relevance: ArrayLike,
+    scores: ArrayLike,
+    groups: ArrayLike,
+    *,
+    blocks: ArrayLike | None = None,
+    top: int = 10,
+    repeats: int = 200,
+    seed: int = 0,
+) -> tuple[Figure, ...]:
+    """NDCG and its loss, mean average precision, reciprocal rank of the first hit and recall at `top`, with intervals.
+
+    A figure is the mean over groups (queries, users, sessions). A group whose items are all alike says nothing about
+    a ranking and is left out; ties count for what they are worth on average in NDCG and as listed last elsewhere.
+
+    Args:
+        relevance: At least 0 for each item, shape (rows,); above 0 is relevant.
+        scores: Shape (rows,); the highest is listed first.
+        groups: Which list each item belongs to, shape (rows,).
+        blocks: What is drawn again as a whole, one for each row (a group's first counts); left out, the groups.
+        top: The length of the list that people see.
+        repeats: How many times to draw.
+        seed: Seed of the draws.
+
+    Raises:
+        Misuse: Shapes that differ, values that are no number, or no group whose items differ.
+
+    >>> found = ranking_figures([0, 1, 1, 0], [0.9, 0.5, 0.8, 0.1], ["a", "a", "b", "b"])
+    >>> [(figure.name, round(figure.value, 3)) for figure in found]  # doctest: +NORMALIZE_WHITESPACE
+    [('ndcg_loss(10)', 0.185), ('ndcg_at_10', 0.815), ('mean_average_precision', 0.75), ('reciprocal_rank', 0.75),
+     ('recall_at_10', 1.0)]
+    """
+    gain, p, place = checked_lists(relevance, scores, groups, top)
+    drawn = place if blocks is None else np.asarray(blocks)
+    if drawn.shape != place.shape:
+        raise Misuse(f"ranking figures: {drawn.shape} blocks for {place.shape} items. One for each item is needed.")
+    first = np.unique(place, return_index=True)[1]
+    told = tells(gain, place)
+    if not told.any():
+        raise Misuse(
+            f"ranking figures: in each of {told.size} groups all items are alike, so that no order is better than "
+            "another. Wait for labels, or see that the label tells items apart."
+        )
+    ndcg = list_ndcg(gain, p, place, top=top)
+    named: list[tuple[str, Better, FloatArray]] = [
+        (ndcg_loss(top), "lower", np.clip(1.0 - ndcg, 0.0, 1.0)),
+        (f"ndcg_at_{top}", "higher", ndcg),
+        *((name, "higher", values) for name, values in _of_hits(gain, p, place, top).items()),
+    ]
+    ids = drawn[first][told]
+    return tuple(
+        figure_of(name, mean_of(values[told]), ids, better=better, repeats=repeats, seed=seed)
+        for name, better, values in named
+    )
+
+
+def _of_hits(gain: FloatArray, p: FloatArray, place: NDArray[np.int64], top: int) -> dict[str, FloatArray]:
+    """Precision, first rank and recall of the relevant items of each list; NaN without any."""
+    count = int(place.max()) + 1
+    found = ordered(p, place)
+    hit = gain[found.rows] > 0.0
+    begins = np.flatnonzero(found.rank == 0)
+    hits = np.cumsum(hit)
+    before: NDArray[np.int64] = (hits - hit)[begins]  # hits of the lists before
+    last = np.cumsum(np.bincount(found.tie)) - 1  # of each tie: it is listed there
+    ends = last[found.tie]
+    ranks = found.rank[ends] + 1
+    precision = (hits[ends] - before[found.place]) / ranks
+    relevant = np.bincount(found.place, weights=hit, minlength=count)
+    some = np.where(relevant > 0.0, relevant, np.nan)
+    nearest = np.full(count, np.inf)
+    np.minimum.at(nearest, found.place[hit], ranks[hit].astype(np.float64))
+    return {
+        "mean_average_precision": np.bincount(found.place, weights=precision * hit, minlength=count) / some,
+        "reciprocal_rank": 1.0 / nearest,
+        f"recall_at_{top}": np.bincount(found.place, weights=(ranks <= top) & hit, minlength=count) / some,
+    }

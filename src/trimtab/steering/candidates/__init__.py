@@ -1,0 +1,1 @@
+"""Candidates: recipes, training windows, comparisons and stored trials."""

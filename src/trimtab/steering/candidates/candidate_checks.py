@@ -1,0 +1,108 @@
+"""What a stored candidate has to show by itself: that it loads, here and in a new process, and how fast it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import msgspec
+import numpy as np
+
+from trimtab.core.columns.data import Columns
+from trimtab.core.errors import Corrupt
+from trimtab.core.records import GateCheck
+from trimtab.registry import LoadedModel, Registry, Version
+from trimtab.training.fitting.artifact import Artifact, golden_difference
+
+LOADS, FRESH_PROCESS, LATENCY = "loads", "fresh_process", "latency"
+_SAMPLE = 200  # rows of the window that are asked one by one in a round
+_ROUNDS = 5
+_ROUND_NS = 1_000_000_000  # a slow model is asked less often: a round ends after so long,
+_LEAST_CALLS = 20  # but not before so many
+_VIRTUAL = "Virtual time has no other process and no clock of the machine to measure it with."
+
+
+class Proving(msgspec.Struct, frozen=True):
+    """How a candidate is tried out where real time passes; a replay has no such thing."""
+
+    fresh: Callable[[Version], str | None]  # why a new process cannot load a version; None: it repeats its predictions
+    stopwatch_ns: Callable[[], int]  # never goes back
+
+
+def loads(registry: Registry, version: Version) -> tuple[LoadedModel | None, GateCheck]:
+    """The stored version as it is read back, and whether it repeats its golden predictions."""
+    try:
+        loaded = registry.load(version)
+    except Corrupt as error:
+        return None, GateCheck(name=LOADS, figure=None, bound=None, verdict="failed", reason=str(error))
+    difference = golden_difference(loaded.artifact, loaded.scorer)
+    return loaded, GateCheck(
+        name=LOADS,
+        figure=difference,
+        bound=0.0 if loaded.artifact.row_exact else loaded.artifact.row_tolerance,
+        verdict="held",
+        reason=f"Read back from the registry; repeated its {golden_rows(loaded.artifact)} golden predictions.",
+    )
+
+
+def loads_elsewhere(proving: Proving | None, version: Version) -> GateCheck:
+    """Whether a process that starts now loads the version from the registry and repeats its golden predictions."""
+    if proving is None:
+        return GateCheck(name=FRESH_PROCESS, figure=None, bound=None, verdict="not measured", reason=_VIRTUAL)
+    why = proving.fresh(version)
+    return GateCheck(
+        name=FRESH_PROCESS,
+        figure=None,
+        bound=None,
+        verdict="held" if why is None else "failed",
+        reason=why or "A new process loaded it from the registry and repeated its golden predictions.",
+    )
+
+
+def fast_enough(proving: Proving | None, loaded: LoadedModel | None, sample: Columns, limit_us: int) -> GateCheck:
+    """Whether one-row predictions take no longer than `limit_us` in 99 of 100 cases.
+
+    Measured are encoding and prediction of rows of the window, one by one. Of several rounds the best counts: what
+    else the machine does makes a round slower, never faster.
+    """
+    if proving is None or loaded is None:
+        why = _VIRTUAL if proving is None else "It could not be loaded."
+        return GateCheck(name=LATENCY, figure=None, bound=limit_us / 1e3, verdict="not measured", reason=why)
+    p50_ms, p99_ms, calls = one_row_ms(loaded, sample, proving.stopwatch_ns)
+    return GateCheck(
+        name=LATENCY,
+        figure=p99_ms,
+        bound=limit_us / 1e3,
+        verdict="held" if p99_ms <= limit_us / 1e3 else "failed",
+        reason=f"p99 {p99_ms:.3g} ms, p50 {p50_ms:.3g} ms of one-row predictions, the best of {_ROUNDS} rounds of "
+        f"{calls}; allowed p99 {limit_us / 1e3:g} ms.",
+    )
+
+
+def one_row_ms(loaded: LoadedModel, sample: Columns, stopwatch_ns: Callable[[], int]) -> tuple[float, float, int]:
+    """p50 and p99 of one-row predictions in milliseconds, each of its best round, and the calls of a round."""
+    chosen = np.unique(np.linspace(0, sample.rows - 1, _SAMPLE).astype(np.int64))
+    columns = sample.take(chosen).select(loaded.inputs)
+    rows = list(zip(*(column.to_list() for column in columns.by_name.values()), strict=True))
+    rows *= math.ceil(_SAMPLE / len(rows))
+    rounds = [_round_ns(loaded, rows, stopwatch_ns) for _ in range(_ROUNDS)]
+    p50, p99 = (min(float(np.quantile(one, q, method="higher")) for one in rounds) for q in (0.5, 0.99))
+    return p50 / 1e6, p99 / 1e6, max(len(one) for one in rounds)
+
+
+def _round_ns(loaded: LoadedModel, rows: Sequence[Sequence[object]], stopwatch_ns: Callable[[], int]) -> list[int]:
+    taken: list[int] = []
+    began = stopwatch_ns()
+    for row in rows:
+        before = stopwatch_ns()
+        loaded.predict_row(loaded.encoding.row(row))
+        after = stopwatch_ns()
+        taken.append(after - before)
+        if after - began > _ROUND_NS and len(taken) >= _LEAST_CALLS:
+            break
+    return taken
+
+
+def golden_rows(artifact: Artifact) -> int:
+    """How many golden predictions a version carries."""
+    return len(artifact.golden.rows) // (8 * max(1, len(artifact.inputs)))

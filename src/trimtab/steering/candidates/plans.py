@@ -1,0 +1,141 @@
+"""The rows of a repair: which are learnt from, judged on and refitted on, chosen by what began it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.records import ChangeOnset
+from trimtab.core.time import DAY_US
+from trimtab.steering.candidates.recipes import Floats, Rows
+from trimtab.steering.candidates.windows import LEAST_DAYS, Stretch, day_of
+from trimtab.steering.definitions import LEAST_WINDOW_US
+from trimtab.training.data.sets import TrainingSet
+from trimtab.training.fitting.fitted import Fitted
+
+_HALF_LIFE_US = 7 * DAY_US
+
+
+class Source(msgspec.Struct, frozen=True, eq=False):
+    """Rows that a candidate may learn from."""
+
+    name: str
+    rows: Rows  # for the candidate, which never learns from what it is judged on
+    refit: Rows  # for what goes in service
+    half_life_us: int | None = None  # a row that is so much older counts half; None: all count alike
+
+
+class Plan(msgspec.Struct, frozen=True, eq=False):
+    """What a repair learns from and is judged on.
+
+    Each fold of the days is answered by a fit that has learnt from none of its rows. With one fold there is one fit;
+    with two, of alternate days, all days since a change are judged and half of them are always learnt from.
+    """
+
+    windows: tuple[Stretch, ...]  # the longest first, which holds the others
+    folds: tuple[Rows, ...]  # disjoint; together the rows of the longest window
+    sources: tuple[Source, ...]
+
+    @property
+    def window(self) -> Stretch:
+        """All that is answered."""
+        return self.windows[0]
+
+    @property
+    def choices(self) -> int:
+        """Sources and windows from which the best pair is put forward: they share the gate's error."""
+        return len(self.sources) * len(self.windows)
+
+    def learnt(self, source: Source, fold: Rows) -> Rows:
+        """The rows that the answers to a fold are learnt from."""
+        return source.rows & ~fold
+
+    def assembled(self, answers: Sequence[Floats]) -> Floats:
+        """The answers to the longest window's rows from those to each fold's, in the order of the rows."""
+        if len(self.folds) == 1:
+            return answers[0]
+        whole = np.empty((int(self.window.rows.sum()), *answers[0].shape[1:]))
+        for fold, answer in zip(self.folds, answers, strict=True):
+            whole[fold[self.window.rows]] = answer
+        return whole
+
+
+class Made(msgspec.Struct, frozen=True, eq=False):
+    """The fits of one source, and what they answered."""
+
+    source: Source
+    candidate: Fitted  # that of the first fold
+    scores: Floats  # of the longest window's rows, each from the fit that has not seen it
+
+
+def newest_plan(training_set: TrainingSet, window: Stretch, since_us: int | None = None) -> Plan:
+    """Learn from what was final when the window began, judge on the window, refit on everything.
+
+    Args:
+        training_set: All rows.
+        window: The newest closed days.
+        since_us: When the last change began that was repaired: then learning from the days since is a choice, too.
+    """
+    usable = training_set.usable
+    sources = [Source("all history", window.before, usable)]
+    if since_us is not None and usable.any() and since_us > training_set.begun_us[usable].min():
+        since = training_set.begun_us >= since_us
+        sources.append(Source(f"days since {day_of(since_us)}", window.before & since, usable & since))
+    return Plan((window,), (window.rows,), tuple(sources))
+
+
+def onset_plan(training_set: TrainingSet, window: Stretch, onset: ChangeOnset) -> Plan:
+    """Judge on the days since a change, by folds of alternate days, what was learnt in several ways.  # D0177
+
+    A candidate that is judged on the newest fortnight has learnt nothing of a change that began within it. Here every
+    fit has seen half of the days since the change. An onset that was dated too early leaves days from before the
+    change among those, which speak for what is there. So a second window begins at its latest likely day, or seven days
+    ago where that is later, if enough of its days have labels; and the days since then are a source of their own.
+
+    Args:
+        training_set: All rows.
+        window: The days since the onset.
+        onset: When the change began.
+    """
+    usable, begun_us = training_set.usable, training_set.begun_us
+    days = begun_us // DAY_US
+    odd = np.searchsorted(np.unique(days[window.rows]), days) % 2 == 1
+    since = usable & (begun_us >= onset.at_us)
+    latest_us = min(onset.latest_us, window.end_us - LEAST_DAYS * DAY_US)
+    newest_us = max(window.end_us - LEAST_WINDOW_US, latest_us)
+    newest = msgspec.structs.replace(window, start_us=newest_us, rows=window.rows & (begun_us >= newest_us))
+    labelled_days = np.unique(days[newest.rows & training_set.telling]).size
+    sources = [
+        Source("all history", usable, usable),
+        Source("all history, where a row of a week ago counts half", usable, usable, _HALF_LIFE_US),
+        Source(f"days since {day_of(onset.at_us)}", since, since),
+    ]
+    if onset.latest_us > onset.at_us:
+        after = usable & (begun_us >= onset.latest_us)
+        sources.append(Source(f"days since {day_of(onset.latest_us)}", after, after))
+    return Plan(
+        (window, newest) if newest_us > window.start_us and labelled_days >= LEAST_DAYS else (window,),
+        (window.rows & ~odd, window.rows & odd),
+        tuple(sources),
+    )
+
+
+def plan_in_words(plan: Plan, source: Source, window: Stretch) -> str:
+    """A sentence on what was judged for the gate's record; empty for the usual plan."""
+    if plan.choices == 1:
+        return ""
+    folds = ""
+    if len(plan.folds) > 1:
+        folds = ", in folds of alternate days, each answered by a fit that had not seen it"
+    return (
+        f"Judged on the days from {day_of(window.start_us)} to {day_of(window.end_us - 1)}{folds}. "
+        f"Learnt from: {source.name}; it did best of {plan.choices} choices, which share the error."
+    )
+
+
+def of_window(scores: NDArray[np.float64], plan: Plan, window: Stretch) -> Floats:
+    """The part of the scores of the plan's longest window that belongs to one of its windows."""
+    return scores[window.rows[plan.window.rows]]

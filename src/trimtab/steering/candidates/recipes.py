@@ -1,0 +1,133 @@
+"""How a candidate of each kind is fitted, and how it and the champion answer the gate's window."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.time import HOUR_US
+from trimtab.registry import LoadedModel
+from trimtab.training.data.sets import TrainingSet
+from trimtab.training.definitions import Model
+from trimtab.training.fitting.classes import aligned
+from trimtab.training.fitting.fit import fit
+from trimtab.training.fitting.fitted import Fitted
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.bool_]
+
+
+class Recipe(Protocol):
+    """Fits a model and answers a window's rows as service would have."""
+
+    def fit(self, training_set: TrainingSet, rows: Rows) -> Fitted: ...
+
+    def candidate_scores(self, fitted: Fitted, training_set: TrainingSet, window: Rows) -> Floats: ...
+
+    def champion_scores(self, champion: LoadedModel, training_set: TrainingSet, window: Rows) -> Floats:
+        """The scores that the version in service gave, or would have given: logged ones where they are the same."""
+        ...
+
+
+def stored_scores(recipe: Recipe, loaded: LoadedModel, training_set: TrainingSet, model: Model) -> Floats:
+    """What a stored version would have answered to all rows of a set, asked as a candidate is: learners learn."""
+    version, artifact = loaded.version, loaded.artifact
+    fitted = Fitted(
+        model=version.model,
+        recipe=version.recipe,
+        features=version.features,
+        artifact=artifact,
+        data=b"",
+        digest=version.artifact,
+        scorer=loaded.scorer,
+        importance=None,
+        cut_us=version.cut_us,
+        positions=version.positions,
+        rows=version.rows,
+        seed=0,
+        chosen=version.chosen,
+    )
+    scores = recipe.candidate_scores(fitted, training_set, np.ones(training_set.rows, np.bool_))
+    what = f"promote {version.name}"
+    return np.asarray(aligned(scores, artifact.class_names, model.label.class_names, what), np.float64)
+
+
+class BatchRecipe:
+    """A model that stays as it was fitted."""
+
+    def __init__(self, model: Model, *, seed: int, threads: int = 1) -> None:
+        self._model = model
+        self._seed = seed
+        self._threads = threads
+
+    def fit(self, training_set: TrainingSet, rows: Rows) -> Fitted:
+        return fit(self._model, training_set, rows=rows, seed=self._seed, threads=self._threads)
+
+    def candidate_scores(self, fitted: Fitted, training_set: TrainingSet, window: Rows) -> Floats:
+        return np.asarray(fitted.predict(training_set.features.values.take(window)), np.float64)
+
+    def champion_scores(self, champion: LoadedModel, training_set: TrainingSet, window: Rows) -> Floats:
+        matrix = champion.encoding.matrix(training_set.features.values.take(window))
+        answers = training_set.answers
+        if answers is None:
+            scores = np.asarray(champion.predict(matrix), np.float64)
+        else:
+            scores = answers.take(window).scores_of(champion.version.id, champion.artifact, matrix)
+            missing = np.isnan(scores if scores.ndim == 1 else scores.sum(axis=1))
+            if missing.any():
+                scores[missing] = champion.predict(matrix[missing])
+        what = f"gate of {self._model.name!r}"
+        return aligned(scores, champion.artifact.class_names, self._model.label.class_names, what)
+
+
+class LiveScores(Protocol):
+    """What a deployment really answered."""
+
+    def scores_of(self, keys: list[object], *, version: str, since_us: int) -> Floats:
+        """What `version` answered to each request key at `since_us` or later, NaN where it did not."""
+        ...
+
+
+class OnlineRecipe:
+    """A model that predicts first and learns from each label; candidates are judged the same way, hour by hour."""
+
+    def __init__(self, model: Model, live: LiveScores, *, seed: int) -> None:
+        self._model = model
+        self._live = live
+        self._seed = seed
+
+    def fit(self, training_set: TrainingSet, rows: Rows) -> Fitted:
+        from trimtab.training.fitting.online import fit_online  # here: it loads scikit-learn
+
+        return fit_online(self._model, training_set, rows=rows, seed=self._seed)
+
+    def candidate_scores(self, fitted: Fitted, training_set: TrainingSet, window: Rows) -> Floats:
+        from trimtab.training.fitting.online import OnlineLearner  # here: it loads scikit-learn
+
+        learner = OnlineLearner(fitted.artifact)
+        matrix = fitted.matrix(training_set.features.values.take(window))
+        labels = training_set.target[window]
+        at_us, known_at_us = training_set.at_us[window], training_set.label_known_at_us[window]
+        scores = np.zeros(len(matrix))
+        learnt = np.zeros(len(matrix), bool)
+        hours = at_us // HOUR_US
+        for hour in np.unique(hours):
+            known = np.flatnonzero(~learnt & (known_at_us < hour * HOUR_US))
+            known = known[np.argsort(known_at_us[known], kind="stable")]
+            learner.learn(matrix[known], labels[known])
+            learnt[known] = True
+            rows = hours == hour
+            scores[rows] = learner.predict(matrix[rows])
+        return scores
+
+    def champion_scores(self, champion: LoadedModel, training_set: TrainingSet, window: Rows) -> Floats:
+        """The logged answers; where a row has none, those of the version as it was registered."""
+        logged = self._live.scores_of(
+            training_set.keys.take(window).to_list(),
+            version=champion.version.id,
+            since_us=int(training_set.at_us[window].min()),
+        )
+        matrix = champion.encoding.matrix(training_set.features.values.take(window))
+        return np.where(np.isnan(logged), np.asarray(champion.predict(matrix), np.float64), logged)

@@ -1,0 +1,184 @@
+"""What healthy days of a version look like: days of its recipe that it was not fitted on, as a whole and by slice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns.data import Column, Columns
+from trimtab.core.records import DayQuality
+from trimtab.core.time import DAY_US
+from trimtab.feedback import LabelReader
+from trimtab.feedback.days import day_quality, days_by_group
+from trimtab.feedback.slices import slice_column
+from trimtab.monitoring.quality.watches import CALIBRATION, FULL_REFERENCE, LOSS
+from trimtab.stats.metrics.loss_names import loss_kind
+from trimtab.stats.metrics.losses import Loss, bounded_losses, expected_losses, row_losses
+from trimtab.steering.candidates.recipes import Floats, Rows
+from trimtab.steering.candidates.windows import Stretch
+from trimtab.steering.definitions import Deployment, NamedSlice
+from trimtab.training.data.sets import TrainingSet
+from trimtab.training.definitions import Model
+
+LEAST_SLICE_DAYS: Final = 14  # on which a slice has labels; of fewer its healthy level is not known
+LONG_REFERENCE: Final = 84  # days: holidays and a bad week weigh little among so many
+MOST_SLICES: Final = 200  # of one column
+AS_NEW_US: Final = 7 * DAY_US  # a version fitted so long before some days stands for a fit made for them
+
+
+def request_slices(deployment: Deployment) -> tuple[str | NamedSlice, ...]:
+    """What days are taken apart by: the gate's expressions over columns of the request, and columns of it.
+
+    The columns are those that the gate names, else texts and truth values. What reads features is left out: a logged
+    request has none. A ranking's days are judged by whole lists.
+    """
+    model = deployment.model
+    if model.task == "ranking":
+        return ()
+    columns = model.request.columns
+    named = [one for one in deployment.gate.slices if isinstance(one, str) and one in columns]
+    texts = [name for name, dtype in columns.items() if dtype in ("str", "bool") and name != model.request.key]
+    expressions = [
+        one for one in deployment.gate.slices if isinstance(one, NamedSlice) and one.of.columns() <= columns.keys()
+    ]
+    taken = {one.name for one in expressions}
+    return (*(name for name in named or texts if name not in taken), *expressions)
+
+
+class Answers(msgspec.Struct, frozen=True, eq=False):
+    """What a recipe answered to rows that it was not fitted on."""
+
+    rows: Rows  # of the training set, a mask
+    scores: Floats  # of those rows, of several classes (rows, classes)
+
+
+class Reference(msgspec.Struct, frozen=True, kw_only=True):
+    """Healthy days, oldest first."""
+
+    days: tuple[DayQuality, ...]
+    slices: dict[str, tuple[DayQuality, ...]]
+
+
+def healthy_reference(
+    model: Model,
+    version: str,
+    training_set: TrainingSet,
+    answered: Sequence[Answers],
+    labels: LabelReader,
+    *,
+    cap: float,
+    slices: Sequence[str | NamedSlice],
+) -> Reference:
+    """The days of some answers with the labels that live days would have closed with, as a whole and by slice.
+
+    Args:
+        model: Whose days.
+        version: The version that they stand for.
+        training_set: Has the rows.
+        answered: Answers to rows of different days, oldest first.
+        labels: Finds labels as they stood when a day was closed.
+        cap: The most that a row may cost a day.
+        slices: Columns of the request, and expressions over them, to take days apart by.
+    """
+    days: list[DayQuality] = []
+    by_slice: dict[str, list[DayQuality]] = {}
+    for one in answered:
+        rows = one.rows
+        at_us = training_set.at_us[rows]
+        truth = labels(training_set.keys.take(rows), at_us, at_us + model.label.wait_us).values
+        about = (model.name, model.metric, version)
+        lists = training_set.lists_of(rows)
+        days += day_quality(*about, at_us, one.scores, truth, cap=cap, lists=lists)
+        if lists is not None:
+            continue
+        for part in slices:
+            names, groups = _named(part, training_set.requests, rows)
+            here = groups >= 0
+            found = days_by_group(*about, at_us[here], one.scores[here], truth[here], groups[here], len(names), cap=cap)
+            for name, of_slice in zip(names, found, strict=True):
+                by_slice.setdefault(name, []).extend(of_slice)
+    known = {name: tuple(found) for name, found in by_slice.items() if _enough(found)}
+    return Reference(days=tuple(days), slices=known)
+
+
+def walk_forward_rows(training_set: TrainingSet, window: Stretch, wait_us: int) -> tuple[Rows, Rows] | None:
+    """The days before a window that complete a reference, and what may be learnt for them.
+
+    A reference has 84 days where twice as many rows are left to learn from, else 28. None where the window has as many
+    days, or where less would be left to learn from than is judged.
+    """
+    at_us, usable = training_set.at_us, training_set.usable
+    for days, rest in ((LONG_REFERENCE, 2.0), (FULL_REFERENCE, 1.0)):
+        begins_us = min(window.start_us, window.end_us - days * DAY_US)
+        judged = usable & (at_us >= begins_us) & (at_us < window.start_us)
+        learnt = usable & (at_us + wait_us <= begins_us)
+        enough = judged.any() and learnt.sum() >= rest * judged.sum()
+        if enough and np.unique(training_set.target[learnt]).size > 1:
+            return learnt, judged
+    return None
+
+
+def refit_allowance(metric: Loss, scores: Floats, again: Floats, cap: float) -> dict[str, float]:
+    """By kind of signal how far healthy days of a refit may lie from those of its candidate, in units of the value.
+
+    The reference is of the candidate; what serves is the refit. If the candidate's scores were the truth, the refit's
+    days would lie away from them by this much, and that is no change of the world.
+
+    Args:
+        metric: The model's.
+        scores: The candidate's, shape (rows,), of several classes (rows, classes).
+        again: The refit's of the same rows.
+        cap: The most that a row may cost a day.
+    """
+    if loss_kind(metric) == "ranking":
+        return {}
+    expected = expected_losses(metric, again, cap)
+    if expected is None:
+        truth = np.maximum(scores, 0.0) if metric == "poisson_deviance" else scores
+        away = bounded_losses(row_losses(metric, truth, again), cap)
+        return {LOSS: float(away.mean()), CALIBRATION: abs(float((again - scores).mean()))}
+    by_class = scores.T if scores.ndim == 2 else np.stack([1.0 - scores, scores])
+    losses = np.zeros(len(again))
+    for label, share in enumerate(by_class):
+        losses += share * bounded_losses(row_losses(metric, np.full(len(again), float(label)), again), cap)
+    gap = again - scores
+    if again.ndim == 2:
+        top = again.argmax(axis=1)[:, None]
+        gap = np.take_along_axis(gap, top, axis=1)
+    return {LOSS: abs(float((losses - expected).mean())), CALIBRATION: abs(float(gap.mean()))}
+
+
+def _named(part: str | NamedSlice, requests: Columns, rows: Rows) -> tuple[list[str], NDArray[np.int64]]:
+    """The names of slices as closed days have them, and which one each row is in, -1 for none."""
+    name, read = (part, {part}) if isinstance(part, str) else (part.name, part.of.columns())
+    if not all(one in requests for one in read):  # the set was made before it was declared
+        return [], np.full(int(rows.sum()), -1, np.int64)
+    if isinstance(part, str):
+        column = requests[part].take(rows)
+    else:
+        column = slice_column(name, part.of, requests.select(sorted(read)).take(rows))
+        if column.dtype == "bool":
+            return [name], np.where(column.present() & column.values, 0, -1)
+    values, groups = _values(column)
+    return [f"{name}={value}" for value in values], groups
+
+
+def _values(column: Column) -> tuple[list[str], NDArray[np.int64]]:
+    """The values of a column as texts, and which one each row has, -1 for none; no values where there are too many."""
+    numbers: dict[str, int] = {}
+    present = column.present().tolist()
+    groups = [
+        numbers.setdefault(str(value)[:60], len(numbers)) if there else -1
+        for value, there in zip(column.values.tolist(), present, strict=True)
+    ]
+    if len(numbers) > MOST_SLICES:
+        return [], np.full(len(groups), -1, np.int64)
+    return list(numbers), np.array(groups, np.int64)
+
+
+def _enough(days: Sequence[DayQuality]) -> bool:
+    return sum(day.labelled > 0 for day in days) >= LEAST_SLICE_DAYS

@@ -1,0 +1,176 @@
+"""The paired shadow of a successor: day by day it is compared with the champion on the rows that both have scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from trimtab.core.time import DAY_US
+from trimtab.stats.inference.sequences import PairedSequence, distance_seen, paired_sequence
+from trimtab.stats.metrics.losses import Loss
+from trimtab.steering.candidates.recipes import Floats
+from trimtab.steering.gate.gate import Window
+from trimtab.steering.ledger import Evidence
+from trimtab.steering.loop_state import PairedDay, Repair
+from trimtab.steering.rollouts import Rollout
+
+LEAST_ROWS = 30  # of a comparison: days with fewer labels are put together with the next
+_TABLE = (1, 3, 7, 14, 28)  # days of the table that is shown with a refusal
+
+
+def compared_days(metric: Loss, window: Window, scores: Floats, champion: Floats) -> tuple[PairedDay, ...]:
+    """The comparison of two models by day.
+
+    Args:
+        metric: The loss.
+        window: Times, labels and lists of the rows.
+        scores: What the successor says to the rows.
+        champion: What the champion says to them.
+    """
+    own, rows = window.losses(metric, scores)
+    other, _ = window.losses(metric, champion)
+    days = window.at_us[rows] // DAY_US
+    return tuple(
+        PairedDay(
+            day_us=int(day) * DAY_US,
+            rows=int((days == day).sum()),
+            difference=float((own - other)[days == day].mean()),
+            champion=float(other[days == day].mean()),
+        )
+        for day in np.unique(days)
+    )
+
+
+def judged(rollout: Rollout, days: Sequence[PairedDay], repair: Repair) -> PairedSequence:
+    """What the days of a shadow say by now.
+
+    The days on which the gate compared a candidate of the same recipe with the champion tell how much days differ. Days
+    on which another version answered for the champion do not: it may have been the candidate itself.
+
+    Args:
+        rollout: Has the margin.
+        days: Those of the shadow, oldest first.
+        repair: Has the days of the gate.
+    """
+    pooled = _pooled(days)
+    before = () if repair.stood_in else repair.gate_days
+    margin = rollout.margin * level_of(repair)  # fixed before the first day
+    least = (rollout.shadow_us or DAY_US) // DAY_US
+    earlier = [one.difference for one in _pooled(before)]
+    return paired_sequence([one.difference for one in pooled], margin=margin, earlier=earlier, least=least)
+
+
+def visible(before: Sequence[PairedDay], days: int) -> float:
+    """The smallest difference, as a share of the champion's loss, that so many days of a shadow can tell from none.
+
+    Args:
+        before: Days on which two such models were compared.
+        days: The number of days.
+    """
+    pooled = _pooled(before)
+    if len(pooled) < 2:
+        return float("inf")
+    spread = float(np.std([one.difference for one in pooled], ddof=1))
+    merged = len(before) / len(pooled)  # of few labels several days are one comparison
+    comparisons = int(days / merged)
+    if comparisons < 1:
+        return float("inf")
+    return distance_seen(comparisons, spread, known=len(pooled) - 1) / (_mean_loss(before) or 1.0)
+
+
+def hopeless(rollout: Rollout | None, before: Sequence[PairedDay], *, stood_in: bool = False) -> str | None:
+    """Why a shadow could not see its margin within its time, with a table of what it can see; None where it can.
+
+    A successor that was much better than the champion needs less: its advantage on the judged days counts.
+
+    Args:
+        rollout: What is declared; without a shadow there is nothing to see.
+        before: The days of the gate.
+        stood_in: Another version answered for the champion there, so that they do not tell how much days differ.
+    """
+    if rollout is None or rollout.shadow_us is None or not before or stood_in:
+        return None
+    within = rollout.within_us // DAY_US
+    level = _mean_loss(before)
+    better = max(0.0, -_mean_difference(before) / level) if level else 0.0
+    if visible(before, within) < rollout.margin + better:
+        return None
+    labels = sum(one.rows for one in before) / max(1, len(before))
+    table = [(days, visible(before, days)) for days in _TABLE if days <= max(within, _TABLE[1])]
+    seen = ", ".join(f"{days}d: {share:.1%}" for days, share in table if share != float("inf")) or "nothing"
+    return (
+        f"A shadow of {within}d cannot tell a successor that is {rollout.margin:.1%} worse from an equal one at about "
+        f"{labels:,.0f} labels a day. What can be seen in so many days: {seen}. Declare a larger margin or a longer "
+        "time: tt.rollout(margin=..., within=...)."
+    )
+
+
+def level_of(repair: Repair) -> float:
+    """The champion's mean loss on the days of the gate, of which margins and differences are shares."""
+    return _mean_loss(repair.gate_days) or 1.0
+
+
+def evidence_of_shadow(found: PairedSequence, days: Sequence[PairedDay], margin: float, level: float) -> Evidence:
+    """The values of a comparison, for the ledger: shares of the champion's loss."""
+    values = {"difference": found.mean / level, "low": found.low / level, "high": found.high / level}
+    return {
+        "shadow_days": len(days),
+        "shadow_rows": sum(one.rows for one in days),
+        **{name: value for name, value in values.items() if np.isfinite(value)},
+        "margin": margin,
+    }
+
+
+def said_of_shadow(found: PairedSequence, days: Sequence[PairedDay], margin: float, level: float) -> str:
+    """The comparison in one sentence; differences are shares of `level`, the champion's loss when it began."""
+    if not days:
+        return "Paired shadow: no day with labels of healthy rows to compare by."
+    rows, more = sum(one.rows for one in days), "higher" if found.mean > 0 else "lower"
+    outcome = {
+        "reject": "provably worse than the champion",
+        "promote": f"provably less than {margin:.1%} worse than the champion",
+        "hold": "neither provably worse nor provably good enough",
+    }[found.verdict]
+    return (
+        f"Paired shadow of {len(days)}d, {rows:,} labelled rows: loss {abs(found.mean) / level:.2%} {more} than the "
+        f"champion's (between {_share(found.low / level)} and {_share(found.high / level)}): {outcome}."
+    )
+
+
+def _share(value: float) -> str:
+    return f"{value:+.2%}" if np.isfinite(value) else ("-inf" if value < 0 else "inf")
+
+
+def _pooled(days: Sequence[PairedDay]) -> list[PairedDay]:
+    """The days, those with few rows put together with the next ones; what is left over in the end waits."""
+    found: list[PairedDay] = []
+    open_day: PairedDay | None = None
+    for day in days:
+        open_day = day if open_day is None else _together(open_day, day)
+        if open_day.rows >= LEAST_ROWS:
+            found.append(open_day)
+            open_day = None
+    return found
+
+
+def _together(one: PairedDay, other: PairedDay) -> PairedDay:
+    rows = one.rows + other.rows
+    if not rows:
+        return one
+    return PairedDay(
+        day_us=one.day_us,
+        rows=rows,
+        difference=(one.rows * one.difference + other.rows * other.difference) / rows,
+        champion=(one.rows * one.champion + other.rows * other.champion) / rows,
+    )
+
+
+def _mean_loss(days: Sequence[PairedDay]) -> float:
+    rows = sum(one.rows for one in days)
+    return sum(one.rows * one.champion for one in days) / rows if rows else 0.0
+
+
+def _mean_difference(days: Sequence[PairedDay]) -> float:
+    rows = sum(one.rows for one in days)
+    return sum(one.rows * one.difference for one in days) / rows if rows else 0.0

@@ -1,0 +1,121 @@
+"""The floor under every candidate: no worse than the best baseline, on the judged days and on each slice. # D194"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.records import GateCheck
+from trimtab.core.time import DAY_US
+from trimtab.stats.inference.paired import paired_mean_bound
+from trimtab.steering.gate.slices import Part, slice_checks
+
+FLOOR, FLOOR_OF_SLICES = "floor", "floor_of_slices"
+_LINEAR: Final = "linear"
+_LEVEL: Final = 0.95  # one-sided, that a linear model is better, before a candidate is refused for that
+_KEPT: Final = 0.8  # of what a linear model gains on the best other baseline: a candidate that keeps it is useful
+
+Floats = NDArray[np.float64]
+
+
+class _Against(msgspec.Struct, frozen=True, eq=False):
+    """A candidate against one baseline."""
+
+    name: str
+    differences: Floats  # of the losses, candidate minus baseline, by unit
+    tolerance: float  # by how much the mean loss may be above the baseline's
+    check: GateCheck
+
+
+def floor_checks(
+    losses: Floats,
+    baselines: Mapping[str, Floats],
+    at_us: NDArray[np.int64],
+    parts: Sequence[Part] = (),
+    *,
+    slice_margin: float = 0.0,
+) -> list[GateCheck]:
+    """A finding for each baseline, and two checks: `floor` of the window as a whole, `floor_of_slices` of its parts.
+
+    A candidate must have a lower mean loss than each baseline that knows no features. A linear model of the same
+    features may be what the candidate is itself, so that one refuses only where it is provably better, one-sided at
+    95 %, by more than a fifth of what it gains on the best of the others. On a slice the candidate may not be
+    provably worse than the best baseline of the window by more than `slice_margin`, all slices together at 95 %.
+
+    Args:
+        losses: Of the candidate, shape (units,).
+        baselines: The losses of each baseline, by name, shape (units,).
+        at_us: When each unit was asked, shape (units,).
+        parts: The slices.
+        slice_margin: How much worse the mean loss of a slice may be.
+    """
+    known = {name: other for name, other in baselines.items() if np.isfinite(other).all()}
+    if not known or not losses.size or not np.isfinite(losses).all():
+        return []
+    plain = [float(other.mean()) for name, other in known.items() if name != _LINEAR]
+    found = [_against(name, losses, other, min(plain, default=None), at_us) for name, other in known.items()]
+    best = min(found, key=lambda one: -float(one.differences.mean()))
+    return [
+        *(one.check for one in found),
+        _together(found, best, losses),
+        *_of_slices(best, parts, at_us, slice_margin),
+    ]
+
+
+def _against(name: str, losses: Floats, other: Floats, plain: float | None, at_us: NDArray[np.int64]) -> _Against:
+    differences, loss, level = losses - other, float(losses.mean()), float(other.mean())
+    figure, tolerance = loss - level, 0.0
+    if name == _LINEAR:
+        days = at_us // DAY_US
+        tolerance = 0.0 if plain is None else max(0.0, (1.0 - _KEPT) * (plain - level))
+        low = figure
+        if np.unique(days).size > 1:
+            low = paired_mean_bound(differences, days, level=_LEVEL, side="lower").low
+        held = low <= tolerance
+        said = (
+            f"Mean loss {loss:.4f} against {level:.4f}: at least {low:+.4f} at {_LEVEL:.0%}, allowed {tolerance:+.4f}."
+        )
+    else:
+        held = figure < 0.0
+        said = f"Mean loss {loss:.4g}, {'below' if held else 'not below'} {level:.4g}."
+    return _Against(
+        name,
+        differences,
+        tolerance,
+        GateCheck(
+            name=f"baseline {name}",
+            figure=figure,
+            bound=tolerance,
+            verdict="held" if held else "failed",
+            reason=said,
+        ),
+    )
+
+
+def _together(found: Sequence[_Against], best: _Against, losses: Floats) -> GateCheck:
+    worse = [one for one in found if one.check.verdict == "failed"]
+    loss, level = float(losses.mean()), float((losses - best.differences).mean())
+    if not worse:
+        said = f"No baseline does better; the best is {best.name} with {level:.4g}, the candidate has {loss:.4g}."
+    else:
+        told = " ".join(f"{one.name}: {one.check.reason}" for one in worse)
+        said = f"It is not better than what can be had without it. {told}"
+    return GateCheck(
+        name=FLOOR,
+        figure=float(best.differences.mean()),
+        bound=best.tolerance,
+        verdict="failed" if worse else "held",
+        reason=said,
+    )
+
+
+def _of_slices(best: _Against, parts: Sequence[Part], at_us: NDArray[np.int64], slice_margin: float) -> list[GateCheck]:
+    if not parts:
+        return []
+    *_, together = slice_checks(parts, best.differences, at_us, slice_margin + best.tolerance, may_abstain=True)
+    said = f"Against the baseline {best.name}. {together.reason}"
+    return [msgspec.structs.replace(together, name=FLOOR_OF_SLICES, reason=said)]

@@ -1,0 +1,53 @@
+"""What the closed days say of causes: how many labels are new, and how far a slice raised the loss of all rows."""
+
+from __future__ import annotations
+
+from trimtab.core.records import ChangeOnset
+from trimtab.core.time import DAY_US
+from trimtab.monitoring.quality.quality import QualityMonitor
+from trimtab.monitoring.quality.quality_days import stored_sums
+from trimtab.monitoring.quality.slice_rises import rise_by_slice
+from trimtab.serving.arms.arms import SHADOW
+from trimtab.steering.definitions import Deployment
+from trimtab.store.ports import Catalog
+
+
+class ClosedDays:
+    """The closed days of one deployment, read again once a day was closed.
+
+    Args:
+        catalog: Has them.
+        deployment: Whose days.
+        monitor: Knows the newest one.
+    """
+
+    def __init__(self, catalog: Catalog, deployment: Deployment, monitor: QualityMonitor) -> None:
+        self._catalog = catalog
+        self._deployment = deployment
+        self._monitor = monitor
+        self._rises: dict[tuple[str, ChangeOnset, int | None], float] = {}  # by slice, onset and newest closed day
+        self._counted = (-1, -1, 0)  # new labels: since which training, until which day, how many
+
+    def new_labels(self, trained_us: int) -> int:
+        """How many labels came in days that closed since a training."""
+        newest_us = self._newest_us()
+        if newest_us is None:
+            return 0
+        if (trained_us, newest_us) != self._counted[:2]:
+            first_us = (trained_us - self._deployment.model.label.wait_us) // DAY_US * DAY_US
+            days = stored_sums(self._catalog, self._deployment.name, range(first_us, newest_us + DAY_US, DAY_US))
+            labels = sum(one.whole.labelled for one in days if one.arm != SHADOW)
+            self._counted = (trained_us, newest_us, labels)
+        return self._counted[2]
+
+    def rise_by_slice(self, name: str, onset: ChangeOnset) -> float:
+        """See `slice_rises.rise_by_slice`."""
+        key = (name, onset, self._newest_us())
+        if key not in self._rises:
+            self._rises = {one: rise for one, rise in self._rises.items() if one[2] == key[2]}
+            self._rises[key] = rise_by_slice(self._catalog, self._deployment.name, name, onset)
+        return self._rises[key]
+
+    def _newest_us(self) -> int | None:
+        watch = self._monitor.watch
+        return None if watch is None else watch.last_day_us

@@ -1,0 +1,71 @@
+"""The share of the requests that a successor answers as canary, and the way back from it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from trimtab.core.errors import Conflict
+from trimtab.registry import Registry
+from trimtab.registry.aliases import Together
+from trimtab.registry.protection import CHAMPION
+from trimtab.serving.arms.arms import CANARY, KIND, shares_of
+from trimtab.steering.loop_state import Repair
+from trimtab.store.ports import Catalog, Put
+
+
+class Exposure:
+    """Moves the canary of one model, and its champion back.
+
+    Args:
+        model: Its name.
+        registry: Has the aliases.
+        catalog: Has the shares.
+    """
+
+    def __init__(self, model: str, registry: Registry, catalog: Catalog) -> None:
+        self._model = model
+        self._registry = registry
+        self._catalog = catalog
+
+    def answered(self, repair: Repair) -> float:
+        """The share of the requests that the successor of a repair answers as canary now."""
+        found = self._registry.aliases(self._model).get(CANARY)
+        mine = found is not None and found.version == repair.successor
+        return shares_of(self._catalog.get(KIND, self._model)).canary if mine else 0.0
+
+    def share(self, repair: Repair, share: float) -> list[Put]:
+        """The changes that let the successor of a repair answer a share of the requests; none that end one
+        which it does not have.
+
+        Its alias points to it before they are written, with a share of 0.
+
+        Raises:
+            Conflict: Another version answers as canary.
+        """
+        name = self._model
+        record, found = self._catalog.get(KIND, name), self._registry.aliases(name).get(CANARY)
+        shares, other = shares_of(record), found is None or found.version != repair.successor
+        if not share and (other or not shares.canary):
+            return []
+        if other and shares.canary:
+            raise Conflict(
+                f"rollout of {name!r}: another version answers {shares.canary:.0%} of the requests as canary. End that "
+                f"first: trimtab arm {name} --as canary --share 0"
+            )
+        assert repair.successor is not None  # it passed
+        if other:
+            why = "The rollout of what passed the gate."
+            self._registry.move(name, CANARY, repair.successor, gate=repair.gate, why=why)
+        changed = msgspec.structs.replace(shares, canary=share)
+        revision = 0 if record is None else record.revision
+        return [Put(KIND, name, msgspec.json.encode(changed), expected=revision)]
+
+    def roll_back(self, version: str, why: str, together: Together) -> None:
+        """Let the version before the given one answer again; `together` writes the changes of that with more.
+
+        Raises:
+            Conflict: Another process moved the alias meanwhile.
+        """
+        self._registry.roll_back(
+            self._model, CHAMPION, why=why, expected_previous=version, actor="policy", together=together
+        )

@@ -1,0 +1,330 @@
+"""One deployment's loop, wired: predictions become closed days, days become signals, signals become decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+
+import msgspec
+
+from trimtab.core.clock import Clock
+from trimtab.core.errors import NotFound
+from trimtab.core.ids import Ids
+from trimtab.core.records import DayQuality, Prediction, Signal
+from trimtab.core.time import DAY_US
+from trimtab.feedback import (
+    DayBlocks,
+    Extent,
+    LabelReader,
+    ListColumn,
+    LoggedWaiting,
+    OpenDays,
+    OutcomeJoin,
+    RequestSlices,
+    Waiting,
+    day_qualities,
+)
+from trimtab.feedback.logged_waiting import KEPT_US
+from trimtab.feedback.open_days import judged_table
+from trimtab.monitoring.quality.quality import QualityMonitor
+from trimtab.monitoring.quality.quality_days import BatchBlocks, store_batch, store_days, stored_batches, stored_days
+from trimtab.registry import Registry, Version
+from trimtab.registry.protection import CHAMPION
+from trimtab.serving.answer.batch import batch_manifests, batch_predictions
+from trimtab.serving.arms.arms import CANARY, SHADOW
+from trimtab.serving.log.prediction_log import PredictionLog
+from trimtab.steering.candidates.builder import VersionWorkshop
+from trimtab.steering.candidates.candidate_checks import Proving
+from trimtab.steering.candidates.ports import TrainingData, Workshop
+from trimtab.steering.candidates.recipes import BatchRecipe, LiveScores, OnlineRecipe, Recipe
+from trimtab.steering.candidates.references import request_slices
+from trimtab.steering.candidates.stored import Recording
+from trimtab.steering.causes import OnQualityDrop
+from trimtab.steering.definitions import Deployment
+from trimtab.steering.ledger import Ledger
+from trimtab.steering.loop.controller import Controller
+from trimtab.steering.loop.exposure import Exposure
+from trimtab.steering.loop.service_guard import ServiceGuard, Unserved
+from trimtab.steering.rollouts import Rollout
+from trimtab.store.ports import Blob, Catalog, Put
+from trimtab.training.data.sets import TrainingSet, save_training_set
+from trimtab.training.definitions import Model
+
+KIND = "loop_reader"
+Positions = dict[str, int] | None
+AMENDED_AFTER = (1, 7, 28)  # days after a day was closed, late and corrected labels are looked for
+
+
+class Reached(msgspec.Struct, frozen=True):
+    """How far a loop has come."""
+
+    closed_until_us: int = -(2**62)  # days before this time are closed for good
+    positions: dict[str, int] | None = None  # read of the prediction log; None: not known, of an earlier trimtab
+    extents: dict[int, tuple[Extent, ...]] = {}  # where the predictions about each day stand, by the day's number
+    too_late: int = 0  # predictions that were logged after their day was closed
+
+
+class Loop:
+    """The parts of one deployment's loop; a living project and a replay wire the same ones.
+
+    Args:
+        deployment: What is kept good, and by which rules.
+        labels: Finds labels in what is known.
+        live: What an online deployment really answered.
+        data: Gives training sets.
+        registry: Versions and aliases.
+        catalog: Where state, signals and the ledger are.
+        blob: Where training sets are.
+        clock: The moment of everything.
+        ids: Names gate records.
+        seed: Given to estimators.
+        around: Put around the recipe (a replay shares fits between its lines).
+        save: Stores a training set.
+        evaluates: Whether candidates get an evaluation with baselines and intervals, for their report.
+        threads: How many a fit may use.
+        recording: How the steps of a training are done; left out, they are not recorded.
+        proving: How candidates are tried in a new process and timed; left out, they are not.
+        outside: Put around the workshop (a living project lets it work in another process).
+        predictions: The log in which predictions wait for their labels; left out, they wait in memory.
+        profile: Makes the input profile of a version that may go in service; left out, none is made.
+        served: Whether requests are answered by a service, whose figures guard canaries.
+    """
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        *,
+        labels: LabelReader,
+        live: LiveScores,
+        data: TrainingData,
+        registry: Registry,
+        catalog: Catalog,
+        blob: Blob,
+        clock: Clock,
+        ids: Ids,
+        seed: int,
+        around: Callable[[Recipe], Recipe] = lambda recipe: recipe,
+        save: Callable[[TrainingSet, Blob], str] = save_training_set,
+        evaluates: bool = True,
+        threads: int = 1,
+        recording: Recording | None = None,
+        proving: Proving | None = None,
+        outside: Callable[[VersionWorkshop], Workshop] = lambda workshop: workshop,
+        predictions: PredictionLog | None = None,
+        profile: Callable[[Version, TrainingSet], object] | None = None,
+        served: bool = True,
+    ) -> None:
+        model = deployment.model
+        self._model = model
+        self._predictions = predictions
+        self._days: OpenDays
+        self._reached: Reached
+        self._catalog = catalog
+        self._clock = clock
+        self._outcomes = OutcomeJoin(
+            labels,
+            wait_us=model.label.wait_us,
+            key_dtype=model.request.key_dtype,
+            classes=model.label.class_names,
+            lists=_list_column(model),
+            slices=_slices(deployment),
+        )
+        run_lengths = [r.run_length_days for r in deployment.retrain.singles() if isinstance(r, OnQualityDrop)]
+        self.monitor = QualityMonitor(
+            catalog,
+            model.name,
+            run_length_days=run_lengths[0] if run_lengths else OnQualityDrop().run_length_days,
+            calibrated=model.task != "ranking",
+            owner=deployment.owner,
+            metric=model.metric,
+        )
+        batch = deployment.learn == "batch"
+        recipe: Recipe = (
+            BatchRecipe(model, seed=seed, threads=threads) if batch else OnlineRecipe(model, live, seed=seed)
+        )
+        self.workshop = VersionWorkshop(
+            deployment,
+            around(recipe),
+            data,
+            labels,
+            registry,
+            blob,
+            clock=clock,
+            ids=ids,
+            save=save,
+            evaluates=evaluates,
+            recording=recording,
+            proving=proving,
+            profile=profile,
+        )
+        self.newly_closed: list[DayQuality] = []  # by the last call of `close_days`
+        self.ledger = Ledger(catalog)
+        self.controller = Controller(
+            deployment,
+            monitor=self.monitor,
+            workshop=outside(self.workshop),
+            ledger=self.ledger,
+            catalog=catalog,
+            clock=clock,
+            exposure=Exposure(model.name, registry, catalog),
+            guard=_guard(deployment, registry, catalog) if served else Unserved(),
+        )
+        self._begin()
+
+    @property
+    def closed_until_us(self) -> int:
+        """Days before this time are closed."""
+        return self._days.closed_until_us
+
+    @property
+    def positions(self) -> Positions:
+        """How far the prediction log was read when this was stored; None: predictions must be given from the start."""
+        return self._reached.positions
+
+    def add(
+        self, predictions: Sequence[Prediction], *, before: Mapping[str, int] | None = None, reached: Positions = None
+    ) -> None:
+        """Take in predictions as they were logged; of a loop with a log, what stands there between two positions."""
+        if self._logged is not None:
+            assert reached is not None  # given with what was read of the log
+            self._logged.reads(before or {}, reached)
+            self._reached = msgspec.structs.replace(self._reached, positions=reached)
+        self._days.add(predictions)
+
+    def close_days(self) -> list[Signal]:
+        """Close the days whose labels are due and look at them; what rang.
+
+        The blocks, the watch, the signals and how far was read are stored in one write. If that fails, nothing is
+        stored and the days in memory are not to be used any more: `reload` before the next try.
+        """
+        now_us = self._clock.now_us()
+        self.monitor.follow(self.workshop.champion(), now_us=now_us)
+        self.monitor.follow_arms(self.workshop.arms(), now_us=now_us)
+        before_us = self._days.closed_until_us
+        self._whole = False
+        days = self._days.close(now_us)
+        closed_until_us = self._days.closed_until_us
+        signals: list[Signal] = []
+        if closed_until_us != before_us:
+            amended = self._amended(before_us, closed_until_us, now_us)
+            self._reached = msgspec.structs.replace(
+                self._reached,
+                closed_until_us=closed_until_us,
+                extents={} if self._logged is None else self._logged.extents,
+                too_late=self._days.too_late,
+            )
+            put = Put(KIND, self._model.name, msgspec.json.encode(self._reached), expected=self._revision)
+            signals = self.monitor.observe(
+                day_qualities(days),
+                now_us=now_us,
+                also=[put, *store_days([*days, *amended]), *self._batches(closed_until_us)],
+                slices={(day.day_us, day.version): day for day in days if day.slices},
+                arms=[(day.arm, day.quality()) for day in days if day.arm in (CANARY, SHADOW)],
+            )
+            self._revision += 1
+        self._whole = True
+        self.newly_closed = day_qualities(days)
+        return signals
+
+    def reload(self) -> bool:
+        """Read everything again that another process may have moved.
+
+        True: the open days were begun again, so give the predictions since `positions` again.
+        """
+        self.monitor.reload()
+        self.controller.reload()
+        record = self._catalog.get(KIND, self._model.name)
+        if self._whole and self._revision == (0 if record is None else record.revision):
+            return False
+        self._begin()
+        return True
+
+    def _begin(self) -> None:
+        record = self._catalog.get(KIND, self._model.name)
+        self._revision = 0 if record is None else record.revision
+        self._reached = Reached() if record is None else msgspec.json.decode(record.body, type=Reached)
+        self._whole = True
+        self._logged: LoggedWaiting | None = None
+        if self._predictions is not None:
+            self._logged = LoggedWaiting(
+                self._predictions,
+                self._model.name,
+                lambda predictions: judged_table(self._outcomes, self._model.name, predictions),
+                extents=self._reached.extents,
+                open_from_us=self._reached.closed_until_us,
+            )
+        waiting: Waiting | None = self._logged
+        self._days = OpenDays(
+            self._model.name,
+            self._model.metric,
+            self._outcomes,
+            closed_until_us=self._reached.closed_until_us,
+            cap=self.monitor.loss_cap,
+            waiting=waiting,
+        )
+        self._days.too_late = self._reached.too_late
+
+    def _batches(self, closed_until_us: int) -> list[Put]:
+        """The writes of batches that were made on closed days, each once."""
+        if self._predictions is None:
+            return []
+        since_us = closed_until_us - KEPT_US
+        known = {one.batch for one in stored_batches(self._catalog, self._model.name)}
+        changes = []
+        for one in batch_manifests(self._catalog):
+            due = one.complete and since_us <= one.made_at_us < closed_until_us
+            if one.model != self._model.name or one.id in known or not due:
+                continue
+            with suppress(NotFound):  # its predictions are kept no longer
+                block = self._days.of_batch(batch_predictions(one, self._predictions), one.made_at_us)
+                if block is not None:
+                    changes.append(store_batch(BatchBlocks(batch=one.id, made_at_us=one.made_at_us, blocks=block)))
+        return changes
+
+    def _amended(self, from_us: int, until_us: int, now_us: int) -> list[DayBlocks]:
+        """Days closed some time ago whose labels have changed since, as they are known now."""
+        if self._logged is None:
+            return []
+        found: list[DayBlocks] = []
+        closed = range(max(from_us, until_us - DAY_US * AMENDED_AFTER[-1]), until_us, DAY_US)
+        for day_us in sorted({day_us - age * DAY_US for day_us in closed for age in AMENDED_AFTER}):
+            stored = stored_days(self._catalog, self._model.name, from_us=day_us, until_us=day_us + DAY_US)
+            now = {(one.version, one.arm): one.whole for one in self._days.as_known(day_us, now_us)} if stored else {}
+            for day in stored:
+                whole = now.get((day.version, day.arm))
+                if whole is not None and whole != (day.whole if day.amended is None else day.amended):
+                    found.append(msgspec.structs.replace(day, amended=whole, amended_at_us=now_us))
+        return found
+
+
+def _list_column(model: Model) -> ListColumn | None:
+    """Where logged requests name their list; None of a model that ranks none."""
+    if model.task != "ranking" or model.group is None:
+        return None
+    names = list(model.request.columns)
+    return ListColumn(names.index(model.group), len(names))
+
+
+def _slices(deployment: Deployment) -> RequestSlices | None:
+    """Where requests name the slices that their day is taken apart by."""
+    columns, parts = deployment.model.request.columns, request_slices(deployment)
+    names = list(columns)
+    return (
+        RequestSlices(
+            places={one: names.index(one) for one in parts if isinstance(one, str)},
+            columns=len(names),
+            named={one.name: one.of for one in parts if not isinstance(one, str)},
+            dtypes=dict(columns),
+        )
+        if parts
+        else None
+    )
+
+
+def _guard(deployment: Deployment, registry: Registry, catalog: Catalog) -> ServiceGuard:
+    """The guard of a deployment's rollouts; its stages share the stated chance of a false alarm."""
+    rollout = deployment.rollout or Rollout()
+    stages = max(1, len(rollout.canary) + bool(rollout.bake_us))
+    limits = msgspec.structs.replace(rollout.guardrails, false_alarms=rollout.guardrails.false_alarms / stages)
+    arm = CHAMPION if deployment.learn == "batch" else "online"
+    return ServiceGuard(deployment.name, registry, catalog, limits, arm=arm)

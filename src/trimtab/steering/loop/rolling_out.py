@@ -1,0 +1,277 @@
+"""The stages between gate and full service: paired shadow, approval, canary shares; each moved on by one write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from trimtab.core.clock import Clock
+from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
+from trimtab.core.records import Decision
+from trimtab.core.time import DAY_US, HOUR_US, format_duration, format_moment
+from trimtab.registry import AliasMove
+from trimtab.steering.candidates.ports import ChampionFailed, Exposed, Guard, Workshop
+from trimtab.steering.candidates.shadowing import evidence_of_shadow, judged, level_of, said_of_shadow
+from trimtab.steering.candidates.windows import closed_until
+from trimtab.steering.definitions import Deployment
+from trimtab.steering.ledger import Entry, Evidence
+from trimtab.steering.loop.deployment_record import DeploymentRecord
+from trimtab.steering.loop.evidence import short_name
+from trimtab.steering.loop_state import APPROVAL, CANARY, IDLE, PROMOTING, SHADOW, Bake, Changes, PairedDay, Repair
+from trimtab.steering.rollouts import Rollout
+from trimtab.store.ports import Append, Put, Remove
+
+LABELS_US = 6 * HOUR_US  # so long after a day was closed labels may be loaded that were due by then
+MOST_STEPS = 24  # so many times a step's length a canary waits for requests
+
+
+class Refuse(Protocol):
+    """Ends a repair: the champion stays."""
+
+    def __call__(
+        self, now_us: int, entries: Sequence[Entry], also: Sequence[Put | Append | Remove] = (), **changes: object
+    ) -> list[Decision]: ...
+
+
+class RolloutStages:
+    """Moves what passed the gate through the stages that its deployment declares.
+
+    A crash between any two writes is harmless: the shadow only reads, and before the share of a canary is written its
+    alias points to the right version.
+
+    Args:
+        deployment: Has the rollout.
+        record: The state and the ledger.
+        workshop: Compares the successor with the champion.
+        exposure: Lets it answer a share of the requests, and takes that back.
+        guard: Looks at how the service fares with a version.
+        clock: The time.
+        refuse: Ends the repair.
+    """
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        record: DeploymentRecord,
+        workshop: Workshop,
+        *,
+        exposure: Exposed,
+        guard: Guard,
+        clock: Clock,
+        refuse: Refuse,
+    ) -> None:
+        self._deployment = deployment
+        self._rollout = deployment.rollout or Rollout()
+        self._record = record
+        self._workshop = workshop
+        self._exposure = exposure
+        self._guard = guard
+        self._clock = clock
+        self._refuse = refuse
+
+    def begin(self, entries: Sequence[Entry], repair: Repair, **changes: Any) -> list[Decision]:
+        """Begin the first stage of what passed the gate."""
+        rollout, gate = self._rollout, {"gate": repair.gate.id}
+        if rollout.shadow_us is None or repair.gate.champion is None:
+            return self.after_shadow(entries, repair, **changes)
+        if not repair.gate_days:
+            said = "Left out: nothing was compared with the version in service."
+            entry = self._entry("shadow", said, repair, entries, gate)
+            return self.after_shadow([*entries, entry], repair, **changes)
+        said = (
+            "Scores the rows that the version in service answers, as their labels come: "
+            f"{format_duration(rollout.shadow_us)} of closed days at least, "
+            f"{format_duration(rollout.within_us)} at most."
+        )
+        return self._record.write(
+            [*entries, self._entry("shadow", said, repair, entries, gate)],
+            phase=SHADOW,
+            repair=repair,
+            stage_since_us=self._clock.now_us(),
+            shadow_until_us=repair.unseen_from_us,
+            looked_us=self._clock.now_us(),
+            shadow=(),
+            **changes,
+        )
+
+    def after_shadow(self, entries: Sequence[Entry], repair: Repair, **changes: Any) -> list[Decision]:
+        """Ask for approval where that is declared, else go on."""
+        if self._deployment.approval_us is None:
+            return self.after_approval(entries, repair, **changes)
+        expires_us = self._clock.now_us() + self._deployment.approval_us
+        said = f"For a person to approve it, until {format_moment(expires_us)}."
+        entry = self._entry("ask", said, repair, entries, {"gate": repair.gate.id})
+        return self._record.write([*entries, entry], phase=APPROVAL, repair=repair, expires_us=expires_us, **changes)
+
+    def after_approval(self, entries: Sequence[Entry], repair: Repair, **changes: Any) -> list[Decision]:
+        """Begin with the first share of the canary where there is one, else promote."""
+        if not self._rollout.canary or repair.gate.champion is None:
+            return self._record.write(entries, phase=PROMOTING, repair=repair, **changes)
+        return self._share(0, entries, repair, **changes)
+
+    def tick(self) -> list[Decision]:
+        """Move the present stage on when it is time."""
+        state, now_us = self._record.state, self._clock.now_us()
+        repair, champion = state.repair, self._workshop.champion()
+        if repair is None or state.phase not in (SHADOW, CANARY):
+            return []
+        if champion != repair.gate.champion:
+            said = f"It was compared with {short_name(repair.gate.champion)}; champion is now {short_name(champion)}."
+            return self._drop(now_us, repair, said)
+        steps = len(self._rollout.canary)
+        if (self._rollout.shadow_us is None) if state.phase == SHADOW else state.canary_step >= steps:
+            return self._drop(now_us, repair, f"The {state.phase} stage is declared no longer. Train again.")
+        return self._compare(now_us, repair) if state.phase == SHADOW else self._guarded(now_us, repair)
+
+    def _drop(
+        self, now_us: int, repair: Repair, why: str, evidence: Evidence | None = None, **changes: Any
+    ) -> list[Decision]:
+        """Refuse what is in a stage; it answers no more requests."""
+        told: Evidence = {"gate": repair.gate.id, **(evidence or {})}
+        entry = self._record.entry("refuse", why, told, version=repair.successor)
+        return self._refuse(now_us, [entry], self._exposure.share(repair, 0.0), **changes)
+
+    def supersede(self, cause: str) -> list[Decision]:
+        """Drop what is in a stage for a more urgent cause; that is no refusal, and no quiet time grows."""
+        repair = self._record.state.repair
+        assert repair is not None  # it is in a stage
+        said, gate = f"Dropped for a more urgent cause. {cause}", {"gate": repair.gate.id}
+        entry = self._record.entry("supersede", said, gate, version=repair.successor)
+        return self._record.write([entry], self._exposure.share(repair, 0.0), **IDLE)
+
+    def bake_of(self, repair: Repair, replaced: str | None, now_us: int) -> Bake | None:
+        """How a successor is guarded after it took over; None where that is not declared."""
+        assert repair.successor is not None  # it took over
+        if not self._rollout.bake_us or replaced is None:
+            return None
+        until_us = now_us + self._rollout.bake_us
+        return Bake(
+            version=repair.successor,
+            replaced=replaced,
+            since_us=now_us,
+            until_us=until_us,
+            trained_at_us=self._record.state.trained_at_us,
+        )
+
+    def baked(self) -> list[Decision]:
+        """Look after a version that has just taken over: roll back on a breach, stop after its time."""
+        bake, now_us = self._record.state.bake, self._clock.now_us()
+        if bake is None:
+            return []
+        if self._workshop.champion() != bake.version:  # a person was faster
+            return self._record.write([], bake=None)
+        said = self._guard(bake.version, bake.replaced, since_us=bake.since_us)
+        if said is not None:
+            return self._roll_back(bake, said)
+        return self._record.write([], bake=None) if now_us >= bake.until_us else []
+
+    def _roll_back(self, bake: Bake, why: str) -> list[Decision]:
+        """Let the version before answer again; the quiet time runs as after a refusal."""
+        decisions: list[Decision] = []
+
+        def together(row: AliasMove, changes: Sequence[Put | Append | Remove]) -> None:
+            said = f"Rolled back to the version before: {why}"
+            entries = [
+                self._record.entry("roll_back", said, version=bake.replaced, replaced=bake.version, actor="policy")
+            ]
+            also, repair = [*changes], self._record.state.repair
+            if repair is not None:  # it was compared with the version that goes
+                gone = "The version that it was compared with was rolled back."
+                entries.append(self._record.entry("refuse", gone, {"gate": repair.gate.id}, version=repair.successor))
+                also += self._exposure.share(repair, 0.0)
+            before = {"trained_at_us": bake.trained_at_us, "changes": Changes(), "follow_ups_us": ()}
+            decisions.extend(self._refuse(self._clock.now_us(), entries, also, bake=None, **before))
+
+        self._exposure.roll_back(bake.version, why, together)
+        return decisions
+
+    def _compare(self, now_us: int, repair: Repair) -> list[Decision]:
+        """Compare the days that were closed since the last look."""
+        state, rollout = self._record.state, self._rollout
+        wait_us = self._deployment.model.label.wait_us
+        closed_us = closed_until(now_us, wait_us)
+        again = closed_us > state.shadow_until_us and now_us - state.looked_us >= LABELS_US
+        if closed_us <= closed_until(state.looked_us, wait_us) and not again:
+            return []
+        try:
+            new, until_us = self._workshop.shadow_days(repair, state.shadow_until_us, now_us)
+        except ChampionFailed as error:  # a champion that cannot answer must not keep its successor out
+            entry = self._entry("compare", f"Left out: {error}", repair, [], {"gate": repair.gate.id})
+            return self.after_shadow([entry], repair)
+        except (Corrupt, Misuse, NotFound) as error:
+            return self._drop(now_us, repair, f"Its shadow failed: {error}")
+        if _is_early(new, until_us, repair, now_us - wait_us):  # its labels are still being loaded
+            new, until_us = new[:-1], max(state.shadow_until_us, until_us - DAY_US)
+        days = (*state.shadow, *new)
+        found, lasted_us = judged(rollout, days, repair), until_us - repair.unseen_from_us
+        told = (found, days, rollout.margin, level_of(repair))
+        said, evidence = said_of_shadow(*told), evidence_of_shadow(*told)
+        known: dict[str, Any] = {"shadow": days, "shadow_until_us": until_us, "looked_us": now_us}
+        if found.verdict == "promote":
+            entry = self._record.entry("compare", said, {"gate": repair.gate.id, **evidence}, version=repair.successor)
+            return self.after_shadow([entry], repair, **known)
+        over = lasted_us >= rollout.within_us or now_us - state.stage_since_us >= 2 * rollout.within_us
+        if found.verdict == "reject" or over:
+            return self._drop(now_us, repair, said, evidence, **known)
+        return self._record.write([], **known)
+
+    def _guarded(self, now_us: int, repair: Repair) -> list[Decision]:
+        """Withdraw a canary on a breach, and take the next share when the present one has lasted."""
+        state, rollout = self._record.state, self._rollout
+        assert repair.successor is not None  # it passed
+        assert repair.gate.champion is not None  # and is compared with this
+        said = self._guard(repair.successor, repair.gate.champion, since_us=state.stage_since_us)
+        if said is not None:
+            share = rollout.canary[state.canary_step]
+            return self._drop(now_us, repair, f"The canary of {share:.0%} was withdrawn: {said}")
+        if self._exposure.answered(repair) != rollout.canary[state.canary_step]:
+            return self._drop(now_us, repair, "A person changed the canary, so the rollout ends.")
+        if now_us < state.stage_since_us + rollout.step_us:
+            return []
+        seen, least = self._guard.requests(repair.successor, since_us=state.stage_since_us), rollout.guardrails.least
+        if seen is not None and seen < least:
+            if now_us < state.stage_since_us + MOST_STEPS * rollout.step_us:
+                return []
+            lasted = format_duration(now_us - state.stage_since_us)
+            said = f"The canary saw too little: it answered {seen} requests in {lasted}; needed are {least}."
+            return self._drop(now_us, repair, f"{said} Is the service up? Else give it longer steps.")
+        if state.canary_step + 1 < len(rollout.canary):
+            return self._share(state.canary_step + 1, [], repair)
+        return self._record.write([], phase=PROMOTING)
+
+    def _share(self, step: int, entries: Sequence[Entry], repair: Repair, **changes: Any) -> list[Decision]:
+        """Let the successor answer the share of a step."""
+        share = self._rollout.canary[step]
+        try:
+            exposed = self._exposure.share(repair, share)
+        except Conflict as error:  # another version answers as canary
+            told = self._entry("refuse", str(error), repair, entries, {"gate": repair.gate.id})
+            spent = {name: value for name, value in changes.items() if name == "fits"}
+            return self._refuse(self._clock.now_us(), [*entries, told], **spent)
+        said = f"Answers {share:.0%} of the requests for {format_duration(self._rollout.step_us)}."
+        entry = self._entry("canary", said, repair, entries, {"gate": repair.gate.id, "share": share})
+        return self._record.write(
+            [*entries, entry],
+            exposed,
+            phase=CANARY,
+            repair=repair,
+            canary_step=step,
+            stage_since_us=self._clock.now_us(),
+            **changes,
+        )
+
+    def _entry(self, act: str, said: str, repair: Repair, entries: Sequence[Entry], evidence: dict[str, Any]) -> Entry:
+        """A row of the ledger, by the actor of the row before it."""
+        actor = entries[-1].actor if entries else None
+        return self._record.entry(
+            act, said, evidence, version=repair.successor, replaced=repair.gate.champion, actor=actor
+        )
+
+
+def _is_early(new: Sequence[PairedDay], until_us: int, repair: Repair, closed_us: int) -> bool:
+    """Whether the newest day closed a few hours ago at most, and has far fewer labels than the days of the gate."""
+    if closed_us >= until_us + LABELS_US:
+        return False
+    usual = sorted(one.rows for one in repair.gate_days)
+    newest = new[-1].rows if new and new[-1].day_us + DAY_US >= until_us else 0
+    return newest < usual[len(usual) // 2] / 2

@@ -1,0 +1,61 @@
+"""What is wrong with the service since a version answers: a canary, or what has just taken over."""
+
+from __future__ import annotations
+
+from trimtab.core.time import DAY_US
+from trimtab.monitoring.breaches import breach
+from trimtab.monitoring.guardrails import Guardrails
+from trimtab.registry import Registry
+from trimtab.registry.protection import CHAMPION
+from trimtab.serving.arms.arm_metrics import service_figures
+from trimtab.serving.arms.arms import CANARY
+from trimtab.store.ports import Catalog
+
+
+class ServiceGuard:
+    """Holds the service figures of a version against those of the one that answers, or answered before.
+
+    Args:
+        model: Whose versions.
+        registry: Knows which of them is in service.
+        catalog: Has the figures, which answering processes write every ten seconds.
+        limits: What is a breach.
+        arm: The arm of the version in service.
+    """
+
+    def __init__(
+        self, model: str, registry: Registry, catalog: Catalog, limits: Guardrails, *, arm: str = CHAMPION
+    ) -> None:
+        self._arm = arm
+        self._model = model
+        self._registry = registry
+        self._catalog = catalog
+        self._limits = limits
+
+    def __call__(self, version: str, against: str, *, since_us: int) -> str | None:
+        """See `Guard`."""
+        champion = self._registry.alias(self._model, CHAMPION)
+        took_over = champion is not None and champion.id == version
+        own = service_figures(
+            self._catalog, self._model, version, self._arm if took_over else CANARY, since_us=since_us
+        )
+        before_us = since_us - DAY_US if took_over else since_us  # what was replaced answers no more
+        other = service_figures(self._catalog, self._model, against, self._arm, since_us=before_us)
+        found = breach(own, other, self._limits)
+        return None if found is None else found.said
+
+    def requests(self, version: str, *, since_us: int) -> int | None:
+        """See `Guard.requests`."""
+        return service_figures(self._catalog, self._model, version, CANARY, since_us=since_us).requests
+
+
+class Unserved:
+    """A guard where nothing is served: in a replay."""
+
+    def __call__(self, version: str, against: str, *, since_us: int) -> str | None:
+        """None: nothing is known to be wrong."""
+        return None
+
+    def requests(self, version: str, *, since_us: int) -> int | None:
+        """None: requests are not counted."""
+        return None

@@ -1,0 +1,120 @@
+"""The stages of a repair as a list: what is done, where it stands, what comes next and when."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from trimtab.core.time import format_duration, format_moment
+from trimtab.steering.candidates.shadowing import judged, level_of, said_of_shadow
+from trimtab.steering.causes import Every
+from trimtab.steering.definitions import Deployment
+from trimtab.steering.loop_state import APPROVAL, CANARY, PROMOTING, SHADOW, LoopState, is_before
+from trimtab.steering.rollouts import Rollout
+
+WATCH = "watch"
+
+
+class Stage(msgspec.Struct, frozen=True, kw_only=True):
+    """One stage of a deployment's loop."""
+
+    name: str  # "wait for labels", "fit and judge", "shadow", "approval", "canary 5%", "promote", "bake", "watch", ...
+    state: Literal["done", "now", "next"]
+    since_us: int | None = None  # now: since when
+    until_us: int | None = None  # when it is over, or begins, as far as that is known
+    said: str = ""  # what it waits for, or found
+
+
+def stages(deployment: Deployment, state: LoopState, now_us: int) -> list[Stage]:
+    """The stages of the repair that is in flight, or of none; exactly one of them is now.
+
+    Args:
+        deployment: Declares them.
+        state: Where the loop stands.
+        now_us: The time.
+    """
+    names = _names(deployment)
+    at = names.index(_present(deployment, state, now_us))
+    found = []
+    for place, name in enumerate(names):
+        since_us, until_us, said = _details(name, deployment, state, now_us) if place == at else (None, None, "")
+        reached: Literal["done", "now", "next"] = "done" if place < at else "now" if place == at else "next"
+        found.append(Stage(name=name, state=reached, since_us=since_us, until_us=until_us, said=said))
+    if state.phase == "idle":  # what stands before is what the next repair will go through
+        found = [*found[at:], *(msgspec.structs.replace(one, state="next") for one in found[:at])]
+    return found + _follow_ups(state)
+
+
+def _names(deployment: Deployment) -> list[str]:
+    rollout = deployment.rollout or Rollout()
+    return [
+        "wait for labels",
+        "fit and judge",
+        *(["shadow"] if rollout.shadow_us is not None else []),
+        *(["approval"] if deployment.approval_us is not None else []),
+        *(_canary(share) for share in rollout.canary),
+        "promote",
+        *(["bake"] if rollout.bake_us else []),
+        WATCH,
+    ]
+
+
+def _canary(share: float) -> str:
+    return f"canary {share:.3g}" if share < 0.01 else f"canary {share:.0%}"
+
+
+def _present(deployment: Deployment, state: LoopState, now_us: int) -> str:
+    if state.phase == "waiting":
+        return "wait for labels" if is_before(now_us, state.ready_at_us) or state.lack else "fit and judge"
+    if state.phase == CANARY:
+        shares = (deployment.rollout or Rollout()).canary
+        return _canary(shares[min(state.canary_step, len(shares) - 1)]) if shares else "promote"
+    found = {SHADOW: "shadow", APPROVAL: "approval", PROMOTING: "promote"}.get(state.phase)
+    if found is None:
+        found = "bake" if state.bake is not None else WATCH
+    return found if found in _names(deployment) else "promote" if state.phase != "idle" else WATCH
+
+
+def _details(name: str, deployment: Deployment, state: LoopState, now_us: int) -> tuple[int | None, int | None, str]:
+    """Since when a stage lasts, until when, and what is to be said of it."""
+    rollout = deployment.rollout or Rollout()
+    if name in ("wait for labels", "fit and judge"):
+        until_us = state.ready_at_us if is_before(now_us, state.ready_at_us) else None
+        return state.triggered_at_us, until_us, " ".join(one for one in (state.cause, state.lack) if one)
+    if name == "shadow":
+        repair, said = state.repair, "No day is compared yet: days count once their labels had their time."
+        if repair is not None and state.shadow:
+            found = judged(rollout, state.shadow, repair)
+            said = said_of_shadow(found, state.shadow, rollout.margin, level_of(repair))
+        return state.stage_since_us, state.stage_since_us + rollout.within_us, said
+    if name == "approval":
+        answer = f"trimtab approve {deployment.name}, or trimtab reject {deployment.name} --why TEXT"
+        return None, state.expires_us, f"A person answers: {answer}."
+    if name.startswith("canary"):
+        said = "Errors, latency and answers are held against those of the version in service."
+        return state.stage_since_us, state.stage_since_us + rollout.step_us, said
+    if name == "bake" and state.bake is not None:
+        said = "It goes back to the version before if the service fares worse."
+        return state.bake.since_us, state.bake.until_us, said
+    return None, None, _watching(deployment, state, now_us) if name == WATCH else state.cause
+
+
+def _watching(deployment: Deployment, state: LoopState, now_us: int) -> str:
+    """What begins the next repair, and what is quiet until when."""
+    found = []
+    periods = [one.period_us for one in deployment.retrain.singles() if isinstance(one, Every)]
+    if periods and state.trained_at_us:
+        due_us = max(state.trained_at_us + min(periods), state.quiet_until_us)
+        found.append(f"The schedule is due {format_moment(due_us)[:16].replace('T', ' ')}.")
+    if is_before(now_us, state.alarm_quiet_until_us):
+        left = format_duration((state.alarm_quiet_until_us - now_us) // 3_600_000_000 * 3_600_000_000 + 3_600_000_000)
+        found.append(f"Alarms begin nothing for {left}: the newest repair was not long ago.")
+    if not deployment.retrain.any_of:
+        found.append("No cause of a repair is declared: people train.")
+    return " ".join(found) or "A repair begins when a declared cause holds."
+
+
+def _follow_ups(state: LoopState) -> list[Stage]:
+    said = "Another candidate is tried once more is known of the world after the change."
+    return [Stage(name="follow up", state="next", until_us=at_us, said=said) for at_us in state.follow_ups_us]

@@ -1,0 +1,141 @@
+"""What starts a repair now: each cause with a quiet time of its own, the most urgent first. # D197"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import msgspec
+
+from trimtab.core.records import ChangeOnset
+from trimtab.core.time import DAY_US, format_duration
+from trimtab.monitoring.quality.watches import Watch
+from trimtab.steering.candidates.windows import LEAST_DAYS
+from trimtab.steering.causes import Every, OnNewLabels, OnQualityDrop, OnSliceDrop, Single, parts_of_trigger
+from trimtab.steering.definitions import Deployment
+from trimtab.steering.loop_state import Cause, LoopState, Requested, is_before
+
+HARMFUL_RISE: Final = 0.1  # of the loss of all rows by one slice: then the alarm of the slice is one of the whole
+
+PRIORITY: Final[tuple[Cause, ...]] = ("first", "call", "alarm", "slice", "follow-up", "labels", "schedule")
+_KINDS: Final[dict[type, Cause]] = {
+    OnQualityDrop: "alarm",
+    OnSliceDrop: "slice",
+    OnNewLabels: "labels",
+    Every: "schedule",
+}
+
+
+class Trigger(msgspec.Struct, frozen=True):
+    """Why a repair begins."""
+
+    kind: Cause
+    cause: str  # one sentence
+    ready_at_us: int  # it waits until then
+    onset: ChangeOnset | None = None  # of the change that is to be repaired
+    actor: str | None = None  # who asked for it
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """What is known when the triggers are looked at."""
+
+    now_us: int
+    serves: bool  # a version is in service
+    watch: Watch | None
+    requested: Requested | None
+    new_labels: Callable[[], int]  # how many labels came since the newest training
+    rise_by_slice: Callable[[str, ChangeOnset], float]  # of the loss of all rows since its change, as a share
+
+
+def find_trigger(rules: Deployment, state: LoopState, seen: Seen) -> Trigger | None:
+    """The most urgent cause that holds and is not quiet; None where there is none.
+
+    A cause of several parts, joined by `&`, has the kind of its most urgent part, and so that one's quiet time.
+    """
+    now_us = seen.now_us
+    found: list[Trigger] = []
+    if not seen.serves:
+        if not is_before(now_us, state.quiet_until_us):
+            found.append(Trigger("first", "No version is in service yet.", now_us))
+        return _asked_for(seen, state) or next(iter(found), None)
+    asked = _asked_for(seen, state)
+    found += [] if asked is None else [asked]
+    if state.follow_ups_us and now_us >= state.follow_ups_us[0]:
+        said = "More labelled days since the change that was repaired."
+        found.append(Trigger("follow-up", said, now_us, state.changes.repaired))
+    for rule in rules.retrain.any_of:
+        parts = sorted(parts_of_trigger(rule), key=lambda one: PRIORITY.index(_KINDS[type(one)]))
+        kind = _KINDS[type(parts[0])]
+        if _quiet(kind, state, seen):
+            continue
+        holding = [_holding(part, rules, state, seen) for part in parts]
+        if all(one is not None for one in holding):
+            found.append(_together(kind, [one for one in holding if one is not None]))
+    return min(found, key=lambda one: PRIORITY.index(one.kind), default=None)
+
+
+def _asked_for(seen: Seen, state: LoopState) -> Trigger | None:
+    if seen.requested is None or is_before(seen.now_us, state.quiet_of("call").until_us):
+        return None
+    asked = seen.requested
+    onset = None if seen.watch is None else seen.watch.onset
+    return Trigger("call", f"Asked for over HTTP by {asked.actor}: {asked.why}", seen.now_us, onset, asked.actor)
+
+
+def _quiet(kind: Cause, state: LoopState, seen: Seen) -> bool:
+    """Whether a cause is quiet; quality that fell further than at the newest repair ends all quiet times of alarms."""
+    if kind == "alarm" and seen.watch is not None and seen.watch.risen_us > state.risen_us:
+        return False
+    return is_before(seen.now_us, state.quiet_of(kind).until_us)
+
+
+def _holding(rule: Single, rules: Deployment, state: LoopState, seen: Seen) -> Trigger | None:
+    """What a single rule says now; None where it does not hold."""
+    now_us, watch = seen.now_us, seen.watch
+    match rule:
+        case OnQualityDrop():
+            if watch is None:
+                return None
+            if watch.onset is not None:
+                said = f"Quality alarm: {', '.join(watch.rung)}."
+                return Trigger("alarm", said, _settled_us(rules, watch.onset, now_us), watch.onset)
+            harmful = {
+                name: onset
+                for name, onset in watch.slice_onsets.items()
+                if seen.rise_by_slice(name, onset) >= HARMFUL_RISE
+            }
+            return _of_slices("alarm", "Quality alarm: the loss of all rows rose by slice", harmful, rules, now_us)
+        case OnSliceDrop():
+            onsets = {} if watch is None else watch.slice_onsets
+            return _of_slices("slice", "Slice alarm:", onsets, rules, now_us)
+        case OnNewLabels(least=least):
+            labels = seen.new_labels()
+            return Trigger("labels", f"{labels:,} new labels, {least:,} or more.", now_us) if labels >= least else None
+        case Every(period_us=period_us):
+            if now_us - state.trained_at_us < period_us:
+                return None
+            return Trigger("schedule", f"Schedule: trained {format_duration(period_us)} ago or more.", now_us)
+
+
+def _of_slices(
+    kind: Cause, said: str, onsets: Mapping[str, ChangeOnset], rules: Deployment, now_us: int
+) -> Trigger | None:
+    """The trigger for slices whose alarms stand; None where there are none."""
+    if not onsets:
+        return None
+    onset = max(onsets.values(), key=lambda one: one.at_us)
+    return Trigger(kind, f"{said} {', '.join(onsets)}.", _settled_us(rules, onset, now_us), onset)
+
+
+def _together(kind: Cause, parts: list[Trigger]) -> Trigger:
+    if len(parts) == 1:
+        return parts[0]
+    onset = next((one.onset for one in parts if one.onset is not None), None)
+    return Trigger(kind, " ".join(one.cause for one in parts), max(one.ready_at_us for one in parts), onset)
+
+
+def _settled_us(rules: Deployment, onset: ChangeOnset, now_us: int) -> int:
+    """When enough days lie behind a change, also behind its latest likely day: too early, a repair is refused."""
+    least_us = (LEAST_DAYS + 1) * DAY_US  # rows of the newest day are too new to be judged
+    settled_us = max(onset.at_us + rules.settle_us, onset.latest_us + min(rules.settle_us, least_us))
+    return max(now_us, settled_us + rules.model.label.wait_us)

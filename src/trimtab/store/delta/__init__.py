@@ -1,0 +1,1 @@
+"""Delta Lake tables, read and written with DuckDB."""

@@ -1,0 +1,1 @@
+"""The LMDB key-value store."""

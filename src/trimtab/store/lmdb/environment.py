@@ -1,0 +1,536 @@
+"""One LMDB environment of this process: shared by path, grown when full, replaced after a fork.
+
+Where no file can be made it is only read, without LMDB's lock file. # D44
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Set
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lmdb
+
+from trimtab.core.errors import Conflict, Corrupt, Misuse, TrimtabError, Unavailable
+from trimtab.core.regular_file import other_kind
+from trimtab.store.durable_files import file_mode, make_folder, publish, sync_directory, unwritable
+from trimtab.store.file_lock import FileLock, locked_by
+from trimtab.store.lmdb.absent import Absent
+from trimtab.store.lmdb.length import is_cut
+
+FORMAT = 1
+FORMAT_KEY = b"\x00trimtab/format"
+RESTORE = "Restore it from a backup."
+_MAX_READERS = 1_024
+READERS_S = 30.0  # between two looks for readers that were killed
+_COPIED = 10_000  # pairs copied in one transaction
+_A = TypeVar("_A")
+_T = TypeVar("_T")
+
+_NOT_NOW = (
+    lmdb.DiskError,
+    lmdb.LockError,
+    lmdb.MemoryError,
+    lmdb.PanicError,
+    lmdb.ReadersFullError,
+    lmdb.ReadonlyError,
+    lmdb.TlsFullError,
+    lmdb.TxnFullError,
+)
+_DAMAGED = (lmdb.BadChecksumError, lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError)
+
+
+class LmdbEnvironment:
+    """The environment at a path, for all objects of this process that use it (LMDB forbids a second one).
+
+    Replacing the memory map must not meet a reading thread. So each thread says `busy` around its reads, and whoever
+    replaces the map says `paused` and waits until nobody is; the interpreter lock keeps the two in order.
+    """
+
+    def __init__(self, path: Path, map_bytes: int, mend: str) -> None:
+        self.path = path
+        self.mend = mend  # what to do when it is damaged, for messages
+        self.users = 1
+        self.paused = False
+        self._map_bytes = map_bytes
+        self._mutex = threading.RLock()  # writing, and replacing the map
+        self._local = threading.local()
+        self._threads: weakref.WeakSet[_Thread] = weakref.WeakSet()
+        self._threads_mutex = threading.Lock()
+        self._writer: FileLock | None = None
+        self._check_s = 0.0  # monotonic: when to look for readers that were killed
+        self._closed = False
+        self._bare = False  # only read, without locks: no file can be made here
+        self._file: tuple[int, int] | None = None  # device and number of the file that is open
+        self._open()
+
+    def read(self, what: Callable[[Any, _A], _T], argument: _A) -> _T:
+        """`what(transaction, argument)` in a read transaction of its own."""
+        try:
+            thread = self._local.thread
+        except AttributeError:
+            thread = self._local.thread = _Thread()
+            with self._threads_mutex:
+                self._threads.add(thread)
+        while True:
+            if self._bare:
+                self._look_again()
+                if isinstance(self._environment, Absent):
+                    return self._environment.read(what, argument)
+            thread.busy = True
+            try:
+                if not self.paused:
+                    with self._begin() as transaction:
+                        return what(transaction, argument)
+                failure = None
+            except lmdb.Error as error:
+                failure = error
+            finally:
+                thread.busy = False
+            if failure is None:
+                with self._mutex:  # until the map is replaced
+                    self._refuse_closed()
+            else:
+                self._recover(failure)
+
+    def write(self, what: Callable[[Any], None]) -> None:
+        """`what(transaction)` in a write transaction, synced; again with a larger map when that is full.
+
+        Raises:
+            Conflict: Another process writes here.
+            Unavailable: The disk is full or read-only; nothing was written.
+        """
+        with self._mutex:
+            self._refuse_closed()
+            self._refuse_bare()
+            if self._writer is None:
+                self._writer = self._take_writer()
+            if time.monotonic() >= self._check_s:
+                self._check_readers()
+            while not self._written(what):
+                with self._alone():
+                    self._environment.set_mapsize(2 * self._environment.info()["map_size"])
+
+    def copy(self, directory: Path) -> None:
+        """A consistent copy, without free pages, in a new directory; writing goes on."""
+        try:
+            make_folder(directory)
+            if isinstance(self._environment, Absent):
+                _create(directory)
+                return
+            self.read(lambda transaction, to: self._environment.copy(str(to), compact=True), directory)
+        except lmdb.Error as error:
+            raise named(error, directory) from error
+        except OSError as error:
+            raise Unavailable(f"{directory}: cannot be made ({error}). Check free space and access.") from error
+
+    def release_writer(self) -> None:
+        """Let another process write; the next write takes the lock again."""
+        with self._mutex:
+            if self._writer is not None:
+                self._writer.release()
+                self._writer = None
+
+    def look_anew(self, *, make: bool) -> bool:
+        """Open what lies at the path now where that is another file than the one that is open; whether it was.
+
+        Args:
+            make: Where nothing lies there any more, make an empty environment, which only the writer should.
+
+        Raises:
+            Unavailable: Nothing lies there, and is not to be made.
+            Corrupt: What lies there is damaged; each look tries again.
+        """
+        found = _file_at(self.path)
+        if found == self._file or isinstance(self._environment, Absent):
+            return False
+        if found is None and not make:
+            raise Unavailable(
+                f"{self.path}/data.mdb: was removed while this process reads it. Try again once it is made anew. If "
+                f"nobody makes it: {self.mend}"
+            )
+        with self._mutex, self._alone():
+            self._refuse_closed()
+            self._environment.close()
+            if self._writer is not None:  # of a folder that is gone
+                self._writer.release()
+                self._writer = None
+            try:
+                self._open()
+            except TrimtabError as error:
+                self._file = None
+                self._begin = partial(_refuse, error)
+                raise
+        return True
+
+    def rewrite(self, gone: Iterable[bytes]) -> None:
+        """Put a file without these keys in the place of this one, which keeps old values on its free pages.
+
+        Raises:
+            Conflict: Another process has the environment open; nothing was done.
+            Unavailable: The disk is full; nothing was done.
+        """
+        with self._mutex:
+            self._refuse_closed()
+            self._refuse_bare()
+            if self._writer is None:
+                self._writer = self._take_writer()
+            for leftover in self.path.glob(".new-*"):  # of a process that was killed
+                shutil.rmtree(leftover, ignore_errors=True)
+            with tempfile.TemporaryDirectory(prefix=".new-", dir=self.path) as directory:
+                self._copy(Path(directory), frozenset(gone))
+                with self._alone():
+                    self._environment.close()
+                    try:
+                        self._replace_file(Path(directory) / "data.mdb")
+                    finally:
+                        self._open()
+
+    def _copy(self, directory: Path, gone: Set[bytes]) -> None:
+        """Write all pairs but some into a new, synced environment."""
+        size = self._environment.info()["map_size"]
+        try:
+            with (
+                lmdb.open(str(directory), map_size=size, sync=False) as new,
+                self._begin() as transaction,
+            ):
+                pairs = ((key, value) for key, value in transaction.cursor() if key not in gone)
+                while some := list(islice(pairs, _COPIED)):
+                    with new.begin(write=True) as writing:
+                        writing.cursor().putmulti(some, append=True)
+                new.sync(True)
+        except lmdb.Error as error:
+            raise named(error, self.path, self.mend) from error
+
+    def _replace_file(self, made: Path) -> None:
+        """Swap the data file while it is certain that no process has it open; ours is closed."""
+        fd = os.open(self.path / "lock.mdb", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, file_mode(self.path))
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)  # LMDB keeps a shared one while an environment is open
+            made.chmod(file_mode(self.path))
+            os.replace(made, self.path / "data.mdb")
+            sync_directory(self.path)
+        except (BlockingIOError, PermissionError) as error:
+            raise Conflict(
+                f"{self.path}: another process has it open (a notebook, a service?). Close the project there, and "
+                "do this again."
+            ) from error
+        except OSError as error:
+            raise Unavailable(f"{self.path}: {error}. Check free space and access, and try again.") from error
+        finally:
+            os.close(fd)
+
+    def _written(self, what: Callable[[Any], None]) -> bool:
+        """One try; False when the map is full."""
+        while True:
+            try:
+                transaction = self._begin(write=True)
+                break
+            except lmdb.Error as error:
+                self._recover(error)
+        try:
+            what(transaction)
+            transaction.commit()
+        except lmdb.MapFullError:
+            self._abort(transaction)
+            return False
+        except lmdb.Error as error:
+            self._abort(transaction)
+            self._recover(error)
+            raise AssertionError("unreachable") from error
+        except BaseException:
+            self._abort(transaction)
+            raise
+        return True
+
+    def _abort(self, transaction: Any) -> None:
+        with self._alone():  # an abort waits until no thread reads, which busy readers would put off for ever
+            transaction.abort()
+
+    def close(self) -> None:
+        with self._mutex, self._alone():
+            self._closed = True
+            self._environment.close()
+            if self._writer is not None:
+                self._writer.release()
+
+    def abandon(self) -> None:
+        """In a forked child: close its copies; nobody was reading, so no reader slot of the parent is touched."""
+        with contextlib.suppress(lmdb.Error):
+            self._environment.close()
+
+    def hold(self) -> None:
+        """Before a fork: let no thread read or write."""
+        self._mutex.acquire()
+        self._held = self._alone()
+        self._held.__enter__()
+
+    def resume(self) -> None:
+        """After a fork, in the parent."""
+        self._held.__exit__(None, None, None)
+        self._mutex.release()
+
+    def _open(self) -> None:
+        data = self.path / "data.mdb"
+        if (kind := other_kind(data)) is not None:
+            raise Corrupt(f"{data}: is a {kind}, needed is a file. {self.mend}")
+        self._bare = unwritable(self.path) and self._to_be_read_bare()
+        try:
+            if data.exists() and data.stat().st_size == 0:
+                raise Corrupt(f"{data}: empty, which it never is. {self.mend}")
+            if not self._bare and not data.exists():
+                make_folder(self.path)
+                _create(self.path)
+        except OSError as error:
+            raise Unavailable(f"{self.path}: cannot be made ({error}). Check free space and access.") from error
+        self._file = _file_at(self.path)
+        if self._bare and not data.exists():
+            self._environment: Any = Absent(FORMAT_KEY)
+            return
+        try:
+            self._environment = lmdb.open(
+                str(self.path),
+                map_size=max(self._map_bytes, _file_bytes(self.path)),
+                max_readers=_MAX_READERS,
+                readahead=False,
+                readonly=self._bare,
+                lock=not self._bare,
+                mode=file_mode(self.path),
+            )
+        except lmdb.Error as error:
+            raise named(error, self.path, self.mend) from error
+        self._begin = self._environment.begin
+        if not self._bare:
+            self._check_readers()
+        try:
+            self._check_whole()
+            self._check_format()
+        except BaseException:
+            self._environment.close()
+            raise
+
+    def _to_be_read_bare(self) -> bool:
+        """Whether to read without locks: not while another process has the environment open, and may write.
+
+        Raises:
+            Unavailable: One has, and its lock file is not for this user to write.
+        """
+        lock = self.path / "lock.mdb"
+        owner = locked_by(lock)
+        if owner is None:
+            return True
+        if os.access(lock, os.W_OK):  # the disk is full, but the lock file is there
+            return False
+        raise Unavailable(
+            f"{self.path}: process {owner} has it open, and it can be read beside that only by who may write "
+            f"{lock.name}. Ask that process (over HTTP), give this user write access, or try again once it has ended."
+        )
+
+    def _look_again(self) -> None:
+        """Whether the environment, read without locks until now, has since been opened by somebody who may write."""
+        appeared = isinstance(self._environment, Absent) and (self.path / "data.mdb").exists()
+        if appeared or locked_by(self.path / "lock.mdb") is not None:
+            with self._mutex, self._alone():
+                self._refuse_closed()
+                self._environment.close()
+                self._open()
+
+    def _refuse_bare(self) -> None:
+        """Before writing: open the environment anew if by now it can be written; the caller holds the mutex."""
+        if not self._bare:
+            return
+        if unwritable(self.path):
+            raise Unavailable(
+                f"{self.path}: read-only for this user, or the disk is full. Check free space and access, and try "
+                "again; nothing was written."
+            )
+        with self._alone():
+            self._environment.close()
+            self._open()
+
+    def _check_readers(self) -> None:
+        """Clear the slots of readers that were killed while they read: else no page they saw is ever used again."""
+        self._environment.reader_check()
+        self._check_s = time.monotonic() + READERS_S
+
+    def _check_whole(self) -> None:
+        """Refuse a file that was cut short, before a read of what is gone ends the process."""
+        try:
+            with self._begin(), (self.path / "data.mdb").open("rb") as file:
+                cut = is_cut(file)
+        except lmdb.Error as error:
+            raise named(error, self.path, self.mend) from error
+        if cut:
+            raise Corrupt(f"{self.path}/data.mdb: cut short, its end is missing. {self.mend}")
+
+    def _check_format(self) -> None:
+        try:
+            with self._begin() as transaction:
+                found = transaction.get(FORMAT_KEY)
+        except lmdb.Error as error:
+            raise named(error, self.path, self.mend) from error
+        if found is None:
+            raise Corrupt(f"{self.path}: an LMDB environment, but none of trimtab's: it has no format. {self.mend}")
+        if found != str(FORMAT).encode():
+            version = found.decode("ascii", "replace")
+            raise Misuse(
+                f"{self.path}: key-value format {version}, this trimtab reads {FORMAT}. Use the trimtab that wrote it."
+            )
+
+    def _recover(self, error: lmdb.Error) -> None:
+        """Do what makes another try worth while, or raise the error by our names."""
+        if isinstance(error, lmdb.MapResizedError):
+            with self._mutex, self._alone():
+                self._refuse_closed()
+                self._environment.set_mapsize(0)  # another process has grown it
+            return
+        if isinstance(error, lmdb.PanicError):  # a failed sync: LMDB wants the environment opened afresh
+            with self._mutex, self._alone():
+                self._refuse_closed()
+                self._environment.close()
+                self._open()
+        self._refuse_closed()
+        raise named(error, self.path, self.mend) from error
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Until no thread reads, and while none starts to; the caller holds the mutex."""
+        self.paused = True
+        try:
+            while self._somebody_reads():
+                time.sleep(0.000_05)
+            yield
+        finally:
+            self.paused = False
+
+    def _somebody_reads(self) -> bool:
+        with self._threads_mutex:
+            return any(thread.busy for thread in self._threads)
+
+    def _take_writer(self) -> FileLock:
+        path = self.path / "writer.lock"
+        try:
+            lock = FileLock.take(path)
+        except OSError as error:
+            raise Unavailable(f"{path}: cannot be made ({error}). Check free space and access.") from error
+        if lock is None:
+            raise Conflict(
+                f"{self.path}: process {FileLock.holder(path)} writes here, and only one may. Stop it, or read only."
+            )
+        return lock
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise Misuse(f"{self.path}: this key-value store is closed. Open it again with store.open.")
+
+
+class _Thread:
+    """Whether a thread reads just now."""
+
+    __slots__ = ("__weakref__", "busy")
+
+    def __init__(self) -> None:
+        self.busy = False
+
+
+def named(error: lmdb.Error, path: Path, mend: str = RESTORE) -> TrimtabError:
+    """The error to raise for LMDB's `error`; `mend` is what to do when it is damaged."""
+    if isinstance(error, lmdb.BadValsizeError):
+        return Misuse(f"{path}: a key is empty or too long ({error}). Keys have 1 to 511 bytes.")
+    if isinstance(error, lmdb.VersionMismatchError):
+        return Misuse(f"{path}: another LMDB format ({error}). Use the trimtab that wrote it.")
+    if isinstance(error, _DAMAGED):
+        return Corrupt(f"{path}/data.mdb: damaged ({error}). {mend}")
+    if isinstance(error, _NOT_NOW) or type(error) is lmdb.Error:
+        return Unavailable(f"{path}: {error}. Check free space, limits and access, and try again; nothing was lost.")
+    return Corrupt(f"{path}: {type(error).__name__}: {error}. {mend}")
+
+
+def share(path: Path, map_bytes: int, mend: str) -> LmdbEnvironment:
+    """The environment at `path`, opened or shared with who has it open in this process."""
+    key = os.path.realpath(path)
+    with _registry:
+        environment = _environments.get(key)
+        if environment is None:
+            environment = _environments[key] = LmdbEnvironment(path, map_bytes, mend)
+        else:
+            environment.users += 1
+        return environment
+
+
+def unshare(environment: LmdbEnvironment) -> None:
+    """Give back what `share` gave; the last one closes it."""
+    with _registry:
+        environment.users -= 1
+        if environment.users == 0:
+            _environments.pop(os.path.realpath(environment.path), None)
+            environment.close()
+
+
+def _create(path: Path) -> None:
+    """A synced environment that holds its format, complete before it gets its name."""
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=path) as directory:
+        try:
+            with lmdb.open(directory, map_size=1 << 20) as environment, environment.begin(write=True) as transaction:
+                transaction.put(FORMAT_KEY, str(FORMAT).encode())
+        except lmdb.Error as error:
+            raise named(error, path) from error
+        Path(directory, "data.mdb").chmod(file_mode(path))
+        publish(Path(directory) / "data.mdb", path / "data.mdb")
+
+
+def _refuse(error: TrimtabError, **_: object) -> Any:
+    """Stands in for the transactions of an environment that cannot be opened anew."""
+    raise error
+
+
+def _file_at(path: Path) -> tuple[int, int] | None:
+    """Which file lies there now."""
+    try:
+        found = os.stat(path / "data.mdb")
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _file_bytes(path: Path) -> int:
+    try:
+        return (path / "data.mdb").stat().st_size
+    except OSError:
+        return 0
+
+
+_registry = threading.Lock()
+_environments: dict[str, LmdbEnvironment] = {}
+
+
+def _before_fork() -> None:
+    _registry.acquire()
+    for environment in _environments.values():
+        environment.hold()
+
+
+def _after_fork_in_parent() -> None:
+    for environment in _environments.values():
+        environment.resume()
+    _registry.release()
+
+
+def _after_fork_in_child() -> None:
+    for environment in _environments.values():
+        environment.abandon()
+    _environments.clear()
+    _registry.release()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

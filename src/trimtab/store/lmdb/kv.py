@@ -1,0 +1,278 @@
+"""The embedded key-value store: LMDB, read by many processes and written by one."""
+
+from __future__ import annotations
+
+import os
+import struct
+import weakref
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from operator import add
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import lmdb
+
+from trimtab.core.errors import Corrupt, Misuse
+from trimtab.store.lmdb.absence import RESIDUE, hidden
+from trimtab.store.lmdb.environment import FORMAT_KEY, RESTORE, share, unshare
+
+_FIRST_MAP_BYTES = 1 << 30  # address space, not disk: the file grows as it is filled
+_LONGEST_KEY_BYTES = 511
+_crc32 = zlib.crc32
+_tail = struct.Struct("<I").pack
+_get = lmdb.Transaction.get
+
+
+class LmdbKeyValue:
+    """A `KeyValue` in a directory. Every value carries a CRC-32 over its key and itself.
+
+    Several objects on one directory share one LMDB environment, as LMDB demands. The first write takes the
+    directory's writer lock for this process, until `release_writer` or until the last of these objects is closed.
+    Safe to use from many threads; a forked child opens an environment of its own.
+
+    Args:
+        directory: Made when it is not there.
+        map_bytes: Address space to begin with.
+        mend: What to do when it is damaged, a sentence for messages: only whoever opens it knows what it holds.
+
+    >>> import tempfile
+    >>> with LmdbKeyValue(Path(tempfile.mkdtemp())) as store:
+    ...     store.write({b"a": b"1", b"b": b"2"})
+    ...     store.get_many([b"b", b"c"])
+    [b'2', None]
+    """
+
+    def __init__(self, directory: Path, *, map_bytes: int = _FIRST_MAP_BYTES, mend: str = RESTORE) -> None:
+        self.directory = Path(directory)
+        self._map_bytes = map_bytes
+        self._mend = mend
+        self._closed = False
+        self._environment = share(self.directory, map_bytes, mend)
+        self._read = self._environment.read
+        _open_stores.add(self)
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value, None when there is none.
+
+        Raises:
+            Corrupt: Its checksum is wrong, or a page is damaged that may hide it; the message names a key.
+        """
+        raw: bytes | None = self._read(_get, key)
+        if raw is None:
+            return self.get_many([key])[0]
+        if _crc32(raw, _crc32(key)) != RESIDUE:
+            raise self._damaged(key)
+        return raw[:-4]
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of all keys, read in one snapshot.
+
+        Raises:
+            Corrupt: A checksum is wrong, or a page is damaged that may hide a key; the message names one.
+        """
+        found, damaged = self._read(_get_all, keys)
+        if damaged is not None:
+            raise self._damaged(damaged)
+        crc32 = _crc32
+        i = 0
+        for key in keys:
+            raw = found[i]
+            if raw is not None:
+                if crc32(raw, crc32(key)) != RESIDUE:
+                    raise self._damaged(key)
+                found[i] = raw[:-4]
+            i += 1  # noqa: SIM113  # quicker than enumerate
+        return found
+
+    def write(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = ()) -> None:
+        """Delete, then put, in one synced transaction.
+
+        Raises:
+            Misuse: A key is empty, longer than 511 bytes, or begins with a zero byte.
+            Conflict: Another process writes here.
+            Unavailable: The disk is full; nothing was written.
+        """
+        if self._closed:
+            self._refuse(None, None)
+        removed = list(deletes)
+        if not puts and not removed:
+            return
+        keys = sorted(puts)  # neighbours share pages
+        values = list(puts.values() if keys == list(puts) else map(puts.__getitem__, keys))
+        self._check_keys(keys)
+        self._check_keys(sorted(removed))
+
+        def change(transaction: Any) -> None:
+            for key in removed:
+                transaction.delete(key)
+            if keys:
+                cursor = transaction.cursor()
+                behind = not cursor.last() or cursor.key() < keys[0]
+                checks = map(_crc32, values, map(_crc32, keys))
+                tails = map(_tail, checks)
+                pairs = zip(keys, map(add, values, tails))  # noqa: B905  # one by one: no second copy of all values
+                cursor.putmulti(pairs, append=behind)  # behind all there is: full pages, no search
+
+        self._environment.write(change)
+
+    def release_writer(self) -> None:
+        """Let another process write, until this one writes again."""
+        if self._closed:
+            self._refuse(None, None)
+        self._environment.release_writer()
+
+    def scan(self, prefix: bytes, *, after: bytes = b"", limit: int = 10_000) -> Iterator[tuple[bytes, bytes]]:
+        """Up to `limit` pairs whose key starts with `prefix` and is greater than `after`, in key order, one snapshot.
+
+        Raises:
+            Corrupt: A pair's checksum is wrong; the message names the key.
+        """
+        found = self._read(_scan, (prefix, after, limit))
+        for (key, _), (following, _) in pairwise(found):
+            if key >= following:
+                raise self._damaged(following)
+        return iter([(key, self._verified(key, raw)) for key, raw in found])
+
+    def erase(self, keys: Iterable[bytes] = ()) -> None:
+        """Delete keys so that neither they nor anything deleted or replaced before is on the disk any more.
+
+        The file is written anew, which takes as long as copying it; readers in this process wait for a moment.
+
+        Raises:
+            Conflict: Another process has the store open; nothing was done.
+            Unavailable: The disk is full; nothing was done.
+        """
+        if self._closed:
+            self._refuse(None, None)
+        self._environment.rewrite(keys)
+
+    def check(self) -> int:
+        """Verify every pair, their order and their number; how many there are.
+
+        A `get` verifies what it finds, and the neighbours of what it does not find. Only this also finds a page that
+        was cut, or replaced by an older one, as a whole: run it after a copy was restored, or a disk is in doubt.
+
+        Raises:
+            Corrupt: Something is damaged or missing; the message names it.
+        """
+        return self._read(_check, self)
+
+    def look_anew(self, *, make: bool = False) -> bool:
+        """Read on in what lies in the directory now, where the file that was opened was removed or replaced.
+
+        Args:
+            make: Where nothing lies there, begin an empty store: only for whoever writes.
+
+        Returns:
+            Whether it is another one.
+
+        Raises:
+            Unavailable: Nothing lies there, and is not to be made.
+            Corrupt: What lies there is damaged; the next look tries again.
+        """
+        return self._environment.look_anew(make=make)
+
+    def copy_to(self, directory: Path) -> None:
+        """Write all pairs, as they stand at one moment, to a new directory; others may write meanwhile.
+
+        Raises:
+            Unavailable: The disk is full or read-only.
+        """
+        self._environment.copy(directory)
+
+    def close(self) -> None:
+        """Give the environment back; nothing happens the second time."""
+        if not self._closed:
+            self._closed = True
+            self._read = self._refuse
+            unshare(self._environment)
+
+    def __enter__(self) -> LmdbKeyValue:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _check_keys(self, keys: Sequence[bytes]) -> None:
+        """Refuse what LMDB cannot hold; the keys are sorted."""
+        if not keys or (max(map(len, keys)) <= _LONGEST_KEY_BYTES and keys[0][:1] > b"\0"):
+            return
+        wrong = next(key for key in keys if not 0 < len(key) <= _LONGEST_KEY_BYTES or key[0] == 0)
+        raise Misuse(f"{self.directory}: key {wrong!r} has {len(wrong)} bytes. Give 1 to 511, the first not zero.")
+
+    def _verified(self, key: bytes, raw: bytes) -> bytes:
+        if _crc32(raw, _crc32(key)) != RESIDUE:
+            raise self._damaged(key)
+        return raw[:-4]
+
+    def _damaged(self, key: bytes) -> Corrupt:
+        return Corrupt(
+            f"{self.directory}/data.mdb: the value of key {key!r}, or the page that has it, is damaged (wrong "
+            f"checksum). {self._mend}"
+        )
+
+    def _refuse(self, what: Any, argument: Any) -> Any:
+        raise Misuse(f"{self.directory}: this key-value store is closed. Open it again with store.open.")
+
+    def _after_fork_in_child(self) -> None:
+        if not self._closed:
+            self._environment = share(self.directory, self._map_bytes, self._mend)
+            self._read = self._environment.read
+
+
+def _get_all(transaction: Any, keys: Sequence[bytes]) -> tuple[list[bytes | None], bytes | None]:
+    """The values, and a key by which damage shows that may hide some of those that were not found."""
+    found = list(map(transaction.get, keys))
+    if None not in found:
+        return found, None
+    absent = (key for key, raw in zip(keys, found, strict=True) if raw is None)
+    return found, hidden(transaction, absent, FORMAT_KEY)
+
+
+def _scan(transaction: Any, what: tuple[bytes, bytes, int]) -> list[tuple[bytes, bytes]]:
+    prefix, after, limit = what
+    cursor = transaction.cursor()
+    start = max(prefix, after)
+    more = cursor.set_range(start) if start else cursor.first()
+    found: list[tuple[bytes, bytes]] = []
+    while more and len(found) < limit:
+        key, raw = cursor.item()
+        if not key.startswith(prefix) and key > prefix:
+            break
+        if key > after and key != FORMAT_KEY and key.startswith(prefix):
+            found.append((key, raw))
+        more = cursor.next()
+    return found
+
+
+def _check(transaction: Any, store: LmdbKeyValue) -> int:
+    before, count = b"", 0
+    for key, raw in transaction.cursor():
+        if key <= before:
+            raise store._damaged(key)
+        if key != FORMAT_KEY:
+            store._verified(key, raw)
+        if transaction.get(key) is None:  # a cursor goes from leaf to leaf, a look-up by the pages above them
+            raise Corrupt(
+                f"{store.directory}/data.mdb: key {key!r} is there and cannot be found: a page that leads to it is "
+                f"damaged. {store._mend}"
+            )
+        before, count = key, count + 1
+    entries = transaction.stat()["entries"]
+    if count != entries:
+        raise Corrupt(f"{store.directory}/data.mdb: {count} pairs where {entries} were written. {store._mend}")
+    return count - 1  # without the format's
+
+
+_open_stores: weakref.WeakSet[LmdbKeyValue] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for store in list(_open_stores):
+        store._after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)  # after the environments' own hook, registered before it

@@ -1,0 +1,1 @@
+"""SQLite backends: partitions of the log, write-ahead logs and their errors."""

@@ -1,0 +1,412 @@
+"""The embedded log: SQLite files in WAL mode, one for each partition, with group commit."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import count, takewhile
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from trimtab.core.clock import Clock, SystemClock
+from trimtab.core.errors import Misuse, NotFound, TrimtabError, Unavailable
+from trimtab.store.durable_files import make_folder
+from trimtab.store.file_lock import FileLock
+from trimtab.store.ports import LogRecord
+from trimtab.store.sqlite.partition import PartitionReader, PartitionWriter, busy, open_writer
+from trimtab.store.sqlite.partition_file import Mode, leak
+
+_T = TypeVar("_T")
+_LARGEST_PAYLOAD_BYTES = 500_000_000  # SQLite's limit of a row is 1,000,000,000
+
+
+class SqliteLog:
+    """A `Log` in a directory: `p0001.db`, `p0002.db`, ... one for each process that ever wrote at the same time.
+
+    `durable` syncs before it acknowledges; `relaxed` survives kill -9 as well, but may lose the last moments in a
+    power cut. Safe to use from many threads; a forked child takes a partition of its own.
+
+    >>> import tempfile
+    >>> with SqliteLog(Path(tempfile.mkdtemp())) as log:
+    ...     _ = log.append([b"one", b"two"])
+    ...     [(r.position, r.payload) for r in log.read(log.partition, after=1)]
+    [(2, b'two')]
+    """
+
+    def __init__(self, directory: Path, *, mode: Mode = "durable", clock: Clock | None = None) -> None:
+        if mode not in ("durable", "relaxed"):
+            raise Misuse(f'log: mode {mode!r} is unknown. Write "durable" or "relaxed".')
+        self.directory = Path(directory)
+        self.mode: Mode = mode
+        self._clock = clock or SystemClock()
+        self._start()
+        self._partitions()  # a directory, or nothing yet: the first append makes it
+        _open_logs.add(self)
+
+    def _start(self) -> None:
+        self._closed = False
+        self._writer: PartitionWriter | None = None
+        self._readers: dict[str, PartitionReader] = {}
+        self._mutex = threading.Lock()  # the queue and who leads
+        self._files = threading.Lock()  # taking a partition, opening readers
+        self._waiting: list[_Append] = []
+        self._leader: _Append | None = None
+        self._last_group = 1
+
+    @property
+    def partition(self) -> str:
+        """The partition that this process appends to; taken now when it has none yet."""
+        return self._own().path.stem
+
+    def append(self, payloads: Sequence[bytes], *, at_us: Sequence[int] | None = None) -> range:
+        """Append all of `payloads` or none; their positions, once they are safe.
+
+        Raises:
+            Misuse: A payload is no bytes, or `at_us` does not fit.
+            Unavailable: The disk is full or read-only; nothing was appended. The log works again once it is not. (Where
+                the thread that appends for several was interrupted, all of them may have been: the message says so.)
+        """
+        mine = _Append(payloads, at_us)
+        if not mine.payloads:
+            return range(0)
+        try:
+            self._wait(mine)
+            if not mine.done:
+                self._lead(mine)
+        except BaseException as failure:
+            self._leave(mine, failure)
+            raise
+        if mine.error is not None:
+            raise type(mine.error)(*mine.error.args) from mine.error
+        return mine.positions
+
+    def read(self, partition: str, after: int, *, limit: int = 10_000) -> list[LogRecord]:
+        """Up to `limit` records with position > `after`, verified.
+
+        Raises:
+            NotFound: There is no such partition.
+            Corrupt: A record is damaged or missing; the message names the file and the position.
+        """
+        if after < 0 or limit < 1:
+            raise Misuse(f"log: read after {after}, limit {limit}. Give after >= 0 and limit >= 1.")
+        return self._reader(partition).read(after, limit)
+
+    def positions(self) -> dict[str, int]:
+        """The last position of every partition, by its name."""
+        return {name: self._reader(name).position() for name in self._partitions()}
+
+    def truncate(self, partition: str, through: int) -> int:
+        """Remove the records up to and including `through`, and give their room back to the disk; how many.
+
+        It goes in steps, between which appends get their turn. Whoever is stopped in between has truncated less.
+
+        Raises:
+            Conflict: Another process writes that partition.
+        """
+        removed = 0
+        while step := self._change(partition, lambda writer: writer.truncate(through)):
+            removed += step
+        while self._change(partition, PartitionWriter.give_back):
+            pass
+        return removed
+
+    def copy_to(self, directory: Path) -> dict[str, int]:
+        """Write every partition as it stands, complete, to a new directory; the last position of each copy.
+
+        Other threads and processes may append meanwhile. What was acknowledged before this call is in the copy.
+        """
+        try:
+            make_folder(directory)
+            for lock in self.directory.glob("p*.lock"):  # a partition whose file was moved away stays taken
+                (directory / lock.name).touch()
+        except OSError as error:
+            raise Unavailable(f"{directory}: cannot be made ({error}). Check free space and access.") from error
+        return {name: self._reader(name).copy(directory / f"{name}.db") for name in self._partitions()}
+
+    def erase(self, partition: str, instead: Mapping[int, bytes]) -> int:
+        """Put other payloads in the place of records, by position; how many stood there. Append times stay.
+
+        The partition's file is written anew, so this takes as long as copying it.
+
+        Raises:
+            Conflict: Another process writes that partition; nothing was done.
+            Unavailable: Another process reads it just now: the records are changed, but their old bytes are still on
+                the disk. Do it again.
+        """
+        return self._change(partition, lambda writer: writer.erase(instead))
+
+    def skip_to(self, partition: str, position: int, again: Iterable[tuple[bytes, int]]) -> None:
+        """Go on behind `position` in a partition, without the records up to there; its file is made where it is gone.
+
+        Args:
+            partition: Which one.
+            position: Up to where others have read it, beyond what it holds.
+            again: Payloads, with their append times, to stand behind `position`, in the same transaction.
+
+        Raises:
+            Conflict: Another process writes that partition; nothing was done.
+        """
+        if not self._path(partition).exists():
+            self._make_directory()
+        self._write_alone(partition, lambda writer: writer.skip_to(position, again))
+
+    def restamp(self, partition: str, above_us: int, at_us: int) -> int:
+        """Give the records of a partition that were appended after `above_us` the append time `at_us`; how many.
+
+        Raises:
+            Conflict: Another process writes that partition; nothing was done.
+        """
+        return self._change(partition, lambda writer: writer.restamp(above_us, at_us))
+
+    def mark(self) -> tuple[tuple[str, tuple[int, int]], ...] | None:
+        """Something that is the same as before only if nobody appended in between; None where nothing can be locked."""
+        names = self._partitions()
+        marks = [(name, mark) for name in names if (mark := self._reader(name).mark()) is not None]
+        return tuple(marks) if len(marks) == len(names) else None
+
+    def upkeep(self) -> None:
+        """Fold this process's write-ahead log into its file, so that no append has to."""
+
+        def fold() -> None:
+            if self._writer is not None:
+                self._writer.fold()
+
+        self._alone(fold)
+
+    def close(self) -> None:
+        """Wait for the append under way, then let the partition go; nothing happens the second time."""
+        if not self._closed or self._writer is not None:
+            self._alone(self._close)
+
+    def __enter__(self) -> SqliteLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _close(self) -> None:
+        self._closed = True
+        with self._files:
+            for reader in self._readers.values():
+                reader.close()
+            self._readers.clear()
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+
+    def _change(self, partition: str, change: Callable[[PartitionWriter], int]) -> int:
+        """Change a partition while nobody appends to it, here or in another process."""
+        self._reader(partition)  # NotFound for a wrong name
+        return self._write_alone(partition, change)
+
+    def _write_alone(self, partition: str, change: Callable[[PartitionWriter], _T]) -> _T:
+        with self._files:
+            writer = self._writer
+        if writer is not None and writer.path.stem == partition:
+            return self._alone(lambda: change(self._own()))  # Misuse, if somebody closed it while this waited
+        path, lock_path = self._path(partition), self.directory / f"{partition}.lock"
+        lock = self._lock(lock_path)
+        if lock is None:
+            raise busy(path, lock_path)
+        writer = open_writer(path, lock, self.mode)
+        try:
+            return change(writer)
+        finally:
+            writer.close()
+
+    def _wait(self, mine: _Append) -> None:
+        """Return once somebody wrote it, or the lead is its own."""
+        with self._mutex:
+            if self._leader is None:
+                self._leader = mine
+            self._waiting.append(mine)
+        if self._leader is not mine:
+            mine.turn.acquire()
+
+    def _lead(self, mine: _Append) -> None:
+        """Write what waits in one transaction, leave the lead to the next one and wake whose was written."""
+        while self._last_group > 1:  # whom the last commit woke will be here in a moment: let them share this sync
+            before = len(self._waiting)
+            time.sleep(0)
+            if len(self._waiting) == before:
+                break
+        with self._mutex:  # an empty one wants the lead alone
+            mine.group = group = list(takewhile(lambda each: each.payloads, self._waiting))
+            del self._waiting[: len(group)]
+        self._last_group = len(group)
+        error: TrimtabError | None = None
+        try:
+            self._write(group)
+        except TrimtabError as failure:
+            error = failure
+        for each in group:
+            each.error, each.done = error, True
+        self._pass_lead(mine)
+        for each in group:
+            if each is not mine:
+                each.turn.release()
+        mine.group = ()  # it holds itself: without this its payloads would wait for the collector
+
+    def _write(self, group: list[_Append]) -> None:
+        position = self._own().append([(each.payloads, each.at_us) for each in group], self._clock.now_us())
+        for each in group:
+            each.positions = range(position, position + len(each.payloads))
+            position += len(each.payloads)
+
+    def _alone(self, work: Callable[[], _T]) -> _T:
+        """`work()` as the leader, without anything to append: nobody else touches the writer meanwhile."""
+        mine = _Append((), None)
+        try:
+            self._wait(mine)
+            found = work()
+            self._leave(mine)
+        except BaseException:
+            self._leave(mine)
+            raise
+        return found
+
+    def _pass_lead(self, mine: _Append) -> None:
+        with self._mutex:
+            if self._leader is mine:
+                self._leader = following = self._waiting[0] if self._waiting else None
+                if following is not None:
+                    following.turn.release()
+
+    def _leave(self, mine: _Append, failure: BaseException | None = None) -> None:
+        """Wait no longer, and lead no longer, whatever an exception interrupted: others must not wait for ever. # D119
+
+        It may be called at any point, and again.
+        """
+        with self._mutex:
+            for each in mine.group:
+                if not each.done:
+                    each.error = Unavailable(
+                        f"{self.directory}: the append was interrupted ({failure!r}): it was written whole or "
+                        "not at all. Look whether it is there, or try again."
+                    )
+                    each.done = True
+            self._waiting = [each for each in self._waiting if each is not mine and not each.done]
+        self._pass_lead(mine)
+        with self._mutex:
+            for waits in (*mine.group, self._leader):
+                if waits is not None and waits.turn.locked():  # it was not woken yet, or does not wait any more
+                    waits.turn.release()
+        mine.group = ()
+
+    def _own(self) -> PartitionWriter:
+        if self._writer is not None:
+            return self._writer
+        with self._files:
+            self._refuse_closed()
+            if self._writer is None:
+                self._writer = self._take_partition()
+            return self._writer
+
+    def _make_directory(self) -> None:
+        try:
+            make_folder(self.directory)
+        except OSError as error:
+            raise Unavailable(
+                f"{self.directory}: cannot be made ({error}). Give a directory this user may write."
+            ) from error
+
+    def _take_partition(self) -> PartitionWriter:
+        self._make_directory()
+        for number in count(1):
+            path = self._path(f"p{number:04}")
+            lock_path = path.with_suffix(".lock")
+            used_before = lock_path.exists()
+            lock = self._lock(lock_path)
+            if lock is None:
+                continue
+            if path.exists() or not used_before:
+                return open_writer(path, lock, self.mode)
+            lock.release()  # its file was moved away: views remember positions of it, which must not be given again
+        raise AssertionError("unreachable")
+
+    def _lock(self, path: Path) -> FileLock | None:
+        try:
+            return FileLock.take(path)
+        except OSError as error:
+            raise Unavailable(f"{path}: the lock file cannot be made ({error}). Check space and access.") from error
+
+    def _reader(self, partition: str) -> PartitionReader:
+        reader = self._readers.get(partition)
+        if reader is not None:
+            return reader
+        with self._files:
+            self._refuse_closed()
+            if partition not in self._readers:
+                names = self._partitions()
+                if partition not in names:
+                    found = ", ".join(names) or "none"
+                    raise NotFound(f"{self.directory}: no partition {partition!r}; there are: {found}.")
+                self._readers[partition] = PartitionReader(self._path(partition))
+            return self._readers[partition]
+
+    def _partitions(self) -> list[str]:
+        try:
+            return sorted(name[:-3] for name in os.listdir(self.directory) if name.endswith(".db"))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise Unavailable(f"{self.directory}: cannot be read ({error}). Give a directory of this user.") from error
+
+    def _path(self, partition: str) -> Path:
+        return self.directory / f"{partition}.db"
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise Misuse(f"{self.directory}: this log is closed. Open it again with store.open.")
+
+    def _after_fork_in_child(self) -> None:
+        """Leave the parent's partition and connections alone; the next append takes a partition of the child's own."""
+        if self._writer is not None:
+            self._writer.abandon()
+        for reader in self._readers.values():
+            reader.abandon()
+        leak((self._writer, self._readers))
+        closed = self._closed
+        self._start()
+        self._closed = closed
+
+
+class _Append:
+    """One call of `append` while it waits for its commit."""
+
+    __slots__ = ("at_us", "done", "error", "group", "payloads", "positions", "turn")
+
+    def __init__(self, payloads: Sequence[bytes], at_us: Sequence[int] | None) -> None:
+        for kind in set(map(type, payloads)):
+            if not issubclass(kind, bytes):
+                raise Misuse(f"log: a payload is a {kind.__name__}, not bytes. Encode it first.")
+        if payloads and max(map(len, payloads)) > _LARGEST_PAYLOAD_BYTES:
+            raise Misuse(f"log: a payload exceeds {_LARGEST_PAYLOAD_BYTES:,} bytes. Put it in a blob; log its hash.")
+        if at_us is not None:
+            if len(at_us) != len(payloads):
+                raise Misuse(f"log: {len(payloads)} payloads, {len(at_us)} append times. Give one time for each.")
+            if list(at_us) != sorted(at_us):
+                raise Misuse("log: the append times decrease. Sort the records by the time they became known.")
+        self.payloads = payloads
+        self.at_us = at_us
+        self.positions = range(0)
+        self.error: TrimtabError | None = None
+        self.done = False
+        self.group: Sequence[_Append] = ()  # what it writes, itself among them, when it leads
+        self.turn = threading.Lock()
+        self.turn.acquire()
+
+
+_open_logs: weakref.WeakSet[SqliteLog] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for log in list(_open_logs):
+        log._after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,458 @@
+"""One partition of a `SqliteLog`: its one writer and its readers."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from trimtab.core.errors import Conflict, Corrupt, TrimtabError, Unavailable
+from trimtab.store.file_lock import FileLock
+from trimtab.store.ports import LogRecord
+from trimtab.store.sqlite.errors import SQLITE_RAISES, named
+from trimtab.store.sqlite.partition_file import (
+    PREFIX,
+    SELECT,
+    FileId,
+    Head,
+    Mode,
+    check_format,
+    create,
+    file_id,
+    leak,
+    read_head,
+    sequence,
+    verified,
+    write_head,
+)
+from trimtab.store.sqlite.still import Stamp, open_reading
+from trimtab.store.sqlite.wal import acknowledged_frames
+
+_T = TypeVar("_T")
+
+_CHUNKS = (256, *range(32, 0, -1))  # rows of one INSERT: each statement drops and retakes the interpreter lock once
+_INSERTS = {n: "INSERT INTO record VALUES" + ",".join(["(?,?,?,?)"] * n) for n in _CHUNKS}
+_TRUNCATED = 20_000  # records that one transaction removes: appends get their turn in between
+_BUSY_MS = 5_000  # what `sqlite3.connect` sets
+_RETURNED = 2_000  # pages that one transaction gives back to the disk
+_LONG_OVERDUE = 10_000  # pages of a write-ahead log that appends fold where somebody else should have
+_readers = count()
+_NO_APPEND_US = -(2**62)  # before every append, that of a clock before 1970 too
+_TRIES = 20  # reads of a file that somebody changes meanwhile and that cannot be locked
+
+
+class PartitionWriter:
+    """The only connection that writes one partition's file and checkpoints it, for as long as it holds the lock."""
+
+    def __init__(self, path: Path, lock: FileLock, mode: Mode) -> None:
+        self.path = path
+        self.mode = mode
+        self.position = 0
+        self.at_us = _NO_APPEND_US
+        self._lock = lock
+        self._path, self._wal_path = str(path), f"{path}-wal"
+        self._folds_late = False  # whether somebody calls `fold`
+        self._connection: sqlite3.Connection | None = None
+        self._file: FileId | None = None  # of the file that the connection has open
+        self._wal: FileId | None = None  # of its write-ahead log
+        if not path.exists():
+            create(path)
+        self._open()
+
+    def append(self, groups: Sequence[tuple[Sequence[bytes], Sequence[int] | None]], now_us: int) -> int:
+        """Write all groups in one transaction and give the first position, once they are safe.
+
+        After an error the next call opens the file afresh and goes on from what is in it.
+        """
+        if self._connection is None:
+            self._open()
+        self._check_in_place()
+        values: list[int | bytes] = []  # row after row, as statements take them
+        first = position = self.position
+        at_us = self.at_us
+        crc32, prefix = zlib.crc32, PREFIX
+        for payloads, times in groups:
+            if times is None:
+                at_us = max(at_us, now_us)
+                for payload in payloads:
+                    position += 1
+                    values += (position, at_us, crc32(payload, crc32(prefix(position, at_us))), payload)
+            else:
+                for payload, time_us in zip(payloads, times, strict=True):
+                    position += 1
+                    if time_us > at_us:
+                        at_us = time_us
+                    values += (position, at_us, crc32(payload, crc32(prefix(position, at_us))), payload)
+        rows = position - first
+        if rows in _INSERTS:  # one statement is a transaction of its own
+            with self._named() as connection:
+                connection.execute(_INSERTS[rows], values)
+        else:
+            with self._transaction() as connection:
+                done = 0
+                for size in _CHUNKS:
+                    while rows - done >= size:
+                        connection.execute(_INSERTS[size], values[4 * done : 4 * (done + size)])
+                        done += size
+        self.position, self.at_us = position, at_us
+        return first + 1
+
+    def _check_in_place(self) -> None:
+        """Refuse to write to a file that does not lie under its name any more. # D0169"""
+        wal = file_id(self._wal_path)
+        self._wal = self._wal or wal
+        if file_id(self._path) == self._file and wal == self._wal:
+            return
+        self._drop()
+        raise Unavailable(
+            f"{self.path}: it or its -wal was removed, moved or replaced while this process writes it; nothing was "
+            "appended. Put the files back (trimtab doctor says what is missing), and try again."
+        )
+
+    def skip_to(self, position: int, again: Iterable[tuple[bytes, int]]) -> None:
+        """Give no position up to `position` again, and remove the records there; append payloads with their times."""
+        at_us = _NO_APPEND_US
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM record WHERE position <= ?", (position,))
+            connection.execute("DELETE FROM sqlite_sequence WHERE name = 'record'")
+            connection.execute("INSERT INTO sqlite_sequence VALUES ('record', ?)", (position,))
+            write_head(connection, Head(self.path.stem, self.mode == "durable", position, 0))
+            for number, (payload, time_us) in enumerate(again, position + 1):
+                at_us = max(at_us, time_us)
+                crc = zlib.crc32(payload, zlib.crc32(PREFIX(number, at_us)))
+                connection.execute(_INSERTS[1], (number, at_us, crc, payload))
+        self.at_us = _NO_APPEND_US  # read again from the file
+        self._drop()
+
+    def restamp(self, above_us: int, at_us: int) -> int:
+        """Give every record that was appended after `above_us` the append time `at_us` instead; how many."""
+        with self._transaction() as connection:
+            rows = connection.execute(f"{SELECT} WHERE appended_at_us > ? ORDER BY position", (above_us,)).fetchall()
+            for record in verified(rows, rows[0][0] - 1 if rows else 0, self.path):
+                crc = zlib.crc32(record.payload, zlib.crc32(PREFIX(record.position, at_us)))
+                row = at_us, crc, record.position
+                connection.execute("UPDATE record SET appended_at_us = ?, crc = ? WHERE position = ?", row)
+            head = read_head(connection, self.path)
+            if head.truncated_at_us > above_us:
+                write_head(connection, msgspec.structs.replace(head, truncated_at_us=at_us))
+        self.at_us = _NO_APPEND_US  # read again from the file
+        self._drop()
+        return len(rows)
+
+    def truncate(self, through: int) -> int:
+        """Remove the oldest records up to and including `through`, some thousands at a time; how many, 0: none left."""
+        with self._transaction() as connection:
+            (first,) = connection.execute("SELECT min(position) FROM record").fetchone()
+            if first is None or first > through:
+                return 0
+            through = min(through, first + _TRUNCATED - 1)
+            last = connection.execute(
+                "SELECT position, appended_at_us FROM record WHERE position <= ? ORDER BY position DESC LIMIT 1",
+                (through,),
+            ).fetchone()
+            removed = connection.execute("DELETE FROM record WHERE position <= ?", (through,)).rowcount
+            write_head(connection, Head(self.path.stem, self.mode == "durable", *last))
+        return removed
+
+    def give_back(self) -> bool:
+        """Return pages that hold nothing any more to the disk, some at a time; whether there are more of them.
+
+        A file that was made without a map of its pages is written anew, once most of it is free.
+        """
+        with self._named() as connection:
+            (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+            (mapped,) = connection.execute("PRAGMA auto_vacuum").fetchone()
+            (pages,) = connection.execute("PRAGMA page_count").fetchone()
+            more = bool(free) if mapped else 2 * free > pages
+            if more and mapped:
+                connection.executescript(f"PRAGMA incremental_vacuum({_RETURNED})")  # `execute` stops after one page
+            elif more:
+                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+                connection.execute("VACUUM")
+            if more:
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            else:  # the write-ahead log's own room too, unless somebody reads just now
+                connection.execute("PRAGMA busy_timeout = 0")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+            return more
+
+    def erase(self, instead: Mapping[int, bytes]) -> int:
+        """Give records other payloads, and write the file anew without what stood there; how many were changed.
+
+        A crash in between leaves changed records in a file that may still hold old bytes: do it again.
+
+        Raises:
+            Unavailable: Another process reads the file just now, or there is no space for the new one.
+        """
+        changed = 0
+        with self._named() as connection:
+            connection.execute("PRAGMA secure_delete = ON")
+        with self._transaction() as connection:
+            for position, payload in sorted(instead.items()):
+                found = connection.execute(f"{SELECT} WHERE position = ?", (position,)).fetchall()
+                for record in verified(found, position - 1, self.path):
+                    crc = zlib.crc32(payload, zlib.crc32(PREFIX(position, record.appended_at_us)))
+                    row = crc, payload, position
+                    connection.execute("UPDATE record SET crc = ?, payload = ? WHERE position = ?", row)
+                    changed += 1
+        with self._named() as connection:
+            connection.execute("VACUUM")  # pages keep copies of what once stood on them, secure_delete or not
+            (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise Unavailable(f"{self.path}-wal: another process reads it, so old bytes stay in it. Do this again.")
+        return changed
+
+    def fold(self) -> None:
+        """Bring what the write-ahead log holds to the file: two syncs, in which the interpreter's lock is free.
+
+        Nobody appends meanwhile: SQLite before 3.51.3 can damage a file of which one connection folds what another one
+        commits (sqlite.org/wal.html#walresetbug).
+        """
+        with self._named() as connection:
+            if not self._folds_late:
+                self._folds_late = True
+                connection.execute(f"PRAGMA wal_autocheckpoint = {_LONG_OVERDUE}")
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+    def close(self) -> None:
+        """Fold the write-ahead log into the file and let the partition go."""
+        connection, self._connection = self._connection, None
+        try:
+            if connection is not None:
+                connection.close()
+        except SQLITE_RAISES as error:
+            raise named(error, str(self.path)) from error
+        finally:
+            self._lock.release()
+
+    def abandon(self) -> None:
+        """In a forked child: never touch the parent's connection again, not even to close it."""
+        if self._connection is not None:
+            leak(self._connection)
+        self._connection = None
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._named() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+            connection.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[sqlite3.Connection]:
+        """The connection; dropped, and its error named, when it fails."""
+        try:
+            yield self._connection or self._open()
+        except SQLITE_RAISES as error:
+            self._drop()
+            raise named(error, str(self.path)) from error
+        except BaseException:
+            self._drop()
+            raise
+
+    def _drop(self) -> None:
+        """Forget a connection whose state is in doubt; the next call opens the file and reads where it stands."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):  # the error that brought us here is the one to report
+                connection.close()
+
+    def _open(self) -> sqlite3.Connection:
+        what = str(self.path)
+        if file_id(what) is None:  # SQLite would make an empty one
+            raise Unavailable(f"{what}: it was removed or moved. Put it back, or run: trimtab recover")
+        try:
+            acknowledged = acknowledged_frames(self.path)
+        except OSError as error:
+            raise Unavailable(f"{what}-wal: cannot be read ({error}). Check the disk, limits and access.") from error
+        try:
+            connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+            try:
+                connection.text_factory = bytes
+                head = check_format(connection, self.path)
+                connection.execute("PRAGMA journal_mode = WAL")
+                self._file, self._wal = file_id(what), None  # now: opened to write, a file of a lower layer is copied
+                connection.execute(f"PRAGMA synchronous = {'FULL' if self.mode == 'durable' else 'NORMAL'}")
+                connection.execute("PRAGMA journal_size_limit = 67108864")
+                if self._folds_late:
+                    connection.execute(f"PRAGMA wal_autocheckpoint = {_LONG_OVERDUE}")
+                _, frames, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                if head.durable and frames < acknowledged:
+                    raise Corrupt(
+                        f"{what}-wal: damaged: only {frames} of at least {acknowledged} acknowledged frames are sound. "
+                        "Records were lost; restore the partition from a copy, or move its files away."
+                    )
+                rows = connection.execute(f"{SELECT} ORDER BY position DESC LIMIT 1").fetchall()
+                at_us = head.truncated_at_us or _NO_APPEND_US  # 0: nothing was truncated
+                if rows:
+                    at_us = verified(rows, rows[0][0] - 1, self.path)[0].appended_at_us
+                last = sequence(connection, head)
+                found = rows[0][0] if rows else head.truncated_through
+                if last != found:
+                    raise Corrupt(f"{what}: it ends at {found}, not at {last}. Restore the partition from a copy.")
+                if last < self.position:
+                    raise Corrupt(
+                        f"{what}: it ends at {last}, and this process wrote up to {self.position}: it was replaced by "
+                        "an older copy. Put the newer file back, or stop this process and run: trimtab recover"
+                    )
+                if head.durable != (self.mode == "durable"):
+                    write_head(connection, msgspec.structs.replace(head, durable=self.mode == "durable"))
+                    connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            except BaseException:
+                connection.close()
+                raise
+        except SQLITE_RAISES as error:
+            raise named(error, what) from error
+        self.position, self.at_us, self._connection = last, max(at_us, self.at_us), connection
+        return connection
+
+
+class PartitionReader:
+    """A read-only connection to one partition's file, of this process or another; never checkpoints."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._mutex = threading.Lock()
+        self._path = str(path)
+        self._connection, self._stamp = self._opened()
+        self._number = next(_readers)  # versions of two connections say nothing about each other
+
+    def mark(self) -> tuple[int, int] | None:
+        """Something that is the same as before only if nobody wrote in between; None where nothing can be locked."""
+        with self._mutex:
+            if self._stamp is not None:
+                return None
+            self._reopen_if_replaced()
+            try:
+                (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+            except SQLITE_RAISES as error:
+                raise named(error, str(self.path)) from error
+        return self._number, version
+
+    def read(self, after: int, limit: int) -> list[LogRecord]:
+        """The verified records with position > `after`.
+
+        Raises:
+            Corrupt: A record's checksum is wrong, or one is missing.
+        """
+        return self._in_snapshot(lambda connection: self._read(connection, after, limit))
+
+    def _read(self, connection: sqlite3.Connection, after: int, limit: int) -> list[LogRecord]:
+        rows = connection.execute(f"{SELECT} WHERE position > ? ORDER BY position LIMIT ?", (after, limit)).fetchall()
+        if rows and rows[0][0] == after + 1 and len(rows) == limit:
+            return verified(rows, after, self.path)  # nothing can be missing: spare the two look-ups below
+        head = read_head(connection, self.path)
+        last = sequence(connection, head)
+        start = max(after, head.truncated_through)
+        records = verified(rows, start, self.path)
+        end = records[-1].position if records else start
+        if len(rows) < limit and end != last:
+            lost = f"records {end + 1} to {last} are missing" if end < last else f"it ends at {last}, before {end}"
+            raise Corrupt(f"{self.path}: {lost}. Restore the partition from a copy, or rebuild what was read from it.")
+        return records
+
+    def position(self) -> int:
+        """The last position."""
+        return self._in_snapshot(lambda connection: sequence(connection, read_head(connection, self.path)))
+
+    def copy(self, path: Path) -> int:
+        """Write the partition, as it stands at one moment, to a new file of the same name; the last position in it."""
+        with contextlib.closing(PartitionReader(self.path)) as source:  # its own: others read meanwhile
+            return source._copied(path)
+
+    def _copied(self, path: Path) -> int:
+        def copied(source: sqlite3.Connection) -> int:
+            try:
+                with contextlib.closing(sqlite3.connect(path)) as copy:
+                    source.backup(copy)
+                    copy.text_factory = bytes
+                    return sequence(copy, check_format(copy, path))
+            except SQLITE_RAISES as error:
+                raise named(error, f"copying {self.path} to {path}") from error
+
+        return self._in_snapshot(copied)
+
+    def close(self) -> None:
+        with self._mutex:
+            self._connection.close()
+
+    def abandon(self) -> None:
+        """In a forked child: never touch the parent's connection again."""
+        leak(self._connection)
+
+    def _in_snapshot(self, what: Callable[[sqlite3.Connection], _T]) -> _T:
+        """`what(connection)` in one snapshot; where nothing can be locked, again until nobody changed the file."""
+        with self._mutex:
+            for _ in range(_TRIES):
+                if self._stamp is None:
+                    self._reopen_if_replaced()
+                elif Stamp.of(self.path) != self._stamp:
+                    self._connection.close()
+                    self._connection, self._stamp = self._opened()
+                try:
+                    found = self._once(what)
+                except TrimtabError:
+                    if self._stamp is None or Stamp.of(self.path) == self._stamp:
+                        raise
+                else:
+                    if self._stamp is None or Stamp.of(self.path) == self._stamp:
+                        return found
+        raise Unavailable(f"{self.path}: it changed {_TRIES} times while it was read without locks. Try again.")
+
+    def _reopen_if_replaced(self) -> None:
+        """Read on in the file that lies under the name now, which may be another one."""
+        found = file_id(self._path)
+        if found == self._file:
+            return
+        if found is None:
+            raise Unavailable(f"{self.path}: it was removed or moved. Put it back, or run: trimtab recover")
+        connection, self._stamp = self._opened()
+        self._connection.close()
+        self._connection, self._number = connection, next(_readers)
+
+    def _once(self, what: Callable[[sqlite3.Connection], _T]) -> _T:
+        connection = self._connection
+        try:
+            connection.execute("BEGIN")
+            return what(connection)
+        except SQLITE_RAISES as error:
+            raise named(error, str(self.path)) from error
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+    def _opened(self) -> tuple[sqlite3.Connection, Stamp | None]:
+        self._file = file_id(self._path)
+        try:
+            connection, stamp = open_reading(self.path)
+            try:
+                connection.text_factory = bytes
+                check_format(connection, self.path)
+            except BaseException:
+                connection.close()
+                raise
+        except SQLITE_RAISES as error:
+            raise named(error, str(self.path)) from error
+        return connection, stamp
+
+
+def open_writer(path: Path, lock: FileLock, mode: Mode) -> PartitionWriter:
+    """The writer of `path`; the lock is let go when it cannot be opened."""
+    try:
+        return PartitionWriter(path, lock, mode)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def busy(path: Path, lock_path: Path) -> Conflict:
+    """The error for a partition that another process writes."""
+    return Conflict(f"{path}: process {FileLock.holder(lock_path)} writes it. Do this there, or once that has ended.")

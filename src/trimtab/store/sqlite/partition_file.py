@@ -1,0 +1,157 @@
+"""The file of one partition of a `SqliteLog`: its tables, its head row, and how its records are verified."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sqlite3
+import struct
+import zlib
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from trimtab.core.errors import Corrupt, Misuse, Unavailable
+from trimtab.store.durable_files import narrow, sync_directory
+from trimtab.store.ports import LogRecord
+from trimtab.store.sqlite.errors import SQLITE_RAISES, named
+
+Mode = Literal["durable", "relaxed"]
+FileId: TypeAlias = tuple[int, int]  # device and number
+
+FORMAT = 1
+_APPLICATION = 0x74724C67  # "trLg"
+_SCHEMA = """
+CREATE TABLE record(
+    position INTEGER PRIMARY KEY AUTOINCREMENT,
+    appended_at_us INTEGER NOT NULL,
+    crc INTEGER NOT NULL,
+    payload BLOB NOT NULL
+);
+CREATE TABLE head(
+    name TEXT NOT NULL,
+    durable INTEGER NOT NULL,
+    truncated_through INTEGER NOT NULL,
+    truncated_at_us INTEGER NOT NULL,
+    crc INTEGER NOT NULL
+);
+"""
+SELECT = "SELECT position, appended_at_us, crc, payload FROM record"
+PREFIX = struct.Struct("<qq").pack
+
+
+def file_id(path: str) -> FileId | None:
+    """Which file lies under a name now, by device and number; None: there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def leak(thing: object) -> None:
+    """Make sure that `thing` is never finalised: SQLite must not close, in a child, what its parent opened."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
+def create(path: Path) -> None:
+    """A new, empty partition file, complete before it gets its name."""
+    new = path.with_suffix(".new")
+    try:
+        for leftover in (new, Path(f"{new}-wal"), Path(f"{new}-shm"), Path(f"{new}-journal")):
+            leftover.unlink(missing_ok=True)
+        connection = sqlite3.connect(new, isolation_level=None)
+        try:
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # so that `give_back` can
+            connection.executescript(_SCHEMA)
+            write_head(connection, Head(path.stem, True, 0, 0))
+            connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+            connection.execute(f"PRAGMA user_version = {FORMAT}")
+            connection.execute("PRAGMA journal_mode = WAL")
+        finally:
+            connection.close()
+        for suffix in ("-wal", "-shm"):  # of a file that is gone: SQLite would apply it to this one
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(f"{path}{suffix}", f"{path}{suffix}.lost")
+        narrow(new)
+        new.rename(path)
+        sync_directory(path.parent)
+    except SQLITE_RAISES as error:
+        raise named(error, str(path)) from error
+    except OSError as error:
+        raise Unavailable(f"{path}: cannot be made ({error}). Check free space and access, and try again.") from error
+
+
+class Head(msgspec.Struct, frozen=True):
+    """What a partition's file says about itself."""
+
+    name: str
+    durable: bool  # the mode of its last writer: what a power cut may have done to its write-ahead log
+    truncated_through: int
+    truncated_at_us: int
+
+    def crc(self) -> int:
+        return zlib.crc32(repr(msgspec.structs.astuple(self)).encode())
+
+
+def check_format(connection: sqlite3.Connection, path: Path) -> Head:
+    """The head of a file that is ours and not too new."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application != _APPLICATION:
+        raise Corrupt(f"{path}: not a trimtab log (application id {application:#x}). Move it away, or restore it.")
+    if version != FORMAT:
+        raise Misuse(f"{path}: log format {version}, this trimtab reads {FORMAT}. Use the trimtab that wrote it.")
+    return read_head(connection, path)
+
+
+def read_head(connection: sqlite3.Connection, path: Path) -> Head:
+    """The head row, against its checksum and the file's name."""
+    query = "SELECT name, durable, truncated_through, truncated_at_us, crc FROM head"
+    try:
+        ((name, durable, through, at_us, crc),) = connection.execute(query).fetchall()
+        head = Head(name.decode(), durable == 1, through, at_us)
+        sound = crc == head.crc()
+    except (ValueError, AttributeError):  # damage can remove the row, or make it or the error about it no text
+        sound = False
+    if not sound:
+        raise Corrupt(f"{path}: its head row is damaged. Restore the partition from a copy, or move its files away.")
+    if head.name != path.stem:
+        raise Misuse(f"{path}: this is partition {head.name!r} under another name. Give it its own name back.")
+    return head
+
+
+def write_head(connection: sqlite3.Connection, head: Head) -> None:
+    """Put a head row in the place of the one that is there."""
+    connection.execute("DELETE FROM head")
+    row = (head.name, int(head.durable), head.truncated_through, head.truncated_at_us, head.crc())
+    connection.execute("INSERT INTO head VALUES (?,?,?,?,?)", row)
+
+
+def sequence(connection: sqlite3.Connection, head: Head) -> int:
+    """The last position ever given, which AUTOINCREMENT keeps."""
+    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'record'").fetchone()
+    return head.truncated_through if row is None else int(row[0])
+
+
+def verified(rows: list[tuple[int, int, int, bytes]], after: int, path: Path) -> list[LogRecord]:
+    """The records of rows that stand behind position `after` without a gap, each against its checksum."""
+    crc32, prefix, name = zlib.crc32, PREFIX, path.stem
+    records = []
+    for position, at_us, crc, payload in rows:
+        after += 1
+        try:
+            sound = crc == crc32(payload, crc32(prefix(position, at_us)))
+        except (TypeError, struct.error):  # damage can turn a number into text
+            sound = False
+        if position != after:
+            raise Corrupt(f"{path}: position {after} is missing (found {position}). Restore the partition from a copy.")
+        if not sound:
+            raise Corrupt(
+                f"{path}: position {position} is damaged (wrong checksum). Restore the partition from a copy."
+            )
+        records.append(LogRecord(name, position, at_us, payload))
+    return records

@@ -1,0 +1,257 @@
+"""What a training set tells that nobody knew when the requests were asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.errors import Misuse
+from trimtab.features.feature_set import FeatureSet
+from trimtab.stats.association import share_interval
+from trimtab.training.data.predictive_power import Foretold, foretell
+from trimtab.training.data.retroactive_changes import Hindsight
+from trimtab.training.data.sets import TrainingSet
+from trimtab.training.definitions import Model, Task
+
+Check = Literal[
+    "known_later",
+    "only_in_history",
+    "foretells",
+    "label_column",
+    "own_label",
+    "label_at_request",
+    "group",
+    "repeated",
+    "no_values",
+]
+Severity = Literal["error", "warning"]
+
+# A feature alone that foretells at least so well, by the lower end of its interval, is an error or a warning.  # D64
+TOO_GOOD: dict[Task, tuple[float, float]] = {
+    "binary": (0.98, 0.95),  # AUC
+    "multiclass": (0.98, 0.95),  # AUC of one class against the rest
+    "regression": (0.999, 0.98),  # R2: a last value may honestly foretell the next one to 0.99
+    "quantile": (0.999, 0.98),
+    "count": (0.999, 0.98),
+    "ranking": (0.999, 0.98),
+}
+_LEAST_SHARE = 0.05  # of requests whose column changed, by the lower end of the interval
+_LEAST_CHANGED = 5
+_LEAST_ASKED = 30
+
+
+class Leak(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that a model may have learnt from and will not have when it is asked."""
+
+    check: Check
+    name: str  # the feature, column or view
+    severity: Severity  # an error refuses the fit
+    found: str  # a sentence with figures
+    todo: str  # what to do about it
+    allowed: bool = False  # the model's `allow_leakage` names it
+
+
+def find_leaks(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64]) -> tuple[Leak, ...]:
+    """What tells too much, errors first.
+
+    Args:
+        model: Its features and its label.
+        training_set: Where the rows are.
+        chosen: The rows to fit on.
+    """
+    found = [
+        *_label_columns(model),
+        *_own_labels(model),
+        *_known_later(model, training_set.manifest.hindsight),
+        *_label_at_request(model, training_set, chosen),
+        *_too_good(model, foretell(model, training_set, chosen)),
+        *_without_values(training_set, chosen),
+    ]
+    return as_allowed(model, found)
+
+
+def refuse_leaks(model: Model, leaks: Iterable[Leak]) -> None:
+    """Refuse a fit on what would not be known in service.
+
+    Raises:
+        Misuse: There is an error that the model does not allow; the message has all of them.
+    """
+    errors = [leak for leak in leaks if leak.severity == "error" and not leak.allowed]
+    if not errors:
+        return
+    said = " ".join(f"{leak.found} {leak.todo}" for leak in errors)
+    names = ", ".join(f'"{name}"' for name in dict.fromkeys(leak.name for leak in errors))
+    raise Misuse(
+        f"model {model.name!r}: its training set tells what is not known when requests are asked. {said} "
+        f"If that is no leak, say so: tt.model(..., allow_leakage=[{names}])."
+    )
+
+
+def as_allowed(model: Model, leaks: Iterable[Leak]) -> tuple[Leak, ...]:
+    """The same leaks, those that the model allows marked, errors first."""
+    marked = [msgspec.structs.replace(leak, allowed=leak.name in model.allow_leakage) for leak in leaks]
+    return tuple(sorted(marked, key=lambda leak: leak.severity))
+
+
+def _without_values(training_set: TrainingSet, chosen: NDArray[np.int64]) -> Iterator[Leak]:
+    """Features that service may have and training never saw: no leak, but as silent as one."""
+    for name, column in training_set.features.values.take(chosen).by_name.items():
+        if chosen.size and not column.present().any():
+            yield Leak(
+                check="no_values",
+                name=name,
+                severity="warning",
+                found=f"Feature {name!r} is null in all {chosen.size:,} rows to learn from.",
+                todo="See whether its column was renamed or its source has no events of that time; else leave it out.",
+            )
+
+
+def _label_columns(model: Model) -> Iterator[Leak]:
+    """The label is told by the request's own source, and a feature reads the same column."""
+    if model.label.source.name != model.request.name:
+        return
+    for column in sorted(model.label.value.columns() & model.features.request_columns):
+        for feature in readers(model.features, column):
+            yield Leak(
+                check="label_column",
+                name=feature,
+                severity="error",
+                found=f"Feature {feature!r} reads {column!r} of the request, and so does the label.",
+                todo="Leave the feature out.",
+            )
+
+
+def _own_labels(model: Model) -> Iterator[Leak]:
+    """A view over the label's source that lets in events of the very moment of the request."""
+    for join in model.features.joins:
+        if join.view.boundary == "inclusive" and join.view.source.name == model.label.source.name:
+            yield Leak(
+                check="own_label",
+                name=join.name,
+                severity="error",
+                found=(
+                    f"View {join.name!r} reads {model.label.source.name!r}, where the label comes from, with "
+                    'boundary="inclusive": an event of the very moment of the request is counted, and it may be the '
+                    "request's own label."
+                ),
+                todo='Declare boundary="before".',
+            )
+
+
+def _known_later(model: Model, seen: dict[str, Hindsight]) -> Iterator[Leak]:
+    """Columns of the request that history holds otherwise than they were when requests were asked."""
+    for column, one in seen.items():
+        features = ", ".join(readers(model.features, column))
+        if not features or not one.history_filled:
+            continue
+        if _often(one.filled, one.twice):
+            yield Leak(
+                check="known_later",
+                name=column,
+                severity="error",
+                found=(
+                    f"Column {column!r} was null in {one.filled:,} of {one.twice:,} requests when they were asked and "
+                    f"has a value since; {one.history_filled:,} rows to learn from have it from history alone. "
+                    f"Read by: {features}."
+                ),
+                todo='Leave it out, or learn from what was asked: rows="logged".',
+            )
+        elif one.asked >= _LEAST_ASKED and not one.asked_filled and 2 * one.history_filled >= one.history:
+            yield Leak(
+                check="only_in_history",
+                name=column,
+                severity="error",
+                found=(
+                    f"Column {column!r} has a value in {one.history_filled:,} of {one.history:,} rows from history, "
+                    f"and in none of {one.asked:,} requests that were asked. Read by: {features}."
+                ),
+                todo="Leave it out, or send it with requests.",
+            )
+        elif _often(one.changed, one.twice):
+            yield Leak(
+                check="known_later",
+                name=column,
+                severity="warning",
+                found=(
+                    f"Column {column!r} of {one.changed:,} of {one.twice:,} requests is another now than when they "
+                    f"were asked; {one.history:,} rows to learn from have it from history alone. "
+                    f"Read by: {features}."
+                ),
+                todo='To learn from what was asked: rows="logged".',
+            )
+
+
+def _label_at_request(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64]) -> Iterator[Leak]:
+    """The label's source is dated by the request's moment, so that features of others know too early how they ended."""
+    views = [join.name for join in model.features.joins if join.view.source.name == model.label.source.name]
+    if not views or not chosen.size:
+        return
+    known_us = training_set.label_known_at_us[chosen]
+    times = training_set.requests[model.request.time].values[chosen]
+    early = int(((known_us == times) | (known_us == training_set.at_us[chosen])).sum())
+    if early >= _LEAST_ASKED and share_interval(early, chosen.size).low > 0.5:
+        source = model.label.source.name
+        yield Leak(
+            check="label_at_request",
+            name=views[0],
+            severity="error",
+            found=(
+                f"{early:,} of {chosen.size:,} labels were known at the very moment of their request: {source!r} seems "
+                f"dated by when things were to happen, not by when they did, and {', '.join(views)} counts its events "
+                "as known by then."
+            ),
+            todo=f"Give {source!r} the time at which its rows become known: time=, delay= or _known_at.",
+        )
+
+
+def _too_good(model: Model, found: Iterable[Foretold]) -> Iterator[Leak]:
+    for one in found:
+        error, warning = TOO_GOOD["binary" if one.measure == "AUC" else model.task]
+        if one.interval.low < warning:
+            continue
+        reads = sorted(columns_read(model.features, one.name))
+        told = f" It reads {', '.join(reads)} of the request." if reads and reads != [one.name] else ""
+        yield Leak(
+            check="foretells",
+            name=one.name,
+            severity="error" if one.interval.low >= error else "warning",
+            found=(
+                f"Feature {one.name!r} alone foretells the label{one.of} with {one.measure} {one.value:.4f} (at least "
+                f"{one.interval.low:.4f}, on {one.rows:,} rows; above {error:g} is refused, above {warning:g} noted)."
+                f"{told}"
+            ),
+            todo="See whether it is known when requests are asked.",
+        )
+
+
+def _often(some: int, of: int) -> bool:
+    return some >= _LEAST_CHANGED and share_interval(some, of).low >= _LEAST_SHARE
+
+
+def readers(features: FeatureSet, column: str) -> list[str]:
+    """The features that are computed from a column of the request, other features in between included."""
+    return [name for name in features.names if column in columns_read(features, name)]
+
+
+def columns_read(features: FeatureSet, name: str) -> set[str]:
+    """The columns of the request that a feature is computed from or looked up by."""
+    joins = {join.name: join for join in features.joins}
+    found: set[str] = set()
+    waiting, seen = [name], set[str]()
+    while waiting:
+        one = waiting.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        if one in features.transforms and (one == name or one not in features.request.columns):
+            waiting += [c for c in features.transforms[one].columns() if c != one]
+            found |= {one} & features.transforms[one].columns() & features.request.columns.keys()
+        elif one in features.request.columns:
+            found.add(one)
+        else:
+            waiting += joins[one.partition(".")[0]].by
+    return found

@@ -1,0 +1,98 @@
+"""Tables as Parquet bytes that are the same at every run, and the hash of what they say."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns.data import Column, Columns, Dtype
+from trimtab.core.errors import Corrupt
+from trimtab.store.duckdb_opening import open_duckdb
+
+_SQL = {"float": "DOUBLE", "int": "BIGINT", "bool": "BOOLEAN", "str": "VARCHAR", "time": "TIMESTAMP"}
+_DTYPES: dict[str, Dtype] = {
+    "float64": "float",
+    "int64": "int",
+    "bool": "bool",
+    "object": "str",
+    "datetime64[us]": "time",
+}
+_BLANK: dict[Dtype, Any] = {"float": np.nan, "int": 0, "time": 0, "bool": False, "str": None}
+
+
+def write_parquet(table: Columns) -> bytes:
+    """A table of at least one column as Parquet; rows keep their order, equal tables give equal bytes."""
+
+    casts = ", ".join(
+        f"{_from_number(column.dtype, _quoted(name))}::{_SQL[column.dtype]} AS {_quoted(name)}"
+        for name, column in table.by_name.items()
+    )
+    arrays = {name: np.ma.masked_array(c.values, mask=~c.present()) for name, c in table.by_name.items()}
+    with tempfile.TemporaryDirectory() as folder, open_duckdb({"threads": 1}) as connection:
+        path = Path(folder) / "table.parquet"
+        connection.register("written", arrays)
+        connection.execute(f"COPY (SELECT {casts} FROM written) TO '{path}' (FORMAT parquet, COMPRESSION zstd)")
+        return path.read_bytes()
+
+
+def read_parquet(data: bytes) -> Columns:
+    """The table that `write_parquet` wrote.
+
+    Raises:
+        Corrupt: The bytes are no Parquet file.
+    """
+    import duckdb
+
+    with tempfile.TemporaryDirectory() as folder, open_duckdb({"threads": 1}) as connection:
+        path = Path(folder) / "table.parquet"
+        path.write_bytes(data)
+        try:
+            found = connection.execute(f"SELECT * FROM read_parquet('{path}')").fetchnumpy()
+        except duckdb.Error as error:
+            raise Corrupt(f"parquet: these {len(data)} bytes are no table: {error}") from error
+    return Columns({name: _column(values) for name, values in found.items()})
+
+
+def columns_hash(table: Columns) -> str:
+    """The SHA-256 of a table's names, types, values and nulls, in an order of bytes that no library decides."""
+    digest = hashlib.sha256()
+    for name, column in table.by_name.items():
+        digest.update(f"{name}\0{column.dtype}\0{len(column)}\0".encode())
+        valid = column.present()
+        digest.update(np.packbits(valid).tobytes())
+        if column.dtype == "str":
+            texts = (column.values if column.valid is None else column.values[valid]).tolist()
+            joined = "".join(texts)
+            data = joined.encode()
+            sizes = map(len, texts if len(data) == len(joined) else map(str.encode, texts))
+            digest.update(np.fromiter(sizes, "<i8", len(texts)).tobytes())
+            digest.update(data)
+        else:
+            kind = {"float": "<f8", "bool": "u1"}.get(column.dtype, "<i8")
+            digest.update(np.where(valid, column.values, 0).astype(kind).tobytes())
+    return digest.hexdigest()
+
+
+def _column(values: NDArray[Any]) -> Column:
+    dtype = _DTYPES[str(values.dtype)]
+    plain = np.ma.getdata(values)
+    missing = np.ma.getmaskarray(values)
+    if dtype == "time":
+        plain = plain.astype(np.int64)
+    if missing.any():
+        plain = plain.copy()
+        plain[missing] = _BLANK[dtype]
+    return Column(dtype, plain, ~missing if missing.any() else None)
+
+
+def _from_number(dtype: Dtype, name: str) -> str:
+    return f"make_timestamp({name})" if dtype == "time" else name
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,166 @@
+"""How well each feature alone foretells the label."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns.data import Column
+from trimtab.stats.association import auc_interval, r_squared_interval
+from trimtab.stats.interval import Interval
+from trimtab.stats.scores import auc
+from trimtab.training.data.sets import TrainingSet
+from trimtab.training.definitions import Model
+
+_MOST_ROWS = 5_000  # spread over the rows to learn from; of classes half of it each, so that rare ones are seen
+_LEAST_ROWS = 20
+_LEAST_SHARE = 0.05  # of rows that hold a value, for a verdict on these alone
+_BINS = 64  # of a number
+
+Floats = NDArray[np.float64]
+
+
+class Foretold(msgspec.Struct, frozen=True, kw_only=True):
+    """One feature alone."""
+
+    name: str
+    measure: Literal["AUC", "R2"]  # of classes the area under the ROC curve, of numbers the squared correlation
+    value: float
+    interval: Interval
+    rows: int
+    of: str = ""  # of several classes which one, in words that follow "the label"
+
+
+def foretell(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64]) -> tuple[Foretold, ...]:
+    """Each feature's best showing: its values in their order, and the mean label of its ranges or categories.
+
+    The second is learnt on the older half of the rows and judged on the newer one. Intervals take rows for
+    independent. A feature that says nothing, and a set of fewer than twenty rows, is left out. Of several classes
+    each is looked at against the rest, and the one that a feature foretells best is told.
+
+    Args:
+        model: Its features and its task.
+        training_set: Where the rows are.
+        chosen: The rows to look at.
+    """
+    order = chosen[np.argsort(training_set.at_us[chosen], kind="stable")]
+    target = training_set.target[order]
+    if model.task != "multiclass":
+        clicks = model.task == "ranking" and bool(np.isin(target, (0.0, 1.0)).all())
+        return _foretold(model, training_set, order, target, binary=model.task == "binary" or clicks, of="")
+    best: dict[str, Foretold] = {}
+    for place, name in enumerate(model.label.class_names):
+        ups = (target == place).astype(np.float64)
+        for one in _foretold(model, training_set, order, ups, binary=True, of=f" being {name!r}") if ups.any() else ():
+            if one.name not in best or one.interval.low > best[one.name].interval.low:
+                best[one.name] = one
+    return tuple(best[name] for name in model.features.names if name in best)
+
+
+def _foretold(
+    model: Model, training_set: TrainingSet, order: NDArray[np.int64], target: Floats, *, binary: bool, of: str
+) -> tuple[Foretold, ...]:
+    """The same of rows in the order of time and what is to be foretold of them."""
+    if binary:
+        ones = target == 1.0
+        half = _MOST_ROWS // 2
+        places = np.sort(np.concatenate([_spread(np.flatnonzero(ones), half), _spread(np.flatnonzero(~ones), half)]))
+    else:
+        places = _spread(np.arange(order.size), _MOST_ROWS)
+    if places.size < _LEAST_ROWS:
+        return ()
+    labels = target[places]
+    values = training_set.features.values.take(order[places])
+    shown = []
+    for name in model.features.names:
+        held = _places(values[name])
+        both = (_in_order(held, labels, binary), _by_range(held, labels, binary))
+        found = [one for one in both if one is not None]
+        if found:
+            value, interval, counted = max(found, key=lambda one: one[1].low)
+            measure: Literal["AUC", "R2"] = "AUC" if binary else "R2"
+            shown.append(Foretold(name=name, measure=measure, value=value, interval=interval, rows=counted, of=of))
+    return tuple(shown)
+
+
+def _spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    return rows[np.unique(np.linspace(0, rows.size - 1, most).astype(np.int64))] if rows.size else rows
+
+
+class _Places(msgspec.Struct, frozen=True, eq=False):
+    values: Floats  # NaN for null; of a text its number among the texts
+    ordered: bool
+
+
+def _places(column: Column) -> _Places:
+    there = column.present()
+    if column.dtype == "str":
+        values = np.full(len(there), np.nan)
+        values[there] = np.unique(column.values[there], return_inverse=True)[1]
+        return _Places(values, ordered=False)
+    return _Places(np.where(there, column.values.astype(np.float64), np.nan), ordered=True)
+
+
+def _in_order(places: _Places, labels: Floats, binary: bool) -> tuple[float, Interval, int] | None:
+    there = ~np.isnan(places.values)
+    if not places.ordered or there.sum() < max(_LEAST_ROWS, _LEAST_SHARE * labels.size):
+        return None
+    values, target = places.values[there], labels[there]
+    ranks = np.unique(values, return_inverse=True)[1].astype(np.float64)
+    if ranks.max() == 0.0:
+        return None
+    if binary:
+        return _area(target, ranks)
+    of_ranks = _squared(ranks, np.unique(target, return_inverse=True)[1].astype(np.float64))
+    return _explained(max(_squared(values, target), of_ranks), target.size)
+
+
+def _by_range(places: _Places, labels: Floats, binary: bool) -> tuple[float, Interval, int] | None:
+    half = labels.size // 2
+    bins = _bins(places, half)
+    counts = np.bincount(bins[:half], minlength=int(bins.max()) + 1)
+    sums = np.bincount(bins[:half], weights=labels[:half], minlength=counts.size)
+    middle = float(labels[:half].mean())
+    means = (sums + middle) / (counts + 1)  # one row of the whole for each, so that rare ones say little
+    scores, target = means[bins[half:]], labels[half:]
+    if np.ptp(scores) == 0.0:
+        return None
+    return _area(target, scores, either_way=False) if binary else _explained(_squared(scores, target), target.size)
+
+
+def _bins(places: _Places, half: int) -> NDArray[np.int64]:
+    """A number for each value or range of values, the last one for null."""
+    values = places.values
+    there = ~np.isnan(values)
+    if places.ordered:
+        known = values[:half][there[:half]]
+        edges = np.unique(np.quantile(known, np.linspace(0.0, 1.0, _BINS + 1)[1:-1])) if known.size else known
+        found = np.searchsorted(edges, values, side="right")
+    else:
+        found = np.where(there, values, 0.0).astype(np.int64)
+    found[~there] = found.max(initial=0) + 1
+    return found.astype(np.int64)
+
+
+def _area(target: Floats, scores: Floats, *, either_way: bool = True) -> tuple[float, Interval, int] | None:
+    place = np.unique(scores, return_inverse=True)[1] / scores.size
+    area = auc(target, place)
+    if area is None:
+        return None
+    area = max(area, 1.0 - area) if either_way else area
+    positives = int(target.sum())
+    return area, auc_interval(area, positives, target.size - positives), target.size
+
+
+def _explained(value: float, rows: int) -> tuple[float, Interval, int]:
+    return value, r_squared_interval(value, rows), rows
+
+
+def _squared(one: Floats, other: Floats) -> float:
+    """The squared correlation, 0 where one has no spread."""
+    a, b = one - one.mean(), other - other.mean()
+    scale = float((a * a).sum()) * float((b * b).sum())
+    return min(1.0, float((a * b).sum()) ** 2 / scale) if scale > 0.0 else 0.0

@@ -1,0 +1,425 @@
+"""Training sets: request rows with features as of their time and the labels known at a cut, pinned for good."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns.data import Column, Columns
+from trimtab.core.errors import Corrupt, Misuse
+from trimtab.core.time import format_moment
+from trimtab.events.columns.frames import NEVER_US, EventFrame
+from trimtab.features.frames import REASONS, FeatureFrame
+from trimtab.features.labels import LABEL_STATES, LABELLED, LATE, LabelFrame, LabelIndex
+from trimtab.features.offline.evaluation import evaluate
+from trimtab.stats.metrics.lists import tells
+from trimtab.store.ports import Blob
+from trimtab.training.data.answers import LoggedAnswers
+from trimtab.training.data.parquet import columns_hash, read_parquet, write_parquet
+from trimtab.training.data.retroactive_changes import Hindsight
+from trimtab.training.definitions import Model
+
+
+class ListCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """The lists of a set that a ranking is to learn from."""
+
+    column: str  # of the request: the rows of one list share its value
+    lists: int
+    whole: int  # all of whose rows have a final label: the only ones that are learnt from and judged
+    told: int  # of those, whose rows differ: of the others no order is better than another
+    longest: int  # rows
+    rows_without: int  # that belong to no list: the column is null
+
+    @property
+    def said(self) -> str:
+        """What may be learnt from, as a part of a sentence."""
+        without = f", and {self.rows_without:,} rows have no {self.column!r}" if self.rows_without else ""
+        return f"of {self.lists:,} lists {self.whole:,} have a final label for each of their rows{without}"
+
+
+class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
+    """A span of time whose rows are neither learnt from nor judged by: their inputs or labels were faulty."""
+
+    start_us: int
+    end_us: int | None  # None: it went on when the set was made
+    why: str  # "null_values of column temp"
+    rows: int = 0  # of the set, that would have been usable
+
+    def covers(self, at_us: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of some times lie in it, a mask."""
+        within = at_us >= self.start_us
+        return within if self.end_us is None else within & (at_us < self.end_us)
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a training set is made of; its own hash is the set's address."""
+
+    format: Literal[1] = 1
+    model: str
+    request: str  # hash of the request's definition
+    features: str  # hash of the feature definitions
+    label: str  # hash of the label's definition
+    cut_us: int  # only what was known by then is in it
+    wait_us: int  # after which a label counts as final
+    positions: dict[str, int]  # P: the log positions that it was built from
+    rows: int
+    usable: int  # rows with a final label: those that may be learnt from
+    by_state: dict[str, int]  # rows by label state
+    by_reason: dict[str, dict[str, int]]  # rows by reason, for each feature of a view
+    data_hash: str  # of all values, reasons and labels
+    hindsight: dict[str, Hindsight] = {}  # by column of the request: what it held then and later
+    origins: dict[str, int] = {}  # rows by where they come from: "history", "asked" or "logged"; empty: not told
+    lists: ListCounts | msgspec.UnsetType = msgspec.UNSET  # of a ranking; left out of all others
+    left_out: tuple[LeftOut, ...] | msgspec.UnsetType = msgspec.UNSET  # where there is nothing, it is not written
+    parquet: str | None = None  # the blob that holds them, once saved
+
+
+class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """Rows in the order of the requests; arrays have one entry a row."""
+
+    manifest: Manifest
+    keys: Column  # the requests' keys
+    requests: Columns
+    at_us: NDArray[np.int64]  # t: the moment each was asked
+    features: FeatureFrame
+    labels: LabelFrame
+    lists: NDArray[np.int64] | None = None  # of a ranking: the number of each row's list, -1 for none
+    answers: LoggedAnswers | None = None  # to the rows, where they were asked for; no part of what is stored
+    half_life_us: int | None = None  # in a fit a row that is so much older counts half; None: age does not matter
+
+    @property
+    def rows(self) -> int:
+        return len(self.at_us)
+
+    @property
+    def target(self) -> NDArray[np.float64]:
+        """The labels, NaN where there is none."""
+        return self.labels.values
+
+    @property
+    def label_known_at_us(self) -> NDArray[np.int64]:
+        """When each label became known, `NEVER_US` where there is none."""
+        return self.labels.known_at_us
+
+    @property
+    def usable(self) -> NDArray[np.bool_]:
+        """Rows that may be learnt from: labelled, and asked long enough before the cut for any label to be final.
+
+        A label that came early does not make its row usable: else those that come fast would be over-represented. Of a
+        ranking all rows of the list must be so. Rows of times that are left out are not usable.
+        """
+        usable = self._final
+        for one in self.manifest.left_out or ():
+            usable &= ~one.covers(self.at_us)
+        return self.whole(usable)
+
+    @property
+    def _final(self) -> NDArray[np.bool_]:
+        """Rows whose label is there and final."""
+        there: NDArray[np.bool_] = np.isin(self.labels.state, (LABELLED, LATE))
+        return there & (self.at_us <= self.manifest.cut_us - self.manifest.wait_us)
+
+    @property
+    def begun_us(self) -> NDArray[np.int64]:
+        """By which moment each row falls on a side of a split: its own, of a ranking that of its list's first row."""
+        if self.lists is None or not self.rows:
+            return self.at_us
+        begun = np.full(int(self.lists.max()) + 2, NEVER_US, np.int64)  # the last one is of rows without a list
+        np.minimum.at(begun, self.lists, self.at_us)
+        return np.where(self.lists < 0, self.at_us, begun[self.lists])
+
+    @property
+    def telling(self) -> NDArray[np.bool_]:
+        """Usable rows that a model can be judged by: of a ranking those of lists whose rows differ."""
+        usable = self.usable
+        if self.lists is None or not usable.any():
+            return usable
+        kept = self.lists[usable]
+        place = np.unique(kept, return_inverse=True)[1].reshape(-1)
+        mask = usable.copy()
+        mask[usable] = tells(self.target[usable], place)[place]
+        return mask
+
+    def whole(self, rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Some rows without those whose list is not wholly among them; without lists as they are."""
+        return rows if self.lists is None else whole_lists(self.lists, rows)
+
+    def lists_of(self, rows: NDArray[Any]) -> NDArray[np.int64] | None:
+        """The list of each of some rows (numbers or a mask); None where there are no lists."""
+        return None if self.lists is None else self.lists[rows]
+
+    def take(self, rows: NDArray[Any]) -> TrainingSet:
+        """Some rows; the manifest stays that of the whole."""
+        labels = self.labels
+        return msgspec.structs.replace(
+            self,
+            keys=self.keys.take(rows),
+            requests=self.requests.take(rows),
+            at_us=self.at_us[rows],
+            features=self.features.take(rows),
+            labels=LabelFrame(labels.values[rows], labels.state[rows], labels.known_at_us[rows]),
+            lists=self.lists_of(rows),
+            answers=None if self.answers is None else self.answers.take(rows),
+        )
+
+
+def build_training_set(
+    model: Model,
+    requests: Columns,
+    frames: Mapping[str, EventFrame],
+    *,
+    cut_us: int,
+    positions: Mapping[str, int],
+    left_out: Sequence[LeftOut] = (),
+) -> TrainingSet:
+    """The training set of requests from history, computed as serving would have done at their time.
+
+    Args:
+        model: Its request, features and label.
+        requests: The request's columns; rows asked after the cut are left out.
+        frames: The history of every source that the features and the label use, by name.
+        cut_us: Nothing that became known later is used.
+        positions: P, the log positions that the frames were read up to.
+        left_out: The times whose rows are neither learnt from nor judged by.
+
+    Raises:
+        Misuse: A column or a source is missing, a key or a time is null, or no row was asked by the cut.
+    """
+    what = f"training set of {model.name!r}"
+    requests = requests.select(model.request.columns)
+    for name in (model.request.key, model.request.time):
+        missing = int((~requests[name].present()).sum())
+        if missing:
+            raise Misuse(f"{what}: {missing} of {requests.rows} requests have no {name!r}. Every request needs one.")
+    at_us = requests[model.request.time].values - model.request.lead_us
+    asked = np.flatnonzero(at_us <= cut_us)
+    if not asked.size:
+        raise Misuse(f"{what}: none of {requests.rows} requests was asked by {format_moment(cut_us)}. Move the cut.")
+    requests, at_us = requests.take(asked), at_us[asked]
+    needed = {view.source.name for view in model.features.views} | {model.label.source.name}
+    if absent := sorted(needed - frames.keys()):
+        raise Misuse(f"{what}: no history of {', '.join(absent)}. Ingest it, or pass its frame (even an empty one).")
+    features = evaluate(model.features, requests, at_us, frames)
+    index = LabelIndex(model.label)
+    index.update(frames[model.label.source.name])
+    labels = index.join(requests[model.request.key].to_list(), at_us, cut_us)
+    return assemble(model, requests, at_us, features, labels, cut_us=cut_us, positions=positions, left_out=left_out)
+
+
+def assemble(
+    model: Model,
+    requests: Columns,
+    at_us: NDArray[np.int64],
+    features: FeatureFrame,
+    labels: LabelFrame,
+    *,
+    cut_us: int,
+    positions: Mapping[str, int],
+    hindsight: Mapping[str, Hindsight] | None = None,
+    origins: Mapping[str, int] | None = None,
+    left_out: Sequence[LeftOut] = (),
+) -> TrainingSet:
+    """A training set of values that are known already: those that served predictions used (log and wait).
+
+    Rows of the times in `left_out` stay in the set, and are counted; no fit learns from them, and nothing is judged by
+    them.
+
+    Raises:
+        Misuse: Parts of different lengths, or features other than the model's.
+    """
+    what = f"training set of {model.name!r}"
+    lengths = {
+        "requests": requests.rows,
+        "at_us": len(at_us),
+        "features": features.values.rows,
+        "labels": len(labels.values),
+    }
+    if len(set(lengths.values())) > 1:
+        raise Misuse(f"{what}: its parts have different lengths: {lengths}.")
+    if features.values.names != model.features.names:
+        raise Misuse(
+            f"{what}: features {', '.join(features.values.names)} where {', '.join(model.features.names)} are needed."
+        )
+    draft = TrainingSet(
+        manifest=Manifest(
+            model=model.name,
+            request=model.request.hash,
+            features=model.features.hash,
+            label=model.label.hash,
+            cut_us=cut_us,
+            wait_us=model.label.wait_us,
+            positions=dict(sorted(positions.items())),
+            rows=requests.rows,
+            usable=0,
+            by_state=_counts(labels.state, LABEL_STATES),
+            by_reason={name: _counts(codes, REASONS) for name, codes in features.reasons.items()}
+            | {name: {"failed": int(failed.sum())} for name, failed in features.failed.items()},
+            data_hash="",
+            hindsight=dict(hindsight or {}),
+            origins=dict(origins or {}),
+        ),
+        keys=requests[model.request.key],
+        requests=requests,
+        at_us=at_us,
+        features=features,
+        labels=labels,
+        lists=numbered_lists(requests, model.group) if model.task == "ranking" else None,
+    )
+    if left_out:
+        final = draft._final
+        spans = [
+            msgspec.structs.replace(one, rows=int((final & one.covers(at_us)).sum()))
+            for one in sorted(left_out, key=lambda one: (one.start_us, one.why))
+        ]
+        found = tuple(one for one in spans if one.rows)
+        if found:
+            draft = msgspec.structs.replace(draft, manifest=msgspec.structs.replace(draft.manifest, left_out=found))
+    manifest = msgspec.structs.replace(
+        draft.manifest,
+        usable=int(draft.usable.sum()),
+        data_hash=columns_hash(_flat(draft)),
+        lists=_counted(draft, model.group),
+    )
+    return msgspec.structs.replace(draft, manifest=manifest)
+
+
+def save_training_set(training_set: TrainingSet, blob: Blob) -> str:
+    """Store a set as Parquet with its manifest; the manifest's hash. Saving an equal set gives the same one."""
+    parquet = blob.put(write_parquet(_flat(training_set)))
+    return blob.put(_encoded(msgspec.structs.replace(training_set.manifest, parquet=parquet)))
+
+
+def save_manifest(training_set: TrainingSet, blob: Blob) -> str:
+    """Store a set's manifest without its rows; the manifest's hash.
+
+    The rows can be built again from the log: definitions, positions and cut say how, and the data hash says whether it
+    came out the same. For replays, which make many sets.
+    """
+    return blob.put(_encoded(training_set.manifest))
+
+
+def load_manifest(digest: str, blob: Blob) -> Manifest:
+    """The manifest of a saved set.
+
+    Raises:
+        NotFound: It is not stored.
+        Corrupt: It is damaged.
+    """
+    try:
+        return msgspec.json.decode(blob.get(digest), type=Manifest)
+    except msgspec.DecodeError as error:
+        raise Corrupt(f"training set {digest}: its manifest is none: {error}") from error
+
+
+def load_training_set(digest: str, blob: Blob, *, key: str) -> TrainingSet:
+    """A saved set again; `key` is the request's key column.
+
+    Raises:
+        NotFound: It is not stored.
+        Corrupt: Its values are not those of the manifest.
+    """
+    manifest = load_manifest(digest, blob)
+    if manifest.parquet is None:
+        raise Corrupt(f"training set {digest}: its manifest names no data.")
+    flat = read_parquet(blob.get(manifest.parquet))
+    manifest = msgspec.structs.replace(manifest, parquet=None)
+    parts: dict[str, dict[str, Column]] = {"request": {}, "feature": {}, "reason": {}, "failed": {}, "label": {}}
+    for name, column in flat.by_name.items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = column
+    label = parts["label"]
+    requests = Columns(parts["request"])
+    found = TrainingSet(
+        manifest=manifest,
+        keys=requests[key],
+        requests=requests,
+        at_us=label.pop("at_us").values,
+        features=FeatureFrame(
+            Columns(parts["feature"]),
+            {name: c.values.astype(np.uint8) for name, c in parts["reason"].items()},
+            {name: c.values for name, c in parts["failed"].items()},
+        ),
+        labels=LabelFrame(label["value"].values, label["state"].values.astype(np.uint8), label["known_at_us"].values),
+        lists=None if manifest.lists is msgspec.UNSET else numbered_lists(requests, manifest.lists.column),
+    )
+    if columns_hash(flat) != manifest.data_hash:
+        raise Corrupt(f"training set {digest}: blob {manifest.parquet} does not hold the values of its manifest.")
+    return found
+
+
+def whole_lists(lists: NDArray[np.int64], rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Of some rows those whose list is wholly among them.
+
+    Args:
+        lists: The number of each row's list, -1 for none, shape (rows,).
+        rows: A mask over them.
+
+    >>> whole_lists(np.array([0, 0, 1, 1, -1]), np.array([True, True, True, False, True])).tolist()
+    [True, True, False, False, False]
+    """
+    cut = np.zeros(int(lists.max(initial=-1)) + 2, np.bool_)
+    cut[lists[~rows]] = True
+    mask: NDArray[np.bool_] = rows & (lists >= 0) & ~cut[lists]
+    return mask
+
+
+def numbered_lists(requests: Columns, column: str | None) -> NDArray[np.int64]:
+    """The number of each row's list, -1 for none, in the order of their ids: the same in whatever order rows came."""
+    assert column is not None  # a ranking declares it
+    given = requests[column]
+    there = given.present()
+    lists = np.full(len(there), -1, np.int64)
+    lists[there] = np.unique(given.values[there], return_inverse=True)[1].reshape(-1)
+    return lists
+
+
+def _counted(draft: TrainingSet, column: str | None) -> ListCounts | msgspec.UnsetType:
+    if draft.lists is None or column is None:
+        return msgspec.UNSET
+    there = draft.lists[draft.lists >= 0]
+    return ListCounts(
+        column=column,
+        lists=int(np.unique(there).size),
+        whole=int(np.unique(draft.lists[draft.usable]).size),
+        told=int(np.unique(draft.lists[draft.telling]).size),
+        longest=int(np.bincount(there).max(initial=0)),
+        rows_without=draft.rows - there.size,
+    )
+
+
+def _flat(training_set: TrainingSet) -> Columns:
+    """All of a set as one table."""
+    labels = training_set.labels
+    return Columns(
+        {
+            **{f"request.{name}": column for name, column in training_set.requests.by_name.items()},
+            **{f"feature.{name}": column for name, column in training_set.features.values.by_name.items()},
+            **{
+                f"reason.{name}": Column("int", codes.astype(np.int64))
+                for name, codes in training_set.features.reasons.items()
+            },
+            **{f"failed.{name}": Column("bool", failed) for name, failed in training_set.features.failed.items()},
+            "label.at_us": Column("int", training_set.at_us),
+            "label.value": _floats(labels.values),
+            "label.state": Column("int", labels.state.astype(np.int64)),
+            "label.known_at_us": Column("int", labels.known_at_us),
+        }
+    )
+
+
+def _floats(values: NDArray[np.float64]) -> Column:
+    there = ~np.isnan(values)
+    return Column("float", values, None if there.all() else there)
+
+
+def _counts(codes: NDArray[Any], names: tuple[str, ...]) -> dict[str, int]:
+    found = np.bincount(codes, minlength=len(names)).tolist()
+    return {name: count for name, count in zip(names, found, strict=True) if count}
+
+
+def _encoded(manifest: Manifest) -> bytes:
+    return msgspec.json.encode(manifest, order="deterministic")

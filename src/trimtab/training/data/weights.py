@@ -1,0 +1,195 @@
+"""The weight of each row that a model is fitted on, and what classes there are to learn from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns.data import Columns
+from trimtab.core.errors import Misuse
+from trimtab.core.expressions.evaluate_columns import evaluate_columns
+from trimtab.core.expressions.nodes import Expression
+from trimtab.core.expressions.primitives import hash_bucket
+from trimtab.training.data.sets import TrainingSet
+from trimtab.training.definitions import Model
+from trimtab.training.weighting import Sample
+
+_BUCKETS = 2**53  # as many as a float can count
+
+Floats = NDArray[np.float64]
+
+
+class Weighed(msgspec.Struct, frozen=True, eq=False):
+    """The rows to fit on, of those that may be learnt from, and how much each counts."""
+
+    kept: NDArray[np.int64]  # numbers of rows of the training set
+    target: NDArray[Any]
+    weights: Floats | None  # None: all alike
+
+
+class Balance(msgspec.Struct, frozen=True, kw_only=True):
+    """One class in what was learnt from and in the holdout."""
+
+    label: float
+    rows: int  # that may be learnt from
+    kept: int  # of these, once sampled
+    weight: float  # its share of all weights in the fit
+    holdout: int
+    name: str = ""  # where it is one of several that are declared
+
+
+def weigh(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64], target: NDArray[Any]) -> Weighed:
+    """The sampled rows among `chosen` and their weights, as the model declares them.
+
+    Raises:
+        Misuse: A weight is missing, below 0 or infinite, all are 0, or the sample leaves too little.
+    """
+    kept, weights = np.arange(chosen.size), None
+    if model.sample is not None:
+        kept, weights = _sampled(model, model.sample, training_set, chosen, target)
+        _check_left(model, target, kept)
+    if isinstance(model.weights, Expression):
+        own = _declared(model, model.weights, training_set, chosen[kept])
+        _check_of_lists(model, training_set, chosen[kept], own)
+        weights = own if weights is None else weights * own
+    elif model.weights == "balanced":
+        balanced = _balanced if model.task == "binary" else _balanced_classes
+        weights = balanced(target[kept], np.ones(kept.size) if weights is None else weights)
+    if training_set.half_life_us is not None:
+        aged = age_weights(training_set.begun_us[chosen[kept]], training_set.half_life_us)
+        weights = aged if weights is None else weights * aged
+    return Weighed(chosen[kept], target[kept], weights)
+
+
+def age_weights(begun_us: NDArray[np.int64], half_life_us: int) -> Floats:
+    """How much rows count by their age: 1 for the newest, half as much for each half-life before it, shape (rows,).
+
+    >>> age_weights(np.array([0, 10, 20]), 10).tolist()
+    [0.25, 0.5, 1.0]
+    """
+    weights: Floats = np.exp2((begun_us - begun_us.max(initial=np.iinfo(np.int64).min)) / half_life_us)
+    return weights
+
+
+def balance_of(
+    model: Model, training_set: TrainingSet, train: NDArray[np.bool_], holdout: Floats
+) -> tuple[Balance, ...]:
+    """The classes of a model: rows, what is kept of them, their share of the weights; empty for numbers."""
+    if model.task not in ("binary", "multiclass"):
+        return ()
+    labels = [0.0, 1.0] if model.task == "binary" else [float(place) for place in range(len(model.label.classes))]
+    chosen = np.flatnonzero(training_set.usable & train & np.isin(training_set.target, labels))
+    target = training_set.target[chosen]
+    try:
+        weighed = weigh(model, training_set, chosen, target)
+    except Misuse:  # too few rows for the sample: nothing was fitted on them either
+        weighed = Weighed(chosen, target, None)
+    weights = np.ones(weighed.kept.size) if weighed.weights is None else weighed.weights
+    total = float(weights.sum()) or 1.0
+    return tuple(
+        Balance(
+            label=label,
+            rows=int((target == label).sum()),
+            kept=int((weighed.target == label).sum()),
+            weight=float(weights[weighed.target == label].sum()) / total,
+            holdout=int((holdout == label).sum()),
+            name=model.label.class_names[int(label)] if model.label.classes else "",
+        )
+        for label in labels
+    )
+
+
+def effective_rows(weights: Floats) -> float:
+    """As many rows of equal weight would tell as much.
+
+    Source: Kish (1965).
+
+    >>> effective_rows(np.array([1.0, 1.0, 0.0]))
+    2.0
+    """
+    squares = float((weights**2).sum())
+    return float(weights.sum()) ** 2 / squares if squares else 0.0
+
+
+def _sampled(
+    model: Model, rule: Sample, training_set: TrainingSet, chosen: NDArray[np.int64], target: NDArray[Any]
+) -> tuple[NDArray[np.int64], Floats]:
+    shares = np.full(chosen.size, rule.rows)
+    if rule.classes is not msgspec.UNSET:
+        by_place = np.array([rule.classes.get(name, 1.0) for name in model.label.class_names])
+        shares *= by_place[target.astype(np.int64)]
+    elif model.task == "binary":
+        shares *= np.where(target == 1, rule.positives, rule.negatives)
+    ranks = training_set.lists is not None  # a list is kept as a whole
+    names = (training_set.requests[str(model.group)] if ranks else training_set.keys).take(chosen).to_list()
+    places = np.array([hash_bucket(f"{rule.seed}|{name}", _BUCKETS) for name in names]) / _BUCKETS
+    kept = np.flatnonzero(places < shares)
+    return kept, 1.0 / shares[kept]
+
+
+def _check_left(model: Model, target: NDArray[Any], kept: NDArray[np.int64]) -> None:
+    needed = len(model.features.names)
+    left = target[kept]
+    if left.size < max(needed, 1):
+        raise Misuse(
+            f"model {model.name!r}: sample={model.sample!r} keeps {left.size} of {target.size} rows, for {needed} "
+            "features. Keep a larger share."
+        )
+    if model.task in ("binary", "multiclass") and np.unique(left).size < 2:
+        raise Misuse(
+            f"model {model.name!r}: sample={model.sample!r} keeps {left.size} of {target.size} rows, all of them "
+            f"labelled {left[0]:g}. Keep a larger share of the others."
+        )
+
+
+def _declared(model: Model, expression: Expression, training_set: TrainingSet, rows: NDArray[np.int64]) -> Floats:
+    requests, values = training_set.requests.take(rows), training_set.features.values.take(rows)
+    found = evaluate_columns(
+        expression, Columns({**requests.by_name, **values.by_name}), f"weights of model {model.name!r}"
+    )
+    weights = np.where(found.present(), found.values.astype(np.float64), np.nan)
+    bad = np.flatnonzero(~(weights >= 0.0) | np.isinf(weights))
+    if bad.size:
+        key = training_set.keys.to_list()[rows[bad[0]]]
+        raise Misuse(
+            f"model {model.name!r}: {bad.size} of {rows.size} weights are no number of at least 0 (the first: request "
+            f"{key!r}, {weights[bad[0]]:g}). Fill nulls and clip: tt.col(...).fill_null(1.0).clip(0.0, 100.0)."
+        )
+    if not weights.any():
+        raise Misuse(f"model {model.name!r}: the weights of all {rows.size} rows are 0. Let some rows count.")
+    return weights
+
+
+def _check_of_lists(model: Model, training_set: TrainingSet, rows: NDArray[np.int64], weights: Floats) -> None:
+    """Refuse weights by which the rows of one list count differently: it is learnt as a whole. # D125"""
+    lists = training_set.lists_of(rows)
+    if lists is None:
+        return
+    order = np.lexsort((weights, lists))
+    lists, weights = lists[order], weights[order]
+    apart = np.flatnonzero((lists[1:] == lists[:-1]) & (weights[1:] != weights[:-1]))
+    if apart.size:
+        first = apart[0]
+        name = training_set.requests[str(model.group)].to_list()[rows[order[first]]]
+        raise Misuse(
+            f"model {model.name!r}: rows of one list have different weights (the first: {model.group} {name!r}, "
+            f"{weights[first]:g} and {weights[first + 1]:g}), and a list counts as a whole. Let the weight read what "
+            "all rows of a list share, or say with the relevance how much a row is worth."
+        )
+
+
+def _balanced(target: NDArray[Any], weights: Floats) -> Floats:
+    """Weights by which both classes count alike and sum to as much as before."""
+    positive = float(weights[target == 1].sum())
+    total = float(weights.sum())
+    return weights * np.where(target == 1, total / (2 * positive), total / (2 * (total - positive)))
+
+
+def _balanced_classes(target: NDArray[Any], weights: Floats) -> Floats:
+    """The same for several classes, of those that occur."""
+    there, place = np.unique(target, return_inverse=True)
+    sums = np.bincount(place, weights=weights)
+    return weights * (float(weights.sum()) / (there.size * sums))[place]

@@ -1,0 +1,1 @@
+"""Fitting: from a training set to a fitted model."""

@@ -1,0 +1,162 @@
+"""All that scoring needs in one blob: encoding, step, estimator, classes, calibration, golden predictions."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from trimtab.core.errors import Corrupt, Misuse
+from trimtab.features.encoding import Encoding
+from trimtab.features.feature_set import FeatureSet
+from trimtab.features.stored import decode_features
+from trimtab.stats.recalibration import Recalibration
+from trimtab.training.definitions import Metric, Task
+from trimtab.training.fitting.calibrated import CalibratedScorer
+from trimtab.training.fitting.classes import Classes, ClassScorer
+from trimtab.training.fitting.standardize import Standardize, StandardizedScorer
+from trimtab.training.runtimes.choose import runtime_named
+from trimtab.training.runtimes.ports import PlainScorer, Score, Scorer, Trust
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_encoder = msgspec.msgpack.Encoder()  # keeps the order of dicts: the encoding's is that of the matrix
+
+
+class Golden(msgspec.Struct, frozen=True):
+    """A few input rows and what they scored when the model was fitted; repeated wherever it is loaded."""
+
+    rows: bytes  # little-endian float64, row after row (NaN: null)
+    scores: bytes  # little-endian float64, of several classes row after row
+
+
+class Artifact(msgspec.Struct, frozen=True, kw_only=True):
+    """A fitted model without its history: equal training gives equal bytes."""
+
+    format: Literal[1, 2] = 1  # 2: one of several classes, which an earlier trimtab cannot score
+    model: str
+    task: Task
+    metric: Metric
+    runtime: str
+    trust: Trust | None
+    kind: str  # the estimator's class, for people
+    inputs: tuple[str, ...]  # the features, in the order of the matrix
+    encoding: Encoding
+    step: Standardize | None
+    estimator: bytes
+    row_exact: bool
+    row_tolerance: float  # the largest difference seen between one row and a batch; 0 when `row_exact`
+    golden: Golden
+    definitions: bytes = b""  # the document of its feature definitions (`features.stored`); empty: of before there were
+    recalibration: Recalibration | None = None  # what its scores are corrected by
+    classes: Classes | msgspec.UnsetType = msgspec.UNSET  # left out of the bytes where there is one number a row
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the chances of a row stand for, in order; empty where it answers with one number."""
+        return () if self.classes is msgspec.UNSET else self.classes.names
+
+    def features(self, digest: str) -> FeatureSet:
+        """The feature definitions that it was trained with.
+
+        Args:
+            digest: Their address, from the version.
+
+        Raises:
+            Corrupt: They cannot be read, or are others.
+            Misuse: It was stored without them, by an earlier trimtab.
+        """
+        if not self.definitions:
+            raise Misuse(
+                f"model {self.model!r}: this version was stored without its feature definitions, by an earlier "
+                "trimtab. Bring the definitions back that it was trained with, or train a new one."
+            )
+        return decode_features(self.definitions, digest)
+
+
+def encode_artifact(artifact: Artifact) -> bytes:
+    """The artifact's bytes, the same for an equal one."""
+    return _encoder.encode(artifact)
+
+
+def decode_artifact(data: bytes) -> Artifact:
+    """The artifact again.
+
+    Raises:
+        Corrupt: The bytes are none.
+    """
+    try:
+        artifact = msgspec.msgpack.decode(data, type=Artifact)
+    except msgspec.DecodeError as error:
+        raise Corrupt(f"artifact: these {len(data)} bytes are none: {error}") from error
+    if artifact.inputs != artifact.encoding.names:
+        raise Corrupt(f"artifact of {artifact.model!r}: its encoding is not in the order of its inputs.")
+    return artifact
+
+
+def scorer_for(artifact: Artifact) -> Scorer:
+    """What scores matrix rows with an artifact, calibration included.
+
+    Raises:
+        Misuse: The artifact's runtime is not installed.
+        Corrupt: Its estimator is damaged.
+    """
+    scorer = uncalibrated_scorer(artifact)
+    return scorer if artifact.recalibration is None else CalibratedScorer(artifact.recalibration, scorer)
+
+
+def uncalibrated_scorer(artifact: Artifact) -> Scorer:
+    """What scores matrix rows as the estimator alone would; see `scorer_for`."""
+    scorer = runtime_named(artifact.runtime).load(artifact.estimator)
+    stepped = scorer if artifact.step is None else StandardizedScorer(artifact.step, scorer)
+    return stepped if artifact.classes is msgspec.UNSET else ClassScorer(artifact.classes, stepped)
+
+
+def make_golden(scorer: Scorer, matrix: NDArray[Any], *, rows: int = 8) -> Golden:
+    """Golden predictions for rows spread over a matrix, and for one without any value."""
+    import numpy as np
+
+    chosen = np.unique(np.linspace(0, len(matrix) - 1, rows).astype(np.int64))
+    inputs = np.vstack([matrix[chosen], np.full((1, matrix.shape[1]), np.nan)])
+    return Golden(inputs.astype("<f8").tobytes(), np.asarray(scorer.predict(inputs)).astype("<f8").tobytes())
+
+
+def golden_difference(artifact: Artifact, scorer: Scorer) -> float:
+    """The largest difference between golden scores and those of now, one by one and together; 0 for equal bits."""
+    rows = golden_rows(artifact)
+    classes = len(artifact.class_names) or 1
+    expected = list(struct.iter_unpack(f"<{classes}d", artifact.golden.scores))
+    alone = [_scores_of(scorer.predict_row(row)) for row in rows]
+    together = [_scores_of(score) for score in score_rows(scorer, rows)]
+    return max(_furthest(expected, found) for found in (alone, together))
+
+
+def golden_rows(artifact: Artifact) -> list[list[float]]:
+    """The rows of the golden predictions, NaN for null."""
+    return [list(row) for row in struct.iter_unpack(f"<{len(artifact.inputs)}d", artifact.golden.rows)]
+
+
+def score_rows(scorer: Scorer, rows: list[list[float]]) -> list[Score]:
+    """The scores of a batch, without NumPy where the scorer does without."""
+    if isinstance(scorer, PlainScorer):
+        return scorer.predict_rows(rows)
+    import numpy as np
+
+    found: list[Score] = scorer.predict(np.array(rows, np.float64)).tolist()
+    return found
+
+
+def _scores_of(score: Score) -> Sequence[float]:
+    return score if isinstance(score, list) else (score,)
+
+
+def _furthest(expected: Sequence[Sequence[float]], found: Sequence[Sequence[float]]) -> float:
+    """Infinite for another shape, and where one is no number."""
+    if [*map(len, expected)] != [*map(len, found)]:
+        return math.inf
+    apart = [abs(a - b) for one, other in zip(expected, found, strict=True) for a, b in zip(one, other, strict=True)]
+    return math.inf if any(map(math.isnan, apart)) else max(apart, default=0.0)

@@ -1,0 +1,487 @@
+"""From a pinned training set to a fitted model whose answers have been checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns.data import Columns
+from trimtab.core.errors import Misuse, TrimtabError
+from trimtab.core.hashing import bytes_hash
+from trimtab.features.encoding import Encoding
+from trimtab.features.encoding import fit as fit_encoding
+from trimtab.features.stored import encode_features
+from trimtab.run.progress import heard_by
+from trimtab.stats.recalibration import Recalibration
+from trimtab.stats.scores import OFF
+from trimtab.training.data.leakage import find_leaks, refuse_leaks
+from trimtab.training.data.sets import TrainingSet
+from trimtab.training.data.weights import Weighed, weigh
+from trimtab.training.definitions import Model, Task
+from trimtab.training.fitting.artifact import (
+    Artifact,
+    Golden,
+    encode_artifact,
+    golden_difference,
+    make_golden,
+    uncalibrated_scorer,
+)
+from trimtab.training.fitting.calibrated import CalibratedScorer
+from trimtab.training.fitting.classes import Classes
+from trimtab.training.fitting.fitted import Fitted
+from trimtab.training.fitting.raised import place_raised
+from trimtab.training.fitting.recalibrating import recalibrate
+from trimtab.training.fitting.row_calls import refuse_unlike
+from trimtab.training.fitting.standardize import Standardize, fit_standardize
+from trimtab.training.runtimes.choose import missing_library, runtime_for, runtime_named
+from trimtab.training.runtimes.ports import ListRuntime, Runtime, Scorer, Trust
+
+_CHECKED = 4_096  # rows whose answers are checked after a fit
+_ALONE = 200  # rows that are also scored one by one
+
+
+class Prepared(msgspec.Struct, frozen=True, eq=False):
+    """What an estimator is fitted on, and how feature values become it."""
+
+    encoding: Encoding
+    step: Standardize | None
+    matrix: NDArray[Any]  # encoded, before the step
+    inputs: NDArray[Any]  # what the estimator sees
+    target: NDArray[Any]  # int64 classes, or float64 numbers
+    weights: NDArray[Any] | None  # of each row; None: all alike
+    classes: Classes | None  # of a label with several; those that are there are numbered without a gap for the fit
+    sizes: NDArray[np.int64] | None = None  # of a ranking: how many rows each list has, whose rows stand together
+
+
+def fit(
+    model: Model,
+    training_set: TrainingSet,
+    *,
+    rows: NDArray[np.bool_] | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    trust: Trust | None = None,
+) -> Fitted:
+    """Fit a model on the usable rows of a training set.
+
+    Args:
+        model: The recipe.
+        training_set: Rows with features and labels as of their time.
+        rows: Which of them to use (a mask over all); left out, all that are usable.
+        seed: Given to the estimator where it takes one and the user chose none.
+        threads: One is the default: beside other processes, more wait for each other.
+        trust: "pickle" allows an estimator that no safe format can hold.
+
+    Raises:
+        Misuse: Too few or unfit labels, a leak that the model does not allow, or an estimator that fails or answers
+            nonsense; the message names both the model and the cause.
+        Unavailable: A system library is missing.
+    """
+    chosen, _ = training_target(model, training_set, rows)
+    refuse_leaks(model, find_leaks(model, training_set, chosen))
+    return fit_unchecked(model, training_set, rows=rows, seed=seed, threads=threads, trust=trust)
+
+
+def fit_unchecked(
+    model: Model,
+    training_set: TrainingSet,
+    *,
+    rows: NDArray[np.bool_] | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    trust: Trust | None = None,
+) -> Fitted:
+    """`fit` of a set that was looked through for leaks before."""
+    trust = trust or model.trust
+    chosen = training_target(model, training_set, rows)
+    recalibration = None
+    if model.calibration is not None:
+        plain = msgspec.structs.replace(model, calibration=None)
+        recalibration = recalibrate(
+            model.name,
+            model.calibration,
+            training_set,
+            training_set.usable if rows is None else rows,
+            lambda past: _fold(plain, training_set, rows=past, seed=seed, threads=threads, trust=trust),
+            fitted_values,
+        )
+    estimator, runtime = new_estimator(model, trust, seed=seed, threads=threads)
+    prepared = prepare(model, training_set, chosen, needs_step=not runtime.accepts_null(estimator))
+    target = prepared.target if prepared.classes is None else np.searchsorted(prepared.classes.fitted, prepared.target)
+    try:
+        if isinstance(runtime, ListRuntime) and runtime.ranks(estimator):
+            sizes, weights = _sizes(estimator, prepared), prepared.weights
+            of_lists = None if weights is None else weights[np.cumsum(sizes) - sizes]
+            fitted = runtime.fit_lists(estimator, prepared.inputs, target, sizes, of_lists)
+        else:
+            fitted = runtime.fit(estimator, prepared.inputs, target, model.features.names, prepared.weights)
+    except TrimtabError as error:
+        raise type(error)(f"model {model.name!r}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever an estimator of the user's raises
+        raise Misuse(
+            f"model {model.name!r}: {type(estimator).__name__}.fit raised {type(error).__name__}: {error} "
+            f"(on {prepared.inputs.shape[0]} rows x {prepared.inputs.shape[1]} features){place_raised(error)}"
+        ) from error
+    return finish(model, training_set, prepared, fitted, runtime, trust=trust, seed=seed, recalibration=recalibration)
+
+
+def _fold(model: Model, training_set: TrainingSet, **how: Any) -> Fitted:
+    """A fit on the way to another, whose progress is the one that counts."""
+    with heard_by(None):
+        return fit_unchecked(model, training_set, **how)
+
+
+def training_target(
+    model: Model, training_set: TrainingSet, rows: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """The numbers of the rows to fit on, and their labels, once they can be learnt from."""
+    what = f"model {model.name!r}"
+    mask = training_set.usable if rows is None else training_set.usable & rows
+    chosen = np.flatnonzero(mask)
+    if not chosen.size:
+        counts = training_set.manifest.lists
+        raise Misuse(
+            f"{what}: no labels to learn from: of {training_set.rows} rows "
+            f"{', '.join(f'{n} are {state}' for state, n in training_set.manifest.by_state.items())}"
+            f"{'' if counts is msgspec.UNSET else f'; {counts.said}'}. Widen the window, or wait for labels."
+        )
+    target = training_set.target[chosen]
+    bad = np.flatnonzero(~np.isfinite(target))
+    if bad.size:
+        row = training_set.keys.to_list()[chosen[bad[0]]]
+        raise Misuse(
+            f"{what}: {bad.size} of {chosen.size} labels are no number (the first: request {row!r}, {target[bad[0]]}). "
+            "Let the label's expression give a number for every event, or leave those events out."
+        )
+    features = len(model.features.names)
+    if chosen.size < features:
+        raise Misuse(
+            f"{what}: {chosen.size} labelled rows for {features} features. Widen the window, or drop features."
+        )
+    if model.task == "binary":
+        values = np.unique(target)
+        if not np.isin(values, (0.0, 1.0)).all():
+            raise Misuse(f"{what}: metric {model.metric!r} needs labels 0 and 1, found {values[:5].tolist()}.")
+        if values.size < 2:
+            raise Misuse(f"{what}: all {chosen.size} labels are {values[0]:g}. Widen the window until both occur.")
+        target = target.astype(np.int64)
+    elif model.task == "multiclass":
+        target = target.astype(np.int64)
+        if target.min() == target.max():
+            name = model.label.class_names[target[0]]
+            raise Misuse(f"{what}: all {chosen.size} labels are {name!r}. Widen the window until others occur.")
+    elif model.task == "ranking":
+        _check_lists(model, training_set, chosen)
+    elif model.task == "count" and target.min() < 0.0:
+        raise Misuse(f"{what}: metric {model.metric!r} needs counts of at least 0, found a label of {target.min():g}.")
+    return chosen, target
+
+
+def _check_lists(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64]) -> None:
+    """Refuse a relevance below 0, and lists none of which says what is to come first."""
+    relevance = training_set.target[chosen]
+    bad = np.flatnonzero(relevance < 0.0)
+    if bad.size:
+        row = training_set.keys.to_list()[chosen[bad[0]]]
+        raise Misuse(
+            f"model {model.name!r}: {bad.size} of {chosen.size} labels are below 0 (the first: request {row!r}, "
+            f"{relevance[bad[0]]:g}), and a relevance is at least 0. Mend the label's expression."
+        )
+    if not training_set.telling[chosen].any():
+        raise Misuse(
+            f"model {model.name!r}: in each list to learn from all rows are of one relevance ({chosen.size} rows), so "
+            "that no order is better than another. Widen the window until others occur, or see whether "
+            f"{model.group!r} names the lists."
+        )
+
+
+def _sizes(estimator: Any, prepared: Prepared) -> NDArray[np.int64]:
+    if prepared.sizes is None:
+        kind = type(estimator).__name__
+        raise Misuse(
+            f"{kind} learns from lists, and the model has none. Declare metric=tt.ndcg_loss(10) and group=, or "
+            f"take another estimator than {kind}."
+        )
+    return prepared.sizes
+
+
+def new_estimator(model: Model, trust: Trust | None, *, seed: int, threads: int) -> tuple[Any, Runtime]:
+    """A new estimator of the model's with seed and threads set, and its runtime."""
+    try:
+        estimator = model.new_estimator()
+    except ModuleNotFoundError as error:
+        raise missing_library(error.name or "estimator", error) from error
+    except TrimtabError:  # it has no parameters yet, or says itself what it lacks
+        raise
+    except (Exception, SystemExit) as error:  # whatever a function of the user's raises
+        misspelt = isinstance(error, ImportError) and str(error).startswith("cannot import name")
+        if isinstance(error, ImportError) and not misspelt:
+            raise missing_library(error.name or "estimator", error) from error
+        if isinstance(error, OSError) and error.errno is None:  # a library's own: the linker gives no number
+            raise missing_library("estimator", error) from error
+        said = f"its estimator function raised {type(error).__name__}: {error}{place_raised(error)}"
+        raise Misuse(f"model {model.name!r}: {said}") from error
+    if not callable(getattr(estimator, "learn_one", None)):  # as River's have it
+        chances = model.task in ("binary", "multiclass") and callable(getattr(estimator, "predict_proba", None))
+        for needed in ("fit",) if chances else ("fit", "predict"):
+            if not callable(getattr(estimator, needed, None)):
+                kind = type(estimator).__name__
+                raise Misuse(f"model {model.name!r}: its estimator {kind} has no {needed} method.")
+    try:
+        runtime = runtime_for(estimator, trust=trust)
+    except Misuse as error:
+        raise Misuse(f"model {model.name!r}: {error}") from error
+    runtime.configure(estimator, seed=seed, threads=threads)
+    return estimator, runtime
+
+
+def prepare(
+    model: Model, training_set: TrainingSet, target: tuple[NDArray[np.int64], NDArray[Any]], *, needs_step: bool
+) -> Prepared:
+    """Encoding and step, fitted on the rows to fit on (of the sample, if any), and the matrix that they give."""
+    weighed = weigh(model, training_set, *target)
+    sizes = None
+    lists = training_set.lists_of(weighed.kept) if model.task == "ranking" else None
+    if lists is not None:
+        order = np.argsort(lists, kind="stable")  # by list; within one as the requests came
+        weights = None if weighed.weights is None else weighed.weights[order]
+        weighed = Weighed(weighed.kept[order], weighed.target[order], weights)
+        sizes = np.unique(lists, return_counts=True)[1]
+    values = training_set.features.values.take(weighed.kept)
+    encoding = fit_encoding(model.features, values)
+    matrix = encoding.matrix(values)
+    step = fit_standardize(matrix, weighed.weights) if needs_step else None
+    inputs = matrix if step is None else step.apply(matrix)
+    classes = None
+    if model.task == "multiclass":
+        there = tuple(np.unique(weighed.target).tolist())
+        classes = Classes(names=model.label.class_names, fitted=there, rows=len(weighed.target))
+    return Prepared(encoding, step, matrix, inputs, weighed.target, weighed.weights, classes, sizes)
+
+
+def finish(
+    model: Model,
+    training_set: TrainingSet,
+    prepared: Prepared,
+    estimator: Any,
+    runtime: Runtime,
+    *,
+    trust: Trust | None,
+    seed: int,
+    recalibration: Recalibration | None = None,
+) -> Fitted:
+    """The fitted model as it will be stored: saved, read back, and compared with the one in memory."""
+    classes = prepared.classes
+    runtime, stored = _stored(model.name, estimator, runtime, trust)
+    draft = Artifact(
+        format=1 if classes is None else 2,
+        model=model.name,
+        task=model.task,
+        metric=model.metric,
+        runtime=runtime.name,
+        trust=trust if runtime.name == "pickle" else None,
+        kind=type(estimator).__name__,
+        inputs=model.features.names,
+        encoding=prepared.encoding,
+        step=prepared.step,
+        estimator=stored,
+        row_exact=runtime.row_exact,
+        row_tolerance=0.0,
+        golden=Golden(b"", b""),
+        definitions=encode_features(model.features),
+        recalibration=recalibration,
+        classes=msgspec.UNSET if classes is None else classes,
+    )
+    try:
+        plain = uncalibrated_scorer(draft)
+    except TrimtabError as error:
+        raise type(error)(f"model {model.name!r}: {error}") from error
+    scorer = plain if recalibration is None else CalibratedScorer(recalibration, plain)
+    sample = np.unique(np.linspace(0, len(prepared.matrix) - 1, _CHECKED).astype(np.int64))
+    width = len(draft.class_names)
+    own = checked_scores(model.name, model.task, plain, prepared.matrix[sample], classes=width)
+    if runtime.name in ("pickle", "torch"):  # the user's own code answers
+        _check_repeats(model.name, estimator, prepared.inputs[sample], runtime.parity, classes)
+    _check_parity(model.name, own, estimator, prepared.inputs[sample], runtime.parity, classes)
+    scores = checked_scores(model.name, model.task, scorer, prepared.matrix[sample], classes=width)
+    with _answering(model.name):
+        golden = make_golden(scorer, prepared.matrix)
+        golden = _settle_row_call(plain, scorer, prepared.matrix, sample, golden, runtime)
+        tolerance = _row_tolerance(scorer, prepared.matrix[sample[:_ALONE]], scores[:_ALONE])
+    if runtime.row_exact and tolerance:
+        raise Misuse(f"model {model.name!r}: {runtime.name} scores one row and a batch {tolerance:.3g} apart here.")
+    artifact = msgspec.structs.replace(draft, row_tolerance=tolerance, golden=golden)
+    if not runtime.row_exact:  # loading asks the golden rows one by one
+        with _answering(model.name):
+            worst = max(tolerance, golden_difference(artifact, scorer))
+        artifact = msgspec.structs.replace(artifact, row_tolerance=worst)
+    data = encode_artifact(artifact)
+    weights = runtime.importance(estimator)
+    named = weights is not None and weights.shape == (len(artifact.inputs),)
+    return Fitted(
+        model=model.name,
+        recipe=model.hash,
+        features=model.features.hash,
+        artifact=artifact,
+        data=data,
+        digest=bytes_hash(data),
+        scorer=scorer,
+        importance=dict(zip(artifact.inputs, weights.tolist(), strict=True)) if weights is not None and named else None,
+        cut_us=training_set.manifest.cut_us,
+        positions=dict(training_set.manifest.positions),
+        rows=len(prepared.target),
+        seed=seed,
+        chosen=model.chosen,
+    )
+
+
+def _stored(name: str, estimator: Any, runtime: Runtime, trust: Trust | None) -> tuple[Runtime, bytes]:
+    """An estimator's bytes, and the runtime that reads them: a pipeline may hold parts that only pickle can store."""
+    try:
+        return runtime, runtime.save(estimator)
+    except Misuse as error:
+        if trust != "pickle" or runtime.name != "sklearn":
+            raise Misuse(f"model {name!r}: {error}") from error
+    pickled = runtime_named("pickle")
+    try:
+        return pickled, pickled.save(estimator)
+    except Misuse as error:
+        raise Misuse(f"model {name!r}: {error}") from error
+
+
+def checked_scores(
+    name: str, task: Task, scorer: Scorer, matrix: NDArray[Any], *, classes: int = 0
+) -> NDArray[np.float64]:
+    """A scorer's answers, once they are one number a row and, for a class, probabilities.
+
+    Of several classes, of which `classes` says how many, they are a chance of each that add up to 1.
+
+    Raises:
+        Misuse: They are not, or there are none.
+    """
+    with _answering(name):
+        scores = np.asarray(scorer.predict(matrix), np.float64)
+    if scores.shape != ((len(matrix), classes) if classes else (len(matrix),)):
+        needed = f"A chance of each of {classes} classes" if classes else "One"
+        raise Misuse(
+            f"model {name!r}: predictions of shape {scores.shape} for {len(matrix)} rows. {needed} a row is needed."
+        )
+    finite = np.isfinite(scores)
+    bad = np.flatnonzero(~(finite.all(axis=1) if classes else finite))
+    if bad.size:
+        raise Misuse(f"model {name!r}: {bad.size} of {len(matrix)} predictions are no number, e.g. {scores[bad[0]]}.")
+    if classes:
+        outside = ((scores < 0.0) | (scores > 1.0)).any(axis=1)
+        bad = np.flatnonzero(outside | (np.abs(scores.sum(axis=1) - 1.0) > OFF))
+        if bad.size:
+            raise Misuse(
+                f"model {name!r}: {bad.size} of {len(matrix)} predictions are no chances that add up to 1, e.g. "
+                f"{scores[bad[0]].tolist()}. Give the estimator predict_proba."
+            )
+    bad = np.flatnonzero((scores < 0.0) | (scores > 1.0)) if task == "binary" else bad
+    if bad.size:
+        raise Misuse(
+            f"model {name!r}: {bad.size} of {len(matrix)} predictions lie outside [0, 1], e.g. {scores[bad[0]]:.4g}. "
+            "A probability is needed: give the estimator predict_proba, or choose a metric for numbers."
+        )
+    if task == "count" and scores.min(initial=0.0) < 0.0:
+        raise Misuse(
+            f"model {name!r}: {int((scores < 0.0).sum())} of {len(matrix)} predictions are below 0, e.g. "
+            f'{scores.min():.4g}. A count is needed: give the estimator a Poisson objective (objective="poisson").'
+        )
+    return scores
+
+
+@contextmanager
+def _answering(name: str) -> Iterator[None]:
+    """While a model answers: what its estimator raises is `Misuse` of the model."""
+    try:
+        yield
+    except Misuse as error:  # it says itself what it lacks
+        raise Misuse(f"model {name!r}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever an estimator of the user's raises
+        said = f"its prediction raised {type(error).__name__}: {error}{place_raised(error)}"
+        raise Misuse(f"model {name!r}: {said}") from error
+
+
+def _check_parity(
+    name: str,
+    scores: NDArray[np.float64],
+    estimator: Any,
+    inputs: NDArray[Any],
+    allowed: float,
+    classes: Classes | None,
+) -> None:
+    worst = _apart(_own_answers(estimator, inputs, classes), scores)
+    if not worst <= allowed:
+        raise Misuse(
+            f"model {name!r}: {type(estimator).__name__} in memory and as stored differ by {worst:.3g}. "
+            "A custom objective or a wrapper is lost on the way: use a built-in objective."
+        )
+
+
+def _check_repeats(name: str, estimator: Any, inputs: NDArray[Any], allowed: float, classes: Classes | None) -> None:
+    """Refuse an estimator of the user's own that changes the rows it is given, or answers them otherwise later."""
+    given = inputs.copy()
+    first = _own_answers(estimator, given, classes)
+    if not np.array_equal(given, inputs, equal_nan=True):
+        raise Misuse(
+            f"model {name!r}: {type(estimator).__name__} changes the rows that it is given to answer. Let its predict "
+            "work on a copy of them."
+        )
+    worst = _apart(_own_answers(estimator, given, classes), first)
+    if not worst <= allowed:
+        raise Misuse(
+            f"model {name!r}: {type(estimator).__name__} answers the same rows another time by up to {worst:.3g} "
+            "otherwise. Let it draw nothing by chance when it predicts, and keep nothing from call to call."
+        )
+
+
+def _own_answers(estimator: Any, inputs: NDArray[Any], classes: Classes | None) -> NDArray[np.float64]:
+    """What the estimator in memory says to encoded inputs."""
+    if hasattr(estimator, "predict_proba"):
+        own = np.asarray(estimator.predict_proba(inputs), np.float64)
+        own = own[:, 1] if own.ndim == 2 and own.shape[1] == 2 else own
+    else:
+        own = np.asarray(estimator.predict(inputs), np.float64)
+        own = own.reshape(-1) if classes is None else own
+    return own if classes is None else classes.chances(own)
+
+
+def _apart(own: NDArray[np.float64], scores: NDArray[np.float64]) -> float:
+    """How far two answers to the same rows are apart at most, relative where they are above 1."""
+    return float(np.max(np.abs(own - scores) / np.maximum(1.0, np.abs(own))))
+
+
+def _settle_row_call(
+    plain: Scorer, scorer: Scorer, matrix: NDArray[Any], sample: NDArray[np.int64], golden: Golden, runtime: Runtime
+) -> Golden:
+    """Refuse a quick way for one row that says something else than the library.
+
+    Returns:
+        The golden predictions; where the way is refused, with the row at which it is the furthest off, so that
+        whoever loads the model finds it out too.
+    """
+    spread = np.linspace(0, len(matrix) - 1, _ALONE).astype(np.int64)
+    there = np.frombuffer(golden.rows, "<f8").reshape(-1, matrix.shape[1])
+    asked = np.vstack([there, matrix[np.union1d(sample[:_ALONE], spread)]])
+    unlike = refuse_unlike(plain, asked.tolist(), parity=0.0 if runtime.row_exact else runtime.parity)
+    return golden if unlike is None else make_golden(scorer, asked[[*range(len(there) - 1), unlike]])
+
+
+def _row_tolerance(scorer: Scorer, matrix: NDArray[Any], together: NDArray[np.float64]) -> float:
+    alone = np.array([scorer.predict_row(row) for row in matrix.tolist()])
+    return float(np.max(np.abs(alone - together), initial=0.0))
+
+
+def fitted_values(fitted: Fitted, values: Columns) -> NDArray[np.float64]:
+    """Checked scores of feature values."""
+    artifact = fitted.artifact
+    return checked_scores(
+        fitted.model, artifact.task, fitted.scorer, fitted.matrix(values), classes=len(artifact.class_names)
+    )

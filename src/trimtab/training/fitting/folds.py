@@ -1,0 +1,107 @@
+"""Where walks forward in time begin, and what was known at those moments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.errors import Misuse
+from trimtab.core.time import format_moment
+from trimtab.training.data.sets import TrainingSet
+
+if TYPE_CHECKING:
+    from trimtab.training.fitting.fitted import Fitted
+
+Mask = NDArray[np.bool_]
+
+
+class OutOfFold(msgspec.Struct, frozen=True, eq=False):
+    """Predictions for rows that the model which made them had not seen."""
+
+    scores: NDArray[np.float64]  # NaN where no fold predicted
+    fold: NDArray[np.int64]  # -1 where none did
+    starts_us: tuple[int, ...]  # of each fold
+
+
+class Part(msgspec.Struct, frozen=True, eq=False):
+    """A fold: rows that were predicted by what was known before they came."""
+
+    number: int
+    start_us: int
+    rows: NDArray[np.int64]  # their numbers; there may be none, where many rows share a moment
+    scores: NDArray[np.float64]  # of each of them
+
+
+def walk(
+    fit_on: Callable[[Mask], Fitted],
+    score: Callable[[Fitted, Any], NDArray[np.float64]],
+    training_set: TrainingSet,
+    among: Mask,
+    *,
+    folds: int,
+    first: float,
+    what: str,
+) -> Iterator[Part]:
+    """Fit on what was known and predict the next part, `folds` times, the parts having equally many rows.
+
+    Args:
+        fit_on: Fits on the rows of a mask.
+        score: A fitted model's scores of feature values.
+        training_set: Where the rows are.
+        among: The rows that take part.
+        folds: How many parts are predicted.
+        first: The share of the rows before the first of them.
+        what: Begins the message of an error.
+
+    Raises:
+        Misuse: There are too few rows, or a fit fails; the message names the fold.
+    """
+    among = training_set.usable & among
+    begun_us = training_set.begun_us
+    times = np.sort(begun_us[among])
+    if folds < 1 or times.size < folds + 1:
+        raise Misuse(f"{what}: {folds} folds over {times.size} usable rows. Take fewer folds, or more rows.")
+    step = (1.0 - first) / folds
+    edges = [int(times[int(times.size * (first + k * step) + 1e-9)]) for k in range(folds)]
+    for number, start_us in enumerate(edges):
+        end_us = edges[number + 1] if number + 1 < folds else int(times[-1]) + 1
+        here = np.flatnonzero(among & (begun_us >= start_us) & (begun_us < end_us))
+        try:
+            fitted = fit_on(among & known_before(training_set, start_us))
+        except Misuse as error:
+            raise Misuse(f"{what}, fold {number + 1} from {format_moment(start_us)}: {error}") from error
+        scores = score(fitted, training_set.features.values.take(here)) if here.size else np.empty(0)
+        yield Part(number, start_us, here, scores)
+
+
+def predict_forward(
+    fit_on: Callable[[Mask], Fitted],
+    score: Callable[[Fitted, Any], NDArray[np.float64]],
+    training_set: TrainingSet,
+    among: Mask,
+    *,
+    folds: int,
+    first: float,
+    what: str,
+) -> OutOfFold:
+    """All parts of a `walk` together."""
+    parts = list(walk(fit_on, score, training_set, among, folds=folds, first=first, what=what))
+    fold = np.full(training_set.rows, -1, np.int64)
+    width = next((part.scores.shape[1:] for part in parts if part.rows.size), ())  # of several classes one more axis
+    scores: NDArray[np.float64] = np.full((training_set.rows, *width), np.nan)
+    for part in parts:
+        fold[part.rows] = part.number
+        if part.rows.size:
+            scores[part.rows] = part.scores
+    return OutOfFold(scores, fold, tuple(part.start_us for part in parts))
+
+
+def known_before(training_set: TrainingSet, start_us: int) -> Mask:
+    """Usable rows whose label was final and known at `start_us`; of a ranking whole lists of them."""
+    final = training_set.at_us + training_set.manifest.wait_us <= start_us
+    known = training_set.label_known_at_us <= start_us
+    return training_set.whole(training_set.usable & final & known)

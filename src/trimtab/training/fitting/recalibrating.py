@@ -1,0 +1,96 @@
+"""What a model's scores are to be corrected by, learnt from rows that were scored before they were fitted on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.errors import Misuse
+from trimtab.stats.recalibration import Recalibration, RecalibrationKind, fit_recalibration, shift_level, shift_levels
+from trimtab.training.data.sets import TrainingSet
+from trimtab.training.fitting.fitted import Fitted
+from trimtab.training.fitting.folds import Mask, predict_forward
+
+_FOLDS = 3  # over the newer half of the rows, so that calibration costs about two fits more  # D0040
+_LEVEL_ROWS = 20_000  # of a fold's past, whose mean score is compared with their mean label
+Score = Callable[[Fitted, Any], NDArray[np.float64]]
+
+
+def recalibrate(
+    name: str,
+    kind: RecalibrationKind,
+    training_set: TrainingSet,
+    among: Mask,
+    fit_on: Callable[[Mask], Fitted],
+    score: Score,
+) -> Recalibration:
+    """Walk forward over the newer half of the rows, and fit the map to what came.
+
+    How far the level of the labels moved from a fold's past to the part that it predicts is no fault of the scores,
+    and is taken out before: the map corrects the shape, and the level only as far as the scores miss that of the rows
+    they were fitted on (`class_weight="balanced"`).  # D0041
+
+    Args:
+        name: The model's.
+        kind: Which map.
+        training_set: Where the rows are.
+        among: The rows that the model is fitted on.
+        fit_on: Fits the model without calibration on the rows of a mask.
+        score: A fitted model's scores of feature values.
+
+    Raises:
+        Misuse: There are too few rows, one class only, or a fit fails.
+    """
+    misses: list[Any] = []  # of each fold, in log odds; of several classes the logarithm of each class's factor
+
+    def fit_and_miss(past: Mask) -> Fitted:
+        fitted = fit_on(past)
+        misses.append(_level_missed(fitted, score, training_set, past))
+        return fitted
+
+    what = f"model {name!r}, calibration={kind!r}"
+    found = predict_forward(fit_and_miss, score, training_set, among, folds=_FOLDS, first=0.5, what=what)
+    scores = found.scores.copy()
+    for number, missed in enumerate(misses):
+        here = found.fold == number
+        if here.any() and scores.ndim == 2:
+            level = _shares(training_set.target[here], scores.shape[1]) * np.exp(missed)
+            scores[here] = shift_levels(scores[here], level / level.sum())
+        elif here.any():
+            level = _log_odds(training_set.target[here]) + missed
+            scores[here] = shift_level(scores[here], 1.0 / (1.0 + np.exp(-level)))
+    there = found.fold >= 0
+    try:
+        return fit_recalibration(kind, training_set.target[there], scores[there])
+    except Misuse as error:
+        raise Misuse(f"model {name!r}: {error}") from error
+
+
+def _level_missed(fitted: Fitted, score: Score, training_set: TrainingSet, past: Mask) -> Any:
+    """Log odds of the mean score less those of the mean label, on the rows that were fitted on.
+
+    Of several classes logarithms of mean chances less those of shares, shape (classes,).
+    """
+    rows = np.flatnonzero(training_set.usable & past)
+    rows = rows[np.unique(np.linspace(0, rows.size - 1, _LEVEL_ROWS).astype(np.int64))]
+    scores = score(fitted, training_set.features.values.take(rows))
+    if scores.ndim == 2:
+        width = scores.shape[1]
+        means = (scores.sum(axis=0) + 0.5) / (rows.size + 0.5 * width)
+        return np.log(means) - np.log(_shares(training_set.target[rows], width))
+    return _log_odds(scores) - _log_odds(training_set.target[rows])
+
+
+def _log_odds(values: NDArray[np.float64]) -> float:
+    """Of their mean, with one row of both kinds added."""
+    mean = (float(values.sum()) + 0.5) / (values.size + 1.0)
+    return float(np.log(mean / (1.0 - mean)))
+
+
+def _shares(labels: NDArray[np.float64], classes: int) -> NDArray[np.float64]:
+    """Of each class, with half a row of each added."""
+    counts = np.bincount(labels.astype(np.int64), minlength=classes)
+    return np.asarray((counts + 0.5) / (labels.size + 0.5 * classes), np.float64)

@@ -1,0 +1,59 @@
+"""Splits by time, with a gap of one label wait: nothing is fitted that was not known before it is judged."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.errors import Misuse
+from trimtab.core.time import DAY_US, format_duration, format_moment
+from trimtab.training.data.sets import TrainingSet
+from trimtab.training.definitions import Model
+from trimtab.training.fitting.fit import fit, fitted_values
+from trimtab.training.fitting.folds import OutOfFold, known_before, predict_forward
+
+
+class TimeSplit(msgspec.Struct, frozen=True, eq=False):
+    """Two masks over the rows of a training set."""
+
+    train: NDArray[np.bool_]
+    holdout: NDArray[np.bool_]
+    start_us: int  # of the holdout
+    end_us: int
+
+
+def time_split(training_set: TrainingSet, *, holdout_us: int = 14 * DAY_US) -> TimeSplit:
+    """The newest `holdout_us` whose labels are final against all that was known when it began.
+
+    Raises:
+        Misuse: One of the two sides is empty.
+    """
+    end_us = training_set.manifest.cut_us - training_set.manifest.wait_us + 1
+    start_us = end_us - holdout_us
+    begun_us = training_set.begun_us  # no list is cut in two
+    holdout = training_set.usable & (begun_us >= start_us) & (begun_us < end_us)
+    train = known_before(training_set, start_us)
+    if not holdout.any() or not train.any():
+        raise Misuse(
+            f"split: {int(train.sum())} training rows known before {format_moment(start_us)} and {int(holdout.sum())} "
+            f"in the {format_duration(holdout_us)} from then on. Widen the set, or shorten the holdout."
+        )
+    return TimeSplit(train, holdout, start_us, end_us)
+
+
+def walk_forward(model: Model, training_set: TrainingSet, *, folds: int = 5, seed: int = 0) -> OutOfFold:
+    """Fit on the past and predict the next part, `folds` times, the parts having equally many usable rows.
+
+    Raises:
+        Misuse: There are too few rows, or a fit fails; the message names the fold.
+    """
+    return predict_forward(
+        lambda rows: fit(model, training_set, rows=rows, seed=seed),
+        fitted_values,
+        training_set,
+        training_set.usable,
+        folds=folds,
+        first=1.0 / (max(folds, 1) + 1),
+        what="walk forward",
+    )

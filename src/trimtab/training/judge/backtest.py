@@ -1,0 +1,98 @@
+"""What the recipe would have done before the holdout: fitted on the past of each fold, judged on the fold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.errors import Misuse
+from trimtab.stats.interval import Interval
+from trimtab.training.data.sets import TrainingSet
+from trimtab.training.fitting.fitted import Fitted
+from trimtab.training.fitting.folds import known_before
+from trimtab.training.judge.parts import Judged, figures_of
+
+FOLDS = 4
+_FIRST = 0.5  # the share of the rows before the first fold
+_MOST_ROWS = 50_000  # the newest ones that take part, as in the learning curve
+_LEAST_ROWS = 200  # fewer make folds that say nothing
+
+
+class Fold(msgspec.Struct, frozen=True, kw_only=True):
+    """One fold of a walk forward: rows that a fit on what was known before them answered."""
+
+    start_us: int
+    end_us: int  # of its last row
+    fitted_rows: int
+    rows: int
+    value: float | None  # of the model's metric; None: its past could not be fitted
+    auc: float | None
+    mean_score: float | None
+    mean_label: float | None
+    interval: Interval | None  # of `value`; None: fewer than three days
+
+
+def backtest(
+    refit: Callable[[NDArray[np.bool_]], Fitted],
+    judge: Callable[[Fitted, NDArray[Any]], Judged],
+    training_set: TrainingSet,
+    train: NDArray[np.bool_],
+) -> tuple[Fold, ...]:
+    """Four folds over the newer half of the rows before the holdout; none where there are fewer than 200.
+
+    Args:
+        refit: Fits the recipe on the rows of a mask.
+        judge: A fitted model's answers to the rows of these numbers.
+        training_set: Where the rows are.
+        train: The rows before the holdout that may be learnt from.
+    """
+    numbers = np.flatnonzero(training_set.usable & train & np.isfinite(training_set.target))
+    begun_us, telling = training_set.begun_us, training_set.telling
+    numbers = numbers[np.argsort(begun_us[numbers], kind="stable")][-_MOST_ROWS:]
+    if numbers.size < _LEAST_ROWS:
+        return ()
+    among = np.zeros(training_set.rows, np.bool_)
+    among[numbers] = True
+    among = training_set.whole(among)
+    numbers = numbers[among[numbers]]
+    at_us = begun_us[numbers]
+    shares = [_FIRST + (1.0 - _FIRST) * k / FOLDS for k in range(FOLDS)]
+    starts = [int(at_us[int(numbers.size * share)]) for share in shares]
+    found = []
+    for start_us, end_us in zip(starts, [*starts[1:], int(at_us[-1]) + 1], strict=True):
+        here = numbers[(at_us >= start_us) & (at_us < end_us) & telling[numbers]]
+        if here.size:
+            past = among & known_before(training_set, start_us)
+            found.append(_fold(refit, judge, training_set, here, past))
+    return tuple(found)
+
+
+def _fold(
+    refit: Callable[[NDArray[np.bool_]], Fitted],
+    judge: Callable[[Fitted, NDArray[Any]], Judged],
+    training_set: TrainingSet,
+    here: NDArray[Any],
+    past: NDArray[np.bool_],
+) -> Fold:
+    at_us = training_set.at_us[here]
+    start_us, end_us = int(at_us.min()), int(at_us.max())
+    try:
+        fitted = refit(past)
+    except Misuse:  # one class only, or too few rows for its features or its calibration: the fold says so
+        return Fold(
+            start_us=start_us,
+            end_us=end_us,
+            fitted_rows=int(past.sum()),
+            rows=int(here.size),
+            value=None,
+            auc=None,
+            mean_score=None,
+            mean_label=None,
+            interval=None,
+        )
+    figures = figures_of(judge(fitted, here), np.ones(here.size, np.bool_))
+    return Fold(start_us=start_us, end_us=end_us, fitted_rows=fitted.rows, **figures)

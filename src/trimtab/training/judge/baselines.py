@@ -1,0 +1,218 @@
+"""Answers that need no model of one's own: a constant, the last value, the last week's, a linear model."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.errors import Misuse
+from trimtab.core.time import HOUR_US
+from trimtab.stats.metrics.loss_names import quantile_of
+from trimtab.stats.metrics.losses import row_losses
+from trimtab.training.data.sets import TrainingSet
+from trimtab.training.definitions import Model, Task
+from trimtab.training.fitting.fit import fit_unchecked, fitted_values
+
+_LINEAR_ROWS = 50_000  # the newest training rows that the linear baseline is fitted on
+_QUANTILE_ROWS = 2_000  # of a quantile: its linear programme grows with the square
+_LAST_LABELS = 100  # labels that the "last value" of a class or a count is the mean of
+
+_WEEK_H = 7 * 24
+_WEEKS = 4  # back, of which the newest with known labels is the season before
+BASELINES = ("constant", "last_value", "seasonal_naive", "linear")
+
+Scores = NDArray[np.float64]
+
+
+def baselines(
+    model: Model,
+    training_set: TrainingSet,
+    chosen: NDArray[Any],
+    train: NDArray[np.bool_],
+    *,
+    champion_scores: Scores | None,
+    seed: int,
+) -> dict[str, float | None]:
+    """The metric of each baseline on the rows `chosen`; None for one that could not be had.
+
+    Args:
+        model: Its metric and features.
+        training_set: Where the rows are.
+        chosen: The numbers of the rows that are judged.
+        train: What may be learnt from.
+        champion_scores: What the version in service answered to `chosen`; left out, it is no baseline.
+        seed: Of the linear model.
+    """
+    labels = training_set.target[chosen]
+    found = baseline_scores(model, training_set, chosen, train, seed=seed)
+    if champion_scores is not None:
+        found["champion"] = champion_scores
+    return {
+        name: None if scores is None else float(row_losses(model.metric, labels, scores).mean())
+        for name, scores in found.items()
+    }
+
+
+def baseline_scores(
+    model: Model, training_set: TrainingSet, chosen: NDArray[Any], train: NDArray[np.bool_], *, seed: int
+) -> dict[str, Scores | None]:
+    """What each baseline answers to the rows `chosen`; None for one that could not be had.
+
+    "constant" is the best constant of what may be learnt from. "last_value" is the newest label known when a row was
+    asked, of classes and counts the mean of the newest hundred. "seasonal_naive" is the mean of the labels of the same
+    hour a week before, or of the newest week of four in which they were known. "linear" is a linear model of the
+    features. Of a quantile no single label tells anything, so it has neither of the two in the middle.
+
+    Args:
+        model: Its metric and features.
+        training_set: Where the rows are.
+        chosen: The numbers of the rows that are answered.
+        train: What may be learnt from.
+        seed: Of the linear model.
+    """
+    learnt = training_set.target[training_set.usable & train]
+    learnt = learnt[np.isfinite(learnt)]
+    constant = constant_scores(model, learnt, chosen.size)
+    found: dict[str, Scores | None] = dict.fromkeys(BASELINES)
+    found["constant"] = constant
+    if constant is None:
+        return found
+    at_us = training_set.at_us[chosen]
+    if model.task == "multiclass":
+        found["last_value"] = _last_classes(training_set, at_us, constant[0])
+    else:
+        found["last_value"] = _last_values(model, training_set, at_us, _middle(model, learnt))
+    found["seasonal_naive"] = _last_week(model, training_set, at_us, constant)
+    found["linear"] = linear_scores(model, training_set, chosen, train, seed)
+    return found
+
+
+def constant_scores(model: Model, learnt: Scores, rows: int) -> Scores | None:
+    """What the best constant of the labels `learnt` answers to so many rows; None where there are none.
+
+    Shape (rows,), of several classes (rows, classes).
+    """
+    learnt = learnt[np.isfinite(learnt)]
+    if not learnt.size:
+        return None
+    if model.task == "multiclass":
+        shares = np.bincount(learnt.astype(np.int64), minlength=len(model.label.classes)) / learnt.size
+        return np.tile(shares, (rows, 1))
+    return np.full(rows, _middle(model, learnt))
+
+
+def _middle(model: Model, learnt: Scores) -> float:
+    """The best constant."""
+    quantile = quantile_of(model.metric)
+    if quantile is not None:
+        return float(np.quantile(learnt, quantile))
+    return float(np.median(learnt)) if model.metric == "absolute_error" else float(learnt.mean())
+
+
+def _last_values(model: Model, training_set: TrainingSet, at_us: NDArray[Any], start: float) -> Scores | None:
+    """For each moment the newest label known by then; of classes and counts the mean of the newest hundred.
+
+    None for a quantile, of which no single label tells anything.
+    """
+    if model.task == "quantile":
+        return None
+    labels, seen = _seen(training_set, at_us)
+    if model.task == "regression":
+        return np.where(seen > 0, labels[np.maximum(seen, 1) - 1], start)
+    sums = np.concatenate([[0.0], np.cumsum(labels)])
+    first = np.maximum(seen - _LAST_LABELS, 0)
+    mean: Scores = (sums[seen] - sums[first] + start) / (seen - first + 1)
+    return mean
+
+
+def _last_classes(training_set: TrainingSet, at_us: NDArray[Any], start: Scores) -> Scores:
+    """For each moment the shares of the classes among the newest hundred labels known by then, and one of `start`."""
+    labels, seen = _seen(training_set, at_us)
+    ones = labels[:, None] == np.arange(start.size)
+    sums = np.vstack([np.zeros(start.size), np.cumsum(ones, axis=0)])
+    first = np.maximum(seen - _LAST_LABELS, 0)
+    shares: Scores = (sums[seen] - sums[first] + start) / (seen - first + 1)[:, None]
+    return shares
+
+
+def _last_week(model: Model, training_set: TrainingSet, at_us: NDArray[Any], constant: Scores) -> Scores | None:
+    """For each moment the mean label of the same hour a week before; the constant where none was known by then.
+
+    Of classes and counts the constant counts as one label more, so that few labels promise nothing for certain. An
+    hour counts once all of its labels are known.
+    """
+    if model.task == "quantile":
+        return None
+    there = training_set.usable & np.isfinite(training_set.target)
+    hours, place = np.unique(training_set.at_us[there] // HOUR_US, return_inverse=True)
+    if not hours.size:
+        return constant
+    known_us = np.full(hours.size, -(2**62))
+    np.maximum.at(known_us, place, training_set.label_known_at_us[there])
+    target = training_set.target[there]
+    several = model.task == "multiclass"
+    columns = (target[:, None] == np.arange(constant.shape[1])).astype(np.float64) if several else target[:, None]
+    sums = np.stack([np.bincount(place, column, hours.size) for column in columns.T], axis=1)
+    counts = np.bincount(place, minlength=hours.size).astype(np.float64)[:, None]
+    prior = 0.0 if model.task == "regression" else 1.0
+    answers = np.array(constant if several else constant[:, None], np.float64)
+    open_rows = np.ones(at_us.size, np.bool_)
+    for week in range(1, _WEEKS + 1):
+        wanted = at_us // HOUR_US - week * _WEEK_H
+        found = np.minimum(np.searchsorted(hours, wanted), hours.size - 1)
+        here = open_rows & (hours[found] == wanted) & (known_us[found] <= at_us)
+        answers[here] = (sums[found[here]] + prior * answers[here]) / (counts[found[here]] + prior)
+        open_rows &= ~here
+    return answers if several else answers[:, 0]
+
+
+def _seen(training_set: TrainingSet, at_us: NDArray[Any]) -> tuple[Scores, NDArray[np.int64]]:
+    """Labels in the order in which they became known, and how many of them were known at each moment."""
+    there = training_set.usable & np.isfinite(training_set.target)
+    order = np.argsort(training_set.label_known_at_us[there], kind="stable")
+    known_us = training_set.label_known_at_us[there][order]
+    return training_set.target[there][order], np.searchsorted(known_us, at_us, side="right")
+
+
+def linear_scores(
+    model: Model, training_set: TrainingSet, chosen: NDArray[Any], train: NDArray[np.bool_], seed: int
+) -> Scores | None:
+    """What a linear model of the newest rows to learn from answers to `chosen`; None where none could be fitted."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    most = _QUANTILE_ROWS if model.task == "quantile" else _LINEAR_ROWS
+    numbers = np.flatnonzero(training_set.usable & train)
+    newest = numbers[np.argsort(training_set.at_us[numbers], kind="stable")[-most:]]
+    mask = np.zeros(training_set.rows, np.bool_)
+    mask[newest] = True
+    plain = msgspec.structs.replace(
+        model,
+        estimator=partial(_linear_estimator, model.task, quantile_of(model.metric)),
+        calibration=None,
+        weights=None,
+        sample=None,
+        search=None,
+        chosen=None,
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a baseline may stop short of its optimum
+            fitted = fit_unchecked(plain, training_set, rows=mask, seed=seed)
+        return fitted_values(fitted, training_set.features.values.take(chosen))
+    except Misuse:  # one class only, or fewer rows than features: the table says that there is none
+        return None
+
+
+def _linear_estimator(task: Task, quantile: float | None) -> Any:
+    from sklearn.linear_model import LogisticRegression, PoissonRegressor, QuantileRegressor, Ridge
+
+    if quantile is not None:
+        return QuantileRegressor(quantile=quantile, alpha=0.0, solver="highs")
+    if task == "count":
+        return PoissonRegressor(max_iter=200)
+    return LogisticRegression(max_iter=200) if task in ("binary", "multiclass") else Ridge()

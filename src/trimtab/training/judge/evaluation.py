@@ -1,0 +1,359 @@
+"""How good a fitted model is on rows it has not seen, beside baselines that anybody could have had."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.errors import Corrupt, Misuse
+from trimtab.core.time import DAY_US
+from trimtab.features.labels import LABELLED, LATE, MISSING, PENDING, UNLISTED
+from trimtab.run.progress import heard_by, report
+from trimtab.stats.interval import Interval
+from trimtab.stats.metrics.choices import Choices, compare_choices
+from trimtab.stats.metrics.loss_names import top_of
+from trimtab.stats.metrics.metrics import Figure, score_figures
+from trimtab.stats.metrics.multiclass import ClassFigures, confusion_table, figures_by_class, top_class
+from trimtab.stats.metrics.ranking import ranking_figures
+from trimtab.stats.metrics.thresholds import Thresholds, choose_threshold
+from trimtab.stats.recalibration import RecalibrationKind
+from trimtab.stats.scores import CalibrationBin, calibration_curve, expected_calibration_error
+from trimtab.store.ports import Blob
+from trimtab.training.data.leakage import Leak, as_allowed, find_leaks
+from trimtab.training.data.sets import TrainingSet
+from trimtab.training.data.weights import Balance, balance_of
+from trimtab.training.definitions import ClassCosts, Costs, GivenCosts, Metric, Model, checked_costs, checked_slices
+from trimtab.training.fitting.artifact import uncalibrated_scorer
+from trimtab.training.fitting.fit import checked_scores, fitted_values
+from trimtab.training.fitting.fitted import Fitted
+from trimtab.training.judge.backtest import FOLDS, Fold, backtest
+from trimtab.training.judge.baselines import baselines
+from trimtab.training.judge.crossing import Sides, group_leaks, group_slices, repeated_rows
+from trimtab.training.judge.importance import Permuted, permuted
+from trimtab.training.judge.influence import Influence, influences
+from trimtab.training.judge.learning_curve import SHARES, CurvePoint, learning_curve
+from trimtab.training.judge.list_baselines import list_baselines
+from trimtab.training.judge.parts import Judged, Month, Slice, Week, mean_interval, months_of, slices_of, weeks_of
+
+_REPEATS = (50, 200)  # draws of the bootstrap, at least and at most
+_DRAWN = 40_000_000  # rows in all draws: above 200,000 rows there are fewer draws, and a million takes some 10 s
+_PARTS = 4  # that take a while, apart from fits: figures, importance, contributions, baselines
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model did on a holdout. `value` is the model's own metric; smaller is better.
+
+    What an earlier trimtab did not compute is empty.
+    """
+
+    format: Literal[1] = 1
+    model: str
+    artifact: str
+    metric: Metric
+    rows: int
+    start_us: int  # of the first row
+    end_us: int  # of the last row
+    value: float
+    interval: Interval | None  # None: fewer than two blocks
+    block: Literal["day", "week", "list"]
+    auc: float | None  # of several classes the mean of each against the rest
+    auc_interval: Interval | None
+    calibration_error: float | None
+    calibration: tuple[CalibrationBin, ...]  # of several classes: of the likeliest one
+    months: tuple[Month, ...]
+    # The metric of "constant", "last_value", "seasonal_naive" and "linear", of a ranking of "random", "as_shown",
+    # "best_feature" and "linear"; None: could not be had.
+    baselines: dict[str, float | None]
+    importance: dict[str, float]
+    importance_kind: Literal["library", "permutation"]
+    figures: tuple[Figure, ...] = ()  # all of the model's kind, its metric first
+    classes: tuple[ClassFigures, ...] = ()  # of a model of several: each against all others
+    confusion: tuple[tuple[int, ...], ...] = ()  # rows by label, then by likeliest class, in the order of `classes`
+    weeks: tuple[Week, ...] = ()
+    slices: tuple[Slice, ...] = ()
+    recalibration: RecalibrationKind | None = None  # what the scores are corrected by
+    raw_calibration: tuple[CalibrationBin, ...] = ()  # before that
+    raw_calibration_error: float | None = None
+    permuted: tuple[Permuted, ...] = ()  # on the holdout, by feature and by view
+    learning_curve: tuple[CurvePoint, ...] = ()  # the last one is the model itself
+    thresholds: Thresholds | None = None  # where the model or the caller names costs
+    choices: Choices | None = None  # the same of several classes
+    left_out: dict[str, int] = {}  # rows of the holdout that could not be judged, by why
+    leaks: tuple[Leak, ...] | None = None  # what looked like one; None: nobody looked
+    balance: tuple[Balance, ...] = ()  # the classes, in what was learnt from and in the holdout
+    folds: tuple[Fold, ...] = ()  # the recipe on what came before the holdout, walking forward
+    influences: tuple[Influence, ...] = ()  # SHAP values on the holdout, the greatest first
+    no_influences: str = ""  # why there are none
+
+
+def evaluate(
+    model: Model,
+    fitted: Fitted,
+    training_set: TrainingSet,
+    *,
+    rows: NDArray[np.bool_],
+    train: NDArray[np.bool_],
+    seed: int = 0,
+    block: Literal["day", "week"] = "day",
+    slices: Sequence[str] | None = None,
+    costs: GivenCosts | None = None,
+    champion_scores: NDArray[np.float64] | None = None,
+    refit: Callable[[NDArray[np.bool_]], Fitted] | None = None,
+) -> Evaluation:
+    """Judge a fitted model on `rows` of a training set.
+
+    Args:
+        model: The recipe; the linear baseline uses its features.
+        fitted: What is judged.
+        training_set: Holds both sides.
+        rows: The holdout, a mask; rows without a final label, or with one that is no number, are counted and left out.
+        train: What the baselines may learn from, a mask.
+        seed: For the bootstrap and for permutations.
+        block: Rows of one block stand or fall together in the intervals; of a ranking it is the list.
+        slices: Columns and features to look at value by value; left out, the model's own.
+        costs: {"false_positive": 1, "false_negative": 5} to look for the best threshold, of several classes what wrong
+            answers cost by the true class; left out, the model's own.
+        champion_scores: What the version in service answered to the usable rows of the holdout, in order.
+        refit: Fits the recipe on the rows of a mask; given, there are a learning curve and a walk forward.
+
+    Raises:
+        Misuse: The holdout has no labelled row, a prediction is unfit, or a slice or a cost makes no sense.
+    """
+    usable = np.flatnonzero(training_set.usable & rows)
+    finite = np.isfinite(training_set.target[usable])
+    kept = finite & training_set.telling[usable]
+    chosen = usable[kept]
+    left_out = _left_out(training_set, rows, int((~finite).sum()), int((finite & ~kept).sum()))
+    if not chosen.size:
+        why = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "it has no rows"
+        raise Misuse(f"evaluate {model.name!r}: no labelled row in the holdout ({why}). Widen it, or wait for labels.")
+    if champion_scores is not None and len(champion_scores) != usable.size:
+        raise Misuse(
+            f"evaluate {model.name!r}: {len(champion_scores)} scores of the champion for {usable.size} usable rows."
+        )
+    _check_labels(model, training_set.target[chosen])
+    columns = model.slices if slices is None else checked_slices(model.name, model.request, model.features, slices)
+    binary = model.task == "binary"
+    priced = model.costs if costs is None else checked_costs(model.name, costs, binary=binary, label=model.label)
+    values = training_set.features.values.take(chosen)
+    judged = _judged(model, training_set, chosen, fitted)
+    labels, scores, at_us = judged.labels, judged.scores, judged.at_us
+    blocks = at_us // (DAY_US if block == "day" else 7 * DAY_US)
+    drawn = chosen.size * max(1, len(model.label.classes) // 4)  # each class is ranked in each draw
+    repeats = min(max(_DRAWN // drawn, _REPEATS[0]), _REPEATS[1])
+    if judged.lists is None:
+        figures = score_figures(model.metric, labels, scores, blocks, repeats=repeats, seed=seed)
+    else:
+        top = top_of(model.metric) or 1
+        figures = ranking_figures(labels, scores, judged.lists, top=top, repeats=repeats, seed=seed)
+    said = _Said(_PARTS + (0 if refit is None else len(SHARES) + FOLDS))
+    said.one_more()
+    several = model.task == "multiclass"
+    area = next((figure for figure in figures if figure.name in ("auc", "macro_auc")), None)
+    promised, came = top_class(labels, scores) if several else (scores, labels)
+    shuffled = permuted(model, fitted, training_set, chosen, seed=seed)
+    said.one_more()
+    moved, why_none = influences(fitted, training_set, chosen, seed=seed)
+    said.one_more()
+    raw = _uncalibrated(fitted, values, labels) if fitted.artifact.recalibration is not None else None
+    sides = Sides(np.flatnonzero(training_set.usable & train & np.isfinite(training_set.target)), chosen)
+    grouped = group_slices(model, training_set, sides, judged)
+    known = (baselines if judged.lists is None else list_baselines)(
+        model,
+        training_set,
+        chosen,
+        train,
+        champion_scores=None if champion_scores is None else champion_scores[kept],
+        seed=seed,
+    )
+    said.one_more()
+    again = None if refit is None else said.each(refit)
+    return Evaluation(
+        model=model.name,
+        artifact=fitted.digest,
+        metric=model.metric,
+        rows=int(chosen.size),
+        start_us=int(at_us.min()),
+        end_us=int(at_us.max()),
+        value=float(judged.losses()[0].mean()),
+        interval=figures[0].interval,
+        block=block if judged.lists is None else "list",
+        auc=None if area is None else area.value,
+        auc_interval=None if area is None else area.interval,
+        calibration_error=expected_calibration_error(came, promised) if binary or several else None,
+        calibration=tuple(calibration_curve(came, promised)) if binary or several else (),
+        months=months_of(judged),
+        baselines=known,
+        importance=_importance(fitted, shuffled),
+        importance_kind="permutation" if fitted.importance is None else "library",
+        figures=figures,
+        classes=figures_by_class(model.label.class_names, labels, scores, blocks, repeats=repeats, seed=seed)
+        if several
+        else (),
+        confusion=tuple(tuple(row) for row in confusion_table(labels, scores).tolist()) if several else (),
+        weeks=weeks_of(judged),
+        slices=(*slices_of(judged, model, training_set, chosen, columns), *grouped),
+        recalibration=None if fitted.artifact.recalibration is None else fitted.artifact.recalibration.kind,
+        raw_calibration=() if raw is None else tuple(calibration_curve(*raw)),
+        raw_calibration_error=None if raw is None else expected_calibration_error(*raw),
+        permuted=shuffled,
+        learning_curve=() if again is None else _curve(model, training_set, chosen, train, again, judged, fitted.rows),
+        thresholds=None
+        if not isinstance(priced, Costs)
+        else choose_threshold(
+            labels,
+            scores,
+            blocks,
+            false_positive=priced.false_positive,
+            false_negative=priced.false_negative,
+            seed=seed,
+        ),
+        choices=compare_choices(labels, scores, priced.rows, blocks, seed=seed)
+        if isinstance(priced, ClassCosts)
+        else None,
+        left_out=left_out,
+        leaks=(
+            *find_leaks(model, training_set, sides.learnt),
+            *as_allowed(model, group_leaks(model, training_set, sides, grouped)),
+            *as_allowed(model, repeated_rows(model, fitted, training_set, sides)),
+        ),
+        balance=balance_of(model, training_set, train, labels),
+        folds=()
+        if again is None
+        else backtest(again, lambda past, numbers: _judged(model, training_set, numbers, past), training_set, train),
+        influences=moved,
+        no_influences=why_none,
+    )
+
+
+class _Said:
+    """Says how much of an evaluation is done: its parts and its fits count alike."""
+
+    def __init__(self, parts: int) -> None:
+        self._parts = parts
+        self._done = 0
+
+    def one_more(self) -> None:
+        self._done += 1
+        report(self._done, self._parts)
+
+    def each(self, refit: Callable[[NDArray[np.bool_]], Fitted]) -> Callable[[NDArray[np.bool_]], Fitted]:
+        """The same, each of whose fits is a part."""
+
+        def counted(rows: NDArray[np.bool_]) -> Fitted:
+            try:
+                with heard_by(None):  # what the fit says of itself is no share of the evaluation
+                    return refit(rows)
+            finally:  # one that cannot be made is done, too
+                self.one_more()
+
+        return counted
+
+
+def save_evaluation(evaluation: Evaluation, blob: Blob) -> str:
+    """Store an evaluation; its hash, for the version that it is about."""
+    return blob.put(msgspec.json.encode(evaluation))
+
+
+def load_evaluation(digest: str, blob: Blob) -> Evaluation:
+    """A stored evaluation.
+
+    Raises:
+        NotFound: It is not stored.
+        Corrupt: Its blob is damaged.
+    """
+    try:
+        return msgspec.json.decode(blob.get(digest), type=Evaluation)
+    except msgspec.DecodeError as error:
+        raise Corrupt(f"evaluation {digest}: its blob holds none: {error}") from error
+
+
+def _check_labels(model: Model, labels: NDArray[np.float64]) -> None:
+    """Refuse labels that the metric is not made for.
+
+    Raises:
+        Misuse: Others than 0 and 1 for a class, or a count or a relevance below 0.
+    """
+    unfit = {"binary": ~np.isin(labels, (0.0, 1.0)), "count": labels < 0.0, "ranking": labels < 0.0}.get(model.task)
+    if unfit is not None and unfit.any():
+        needed = {"binary": "labels 0 and 1", "count": "counts of at least 0"}.get(model.task, "a relevance from 0 on")
+        raise Misuse(
+            f"evaluate {model.name!r}: metric {model.metric!r} needs {needed}; {int(unfit.sum())} of {labels.size} in "
+            f"the holdout are none, e.g. {labels[unfit][0]:g}. Mend the label's expression."
+        )
+
+
+def _judged(model: Model, training_set: TrainingSet, chosen: NDArray[Any], fitted: Fitted) -> Judged:
+    return Judged(
+        metric=model.metric,
+        binary=model.task == "binary",
+        labels=training_set.target[chosen],
+        scores=fitted_values(fitted, training_set.features.values.take(chosen)),
+        at_us=training_set.begun_us[chosen],
+        lists=training_set.lists_of(chosen) if model.task == "ranking" else None,
+    )
+
+
+def _left_out(training_set: TrainingSet, rows: NDArray[np.bool_], no_number: int, alike: int) -> dict[str, int]:
+    """Rows of the holdout that have no final label, by the state of their label, and those whose label is no number.
+
+    Of a ranking also rows whose list lacks a label, is none, or has no order because its rows are alike.
+    """
+    out = rows & ~training_set.usable
+    states = training_set.labels.state[out]
+    labelled = np.isin(states, (LABELLED, LATE))
+    lists = training_set.lists_of(out)
+    listed = labelled if lists is None else np.zeros(states.size, np.bool_)
+    counts: dict[str, int] = {
+        "not final": int(listed.sum()),
+        "of no list": 0 if lists is None else int((labelled & (lists < 0)).sum()),
+        "of lists without all labels": 0 if lists is None else int((labelled & (lists >= 0)).sum()),
+        "of lists whose rows are alike": alike,
+        "pending": int((states == PENDING).sum()),
+        "missing": int((states == MISSING).sum()),
+        "unlisted": int((states == UNLISTED).sum()),
+        "no number": no_number,
+    }
+    return {reason: count for reason, count in counts.items() if count}
+
+
+def _uncalibrated(fitted: Fitted, values: Any, labels: NDArray[np.float64]) -> tuple[Any, Any]:
+    """Labels and what the estimator alone promises; of several classes those of the likeliest one."""
+    scorer, classes = uncalibrated_scorer(fitted.artifact), len(fitted.artifact.class_names)
+    scores = checked_scores(fitted.model, fitted.artifact.task, scorer, fitted.matrix(values), classes=classes)
+    return top_class(labels, scores)[::-1] if classes else (labels, scores)
+
+
+def _importance(fitted: Fitted, shuffled: Sequence[Permuted]) -> dict[str, float]:
+    """The library's view, as shares of all; where it has none, the rise of the metric."""
+    if fitted.importance is None:
+        return {one.name: one.rise for one in shuffled if one.features == (one.name,)}
+    total = sum(fitted.importance.values()) or 1.0
+    return {name: weight / total for name, weight in fitted.importance.items()}
+
+
+def _curve(
+    model: Model,
+    training_set: TrainingSet,
+    chosen: NDArray[Any],
+    train: NDArray[np.bool_],
+    refit: Callable[[NDArray[np.bool_]], Fitted],
+    judged: Judged,
+    fitted_rows: int,
+) -> tuple[CurvePoint, ...]:
+    points = learning_curve(refit, lambda fitted: _judged(model, training_set, chosen, fitted), training_set, train)
+    own, own_us = judged.losses()
+    oldest = training_set.at_us[training_set.usable & train]
+    return (
+        *points,
+        CurvePoint(
+            rows=fitted_rows,
+            since_us=int(oldest.min()) if oldest.size else int(training_set.at_us.min()),
+            value=float(own.mean()),
+            interval=mean_interval(own, own_us),
+        ),
+    )

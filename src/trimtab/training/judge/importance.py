@@ -1,0 +1,94 @@
+"""What a model looks at: how much worse it answers once a feature, or all features of a view, are shuffled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.stats.metrics.lists import unit_losses
+from trimtab.training.data.sets import TrainingSet
+from trimtab.training.definitions import Model
+from trimtab.training.fitting.fitted import Fitted
+
+_REPEATS = 5
+_ROWS = (200, 2_000)  # at least and at most, of the holdout
+_ANSWERS = 500_000  # that are asked for in all: with hundreds of features the rows become fewer
+_SLOW_ANSWERS = 60_000  # of runtimes that answer row by row
+
+
+class Permuted(msgspec.Struct, frozen=True, kw_only=True):
+    """One feature, or the features of one view shuffled together."""
+
+    name: str
+    features: tuple[str, ...]
+    rise: float  # of the metric: the mean over the repeats; about 0 or below for what is not used
+    spread: float  # standard deviation over the repeats
+    repeats: int
+
+
+def permuted(
+    model: Model, fitted: Fitted, training_set: TrainingSet, chosen: NDArray[Any], *, seed: int
+) -> tuple[Permuted, ...]:
+    """The rise of the metric on rows of the holdout by feature, then by view of several features.
+
+    Two features that tell the same stand in for each other, so that each alone seems to be of little use; the
+    view's line shows what they are worth together.
+
+    Source: Breiman (2001); Fisher, Rudin & Dominici (2019).
+    """
+    generator = np.random.default_rng(seed)
+    inputs = fitted.artifact.inputs
+    lines = [*((name, (name,)) for name in inputs), *_views(inputs).items()]
+    answers = _SLOW_ANSWERS if fitted.artifact.runtime in ("river", "pickle") else _ANSWERS
+    most = min(max(answers // (_REPEATS * len(lines)), _ROWS[0]), _ROWS[1])
+    sample = _sample(training_set, chosen, most, generator)
+    matrix, labels = fitted.matrix(training_set.features.values.take(sample)), training_set.target[sample]
+    lists = training_set.lists_of(sample)
+
+    def loss(inputs: NDArray[Any]) -> float:
+        return float(unit_losses(model.metric, labels, fitted.scorer.predict(inputs), lists)[0].mean())
+
+    base = loss(matrix)
+    found = []
+    for name, features in lines:
+        places = [inputs.index(feature) for feature in features]
+        rises = []
+        for _ in range(_REPEATS):
+            shuffled = matrix.copy()
+            shuffled[:, places] = matrix[generator.permutation(len(matrix))][:, places]
+            rises.append(loss(shuffled) - base)
+        found.append(
+            Permuted(
+                name=name,
+                features=features,
+                rise=float(np.mean(rises)),
+                spread=float(np.std(rises, ddof=1)),
+                repeats=_REPEATS,
+            )
+        )
+    return tuple(found)
+
+
+def _sample(training_set: TrainingSet, chosen: NDArray[Any], most: int, generator: np.random.Generator) -> NDArray[Any]:
+    """About so many of the rows, in order; of a ranking whole lists."""
+    lists = training_set.lists_of(chosen)
+    if lists is None:
+        kept: NDArray[Any] = chosen[np.sort(generator.permutation(chosen.size)[:most])]
+        return kept
+    names, counts = np.unique(lists, return_counts=True)
+    drawn = generator.permutation(names.size)
+    enough = max(1, int(np.searchsorted(np.cumsum(counts[drawn]), most, side="right")))
+    return chosen[np.isin(lists, names[drawn[:enough]])]
+
+
+def _views(inputs: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """The features of each view that has several: those named "view.feature"."""
+    by_view: dict[str, list[str]] = {}
+    for name in inputs:
+        view, dot, _ = name.partition(".")
+        if dot:
+            by_view.setdefault(view, []).append(name)
+    return {f"{view} (all)": tuple(names) for view, names in by_view.items() if len(names) > 1}

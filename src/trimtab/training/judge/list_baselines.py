@@ -1,0 +1,95 @@
+"""In which order anybody could have put the rows of a list: any, as they were shown, by one feature, by a line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.stats.metrics.lists import unit_losses
+from trimtab.training.data.sets import TrainingSet
+from trimtab.training.definitions import Model
+from trimtab.training.judge.baselines import Scores, linear_scores
+
+
+def list_baselines(
+    model: Model,
+    training_set: TrainingSet,
+    chosen: NDArray[Any],
+    train: NDArray[np.bool_],
+    *,
+    champion_scores: Scores | None,
+    seed: int,
+) -> dict[str, float | None]:
+    """The metric of each baseline on the rows `chosen`, whole lists; None for one that could not be had.
+
+    Args:
+        model: Its metric and features.
+        training_set: Where the rows are.
+        chosen: The numbers of the rows that are judged.
+        train: What may be learnt from.
+        champion_scores: What the version in service answered to `chosen`; left out, it is no baseline.
+        seed: Of the linear model.
+    """
+    found = list_baseline_scores(model, training_set, chosen, train, seed=seed)
+    if champion_scores is not None:
+        found["champion"] = champion_scores
+    return {
+        name: None if scores is None else _loss(model, training_set, chosen, scores) for name, scores in found.items()
+    }
+
+
+def list_baseline_scores(
+    model: Model, training_set: TrainingSet, chosen: NDArray[Any], train: NDArray[np.bool_], *, seed: int
+) -> dict[str, Scores | None]:
+    """The scores that each baseline orders the rows `chosen` by; None for one that could not be had.
+
+    "random" is the mean over all orders, "as_shown" the order in which the rows were asked (those of one moment as
+    they stand in the set), "best_feature" that of the feature and the direction which did best on what may be learnt
+    from, "linear" a linear model of the relevance of each row.
+
+    Args:
+        model: Its metric and features.
+        training_set: Where the rows are.
+        chosen: The numbers of the rows that are ordered.
+        train: What may be learnt from.
+        seed: Of the linear model.
+    """
+    shown = np.empty(chosen.size)
+    shown[np.argsort(training_set.at_us[chosen], kind="stable")] = -np.arange(chosen.size)
+    learnt = np.flatnonzero(training_set.telling & train)
+    best = _best_feature(model, training_set, learnt)
+    return {
+        "random": np.zeros(chosen.size),
+        "as_shown": shown,
+        "best_feature": None if best is None else _ordered_by(training_set, chosen, *best),
+        "linear": linear_scores(model, training_set, chosen, train, seed) if learnt.size else None,
+    }
+
+
+def _best_feature(model: Model, training_set: TrainingSet, learnt: NDArray[Any]) -> tuple[str, float] | None:
+    """The feature and the direction that order what may be learnt from best; texts have no order."""
+    if not learnt.size:
+        return None
+    tried = [
+        (_loss(model, training_set, learnt, _ordered_by(training_set, learnt, name, way)), number, name, way)
+        for number, name in enumerate(model.features.names)
+        if training_set.features.values[name].dtype != "str"
+        for way in (1.0, -1.0)
+    ]
+    return min(tried)[2:] if tried else None
+
+
+def _ordered_by(training_set: TrainingSet, rows: NDArray[Any], name: str, way: float) -> Scores:
+    """Scores that put rows in the order of a feature, null last."""
+    column = training_set.features.values[name].take(rows)
+    values = way * column.values.astype(np.float64)
+    there = column.present() & ~np.isnan(values)
+    lowest = float(values[there].min(initial=0.0))
+    return np.where(there, values, lowest - 1.0)
+
+
+def _loss(model: Model, training_set: TrainingSet, rows: NDArray[Any], scores: Scores) -> float:
+    losses, _ = unit_losses(model.metric, training_set.target[rows], scores, training_set.lists_of(rows))
+    return float(losses.mean())

@@ -1,0 +1,191 @@
+"""The parts of a holdout: months, weeks, and the values of a column, each with the interval that its days allow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns.data import Column
+from trimtab.core.errors import Misuse
+from trimtab.core.time import DAY_US, format_moment
+from trimtab.stats.inference.paired import paired_mean_bound
+from trimtab.stats.interval import Interval
+from trimtab.stats.metrics.lists import unit_losses
+from trimtab.stats.metrics.multiclass import macro_auc, top_class
+from trimtab.stats.scores import auc
+from trimtab.training.data.sets import TrainingSet
+from trimtab.training.definitions import Metric, Model
+
+_MOST_VALUES = 12  # of a column; the rarer ones are judged together
+_BUCKETS = 4  # of a column of numbers
+_LEAST_DAYS = 3  # fewer say nothing about how far days differ
+_MONDAY = 3  # 1970-01-01 was a Thursday
+
+
+class Month(msgspec.Struct, frozen=True, kw_only=True):
+    """One calendar month (UTC) of the holdout."""
+
+    month: str  # "2013-07"
+    rows: int
+    value: float  # of the model's metric
+    auc: float | None  # of several classes their mean; None for numbers, or with one class only
+    mean_score: float  # of several classes the mean chance of the likeliest one,
+    mean_label: float  # and how often that was the label
+    interval: Interval | None = None  # of `value`; None: fewer than three days
+
+
+class Week(msgspec.Struct, frozen=True, kw_only=True):
+    """One week (UTC, from Monday) of the holdout."""
+
+    week: str  # its Monday: "2013-07-01"
+    rows: int
+    value: float
+    auc: float | None
+    mean_score: float
+    mean_label: float
+    interval: Interval | None
+
+
+class Slice(msgspec.Struct, frozen=True, kw_only=True):
+    """The rows of the holdout that hold one value, or one range of values, of a column or feature."""
+
+    column: str
+    holds: str  # "UA", "12 to 40", "null", "9 others"
+    rows: int
+    value: float
+    auc: float | None
+    mean_score: float
+    mean_label: float
+    interval: Interval | None
+
+
+class Judged(msgspec.Struct, frozen=True, eq=False):
+    """The rows of a holdout that have a label, and what was answered."""
+
+    metric: Metric
+    binary: bool
+    labels: NDArray[np.float64]
+    scores: NDArray[np.float64]  # of several classes (rows, classes)
+    at_us: NDArray[np.int64]  # of a ranking: when the list of each row began
+    lists: NDArray[np.int64] | None = None  # of a ranking: the list of each row
+
+    def losses(self, here: NDArray[np.bool_] | slice = slice(None)) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """What each of some rows cost, and when they were asked; of a ranking each list that has some."""
+        lists = None if self.lists is None else self.lists[here]
+        found, units = unit_losses(self.metric, self.labels[here], self.scores[here], lists)
+        return found, self.at_us[here][units]
+
+
+def months_of(judged: Judged) -> tuple[Month, ...]:
+    """The months that have rows, oldest first."""
+    names = judged.at_us.astype("datetime64[us]").astype("datetime64[M]")
+    return tuple(Month(month=str(month), **figures_of(judged, names == month)) for month in np.unique(names))
+
+
+def weeks_of(judged: Judged) -> tuple[Week, ...]:
+    """The weeks that have rows, oldest first."""
+    mondays = (judged.at_us // DAY_US + _MONDAY) // 7 * 7 - _MONDAY
+    return tuple(
+        Week(week=format_moment(int(monday) * DAY_US)[:10], **figures_of(judged, mondays == monday))
+        for monday in np.unique(mondays)
+    )
+
+
+def slices_of(
+    judged: Judged, model: Model, training_set: TrainingSet, chosen: NDArray[Any], columns: tuple[str, ...]
+) -> tuple[Slice, ...]:
+    """The values of each column, in the order of the columns; `chosen` are the rows that were judged."""
+    return tuple(
+        Slice(column=name, holds=holds, **figures_of(judged, here))
+        for name in columns
+        for holds, here in values_of(column_of(model, training_set, name).take(chosen))
+    )
+
+
+def mean_interval(losses: NDArray[np.float64], at_us: NDArray[Any]) -> Interval | None:
+    """The closed-form interval of a mean loss over days that resemble their neighbours; None below three days.
+
+    Student's t over days: three days of rows give a wide interval, as they should.
+    """
+    days = at_us // DAY_US
+    if np.unique(days).size < _LEAST_DAYS:
+        return None
+    found = paired_mean_bound(losses, days)
+    return msgspec.structs.replace(found, low=max(0.0, found.low))  # no loss is below 0
+
+
+def figures_of(judged: Judged, here: NDArray[np.bool_]) -> dict[str, Any]:
+    """The figures of some of the rows, as parts name them; of a ranking those of all lists that have such a row."""
+    if judged.lists is not None:
+        here = np.isin(judged.lists, judged.lists[here])
+    y, p = judged.labels[here], judged.scores[here]
+    losses, at_us = judged.losses(here)
+    area = auc(y, p) if judged.binary else None
+    if p.ndim == 2:
+        area = macro_auc(y, p)
+        p, y = top_class(y, p)
+    return {
+        "rows": int(here.sum()),
+        "value": float(losses.mean()),
+        "auc": area,
+        "mean_score": float(p.mean()),
+        "mean_label": float(y.mean()),
+        "interval": mean_interval(losses, at_us),
+    }
+
+
+def column_of(model: Model, training_set: TrainingSet, name: str) -> Column:
+    """A feature, or a column of the request.
+
+    Raises:
+        Misuse: There is none of that name.
+    """
+    for table in (training_set.features.values, training_set.requests):
+        if name in table:
+            return table[name]
+    raise Misuse(f"evaluate {model.name!r}: the training set has no column or feature {name!r} to slice by.")
+
+
+def values_of(column: Column) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """The parts of a column with their names, each with at least one row, null last."""
+    there = column.present()
+    values = column.values[there]
+    kinds, counts = np.unique(values, return_counts=True)  # as they are: a text of NumPy's lacks the NULs at its end
+    if column.dtype in ("float", "int", "time") and kinds.size > _MOST_VALUES:
+        yield from _ranges(column, there)
+    else:
+        yield from _kinds(column, there, kinds[np.argsort(-counts, kind="stable")])
+    if not there.all():
+        yield "null", ~there
+
+
+def _kinds(column: Column, there: NDArray[np.bool_], kinds: NDArray[Any]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    rest = there.copy()
+    most = kinds if kinds.size <= _MOST_VALUES + 1 else kinds[:_MOST_VALUES]
+    for place, kind in enumerate(most.tolist()):
+        here = there & (column.values == most[place : place + 1])  # a bare text would lose the NULs at its end
+        rest &= ~here
+        yield _named(column, kind), here
+    if rest.any():
+        yield f"{kinds.size - most.size} others", rest
+
+
+def _ranges(column: Column, there: NDArray[np.bool_]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Ranges of about equally many rows; the values that part them go to the lower one."""
+    edges = np.unique(np.quantile(column.values[there], np.linspace(0.0, 1.0, _BUCKETS + 1), method="inverted_cdf"))
+    place = np.searchsorted(edges[1:-1], column.values, side="left")
+    for number in range(max(1, edges.size - 1)):
+        here = there & (place == number)
+        if here.any():
+            low, high = edges[number], edges[min(number + 1, edges.size - 1)]
+            yield f"{_named(column, low.item())} to {_named(column, high.item())}", here
+
+
+def _named(column: Column, value: Any) -> str:
+    if column.dtype == "time":
+        return format_moment(int(value))[:16]
+    return f"{value:.4g}" if column.dtype == "float" else str(value)

@@ -1,0 +1,1 @@
+"""Gradient boosting libraries: CatBoost, LightGBM, XGBoost."""

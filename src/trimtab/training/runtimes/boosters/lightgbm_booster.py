@@ -1,0 +1,180 @@
+"""LightGBM's models scored through its C interface: without its Python package, which takes seconds to load.
+
+One row goes through a call prepared for its thread, a hundredth of `Booster.predict`'s time.  # D99
+"""
+
+from __future__ import annotations
+
+import ctypes
+import random
+import struct
+import sys
+from typing import TYPE_CHECKING, Any
+
+from trimtab.core.errors import Corrupt, Misuse
+from trimtab.training.runtimes.boosters.native import matrix_address, native_library
+from trimtab.training.runtimes.choose import missing_library
+from trimtab.training.runtimes.choosing import RowCall, Ways, per_thread
+from trimtab.training.runtimes.ports import Score, check_columns, wrong_row
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_NORMAL, _FLOAT64 = 0, 1  # C_API_PREDICT_NORMAL, C_API_DTYPE_FLOAT64
+_ONE_THREAD = b"num_threads=1"  # beside other processes, more wait for each other
+_QUIET = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(lambda _: None)  # what it would print
+
+
+class BoosterScorer(Ways):
+    """A booster read from its text; many threads may call it at once."""
+
+    def __init__(self, text: str | bytes) -> None:
+        booster = self._booster = _Booster(text.encode() if isinstance(text, str) else text)
+        prepared = per_thread(lambda: _RowCall(booster).score)
+        ways: dict[str, RowCall] = {"prepared": prepared} if _can_prepare(booster) else {}
+        super().__init__({**ways, "library": booster.alone})
+
+    def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
+        import numpy as np
+
+        booster = self._booster
+        check_columns("lightgbm", matrix, booster.inputs)
+        plain, address = matrix_address(matrix)
+        scores = np.empty(len(plain) * booster.classes)
+        if len(plain):
+            booster.predict(address, len(plain), scores.ctypes.data)
+        return scores if booster.classes == 1 else scores.reshape(-1, booster.classes)
+
+    def predict_rows(self, rows: list[list[float]]) -> list[Score]:
+        """The scores of a batch, for which NumPy need not be there."""
+        return self._booster.rows(rows)
+
+
+def _can_prepare(booster: _Booster) -> bool:
+    """Whether the library has prepared calls, and they give the bits of a batch on a few rows."""
+    inputs, draw = booster.inputs, random.Random(0)
+    rows = [[draw.gauss(0.0, 100.0) for _ in range(inputs)] for _ in range(4)]
+    rows[1] = [float("nan")] * inputs
+    rows[2][::2] = rows[1][::2]
+    try:
+        call = _RowCall(booster)
+        found = [call.score(row) for row in rows]
+    except (AttributeError, OSError):  # another version of the library
+        return False
+    return found == booster.rows(rows)
+
+
+class _Booster:
+    """The library's own object."""
+
+    def __init__(self, text: bytes) -> None:
+        self.handle = ctypes.c_void_p()  # first: `__del__` reads it even when what follows fails
+        try:
+            self.library = native_library(
+                "lightgbm", "lib/lib_lightgbm.so", "lib/lib_lightgbm.dylib", "bin/lib_lightgbm.dll"
+            )
+        except (ImportError, OSError) as error:
+            raise missing_library("lightgbm", error) from error
+        if "lightgbm" not in sys.modules:  # its package has another way, which stays
+            self.library.LGBM_RegisterLogCallback(_QUIET)
+        self.library.LGBM_GetLastError.restype = ctypes.c_char_p
+        rounds = ctypes.c_int()
+        arguments = ctypes.c_char_p(text), ctypes.byref(rounds), ctypes.byref(self.handle)
+        if self.library.LGBM_BoosterLoadModelFromString(*arguments):
+            raise Corrupt(f"lightgbm: these {len(text)} letters are no booster: {self._why()}")
+        self.inputs = self._number("LGBM_BoosterGetNumFeature")
+        self.classes = self._number("LGBM_BoosterNumModelPerIteration")  # 1: a number a row
+
+    def predict(self, rows_at: int, rows: int, scores_at: int) -> None:
+        """Score `rows` rows of float64 in memory into float64 in memory."""
+        length = ctypes.c_int64()
+        status = self.library.LGBM_BoosterPredictForMat(
+            self.handle,
+            ctypes.c_void_p(rows_at),
+            ctypes.c_int(_FLOAT64),
+            ctypes.c_int32(rows),
+            ctypes.c_int32(self.inputs),
+            ctypes.c_int(1),  # row after row
+            ctypes.c_int(_NORMAL),
+            ctypes.c_int(0),
+            ctypes.c_int(-1),
+            ctypes.c_char_p(_ONE_THREAD),
+            ctypes.byref(length),
+            ctypes.c_void_p(scores_at),
+        )
+        if status:
+            raise OSError(f"lightgbm: {rows} rows could not be scored: {self._why()}")
+
+    def rows(self, rows: list[list[float]]) -> list[Score]:
+        """The scores of rows, for which NumPy need not be there."""
+        given = (ctypes.c_double * (len(rows) * self.inputs))(*[value for row in rows for value in self.checked(row)])
+        scores = (ctypes.c_double * (len(rows) * self.classes))()
+        self.predict(ctypes.addressof(given), len(rows), ctypes.addressof(scores))
+        if self.classes == 1:
+            return list(scores)
+        return [scores[at : at + self.classes] for at in range(0, len(scores), self.classes)]
+
+    def alone(self, row: list[float]) -> Score:
+        """The score of a row as a batch of one."""
+        return self.rows([row])[0]
+
+    def checked(self, row: list[float]) -> list[float]:
+        """The row, if it has as many numbers as there are inputs."""
+        if len(row) != self.inputs:
+            raise wrong_row("lightgbm", len(row), self.inputs)
+        return row
+
+    def _number(self, name: str) -> int:
+        found = ctypes.c_int()
+        if self.library[name](self.handle, ctypes.byref(found)):
+            raise OSError(f"lightgbm: {name} failed: {self._why()}")
+        return found.value
+
+    def _why(self) -> str:
+        return str(self.library.LGBM_GetLastError().decode("utf-8", "replace"))
+
+    def __del__(self) -> None:
+        if self.handle:
+            self.library.LGBM_BoosterFree(self.handle)
+
+
+class _RowCall:
+    """A call of one thread: a handle and buffers of its own."""
+
+    def __init__(self, booster: _Booster) -> None:
+        self._handle = ctypes.c_void_p()  # first: `__del__` reads it even when what follows fails
+        self._booster = booster  # the handle points into it
+        library, inputs = booster.library, booster.inputs
+        self._free = library.LGBM_FastConfigFree
+        self._call = library.LGBM_BoosterPredictForMatSingleRowFast
+        self._pack = struct.Struct(f"{inputs}d").pack_into
+        self._row = (ctypes.c_double * inputs)()
+        self._single = booster.classes == 1
+        self._out, self._length = (ctypes.c_double * booster.classes)(), ctypes.c_int64()
+        status = library.LGBM_BoosterPredictForMatSingleRowFastInit(
+            booster.handle,
+            ctypes.c_int(_NORMAL),
+            ctypes.c_int(0),
+            ctypes.c_int(-1),
+            ctypes.c_int(_FLOAT64),
+            ctypes.c_int32(inputs),
+            ctypes.c_char_p(_ONE_THREAD),
+            ctypes.byref(self._handle),
+        )
+        if status:
+            raise OSError("lightgbm: the one-row call could not be prepared")
+        self._arguments = (self._handle, self._row, ctypes.byref(self._length), self._out)
+
+    def score(self, row: list[float]) -> Score:
+        try:
+            self._pack(self._row, 0, *row)
+        except struct.error:
+            self._booster.checked(row)
+            raise Misuse("lightgbm: a row holds something that is no number.") from None
+        if self._call(*self._arguments):
+            raise OSError("lightgbm: the one-row call failed")
+        return self._out[0] if self._single else self._out[:]
+
+    def __del__(self) -> None:
+        if self._handle:
+            self._free(self._handle)

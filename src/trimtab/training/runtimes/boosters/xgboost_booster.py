@@ -1,0 +1,184 @@
+"""XGBoost's models scored through its C interface: without its Python package and its checks of every call.  # D99"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+import sys
+from typing import TYPE_CHECKING, Any
+
+from trimtab.core.errors import Corrupt, Misuse
+from trimtab.training.runtimes.boosters.native import matrix_address, native_library
+from trimtab.training.runtimes.choose import missing_library
+from trimtab.training.runtimes.choosing import Ways, per_thread
+from trimtab.training.runtimes.ports import Score, check_columns, wrong_row
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_INTERFACE = '{"data": [%d, true], "shape": [%d, %d], "typestr": "<f8", "version": 3}'
+_CONFIG = (
+    '{"type": 0, "training": false, "iteration_begin": 0, "iteration_end": %d, "missing": NaN, "strict_shape": false, '
+    '"cache_id": 0}'
+)
+_QUIET = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(lambda _: None)  # what it would print
+
+
+def no_linear(what: str) -> Misuse:
+    """What to tell somebody whose booster is linear: the library scores rows in memory with trees alone."""
+    return Misuse(
+        f'{what}: booster="gblinear" is no tree, and XGBoost scores rows in memory with trees alone. Take '
+        'booster="gbtree", or a linear model of scikit-learn (LogisticRegression, ElasticNet).'
+    )
+
+
+class TreesScorer(Ways):
+    """A booster read from its bytes; many threads may call it at once."""
+
+    def __init__(self, data: bytes) -> None:
+        if data[:1] != b"{":  # its parser ends the process at some bytes that are none of its own
+            raise Corrupt(f"xgboost: these {len(data)} bytes are no booster in UBJSON.")
+        booster = self._booster = _Booster(data)
+        super().__init__({"prepared": per_thread(lambda: _RowCall(booster).score), "library": booster.alone})
+
+    def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
+        import numpy as np
+
+        booster = self._booster
+        check_columns("xgboost", matrix, booster.inputs)
+        if not len(matrix):
+            classes = len(booster.scores_of_nothing())
+            return np.empty(0 if classes == 1 else (0, classes))
+        plain, address = matrix_address(matrix)
+        found, shape = booster.predict(address, len(plain))
+        return np.array(np.ctypeslib.as_array(found, shape), np.float64)  # a copy: the library overwrites its own
+
+    def predict_rows(self, rows: list[list[float]]) -> list[Score]:
+        """The scores of a batch, for which NumPy need not be there."""
+        return self._booster.rows(rows)
+
+
+class _Booster:
+    """The library's own object."""
+
+    def __init__(self, data: bytes) -> None:
+        self.handle = ctypes.c_void_p()  # first: `__del__` reads it even when what follows fails
+        try:
+            self.library = native_library("xgboost", "lib/libxgboost.so", "lib/libxgboost.dylib", "lib/xgboost.dll")
+        except (ImportError, OSError) as error:
+            raise missing_library("xgboost", error) from error
+        if "xgboost" not in sys.modules:  # its package has another way, which stays
+            self.library.XGBRegisterLogCallback(_QUIET)
+        self.library.XGBGetLastError.restype = ctypes.c_char_p
+        self._done("XGBoosterCreate", None, ctypes.c_uint64(0), ctypes.byref(self.handle))
+        try:
+            self._done("XGBoosterLoadModelFromBuffer", self.handle, ctypes.c_char_p(data), ctypes.c_uint64(len(data)))
+        except OSError as error:
+            raise Corrupt(f"xgboost: these {len(data)} bytes are no booster: {str(error)[:200]}") from error
+        self._done("XGBoosterSetParam", self.handle, b"nthread", b"1")  # beside other processes, more wait
+        if self._is_linear():
+            raise no_linear("xgboost")
+        count = ctypes.c_uint64()
+        self._done("XGBoosterGetNumFeature", self.handle, ctypes.byref(count))
+        self.inputs = count.value
+        self.config = (_CONFIG % self._rounds()).encode()
+
+    def predict(self, rows_at: int, rows: int) -> tuple[Any, tuple[int, ...]]:
+        """Score rows of float64 in memory: where the scores are until the next call of this thread, and their shape."""
+        interface = (_INTERFACE % (rows_at, rows, self.inputs)).encode()
+        shape, dims = ctypes.POINTER(ctypes.c_uint64)(), ctypes.c_uint64()
+        found = ctypes.POINTER(ctypes.c_float)()
+        self._done(
+            "XGBoosterPredictFromDense",
+            self.handle,
+            interface,
+            self.config,
+            None,
+            ctypes.byref(shape),
+            ctypes.byref(dims),
+            ctypes.byref(found),
+        )
+        return found, tuple(shape[: dims.value])
+
+    def rows(self, rows: list[list[float]]) -> list[Score]:
+        """The scores of rows, for which NumPy need not be there."""
+        given = (ctypes.c_double * (len(rows) * self.inputs))(*[value for row in rows for value in self.checked(row)])
+        found, shape = self.predict(ctypes.addressof(given), len(rows))
+        if len(shape) == 1:
+            return list(found[: len(rows)])
+        width = shape[1]
+        return [found[at : at + width] for at in range(0, len(rows) * width, width)]
+
+    def alone(self, row: list[float]) -> Score:
+        """The score of a row as a batch of one."""
+        return self.rows([row])[0]
+
+    def checked(self, row: list[float]) -> list[float]:
+        """The row, if it has as many numbers as there are inputs."""
+        if len(row) != self.inputs:
+            raise wrong_row("xgboost", len(row), self.inputs)
+        return row
+
+    def scores_of_nothing(self) -> list[float]:
+        """Of a row without any value: one number, or one for each class."""
+        row = (ctypes.c_double * self.inputs)(*[float("nan")] * self.inputs)
+        found, shape = self.predict(ctypes.addressof(row), 1)
+        return list(found[: shape[1] if len(shape) == 2 else 1])
+
+    def _rounds(self) -> int:
+        """How many rounds count: after early stopping those up to the best, as the estimator does; 0: all."""
+        text, there = ctypes.c_char_p(), ctypes.c_int()
+        self._done("XGBoosterGetAttr", self.handle, b"best_iteration", ctypes.byref(text), ctypes.byref(there))
+        return int(text.value) + 1 if there.value and text.value else 0
+
+    def _is_linear(self) -> bool:
+        text, size = ctypes.c_char_p(), ctypes.c_uint64()
+        self._done("XGBoosterSaveJsonConfig", self.handle, ctypes.byref(size), ctypes.byref(text))
+        return b'"name":"gblinear"' in (text.value or b"")
+
+    def _done(self, name: str, *arguments: Any) -> None:
+        if self.library[name](*arguments):
+            raise OSError(f"xgboost: {name}: {self.why()}")
+
+    def why(self) -> str:
+        """What the library says of its newest error in this thread."""
+        return str(self.library.XGBGetLastError().decode("utf-8", "replace"))
+
+    def __del__(self) -> None:
+        if self.handle:
+            self.library.XGBoosterFree(self.handle)
+
+
+class _RowCall:
+    """A call of one thread, whose buffer is described to the library once."""
+
+    def __init__(self, booster: _Booster) -> None:
+        inputs = booster.inputs
+        self._booster = booster
+        self._pack = struct.Struct(f"{inputs}d").pack_into
+        self._row = (ctypes.c_double * inputs)()
+        self._call = booster.library.XGBoosterPredictFromDense
+        self._found = ctypes.POINTER(ctypes.c_float)()
+        classes = len(booster.scores_of_nothing())
+        self._classes = 0 if classes == 1 else classes
+        interface = (_INTERFACE % (ctypes.addressof(self._row), 1, inputs)).encode()
+        self._shape, self._dims = ctypes.POINTER(ctypes.c_uint64)(), ctypes.c_uint64()
+        self._arguments = (
+            booster.handle,
+            ctypes.c_char_p(interface),
+            ctypes.c_char_p(booster.config),
+            None,
+            ctypes.byref(self._shape),
+            ctypes.byref(self._dims),
+            ctypes.byref(self._found),
+        )
+
+    def score(self, row: list[float]) -> Score:
+        try:
+            self._pack(self._row, 0, *row)
+        except struct.error:
+            self._booster.checked(row)
+            raise Misuse("xgboost: a row holds something that is no number.") from None
+        if self._call(*self._arguments):
+            raise OSError(f"xgboost: the one-row call failed: {self._booster.why()}")
+        return self._found[: self._classes] if self._classes else self._found[0]

@@ -203,10 +203,10 @@ def _ours(folder: Path, kind: str) -> Any:
     from trimtab.features.definitions import request
     from trimtab.serving import (
         Answerer,
+        BufferedLog,
         Endpoint,
         HttpService,
         ModelInputs,
-        NotedLog,
         Precomputed,
         PredictionIds,
         PredictionLog,
@@ -224,7 +224,7 @@ def _ours(folder: Path, kind: str) -> Any:
     clock = SystemClock()
     mode: Any = "durable" if kind == "durable" else "relaxed"
     store = SqliteLog(folder / f"log-{time.time_ns()}", mode=mode)
-    log = PredictionLog(NotedLog(store, folder / "spool") if mode == "relaxed" else store)
+    log = PredictionLog(BufferedLog(store, folder / "spool") if mode == "relaxed" else store)
     names = tuple(f"x{n}" for n in range(FLOATS))
     served = ServedVersion(model=MODEL, version="0" * 64, label=f"{MODEL}@1", arm="champion", inputs=names)
     question = request(MODEL, key="id", time="at", columns=columns())

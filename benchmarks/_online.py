@@ -131,7 +131,7 @@ class Ingest:
             begin = time.perf_counter()
             for payloads, times in ready:
                 positions = self._log.append(payloads, at_us=times)
-                applier.nudge()
+                applier.wake()
             applier.wait_applied({self._log.partition: positions.stop - 1}, 600)
             took_s = time.perf_counter() - begin
         assert sum(self._online.positions().values()) == before + batches * BATCH

@@ -15,7 +15,7 @@ import msgspec
 from _telling import cpu_us, requests
 
 from trimtab.serving.http.requests.access_log import AccessLog
-from trimtab.serving.http.requests.request_record import Exchange
+from trimtab.serving.http.requests.request_record import RequestRecord
 
 NAME = "access_log"
 TARGET = "ratio <= 4"
@@ -28,7 +28,7 @@ class State(msgspec.Struct):
 
     log: AccessLog
     path: Path
-    exchanges: list[Exchange]
+    exchanges: list[RequestRecord]
     said: dict[int, Any]  # by the exchange's identity
 
 
@@ -50,7 +50,7 @@ def floor(state: State) -> float:
     encode, said = msgspec.json.Encoder().encode, state.said
     with state.path.with_name("floor").open("wb", buffering=0) as file:
 
-        def take(some: Sequence[Exchange]) -> None:
+        def take(some: Sequence[RequestRecord]) -> None:
             file.write(b"\n".join([encode(said[id(one)]) for one in some]) + b"\n")
 
         return cpu_us(take, state.exchanges)

@@ -19,7 +19,7 @@ import trimtab as tt
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
 from trimtab.core.records import Prediction
-from trimtab.core.time import DAY_US, moment_us
+from trimtab.core.time import DAY_US, parse_time_us
 from trimtab.serving.log.prediction_log import encode_all
 from trimtab.steering.loop_state import Repair
 
@@ -27,7 +27,7 @@ NAME = "paired_shadow"
 TARGET = "ratio >= 0.8"
 UNIT = "rows/s"
 BETTER = "higher"
-NOW_US = moment_us("2024-06-01T00:00:00Z")
+NOW_US = parse_time_us("2024-06-01T00:00:00Z")
 EACH, EVENTS = 50_000, 20_000
 NAMES = [f"x{n}" for n in range(_http.FLOATS)]
 PROJECT = f"""
@@ -115,7 +115,7 @@ def ours(state: dict[str, Any]) -> float:
     loop = state["project"].loop("one")
     loop.catch_up()
     start = time.perf_counter()
-    days, _ = loop._loop.workshop.shadow_days(state["repair"], NOW_US, state["clock"].now_us())
+    days, _ = loop._loop.builder.shadow_days(state["repair"], NOW_US, state["clock"].now_us())
     taken = time.perf_counter() - start
     if sum(day.rows for day in days) != EACH:
         raise SystemExit(f"paired_shadow: {sum(day.rows for day in days)} rows were compared instead of {EACH}.")

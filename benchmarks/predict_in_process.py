@@ -19,7 +19,7 @@ from trimtab.core.clock import VirtualClock
 from trimtab.features.encoding import Encoding
 from trimtab.features.feature_set import feature_set
 from trimtab.serving import Answerer, OnlineInputs, PredictionIds, PredictionLog, ServedVersion
-from trimtab.serving.log.buffered_log import NotedLog
+from trimtab.serving.log.buffered_log import BufferedLog
 from trimtab.store.sqlite.log import SqliteLog
 from trimtab.training.runtimes.boosters.lightgbm import BoosterScorer
 
@@ -45,7 +45,7 @@ class Asking:
         clock = VirtualClock(self.now_us)
         inputs = OnlineInputs(self.plan, Encoding(dtypes=features.dtypes, vocabularies={}))
         served = ServedVersion(model="m", version="0" * 64, label="m@1", arm="champion", inputs=features.names)
-        log = PredictionLog(NotedLog(SqliteLog(folder / "predictions", mode="relaxed"), folder / "spool"))
+        log = PredictionLog(BufferedLog(SqliteLog(folder / "predictions", mode="relaxed"), folder / "spool"))
         self.answerer = Answerer(
             served, ASK, reader=inputs, scorer=self.scorer, log=log, clock=clock, ids=PredictionIds(clock)
         )

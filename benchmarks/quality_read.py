@@ -17,7 +17,7 @@ import trimtab as tt
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
 from trimtab.core.records import Prediction
-from trimtab.core.time import DAY_US, HOUR_US, moment_us
+from trimtab.core.time import DAY_US, HOUR_US, parse_time_us
 from trimtab.feedback.blocks import block_days
 from trimtab.monitoring.quality.quality_days import store_days
 from trimtab.serving.log.prediction_log import encode_all
@@ -26,7 +26,7 @@ NAME = "quality_read"
 TARGET = "ours <= 200"
 UNIT = "ms"
 BETTER = "lower"
-NOW_US = moment_us("2024-12-31T00:00:00Z")
+NOW_US = parse_time_us("2024-12-31T00:00:00Z")
 PREDICTIONS, SLICES, DAYS, EVENTS = 5_000_000, 100, 365, 200_000
 PROJECT = """
 import trimtab as tt

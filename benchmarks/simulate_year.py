@@ -13,7 +13,7 @@ from typing import Any
 
 from trimtab.app.state.definitions import load_definitions
 from trimtab.core.config import load_config
-from trimtab.core.time import moment_us
+from trimtab.core.time import parse_time_us
 from trimtab.events import read_file
 from trimtab.simulation.replay import Replay
 from trimtab.simulation.scenarios.world import Line
@@ -50,8 +50,8 @@ def ours(state: dict[str, Any]) -> float:
         state["tables"],
         list(project.sources.values()),
         next(state["folders"]),
-        start_us=moment_us(demo.start),
-        until_us=moment_us(demo.until),
+        start_us=parse_time_us(demo.start),
+        until_us=parse_time_us(demo.until),
         seed=1,
         sampled_rows=demo.sampled_rows,
     ) as replay:

@@ -19,14 +19,14 @@ import trimtab as tt
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
 from trimtab.core.records import Prediction
-from trimtab.core.time import DAY_US, HOUR_US, moment_us
+from trimtab.core.time import DAY_US, HOUR_US, parse_time_us
 from trimtab.serving.log.prediction_log import encode_all
 
 NAME = "summary_cost"
 TARGET = "ratio <= 0.1"
 UNIT = "us/prediction"
 BETTER = "lower"
-NOW_US = moment_us("2024-06-01T00:00:00Z")
+NOW_US = parse_time_us("2024-06-01T00:00:00Z")
 EACH, EVENTS = 20_000, 20_000
 NAMES = [f"x{n}" for n in range(_http.FLOATS)]
 PROJECT = f"""

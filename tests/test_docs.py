@@ -21,7 +21,7 @@ from click.testing import CliRunner
 import tour
 import trimtab
 from trimtab.cli.group import trimtab as trimtab_command
-from trimtab.core.config import Config, DemoSettings, LineSettings
+from trimtab.core.config import Config, DemoSettings, ScenarioSettings
 from trimtab.core.errors import TrimtabError
 
 ROOT = Path(__file__).parents[1]
@@ -137,7 +137,7 @@ def settings() -> list[str]:
             out += [f"{field.name}.{inner.name}" for inner in msgspec.structs.fields(kind)]
         else:
             out.append(field.name)
-    return out + [f"demo.lines.{field.name}" for field in msgspec.structs.fields(LineSettings)]
+    return out + [f"demo.lines.{field.name}" for field in msgspec.structs.fields(ScenarioSettings)]
 
 
 @pytest.mark.parametrize("document", ["reference.md", "settings.md"])
@@ -153,7 +153,7 @@ def test_every_policy_of_a_line_that_the_settings_name_exists():
     row = re.search(r"^\| `policy` \|.*$", (ROOT / "docs" / "settings.md").read_text("utf-8"), flags=re.MULTILINE)
     assert row is not None
     named = set(re.findall(r'"(\w+)"', row[0]))
-    (kind,) = (field.type for field in msgspec.structs.fields(LineSettings) if field.name == "policy")
+    (kind,) = (field.type for field in msgspec.structs.fields(ScenarioSettings) if field.name == "policy")
     assert named == set(kind.__args__)
 
 

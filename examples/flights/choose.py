@@ -25,7 +25,7 @@ import trimtab as tt
 from trimtab.app.state.definitions import Definitions, load_definitions
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
-from trimtab.core.time import DAY_US, moment_us
+from trimtab.core.time import DAY_US, parse_time_us
 from trimtab.events import read_file
 from trimtab.report import text_table
 from trimtab.simulation.replay import Replay
@@ -37,8 +37,8 @@ from trimtab.training.fitting.fit import fitted_values
 from trimtab.training.fitting.folds import known_before
 
 HERE = Path(__file__).parent
-END_US = moment_us("2013-03-01T05:00:00Z")  # midnight in New York; nothing later is read
-FOLDS_US = tuple(moment_us(f"2013-02-{day}T05:00:00Z") for day in ("01", "14"))
+END_US = parse_time_us("2013-03-01T05:00:00Z")  # midnight in New York; nothing later is read
+FOLDS_US = tuple(parse_time_us(f"2013-02-{day}T05:00:00Z") for day in ("01", "14"))
 JUDGED_US = 14 * DAY_US
 MODELS = ("late_flight_plain", "late_flight")  # "v1" and "v2"
 GRID = [

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 import forked
 from trimtab.app.project import Project
-from trimtab.core.time import format_moment
+from trimtab.core.time import format_time
 
-AS_OF = format_moment(shop.NOW_US)
+AS_OF = format_time(shop.NOW_US)
 ALONE_S, ALONE = 1.0, 10  # a version that gave all answers of so long, and so many, answers alone
 MOST = 100_000  # answers in that time
 LOAD = Path(__file__).parent / "answer_load.py"

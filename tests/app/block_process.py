@@ -12,9 +12,9 @@ import trimtab as tt
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
 from trimtab.core.records import Prediction
-from trimtab.core.time import HOUR_US, moment_us
+from trimtab.core.time import HOUR_US, parse_time_us
 
-NOW_US = moment_us("2024-03-01T00:00:00Z")
+NOW_US = parse_time_us("2024-03-01T00:00:00Z")
 STEP_US = 4 * HOUR_US
 A_DAY = 6  # steps
 LATE = 7  # each seventh label comes two days after the wait

@@ -10,9 +10,9 @@ import numpy as np
 from trimtab.app.project import Project, open_project
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
-from trimtab.core.time import DAY_US, HOUR_US, moment_us
+from trimtab.core.time import DAY_US, HOUR_US, parse_time_us
 
-BEGIN_US = moment_us("2024-03-01T00:00:00Z")
+BEGIN_US = parse_time_us("2024-03-01T00:00:00Z")
 DAYS = 40
 NOW_US = BEGIN_US + DAYS * DAY_US
 PROJECT = """

@@ -25,7 +25,7 @@ from trimtab.app.project import open_project
 from trimtab.app.serve.addresses import openapi_json
 from trimtab.app.serve.operations import ProjectModels
 from trimtab.core.errors import Conflict, Misuse
-from trimtab.core.time import DAY_US, HOUR_US, format_moment, moment_us
+from trimtab.core.time import DAY_US, HOUR_US, format_time, parse_time_us
 from trimtab.features.online.read.entity_read import read_entity
 from trimtab.serving.client import connect
 from trimtab.serving.http.requests.access import right_of
@@ -33,7 +33,7 @@ from trimtab.serving.http.routes.operations import Move, RollBack
 from trimtab.serving.problems import InvalidField
 
 DOCS = Path(__file__).parents[2] / "docs"
-AS_OF = format_moment(shop.NOW_US)
+AS_OF = format_time(shop.NOW_US)
 ALIASES = "/v1/models/buyer/aliases"
 
 
@@ -308,7 +308,7 @@ def test_the_form_of_events_shows_one_that_is_taken(served: tuple[Path, str]) ->
     (body,) = re.findall(r"<textarea[^>]*>(.*?)</textarea>", shown, re.DOTALL)
     event = json.loads(unescape(body))
     assert event == {"visit_id": "text", "closed_at": event["closed_at"]}
-    assert moment_us(event["closed_at"]) > shop.NOW_US
+    assert parse_time_us(event["closed_at"]) > shop.NOW_US
 
 
 def in_a_browser(url: str) -> str:

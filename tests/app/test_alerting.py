@@ -383,7 +383,7 @@ def test_nothing_is_done_while_another_process_has_the_lease(tmp_path: Path) -> 
         assert lease.take()
         project.send_alerts()
         assert server.got == []
-        lease.let_go()
+        lease.release()
         project.send_alerts()
         assert len(server.got) == 1
 

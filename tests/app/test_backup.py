@@ -26,9 +26,9 @@ from trimtab.app.state.state_use import set_aside
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.signals import ENDING
-from trimtab.core.time import DAY_US, HOUR_US, format_moment
+from trimtab.core.time import DAY_US, HOUR_US, format_time
 
-AS_OF = format_moment(shop.NOW_US)
+AS_OF = format_time(shop.NOW_US)
 FULL = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -88,7 +88,7 @@ def test_a_backup_of_a_served_project_has_all_that_was_acknowledged(trained: Pat
         while not stop.is_set():
             if what:
                 n = len(pushed)
-                row = {"site": "east", "level": float(n), "read_at": format_moment(shop.NOW_US - DAY_US + n)}
+                row = {"site": "east", "level": float(n), "read_at": format_time(shop.NOW_US - DAY_US + n)}
                 assert shop.call(f"{url}/v1/events/readings", row)[0] == 200
                 pushed.append(n)
             else:

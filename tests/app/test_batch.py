@@ -25,7 +25,7 @@ from trimtab.cli.group import trimtab
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Conflict, Misuse, Unavailable
-from trimtab.core.time import DAY_US, HOUR_US, format_moment
+from trimtab.core.time import DAY_US, HOUR_US, format_time
 from trimtab.store.lmdb.kv import LmdbKeyValue
 
 
@@ -166,8 +166,8 @@ def test_precomputed_answers_can_be_stored_beside_a_running_service(trained: Pat
     """The learner's state is elsewhere; the service gives the answers while they are fresh, and says when not."""
     as_of = shop.NOW_US + HOUR_US
     ahead = table(2, 3)
-    rows = [{**row, "at": format_moment(row["at"])} for row in ahead.to_rows()]
-    with shop.serving(trained, "--as-of", format_moment(as_of)) as (_, url):
+    rows = [{**row, "at": format_time(row["at"])} for row in ahead.to_rows()]
+    with shop.serving(trained, "--as-of", format_time(as_of)) as (_, url):
         address = f"{url}/v1/models/buyer/predict"
         first = shop.call(address, {"request": rows[0]})[1]
         assert (first["mode"], first["flags"]) == ("live", [])
@@ -184,7 +184,7 @@ def test_precomputed_answers_can_be_stored_beside_a_running_service(trained: Pat
             assert (missing["mode"], missing["flags"]) == ("live", ["precomputed_missing"])
             assert project.predictions.find(stored[0]["id"]).mode == "precomputed"
             assert project.predict_table("buyer", ahead, mode="precomputed") == made
-    with shop.serving(trained, "--as-of", format_moment(as_of + 2 * DAY_US)) as (_, url):
+    with shop.serving(trained, "--as-of", format_time(as_of + 2 * DAY_US)) as (_, url):
         stale = shop.call(f"{url}/v1/models/buyer/predict", {"request": rows[0]})[1]
         assert (stale["mode"], stale["flags"]) == ("live", ["precomputed_stale"])
 
@@ -319,7 +319,7 @@ def test_the_batch_of_a_process_that_was_killed_goes_on_at_once_and_that_of_a_st
     trained: Path, tmp_path: Path
 ) -> None:
     rows = tmp_path / "rows.csv"
-    rows.write_text(f"visit_id,site,at,x\na,north,{format_moment(shop.NOW_US - HOUR_US)},1.0\n")
+    rows.write_text(f"visit_id,site,at,x\na,north,{format_time(shop.NOW_US - HOUR_US)},1.0\n")
     for sent in (signal.SIGSTOP, signal.SIGKILL):
         arguments = [str(Path(shop.__file__).parent), str(trained), str(rows), str(int(sent))]
         with forked.Popen([sys.executable, "-c", KILLED, *arguments], stdout=subprocess.PIPE) as process:

@@ -12,10 +12,10 @@ import shop
 from trimtab.app.project import Project, open_project
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
-from trimtab.core.time import DAY_US, HOUR_US, moment_us
+from trimtab.core.time import DAY_US, HOUR_US, parse_time_us
 from trimtab.features.online.read.entity_read import read_entity
 
-DAYS = [-44_205, -(moment_us("2024-03-03") // DAY_US)]  # in 1903; and across the epoch
+DAYS = [-44_205, -(parse_time_us("2024-03-03") // DAY_US)]  # in 1903; and across the epoch
 PROJECT = """
 import trimtab as tt
 
@@ -45,7 +45,7 @@ def lived(folder: Path, shift_us: int) -> list[Any]:
     (folder / "project.py").write_text(PROJECT)
     (folder / "trimtab.toml").write_text("")
     rng = random.Random(14)
-    clock = VirtualClock(moment_us("2024-03-01") + shift_us)
+    clock = VirtualClock(parse_time_us("2024-03-01") + shift_us)
     found: list[Any] = []
     asked: list[tuple[str, int]] = []
     with open_project(folder, clock=clock) as project:

@@ -243,6 +243,6 @@ def test_after_a_roll_back_the_version_in_service_answers_until_the_other_ones_f
                 if one[0] in answered:
                     break
                 time.sleep(0.02)
-            project.views.let_go()
+            project.views.release()
         assert answered <= {one[0], two[0]}
         assert one[0] in answered

@@ -24,13 +24,13 @@ from processes import within
 from trimtab.app.project import open_project
 from trimtab.app.serve import engine
 from trimtab.core.clock import ShiftedClock
-from trimtab.core.time import format_moment
+from trimtab.core.time import format_time
 from trimtab.serving.http.server import accepting
 from trimtab.serving.http.server.server import listen
 from trimtab.serving.workers.states import FOLDER, ServiceState, write_state
 from trimtab.serving.workers.worker import Worker
 
-AS_OF = format_moment(shop.NOW_US)
+AS_OF = format_time(shop.NOW_US)
 ENDLESS = 4711.0
 TOILING = """
 import time

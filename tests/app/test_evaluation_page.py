@@ -13,7 +13,7 @@ from trimtab.app.versions.evaluation_page import evaluation_page
 from trimtab.app.versions.evaluation_text import evaluation_text
 from trimtab.core.errors import NotFound, Unavailable
 from trimtab.registry import Version
-from trimtab.stats import CalibrationBin, Figure, Interval, choose_threshold
+from trimtab.stats import CalibrationBin, Interval, MetricValue, choose_threshold
 from trimtab.training import CurvePoint, Environment, Evaluation, Month, Permuted, Slice, Week
 from trimtab.training.data.leakage import Leak
 from trimtab.training.data.weights import Balance
@@ -52,8 +52,8 @@ def evaluation(**changes: Any) -> Evaluation:
 def full() -> Evaluation:
     return evaluation(
         figures=(
-            Figure(name="log_loss", value=0.4, interval=WIDE, better="lower"),
-            Figure(name="bias", value=-0.01, interval=None, better="near", goal=0.0),
+            MetricValue(name="log_loss", value=0.4, interval=WIDE, better="lower"),
+            MetricValue(name="bias", value=-0.01, interval=None, better="near", goal=0.0),
         ),
         weeks=tuple(Week(week=f"2013-07-{d:02}", interval=WIDE if d > 1 else None, **PART) for d in range(1, 29, 3)),
         slices=(

@@ -33,7 +33,7 @@ import trimtab as tt
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
 from trimtab.core.records import Signal
-from trimtab.core.time import DAY_US, HOUR_US, format_moment
+from trimtab.core.time import DAY_US, HOUR_US, format_time
 from trimtab.features.offline.evaluation import evaluate
 from trimtab.monitoring.inputs.findings import KINDS
 from trimtab.monitoring.inputs.red_windows import red_windows
@@ -446,7 +446,7 @@ def test_a_healthy_twin(soak_report, tmp_path: Path) -> None:
         lines, trainings = lines + len(said), trainings + trained_times
         print(seed, len(reds), f"{trained_times} trainings", flush=True)
         for one in reds:
-            print("   ", format_moment(one.raised_at_us), one.kind, one.subject, one.message, flush=True)
+            print("   ", format_time(one.raised_at_us), one.kind, one.subject, one.message, flush=True)
     failures = sum(count > 1 for count in counts)
     soak_report(
         "healthy_twin", runs=len(counts), failures=failures, reds=sum(counts), red_lines=lines, trainings=trainings

@@ -27,7 +27,7 @@ from trimtab.app.training.training_data import LivingData
 from trimtab.core.clock import SystemClock
 from trimtab.core.columns.data import Column, Columns
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
-from trimtab.core.time import DAY_US, HOUR_US, format_moment
+from trimtab.core.time import DAY_US, HOUR_US, format_time
 from trimtab.features.parts import parted_views
 from trimtab.features.parts.parted_views import claimed
 from trimtab.training.data.parquet import write_parquet
@@ -269,7 +269,7 @@ def test_runs_that_nobody_takes_up_are_removed(project: Project) -> None:
 
 def test_requests_come_as_lines_of_json_and_arrow_files(project: Project, tmp_path: Path) -> None:
     asked = visits(5)
-    lines = [json.dumps(row | {"at": format_moment(row["at"])}) for row in asked.to_rows()]
+    lines = [json.dumps(row | {"at": format_time(row["at"])}) for row in asked.to_rows()]
     (tmp_path / "asked.ndjson").write_text("\n".join(lines))
     assert same(project.join(tmp_path / "asked.ndjson"), project.join(asked))
     (tmp_path / "asked.ndjson").write_text("\n".join([*lines, "{"]))
@@ -440,7 +440,7 @@ def test_no_requests_give_a_table_without_rows(project: Project) -> None:
 def test_an_expression_that_fails_in_one_row_is_null_there_and_says_so(project: Project) -> None:
     rows = [{"visit": "a", "n": 1}, {"visit": "b", "n": 2**62}, {"visit": "c", "n": None}]
     of = {"four": tt.col("n") * 4, "half": tt.col("n") / 2}
-    found = project.join(rows, of, at=format_moment(shop.NOW_US), reasons=True)
+    found = project.join(rows, of, at=format_time(shop.NOW_US), reasons=True)
     assert found["four"].to_list() == [4, None, None]
     assert found["four.reason"].to_list() == ["found", "failed", "null"]
     assert "half.reason" not in found

@@ -13,9 +13,9 @@ import pytest
 import shop
 
 import forked
-from trimtab.core.time import format_moment
+from trimtab.core.time import format_time
 
-AS_OF = format_moment(shop.NOW_US)
+AS_OF = format_time(shop.NOW_US)
 CHECKS = (
     "not_a_server_error",
     "status_code_conformance",

@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 
 from memory import Memory
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
-from trimtab.core.time import moment_us
+from trimtab.core.time import parse_time_us
 from trimtab.registry.transfer import importing, inspecting
 from trimtab.registry.transfer.golden import read_golden
 from trimtab.registry.transfer.importing import Given, check_inputs, find_model
@@ -111,7 +111,7 @@ def test_a_bare_model_becomes_a_version_that_serves_only_once_it_is_promoted(emp
         assert (made.imported.file, made.imported.kind, made.actor) == ("theirs.txt", "LightGBM text", "ada")
         assert made.imported.inputs_named
         assert made.imported.golden.startswith("5 golden rows and 2")
-        assert (made.rows, made.cut_us) == (0, moment_us("2024-03-20"))
+        assert (made.rows, made.cut_us) == (0, parse_time_us("2024-03-20"))
         assert project.evaluation(made.name).value < 0.65
         assert project.registry.alias("buyer", "champion") is None
         with pytest.raises(Misuse, match="no gate record"):

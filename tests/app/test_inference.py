@@ -18,9 +18,9 @@ import shop
 import forked
 from trimtab.app.project import open_project
 from trimtab.core.errors import Misuse
-from trimtab.core.time import DAY_US, format_moment
+from trimtab.core.time import DAY_US, format_time
 
-AS_OF = format_moment(shop.NOW_US)
+AS_OF = format_time(shop.NOW_US)
 ROWS = [{"visit_id": f"t{n}", "site": ("north", "south")[n % 2], "at": AS_OF, "x": n / 7 - 1} for n in range(100)]
 
 

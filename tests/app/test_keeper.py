@@ -14,7 +14,7 @@ import shop
 
 from trimtab.app.models.version_memory import VersionMemory
 from trimtab.app.project import Project
-from trimtab.app.serve.background import Keeper, forget_failures, service_failures
+from trimtab.app.serve.background import BackgroundTasks, forget_failures, service_failures
 from trimtab.core.errors import Unavailable
 from trimtab.registry import LoadedModel, Version
 from trimtab.store.ports import Put
@@ -54,8 +54,8 @@ def loads(project: Project) -> Iterator[SlowLoads]:
 
 
 @pytest.fixture
-def keeper(project: Project, loads: SlowLoads) -> Iterator[Keeper]:
-    made = Keeper(project, keeps=False)
+def keeper(project: Project, loads: SlowLoads) -> Iterator[BackgroundTasks]:
+    made = BackgroundTasks(project, keeps=False)
     made.follow()
     with made.start():
         yield made
@@ -88,7 +88,7 @@ def answering(project: Project) -> tuple[str, str]:
 
 
 def test_a_slow_load_of_one_deployment_keeps_no_other_from_being_rolled_back(
-    project: Project, loads: SlowLoads, keeper: Keeper
+    project: Project, loads: SlowLoads, keeper: BackgroundTasks
 ) -> None:
     put_in_service(project, "buyer@1")
     becomes(lambda: answering(project)[0], "buyer@1")
@@ -105,7 +105,7 @@ def test_a_slow_load_of_one_deployment_keeps_no_other_from_being_rolled_back(
 
 
 def test_a_slow_load_keeps_a_canary_of_the_same_deployment_from_nothing(
-    project: Project, loads: SlowLoads, keeper: Keeper
+    project: Project, loads: SlowLoads, keeper: BackgroundTasks
 ) -> None:
     project.set_arm("buyer@2", "canary", share=1.0)
     becomes(lambda: answering(project), ("buyer@2", "canary"))
@@ -122,7 +122,7 @@ def test_a_slow_load_keeps_a_canary_of_the_same_deployment_from_nothing(
 
 
 def test_a_sleeping_model_is_woken_while_another_one_is_loaded(
-    project: Project, loads: SlowLoads, keeper: Keeper
+    project: Project, loads: SlowLoads, keeper: BackgroundTasks
 ) -> None:
     memory = project.version_memory
     assert project.served("buyer").sleep()
@@ -145,7 +145,7 @@ def test_what_cannot_be_loaded_is_said_until_it_can_be_however_often_it_is_looke
     project: Project, loads: SlowLoads
 ) -> None:
     project.version_memory = VersionMemory(loads, 2**30, retry_s=0.0)
-    keeper = Keeper(project, keeps=False)
+    keeper = BackgroundTasks(project, keeps=False)
     keeper.follow()
     assert keeper.failures == {}
     artifact = project.registry.get("buyer@1").artifact
@@ -174,7 +174,7 @@ def test_what_cannot_be_loaded_is_said_until_it_can_be_however_often_it_is_looke
     assert answering(project) == ("buyer@1", "champion")
 
 
-def fails(keeper: Keeper, said: str) -> None:
+def fails(keeper: BackgroundTasks, said: str) -> None:
     """Let a round of a piece of work fail."""
 
     def fail() -> None:
@@ -185,12 +185,12 @@ def fails(keeper: Keeper, said: str) -> None:
 
 def test_a_worker_that_outlives_its_service_leaves_alone_what_the_next_in_its_place_says(project: Project) -> None:
     catalog = project.state.catalog
-    orphan = Keeper(project, keeps=False, worker=1)
+    orphan = BackgroundTasks(project, keeps=False, worker=1)
     with orphan.start():
         forget_failures(catalog)  # a service begins anew
         fails(orphan, "late")
         assert service_failures(catalog) == {"follow buyer (worker 1)": "late"}
-        with Keeper(project, keeps=False, worker=1).start() as keeper:
+        with BackgroundTasks(project, keeps=False, worker=1).start() as keeper:
             assert service_failures(catalog) == {}
             fails(keeper, "new")
             fails(orphan, "later")
@@ -225,7 +225,7 @@ def test_between_two_ticks_what_is_predicted_is_read_ahead(project: Project, mon
     monkeypatch.setattr("trimtab.app.serve.background._TICK_S", 0.5)
     monkeypatch.setattr(project, "tick", lambda: done.append("tick"))
     monkeypatch.setattr(project, "read_ahead", done.append)
-    with Keeper(project, answers=False).start():
+    with BackgroundTasks(project, answers=False).start():
         becomes(lambda: done.count("tick") > 1, True)
     ticks = [place for place, what in enumerate(done) if what == "tick"]
     assert done[:2] == ["buyer", "learner"]
@@ -244,6 +244,6 @@ def test_nothing_is_read_ahead_of_ticks_that_fail(project: Project, monkeypatch:
     monkeypatch.setattr("trimtab.app.serve.background._TICK_S", 0.2)
     monkeypatch.setattr(project, "tick", tick)
     monkeypatch.setattr(project, "read_ahead", done.append)
-    with Keeper(project, answers=False).start():
+    with BackgroundTasks(project, answers=False).start():
         becomes(lambda: done.count("tick") > 2, True)
     assert set(done[done.index("tick") :]) == {"tick"}

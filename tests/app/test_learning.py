@@ -14,7 +14,7 @@ import shop
 
 from trimtab.app.project import Project
 from trimtab.core.errors import Conflict, Unavailable
-from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_moment
+from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_time
 from trimtab.monitoring.inputs.red_windows import RedWindow
 from trimtab.registry import LoadedModel
 from trimtab.store import Put
@@ -306,17 +306,17 @@ def test_tick_teaches_too(project: Project) -> None:
 def test_a_served_learner_learns_and_a_restart_says_the_same(trained: Path) -> None:
     """A label arrives, the next prediction differs; after a restart it is the same."""
     folder = trained
-    request = {"request": {**shop.visit("a", shop.NOW_US), "at": format_moment(shop.NOW_US)}}
+    request = {"request": {**shop.visit("a", shop.NOW_US), "at": format_time(shop.NOW_US)}}
     begin = shop.NOW_US + HOUR_US // 2
-    with shop.serving(folder, "--as-of", format_moment(begin)) as (_, url):
+    with shop.serving(folder, "--as-of", format_time(begin)) as (_, url):
         first = shop.call(f"{url}/v1/models/learner/predict", request)[1]
-        closed = format_moment(begin + 60_000_000)
+        closed = format_time(begin + 60_000_000)
         sale = {"visit_id": "a", "site": "north", "bought": False, "closed_at": closed}
         assert shop.call(f"{url}/v1/events/sales?wait=applied", sale)[0] == 200
-    probe = {"request": {**shop.visit("b", shop.NOW_US), "at": format_moment(shop.NOW_US)}}
+    probe = {"request": {**shop.visit("b", shop.NOW_US), "at": format_time(shop.NOW_US)}}
     answers = []
     for _ in range(2):
-        with shop.serving(folder, "--as-of", format_moment(shop.NOW_US + HOUR_US + 2 * MINUTE_US)) as (_, url):
+        with shop.serving(folder, "--as-of", format_time(shop.NOW_US + HOUR_US + 2 * MINUTE_US)) as (_, url):
             for _ in range(100):
                 got = shop.call(f"{url}/v1/models/learner/predict", probe)[1]
                 if got["score"] != first["score"]:

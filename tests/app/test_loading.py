@@ -11,7 +11,7 @@ import shop
 from trimtab.app.serve.worker import definitions_hash
 from trimtab.app.state.definitions import load_definitions
 from trimtab.core.errors import Misuse, NotFound
-from trimtab.core.time import moment_us
+from trimtab.core.time import parse_time_us
 
 
 @pytest.mark.fast
@@ -171,14 +171,14 @@ def test_a_declared_time_format_is_a_note_that_changes_what_is_read_and_nothing_
         assert {view.name: view.hash for view in project.definitions.views.values()} == views
         assert definitions_hash(project.definitions) != before  # workers must read alike
         project.history.refresh()
-        assert project.history.frame("readings").event_at_us.tolist() == [moment_us("2024-03-01T06:00:00Z")]
+        assert project.history.frame("readings").event_at_us.tolist() == [parse_time_us("2024-03-01T06:00:00Z")]
         assert project.replay_quarantine("readings").accepted == 1
         later = project.push("readings", [{"site": "north", "level": 1.0, "read_at": "2024-03-01 06:00"}])
         assert later.problems[0].found == "'2024-03-01 06:00', which does not fit the format '%d.%m.%Y %H:%M'"
         project.history.refresh()
         assert project.history.frame("readings").event_at_us.tolist() == [
-            moment_us("2024-03-01T06:00:00Z"),
-            moment_us("2024-03-01T05:00:00Z"),
+            parse_time_us("2024-03-01T06:00:00Z"),
+            parse_time_us("2024-03-01T05:00:00Z"),
         ]
 
 

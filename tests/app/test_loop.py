@@ -24,7 +24,7 @@ from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Conflict, Misuse, Unavailable
 from trimtab.core.ids import TimeIds
 from trimtab.core.records import Prediction, Signal
-from trimtab.core.time import DAY_US, HOUR_US, moment_us
+from trimtab.core.time import DAY_US, HOUR_US, parse_time_us
 from trimtab.features.labels import LabelIndex
 from trimtab.feedback import IndexedLabels
 from trimtab.registry import LoadedModel
@@ -36,7 +36,7 @@ from trimtab.store import Append, Catalog, Entry, Put, Record, Remove
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.fitting.fitted import Fitted
 
-NOW_US = moment_us("2024-03-01T00:00:00Z")
+NOW_US = parse_time_us("2024-03-01T00:00:00Z")
 PROJECT = """
 import time
 from pathlib import Path
@@ -439,7 +439,7 @@ def test_history_of_long_ago_trains_a_version_judged_on_its_newest_days(tmp_path
     with opened(project.config.folder, NOW_US + 30 * DAY_US) as project:
         assert project.train("one") == []
         assert project.runs()[-1].outcome == "Unchanged: one@2 is what this data, code and seed give."
-        lack = project.loop("one")._loop.workshop.blocked(project.clock.now_us(), Changes())
+        lack = project.loop("one")._loop.builder.blocked(project.clock.now_us(), Changes())
         assert "newest labels are of 2018-10-18, the champion has learnt all that was known at 2018-10-" in str(lack)
 
 

@@ -20,7 +20,7 @@ from processes import within
 from trimtab.app.serve.loop_metrics import GAUGES, UNREADABLE, LoopMetrics
 from trimtab.core.clock import VirtualClock
 from trimtab.core.records import Signal
-from trimtab.core.time import DAY_US, moment_us
+from trimtab.core.time import DAY_US, parse_time_us
 from trimtab.monitoring.inputs.input_state import InputWatch
 from trimtab.monitoring.inputs.profile_distances import ColumnDistance
 from trimtab.monitoring.quality.watches import LOSS, Watch
@@ -157,14 +157,17 @@ def test_signals_are_told_while_they_stand(project: tt.Project) -> None:
     before = scraped(project)
     assert one(before, "trimtab_signal_standing", kind="no_labels", severity="red") == 0.0
     stood = one(before, "trimtab_standing_signals", severity="red")
-    found = [red("no_labels", moment_us("2024-01-02T00:00:00Z")), red("made_up", moment_us("2024-01-03T00:00:00Z"))]
+    found = [
+        red("no_labels", parse_time_us("2024-01-02T00:00:00Z")),
+        red("made_up", parse_time_us("2024-01-03T00:00:00Z")),
+    ]
     catalog.write(settle_signals(catalog, "one", kinds, found, now_us=project.clock.now_us())[1])
     during = scraped(project)
     assert one(during, "trimtab_signal_standing", kind="no_labels", severity="red") == 1.0
     assert one(during, "trimtab_signal_standing", kind="no_labels", severity="info") == 0.0
     assert one(during, "trimtab_signal_standing", kind="made_up", severity="red") == 1.0
     assert one(during, "trimtab_standing_signals", severity="red") == stood + 2
-    began = moment_us("2024-01-02T00:00:00Z") / 1e6
+    began = parse_time_us("2024-01-02T00:00:00Z") / 1e6
     assert one(during, "trimtab_oldest_red_signal_timestamp_seconds") == began
     catalog.write(settle_signals(catalog, "one", kinds, [], now_us=project.clock.now_us())[1])
     assert scraped(project).samples["trimtab_signal_standing"] == before.samples["trimtab_signal_standing"]

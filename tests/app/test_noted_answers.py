@@ -14,7 +14,7 @@ import shop
 import forked
 from trimtab.app.project import open_project
 from trimtab.core.errors import NotFound
-from trimtab.serving.log.buffered_log import NotedLog
+from trimtab.serving.log.buffered_log import BufferedLog
 
 CHILD = """
 import os, signal, sys
@@ -35,7 +35,7 @@ def relaxed(trained: Path) -> Path:
 
 def test_an_answer_is_in_the_log_at_once_for_this_process_and_then_for_others(relaxed: Path) -> None:
     with shop.opened(relaxed) as project:
-        assert isinstance(project.state.predictions, NotedLog)
+        assert isinstance(project.state.predictions, BufferedLog)
         answers = project.predict("buyer", [shop.visit("one", shop.NOW_US), shop.visit("two", shop.NOW_US)])
         assert [project.why(one.id).score for one in answers] == [one.score for one in answers]
         single = project.predict("buyer", [shop.visit("three", shop.NOW_US)])[0]

@@ -12,7 +12,7 @@ import shop
 from trimtab.app.project import Project
 from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
 from trimtab.core.records import Decision
-from trimtab.core.time import DAY_US, format_moment
+from trimtab.core.time import DAY_US, format_time
 from trimtab.registry.protection import CHAMPION
 from trimtab.run import Run
 
@@ -96,7 +96,7 @@ def test_an_imported_version_says_until_when_it_had_seen_data(trained: Path, tmp
             project.promote(name)
         assert "From 2024-04-17 on there are enough." in str(error.value)
         assert promotion(project).state == "failed"
-        seen = format_moment(shop.NOW_US - 20 * DAY_US)
+        seen = format_time(shop.NOW_US - 20 * DAY_US)
         found = project.promote(name, seen_until=seen, actor="Ada")
         assert found.state == "promoted"
         assert found.decisions[0].evidence["seen_until_us"] == shop.NOW_US - 20 * DAY_US
@@ -107,7 +107,7 @@ def test_an_imported_version_says_until_when_it_had_seen_data(trained: Path, tmp
         with pytest.raises(Misuse, match="it was trained here"):
             project.promote("buyer@1", seen_until=seen)
         with pytest.raises(Misuse, match="in the future"):
-            project.promote(name, seen_until=format_moment(shop.NOW_US + DAY_US))
+            project.promote(name, seen_until=format_time(shop.NOW_US + DAY_US))
 
 
 def test_what_was_said_of_a_version_counts_for_the_trainings_after_it_and_in_the_status(
@@ -115,12 +115,12 @@ def test_what_was_said_of_a_version_counts_for_the_trainings_after_it_and_in_the
 ) -> None:
     with shop.opened(trained) as project:
         name = imported(project, tmp_path)
-        assert project.promote(name, seen_until=format_moment(shop.NOW_US - 20 * DAY_US)).state == "promoted"
+        assert project.promote(name, seen_until=format_time(shop.NOW_US - 20 * DAY_US)).state == "promoted"
         (shown,) = [one for one in project.status().deployments if one.model == "buyer"]
-        assert shown.trained_until == format_moment(shop.NOW_US - 20 * DAY_US)
+        assert shown.trained_until == format_time(shop.NOW_US - 20 * DAY_US)
         assert [row.act for row in project.train("buyer")][:2] == ["train", "gate"]  # on days that it has not seen
         seen = shop.NOW_US - 10 * DAY_US
-        project.promote(name, seen_until=format_moment(seen))  # whatever comes of it, the newest word counts
+        project.promote(name, seen_until=format_time(seen))  # whatever comes of it, the newest word counts
         assert project.registry.as_known(project.registry.get(name)).cut_us == seen
 
 
@@ -128,7 +128,7 @@ def test_the_evaluations_page_goes_by_what_was_said_last_of_an_imported_version(
     with shop.opened(trained) as project:
         name = imported(project, tmp_path, window="14d")
         assert "may have been trained on these rows" in project.report(name, tmp_path / "pages").read_text()
-        seen = format_moment(shop.NOW_US - 20 * DAY_US)
+        seen = format_time(shop.NOW_US - 20 * DAY_US)
         project.promote(name, seen_until=seen)
         page = project.report(name, tmp_path / "pages").read_text()
         assert "may have been trained" not in page
@@ -142,7 +142,7 @@ def test_where_nothing_is_in_service_a_named_version_still_goes_through_the_gate
         shop.load(project)
         with pytest.raises(NotFound, match="no versions of 'buyer'"):
             project.promote("buyer@1")
-        project.import_model(tmp_path / "out", "buyer", seen_until=format_moment(shop.NOW_US - 20 * DAY_US))
+        project.import_model(tmp_path / "out", "buyer", seen_until=format_time(shop.NOW_US - 20 * DAY_US))
         found = project.promote("buyer@1")
         assert found.state == "promoted"
         assert found.gate is not None

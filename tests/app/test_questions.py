@@ -14,7 +14,7 @@ import shop
 
 from trimtab.app.inspect.explain import _shares
 from trimtab.app.project import Project
-from trimtab.app.serve.background import Keeper
+from trimtab.app.serve.background import BackgroundTasks
 from trimtab.app.training.loop import KIND as LOOP
 from trimtab.app.training.loop import Turn
 from trimtab.core.errors import Misuse, NotFound
@@ -132,18 +132,18 @@ def test_events_that_nobody_applies_are_red_after_an_hour(project: Project) -> N
     assert re.search("1 records have been waiting for up to 61min; nobody applies", str(project.status().red))
     project.views.follow()  # and its applier is never started
     assert re.search("does not get on", str(project.status().red))
-    project.views.let_go()
+    project.views.release()
 
 
 def test_what_fails_in_the_serving_process_is_red_while_it_lives(project: Project) -> None:
-    keeper = Keeper(project)
+    keeper = BackgroundTasks(project)
     keeper._round({"tick": lambda: 1 / 0})
     assert not re.search("ZeroDivisionError", str(project.status().red))  # nobody serves: a word of the dead
     project.views.follow()
     assert "the serving process: tick failed: ZeroDivisionError: division by zero" in project.status().red
     keeper._round({"tick": lambda: None})
     assert not re.search("tick failed", str(project.status().red))
-    project.views.let_go()
+    project.views.release()
 
 
 def test_a_loop_that_does_not_tick_is_red(project: Project) -> None:

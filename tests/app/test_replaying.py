@@ -17,7 +17,7 @@ from trimtab.app.start import replaying
 from trimtab.cli.group import trimtab
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse
-from trimtab.core.time import DAY_US, HOUR_US, format_moment
+from trimtab.core.time import DAY_US, HOUR_US, format_time
 from trimtab.simulation.results import ReplayResult
 from trimtab.store.file_lock import FileLock
 
@@ -186,7 +186,7 @@ def test_policies_are_replayed_side_by_side_from_python_and_the_command_line(
     project.close()
     monkeypatch.chdir(project.config.folder)
     given = [part for word in words for part in ("--policy", word)]
-    told = CliRunner().invoke(trimtab, ["simulate", *given, "--model", "buyer", "--start", format_moment(START_US)])
+    told = CliRunner().invoke(trimtab, ["simulate", *given, "--model", "buyer", "--start", format_time(START_US)])
     assert told.exit_code == 0, told.output
     assert [name for name in ("project", "ungated 4d", "idle") if name in told.stdout] == list(result.lines)
 

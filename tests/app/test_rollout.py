@@ -13,7 +13,7 @@ from trimtab.app.project import Project
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Conflict
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
-from trimtab.serving.arms.arm_counts import ServiceFigures
+from trimtab.serving.arms.arm_counts import ServiceMetrics
 from trimtab.serving.arms.arm_metrics import KIND as ARM_FIGURES
 from trimtab.serving.arms.arms import CANARY, arm_shares
 from trimtab.store import Put
@@ -54,7 +54,7 @@ def with_stages(folder: Path, stages: str, more: str = "") -> Path:
 
 def answered(project: Project, version: str, requests: int) -> None:
     """What a service would have written of a canary."""
-    figures = ServiceFigures(model="buyer", version=project.registry.get(version).id, arm=CANARY, requests=requests)
+    figures = ServiceMetrics(model="buyer", version=project.registry.get(version).id, arm=CANARY, requests=requests)
     minute = project.clock.now_us() // MINUTE_US
     key = f"buyer/{figures.version}/{CANARY}/{minute:012d}/test"
     project.state.catalog.write([Put(ARM_FIGURES, key, msgspec.json.encode(figures))])

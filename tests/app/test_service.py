@@ -21,21 +21,21 @@ import shop
 import forked
 from processes import within
 from trimtab.app.project import open_project
-from trimtab.app.serve.background import Keeper, service_failures
+from trimtab.app.serve.background import BackgroundTasks, service_failures
 from trimtab.app.serve.service import open_to_all
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Misuse
 from trimtab.core.records import Prediction
-from trimtab.core.time import DAY_US, format_moment
+from trimtab.core.time import DAY_US, format_time
 from trimtab.serving import PredictionIds
 from trimtab.serving.log.prediction_log import encode
 from trimtab.serving.log.spool import Spool
 
-AS_OF = format_moment(shop.NOW_US)
+AS_OF = format_time(shop.NOW_US)
 
 
 def reading(n: int) -> dict[str, Any]:
-    return {"site": "east", "level": float(n), "read_at": format_moment(shop.NOW_US - DAY_US + n)}
+    return {"site": "east", "level": float(n), "read_at": format_time(shop.NOW_US - DAY_US + n)}
 
 
 def visit(key: str) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def test_a_served_project_answers_and_applies_what_is_pushed(trained: Path) -> N
         assert shop.call(f"{url}/health/ready")[0] == 200
         status, before = shop.call(f"{url}/v1/models/buyer/predict", {"request": visit("a")})
         assert (status, before["version"], before["reasons"]) == (200, "buyer@2", {})
-        event = {"site": "north", "level": 40.0, "read_at": format_moment(shop.NOW_US)}
+        event = {"site": "north", "level": 40.0, "read_at": format_time(shop.NOW_US)}
         assert shop.call(f"{url}/v1/events/readings?wait=applied", event)[0] == 200
         after = shop.call(f"{url}/v1/models/buyer/predict", {"request": visit("b")})[1]
         assert after["score"] != before["score"]
@@ -223,7 +223,7 @@ def test_one_deployment_that_fails_keeps_no_other_from_being_followed(trained: P
         assert version is not None
         (blob,) = [p for p in (trained / ".trimtab" / "blob").rglob("*") if p.name.endswith(version.artifact[4:])]
         blob.write_bytes(b"damaged")
-        keeper = Keeper(project)
+        keeper = BackgroundTasks(project)
         keeper.follow()
         assert project.served("learner").endpoint.ready
         assert not project.served("buyer").endpoint.ready

@@ -18,8 +18,8 @@ from processes import within
 from trimtab.app.project import Project
 from trimtab.monitoring.breaches import breach
 from trimtab.monitoring.guardrails import guardrails
-from trimtab.serving.arms.arm_counts import ServiceFigures
-from trimtab.serving.arms.arm_metrics import service_figures
+from trimtab.serving.arms.arm_counts import ServiceMetrics
+from trimtab.serving.arms.arm_metrics import service_metrics
 from trimtab.serving.arms.arms import arm_shares
 
 OWN = '''
@@ -88,18 +88,18 @@ def ask(url: str, count: int) -> None:
     connection.close()
 
 
-def told(folder: Path) -> tuple[ServiceFigures, ServiceFigures]:
+def told(folder: Path) -> tuple[ServiceMetrics, ServiceMetrics]:
     """The figures of canary and champion, as a process reads them that does not serve."""
     with shop.opened(folder) as project:
         return figures_of(project, 0)
 
 
-def figures_of(project: Project, since_us: int) -> tuple[ServiceFigures, ServiceFigures]:
+def figures_of(project: Project, since_us: int) -> tuple[ServiceMetrics, ServiceMetrics]:
     catalog, registry = project.state.catalog, project.registry
     canary, champion = (registry.get(f"buyer@{n}").id for n in (1, 2))
     return (
-        service_figures(catalog, "buyer", canary, "canary", since_us=since_us),
-        service_figures(catalog, "buyer", champion, "champion", since_us=since_us),
+        service_metrics(catalog, "buyer", canary, "canary", since_us=since_us),
+        service_metrics(catalog, "buyer", champion, "champion", since_us=since_us),
     )
 
 

@@ -16,9 +16,9 @@ import skew_campaign as bad
 
 from trimtab.app.project import open_project
 from trimtab.core.clock import ShiftedClock
-from trimtab.core.time import format_moment
+from trimtab.core.time import format_time
 
-AS_OF = format_moment(bad.BEGIN_US)
+AS_OF = format_time(bad.BEGIN_US)
 
 
 @pytest.fixture(scope="module")

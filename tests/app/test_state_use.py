@@ -23,8 +23,8 @@ def test_many_have_a_folder_together_and_one_alone(tmp_path: Path) -> None:
     assert second is not None
     with pytest.raises(Conflict, match="a process uses it"):
         have_alone(folder)
-    first.let_go()
-    first.let_go()  # nothing happens the second time
+    first.release()
+    first.release()  # nothing happens the second time
     with pytest.raises(Conflict, match="a process uses it"):
         have_alone(folder)
     del second  # nobody knows it any more
@@ -33,7 +33,7 @@ def test_many_have_a_folder_together_and_one_alone(tmp_path: Path) -> None:
     for other in (use, have_alone):
         with pytest.raises(Conflict):
             other(folder)
-    hold.let_go()
+    hold.release()
     assert use(folder) is not None
 
 
@@ -42,7 +42,7 @@ def test_who_is_alone_makes_the_folder_so_that_others_meet_it(tmp_path: Path) ->
     assert made
     with pytest.raises(Conflict, match="a backup is being restored there"):
         use(tmp_path / "deep" / "state")
-    hold.let_go()
+    hold.release()
 
 
 def test_a_folder_that_was_swapped_while_it_was_opened_is_not_the_one_that_is_had(
@@ -83,7 +83,7 @@ def test_nobody_begins_a_state_in_the_moment_between_two_renames(
         made(self, *more, **options)
         (tmp_path / "other").rename(set_aside(folder))
 
-    hold.let_go()
+    hold.release()
     folder.rename(tmp_path / "other")
     monkeypatch.setattr(Path, "mkdir", lambda self, *a, **k: (late if self == folder else made)(self, *a, **k))
     with pytest.raises(Conflict, match="the state of before lies in"):
@@ -121,15 +121,15 @@ def test_a_forked_child_does_not_keep_a_folder_when_its_parent_lets_it_go(tmp_pa
     hold = use(tmp_path / "state")
     assert hold is not None
     with forked(lambda: None):  # a pool of a notebook
-        hold.let_go()
+        hold.release()
         alone, _ = have_alone(tmp_path / "state")
-        alone.let_go()
+        alone.release()
 
 
 def test_a_forked_child_does_not_let_go_what_its_parent_has(tmp_path: Path) -> None:
     hold = use(tmp_path / "state")
     assert hold is not None
-    with forked(hold.let_go), pytest.raises(Conflict, match="a project is open there"):
+    with forked(hold.release), pytest.raises(Conflict, match="a project is open there"):
         have_alone(tmp_path / "state")
 
 
@@ -137,9 +137,9 @@ def test_a_copy_that_nobody_closes_keeps_no_folder(tmp_path: Path) -> None:
     hold = use(tmp_path / "state")
     assert hold is not None
     copy = os.dup(hold._fd)  # as of a process that a library forked by itself
-    hold.let_go()
+    hold.release()
     alone, _ = have_alone(tmp_path / "state")
-    alone.let_go()
+    alone.release()
     os.close(copy)
 
 
@@ -149,7 +149,7 @@ def test_a_link_is_looked_through(tmp_path: Path) -> None:
     hold = use(link)  # which makes the folder
     assert hold is not None
     assert hold.is_of(folder)
-    hold.let_go()
+    hold.release()
     assert set_aside(link) == set_aside(folder)
     folder.rename(set_aside(folder))
     with pytest.raises(Conflict, match=f"mv '{set_aside(folder)}' '{folder}'"):

@@ -24,9 +24,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from prometheus_client.parser import text_string_to_metric_families
 
 import forked
-from trimtab.core.time import format_moment
+from trimtab.core.time import format_time
 
-AS_OF = format_moment(shop.NOW_US)
+AS_OF = format_time(shop.NOW_US)
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 

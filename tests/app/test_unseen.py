@@ -9,7 +9,7 @@ import shop
 
 from trimtab.core.errors import Unavailable
 from trimtab.core.records import GateRecord
-from trimtab.core.time import DAY_US, HOUR_US, format_moment
+from trimtab.core.time import DAY_US, HOUR_US, format_time
 
 ESTIMATOR = "return LogisticRegression()"
 
@@ -52,7 +52,7 @@ def test_the_same_recipe_is_told_from_which_day_on_it_can_be_judged_and_what_can
         pytest.raises(Unavailable, match="unseen by the champ") as found,
     ):
         project.train("buyer")
-    assert f"from {format_moment(enough_us)[:10]} on there are enough" in str(found.value)
+    assert f"from {format_time(enough_us)[:10]} on there are enough" in str(found.value)
     assert str(found.value).endswith("Another estimator, other parameters or other features can be judged now.")
     with shop.opened(folder, enough_us) as project, pytest.raises(Unavailable) as found:
         project.train("buyer")  # nothing was loaded since

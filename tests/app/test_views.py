@@ -75,7 +75,7 @@ def test_one_applies_at_a_time_also_in_one_process(trained: Path) -> None:
             other.views.follow()
         with following.start() as applier:
             applier.wait_applied({pushed.partition: pushed.position}, 10)
-        serving.views.let_go()
+        serving.views.release()
         assert not other.views.followed()
         other.push("readings", [reading(1)])
         assert (other.views.lag_records(), other.views.behind_us()) == (1, 0)
@@ -121,7 +121,7 @@ def test_a_lease_of_the_dead_is_free_at_once_and_one_of_the_living_is_renewed(
         killed = f"import os, shop, pathlib; shop.opened(pathlib.Path({str(trained)!r})).views.follow(); os._exit(1)"
         assert run(killed) == 1
         project.views.follow().close()
-        project.views.let_go()
+        project.views.release()
     with shop.opened(trained) as project:
         clock_s, renewed = [0.0], []
         acquire = project.state.catalog.acquire
@@ -142,7 +142,7 @@ def test_a_lease_of_the_dead_is_free_at_once_and_one_of_the_living_is_renewed(
             seen = renewed.count(lease.holder)
             within(30, lambda seen=seen: renewed.count(lease.holder) >= seen + 2)  # the first may have begun before
             assert not acquire("short", "somebody", 30)
-        lease.let_go()
+        lease.release()
         assert not lease.held
         assert project.state.catalog.acquire("short", "somebody", 30)
         assert not Lease(project.state.catalog, "short", trained).take()
@@ -202,7 +202,7 @@ def test_a_lease_that_another_one_has_is_waited_for_or_refused(trained: Path) ->
                 pass
             assert one.held
         assert one.take()
-        done = threading.Timer(0.2, one.let_go)
+        done = threading.Timer(0.2, one.release)
         done.start()
         with two.taken("one is at work.", patience_s=60):
             assert (one.held, two.held) == (False, True)
@@ -227,7 +227,7 @@ def test_a_view_is_rebuilt_here_or_by_the_process_that_applies(trained: Path) ->
             assert applier.failure is None
             with pytest.raises(Conflict, match="by itself every hour"):
                 other.views.compact()
-        serving.views.let_go()
+        serving.views.release()
         assert other.views.compact().done
         with pytest.raises(NotFound, match="no deployed model uses one of that name"):
             other.views.rebuild("nothing")
@@ -236,7 +236,7 @@ def test_a_view_is_rebuilt_here_or_by_the_process_that_applies(trained: Path) ->
 def follow(views: Views, then: Callable[..., object]) -> None:
     views.follow().close()
     then()
-    views.let_go()
+    views.release()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from alias_moves import promote
 from processes import within
 from trimtab.app.models.version_memory import VersionMemory
 from trimtab.app.project import Project
-from trimtab.app.serve.background import Keeper, service_failures
+from trimtab.app.serve.background import BackgroundTasks, service_failures
 from trimtab.core.errors import Unavailable
 from trimtab.core.time import DAY_US
 from trimtab.registry import LoadedModel, Version
@@ -106,7 +106,7 @@ def test_a_model_wakes_with_the_version_of_before_where_the_new_one_cannot_be_lo
     asleep.views.catch_up()
     damage(asleep.config.folder, asleep.registry.get("buyer@2").artifact)
     assert answered_by(asleep) == "buyer@4"
-    keeper = Keeper(asleep, keeps=False)
+    keeper = BackgroundTasks(asleep, keeps=False)
     keeper.follow()
     assert "buyer@2" in keeper.failures["follow buyer"]
     assert answered_by(asleep) == "buyer@4"
@@ -115,7 +115,7 @@ def test_a_model_wakes_with_the_version_of_before_where_the_new_one_cannot_be_lo
 def test_a_model_that_can_wake_with_no_version_says_so_and_wakes_as_soon_as_it_can(
     asleep: Project, loaded: list[str]
 ) -> None:
-    keeper = Keeper(asleep, keeps=False)
+    keeper = BackgroundTasks(asleep, keeps=False)
     damage(asleep.config.folder, asleep.registry.get("buyer@4").artifact)
     keeper.follow()
     assert keeper.failures == {}  # nobody has asked for it

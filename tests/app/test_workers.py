@@ -29,12 +29,12 @@ from worker_load import Load
 import forked
 from impatient import overloaded
 from processes import is_alive, within
-from trimtab.app.features.project_spec import SameProject
+from trimtab.app.features.project_spec import ProjectSpec
 from trimtab.app.project import Project, open_project
 from trimtab.app.serve.followed_views import FollowedViews
 from trimtab.app.serve.worker import WorkerTask, missing_here
 from trimtab.core.errors import Misuse, Unavailable
-from trimtab.core.time import DAY_US, HOUR_US, format_moment
+from trimtab.core.time import DAY_US, HOUR_US, format_time
 from trimtab.serving.workers.states import ServiceState, write_state
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -42,7 +42,7 @@ TWO = ("--as-of", AS_OF, "--workers", "2")
 
 
 def reading(n: int) -> dict[str, Any]:
-    return {"site": "east", "level": float(n), "read_at": format_moment(shop.NOW_US - DAY_US + n)}
+    return {"site": "east", "level": float(n), "read_at": format_time(shop.NOW_US - DAY_US + n)}
 
 
 def visit(key: str) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def test_workers_answer_as_one_service(trained: Path) -> None:
         assert shop.call(f"{url}/health/ready")[0] == 200
         status, before = shop.call(f"{url}/v1/models/buyer/predict", {"request": visit("a")})
         assert (status, before["version"], before["reasons"]) == (200, "buyer@2", {})
-        event = {"site": "north", "level": 40.0, "read_at": format_moment(shop.NOW_US)}
+        event = {"site": "north", "level": 40.0, "read_at": format_time(shop.NOW_US)}
         assert shop.call(f"{url}/v1/events/readings?wait=applied", event)[0] == 200
         for n in range(8):  # whichever worker takes it
             status, after = shop.call(f"{url}/v1/models/buyer/predict", {"request": visit(f"b{n}")})
@@ -362,7 +362,7 @@ def test_a_worker_says_at_once_that_events_are_not_applied_any_more(trained: Pat
         task = WorkerTask(
             slot=1,
             count=1,
-            project=SameProject.of(project.config, project.state_folder),
+            project=ProjectSpec.of(project.config, project.state_folder),
             folder=str(project.state_folder),
             ahead_us=None,
             fill_s=0.0,

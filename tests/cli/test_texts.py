@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from trimtab.cli import exits
 from trimtab.cli.exits import STATUS_BY_ERROR, printable
 from trimtab.cli.group import COMMANDS, Commands, trimtab
-from trimtab.core.config import Config, LineSettings
+from trimtab.core.config import Config, ScenarioSettings
 from trimtab.core.errors import TrimtabError
 
 ROOT = Path(__file__).parents[2]
@@ -83,7 +83,7 @@ def test_the_document_lists_every_setting_with_its_default() -> None:
             expected[f"[{name}]"] = settings_in(kinds[0])
         elif name != "folder":
             expected["Top level"][name] = Config.__struct_defaults__[Config.__struct_fields__.index(name)]
-    expected["[demo]"] |= settings_in(LineSettings)  # the lines' own table stands in the same section
+    expected["[demo]"] |= settings_in(ScenarioSettings)  # the lines' own table stands in the same section
     assert {section: set(found) for section, found in rows.items()} == {s: set(f) for s, f in expected.items()}
     for section, settings in expected.items():
         for key, default in settings.items():

@@ -48,7 +48,7 @@ def test_a_turn_that_is_another_processs_is_said_to_be_so(tmp_path: Path, call: 
                 done = call(*arguments)
                 assert (done.returncode, done.stdout, done.stderr) == (0, out, said)
         finally:
-            lease.let_go()
+            lease.release()
 
 
 def test_what_was_decided_is_shown_also_when_another_deployment_failed(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.app.features.project_spec import SameProject
+from trimtab.app.features.project_spec import ProjectSpec
 from trimtab.core.alert_settings import (
     KINDS,
     CommandReceiver,
@@ -86,7 +86,7 @@ def test_every_kind_of_receiver_may_be_declared(tmp_path: Path) -> None:
 
 def test_another_process_has_the_same_receivers(tmp_path: Path) -> None:
     config = loaded(tmp_path, EVERY_KIND)
-    assert SameProject.of(config, tmp_path).config == config
+    assert ProjectSpec.of(config, tmp_path).config == config
 
 
 def test_no_secret_of_the_environment_is_in_the_settings(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.core.errors import Misuse
-from trimtab.core.time import DAY_US, ISO_8601, duration_us, format_moment, moment_us
+from trimtab.core.time import DAY_US, ISO_8601, duration_us, format_time, parse_time_us
 
 MIN_US, MAX_US = -62_135_596_800_000_000, 253_402_300_799_999_999
 
@@ -32,7 +32,7 @@ class Broken:
 )
 def test_a_moment_outside_the_years_1_to_9999_in_utc_is_refused(value: Any) -> None:
     with pytest.raises(Misuse, match="outside the years 1 to 9999"):
-        moment_us(value)
+        parse_time_us(value)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_a_moment_outside_the_years_1_to_9999_in_utc_is_refused(value: Any) -> N
 )
 def test_what_is_no_moment_is_refused_whatever_it_is(value: Any) -> None:
     with pytest.raises(Misuse, match=r"time: ") as caught:
-        moment_us(value)
+        parse_time_us(value)
     assert len(str(caught.value)) < 300
 
 
@@ -66,14 +66,14 @@ REFUSED = """24-05-01|epoch|now|infinity|2024-05-01 00:00 IST|2024-05-01T00:00:0
 @pytest.mark.fast
 @pytest.mark.parametrize(("text", "moment"), TAKEN.items())
 def test_texts_of_rfc_3339_and_dates_of_iso_8601_are_moments(text: str, moment: str) -> None:
-    assert format_moment(moment_us(text)) == moment
+    assert format_time(parse_time_us(text)) == moment
 
 
 @pytest.mark.fast
 @pytest.mark.parametrize("text", [text for line in REFUSED.splitlines() for text in line.split("|")])
 def test_every_other_text_is_none(text: str) -> None:
     with pytest.raises(Misuse, match="is not ISO 8601"):
-        moment_us(text)
+        parse_time_us(text)
 
 
 LIKE = st.from_regex(
@@ -84,7 +84,7 @@ LIKE = st.from_regex(
 @given(LIKE | st.from_regex(ISO_8601, fullmatch=True))
 def test_a_text_that_looks_like_a_moment_is_one_by_the_grammar_alone(text: str) -> None:
     try:
-        moment_us(text)
+        parse_time_us(text)
     except Misuse:
         return
     assert re.fullmatch(ISO_8601, text.strip())
@@ -93,13 +93,13 @@ def test_a_text_that_looks_like_a_moment_is_one_by_the_grammar_alone(text: str) 
 @pytest.mark.fast
 @given(st.integers(MIN_US, MAX_US))
 def test_a_moment_that_was_taken_can_be_written_and_read_again(us: int) -> None:
-    assert moment_us(format_moment(moment_us(us))) == us
+    assert parse_time_us(format_time(parse_time_us(us))) == us
 
 
 @given(st.datetimes(timezones=st.timezones()))
 def test_a_datetime_of_any_zone_is_a_moment_within_range_or_refused(moment: dt.datetime) -> None:
     try:
-        us = moment_us(moment)
+        us = parse_time_us(moment)
     except Misuse:
         return
     assert MIN_US <= us <= MAX_US

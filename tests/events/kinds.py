@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Dtype
-from trimtab.core.time import moment_us
+from trimtab.core.time import parse_time_us
 from trimtab.events import Ingestor, Quarantine, read_rows
 from trimtab.events.definitions import Time, source
 from trimtab.events.records import decode
@@ -38,7 +38,7 @@ SOURCE = source(
     future_tolerance="521722w",
     time_format=FORMATS,
 )
-NOW_US = moment_us("2026-01-01")
+NOW_US = parse_time_us("2026-01-01")
 Outcome = Any  # of a row: the values of its event, or the column and the reason of its refusal
 
 
@@ -58,10 +58,10 @@ def kinds(rng: random.Random) -> dict[str, Callable[[], Any]]:
     ints = [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64]
 
     def us() -> int:
-        return rng.randrange(moment_us("0001-01-02"), moment_us("9999-12-30"))
+        return rng.randrange(parse_time_us("0001-01-02"), parse_time_us("9999-12-30"))
 
     def near() -> int:
-        return rng.randrange(moment_us("1700-01-01"), moment_us("2250-01-01"))
+        return rng.randrange(parse_time_us("1700-01-01"), parse_time_us("2250-01-01"))
 
     def naive() -> dt.datetime:
         return dt.datetime(1970, 1, 1) + dt.timedelta(microseconds=us())

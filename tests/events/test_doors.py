@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
-from trimtab.core.time import format_moment, moment_us
+from trimtab.core.time import format_time, parse_time_us
 from trimtab.events.columns.history import History
 from trimtab.events.definitions import Time, source
 from trimtab.events.files.files import Rows, read_rows
@@ -36,7 +36,7 @@ ALL = source(
 NAMES = list(ALL.columns)
 Row = dict[str, Any]
 TRAPS = ["NA", "null", "1", " a ", "é", "a\0b", "\0", "\r\n", "\n", "\r", '"', "a,b", "\ufeff", "\u2028", "\x1a", "\\N"]
-FIRST, LAST = moment_us("0001-01-02"), moment_us("9999-12-30")
+FIRST, LAST = parse_time_us("0001-01-02"), parse_time_us("9999-12-30")
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(TRAPS)
 floats = st.floats(width=64, allow_infinity=False, min_value=-1e150, max_value=1e150) | st.sampled_from(
@@ -66,7 +66,7 @@ def _by(name: str, rows: Sequence[Row], kind: Callable[[Any], Any]) -> list[Row]
 
 def as_json(rows: Sequence[Row]) -> list[Row]:
     """Moments as text, NaN as null."""
-    rows = _by("seen", _by("at", rows, format_moment), format_moment)
+    rows = _by("seen", _by("at", rows, format_time), format_time)
     return _by("x", rows, lambda x: None if math.isnan(x) else x)
 
 

@@ -15,7 +15,7 @@ from kinds import SOURCE, Bench, Outcome, as_duckdb, as_polars, as_pyarrow, kind
 from pyarrow import parquet
 
 from trimtab.core.errors import Corrupt, Misuse
-from trimtab.core.time import moment_us
+from trimtab.core.time import parse_time_us
 from trimtab.events.definitions import Time, source
 from trimtab.features.parts.given_files import folder_events
 
@@ -111,12 +111,12 @@ def test_files_hold_the_events_that_ingest_makes_of_them_or_are_refused_as_it_re
     [
         ("make_timestamp_ns(-1)", -1),
         ("make_timestamp_ns(1999)", 1),
-        ("DATE '1901-12-31'", moment_us("1901-12-31")),
+        ("DATE '1901-12-31'", parse_time_us("1901-12-31")),
         ("TIMESTAMP_MS '1969-12-31 23:59:59.999'", -1_000),
-        ("TIMESTAMPTZ '0001-01-01 00:00:00+00'", moment_us("0001-01-01")),
-        ("TIMESTAMP '9999-12-31 23:59:59.999999'", moment_us("9999-12-31T23:59:59.999999Z")),
-        ("'2024-05-01 05:00+02:00'", moment_us("2024-05-01T03:00")),
-        ("1735653900000000", moment_us("2024-12-31T14:05")),
+        ("TIMESTAMPTZ '0001-01-01 00:00:00+00'", parse_time_us("0001-01-01")),
+        ("TIMESTAMP '9999-12-31 23:59:59.999999'", parse_time_us("9999-12-31T23:59:59.999999Z")),
+        ("'2024-05-01 05:00+02:00'", parse_time_us("2024-05-01T03:00")),
+        ("1735653900000000", parse_time_us("2024-12-31T14:05")),
         ("TIMESTAMP '10000-01-01'", None),
         ("TIMESTAMP '0001-01-01' - INTERVAL 1 MICROSECOND", None),
         ("TIMESTAMPTZ 'infinity'", None),
@@ -145,7 +145,7 @@ def test_files_of_different_types_are_converted_each_by_its_own(tmp_path: Path) 
     for number, sql in enumerate(("DATE '2024-05-01'", "'2024-05-02'", "TIMESTAMP '2024-05-03'", "1714780800000000")):
         duckdb.sql(f"SELECT '{number}' AS id, {sql} AS at").write_parquet(str(folder / f"{number}.parquet"))
     found = found_in(folder, tmp_path / "given", DAY)
-    assert found == {f"{n}": (repr(f"{n}"), repr(moment_us(f"2024-05-0{n + 1}"))) for n in range(4)}
+    assert found == {f"{n}": (repr(f"{n}"), repr(parse_time_us(f"2024-05-0{n + 1}"))) for n in range(4)}
     for file in folder.glob("*.parquet"):
         file.unlink()  # what was converted is used again
     duckdb.sql("SELECT 'x' AS id, 'never' AS at").write_parquet(str(folder / "0.parquet"))
@@ -167,7 +167,7 @@ def test_files_without_rows_have_no_events(tmp_path: Path) -> None:
 def test_times_of_a_declared_format_are_read_by_it(tmp_path: Path) -> None:
     of = source("days", time="at", key="id", columns={"id": str}, time_format="%d.%m.%Y")
     duckdb.sql("SELECT 'x' AS id, '31.12.2024' AS at").write_parquet(str(tmp_path / "a.parquet"))
-    assert found_in(tmp_path / "a.parquet", tmp_path / "given", of) == {"x": ("'x'", repr(moment_us("2024-12-31")))}
+    assert found_in(tmp_path / "a.parquet", tmp_path / "given", of) == {"x": ("'x'", repr(parse_time_us("2024-12-31")))}
     duckdb.sql("SELECT 'x' AS id, 20241231 AS at").write_parquet(str(tmp_path / "a.parquet"))
     with pytest.raises(Misuse, match=r"20241231, which does not fit the format '%d\.%m\.%Y'"):
         found_in(tmp_path / "a.parquet", tmp_path / "again", of)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse, NotFound
-from trimtab.core.time import HOUR_US, MINUTE_US, format_moment, moment_us
+from trimtab.core.time import HOUR_US, MINUTE_US, format_time, parse_time_us
 from trimtab.events.columns.history import History
 from trimtab.events.definitions import Time, source
 from trimtab.events.ingest import Ingestor, Problem, Pushed
@@ -150,7 +150,7 @@ def test_the_tolerance_belongs_to_the_source_and_requests_may_lie_ahead(make_log
 
 @pytest.mark.fast
 def test_history_is_not_dated_ahead_of_the_clock_either_by_row_or_by_table(make_log: Any) -> None:
-    last, typo = NOW + 5 * MINUTE_US, moment_us("2124-03-01")
+    last, typo = NOW + 5 * MINUTE_US, parse_time_us("2124-03-01")
     bench = Bench(make_log, future_ok={"plain"})
     row = {"k": "a", "at": last + 1, "_known_at": 0}
     assert bench.problem("keyed", row, history=True) == ("at", "future")
@@ -268,7 +268,7 @@ def test_a_replay_appends_at_the_given_times_and_judges_the_future_by_them(bench
     ahead = 6 * MINUTE_US
     table = Columns.of({"who": ("str", ["a", "b", "c"]), "at": ("time", [0, ahead, ahead])})
     pushed = bench.ingestor.load("plain", table, at_us=np.array([0, 0, ahead]))
-    assert pushed.problems == (Problem(1, "at", "future", format_moment(ahead)),)
+    assert pushed.problems == (Problem(1, "at", "future", format_time(ahead)),)
     assert [r.appended_at_us for r in bench.log.records["p1"]] == [0, ahead]
     assert not any(e.history for e in bench.events())
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse
-from trimtab.core.time import moment_us
+from trimtab.core.time import parse_time_us
 from trimtab.events import Ingestor, Quarantine, read_rows
 from trimtab.events.definitions import Source, Time, source
 from trimtab.events.records import decode
@@ -27,8 +27,8 @@ from trimtab.serving.http.routes.openapi import Described, openapi
 from trimtab.testing import MemoryLog
 
 pytestmark = pytest.mark.fast
-NOW_US = moment_us("2026-01-01")
-AT_US = moment_us("2024-12-31T14:05:00Z")
+NOW_US = parse_time_us("2026-01-01")
+AT_US = parse_time_us("2024-12-31T14:05:00Z")
 
 
 def _source(time_format: Any = "%d.%m.%Y %H:%M", **more: Any) -> Source:
@@ -84,7 +84,7 @@ class Bench:
     ],
 )
 def test_a_text_or_number_of_a_format_is_the_time_it_says(written: str, value: Any, needed: str) -> None:
-    assert time_format(written).us(value) == moment_us(needed)
+    assert time_format(written).us(value) == parse_time_us(needed)
 
 
 @pytest.mark.parametrize(
@@ -135,10 +135,10 @@ def test_what_does_not_fit_the_format_is_no_time(written: str, value: Any) -> No
     ),
 )
 def test_what_strftime_writes_is_read_as_it_was(at: dt.datetime, written: str) -> None:
-    assert time_format(written).us(at.strftime(written)) == moment_us(at)
+    assert time_format(written).us(at.strftime(written)) == parse_time_us(at)
 
 
-@given(us=st.integers(moment_us("0001-01-01"), moment_us("9999-12-31T23:59:59.999999Z")))
+@given(us=st.integers(parse_time_us("0001-01-01"), parse_time_us("9999-12-31T23:59:59.999999Z")))
 def test_counts_of_all_units_are_rounded_down_to_a_microsecond(us: int) -> None:
     assert time_format("unix_us").us(us) == time_format("unix_us").us(str(us)) == us
     assert time_format("unix_ns").us(us * 1_000 + 999) == us

@@ -12,15 +12,19 @@ import pytest
 
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
-from trimtab.core.time import moment_us
+from trimtab.core.time import parse_time_us
 from trimtab.events import Ingestor, Quarantine, read_rows
 from trimtab.events.definitions import source
 from trimtab.testing import MemoryLog
 
 SOURCE = source("s", time="at", columns={"who": str})
-NOW_US = moment_us("2024-03-01T00:00:00Z")
-GOOD = [NOW_US - 1, moment_us("1979-12-31T00:00:00Z"), moment_us("1970-03-01T00:00:00Z"), -5, 0, 17]
-BAD = {NOW_US // 1_000_000: "seconds", NOW_US // 1_000: "milliseconds", moment_us("1980-01-02") // 1_000_000: "seconds"}
+NOW_US = parse_time_us("2024-03-01T00:00:00Z")
+GOOD = [NOW_US - 1, parse_time_us("1979-12-31T00:00:00Z"), parse_time_us("1970-03-01T00:00:00Z"), -5, 0, 17]
+BAD = {
+    NOW_US // 1_000_000: "seconds",
+    NOW_US // 1_000: "milliseconds",
+    parse_time_us("1980-01-02") // 1_000_000: "seconds",
+}
 
 
 @pytest.fixture

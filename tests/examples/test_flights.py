@@ -18,7 +18,7 @@ from trimtab import store
 from trimtab.app.state.definitions import Definitions, load_definitions
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
-from trimtab.core.time import DAY_US, moment_us
+from trimtab.core.time import DAY_US, parse_time_us
 from trimtab.events import EventFrame, History, Quarantine, read_file
 from trimtab.features.frames import REASONS
 from trimtab.features.offline.evaluation import evaluate
@@ -30,8 +30,8 @@ from trimtab.simulation.scenarios.world import Line
 from trimtab.steering.causes import Triggers
 
 FLIGHTS = Path(__file__).parents[2] / "examples" / "flights"
-START_US, YEAR_US = moment_us("2013-03-01T05:00:00Z"), moment_us("2014-01-01T05:00:00Z")
-TEN_DAYS_US = moment_us("2013-03-10T05:00:00Z")
+START_US, YEAR_US = parse_time_us("2013-03-01T05:00:00Z"), parse_time_us("2014-01-01T05:00:00Z")
+TEN_DAYS_US = parse_time_us("2013-03-10T05:00:00Z")
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,7 @@ def test_weather_is_not_seen_before_its_hour_of_delay_is_over(
 ) -> None:
     """Weather stamped 12:00 is known from 13:00 on, that moment included."""
     features = project.models["late_flight"].features
-    noon_us = moment_us("2013-07-01T12:00:00Z")
+    noon_us = parse_time_us("2013-07-01T12:00:00Z")
     moments = np.array([noon_us + 3_600_000_000 - 1, noon_us + 3_600_000_000])
     one = tables["flight"].take(slice(200_000, 200_001))
     frame = evaluate(features, Columns.concat([one, one]), moments, frames)

@@ -11,7 +11,7 @@ import pytest
 
 from trimtab.app.state.definitions import Definitions, load_definitions
 from trimtab.core.config import load_config
-from trimtab.core.time import DAY_US, moment_us
+from trimtab.core.time import DAY_US, parse_time_us
 from trimtab.training.fitting.folds import known_before
 
 FLIGHTS = Path(__file__).parents[2] / "examples" / "flights"
@@ -45,7 +45,7 @@ def test_nothing_from_the_reported_months_is_seen(
 ) -> None:
     demo = load_config(FLIGHTS, {}).demo
     assert demo is not None
-    assert moment_us(demo.start) == choose.END_US
+    assert parse_time_us(demo.start) == choose.END_US
     tables = choose.recorded(project, tmp_path)
     for name, source in project.sources.items():
         assert tables[name][source.time].values.max() < choose.END_US

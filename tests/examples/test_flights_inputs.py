@@ -14,7 +14,7 @@ from trimtab.app.state.definitions import load_definitions
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
 from trimtab.core.records import GateRecord, Prediction, Signal
-from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, moment_us
+from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, parse_time_us
 from trimtab.events import EventFrame, read_file
 from trimtab.events.columns.frames import NEVER_US
 from trimtab.features.offline.evaluation import evaluate
@@ -54,7 +54,7 @@ class Year:
 
     def watched(self, folder: Path, since: str, cut: str, until: str) -> list[Signal]:
         """All signals of the hours after a cut, of a version fitted on the days before."""
-        since_us, cut_us, until_us = (moment_us(text) for text in (since, cut, until))
+        since_us, cut_us, until_us = (parse_time_us(text) for text in (since, cut, until))
         clock = VirtualClock(cut_us)
         with (
             store.open(f"sqlite://{folder}/catalog.db", "catalog") as catalog,

@@ -18,7 +18,7 @@ from trimtab import store
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
 from trimtab.core.expressions.nodes import col
-from trimtab.core.time import HOUR_US, MINUTE_US, moment_us
+from trimtab.core.time import HOUR_US, MINUTE_US, parse_time_us
 from trimtab.core.urls import store_url
 from trimtab.events import History, Quarantine
 from trimtab.events.definitions import Time, source
@@ -36,7 +36,7 @@ from trimtab.testing import MemoryLog
 sys.path.append(str(Path(__file__).parents[1] / "features"))
 from oracle import Record, oracle  # the oracle of the features' own tests
 
-FROM_US, UNTIL_US = moment_us("2013-02-09T05:00:00Z"), moment_us("2013-02-15T05:00:00Z")
+FROM_US, UNTIL_US = parse_time_us("2013-02-09T05:00:00Z"), parse_time_us("2013-02-15T05:00:00Z")
 WRONG_WIND = 1_000.0  # mph; EWR has 1,048 on 12 February, a real fault of the data
 EVERY_US = 15 * MINUTE_US
 

@@ -10,7 +10,7 @@ from oracle import Record, oracle
 
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
-from trimtab.core.time import moment_us
+from trimtab.core.time import parse_time_us
 from trimtab.events.columns.history import History
 from trimtab.events.definitions import Source, Time, source
 from trimtab.events.ingest import Ingestor
@@ -54,12 +54,12 @@ class World:
 
     def push(self, now: str, *rows: dict[str, Any]) -> Any:
         """Events that come at `now`; what is left out of a row is null, its entity "a"."""
-        self._clock.advance_to(max(moment_us(now), self._clock.now_us()))
+        self._clock.advance_to(max(parse_time_us(now), self._clock.now_us()))
         return self._ingestor.push(self._of.name, [self._row(row) for row in rows])
 
     def load(self, now: str, *rows: dict[str, Any]) -> Any:
         """Events that are loaded as history at `now`."""
-        self._clock.advance_to(max(moment_us(now), self._clock.now_us()))
+        self._clock.advance_to(max(parse_time_us(now), self._clock.now_us()))
         full = [self._row(row) for row in rows]
         of = {name: (dtype, [row.get(name) for row in full]) for name, dtype in self._of.columns.items()}
         return self._ingestor.load(self._of.name, Columns.of(of))
@@ -69,7 +69,7 @@ class World:
 
         The online path has no past: it answers only when `at` is not before the last event came.
         """
-        at_us = at if isinstance(at, int) else moment_us(at)
+        at_us = at if isinstance(at, int) else parse_time_us(at)
         history = History(self.log, [self._of])
         history.refresh()
         asked = Columns.of({"who": ("str", [who])})
@@ -89,7 +89,7 @@ class World:
         return self._plan.read([{"who": one} for one in who], at_us)
 
     def _row(self, row: dict[str, Any]) -> dict[str, Any]:
-        at = {"at": moment_us(row["at"])} if isinstance(row.get("at"), str) else {}
+        at = {"at": parse_time_us(row["at"])} if isinstance(row.get("at"), str) else {}
         return {"id": f"e{self.log.positions()}", "who": "a"} | row | at
 
     def _records(self) -> list[Record]:

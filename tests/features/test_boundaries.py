@@ -10,7 +10,7 @@ from paths import KEYED, PLAIN, World
 
 from trimtab import features as f
 from trimtab.core.expressions.nodes import col, when
-from trimtab.core.time import moment_us
+from trimtab.core.time import parse_time_us
 from trimtab.features.aggregates import Aggregate
 
 pytestmark = pytest.mark.fast
@@ -24,13 +24,13 @@ def test_an_event_at_the_very_moment_does_not_count_and_a_microsecond_later_it_d
     world = World(f.count())
     world.push(DAY + "10:00", {"at": DAY + "10:00"})
     assert world.ask(DAY + "10:00") == (0, "not_yet")
-    assert world.ask(moment_us(DAY + "10:00") + 1) == (1, "found")
+    assert world.ask(parse_time_us(DAY + "10:00") + 1) == (1, "found")
 
 
 def test_with_an_inclusive_boundary_an_event_counts_at_its_very_moment() -> None:
     world = World(f.count(), boundary="inclusive")
     world.push(DAY + "09:00", {"at": DAY + "10:00"})
-    assert world.ask(moment_us(DAY + "10:00") - 1) == (0, "not_yet")
+    assert world.ask(parse_time_us(DAY + "10:00") - 1) == (0, "not_yet")
     assert world.ask(DAY + "10:00") == (1, "found")
 
 
@@ -99,7 +99,7 @@ def test_a_value_of_exactly_the_maximal_age_is_found_and_one_older_has_expired()
     world = World(f.latest("x", max_age="3h"))
     world.push(DAY + "09:00", {"at": DAY + "09:00", "x": 1.0})
     assert world.ask(DAY + "12:00") == (1.0, "found")
-    assert world.ask(moment_us(DAY + "12:00") + 1) == (None, "expired")
+    assert world.ask(parse_time_us(DAY + "12:00") + 1) == (None, "expired")
 
 
 def test_a_newer_null_replaces_an_older_value() -> None:
@@ -123,7 +123,7 @@ def test_a_hop_of_zero_makes_the_tail_exact() -> None:
     world = World(f.count(over="3h", hop=0))
     world.push(DAY + "09:00", {"at": DAY + "08:30"})
     assert world.ask(DAY + "11:30") == (1, "found")
-    assert world.ask(moment_us(DAY + "11:30") + 1) == (0, "outside_window")
+    assert world.ask(parse_time_us(DAY + "11:30") + 1) == (0, "outside_window")
 
 
 def test_a_window_rounds_toward_minus_infinity_before_1970() -> None:
@@ -175,7 +175,7 @@ def test_an_integer_sum_beyond_64_bits_fails_alone() -> None:
     world = World(f.sum("n"))
     world.push(DAY + "09:00", *({"id": str(i), "at": DAY + "08:00", "n": 2**62} for i in range(2)))
     assert world.ask(DAY + "10:00") == (None, "failed")
-    assert world.ask_online(moment_us(DAY + "10:00"), "none", "a").values == [[0], [None]]
+    assert world.ask_online(parse_time_us(DAY + "10:00"), "none", "a").values == [[0], [None]]
 
 
 @pytest.mark.parametrize(

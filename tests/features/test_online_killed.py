@@ -85,8 +85,8 @@ class OnDisk(Online):
             for left, after_ns, calls, what in kills:
                 self.append(4)  # something to apply
                 self._be_killed(left, after_ns, calls, what)
-                for moment_us in (now_us, BASE_US + 20 * UNIT_US, BASE_US + 10**9 // 10 * UNIT_US):
-                    self.ask(moment_us)
+                for parse_time_us in (now_us, BASE_US + 20 * UNIT_US, BASE_US + 10**9 // 10 * UNIT_US):
+                    self.ask(parse_time_us)
         except BaseException:
             self.failed.append(traceback.format_exc())
             raise

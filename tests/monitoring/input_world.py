@@ -20,7 +20,7 @@ from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Column, Columns
 from trimtab.core.expressions.nodes import col
 from trimtab.core.records import DayQuality, GateRecord, Prediction, Signal
-from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, moment_us
+from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, parse_time_us
 from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.events.definitions import Time, source
 from trimtab.features.aggregates import latest, mean
@@ -34,7 +34,7 @@ from trimtab.registry import Registry, Version
 from trimtab.registry.protection import CHAMPION
 from trimtab.training import Model, build_training_set, fit, model, save_training_set
 
-BEGIN_US = moment_us("2024-01-01T00:00:00Z")  # a Monday
+BEGIN_US = parse_time_us("2024-01-01T00:00:00Z")  # a Monday
 SITES = ("north", "south", "west")
 WAIT_US = DAY_US
 

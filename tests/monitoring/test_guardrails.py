@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from trimtab.core.errors import Misuse
 from trimtab.monitoring.breaches import Breach, breach
 from trimtab.monitoring.guardrails import Guardrails, guardrails
-from trimtab.serving.arms.arm_counts import LATENCY_EDGES_S, ServiceFigures, score_bucket
+from trimtab.serving.arms.arm_counts import LATENCY_EDGES_S, ServiceMetrics, score_bucket
 
 LIMITS = guardrails()
 Draw = Callable[[np.random.Generator, int], dict[str, Any]]
@@ -49,8 +49,8 @@ def _counts(places: Any) -> dict[int, int]:
     return dict(zip(found.tolist(), count.tolist(), strict=True))
 
 
-def figures(arm: str, **counts: Any) -> ServiceFigures:
-    return ServiceFigures(model="late", version="7f3a", arm=arm, **counts)
+def figures(arm: str, **counts: Any) -> ServiceMetrics:
+    return ServiceMetrics(model="late", version="7f3a", arm=arm, **counts)
 
 
 def looks(

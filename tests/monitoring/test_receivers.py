@@ -27,12 +27,12 @@ from trimtab.core.alert_settings import (
     WebhookReceiver,
 )
 from trimtab.core.records import Signal
-from trimtab.core.time import moment_us
+from trimtab.core.time import parse_time_us
 from trimtab.monitoring.alerts.alert_records import Message, alert_of, title_of
 from trimtab.monitoring.alerts.outbox import Sent
 from trimtab.monitoring.alerts.receivers.sending import send
 
-AT_US = moment_us("2026-03-01T10:00:00Z")
+AT_US = parse_time_us("2026-03-01T10:00:00Z")
 SIGNAL = Signal(
     id="null_values/m/1",
     kind="null_values",

@@ -10,11 +10,11 @@ import numpy as np
 
 import trimtab as tt
 from trimtab.core.clock import VirtualClock
-from trimtab.core.time import DAY_US, moment_us
+from trimtab.core.time import DAY_US, parse_time_us
 
 HERE = Path(__file__).parent
 ARCHIVE = HERE / "state.tar.xz"
-BEGIN_US = moment_us("2024-03-01T00:00:00Z")
+BEGIN_US = parse_time_us("2024-03-01T00:00:00Z")
 DAYS = 27  # of history
 T0_US = BEGIN_US + DAYS * DAY_US  # the end of history, the first training
 END_US = T0_US + 11 * DAY_US  # when the state was packed

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import trimtab as tt
 from trimtab.core.clock import VirtualClock
-from trimtab.core.time import moment_us
+from trimtab.core.time import parse_time_us
 
 HERE = Path(__file__).parent
-NOW_US = moment_us("2024-05-01T00:00:00Z")
+NOW_US = parse_time_us("2024-05-01T00:00:00Z")
 
 
 def copied(folder: Path) -> Path:

@@ -25,15 +25,15 @@ _OWN = "trimtab."
 BEYOND = {  # what the documents import from elsewhere than `trimtab`
     "trimtab.core.clock": ("ShiftedClock", "SystemClock", "VirtualClock"),
     "trimtab.core.columns.data": ("Column", "Columns", "WrongColumn"),
-    "trimtab.core.time": ("DAY_US", "HOUR_US", "duration_us", "format_duration", "moment_us"),
+    "trimtab.core.time": ("DAY_US", "HOUR_US", "duration_us", "format_duration", "parse_time_us"),
     "trimtab.events": ("History", "Ingestor", "Quarantine", "arrivals", "read_rows"),
     "trimtab.features": ("LABEL_STATES", "LabelIndex", "REASONS", "evaluate"),
     "trimtab.run": ("Cancelled", "Codec", "Recorded"),
     "trimtab.serving": ("InvalidField", "Late", "ModelFailed", "NotApplied", "Refused"),
     "trimtab.simulation": ("Policy", "Refit", "Standing", "fault", "read_faults", "scorecards", "shift"),
     "trimtab.stats": (
-        *("cheapest_class", "choose_threshold", "class_figures", "expected_calibration_error", "fit_recalibration"),
-        "ranking_figures",
+        *("cheapest_class", "choose_threshold", "class_metrics", "expected_calibration_error", "fit_recalibration"),
+        "ranking_metrics",
     ),
     "trimtab.steering": ("Window", "judge"),
     "trimtab.testing": ("MemoryLog",),

@@ -12,7 +12,7 @@ from trimtab import store
 from trimtab.core.clock import VirtualClock
 from trimtab.core.ids import TimeIds
 from trimtab.run import Codec, Event, Progress, Recorded, Runs
-from trimtab.run.progress import heard_by, report
+from trimtab.run.progress import listening, report
 from trimtab.store.file_blob import FileBlob
 from trimtab.training.runtimes.choose import runtime_for
 from trimtab.training.runtimes.ports import ListRuntime
@@ -41,7 +41,7 @@ def test_trees_tell_how_far_they_are_and_the_model_is_the_same(place: int, monke
     target = (inputs[:, 0] > 0).astype(int)
     plain = fit_weighted(boosters()[place], inputs, target, None)
     heard: list[tuple[float, float]] = []
-    with heard_by(lambda done, total: heard.append((done, total))):
+    with listening(lambda done, total: heard.append((done, total))):
         watched = fit_weighted(boosters()[place], inputs, target, None)
     assert [done for done, _ in heard] == list(range(1, 41))
     assert {total for _, total in heard} == {40}
@@ -65,7 +65,7 @@ def test_rankers_tell_how_far_they_are(library: str, monkeypatch: pytest.MonkeyP
     runtime = runtime_for(ranker, trust=None)
     assert isinstance(runtime, ListRuntime)
     heard: list[tuple[float, float]] = []
-    with heard_by(lambda done, total: heard.append((done, total))):
+    with listening(lambda done, total: heard.append((done, total))):
         runtime.fit_lists(ranker, inputs, (inputs[:, 0] > 0).astype(float), np.full(30, 10))
     assert heard == [(done, 20) for done in range(1, 21)]
 
@@ -107,7 +107,7 @@ def test_a_step_within_a_step_has_a_share_of_its_own_and_then_the_outer_one_goes
 
 def test_the_end_is_always_told() -> None:
     heard: list[float] = []
-    with heard_by(lambda done, total: heard.append(done)):
+    with listening(lambda done, total: heard.append(done)):
         for done in range(1, 41):
             report(done, 40)
     assert heard[-1] == 40

@@ -26,7 +26,7 @@ from trimtab.run import (
     StepBegan,
     StepEnded,
     forget_step,
-    forsaken_steps,
+    orphaned_steps,
 )
 from trimtab.run import runs as runs_module
 from trimtab.store.file_blob import FileBlob
@@ -291,7 +291,7 @@ def test_steps_of_runs_that_never_came_to_their_end_are_forsaken_once_they_are_o
         clock.advance_to(clock.now_us() + 1_000)
 
     def forsaken(before_us: int) -> int:
-        return len(forsaken_steps(catalog, runs.all(), kind="train", before_us=before_us))
+        return len(orphaned_steps(catalog, runs.all(), kind="train", before_us=before_us))
 
     run(KeyboardInterrupt(), 1, 2)
     run(None, 1, 3)  # it went on from the first

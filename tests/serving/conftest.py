@@ -28,8 +28,8 @@ from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.online.store import OnlineStore
 from trimtab.serving import (
     Answerer,
+    BufferedLog,
     Endpoint,
-    NotedLog,
     OfflineInputs,
     OnlineInputs,
     PredictionIds,
@@ -81,7 +81,7 @@ class Shop:
         self.seeded = clock is None
         self.events = SqliteLog(folder / "events", mode=mode, clock=self.clock)
         predictions = SqliteLog(folder / "predictions", mode=mode, clock=self.clock)
-        self.log = PredictionLog(NotedLog(predictions, folder / "spool") if notes else predictions)
+        self.log = PredictionLog(BufferedLog(predictions, folder / "spool") if notes else predictions)
         self.kv = LmdbKeyValue(folder / "online")
         self.online = OnlineStore(self.kv, [self.spent])
         self.quarantine = Quarantine(SqliteLog(folder / "quarantine", clock=self.clock))

@@ -25,16 +25,16 @@ from trimtab.core.errors import Unavailable
 from trimtab.core.records import Prediction
 from trimtab.serving import HttpService
 from trimtab.serving.http.requests.access_log import AccessLog, _Lines, printable
-from trimtab.serving.http.requests.request_record import STAGES, Exchange, Watch
+from trimtab.serving.http.requests.request_record import STAGES, RequestRecord, Watch
 from trimtab.serving.http.requests.traces import Traces
 
 pytestmark = pytest.mark.fast
 PARTS = "features", "model"
 
 
-def exchange(path: str = "/metrics", **headers: str) -> Exchange:
+def exchange(path: str = "/metrics", **headers: str) -> RequestRecord:
     named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    made = Exchange(perf_counter(), "GET", path, named, ("127.0.0.1", 1))
+    made = RequestRecord(perf_counter(), "GET", path, named, ("127.0.0.1", 1))
     made.watched = True
     return made
 
@@ -168,11 +168,11 @@ class Stuck:
     traces = False
 
     def __init__(self) -> None:
-        self.taken: list[Exchange] = []
+        self.taken: list[RequestRecord] = []
         self.free = threading.Event()
         self.was_waited_for = False
 
-    def write(self, exchanges: Sequence[Exchange], ahead_ns: int) -> None:
+    def write(self, exchanges: Sequence[RequestRecord], ahead_ns: int) -> None:
         self.was_waited_for |= not self.free.wait(30)
         self.taken += exchanges
 
@@ -258,7 +258,7 @@ def test_a_line_says_what_an_encoder_says_field_by_field(
     predicted: bool, times: list[float], parts: tuple[float, float],
 ) -> None:  # fmt: skip
     """Lines are put together from texts that are kept; here the same exchange is told plainly."""
-    one = Exchange(times[0], method, path, [], (host, 1))
+    one = RequestRecord(times[0], method, path, [], (host, 1))
     one.route, one.status, one.grpc, one.model, one.size_bytes = route, status, grpc, model, 7
     one.ended_s = times[0] + parts[0]
     if predicted:
@@ -274,7 +274,7 @@ def test_a_line_says_what_an_encoder_says_field_by_field(
         taken |= dict(zip(PARTS, parts, strict=True)) if predicted else {}
         assert set(stages) == {name for name, taken_s in taken.items() if taken_s}
         assert all(abs(stages[name] - 1e3 * taken[name]) < 0.001 for name in stages)
-        assert abs(found.pop("ms") - 1e3 * (one.ended_s - one.heard_s)) < 0.001
+        assert abs(found.pop("ms") - 1e3 * (one.ended_s - one.received_s)) < 0.001
         at = dt.datetime.fromtimestamp(1_700_000_000 + int(times[0] * 1e6) / 1e6, dt.UTC)
         assert abs(dt.datetime.fromisoformat(found.pop("time")) - at) < dt.timedelta(microseconds=3)
         told: dict[str, Any] = {"model": model}

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from trimtab.core.errors import Misuse, NotFound, Unavailable
-from trimtab.core.time import HOUR_US, format_moment
+from trimtab.core.time import HOUR_US, format_time
 from trimtab.features.encoding import Encoding
 from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.serving import Answerer, Endpoint, InvalidField, OnlineInputs, Precomputed, PredictionIds
@@ -185,7 +185,7 @@ def test_answers_about_the_past_are_those_that_were_given(shop: Shop) -> None:
 def test_the_future_cannot_be_asked_about(shop: Shop) -> None:
     with pytest.raises(Misuse, match="future"):
         shop.endpoint.answer([shop.ask()], at=shop.clock.now_us() + 1)
-    answer = shop.endpoint.answer([shop.ask()], at=format_moment(shop.clock.now_us()))
+    answer = shop.endpoint.answer([shop.ask()], at=format_time(shop.clock.now_us()))
     assert answer[0].at_us == shop.clock.now_us()
 
 

@@ -16,8 +16,8 @@ from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.serving import HttpService
 from trimtab.serving.answer.answering import ServedVersion
-from trimtab.serving.arms.arm_counts import EndpointCounts, ServiceFigures
-from trimtab.serving.arms.arm_metrics import KEPT_US, KIND, ArmFigures, fold_figures, service_figures
+from trimtab.serving.arms.arm_counts import EndpointCounts, ServiceMetrics
+from trimtab.serving.arms.arm_metrics import KEPT_US, KIND, ArmMetrics, merge_metrics, service_metrics
 from trimtab.serving.arms.arms import Canary, Share
 from trimtab.serving.failures import Late
 from trimtab.serving.protect.degradation import Degrading, degrade
@@ -46,7 +46,7 @@ def users(n: int) -> list[str]:
     return [f"user-{k}" for k in range(n)]
 
 
-def counted(shop: Any) -> dict[str, ServiceFigures]:
+def counted(shop: Any) -> dict[str, ServiceMetrics]:
     return {one.arm: one for one in (counts.snapshot() for counts in shop.endpoint.counts.all())}
 
 
@@ -149,7 +149,7 @@ class World:
         self.clock = VirtualClock(BEGIN_US)
         self.counts = EndpointCounts()
         self.served = ServedVersion(model="late", version="7f", label="late@1", arm="champion", inputs=())
-        self.figures = ArmFigures(catalog, self.clock, lambda: [self.counts])
+        self.figures = ArmMetrics(catalog, self.clock, lambda: [self.counts])
 
     def answer(self, times: int) -> None:
         for _ in range(times):
@@ -162,8 +162,8 @@ class World:
     def pass_us(self, us: int) -> None:
         self.clock.advance_to(self.clock.now_us() + us)
 
-    def found(self, since_us: int = 0) -> ServiceFigures:
-        return service_figures(self.catalog, "late", "7f", "champion", since_us=since_us)
+    def found(self, since_us: int = 0) -> ServiceMetrics:
+        return service_metrics(self.catalog, "late", "7f", "champion", since_us=since_us)
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def test_what_is_counted_is_written_once_and_read_by_the_minute(catalog: Any) ->
     assert world.found().repeats == 99
     assert world.found(BEGIN_US + 2 * MINUTE_US).requests == 70
     assert world.found(BEGIN_US + 2 * MINUTE_US - 1).requests == 90
-    assert service_figures(catalog, "late", "7f", "canary", since_us=0).requests == 0
+    assert service_metrics(catalog, "late", "7f", "canary", since_us=0).requests == 0
 
 
 def test_processes_add_up(catalog: Any) -> None:
@@ -247,14 +247,14 @@ def test_minutes_become_hours_and_hours_go(catalog: Any) -> None:
                 world.answer(10)
                 world.figures.write()
                 world.pass_us(HOUR_US // 3)
-        fold_figures(catalog, worlds[0].clock.now_us())
+        merge_metrics(catalog, worlds[0].clock.now_us())
         assert worlds[0].found().requests == 60 * (hour + 1)  # whatever is put together
     assert len(catalog.find(KIND)) == 3 + 3 * 3 * 2
-    assert fold_figures(catalog, worlds[0].clock.now_us()) == 0
+    assert merge_metrics(catalog, worlds[0].clock.now_us()) == 0
     assert worlds[0].found(BEGIN_US + HOUR_US).requests == 300
-    assert fold_figures(catalog, BEGIN_US + KEPT_US + HOUR_US) == 2 + 18
+    assert merge_metrics(catalog, BEGIN_US + KEPT_US + HOUR_US) == 2 + 18
     assert worlds[0].found().requests == 60 * 4
-    fold_figures(catalog, BEGIN_US + 3 * KEPT_US)
+    merge_metrics(catalog, BEGIN_US + 3 * KEPT_US)
     assert catalog.find(KIND) == []
 
 

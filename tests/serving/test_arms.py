@@ -16,7 +16,7 @@ from trimtab.core.records import Prediction
 from trimtab.serving import HttpService
 from trimtab.serving.arms.arms import SHADOWED_AT_MOST, ArmShares, Canary, Shadow, Share
 from trimtab.serving.failures import Late
-from trimtab.serving.http.predict.scheduler import Turns
+from trimtab.serving.http.predict.scheduler import RequestScheduler
 from trimtab.serving.http.predict.shadowing import Shadowing
 from trimtab.serving.log.commit import GroupCommit
 from trimtab.serving.protect.admission import GradientLimit
@@ -169,7 +169,7 @@ def test_where_nobody_can_say_whose_a_request_is_the_version_in_service_answers(
 
 def test_a_shadow_works_while_nobody_waits_and_is_logged(shop: Any) -> None:
     shadow = Shadow(other(shop, "shadow"), Share("late", 1.0, ["user"]))
-    turns = Turns(GradientLimit())
+    turns = RequestScheduler(GradientLimit())
     commit = GroupCommit(shop.log)
 
     async def serve() -> None:
@@ -244,7 +244,9 @@ def test_a_slow_shadow_has_a_sixth_of_the_time_at_most(shop: Any) -> None:
     commit = GroupCommit(shop.log)
 
     async def serve() -> None:
-        Shadowing(Turns(GradientLimit()), commit).offer(shadow, [{**shop.ask(user), "at": 1} for user in users(4)])
+        Shadowing(RequestScheduler(GradientLimit()), commit).offer(
+            shadow, [{**shop.ask(user), "at": 1} for user in users(4)]
+        )
         while len(worked) < 4:
             await asyncio.sleep(0.005)
 

@@ -23,7 +23,7 @@ from trimtab.serving.answer.batching import (
 )
 from trimtab.serving.arms.arms import Canary, Share
 from trimtab.serving.http.predict.predicting import Waiting
-from trimtab.serving.http.requests.request_record import Exchange
+from trimtab.serving.http.requests.request_record import RequestRecord
 from trimtab.serving.protect.degradation import Degrading, degrade
 
 
@@ -387,7 +387,7 @@ def test_times_are_those_of_the_call_that_answered(shop: Any) -> None:
         for number, answerer in enumerate((slow, quick)):
             shop.endpoint._current = answerer
             body = msgspec.json.encode({"request": shop.ask(id=f"r{number}")})
-            exchange = Exchange(time.perf_counter(), "POST", "/", [], None)
+            exchange = RequestRecord(time.perf_counter(), "POST", "/", [], None)
             told.append(exchange)
             waiting.append(predictor.take(body, time.perf_counter(), None, exchange))
         await asyncio.wait([one.done for one in waiting])  # type: ignore[union-attr]

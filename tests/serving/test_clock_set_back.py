@@ -15,7 +15,7 @@ from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Misuse
 from trimtab.core.ids import TimeIds
 from trimtab.core.records import Prediction
-from trimtab.serving import NotedLog, PredictionIds, PredictionLog, id_time_us
+from trimtab.serving import BufferedLog, PredictionIds, PredictionLog, id_time_us
 from trimtab.serving.log.prediction_log import encode, payload_id
 from trimtab.serving.log.spool import remove_spools
 from trimtab.store.sqlite.log import SqliteLog
@@ -59,7 +59,7 @@ class Process:
         self.ids = PredictionIds(wall)
         self.wall = wall
         self.inner = Mortal(folder / "log", mode="relaxed", clock=self.ids)
-        self.noted = NotedLog(self.inner, folder / "spool")
+        self.noted = BufferedLog(self.inner, folder / "spool")
         self.log = PredictionLog(self.noted)
 
     def answer(self) -> bytes:

@@ -15,7 +15,7 @@ import pytest
 from trimtab.core.clock import SystemClock, VirtualClock
 from trimtab.core.errors import Unavailable
 from trimtab.core.records import Prediction
-from trimtab.serving import GroupCommit, NotedLog, PredictionIds, PredictionLog
+from trimtab.serving import BufferedLog, GroupCommit, PredictionIds, PredictionLog
 from trimtab.testing import MemoryLog
 
 
@@ -244,7 +244,7 @@ def test_a_log_that_fails_is_left_alone_and_its_askers_are_refused_quickly(stopw
 
 def test_what_was_noted_is_appended_once_there_is_room_though_nobody_asks(tmp_path: Path) -> None:
     disk = Disk()
-    log = PredictionLog(NotedLog(disk, tmp_path))
+    log = PredictionLog(BufferedLog(disk, tmp_path))
     disk.full = True
 
     async def main() -> None:
@@ -271,7 +271,7 @@ class Kept(Disk):
         self.names: list[str] = []
         self.broken = False
 
-    def upkeep(self) -> None:
+    def maintenance(self) -> None:
         self.names.append(threading.current_thread().name)
         self.begun.set()
         assert self.may_end.wait(30)
@@ -292,7 +292,7 @@ async def upkeep_or_rest(commit: GroupCommit, disk: Kept) -> None:
 @pytest.mark.parametrize("noted", [True, False])
 def test_nothing_is_appended_during_the_logs_upkeep_and_everything_after(tmp_path: Path, noted: bool) -> None:
     disk = Kept()
-    log = PredictionLog(NotedLog(disk, tmp_path) if noted else disk)
+    log = PredictionLog(BufferedLog(disk, tmp_path) if noted else disk)
 
     async def main() -> None:
         commit = GroupCommit(log)
@@ -319,7 +319,7 @@ def test_nothing_is_appended_during_the_logs_upkeep_and_everything_after(tmp_pat
 
 def test_a_reader_during_the_upkeep_does_not_hold_up_the_loop(tmp_path: Path) -> None:
     disk = Kept()
-    log = PredictionLog(NotedLog(disk, tmp_path))
+    log = PredictionLog(BufferedLog(disk, tmp_path))
 
     async def main() -> None:
         commit = GroupCommit(log)
@@ -341,7 +341,7 @@ def test_a_reader_during_the_upkeep_does_not_hold_up_the_loop(tmp_path: Path) ->
 
 def test_a_log_that_a_reader_could_write_is_well_again(tmp_path: Path) -> None:
     disk = Disk()
-    log = PredictionLog(NotedLog(disk, tmp_path))
+    log = PredictionLog(BufferedLog(disk, tmp_path))
 
     async def main() -> None:
         commit = GroupCommit(log)
@@ -377,7 +377,7 @@ def test_a_prediction_that_cannot_be_encoded_fails_those_of_its_group_alone() ->
 
 def test_who_finds_the_spool_full_during_the_upkeep_waits_without_holding_up_the_loop(tmp_path: Path) -> None:
     disk = Kept()
-    log = PredictionLog(NotedLog(disk, tmp_path))
+    log = PredictionLog(BufferedLog(disk, tmp_path))
 
     async def main() -> None:
         commit = GroupCommit(log)
@@ -418,7 +418,7 @@ def test_an_upkeep_that_fails_is_said_and_disturbs_nobody(caplog: pytest.LogCapt
 
 def test_closing_waits_for_the_upkeep_and_appends_what_was_made_meanwhile(tmp_path: Path) -> None:
     disk = Kept()
-    log = PredictionLog(NotedLog(disk, tmp_path))
+    log = PredictionLog(BufferedLog(disk, tmp_path))
 
     async def main() -> None:
         commit = GroupCommit(log)
@@ -474,7 +474,7 @@ def test_what_is_noted_is_written_where_no_thread_can_be_started(
         raise RuntimeError("can't start new thread")
 
     disk = Kept()
-    log = PredictionLog(NotedLog(disk, tmp_path))
+    log = PredictionLog(BufferedLog(disk, tmp_path))
 
     async def main() -> None:
         monkeypatch.setattr(threading.Thread, "start", refuse)

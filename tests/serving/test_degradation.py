@@ -132,7 +132,7 @@ def test_null_features_leave_what_the_request_says(shop: Any) -> None:
     values = dict(zip(inputs, msgspec.json.decode(json.dumps(_values(logged))), strict=True))
     assert values["log_basket"] == math.log1p(12.5)
     assert [values[name] for name in ("spent.n_1h", "spent.total", "spent.last")] == [None] * 3
-    assert logged.is_makeshift
+    assert logged.is_degraded
     assert bare.score == shop.scorer.predict_row([math.nan if v is None else v for v in values.values()])
 
 
@@ -167,7 +167,7 @@ def test_another_version_answers_where_the_model_fails(shop: Any) -> None:
     degraded.model.error = ValueError("a bug")
     answer = degraded.answer()
     assert (answer.version, answer.flags) == ("late@9", ("model_failed", "fallback_version"))
-    assert not degraded.logged().is_makeshift  # it is that version's own answer
+    assert not degraded.logged().is_degraded  # it is that version's own answer
     degraded.reader.error = Unavailable("the store is gone")
     assert degraded.answer().flags == ("features_failed", "fallback_version")
 
@@ -179,7 +179,7 @@ def test_a_rule_is_a_number_or_a_function_of_the_request(shop: Any) -> None:
     constant = Degraded(shop, rule=0.5)
     constant.model.error = ValueError("a bug")
     assert constant.answer().score == 0.5
-    assert constant.logged().is_makeshift
+    assert constant.logged().is_degraded
     broken = Degraded(shop, rule=lambda row: row["no such column"])
     broken.model.error = ValueError("a bug")
     with pytest.raises(ModelFailed, match="a bug"):
@@ -299,9 +299,9 @@ def test_requests_that_wait_for_a_slow_store_do_not_all_read_it_once_more(shop: 
     rows = degraded.answerer.rows.check([shop.ask()])
     within = degraded.endpoint.degrading.deadline_s
     for _ in range(20):
-        heard_s = perf_counter()
+        received_s = perf_counter()
         for _ in range(5):
-            (made,) = degraded.endpoint.prepare(degraded.answerer, rows, None, within(heard_s, None))
+            (made,) = degraded.endpoint.prepare(degraded.answerer, rows, None, within(received_s, None))
             assert made.flags[-1] == "rule"
     assert reads < 20  # five of each version, and a probe now and then
 

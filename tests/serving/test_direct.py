@@ -460,8 +460,8 @@ def test_a_deadline_counts_from_when_the_request_arrived(shop: Any) -> None:
 
     async def ask() -> None:
         for waited_s in (0.0, 1.0):
-            heard_s = time.perf_counter() - waited_s
-            await asgi(service, send, heard_s=heard_s, named={"x_timeout_ms": b"500"})
+            received_s = time.perf_counter() - waited_s
+            await asgi(service, send, received_s=received_s, named={"x_timeout_ms": b"500"})
 
     try:
         asyncio.run(ask())

@@ -19,7 +19,7 @@ import forked
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Unavailable
 from trimtab.core.records import Prediction
-from trimtab.serving.log.buffered_log import NotedLog
+from trimtab.serving.log.buffered_log import BufferedLog
 from trimtab.serving.log.prediction_ids import PredictionIds
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.serving.log.spool import SIZE_BYTES
@@ -59,17 +59,17 @@ elif how == "fork":
 
 class TestInFrontOfMemory(LogContract):
     @pytest.fixture
-    def log(self, clock: VirtualClock, tmp_path: Path) -> Iterator[NotedLog]:
-        log = NotedLog(MemoryLog(clock=clock), tmp_path)
+    def log(self, clock: VirtualClock, tmp_path: Path) -> Iterator[BufferedLog]:
+        log = BufferedLog(MemoryLog(clock=clock), tmp_path)
         yield log
         log.close()
 
 
 class TestInFrontOfFiles(LogContract):
     @pytest.fixture
-    def log(self, clock: VirtualClock, tmp_path: Path) -> Iterator[NotedLog]:
+    def log(self, clock: VirtualClock, tmp_path: Path) -> Iterator[BufferedLog]:
         with SqliteLog(tmp_path / "log", mode="relaxed", clock=clock) as inner:
-            log = NotedLog(inner, tmp_path / "spool")
+            log = BufferedLog(inner, tmp_path / "spool")
             yield log
             log.close()
 
@@ -108,7 +108,7 @@ class Disk(MemoryLog):
 
 def read_back(folder: Path) -> list[str]:
     with SqliteLog(folder / "log", mode="relaxed") as inner:
-        log = NotedLog(inner, folder / "spool")
+        log = BufferedLog(inner, folder / "spool")
         found = [p.id for block in PredictionLog(log).scan() for p in block]
         log.close()
     return found
@@ -116,7 +116,7 @@ def read_back(folder: Path) -> list[str]:
 
 def test_notes_are_written_together_and_soon(tmp_path: Path) -> None:
     disk = Disk()
-    log = NotedLog(disk, tmp_path)
+    log = BufferedLog(disk, tmp_path)
     made = [payload() for _ in range(700)]
     for one in made:
         log.note([one])
@@ -130,7 +130,7 @@ def test_notes_are_written_together_and_soon(tmp_path: Path) -> None:
 
 
 def test_what_was_noted_is_read_at_once(tmp_path: Path) -> None:
-    log = NotedLog(MemoryLog(), tmp_path)
+    log = BufferedLog(MemoryLog(), tmp_path)
     for n in range(1, 20):
         log.note([one := payload()])
         assert (log.positions(), log.read("p0001", n - 1)[0].payload) == ({"p0001": n}, one)
@@ -139,7 +139,7 @@ def test_what_was_noted_is_read_at_once(tmp_path: Path) -> None:
 
 def test_an_append_has_places_behind_all_that_was_noted_from_many_threads(tmp_path: Path) -> None:
     with SqliteLog(tmp_path / "log", mode="relaxed") as inner:
-        log = NotedLog(inner, tmp_path / "spool")
+        log = BufferedLog(inner, tmp_path / "spool")
         given: dict[int, bytes] = {}
         noted: list[bytes] = []
 
@@ -171,13 +171,13 @@ def test_notes_of_one_process_and_appends_of_another_keep_their_places(tmp_path:
     """What an append was told stays so, whoever brings notes of the dead to the log."""
     first = SqliteLog(tmp_path / "log", mode="relaxed")
     first.append([b"other"])
-    second = NotedLog(SqliteLog(tmp_path / "log", mode="relaxed"), tmp_path / "spool")
+    second = BufferedLog(SqliteLog(tmp_path / "log", mode="relaxed"), tmp_path / "spool")
     second.add([payload()])
     made = [payload() for _ in range(10)]
     places = second.append(made)
     second.add([last := payload()])
     second.open().close()  # it was killed
-    third = NotedLog(first, tmp_path / "spool")
+    third = BufferedLog(first, tmp_path / "spool")
     assert third.positions() == {"p0001": 2, "p0002": 11}
     assert third.read("p0001", 1)[0].payload == last
     assert [r.payload for r in third.read(second.partition, places[0] - 1, limit=10)] == made
@@ -190,7 +190,7 @@ def test_on_a_full_disk_answers_are_noted_until_there_is_no_room(
 ) -> None:
     disk = Disk()
     disk.full = True
-    log = NotedLog(disk, tmp_path)
+    log = BufferedLog(disk, tmp_path)
     taken = 0
     with pytest.raises(Unavailable, match="disk full"):  # noqa: PT012  # which append fails is what is counted
         while taken < 1_000:
@@ -213,20 +213,20 @@ def test_on_a_full_disk_answers_are_noted_until_there_is_no_room(
 
 def test_what_cannot_be_written_at_the_end_is_written_by_the_next(tmp_path: Path) -> None:
     disk = Disk()
-    log = NotedLog(disk, tmp_path)
+    log = BufferedLog(disk, tmp_path)
     disk.full = True
     log.note([payload()])
     log.close()
     assert disk.positions() == {}
     disk.full = False
-    assert NotedLog(disk, tmp_path).positions() == {"p0001": 1}  # reading is enough
+    assert BufferedLog(disk, tmp_path).positions() == {"p0001": 1}  # reading is enough
 
 
 def test_letting_go_of_the_spool_writes_it(tmp_path: Path) -> None:
     disk = Disk()
-    log = NotedLog(disk, tmp_path)
+    log = BufferedLog(disk, tmp_path)
     log.note([payload()])
-    log.let_go()
+    log.release()
     assert disk.positions() == {"p0001": 1}
     for path in tmp_path.glob("spool-????"):
         path.unlink()
@@ -265,11 +265,11 @@ def test_upkeep_is_done_in_the_thread(tmp_path: Path) -> None:
     names: list[str] = []
 
     class Kept(Disk):
-        def upkeep(self) -> None:
+        def maintenance(self) -> None:
             names.append(threading.current_thread().name)
 
     disk = Kept()
-    log = NotedLog(disk, tmp_path)
+    log = BufferedLog(disk, tmp_path)
     end_s = time.monotonic() + 10
     while not names:
         assert time.monotonic() < end_s
@@ -295,7 +295,7 @@ class Interrupted(Disk):
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_an_interrupted_write_is_done_once(tmp_path: Path, when: str) -> None:
     disk = Interrupted()
-    log = NotedLog(disk, tmp_path)
+    log = BufferedLog(disk, tmp_path)
     made = [payload() for _ in range(40)]
     for n, one in enumerate(made):
         assert log.add([one])
@@ -329,7 +329,7 @@ def test_an_error_that_nobody_foresaw_neither_ends_the_thread_nor_reaches_whoeve
 ) -> None:
     disk = Disk()
     disk.failure = OSError("the disk is gone")
-    log = NotedLog(disk, tmp_path)
+    log = BufferedLog(disk, tmp_path)
     made = [payload() for _ in range(600)]
     for one in made:
         log.note([one])
@@ -351,11 +351,11 @@ def test_an_upkeep_that_fails_in_a_way_that_nobody_foresaw_does_not_end_the_thre
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken(Disk):
-        def upkeep(self) -> None:
+        def maintenance(self) -> None:
             raise OSError("the disk is gone")
 
     disk = Broken()
-    log = NotedLog(disk, tmp_path)
+    log = BufferedLog(disk, tmp_path)
     for _ in range(300):
         log.note([payload(20_000)])
     end_s = time.monotonic() + 5
@@ -377,7 +377,7 @@ def test_without_a_thread_each_answer_is_written_at_once_until_there_may_be_one(
         raise RuntimeError("can't start new thread")
 
     disk = Disk()
-    log = NotedLog(disk, tmp_path)
+    log = BufferedLog(disk, tmp_path)
     with monkeypatch.context() as at_the_limit:
         at_the_limit.setattr(threading.Thread, "start", refuse)
         for n in range(1, 4):
@@ -395,9 +395,9 @@ def test_without_a_thread_each_answer_is_written_at_once_until_there_may_be_one(
 def test_an_interruption_at_any_line_of_a_flush_lets_others_flush(tmp_path: Path, wait: bool) -> None:
     """What is noted is written once. No signal comes between a lock and its `with`."""
     disk = Disk()
-    log = NotedLog(disk, tmp_path)
+    log = BufferedLog(disk, tmp_path)
     lines, step = 0, 0
-    file = NotedLog.flush.__code__.co_filename
+    file = BufferedLog.flush.__code__.co_filename
 
     def see(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal lines

@@ -17,7 +17,7 @@ import pytest
 
 from impatient import overloaded, retry_at_once
 from trimtab.serving.http.predict.refusals import Refusals
-from trimtab.serving.http.predict.scheduler import Turns
+from trimtab.serving.http.predict.scheduler import RequestScheduler
 from trimtab.serving.protect.admission import GradientLimit
 
 ROW = {"id": "c1", "user": "ann", "basket": 12.5, "kind": "web", "at": 1_700_000_000_000_000}
@@ -219,7 +219,7 @@ def test_refusals_leave_in_order_and_only_as_many_as_there_was_time_for() -> Non
 
 
 def test_as_many_are_in_flight_as_the_limit_allows_and_no_more() -> None:
-    turns, taken = Turns(GradientLimit(least=4, most=4)), 0
+    turns, taken = RequestScheduler(GradientLimit(least=4, most=4)), 0
     while not turns.full():
         turns.waits()
         taken += 1
@@ -228,7 +228,7 @@ def test_as_many_are_in_flight_as_the_limit_allows_and_no_more() -> None:
 
 
 def test_a_request_that_waits_for_its_log_counts_as_work() -> None:
-    turns = Turns(GradientLimit())
+    turns = RequestScheduler(GradientLimit())
     begun_s = perf_counter()
     assert turns.free(begun_s)
     while perf_counter() < begun_s + 0.0015:

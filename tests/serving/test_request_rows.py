@@ -12,7 +12,7 @@ import pytest
 
 from trimtab.core.columns.data import Columns, column
 from trimtab.core.errors import Misuse
-from trimtab.core.time import DAY_US, moment_us
+from trimtab.core.time import DAY_US, parse_time_us
 from trimtab.events.definitions import Time
 from trimtab.features.definitions import request
 from trimtab.serving.answer.request_rows import RequestRows, rows_of_table
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.fast
 def test_a_date_is_a_moment_of_a_request_as_it_is_of_an_event() -> None:
     columns: dict[str, Any] = {"id": str, "x": float, "at": Time}
     rows = RequestRows(request("visit", key="id", time="at", columns=columns))
-    day_us = moment_us("2026-11-25")
+    day_us = parse_time_us("2026-11-25")
     asked = rows.decode(b'{"request": {"id": "a", "x": 1, "at": "2026-11-25"}, "at": "2026-11-25"}')
     assert (asked.at_us, asked.rows) == (day_us, [{"id": "a", "x": 1.0, "at": day_us}])
     one, other = (b'{"id": "a", "x": 1, "at": "2026-11-25%s"}' % rest for rest in (b"T00:00:00Z", b" 00:00"))
@@ -41,7 +41,7 @@ def test_what_is_finer_than_a_microsecond_is_cut_off_wherever_it_stands(text: st
     rows = RequestRows(request("visit", key="id", time="at", columns=columns))
     fine = {"id": "a", "x": 12.1234567, "at": text, "due": text}
     plain = {"id": "b", "x": 1.0, "at": "2024-01-08", "due": None}
-    cut_us = moment_us(text)
+    cut_us = parse_time_us(text)
     expected = {**fine, "at": cut_us, "due": cut_us}
     asked = rows.decode(msgspec.json.encode({"request": fine, "at": text}))
     assert (asked.rows, asked.at_us) == ([expected], cut_us)
@@ -149,7 +149,7 @@ class Moment(dt.datetime):
 
 def test_texts_and_moments_of_a_kind_of_their_own_are_taken_as_what_they_are() -> None:
     rows = RequestRows(request("visit", key="id", time="at", columns={"id": str, "site": str, "at": Time}))
-    day_us = moment_us("2026-11-25")
+    day_us = parse_time_us("2026-11-25")
     moments: list[Any] = [
         Moment(2026, 11, 25), Moment(2026, 11, 25, 1, tzinfo=dt.timezone(dt.timedelta(hours=1))),
         np.datetime64("2026-11-25", "ns"), np.datetime64("2026-11-25", "s"),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import trimtab as tt
 from trimtab.core.errors import Misuse
-from trimtab.serving.answer.score_cache import Cache, CachedScores, CacheFigures, cache
+from trimtab.serving.answer.score_cache import Cache, CachedScores, CacheMetrics, cache
 
 
 class Counting:
@@ -29,8 +29,8 @@ class Counting:
         return np.array([self.predict_row(row) for row in matrix.tolist()])
 
 
-def cached(model: Any, *, size_bytes: int = 1 << 20, inputs: int = 2) -> tuple[CachedScores, CacheFigures]:
-    figures = CacheFigures()
+def cached(model: Any, *, size_bytes: int = 1 << 20, inputs: int = 2) -> tuple[CachedScores, CacheMetrics]:
+    figures = CacheMetrics()
     return CachedScores(model, inputs=inputs, cache=Cache(size_bytes=size_bytes), figures=figures), figures
 
 
@@ -60,7 +60,7 @@ def test_the_least_used_is_forgotten_first_and_memory_is_bounded() -> None:
 
 
 def test_scores_of_classes_take_more_of_the_memory() -> None:
-    figures, kept = CacheFigures(), Cache(size_bytes=100_000)
+    figures, kept = CacheMetrics(), Cache(size_bytes=100_000)
     many = CachedScores(Counting(classes=True), inputs=2, classes=100, cache=kept, figures=figures)
     for value in range(200):
         many.predict_row([float(value), 0.0])
@@ -75,7 +75,7 @@ class TestTimeToLive:
     @pytest.fixture
     def scores(self, model: Counting) -> CachedScores:
         self.now_s = 100.0
-        self.figures = CacheFigures()
+        self.figures = CacheMetrics()
         kept = Cache(size_bytes=1 << 20, ttl_us=10_000_000)
         return CachedScores(model, inputs=2, cache=kept, figures=self.figures, clock=lambda: self.now_s)
 

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from trimtab.serving.observe.log_throttle import Seldom
+from trimtab.serving.observe.log_throttle import ThrottledLogger
 
 
 class Seconds:
@@ -34,12 +34,12 @@ def clock() -> Seconds:
 
 
 @pytest.fixture
-def seldom(clock: Seconds) -> Seldom:
-    return Seldom(logging.getLogger("a service"), clock)
+def seldom(clock: Seconds) -> ThrottledLogger:
+    return ThrottledLogger(logging.getLogger("a service"), clock)
 
 
 def test_a_kind_is_said_once_in_ten_seconds_and_then_how_often_it_was_not(
-    seldom: Seldom, clock: Seconds, caplog: pytest.LogCaptureFixture
+    seldom: ThrottledLogger, clock: Seconds, caplog: pytest.LogCaptureFixture
 ) -> None:
     for second in range(21):
         clock.now = 100.0 + second
@@ -56,7 +56,7 @@ def tracebacks(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_every_fault_is_named_and_a_traceback_is_shown_once_of_each_place_and_model(
-    seldom: Seldom, clock: Seconds, caplog: pytest.LogCaptureFixture
+    seldom: ThrottledLogger, clock: Seconds, caplog: pytest.LogCaptureFixture
 ) -> None:
     for n in range(5):
         seldom.error(f"POST (request {n}) failed", raised(0), of="late")
@@ -70,7 +70,9 @@ def test_every_fault_is_named_and_a_traceback_is_shown_once_of_each_place_and_mo
     assert tracebacks(caplog)[-1] == "POST (request 6) failed"
 
 
-def test_what_a_fault_was_raised_from_says_which_kind_it_is(seldom: Seldom, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_a_fault_was_raised_from_says_which_kind_it_is(
+    seldom: ThrottledLogger, caplog: pytest.LogCaptureFixture
+) -> None:
     """Whatever a model raises is raised anew, in one place, as the failure of a version."""
     for n, cause in enumerate((raised(0), raised(1, "x"), raised(0))):
         try:
@@ -82,7 +84,7 @@ def test_what_a_fault_was_raised_from_says_which_kind_it_is(seldom: Seldom, capl
 
 @pytest.mark.parametrize("length", [1, 2, 3])
 def test_errors_that_are_their_own_causes_are_told(
-    seldom: Seldom, length: int, caplog: pytest.LogCaptureFixture
+    seldom: ThrottledLogger, length: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     errors = [ValueError(n) for n in range(length)]
     for n, error in enumerate(errors):
@@ -91,7 +93,7 @@ def test_errors_that_are_their_own_causes_are_told(
     assert caplog.messages == ["POST failed"]
 
 
-def test_kinds_without_end_take_no_memory_without_end(seldom: Seldom, clock: Seconds) -> None:
+def test_kinds_without_end_take_no_memory_without_end(seldom: ThrottledLogger, clock: Seconds) -> None:
     for n in range(5_000):
         clock.now += 0.005
         seldom.warning(f"model {n}", KeyError("x"))

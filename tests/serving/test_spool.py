@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from trimtab.core.clock import SystemClock
 from trimtab.core.errors import Conflict, Unavailable
 from trimtab.core.records import Prediction
-from trimtab.serving import GroupCommit, NotedLog, PredictionIds, PredictionLog
+from trimtab.serving import BufferedLog, GroupCommit, PredictionIds, PredictionLog
 from trimtab.serving.log.prediction_log import encode
 from trimtab.serving.log.spool import SIZE_BYTES, Spool, recover_spools, remove_spools
 from trimtab.serving.observe.shared_status import RedNote, red_notes
@@ -153,7 +153,7 @@ class Disk(MemoryLog):
 
 
 def test_noted_answers_reach_the_log_without_anybody_waiting(tmp_path: Path) -> None:
-    log = PredictionLog(NotedLog(MemoryLog(), tmp_path))
+    log = PredictionLog(BufferedLog(MemoryLog(), tmp_path))
 
     async def main() -> None:
         commit = GroupCommit(log)
@@ -172,7 +172,7 @@ def test_noted_answers_reach_the_log_without_anybody_waiting(tmp_path: Path) -> 
 
 def test_while_the_disk_is_full_answers_are_kept_until_the_spool_is_full_too(tmp_path: Path) -> None:
     disk = Disk()
-    log = PredictionLog(NotedLog(disk, tmp_path))
+    log = PredictionLog(BufferedLog(disk, tmp_path))
 
     async def main() -> list[Prediction]:
         commit = GroupCommit(log)
@@ -269,7 +269,7 @@ def test_a_spool_that_cannot_be_made_anew_is_let_go(tmp_path: Path) -> None:
 
 
 def test_answers_that_find_no_room_for_a_spool_are_refused_and_it_is_tried_now_and_then(tmp_path: Path) -> None:
-    log = NotedLog(MemoryLog(), tmp_path)
+    log = BufferedLog(MemoryLog(), tmp_path)
     with full():
         before = held()
         for _ in range(50):

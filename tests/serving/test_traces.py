@@ -12,7 +12,7 @@ import pytest
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from processes import within
-from trimtab.serving.http.requests.request_record import AT_ONCE, Exchange, Untold, Watch
+from trimtab.serving.http.requests.request_record import AT_ONCE, RequestRecord, Untold, Watch
 from trimtab.serving.http.requests.traces import QUEUE, Traces
 
 pytestmark = pytest.mark.fast
@@ -33,16 +33,16 @@ class Held(SpanExporter):
     def shutdown(self) -> None: ...
 
 
-def predictions(count: int) -> list[Exchange]:
+def predictions(count: int) -> list[RequestRecord]:
     """Of six spans each."""
     return [prediction() for _ in range(count)]
 
 
-def prediction() -> Exchange:
-    heard_s = perf_counter()
-    one = Exchange(heard_s, "POST", "/v1/models/late/predict", [], ("127.0.0.1", 1))
+def prediction() -> RequestRecord:
+    received_s = perf_counter()
+    one = RequestRecord(received_s, "POST", "/v1/models/late/predict", [], ("127.0.0.1", 1))
     one.traced = one.watched = True
-    one.times = tuple(heard_s + us / 1e6 for us in (0, 1, 5, 31, 35, 40))
+    one.times = tuple(received_s + us / 1e6 for us in (0, 1, 5, 31, 35, 40))
     one.features_s, one.model_s = 12e-6, 5e-6
     return one
 

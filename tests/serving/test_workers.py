@@ -33,7 +33,7 @@ from trimtab.serving.workers.late_log import LateLog
 from trimtab.serving.workers.states import ServiceState, read_state, remove_state, write_state
 from trimtab.serving.workers.supervisor import Patience, SlotState, Supervisor
 from trimtab.serving.workers.worker import Worker, environment
-from trimtab.serving.workers.worker_metrics import FiguresWriter, SharedMetrics, clear, merged, told
+from trimtab.serving.workers.worker_metrics import ArmMetricsWriter, SharedMetrics, clear, merged, told
 from trimtab.store.sqlite.log import SqliteLog
 
 COMMAND = [sys.executable, str(Path(__file__).parent / "worker_process.py")]
@@ -169,9 +169,9 @@ def test_labels_may_hold_what_some_take_for_the_end_of_a_line() -> None:
 
 
 def test_a_nudge_is_passed_on() -> None:
-    nudged = threading.Event()
-    with supervised("nudge", count=1, nudged=nudged.set):
-        assert nudged.wait(60)
+    wake_requested = threading.Event()
+    with supervised("nudge", count=1, wake_requested=wake_requested.set):
+        assert wake_requested.wait(60)
 
 
 def test_a_second_signal_does_not_wait() -> None:
@@ -291,7 +291,7 @@ def test_whoever_is_asked_shows_the_figures_of_all_that_live(tmp_path: Path) -> 
     mine, other = SharedMetrics(tmp_path, "1"), SharedMetrics(tmp_path, "engine")
     mine.counter("asked_total", "Asked.").add(by=2)
     other.counter("applied_total", "Applied.").add(by=5)
-    with FiguresWriter(other):
+    with ArmMetricsWriter(other):
         text = within(10, lambda: mine.text() if "applied" in mine.text() else None)
         assert 'applied_total{worker="engine"} 5' in text
         assert 'asked_total{worker="1"} 2' in text

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 
-from trimtab.serving.workers.channel import BEAT, NUDGE, READY, Line
+from trimtab.serving.workers.channel import BEAT, READY, WAKE, Line
 
 
 def main(fd: int) -> None:
@@ -21,7 +21,7 @@ def main(fd: int) -> None:
         time.sleep(60)
     line.say(READY)
     if task == "nudge":
-        line.say(NUDGE)
+        line.say(WAKE)
     while not gone.wait(0.05):
         if task != "hang":
             line.say(BEAT)

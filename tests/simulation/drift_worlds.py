@@ -14,7 +14,7 @@ import trimtab as tt
 from trimtab.core.time import DAY_US
 from trimtab.simulation.faults import Fault
 from trimtab.simulation.replay import Replay
-from trimtab.simulation.results import LineResult, ReplayResult
+from trimtab.simulation.results import ReplayResult, ScenarioResult
 from trimtab.simulation.scenarios.world import Line
 from trimtab.simulation.streams import Shift, shift
 from trimtab.stats.metrics.lists import unit_losses
@@ -79,7 +79,7 @@ def line(name: str, made: Any, retrain: Any, **rules: Any) -> Line:
 class Life(msgspec.Struct, frozen=True):
     """How a policy fared."""
 
-    result: LineResult
+    result: ScenarioResult
     above: NDArray[np.float64]  # by day: its loss as a share above the best
     start_us: int
 
@@ -155,7 +155,7 @@ def lived(
     return found, result
 
 
-def daily(line: LineResult, start_us: int, days: int) -> NDArray[np.float64]:
+def daily(line: ScenarioResult, start_us: int, days: int) -> NDArray[np.float64]:
     """The mean loss of each day by the labels; shape (days,)."""
     known = ~np.isnan(line.labels)
     lists = None if line.lists is None else line.lists[known]

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 import trimtab as tt
 from trimtab.core.columns.data import Columns, Dtype
-from trimtab.core.time import DAY_US, moment_us
+from trimtab.core.time import DAY_US, parse_time_us
 
-START_US, CONTROL_DAYS, HISTORY_DAYS = moment_us("2020-01-01"), 3 * 365, 180
+START_US, CONTROL_DAYS, HISTORY_DAYS = parse_time_us("2020-01-01"), 3 * 365, 180
 _AFTER_US = DAY_US // 2  # a control's label comes half a day after its request
 
 
@@ -73,7 +73,7 @@ def births() -> PublicSet:
     found = found[found["date"] >= "1983-01-01"]
     names = found["state"].tolist()
     dates = [date[:10] for date in found["date"].tolist()]
-    at_us = np.array([moment_us(date) for date in dates])
+    at_us = np.array([parse_time_us(date) for date in dates])
     keys = [f"{name}|{date}" for name, date in zip(names, dates, strict=True)]
     asked: dict[str, tuple[Dtype, Any]] = {"row_id": ("str", keys), "ts": ("time", at_us), "entity": ("str", names)}
     label: tuple[Dtype, Any] = ("int", found["births"].to_numpy(np.int64))

@@ -17,7 +17,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.simulation.measures import Judged, measures
 from trimtab.simulation.replay import Replay
-from trimtab.simulation.results import LineResult, ReplayResult
+from trimtab.simulation.results import ReplayResult, ScenarioResult
 from trimtab.simulation.scenarios.world import Line
 from trimtab.stats import list_ndcg
 
@@ -156,7 +156,7 @@ def replayed(folder: Path, kind: str) -> ReplayResult:
         return running.run()
 
 
-def naive(kind: str, line: LineResult) -> float:
+def naive(kind: str, line: ScenarioResult) -> float:
     """The metric of a line over all labelled rows, row by row."""
     told = [(y, p) for y, p in zip(line.labels.tolist(), line.scores.tolist(), strict=True) if not math.isnan(y)]
     match kind:

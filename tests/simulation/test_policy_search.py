@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from trimtab.core.errors import Misuse
 from trimtab.core.records import Decision
-from trimtab.core.time import DAY_US, HOUR_US, moment_us
+from trimtab.core.time import DAY_US, HOUR_US, parse_time_us
 from trimtab.simulation import choose_policy
-from trimtab.simulation.results import LineResult, ReplayResult
+from trimtab.simulation.results import ReplayResult, ScenarioResult
 
-START_US = moment_us("2024-03-04")
+START_US = parse_time_us("2024-03-04")
 DAYS = 60
 
 
@@ -38,7 +38,7 @@ def replay(seed: int, policies: dict[str, tuple[float, list[int]]], days: int = 
     best = rng.uniform(0.05, 0.95, count)
     labels = np.where(rng.random(count) < 0.1, np.nan, (rng.random(count) < best).astype(float))
     lines = {
-        name: LineResult(
+        name: ScenarioResult(
             name=name,
             at_us=at_us,
             scores=np.clip(best + rng.normal(0, noise, count), 0.02, 0.98),
@@ -52,7 +52,7 @@ def replay(seed: int, policies: dict[str, tuple[float, list[int]]], days: int = 
     return ReplayResult(start_us=START_US, until_us=START_US + days * DAY_US, lines=lines, first_mismatch="", **fixed)
 
 
-def naive_loss(line: LineResult, since: int, until: int) -> float:
+def naive_loss(line: ScenarioResult, since: int, until: int) -> float:
     told = [
         -math.log(p if y else 1 - p)
         for at, p, y in zip(line.at_us.tolist(), line.scores.tolist(), line.labels.tolist(), strict=True)

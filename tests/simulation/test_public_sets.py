@@ -17,45 +17,45 @@ from public_sets import PublicSet
 import trimtab as tt
 from trimtab.app.state.definitions import load_definitions
 from trimtab.core.columns.data import Columns
-from trimtab.core.time import DAY_US, format_moment, moment_us
+from trimtab.core.time import DAY_US, format_time, parse_time_us
 from trimtab.events import read_file
 from trimtab.simulation.policies import ungated
 from trimtab.simulation.replay import Replay
-from trimtab.simulation.results import LineResult
+from trimtab.simulation.results import ScenarioResult
 from trimtab.simulation.scenarios.world import Line
 from trimtab.stats.metrics.lists import unit_losses
 
 
 def replayed(
     folder: Path, found: PublicSet, lines: Sequence[Line], start: str, until: str, *, look_every_us: int = 0
-) -> dict[str, LineResult]:
+) -> dict[str, ScenarioResult]:
     with Replay(
         lines,
         found.tables,
         found.sources,
         folder,
-        start_us=moment_us(start),
-        until_us=moment_us(until),
+        start_us=parse_time_us(start),
+        until_us=parse_time_us(until),
         seed=1,
         look_every_us=look_every_us,
     ) as running:
         return running.run().lines
 
 
-def mean_loss(line: LineResult) -> float:
+def mean_loss(line: ScenarioResult) -> float:
     known = ~np.isnan(line.labels)
     return float(unit_losses(line.metric, line.labels[known], line.scores[known], None)[0].mean())
 
 
-def told(line: LineResult) -> None:
+def told(line: ScenarioResult) -> None:
     """Print what happened to a line, for the reader of the campaign."""
     for signal in [*line.signals, *line.input_signals]:
-        print(" ", format_moment(signal.raised_at_us)[:10], signal.severity, signal.kind, signal.subject, flush=True)
-    acts = [f"{format_moment(one.at_us)[:10]} {one.act}" for one in line.decisions if one.act in ("promote", "refuse")]
+        print(" ", format_time(signal.raised_at_us)[:10], signal.severity, signal.kind, signal.subject, flush=True)
+    acts = [f"{format_time(one.at_us)[:10]} {one.act}" for one in line.decisions if one.act in ("promote", "refuse")]
     print("  fits", line.fits, *acts, flush=True)
 
 
-def slices_rung(line: LineResult) -> dict[str, int]:
+def slices_rung(line: ScenarioResult) -> dict[str, int]:
     """When each slice first rang that ever did."""
     found = [one for one in line.signals if one.kind == "quality_slice"]
     return {one.subject: one.raised_at_us for one in sorted(found, key=lambda one: -one.raised_at_us)}
@@ -80,8 +80,10 @@ def test_births(soak_report: Any, tmp_path: Path) -> None:
     told(result["project"])
     rung = slices_rung(result["never"])
     print(rung, flush=True)
-    assert moment_us("1988-09-18") < rung.pop("slice entity=FL") <= moment_us("1988-10-02")  # it failed on the 18th
-    assert moment_us("1988-05-10") < rung.pop("slice entity=CA") <= moment_us("1988-05-24")
+    assert (
+        parse_time_us("1988-09-18") < rung.pop("slice entity=FL") <= parse_time_us("1988-10-02")
+    )  # it failed on the 18th
+    assert parse_time_us("1988-05-10") < rung.pop("slice entity=CA") <= parse_time_us("1988-05-24")
     assert set(rung) <= {"slice entity=DC"}  # which fell by a fifth in May 1987: docs/quality.md
     missed = (errors["project"] > 19.0) + (errors["project"] > errors["never"])
     soak_report("births", runs=1, failures=missed, **{f"rmse_{name}": error for name, error in errors.items()})
@@ -142,7 +144,7 @@ def test_flights_with_shuffled_days(soak_report: Any, tmp_path: Path) -> None:
     days, shuffled = with_shuffled_days(tables, seed)
     rules = msgspec.structs.replace(project.deployments["late_flight"], gate=tt.beats_champion(calibration=0.3))
     found = PublicSet(rules.model, list(project.sources.values()), shuffled)
-    until = format_moment(moment_us("2013-01-01") + days * DAY_US)
+    until = format_time(parse_time_us("2013-01-01") + days * DAY_US)
     lines = [Line(name="project", deployment=rules, main=True)]
     result = replayed(tmp_path / "r", found, lines, "2013-03-01", until, look_every_us=DAY_US // 4)["project"]
     print(seed, days, flush=True)
@@ -158,7 +160,7 @@ def with_shuffled_days(tables: dict[str, Columns], seed: int) -> tuple[int, dict
     A landing goes with its flight. Left out are days of which three hours or more of weather or of air pressure are
     missing in a row at an airport, on which a tenth of the tail numbers is unknown or a wind is absurd, and the last.
     """
-    first_us = moment_us("2013-01-01")
+    first_us = parse_time_us("2013-01-01")
     flown, landed, read = tables["flight"], tables["landings"], tables["weather"]
     of_flight = (flown["scheduled_at"].values - first_us) // DAY_US
     by_key = dict(zip(flown["flight_id"].to_list(), of_flight.tolist(), strict=True))
@@ -211,7 +213,7 @@ def test_a_control(soak_report: Any, tmp_path: Path, control: Callable[[int], Pu
         rules = tt.deployment(found.model, retrain=tt.on_quality_drop() | tt.every("30d"), gate=gate)
         never = msgspec.structs.replace(rules, retrain=tt.deployment(found.model).retrain)
         lines = [Line(name="project", deployment=rules, main=True), Line(name="never", deployment=never)]
-        until = format_moment(public_sets.START_US + public_sets.CONTROL_DAYS * DAY_US)
+        until = format_time(public_sets.START_US + public_sets.CONTROL_DAYS * DAY_US)
         folder = tmp_path / str(seed)
         result = replayed(folder, found, lines, "2020-01-01", until, look_every_us=DAY_US // 4)
         project, alone = mean_loss(result["project"]), mean_loss(result["never"])

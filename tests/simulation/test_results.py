@@ -9,17 +9,17 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from trimtab.core.time import DAY_US, HOUR_US, moment_us
-from trimtab.simulation.results import LineResult, ReplayResult
+from trimtab.core.time import DAY_US, HOUR_US, parse_time_us
+from trimtab.simulation.results import ReplayResult, ScenarioResult
 
-START_US = moment_us("2021-11-20")
-
-
-def line(name: str, at_us: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> LineResult:
-    return LineResult(name=name, at_us=at_us, scores=scores, labels=labels, decisions=[], signals=[])
+START_US = parse_time_us("2021-11-20")
 
 
-def result(*lines: LineResult) -> ReplayResult:
+def line(name: str, at_us: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> ScenarioResult:
+    return ScenarioResult(name=name, at_us=at_us, scores=scores, labels=labels, decisions=[], signals=[])
+
+
+def result(*lines: ScenarioResult) -> ReplayResult:
     return ReplayResult(
         start_us=START_US,
         until_us=START_US + 90 * DAY_US,
@@ -69,7 +69,7 @@ def test_a_month_without_labels_has_no_figures_of_quality(
     year_end: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> None:
     at_us, scores, labels = year_end
-    labels = np.where(at_us < moment_us("2021-12-01"), np.nan, labels)
+    labels = np.where(at_us < parse_time_us("2021-12-01"), np.nan, labels)
     first = line("a", at_us, scores, labels).months()[0]
     assert (first.labelled, first.log_loss, first.auc, first.label_rate) == (0, None, None, None)
     assert first.predictions > 0

@@ -11,21 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.core.records import Decision, Signal
-from trimtab.core.time import DAY_US, HOUR_US, moment_us
+from trimtab.core.time import DAY_US, HOUR_US, parse_time_us
 from trimtab.simulation import Shift, fault
-from trimtab.simulation.results import LineResult, ReplayResult
+from trimtab.simulation.results import ReplayResult, ScenarioResult
 from trimtab.simulation.scorecard import scorecards
 
-START_US = moment_us("2024-03-04")
+START_US = parse_time_us("2024-03-04")
 DAYS = 12
 
 
-def line(name: str, scores: np.ndarray, labels: np.ndarray, at_us: np.ndarray, **more: Any) -> LineResult:
+def line(name: str, scores: np.ndarray, labels: np.ndarray, at_us: np.ndarray, **more: Any) -> ScenarioResult:
     given: dict[str, Any] = {"decisions": [], "signals": [], **more}
-    return LineResult(name=name, at_us=at_us, scores=scores, labels=labels, **given)
+    return ScenarioResult(name=name, at_us=at_us, scores=scores, labels=labels, **given)
 
 
-def result(lines: list[LineResult], **more: Any) -> ReplayResult:
+def result(lines: list[ScenarioResult], **more: Any) -> ReplayResult:
     return ReplayResult(
         start_us=START_US,
         until_us=START_US + DAYS * DAY_US,

@@ -18,7 +18,7 @@ import trimtab as tt
 from trimtab import store
 from trimtab.core.columns.data import Columns
 from trimtab.core.records import Prediction
-from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, moment_us
+from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, parse_time_us
 from trimtab.events.columns.history import History
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.simulation.replay import Progress, Replay
@@ -28,7 +28,7 @@ from trimtab.steering.causes import Triggers
 from trimtab.steering.definitions import Deployment
 from trimtab.training.data.sets import Manifest, TrainingSet, build_training_set, load_manifest
 
-ORIGIN_US = moment_us("2020-01-01T00:00:00Z")
+ORIGIN_US = parse_time_us("2020-01-01T00:00:00Z")
 HISTORY_DAYS = 30
 SITES = [f"site{n}" for n in range(5)]
 

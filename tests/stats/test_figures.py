@@ -8,13 +8,13 @@ from sklearn import metrics
 
 from trimtab.core.errors import Misuse
 from trimtab.stats import (
-    Figure,
+    MetricValue,
     auc,
-    class_figures,
+    class_metrics,
     expected_calibration_error,
     figure_of,
-    ranking_figures,
-    score_figures,
+    ranking_metrics,
+    score_metrics,
 )
 from trimtab.stats.inference.bootstrap import resampled
 from trimtab.stats.interval import Interval
@@ -23,14 +23,14 @@ from trimtab.stats.metrics.metrics import mean_of
 RNG = np.random.default_rng(0)
 
 
-def by_name(figures: tuple[Figure, ...]) -> dict[str, Figure]:
+def by_name(figures: tuple[MetricValue, ...]) -> dict[str, MetricValue]:
     return {figure.name: figure for figure in figures}
 
 
 def test_figures_of_chances_are_those_of_scikit_learn_inside_their_intervals():
     scores = RNG.random(600)
     labels = (RNG.random(600) < scores).astype(float)
-    found = by_name(score_figures("log_loss", labels, scores, np.arange(600) // 30))
+    found = by_name(score_metrics("log_loss", labels, scores, np.arange(600) // 30))
     assert found["log_loss"].value == pytest.approx(metrics.log_loss(labels, scores))
     assert found["brier"].value == pytest.approx(metrics.brier_score_loss(labels, scores))
     assert found["auc"].value == auc(labels, scores)
@@ -47,7 +47,7 @@ def test_figures_of_chances_are_those_of_scikit_learn_inside_their_intervals():
 def test_figures_of_numbers_counts_and_quantiles_are_those_of_scikit_learn(metric: str):
     rate = RNG.uniform(1, 9, 400)
     labels = RNG.poisson(rate).astype(float)
-    found = by_name(score_figures(metric, labels, rate, np.arange(400) // 20))
+    found = by_name(score_metrics(metric, labels, rate, np.arange(400) // 20))
     expected = {
         "mean_absolute_error": metrics.mean_absolute_error(labels, rate),
         "root_mean_squared_error": metrics.root_mean_squared_error(labels, rate),
@@ -82,8 +82,8 @@ def test_resampled_figures_are_those_of_scikit_learn_with_weights(seed: int, row
 
         return resampled(weighted, blocks[order], repeats=20)
 
-    chances = by_name(score_figures("log_loss", labels, scores, blocks, repeats=20))
-    numbers = by_name(score_figures("squared_error", labels, scores, blocks, repeats=20))
+    chances = by_name(score_metrics("log_loss", labels, scores, blocks, repeats=20))
+    numbers = by_name(score_metrics("squared_error", labels, scores, blocks, repeats=20))
     for figure, expected in (
         (chances["average_precision"], interval_of(metrics.average_precision_score, np.any)),
         (numbers["root_mean_squared_error"], interval_of(metrics.root_mean_squared_error, lambda _: True)),
@@ -112,25 +112,25 @@ def test_an_interval_holds_the_truth_about_as_often_as_it_says():
 
 @pytest.mark.fast
 def test_what_rows_do_not_define_is_none_and_never_a_warning():
-    one_class = by_name(score_figures("log_loss", np.ones(20), np.full(20, 0.5), np.arange(20) // 5))
+    one_class = by_name(score_metrics("log_loss", np.ones(20), np.full(20, 0.5), np.arange(20) // 5))
     assert one_class["auc"].value is None
     assert one_class["average_precision"].value == 1.0
-    none = by_name(score_figures("brier", np.zeros(20), np.full(20, 0.5), np.arange(20) // 5))
+    none = by_name(score_metrics("brier", np.zeros(20), np.full(20, 0.5), np.arange(20) // 5))
     assert none["average_precision"].value is None
-    flat = by_name(score_figures("squared_error", np.ones(20), RNG.random(20), np.arange(20) // 5))
+    flat = by_name(score_metrics("squared_error", np.ones(20), RNG.random(20), np.arange(20) // 5))
     assert (flat["r2"].value, flat["r2"].interval) == (None, None)
-    one_block = score_figures("squared_error", [1.0], [2.0], [7])
+    one_block = score_metrics("squared_error", [1.0], [2.0], [7])
     assert [figure.interval for figure in one_block] == [None] * len(one_block)
     with pytest.raises(Misuse, match="some labels"):
-        score_figures("squared_error", [], [], [])
+        score_metrics("squared_error", [], [], [])
     with pytest.raises(Misuse, match="2 of 2 labels and scores are no number"):
-        score_figures("squared_error", [1.0, np.nan], [np.inf, 1.0], [0, 1])
+        score_metrics("squared_error", [1.0, np.nan], [np.inf, 1.0], [0, 1])
 
 
 def test_class_figures_are_those_of_scikit_learn():
     chances = RNG.dirichlet(np.ones(3), 300)
     labels = [("a", "b", "c")[int(row)] for row in (RNG.random(300)[:, None] > chances.cumsum(axis=1)).sum(axis=1)]
-    found = by_name(class_figures(labels, chances, ["a", "b", "c"], np.arange(300) // 10))
+    found = by_name(class_metrics(labels, chances, ["a", "b", "c"], np.arange(300) // 10))
     told = np.array(["a", "b", "c"])[chances.argmax(axis=1)]
     assert found["multi_log_loss"].value == pytest.approx(metrics.log_loss(labels, chances, labels=["a", "b", "c"]))
     assert found["accuracy"].value == pytest.approx(metrics.accuracy_score(labels, told))
@@ -145,12 +145,12 @@ def test_class_figures_are_those_of_scikit_learn():
 @pytest.mark.fast
 def test_unfit_class_chances_are_named():
     with pytest.raises(Misuse, match="1 labels are no class"):
-        class_figures(["a", "z"], [[0.5, 0.5]] * 2, ["a", "b"], [0, 1])
+        class_metrics(["a", "z"], [[0.5, 0.5]] * 2, ["a", "b"], [0, 1])
     with pytest.raises(Misuse, match=r"row 1 of 2 holds \[0.9, 0.9\]"):
-        class_figures(["a", "b"], [[0.5, 0.5], [0.9, 0.9]], ["a", "b"], [0, 1])
+        class_metrics(["a", "b"], [[0.5, 0.5], [0.9, 0.9]], ["a", "b"], [0, 1])
     with pytest.raises(Misuse, match="some rows"):
-        class_figures([], np.zeros((0, 3)), ["a", "b", "c"], [])
-    one = by_name(class_figures(["a"] * 4, [[0.5, 0.5]] * 4, ["a", "b"], [0, 0, 1, 1]))
+        class_metrics([], np.zeros((0, 3)), ["a", "b", "c"], [])
+    one = by_name(class_metrics(["a"] * 4, [[0.5, 0.5]] * 4, ["a", "b"], [0, 0, 1, 1]))
     assert one["macro_auc"].value is None
     assert one["accuracy"].value == 1.0
 
@@ -168,9 +168,9 @@ def test_ranking_figures_are_means_over_lists_of_what_counting_by_hand_gives(
     told = [here for here in lists if np.ptp(relevance[here]) > 0]
     if not told:
         with pytest.raises(Misuse, match="all items are alike"):
-            ranking_figures(relevance, scores, groups, top=top)
+            ranking_metrics(relevance, scores, groups, top=top)
         return
-    found = by_name(ranking_figures(relevance, scores, groups, top=top, repeats=20))
+    found = by_name(ranking_metrics(relevance, scores, groups, top=top, repeats=20))
     first, recall = [], []
     for here in told:
         ranks = [sum(scores[other] >= scores[item] for other in here) for item in here if relevance[item] > 0]
@@ -185,5 +185,5 @@ def test_ranking_figures_are_means_over_lists_of_what_counting_by_hand_gives(
 
 @pytest.mark.fast
 def test_a_perfect_ranking_is_1_everywhere():
-    found = ranking_figures([2, 1, 0, 1, 0], [9, 5, 1, 4, 2], ["a", "a", "a", "b", "b"], top=2)
+    found = ranking_metrics([2, 1, 0, 1, 0], [9, 5, 1, 4, 2], ["a", "a", "a", "b", "b"], top=2)
     assert [figure.value for figure in found] == [0.0, 1.0, 1.0, 1.0, 1.0]

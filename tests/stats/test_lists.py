@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from trimtab.core.errors import Misuse
-from trimtab.stats import list_ndcg, loss_kind, ndcg_loss, ranking_figures, row_losses, top_of, unit_losses
+from trimtab.stats import list_ndcg, loss_kind, ndcg_loss, ranking_metrics, row_losses, top_of, unit_losses
 
 ITEMS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 3)), min_size=1, max_size=14)
 
@@ -57,7 +57,7 @@ def test_precision_over_lists_is_that_of_scikit_learn(rows: list[tuple[int, int,
     told = [lists == name for name in np.unique(lists) if np.ptp(relevance[lists == name]) > 0]
     if not told:
         return
-    found = {one.name: one.value for one in ranking_figures(relevance, scores, lists, repeats=5)}
+    found = {one.name: one.value for one in ranking_metrics(relevance, scores, lists, repeats=5)}
     wanted = [metrics.average_precision_score(relevance[here] > 0, scores[here]) for here in told]
     ndcg = [metrics.ndcg_score([relevance[here]], [scores[here]], k=10) for here in told]
     assert found["mean_average_precision"] == pytest.approx(np.mean(wanted))

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from trimtab.core.errors import Misuse
-from trimtab.stats import brier, row_losses, score_figures
+from trimtab.stats import brier, row_losses, score_metrics
 from trimtab.stats.metrics.loss_names import CLASS_LOSSES
-from trimtab.stats.metrics.multiclass import confusion_table, figures_by_class, macro_auc, top_class
+from trimtab.stats.metrics.multiclass import confusion_table, macro_auc, metrics_by_class, top_class
 
 # weights of few values, so that many chances tie
 ROWS = st.lists(st.tuples(st.integers(0, 2), st.tuples(*[st.integers(1, 4)] * 3)), min_size=1, max_size=30)
@@ -46,11 +46,11 @@ def test_counts_and_areas_are_the_naive_ones(rows: list[tuple[int, tuple[int, ..
         if 0 < (labels == one).sum() < labels.size
     ]
     assert macro_auc(labels, chances) == (pytest.approx(np.mean(areas)) if areas else None)
-    figures = {one.name: one.value for one in score_figures("multi_brier", labels, chances, np.zeros(labels.size))}
+    figures = {one.name: one.value for one in score_metrics("multi_brier", labels, chances, np.zeros(labels.size))}
     assert figures["macro_auc"] == (pytest.approx(np.mean(areas)) if areas else None)
     top, hits = top_class(labels, chances)
     assert figures["bias"] == pytest.approx(np.mean(top - hits))
-    by_class = figures_by_class("abc", labels, chances, np.zeros(labels.size), repeats=10, seed=0)
+    by_class = metrics_by_class("abc", labels, chances, np.zeros(labels.size), repeats=10, seed=0)
     for place, one in enumerate(by_class):
         assert (one.rows, one.answered) == (int((labels == place).sum()), int((told == place).sum()))
         assert one.recall == (pytest.approx((told[labels == place] == place).mean()) if one.rows else None)

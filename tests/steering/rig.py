@@ -211,7 +211,7 @@ class Rig:
         self.monitor = QualityMonitor(catalog, "click", run_length_days=200)
         self.ledger = Ledger(catalog)
         self.controller = Controller(
-            self.rules, monitor=self.monitor, workshop=self.bench, ledger=self.ledger, catalog=catalog,
+            self.rules, monitor=self.monitor, builder=self.bench, ledger=self.ledger, catalog=catalog,
             clock=self.clock, exposure=self.bench, guard=self.bench,
         )  # fmt: skip
 

@@ -18,7 +18,7 @@ from trimtab import store
 from trimtab.core.errors import Misuse
 from trimtab.core.records import ChangeOnset
 from trimtab.core.time import DAY_US
-from trimtab.monitoring.quality.watches import Figure, Watch
+from trimtab.monitoring.quality.watches import MetricValue, Watch
 from trimtab.stats.inference.edetector import AlarmState, learn_alarm, update_alarm
 from trimtab.steering import deployment
 from trimtab.steering.causes import Every, OnNewLabels, Single, Triggers, parts_of_trigger
@@ -132,7 +132,7 @@ def alarmed(name: str, *, of_gap: bool) -> Watch:
     state = AlarmState()
     while state.alarm_day is None:
         state = update_alarm(spec, state, 9.0, 1)
-    slices = {name: Figure(spec=spec, state=state)}
+    slices = {name: MetricValue(spec=spec, state=state)}
     first_us = NOW_US - (state.days + 20) * DAY_US
     placed = {"slice_gaps": slices} if of_gap else {"slices": slices}
     return Watch(model="click", version="v1", anchored_at_us=0, figures={}, first_day_us=first_us, **placed)

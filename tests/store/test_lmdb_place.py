@@ -71,20 +71,20 @@ def test_a_store_that_was_replaced_is_read_on_and_one_that_was_removed_is_named(
         other.write({b"a": b"new"})
     with LmdbKeyValue(here) as values:
         values.write({b"a": b"old"})
-        assert not values.look_anew()
+        assert not values.reopen_if_replaced()
         shutil.rmtree(here)
         with pytest.raises(Unavailable, match="was removed while this process reads it"):
-            values.look_anew()
+            values.reopen_if_replaced()
         assert values.get(b"a") == b"old"  # until there is something else
         os.rename(tmp_path / "new", here)
-        assert values.look_anew()
-        assert not values.look_anew()
+        assert values.reopen_if_replaced()
+        assert not values.reopen_if_replaced()
         assert values.get(b"a") == b"new"
         values.write({b"a": b"newer"})
         with LmdbKeyValue(here) as another:
             assert another.get(b"a") == b"newer"
         shutil.rmtree(here)
-        assert values.look_anew(make=True)
+        assert values.reopen_if_replaced(make=True)
         assert values.get(b"a") is None
 
 
@@ -96,12 +96,12 @@ def test_a_damaged_one_in_its_place_is_refused_until_it_is_mended(tmp_path: Path
             (tmp_path / "new").write_bytes(content)
             os.replace(tmp_path / "new", tmp_path / "data.mdb")
             with pytest.raises(error):
-                values.look_anew()
+                values.reopen_if_replaced()
             with pytest.raises(error):
                 values.get(b"a")
             with pytest.raises(error):
                 values.write({b"a": b"2"})
         (tmp_path / "new").write_bytes(sound)
         os.replace(tmp_path / "new", tmp_path / "data.mdb")
-        assert values.look_anew()
+        assert values.reopen_if_replaced()
         assert values.get(b"a") == b"1"

@@ -19,7 +19,7 @@ from trimtab.store.file_lock import FileLock
 from trimtab.store.sqlite import log as sqlite_log
 from trimtab.store.sqlite.log import SqliteLog
 
-TURNS = ("append", "close", "_close", "upkeep", "_alone", "_wait", "_lead", "_write", "_pass_lead", "_leave")
+TURNS = ("append", "close", "_close", "maintenance", "_alone", "_wait", "_lead", "_write", "_pass_lead", "_leave")
 WAIT_S = 20  # what passes in milliseconds, unless somebody waits for ever
 
 
@@ -82,7 +82,7 @@ def in_log(folder: Path) -> list[bytes]:
 
 CALLS: dict[str, Callable[[SqliteLog], object]] = {
     "append": lambda log: log.append([b"interrupted"]),
-    "upkeep": lambda log: log.upkeep(),
+    "maintenance": lambda log: log.maintenance(),
     "truncate": lambda log: log.truncate("p0001", 1),
     "close": lambda log: log.close(),
 }
@@ -114,7 +114,7 @@ def test_who_is_interrupted_while_another_one_leads_does_not_take_the_lead_along
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert Work(lambda: log.append([b"after"])).result() == range(3, 4)
-    Work(log.upkeep).result()
+    Work(log.maintenance).result()
     Work(log.close).result()
     assert in_log(tmp_path) == [b"first", b"leads", b"after"]
 
@@ -153,7 +153,7 @@ def each_step(play: Callable[[int], bool]) -> None:
     assert step > 15
 
 
-@pytest.mark.parametrize("call", ["append", "upkeep", "close"])
+@pytest.mark.parametrize("call", ["append", "maintenance", "close"])
 @pytest.mark.parametrize("busy", [False, True])
 def test_an_interruption_at_any_line_leaves_a_log_that_goes_on(tmp_path: Path, call: str, busy: bool) -> None:
     """Alone, and as the last one that waits for another's append."""
@@ -215,7 +215,7 @@ def test_whoever_shares_the_append_of_one_who_is_interrupted_is_told_so(tmp_path
             waits = len(log._waiting)
             follows = Work(lambda: log.append([b"follows"]))
             queue(log, waits + 1)
-            keeps = Work(log.upkeep)
+            keeps = Work(log.maintenance)
             queue(log, waits + 2)
             gate.open.set()
             reached = one.result()

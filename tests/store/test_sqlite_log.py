@@ -167,14 +167,14 @@ def test_threads_of_a_closed_log_are_told_so(tmp_path: Path) -> None:
 def test_upkeep_keeps_the_write_ahead_log_small_without_a_fold_by_appends(tmp_path: Path) -> None:
     wal = tmp_path / "p0001.db-wal"
     with SqliteLog(tmp_path, mode="relaxed") as log:
-        log.upkeep()  # nothing is there yet
+        log.maintenance()  # nothing is there yet
         log.append([b"x" * 4_000] * 10)
-        log.upkeep()
+        log.maintenance()
         for _ in range(6):
             for _ in range(15):
                 log.append([b"x" * 4_000] * 100)  # more pages than SQLite folds by itself
             assert folded(tmp_path / "p0001.db") == 0
-            log.upkeep()
+            log.maintenance()
         assert wal.stat().st_size < 1.5 * 1_500 * 4_200  # begun anew six times
         assert [len(record.payload) for record in log.read("p0001", 9_005)] == [4_000] * 5
     with SqliteLog(tmp_path, mode="relaxed") as log:
@@ -189,7 +189,7 @@ def folded(path: Path) -> int:
 def test_appends_fold_where_nobody_does_in_time(tmp_path: Path) -> None:
     with SqliteLog(tmp_path, mode="relaxed") as log:
         log.append([b"x"])
-        log.upkeep()
+        log.maintenance()
         for _ in range(250):
             log.append([b"x" * 4_000] * 100)
         assert (tmp_path / "p0001.db-wal").stat().st_size < 12_000 * 4_200
@@ -339,7 +339,7 @@ def test_nothing_is_appended_to_a_file_that_is_not_there_any_more(
 def test_an_older_copy_in_the_place_of_a_log_is_named(tmp_path: Path) -> None:
     with SqliteLog(tmp_path / "log") as log:
         log.append([b"a"])
-        log.upkeep()
+        log.maintenance()
         shutil.copytree(tmp_path / "log", tmp_path / "older")
         log.append([b"b", b"c"])
         shutil.rmtree(tmp_path / "log")

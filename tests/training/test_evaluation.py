@@ -61,7 +61,7 @@ def test_an_evaluation_says_how_far_it_is_and_its_fits_do_not(
     split, shares = time_split(training_set), list[float]()
     model = msgspec.structs.replace(world.model, estimator=lambda: LGBMClassifier(n_estimators=4, n_jobs=1, verbose=-1))
     fitted = fit(model, training_set, rows=split.train)
-    with progress.heard_by(lambda done, total: shares.append(done / total)):
+    with progress.listening(lambda done, total: shares.append(done / total)):
         found = evaluate(
             model,
             fitted,

@@ -12,12 +12,12 @@ import msgspec
 
 from trimtab.app.state.definitions import load_definitions
 from trimtab.app.state.retention_needs import check_retention
-from trimtab.app.system import Wiring
+from trimtab.app.system import System
 from trimtab.core.clock import Clock
 from trimtab.core.config import FILE, load_config
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.records import Decision, Signal
-from trimtab.core.time import duration_us, moment_us
+from trimtab.core.time import duration_us, parse_time_us
 from trimtab.monitoring.signals import every_signal
 from trimtab.serving import Answer
 from trimtab.steering.ledger import Entry, Ledger
@@ -100,7 +100,7 @@ def open_project(
     return Project(config, definitions, clock=clock, state=None if state is None else _path("state", state))
 
 
-class Project(Wiring):
+class Project(System):
     """An open project. Close it, or use it in `with`.
 
     Any number of processes may open one project and push to it. One of them at a time applies events to online
@@ -998,8 +998,8 @@ class Project(Wiring):
             model,
             by=by,
             slices=slices,
-            since_us=None if since is None else moment_us(since),
-            until_us=None if until is None else moment_us(until),
+            since_us=None if since is None else parse_time_us(since),
+            until_us=None if until is None else parse_time_us(until),
             version=version,
             amended=amended,
         )
@@ -1297,9 +1297,9 @@ class Project(Wiring):
         return source
 
     def _moment(self, name: str, given: str | int | dt.datetime | None) -> int | None:
-        from trimtab.events.values.checks import asked_moment
+        from trimtab.events.values.checks import given_time_us
 
-        return None if given is None else asked_moment(given, name, self.clock)
+        return None if given is None else given_time_us(given, name, self.clock)
 
     def _by_hand(self, act: str, why: str, actor: str, change: Put | Remove) -> Decision:
         """Change something and write down who did so: both or neither."""

@@ -22,7 +22,7 @@ from trimtab.app.state.retention_needs import features_from_us
 from trimtab.app.state.searches import with_chosen
 from trimtab.app.state.state import State, kept_from
 from trimtab.core.clock import Clock, SystemClock
-from trimtab.core.config import Config, LineSettings
+from trimtab.core.config import Config, ScenarioSettings
 from trimtab.core.errors import Misuse
 from trimtab.core.ids import TimeIds
 from trimtab.events.definitions import Source
@@ -64,7 +64,7 @@ _MADE_ONCE = (
 )
 
 
-class Wiring:
+class System:
     """The parts of an open project. Close it; what was got from it before is closed then, too.
 
     Args:
@@ -374,7 +374,7 @@ class Wiring:
             self._teachers[deployment.name] = Teacher(self, deployment)
         return self._teachers[deployment.name]
 
-    def line_settings(self, names: Sequence[str] | None = None) -> list[LineSettings]:
+    def line_settings(self, names: Sequence[str] | None = None) -> list[ScenarioSettings]:
         """The lines of [demo], or those named.
 
         Raises:
@@ -398,7 +398,7 @@ class Wiring:
             return
         try:
             if "views" in self.__dict__:  # it was asked for
-                self.views.let_go()
+                self.views.release()
         finally:
             self._state.close()
             self._state = None

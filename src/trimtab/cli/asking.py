@@ -97,11 +97,11 @@ def ledger(action: str, last: int | None) -> None:
 
 def shown_decisions(decisions: Sequence[Decision]) -> list[str]:
     """One line a decision: when, about which model, by whom, what, and why."""
-    from trimtab.core.time import format_moment
+    from trimtab.core.time import format_time
 
     lines = []
     for row in decisions:
         version = f"  {row.version[:12]}" if row.version else ""
-        about = f"{row.sequence:>4}  {format_moment(row.at_us)[:19]}  {row.model}"
+        about = f"{row.sequence:>4}  {format_time(row.at_us)[:19]}  {row.model}"
         lines.append(f"{about}  {row.actor}  {row.act}{version}: {row.cause}")
     return lines

@@ -96,10 +96,10 @@ def _nobody_can_ask(project: Project) -> bool:
 
 
 def _table(found: list[AccessKey]) -> list[str]:
-    from trimtab.core.time import format_moment
+    from trimtab.core.time import format_time
     from trimtab.report.tables import text_table
 
-    rows = [[k.name, k.id, ", ".join(k.roles), k.rate or "", format_moment(k.made_at_us)[:19], k.actor] for k in found]
+    rows = [[k.name, k.id, ", ".join(k.roles), k.rate or "", format_time(k.made_at_us)[:19], k.actor] for k in found]
     return [text_table(["name", "id", "roles", "rate", "made at", "by"], rows)]
 
 

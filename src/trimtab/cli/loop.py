@@ -12,7 +12,7 @@ from trimtab.cli.exits import FAILED
 from trimtab.cli.options import account, command, manner, opened_project, say_which
 from trimtab.cli.output import progress, show_json, show_lines
 from trimtab.cli.planning import say_first
-from trimtab.core.time import format_moment
+from trimtab.core.time import format_time
 
 if TYPE_CHECKING:
     from trimtab.app.training.ticking import Ticked
@@ -162,8 +162,8 @@ def stage_lines(found: Sequence[Stage]) -> Iterator[str]:
     marks = {"done": "+", "now": ">", "next": " "}
     width = max(len(one.name) for one in found)
     for one in found:
-        since = "" if one.since_us is None else f"since {format_moment(one.since_us)[:16].replace('T', ' ')}"
-        until = "" if one.until_us is None else f"until {format_moment(one.until_us)[:16].replace('T', ' ')}"
+        since = "" if one.since_us is None else f"since {format_time(one.since_us)[:16].replace('T', ' ')}"
+        until = "" if one.until_us is None else f"until {format_time(one.until_us)[:16].replace('T', ' ')}"
         if one.state == "next":
             until = until.replace("until", "from")
         told = ", ".join(text for text in (since, until) if text)

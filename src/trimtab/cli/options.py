@@ -158,9 +158,9 @@ def moment_of(option: str, text: str | None) -> int | None:
     Raises:
         Misuse: It is none; the message names the option.
     """
-    from trimtab.core.time import moment_us
+    from trimtab.core.time import parse_time_us
 
     try:
-        return None if text is None else moment_us(text)
+        return None if text is None else parse_time_us(text)
     except Misuse as error:
         raise Misuse(f"{option}: {str(error).removeprefix('time: ')}") from None

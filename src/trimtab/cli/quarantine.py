@@ -61,12 +61,12 @@ def _show(source: str | None, reason: str | None) -> None:
 
 
 def _shown(groups: Sequence[SetAside]) -> list[str]:
-    from trimtab.core.time import format_moment
+    from trimtab.core.time import format_time
 
     lines = []
     for group in groups:
         fields = ", ".join(f"{name} ({rows:,})" for name, rows in group.fields.items())
-        since, newest = format_moment(group.since_us)[:19], format_moment(group.newest_us)[:19]
+        since, newest = format_time(group.since_us)[:19], format_time(group.newest_us)[:19]
         lines.append(f"{group.source}  {group.reason}: {group.rows:,} row{'s' * (group.rows != 1)}, at fault: {fields}")
         lines.append(f"  set aside from {since} to {newest}")
         lines += [f"  {_cut(_example(example))}" for example in group.examples]

@@ -140,11 +140,11 @@ def gc(dry_run: bool, **asked: Any) -> None:
 
 
 def _row(found: Found) -> list[str]:
-    from trimtab.core.time import format_moment
+    from trimtab.core.time import format_time
 
     version = found.version
     value = found.metric if found.value is None else f"{found.metric} {found.value:.4f}"
-    made = format_moment(version.made_at_us)
+    made = format_time(version.made_at_us)
     gone = "removed" if found.removed else ""
     return [version.name, version.id[:_SHOWN], made, value, ", ".join(found.aliases), ", ".join(found.tags), gone]
 
@@ -156,7 +156,7 @@ def _notes(found: list[Found]) -> Iterator[str]:
 
 
 def _collected(done: Collection, dry_run: bool) -> Iterator[str]:
-    from trimtab.core.time import format_moment
+    from trimtab.core.time import format_time
 
     for kept in done.kept:
         told = kept.why[: _MOST_REASONS if dry_run else 1]
@@ -168,11 +168,11 @@ def _collected(done: Collection, dry_run: bool) -> Iterator[str]:
     for going in done.going:
         yield f"{word}  {going.name}  {format_bytes(going.size_bytes)} in {_counted(len(going.blobs), 'blob')}"
     for orphan in done.orphans:
-        stored = f"{format_bytes(orphan.size_bytes)}, stored {format_moment(orphan.put_at_us)}"
+        stored = f"{format_bytes(orphan.size_bytes)}, stored {format_time(orphan.put_at_us)}"
         yield f"{word}  blob {orphan.digest[:_SHOWN]}  {stored}: nothing names it"
     for one in done.forgotten:
         what = "search" if one.what == "search" else "result of step"
-        yield f"{word}  {what} {one.name[: one.name.index('/') + 1 + _SHOWN]}, of {format_moment(one.at_us)}"
+        yield f"{word}  {what} {one.name[: one.name.index('/') + 1 + _SHOWN]}, of {format_time(one.at_us)}"
     if done.unfinished_bytes:
         yield f"{word}  {format_bytes(done.unfinished_bytes)} that killed processes left half stored"
     yield (

@@ -137,9 +137,9 @@ def _far(step: RunStep) -> str:
 
 
 def _moment(at_us: int) -> str:
-    from trimtab.core.time import format_moment
+    from trimtab.core.time import format_time
 
-    return format_moment(at_us)[:19].replace("T", " ")
+    return format_time(at_us)[:19].replace("T", " ")
 
 
 def _took(work: Run | RunStep, now_us: int | None) -> str:

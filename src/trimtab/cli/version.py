@@ -136,9 +136,9 @@ def import_(path: str, model: str, category: tuple[str, ...], **given: Any) -> N
 
 
 def _moment(at_us: int) -> str:
-    from trimtab.core.time import format_moment
+    from trimtab.core.time import format_time
 
-    return format_moment(at_us)[:19]
+    return format_time(at_us)[:19]
 
 
 def show_version(project: Project, reference: str) -> None:

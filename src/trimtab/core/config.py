@@ -91,7 +91,7 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"threads must be 1 or more, not {self.threads}")
 
 
-class LineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ScenarioSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One line of a replay: a model under a policy."""
 
     name: str
@@ -107,7 +107,7 @@ class DemoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     loader: str  # "load.py:load": a function that takes a folder and gives a file for each source
     start: str
     until: str
-    lines: list[LineSettings]
+    lines: list[ScenarioSettings]
     requires: list[str] = []  # importable modules that the project's models need
     sampled_rows: int = 1_000
 

@@ -39,7 +39,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=
     scores: dict[str, float] | None = None  # of a model of several classes: the probability of each, as declared
 
     @property
-    def is_makeshift(self) -> bool:
+    def is_degraded(self) -> bool:
         """Whether it says nothing about its version: features, model or both had to be done without."""
         return bool(self.flags) and not _MAKESHIFT.isdisjoint(self.flags)
 

@@ -79,13 +79,13 @@ def format_duration(us: int) -> str:
     return f"{us}us"
 
 
-def moment_us(value: str | int | dt.datetime | dt.date) -> int:
+def parse_time_us(value: str | int | dt.datetime | dt.date) -> int:
     """UTC microseconds of an ISO 8601 text, a datetime, a date or an int; naive means UTC.
 
     Raises:
         Misuse: It is no moment, or lies outside the years 1 to 9999.
 
-    >>> moment_us("2013-03-01T05:00:00+01:00") == moment_us("2013-03-01 04:00")
+    >>> parse_time_us("2013-03-01T05:00:00+01:00") == parse_time_us("2013-03-01 04:00")
     True
     """
     if isinstance(value, int) and not isinstance(value, bool):
@@ -110,7 +110,7 @@ def moment_us(value: str | int | dt.datetime | dt.date) -> int:
 
 
 def _datetime(text: str) -> dt.datetime:
-    """The datetime that a text writes: RFC 3339, or the same in ISO 8601's basic form; see `moment_us`."""
+    """The datetime that a text writes: RFC 3339, or the same in ISO 8601's basic form; see `parse_time_us`."""
     usual = len(text) > 18 and text[4] == text[7] == "-" and text[13] == text[16] == ":" and text[10] in "T "
     try:
         if usual and text[11:13] != "24" and ((tail := text[19:]) in ("", "Z") or _TAIL.fullmatch(tail)):
@@ -127,10 +127,10 @@ def _datetime(text: str) -> dt.datetime:
     )
 
 
-def format_moment(us: int) -> str:
+def format_time(us: int) -> str:
     """ISO 8601 in UTC, with as many digits as are needed.
 
-    >>> format_moment(1_362_096_000_000_000)
+    >>> format_time(1_362_096_000_000_000)
     '2013-03-01T00:00:00Z'
     """
     return (_EPOCH + dt.timedelta(microseconds=us)).isoformat().replace("+00:00", "Z")

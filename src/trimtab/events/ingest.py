@@ -23,8 +23,8 @@ from trimtab.events.values.checks import (
     LAST_OF_OTHER_UNITS_US,
     Report,
     check,
-    moment_shown,
     other_unit,
+    time_shown,
 )
 from trimtab.events.values.conversions import Reason
 from trimtab.events.values.fitting import BadRow, FileRows, raw_row, time_text
@@ -377,7 +377,7 @@ class _Batch:
         field, reason, found = self.bad[row]
         needed = f"; needed is {' or '.join(map(repr, _OPS))}" if (field, reason) == ("_op", "wrong_type") else ""
         source = self._call.source
-        said = moment_shown(found, source.time_format(field)) if reason == "bad_time" else shown(found)[:200]
+        said = time_shown(found, source.time_format(field)) if reason == "bad_time" else shown(found)[:200]
         if reason == "future" and isinstance(found, int | float):  # a number says little
             said = time_text(self._values[source.time][row])  # type: ignore[arg-type]  # it is dated
         return Problem(row + offset, field, reason, said + needed)

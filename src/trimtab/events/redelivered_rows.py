@@ -25,7 +25,7 @@ def changed_columns(source: Source, rows: FileRows) -> list[str]:
     ]
 
 
-def told_otherwise(source: Source, events: Iterable[Event], log: Log, moved: Moved) -> int:
+def redelivered(source: Source, events: Iterable[Event], log: Log, moved: Moved) -> int:
     """How many events say what a recorded one said, but for columns that came or went since, and are not that event.
 
     Reads the log once, and what is in tables of record.

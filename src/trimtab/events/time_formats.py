@@ -16,7 +16,7 @@ import msgspec
 
 from trimtab.core.errors import Misuse
 from trimtab.core.shown import shown
-from trimtab.core.time import moment_us
+from trimtab.core.time import parse_time_us
 
 _UNITS = {"unix_s": 6, "unix_ms": 3, "unix_us": 0, "unix_ns": -3}  # decimal places between the unit and microseconds
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,9})?")
@@ -59,13 +59,13 @@ class TimeFormat:
             Misuse: It does not fit the format, or lies outside the years 1 to 9999.
         """
         if not isinstance(value, str):
-            return moment_us(self._of_number(value))
+            return parse_time_us(self._of_number(value))
         bare = value.strip()
         found = self._of_text(bare)
         if found is not None:
-            return moment_us(found)
+            return parse_time_us(found)
         if _FULL.fullmatch(bare):
-            return moment_us(bare)
+            return parse_time_us(bare)
         raise _misfit(self.text, value)
 
 
@@ -76,9 +76,9 @@ def time_format(text: str) -> TimeFormat:
     Raises:
         Misuse: It is none, or a text of it could be read in two ways.
 
-    >>> time_format("%d.%m.%Y %H:%M").us("31.12.2024 14:05") == moment_us("2024-12-31T14:05:00Z")
+    >>> time_format("%d.%m.%Y %H:%M").us("31.12.2024 14:05") == parse_time_us("2024-12-31T14:05:00Z")
     True
-    >>> time_format("unix_s").us("1735653900.25") == moment_us("2024-12-31T14:05:00.25Z")
+    >>> time_format("unix_s").us("1735653900.25") == parse_time_us("2024-12-31T14:05:00.25Z")
     True
     """
     if text in _UNITS:
@@ -258,7 +258,7 @@ def _us(found: Mapping[str, str]) -> int:
         raise ValueError("another day of the week")
     fraction = int(found.get("f", "0").ljust(6, "0")[:6])
     at = dt.time(_hour(found), int(found.get("M", 0)), int(found.get("S", 0)), fraction)
-    us = moment_us(dt.datetime.combine(day, at))
+    us = parse_time_us(dt.datetime.combine(day, at))
     return us - _offset_us(found.get("z", "Z"))
 
 

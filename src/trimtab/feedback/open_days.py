@@ -218,11 +218,7 @@ def judged_table(
     """The predictions of a model by which its days are judged; with `made_late` those about earlier times as well."""
     classes = outcomes.classes
     table = outcomes.table(
-        [
-            p
-            for p in predictions
-            if p.model == model and PAST not in p.flags and not p.is_makeshift and _fits(p, classes)
-        ]
+        [p for p in predictions if p.model == model and PAST not in p.flags and not p.is_degraded and _fits(p, classes)]
     )
     mine = made_for_its_moment(table)
     return table if made_late or mine.all() else table.take(mine)
@@ -230,9 +226,7 @@ def judged_table(
 
 def counts(prediction: Prediction, model: str) -> bool:
     """Whether an answer of a model says anything about its version: not one about the past, or of a fallback."""
-    return prediction.model == model and not (
-        prediction.flags and (PAST in prediction.flags or prediction.is_makeshift)
-    )
+    return prediction.model == model and not (prediction.flags and (PAST in prediction.flags or prediction.is_degraded))
 
 
 def made_for_its_moment(predictions: Columns) -> NDArray[Any]:

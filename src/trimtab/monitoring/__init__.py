@@ -4,9 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trimtab.monitoring.quality.quality import Figure, QualityMonitor, Watch
+    from trimtab.monitoring.quality.quality import MetricValue, QualityMonitor, Watch
 
-__all__ = ["Figure", "QualityMonitor", "Watch"]
+__all__ = ["MetricValue", "QualityMonitor", "Watch"]
 
 
 def __getattr__(name: str) -> Any:

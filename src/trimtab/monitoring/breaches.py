@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from trimtab.monitoring.guardrails import Guardrails, looked_at
-from trimtab.serving.arms.arm_counts import LATENCY_EDGES_S, PER_OCTAVE, ServiceFigures
+from trimtab.serving.arms.arm_counts import LATENCY_EDGES_S, PER_OCTAVE, ServiceMetrics
 from trimtab.stats.inference.share_evidence import log_above, log_below, log_higher
 
 BreachKind = Literal["failures", "latency", "degraded", "constant", "strange", "saturation"]
@@ -33,7 +33,7 @@ class Breach(msgspec.Struct, frozen=True, kw_only=True):
     said: str  # one sentence
 
 
-def breach(canary: ServiceFigures, champion: ServiceFigures, limits: Guardrails) -> Breach | None:
+def breach(canary: ServiceMetrics, champion: ServiceMetrics, limits: Guardrails) -> Breach | None:
     """The first limit that a version is proven to exceed; None while there is none, or too few requests.
 
     Args:
@@ -54,7 +54,7 @@ def breach(canary: ServiceFigures, champion: ServiceFigures, limits: Guardrails)
     return next(_breaches(canary, champion, limits, wanted), None)
 
 
-def _breaches(ours: ServiceFigures, theirs: ServiceFigures, limits: Guardrails, wanted: float) -> Iterator[Breach]:
+def _breaches(ours: ServiceMetrics, theirs: ServiceMetrics, limits: Guardrails, wanted: float) -> Iterator[Breach]:
     """Every breach by evidence of `wanted` or more."""
     if limits.failures is not None:
         pairs = (ours.failures, ours.requests), (theirs.failures, theirs.requests)
@@ -89,7 +89,7 @@ def _more(
 
 
 def _slower(
-    ours: ServiceFigures, theirs: ServiceFigures, times: float, easy_s: float, wanted: float
+    ours: ServiceMetrics, theirs: ServiceMetrics, times: float, easy_s: float, wanted: float
 ) -> Iterator[Breach]:
     """A percentile above so many times that of the other version, wherever that one truly lies."""
     if not ours.timed:
@@ -110,7 +110,7 @@ def _slower(
         yield Breach(kind="latency", figure=mine_s, bound=max(times * other_s, easy_s), said=said)
 
 
-def _slow(ours: ServiceFigures, most_s: float, wanted: float) -> Iterator[Breach]:
+def _slow(ours: ServiceMetrics, most_s: float, wanted: float) -> Iterator[Breach]:
     """A 99th percentile above a limit."""
     above = _from(ours.latencies, len(LATENCY_EDGES_S) + 1)[int(np.searchsorted(LATENCY_EDGES_S, most_s)) + 1]
     if float(log_above(above, ours.timed, _TAIL)) >= wanted:
@@ -119,7 +119,7 @@ def _slow(ours: ServiceFigures, most_s: float, wanted: float) -> Iterator[Breach
         yield Breach(kind="latency", figure=mine_s, bound=most_s, said=f"{said}{_time(most_s)}.")
 
 
-def _constant(ours: ServiceFigures, theirs: ServiceFigures, allowed: float, wanted: float) -> Iterator[Breach]:
+def _constant(ours: ServiceMetrics, theirs: ServiceMetrics, allowed: float, wanted: float) -> Iterator[Breach]:
     """Scores that are always the same, where the other version's are not."""
     pairs = (min(ours.repeats, ours.scored), ours.scored), (min(theirs.repeats, theirs.scored), theirs.scored)
     if ours.scored and log_higher(*pairs, lambda share: share + allowed * (1.0 - share)) >= wanted:
@@ -129,7 +129,7 @@ def _constant(ours: ServiceFigures, theirs: ServiceFigures, allowed: float, want
         yield Breach(kind="constant", figure=mine, bound=other + allowed * (1.0 - other), said=said)
 
 
-def _strange(ours: ServiceFigures, theirs: ServiceFigures, allowed: float, wanted: float) -> Iterator[Breach]:
+def _strange(ours: ServiceMetrics, theirs: ServiceMetrics, allowed: float, wanted: float) -> Iterator[Breach]:
     """Scores that lie where the other version has none."""
     if theirs.scored < _LEAST_SCORES:
         return

@@ -78,7 +78,7 @@ def lost_artifact(blob: Blob, version: Version) -> str | None:
     return None
 
 
-def mend_lost(model: str, *, imported: str | None, changed: bool = False) -> str:
+def repair_lost(model: str, *, imported: str | None, changed: bool = False) -> str:
     """What to do where the artifact of the version in service is lost, as commands.
 
     Args:

@@ -102,11 +102,11 @@ class Protections:
 
 
 def hold(model: str, alias: str, said: str) -> Put:
-    """The change after which an alias stays where it is, but for rolling back, until `let_go`; `said` tells why."""
+    """The change after which an alias stays where it is, but for rolling back, until `release`; `said` tells why."""
     return Put(_HOLD, f"{model}/{alias}", msgspec.json.encode(said))
 
 
-def let_go(model: str, alias: str) -> Remove:
+def release(model: str, alias: str) -> Remove:
     """The change after which an alias may be moved again."""
     return Remove(_HOLD, f"{model}/{alias}")
 

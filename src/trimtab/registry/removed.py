@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 
 from trimtab.core.errors import NotFound, Unavailable
-from trimtab.core.time import format_moment
+from trimtab.core.time import format_time
 from trimtab.registry.versions import Version
 from trimtab.store.ports import Blob, Catalog, Put, Record, Remove
 
@@ -70,7 +70,7 @@ def refuse_removed(catalog: Catalog, version: Version) -> None:
     if found is not None:
         raise NotFound(
             f"version {version.name} ({version.id[:12]}): its artifact was removed by {found.actor} on "
-            f"{format_moment(found.at_us)} ({found.why}); its record stays. Train it again: equal data and code give "
+            f"{format_time(found.at_us)} ({found.why}); its record stays. Train it again: equal data and code give "
             "the same version back, or restore a backup."
         )
 

@@ -6,7 +6,7 @@ import msgspec
 
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Misuse
-from trimtab.core.time import format_moment
+from trimtab.core.time import format_time
 from trimtab.registry.versions import Version
 from trimtab.store.ports import Catalog, Put
 
@@ -29,7 +29,7 @@ def say_seen(catalog: Catalog, version: Version, until_us: int, *, clock: Clock,
     Raises:
         Misuse: It was trained here, or the moment is in the future.
     """
-    what = f"version {version.name}: seen_until={format_moment(until_us)}"
+    what = f"version {version.name}: seen_until={format_time(until_us)}"
     if version.imported is None:
         raise Misuse(f"{what}: it was trained here, so what it has seen is known. Leave that out.")
     now_us = clock.now_us()

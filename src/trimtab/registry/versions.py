@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from trimtab.core.hashing import content_hash
-from trimtab.core.time import format_moment
+from trimtab.core.time import format_time
 from trimtab.training.environment import Environment
 from trimtab.training.runtimes.ports import Trust
 from trimtab.training.search import Chosen
@@ -78,7 +78,7 @@ def possibly_seen(version: Version, start_us: int) -> str:
         return ""
     return (
         f"It was imported, and may have been trained on these rows: nothing says otherwise of what came before "
-        f"{format_moment(version.cut_us)[:19]}. Its figures may be too good."
+        f"{format_time(version.cut_us)[:19]}. Its figures may be too good."
     )
 
 

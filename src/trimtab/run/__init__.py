@@ -2,7 +2,7 @@
 
 from trimtab.run.events import Cancelled, Event, Line, Progress, StepBegan, StepEnded
 from trimtab.run.executors import Executor, ProcessExecutor, Task, TaskFailed, ThreadExecutor, Workplace
-from trimtab.run.forsaken import forsaken_steps
+from trimtab.run.orphaned import orphaned_steps
 from trimtab.run.pipeline import AtOnce, Codec, Recorded, Steps
 from trimtab.run.runs import Run, Runs, RunStep, Tracked
 from trimtab.run.steps import Done, Retry, Step, finished, forget_step, step
@@ -33,6 +33,6 @@ __all__ = [
     "Workplace",
     "finished",
     "forget_step",
-    "forsaken_steps",
+    "orphaned_steps",
     "step",
 ]

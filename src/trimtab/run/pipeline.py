@@ -11,7 +11,7 @@ from trimtab.core.clock import Clock
 from trimtab.core.errors import Corrupt, NotFound
 from trimtab.core.hashing import content_hash
 from trimtab.run.events import Cancelled, Event, Progress, StepBegan, StepEnded
-from trimtab.run.progress import heard_by
+from trimtab.run.progress import listening
 from trimtab.run.steps import forget_step, step
 from trimtab.store.ports import Blob, Catalog
 
@@ -99,5 +99,5 @@ class Recorded:
             return value, StepEnded(name, cached=done.cached, attempts=done.attempts)
 
     def _worked(self, work: Callable[[], T]) -> T:
-        with heard_by(lambda done, total: self.tell(Progress(done, total))):
+        with listening(lambda done, total: self.tell(Progress(done, total))):
             return work()

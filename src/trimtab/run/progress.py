@@ -14,7 +14,7 @@ _heard: ContextVar[Heard | None] = ContextVar("progress", default=None)
 
 
 @contextmanager
-def heard_by(hear: Heard | None) -> Iterator[None]:
+def listening(hear: Heard | None) -> Iterator[None]:
     """Let `hear` get what is reported meanwhile in this thread, now and then; None: nobody."""
     token = _heard.set(None if hear is None else _now_and_then(hear))
     try:
@@ -23,7 +23,7 @@ def heard_by(hear: Heard | None) -> Iterator[None]:
         _heard.reset(token)
 
 
-def is_heard() -> bool:
+def is_listening() -> bool:
     """Whether anybody listens: else whoever loops need not say anything."""
     return _heard.get() is not None
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from trimtab.serving.http.requests.limits import Limits
     from trimtab.serving.http.server.server import serve
     from trimtab.serving.http.service import HttpService
-    from trimtab.serving.log.buffered_log import NotedLog
+    from trimtab.serving.log.buffered_log import BufferedLog
     from trimtab.serving.log.commit import GroupCommit
     from trimtab.serving.log.prediction_ids import PredictionIds, batch_prediction_ids, id_time_us
     from trimtab.serving.log.prediction_log import PredictionLog, input_matrix, prediction_columns, reason_matrix
@@ -41,6 +41,7 @@ __all__ = [
     "Answer",
     "Answerer",
     "Applier",
+    "BufferedLog",
     "Endpoint",
     "Example",
     "GroupCommit",
@@ -57,7 +58,6 @@ __all__ = [
     "ModelFailed",
     "ModelInputs",
     "NotApplied",
-    "NotedLog",
     "OfflineInputs",
     "OnlineDeployment",
     "OnlineInputs",
@@ -99,7 +99,7 @@ _FILES = {  # which names are in which file; all are loaded on first use
     "http.service": "HttpService",
     "answer.inputs": "OfflineInputs OnlineInputs",
     "observe.metrics": "Metrics",
-    "log.buffered_log": "NotedLog",
+    "log.buffered_log": "BufferedLog",
     "arms.online_learning": "Example Learner OnlineDeployment",
     "answer.precomputed": "Looked Precomputed",
     "log.prediction_ids": "PredictionIds batch_prediction_ids id_time_us",

@@ -30,7 +30,7 @@ class Applier:
         clock: For the lag.
         batch: At most so many records of a partition at once: the state of a busy entity is then written once for
             many, and the disk waited for once. It should stay below a tenth of a second's work. # D114
-        pause_s: How long to sleep when nothing is new; `nudge` ends it.
+        pause_s: How long to sleep when nothing is new; `wake` ends it.
         reading: Behind which positions to read on, where that is not `applied`: a view that is being filled is not
             behind, it joins later.
         between: A bounded piece of other work, done after each look at the log; it is told whether something was new
@@ -74,7 +74,7 @@ class Applier:
         self._thread.start()
         return self
 
-    def nudge(self) -> None:
+    def wake(self) -> None:
         """Look at once: something was appended."""
         self._wake.set()
 
@@ -100,7 +100,7 @@ class Applier:
         Raises:
             NotApplied: They have not within `timeout_s`, or the applier has stopped.
         """
-        self.nudge()
+        self.wake()
         with self._changed:
             self._changed.wait_for(lambda: self.failure is not None or self._reached(positions), timeout_s)
             if self._reached(positions):

@@ -12,7 +12,7 @@ import msgspec
 
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse, NotFound
-from trimtab.core.time import format_moment, moment_us
+from trimtab.core.time import format_time, parse_time_us
 
 FaultKind = Literal[
     "null_column", "unit_change", "stuck_feed", "late_feed", "outage", "label_stop", "label_flip",
@@ -82,8 +82,8 @@ def fault(
     known = ", ".join(get_args(FaultKind))
     if kind not in get_args(FaultKind):
         raise Misuse(f"fault {kind!r} is none of {known}.")
-    start_us = moment_us(start)
-    end_us = start_us + 1 if end is None and kind == "restart" else None if end is None else moment_us(end)
+    start_us = parse_time_us(start)
+    end_us = start_us + 1 if end is None and kind == "restart" else None if end is None else parse_time_us(end)
     if end_us is None or end_us <= start_us:
         raise Misuse(f"fault {kind!r} from {start!r}: end={end!r}. Give a time after its start.")
     if (kind in _OF_COLUMNS) != (column is not None):
@@ -146,7 +146,7 @@ def _of_row(row: Mapping[str, Any], number: int) -> Fault:
 def in_words(faults: Sequence[Fault]) -> list[str]:
     """A line for each fault."""
     return [
-        f"{one.said}: {format_moment(one.start_us)[:16]}"
-        + ("" if one.kind == "restart" else f" to {format_moment(one.end_us)[:16]}")
+        f"{one.said}: {format_time(one.start_us)[:16]}"
+        + ("" if one.kind == "restart" else f" to {format_time(one.end_us)[:16]}")
         for one in faults
     ]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US
 from trimtab.simulation.policies import Policy, alarm, every, never, project, ungated
-from trimtab.simulation.results import LineResult, ReplayResult
+from trimtab.simulation.results import ReplayResult, ScenarioResult
 from trimtab.stats import Interval
 
 _REPEATS = 500
@@ -114,7 +114,7 @@ def _why(chosen: str, lowest: str, known: dict[str, Part], even: int) -> str:
     )
 
 
-def _part(line: LineResult, rows: NDArray[np.bool_], since_us: int | None, until_us: int | None) -> Part:
+def _part(line: ScenarioResult, rows: NDArray[np.bool_], since_us: int | None, until_us: int | None) -> Part:
     trained = [
         one
         for one in line.decisions

@@ -27,7 +27,7 @@ from trimtab.features.feature_set import FeatureSet
 from trimtab.simulation.faults import OF_DATA, Fault
 from trimtab.simulation.faulty_tables import recorded_labels, with_faults
 from trimtab.simulation.feed import Feed
-from trimtab.simulation.results import LineResult, ReplayResult
+from trimtab.simulation.results import ReplayResult, ScenarioResult
 from trimtab.simulation.scenarios.rows import AnsweredRows, Block, Questions
 from trimtab.simulation.scenarios.world import Answers, Line, Shared, World, made_ahead
 from trimtab.simulation.spot_check import SpotCheck
@@ -258,7 +258,7 @@ class Replay:
             optimum=self._optimum(rows, lines[self._lines[0].name]),
         )
 
-    def _optimum(self, rows: slice, like: LineResult) -> LineResult | None:
+    def _optimum(self, rows: slice, like: ScenarioResult) -> ScenarioResult | None:
         """The best answers to the same questions, as one more line."""
         if self._truth is None:
             return None
@@ -275,9 +275,9 @@ class Replay:
             cpu_s=0.0,
         )
 
-    def _of_line(self, world: World, rows: slice, at_us: NDArray[Any]) -> LineResult:
+    def _of_line(self, world: World, rows: slice, at_us: NDArray[Any]) -> ScenarioResult:
         model = world.line.deployment.model
-        return LineResult(
+        return ScenarioResult(
             name=world.line.name,
             at_us=at_us,
             scores=world.all_scores(),

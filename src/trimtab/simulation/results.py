@@ -68,7 +68,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return "better" if own.below(0.0) else "worse" if own.above(0.0) else "no difference shown"
 
 
-class LineResult(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
+class ScenarioResult(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
     """Everything that one line did."""
 
     name: str
@@ -129,7 +129,7 @@ class ReplayResult(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     start_us: int
     until_us: int
-    lines: dict[str, LineResult]
+    lines: dict[str, ScenarioResult]
     entered: int  # events that entered the log
     quarantined: int
     checked_rows: int  # rows that were also read through the online path
@@ -138,7 +138,7 @@ class ReplayResult(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     first_mismatch: str  # in words; empty when there is none
     faults: list[Fault] = []  # that were put in
     shifts: list[Shift] = []  # of a generated stream
-    optimum: LineResult | None = None  # of a generated stream: the best answers, as a line
+    optimum: ScenarioResult | None = None  # of a generated stream: the best answers, as a line
 
     def compare(self, line: str, rival: str, *, seed: int = 0, repeats: int = 500) -> Comparison:
         """Two lines on the rows that both answered and that have a label, by the metrics of the first one's model.

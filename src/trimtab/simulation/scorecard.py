@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.records import Decision, Signal
 from trimtab.core.time import DAY_US
-from trimtab.simulation.results import LineResult, ReplayResult
+from trimtab.simulation.results import ReplayResult, ScenarioResult
 
 ABOVE = 0.10  # how far above the reference a loss is bad
 _SMOOTH = 3  # days whose mean is held against it
@@ -115,7 +115,7 @@ def _changes(result: ReplayResult) -> list[Change] | None:
     return found if result.faults or result.optimum is not None else None
 
 
-def _by_row(line: LineResult) -> Floats:
+def _by_row(line: ScenarioResult) -> Floats:
     """The loss at each row that can be judged (of a ranking at one row of each list), NaN elsewhere."""
     losses = np.full(len(line.at_us), np.nan)
     rows = np.flatnonzero(line.judged)
@@ -142,7 +142,7 @@ def _reference(result: ReplayResult, by_line: dict[str, Floats], name: str) -> t
 
 def _card(
     result: ReplayResult,
-    line: LineResult,
+    line: ScenarioResult,
     losses: Floats,
     reference: str,
     best: Floats,
@@ -176,7 +176,7 @@ def _refused(one: Decision) -> bool:
     return one.act in ("refuse", "failed", "reject")
 
 
-def _days(line: LineResult, losses: Floats, best: Floats) -> list[Day]:
+def _days(line: ScenarioResult, losses: Floats, best: Floats) -> list[Day]:
     if not len(line.at_us):
         return []
     day = line.at_us // DAY_US
@@ -209,7 +209,7 @@ def _days_above(days: Sequence[Day]) -> int:
     return count
 
 
-def _bad_requests(line: LineResult, losses: Floats, best: Floats) -> int:
+def _bad_requests(line: ScenarioResult, losses: Floats, best: Floats) -> int:
     """Requests answered in times of one version over which its mean loss is more than a tenth above the reference."""
     if line.versions is None or not len(line.versions):
         return 0

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.columns.data import Column, Columns, column
 from trimtab.core.errors import Misuse
-from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, duration_us, moment_us
+from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, duration_us, parse_time_us
 from trimtab.events.definitions import Source
 from trimtab.simulation.stream_labels import Outcomes, outcomes
 from trimtab.training.definitions import Model
@@ -151,7 +151,7 @@ def stream(
             "day, a request and a delay or more, and a share of missing labels below 1."
         )
     rng = np.random.default_rng(seed)
-    begin_us = moment_us(start) // DAY_US * DAY_US
+    begin_us = parse_time_us(start) // DAY_US * DAY_US
     spans = history + days
     at_us = _times(rng, begin_us, spans, per_day, history, week, holidays)
     if model.task == "ranking":  # the rows of a list are asked at once

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from trimtab.stats.metrics.choices import Choice, Choices, cheapest_class, compare_choices
     from trimtab.stats.metrics.lists import list_ndcg, list_places, unit_losses
     from trimtab.stats.metrics.losses import bounded_losses, expected_losses, row_losses
-    from trimtab.stats.metrics.metrics import Better, Figure, figure_of, score_figures
-    from trimtab.stats.metrics.multiclass import ClassFigures, class_figures
-    from trimtab.stats.metrics.ranking import ranking_figures
+    from trimtab.stats.metrics.metrics import Better, MetricValue, figure_of, score_metrics
+    from trimtab.stats.metrics.multiclass import ClassMetrics, class_metrics
+    from trimtab.stats.metrics.ranking import ranking_metrics
     from trimtab.stats.metrics.thresholds import ThresholdCost, Thresholds, choose_threshold
     from trimtab.stats.recalibration import Recalibration, RecalibrationKind, fit_recalibration
     from trimtab.stats.scores import (
@@ -61,13 +61,13 @@ __all__ = [
     "CalibrationBin",
     "Choice",
     "Choices",
-    "ClassFigures",
+    "ClassMetrics",
     "Confusion",
     "Direction",
-    "Figure",
     "Interval",
     "Loss",
     "Metric",
+    "MetricValue",
     "Onset",
     "PairedSequence",
     "Recalibration",
@@ -85,7 +85,7 @@ __all__ = [
     "calibration_curve",
     "cheapest_class",
     "choose_threshold",
-    "class_figures",
+    "class_metrics",
     "compare_choices",
     "confusion",
     "expected_calibration_error",
@@ -109,10 +109,10 @@ __all__ = [
     "psi",
     "quantile_of",
     "r_squared_interval",
-    "ranking_figures",
+    "ranking_metrics",
     "resampled",
     "row_losses",
-    "score_figures",
+    "score_metrics",
     "share_interval",
     "top_of",
     "unit_losses",

@@ -60,7 +60,7 @@ class Log(Protocol):
         """Something that is the same as before only if nobody appended in between; None: it cannot be told cheaply."""
         ...
 
-    def upkeep(self) -> None:
+    def maintenance(self) -> None:
         """Do what appends do by themselves now and then, so that the next ones need not; appends wait meanwhile.
 
         After the first call appends do it themselves only when it is long overdue. Raises Unavailable.
@@ -179,7 +179,7 @@ class KeyValue(Protocol):
         """
         ...
 
-    def look_anew(self, *, make: bool = False) -> bool:
+    def reopen_if_replaced(self, *, make: bool = False) -> bool:
         """Go on with what lies at the store's place now, where somebody removed or replaced it; whether it is another.
 
         Raises Unavailable when nothing lies there: with `make`, which is for the writer, an empty one is begun instead.

@@ -74,8 +74,8 @@ class KeyValueContract:
 
     def test_a_store_that_nobody_replaced_stays_as_it_is(self, store: KeyValue) -> None:
         store.write({b"a": b"1"})
-        assert not store.look_anew()
-        assert not store.look_anew(make=True)
+        assert not store.reopen_if_replaced()
+        assert not store.reopen_if_replaced(make=True)
         assert store.get(b"a") == b"1"
 
     def test_a_snapshot_never_shows_half_a_write(self, store: KeyValue) -> None:

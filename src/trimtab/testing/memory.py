@@ -74,7 +74,7 @@ class MemoryLog:
     def mark(self) -> int:
         return self._position
 
-    def upkeep(self) -> None:
+    def maintenance(self) -> None:
         """There is none."""
 
     def close(self) -> None:
@@ -126,7 +126,7 @@ class MemoryKeyValue:
     def erase(self, keys: Iterable[bytes] = ()) -> None:
         self.write({}, keys)
 
-    def look_anew(self, *, make: bool = False) -> bool:
+    def reopen_if_replaced(self, *, make: bool = False) -> bool:
         """Nobody can take away what is in memory."""
         return False
 

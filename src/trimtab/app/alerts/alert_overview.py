@@ -15,7 +15,7 @@ from trimtab.core.alert_settings import (
     HeartbeatReceiver,
     Receiver,
 )
-from trimtab.core.time import SECOND_US, format_moment
+from trimtab.core.time import SECOND_US, format_time
 from trimtab.monitoring.alerts.alerts import AlertState, Incident
 from trimtab.monitoring.alerts.mutes import Mute, muted, mutes
 from trimtab.monitoring.alerts.outbox import DROPPED_US, Queued, ReceiverState
@@ -228,4 +228,4 @@ def _budgets(state: AlertState, limit: int, now_us: int) -> list[BudgetOverview]
 
 
 def _time(us: int | None) -> str | None:
-    return None if us is None else format_moment(us // SECOND_US * SECOND_US)
+    return None if us is None else format_time(us // SECOND_US * SECOND_US)

@@ -17,7 +17,7 @@ from trimtab.core.alert_settings import AlertKind, AlertsSettings, HeartbeatRece
 from trimtab.core.errors import Misuse, NotFound, TrimtabError
 from trimtab.core.ids import TimeIds
 from trimtab.core.records import Signal
-from trimtab.core.time import DAY_US, duration_us, format_moment
+from trimtab.core.time import DAY_US, duration_us, format_time
 from trimtab.monitoring.alerts.alert_records import Alert, Message, alert_of, title_of, wants
 from trimtab.monitoring.alerts.alerts import (
     KEY,
@@ -38,7 +38,7 @@ from trimtab.store.ports import Put, Remove
 
 if TYPE_CHECKING:
     from trimtab.app.state.definitions import Definitions
-    from trimtab.app.system import Wiring
+    from trimtab.app.system import System
 
 _logger = logging.getLogger(__name__)
 LEASE = "alerts"
@@ -64,7 +64,7 @@ class Alerting:
         environment: Where `$NAME` of the settings is looked up; left out, the process's.
     """
 
-    def __init__(self, project: Wiring, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, project: System, environment: Mapping[str, str] | None = None) -> None:
         self._project = project
         self._environment = os.environ if environment is None else environment
         self._catalog = project.state.catalog
@@ -102,7 +102,7 @@ class Alerting:
                         self._collect()
                         _wait(self.outbox.deliver(self.settings.addressees, self._send))
                     finally:
-                        lease.let_go()
+                        lease.release()
             _wait(threads)
         finally:
             self._looking.release()
@@ -176,7 +176,7 @@ class Alerting:
             key=self._ids("alert"),
             kind="digest" if kind == "digest" else "alerts",
             project=name,
-            at=format_moment(now_us),
+            at=format_time(now_us),
             title=title_of(alerts, name, digest=kind == "digest"),
             notes=notes,
             alerts=alerts,
@@ -208,7 +208,7 @@ class Alerting:
         return send(receiver, message, folder=self._project.config.folder, environment=self._environment)
 
     def _tested(self, name: str, receiver: Receiver) -> TriedReceiver:
-        now = format_moment(self._clock.now_us())
+        now = format_time(self._clock.now_us())
         project = self._project.config.project.name
         message = Message(
             key=self._ids("alert"),
@@ -269,7 +269,7 @@ class Alerting:
             self._catalog.write(gone)
 
 
-def alert_after_tick(project: Wiring) -> None:
+def alert_after_tick(project: System) -> None:
     """Deliver what a tick has found, unless a process that serves does so. Failures are logged: the tick went well."""
     try:
         if not project.config.alerts.receivers or not project.views.followed():

@@ -8,7 +8,7 @@ import msgspec
 
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Decision
-from trimtab.core.time import DAY_US, SECOND_US, duration_us, format_moment
+from trimtab.core.time import DAY_US, SECOND_US, duration_us, format_time
 from trimtab.monitoring.alerts.mutes import ANY, KIND, Mute, mutes
 from trimtab.monitoring.alerts.runbook import RUNBOOK
 from trimtab.monitoring.signals import listed_signals
@@ -32,7 +32,7 @@ def mute(project: Project, what: str, *, time: str | int, why: str, actor: str) 
         raise Misuse(f"mute {what!r}: for {time!r}. Give more than nothing and at most 90d; it can be renewed.")
     until_us = (now_us + length_us) // SECOND_US * SECOND_US
     made = Mute(what=what, until_us=until_us, why=why, by=actor, at_us=now_us)
-    until = format_moment(until_us)
+    until = format_time(until_us)
     row = Entry(
         at_us=now_us,
         model=_model(project, what),
@@ -50,7 +50,7 @@ def unmute(project: Project, what: str, *, why: str, actor: str) -> Decision:
     standing = {one.what: one for one in mutes(project.state.catalog) if now_us < one.until_us}
     if what not in standing:
         raise NotFound(f"unmute {what!r}: it is not muted. Muted is: {', '.join(standing) or 'nothing'}.")
-    until = format_moment(standing[what].until_us)
+    until = format_time(standing[what].until_us)
     row = Entry(
         at_us=now_us,
         model=_model(project, what),

@@ -14,7 +14,7 @@ from trimtab.app.state.state import KEPT, State, truncation
 from trimtab.core.clock import TOLERANCE_US
 from trimtab.core.columns.data import Column
 from trimtab.core.errors import Corrupt, Misuse
-from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_duration, format_moment
+from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_duration, format_time
 from trimtab.features.online.store import read_cursors
 from trimtab.steering.ledger import Entry, Ledger
 from trimtab.store.log_places import position_before
@@ -109,6 +109,4 @@ def _restamp_table(table: Table, now_us: int) -> None:
 
 
 def _ahead(where: str, newest_us: int, now_us: int, first: int | None = None, records: int = 0) -> Ahead:
-    return Ahead(
-        where=where, first=first, records=records, newest=format_moment(newest_us), ahead_us=newest_us - now_us
-    )
+    return Ahead(where=where, first=first, records=records, newest=format_time(newest_us), ahead_us=newest_us - now_us)

@@ -14,7 +14,7 @@ from trimtab.app.state.documents import documents, expression_words, words_of
 from trimtab.core.about import NOTHING, About
 from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.expressions.nodes import Expression
-from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, SECOND_US, format_duration, format_moment
+from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, SECOND_US, format_duration, format_time
 from trimtab.events.arriving import Arrivals, arrivals
 from trimtab.features.aggregates import Aggregate
 from trimtab.features.definitions import Join, View
@@ -177,7 +177,7 @@ class _Entries:
             hash=None if document is None else document.hash,
             used_by=tuple(users),
             events=None if came is None else came.live,
-            newest=None if came is None or came.newest_event_us is None else format_moment(came.newest_event_us),
+            newest=None if came is None or came.newest_event_us is None else format_time(came.newest_event_us),
             known_ago=_ago(came),
         )
 
@@ -201,7 +201,7 @@ class _Entries:
                 entry,
                 dtype=aggregate_dtype(aggregate, view.source.columns),
                 lineage=tuple(f"{view.source.name}.{column}" for column in sorted(read)),
-                newest=None if came is None or came.newest_event_us is None else format_moment(came.newest_event_us),
+                newest=None if came is None or came.newest_event_us is None else format_time(came.newest_event_us),
                 events=None if came is None else came.live,
                 known_ago=_ago(came),
                 values=values,

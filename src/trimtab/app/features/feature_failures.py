@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trimtab.core.errors import TrimtabError
-from trimtab.core.time import DAY_US, format_moment
+from trimtab.core.time import DAY_US, format_time
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
@@ -55,7 +55,7 @@ def feature_failures(project: Project) -> list[FeatureFailure]:
                     source=view.source.name,
                     events=one.count,
                     event=one.event_id,
-                    at=format_moment(one.event_at_us),
+                    at=format_time(one.event_at_us),
                     error=one.error,
                     recent=store.s_us - appended_us <= _RED_US,
                 )

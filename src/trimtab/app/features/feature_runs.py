@@ -41,7 +41,7 @@ from trimtab.store.durable_files import write_durably
 from trimtab.store.ports import Table
 
 if TYPE_CHECKING:
-    from trimtab.app.system import Wiring
+    from trimtab.app.system import System
     from trimtab.training.definitions import Model
 
 Meter = Callable[[int, int], object]
@@ -107,7 +107,7 @@ def run_in_memory(history: SharedHistory, model: Model) -> Iterator[OpenedRun]:
 
 
 @contextmanager
-def run_of_model(wiring: Wiring, model: Model) -> Iterator[OpenedRun]:
+def run_of_model(wiring: System, model: Model) -> Iterator[OpenedRun]:
     """Computes a model's features where `opened_run` would: the same bits from memory and from disk. # D45"""
     if _fits(wiring):
         with run_in_memory(wiring.history, model) as opened:
@@ -123,7 +123,7 @@ def run_of_model(wiring: Wiring, model: Model) -> Iterator[OpenedRun]:
 
 @contextmanager
 def opened_run(
-    project: Wiring, features: FeatureSet, what: Sequence[Any], events: Mapping[str, Path], progress: Meter | None
+    project: System, features: FeatureSet, what: Sequence[Any], events: Mapping[str, Path], progress: Meter | None
 ) -> Iterator[Run]:
     """What computes these features: in memory where all events fit into half of the setting `features.memory_bytes`.
 
@@ -150,7 +150,7 @@ def opened_run(
 
 @contextmanager
 def _kept(
-    project: Wiring,
+    project: System,
     features: FeatureSet,
     sources: Mapping[str, Source],
     what: Sequence[Any],
@@ -176,7 +176,7 @@ def _kept(
 
 @contextmanager
 def _on_disk(
-    project: Wiring,
+    project: System,
     features: FeatureSet,
     sources: Mapping[str, Source],
     events: Mapping[str, Path],
@@ -272,7 +272,7 @@ class _OnDisk:
             self._progress(min(self._done, self._steps), self._steps)
 
 
-def _fits(wiring: Wiring) -> bool:
+def _fits(wiring: System) -> bool:
     return fits_memory(wiring.state.events, wiring.config.features.memory_bytes)
 
 
@@ -289,7 +289,7 @@ def _sweep(folder: Path) -> None:
                 shutil.rmtree(lock.parent, ignore_errors=True)
 
 
-def _pinned(project: Wiring, folder: Path) -> dict[str, int]:
+def _pinned(project: System, folder: Path) -> dict[str, int]:
     """P: that of the run which is taken up, else the log's positions now."""
     file = folder / "positions.json"
     if not file.exists():
@@ -312,7 +312,7 @@ def _reached(table: Table) -> dict[str, int]:
 
 
 def _event_files(
-    project: Wiring,
+    project: System,
     sources: Mapping[str, Source],
     positions: Mapping[str, int],
     folder: Path,

@@ -20,10 +20,10 @@ from trimtab.core.clock import Clock
 from trimtab.core.columns.data import Column, Columns, Dtype
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.expressions.nodes import Expression, col, may_fail
-from trimtab.core.time import duration_us, format_moment
+from trimtab.core.time import duration_us, format_time
 from trimtab.events.definitions import Source
 from trimtab.events.files.files import Rows
-from trimtab.events.values.checks import asked_moment
+from trimtab.events.values.checks import given_time_us
 from trimtab.features.definitions import Join, Request, View
 from trimtab.features.feature_set import FeatureSet, feature_set
 from trimtab.features.frames import REASONS, FeatureFrame
@@ -104,7 +104,7 @@ def join_features(
 
 
 def snapshot_features(
-    project: Project, of: Of, moments_us: Sequence[int], *, how: How
+    project: Project, of: Of, times_us: Sequence[int], *, how: How
 ) -> FeatureTable | FeatureFile:  # fmt: skip
     """See `Project.snapshot` and `Project.snapshots`."""
     items = _items(project, of)
@@ -118,15 +118,15 @@ def snapshot_features(
                 f"snapshot: view {first.name!r} is by {', '.join(first.by)}, view {view.name!r} by "
                 f"{', '.join(view.by)}. Take views of one entity, or one snapshot each."
             )
-    for t in moments_us:
+    for t in times_us:
         _refuse_future(project, t)
     dtypes = {name: first.source.columns[name] for name in first.by}
     features = _features(Columns({name: _nothing(dtype) for name, dtype in dtypes.items()}), items)
-    _refuse_removed(project, features, min(moments_us), how.events)
-    what = ["snapshot", how.as_known, how.reasons, list(moments_us)]
+    _refuse_removed(project, features, min(times_us), how.events)
+    what = ["snapshot", how.as_known, how.reasons, list(times_us)]
     with opened_run(project, features, what, how.events, how.progress) as run:
-        tables = [_entities(run, views, t, final=how.as_known == "final") for t in moments_us]
-        at_us = np.repeat(np.array(moments_us, np.int64), [table.rows for table in tables])
+        tables = [_entities(run, views, t, final=how.as_known == "final") for t in times_us]
+        at_us = np.repeat(np.array(times_us, np.int64), [table.rows for table in tables])
         requests = Columns.concat(tables).replace({"at" if "at" not in first.by else "as_of": Column("time", at_us)})
         return _computed(run, _Asked(features, requests, at_us), how)
 
@@ -134,7 +134,7 @@ def snapshot_features(
 def moments_between(start: When, end: When, every: str | int, clock: Clock) -> list[int]:
     """The moments from `start` on, `every` so long, before `end`."""
     step = _step_us(every)
-    first, last = asked_moment(start, "snapshots: start", clock), asked_moment(end, "snapshots: end", clock)
+    first, last = given_time_us(start, "snapshots: start", clock), given_time_us(end, "snapshots: end", clock)
     if last <= first:
         raise Misuse(f"snapshots: end {end} is not after start {start}: nothing lies between. Give a later end.")
     count = -((first - last) // step)
@@ -250,7 +250,7 @@ def _moments(table: Columns, name: str) -> NDArray[np.int64]:
 
 def _one_moment(table: Columns, at: When, clock: Clock) -> int:
     try:
-        return asked_moment(at, "at", clock)
+        return given_time_us(at, "at", clock)
     except Misuse as error:
         raise Misuse(f"{error} Or name a column ({', '.join(table.names)}).") from None
 
@@ -259,8 +259,8 @@ def _refuse_future(project: Project, at_us: int) -> None:
     now_us = project.clock.now_us()
     if at_us > now_us:
         raise Misuse(
-            f"as of {format_moment(at_us)}: that is to come, and what will be known then is not known now "
-            f"({format_moment(now_us)}). Give at= a moment that has come, or leave such rows out."
+            f"as of {format_time(at_us)}: that is to come, and what will be known then is not known now "
+            f"({format_time(now_us)}). Give at= a moment that has come, or leave such rows out."
         )
 
 
@@ -271,7 +271,7 @@ def _refuse_removed(project: Project, features: FeatureSet, first_us: int, event
         if view.source.name in kept_from_us and view.source.name not in events:
             removed_us, reach = kept_from_us[view.source.name], view_reach(view)
             if first_us < removed_us + reach.us:
-                asked, removed, from_on = map(format_moment, (first_us, removed_us, removed_us + reach.us))
+                asked, removed, from_on = map(format_time, (first_us, removed_us, removed_us + reach.us))
                 raise Misuse(
                     f"as of {asked}: events of {view.source.name!r} before {removed} were removed, as [retention] "
                     f"says, and {reach.why}. Leave out what is asked before {from_on}."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from trimtab.core.errors import Misuse
 from trimtab.events.files.files import Rows, read_rows
 from trimtab.events.ingest import Pushed
-from trimtab.events.redelivered_rows import changed_columns, told_otherwise
+from trimtab.events.redelivered_rows import changed_columns, redelivered
 from trimtab.events.values.fitting import FileRows
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _refuse_again(project: Project, source: str, rows: FileRows, history: bool) 
     if not changed:
         return
     events = project.ingestor.events(source, rows.columns, history=history)
-    again = told_otherwise(what, events, project.state.events, project.state.moved([what]))
+    again = redelivered(what, events, project.state.events, project.state.moved([what]))
     if again:
         then = "without" if changed[0] in what.declared else "with"
         raise Misuse(

@@ -12,13 +12,13 @@ from trimtab.app.state.state import State
 from trimtab.events.tables import Materialised, materialise
 
 if TYPE_CHECKING:
-    from trimtab.app.system import Wiring
+    from trimtab.app.system import System
 
 LEASE = "tables"
 _PATIENCE_S = 60.0  # another process that does the same is mostly done by then
 
 
-def move_into_tables(project: Wiring) -> Materialised:
+def move_into_tables(project: System) -> Materialised:
     """See `Project.materialise`."""
     with writing_tables(project.state, patience_s=_PATIENCE_S):
         moved = project.state.moved(project.sources)

@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from trimtab.app.state.definitions import Definitions
 
 
-class SameProject(msgspec.Struct, frozen=True):
+class ProjectSpec(msgspec.Struct, frozen=True):
     """The project of the asking process: with its settings and its state, and the project file as it is by then."""
 
     settings: dict[str, Any]
     state: str
 
     @staticmethod
-    def of(config: Config, state: Path) -> SameProject:
+    def of(config: Config, state: Path) -> ProjectSpec:
         """Of settings and a state folder."""
-        return SameProject(msgspec.to_builtins(config, enc_hook=str), str(state))
+        return ProjectSpec(msgspec.to_builtins(config, enc_hook=str), str(state))
 
     @property
     def config(self) -> Config:

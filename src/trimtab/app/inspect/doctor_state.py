@@ -52,7 +52,7 @@ def check_state(folder: Path) -> str:
 
 def lost_champions(folder: Path) -> tuple[int, list[tuple[str, str]]]:
     """How many versions are in service, and of each whose artifact is lost which file, and how, and what to do."""
-    from trimtab.registry.loading import mend_lost
+    from trimtab.registry.loading import repair_lost
     from trimtab.store.file_blob import blob_file
 
     catalog = folder / "catalog.db"
@@ -70,7 +70,7 @@ def lost_champions(folder: Path) -> tuple[int, list[tuple[str, str]]]:
         except OSError as error:
             damaged = f"cannot be read: {error.strerror}"
         if damaged:
-            mend = mend_lost(version.model, imported=None if version.imported is None else version.imported.file)
+            mend = repair_lost(version.model, imported=None if version.imported is None else version.imported.file)
             lost.append((f"the artifact of {version.model}@{version.number} {damaged}: {path}", mend))
     return len(champions), lost
 

@@ -16,7 +16,7 @@ from trimtab.app.training.training_data import request_shape
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.records import LAST_ANSWER, RULE, Decision, GateRecord, Prediction
-from trimtab.core.time import format_moment
+from trimtab.core.time import format_time
 from trimtab.features.frames import NO_VIEW, REASONS
 from trimtab.features.labels import LABEL_STATES, LabelIndex
 from trimtab.features.offline.evaluation import evaluate
@@ -102,7 +102,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
         ]
         out += [f"  gate {self.gate.id}: {self.gate.reason}"] if self.gate else ["  no gate record"]
         if self.promoted:
-            when, row = format_moment(self.promoted.at_us), self.promoted.sequence
+            when, row = format_time(self.promoted.at_us), self.promoted.sequence
             out.append(f"  promoted {when}: {self.promoted.cause} (ledger row {row})")
         truth = f"{self.label:g}" if isinstance(self.label, float) else self.label
         out.append(f"  truth: {self.label_state}" + ("" if truth is None else f", {truth}"))
@@ -157,8 +157,8 @@ def explain_found(project: Project, prediction: Prediction) -> Explanation:
         mode=prediction.mode,
         flags=prediction.flags,
         score=prediction.score,
-        made_at=format_moment(prediction.made_at_us),
-        as_of=format_moment(prediction.at_us),
+        made_at=format_time(prediction.made_at_us),
+        as_of=format_time(prediction.at_us),
         positions=prediction.positions,
         inputs=_with_texts(
             [
@@ -170,7 +170,7 @@ def explain_found(project: Project, prediction: Prediction) -> Explanation:
         ),
         shares=shares,
         no_shares=no_shares,
-        trained_until=format_moment(version.cut_us),
+        trained_until=format_time(version.cut_us),
         training_rows=version.rows,
         imported=None if version.imported is None else version.imported.file,
         training_set=version.training_set,
@@ -258,7 +258,7 @@ def _request(project: Project, prediction: Prediction, version: Version) -> tupl
         fits, why = False, str(error)
     if fits:
         return {
-            name: format_moment(value) if dtype == "time" and value is not None else value
+            name: format_time(value) if dtype == "time" and value is not None else value
             for (name, dtype), value in zip(asked.columns.items(), row, strict=True)
         }, None
     note = f"its columns are numbered: the request was declared otherwise when it was asked ({why})"

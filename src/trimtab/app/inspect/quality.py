@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from trimtab.core.errors import Conflict, Misuse
-from trimtab.core.time import DAY_US, HOUR_US, format_moment, moment_us
+from trimtab.core.time import DAY_US, HOUR_US, format_time, parse_time_us
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
@@ -294,7 +294,7 @@ def _block_us(start_us: int, by: By) -> int:
         return start_us
     if by == "week":
         return start_us - (start_us // DAY_US + 3) % 7 * DAY_US  # 1970-01-01 was a Thursday; weeks begin on Mondays
-    return moment_us(format_moment(start_us)[:7] + "-01") if by == "month" else 0
+    return parse_time_us(format_time(start_us)[:7] + "-01") if by == "month" else 0
 
 
 def _check_slices(model: str, column: str, days: Sequence[DayBlocks]) -> None:
@@ -307,7 +307,7 @@ def _check_slices(model: str, column: str, days: Sequence[DayBlocks]) -> None:
 
 
 def _shown_block(at: Any) -> str:
-    shown = format_moment(at) if isinstance(at, int) else str(at)
+    shown = format_time(at) if isinstance(at, int) else str(at)
     return shown[:10] if shown[11:16] in ("00:00", "") else shown[:16].replace("T", " ")
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from trimtab.app.inspect.quality import quality_table, version_name
 from trimtab.core.errors import Unavailable
-from trimtab.core.time import DAY_US, format_moment
+from trimtab.core.time import DAY_US, format_time
 from trimtab.monitoring.inputs.input_state import KIND as INPUTS
 from trimtab.monitoring.inputs.input_state import InputWatch
 from trimtab.monitoring.signals import listed_signals
@@ -54,7 +54,7 @@ def quality_page(project: Project, model: str) -> str:
     name = project.definitions.deployment(model).name
     now_us = project.clock.now_us()
     version = project.registry.alias(name, CHAMPION)
-    page = Page(f"{name}: quality", f"As of {format_moment(now_us)[:16].replace('T', ' ')} UTC.")
+    page = Page(f"{name}: quality", f"As of {format_time(now_us)[:16].replace('T', ' ')} UTC.")
     status = next(one for one in project.status().deployments if one.model == name)
     page.facts(
         {
@@ -262,4 +262,4 @@ def _decisions(page: Page, project: Project, decisions: list[Decision]) -> None:
 
 
 def _moment(at_us: int) -> str:
-    return format_moment(at_us)[:16].replace("T", " ")
+    return format_time(at_us)[:16].replace("T", " ")

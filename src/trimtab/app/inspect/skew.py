@@ -24,7 +24,7 @@ from trimtab.app.inspect.skew_sample import draw
 from trimtab.app.inspect.skew_signals import Compared, Difference, settle_skew
 from trimtab.core.errors import Misuse, TrimtabError
 from trimtab.core.records import Prediction
-from trimtab.core.time import DAY_US, MINUTE_US, format_duration, format_moment
+from trimtab.core.time import DAY_US, MINUTE_US, format_duration, format_time
 from trimtab.features.frames import NO_VIEW, REASONS
 from trimtab.features.skew import EXPLAINED, Cause, differences
 
@@ -56,7 +56,7 @@ def check_skew(
     after = {} if since_us is None else project.predictions.positions_before(since_us)
     drawn = draw(
         project.predictions,
-        lambda p: p.model in names and not p.is_makeshift and (since_us is None or p.made_at_us >= since_us),
+        lambda p: p.model in names and not p.is_degraded and (since_us is None or p.made_at_us >= since_us),
         count=sample,
         after=after,
         seed=seed,
@@ -201,8 +201,8 @@ class _Tally:
             version=rows.known.version.name,
             arm=prediction.arm,
             mode=prediction.mode,
-            made_at=format_moment(prediction.made_at_us),
-            at=format_moment(prediction.at_us),
+            made_at=format_time(prediction.made_at_us),
+            at=format_time(prediction.at_us),
             positions=prediction.positions,
             feature=feature,
             cause=cause,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from trimtab.core.time import format_moment
+from trimtab.core.time import format_time
 from trimtab.features.skew import EXPLAINED, Cause, Share
 from trimtab.features.skew import share as share_of
 from trimtab.store.ports import Append, Catalog, Put, Remove
@@ -116,7 +116,7 @@ class SkewReport(msgspec.Struct, frozen=True, kw_only=True):
         """The same for people."""
         found = self.share
         out = [
-            f"skew as of {format_moment(self.at_us)}: {self.rows:,} predictions, {self.values:,} values computed "
+            f"skew as of {format_time(self.at_us)}: {self.rows:,} predictions, {self.values:,} values computed "
             f"again, {self.mismatches:,} differ"
             + (f" ({found.estimate:.2g}; 95 %: {found.low:.2g} to {found.high:.2g})" if self.values else "")
         ]

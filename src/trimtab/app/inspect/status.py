@@ -23,11 +23,11 @@ from trimtab.app.training.loop import last_turn
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.records import Signal
 from trimtab.core.sizes import format_bytes
-from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_duration, format_moment
+from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_duration, format_time
 from trimtab.features.stored import check_functions
 from trimtab.monitoring.profiles.profile_store import without_profile
 from trimtab.monitoring.signals import LISTED_US, listed_signals, standing_signals
-from trimtab.registry.loading import lost_artifact, mend_lost
+from trimtab.registry.loading import lost_artifact, repair_lost
 from trimtab.registry.protection import CHAMPION
 from trimtab.serving.answer.score_cache import REMEMBERED
 from trimtab.serving.arms.arms import CANARY, arm_shares
@@ -153,9 +153,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         out.append(f"disk: {format_bytes(self.disk_bytes)}")
         out += [] if self.service is None else [_served_by(self.service)]
         for one in self.signals:
-            since = f"since about {format_moment(one.onset_us)[:10]}"
+            since = f"since about {format_time(one.onset_us)[:10]}"
             if one.ended_at_us is not None:
-                ended = f"ended {format_moment(one.ended_at_us)[:16]}: {one.ended_because}"
+                ended = f"ended {format_time(one.ended_at_us)[:16]}: {one.ended_because}"
                 out.append(f"was {one.severity}, {since}, {ended}  {one.model}: {one.message}")
             elif one.severity == "info":
                 out.append(f"info {since}  {one.model}: {one.message}")
@@ -203,7 +203,7 @@ def project_status(project: Project) -> Status:
     service = read_state(project.state_folder / FOLDER) if project.views.followed() else None
     red += [] if service is None else [*_not_answering(service), *_reading_another_file(service)]
     return Status(
-        at=format_moment(now_us),
+        at=format_time(now_us),
         frozen=project.state.catalog.get(FREEZE, "all") is not None,
         deployments=deployments,
         skew=skew,
@@ -237,7 +237,7 @@ def _applying(project: Project, lag_records: int) -> list[str]:
     stands = standing(project.state.catalog)
     if stands is not None and (followed or lag_records):
         red.append(
-            f"online features: no event is applied since {format_moment(stands.at_us)}: {stands.why} Put that right "
+            f"online features: no event is applied since {format_time(stands.at_us)}: {stands.why} Put that right "
             "and restart the service; or, with it stopped, run: trimtab rebuild --all"
         )
     if followed:
@@ -298,7 +298,7 @@ def _deployment(
         red.append(f"{name}: no version is in service; run: trimtab {what} {name}")
     elif (lost := lost_artifact(project.state.blob, version)) is not None:
         made_of = None if version.imported is None else version.imported.file
-        mend = mend_lost(name, imported=made_of, changed=version.recipe != loop.deployment.model.hash)
+        mend = repair_lost(name, imported=made_of, changed=version.recipe != loop.deployment.model.hash)
         red.append(f"{name}: {version.name} has lost its artifact: {lost} {mend}")
     else:
         failure = _failure(project, version)
@@ -311,11 +311,11 @@ def _deployment(
         said = "quality is not watched"
     elif watch.alarming:
         onset = watch.onset
-        said = f"quality ALARM, since about {format_moment(now_us if onset is None else onset.at_us)[:10]}"
+        said = f"quality ALARM, since about {format_time(now_us if onset is None else onset.at_us)[:10]}"
     elif watch.last_day_us is None:
         said = "quality watched, no day closed yet"
     else:
-        said = f"quality steady, last closed day {format_moment(watch.last_day_us)[:10]}"
+        said = f"quality steady, last closed day {format_time(watch.last_day_us)[:10]}"
         days = min(figure.spec.reference_blocks for figure in watch.figures.values())
         said += f" (provisional: its reference is of {days} days)" if watch.provisional else ""
         behind_us = now_us - watch.last_day_us - DAY_US - loop.deployment.model.label.wait_us
@@ -330,12 +330,12 @@ def _deployment(
     return DeploymentStatus(
         model=name,
         version=None if version is None else version.name,
-        since=format_moment(moved[-1].at_us) if moved else None,
-        trained_until=None if version is None else format_moment(project.registry.as_known(version).cut_us),
+        since=format_time(moved[-1].at_us) if moved else None,
+        trained_until=None if version is None else format_time(project.registry.as_known(version).cut_us),
         imported=version is not None and version.imported is not None,
         watch=said,
         phase=_phase(project, state, name),
-        last_decision=None if last is None else f"{format_moment(last.at_us)} {last.act}: {last.cause}",
+        last_decision=None if last is None else f"{format_time(last.at_us)} {last.act}: {last.cause}",
         trust=None if version is None else version.trust,
         cache=_cache(project, loop.deployment),
         learner=None if version is None else _learner(project, loop.deployment, version, now_us, red),
@@ -421,16 +421,16 @@ def _phase(project: Project, state: LoopState, name: str) -> str:
         return "idle"
     if state.phase == APPROVAL and state.repair is not None and state.repair.successor is not None:
         waiting = project.registry.get(state.repair.successor).name
-        until = format_moment(state.expires_us)
+        until = format_time(state.expires_us)
         ways = f"trimtab approve {name}, or trimtab reject {name} --why TEXT"
         return f"{waiting} waits for approval until {until}: {ways}"
     if state.phase in (SHADOW_STAGE, CANARY_STAGE):
         stage = next(one for one in project.stages(name) if one.state == "now")
         tried = "?" if state.repair is None or state.repair.successor is None else state.repair.successor
-        until = "" if stage.until_us is None else f" until {format_moment(stage.until_us)} at most"
+        until = "" if stage.until_us is None else f" until {format_time(stage.until_us)} at most"
         return f"{project.registry.get(tried).name} in its {stage.name} stage{until}. {stage.said}"
     missing = f" Not yet: {state.lack}" if state.lack else ""
-    return f"waiting until {format_moment(state.ready_at_us)}: {state.cause}{missing}"
+    return f"waiting until {format_time(state.ready_at_us)}: {state.cause}{missing}"
 
 
 def _ticking(project: Project, name: str, since_us: int | None, now_us: int) -> list[str]:
@@ -465,7 +465,7 @@ def _source(project: Project, name: str, quarantined: dict[str, int]) -> SourceS
     return SourceStatus(
         name=name,
         events=frame.rows,
-        newest=format_moment(int(frame.event_at_us.max())) if frame.rows else None,
+        newest=format_time(int(frame.event_at_us.max())) if frame.rows else None,
         quarantined=quarantined,
         duplicates=project.history.duplicates.get(name, 0),
         id_conflicts=project.history.id_conflicts.get(name, 0),

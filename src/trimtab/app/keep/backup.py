@@ -31,7 +31,7 @@ from trimtab.core.hashing import bytes_hash
 from trimtab.core.regular_file import other_kind
 from trimtab.core.signals import ENDING, caught
 from trimtab.core.sizes import format_bytes
-from trimtab.core.time import format_moment
+from trimtab.core.time import format_time
 from trimtab.core.urls import store_url
 from trimtab.serving.access_keys import MARKER
 from trimtab.store.durable_files import file_mode, make_folder, sync_directory, write_durably
@@ -111,7 +111,7 @@ def back_up(project: Project, to: Path) -> Backup:
         manifest = Backup(
             format=FORMAT,
             project=project.config.project.name,
-            made_at=format_moment(project.clock.now_us()),
+            made_at=format_time(project.clock.now_us()),
             trimtab=_version(),
             size_bytes=sum(file.size_bytes for file in files),
             positions=positions,
@@ -318,7 +318,7 @@ def _had_alone(folder: Path) -> Iterator[None]:
                 folder.rmdir()
         raise
     finally:
-        hold.let_go()
+        hold.release()
 
 
 @contextmanager

@@ -26,12 +26,12 @@ from trimtab.app.state.state import ASIDE
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.records import Decision
-from trimtab.core.time import format_moment
+from trimtab.core.time import format_time
 from trimtab.features.definitions import View
 from trimtab.features.online.fill.history import SourceRows
 from trimtab.features.online.fill.partial_rebuild import Gone, Read, mend
 from trimtab.features.online.store import OnlineStore
-from trimtab.serving.log.buffered_log import NotedLog
+from trimtab.serving.log.buffered_log import BufferedLog
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.serving.log.spool import remove_spools
 from trimtab.steering.ledger import Entry, Ledger
@@ -163,7 +163,7 @@ def forget(
 def unfinished(catalog: Catalog) -> list[str]:
     """A line for each run that was begun and is not finished: what it was about only its key's hash says."""
     return [
-        f"forget: a run of {format_moment(msgspec.json.decode(record.body, type=_Run).begun_at_us)} is not finished "
+        f"forget: a run of {format_time(msgspec.json.decode(record.body, type=_Run).begun_at_us)} is not finished "
         f"(key hash {record.key}); run the same command again"
         for record in catalog.find(KIND)
     ]
@@ -196,8 +196,8 @@ def _erase(project: Project, traces: Traces, run: _Run, *, resumed: bool) -> Non
 def _empty_spools(project: Project) -> None:
     """Bring answers that a killed service noted to the log, where they are found, and remove the notes."""
     folder, answers = project.state.spools, project.state.predictions
-    if isinstance(answers, NotedLog):
-        answers.let_go()
+    if isinstance(answers, BufferedLog):
+        answers.release()
     if folder.is_dir():
         remove_spools(folder, PredictionLog(project.state.written_predictions))
 
@@ -320,7 +320,7 @@ def _refuse_nothing(project: Project, subject: Subject, run: _Run, *, sets: bool
     before = [d for d in Ledger(project.state.catalog).rows() if d.act == ACT and d.evidence.get("key_hash") in hashes]
     if before:
         it = "It" if len(subject.keys) == 1 else "The last of them"
-        said += f" {it} was forgotten {format_moment(before[-1].at_us)} (ledger row {before[-1].sequence})."
+        said += f" {it} was forgotten {format_time(before[-1].at_us)} (ledger row {before[-1].sequence})."
     if run.sets:
         said += f" Training sets with rows of it: {len(run.sets)}; --training-sets deletes those."
     raise NotFound(f"forget: nothing of {subject.shown} is there ({places}).{said} Nothing was changed.")

@@ -17,7 +17,7 @@ from trimtab.app.state.retention_needs import lifetime_features, newest_features
 from trimtab.app.state.state import KEPT, kept_from, note_kept_from, truncation, truncation_put
 from trimtab.core.errors import Conflict
 from trimtab.core.sizes import format_bytes
-from trimtab.core.time import DAY_US, format_duration, format_moment
+from trimtab.core.time import DAY_US, format_duration, format_time
 from trimtab.events.expiry import expired
 from trimtab.events.records import ERASED, decode_all
 from trimtab.features.online.generations import FILLING, id_of
@@ -129,7 +129,7 @@ def plan_retention(project: Project) -> Retained:
             counts[part] += rows
             freed += rows * record_bytes(one, partition, size.parts.get(part, {}).get(partition, 0))
     return Retained(
-        at=format_moment(project.clock.now_us()),
+        at=format_time(project.clock.now_us()),
         dry_run=True,
         truncated=truncated,
         expired=gone,
@@ -160,7 +160,7 @@ class _Last(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def at(self) -> str:
-        return format_moment(self.at_us)
+        return format_time(self.at_us)
 
 
 def _retain(project: Project) -> Retained:
@@ -188,7 +188,7 @@ def _retain(project: Project) -> Retained:
         )
     notes += _differences(project)
     done = Retained(
-        at=format_moment(project.clock.now_us()),
+        at=format_time(project.clock.now_us()),
         dry_run=False,
         truncated=truncated,
         expired=gone,

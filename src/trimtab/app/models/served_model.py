@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias
 from trimtab.app.models.version_memory import VersionMemory
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Misuse, NotFound, TrimtabError, Unavailable
-from trimtab.core.time import HOUR_US, format_moment
+from trimtab.core.time import HOUR_US, format_time
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.stored import check_functions
@@ -21,7 +21,7 @@ from trimtab.serving.answer.answering import Answerer, ModelInputs, RowScorer, S
 from trimtab.serving.answer.inputs import BareInputs, OfflineInputs, OnlineInputs, Snapshot
 from trimtab.serving.answer.precomputed import Precomputed
 from trimtab.serving.answer.request_rows import Row
-from trimtab.serving.answer.score_cache import CachedScores, CacheFigures
+from trimtab.serving.answer.score_cache import CachedScores, CacheMetrics
 from trimtab.serving.arms.arms import CANARY, SHADOW, ArmShares, Canary, Shadow, Share
 from trimtab.serving.arms.endpoint import Endpoint
 from trimtab.serving.arms.online_learning import OnlineDeployment, learner_name
@@ -65,8 +65,8 @@ def refuse_before(at_us: int, from_us: int) -> None:
     """
     if at_us < from_us:
         raise Misuse(
-            f"as of {format_moment(at_us)}: events that the features need were removed ([retention]). Ask as of "
-            f"{format_moment(from_us)} or later."
+            f"as of {format_time(at_us)}: events that the features need were removed ([retention]). Ask as of "
+            f"{format_time(from_us)} or later."
         )
 
 
@@ -428,7 +428,7 @@ class ServedModel:
         cache = self.deployment.cache
         if cache is None:
             return loaded.scorer
-        figures = self.endpoint.cached = self.endpoint.cached or CacheFigures()
+        figures = self.endpoint.cached = self.endpoint.cached or CacheMetrics()
         classes = len(loaded.artifact.class_names)
         return CachedScores(loaded.scorer, inputs=len(loaded.inputs), classes=classes, cache=cache, figures=figures)
 

@@ -194,7 +194,7 @@ class Views:
         return True
 
     def follow(self) -> Applier:
-        """A thread that applies the log from now on, to be started; until `let_go` nobody else applies.
+        """A thread that applies the log from now on, to be started; until `release` nobody else applies.
 
         Raises:
             Conflict: Somebody else applies.
@@ -223,10 +223,10 @@ class Views:
                 stopped=partial(note_standing, self._state.catalog, self._clock),
             )
         except BaseException:
-            self.let_go()
+            self.release()
             raise
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Let others apply, after `follow` and once its applier is closed."""
         lease, self._following = self._following, None
         if lease is not None:
@@ -369,7 +369,7 @@ class Views:
             if (file is None or self._state.online_aside) and not lease.free():
                 return False
             if file is not None:
-                self._anew(online.look_anew())
+                self._anew(online.reopen_if_replaced())
             self._file = file
         return True
 
@@ -379,10 +379,10 @@ class Views:
             return False
         try:
             self._state.drop_aside()
-            self._anew(self._state.online.look_anew(make=True))
+            self._anew(self._state.online.reopen_if_replaced(make=True))
             self._file = self._state.online_file()
         except BaseException:
-            lease.let_go()
+            lease.release()
             raise
         return True
 
@@ -412,7 +412,7 @@ class Views:
         try:
             self._state.online.release_writer()
         finally:
-            lease.let_go()
+            lease.release()
 
     def _anew(self, another: bool) -> None:
         if another:
@@ -444,7 +444,7 @@ class Views:
         lease = self._following
         if lease is None or not lease.held:
             return False
-        if self._state.online.look_anew(make=True):
+        if self._state.online.reopen_if_replaced(make=True):
             _logger.warning("online features: what was stored is gone; they are made anew from the log")
             self.__dict__.pop("_work", None)  # it may be in the midst of what is gone
             self._work.mark()

@@ -10,7 +10,7 @@ import msgspec
 from trimtab.app.state.applied import Applied, AppliedDefinitions
 from trimtab.app.state.documents import Document, Kind, differences, documents, note_differences
 from trimtab.core.errors import Corrupt, Misuse
-from trimtab.core.time import format_duration, format_moment
+from trimtab.core.time import format_duration, format_time
 from trimtab.events.layouts import retyped
 from trimtab.features.definitions import View
 from trimtab.features.feature_set import FeatureSet
@@ -260,7 +260,7 @@ def _backfills(project: Project, wanted: Mapping[str, FeatureSet]) -> Iterator[B
             view=view.name,
             source=view.source.name,
             events=frame.rows,
-            since=format_moment(int(frame.event_at_us.min())),
+            since=format_time(int(frame.event_at_us.min())),
             about_s=frame.rows / _PER_S[windowed],
         )
 

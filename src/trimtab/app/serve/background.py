@@ -18,7 +18,7 @@ import msgspec
 from trimtab.app.inspect.skew_watch import SkewWatch
 from trimtab.core.errors import Conflict, NotFound, TrimtabError
 from trimtab.core.time import HOUR_US
-from trimtab.serving.arms.arm_metrics import WRITE_S, ArmFigures, fold_figures
+from trimtab.serving.arms.arm_metrics import WRITE_S, ArmMetrics, merge_metrics
 from trimtab.store.ports import Catalog, Put, Record, Remove
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class _Noted(msgspec.Struct, frozen=True):
     failures: dict[str, str] = msgspec.field(default_factory=dict)  # by work
 
 
-class Keeper:
+class BackgroundTasks:
     """Six threads: one follows aliases, one writes service figures, one teaches, one ticks the loop, which may train
     for a long time, one computes a sample of what was predicted again, and one delivers alerts where there are
     receivers. The first never waits for a version to be loaded.  # D128
@@ -84,8 +84,8 @@ class Keeper:
         self._stands = stands
         self._follow = {**self._following(wait=False), "flag answers": self._flag}
         if answers and not keeps:  # whoever keeps looks where it applies events
-            self._follow["read online features"] = project.state.online.look_anew
-        self._figures = ArmFigures(self._catalog, project.clock, self._counts)
+            self._follow["read online features"] = project.state.online.reopen_if_replaced
+        self._figures = ArmMetrics(self._catalog, project.clock, self._counts)
         self._folded_h = 0
         self._threads = [self._thread("aliases", self._run_following)] if answers else []
         if answers:
@@ -126,7 +126,7 @@ class Keeper:
         """Put old service figures together, once an hour."""
         now_us = self._project.clock.now_us()
         if now_us // HOUR_US != self._folded_h:
-            fold_figures(self._catalog, now_us)
+            merge_metrics(self._catalog, now_us)
             self._folded_h = now_us // HOUR_US
 
     def _thread(self, name: str, target: Callable[[], None]) -> threading.Thread:
@@ -158,7 +158,7 @@ class Keeper:
     def _following(self, *, wait: bool) -> dict[str, Work]:
         return {f"follow {name}": partial(self._follow_one, name, wait=wait) for name in self._names}
 
-    def start(self) -> Keeper:
+    def start(self) -> BackgroundTasks:
         self._note(self.failures, anew=True)
         for thread in self._threads:
             thread.start()
@@ -178,7 +178,7 @@ class Keeper:
         except TrimtabError as error:
             _logger.warning("%s", error)
 
-    def __enter__(self) -> Keeper:
+    def __enter__(self) -> BackgroundTasks:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

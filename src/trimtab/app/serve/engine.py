@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from trimtab.app.features.project_spec import SameProject
-from trimtab.app.serve.background import Keeper, forget_failures
+from trimtab.app.features.project_spec import ProjectSpec
+from trimtab.app.serve.background import BackgroundTasks, forget_failures
 from trimtab.app.serve.grpc import GrpcAddress, check_grpc
 from trimtab.app.serve.service import (
     FILL_S,
@@ -76,7 +76,7 @@ def serve_with_workers(
     task = msgspec.structs.replace(_task(project, folder), grpc=grpc)
     with ExitStack() as opened:
         applier = project.views.follow()
-        opened.callback(project.views.let_go)
+        opened.callback(project.views.release)
         with suppress(OSError):  # it is said in a moment that the folder cannot be written
             remove_state(folder)
         forget_failures(project.state.catalog)
@@ -85,7 +85,7 @@ def serve_with_workers(
         opened.callback(accepting.end, folder)
         _cleared(folder)  # and not before: whoever is killed meanwhile leaves the trace of workers to the next
         opened.enter_context(applier.start())
-        keeper = Keeper(project, answers=False)
+        keeper = BackgroundTasks(project, answers=False)
         metrics = SharedMetrics(folder, NAME, task.start)
         show_engine(project, metrics, applier, keeper)
         engine = _Engine(project, folder, url_of(listener, host, tls=tls is not None), applier, metrics)
@@ -95,7 +95,7 @@ def serve_with_workers(
             listener,
             count,
             patience=Patience(grace_s=GRACE_S),
-            nudged=applier.nudge,
+            wake_requested=applier.wake,
             ended=engine.bury,
             each_round=engine.tell,
         )
@@ -202,7 +202,7 @@ def _task(project: Project, folder: Path) -> WorkerTask:
     return WorkerTask(
         slot=0,
         count=0,
-        project=SameProject.of(project.config, project.state_folder),
+        project=ProjectSpec.of(project.config, project.state_folder),
         folder=str(folder),
         ahead_us=ahead_us,
         fill_s=FILL_S,

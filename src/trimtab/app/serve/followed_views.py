@@ -30,11 +30,11 @@ class FollowedViews:
     def __init__(
         self,
         project: Project,
-        nudge: Callable[[], object],
+        wake: Callable[[], object],
         told: Callable[[], ServiceState | None] = lambda: None,
     ) -> None:
         self._project = project
-        self._nudge = nudge
+        self._nudge = wake
         self._told = told
         self._hashes: frozenset[str] = frozenset()
         self._known_s = -_KNOWN_S
@@ -47,7 +47,7 @@ class FollowedViews:
             Corrupt: It is damaged; the message has the command that mends it.
         """
         state = self._project.state
-        state.online.look_anew()
+        state.online.reopen_if_replaced()
         return missing(state, self._needed(), positions)
 
     def wait_applied(self, positions: Mapping[str, int], timeout_s: float) -> None:

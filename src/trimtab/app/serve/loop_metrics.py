@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trimtab.core.errors import TrimtabError
-from trimtab.serving.observe.log_throttle import Seldom
+from trimtab.serving.observe.log_throttle import ThrottledLogger
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -65,7 +65,7 @@ class LoopMetrics:
         self._mark: Hashable | None = None  # of the catalogue when it was read last
         self._next_s = 0.0  # without a mark: not to be read again before
         self._failed = False
-        self._seldom = Seldom(_logger)
+        self._throttled = ThrottledLogger(_logger)
 
     def show(self, metrics: Metrics) -> None:
         """Let the values be scraped."""
@@ -92,7 +92,7 @@ class LoopMetrics:
             self._samples, self._mark, self._failed = self._read(), mark, False
         except (TrimtabError, msgspec.MsgspecError) as error:
             self._samples, self._failed = {}, True
-            self._seldom.warning("metrics of the loop cannot be read", error)
+            self._throttled.warning("metrics of the loop cannot be read", error)
         self._next_s = time.monotonic() + _REST_S
 
     def _is_due(self, mark: Hashable | None) -> bool:

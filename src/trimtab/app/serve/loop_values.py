@@ -17,7 +17,7 @@ from trimtab.steering.loop_state import KIND as STATE
 if TYPE_CHECKING:
     from trimtab.app.project import Project
     from trimtab.monitoring.quality.quality_days import DaySums
-    from trimtab.monitoring.quality.watches import Figure, Watch
+    from trimtab.monitoring.quality.watches import MetricValue, Watch
     from trimtab.steering.definitions import Deployment
 
 Labels: TypeAlias = tuple[str, ...]
@@ -181,7 +181,7 @@ def _evidence(watch: Watch) -> Iterator[tuple[str, Labels, float]]:
         yield name, (SLICE, "own"), max(map(_ratio, slices))
 
 
-def _ratio(figure: Figure) -> float:
+def _ratio(figure: MetricValue) -> float:
     from trimtab.stats.inference.edetector import alarm_threshold
 
     state = figure.state

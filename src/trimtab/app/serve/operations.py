@@ -12,8 +12,8 @@ from trimtab.app.versions.arms import ARMS, LedgeredArm
 from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Prediction
-from trimtab.core.time import format_moment
-from trimtab.events.values.checks import asked_moment
+from trimtab.core.time import format_time
+from trimtab.events.values.checks import given_time_us
 from trimtab.features.definitions import Label, View
 from trimtab.features.online.read.entity_read import read_entity
 from trimtab.registry import AliasMove, Version
@@ -75,7 +75,7 @@ class ProjectModels:
         self._known(model)
 
         def at(at_us: int | None) -> str | None:
-            return None if at_us is None else format_moment(at_us)
+            return None if at_us is None else format_time(at_us)
 
         return [
             StageShown(name=one.name, state=one.state, since=at(one.since_us), until=at(one.until_us), said=one.said)
@@ -265,7 +265,7 @@ class ProjectRecords:
 
     def _moment(self, at: str | int, pointer: str) -> int:
         try:
-            return asked_moment(at, pointer, self._project.clock)
+            return given_time_us(at, pointer, self._project.clock)
         except Misuse as error:
             raise InvalidField(str(error), field="at", pointer=pointer) from error
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from trimtab.app.features.feature_failures import failure_counts
 from trimtab.app.serve.addresses import open_access, open_routes
-from trimtab.app.serve.background import Keeper, forget_failures
+from trimtab.app.serve.background import BackgroundTasks, forget_failures
 from trimtab.app.serve.grpc import MakeBeside, check_grpc, grpc_address, grpc_beside
 from trimtab.app.serve.loop_metrics import LoopMetrics
 from trimtab.app.serve.telemetry import check_watch, open_watch
@@ -27,12 +27,12 @@ from trimtab.serving.http.server import accepting
 from trimtab.serving.http.server.server import GRACE_S, listen, serve
 from trimtab.serving.http.server.tls import Tls
 from trimtab.serving.http.service import HttpService
-from trimtab.serving.log.buffered_log import NotedLog
+from trimtab.serving.log.buffered_log import BufferedLog
 from trimtab.serving.log.spool import recover_spools
 from trimtab.serving.observe.metrics import Metrics
 from trimtab.serving.observe.shared_status import RedNote
 from trimtab.serving.workers.states import FOLDER, ServiceState, remove_state, write_state
-from trimtab.serving.workers.worker_metrics import FiguresWriter, SharedMetrics, clear
+from trimtab.serving.workers.worker_metrics import ArmMetricsWriter, SharedMetrics, clear
 from trimtab.store.durable_files import make_folder
 
 FILL_S = 10.0  # how long a start waits for the features to be filled
@@ -81,11 +81,11 @@ def serve_project(
     begun = project.state.events.positions()
     with ExitStack() as opened:
         applier = project.views.follow()
-        opened.callback(project.views.let_go)
+        opened.callback(project.views.release)
         forget_failures(project.state.catalog)
         opened.enter_context(applier.start())
         metrics = Metrics()
-        keeper = Keeper(project, stands=lambda: applier.failure is not None)
+        keeper = BackgroundTasks(project, stands=lambda: applier.failure is not None)
         show_engine(project, metrics, applier, keeper)
         folder = project.state_folder / FOLDER
         when_let_go(folder, lambda: check_grpc(grpc, tls_of(project)))
@@ -164,7 +164,7 @@ def _tell_remembered(project: Project, opened: ExitStack, folder: Path) -> None:
     if remembering:
         figures = SharedMetrics(folder, "1")
         show_remembered(figures, [project.served(name).endpoint for name in remembering])
-        opened.enter_context(FiguresWriter(figures))
+        opened.enter_context(ArmMetricsWriter(figures))
 
 
 def http_service(
@@ -194,7 +194,7 @@ def http_service(
     """
     models = [project.served(name) for name in project.definitions.deployments]
     spools, answers = project.state.spools, project.state.predictions
-    if isinstance(answers, NotedLog):  # an answer does not wait for the log, and yet outlives the process
+    if isinstance(answers, BufferedLog):  # an answer does not wait for the log, and yet outlives the process
         answers.open()
     else:
         recover_spools(spools, project.predictions)  # it may have been relaxed when it was killed
@@ -266,7 +266,7 @@ def tls_of(project: Project) -> Tls | None:
     return Tls(folder / settings.tls_cert, key, settings.tls_min)
 
 
-def show_engine(project: Project, metrics: Metrics, applier: Applier, keeper: Keeper) -> None:
+def show_engine(project: Project, metrics: Metrics, applier: Applier, keeper: BackgroundTasks) -> None:
     """Let `metrics` show what the process does that applies events, and the loop that it ticks."""
     lag = "trimtab_views_lag_records", "Records of the event log not applied yet."
     metrics.gauge(*lag, (), lambda: {(): applier.lag_records()})

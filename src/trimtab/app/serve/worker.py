@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from trimtab.app.features.project_spec import SameProject
+from trimtab.app.features.project_spec import ProjectSpec
 from trimtab.app.serve.grpc import GrpcAddress, grpc_beside
 from trimtab.core.errors import TrimtabError, Unavailable
 from trimtab.core.hashing import content_hash
-from trimtab.serving.workers.channel import BEAT, CHANGED, NUDGE, READY, Line
+from trimtab.serving.workers.channel import BEAT, CHANGED, READY, WAKE, Line
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
-    from trimtab.app.serve.background import Keeper
+    from trimtab.app.serve.background import BackgroundTasks
     from trimtab.app.state.definitions import Definitions
 
 _LOAD_S, _RETRY_S = 3.0, 0.5
@@ -34,7 +34,7 @@ class WorkerTask(msgspec.Struct, frozen=True, kw_only=True):
 
     slot: int  # its number, from 1
     count: int  # how many workers there are
-    project: SameProject
+    project: ProjectSpec
     folder: str  # where the processes of the service tell of themselves
     ahead_us: int | None  # of the monotonic clock is the project's; None: it has the system's
     fill_s: float  # how long to wait for the online features
@@ -93,20 +93,20 @@ def _end_alone(grace_s: float) -> None:
 
 def answer(project: Project, task: WorkerTask, line: Line, listener: socket.socket) -> None:
     """Answer what comes in at `listener`, until SIGTERM."""
-    from trimtab.app.serve.background import Keeper
+    from trimtab.app.serve.background import BackgroundTasks
     from trimtab.app.serve.followed_views import FollowedViews
     from trimtab.app.serve.service import http_service, tls_of
     from trimtab.serving.http.server.accepting import Connections
     from trimtab.serving.http.server.server import serve
     from trimtab.serving.workers.late_log import LateLog
     from trimtab.serving.workers.states import read_state
-    from trimtab.serving.workers.worker_metrics import FiguresWriter, SharedMetrics
+    from trimtab.serving.workers.worker_metrics import ArmMetricsWriter, SharedMetrics
 
     begun = project.state.events.positions()
-    views = FollowedViews(project, lambda: line.say(NUDGE), lambda: read_state(Path(task.folder)))
+    views = FollowedViews(project, lambda: line.say(WAKE), lambda: read_state(Path(task.folder)))
     with ExitStack() as opened:
         metrics = SharedMetrics(Path(task.folder), str(task.slot), task.start)
-        keeper = Keeper(project, keeps=False, worker=task.slot, stands=lambda: _stands(task))
+        keeper = BackgroundTasks(project, keeps=False, worker=task.slot, stands=lambda: _stands(task))
         keeper.show(metrics)
         service = http_service(
             project,
@@ -121,7 +121,7 @@ def answer(project: Project, task: WorkerTask, line: Line, listener: socket.sock
         )
         _load(keeper)
         opened.enter_context(keeper.start())
-        opened.enter_context(FiguresWriter(metrics))
+        opened.enter_context(ArmMetricsWriter(metrics))
         with suppress(Unavailable):  # then readiness says so, and whoever asks all the same gets what is there
             views.wait_applied(begun, task.fill_s)
         serve(
@@ -136,7 +136,7 @@ def answer(project: Project, task: WorkerTask, line: Line, listener: socket.sock
         )
 
 
-def _load(keeper: Keeper) -> None:
+def _load(keeper: BackgroundTasks) -> None:
     """Load every version in service; one that cannot be is tried for a moment, while other workers answer."""
     end_s = time.monotonic() + _LOAD_S
     keeper.follow()

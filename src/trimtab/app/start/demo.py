@@ -34,7 +34,7 @@ from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
 from trimtab.core.config import Config, DemoSettings, load_config
 from trimtab.core.errors import Misuse, Unavailable
-from trimtab.core.time import format_moment, moment_us
+from trimtab.core.time import format_time, parse_time_us
 from trimtab.events import read_file
 from trimtab.simulation.replay import Progress, Replay
 from trimtab.simulation.results import ReplayResult, month_of
@@ -121,12 +121,10 @@ def _replay(
 ) -> ReplayResult:
     """All lines: those with features of their own in a process beside this one."""
     state = config.state_folder / "demo"
-    start_us, until_us = moment_us(demo.start), moment_us(demo.until)
+    start_us, until_us = parse_time_us(demo.start), parse_time_us(demo.until)
     lines = lines_of(definitions, demo.lines)
     here, away = split(lines)
-    show(
-        f"replay from {format_moment(start_us)} to {format_moment(until_us)}: {', '.join(line.name for line in lines)}"
-    )
+    show(f"replay from {format_time(start_us)} to {format_time(until_us)}: {', '.join(line.name for line in lines)}")
     job = Job(
         str(config.folder),
         {source: str(path) for source, path in files.items()},
@@ -190,19 +188,19 @@ def _last_asked(definitions: Definitions, tables: dict[str, Columns], until_us: 
     newest = times.argsort(kind="stable")[(times < until_us).sum() - _ASKED : (times < until_us).sum()]
     rows = table.take(newest).to_rows()
     moments = [name for name, dtype in request.columns.items() if dtype == "time"]
-    return [{k: format_moment(v) if k in moments and v is not None else v for k, v in row.items()} for row in rows]
+    return [{k: format_time(v) if k in moments and v is not None else v for k, v in row.items()} for row in rows]
 
 
 def _serve(config: Config, state: Path, now_us: int, rows: list[dict[str, Any]], show: Show) -> None:
     """Start `trimtab serve` on the final state, as of its last moment; ask it, and stop it."""
     name = config.folder
     command = [sys.executable, "-m", "trimtab.cli", "--project", str(name), "serve", "--port", "0"]
-    command += ["--as-of", format_moment(now_us)]
+    command += ["--as-of", format_time(now_us)]
     environment = {**os.environ, "TRIMTAB_PROJECT_STATE": str(state)}
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
         url = _url(server)
-        show(f"\ntrimtab serve --as-of {format_moment(now_us)} answers on {url}")
+        show(f"\ntrimtab serve --as-of {format_time(now_us)} answers on {url}")
         model = load_definitions(config.project_file).deployment(None).name
         answers = _ask(f"{url}/v1/models/{model}/predict", {"rows": rows})["predictions"]
         for answer in answers:

@@ -12,13 +12,13 @@ import msgspec
 import numpy as np
 
 from trimtab.core.errors import Misuse
-from trimtab.core.time import DAY_US, format_moment
+from trimtab.core.time import DAY_US, format_time
 from trimtab.report import Mark, Page, Series, Table, line_chart, text_table
 from trimtab.report.markup import Markup
 from trimtab.report.text_chart import text_chart
 from trimtab.simulation.faults import in_words
 from trimtab.simulation.policy_search import PolicyChoice
-from trimtab.simulation.results import Comparison, LineResult, MonthRow, ReplayResult
+from trimtab.simulation.results import Comparison, MonthRow, ReplayResult, ScenarioResult
 from trimtab.simulation.scorecard import Scorecard, scorecards
 
 _SMOOTH_DAYS = 14
@@ -59,13 +59,13 @@ def report_lines(result: ReplayResult) -> list[str]:
     return out
 
 
-def _decided(line: LineResult) -> list[str]:
+def _decided(line: ScenarioResult) -> list[str]:
     """The newest decisions of a line, what was fitted and judged left out: its verdict is in the row that follows."""
     shown = [one for one in line.decisions if one.act not in ("train", "gate")]
     if not shown:
         return []
     more = [f"  ({len(shown) - _DECISIONS} before)"] if len(shown) > _DECISIONS else []
-    rows = [f"  {format_moment(one.at_us)[:10]}  {one.act:9} {one.cause[:_CAUSE]}" for one in shown[-_DECISIONS:]]
+    rows = [f"  {format_time(one.at_us)[:10]}  {one.act:9} {one.cause[:_CAUSE]}" for one in shown[-_DECISIONS:]]
     return ["", f"{line.name}: what was decided", *more, *(row.rstrip() for row in rows)]
 
 
@@ -116,7 +116,7 @@ def search_lines(found: PolicyChoice) -> list[str]:
         for one in found.trials
     ]
     out = [
-        f"chosen on what was before {format_moment(found.split_us)[:10]}, shown on what came then",
+        f"chosen on what was before {format_time(found.split_us)[:10]}, shown on what came then",
         text_table(headers, rows),
         f"{found.chosen}: {found.why}",
         "",
@@ -183,7 +183,7 @@ def write_report(result: ReplayResult, found: list[Comparison], title: str, file
     """A self-contained page, the same for the same seed."""
     picture = quality_picture(result)
     cards = scorecards(result)
-    page = Page(title, f"{format_moment(result.start_us)} to {format_moment(result.until_us)}")
+    page = Page(title, f"{format_time(result.start_us)} to {format_time(result.until_us)}")
     page.table(Table(headers=_HEADERS[:-1], rows=tuple(tuple(_card_row(card, None)) for card in cards)))
     if result.faults:
         page.heading("Faults that were put in")
@@ -248,7 +248,7 @@ def quality_picture(result: ReplayResult) -> Markup:
     return line_chart(series, title=f"{own.capitalize()}, {_SMOOTH_DAYS} days", y_label=own, marks=marks)
 
 
-def _moving(line: LineResult) -> Series:
+def _moving(line: ScenarioResult) -> Series:
     days = np.unique(line.at_us // DAY_US)
     own = line.measures[0]
     values: list[float | None] = []
@@ -258,7 +258,7 @@ def _moving(line: LineResult) -> Series:
     return Series(name=line.name, x=[int(day) * DAY_US for day in days], y=values)
 
 
-def _line_table(line: LineResult) -> Table:
+def _line_table(line: ScenarioResult) -> Table:
     names = [one.name for one in line.measures]
     return Table(
         headers=("month", "predictions", "labelled", "label rate", "mean score", *map(shown_name, names)),
@@ -315,14 +315,14 @@ def _told(card: Scorecard) -> list[str]:
     out = []
     for one in [*card.alarms, *card.input_alarms]:
         of = f" of {one.subject}" if one.subject else ""
-        text = f"  {format_moment(one.at_us)[:16]} {one.kind}{of}, since {format_moment(one.onset_us)[:16]}"
+        text = f"  {format_time(one.at_us)[:16]} {one.kind}{of}, since {format_time(one.onset_us)[:16]}"
         if one.explained_by is not None and one.delay_us is not None and one.onset_off_us is not None:
             days = f"{one.delay_us / DAY_US:.1f} days after it, onset off by {one.onset_off_us / DAY_US:+.1f}"
             text += f": {one.explained_by}, {days}"
         elif card.changes_known:
             text += ": false, nothing was put in"
         out.append(text)
-    out += [f"  {format_moment(one.at_us)[:16]} refused: {one.why}" for one in card.refusals]
+    out += [f"  {format_time(one.at_us)[:16]} refused: {one.why}" for one in card.refusals]
     return ["", card.line, *out] if out else []
 
 
@@ -330,10 +330,10 @@ def _metric(name: str, row: MonthRow) -> float | None:
     return row.metrics.get(name)
 
 
-def _decision_table(line: LineResult) -> Table:
+def _decision_table(line: ScenarioResult) -> Table:
     return Table(
         headers=("when", "act", "version", "cause"),
-        rows=tuple((format_moment(d.at_us)[:10], d.act, (d.version or "")[:8], d.cause) for d in line.decisions),
+        rows=tuple((format_time(d.at_us)[:10], d.act, (d.version or "")[:8], d.cause) for d in line.decisions),
     )
 
 

@@ -15,10 +15,10 @@ from trimtab.app.start.scenarios import lines_of, lines_of_policies
 from trimtab.app.training.training_data import AskedRequest, AskedRequests, decode_requests, ingested_requests
 from trimtab.core.columns.data import Column, Columns, column
 from trimtab.core.errors import Misuse, NotFound
-from trimtab.core.time import format_moment
+from trimtab.core.time import format_time
 from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.events.definitions import Source
-from trimtab.events.values.checks import asked_moment
+from trimtab.events.values.checks import given_time_us
 from trimtab.features.definitions import Request
 from trimtab.simulation.faults import Fault, read_faults
 from trimtab.simulation.policies import Policy
@@ -62,10 +62,10 @@ def simulate_project(
     else:
         made = stream_of(stream, chosen[0].deployment.model, used) if isinstance(stream, str) else stream
         tables = made.tables
-        start_us = made.start_us if start is None else asked_moment(start, "start", project.clock)
-        until_us = made.until_us if until is None else asked_moment(until, "until", project.clock)
+        start_us = made.start_us if start is None else given_time_us(start, "start", project.clock)
+        until_us = made.until_us if until is None else given_time_us(until, "until", project.clock)
     if not start_us < until_us:
-        raise NotFound(f"simulate: nothing lies between {format_moment(start_us)} and {format_moment(until_us)}.")
+        raise NotFound(f"simulate: nothing lies between {format_time(start_us)} and {format_time(until_us)}.")
 
     def show(at: Progress) -> None:
         if progress is not None:
@@ -107,12 +107,12 @@ def _history(
         )
     if demo := project.config.demo:
         start, until = demo.start if start is None else start, demo.until if until is None else until
-    start_us = int(asked[len(asked) // 4]) if start is None else asked_moment(start, "start", project.clock)
-    until_us = int(asked[-1]) + 1 if until is None else asked_moment(until, "until", project.clock)
+    start_us = int(asked[len(asked) // 4]) if start is None else given_time_us(start, "start", project.clock)
+    until_us = int(asked[-1]) + 1 if until is None else given_time_us(until, "until", project.clock)
     if start_us < from_us:
         raise Misuse(
-            f"simulate: from {format_moment(start_us)} on not all events are kept that features need ([retention]). "
-            f"Start at {format_moment(from_us)} or later (--start)."
+            f"simulate: from {format_time(start_us)} on not all events are kept that features need ([retention]). "
+            f"Start at {format_time(from_us)} or later (--start)."
         )
     return tables, start_us, until_us
 

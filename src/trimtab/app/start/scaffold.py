@@ -18,7 +18,7 @@ from trimtab.app.state.definitions import load_definitions
 from trimtab.core.columns.data import Dtype
 from trimtab.core.config import FILE
 from trimtab.core.errors import Conflict, Unavailable
-from trimtab.core.time import format_moment
+from trimtab.core.time import format_time
 
 __all__ = ["Estimator", "Options", "Scaffolded", "scaffold"]
 
@@ -157,7 +157,7 @@ def _example(table: DataTable, planned: Plan) -> str:
         f"ORDER BY {quoted(planned.time)} DESC, {quoted(planned.key)} DESC LIMIT 1"
     )
     row = {
-        name: format_moment(value) if columns[name] == "time" and value is not None else value
+        name: format_time(value) if columns[name] == "time" and value is not None else value
         for name, value in zip(columns, found, strict=True)
     }
     return json.dumps(row, ensure_ascii=False)

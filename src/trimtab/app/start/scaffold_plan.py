@@ -11,7 +11,7 @@ import msgspec
 from trimtab.app.start.scaffold_table import DataTable, Profile, literal, quoted, unique
 from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse, NotFound
-from trimtab.core.time import DAY_US, duration_us, format_moment
+from trimtab.core.time import DAY_US, duration_us, format_time
 
 Estimator = Literal["auto", "linear", "trees"]
 
@@ -133,7 +133,7 @@ def plan(table: DataTable, options: Options) -> Plan:
         wait=options.wait,
         trees=_trees(options.estimator),
         rows=table.rows,
-        notes=(*notes, f"{table.rows:,} rows from {format_moment(int(low))} to {format_moment(int(high))}."),
+        notes=(*notes, f"{table.rows:,} rows from {format_time(int(low))} to {format_time(int(high))}."),
     )
 
 

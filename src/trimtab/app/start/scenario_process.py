@@ -18,10 +18,10 @@ from trimtab.app.state.definitions import load_definitions
 from trimtab.core.config import load_config
 from trimtab.core.errors import Unavailable
 from trimtab.core.records import Decision, Signal
-from trimtab.core.time import format_moment, moment_us
+from trimtab.core.time import format_time, parse_time_us
 from trimtab.events import read_file
 from trimtab.simulation.replay import Progress, Replay
-from trimtab.simulation.results import LineResult
+from trimtab.simulation.results import ScenarioResult
 from trimtab.simulation.scenarios.world import Line
 
 _SCORES, _RECORDS = "scores.npz", "records.json"
@@ -76,7 +76,7 @@ class LinesApart:
             self._words = threading.Thread(target=self._pass_on, args=(show,), daemon=True)
             self._words.start()
 
-    def results(self, like: LineResult) -> dict[str, LineResult]:
+    def results(self, like: ScenarioResult) -> dict[str, ScenarioResult]:
         """What each line did; the questions are those of a line that was replayed here.
 
         Raises:
@@ -93,7 +93,7 @@ class LinesApart:
         records = msgspec.json.decode((folder / _RECORDS).read_bytes(), type=dict[str, Records])
         with np.load(folder / _SCORES) as scores:
             return {
-                name: LineResult(
+                name: ScenarioResult(
                     name=name,
                     at_us=like.at_us,
                     scores=scores[str(number)],
@@ -129,7 +129,7 @@ class LinesApart:
 def shown_decisions(at: Progress) -> list[str]:
     """A line for each decision of a stretch."""
     return [
-        f"  {format_moment(at.now_us)[:10]} {line:12} {d.act:8} {(d.version or '')[:8]:8} {d.cause}"
+        f"  {format_time(at.now_us)[:10]} {line:12} {d.act:8} {(d.version or '')[:8]:8} {d.cause}"
         for line, d in at.decisions
     ]
 
@@ -154,8 +154,8 @@ def main() -> None:
         tables,
         list(definitions.sources.values()),
         folder,
-        start_us=moment_us(config.demo.start),
-        until_us=moment_us(config.demo.until),
+        start_us=parse_time_us(config.demo.start),
+        until_us=parse_time_us(config.demo.until),
         seed=job.seed,
         look_every_us=DEMO_LOOKS_US,
         progress=show,

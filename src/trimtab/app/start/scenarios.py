@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from trimtab.app.state.definitions import Definitions
-from trimtab.core.config import LineSettings
+from trimtab.core.config import ScenarioSettings
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.simulation.policies import Policy, policy_of
@@ -18,12 +18,12 @@ from trimtab.steering.definitions import Deployment
 
 DEMO_LOOKS_US = DAY_US  # between two looks of a demo at inputs: as often as its loop looks at quality
 USUAL = (
-    LineSettings(name="policy", model="", policy="project"),
-    LineSettings(name="never", model="", policy="never"),
+    ScenarioSettings(name="policy", model="", policy="project"),
+    ScenarioSettings(name="never", model="", policy="never"),
 )
 
 
-def lines_of(definitions: Definitions, settings: Sequence[LineSettings]) -> list[Line]:
+def lines_of(definitions: Definitions, settings: Sequence[ScenarioSettings]) -> list[Line]:
     """A line for each setting.
 
     Raises:
@@ -75,12 +75,12 @@ def lines_of_policies(
     return [Line(name=one.name, deployment=one.rules(deployment), main=one.own, decide=one.decide) for one in found]
 
 
-def _is_own(definitions: Definitions, line: LineSettings) -> bool:
+def _is_own(definitions: Definitions, line: ScenarioSettings) -> bool:
     """Whether the line is a deployment as the project declares it."""
     return line.policy == "project" and (not line.model or line.model in definitions.deployments)
 
 
-def _deployment(definitions: Definitions, line: LineSettings) -> Deployment:
+def _deployment(definitions: Definitions, line: ScenarioSettings) -> Deployment:
     if line.model and line.model not in definitions.models:
         raise Misuse(f"line {line.name!r}: no model {line.model!r}. There is: {', '.join(definitions.models)}.")
     usual = definitions.deployment(None)
@@ -97,7 +97,7 @@ def _deployment(definitions: Definitions, line: LineSettings) -> Deployment:
     return found
 
 
-def _time_of_day(line: LineSettings) -> int:
+def _time_of_day(line: ScenarioSettings) -> int:
     hour, colon, minute = line.at.partition(":")
     if not (colon and hour.isdecimal() and minute.isdecimal() and int(hour) < 24 and int(minute) < 60):
         raise Misuse(f'line {line.name!r}: at={line.at!r} is no time of day. Write UTC hours and minutes: "23:00".')

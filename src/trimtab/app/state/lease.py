@@ -67,10 +67,10 @@ class Lease:
         try:
             yield
         finally:
-            self.let_go()
+            self.release()
 
     def take(self, *, patience_s: float = 0.0) -> bool:
-        """Take it and keep it by a thread of its own until `let_go`; False where somebody else still has it.
+        """Take it and keep it by a thread of its own until `release`; False where somebody else still has it.
 
         Args:
             patience_s: How long to wait for somebody else.
@@ -85,7 +85,7 @@ class Lease:
             time.sleep(_LOOK_S)
         return True
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Give it back; nothing happens when it is not held."""
         lock, self._lock = self._lock, None
         if lock is None:

@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from trimtab.core.errors import NotFound
-from trimtab.core.time import format_moment
+from trimtab.core.time import format_time
 from trimtab.report import Table, text_table
 from trimtab.steering.definitions import Deployment
 from trimtab.store.ports import Catalog, Remove
@@ -53,7 +53,7 @@ class Searched(msgspec.Struct, frozen=True, kw_only=True):
         out = [
             f"{found.model}: search {found.id[:12]}, {how}: {len(self.trials)} of {budget_text(found.search)} in "
             f"{took_s:.1f} s, seed {found.search.seed}",
-            f"looked at {found.rows:,} labelled rows, all known by {format_moment(found.until_us)[:19]}; "
+            f"looked at {found.rows:,} labelled rows, all known by {format_time(found.until_us)[:19]}; "
             "the gate judges on later ones",
         ]
         if found.best is not None:

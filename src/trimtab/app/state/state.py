@@ -85,12 +85,12 @@ class State:
 
     @cached_property
     def predictions(self) -> Log:
-        """The log of answers; one that need not wait for a sync is a `NotedLog`."""
+        """The log of answers; one that need not wait for a sync is a `BufferedLog`."""
         if self._prediction_mode != "relaxed":
             return self.written_predictions
-        from trimtab.serving.log.buffered_log import NotedLog
+        from trimtab.serving.log.buffered_log import BufferedLog
 
-        return self._kept(NotedLog(self.written_predictions, self.spools))
+        return self._kept(BufferedLog(self.written_predictions, self.spools))
 
     @cached_property
     def written_predictions(self) -> Log:
@@ -165,14 +165,14 @@ class State:
         except OSError as error:
             raise Unavailable(f"{there}: cannot be moved ({error}). Check access.") from error
         try:
-            self.online.look_anew(make=True)
+            self.online.reopen_if_replaced(make=True)
             yield
         except BaseException:
             if aside.exists():
                 shutil.rmtree(there, ignore_errors=True)
                 os.rename(aside, there)
                 with suppress(TrimtabError):  # it is as damaged as it was
-                    self.online.look_anew(make=True)
+                    self.online.reopen_if_replaced(make=True)
             raise
         self.drop_aside()
 
@@ -250,7 +250,7 @@ class State:
                 self._opened.pop().close()
         finally:
             if self._hold is not None:
-                self._hold.let_go()
+                self._hold.release()
 
     def _see_format(self) -> None:
         check_format(self.folder)

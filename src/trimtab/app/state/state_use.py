@@ -27,7 +27,7 @@ class FolderHold:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self.let_go = weakref.finalize(self, _let_go, fd)  # nothing happens the second time
+        self.release = weakref.finalize(self, _let_go, fd)  # nothing happens the second time
         _had.add(self)
 
     @staticmethod
@@ -42,13 +42,13 @@ class FolderHold:
             try:
                 fcntl.flock(hold._fd, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
             except BlockingIOError:
-                hold.let_go()
+                hold.release()
                 return None
             except OSError:  # a file system that locks no folders: what each engine locks is all there is
                 return hold
             if hold.is_of(folder):
                 return hold
-            hold.let_go()  # another folder took its place since it was opened
+            hold.release()  # another folder took its place since it was opened
 
     def is_of(self, folder: Path) -> bool:
         """Whether it is this folder that is had, and not one that stood there before."""
@@ -59,7 +59,7 @@ class FolderHold:
 
     def forget(self) -> None:
         """In a forked child: close the inherited copy; the parent keeps the folder."""
-        if self.let_go.detach() is not None:
+        if self.release.detach() is not None:
             os.close(self._fd)
 
 
@@ -102,14 +102,14 @@ def use(folder: Path) -> FolderHold | None:
         try:
             _refuse_set_aside(folder)
         except Conflict:
-            hold.let_go()
+            hold.release()
             if made:
                 with suppress(OSError):  # what was restored stands there by now
                     folder.rmdir()
             raise
         if hold.is_of(folder):
             return hold
-        hold.let_go()
+        hold.release()
 
 
 def have_alone(folder: Path) -> tuple[FolderHold, bool]:
@@ -158,7 +158,7 @@ def _refuse_set_aside(folder: Path) -> None:
         return
     if hold is None:
         raise _restoring(folder)
-    hold.let_go()
+    hold.release()
     raise Conflict(
         f"{folder}: restoring a backup was cut off there, and the state of before lies in {old}. Restore the backup "
         f"again, or put the state back: mv '{old}' '{behind_links(folder)}'"

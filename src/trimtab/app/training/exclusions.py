@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from trimtab.core.time import format_moment
+from trimtab.core.time import format_time
 from trimtab.monitoring.inputs.red_windows import RedWindow, red_windows, released
 from trimtab.steering.ledger import Entry, Ledger
 
@@ -41,8 +41,8 @@ def exclusion_lines(found: Sequence[RedWindow]) -> list[str]:
     """Windows for people, oldest first."""
     lines = []
     for one in found:
-        until = "now" if one.end_us is None else format_moment(one.end_us)[:16]
+        until = "now" if one.end_us is None else format_time(one.end_us)[:16]
         freed = "" if one.released_why is None else f"  released by {one.released_by}: {one.released_why}"
         about = f"{one.kind} of {one.subject}" if one.subject else one.kind
-        lines.append(f"{format_moment(one.start_us)[:16]} to {until}  {about}  {one.id}{freed}")
+        lines.append(f"{format_time(one.start_us)[:16]} to {until}  {about}  {one.id}{freed}")
     return lines or ["No rows are left out: no input or label was found faulty."]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from trimtab.app.features.project_spec import SameProject, child
+from trimtab.app.features.project_spec import ProjectSpec, child
 from trimtab.core.config import Config
 from trimtab.core.errors import TrimtabError
 from trimtab.registry import LoadedModel, Version
@@ -32,7 +32,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """What a new process is to load."""
 
     version: str
-    project: SameProject
+    project: ProjectSpec
     chooses: bool = True  # whether to find its quickest one-row call, too
 
 
@@ -66,7 +66,7 @@ def failure_to_load(config: Config, state: Path, version: Version) -> str | None
 
 def _asked(config: Config, state: Path, version: Version, *, chooses: bool, longest_s: float) -> bytes:
     """What `load` gives in a new process."""
-    asked = Asked(version=version.id, project=SameProject.of(config, state), chooses=chooses)
+    asked = Asked(version=version.id, project=ProjectSpec.of(config, state), chooses=chooses)
     end_s = time.monotonic() + longest_s
     with closing(child(config.training)) as process:
         return process.run(

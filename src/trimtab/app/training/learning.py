@@ -22,7 +22,7 @@ from trimtab.serving.arms.online_learning import Example, OnlineDeployment, lear
 from trimtab.steering.definitions import Deployment
 
 if TYPE_CHECKING:
-    from trimtab.app.system import Wiring
+    from trimtab.app.system import System
 
 _WAITS = 2  # label waits after which a prediction is no longer watched for its label
 _GRACE_US = 60 * SECOND_US  # after which an event that became known has reached the log, and this reader
@@ -40,7 +40,7 @@ class Teacher:
     version before that wait for their label are encoded anew. Threads may share it.
     """
 
-    def __init__(self, project: Wiring, deployment: Deployment) -> None:
+    def __init__(self, project: System, deployment: Deployment) -> None:
         self._project = project
         self._deployment = deployment
         self._labels = LabelIndex(deployment.model.label)

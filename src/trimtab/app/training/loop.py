@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.app.features.project_spec import SameProject, executor
+from trimtab.app.features.project_spec import ProjectSpec, executor
 from trimtab.app.state.lease import Lease
 from trimtab.app.training.fresh_process import loads_in_new_process
 from trimtab.app.training.training_runs import TrainingRuns, Watch
@@ -36,7 +36,7 @@ from trimtab.registry import Registry, Version
 from trimtab.run import Recorded, Runs, Workplace
 from trimtab.serving.answer.answering import PAST
 from trimtab.serving.log.prediction_log import PredictionLog
-from trimtab.steering.candidates.builder import VersionWorkshop
+from trimtab.steering.candidates.builder import CandidateBuilder
 from trimtab.steering.candidates.candidate_checks import Proving
 from trimtab.steering.candidates.ports import Stored, TrainingData
 from trimtab.steering.candidates.stored import Recording
@@ -248,26 +248,24 @@ class DeploymentLoop:
     def work(self, asked: Asked, place: Workplace) -> Answered:
         """Do a task of a training: here, or in the process that opened the project for it."""
         self._steps.tell = place.hear
-        workshop, cut_us = self._loop.workshop, asked.cut_us
+        builder, cut_us = self._loop.builder, asked.cut_us
         match asked.what:
             case "same":
-                lost = workshop.lost()
-                workshop.put_back()
-                same = workshop.same(cut_us)
-                return Answered(same=same, put_back=lost and not workshop.lost())
+                lost = builder.lost()
+                builder.put_back()
+                same = builder.same(cut_us)
+                return Answered(same=same, put_back=lost and not builder.lost())
             case "blocked":
-                return Answered(lack=workshop.blocked(cut_us, asked.changes))
+                return Answered(lack=builder.blocked(cut_us, asked.changes))
             case "repair":
-                return Answered(
-                    repair=workshop.repair(cut_us, self.controller.check_frozen, asked.changes, asked.actor)
-                )
+                return Answered(repair=builder.repair(cut_us, self.controller.check_frozen, asked.changes, asked.actor))
             case "judge":
                 assert asked.stored is not None  # sent with it
-                return Answered(repair=workshop.judge_stored(asked.stored, cut_us, keep=asked.keep))
+                return Answered(repair=builder.judge_stored(asked.stored, cut_us, keep=asked.keep))
 
     def searchable(self, cut_us: int) -> tuple[TrainingSet, NDArray[np.bool_], int]:
-        """What a search may see at a cut: see `VersionWorkshop.searchable`."""
-        return self._loop.workshop.searchable(cut_us)
+        """What a search may see at a cut: see `CandidateBuilder.searchable`."""
+        return self._loop.builder.searchable(cut_us)
 
     def answer(self, what: Literal["approve", "reject"], actor: str, why: str) -> list[Decision]:
         """Let the candidate that waits for approval take over, or drop it.
@@ -302,7 +300,7 @@ class DeploymentLoop:
         scores: dict[str, float] = {}
         for block, _ in self._predictions.blocks(self._predictions.positions_before(since_us), model=name):
             for p in block:
-                own = p.mode in _OWN_TIME and p.at_us >= p.made_at_us and PAST not in p.flags and not p.is_makeshift
+                own = p.mode in _OWN_TIME and p.at_us >= p.made_at_us and PAST not in p.flags and not p.is_degraded
                 if own and p.version == version and p.at_us >= since_us:
                     scores.setdefault(p.request_id, p.score)
         return np.array([scores.get(str(key), np.nan) for key in keys], np.float64)
@@ -333,9 +331,9 @@ class DeploymentLoop:
         who = "another process" if turn is None or over else f"{turn.holder} (its {turn.doing})"
         return Conflict(f"{what} {self.deployment.name!r}: {who} is at work on it. Try again when it is done.")
 
-    def _outside(self, workshop: VersionWorkshop) -> TrainingRuns:
+    def _outside(self, builder: CandidateBuilder) -> TrainingRuns:
         self._training = TrainingRuns(
-            workshop,
+            builder,
             runs=self._runs,
             registry=self._registry,
             model=self.deployment.name,
@@ -352,7 +350,7 @@ class DeploymentLoop:
             actor=self.controller.state.asked_by or "policy",
             model=self.deployment.name,
             deployment=self.deployment_hash,
-            project=SameProject.of(self._config, self._folder),
+            project=ProjectSpec.of(self._config, self._folder),
         )
 
     def _proving(self) -> Proving | None:
@@ -424,7 +422,7 @@ class DeploymentLoop:
             well = {"last_tick_us": now_us, "last_error": None} if doing == "tick" else {}
             self._note(msgspec.structs.replace(turn, ended_us=now_us, **well))
         finally:
-            lease.let_go()
+            lease.release()
 
     def _note(self, turn: Turn) -> None:
         self._catalog.write([Put(KIND, self.deployment.name, msgspec.json.encode(turn))])

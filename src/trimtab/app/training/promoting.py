@@ -10,7 +10,7 @@ import msgspec
 from trimtab.app.training.training_runs import Watch, refusal
 from trimtab.core.errors import Misuse
 from trimtab.core.records import Decision, GateRecord
-from trimtab.core.time import format_moment
+from trimtab.core.time import format_time
 from trimtab.registry.protection import CHAMPION
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _serves(project: Project, version: Version) -> bool:
 def _check_seen(version: Version, seen_until_us: int | None, now_us: int) -> None:
     if seen_until_us is None:
         return
-    what = f"promote {version.name}: seen_until={format_moment(seen_until_us)}"
+    what = f"promote {version.name}: seen_until={format_time(seen_until_us)}"
     if version.imported is None:
         raise Misuse(f"{what}: it was trained here, so what it has seen is known. Leave that out.")
     if seen_until_us > now_us:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from trimtab.app.features.project_spec import SameProject, executor
+from trimtab.app.features.project_spec import ProjectSpec, executor
 from trimtab.app.state.lease import Lease
 from trimtab.app.state.searches import KIND, TRIAL, Searched, SearchRecord, searched, searches
 from trimtab.core.errors import Conflict, Misuse
@@ -33,7 +33,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     search: Search  # with the budget of this call
     made_by: str  # what the asking process has; another one is not searched for
-    project: SameProject
+    project: ProjectSpec
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +65,7 @@ def search_model(
         model=model.name,
         search=with_budget(model.search, trials=trials, time=time),
         made_by=_made_by(project, model),
-        project=SameProject.of(project.config, project.state_folder),
+        project=ProjectSpec.of(project.config, project.state_folder),
     )
     lease = Lease(project.state.catalog, f"search.{model.name}", project.state_folder)
     otherwise = f"search of {model.name!r}: another process is at it. See: trimtab runs --model {model.name}"

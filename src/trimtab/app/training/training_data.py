@@ -17,7 +17,7 @@ from trimtab.app.training.retroactive_requests import request_hindsight
 from trimtab.core.columns.data import Columns, Dtype
 from trimtab.core.errors import NotFound
 from trimtab.core.records import Prediction
-from trimtab.core.time import DAY_US, format_moment
+from trimtab.core.time import DAY_US, format_time
 from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.features.definitions import Request
 from trimtab.features.feature_set import FeatureSet
@@ -208,7 +208,7 @@ class LivingData:
         kept = np.flatnonzero(at_us >= from_us)
         if kept.size < at_us.size:
             said = "%s: %d requests of before %s are left out of the training set: not all events they need are kept"
-            _logger.info(said, model.name, at_us.size - kept.size, format_moment(from_us))
+            _logger.info(said, model.name, at_us.size - kept.size, format_time(from_us))
         return kept if since_us is None else kept[at_us[kept] >= since_us]
 
     def _asked(self, model: Model, cut_us: int, asked: AskedRequests) -> list[AskedRequest]:
@@ -348,7 +348,7 @@ class AskedRequests:
 
 def _own_answer(p: Prediction) -> float | dict[str, float] | None:
     """The score of a prediction if its version, as it was registered, gave it to the logged inputs; else None."""
-    if p.mode != "live" or p.arm == "online" or p.is_makeshift:  # a learner is not as it was registered
+    if p.mode != "live" or p.arm == "online" or p.is_degraded:  # a learner is not as it was registered
         return None
     return p.score if p.scores is None else p.scores
 

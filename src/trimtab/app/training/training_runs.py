@@ -12,7 +12,7 @@ from trimtab.core.records import Decision
 from trimtab.registry import Registry
 from trimtab.registry.protection import CHAMPION
 from trimtab.run import Event, Executor, Run, Runs, StepBegan, StepEnded, ThreadExecutor, Tracked
-from trimtab.steering.candidates.builder import VersionWorkshop
+from trimtab.steering.candidates.builder import CandidateBuilder
 from trimtab.steering.candidates.ports import Stored
 from trimtab.steering.loop_state import Changes, PairedDay, Repair
 
@@ -36,7 +36,7 @@ class TrainingRuns:
 
     def __init__(
         self,
-        workshop: VersionWorkshop,
+        builder: CandidateBuilder,
         *,
         runs: Runs,
         registry: Registry,
@@ -45,7 +45,7 @@ class TrainingRuns:
         executor: Callable[[], Executor],
         worker: Worker,
     ) -> None:
-        self._workshop = workshop
+        self._builder = builder
         self._runs = runs
         self._registry = registry
         self._model = model
@@ -89,10 +89,10 @@ class TrainingRuns:
         return f"{said} {again.capitalize()}" if done.put_back else said
 
     def champion(self) -> str | None:
-        return self._workshop.champion()
+        return self._builder.champion()
 
     def blocked(self, cut_us: int, changes: Changes) -> str | None:
-        return self._workshop.unseen(cut_us, changes) or self._done("blocked", cut_us, changes=changes).lack
+        return self._builder.unseen(cut_us, changes) or self._done("blocked", cut_us, changes=changes).lack
 
     def repair(self, cut_us: int, go_on: Callable[[], None], changes: Changes) -> Repair:
         go_on()
@@ -112,12 +112,12 @@ class TrainingRuns:
         return repair
 
     def shadow_days(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[PairedDay, ...], int]:
-        return self._workshop.shadow_days(repair, since_us, cut_us)
+        return self._builder.shadow_days(repair, since_us, cut_us)
 
     def promote(self, repair: Repair, why: str, actor: str | None = None) -> str | None:
         self._run.begin()
         self._hear(StepBegan("promote", None))
-        replaced = self._workshop.promote(repair, why, actor)
+        replaced = self._builder.promote(repair, why, actor)
         self._hear(StepEnded("promote", cached=False, attempts=1))
         return replaced
 

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from trimtab.app.features.project_spec import SameProject
+from trimtab.app.features.project_spec import ProjectSpec
 from trimtab.registry import Version
 from trimtab.run import Task, Workplace
 from trimtab.steering.candidates.ports import Stored
@@ -24,7 +24,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     actor: str  # who asked for the training: versions that it registers say so
     model: str
     deployment: str  # the hash of the definitions that the asking process has
-    project: SameProject
+    project: ProjectSpec
     changes: Changes = Changes()
     stored: Stored | None = None  # to judge: which version,
     keep: bool = True  # and whether the record is kept

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from trimtab.app.state.searches import forget_searches, old_searches, with_chosen
 from trimtab.core.errors import Misuse
-from trimtab.run import forget_step, forsaken_steps
+from trimtab.run import forget_step, orphaned_steps
 from trimtab.steering.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def collect_garbage(project: Project, *, dry_run: bool, keep: Keep, searches: in
         raise Misuse(f"collection: searches={searches}. At least the newest search of a model stays: give 1 or more.")
     catalog, before_us = project.state.catalog, project.clock.now_us() - keep.youngest_us
     old = old_searches(catalog, newest=searches, keep=_searches_in_use(project), before_us=before_us)
-    steps = forsaken_steps(catalog, project.recorded.all(), kind="train", before_us=before_us)
+    steps = orphaned_steps(catalog, project.recorded.all(), kind="train", before_us=before_us)
     forgotten = [Forgotten("search", f"{one.model}/{one.id}", one.ended_us or one.began_us) for one in old]
     forgotten += [Forgotten("step", f"{one.name}/{one.inputs_hash}", one.finished_at_us) for one in steps]
     collector = Collector(

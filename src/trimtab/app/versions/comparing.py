@@ -16,7 +16,7 @@ from trimtab.app.state.state import kept_from
 from trimtab.app.versions.evaluation_page import evaluation_of
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.hashing import content_hash
-from trimtab.core.time import duration_us, format_duration, format_moment
+from trimtab.core.time import duration_us, format_duration, format_time
 from trimtab.features.aggregates import Aggregate
 from trimtab.features.definitions import Join
 from trimtab.features.feature_set import FeatureSet
@@ -219,7 +219,7 @@ def _labelled(project: Project, model: Model, versions: tuple[Version, Version],
     there = there if lists is None else whole_lists(lists, there)
     if not there.any():
         raise NotFound(
-            f"no request of {model.request.name!r} from {format_moment(max(from_us, 0))[:10]} on has a final label: "
+            f"no request of {model.request.name!r} from {format_time(max(from_us, 0))[:10]} on has a final label: "
             "there is nothing to ask both of them."
         )
     end_us = int(at_us[there].max())

@@ -25,7 +25,7 @@ from trimtab.app.versions.evaluation_text import (
     threshold_table,
 )
 from trimtab.core.errors import NotFound, Unavailable
-from trimtab.core.time import format_moment, moment_us
+from trimtab.core.time import format_time, parse_time_us
 from trimtab.registry import Registry, Version
 from trimtab.registry.versions import possibly_seen
 from trimtab.report import (
@@ -97,7 +97,7 @@ def evaluation_of(registry: Registry, blob: Blob, version: Version) -> Evaluatio
 
 def evaluation_page(version: Version, evaluation: Evaluation, searched: Searched | None = None) -> str:
     """A self-contained HTML page about the evaluation of one version."""
-    window = f"{format_moment(evaluation.start_us)[:16]} to {format_moment(evaluation.end_us)[:16]} UTC"
+    window = f"{format_time(evaluation.start_us)[:16]} to {format_time(evaluation.end_us)[:16]} UTC"
     known = possibly_seen(version, evaluation.start_us)
     rows = f"{evaluation.rows:,} labelled rows{'' if known else ' it had not seen'}"
     page = Page(f"{version.name}: evaluation", f"{rows}, {window}. {known}".removesuffix(". "))
@@ -127,7 +127,7 @@ def evaluation_page(version: Version, evaluation: Evaluation, searched: Searched
         {
             "address": version.id[:16],
             "fitted on": f"{version.rows:,} labelled rows",
-            "known until": format_moment(version.cut_us)[:19],
+            "known until": format_time(version.cut_us)[:19],
             "training set": version.training_set[:16],
             "recipe": version.recipe[:16],
             "runtime": version.runtime,
@@ -252,7 +252,7 @@ def _periods(page: Page, evaluation: Evaluation) -> None:
         weeks = evaluation.weeks
         line = Series(
             name=evaluation.metric,
-            x=[moment_us(one.week) for one in weeks],
+            x=[parse_time_us(one.week) for one in weeks],
             y=[one.value for one in weeks],
             low=[None if one.interval is None else one.interval.low for one in weeks],
             high=[None if one.interval is None else one.interval.high for one in weeks],
@@ -311,7 +311,7 @@ def _backtest(page: Page, evaluation: Evaluation) -> None:
     )
     bars = [
         Bar(
-            label=f"{format_moment(one.start_us)[:10]} to {format_moment(one.end_us)[:10]}",
+            label=f"{format_time(one.start_us)[:10]} to {format_time(one.end_us)[:10]}",
             value=one.value,
             low=None if one.interval is None else one.interval.low,
             high=None if one.interval is None else one.interval.high,
@@ -345,7 +345,7 @@ def _learning(page: Page, evaluation: Evaluation) -> None:
     )
     bars = [
         Bar(
-            label=f"{one.rows:,} rows, since {format_moment(one.since_us)[:10]}",
+            label=f"{one.rows:,} rows, since {format_time(one.since_us)[:10]}",
             value=one.value,
             low=None if one.interval is None else one.interval.low,
             high=None if one.interval is None else one.interval.high,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from trimtab.core.time import format_moment
+from trimtab.core.time import format_time
 from trimtab.report import Align, Cell, Table, text_table
 from trimtab.stats.interval import Interval
-from trimtab.stats.metrics.metrics import Figure
+from trimtab.stats.metrics.metrics import MetricValue
 from trimtab.stats.metrics.thresholds import ThresholdCost
 from trimtab.training.judge.evaluation import Evaluation
 from trimtab.training.judge.importance import Permuted
@@ -26,7 +26,7 @@ def evaluation_text(evaluation: Evaluation, *, most: int = 8) -> str:
         evaluation: What to tell about.
         most: Lines of the longer tables.
     """
-    window = f"{format_moment(evaluation.start_us)[:10]} to {format_moment(evaluation.end_us)[:10]}"
+    window = f"{format_time(evaluation.start_us)[:10]} to {format_time(evaluation.end_us)[:10]}"
     parts = [f"{evaluation.model}: {evaluation.rows:,} labelled rows it had not seen, {window}{_left(evaluation)}"]
     parts.append(_plain(figure_table(evaluation)))
     names = [(name, shown(value)) for name, value in evaluation.baselines.items()]
@@ -66,7 +66,7 @@ def evaluation_text(evaluation: Evaluation, *, most: int = 8) -> str:
 def figure_table(evaluation: Evaluation) -> Table:
     """Every figure with its interval."""
     figures = evaluation.figures or (
-        Figure(name=evaluation.metric, value=evaluation.value, interval=evaluation.interval, better="lower"),
+        MetricValue(name=evaluation.metric, value=evaluation.value, interval=evaluation.interval, better="lower"),
     )
     return Table(
         headers=("figure", "value", "95 % interval", ""),
@@ -92,7 +92,7 @@ def fold_table(evaluation: Evaluation) -> Table:
     headers = ("fold from", "fitted on", "rows", evaluation.metric, "interval", *area)
     rows: list[tuple[Cell, ...]] = [
         (
-            format_moment(one.start_us)[:10],
+            format_time(one.start_us)[:10],
             f"{one.fitted_rows:,}",
             f"{one.rows:,}",
             shown(one.value),
@@ -289,7 +289,7 @@ def _rights(columns: int) -> tuple[Align, ...]:
     return (side,) * columns
 
 
-def _direction(figure: Figure) -> str:
+def _direction(figure: MetricValue) -> str:
     return _BETTER.get(figure.better, f"best at {figure.goal:g}" if figure.goal is not None else "")
 
 

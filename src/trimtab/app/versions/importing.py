@@ -11,7 +11,7 @@ import numpy as np
 
 from trimtab.app.versions.alias_moves import Ledgered
 from trimtab.core.errors import Misuse, NotFound
-from trimtab.core.time import format_duration, format_moment
+from trimtab.core.time import format_duration, format_time
 from trimtab.registry import Version
 from trimtab.registry.evidence import check_ungated
 from trimtab.registry.protection import CHAMPION
@@ -76,7 +76,7 @@ def import_version(project: Project, path: Path, name: str, asked: Asked) -> Ver
             fitted, found = _scored(project, path.name, model, fitted, asked.window_us, process.answer)
     evaluation = None
     if found is not None:
-        start, end = format_moment(found.start_us)[:10], format_moment(found.end_us)[:10]
+        start, end = format_time(found.start_us)[:10], format_time(found.end_us)[:10]
         told.append(f"{found.rows:,} labelled rows from {start} to {end}")
         evaluation = save_evaluation(found, project.state.blob)
     version = project.registry.register(

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from trimtab.core.columns.data import Column, Columns
-from trimtab.core.time import format_moment
+from trimtab.core.time import format_time
 
 _MOST_ROWS, _MOST_COLUMNS, _MOST_CHARACTERS = 10, 12, 32
 _NULL, _GAP = "null", "…"
@@ -89,7 +89,7 @@ def _text(column: Column, value: Any) -> str:
         return _NULL
     if column.dtype == "time":
         try:
-            return format_moment(value)
+            return format_time(value)
         except OverflowError:  # outside the years that have a name
             return f"{value} us"
     if column.dtype == "float":

@@ -21,7 +21,7 @@ import msgspec
 from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse
 from trimtab.core.hashing import content_hash
-from trimtab.core.time import moment_us
+from trimtab.core.time import parse_time_us
 
 GREATEST = 1e150  # a float result of greater magnitude is null: its square and its sums would not be finite
 
@@ -287,7 +287,7 @@ def lit(value: Scalar) -> Expression:
             raise Misuse(f"lit: {value!r} has no UTF-8 form, so no event holds it. Write another text.") from None
         return Expression("lit", (), ("str", value))
     if isinstance(value, dt.datetime):
-        return Expression("lit", (), ("time", moment_us(value)))
+        return Expression("lit", (), ("time", parse_time_us(value)))
     number = _number(value, "lit")
     return Expression("lit", (), ("float" if isinstance(number, float) else "int", number))
 

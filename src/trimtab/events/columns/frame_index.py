@@ -128,10 +128,10 @@ class _Growing:
             self._of_rows = grown
         self._of_rows[self.rows : rows] = of_new
 
-    def _earliest(self, before: Array, of_new: Array, moments_us: Array) -> Array:
+    def _earliest(self, before: Array, of_new: Array, times_us: Array) -> Array:
         """The earliest moment of each entity, those before included; arrays that were given out stay as they are."""
         first = np.full(len(self._numbers) + 1, NEVER_US)
         first[: len(before) - 1] = before[:-1]
-        np.minimum.at(first, of_new, moments_us)
+        np.minimum.at(first, of_new, times_us)
         first[-1] = NEVER_US
         return first

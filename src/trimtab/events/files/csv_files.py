@@ -18,7 +18,7 @@ from trimtab.core.time import DAY_US, SECOND_US
 from trimtab.events.definitions import Source
 from trimtab.events.files.opened import count_lines, open_text
 from trimtab.events.time_formats import TimeFormat
-from trimtab.events.values.checks import moment_shown
+from trimtab.events.values.checks import time_shown
 from trimtab.events.values.conversions import INT_MAX, INT_MIN, LARGEST, NULL_WORDS, Reason, Refused, of_text
 from trimtab.events.values.fitting import BadRow, FileRows, file_rows, time_text, wanted_columns
 
@@ -398,10 +398,8 @@ def _fields(names: Sequence[str], wanted: Mapping[str, Dtype], values: Sequence[
 def _found(reason: Reason, text: str, written: TimeFormat | None) -> str:
     bare = text.strip()
     if written is not None and reason == "bad_time":
-        return moment_shown(text, written)
-    return (
-        moment_shown(int(bare)) if reason == "bad_time" and bare.isdecimal() and len(bare) < 20 else shown(text)[:200]
-    )
+        return time_shown(text, written)
+    return time_shown(int(bare)) if reason == "bad_time" and bare.isdecimal() and len(bare) < 20 else shown(text)[:200]
 
 
 def _why(error: Exception) -> str:

@@ -12,7 +12,7 @@ from trimtab.core.clock import Clock
 from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse
 from trimtab.core.shown import shown
-from trimtab.core.time import format_moment, moment_us
+from trimtab.core.time import format_time, parse_time_us
 from trimtab.events.records import Value
 from trimtab.events.time_formats import TimeFormat
 from trimtab.events.values.conversions import INT_MAX, INT_MIN, LARGEST, Reason, Refused, converted, kind_of, of_text
@@ -37,7 +37,7 @@ def other_unit(value: object) -> str | None:
     return next((unit for unit, (first, end) in OTHER_UNITS.items() if first <= value < end), None)
 
 
-def moment_shown(value: object, written: TimeFormat | None = None) -> str:
+def time_shown(value: object, written: TimeFormat | None = None) -> str:
     """A value that is no moment, for people; with the format it lacks, or the unit that an integer seems to be in."""
     if written is not None:
         return f"{shown(value)[:150]}, which does not fit the format {written.text!r}"
@@ -46,7 +46,7 @@ def moment_shown(value: object, written: TimeFormat | None = None) -> str:
     return f"{shown(value)[:150]}{hint}"
 
 
-def asked_moment(value: str | int | dt.datetime | dt.date, field: str, clock: Clock | None = None) -> int:
+def given_time_us(value: str | int | dt.datetime | dt.date, field: str, clock: Clock | None = None) -> int:
     """UTC microseconds of a moment that is asked about; an integer in another unit is none, as in events.  # D49
 
     Args:
@@ -58,9 +58,9 @@ def asked_moment(value: str | int | dt.datetime | dt.date, field: str, clock: Cl
         Misuse: It is no moment.
     """
     if other_unit(value) and (clock is None or clock.now_us() > LAST_OF_OTHER_UNITS_US):
-        raise Misuse(f"{field}: {moment_shown(value)}. Give ISO 8601 text, a datetime or microseconds.")
+        raise Misuse(f"{field}: {time_shown(value)}. Give ISO 8601 text, a datetime or microseconds.")
     try:
-        return moment_us(value)
+        return parse_time_us(value)
     except Misuse as error:
         raise Misuse(f"{field}: {error}") from None
 
@@ -71,7 +71,7 @@ def typed_time(value: object) -> object:
     if kind not in ("date", "datetime"):
         return value
     try:
-        return format_moment(moment_us(plain))
+        return format_time(parse_time_us(plain))
     except Misuse:
         return value
 
@@ -158,7 +158,7 @@ def _quick_times(values: Sequence[Any], kinds: set[type]) -> list[Value] | None:
     if not kinds <= {dt.datetime, str, int}:
         return None
     try:
-        return [None if v is None else moment_us(v) for v in values]
+        return [None if v is None else parse_time_us(v) for v in values]
     except (Misuse, ValueError):  # a ValueError: an int too long to be written into the message
         return None
 

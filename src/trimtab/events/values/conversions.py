@@ -19,7 +19,7 @@ import numpy as np
 
 from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse
-from trimtab.core.time import moment_us
+from trimtab.core.time import parse_time_us
 from trimtab.events.records import Value
 from trimtab.events.time_formats import TimeFormat
 
@@ -130,7 +130,7 @@ def _numpy_us(value: Any) -> int:
         year, month = 1970 + months // 12, months % 12 + 1
         if not 1 <= year <= 9999:
             return INT_MAX
-        return moment_us(dt.date(year, month, 1))
+        return parse_time_us(dt.date(year, month, 1))
     over, under = _PER_UNIT[unit]
     return int(value.astype(np.int64)) * count * over // under
 
@@ -200,7 +200,7 @@ def _text(value: str) -> str:
 
 def _time(value: Any) -> int:
     try:
-        return moment_us(value)
+        return parse_time_us(value)
     except Misuse:
         raise Refused("bad_time") from None
 

@@ -14,7 +14,7 @@ from trimtab.core.columns.arrow_layout import floats_of
 from trimtab.core.columns.data import ArrowTable, Column, Columns, Dtype, WrongColumn, column
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.shown import shown
-from trimtab.core.time import EARLIEST_US, LATEST_US, format_moment
+from trimtab.core.time import EARLIEST_US, LATEST_US, format_time
 from trimtab.events.definitions import Source
 from trimtab.events.time_formats import TimeFormat
 from trimtab.events.values.checks import (
@@ -22,8 +22,8 @@ from trimtab.events.values.checks import (
     LAST_OF_OTHER_UNITS_US,
     Report,
     check,
-    moment_shown,
     other_unit,
+    time_shown,
     typed_time,
 )
 from trimtab.events.values.conversions import TYPED, WRITTEN, Kind, Reason
@@ -203,7 +203,7 @@ def raw_row(source: Source, row: Mapping[str, Any]) -> dict[str, Any]:
 
 def time_text(us: int) -> str:
     """A time as text that every format reads, in or outside the years 1 to 9999."""
-    return format_moment(us) if EARLIEST_US <= us <= LATEST_US else f"{us} us"
+    return format_time(us) if EARLIEST_US <= us <= LATEST_US else f"{us} us"
 
 
 class _Problems:
@@ -254,7 +254,7 @@ def _report_units(values: NDArray[Any], there: NDArray[Any], report: Report) -> 
 
 
 def _text(found: object, reason: Reason, written: TimeFormat | None) -> str:
-    return moment_shown(found, written) if reason == "bad_time" else shown(found)[:200]
+    return time_shown(found, written) if reason == "bad_time" else shown(found)[:200]
 
 
 def _hint(found: Sequence[str]) -> str:

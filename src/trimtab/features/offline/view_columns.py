@@ -135,10 +135,10 @@ def _unknown(
     return out
 
 
-def _began(of_events: Array, moments_us: Array, of_requests: Array, at_us: Array, entities: int) -> Array:
+def _began(of_events: Array, times_us: Array, of_requests: Array, at_us: Array, entities: int) -> Array:
     """Which requests are not before the first of their entity's moments."""
     first = np.full(entities + 1, NEVER_US)  # the last one is that of nobody, number -1
-    np.minimum.at(first, of_events, moments_us)
+    np.minimum.at(first, of_events, times_us)
     first[-1] = NEVER_US
     began: Array = at_us >= first[of_requests]
     return began

@@ -8,7 +8,7 @@ import msgspec
 
 from trimtab.core.alert_settings import Addressee, AlertKind, Severity
 from trimtab.core.records import Signal
-from trimtab.core.time import format_moment
+from trimtab.core.time import format_time
 from trimtab.monitoring.alerts.runbook import link, todo
 
 _WORDS = {"begun": "", "graver": "GRAVER ", "ended": "ENDED "}
@@ -62,12 +62,12 @@ def alert_of(signal: Signal, what: AlertKind, *, version: str, owner: str | None
         version=version,
         subject=signal.subject,
         owner=signal.owner or owner,
-        since=format_moment(signal.onset_us),
-        found=format_moment(signal.raised_at_us),
+        since=format_time(signal.onset_us),
+        found=format_time(signal.raised_at_us),
         message=signal.message,
         cause=signal.cause,
         evidence=signal.evidence,
-        ended=None if signal.ended_at_us is None else format_moment(signal.ended_at_us),
+        ended=None if signal.ended_at_us is None else format_time(signal.ended_at_us),
         ended_because=signal.ended_because,
         returned=returned,
         todo=todo(signal.kind),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from trimtab.core.time import DAY_US, HOUR_US, format_moment
+from trimtab.core.time import DAY_US, HOUR_US, format_time
 from trimtab.monitoring.inputs.feeds import REFERENCE_DAYS, Arrivals
 from trimtab.monitoring.inputs.findings import Finding
 from trimtab.monitoring.profiles.proportion import limits
@@ -63,7 +63,7 @@ def value_findings(arrivals: Arrivals, since_us: int, now_us: int, skipped: froz
                 onset_us=first_us,
                 evidence={"value": value, "least": least, "most": most, "events": float(count)},
                 message=f"Source {arrivals.frame.source}: {name} {value:,.6g} in {count:,} of {rows:,} events since "
-                f"{format_moment(first_us)[:16]}; in the four weeks before it was {known.min():,.6g} to "
+                f"{format_time(first_us)[:16]}; in the four weeks before it was {known.min():,.6g} to "
                 f"{known.max():,.6g}, and beyond {least:,.6g} or {most:,.6g} it is out of all proportion. Check its "
                 "unit and what measures it.",
             )

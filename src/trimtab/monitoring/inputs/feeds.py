@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_moment
+from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_time
 from trimtab.events.columns.frames import EventFrame
 from trimtab.monitoring.inputs.findings import Finding, ago
 
@@ -98,7 +98,7 @@ def _stopped(feed: Feed, now_us: int) -> list[Finding]:
             onset_us=since_us,
             evidence={"age_s": age_us / 1e6, "usual_s": usual_us / 1e6},
             message=f"Source {feed.source}: no event for {ago(age_us)}, the last one came "
-            f"{format_moment(since_us)[:16]}; the usual gap is at most {ago(max(usual_us, MINUTE_US))}. Check what "
+            f"{format_time(since_us)[:16]}; the usual gap is at most {ago(max(usual_us, MINUTE_US))}. Check what "
             "sends them, and the quarantine.",
         )
     ]

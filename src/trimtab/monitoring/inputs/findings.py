@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from trimtab.core.records import Signal
-from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_moment
+from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_time
 from trimtab.monitoring.inputs.input_hours import HourCounts, merged
 from trimtab.monitoring.profiles.profile_records import Floats
 
@@ -77,7 +77,7 @@ class Window(msgspec.Struct, frozen=True, eq=False):
     @property
     def said(self) -> str:
         """When that is, as a part of a sentence."""
-        begin, end = (format_moment(hour * HOUR_US) for hour in (self.first, self.last + 1))
+        begin, end = (format_time(hour * HOUR_US) for hour in (self.first, self.last + 1))
         until = end[11:16] if end[:10] == begin[:10] else f"{end[:10]} {end[11:16]}"
         return f"{begin[:10]} {begin[11:16]} to {until}"
 

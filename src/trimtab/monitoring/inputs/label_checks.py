@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trimtab.core.records import DayQuality
-from trimtab.core.time import format_moment
+from trimtab.core.time import format_time
 from trimtab.monitoring.inputs.findings import ENOUGH, Finding, against_chance, percent
 from trimtab.monitoring.profiles.profile_records import Floats, LabelDays
 
@@ -144,4 +144,4 @@ def _found(
 
 
 def _day(day: DayQuality) -> str:
-    return format_moment(day.day_us)[:10]
+    return format_time(day.day_us)[:10]

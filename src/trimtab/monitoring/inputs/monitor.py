@@ -143,7 +143,7 @@ class InputMonitor:
             for p in rows
             if p.version == version
             and p.made_at_us >= recent_us
-            and not p.is_makeshift
+            and not p.is_degraded
             and (p.mode in _LIVE or p.at_us >= p.made_at_us)
             and fits(p)
         ]

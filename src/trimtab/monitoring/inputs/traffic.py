@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.time import HOUR_US, format_moment
+from trimtab.core.time import HOUR_US, format_time
 from trimtab.features.definitions import Request
 from trimtab.monitoring.inputs.findings import ENOUGH, Finding, against_chance, ago, percent
 from trimtab.monitoring.inputs.red_windows import RedWindow
@@ -123,7 +123,7 @@ def _stopped(counts: _Hours, now_us: int, last_us: int) -> list[Finding]:
             subject="traffic",
             onset_us=last_us,
             evidence={"hours": age_us / HOUR_US, "usual_hours": usual_us / HOUR_US, "missed": missed},
-            message=f"No request for {ago(age_us)}, the last one at {format_moment(last_us)[:16]}; the usual gap is at "
+            message=f"No request for {ago(age_us)}, the last one at {format_time(last_us)[:16]}; the usual gap is at "
             f"most {ago(usual_us)}, and about {missed:,.0f} should have come. Check who asks, and the way here.",
         )
     ]
@@ -156,7 +156,7 @@ def _doubled(counts: _Hours, profile: InputProfile | None, *, stands: bool) -> l
             subject="traffic",
             onset_us=onset * HOUR_US,
             evidence={"ratio": ratio, "usual_high": high},
-            message=f"{ratio:.1f} times as many requests as usual since {format_moment(onset * HOUR_US)[:16]} (normal "
+            message=f"{ratio:.1f} times as many requests as usual since {format_time(onset * HOUR_US)[:16]} (normal "
             f"is at most {high:.1f} times). Check whether a client asks twice, or whether new users came.",
         )
     ]
@@ -238,14 +238,14 @@ def _repeated(hours: Mapping[int, TrafficHour], faulty: Callable[[], Sequence[Re
         share, onset_us = hits[0].share, hits[-1].first * HOUR_US
         evidence = {"share": share, "usual_high": high}
         said = (
-            f"{percent(share)} of the requests since {format_moment(onset_us)[:16]} repeat one of the same hour; "
+            f"{percent(share)} of the requests since {format_time(onset_us)[:16]} repeat one of the same hour; "
             f"normal is at most {percent(high)}. Check for clients that retry, or a queue read twice."
         )
     elif again := _asked_again(newest, [one for one in before if one.questions]):
         share, high, onset_us = again
         evidence = {"asked_again": share, "usual_high": high}
         said = (
-            f"{percent(share)} of what is asked since {format_moment(onset_us)[:16]} is asked more than once within "
+            f"{percent(share)} of what is asked since {format_time(onset_us)[:16]} is asked more than once within "
             f"an hour, under different ids; normal is at most {percent(high)}. Check for clients that retry under a "
             "new id, two senders of the same requests, or a replay."
         )

@@ -16,7 +16,7 @@ from trimtab.monitoring.quality.watches import (
     CALIBRATION,
     LOSS,
     SLICE,
-    Figure,
+    MetricValue,
     Watch,
     advanced,
     advanced_slice,
@@ -302,7 +302,7 @@ def _with(listed: Sequence[Signal], settled: Settled) -> list[Signal]:
     return [one for one in now.values() if one.id not in gone]
 
 
-def _healthy(before: Watch | None) -> dict[str, Figure]:
+def _healthy(before: Watch | None) -> dict[str, MetricValue]:
     """The second anchor of what follows a watch: one that still stands, else the level of its own version."""
     if before is None:
         return {}
@@ -344,7 +344,9 @@ def _after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
     )
 
 
-def _slices_after(figures: dict[str, Figure], kind: str, blocks: DayBlocks | None, skipped: int) -> dict[str, Figure]:
+def _slices_after(
+    figures: dict[str, MetricValue], kind: str, blocks: DayBlocks | None, skipped: int
+) -> dict[str, MetricValue]:
     """The slices' figures after a day: one without predictions of a slice is a day without evidence."""
     if blocks is None:
         return figures
@@ -364,4 +366,4 @@ def _unlisted_severity(watch: Watch, day: DayQuality) -> Literal["no", "info", "
     return "info" if watch.unlisted_told == "no" else "no"
 
 
-__all__ = ["CALIBRATION", "KIND", "LEVEL", "LOSS", "SILENT_DAYS", "SLICE", "Figure", "QualityMonitor", "Watch"]
+__all__ = ["CALIBRATION", "KIND", "LEVEL", "LOSS", "SILENT_DAYS", "SLICE", "MetricValue", "QualityMonitor", "Watch"]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
-from trimtab.core.time import DAY_US, format_moment
+from trimtab.core.time import DAY_US, format_time
 from trimtab.feedback.blocks import BlockSums, DayBlocks
 from trimtab.store.ports import Catalog, Put
 
@@ -87,7 +87,7 @@ def stored_days(
 
 def stored_sums(catalog: Catalog, model: str, days_us: Iterable[int]) -> list[DaySums]:
     """The sums of single closed days of a model, oldest first; what a long history has besides costs nothing."""
-    wanted = {f"{model}/{format_moment(day_us)[:10]}" for day_us in days_us}
+    wanted = {f"{model}/{format_time(day_us)[:10]}" for day_us in days_us}
     return [
         msgspec.json.decode(record.body, type=DaySums)
         for tens in sorted({day[:-1] for day in wanted})  # of days, so that few questions are asked
@@ -101,10 +101,10 @@ def _prefixes(model: str, from_us: int | None, until_us: int | None) -> Iterator
     if from_us is None or until_us is None:
         yield f"{model}/"
         return
-    months = dict.fromkeys(format_moment(day_us)[:7] for day_us in range(from_us, until_us, DAY_US))
+    months = dict.fromkeys(format_time(day_us)[:7] for day_us in range(from_us, until_us, DAY_US))
     for month in months:
         yield f"{model}/{month}"
 
 
 def _key(day: DayBlocks) -> str:
-    return f"{day.model}/{format_moment(day.day_us)[:10]}/{day.version}/{day.arm}"
+    return f"{day.model}/{format_time(day.day_us)[:10]}/{day.version}/{day.arm}"

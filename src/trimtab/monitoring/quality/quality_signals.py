@@ -8,8 +8,8 @@ from typing import Literal
 import msgspec
 
 from trimtab.core.records import DayQuality, Signal
-from trimtab.core.time import DAY_US, format_moment
-from trimtab.monitoring.quality.watches import CALIBRATION, LOSS, SLICE, Figure, Watch
+from trimtab.core.time import DAY_US, format_time
+from trimtab.monitoring.quality.watches import CALIBRATION, LOSS, SLICE, MetricValue, Watch
 from trimtab.serving.arms.arms import SHADOW
 from trimtab.stats.inference.edetector import Level, alarm_level, alarm_onset
 
@@ -48,10 +48,10 @@ def signals_of(watch: Watch, day: DayQuality | None, now_us: int) -> list[Signal
     return found
 
 
-def _quality(watch: Watch, kind: str, figure: Figure, at_us: int, now_us: int, number: int) -> Signal:
+def _quality(watch: Watch, kind: str, figure: MetricValue, at_us: int, now_us: int, number: int) -> Signal:
     onset_us = _onset_us(watch, figure)
     what = _WHAT[kind, figure.excess]
-    since = f"since about {format_moment(onset_us)[:10]}"
+    since = f"since about {format_time(onset_us)[:10]}"
     message = f"The {what} left the level of its reference, {since}."
     if number:
         message = f"The {what} rose further while the alarm stood, {since}."
@@ -111,7 +111,7 @@ def _of_arm(signal: Signal, arm: str) -> Signal:
 
 def _slices(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
     """The worst slices of which an alarm stands, each with its level and the interval of it."""
-    alarming: dict[str, tuple[str, Figure, Level]] = {}  # of both figures of a slice the one that is further away
+    alarming: dict[str, tuple[str, MetricValue, Level]] = {}  # of both figures of a slice the one that is further away
     for kind, figures in ((LOSS, watch.slices), (CALIBRATION, watch.slice_gaps)):
         for name, figure in figures.items():
             if figure.alarming:
@@ -135,7 +135,7 @@ def _slices(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
                 onset_us=onset_us,
                 evidence={**_evidence(watch, kind, figure), "mean": mean, "low": mean - half, "high": mean + half},
                 message=f"{name}: the {_WHAT[kind, figure.excess]} is {mean:.3g} ({mean - half:.3g} to "
-                f"{mean + half:.3g}) since about {format_moment(onset_us)[:10]}, its reference "
+                f"{mean + half:.3g}) since about {format_time(onset_us)[:10]}, its reference "
                 f"{unit * figure.spec.mean:.3g}.{more}",
                 subject=f"slice {name}",
             )
@@ -143,7 +143,7 @@ def _slices(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
     return signals
 
 
-def _away(found: tuple[str, Figure, Level]) -> float:
+def _away(found: tuple[str, MetricValue, Level]) -> float:
     """How far a slice is from its reference, in standard deviations of a healthy day."""
     _, figure, level = found
     return abs(level.mean - figure.spec.mean) / figure.spec.sd
@@ -151,7 +151,7 @@ def _away(found: tuple[str, Figure, Level]) -> float:
 
 def _silence(watch: Watch, day: DayQuality, now_us: int) -> Signal:
     since_us = day.day_us - (watch.silent_days - 1) * DAY_US
-    since, alike = format_moment(since_us)[:10], day.predictions - day.missing  # alike: of a ranking only
+    since, alike = format_time(since_us)[:10], day.predictions - day.missing  # alike: of a ranking only
     message = f"No label has come for any prediction since {since}. Is the feed down?"
     if alike:
         message = f"No list since {since} tells what should come first: {alike} had all labels, all alike."
@@ -169,7 +169,7 @@ def _unlisted(watch: Watch, day: DayQuality, severity: Literal["info", "red"], n
         onset_us=day.day_us,
         severity=severity,
         evidence={"unlisted": float(day.unlisted), "labels": float(known)},
-        message=f"{day.unlisted} of {known} labels of {format_moment(day.day_us)[:10]} are none of the declared "
+        message=f"{day.unlisted} of {known} labels of {format_time(day.day_us)[:10]} are none of the declared "
         "classes; they are neither judged nor learnt from. Add the new class to tt.label(..., classes=[...]) and "
         "train, or repair the label's expression.",
     )
@@ -202,7 +202,7 @@ def _signal(
     )
 
 
-def _onset_us(watch: Watch, figure: Figure) -> int:
+def _onset_us(watch: Watch, figure: MetricValue) -> int:
     onset = alarm_onset(figure.spec, figure.state)
     assert onset is not None  # an alarm has days
     assert watch.first_day_us is not None  # and so has its watch
@@ -214,7 +214,7 @@ def _unit(watch: Watch, kind: str) -> float:
     return 1.0 if kind == CALIBRATION else watch.loss_cap
 
 
-def _evidence(watch: Watch, kind: str, figure: Figure) -> dict[str, float]:
+def _evidence(watch: Watch, kind: str, figure: MetricValue) -> dict[str, float]:
     found = {
         "run_length_days": figure.spec.run_length,
         "reference_mean": _unit(watch, kind) * figure.spec.mean,

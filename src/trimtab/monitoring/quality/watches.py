@@ -33,26 +33,28 @@ _SLICE_LOW = -0.75  # of the gap of a slice, which has to change by more than a 
 _SLICE_STEPS = 60  # days kept to date the onset of a slice's change
 
 
-class Figure(msgspec.Struct, frozen=True, kw_only=True):
+class MetricValue(msgspec.Struct, frozen=True, kw_only=True):
     """One daily value under watch."""
 
     spec: AlarmSpec
     state: AlarmState = AlarmState()
     excess: bool = False  # of the loss: whether it is what exceeds the expected loss; else the loss itself
-    worse: Figure | None = None  # while the alarm stands: the watch for a further rise, from the level since its onset
+    worse: MetricValue | None = (
+        None  # while the alarm stands: the watch for a further rise, from the level since its onset
+    )
 
     @property
     def alarming(self) -> bool:
         return self.state.alarm_day is not None
 
     @property
-    def latest(self) -> Figure:
+    def latest(self) -> MetricValue:
         """The figure whose alarm is the newest: of a rise within an alarm that one."""
         worse = self.worse
         return worse.latest if worse is not None and worse.alarming else self
 
     @property
-    def rises(self) -> list[Figure]:
+    def rises(self) -> list[MetricValue]:
         """This figure and the rises within its alarm, those whose alarm stands, oldest first."""
         if not self.alarming:
             return []
@@ -65,7 +67,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     version: str
     anchored_at_us: int
-    figures: dict[str, Figure]  # by signal kind
+    figures: dict[str, MetricValue]  # by signal kind
     unwatched: dict[str, str] = {}  # by signal kind: why its reference cannot be used
     loss_cap: float = LOSS_CAP  # the most that one row can cost a day, in units of the metric
     first_day_us: int | None = None  # the first day observed
@@ -74,9 +76,9 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     unlisted: int = 0  # labels of no declared class in all days observed
     unlisted_told: Literal["no", "info", "red"] = "no"  # the most that was signalled of them
     unlisted_day: DayQuality | None = None  # the newest day that was signalled for them
-    slices: dict[str, Figure] = {}  # the loss of each slice: "carrier=UA"
-    slice_gaps: dict[str, Figure] = {}  # and its calibration gap
-    healthy: dict[str, Figure] = {}  # second anchor: the level of the last healthy version, until it is met again
+    slices: dict[str, MetricValue] = {}  # the loss of each slice: "carrier=UA"
+    slice_gaps: dict[str, MetricValue] = {}  # and its calibration gap
+    healthy: dict[str, MetricValue] = {}  # second anchor: the level of the last healthy version, until it is met again
     healthy_version: str | None = None
     healthy_cap: float | None = None  # what its losses were capped at; None: as those of this version
     metric: str = ""  # of the losses; empty: of an earlier trimtab
@@ -129,7 +131,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the reference is of fewer than 28 days."""
         return any(figure.spec.reference_blocks < FULL_REFERENCE for figure in self.figures.values())
 
-    def onset_of(self, figure: Figure) -> ChangeOnset | None:
+    def onset_of(self, figure: MetricValue) -> ChangeOnset | None:
         """When the newest change of a figure of this watch began; None while its alarm does not stand."""
         latest = figure.latest
         onset = alarm_onset(latest.spec, latest.state) if latest.alarming else None
@@ -142,7 +144,7 @@ def learnt_figures(
     run_length: float,
     allowance: Mapping[str, float],
     low: float = LOW,
-) -> tuple[dict[str, Figure], dict[str, str]]:
+) -> tuple[dict[str, MetricValue], dict[str, str]]:
     """A figure for each kind from reference days, and why the others cannot be watched.
 
     Args:
@@ -155,7 +157,7 @@ def learnt_figures(
     usable = _whole_weeks([day for day in days if day.labelled])
     rows = [day.labelled for day in usable]
     excess = bool(usable) and all(day.expected_loss_sum is not None for day in usable)
-    figures: dict[str, Figure] = {}
+    figures: dict[str, MetricValue] = {}
     unwatched: dict[str, str] = {}
     for kind in kinds:
         values = [value_of(kind, day, excess) for day in usable]
@@ -172,13 +174,13 @@ def learnt_figures(
         except Misuse as error:  # too short or constant a reference
             unwatched[kind] = str(error)
         else:
-            figures[kind] = Figure(spec=spec, excess=excess and kind != CALIBRATION)
+            figures[kind] = MetricValue(spec=spec, excess=excess and kind != CALIBRATION)
     return figures, unwatched
 
 
 def learnt_slices(
     kind: str, slices: Mapping[str, Sequence[DayQuality]], run_length: float, allowance: Mapping[str, float]
-) -> dict[str, Figure]:
+) -> dict[str, MetricValue]:
     """The figures of one kind for each slice that has days enough, from its reference days."""
     low = _SLICE_LOW if kind == CALIBRATION else LOW
     found = {
@@ -188,7 +190,7 @@ def learnt_slices(
     return {name: _from_zero(figure) for name, figure in known.items()} if kind == CALIBRATION else known
 
 
-def advanced(figure: Figure, kind: str, day: DayQuality, skipped: int) -> Figure:
+def advanced(figure: MetricValue, kind: str, day: DayQuality, skipped: int) -> MetricValue:
     """The figure after one more closed day, with `skipped` days without predictions before it.
 
     An alarm ends when the mean of the newest seven judged days is back at the reference's. While it stands, the same
@@ -210,14 +212,14 @@ def advanced(figure: Figure, kind: str, day: DayQuality, skipped: int) -> Figure
     return msgspec.structs.replace(after, worse=worse)
 
 
-def advanced_slice(figure: Figure, kind: str, day: DayQuality, skipped: int) -> Figure:
+def advanced_slice(figure: MetricValue, kind: str, day: DayQuality, skipped: int) -> MetricValue:
     """As `advanced`, of a figure of a slice; less is kept of its days."""
     after = advanced(msgspec.structs.replace(figure, worse=None), kind, day, skipped)
     state = msgspec.structs.replace(after.state, recent=after.state.recent[-_SLICE_STEPS:])
     return msgspec.structs.replace(after, state=state, worse=None)
 
 
-def met(figure: Figure) -> bool:
+def met(figure: MetricValue) -> bool:
     """Whether the newest seven judged days are at the reference's level: within its bound, after an alarm its mean."""
     steps = figure.state.recent[-MET_DAYS:]
     if len(steps) < MET_DAYS:
@@ -229,12 +231,12 @@ def met(figure: Figure) -> bool:
     return mean <= 0.0 if above else mean >= 0.0
 
 
-def fresh(figures: Mapping[str, Figure]) -> dict[str, Figure]:
+def fresh(figures: Mapping[str, MetricValue]) -> dict[str, MetricValue]:
     """The same levels, with no evidence yet."""
     return {kind: msgspec.structs.replace(figure, state=AlarmState(), worse=None) for kind, figure in figures.items()}
 
 
-def shortfalls(healthy: Mapping[str, Figure], days: Sequence[DayQuality]) -> dict[str, float]:
+def shortfalls(healthy: Mapping[str, MetricValue], days: Sequence[DayQuality]) -> dict[str, float]:
     """By kind how far days lie from a level that they provably do not meet, in units of the value."""
     found: dict[str, float] = {}
     for kind, figure in healthy.items():
@@ -265,13 +267,13 @@ def value_of(kind: str, day: DayQuality, excess: bool) -> float:
     return (day.capped_loss_sum - (math.nan if expected is None else expected)) / day.labelled
 
 
-def _risen(figure: Figure) -> Figure:
+def _risen(figure: MetricValue) -> MetricValue:
     """The watch for a further rise of a figure that has just rung."""
     spec = shifted_alarm(figure.spec, figure.state)
     return msgspec.structs.replace(figure, spec=spec, state=AlarmState(days=figure.state.days), worse=None)
 
 
-def _from_zero(figure: Figure) -> Figure:
+def _from_zero(figure: MetricValue) -> MetricValue:
     """The watch over a gap that may close: what lies between its reference and none is as healthy as either."""
     spec = figure.spec
     towards = abs(spec.mean) * (1.0 - spec.correlation) / spec.sd

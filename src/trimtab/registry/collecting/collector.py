@@ -11,7 +11,7 @@ import msgspec
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.records import GateRecord
-from trimtab.core.time import DAY_US, HOUR_US, format_duration, format_moment
+from trimtab.core.time import DAY_US, HOUR_US, format_duration, format_time
 from trimtab.registry import removed as gone
 from trimtab.registry.aliases import Aliases
 from trimtab.registry.collecting.orphans import YOUNGEST_US, orphans
@@ -307,7 +307,7 @@ class Collector:
         for one in versions.values():
             at_us = max(one.made_at_us, used.get(one.id, 0))
             if now_us - at_us < self._keep.grace_us:
-                within = f"registered {format_moment(at_us)}, within {format_duration(self._keep.grace_us)}"
+                within = f"registered {format_time(at_us)}, within {format_duration(self._keep.grace_us)}"
                 note(one.id, within, f"--grace {_below(now_us - at_us)}")
         for one in sorted(versions.values(), key=lambda version: -version.number):  # what a refit refits is older
             if one.id in why and one.refit_of is not None:

@@ -8,7 +8,7 @@ import msgspec
 
 from trimtab.core.records import GateRecord
 from trimtab.core.sizes import format_bytes
-from trimtab.core.time import format_duration, format_moment
+from trimtab.core.time import format_duration, format_time
 from trimtab.registry.describing.signature import Field, Signature, signature_of
 from trimtab.registry.tags import Note, Tag
 from trimtab.registry.versions import AliasMove, Version, possibly_seen
@@ -98,7 +98,7 @@ def _identity(about: About) -> Section:
     version, artifact = about.version, about.artifact
     said = (
         f"A {artifact.task} model: {artifact.kind} on {len(artifact.inputs)} features, judged by {version.metric}. "
-        f"Made {format_moment(version.made_at_us)} by {version.actor}."
+        f"Made {format_time(version.made_at_us)} by {version.actor}."
     )
     if version.imported is not None:
         told = "by name" if version.imported.inputs_named else "by their number alone"
@@ -154,7 +154,7 @@ def _training(version: Version, manifest: Manifest) -> Section:
     states = ", ".join(f"{count:,} {state}" for state, count in manifest.by_state.items())
     said = (
         f"{version.rows:,} labelled rows were fitted, of a set of {manifest.rows:,} ({states}). Nothing that became "
-        f"known after {format_moment(manifest.cut_us)} was used; labels count as final after "
+        f"known after {format_time(manifest.cut_us)} was used; labels count as final after "
         f"{format_duration(manifest.wait_us)}. Log positions: "
         f"{', '.join(f'{name} {at}' for name, at in manifest.positions.items()) or 'none'}. "
         f"Manifest {version.training_set}, data {manifest.data_hash}."
@@ -165,9 +165,9 @@ def _training(version: Version, manifest: Manifest) -> Section:
             f"Rows by origin: {', '.join(f'{count:,} {origin}' for origin, count in manifest.origins.items())}."
         )
     for one in manifest.left_out or ():
-        until = "the end" if one.end_us is None else format_moment(one.end_us)[:16]
+        until = "the end" if one.end_us is None else format_time(one.end_us)[:16]
         told.append(
-            f"Left out: {one.rows:,} labelled rows of {format_moment(one.start_us)[:16]} to {until}, for {one.why}."
+            f"Left out: {one.rows:,} labelled rows of {format_time(one.start_us)[:16]} to {until}, for {one.why}."
         )
     if manifest.lists is not msgspec.UNSET:
         lists = manifest.lists
@@ -247,8 +247,8 @@ def _judged(about: About) -> Section:
     slices = [(s.column, s.holds, f"{s.rows:,}", f"{s.value:.4f}", _interval(s.interval)) for s in evaluation.slices]
     weights = sorted(evaluation.importance.items(), key=lambda pair: (-pair[1], pair[0]))[:_MOST_FEATURES]
     said = [
-        f"On {evaluation.rows:,} rows from {format_moment(evaluation.start_us)} to "
-        f"{format_moment(evaluation.end_us)}; intervals by {evaluation.block}; less {evaluation.metric} is better."
+        f"On {evaluation.rows:,} rows from {format_time(evaluation.start_us)} to "
+        f"{format_time(evaluation.end_us)}; intervals by {evaluation.block}; less {evaluation.metric} is better."
     ]
     if told := possibly_seen(about.version, evaluation.start_us):
         said.append(told)
@@ -274,7 +274,7 @@ def _gates(gates: Sequence[GateRecord]) -> Section:
     rows = [
         (
             *(gate.id for _ in named),
-            f"{format_moment(gate.judged_at_us)[:19]}Z",
+            f"{format_time(gate.judged_at_us)[:19]}Z",
             gate.candidate[:12],
             (gate.champion or "nobody")[:12],
             f"{gate.candidate_metric:.4f}",
@@ -306,7 +306,7 @@ def _moves(moves: Sequence[AliasMove]) -> Section:
     title = "Where it served"
     if not moves:
         return Section(title, ["No alias ever pointed to it."])
-    rows = [(m.alias, format_moment(m.at_us), m.act, m.actor, (m.previous or "nobody")[:12], m.why) for m in moves]
+    rows = [(m.alias, format_time(m.at_us), m.act, m.actor, (m.previous or "nobody")[:12], m.why) for m in moves]
     return Section(title, [], [_of(("alias", "since", "act", "by", "replaced", "why"), rows)])
 
 
@@ -323,8 +323,8 @@ def _lineage(about: About) -> Section:
 
 def _remarks(about: About) -> Section:
     said = [] if about.tags or about.notes else ["None."]
-    tags = [(tag.tag, format_moment(tag.at_us), tag.actor) for tag in about.tags]
-    notes = [(note.text, format_moment(note.at_us), note.actor) for note in about.notes]
+    tags = [(tag.tag, format_time(tag.at_us), tag.actor) for tag in about.tags]
+    notes = [(note.text, format_time(note.at_us), note.actor) for note in about.notes]
     return Section("Tags and notes", said, [_of(("tag", "since", "by"), tags), _of(("note", "when", "by"), notes)])
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.errors import Misuse
-from trimtab.core.time import DAY_US, format_duration, format_moment
+from trimtab.core.time import DAY_US, format_duration, format_time
 from trimtab.registry.describing.parameters import parameters_of
 from trimtab.registry.versions import Version, possibly_seen
 from trimtab.stats.inference.paired import paired_mean_bound
@@ -262,7 +262,7 @@ def _about(record: Record) -> dict[str, Told]:
     version = record.version
     return {
         "address": version.id[:16],
-        "made": format_moment(version.made_at_us)[:19],
+        "made": format_time(version.made_at_us)[:19],
         "made by": version.actor,
         "refits": None if version.refit_of is None else version.refit_of[:16],
     }
@@ -273,7 +273,7 @@ def _data(record: Record) -> dict[str, Told]:
     found: dict[str, Told] = {
         "training set": version.training_set[:16],
         "values": manifest.data_hash[:16],
-        "known until": format_moment(manifest.cut_us)[:19],
+        "known until": format_time(manifest.cut_us)[:19],
         "labels wait": format_duration(manifest.wait_us),
         "rows": manifest.rows,
         "rows that may be learnt from": manifest.usable,
@@ -347,7 +347,7 @@ def _judged_on(record: Record) -> str:
     evaluation, version = record.evaluation, record.version
     if evaluation is None:
         return ""
-    start, end = format_moment(evaluation.start_us)[:10], format_moment(evaluation.end_us)[:10]
+    start, end = format_time(evaluation.start_us)[:10], format_time(evaluation.end_us)[:10]
     of = f", of {version.refit_of[:12]}, which it refits" if version.evaluation is None and version.refit_of else ""
     learnt = ", which it may have been trained on: it was imported" * bool(possibly_seen(version, evaluation.start_us))
     return f"{evaluation.rows:,} rows, {start} to {end}{of}{learnt}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from trimtab.core.sizes import format_bytes
-from trimtab.core.time import format_moment
+from trimtab.core.time import format_time
 from trimtab.registry.describing.compare import Comparison, Mean, Pair, PredictionComparison, Told
 from trimtab.report import Bar, Page, Table, bar_chart, text_table
 from trimtab.stats.interval import Interval
@@ -67,7 +67,7 @@ def _answers(comparison: Comparison) -> tuple[Table | None, list[str]]:
     found = comparison.predictions
     if found is None:
         return None, [comparison.not_scored or "They were not asked."]
-    start, end = format_moment(found.start_us)[:10], format_moment(found.end_us)[:10]
+    start, end = format_time(found.start_us)[:10], format_time(found.end_us)[:10]
     said = [
         f"{found.rows:,} labelled rows, {start} to {end}, each version by its own features as of their time.",
         f"{found.metric} of {comparison.one} {_with_interval(found.one)}, of {comparison.other} "
@@ -82,7 +82,7 @@ def _answers(comparison: Comparison) -> tuple[Table | None, list[str]]:
     of = ("of",) if any(row.of for row in found.most) else ()
     headers = ("row", "asked", comparison.one, comparison.other, "label", *of)
     rows = tuple(
-        (row.key, format_moment(row.at_us)[:16], row.one, row.other, row.label, *((row.of,) if of else ()))
+        (row.key, format_time(row.at_us)[:16], row.one, row.other, row.label, *((row.of,) if of else ()))
         for row in found.most
     )
     return Table(headers=headers, rows=rows, caption="The rows that differ most"), said

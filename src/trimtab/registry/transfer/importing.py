@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.hashing import bytes_hash
 from trimtab.core.regular_file import regular_file
-from trimtab.core.time import format_duration, format_moment
+from trimtab.core.time import format_duration, format_time
 from trimtab.features.encoding import Encoding
 from trimtab.features.stored import encode_features
 from trimtab.registry.transfer import standalone
@@ -357,7 +357,7 @@ def check_same(version: Version, what: str, *, seen_until_us: int | None, window
     imported, other = version.imported, []
     assert imported is not None  # its recipe is the hash of an imported file
     if seen_until_us is not None and seen_until_us != version.cut_us:
-        then, now = format_moment(version.cut_us)[:19], format_moment(seen_until_us)[:19]
+        then, now = format_time(version.cut_us)[:19], format_time(seen_until_us)[:19]
         other.append(f"it counts as knowing all until {then}, not {now} (trimtab promote takes --seen-until, too)")
     if window_us is not None and version.evaluation is None:
         other.append("it was not scored on a window (trimtab compare scores it, beside another version)")
@@ -365,7 +365,7 @@ def check_same(version: Version, what: str, *, seen_until_us: int | None, window
         scored = format_duration(imported.window_us or 0)
         other.append(f"it was scored on {scored}, not {format_duration(window_us)} (trimtab compare scores it anew)")
     if other:
-        made = format_moment(version.made_at_us)[:19]
+        made = format_time(version.made_at_us)[:19]
         raise Conflict(
             f"{what}: the same content is {version.name} already, imported {made}, and a version stays as it is: "
             f"{'; '.join(other)}. Leave the option out to go on with {version.name}."

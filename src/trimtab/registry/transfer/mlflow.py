@@ -10,7 +10,7 @@ import msgspec
 
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.expressions.code import distribution_version
-from trimtab.core.time import format_moment
+from trimtab.core.time import format_time
 from trimtab.registry.describing.signature import Field, Signature
 from trimtab.registry.transfer.mlmodel import read_yaml, write_yaml
 from trimtab.registry.versions import Version
@@ -65,7 +65,7 @@ def mlflow_files(
             "outputs": msgspec.json.encode([_output(artifact)]).decode(),
             "params": None,
         },
-        "utc_time_created": format_moment(version.made_at_us)[:19].replace("T", " "),
+        "utc_time_created": format_time(version.made_at_us)[:19].replace("T", " "),
         "metadata": {"trimtab_version": version.name, "trimtab_address": version.id},
     }
     conda = {

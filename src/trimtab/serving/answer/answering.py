@@ -13,7 +13,7 @@ import msgspec
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Mode, Prediction
-from trimtab.core.time import format_moment, moment_us
+from trimtab.core.time import format_time, parse_time_us
 from trimtab.features.definitions import Request
 from trimtab.features.frames import NO_VIEW, REASONS
 from trimtab.serving.answer.model_scores import model_raised, no_number, scores_of
@@ -180,7 +180,7 @@ class Answerer:
         """
         if at is None and len(rows) == 1 and not self._classes:
             return [self._answer_row(rows[0])]
-        predictions = self.predict(self.rows.check(rows), at_us=None if at is None else moment_us(at))
+        predictions = self.predict(self.rows.check(rows), at_us=None if at is None else parse_time_us(at))
         self.log.note(predictions)
         return [self.shown(p) for p in predictions]
 
@@ -324,7 +324,7 @@ class Answerer:
     def _read_past(self, rows: Sequence[Row], at_us: int, now_us: int) -> ModelInputs:
         if at_us > now_us:
             raise Misuse(
-                f"at={format_moment(at_us)} lies in the future (now {format_moment(now_us)}). "
+                f"at={format_time(at_us)} lies in the future (now {format_time(now_us)}). "
                 "Give a moment in the past, or leave it out for now."
             )
         if self._past is None:

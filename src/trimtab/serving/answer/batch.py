@@ -18,7 +18,7 @@ from trimtab.core.columns.data import Column, Columns
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.hashing import bytes_hash, content_hash
 from trimtab.core.records import Mode, Prediction
-from trimtab.core.time import format_moment
+from trimtab.core.time import format_time
 from trimtab.events.columns.frames import EventFrame
 from trimtab.serving.answer.answering import RowScorer, ServedVersion
 from trimtab.serving.answer.inputs import OfflineInputs
@@ -118,7 +118,7 @@ def score_table(
         record = batch_manifest(catalog, name)
         latest_us = now_us if record is None else max(now_us, record.made_at_us)  # it may have been set back. # D119
         if moments.size and moments.max() > latest_us:
-            asked = format_moment(int(moments.max()))
+            asked = format_time(int(moments.max()))
             raise Misuse(f"batch: row {moments.argmax()} asks about {asked}, which is to come.")
         frames, positions = inputs.snapshot(None if record is None else record.positions)
         fresh = Manifest(

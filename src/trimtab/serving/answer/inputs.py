@@ -15,7 +15,7 @@ from trimtab.features.feature_set import FeatureSet
 from trimtab.features.frames import FAILED, NO_VIEW, UNAVAILABLE
 from trimtab.serving.answer.answering import ModelInputs
 from trimtab.serving.answer.request_rows import Row
-from trimtab.serving.observe.log_throttle import Seldom
+from trimtab.serving.observe.log_throttle import ThrottledLogger
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,7 +46,7 @@ class OnlineInputs:
         self._encode = encoding.row
         self._transforms = [n for n, name in enumerate(plan.names) if name in plan.features.transforms]
         self._said = f"features of request {plan.features.request.name!r}"
-        self._throttled = Seldom(_logger)
+        self._throttled = ThrottledLogger(_logger)
 
     def read(self, rows: Sequence[Row], now_us: int) -> ModelInputs:
         """The inputs of checked rows as of `now_us`, never below what has been applied."""

@@ -13,7 +13,7 @@ import msgspec
 
 from trimtab.core.columns.data import Columns, Dtype
 from trimtab.core.errors import Misuse
-from trimtab.core.time import moment_us
+from trimtab.core.time import parse_time_us
 from trimtab.features.definitions import Request
 from trimtab.serving.answer.plain_rows import EARLY_US, YEAR_9999_US, plain_check
 from trimtab.serving.problems import InvalidField, decode_problem
@@ -224,10 +224,10 @@ class RequestRows:
     def _moment_us(self, value: Any, field: str, pointer: str) -> int:
         if not isinstance(value, int):
             return _moment_us(value, field, pointer)
-        from trimtab.events.values.checks import moment_shown, other_unit
+        from trimtab.events.values.checks import other_unit, time_shown
 
         if other_unit(value) and (self._now_us is None or self._now_us() > EARLY_US):
-            said = f"{pointer}: {moment_shown(value)}. Needed: {_NEEDED['time']}."
+            said = f"{pointer}: {time_shown(value)}. Needed: {_NEEDED['time']}."
             raise InvalidField(said, field=field, pointer=pointer)
         return value
 
@@ -297,7 +297,7 @@ def _as_moment(value: Any) -> Any:
     """A text or date as microseconds where it is a moment; else as it is, to be refused."""
     if isinstance(value, str | dt.date) and not isinstance(value, dt.datetime):
         try:
-            return _said_moment(moment_us(value))
+            return _said_moment(parse_time_us(value))
         except Misuse:
             return value if not isinstance(value, str) or value.isascii() else ascii(value)  # msgspec encodes it
     return value
@@ -327,6 +327,6 @@ def _moment_us(value: dt.datetime, field: str, pointer: str) -> int:
         value = value.replace(tzinfo=dt.UTC)
     at_us = (value - _EPOCH) // _MICROSECOND
     try:
-        return moment_us(at_us)
+        return parse_time_us(at_us)
     except Misuse as error:
         raise InvalidField(f"{pointer}: {error}", field=field, pointer=pointer) from error

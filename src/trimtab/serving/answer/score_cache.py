@@ -62,7 +62,7 @@ def cache(size: str | int = "64MB", *, ttl: str | int | None = None) -> Cache:
     return Cache(size_bytes=size_b, ttl_us=ttl_us)
 
 
-class CacheFigures:
+class CacheMetrics:
     """What the caches of one model counted, whichever version answered."""
 
     def __init__(self) -> None:
@@ -109,7 +109,7 @@ class CachedScores:
         inputs: int,
         classes: int = 0,
         cache: Cache,
-        figures: CacheFigures,
+        figures: CacheMetrics,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.model = scorer

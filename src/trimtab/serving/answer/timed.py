@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from trimtab.serving.http.requests.request_record import Exchange
+    from trimtab.serving.http.requests.request_record import RequestRecord
 
 
 class TimedAnswerer(Answerer):
@@ -25,7 +25,7 @@ class TimedAnswerer(Answerer):
         sampled: Whether it shows in the histogram of stages.
     """
 
-    def __init__(self, one: Answerer, exchange: Exchange | None, *, sampled: bool) -> None:
+    def __init__(self, one: Answerer, exchange: RequestRecord | None, *, sampled: bool) -> None:
         self.__dict__.update(one.__dict__)
         self.exchange = exchange
         self.sampled = sampled

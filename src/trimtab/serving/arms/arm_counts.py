@@ -28,7 +28,7 @@ _ZERO = 1_100  # above every exponent of a number
 _VERSIONS = 64  # that counts are kept of in a process; the oldest go
 
 
-class ServiceFigures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ServiceMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What one version did in service under one arm; sums, so that figures of several processes and times add up."""
 
     model: str
@@ -65,15 +65,15 @@ class ServiceFigures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
                 return LATENCY_EDGES_S[min(bucket, len(LATENCY_EDGES_S) - 1)]
         return 0.0
 
-    def plus(self, other: ServiceFigures) -> ServiceFigures:
+    def plus(self, other: ServiceMetrics) -> ServiceMetrics:
         """Both together, named as this one."""
         return self._combined(other, 1)
 
-    def minus(self, before: ServiceFigures) -> ServiceFigures:
+    def minus(self, before: ServiceMetrics) -> ServiceMetrics:
         """What was counted since `before`."""
         return self._combined(before, -1)
 
-    def _combined(self, other: ServiceFigures, sign: int) -> ServiceFigures:
+    def _combined(self, other: ServiceMetrics, sign: int) -> ServiceMetrics:
         sums: dict[str, Any] = {name: getattr(self, name) + sign * getattr(other, name) for name in _SUMS}
         for name in ("latencies", "scores"):
             sums[name] = _added(getattr(self, name), getattr(other, name), sign)
@@ -139,9 +139,9 @@ class ArmCounts:
         if not _DEGRADED.isdisjoint(made[0].flags):
             self.degraded += requests
 
-    def snapshot(self) -> ServiceFigures:
+    def snapshot(self) -> ServiceMetrics:
         """The counts so far."""
-        return ServiceFigures(
+        return ServiceMetrics(
             model=self._of.model,
             version=self._of.version,
             arm=self._of.arm,

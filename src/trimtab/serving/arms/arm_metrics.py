@@ -15,7 +15,7 @@ import msgspec
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
-from trimtab.serving.arms.arm_counts import EndpointCounts, ServiceFigures
+from trimtab.serving.arms.arm_counts import EndpointCounts, ServiceMetrics
 from trimtab.store.ports import Catalog, Put, Record, Remove
 
 KIND = "arm_figures"  # of the records; their keys are model/version/arm/minute/process
@@ -26,7 +26,7 @@ _HOUR = "hour"  # in the place of a process: all of them, of one hour
 _MOST_KEPT = 1_000  # records that could not be written yet; beyond, the oldest are lost
 
 
-class ArmFigures:
+class ArmMetrics:
     """Writes what one process counts.
 
     Args:
@@ -40,9 +40,9 @@ class ArmFigures:
         self._clock = clock
         self._counts = counts
         self._process = uuid.uuid4().hex[:12]
-        self._before: dict[str, ServiceFigures] = {}  # what was counted at the last writing, by version and arm
+        self._before: dict[str, ServiceMetrics] = {}  # what was counted at the last writing, by version and arm
         self._minute = 0
-        self._records: dict[str, ServiceFigures] = {}  # of this minute, and those that could not be written yet, by key
+        self._records: dict[str, ServiceMetrics] = {}  # of this minute, and those that could not be written yet, by key
         self._unwritten: set[str] = set()  # keys of those that differ from what is stored
 
     def write(self) -> None:
@@ -58,28 +58,28 @@ class ArmFigures:
             before, self._before[of] = self._before.get(of), now
             new = now if before is None or now.requests < before.requests else now.minus(before)
             if new.requests or new.refused:
-                key = figures_key(now, self._minute, self._process)
+                key = metrics_key(now, self._minute, self._process)
                 there = self._records.get(key)
                 self._records[key] = new if there is None else there.plus(new)
                 self._unwritten.add(key)
         kept = list(self._records.items())[-_MOST_KEPT:]
         self._records = {k: one for k, one in kept if k in self._unwritten or _minute(k) == self._minute}
         if self._unwritten:
-            write_figures(self._catalog, {key: one for key, one in kept if key in self._unwritten})
+            write_metrics(self._catalog, {key: one for key, one in kept if key in self._unwritten})
             self._unwritten.clear()
 
 
-def figures_key(figures: ServiceFigures, minute: int, process: str) -> str:
+def metrics_key(figures: ServiceMetrics, minute: int, process: str) -> str:
     """The key of the record of a version and arm in one minute of one process."""
     return f"{_of(figures)}{minute:012d}/{process}"
 
 
-def write_figures(catalog: Catalog, figures: Mapping[str, ServiceFigures]) -> None:
+def write_metrics(catalog: Catalog, figures: Mapping[str, ServiceMetrics]) -> None:
     """Write records of figures by their keys."""
     catalog.write([Put(KIND, key, msgspec.json.encode(one)) for key, one in figures.items()])
 
 
-def service_figures(catalog: Catalog, model: str, version: str, arm: str, *, since_us: int) -> ServiceFigures:
+def service_metrics(catalog: Catalog, model: str, version: str, arm: str, *, since_us: int) -> ServiceMetrics:
     """What a version did under an arm in all processes since a time.
 
     Figures are kept by the minute for three hours, then by the hour for eight days: those of the minute or hour that
@@ -92,7 +92,7 @@ def service_figures(catalog: Catalog, model: str, version: str, arm: str, *, sin
         arm: "champion" or "canary".
         since_us: UTC microseconds.
     """
-    found = ServiceFigures(model=model, version=version, arm=arm)
+    found = ServiceMetrics(model=model, version=version, arm=arm)
     for record in catalog.find(KIND, _of(found)):
         length_us = HOUR_US if _is_hour(record.key) else MINUTE_US
         if _minute(record.key) * MINUTE_US + length_us > since_us:
@@ -100,7 +100,7 @@ def service_figures(catalog: Catalog, model: str, version: str, arm: str, *, sin
     return found
 
 
-def fold_figures(catalog: Catalog, now_us: int) -> int:
+def merge_metrics(catalog: Catalog, now_us: int) -> int:
     """Put old minutes together to hours, and remove old hours; how many records went. One process at a time does."""
     minutes: dict[str, list[Record]] = {}
     removed = 0
@@ -129,7 +129,7 @@ def fold_figures(catalog: Catalog, now_us: int) -> int:
     return removed
 
 
-def _of(figures: ServiceFigures) -> str:
+def _of(figures: ServiceMetrics) -> str:
     return f"{figures.model}/{figures.version}/{figures.arm}/"
 
 
@@ -141,5 +141,5 @@ def _is_hour(key: str) -> bool:
     return key.endswith(f"/{_HOUR}")
 
 
-def _read(record: Record) -> ServiceFigures:
-    return msgspec.json.decode(record.body, type=ServiceFigures)
+def _read(record: Record) -> ServiceMetrics:
+    return msgspec.json.decode(record.body, type=ServiceMetrics)

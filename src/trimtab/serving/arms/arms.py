@@ -16,7 +16,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.records import Prediction
 from trimtab.serving.answer.answering import Answerer
 from trimtab.serving.answer.request_rows import Row
-from trimtab.serving.observe.log_throttle import Seldom
+from trimtab.serving.observe.log_throttle import ThrottledLogger
 from trimtab.serving.protect.breaker import GuardedReads
 from trimtab.store.ports import Catalog, Record
 
@@ -85,7 +85,7 @@ class Canary(msgspec.Struct, frozen=True, eq=False):
     share: Share
 
 
-class ShadowFigures:
+class ShadowMetrics:
     """What became of the requests that were offered to the shadows of one model, one shadow after another."""
 
     def __init__(self) -> None:
@@ -106,13 +106,13 @@ class Shadow:
         figures: Where they are counted; whoever logs its predictions counts what was answered.
     """
 
-    def __init__(self, answerer: Answerer, share: Share, figures: ShadowFigures | None = None) -> None:
+    def __init__(self, answerer: Answerer, share: Share, figures: ShadowMetrics | None = None) -> None:
         self.answerer = answerer
         self.share = share
-        self.figures = figures or ShadowFigures()
+        self.figures = figures or ShadowMetrics()
         self._waiting: deque[Row] = deque()
         self._reads = GuardedReads(math.inf)  # nobody waits for it: however slow it is, that is no fault
-        self._seldom = Seldom(_logger)
+        self._throttled = ThrottledLogger(_logger)
 
     @property
     def waits(self) -> bool:
@@ -151,7 +151,7 @@ class Shadow:
         return made
 
     def _say(self, error: Exception) -> None:
-        self._seldom.warning(f"{self.answerer.served.label} (shadow)", error)
+        self._throttled.warning(f"{self.answerer.served.label} (shadow)", error)
 
 
 _encode: Any = msgspec.msgpack.Encoder().encode

@@ -15,11 +15,11 @@ from trimtab.serving.answer.answering import Answer, Answerer, ServedVersion, sh
 from trimtab.serving.answer.batching import BatchCosts, Batching, measure_costs
 from trimtab.serving.answer.precomputed import MISSING, Looked, Precomputed
 from trimtab.serving.answer.request_rows import Row
-from trimtab.serving.answer.score_cache import CachedScores, CacheFigures
+from trimtab.serving.answer.score_cache import CachedScores, CacheMetrics
 from trimtab.serving.arms.arm_counts import EndpointCounts
-from trimtab.serving.arms.arms import Canary, Shadow, ShadowFigures
+from trimtab.serving.arms.arms import Canary, Shadow, ShadowMetrics
 from trimtab.serving.failures import Late, is_of_all
-from trimtab.serving.observe.log_throttle import Seldom
+from trimtab.serving.observe.log_throttle import ThrottledLogger
 from trimtab.serving.protect.degradation import Degrading
 
 if TYPE_CHECKING:
@@ -63,15 +63,15 @@ class Endpoint:
         self.degrading = degrading
         self.canary: Canary | None = None
         self.shadow: Shadow | None = None
-        self.shadowed = ShadowFigures()  # of all its shadows
+        self.shadowed = ShadowMetrics()  # of all its shadows
         self.counts = EndpointCounts()  # of what is answered as of now, by version and arm
         self.batching: Batching[SharedRow, Prepared] | None = None  # where a batch is cheaper than its rows
         self.batched: Batching[SharedRow, Prepared] = Batching(self._fails_all)  # also of before, with its figures
-        self.cached: CacheFigures | None = None  # of remembered scores, where they are
+        self.cached: CacheMetrics | None = None  # of remembered scores, where they are
         self.fails_to_load = False  # a version that one of its aliases names
         self.uses = 0  # how often it was asked
         self.flags: tuple[str, ...] = ()  # of all that is answered as of now: `BEHIND` while events are not applied
-        self._seldom = Seldom(_logger)
+        self._throttled = ThrottledLogger(_logger)
         self._begun = False
         self._current: Answerer | None = None  # from the first version on, this or `_wake` is there at any moment
         self._wake: Callable[[], object] | None = None
@@ -249,7 +249,7 @@ class Endpoint:
         try:
             return precomputed.look_up(row, key, version, now_us)
         except (Unavailable, Corrupt) as error:
-            self._seldom.warning(f"{self.name} (stored answers)", error)
+            self._throttled.warning(f"{self.name} (stored answers)", error)
             return MISSING
 
     def shown(self, answerer: Answerer, prediction: Prediction) -> Answer:
@@ -312,7 +312,7 @@ class Endpoint:
         except Exception as error:  # whatever a user's model raises
             if shared and not is_of_all(error):
                 raise
-            self._seldom.warning(f"{canary.answerer.served.label} (canary)", error)
+            self._throttled.warning(f"{canary.answerer.served.label} (canary)", error)
             failed = len(its) if shared else 1
             counts.failed(failed)
             theirs = self._predict_here(answerer, its, (*flags, CANARY_FAILED), deadline_s, shared)

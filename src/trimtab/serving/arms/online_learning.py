@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from trimtab.core.errors import Corrupt, Misuse
-from trimtab.core.time import format_moment
+from trimtab.core.time import format_time
 from trimtab.store.ports import KeyValue
 
 if TYPE_CHECKING:
@@ -185,8 +185,8 @@ class OnlineDeployment:
             raise Misuse(f"online deployment {self.name!r}: examples are out of order. Sort them by known_at_us.")
         if times and times[-1] > until_us:
             raise Misuse(
-                f"online deployment {self.name!r}: an example became known at {format_moment(times[-1])}, after "
-                f"until={format_moment(until_us)}. Leave it for a later call."
+                f"online deployment {self.name!r}: an example became known at {format_time(times[-1])}, after "
+                f"until={format_time(until_us)}. Leave it for a later call."
             )
         every_us = self.every_us
         reached_us = until_us if not every_us else (until_us + 1) // every_us * every_us - 1

@@ -27,11 +27,11 @@ from trimtab.serving.arms.endpoint import Endpoint
 from trimtab.serving.http.predict.http_metrics import show_answers, show_load, show_log, show_watch
 from trimtab.serving.http.predict.model_calls import show_model_calls
 from trimtab.serving.http.predict.predicting import PredictFigures, Predictor, Waiting
-from trimtab.serving.http.predict.scheduler import Turns
+from trimtab.serving.http.predict.scheduler import RequestScheduler
 from trimtab.serving.http.predict.shadowing import Shadowing
 from trimtab.serving.http.requests.access import ANYBODY, Access, request_id, right_of
 from trimtab.serving.http.requests.limits import Limits
-from trimtab.serving.http.requests.request_record import CURRENT, Exchange, Watch, begun
+from trimtab.serving.http.requests.request_record import CURRENT, RequestRecord, Watch, begun
 from trimtab.serving.http.requests.room import Room
 from trimtab.serving.http.requests.threads import Threads
 from trimtab.serving.http.requests.wire import (
@@ -57,7 +57,7 @@ from trimtab.serving.inference.inferring import InferenceService
 from trimtab.serving.inference.rest import InferenceRest, asked_model, failure_reply, is_inference, methods_of
 from trimtab.serving.log.commit import GroupCommit
 from trimtab.serving.log.prediction_log import PredictionLog
-from trimtab.serving.observe.log_throttle import Seldom
+from trimtab.serving.observe.log_throttle import ThrottledLogger
 from trimtab.serving.observe.metrics import Metrics
 from trimtab.serving.observe.process_metrics import show_process
 from trimtab.serving.problems import PROBLEM_TYPE, Refused
@@ -137,11 +137,11 @@ class HttpService:
         self._log = log
         self.watch = watch
         self._commit = GroupCommit(log, failing)
-        self._seldom = Seldom(_logger)
+        self._throttled = ThrottledLogger(_logger)
         self._ready = ready
         self._body_bytes = self.limits.body_bytes
         self.room = Room(max(self.limits.bodies_bytes, 2 * self._body_bytes))
-        self.turns = Turns(
+        self.turns = RequestScheduler(
             GradientLimit(least=min(_LEAST, self.limits.predict_at_once), most=self.limits.predict_at_once)
         )
         self._too_many: dict[str, bytes] = {}
@@ -235,20 +235,20 @@ class HttpService:
         self.threads.close(left_s, self._hurried)
 
     async def _predict(self, predictor: Predictor, scope: Scope, receive: Receive, send: Send) -> None:
-        heard_s = scope.get("heard_s") or perf_counter()
-        exchange = self._begun(scope, heard_s)
+        received_s = scope.get("received_s") or perf_counter()
+        exchange = self._begun(scope, received_s)
         if exchange is None:
-            await self._answer(predictor, scope, receive, send, heard_s, None)
+            await self._answer(predictor, scope, receive, send, received_s, None)
             return
         exchange.model = predictor.endpoint.name
         CURRENT.set(exchange)
         sent = Sent(send, exchange.request_id)
-        await self._answer(predictor, scope, receive, sent, heard_s, exchange)
+        await self._answer(predictor, scope, receive, sent, received_s, exchange)
         if self.watch is not None:
             self.watch.end(exchange, sent.status, sent.size_bytes)
 
-    def _begun(self, scope: Scope, heard_s: float) -> Exchange | None:
-        return begun(self.watch, heard_s, scope["method"], scope["path"], scope["headers"], scope.get("client"))
+    def _begun(self, scope: Scope, received_s: float) -> RequestRecord | None:
+        return begun(self.watch, received_s, scope["method"], scope["path"], scope["headers"], scope.get("client"))
 
     async def _answer(
         self,
@@ -256,11 +256,11 @@ class HttpService:
         scope: Scope,
         receive: Receive,
         send: Send,
-        heard_s: float,
-        exchange: Exchange | None,
+        received_s: float,
+        exchange: RequestRecord | None,
     ) -> None:
         try:
-            reply = await self._reply(predictor, scope, receive, heard_s, exchange)
+            reply = await self._reply(predictor, scope, receive, received_s, exchange)
         except Gone:
             self._requests.add("predict", predictor.endpoint.name, "gone")
             return
@@ -272,7 +272,7 @@ class HttpService:
         await self._respond(send, reply)  # it is counted off by now: its client may take long to read it
 
     async def _reply(
-        self, predictor: Predictor, scope: Scope, receive: Receive, heard_s: float, exchange: Exchange | None
+        self, predictor: Predictor, scope: Scope, receive: Receive, received_s: float, exchange: RequestRecord | None
     ) -> Reply:
         """What is answered to a predict request that comes the usual way."""
         turns = self.turns
@@ -288,8 +288,8 @@ class HttpService:
         begun_s, answer = perf_counter(), None
         try:
             if kind == ARROW_TYPE:
-                return await self._answer_arrow(predictor, body, scope, heard_s, timeout_s)
-            answer = predictor.take(body, heard_s, timeout_s, exchange)
+                return await self._answer_arrow(predictor, body, scope, received_s, timeout_s)
+            answer = predictor.take(body, received_s, timeout_s, exchange)
             if isinstance(answer, Waiting):
                 await answer.done
                 begun_s, answer = answer.begun_s(begun_s), answer.answer()
@@ -300,7 +300,7 @@ class HttpService:
             turns.answered(read_s, begun_s, waited=True)
 
     async def _answer_arrow(
-        self, predictor: Predictor, body: bytes, scope: Scope, heard_s: float, timeout_s: float | None
+        self, predictor: Predictor, body: bytes, scope: Scope, received_s: float, timeout_s: float | None
     ) -> Reply:
         from trimtab.serving.http.predict.arrow_rows import answer_arrow
 
@@ -309,11 +309,11 @@ class HttpService:
             body,
             scope,
             most_rows=self.limits.rows,
-            started=heard_s,
+            started=received_s,
             timeout_s=timeout_s,
         )
 
-    def failed(self, predictor: Predictor, error: BaseException, exchange: Exchange | None) -> Reply:
+    def failed(self, predictor: Predictor, error: BaseException, exchange: RequestRecord | None) -> Reply:
         """What is answered to a predict request that failed; counted, and in the process's log when it is our fault."""
         about = "POST" if exchange is None else f"POST (request {exchange.request_id})"
         return self._failed(error, about, predictor.path, "predict", predictor.endpoint.name)
@@ -340,7 +340,7 @@ class HttpService:
         return Reply(429, body, PROBLEM_TYPE, (retry_after(),))
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = scope.get("heard_s") or perf_counter()
+        started = scope.get("received_s") or perf_counter()
         path, method = scope["path"], scope["method"]
         route, model = "other", ""
         exchange = None if self.watch is None else self._begun(scope, started)
@@ -467,7 +467,7 @@ class HttpService:
             error = Unavailable(_ENDED)
         reply = failure_reply(error, path)
         if reply.status == 500:
-            self._seldom.error(f"{method} {path!a} failed", error, of=name)
+            self._throttled.error(f"{method} {path!a} failed", error, of=name)
         self._requests.add(route, name, str(reply.status))
         return reply
 

@@ -16,7 +16,7 @@ import msgspec
 from trimtab.core.errors import Misuse, NotFound, Unavailable
 from trimtab.serving.access_keys import Role
 from trimtab.serving.http.requests.access import Access
-from trimtab.serving.http.requests.request_record import CURRENT, Exchange, Watch, begun
+from trimtab.serving.http.requests.request_record import CURRENT, RequestRecord, Watch, begun
 from trimtab.serving.http.requests.room import Share, no_room
 from trimtab.serving.http.server.server import listen_advice
 from trimtab.serving.inference.inferring import (
@@ -29,7 +29,7 @@ from trimtab.serving.inference.inferring import (
 )
 from trimtab.serving.inference.messages import build_messages
 from trimtab.serving.inference.tensors import InputTensor
-from trimtab.serving.observe.log_throttle import Seldom
+from trimtab.serving.observe.log_throttle import ThrottledLogger
 from trimtab.serving.problems import Refused, problem_of
 
 SERVICE = "inference.GRPCInferenceService"
@@ -97,7 +97,7 @@ class GrpcServer:
         self._service = service
         self._access = access
         self._count = count
-        self._seldom = Seldom(_logger)
+        self._throttled = ThrottledLogger(_logger)
         self._watch = watch
         self._host = host
         self._certificate = certificate
@@ -245,15 +245,15 @@ class GrpcServer:
             context: What gRPC knows of it.
             again: Whether it is one of several of a stream, which have their trailing metadata in common.
         """
-        heard_s, timeout_s = perf_counter(), context.time_remaining()  # together: the one counts from the other
+        received_s, timeout_s = perf_counter(), context.time_remaining()  # together: the one counts from the other
         headers = _headers(context.invocation_metadata())
-        exchange = begun(self._watch, heard_s, "gRPC", f"/{SERVICE}/{name}", headers, _client(context.peer()))
+        exchange = begun(self._watch, received_s, "gRPC", f"/{SERVICE}/{name}", headers, _client(context.peer()))
         if exchange is not None:
             exchange.route = "grpc"
             if not again:
                 context.set_trailing_metadata((("x-request-id", exchange.request_id),))
         CURRENT.set(exchange)
-        asked = _Asked(heard_s, timeout_s, headers, exchange, self._service.room.share())
+        asked = _Asked(received_s, timeout_s, headers, exchange, self._service.room.share())
         try:
             yield asked
         finally:
@@ -311,7 +311,7 @@ class GrpcServer:
     async def _model_infer(self, request: Any, asked: _Asked, size_bytes: int) -> Any:
         threads, large = self._service.threads, size_bytes > INLINE_BYTES
         infer = await threads.go_on(_asked_for, request, size_bytes) if large else _asked_for(request, size_bytes)
-        inferred = await self._service.infer(infer, asked.heard_s, asked.timeout_s)
+        inferred = await self._service.infer(infer, asked.received_s, asked.timeout_s)
         finish = threads.wait if inferred.late else threads.go_on
         return await finish(self._inferred, inferred) if large else self._inferred(inferred)
 
@@ -344,7 +344,7 @@ class GrpcServer:
 
         problem = problem_of(error, name)
         if problem.status == 500:
-            self._seldom.error(f"gRPC {name} failed", error, of=model)
+            self._throttled.error(f"gRPC {name} failed", error, of=model)
         code = _CODES.get(problem.status, "INTERNAL")
         if name in _NOT_DONE and problem.status == 400:
             code = "UNIMPLEMENTED"
@@ -357,17 +357,17 @@ class GrpcServer:
 class _Asked:
     """One request, and its exchange where somebody wants to be told of it."""
 
-    __slots__ = ("_exchange", "headers", "heard_s", "share", "timeout_s")
+    __slots__ = ("_exchange", "headers", "received_s", "share", "timeout_s")
 
     def __init__(
         self,
-        heard_s: float,
+        received_s: float,
         timeout_s: float | None,
         headers: list[tuple[bytes, bytes]],
-        exchange: Exchange | None,
+        exchange: RequestRecord | None,
         share: Share,
     ) -> None:
-        self.heard_s = heard_s  # `perf_counter` when it came
+        self.received_s = received_s  # `perf_counter` when it came
         self.timeout_s = timeout_s  # how long after that an answer is of use
         self.headers = headers
         self.share = share  # of the room for bodies

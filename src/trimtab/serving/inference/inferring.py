@@ -16,7 +16,7 @@ from trimtab.serving.answer.answering import Answer, Answerer, ServedVersion
 from trimtab.serving.answer.request_rows import Row
 from trimtab.serving.arms.endpoint import Prepared
 from trimtab.serving.http.predict.predicting import Predictor, is_late
-from trimtab.serving.http.predict.scheduler import Turns
+from trimtab.serving.http.predict.scheduler import RequestScheduler
 from trimtab.serving.http.requests.limits import Limits
 from trimtab.serving.http.requests.room import Room
 from trimtab.serving.http.requests.threads import Threads
@@ -103,7 +103,7 @@ class InferenceService:
         predictors: Mapping[str, Predictor],
         *,
         limits: Limits,
-        turns: Turns,
+        turns: RequestScheduler,
         threads: Threads,
         room: Room,
         not_ready: Callable[[], Awaitable[str | None]],
@@ -337,9 +337,9 @@ def _sooner(timeout_s: float | None, parameters: Mapping[str, Any]) -> float | N
 def _moment(parameters: Mapping[str, Any]) -> int | None:
     if (at := parameters.get(_AT)) is None:
         return None
-    from trimtab.events.values.checks import asked_moment
+    from trimtab.events.values.checks import given_time_us
 
-    return asked_moment(at, f"parameter {_AT!r}")
+    return given_time_us(at, f"parameter {_AT!r}")
 
 
 def _wanted(answerer: Answerer, names: Sequence[str]) -> tuple[TensorMetadata, ...]:

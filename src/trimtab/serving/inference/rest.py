@@ -98,7 +98,7 @@ class InferenceRest:
             Gone: The asker hung up.
             Exception: Whatever is wrong, for `failure_reply`.
         """
-        started = scope.get("heard_s") or perf_counter()
+        started = scope.get("received_s") or perf_counter()
         path: str = scope["path"].rstrip("/")
         methods = methods_of(path)
         if not methods:

@@ -24,7 +24,7 @@ UPKEEP_BYTES = 4 << 20  # written, until the log wants its upkeep
 _logger = logging.getLogger(__name__)
 
 
-class NotedLog:
+class BufferedLog:
     """A `Log` of predictions in front of another one, with notes between; many threads may use it.
 
     What is noted is in memory that outlives the process: killing it loses none, and a power cut may, as with any
@@ -135,7 +135,7 @@ class NotedLog:
         with self._writing, self._mutex:
             self._write()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Write what is noted and let go of the spool; the next note opens one again.
 
         Raises:
@@ -222,10 +222,10 @@ class NotedLog:
         self._bring()
         return self.log.mark()
 
-    def upkeep(self) -> None:
+    def maintenance(self) -> None:
         """The log's; what is noted waits meanwhile, and more may be noted."""
         with self._writing:
-            self.log.upkeep()
+            self.log.maintenance()
             self._written_bytes = 0
 
     def close(self) -> None:
@@ -295,7 +295,7 @@ class NotedLog:
                 if self._noted:  # it failed, or more came
                     self._there.set()
                 if self.wants_upkeep:
-                    self.upkeep()
+                    self.maintenance()
             except TrimtabError as error:  # the next write says what is wrong
                 _logger.warning("the upkeep of the prediction log has to wait: %s", error)
             except Exception:  # what comes next is to be written all the same
@@ -309,7 +309,7 @@ class NotedLog:
             self._ending.set()
 
 
-_open_logs: weakref.WeakSet[NotedLog] = weakref.WeakSet()
+_open_logs: weakref.WeakSet[BufferedLog] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from trimtab.core.errors import TrimtabError, Unavailable
 from trimtab.core.records import Prediction
-from trimtab.serving.log.buffered_log import TOGETHER, UPKEEP_BYTES, NotedLog
+from trimtab.serving.log.buffered_log import TOGETHER, UPKEEP_BYTES, BufferedLog
 from trimtab.serving.log.prediction_log import PredictionLog, encode
 
 SLOW_S = 0.005  # an append that usually takes longer must not hold up the loop
@@ -38,7 +38,7 @@ class GroupCommit:
     When they are slow it happens in a thread, where whatever arrives meanwhile shares the next append. There the log
     gets its upkeep too, now and then; what is made meanwhile waits to be appended, or stays noted. # D108
 
-    In front of a `NotedLog` answers leave as soon as they are noted, and are written in the loop some milliseconds
+    In front of a `BufferedLog` answers leave as soon as they are noted, and are written in the loop some milliseconds
     later: killing the process loses none. While the log cannot be written they stay noted, and are tried again now and
     then; once there is no room for more, askers are refused. Without notes they are refused at once. A log that failed
     twice is left alone for a moment: who is refused then is refused quickly.
@@ -61,7 +61,7 @@ class GroupCommit:
         self._in_a_row = 0  # of them
         self._again_at_s = 0.0  # until then the log is left alone
         self._log = log
-        self._notes = log.log if isinstance(log.log, NotedLog) else None
+        self._notes = log.log if isinstance(log.log, BufferedLog) else None
         self._timer: asyncio.TimerHandle | None = None
         self._turn: list[_Waiting] = []  # for the end of this turn of the loop
         self._handed: list[_Waiting] = []  # for the thread
@@ -259,7 +259,7 @@ class GroupCommit:
 
     def _keep_up(self) -> None:
         try:
-            self._log.log.upkeep()
+            self._log.log.maintenance()
         except TrimtabError as error:  # the next append says what is wrong
             _logger.warning("the upkeep of the prediction log has to wait: %s", error)
 

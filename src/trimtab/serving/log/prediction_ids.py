@@ -10,7 +10,7 @@ import threading
 
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Misuse
-from trimtab.core.time import format_moment
+from trimtab.core.time import format_time
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, as in core.ids
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]  # ten bits at a time
@@ -87,7 +87,7 @@ class PredictionIds:
             ms = self._moment[0]
             if max(now_ms, ms) < 0:
                 raise Misuse(
-                    f"clock: found {format_moment(1_000 * now_ms)}, needed 1970 or later to name predictions. Set the "
+                    f"clock: found {format_time(1_000 * now_ms)}, needed 1970 or later to name predictions. Set the "
                     "machine's clock."
                 )
             if again or now_ms > ms:  # else another thread was here

@@ -37,7 +37,7 @@ class PredictionLog:
 
     def __init__(self, log: Log) -> None:
         self.log = log
-        self.note_payloads: Callable[[Sequence[bytes]], object] = getattr(log, "note", log.append)  # of a `NotedLog`
+        self.note_payloads: Callable[[Sequence[bytes]], object] = getattr(log, "note", log.append)  # of a `BufferedLog`
         self._late = LoggedLate(log)
 
     def note(self, predictions: Iterable[Prediction]) -> None:

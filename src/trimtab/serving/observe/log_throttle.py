@@ -11,7 +11,7 @@ _EVERY_S = 10.0
 _KINDS = 1_000  # that are remembered, where so many were said in ten seconds
 
 
-class Seldom:
+class ThrottledLogger:
     """Tells what went wrong, of each kind at length at most once in ten seconds. Threads may share one.
 
     Args:

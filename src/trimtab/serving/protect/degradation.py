@@ -20,7 +20,7 @@ from trimtab.core.time import duration_us
 from trimtab.serving.answer.answering import Answerer
 from trimtab.serving.answer.request_rows import Row
 from trimtab.serving.failures import Late, is_of_all
-from trimtab.serving.observe.log_throttle import Seldom
+from trimtab.serving.observe.log_throttle import ThrottledLogger
 from trimtab.serving.protect.breaker import GuardedReads
 
 _logger = logging.getLogger(__name__)
@@ -121,14 +121,14 @@ class Degrading:
         self.fallback = fallback
         self._mutex = threading.Lock()  # of what is written to `_last`
         self._last: OrderedDict[tuple[Any, ...], Prediction] = OrderedDict()
-        self._seldom = Seldom(_logger)
+        self._throttled = ThrottledLogger(_logger)
 
-    def deadline_s(self, heard_s: float, timeout_s: float | None) -> float | None:
-        """Until when a request that arrived at `heard_s` is to be answered: as it says itself, or sooner."""
+    def deadline_s(self, received_s: float, timeout_s: float | None) -> float | None:
+        """Until when a request that arrived at `received_s` is to be answered: as it says itself, or sooner."""
         if self._after_s is None or timeout_s is None:
             after_s = self._after_s if timeout_s is None else timeout_s
-            return None if after_s is None else heard_s + after_s
-        return heard_s + min(self._after_s, timeout_s)
+            return None if after_s is None else received_s + after_s
+        return received_s + min(self._after_s, timeout_s)
 
     def predict(
         self,
@@ -290,4 +290,4 @@ class Degrading:
             return None
 
     def _say(self, answerer: Answerer, error: Exception) -> None:
-        self._seldom.warning(f"{answerer.served.label}: a makeshift answer", error)
+        self._throttled.warning(f"{answerer.served.label}: a makeshift answer", error)

@@ -15,7 +15,7 @@ from trimtab.core.errors import Unavailable
 
 READY = b"r"  # it takes connections
 BEAT = b"b"  # its event loop turns; about once a second
-NUDGE = b"n"  # it has appended events that somebody waits for
+WAKE = b"n"  # it has appended events that somebody waits for
 CHANGED = b"c"  # what it answers by is not what the service began with
 _SIZE = struct.Struct("<I")
 

@@ -18,7 +18,7 @@ import msgspec
 
 from trimtab.core.errors import Unavailable
 from trimtab.core.signals import caught
-from trimtab.serving.workers.channel import CHANGED, NUDGE, READY
+from trimtab.serving.workers.channel import CHANGED, READY, WAKE
 from trimtab.serving.workers.worker import Worker
 
 _logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class Supervisor:
         count: int,
         *,
         patience: Patience | None = None,
-        nudged: Callable[[], object] | None = None,
+        wake_requested: Callable[[], object] | None = None,
         ended: Callable[[int, int], object] | None = None,
         each_round: Callable[[], object] | None = None,
     ) -> None:
@@ -92,7 +92,7 @@ class Supervisor:
         self._task = task
         self._listener = listener
         self._patience = patience or Patience()
-        self._nudged = nudged
+        self._nudged = wake_requested
         self._ended = ended
         self._each_round = each_round
         self._slots = [_Slot(n) for n in range(1, count + 1)]
@@ -184,7 +184,7 @@ class Supervisor:
                 worker.ready = True
             if CHANGED in words:
                 worker.changed = True
-            if NUDGE in words and self._nudged is not None:
+            if WAKE in words and self._nudged is not None:
                 self._nudged()
 
     def _judge(self) -> None:
@@ -197,7 +197,7 @@ class Supervisor:
             if worker.process.poll() is not None:
                 self._bury(slot, worker)
                 continue
-            silent_s = now_s - worker.heard_s
+            silent_s = now_s - worker.received_s
             if silent_s > (self._patience.silent_s if worker.ready else self._patience.start_s):
                 what = "has not answered" if worker.ready else "was not ready"
                 _logger.warning("worker %d (pid %d) %s for %.0f s: killed", slot.number, worker.pid, what, silent_s)

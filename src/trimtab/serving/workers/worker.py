@@ -33,7 +33,7 @@ class Worker:
     def __init__(self, slot: int, command: Sequence[str], task: bytes, listener: socket.socket) -> None:
         self.slot = slot
         self.ready = self.changed = False
-        self.begun_s = self.heard_s = time.monotonic()
+        self.begun_s = self.received_s = time.monotonic()
         self.line, theirs = socket.socketpair()
         inherited = theirs.fileno(), listener.fileno()
         try:
@@ -71,7 +71,7 @@ class Worker:
         except (BlockingIOError, ConnectionResetError):
             return b""
         if words:
-            self.heard_s = time.monotonic()
+            self.received_s = time.monotonic()
         return words
 
     def pass_on_output(self) -> bool:

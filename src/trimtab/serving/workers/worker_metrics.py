@@ -89,7 +89,7 @@ class SharedMetrics(Metrics):
         self._shown = text
 
 
-class FiguresWriter:
+class ArmMetricsWriter:
     """A thread that writes a process's figures about once a second, until it is closed."""
 
     def __init__(self, metrics: SharedMetrics) -> None:
@@ -97,7 +97,7 @@ class FiguresWriter:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="trimtab-figures", daemon=True)
 
-    def __enter__(self) -> FiguresWriter:
+    def __enter__(self) -> ArmMetricsWriter:
         self._thread.start()
         return self
 

@@ -129,4 +129,4 @@ class Gated:
     def lack(self) -> str:
         """Why there is no version yet."""
         refused = (d.cause for d in reversed(self._decisions) if d.act in ("refuse", "failed"))
-        return next(refused, "") or self._loop.workshop.blocked(self._clock.now_us(), Changes()) or ""
+        return next(refused, "") or self._loop.builder.blocked(self._clock.now_us(), Changes()) or ""

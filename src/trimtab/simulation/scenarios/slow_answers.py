@@ -11,8 +11,8 @@ import numpy as np
 from trimtab.core.records import Prediction
 from trimtab.core.time import MINUTE_US
 from trimtab.registry import Registry
-from trimtab.serving.arms.arm_counts import LATENCY_EDGES_S, ServiceFigures
-from trimtab.serving.arms.arm_metrics import figures_key, write_figures
+from trimtab.serving.arms.arm_counts import LATENCY_EDGES_S, ServiceMetrics
+from trimtab.serving.arms.arm_metrics import metrics_key, write_metrics
 from trimtab.simulation.faults import Fault
 from trimtab.store.ports import Catalog
 
@@ -45,9 +45,9 @@ class SlowAnswers:
             rng = np.random.default_rng((self._seed, until_us, number))
             taken_s = _USUAL_S * self._slower(version) * np.exp(rng.normal(0.0, _SPREAD, requests))
             buckets = Counter(bisect_left(LATENCY_EDGES_S, one) for one in taken_s.tolist())
-            figures = ServiceFigures(model=model, version=version, arm=arm, requests=requests, latencies=dict(buckets))
-            found[figures_key(figures, until_us // MINUTE_US, "replay")] = figures
-        write_figures(self._catalog, found)
+            figures = ServiceMetrics(model=model, version=version, arm=arm, requests=requests, latencies=dict(buckets))
+            found[metrics_key(figures, until_us // MINUTE_US, "replay")] = figures
+        write_metrics(self._catalog, found)
 
     def _slower(self, version: str) -> float:
         if version not in self._times:

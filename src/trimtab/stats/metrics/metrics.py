@@ -21,7 +21,7 @@ Weighted = Callable[[FloatArray], float | None]
 _BINS = 10  # of the calibration error
 
 
-class Figure(msgspec.Struct, frozen=True, kw_only=True):
+class MetricValue(msgspec.Struct, frozen=True, kw_only=True):
     """One figure of a set of rows."""
 
     name: str
@@ -31,9 +31,9 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     goal: float | None = None  # where the best value is, for "near"
 
 
-def score_figures(
+def score_metrics(
     metric: Loss, labels: ArrayLike, scores: ArrayLike, blocks: ArrayLike, *, repeats: int = 200, seed: int = 0
-) -> tuple[Figure, ...]:
+) -> tuple[MetricValue, ...]:
     """All figures of a model's kind: the metric's own first.
 
     Args:
@@ -47,7 +47,7 @@ def score_figures(
     Raises:
         Misuse: No rows, shapes that differ, or values outside their range.
 
-    >>> found = score_figures("squared_error", [1.0, 2.0, 4.0], [1.5, 2.0, 3.0], [0, 1, 2])
+    >>> found = score_metrics("squared_error", [1.0, 2.0, 4.0], [1.5, 2.0, 3.0], [0, 1, 2])
     >>> [(figure.name, round(figure.value, 3)) for figure in found][:3]
     [('squared_error', 0.417), ('mean_absolute_error', 0.5), ('root_mean_squared_error', 0.645)]
     """
@@ -92,11 +92,13 @@ def figure_of(
     goal: float | None = None,
     repeats: int = 200,
     seed: int = 0,
-) -> Figure:
+) -> MetricValue:
     """A figure and its interval, from a statistic that takes weights; see `resampled`."""
     interval = resampled(statistic, blocks, repeats=repeats, seed=seed)
     value = statistic(np.ones(len(blocks))) if interval is None else interval.estimate
-    return Figure(name=name, value=None if value is None else float(value), interval=interval, better=better, goal=goal)
+    return MetricValue(
+        name=name, value=None if value is None else float(value), interval=interval, better=better, goal=goal
+    )
 
 
 def mean_of(values: FloatArray) -> Weighted:
@@ -129,14 +131,14 @@ def _binary(metric: Loss, y: FloatArray, p: FloatArray) -> list[tuple[str, Bette
     ]
 
 
-def _auc(y: FloatArray, p: FloatArray, blocks: NDArray[np.generic], repeats: int, seed: int) -> Figure:
+def _auc(y: FloatArray, p: FloatArray, blocks: NDArray[np.generic], repeats: int, seed: int) -> MetricValue:
     value, interval = auc(y, p), None
     if value is not None and np.unique(blocks).size > 1:
         try:
             interval = metric_interval("auc", y, p, blocks, repeats=repeats, seed=seed)
         except Misuse:  # most draws hold one class only: there is no interval to be had
             interval = None
-    return Figure(name="auc", value=value, interval=interval, better="higher")
+    return MetricValue(name="auc", value=value, interval=interval, better="higher")
 
 
 def _number(y: FloatArray, p: FloatArray, *, count: bool) -> list[tuple[str, Better, float | None, Weighted]]:

@@ -13,13 +13,13 @@ from trimtab.stats.inference.bootstrap import block_draws, metric_interval, perc
 from trimtab.stats.interval import Interval
 from trimtab.stats.metrics.loss_names import CLASS_LOSSES, Loss
 from trimtab.stats.metrics.losses import row_losses
-from trimtab.stats.metrics.metrics import Better, Figure, Weighted, figure_of, mean_of
+from trimtab.stats.metrics.metrics import Better, MetricValue, Weighted, figure_of, mean_of
 from trimtab.stats.scores import OFF, FloatArray, auc, checked_chances
 
 IntArray = NDArray[np.int64]
 
 
-class ClassFigures(msgspec.Struct, frozen=True, kw_only=True):
+class ClassMetrics(msgspec.Struct, frozen=True, kw_only=True):
     """One class against all others."""
 
     name: str
@@ -33,7 +33,7 @@ class ClassFigures(msgspec.Struct, frozen=True, kw_only=True):
     recall: float | None  # of its rows, the share for which it was the likeliest; None: there are none
 
 
-def class_figures(
+def class_metrics(
     labels: Sequence[object],
     probabilities: ArrayLike,
     classes: Sequence[object],
@@ -41,7 +41,7 @@ def class_figures(
     *,
     repeats: int = 200,
     seed: int = 0,
-) -> tuple[Figure, ...]:
+) -> tuple[MetricValue, ...]:
     """Log loss, accuracy, balanced accuracy, macro F1 and macro one-against-rest AUC, each with an interval.
 
     Args:
@@ -55,7 +55,7 @@ def class_figures(
     Raises:
         Misuse: No rows, shapes that differ, chances that are none, or a label that is no class.
 
-    >>> found = class_figures(["a", "b"], [[0.8, 0.1, 0.1], [0.3, 0.5, 0.2]], ["a", "b", "c"], [0, 1])
+    >>> found = class_metrics(["a", "b"], [[0.8, 0.1, 0.1], [0.3, 0.5, 0.2]], ["a", "b", "c"], [0, 1])
     >>> [(figure.name, round(figure.value, 3)) for figure in found][:2]
     [('multi_log_loss', 0.458), ('accuracy', 1.0)]
     """
@@ -75,7 +75,7 @@ def class_figures(
 
 def chance_figures(
     metric: Loss, labels: ArrayLike, scores: ArrayLike, blocks: ArrayLike, *, repeats: int = 200, seed: int = 0
-) -> tuple[Figure, ...]:
+) -> tuple[MetricValue, ...]:
     """All figures of a model of several classes: the metric's own first.
 
     Args:
@@ -181,9 +181,9 @@ def confusion_table(labels: ArrayLike, scores: ArrayLike) -> IntArray:
     return np.bincount(y * width + np.argmax(p, axis=1), minlength=width * width).reshape(width, width)
 
 
-def figures_by_class(
+def metrics_by_class(
     classes: Sequence[str], labels: ArrayLike, scores: ArrayLike, blocks: ArrayLike, *, repeats: int, seed: int
-) -> tuple[ClassFigures, ...]:
+) -> tuple[ClassMetrics, ...]:
     """Each class against all others, in their order; the areas with bootstrap intervals over whole blocks."""
     y, p = checked_chances(labels, scores, "figures by class")
     found = confusion_table(y, p)
@@ -198,7 +198,7 @@ def figures_by_class(
             except Misuse:  # it is missing from most draws: there is no interval to be had
                 interval = None
         out.append(
-            ClassFigures(
+            ClassMetrics(
                 name=name,
                 rows=of_label[place],
                 answered=answered[place],
@@ -213,7 +213,7 @@ def figures_by_class(
     return tuple(out)
 
 
-def _mean_area(y: IntArray, p: FloatArray, blocks: NDArray[np.generic], repeats: int, seed: int) -> Figure:
+def _mean_area(y: IntArray, p: FloatArray, blocks: NDArray[np.generic], repeats: int, seed: int) -> MetricValue:
     """The mean one-against-rest area, of each draw over the classes that it holds."""
     value, interval = macro_auc(y, p), None
     if value is not None and np.unique(blocks).size > 1:
@@ -225,4 +225,4 @@ def _mean_area(y: IntArray, p: FloatArray, blocks: NDArray[np.generic], repeats:
             interval = percentiles(means, 0.95)
         except Misuse:  # most draws hold one class only: there is no interval to be had
             interval = None
-    return Figure(name="macro_auc", value=value, interval=interval, better="higher")
+    return MetricValue(name="macro_auc", value=value, interval=interval, better="higher")

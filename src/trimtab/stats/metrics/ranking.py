@@ -8,11 +8,11 @@ from numpy.typing import ArrayLike, NDArray
 from trimtab.core.errors import Misuse
 from trimtab.stats.metrics.lists import checked_lists, list_ndcg, ordered, tells
 from trimtab.stats.metrics.loss_names import ndcg_loss
-from trimtab.stats.metrics.metrics import Better, Figure, figure_of, mean_of
+from trimtab.stats.metrics.metrics import Better, MetricValue, figure_of, mean_of
 from trimtab.stats.scores import FloatArray
 
 
-def ranking_figures(
+def ranking_metrics(
     relevance: ArrayLike,
     scores: ArrayLike,
     groups: ArrayLike,
@@ -21,7 +21,7 @@ def ranking_figures(
     top: int = 10,
     repeats: int = 200,
     seed: int = 0,
-) -> tuple[Figure, ...]:
+) -> tuple[MetricValue, ...]:
     """NDCG and its loss, mean average precision, reciprocal rank of the first hit and recall at `top`, with intervals.
 
     A figure is the mean over groups (queries, users, sessions). A group whose items are all alike says nothing about
@@ -39,7 +39,7 @@ def ranking_figures(
     Raises:
         Misuse: Shapes that differ, values that are no number, or no group whose items differ.
 
-    >>> found = ranking_figures([0, 1, 1, 0], [0.9, 0.5, 0.8, 0.1], ["a", "a", "b", "b"])
+    >>> found = ranking_metrics([0, 1, 1, 0], [0.9, 0.5, 0.8, 0.1], ["a", "a", "b", "b"])
     >>> [(figure.name, round(figure.value, 3)) for figure in found]  # doctest: +NORMALIZE_WHITESPACE
     [('ndcg_loss(10)', 0.185), ('ndcg_at_10', 0.815), ('mean_average_precision', 0.75), ('reciprocal_rank', 0.75),
      ('recall_at_10', 1.0)]

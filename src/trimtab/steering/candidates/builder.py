@@ -20,7 +20,7 @@ from trimtab.serving.arms.arms import CANARY, SHADOW
 from trimtab.steering.candidates.candidate_checks import Proving
 from trimtab.steering.candidates.comparison_targets import (
     Answered,
-    Rival,
+    ComparisonTarget,
     who_answers,
 )
 from trimtab.steering.candidates.comparisons import Comparisons
@@ -66,7 +66,7 @@ from trimtab.training.fitting.fitted import Fitted
 T = TypeVar("T")
 
 
-class VersionWorkshop:
+class CandidateBuilder:
     """Makes and judges versions of one deployment, and registers them.
 
     The gate judges a recipe: candidate A, fitted on what was known when the window began, on the window. What goes in
@@ -274,7 +274,7 @@ class VersionWorkshop:
         return healthy_reference(model, version.id, case.training_set, answered, self._labels, cap=cap, slices=parts)
 
     def _earlier(
-        self, training_set: TrainingSet, plan: Plan, window: Stretch, source: Source, rival: Rival | None
+        self, training_set: TrainingSet, plan: Plan, window: Stretch, source: Source, rival: ComparisonTarget | None
     ) -> list[Answers]:
         """Answers to the days before the window that complete the reference.
 
@@ -301,7 +301,7 @@ class VersionWorkshop:
             return []
         return [Answers(judged, scores)] if np.isfinite(scores).all() else []
 
-    def _plan(self, training_set: TrainingSet, rival: Rival | None, changes: Changes) -> Plan:
+    def _plan(self, training_set: TrainingSet, rival: ComparisonTarget | None, changes: Changes) -> Plan:
         """What is learnt from and judged on; a model that learns as it answers is judged by what it answered."""
         onset, learns = changes.onset, self._deployment.learn == "online"
         if onset is None or rival is None or learns:

@@ -15,7 +15,7 @@ from trimtab.features.feature_set import FeatureSet
 from trimtab.features.frames import FeatureFrame
 from trimtab.features.stored import check_functions
 from trimtab.registry import LoadedModel, Registry, Version
-from trimtab.registry.loading import mend_lost
+from trimtab.registry.loading import repair_lost
 from trimtab.registry.protection import CHAMPION
 from trimtab.stats.metrics.loss_names import loss_kind
 from trimtab.steering.candidates.recipes import Floats, Recipe, Rows
@@ -39,7 +39,7 @@ class OtherFeatures(Protocol):
         ...
 
 
-class Rival(msgspec.Struct, frozen=True, eq=False):
+class ComparisonTarget(msgspec.Struct, frozen=True, eq=False):
     """A version that answers for the one in service."""
 
     version: Version
@@ -49,7 +49,7 @@ class Rival(msgspec.Struct, frozen=True, eq=False):
 
 def find_rival(
     registry: Registry, champion: Version | None, model: Model, until_us: int, *, learns: bool = False
-) -> Rival | None:
+) -> ComparisonTarget | None:
     """Who answers for the version in service on days before `until_us`; None where nobody can.
 
     Args:
@@ -65,7 +65,7 @@ def find_rival(
     champion = registry.as_known(champion)
     same_features = champion.features == model.features.hash
     if same_features and (champion.recipe == model.hash or learns):
-        return Rival(champion, champion.cut_us - model.label.wait_us)
+        return ComparisonTarget(champion, champion.cut_us - model.label.wait_us)
     if loss_kind(champion.metric) != loss_kind(model.metric):
         return None
     return who_answers(registry, champion, model, until_us)
@@ -73,7 +73,7 @@ def find_rival(
 
 def who_answers(
     registry: Registry, version: Version, model: Model, until_us: int, *, seen_until_us: int | None = None
-) -> Rival:
+) -> ComparisonTarget:
     """Who answers for a version on days before `until_us`: itself with its own features, or whose refit it is.
 
     A version was usually fitted on the newest labels itself. Where that leaves no days to judge on, the candidate whose
@@ -91,20 +91,20 @@ def who_answers(
     said = own and f"{version.name} was asked {own}."
     unseen_from_us = (version.cut_us if seen_until_us is None else seen_until_us) - model.label.wait_us
     if until_us - unseen_from_us >= LEAST_WINDOW_US or version.imported is not None:
-        return Rival(version, unseen_from_us, said)
+        return ComparisonTarget(version, unseen_from_us, said)
     judged = [  # a candidate of several folds has learnt from part of its own window
         gate
         for gate in registry.gates_of(version)
         if gate.candidate == (version.refit_of or version.id) and gate.folds == 1
     ]
     if not judged:
-        return Rival(version, unseen_from_us, said)
+        return ComparisonTarget(version, unseen_from_us, said)
     started_us = max(gate.window_start_us for gate in judged)
     if version.refit_of is None:  # a candidate: it was fitted on what was known when that window began
-        return Rival(version, started_us, said)
+        return ComparisonTarget(version, started_us, said)
     origin = registry.get(version.refit_of)
     said = f"{origin.name} answered for its refit {version.name}, which has seen the window{own and f', {own}'}."
-    return Rival(origin, started_us, said)
+    return ComparisonTarget(origin, started_us, said)
 
 
 class Answered(msgspec.Struct, frozen=True, eq=False):
@@ -115,7 +115,13 @@ class Answered(msgspec.Struct, frozen=True, eq=False):
 
 
 def rival_answers(
-    registry: Registry, recipe: Recipe, data: OtherFeatures, rival: Rival, model: Model, asked: TrainingSet, rows: Rows
+    registry: Registry,
+    recipe: Recipe,
+    data: OtherFeatures,
+    rival: ComparisonTarget,
+    model: Model,
+    asked: TrainingSet,
+    rows: Rows,
 ) -> Answered:
     """A rival's answers to some rows of a training set, from its own features."""
     if rival.version.features == model.features.hash:
@@ -159,14 +165,14 @@ def asked_of_version(
     return msgspec.structs.replace(window, features=frame)
 
 
-def _mend(rival: Rival) -> str:
+def _mend(rival: ComparisonTarget) -> str:
     """What to do where the artifact of a rival is lost."""
     version = rival.version
     if rival.said:  # it stands in for the version in service
         days = f"train again once the champion has not seen {format_duration(LEAST_WINDOW_US)} of closed days"
         return f"Bring all of the state back from a backup (trimtab restore BACKUP --force), or {days}."
     made_of = None if version.imported is None else version.imported.file
-    return mend_lost(version.model, imported=made_of, changed=True)
+    return repair_lost(version.model, imported=made_of, changed=True)
 
 
 def _silent(registry: Registry, model: Model) -> str | None:

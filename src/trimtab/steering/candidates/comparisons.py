@@ -11,7 +11,7 @@ from trimtab.registry import Registry, Version
 from trimtab.registry.protection import CHAMPION
 from trimtab.steering.candidates.comparison_targets import (
     Answered,
-    Rival,
+    ComparisonTarget,
     asked_of_version,
     find_rival,
     rival_answers,
@@ -80,12 +80,12 @@ class Comparisons:
             f"{self._other_recipe(rival, closed_us)}"
         )
 
-    def rival(self, until_us: int) -> Rival | None:
+    def rival(self, until_us: int) -> ComparisonTarget | None:
         """Who answers for the version in service against a new candidate; None where nobody can."""
         learns = self._deployment.learn == "online"
         return find_rival(self._registry, self.champion(), self._deployment.model, until_us, learns=learns)
 
-    def stand_in(self, until_us: int) -> Rival | None:
+    def stand_in(self, until_us: int) -> ComparisonTarget | None:
         """Who answers for the version in service where a stored one is judged; None where nobody can."""
         rival = self.rival(until_us)
         if rival is None:
@@ -94,12 +94,12 @@ class Comparisons:
         assert champion is not None  # somebody answers for it
         return who_answers(self._registry, champion, self._deployment.model, until_us)
 
-    def stretch(self, training_set: TrainingSet, *rivals: Rival | None) -> Stretch:
+    def stretch(self, training_set: TrainingSet, *rivals: ComparisonTarget | None) -> Stretch:
         """The newest closed days that have labels, as far as none of the rivals has learnt from them."""
         seen_us = max((rival.unseen_from_us for rival in rivals if rival is not None), default=-(2**62))
         return stretch_of(training_set, self._deployment.gate.window_us, seen_us)
 
-    def lack(self, training_set: TrainingSet, stretch: Stretch, rival: Rival | None) -> str | None:
+    def lack(self, training_set: TrainingSet, stretch: Stretch, rival: ComparisonTarget | None) -> str | None:
         """What a candidate cannot be fitted or judged without, in one sentence; None when nothing is missing."""
         model, seen = self._deployment.model, ""
         if rival is not None:
@@ -113,7 +113,7 @@ class Comparisons:
         return lack
 
     def lack_to_judge(
-        self, training_set: TrainingSet, stretch: Stretch, asked: Rival, rival: Rival | None
+        self, training_set: TrainingSet, stretch: Stretch, asked: ComparisonTarget, rival: ComparisonTarget | None
     ) -> str | None:
         """What a stored version cannot be judged without, in one sentence; None when nothing is missing."""
         model = self._deployment.model
@@ -129,7 +129,7 @@ class Comparisons:
                 lack += " It was made elsewhere: if it has seen less, say until when (--seen-until TIME)."
         return lack
 
-    def answered(self, rival: Rival | None, training_set: TrainingSet, stretch: Stretch) -> Answered:
+    def answered(self, rival: ComparisonTarget | None, training_set: TrainingSet, stretch: Stretch) -> Answered:
         """What the rival answered on the window; no scores where there is nobody to compare with."""
         if rival is None:
             champion = self.champion()
@@ -172,14 +172,16 @@ class Comparisons:
         Raises:
             Misuse: It cannot be asked.
         """
-        rival = Rival(self._registry.get(address), unseen_from_us)
+        rival = ComparisonTarget(self._registry.get(address), unseen_from_us)
         model = self._deployment.model
         found = rival_answers(self._registry, self._recipe, self._data, rival, model, training_set, rows)
         if found.scores is None:
             raise Misuse(found.said)
         return finite(found.scores, rival.version)
 
-    def stored_side(self, version: Version, asked: Rival, training_set: TrainingSet, stretch: Stretch) -> Side:
+    def stored_side(
+        self, version: Version, asked: ComparisonTarget, training_set: TrainingSet, stretch: Stretch
+    ) -> Side:
         """What a stored version answers to the window's rows, with the features that it reads."""
         model = self._deployment.model
         try:
@@ -190,7 +192,7 @@ class Comparisons:
             raise Misuse(f"promote {version.name}: it cannot be asked: {error}") from error
         return Side(asked.version, finite(scores, asked.version), own.features.values, version, asked.said)
 
-    def refreshes(self, changes: Changes, rival: Rival | None, answered: Answered) -> bool:
+    def refreshes(self, changes: Changes, rival: ComparisonTarget | None, answered: Answered) -> bool:
         """Whether the candidate has the recipe of the version in service, and only time has asked for it."""
         if not changes.refreshes or changes.onset is not None or rival is None or answered.scores is None:
             return False
@@ -212,7 +214,7 @@ class Comparisons:
             raise Unavailable(f"search of {self._deployment.name!r}: {lack}")
         return training_set, stretch.before, stretch.start_us
 
-    def _other_recipe(self, rival: Rival, until_us: int) -> str:
+    def _other_recipe(self, rival: ComparisonTarget, until_us: int) -> str:
         """What can be judged although the champion has seen the days, as a sentence with a blank before it."""
         model, version = self._deployment.model, rival.version
         if self._deployment.learn == "online" or version.recipe != model.hash:

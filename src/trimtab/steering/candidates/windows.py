@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.time import DAY_US, format_duration, format_moment
+from trimtab.core.time import DAY_US, format_duration, format_time
 from trimtab.steering.candidates.recipes import Rows
 from trimtab.steering.definitions import LEAST_WINDOW_US
 from trimtab.training.data.sets import TrainingSet
@@ -138,7 +138,7 @@ def days_of(span_us: int) -> str:
 
 def day_of(at_us: int) -> str:
     """The day of a moment: "2024-04-01"."""
-    return format_moment(at_us)[:10]
+    return format_time(at_us)[:10]
 
 
 def rows_left_out(training_set: TrainingSet) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from trimtab.core.time import DAY_US, format_moment
+from trimtab.core.time import DAY_US, format_time
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.loop_state import LoopState
 
@@ -42,5 +42,5 @@ def _bound(name: str, span_us: int, limit: int, state: LoopState, now_us: int) -
     for at_us, fits in sorted(state.fits):
         if at_us > now_us - span_us and left >= limit:
             left, until_us = left - fits, at_us + span_us
-    said = f"The budget is spent: {made} fits in {name}, allowed are {limit}. From {format_moment(until_us)[:16]} on."
+    said = f"The budget is spent: {made} fits in {name}, allowed are {limit}. From {format_time(until_us)[:16]} on."
     return Bound(until_us, said)

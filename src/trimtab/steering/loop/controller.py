@@ -10,7 +10,7 @@ import msgspec
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
 from trimtab.core.records import ChangeOnset, Decision
-from trimtab.core.time import DAY_US, HOUR_US, format_moment
+from trimtab.core.time import DAY_US, HOUR_US, format_time
 from trimtab.monitoring.quality.quality import QualityMonitor
 from trimtab.run import Cancelled
 from trimtab.steering.candidates.ports import Exposed, Guard, Stored, Workshop
@@ -56,7 +56,7 @@ class Controller:
         deployment: Deployment,
         *,
         monitor: QualityMonitor,
-        workshop: Workshop,
+        builder: Workshop,
         ledger: Ledger,
         catalog: Catalog,
         clock: Clock,
@@ -66,12 +66,12 @@ class Controller:
         self._deployment = deployment
         self._exposure = exposure
         self._monitor = monitor
-        self._workshop = workshop
+        self._builder = builder
         self._catalog = catalog
         self._clock = clock
         self._record = DeploymentRecord(deployment, ledger=ledger, catalog=catalog, clock=clock, waits=self._waits)
         self._stages = RolloutStages(
-            deployment, self._record, workshop, exposure=exposure, guard=guard, clock=clock, refuse=self._refuse
+            deployment, self._record, builder, exposure=exposure, guard=guard, clock=clock, refuse=self._refuse
         )
         self._closed_days = ClosedDays(catalog, deployment, monitor)
 
@@ -95,12 +95,12 @@ class Controller:
         repair = self._record.state.repair
         if repair is None or repair.successor is None or self._record.state.phase != PROMOTING:
             return []
-        if self._record.frozen() is not None and self._workshop.champion() != repair.successor:
+        if self._record.frozen() is not None and self._builder.champion() != repair.successor:
             return []
         now_us = self._clock.now_us()
         gate = {"gate": repair.gate.id}
         try:
-            replaced = self._workshop.promote(
+            replaced = self._builder.promote(
                 repair, repair.reason, self._record.state.approved_by or self._record.state.asked_by
             )
         except (Conflict, Misuse, NotFound) as error:  # another champion, or evidence that is gone
@@ -167,7 +167,7 @@ class Controller:
             return decisions
         lack = self._blocked(now_us)
         if lack is not None:
-            self._record.write([], lack=lack, looked_us=now_us, looked_for=self._workshop.champion())
+            self._record.write([], lack=lack, looked_us=now_us, looked_for=self._builder.champion())
             return decisions
         try:
             return decisions + self._repair(now_us)
@@ -190,10 +190,10 @@ class Controller:
         decisions = self._free(f"train {self._deployment.name!r}")
         now_us = self._clock.now_us()
         changes = msgspec.structs.replace(self._record.state.changes, onset=self._onset())
-        blocked = self._workshop.blocked(now_us, changes)
+        blocked = self._builder.blocked(now_us, changes)
         if blocked is not None and changes.onset is not None:  # too soon after it: judge on the newest days instead
             changes = msgspec.structs.replace(changes, onset=None)
-            blocked = self._workshop.blocked(now_us, changes)
+            blocked = self._builder.blocked(now_us, changes)
         if blocked is not None:
             raise Unavailable(f"train {self._deployment.name!r}: {blocked}")
         self._record.write(
@@ -222,9 +222,9 @@ class Controller:
             Conflict: Automation is frozen, a candidate waits for approval, or another process has moved the state.
         """
         decisions = self._free(f"promote {stored.version[:12]} of {self._deployment.name!r}")
-        if self._workshop.champion() == stored.version:
+        if self._builder.champion() == stored.version:
             return decisions  # by what was under way when a process ended
-        repair = self._workshop.judge_stored(stored, self._clock.now_us())
+        repair = self._builder.judge_stored(stored, self._clock.now_us())
         self.check_frozen()
         gate = repair.gate
         seen = {} if stored.seen_until_us is None else {"seen_until_us": stored.seen_until_us}
@@ -305,14 +305,14 @@ class Controller:
         """Drop a candidate whose time to be approved is over, or which another champion has overtaken."""
         repair = self._record.state.repair
         assert repair is not None  # stored with the phase
-        gate, champion = {"gate": repair.gate.id}, self._workshop.champion()
+        gate, champion = {"gate": repair.gate.id}, self._builder.champion()
         if champion != repair.gate.champion:
             said = f"It was compared with {short_name(repair.gate.champion)}; champion is now {short_name(champion)}."
             entry = self._record.entry("refuse", said, gate, version=repair.successor, actor="policy")
             return self._refuse(now_us, [entry])
         if now_us < self._record.state.expires_us:
             return []
-        said = f"Nobody answered until {format_moment(self._record.state.expires_us)}."
+        said = f"Nobody answered until {format_time(self._record.state.expires_us)}."
         return self._refuse(
             now_us, [self._record.entry("expire", said, gate, version=repair.successor, actor="policy")]
         )
@@ -321,7 +321,7 @@ class Controller:
         """Who waits for approval, until when, and how to answer."""
         name = self._deployment.name
         return (
-            f"A candidate waits for approval until {format_moment(state.expires_us)}. A person answers: "
+            f"A candidate waits for approval until {format_time(state.expires_us)}. A person answers: "
             f"trimtab approve {name}, or trimtab reject {name} --why TEXT."
         )
 
@@ -334,7 +334,7 @@ class Controller:
         """What starts a repair now; while one waits, only what is more urgent."""
         record = self._catalog.get(REQUEST, self._deployment.name)
         requested = None if record is None else msgspec.json.decode(record.body, type=Requested)
-        serves, watch = self._workshop.champion() is not None, self._monitor.watch
+        serves, watch = self._builder.champion() is not None, self._monitor.watch
         days, state = self._closed_days, self._record.state
         seen = Seen(now_us, serves, watch, requested, lambda: days.new_labels(state.trained_at_us), days.rise_by_slice)
         found = find_trigger(self._deployment, state, seen)
@@ -354,7 +354,7 @@ class Controller:
         told: Evidence = {"onset_us": known.get("at_us"), **known}
         entries = [self._record.entry("trigger", trigger.cause, told, actor=trigger.actor)]
         if trigger.ready_at_us > now_us:
-            until = format_moment(trigger.ready_at_us)
+            until = format_time(trigger.ready_at_us)
             entries.append(
                 self._record.entry("wait", f"For labels from after the change, until {until}.", actor=trigger.actor)
             )
@@ -387,14 +387,14 @@ class Controller:
         Days close at midnight; six hours let labels in that were loaded after it.
         """
         state = self._record.state
-        if not state.lack or state.looked_for != self._workshop.champion() or now_us - state.looked_us >= LOOK_AGAIN_US:
+        if not state.lack or state.looked_for != self._builder.champion() or now_us - state.looked_us >= LOOK_AGAIN_US:
             return False
         wait_us = self._deployment.model.label.wait_us
         return (now_us - wait_us) // DAY_US == (state.looked_us - wait_us) // DAY_US
 
     def _blocked(self, now_us: int) -> str | None:
         try:
-            return self._workshop.blocked(now_us, self._record.state.changes)
+            return self._builder.blocked(now_us, self._record.state.changes)
         except NotFound as error:  # no request was ever asked
             return str(error)
 
@@ -408,7 +408,7 @@ class Controller:
         try:
             state = self._record.state
             changes = msgspec.structs.replace(state.changes, refreshes=state.begun_by in ("schedule", "labels"))
-            repair = self._workshop.repair(now_us, self.check_frozen, changes)
+            repair = self._builder.repair(now_us, self.check_frozen, changes)
         except Cancelled as error:  # by a person: the next trigger may come after the usual quiet time
             raise _Failed(error, self._cancel(now_us, str(error))) from error
         except Misuse as error:

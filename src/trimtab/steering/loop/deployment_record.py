@@ -9,7 +9,7 @@ import msgspec
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict
 from trimtab.core.records import Decision
-from trimtab.registry.protection import CHAMPION, hold, let_go
+from trimtab.registry.protection import CHAMPION, hold, release
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.ledger import Entry, Evidence, Ledger
 from trimtab.steering.loop_state import APPROVAL, FREEZE, KIND, LoopState
@@ -111,4 +111,4 @@ class DeploymentRecord:
         name = self._deployment.name
         if state.phase == APPROVAL:
             return [hold(name, CHAMPION, self._waits(state))]
-        return [let_go(name, CHAMPION)] if self.state.phase == APPROVAL else []
+        return [release(name, CHAMPION)] if self.state.phase == APPROVAL else []

@@ -33,7 +33,7 @@ from trimtab.registry.protection import CHAMPION
 from trimtab.serving.answer.batch import batch_manifests, batch_predictions
 from trimtab.serving.arms.arms import CANARY, SHADOW
 from trimtab.serving.log.prediction_log import PredictionLog
-from trimtab.steering.candidates.builder import VersionWorkshop
+from trimtab.steering.candidates.builder import CandidateBuilder
 from trimtab.steering.candidates.candidate_checks import Proving
 from trimtab.steering.candidates.ports import TrainingData, Workshop
 from trimtab.steering.candidates.recipes import BatchRecipe, LiveScores, OnlineRecipe, Recipe
@@ -109,7 +109,7 @@ class Loop:
         threads: int = 1,
         recording: Recording | None = None,
         proving: Proving | None = None,
-        outside: Callable[[VersionWorkshop], Workshop] = lambda workshop: workshop,
+        outside: Callable[[CandidateBuilder], Workshop] = lambda builder: builder,
         predictions: PredictionLog | None = None,
         profile: Callable[[Version, TrainingSet], object] | None = None,
         served: bool = True,
@@ -142,7 +142,7 @@ class Loop:
         recipe: Recipe = (
             BatchRecipe(model, seed=seed, threads=threads) if batch else OnlineRecipe(model, live, seed=seed)
         )
-        self.workshop = VersionWorkshop(
+        self.builder = CandidateBuilder(
             deployment,
             around(recipe),
             data,
@@ -162,7 +162,7 @@ class Loop:
         self.controller = Controller(
             deployment,
             monitor=self.monitor,
-            workshop=outside(self.workshop),
+            builder=outside(self.builder),
             ledger=self.ledger,
             catalog=catalog,
             clock=clock,
@@ -198,8 +198,8 @@ class Loop:
         stored and the days in memory are not to be used any more: `reload` before the next try.
         """
         now_us = self._clock.now_us()
-        self.monitor.follow(self.workshop.champion(), now_us=now_us)
-        self.monitor.follow_arms(self.workshop.arms(), now_us=now_us)
+        self.monitor.follow(self.builder.champion(), now_us=now_us)
+        self.monitor.follow_arms(self.builder.arms(), now_us=now_us)
         before_us = self._days.closed_until_us
         self._whole = False
         days = self._days.close(now_us)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
 from trimtab.core.records import Decision
-from trimtab.core.time import DAY_US, HOUR_US, format_duration, format_moment
+from trimtab.core.time import DAY_US, HOUR_US, format_duration, format_time
 from trimtab.registry import AliasMove
 from trimtab.steering.candidates.ports import ChampionFailed, Exposed, Guard, Workshop
 from trimtab.steering.candidates.shadowing import evidence_of_shadow, judged, level_of, said_of_shadow
@@ -53,7 +53,7 @@ class RolloutStages:
         self,
         deployment: Deployment,
         record: DeploymentRecord,
-        workshop: Workshop,
+        builder: Workshop,
         *,
         exposure: Exposed,
         guard: Guard,
@@ -63,7 +63,7 @@ class RolloutStages:
         self._deployment = deployment
         self._rollout = deployment.rollout or Rollout()
         self._record = record
-        self._workshop = workshop
+        self._builder = builder
         self._exposure = exposure
         self._guard = guard
         self._clock = clock
@@ -99,7 +99,7 @@ class RolloutStages:
         if self._deployment.approval_us is None:
             return self.after_approval(entries, repair, **changes)
         expires_us = self._clock.now_us() + self._deployment.approval_us
-        said = f"For a person to approve it, until {format_moment(expires_us)}."
+        said = f"For a person to approve it, until {format_time(expires_us)}."
         entry = self._entry("ask", said, repair, entries, {"gate": repair.gate.id})
         return self._record.write([*entries, entry], phase=APPROVAL, repair=repair, expires_us=expires_us, **changes)
 
@@ -112,7 +112,7 @@ class RolloutStages:
     def tick(self) -> list[Decision]:
         """Move the present stage on when it is time."""
         state, now_us = self._record.state, self._clock.now_us()
-        repair, champion = state.repair, self._workshop.champion()
+        repair, champion = state.repair, self._builder.champion()
         if repair is None or state.phase not in (SHADOW, CANARY):
             return []
         if champion != repair.gate.champion:
@@ -158,7 +158,7 @@ class RolloutStages:
         bake, now_us = self._record.state.bake, self._clock.now_us()
         if bake is None:
             return []
-        if self._workshop.champion() != bake.version:  # a person was faster
+        if self._builder.champion() != bake.version:  # a person was faster
             return self._record.write([], bake=None)
         said = self._guard(bake.version, bake.replaced, since_us=bake.since_us)
         if said is not None:
@@ -194,7 +194,7 @@ class RolloutStages:
         if closed_us <= closed_until(state.looked_us, wait_us) and not again:
             return []
         try:
-            new, until_us = self._workshop.shadow_days(repair, state.shadow_until_us, now_us)
+            new, until_us = self._builder.shadow_days(repair, state.shadow_until_us, now_us)
         except ChampionFailed as error:  # a champion that cannot answer must not keep its successor out
             entry = self._entry("compare", f"Left out: {error}", repair, [], {"gate": repair.gate.id})
             return self.after_shadow([entry], repair)

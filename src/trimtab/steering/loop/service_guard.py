@@ -7,7 +7,7 @@ from trimtab.monitoring.breaches import breach
 from trimtab.monitoring.guardrails import Guardrails
 from trimtab.registry import Registry
 from trimtab.registry.protection import CHAMPION
-from trimtab.serving.arms.arm_metrics import service_figures
+from trimtab.serving.arms.arm_metrics import service_metrics
 from trimtab.serving.arms.arms import CANARY
 from trimtab.store.ports import Catalog
 
@@ -36,17 +36,17 @@ class ServiceGuard:
         """See `Guard`."""
         champion = self._registry.alias(self._model, CHAMPION)
         took_over = champion is not None and champion.id == version
-        own = service_figures(
+        own = service_metrics(
             self._catalog, self._model, version, self._arm if took_over else CANARY, since_us=since_us
         )
         before_us = since_us - DAY_US if took_over else since_us  # what was replaced answers no more
-        other = service_figures(self._catalog, self._model, against, self._arm, since_us=before_us)
+        other = service_metrics(self._catalog, self._model, against, self._arm, since_us=before_us)
         found = breach(own, other, self._limits)
         return None if found is None else found.said
 
     def requests(self, version: str, *, since_us: int) -> int | None:
         """See `Guard.requests`."""
-        return service_figures(self._catalog, self._model, version, CANARY, since_us=since_us).requests
+        return service_metrics(self._catalog, self._model, version, CANARY, since_us=since_us).requests
 
 
 class Unserved:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from trimtab.core.time import format_duration, format_moment
+from trimtab.core.time import format_duration, format_time
 from trimtab.steering.candidates.shadowing import judged, level_of, said_of_shadow
 from trimtab.steering.causes import Every
 from trimtab.steering.definitions import Deployment
@@ -106,7 +106,7 @@ def _watching(deployment: Deployment, state: LoopState, now_us: int) -> str:
     periods = [one.period_us for one in deployment.retrain.singles() if isinstance(one, Every)]
     if periods and state.trained_at_us:
         due_us = max(state.trained_at_us + min(periods), state.quiet_until_us)
-        found.append(f"The schedule is due {format_moment(due_us)[:16].replace('T', ' ')}.")
+        found.append(f"The schedule is due {format_time(due_us)[:16].replace('T', ' ')}.")
     if is_before(now_us, state.alarm_quiet_until_us):
         left = format_duration((state.alarm_quiet_until_us - now_us) // 3_600_000_000 * 3_600_000_000 + 3_600_000_000)
         found.append(f"Alarms begin nothing for {left}: the newest repair was not long ago.")

@@ -141,7 +141,7 @@ class LmdbEnvironment:
                 self._writer.release()
                 self._writer = None
 
-    def look_anew(self, *, make: bool) -> bool:
+    def reopen_if_replaced(self, *, make: bool) -> bool:
         """Open what lies at the path now where that is another file than the one that is open; whether it was.
 
         Args:

@@ -160,7 +160,7 @@ class LmdbKeyValue:
         """
         return self._read(_check, self)
 
-    def look_anew(self, *, make: bool = False) -> bool:
+    def reopen_if_replaced(self, *, make: bool = False) -> bool:
         """Read on in what lies in the directory now, where the file that was opened was removed or replaced.
 
         Args:
@@ -173,7 +173,7 @@ class LmdbKeyValue:
             Unavailable: Nothing lies there, and is not to be made.
             Corrupt: What lies there is damaged; the next look tries again.
         """
-        return self._environment.look_anew(make=make)
+        return self._environment.reopen_if_replaced(make=make)
 
     def copy_to(self, directory: Path) -> None:
         """Write all pairs, as they stand at one moment, to a new directory; others may write meanwhile.

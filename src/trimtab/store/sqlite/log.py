@@ -168,7 +168,7 @@ class SqliteLog:
         marks = [(name, mark) for name in names if (mark := self._reader(name).mark()) is not None]
         return tuple(marks) if len(marks) == len(names) else None
 
-    def upkeep(self) -> None:
+    def maintenance(self) -> None:
         """Fold this process's write-ahead log into its file, so that no append has to."""
 
         def fold() -> None:

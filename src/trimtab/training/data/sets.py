@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.columns.data import Column, Columns
 from trimtab.core.errors import Corrupt, Misuse
-from trimtab.core.time import format_moment
+from trimtab.core.time import format_time
 from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.features.frames import REASONS, FeatureFrame
 from trimtab.features.labels import LABEL_STATES, LABELLED, LATE, LabelFrame, LabelIndex
@@ -198,7 +198,7 @@ def build_training_set(
     at_us = requests[model.request.time].values - model.request.lead_us
     asked = np.flatnonzero(at_us <= cut_us)
     if not asked.size:
-        raise Misuse(f"{what}: none of {requests.rows} requests was asked by {format_moment(cut_us)}. Move the cut.")
+        raise Misuse(f"{what}: none of {requests.rows} requests was asked by {format_time(cut_us)}. Move the cut.")
     requests, at_us = requests.take(asked), at_us[asked]
     needed = {view.source.name for view in model.features.views} | {model.label.source.name}
     if absent := sorted(needed - frames.keys()):

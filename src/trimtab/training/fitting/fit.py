@@ -16,7 +16,7 @@ from trimtab.core.hashing import bytes_hash
 from trimtab.features.encoding import Encoding
 from trimtab.features.encoding import fit as fit_encoding
 from trimtab.features.stored import encode_features
-from trimtab.run.progress import heard_by
+from trimtab.run.progress import listening
 from trimtab.stats.recalibration import Recalibration
 from trimtab.stats.scores import OFF
 from trimtab.training.data.leakage import find_leaks, refuse_leaks
@@ -132,7 +132,7 @@ def fit_unchecked(
 
 def _fold(model: Model, training_set: TrainingSet, **how: Any) -> Fitted:
     """A fit on the way to another, whose progress is the one that counts."""
-    with heard_by(None):
+    with listening(None):
         return fit_unchecked(model, training_set, **how)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.errors import Misuse
-from trimtab.core.time import format_moment
+from trimtab.core.time import format_time
 from trimtab.training.data.sets import TrainingSet
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def walk(
         try:
             fitted = fit_on(among & known_before(training_set, start_us))
         except Misuse as error:
-            raise Misuse(f"{what}, fold {number + 1} from {format_moment(start_us)}: {error}") from error
+            raise Misuse(f"{what}, fold {number + 1} from {format_time(start_us)}: {error}") from error
         scores = score(fitted, training_set.features.values.take(here)) if here.size else np.empty(0)
         yield Part(number, start_us, here, scores)
 

@@ -11,7 +11,7 @@ import msgspec
 
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.hashing import content_hash
-from trimtab.run.progress import heard_by
+from trimtab.run.progress import listening
 from trimtab.stats.metrics.lists import unit_losses
 from trimtab.training.data.leakage import find_leaks, refuse_leaks
 from trimtab.training.data.sets import TrainingSet
@@ -157,7 +157,7 @@ def _tried(
     over = 0  # folds
 
     def fitted(rows: Mask) -> Fitted:
-        with heard_by(lambda done, total: progress((over + done / total) / search.folds)):
+        with listening(lambda done, total: progress((over + done / total) / search.folds)):
             return fit_unchecked(tried, training_set, rows=rows, seed=seed, threads=threads)
 
     trial = Trial(number=number, values=proposal.values, state="done", value=None, folds=(), rows=(), took_s=0.0)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.errors import Misuse
-from trimtab.core.time import DAY_US, format_duration, format_moment
+from trimtab.core.time import DAY_US, format_duration, format_time
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
 from trimtab.training.fitting.fit import fit, fitted_values
@@ -36,7 +36,7 @@ def time_split(training_set: TrainingSet, *, holdout_us: int = 14 * DAY_US) -> T
     train = known_before(training_set, start_us)
     if not holdout.any() or not train.any():
         raise Misuse(
-            f"split: {int(train.sum())} training rows known before {format_moment(start_us)} and {int(holdout.sum())} "
+            f"split: {int(train.sum())} training rows known before {format_time(start_us)} and {int(holdout.sum())} "
             f"in the {format_duration(holdout_us)} from then on. Widen the set, or shorten the holdout."
         )
     return TimeSplit(train, holdout, start_us, end_us)

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.time import DAY_US
 from trimtab.features.labels import LABELLED, LATE, MISSING, PENDING, UNLISTED
-from trimtab.run.progress import heard_by, report
+from trimtab.run.progress import listening, report
 from trimtab.stats.interval import Interval
 from trimtab.stats.metrics.choices import Choices, compare_choices
 from trimtab.stats.metrics.loss_names import top_of
-from trimtab.stats.metrics.metrics import Figure, score_figures
-from trimtab.stats.metrics.multiclass import ClassFigures, confusion_table, figures_by_class, top_class
-from trimtab.stats.metrics.ranking import ranking_figures
+from trimtab.stats.metrics.metrics import MetricValue, score_metrics
+from trimtab.stats.metrics.multiclass import ClassMetrics, confusion_table, metrics_by_class, top_class
+from trimtab.stats.metrics.ranking import ranking_metrics
 from trimtab.stats.metrics.thresholds import Thresholds, choose_threshold
 from trimtab.stats.recalibration import RecalibrationKind
 from trimtab.stats.scores import CalibrationBin, calibration_curve, expected_calibration_error
@@ -70,8 +70,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     baselines: dict[str, float | None]
     importance: dict[str, float]
     importance_kind: Literal["library", "permutation"]
-    figures: tuple[Figure, ...] = ()  # all of the model's kind, its metric first
-    classes: tuple[ClassFigures, ...] = ()  # of a model of several: each against all others
+    figures: tuple[MetricValue, ...] = ()  # all of the model's kind, its metric first
+    classes: tuple[ClassMetrics, ...] = ()  # of a model of several: each against all others
     confusion: tuple[tuple[int, ...], ...] = ()  # rows by label, then by likeliest class, in the order of `classes`
     weeks: tuple[Week, ...] = ()
     slices: tuple[Slice, ...] = ()
@@ -146,10 +146,10 @@ def evaluate(
     drawn = chosen.size * max(1, len(model.label.classes) // 4)  # each class is ranked in each draw
     repeats = min(max(_DRAWN // drawn, _REPEATS[0]), _REPEATS[1])
     if judged.lists is None:
-        figures = score_figures(model.metric, labels, scores, blocks, repeats=repeats, seed=seed)
+        figures = score_metrics(model.metric, labels, scores, blocks, repeats=repeats, seed=seed)
     else:
         top = top_of(model.metric) or 1
-        figures = ranking_figures(labels, scores, judged.lists, top=top, repeats=repeats, seed=seed)
+        figures = ranking_metrics(labels, scores, judged.lists, top=top, repeats=repeats, seed=seed)
     said = _Said(_PARTS + (0 if refit is None else len(SHARES) + FOLDS))
     said.one_more()
     several = model.task == "multiclass"
@@ -191,7 +191,7 @@ def evaluate(
         importance=_importance(fitted, shuffled),
         importance_kind="permutation" if fitted.importance is None else "library",
         figures=figures,
-        classes=figures_by_class(model.label.class_names, labels, scores, blocks, repeats=repeats, seed=seed)
+        classes=metrics_by_class(model.label.class_names, labels, scores, blocks, repeats=repeats, seed=seed)
         if several
         else (),
         confusion=tuple(tuple(row) for row in confusion_table(labels, scores).tolist()) if several else (),
@@ -246,7 +246,7 @@ class _Said:
 
         def counted(rows: NDArray[np.bool_]) -> Fitted:
             try:
-                with heard_by(None):  # what the fit says of itself is no share of the evaluation
+                with listening(None):  # what the fit says of itself is no share of the evaluation
                     return refit(rows)
             finally:  # one that cannot be made is done, too
                 self.one_more()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.columns.data import Column
 from trimtab.core.errors import Misuse
-from trimtab.core.time import DAY_US, format_moment
+from trimtab.core.time import DAY_US, format_time
 from trimtab.stats.inference.paired import paired_mean_bound
 from trimtab.stats.interval import Interval
 from trimtab.stats.metrics.lists import unit_losses
@@ -90,7 +90,7 @@ def weeks_of(judged: Judged) -> tuple[Week, ...]:
     """The weeks that have rows, oldest first."""
     mondays = (judged.at_us // DAY_US + _MONDAY) // 7 * 7 - _MONDAY
     return tuple(
-        Week(week=format_moment(int(monday) * DAY_US)[:10], **figures_of(judged, mondays == monday))
+        Week(week=format_time(int(monday) * DAY_US)[:10], **figures_of(judged, mondays == monday))
         for monday in np.unique(mondays)
     )
 
@@ -187,5 +187,5 @@ def _ranges(column: Column, there: NDArray[np.bool_]) -> Iterator[tuple[str, NDA
 
 def _named(column: Column, value: Any) -> str:
     if column.dtype == "time":
-        return format_moment(int(value))[:16]
+        return format_time(int(value))[:16]
     return f"{value:.4g}" if column.dtype == "float" else str(value)

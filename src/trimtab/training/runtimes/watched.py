@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from trimtab.run.progress import is_heard, report
+from trimtab.run.progress import is_listening, report
 
 _TREES = {"xgboost": 100, "catboost": 1_000}  # how many are added where an estimator does not say
 _TOLD_BY = ("iterations", "n_estimators", "num_boost_round", "num_trees")
@@ -19,7 +19,7 @@ def watched(estimator: Any) -> Iterator[dict[str, Any]]:
     The fitted model is the same with and without.
     """
     library = type(estimator).__module__.partition(".")[0]
-    if not is_heard():
+    if not is_listening():
         yield {}
     elif library == "lightgbm":
         yield {"callbacks": [_lightgbm]}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from trimtab.serving.http.predict.predicting import Predictor
-from trimtab.serving.http.predict.scheduler import Turns
+from trimtab.serving.http.predict.scheduler import RequestScheduler
 from trimtab.serving.http.requests.request_record import Watch
 from trimtab.serving.log.commit import GroupCommit
 from trimtab.serving.observe.metrics import Metrics
@@ -30,7 +30,7 @@ def show_answers(metrics: Metrics, predictors: Mapping[str, Predictor]) -> None:
     gauge("trimtab_model_version", "The version that answers.", labels, lambda: _versions(asked))
 
 
-def show_load(metrics: Metrics, turns: Turns, slow: Callable[[], int]) -> None:
+def show_load(metrics: Metrics, turns: RequestScheduler, slow: Callable[[], int]) -> None:
     """Let `metrics` show how many requests are under way, and how many may be."""
 
     def under_way() -> _Values:

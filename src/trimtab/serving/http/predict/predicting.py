@@ -23,10 +23,10 @@ from trimtab.serving.answer.timed import TimedAnswerer
 from trimtab.serving.arms.endpoint import Endpoint, Prepared, SharedRow
 from trimtab.serving.failures import Late
 from trimtab.serving.http.predict.model_loading import Waking
-from trimtab.serving.http.predict.scheduler import Turns
+from trimtab.serving.http.predict.scheduler import RequestScheduler
 from trimtab.serving.http.predict.shadowing import Shadowing
 from trimtab.serving.http.requests.limits import Limits
-from trimtab.serving.http.requests.request_record import CURRENT, STAGES, Exchange
+from trimtab.serving.http.requests.request_record import CURRENT, STAGES, RequestRecord
 from trimtab.serving.http.requests.threads import Threads
 from trimtab.serving.log.commit import GroupCommit
 from trimtab.serving.observe.metrics import SIZE_BUCKETS, Histogram, Metrics
@@ -104,7 +104,7 @@ class Predictor:
         commit: GroupCommit,
         limits: Limits,
         figures: PredictFigures,
-        turns: Turns,
+        turns: RequestScheduler,
         threads: Threads,
         shadowing: Shadowing,
     ) -> None:
@@ -128,7 +128,7 @@ class Predictor:
         self._rows = figures.rows.of((endpoint.name,))
 
     def take(
-        self, body: bytes, started: float, timeout_s: float | None = None, exchange: Exchange | None = None
+        self, body: bytes, started: float, timeout_s: float | None = None, exchange: RequestRecord | None = None
     ) -> bytes | Waiting:
         """The answer to a request's body, or what it waits for.
 
@@ -166,7 +166,12 @@ class Predictor:
         return self._answered(answerer, asked, prepared, made, (*times, predicted))
 
     async def _read_and_answer(
-        self, version: Answerer | None, body: bytes, started: float, timeout_s: float | None, exchange: Exchange | None
+        self,
+        version: Answerer | None,
+        body: bytes,
+        started: float,
+        timeout_s: float | None,
+        exchange: RequestRecord | None,
     ) -> bytes:
         """The answer of a version that may have to be loaded, to a body that a thread reads if it is large."""
         answerer = version or await self.woken(started, timeout_s)
@@ -182,7 +187,7 @@ class Predictor:
         asked: Asked,
         times: tuple[float, ...],
         deadline_s: float | None,
-        exchange: Exchange | None,
+        exchange: RequestRecord | None,
         *,
         joined: Shared | None = None,
         begun: bool = False,
@@ -279,7 +284,7 @@ class Predictor:
         self._done(timed, rows, at_us, made, (started, received, received, predicted, perf_counter()))
         return prepared
 
-    def _timed(self, version: Answerer, exchange: Exchange | None) -> Answerer:
+    def _timed(self, version: Answerer, exchange: RequestRecord | None) -> Answerer:
         """What answers one request: the version, timed where somebody wants to know more of it."""
         unsampled = self.endpoint.uses & _SAMPLED
         return version if unsampled and exchange is None else TimedAnswerer(version, exchange, sampled=not unsampled)

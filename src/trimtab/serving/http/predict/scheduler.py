@@ -19,7 +19,7 @@ _SAMPLED = 15  # a mask: one in 16 of what was answered at once
 _SAMPLED_WAITS = 3  # and one in four of what had to wait
 
 
-class Turns:
+class RequestScheduler:
     """Who may be answered now, later, or not at all.
 
     A request is answered at once while the process has been busy for less than a millisecond since it last looked at
@@ -61,13 +61,13 @@ class Turns:
         finally:
             self.under_way += 1
 
-    def free(self, heard_s: float) -> bool:
-        """Whether a request that arrived at `heard_s` may be answered at once."""
+    def free(self, received_s: float) -> bool:
+        """Whether a request that arrived at `received_s` may be answered at once."""
         if self._queue:
             return False
-        if heard_s - self._ended_s > _GAP_S:
-            self._burst_s = heard_s
-        return heard_s - self._burst_s < _SLICE_S
+        if received_s - self._ended_s > _GAP_S:
+            self._burst_s = received_s
+        return received_s - self._burst_s < _SLICE_S
 
     async def turn(self) -> float:
         """Wait for the turn of a request that a task has read; when it had, by `perf_counter`.
@@ -102,7 +102,7 @@ class Turns:
         """Connections have been looked at since the first task began."""
         self._tasks_s = None
 
-    def queue(self, work: Callable[[], bool | None], heard_s: float) -> None:
+    def queue(self, work: Callable[[], bool | None], received_s: float) -> None:
         """Do `work` in its turn; it counts as under way until `work`, or what that waits for, counts it off.
 
         Work that gives True has let a task go on, which the next one waits for.
@@ -110,7 +110,7 @@ class Turns:
         if not self._queue:
             self._left_s = perf_counter()
             asyncio.get_running_loop().call_soon(self._go_on)
-        self._queue.append((heard_s, work))
+        self._queue.append((received_s, work))
         self.under_way += 1
 
     def waits(self) -> None:
@@ -118,13 +118,13 @@ class Turns:
         self.under_way += 1
         self._ended_s = perf_counter()
 
-    def answered(self, heard_s: float, begun_s: float, *, waited: bool) -> None:
-        """An answer was given to a request that arrived at `heard_s`, and was begun at `begun_s`."""
+    def answered(self, received_s: float, begun_s: float, *, waited: bool) -> None:
+        """An answer was given to a request that arrived at `received_s`, and was begun at `begun_s`."""
         self._ended_s = now_s = perf_counter()
         self._answered += 1
         self._served_s += now_s - begun_s
         if not self._answered & (_SAMPLED_WAITS if waited else _SAMPLED):
-            self.limit.observe(now_s - heard_s, service_s=now_s - begun_s, under_way=self.under_way + 1, now_s=now_s)
+            self.limit.observe(now_s - received_s, service_s=now_s - begun_s, under_way=self.under_way + 1, now_s=now_s)
 
     def _go_on(self) -> None:
         begun_s = now_s = perf_counter()

@@ -8,8 +8,8 @@ from time import perf_counter
 
 from trimtab.core.records import Prediction
 from trimtab.serving.answer.request_rows import Row
-from trimtab.serving.arms.arms import Shadow, ShadowFigures
-from trimtab.serving.http.predict.scheduler import Turns
+from trimtab.serving.arms.arms import Shadow, ShadowMetrics
+from trimtab.serving.http.predict.scheduler import RequestScheduler
 from trimtab.serving.log.commit import GroupCommit
 
 _PAUSE_S = 0.005  # at least
@@ -25,7 +25,7 @@ class Shadowing:
         commit: Where their predictions go.
     """
 
-    def __init__(self, turns: Turns, commit: GroupCommit) -> None:
+    def __init__(self, turns: RequestScheduler, commit: GroupCommit) -> None:
         self._turns = turns
         self._commit = commit
         self._busy: set[Shadow] = set()
@@ -54,7 +54,7 @@ class Shadowing:
         if self._busy:
             self._later(max(_PAUSE_S, _PAUSES * (perf_counter() - begun_s)))
 
-    def _log(self, made: Sequence[Prediction], figures: ShadowFigures) -> None:
+    def _log(self, made: Sequence[Prediction], figures: ShadowMetrics) -> None:
         """Log what a shadow answered; what cannot be logged is dropped, for nobody waits for it."""
 
         def logged(done: asyncio.Future[None]) -> None:

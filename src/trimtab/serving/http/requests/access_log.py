@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 from trimtab.core.errors import Unavailable
-from trimtab.core.time import format_moment
-from trimtab.serving.http.requests.request_record import STAGES, Exchange, trace_id
+from trimtab.core.time import format_time
+from trimtab.serving.http.requests.request_record import STAGES, RequestRecord, trace_id
 
 STANDARD_OUTPUT = "-"
 _EMPTY = '""'
@@ -55,7 +55,7 @@ class AccessLog:
                 f"access_log: {where} cannot be written ({error.strerror}). Make its folder, or name another file."
             ) from error
 
-    def write(self, exchanges: Sequence[Exchange], ahead_ns: int) -> None:
+    def write(self, exchanges: Sequence[RequestRecord], ahead_ns: int) -> None:
         """Append a line for each.
 
         Raises:
@@ -143,11 +143,11 @@ class _Lines:
         self._answered: dict[tuple[str, str, str, tuple[str, ...]], str] = {}
         self._hosts: dict[str, str] = {}
 
-    def line(self, one: Exchange, ahead_ns: int) -> str:
+    def line(self, one: RequestRecord, ahead_ns: int) -> str:
         """What is told of an exchange; `ahead_ns` is what the wall clock is ahead of `perf_counter`."""
-        second, us = divmod((int(one.heard_s * 1e9) + ahead_ns) // 1_000, 1_000_000)
+        second, us = divmod((int(one.received_s * 1e9) + ahead_ns) // 1_000, 1_000_000)
         if second != self._second:
-            self._second, self._moment = second, format_moment(second * 1_000_000)[:-1]
+            self._second, self._moment = second, format_time(second * 1_000_000)[:-1]
         what = one.method, one.path, one.route, one.status, one.key, one.grpc
         asked = self._asked.get(what) or self._kept(self._asked, what, self._texts(**_asked(one)))
         client = one.client
@@ -157,7 +157,7 @@ class _Lines:
             remote = f'{host}:{client[1]}"'
         line = (
             f'{{"time":"{self._moment}.{us:06d}Z","request_id":"{one.request_id}",{asked},'
-            f'"ms":{_ms(one.ended_s - one.heard_s)},"remote":{remote or _EMPTY},"bytes":{one.size_bytes}'
+            f'"ms":{_ms(one.ended_s - one.received_s)},"remote":{remote or _EMPTY},"bytes":{one.size_bytes}'
         )
         first = one.made[0] if one.made else None
         if first is not None:
@@ -193,7 +193,7 @@ class _Lines:
         return made
 
 
-def _asked(one: Exchange) -> dict[str, Any]:
+def _asked(one: RequestRecord) -> dict[str, Any]:
     """What was asked, and by whom."""
     said: dict[str, Any] = {"method": printable(one.method), "path": printable(one.path), "route": one.route}
     return said | {"status": one.status} | ({"grpc": one.grpc} if one.grpc else {}) | {"key": one.key}
@@ -208,7 +208,7 @@ def printable(text: str) -> str:
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
-def _stages(one: Exchange) -> str:
+def _stages(one: RequestRecord) -> str:
     """What the stages took that it had, as fields of JSON, in milliseconds."""
     told, before, short = "", one.times[0], _SHORT
     for named, end in zip(_STAGES, one.times[1:], strict=False):

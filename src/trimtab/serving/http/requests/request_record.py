@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from trimtab.serving.http.requests.access import ANYBODY, request_id
 from trimtab.serving.http.requests.wire import Headers
-from trimtab.serving.observe.log_throttle import Seldom
+from trimtab.serving.observe.log_throttle import ThrottledLogger
 
 if TYPE_CHECKING:
     from trimtab.core.records import Prediction
@@ -34,14 +34,14 @@ _OF_TRACES = frozenset((b"traceparent", b"tracestate"))
 _LONGEST_TOLD = 2_048  # of a path or a header: an asker may make up as much as a head can hold
 _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]([0-9a-f])")
 _logger = logging.getLogger(__name__)
-CURRENT: ContextVar[Exchange | None] = ContextVar("exchange", default=None)  # of a task, where nobody hands it on
+CURRENT: ContextVar[RequestRecord | None] = ContextVar("exchange", default=None)  # of a task, where nobody hands it on
 
 
 RawHeaders: TypeAlias = "Iterable[tuple[bytes, bytes]]"  # headers as they came, names in lower case
 Client: TypeAlias = "tuple[str, int] | None"
 
 
-class Exchange:
+class RequestRecord:
     """One request, and what became of it.
 
     Args:
@@ -59,7 +59,6 @@ class Exchange:
         "features_s",
         "grpc",
         "headers",
-        "heard_s",
         "key",
         "label",
         "made",
@@ -67,6 +66,7 @@ class Exchange:
         "model",
         "model_s",
         "path",
+        "received_s",
         "request_id",
         "route",
         "size_bytes",
@@ -76,8 +76,8 @@ class Exchange:
         "watched",
     )
 
-    def __init__(self, heard_s: float, method: str, path: str, headers: RawHeaders, client: Client) -> None:
-        self.heard_s = heard_s
+    def __init__(self, received_s: float, method: str, path: str, headers: RawHeaders, client: Client) -> None:
+        self.received_s = received_s
         self.method = method
         self.path = path if len(path) <= _LONGEST_TOLD else path[:_LONGEST_TOLD]
         self.headers = [one for one in headers if one[0] in _OF_TRACES and len(one[1]) <= _LONGEST_TOLD]
@@ -94,7 +94,7 @@ class Exchange:
         self.status = 0
         self.grpc = ""  # the name of its status there, when it came by gRPC
         self.size_bytes = 0  # of the answer's body
-        self.ended_s = heard_s
+        self.ended_s = received_s
         self.traced = False
         self.watched = False  # whether anybody is to be told
 
@@ -129,7 +129,7 @@ class Sink(Protocol):
 
     traces: bool  # only those that are traced
 
-    def write(self, exchanges: Sequence[Exchange], ahead_ns: int) -> None:
+    def write(self, exchanges: Sequence[RequestRecord], ahead_ns: int) -> None:
         """Take some. `ahead_ns` is what the wall clock is ahead of `perf_counter`.
 
         Raises:
@@ -156,9 +156,9 @@ class Watch:
         self._all = any(not sink.traces for sink in sinks)
         self._share = traced_share
         self._most = most
-        self._ended: deque[Exchange] = deque()
+        self._ended: deque[RequestRecord] = deque()
         self._failing: set[Sink] = set()  # whose newest writing failed
-        self._seldom = Seldom(_logger)
+        self._throttled = ThrottledLogger(_logger)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="trimtab-watch", daemon=True)
 
@@ -177,16 +177,18 @@ class Watch:
         """How many wait for the thread."""
         return len(self._ended)
 
-    def begin(self, heard_s: float, method: str, path: str, headers: RawHeaders, client: Client) -> Exchange | None:
+    def begin(
+        self, received_s: float, method: str, path: str, headers: RawHeaders, client: Client
+    ) -> RequestRecord | None:
         """A request came; None when nobody wants to be told of it."""
         traced = self._traces and self._is_traced(headers)
         if not (traced or self._all):
             return None
-        exchange = Exchange(heard_s, method, path, headers, client)
+        exchange = RequestRecord(received_s, method, path, headers, client)
         exchange.traced, exchange.watched = traced, True
         return exchange
 
-    def end(self, exchange: Exchange, status: int, size_bytes: int) -> None:
+    def end(self, exchange: RequestRecord, status: int, size_bytes: int) -> None:
         """It was answered; status 0: its asker hung up."""
         if not exchange.watched:
             return
@@ -224,7 +226,7 @@ class Watch:
                         self._failing.discard(sink)
                 except Untold as error:  # where one is too slow, some find room and some do not, time and again
                     self.dropped += error.count
-                    self._seldom.warning("requests cannot be told of", error)
+                    self._throttled.warning("requests cannot be told of", error)
                 except Exception as error:  # a full disk, or a fault: it must not end the telling, nor any request
                     self.dropped += len(its)
                     if sink not in self._failing:
@@ -233,10 +235,10 @@ class Watch:
 
 
 def begun(
-    watch: Watch | None, heard_s: float, method: str, path: str, headers: RawHeaders, client: Client
-) -> Exchange | None:
+    watch: Watch | None, received_s: float, method: str, path: str, headers: RawHeaders, client: Client
+) -> RequestRecord | None:
     """The exchange of a request, where somebody wants to be told of it, or it has an id to carry back."""
-    exchange = None if watch is None else watch.begin(heard_s, method, path, headers, client)
+    exchange = None if watch is None else watch.begin(received_s, method, path, headers, client)
     if exchange is None and any(name == b"x-request-id" for name, _ in headers):
-        exchange = Exchange(heard_s, method, path, headers, client)
+        exchange = RequestRecord(received_s, method, path, headers, client)
     return exchange

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from trimtab.core.errors import Misuse
 from trimtab.serving.http.requests.access_log import printable
-from trimtab.serving.http.requests.request_record import AT_ONCE, STAGES, Exchange, Untold
+from trimtab.serving.http.requests.request_record import AT_ONCE, STAGES, RequestRecord, Untold
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 SAMPLER = "OTEL_TRACES_SAMPLER"
@@ -71,7 +71,7 @@ class Traces:
         self._server, self._inside = SpanKind.SERVER, SpanKind.INTERNAL
         self._good, self._error = Status(), Status(StatusCode.ERROR)
 
-    def write(self, exchanges: Sequence[Exchange], ahead_ns: int) -> None:
+    def write(self, exchanges: Sequence[RequestRecord], ahead_ns: int) -> None:
         """Make the spans of requests that have ended.
 
         They are made as they are to be handed on, without the tracer: it would open and end each, with a lock and a
@@ -109,7 +109,7 @@ class Traces:
                     attributes=attributes,
                     kind=self._server,
                     status=self._error if one.status >= 500 else good,
-                    start_time=int(one.heard_s * 1e9) + ahead_ns,
+                    start_time=int(one.received_s * 1e9) + ahead_ns,
                     end_time=int(one.ended_s * 1e9) + ahead_ns,
                 )
             )
@@ -120,7 +120,7 @@ class Traces:
                 untold,
             )
 
-    def _parent(self, one: Exchange) -> Any:
+    def _parent(self, one: RequestRecord) -> Any:
         """The span of the asker's that a request carries; None when it carries none."""
         carried = _carried(one)
         if "traceparent" not in carried:
@@ -128,7 +128,7 @@ class Traces:
         context = self._carrying(self._extract(carried)).get_span_context()
         return context if context.is_valid else None
 
-    def _is_wanted(self, one: Exchange, trace_id: int, name: str, attributes: Mapping[str, Any]) -> bool:
+    def _is_wanted(self, one: RequestRecord, trace_id: int, name: str, attributes: Mapping[str, Any]) -> bool:
         """Whether the sampler that the environment names keeps it."""
         assert self._sampler is not None
         given = self._extract(_carried(one))
@@ -174,17 +174,17 @@ def _named(environment: Mapping[str, str]) -> dict[str, Any]:
     return {} if said else {"service.name": "trimtab"}
 
 
-def _carried(one: Exchange) -> dict[str, str]:
+def _carried(one: RequestRecord) -> dict[str, str]:
     return {
         name.decode(): value.decode("latin-1") for name, value in one.headers if name in (b"traceparent", b"tracestate")
     }
 
 
-def _route(one: Exchange) -> str:
+def _route(one: RequestRecord) -> str:
     return "/v1/models/{model}/predict" if one.route == "predict" else one.route
 
 
-def _attributes(one: Exchange) -> dict[str, Any]:
+def _attributes(one: RequestRecord) -> dict[str, Any]:
     said: dict[str, Any] = {
         "http.request.method": printable(one.method),
         "url.path": printable(one.path),
@@ -210,7 +210,7 @@ def _attributes(one: Exchange) -> dict[str, Any]:
     return said
 
 
-def _parts(one: Exchange) -> list[tuple[str, float, float]]:
+def _parts(one: RequestRecord) -> list[tuple[str, float, float]]:
     """The child spans: `features` and `model` lie within `predict`, one behind the other."""
     out = []
     for name, (start_s, end_s) in zip(STAGES, pairwise(one.times), strict=False):

@@ -44,7 +44,7 @@ from trimtab.serving.http.routes.operations import (
     RecordOperations,
     RollBack,
 )
-from trimtab.serving.observe.log_throttle import Seldom
+from trimtab.serving.observe.log_throttle import ThrottledLogger
 from trimtab.serving.problems import InvalidField, Refused, decode_problem
 
 Answering: TypeAlias = "Callable[[Asked], Awaitable[Reply]]"
@@ -327,7 +327,7 @@ class _Address:
     def __init__(self, methods: Mapping[str, Answering], behind: Behind) -> None:
         self._methods = {**methods, **({"HEAD": methods["GET"]} if "GET" in methods else {})}
         self._behind = behind
-        self._seldom = Seldom(_logger)
+        self._throttled = ThrottledLogger(_logger)
 
     def answers(self, method: str) -> bool:
         return method in self._methods
@@ -347,7 +347,7 @@ class _Address:
             return
         except Exception as error:
             if not isinstance(error, TrimtabError):
-                self._seldom.error(f"{method} {path!a} (request {scope.get('request_id')}) failed", error, of="")
+                self._throttled.error(f"{method} {path!a} (request {scope.get('request_id')}) failed", error, of="")
             reply = problem_reply(error, path)
         await respond(send, reply, head=method == "HEAD")
 

@@ -17,10 +17,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from trimtab.core.errors import Misuse
 from trimtab.serving.http.predict.predicting import Predictor, Waiting
-from trimtab.serving.http.predict.scheduler import Turns
+from trimtab.serving.http.predict.scheduler import RequestScheduler
 from trimtab.serving.http.requests.access import Access
 from trimtab.serving.http.requests.limits import Limits
-from trimtab.serving.http.requests.request_record import Exchange, Watch, begun
+from trimtab.serving.http.requests.request_record import RequestRecord, Watch, begun
 from trimtab.serving.http.requests.wire import JSON_TYPE, NO_GUESSING, TIMEOUT, Reply, timeout_of, too_large
 from trimtab.serving.http.server.outbox import Outbox
 from trimtab.serving.problems import Refused
@@ -66,7 +66,7 @@ class Direct(Protocol):
     def limits(self) -> Limits: ...
 
     @property
-    def turns(self) -> Turns: ...
+    def turns(self) -> RequestScheduler: ...
 
     @property
     def access(self) -> Access: ...
@@ -74,7 +74,7 @@ class Direct(Protocol):
     @property
     def watch(self) -> Watch | None: ...
 
-    def failed(self, predictor: Predictor, error: BaseException, exchange: Exchange | None) -> Reply:
+    def failed(self, predictor: Predictor, error: BaseException, exchange: RequestRecord | None) -> Reply:
         """What is answered to a request that failed."""
         ...
 
@@ -114,7 +114,7 @@ class DirectProtocol(HttpToolsProtocol):
         self._leaving = False  # the service ends
         self._timeout_s: float | None = None  # of the request that is being parsed
         self._named = False  # whether its answer carries an id
-        self._exchange: Exchange | None = None  # of the request that is being taken
+        self._exchange: RequestRecord | None = None  # of the request that is being taken
         self._usual = False  # whether the message that is being parsed goes the usual way
         self._under: _Under | None = None  # the last one that was answered later on the direct way
         self._running: RequestResponseCycle | None = None  # the last one that was begun on the usual way
@@ -265,8 +265,8 @@ class DirectProtocol(HttpToolsProtocol):
         return (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
 
     def _take(self, predictor: Predictor, body: bytes) -> None:
-        turns, heard_s = self._turns, self._heard_s
-        exchange = self._exchange = self._begun(predictor, heard_s) if self._named else None
+        turns, received_s = self._turns, self._heard_s
+        exchange = self._exchange = self._begun(predictor, received_s) if self._named else None
         if self._access.asks:
             try:
                 who = self._access.admit(self.headers, "predict")
@@ -279,40 +279,40 @@ class DirectProtocol(HttpToolsProtocol):
             self._send_refusal(predictor, self._direct.overloaded(predictor))
         elif len(body) > self._direct.limits.body_bytes:
             self._refuse(predictor, too_large(f"{len(body)} bytes", self._direct.limits.body_bytes))
-        elif turns.free(heard_s):
-            self._answer(predictor, body, heard_s)
+        elif turns.free(received_s):
+            self._answer(predictor, body, received_s)
         else:
-            turns.queue(self._wait(predictor, heard_s, body).answer, heard_s)
+            turns.queue(self._wait(predictor, received_s, body).answer, received_s)
 
-    def _begun(self, predictor: Predictor, heard_s: float) -> Exchange | None:
-        exchange = begun(self._watch, heard_s, "POST", predictor.path, self.headers, self.client)
+    def _begun(self, predictor: Predictor, received_s: float) -> RequestRecord | None:
+        exchange = begun(self._watch, received_s, "POST", predictor.path, self.headers, self.client)
         if exchange is not None:
             exchange.model = predictor.endpoint.name
         return exchange
 
-    def _answer(self, predictor: Predictor, body: bytes, heard_s: float) -> None:
+    def _answer(self, predictor: Predictor, body: bytes, received_s: float) -> None:
         """Answer in the parser's callback: the way of most requests."""
         begun_s = perf_counter()
         try:
-            answer = predictor.take(body, heard_s, self._timeout_s, self._exchange)
+            answer = predictor.take(body, received_s, self._timeout_s, self._exchange)
         except Exception as error:
             self._write(
                 self._direct.failed(predictor, error, self._exchange),
                 keep_alive=self._keep_alive,
                 exchange=self._exchange,
             )
-            self._turns.answered(heard_s, begun_s, waited=False)  # it took its time all the same
+            self._turns.answered(received_s, begun_s, waited=False)  # it took its time all the same
             self._wait_for_more()
             return
         if isinstance(answer, Waiting):
             self._turns.waits()
-            self._wait(predictor, heard_s).wait_for(answer, begun_s)
+            self._wait(predictor, received_s).wait_for(answer, begun_s)
             return
         if self._exchange is None and self._keep_alive:
             self._outbox.put(self.transport, _OK % (len(answer), answer))
         else:
             self._write(Reply(200, answer), keep_alive=self._keep_alive, exchange=self._exchange)
-        self._turns.answered(heard_s, begun_s, waited=False)
+        self._turns.answered(received_s, begun_s, waited=False)
         self._wait_for_more()
 
     def answer_queued(self, cycle: _Under) -> None:
@@ -324,7 +324,7 @@ class DirectProtocol(HttpToolsProtocol):
             return
         begun_s = perf_counter()
         try:
-            answer = cycle.predictor.take(cycle.body, cycle.heard_s, cycle.timeout_s, cycle.exchange)
+            answer = cycle.predictor.take(cycle.body, cycle.received_s, cycle.timeout_s, cycle.exchange)
         except Exception as error:
             self._leave(self._direct.failed(cycle.predictor, error, cycle.exchange), cycle, begun_s)
             return
@@ -347,7 +347,7 @@ class DirectProtocol(HttpToolsProtocol):
     def _leave(self, answer: bytes | Reply, cycle: _Under, begun_s: float) -> None:
         """Send an answer that had to wait; what was asked meanwhile on this connection has its turn."""
         self._turns.under_way -= 1
-        self._turns.answered(cycle.heard_s, begun_s, waited=True)
+        self._turns.answered(cycle.received_s, begun_s, waited=True)
         self._respond(answer, cycle)
 
     def _respond(self, answer: bytes | Reply, cycle: _Under) -> None:
@@ -380,18 +380,18 @@ class DirectProtocol(HttpToolsProtocol):
             cycle = self._wait(predictor, self._heard_s)
             self._turns.refusals.hold(lambda: self._respond(reply, cycle))
 
-    def _wait(self, predictor: Predictor, heard_s: float, body: bytes = b"") -> _Under:
+    def _wait(self, predictor: Predictor, received_s: float, body: bytes = b"") -> _Under:
         """The request at hand is answered later: requests behind it on this connection queue."""
-        cycle = _Under(self, predictor, heard_s, body)
+        cycle = _Under(self, predictor, received_s, body)
         self._under = cycle
         self.cycle = cycle  # type: ignore[assignment]  # it has what uvicorn asks of a cycle
         return cycle
 
-    def _hung_up(self, exchange: Exchange | None) -> None:
+    def _hung_up(self, exchange: RequestRecord | None) -> None:
         if exchange is not None and self._watch is not None:
             self._watch.end(exchange, 0, 0)
 
-    def _write(self, reply: Reply, *, keep_alive: bool, exchange: Exchange | None) -> None:
+    def _write(self, reply: Reply, *, keep_alive: bool, exchange: RequestRecord | None) -> None:
         if self.transport.is_closing():
             self._hung_up(exchange)
             return
@@ -418,7 +418,7 @@ class DirectProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expects
         self.headers += headers
-        self.scope["heard_s"] = self._heard_s  # type: ignore[typeddict-unknown-key]  # ours: when the head had arrived
+        self.scope["received_s"] = self._heard_s  # type: ignore[typeddict-unknown-key]  # ours: when the head had arrived
         super().on_headers_complete()
         self._usual = True
         if self._leaving and self.cycle is not None:
@@ -567,14 +567,22 @@ class _Under:
     """A request under way on the direct road: what is needed to answer it, and what uvicorn asks of a cycle."""
 
     __slots__ = (
-        "body", "connection", "disconnected", "exchange", "heard_s", "keep_alive", "message_event", "predictor",
-        "response_complete", "timeout_s",
+        "body",
+        "connection",
+        "disconnected",
+        "exchange",
+        "keep_alive",
+        "message_event",
+        "predictor",
+        "received_s",
+        "response_complete",
+        "timeout_s",
     )  # fmt: skip
 
-    def __init__(self, connection: DirectProtocol, predictor: Predictor, heard_s: float, body: bytes) -> None:
+    def __init__(self, connection: DirectProtocol, predictor: Predictor, received_s: float, body: bytes) -> None:
         self.connection = connection
         self.predictor = predictor
-        self.heard_s = heard_s
+        self.received_s = received_s
         self.body = body
         self.keep_alive = connection._keep_alive
         self.exchange = connection._exchange

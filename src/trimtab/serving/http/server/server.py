@@ -94,7 +94,7 @@ def serve(
         with caught(server.handle_exit, for_good=not impatient):  # before there is a loop: none comes too early
             server.run([listener])
     finally:
-        server.let_go()
+        server.release()
         sys.setswitchinterval(before[0])
         gc.set_threshold(*before[1])
         gc.unfreeze()
@@ -187,7 +187,7 @@ class _Announced(uvicorn.Server):
         for connection in unread:
             connection.transport.abort()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Wait for no thread any more, where a second signal came before the service was closed."""
         if self._service is not None and self.force_exit:
             self._service.threads.close(0.0)

@@ -11,7 +11,7 @@ from trimtab.run.steps import KIND, Step
 from trimtab.store.ports import Catalog
 
 
-def forsaken_steps(catalog: Catalog, runs: Iterable[Run], *, kind: str, before_us: int) -> list[Step]:
+def orphaned_steps(catalog: Catalog, runs: Iterable[Run], *, kind: str, before_us: int) -> list[Step]:
     """The steps of a kind of run that were finished before a moment, and that no run needs.
 
     Needed are those of runs that are done, which save the next one a fit, and of all that ended since that moment.

@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from trimtab.core.version import VERSION
+
 if TYPE_CHECKING:
     from trimtab.app import Project
     from trimtab.app import open_project as open
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from trimtab.training.search import choice, integer, number, search
     from trimtab.training.weighting import sample
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "Conflict",

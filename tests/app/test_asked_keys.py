@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import trimtab as tt
-from trimtab.app.training.training_data import ingested_requests
+from trimtab.app.data.logged_requests import ingested_requests
 from trimtab.core.columns.data import Columns
 from trimtab.events.columns.frames import NEVER_US, EventFrame
 

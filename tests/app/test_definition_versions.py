@@ -14,9 +14,9 @@ import pytest
 import shop
 
 import forked
+from trimtab.app.data.training_data import LivingData
 from trimtab.app.features.feature_runs import run_in_memory
 from trimtab.app.project import Project
-from trimtab.app.training.training_data import LivingData
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, HOUR_US

@@ -12,7 +12,7 @@ import pytest
 import shop
 
 from trimtab.app.project import Project, open_project
-from trimtab.app.serve import engine, service
+from trimtab.app.serve import engine, parts
 from trimtab.core.clock import ShiftedClock
 from trimtab.core.errors import Unavailable
 from trimtab.serving.http.server import accepting
@@ -64,7 +64,7 @@ def waiting(monkeypatch: pytest.MonkeyPatch, what: Callable[[], object]) -> list
         waited.append(time_s)
         what()
 
-    monkeypatch.setattr(service, "sleep", sleep)
+    monkeypatch.setattr(parts, "sleep", sleep)
     return waited
 
 
@@ -98,14 +98,14 @@ def test_a_service_that_is_killed_before_it_tells_of_itself_leaves_the_trace_of_
 ) -> None:
     class Killable(Supervisor):
         def run(self, announce: Callable[[], object]) -> None:
-            seen.append(service._may_be_left(project.state_folder / FOLDER))
+            seen.append(parts._may_be_left(project.state_folder / FOLDER))
             self._end_all()
 
     seen: list[bool] = []
     monkeypatch.setattr(engine, "Supervisor", Killable)
     project.serve(port=0, workers=2)
     assert seen == [True]
-    assert not service._may_be_left(project.state_folder / FOLDER)  # it ended in order
+    assert not parts._may_be_left(project.state_folder / FOLDER)  # it ended in order
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -123,11 +123,11 @@ def test_a_port_that_is_not_let_go_is_none_of_a_worker_and_the_next_start_is_tol
     tmp_path: Path, orphan: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accepting.begin(tmp_path)
-    monkeypatch.setattr(service, "monotonic", iter([0.0, 1.0, service._LEFT_S, service._LEFT_S]).__next__)
+    monkeypatch.setattr(parts, "monotonic", iter([0.0, 1.0, parts._LEFT_S, parts._LEFT_S]).__next__)
     waited = waiting(monkeypatch, lambda: None)
     for _ in range(2):
         with pytest.raises(Unavailable, match="Stop what uses port"):
-            service.when_let_go(tmp_path, lambda: listen("127.0.0.1", port_of(orphan)))
+            parts.when_let_go(tmp_path, lambda: listen("127.0.0.1", port_of(orphan)))
     assert len(waited) == 1
 
 
@@ -135,9 +135,9 @@ def test_nobody_waits_for_an_address_that_no_worker_can_have(tmp_path: Path, mon
     accepting.begin(tmp_path)
     waited = waiting(monkeypatch, killed)
     with pytest.raises(Unavailable, match="an address of this machine"):
-        service.when_let_go(tmp_path, lambda: listen("192.0.2.1", 8080))  # of no machine: RFC 5737
+        parts.when_let_go(tmp_path, lambda: listen("192.0.2.1", 8080))  # of no machine: RFC 5737
     assert waited == []
-    assert service._may_be_left(tmp_path)
+    assert parts._may_be_left(tmp_path)
 
 
 def test_the_port_of_grpc_is_waited_for_by_one_process_too(

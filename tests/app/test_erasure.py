@@ -22,13 +22,13 @@ import shop
 from click.testing import CliRunner
 
 import forked
+from trimtab.app.data.training_data import LivingData
 from trimtab.app.features.feature_runs import run_in_memory
 from trimtab.app.features.materialising import writing_tables
 from trimtab.app.keep import erasure
 from trimtab.app.keep.subjects import Subject
 from trimtab.app.project import Project, open_project
 from trimtab.app.state.state import truncation_put
-from trimtab.app.training.training_data import LivingData
 from trimtab.cli.group import trimtab
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.records import Prediction

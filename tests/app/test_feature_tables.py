@@ -17,13 +17,13 @@ import shop
 
 import forked
 import trimtab as tt
+from trimtab.app.data.training_data import LivingData
 from trimtab.app.features import feature_files, feature_runs, feature_tables
 from trimtab.app.features.feature_runs import run_in_memory
 from trimtab.app.features.request_tables import request_table
 from trimtab.app.online import history as app_history
 from trimtab.app.project import Project
 from trimtab.app.state.state import note_kept_from
-from trimtab.app.training.training_data import LivingData
 from trimtab.core.clock import SystemClock
 from trimtab.core.columns.data import Column, Columns
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound

@@ -14,7 +14,9 @@ import shop
 
 from trimtab.app.models.version_memory import VersionMemory
 from trimtab.app.project import Project
-from trimtab.app.serve.background import BackgroundTasks, forget_failures, service_failures
+from trimtab.app.serve.background import BackgroundTasks
+from trimtab.app.state.service_failures import forget_failures, service_failures
+from trimtab.app.training.loops import Loops
 from trimtab.core.errors import Unavailable
 from trimtab.registry import LoadedModel, Version
 from trimtab.store.ports import Put
@@ -223,8 +225,8 @@ def test_between_two_ticks_what_is_predicted_is_read_ahead(project: Project, mon
     done: list[str] = []
     monkeypatch.setattr("trimtab.app.serve.background._ROUND_S", 0.01)
     monkeypatch.setattr("trimtab.app.serve.background._TICK_S", 0.5)
-    monkeypatch.setattr(project, "tick", lambda: done.append("tick"))
-    monkeypatch.setattr(project, "read_ahead", done.append)
+    monkeypatch.setattr("trimtab.app.training.ticking.tick_all", lambda system: done.append("tick"))
+    monkeypatch.setattr(project.part(Loops), "read_ahead", done.append)
     with BackgroundTasks(project, answers=False).start():
         becomes(lambda: done.count("tick") > 1, True)
     ticks = [place for place, what in enumerate(done) if what == "tick"]
@@ -236,14 +238,14 @@ def test_nothing_is_read_ahead_of_ticks_that_fail(project: Project, monkeypatch:
     """A teacher, or a catalogue, that fails keeps a tick from its beginning; days would be filled, and never closed."""
     done: list[str] = []
 
-    def tick() -> None:
+    def tick(system: object) -> None:
         done.append("tick")
         raise Unavailable("the catalogue is gone")
 
     monkeypatch.setattr("trimtab.app.serve.background._ROUND_S", 0.01)
     monkeypatch.setattr("trimtab.app.serve.background._TICK_S", 0.2)
-    monkeypatch.setattr(project, "tick", tick)
-    monkeypatch.setattr(project, "read_ahead", done.append)
+    monkeypatch.setattr("trimtab.app.training.ticking.tick_all", tick)
+    monkeypatch.setattr(project.part(Loops), "read_ahead", done.append)
     with BackgroundTasks(project, answers=False).start():
         becomes(lambda: done.count("tick") > 2, True)
     assert set(done[done.index("tick") :]) == {"tick"}

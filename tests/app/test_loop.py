@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 import trimtab as tt
 from trimtab.app import Project
+from trimtab.app.data.training_data import LivingData
 from trimtab.app.features.feature_runs import run_in_memory
 from trimtab.app.training.loop import last_turn
-from trimtab.app.training.training_data import LivingData
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Conflict, Misuse, Unavailable

@@ -13,7 +13,7 @@ import shop
 from click.testing import CliRunner
 
 from trimtab.app.project import Project
-from trimtab.app.start import replaying
+from trimtab.app.replay import replaying
 from trimtab.cli.group import trimtab
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse

@@ -21,8 +21,9 @@ import shop
 import forked
 from processes import within
 from trimtab.app.project import open_project
-from trimtab.app.serve.background import BackgroundTasks, service_failures
+from trimtab.app.serve.background import BackgroundTasks
 from trimtab.app.serve.service import open_to_all
+from trimtab.app.state.service_failures import service_failures
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Misuse
 from trimtab.core.records import Prediction

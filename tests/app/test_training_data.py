@@ -17,11 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trimtab as tt
+from trimtab.app.data.logged_requests import decode_requests
+from trimtab.app.data.training_data import LivingData
 from trimtab.app.features import feature_runs
 from trimtab.app.features.feature_runs import run_in_memory, run_of_model
 from trimtab.app.online import history as app_history
 from trimtab.app.project import Project
-from trimtab.app.training.training_data import LivingData, decode_requests
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import NotFound
 from trimtab.core.time import DAY_US, HOUR_US
@@ -182,7 +183,7 @@ def test_training_gives_the_same_version_from_memory_and_from_disk(
             project.retain()
             project.push("readings", [{"site": "north", "level": 2.0, "read_at": shop.NOW_US}])
     places = {"in memory": folder, "on disk": shutil.copytree(folder, tmp_path / "disk")}
-    caplog.set_level(logging.INFO, "trimtab.app.training.training_data")
+    caplog.set_level(logging.INFO, "trimtab.app.data.training_data")
     found = []
     for said, place in places.items():
         if said == "on disk":

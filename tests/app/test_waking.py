@@ -14,7 +14,8 @@ from alias_moves import promote
 from processes import within
 from trimtab.app.models.version_memory import VersionMemory
 from trimtab.app.project import Project
-from trimtab.app.serve.background import BackgroundTasks, service_failures
+from trimtab.app.serve.background import BackgroundTasks
+from trimtab.app.state.service_failures import service_failures
 from trimtab.core.errors import Unavailable
 from trimtab.core.time import DAY_US
 from trimtab.registry import LoadedModel, Version

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import shop
 
+from trimtab.app.data.logged_rows import encodings
+from trimtab.app.data.training_data import LivingData
 from trimtab.app.features.feature_runs import run_in_memory
 from trimtab.app.project import Project
-from trimtab.app.training.logged_rows import encodings
-from trimtab.app.training.training_data import LivingData
 from trimtab.core.errors import Misuse, NotFound, Unavailable
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.serving.log.prediction_log import input_matrix

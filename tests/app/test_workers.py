@@ -385,7 +385,7 @@ def test_a_service_loads_no_heavy_library_by_itself(tmp_path: Path) -> None:
         "from trimtab.app.serve.followed_views import FollowedViews\n"
         "from trimtab.app.serve.background import Keeper\n"
         "from trimtab.app.project import open_project\n"
-        "from trimtab.app.serve.service import http_service\n"
+        "from trimtab.app.serve.parts import http_service\n"
         "from trimtab.serving.observe.metrics import Metrics\n"
         "with open_project('.') as project, contextlib.ExitStack() as opened:\n"
         "    project.apply_first()\n"

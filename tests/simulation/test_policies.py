@@ -14,7 +14,7 @@ from worlds import day_us
 
 import trimtab as tt
 from trimtab import simulation, store
-from trimtab.app.start.scenarios import lines_of_policies
+from trimtab.app.replay.scenarios import lines_of_policies
 from trimtab.app.state.definitions import Definitions
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Decision

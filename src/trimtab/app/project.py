@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
@@ -15,20 +14,20 @@ from trimtab.app.state.retention_needs import check_retention
 from trimtab.app.system import System
 from trimtab.core.clock import Clock
 from trimtab.core.config import FILE, load_config
-from trimtab.core.errors import Conflict, Misuse, NotFound
+from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.records import Decision, Signal
 from trimtab.core.time import duration_us, parse_time_us
 from trimtab.monitoring.signals import every_signal
 from trimtab.serving import Answer
 from trimtab.steering.ledger import Entry, Ledger
-from trimtab.steering.loop_state import loop_state
 from trimtab.store import Put, Remove
 
 if TYPE_CHECKING:
     import datetime as dt
 
     from trimtab.app.alerts.alert_overview import AlertOverview
-    from trimtab.app.alerts.alerting import TriedReceiver
+    from trimtab.app.alerts.alerting import Alerting, TriedReceiver
+    from trimtab.app.data.training_data import LivingData
     from trimtab.app.features.feature_catalogue import Catalogue
     from trimtab.app.features.feature_tables import AsKnown, FeatureFile, FeatureTable, How, Of
     from trimtab.app.features.loading import Ingested
@@ -44,9 +43,13 @@ if TYPE_CHECKING:
     from trimtab.app.plan.applying import AppliedPlan
     from trimtab.app.plan.planning import Plan
     from trimtab.app.state.searches import Searched
+    from trimtab.app.training.learning import Teacher
+    from trimtab.app.training.loop import DeploymentLoop
+    from trimtab.app.training.loops import Loops
     from trimtab.app.training.promoting import Promotion
     from trimtab.app.training.ticking import Ticked
     from trimtab.core.columns.data import Columns
+    from trimtab.core.config import ScenarioSettings
     from trimtab.events.files.files import Rows, Table
     from trimtab.events.ingest import Pushed
     from trimtab.events.quarantine import Replayed, SetAside
@@ -278,6 +281,45 @@ class Project(System):
             Conflict: It is over already.
         """
         return self.recorded.cancel(run_id, actor=actor)
+
+    def loop(self, model: str | None = None) -> DeploymentLoop:
+        """The loop of one deployment, with the parameters of its newest search; rebuilt when a search has ended."""
+        return self._loops.loop(model)
+
+    def teacher(self, model: str) -> Teacher:
+        """The teacher of one online deployment's learner."""
+        return self._loops.teacher(model)
+
+    def living_data(self) -> LivingData:
+        """Training sets of the project, and the features that other versions need for the same requests."""
+        return self._loops.living_data()
+
+    def read_ahead(self, model: str) -> None:
+        """Read new predictions between ticks, if the loop has ticked before: under load a minute of them is a lot."""
+        self._loops.read_ahead(model)
+
+    @property
+    def _loops(self) -> Loops:
+        from trimtab.app.training.loops import Loops
+
+        return self.part(Loops)
+
+    @property
+    def alerting(self) -> Alerting:
+        """The delivery of alerts."""
+        from trimtab.app.alerts.alerting import Alerting
+
+        return self.part(Alerting)
+
+    def line_settings(self, names: Sequence[str] | None = None) -> list[ScenarioSettings]:
+        """The scenarios of [demo], or those named.
+
+        Raises:
+            Misuse: There is none of that name.
+        """
+        from trimtab.app.replay.scenarios import scenario_settings
+
+        return scenario_settings(self.config, names)
 
     def plan(self) -> Plan:
         """What the project file changes against what is applied, and what that means: nothing is done."""
@@ -657,15 +699,11 @@ class Project(System):
             NotFound: There is no such model; or no version has such a figure, reads such a feature or is made of such
                 a source.
         """
+        from trimtab.app.versions.search import search_versions
         from trimtab.registry.searching import Search
 
         wanted = Search(text=search, tag=tag, metric=metric, feature=feature, source=source)
-        found = self.registry.search(wanted, model=model)
-        if model is not None and not found:
-            known = dict.fromkeys([*self.definitions.models, *self.registry.models()])
-            if model not in known:
-                raise NotFound(f"versions: no model {model!r}. There is: {', '.join(known) or 'none'}.")
-        return found
+        return search_versions(self, model, wanted)
 
     def collect(
         self,
@@ -714,10 +752,9 @@ class Project(System):
         Raises:
             NotFound: There is no such version, or its artifact was removed.
         """
-        from trimtab.registry.describing.signature import signature_of
+        from trimtab.app.versions.search import version_signature
 
-        loaded = self.registry.load(version)
-        return signature_of(loaded.version, loaded.artifact)
+        return version_signature(self, version)
 
     def card(self, version: str, *, html: bool = False) -> str:
         """A version's model card, Markdown or a self-contained page: made from records, nothing typed by hand.
@@ -883,10 +920,9 @@ class Project(System):
         Raises:
             NotFound: There is no such deployment.
         """
-        from trimtab.steering.loop.stages import stages
+        from trimtab.app.training.loops import stages_of
 
-        deployment = self.definitions.deployment(model)
-        return stages(deployment, loop_state(self.state.catalog, deployment.name), self.clock.now_us())
+        return stages_of(self, model)
 
     def quality_page(self, model: str | None = None, *, to: str | Path) -> Path:
         """Write the quality of a deployment as a page: days, what is red, slices, inputs and decisions; the file.
@@ -1269,7 +1305,7 @@ class Project(System):
             seed: Left out, the setting `seed`.
             progress: Called with microseconds done and microseconds in all.
         """
-        from trimtab.app.start.replaying import simulate_project
+        from trimtab.app.replay.replaying import simulate_project
 
         return simulate_project(
             self,
@@ -1283,12 +1319,6 @@ class Project(System):
             seed=seed,
             progress=progress,
         )
-
-    def __enter__(self) -> Project:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
     def _named(self, source: str | None) -> str | None:
         """A source that is declared, or that has rows in quarantine all the same."""

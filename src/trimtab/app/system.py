@@ -1,16 +1,16 @@
-"""What an open project is made of: each part wired to the others, and made when it is first asked for."""
+"""The parts of an open project, each opened when it is first needed."""
 
 from __future__ import annotations
 
 import logging
 import math
 import threading
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from trimtab.app.models.version_memory import VersionMemory
 from trimtab.app.online.views import Views
@@ -19,14 +19,12 @@ from trimtab.app.state.definitions import Definitions
 from trimtab.app.state.layouts import Layouts
 from trimtab.app.state.live_definitions import LiveDefinitions
 from trimtab.app.state.retention_needs import features_from_us
-from trimtab.app.state.searches import with_chosen
 from trimtab.app.state.state import State, kept_from
 from trimtab.core.clock import Clock, SystemClock
-from trimtab.core.config import Config, ScenarioSettings
+from trimtab.core.config import Config
 from trimtab.core.errors import Misuse
 from trimtab.core.ids import TimeIds
 from trimtab.events.definitions import Source
-from trimtab.features.stored import with_sources
 from trimtab.registry import LoadedModel, Registry, Version
 from trimtab.run import Runs
 from trimtab.serving import PredictionLog
@@ -35,15 +33,11 @@ from trimtab.serving.arms.arms import arm_shares
 from trimtab.training.definitions import Model
 
 if TYPE_CHECKING:  # what a service is ready without is loaded where it is first needed
-    from trimtab.app.alerts.alerting import Alerting
-    from trimtab.app.features.feature_runs import OpenedRun
     from trimtab.app.models.served_model import ServedModel
     from trimtab.app.online.history import SharedHistory
-    from trimtab.app.training.learning import Teacher
-    from trimtab.app.training.loop import DeploymentLoop
-    from trimtab.app.training.training_data import LivingData
     from trimtab.events import Ingestor, Quarantine
 
+Part = TypeVar("Part")
 _logger = logging.getLogger(__name__)
 _LOOK_S = 0.2  # how soon what another process applies is looked after again
 _MADE_ONCE = (
@@ -60,12 +54,13 @@ _MADE_ONCE = (
     "layouts",
     "live",
     "version_memory",
-    "alerting",
 )
 
 
 class System:
-    """The parts of an open project. Close it; what was got from it before is closed then, too.
+    """The parts of an open project: state, definitions, event log, features, registry, served models.
+
+    Close it, or use it in `with`. Parts taken from it are closed with it.
 
     Args:
         config: The project's settings.
@@ -102,8 +97,15 @@ class System:
             self.__dict__.pop(part, None)
         self._served: dict[str, ServedModel] = {}
         self._seen: dict[str, tuple[object, float]] = {}  # by model, the mark of the last look and how long it holds
-        self._loops: dict[str, DeploymentLoop] = {}
-        self._teachers: dict[str, Teacher] = {}
+        self._parts: dict[object, Any] = {}
+
+    def part(self, kind: Callable[[System], Part]) -> Part:
+        """The one part of a kind that knows this system, made when it is first needed (`system.part(Loops)`)."""
+        with self._mutex:
+            if kind not in self._parts:
+                self._parts[kind] = kind(self)
+            found: Part = self._parts[kind]
+            return found
 
     @property
     def state(self) -> State:
@@ -235,70 +237,9 @@ class System:
         return Views(self.state, self.live.views, history=lambda: self.history, clock=self.clock)
 
     @cached_property
-    def alerting(self) -> Alerting:
-        """What brings signals to people."""
-        from trimtab.app.alerts.alerting import Alerting
-
-        return Alerting(self)
-
-    @cached_property
     def recorded(self) -> Runs:
         """The runs of all deployments."""
         return Runs(self.state.catalog, self.state_folder / "runs", clock=self.clock, ids=TimeIds(self.clock))
-
-    def loop(self, model: str | None = None) -> DeploymentLoop:
-        """The loop of one deployment, with the parameters that a search found; a new one when another has ended."""
-        from trimtab.app.training.loop import DeploymentLoop
-        from trimtab.app.training.training_pin import Pin
-
-        deployment = with_chosen(self.state.catalog, self.definitions.deployment(model))
-        before = self._loops.get(deployment.name)
-        if before is None or before.deployment.model.chosen != deployment.model.chosen:
-            data = self.living_data()
-            self._loops[deployment.name] = DeploymentLoop(
-                deployment,
-                history=self.asked_history,
-                predictions=self.predictions,
-                data=data,
-                registry=self.registry,
-                catalog=self.state.catalog,
-                blob=self.state.blob,
-                folder=self.state_folder,
-                clock=self.clock,
-                ids=TimeIds(self.clock),
-                config=self.config,
-                runs=self.recorded,
-                pin=Pin(data, self.asked_history, self.state.catalog, kept_from=partial(kept_from, self.state.catalog)),
-            )
-        return self._loops[deployment.name]
-
-    def read_ahead(self, model: str) -> None:
-        """Let a loop that had its tick read what was predicted since: under load a minute of it is a lot at once."""
-        loop = self._loops.get(model)
-        if loop is not None:
-            loop.read_ahead()
-
-    def living_data(self) -> LivingData:
-        """What gives training sets, and the features of other versions for their requests."""
-        from trimtab.app.training.logged_rows import encodings
-        from trimtab.app.training.training_data import LivingData
-        from trimtab.monitoring.inputs.red_windows import left_out
-
-        return LivingData(
-            self._run_of_model,
-            self.predictions,
-            kept_from=partial(kept_from, self.state.catalog),
-            asked_as=self.live.request_of,
-            check=self.live.check_newest,
-            encoding_of=encodings(self.registry, self.state.blob),
-            placed=lambda features: with_sources(features, self.layouts.place),
-            left_out=partial(left_out, self.state.catalog),
-        )
-
-    def _run_of_model(self, model: Model) -> AbstractContextManager[OpenedRun]:
-        from trimtab.app.features.feature_runs import run_of_model
-
-        return run_of_model(self, model)
 
     def served(self, model: str) -> ServedModel:
         """What answers for one deployment."""
@@ -365,32 +306,15 @@ class System:
         """The first moment as of which a model's features can be computed from the history that is kept."""
         return features_from_us(model.features, kept_from(self.state.catalog))
 
-    def teacher(self, model: str) -> Teacher:
-        """What teaches the learner of one online deployment."""
-        from trimtab.app.training.learning import Teacher
-
-        deployment = self.definitions.deployment(model)
-        if deployment.name not in self._teachers:
-            self._teachers[deployment.name] = Teacher(self, deployment)
-        return self._teachers[deployment.name]
-
-    def line_settings(self, names: Sequence[str] | None = None) -> list[ScenarioSettings]:
-        """The lines of [demo], or those named.
-
-        Raises:
-            Misuse: A name is none of them.
-        """
-        from trimtab.app.start.scenarios import USUAL
-
-        found = list(self.config.demo.lines if self.config.demo else USUAL)
-        unknown = [name for name in names or () if name not in {line.name for line in found}]
-        if unknown:
-            raise Misuse(f"line {unknown[0]!r} is none of {', '.join(line.name for line in found)}.")
-        return [line for line in found if names is None or line.name in names]
-
     def followed(self) -> bool:
         """Whether online features follow the log here: this very project is being served."""
         return "views" in self.__dict__ and self.views.followed()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close whatever was opened, and let others apply events; nothing happens the second time."""

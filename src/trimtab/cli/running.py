@@ -119,7 +119,7 @@ def simulate(
             seed=seed,
             progress=meter,
         )
-    from trimtab.app.start.replay_report import (
+    from trimtab.app.replay.replay_report import (
         comparison_lines,
         comparisons,
         report_document,
@@ -142,7 +142,7 @@ def simulate(
 def _show_search(result: ReplayResult) -> None:
     import msgspec
 
-    from trimtab.app.start.replay_report import search_lines
+    from trimtab.app.replay.replay_report import search_lines
     from trimtab.simulation import choose_policy
 
     found = choose_policy(result)

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from trimtab.app.alerts.alerting import kind_of
+from trimtab.app.alerts.alerting import Alerting, kind_of
 from trimtab.core.alert_settings import (
     CommandReceiver,
     EmailReceiver,
@@ -21,7 +21,7 @@ from trimtab.monitoring.alerts.mutes import Mute, muted, mutes
 from trimtab.monitoring.alerts.outbox import DROPPED_US, Queued, ReceiverState
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
 
 _WEEKS = 4
 
@@ -110,28 +110,28 @@ class AlertOverview(msgspec.Struct, frozen=True, kw_only=True):
         return out
 
 
-def alert_overview(project: Project) -> AlertOverview:
+def alert_overview(system: System) -> AlertOverview:
     """See `Project.alerts`."""
-    now_us = project.clock.now_us()
-    state = project.alerting.state()
-    found = [one for one in mutes(project.state.catalog) if now_us < one.until_us]
+    now_us = system.clock.now_us()
+    state = system.part(Alerting).state()
+    found = [one for one in mutes(system.state.catalog) if now_us < one.until_us]
     return AlertOverview(
         at=_time(now_us) or "",
-        receivers=_receivers(project),
+        receivers=_receivers(system),
         signals=[_incident(name, one, found, now_us) for name, one in state.incidents.items()],
         mutes=found,
-        budgets=_budgets(state, project.config.alerts.pages_per_week, now_us),
+        budgets=_budgets(state, system.config.alerts.pages_per_week, now_us),
     )
 
 
-def red_receivers(project: Project) -> list[str]:
+def red_receivers(system: System) -> list[str]:
     """Receivers that fail, and alerts that were dropped of late: lines of `trimtab status`."""
-    now_us, states = project.clock.now_us(), project.alerting.outbox.states()
+    now_us, states = system.clock.now_us(), system.part(Alerting).outbox.states()
     if not any(one.failing_since_us or one.dropped_us for one in states.values()):
         return []
     recent = {name for name, one in states.items() if now_us - (one.dropped_us or 0) < DROPPED_US}
     lines = []
-    for one in _receivers(project):
+    for one in _receivers(system):
         shown = one if one.name in recent else msgspec.structs.replace(one, dropped=0)
         lines += [f"alerts: receiver {one.name} ({one.kind}): {line}" for line in _failing(shown)]
     return lines
@@ -152,8 +152,8 @@ def _counted(alerts: int) -> str:
     return f"{alerts} alert{'s' * (alerts != 1)}"
 
 
-def _receivers(project: Project) -> list[ReceiverOverview]:
-    outbox, declared = project.alerting.outbox, project.config.alerts.receivers
+def _receivers(system: System) -> list[ReceiverOverview]:
+    outbox, declared = system.part(Alerting).outbox, system.config.alerts.receivers
     queued, states = outbox.queued(), outbox.states()
     gone = [name for name, one in states.items() if name not in declared and one.dropped]
     return [

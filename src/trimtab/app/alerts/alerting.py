@@ -64,19 +64,19 @@ class Alerting:
         environment: Where `$NAME` of the settings is looked up; left out, the process's.
     """
 
-    def __init__(self, project: System, environment: Mapping[str, str] | None = None) -> None:
-        self._project = project
+    def __init__(self, system: System, environment: Mapping[str, str] | None = None) -> None:
+        self._system = system
         self._environment = os.environ if environment is None else environment
-        self._catalog = project.state.catalog
-        self._clock = project.clock
-        self._ids = TimeIds(project.clock)
+        self._catalog = system.state.catalog
+        self._clock = system.clock
+        self._ids = TimeIds(system.clock)
         self._beaten_s: dict[str, float] = {}  # by heartbeat: when it was last asked, monotonic
         self._looking = threading.Lock()
         self.outbox = Outbox(self._catalog, self._clock, duration_us(self.settings.keep))
 
     @property
     def settings(self) -> AlertsSettings:
-        return self._project.config.alerts
+        return self._system.config.alerts
 
     def look(self) -> None:
         """Put what is news into the outbox, and empty that as far as the receivers let us.
@@ -91,12 +91,12 @@ class Alerting:
         if not self._looking.acquire(blocking=False):
             return
         try:
-            self._project.state.check_clock()
+            self._system.state.check_clock()
             threads = self._beat()
             if not self.settings.receivers:
                 self._forget()
             elif self._is_due():
-                lease = Lease(self._catalog, LEASE, self._project.state_folder)
+                lease = Lease(self._catalog, LEASE, self._system.state_folder)
                 if lease.take():
                     try:
                         self._collect()
@@ -171,7 +171,7 @@ class Alerting:
         return found
 
     def _message(self, kind: str, alerts: list[Alert], notes: list[str], now_us: int) -> Message:
-        name = self._project.config.project.name
+        name = self._system.config.project.name
         return Message(
             key=self._ids("alert"),
             kind="digest" if kind == "digest" else "alerts",
@@ -184,7 +184,7 @@ class Alerting:
 
     def _alert(self, told: Told) -> Alert:
         signal = told.incident.signal
-        deployment = self._project.definitions.deployments.get(signal.model)
+        deployment = self._system.definitions.deployments.get(signal.model)
         return alert_of(
             signal,
             told.what,
@@ -195,7 +195,7 @@ class Alerting:
 
     def _version_name(self, signal: Signal) -> str:
         try:
-            return self._project.registry.get(signal.version).name if signal.version else ""
+            return self._system.registry.get(signal.version).name if signal.version else ""
         except (NotFound, Misuse):  # a version of before a restore, or none of ours
             return signal.version[:12]
 
@@ -205,11 +205,11 @@ class Alerting:
     def _send(self, receiver: Receiver, message: Message) -> Sent:
         from trimtab.monitoring.alerts.receivers.sending import send
 
-        return send(receiver, message, folder=self._project.config.folder, environment=self._environment)
+        return send(receiver, message, folder=self._system.config.folder, environment=self._environment)
 
     def _tested(self, name: str, receiver: Receiver) -> TriedReceiver:
         now = format_time(self._clock.now_us())
-        project = self._project.config.project.name
+        project = self._system.config.project.name
         message = Message(
             key=self._ids("alert"),
             kind="test",
@@ -248,10 +248,10 @@ class Alerting:
 
     def _is_unwell(self) -> bool:
         """Return whether a loop fails or has not ticked for long, or alerts do not reach a receiver."""
-        from trimtab.app.training.loop import last_turn
+        from trimtab.app.state.loop_turns import last_turn
 
         now_us, addressees = self._clock.now_us(), self.settings.addressees
-        turns = [last_turn(self._catalog, name) for name in self._project.definitions.deployments]
+        turns = [last_turn(self._catalog, name) for name in self._system.definitions.deployments]
         failing = any(turn is not None and turn.last_error is not None for turn in turns)
         late = any(turn is not None and now_us - (turn.last_tick_us or now_us) > _TICKED_US for turn in turns)
         states = self.outbox.states()
@@ -269,11 +269,11 @@ class Alerting:
             self._catalog.write(gone)
 
 
-def alert_after_tick(project: System) -> None:
+def alert_after_tick(system: System) -> None:
     """Deliver what a tick has found, unless a process that serves does so. Failures are logged: the tick went well."""
     try:
-        if not project.config.alerts.receivers or not project.views.followed():
-            project.alerting.look()
+        if not system.config.alerts.receivers or not system.views.followed():
+            system.part(Alerting).look()
     except TrimtabError as error:
         _logger.warning("alerts: %s", error)
 

@@ -16,18 +16,18 @@ from trimtab.steering.ledger import Entry, Ledger
 from trimtab.store.ports import Put, Remove
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
 
 _LONGEST_US = 90 * DAY_US
 _HOW = "Name a model, a kind of signal or a subject, or MODEL/KIND or MODEL/KIND/SUBJECT with * for any."
 
 
-def mute(project: Project, what: str, *, time: str | int, why: str, actor: str) -> Decision:
+def mute(system: System, what: str, *, time: str | int, why: str, actor: str) -> Decision:
     """See `Project.mute_alerts`."""
-    _check_known(project, what)
+    _check_known(system, what)
     if not why.strip():
         raise Misuse(f"mute {what!r}: no reason is given. Say why, for those who wonder later: --why TEXT")
-    length_us, now_us = duration_us(time), project.clock.now_us()
+    length_us, now_us = duration_us(time), system.clock.now_us()
     if not 0 < length_us <= _LONGEST_US:
         raise Misuse(f"mute {what!r}: for {time!r}. Give more than nothing and at most 90d; it can be renewed.")
     until_us = (now_us + length_us) // SECOND_US * SECOND_US
@@ -35,56 +35,56 @@ def mute(project: Project, what: str, *, time: str | int, why: str, actor: str) 
     until = format_time(until_us)
     row = Entry(
         at_us=now_us,
-        model=_model(project, what),
+        model=_model(system, what),
         act="mute",
         cause=f"{what} until {until}: {why}",
         actor=actor,
         evidence=_evidence(what, until),
     )
-    return _write(project, row, [*_over(project, now_us), Put(KIND, what, msgspec.json.encode(made))])
+    return _write(system, row, [*_over(system, now_us), Put(KIND, what, msgspec.json.encode(made))])
 
 
-def unmute(project: Project, what: str, *, why: str, actor: str) -> Decision:
+def unmute(system: System, what: str, *, why: str, actor: str) -> Decision:
     """See `Project.unmute_alerts`."""
-    now_us = project.clock.now_us()
-    standing = {one.what: one for one in mutes(project.state.catalog) if now_us < one.until_us}
+    now_us = system.clock.now_us()
+    standing = {one.what: one for one in mutes(system.state.catalog) if now_us < one.until_us}
     if what not in standing:
         raise NotFound(f"unmute {what!r}: it is not muted. Muted is: {', '.join(standing) or 'nothing'}.")
     until = format_time(standing[what].until_us)
     row = Entry(
         at_us=now_us,
-        model=_model(project, what),
+        model=_model(system, what),
         act="unmute",
         cause=f"{what}: {why or 'No reason was given.'}",
         actor=actor,
         evidence=_evidence(what, until),
     )
-    return _write(project, row, [Remove(KIND, what)])
+    return _write(system, row, [Remove(KIND, what)])
 
 
 def _evidence(what: str, until: str) -> dict[str, str | int | float | bool | None]:
     return {"what": what, "until": until}
 
 
-def _write(project: Project, row: Entry, changes: list[Put | Remove]) -> Decision:
-    return Ledger(project.state.catalog).write([row], changes)[0]
+def _write(system: System, row: Entry, changes: list[Put | Remove]) -> Decision:
+    return Ledger(system.state.catalog).write([row], changes)[0]
 
 
-def _over(project: Project, now_us: int) -> list[Put | Remove]:
+def _over(system: System, now_us: int) -> list[Put | Remove]:
     """The removal of mutes whose time was over long ago."""
-    found = mutes(project.state.catalog)
+    found = mutes(system.state.catalog)
     return [Remove(KIND, one.what) for one in found if now_us - one.until_us > 7 * DAY_US]
 
 
-def _model(project: Project, what: str) -> str:
+def _model(system: System, what: str) -> str:
     first = what.partition("/")[0]
-    return first if first in project.definitions.deployments else "*"
+    return first if first in system.definitions.deployments else "*"
 
 
-def _check_known(project: Project, what: str) -> None:
+def _check_known(system: System, what: str) -> None:
     """Refuse a mute that would mute nothing: a misspelt one is found out when the page comes."""
-    signals = listed_signals(project.state.catalog)
-    models = {*project.definitions.deployments, *(one.model for one in signals)}
+    signals = listed_signals(system.state.catalog)
+    models = {*system.definitions.deployments, *(one.model for one in signals)}
     kinds = {*RUNBOOK, *(one.kind for one in signals)}
     model, slash, rest = what.partition("/")
     if not slash:

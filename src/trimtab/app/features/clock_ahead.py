@@ -21,7 +21,7 @@ from trimtab.store.log_places import position_before
 from trimtab.store.ports import Put, Repairable, Table
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
 
 ACT = "restamp"
 REPAIR = "Look at the clock first; if it is right now, run: trimtab recover"
@@ -61,7 +61,7 @@ def stamped_ahead(state: State, now_us: int) -> list[Ahead]:
     return found
 
 
-def restamp(project: Project, found: Sequence[Ahead], now_us: int, actor: str) -> None:
+def restamp(system: System, found: Sequence[Ahead], now_us: int, actor: str) -> None:
     """Give what was stamped ahead the present as its append time: in the tables of record, then in the log.
 
     Online features are to be rebuilt afterwards; until then they show that it is not done yet.
@@ -69,7 +69,7 @@ def restamp(project: Project, found: Sequence[Ahead], now_us: int, actor: str) -
     Raises:
         Conflict: Another process writes a partition, or the tables.
     """
-    state = project.state
+    state = system.state
     if not isinstance(state.events, Repairable):
         raise Misuse(f"recover: a {type(state.events).__name__} cannot be stamped again. Use its server's own means.")
     row = Entry(
@@ -82,7 +82,7 @@ def restamp(project: Project, found: Sequence[Ahead], now_us: int, actor: str) -
     )
     Ledger(state.catalog).write([row])
     with writing_tables(state):
-        for table in state.tables(project.sources, make=False).values():
+        for table in state.tables(system.sources, make=False).values():
             _restamp_table(table, now_us)
     for partition in state.events.positions():
         state.events.restamp(partition, now_us, now_us)

@@ -22,7 +22,7 @@ from trimtab.features.feature_set import FeatureSet, aggregate_dtype
 from trimtab.registry import Version
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
 
 EntryKind = Literal["source", "entity", "view", "feature"]
 
@@ -112,22 +112,22 @@ class Catalogue(msgspec.Struct, frozen=True):
         return out or ["Nothing is declared, or nothing has that text."]
 
 
-def feature_catalogue(project: Project, *, search: str | None = None) -> Catalogue:
+def feature_catalogue(system: System, *, search: str | None = None) -> Catalogue:
     """See `Project.catalogue`."""
-    project.history.refresh()
-    entries = list(_Entries(project).all())
+    system.history.refresh()
+    entries = list(_Entries(system).all())
     return Catalogue([one for one in entries if search is None or one.has(search)])
 
 
 class _Entries:
-    def __init__(self, project: Project) -> None:
-        self._project = project
-        self._definitions = project.definitions
-        self._documents = documents(project.declared)
-        self._applied = AppliedDefinitions(project.state.catalog).now()
-        found = arrivals(project.history, project.sources, now_us=project.clock.now_us())
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self._definitions = system.definitions
+        self._documents = documents(system.declared)
+        self._applied = AppliedDefinitions(system.state.catalog).now()
+        found = arrivals(system.history, system.sources, now_us=system.clock.now_us())
         self._arrivals = {one.source: one for one in found}
-        self._samples = {name: sample_of(project, name) for name in self._definitions.models}
+        self._samples = {name: sample_of(system, name) for name in self._definitions.models}
 
     def all(self) -> Iterator[Entry]:
         definitions = self._definitions
@@ -240,8 +240,8 @@ class _Entries:
     @cached_property
     def _versions(self) -> list[tuple[str, FeatureSet]]:
         """Every version, with the aliases that name it, and its definitions; each of these is read once."""
-        registry, known, found = self._project.registry, dict[str, FeatureSet | None](), []
-        for model in [record.key for record in self._project.state.catalog.find("version_count")]:
+        registry, known, found = self._system.registry, dict[str, FeatureSet | None](), []
+        for model in [record.key for record in self._system.state.catalog.find("version_count")]:
             aliases: dict[str, list[str]] = {}
             for alias, move in registry.aliases(model).items():
                 aliases.setdefault(move.version, []).append(alias)
@@ -256,7 +256,7 @@ class _Entries:
 
     def _definitions_of(self, version: Version) -> FeatureSet | None:
         try:
-            return self._project.live.of(version)
+            return self._system.live.of(version)
         except (Misuse, NotFound, Corrupt):  # erased, or of an earlier trimtab and changed since: nobody knows
             return None
 

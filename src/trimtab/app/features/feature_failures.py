@@ -10,7 +10,7 @@ from trimtab.core.errors import TrimtabError
 from trimtab.core.time import DAY_US, format_time
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
     from trimtab.features.online.failures import FeatureFailures
     from trimtab.store.ports import Log
 
@@ -40,14 +40,14 @@ class FeatureFailure(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def feature_failures(project: Project) -> list[FeatureFailure]:
+def feature_failures(system: System) -> list[FeatureFailure]:
     """What failed in all views, by view and feature."""
-    store = project.views.store
+    store = system.views.store
     found = []
     for name, failures in store.failures().items():
         view = store.plans[name].view
         for feature, one in failures.items():
-            appended_us = _appended_us(project.state.events, one)
+            appended_us = _appended_us(system.state.events, one)
             found.append(
                 FeatureFailure(
                     view=view.name,
@@ -63,10 +63,10 @@ def feature_failures(project: Project) -> list[FeatureFailure]:
     return found
 
 
-def failure_counts(project: Project) -> dict[tuple[str, ...], int]:
+def failure_counts(system: System) -> dict[tuple[str, ...], int]:
     """For how many events features failed, by view and feature; nothing while online features cannot be read."""
     try:
-        found = project.views.store.failures()
+        found = system.views.store.failures()
     except TrimtabError:
         return {}  # readiness and `status` say so
     return {(view, feature): one.count for view, failures in found.items() for feature, one in failures.items()}

@@ -15,7 +15,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-import trimtab
 from trimtab import store
 from trimtab.app.features.feature_files import GROUP_ROWS
 from trimtab.app.features.materialising import move_into_tables
@@ -24,6 +23,7 @@ from trimtab.core.columns.data import Column, Columns, column
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
 from trimtab.core.hashing import content_hash
 from trimtab.core.urls import store_url
+from trimtab.core.version import VERSION
 from trimtab.events.columns.frame_index import key_values
 from trimtab.events.columns.frames import EventFrame
 from trimtab.events.definitions import Source
@@ -107,23 +107,23 @@ def run_in_memory(history: SharedHistory, model: Model) -> Iterator[OpenedRun]:
 
 
 @contextmanager
-def run_of_model(wiring: System, model: Model) -> Iterator[OpenedRun]:
+def run_of_model(system: System, model: Model) -> Iterator[OpenedRun]:
     """Computes a model's features where `opened_run` would: the same bits from memory and from disk. # D45"""
-    if _fits(wiring):
-        with run_in_memory(wiring.history, model) as opened:
+    if _fits(system):
+        with run_in_memory(system.history, model) as opened:
             yield opened
         return
-    frames, positions = wiring.asked_history.moment(_asked(model))
+    frames, positions = system.asked_history.moment(_asked(model))
     sources = {view.source.name: view.source for view in model.features.views}
     with _kept(
-        wiring, model.features, sources, ["model", model.name, sorted(positions.items())], {}, None, positions
+        system, model.features, sources, ["model", model.name, sorted(positions.items())], {}, None, positions
     ) as run:
         yield OpenedRun(run, frames)
 
 
 @contextmanager
 def opened_run(
-    project: System, features: FeatureSet, what: Sequence[Any], events: Mapping[str, Path], progress: Meter | None
+    system: System, features: FeatureSet, what: Sequence[Any], events: Mapping[str, Path], progress: Meter | None
 ) -> Iterator[Run]:
     """What computes these features: in memory where all events fit into half of the setting `features.memory_bytes`.
 
@@ -140,17 +140,17 @@ def opened_run(
             raise NotFound(
                 f"events of {name!r}: none of these features is of that source, but of {', '.join(sources)}."
             )
-    if not events and _fits(project):
-        frames, positions = project.history.moment(sources)
+    if not events and _fits(system):
+        frames, positions = system.history.moment(sources)
         yield _InMemory(frames, positions, progress)
         return
-    with _kept(project, features, sources, what, events, progress) as run:
+    with _kept(system, features, sources, what, events, progress) as run:
         yield run
 
 
 @contextmanager
 def _kept(
-    project: System,
+    system: System,
     features: FeatureSet,
     sources: Mapping[str, Source],
     what: Sequence[Any],
@@ -159,14 +159,14 @@ def _kept(
     positions: Mapping[str, int] | None = None,
 ) -> Iterator[Run]:
     """What computes on disk, in a folder that is kept when it is stopped; `positions` are P, left out those of now."""
-    limit_bytes = project.config.features.memory_bytes
-    made_by = [limit_bytes, trimtab.__version__, duckdb.__version__, np.__version__]
+    limit_bytes = system.config.features.memory_bytes
+    made_by = [limit_bytes, VERSION, duckdb.__version__, np.__version__]
     asked = content_hash([features.hash, _plain(what), _files(events), made_by])
-    folder = project.state_folder / "backfill" / asked[:32]
+    folder = system.state_folder / "backfill" / asked[:32]
     _sweep(folder.parent)
     with claimed(folder):
         try:
-            with _on_disk(project, features, sources, events, folder, progress, positions) as run:
+            with _on_disk(system, features, sources, events, folder, progress, positions) as run:
                 yield run
         except (Misuse, NotFound, Corrupt):
             shutil.rmtree(folder, ignore_errors=True)  # nothing to go on with
@@ -176,7 +176,7 @@ def _kept(
 
 @contextmanager
 def _on_disk(
-    project: System,
+    system: System,
     features: FeatureSet,
     sources: Mapping[str, Source],
     events: Mapping[str, Path],
@@ -184,14 +184,14 @@ def _on_disk(
     progress: Meter | None,
     given: Mapping[str, int] | None,
 ) -> Iterator[Run]:
-    positions = _pinned(project, folder) if given is None else dict(given)
+    positions = _pinned(system, folder) if given is None else dict(given)
     run = _OnDisk(features, positions, folder, progress)
     views = PartedViews(
         folder,
-        _event_files(project, sources, positions, folder, events),
+        _event_files(system, sources, positions, folder, events),
         address=content_hash([positions, _files(events)]),
-        memory_bytes=project.config.features.memory_bytes,
-        clock=project.clock,
+        memory_bytes=system.config.features.memory_bytes,
+        clock=system.clock,
         done=run.step,
     )
     with views:
@@ -272,8 +272,8 @@ class _OnDisk:
             self._progress(min(self._done, self._steps), self._steps)
 
 
-def _fits(wiring: System) -> bool:
-    return fits_memory(wiring.state.events, wiring.config.features.memory_bytes)
+def _fits(system: System) -> bool:
+    return fits_memory(system.state.events, system.config.features.memory_bytes)
 
 
 def _asked(model: Model) -> set[str]:
@@ -289,12 +289,12 @@ def _sweep(folder: Path) -> None:
                 shutil.rmtree(lock.parent, ignore_errors=True)
 
 
-def _pinned(project: System, folder: Path) -> dict[str, int]:
+def _pinned(system: System, folder: Path) -> dict[str, int]:
     """P: that of the run which is taken up, else the log's positions now."""
     file = folder / "positions.json"
     if not file.exists():
-        positions = project.state.events.positions()
-        tables = project.state.tables(project.sources, make=False)
+        positions = system.state.events.positions()
+        tables = system.state.tables(system.sources, make=False)
         for table in tables.values():  # partitions that are gone from the log are as long as the tables say
             for name, last in _reached(table).items():
                 positions.setdefault(name, last)
@@ -312,7 +312,7 @@ def _reached(table: Table) -> dict[str, int]:
 
 
 def _event_files(
-    project: System,
+    system: System,
     sources: Mapping[str, Source],
     positions: Mapping[str, int],
     folder: Path,
@@ -322,9 +322,9 @@ def _event_files(
     rest = [source for name, source in sources.items() if name not in found]
     if not rest:
         return found
-    if project.state.tables(project.sources, make=False):
-        move_into_tables(project)
-        tables = project.state.tables(project.sources, make=False)
+    if system.state.tables(system.sources, make=False):
+        move_into_tables(system)
+        tables = system.state.tables(system.sources, make=False)
         return found | {s.name: table_events(s, _parquet_of(tables[s.name]), list(positions), positions) for s in rest}
     with ExitStack() as stack:  # no tables of record yet: the log as tables, for this run alone
         made: dict[str, Table] = {}
@@ -332,7 +332,7 @@ def _event_files(
             url = store_url("delta", folder / "tables" / source.name)
             made[source.name] = store.open(url, "table")
             stack.callback(made[source.name].close)
-        materialise(project.state.events, rest, made)
+        materialise(system.state.events, rest, made)
         for s in rest:
             found[s.name] = table_events(s, _parquet_of(made[s.name]), list(positions), positions)
     return found

@@ -32,7 +32,7 @@ from trimtab.features.offline.evaluation import check_requests
 from trimtab.training.definitions import Model
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
 
 AsKnown: TypeAlias = Literal["then", "final"]
 Item: TypeAlias = str | View | Join | Mapping[str, Expression]
@@ -96,18 +96,18 @@ class _Asked(msgspec.Struct, frozen=True, eq=False):
 
 
 def join_features(
-    project: Project, requests: Rows, of: Of | None, *, at: When | None, how: How
+    system: System, requests: Rows, of: Of | None, *, at: When | None, how: How
 ) -> FeatureTable | FeatureFile:
     """See `Project.join`."""
-    asked = _asked(project, requests, of, at)
-    return _made(project, asked, how)
+    asked = _asked(system, requests, of, at)
+    return _made(system, asked, how)
 
 
 def snapshot_features(
-    project: Project, of: Of, times_us: Sequence[int], *, how: How
+    system: System, of: Of, times_us: Sequence[int], *, how: How
 ) -> FeatureTable | FeatureFile:  # fmt: skip
     """See `Project.snapshot` and `Project.snapshots`."""
-    items = _items(project, of)
+    items = _items(system, of)
     views = [item for item in items if isinstance(item, View)]
     if not views:
         raise Misuse("snapshot: give a view, or a list with one: its entities are the rows.")
@@ -119,12 +119,12 @@ def snapshot_features(
                 f"{', '.join(view.by)}. Take views of one entity, or one snapshot each."
             )
     for t in times_us:
-        _refuse_future(project, t)
+        _refuse_future(system, t)
     dtypes = {name: first.source.columns[name] for name in first.by}
     features = _features(Columns({name: _nothing(dtype) for name, dtype in dtypes.items()}), items)
-    _refuse_removed(project, features, min(times_us), how.events)
+    _refuse_removed(system, features, min(times_us), how.events)
     what = ["snapshot", how.as_known, how.reasons, list(times_us)]
-    with opened_run(project, features, what, how.events, how.progress) as run:
+    with opened_run(system, features, what, how.events, how.progress) as run:
         tables = [_entities(run, views, t, final=how.as_known == "final") for t in times_us]
         at_us = np.repeat(np.array(times_us, np.int64), [table.rows for table in tables])
         requests = Columns.concat(tables).replace({"at" if "at" not in first.by else "as_of": Column("time", at_us)})
@@ -156,8 +156,8 @@ def _step_us(every: str | int) -> int:
     return step
 
 
-def _asked(project: Project, requests: Rows, of: Of | None, at: When | None) -> _Asked:
-    model = _model(project, of)
+def _asked(system: System, requests: Rows, of: Of | None, at: When | None) -> _Asked:
+    model = _model(system, of)
     declared: dict[str, Dtype] = {}
     if model is not None:
         needed = model.features.request_columns | (set() if at is not None else {model.request.time})
@@ -165,7 +165,7 @@ def _asked(project: Project, requests: Rows, of: Of | None, at: When | None) -> 
         items: list[View | Join | Mapping[str, Expression]] = []
     else:
         assert of is not None  # else `_model` gave one, or an error
-        items = _items(project, of)
+        items = _items(system, of)
         declared = _entity_columns(items)
         if at is None:
             raise Misuse(
@@ -178,17 +178,17 @@ def _asked(project: Project, requests: Rows, of: Of | None, at: When | None) -> 
         at_us = _moments(table, column) - lead_us
     else:
         assert at is not None  # else it is the model's own column, which is there
-        at_us = np.full(table.rows, _one_moment(table, at, project.clock), np.int64)
+        at_us = np.full(table.rows, _one_moment(table, at, system.clock), np.int64)
     if table.rows:
-        _refuse_future(project, int(at_us.max()))
+        _refuse_future(system, int(at_us.max()))
     features = model.features if model is not None else _features(table, items)
     check_requests(features, table, at_us)
     return _Asked(features, table, at_us)
 
 
-def _model(project: Project, of: Of | None) -> Model | None:
+def _model(system: System, of: Of | None) -> Model | None:
     """The model whose features are wanted; None: views are."""
-    models = project.definitions.models
+    models = system.definitions.models
     if isinstance(of, Model):
         return of
     if of is None:
@@ -198,16 +198,16 @@ def _model(project: Project, of: Of | None) -> Model | None:
     return models.get(of) if isinstance(of, str) else None
 
 
-def _items(project: Project, of: Of) -> list[View | Join | Mapping[str, Expression]]:
+def _items(system: System, of: Of) -> list[View | Join | Mapping[str, Expression]]:
     if isinstance(of, Model):
         raise Misuse(f"model {of.name!r}: its rows are requests, not entities. Give views.")
     given: Iterable[Any] = [of] if isinstance(of, str | View | Join | Mapping) else of
     out: list[View | Join | Mapping[str, Expression]] = []
-    views = project.definitions.views
+    views = system.definitions.views
     for item in given:
         if isinstance(item, str):
             if item not in views:
-                models = ", ".join(project.definitions.models) or "none"
+                models = ", ".join(system.definitions.models) or "none"
                 raise NotFound(f"no model or view {item!r}. Models: {models}; views: {', '.join(views) or 'none'}.")
             out.append(views[item])
         elif isinstance(item, View | Join | Mapping):
@@ -255,8 +255,8 @@ def _one_moment(table: Columns, at: When, clock: Clock) -> int:
         raise Misuse(f"{error} Or name a column ({', '.join(table.names)}).") from None
 
 
-def _refuse_future(project: Project, at_us: int) -> None:
-    now_us = project.clock.now_us()
+def _refuse_future(system: System, at_us: int) -> None:
+    now_us = system.clock.now_us()
     if at_us > now_us:
         raise Misuse(
             f"as of {format_time(at_us)}: that is to come, and what will be known then is not known now "
@@ -264,9 +264,9 @@ def _refuse_future(project: Project, at_us: int) -> None:
         )
 
 
-def _refuse_removed(project: Project, features: FeatureSet, first_us: int, events: Mapping[str, Path]) -> None:
+def _refuse_removed(system: System, features: FeatureSet, first_us: int, events: Mapping[str, Path]) -> None:
     """Refuse moments whose features need events that were removed."""
-    kept_from_us = kept_from(project.state.catalog)
+    kept_from_us = kept_from(system.state.catalog)
     for view in features.views:
         if view.source.name in kept_from_us and view.source.name not in events:
             removed_us, reach = kept_from_us[view.source.name], view_reach(view)
@@ -289,11 +289,11 @@ def _entities(run: Run, views: Sequence[View], at_us: int, *, final: bool) -> Co
     return Columns.of({n: (first.source.columns[n], list(v)) for n, v in zip(first.by, values, strict=True)})
 
 
-def _made(project: Project, asked: _Asked, how: How) -> FeatureTable | FeatureFile:
+def _made(system: System, asked: _Asked, how: How) -> FeatureTable | FeatureFile:
     if asked.requests.rows:
-        _refuse_removed(project, asked.features, int(asked.at_us.min()), how.events)
+        _refuse_removed(system, asked.features, int(asked.at_us.min()), how.events)
     what = ["join", how.as_known, how.reasons, asked.at_us.tobytes(), asked.requests]
-    with opened_run(project, asked.features, what, how.events, how.progress) as run:
+    with opened_run(system, asked.features, what, how.events, how.progress) as run:
         return _computed(run, asked, how)
 
 

@@ -18,7 +18,7 @@ from trimtab.training.data.sets import load_training_set
 from trimtab.training.fitting.artifact import decode_artifact
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
 
 _ROWS = 5_000
 _ENOUGH = 100  # predictions; with fewer the training set says more
@@ -65,15 +65,15 @@ class Sample(msgspec.Struct, frozen=True, eq=False):
     reasons: dict[str, NDArray[Any]]  # codes, of the features of views
 
 
-def sample_of(project: Project, model: str) -> Sample | None:
+def sample_of(system: System, model: str) -> Sample | None:
     """The newest predictions of a model's version in service; when they are few, what it was trained on.
 
     Of a model of which none is in service it is the newest version.
     """
-    version = project.registry.alias(model, CHAMPION) or next(reversed(project.registry.versions(model)), None)
+    version = system.registry.alias(model, CHAMPION) or next(reversed(system.registry.versions(model)), None)
     if version is None:
         return None
-    return _of_predictions(project, version) or _of_training_set(project, version)
+    return _of_predictions(system, version) or _of_training_set(system, version)
 
 
 def values_of(sample: Sample, feature: str) -> Values | None:
@@ -114,14 +114,14 @@ def _nulls(missing: NDArray[Any], reasons: NDArray[Any] | None, rows: int) -> di
     return {REASONS[code] if code != NO_VIEW else "null": n / rows for code, n in counts.most_common()}
 
 
-def _of_predictions(project: Project, version: Version) -> Sample | None:
-    log = project.predictions
+def _of_predictions(system: System, version: Version) -> Sample | None:
+    log = system.predictions
     after = {name: max(0, last - _ROWS) for name, last in log.log.positions().items()}
     blocks = log.blocks(after, model=version.model)
     newest = [p for block, _ in blocks for p in block if p.version == version.id][-_ROWS:]
     if len(newest) < _ENOUGH:
         return None
-    encoding = decode_artifact(project.state.blob.get(version.artifact)).encoding
+    encoding = decode_artifact(system.state.blob.get(version.artifact)).encoding
     width = len(encoding.names)
     matrix = np.frombuffer(b"".join(p.values for p in newest), "<f8").reshape(-1, width)
     codes = np.frombuffer(b"".join(p.reasons for p in newest), np.uint8).reshape(-1, width)
@@ -139,10 +139,10 @@ def _of_predictions(project: Project, version: Version) -> Sample | None:
     return Sample(version.name, what, values, {name: codes[:, place] for place, name in enumerate(encoding.names)})
 
 
-def _of_training_set(project: Project, version: Version) -> Sample | None:
+def _of_training_set(system: System, version: Version) -> Sample | None:
     try:
-        key = project.live.of(version).request.key
-        found = load_training_set(version.training_set, project.state.blob, key=key)
+        key = system.live.of(version).request.key
+        found = load_training_set(version.training_set, system.state.blob, key=key)
     except (NotFound, Misuse, Corrupt):  # a replay's, erased, or of definitions that are not known any more
         return None
     rows = slice(max(0, found.rows - _ROWS), found.rows)

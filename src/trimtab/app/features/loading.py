@@ -12,7 +12,7 @@ from trimtab.events.redelivered_rows import changed_columns, redelivered
 from trimtab.events.values.fitting import FileRows
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
 
 
 class Ingested(Pushed, frozen=True):
@@ -22,7 +22,7 @@ class Ingested(Pushed, frozen=True):
 
 
 def load_rows(
-    project: Project,
+    system: System,
     source: str,
     given: Rows,
     *,
@@ -31,7 +31,7 @@ def load_rows(
     progress: Callable[[int, int], object] | None,
 ) -> Ingested:
     """See `Project.ingest`."""
-    rows = read_rows(given, project.definitions.source(source), on_error="quarantine")
+    rows = read_rows(given, system.definitions.source(source), on_error="quarantine")
     if rows.absent and not absent_ok:
         extra = f" It has columns that are not declared: {', '.join(rows.ignored)}." if rows.ignored else ""
         raise Misuse(
@@ -39,8 +39,8 @@ def load_rows(
             f"{'are' if len(rows.absent) > 1 else 'is'} missing.{extra} Add or rename them, or say that they are null: "
             "--absent-as-null, in Python absent_ok=True."
         )
-    _refuse_again(project, source, rows, history)
-    pushed = project.ingestor.take(source, rows, history=history, progress=progress)
+    _refuse_again(system, source, rows, history)
+    pushed = system.ingestor.take(source, rows, history=history, progress=progress)
     return Ingested(
         accepted=pushed.accepted,
         quarantined=pushed.quarantined,
@@ -52,14 +52,14 @@ def load_rows(
     )
 
 
-def _refuse_again(project: Project, source: str, rows: FileRows, history: bool) -> None:
+def _refuse_again(system: System, source: str, rows: FileRows, history: bool) -> None:
     """Events without a key cannot be corrected: nothing that would count once more is taken unasked. # D48"""
-    what = project.definitions.source(source)
+    what = system.definitions.source(source)
     changed = changed_columns(what, rows)
     if not changed:
         return
-    events = project.ingestor.events(source, rows.columns, history=history)
-    again = redelivered(what, events, project.state.events, project.state.moved([what]))
+    events = system.ingestor.events(source, rows.columns, history=history)
+    again = redelivered(what, events, system.state.events, system.state.moved([what]))
     if again:
         then = "without" if changed[0] in what.declared else "with"
         raise Misuse(

@@ -18,14 +18,14 @@ LEASE = "tables"
 _PATIENCE_S = 60.0  # another process that does the same is mostly done by then
 
 
-def move_into_tables(project: System) -> Materialised:
+def move_into_tables(system: System) -> Materialised:
     """See `Project.materialise`."""
-    with writing_tables(project.state, patience_s=_PATIENCE_S):
-        moved = project.state.moved(project.sources)
-        project.layouts.keep()  # the columns of a table stay
-        tables = project.state.tables(project.sources, make=True)
-        done = materialise(project.state.events, project.sources, tables, through=moved.through)
-        note_read(project.state)
+    with writing_tables(system.state, patience_s=_PATIENCE_S):
+        moved = system.state.moved(system.sources)
+        system.layouts.keep()  # the columns of a table stay
+        tables = system.state.tables(system.sources, make=True)
+        done = materialise(system.state.events, system.sources, tables, through=moved.through)
+        note_read(system.state)
         return done
 
 

@@ -12,8 +12,8 @@ from trimtab.core.config import Config, TrainingSettings
 from trimtab.run import Executor, ProcessExecutor, ThreadExecutor
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
     from trimtab.app.state.definitions import Definitions
+    from trimtab.app.system import System
 
 
 class ProjectSpec(msgspec.Struct, frozen=True):
@@ -32,14 +32,14 @@ class ProjectSpec(msgspec.Struct, frozen=True):
         """The settings."""
         return msgspec.convert(self.settings, Config, dec_hook=lambda kind, value: kind(value))
 
-    def open(self, definitions: Definitions | None = None, *, clock: Clock | None = None) -> Project:
+    def open(self, definitions: Definitions | None = None, *, clock: Clock | None = None) -> System:
         """The project, to be closed by the caller."""
-        from trimtab.app.project import Project
         from trimtab.app.state.definitions import load_definitions  # here: a process that only asks has them already
+        from trimtab.app.system import System
 
         config = self.config
         found = load_definitions(config.project_file) if definitions is None else definitions
-        return Project(config, found, clock=clock, state=Path(self.state))
+        return System(config, found, clock=clock, state=Path(self.state))
 
 
 def child(settings: TrainingSettings) -> ProcessExecutor:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from trimtab.app.data.logged_requests import request_shape
 from trimtab.app.state.retention_needs import labels_from_us
 from trimtab.app.state.state import kept_from
-from trimtab.app.training.training_data import request_shape
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.records import LAST_ANSWER, RULE, Decision, GateRecord, Prediction
@@ -20,10 +20,11 @@ from trimtab.core.time import format_time
 from trimtab.features.frames import NO_VIEW, REASONS
 from trimtab.features.labels import LABEL_STATES, LabelIndex
 from trimtab.features.offline.evaluation import evaluate
+from trimtab.steering.ledger import Ledger
 from trimtab.training.fitting.artifact import Artifact, decode_artifact, scorer_for
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
     from trimtab.registry import Version
 
 _NEAR = 1e-6  # a stored version's answer to the one that was given
@@ -125,18 +126,18 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.answer} ({', '.join(f'{name} {chance:.4f}' for name, chance in self.scores.items())})"
 
 
-def explain(project: Project, prediction_id: str) -> Explanation:
+def explain(system: System, prediction_id: str) -> Explanation:
     """See `Project.why`."""
-    return explain_found(project, project.predictions.find(prediction_id))
+    return explain_found(system, system.predictions.find(prediction_id))
 
 
-def explain_found(project: Project, prediction: Prediction) -> Explanation:
+def explain_found(system: System, prediction: Prediction) -> Explanation:
     """The same of a prediction that was found already."""
-    version = project.registry.get(prediction.version)
-    label, state = _truth(project, prediction)
-    gates = project.registry.gates_of(version)
-    promoted = [d for d in project.ledger() if d.act == "promote" and d.version == version.id]
-    artifact = decode_artifact(project.state.blob.get(version.artifact))
+    version = system.registry.get(prediction.version)
+    label, state = _truth(system, prediction)
+    gates = system.registry.gates_of(version)
+    promoted = [d for d in Ledger(system.state.catalog).rows() if d.act == "promote" and d.version == version.id]
+    artifact = decode_artifact(system.state.blob.get(version.artifact))
     names = artifact.inputs
     values = struct.unpack(f"<{len(prediction.values) // 8}d", prediction.values)
     if not len(values) == len(names) == len(prediction.reasons):
@@ -144,7 +145,7 @@ def explain_found(project: Project, prediction: Prediction) -> Explanation:
             f"prediction {prediction.id}: it has {len(values)} inputs, its version {version.name} takes {len(names)}. "
             "Restore the prediction log or the version's blob."
         )
-    request, note = _request(project, prediction, version)
+    request, note = _request(system, prediction, version)
     shares, no_shares = _shares(artifact, values, prediction.score)
     return Explanation(
         prediction=prediction.id,
@@ -166,7 +167,7 @@ def explain_found(project: Project, prediction: Prediction) -> Explanation:
                 for name, value, code in zip(names, values, prediction.reasons, strict=True)
             ],
             artifact.encoding.vocabularies,
-            partial(_texts, project, prediction, version) if _is_of_its_request(prediction) else dict,
+            partial(_texts, system, prediction, version) if _is_of_its_request(prediction) else dict,
         ),
         shares=shares,
         no_shares=no_shares,
@@ -232,27 +233,27 @@ def _is_of_its_request(prediction: Prediction) -> bool:
     return not {LAST_ANSWER, RULE} & set(prediction.flags)
 
 
-def _texts(project: Project, prediction: Prediction, version: Version) -> dict[str, str | None]:
+def _texts(system: System, prediction: Prediction, version: Version) -> dict[str, str | None]:
     """The texts among a prediction's features, computed again as of its pair (t, P); none where that cannot be."""
     try:
-        features = project.live.of(version)
+        features = system.live.of(version)
         if not request_shape(features.request)(prediction.request):
             return {}
         row = msgspec.msgpack.decode(prediction.request)
         columns = features.request.columns
         asked = Columns.of({n: (t, [v]) for (n, t), v in zip(columns.items(), row, strict=True)})
-        frames = project.views.snapshot(prediction.positions)[0] if features.views else {}
+        frames = system.views.snapshot(prediction.positions)[0] if features.views else {}
         found = evaluate(features, asked, np.array([prediction.at_us]), frames).values
     except (Misuse, NotFound, Corrupt):  # definitions or history of then are not there any more
         return {}
     return {name: column.to_list()[0] for name, column in found.by_name.items() if column.dtype == "str"}
 
 
-def _request(project: Project, prediction: Prediction, version: Version) -> tuple[dict[str, Any], str | None]:
+def _request(system: System, prediction: Prediction, version: Version) -> tuple[dict[str, Any], str | None]:
     """The request's columns by name, as its version knew them; by number where that cannot be said, with a remark."""
     row = msgspec.msgpack.decode(prediction.request)
     try:
-        asked = project.live.of(version).request
+        asked = system.live.of(version).request
         fits, why = request_shape(asked)(prediction.request), f"{version.name} takes {', '.join(asked.columns)}"
     except Misuse as error:
         fits, why = False, str(error)
@@ -265,19 +266,19 @@ def _request(project: Project, prediction: Prediction, version: Version) -> tupl
     return {str(place): value for place, value in enumerate(row, 1)}, note
 
 
-def _truth(project: Project, prediction: Prediction) -> tuple[float | str | None, str]:
-    model = project.definitions.models.get(prediction.model)
+def _truth(system: System, prediction: Prediction) -> tuple[float | str | None, str]:
+    model = system.definitions.models.get(prediction.model)
     if model is None:
         return None, "unknown, the model is not declared any more"
     if model.request.key_dtype == "int" and not prediction.request_id.removeprefix("-").isdecimal():
         return None, "unknown, requests had keys of another type"
-    if prediction.at_us < labels_from_us(model, kept_from(project.state.catalog)):
+    if prediction.at_us < labels_from_us(model, kept_from(system.state.catalog)):
         return None, "unknown, the label events of its time are not kept any more"
-    project.history.refresh()
+    system.history.refresh()
     index = LabelIndex(model.label)
-    index.update(project.history.frame(model.label.source.name))
+    index.update(system.history.frame(model.label.source.name))
     key = int(prediction.request_id) if model.request.key_dtype == "int" else prediction.request_id
-    found = index.join([key], np.array([prediction.at_us]), project.clock.now_us())
+    found = index.join([key], np.array([prediction.at_us]), system.clock.now_us())
     state = LABEL_STATES[int(found.state[0])]
     if state in ("pending", "missing", "unlisted"):
         return None, state

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from trimtab.app.training.loops import Loops
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.time import DAY_US, HOUR_US, format_time, parse_time_us
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
     from trimtab.core.columns.data import Columns
     from trimtab.core.records import Decision
     from trimtab.feedback import BlockSums, DayBlocks
@@ -53,7 +54,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def quality_table(
-    project: Project,
+    system: System,
     model: str | None,
     *,
     by: By,
@@ -71,19 +72,19 @@ def quality_table(
         raise Misuse(f"quality: by={by!r}. Needed: one of {', '.join(_BY)}.")
     if slices is not None and by == "hour":
         raise Misuse('quality: slices are kept by the day. Ask for by="day" or longer, or leave slices out.')
-    deployment = project.definitions.deployment(model)
+    deployment = system.definitions.deployment(model)
     wanted = Wanted(
         by=by,
         slices=slices,
         since_us=since_us,
         until_us=until_us,
-        version=None if version is None else project.registry.get(version).id,
+        version=None if version is None else system.registry.get(version).id,
         amended=amended,
     )
     if by == "batch":
-        return _batch_table(project, deployment.name, wanted)
+        return _batch_table(system, deployment.name, wanted)
     days = stored_days(
-        project.state.catalog,
+        system.state.catalog,
         deployment.name,
         from_us=wanted.since_us,
         until_us=wanted.until_us,
@@ -92,26 +93,26 @@ def quality_table(
     days = [day for day in days if wanted.version is None or day.version == wanted.version]
     if slices is not None:
         _check_slices(deployment.name, slices, days)
-    names = {address: version_name(project, address) for address in {day.version for day in days}}
+    names = {address: version_name(system, address) for address in {day.version for day in days}}
     rows = [_row(key, blocks, names) for key, blocks in _grouped(days, wanted).items()]
     return Columns.of({name: (dtype, [row[name] for row in rows]) for name, dtype in _DTYPES.items()})
 
 
-def _batch_table(project: Project, model: str, wanted: Wanted) -> Columns:
+def _batch_table(system: System, model: str, wanted: Wanted) -> Columns:
     """A row a batch, or slice of one, with the batch's id besides."""
     from trimtab.core.columns.data import Columns
     from trimtab.monitoring.quality.quality_days import stored_batches
 
     batches = [
         one
-        for one in stored_batches(project.state.catalog, model)
+        for one in stored_batches(system.state.catalog, model)
         if (wanted.since_us is None or one.made_at_us >= wanted.since_us)
         and (wanted.until_us is None or one.made_at_us < wanted.until_us)
         and wanted.version in (None, one.blocks.version)
     ]
     if wanted.slices is not None:
         _check_slices(model, wanted.slices, [one.blocks for one in batches])
-    names = {address: version_name(project, address) for address in {one.blocks.version for one in batches}}
+    names = {address: version_name(system, address) for address in {one.blocks.version for one in batches}}
     rows = [
         {
             "batch": one.batch,
@@ -125,24 +126,24 @@ def _batch_table(project: Project, model: str, wanted: Wanted) -> Columns:
     )
 
 
-def accept_level(project: Project, model: str | None, why: str, actor: str) -> Decision:
+def accept_level(system: System, model: str | None, why: str, actor: str) -> Decision:
     """See `Project.accept_level`."""
     from trimtab.registry.protection import CHAMPION
     from trimtab.steering.ledger import Entry, Ledger
 
-    name = project.definitions.deployment(model).name
+    name = system.definitions.deployment(model).name
     what = f"quality {name!r}"
     if not why.strip():
         raise Misuse(f"{what}: why is its level accepted? Give one sentence for the ledger.")
-    monitor = project.loop(name).monitor
+    monitor = system.part(Loops).loop(name).monitor
     monitor.reload()
-    accepted = monitor.accept(now_us=project.clock.now_us())
+    accepted = monitor.accept(now_us=system.clock.now_us())
     if accepted is None or monitor.watch is None:
         raise Conflict(f"{what}: there is no level of an earlier version that it does not meet. See: trimtab status")
     before, (_, changes) = monitor.watch, accepted
-    version = project.registry.alias(name, CHAMPION)
+    version = system.registry.alias(name, CHAMPION)
     entry = Entry(
-        at_us=project.clock.now_us(),
+        at_us=system.clock.now_us(),
         model=name,
         act="accept_level",
         cause=why,
@@ -151,7 +152,7 @@ def accept_level(project: Project, model: str | None, why: str, actor: str) -> D
         version=None if version is None else version.id,
         replaced=before.healthy_version,
     )
-    decision = Ledger(project.state.catalog).write([entry], changes)[0]
+    decision = Ledger(system.state.catalog).write([entry], changes)[0]
     monitor.reload()
     return decision
 
@@ -209,12 +210,12 @@ def quality_lines(table: Columns, level: float | None) -> list[str]:
     return [*out, "", f"{what}, {_shown_block(rows[0]['block'])} to {_shown_block(rows[-1]['block'])}", *chart]
 
 
-def version_name(project: Project, address: str) -> str:
+def version_name(system: System, address: str) -> str:
     """The name of a version by its address; where it was collected, the beginning of that."""
     from trimtab.core.errors import NotFound
 
     try:
-        return project.registry.get(address).name
+        return system.registry.get(address).name
     except NotFound:  # it was collected; its days stay
         return address[:12]
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from trimtab.app.inspect.quality import quality_table, version_name
+from trimtab.app.inspect.status import project_status
+from trimtab.app.training.loops import stages_of
 from trimtab.core.errors import Unavailable
 from trimtab.core.time import DAY_US, format_time
 from trimtab.monitoring.inputs.input_state import KIND as INPUTS
@@ -15,10 +17,11 @@ from trimtab.monitoring.inputs.input_state import InputWatch
 from trimtab.monitoring.signals import listed_signals
 from trimtab.registry.protection import CHAMPION
 from trimtab.report import Mark, Page, Series, Table, line_chart
+from trimtab.steering.ledger import Ledger
 from trimtab.store.durable_files import write_durably
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
     from trimtab.core.records import Decision, Signal
 
 DAYS = 120  # of blocks on the page
@@ -27,23 +30,23 @@ _MOST_ROWS = 20
 Row = dict[str, Any]
 
 
-def write_quality_page(project: Project, model: str | None, to: Path) -> Path:
+def write_quality_page(system: System, model: str | None, to: Path) -> Path:
     """Write the page of a deployment into the file or folder `to`; the file.
 
     Raises:
         NotFound: There is no such deployment.
         Unavailable: There is no room for the file, or no access.
     """
-    name = project.definitions.deployment(model).name
+    name = system.definitions.deployment(model).name
     file = to if to.suffix == ".html" else to / f"{name}-quality.html"
     try:
-        write_durably(file, quality_page(project, name).encode())
+        write_durably(file, quality_page(system, name).encode())
     except OSError as error:
         raise Unavailable(f"{file}: {error.strerror}. Check free space and access, then try again.") from error
     return file
 
 
-def quality_page(project: Project, model: str) -> str:
+def quality_page(system: System, model: str) -> str:
     """A self-contained HTML page about the quality of a deployment.
 
     It reads closed days, signals and the ledger, never the log.
@@ -51,11 +54,11 @@ def quality_page(project: Project, model: str) -> str:
     Raises:
         NotFound: There is no such deployment.
     """
-    name = project.definitions.deployment(model).name
-    now_us = project.clock.now_us()
-    version = project.registry.alias(name, CHAMPION)
+    name = system.definitions.deployment(model).name
+    now_us = system.clock.now_us()
+    version = system.registry.alias(name, CHAMPION)
     page = Page(f"{name}: quality", f"As of {format_time(now_us)[:16].replace('T', ' ')} UTC.")
-    status = next(one for one in project.status().deployments if one.model == name)
+    status = next(one for one in project_status(system).deployments if one.model == name)
     page.facts(
         {
             "in service": "nothing" if version is None else version.name,
@@ -64,29 +67,29 @@ def quality_page(project: Project, model: str) -> str:
             "the loop": status.phase,
         }
     )
-    _stages(page, project, name)
-    signals = sorted(listed_signals(project.state.catalog, name), key=lambda one: -one.raised_at_us)
-    _what_is_wrong(page, project, [one for one in signals if one.ended_at_us is None])
-    rows = _rows(project, name, now_us - DAYS * DAY_US)
-    decisions = [one for one in project.ledger() if one.model == name]
+    _stages(page, system, name)
+    signals = sorted(listed_signals(system.state.catalog, name), key=lambda one: -one.raised_at_us)
+    _what_is_wrong(page, system, [one for one in signals if one.ended_at_us is None])
+    rows = _rows(system, name, now_us - DAYS * DAY_US)
+    decisions = [one for one in Ledger(system.state.catalog).rows() if one.model == name]
     if rows:
-        _days(page, project, rows, _marks(signals, decisions, rows[0]["block"]))
-        _slices(page, project, name, now_us)
+        _days(page, system, rows, _marks(signals, decisions, rows[0]["block"]))
+        _slices(page, system, name, now_us)
     else:
         page.heading("Days")
         page.paragraph("No day is closed yet. A day closes once its labels had their time, the label's wait.")
-    _inputs(page, project, name)
-    _ended(page, project, [one for one in signals if one.ended_at_us is not None])
-    _decisions(page, project, decisions)
+    _inputs(page, system, name)
+    _ended(page, system, [one for one in signals if one.ended_at_us is not None])
+    _decisions(page, system, decisions)
     return page.render()
 
 
-def _rows(project: Project, name: str, since_us: int | None, **how: Any) -> list[Row]:
+def _rows(system: System, name: str, since_us: int | None, **how: Any) -> list[Row]:
     asked: dict[str, Any] = {"by": "day", "slices": None, "until_us": None, "version": None, "amended": True, **how}
-    return quality_table(project, name, since_us=since_us, **asked).to_rows()
+    return quality_table(system, name, since_us=since_us, **asked).to_rows()
 
 
-def _stages(page: Page, project: Project, name: str) -> None:
+def _stages(page: Page, system: System, name: str) -> None:
     rows = tuple(
         (
             one.name,
@@ -95,26 +98,26 @@ def _stages(page: Page, project: Project, name: str) -> None:
             "" if one.until_us is None else _moment(one.until_us),
             one.said,
         )
-        for one in project.stages(name)
+        for one in stages_of(system, name)
         if one.state != "done" or one.said
     )
     page.heading("The stages of its loop")
     page.table(Table(headers=("stage", "state", "since", "until", "what"), rows=rows))
 
 
-def _what_is_wrong(page: Page, project: Project, standing: list[Signal]) -> None:
+def _what_is_wrong(page: Page, system: System, standing: list[Signal]) -> None:
     page.heading("What is wrong")
     if not standing:
         page.note("Nothing is red.", "good")
     for one in standing:
         said = [one.message, f"Found {_moment(one.raised_at_us)}"]
-        said[1] += f" of {version_name(project, one.version)}." if one.version else "."
+        said[1] += f" of {version_name(system, one.version)}." if one.version else "."
         said += [f"It may come from {one.cause}."] if one.cause else []
         said += [f"Owner: {one.owner}."] if one.owner else []
         page.note(" ".join(said), "bad" if one.severity == "red" else "warning")
 
 
-def _days(page: Page, project: Project, rows: list[Row], marks: list[Mark]) -> None:
+def _days(page: Page, system: System, rows: list[Row], marks: list[Mark]) -> None:
     page.heading("Days")
     page.paragraph(
         "Each day is closed once its labels had their time. Labels that came later or were corrected are counted as "
@@ -175,16 +178,16 @@ def _marks(signals: list[Signal], decisions: list[Decision], since_us: int) -> l
     return [*found, *(Mark(at_us=one.at_us, label=one.act, kind="promotion") for one in moves[-12:])]
 
 
-def _slices(page: Page, project: Project, name: str, now_us: int) -> None:
+def _slices(page: Page, system: System, name: str, now_us: int) -> None:
     from trimtab.monitoring.quality.quality_days import stored_days
 
-    since_us = now_us - (SLICE_DAYS + project.definitions.deployment(name).model.label.wait_us // DAY_US) * DAY_US
-    days = stored_days(project.state.catalog, name, from_us=since_us, until_us=now_us, slices=True)
+    since_us = now_us - (SLICE_DAYS + system.definitions.deployment(name).model.label.wait_us // DAY_US) * DAY_US
+    days = stored_days(system.state.catalog, name, from_us=since_us, until_us=now_us, slices=True)
     columns = sorted({one.partition("=")[0] for day in days for one in day.slices})
     rows = [
         row
         for column in columns
-        for row in _rows(project, name, since_us, slices=column, by="all")
+        for row in _rows(system, name, since_us, slices=column, by="all")
         if row["loss"] is not None
     ]
     if not rows:
@@ -208,8 +211,8 @@ def _slices(page: Page, project: Project, name: str, now_us: int) -> None:
     page.table(Table(headers=headers, rows=shown))
 
 
-def _inputs(page: Page, project: Project, name: str) -> None:
-    record = project.state.catalog.get(INPUTS, name)
+def _inputs(page: Page, system: System, name: str) -> None:
+    record = system.state.catalog.get(INPUTS, name)
     columns = {} if record is None else msgspec.json.decode(record.body, type=InputWatch).columns
     if not columns:
         return
@@ -225,7 +228,7 @@ def _inputs(page: Page, project: Project, name: str) -> None:
     page.table(Table(headers=("column", "distance", "nulls"), rows=rows, align=("left", "right", "right")))
 
 
-def _ended(page: Page, project: Project, ended: list[Signal]) -> None:
+def _ended(page: Page, system: System, ended: list[Signal]) -> None:
     if not ended:
         return
     page.heading("Ended in the last seven days")
@@ -233,7 +236,7 @@ def _ended(page: Page, project: Project, ended: list[Signal]) -> None:
         (
             one.kind,
             one.subject,
-            version_name(project, one.version) if one.version else "",
+            version_name(system, one.version) if one.version else "",
             _moment(one.raised_at_us),
             _moment(one.ended_at_us or 0),
             one.ended_because or "",
@@ -243,7 +246,7 @@ def _ended(page: Page, project: Project, ended: list[Signal]) -> None:
     page.table(Table(headers=("signal", "about", "version", "found", "ended", "because"), rows=rows))
 
 
-def _decisions(page: Page, project: Project, decisions: list[Decision]) -> None:
+def _decisions(page: Page, system: System, decisions: list[Decision]) -> None:
     page.heading("What the loop decided")
     if not decisions:
         page.paragraph("Nothing yet.")
@@ -252,7 +255,7 @@ def _decisions(page: Page, project: Project, decisions: list[Decision]) -> None:
         (
             _moment(one.at_us),
             one.act,
-            "" if one.version is None else version_name(project, one.version),
+            "" if one.version is None else version_name(system, one.version),
             one.actor,
             one.cause,
         )

@@ -29,13 +29,13 @@ from trimtab.features.frames import NO_VIEW, REASONS
 from trimtab.features.skew import EXPLAINED, Cause, differences
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
 
 _EXAMPLES = 3  # of each feature and cause
 
 
 def check_skew(
-    project: Project,
+    system: System,
     model: str | None,
     *,
     sample: int | None,
@@ -48,20 +48,20 @@ def check_skew(
     if sample is not None and sample < 1:
         raise Misuse(f"skew: sample={sample}. Give at least 1, or None for all predictions.")
     if model is not None:
-        project.definitions.deployment(model)
-    project.state.check_clock()
-    now_us = project.clock.now_us()
+        system.definitions.deployment(model)
+    system.state.check_clock()
+    now_us = system.clock.now_us()
     seed = now_us % 2**31 if seed is None else seed
-    names = list(project.definitions.deployments) if model is None else [model]
-    after = {} if since_us is None else project.predictions.positions_before(since_us)
+    names = list(system.definitions.deployments) if model is None else [model]
+    after = {} if since_us is None else system.predictions.positions_before(since_us)
     drawn = draw(
-        project.predictions,
+        system.predictions,
         lambda p: p.model in names and not p.is_degraded and (since_us is None or p.made_at_us >= since_us),
         count=sample,
         after=after,
         seed=seed,
     )
-    tallies = _compared(project, drawn, {name: _Tally(name) for name in names}, scores=scores)
+    tallies = _compared(system, drawn, {name: _Tally(name) for name in names}, scores=scores)
     report = SkewReport(
         at_us=now_us,
         by=by,
@@ -70,7 +70,7 @@ def check_skew(
         models=[tally.found() for tally in tallies.values()],
         examples=[example for tally in tallies.values() for example in tally.examples],
     )
-    catalog, before = project.state.catalog, newest_checks(project.state.catalog)
+    catalog, before = system.state.catalog, newest_checks(system.state.catalog)
     agreed, changes = {}, []
     for tally in tallies.values():
         known = before.get(tally.name)
@@ -80,7 +80,7 @@ def check_skew(
             tally.compared,
             {} if known is None else known.agreed,
             said=red_words(tally.found()),
-            owner=project.definitions.deployment(tally.name).owner,
+            owner=system.definitions.deployment(tally.name).owner,
             now_us=now_us,
         )
         changes += told
@@ -89,9 +89,9 @@ def check_skew(
 
 
 def _compared(
-    project: Project, drawn: Sequence[Prediction], tallies: dict[str, _Tally], *, scores: bool
+    system: System, drawn: Sequence[Prediction], tallies: dict[str, _Tally], *, scores: bool
 ) -> dict[str, _Tally]:
-    past, versions = Past(project), Versions(project)
+    past, versions = Past(system), Versions(system)
     groups: dict[str, tuple[Known, list[Prediction]]] = {}
     for prediction in drawn:
         tally = tallies[prediction.model]
@@ -101,7 +101,7 @@ def _compared(
             tally.unchecked[str(why)] += 1
         else:
             groups.setdefault(prediction.version, (known, []))[1].append(prediction)
-    diagnosis = Diagnosis(project, past, versions)
+    diagnosis = Diagnosis(system, past, versions)
 
     def failed(predictions: Sequence[Prediction], why: str) -> None:
         for prediction in predictions:
@@ -111,7 +111,7 @@ def _compared(
         tally = tallies[rows.known.version.model]
         tally.add(rows, diagnosis)
         if scores:
-            tally.add_scores(project, rows)
+            tally.add_scores(system, rows)
     return tallies
 
 
@@ -149,13 +149,13 @@ class _Tally:
                 (int(rows.used_reasons[row, place]), int(rows.again_reasons[row, place])),
             )
 
-    def add_scores(self, project: Project, rows: Rows) -> None:
+    def add_scores(self, system: System, rows: Rows) -> None:
         """Let the stored version answer again from the inputs that were used; learners have moved on and are left."""
         places = [n for n, p in enumerate(rows.predictions) if p.arm != "online"]
         if not places:
             return
         try:
-            loaded = project.registry.load(rows.known.version)
+            loaded = system.registry.load(rows.known.version)
         except TrimtabError as error:
             self.unchecked[f"answers of {rows.known.version.name}: {error}"] += len(places)
             return
@@ -220,15 +220,15 @@ class _Tally:
             one.first_us, one.newest_us = min(one.first_us, made_us), max(one.newest_us, made_us)
 
 
-def skew_lines(project: Project) -> tuple[dict[str, str], list[str]]:
+def skew_lines(system: System) -> tuple[dict[str, str], list[str]]:
     """What `status` says: a line for each deployment, and what is red."""
     said: dict[str, str] = {}
     red: list[str] = []
-    newest = newest_checks(project.state.catalog)
-    now_us = project.clock.now_us()
-    for name in project.definitions.deployments:
+    newest = newest_checks(system.state.catalog)
+    now_us = system.clock.now_us()
+    for name in system.definitions.deployments:
         check = newest.get(name)
-        waiting_us = _unchecked_us(project, check, now_us)
+        waiting_us = _unchecked_us(system, check, now_us)
         if check is None:
             said[name] = "skew never checked"
         else:
@@ -250,9 +250,9 @@ def _ago(us: int) -> str:
     return "just now" if us < MINUTE_US else f"{format_duration(us // MINUTE_US * MINUTE_US)} ago"
 
 
-def _unchecked_us(project: Project, check: CheckedModel | None, now_us: int) -> int:
+def _unchecked_us(system: System, check: CheckedModel | None, now_us: int) -> int:
     """How long ago the first prediction was logged that no check has had the chance to draw; 0 when there is none."""
-    predictions = project.predictions
+    predictions = system.predictions
     after = {} if check is None else predictions.positions_before(check.looked_at_us)
     first = [
         records[0].appended_at_us
@@ -262,11 +262,11 @@ def _unchecked_us(project: Project, check: CheckedModel | None, now_us: int) -> 
     return now_us - min(first) if first else 0
 
 
-def skew_checks(project: Project, last: int) -> list[SkewReport]:
+def skew_checks(system: System, last: int) -> list[SkewReport]:
     """The newest checks, oldest first."""
     found: list[SkewReport] = []
     after = 0
-    while block := checks(project.state.catalog, after=after):
+    while block := checks(system.state.catalog, after=after):
         found = (found + block)[-last:]
         after += len(block)
     return found

@@ -27,16 +27,16 @@ from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.online.store import OnlineStore
 from trimtab.features.skew import Cause, Dependencies, Evidence, cause_of, differences
 from trimtab.serving.answer.answering import PAST
+from trimtab.steering.ledger import FORGET, Ledger
 from trimtab.store.log_order import append_order
 from trimtab.store.ports import LogRecord
 from trimtab.training.environment import current_environment
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
 
 Array = NDArray[Any]
 _ONLINE = ("live", "online")  # modes of answers that were read from online state
-FORGET = "forget"  # the ledger's word for an erasure
 
 
 class Diagnosis:
@@ -48,8 +48,8 @@ class Diagnosis:
         versions: What is known of versions.
     """
 
-    def __init__(self, project: Project, past: Past, versions: Versions) -> None:
-        self._project = project
+    def __init__(self, system: System, past: Past, versions: Versions) -> None:
+        self._system = system
         self._past = past
         self._versions = versions
         self._appended: dict[tuple[str, int], int] = {}
@@ -135,7 +135,7 @@ class Diagnosis:
 
     def _appended_at(self, partition: str, position: int) -> int:
         if (partition, position) not in self._appended:
-            records = self._project.state.events.read(partition, position - 1, limit=1) if position else []
+            records = self._system.state.events.read(partition, position - 1, limit=1) if position else []
             there = records[0].appended_at_us if records and records[0].position == position else -(2**62)
             self._appended[partition, position] = there
         return self._appended[partition, position]
@@ -164,11 +164,11 @@ class Diagnosis:
 
     @cached_property
     def _kept_from(self) -> Mapping[str, int]:
-        return kept_from(self._project.state.catalog)
+        return kept_from(self._system.state.catalog)
 
     @cached_property
     def _forgotten_at_us(self) -> list[int]:
-        return [row.at_us for row in self._project.ledger() if row.act == FORGET]
+        return [row.at_us for row in Ledger(self._system.state.catalog).rows() if row.act == FORGET]
 
     @cached_property
     def _erased(self) -> Mapping[str, list[tuple[str, int]]]:

@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.app.data.logged_requests import decode_requests, request_shape
 from trimtab.app.online.history import fits_memory
-from trimtab.app.training.training_data import decode_requests, request_shape
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Corrupt, Misuse, NotFound, TrimtabError
 from trimtab.core.records import Prediction
@@ -28,7 +28,7 @@ from trimtab.store.ports import LogRecord
 from trimtab.training.fitting.artifact import Artifact, decode_artifact
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
 
 Array = NDArray[Any]
 _BATCH = 10_000
@@ -76,16 +76,16 @@ class Past:
         project: Whose log.
     """
 
-    def __init__(self, project: Project) -> None:
-        self._project = project
+    def __init__(self, system: System) -> None:
+        self._system = system
         self.frames: dict[str, EventFrame] = {}
         self.positions: dict[str, int] = {}
         self.conflicts: frozenset[str] = frozenset()
         self.failure: str | None = None  # why there is no history
         self._blocks: list[Sequence[LogRecord]] | None = None  # every record, once all were read
         try:
-            self.frames, self.positions = project.history.moment(project.definitions.sources)
-            conflicts = project.history.id_conflicts
+            self.frames, self.positions = system.history.moment(system.definitions.sources)
+            conflicts = system.history.id_conflicts
             self.conflicts = frozenset(name for name, count in conflicts.items() if count)
         except (Misuse, Corrupt) as error:  # truncated, and no table has it
             self.failure = str(error)
@@ -114,7 +114,7 @@ class Past:
             yield from self._blocks
             return
         kept: list[Sequence[LogRecord]] = []
-        fits = fits_memory(self._project.state.events, self._project.config.features.memory_bytes)
+        fits = fits_memory(self._system.state.events, self._system.config.features.memory_bytes)
         for block in self._read():
             if fits:
                 kept.append(block)
@@ -122,11 +122,11 @@ class Past:
         self._blocks = kept if fits else None
 
     def _read(self) -> Iterator[Sequence[LogRecord]]:
-        log, ends = self._project.state.events, self.positions
+        log, ends = self._system.state.events, self.positions
         begins = {name: begin_of(log, name, end) for name, end in ends.items()}
         if any(begins.values()):
-            sources = self._project.sources
-            for block in recorded(self._project.state.tables(sources, make=False) or {}, sources, {}):
+            sources = self._system.sources
+            for block in recorded(self._system.state.tables(sources, make=False) or {}, sources, {}):
                 kept = [r for r in block if r.position <= begins.get(r.partition, r.position)]
                 if kept:
                     yield kept
@@ -137,8 +137,8 @@ class Past:
 class Versions:
     """What is known of versions; each is looked up once."""
 
-    def __init__(self, project: Project) -> None:
-        self._project = project
+    def __init__(self, system: System) -> None:
+        self._system = system
         self._known: dict[str, Known | str] = {}
 
     def of(self, prediction: Prediction) -> Known | str:
@@ -152,7 +152,7 @@ class Versions:
         seen = [one.features for one in self._known.values() if isinstance(one, Known)]
         same = {
             features.hash: features
-            for features in [*seen, *(model.features for model in self._project.definitions.models.values())]
+            for features in [*seen, *(model.features for model in self._system.definitions.models.values())]
             if dict(features.dtypes) == dict(known.encoding.dtypes)
             and features.hash != known.version.features
             and features.request.columns == known.features.request.columns
@@ -161,18 +161,18 @@ class Versions:
 
     def _look(self, prediction: Prediction) -> Known | str:
         try:
-            version = self._project.registry.get(prediction.version)
-            artifact = decode_artifact(self._project.state.blob.get(version.artifact))
+            version = self._system.registry.get(prediction.version)
+            artifact = decode_artifact(self._system.state.blob.get(version.artifact))
         except NotFound:
             return f"version {prediction.version[:12]} is not in the registry any more"
         except Corrupt as error:
             return f"version {prediction.version[:12]} cannot be read: {error}"
         try:
-            features = self._project.live.of(version)
+            features = self._system.live.of(version)
             check_functions(features)
         except (Misuse, Corrupt) as error:
             return f"the definitions that {version.name} was trained with are not here any more: {error}"
-        gone = {view.source.name for view in features.views} - self._project.definitions.sources.keys()
+        gone = {view.source.name for view in features.views} - self._system.definitions.sources.keys()
         if gone:
             return (
                 f"{version.name} was trained with events of {', '.join(sorted(gone))}, which are not declared any more"

@@ -10,7 +10,7 @@ from trimtab.core.time import DAY_US
 
 if TYPE_CHECKING:
     from trimtab.app.inspect.skew_report import SkewReport
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
     from trimtab.serving.observe.metrics import Metrics
 
 _SAMPLE = 200
@@ -26,11 +26,11 @@ class SkewWatch:
         every_s: At least so long between two checks; a check that took long is followed by a longer rest.
     """
 
-    def __init__(self, project: Project, *, every_s: float = _EVERY_S) -> None:
+    def __init__(self, system: System, *, every_s: float = _EVERY_S) -> None:
         self.checked = 0
         self.mismatches: Counter[tuple[str, str]] = Counter()  # by feature and cause
         self.checked_at_us: int | None = None
-        self._project = project
+        self._system = system
         self._every_s = every_s
         self._due_s = time.monotonic() + min(every_s, 60.0)
         self._since_us: int | None = None
@@ -39,15 +39,15 @@ class SkewWatch:
     def check(self) -> SkewReport | None:
         """Check what was predicted since the last time, when it is time to and there is something."""
         began_s = time.monotonic()
-        ends = self._project.predictions.log.positions()
+        ends = self._system.predictions.log.positions()
         if began_s < self._due_s or ends == self._reached or not ends:
             return None
         from trimtab.app.inspect.skew import check_skew  # here: a service is ready without it
 
         try:
-            now_us = self._project.clock.now_us()
+            now_us = self._system.clock.now_us()
             since_us = now_us - DAY_US if self._since_us is None else self._since_us
-            report = check_skew(self._project, None, sample=_SAMPLE, since_us=since_us, seed=None, by="service")
+            report = check_skew(self._system, None, sample=_SAMPLE, since_us=since_us, seed=None, by="service")
             self._since_us, self._reached = now_us, ends
             self._count(report)
             return report

@@ -11,15 +11,16 @@ from trimtab.app.features.clock_ahead import REPAIR, stamped_ahead
 from trimtab.app.features.feature_failures import FeatureFailure, feature_failures
 from trimtab.app.inspect.skew import skew_lines
 from trimtab.app.inspect.skew_signals import SIGNAL
-from trimtab.app.keep.disk import over_budget, taken
+from trimtab.app.keep.disk_usage import over_budget, taken
 from trimtab.app.keep.erasure import unfinished
 from trimtab.app.keep.retention import kept_longer
 from trimtab.app.plan.planning import unapplied
-from trimtab.app.serve.background import service_failures
 from trimtab.app.state.applier_error import standing
+from trimtab.app.state.loop_turns import last_turn
 from trimtab.app.state.lost_records import RECOVER, lost_records
+from trimtab.app.state.service_failures import service_failures
 from trimtab.app.training.fresh_process import failure_to_load
-from trimtab.app.training.loop import last_turn
+from trimtab.app.training.loops import Loops, stages_of
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.records import Signal
 from trimtab.core.sizes import format_bytes
@@ -36,6 +37,7 @@ from trimtab.serving.observe.shared_status import red_notes
 from trimtab.serving.workers.overview import found_share
 from trimtab.serving.workers.states import FOLDER, ServiceState, read_state
 from trimtab.serving.workers.worker_metrics import told
+from trimtab.steering.ledger import Ledger
 from trimtab.steering.loop_state import APPROVAL, FREEZE, LoopState
 from trimtab.steering.loop_state import CANARY as CANARY_STAGE
 from trimtab.steering.loop_state import SHADOW as SHADOW_STAGE
@@ -45,7 +47,7 @@ from trimtab.training.runtimes.choose import missing_library
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
     from trimtab.app.training.loop import DeploymentLoop
     from trimtab.core.records import Decision
     from trimtab.registry.versions import AliasMove, Version
@@ -163,54 +165,54 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         return out
 
 
-def project_status(project: Project) -> Status:
+def project_status(system: System) -> Status:
     """See `Project.status`."""
-    now_us = project.clock.now_us()
-    project.history.refresh()
+    now_us = system.clock.now_us()
+    system.history.refresh()
     red: list[str] = []
-    ledger = project.ledger()
-    deployments = [_deployment(project, name, ledger, now_us, red) for name in project.definitions.deployments]
-    quarantined = project.quarantine.counts()
-    sources = [_source(project, name, quarantined.get(name, {})) for name in project.definitions.sources]
-    labels = {d.model.label.source.name for d in project.definitions.deployments.values()}
+    ledger = Ledger(system.state.catalog).rows()
+    deployments = [_deployment(system, name, ledger, now_us, red) for name in system.definitions.deployments]
+    quarantined = system.quarantine.counts()
+    sources = [_source(system, name, quarantined.get(name, {})) for name in system.definitions.sources]
+    labels = {d.model.label.source.name for d in system.definitions.deployments.values()}
     red += [f"{s.name}: no event was ever loaded or pushed" for s in sources if not s.events and s.name in labels]
-    skew, differing = skew_lines(project)
+    skew, differing = skew_lines(system)
     red += differing
-    signals = [signal for signal in listed_signals(project.state.catalog) if _shown(project, signal, now_us)]
+    signals = [signal for signal in listed_signals(system.state.catalog) if _shown(system, signal, now_us)]
     told = {(SIGNAL, line.partition(": skew: ")[0]) for line in differing}  # of the newest check
     red += [
         f"{one.model}: {one.message}" + (f" At that time: {one.cause}." if one.cause else "")
         for one in signals
         if one.severity == "red" and one.ended_at_us is None and (one.kind, one.model) not in told
     ]
-    damage = project.views.damage()
+    damage = system.views.damage()
     red += [] if damage is None else [damage]
-    red += [line for line in project.state.damaged_stores() if line not in red]
-    red += [f"{lost} {RECOVER}" for lost in lost_records(project.state, tables=True)]
-    jump = project.state.clock_jump()
+    red += [line for line in system.state.damaged_stores() if line not in red]
+    red += [f"{lost} {RECOVER}" for lost in lost_records(system.state, tables=True)]
+    jump = system.state.clock_jump()
     red += [] if jump is None else [jump]
-    red += [f"{ahead}. {REPAIR}" for ahead in stamped_ahead(project.state, now_us)]
-    lag_records = None if damage else project.views.lag_records()
-    red += _applying(project, lag_records or 0)
-    failures = [] if damage else feature_failures(project)
+    red += [f"{ahead}. {REPAIR}" for ahead in stamped_ahead(system.state, now_us)]
+    lag_records = None if damage else system.views.lag_records()
+    red += _applying(system, lag_records or 0)
+    failures = [] if damage else feature_failures(system)
     red += [one.line for one in failures if one.recent]
-    disk_bytes = taken(project.state_folder).size_bytes
-    over = over_budget(disk_bytes, project.config.retention.budget_bytes)
+    disk_bytes = taken(system.state_folder).size_bytes
+    over = over_budget(disk_bytes, system.config.retention.budget_bytes)
     red += [] if over is None else [over]
-    red += kept_longer(project)
-    red += red_receivers(project)
-    red += unfinished(project.state.catalog)
-    service = read_state(project.state_folder / FOLDER) if project.views.followed() else None
+    red += kept_longer(system)
+    red += red_receivers(system)
+    red += unfinished(system.state.catalog)
+    service = read_state(system.state_folder / FOLDER) if system.views.followed() else None
     red += [] if service is None else [*_not_answering(service), *_reading_another_file(service)]
     return Status(
         at=format_time(now_us),
-        frozen=project.state.catalog.get(FREEZE, "all") is not None,
+        frozen=system.state.catalog.get(FREEZE, "all") is not None,
         deployments=deployments,
         skew=skew,
         sources=sources,
-        unapplied=unapplied(project),
+        unapplied=unapplied(system),
         lag_records=lag_records,
-        views={} if damage else _view_counts(project),
+        views={} if damage else _view_counts(system),
         failures=failures,
         disk_bytes=disk_bytes,
         service=service,
@@ -219,31 +221,31 @@ def project_status(project: Project) -> Status:
     )
 
 
-def _shown(project: Project, signal: Signal, now_us: int) -> bool:
+def _shown(system: System, signal: Signal, now_us: int) -> bool:
     """Whether a signal is of a model that is deployed, and stands or ended of late."""
     ended_us = signal.ended_at_us
-    return signal.model in project.definitions.deployments and (ended_us is None or now_us - ended_us <= LISTED_US)
+    return signal.model in system.definitions.deployments and (ended_us is None or now_us - ended_us <= LISTED_US)
 
 
-def _view_counts(project: Project) -> dict[str, dict[str, int]]:
-    return {name: msgspec.structs.asdict(counts) for name, counts in project.views.store.counts().items()}
+def _view_counts(system: System) -> dict[str, dict[str, int]]:
+    return {name: msgspec.structs.asdict(counts) for name, counts in system.views.store.counts().items()}
 
 
-def _applying(project: Project, lag_records: int) -> list[str]:
+def _applying(system: System, lag_records: int) -> list[str]:
     """What keeps online features and a serving process from their work."""
-    followed = project.views.followed()
-    failures = service_failures(project.state.catalog) if followed else {}  # else it ended without a word
+    followed = system.views.followed()
+    failures = service_failures(system.state.catalog) if followed else {}  # else it ended without a word
     red = [f"the serving process: {work} failed: {said}" for work, said in failures.items()]
-    stands = standing(project.state.catalog)
+    stands = standing(system.state.catalog)
     if stands is not None and (followed or lag_records):
         red.append(
             f"online features: no event is applied since {format_time(stands.at_us)}: {stands.why} Put that right "
             "and restart the service; or, with it stopped, run: trimtab rebuild --all"
         )
     if followed:
-        notes = red_notes(project.state_folder / "spool")
+        notes = red_notes(system.state_folder / "spool")
         red += [f"the serving process: predictions cannot be logged: {said}" for said in notes]
-    behind_us = project.views.behind_us() if lag_records else 0
+    behind_us = system.views.behind_us() if lag_records else 0
     if behind_us > (_STUCK_US if followed else _UNFOLLOWED_US):
         doing = (
             "the process that applies events does not get on" if followed else "nobody applies them; run: trimtab serve"
@@ -286,22 +288,20 @@ def _last_line(words: str) -> str:
     return words.rpartition("\n")[2][:300]
 
 
-def _deployment(
-    project: Project, name: str, ledger: Sequence[Decision], now_us: int, red: list[str]
-) -> DeploymentStatus:
-    version = project.registry.alias(name, CHAMPION)
-    loop = project.loop(name)
+def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: int, red: list[str]) -> DeploymentStatus:
+    version = system.registry.alias(name, CHAMPION)
+    loop = system.part(Loops).loop(name)
     watch = loop.monitor.watch
     decisions = [d for d in ledger if d.model == name]
     if version is None:
         what = "approve" if loop.controller.state.phase == APPROVAL else "train"
         red.append(f"{name}: no version is in service; run: trimtab {what} {name}")
-    elif (lost := lost_artifact(project.state.blob, version)) is not None:
+    elif (lost := lost_artifact(system.state.blob, version)) is not None:
         made_of = None if version.imported is None else version.imported.file
         mend = repair_lost(name, imported=made_of, changed=version.recipe != loop.deployment.model.hash)
         red.append(f"{name}: {version.name} has lost its artifact: {lost} {mend}")
     else:
-        failure = _failure(project, version)
+        failure = _failure(system, version)
         if failure is not None:
             red.append(f"{name}: {version.name} cannot answer: {failure} Or run: trimtab train {name}")
     unwatched = None if version is None else _unwatched(loop, version.id)
@@ -319,64 +319,64 @@ def _deployment(
         days = min(figure.spec.reference_blocks for figure in watch.figures.values())
         said += f" (provisional: its reference is of {days} days)" if watch.provisional else ""
         behind_us = now_us - watch.last_day_us - DAY_US - loop.deployment.model.label.wait_us
-        asked = not any(one.kind == "traffic_stopped" for one in standing_signals(project.state.catalog, name))
+        asked = not any(one.kind == "traffic_stopped" for one in standing_signals(system.state.catalog, name))
         if behind_us > _RECENT_US and asked:
             red.append(f"{name}: no day was closed for {format_duration(behind_us // DAY_US * DAY_US)}; is `tick` run?")
     said += f", {watch.unlisted:,} labels of no declared class" if watch is not None and watch.unlisted else ""
-    moved = project.registry.history(name, CHAMPION)
-    red += [f"{name}: {line}" for line in _ticking(project, name, moved[-1].at_us if moved else None, now_us)]
+    moved = system.registry.history(name, CHAMPION)
+    red += [f"{name}: {line}" for line in _ticking(system, name, moved[-1].at_us if moved else None, now_us)]
     state = loop.controller.state
     last = decisions[-1] if decisions else None
     return DeploymentStatus(
         model=name,
         version=None if version is None else version.name,
         since=format_time(moved[-1].at_us) if moved else None,
-        trained_until=None if version is None else format_time(project.registry.as_known(version).cut_us),
+        trained_until=None if version is None else format_time(system.registry.as_known(version).cut_us),
         imported=version is not None and version.imported is not None,
         watch=said,
-        phase=_phase(project, state, name),
+        phase=_phase(system, state, name),
         last_decision=None if last is None else f"{format_time(last.at_us)} {last.act}: {last.cause}",
         trust=None if version is None else version.trust,
-        cache=_cache(project, loop.deployment),
-        learner=None if version is None else _learner(project, loop.deployment, version, now_us, red),
-        inputs=None if version is None else without_profile(project.state.catalog, version.id),
-        ungated=None if version is None else _ungated(project, version, moved),
-        beside=_beside(project, name),
+        cache=_cache(system, loop.deployment),
+        learner=None if version is None else _learner(system, loop.deployment, version, now_us, red),
+        inputs=None if version is None else without_profile(system.state.catalog, version.id),
+        ungated=None if version is None else _ungated(system, version, moved),
+        beside=_beside(system, name),
     )
 
 
-def _failure(project: Project, version: Version) -> str | None:
+def _failure(system: System, version: Version) -> str | None:
     """Why a version cannot answer here; None where nothing says so."""
     absent = absent_library(version.runtime)
     if absent is not None:
         return f"{missing_library(version.runtime, ModuleNotFoundError(name=absent))}."
     try:
-        check_functions(project.live.of(version))
+        check_functions(system.live.of(version))
     except (Misuse, Corrupt) as error:
         return str(error)
     if version.runtime in ("pickle", "torch"):  # what answers is code of the project: it may be another by now
-        return failure_to_load(project.config, project.state_folder, version)
+        return failure_to_load(system.config, system.state_folder, version)
     return None
 
 
-def _cache(project: Project, deployment: Deployment) -> str | None:
+def _cache(system: System, deployment: Deployment) -> str | None:
     """What a deployment's version remembers, and how often that was asked for since the service began."""
     if deployment.cache is None:
         return None
     room = f"remembers scores, in up to {format_bytes(deployment.cache.size_bytes)}"
-    if not project.views.followed():
+    if not system.views.followed():
         return f"{room} of each process that serves it"
-    counts = told(project.state_folder / FOLDER).total(REMEMBERED, ("model", "found"), model=deployment.name)
+    counts = told(system.state_folder / FOLDER).total(REMEMBERED, ("model", "found"), model=deployment.name)
     share = found_share(counts, deployment.name)
     return f"{room}; " + ("none was asked for yet" if share is None else f"{share:.1%} of {sum(counts.values()):,.0f}")
 
 
-def _learner(project: Project, deployment: Deployment, version: Version, now_us: int, red: list[str]) -> str | None:
+def _learner(system: System, deployment: Deployment, version: Version, now_us: int, red: list[str]) -> str | None:
     """Tell what an online learner has learnt; what it could not learn of late is red."""
     if deployment.learn != "online":
         return None
     try:
-        found = learnt(project.state.learners, learner_name(deployment.name, version.id))
+        found = learnt(system.state.learners, learner_name(deployment.name, version.id))
     except Corrupt as error:
         red.append(str(error))
         return None
@@ -390,52 +390,52 @@ def _learner(project: Project, deployment: Deployment, version: Version, now_us:
     return f"learns online: {found.examples:,} labels learnt{aside}"
 
 
-def _beside(project: Project, name: str) -> dict[str, str]:
-    shares = msgspec.structs.asdict(arm_shares(project.state.catalog, name))
-    armed = {arm: project.registry.alias(name, arm) for arm, share in shares.items() if share > 0.0}
+def _beside(system: System, name: str) -> dict[str, str]:
+    shares = msgspec.structs.asdict(arm_shares(system.state.catalog, name))
+    armed = {arm: system.registry.alias(name, arm) for arm, share in shares.items() if share > 0.0}
     return {
-        arm: f"{version.name}, on {100 * shares[arm]:.3g} % of the requests{_armed_ungated(project, arm, version)}"
+        arm: f"{version.name}, on {100 * shares[arm]:.3g} % of the requests{_armed_ungated(system, arm, version)}"
         for arm, version in armed.items()
         if version is not None
     }
 
 
-def _armed_ungated(project: Project, arm: str, version: Version) -> str:
+def _armed_ungated(system: System, arm: str, version: Version) -> str:
     """Say of a canary that passed no gate who lets it answer, and why."""
-    if arm != CANARY or project.registry.passed_gate(version) is not None:
+    if arm != CANARY or system.registry.passed_gate(version) is not None:
         return ""
-    move = project.registry.aliases(version.model)[arm]
+    move = system.registry.aliases(version.model)[arm]
     return f", NOT GATED ({move.actor}: {move.why})"
 
 
-def _ungated(project: Project, version: Version, moved: Sequence[AliasMove]) -> str | None:
+def _ungated(system: System, version: Version, moved: Sequence[AliasMove]) -> str | None:
     """Who put a version in service that passed no gate, and why; None where it passed one."""
-    if project.registry.passed_gate(version) is not None:
+    if system.registry.passed_gate(version) is not None:
         return None
     by = [f"{move.actor}: {move.why}" for move in moved if move.version == version.id]
     return "; ".join(["no gate record that passed speaks for it", *by[-1:]])
 
 
-def _phase(project: Project, state: LoopState, name: str) -> str:
+def _phase(system: System, state: LoopState, name: str) -> str:
     if state.phase == "idle":
         return "idle"
     if state.phase == APPROVAL and state.repair is not None and state.repair.successor is not None:
-        waiting = project.registry.get(state.repair.successor).name
+        waiting = system.registry.get(state.repair.successor).name
         until = format_time(state.expires_us)
         ways = f"trimtab approve {name}, or trimtab reject {name} --why TEXT"
         return f"{waiting} waits for approval until {until}: {ways}"
     if state.phase in (SHADOW_STAGE, CANARY_STAGE):
-        stage = next(one for one in project.stages(name) if one.state == "now")
+        stage = next(one for one in stages_of(system, name) if one.state == "now")
         tried = "?" if state.repair is None or state.repair.successor is None else state.repair.successor
         until = "" if stage.until_us is None else f" until {format_time(stage.until_us)} at most"
-        return f"{project.registry.get(tried).name} in its {stage.name} stage{until}. {stage.said}"
+        return f"{system.registry.get(tried).name} in its {stage.name} stage{until}. {stage.said}"
     missing = f" Not yet: {state.lack}" if state.lack else ""
     return f"waiting until {format_time(state.ready_at_us)}: {state.cause}{missing}"
 
 
-def _ticking(project: Project, name: str, since_us: int | None, now_us: int) -> list[str]:
+def _ticking(system: System, name: str, since_us: int | None, now_us: int) -> list[str]:
     """What is wrong with the loop's ticks: the newest one failed, or it is long ago."""
-    turn = last_turn(project.state.catalog, name)
+    turn = last_turn(system.state.catalog, name)
     if turn is not None and turn.last_error is not None:
         return [f"the newest tick failed: {turn.last_error}"]
     ticked_us = turn.last_tick_us if turn is not None and turn.last_tick_us is not None else since_us
@@ -460,13 +460,13 @@ def _unwatched(loop: DeploymentLoop, version: str) -> str | None:
     )
 
 
-def _source(project: Project, name: str, quarantined: dict[str, int]) -> SourceStatus:
-    frame = project.history.frame(name)
+def _source(system: System, name: str, quarantined: dict[str, int]) -> SourceStatus:
+    frame = system.history.frame(name)
     return SourceStatus(
         name=name,
         events=frame.rows,
         newest=format_time(int(frame.event_at_us.max())) if frame.rows else None,
         quarantined=quarantined,
-        duplicates=project.history.duplicates.get(name, 0),
-        id_conflicts=project.history.id_conflicts.get(name, 0),
+        duplicates=system.history.duplicates.get(name, 0),
+        id_conflicts=system.history.id_conflicts.get(name, 0),
     )

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trimtab import store
-from trimtab.app.keep.disk import taken
+from trimtab.app.keep.disk_usage import taken
 from trimtab.app.keep.retention import LEASE
 from trimtab.app.state.lease import Lease
 from trimtab.app.state.lost_records import refuse_read_past
@@ -39,7 +39,7 @@ from trimtab.store.file_lock import FileLock
 from trimtab.store.ports import Copyable
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
 
 FORMAT = 1
 MANIFEST = "backup.json"
@@ -96,22 +96,22 @@ class _Sealed(msgspec.Struct, frozen=True):
     manifest: msgspec.Raw
 
 
-def back_up(project: Project, to: Path) -> Backup:
+def back_up(system: System, to: Path) -> Backup:
     """See `Project.backup`."""
     to = to.absolute()
     if to.exists():
         raise Conflict(f"backup: {to} exists, and no backup is written over another. Name a new folder.")
-    if behind_links(to).is_relative_to(behind_links(project.state_folder)):
+    if behind_links(to).is_relative_to(behind_links(system.state_folder)):
         raise Misuse(f"backup: {to} lies in the state folder that is to be copied. Name a folder elsewhere.")
     partial = to.with_name(f".{to.name}.partial")
-    with _alone(project), _told(to, "Nothing is left there"), _whole_or_nothing(partial, to, _put):
-        _room(project.state_folder, partial.parent)
-        positions = _copy_parts(project, partial / _STATE)
+    with _alone(system), _told(to, "Nothing is left there"), _whole_or_nothing(partial, to, _put):
+        _room(system.state_folder, partial.parent)
+        positions = _copy_parts(system, partial / _STATE)
         files = [_hashed(path, partial / _STATE) for path in _walk(partial / _STATE)]
         manifest = Backup(
             format=FORMAT,
-            project=project.config.project.name,
-            made_at=format_time(project.clock.now_us()),
+            project=system.config.project.name,
+            made_at=format_time(system.clock.now_us()),
             trimtab=_version(),
             size_bytes=sum(file.size_bytes for file in files),
             positions=positions,
@@ -193,9 +193,9 @@ def restore(
     return manifest
 
 
-def _copy_parts(project: Project, to: Path) -> Positions:
+def _copy_parts(system: System, to: Path) -> Positions:
     """Copy every part, followers first; how far the copies go."""
-    state, folder = project.state, project.state_folder
+    state, folder = system.state, system.state_folder
     _copy_rest(folder, to)  # answers on their way to the prediction log among it
     _copied(state.catalog, to / "catalog.db")
     for name in _STORES:
@@ -322,10 +322,10 @@ def _had_alone(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(project: Project) -> Iterator[None]:
+def _alone(system: System) -> Iterator[None]:
     """While nothing is removed from the state: neither by retention nor by another backup's turn."""
-    otherwise = f"{project.state.folder}: another process retains it or backs it up. Try again later."
-    with Lease(project.state.catalog, LEASE, project.state.folder).taken(otherwise, patience_s=_PATIENCE_S):
+    otherwise = f"{system.state.folder}: another process retains it or backs it up. Try again later."
+    with Lease(system.state.catalog, LEASE, system.state.folder).taken(otherwise, patience_s=_PATIENCE_S):
         yield
 
 

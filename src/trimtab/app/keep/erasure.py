@@ -40,7 +40,7 @@ from trimtab.store.log_places import begin_of
 from trimtab.store.ports import Catalog, Log, Put, Remove
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
 
 ACT = "forget"
 KIND = "forget"  # of the catalogue's records of runs that are not finished, by the key's hash
@@ -124,7 +124,7 @@ class _Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def forget(
-    project: Project,
+    system: System,
     entity: str,
     keys: Sequence[Sequence[str]],
     *,
@@ -136,28 +136,28 @@ def forget(
     """See `Project.forget`."""
     if not keys:
         raise Misuse(f"forget: no key of {entity!r} was given. Give one, or several.")
-    subject = Subject(project.definitions, project.sources, entity, *keys)
+    subject = Subject(system.definitions, system.sources, entity, *keys)
     if dry_run:
-        digest = _digest(subject, _salt(project, make=False))
-        run = _joined(_pending(project, subject, digest), _planned(project, find_traces(project, subject)))
-        _refuse_nothing(project, subject, run, sets=True)
-        return _result(project, subject, run, digest, dry_run=True, sets_deleted=training_sets)
-    with _alone(project):
-        salt = _salt(project, make=True)
+        digest = _digest(subject, _salt(system, make=False))
+        run = _joined(_pending(system, subject, digest), _planned(system, find_traces(system, subject)))
+        _refuse_nothing(system, subject, run, sets=True)
+        return _result(system, subject, run, digest, dry_run=True, sets_deleted=training_sets)
+    with _alone(system):
+        salt = _salt(system, make=True)
         digest = _digest(subject, salt)
-        _empty_spools(project)
-        traces = find_traces(project, subject)
-        before = _pending(project, subject, digest)
-        run = _joined(before, _planned(project, traces))
-        _refuse_nothing(project, subject, run, sets=training_sets)
+        _empty_spools(system)
+        traces = find_traces(system, subject)
+        before = _pending(system, subject, digest)
+        run = _joined(before, _planned(system, traces))
+        _refuse_nothing(system, subject, run, sets=training_sets)
         run = msgspec.structs.replace(run, why=why or run.why)
-        project.state.catalog.write([Put(KIND, digest, msgspec.json.encode(run))])
-        _erase(project, traces, run, resumed=before is not None)
+        system.state.catalog.write([Put(KIND, digest, msgspec.json.encode(run))])
+        _erase(system, traces, run, resumed=before is not None)
         if training_sets:
             for one in run.sets:
-                project.state.blob.delete(one.blob)
-        row = _write_down(project, subject, run, salt, actor=actor, deleted=training_sets)
-    return _result(project, subject, run, digest, dry_run=False, row=row, sets_deleted=training_sets)
+                system.state.blob.delete(one.blob)
+        row = _write_down(system, subject, run, salt, actor=actor, deleted=training_sets)
+    return _result(system, subject, run, digest, dry_run=False, row=row, sets_deleted=training_sets)
 
 
 def unfinished(catalog: Catalog) -> list[str]:
@@ -169,40 +169,40 @@ def unfinished(catalog: Catalog) -> list[str]:
     ]
 
 
-def _erase(project: Project, traces: Traces, run: _Run, *, resumed: bool) -> None:
+def _erase(system: System, traces: Traces, run: _Run, *, resumed: bool) -> None:
     """Every step may be done again. The log comes first: what is made of it is made anew from it.
 
     A run that was resumed cannot know whom the one before had found: views are filled anew then.
     """
-    state = project.state
+    state = system.state
     found = {"events": traces.events, "predictions": traces.predictions, "quarantine": traces.quarantine}
-    for name, log in _logs(project).items():
+    for name, log in _logs(system).items():
         for partition in run.partitions.get(name, []):
             log.erase(partition, found[name].get(partition, {}))
-    with open_tables(project) as tables:
+    with open_tables(system) as tables:
         for name, rows in run.rows.items():
             new = traces.tables.get(name)
             tables[name].erase(_places(rows), None if new is None else new.instead)
     if run.counts["stored_answers"]:
         state.answers.erase(traces.answers)
     if run.sources:
-        _mend(project, run.sources.keys(), None if resumed else traces.gone)
+        _mend(system, run.sources.keys(), None if resumed else traces.gone)
     for leftover in (state.folder / "blob").glob("??/??/.*.new"):  # of a training that was killed: nobody trains now
         leftover.unlink(missing_ok=True)
     for name in run.workspaces:
         shutil.rmtree(state.folder / name, ignore_errors=True)
 
 
-def _empty_spools(project: Project) -> None:
+def _empty_spools(system: System) -> None:
     """Bring answers that a killed service noted to the log, where they are found, and remove the notes."""
-    folder, answers = project.state.spools, project.state.predictions
+    folder, answers = system.state.spools, system.state.predictions
     if isinstance(answers, BufferedLog):
         answers.release()
     if folder.is_dir():
-        remove_spools(folder, PredictionLog(project.state.written_predictions))
+        remove_spools(folder, PredictionLog(system.state.written_predictions))
 
 
-def _mend(project: Project, sources: Collection[str], gone: Mapping[str, Sequence[Gone]] | None) -> None:
+def _mend(system: System, sources: Collection[str], gone: Mapping[str, Sequence[Gone]] | None) -> None:
     """Make the online state of these sources' views what the log gives now, and keep no page of what it was.
 
     Args:
@@ -210,37 +210,37 @@ def _mend(project: Project, sources: Collection[str], gone: Mapping[str, Sequenc
         sources: Of which events were erased.
         gone: By source, what is known of these; None: nothing, so all of these views are filled anew.
     """
-    if not (project.state.folder / "online").exists():
+    if not (system.state.folder / "online").exists():
         return
-    kv = project.state.online
+    kv = system.state.online
     kv.erase()  # refused before anything is lost while another process has it open
-    every = project.views.views
+    every = system.views.views
     touched = [view for view in every if view.source.name in sources]
     OnlineStore(kv, every).drop_others()
     if touched and gone is not None:
         store = OnlineStore(kv, touched)
-        touched = [store.plans[name].view for name in mend(store, gone, _reader(project, touched))]
+        touched = [store.plans[name].view for name in mend(store, gone, _reader(system, touched))]
     if touched:
         OnlineStore(kv, touched).reset()
     kv.erase()
     kv.release_writer()
 
 
-def _reader(project: Project, views: Sequence[View]) -> Read:
+def _reader(system: System, views: Sequence[View]) -> Read:
     """Reads the records of a source, also those that are in tables of record alone."""
-    log = project.state.events
+    log = system.state.events
     truncated = any(begin_of(log, name, last) for name, last in log.positions().items())
-    moved = project.state.moved([view.source for view in views]) if truncated else None
+    moved = system.state.moved([view.source for view in views]) if truncated else None
     return lambda source, positions, only: SourceRows(log, source, positions, moved=moved, only=only)
 
 
-def _write_down(project: Project, subject: Subject, run: _Run, salt: bytes, *, actor: str, deleted: bool) -> Decision:
+def _write_down(system: System, subject: Subject, run: _Run, salt: bytes, *, actor: str, deleted: bool) -> Decision:
     """A row for each key that was there, so that each can be asked for by its hash; the counts are those of the run."""
     met = [key for key in subject.keys if key in subject.met] or list(subject.keys)
     versions = sorted({version for one in run.sets for version in one.versions})
     entries = [
         Entry(
-            at_us=project.clock.now_us(),
+            at_us=system.clock.now_us(),
             model="*",
             act=ACT,
             cause=run.why or "No reason was given.",
@@ -252,26 +252,26 @@ def _write_down(project: Project, subject: Subject, run: _Run, salt: bytes, *, a
                 **run.counts,
                 "sets": ", ".join(one.blob[:12] for one in run.sets) or None,
                 "versions": ", ".join(versions) or None,
-                "learners": ", ".join(_learners(project, subject)) or None,
+                "learners": ", ".join(_learners(system, subject)) or None,
                 "sets_deleted": deleted,
             },
         )
         for key in met
     ]
-    return Ledger(project.state.catalog).write(entries, [Remove(KIND, _digest(subject, salt))])[-1]
+    return Ledger(system.state.catalog).write(entries, [Remove(KIND, _digest(subject, salt))])[-1]
 
 
-def _planned(project: Project, traces: Traces) -> _Run:
+def _planned(system: System, traces: Traces) -> _Run:
     found = {"events": traces.events, "predictions": traces.predictions, "quarantine": traces.quarantine}
-    partitions = {name: partitions_of(log, found[name]) for name, log in _logs(project).items()}
+    partitions = {name: partitions_of(log, found[name]) for name, log in _logs(system).items()}
     return _Run(
-        begun_at_us=project.clock.now_us(),
+        begun_at_us=system.clock.now_us(),
         counts=traces.counts(),
         sources=traces.sources,
         partitions={name: some for name, some in partitions.items() if some},
         rows={name: table.rows for name, table in traces.tables.items()},
         sets=traces.sets,
-        workspaces=list(_workspaces(project.state.folder)),
+        workspaces=list(_workspaces(system.state.folder)),
     )
 
 
@@ -311,13 +311,13 @@ def _places(rows: Sequence[tuple[str, int, str]]) -> Columns:
     )
 
 
-def _refuse_nothing(project: Project, subject: Subject, run: _Run, *, sets: bool) -> None:
+def _refuse_nothing(system: System, subject: Subject, run: _Run, *, sets: bool) -> None:
     if any(n for place, n in run.counts.items() if place != "training_sets" or sets):
         return
     places = "; ".join(f"{s}: {', '.join(c)}" for s, c in _shown_places(subject).items())
     said = ""
-    hashes = {_hashed(subject, key, _salt(project, make=False)) for key in subject.keys}
-    before = [d for d in Ledger(project.state.catalog).rows() if d.act == ACT and d.evidence.get("key_hash") in hashes]
+    hashes = {_hashed(subject, key, _salt(system, make=False)) for key in subject.keys}
+    before = [d for d in Ledger(system.state.catalog).rows() if d.act == ACT and d.evidence.get("key_hash") in hashes]
     if before:
         it = "It" if len(subject.keys) == 1 else "The last of them"
         said += f" {it} was forgotten {format_time(before[-1].at_us)} (ledger row {before[-1].sequence})."
@@ -327,7 +327,7 @@ def _refuse_nothing(project: Project, subject: Subject, run: _Run, *, sets: bool
 
 
 def _result(
-    project: Project,
+    system: System,
     subject: Subject,
     run: _Run,
     digest: str,
@@ -344,9 +344,9 @@ def _result(
         counts=run.counts,
         sources=run.sources,
         training_sets=run.sets,
-        learners=_learners(project, subject),
+        learners=_learners(system, subject),
         workspaces=run.workspaces,
-        residue=[] if dry_run else list(_residue(project.state.folder, subject)),
+        residue=[] if dry_run else list(_residue(system.state.folder, subject)),
         dry_run=dry_run,
         key_hash=digest,
         ledger_row=None if row is None else row.sequence,
@@ -358,8 +358,8 @@ def _shown_places(subject: Subject) -> dict[str, list[str]]:
     return {source: [" + ".join(names) for names in places] for source, places in subject.places.items()}
 
 
-def _learners(project: Project, subject: Subject) -> list[str]:
-    found = [d for d in project.definitions.deployments.values() if d.learn == "online"]
+def _learners(system: System, subject: Subject) -> list[str]:
+    found = [d for d in system.definitions.deployments.values() if d.learn == "online"]
     return sorted(d.name for d in found if {d.model.request.name, d.model.label.source.name} & subject.places.keys())
 
 
@@ -393,10 +393,10 @@ def _residue(folder: Path, subject: Subject) -> Iterator[str]:
 
 
 @contextmanager
-def _alone(project: Project) -> Iterator[None]:
+def _alone(system: System) -> Iterator[None]:
     """While no other process serves, trains, retains or backs up; those that only append are refused by the logs."""
-    state = project.state
-    names = [LEASE, RETENTION, *(f"loop.{name}" for name in project.definitions.deployments)]
+    state = system.state
+    names = [LEASE, RETENTION, *(f"loop.{name}" for name in system.definitions.deployments)]
     with ExitStack() as held:
         held.enter_context(writing_tables(state))  # what was read before would come back into the tables
         for name in names:
@@ -408,17 +408,17 @@ def _alone(project: Project) -> Iterator[None]:
         yield
 
 
-def _pending(project: Project, subject: Subject, digest: str) -> _Run | None:
-    record = project.state.catalog.get(KIND, digest)
+def _pending(system: System, subject: Subject, digest: str) -> _Run | None:
+    record = system.state.catalog.get(KIND, digest)
     if record is None:
         return None
     subject.met.update(subject.keys)  # of which of them something was found then, nobody can tell any more
     return msgspec.json.decode(record.body, type=_Run)
 
 
-def _salt(project: Project, *, make: bool) -> bytes:
+def _salt(system: System, *, make: bool) -> bytes:
     """The project's own: without the state folder nobody can tell a hash's key by trying."""
-    catalog = project.state.catalog
+    catalog = system.state.catalog
     record = catalog.get(_SALT, "1")
     if record is None and make:
         with suppress(Conflict):  # another process made it just now
@@ -438,6 +438,6 @@ def _digest(subject: Subject, salt: bytes) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.blake2b("".join(hashes).encode(), digest_size=16).hexdigest()
 
 
-def _logs(project: Project) -> dict[str, Log]:
-    state = project.state
+def _logs(system: System) -> dict[str, Log]:
+    state = system.state
     return {"events": state.events, "predictions": state.predictions, "quarantine": state.quarantine}

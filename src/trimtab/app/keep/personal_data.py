@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trimtab import store
+from trimtab.app.data.logged_requests import request_shape
 from trimtab.app.keep.personal_events import Asked, EventTraces, Instead, TableTraces
 from trimtab.app.keep.subjects import Subject
-from trimtab.app.training.training_data import request_shape
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import NotFound
 from trimtab.core.records import Prediction
@@ -29,7 +29,7 @@ from trimtab.training.data.parquet import read_parquet
 from trimtab.training.data.sets import load_manifest
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
 
 _PARQUET = b"PAR1"
 
@@ -66,16 +66,16 @@ class Traces(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-def find_traces(project: Project, subject: Subject) -> Traces:
+def find_traces(system: System, subject: Subject) -> Traces:
     """Look everywhere; nothing is changed."""
-    state = project.state
-    found = EventTraces(project, subject)
+    state = system.state
+    found = EventTraces(system, subject)
     found.look()
-    with open_tables(project) as tables:
+    with open_tables(system) as tables:
         for name, table in tables.items():
             found.look_at_table(name, table)
         found.follow_versions(tables)
-        predictions, asked = _predictions(project, subject, found.going)
+        predictions, asked = _predictions(system, subject, found.going)
         found.follow_labels(tables, asked)
     return Traces(
         events=found.instead(),
@@ -83,16 +83,16 @@ def find_traces(project: Project, subject: Subject) -> Traces:
         gone=found.gone(),
         tables=found.in_tables(),
         predictions=predictions,
-        quarantine=project.quarantine.find(lambda row: _refused(subject, row)),
-        answers=_answers(project, subject) if (state.folder / "answers").exists() else [],
-        sets=list(_training_sets(project, subject)),
+        quarantine=system.quarantine.find(lambda row: _refused(subject, row)),
+        answers=_answers(system, subject) if (state.folder / "answers").exists() else [],
+        sets=list(_training_sets(system, subject)),
     )
 
 
 @contextmanager
-def open_tables(project: Project) -> Iterator[dict[str, Table]]:
+def open_tables(system: System) -> Iterator[dict[str, Table]]:
     """Every table of record there is, those of sources that are not declared any more among them."""
-    folder = project.state.folder / "tables"
+    folder = system.state.folder / "tables"
     names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     with ExitStack() as opened:
         tables = {name: store.open(store_url("delta", folder / name), "table") for name in names}
@@ -101,15 +101,15 @@ def open_tables(project: Project) -> Iterator[dict[str, Table]]:
         yield tables
 
 
-def _predictions(project: Project, subject: Subject, going: Callable[[str], set[str]]) -> tuple[Instead, Asked]:
+def _predictions(system: System, subject: Subject, going: Callable[[str], set[str]]) -> tuple[Instead, Asked]:
     """The predictions that go; by model the keys of requests that go, and which of these others have asked with."""
-    shapes = {name: request_shape(model.request) for name, model in project.definitions.models.items()}
+    shapes = {name: request_shape(model.request) for name, model in system.definitions.models.items()}
 
     def wanted(prediction: Prediction) -> bool:
         fits = prediction.model in shapes and shapes[prediction.model](prediction.request)
         return subject.of_request(prediction.model, fits)(msgspec.msgpack.decode(prediction.request))
 
-    models = project.definitions.models
+    models = system.definitions.models
     asked: Asked = {name: (going(models[name].request.name), set()) for name in shapes}
 
     def noted(prediction: Prediction) -> bool:
@@ -118,9 +118,9 @@ def _predictions(project: Project, subject: Subject, going: Callable[[str], set[
             asked[prediction.model][0].add(prediction.request_id)
         return found
 
-    instead = project.predictions.find_all(noted, may_be_in=subject.may_be_in)
+    instead = system.predictions.find_all(noted, may_be_in=subject.may_be_in)
     if any(gone for gone, _ in asked.values()):
-        for block in project.predictions.scan():
+        for block in system.predictions.scan():
             for prediction in block:
                 gone, kept = asked.get(prediction.model, (set(), set()))
                 if prediction.request_id in gone and not wanted(prediction):
@@ -132,41 +132,41 @@ def _refused(subject: Subject, row: Quarantined) -> bool:
     return subject.of_raw(row.source, row.raw())
 
 
-def _answers(project: Project, subject: Subject) -> list[bytes]:
-    shapes = {name: request_shape(model.request) for name, model in project.definitions.models.items()}
+def _answers(system: System, subject: Subject) -> list[bytes]:
+    shapes = {name: request_shape(model.request) for name, model in system.definitions.models.items()}
     found = []
-    for key, model, columns in stored_requests(project.state.answers):
+    for key, model, columns in stored_requests(system.state.answers):
         fits = model in shapes and shapes[model](msgspec.msgpack.encode(columns))
         if subject.of_request(model, fits)(columns):
             found.append(key)
     return found
 
 
-def _training_sets(project: Project, subject: Subject) -> Iterator[SeenSet]:
+def _training_sets(system: System, subject: Subject) -> Iterator[SeenSet]:
     """Stored sets with rows of the subject, and the versions that were fitted on each."""
     versions: dict[str, list[Version]] = {}
     requests: dict[str, str] = {}
-    for record in project.state.catalog.find("version_count"):
-        for version in project.registry.versions(record.key):
+    for record in system.state.catalog.find("version_count"):
+        for version in system.registry.versions(record.key):
             try:
-                parquet = load_manifest(version.training_set, project.state.blob).parquet
+                parquet = load_manifest(version.training_set, system.state.blob).parquet
             except NotFound:  # its manifest was removed by hand
                 continue
             if parquet is not None:
                 versions.setdefault(parquet, []).append(version)
                 requests[parquet] = version.model
-    for blob in sorted({*versions, *_parquet_blobs(project.state.folder / "blob")}):
-        if not project.state.blob.exists(blob):
+    for blob in sorted({*versions, *_parquet_blobs(system.state.folder / "blob")}):
+        if not system.state.blob.exists(blob):
             continue
-        rows = _rows_of(project, subject, blob, requests.get(blob))
+        rows = _rows_of(system, subject, blob, requests.get(blob))
         if rows:
             yield SeenSet(blob=blob, rows=rows, versions=tuple(v.name for v in versions.get(blob, [])))
 
 
-def _rows_of(project: Project, subject: Subject, blob: str, model: str | None) -> int:
-    table = read_parquet(project.state.blob.get(blob))
+def _rows_of(system: System, subject: Subject, blob: str, model: str | None) -> int:
+    table = read_parquet(system.state.blob.get(blob))
     asked = {name.partition(".")[2]: c for name, c in table.by_name.items() if name.startswith("request.")}
-    declared = project.definitions.models.get(model or "")
+    declared = system.definitions.models.get(model or "")
     source: Source | None = None if declared is None else declared.request.source
     fits = source is not None and source.columns.keys() <= asked.keys()
     return len(subject.of_table(source.name if source is not None and fits else None, Columns(asked)))

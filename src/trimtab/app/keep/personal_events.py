@@ -20,7 +20,7 @@ from trimtab.store.ports import Log, LogRecord, Table
 from trimtab.training.definitions import Model
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
 
 Instead = dict[str, dict[int, bytes]]  # by partition and position: what stands there afterwards
 Place = tuple[str, int]  # partition, position
@@ -58,16 +58,16 @@ class EventTraces:
     deletion takes the place of the subject's version, or the version before would count again. # D26
     """
 
-    def __init__(self, project: Project, subject: Subject) -> None:
-        self._project = project
+    def __init__(self, system: System, subject: Subject) -> None:
+        self._system = system
         self._subject = subject
-        self._sources = {source.name: source for source in project.sources}
+        self._sources = {source.name: source for source in system.sources}
         self._seen: dict[Place, _Seen] = {}
 
     def look(self) -> None:
         """Note the records of the log that carry the key."""
         tests: dict[str, Fits] = {ERASED: lambda values: False}
-        for record in _records(self._project.state.events):
+        for record in _records(self._system.state.events):
             if self._subject.may_be_in(record.payload):
                 event = decode(record.payload)
                 if event.source not in tests:
@@ -88,7 +88,7 @@ class EventTraces:
         if not ids:
             return
         names = [name.encode() for name in dict.fromkeys(source for source, _ in ids)]
-        for record in _records(self._project.state.events):
+        for record in _records(self._system.state.events):
             if any(name in record.payload for name in names):
                 event = decode(record.payload)
                 if (event.source, event.id) in ids:
@@ -114,7 +114,7 @@ class EventTraces:
             tables: The tables of record.
             asked: By model, the keys of requests that go, and those that predictions about others have as well.
         """
-        models = self._project.definitions.models.values()
+        models = self._system.definitions.models.values()
         links = [
             _Link(m, asked) for m in models if (m.label.key,) not in self._subject.places.get(m.label.source.name, [])
         ]
@@ -123,7 +123,7 @@ class EventTraces:
         if not links:
             return
         found: list[tuple[_Link, str, LogRecord, Event]] = []
-        for record in _records(self._project.state.events):
+        for record in _records(self._system.state.events):
             if any(name in record.payload for name in names):
                 event = decode(record.payload)
                 for link in links:

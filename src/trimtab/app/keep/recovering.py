@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from trimtab.app.features.clock_ahead import Ahead, restamp, stamped_ahead
+from trimtab.app.features.materialising import move_into_tables
 from trimtab.app.online.views import LEASE
 from trimtab.app.state.lease import Lease
 from trimtab.app.state.lost_records import EVENTS, Lost, lost_records
@@ -26,7 +27,7 @@ from trimtab.steering.ledger import Entry, Ledger
 from trimtab.store.ports import Log, LogRecord, Repairable
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
 
 ACT = "recover"
 _NOTHING_US = -(2**62)  # before all append times
@@ -86,33 +87,33 @@ class Recovered(msgspec.Struct, frozen=True, kw_only=True):
         return out
 
 
-def recover(project: Project, *, dry_run: bool = False, actor: str = "a person") -> Recovered:
+def recover(system: System, *, dry_run: bool = False, actor: str = "a person") -> Recovered:
     """See `Project.recover`."""
-    state, now_us = project.state, project.clock.now_us()
-    lost = [_range(project, one) for one in lost_records(state, tables=True)]
+    state, now_us = system.state, system.clock.now_us()
+    lost = [_range(system, one) for one in lost_records(state, tables=True)]
     done = Recovered(dry_run=dry_run, lost=lost, stamped_ahead=stamped_ahead(state, now_us))
     if dry_run or done.is_empty:
         return done
     if any(one.log == EVENTS for one in lost):
-        project.materialise()
+        move_into_tables(system)
     otherwise = f"{state.folder}: a service is at work. Stop it, then run this again."
     with Lease(state.catalog, LEASE, state.folder).taken(otherwise):
         for one in lost:
-            _go_on(project, one, actor)
+            _go_on(system, one, actor)
         if done.stamped_ahead:
-            restamp(project, done.stamped_ahead, now_us, actor)
+            restamp(system, done.stamped_ahead, now_us, actor)
     if done.stamped_ahead:
-        project.reopen()  # nothing read before is right any more
-        project.rebuild_all()
+        system.reopen()  # nothing read before is right any more
+        system.views.rebuild_all()
     return done
 
 
-def _range(project: Project, lost: Lost) -> LostRange:
+def _range(system: System, lost: Lost) -> LostRange:
     kept = 0
     if lost.log == EVENTS:
-        tables = project.state.tables(project.sources, make=False)
-        through = truncation(project.state.catalog).through.get(lost.partition, 0)
-        reached = [tables[s.name].position(lost.partition) if s.name in tables else 0 for s in project.sources]
+        tables = system.state.tables(system.sources, make=False)
+        through = truncation(system.state.catalog).through.get(lost.partition, 0)
+        reached = [tables[s.name].position(lost.partition) if s.name in tables else 0 for s in system.sources]
         kept = max(0, min([max(through, position) for position in reached], default=0) - lost.end)
     return LostRange(
         log=lost.log,
@@ -120,24 +121,24 @@ def _range(project: Project, lost: Lost) -> LostRange:
         first=lost.end + 1,
         last=lost.reached,
         in_tables=min(kept, lost.reached - lost.end),
-        readers=_named(project, lost.readers),
-        appended_again=sum(1 for _ in _unread(project, lost.partition, lost.end)) if lost.log == EVENTS else 0,
+        readers=_named(system, lost.readers),
+        appended_again=sum(1 for _ in _unread(system, lost.partition, lost.end)) if lost.log == EVENTS else 0,
     )
 
 
-def _named(project: Project, readers: Mapping[str, int]) -> dict[str, int]:
+def _named(system: System, readers: Mapping[str, int]) -> dict[str, int]:
     """Views by their names, where they are in use."""
-    names = {f"view {plan.cursor_name[:8]}": f"view {name}" for name, plan in project.views.store.plans.items()}
+    names = {f"view {plan.cursor_name[:8]}": f"view {name}" for name, plan in system.views.store.plans.items()}
     return {names.get(reader, reader): position for reader, position in readers.items()}
 
 
-def _go_on(project: Project, lost: LostRange, actor: str) -> None:
+def _go_on(system: System, lost: LostRange, actor: str) -> None:
     """Let a partition go on behind what was read of it, and write that down before it is done."""
-    state = project.state
+    state = system.state
     log = state.events if lost.log == EVENTS else state.written_predictions
     if not isinstance(log, Repairable):
         raise Misuse(f"recover: a {type(log).__name__} cannot be recovered here. Use its server's own means.")
-    now_us, end = project.clock.now_us(), lost.first - 1
+    now_us, end = system.clock.now_us(), lost.first - 1
     row = Entry(
         at_us=now_us,
         model="*",
@@ -153,34 +154,34 @@ def _go_on(project: Project, lost: LostRange, actor: str) -> None:
         },
     )
     if lost.log == EVENTS:
-        tables = state.tables(project.sources, make=False)
+        tables = state.tables(system.sources, make=False)
         reached = {name: {lost.partition: table.position(lost.partition)} for name, table in tables.items()}
         truncated = truncation_put(state.catalog, reached, {lost.partition: lost.last}, now_us)
         Ledger(state.catalog).write([row], [truncated])
-        again = ((record.payload, now_us) for record in _unread(project, lost.partition, end))
+        again = ((record.payload, now_us) for record in _unread(system, lost.partition, end))
     else:  # there is no table of them: all that are left get later positions
         Ledger(state.catalog).write([row])
         again = ((record.payload, record.appended_at_us) for record in _records(log, lost.partition, end))
     log.skip_to(lost.partition, lost.last, again)
 
 
-def _unread(project: Project, partition: str, end: int) -> Iterator[LogRecord]:
+def _unread(system: System, partition: str, end: int) -> Iterator[LogRecord]:
     """Events that are there and that no reader has taken: they came after the loss, under positions that had been read
     before it; or their source is not declared, so that no table takes them."""
-    seen_us, known = _seen_us(project, partition, end), {ERASED, *project.definitions.sources}
-    for record in _records(project.state.events, partition, end):
+    seen_us, known = _seen_us(system, partition, end), {ERASED, *system.definitions.sources}
+    for record in _records(system.state.events, partition, end):
         if record.appended_at_us > seen_us or decode(record.payload).source not in known:
             yield record
 
 
-def _seen_us(project: Project, partition: str, end: int) -> int:
+def _seen_us(system: System, partition: str, end: int) -> int:
     """The greatest append time that those have read who have read the partition beyond its end."""
-    state, seen = project.state, [_NOTHING_US]
+    state, seen = system.state, [_NOTHING_US]
     if state.online_file() is not None:
         with suppress(Corrupt):  # damaged features are made again from what is left
             cursors = read_cursors(state.online).values()
             seen += [cursor.s_us for cursor in cursors if cursor.positions.get(partition, 0) > end]
-    for table in state.tables(project.sources, make=False).values():
+    for table in state.tables(system.sources, make=False).values():
         rows = table.scan(["_append_at", "_partition", "_position"])
         if rows.rows and table.position(partition) > end:
             mine = np.array(rows["_partition"].to_list()) == partition

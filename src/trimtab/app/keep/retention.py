@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from trimtab.app.keep.disk import Taken, log_growth, over_budget, record_bytes, taken
+from trimtab.app.features.materialising import move_into_tables
+from trimtab.app.keep.disk_usage import Taken, log_growth, over_budget, record_bytes, taken
 from trimtab.app.state.lease import Lease
 from trimtab.app.state.retention_needs import lifetime_features, newest_features, source_needs, views_in_use
 from trimtab.app.state.state import KEPT, kept_from, note_kept_from, truncation, truncation_put
@@ -25,7 +26,7 @@ from trimtab.store.log_places import begin_of, positions_before
 from trimtab.store.ports import Catalog, Log, Prunable, Put, Table
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
 
 LEASE = "retention"
 _BATCH = 10_000
@@ -67,61 +68,61 @@ class Retained(msgspec.Struct, frozen=True, kw_only=True):
         return out + self.notes + [f"RED  {line}" for line in self.red]
 
 
-def retain(project: Project, *, dry_run: bool = False) -> Retained:
+def retain(system: System, *, dry_run: bool = False) -> Retained:
     """See `Project.retain`."""
     if dry_run:
-        return plan_retention(project)
+        return plan_retention(system)
     otherwise = (
-        f"{project.state.folder}: another process is at its retention, or backs it up. Try again when it is done."
+        f"{system.state.folder}: another process is at its retention, or backs it up. Try again when it is done."
     )
-    with Lease(project.state.catalog, LEASE, project.state.folder).taken(otherwise):
-        return _retain(project)
+    with Lease(system.state.catalog, LEASE, system.state.folder).taken(otherwise):
+        return _retain(system)
 
 
-def retain_when_due(project: Project) -> Retained | None:
+def retain_when_due(system: System) -> Retained | None:
     """Once a day, where [retention] says anything; None when it is not time, or another process is at it."""
-    last = last_retained(project.state.catalog)
-    if not project.config.retention.is_set:
+    last = last_retained(system.state.catalog)
+    if not system.config.retention.is_set:
         return None
-    if last is not None and project.clock.now_us() - last.at_us < DAY_US:
+    if last is not None and system.clock.now_us() - last.at_us < DAY_US:
         return None
     try:
-        return retain(project)
+        return retain(system)
     except Conflict:
         return None
 
 
-def plan_retention(project: Project) -> Retained:
+def plan_retention(system: System) -> Retained:
     """About what a run would do now; nothing is changed."""
-    size = taken(project.state_folder)
-    log, notes = project.state.events, _differences(project)
-    followed, held = _follower_positions(project) if project.views.followed() else ({}, [])  # else a run catches up
+    size = taken(system.state_folder)
+    log, notes = system.state.events, _differences(system)
+    followed, held = _follower_positions(system) if system.views.followed() else ({}, [])  # else a run catches up
     truncated, freed = {}, 0.0
-    through = truncation(project.state.catalog).through
+    through = truncation(system.state.catalog).through
     for partition, last in log.positions().items():
         begin = begin_of(log, partition, last)
         cut = min(last, followed.get(partition, last))
-        cut, strange = _before_strangers(log, partition, max(begin, through.get(partition, 0)), cut, project)
+        cut, strange = _before_strangers(log, partition, max(begin, through.get(partition, 0)), cut, system)
         truncated[partition] = max(0, cut - begin)
         of_file = size.parts["event log"].get(partition, 0)
         share = truncated[partition] * record_bytes(log, partition, of_file)
         freed += share * (1 - _IN_TABLE)
         notes += strange
     gone: dict[str, int] = {}
-    tables = project.state.tables(project.sources, make=False)
-    if any(project.config.retention.events_us(one.name) is not None for one in project.sources) and not tables:
+    tables = system.state.tables(system.sources, make=False)
+    if any(system.config.retention.events_us(one.name) is not None for one in system.sources) and not tables:
         notes.append("how many events are old enough to go is known once there are tables: after the first run")
     for source, table in tables.items():
-        kept_us = _kept_us(project, source)
+        kept_us = _kept_us(system, source)
         if kept_us is not None and isinstance(table, Prunable):
-            condition = expired(_newest_us(project) - kept_us, _entities(project)[source])
+            condition = expired(_newest_us(system) - kept_us, _entities(system)[source])
             rows, gone[source] = table.count(), table.count(condition)
             freed += size.parts["tables of record"].get(source, 0) * gone[source] / max(1, rows)
-    predictions, quarantined = _closed_before(project), _quarantined_before(project)
+    predictions, quarantined = _closed_before(system), _quarantined_before(system)
     counts = {}
     for part, one, cuts in (
-        ("prediction log", project.state.predictions, predictions),
-        ("quarantine", project.state.quarantine, quarantined),
+        ("prediction log", system.state.predictions, predictions),
+        ("quarantine", system.state.quarantine, quarantined),
     ):
         counts[part] = 0
         for partition, cut in cuts.items():
@@ -129,7 +130,7 @@ def plan_retention(project: Project) -> Retained:
             counts[part] += rows
             freed += rows * record_bytes(one, partition, size.parts.get(part, {}).get(partition, 0))
     return Retained(
-        at=format_time(project.clock.now_us()),
+        at=format_time(system.clock.now_us()),
         dry_run=True,
         truncated=truncated,
         expired=gone,
@@ -137,10 +138,10 @@ def plan_retention(project: Project) -> Retained:
         quarantined=counts["quarantine"],
         freed_bytes=round(freed),
         size_bytes=size.size_bytes,
-        budget_bytes=project.config.retention.budget_bytes,
+        budget_bytes=system.config.retention.budget_bytes,
         growth_bytes={},
         notes=held + notes,
-        red=[*_over(project, size), *kept_longer(project)],
+        red=[*_over(system, size), *kept_longer(system)],
     )
 
 
@@ -163,32 +164,32 @@ class _Last(msgspec.Struct, frozen=True, kw_only=True):
         return format_time(self.at_us)
 
 
-def _retain(project: Project) -> Retained:
-    state = project.state
+def _retain(system: System) -> Retained:
+    state = system.state
     state.check_clock()
-    before = taken(project.state_folder)
-    growth = _growths(project, before)
-    project.materialise()
-    project.views.catch_up()
-    truncated, notes = _truncate_events(project)
-    tables = state.tables(project.sources, make=True)
-    gone = _expire(project, tables)
+    before = taken(system.state_folder)
+    growth = _growths(system, before)
+    move_into_tables(system)
+    system.views.catch_up()
+    truncated, notes = _truncate_events(system)
+    tables = state.tables(system.sources, make=True)
+    gone = _expire(system, tables)
     _vacuum(tables, _SPARED_H)
-    _compact(project, tables)
-    predictions = _truncate(state.predictions, _closed_before(project), notes)
-    quarantined = _truncate(state.quarantine, _quarantined_before(project), notes)
-    after = taken(project.state_folder)
-    if _over(project, after):
+    _compact(system, tables)
+    predictions = _truncate(state.predictions, _closed_before(system), notes)
+    quarantined = _truncate(state.quarantine, _quarantined_before(system), notes)
+    after = taken(system.state_folder)
+    if _over(system, after):
         _vacuum(tables, 0)
-        after = taken(project.state_folder)
+        after = taken(system.state_folder)
     elif gone:
         notes.append(
             "the room of removed events comes back with the first run in an hour or later: until then other tools may "
             "be reading the files"
         )
-    notes += _differences(project)
+    notes += _differences(system)
     done = Retained(
-        at=format_time(project.clock.now_us()),
+        at=format_time(system.clock.now_us()),
         dry_run=False,
         truncated=truncated,
         expired=gone,
@@ -196,21 +197,21 @@ def _retain(project: Project) -> Retained:
         quarantined=quarantined,
         freed_bytes=before.size_bytes - after.size_bytes,
         size_bytes=after.size_bytes,
-        budget_bytes=project.config.retention.budget_bytes,
+        budget_bytes=system.config.retention.budget_bytes,
         growth_bytes=growth,
         notes=notes,
-        red=[*_over(project, after), *kept_longer(project)],
+        red=[*_over(system, after), *kept_longer(system)],
     )
-    last = _Last(at_us=project.clock.now_us(), freed_bytes=done.freed_bytes, growth_bytes=growth, notes=notes)
+    last = _Last(at_us=system.clock.now_us(), freed_bytes=done.freed_bytes, growth_bytes=growth, notes=notes)
     state.catalog.write([Put(KEPT, "last", msgspec.json.encode(last))])
     return done
 
 
-def _truncate_events(project: Project) -> tuple[dict[str, int], list[str]]:
+def _truncate_events(system: System) -> tuple[dict[str, int], list[str]]:
     """Truncate the event log up to where everything that follows it has come; records by partition, and what held."""
-    log, state = project.state.events, project.state
-    followed, notes = _follower_positions(project)
-    doubtful = project.quarantine.looked_behind()
+    log, state = system.state.events, system.state
+    followed, notes = _follower_positions(system)
+    doubtful = system.quarantine.looked_behind()
     if doubtful:
         notes.append(
             f"the log stays behind where the replay of {len(doubtful):,} quarantined rows was broken off, until they "
@@ -218,16 +219,16 @@ def _truncate_events(project: Project) -> tuple[dict[str, int], list[str]]:
         )
     reached = {
         source: {partition: table.position(partition) for partition in log.positions()}
-        for source, table in state.tables(project.sources, make=True).items()
+        for source, table in state.tables(system.sources, make=True).items()
     }
     cuts = {}
     for partition, last in log.positions().items():
         behind = [positions.get(partition, 0) for positions in (*reached.values(), *doubtful)]
         cut = min([followed.get(partition, last), *behind])
-        cut, strange = _before_strangers(log, partition, begin_of(log, partition, last), cut, project)
+        cut, strange = _before_strangers(log, partition, begin_of(log, partition, last), cut, system)
         cuts[partition] = cut
         notes += strange
-    noted = truncation_put(state.catalog, reached, cuts, _newest_us(project))
+    noted = truncation_put(state.catalog, reached, cuts, _newest_us(system))
     state.catalog.write([noted])  # first: where else could a reader learn of it?
     truncated = {}
     for partition, cut in cuts.items():
@@ -249,17 +250,17 @@ def _truncate(log: Log, cuts: Mapping[str, int], notes: list[str]) -> int:
     return removed
 
 
-def _follower_positions(project: Project) -> tuple[dict[str, int], list[str]]:
+def _follower_positions(system: System) -> tuple[dict[str, int], list[str]]:
     """Where the slowest of the online views is, by partition, and what to say of it. Tables follow by `materialise`.
 
     Labels, outcomes, learners and training sets read histories, which begin with the tables; so they hold nothing.
     """
-    if not project.views.views:
+    if not system.views.views:
         return {}, []
-    applied, ends = project.views.store.positions(), project.state.events.positions()
+    applied, ends = system.views.store.positions(), system.state.events.positions()
     lag = sum(max(0, last - applied.get(name, 0)) for name, last in ends.items())
     notes = [f"{lag:,} records of the log stay until they are in the online features"] if lag else []
-    filled, being_filled = _filling_positions(project)
+    filled, being_filled = _filling_positions(system)
     notes += [
         f"the log stays from where it is read until view {name!r} has been filled. If its rebuild was broken off, run: "
         f"trimtab rebuild {name}"
@@ -268,14 +269,14 @@ def _follower_positions(project: Project) -> tuple[dict[str, int], list[str]]:
     return {name: min(one.get(name, 0) for one in (applied, *filled)) for name in ends}, notes
 
 
-def _filling_positions(project: Project) -> tuple[list[dict[str, int]], list[str]]:
+def _filling_positions(system: System) -> tuple[list[dict[str, int]], list[str]]:
     """From where views that are being filled go on reading the log, and their names. # D31
 
     Whoever fills one applies the log: if nobody does, a fill was broken off, and whoever fills next begins anew.
     """
-    if not project.views.followed():
+    if not system.views.followed():
         return [], []
-    store = project.views.store
+    store = system.views.store
     names = {plan.cursor_name: plan.name for plan in store.plans.values()}
     filling = {id_of(name): cursor for name, cursor in store.cursors().items() if name.startswith(FILLING)}
     # One that has counted nothing still loads all of history, behind what was in tables when it began.
@@ -283,9 +284,9 @@ def _filling_positions(project: Project) -> tuple[list[dict[str, int]], list[str
     return reading, [names.get(one, one) for one in filling]
 
 
-def _before_strangers(log: Log, partition: str, after: int, cut: int, project: Project) -> tuple[int, list[str]]:
+def _before_strangers(log: Log, partition: str, after: int, cut: int, system: System) -> tuple[int, list[str]]:
     """The cut, lowered to before the first record of a source that is not declared: no table has it."""
-    known = {ERASED, *project.definitions.sources}
+    known = {ERASED, *system.definitions.sources}
     while after < cut:
         records = log.read(partition, after, limit=min(_BATCH, cut - after))
         if not records:
@@ -300,92 +301,90 @@ def _before_strangers(log: Log, partition: str, after: int, cut: int, project: P
     return cut, []
 
 
-def _expire(project: Project, tables: Mapping[str, Table]) -> dict[str, int]:
+def _expire(system: System, tables: Mapping[str, Table]) -> dict[str, int]:
     """Remove events that are not kept any longer; rows by source."""
-    gone, entities = {}, _entities(project)
-    already = kept_from(project.state.catalog)
+    gone, entities = {}, _entities(system)
+    already = kept_from(system.state.catalog)
     for source, table in tables.items():
-        kept_us = _kept_us(project, source)
+        kept_us = _kept_us(system, source)
         if kept_us is None or not isinstance(table, Prunable):
             continue
-        before_us = max((_newest_us(project) - kept_us) // DAY_US * DAY_US, already.get(source, -(2**62)))
+        before_us = max((_newest_us(system) - kept_us) // DAY_US * DAY_US, already.get(source, -(2**62)))
         condition = expired(before_us, entities[source])
         if table.count(condition):
-            note_kept_from(
-                project.state.catalog, source, before_us
-            )  # first: less may be there than this says, not more
+            note_kept_from(system.state.catalog, source, before_us)  # first: less may be there than this says, not more
             gone[source] = table.prune(condition)
     return gone
 
 
-def _entities(project: Project) -> dict[str, list[tuple[str, ...]]]:
+def _entities(system: System) -> dict[str, list[tuple[str, ...]]]:
     """By source, the columns by which views name an entity."""
-    found: dict[str, list[tuple[str, ...]]] = {name: [] for name in project.definitions.sources}
-    for view in views_in_use(project.definitions, project.live.views()):
+    found: dict[str, list[tuple[str, ...]]] = {name: [] for name in system.definitions.sources}
+    for view in views_in_use(system.definitions, system.live.views()):
         found.setdefault(view.source.name, []).append(view.by)
     return found
 
 
-def _kept_us(project: Project, source: str) -> int | None:
+def _kept_us(system: System, source: str) -> int | None:
     """How long events of a source are kept: as the settings say, and as long as a version in service looks back."""
-    kept_us = project.config.retention.events_us(source)
-    need = source_needs(project.definitions, project.live.views()).get(source)
+    kept_us = system.config.retention.events_us(source)
+    need = source_needs(system.definitions, system.live.views()).get(source)
     return kept_us if kept_us is None or need is None else max(kept_us, -(-need.us // DAY_US) * DAY_US)
 
 
-def _closed_before(project: Project) -> dict[str, int]:
+def _closed_before(system: System) -> dict[str, int]:
     """By partition of the prediction log, up to where it may go: old enough, its days closed, learnt from."""
     from trimtab.steering.loop.loop import KIND, Reached
 
-    kept_us = project.config.retention.predictions_us
+    kept_us = system.config.retention.predictions_us
     if kept_us is None:
         return {}
-    before_us = _newest_us(project) - kept_us
-    for name, deployment in project.definitions.deployments.items():
-        record = project.state.catalog.get(KIND, name)
+    before_us = _newest_us(system) - kept_us
+    for name, deployment in system.definitions.deployments.items():
+        record = system.state.catalog.get(KIND, name)
         closed = Reached() if record is None else msgspec.json.decode(record.body, type=Reached)
-        learnt_us = project.clock.now_us() - _LEARNT_WAITS * deployment.model.label.wait_us
+        learnt_us = system.clock.now_us() - _LEARNT_WAITS * deployment.model.label.wait_us
         before_us = min(before_us, closed.closed_until_us, learnt_us)
-    return positions_before(project.state.predictions, before_us)
+    return positions_before(system.state.predictions, before_us)
 
 
-def _quarantined_before(project: Project) -> dict[str, int]:
-    kept_us = project.config.retention.quarantine_us
-    return {} if kept_us is None else positions_before(project.state.quarantine, _newest_us(project) - kept_us)
+def _quarantined_before(system: System) -> dict[str, int]:
+    kept_us = system.config.retention.quarantine_us
+    return {} if kept_us is None else positions_before(system.state.quarantine, _newest_us(system) - kept_us)
 
 
-def _newest_us(project: Project) -> int:
+def _newest_us(system: System) -> int:
     """The greatest append time of events and predictions: ages count from it, so that a clock ahead removes nothing.
 
     Never later than now: the clock may have been ahead once.
     """
     newest = [
         record.appended_at_us
-        for log in (project.state.events, project.state.predictions)
+        for log in (system.state.events, system.state.predictions)
         for partition, last in log.positions().items()
         for record in log.read(partition, max(0, last - 1), limit=1)
     ]
-    truncated = truncation(project.state.catalog)
+    truncated = truncation(system.state.catalog)
     newest += [truncated.newest_us] if truncated.through else []
-    return min(project.clock.now_us(), max(newest, default=0))
+    return min(system.clock.now_us(), max(newest, default=0))
 
 
 def _vacuum(tables: Mapping[str, Table], older_h: int) -> int:
     return sum(table.vacuum(older_h) for table in tables.values() if isinstance(table, Prunable))
 
 
-def _compact(project: Project, tables: Mapping[str, Table]) -> None:
+def _compact(system: System, tables: Mapping[str, Table]) -> None:
     """Merge the files of tables that have many: each run adds one."""
     for source, table in tables.items():
-        if sum(1 for _ in (project.state_folder / "tables" / source).glob("*.parquet")) > _FILES:
+        if sum(1 for _ in (system.state_folder / "tables" / source).glob("*.parquet")) > _FILES:
             table.compact()
 
 
-def kept_longer(project: Project) -> list[str]:
+def kept_longer(system: System) -> list[str]:
     """Sources whose events stay longer than the settings say, because a version in service looks back further."""
-    settings, found = project.config.retention, []
-    for source, need in source_needs(project.definitions, project.live.views()).items():
-        set_us, kept_us = settings.events_us(source), _kept_us(project, source)
+    settings, found = system.config.retention, []
+    for source, need in source_needs(system.definitions, system.live.views()).items():
+        set_us, kept_us = settings.events_us(source), _kept_us(system, source)
         if set_us is not None and kept_us is not None and kept_us > set_us:
             found.append(
                 f"events of {source} are kept for {format_duration(kept_us)} and not for {format_duration(set_us)}, as "
@@ -395,10 +394,10 @@ def kept_longer(project: Project) -> list[str]:
     return found
 
 
-def _differences(project: Project) -> list[str]:
+def _differences(system: System) -> list[str]:
     """What retention makes different: features that saw more than is kept."""
-    settings, notes = project.config.retention, []
-    views = views_in_use(project.definitions, project.live.views())
+    settings, notes = system.config.retention, []
+    views = views_in_use(system.definitions, system.live.views())
     for source, names in lifetime_features(views).items():
         if settings.events_us(source) is not None:
             notes.append(
@@ -414,11 +413,11 @@ def _differences(project: Project) -> list[str]:
     return notes
 
 
-def _growths(project: Project, size: Taken) -> dict[str, float]:
+def _growths(system: System, size: Taken) -> dict[str, float]:
     """Bytes a day of each log, while it still holds what says so; else as the run before found."""
-    last = last_retained(project.state.catalog)
+    last = last_retained(system.state.catalog)
     growths = {} if last is None else dict(last.growth_bytes)
-    state, now_us = project.state, project.clock.now_us()
+    state, now_us = system.state, system.clock.now_us()
     for part, log in (("event log", state.events), ("prediction log", state.predictions)):
         found = log_growth(log, size.parts.get(part, {}), now_us, events=log is state.events)
         if found is not None:
@@ -426,6 +425,6 @@ def _growths(project: Project, size: Taken) -> dict[str, float]:
     return growths
 
 
-def _over(project: Project, size: Taken) -> list[str]:
-    red = over_budget(size.size_bytes, project.config.retention.budget_bytes)
+def _over(system: System, size: Taken) -> list[str]:
+    red = over_budget(size.size_bytes, system.config.retention.budget_bytes)
     return [] if red is None else [red]

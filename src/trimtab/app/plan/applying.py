@@ -17,7 +17,7 @@ from trimtab.features.definitions import View
 from trimtab.steering.ledger import Ledger
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
 
 _LOOK_S = 0.1
 
@@ -38,65 +38,65 @@ class AppliedPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def apply_plan(
-    project: Project, *, actor: str, progress: Callable[[int, int], object] | None, patience_s: float
+    system: System, *, actor: str, progress: Callable[[int, int], object] | None, patience_s: float
 ) -> AppliedPlan:
     """See `Project.apply`."""
-    refused = refusals(project)
+    refused = refusals(system)
     if refused:
         raise Misuse(f"apply: {' '.join(refused)}")
-    decision = _write(project, actor)
-    models = [one.model for one in project.definitions.deployments.values()]
-    filled = _fill(project, [view for model in models for view in model.features.views], progress, patience_s)
-    return AppliedPlan(decision=decision, filled=filled, dropped=drop_unneeded(project, actor))
+    decision = _write(system, actor)
+    models = [one.model for one in system.definitions.deployments.values()]
+    filled = _fill(system, [view for model in models for view in model.features.views], progress, patience_s)
+    return AppliedPlan(decision=decision, filled=filled, dropped=drop_unneeded(system, actor))
 
 
-def apply_first(project: Project) -> Decision | None:
+def apply_first(system: System) -> Decision | None:
     """Apply the definitions of a project of which nothing was applied yet; None when something was."""
-    if AppliedDefinitions(project.state.catalog).now() or refusals(project):
+    if AppliedDefinitions(system.state.catalog).now() or refusals(system):
         return None
     try:
-        return _write(project, "policy", "First use of the project: ")
+        return _write(system, "policy", "First use of the project: ")
     except Conflict:
-        if AppliedDefinitions(project.state.catalog).now():  # by another first use at the same time
+        if AppliedDefinitions(system.state.catalog).now():  # by another first use at the same time
             return None
         raise
 
 
-def drop_unneeded(project: Project, actor: str = "policy") -> list[str]:
+def drop_unneeded(system: System, actor: str = "policy") -> list[str]:
     """Delete online features that nothing needs any more, and say so in the ledger; which views' they were."""
-    views = project.views
+    views = system.views
     gone = views.unneeded()
     if not gone or (views.followed() and not views.follows):
         return []  # the process that applies the log does it at its own tick
-    names = named_views(project, gone)
+    names = named_views(system, gone)
     if not views.drop():
         return []  # another process has begun to apply the log meanwhile: it does so
     said = ", ".join(names)
     cause = f"No version in service, nor what is applied, uses view {said} any more: online features dropped."
-    Ledger(project.state.catalog).record(
-        at_us=project.clock.now_us(), model="*", act="drop", cause=cause, actor=actor, evidence={"views": len(gone)}
+    Ledger(system.state.catalog).record(
+        at_us=system.clock.now_us(), model="*", act="drop", cause=cause, actor=actor, evidence={"views": len(gone)}
     )
     return names
 
 
-def _write(project: Project, actor: str, prefix: str = "") -> Decision | None:
-    applied = AppliedDefinitions(project.state.catalog)
-    before, now = applied.now(), documents(project.declared)
-    models = [one.model for one in project.definitions.deployments.values()]
+def _write(system: System, actor: str, prefix: str = "") -> Decision | None:
+    applied = AppliedDefinitions(system.state.catalog)
+    before, now = applied.now(), documents(system.declared)
+    models = [one.model for one in system.definitions.deployments.values()]
     if {key: one.document for key, one in before.items()} == now:
         return None
-    project.layouts.keep()
+    system.layouts.keep()
     changes = [change_of(key, before.get(key), now.get(key)) for key in dict.fromkeys([*now, *before])]
     counts = {what: sum(change.what == what for change in changes) for what in ("new", "changed", "removed", "noted")}
     cause = f"{prefix}definitions applied: {', '.join(f'{n} {what}' for what, n in counts.items() if n)}."
-    return applied.write(before, now, models, at_us=project.clock.now_us(), cause=cause, actor=actor)
+    return applied.write(before, now, models, at_us=system.clock.now_us(), cause=cause, actor=actor)
 
 
 def _fill(
-    project: Project, views: list[View], progress: Callable[[int, int], object] | None, patience_s: float
+    system: System, views: list[View], progress: Callable[[int, int], object] | None, patience_s: float
 ) -> list[str]:
     """Fill what is not there yet, here or by the process that applies the log; the names of the views filled."""
-    held = project.views
+    held = system.views
     lacking = {view.hash: view for view in views if not held.filled([view])}
     total = len(lacking)
     end_s = time.monotonic() + patience_s

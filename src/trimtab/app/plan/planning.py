@@ -18,7 +18,7 @@ from trimtab.features.online.packed.plan import cursor_name
 from trimtab.registry.protection import CHAMPION
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
     from trimtab.registry import Version
 
 What = Literal["new", "changed", "removed", "noted", "unchanged"]
@@ -103,30 +103,30 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return out if out and not self.is_empty else [*out, "Nothing to do: the project file is what is applied."]
 
 
-def plan_project(project: Project) -> Plan:
+def plan_project(system: System) -> Plan:
     """See `Project.plan`."""
-    now, before = documents(project.declared), AppliedDefinitions(project.state.catalog).now()
+    now, before = documents(system.declared), AppliedDefinitions(system.state.catalog).now()
     changes = [change_of(key, before.get(key), now.get(key)) for key in dict.fromkeys([*now, *before])]
-    refused = refusals(project)
-    dangers = [*_dangers(project, before), *_renames(now, before)]
+    refused = refusals(system)
+    dangers = [*_dangers(system, before), *_renames(now, before)]
     if refused:
         return _plan(before, changes, dangers=dangers, refused=refused)
-    wanted = {name: one.model.features for name, one in project.definitions.deployments.items()}
+    wanted = {name: one.model.features for name, one in system.definitions.deployments.items()}
     return _plan(
         before,
         changes,
-        backfills=list(_backfills(project, wanted)),
-        affected=list(_affected(project, wanted, before)),
-        dropped=_dropped(project, wanted),
+        backfills=list(_backfills(system, wanted)),
+        affected=list(_affected(system, wanted, before)),
+        dropped=_dropped(system, wanted),
         dangers=dangers,
         refused=[],
     )
 
 
-def unapplied(project: Project) -> list[str]:
+def unapplied(system: System) -> list[str]:
     """What of the project file differs from what is applied, `view site` and so on; nothing before the first time."""
-    before = AppliedDefinitions(project.state.catalog).now()
-    now = documents(project.declared)
+    before = AppliedDefinitions(system.state.catalog).now()
+    now = documents(system.declared)
     changed = [key for key, one in now.items() if key not in before or before[key].document.hash != one.hash]
     return [key.replace("/", " ") for key in [*changed, *(before.keys() - now.keys())]] if before else []
 
@@ -168,13 +168,13 @@ def change_of(key: str, before: Applied | None, now: Document | None) -> Change:
     return Change(kind=document.kind, name=document.name, what=what, version=version, changes=changes, notes=notes)
 
 
-def refusals(project: Project) -> list[str]:
+def refusals(system: System) -> list[str]:
     """What of the project file cannot be applied, and what to do instead."""
     found = []
-    for source in project.declared.sources.values():
-        layout = project.layouts.kept(source.name)
+    for source in system.declared.sources.values():
+        layout = system.layouts.kept(source.name)
         wrong = {} if layout is None else retyped(layout, source)
-        if wrong and project.layouts.has_events(source.name):
+        if wrong and system.layouts.has_events(source.name):
             found += [
                 f"source {source.name!r}: column {name!r} is declared {now}, and recorded events hold it as {old}. "
                 f"Declare it {old} and convert it in features, or send the new values as a column of another name."
@@ -183,10 +183,10 @@ def refusals(project: Project) -> list[str]:
     return found
 
 
-def _dangers(project: Project, before: Mapping[str, Applied]) -> Iterator[str]:
-    read = _columns_in_use(project)
-    for name, source in project.declared.sources.items():
-        layout = project.layouts.kept(name)
+def _dangers(system: System, before: Mapping[str, Applied]) -> Iterator[str]:
+    read = _columns_in_use(system)
+    for name, source in system.declared.sources.items():
+        layout = system.layouts.kept(name)
         if layout is None:
             continue  # nothing was recorded
         removed = [c for c in layout.columns if c not in source.declared]
@@ -211,18 +211,18 @@ def _dangers(project: Project, before: Mapping[str, Applied]) -> Iterator[str]:
             )
 
 
-def _columns_in_use(project: Project) -> dict[tuple[str, str], list[str]]:
+def _columns_in_use(system: System) -> dict[tuple[str, str], list[str]]:
     """Which versions in service read a column of a source."""
     found: dict[tuple[str, str], list[str]] = {}
     try:
-        models = list(project.definitions.deployments)
+        models = list(system.definitions.deployments)
     except Misuse:  # a column of another type, which is said elsewhere
         return found
     for model in models:
-        version = project.registry.alias(model, CHAMPION)
+        version = system.registry.alias(model, CHAMPION)
         if version is None:
             continue
-        for view in _views_of(project, version):
+        for view in _views_of(system, version):
             for column in view.columns_read:
                 users = found.setdefault((view.source.name, column), [])
                 if version.name not in users:
@@ -246,13 +246,13 @@ def _renames(now: Mapping[str, Document], before: Mapping[str, Applied]) -> Iter
                 )
 
 
-def _backfills(project: Project, wanted: Mapping[str, FeatureSet]) -> Iterator[Backfill]:
+def _backfills(system: System, wanted: Mapping[str, FeatureSet]) -> Iterator[Backfill]:
     views = {view.hash: view for features in wanted.values() for view in features.views}
-    lacking = [view for view in views.values() if not project.views.filled([view])]
+    lacking = [view for view in views.values() if not system.views.filled([view])]
     if lacking:
-        project.history.refresh()
+        system.history.refresh()
     for view in lacking:
-        frame = project.history.frame(view.source.name)
+        frame = system.history.frame(view.source.name)
         if not frame.rows:
             continue
         windowed = any(one.kind != "latest" for one in view.features.values())
@@ -265,16 +265,16 @@ def _backfills(project: Project, wanted: Mapping[str, FeatureSet]) -> Iterator[B
         )
 
 
-def _affected(project: Project, wanted: Mapping[str, FeatureSet], before: Mapping[str, Applied]) -> Iterator[Affected]:
+def _affected(system: System, wanted: Mapping[str, FeatureSet], before: Mapping[str, Applied]) -> Iterator[Affected]:
     for model in dict.fromkeys([*wanted, *(one.document.name for one in before.values() if _deployed(one))]):
-        version = project.registry.alias(model, CHAMPION)
+        version = system.registry.alias(model, CHAMPION)
         if version is None:
             continue
         if model not in wanted:
             what = "its deployment is removed; a service that is started from now on does not answer for it"
             yield Affected(model=model, version=version.name, what=what)
         elif version.features != wanted[model].hash:
-            changed = _changed_views(_views_of(project, version), wanted[model])
+            changed = _changed_views(_views_of(system, version), wanted[model])
             what = (
                 f"goes on with the definitions that it was trained on{changed} until a version of the new ones is "
                 f"promoted; run: trimtab train {model}"
@@ -286,9 +286,9 @@ def _deployed(one: Applied) -> bool:
     return one.document.kind == "deployment"
 
 
-def _views_of(project: Project, version: Version) -> tuple[View, ...]:
+def _views_of(system: System, version: Version) -> tuple[View, ...]:
     try:
-        return project.live.of(version).views
+        return system.live.of(version).views
     except (Misuse, Corrupt):  # of an earlier trimtab, and changed since
         return ()
 
@@ -299,19 +299,19 @@ def _changed_views(old: Sequence[View], new: FeatureSet) -> str:
     return f" (view {', '.join(names)} as it was)" if names else ""
 
 
-def _dropped(project: Project, wanted: Mapping[str, FeatureSet]) -> list[str]:
+def _dropped(system: System, wanted: Mapping[str, FeatureSet]) -> list[str]:
     """What nothing needs once the plan is applied."""
     needed = {view.hash for features in wanted.values() for view in features.views}
     for model in wanted:
-        for version in project.live.versions(model):
-            needed |= {view.hash for view in _views_of(project, version)}
-    return named_views(project, project.views.unneeded(needed))
+        for version in system.live.versions(model):
+            needed |= {view.hash for view in _views_of(system, version)}
+    return named_views(system, system.views.unneeded(needed))
 
 
-def named_views(project: Project, gone: Sequence[str]) -> list[str]:
+def named_views(system: System, gone: Sequence[str]) -> list[str]:
     """Views by name and address, given how their addresses begin."""
     known = {
-        cursor_name(digest): name for digest, name in AppliedDefinitions(project.state.catalog).view_names().items()
+        cursor_name(digest): name for digest, name in AppliedDefinitions(system.state.catalog).view_names().items()
     }
-    known |= {cursor_name(view.hash): view.name for view in project.views.views}
+    known |= {cursor_name(view.hash): view.name for view in system.views.views}
     return [f"{known.get(one, 'of before')}@{one[:8]}" for one in gone]

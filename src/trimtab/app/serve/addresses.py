@@ -13,13 +13,13 @@ from trimtab.serving.http.requests.access import Access
 from trimtab.serving.http.requests.wire import Receive, Scope, Send
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
     from trimtab.core.records import Prediction
     from trimtab.serving.http.routes.routes import Routes
     from trimtab.serving.http.service import HttpService, More
 
 
-def open_access(project: Project, opened: ExitStack, *, host: str, workers: int) -> Access:
+def open_access(system: System, opened: ExitStack, *, host: str, workers: int) -> Access:
     """Who may ask what, as the project's keys and settings say, also when they change later.
 
     Args:
@@ -28,12 +28,12 @@ def open_access(project: Project, opened: ExitStack, *, host: str, workers: int)
         host: The address that is listened on.
         workers: How many processes answer: each lets its share of a key's rate through.
     """
-    access = Access(required=project.config.serve.require_key, host=host, share=1 / workers)
-    opened.enter_context(KeyWatch(project.keys, access.take))
+    access = Access(required=system.config.serve.require_key, host=host, share=1 / workers)
+    opened.enter_context(KeyWatch(system.keys, access.take))
     return access
 
 
-def open_routes(project: Project, find: Callable[[str, float | None], Prediction]) -> Callable[[HttpService], More]:
+def open_routes(system: System, find: Callable[[str, float | None], Prediction]) -> Callable[[HttpService], More]:
     """Makes the further addresses of a project's service.
 
     Args:
@@ -46,8 +46,8 @@ def open_routes(project: Project, find: Callable[[str, float | None], Prediction
             from trimtab.app.serve.operations import ProjectModels, ProjectRecords
             from trimtab.serving.http.routes.routes import Routes
 
-            models, records = ProjectModels(project), ProjectRecords(project, find)
-            return Routes(models, records, service, document=lambda: openapi_json(project))
+            models, records = ProjectModels(system), ProjectRecords(system, find)
+            return Routes(models, records, service, document=lambda: openapi_json(system))
 
         return _Further(make)
 
@@ -80,25 +80,25 @@ class _Further:
             return self._routes
 
 
-def openapi_json(project: Project) -> bytes:
+def openapi_json(system: System) -> bytes:
     """The OpenAPI document of a project's service."""
     import msgspec
 
-    from trimtab import __version__
     from trimtab.app.inspect.explain import Explanation
+    from trimtab.core.version import VERSION
     from trimtab.serving.http.routes.openapi import Described, ModelSchema, openapi
 
-    definitions = project.definitions
+    definitions = system.definitions
     deployed = [deployment.model for deployment in definitions.deployments.values()]
     views = [view for model in deployed for view in model.features.views]
-    required = project.config.serve.require_key
+    required = system.config.serve.require_key
     described = Described(
-        title=f"{project.config.project.name}, served by trimtab",
-        version=__version__,
+        title=f"{system.config.project.name}, served by trimtab",
+        version=VERSION,
         models=[ModelSchema(model.name, model.request, model.label.class_names) for model in deployed],
         sources=list(definitions.sources.values()),
         entities={view.entity: len(view.by) for view in views},
-        key_required=project.keys.ever() if required is None else required,
+        key_required=system.keys.ever() if required is None else required,
         explanation=Explanation,
     )
     return msgspec.json.encode(openapi(described))

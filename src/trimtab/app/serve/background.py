@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 
 from trimtab.app.inspect.skew_watch import SkewWatch
+from trimtab.app.state.service_failures import KIND, OF_WORKERS, FailureRecord, read_failures
 from trimtab.core.errors import Conflict, NotFound, TrimtabError
 from trimtab.core.time import HOUR_US
 from trimtab.serving.arms.arm_metrics import WRITE_S, ArmMetrics, merge_metrics
-from trimtab.store.ports import Catalog, Put, Record, Remove
+from trimtab.store.ports import Put, Record, Remove
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
     from trimtab.serving.arms.arm_counts import EndpointCounts
     from trimtab.serving.observe.metrics import Metrics
 
@@ -33,16 +34,7 @@ _TICK_S = 60.0
 _SKEW_S = 5.0  # between two looks whether predictions are to be checked
 _ALERTS_S = 5.0  # between two looks at signals
 _GRACE_S = 5.0  # for the rounds under way at the end; what is kept survives being cut off at any point
-KIND = "service"  # of the records in the catalogue
-_OF_WORKERS = "failures/"
 Work: TypeAlias = "Callable[[], object]"
-
-
-class _Noted(msgspec.Struct, frozen=True):
-    """What failed at its last round in one process."""
-
-    by: str = ""  # who began last in its place; nobody else has a say there
-    failures: dict[str, str] = msgspec.field(default_factory=dict)  # by work
 
 
 class BackgroundTasks:
@@ -64,7 +56,7 @@ class BackgroundTasks:
 
     def __init__(
         self,
-        project: Project,
+        system: System,
         *,
         answers: bool = True,
         keeps: bool = True,
@@ -73,19 +65,19 @@ class BackgroundTasks:
     ) -> None:
         self.failures: dict[str, str] = {}  # by work: what its last round said
         self.failed: Counter[str] = Counter()  # rounds, by work
-        _ = project.registry, project.views, project.state.learners  # opened before threads share them
-        self._project = project
-        self._catalog = project.state.catalog
-        self._noted = "failures" if worker is None else f"{_OF_WORKERS}{worker}"
+        _ = system.registry, system.views, system.state.learners  # opened before threads share them
+        self._system = system
+        self._catalog = system.state.catalog
+        self._noted = "failures" if worker is None else f"{OF_WORKERS}{worker}"
         self._name = f"{os.getpid()}-{id(self):x}"  # no two that live have the same
         self._mutex = threading.Lock()
         self._stop = threading.Event()
-        self._names = tuple(project.definitions.deployments) if answers else ()
+        self._names = tuple(system.definitions.deployments) if answers else ()
         self._stands = stands
         self._follow = {**self._following(wait=False), "flag answers": self._flag}
         if answers and not keeps:  # whoever keeps looks where it applies events
-            self._follow["read online features"] = project.state.online.reopen_if_replaced
-        self._figures = ArmMetrics(self._catalog, project.clock, self._counts)
+            self._follow["read online features"] = system.state.online.reopen_if_replaced
+        self._figures = ArmMetrics(self._catalog, system.clock, self._counts)
         self._folded_h = 0
         self._threads = [self._thread("aliases", self._run_following)] if answers else []
         if answers:
@@ -96,35 +88,42 @@ class BackgroundTasks:
             self._keep()
 
     def _keep(self) -> None:
+        from trimtab.app.alerts.alerting import Alerting
         from trimtab.app.keep.retention import retain_when_due  # here: whoever only answers is ready without them
+        from trimtab.app.training.loops import Loops
+        from trimtab.app.training.ticking import tick_all
 
-        project = self._project
-        deployments = project.definitions.deployments
-        teachers = {name: project.teacher(name) for name, one in deployments.items() if one.learn == "online"}
+        system = self._system
+        deployments = system.definitions.deployments
+        teachers = {
+            name: system.part(Loops).teacher(name) for name, one in deployments.items() if one.learn == "online"
+        }
         often: dict[str, Work] = {
-            "look for views": project.views.look,
-            "see the clock": project.state.check_clock,
+            "look for views": system.views.look,
+            "see the clock": system.state.check_clock,
             "fold service figures": self._fold,
             **{f"teach {n}": t.teach for n, t in teachers.items()},
         }
-        ticking: dict[str, Work] = {"tick": project.tick, "retention": partial(retain_when_due, project)}
-        between: dict[str, Work] = {f"read ahead {name}": partial(project.read_ahead, name) for name in deployments}
-        self.skew = SkewWatch(project)
+        ticking: dict[str, Work] = {"tick": partial(tick_all, system), "retention": partial(retain_when_due, system)}
+        between: dict[str, Work] = {
+            f"read ahead {name}": partial(system.part(Loops).read_ahead, name) for name in deployments
+        }
+        self.skew = SkewWatch(system)
         self._threads += [
             self._thread("keeper", partial(self._run, _ROUND_S, often)),
             self._thread("loop", partial(self._run_ticking, ticking, between)),
             self._thread("skew", partial(self._run, _SKEW_S, {"skew": self.skew.check})),
         ]
-        if project.config.alerts.receivers:
-            look = {"alerts": project.alerting.look}
+        if system.config.alerts.receivers:
+            look = {"alerts": system.part(Alerting).look}
             self._threads.append(self._thread("alerts", partial(self._run, _ALERTS_S, look)))
 
     def _counts(self) -> list[EndpointCounts]:
-        return [self._project.served(name).endpoint.counts for name in self._names]
+        return [self._system.served(name).endpoint.counts for name in self._names]
 
     def _fold(self) -> None:
         """Put old service figures together, once an hour."""
-        now_us = self._project.clock.now_us()
+        now_us = self._system.clock.now_us()
         if now_us // HOUR_US != self._folded_h:
             merge_metrics(self._catalog, now_us)
             self._folded_h = now_us // HOUR_US
@@ -153,7 +152,7 @@ class BackgroundTasks:
         """Flag answers while events are not applied."""
         stands = self._stands()
         for name in self._names:
-            self._project.served(name).endpoint.see_applied(stands)
+            self._system.served(name).endpoint.see_applied(stands)
 
     def _following(self, *, wait: bool) -> dict[str, Work]:
         return {f"follow {name}": partial(self._follow_one, name, wait=wait) for name in self._names}
@@ -168,7 +167,7 @@ class BackgroundTasks:
         """Stop after the rounds under way, or without them when they take long: then they end with the process."""
         self._stop.set()
         end_s = time.monotonic() + _GRACE_S
-        for thread in [*self._threads, *self._project.version_memory.threads]:
+        for thread in [*self._threads, *self._system.version_memory.threads]:
             thread.join(max(0.0, end_s - time.monotonic()))
             if thread.is_alive():
                 _logger.warning("%s: still at work, left behind; it is done again at the next start", thread.name)
@@ -242,7 +241,7 @@ class BackgroundTasks:
 
     def _note(self, failures: dict[str, str], *, anew: bool = False) -> None:
         """Let others see what fails; only `anew`, at the beginning, where another one has the place."""
-        body = msgspec.json.encode(_Noted(self._name, failures))
+        body = msgspec.json.encode(FailureRecord(self._name, failures))
         if anew:
             self._catalog.write([Put(KIND, self._noted, body)])
             return
@@ -258,10 +257,10 @@ class BackgroundTasks:
                 self._catalog.write([Remove(KIND, self._noted, found.revision)])
 
     def _is_own(self, record: Record) -> bool:
-        return _read(record).by == self._name
+        return read_failures(record).by == self._name
 
     def _follow_one(self, name: str, *, wait: bool) -> None:
-        served = self._project.served(name)
+        served = self._system.served(name)
         endpoint = served.endpoint
         try:
             served.follow(wait=wait)
@@ -273,25 +272,4 @@ class BackgroundTasks:
             endpoint.fails_to_load = True
             raise
         finally:
-            self._project.make_room()
-
-
-def service_failures(catalog: Catalog) -> dict[str, str]:
-    """What failed at its last round in the processes that serve, by work."""
-    found: dict[str, str] = {}
-    for record in catalog.find(KIND):
-        worker = record.key.removeprefix(_OF_WORKERS)
-        for work, said in _read(record).failures.items():
-            found[work if worker == record.key else f"{work} (worker {worker})"] = said
-    return found
-
-
-def forget_failures(catalog: Catalog, worker: int | None = None) -> None:
-    """Remove what is noted of failures in a worker that is gone, or in every process of a service that is."""
-    keys = [record.key for record in catalog.find(KIND)] if worker is None else [f"{_OF_WORKERS}{worker}"]
-    if keys:
-        catalog.write([Remove(KIND, key) for key in keys])
-
-
-def _read(record: Record) -> _Noted:
-    return msgspec.json.decode(record.body, type=_Noted)
+            self._system.make_room()

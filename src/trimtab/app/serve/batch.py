@@ -28,13 +28,13 @@ from trimtab.store.durable_files import make_folder
 from trimtab.store.file_lock import FileLock
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
 
 _NOBODY = b"\xff"  # a key that no answer has
 
 
 def answer_table(
-    project: Project,
+    system: System,
     model: str,
     requests: Rows,
     *,
@@ -50,7 +50,7 @@ def answer_table(
         raise NotFound(f"--out {out}: there is no folder {out.absolute().parent}. Make it, or name another file.")
     if out is not None and out.exists():
         raise Conflict(f"{out} exists and is not overwritten. Name another file, or remove it.")
-    served = project.served(model)
+    served = system.served(model)
     loaded = served.refresh()
     answering = served.served(loaded)
     request = served.features(loaded).request
@@ -61,46 +61,46 @@ def answer_table(
         raise Misuse(f"{where}: no column {absent[0]!r}, which request {request.name!r} declares. Add it.")
     table = table.select(request.columns)
     name = _batch_name(loaded.version.id, table, at_us, mode)
-    begun = batch_manifest(project.state.catalog, name)
-    made_at_us = project.clock.now_us() if begun is None else begun.made_at_us
+    begun = batch_manifest(system.state.catalog, name)
+    made_at_us = system.clock.now_us() if begun is None else begun.made_at_us
     moments = _moments(request, table, made_at_us) if at_us is None else at_us
     refuse_before(int(np.min(moments, initial=made_at_us)), served.features_from(served.features(loaded)))
     try:
         if mode == "precomputed":
-            project.state.answers.write({}, [_NOBODY])  # takes the right to write now, and not after an hour of scoring
-        with _scoring(project, name) as holder:
+            system.state.answers.write({}, [_NOBODY])  # takes the right to write now, and not after an hour of scoring
+        with _scoring(system, name) as holder:
             manifest = score_table(
                 answering,
                 table,
                 moments,
                 inputs=served.offline(loaded),
                 scorer=served.scorer(loaded),
-                log=project.predictions,
-                catalog=project.state.catalog,
-                clock=VirtualClock(made_at_us) if begun is None else project.clock,
+                log=system.predictions,
+                catalog=system.state.catalog,
+                clock=VirtualClock(made_at_us) if begun is None else system.clock,
                 batch_id=name,
                 holder=holder,
                 mode=mode,
                 progress=progress,
             )
         if mode == "precomputed":
-            served.precomputed.put(_stored(project, request, answering, manifest))
+            served.precomputed.put(_stored(system, request, answering, manifest))
     finally:
         if mode == "precomputed":
-            project.state.answers.release_writer()
+            system.state.answers.release_writer()
     if out is not None:
-        _write(project, manifest, out)
+        _write(system, manifest, out)
     return manifest
 
 
 @contextmanager
-def _scoring(project: Project, name: str) -> Iterator[str]:
+def _scoring(system: System, name: str) -> Iterator[str]:
     """Who scores a batch, known by a file that the system unlocks when its process dies.
 
     So whoever comes next takes a dead process's lease away at once. One that takes longer than this to lock its file
     is not known to be alive, and not taken for dead either before its lease has run out.
     """
-    folder, catalog = project.state.folder / "batches", project.state.catalog
+    folder, catalog = system.state.folder / "batches", system.state.catalog
     try:
         make_folder(folder)
         for path in folder.glob(f"{name}.*.lock"):
@@ -138,17 +138,17 @@ def _moments(request: Request, table: Columns, made_at_us: int) -> NDArray[Any]:
 
 
 def _stored(
-    project: Project, request: Request, served: ServedVersion, manifest: Manifest
+    system: System, request: Request, served: ServedVersion, manifest: Manifest
 ) -> Iterator[tuple[Any, str, str, Answer]]:
     """What the service gives for each row while it is fresh, as the version that scored it says it."""
     names = tuple(request.columns)
-    for part in batch_predictions(manifest, project.predictions):
+    for part in batch_predictions(manifest, system.predictions):
         for p in part:
             row = dict(zip(names, msgspec.msgpack.decode(p.request), strict=True))
             yield row, p.request_id, p.version, shown(p, served)
 
 
-def _write(project: Project, manifest: Manifest, out: Path) -> None:
+def _write(system: System, manifest: Manifest, out: Path) -> None:
     """The answers as a file, whole or not at all.
 
     Raises:
@@ -156,12 +156,12 @@ def _write(project: Project, manifest: Manifest, out: Path) -> None:
     """
     import duckdb
 
-    classes = project.registry.load(manifest.version).artifact.class_names
-    parts = [prediction_columns(part, classes) for part in batch_predictions(manifest, project.predictions)]
+    classes = system.registry.load(manifest.version).artifact.class_names
+    parts = [prediction_columns(part, classes) for part in batch_predictions(manifest, system.predictions)]
     parts = parts or [prediction_columns([], classes)]
     several = ["prediction", *(f"scores.{name}" for name in classes)] if classes else []
     table = Columns.concat(parts).select(["id", "request_id", "model", "version", "at", "score", *several])
-    name = project.registry.get(manifest.version).name  # as every answer says it
+    name = system.registry.get(manifest.version).name  # as every answer says it
     table = table.replace({"version": column("str", [name] * table.rows)})
     if (kind := other_kind(out)) is not None:
         raise Misuse(f"file {out}: is a {kind}, needed is a name for a new file. Give another one.")

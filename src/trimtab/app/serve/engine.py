@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trimtab.app.features.project_spec import ProjectSpec
-from trimtab.app.serve.background import BackgroundTasks, forget_failures
+from trimtab.app.serve.background import BackgroundTasks
 from trimtab.app.serve.grpc import GrpcAddress, check_grpc
-from trimtab.app.serve.service import (
+from trimtab.app.serve.parts import (
     FILL_S,
     limits,
     print_grpc,
@@ -32,6 +32,7 @@ from trimtab.app.serve.service import (
     when_let_go,
 )
 from trimtab.app.serve.worker import WorkerTask, definitions_hash
+from trimtab.app.state.service_failures import forget_failures
 from trimtab.core.clock import ShiftedClock, SystemClock
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.serving.http.server import accepting
@@ -43,7 +44,7 @@ from trimtab.serving.workers.worker_metrics import SharedMetrics, clear
 from trimtab.store.durable_files import make_folder
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
     from trimtab.serving.applier import Applier
 
 NAME = "engine"  # of this process, among the workers
@@ -52,7 +53,7 @@ _logger = logging.getLogger(__name__)
 
 
 def serve_with_workers(
-    project: Project,
+    system: System,
     *,
     host: str,
     port: int,
@@ -68,27 +69,27 @@ def serve_with_workers(
         Unavailable: The port is taken, or no worker can be started.
         Conflict: Another process serves the project.
     """
-    limits(project)  # wrong ones are refused here, and not by every worker
-    tls = tls_of(project)
+    limits(system)  # wrong ones are refused here, and not by every worker
+    tls = tls_of(system)
     if tls is not None:
         tls_context(tls)
-    folder = project.state_folder / FOLDER
-    task = msgspec.structs.replace(_task(project, folder), grpc=grpc)
+    folder = system.state_folder / FOLDER
+    task = msgspec.structs.replace(_task(system, folder), grpc=grpc)
     with ExitStack() as opened:
-        applier = project.views.follow()
-        opened.callback(project.views.release)
+        applier = system.views.follow()
+        opened.callback(system.views.release)
         with suppress(OSError):  # it is said in a moment that the folder cannot be written
             remove_state(folder)
-        forget_failures(project.state.catalog)
+        forget_failures(system.state.catalog)
         listener = opened.enter_context(when_let_go(folder, lambda: listen(host, port)))
         when_let_go(folder, lambda: check_grpc(grpc, tls))
         opened.callback(accepting.end, folder)
         _cleared(folder)  # and not before: whoever is killed meanwhile leaves the trace of workers to the next
         opened.enter_context(applier.start())
-        keeper = BackgroundTasks(project, answers=False)
+        keeper = BackgroundTasks(system, answers=False)
         metrics = SharedMetrics(folder, NAME, task.start)
-        show_engine(project, metrics, applier, keeper)
-        engine = _Engine(project, folder, url_of(listener, host, tls=tls is not None), applier, metrics)
+        show_engine(system, metrics, applier, keeper)
+        engine = _Engine(system, folder, url_of(listener, host, tls=tls is not None), applier, metrics)
         supervisor = Supervisor(
             [sys.executable, "-X", "faulthandler", "-P", "-m", "trimtab.app.serve.worker"],
             lambda slot: msgspec.msgpack.encode(msgspec.structs.replace(task, slot=slot, count=count)),
@@ -116,14 +117,14 @@ class _Engine:
 
     def __init__(
         self,
-        project: Project,
+        system: System,
         folder: Path,
         url: str,
         applier: Applier,
         metrics: SharedMetrics,
     ) -> None:
         self.url = url
-        self._project = project
+        self._system = system
         self._folder = folder
         self._applier = applier
         self._metrics = metrics
@@ -162,7 +163,7 @@ class _Engine:
                     url=self.url,
                     at_us=time.time_ns() // 1_000,
                     workers=workers,
-                    stands_still=what_hinders(self._project, self._applier),
+                    stands_still=what_hinders(self._system, self._applier),
                     stopped=self._applier.failure is not None,
                     start=self._metrics.start,
                 ),
@@ -178,7 +179,7 @@ class _Engine:
         try:
             clear(self._folder, str(slot), pid)
             accepting.left(self._folder, slot)
-            forget_failures(self._project.state.catalog, slot)
+            forget_failures(self._system.state.catalog, slot)
         except Exception as error:  # whoever takes its place writes over it
             _logger.warning("what worker %d left cannot be removed: %s", slot, error)
 
@@ -187,27 +188,27 @@ class _Engine:
         clear(self._folder)
         accepting.end(self._folder)
         remove_state(self._folder)
-        forget_failures(self._project.state.catalog)
+        forget_failures(self._system.state.catalog)
 
 
-def _task(project: Project, folder: Path) -> WorkerTask:
+def _task(system: System, folder: Path) -> WorkerTask:
     ahead_us = None
-    if isinstance(project.clock, ShiftedClock):
-        ahead_us = project.clock.now_us() - time.monotonic_ns() // 1_000
-    elif not isinstance(project.clock, SystemClock):
+    if isinstance(system.clock, ShiftedClock):
+        ahead_us = system.clock.now_us() - time.monotonic_ns() // 1_000
+    elif not isinstance(system.clock, SystemClock):
         raise Misuse(
-            f"workers: a {type(project.clock).__name__} cannot be given to other processes. Serve with workers=1, or "
+            f"workers: a {type(system.clock).__name__} cannot be given to other processes. Serve with workers=1, or "
             "open the project with the system's clock."
         )
     return WorkerTask(
         slot=0,
         count=0,
-        project=ProjectSpec.of(project.config, project.state_folder),
+        project=ProjectSpec.of(system.config, system.state_folder),
         folder=str(folder),
         ahead_us=ahead_us,
         fill_s=FILL_S,
         grace_s=GRACE_S,
-        definitions=definitions_hash(project.definitions),
+        definitions=definitions_hash(system.definitions),
         start=uuid.uuid4().hex,  # not the process id: every container has a process 1
     )
 

@@ -10,7 +10,7 @@ from trimtab.app.online.stored_views import missing
 from trimtab.serving.failures import NotApplied, not_applied
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
     from trimtab.serving.workers.states import ServiceState
 
 _LOOK_S, _LONGEST_LOOK_S = 0.001, 0.02
@@ -29,11 +29,11 @@ class FollowedViews:
 
     def __init__(
         self,
-        project: Project,
+        system: System,
         wake: Callable[[], object],
         told: Callable[[], ServiceState | None] = lambda: None,
     ) -> None:
-        self._project = project
+        self._system = system
         self._nudge = wake
         self._told = told
         self._hashes: frozenset[str] = frozenset()
@@ -46,7 +46,7 @@ class FollowedViews:
             Unavailable: What was stored of them is gone, and not made anew yet.
             Corrupt: It is damaged; the message has the command that mends it.
         """
-        state = self._project.state
+        state = self._system.state
         state.online.reopen_if_replaced()
         return missing(state, self._needed(), positions)
 
@@ -72,7 +72,7 @@ class FollowedViews:
 
     def _needed(self) -> frozenset[str]:
         if time.monotonic() - self._known_s >= _KNOWN_S:
-            self._hashes = frozenset(view.hash for view in self._project.live.views())
+            self._hashes = frozenset(view.hash for view in self._system.live.views())
             self._known_s = time.monotonic()
         return self._hashes
 

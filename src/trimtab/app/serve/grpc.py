@@ -11,7 +11,7 @@ from trimtab.core.errors import Misuse
 from trimtab.serving.http.server.tls import Tls, tls_context
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
     from trimtab.serving.http.service import Beside, HttpService
 
 MakeBeside: TypeAlias = "Callable[[HttpService], Beside]"
@@ -25,13 +25,13 @@ class GrpcAddress(msgspec.Struct, frozen=True):
     shared: bool = False  # by several processes
 
 
-def grpc_address(project: Project, host: str, port: int | None, workers: int) -> GrpcAddress | None:
+def grpc_address(system: System, host: str, port: int | None, workers: int) -> GrpcAddress | None:
     """Where to listen, by an option or the setting; None: nowhere.
 
     Raises:
         Misuse: Several processes would listen on ports of their own.
     """
-    port = project.config.serve.grpc_port if port is None else port
+    port = system.config.serve.grpc_port if port is None else port
     if port is None:
         return None
     if workers > 1 and port == 0:

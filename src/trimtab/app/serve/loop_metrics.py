@@ -17,8 +17,8 @@ from trimtab.serving.observe.log_throttle import ThrottledLogger
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from trimtab.app.project import Project
     from trimtab.app.serve.loop_values import Labels, LoopValues, Samples
+    from trimtab.app.system import System
     from trimtab.serving.observe.metrics import Metrics
 
 _logger = logging.getLogger(__name__)
@@ -57,8 +57,8 @@ class LoopMetrics:
         project: Whose loop.
     """
 
-    def __init__(self, project: Project) -> None:
-        self._project = project
+    def __init__(self, system: System) -> None:
+        self._system = system
         self._mutex = threading.Lock()
         self._values: LoopValues | None = None
         self._samples: Samples = {}
@@ -86,7 +86,7 @@ class LoopMetrics:
     def _refresh(self) -> None:
         """Read again what was written since; where it cannot be read there are no values, rather than old ones."""
         try:
-            mark = self._project.state.catalog.mark()
+            mark = self._system.state.catalog.mark()
             if not self._is_due(mark):
                 return
             self._samples, self._mark, self._failed = self._read(), mark, False
@@ -106,5 +106,5 @@ class LoopMetrics:
                 LoopValues,  # here: it loads NumPy, and a service is ready without it
             )
 
-            self._values = LoopValues(self._project)
+            self._values = LoopValues(self._system)
         return self._values.read()

@@ -15,7 +15,7 @@ from trimtab.steering.loop_state import FREEZE, LoopState
 from trimtab.steering.loop_state import KIND as STATE
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
     from trimtab.monitoring.quality.quality_days import DaySums
     from trimtab.monitoring.quality.watches import MetricValue, Watch
     from trimtab.steering.definitions import Deployment
@@ -40,8 +40,8 @@ class DayValues(msgspec.Struct, frozen=True, kw_only=True):
 class LoopValues:
     """Reads the values; closed days again only after another one was closed."""
 
-    def __init__(self, project: Project) -> None:
-        self._project = project
+    def __init__(self, system: System) -> None:
+        self._system = system
         self._days: dict[str, DayValues] = {}  # by model
 
     def read(self) -> Samples:
@@ -52,9 +52,9 @@ class LoopValues:
             msgspec.MsgspecError: A record is of another trimtab.
         """
         found: Samples = {}
-        frozen = self._project.state.catalog.get(FREEZE, "all") is not None
+        frozen = self._system.state.catalog.get(FREEZE, "all") is not None
         _put(found, "trimtab_loop_frozen", (), frozen)
-        for deployment in self._project.definitions.deployments.values():
+        for deployment in self._system.definitions.deployments.values():
             values = (*self._of_loop(deployment), *self._of_watch(deployment), *self._of_inputs(deployment))
             for name, labels, value in values:
                 _put(found, name, (deployment.name, *labels), value)
@@ -63,11 +63,11 @@ class LoopValues:
         return found
 
     def _of_loop(self, deployment: Deployment) -> Iterator[tuple[str, Labels, float]]:
-        from trimtab.app.training.loop import last_turn
+        from trimtab.app.state.loop_turns import last_turn
         from trimtab.monitoring.quality.quality_signals import KINDS
         from trimtab.monitoring.signals import standing_signals
 
-        catalog, model = self._project.state.catalog, deployment.name
+        catalog, model = self._system.state.catalog, deployment.name
         turn = last_turn(catalog, model)
         ticked_us = None if turn is None else turn.last_tick_us
         yield "trimtab_loop_last_tick_timestamp_seconds", (), (ticked_us or 0) / 1e6
@@ -91,9 +91,9 @@ class LoopValues:
         from trimtab.monitoring.quality.quality import KIND
         from trimtab.monitoring.quality.watches import CALIBRATION, LOSS, Watch
 
-        record = self._project.state.catalog.get(KIND, deployment.name)
+        record = self._system.state.catalog.get(KIND, deployment.name)
         watch = None if record is None else msgspec.json.decode(record.body, type=Watch)
-        champion = self._project.registry.aliases(deployment.name).get(CHAMPION)
+        champion = self._system.registry.aliases(deployment.name).get(CHAMPION)
         if watch is not None and (champion is None or watch.version != champion.version):
             watch = None  # of a version that answers no longer: the next tick moves it
         for kind in (LOSS,) if deployment.model.task == "ranking" else (LOSS, CALIBRATION):
@@ -108,7 +108,7 @@ class LoopValues:
     def _of_inputs(self, deployment: Deployment) -> Iterator[tuple[str, Labels, float]]:
         from trimtab.monitoring.inputs.input_state import KIND, InputWatch
 
-        record = self._project.state.catalog.get(KIND, deployment.name)
+        record = self._system.state.catalog.get(KIND, deployment.name)
         watch = InputWatch() if record is None else msgspec.json.decode(record.body, type=InputWatch)
         for column, now in watch.columns.items():
             if now.distance is not None:
@@ -118,7 +118,7 @@ class LoopValues:
     def _of_days(self, deployment: Deployment) -> Samples:
         from trimtab.steering.loop.loop import KIND, Reached
 
-        catalog, model = self._project.state.catalog, deployment.name
+        catalog, model = self._system.state.catalog, deployment.name
         record = catalog.get(KIND, model)
         known = self._days.get(model)
         if record is None:
@@ -134,14 +134,14 @@ class LoopValues:
 
         back = sorted({days for ages in AGES.values() for days in ages})
         stored = stored_sums(
-            self._project.state.catalog,
+            self._system.state.catalog,
             model,
             [newest_us - DAY_US * days for days in back if newest_us >= DAY_US * days],
         )
         found: Samples = {"trimtab_quality_newest_day_timestamp_seconds": {(model,): newest_us / 1e6}}
         for day in stored:
             if day.day_us == newest_us:
-                labels = model, version_name(self._project, day.version), day.arm
+                labels = model, version_name(self._system, day.version), day.arm
                 for name, value in _newest(day):
                     _put(found, name, labels, value)
         for days in (1, 7):

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from trimtab.app.training.loops import stages_of
 from trimtab.app.versions.alias_moves import Ledgered
 from trimtab.app.versions.arms import ARMS, LedgeredArm
+from trimtab.app.versions.search import search_versions, version_signature
 from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Prediction
@@ -39,36 +41,36 @@ from trimtab.store.ports import Put
 
 if TYPE_CHECKING:
     from trimtab.app.inspect.explain import Explanation
-    from trimtab.app.project import Project
     from trimtab.app.state.definitions import Definitions
+    from trimtab.app.system import System
 
 
 class ProjectModels:
     """`ModelOperations` of a project."""
 
-    def __init__(self, project: Project) -> None:
-        self._project = project
+    def __init__(self, system: System) -> None:
+        self._system = system
 
     def models(self) -> list[ModelShown]:
         """What is deployed."""
-        return [self._model(name) for name in self._project.definitions.deployments]
+        return [self._model(name) for name in self._system.definitions.deployments]
 
     def versions(self, model: str) -> list[VersionShown]:
         """Every version of a model, oldest first."""
         self._known(model)
-        return [_version(found) for found in self._project.versions(model)]
+        return [_version(found) for found in search_versions(self._system, model)]
 
     def version(self, model: str, reference: str) -> VersionShown:
         """One version, with its signature while its artifact is kept."""
         wanted = self._version(model, reference)
-        found = next(one for one in self._project.versions(model) if one.version.id == wanted.id)
-        return _version(found, signature=None if found.removed else self._project.signature(wanted.id))
+        found = next(one for one in search_versions(self._system, model) if one.version.id == wanted.id)
+        return _version(found, signature=None if found.removed else version_signature(self._system, wanted.id))
 
     def page(self, model: str) -> str:
         """A model's quality as a page of HTML."""
         from trimtab.app.inspect.quality_page import quality_page
 
-        return quality_page(self._project, model)
+        return quality_page(self._system, model)
 
     def stages(self, model: str) -> list[StageShown]:
         """The stages of a model's loop: what is done, where it stands, what comes next."""
@@ -79,13 +81,13 @@ class ProjectModels:
 
         return [
             StageShown(name=one.name, state=one.state, since=at(one.since_us), until=at(one.until_us), said=one.said)
-            for one in self._project.stages(model)
+            for one in stages_of(self._system, model)
         ]
 
     def aliases(self, model: str) -> list[AliasShown]:
         """Where the aliases of a model point, by name."""
         self._known(model)
-        registry = self._project.registry
+        registry = self._system.registry
         needs = registry.needs(model)
         return [
             AliasShown(
@@ -105,7 +107,7 @@ class ProjectModels:
         """Point an alias elsewhere; one that says who answers has a row of the ledger, too."""
         self._known(model)
         expected = None if move.expected is None else self._version(model, move.expected, "expected").id
-        version, registry = self._version(model, move.version, "version"), self._project.registry
+        version, registry = self._version(model, move.version, "version"), self._system.registry
         if alias != CHAMPION:  # which needs a record, whatever is said
             check_ungated(f"alias {model}@{alias} to {version.name}", registry.passed_gate(version), move.why)
         return registry.move(
@@ -122,7 +124,7 @@ class ProjectModels:
     def roll_back(self, model: str, alias: str, back: RollBack, *, actor: str) -> AliasMove:
         """Point an alias to where it pointed before, if it still points to what is expected."""
         self._known(model)
-        return self._project.registry.roll_back(
+        return self._system.registry.roll_back(
             model,
             alias,
             why=back.why,
@@ -135,20 +137,20 @@ class ProjectModels:
         """Let the loop make and judge a candidate at its next tick; asked again before, the newest word counts."""
         self._known(model)
         check_reason(f"repair of {model!r}", asked.why)
-        at_us = self._project.clock.now_us()
+        at_us = self._system.clock.now_us()
         requested = Requested(at_us=at_us, actor=actor, why=asked.why.strip())
-        self._project.state.catalog.write([Put(REQUEST, model, msgspec.json.encode(requested))])
+        self._system.state.catalog.write([Put(REQUEST, model, msgspec.json.encode(requested))])
         return RepairAsked(model=model, at_us=at_us, actor=actor, why=requested.why)
 
     def _ledgered(self, alias: str, act: str) -> Ledgered | LedgeredArm | None:
         """What writes the row of the ledger, for an alias that says who answers. # D149"""
         if alias in ARMS:
-            return LedgeredArm(self._project)
-        return Ledgered(self._project, act) if alias == CHAMPION else None
+            return LedgeredArm(self._system)
+        return Ledgered(self._system, act) if alias == CHAMPION else None
 
     def _model(self, name: str) -> ModelShown:
-        project, registry = self._project, self._project.registry
-        deployment, served = project.definitions.deployments[name], project.served(name).endpoint.serving
+        system, registry = self._system, self._system.registry
+        deployment, served = system.definitions.deployments[name], system.served(name).endpoint.serving
         return ModelShown(
             name=name,
             request=deployment.model.request.name,
@@ -160,7 +162,7 @@ class ProjectModels:
         )
 
     def _known(self, model: str) -> None:
-        self._project.definitions.deployment(model)
+        self._system.definitions.deployment(model)
 
     def _version(self, model: str, reference: str | int, field: str = "version") -> Version:
         """A version of a model by its number, name, alias or address."""
@@ -169,7 +171,7 @@ class ProjectModels:
         if text.isdecimal() and len(text) < 10:
             text = f"{model}@{int(text)}"
         try:
-            found = self._project.registry.get(text)
+            found = self._system.registry.get(text)
         except Misuse as error:
             raise InvalidField(str(error), field=field, pointer=f"$.{field}") from error
         if found.model != model:
@@ -185,25 +187,25 @@ class ProjectRecords:
         find: The prediction of an id, as every address of the service finds it: looked for until a moment.
     """
 
-    def __init__(self, project: Project, find: Callable[[str, float | None], Prediction]) -> None:
-        self._project = project
+    def __init__(self, system: System, find: Callable[[str, float | None], Prediction]) -> None:
+        self._system = system
         self._find = find
 
     def features(self, entity: str, key: Sequence[str], model: str | None) -> EntityFeatures:
         """The features of an entity as they stand online, of all views or of those of a model."""
-        project = self._project
+        system = self._system
         if model is None:
-            views = project.live.views()
+            views = system.live.views()
         else:
-            views = list(project.definitions.deployment(model).model.features.views)
-        declared = {view.hash for view in project.definitions.views.values()}
+            views = list(system.definitions.deployment(model).model.features.views)
+        declared = {view.hash for view in system.definitions.views.values()}
         by_name = {view.name: view for view in sorted(views, key=lambda view: view.hash in declared)}
         found = [view for view in by_name.values() if view.entity == entity]
         if not found:
             there = ", ".join(sorted({view.entity for view in by_name.values()})) or "none"
             raise NotFound(f"no view is about {entity!r}. There is: {there}.")
         values = _values(found[0], key)
-        now = read_entity(project.state.online, found, values, project.clock.now_us())
+        now = read_entity(system.state.online, found, values, system.clock.now_us())
         return EntityFeatures(
             entity=entity,
             key=dict(zip(found[0].by, values, strict=True)),
@@ -219,9 +221,9 @@ class ProjectRecords:
 
         Predictions that they name are looked for until `until_s` (`perf_counter`).
         """
-        declared = self._project.definitions.deployment(model).model
+        declared = self._system.definitions.deployment(model).model
         label, key = declared.label, declared.request.key_dtype
-        readers = _readers(self._project.definitions, label)
+        readers = _readers(self._system.definitions, label)
         events = [self._event(model, label, key, row, n, until_s) for n, row in enumerate(rows)]
         for number, event in enumerate(events):
             if lost := [column for column in readers if column not in event]:
@@ -236,7 +238,7 @@ class ProjectRecords:
         """All that led to a prediction."""
         from trimtab.app.inspect.explain import explain_found
 
-        return explain_found(self._project, prediction)
+        return explain_found(self._system, prediction)
 
     def _event(
         self, model: str, label: Label, key: Dtype, row: LabelRow, number: int, until_s: float | None
@@ -260,12 +262,12 @@ class ProjectRecords:
                 )
         request = row.request if row.request is not None else self._request_of(model, row, at, until_s)
         event[label.key] = _key_value(request, key, f"{at}.request")
-        event[source.time] = self._project.clock.now_us() if row.at is None else self._moment(row.at, f"{at}.at")
+        event[source.time] = self._system.clock.now_us() if row.at is None else self._moment(row.at, f"{at}.at")
         return event
 
     def _moment(self, at: str | int, pointer: str) -> int:
         try:
-            return given_time_us(at, pointer, self._project.clock)
+            return given_time_us(at, pointer, self._system.clock)
         except Misuse as error:
             raise InvalidField(str(error), field="at", pointer=pointer) from error
 

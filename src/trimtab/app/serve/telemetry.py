@@ -12,35 +12,35 @@ from trimtab.serving.http.requests.request_record import Sink, Watch
 from trimtab.serving.http.requests.traces import Traces, endpoint_of_environment
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
 
 OFF = "off"
 
 
-def check_watch(project: Project, workers: int) -> None:
+def check_watch(system: System, workers: int) -> None:
     """Refuse here what each of several workers would fail of.
 
     Raises:
         Misuse: Lines of several processes cannot go to standard output.
     """
-    if workers > 1 and project.config.serve.access_log == STANDARD_OUTPUT:
+    if workers > 1 and system.config.serve.access_log == STANDARD_OUTPUT:
         raise Misuse('serve.access_log="-": standard output is for one process. Name a file, or serve with workers=1.')
 
 
-def open_watch(project: Project, opened: ExitStack) -> Watch | None:
+def open_watch(system: System, opened: ExitStack) -> Watch | None:
     """What is told of every request; None where nobody wants to know.
 
     Raises:
         Misuse: Traces need the extra `otel`.
         Unavailable: The access log cannot be written.
     """
-    settings = project.config.serve
+    settings = system.config.serve
     sinks: list[Sink] = []
     if settings.access_log != OFF:
         from trimtab.serving.http.requests.access_log import AccessLog
 
         to_output = settings.access_log == STANDARD_OUTPUT
-        sinks.append(AccessLog(STANDARD_OUTPUT if to_output else project.config.folder / settings.access_log))
+        sinks.append(AccessLog(STANDARD_OUTPUT if to_output else system.config.folder / settings.access_log))
     if settings.traces is not None or endpoint_of_environment(os.environ) is not None:
         sinks.append(Traces(settings.traces))
     return opened.enter_context(Watch(sinks, traced_share=settings.traces_share)) if sinks else None

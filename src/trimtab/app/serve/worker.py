@@ -20,9 +20,9 @@ from trimtab.core.hashing import content_hash
 from trimtab.serving.workers.channel import BEAT, CHANGED, READY, WAKE, Line
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
     from trimtab.app.serve.background import BackgroundTasks
     from trimtab.app.state.definitions import Definitions
+    from trimtab.app.system import System
 
 _LOAD_S, _RETRY_S = 3.0, 0.5
 _OVER_S = 2.0  # beyond the grace, to close what is open
@@ -57,8 +57,8 @@ def main(line_fd: int, listener_fd: int) -> None:
     definitions = _definitions(task.project.config.project_file)
     if definitions_hash(definitions) != task.definitions:
         line.say(CHANGED)
-    with listener, task.project.open(definitions, clock=clock) as project:
-        answer(project, task, line, listener)
+    with listener, task.project.open(definitions, clock=clock) as system:
+        answer(system, task, line, listener)
     leave(0)
 
 
@@ -91,33 +91,33 @@ def _end_alone(grace_s: float) -> None:
     os._exit(1)
 
 
-def answer(project: Project, task: WorkerTask, line: Line, listener: socket.socket) -> None:
+def answer(system: System, task: WorkerTask, line: Line, listener: socket.socket) -> None:
     """Answer what comes in at `listener`, until SIGTERM."""
     from trimtab.app.serve.background import BackgroundTasks
     from trimtab.app.serve.followed_views import FollowedViews
-    from trimtab.app.serve.service import http_service, tls_of
+    from trimtab.app.serve.parts import http_service, tls_of
     from trimtab.serving.http.server.accepting import Connections
     from trimtab.serving.http.server.server import serve
     from trimtab.serving.workers.late_log import LateLog
     from trimtab.serving.workers.states import read_state
     from trimtab.serving.workers.worker_metrics import ArmMetricsWriter, SharedMetrics
 
-    begun = project.state.events.positions()
-    views = FollowedViews(project, lambda: line.say(WAKE), lambda: read_state(Path(task.folder)))
+    begun = system.state.events.positions()
+    views = FollowedViews(system, lambda: line.say(WAKE), lambda: read_state(Path(task.folder)))
     with ExitStack() as opened:
         metrics = SharedMetrics(Path(task.folder), str(task.slot), task.start)
-        keeper = BackgroundTasks(project, keeps=False, worker=task.slot, stands=lambda: _stands(task))
+        keeper = BackgroundTasks(system, keeps=False, worker=task.slot, stands=lambda: _stands(task))
         keeper.show(metrics)
         service = http_service(
-            project,
+            system,
             opened,
-            log=LateLog(project.state.predictions, project.clock),
+            log=LateLog(system.state.predictions, system.clock),
             metrics=metrics,
             host=listener.getsockname()[0],
             workers=task.count,
             wait_applied=views.wait_applied,
             ready=lambda: missing_here(task, views.missing(begun)),
-            beside=grpc_beside(task.grpc, tls_of(project)),
+            beside=grpc_beside(task.grpc, tls_of(system)),
         )
         _load(keeper)
         opened.enter_context(keeper.start())
@@ -130,7 +130,7 @@ def answer(project: Project, task: WorkerTask, line: Line, listener: socket.sock
             connections=Connections(Path(task.folder), task.slot),
             announce=lambda url: line.say(READY),
             beat=lambda: line.say(BEAT),
-            tls=tls_of(project),
+            tls=tls_of(system),
             grace_s=task.grace_s,
             impatient=False,
         )

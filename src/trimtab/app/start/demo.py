@@ -20,15 +20,15 @@ import msgspec
 
 from trimtab.app.inspect.doctor import require
 from trimtab.app.project import Project
-from trimtab.app.start.replay_report import (
+from trimtab.app.replay.replay_report import (
     comparison_lines,
     comparisons,
     months_tables,
     quality_picture,
     write_report,
 )
-from trimtab.app.start.scenario_process import Job, LinesApart, shown_decisions, split
-from trimtab.app.start.scenarios import DEMO_LOOKS_US, lines_of
+from trimtab.app.replay.scenario_process import Job, LinesApart, shown_decisions, split
+from trimtab.app.replay.scenarios import DEMO_LOOKS_US, lines_of
 from trimtab.app.state.definitions import Definitions, load_definitions
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns

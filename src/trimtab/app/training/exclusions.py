@@ -10,20 +10,20 @@ from trimtab.monitoring.inputs.red_windows import RedWindow, red_windows, releas
 from trimtab.steering.ledger import Entry, Ledger
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
 
 ACT = "release"
 
 
-def exclusions(project: Project, model: str | None, *, all_of_them: bool) -> list[RedWindow]:
+def exclusions(system: System, model: str | None, *, all_of_them: bool) -> list[RedWindow]:
     """See `Project.exclusions`."""
-    name = project.definitions.deployment(model).name
-    return red_windows(project.state.catalog, name, released=all_of_them)
+    name = system.definitions.deployment(model).name
+    return red_windows(system.state.catalog, name, released=all_of_them)
 
 
-def release(project: Project, window: str, *, model: str | None, why: str, actor: str) -> RedWindow:
+def release(system: System, window: str, *, model: str | None, why: str, actor: str) -> RedWindow:
     """See `Project.release`."""
-    name, catalog, now_us = project.definitions.deployment(model).name, project.state.catalog, project.clock.now_us()
+    name, catalog, now_us = system.definitions.deployment(model).name, system.state.catalog, system.clock.now_us()
     freed, changes = released(catalog, name, window, why=why, actor=actor, now_us=now_us)
     entry = Entry(
         at_us=now_us,

@@ -21,7 +21,7 @@ from trimtab.registry import LoadedModel, Version
 from trimtab.run import Cancelled, Task, TaskFailed, Workplace
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
 
 _logger = logging.getLogger(__name__)
 _LONGEST_S = 60.0  # that whoever only asks waits for code that is not ours
@@ -83,15 +83,15 @@ def load(argument: bytes, place: Workplace) -> bytes:
         What was found, for people; nothing where there is only one way.
     """
     asked = msgspec.msgpack.decode(argument, type=Asked)
-    with asked.project.open() as project:
-        loaded = project.registry.load(project.registry.get(asked.version))
+    with asked.project.open() as system:
+        loaded = system.registry.load(system.registry.get(asked.version))
         if loaded.row_call is None or not asked.chooses:
             return b""
-        found = project.registry.choose_row_call(loaded, _newest_rows(project, loaded))
+        found = system.registry.choose_row_call(loaded, _newest_rows(system, loaded))
     return b"" if found is None else found.said.encode()
 
 
-def _newest_rows(project: Project, loaded: LoadedModel) -> list[list[float]]:
+def _newest_rows(system: System, loaded: LoadedModel) -> list[list[float]]:
     """The newest rows that the version was made or judged on, as its model reads them; none where they are lost."""
     import numpy as np
 
@@ -100,7 +100,7 @@ def _newest_rows(project: Project, loaded: LoadedModel) -> list[list[float]]:
     version = loaded.version
     try:
         key = loaded.features().request.key
-        rows = load_training_set(version.training_set, project.state.blob, key=key)
+        rows = load_training_set(version.training_set, system.state.blob, key=key)
         newest = np.flatnonzero(rows.usable)[-_TRIED:]
         found: list[list[float]] = loaded.encoding.matrix(rows.features.values.take(newest)).tolist()
     except TrimtabError:  # the golden rows are there in any case

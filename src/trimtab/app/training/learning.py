@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.app.training.training_data import AskedRequest, AskedRequests, decode_requests
+from trimtab.app.data.logged_requests import LoggedRequest, LoggedRequests, decode_requests
 from trimtab.core.errors import Conflict, Corrupt, Unavailable
 from trimtab.core.time import SECOND_US
 from trimtab.features.labels import LabelIndex
@@ -40,11 +40,11 @@ class Teacher:
     version before that wait for their label are encoded anew. Threads may share it.
     """
 
-    def __init__(self, project: System, deployment: Deployment) -> None:
-        self._project = project
+    def __init__(self, system: System, deployment: Deployment) -> None:
+        self._system = system
         self._deployment = deployment
         self._labels = LabelIndex(deployment.model.label)
-        self._asked: AskedRequests | None = None
+        self._asked: LoggedRequests | None = None
         self._taught: set[str] = set()
         self._version = ""
         self._mutex = threading.Lock()
@@ -60,38 +60,38 @@ class Teacher:
             except Conflict:  # another process saves what it has taught just now
                 return 0
             finally:
-                self._project.state.learners.release_writer()
+                self._system.state.learners.release_writer()
 
     def _teach(self) -> int:
-        project, model = self._project, self._deployment.model
-        if project.registry.alias(model.name, CHAMPION) is None:
+        system, model = self._system, self._deployment.model
+        if system.registry.alias(model.name, CHAMPION) is None:
             return 0
-        served = project.served(model.name)
+        served = system.served(model.name)
         loaded = served.refresh()
         learner = served.learner
         if learner is None or learner.name != learner_name(model.name, loaded.version.id):
             return 0  # another version came into service between the two looks: the next round teaches its learner
-        project.state.check_clock()  # else nothing is learnt until the clock has caught up. # D0170
-        now_us = project.clock.now_us()
+        system.state.check_clock()  # else nothing is learnt until the clock has caught up. # D0170
+        now_us = system.clock.now_us()
         until_us = now_us - _GRACE_US
         if loaded.version.id != self._version:
             self._version = loaded.version.id
             self._taught.clear()
             self._asked = None
         if self._asked is None:
-            self._asked = AskedRequests(
+            self._asked = LoggedRequests(
                 msgspec.structs.replace(model, request=served.features(loaded).request),  # as this version knows it
-                project.predictions,
+                system.predictions,
                 since_us=now_us - _WAITS * model.label.wait_us,
                 inputs=True,
-                asked_as=project.live.request_of,
+                asked_as=system.live.request_of,
             )
         self._asked.read()
         begun_us = max(learner.learnt_until_us, loaded.version.cut_us)
         ends_us = _block_ends(learner, begun_us, until_us)
         if not ends_us:
             return 0
-        frames, positions = project.history.moment(project.definitions.sources)
+        frames, positions = system.history.moment(system.definitions.sources)
         self._labels.update(frames[model.label.source.name])
         self._taught.update(key for key, _, _ in self._known(begun_us))
         found: list[tuple[str, int, float]] = []
@@ -101,7 +101,7 @@ class Teacher:
             found += [one for one in known if one[1] > begun_us]
             seen.update(key for key, _, _ in known)
             begun_us = end_us
-        faulty, first = red_windows(project.state.catalog, model.name), self._asked.first
+        faulty, first = red_windows(system.state.catalog, model.name), self._asked.first
         found = [one for one in found if not any(window.covers(first[one[0]].at_us) for window in faulty)]
         inputs, faults = self._encoded([key for key, _, _ in found], loaded)
         examples = [
@@ -153,14 +153,14 @@ class Teacher:
                     raise  # of all of them
         return inputs, faults
 
-    def _offline(self, loaded: LoadedModel) -> Callable[[list[AskedRequest]], dict[str, bytes]]:
+    def _offline(self, loaded: LoadedModel) -> Callable[[list[LoggedRequest]], dict[str, bytes]]:
         """Return what computes the inputs of requests again."""
-        offline = self._project.served(self._deployment.name).offline(loaded)
+        offline = self._system.served(self._deployment.name).offline(loaded)
         names = {view.source.name for view in offline.features.views}
-        declared = names <= self._project.definitions.sources.keys()
-        frames, _ = self._project.history.moment(names) if declared else self._project.views.snapshot(None)
+        declared = names <= self._system.definitions.sources.keys()
+        frames, _ = self._system.history.moment(names) if declared else self._system.views.snapshot(None)
 
-        def compute(predictions: list[AskedRequest]) -> dict[str, bytes]:
+        def compute(predictions: list[LoggedRequest]) -> dict[str, bytes]:
             requests = decode_requests(offline.features.request, [p.request for p in predictions])
             matrix, _ = offline.compute(requests, np.array([p.at_us for p in predictions], np.int64), frames)
             return {p.request_id: row.astype("<f8").tobytes() for p, row in zip(predictions, matrix, strict=True)}

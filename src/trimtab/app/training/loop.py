@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from trimtab.app.features.project_spec import ProjectSpec, executor
 from trimtab.app.state.lease import Lease
+from trimtab.app.state.loop_turns import KIND, Doing, Turn, last_turn
 from trimtab.app.training.fresh_process import loads_in_new_process
 from trimtab.app.training.training_runs import TrainingRuns, Watch
 from trimtab.app.training.training_work import Answered, Asked
@@ -47,29 +48,7 @@ from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
 from trimtab.training.environment import current_environment
 
-KIND = "loop_turn"
-Doing = Literal["tick", "train", "promote", "approve", "reject"]
 _OWN_TIME = ("live", "online", "replay")  # answers that were made when they were asked for
-
-
-class Turn(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest turn of a loop, and how its ticks fare."""
-
-    doing: Doing
-    holder: str  # "process 412 on wheelhouse"
-    began_us: int
-    ended_us: int | None  # None: under way, or its process died
-    last_tick_us: int | None  # the end of the newest tick that went well
-    last_error: str | None  # of the newest tick; None: it went well
-
-
-def last_turn(catalog: Catalog, model: str) -> Turn | None:
-    """The newest turn of a deployment's loop; None: it never had one.
-
-    A loop is ill when `last_error` is not None, or when `last_tick_us` lies far back.
-    """
-    record = catalog.get(KIND, model)
-    return None if record is None else msgspec.json.decode(record.body, type=Turn)
 
 
 class DeploymentLoop:

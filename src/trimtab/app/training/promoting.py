@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from trimtab.app.plan.applying import apply_first
+from trimtab.app.training.loops import Loops
 from trimtab.app.training.training_runs import Watch, refusal
 from trimtab.core.errors import Misuse
 from trimtab.core.records import Decision, GateRecord
@@ -14,7 +16,7 @@ from trimtab.core.time import format_time
 from trimtab.registry.protection import CHAMPION
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
     from trimtab.registry import Version
 
 State = Literal[
@@ -62,20 +64,20 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool
 
 
-def promote_version(project: Project, reference: str, asked: Asked, watch: Watch | None) -> Promotion:
+def promote_version(system: System, reference: str, asked: Asked, watch: Watch | None) -> Promotion:
     """See `Project.promote`."""
-    registry = project.registry
+    registry = system.registry
     version = registry.get(reference)
-    _check_seen(version, asked.seen_until_us, project.clock.now_us())
-    loop = project.loop(version.model)
+    _check_seen(version, asked.seen_until_us, system.clock.now_us())
+    loop = system.part(Loops).loop(version.model)
     seen_until_us = asked.seen_until_us
     if asked.dry_run:
-        if _serves(project, version):
+        if _serves(system, version):
             return Promotion(version=version.name, state="in service already", gate=None, decisions=[])
         gate = loop.judge_stored(version, asked.actor, seen_until_us=seen_until_us, watch=watch)
         state: State = "passes" if gate.passed else "does not pass"
         return Promotion(version=version.name, state=state, gate=gate, decisions=[])
-    project.apply_first()
+    apply_first(system)
     why = asked.why.strip() or "No reason was given."
     decisions = loop.promote(version, asked.actor, why, seen_until_us=seen_until_us, watch=watch)
     last = next((d for d in reversed(decisions) if d.act in _STATES and d.version == version.id), None)
@@ -87,8 +89,8 @@ def promote_version(project: Project, reference: str, asked: Asked, watch: Watch
     )
 
 
-def _serves(project: Project, version: Version) -> bool:
-    champion = project.registry.alias(version.model, CHAMPION)
+def _serves(system: System, version: Version) -> bool:
+    champion = system.registry.alias(version.model, CHAMPION)
     return champion is not None and champion.id == version.id
 
 

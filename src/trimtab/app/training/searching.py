@@ -12,6 +12,7 @@ import msgspec
 from trimtab.app.features.project_spec import ProjectSpec, executor
 from trimtab.app.state.lease import Lease
 from trimtab.app.state.searches import KIND, TRIAL, Searched, SearchRecord, searched, searches
+from trimtab.app.training.loops import Loops
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.hashing import content_hash
 from trimtab.run import Line, Run, StepBegan, StepEnded, Task, Workplace
@@ -22,7 +23,7 @@ from trimtab.training.environment import current_environment
 from trimtab.training.search import Search, Trial, parameters_text, with_budget
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
 
 RUN = "search"
 
@@ -43,7 +44,7 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def search_model(
-    project: Project,
+    system: System,
     name: str | None,
     *,
     trials: int | None,
@@ -52,7 +53,7 @@ def search_model(
     watch: Callable[[Run], object] | None,
 ) -> Searched:
     """See `Project.search`."""
-    deployment = project.definitions.deployment(name)
+    deployment = system.definitions.deployment(name)
     model = deployment.model
     if model.search is None:
         raise Misuse(
@@ -64,12 +65,12 @@ def search_model(
     asked = Asked(
         model=model.name,
         search=with_budget(model.search, trials=trials, time=time),
-        made_by=_made_by(project, model),
-        project=ProjectSpec.of(project.config, project.state_folder),
+        made_by=_made_by(system, model),
+        project=ProjectSpec.of(system.config, system.state_folder),
     )
-    lease = Lease(project.state.catalog, f"search.{model.name}", project.state_folder)
+    lease = Lease(system.state.catalog, f"search.{model.name}", system.state_folder)
     otherwise = f"search of {model.name!r}: another process is at it. See: trimtab runs --model {model.name}"
-    with lease.taken(otherwise), project.recorded.track(RUN, model.name, actor=actor) as run:
+    with lease.taken(otherwise), system.recorded.track(RUN, model.name, actor=actor) as run:
         run.begin()
 
         def hear(event: Any) -> None:
@@ -77,7 +78,7 @@ def search_model(
             if watch is not None:
                 watch(run.run)
 
-        with closing(executor(project.config.training, project.clock, {"project": project})) as place:
+        with closing(executor(system.config.training, system.clock, {"project": system})) as place:
             about = f"search of model {model.name!r}"
             native = "the estimator's library"
             task = Task(f"{__name__}:work", msgspec.msgpack.encode(asked), about=about, native=native)
@@ -87,7 +88,7 @@ def search_model(
                 f"search of {model.name!r}: the project file was changed since this process read it. Open the "
                 "project again."
             )
-        found = searched(project.state.catalog, _record(project, model.name, done.search))
+        found = searched(system.state.catalog, _record(system, model.name, done.search))
         best = found.search.best
         assert best is not None  # of a search that ended
         run.end(
@@ -100,22 +101,22 @@ def search_model(
 def work(argument: bytes, place: Workplace) -> bytes:
     """Search, with the project that is kept here or with one opened for this."""
     asked = msgspec.msgpack.decode(argument, type=Asked)
-    project: Project = place.keep("project", lambda stack: stack.enter_context(asked.project.open()))
-    model = msgspec.structs.replace(project.definitions.deployment(asked.model).model, search=asked.search)
-    if _made_by(project, model) != asked.made_by:
+    system: System = place.keep("project", lambda stack: stack.enter_context(asked.project.open()))
+    model = msgspec.structs.replace(system.definitions.deployment(asked.model).model, search=asked.search)
+    if _made_by(system, model) != asked.made_by:
         return msgspec.msgpack.encode(Answered(search=None))
-    return msgspec.msgpack.encode(Answered(search=_search(project, model, asked, place)))
+    return msgspec.msgpack.encode(Answered(search=_search(system, model, asked, place)))
 
 
-def _search(project: Project, model: Model, asked: Asked, place: Workplace) -> str:
+def _search(system: System, model: Model, asked: Asked, place: Workplace) -> str:
     from trimtab.training.fitting.search_trials import best_trial, run_trials  # here: only who searches loads it
 
-    catalog = project.state.catalog
+    catalog = system.state.catalog
     place.hear(StepBegan("snapshot", None))
-    project.asked_history.refresh()
+    system.asked_history.refresh()
     before = [one for one in searches(catalog, model.name) if one.made_by == asked.made_by and one.ended_us is None]
-    for cut_us in [*(one.cut_us for one in before[-1:]), project.clock.now_us()]:
-        training_set, rows, until_us = project.loop(model.name).searchable(cut_us)
+    for cut_us in [*(one.cut_us for one in before[-1:]), system.clock.now_us()]:
+        training_set, rows, until_us = system.part(Loops).loop(model.name).searchable(cut_us)
         address = content_hash([asked.made_by, address_of_set(training_set), address_of_rows(rows)])
         if any(one.id == address for one in before):  # of an interrupted one, unless its data is gone
             break
@@ -130,11 +131,11 @@ def _search(project: Project, model: Model, asked: Asked, place: Workplace) -> s
         cut_us=training_set.manifest.cut_us,
         until_us=until_us,
         rows=int(rows.sum()),
-        began_us=project.clock.now_us(),
+        began_us=system.clock.now_us(),
         ended_us=None if there is None else _decoded(there.body).ended_us,
         best=None if there is None else _decoded(there.body).best,  # until there is a better one
     )
-    _write(project, record)
+    _write(system, record)
     place.hear(StepBegan("trials", None))
     trials = list(searched(catalog, record).trials)
     if trials:
@@ -154,27 +155,27 @@ def _search(project: Project, model: Model, asked: Asked, place: Workplace) -> s
         training_set,
         rows,
         tuple(trials),
-        seed=project.config.seed,
-        threads=project.config.training.threads,
+        seed=system.config.seed,
+        threads=system.config.training.threads,
         keep=keep,
         progress=lambda share: place.progress(share, 1.0),
         timer=time.monotonic,
     )
     best = best_trial(found)
-    _write(project, msgspec.structs.replace(record, ended_us=project.clock.now_us(), best=best))
+    _write(system, msgspec.structs.replace(record, ended_us=system.clock.now_us(), best=best))
     place.hear(StepEnded("trials", cached=False, attempts=1))
     return address
 
 
-def _made_by(project: Project, model: Model) -> str:
+def _made_by(system: System, model: Model) -> str:
     """The address of all but data and budget that a search depends on."""
     assert model.search is not None  # the caller looked
     where = msgspec.to_builtins(current_environment())
-    return content_hash([model.hash, model.search.hash, project.config.seed, project.config.training.threads, where])
+    return content_hash([model.hash, model.search.hash, system.config.seed, system.config.training.threads, where])
 
 
-def _record(project: Project, model: str, address: str) -> SearchRecord:
-    record = project.state.catalog.get(KIND, f"{model}/{address}")
+def _record(system: System, model: str, address: str) -> SearchRecord:
+    record = system.state.catalog.get(KIND, f"{model}/{address}")
     assert record is not None  # it was just written
     return _decoded(record.body)
 
@@ -183,5 +184,5 @@ def _decoded(body: bytes) -> SearchRecord:
     return msgspec.json.decode(body, type=SearchRecord)
 
 
-def _write(project: Project, record: SearchRecord) -> None:
-    project.state.catalog.write([Put(KIND, f"{record.model}/{record.id}", msgspec.json.encode(record))])
+def _write(system: System, record: SearchRecord) -> None:
+    system.state.catalog.write([Put(KIND, f"{record.model}/{record.id}", msgspec.json.encode(record))])

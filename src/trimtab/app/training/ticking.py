@@ -9,10 +9,11 @@ import msgspec
 
 from trimtab.app.alerts.alerting import alert_after_tick
 from trimtab.app.state.lost_records import note_read
+from trimtab.app.training.loops import Loops
 from trimtab.core.records import Decision
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
 
 
 class Ticked(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,35 +24,35 @@ class Ticked(msgspec.Struct, frozen=True, kw_only=True):
     at_work: str | None = None  # who is at work on it, so that nothing was looked at; None: it was looked at
 
 
-def tick_all(project: Project, watch: Callable[[Ticked], object] | None = None) -> list[Decision]:
+def tick_all(system: System, watch: Callable[[Ticked], object] | None = None) -> list[Decision]:
     """See `Project.tick`."""
-    project.state.check_clock()  # days that are still to come would be closed. # D0170
+    system.state.check_clock()  # days that are still to come would be closed. # D0170
     decisions: list[Decision] = []
     failed: list[Exception] = []
-    for name in project.definitions.deployments:
+    for name in system.definitions.deployments:
         try:
-            ticked = _tick(project, name)
+            ticked = _tick(system, name)
         except Exception as error:  # whatever a user's code raises; raised below, and noted by the loop
             failed.append(error)
             continue
         decisions += ticked.decisions
         if watch is not None:
             watch(ticked)
-    alert_after_tick(project)
+    alert_after_tick(system)
     if failed:
         for other in failed[1:]:
             failed[0].add_note(f"Another deployment failed too: {other}")
         raise failed[0]
     from trimtab.app.plan.applying import drop_unneeded
 
-    drop_unneeded(project)
-    note_read(project.state)
+    drop_unneeded(system)
+    note_read(system.state)
     return decisions
 
 
-def _tick(project: Project, name: str) -> Ticked:
-    if project.definitions.deployments[name].learn == "online":
-        project.teacher(name).teach()
+def _tick(system: System, name: str) -> Ticked:
+    if system.definitions.deployments[name].learn == "online":
+        system.part(Loops).teacher(name).teach()
     busy: list[str] = []
-    decisions = project.loop(name).tick(busy.append)
+    decisions = system.part(Loops).loop(name).tick(busy.append)
     return Ticked(model=name, decisions=decisions, at_work=busy[0] if busy else None)

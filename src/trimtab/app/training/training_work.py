@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import Literal, Protocol
 
 import msgspec
@@ -52,24 +51,14 @@ class Worker(Protocol):
 def task(asked: Asked) -> Task:
     """The task that does what is asked."""
     about = f"training of model {asked.model!r}"
-    return Task(f"{__name__}:work", msgspec.msgpack.encode(asked), about=about, native="the estimator's library")
+    return Task(
+        "trimtab.app.training.training_child:work",
+        msgspec.msgpack.encode(asked),
+        about=about,
+        native="the estimator's library",
+    )
 
 
 def answer(task_result: bytes) -> Answered:
     """What a task gave."""
     return msgspec.msgpack.decode(task_result, type=Answered)
-
-
-def work(argument: bytes, place: Workplace) -> bytes:
-    """Do what is asked: with the loop that is kept here, or with one of a project opened for this."""
-    asked = msgspec.msgpack.decode(argument, type=Asked)
-    worker: Worker = place.keep("loop", lambda stack: _opened(asked, stack))
-    if worker.deployment_hash != asked.deployment:
-        return msgspec.msgpack.encode(Answered(changed=True))
-    return msgspec.msgpack.encode(worker.work(asked, place))
-
-
-def _opened(asked: Asked, stack: ExitStack) -> Worker:
-    loop = stack.enter_context(asked.project.open()).loop(asked.model)
-    loop.catch_up()
-    return loop

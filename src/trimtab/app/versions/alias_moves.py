@@ -12,7 +12,7 @@ from trimtab.steering.ledger import Entry, Evidence, Ledger
 from trimtab.store.ports import Append, Put, Remove
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
 
 NO_REASON = "No reason was given."
 
@@ -27,16 +27,16 @@ class Ledgered:
 
     decision: Decision  # the row, once it is written
 
-    def __init__(self, project: Project, act: str) -> None:
-        self._project = project
+    def __init__(self, system: System, act: str) -> None:
+        self._system = system
         self._act = act
 
     def __call__(self, row: AliasMove, changes: Sequence[Put | Append | Remove]) -> None:
         """Write both or neither."""
-        self.decision = write_row(self._project, row, changes, self._act, self._evidence(row))
+        self.decision = write_row(self._system, row, changes, self._act, self._evidence(row))
 
     def _evidence(self, row: AliasMove) -> Evidence:
-        named = self._project.registry.get
+        named = self._system.registry.get
         return {
             **({} if row.previous is None else {"from": named(row.previous).name}),
             "to": named(row.version).name,
@@ -45,7 +45,7 @@ class Ledgered:
 
 
 def write_row(
-    project: Project, row: AliasMove, changes: Sequence[Put | Append | Remove], act: str, evidence: Evidence
+    system: System, row: AliasMove, changes: Sequence[Put | Append | Remove], act: str, evidence: Evidence
 ) -> Decision:
     """Make changes and write the ledger's row of a move."""
     entry = Entry(
@@ -58,11 +58,11 @@ def write_row(
         version=row.version,
         replaced=row.previous,
     )
-    return Ledger(project.state.catalog).write([entry], changes)[0]
+    return Ledger(system.state.catalog).write([entry], changes)[0]
 
 
-def roll_back(project: Project, model: str, *, why: str, actor: str) -> Decision:
+def roll_back(system: System, model: str, *, why: str, actor: str) -> Decision:
     """See `Project.roll_back`."""
-    name, ledgered = project.definitions.deployment(model).name, Ledgered(project, "roll_back")
-    project.registry.roll_back(name, CHAMPION, why=why or NO_REASON, actor=actor, together=ledgered)
+    name, ledgered = system.definitions.deployment(model).name, Ledgered(system, "roll_back")
+    system.registry.roll_back(name, CHAMPION, why=why or NO_REASON, actor=actor, together=ledgered)
     return ledgered.decision

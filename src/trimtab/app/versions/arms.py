@@ -18,18 +18,18 @@ from trimtab.steering.ledger import Evidence
 from trimtab.store.ports import Append, Put, Record, Remove
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
 
 ARMS = (CANARY, SHADOW)
 _ATTEMPTS = 20  # others set arms of the same model
 
 
-def set_arm(project: Project, reference: str, arm: str, *, share: float, why: str, actor: str) -> Decision:
+def set_arm(system: System, reference: str, arm: str, *, share: float, why: str, actor: str) -> Decision:
     """See `Project.set_arm`."""
     if arm not in ARMS:
         raise Misuse(f"arm {arm!r}: there is none such. Give one of: {', '.join(ARMS)}.")
-    catalog, registry = project.state.catalog, project.registry
-    name, reason = project.definitions.deployment(reference.partition("@")[0]).name, why or NO_REASON
+    catalog, registry = system.state.catalog, system.registry
+    name, reason = system.definitions.deployment(reference.partition("@")[0]).name, why or NO_REASON
     for _ in range(_ATTEMPTS):
         before, unmoved = catalog.get(KIND, name), registry.touch(name, arm)
         there = registry.aliases(name).get(arm)  # read last: what changes any of them from here on is a conflict
@@ -38,10 +38,10 @@ def set_arm(project: Project, reference: str, arm: str, *, share: float, why: st
         version = registry.get(reference if there is None or "@" in reference else there.version)
         if arm == CANARY and share > 0.0:  # a shadow answers nobody
             check_ungated(f"arm {version.name} as {arm}", registry.passed_gate(version), why)
-        ledgered = LedgeredArm(project, share)
+        ledgered = LedgeredArm(system, share)
         try:
             if there is not None and there.version == version.id:
-                said = {"previous": there.version, "at_us": project.clock.now_us(), "why": reason, "actor": actor}
+                said = {"previous": there.version, "at_us": system.clock.now_us(), "why": reason, "actor": actor}
                 ledgered.write(msgspec.structs.replace(there, **said), [unmoved], before)
             else:
                 registry.move(
@@ -72,13 +72,13 @@ class LedgeredArm:
 
     decision: Decision  # the row, once it is written
 
-    def __init__(self, project: Project, share: float | None = None) -> None:
-        self._project = project
+    def __init__(self, system: System, share: float | None = None) -> None:
+        self._system = system
         self._share = share
 
     def __call__(self, row: AliasMove, changes: Sequence[Put | Append | Remove]) -> None:
         """Write all or nothing."""
-        self.write(row, changes, self._project.state.catalog.get(KIND, row.model))
+        self.write(row, changes, self._system.state.catalog.get(KIND, row.model))
 
     def write(self, row: AliasMove, changes: Sequence[Put | Append | Remove], before: Record | None) -> None:
         """Write all or nothing, if the record of the shares is what it was before."""
@@ -87,9 +87,9 @@ class LedgeredArm:
             shares = msgspec.structs.replace(shares, **{row.alias: self._share})
         revision = 0 if before is None else before.revision
         kept = Put(KIND, row.model, msgspec.json.encode(shares), expected=revision)
-        version = self._project.registry.get(row.version).name
+        version = self._system.registry.get(row.version).name
         evidence: Evidence = {"arm": row.alias, "share": getattr(shares, row.alias), "version": version}
-        self.decision = write_row(self._project, row, [*changes, kept], "set_arm", evidence)
+        self.decision = write_row(self._system, row, [*changes, kept], "set_arm", evidence)
 
 
 def _evidence(registry: Registry, model: str, arm: str, version: Version) -> GateRecord | None:

@@ -12,13 +12,13 @@ from trimtab.run import forget_step, orphaned_steps
 from trimtab.steering.ledger import Ledger
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
     from trimtab.registry.collecting.collector import Collection, Keep, Reason
 
 _ADDRESS_DIGITS = 64
 
 
-def collect_garbage(project: Project, *, dry_run: bool, keep: Keep, searches: int, why: str, actor: str) -> Collection:
+def collect_garbage(system: System, *, dry_run: bool, keep: Keep, searches: int, why: str, actor: str) -> Collection:
     """What goes and what stays, with the reasons; unless it is only asked for, what goes is gone.
 
     Searches and finished steps go first, so that the blobs that they named go with the rest. # D106
@@ -31,18 +31,18 @@ def collect_garbage(project: Project, *, dry_run: bool, keep: Keep, searches: in
 
     if searches < 1:
         raise Misuse(f"collection: searches={searches}. At least the newest search of a model stays: give 1 or more.")
-    catalog, before_us = project.state.catalog, project.clock.now_us() - keep.youngest_us
-    old = old_searches(catalog, newest=searches, keep=_searches_in_use(project), before_us=before_us)
-    steps = orphaned_steps(catalog, project.recorded.all(), kind="train", before_us=before_us)
+    catalog, before_us = system.state.catalog, system.clock.now_us() - keep.youngest_us
+    old = old_searches(catalog, newest=searches, keep=_searches_in_use(system), before_us=before_us)
+    steps = orphaned_steps(catalog, system.recorded.all(), kind="train", before_us=before_us)
     forgotten = [Forgotten("search", f"{one.model}/{one.id}", one.ended_us or one.began_us) for one in old]
     forgotten += [Forgotten("step", f"{one.name}/{one.inputs_hash}", one.finished_at_us) for one in steps]
     collector = Collector(
-        project.state.catalog,
-        project.state.blob,
-        clock=project.clock,
+        system.state.catalog,
+        system.state.blob,
+        clock=system.clock,
         actor=actor,
         keep=keep,
-        also=_by_version(_of_ledger(project, keep), _of_predictions(project)),
+        also=_by_version(_of_ledger(system, keep), _of_predictions(system)),
         forgotten=forgotten,
     )
     if dry_run:
@@ -53,12 +53,12 @@ def collect_garbage(project: Project, *, dry_run: bool, keep: Keep, searches: in
     return collector.collect(why=why)
 
 
-def _searches_in_use(project: Project) -> set[str]:
+def _searches_in_use(system: System) -> set[str]:
     """Those that chose the parameters of a version, whose page shows their trials, or would of the next training."""
-    registry = project.registry
+    registry = system.registry
     chosen = [version.chosen for model in registry.models() for version in registry.versions(model)]
-    deployments = project.definitions.deployments.values()
-    chosen += [with_chosen(project.state.catalog, one).model.chosen for one in deployments]
+    deployments = system.definitions.deployments.values()
+    chosen += [with_chosen(system.state.catalog, one).model.chosen for one in deployments]
     return {one.search for one in chosen if one is not None}
 
 
@@ -66,12 +66,12 @@ def _by_version(*found: dict[str, Reason]) -> dict[str, Sequence[Reason]]:
     return {version: [one[version] for one in found if version in one] for version in {*found[0], *found[1]}}
 
 
-def _of_ledger(project: Project, keep: Keep) -> dict[str, Reason]:
+def _of_ledger(system: System, keep: Keep) -> dict[str, Reason]:
     """By version, the newest ledger row that names it."""
     from trimtab.registry.collecting.collector import Reason
 
-    now_us, found = project.clock.now_us(), {}
-    for row in Ledger(project.state.catalog).rows():
+    now_us, found = system.clock.now_us(), {}
+    for row in Ledger(system.state.catalog).rows():
         if keep.evidence_us is not None and now_us - row.at_us > keep.evidence_us:
             continue
         for named in (row.version, row.replaced, *row.evidence.values()):
@@ -81,12 +81,12 @@ def _of_ledger(project: Project, keep: Keep) -> dict[str, Reason]:
     return found
 
 
-def _of_predictions(project: Project) -> dict[str, Reason]:
+def _of_predictions(system: System) -> dict[str, Reason]:
     """By version, how many of its answers are still kept."""
     from trimtab.registry.collecting.collector import Reason
 
     counts: Counter[str] = Counter()
-    for block in project.predictions.scan():
+    for block in system.predictions.scan():
         counts.update(prediction.version for prediction in block)
     frees = "[retention] predictions, and trimtab retain"
     return {

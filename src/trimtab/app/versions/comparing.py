@@ -13,6 +13,7 @@ from trimtab.app.features.feature_runs import run_of_model
 from trimtab.app.state.documents import Part, expression_words, part_differences, phrase_of, words_of
 from trimtab.app.state.retention_needs import features_from_us, labels_from_us
 from trimtab.app.state.state import kept_from
+from trimtab.app.training.loops import Loops
 from trimtab.app.versions.evaluation_page import evaluation_of
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.hashing import content_hash
@@ -37,7 +38,7 @@ from trimtab.training.data.sets import numbered_lists, whole_lists
 from trimtab.training.fitting.classes import aligned
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
     from trimtab.core.columns.data import Columns
     from trimtab.registry.describing.compare import Floats
     from trimtab.training.definitions import Model
@@ -46,18 +47,18 @@ _MOVED_UNITS = 0.05  # from which on an answer counts as moved: 5 points of a ch
 
 
 def compare_versions(
-    project: Project, one: str, other: str, *, window_us: int | None, moved_by: float | None
+    system: System, one: str, other: str, *, window_us: int | None, moved_by: float | None
 ) -> Comparison:
     """See `Project.compare`."""
-    sides = _record(project, one), _record(project, other)
+    sides = _record(system, one), _record(system, other)
     try:
-        features = feature_changes(project.live.of(sides[0].version), project.live.of(sides[1].version))
+        features = feature_changes(system.live.of(sides[0].version), system.live.of(sides[1].version))
     except Misuse as error:  # of an earlier trimtab, which stored no definitions
         features = [FeatureChange(name="all", what="changed", words=f"not known: {error}")], 0
     predictions, why = None, ""
     if window_us is not None and sides[0].version.model == sides[1].version.model:
         try:
-            predictions = _answers(project, sides, window_us, moved_by)
+            predictions = _answers(system, sides, window_us, moved_by)
         except (NotFound, Misuse, Conflict, Corrupt, Unavailable) as error:  # the rest is worth telling all the same
             why = str(error)
     return compare(*sides, features=features, predictions=predictions, not_scored=why)
@@ -105,16 +106,16 @@ def feature_changes(one: FeatureSet, other: FeatureSet) -> tuple[list[FeatureCha
     return found, same
 
 
-def _record(project: Project, reference: str) -> Record:
-    version = project.registry.as_known(project.registry.get(reference))
+def _record(system: System, reference: str) -> Record:
+    version = system.registry.as_known(system.registry.get(reference))
     try:
-        evaluation = evaluation_of(project.registry, project.state.blob, version)
+        evaluation = evaluation_of(system.registry, system.state.blob, version)
     except NotFound:
         evaluation = None
     try:
-        return record_of(version, project.state.blob, evaluation)
+        return record_of(version, system.state.blob, evaluation)
     except NotFound:
-        project.registry.load(version)  # says who removed it, and when
+        system.registry.load(version)  # says who removed it, and when
         raise
 
 
@@ -172,14 +173,14 @@ class _Asked(msgspec.Struct, frozen=True, eq=False):
 
 
 def _answers(
-    project: Project, sides: tuple[Record, Record], window_us: int, moved_by: float | None
+    system: System, sides: tuple[Record, Record], window_us: int, moved_by: float | None
 ) -> PredictionComparison:
     versions = sides[0].version, sides[1].version
-    model = project.definitions.models.get(versions[0].model)
+    model = system.definitions.models.get(versions[0].model)
     if model is None:
         raise NotFound(f"model {versions[0].model!r} is declared no more: there is no label to judge it by.")
-    asked = _labelled(project, model, versions, window_us)
-    scores = [_scores(project, model, version, asked) for version in versions]
+    asked = _labelled(system, model, versions, window_us)
+    scores = [_scores(system, model, version, asked) for version in versions]
     names = [side.artifact.class_names for side in sides]
     if names[0] != names[1]:
         scores[1] = aligned(scores[1], names[1], names[0], f"compare {versions[0].name} and {versions[1].name}")
@@ -202,14 +203,14 @@ def _answers(
     )
 
 
-def _labelled(project: Project, model: Model, versions: tuple[Version, Version], window_us: int) -> _Asked:
+def _labelled(system: System, model: Model, versions: tuple[Version, Version], window_us: int) -> _Asked:
     """The newest requests whose labels are final, as far as both versions' features can be computed for them."""
-    now_us, wait_us = project.clock.now_us(), model.label.wait_us
-    kept = kept_from(project.state.catalog)
-    from_us = max(labels_from_us(model, kept), *(features_from_us(project.live.of(v), kept) for v in versions))
+    now_us, wait_us = system.clock.now_us(), model.label.wait_us
+    kept = kept_from(system.state.catalog)
+    from_us = max(labels_from_us(model, kept), *(features_from_us(system.live.of(v), kept) for v in versions))
     plain = msgspec.structs.replace(model, rows="history")
-    with run_of_model(project, plain) as opened:
-        requests, at_us = project.living_data().requests(plain, opened.frames[model.request.name], now_us)
+    with run_of_model(system, plain) as opened:
+        requests, at_us = system.part(Loops).living_data().requests(plain, opened.frames[model.request.name], now_us)
         labels = LabelIndex(model.label)
         labels.update(opened.frames[model.label.source.name])
         found = labels.join(requests[model.request.key].to_list(), at_us, now_us)
@@ -230,7 +231,7 @@ def _labelled(project: Project, model: Model, versions: tuple[Version, Version],
     return _Asked(requests.take(chosen), at_us[chosen], found.values[chosen], None if lists is None else lists[chosen])
 
 
-def _scores(project: Project, model: Model, version: Version, asked: _Asked) -> Floats:
-    loaded = project.registry.load(version)
-    features = project.living_data().features_of(model, project.live.of(version), asked.requests, asked.at_us)
+def _scores(system: System, model: Model, version: Version, asked: _Asked) -> Floats:
+    loaded = system.registry.load(version)
+    features = system.part(Loops).living_data().features_of(model, system.live.of(version), asked.requests, asked.at_us)
     return np.asarray(loaded.predict(loaded.encoding.matrix(features.values)), np.float64)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from trimtab.app.training.loops import Loops
 from trimtab.app.versions.alias_moves import Ledgered
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import format_duration, format_time
@@ -28,7 +29,7 @@ from trimtab.training.judge.evaluation import Evaluation, evaluate, save_evaluat
 from trimtab.training.runtimes.ports import Trust
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
     from trimtab.training.definitions import Model
     from trimtab.training.fitting.fitted import Fitted
 
@@ -48,11 +49,11 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     seen_until_us: int | None
 
 
-def import_version(project: Project, path: Path, name: str, asked: Asked) -> Version:
+def import_version(system: System, path: Path, name: str, asked: Asked) -> Version:
     """See `Project.import_model`."""
-    model = project.definitions.models.get(name)
+    model = system.definitions.models.get(name)
     if model is None:
-        declared = ", ".join(project.definitions.models) or "none"
+        declared = ", ".join(system.definitions.models) or "none"
         raise NotFound(f"import {path.name}: model {name!r} is not declared. There are: {declared}.")
     if asked.first:
         check_ungated(f"import {path.name} as the first champion", None, asked.why)
@@ -63,7 +64,7 @@ def import_version(project: Project, path: Path, name: str, asked: Asked) -> Ver
             f"import {path.name}: nothing says that it answers as it should. Give golden rows (rows of its inputs with "
             'the scores that it must give), or window="14d" to score it on the newest labelled rows.'
         )
-    cut_us = project.clock.now_us() if asked.seen_until_us is None else asked.seen_until_us
+    cut_us = system.clock.now_us() if asked.seen_until_us is None else asked.seen_until_us
     told, found = [], None
     with ModelProcess(given) as process:
         fitted, named = imported_model(
@@ -73,44 +74,44 @@ def import_version(project: Project, path: Path, name: str, asked: Asked) -> Ver
             fitted = with_golden(fitted, golden_matrix(fitted, golden, process.answer))
             told.append(f"{len(golden.rows):,} golden rows")
         if asked.window_us is not None:
-            fitted, found = _scored(project, path.name, model, fitted, asked.window_us, process.answer)
+            fitted, found = _scored(system, path.name, model, fitted, asked.window_us, process.answer)
     evaluation = None
     if found is not None:
         start, end = format_time(found.start_us)[:10], format_time(found.end_us)[:10]
         told.append(f"{found.rows:,} labelled rows from {start} to {end}")
-        evaluation = save_evaluation(found, project.state.blob)
-    version = project.registry.register(
+        evaluation = save_evaluation(found, system.state.blob)
+    version = system.registry.register(
         fitted,
-        training_set=save_no_set(model, project.state.blob),
+        training_set=save_no_set(model, system.state.blob),
         evaluation=evaluation,
         imported=provenance(given, named=named, golden=" and ".join(told), window_us=asked.window_us),
         actor=asked.actor,
     )
     check_same(version, f"import {path.name}", seen_until_us=asked.seen_until_us, window_us=asked.window_us)
     if asked.first:
-        _put_in_service(project, version, asked)
+        _put_in_service(system, version, asked)
     return version
 
 
-def _put_in_service(project: Project, version: Version, asked: Asked) -> None:
+def _put_in_service(system: System, version: Version, asked: Asked) -> None:
     """Make it the first champion, and write down who did so: both or neither, and once is as good as twice."""
-    project.registry.move(
+    system.registry.move(
         version.model,
         CHAMPION,
         version,
         first=True,
         why=asked.why,
         actor=asked.actor,
-        together=Ledgered(project, ACT),
+        together=Ledgered(system, ACT),
     )
 
 
 def _scored(
-    project: Project, file: str, model: Model, fitted: Fitted, window_us: int, first: First
+    system: System, file: str, model: Model, fitted: Fitted, window_us: int, first: First
 ) -> tuple[Fitted, Evaluation]:
     """The model with golden predictions, of the window's rows where it has none, and its evaluation on them."""
     plain = msgspec.structs.replace(model, rows="history")
-    built = project.living_data().training_set(plain, cut_us=project.clock.now_us())
+    built = system.part(Loops).living_data().training_set(plain, cut_us=system.clock.now_us())
     if not built.usable.any():
         raise Misuse(
             f"import {file}: no request of {model.request.name!r} has a final label, so it cannot be scored. Ingest "

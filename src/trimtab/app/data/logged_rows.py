@@ -18,7 +18,7 @@ from trimtab.store.ports import Blob
 from trimtab.training.fitting.artifact import decode_artifact
 
 if TYPE_CHECKING:
-    from trimtab.app.training.training_data import AskedRequest
+    from trimtab.app.data.logged_requests import LoggedRequest
 
 EncodingOf = Callable[[str, FeatureSet], Encoding | None]
 _KINDS = {"float": np.float64, "int": np.int64, "time": np.int64, "bool": np.bool_}
@@ -39,7 +39,7 @@ def encodings(registry: Registry, blob: Blob) -> EncodingOf:
     return encoding_of
 
 
-def logged_features(features: FeatureSet, rows: Sequence[AskedRequest], encoding_of: EncodingOf) -> FeatureFrame:
+def logged_features(features: FeatureSet, rows: Sequence[LoggedRequest], encoding_of: EncodingOf) -> FeatureFrame:
     """The features of requests as their answers were made from them; encoded again they have the logged bits.
 
     Args:

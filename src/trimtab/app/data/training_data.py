@@ -5,26 +5,31 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.app.data.logged_requests import (
+    AskedAs,
+    LoggedRequest,
+    LoggedRequests,
+    are_among,
+    decode_requests,
+    ingested_requests,
+)
+from trimtab.app.data.logged_rows import EncodingOf, logged_features
+from trimtab.app.data.retroactive_requests import request_hindsight
 from trimtab.app.state.retention_needs import features_from_us, labels_from_us
-from trimtab.app.training.logged_rows import EncodingOf, logged_features
-from trimtab.app.training.retroactive_requests import request_hindsight
-from trimtab.core.columns.data import Columns, Dtype
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import NotFound
-from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US, format_time
-from trimtab.events.columns.frames import NEVER_US, EventFrame
-from trimtab.features.definitions import Request
+from trimtab.events.columns.frames import EventFrame
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.frames import FeatureFrame
 from trimtab.features.labels import LabelIndex
 from trimtab.monitoring.inputs.red_windows import FOUND_WITHIN_US
-from trimtab.serving.answer.answering import PAST
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.training.data.answers import LoggedAnswers
 from trimtab.training.data.retroactive_changes import Hindsight
@@ -35,11 +40,6 @@ if TYPE_CHECKING:
     from trimtab.app.features.feature_runs import OpenRun
 
 _logger = logging.getLogger(__name__)
-_ASKED = frozenset({"live", "online", "replay"})
-_TYPES: dict[Dtype, Any] = {"str": str | None, "int": int | None, "float": float | None, "bool": bool | None}
-_TYPES["time"] = int | None
-_BLOCK = 500  # requests that are decoded at once
-AskedAs: TypeAlias = "Callable[[str], Request | None]"
 
 
 class LivingData:
@@ -72,7 +72,7 @@ class LivingData:
         placed: Callable[[FeatureSet], FeatureSet] = lambda features: features,
         left_out: Callable[[Model, int], Sequence[LeftOut]] = lambda model, cut_us: (),
     ) -> None:
-        self._kept: tuple[str, int, AskedRequests] | None = None  # from `requests` to `training_set` of one cut
+        self._kept: tuple[str, int, LoggedRequests] | None = None  # from `requests` to `training_set` of one cut
         self.other_shapes = 0  # predictions passed over: their request had other columns than are declared now
         self._open_run = open_run
         self._predictions = predictions
@@ -148,11 +148,11 @@ class LivingData:
         self._kept = (model.hash, cut_us, found)
         return chosen.requests, chosen.at_us
 
-    def _asked_requests(self, model: Model, since_us: int | None = None, answers: bool = False) -> AskedRequests:
+    def _asked_requests(self, model: Model, since_us: int | None = None, answers: bool = False) -> LoggedRequests:
         inputs, asked_as = answers or model.rows == "logged", self._asked_as
-        return AskedRequests(model, self._predictions, since_us=since_us, inputs=inputs, asked_as=asked_as)
+        return LoggedRequests(model, self._predictions, since_us=since_us, inputs=inputs, asked_as=asked_as)
 
-    def _read_for_pin(self, model: Model, cut_us: int, since_us: int | None, answers: bool) -> AskedRequests:
+    def _read_for_pin(self, model: Model, cut_us: int, since_us: int | None, answers: bool) -> LoggedRequests:
         """What was read of the log for the pin of this cut, of none else: older ones hold who was erased since."""
         if since_us is not None or answers:
             return self._asked_requests(model, since_us, answers)
@@ -160,7 +160,7 @@ class LivingData:
         return kept[2] if kept is not None and kept[:2] == (model.hash, cut_us) else self._asked_requests(model)
 
     def _chosen(
-        self, model: Model, frame: EventFrame, cut_us: int, found: list[AskedRequest], since_us: int | None = None
+        self, model: Model, frame: EventFrame, cut_us: int, found: list[LoggedRequest], since_us: int | None = None
     ) -> _Chosen:
         if model.rows == "logged":
             return self._logged(model, found)
@@ -179,11 +179,11 @@ class LivingData:
         history = known.take(fresh)
         from_history = int((kept < history.rows).sum())
         origins = {"history": from_history, "asked": kept.size - from_history}
-        logged: list[AskedRequest | None] = [*repeat(None, history.rows), *found]
+        logged: list[LoggedRequest | None] = [*repeat(None, history.rows), *found]
         rows = [logged[row] for row in order.tolist()]
         return _Chosen(requests.take(order), at_us[order], origins, rows, asked=asked, history=history)
 
-    def _logged(self, model: Model, asked: list[AskedRequest]) -> _Chosen:
+    def _logged(self, model: Model, asked: list[LoggedRequest]) -> _Chosen:
         """The requests that were answered by versions with the model's features, with what they were answered from."""
         rows = [row for row in asked if self._encoding_of(row.version, model.features) is not None]
         rows.sort(key=lambda row: row.at_us)
@@ -211,7 +211,7 @@ class LivingData:
             _logger.info(said, model.name, at_us.size - kept.size, format_time(from_us))
         return kept if since_us is None else kept[at_us[kept] >= since_us]
 
-    def _asked(self, model: Model, cut_us: int, asked: AskedRequests) -> list[AskedRequest]:
+    def _asked(self, model: Model, cut_us: int, asked: LoggedRequests) -> list[LoggedRequest]:
         """The first time each request was asked, from the prediction log."""
         asked.read()
         self.other_shapes = asked.other_shapes
@@ -231,7 +231,7 @@ class _Chosen(msgspec.Struct, frozen=True, eq=False):
     requests: Columns
     at_us: NDArray[Any]
     origins: dict[str, int]
-    rows: Sequence[AskedRequest | None]  # as the prediction log has them; None: known from history alone
+    rows: Sequence[LoggedRequest | None]  # as the prediction log has them; None: known from history alone
     asked: Columns | None = None  # without `rows="logged"`: those of the prediction log
     history: Columns | None = None  # and those that are known from history alone
 
@@ -243,7 +243,7 @@ class _Chosen(msgspec.Struct, frozen=True, eq=False):
         return request_hindsight(model.request, read, frame, self.asked, self.history, cut_us)
 
 
-def _table(model: Model, rows: Sequence[AskedRequest]) -> tuple[Columns, NDArray[Any]]:
+def _table(model: Model, rows: Sequence[LoggedRequest]) -> tuple[Columns, NDArray[Any]]:
     return decode_requests(model.request, [p.request for p in rows]), np.array([p.at_us for p in rows], np.int64)
 
 
@@ -266,173 +266,3 @@ def settled_cut(model: Model, frames: Mapping[str, EventFrame], at_us: NDArray[A
         frame = frames[name]
         moments += [frame.known_at_us, frame.superseded_at_us]
     return max((int(m[m <= cut_us].max()) for m in moments if (m <= cut_us).any()), default=cut_us)
-
-
-class AskedRequest(msgspec.Struct, frozen=True, gc=False):
-    """A request as it was first asked."""
-
-    request_id: str
-    at_us: int
-    version: str  # the address of the version that answered
-    request: bytes  # its columns as the prediction log keeps them
-    values: bytes  # the model's inputs, if they are wanted
-    reasons: bytes = b""  # theirs
-    answer: float | dict[str, float] | None = None  # the version's own score of these inputs, if they are wanted
-
-
-class AskedRequests:
-    """Requests as they were first asked, from the prediction log.
-
-    Only questions of their own moment count: not answers made ahead or in batches, nor questions about the past.
-    A request that was asked of a version which knew it with other columns is taken by the names of its columns, null
-    where it had none. Predictions whose request cannot be taken so are passed over and counted.
-
-    Args:
-        model: Whose requests.
-        predictions: The log.
-        since_us: Pass over what was asked before.
-        inputs: Keep the model's inputs and its answer, too.
-        asked_as: Gives the request as a version (by its address) knew it; left out, as it is declared now.
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        predictions: PredictionLog,
-        *,
-        since_us: int | None = None,
-        inputs: bool = False,
-        asked_as: AskedAs | None = None,
-    ) -> None:
-        self.first: dict[str, AskedRequest] = {}  # by request key, in the order asked
-        self.other_shapes = 0
-        self._model = model
-        self._predictions = predictions
-        self._since_us = since_us
-        self._inputs = inputs
-        self._asked_as = asked_as
-        self._taken: dict[str, Callable[[bytes], bytes | None]] = {}  # by version
-        self._reached = {} if since_us is None else predictions.positions_before(since_us)
-
-    def read(self) -> None:
-        """Read what is new in the log."""
-        for block, reached in self._predictions.blocks(self._reached, model=self._model.name):
-            self._reached = reached
-            for p in block:
-                if p.mode in _ASKED and PAST not in p.flags:
-                    self._take(p)
-
-    def forget(self, before_us: int) -> list[str]:
-        """Drop what was asked before a moment; the keys."""
-        old = [key for key, p in self.first.items() if p.at_us < before_us]
-        for key in old:
-            del self.first[key]
-        return old
-
-    def _take(self, p: Prediction) -> None:
-        if self._since_us is not None and p.at_us < self._since_us:
-            return
-        take = self._taken.get(p.version)
-        if take is None:
-            known = None if self._asked_as is None else self._asked_as(p.version)
-            take = self._taken[p.version] = _taken_as(known or self._model.request, self._model.request)
-        request = take(p.request)
-        if request is None:
-            self.other_shapes += 1
-            return
-        before = self.first.get(p.request_id)
-        if before is None or p.at_us < before.at_us:
-            values, reasons, answer = (p.values, p.reasons, _own_answer(p)) if self._inputs else (b"", b"", None)
-            self.first[p.request_id] = AskedRequest(p.request_id, p.at_us, p.version, request, values, reasons, answer)
-
-
-def _own_answer(p: Prediction) -> float | dict[str, float] | None:
-    """The score of a prediction if its version, as it was registered, gave it to the logged inputs; else None."""
-    if p.mode != "live" or p.arm == "online" or p.is_degraded:  # a learner is not as it was registered
-        return None
-    return p.score if p.scores is None else p.scores
-
-
-def _taken_as(known: Request, now: Request) -> Callable[[bytes], bytes | None]:
-    """From a request as the prediction log keeps it to the columns that are declared now; None where that cannot be."""
-    unchanged = list(known.columns.items()) == list(now.columns.items())
-    names, same = list(known.columns), known.columns.items() & now.columns.items()
-    places = [names.index(name) if (name, dtype) in same else None for name, dtype in now.columns.items()]
-    retyped = any((name, dtype) not in same and name in known.columns for name, dtype in now.columns.items())
-    if retyped or {(now.key, now.columns[now.key]), (now.time, "time")} - same:
-        return lambda packed: None
-    decode, encode = _row_decoder(known), msgspec.msgpack.Encoder().encode
-
-    def take(packed: bytes) -> bytes | None:
-        try:
-            row = decode(packed)
-        except msgspec.ValidationError:
-            return None
-        return packed if unchanged else encode([None if place is None else row[place] for place in places])
-
-    return take
-
-
-def request_shape(request: Request) -> Callable[[bytes], bool]:
-    """Whether a request, as the prediction log keeps it, has as many columns as are declared now, of their types."""
-    decode = _row_decoder(request)
-
-    def fits(packed: bytes) -> bool:
-        try:
-            decode(packed)
-        except msgspec.ValidationError:
-            return False
-        return True
-
-    return fits
-
-
-def decode_requests(request: Request, packed: Sequence[bytes]) -> Columns:
-    """The columns of requests as the prediction log keeps them; `request_shape` says whether each is of this shape."""
-    decode = _row_decoder(request)
-    parts = []
-    for start in range(0, len(packed), _BLOCK):  # so few that the values of one are still in the processor's cache
-        values = zip(*map(decode, packed[start : start + _BLOCK]), strict=True)
-        of_columns = zip(request.columns.items(), values, strict=True)
-        parts.append(Columns.of({name: (dtype, given) for (name, dtype), given in of_columns}))
-    return Columns.concat(parts or [Columns.of({name: (dtype, ()) for name, dtype in request.columns.items()})])
-
-
-def _row_decoder(request: Request) -> Callable[[bytes], tuple[Any, ...]]:
-    columns: Any = tuple[tuple(_TYPES[dtype] for dtype in request.columns.values())]  # type: ignore[misc]  # made from data
-    return msgspec.msgpack.Decoder(columns).decode
-
-
-def are_among(keys: NDArray[Any], some: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which keys are among some others, a mask. NumPy compares texts all with all.
-
-    >>> are_among(np.array(["a", "b", "a"], object), np.array(["a", "c"], object)).tolist()
-    [True, False, True]
-    """
-    if keys.dtype != object:
-        return np.isin(keys, some)
-    known = frozenset(some.tolist())
-    return np.fromiter((key in known for key in keys.tolist()), np.bool_, len(keys))
-
-
-def ingested_requests(
-    request: Request, frame: EventFrame, cut_us: int, *, deleted: bool = False
-) -> tuple[Columns, NDArray[Any]]:
-    """Requests that were ingested and known at a cut, each once, and when they were asked.
-
-    A request that was changed is asked as it stood when its moment came: a version that was replaced before its own
-    moment was never asked. One whose deletion is known at the cut is none, or (`deleted`) only if it was never asked.
-    """
-    at_us: NDArray[Any] = frame.event_at_us - request.lead_us
-    keys = frame.columns[request.key].values
-    known = frame.known_at_us <= cut_us
-    gone = keys[known & frame.deleted & (frame.superseded_at_us > cut_us)]
-    counts = known & ~frame.deleted & (at_us <= cut_us) & (frame.superseded_at_us > at_us)
-    if len(gone) and not deleted:
-        counts &= ~are_among(keys, gone)
-    rows = np.flatnonzero(counts)
-    rows = rows[np.argsort(at_us[rows], kind="stable")]
-    if (frame.superseded_at_us != NEVER_US).any():
-        _, first = np.unique(keys[rows], return_index=True)
-        rows = rows[np.sort(first)]
-    return frame.columns.take(rows).select(request.columns), at_us[rows]

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from trimtab.app.start.scenarios import DEMO_LOOKS_US, lines_of
+from trimtab.app.replay.scenarios import DEMO_LOOKS_US, lines_of
 from trimtab.app.state.definitions import load_definitions
 from trimtab.core.config import load_config
 from trimtab.core.errors import Unavailable
@@ -62,7 +62,7 @@ class LinesApart:
         self._job = job
         self._process: subprocess.Popen[str] | None = None
         if job.lines:
-            command = [sys.executable, "-m", "trimtab.app.start.scenario_process"]
+            command = [sys.executable, "-m", "trimtab.app.replay.scenario_process"]
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,

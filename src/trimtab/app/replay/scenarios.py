@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from trimtab.app.state.definitions import Definitions
-from trimtab.core.config import ScenarioSettings
+from trimtab.core.config import Config, ScenarioSettings
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.simulation.policies import Policy, policy_of
@@ -102,3 +102,16 @@ def _time_of_day(line: ScenarioSettings) -> int:
     if not (colon and hour.isdecimal() and minute.isdecimal() and int(hour) < 24 and int(minute) < 60):
         raise Misuse(f'line {line.name!r}: at={line.at!r} is no time of day. Write UTC hours and minutes: "23:00".')
     return int(hour) * HOUR_US + int(minute) * MINUTE_US
+
+
+def scenario_settings(config: Config, names: Sequence[str] | None = None) -> list[ScenarioSettings]:
+    """The scenarios of [demo], or those named.
+
+    Raises:
+        Misuse: There is none of that name.
+    """
+    found = list(config.demo.lines if config.demo else USUAL)
+    unknown = [name for name in names or () if name not in {one.name for one in found}]
+    if unknown:
+        raise Misuse(f"line {unknown[0]!r} is none of {', '.join(one.name for one in found)}.")
+    return [one for one in found if names is None or one.name in names]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trimtab.app.start.scenarios import lines_of, lines_of_policies
-from trimtab.app.training.training_data import AskedRequest, AskedRequests, decode_requests, ingested_requests
+from trimtab.app.data.logged_requests import LoggedRequest, LoggedRequests, decode_requests, ingested_requests
+from trimtab.app.replay.scenarios import lines_of, lines_of_policies, scenario_settings
 from trimtab.core.columns.data import Column, Columns, column
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import format_time
@@ -29,14 +29,14 @@ from trimtab.simulation.streams import Stream, stream_of
 from trimtab.store.file_lock import FileLock
 
 if TYPE_CHECKING:
-    from trimtab.app.project import Project
+    from trimtab.app.system import System
 
 _REPLAYS = "trimtab-replay-"  # and what makes the name unique; erasures and backups know it, too
 _LOCK = "replay.lock"
 
 
 def simulate_project(
-    project: Project,
+    system: System,
     *,
     lines: Sequence[str] | None,
     policies: Sequence[Policy | str] | None,
@@ -52,18 +52,18 @@ def simulate_project(
     if policies is not None and lines is not None:
         raise Misuse("simulate: both lines and policies are given. Give lines of [demo], or policies.")
     if policies is None:
-        chosen = lines_of(project.definitions, project.line_settings(lines))
+        chosen = lines_of(system.definitions, scenario_settings(system.config, lines))
     else:
-        chosen = lines_of_policies(project.definitions, policies, model, project.config.folder)
-    used = project.config.seed if seed is None else seed
+        chosen = lines_of_policies(system.definitions, policies, model, system.config.folder)
+    used = system.config.seed if seed is None else seed
     if stream is None:
-        tables, start_us, until_us = _history(project, chosen, start, until)
+        tables, start_us, until_us = _history(system, chosen, start, until)
         made = None
     else:
         made = stream_of(stream, chosen[0].deployment.model, used) if isinstance(stream, str) else stream
         tables = made.tables
-        start_us = made.start_us if start is None else given_time_us(start, "start", project.clock)
-        until_us = made.until_us if until is None else given_time_us(until, "until", project.clock)
+        start_us = made.start_us if start is None else given_time_us(start, "start", system.clock)
+        until_us = made.until_us if until is None else given_time_us(until, "until", system.clock)
     if not start_us < until_us:
         raise NotFound(f"simulate: nothing lies between {format_time(start_us)} and {format_time(until_us)}.")
 
@@ -72,11 +72,11 @@ def simulate_project(
             progress(at.now_us - start_us, until_us - start_us)
 
     with (
-        _own_folder(project.state_folder) as folder,
+        _own_folder(system.state_folder) as folder,
         Replay(
             chosen,
             tables,
-            project.sources,
+            system.sources,
             folder,
             start_us=start_us,
             until_us=until_us,
@@ -90,14 +90,14 @@ def simulate_project(
 
 
 def _history(
-    project: Project, chosen: Sequence[Line], start: str | int | None, until: str | int | None
+    system: System, chosen: Sequence[Line], start: str | int | None, until: str | int | None
 ) -> tuple[dict[str, Columns], int, int]:
     """What was recorded, by source, and from when until when it is replayed."""
     request = chosen[0].deployment.model.request
-    frames, _ = project.history.moment(project.definitions.sources)
-    tables = {name: _recorded(source, frames[name]) for name, source in project.definitions.sources.items()}
-    tables[request.name] = _asked(project, request, frames[request.name])
-    from_us = max(project.features_from_us(line.deployment.model) for line in chosen)
+    frames, _ = system.history.moment(system.definitions.sources)
+    tables = {name: _recorded(source, frames[name]) for name, source in system.definitions.sources.items()}
+    tables[request.name] = _asked(system, request, frames[request.name])
+    from_us = max(system.features_from_us(line.deployment.model) for line in chosen)
     whole = tables[request.name]["_known_at"].values >= from_us
     tables[request.name] = tables[request.name].take(whole)  # earlier ones need events that are not kept. # D23
     asked = np.sort(tables[request.name]["_known_at"].values)
@@ -105,10 +105,10 @@ def _history(
         raise NotFound(
             f"simulate: no request {request.name!r} was ingested or asked. Run: trimtab ingest {request.name} FILE"
         )
-    if demo := project.config.demo:
+    if demo := system.config.demo:
         start, until = demo.start if start is None else start, demo.until if until is None else until
-    start_us = int(asked[len(asked) // 4]) if start is None else given_time_us(start, "start", project.clock)
-    until_us = int(asked[-1]) + 1 if until is None else given_time_us(until, "until", project.clock)
+    start_us = int(asked[len(asked) // 4]) if start is None else given_time_us(start, "start", system.clock)
+    until_us = int(asked[-1]) + 1 if until is None else given_time_us(until, "until", system.clock)
     if start_us < from_us:
         raise Misuse(
             f"simulate: from {format_time(start_us)} on not all events are kept that features need ([retention]). "
@@ -174,12 +174,12 @@ def _recorded(source: Source, frame: EventFrame) -> Columns:
     return columns
 
 
-def _asked(project: Project, request: Request, frame: EventFrame) -> Columns:
+def _asked(system: System, request: Request, frame: EventFrame) -> Columns:
     """Every request once, as it stood when it was asked; `_known_at` says when that was."""
-    logged: dict[str, AskedRequest] = {}
-    for model in project.definitions.models.values():
+    logged: dict[str, LoggedRequest] = {}
+    for model in system.definitions.models.values():
         if model.request.name == request.name:
-            asked = AskedRequests(model, project.predictions, asked_as=project.live.request_of)
+            asked = LoggedRequests(model, system.predictions, asked_as=system.live.request_of)
             asked.read()
             for key, p in asked.first.items():
                 if key not in logged or p.at_us < logged[key].at_us:

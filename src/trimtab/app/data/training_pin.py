@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from trimtab.app.inspect.skew_causes import FORGET
+from trimtab.app.data.training_data import LivingData, settled_cut
 from trimtab.app.online.history import SharedHistory
-from trimtab.app.training.training_data import LivingData, settled_cut
 from trimtab.core.hashing import bytes_hash
-from trimtab.steering.ledger import Ledger
+from trimtab.steering.ledger import FORGET, Ledger
 from trimtab.store.ports import Catalog
 from trimtab.training.definitions import Model
 

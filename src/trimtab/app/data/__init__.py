@@ -1,0 +1,1 @@
+"""Training data: labelled requests from ingested history and from the prediction log."""

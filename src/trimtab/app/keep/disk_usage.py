@@ -1,0 +1,127 @@
+"""Bytes on disk by part of the state folder, and the growth of its logs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from trimtab.core.sizes import format_bytes
+from trimtab.core.time import DAY_US
+from trimtab.store.log_places import positions_before
+
+if TYPE_CHECKING:
+    from trimtab.store.ports import Log
+
+
+_LOGS = {"events": "event log", "predictions": "prediction log", "quarantine": "quarantine"}
+
+_PARTS = {
+    "online": "online features",
+    "answers": "stored answers",
+    "learners": "online learners",
+    "blob": "blobs: versions, training sets, evaluations",
+    "spool": "answers on their way to the log",
+    "reports": "reports",
+}
+
+_WINDOW_US = 7 * DAY_US  # over which growth is measured
+
+_SAMPLED = 200  # events that are looked at for how many came as they happened
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """Bytes on disk by part, and by what is in it."""
+
+    parts: dict[str, dict[str, int]]
+
+    def of(self, part: str) -> int:
+        return sum(self.parts.get(part, {}).values())
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(map(self.of, self.parts))
+
+
+def taken(folder: Path) -> Taken:
+    """What every part of a state folder takes on disk."""
+    parts: dict[str, dict[str, int]] = {"event log": {}, "tables of record": {}}
+    for path, size in _files(folder):
+        part, what = _part(path.relative_to(folder).parts)
+        within = parts.setdefault(part, {})
+        within[what] = within.get(what, 0) + size
+    return Taken({part: dict(sorted(of.items())) for part, of in parts.items()})
+
+
+def over_budget(size_bytes: int, budget_bytes: int | None) -> str | None:
+    """What is wrong with a state folder of this size, if anything is."""
+    if budget_bytes is None or size_bytes <= budget_bytes:
+        return None
+    return (
+        f"disk: {format_bytes(size_bytes)} of a budget of {format_bytes(budget_bytes)}; `trimtab disk` shows what "
+        "takes it. Run: trimtab retain. If that is not enough, keep events or predictions for a shorter time "
+        "([retention]), or raise disk_budget"
+    )
+
+
+def log_growth(log: Log, sizes: Mapping[str, int], now_us: int, *, events: bool) -> float | None:
+    """Bytes a day that a log has grown by in the last week; None: it holds nothing to say it by."""
+    bytes_a_day, days = 0.0, 0.0
+    since = positions_before(log, now_us - _WINDOW_US)
+    for partition, after in since.items():
+        held = _held(log, partition)
+        if held is None:
+            continue
+        begin, last, first_us = held
+        recent = last - max(after, begin)
+        share = _live_share(log, partition, max(after, begin), last) if events else 1.0
+        bytes_a_day += recent * share * record_bytes(log, partition, sizes.get(partition, 0))
+        days = max(days, (now_us - max(first_us, now_us - _WINDOW_US)) / DAY_US)
+    return None if not days else bytes_a_day / max(1.0, days)
+
+
+def record_bytes(log: Log, partition: str, size: int) -> float:
+    """About how many bytes of a partition's file a record takes; 0 when there is none."""
+    held = _held(log, partition)
+    return 0.0 if held is None else size / max(1, held[1] - held[0])
+
+
+def _held(log: Log, partition: str) -> tuple[int, int, int] | None:
+    """Behind which position a partition begins, where it ends, and when its first record was appended."""
+    first = log.read(partition, 0, limit=1)
+    return (first[0].position - 1, log.positions()[partition], first[0].appended_at_us) if first else None
+
+
+def _live_share(log: Log, partition: str, after: int, last: int) -> float:
+    """The share of events that came as they happened, not in a load of history."""
+    from trimtab.events.records import decode_all
+
+    step = max(1, (last - after) // _SAMPLED)
+    payloads = [r.payload for at in range(after, last, step) for r in log.read(partition, at, limit=1)]
+    return sum(not event.history for event in decode_all(payloads)) / max(1, len(payloads))
+
+
+def _part(path: tuple[str, ...]) -> tuple[str, str]:
+    match path:
+        case ("log", log, name) if log in _LOGS:
+            return _LOGS[log], name.partition(".")[0]
+        case ("tables", source, *_):
+            return "tables of record", source
+        case (name,) if name.startswith("catalog.db"):
+            return "catalogue", "catalog.db"
+        case (first, _, *_):
+            return _PARTS.get(first, "other"), first
+    return "other", path[0]
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, int]]:
+    for at, _, names in os.walk(folder):
+        for name in names:
+            path = Path(at, name)
+            try:
+                yield path, path.lstat().st_blocks * 512
+            except FileNotFoundError:  # it was temporary
+                continue

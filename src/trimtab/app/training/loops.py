@@ -1,0 +1,92 @@
+"""The loops of a project's deployments: built from the open system, one per deployment."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from functools import partial
+
+from trimtab.app.data.logged_rows import encodings
+from trimtab.app.data.training_data import LivingData
+from trimtab.app.data.training_pin import Pin
+from trimtab.app.features.feature_runs import OpenedRun, run_of_model
+from trimtab.app.state.searches import with_chosen
+from trimtab.app.state.state import kept_from
+from trimtab.app.system import System
+from trimtab.app.training.learning import Teacher
+from trimtab.app.training.loop import DeploymentLoop
+from trimtab.core.ids import TimeIds
+from trimtab.features.stored import with_sources
+from trimtab.monitoring.inputs.red_windows import left_out
+from trimtab.steering.loop.stages import Stage, stages
+from trimtab.steering.loop_state import loop_state
+from trimtab.training.definitions import Model
+
+
+def stages_of(system: System, model: str | None = None) -> list[Stage]:
+    """The stages of a deployment's loop: done, current and next, each with its times."""
+    deployment = system.definitions.deployment(model)
+    return stages(deployment, loop_state(system.state.catalog, deployment.name), system.clock.now_us())
+
+
+class Loops:
+    """The loops and the teachers of online learners of one open system; get it by `system.part(Loops)`."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self._loops: dict[str, DeploymentLoop] = {}
+        self._teachers: dict[str, Teacher] = {}
+
+    def loop(self, model: str | None = None) -> DeploymentLoop:
+        """The loop of one deployment, with the parameters of its newest search; rebuilt when a search has ended."""
+        system = self._system
+        catalog = system.state.catalog
+        deployment = with_chosen(catalog, system.definitions.deployment(model))
+        found = self._loops.get(deployment.name)
+        if found is None or found.deployment.model.chosen != deployment.model.chosen:
+            data = self.living_data()
+            found = self._loops[deployment.name] = DeploymentLoop(
+                deployment,
+                history=system.asked_history,
+                predictions=system.predictions,
+                data=data,
+                registry=system.registry,
+                catalog=catalog,
+                blob=system.state.blob,
+                folder=system.state_folder,
+                clock=system.clock,
+                ids=TimeIds(system.clock),
+                config=system.config,
+                runs=system.recorded,
+                pin=Pin(data, system.asked_history, catalog, kept_from=partial(kept_from, catalog)),
+            )
+        return found
+
+    def teacher(self, model: str) -> Teacher:
+        """The teacher of one online deployment's learner."""
+        deployment = self._system.definitions.deployment(model)
+        if deployment.name not in self._teachers:
+            self._teachers[deployment.name] = Teacher(self._system, deployment)
+        return self._teachers[deployment.name]
+
+    def living_data(self) -> LivingData:
+        """Training sets of the project, and the features that other versions need for the same requests."""
+        system = self._system
+        return LivingData(
+            self._run_of_model,
+            system.predictions,
+            kept_from=partial(kept_from, system.state.catalog),
+            asked_as=system.live.request_of,
+            check=system.live.check_newest,
+            encoding_of=encodings(system.registry, system.state.blob),
+            placed=lambda features: with_sources(features, system.layouts.place),
+            left_out=partial(left_out, system.state.catalog),
+        )
+
+    def read_ahead(self, model: str) -> None:
+        """Read new predictions between ticks, if the loop has ticked before: under load a minute of them is a lot."""
+        loop = self._loops.get(model)
+        if loop is not None:
+            loop.read_ahead()
+
+    def _run_of_model(self, model: Model) -> AbstractContextManager[OpenedRun]:
+        return run_of_model(self._system, model)

@@ -1,0 +1,3 @@
+"""The version of trimtab."""
+
+VERSION = "0.1.0"

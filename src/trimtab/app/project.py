@@ -85,9 +85,9 @@ def open_project(
 
     Args:
         folder: Where `trimtab.toml` is.
-        clock: The moment of everything that happens; left out, the system's.
+        clock: The time of everything that happens; default: the system's.
         state: Another state folder than the settings name.
-        environment: Where `TRIMTAB_*` settings are looked up; left out, the process's.
+        environment: Variables to read `TRIMTAB_*` settings from; default: those of the process.
 
     Raises:
         NotFound: There is no project.
@@ -107,17 +107,17 @@ class Project(System):
     """An open project. Close it, or use it in `with`.
 
     Any number of processes may open one project and push to it. One of them at a time applies events to online
-    features: a running `trimtab serve`, or else whoever needs them fresh.
+    features: a running `trimtab serve`, or else the process that reads them.
     """
 
     # -- data ---------------------------------------------------------------------------------------------------
 
     def push(self, source: str, rows: Sequence[Mapping[str, object]] | Table) -> Pushed:
-        """Append events as they come; they are safe when this returns.
+        """Append events; they are durable when this returns.
 
         Args:
             source: The source's name.
-            rows: One mapping an event, or a table of polars, pandas, pyarrow, DuckDB or `Columns`.
+            rows: One mapping per event, or a table of polars, pandas, pyarrow, DuckDB or `Columns`.
 
         Raises:
             NotFound: There is no such source.
@@ -134,14 +134,14 @@ class Project(System):
         absent_ok: bool = False,
         progress: Meter | None = None,
     ) -> Ingested:
-        """Load a file of a source's events, or a table. Rows that do not fit, or are dated ahead, go to quarantine.
+        """Load a source's events from a file or a table. Invalid rows, and rows dated in the future, go to quarantine.
 
         Args:
             source: The source's name.
-            file: A CSV, Parquet, NDJSON or Arrow (Feather) file, or whatever else `events.read_rows` takes.
-            history: Known at = event time + the source's delay; False: known now.
-            absent_ok: Declared columns that the file does not have are null; otherwise it is refused.
-            progress: Called with rows done and rows in all, every twenty thousand.
+            file: A CSV, Parquet, NDJSON or Arrow (Feather) file, or anything else that `events.read_rows` takes.
+            history: Take events as known at event time + the source's delay; False: as known now.
+            absent_ok: Fill declared columns that the file lacks with nulls instead of refusing it.
+            progress: Called with rows done and rows in total, every 20,000 rows.
 
         Raises:
             NotFound: There is no such source or file.
@@ -152,7 +152,7 @@ class Project(System):
         return load_rows(self, source, file, history=history, absent_ok=absent_ok, progress=progress)
 
     def quarantined(self, source: str | None = None) -> list[SetAside]:
-        """What is in quarantine, by source and reason: how many rows, since when, the newest ones.
+        """Quarantined rows by source and reason: their count, since when, and the newest ones.
 
         Raises:
             NotFound: There is no such source.
@@ -160,16 +160,16 @@ class Project(System):
         return self.quarantine.summary(self._named(source))
 
     def replay_quarantine(self, source: str | None = None, *, reason: str | None = None) -> Replayed:
-        """Try what is in quarantine again, after a fix; what fails again stays.
+        """Ingest quarantined rows again, after a fix; rows that fail again stay in quarantine.
 
         Raises:
-            NotFound: There is no such source, or it is declared no more.
+            NotFound: There is no such source, or it is no longer declared.
             Misuse: A row has a column that its source does not declare.
         """
         return self.quarantine.replay(self.ingestor, self._named(source), reason=reason)
 
     def drop_quarantined(self, source: str | None = None, *, reason: str | None = None) -> int:
-        """Give up rows in quarantine for good; how many.
+        """Delete quarantined rows; the number of them.
 
         Raises:
             NotFound: There is no such source.
@@ -181,21 +181,21 @@ class Project(System):
     def train(
         self, model: str | None = None, *, actor: str = "a person", watch: Callable[[Run], object] | None = None
     ) -> list[Decision]:
-        """Make a candidate now, judge it, and promote or refuse it.
+        """Train a candidate now, judge it, and promote or refuse it.
 
-        Nothing is decided when the version in service is what this data, code and seed give. A training that was
-        killed is gone on with: its finished steps are not done again.
+        Nothing happens when the version in service is what this data, code and seed give. A training that was killed is
+        resumed: its finished steps are not repeated.
 
         Args:
-            model: A deployment's name; it may be left out where there is only one.
-            actor: Who asks for it.
-            watch: Called with the run whenever it gets on.
+            model: A deployment's name; optional where there is only one.
+            actor: Who trains, for the ledger.
+            watch: Called with the run at each progress.
 
         Raises:
             NotFound: No such deployment, or no data.
-            Misuse: None of several is named, or the data cannot be learnt from; the message names the cause.
-            Unavailable: Nothing can be judged yet.
-            Conflict: Another process is at work on it, the run was cancelled, or automation is frozen.
+            Misuse: Several deployments and none named, or the data cannot be learnt from; the message names the cause.
+            Unavailable: There are no labelled days to judge on yet.
+            Conflict: Another process trains it, the run was cancelled, or automation is frozen.
         """
         _check_named("train", model, list(self.definitions.deployments))
         self.state.check_clock()
@@ -212,22 +212,22 @@ class Project(System):
         actor: str = "a person",
         watch: Callable[[Run], object] | None = None,
     ) -> Searched:
-        """Look for the parameters of a model's estimator; the best ones are part of the recipe of its next training.
+        """Search for the parameters of a model's estimator; its next training uses the best ones.
 
-        A search that was stopped is gone on with, to the trials that would have come without; one that is finished
-        goes on when it is given more trials or time. Rows that a gate may judge on are never looked at.
+        A search that was stopped is resumed, with the same trials as without the stop; a finished one continues when it
+        gets more trials or time. Rows that a gate may judge on are never used.
 
         Args:
-            model: A deployment's name; it may be left out where there is only one.
-            trials: How many in all; left out, as the model declares.
-            time: How long all of them may take, those of before included.
-            actor: Who asks for it.
-            watch: Called with the run whenever it gets on.
+            model: A deployment's name; optional where there is only one.
+            trials: Their total number; default: as the model declares.
+            time: Total time of all trials, earlier ones included.
+            actor: Who searches, for the run.
+            watch: Called with the run at each progress.
 
         Raises:
             NotFound: No such deployment, or no data.
-            Misuse: None of several is named, the model declares no search, Optuna is not installed, or no trial
-                succeeds.
+            Misuse: Several deployments and none named, the model declares no search, Optuna is not installed, or no
+                trial succeeds.
             Unavailable: There are too few labels.
             Conflict: Another process searches for it, or the run was cancelled.
         """
@@ -238,14 +238,14 @@ class Project(System):
         return search_model(self, model, trials=trials, time=time, actor=actor, watch=watch)
 
     def trials(self, model: str | None = None) -> Searched:
-        """The newest search of a deployment with its trials; also of one that is under way.
+        """The newest search of a deployment with its trials, running or finished.
 
         Args:
-            model: A deployment's name; it may be left out where only one was searched for.
+            model: A deployment's name; optional where only one was searched.
 
         Raises:
             NotFound: No such deployment, or nothing was searched.
-            Misuse: Several were searched for, and none is named.
+            Misuse: Several were searched and none named.
         """
         from trimtab.app.state.searches import newest_search
         from trimtab.app.training.resolve_deployment import searched_for
@@ -254,7 +254,7 @@ class Project(System):
         return newest_search(self.state.catalog, self.definitions.deployment(model).name)
 
     def runs(self, model: str | None = None) -> list[Run]:
-        """The runs of all deployments or of one, oldest first: their steps, how far they are, and how they ended.
+        """The runs of all deployments or of one, oldest first: their steps, progress and outcome.
 
         Raises:
             NotFound: No such deployment, and no run of one.
@@ -265,20 +265,20 @@ class Project(System):
         return found
 
     def run(self, run_id: str) -> Run:
-        """One run, by its id or by the beginning of it.
+        """One run, by its id or a prefix of it.
 
         Raises:
             NotFound: There is none.
-            Misuse: Several begin like this.
+            Misuse: Several ids have this prefix.
         """
         return self.recorded.get(run_id)
 
     def cancel_run(self, run_id: str, *, actor: str = "a person") -> Run:
-        """Ask for a run to end, in whichever process it is; the run as it stands now. It ends within a second or so.
+        """Cancel a run, in any process; it ends within about a second. Returns the run as it is now.
 
         Raises:
             NotFound: There is none.
-            Conflict: It is over already.
+            Conflict: It has ended.
         """
         return self.recorded.cancel(run_id, actor=actor)
 
@@ -322,7 +322,7 @@ class Project(System):
         return scenario_settings(self.config, names)
 
     def plan(self) -> Plan:
-        """What the project file changes against what is applied, and what that means: nothing is done."""
+        """The changes of the project file against the applied definitions, and their consequences; changes nothing."""
         from trimtab.app.plan.planning import plan_project
 
         return plan_project(self)
@@ -330,20 +330,19 @@ class Project(System):
     def apply(
         self, *, actor: str = "a person", progress: Meter | None = None, patience: str | int = "1h"
     ) -> AppliedPlan:
-        """Apply the project file's definitions: note them with version numbers, fill the views that are new, drop
-        online features that nothing needs any more.
+        """Apply the project file's definitions: record them with version numbers, fill new views, drop online features
+        that nothing needs any more.
 
-        What is served goes on meanwhile, with the definitions that it was trained on. A run that was stopped is
-        finished by the next one.
+        Versions in service keep the definitions that they were trained on. An interrupted run is finished by the next.
 
         Args:
-            actor: Who asked, for the ledger.
-            progress: Called with views filled and to be filled.
-            patience: How long to wait for a process that applies the log to fill them.
+            actor: Who applies them, for the ledger.
+            progress: Called with views filled and views in total.
+            patience: How long to wait for a serving process to fill them.
 
         Raises:
             Misuse: A recorded column is declared as another type.
-            Conflict: Another process applied definitions meanwhile.
+            Conflict: Another process applied definitions at the same time.
             Unavailable: The views are not filled within `patience`.
         """
         from trimtab.app.plan.applying import apply_plan
@@ -351,22 +350,23 @@ class Project(System):
         return apply_plan(self, actor=actor, progress=progress, patience_s=duration_us(patience) / 1e6)
 
     def apply_first(self) -> Decision | None:
-        """Apply the definitions of a project of which nothing was applied yet: `train` and `serve` do so by themselves.
+        """Apply the definitions if none were applied yet; `train` and `serve` call this.
 
         Returns:
-            The row of the ledger that says so; None when something was applied before.
+            The ledger's row; None when definitions were applied before.
         """
         from trimtab.app.plan.applying import apply_first
 
         return apply_first(self)
 
     def tick(self, *, watch: Callable[[Ticked], object] | None = None) -> list[Decision]:
-        """Look at every deployment once and do what is due; not at one that another process is at work on.
+        """Run the loop of every deployment once: close days, check quality, train and promote as due.
 
-        A deployment that fails does not keep the others from their turn: its error is raised after them.
+        Deployments that another process is working on are skipped. If one fails, its error is raised after the others
+        had their turn.
 
         Args:
-            watch: Called with what came of each deployment's turn, or with who was at work on it.
+            watch: Called with the result of each deployment, or with the process that holds it.
         """
         from trimtab.app.training.ticking import tick_all
 
@@ -375,20 +375,20 @@ class Project(System):
     def predict(
         self, model: str, rows: Sequence[Mapping[str, Any]] | Table, *, at: str | int | dt.datetime | None = None
     ) -> list[Answer]:
-        """Answers to requests, in their order; each is in the prediction log when this returns.
+        """Predict for requests, in their order; each answer is in the prediction log when this returns.
 
         Args:
             model: A deployed model's name.
-            rows: A list of request rows, or a table of any library; every declared column must be there.
-            at: A moment in the past to answer as of; left out, now.
+            rows: A list of request rows, or a table of any library, with every declared column.
+            at: A time in the past to answer as of; default: now.
 
         Raises:
             NotFound: There is no such model.
-            Misuse: A row is not as declared, `at` is no moment that has come, or None is the name of one of several.
+            Misuse: A row is not as declared, `at` is in the future, or there are several models and none is named.
         """
         _check_named("predict", model, list(self.definitions.deployments))
         given = _request_rows(rows)
-        return self.current(model).endpoint.answer(given, at=self._moment("at", at))
+        return self.current(model).endpoint.answer(given, at=self._time_us("at", at))
 
     def predict_table(
         self,
@@ -400,18 +400,18 @@ class Project(System):
         out: str | Path | None = None,
         progress: Meter | None = None,
     ) -> Manifest:
-        """Answer a table of requests, each as of its own time or all as of one; resumable, each answer logged once.
+        """Predict for a table of requests, each as of its own time or all as of one; resumable, logged once.
 
-        The same table, version and `at` are the same batch, however often and late it is asked for: what is answered
-        stays as it is. To answer a table of requests to come anew, give `at`.
+        The same table, version and `at` are the same batch, however often it is run: its answers stay as they are. To
+        predict again for future requests, give `at`.
 
         Args:
             model: A deployed model's name.
             requests: A file, a table of polars, pandas, pyarrow, DuckDB or `Columns`, or a list of dicts.
-            at: One moment for all; left out, each request's time less its lead, but not later than the batch's begin.
-            mode: "precomputed" also stores the answers, to be given by the service while they are fresh.
-            out: Where the answers go as .csv or .parquet.
-            progress: Called with rows done and rows in all.
+            at: One time for all; default: each request's time less its lead, but not later than the batch's start.
+            mode: "precomputed" also stores the answers for the service, which gives them while they are fresh.
+            out: A .csv or .parquet file for the answers.
+            progress: Called with rows done and rows in total.
         """
         from trimtab.app.serve.batch import answer_table
 
@@ -419,7 +419,7 @@ class Project(System):
             self,
             model,
             requests,
-            at_us=self._moment("at", at),
+            at_us=self._time_us("at", at),
             mode=mode,
             out=None if out is None else _path("out", out),
             progress=progress,
@@ -439,32 +439,31 @@ class Project(System):
         events: Mapping[str, str | Path] | None = None,
         progress: Meter | None = None,
     ) -> FeatureTable | FeatureFile:
-        """Requests with their features beside them, each as of its own moment: as many rows, in their order.
+        """Join features to requests, each as of its own time; same rows, same order.
 
-        A history that does not fit into the setting `features.memory_bytes` is split on disk and taken part by part,
-        to the same bits; such a run may be stopped, and goes on when it is called again.
+        A history larger than the setting `features.memory_bytes` is split on disk and processed in parts, with the same
+        bits; such a run can be stopped, and resumes when it is called again.
 
         Args:
             requests: A file, a table of any library, or a list of dicts; all its columns stay.
-            of: A model or its name; or a view, a join of one, a dict of expressions, or a list of those. Left out, the
+            of: A model or its name; or a view, a join of one, a dict of expressions, or a list of those. Default: the
                 project's only model.
-            at: The requests' column of moments, or one moment for all. Left out, a model's own: the request's time
-                less its lead.
-            as_known: "then": as it was known at the moment; "final": as it is known now.
-            reasons: Add a column with the reason of each value of a view, and of each expression that may fail, as
-                `<feature>.reason`.
-            out: A .parquet or .csv file to write instead of giving the table.
-            events: By source: a Parquet file, or a folder of them, to take instead of the project's history.
-            progress: Called with pieces of work done and in all.
+            at: The requests' column of times, or one time for all. Default: the model's own, the request's time less
+                its lead.
+            as_known: "then": as known at that time; "final": as known now.
+            reasons: Add a column `<feature>.reason` for each value of a view and each expression that may fail.
+            out: A .parquet or .csv file to write instead of returning the table.
+            events: By source: a Parquet file, or a folder of them, to read instead of the project's history.
+            progress: Called with pieces of work done and in total.
 
         Returns:
-            A table, which counts in `let_in` how many values `as_known="final"` changed; with `out`, what was written.
+            A table, whose `let_in` counts the values that `as_known="final"` changed; with `out`, the file written.
 
         Raises:
             NotFound: There is no such file, model or view.
-            Misuse: A column is missing or of the wrong type, or a moment is to come. Nothing was done.
+            Misuse: A column is missing or of the wrong type, or a time is in the future. Nothing was done.
             Conflict: `out` exists, or another process is computing the same.
-            Unavailable: Memory or disk ran out. The parts that are done are kept: run it again.
+            Unavailable: Memory or disk ran out. Finished parts are kept: run it again.
         """
         from trimtab.app.features.feature_tables import join_features
 
@@ -481,26 +480,26 @@ class Project(System):
         events: Mapping[str, str | Path] | None = None,
         progress: Meter | None = None,
     ) -> FeatureTable | FeatureFile:
-        """The features of every entity that is known at a moment: a row each, in the order of their keys.
+        """The features of every entity known at a time: one row each, ordered by key.
 
         Args:
             of: A view or its name, or a list of views of one entity, joins and dicts of expressions.
-            at: The moment; left out, now.
-            as_known: See `join`, as the other arguments.
+            at: The time; default: now.
+            as_known: See `join`, also for the arguments below.
             reasons: Add the reasons.
-            out: Where it is written.
+            out: The file to write.
             events: Parquet files instead of the history.
-            progress: Called with pieces of work done and in all.
+            progress: Called with pieces of work done and in total.
 
         Raises:
             NotFound: There is no such view.
-            Misuse: Views of different entities, or a moment to come.
+            Misuse: Views of different entities, or a time in the future.
         """
         from trimtab.app.features.feature_tables import snapshot_features
 
-        at_us = self._moment("at", at)
-        moments = [self.clock.now_us() if at_us is None else at_us]
-        return snapshot_features(self, of, moments, how=_how(as_known, reasons, out, events, progress))
+        at_us = self._time_us("at", at)
+        times = [self.clock.now_us() if at_us is None else at_us]
+        return snapshot_features(self, of, times, how=_how(as_known, reasons, out, events, progress))
 
     def snapshots(
         self,
@@ -515,20 +514,20 @@ class Project(System):
         events: Mapping[str, str | Path] | None = None,
         progress: Meter | None = None,
     ) -> FeatureTable | FeatureFile:
-        """Snapshots from `start` on, `every` so long, before `end`, one after the other; see `snapshot`."""
-        from trimtab.app.features.feature_tables import moments_between, snapshot_features
+        """Snapshots at `start`, then `every` so long, before `end`, in one table; see `snapshot`."""
+        from trimtab.app.features.feature_tables import snapshot_features, times_between
 
-        moments = moments_between(start, end, every, self.clock)
-        return snapshot_features(self, of, moments, how=_how(as_known, reasons, out, events, progress))
+        times = times_between(start, end, every, self.clock)
+        return snapshot_features(self, of, times, how=_how(as_known, reasons, out, events, progress))
 
     def catalogue(self, *, search: str | None = None) -> Catalogue:
-        """Every source, entity, view and feature: what it means, how fresh it is, its values, who uses it.
+        """Every source, entity, view and feature: meaning, freshness, values and users.
 
-        Values are those of the newest predictions of the version in service, or of its training set when there are
-        few; each says which.
+        Values are from the newest predictions of the version in service, or from its training set when there are few;
+        each says which.
 
         Args:
-            search: Only what has this text in its name, description, tags, owner or columns.
+            search: A text to find in names, descriptions, tags, owners or columns.
         """
         from trimtab.app.features.feature_catalogue import feature_catalogue
 
@@ -537,18 +536,18 @@ class Project(System):
     # -- questions ----------------------------------------------------------------------------------------------
 
     def why(self, prediction_id: str) -> Explanation:
-        """All that led to one prediction: features and reasons, version, training set, gate, decision.
+        """Everything behind one prediction: features and reasons, version, training set, gate, decision.
 
         Raises:
             NotFound: There is no such prediction.
-            Misuse: It is no text.
+            Misuse: It is not a text.
         """
         from trimtab.app.inspect.explain import explain
         from trimtab.core.shown import shown
 
         if not isinstance(prediction_id, str):
             raise Misuse(
-                f"why: {shown(prediction_id)[:100]} is no id. Give the id of an answer, a text such as 'p_...'."
+                f"why: {shown(prediction_id)[:100]} is not an id. Give the id of an answer, a text such as 'p_...'."
             )
         return explain(self, prediction_id)
 
@@ -561,23 +560,23 @@ class Project(System):
         seed: int | None = None,
         scores: bool = False,
     ) -> SkewReport:
-        """Compute logged predictions again as of their own (t, P), and hold them against what was used, bit for bit.
+        """Recompute logged predictions as of their own time and log position, and compare them bit for bit.
 
-        The check is kept; a difference that the one before did not show becomes a signal.
+        The check is stored; a difference that the previous check did not show becomes a signal.
 
         Args:
-            model: A deployed model's name; left out, all of them.
-            sample: How many predictions to draw; None: all.
-            since: Only those made at this moment or later.
-            seed: Draws the same sample again; left out, a new one.
-            scores: Let the stored versions answer again, too.
+            model: A deployed model's name; default: all of them.
+            sample: Number of predictions to draw; None: all.
+            since: Only those made at this time or later.
+            seed: Seed of the sample; default: a new one.
+            scores: Recompute the scores by the stored versions, too.
 
         Raises:
             NotFound: There is no such model.
         """
         from trimtab.app.inspect.skew import check_skew
 
-        since_us = self._moment("since", since)
+        since_us = self._time_us("since", since)
         return check_skew(self, model, sample=sample, since_us=since_us, seed=seed, scores=scores)
 
     def skew_checks(self, *, last: int = 20) -> list[SkewReport]:
@@ -587,11 +586,11 @@ class Project(System):
         return skew_checks(self, last)
 
     def report(self, version: str, file: str | Path | None = None) -> Path:
-        """Write a version's evaluation as a self-contained page, its card and its figures beside it; where it is.
+        """Write a version's evaluation as a self-contained page, with its card and data next to it; the page's path.
 
         Args:
-            version: "late_flight@7", "late_flight@champion" or the beginning of its address.
-            file: Where to; left out, `reports/` in the state folder.
+            version: "late_flight@7", "late_flight@champion" or a prefix of its id.
+            file: The page; default: in `reports/` of the state folder.
 
         Raises:
             NotFound: There is no such version, or neither it nor the version it refits was evaluated.
@@ -602,7 +601,7 @@ class Project(System):
         return write_evaluation(self.registry, self.state.blob, self.state.catalog, version, to)
 
     def evaluation(self, version: str) -> Evaluation:
-        """A version's evaluation, or that of the candidate which it is a refit of, as numbers.
+        """A version's evaluation as numbers; of a refit, that of the candidate it refits.
 
         Raises:
             NotFound: There is no such version, or it was not evaluated.
@@ -612,63 +611,63 @@ class Project(System):
         return evaluation_of(self.registry, self.state.blob, self.registry.get(version))
 
     def materialise(self) -> Materialised:
-        """Move what is new in the event log into one Delta table a source, every version and tombstone of it.
+        """Copy new records of the event log into one Delta table per source, with every version and tombstone.
 
-        The log stays as it is: `retain` truncates it. Histories then begin with the tables, and any tool that reads
-        Delta can read them. One process at a time does so, and none while `forget` erases; others wait a while.
+        The log stays as it is: `retain` truncates it. Histories then start with the tables, and any tool that reads
+        Delta can read them. One process at a time does this, and none while `forget` erases; others wait.
 
         Raises:
-            Conflict: Another process was still at it after a minute.
+            Conflict: Another process was still doing so after a minute.
         """
         from trimtab.app.features.materialising import move_into_tables
 
         return move_into_tables(self)
 
     def rebuild(self, view: str, *, progress: Meter | None = None) -> int:
-        """Make the online features of a view anew from history; those of before answer meanwhile.
+        """Rebuild the online features of a view from history; the old ones answer until then.
 
-        A serving process does it when there is one. Asking for it again does no harm.
+        A serving process does it when there is one. Calling it again does no harm.
 
         Returns:
-            How many records of its source it has.
+            The number of records of its source.
 
         Raises:
             NotFound: No deployed model uses such a view.
-            Misuse: Records that are needed were truncated from the log, and no table of record has them.
+            Misuse: Needed records were truncated from the log, and no table of record has them.
             Unavailable: The serving process ended, or failed, before it was done.
         """
         return self.views.rebuild(view, progress=progress)
 
     def rebuild_all(self, *, progress: Meter | None = None) -> int:
-        """Make all online features anew from history, also where what is stored of them is damaged.
+        """Rebuild all online features from history, also when the stored ones are damaged.
 
         Returns:
-            How many records the views have taken, in sum.
+            The number of records that the views took, in total.
 
         Raises:
-            Conflict: They are damaged, and a service works with them: stop it first.
-            Misuse: Records that are needed were truncated from the log, and no table of record has them.
+            Conflict: They are damaged and a service uses them: stop it first.
+            Misuse: Needed records were truncated from the log, and no table of record has them.
         """
         return self.views.rebuild_all(progress=progress)
 
     def compact(self) -> Compacted:
-        """Give back the room of online features that no answer can depend on any more; no value changes.
+        """Reclaim the space of online features that no answer can depend on any more; no value changes.
 
         Raises:
-            Conflict: A process serves the project: it does this by itself every hour.
+            Conflict: A process serves the project: it compacts by itself every hour.
         """
         return self.views.compact()
 
     def retain(self, *, dry_run: bool = False) -> Retained:
         """Move the event log into tables and truncate it, and remove what [retention] does not keep.
 
-        Nothing that the settings do not name is lost: what leaves the log is in the tables.
+        Nothing else is lost: records that leave the log are in the tables.
 
         Args:
-            dry_run: Change nothing, and say about what would be done.
+            dry_run: Change nothing; report what would be done.
 
         Raises:
-            Conflict: Another process does so, or backs the project up.
+            Conflict: Another process does so, or backs up the project.
         """
         from trimtab.app.keep.retention import retain
 
@@ -684,20 +683,19 @@ class Project(System):
         feature: str | None = None,
         source: str | None = None,
     ) -> list[Found]:
-        """The registered versions that fit, with tags, notes, aliases and their evaluated metric.
+        """The registered versions that match, with tags, notes, aliases and their evaluated metric.
 
         Args:
-            model: Of one model; left out, of all.
-            search: A text in its name, address, tags, notes, aliases, inputs, runtime or actor.
-            tag: A tag that it has.
-            metric: A figure of its evaluation, also with a bound: "log_loss<0.4", "auc>0.8".
-            feature: A feature that it reads, or the view that it comes from.
-            source: A source that its features are made of.
+            model: One model's versions; default: all models'.
+            search: A text in its name, id, tags, notes, aliases, inputs, runtime or actor.
+            tag: A tag.
+            metric: A metric of its evaluation, also with a bound: "log_loss<0.4", "auc>0.8".
+            feature: A feature that it reads, or the view of one.
+            source: A source of its features.
 
         Raises:
-            Misuse: The metric cannot be read.
-            NotFound: There is no such model; or no version has such a figure, reads such a feature or is made of such
-                a source.
+            Misuse: The metric cannot be parsed.
+            NotFound: There is no such model, metric, feature or source.
         """
         from trimtab.app.versions.search import search_versions
         from trimtab.registry.searching import Search
@@ -718,23 +716,21 @@ class Project(System):
     ) -> Collection:
         """Remove the artifacts, evaluations and training sets of versions that nothing needs; their records stay.
 
-        With them go old searches, and what trainings that were killed and never gone on with had finished.
-
-        Kept is what an alias points to or can roll back to, what gate records, ledger rows and logged predictions name,
-        and everything new.
+        Old searches go too, and finished steps of killed trainings that were never resumed. Kept are versions that an
+        alias points to or can roll back to, or that gate records, ledger rows and logged predictions name, and new
+        ones.
 
         Args:
-            dry_run: Change nothing; say what would go, and why the rest stays.
-            why: One sentence, told to whoever asks for a removed version.
-            grace: What was registered or stored within this time stays.
-            rollbacks: How many steps back each alias must be able to go.
-            evidence: Gate records and ledger rows older than this keep nothing; left out, all of them do.
-            searches: How many of the newest searches of each model stay, besides those that chose a version's
-                parameters.
-            actor: Who asks.
+            dry_run: Change nothing; report what would go, and why the rest stays.
+            why: One sentence, shown when a removed version is requested.
+            grace: Keep what was registered or stored within this time.
+            rollbacks: Steps back that each alias must be able to go.
+            evidence: Gate records and ledger rows older than this keep nothing; default: all of them do.
+            searches: Newest searches of each model to keep, besides those that chose a version's parameters.
+            actor: Who collects.
 
         Raises:
-            Conflict: Another collection is under way.
+            Conflict: Another collection is running.
         """
         from trimtab.app.versions.collecting import collect_garbage
         from trimtab.registry.collecting.collector import Keep
@@ -744,10 +740,10 @@ class Project(System):
         return collect_garbage(self, dry_run=dry_run, keep=keep, searches=searches, why=why, actor=actor)
 
     def signature(self, version: str) -> Signature:
-        """What a version is given and what it gives: the request, the inputs of its estimator, its output.
+        """The signature of a version: its request, the inputs of its estimator, its output.
 
         Args:
-            version: "late_flight@7", "late_flight@champion" or the beginning of its address.
+            version: "late_flight@7", "late_flight@champion" or a prefix of its id.
 
         Raises:
             NotFound: There is no such version, or its artifact was removed.
@@ -757,7 +753,7 @@ class Project(System):
         return version_signature(self, version)
 
     def card(self, version: str, *, html: bool = False) -> str:
-        """A version's model card, Markdown or a self-contained page: made from records, nothing typed by hand.
+        """A version's model card, Markdown or a self-contained page, generated from records.
 
         Raises:
             NotFound: There is no such version, or its artifact was removed.
@@ -767,20 +763,21 @@ class Project(System):
     def compare(
         self, one: str, other: str, *, window: str | int | None = "14d", moved: float | None = None
     ) -> Comparison:
-        """What differs between two versions: data, definitions, recipe, environment, metrics, and their answers.
+        """Differences of two versions: data, definitions, recipe, environment, metrics and answers.
 
-        Both answer the newest labelled rows, each by its own features as of their time.
+        Both answer the newest labelled rows, each with its own features as of their time.
 
         Args:
             one: A version, usually the older one.
             other: Another of the same model.
-            window: How long the rows reach back from the newest one with a final label; None asks neither.
-            moved: From which difference on an answer counts as moved; left out, 0.05 of a chance, or a twentieth of
-                the standard deviation of a number's labels.
+            window: Time span of the rows, back from the newest one with a final label; None: compare no answers.
+            moved: The difference from which an answer counts as moved; default: 0.05 of a probability, or a twentieth
+                of the standard deviation of a number's labels.
 
         Raises:
-            NotFound: There is no such version, or what is stored of it was removed.
-            Misuse: They are versions of two models, the window is none or empty, or `moved` is no number from 0 on.
+            NotFound: There is no such version, or its artifact was removed.
+            Misuse: They are versions of two models, the window is invalid or empty, or `moved` is negative or no
+                number.
         """
         from trimtab.app.versions.comparing import check_moved, compare_versions, window_of
 
@@ -802,28 +799,29 @@ class Project(System):
         why: str = "",
         actor: str = "a person",
     ) -> Version:
-        """Register a model that was made elsewhere as a version: LightGBM, XGBoost, CatBoost, ONNX, scikit-learn.
+        """Register a model trained outside trimtab as a version: LightGBM, XGBoost, CatBoost, ONNX, scikit-learn.
 
-        Its inputs must be the declared model's features, in their order, and it must give the scores of golden rows or
-        be scored on a labelled window first. It serves only once an alias points to it, by a gate record or `first`.
-        Content that was imported before is the version that there is, which stays as it is: `seen_until` and `window`
-        must be as they were then, or left out. Other golden rows, categories or labelled rows make another version.
+        Its inputs must be the declared model's features, in their order, and it must reproduce the scores of golden
+        rows or be scored on a labelled window first. It serves only once an alias points to it, by a gate record or
+        `first`. Content imported before is the existing version, unchanged: `seen_until` and `window` must then be the
+        same, or left out. Other golden rows, categories or labelled rows make another version.
 
         Args:
             path: A model file, an MLflow model folder, or a folder that `export` wrote.
             model: The declared model that it is a version of.
-            golden: A file of golden rows; left out, those of an exported folder.
-            window: Score it on the newest labelled rows, so far back: its evaluation.
+            golden: A file of golden rows; default: those of an exported folder.
+            window: Evaluate it on the labelled rows of this newest time span.
             categories: By category, its values in the order in which the model numbers them.
             trust: "pickle" allows a pickle, which runs code.
-            seen_until: Until when it may have seen data; left out, now: gates then judge on what comes.
+            seen_until: The end of its training data; default: now, so gates judge on later rows only.
             first: Make it champion; allowed while there is none.
-            why: Why it is to answer without having passed a gate; needed with `first`.
+            why: Why it may answer without having passed a gate; needed with `first`.
             actor: Who imports it.
 
         Raises:
             NotFound: There is no such file or model.
-            Misuse: Its inputs are not the features, it does not give the golden scores, or it cannot be read safely.
+            Misuse: Its inputs are not the features, it does not reproduce the golden scores, or it cannot be read
+                safely.
             Conflict: The same content was imported with another `seen_until` or `window`; or, with `first`, a candidate
                 waits for approval.
         """
@@ -840,7 +838,7 @@ class Project(System):
             first=first,
             why=why,
             actor=actor,
-            seen_until_us=self._moment("seen_until", seen_until),
+            seen_until_us=self._time_us("seen_until", seen_until),
         )
         return import_version(self, _path("path", path), model, asked)
 
@@ -850,15 +848,15 @@ class Project(System):
         """Write a version as a folder that runs without trimtab: model, code, signature, golden predictions.
 
         Args:
-            version: Which one.
-            folder: Where to; it must not be there yet, or be empty.
+            version: "late_flight@7", "late_flight@champion" or a prefix of its id.
+            folder: A new or empty folder.
             mlflow: Make it an MLflow model folder.
-            trust: "pickle" lets a version go that is stored with pickle.
+            trust: "pickle" allows a version that is stored with pickle.
 
         Raises:
             NotFound: There is no such version.
-            Misuse: It is a pickle, or the exported code does not repeat the golden predictions.
-            Conflict: There is something at `folder`.
+            Misuse: It is a pickle, or the exported code does not reproduce the golden predictions.
+            Conflict: `folder` is not empty.
         """
         from trimtab.registry.transfer.export import export_version
 
@@ -867,21 +865,21 @@ class Project(System):
         return export_version(loaded, _path("folder", folder), card=card, mlflow=mlflow, trust=trust)
 
     def disk(self) -> Disk:
-        """What each part takes on disk, how fast it grows, and what `retain` would give back."""
+        """Disk usage by part, its growth, and what `retain` would free."""
         from trimtab.app.keep.disk import disk_report
 
         return disk_report(self)
 
     def recover(self, *, dry_run: bool = False, actor: str = "a person") -> Recovered:
-        """Go on after records were lost from a log, or after a clock that was ahead stamped some.
+        """Repair the state after records were lost from a log, or after a clock that was ahead stamped some.
 
-        A partition goes on behind what was read of it, so that no new record gets a position that a reader has passed.
-        Append times that are still to come become the present, and online features are rebuilt. The ledger has a row
-        of each.
+        A partition continues after the last position that was read, so that no new record gets a position which a
+        reader has passed. Append times in the future become the present, and online features are rebuilt. Each repair
+        has its row in the ledger.
 
         Args:
-            dry_run: Change nothing, and say what is lost and what would be done.
-            actor: Who does it.
+            dry_run: Change nothing; report what is lost and what would be done.
+            actor: Who repairs it, for the ledger.
 
         Raises:
             Conflict: A process serves the project, or writes the partition. Stop it first.
@@ -891,10 +889,10 @@ class Project(System):
         return recover(self, dry_run=dry_run, actor=actor)
 
     def backup(self, to: str | Path) -> Backup:
-        """Copy the state to a new folder, consistent although others serve and write; there is no half backup.
+        """Copy the state to a new folder, consistently while others serve and write; all or nothing.
 
         Raises:
-            Conflict: `to` exists, or another process retains or backs up.
+            Conflict: `to` exists, or another process runs `retain` or `backup`.
             Unavailable: The disk there is full or read-only.
         """
         from trimtab.app.keep.backup import back_up
@@ -902,7 +900,7 @@ class Project(System):
         return back_up(self, _path("to", to))
 
     def status(self) -> Status:
-        """What is deployed, how fresh it is, and what is red."""
+        """The state of the project: deployments, freshness, and what is red."""
         from trimtab.app.inspect.status import project_status
 
         return project_status(self)
@@ -912,10 +910,10 @@ class Project(System):
         return Ledger(self.state.catalog).rows()
 
     def stages(self, model: str | None = None) -> list[Stage]:
-        """The stages of a deployment's loop: what is done, where it stands, what comes next and when.
+        """The stages of a deployment's loop: finished, current and next, with their times.
 
         Args:
-            model: A deployment's name; left out, the first one.
+            model: A deployment's name; default: the first one.
 
         Raises:
             NotFound: There is no such deployment.
@@ -925,30 +923,30 @@ class Project(System):
         return stages_of(self, model)
 
     def quality_page(self, model: str | None = None, *, to: str | Path) -> Path:
-        """Write the quality of a deployment as a page: days, what is red, slices, inputs and decisions; the file.
+        """Write a page about a deployment's quality: days, what is red, slices, inputs and decisions; the file.
 
         Args:
-            model: A deployment's name; left out, the first one.
+            model: A deployment's name; default: the first one.
             to: A file that ends in .html, or a folder.
 
         Raises:
             NotFound: There is no such deployment.
-            Unavailable: There is no room for the file, or no access.
+            Unavailable: The file cannot be written.
         """
         from trimtab.app.inspect.quality_page import write_quality_page
 
         return write_quality_page(self, model, Path(to))
 
     def verify_ledger(self) -> int:
-        """Check the ledger's chain of hashes; the number of rows.
+        """Verify the ledger's chain of hashes; the number of rows.
 
         Raises:
-            Corrupt: A row was changed, removed or put in.
+            Corrupt: A row was changed, removed or inserted.
         """
         return Ledger(self.state.catalog).verify()
 
     def signals(self) -> list[Signal]:
-        """What monitoring found, oldest first, each as it is now: `ended_at_us` is None while it stands."""
+        """The signals of monitoring, oldest first, as they are now: `ended_at_us` is None while one is active."""
         return every_signal(self.state.catalog)
 
     def alerts(self) -> AlertOverview:
@@ -958,11 +956,11 @@ class Project(System):
         return alert_overview(self)
 
     def send_alerts(self) -> None:
-        """Deliver what is news now; `tick` and a process that serves do so by themselves."""
+        """Deliver new alerts now; `tick` and serving processes do so by themselves."""
         self.alerting.look()
 
     def test_alerts(self, receiver: str | None = None) -> list[TriedReceiver]:
-        """Send a test alert to a receiver, left out: to all; the outcome of each.
+        """Send a test alert to one receiver, or to all; the outcome of each.
 
         Raises:
             NotFound: There is no such receiver.
@@ -970,24 +968,24 @@ class Project(System):
         return self.alerting.test(receiver)
 
     def mute_alerts(self, what: str, *, time: str | int, why: str, actor: str = "a person") -> Decision:
-        """Mute alerts of something for a while; the ledger's row.
+        """Mute some alerts for a time; the ledger's row.
 
         Args:
             what: A model, a kind of signal or a subject; or MODEL/KIND, or MODEL/KIND/SUBJECT with * for any.
-            time: How long; at most 90d.
-            why: For the ledger.
+            time: The length; at most 90d.
+            why: The reason, for the ledger.
             actor: Who mutes it.
 
         Raises:
             NotFound: There is no such thing.
-            Misuse: No reason is given, or a time that cannot be.
+            Misuse: No reason is given, or an invalid time.
         """
         from trimtab.app.alerts.muting import mute
 
         return mute(self, what, time=time, why=why, actor=actor)
 
     def unmute_alerts(self, what: str, *, why: str = "", actor: str = "a person") -> Decision:
-        """End a mute before its time; the ledger's row.
+        """End a mute early; the ledger's row.
 
         Raises:
             NotFound: It is not muted.
@@ -1007,25 +1005,25 @@ class Project(System):
         version: str | None = None,
         amended: bool = False,
     ) -> Columns:
-        """The quality of what a model answered, from closed blocks: a row a block, version, arm and slice.
+        """The quality of a model's answers, from closed blocks: one row per block, version, arm and slice.
 
-        A day closes once its labels had their time. `loss` is the mean of the model's metric over labelled rows, with
-        an interval that takes rows for independent; `excess_loss` is what exceeds the loss that the scores themselves
-        expect, null where they are no probabilities; `gap` is mean score minus mean label.
+        A day closes once its labels' wait is over. `loss` is the mean of the model's metric over labelled rows, with an
+        interval that treats rows as independent; `excess_loss` is the loss above what the scores themselves expect,
+        null where they are not probabilities; `gap` is mean score minus mean label.
 
         Args:
-            model: A deployment's name; left out, the first one.
+            model: A deployment's name; default: the first one.
             by: "hour", "day", "week", "month", "all", or "batch": each table that `predict_table` answered, by its id,
-                once the day on which it was made is closed.
-            slices: A column, or the name of an expression of the gate's slices: a row for each of its values.
+                once its day is closed.
+            slices: A column, or the name of an expression of the gate's slices: one row per value.
             since: Leave out blocks that begin earlier.
             until: Leave out blocks that begin then or later.
-            version: Only this version: its name or address.
-            amended: Count labels that came late or were corrected since a day was closed, as far as was looked.
+            version: Only this version: its name or id.
+            amended: Include labels that came late or were corrected after a day was closed, as far as they were read.
 
         Raises:
             NotFound: There is no such deployment or version.
-            Misuse: No slices by that name are kept, or blocks of another length than there are.
+            Misuse: No slices of that name are kept, or blocks of that length are not.
         """
         from trimtab.app.inspect.quality import quality_table
 
@@ -1041,41 +1039,41 @@ class Project(System):
         )
 
     def accept_level(self, model: str | None = None, *, why: str, actor: str = "a person") -> Decision:
-        """Accept the quality of what serves, although it is worse than that of the last healthy version.
+        """Accept the quality of the version in service, although it is worse than that of the last healthy one.
 
-        Until then status stays red, however often a version is promoted.
+        Until then the status stays red, however often a version is promoted.
 
         Raises:
             NotFound: There is no such deployment.
             Misuse: No reason is given.
-            Conflict: It meets the level, or none is known.
+            Conflict: It meets the level already, or no level is known.
         """
         from trimtab.app.inspect.quality import accept_level
 
         return accept_level(self, model, why, actor)
 
     def exclusions(self, model: str | None = None, *, released: bool = False) -> list[RedWindow]:
-        """The times whose rows no fit learns from and nothing is judged by: inputs or labels were faulty.
+        """Time windows whose rows are excluded from fits and judgements, because inputs or labels were faulty.
 
         Args:
-            model: A deployment's name; left out, the first one.
-            released: List those that were released, too.
+            model: A deployment's name; default: the first one.
+            released: Include those that were released.
         """
         from trimtab.app.training.exclusions import exclusions
 
         return exclusions(self, model, all_of_them=released)
 
     def release(self, window: str, *, model: str | None = None, why: str, actor: str = "a person") -> RedWindow:
-        """Let the rows of a time count again although its inputs or labels were found faulty.
+        """Release an excluded time window: its rows are used again.
 
         Args:
             window: Its id, as `exclusions` lists it.
-            model: A deployment's name; left out, the first one.
-            why: What is known of the rows, for the ledger.
-            actor: Who says so.
+            model: A deployment's name; default: the first one.
+            why: Why its rows can be used, for the ledger.
+            actor: Who releases it.
 
         Raises:
-            NotFound: There is no such deployment or time.
+            NotFound: There is no such deployment or window.
             Misuse: No reason is given.
         """
         from trimtab.app.training.exclusions import release
@@ -1083,30 +1081,30 @@ class Project(System):
         return release(self, window, model=model, why=why, actor=actor)
 
     def roll_back(self, model: str, *, why: str, actor: str = "a person") -> Decision:
-        """Let the version before the one in service answer again; a process that serves follows within a second.
+        """Put the previous version in service again; serving processes follow within a second.
 
         Raises:
-            NotFound: There is no such model, or no version before.
-            Conflict: Somebody else moved the alias at the same moment.
+            NotFound: There is no such model, or no previous version.
+            Conflict: The alias was moved by another process at the same time.
         """
         from trimtab.app.versions.alias_moves import roll_back
 
         return roll_back(self, model, why=why, actor=actor)
 
     def set_arm(self, version: str, arm: str, *, share: float, why: str = "", actor: str = "a person") -> Decision:
-        """Let a version answer beside the one in service; a process that serves follows within a second.
+        """Let a version answer alongside the one in service; serving processes follow within a second.
 
         Args:
             version: "late_flight@7"; the model's name alone keeps the version that the arm has.
-            arm: "canary": its answers to a share of the requests are what askers get. "shadow": it answers a share once
-                more, on spare capacity, seen by nobody. The answers of both are logged under the arm's name.
+            arm: "canary": clients get its answers to a share of the requests. "shadow": it answers a share a second
+                time, on spare capacity, and no client sees it. Both are logged under the arm's name.
             share: From 0, which ends it, to 1. The same entities are always in it, and stay in it when it grows.
-            why: For the ledger and the alias's history; needed of a canary that passed no gate.
-            actor: Who says so.
+            why: For the ledger and the alias's history; required for a canary that passed no gate.
+            actor: Who sets it.
 
         Raises:
             NotFound: There is no such version or deployment.
-            Misuse: No such arm, no such share, or neither a gate that was passed nor a reason.
+            Misuse: No such arm, an invalid share, or neither a passed gate nor a reason.
         """
         from trimtab.app.versions.arms import set_arm
 
@@ -1125,43 +1123,42 @@ class Project(System):
         """Judge a registered version against the one in service, and put it in service when it passes.
 
         The gate is that of every candidate, on the newest labelled days that neither has seen. Where the deployment
-        asks for approval it then waits for that. A version that is refused changes nothing.
+        requires approval, it then waits for that. A refused version changes nothing.
 
         Args:
-            version: "late_flight@7", or the beginning of its address.
+            version: "late_flight@7", or a prefix of its id.
             why: For the ledger and the alias's history.
-            seen_until: Until when an imported version has seen data; left out, as its import said.
+            seen_until: The end of an imported version's training data; default: as stated at its import.
             dry_run: Only judge it.
-            actor: Who asks for it.
-            watch: Called with the run whenever it gets on.
+            actor: Who promotes it.
+            watch: Called with the run at each progress.
 
         Raises:
             NotFound: There is no such version, or no deployment of its model.
-            Unavailable: There are no days to judge on yet; the message says from when on.
-            Misuse: It cannot be loaded here, or its features cannot be computed any more.
-            Corrupt: What is stored of it is damaged.
-            Conflict: Another process is at work on the deployment, a candidate waits for approval, or automation is
-                frozen.
+            Unavailable: There are no days to judge on yet; the message says when there will be.
+            Misuse: It cannot be loaded here, or its features can no longer be computed.
+            Corrupt: Its artifact is damaged.
+            Conflict: Another process works on the deployment, a candidate waits for approval, or automation is frozen.
         """
         from trimtab.app.training.promoting import Asked, promote_version
 
-        seen_until_us = self._moment("seen_until", seen_until)
+        seen_until_us = self._time_us("seen_until", seen_until)
         asked = Asked(why=why, actor=actor, seen_until_us=seen_until_us, dry_run=dry_run)
         return promote_version(self, version, asked, watch)
 
     def approve(self, model: str | None = None, *, why: str = "", actor: str = "a person") -> list[Decision]:
-        """Let the candidate of a deployment that waits for approval take over.
+        """Promote the candidate of a deployment that waits for approval.
 
         Args:
-            model: A deployment's name; it may be left out where only one candidate waits.
+            model: A deployment's name; optional where only one candidate waits.
             why: For the ledger.
             actor: Who approves it, for the ledger.
 
         Raises:
             NotFound: There is no such deployment.
-            Misuse: Several wait, and none is named.
-            Conflict: None waits, its time is over, another champion stands there than it was compared with, automation
-                is frozen, or another process is at work on it.
+            Misuse: Several wait and none is named.
+            Conflict: None waits, its time is over, the champion is not the one it was compared with, automation is
+                frozen, or another process works on the deployment.
         """
         from trimtab.app.training.resolve_deployment import waiting
 
@@ -1169,16 +1166,16 @@ class Project(System):
         return self.loop(model).answer("approve", actor, why or "No reason was given.")
 
     def reject(self, model: str | None = None, *, why: str, actor: str = "a person") -> list[Decision]:
-        """Drop the candidate of a deployment that waits for approval; the quiet time runs as after a refusal.
+        """Reject the candidate of a deployment that waits for approval; the cooldown starts as after a refusal.
 
         Args:
-            model: A deployment's name; it may be left out where only one candidate waits.
+            model: A deployment's name; optional where only one candidate waits.
             why: For the ledger.
             actor: Who rejects it, for the ledger.
 
         Raises:
             NotFound: There is no such deployment.
-            Misuse: No reason is given; or several wait, and none is named.
+            Misuse: No reason is given; or several wait and none is named.
             Conflict: As `approve`.
         """
         from trimtab.app.training.resolve_deployment import waiting
@@ -1187,13 +1184,13 @@ class Project(System):
         return self.loop(model).answer("reject", actor, why)
 
     def freeze(self, why: str, *, actor: str = "a person") -> Decision:
-        """Stop all automation at once; predictions go on."""
+        """Stop all automation at once; predictions continue."""
         from trimtab.steering.loop_state import FREEZE
 
         return self._by_hand("freeze", why, actor, Put(FREEZE, "all", msgspec.json.encode(why)))
 
     def unfreeze(self, why: str, *, actor: str = "a person") -> Decision:
-        """Let automation go on."""
+        """Resume automation."""
         from trimtab.steering.loop_state import FREEZE
 
         return self._by_hand("unfreeze", why, actor, Remove(FREEZE, "all"))
@@ -1208,31 +1205,31 @@ class Project(System):
         training_sets: bool = False,
         actor: str = "a person",
     ) -> Forgotten:
-        """Erase whom a key names from events, tables, predictions, quarantine, stored answers and online features.
+        """Erase an entity from events, tables, predictions, quarantine, stored answers and online features.
 
-        The project is opened anew on the way: what was got from it before (`history`, `registry`) is closed then.
+        The project is reopened on the way: parts taken from it before (`history`, `registry`) are closed then.
 
         Args:
             entity: An entity, or the column of any source that holds its key.
             key: One value for each of its columns.
-            keys: Several keys in one run, each a value, or one value for each column; the views are filled again once.
-            why: For the ledger; write no personal data.
-            dry_run: Only look what is there.
-            training_sets: Delete the rows of stored training sets that have rows of it.
+            keys: Several keys in one run, each a value, or one value per column; the views are refilled once.
+            why: For the ledger; no personal data.
+            dry_run: Change nothing; report what is there.
+            training_sets: Also delete its rows from stored training sets.
             actor: For the ledger.
 
         Raises:
-            NotFound: There is no such entity, or nothing of any key.
+            NotFound: There is no such entity, or nothing is stored for any key.
             Misuse: A key does not fit the entity's columns.
-            Conflict: Another process serves, trains, writes or reads. What was done until then stays done: the same
-                call goes on from there.
+            Conflict: Another process serves, trains, writes or reads. What was erased until then stays erased: call
+                again to continue.
         """
         from trimtab.app.keep.erasure import forget
 
         several = [[one] if isinstance(one, str | int) else one for one in keys]
         wanted = [[*map(str, one)] for one in ([key, *several] if key or not several else several)]
         if not dry_run and self.followed():
-            raise Conflict(f"{self.state_folder}: this project is being served. Stop the service, and forget then.")
+            raise Conflict(f"{self.state_folder}: this project is being served. Stop the service, then forget.")
         self.reopen()
         try:
             found = forget(self, entity, wanted, why=why, dry_run=dry_run, training_sets=training_sets, actor=actor)
@@ -1257,12 +1254,12 @@ class Project(System):
         """Answer over HTTP until SIGTERM, SIGINT or SIGHUP.
 
         Args:
-            host: The address to listen on; left out, the setting `serve.host`.
-            port: 0 takes a free one; left out, the setting `serve.port`.
+            host: The address to listen on; default: the setting `serve.host`.
+            port: 0 takes a free one; default: the setting `serve.port`.
             ready: Called with the URL once requests are answered.
-            workers: Processes that answer; left out, the setting `serve.workers`. With more than one, this process
-                watches them and does everything but answer.
-            grpc_port: Where the Open Inference Protocol is answered over gRPC; left out, the setting `serve.grpc_port`.
+            workers: Processes that answer; default: the setting `serve.workers`. With more than one, this process
+                supervises them and does everything else.
+            grpc_port: The port of the Open Inference Protocol over gRPC; default: the setting `serve.grpc_port`.
             grpc_ready: Called with its address, before `ready`.
 
         Raises:
@@ -1292,18 +1289,18 @@ class Project(System):
         """Replay the ingested history in virtual time under several policies; the project's state stays as it is.
 
         Args:
-            lines: Names of lines of [demo]; left out, all of them (without [demo]: the project's policy, and never).
-            policies: Instead of lines: policies of `trimtab.simulation`, or words for them such as "never",
-                "every 30d", "ungated 30d", "naive", "project" or "FILE.py:FUNCTION".
-            model: Whose deployment the policies keep; left out, the only one.
-            stream: Instead of the ingested history a generated one, made with `tt.stream()` for the model, or words for
-                it such as "days=100 concept=40".
-            faults: What goes wrong, by name and date: faults of `trimtab.simulation`, rows or a table with kind, start,
-                end, source, column and size, or a CSV file of them.
-            start: When time begins to run; left out, [demo] start, else after the first quarter of the requests.
-            until: When it stops; left out, [demo] until, else the last request.
-            seed: Left out, the setting `seed`.
-            progress: Called with microseconds done and microseconds in all.
+            lines: Names of scenarios of [demo]; default: all of them (without [demo]: the project's policy, and never).
+            policies: Instead of `lines`: policies of `trimtab.simulation`, or texts for them such as "never", "every
+                30d", "ungated 30d", "naive", "project" or "FILE.py:FUNCTION".
+            model: The deployment that the policies replace; default: the only one.
+            stream: A generated history instead of the ingested one, made with `tt.stream()` for the model, or a text
+                for it such as "days=100 concept=40".
+            faults: Faults by name and date: faults of `trimtab.simulation`, rows or a table with kind, start, end,
+                source, column and size, or a CSV file of them.
+            start: The start of virtual time; default: [demo] start, else after the first quarter of the requests.
+            until: Its end; default: [demo] until, else the last request.
+            seed: Default: the setting `seed`.
+            progress: Called with microseconds done and microseconds in total.
         """
         from trimtab.app.replay.replaying import simulate_project
 
@@ -1321,29 +1318,29 @@ class Project(System):
         )
 
     def _named(self, source: str | None) -> str | None:
-        """A source that is declared, or that has rows in quarantine all the same."""
+        """Check that a source is declared or has quarantined rows."""
         if source is not None and source not in self.quarantine.counts():
             self.definitions.source(source)
         return source
 
-    def _moment(self, name: str, given: str | int | dt.datetime | None) -> int | None:
+    def _time_us(self, name: str, given: str | int | dt.datetime | None) -> int | None:
         from trimtab.events.values.checks import given_time_us
 
         return None if given is None else given_time_us(given, name, self.clock)
 
     def _by_hand(self, act: str, why: str, actor: str, change: Put | Remove) -> Decision:
-        """Change something and write down who did so: both or neither."""
+        """Write a change and its row of the ledger in one transaction."""
         row = Entry(at_us=self.clock.now_us(), model="*", act=act, cause=why or "No reason was given.", actor=actor)
         return Ledger(self.state.catalog).write([row], [change])[0]
 
 
 def _check_named(what: str, model: str | None, names: Sequence[str]) -> None:
-    if model is None and len(names) > 1:  # nobody guesses which one was meant
-        raise Misuse(f"{what}: no model is named, and there are {', '.join(names)}. Name one of them.")
+    if model is None and len(names) > 1:
+        raise Misuse(f"{what}: no model is named, and there are {', '.join(names)}. Name one.")
 
 
 def _request_rows(given: Sequence[Mapping[str, Any]] | Table) -> Sequence[Mapping[str, Any]]:
-    if given.__class__ is list:  # the usual: no table to be looked for
+    if given.__class__ is list:  # the common case, first
         return cast("list[Mapping[str, Any]]", given)
     from trimtab.core.columns.data import Columns
     from trimtab.events.files.files import is_table
@@ -1356,8 +1353,8 @@ def _request_rows(given: Sequence[Mapping[str, Any]] | Table) -> Sequence[Mappin
         raise Misuse("predict: one dict. Give a list of them, for one row too: [row]")
     if isinstance(given, str | bytes | Path) or not isinstance(given, Sequence):
         raise Misuse(
-            f"predict: rows is a {type(given).__name__}. Give a list of dicts or a table (polars, pandas, pyarrow, "
-            "DuckDB, Columns); for a file: predict_table"
+            f"predict: rows is a {type(given).__name__}. Give a list of dicts, a table (polars, pandas, pyarrow, "
+            "DuckDB, Columns), or use predict_table for a file."
         )
     return given
 

@@ -23,6 +23,7 @@ from load import load
 
 import trimtab as tt
 from trimtab.app.state.definitions import Definitions, load_definitions
+from trimtab.app.training.loops import Loops
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
 from trimtab.core.time import DAY_US, parse_time_us
@@ -73,7 +74,8 @@ def training_sets(project: Definitions, tables: dict[str, Columns], state: Path)
         for name, table in tables.items():
             opened.ingest(name, table)
         return {
-            name: opened.living_data().training_set(opened.definitions.models[name], cut_us=END_US) for name in MODELS
+            name: opened.part(Loops).living_data().training_set(opened.definitions.models[name], cut_us=END_US)
+            for name in MODELS
         }
 
 

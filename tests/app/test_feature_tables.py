@@ -382,9 +382,9 @@ def kill(folder: Path, out: Path, steps: int) -> None:
 )
 def test_moments_that_cannot_be_taken_are_refused_before_any_work(every: str, end: str, said: str) -> None:
     with pytest.raises(Misuse, match=said):
-        feature_tables.moments_between("2024-01-01", end, every, SystemClock())
+        feature_tables.times_between("2024-01-01", end, every, SystemClock())
     end = "2024-01-02T00:00:00.000001"
-    assert len(feature_tables.moments_between("2024-01-01", end, "1d", SystemClock())) == 2
+    assert len(feature_tables.times_between("2024-01-01", end, "1d", SystemClock())) == 2
 
 
 def test_a_table_has_a_length_and_what_the_reference_says_of_results_is_there(project: Project, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import shop
 
 from trimtab.app.project import Project
+from trimtab.app.training.loops import Loops
 from trimtab.core.columns.data import Columns, column
 from trimtab.core.records import FALLBACK_VERSION, LAST_ANSWER, NULL_FEATURES, RULE, Prediction
 from trimtab.core.time import DAY_US, MINUTE_US
@@ -98,7 +99,9 @@ def test_the_logged_score_of_every_kind_of_model_is_the_one_it_gives_again(tmp_p
             ask(project, name, 25)
             model, loaded = project.definitions.models[name], project.registry.load(f"{name}@champion")
             cut_us = project.clock.now_us()
-            found = project.living_data().training_set(model, cut_us=cut_us, since_us=begin_us, answers=True)
+            found = (
+                project.part(Loops).living_data().training_set(model, cut_us=cut_us, since_us=begin_us, answers=True)
+            )
             assert (found.rows, found.answers is None) == (25, False)
             everything = np.ones(found.rows, bool)
             matrix = loaded.encoding.matrix(found.features.values)
@@ -119,7 +122,7 @@ class Unlogged:
     """A project's rows without the answers of its log."""
 
     def __init__(self, project: Project) -> None:
-        self._data = project.living_data()
+        self._data = project.part(Loops).living_data()
         self.features_of = self._data.features_of
 
     def training_set(
@@ -191,7 +194,7 @@ def test_a_shadow_of_mixed_arms_and_degraded_answers_is_the_one_of_predictions_m
             candidate=other.id, gate=gate, successor=other.id, reason="", reference=(), cut_us=since_us, rows=0,
             data_hash="",
         )  # fmt: skip
-        by_log = compared(project, repair, since_us, project.living_data())
+        by_log = compared(project, repair, since_us, project.part(Loops).living_data())
         again = compared(project, repair, since_us, Unlogged(project))
         assert sum(day.rows for day in by_log) == len(made) + len(more)
         same(by_log, again)
@@ -200,7 +203,7 @@ def test_a_shadow_of_mixed_arms_and_degraded_answers_is_the_one_of_predictions_m
         project.predictions.append(healthy)  # of this version, on these inputs: nobody asks it again
         sold(project, [one.request_id for one in healthy], bought[: len(made)].tolist())
         shop.move(project, 4 * DAY_US)
-        by_log = compared(project, repair, since_us, project.living_data())
+        by_log = compared(project, repair, since_us, project.part(Loops).living_data())
         again = compared(project, repair, since_us, Unlogged(project))
         assert by_log[0].champion > again[0].champion + 0.1
 

@@ -19,6 +19,7 @@ from trimtab.app import Project
 from trimtab.app.data.training_data import LivingData
 from trimtab.app.features.feature_runs import run_in_memory
 from trimtab.app.training.loop import last_turn
+from trimtab.app.training.loops import Loops
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Conflict, Misuse, Unavailable
@@ -670,9 +671,9 @@ def test_nothing_is_read_ahead_before_the_first_tick_or_after_one_that_failed(
     loop.tick()
     assert len(read) == 1
     predictions(project, 1, 1, good=True)
-    project.read_ahead("two")  # had no tick
+    project.part(Loops).read_ahead("two")  # had no tick
     assert len(read) == 1
-    project.read_ahead("one")
+    project.part(Loops).read_ahead("one")
     assert len(read) == 2
 
 

@@ -10,6 +10,7 @@ import pytest
 import shop
 
 from trimtab.app.project import Project
+from trimtab.app.training.loops import Loops
 from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
 from trimtab.core.records import Decision
 from trimtab.core.time import DAY_US, format_time
@@ -239,7 +240,7 @@ def test_a_window_in_which_all_labels_are_alike_is_waited_out(trained: Path) -> 
 
     with shop.opened(trained) as project:
         model = project.definitions.models["buyer"]
-        found = project.living_data().training_set(model, cut_us=shop.NOW_US)
+        found = project.part(Loops).living_data().training_set(model, cut_us=shop.NOW_US)
         alike = msgspec.structs.replace(
             found, labels=msgspec.structs.replace(found.labels, values=found.labels.values * 0.0)
         )

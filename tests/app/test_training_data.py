@@ -23,6 +23,7 @@ from trimtab.app.features import feature_runs
 from trimtab.app.features.feature_runs import run_in_memory, run_of_model
 from trimtab.app.online import history as app_history
 from trimtab.app.project import Project
+from trimtab.app.training.loops import Loops
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import NotFound
 from trimtab.core.time import DAY_US, HOUR_US
@@ -219,7 +220,7 @@ def test_the_prediction_log_is_read_once_for_the_pin_of_a_set_and_the_set(
             return blocks(positions, model=model)
 
         monkeypatch.setattr(opened.predictions, "blocks", noted)
-        data = opened.living_data()
+        data = opened.part(Loops).living_data()
         frames, _ = opened.asked_history.moment({"visit", "sales"})
         keys = data.requests(model, frames["visit"], shop.NOW_US)[0]["visit_id"].to_list()
         assert data.training_set(model, cut_us=shop.NOW_US).keys.to_list() == keys

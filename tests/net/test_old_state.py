@@ -17,6 +17,7 @@ from snapshots import check
 from write_state import load_history
 
 import trimtab as tt
+from trimtab.app.training.loops import Loops
 from trimtab.cli.group import trimtab
 from trimtab.core.clock import VirtualClock
 from trimtab.core.hashing import bytes_hash
@@ -177,7 +178,7 @@ def test_training_sets_are_read_and_made_again(project: tt.Project) -> None:
         model = project.definitions.models[name]
         for version in project.registry.versions(name):
             there = load_training_set(version.training_set, project.state.blob, key="visit_id")
-            made = project.living_data().training_set(model, cut_us=version.cut_us)
+            made = project.part(Loops).living_data().training_set(model, cut_us=version.cut_us)
             assert made.manifest.data_hash == there.manifest.data_hash, version.name
 
 

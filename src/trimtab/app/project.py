@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from trimtab.app.alerts.alert_overview import AlertOverview
     from trimtab.app.alerts.alerting import Alerting, TriedReceiver
-    from trimtab.app.data.training_data import LivingData
     from trimtab.app.features.feature_catalogue import Catalogue
     from trimtab.app.features.feature_tables import AsKnown, FeatureFile, FeatureTable, How, Of
     from trimtab.app.features.loading import Ingested
@@ -289,14 +288,6 @@ class Project(System):
     def teacher(self, model: str) -> Teacher:
         """The teacher of one online deployment's learner."""
         return self._loops.teacher(model)
-
-    def living_data(self) -> LivingData:
-        """Training sets of the project, and the features that other versions need for the same requests."""
-        return self._loops.living_data()
-
-    def read_ahead(self, model: str) -> None:
-        """Read new predictions between ticks, if the loop has ticked before: under load a minute of them is a lot."""
-        self._loops.read_ahead(model)
 
     @property
     def _loops(self) -> Loops:

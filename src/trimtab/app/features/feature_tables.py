@@ -131,7 +131,7 @@ def snapshot_features(
         return _computed(run, _Asked(features, requests, at_us), how)
 
 
-def moments_between(start: When, end: When, every: str | int, clock: Clock) -> list[int]:
+def times_between(start: When, end: When, every: str | int, clock: Clock) -> list[int]:
     """The moments from `start` on, `every` so long, before `end`."""
     step = _step_us(every)
     first, last = given_time_us(start, "snapshots: start", clock), given_time_us(end, "snapshots: end", clock)

@@ -32,14 +32,14 @@ from trimtab.serving.access_keys import MARKER, AccessKeys
 from trimtab.serving.arms.arms import arm_shares
 from trimtab.training.definitions import Model
 
-if TYPE_CHECKING:  # what a service is ready without is loaded where it is first needed
+if TYPE_CHECKING:  # loaded where first needed: a service is ready before
     from trimtab.app.models.served_model import ServedModel
     from trimtab.app.online.history import SharedHistory
     from trimtab.events import Ingestor, Quarantine
 
 Part = TypeVar("Part")
 _logger = logging.getLogger(__name__)
-_LOOK_S = 0.2  # how soon what another process applies is looked after again
+_LOOK_S = 0.2  # between two checks for events that another process applied
 _MADE_ONCE = (
     "_ingestor",
     "quarantine",
@@ -65,7 +65,7 @@ class System:
     Args:
         config: The project's settings.
         definitions: What its project file declares.
-        clock: The moment of everything that happens; left out, the system's.
+        clock: The time of everything that happens; default: the system's.
         state: Another state folder than the settings name.
 
     Raises:
@@ -83,12 +83,11 @@ class System:
         self._begin()
 
     def reopen(self) -> None:
-        """Close whatever was opened and forget it, so that all is made anew from what is stored."""
+        """Close everything and start again from what is stored."""
         self.close()
         self._begin()
 
     def _begin(self) -> None:
-        """Nothing is open and nothing remembered."""
         self._forget_parts()
         self._state: State | None = State(self.state_folder, clock=self.clock, prediction_mode=self.config.serve.log)
 
@@ -96,7 +95,9 @@ class System:
         for part in _MADE_ONCE:
             self.__dict__.pop(part, None)
         self._served: dict[str, ServedModel] = {}
-        self._seen: dict[str, tuple[object, float]] = {}  # by model, the mark of the last look and how long it holds
+        self._seen: dict[
+            str, tuple[object, float]
+        ] = {}  # by model: the stores' mark at the last check, and until when it holds
         self._parts: dict[object, Any] = {}
 
     def part(self, kind: Callable[[System], Part]) -> Part:
@@ -109,7 +110,7 @@ class System:
 
     @property
     def state(self) -> State:
-        """What is kept, part by part.
+        """The state folder's stores.
 
         Raises:
             Misuse: The project is closed.
@@ -122,12 +123,12 @@ class System:
 
     @cached_property
     def layouts(self) -> Layouts:
-        """Where the columns of sources lie in their events."""
+        """The places of sources' columns in stored events."""
         return Layouts(self.state)
 
     @cached_property
     def definitions(self) -> Definitions:
-        """What the project file declares (`declared`), each column of a source in its place.
+        """The definitions of the project file, with each source column in its place.
 
         Raises:
             Misuse: A column is declared as another type than recorded events hold it.
@@ -136,7 +137,7 @@ class System:
 
     @cached_property
     def live(self) -> LiveDefinitions:
-        """The feature definitions that are in use, those of versions trained before the project file changed too."""
+        """The feature definitions in use, including those of versions trained before the project file changed."""
         return LiveDefinitions(
             self.definitions,
             registry=self.registry,
@@ -152,8 +153,8 @@ class System:
 
     @property
     def ingestor(self) -> Ingestor:
-        """The way into the event log."""
-        with self._mutex:  # the first of several threads makes it
+        """The event intake: checks rows and appends them to the log."""
+        with self._mutex:  # several threads may ask first
             return self._ingestor
 
     @cached_property
@@ -180,8 +181,8 @@ class System:
 
     @property
     def history(self) -> SharedHistory:
-        """The event log in columns, as of its last refresh; it begins with the tables of record where there are any."""
-        with self._mutex:  # the first of several threads makes it
+        """The event log in columns, as of its last refresh; starts with the tables of record, if any."""
+        with self._mutex:  # several threads may ask first
             return self._history
 
     @cached_property
@@ -192,7 +193,7 @@ class System:
 
     @cached_property
     def asked_history(self) -> SharedHistory:
-        """The requests and labels of what is deployed: `history` itself, unless all of it does not fit into memory."""
+        """The requests and labels of deployments in columns: `history` itself if that fits into memory."""
         from trimtab.app.online.history import SharedHistory, fits_memory
 
         if fits_memory(self.state.events, self.config.features.memory_bytes):
@@ -204,12 +205,12 @@ class System:
 
     @cached_property
     def predictions(self) -> PredictionLog:
-        """Every answer that was given."""
+        """The prediction log."""
         return PredictionLog(self.state.predictions)
 
     @cached_property
     def registry(self) -> Registry:
-        """Versions and aliases."""
+        """Registered versions and their aliases."""
         from trimtab.training.environment import current_environment
 
         protected = self.config.registry.protected
@@ -233,7 +234,7 @@ class System:
 
     @cached_property
     def views(self) -> Views:
-        """Online features and how they follow the log."""
+        """Online features, and the process that applies the event log to them."""
         return Views(self.state, self.live.views, history=lambda: self.history, clock=self.clock)
 
     @cached_property
@@ -242,7 +243,7 @@ class System:
         return Runs(self.state.catalog, self.state_folder / "runs", clock=self.clock, ids=TimeIds(self.clock))
 
     def served(self, model: str) -> ServedModel:
-        """What answers for one deployment."""
+        """The served model of one deployment: its loaded versions behind one endpoint."""
         from trimtab.app.models.served_model import ServedModel
 
         deployment = self.definitions.deployment(model)
@@ -266,9 +267,9 @@ class System:
         return self._served[deployment.name]
 
     def current(self, model: str) -> ServedModel:
-        """What answers for one deployment now: its alias followed, the online features caught up.
+        """The served model of one deployment, up to date: alias followed, online features caught up.
 
-        That is looked after when anybody has written to the catalogue or the event log since the last call.
+        Checked when another process has written to the catalogue or the event log since the last call.
         """
         served = self.served(model)
         mark, now_s = self.state.mark(), monotonic()
@@ -284,30 +285,32 @@ class System:
 
     @cached_property
     def version_memory(self) -> VersionMemory:
-        """The versions that are loaded in this process."""
+        """The versions loaded in this process."""
         return VersionMemory(self._load, self.config.serve.model_memory_bytes)
 
     def _load(self, version: Version) -> LoadedModel:
-        """A version that takes the quickest one-row call of this machine; in virtual time none is found."""
+        """Load a version and choose its fastest one-row call; in virtual time the default call stays."""
         loaded = self.registry.load(version)
         if isinstance(self.clock, SystemClock):
             self.registry.choose_row_call(loaded)
         return loaded
 
     def make_room(self) -> None:
-        """Let models sleep that were not asked for longest, while those in service need more memory than is allowed."""
+        """Unload the least recently used models while loaded versions take more memory than allowed."""
         for model in sorted(self._served.values(), key=lambda one: one.last_used_us()):
             if not self.version_memory.too_full():
                 return
             if model.sleep():
-                _logger.info("%s sleeps until it is asked: memory for versions is full", model.deployment.name)
+                _logger.info(
+                    "%s was unloaded until its next request: memory for versions is full", model.deployment.name
+                )
 
     def features_from_us(self, model: Model) -> int:
-        """The first moment as of which a model's features can be computed from the history that is kept."""
+        """The first time as of which a model's features can be computed from the kept history."""
         return features_from_us(model.features, kept_from(self.state.catalog))
 
     def followed(self) -> bool:
-        """Whether online features follow the log here: this very project is being served."""
+        """Whether this process applies the event log to online features, as a service does."""
         return "views" in self.__dict__ and self.views.followed()
 
     def __enter__(self) -> Self:
@@ -317,11 +320,11 @@ class System:
         self.close()
 
     def close(self) -> None:
-        """Close whatever was opened, and let others apply events; nothing happens the second time."""
+        """Close everything, and let other processes apply events; a second call does nothing."""
         if self._state is None:
             return
         try:
-            if "views" in self.__dict__:  # it was asked for
+            if "views" in self.__dict__:  # it was opened
                 self.views.release()
         finally:
             self._state.close()

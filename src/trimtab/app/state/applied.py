@@ -1,4 +1,4 @@
-"""What of a project's definitions is applied: documents with version numbers in the catalogue. # D36"""
+"""Applied definitions: documents with version numbers in the catalogue.  # D36"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NOW, _EVERY = "definition", "definition_version"
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
-    """A definition as it was applied; equal content has the same number again."""
+    """A definition as it was applied; equal content keeps its version number."""
 
     document: Document
     version: int
@@ -29,14 +29,14 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AppliedDefinitions:
-    """The definitions that were applied last, and every version of each."""
+    """The last applied definitions, and every version of each."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._revisions: dict[str, int] = {}
 
     def now(self) -> dict[str, Applied]:
-        """What is applied, by `kind/name`; empty before the first time."""
+        """The applied definitions by `kind/name`; empty before the first apply."""
         records = self._catalog.find(_NOW)
         self._revisions = {record.key: record.revision for record in records}
         return {record.key: _decoded(record.body, record.key) for record in records}
@@ -46,7 +46,7 @@ class AppliedDefinitions:
         return [_decoded(record.body, key) for record in self._catalog.find(_EVERY, f"{key}/")]
 
     def view_names(self) -> dict[str, str]:
-        """The names of all views that were ever applied, by the address of each definition."""
+        """The names of all views ever applied, by definition hash."""
         found = (_decoded(record.body, record.key).document for record in self._catalog.find(_EVERY, "view/"))
         return {document.hash: document.name for document in found}
 
@@ -60,7 +60,7 @@ class AppliedDefinitions:
         cause: str,
         actor: str,
     ) -> Decision:
-        """Put definitions in the place of those of before, with the row of the ledger that says so: all or nothing.
+        """Replace the applied definitions and append the ledger's row, in one transaction.
 
         Raises:
             Conflict: Another process applied definitions since `before` was read.
@@ -99,7 +99,7 @@ class AppliedDefinitions:
         return 1 + max((one.version for one in versions), default=0), True
 
     def _features(self, models: Sequence[Model]) -> list[Put | Remove]:
-        """The features of the models, as documents; those of models that are gone go."""
+        """The changes that store the models' features as documents and remove those of removed models."""
         changes: list[Put | Remove] = []
         for model in models:
             document = encode_features(model.features).decode()

@@ -1,4 +1,4 @@
-"""Reads a project file: which sources, models and deployments it declares."""
+"""Definitions of a project file: its sources, views, models and deployments."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ Named = TypeVar("Named", Source, Entity, Request, View, Model, Deployment)
 
 
 class Definitions(msgspec.Struct, frozen=True):
-    """What a project declares, each by its name."""
+    """The definitions of a project, by name."""
 
-    sources: dict[str, Source]  # the requests' own sources included
+    sources: dict[str, Source]  # including the requests' own sources
     requests: dict[str, Request]
     views: dict[str, View]
     models: dict[str, Model]
@@ -36,7 +36,7 @@ class Definitions(msgspec.Struct, frozen=True):
     entities: dict[str, Entity] = {}
 
     def placed(self, place: Callable[[Source], Source]) -> Definitions:
-        """The same definitions over sources whose columns have been given their places."""
+        """The same definitions, over sources whose columns have their places in stored events."""
         sources = {name: place(source) for name, source in self.sources.items()}
 
         def of(source: Source) -> Source:
@@ -60,7 +60,7 @@ class Definitions(msgspec.Struct, frozen=True):
         )
 
     def deployment(self, name: str | None) -> Deployment:
-        """The deployment of model `name`, or the first one when there is no name.
+        """The deployment of model `name`; the first one when `name` is None.
 
         Raises:
             NotFound: There is none of that name, or none at all.
@@ -88,7 +88,7 @@ def load_definitions(file: Path) -> Definitions:
 
     Raises:
         NotFound: The file does not exist.
-        Misuse: It does not import (the message names the line and the cause), or declares two things of one name.
+        Misuse: It does not import (the message names the line and the cause), or declares one name twice.
     """
     if not file.is_file():
         raise NotFound(f"{file}: not found. The project file is named by `file` under [project] in trimtab.toml.")
@@ -102,7 +102,7 @@ def load_definitions(file: Path) -> Definitions:
 
 
 class _Compiled(SourceFileLoader):
-    """Compiles a project file each time: kept bytecode knows an edited file by its second and size alone."""
+    """A loader that always compiles: cached bytecode recognises an edited file only by its second and size."""
 
     def get_code(self, fullname: str) -> CodeType:
         path = self.get_filename(fullname)
@@ -115,13 +115,13 @@ def _run(file: Path) -> ModuleType:
     assert spec is not None  # a .py file always has one
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # so that its functions can find their module
+    sys.modules[spec.name] = module  # its functions look their module up there
     sys.path.insert(0, str(file.parent))
     try:
         spec.loader.exec_module(module)
     except TrimtabError as error:
         raise Misuse(f"{file}{_line(error, file)}: {error}") from error
-    except (Exception, SystemExit) as error:  # whatever a user's file may raise: named with its line
+    except (Exception, SystemExit) as error:  # any error of the user's file, with its line
         raise Misuse(f"{file}{_line(error, file)}: {type(error).__name__}: {error}{_meant(error, module)}") from error
     finally:
         sys.path.remove(str(file.parent))
@@ -132,7 +132,7 @@ def _meant(error: BaseException, module: ModuleType) -> str:
     if not isinstance(error, (AttributeError, NameError)):
         return ""
     near: list[str] = []
-    with suppress(Exception, SystemExit):  # to list names may run code of the file: no hint, then
+    with suppress(Exception, SystemExit):  # listing names may run the file's code: no hint then
         listed = vars(module) if isinstance(error, NameError) else getattr(error.obj, "__all__", None) or dir(error.obj)
         near = get_close_matches(error.name or "", listed, n=1)
     return f". Did you mean {near[0]!r}?" if near else ""

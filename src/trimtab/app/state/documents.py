@@ -1,4 +1,4 @@
-"""Definitions in words: what is kept of them in the catalogue, compared part by part, and shown to people."""
+"""Definitions as text documents, for the catalogue, for comparison and for people."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from trimtab.training.definitions import Model
 
 Kind = Literal["source", "entity", "view", "request", "model", "deployment"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-Part = dict[str, str]  # words by field; the field "" has no name
-_FORMAT_OF = "time format of"  # begins a note
+Part = dict[str, str]  # text by field; the field "" has no name
+_FORMAT_OF = "time format of"  # the prefix of a note
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
-    """One definition in words."""
+    """One definition as text."""
 
     format: Literal[1] = 1
     kind: Kind
     name: str
     hash: str
     parts: dict[str, Part]  # "" is the definition itself; others are its columns, features, joined views
-    notes: Part  # for people: they change no meaning
+    notes: Part  # descriptions: they do not change the meaning
 
     @property
     def key(self) -> str:
@@ -65,12 +65,12 @@ def documents(definitions: Definitions) -> dict[str, Document]:
 
 
 def formats_of(document: Document) -> Part:
-    """The notes that say how a source's times are written, by which workers must agree."""
+    """The notes about a source's time formats, on which all workers must agree."""
     return {name: said for name, said in document.notes.items() if name.startswith(_FORMAT_OF)}
 
 
 def differences(before: Document, now: Document) -> list[str]:
-    """What changed, in words: `feature late_rate_7d: over 7d -> 14d`.
+    """The changes between two documents: `feature late_rate_7d: over 7d -> 14d`.
 
     >>> old = Document(kind="view", name="v", hash="1", parts={"feature n": {"kind": "mean", "over": "7d"}}, notes={})
     >>> new = Document(kind="view", name="v", hash="2", parts={"feature n": {"kind": "mean", "over": "14d"}}, notes={})
@@ -90,12 +90,12 @@ def differences(before: Document, now: Document) -> list[str]:
 
 
 def note_differences(before: Document, now: Document) -> list[str]:
-    """What changed for people."""
+    """The changes of descriptions."""
     return list(part_differences(before.notes, now.notes))
 
 
 def words_of(struct: msgspec.Struct) -> Part:
-    """A definition's fields in words, those left at their defaults left out."""
+    """A definition's fields as text, without those at their defaults."""
     out: Part = {}
     for field in msgspec.structs.fields(type(struct)):
         value = getattr(struct, field.name)
@@ -105,7 +105,7 @@ def words_of(struct: msgspec.Struct) -> Part:
 
 
 def expression_words(expression: Expression) -> str:
-    """An expression in words; of plain Python functions with the beginning of their code's address."""
+    """An expression as text; Python functions by a prefix of their code's hash."""
     codes = [f"code {code[:8]}" for code in _codes(expression)]
     return ", ".join([repr(expression), *codes])
 
@@ -117,7 +117,7 @@ def _document(
 
 
 def _formats(source: Source) -> Part:
-    """How its times are written: it changes what is read from now on, and nothing that is stored.  # D0178"""
+    """A source's time formats: they change what is read from now on, nothing stored.  # D0178"""
     return {f"{_FORMAT_OF} {name}": written for name, written in source.declared_formats.items()}
 
 
@@ -176,7 +176,7 @@ def _deployment(deployment: Deployment) -> Part:
 
 
 def part_differences(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
-    """What changed of one part, field by field: `over 7d -> 14d`."""
+    """The changes of one part, field by field: `over 7d -> 14d`."""
     for field in dict.fromkeys([*before, *now]):
         one, other = before.get(field, "none"), now.get(field, "none")
         if one != other:

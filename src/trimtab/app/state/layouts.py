@@ -1,4 +1,4 @@
-"""Where the columns of a project's sources lie in its events, kept in the catalogue. # D34"""
+"""Places of sources' columns in stored events, kept in the catalogue.  # D34"""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ if TYPE_CHECKING:
 class Layouts:
     """The layouts of a project's sources.
 
-    Reading them writes nothing: a column that is new has a place from then on, and keeps it once something is about to
-    be recorded in it (`note`). So the catalogue has the type of every column that was ever recorded, whatever becomes
-    of the events. # D163
+    Reading writes nothing: a new column has a place from then on, which is stored before the first event with it
+    (`note`). So the catalogue knows the type of every column ever recorded, whatever happens to the events. # D163
 
     Args:
-        state: Its catalogue keeps them.
+        state: The state folder, with the catalogue.
     """
 
     def __init__(self, state: State) -> None:
@@ -34,7 +33,7 @@ class Layouts:
         self._now = {name: layout for name, (layout, _) in self._kept.items()}
 
     def kept(self, source: str) -> Layout | None:
-        """The places that a source's columns have for good; None before it was ever recorded."""
+        """The stored places of a source's columns; None before its first event."""
         return self._kept[source][0] if source in self._kept else None
 
     def place(self, source: Source) -> Source:
@@ -52,24 +51,24 @@ class Layouts:
         return laid_out(source, self._now[source.name])
 
     def note(self, source: str) -> None:
-        """Write down that events of a source are recorded, and by which layout, before the first of them is.
+        """Store a source's layout before its first event with it.
 
         Raises:
-            Conflict: Another process has given places to other columns since.
+            Conflict: Another process has stored other columns since.
         """
         self._now[source] = msgspec.structs.replace(self._now[source], recorded=True)
         self._write([source])
 
     def keep(self) -> None:
-        """Write down the places of the columns that sources have which are in the catalogue already.
+        """Store new columns of sources that are in the catalogue already.
 
         Raises:
-            Conflict: Another process has given places to other columns since.
+            Conflict: Another process has stored other columns since.
         """
         self._write(list(self._kept))
 
     def has_events(self, source: str) -> bool:
-        """Whether anything of a source was ever recorded."""
+        """Whether any event of a source was ever recorded."""
         layout = self.kept(source)
         if layout is None or layout.recorded is None:
             return self._was_recorded(source)
@@ -101,7 +100,7 @@ class Layouts:
             self._kept |= {name: (layout, revisions[name] + 1) for name, layout in new.items()}
 
     def _was_recorded(self, source: str) -> bool:
-        """What the log and the tables of record show of it, where an earlier trimtab wrote the layout."""
+        """The layout by the log and the tables of record, where an earlier trimtab wrote none."""
         events, catalog = self._state.events, self._state.catalog
         table = self._state.table(source, make=False)
         if source in kept_from(catalog) or (table is not None and table.scan(["_id"]).rows):

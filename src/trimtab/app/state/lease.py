@@ -1,4 +1,4 @@
-"""The right to be the only one: a lease in the catalogue that a thread renews, and a file that dies with its holder."""
+"""Exclusive leases: a catalogue record renewed by a thread, and a file lock that ends with its holder."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from trimtab.store.ports import Catalog
 
 _logger = logging.getLogger(__name__)
 LEASE_S = 30.0
-_LOOK_S = 0.05  # between two looks while somebody else has it
+_LOOK_S = 0.05  # between two attempts while another process holds it
 
 
 class Lease:
-    """One lease of the catalogue, held by this object and no other, in this process or elsewhere.
+    """One lease of the catalogue, held by at most one object in all processes.
 
-    Beside the lease stands a lock on a file of the state folder, which the system takes from a process that dies: so
-    whoever comes next need not wait until the lease of the dead has run out.
+    A lock on a file of the state folder goes with it, which the system frees when its process dies, so that the next
+    holder need not wait until the dead one's lease expires.
 
     Args:
-        catalog: Where the lease is.
-        name: Which lease.
-        folder: Where the lock file is.
-        ttl_s: After how long without renewal it is anybody's.
+        catalog: The store of the lease.
+        name: The lease's name.
+        folder: The folder of the lock file.
+        ttl_s: Seconds without renewal after which it expires.
     """
 
     def __init__(self, catalog: Catalog, name: str, folder: Path, *, ttl_s: float = LEASE_S) -> None:
@@ -41,25 +41,25 @@ class Lease:
         self._holder_path = folder / f"{name}.holder"
         self._ttl_s = ttl_s
         self._lock: FileLock | None = None
-        self._until_s = 0.0  # monotonic: it is ours until then
+        self._until_s = 0.0  # monotonic time at which it expires
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     @property
     def held(self) -> bool:
-        """Whether it is this object's now."""
+        """Whether this object holds it now."""
         return self._lock is not None and time.monotonic() < self._until_s
 
     @contextmanager
     def taken(self, otherwise: str, *, patience_s: float = 0.0) -> Iterator[None]:
-        """While it is held.
+        """Hold it for the block.
 
         Args:
-            otherwise: What to say where somebody else has it.
-            patience_s: How long to wait for somebody else.
+            otherwise: The error message when another process holds it.
+            patience_s: Seconds to wait for another holder.
 
         Raises:
-            Conflict: Somebody else still has it.
+            Conflict: Another process still holds it.
             Unavailable: The lock file or the catalogue cannot be written now.
         """
         if not self.take(patience_s=patience_s):
@@ -70,10 +70,10 @@ class Lease:
             self.release()
 
     def take(self, *, patience_s: float = 0.0) -> bool:
-        """Take it and keep it by a thread of its own until `release`; False where somebody else still has it.
+        """Acquire it and renew it in a thread until `release`; False when another process still holds it.
 
         Args:
-            patience_s: How long to wait for somebody else.
+            patience_s: Seconds to wait for another holder.
 
         Raises:
             Unavailable: The lock file or the catalogue cannot be written now.
@@ -86,7 +86,7 @@ class Lease:
         return True
 
     def release(self) -> None:
-        """Give it back; nothing happens when it is not held."""
+        """Release it; does nothing when it is not held."""
         lock, self._lock = self._lock, None
         if lock is None:
             return
@@ -99,10 +99,7 @@ class Lease:
             lock.release()
 
     def free(self) -> bool:
-        """Whether nobody holds it; looked at for a moment, so that it may be taken right afterwards.
-
-        Nothing is made or written.
-        """
+        """Whether it is free, as far as can be seen without writing."""
         try:
             return self._lock is None and not FileLock.is_held(self._path)
         except OSError as error:
@@ -140,7 +137,7 @@ class Lease:
             raise Unavailable(f"{self._path}: cannot be made ({error}). Check space and access.") from error
 
     def _release_the_dead(self) -> None:
-        """The lock was free, so whoever took the lease beside this file last does not live any more."""
+        """Release the lease of a dead holder: the lock file was free."""
         if self._holder_path.exists():
             self._catalog.release(self._name, self._holder_path.read_text())
 
@@ -155,6 +152,6 @@ class Lease:
         while not stop.wait(self._ttl_s / 4):
             try:
                 if not self._renewed():
-                    _logger.warning("lease %s: somebody else took it; trying to get it back", self._name)
+                    _logger.warning("lease %s: another process took it; trying to get it back", self._name)
             except TrimtabError as error:
                 _logger.warning("lease %s: %s", self._name, error)

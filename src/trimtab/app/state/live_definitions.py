@@ -1,4 +1,4 @@
-"""Which feature definitions are in use: those of versions that an alias names, and those that were applied. # D35"""
+"""Feature definitions in use: the applied ones, and those of versions that an alias names.  # D35"""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from trimtab.steering.loop_state import LoopState
 from trimtab.store.ports import Blob, Catalog
 from trimtab.training.fitting.artifact import decode_artifact
 
-APPLIED = "applied_features"  # of the records in the catalogue: the definitions applied for each model, as a document
-_MOST = 1_024  # versions whose definitions are kept in memory
+APPLIED = "applied_features"  # catalogue records: the definitions applied for each model
+_MOST = 1_024  # cached versions
 
 
 class AppliedFeatures(msgspec.Struct, frozen=True):
-    """The feature definitions that were applied for a model."""
+    """The feature definitions applied for a model."""
 
     hash: str
-    document: str  # what `encode_features` gave
+    document: str  # from `encode_features`
 
 
 class LiveDefinitions:
-    """The feature definitions that online features are kept for.
+    """The feature definitions for which online features are kept.
 
     Args:
-        definitions: What the project file declares.
-        registry: Says which versions there are.
-        catalog: Says what was applied, and what is about to be promoted.
-        blob: Where the versions' definitions are.
-        place: Gives a source's columns their places in events.
-        clock: Says how long a version has not been in service.
+        definitions: The project file's.
+        registry: The versions.
+        catalog: The applied definitions and pending promotions.
+        blob: The versions' artifacts, with their definitions.
+        place: Returns a source with its columns in their places in stored events.
+        clock: Tells since when a version is out of service.
     """
 
     def __init__(
@@ -62,19 +62,19 @@ class LiveDefinitions:
         self._place = place
         self._clock = clock
         self._begun = {record.key: record.body for record in catalog.find(APPLIED)}  # when the project file was read
-        self._mutex = threading.Lock()  # of the next; never held while anything is read
-        self._of_version: OrderedDict[str, FeatureSet] = OrderedDict()  # those asked for last at the end
-        self._applied: dict[str, FeatureSet] = {}  # by address
+        self._mutex = threading.Lock()  # of the cache; never held while reading
+        self._of_version: OrderedDict[str, FeatureSet] = OrderedDict()  # least recently used first
+        self._applied: dict[str, FeatureSet] = {}  # by version id
 
     def of(self, version: Version, loaded: LoadedModel | None = None) -> FeatureSet:
-        """The definitions that a version was trained with: the project file's where they are the same ones.
+        """The definitions that a version was trained with; the project file's own objects where they are equal.
 
         Args:
-            version: Which.
-            loaded: The same in memory, which has them: its artifact, which may be large, is not read once more.
+            version: The version.
+            loaded: The version in memory, so that its artifact, which may be large, is not read again.
 
         Raises:
-            Misuse: It was stored without them, and the project file has others.
+            Misuse: It was stored without them, and the project file's differ.
             Corrupt: They cannot be read.
         """
         declared = self._definitions.models.get(version.model)
@@ -93,14 +93,14 @@ class LiveDefinitions:
         return found
 
     def request_of(self, version: str) -> Request | None:
-        """The request as a version, by its address, knew it; None where that is not known."""
+        """The request as a version (by id) knew it; None where that is unknown."""
         try:
             return self.of(self._registry.get(version)).request
-        except (NotFound, Misuse, Corrupt):  # erased, or of an earlier trimtab and changed since
+        except (NotFound, Misuse, Corrupt):  # erased, or stored by an earlier trimtab and changed since
             return None
 
     def applied(self, model: str) -> FeatureSet | None:
-        """The definitions that were applied for a model; None before there were any."""
+        """The definitions applied for a model; None before the first apply."""
         record = self._catalog.get(APPLIED, model)
         if record is None:
             return None
@@ -111,10 +111,10 @@ class LiveDefinitions:
         return self._applied[found.hash]
 
     def check_newest(self, model: str) -> None:
-        """Refuse to train definitions of which others have been applied since the project file was read.
+        """Refuse to train when newer definitions were applied since the project file was read.
 
         Raises:
-            Conflict: They have.
+            Conflict: There are newer ones.
         """
         record, declared = self._catalog.get(APPLIED, model), self._definitions.models.get(model)
         if record is None or declared is None or record.body == self._begun.get(model):
@@ -126,8 +126,8 @@ class LiveDefinitions:
             )
 
     def versions(self, model: str) -> list[Version]:
-        """The versions of a model whose definitions are needed: those that an alias names, the one about to be
-        promoted, and for as long as a new champion's quiet time lasts the one it replaced.
+        """The versions of a model whose definitions are needed: those with an alias, the one about to be promoted, and
+        the replaced champion during the new one's cooldown.
         """
         moves = self._registry.aliases(model)
         needed = [move.version for move in moves.values()]
@@ -143,18 +143,18 @@ class LiveDefinitions:
         return [self._registry.get(address) for address in dict.fromkeys(needed)]
 
     def features(self) -> dict[str, list[FeatureSet]]:
-        """By model, the definitions that online features must be kept for."""
+        """The definitions that online features must be kept for, by model."""
         found: dict[str, list[FeatureSet]] = {}
         for name in self._models():
             sets: list[FeatureSet] = []
             for version in self.versions(name):
                 try:
                     sets.append(self.of(version))
-                except (Misuse, Corrupt):  # of an earlier trimtab, and changed since: whoever asks it is told
+                except (Misuse, Corrupt):  # an earlier trimtab's, changed since: its predictions fail with a message
                     continue
             try:
                 applied = self.applied(name)
-            except Corrupt:  # the same; what the project file says is then filled when a version of it is promoted
+            except Corrupt:  # the same; the project file's views are filled when a version with them is promoted
                 applied = None
             deployment = self._definitions.deployments.get(name)
             if applied is not None:

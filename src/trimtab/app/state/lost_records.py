@@ -1,7 +1,7 @@
-"""Records that others have read and that a log does not hold any more: lost, rolled back, or its files gone. # D0169
+"""Records that readers have read and a log no longer has: lost, or replaced by an older copy.  # D0169
 
-The readers of a log note how far they have come. Where a noted position lies behind the log's end, the log would give
-that position again, and its readers would pass over the new record; so nothing is appended until `trimtab recover`.
+Readers of a log store their positions. If a stored position is beyond the log's end, the log would assign it again and
+its readers would skip the new record; so nothing is appended until `trimtab recover`.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ from trimtab.store.ports import Put
 
 EVENTS, PREDICTIONS = "events", "predictions"
 RECOVER = "Put its newest files back (trimtab restore BACKUP --force), or go on without those records: trimtab recover"
-_READ = "read"  # the catalogue's record of how far logs were when they were read last
+_READ = "read"  # the catalogue's record of the logs' ends at the last check
 Read = dict[str, dict[str, int]]  # by log and partition
 
 
 class Lost(msgspec.Struct, frozen=True, kw_only=True):
-    """Records of one partition that a log does not hold any more, though they were read."""
+    """Records of one partition that were read before and are missing now."""
 
     log: str  # "events" or "predictions"
     partition: str
-    end: int  # the last position that is there; 0: the file is gone, or empty
+    end: int  # the last position in the log; 0: the file is missing or empty
     reached: int  # the last position that was read
-    readers: dict[str, int]  # by who has read beyond the end, up to where
+    readers: dict[str, int]  # readers beyond the end, with their positions
 
     def __str__(self) -> str:
         records = self.reached - self.end
         told = ", ".join(f"{name} up to {position:,}" for name, position in self.readers.items())
         return (
-            f"log/{self.log}: partition {self.partition} ends at {self.end:,}, and {records:,} records behind that "
+            f"log/{self.log}: partition {self.partition} ends at {self.end:,}, and {records:,} records after that "
             f"were read before ({told}). It was lost, or replaced by an older copy."
         )
 
 
 def read_past(log: str, ends: Mapping[str, int], readers: Mapping[str, Mapping[str, int]]) -> list[Lost]:
-    """What a log does not hold any more.
+    """The missing records of a log, by comparing its ends with its readers' positions.
 
     Args:
-        log: Which one.
-        ends: The last position of each of its partitions; looked at after the readers' positions.
-        readers: By who has read it, the positions reached.
+        log: The log's name.
+        ends: The last position of each partition, read after the readers' positions.
+        readers: Positions reached, by reader and partition.
     """
     found: dict[str, dict[str, int]] = {}
     for name, reached in readers.items():
@@ -64,21 +64,21 @@ def read_past(log: str, ends: Mapping[str, int], readers: Mapping[str, Mapping[s
 
 
 def refuse_read_past(log: str, ends: Mapping[str, int], readers: Mapping[str, Mapping[str, int]]) -> None:
-    """Refuse to go on with a log that others have read beyond its end.
+    """Refuse a log that ends before its readers' positions.
 
     Raises:
-        Corrupt: It does not hold what they have read; the message names the first partition, and the way out.
+        Corrupt: Records are missing; the message names the first partition and the remedy.
     """
     for lost in read_past(log, ends, readers):
         raise Corrupt(f"{lost} Nothing is appended to it meanwhile. {RECOVER}")
 
 
 def lost_records(state: State, *, tables: bool = False) -> list[Lost]:
-    """What the logs of events and predictions do not hold any more, as their readers' positions say.
+    """The missing records of the event and prediction logs, by their readers' positions.
 
     Args:
-        state: Whose logs.
-        tables: Ask the tables of record as well, which takes longer: the catalogue says how far they were before.
+        state: The state folder.
+        tables: Check the tables of record as well, which is slower; the catalogue knows earlier positions.
     """
     noted = noted_read(state)
     events: dict[str, Mapping[str, int]] = {
@@ -96,10 +96,10 @@ def lost_records(state: State, *, tables: bool = False) -> list[Lost]:
 
 
 def refuse_lost(state: State) -> None:
-    """Refuse to append to an event log that does not hold what was read from it.
+    """Refuse to append to an event log with missing records.
 
     Raises:
-        Corrupt: Records were lost; the message has the way out.
+        Corrupt: Records are missing; the message names the remedy.
     """
     for lost in lost_records(state):
         if lost.log == EVENTS:
@@ -107,20 +107,20 @@ def refuse_lost(state: State) -> None:
 
 
 def noted_read(state: State) -> Read:
-    """How far each log was when `note_read` looked last."""
+    """The logs' ends at the last `note_read`."""
     record = state.catalog.get(KEPT, _READ)
     return {} if record is None else msgspec.json.decode(record.body, type=Read)
 
 
 def note_read(state: State) -> None:
-    """Write down how far the logs are: what is missing up to there later was lost."""
+    """Store the logs' ends: records missing up to there later were lost."""
     before = state.catalog.get(KEPT, _READ)
     noted: Read = {} if before is None else msgspec.json.decode(before.body, type=Read)
     ends = {EVENTS: state.events.positions(), PREDICTIONS: state.written_predictions.positions()}
     now = {name: {**noted.get(name, {}), **_greater(noted.get(name, {}), found)} for name, found in ends.items()}
     if now != noted:
         put = Put(KEPT, _READ, msgspec.json.encode(now), expected=0 if before is None else before.revision)
-        with suppress(Conflict):  # another process has just done so
+        with suppress(Conflict):  # another process has just stored it
             state.catalog.write([put])
 
 
@@ -129,29 +129,29 @@ def _greater(noted: Mapping[str, int], found: Mapping[str, int]) -> dict[str, in
 
 
 def _views(state: State) -> dict[str, Mapping[str, int]]:
-    """How far the views are that are stored; nothing where there are none, or where they are damaged."""
+    """Positions of the stored views; empty where there are none, or they are damaged."""
     if state.online_file() is None:
         return {}
     try:
         cursors = read_cursors(state.online)
-    except (Corrupt, Unavailable):  # it is found, and said, by who reads features
+    except (Corrupt, Unavailable):  # reported where features are read
         return {}
     return {f"view {id_of(name)[:8]}": cursor.positions for name, cursor in cursors.items() if name.isalnum()}
 
 
 def _learners(state: State) -> dict[str, dict[str, int]]:
-    """How far the log was read for online learners; nothing where there are none, or where they are damaged."""
+    """Positions read for online learners; empty where there are none, or they are damaged."""
     if not (state.folder / "learners" / "data.mdb").exists():
         return {}
     try:
         reached = positions_learnt(state.learners)
-    except (Corrupt, Unavailable):  # it is found, and said, by who serves their models
+    except (Corrupt, Unavailable):  # reported where their models are served
         return {}
     return {f"learner {name}": positions for name, positions in reached.items()}
 
 
 def _tables(state: State, readers: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
-    """How far the tables of record are, in the partitions that the log or another reader knows."""
+    """Positions of the tables of record, in the partitions that the log or another reader knows."""
     partitions = {*state.events.positions(), *(name for reached in readers.values() for name in reached)}
     found: dict[str, dict[str, int]] = {}
     for path in sorted((state.folder / "tables").glob("*/_delta_log")):

@@ -1,4 +1,4 @@
-"""How far back a project's definitions look, against how long its settings keep events. # D23"""
+"""Retention needed by a project's definitions, checked against its settings.  # D23"""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ ALWAYS_US = -(2**62)
 
 
 class Need(msgspec.Struct, frozen=True):
-    """How long something has to be kept, and for what."""
+    """A minimum retention, and its reason."""
 
     us: int
     why: str
 
 
 def view_reach(view: View) -> Need:
-    """How far before a moment a view's features look, lifetime features and the newest event of all aside."""
+    """The longest window of a view's features; lifetime features and newest events do not count."""
     reach = Need(0, f"view {view.name!r}")
     for name, aggregate in view.features.items():
         us = aggregate.reach_us
@@ -42,12 +42,12 @@ def view_reach(view: View) -> Need:
 
 
 def views_in_use(definitions: Definitions, live: Iterable[View]) -> list[View]:
-    """The views that are declared, and those of versions in service, which may have others: each definition once."""
+    """The declared views and those of versions in service, each definition once."""
     return list({view.hash: view for view in [*definitions.views.values(), *live]}.values())
 
 
 def source_needs(definitions: Definitions, live: Iterable[View] = ()) -> dict[str, Need]:
-    """By source, how long its events have to be kept at least; `live` are the views of versions in service."""
+    """The minimum retention of events by source; `live` are the views of versions in service."""
     needs: dict[str, Need] = {}
     of_live = ((view.source.name, view_reach(view)) for view in live)
     for source, need in chain(_all_needs(definitions), of_live):
@@ -57,7 +57,7 @@ def source_needs(definitions: Definitions, live: Iterable[View] = ()) -> dict[st
 
 
 def prediction_need(definitions: Definitions) -> Need:
-    """How long predictions have to be kept: until their day is closed, the gate has seen it, and a learner too."""
+    """The minimum retention of predictions: until their day is closed, judged and learnt from."""
     need = Need(0, "nothing")
     for deployment in definitions.deployments.values():
         us = _judged_us(deployment) + deployment.model.label.wait_us
@@ -67,7 +67,7 @@ def prediction_need(definitions: Definitions) -> Need:
 
 
 def lifetime_features(views: Iterable[View]) -> dict[str, list[str]]:
-    """By source, the features that see all of the past, such as `carrier.flights`."""
+    """Features that use the whole past, such as `carrier.flights`, by source."""
     found: dict[str, list[str]] = {}
     for view in views:
         names = [
@@ -79,7 +79,7 @@ def lifetime_features(views: Iterable[View]) -> dict[str, list[str]]:
 
 
 def newest_features(views: Iterable[View]) -> dict[str, list[str]]:
-    """By source, the features that take an entity's newest event however old it is."""
+    """Features that use an entity's newest event, however old, by source."""
     found: dict[str, list[str]] = {}
     for view in views:
         for name, one in view.features.items():
@@ -89,10 +89,10 @@ def newest_features(views: Iterable[View]) -> dict[str, list[str]]:
 
 
 def check_retention(settings: RetentionSettings, definitions: Definitions) -> None:
-    """Refuse settings that keep less than the definitions look at.
+    """Refuse settings that keep less than the definitions need.
 
     Raises:
-        Misuse: They do, or name a source that is not declared; the message names both sides.
+        Misuse: They do, or they name an undeclared source; the message names both sides.
     """
     for name in settings.sources:
         if name not in definitions.sources:
@@ -115,11 +115,11 @@ def check_retention(settings: RetentionSettings, definitions: Definitions) -> No
 
 
 def features_from_us(features: FeatureSet, kept_from_us: Mapping[str, int]) -> int:
-    """The first moment as of which features can be computed from the history that is left.
+    """The first time as of which features can be computed from the kept history.
 
     Args:
         features: A model's, or those that a version was trained with.
-        kept_from_us: By source, the moment before which events were removed.
+        kept_from_us: By source, the time before which events were removed.
     """
     moments = [
         kept_from_us[view.source.name] + view_reach(view).us
@@ -130,15 +130,15 @@ def features_from_us(features: FeatureSet, kept_from_us: Mapping[str, int]) -> i
 
 
 def sees_removed(view: View, feature: str, kept_from_us: Mapping[str, int], at_us: int, *, lacks: bool) -> bool:
-    """Whether a feature of a view looks, from a moment, at events that were removed since.
+    """Whether a view's feature reads, as of a time, events that were removed since.
 
     Args:
-        view: As the version that was asked has it.
+        view: As the version in question has it.
         feature: One of its features.
-        kept_from_us: By source, the moment before which events were removed.
-        at_us: The moment.
-        lacks: Whether it has no value from what is left: the newest event of an entity stays, and there is none before
-            it when it is corrected or deleted later.
+        kept_from_us: By source, the time before which events were removed.
+        at_us: The as-of time.
+        lacks: Whether the remaining events give no value: an entity's newest event stays, unless it is corrected or
+            deleted later.
     """
     removed_us = kept_from_us.get(view.source.name)
     if removed_us is None:
@@ -151,12 +151,12 @@ def sees_removed(view: View, feature: str, kept_from_us: Mapping[str, int], at_u
 
 
 def loss_explains(aggregate: Aggregate, used: float, left: float) -> bool:
-    """Whether a value can be that of more events than those that are left.
+    """Whether a value can come from more events than remain.
 
     Args:
-        aggregate: What is computed of them.
-        used: The value that was used then; NaN is null.
-        left: That of the events that are left.
+        aggregate: The aggregate.
+        used: The value used then; NaN is null.
+        left: The value from the remaining events.
 
     >>> from trimtab.features.aggregates import count
     >>> loss_explains(count(), 7.0, 5.0), loss_explains(count(), 4.0, 5.0)
@@ -165,7 +165,7 @@ def loss_explains(aggregate: Aggregate, used: float, left: float) -> bool:
     match aggregate.kind:
         case "count":
             return used >= left
-        case "count_distinct":  # exact below `keep`, and an estimate from there on
+        case "count_distinct":  # exact below `keep`, an estimate above
             return used >= min(left, aggregate.keep)
         case "max":
             return left != left or used >= left
@@ -178,7 +178,7 @@ def loss_explains(aggregate: Aggregate, used: float, left: float) -> bool:
 
 
 def labels_from_us(model: Model, kept_from_us: Mapping[str, int]) -> int:
-    """The first moment of a request whose label can still be found."""
+    """The first request time whose label can still be found."""
     return kept_from_us.get(model.label.source.name, ALWAYS_US)
 
 

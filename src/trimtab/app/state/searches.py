@@ -1,4 +1,4 @@
-"""Searches in the catalogue: what was looked for, every trial, and which parameters the next training takes."""
+"""Parameter searches in the catalogue: their trials, and the parameters of the next training."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ TRIAL = "trial"
 
 
 class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One search: where it looked, on what, and what it found."""
+    """One search: its data, budget and result."""
 
     format: Literal[1] = 1
-    id: str  # the address of all that its trials depend on
+    id: str  # hash of everything its trials depend on
     model: str
     metric: str
-    made_by: str  # the address of the same without the data
-    search: Search  # the budget is that of the newest call
-    cut_us: int  # only what was known by then was looked at,
-    until_us: int  # and of that only what was known by this moment: the days that a gate judges on come later
+    made_by: str  # the same without the data
+    search: Search  # with the budget of the newest call
+    cut_us: int  # data known by then was used,
+    until_us: int  # of requests up to this time: a gate judges on later days
     rows: int
     began_us: int
-    ended_us: int | None = None  # None: it is under way, or was interrupted
+    ended_us: int | None = None  # None: running, or interrupted
     best: Trial | None = None
 
 
@@ -43,17 +43,17 @@ class Searched(msgspec.Struct, frozen=True, kw_only=True):
     trials: tuple[Trial, ...]
 
     def lines(self, *, most: int | None = None) -> list[str]:
-        """The same for people: the best trials first.
+        """The text form, best trials first.
 
         Args:
-            most: Rows of the table at most.
+            most: The maximum number of rows of the table.
         """
         found, took_s = self.search, sum(trial.took_s for trial in self.trials)
-        how = "under way or interrupted" if found.ended_us is None else "done"
+        how = "running or interrupted" if found.ended_us is None else "done"
         out = [
             f"{found.model}: search {found.id[:12]}, {how}: {len(self.trials)} of {budget_text(found.search)} in "
             f"{took_s:.1f} s, seed {found.search.seed}",
-            f"looked at {found.rows:,} labelled rows, all known by {format_time(found.until_us)[:19]}; "
+            f"used {found.rows:,} labelled rows, all known by {format_time(found.until_us)[:19]}; "
             "the gate judges on later ones",
         ]
         if found.best is not None:
@@ -64,7 +64,7 @@ class Searched(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def trial_table(searched: Searched, *, most: int | None = None) -> Table:
-    """The trials of a search, the best ones first; those that were ended early and those that failed last."""
+    """The trials of a search, best first; pruned and failed ones last."""
     order = {"done": 0, "pruned": 1, "failed": 2}
     trials = sorted(searched.trials, key=lambda t: (order[t.state], t.value or 0.0, t.number))[:most]
     return Table(
@@ -85,13 +85,13 @@ def trial_table(searched: Searched, *, most: int | None = None) -> Table:
 
 
 def searches(catalog: Catalog, model: str) -> list[SearchRecord]:
-    """The searches of a model, by the time they began."""
+    """The searches of a model, oldest first."""
     found = [_decoded(one.body) for one in catalog.find(KIND, f"{model}/")]
     return sorted(found, key=lambda one: (one.began_us, one.id))
 
 
 def searched(catalog: Catalog, record: SearchRecord) -> Searched:
-    """A search with its trials as they are now."""
+    """A search with its trials so far."""
     trials = [msgspec.json.decode(one.body, type=Trial) for one in catalog.find(TRIAL, f"{record.id}/")]
     return Searched(search=record, trials=tuple(trials))
 
@@ -109,13 +109,13 @@ def newest_search(catalog: Catalog, model: str) -> Searched:
 
 
 def search_of(catalog: Catalog, model: str, chosen: Chosen | None) -> Searched | None:
-    """The search that chose a version's parameters; None where none did, or it is not there."""
+    """The search that chose a version's parameters; None where there is none, or it was removed."""
     record = None if chosen is None else catalog.get(KIND, f"{model}/{chosen.search}")
     return None if record is None else searched(catalog, _decoded(record.body))
 
 
 def old_searches(catalog: Catalog, *, newest: int, keep: Collection[str], before_us: int) -> list[SearchRecord]:
-    """The searches of each model beyond its newest ones that began before a moment, but for those to keep."""
+    """Searches that may be removed: beyond the newest of each model, older than a time, not to be kept."""
     found = sorted((_decoded(one.body) for one in catalog.find(KIND)), key=lambda one: (one.model, -one.began_us))
     out: list[SearchRecord] = []
     for _, of_model in groupby(found, key=lambda one: one.model):
@@ -131,7 +131,7 @@ def forget_searches(catalog: Catalog, records: Iterable[SearchRecord]) -> None:
 
 
 def with_chosen(catalog: Catalog, deployment: Deployment) -> Deployment:
-    """The deployment with the parameters that its model's newest finished search found, as far as they fit it still."""
+    """The deployment with the parameters of its model's newest finished search, if they still fit."""
     declared = deployment.model.search
     if declared is None:
         return deployment

@@ -1,4 +1,4 @@
-"""Requests of a model as the prediction log has them."""
+"""Requests of a model from the prediction log and from ingested history."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ if TYPE_CHECKING:
 
 _TYPES: dict[Dtype, Any] = {"str": str | None, "int": int | None, "float": float | None, "bool": bool | None}
 _TYPES["time"] = int | None
-_BLOCK = 500  # requests that are decoded at once
+_BLOCK = 500  # requests decoded at once
 _ASKED = frozenset({"live", "online", "replay"})
 
 AskedAs: TypeAlias = "Callable[[str], Request | None]"
 
 
 class LoggedRequest(msgspec.Struct, frozen=True, gc=False):
-    """A request as it was first asked."""
+    """A request as it was first answered."""
 
     request_id: str
     at_us: int
-    version: str  # the address of the version that answered
-    request: bytes  # its columns as the prediction log keeps them
-    values: bytes  # the model's inputs, if they are wanted
-    reasons: bytes = b""  # theirs
-    answer: float | dict[str, float] | None = None  # the version's own score of these inputs, if they are wanted
+    version: str  # the id of the version that answered
+    request: bytes  # its columns, as encoded in the prediction log
+    values: bytes  # the model's inputs, if requested
+    reasons: bytes = b""  # the reasons of missing inputs
+    answer: float | dict[str, float] | None = None  # the version's own score of these inputs, if requested
 
 
 class LoggedRequests:
-    """Requests as they were first asked, from the prediction log.
+    """Requests as they were first answered, from the prediction log.
 
-    Only questions of their own moment count: not answers made ahead or in batches, nor questions about the past.
-    A request that was asked of a version which knew it with other columns is taken by the names of its columns, null
-    where it had none. Predictions whose request cannot be taken so are passed over and counted.
+    Only live requests count: no precomputed or batch answers, no requests about the past. A request that a version knew
+    with other columns is matched by column name, with nulls for new columns; if that is impossible, it is skipped and
+    counted.
 
     Args:
-        model: Whose requests.
-        predictions: The log.
-        since_us: Pass over what was asked before.
+        model: The model.
+        predictions: The prediction log.
+        since_us: Skip requests before this time.
         inputs: Keep the model's inputs and its answer, too.
-        asked_as: Gives the request as a version (by its address) knew it; left out, as it is declared now.
+        asked_as: Returns the request as a version (by id) knew it; default: as declared now.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class LoggedRequests:
         self._reached = {} if since_us is None else predictions.positions_before(since_us)
 
     def read(self) -> None:
-        """Read what is new in the log."""
+        """Read new predictions of the log."""
         for block, reached in self._predictions.blocks(self._reached, model=self._model.name):
             self._reached = reached
             for p in block:
@@ -83,7 +83,7 @@ class LoggedRequests:
                     self._take(p)
 
     def forget(self, before_us: int) -> list[str]:
-        """Drop what was asked before a moment; the keys."""
+        """Drop requests before a time; their keys."""
         old = [key for key, p in self.first.items() if p.at_us < before_us]
         for key in old:
             del self.first[key]
@@ -107,14 +107,14 @@ class LoggedRequests:
 
 
 def _own_answer(p: Prediction) -> float | dict[str, float] | None:
-    """The score of a prediction if its version, as it was registered, gave it to the logged inputs; else None."""
-    if p.mode != "live" or p.arm == "online" or p.is_degraded:  # a learner is not as it was registered
+    """The score of a prediction if its registered version gave it to the logged inputs; else None."""
+    if p.mode != "live" or p.arm == "online" or p.is_degraded:  # an online learner has changed since
         return None
     return p.score if p.scores is None else p.scores
 
 
 def _taken_as(known: Request, now: Request) -> Callable[[bytes], bytes | None]:
-    """From a request as the prediction log keeps it to the columns that are declared now; None where that cannot be."""
+    """A converter from a logged request to the columns declared now; it gives None where that is impossible."""
     unchanged = list(known.columns.items()) == list(now.columns.items())
     names, same = list(known.columns), known.columns.items() & now.columns.items()
     places = [names.index(name) if (name, dtype) in same else None for name, dtype in now.columns.items()]
@@ -134,7 +134,7 @@ def _taken_as(known: Request, now: Request) -> Callable[[bytes], bytes | None]:
 
 
 def request_shape(request: Request) -> Callable[[bytes], bool]:
-    """Whether a request, as the prediction log keeps it, has as many columns as are declared now, of their types."""
+    """A test whether a logged request has the columns declared now, by number and type."""
     decode = _row_decoder(request)
 
     def fits(packed: bytes) -> bool:
@@ -148,10 +148,10 @@ def request_shape(request: Request) -> Callable[[bytes], bool]:
 
 
 def decode_requests(request: Request, packed: Sequence[bytes]) -> Columns:
-    """The columns of requests as the prediction log keeps them; `request_shape` says whether each is of this shape."""
+    """The columns of logged requests of the declared shape (see `request_shape`)."""
     decode = _row_decoder(request)
     parts = []
-    for start in range(0, len(packed), _BLOCK):  # so few that the values of one are still in the processor's cache
+    for start in range(0, len(packed), _BLOCK):  # small enough for the processor's cache
         values = zip(*map(decode, packed[start : start + _BLOCK]), strict=True)
         of_columns = zip(request.columns.items(), values, strict=True)
         parts.append(Columns.of({name: (dtype, given) for (name, dtype), given in of_columns}))
@@ -164,7 +164,7 @@ def _row_decoder(request: Request) -> Callable[[bytes], tuple[Any, ...]]:
 
 
 def are_among(keys: NDArray[Any], some: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which keys are among some others, a mask. NumPy compares texts all with all.
+    """Mask of the keys that are among some others; NumPy's own `isin` compares texts pairwise.
 
     >>> are_among(np.array(["a", "b", "a"], object), np.array(["a", "c"], object)).tolist()
     [True, False, True]
@@ -178,10 +178,10 @@ def are_among(keys: NDArray[Any], some: NDArray[Any]) -> NDArray[np.bool_]:
 def ingested_requests(
     request: Request, frame: EventFrame, cut_us: int, *, deleted: bool = False
 ) -> tuple[Columns, NDArray[Any]]:
-    """Requests that were ingested and known at a cut, each once, and when they were asked.
+    """Requests ingested and known at a cut, each once, with their times.
 
-    A request that was changed is asked as it stood when its moment came: a version that was replaced before its own
-    moment was never asked. One whose deletion is known at the cut is none, or (`deleted`) only if it was never asked.
+    A changed request is taken as it stood at its own time; a version replaced before its time does not count. One
+    deleted by the cut does not count either, or (`deleted`) only if its time had not come.
     """
     at_us: NDArray[Any] = frame.event_at_us - request.lead_us
     keys = frame.columns[request.key].values

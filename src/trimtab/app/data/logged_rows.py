@@ -1,4 +1,4 @@
-"""Feature values as they were logged with predictions: what `rows="logged"` learns from.  # D66"""
+"""Logged feature values as training rows: `rows="logged"`.  # D66"""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _KINDS = {"float": np.float64, "int": np.int64, "time": np.int64, "bool": np.boo
 
 
 def encodings(registry: Registry, blob: Blob) -> EncodingOf:
-    """Gives the encoding of a version by its address, None for a version with other features; kept once read."""
+    """Returns the encoding of a version by its id, None for a version with other features; cached."""
     known: dict[tuple[str, str], Encoding | None] = {}
 
     def encoding_of(address: str, features: FeatureSet) -> Encoding | None:
@@ -40,15 +40,15 @@ def encodings(registry: Registry, blob: Blob) -> EncodingOf:
 
 
 def logged_features(features: FeatureSet, rows: Sequence[LoggedRequest], encoding_of: EncodingOf) -> FeatureFrame:
-    """The features of requests as their answers were made from them; encoded again they have the logged bits.
+    """The features of requests as their answers used them; encoded again, they have the logged bits.
 
     Args:
-        features: The model's.
+        features: The model's features.
         rows: Requests with their logged inputs, of versions with these features.
-        encoding_of: Gives each version's encoding, which says what the numbers of categories mean.
+        encoding_of: Returns each version's encoding, which gives the meaning of category numbers.
 
     Raises:
-        Corrupt: A logged row is not of its version's features.
+        Corrupt: A logged row does not match its version's features.
     """
     width = len(features.names)
     for row in rows:
@@ -83,7 +83,7 @@ def _texts(
     values = np.full(len(numbers), None, object)
     for version in set(versions.tolist()):
         encoding = encoding_of(version, features)
-        assert encoding is not None  # rows of versions with other features were left out
+        assert encoding is not None  # rows of versions with other features were excluded before
         here = there & (versions == version)
         values[here] = np.array(encoding.vocabularies[name], object)[numbers[here].astype(np.int64)]
     return Column("str", values, None if there.all() else there)

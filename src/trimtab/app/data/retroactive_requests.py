@@ -1,4 +1,4 @@
-"""Requests as they were asked beside what their history says of them at the cut: what leaks are told by."""
+"""Columns of requests at request time against the same columns now, for leakage checks."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from trimtab.training.data.retroactive_changes import Hindsight, hindsight
 def request_hindsight(
     request: Request, names: Iterable[str], frame: EventFrame, asked: Columns, learnt: Columns, cut_us: int
 ) -> dict[str, Hindsight]:
-    """What columns held when requests were asked, and what they hold now.
+    """The columns' values when requests were made, and their values now.
 
-    A request is known as it was asked by its prediction, or by a version of its event that was there at its moment and
-    was replaced later. Others are known from history alone.
+    A request's original values come from its prediction, or from a version of its event that existed at its time and
+    was replaced later. Other requests are known from history alone.
 
     Args:
         request: The request.
-        names: The columns that features read; its key and its time are passed over.
+        names: The columns that features read; key and time are skipped.
         frame: The requests' history.
-        asked: Requests of the prediction log, as asked.
-        learnt: Requests that are learnt from as their history has them.
-        cut_us: What became known later does not count.
+        asked: Requests of the prediction log.
+        learnt: Training requests as their history has them.
+        cut_us: Ignore what became known later.
     """
     names = [name for name in sorted(names) if name not in (request.key, request.time)]
     if not names:
@@ -42,7 +42,7 @@ def request_hindsight(
     place: dict[object, int] = {}
     kept: list[int] = []
     for row, key in enumerate(as_asked[request.key].values.tolist()):
-        if key not in place:  # what was answered counts before what was ingested
+        if key not in place:  # logged requests take precedence over ingested ones
             place[key] = len(kept)
             kept.append(row)
     rows = np.flatnonzero(newest)

@@ -43,21 +43,21 @@ _logger = logging.getLogger(__name__)
 
 
 class LivingData:
-    """Builds training sets as of a cut, features as of each request's own moment.
+    """Builds training sets as of a cut, with features as of each request's own time.
 
-    A request may have been ingested, asked, or both; asked wins, since its moment is then known and not derived.
+    A request may be ingested, logged, or both; the log takes precedence, since its time is recorded and not derived.
 
     Args:
-        open_run: Opens what computes a model's features, in memory or on disk, with the history of its requests and
-            labels.
-        predictions: Where asked requests are.
-        kept_from: By source, the moment before which its events were removed: requests that would need them, for a
-            feature or for their label, are left out.
-        asked_as: Gives the request as a version (by its address) knew it, None where that is not known.
-        check: Refuses a model, by its name, whose definitions are not to be trained here.
-        encoding_of: Gives the encoding of a version with the model's features, for rows as they were logged.
-        placed: Gives a version's definitions their places in the events of this project.
-        left_out: By model and cut, the times whose rows are not learnt from.
+        open_run: Opens the computation of a model's features, in memory or on disk, with the history of its requests
+            and labels.
+        predictions: The prediction log.
+        kept_from: By source, the time before which its events were removed: requests that need them, for a feature or
+            their label, are excluded.
+        asked_as: Returns the request as a version (by id) knew it, None where that is unknown.
+        check: Refuses a model, by name, whose definitions must not be trained here.
+        encoding_of: Returns the encoding of a version with the model's features, for logged rows.
+        placed: Gives a version's definitions their places in this project's events.
+        left_out: By model and cut, the time windows whose rows are excluded.
     """
 
     def __init__(
@@ -72,8 +72,8 @@ class LivingData:
         placed: Callable[[FeatureSet], FeatureSet] = lambda features: features,
         left_out: Callable[[Model, int], Sequence[LeftOut]] = lambda model, cut_us: (),
     ) -> None:
-        self._kept: tuple[str, int, LoggedRequests] | None = None  # from `requests` to `training_set` of one cut
-        self.other_shapes = 0  # predictions passed over: their request had other columns than are declared now
+        self._kept: tuple[str, int, LoggedRequests] | None = None  # kept from `requests` to `training_set` of one cut
+        self.other_shapes = 0  # skipped predictions: their request had other columns
         self._open_run = open_run
         self._predictions = predictions
         self._kept_from = kept_from
@@ -86,13 +86,11 @@ class LivingData:
     def training_set(
         self, model: Model, *, cut_us: int, since_us: int | None = None, answers: bool = False
     ) -> TrainingSet:
-        """The set of all requests asked by `cut_us`, or of those asked since a time.
-
-        With `answers` it has the logged answers to them, too.
+        """The training set of all requests up to `cut_us`, or since a time; `answers` adds the logged answers.
 
         Raises:
-            NotFound: There is none.
-            Conflict: Other definitions of the model were applied meanwhile.
+            NotFound: There is no request.
+            Conflict: Other definitions of the model were applied at the same time.
         """
         self._check(model.name)
         with self._open_run(model) as opened:
@@ -125,22 +123,22 @@ class LivingData:
     def features_of(
         self, model: Model, features: FeatureSet, requests: Columns, at_us: NDArray[np.int64]
     ) -> FeatureFrame:
-        """The features of other definitions than the model's, for some of its requests.
+        """The features of another version's definitions, for some of the model's requests.
 
         Raises:
-            Misuse: They need a column of the request that is not declared any more.
-            NotFound: They need a source that is not declared any more.
+            Misuse: They need a column of the request that is no longer declared.
+            NotFound: They need a source that is no longer declared.
         """
         placed = self._placed(features)
         with self._open_run(msgspec.structs.replace(model, features=placed)) as opened:
             return opened.evaluate(placed, requests, at_us)
 
     def requests(self, model: Model, frame: EventFrame, cut_us: int) -> tuple[Columns, NDArray[Any]]:
-        """The requests and the moments of which they were asked, in their order.
+        """The requests and their times, ordered by time.
 
         Raises:
             NotFound: There is none.
-            Conflict: Other definitions of the model were applied meanwhile.
+            Conflict: Other definitions of the model were applied at the same time.
         """
         self._check(model.name)
         found = self._asked_requests(model)
@@ -153,7 +151,7 @@ class LivingData:
         return LoggedRequests(model, self._predictions, since_us=since_us, inputs=inputs, asked_as=asked_as)
 
     def _read_for_pin(self, model: Model, cut_us: int, since_us: int | None, answers: bool) -> LoggedRequests:
-        """What was read of the log for the pin of this cut, of none else: older ones hold who was erased since."""
+        """The log as read for the pin of this cut; reads of other cuts are dropped, as they hold erased data."""
         if since_us is not None or answers:
             return self._asked_requests(model, since_us, answers)
         kept, self._kept = self._kept, None
@@ -184,7 +182,7 @@ class LivingData:
         return _Chosen(requests.take(order), at_us[order], origins, rows, asked=asked, history=history)
 
     def _logged(self, model: Model, asked: list[LoggedRequest]) -> _Chosen:
-        """The requests that were answered by versions with the model's features, with what they were answered from."""
+        """The requests answered by versions with the model's features, with their logged inputs."""
         rows = [row for row in asked if self._encoding_of(row.version, model.features) is not None]
         rows.sort(key=lambda row: row.at_us)
         requests, at_us = _table(model, rows)
@@ -200,7 +198,7 @@ class LivingData:
     def _of_what_is_kept(
         self, model: Model, at_us: NDArray[Any], *, labels_only: bool = False, since_us: int | None = None
     ) -> NDArray[np.int64]:
-        """The rows whose features and labels can still be told from the events that are kept. # D23"""
+        """The rows whose features and labels can still be computed from the kept events. # D23"""
         kept_from = self._kept_from()
         from_us = labels_from_us(model, kept_from)
         if not labels_only:
@@ -212,7 +210,7 @@ class LivingData:
         return kept if since_us is None else kept[at_us[kept] >= since_us]
 
     def _asked(self, model: Model, cut_us: int, asked: LoggedRequests) -> list[LoggedRequest]:
-        """The first time each request was asked, from the prediction log."""
+        """The first prediction of each request, from the prediction log."""
         asked.read()
         self.other_shapes = asked.other_shapes
         if asked.other_shapes:
@@ -226,17 +224,17 @@ class LivingData:
 
 
 class _Chosen(msgspec.Struct, frozen=True, eq=False):
-    """The requests of a training set, in the order asked."""
+    """The requests of a training set, ordered by time."""
 
     requests: Columns
     at_us: NDArray[Any]
     origins: dict[str, int]
-    rows: Sequence[LoggedRequest | None]  # as the prediction log has them; None: known from history alone
-    asked: Columns | None = None  # without `rows="logged"`: those of the prediction log
-    history: Columns | None = None  # and those that are known from history alone
+    rows: Sequence[LoggedRequest | None]  # as logged; None: known from history alone
+    asked: Columns | None = None  # without `rows="logged"`: the logged ones
+    history: Columns | None = None  # and those known from history alone
 
     def hindsight(self, model: Model, frame: EventFrame, cut_us: int) -> dict[str, Hindsight]:
-        """What the columns that features read held when requests were asked, and what they hold at the cut."""
+        """The read columns' values when requests were made, and at the cut."""
         if self.asked is None or self.history is None:
             return {}
         read = model.features.request_columns
@@ -248,16 +246,16 @@ def _table(model: Model, rows: Sequence[LoggedRequest]) -> tuple[Columns, NDArra
 
 
 def settled_cut(model: Model, frames: Mapping[str, EventFrame], at_us: NDArray[Any], cut_us: int) -> int:
-    """The last moment up to `cut_us` at which anything about a training set changed.
+    """The last time up to `cut_us` at which the training set changed.
 
-    A set of this cut has the rows, labels, states and closed days of one of `cut_us`. So what is trained twice of the
-    same data has the same address, however much time has passed in between.
+    A set as of that time equals the one as of `cut_us`, so training twice on the same data gives the same version id,
+    however much time has passed in between.
 
     Args:
-        model: Whose set.
+        model: The model.
         frames: At least the events of its requests and labels.
-        at_us: The moments of its requests.
-        cut_us: What became known later does not count.
+        at_us: The requests' times.
+        cut_us: Ignore what became known later.
     """
     day_ends_us = (at_us // DAY_US + 1) * DAY_US
     wait_us = model.label.wait_us

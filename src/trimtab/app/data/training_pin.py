@@ -1,4 +1,4 @@
-"""What a training set depends on. # D54"""
+"""The pin of a training set: a hash of everything that it depends on.  # D54"""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from trimtab.training.definitions import Model
 
 
 class Pin:
-    """What a training set depends on, read without a single feature: two sets of one pin are the same.
+    """Computes the pin of a training set without computing features; sets with equal pins are equal.
 
     Args:
         data: Finds the requests.
-        history: Of the sources of requests and labels.
-        kept_from: By source, the moment before which its events were removed.
-        catalog: Where the ledger says what was erased.
+        history: The history of requests and labels.
+        kept_from: By source, the time before which its events were removed.
+        catalog: The ledger, with erasures.
     """
 
     def __init__(

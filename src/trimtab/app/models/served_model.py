@@ -1,4 +1,4 @@
-"""What answers for each deployment: its version in service, loaded, compiled and swapped when the alias moves."""
+"""The served model of a deployment: versions loaded and swapped when an alias moves."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from trimtab.serving.protect.degradation import Degradation, Degrading
 from trimtab.steering.definitions import Deployment
 from trimtab.store.ports import KeyValue
 
-Find: TypeAlias = Callable[[Version], LoadedModel | None]  # None while a version is not in memory
+Find: TypeAlias = Callable[[Version], LoadedModel | None]  # None while the version is not in memory
 _logger = logging.getLogger(__name__)
 
 
 class FeaturesOf(Protocol):
-    """Gives the feature definitions that a version was trained with; at once where it is loaded."""
+    """Returns the feature definitions that a version was trained with."""
 
     def __call__(self, version: Version, loaded: LoadedModel | None = None) -> FeatureSet: ...
 
 
 class KeptPast:
-    """A `PastReader` that refuses moments whose events are not all kept any more. # D23"""
+    """A `PastReader` that refuses times whose events are no longer all kept. # D23"""
 
     def __init__(self, inputs: OfflineInputs, features_from: Callable[[], int]) -> None:
         self._inputs = inputs
@@ -51,17 +51,17 @@ class KeptPast:
         """The inputs of checked rows as of `at_us`.
 
         Raises:
-            Misuse: Events that they need were removed, as [retention] says.
+            Misuse: Needed events were removed, as [retention] says.
         """
         refuse_before(at_us, self._features_from())
         return self._inputs.read(rows, at_us)
 
 
 def refuse_before(at_us: int, from_us: int) -> None:
-    """Refuse a question about a moment from which not all events are left.
+    """Refuse a time from which not all events are left.
 
     Raises:
-        Misuse: It is one.
+        Misuse: It is such a time.
     """
     if at_us < from_us:
         raise Misuse(
@@ -71,24 +71,24 @@ def refuse_before(at_us: int, from_us: int) -> None:
 
 
 class ServedModel:
-    """One deployment's endpoint and the version behind it.
+    """One deployment's endpoint and the versions behind it.
 
     Args:
-        deployment: What is served.
-        registry: Says which version is champion.
-        log: Where predictions go.
-        online: Online feature state.
+        deployment: The deployment.
+        registry: The versions and aliases.
+        log: The prediction log.
+        online: The online feature state.
         answers: Precomputed answers.
-        learners: What online learners know.
-        snapshot: History for questions about the past.
-        clock: The moment of asking.
-        ids: Gives prediction identifiers.
-        features_of: The feature definitions that a version was trained with.
-        holds: Whether the online features of definitions can be read; those that nobody keeps yet begin to be filled.
-        memory: The versions that are loaded.
-        shares: What part of the requests goes to the canary, and to the shadow.
-        features_from: The first moment as of which a version's features can be computed from what is kept.
-        max_age_us: How old a precomputed answer may be.
+        learners: The states of online learners.
+        snapshot: Returns history for requests about the past.
+        clock: The request time.
+        ids: Assigns prediction ids.
+        features_of: Returns the feature definitions that a version was trained with.
+        holds: Whether the online features of definitions can be read; unknown ones start to be filled.
+        memory: The loaded versions.
+        shares: Returns the shares of the canary and the shadow.
+        features_from: Returns the first time as of which a version's features can be computed from kept events.
+        max_age_us: The maximum age of a precomputed answer.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class ServedModel:
         max_age_us: int = 36 * HOUR_US,
     ) -> None:
         self.deployment = deployment
-        self._used_at_us = clock.now_us()  # when it was last seen to have been asked
+        self._used_at_us = clock.now_us()  # the last time a request was seen
         self._uses = 0
         self.learner: OnlineDeployment | None = None
         self._registry = registry
@@ -124,36 +124,36 @@ class ServedModel:
         self.features_from = features_from
         self._clock = clock
         self._ids = ids
-        self._mutex = threading.Lock()  # of `_follow`: aliases are followed by one thread, learners taught by another
+        self._mutex = threading.Lock()  # for `_follow`: one thread follows aliases, another teaches learners
         self._memory = memory
         self._shares = shares
         self._loaded: LoadedModel | None = None
-        self._last: Version | None = None  # the version that answers, or did when the model fell asleep
-        self._asked_in_vain = False  # since then: it is woken as soon as that can be
-        self._told_waiting: str | None = None  # the version that is waited for, once that was said
-        self._waits: set[str] = set()  # versions that are loaded or filled with features now: they stay in memory
+        self._last: Version | None = None  # the version that answers, or did when the model was unloaded
+        self._asked_in_vain = False  # unloaded: to be loaded at the next request
+        self._told_waiting: str | None = None  # the version being waited for, once logged
+        self._waits: set[str] = set()  # versions being loaded or filled with features: they stay in memory
         self.precomputed = Precomputed(answers, deployment.name, max_age_us=max_age_us)
-        self._beside: dict[str, Answerer] = {}  # by alias: versions that answer beside the champion
-        self._beside_failure: TrimtabError | None = None  # why one of them cannot
+        self._beside: dict[str, Answerer] = {}  # by alias: versions that answer alongside the champion
+        self._beside_failure: TrimtabError | None = None  # why one of them cannot answer
         degrading = None if deployment.degrade is None else self._degrading(deployment.degrade)
         self.endpoint = Endpoint(deployment.name, degrading=degrading)
 
     def refresh(self) -> LoadedModel:
         """Follow the alias: load and swap when it has moved; the version that answers from now on.
 
-        A version answers with the feature definitions that it was trained with, whatever the project file says by
-        now. While their online features are being filled, the version before goes on answering. The version before
-        stays in memory, so that a roll back waits for no load.
+        A version answers with the feature definitions that it was trained with, whatever the project file says now.
+        While their online features are being filled, the previous version continues to answer. It stays in memory, so
+        that a rollback waits for no load.
 
         Raises:
             NotFound: No version was ever promoted.
-            Corrupt: The version cannot be loaded; the one before goes on answering.
-            Misuse: Code that its features need is not there any more, or not on this machine; the same holds.
+            Corrupt: The version cannot be loaded; the previous one continues to answer.
+            Misuse: Code that its features need is missing; the previous version continues to answer.
         """
         return self._load_and_follow(beside=True)
 
     def _load_and_follow(self, *, beside: bool) -> LoadedModel:
-        """Follow the alias once what is missing for it is loaded; with `beside`, what is to answer beside it, too."""
+        """Follow the alias once its version is loaded; with `beside`, the canary and shadow, too."""
         missing: list[Version] = []
         failed: dict[str, Exception] = {}
         while True:
@@ -165,7 +165,7 @@ class ServedModel:
             missing.clear()
             try:
                 self._memory.get(version, self.deployment.name)
-            except Exception as error:  # whatever a user's estimator raises
+            except Exception as error:  # any error of a user's estimator
                 failed[version.id] = error
 
     def _find(self, version: Version, *, missing: list[Version], failed: Mapping[str, Exception]) -> LoadedModel | None:
@@ -177,9 +177,9 @@ class ServedModel:
         return found
 
     def follow(self, *, wait: bool = False) -> None:
-        """The same for a process that looks now and then: a model that sleeps sleeps on, unless it was asked in vain.
+        """Follow the alias for a process that polls; an unloaded model stays unloaded unless a request failed for it.
 
-        What is not in memory is loaded by a thread of its own and put in place by a later call, unless it is to `wait`.
+        Versions not in memory are loaded by a thread and put in place by a later call, unless it is to `wait`.
         """
         self.last_used_us()
         if self._sleeps_on:
@@ -194,7 +194,7 @@ class ServedModel:
             raise self._beside_failure
 
     def last_used_us(self) -> int:
-        """When it was asked last, or woken, as far as that was looked at."""
+        """The time of the last request or load, as far as it was seen."""
         if self.endpoint.uses != self._uses:
             self._uses, self._used_at_us = self.endpoint.uses, self._clock.now_us()
         return self._used_at_us
@@ -205,17 +205,17 @@ class ServedModel:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all versions that are to answer do: the one in service, and those beside it."""
+        """Whether all versions that should answer do: champion, canary and shadow."""
         return self._loaded is not None and self._beside_failure is None
 
     def see_stored(self) -> None:
-        """Let stored answers be given, if there are any by now."""
+        """Start to give precomputed answers if there are any now."""
         self.endpoint.precomputed = self.precomputed if self.precomputed.holds_any() else None
 
     def sleep(self) -> bool:
-        """Let go of all versions until the next question; False when there is none, or a learner would be lost.
+        """Unload all versions until the next request; False when there are none, or a learner would be lost.
 
-        False, too, while another version is to take its place: that is looked after only while the model is awake.
+        False, too, while another version is about to take over: that is checked only while the model is loaded.
         """
         with self._mutex:
             if self._loaded is None or self.learner is not None or self.endpoint.sleeps:
@@ -230,16 +230,16 @@ class ServedModel:
             return True
 
     def _wake(self) -> None:
-        """For who asks a model that sleeps: what answers beside it is left to whoever follows aliases."""
+        """Load an unloaded model for a request; canary and shadow are left to the thread that follows aliases."""
         try:
             self._load_and_follow(beside=False)
-            self._used_at_us = self._clock.now_us()  # whoever woke it has yet to ask
-        except Exception:  # whatever a user's estimator raises; whoever follows aliases tells of it, and tries again
+            self._used_at_us = self._clock.now_us()  # the request is still to come
+        except Exception:  # any error of a user's estimator; the thread that follows aliases logs it and retries
             self._asked_in_vain = self.endpoint.sleeps
             raise
 
     def _follow(self, find: Find) -> LoadedModel | None:
-        """Put in place what is in memory; no load is waited for while the mutex is held.  # D128"""
+        """Put loaded versions in place; no load happens while the mutex is held.  # D128"""
         name = self.deployment.name
         version = self._registry.alias(name, CHAMPION)
         if version is None:
@@ -248,7 +248,7 @@ class ServedModel:
         self._waits = set()
         try:
             return self._follow_champion(version, find)
-        finally:  # whoever ends a canary must not have to wait for features of the champion, or for its repair
+        finally:  # ending a canary must not wait for the champion's features or repair
             if self._loaded is not None:
                 self._follow_beside(find)
 
@@ -269,10 +269,10 @@ class ServedModel:
         return before
 
     def _wake_with(self, version: Version, before: Version, find: Find) -> LoadedModel | None:
-        """Wake with the version in service if it may answer by now, else with the one that did before.  # D139
+        """Load the version in service if it can answer now, else the one that did before.  # D139
 
         Raises:
-            Unavailable: Neither can.
+            Unavailable: Neither can answer.
         """
         try:
             features = self._checked(version)
@@ -281,7 +281,7 @@ class ServedModel:
                 return None if loaded is None else self._put(loaded, features)
             why = "its online features are being filled"
             self._say_waiting(version, before)
-        except Exception as error:  # whatever a user's estimator raises; it is told of once the model is awake
+        except Exception as error:  # any error of a user's estimator; logged once the model is loaded
             why = f"{type(error).__name__}: {error}"
         try:
             loaded = find(before)
@@ -293,7 +293,7 @@ class ServedModel:
             ) from error
 
     def _put(self, loaded: LoadedModel, features: FeatureSet) -> LoadedModel:
-        """Let a version answer from now on."""
+        """Make a version answer from now on."""
         costs = self._memory.costs(loaded.version) if self.deployment.learn == "batch" else None
         answerer = self._answerer(loaded, features)
         answerer.warm_up()
@@ -302,7 +302,7 @@ class ServedModel:
         return loaded
 
     def _follow_beside(self, find: Find) -> None:
-        """Put the versions in place that answer beside the champion: canary, shadow, and where that fails."""
+        """Put canary and shadow in place; the errors where that fails."""
         try:
             self._put_beside(find)
         finally:
@@ -322,9 +322,9 @@ class ServedModel:
             try:
                 if share and (one := self._beside_as(alias, find)) is not None:
                     found[alias] = one
-            except TrimtabError as error:  # neither the champion nor the other arms have to wait for it
+            except TrimtabError as error:  # the champion and the other arm do not wait for it
                 self._beside_failure = error
-            except Exception as error:  # a user's estimator's; it is not kept itself, for its frames hold what was read
+            except Exception as error:  # only the text is kept: the error's frames hold what was read
                 self._beside_failure = Misuse(
                     f"{self.deployment.name} ({alias}): it cannot be loaded here: {type(error).__name__}: {error}"
                 )
@@ -348,12 +348,12 @@ class ServedModel:
         elif endpoint.shadow.share.share != shares.shadow:
             endpoint.shadow.share = Share(name, shares.shadow, about, line=SHADOW)
         for one in found.values():
-            endpoint.know(one.served)  # also after more promotions than are remembered
+            endpoint.know(one.served)  # also after more promotions than are cached
 
     def _beside_as(self, alias: str, find: Find) -> Answerer | None:
-        """What answers with the version that an alias names; None while there is none, or its features are filled.
+        """The answerer of an alias's version; None while there is none, or its features are being filled.
 
-        While it is loaded, the one before answers.
+        While it is loaded, the previous one answers.
         """
         version = self._registry.alias(self.deployment.name, alias)
         before = self._beside.get(alias)
@@ -414,12 +414,12 @@ class ServedModel:
         return OfflineInputs(self.features(loaded), loaded.encoding, self._snapshot)
 
     def scorer(self, loaded: LoadedModel) -> RowScorer:
-        """The fitted model; of an online deployment the learner, with all that it has learnt."""
+        """The fitted model; for an online deployment, the learner with everything it has learnt."""
         if self.deployment.learn == "batch":
             return self._remembering(loaded)
         name = learner_name(self.deployment.name, loaded.version.id)
         if self.learner is None or self.learner.name != name:
-            from trimtab.training.fitting.online import OnlineLearner  # here: it loads scikit-learn
+            from trimtab.training.fitting.online import OnlineLearner  # imported here: it loads scikit-learn
 
             self.learner = OnlineDeployment(name, OnlineLearner(loaded.artifact), self._learners, every_us=HOUR_US)
         return self.learner

@@ -1,4 +1,4 @@
-"""The versions in memory: those in service, and as many that were as there is room for."""
+"""The versions in memory: those in service, and recently used ones within a memory limit."""
 
 from __future__ import annotations
 
@@ -17,37 +17,38 @@ from trimtab.registry import LoadedModel, Version
 if TYPE_CHECKING:
     from trimtab.serving.answer.batching import BatchCosts
 
-_RETRY_S = 2.0  # after which a load that failed is tried again: each try reads and verifies the version  # D80
+_RETRY_S = 2.0  # until a failed load is retried: each try reads and verifies the version  # D80
 _logger = logging.getLogger(__name__)
 
 
 class VersionMemory:
-    """Loads versions, and keeps them within a number of bytes; those that are held are never dropped.
+    """Loads versions and keeps them within a number of bytes; held versions are never dropped.
 
-    A version is loaded once, whoever asks for it meanwhile, and nobody waits for the load of another one.  # D128
+    A version is loaded once, however many threads request it, and no thread waits for the load of another version.  #
+    D128
 
-    A version counts with the size of its stored model, which is what is known of it; in memory it may take more.
+    A version counts with the size of its stored model; in memory it may take more.
 
     Args:
-        load: Loads a version; threads may share it.
-        cap_bytes: How much may be kept.
-        retry_s: After which `begin` tries again what failed.
+        load: Loads a version; called by several threads.
+        cap_bytes: The memory limit.
+        retry_s: Seconds until `begin` retries a failed load.
     """
 
     def __init__(self, load: Callable[[Version], LoadedModel], cap_bytes: int, *, retry_s: float = _RETRY_S) -> None:
         self.cap_bytes = cap_bytes
         self._load = load
         self._retry_s = retry_s
-        self._mutex = threading.RLock()  # never held while a version is loaded
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()  # the newest used last
-        self._answering: dict[str, frozenset[str]] = {}  # by who holds them: addresses
-        self._waiting: dict[str, frozenset[str]] = {}  # the same, of those that do not answer yet
-        self._loads: dict[str, Future[LoadedModel]] = {}  # under way
+        self._mutex = threading.RLock()  # never held during a load
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()  # most recently used last
+        self._answering: dict[str, frozenset[str]] = {}  # version ids by holder
+        self._waiting: dict[str, frozenset[str]] = {}  # the same, of versions that do not answer yet
+        self._loads: dict[str, Future[LoadedModel]] = {}  # running loads
         self._failed: dict[str, _Failed] = {}
         self._threads: dict[str, threading.Thread] = {}
 
     def find(self, version: Version, holder: str) -> LoadedModel | None:
-        """A version if it is in memory; from now on, also when it is still to be loaded, `holder` holds it."""
+        """A version if it is in memory; `holder` holds it from now on, also if it is still to be loaded."""
         with self._mutex:
             self._waiting[holder] = self._waiting.get(holder, frozenset()) | {version.id}
             kept = self._kept.get(version.id)
@@ -57,7 +58,7 @@ class VersionMemory:
             return kept.loaded
 
     def get(self, version: Version, holder: str) -> LoadedModel:
-        """A version that is ready to score, once it is loaded; `holder` holds it.
+        """A loaded version, after waiting for its load; `holder` holds it.
 
         Raises:
             Corrupt: It cannot be loaded.
@@ -71,15 +72,15 @@ class VersionMemory:
                     return found
                 under_way = self._loads.setdefault(version.id, load)
             return self._run(version, load) if under_way is load else under_way.result()
-        except BaseException as error:  # an interruption, too: others may wait for it by now
+        except BaseException as error:  # also on an interrupt: other threads may wait for it
             self._give_up(version, load, error)
             raise
 
     def begin(self, version: Version, holder: str) -> LoadedModel | None:
-        """The same for whoever must not wait: None while a thread loads it.
+        """Like `get` without waiting: None while a thread loads it.
 
         Raises:
-            TrimtabError: What the last try raised, until another one succeeds.
+            TrimtabError: The error of the last try, until another one succeeds.
         """
         with self._mutex:
             found = self.find(version, holder)
@@ -90,31 +91,31 @@ class VersionMemory:
                 load: Future[LoadedModel] = Future()
                 given = version, load
                 thread = threading.Thread(target=self._run_apart, args=given, name="trimtab-load", daemon=True)
-                thread.start()  # it may be refused; what it ends with waits for the mutex
+                thread.start()  # starting may fail; the thread's end waits for the mutex
                 self._loads[version.id], self._threads[version.id] = load, thread
         if failed is not None:
             raise failed.kind(failed.said)
         return None
 
     def hold(self, holder: str, answering: Iterable[str], waiting: Iterable[str] = ()) -> None:
-        """From now on these versions are what `holder` answers with, and those that wait to; others may be dropped."""
+        """Set the versions that `holder` answers with, or will; others may be dropped."""
         with self._mutex:
             before, now = self._answering.get(holder, frozenset()), frozenset(answering)
-            for address in before - now:  # what answered until now was used last: a roll back goes to it
+            for address in before - now:  # the previous version counts as most recently used: a rollback needs it
                 if address in self._kept:
                     self._kept.move_to_end(address)
             self._answering[holder], self._waiting[holder] = now, frozenset(waiting)
             self._drop()
 
     def costs(self, version: Version) -> BatchCosts | None:
-        """What a row costs a version alone, and as one of several; None when it is not in memory."""
+        """The time per row of a version alone and in a batch; None when it is not in memory."""
         with self._mutex:
             kept = self._kept.get(version.id)
         return None if kept is None else kept.costs
 
     @property
     def threads(self) -> list[threading.Thread]:
-        """Those that load a version now."""
+        """The threads that load a version now."""
         with self._mutex:
             return list(self._threads.values())
 
@@ -124,14 +125,14 @@ class VersionMemory:
             return sum(map(_size, self._kept.values()))
 
     def too_full(self) -> bool:
-        """Whether what answers is more than there is room for; what only waits to does not count.  # D128"""
+        """Whether answering versions exceed the limit; waiting ones do not count.  # D128"""
         with self._mutex:
             answering = frozenset().union(*self._answering.values())
             return sum(_size(one) for address, one in self._kept.items() if address in answering) > self.cap_bytes
 
     def _run(self, version: Version, load: Future[LoadedModel]) -> LoadedModel:
         try:
-            from trimtab.serving.answer.batching import measure_costs  # here: it loads asyncio
+            from trimtab.serving.answer.batching import measure_costs  # imported here: it loads asyncio
 
             loaded = self._load(version)
             kept = _Kept(loaded, measure_costs(loaded.scorer, len(loaded.inputs)))
@@ -148,9 +149,9 @@ class VersionMemory:
             raise
 
     def _give_up(self, version: Version, load: Future[LoadedModel], error: BaseException) -> None:
-        """Tell those who wait for a load that it has ended, wherever it did, and let the next one who asks try again.
+        """End a failed load: tell the waiting threads, and let the next request retry.
 
-        An interruption is of the thread that loads, and no business of theirs: they are told that the load failed.
+        An interrupt concerns only the loading thread: the others are told that the load failed.
         """
         failed = _failure(version, error, monotonic() + self._retry_s)
         try:
@@ -164,9 +165,9 @@ class VersionMemory:
 
     def _run_apart(self, version: Version, load: Future[LoadedModel]) -> None:
         try:
-            with suppress(TrimtabError):  # `begin` tells of it
+            with suppress(TrimtabError):  # `begin` raises it
                 self._run(version, load)
-        except Exception:  # the thread's outer loop: whatever a user's estimator raises
+        except Exception:  # the thread's outer loop: any error of a user's estimator
             _logger.exception("%s cannot be loaded", version.name)
         finally:
             with self._mutex:
@@ -188,11 +189,11 @@ class _Kept(NamedTuple):
 
 
 class _Failed(NamedTuple):
-    """A load that failed; not the error itself, whose frames hold what was read."""
+    """A failed load; not the error itself, whose frames hold what was read."""
 
     kind: type[TrimtabError]
     said: str
-    again_s: float  # when it may be tried again
+    again_s: float  # the time of the next retry
 
 
 def _failure(version: Version, error: BaseException, again_s: float) -> _Failed:

@@ -1,4 +1,4 @@
-"""The event log in columns, for several threads."""
+"""The event log in columns, shared by threads."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from trimtab.events.definitions import Source
 from trimtab.events.tables import Moved
 from trimtab.store.ports import Log, Table
 
-Moment: TypeAlias = "tuple[dict[str, EventFrame], dict[str, int]]"  # events by source, and the positions they reach
+Moment: TypeAlias = "tuple[dict[str, EventFrame], dict[str, int]]"  # frames by source, and the log positions they reach
 
-_EVENT_BYTES = 1_000  # of an event in memory, the evaluation of features included, about
+_EVENT_BYTES = 1_000  # approximate memory of one event, with the evaluation of features
 
 
 class SharedHistory(History):
-    """A `History` that threads may share. Frames never change, so what `moment` gave stays as it was."""
+    """A `History` that threads may share; its frames never change."""
 
     def __init__(
         self,
@@ -32,22 +32,22 @@ class SharedHistory(History):
         self._mutex = threading.RLock()
 
     def refresh(self) -> int:
-        """Read what is new in the log; how many records."""
+        """Read new records of the log; their number."""
         with self._mutex:
             return super().refresh()
 
     def frame(self, source: str) -> EventFrame:
-        """The events of one source as of the last `refresh`, by whichever thread."""
+        """The events of one source as of the last `refresh`."""
         with self._mutex:
             return super().frame(source)
 
     def moment(self, sources: Iterable[str]) -> Moment:
-        """The newest events of some sources and the positions they reach: all of one moment."""
+        """The newest events of some sources and the positions they reach, consistently."""
         with self._mutex:
             self.refresh()
             return {name: self.frame(name) for name in sources}, dict(self.positions)
 
 
 def fits_memory(log: Log, memory_bytes: int) -> bool:
-    """Whether all events of a log fit into half of so much memory, with what is computed from them."""
+    """Whether all events of a log fit into half of the given memory, with what is computed from them."""
     return sum(log.positions().values()) * _EVENT_BYTES <= memory_bytes // 2

@@ -1,4 +1,4 @@
-"""Views that are to be made anew by the process that applies the log: asked for through the catalogue."""
+"""Requests to the process that applies the log to rebuild a view, kept in the catalogue."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ENDED = (
 
 
 class Rebuild(msgspec.Struct, frozen=True):
-    """What somebody asked for, and how far it is."""
+    """A requested rebuild and its progress."""
 
     rows: int = 0
     of: int = 0
@@ -28,41 +28,41 @@ class Rebuild(msgspec.Struct, frozen=True):
 
 
 class Rebuilds:
-    """The rebuilds asked for: one record a view, gone when it is done.
+    """The requested rebuilds: one catalogue record per view, removed when it is done.
 
-    One that failed stays until somebody asks anew: all who wait for it read so.
+    A failed one stays until it is requested again, so that every waiting process reads the error.
     """
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
     def next(self) -> str | None:
-        """A view that is to be rebuilt."""
+        """A view to rebuild."""
         found = ((record.key, _decode(record.body)) for record in self._catalog.find(KIND))
         return next((view for view, rebuild in found if rebuild.failure is None), None)
 
     def note(self, view: str, rebuild: Rebuild) -> None:
-        """Say how far it is."""
+        """Store the progress."""
         self._catalog.write([_put(view, rebuild)])
 
     def done(self, view: str) -> None:
-        """Say that it is done."""
+        """Remove the record of a finished rebuild."""
         self._catalog.write([Remove(KIND, view)])
 
     def failed(self, view: str, why: str) -> None:
-        """Say that it could not be done."""
+        """Store the error of a failed rebuild."""
         self.note(view, Rebuild(failure=f"the process that applies events could not rebuild it: {why}"))
 
     def wait(self, view: str, followed: Callable[[], bool], progress: Callable[[int, int], object] | None) -> None:
-        """Ask the process that applies the log to rebuild a view, and wait until it has.
+        """Request a rebuild of a view from the process that applies the log, and wait for it.
 
         Args:
-            view: Which one.
-            followed: Whether there is such a process.
-            progress: Called with done and total.
+            view: The view's name.
+            followed: Whether such a process is running.
+            progress: Called with records done and records in total.
 
         Raises:
-            Unavailable: It failed, or the process ended before.
+            Unavailable: The rebuild failed, or the process ended before.
         """
         self.note(view, Rebuild())
         while (record := self._catalog.get(KIND, view)) is not None:
@@ -71,7 +71,7 @@ class Rebuilds:
                 raise Unavailable(f"view {view!r}: {rebuild.failure}")
             if not followed():
                 ended = Rebuild(failure=_ENDED.format(view=view))
-                with suppress(Conflict):  # its last word came meanwhile
+                with suppress(Conflict):  # it finished just before it ended
                     self._catalog.write([_put(view, ended, expected=record.revision)])
                 continue
             if progress is not None and rebuild.of:

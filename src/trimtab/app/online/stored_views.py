@@ -1,4 +1,4 @@
-"""What is stored of online features, as it is now: whether it can be read at all, and how far it is."""
+"""Stored online features: damage, and records not applied yet."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from trimtab.features.online.store import BEGIN, Cursor, read_cursors
 
 
 def damage(state: State) -> str | None:
-    """What is damaged so that nothing can be read, and what to do; None while it can be opened and read.
+    """The damage that makes online features unreadable, and the remedy; None while they can be read.
 
-    A state of an entity that is damaged by itself is found when it is asked for.
+    A single damaged state is found when its entity is read.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -29,15 +29,15 @@ def damage(state: State) -> str | None:
 
 
 def missing(state: State, views: Collection[str], positions: Mapping[str, int]) -> int:
-    """How many records up to `positions` of the event log some views have not applied.
+    """The number of records up to `positions` of the event log that some views have not applied.
 
     Args:
-        state: Where the views are stored.
+        state: The state folder.
         views: The hashes of their definitions.
-        positions: By partition of the log.
+        positions: Positions by partition of the log.
 
     Raises:
-        Corrupt: What is stored is damaged; the message has the command that mends it.
+        Corrupt: The stored features are damaged; the message has the command that repairs them.
 
     >>> import tempfile
     >>> from pathlib import Path

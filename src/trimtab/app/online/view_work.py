@@ -1,4 +1,4 @@
-"""What is done to online features beside applying new records: filling views that begin, rebuilding, compacting."""
+"""Work on online features besides applying records: filling new views, rebuilding, compaction."""
 
 from __future__ import annotations
 
@@ -23,50 +23,50 @@ if TYPE_CHECKING:
     from trimtab.events.tables import Moved
 
 _logger = logging.getLogger(__name__)
-_COMPACT_US = HOUR_US  # between two walks over all states
-_LOOK_S = 1.0  # between two looks for views that are to be rebuilt
-_AGAIN_S = 60.0  # after a failure
-_NOTE_S = 0.5  # between two notes of how far it is
+_COMPACT_US = HOUR_US  # between two compactions
+_LOOK_S = 1.0  # between two checks for requested rebuilds
+_AGAIN_S = 60.0  # until the next try after a failure
+_NOTE_S = 0.5  # between two progress updates
 
 
 class ViewWork:
     """Work on the states of views, in bounded pieces between which records are applied.
 
     Args:
-        state: Log, online state and catalogue.
+        state: The log, online state and catalogue.
         store: The views' states.
-        sources: Of the views.
-        clock: Says when it is time to compact.
+        sources: The views' sources.
+        clock: Tells when compaction is due.
     """
 
     def __init__(self, state: State, store: OnlineStore, sources: Sequence[Source], *, clock: Clock) -> None:
-        self.failure: str | None = None  # why views that begin could not be filled
+        self.failure: str | None = None  # why new views could not be filled
         self._state = state
         self._store = store
         self._sources = sources
         self._clock = clock
         self._rebuilds = Rebuilds(state.catalog)
         self._filling: Iterator[Filled] | None = None
-        self._rebuilt: str | None = None  # the view that was asked for
+        self._rebuilt: str | None = None  # the requested view
         self._rows = 0
-        self._look_s = 0.0  # monotonic: when to look for views to rebuild
-        self._again_s = 0.0  # and when to fill views that begin
+        self._look_s = 0.0  # monotonic: the next check for requested rebuilds
+        self._again_s = 0.0  # and for new views to fill
         self._noted_s = 0.0
         self._compaction = Compaction(store)
         self._compact_us = clock.now_us() + _COMPACT_US
 
     def fill(self, names: Sequence[str] | None = None) -> Iterator[Filled]:
-        """Fill views, those named or all that begin, from the log, and from tables of record where it is truncated."""
+        """Fill views, those named or all new ones, from the log, and from tables of record where it is truncated."""
         moved = self._state.moved(self._sources) if any(self._truncated().values()) else None
         return fill(self._store, self._state.events, views=names, moved=moved)
 
     def read_tables(self) -> None:
-        """Bring views that are behind the begin of a truncated log up to it, from the tables of record."""
+        """Bring views that are behind the start of a truncated log up to it, from the tables of record."""
         live = live_positions(self._store)
         truncated = self._truncated()
         if live is None or all(position <= live.get(name, 0) for name, position in truncated.items()):
             return
-        from trimtab.events.tables import recorded  # here: it seldom has to be done
+        from trimtab.events.tables import recorded  # imported here: rarely needed
 
         moved = self._state.moved(self._sources)
         for records in recorded(moved.tables, self._sources, live):
@@ -75,26 +75,26 @@ class ViewWork:
         self._store.apply([], reached=reached)
 
     def _truncated(self) -> dict[str, int]:
-        """Of each partition of the log, up to which position it was truncated."""
+        """By partition of the log, the position up to which it was truncated."""
         log = self._state.events
         return {name: begin_of(log, name, last) for name, last in log.positions().items()}
 
     def _reached(self, moved: Moved, partition: str) -> int:
-        """Up to where every source of the views has its records of a partition in a table."""
+        """By partition, the position up to which every source of the views has its records in a table."""
         tables, through = moved.tables, moved.through.get(partition, 0)
         found = [tables[s.name].position(partition) if s.name in tables else 0 for s in self._sources]
         return min((max(position, through) for position in found), default=0)
 
     def mark(self) -> None:
-        """Keep records from views that begin: they are filled, and join the others then."""
+        """Exclude new views from the records to come: they are filled first and join the others then."""
         moved = self._state.moved(self._sources) if any(self._truncated().values()) else None
         mark_unfilled(self._store, self._state.events, moved)
 
     def reading(self) -> Mapping[str, int]:
-        """Behind which positions to read the log on: where the views are that can be read.
+        """The positions from which to read the log: those of the views that can be read.
 
         Raises:
-            Corrupt: The log does not hold any more what they have read.
+            Corrupt: The log no longer has the records that they read.
         """
         live = live_positions(self._store)
         ends = self._state.events.positions()
@@ -104,10 +104,10 @@ class ViewWork:
         return live
 
     def piece(self, busy: bool) -> bool:
-        """Do a bounded piece of what is to be done; whether more is to be done at once.
+        """Do one bounded piece of due work; whether more is due at once.
 
         Args:
-            busy: Records were applied just before: then only what somebody waits for is done.
+            busy: Records were applied just before: do only work that a process waits for.
 
         Raises:
             Unavailable: Another process writes; try again.
@@ -128,7 +128,7 @@ class ViewWork:
             return False
 
     def _next(self) -> Iterator[Filled] | None:
-        """The steps of what is to be filled now."""
+        """The steps of the next fill."""
         now_s = time.monotonic()
         if now_s >= self._again_s and unfilled(self._store) and any(self._state.events.positions().values()):
             self._rebuilt = None

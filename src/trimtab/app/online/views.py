@@ -1,4 +1,4 @@
-"""Online features of a project: who applies the log to them, and what they look like in history."""
+"""Online features of a project: applying the event log to them, and reading history."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 LEASE = "views"
 _BATCH = 5_000
-_PATIENCE_S = 3.0  # somebody who is just catching up is done by then
+_PATIENCE_S = 3.0  # long enough for another process to finish catching up
 
 
 class Views:
-    """The views that versions in service need, kept as of the event log. Threads may share it.
+    """The views that versions in service need, kept up to date with the event log. Threads may share it.
 
-    Which views are needed changes while a project is open: those of a version that was promoted, or of definitions
-    that were applied, are filled beside the others; those that nothing needs any more go when `drop` says so.
+    The set of needed views changes while a project is open: views of a promoted version, or of applied definitions, are
+    filled next to the others; views that nothing needs are removed by `drop`.
 
     Args:
-        state: Log, online state and leases.
-        needed: The views that are needed now, each definition once.
-        history: The event log in columns, which this process decodes once for all.
+        state: The log, online state and leases.
+        needed: Returns the views needed now, each definition once.
+        history: Returns the event log in columns, which this process decodes once for all.
         clock: For the applier's lag.
     """
 
@@ -64,8 +64,8 @@ class Views:
         self._needed = needed
         self._following: Lease | None = None
         self._conflict: str | None = None
-        self._new: tuple[View, ...] = ()  # to be taken up by the applier
-        self._file: tuple[int, int] | None = None  # which file of online features this process reads
+        self._new: tuple[View, ...] = ()  # for the applier to add
+        self._file: tuple[int, int] | None = None  # the file of online features that this process reads
         self._dropping = False
         self._have(needed())
 
@@ -73,11 +73,11 @@ class Views:
         self.views: list[View] = list(views)
         self._sources = list({v.source.name: v.source for v in self.views}.values())
         self._moved = partial(self._state.moved, self._sources)
-        self._own: SharedHistory | None = None  # of sources that are declared otherwise by now
+        self._own: SharedHistory | None = None  # of sources declared differently by now
 
     @property
     def blocked(self) -> str | None:
-        """Why what is new cannot be applied now, or a view that begins cannot be filled."""
+        """Why new records cannot be applied, or a new view cannot be filled; None if neither."""
         return self._conflict or (self._work.failure if "_work" in self.__dict__ else None)
 
     @cached_property
@@ -90,9 +90,9 @@ class Views:
         return ViewWork(self._state, self.store, self._sources, clock=self._clock)
 
     def holds(self, features: FeatureSet) -> bool:
-        """Whether the features can be read: their views are filled, and as far as those that are kept up to date.
+        """Whether features can be read: their views are filled, and as up to date as the others.
 
-        Views of which nobody knew are taken up, by whoever applies the log.
+        Unknown views are added by the process that applies the log.
         """
         self.look()
         return self.filled(features.views)
@@ -107,22 +107,21 @@ class Views:
         return all(cursor is not None and front is not None and cursor.place == front.place for cursor in found)
 
     def look(self) -> bool:
-        """See which views are needed now; whether some are new, to be filled by whoever applies the log."""
+        """Check which views are needed; whether there are new ones to fill."""
         held = {view.hash for view in self.views}
         self._new = tuple(view for view in self._needed() if view.hash not in held)
         return bool(self._new)
 
     @property
     def follows(self) -> bool:
-        """Whether it is this object that applies the log."""
+        """Whether this object applies the log."""
         return self._following is not None
 
     def unneeded(self, needed: Iterable[str] | None = None) -> list[str]:
-        """The views that online features are stored for and that nothing needs any more, by the beginning of their
-        addresses.
+        """Stored views that nothing needs any more, by a prefix of their hash.
 
         Args:
-            needed: The addresses of views that are needed; left out, those that are needed now.
+            needed: The hashes of needed views; default: those needed now.
         """
         addresses = [view.hash for view in self._needed()] if needed is None else needed
         kept = {cursor_name(address) for address in addresses}
@@ -132,7 +131,7 @@ class Views:
     def drop(self) -> bool:
         """Delete the online features that nothing needs; False while another process applies the log.
 
-        In a serving process its applier does it in a moment.
+        In a serving process its applier does it soon after.
         """
         if self._following is not None:
             self._dropping = True
@@ -146,7 +145,7 @@ class Views:
         return True
 
     def _take_up(self, views: Sequence[View]) -> None:
-        """Keep exactly these views; only whoever applies the log may do so."""
+        """Set the views to exactly these; only for the process that applies the log."""
         known = {view.hash: view for view in self.views}
         views = [known.get(view.hash, view) for view in views]
         self._new = ()
@@ -156,15 +155,14 @@ class Views:
             self.__dict__.pop("_work", None)
 
     def catch_up(self) -> bool:
-        """Apply what is new in the log, unless somebody else does that; whether it was done here.
+        """Apply new records of the log, unless another process does; whether this call did.
 
-        What is appended while this runs is left to the next call, so that it ends however fast others push.
+        Records appended while it runs are left to the next call, so that it ends however fast others push. New views
+        are filled from history. Afterwards another process may apply. In a serving process it does nothing: its applier
+        does the work. If it takes longer than half a second, it logs its progress.
 
-        Views that begin are filled from history. Afterwards another process may apply. A serving process does nothing
-        here: its applier does. What takes longer than half a second says so in the log, and how far it is.
-
-        Where another process has put another file in the place of the online features, that one is read from now on;
-        while it is being filled, the one of before is.
+        If another process has replaced the file of online features, the new file is read from now on; while that is
+        being filled, the old one is.
         """
         if self._following is not None:
             return False
@@ -194,10 +192,10 @@ class Views:
         return True
 
     def follow(self) -> Applier:
-        """A thread that applies the log from now on, to be started; until `release` nobody else applies.
+        """A thread, to be started, that applies the log; until `release` no other process applies.
 
         Raises:
-            Conflict: Somebody else applies.
+            Conflict: Another process applies.
         """
         lease = self._lease()
         if not self._taken(lease, patience_s=_PATIENCE_S):
@@ -227,22 +225,22 @@ class Views:
             raise
 
     def release(self) -> None:
-        """Let others apply, after `follow` and once its applier is closed."""
+        """Let other processes apply, after `follow` and once its applier is closed."""
         lease, self._following = self._following, None
         if lease is not None:
             self._give_back(lease)
 
     def rebuild(self, view: str, *, progress: Callable[[int, int], object] | None = None) -> int:
-        """Make a view's states anew from history, in all its definitions; what was there before is read meanwhile.
+        """Rebuild a view's states from history, in all its definitions; the old ones are read until then.
 
-        While another process applies the log it does the work, and this call waits for it.
+        If another process applies the log, that process does the work and this call waits for it.
 
         Returns:
             How many records of its source it has.
 
         Raises:
             NotFound: No deployed model uses such a view.
-            Misuse: Records that are needed were truncated from the log, and no table of record has them.
+            Misuse: Needed records were truncated from the log, and no table of record has them.
             Unavailable: The process that applies the log ended, or failed, before it was done.
         """
         names = [name for name, plan in self.store.plans.items() if plan.name == view]
@@ -261,32 +259,32 @@ class Views:
         return max(counts[name].applied for name in names)
 
     def damage(self) -> str | None:
-        """What is damaged so that nothing can be read online, and what to do; None while it can be opened and read.
+        """The damage that makes online features unreadable, and the remedy; None while they can be read.
 
-        A state that is damaged by itself is found when it is asked for.
+        A single damaged state is found when its entity is read.
         """
         return damage(self._state)
 
     def missing(self, positions: Mapping[str, int]) -> int:
-        """How many records up to `positions` of the event log are not in what is stored, as it is now.
+        """The number of records up to `positions` of the event log that stored views have not applied.
 
         Raises:
-            Corrupt: It is damaged; the message has the command that mends it.
+            Corrupt: The stored features are damaged; the message has the command that repairs them.
         """
         return missing(self._state, [view.hash for view in self.views], positions)
 
     def rebuild_all(self, *, progress: Callable[[int, int], object] | None = None) -> int:
-        """Make all online features anew from history, also where what is there is damaged.
+        """Rebuild all online features from history, also when the stored ones are damaged.
 
-        A process that applies the log does it view by view, and this call waits for it; else the store begins from
-        nothing, and what was there is put back when that fails.
+        A process that applies the log does it view by view while this call waits; otherwise the store starts empty, and
+        the old one is restored on failure.
 
         Returns:
             How many records the views have taken, in sum.
 
         Raises:
-            Conflict: They are damaged, and another process applies the log; nothing was done.
-            Misuse: Records that are needed were truncated from the log, and no table of record has them.
+            Conflict: They are damaged and another process applies the log; nothing was done.
+            Misuse: Needed records were truncated from the log, and no table of record has them.
         """
         lease = self._lease()
         if self._following is not None or not lease.take():
@@ -305,14 +303,14 @@ class Views:
                 forget_standing(self._state.catalog)
                 return sum(counts.applied for counts in self.store.counts().values())
         finally:
-            with suppress(Corrupt):  # what was put back is as damaged as it was
+            with suppress(Corrupt):  # the restored one is as damaged as before
                 self._give_back(lease)
 
     def compact(self) -> Compacted:
-        """Give back the room of what no answer can depend on any more.
+        """Reclaim the space of states that no answer can depend on any more.
 
         Raises:
-            Conflict: Another process applies the log; it does this by itself.
+            Conflict: Another process applies the log; it compacts by itself.
         """
         lease = self._lease()
         if self._following is not None or not self._taken(lease):
@@ -324,15 +322,15 @@ class Views:
             return sum(Compaction(self.store).whole(), Compacted())
 
     def followed(self) -> bool:
-        """Whether somebody applies the log just now."""
+        """Whether any process applies the log now."""
         return self._following is not None or not self._lease().free()
 
     def lag_records(self) -> int:
-        """How many records of the log the views have not seen."""
+        """The number of log records that the views have not read."""
         return sum(last - applied for applied, last in self._lags().values())
 
     def behind_us(self) -> int:
-        """How long the oldest record that the views have not seen has been in the log; 0 when there is none."""
+        """The age of the oldest log record that the views have not read; 0 when there is none."""
         waiting = [
             record.appended_at_us
             for name, (applied, _) in self._lags().items()
@@ -341,12 +339,12 @@ class Views:
         return max(0, self._clock.now_us() - min(waiting)) if waiting else 0
 
     def snapshot(self, upto: Mapping[str, int] | None) -> tuple[Mapping[str, EventFrame], Mapping[str, int]]:
-        """Every source's events, all or up to some positions, and the positions they reach: all of one moment."""
+        """Every source's events, all or up to some positions, and the positions they reach, consistently."""
         history = self._history() if upto is None else self._read(upto)
         return history.moment([source.name for source in self._sources])
 
     def _history(self) -> SharedHistory:
-        """The history of the process where it has the views' sources, else one of their own."""
+        """The process's history where it has the views' sources, else a separate one."""
         shared = self._shared()
         if all(shared.keeps(source) for source in self._sources):
             return shared
@@ -359,10 +357,10 @@ class Views:
         return SharedHistory(self._state.events, self._sources, upto=upto, tables=self._moved)
 
     def _look_anew(self, lease: Lease) -> bool:
-        """Read on in the file that is there now; False while somebody else makes it.
+        """Switch to the current file; False while another process is building it.
 
-        Which file is there is looked at before what is set aside: whoever makes all anew moves the file away first, and
-        removes what was set aside last.
+        The file is checked before the one set aside: a process that rebuilds everything moves the file away first, and
+        removes the one set aside last.
         """
         online, file = self._state.online, self._state.online_file()
         if file != self._file:
@@ -374,7 +372,7 @@ class Views:
         return True
 
     def _taken(self, lease: Lease, *, patience_s: float = 0.0) -> bool:
-        """Take the lease, and write to the file that is there now, without what somebody left who was killed."""
+        """Take the lease, and write to the current file, without the remains of a killed process."""
         if not lease.take(patience_s=patience_s):
             return False
         try:
@@ -388,11 +386,11 @@ class Views:
 
     @contextmanager
     def _noting(self) -> Iterator[None]:
-        """Note what stops the application of events here, or that it went on."""
+        """Store the error that stops the application of events, or remove it."""
         catalog = self._state.catalog
         try:
             yield
-        except (Conflict, Unavailable):  # it passes
+        except (Conflict, Unavailable):  # temporary
             raise
         except Exception as error:
             note_standing(catalog, self._clock, error)
@@ -401,14 +399,14 @@ class Views:
 
     @contextmanager
     def _letting_go(self, lease: Lease) -> Iterator[None]:
-        """Afterwards others may write online features."""
+        """Let other processes write online features afterwards."""
         try:
             yield
         finally:
             self._give_back(lease)
 
     def _give_back(self, lease: Lease) -> None:
-        """Let others write online features, also where this project was closed meanwhile."""
+        """Let other processes write online features, also when this project was closed in the meantime."""
         try:
             self._state.online.release_writer()
         finally:
@@ -416,13 +414,13 @@ class Views:
 
     def _anew(self, another: bool) -> None:
         if another:
-            self.__dict__.pop("_work", None)  # it may be in the midst of what is gone
+            self.__dict__.pop("_work", None)  # it may be within removed data
 
     def _lease(self) -> Lease:
         return Lease(self._state.catalog, LEASE, self._state.folder)
 
     def _applying(self, store: OnlineStore, lease: Lease) -> Callable[[Sequence[LogRecord]], object]:
-        """`store.apply` that asks for patience while another process writes: the applier then tries again."""
+        """`store.apply`, raising "try again" while another process writes: the applier retries."""
 
         def apply(records: Sequence[LogRecord]) -> object:
             if not lease.held:
@@ -440,13 +438,13 @@ class Views:
         return apply
 
     def _between(self, busy: bool) -> bool:
-        """What the applier does between two looks at the log."""
+        """The applier's work between two reads of the log."""
         lease = self._following
         if lease is None or not lease.held:
             return False
         if self._state.online.reopen_if_replaced(make=True):
             _logger.warning("online features: what was stored is gone; they are made anew from the log")
-            self.__dict__.pop("_work", None)  # it may be in the midst of what is gone
+            self.__dict__.pop("_work", None)  # it may be within removed data
             self._work.mark()
         if self._dropping:
             self._dropping = False
@@ -457,11 +455,11 @@ class Views:
         return self._work.piece(busy)
 
     def _reached(self) -> dict[str, int]:
-        """How far the views have read; where there is none, nothing waits for them."""
+        """The views' positions; empty where no view waits for records."""
         return self.store.positions() if self.views else self._state.events.positions()
 
     def _lags(self) -> dict[str, tuple[int, int]]:
-        """Partitions that the views have not read to their end: the position applied, and the last one."""
+        """Partitions that the views have not read to their end: the applied position and the last one."""
         if not self.views:
             return {}
         applied = self.store.positions()

@@ -1,4 +1,4 @@
-"""Carrying out what a changed project file means: documents, online features, what goes. # D36"""
+"""Apply a plan: store documents, fill online features, remove unneeded ones.  # D36"""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _LOOK_S = 0.1
 
 
 class AppliedPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What applying a plan did."""
+    """The result of applying a plan."""
 
-    decision: Decision | None  # None: the documents were applied already
-    filled: list[str]  # views whose online features are there now
+    decision: Decision | None  # None: the documents had been applied before
+    filled: list[str]  # the views that were filled
     dropped: list[str]
 
     def lines(self) -> list[str]:
-        """The same for people."""
+        """The text form."""
         out = [] if self.decision is None else [f"applied: {self.decision.cause} (ledger row {self.decision.sequence})"]
         out += [f"filled: view {name}" for name in self.filled]
         out += [f"dropped: online features of view {name}" for name in self.dropped]
@@ -51,26 +51,26 @@ def apply_plan(
 
 
 def apply_first(system: System) -> Decision | None:
-    """Apply the definitions of a project of which nothing was applied yet; None when something was."""
+    """Apply the definitions of a project that has none applied; None when it has."""
     if AppliedDefinitions(system.state.catalog).now() or refusals(system):
         return None
     try:
         return _write(system, "policy", "First use of the project: ")
     except Conflict:
-        if AppliedDefinitions(system.state.catalog).now():  # by another first use at the same time
+        if AppliedDefinitions(system.state.catalog).now():  # another process applied them at the same time
             return None
         raise
 
 
 def drop_unneeded(system: System, actor: str = "policy") -> list[str]:
-    """Delete online features that nothing needs any more, and say so in the ledger; which views' they were."""
+    """Delete unneeded online features, with a row of the ledger; the names of their views."""
     views = system.views
     gone = views.unneeded()
     if not gone or (views.followed() and not views.follows):
-        return []  # the process that applies the log does it at its own tick
+        return []  # the serving process does it at its own tick
     names = named_views(system, gone)
     if not views.drop():
-        return []  # another process has begun to apply the log meanwhile: it does so
+        return []  # another process has started to apply the log: it does it
     said = ", ".join(names)
     cause = f"No version in service, nor what is applied, uses view {said} any more: online features dropped."
     Ledger(system.state.catalog).record(
@@ -95,7 +95,7 @@ def _write(system: System, actor: str, prefix: str = "") -> Decision | None:
 def _fill(
     system: System, views: list[View], progress: Callable[[int, int], object] | None, patience_s: float
 ) -> list[str]:
-    """Fill what is not there yet, here or by the process that applies the log; the names of the views filled."""
+    """Fill new views, here or by the process that applies the log; their names."""
     held = system.views
     lacking = {view.hash: view for view in views if not held.filled([view])}
     total = len(lacking)

@@ -1,4 +1,4 @@
-"""What a changed project file means before it is carried out. # D36"""
+"""Plan: the consequences of a changed project file.  # D36"""
 
 from __future__ import annotations
 
@@ -22,32 +22,35 @@ if TYPE_CHECKING:
     from trimtab.registry import Version
 
 What = Literal["new", "changed", "removed", "noted", "unchanged"]
-_PER_S = {True: 40_000, False: 120_000}  # events a second that fill a view of windows, of latest values alone
+_PER_S = {
+    True: 40_000,
+    False: 120_000,
+}  # events per second for filling a view with windows, and one of latest values only
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """What becomes of one definition."""
+    """The change of one definition."""
 
     kind: Kind
     name: str
     what: What
-    version: int | None  # the number that is applied now
-    changes: list[str]  # field by field, in words
-    notes: list[str]  # changes of description, owner and tags: they change no meaning
+    version: int | None  # the applied version number
+    changes: list[str]  # field by field, as text
+    notes: list[str]  # changes of description, owner and tags: they do not change the meaning
 
 
 class Backfill(msgspec.Struct, frozen=True, kw_only=True):
-    """A view whose online features are to be filled from history."""
+    """A view whose online features must be filled from history."""
 
     view: str
     source: str
     events: int
-    since: str | None  # the first of them
+    since: str | None  # the oldest event's time
     about_s: float
 
 
 class Affected(msgspec.Struct, frozen=True, kw_only=True):
-    """What happens to a model's version in service."""
+    """The effect on a model's version in service."""
 
     model: str
     version: str | None
@@ -55,15 +58,15 @@ class Affected(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """The project file against what is applied."""
+    """The project file compared with the applied definitions."""
 
-    first: bool  # nothing was ever applied
+    first: bool  # nothing was applied yet
     changes: list[Change]
     backfills: list[Backfill]
     affected: list[Affected]
-    dropped: list[str]  # views whose online features nothing needs any more
+    dropped: list[str]  # views whose online features are no longer needed
     dangers: list[str]
-    refused: list[str]  # what cannot be applied
+    refused: list[str]  # changes that cannot be applied
 
     @property
     def changed(self) -> list[Change]:
@@ -77,7 +80,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return not (self.changed or noted or self.backfills or self.dropped or self.refused)
 
     def lines(self) -> list[str]:
-        """The same for people."""
+        """The text form."""
         out = ["Nothing was applied yet: all of it is new."] if self.first else []
         for sign, what in (("+", "new"), ("~", "changed"), ("-", "removed"), (" ", "noted")):
             for change in self.changes:
@@ -124,7 +127,7 @@ def plan_project(system: System) -> Plan:
 
 
 def unapplied(system: System) -> list[str]:
-    """What of the project file differs from what is applied, `view site` and so on; nothing before the first time."""
+    """The definitions of the project file that differ from the applied ones; empty before the first apply."""
     before = AppliedDefinitions(system.state.catalog).now()
     now = documents(system.declared)
     changed = [key for key, one in now.items() if key not in before or before[key].document.hash != one.hash]
@@ -153,9 +156,9 @@ def _plan(
 
 
 def change_of(key: str, before: Applied | None, now: Document | None) -> Change:
-    """What becomes of one definition."""
+    """The change of one definition."""
     document = now or (before.document if before is not None else None)
-    assert document is not None  # the key is of one of the two
+    assert document is not None  # at least one of the two has the key
     what: What = "new" if before is None else "removed" if now is None else "unchanged"
     changes: list[str] = []
     notes: list[str] = []
@@ -169,7 +172,7 @@ def change_of(key: str, before: Applied | None, now: Document | None) -> Change:
 
 
 def refusals(system: System) -> list[str]:
-    """What of the project file cannot be applied, and what to do instead."""
+    """The changes that cannot be applied, each with an alternative."""
     found = []
     for source in system.declared.sources.values():
         layout = system.layouts.kept(source.name)
@@ -188,7 +191,7 @@ def _dangers(system: System, before: Mapping[str, Applied]) -> Iterator[str]:
     for name, source in system.declared.sources.items():
         layout = system.layouts.kept(name)
         if layout is None:
-            continue  # nothing was recorded
+            continue  # no events yet
         removed = [c for c in layout.columns if c not in source.declared]
         old = before.get(f"source/{name}") or before.get(f"request/{name}")
         known = removed if old is None else [c for c in removed if f"column {c}" in old.document.parts]
@@ -212,11 +215,11 @@ def _dangers(system: System, before: Mapping[str, Applied]) -> Iterator[str]:
 
 
 def _columns_in_use(system: System) -> dict[tuple[str, str], list[str]]:
-    """Which versions in service read a column of a source."""
+    """The versions in service that read a column of a source."""
     found: dict[tuple[str, str], list[str]] = {}
     try:
         models = list(system.definitions.deployments)
-    except Misuse:  # a column of another type, which is said elsewhere
+    except Misuse:  # a column of another type is reported elsewhere
         return found
     for model in models:
         version = system.registry.alias(model, CHAMPION)
@@ -289,7 +292,7 @@ def _deployed(one: Applied) -> bool:
 def _views_of(system: System, version: Version) -> tuple[View, ...]:
     try:
         return system.live.of(version).views
-    except (Misuse, Corrupt):  # of an earlier trimtab, and changed since
+    except (Misuse, Corrupt):  # stored by an earlier trimtab, and changed since
         return ()
 
 
@@ -300,7 +303,7 @@ def _changed_views(old: Sequence[View], new: FeatureSet) -> str:
 
 
 def _dropped(system: System, wanted: Mapping[str, FeatureSet]) -> list[str]:
-    """What nothing needs once the plan is applied."""
+    """The stored views that nothing needs once the plan is applied."""
     needed = {view.hash for features in wanted.values() for view in features.views}
     for model in wanted:
         for version in system.live.versions(model):
@@ -309,7 +312,7 @@ def _dropped(system: System, wanted: Mapping[str, FeatureSet]) -> list[str]:
 
 
 def named_views(system: System, gone: Sequence[str]) -> list[str]:
-    """Views by name and address, given how their addresses begin."""
+    """Views by name and hash, from prefixes of their hashes."""
     known = {
         cursor_name(digest): name for digest, name in AppliedDefinitions(system.state.catalog).view_names().items()
     }

@@ -126,8 +126,10 @@ class LiveDefinitions:
             )
 
     def versions(self, model: str) -> list[Version]:
-        """The versions of a model whose definitions are needed: those with an alias, the one about to be promoted, and
-        the replaced champion during the new one's cooldown.
+        """The versions of a model whose definitions are needed.
+
+        They are those with an alias, the one about to be promoted, and the replaced champion during the new one's
+        cooldown.
         """
         moves = self._registry.aliases(model)
         needed = [move.version for move in moves.values()]

@@ -1,4 +1,4 @@
-"""Times whose rows are not learnt from because inputs or labels were faulty, and how a person gives them free."""
+"""Time windows excluded from training because inputs or labels were faulty, and their release."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Whether a process that starts now can load a version, as a service after a restart would.
+"""Loading a version in a new process, as a service does after a restart.
 
-It is also how a version is looked at whose artifact runs code: not in the process of whoever only asks. # D135
+Versions whose artifact runs code are also inspected this way, not in the inspecting process itself. # D135
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 _logger = logging.getLogger(__name__)
-_LONGEST_S = 60.0  # that whoever only asks waits for code that is not ours
-_TRIED = 200  # rows by which the ways of one row through a version are compared
+_LONGEST_S = 60.0  # the time limit for a user's code in an inspection
+_TRIED = 200  # rows for comparing a version's scoring paths
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,13 +33,13 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
     version: str
     project: ProjectSpec
-    chooses: bool = True  # whether to find its quickest one-row call, too
+    chooses: bool = True  # whether to choose its fastest one-row call, too
 
 
 def loads_in_new_process(config: Config, state: Path, version: Version) -> str | None:
-    """Why a new process cannot load a version from the registry and repeat its golden predictions; None: it can.
+    """Why a new process cannot load a version and reproduce its golden predictions; None: it can.
 
-    Which way one row takes from now on is logged: the run of a training shows it.
+    The chosen one-row call is logged: the training run shows it.
     """
     try:
         chosen = _asked(config, state, version, chooses=True, longest_s=math.inf)
@@ -51,9 +51,9 @@ def loads_in_new_process(config: Config, state: Path, version: Version) -> str |
 
 
 def failure_to_load(config: Config, state: Path, version: Version) -> str | None:
-    """Why a new process cannot load a version whose artifact runs code, whatever that code does; None: it can.
+    """Why a new process cannot load a version whose artifact runs code; None: it can.
 
-    Nothing is chosen or written, and the code has a minute.
+    Nothing is chosen or written, and the code has one minute.
     """
     try:
         _asked(config, state, version, chooses=False, longest_s=_LONGEST_S)
@@ -77,7 +77,7 @@ def _asked(config: Config, state: Path, version: Version, *, chooses: bool, long
 
 
 def load(argument: bytes, place: Workplace) -> bytes:
-    """Load the version that is asked for, in a project opened for this, and find its quickest one-row call if wanted.
+    """Load the requested version in a project opened for this, and choose its fastest one-row call if requested.
 
     Returns:
         What was found, for people; nothing where there is only one way.
@@ -92,7 +92,7 @@ def load(argument: bytes, place: Workplace) -> bytes:
 
 
 def _newest_rows(system: System, loaded: LoadedModel) -> list[list[float]]:
-    """The newest rows that the version was made or judged on, as its model reads them; none where they are lost."""
+    """The newest rows that the version was trained or judged on; none where they are lost."""
     import numpy as np
 
     from trimtab.training.data.sets import load_training_set
@@ -103,6 +103,6 @@ def _newest_rows(system: System, loaded: LoadedModel) -> list[list[float]]:
         rows = load_training_set(version.training_set, system.state.blob, key=key)
         newest = np.flatnonzero(rows.usable)[-_TRIED:]
         found: list[list[float]] = loaded.encoding.matrix(rows.features.values.take(newest)).tolist()
-    except TrimtabError:  # the golden rows are there in any case
+    except TrimtabError:  # the golden rows always exist
         return []
     return found

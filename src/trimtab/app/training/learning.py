@@ -1,4 +1,4 @@
-"""Online learners of a living project: each request teaches once, as soon as its label is known."""
+"""Teaching online learners: each request teaches once, as soon as its label is known."""
 
 from __future__ import annotations
 
@@ -24,20 +24,19 @@ from trimtab.steering.definitions import Deployment
 if TYPE_CHECKING:
     from trimtab.app.system import System
 
-_WAITS = 2  # label waits after which a prediction is no longer watched for its label
-_GRACE_US = 60 * SECOND_US  # after which an event that became known has reached the log, and this reader
+_WAITS = 2  # label waits after which a prediction without label is dropped
+_GRACE_US = 60 * SECOND_US  # until an event that became known has reached the log, and this reader
 
 
 class Teacher:
-    """Gives one deployment's learner the labels of its own predictions, in the order in which they became known.
+    """Teaches one deployment's learner the labels of its own predictions, in the order they became known.
 
-    A request teaches once: in the block of known-at time in which it first has a label, by its value as known at the
-    block's end. What is corrected later teaches nothing, nor do requests of a red window that is known by then. All of
-    that follows from the logs and from how far the learner's saved state has come, so a restart or another process goes
-    on as if nothing had happened.
+    A request teaches once: in the block of known-at time in which it first has a label, by its value at the block's
+    end. Later corrections teach nothing, nor do requests of an excluded window known by then. All of that follows from
+    the logs and from the learner's saved position, so a restart or another process continues unchanged.
 
     A new version starts from its own fit, and then learns what became known after its data cut: predictions of the
-    version before that wait for their label are encoded anew. Threads may share it.
+    previous version that wait for their label are encoded again. Threads may share it.
     """
 
     def __init__(self, system: System, deployment: Deployment) -> None:
@@ -50,14 +49,14 @@ class Teacher:
         self._mutex = threading.Lock()
 
     def teach(self) -> int:
-        """Teach what became known since the last time, up to a minute ago; how many labels.
+        """Teach the labels that became known since the last call, up to a minute ago; their number.
 
-        Nothing happens while another process teaches.
+        Does nothing while another process teaches.
         """
         with self._mutex:
             try:
                 return self._teach()
-            except Conflict:  # another process saves what it has taught just now
+            except Conflict:  # another process is saving its learner
                 return 0
             finally:
                 self._system.state.learners.release_writer()
@@ -70,8 +69,8 @@ class Teacher:
         loaded = served.refresh()
         learner = served.learner
         if learner is None or learner.name != learner_name(model.name, loaded.version.id):
-            return 0  # another version came into service between the two looks: the next round teaches its learner
-        system.state.check_clock()  # else nothing is learnt until the clock has caught up. # D0170
+            return 0  # another version came into service in between: the next round teaches its learner
+        system.state.check_clock()  # otherwise nothing is learnt until the clock has caught up. # D0170
         now_us = system.clock.now_us()
         until_us = now_us - _GRACE_US
         if loaded.version.id != self._version:
@@ -108,12 +107,12 @@ class Teacher:
             Example(inputs.get(key, b""), label, known_us, key, faults.get(key, "")) for key, known_us, label in found
         ]
         taught = learner.learn(examples, until_us=until_us, positions=positions)
-        self._taught |= seen  # not before: what could not be saved is to be taught by the next call
+        self._taught |= seen  # only now: what could not be saved is taught by the next call
         self._forget(now_us - _WAITS * model.label.wait_us)
         return taught
 
     def _known(self, cut_us: int, seen: AbstractSet[str] = frozenset()) -> list[tuple[str, int, float]]:
-        """Requests that have not taught yet, nor are `seen`, and have a label at `cut_us`, by when it became known."""
+        """Requests with a label at `cut_us` that have not taught yet and are not `seen`, by known-at time."""
         assert self._asked is not None
         asked_by = {key: p for key, p in self._asked.first.items() if p.at_us <= cut_us}
         waiting = {key: p for key, p in asked_by.items() if key not in self._taught and key not in seen}
@@ -130,7 +129,7 @@ class Teacher:
     def _encoded(self, keys: list[str], loaded: LoadedModel) -> tuple[dict[str, bytes], dict[str, str]]:
         """Model inputs of requests, and why others have none.
 
-        They are as logged by this version, else computed again from history as of their time.
+        They are those logged by this version, else computed again from history as of their time.
         """
         assert self._asked is not None
         first = self._asked.first
@@ -143,18 +142,18 @@ class Teacher:
                 inputs |= compute(others)
             except (Unavailable, Corrupt, OSError, MemoryError):
                 raise
-            except Exception:  # of one of them: the others are taught
+            except Exception:  # of one request: the others are taught
                 for one in others:
                     try:
                         inputs |= compute([one])
                     except Exception as error:
                         faults[one.request_id] = f"its inputs: {type(error).__name__}: {error}"
                 if len(faults) == len(others) > 1:
-                    raise  # of all of them
+                    raise  # of all requests
         return inputs, faults
 
     def _offline(self, loaded: LoadedModel) -> Callable[[list[LoggedRequest]], dict[str, bytes]]:
-        """Return what computes the inputs of requests again."""
+        """A function that recomputes the inputs of requests."""
         offline = self._system.served(self._deployment.name).offline(loaded)
         names = {view.source.name for view in offline.features.views}
         declared = names <= self._system.definitions.sources.keys()
@@ -168,14 +167,14 @@ class Teacher:
         return compute
 
     def _forget(self, oldest_us: int) -> None:
-        """Drop what has waited too long."""
+        """Drop requests that have waited too long."""
         assert self._asked is not None
         for key in self._asked.forget(oldest_us):
             self._taught.discard(key)
 
 
 def _block_ends(learner: OnlineDeployment, begun_us: int, until_us: int) -> range:
-    """The last moments of the blocks that are over and not learnt."""
+    """The ends of finished blocks that are not learnt yet."""
     every_us = learner.every_us
     first_us = (begun_us + 1) // every_us * every_us + every_us - 1
     return range(first_us, (until_us + 1) // every_us * every_us, every_us)

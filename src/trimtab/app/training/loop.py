@@ -1,4 +1,4 @@
-"""One deployment's loop in a living project: one process at a time reads what was predicted, and steers."""
+"""The loop of one deployment: reads predictions, closes days, watches quality, trains and promotes."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
 from trimtab.training.environment import current_environment
 
-_OWN_TIME = ("live", "online", "replay")  # answers that were made when they were asked for
+_OWN_TIME = ("live", "online", "replay")  # modes of live answers
 
 
 class DeploymentLoop:
-    """Reads what was predicted, closes days, watches quality and steers. `tick` may be called at any time.
+    """Reads predictions, closes days, watches quality and steers one deployment.
 
-    Any number of processes and threads may call `tick` and `train`: a lease lets one at a time act, and that one reads
-    first what the others have stored. If a lease is lost all the same, the revisions that writes expect decide.
+    Any number of processes and threads may call `tick` and `train`: a lease lets one at a time act, which first reads
+    what the others stored. If a lease is lost all the same, expected revisions of writes decide.
     """
 
     def __init__(
@@ -107,13 +107,13 @@ class DeploymentLoop:
         )
         self.monitor = self._loop.monitor
         self.controller = self._loop.controller
-        self._ticked = False  # whether the newest tick closed its days
-        self._inputs_read = False  # whether the monitor of inputs has its open hours
-        self._reading = threading.Lock()  # held while the open days are moved
+        self._ticked = False  # whether the last tick closed its days
+        self._inputs_read = False  # whether the input monitor has its open hours
+        self._reading = threading.Lock()  # held while open days are changed
 
     @cached_property
     def inputs(self) -> InputMonitor:
-        """What watches the inputs of the version in service."""
+        """The input monitor of the version in service."""
         return InputMonitor(
             self._catalog,
             self.deployment.model,
@@ -129,10 +129,10 @@ class DeploymentLoop:
         return self.deployment.hash
 
     def tick(self, busy: Callable[[str], object] | None = None) -> list[Decision]:
-        """Close the days that are due, look at them, and do what is due; nothing while another process does.
+        """Close due days, check them, and act; does nothing while another process does.
 
         Args:
-            busy: Told who is at work on it, where that keeps this from being done.
+            busy: Called with the process that holds the loop, if any.
         """
         with self._turn("tick") as mine, self._training.turn("the loop"):
             self._ticked = False
@@ -140,7 +140,7 @@ class DeploymentLoop:
                 if busy is not None:
                     busy(str(self._at_work("tick")))
                 return []
-            read_us = self._clock.now_us()  # what comes while this goes on is none that did not come
+            read_us = self._clock.now_us()  # records that arrive during the tick are not missing
             self.catch_up()
             decisions = self._loop.controller.finish()
             with self._reading:
@@ -154,15 +154,15 @@ class DeploymentLoop:
             return decisions
 
     def train(self, actor: str, watch: Watch | None = None) -> list[Decision]:
-        """Make and judge a candidate now; nothing when the version in service is what these data and code give.
+        """Train and judge a candidate now; does nothing when the version in service is what data and code give.
 
         Args:
-            actor: Who asks for it.
-            watch: Called with the run whenever it gets on.
+            actor: Who trains.
+            watch: Called with the run at each progress.
 
         Raises:
-            Cancelled: Somebody ended the run.
-            Conflict: Another process is at it, which the message names; or automation is frozen.
+            Cancelled: The run was cancelled.
+            Conflict: Another process, which the message names, holds the loop; or automation is frozen.
         """
         with self._turn("train") as mine:
             if not mine:
@@ -183,26 +183,26 @@ class DeploymentLoop:
     def promote(
         self, version: Version, actor: str, why: str, *, seen_until_us: int | None, watch: Watch | None = None
     ) -> list[Decision]:
-        """Judge a stored version and let it take over when it passes; nothing when it is in service already.
+        """Judge a stored version and promote it when it passes; does nothing when it is in service.
 
         Args:
-            version: Which one.
-            actor: Who asks for it.
+            version: The version.
+            actor: Who promotes it.
             why: For the ledger and the alias's history.
-            seen_until_us: Until when it may have seen data, where that is known better than its record says.
-            watch: Called with the run whenever it gets on.
+            seen_until_us: The end of its training data, where that is known better than by its record.
+            watch: Called with the run at each progress.
 
         Raises:
-            Unavailable: There is no window to judge on; the message says from when on.
+            Unavailable: There is no window to judge on; the message says when there will be.
             Misuse: It cannot answer here.
-            Conflict: Another process is at it, which the message names; or automation is frozen, or a candidate waits
-                for approval.
+            Conflict: Another process, which the message names, holds the loop; or automation is frozen, or a candidate
+                waits for approval.
         """
         with self._turn("promote") as mine:
             if not mine:
                 raise self._at_work("promote")
             self.catch_up()
-            if seen_until_us is not None:  # what was said counts from now on, whatever comes of this
+            if seen_until_us is not None:  # the stated end counts from now on, whatever the outcome
                 self._registry.say_seen(version, seen_until_us, actor=actor)
             with self._training.turn(actor, watch, "promote"):
                 stored = Stored(version=version.id, seen_until_us=seen_until_us)
@@ -213,7 +213,7 @@ class DeploymentLoop:
     def judge_stored(
         self, version: Version, actor: str, *, seen_until_us: int | None, watch: Watch | None = None
     ) -> GateRecord:
-        """How a stored version would be judged now; nothing is kept of it but the run. Errors as `promote`."""
+        """Judge a stored version without keeping the result, except in the run. Errors as `promote`."""
         with self._turn("promote") as mine:
             if not mine:
                 raise self._at_work("promote")
@@ -225,7 +225,7 @@ class DeploymentLoop:
                 return gate
 
     def work(self, asked: Asked, place: Workplace) -> Answered:
-        """Do a task of a training: here, or in the process that opened the project for it."""
+        """Do one task of a training, here or in the process that opened the project for it."""
         self._steps.tell = place.hear
         builder, cut_us = self._loop.builder, asked.cut_us
         match asked.what:
@@ -239,25 +239,25 @@ class DeploymentLoop:
             case "repair":
                 return Answered(repair=builder.repair(cut_us, self.controller.check_frozen, asked.changes, asked.actor))
             case "judge":
-                assert asked.stored is not None  # sent with it
+                assert asked.stored is not None  # sent with the task
                 return Answered(repair=builder.judge_stored(asked.stored, cut_us, keep=asked.keep))
 
     def searchable(self, cut_us: int) -> tuple[TrainingSet, NDArray[np.bool_], int]:
-        """What a search may see at a cut: see `CandidateBuilder.searchable`."""
+        """The data that a search may use at a cut: see `CandidateBuilder.searchable`."""
         return self._loop.builder.searchable(cut_us)
 
     def answer(self, what: Literal["approve", "reject"], actor: str, why: str) -> list[Decision]:
-        """Let the candidate that waits for approval take over, or drop it.
+        """Approve or reject the candidate that waits for approval.
 
         Args:
-            what: Which of the two.
-            actor: Who says so.
-            why: For the ledger; to reject needs a reason.
+            what: "approve" or "reject".
+            actor: Who decides.
+            why: For the ledger; required to reject.
 
         Raises:
             Misuse: No reason is given.
-            Conflict: None waits, its time is over, the champion was changed meanwhile, automation is frozen, or another
-                process is at it.
+            Conflict: None waits, its time is over, the champion has changed, automation is frozen, or another process
+                holds the loop.
         """
         with self._turn(what) as mine:
             if not mine:
@@ -271,9 +271,9 @@ class DeploymentLoop:
                 return decisions
 
     def scores_of(self, keys: list[object], *, version: str, since_us: int) -> NDArray[np.float64]:
-        """What a version first answered to each request since a moment, when it was asked; NaN where it was not.
+        """A version's first live score for each request since a time; NaN where there is none.
 
-        Answers made ahead, in batches or as of a moment in the past say nothing about how well it did in service.
+        Precomputed answers, batches and requests about the past say nothing about quality in service.
         """
         name = self.deployment.name
         scores: dict[str, float] = {}
@@ -285,7 +285,7 @@ class DeploymentLoop:
         return np.array([scores.get(str(key), np.nan) for key in keys], np.float64)
 
     def catch_up(self) -> None:
-        """Read what is known by now and with what other processes have done."""
+        """Read new records, and the state that other processes stored."""
         self._history.refresh()
         self._labels.update(self._history.frame(self.deployment.model.label.source.name))
         with self._reading:
@@ -293,9 +293,9 @@ class DeploymentLoop:
                 self._inputs_read = False
 
     def read_ahead(self) -> None:
-        """Read what was predicted since the last tick, so that the next one has little to read at once.
+        """Read new predictions, so that the next tick has less to read.
 
-        Nothing before the first tick, during one, or after one that closed no days.
+        Does nothing before the first tick, during one, or after one that closed no days.
         """
         if self._reading.acquire(blocking=False):
             try:
@@ -306,7 +306,7 @@ class DeploymentLoop:
 
     def _at_work(self, what: Doing) -> Conflict:
         turn = last_turn(self._catalog, self.deployment.name)
-        over = turn is None or turn.ended_us is not None  # it has begun, and not said so yet
+        over = turn is None or turn.ended_us is not None  # it has begun, but not recorded it yet
         who = "another process" if turn is None or over else f"{turn.holder} (its {turn.doing})"
         return Conflict(f"{what} {self.deployment.name!r}: {who} is at work on it. Try again when it is done.")
 
@@ -323,7 +323,7 @@ class DeploymentLoop:
         return self._training
 
     def _asked(self, **what: Any) -> Asked:
-        """What a task of a training is asked with."""
+        """The arguments of a training task."""
         return Asked(
             **what,
             actor=self.controller.state.asked_by or "policy",
@@ -333,13 +333,13 @@ class DeploymentLoop:
         )
 
     def _proving(self) -> Proving | None:
-        """A new process and a stopwatch for candidates, where time is the system's."""
+        """A new process and a timer for candidates; only with the system's clock."""
         if not isinstance(self._clock, SystemClock):
             return None
         return Proving(partial(loads_in_new_process, self._config, self._folder), time.perf_counter_ns)
 
     def _made_by(self) -> object:
-        """All but data that a version depends on, as JSON values."""
+        """Everything but data that a version depends on, as JSON values."""
         made_in = msgspec.to_builtins(current_environment())
         return [
             self.deployment.model.hash,
@@ -351,7 +351,7 @@ class DeploymentLoop:
 
     def _read_predictions(self) -> None:
         seen = self._loop.positions
-        if seen is None:  # a new project, or one of an earlier trimtab
+        if seen is None:  # a new project, or an earlier trimtab's
             seen = self._predictions.positions_before(self._loop.closed_until_us)
         if not self._inputs_read:
             self._read_inputs_again(seen)
@@ -361,7 +361,7 @@ class DeploymentLoop:
             seen = reached
 
     def _read_inputs_again(self, until: Mapping[str, int]) -> None:
-        """Give the monitor of inputs the predictions of its open hours that the loop has read already."""
+        """Give the input monitor the predictions of its open hours that the loop has read already."""
         self.inputs.reload()
         for name, after in self._predictions.positions_before(self.inputs.read_from_us).items():
             for block in self._predictions.between(name, after, until.get(name, 0), model=self.deployment.name):
@@ -374,7 +374,7 @@ class DeploymentLoop:
 
     @contextmanager
     def _turn(self, doing: Doing) -> Iterator[bool]:
-        """Act alone, and say so; False: another process or thread acts."""
+        """Hold the loop for the block and record it; False when another process or thread holds it."""
         name, who = self.deployment.name, f"process {os.getpid()} on {platform.node()}"
         lease = Lease(self._catalog, f"loop.{name}", self._folder)  # of this turn: threads exclude each other too
         if not lease.take():

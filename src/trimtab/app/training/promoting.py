@@ -1,4 +1,4 @@
-"""Putting a named version in service: judged as a candidate is, and promoted only when it passes. # D88"""
+"""Promote a named version: judged like a candidate, promoted only when it passes.  # D88"""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ _STATES: dict[str, State] = {
 
 
 class Promotion(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of putting a version forward."""
+    """The outcome of promoting a version."""
 
     version: str  # "late_flight@7"
-    state: State  # the last two: it was only judged
-    gate: GateRecord | None  # how it was judged; None: it is in service already
-    decisions: list[Decision]  # rows of the ledger
+    state: State  # the last two: dry run
+    gate: GateRecord | None  # its judgement; None: it is in service already
+    decisions: list[Decision]  # the ledger's rows
 
     @property
     def refused(self) -> bool:
         return self.state in ("refused", "does not pass")
 
     def lines(self) -> Iterator[str]:
-        """All of it for a terminal, but the rows of the ledger."""
+        """The text form, without the ledger's rows."""
         if self.gate is None:
             yield f"{self.version}: {self.state}"
         elif self.state == "refused":

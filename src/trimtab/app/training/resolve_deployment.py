@@ -1,4 +1,4 @@
-"""Which of several deployments is meant where none is named: the only one that it can be, never just the first."""
+"""The deployment meant when none is named: the only possible one, or an error."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from trimtab.store.ports import Catalog
 
 
 def waiting(what: str, model: str | None, names: Sequence[str], catalog: Catalog) -> str | None:
-    """The deployment that is named, else the one whose candidate waits for approval, else the only one.
+    """The named deployment, else the one whose candidate waits for approval, else the only one.
 
     Raises:
-        Misuse: Candidates of several wait, and none is named.
+        Misuse: Candidates of several wait and none is named.
         Conflict: There are several, and no candidate waits.
     """
     if model is not None or len(names) < 2:
@@ -29,11 +29,11 @@ def waiting(what: str, model: str | None, names: Sequence[str], catalog: Catalog
 
 
 def searched_for(what: str, model: str | None, names: Sequence[str], catalog: Catalog) -> str | None:
-    """The deployment that is named, else the one that was searched for, else the only one.
+    """The named deployment, else the one that was searched, else the only one.
 
     Raises:
-        Misuse: Several were searched for, and none is named.
-        NotFound: There are several, and none was searched for.
+        Misuse: Several were searched and none is named.
+        NotFound: There are several, and none was searched.
     """
     if model is not None or len(names) < 2:
         return model

@@ -1,4 +1,4 @@
-"""A search as a run: recorded, done in a process of its own, gone on with after a kill, and cancellable."""
+"""A parameter search as a run: in its own process, resumable and cancellable."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """What the process that searches is to do."""
 
     model: str
-    search: Search  # with the budget of this call
-    made_by: str  # what the asking process has; another one is not searched for
+    search: Search  # with this call's budget
+    made_by: str  # the caller's definitions; others are not searched
     project: ProjectSpec
 
 
@@ -90,7 +90,7 @@ def search_model(
             )
         found = searched(system.state.catalog, _record(system, model.name, done.search))
         best = found.search.best
-        assert best is not None  # of a search that ended
+        assert best is not None  # of a finished search
         run.end(
             f"{len(found.trials)} trials; the best: {found.search.metric} {best.value:.4f} with "
             f"{parameters_text(best.values)}."
@@ -99,7 +99,7 @@ def search_model(
 
 
 def work(argument: bytes, place: Workplace) -> bytes:
-    """Search, with the project that is kept here or with one opened for this."""
+    """Search, with the project that this process keeps or one opened for the search."""
     asked = msgspec.msgpack.decode(argument, type=Asked)
     system: System = place.keep("project", lambda stack: stack.enter_context(asked.project.open()))
     model = msgspec.structs.replace(system.definitions.deployment(asked.model).model, search=asked.search)
@@ -109,7 +109,7 @@ def work(argument: bytes, place: Workplace) -> bytes:
 
 
 def _search(system: System, model: Model, asked: Asked, place: Workplace) -> str:
-    from trimtab.training.fitting.search_trials import best_trial, run_trials  # here: only who searches loads it
+    from trimtab.training.fitting.search_trials import best_trial, run_trials  # imported here: only searches load it
 
     catalog = system.state.catalog
     place.hear(StepBegan("snapshot", None))
@@ -118,7 +118,7 @@ def _search(system: System, model: Model, asked: Asked, place: Workplace) -> str
     for cut_us in [*(one.cut_us for one in before[-1:]), system.clock.now_us()]:
         training_set, rows, until_us = system.part(Loops).loop(model.name).searchable(cut_us)
         address = content_hash([asked.made_by, address_of_set(training_set), address_of_rows(rows)])
-        if any(one.id == address for one in before):  # of an interrupted one, unless its data is gone
+        if any(one.id == address for one in before):  # of an interrupted search, unless its data is gone
             break
     place.hear(StepEnded("snapshot", cached=False, attempts=1))
     there = catalog.get(KIND, f"{model.name}/{address}")
@@ -133,7 +133,7 @@ def _search(system: System, model: Model, asked: Asked, place: Workplace) -> str
         rows=int(rows.sum()),
         began_us=system.clock.now_us(),
         ended_us=None if there is None else _decoded(there.body).ended_us,
-        best=None if there is None else _decoded(there.body).best,  # until there is a better one
+        best=None if there is None else _decoded(there.body).best,  # until a trial beats it
     )
     _write(system, record)
     place.hear(StepBegan("trials", None))
@@ -168,15 +168,15 @@ def _search(system: System, model: Model, asked: Asked, place: Workplace) -> str
 
 
 def _made_by(system: System, model: Model) -> str:
-    """The address of all but data and budget that a search depends on."""
-    assert model.search is not None  # the caller looked
+    """The hash of everything but data and budget that a search depends on."""
+    assert model.search is not None  # checked by the caller
     where = msgspec.to_builtins(current_environment())
     return content_hash([model.hash, model.search.hash, system.config.seed, system.config.training.threads, where])
 
 
 def _record(system: System, model: str, address: str) -> SearchRecord:
     record = system.state.catalog.get(KIND, f"{model}/{address}")
-    assert record is not None  # it was just written
+    assert record is not None  # just written
     return _decoded(record.body)
 
 

@@ -1,4 +1,4 @@
-"""One look at every deployment: what was decided, and where it was somebody else's turn."""
+"""One tick of every deployment."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 
 class Ticked(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of one deployment's turn."""
+    """The result of one deployment's tick."""
 
     model: str
     decisions: list[Decision]
-    at_work: str | None = None  # who is at work on it, so that nothing was looked at; None: it was looked at
+    at_work: str | None = None  # the process that holds it, so that it was skipped; None: not skipped
 
 
 def tick_all(system: System, watch: Callable[[Ticked], object] | None = None) -> list[Decision]:
     """See `Project.tick`."""
-    system.state.check_clock()  # days that are still to come would be closed. # D0170
+    system.state.check_clock()  # else days in the future would be closed. # D0170
     decisions: list[Decision] = []
     failed: list[Exception] = []
     for name in system.definitions.deployments:
         try:
             ticked = _tick(system, name)
-        except Exception as error:  # whatever a user's code raises; raised below, and noted by the loop
+        except Exception as error:  # any error of a user's code; recorded by the loop, and raised below
             failed.append(error)
             continue
         decisions += ticked.decisions

@@ -1,4 +1,4 @@
-"""The entry point of a training task: the deployment's loop of a project that is opened for it."""
+"""Entry point of training tasks in a child process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training as runs: each is recorded with its steps, done in a process of its own, and can be cancelled. # D53"""
+"""Trainings as runs: recorded with their steps, done in a child process, cancellable.  # D53"""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Watch = Callable[[Run], object]
 
 
 class TrainingRuns:
-    """The workshop as the controller of a living project sees it: whatever takes long is a task of an executor.
+    """The candidate builder as the controller sees it: long work is a task of an executor.
 
     Args:
         workshop: Does the work, here or in another process.
-        runs: Where runs are recorded.
+        runs: Records the runs.
         registry: Names versions.
         model: Its name.
-        asked: Completes what a task is asked with.
-        executor: Where tasks are done.
+        asked: Completes the arguments of a task.
+        executor: Runs the tasks.
         worker: Does them in this process, where the executor's has another project file.
     """
 
@@ -58,7 +58,7 @@ class TrainingRuns:
 
     @contextmanager
     def turn(self, actor: str, watch: Watch | None = None, kind: Kind = "train") -> Iterator[Tracked]:
-        """One turn at training: a run that is recorded once there is something to train, and what it is done with."""
+        """One training: a run, recorded once there is something to train."""
         self._run, self._watch = self._runs.track(kind, self._model, actor=actor), watch or (lambda run: None)
         try:
             with self._run:
@@ -69,7 +69,7 @@ class TrainingRuns:
                 executor.close()
 
     def ended(self, decisions: Sequence[Decision]) -> None:
-        """Say what came of the run of this turn."""
+        """Record the outcome of this turn's run."""
         last = next((d for d in reversed(decisions) if d.act in ("promote", "refuse", "ask", "shadow", "canary")), None)
         if last is not None:
             name = "" if last.version is None else self._registry.get(last.version).name
@@ -78,7 +78,7 @@ class TrainingRuns:
             self._run.end(said.get(last.act) or f"{name} was {refusal(last.cause)}")
 
     def unchanged(self, cut_us: int) -> str | None:
-        """What to say where nothing is to be trained: it would give the version in service again, or mended that."""
+        """The text for a training without result: it would give the version in service, or repaired that."""
         done, champion = self._done("same", cut_us), self._registry.alias(self._model, CHAMPION)
         if champion is None or (done.same is None and not done.put_back):
             return None
@@ -99,7 +99,7 @@ class TrainingRuns:
         self._run.begin()
         try:
             repair = self._done("repair", cut_us, changes=changes).repair
-        except Exception as error:  # whatever ended it is what the run says, also where the loop goes on after it
+        except Exception as error:  # the run records any error, also where the loop continues after it
             self._run.end(error=error)
             raise
         assert repair is not None
@@ -144,7 +144,7 @@ class TrainingRuns:
 
 
 def refusal(cause: str) -> str:
-    """The word "refused" and why, once also where the cause says itself that it is a refusal.
+    """The word "refused" and the reason, without repeating "refused".
 
     >>> refusal("Refused, not better: log_loss 0.41 against 0.40.")
     'refused, not better: log_loss 0.41 against 0.40.'

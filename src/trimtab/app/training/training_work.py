@@ -1,4 +1,4 @@
-"""The work of a training, as tasks that another process can do: it opens the project again and uses its workshop."""
+"""Training tasks: their arguments and results, for the executor."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
     what: What
     cut_us: int
-    actor: str  # who asked for the training: versions that it registers say so
+    actor: str  # who trains: recorded on the versions
     model: str
-    deployment: str  # the hash of the definitions that the asking process has
+    deployment: str  # the hash of the caller's definitions
     project: ProjectSpec
     changes: Changes = Changes()
-    stored: Stored | None = None  # to judge: which version,
-    keep: bool = True  # and whether the record is kept
+    stored: Stored | None = None  # the version to judge,
+    keep: bool = True  # and whether to keep the record
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True):
     """What came of it."""
 
-    changed: bool = False  # the project file is not what the asking process has: nothing was done
+    changed: bool = False  # the project file differs from the caller's: nothing was done
     lack: str | None = None
     same: Version | None = None
-    put_back: bool = False  # its artifact was lost, and is there again
+    put_back: bool = False  # its lost artifact was restored
     repair: Repair | None = None
 
 
 class Worker(Protocol):
-    """Does the work; a `DeploymentLoop`."""
+    """Does the tasks; a `DeploymentLoop`."""
 
     def work(self, asked: Asked, place: Workplace) -> Answered: ...
 
@@ -49,7 +49,7 @@ class Worker(Protocol):
 
 
 def task(asked: Asked) -> Task:
-    """The task that does what is asked."""
+    """The executor's task for some arguments."""
     about = f"training of model {asked.model!r}"
     return Task(
         "trimtab.app.training.training_child:work",
@@ -60,5 +60,5 @@ def task(asked: Asked) -> Task:
 
 
 def answer(task_result: bytes) -> Answered:
-    """What a task gave."""
+    """The decoded result of a task."""
     return msgspec.msgpack.decode(task_result, type=Answered)

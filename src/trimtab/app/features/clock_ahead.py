@@ -1,4 +1,4 @@
-"""Records that a clock ahead has stamped: how they are found, and how their append times are put right. # D0170"""
+"""Records stamped by a clock that was ahead: finding them and correcting their append times.  # D0170"""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ REPAIR = "Look at the clock first; if it is right now, run: trimtab recover"
 
 
 class Ahead(msgspec.Struct, frozen=True, kw_only=True):
-    """What was stamped with times that are still to come."""
+    """Records stamped with times in the future."""
 
-    where: str  # "p0001": a partition of the event log; or where else the time is kept
-    first: int | None  # the first position of such a record
+    where: str  # "p0001", a partition of the event log; or the other place of the time
+    first: int | None  # the first such position
     records: int
-    newest: str  # the greatest time
+    newest: str  # the latest such time
     ahead_us: int
 
     def __str__(self) -> str:
@@ -44,7 +44,7 @@ class Ahead(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def stamped_ahead(state: State, now_us: int) -> list[Ahead]:
-    """What of the event log, and of what follows it, was stamped later than now by more than the tolerance."""
+    """Records of the event log and of its readers that were stamped later than now plus the tolerance."""
     log, found = state.events, list[Ahead]()
     for partition, last in log.positions().items():
         newest = log.read(partition, max(0, last - 1), limit=1)
@@ -53,7 +53,7 @@ def stamped_ahead(state: State, now_us: int) -> list[Ahead]:
             found.append(_ahead(partition, newest[-1].appended_at_us, now_us, before + 1, last - before))
     others = {"what was truncated": truncation(state.catalog).newest_us}
     if state.online_file() is not None:
-        with suppress(Corrupt):  # said by who reads features
+        with suppress(Corrupt):  # reported where features are read
             others["online features"] = max((c.s_us for c in read_cursors(state.online).values()), default=now_us)
     found += [
         _ahead(where, newest_us, now_us) for where, newest_us in others.items() if newest_us > now_us + TOLERANCE_US
@@ -62,9 +62,9 @@ def stamped_ahead(state: State, now_us: int) -> list[Ahead]:
 
 
 def restamp(system: System, found: Sequence[Ahead], now_us: int, actor: str) -> None:
-    """Give what was stamped ahead the present as its append time: in the tables of record, then in the log.
+    """Set future append times to now, in the tables of record and then in the log.
 
-    Online features are to be rebuilt afterwards; until then they show that it is not done yet.
+    Online features must be rebuilt afterwards; until then they show that this is not finished.
 
     Raises:
         Conflict: Another process writes a partition, or the tables.
@@ -93,7 +93,7 @@ def restamp(system: System, found: Sequence[Ahead], now_us: int, actor: str) -> 
 
 
 def _restamp_table(table: Table, now_us: int) -> None:
-    """Rewrite the rows of a table that were appended in the future; times that were declared stay."""
+    """Rewrite the rows of a table that were appended in the future; declared times stay."""
     rows = table.scan()
     if not rows.rows:
         return

@@ -1,4 +1,4 @@
-"""The catalogue: what sources, entities, views and features mean, how fresh they are, their values, who uses them."""
+"""The feature catalogue: meaning, freshness, values and users of sources, entities, views and features."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One source, entity, view or feature."""
 
     kind: EntryKind
-    name: str  # of a feature "view.feature", or "model:feature" where it is computed from others
-    dtype: str | None = None  # of a feature
-    meaning: dict[str, str]  # in words: columns; kind, window and hop
+    name: str  # a feature's: "view.feature", or "model:feature" where computed from others
+    dtype: str | None = None  # a feature's
+    meaning: dict[str, str]  # as text: columns; kind, window and hop
     description: str = ""
     owner: str = ""
     tags: tuple[str, ...] = ()
-    version: int | None = None  # of the definition, as applied; None: not applied (as it is)
-    hash: str | None = None  # of the definition
-    lineage: tuple[str, ...] = ()  # the columns that it is computed from, `source.column`
+    version: int | None = None  # the applied version number; None: not applied in this form
+    hash: str | None = None  # the definition's hash
+    lineage: tuple[str, ...] = ()  # the columns it is computed from, as `source.column`
     used_by: tuple[str, ...] = ()
-    events: int | None = None  # of its source
-    newest: str | None = None  # event time of the newest one
-    known_ago: str | None = None  # since one became known last, by the clock: seldom the newest one itself
-    values: dict[str, Values] = {}  # by model and name there
-    others: tuple[Entry, ...] = ()  # of the same name: what `Catalogue.find` found beside this one
+    events: int | None = None  # its source's
+    newest: str | None = None  # the newest event's time
+    known_ago: str | None = None  # time since the last one became known; often not the newest one
+    values: dict[str, Values] = {}  # by model, with the feature's name there
+    others: tuple[Entry, ...] = ()  # other entries of the same name, from `Catalogue.find`
 
     def lines(self) -> list[str]:
         """All of it, for people."""
@@ -79,9 +79,9 @@ class Catalogue(msgspec.Struct, frozen=True):
     entries: list[Entry]
 
     def find(self, name: str) -> Entry:
-        """The entry of a name, those of other kinds that share it among its `others` (an entity and its view).
+        """The entry of a name; entries of other kinds with this name (an entity and its view) are its `others`.
 
-        A feature's model may be left out where that leaves one.
+        A feature's model is optional where the feature's name is unique.
 
         Raises:
             NotFound: There is none.
@@ -100,7 +100,7 @@ class Catalogue(msgspec.Struct, frozen=True):
         width = max((len(one.name) for one in self.entries), default=0)
         out = []
         for one in self.entries:
-            named = {"kind": "", "is": ""}  # what needs no name in a line
+            named = {"kind": "", "is": ""}  # kinds not named in a line
             meaning = " ".join(f"{named.get(field, field)} {words}".strip() for field, words in one.meaning.items())
             said = [*([one.dtype] if one.dtype else []), *([meaning] if one.kind == "feature" else [])]
             if one.kind in ("source", "view") and one.events is not None:
@@ -220,7 +220,7 @@ class _Entries:
             yield msgspec.structs.replace(entry, dtype=dtype, lineage=lineage, values=values)
 
     def _users(self, view: View) -> list[tuple[str, Join]]:
-        """The models of the project file and all versions that use a view, and under which name."""
+        """The models of the project file and the versions that use a view, with its name there."""
         found: list[tuple[str, Join]] = []
         for model in self._definitions.models.values():
             found += [(model.name, join) for join in model.features.joins if join.view.name == view.name]
@@ -231,7 +231,7 @@ class _Entries:
         return found
 
     def _computing(self, model: str, name: str, expression: Expression) -> Iterator[str]:
-        """The versions of a model that compute a feature of a name from others."""
+        """The versions of a model that compute a feature of this name from others."""
         for version, features in self._versions:
             if version.partition("@")[0] == model and name in features.transforms:
                 same = features.transforms[name].same_as(expression)
@@ -239,7 +239,7 @@ class _Entries:
 
     @cached_property
     def _versions(self) -> list[tuple[str, FeatureSet]]:
-        """Every version, with the aliases that name it, and its definitions; each of these is read once."""
+        """Every version with its aliases and its definitions, each read once."""
         registry, known, found = self._system.registry, dict[str, FeatureSet | None](), []
         for model in [record.key for record in self._system.state.catalog.find("version_count")]:
             aliases: dict[str, list[str]] = {}
@@ -257,12 +257,12 @@ class _Entries:
     def _definitions_of(self, version: Version) -> FeatureSet | None:
         try:
             return self._system.live.of(version)
-        except (Misuse, NotFound, Corrupt):  # erased, or of an earlier trimtab and changed since: nobody knows
+        except (Misuse, NotFound, Corrupt):  # erased, or stored by an earlier trimtab and changed since: unknown
             return None
 
 
 def aggregate_words(view: View, name: str) -> dict[str, str]:
-    """A view's feature as its author wrote it: `last_n(x, 3), place 2`, and the arguments by their names.
+    """A view's feature as declared, `last_n(x, 3), place 2`, with its arguments by name.
 
     >>> from trimtab import features as f
     >>> from trimtab.events import source
@@ -295,7 +295,7 @@ def _at_place_1(aggregate: Aggregate) -> Aggregate:
 
 
 def _lineage(features: FeatureSet, names: Iterable[str]) -> set[str]:
-    """The columns of the request and of sources that some names come from."""
+    """The columns of the request and of sources that some features are computed from."""
     found: set[str] = set()
     joins = {join.name: join for join in features.joins}
     for name in names:

@@ -1,4 +1,4 @@
-"""Features whose value failed for events, as `status` tells them."""
+"""Features whose value failed for events, as `status` shows them."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
     from trimtab.features.online.failures import FeatureFailures
     from trimtab.store.ports import Log
 
-_RED_US = DAY_US  # of the log's time after the newest failure
+_RED_US = DAY_US  # log time after the last failure
 
 
 class FeatureFailure(msgspec.Struct, frozen=True, kw_only=True):
-    """A feature whose value failed for events, and the last of them."""
+    """A feature whose value failed for events, with the last of them."""
 
     view: str
     feature: str
     source: str
-    events: int  # for so many, since the view was filled
-    event: str  # the id of the last one
-    at: str  # when that happened
+    events: int  # the number of events since the view was filled
+    event: str  # the last event's id
+    at: str  # the last event's time
     error: str
     recent: bool  # it came within the last day of the log
 
     @property
     def line(self) -> str:
-        """The same for people, with what to do."""
+        """The text form, with the remedy."""
         events = "1 event" if self.events == 1 else f"{self.events:,} events"
         return (
             f"view {self.view!r}, feature {self.feature!r}: its value failed for {events} of source {self.source!r} "
@@ -41,7 +41,7 @@ class FeatureFailure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def feature_failures(system: System) -> list[FeatureFailure]:
-    """What failed in all views, by view and feature."""
+    """The failures in all views, by view and feature."""
     store = system.views.store
     found = []
     for name, failures in store.failures().items():
@@ -64,16 +64,16 @@ def feature_failures(system: System) -> list[FeatureFailure]:
 
 
 def failure_counts(system: System) -> dict[tuple[str, ...], int]:
-    """For how many events features failed, by view and feature; nothing while online features cannot be read."""
+    """The number of events for which features failed, by view and feature; empty while features are unreadable."""
     try:
         found = system.views.store.failures()
     except TrimtabError:
-        return {}  # readiness and `status` say so
+        return {}  # reported by readiness and `status`
     return {(view, feature): one.count for view, failures in found.items() for feature, one in failures.items()}
 
 
 def _appended_us(log: Log, failure: FeatureFailures) -> int:
-    """When the last event came; of one that was truncated from the log, when it became known."""
+    """The append time of the last event; if it was truncated from the log, the time it became known."""
     if failure.partition in log.positions():
         for record in log.read(failure.partition, failure.position - 1, limit=1):
             if record.position == failure.position:

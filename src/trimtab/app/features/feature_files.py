@@ -1,4 +1,4 @@
-"""Tables of features as files, written block by block, whole or not at all."""
+"""Tables of features as files, written block by block, complete or not at all."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from trimtab.features.parts.event_files import literal, parquet, quoted
 from trimtab.store.duckdb_opening import open_duckdb
 from trimtab.store.durable_files import publish
 
-GROUP_ROWS = 122_880  # of a row group: blocks are multiples of it, so that a file's bytes do not depend on their size
+GROUP_ROWS = (
+    122_880  # rows of a row group: blocks are multiples, so that a file's bytes do not depend on the block size
+)
 
 _SQL: dict[Dtype, str] = {"float": "DOUBLE", "int": "BIGINT", "bool": "BOOLEAN", "str": "VARCHAR"}
-Block = Callable[[slice], "tuple[Columns, dict[str, int]]"]  # of some rows: the table, and counts of each feature
+Block = Callable[[slice], "tuple[Columns, dict[str, int]]"]  # a block: its table and the counts of each feature
 
 
 def write_table(
@@ -31,13 +33,13 @@ def write_table(
 
     Args:
         out: The file.
-        scratch: Where blocks are kept, so that a run that was stopped goes on behind them; None: nowhere.
+        scratch: A folder for blocks, so that a stopped run can resume; None: not resumable.
         cuts: The rows of each block.
-        block: Gives a block.
-        counts: Zeros by name.
+        block: Computes a block.
+        counts: Initial counts by name, all zero.
 
     Raises:
-        Conflict: The file is there.
+        Conflict: The file exists.
         Unavailable: The disk is full.
     """
     try:
@@ -96,7 +98,7 @@ def _put_together(files: Sequence[Path], out: Path) -> None:
 
 
 def _connected() -> duckdb.DuckDBPyConnection:
-    """One thread and the order of rows: the same bytes each time."""
+    """A DuckDB with one thread that keeps the order of rows: the same bytes each time."""
     connection = open_duckdb({"threads": 1, "preserve_insertion_order": True})
     connection.execute("SET TimeZone = 'UTC'")
     return connection

@@ -1,4 +1,4 @@
-"""Where features of many requests are computed: from events in memory, or part by part from events on disk (D28)."""
+"""Computation of features for many requests: in memory, or in parts from events on disk (D28)."""
 
 from __future__ import annotations
 
@@ -46,28 +46,28 @@ if TYPE_CHECKING:
 
 Meter = Callable[[int, int], object]
 
-_LEFT_S = 7 * 86_400  # how long a stopped run is kept
-_VALUE_BYTES = 48  # of a value of a request in memory, about: texts are the most
+_LEFT_S = 7 * 86_400  # retention of a stopped run
+_VALUE_BYTES = 48  # approximate memory of one value of a request; texts are largest
 
 
 class Run(Protocol):
-    """Computes features of the requests of one call."""
+    """Computes the features of the requests of one call."""
 
-    positions: dict[str, int]  # P: how far the log was read
-    parts: int  # in how many the events of a view are taken, at most
-    scratch: Path | None  # where files of the call may lie; None: nothing needs to be kept on the way
+    positions: dict[str, int]  # P: the log positions read
+    parts: int  # the largest number of parts of a view
+    scratch: Path | None  # folder for intermediate files; None: none needed
 
     @property
     def where(self) -> str:
-        """Where it computes, in words."""
+        """The place of computation, as text."""
         ...
 
     def begin(self, rows: int, *, ways: int, columns: int) -> None:
-        """Get ready for so many requests, each evaluated in so many ways and with so many values in the end."""
+        """Prepare for a number of requests, with the number of evaluations and of values per request."""
         ...
 
     def blocks(self, rows: int) -> list[slice]:
-        """The requests, as many at a time as fit."""
+        """The requests, in blocks that fit."""
         ...
 
     def evaluate(
@@ -75,18 +75,18 @@ class Run(Protocol):
     ) -> FeatureFrame: ...  # fmt: skip
 
     def entities(self, view: View, known_by_us: int | None) -> list[Column]:
-        """The columns that name the entities of whom a record is known at a moment (None: at any), in order."""
+        """The key columns of entities with a record known at a time (None: at any), in order."""
         ...
 
 
 class OpenedRun(msgspec.Struct, frozen=True, eq=False):
-    """What computes features of a model's requests, and what of the history its requests and labels are in."""
+    """The computation of a model's features, with the history of its requests and labels."""
 
     run: Run
-    frames: Mapping[str, EventFrame]  # of those sources at least, up to the same positions
+    frames: Mapping[str, EventFrame]  # at least those sources, up to the same positions
 
     def evaluate(self, features: FeatureSet, requests: Columns, at_us: NDArray[Any]) -> FeatureFrame:
-        """The features of all requests, each as of its moment."""
+        """The features of all requests, each as of its time."""
         self.run.begin(requests.rows, ways=1, columns=len(requests.names) + len(features.names))
         return FeatureFrame.concat(
             [
@@ -101,14 +101,14 @@ OpenRun: TypeAlias = "Callable[[Model], AbstractContextManager[OpenedRun]]"
 
 @contextmanager
 def run_in_memory(history: SharedHistory, model: Model) -> Iterator[OpenedRun]:
-    """Computes a model's features from a history in memory."""
+    """A computation of a model's features from a history in memory."""
     frames, positions = history.moment(_asked(model) | {view.source.name for view in model.features.views})
     yield OpenedRun(_InMemory(frames, positions, None), frames)
 
 
 @contextmanager
 def run_of_model(system: System, model: Model) -> Iterator[OpenedRun]:
-    """Computes a model's features where `opened_run` would: the same bits from memory and from disk. # D45"""
+    """A computation of a model's features, on disk or in memory as `opened_run` decides; same bits. # D45"""
     if _fits(system):
         with run_in_memory(system.history, model) as opened:
             yield opened
@@ -125,14 +125,14 @@ def run_of_model(system: System, model: Model) -> Iterator[OpenedRun]:
 def opened_run(
     system: System, features: FeatureSet, what: Sequence[Any], events: Mapping[str, Path], progress: Meter | None
 ) -> Iterator[Run]:
-    """What computes these features: in memory where all events fit into half of the setting `features.memory_bytes`.
+    """A computation of features: in memory if all events fit into half of `features.memory_bytes`, else on disk.
 
     Args:
         project: Whose history.
-        features: What is computed.
-        what: All else that the result depends on; a run that was stopped is taken up by the same.
-        events: By source: Parquet files to take instead of the history.
-        progress: Called with pieces of work done and in all.
+        features: The features.
+        what: Everything else that the result depends on; a stopped run resumes only for the same.
+        events: By source: Parquet files to read instead of the history.
+        progress: Called with pieces of work done and in total.
     """
     sources = {view.source.name: view.source for view in features.views}
     for name in events:
@@ -158,7 +158,7 @@ def _kept(
     progress: Meter | None,
     positions: Mapping[str, int] | None = None,
 ) -> Iterator[Run]:
-    """What computes on disk, in a folder that is kept when it is stopped; `positions` are P, left out those of now."""
+    """A computation on disk, in a folder that stays if it is stopped; `positions` are P, default: the current ones."""
     limit_bytes = system.config.features.memory_bytes
     made_by = [limit_bytes, VERSION, duckdb.__version__, np.__version__]
     asked = content_hash([features.hash, _plain(what), _files(events), made_by])
@@ -169,9 +169,9 @@ def _kept(
             with _on_disk(system, features, sources, events, folder, progress, positions) as run:
                 yield run
         except (Misuse, NotFound, Corrupt):
-            shutil.rmtree(folder, ignore_errors=True)  # nothing to go on with
+            shutil.rmtree(folder, ignore_errors=True)  # nothing to resume
             raise
-        shutil.rmtree(folder, ignore_errors=True)  # used up
+        shutil.rmtree(folder, ignore_errors=True)  # finished
 
 
 @contextmanager
@@ -282,7 +282,7 @@ def _asked(model: Model) -> set[str]:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what runs left that were stopped long ago and that nobody took up."""
+    """Remove the remains of runs that were stopped long ago and never resumed."""
     for lock in folder.glob("*/lock"):
         if time.time() - lock.stat().st_mtime > _LEFT_S:
             with suppress(Conflict), claimed(lock.parent):
@@ -290,12 +290,12 @@ def _sweep(folder: Path) -> None:
 
 
 def _pinned(system: System, folder: Path) -> dict[str, int]:
-    """P: that of the run which is taken up, else the log's positions now."""
+    """P: that of the resumed run, else the log's current positions."""
     file = folder / "positions.json"
     if not file.exists():
         positions = system.state.events.positions()
         tables = system.state.tables(system.sources, make=False)
-        for table in tables.values():  # partitions that are gone from the log are as long as the tables say
+        for table in tables.values():  # partitions gone from the log end where the tables say
             for name, last in _reached(table).items():
                 positions.setdefault(name, last)
         write_durably(file, msgspec.json.encode(dict(sorted(positions.items()))))
@@ -326,7 +326,7 @@ def _event_files(
         move_into_tables(system)
         tables = system.state.tables(system.sources, make=False)
         return found | {s.name: table_events(s, _parquet_of(tables[s.name]), list(positions), positions) for s in rest}
-    with ExitStack() as stack:  # no tables of record yet: the log as tables, for this run alone
+    with ExitStack() as stack:  # no tables of record yet: the log as tables, for this run only
         made: dict[str, Table] = {}
         for source in rest:
             url = store_url("delta", folder / "tables" / source.name)
@@ -353,7 +353,7 @@ def _parquet_of(table: Table) -> list[Path]:
 
 
 def _files(events: Mapping[str, Path]) -> list[Any]:
-    """What Parquet files are: their names, sizes and times of change."""
+    """The identity of Parquet files: names, sizes and modification times."""
     out: list[Any] = []
     for name, path in sorted(events.items()):
         files = sorted(Path(path).glob("*.parquet")) if Path(path).is_dir() else [Path(path)]

@@ -1,4 +1,4 @@
-"""Tables of features: requests joined with features as of their moments, and all entities as of some moments."""
+"""Tables of features: joined to requests as of their times, or snapshots of all entities."""
 
 from __future__ import annotations
 
@@ -40,40 +40,40 @@ Of: TypeAlias = Model | Item | Sequence[Item]
 When: TypeAlias = str | int | dt.datetime
 Meter: TypeAlias = Callable[[int, int], object]
 
-_MOST_MOMENTS = 100_000  # of one call of snapshots: every hour of eleven years
+_MOST_MOMENTS = 100_000  # snapshots per call: hourly for eleven years
 
 
 class FeatureTable(Columns, frozen=True, eq=False, kw_only=True):
     """Requests and their features, in the order of the requests."""
 
-    positions: dict[str, int]  # P: up to here the log was read
-    let_in: dict[str, int]  # as_known="final": how many values of each feature are not those known then
+    positions: dict[str, int]  # P: the log positions read
+    let_in: dict[str, int]  # as_known="final": values of each feature that differ from those known then
 
     def __len__(self) -> int:
         return self.rows
 
     def __bool__(self) -> bool:
-        return True  # as of other tables: one without rows is a table all the same
+        return True  # an empty table is true as well
 
 
 class FeatureFile(msgspec.Struct, frozen=True, kw_only=True):
-    """The same, written to a file."""
+    """A feature table written to a file."""
 
     path: Path
     rows: int
     features: tuple[str, ...]
     positions: dict[str, int]
     let_in: dict[str, int]
-    parts: int  # in how many the events of a view were taken, at most; 1: all in memory
+    parts: int  # the largest number of parts of a view; 1: all in memory
 
 
 class How(msgspec.Struct, frozen=True, kw_only=True):
-    """How a table of features is made and where it goes."""
+    """Options of a feature table: as-known mode, reasons, output, events."""
 
     as_known: AsKnown = "then"
     reasons: bool = False
     out: Path | None = None
-    events: Mapping[str, Path] = {}  # by source: Parquet files to take instead of the project's history
+    events: Mapping[str, Path] = {}  # by source: Parquet files to read instead of the history
     progress: Meter | None = None
 
     def __post_init__(self) -> None:
@@ -132,7 +132,7 @@ def snapshot_features(
 
 
 def times_between(start: When, end: When, every: str | int, clock: Clock) -> list[int]:
-    """The moments from `start` on, `every` so long, before `end`."""
+    """The times from `start` on, `every` so long, before `end`."""
     step = _step_us(every)
     first, last = given_time_us(start, "snapshots: start", clock), given_time_us(end, "snapshots: end", clock)
     if last <= first:
@@ -164,7 +164,7 @@ def _asked(system: System, requests: Rows, of: Of | None, at: When | None) -> _A
         declared = {name: model.request.columns[name] for name in model.request.columns if name in needed}
         items: list[View | Join | Mapping[str, Expression]] = []
     else:
-        assert of is not None  # else `_model` gave one, or an error
+        assert of is not None  # else `_model` gave one, or raised
         items = _items(system, of)
         declared = _entity_columns(items)
         if at is None:
@@ -177,7 +177,7 @@ def _asked(system: System, requests: Rows, of: Of | None, at: When | None) -> _A
         lead_us = model.request.lead_us if model is not None and at is None else 0
         at_us = _moments(table, column) - lead_us
     else:
-        assert at is not None  # else it is the model's own column, which is there
+        assert at is not None  # else the model's own column, which exists
         at_us = np.full(table.rows, _one_moment(table, at, system.clock), np.int64)
     if table.rows:
         _refuse_future(system, int(at_us.max()))
@@ -187,7 +187,7 @@ def _asked(system: System, requests: Rows, of: Of | None, at: When | None) -> _A
 
 
 def _model(system: System, of: Of | None) -> Model | None:
-    """The model whose features are wanted; None: views are."""
+    """The model whose features are wanted; None if views are."""
     models = system.definitions.models
     if isinstance(of, Model):
         return of
@@ -220,7 +220,7 @@ def _items(system: System, of: Of) -> list[View | Join | Mapping[str, Expression
 
 
 def _entity_columns(items: Sequence[View | Join | Mapping[str, Expression]]) -> dict[str, Dtype]:
-    """The columns that requests must have, for views to be looked up by."""
+    """The columns that requests must have to look up views."""
     joins = [item.join() if isinstance(item, View) else item for item in items if isinstance(item, View | Join)]
     computed = {f"{join.name}.{feature}" for join in joins for feature in join.view.features}
     computed |= {name for item in items if isinstance(item, Mapping) for name in item}
@@ -265,7 +265,7 @@ def _refuse_future(system: System, at_us: int) -> None:
 
 
 def _refuse_removed(system: System, features: FeatureSet, first_us: int, events: Mapping[str, Path]) -> None:
-    """Refuse moments whose features need events that were removed."""
+    """Refuse times whose features need removed events."""
     kept_from_us = kept_from(system.state.catalog)
     for view in features.views:
         if view.source.name in kept_from_us and view.source.name not in events:
@@ -279,7 +279,7 @@ def _refuse_removed(system: System, features: FeatureSet, first_us: int, events:
 
 
 def _entities(run: Run, views: Sequence[View], at_us: int, *, final: bool) -> Columns:
-    """The entities of whom one of the views' sources says something by a moment, in order."""
+    """The entities with an event known by a time in one of the views' sources, in order."""
     first = views[0]
     found = [run.entities(view, None if final else at_us) for view in views]
     if len(found) == 1:
@@ -327,9 +327,9 @@ def _computed(run: Run, asked: _Asked, how: How) -> FeatureTable | FeatureFile:
 
 
 def _joined(features: FeatureSet, requests: Columns, found: FeatureFrame, *, reasons: bool) -> Columns:
-    """The requests' columns, then the features, each followed by its reason if these are wanted and may be of use.
+    """The requests' columns, then the features, each followed by its reason if requested and possible.
 
-    A feature that is a column under its own name is there already; another one of a column's name gets a longer one.
+    A feature that is a column under its own name is already there; another one of a column's name gets a longer one.
     """
     out = dict(requests.by_name)
     names = np.array(REASONS, object)

@@ -1,4 +1,4 @@
-"""What values a model's features had of late: from logged predictions, or else from what it was trained on."""
+"""Recent values of a model's features, from logged predictions or else from its training set."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 _ROWS = 5_000
-_ENOUGH = 100  # predictions; with fewer the training set says more
+_ENOUGH = 100  # predictions; with fewer, the training set is used
 _TOP = 5
 
 
@@ -31,19 +31,19 @@ class Values(msgspec.Struct, frozen=True, kw_only=True):
     sample: str  # "the newest 5,000 predictions of late_flight@7"
     rows: int
     nulls: dict[str, float]  # share of rows by reason
-    mean: float | None = None  # of numbers, with the rest of what is between it and `top`
+    mean: float | None = None  # numbers: histogram edges and counts, up to `top`
     std: float | None = None
     least: float | None = None
     quantiles: dict[str, float] = {}  # "5%", "25%", "50%", "75%", "95%"
     greatest: float | None = None
-    top: dict[str, float] = {}  # of categories: share of rows
+    top: dict[str, float] = {}  # categories: share of rows
 
     @property
     def null_share(self) -> float:
         return sum(self.nulls.values())
 
     def lines(self) -> list[str]:
-        """The same for people."""
+        """The text form."""
         nulls = ", ".join(f"{share:.1%} {reason}" for reason, share in self.nulls.items()) or "none"
         out = [f"{self.rows:,} rows: {self.sample}", f"null: {nulls}"]
         if self.mean is not None and self.least is not None and self.greatest is not None:
@@ -57,18 +57,18 @@ class Values(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sample(msgspec.Struct, frozen=True, eq=False):
-    """Values of all features of a version, in columns."""
+    """The values of all features of a version, in columns."""
 
     model: str  # "late_flight@7"
     what: str
     values: dict[str, Column]
-    reasons: dict[str, NDArray[Any]]  # codes, of the features of views
+    reasons: dict[str, NDArray[Any]]  # reason codes of view features
 
 
 def sample_of(system: System, model: str) -> Sample | None:
-    """The newest predictions of a model's version in service; when they are few, what it was trained on.
+    """The newest predictions of a model's version in service; if they are few, its training set.
 
-    Of a model of which none is in service it is the newest version.
+    For a model with none in service, the newest version.
     """
     version = system.registry.alias(model, CHAMPION) or next(reversed(system.registry.versions(model)), None)
     if version is None:
@@ -143,7 +143,7 @@ def _of_training_set(system: System, version: Version) -> Sample | None:
     try:
         key = system.live.of(version).request.key
         found = load_training_set(version.training_set, system.state.blob, key=key)
-    except (NotFound, Misuse, Corrupt):  # a replay's, erased, or of definitions that are not known any more
+    except (NotFound, Misuse, Corrupt):  # a replay's, erased, or with unknown definitions
         return None
     rows = slice(max(0, found.rows - _ROWS), found.rows)
     values = {name: column.take(rows) for name, column in found.features.values.by_name.items()}

@@ -1,4 +1,4 @@
-"""Whatever holds a source's rows into the log; what does not fit goes to quarantine, what is not known is named."""
+"""Loading rows of any kind into the event log; invalid ones go to quarantine, undeclared columns are named."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class Ingested(Pushed, frozen=True):
-    """What became of the rows of a file, and how its columns differ from those that the source declares."""
+    """The outcome of loading rows: counts, and columns that differ from the source's."""
 
-    ignored: tuple[str, ...] = ()  # its columns that the source does not declare: not kept
+    ignored: tuple[str, ...] = ()  # its undeclared columns, which are not kept
 
 
 def load_rows(
@@ -53,7 +53,7 @@ def load_rows(
 
 
 def _refuse_again(system: System, source: str, rows: FileRows, history: bool) -> None:
-    """Events without a key cannot be corrected: nothing that would count once more is taken unasked. # D48"""
+    """Refuse rows without a key that were recorded before and would count twice. # D48"""
     what = system.definitions.source(source)
     changed = changed_columns(what, rows)
     if not changed:

@@ -1,4 +1,4 @@
-"""Moving the event log into tables of record, one process at a time: none while an entity is erased. # D23, # D26"""
+"""Moving the event log into tables of record, one process at a time, and none during an erasure. # D23, # D26"""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 LEASE = "tables"
-_PATIENCE_S = 60.0  # another process that does the same is mostly done by then
+_PATIENCE_S = 60.0  # another process is usually done by then
 
 
 def move_into_tables(system: System) -> Materialised:
     """See `Project.materialise`."""
     with writing_tables(system.state, patience_s=_PATIENCE_S):
         moved = system.state.moved(system.sources)
-        system.layouts.keep()  # the columns of a table stay
+        system.layouts.keep()  # a table's columns stay
         tables = system.state.tables(system.sources, make=True)
         done = materialise(system.state.events, system.sources, tables, through=moved.through)
         note_read(system.state)
@@ -31,14 +31,14 @@ def move_into_tables(system: System) -> Materialised:
 
 @contextmanager
 def writing_tables(state: State, *, patience_s: float = 0.0) -> Iterator[None]:
-    """While nobody else moves events into tables of record, or erases some of them.
+    """Hold the tables of record: no other process moves or erases events during the block.
 
     Args:
-        state: Whose tables.
-        patience_s: How long to wait for somebody else.
+        state: The state folder.
+        patience_s: Seconds to wait for another process.
 
     Raises:
-        Conflict: Another process still does so.
+        Conflict: Another process still holds them.
     """
     otherwise = (
         f"{state.folder}: another process moves events into tables of record (`trimtab materialise` or `retain`, a "

@@ -1,4 +1,4 @@
-"""Work on a project in another process: what that needs to open the same project, and which process it is."""
+"""A project's specification for another process, and the executor of its tasks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class ProjectSpec(msgspec.Struct, frozen=True):
-    """The project of the asking process: with its settings and its state, and the project file as it is by then."""
+    """The settings and the state folder of a project; the project file is read where it is opened."""
 
     settings: dict[str, Any]
     state: str
@@ -29,12 +29,13 @@ class ProjectSpec(msgspec.Struct, frozen=True):
 
     @property
     def config(self) -> Config:
-        """The settings."""
         return msgspec.convert(self.settings, Config, dec_hook=lambda kind, value: kind(value))
 
     def open(self, definitions: Definitions | None = None, *, clock: Clock | None = None) -> System:
-        """The project, to be closed by the caller."""
-        from trimtab.app.state.definitions import load_definitions  # here: a process that only asks has them already
+        """Open the project; the caller closes it."""
+        from trimtab.app.state.definitions import (
+            load_definitions,
+        )  # imported here: a process that only creates tasks does not need it
         from trimtab.app.system import System
 
         config = self.config
@@ -43,14 +44,14 @@ class ProjectSpec(msgspec.Struct, frozen=True):
 
 
 def child(settings: TrainingSettings) -> ProcessExecutor:
-    """A process that gives way to others as the settings say."""
+    """A child process with the settings' priority and threads."""
     return ProcessExecutor(nice=settings.nice, threads=settings.threads)
 
 
 def executor(settings: TrainingSettings, clock: Clock, here: dict[str, Any]) -> Executor:
-    """Where a project's tasks are done: in a child, or in a thread that has what is `here` already.
+    """The executor of a project's tasks: a child process, or a thread that shares `here`.
 
-    A project whose clock is not the system's works in its own process: another one would live in another time.
+    With another clock than the system's it is a thread: a child process would live in another time.
     """
     if settings.executor == "thread" or not isinstance(clock, SystemClock):
         return ThreadExecutor(here)

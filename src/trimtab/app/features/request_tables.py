@@ -1,4 +1,4 @@
-"""Tables of requests from wherever they are: files, columns, Arrow tables, rows. All rows and all columns stay."""
+"""Tables of requests from files, columns, Arrow tables or rows, with all their rows and columns."""
 
 from __future__ import annotations
 
@@ -22,20 +22,19 @@ _PYTHON: dict[type, Dtype] = {bool: "bool", int: "int", float: "float", str: "st
 
 
 def request_table(given: Rows, declared: Mapping[str, Dtype], moments: str | None = None) -> Columns:
-    """A table with all its rows and columns, those that are declared as declared.
+    """A table with all its rows and columns, declared columns in their declared types.
 
     Args:
-        given: What `read_rows` takes: a file, a table of any library, a list of dicts.
-        declared: The columns that are needed, and their types. Others stay as they are: in a CSV file, text.
+        given: A file, a table of any library, or a list of dicts: see `read_rows`.
+        declared: The needed columns and their types. Others stay as they are: in a CSV file, text.
         moments: A column of moments, if there is one of that name.
 
     Raises:
         NotFound: There is no such file.
-        Misuse: A needed column is missing or holds something else, or one holds what no column can; the message
-            names it.
+        Misuse: A needed column is missing or of another type, or one has an unsupported type; the message names it.
     """
     table, found = _with_columns(given)
-    if isinstance(table, list) and not table:  # as a table without rows
+    if isinstance(table, list) and not table:  # an empty table
         return Columns.of({name: (dtype, []) for name, dtype in declared.items()})
     for name, dtype in declared.items():
         if name not in found:
@@ -52,7 +51,7 @@ def request_table(given: Rows, declared: Mapping[str, Dtype], moments: str | Non
 
 
 def _with_columns(given: Rows) -> tuple[Rows, dict[str, Dtype]]:
-    """A table that is not read twice, and what its columns hold."""
+    """A table that is read once, with the types of its columns."""
     if isinstance(given, str | Path):
         path = local_file(given)
         ending = next((s for s in reversed(path.suffixes) if s != ".gz"), "").lower()

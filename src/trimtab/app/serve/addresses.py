@@ -1,4 +1,4 @@
-"""What a project's service has beside predictions: its keys, its further addresses, its OpenAPI document."""
+"""Access rights, further routes and the OpenAPI document of a project's service."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 def open_access(system: System, opened: ExitStack, *, host: str, workers: int) -> Access:
-    """Who may ask what, as the project's keys and settings say, also when they change later.
+    """The access rights of the service, by the project's keys and settings; later changes are followed.
 
     Args:
         project: What is served.
-        opened: Gets what is to be closed.
-        host: The address that is listened on.
-        workers: How many processes answer: each lets its share of a key's rate through.
+        opened: Closes them.
+        host: The address the service listens on.
+        workers: The number of worker processes: each allows its share of a key's rate.
     """
     access = Access(required=system.config.serve.require_key, host=host, share=1 / workers)
     opened.enter_context(KeyWatch(system.keys, access.take))
@@ -34,11 +34,11 @@ def open_access(system: System, opened: ExitStack, *, host: str, workers: int) -
 
 
 def open_routes(system: System, find: Callable[[str, float | None], Prediction]) -> Callable[[HttpService], More]:
-    """Makes the further addresses of a project's service.
+    """The further routes of a project's service.
 
     Args:
         project: What is served.
-        find: The prediction of an id, looked for until a moment (`perf_counter`).
+        find: Finds a prediction by id, until a deadline (`perf_counter`).
     """
 
     def made(service: HttpService) -> More:
@@ -55,7 +55,7 @@ def open_routes(system: System, find: Callable[[str, float | None], Prediction])
 
 
 class _Further:
-    """Addresses that are made when the first of them is asked for: a service is ready sooner without them."""
+    """Routes created at the first request to one of them, so that a service is ready sooner."""
 
     def __init__(self, make: Callable[[], Routes]) -> None:
         self._make = make
@@ -66,7 +66,7 @@ class _Further:
         await (await self._there())(scope, receive, send)
 
     async def answers(self, scope: Scope) -> bool:
-        """Whether anything answers to a request's method at its address."""
+        """Whether any route matches a request's method and path."""
         return await (await self._there()).answers(scope)
 
     async def _there(self) -> Routes:

@@ -1,4 +1,4 @@
-"""What a serving process does in the background: follow aliases, teach learners, tick the loop."""
+"""Background tasks of a serving process: follow aliases, teach learners, tick loops, check skew, send alerts."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ if TYPE_CHECKING:
     from trimtab.serving.observe.metrics import Metrics
 
 _logger = logging.getLogger(__name__)
-_FOLLOW_S = 0.2  # between two looks at an alias: 1 ms of work each; a roll back waits for the next one  # D80
-_ROUND_S = 2.0  # between two looks at labels, and at what failed
+_FOLLOW_S = 0.2  # between two checks of an alias, 1 ms each; a rollback waits for the next one  # D80
+_ROUND_S = 2.0  # between two checks for labels, and retries
 _TICK_S = 60.0
-_SKEW_S = 5.0  # between two looks whether predictions are to be checked
-_ALERTS_S = 5.0  # between two looks at signals
-_GRACE_S = 5.0  # for the rounds under way at the end; what is kept survives being cut off at any point
+_SKEW_S = 5.0  # between two checks whether a skew check is due
+_ALERTS_S = 5.0  # between two checks of signals
+_GRACE_S = 5.0  # for running rounds at the end; all state survives an interruption
 Work: TypeAlias = "Callable[[], object]"
 
 
 class BackgroundTasks:
-    """Six threads: one follows aliases, one writes service figures, one teaches, one ticks the loop, which may train
-    for a long time, one computes a sample of what was predicted again, and one delivers alerts where there are
-    receivers. The first never waits for a version to be loaded.  # D128
+    """Six threads: follow aliases, write service metrics, teach learners, tick loops, check skew, deliver alerts.
 
-    A piece of work that fails is tried again at the next round and keeps nothing else from being done. What failed at
-    its last round is in `failures` and in the catalogue, where `service_failures` finds it. There the process that
-    began last has the place: one that outlives a service that was killed does not write over what it says.
+    The first never waits for the load of a version.  # D128
+
+    A task that fails is retried in the next round and does not hold up the others. Errors of the last round are in
+    `failures` and in the catalogue (`service_failures`). There the newest process has the record: one that outlives a
+    killed service does not overwrite it.
 
     Args:
         project: What is served.
-        answers: Whether this process answers: then it follows aliases.
-        keeps: Whether it does all the rest; one process of a service does.
-        worker: The number of a worker, in what is noted of its failures.
-        stands: Whether events are not applied any more: then answers are flagged.
+        answers: Whether this process answers, and so follows aliases.
+        keeps: Whether it does everything else; one process of a service does.
+        worker: The worker's number, for its failure record.
+        stands: Whether events are no longer applied: then answers are flagged.
     """
 
     def __init__(
@@ -63,19 +63,19 @@ class BackgroundTasks:
         worker: int | None = None,
         stands: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.failures: dict[str, str] = {}  # by work: what its last round said
-        self.failed: Counter[str] = Counter()  # rounds, by work
+        self.failures: dict[str, str] = {}  # the last round's error by task
+        self.failed: Counter[str] = Counter()  # failed rounds by task
         _ = system.registry, system.views, system.state.learners  # opened before threads share them
         self._system = system
         self._catalog = system.state.catalog
         self._noted = "failures" if worker is None else f"{OF_WORKERS}{worker}"
-        self._name = f"{os.getpid()}-{id(self):x}"  # no two that live have the same
+        self._name = f"{os.getpid()}-{id(self):x}"  # unique among living processes
         self._mutex = threading.Lock()
         self._stop = threading.Event()
         self._names = tuple(system.definitions.deployments) if answers else ()
         self._stands = stands
         self._follow = {**self._following(wait=False), "flag answers": self._flag}
-        if answers and not keeps:  # whoever keeps looks where it applies events
+        if answers and not keeps:  # the process with `keeps` checks where it applies events
             self._follow["read online features"] = system.state.online.reopen_if_replaced
         self._figures = ArmMetrics(self._catalog, system.clock, self._counts)
         self._folded_h = 0
@@ -89,7 +89,9 @@ class BackgroundTasks:
 
     def _keep(self) -> None:
         from trimtab.app.alerts.alerting import Alerting
-        from trimtab.app.keep.retention import retain_when_due  # here: whoever only answers is ready without them
+        from trimtab.app.keep.retention import (
+            retain_when_due,
+        )  # imported here: an answering process is ready without them
         from trimtab.app.training.loops import Loops
         from trimtab.app.training.ticking import tick_all
 
@@ -122,7 +124,7 @@ class BackgroundTasks:
         return [self._system.served(name).endpoint.counts for name in self._names]
 
     def _fold(self) -> None:
-        """Put old service figures together, once an hour."""
+        """Merge old service metrics, once an hour."""
         now_us = self._system.clock.now_us()
         if now_us // HOUR_US != self._folded_h:
             merge_metrics(self._catalog, now_us)
@@ -132,7 +134,7 @@ class BackgroundTasks:
         return threading.Thread(target=target, name=f"trimtab-{name}", daemon=True)
 
     def show(self, metrics: Metrics) -> None:
-        """Let `metrics` show what is kept."""
+        """Register the metrics of background tasks."""
         if self.skew is not None:
             self.skew.show(metrics)
         failing = "trimtab_keeper_failing", "Background work whose last round failed."
@@ -145,7 +147,7 @@ class BackgroundTasks:
         )
 
     def follow(self) -> None:
-        """Let every deployment answer with the version its alias names, once that is loaded."""
+        """Let every deployment answer with its alias's version, once that is loaded."""
         self._round({**self._follow, **self._following(wait=True)})
 
     def _flag(self) -> None:
@@ -164,13 +166,13 @@ class BackgroundTasks:
         return self
 
     def close(self) -> None:
-        """Stop after the rounds under way, or without them when they take long: then they end with the process."""
+        """Stop after the running rounds, or without them when they take long: they end with the process."""
         self._stop.set()
         end_s = time.monotonic() + _GRACE_S
         for thread in [*self._threads, *self._system.version_memory.threads]:
             thread.join(max(0.0, end_s - time.monotonic()))
             if thread.is_alive():
-                _logger.warning("%s: still at work, left behind; it is done again at the next start", thread.name)
+                _logger.warning("%s: still running at the end; it is repeated at the next start", thread.name)
         try:
             self._figures.write()
             self._forget()
@@ -191,14 +193,14 @@ class BackgroundTasks:
         ticked_s = time.monotonic()
         while not self._stop.wait(min(_ROUND_S, _TICK_S)):
             if time.monotonic() < ticked_s + _TICK_S:
-                if "tick" not in self.failures:  # days that are never closed would take memory without end
+                if "tick" not in self.failures:  # days that are never closed would fill the memory
                     self._round(between, count=False)
                 continue
             self._round(ticking)
             ticked_s = time.monotonic()
 
     def _run_following(self) -> None:
-        """Follow each alias closely, whatever failed at the last look: it may have moved back, or a canary ended."""
+        """Follow each alias closely, whatever failed last time: it may have moved back, or a canary ended."""
         counted_s = time.monotonic()
         while not self._stop.wait(_FOLLOW_S):
             count = time.monotonic() >= counted_s + _ROUND_S
@@ -207,7 +209,7 @@ class BackgroundTasks:
                 counted_s = time.monotonic()
 
     def _round(self, works: Mapping[str, Work], *, count: bool = True) -> None:
-        """Do each of the works; without `count`, what fails again as before is not said or counted again."""
+        """Run each of the tasks; without `count`, repeated errors are neither logged nor counted again."""
         for name, work in works.items():
             if self._stop.is_set():
                 return
@@ -216,17 +218,19 @@ class BackgroundTasks:
                 work()
             except TrimtabError as error:
                 failure = str(error)
-            except Exception as error:  # the worker's outer loop: whatever a user's estimator raises must not end it
+            except Exception as error:  # the thread's outer loop: no error of a user's estimator may end it
                 failure = f"{type(error).__name__}: {error}"
                 if not self._stop.is_set() and (count or self.failures.get(name) != failure):
-                    _logger.exception("%s failed", name)  # what was cut off at the end may raise anything
+                    _logger.exception("%s failed", name)  # an interrupted task may raise anything
             if not self._stop.is_set() and (count or self.failures.get(name) != failure):
                 self._judge(name, failure)
 
     def _judge(self, name: str, failure: str | None) -> None:
         with self._mutex:
             before = self.failures
-            self.failures = {work: said for work, said in before.items() if work != name}  # others may be reading it
+            self.failures = {
+                work: said for work, said in before.items() if work != name
+            }  # replaced, as other threads may be reading it
             if failure is not None:
                 self.failures[name] = failure
                 self.failed = Counter({**self.failed, name: self.failed[name] + 1})
@@ -240,20 +244,20 @@ class BackgroundTasks:
                 _logger.warning("%s", error)
 
     def _note(self, failures: dict[str, str], *, anew: bool = False) -> None:
-        """Let others see what fails; only `anew`, at the beginning, where another one has the place."""
+        """Store the failures; with `anew`, at the start, replace another process's record."""
         body = msgspec.json.encode(FailureRecord(self._name, failures))
         if anew:
             self._catalog.write([Put(KIND, self._noted, body)])
             return
         found = self._catalog.get(KIND, self._noted)
         if found is None or self._is_own(found):
-            with suppress(Conflict):  # it is another's by now
+            with suppress(Conflict):  # another process's record now
                 self._catalog.write([Put(KIND, self._noted, body, 0 if found is None else found.revision)])
 
     def _forget(self) -> None:
         found = self._catalog.get(KIND, self._noted)
         if found is not None and self._is_own(found):
-            with suppress(Conflict):  # the same
+            with suppress(Conflict):  # as above
                 self._catalog.write([Remove(KIND, self._noted, found.revision)])
 
     def _is_own(self, record: Record) -> bool:
@@ -265,7 +269,7 @@ class BackgroundTasks:
         try:
             served.follow(wait=wait)
             endpoint.fails_to_load = False
-        except NotFound:  # no version yet: the endpoint and `status` say so
+        except NotFound:  # no version yet: reported by the endpoint and `status`
             if endpoint.ready:
                 raise
         except Exception:

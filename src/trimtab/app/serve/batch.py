@@ -1,4 +1,4 @@
-"""A table of requests answered in one go, written out, and kept for the service where that is wanted."""
+"""Batch predictions for a table of requests: resumable, written to a file, stored for the service on request."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from trimtab.store.file_lock import FileLock
 if TYPE_CHECKING:
     from trimtab.app.system import System
 
-_NOBODY = b"\xff"  # a key that no answer has
+_NOBODY = b"\xff"  # a key of no answer
 
 
 def answer_table(
@@ -67,7 +67,7 @@ def answer_table(
     refuse_before(int(np.min(moments, initial=made_at_us)), served.features_from(served.features(loaded)))
     try:
         if mode == "precomputed":
-            system.state.answers.write({}, [_NOBODY])  # takes the right to write now, and not after an hour of scoring
+            system.state.answers.write({}, [_NOBODY])  # fails now rather than after an hour of scoring
         with _scoring(system, name) as holder:
             manifest = score_table(
                 answering,
@@ -95,10 +95,9 @@ def answer_table(
 
 @contextmanager
 def _scoring(system: System, name: str) -> Iterator[str]:
-    """Who scores a batch, known by a file that the system unlocks when its process dies.
+    """Hold a batch while scoring it, by a file lock that ends with the process.
 
-    So whoever comes next takes a dead process's lease away at once. One that takes longer than this to lock its file
-    is not known to be alive, and not taken for dead either before its lease has run out.
+    So the next process takes over from a dead one at once; without the lock it waits until the lease expires.
     """
     folder, catalog = system.state.folder / "batches", system.state.catalog
     try:
@@ -123,7 +122,7 @@ def _scoring(system: System, name: str) -> Iterator[str]:
 
 
 def _batch_name(version: str, table: Columns, at_us: int | None, mode: str) -> str:
-    """What makes a batch the same one: asking again for it, however much later, logs nothing twice."""
+    """The id of a batch: the same table, version and time give the same id, so a repetition logs nothing twice."""
     columns = [
         [name, of_column.dtype, bytes_hash(msgspec.msgpack.encode(of_column.to_list()))]
         for name, of_column in table.by_name.items()
@@ -132,7 +131,7 @@ def _batch_name(version: str, table: Columns, at_us: int | None, mode: str) -> s
 
 
 def _moments(request: Request, table: Columns, made_at_us: int) -> NDArray[Any]:
-    """Each request's own moment; those that were still to come are asked when the batch was begun."""
+    """Each request's own time; future ones are answered as of the batch's start."""
     moments: NDArray[Any] = np.minimum(table[request.time].values - request.lead_us, made_at_us)
     return moments
 
@@ -140,7 +139,7 @@ def _moments(request: Request, table: Columns, made_at_us: int) -> NDArray[Any]:
 def _stored(
     system: System, request: Request, served: ServedVersion, manifest: Manifest
 ) -> Iterator[tuple[Any, str, str, Answer]]:
-    """What the service gives for each row while it is fresh, as the version that scored it says it."""
+    """The answers that the service gives for each row while they are fresh."""
     names = tuple(request.columns)
     for part in batch_predictions(manifest, system.predictions):
         for p in part:
@@ -149,10 +148,10 @@ def _stored(
 
 
 def _write(system: System, manifest: Manifest, out: Path) -> None:
-    """The answers as a file, whole or not at all.
+    """Write the answers as a file, complete or not at all.
 
     Raises:
-        Unavailable: There is no room for it, or no access; the answers are logged, so the next try writes them alone.
+        Unavailable: The file cannot be written; the answers are logged, so the next try only writes them.
     """
     import duckdb
 
@@ -161,7 +160,7 @@ def _write(system: System, manifest: Manifest, out: Path) -> None:
     parts = parts or [prediction_columns([], classes)]
     several = ["prediction", *(f"scores.{name}" for name in classes)] if classes else []
     table = Columns.concat(parts).select(["id", "request_id", "model", "version", "at", "score", *several])
-    name = system.registry.get(manifest.version).name  # as every answer says it
+    name = system.registry.get(manifest.version).name  # as in every answer
     table = table.replace({"version": column("str", [name] * table.rows)})
     if (kind := other_kind(out)) is not None:
         raise Misuse(f"file {out}: is a {kind}, needed is a name for a new file. Give another one.")

@@ -1,7 +1,7 @@
-"""`trimtab serve` with several workers: the process that watches them does all the rest, and answers nothing.
+"""`trimtab serve` with several workers: the supervising process, which does everything but answer.
 
-It owns the listening socket, applies events (the only writer of online features), teaches learners and ticks the
-loop. Every answer is given by a worker (`app/serve/worker.py`).  # D92
+It owns the listening socket, applies events (the only writer of online features), teaches learners and ticks the loop.
+Workers (`app/serve/worker.py`) give all answers.  # D92
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
     from trimtab.serving.applier import Applier
 
-NAME = "engine"  # of this process, among the workers
-_WRITE_S = 1.0  # between two writings of figures and state
+NAME = "engine"  # this process's name among the workers
+_WRITE_S = 1.0  # between two writes of metrics and state
 _logger = logging.getLogger(__name__)
 
 
@@ -69,7 +69,7 @@ def serve_with_workers(
         Unavailable: The port is taken, or no worker can be started.
         Conflict: Another process serves the project.
     """
-    limits(system)  # wrong ones are refused here, and not by every worker
+    limits(system)  # refused once here, not by every worker
     tls = tls_of(system)
     if tls is not None:
         tls_context(tls)
@@ -78,13 +78,13 @@ def serve_with_workers(
     with ExitStack() as opened:
         applier = system.views.follow()
         opened.callback(system.views.release)
-        with suppress(OSError):  # it is said in a moment that the folder cannot be written
+        with suppress(OSError):  # a folder that cannot be written is reported below
             remove_state(folder)
         forget_failures(system.state.catalog)
         listener = opened.enter_context(when_let_go(folder, lambda: listen(host, port)))
         when_let_go(folder, lambda: check_grpc(grpc, tls))
         opened.callback(accepting.end, folder)
-        _cleared(folder)  # and not before: whoever is killed meanwhile leaves the trace of workers to the next
+        _cleared(folder)  # only now: a killed start leaves its mark for the next one
         opened.enter_context(applier.start())
         keeper = BackgroundTasks(system, answers=False)
         metrics = SharedMetrics(folder, NAME, task.start)
@@ -113,7 +113,7 @@ def serve_with_workers(
 
 
 class _Engine:
-    """What the supervising process tells of itself and of the workers."""
+    """The metrics and state of the supervising process and its workers."""
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ class _Engine:
                 ),
             )
             self._failed = False
-        except Exception as error:  # a full disk, a log that cannot be read now: workers must be watched all the same
+        except Exception as error:  # a full disk or an unreadable log: workers must be supervised all the same
             if not self._failed:
                 _logger.warning("the state of the service cannot be written: %s", error)
             self._failed = True
@@ -180,7 +180,7 @@ class _Engine:
             clear(self._folder, str(slot), pid)
             accepting.left(self._folder, slot)
             forget_failures(self._system.state.catalog, slot)
-        except Exception as error:  # whoever takes its place writes over it
+        except Exception as error:  # its successor overwrites it
             _logger.warning("what worker %d left cannot be removed: %s", slot, error)
 
     def leave(self) -> None:
@@ -214,7 +214,7 @@ def _task(system: System, folder: Path) -> WorkerTask:
 
 
 def _cleared(folder: Path) -> None:
-    """Empty the folder of the workers of what a service that was killed said last; from now on workers may be left."""
+    """Empty the workers' folder of a killed service; from now on workers may be left behind."""
     try:
         make_folder(folder)
         clear(folder)

@@ -1,4 +1,4 @@
-"""How far online features are that another process applies events to: what a worker waits for."""
+"""Progress of online features that another process applies events to, for workers that wait for it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from trimtab.serving.workers.states import ServiceState
 
 _LOOK_S, _LONGEST_LOOK_S = 0.001, 0.02
-_ASK_S = 0.1  # between two looks at what that process says of itself
-_KNOWN_S = 1.0  # for so long it is not asked again which views there are
+_ASK_S = 0.1  # between two reads of that process's state
+_KNOWN_S = 1.0  # cache time of the list of views
 
 
 class FollowedViews:
@@ -40,21 +40,21 @@ class FollowedViews:
         self._known_s = -_KNOWN_S
 
     def missing(self, positions: Mapping[str, int]) -> int:
-        """How many records up to `positions` of the event log the views have not applied.
+        """The number of records up to `positions` of the event log that the views have not applied.
 
         Raises:
-            Unavailable: What was stored of them is gone, and not made anew yet.
-            Corrupt: It is damaged; the message has the command that mends it.
+            Unavailable: The stored views are gone and not rebuilt yet.
+            Corrupt: They are damaged; the message has the command that repairs them.
         """
         state = self._system.state
         state.online.reopen_if_replaced()
         return missing(state, self._needed(), positions)
 
     def wait_applied(self, positions: Mapping[str, int], timeout_s: float) -> None:
-        """Return once the views have reached `positions`.
+        """Wait until the views have reached `positions`.
 
         Raises:
-            NotApplied: They have not within `timeout_s`, or events are not applied any more.
+            NotApplied: They have not within `timeout_s`, or events are no longer applied.
         """
         begun_s = asked_s = time.monotonic()
         look_s = _LOOK_S

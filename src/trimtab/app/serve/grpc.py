@@ -1,4 +1,4 @@
-"""gRPC of a served project: by the setting `serve.grpc_port`, beside HTTP in every process that answers."""
+"""gRPC of a served project, by the setting `serve.grpc_port`, next to HTTP in every answering process."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ MakeBeside: TypeAlias = "Callable[[HttpService], Beside]"
 
 
 class GrpcAddress(msgspec.Struct, frozen=True):
-    """Where gRPC is listened for."""
+    """The address of the gRPC server."""
 
     host: str
-    port: int  # 0: any free one
+    port: int  # 0: any free port
     shared: bool = False  # by several processes
 
 
 def grpc_address(system: System, host: str, port: int | None, workers: int) -> GrpcAddress | None:
-    """Where to listen, by an option or the setting; None: nowhere.
+    """The address by option or setting; None: no gRPC.
 
     Raises:
         Misuse: Several processes would listen on ports of their own.
@@ -44,12 +44,12 @@ def grpc_address(system: System, host: str, port: int | None, workers: int) -> G
 def grpc_beside(
     address: GrpcAddress | None, tls: Tls | None, announce: Callable[[str], object] | None = None
 ) -> MakeBeside | None:
-    """What makes the gRPC server of a service.
+    """The factory of a service's gRPC server.
 
     Args:
-        address: Where; None: nowhere.
-        tls: With it only TLS is spoken.
-        announce: Called with the address when requests are taken.
+        address: The address; None: no gRPC.
+        tls: The certificate; with it only TLS is accepted.
+        announce: Called with the address when requests are accepted.
     """
     if address is None:
         return None
@@ -74,10 +74,10 @@ def grpc_beside(
 
 
 def check_grpc(address: GrpcAddress | None, tls: Tls | None) -> None:
-    """Refuse what every worker would refuse, before the first of them starts.
+    """Refuse once what every worker would refuse, before the first one starts.
 
-    Whoever has no worker yet shares the port with nobody: beside the workers of another service, ours would get some of
-    its requests, and its workers some of ours.
+    The port must be free of other services: if it were shared with another service's workers, each would get some of
+    the other's requests.
 
     Raises:
         Misuse: The certificate cannot be used.
@@ -92,14 +92,14 @@ def check_grpc(address: GrpcAddress | None, tls: Tls | None) -> None:
 
 
 def _certificate(tls: Tls | None) -> tuple[bytes, bytes] | None:
-    """Private key and certificate, as HTTPS has them.
+    """Private key and certificate, as for HTTPS.
 
     Raises:
-        Misuse: They cannot be used, or a newer TLS is asked for than gRPC can be held to.
+        Misuse: They cannot be used, or the required TLS version is newer than gRPC supports.
     """
     if tls is None:
         return None
     if tls.least != "1.2":
         raise Misuse(f"gRPC: tls_min={tls.least!r}, but gRPC takes TLS 1.2 too. Serve without gRPC, or set 1.2.")
-    tls_context(tls)  # says what is wrong with the files
+    tls_context(tls)  # raises if the files are wrong
     return (tls.key or tls.cert).read_bytes(), tls.cert.read_bytes()

@@ -1,4 +1,4 @@
-"""Metrics of the loop: how good the answers were, what is red, and how the loop itself fares."""
+"""Metrics of the loop: quality of answers, signals, and the loop's own health."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 UNREADABLE = "trimtab_loop_unreadable"
 _DAY = ("model", "version", "arm")
-# name: (help, labels). Values are read in `loop_values.py`; those of a profile of inputs get their rows here, too.
+# name: (help, labels); values come from `loop_values.py`
 GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "trimtab_quality_newest_day_timestamp_seconds": ("When the newest closed day begins.", ("model",)),
     "trimtab_quality_day_predictions": ("Predictions about the newest closed day.", _DAY),
@@ -47,11 +47,11 @@ GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "trimtab_loop_phase": ("1 for the phase that the loop is in.", ("model", "phase")),
     "trimtab_loop_frozen": ("1 while automation is frozen.", ()),
 }
-_REST_S = 1.0  # between two reads of a catalogue that cannot be read, or cannot tell cheaply that it was written
+_REST_S = 1.0  # between two reads of a catalogue without a mark, or after an error
 
 
 class LoopMetrics:
-    """Values of the loop for scrapes, read again only after the catalogue was written.
+    """Metrics of the loop for scrapes, read again only after the catalogue was written.
 
     Args:
         project: Whose loop.
@@ -62,13 +62,13 @@ class LoopMetrics:
         self._mutex = threading.Lock()
         self._values: LoopValues | None = None
         self._samples: Samples = {}
-        self._mark: Hashable | None = None  # of the catalogue when it was read last
-        self._next_s = 0.0  # without a mark: not to be read again before
+        self._mark: Hashable | None = None  # the catalogue's mark at the last read
+        self._next_s = 0.0  # without a mark: the time of the next read
         self._failed = False
         self._throttled = ThrottledLogger(_logger)
 
     def show(self, metrics: Metrics) -> None:
-        """Let the values be scraped."""
+        """Register the metrics."""
         for name, (text, labels) in GAUGES.items():
             metrics.gauge(name, text, labels, partial(self._of, name))
         metrics.gauge(UNREADABLE, "1 while records of the loop cannot be read.", (), self._unreadable)
@@ -84,7 +84,7 @@ class LoopMetrics:
             return {(): float(self._failed)}
 
     def _refresh(self) -> None:
-        """Read again what was written since; where it cannot be read there are no values, rather than old ones."""
+        """Read what was written since; on an error there are no values rather than old ones."""
         try:
             mark = self._system.state.catalog.mark()
             if not self._is_due(mark):
@@ -103,7 +103,7 @@ class LoopMetrics:
     def _read(self) -> Samples:
         if self._values is None:
             from trimtab.app.serve.loop_values import (
-                LoopValues,  # here: it loads NumPy, and a service is ready without it
+                LoopValues,  # imported here: it loads NumPy, and a service is ready without it
             )
 
             self._values = LoopValues(self._system)

@@ -1,4 +1,4 @@
-"""The values of the loop's metrics, from the records of the catalogue: no log is read, and of a history single days."""
+"""Values of the loop's metrics, from catalogue records only."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from trimtab.steering.definitions import Deployment
 
 Labels: TypeAlias = tuple[str, ...]
-Samples: TypeAlias = "dict[str, dict[Labels, float]]"  # by metric, by the values of its labels
+Samples: TypeAlias = "dict[str, dict[Labels, float]]"  # by metric, then by label values
 
 PHASES = ("idle", "waiting", "shadow", "waiting for approval", "canary", "promoting")
 SEVERITIES = ("red", "info")
-# Days before the newest closed one that were last looked at so many days after their close, a week where there is one:
-# a day is looked at again 1, 7 and 28 days after it (`steering.loop.AMENDED_AFTER`).
+# A week of days before the newest closed one, last read so many days after their close:
+# a day is read again 1, 7 and 28 days later (`steering.loop.AMENDED_AFTER`).
 AGES = {0: range(7), 1: range(1, 7), 7: range(7, 14), 28: range(28, 35)}
 
 
 class DayValues(msgspec.Struct, frozen=True, kw_only=True):
-    """The values of a model's closed days, which change only when another one closes."""
+    """The values of a model's closed days, which change only when another day closes."""
 
-    read_at: int  # the revision of the record that says how far days are closed
+    read_at: int  # the revision of the record of closed days
     samples: dict[str, dict[Labels, float]]
 
 
 class LoopValues:
-    """Reads the values; closed days again only after another one was closed."""
+    """Reads the values; closed days only after another one was closed."""
 
     def __init__(self, system: System) -> None:
         self._system = system
@@ -49,7 +49,7 @@ class LoopValues:
 
         Raises:
             TrimtabError: A record cannot be read.
-            msgspec.MsgspecError: A record is of another trimtab.
+            msgspec.MsgspecError: A record was written by another trimtab.
         """
         found: Samples = {}
         frozen = self._system.state.catalog.get(FREEZE, "all") is not None
@@ -95,7 +95,7 @@ class LoopValues:
         watch = None if record is None else msgspec.json.decode(record.body, type=Watch)
         champion = self._system.registry.aliases(deployment.name).get(CHAMPION)
         if watch is not None and (champion is None or watch.version != champion.version):
-            watch = None  # of a version that answers no longer: the next tick moves it
+            watch = None  # a version no longer in service: the next tick moves it
         for kind in (LOSS,) if deployment.model.task == "ranking" else (LOSS, CALIBRATION):
             yield "trimtab_quality_watched", (kind,), watch is not None and kind in watch.figures
         if watch is not None and watch.figures:
@@ -161,7 +161,7 @@ def _newest(day: DaySums) -> Iterator[tuple[str, float]]:
     yield "trimtab_quality_day_predictions", sums.predictions
     if sums.labelled:
         yield "trimtab_quality_day_loss", rounded(sums.loss) / sums.labelled
-        if sums.histogram:  # a ranking's lists have losses alone
+        if sums.histogram:  # rankings have only losses
             yield "trimtab_quality_day_gap", (rounded(sums.score) - rounded(sums.label)) / sums.labelled
     excess = mean_excess([(sums, day.cap)])
     if excess is not None:
@@ -169,7 +169,7 @@ def _newest(day: DaySums) -> Iterator[tuple[str, float]]:
 
 
 def _evidence(watch: Watch) -> Iterator[tuple[str, Labels, float]]:
-    """How far each alarm's evidence has come; of slices only the farthest, so that many give no more series."""
+    """The evidence of each alarm; of slices only the largest, so that many slices give no more series."""
     from trimtab.monitoring.quality.watches import SLICE
 
     name = "trimtab_quality_evidence_ratio"

@@ -1,4 +1,4 @@
-"""What the service's further addresses do, made from a project."""
+"""Operations behind the service's further routes, for a project."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ProjectModels:
         self._system = system
 
     def models(self) -> list[ModelShown]:
-        """What is deployed."""
+        """The deployments."""
         return [self._model(name) for name in self._system.definitions.deployments]
 
     def versions(self, model: str) -> list[VersionShown]:
@@ -73,7 +73,7 @@ class ProjectModels:
         return quality_page(self._system, model)
 
     def stages(self, model: str) -> list[StageShown]:
-        """The stages of a model's loop: what is done, where it stands, what comes next."""
+        """The stages of a model's loop: finished, current and next."""
         self._known(model)
 
         def at(at_us: int | None) -> str | None:
@@ -85,7 +85,7 @@ class ProjectModels:
         ]
 
     def aliases(self, model: str) -> list[AliasShown]:
-        """Where the aliases of a model point, by name."""
+        """The aliases of a model, by name."""
         self._known(model)
         registry = self._system.registry
         needs = registry.needs(model)
@@ -104,11 +104,11 @@ class ProjectModels:
         ]
 
     def move(self, model: str, alias: str, move: Move, *, actor: str) -> AliasMove:
-        """Point an alias elsewhere; one that says who answers has a row of the ledger, too."""
+        """Move an alias; one that affects answers gets a row of the ledger, too."""
         self._known(model)
         expected = None if move.expected is None else self._version(model, move.expected, "expected").id
         version, registry = self._version(model, move.version, "version"), self._system.registry
-        if alias != CHAMPION:  # which needs a record, whatever is said
+        if alias != CHAMPION:  # which needs a gate record, whatever the reason
             check_ungated(f"alias {model}@{alias} to {version.name}", registry.passed_gate(version), move.why)
         return registry.move(
             model,
@@ -122,7 +122,7 @@ class ProjectModels:
         )
 
     def roll_back(self, model: str, alias: str, back: RollBack, *, actor: str) -> AliasMove:
-        """Point an alias to where it pointed before, if it still points to what is expected."""
+        """Move an alias back to its previous version, if it still points to the expected one."""
         self._known(model)
         return self._system.registry.roll_back(
             model,
@@ -134,7 +134,7 @@ class ProjectModels:
         )
 
     def ask_repair(self, model: str, asked: AskRepair, *, actor: str) -> RepairAsked:
-        """Let the loop make and judge a candidate at its next tick; asked again before, the newest word counts."""
+        """Request a candidate at the loop's next tick; the newest request counts."""
         self._known(model)
         check_reason(f"repair of {model!r}", asked.why)
         at_us = self._system.clock.now_us()
@@ -143,7 +143,7 @@ class ProjectModels:
         return RepairAsked(model=model, at_us=at_us, actor=actor, why=requested.why)
 
     def _ledgered(self, alias: str, act: str) -> Ledgered | LedgeredArm | None:
-        """What writes the row of the ledger, for an alias that says who answers. # D149"""
+        """The writer of the ledger's row, for an alias that affects answers. # D149"""
         if alias in ARMS:
             return LedgeredArm(self._system)
         return Ledgered(self._system, act) if alias == CHAMPION else None
@@ -184,7 +184,7 @@ class ProjectRecords:
 
     Args:
         project: Which.
-        find: The prediction of an id, as every address of the service finds it: looked for until a moment.
+        find: Finds a prediction by id, until a deadline.
     """
 
     def __init__(self, system: System, find: Callable[[str, float | None], Prediction]) -> None:
@@ -192,7 +192,7 @@ class ProjectRecords:
         self._find = find
 
     def features(self, entity: str, key: Sequence[str], model: str | None) -> EntityFeatures:
-        """The features of an entity as they stand online, of all views or of those of a model."""
+        """The current online features of an entity, of all views or those of a model."""
         system = self._system
         if model is None:
             views = system.live.views()
@@ -217,9 +217,9 @@ class ProjectRecords:
     def label_events(
         self, model: str, rows: Sequence[LabelRow], until_s: float | None = None
     ) -> tuple[str, list[dict[str, object]]]:
-        """The source that the model's label comes from, and its events that tell these labels.
+        """The source of the model's label, and its events for these labels.
 
-        Predictions that they name are looked for until `until_s` (`perf_counter`).
+        Predictions that they name are searched until `until_s` (`perf_counter`).
         """
         declared = self._system.definitions.deployment(model).model
         label, key = declared.label, declared.request.key_dtype
@@ -231,11 +231,11 @@ class ProjectRecords:
         return label.source.name, events
 
     def find(self, prediction_id: str, until_s: float | None = None) -> Prediction:
-        """The prediction of an id, looked for until `until_s` (`perf_counter`)."""
+        """The prediction of an id, searched until `until_s` (`perf_counter`)."""
         return self._find(prediction_id, until_s)
 
     def why(self, prediction: Prediction) -> Explanation:
-        """All that led to a prediction."""
+        """Everything behind a prediction."""
         from trimtab.app.inspect.explain import explain_found
 
         return explain_found(self._system, prediction)
@@ -297,7 +297,7 @@ class ProjectRecords:
 
 
 def _readers(definitions: Definitions, label: Label) -> dict[str, str]:
-    """The columns of a label's source that a label may give and somebody reads, each with one who does."""
+    """The columns of a label's source that a label may set, with a reader of each."""
     source = label.source
     readers: dict[str, str] = {}
     for name, model in definitions.models.items():
@@ -312,7 +312,10 @@ def _readers(definitions: Definitions, label: Label) -> dict[str, str]:
 
 
 def _left_out(source: str, lost: dict[str, str], number: int) -> InvalidField:
-    """The newest event of a key is the truth: what a label leaves out would be null for all its readers. # D136"""
+    """Read columns that a label leaves out.
+
+    They would become null for all readers, as the newest event of a key counts. # D136
+    """
     field = next(iter(lost))
     readers = ", ".join(f"{column!r} ({who} reads it)" for column, who in lost.items())
     return InvalidField(
@@ -353,7 +356,7 @@ def _values(view: View, key: Sequence[str]) -> list[str | int]:
 
 
 def _key_value(text: str | int, dtype: Dtype, field: str) -> str | int:
-    """A key as its column holds it."""
+    """A key in its column's type."""
     if dtype != "int":
         return str(text)
     try:

@@ -1,4 +1,4 @@
-"""The parts that the service, the engine and its workers share."""
+"""Parts shared by the service, the engine and its workers."""
 
 from __future__ import annotations
 
@@ -33,29 +33,29 @@ if TYPE_CHECKING:
     from trimtab.serving.log.prediction_log import PredictionLog
 
 
-FILL_S = 10.0  # how long a start waits for the features to be filled
+FILL_S = 10.0  # how long a start waits for features to be filled
 
 T = TypeVar("T")
 
-_LEFT_S = GRACE_S + 5.0  # for workers whose supervisor was killed: they let go of the port when they notice, or end
+_LEFT_S = GRACE_S + 5.0  # until orphaned workers of a killed supervisor release the port
 
 _LOOK_S = 0.05
 
-_MARK = "connections"  # which `accepting` makes before the first worker, and removes after the last
+_MARK = "connections"  # made by `accepting` before the first worker, removed after the last
 
 
 def when_let_go(folder: Path, take: Callable[[], T]) -> T:
-    """What `take` gives, which listens at a port; workers of a service that was killed may have it for a moment yet.
+    """The result of `take`, which listens at a port; retried while workers of a killed service may still hold it.
 
-    What shows that there may be some stays until the port is had, so that whoever is killed while he waits leaves it to
-    the next. Where there is nothing of the kind nobody waits.
+    The mark of such workers stays until the port is taken, so that a start which is killed while waiting leaves it to
+    the next one. Without a mark there is no wait.
 
     Args:
-        folder: Where the processes of a service write.
-        take: Listens, or looks whether that can be done.
+        folder: The folder of the service's processes.
+        take: Listens, or checks whether that is possible.
 
     Raises:
-        Unavailable: What `take` raises, at once or after all the time that such workers may take.
+        Unavailable: The error of `take`, at once or after the wait.
     """
     end_s = monotonic() + _LEFT_S
     while True:
@@ -66,7 +66,7 @@ def when_let_go(folder: Path, take: Callable[[], T]) -> T:
                 raise
             if monotonic() >= end_s:
                 with suppress(OSError):
-                    accepting.end(folder)  # it is none of them: the next is told at once
+                    accepting.end(folder)  # another service has it: the next start fails at once
                 raise
         sleep(_LOOK_S)
 
@@ -76,7 +76,7 @@ def _is_taken(error: Unavailable) -> bool:
 
 
 def _may_be_left(folder: Path) -> bool:
-    """Whether a service had workers and did not see their end."""
+    """Whether a service had workers and did not see them end."""
     return (folder / _MARK).exists()
 
 
@@ -92,25 +92,25 @@ def http_service(
     ready: Callable[[], str | None],
     beside: MakeBeside | None = None,
 ) -> HttpService:
-    """What answers in this process, over every deployment.
+    """The HTTP service of this process, over every deployment.
 
     Args:
         project: What is served.
-        opened: Gets what is to be closed after it.
-        log: Where predictions go.
-        metrics: Where its figures go.
-        host: The address that is listened on.
-        workers: How many processes answer.
+        opened: Closes its parts.
+        log: The prediction log.
+        metrics: Gets its metrics.
+        host: The address it listens on.
+        workers: The number of answering processes.
         wait_applied: Waits for the online features.
-        ready: What is missing until it can answer as it should.
-        beside: Makes what takes requests by gRPC.
+        ready: Returns what is missing until it can answer; None: ready.
+        beside: Creates the gRPC server.
     """
     models = [system.served(name) for name in system.definitions.deployments]
     spools, answers = system.state.spools, system.state.predictions
-    if isinstance(answers, BufferedLog):  # an answer does not wait for the log, and yet outlives the process
+    if isinstance(answers, BufferedLog):  # answers do not wait for the log, yet survive the process
         answers.open()
     else:
-        recover_spools(spools, system.predictions)  # it may have been relaxed when it was killed
+        recover_spools(spools, system.predictions)  # its last mode may have been relaxed
     note = opened.enter_context(RedNote(spools))
     return HttpService(
         [model.endpoint for model in models],
@@ -129,23 +129,23 @@ def http_service(
 
 
 def print_url(url: str) -> None:
-    """Say where the service is, to whoever started it without asking to be told."""
+    """Print the service's URL."""
     print(f"trimtab serves on {url} (stop with Ctrl-C)", flush=True)
 
 
 def print_grpc(address: str) -> None:
-    """Say where gRPC is, to whoever started the service without asking to be told."""
+    """Print the gRPC address."""
     print(f"trimtab serves gRPC on {address}", flush=True)
 
 
 def limits(system: System) -> Limits:
-    """What is refused, by the settings."""
+    """The settings-driven request limits."""
     settings = system.config.serve
     return Limits(body_bytes=settings.max_body_bytes, bodies_bytes=settings.max_bodies_bytes, rows=settings.max_rows)
 
 
 def tls_of(system: System) -> Tls | None:
-    """The certificate, by the settings; None: the service speaks plain HTTP."""
+    """The certificate by the settings; None: plain HTTP."""
     settings, folder = system.config.serve, system.config.folder
     if settings.tls_cert is None:
         return None
@@ -154,7 +154,7 @@ def tls_of(system: System) -> Tls | None:
 
 
 def show_engine(system: System, metrics: Metrics, applier: Applier, keeper: BackgroundTasks) -> None:
-    """Let `metrics` show what the process does that applies events, and the loop that it ticks."""
+    """Register the metrics of the applier and of the loop."""
     lag = "trimtab_views_lag_records", "Records of the event log not applied yet."
     metrics.gauge(*lag, (), lambda: {(): applier.lag_records()})
     metrics.counted(
@@ -168,7 +168,7 @@ def show_engine(system: System, metrics: Metrics, applier: Applier, keeper: Back
 
 
 def what_hinders(system: System, applier: Applier) -> str | None:
-    """What keeps events from being recorded or applied, if anything does."""
+    """Why events cannot be recorded or applied; None if they can."""
     if (jump := system.state.clock_jump()) is not None:
         return jump
     if applier.failure:
@@ -177,17 +177,17 @@ def what_hinders(system: System, applier: Applier) -> str | None:
 
 
 def stands_still(system: System, applier: Applier, begun: Mapping[str, int]) -> str | None:
-    """Why online features do not follow the log, if they do not.
+    """Why online features do not follow the log; None if they do.
 
     Args:
         project: What is served.
-        applier: Brings the features on.
-        begun: Where the log stood when the service began: with less the features are being filled.
+        applier: Applies events to the features.
+        begun: The log's positions at the start of the service: below them, features are still being filled.
 
     Raises:
-        Corrupt: The features are damaged; the message has the command that mends them.
+        Corrupt: The features are damaged; the message has the command that repairs them.
     """
-    left = system.views.missing(begun)  # and not what the applier saw last: what is stored may have been replaced
+    left = system.views.missing(begun)  # from the store, not the applier: it may have been replaced
     if hindrance := what_hinders(system, applier):
         return hindrance
     return f"online features are being filled: {left:,} records to apply." if left else None

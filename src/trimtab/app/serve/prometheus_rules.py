@@ -1,4 +1,4 @@
-"""Alerting rules for Prometheus, with their unit tests, as they are shipped with this version's metrics."""
+"""Alerting rules for Prometheus and their unit tests, shipped with this version's metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def rules_text(name: str = RULES, *, docs: str | None = None) -> str:
 
     Args:
         name: `RULES` or `TESTS`.
-        docs: Where the folder `docs` can be read, which links to runbooks begin with; left out, they are relative.
+        docs: The URL of the folder `docs`, for links to runbooks; default: relative links.
     """
     text = (files("trimtab.app.serve") / "prometheus" / name).read_text("utf-8")
     return text if docs is None else text.replace(_RUNBOOK + _HERE, f"{_RUNBOOK}{docs.rstrip('/')}/")

@@ -96,15 +96,15 @@ def serve_project(
         )
         keeper.follow()
         opened.enter_context(keeper.start())
-        with suppress(Unavailable):  # then readiness says so, and whoever asks all the same gets what is there
+        with suppress(Unavailable):  # readiness says so; requests get the features that exist
             applier.wait_applied(begun, FILL_S)
         listener = opened.enter_context(when_let_go(folder, lambda: listen(host, port)))
-        accepting.end(folder)  # whoever may have been left is gone
+        accepting.end(folder)  # orphaned workers have ended
         _tell_remembered(system, opened, folder)
         opened.callback(remove_state, folder)
 
         def announce(url: str) -> None:
-            with suppress(OSError):  # a full disk: whoever looks for the address asks where the settings put it
+            with suppress(OSError):  # a full disk: clients use the address in the settings
                 make_folder(folder)
                 now_us = time_ns() // 1_000
                 write_state(folder, ServiceState(pid=os.getpid(), url=url, at_us=now_us, workers=[]))
@@ -114,11 +114,11 @@ def serve_project(
 
 
 def _tell_remembered(system: System, opened: ExitStack, folder: Path) -> None:
-    """Let `trimtab status` see how often scores were remembered, where any are; workers tell all that they count."""
+    """Write score cache metrics for `trimtab status`; workers write all their metrics."""
     remembering = [name for name, one in system.definitions.deployments.items() if one.cache is not None]
-    with suppress(OSError):  # a full disk: then status shows nothing of it
+    with suppress(OSError):  # a full disk: `status` then shows none
         make_folder(folder)
-        clear(folder)  # what a service that was killed told
+        clear(folder)  # a killed service's state
     if remembering:
         figures = SharedMetrics(folder, "1")
         show_remembered(figures, [system.served(name).endpoint for name in remembering])
@@ -126,7 +126,7 @@ def _tell_remembered(system: System, opened: ExitStack, folder: Path) -> None:
 
 
 def refuse_lost_keys(system: System) -> None:
-    """Refuse to serve what needed a key once and has none any more, unless the settings say who may ask. # D0171
+    """Refuse to serve if API keys existed and are gone, unless the settings say who may call. # D0171
 
     Raises:
         Corrupt: The catalogue was lost, or is older than the first key.
@@ -140,7 +140,7 @@ def refuse_lost_keys(system: System) -> None:
 
 
 def open_to_all(system: System, host: str) -> str | None:
-    """What is to be said before a service begins that other machines reach and that asks nobody for a key."""
+    """The warning for a service that other machines reach and that needs no key; None: no warning."""
     required = system.config.serve.require_key
     closed = system.keys.ever() if required is None else required
     if closed or is_loopback(host):

@@ -1,4 +1,4 @@
-"""What a service tells of its requests, by the settings: an access log, traces."""
+"""The access log and traces of a service, by the settings."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ OFF = "off"
 
 
 def check_watch(system: System, workers: int) -> None:
-    """Refuse here what each of several workers would fail of.
+    """Refuse once what each of several workers would refuse.
 
     Raises:
-        Misuse: Lines of several processes cannot go to standard output.
+        Misuse: The access log of several processes cannot go to standard output.
     """
     if workers > 1 and system.config.serve.access_log == STANDARD_OUTPUT:
         raise Misuse('serve.access_log="-": standard output is for one process. Name a file, or serve with workers=1.')
 
 
 def open_watch(system: System, opened: ExitStack) -> Watch | None:
-    """What is told of every request; None where nobody wants to know.
+    """The request telemetry; None where none is configured.
 
     Raises:
         Misuse: Traces need the extra `otel`.

@@ -1,4 +1,4 @@
-"""One worker of `trimtab serve`: a process that answers, and leaves everything else to the one that watches it."""
+"""One worker of `trimtab serve`: a process that only answers requests."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 _LOAD_S, _RETRY_S = 3.0, 0.5
-_OVER_S = 2.0  # beyond the grace, to close what is open
-_SILENT_US = 10_000_000  # without a word the process that applies events does not get on
+_OVER_S = 2.0  # beyond the grace period, to close everything
+_SILENT_US = 10_000_000  # without progress of the applying process, it counts as stopped
 
 
 class WorkerTask(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker is told."""
+    """The arguments of a worker process."""
 
     slot: int  # its number, from 1
-    count: int  # how many workers there are
+    count: int  # the number of workers
     project: ProjectSpec
-    folder: str  # where the processes of the service tell of themselves
-    ahead_us: int | None  # of the monotonic clock is the project's; None: it has the system's
-    fill_s: float  # how long to wait for the online features
-    grace_s: float  # for requests under way at the end
-    definitions: str  # the address of what the project file declared when the service began
+    folder: str  # the folder of the service's processes
+    ahead_us: int | None  # the project's offset to the monotonic clock; None: the system's clock
+    fill_s: float  # how long to wait for online features
+    grace_s: float  # for requests in flight at the end
+    definitions: str  # the hash of the definitions when the service started
     grpc: GrpcAddress | None = None
-    start: str = ""  # of the service, for its figures
+    start: str = ""  # the service's id, for its metrics
 
 
 def main(line_fd: int, listener_fd: int) -> None:
-    """Answer until the process that watches ends, or says so."""
+    """Answer until the supervisor ends or says so."""
     from trimtab.core.clock import ShiftedClock
     from trimtab.serving.http.requests.threads import leave
 
@@ -63,17 +63,17 @@ def main(line_fd: int, listener_fd: int) -> None:
 
 
 def definitions_hash(definitions: Definitions) -> str:
-    """The content address of all that a project file declares; what it says for people is no part of it."""
+    """The hash of everything that a project file declares, without descriptions."""
     from trimtab.app.state.documents import documents, formats_of
 
     return content_hash([[key, one.hash, formats_of(one)] for key, one in sorted(documents(definitions).items())])
 
 
 def _definitions(file: Path) -> Definitions:
-    """What the project file declares by now: the service could read it when it began.
+    """The project file's definitions now; the service could read them when it started.
 
     Raises:
-        TrimtabError: It cannot be read any more.
+        TrimtabError: They can no longer be read.
     """
     from trimtab.app.state.definitions import load_definitions
 
@@ -85,14 +85,14 @@ def _definitions(file: Path) -> Definitions:
 
 
 def _end_alone(grace_s: float) -> None:
-    """End as if the process that watches had asked for it, and as it would see to: nobody else does any more. # D126"""
+    """End the worker in order although its supervisor is gone. # D126"""
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(grace_s + _OVER_S)
     os._exit(1)
 
 
 def answer(system: System, task: WorkerTask, line: Line, listener: socket.socket) -> None:
-    """Answer what comes in at `listener`, until SIGTERM."""
+    """Answer requests at `listener` until SIGTERM."""
     from trimtab.app.serve.background import BackgroundTasks
     from trimtab.app.serve.followed_views import FollowedViews
     from trimtab.app.serve.parts import http_service, tls_of
@@ -122,7 +122,7 @@ def answer(system: System, task: WorkerTask, line: Line, listener: socket.socket
         _load(keeper)
         opened.enter_context(keeper.start())
         opened.enter_context(ArmMetricsWriter(metrics))
-        with suppress(Unavailable):  # then readiness says so, and whoever asks all the same gets what is there
+        with suppress(Unavailable):  # readiness says so; requests get the features that exist
             views.wait_applied(begun, task.fill_s)
         serve(
             service,
@@ -137,7 +137,7 @@ def answer(system: System, task: WorkerTask, line: Line, listener: socket.socket
 
 
 def _load(keeper: BackgroundTasks) -> None:
-    """Load every version in service; one that cannot be is tried for a moment, while other workers answer."""
+    """Load every version in service; one that fails is retried for a moment, while other workers answer."""
     end_s = time.monotonic() + _LOAD_S
     keeper.follow()
     while keeper.failures and time.monotonic() < end_s:
@@ -146,7 +146,7 @@ def _load(keeper: BackgroundTasks) -> None:
 
 
 def missing_here(task: WorkerTask, left: int) -> str | None:
-    """Why online features do not follow the log, if they do not."""
+    """Why online features do not follow the log; None if they do."""
     from trimtab.serving.workers.states import read_state
 
     state = read_state(Path(task.folder))

@@ -1,19 +1,22 @@
-"""Self-contained HTML with SVG plots of its own, and terminal tables: from figures to pages."""
+"""Documents of facts, tables and plots, written as HTML pages with SVG, as Markdown or for a terminal."""
 
 from trimtab.report.curves import curve_chart
-from trimtab.report.page import Page, Tone
+from trimtab.report.document import Document, Tone
+from trimtab.report.page import html_page
 from trimtab.report.plots import Bar, CalibrationPoint, Mark, MarkKind, Series, bar_chart, calibration_plot, line_chart
 from trimtab.report.swarm import Swarm, swarm_chart
 from trimtab.report.tables import Align, Cell, Table, html_table, text_table
+from trimtab.report.text_chart import text_chart
+from trimtab.report.writers import markdown_text, terminal_text
 
 __all__ = [
     "Align",
     "Bar",
     "CalibrationPoint",
     "Cell",
+    "Document",
     "Mark",
     "MarkKind",
-    "Page",
     "Series",
     "Swarm",
     "Table",
@@ -21,8 +24,12 @@ __all__ = [
     "bar_chart",
     "calibration_plot",
     "curve_chart",
+    "html_page",
     "html_table",
     "line_chart",
+    "markdown_text",
     "swarm_chart",
+    "terminal_text",
+    "text_chart",
     "text_table",
 ]

@@ -1,92 +1,57 @@
-"""One page for people: a single HTML file with its style inside and nothing to fetch."""
+"""A document as one self-contained HTML file: its style inside, nothing to fetch, every text escaped."""
 
-from collections.abc import Mapping
-from typing import Literal
-
-from trimtab.core.errors import Misuse
+from trimtab.report.document import Document, Facts, Heading, Paragraph, Part
 from trimtab.report.drawing import PALETTE
 from trimtab.report.markup import Markup, join, tag
-from trimtab.report.tables import Cell, Table, html_table, written
-
-Tone = Literal["good", "bad", "warning", "plain"]
+from trimtab.report.tables import Table, html_table, written
 
 _DARK = ("#5fb3f0", "#ff9147", "#3fd1a4", "#e6a3c9", "#e0b341", "#8fd3ff", "#b0b0b0")
 
 
-class Page:
-    """Sections in the order they are added; everything that is not a figure is escaped.
+def html_page(document: Document) -> str:
+    """The whole page; write it as UTF-8."""
+    links = [
+        tag("li", tag("a", part.content.text, href=f"#section-{at}"))
+        for at, part in enumerate(document.parts)
+        if isinstance(part.content, Heading) and part.content.level == 2
+    ]
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", document.title),
+        Markup(f"<style>{_STYLE}</style>"),
+    )
+    body = tag(
+        "body",
+        tag(
+            "main",
+            tag("h1", document.title),
+            tag("p", document.subtitle, class_="subtitle") if document.subtitle else None,
+            tag("nav", tag("ul", *links), aria_label="Sections") if len(links) > 2 else None,
+            join(*(_part(part, at) for at, part in enumerate(document.parts)), between="\n"),
+        ),
+    )
+    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 
-    >>> page = Page("Late flights, July")
-    >>> page.heading("Quality")
-    >>> page.facts({"AUC": 0.759, "rows": 29_425})
-    >>> "<dd>0.759</dd>" in page.render()
-    True
-    """
 
-    def __init__(self, title: str, subtitle: str = "") -> None:
-        self.title = title
-        self.subtitle = subtitle
-        self._parts: list[Markup] = []
-        self._headings: list[tuple[str, str]] = []
-
-    def heading(self, text: str, level: Literal[2, 3] = 2) -> None:
-        """Begin a section; those of level 2 are listed at the top once there are three."""
-        anchor = f"section-{len(self._parts)}"
-        if level == 2:
-            self._headings.append((anchor, text))
-        self._parts.append(tag(f"h{level}", text, id=anchor))
-
-    def paragraph(self, text: str) -> None:
-        """A paragraph of plain text."""
-        self._parts.append(tag("p", text))
-
-    def note(self, text: str, tone: Tone = "plain") -> None:
-        """A statement set apart, e.g. a gate's verdict; its tone is written as well as coloured."""
-        word = {"good": "Good: ", "bad": "Bad: ", "warning": "Warning: ", "plain": ""}[tone]
-        self._parts.append(tag("p", tag("strong", word) if word else None, text, class_=f"note {tone}"))
-
-    def facts(self, facts: Mapping[str, Cell]) -> None:
-        """Names and values, side by side."""
-        pairs = [tag("div", tag("dt", name), tag("dd", written(value))) for name, value in facts.items()]
-        self._parts.append(tag("dl", *pairs))
-
-    def table(self, table: Table) -> None:
-        """A table; wider ones scroll inside their own box."""
-        self._parts.append(html_table(table))
-
-    def figure(self, svg: Markup, caption: str = "") -> None:
-        """A drawing from `trimtab.report`.
-
-        Raises:
-            Misuse: It is a plain string, which could hold anything.
-        """
-        if not isinstance(svg, Markup):
-            raise Misuse(f"page: a figure must come from a plot function, found {type(svg).__name__}.")
-        under = tag("figcaption", caption) if caption else None
-        self._parts.append(tag("figure", tag("div", svg, class_="scroll", tabindex=0), under))
-
-    def render(self) -> str:
-        """The whole page; write it as UTF-8."""
-        links = [tag("li", tag("a", text, href=f"#{anchor}")) for anchor, text in self._headings]
-        head = tag(
-            "head",
-            tag("meta", charset="utf-8"),
-            tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            tag("meta", name="color-scheme", content="light dark"),
-            tag("title", self.title),
-            Markup(f"<style>{_STYLE}</style>"),
-        )
-        body = tag(
-            "body",
-            tag(
-                "main",
-                tag("h1", self.title),
-                tag("p", self.subtitle, class_="subtitle") if self.subtitle else None,
-                tag("nav", tag("ul", *links), aria_label="Sections") if len(links) > 2 else None,
-                join(*self._parts, between="\n"),
-            ),
-        )
-        return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+def _part(part: Part, at: int) -> Markup:
+    match part.content:
+        case Heading(text, level):
+            return tag(f"h{level}", text, id=f"section-{at}")
+        case Paragraph(text, None):
+            return tag("p", text)
+        case Paragraph(text, tone):
+            prefix = part.content.prefix
+            return tag("p", tag("strong", prefix) if prefix else None, text, class_=f"note {tone}")
+        case Facts(values):
+            return tag("dl", *(tag("div", tag("dt", name), tag("dd", written(v))) for name, v in values.items()))
+        case Table():
+            return html_table(part.content)
+        case plot:
+            under = tag("figcaption", plot.caption) if plot.caption else None
+            return tag("figure", tag("div", plot.svg, class_="scroll", tabindex=0), under)
 
 
 def _series(colours: tuple[str, ...]) -> str:

@@ -1,4 +1,4 @@
-"""Tables for terminals and pages: one struct, two renderings."""
+"""Tables, written for a terminal, as HTML and as Markdown."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from trimtab.report.markup import Markup, tag
 Cell = str | int | float | bool | None
 Align = Literal["left", "right"]
 
-_LONGEST_WORD = 32  # what a page does not break; a hash of 64 letters may not push the rest away
+_LONGEST_WORD = 32  # longer words, such as a hash, may be broken
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
-    """Headers over rows; a column without a stated side stands right if it holds only numbers."""
+    """Headers over rows; without `align`, columns of numbers are right-aligned."""
 
     headers: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -45,19 +45,32 @@ def text_table(headers: Sequence[str], rows: Sequence[Sequence[Cell]], align: Se
     never   0.705
     ours   0.7564
     """
-    table = Table(
-        headers=tuple(headers), rows=tuple(tuple(row) for row in rows), align=None if align is None else tuple(align)
-    )
-    lines = [[_plain(header) for header in table.headers]]
-    lines += [[_plain(written(cell)) for cell in row] for row in table.rows]
+    aligned = None if align is None else tuple(align)
+    return terminal_table(Table(headers=tuple(headers), rows=tuple(tuple(row) for row in rows), align=aligned))
+
+
+def terminal_table(table: Table, most: int | None = None) -> str:
+    """A table for a terminal: its first `most` rows (None: all), and how many are not shown."""
+    shown = table.rows[:most]
+    lines = [[one_line(header) for header in table.headers]]
+    lines += [[one_line(written(cell)) for cell in row] for row in shown]
     widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(
+    text = "\n".join(
         "  ".join(
             _padded(cell, width, side) for cell, width, side in zip(line, widths, table.sides, strict=True)
         ).rstrip()
         for line in lines
     )
+    hidden = len(table.rows) - len(shown)
+    return f"{text}\n(and {hidden:,} more)" if hidden else text
+
+
+def markdown_table(table: Table) -> str:
+    """The table as Markdown, without a trailing newline."""
+    cells = [table.headers, ["---"] * len(table.headers), *([written(cell) for cell in row] for row in table.rows)]
+    lines = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def html_table(table: Table) -> Markup:
@@ -74,7 +87,7 @@ def html_table(table: Table) -> Markup:
 
 
 def _html_cell(text: str, side: Align) -> Markup:
-    whole = len(text) <= _LONGEST_WORD and " " not in text  # a moment has hyphens, and is no better in two lines
+    whole = len(text) <= _LONGEST_WORD and " " not in text  # a date has hyphens and should not be broken
     return tag("td", text, class_=f"{side} whole" if whole else side)
 
 
@@ -100,8 +113,8 @@ def _side(cells: list[Cell]) -> Align:
     return "right" if numbers and all(numbers) else "left"
 
 
-def _plain(text: str) -> str:
-    """One line without control characters: nothing here may steer a terminal."""
+def one_line(text: str) -> str:
+    """The text in one line, without characters that could control a terminal."""
     return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs") else c for c in " ".join(text.split()))
 
 

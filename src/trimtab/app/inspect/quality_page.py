@@ -16,7 +16,7 @@ from trimtab.monitoring.inputs.input_state import KIND as INPUTS
 from trimtab.monitoring.inputs.input_state import InputWatch
 from trimtab.monitoring.signals import listed_signals
 from trimtab.registry.protection import CHAMPION
-from trimtab.report import Mark, Page, Series, Table, line_chart
+from trimtab.report import Document, Mark, Series, Table, html_page, line_chart
 from trimtab.steering.ledger import Ledger
 from trimtab.store.durable_files import write_durably
 
@@ -57,7 +57,7 @@ def quality_page(system: System, model: str) -> str:
     name = system.definitions.deployment(model).name
     now_us = system.clock.now_us()
     version = system.registry.alias(name, CHAMPION)
-    page = Page(f"{name}: quality", f"As of {format_time(now_us)[:16].replace('T', ' ')} UTC.")
+    page = Document(f"{name}: quality", f"As of {format_time(now_us)[:16].replace('T', ' ')} UTC.")
     status = next(one for one in project_status(system).deployments if one.model == name)
     page.facts(
         {
@@ -81,7 +81,7 @@ def quality_page(system: System, model: str) -> str:
     _inputs(page, system, name)
     _ended(page, system, [one for one in signals if one.ended_at_us is not None])
     _decisions(page, system, decisions)
-    return page.render()
+    return html_page(page)
 
 
 def _rows(system: System, name: str, since_us: int | None, **how: Any) -> list[Row]:
@@ -89,7 +89,7 @@ def _rows(system: System, name: str, since_us: int | None, **how: Any) -> list[R
     return quality_table(system, name, since_us=since_us, **asked).to_rows()
 
 
-def _stages(page: Page, system: System, name: str) -> None:
+def _stages(page: Document, system: System, name: str) -> None:
     rows = tuple(
         (
             one.name,
@@ -105,7 +105,7 @@ def _stages(page: Page, system: System, name: str) -> None:
     page.table(Table(headers=("stage", "state", "since", "until", "what"), rows=rows))
 
 
-def _what_is_wrong(page: Page, system: System, standing: list[Signal]) -> None:
+def _what_is_wrong(page: Document, system: System, standing: list[Signal]) -> None:
     page.heading("What is wrong")
     if not standing:
         page.note("Nothing is red.", "good")
@@ -117,7 +117,7 @@ def _what_is_wrong(page: Page, system: System, standing: list[Signal]) -> None:
         page.note(" ".join(said), "bad" if one.severity == "red" else "warning")
 
 
-def _days(page: Page, system: System, rows: list[Row], marks: list[Mark]) -> None:
+def _days(page: Document, system: System, rows: list[Row], marks: list[Mark]) -> None:
     page.heading("Days")
     page.paragraph(
         "Each day is closed once its labels had their time. Labels that came later or were corrected are counted as "
@@ -132,7 +132,7 @@ def _days(page: Page, system: System, rows: list[Row], marks: list[Mark]) -> Non
     if scored:
         x = [row["block"] for row in scored]
         means = [Series(name=f"mean {what}", x=x, y=[row[what] for row in scored]) for what in ("score", "label")]
-        page.figure(line_chart(means, title=f"Mean score and mean label of {arms[0]}", marks=marks, height=240))
+        page.plot(line_chart(means, title=f"Mean score and mean label of {arms[0]}", marks=marks, height=240))
     shares = {
         arm: [{**row, "share": row["labelled"] / row["predictions"]} for row in some] for arm, some in by_arm.items()
     }
@@ -140,7 +140,7 @@ def _days(page: Page, system: System, rows: list[Row], marks: list[Mark]) -> Non
 
 
 def _figure(
-    page: Page, by_arm: dict[str, list[Row]], what: str, title: str, marks: list[Mark], *, band: bool = False
+    page: Document, by_arm: dict[str, list[Row]], what: str, title: str, marks: list[Mark], *, band: bool = False
 ) -> None:
     series = [
         Series(
@@ -153,7 +153,7 @@ def _figure(
         for arm, rows in _one_a_day(by_arm).items()
     ]
     if any(value is not None for one in series for value in one.y):
-        page.figure(line_chart(series, title=title, marks=marks, height=240))
+        page.plot(line_chart(series, title=title, marks=marks, height=240))
 
 
 def _one_a_day(by_arm: dict[str, list[Row]]) -> dict[str, list[Row]]:
@@ -178,7 +178,7 @@ def _marks(signals: list[Signal], decisions: list[Decision], since_us: int) -> l
     return [*found, *(Mark(at_us=one.at_us, label=one.act, kind="promotion") for one in moves[-12:])]
 
 
-def _slices(page: Page, system: System, name: str, now_us: int) -> None:
+def _slices(page: Document, system: System, name: str, now_us: int) -> None:
     from trimtab.monitoring.quality.quality_days import stored_days
 
     since_us = now_us - (SLICE_DAYS + system.definitions.deployment(name).model.label.wait_us // DAY_US) * DAY_US
@@ -211,7 +211,7 @@ def _slices(page: Page, system: System, name: str, now_us: int) -> None:
     page.table(Table(headers=headers, rows=shown))
 
 
-def _inputs(page: Page, system: System, name: str) -> None:
+def _inputs(page: Document, system: System, name: str) -> None:
     record = system.state.catalog.get(INPUTS, name)
     columns = {} if record is None else msgspec.json.decode(record.body, type=InputWatch).columns
     if not columns:
@@ -228,7 +228,7 @@ def _inputs(page: Page, system: System, name: str) -> None:
     page.table(Table(headers=("column", "distance", "nulls"), rows=rows, align=("left", "right", "right")))
 
 
-def _ended(page: Page, system: System, ended: list[Signal]) -> None:
+def _ended(page: Document, system: System, ended: list[Signal]) -> None:
     if not ended:
         return
     page.heading("Ended in the last seven days")
@@ -246,7 +246,7 @@ def _ended(page: Page, system: System, ended: list[Signal]) -> None:
     page.table(Table(headers=("signal", "about", "version", "found", "ended", "because"), rows=rows))
 
 
-def _decisions(page: Page, system: System, decisions: list[Decision]) -> None:
+def _decisions(page: Document, system: System, decisions: list[Decision]) -> None:
     page.heading("What the loop decided")
     if not decisions:
         page.paragraph("Nothing yet.")

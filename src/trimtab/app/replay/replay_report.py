@@ -13,7 +13,7 @@ import numpy as np
 
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, format_time
-from trimtab.report import Mark, Page, Series, Table, line_chart, text_table
+from trimtab.report import Document, Mark, Series, Table, html_page, line_chart, text_table
 from trimtab.report.markup import Markup
 from trimtab.report.text_chart import text_chart
 from trimtab.simulation.faults import in_words
@@ -183,7 +183,7 @@ def write_report(result: ReplayResult, found: list[Comparison], title: str, file
     """A self-contained page, the same for the same seed."""
     picture = quality_picture(result)
     cards = scorecards(result)
-    page = Page(title, f"{format_time(result.start_us)} to {format_time(result.until_us)}")
+    page = Document(title, f"{format_time(result.start_us)} to {format_time(result.until_us)}")
     page.table(Table(headers=_HEADERS[:-1], rows=tuple(tuple(_card_row(card, None)) for card in cards)))
     if result.faults:
         page.heading("Faults that were put in")
@@ -191,7 +191,7 @@ def write_report(result: ReplayResult, found: list[Comparison], title: str, file
             page.paragraph(one)
     page.heading("Quality over time")
     own = shown_name(next(iter(result.lines.values())).metric)
-    page.figure(picture, f"The mean {own} over the {_SMOOTH_DAYS} days before each day; lower is better.")
+    page.plot(picture, f"The mean {own} over the {_SMOOTH_DAYS} days before each day; lower is better.")
     page.heading("By month")
     for line in result.lines.values():
         page.heading(line.name, level=3)
@@ -223,7 +223,7 @@ def write_report(result: ReplayResult, found: list[Comparison], title: str, file
             "values that differ": f"{result.mismatches:,}",
         }
     )
-    file.write_text(page.render(), "utf-8")
+    file.write_text(html_page(page), "utf-8")
 
 
 def quality_picture(result: ReplayResult) -> Markup:

@@ -31,13 +31,14 @@ from trimtab.registry.versions import possibly_seen
 from trimtab.report import (
     Bar,
     CalibrationPoint,
-    Page,
+    Document,
     Series,
     Swarm,
     Table,
     bar_chart,
     calibration_plot,
     curve_chart,
+    html_page,
     line_chart,
     swarm_chart,
 )
@@ -100,7 +101,7 @@ def evaluation_page(version: Version, evaluation: Evaluation, searched: Searched
     window = f"{format_time(evaluation.start_us)[:16]} to {format_time(evaluation.end_us)[:16]} UTC"
     known = possibly_seen(version, evaluation.start_us)
     rows = f"{evaluation.rows:,} labelled rows{'' if known else ' it had not seen'}"
-    page = Page(f"{version.name}: evaluation", f"{rows}, {window}. {known}".removesuffix(". "))
+    page = Document(f"{version.name}: evaluation", f"{rows}, {window}. {known}".removesuffix(". "))
     _how_good(page, version, evaluation)
     if evaluation.classes:
         _by_class(page, evaluation)
@@ -134,10 +135,10 @@ def evaluation_page(version: Version, evaluation: Evaluation, searched: Searched
             "calibration": evaluation.recalibration or "none",
         }
     )
-    return page.render()
+    return html_page(page)
 
 
-def _search(page: Page, searched: Searched) -> None:
+def _search(page: Document, searched: Searched) -> None:
     page.heading("How its parameters were found")
     found = searched.lines(most=0)[:3]
     page.paragraph(f"{found[0].partition(': ')[2].capitalize()}; {found[1]}. {found[2].capitalize()}.")
@@ -147,7 +148,7 @@ def _search(page: Page, searched: Searched) -> None:
     page.table(trial_table(searched, most=_MOST_TRIALS))
 
 
-def _how_good(page: Page, version: Version, evaluation: Evaluation) -> None:
+def _how_good(page: Document, version: Version, evaluation: Evaluation) -> None:
     page.heading("How good")
     page.table(figure_table(evaluation))
     if evaluation.left_out:
@@ -159,19 +160,19 @@ def _how_good(page: Page, version: Version, evaluation: Evaluation) -> None:
     interval = evaluation.interval
     low, high = (None, None) if interval is None else (interval.low, interval.high)
     own = Bar(label=version.name, value=evaluation.value, low=low, high=high)
-    page.figure(bar_chart([own, *others], title=evaluation.metric))
+    page.plot(bar_chart([own, *others], title=evaluation.metric))
     if missing := [name for name, value in evaluation.baselines.items() if value is None]:
         page.paragraph(f"Could not be had: {', '.join(missing)}.")
 
 
-def _by_class(page: Page, evaluation: Evaluation) -> None:
+def _by_class(page: Document, evaluation: Evaluation) -> None:
     page.heading("By class")
     page.paragraph("Each class against all others; a row is answered as its likeliest class.")
     page.table(class_table(evaluation))
     page.table(confusion_table(evaluation))
 
 
-def _calibration(page: Page, version: Version, evaluation: Evaluation) -> None:
+def _calibration(page: Document, version: Version, evaluation: Evaluation) -> None:
     page.heading("Calibration")
     if evaluation.classes:
         page.paragraph("Of the likeliest class: its chance, and how often it was the label.")
@@ -183,14 +184,14 @@ def _calibration(page: Page, version: Version, evaluation: Evaluation) -> None:
             f"model had not seen. Mean distance of promised and true share: "
             f"{shown(evaluation.raw_calibration_error)} before, {shown(evaluation.calibration_error)} after."
         )
-    page.figure(calibration_plot(curves, title="Predicted and true rate"))
+    page.plot(calibration_plot(curves, title="Predicted and true rate"))
 
 
 def _points(bins: tuple[CalibrationBin, ...]) -> list[CalibrationPoint]:
     return [CalibrationPoint(mean_score=b.mean_score, label_share=b.label_share, rows=b.rows) for b in bins]
 
 
-def _thresholds(page: Page, evaluation: Evaluation) -> None:
+def _thresholds(page: Document, evaluation: Evaluation) -> None:
     found = evaluation.thresholds
     assert found is not None  # the caller asked
     page.heading("Where to say yes")
@@ -201,12 +202,12 @@ def _thresholds(page: Page, evaluation: Evaluation) -> None:
     page.table(threshold_table(evaluation))
     if len(found.curve) > 1:
         places = [(found.best.threshold, "least cost"), (found.half.threshold, "one half")]
-        page.figure(
+        page.plot(
             curve_chart(found.curve, title="Cost a row by threshold", x_label="yes from this score on", places=places)
         )
 
 
-def _choices(page: Page, evaluation: Evaluation) -> None:
+def _choices(page: Document, evaluation: Evaluation) -> None:
     found = evaluation.choices
     assert found is not None  # the caller asked
     names = [one.name for one in evaluation.classes]
@@ -226,7 +227,7 @@ def _choices(page: Page, evaluation: Evaluation) -> None:
     page.table(choice_table(evaluation))
 
 
-def _slices(page: Page, evaluation: Evaluation) -> None:
+def _slices(page: Document, evaluation: Evaluation) -> None:
     page.heading("By slice")
     higher = higher_slices(evaluation)
     if higher:
@@ -242,7 +243,7 @@ def _slices(page: Page, evaluation: Evaluation) -> None:
     page.table(slice_table(evaluation))
 
 
-def _periods(page: Page, evaluation: Evaluation) -> None:
+def _periods(page: Document, evaluation: Evaluation) -> None:
     page.heading("By month")
     page.table(period_table(evaluation, evaluation.months, "month"))
     if len(evaluation.weeks) < 2:
@@ -257,12 +258,12 @@ def _periods(page: Page, evaluation: Evaluation) -> None:
             low=[None if one.interval is None else one.interval.low for one in weeks],
             high=[None if one.interval is None else one.interval.high for one in weeks],
         )
-        page.figure(line_chart([line], title=f"{evaluation.metric} by week", x_label="UTC"))
+        page.plot(line_chart([line], title=f"{evaluation.metric} by week", x_label="UTC"))
     else:
         page.table(period_table(evaluation, evaluation.weeks, "week from"))
 
 
-def _importance(page: Page, evaluation: Evaluation) -> None:
+def _importance(page: Document, evaluation: Evaluation) -> None:
     page.heading("What it looks at")
     if evaluation.permuted:
         ranked = ranked_features(evaluation)
@@ -274,18 +275,18 @@ def _importance(page: Page, evaluation: Evaluation) -> None:
             Bar(label=one.name, value=one.rise, low=one.rise - 2 * one.spread, high=one.rise + 2 * one.spread)
             for one in ranked[:_MOST_FEATURES]
         ]
-        page.figure(bar_chart(bars, title=f"rise of {evaluation.metric}"))
+        page.plot(bar_chart(bars, title=f"rise of {evaluation.metric}"))
         if len(ranked) > _MOST_FEATURES:
             page.paragraph(f"And {len(ranked) - _MOST_FEATURES} more, each below the last.")
     if evaluation.importance_kind == "library" or not evaluation.permuted:
         page.paragraph(f"Importance by {evaluation.importance_kind}, on the rows that it was fitted on.")
         shares = sorted(evaluation.importance.items(), key=lambda item: -item[1])[:_MOST_FEATURES]
-        page.figure(bar_chart([Bar(label=name, value=value) for name, value in shares], title="importance"))
+        page.plot(bar_chart([Bar(label=name, value=value) for name, value in shares], title="importance"))
     if evaluation.influences or evaluation.no_influences:
         _contributions(page, evaluation)
 
 
-def _contributions(page: Page, evaluation: Evaluation) -> None:
+def _contributions(page: Document, evaluation: Evaluation) -> None:
     page.heading("What moves its answers", 3)
     if not evaluation.influences:
         page.paragraph(f"No SHAP values: {evaluation.no_influences}")
@@ -299,11 +300,11 @@ def _contributions(page: Page, evaluation: Evaluation) -> None:
     lines = [Swarm(label=one.name, points=one.points) for one in evaluation.influences if one.points]
     title = "Contributions to the raw score"
     if lines:
-        page.figure(swarm_chart(lines, title=title, x_label="contribution", shades="value of the feature"))
+        page.plot(swarm_chart(lines, title=title, x_label="contribution", shades="value of the feature"))
     page.table(influence_table(evaluation, most=_MOST_FEATURES))
 
 
-def _backtest(page: Page, evaluation: Evaluation) -> None:
+def _backtest(page: Document, evaluation: Evaluation) -> None:
     page.heading("Walking forward before these rows")
     page.paragraph(
         f"{evaluation.metric} of the same recipe on each fold, fitted on what was known when the fold began. The "
@@ -320,11 +321,11 @@ def _backtest(page: Page, evaluation: Evaluation) -> None:
         if one.value is not None
     ]
     if bars:
-        page.figure(bar_chart(bars, title=f"{evaluation.metric} by fold"))
+        page.plot(bar_chart(bars, title=f"{evaluation.metric} by fold"))
     page.table(fold_table(evaluation))
 
 
-def _learnt_from(page: Page, evaluation: Evaluation) -> None:
+def _learnt_from(page: Document, evaluation: Evaluation) -> None:
     page.heading("What it learnt from")
     if evaluation.balance:
         page.table(balance_table(evaluation))
@@ -338,7 +339,7 @@ def _learnt_from(page: Page, evaluation: Evaluation) -> None:
         )
 
 
-def _learning(page: Page, evaluation: Evaluation) -> None:
+def _learning(page: Document, evaluation: Evaluation) -> None:
     page.heading("Would more history help")
     page.paragraph(
         f"{evaluation.metric} on these rows of the same recipe fitted on the newest rows only; the last is the model."
@@ -353,6 +354,6 @@ def _learning(page: Page, evaluation: Evaluation) -> None:
         for one in evaluation.learning_curve
         if one.value is not None
     ]
-    page.figure(bar_chart(bars, title=f"{evaluation.metric} by rows to learn from"))
+    page.plot(bar_chart(bars, title=f"{evaluation.metric} by rows to learn from"))
     if failed := [f"{one.rows:,}" for one in evaluation.learning_curve if one.value is None]:
         page.paragraph(f"Too few to be fitted: {', '.join(failed)} rows.")

@@ -12,7 +12,7 @@ from trimtab.core.time import format_duration, format_time
 from trimtab.registry.describing.signature import Field, Signature, signature_of
 from trimtab.registry.tags import Note, Tag
 from trimtab.registry.versions import AliasMove, Version, possibly_seen
-from trimtab.report import Page, Table
+from trimtab.report import Document, Table, html_page
 from trimtab.report.tables import written
 from trimtab.stats.interval import Interval
 from trimtab.store.ports import Blob
@@ -70,7 +70,7 @@ def card_markdown(about: About) -> str:
 
 def card_page(about: About) -> str:
     """The card as a self-contained HTML page."""
-    page = Page(f"{about.version.name}: model card", "Made from the records of the registry alone")
+    page = Document(f"{about.version.name}: model card", "Made from the records of the registry alone")
     for section in _sections(about):
         page.heading(section.title or "What it is")
         for line in section.said:
@@ -78,7 +78,7 @@ def card_page(about: About) -> str:
         for table in section.tables:
             if table.rows:
                 page.table(table)
-    return page.render()
+    return html_page(page)
 
 
 def _sections(about: About) -> Iterator[Section]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from trimtab.core.sizes import format_bytes
 from trimtab.core.time import format_time
 from trimtab.registry.describing.compare import Comparison, Mean, Pair, PredictionComparison, Told
-from trimtab.report import Bar, Page, Table, bar_chart, text_table
+from trimtab.report import Bar, Document, Table, bar_chart, html_page, text_table
 from trimtab.stats.interval import Interval
 
 _SIGNS = {"added": "+", "removed": "-", "changed": "~"}
@@ -26,7 +26,7 @@ def comparison_text(comparison: Comparison) -> str:
 
 def comparison_page(comparison: Comparison) -> str:
     """A self-contained HTML page."""
-    page = Page(f"{comparison.one} and {comparison.other}", "What differs between two versions, by their records")
+    page = Document(f"{comparison.one} and {comparison.other}", "What differs between two versions, by their records")
     for title, table, said in _sections(comparison):
         page.heading(title)
         for line in said:
@@ -42,7 +42,7 @@ def comparison_page(comparison: Comparison) -> str:
     if comparison.parameters:
         page.heading("Parameters", 3)
         page.table(_pair_table(comparison, comparison.parameters))
-    return page.render()
+    return html_page(page)
 
 
 _PREDICTIONS = "Answers to the same rows"
@@ -151,7 +151,7 @@ def _cell(pair: Pair, value: Told) -> Told:
     return format_bytes(value) if pair.what == "size" and isinstance(value, int) else value
 
 
-def _bars(page: Page, comparison: Comparison, found: PredictionComparison) -> None:
+def _bars(page: Document, comparison: Comparison, found: PredictionComparison) -> None:
     sides = ((comparison.one, found.one), (comparison.other, found.other))
     bars = [
         Bar(label=name, value=side.value)
@@ -159,7 +159,7 @@ def _bars(page: Page, comparison: Comparison, found: PredictionComparison) -> No
         else Bar(label=name, value=side.value, low=side.interval.low, high=side.interval.high)
         for name, side in sides
     ]
-    page.figure(bar_chart(bars, title=f"{found.metric} on the same rows"))
+    page.plot(bar_chart(bars, title=f"{found.metric} on the same rows"))
 
 
 def _with_interval(mean: Mean, form: str = ".4f") -> str:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.core.errors import Misuse
-from trimtab.report import Page, Series, Table, line_chart
+from trimtab.report import Document, Series, Table, html_page, line_chart, markdown_text, terminal_text
 
 VOID = {"meta", "br", "hr"}
 
@@ -34,21 +34,21 @@ class Reader(html.parser.HTMLParser):
 
 def read(page):
     reader = Reader()
-    reader.feed(page.render())
+    reader.feed(html_page(page))
     reader.close()
     assert reader.open == []
     return reader
 
 
 def full(text="x"):
-    page = Page(text, text)
+    page = Document(text, text)
     page.heading(text)
     page.heading(text, 3)
     page.paragraph(text)
     page.note(text, "bad")
     page.facts({text: text, "rows": 12345})
     page.table(Table(headers=(text,), rows=((text,), (0.5,)), caption=text))
-    page.figure(line_chart([Series(name=text, x=[0, 1], y=[0.0, 1.0])], title=text), text)
+    page.plot(line_chart([Series(name=text, x=[0, 1], y=[0.0, 1.0])], title=text), text)
     return page
 
 
@@ -63,8 +63,8 @@ def test_no_text_can_add_an_element_or_an_attribute(text):
 
 @pytest.mark.fast
 def test_a_page_stands_alone_and_is_the_same_each_time():
-    rendered = full().render()
-    assert rendered == full().render()
+    rendered = html_page(full())
+    assert rendered == html_page(full())
     assert rendered.startswith("<!doctype html>")
     assert re.findall(r'(?:src|href)="(?!#)', rendered) == []
     assert set(re.findall(r"https?://[^\"' ]+", rendered)) == {"http://www.w3.org/2000/svg"}
@@ -74,7 +74,7 @@ def test_a_page_stands_alone_and_is_the_same_each_time():
 
 
 def test_three_sections_bring_a_list_of_links_that_lead_somewhere():
-    page = Page("t")
+    page = Document("t")
     for name in ("one", "two", "three"):
         page.heading(name)
         page.paragraph("text")
@@ -84,12 +84,51 @@ def test_three_sections_bring_a_list_of_links_that_lead_somewhere():
     assert len(targets) == 3
 
 
-def test_a_figure_must_come_from_a_plot():
+def test_a_plot_must_come_from_a_plot():
     with pytest.raises(Misuse, match="found str"):
-        Page("t").figure("<svg></svg>")
+        Document("t").plot("<svg></svg>")
 
 
 @pytest.mark.fast
 def test_reports_and_names_of_stats_load_no_numpy():
     code = "import sys, trimtab.report, trimtab.stats; trimtab.stats.Interval; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def summary():
+    document = Document("churn@7", "29,425 rows")
+    document.heading("Quality")
+    document.facts({"AUC": 0.759, "rows": 29_425})
+    document.table(
+        Table(headers=("month", "loss"), rows=(("2013-06", 0.51), ("2013-07", 0.52), ("a|b\nc", 0.5))), most=1
+    )
+    document.table(Table(headers=("empty",), rows=()))
+    document.note("It passed.", "good")
+    drawing = line_chart([Series(name="loss", x=[0, 1], y=[0.0, 1.0])], title="loss")
+    document.plot(drawing, "By week.", plain=["1 #", "0 ##"])
+    document.plot(drawing, "Drawn only.")
+    document.heading("Where it came from", detail=True)
+    document.paragraph("A recipe.")
+    document.heading("Code", 3)
+    document.paragraph("A commit.")
+    document.heading("Next")
+    document.paragraph("Promote\x1b[2J it.")
+    document.paragraph("Why.", detail=True)
+    return document
+
+
+def test_a_terminal_shows_the_summary_and_no_details():
+    assert terminal_text(summary()) == (
+        "churn@7\n29,425 rows\n\nQuality\nAUC   0.759\nrows  29,425\n\n"
+        "month    loss\n-------  ----\n2013-06  0.51\n(and 2 more)\n\nGood: It passed.\n\n1 #\n0 ##\nBy week.\n\n"
+        "Next\nPromote\ufffd[2J it."
+    )
+
+
+def test_markdown_has_every_part_that_can_be_text():
+    assert markdown_text(summary()) == (
+        "# churn@7\n\n29,425 rows\n\n## Quality\n\n- AUC: 0.759\n- rows: 29,425\n\n"
+        "| month | loss |\n| --- | --- |\n| 2013-06 | 0.51 |\n| 2013-07 | 0.52 |\n| a\\|b c | 0.5 |\n\n"
+        "> **Good:** It passed.\n\n```\n1 #\n0 ##\n```\n\nBy week.\n\n"
+        "## Where it came from\n\nA recipe.\n\n### Code\n\nA commit.\n\n## Next\n\nPromote\x1b[2J it.\n\nWhy.\n"
+    )

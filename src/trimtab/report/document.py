@@ -1,0 +1,137 @@
+"""One document for people: headings, text, facts, tables and plots, in the order they were added."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from trimtab.core.errors import Misuse
+from trimtab.report.markup import Markup
+from trimtab.report.tables import Cell, Table
+
+Tone = Literal["good", "bad", "warning", "plain"]
+
+
+class Heading(msgspec.Struct, frozen=True):
+    """The title of a section (level 2) or of a part of one (level 3)."""
+
+    text: str
+    level: Literal[2, 3] = 2
+
+
+class Paragraph(msgspec.Struct, frozen=True):
+    """Plain text; with a tone, a statement set apart, such as a gate's verdict."""
+
+    text: str
+    tone: Tone | None = None
+
+    @property
+    def prefix(self) -> str:
+        """The tone as a word, so that it is never said by colour alone."""
+        return {"good": "Good: ", "bad": "Bad: ", "warning": "Warning: "}.get(self.tone or "", "")
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """Names with their values."""
+
+    values: dict[str, Cell]
+
+
+class Plot(msgspec.Struct, frozen=True):
+    """A drawing, and the table or the lines of text that replace it where nothing can be drawn."""
+
+    svg: Markup
+    caption: str = ""
+    plain: Table | tuple[str, ...] = ()
+
+
+Content = Heading | Paragraph | Facts | Table | Plot
+
+
+class Part(msgspec.Struct, frozen=True):
+    """One part of a document."""
+
+    content: Content
+    detail: bool = False  # left out in a terminal
+    most: int | None = None  # rows of a table in a terminal
+
+
+class Document:
+    """Parts in the order they are added. Write it with `html_page`, `markdown_text` or `terminal_text`.
+
+    Every adding method takes `detail`: such parts are left out in a terminal, which shows a summary. A heading with
+    `detail` takes its whole section along.
+
+    >>> from trimtab.report import html_page, terminal_text
+    >>> document = Document("Late flights, July")
+    >>> document.heading("Quality")
+    >>> document.facts({"AUC": 0.759, "rows": 29_425})
+    >>> print(terminal_text(document))
+    Late flights, July
+    <BLANKLINE>
+    Quality
+    AUC   0.759
+    rows  29,425
+    >>> "<dd>0.759</dd>" in html_page(document)
+    True
+    """
+
+    def __init__(self, title: str, subtitle: str = "") -> None:
+        self.title = title
+        self.subtitle = subtitle
+        self.parts: list[Part] = []
+
+    def heading(self, text: str, level: Literal[2, 3] = 2, *, detail: bool = False) -> None:
+        """Begin a section; a page lists those of level 2 at the top once there are three."""
+        self.parts.append(Part(Heading(text, level), detail))
+
+    def paragraph(self, text: str, *, detail: bool = False) -> None:
+        """Add plain text."""
+        self.parts.append(Part(Paragraph(text), detail))
+
+    def note(self, text: str, tone: Tone = "plain", *, detail: bool = False) -> None:
+        """Add a statement set apart; its tone is written as well as coloured."""
+        self.parts.append(Part(Paragraph(text, tone), detail))
+
+    def facts(self, facts: Mapping[str, Cell], *, detail: bool = False) -> None:
+        """Add names and values, side by side."""
+        self.parts.append(Part(Facts(dict(facts)), detail))
+
+    def table(self, table: Table, *, detail: bool = False, most: int | None = None) -> None:
+        """Add a table; one without rows is left out.
+
+        Args:
+            table: Its headers and rows.
+            detail: Leave it out in a terminal.
+            most: Rows shown in a terminal, the first ones; the others are counted. None shows all.
+        """
+        if table.rows:
+            self.parts.append(Part(table, detail, most))
+
+    def plot(
+        self,
+        svg: Markup,
+        caption: str = "",
+        *,
+        plain: Table | Sequence[str] = (),
+        detail: bool = False,
+        most: int | None = None,
+    ) -> None:
+        """Add a drawing.
+
+        Args:
+            svg: What a plot function of `trimtab.report` made.
+            caption: One or two sentences under it.
+            plain: Shown instead in Markdown and in a terminal: a table, or lines such as those of `text_chart`.
+            detail: Leave it out in a terminal.
+            most: Rows of a plain table shown in a terminal.
+
+        Raises:
+            Misuse: It is a plain string, which could hold anything.
+        """
+        if not isinstance(svg, Markup):
+            raise Misuse(f"document: a plot must come from a plot function, found {type(svg).__name__}.")
+        lines = plain if isinstance(plain, Table) else tuple(plain)
+        self.parts.append(Part(Plot(svg, caption, lines), detail, most))

@@ -99,14 +99,16 @@ class OnDisk(Online):
 
     def _be_killed(self, left: int, after_ns: int, calls: int | None, what: str) -> None:
         """Kill the child in a write, after a time or some calls, or once it has nothing left to do; open the store."""
-        self.kv.release_writer()
         before = self.kv.get(POSITIONS_KEY) or b""
+        self.kv.close()
         reading, writing = os.pipe()
         parent = os.getpid()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forks beside native threads
             child = os.fork()
         if child == 0:
+            self.open()
+            self.restart()
             self.kv.left, self.kv.calls = left, calls
             self._work_in_child(what, writing, parent)
         os.close(writing)
@@ -117,7 +119,6 @@ class OnDisk(Online):
             os.kill(child, signal.SIGKILL)
             status = os.waitpid(child, 0)[1]
         assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
-        self.kv.close()
         self.open()
         self.restart()
         found = self.kv.get(POSITIONS_KEY) or b""

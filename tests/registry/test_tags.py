@@ -207,6 +207,7 @@ def test_of_two_promotions_in_two_processes_one_wins_and_the_other_names_it(desk
     two = desk.version(0, refit_of=one.id)
     desk.registry.move("late_flight", "champion", first, why="the first one of all", first=True)
     gates = {version.id: desk.gate(version, first).id for version in (one, two)}
+    desk.catalog.close()
     fork = multiprocessing.get_context("fork")
     start, said = fork.Barrier(2), fork.Queue()
     workers = [fork.Process(target=promote, args=(desk.folder, *pair, start, said)) for pair in gates.items()]
@@ -218,10 +219,12 @@ def test_of_two_promotions_in_two_processes_one_wins_and_the_other_names_it(desk
     (lost, _, message), (won, winner, _) = results
     assert (lost, won) == ("lost", "won")
     assert winner[:12] in message
-    now = desk.registry.alias("late_flight", "champion")
-    assert now is not None
-    assert now.id == winner
-    assert len(desk.registry.history("late_flight", "champion")) == 2
+    with SqlCatalog.sqlite(desk.folder / "catalog.db") as catalog:
+        registry = Registry(catalog, desk.blob, clock=SystemClock(), actor="tester")
+        now = registry.alias("late_flight", "champion")
+        assert now is not None
+        assert now.id == winner
+        assert len(registry.history("late_flight", "champion")) == 2
 
 
 @pytest.mark.parametrize("number", [0, 1])

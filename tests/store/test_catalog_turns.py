@@ -7,14 +7,12 @@ import multiprocessing
 import os
 import sqlite3
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from trimtab.core.errors import Corrupt, Unavailable
 from trimtab.store import Append, Put
-from trimtab.store.fork_gate import ForkGate
 from trimtab.store.sql_catalog import SqlCatalog
 from trimtab.store.sqlite.write_turn import WriteTurn
 
@@ -93,73 +91,6 @@ def test_damage_in_the_log_of_acknowledged_changes_is_named(tmp_path: Path) -> N
     log.write_bytes(bytes(data))
     with pytest.raises(Corrupt, match=r"copy.db-wal: damaged: only 0 of at least \d+ acknowledged frames"):
         SqlCatalog.sqlite(copy)
-
-
-def test_after_a_fork_parent_and_child_both_write_and_both_close(
-    tmp_path: Path, in_child: Callable[[Callable[[], object]], None]
-) -> None:
-    path = tmp_path / "c.db"
-    catalog = SqlCatalog.sqlite(path)
-    catalog.write([Put("a", "0", b"1")])
-
-    def child() -> None:
-        for number in range(1, 20):
-            catalog.write([Put("a", str(number), b"1", expected=0)])
-        catalog.close()
-
-    in_child(child)
-    catalog.write([Put("a", "20", b"1", expected=0)])
-    catalog.close()
-    with SqlCatalog.sqlite(path) as again:
-        assert len(again.find("a")) == 21
-        again.check()
-
-
-def test_a_parent_that_closes_first_takes_nothing_from_its_child(tmp_path: Path) -> None:
-    path = tmp_path / "c.db"
-    catalog = SqlCatalog.sqlite(path)
-    catalog.write([Put("a", "parent", b"1")])
-    fork = multiprocessing.get_context("fork")
-    closed, written = fork.Event(), fork.Event()
-
-    def child() -> None:
-        catalog.write([Put("a", "child", b"1")])
-        written.set()
-        closed.wait(20)
-        catalog.write([Put("a", "later", b"1")])
-        os._exit(0)  # killed: nothing is closed
-
-    process = fork.Process(target=child)
-    process.start()
-    assert written.wait(20)
-    catalog.close()  # were its connection the last one, it would remove the log
-    write_one(path, "another")
-    closed.set()
-    process.join()
-    with SqlCatalog.sqlite(path) as again:
-        assert [record.key for record in again.find("a")] == ["another", "child", "later", "parent"]
-        again.check()
-
-
-def test_a_fork_waits_until_a_transaction_is_over(tmp_path: Path) -> None:
-    gate, order = ForkGate(), []
-    entered, leave = threading.Event(), threading.Event()
-
-    def work() -> None:
-        with gate:
-            entered.set()
-            leave.wait(10)
-            order.append("work")
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    entered.wait(10)
-    threading.Timer(0.05, leave.set).start()
-    assert gate.close()
-    order.append("fork")
-    gate.open()
-    thread.join()
-    assert order == ["work", "fork"]
 
 
 def test_many_processes_write_and_checkpoint_without_loss(tmp_path: Path) -> None:

@@ -124,20 +124,6 @@ def test_a_foreign_table_and_odd_columns_are_refused(tmp_path: Path) -> None:
         DeltaTable(tmp_path / "foreign")
 
 
-def test_a_forked_child_is_told_to_spawn(in_child: Callable[[Callable[[], object]], None], tmp_path: Path) -> None:
-    with DeltaTable(tmp_path) as table:
-        table.append(numbers(1), writer="w", position=1)
-
-        def child() -> None:
-            with pytest.raises(Misuse, match="spawn"):
-                table.position("w")
-            with pytest.raises(Misuse, match="spawn"):
-                DeltaTable(tmp_path)
-
-        in_child(child)
-        assert table.position("w") == 1
-
-
 def test_a_full_disk_is_called_so_and_no_colours_are_shown(tmp_path: Path) -> None:
     code = (
         "import resource, sys\nfrom pathlib import Path\nfrom trimtab.core.columns.data import Columns\n"

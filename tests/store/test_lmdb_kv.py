@@ -96,23 +96,6 @@ def test_two_objects_of_one_process_share_the_environment(tmp_path: Path) -> Non
     second.close()
 
 
-def test_a_forked_child_reads_and_leaves_writing_to_its_parent(
-    in_child: Callable[[Callable[[], object]], None], tmp_path: Path
-) -> None:
-    with LmdbKeyValue(tmp_path) as store:
-        store.write({b"a": b"1"})
-
-        def child() -> None:
-            assert store.get(b"a") == b"1"
-            with pytest.raises(Conflict, match=str(os.getppid())):
-                store.write({b"a": b"child"})
-            store.close()
-
-        in_child(child)
-        store.write({b"a": b"2"})
-        assert store.get(b"a") == b"2"
-
-
 def test_a_value_under_another_key_is_damage(tmp_path: Path) -> None:
     with LmdbKeyValue(tmp_path) as store:
         store.write({b"alice": b"1"})

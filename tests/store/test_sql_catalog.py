@@ -58,22 +58,6 @@ def test_processes_that_create_and_count_at_once_lose_no_step(start_writer: Star
         assert [line.body for line in catalog.journal("j")] == [b"%d" % i for i in range(1, 121)]
 
 
-def test_a_forked_child_uses_connections_of_its_own(
-    in_child: Callable[[Callable[[], object]], None], tmp_path: Path
-) -> None:
-    with SqlCatalog.sqlite(tmp_path / "c.db") as catalog:
-        catalog.write([Put("a", "parent", b"1")])
-
-        def child() -> None:
-            assert catalog.get("a", "parent") is not None
-            catalog.write([Put("a", "child", b"1")])
-            catalog.close()
-
-        in_child(child)
-        catalog.write([Put("a", "after", b"1")])
-        assert [record.key for record in catalog.find("a")] == ["after", "child", "parent"]
-
-
 def test_a_changed_byte_is_named(tmp_path: Path) -> None:
     path = tmp_path / "c.db"
     with SqlCatalog.sqlite(path) as catalog:

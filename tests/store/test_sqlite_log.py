@@ -134,25 +134,6 @@ def test_processes_append_at_once_while_one_follows(start_writer: Start, tmp_pat
     assert set(Counter(p for p in found.elements() if not p.startswith(b"0/")).values()) == {1}
 
 
-def test_a_forked_child_takes_a_partition_of_its_own(
-    in_child: Callable[[Callable[[], object]], None], tmp_path: Path
-) -> None:
-    with SqliteLog(tmp_path) as log:
-        log.append([b"parent"])
-
-        def child() -> None:
-            assert payloads(log, "p0001") == [b"parent"]
-            log.append([b"child"])
-            assert log.partition == "p0002"
-            log.close()
-
-        in_child(child)
-        assert log.append([b"parent again"]) == range(2, 3)
-        with SqliteLog(tmp_path) as other:
-            assert other.partition == "p0002", "the child's end must free its partition and not its parent's"
-        assert payloads(log, "p0002") == [b"child"]
-
-
 def test_threads_of_a_closed_log_are_told_so(tmp_path: Path) -> None:
     log = SqliteLog(tmp_path)
     log.append([b"a"])
@@ -203,7 +184,7 @@ log = SqliteLog(pathlib.Path(sys.argv[1]), mode="durable")
 for n in range(40):
     log.append([b"%d" % n])
     if n % 7 == int(sys.argv[2]):
-        log.upkeep()
+        log.maintenance()
 os.kill(os.getpid(), 9)
 """
     for turn in range(7):

@@ -31,19 +31,13 @@ class TimeIds:
 
     def __init__(self, clock: Clock, *, seed: int | None = None) -> None:
         self._clock = clock
-        self._seed = seed
         self._lock = threading.Lock()
         self._ms = 0  # what a clock before 1970 gives
         self._tail = 0
-        self._pid = -1
-        self._random = random.Random()
+        self._random = random.Random(os.urandom(16) if seed is None else seed)
 
     def __call__(self, kind: str) -> str:
         with self._lock:
-            if self._pid != os.getpid():  # a forked child must not repeat its parent's identifiers
-                self._pid = os.getpid()
-                self._random = random.Random(self._seed if self._seed is not None else os.urandom(16))
-                self._tail = 0
             ms = max(self._clock.now_us() // 1_000, self._ms)
             self._tail = self._tail + 1 if ms == self._ms and self._tail else self._random.getrandbits(79) | 1
             self._ms = ms

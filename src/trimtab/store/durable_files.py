@@ -1,4 +1,4 @@
-"""Files that are there as a whole after a crash, or not at all; and where none can be made."""
+"""Files that are whole after a crash or not there at all, and the check that files can be made."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import os
 import tempfile
 from pathlib import Path
 
-from trimtab.core.errors import Misuse
+from trimtab.core.errors import Misuse, Unavailable
 from trimtab.core.regular_file import other_kind
 
 TEMPORARY = (".", ".new")  # how the name of a file begins and ends that is being written, or was when its writer died
-_ROOM_BYTES = 1 << 18  # less is a full disk: what a database makes when it is opened takes half of it
+_ROOM_BYTES = 1 << 18  # less is a full disk: the files that a database makes when it is opened take half of it
 
 
 def write_durably(path: Path, data: bytes) -> None:
@@ -94,16 +94,27 @@ def publish(made: Path, path: Path) -> None:
     sync_directory(path.parent)
 
 
-def unwritable(folder: Path) -> bool:
-    """Whether no file can be made in `folder` now: it is read-only for this user, or its disk is full. # D43
+def check_writable(folder: Path) -> None:
+    """Refuse a folder in which no file can be made now, before any is half made there. # D43
 
-    Who only reads asks this first, and then leaves everything as it is.
+    On a full disk LMDB would end the process with SIGBUS, and SQLite would leave empty files behind.
+
+    Raises:
+        Unavailable: It is read-only for this user, or its disk is full.
     """
-    folder = existing(folder)
-    if not os.access(folder, os.W_OK):  # a file system that is mounted read-only included
-        return True
-    disk = os.statvfs(folder)
-    return disk.f_bavail * disk.f_frsize < _ROOM_BYTES or (disk.f_files > 0 and disk.f_favail == 0)
+    there = existing(folder)
+    if not os.access(there, os.W_OK):  # also where the file system is mounted read-only
+        raise Unavailable(
+            f"{folder}: cannot be written: {there} is read-only for this user. Give this user write access, or copy "
+            "the project to a folder that can be written."
+        )
+    disk = os.statvfs(there)
+    free = disk.f_bavail * disk.f_frsize
+    if free < _ROOM_BYTES or (disk.f_files > 0 and disk.f_favail == 0):
+        raise Unavailable(
+            f"{folder}: cannot be written: its disk is full ({free >> 10} KiB free, needed {_ROOM_BYTES >> 10}). "
+            "Free some space and try again."
+        )
 
 
 def existing(folder: Path) -> Path:

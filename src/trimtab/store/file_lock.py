@@ -5,17 +5,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import struct
-import sys
-import weakref
 from pathlib import Path
 
 from trimtab.store.durable_files import file_mode
-
-if sys.platform == "darwin":  # the C structure `flock`
-    _FLOCK, _FLOCK_FIELDS = "qqihh", ("start", "size", "process", "kind", "whence")
-else:
-    _FLOCK, _FLOCK_FIELDS = "hhqqi", ("kind", "whence", "start", "size", "process")
+from trimtab.store.forks import guard, unguard
 
 
 class FileLock:
@@ -28,7 +21,7 @@ class FileLock:
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
         self._fd = fd
-        _held.add(self)
+        guard(self, path)
 
     @staticmethod
     def take(path: Path) -> FileLock | None:
@@ -73,44 +66,13 @@ class FileLock:
     def release(self) -> None:
         """Let go; nothing happens the second time."""
         fd, self._fd = self._fd, -1
-        _held.discard(self)
+        unguard(self)
         if fd >= 0:
             fcntl.flock(fd, fcntl.LOCK_UN)  # frees it even if a child still has a copy of the descriptor
             os.close(fd)
 
-    def forget(self) -> None:
+    def after_fork(self) -> None:
         """In a forked child: close the inherited copy; the parent keeps the lock."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
-
-
-def locked_by(path: Path) -> int | None:
-    """The process that has a record lock (`fcntl`, not `flock`) on the first byte of `path`; None: no other one.
-
-    Nothing is made or written, and no lock is taken. This process must not have such a lock itself: it would lose it.
-    """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:  # none there, or not for us: who reads without it is told by what is read
-        return None
-    try:
-        fields = {"kind": fcntl.F_WRLCK, "whence": os.SEEK_SET, "start": 0, "size": 1, "process": 0}
-        asked = struct.pack(_FLOCK, *(fields[name] for name in _FLOCK_FIELDS))
-        told = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, asked))
-    finally:
-        os.close(fd)
-    found = dict(zip(_FLOCK_FIELDS, told, strict=True))
-    return None if found["kind"] == fcntl.F_UNLCK else int(found["process"])
-
-
-_held: weakref.WeakSet[FileLock] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for lock in list(_held):
-        lock.forget()
-    _held.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

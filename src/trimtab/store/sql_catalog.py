@@ -7,8 +7,7 @@ import functools
 import os
 import sqlite3
 import threading
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -22,13 +21,12 @@ from trimtab.core.clock import Clock, SystemClock
 from trimtab.core.errors import Conflict, Corrupt, Misuse, Unavailable
 from trimtab.core.hashing import row_crc
 from trimtab.store import catalog_schema as schema
-from trimtab.store.durable_files import make_folder, narrow, publish, unwritable
-from trimtab.store.fork_gate import ForkGate
+from trimtab.store.durable_files import check_writable, make_folder, narrow, publish
+from trimtab.store.forks import check_inherited, forked, guard, unguard
 from trimtab.store.ports import Append, Entry, Put, Record, Remove
 from trimtab.store.sqlite.changes import SqliteChanges
 from trimtab.store.sqlite.errors import SQLITE_RAISES, named
-from trimtab.store.sqlite.partition_file import FileId, file_id, leak
-from trimtab.store.sqlite.still import open_reading
+from trimtab.store.sqlite.partition_file import FileId, file_id
 from trimtab.store.sqlite.wal import acknowledged_frames
 from trimtab.store.sqlite.write_turn import WriteTurn
 
@@ -59,14 +57,15 @@ class SqlCatalog:
         self._reading = engine.execution_options(trimtab_begin=None)  # one statement needs no transaction of its own
         self._writing = engine.execution_options(trimtab_begin="BEGIN IMMEDIATE")
         self._turn = turn
-        self._gate = ForkGate()
+        self._forked = False
         self._changes = None if turn is None else SqliteChanges(Path(str(engine.url.database)))
         try:
             self._prepare(what)
         except BaseException:
             self.close()
             raise
-        _open_catalogs.add(self)
+        if turn is not None:
+            guard(self, Path(what))
 
     @staticmethod
     def sqlite(
@@ -77,6 +76,8 @@ class SqlCatalog:
         `durable` syncs each write before it returns; `relaxed` survives kill -9 as well, but may lose the last writes,
         whole ones, in a power failure: for what can be made again, as a replay is. # D0193
         """
+        check_inherited(path)
+        check_writable(path.parent)
         try:
             make_folder(path.parent)
             if not path.exists():
@@ -87,9 +88,8 @@ class SqlCatalog:
             raise Unavailable(
                 f"{path}: cannot be made ({error}). Check free space and access, and try again."
             ) from error
-        turn = None if unwritable(path.parent) else _turn(path)  # D43
-        engine = _sqlite_engine(path, writable=turn is not None, synchronous=_SYNCHRONOUS[mode])
-        opened = SqlCatalog(engine, what=str(path), clock=clock, turn=turn)
+        engine = _sqlite_engine(path, _SYNCHRONOUS[mode])
+        opened = SqlCatalog(engine, what=str(path), clock=clock, turn=_turn(path))
         opened.folder, opened._file = path.parent, file_id(str(path))
         return opened
 
@@ -209,10 +209,8 @@ class SqlCatalog:
 
     def mark(self) -> tuple[int, int] | None:
         """Something that is the same as before only if nobody wrote in between; None: not of this database."""
-        if self._changes is None:
-            return None
-        with self._gate:
-            return self._changes.mark()
+        self._refuse_forked()
+        return None if self._changes is None else self._changes.mark()
 
     def copy_to(self, path: Path) -> None:
         """Write the catalogue, as it stands at one moment and without its leases, to a new SQLite file.
@@ -224,9 +222,9 @@ class SqlCatalog:
         """
         if self._engine.dialect.name != "sqlite":
             raise Misuse(f"{self.what}: only an SQLite catalogue can be copied to a file. Use the server's own tools.")
+        self._refuse_forked()
         try:
             with (
-                self._gate,
                 contextlib.closing(sqlite3.connect(self.what, timeout=_BUSY_S)) as source,
                 contextlib.closing(sqlite3.connect(path, isolation_level=None)) as copy,
             ):
@@ -236,6 +234,9 @@ class SqlCatalog:
             raise named(error, f"copying {self.what} to {path}") from error
 
     def close(self) -> None:
+        if self._forked:
+            return
+        unguard(self)
         if self._changes is not None:
             self._changes.close()
         self._engine.dispose()
@@ -256,19 +257,15 @@ class SqlCatalog:
                 if connection.dialect.name == "sqlite" and _pages(connection) < _CHECKED_PAGES:
                     self._check_structure(connection)
                 revision = schema.revision_of(connection, what)
-        if revision != schema.HEAD and not (revision and self._only_read):
+        if revision != schema.HEAD:
             with self._transaction(self._writing) as connection:
                 if schema.revision_of(connection, what) != schema.HEAD:  # nobody was faster
                     schema.migrate(connection)
 
-    @property
-    def _only_read(self) -> bool:
-        return self._turn is None and self._engine.dialect.name == "sqlite"
-
     def _prepare_wal(self, path: Path) -> None:
         """Go over to WAL once; find a damaged log before SQLite takes its damage for its end. # D57"""
         acknowledged = acknowledged_frames(path)
-        with self._named(), self._gate, self._engine.connect() as connection:
+        with self._named(), self._engine.connect() as connection:
             raw: Any = connection.connection.dbapi_connection
             if raw.execute("PRAGMA journal_mode").fetchone() != ("wal",):
                 raw.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -286,8 +283,9 @@ class SqlCatalog:
 
     @contextlib.contextmanager
     def _transaction(self, engine: sa.Engine) -> Iterator[sa.Connection]:
+        self._refuse_forked()
         turn = self._my_turn() if engine is self._writing else contextlib.nullcontext()
-        with self._named(), self._gate, turn, engine.connect() as connection:
+        with self._named(), turn, engine.connect() as connection:
             if engine is self._reading:
                 yield connection
                 return
@@ -371,25 +369,13 @@ class SqlCatalog:
             raise Corrupt(f"{self.what}: record {kind}/{key} is damaged. Restore the catalogue from a copy.")
         return Record(kind, key, revision, bytes(body))
 
-    def _before_fork(self) -> None:
-        """Leave no connection open: SQLite keeps its locks by process, and takes those of its parent for its own."""
-        if self._gate.close():
-            self._engine.dispose()
-            if self._changes is not None:
-                self._changes.close()
+    def after_fork(self) -> None:
+        """In a forked child: refuse every later call."""
+        self._forked = True
 
-    def _after_fork_in_parent(self) -> None:
-        self._gate.open()
-
-    def _after_fork_in_child(self) -> None:
-        if self._gate.inside:  # for too long: their connections are the parent's
-            leak((self._engine.pool, self._changes))  # closing one here could roll back what the parent is writing
-            self._engine.dispose(close=False)
-            if self._changes is not None:
-                self._changes = SqliteChanges(Path(str(self._engine.url.database)))
-        self._gate = ForkGate()
-        if self._turn is not None:
-            self._turn.forget()
+    def _refuse_forked(self) -> None:
+        if self._forked:
+            raise forked(Path(self.what))
 
 
 def _run(connection: sa.Connection, statement: sa.Executable, values: dict[str, Any]) -> Any:
@@ -445,13 +431,10 @@ def _turn(path: Path) -> WriteTurn:
     return WriteTurn(path.with_name(f"{path.name}-turn"), wait_s=_BUSY_S)
 
 
-def _sqlite_engine(path: Path, *, writable: bool = True, synchronous: str = "FULL") -> sa.Engine:
-    if writable:
-        url = sa.URL.create("sqlite", database=str(path))
-        given = {"timeout": _BUSY_S, "check_same_thread": False}
-        engine = sa.create_engine(url, connect_args=given, max_overflow=_THREADS)
-    else:  # each read opens the file anew: an immutable one sees no change
-        engine = sa.create_engine("sqlite://", creator=lambda: open_reading(path)[0], poolclass=sa.pool.NullPool)
+def _sqlite_engine(path: Path, synchronous: str = "FULL") -> sa.Engine:
+    url = sa.URL.create("sqlite", database=str(path))
+    given = {"timeout": _BUSY_S, "check_same_thread": False}
+    engine = sa.create_engine(url, connect_args=given, max_overflow=_THREADS)
     sa.event.listen(engine, "connect", partial(_prepare_sqlite, synchronous))
     sa.event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -491,17 +474,3 @@ _UPDATE = _UPDATE.values({name: sa.bindparam(name) for name in ("revision", "bod
 _DELETE = sa.delete(schema.record).where(*_HERE)
 _LAST = sa.select(sa.func.max(schema.journal.c.sequence)).where(schema.journal.c.journal == sa.bindparam("of_journal"))
 _LINE = sa.insert(schema.journal)
-
-_open_catalogs: weakref.WeakSet[SqlCatalog] = weakref.WeakSet()
-
-
-def _for_all(act: Callable[[SqlCatalog], None]) -> None:
-    for catalog in list(_open_catalogs):
-        act(catalog)
-
-
-os.register_at_fork(
-    before=partial(_for_all, SqlCatalog._before_fork),
-    after_in_parent=partial(_for_all, SqlCatalog._after_fork_in_parent),
-    after_in_child=partial(_for_all, SqlCatalog._after_fork_in_child),
-)

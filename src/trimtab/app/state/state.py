@@ -19,8 +19,7 @@ from trimtab.core.errors import Corrupt, Misuse, TrimtabError, Unavailable
 from trimtab.core.urls import in_utf8, store_url
 from trimtab.events.definitions import Source
 from trimtab.serving.log.prediction_ids import PredictionIds
-from trimtab.store.absent_catalog import AbsentCatalog
-from trimtab.store.durable_files import unwritable, write_durably
+from trimtab.store.durable_files import write_durably
 from trimtab.store.ports import Blob, Catalog, KeyValue, Log, Put, Table
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ class State:
     """One project's state, each part opened on first use; until it is closed no backup is restored there.
 
     Args:
-        folder: Made when it is not there, unless nothing can be written there: then it is read as an empty one.
+        folder: Made when it is not there.
         clock: Stamps what is appended.
         prediction_mode: Whether an appended prediction waits for a sync.
 
@@ -61,6 +60,7 @@ class State:
         Misuse: The folder was written by a newer trimtab.
         Corrupt: `format.json` cannot be read.
         Conflict: A backup is being restored there, or that was cut off.
+        Unavailable: The folder cannot be made.
     """
 
     def __init__(self, folder: Path, *, clock: Clock, prediction_mode: str = "durable") -> None:
@@ -117,10 +117,7 @@ class State:
 
     @cached_property
     def catalog(self) -> Catalog:
-        path = self.folder / "catalog.db"
-        if not path.exists() and unwritable(self.folder):
-            return AbsentCatalog(path)
-        return self._kept(store.open(store_url("sqlite", path), "catalog", clock=self._clock))
+        return self._kept(store.open(store_url("sqlite", self.folder / "catalog.db"), "catalog", clock=self._clock))
 
     @cached_property
     def blob(self) -> Blob:
@@ -254,7 +251,7 @@ class State:
 
     def _see_format(self) -> None:
         check_format(self.folder)
-        if not (self.folder / FILE).exists() and not unwritable(self.folder):
+        if not (self.folder / FILE).exists():
             try:
                 write_durably(self.folder / FILE, msgspec.json.encode(StateFormat(FORMAT)))
             except OSError as error:

@@ -13,7 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from trimtab.core.errors import Conflict, Unavailable
-from trimtab.store.durable_files import sync_directory, unwritable
+from trimtab.store.durable_files import sync_directory
+from trimtab.store.forks import check_inherited, guard, unguard
 
 FILE = "format.json"  # every state folder has it
 PRIVATE = 0o700  # the mode of a new state folder, and of a backup; what is made in it follows
@@ -27,8 +28,7 @@ class FolderHold:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self.release = weakref.finalize(self, _let_go, fd)  # nothing happens the second time
-        _had.add(self)
+        self._finalizer = weakref.finalize(self, _unlock, fd)
 
     @staticmethod
     def take(folder: Path, *, alone: bool) -> FolderHold | None:
@@ -39,6 +39,7 @@ class FolderHold:
         """
         while True:
             hold = FolderHold(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            guard(hold, folder)
             try:
                 fcntl.flock(hold._fd, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -57,9 +58,14 @@ class FolderHold:
         except FileNotFoundError:
             return False
 
-    def forget(self) -> None:
+    def release(self) -> None:
+        """Release the folder; nothing happens the second time."""
+        unguard(self)
+        self._finalizer()
+
+    def after_fork(self) -> None:
         """In a forked child: close the inherited copy; the parent keeps the folder."""
-        if self.release.detach() is not None:
+        if self._finalizer.detach() is not None:
             os.close(self._fd)
 
 
@@ -77,20 +83,19 @@ def set_aside(folder: Path) -> Path:
 def use(folder: Path) -> FolderHold | None:
     """Have a state folder together with others; it is made when it is not there.
 
-    None: there is none, and none can be made, or it cannot be opened.
+    None: it cannot be opened.
 
     Raises:
         Conflict: A backup is being restored there; or a restoration was killed between its two steps.
         Unavailable: The folder cannot be made.
     """
+    check_inherited(folder)
     made = False
     while True:
         try:
             hold = FolderHold.take(folder, alone=False)
         except FileNotFoundError:
             _refuse_set_aside(folder)
-            if unwritable(folder):
-                return None
             made = _make(folder)
             continue
         except OSError:  # what is read there says more
@@ -169,19 +174,7 @@ def _restoring(folder: Path) -> Conflict:
     return Conflict(f"{folder}: a backup is being restored there. Try again when that is done.")
 
 
-def _let_go(fd: int) -> None:
+def _unlock(fd: int) -> None:
     with suppress(OSError):  # a file system that locks no folders
         fcntl.flock(fd, fcntl.LOCK_UN)  # frees it even if some child still has a copy of the descriptor
     os.close(fd)
-
-
-_had: weakref.WeakSet[FolderHold] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for hold in list(_had):
-        hold.forget()
-    _had.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

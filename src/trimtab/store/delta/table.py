@@ -25,7 +25,8 @@ from trimtab.core.columns.data import Columns, Dtype
 from trimtab.core.errors import Corrupt, Misuse, NotFound, TrimtabError, Unavailable
 from trimtab.core.hashing import bytes_hash
 from trimtab.store.delta.files import DISK_FULL, ParquetFiles, order_of, quoted, runs, same_as_one_of
-from trimtab.store.durable_files import file_mode, make_folder, narrow, sync_directory, unwritable
+from trimtab.store.durable_files import file_mode, make_folder, narrow, sync_directory
+from trimtab.store.forks import forked, guard, unguard
 
 _CHECKPOINT_EVERY = 50  # commits
 _COMMIT_TRIES = 10
@@ -47,8 +48,7 @@ class DeltaTable:
 
     A commit carries its writer's log position as an application transaction, with a second one as its checksum. Data
     files are named by their hash and checked once in each process; the commits have their checksums beside them in
-    `_checks`. Safe for many threads and processes; a child forked after a table was used cannot use one (Delta's
-    runtime does not survive a fork): start it with "spawn".
+    `_checks`. Safe for many threads and processes, but not in a child forked after a table was used.
 
     >>> import tempfile
     >>> table = DeltaTable(Path(tempfile.mkdtemp()) / "landings")
@@ -60,7 +60,7 @@ class DeltaTable:
     """
 
     def __init__(self, directory: Path) -> None:
-        _refuse_fork()
+        _refuse_fork(Path(directory))
         self.directory = Path(directory)
         try:
             make_folder(self.directory)
@@ -80,6 +80,7 @@ class DeltaTable:
         except BaseException:
             self._files.close()
             raise
+        guard(self, self.directory)
 
     def append(self, rows: Columns, *, writer: str, position: int) -> bool:
         """Add rows in one commit that also stores `position` for `writer`; False when that is in already.
@@ -284,7 +285,13 @@ class DeltaTable:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
+            unguard(self)
             self._files.close()
+
+    def after_fork(self) -> None:
+        """In a forked child: refuse every later call."""
+        self._closed = True
+        self._mutex = threading.RLock()  # another thread of the parent may hold the old one
 
     def __enter__(self) -> DeltaTable:
         return self
@@ -294,9 +301,9 @@ class DeltaTable:
 
     def _refresh(self) -> deltalake.DeltaTable | None:
         """The newest state, its new commits checked; None before the first append."""
+        _refuse_fork(self.directory)
         if self._closed:
             raise Misuse(f"{self.directory}: this table is closed. Open it again with store.open.")
-        _refuse_fork()
         if self._delta is None:
             if not (self.directory / "_delta_log").is_dir():
                 return None
@@ -535,13 +542,8 @@ class DeltaTable:
     def _locked(self, how: int) -> Iterator[None]:
         """Shared while appending, alone while files are replaced: so no file vanishes before its commit."""
         path = self.directory / "_lock"
-        shared = how == fcntl.LOCK_SH
-        if shared and not path.exists() and unwritable(self.directory):  # D43: nobody replaces files without a lock
-            yield
-            return
         try:
-            access = os.O_RDONLY if shared and path.exists() else os.O_RDWR | os.O_CREAT
-            fd = os.open(path, access | os.O_CLOEXEC, file_mode(self.directory))
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, file_mode(self.directory))
         except OSError as error:
             raise _not_now(self.directory, error) from error
         try:
@@ -612,14 +614,11 @@ def _position_crc(writer: str, position: int) -> int:
     return zlib.crc32(f"{writer}\0{position}".encode())
 
 
-def _refuse_fork() -> None:
+def _refuse_fork(directory: Path) -> None:
     global _used_by
     if _used_by not in (0, os.getpid()):
-        raise Misuse(
-            f"table: process {_used_by} used Delta tables before it forked this one, and their runtime does not "
-            'survive that. Start this process with multiprocessing\'s "spawn", or open its tables before.'
-        )
+        raise forked(directory)
     _used_by = os.getpid()
 
 
-_used_by = 0  # the process in which Delta's runtime lives
+_used_by = 0  # the process that started Delta's runtime, which does not survive a fork

@@ -1,7 +1,4 @@
-"""One LMDB environment of this process: shared by path, grown when full, replaced after a fork.
-
-Where no file can be made it is only read, without LMDB's lock file. # D44
-"""
+"""One LMDB environment for each path in this process, grown when it is full."""
 
 from __future__ import annotations
 
@@ -23,9 +20,9 @@ import lmdb
 
 from trimtab.core.errors import Conflict, Corrupt, Misuse, TrimtabError, Unavailable
 from trimtab.core.regular_file import other_kind
-from trimtab.store.durable_files import file_mode, make_folder, publish, sync_directory, unwritable
-from trimtab.store.file_lock import FileLock, locked_by
-from trimtab.store.lmdb.absent import Absent
+from trimtab.store.durable_files import check_writable, file_mode, make_folder, publish, sync_directory
+from trimtab.store.file_lock import FileLock
+from trimtab.store.forks import check_inherited
 from trimtab.store.lmdb.length import is_cut
 
 FORMAT = 1
@@ -70,8 +67,8 @@ class LmdbEnvironment:
         self._writer: FileLock | None = None
         self._check_s = 0.0  # monotonic: when to look for readers that were killed
         self._closed = False
-        self._bare = False  # only read, without locks: no file can be made here
         self._file: tuple[int, int] | None = None  # device and number of the file that is open
+        self._begin: Any = None
         self._open()
 
     def read(self, what: Callable[[Any, _A], _T], argument: _A) -> _T:
@@ -83,10 +80,6 @@ class LmdbEnvironment:
             with self._threads_mutex:
                 self._threads.add(thread)
         while True:
-            if self._bare:
-                self._look_again()
-                if isinstance(self._environment, Absent):
-                    return self._environment.read(what, argument)
             thread.busy = True
             try:
                 if not self.paused:
@@ -112,7 +105,6 @@ class LmdbEnvironment:
         """
         with self._mutex:
             self._refuse_closed()
-            self._refuse_bare()
             if self._writer is None:
                 self._writer = self._take_writer()
             if time.monotonic() >= self._check_s:
@@ -125,9 +117,6 @@ class LmdbEnvironment:
         """A consistent copy, without free pages, in a new directory; writing goes on."""
         try:
             make_folder(directory)
-            if isinstance(self._environment, Absent):
-                _create(directory)
-                return
             self.read(lambda transaction, to: self._environment.copy(str(to), compact=True), directory)
         except lmdb.Error as error:
             raise named(error, directory) from error
@@ -152,7 +141,7 @@ class LmdbEnvironment:
             Corrupt: What lies there is damaged; each look tries again.
         """
         found = _file_at(self.path)
-        if found == self._file or isinstance(self._environment, Absent):
+        if found == self._file:
             return False
         if found is None and not make:
             raise Unavailable(
@@ -182,7 +171,6 @@ class LmdbEnvironment:
         """
         with self._mutex:
             self._refuse_closed()
-            self._refuse_bare()
             if self._writer is None:
                 self._writer = self._take_writer()
             for leftover in self.path.glob(".new-*"):  # of a process that was killed
@@ -264,99 +252,38 @@ class LmdbEnvironment:
             if self._writer is not None:
                 self._writer.release()
 
-    def abandon(self) -> None:
-        """In a forked child: close its copies; nobody was reading, so no reader slot of the parent is touched."""
-        with contextlib.suppress(lmdb.Error):
-            self._environment.close()
-
-    def hold(self) -> None:
-        """Before a fork: let no thread read or write."""
-        self._mutex.acquire()
-        self._held = self._alone()
-        self._held.__enter__()
-
-    def resume(self) -> None:
-        """After a fork, in the parent."""
-        self._held.__exit__(None, None, None)
-        self._mutex.release()
-
     def _open(self) -> None:
         data = self.path / "data.mdb"
         if (kind := other_kind(data)) is not None:
             raise Corrupt(f"{data}: is a {kind}, needed is a file. {self.mend}")
-        self._bare = unwritable(self.path) and self._to_be_read_bare()
+        check_writable(self.path)
         try:
             if data.exists() and data.stat().st_size == 0:
                 raise Corrupt(f"{data}: empty, which it never is. {self.mend}")
-            if not self._bare and not data.exists():
+            if not data.exists():
                 make_folder(self.path)
                 _create(self.path)
         except OSError as error:
             raise Unavailable(f"{self.path}: cannot be made ({error}). Check free space and access.") from error
         self._file = _file_at(self.path)
-        if self._bare and not data.exists():
-            self._environment: Any = Absent(FORMAT_KEY)
-            return
         try:
-            self._environment = lmdb.open(
+            self._environment: Any = lmdb.open(
                 str(self.path),
                 map_size=max(self._map_bytes, _file_bytes(self.path)),
                 max_readers=_MAX_READERS,
                 readahead=False,
-                readonly=self._bare,
-                lock=not self._bare,
                 mode=file_mode(self.path),
             )
         except lmdb.Error as error:
             raise named(error, self.path, self.mend) from error
         self._begin = self._environment.begin
-        if not self._bare:
-            self._check_readers()
+        self._check_readers()
         try:
             self._check_whole()
             self._check_format()
         except BaseException:
             self._environment.close()
             raise
-
-    def _to_be_read_bare(self) -> bool:
-        """Whether to read without locks: not while another process has the environment open, and may write.
-
-        Raises:
-            Unavailable: One has, and its lock file is not for this user to write.
-        """
-        lock = self.path / "lock.mdb"
-        owner = locked_by(lock)
-        if owner is None:
-            return True
-        if os.access(lock, os.W_OK):  # the disk is full, but the lock file is there
-            return False
-        raise Unavailable(
-            f"{self.path}: process {owner} has it open, and it can be read beside that only by who may write "
-            f"{lock.name}. Ask that process (over HTTP), give this user write access, or try again once it has ended."
-        )
-
-    def _look_again(self) -> None:
-        """Whether the environment, read without locks until now, has since been opened by somebody who may write."""
-        appeared = isinstance(self._environment, Absent) and (self.path / "data.mdb").exists()
-        if appeared or locked_by(self.path / "lock.mdb") is not None:
-            with self._mutex, self._alone():
-                self._refuse_closed()
-                self._environment.close()
-                self._open()
-
-    def _refuse_bare(self) -> None:
-        """Before writing: open the environment anew if by now it can be written; the caller holds the mutex."""
-        if not self._bare:
-            return
-        if unwritable(self.path):
-            raise Unavailable(
-                f"{self.path}: read-only for this user, or the disk is full. Check free space and access, and try "
-                "again; nothing was written."
-            )
-        with self._alone():
-            self._environment.close()
-            self._open()
 
     def _check_readers(self) -> None:
         """Clear the slots of readers that were killed while they read: else no page they saw is ever used again."""
@@ -459,6 +386,7 @@ def named(error: lmdb.Error, path: Path, mend: str = RESTORE) -> TrimtabError:
 def share(path: Path, map_bytes: int, mend: str) -> LmdbEnvironment:
     """The environment at `path`, opened or shared with who has it open in this process."""
     key = os.path.realpath(path)
+    check_inherited(path)
     with _registry:
         environment = _environments.get(key)
         if environment is None:
@@ -512,25 +440,3 @@ def _file_bytes(path: Path) -> int:
 
 _registry = threading.Lock()
 _environments: dict[str, LmdbEnvironment] = {}
-
-
-def _before_fork() -> None:
-    _registry.acquire()
-    for environment in _environments.values():
-        environment.hold()
-
-
-def _after_fork_in_parent() -> None:
-    for environment in _environments.values():
-        environment.resume()
-    _registry.release()
-
-
-def _after_fork_in_child() -> None:
-    for environment in _environments.values():
-        environment.abandon()
-    _environments.clear()
-    _registry.release()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

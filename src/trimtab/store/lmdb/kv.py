@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import struct
-import weakref
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -16,6 +14,7 @@ from typing import Any
 import lmdb
 
 from trimtab.core.errors import Corrupt, Misuse
+from trimtab.store.forks import forked, guard, unguard
 from trimtab.store.lmdb.absence import RESIDUE, hidden
 from trimtab.store.lmdb.environment import FORMAT_KEY, RESTORE, share, unshare
 
@@ -31,7 +30,7 @@ class LmdbKeyValue:
 
     Several objects on one directory share one LMDB environment, as LMDB demands. The first write takes the
     directory's writer lock for this process, until `release_writer` or until the last of these objects is closed.
-    Safe to use from many threads; a forked child opens an environment of its own.
+    Safe to use from many threads.
 
     Args:
         directory: Made when it is not there.
@@ -47,12 +46,11 @@ class LmdbKeyValue:
 
     def __init__(self, directory: Path, *, map_bytes: int = _FIRST_MAP_BYTES, mend: str = RESTORE) -> None:
         self.directory = Path(directory)
-        self._map_bytes = map_bytes
         self._mend = mend
-        self._closed = False
+        self._refusal: Misuse | None = None  # once it cannot be used any more
         self._environment = share(self.directory, map_bytes, mend)
         self._read = self._environment.read
-        _open_stores.add(self)
+        guard(self, self.directory)
 
     def get(self, key: bytes) -> bytes | None:
         """The value, None when there is none.
@@ -95,8 +93,7 @@ class LmdbKeyValue:
             Conflict: Another process writes here.
             Unavailable: The disk is full; nothing was written.
         """
-        if self._closed:
-            self._refuse(None, None)
+        self._refuse_closed()
         removed = list(deletes)
         if not puts and not removed:
             return
@@ -120,8 +117,7 @@ class LmdbKeyValue:
 
     def release_writer(self) -> None:
         """Let another process write, until this one writes again."""
-        if self._closed:
-            self._refuse(None, None)
+        self._refuse_closed()
         self._environment.release_writer()
 
     def scan(self, prefix: bytes, *, after: bytes = b"", limit: int = 10_000) -> Iterator[tuple[bytes, bytes]]:
@@ -145,8 +141,7 @@ class LmdbKeyValue:
             Conflict: Another process has the store open; nothing was done.
             Unavailable: The disk is full; nothing was done.
         """
-        if self._closed:
-            self._refuse(None, None)
+        self._refuse_closed()
         self._environment.rewrite(keys)
 
     def check(self) -> int:
@@ -173,6 +168,7 @@ class LmdbKeyValue:
             Unavailable: Nothing lies there, and is not to be made.
             Corrupt: What lies there is damaged; the next look tries again.
         """
+        self._refuse_closed()
         return self._environment.reopen_if_replaced(make=make)
 
     def copy_to(self, directory: Path) -> None:
@@ -181,14 +177,21 @@ class LmdbKeyValue:
         Raises:
             Unavailable: The disk is full or read-only.
         """
+        self._refuse_closed()
         self._environment.copy(directory)
 
     def close(self) -> None:
         """Give the environment back; nothing happens the second time."""
-        if not self._closed:
-            self._closed = True
-            self._read = self._refuse
+        if self._refusal is None:
+            self._refuse_from_now(
+                Misuse(f"{self.directory}: this key-value store is closed. Open it again with store.open.")
+            )
+            unguard(self)
             unshare(self._environment)
+
+    def after_fork(self) -> None:
+        """In a forked child: refuse every later call."""
+        self._refuse_from_now(self._refusal or forked(self.directory))
 
     def __enter__(self) -> LmdbKeyValue:
         return self
@@ -214,13 +217,13 @@ class LmdbKeyValue:
             f"checksum). {self._mend}"
         )
 
-    def _refuse(self, what: Any, argument: Any) -> Any:
-        raise Misuse(f"{self.directory}: this key-value store is closed. Open it again with store.open.")
+    def _refuse_from_now(self, refusal: Misuse) -> None:
+        self._refusal = refusal
+        self._read = self._refuse_closed  # type: ignore[assignment]  # raises
 
-    def _after_fork_in_child(self) -> None:
-        if not self._closed:
-            self._environment = share(self.directory, self._map_bytes, self._mend)
-            self._read = self._environment.read
+    def _refuse_closed(self, *_: Any) -> Any:
+        if self._refusal is not None:
+            raise self._refusal
 
 
 def _get_all(transaction: Any, keys: Sequence[bytes]) -> tuple[list[bytes | None], bytes | None]:
@@ -265,14 +268,3 @@ def _check(transaction: Any, store: LmdbKeyValue) -> int:
     if count != entries:
         raise Corrupt(f"{store.directory}/data.mdb: {count} pairs where {entries} were written. {store._mend}")
     return count - 1  # without the format's
-
-
-_open_stores: weakref.WeakSet[LmdbKeyValue] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for store in list(_open_stores):
-        store._after_fork_in_child()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)  # after the environments' own hook, registered before it

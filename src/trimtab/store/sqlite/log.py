@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count, takewhile
 from pathlib import Path
@@ -16,9 +15,10 @@ from trimtab.core.clock import Clock, SystemClock
 from trimtab.core.errors import Misuse, NotFound, TrimtabError, Unavailable
 from trimtab.store.durable_files import make_folder
 from trimtab.store.file_lock import FileLock
+from trimtab.store.forks import check_inherited, forked, guard, unguard
 from trimtab.store.ports import LogRecord
 from trimtab.store.sqlite.partition import PartitionReader, PartitionWriter, busy, open_writer
-from trimtab.store.sqlite.partition_file import Mode, leak
+from trimtab.store.sqlite.partition_file import Mode
 
 _T = TypeVar("_T")
 _LARGEST_PAYLOAD_BYTES = 500_000_000  # SQLite's limit of a row is 1,000,000,000
@@ -28,7 +28,7 @@ class SqliteLog:
     """A `Log` in a directory: `p0001.db`, `p0002.db`, ... one for each process that ever wrote at the same time.
 
     `durable` syncs before it acknowledges; `relaxed` survives kill -9 as well, but may lose the last moments in a
-    power cut. Safe to use from many threads; a forked child takes a partition of its own.
+    power cut. Safe to use from many threads.
 
     >>> import tempfile
     >>> with SqliteLog(Path(tempfile.mkdtemp())) as log:
@@ -43,12 +43,7 @@ class SqliteLog:
         self.directory = Path(directory)
         self.mode: Mode = mode
         self._clock = clock or SystemClock()
-        self._start()
-        self._partitions()  # a directory, or nothing yet: the first append makes it
-        _open_logs.add(self)
-
-    def _start(self) -> None:
-        self._closed = False
+        self._refusal: Misuse | None = None  # once it cannot be used any more
         self._writer: PartitionWriter | None = None
         self._readers: dict[str, PartitionReader] = {}
         self._mutex = threading.Lock()  # the queue and who leads
@@ -56,6 +51,9 @@ class SqliteLog:
         self._waiting: list[_Append] = []
         self._leader: _Append | None = None
         self._last_group = 1
+        check_inherited(self.directory)
+        self._partitions()  # a directory, or nothing yet: the first append makes it
+        guard(self, self.directory)
 
     @property
     def partition(self) -> str:
@@ -73,6 +71,7 @@ class SqliteLog:
         mine = _Append(payloads, at_us)
         if not mine.payloads:
             return range(0)
+        self._refuse_closed()
         try:
             self._wait(mine)
             if not mine.done:
@@ -162,11 +161,9 @@ class SqliteLog:
         """
         return self._change(partition, lambda writer: writer.restamp(above_us, at_us))
 
-    def mark(self) -> tuple[tuple[str, tuple[int, int]], ...] | None:
-        """Something that is the same as before only if nobody appended in between; None where nothing can be locked."""
-        names = self._partitions()
-        marks = [(name, mark) for name in names if (mark := self._reader(name).mark()) is not None]
-        return tuple(marks) if len(marks) == len(names) else None
+    def mark(self) -> tuple[tuple[str, tuple[int, int]], ...]:
+        """A value that stays the same only while no process appends."""
+        return tuple((name, self._reader(name).mark()) for name in self._partitions())
 
     def maintenance(self) -> None:
         """Fold this process's write-ahead log into its file, so that no append has to."""
@@ -179,8 +176,14 @@ class SqliteLog:
 
     def close(self) -> None:
         """Wait for the append under way, then let the partition go; nothing happens the second time."""
-        if not self._closed or self._writer is not None:
+        if self._refusal is None or self._writer is not None:
             self._alone(self._close)
+
+    def after_fork(self) -> None:
+        """In a forked child: refuse every later call."""
+        self._inherited = self._writer, self._readers  # kept, so that they are not finalised
+        self._writer, self._readers = None, {}
+        self._refusal = self._refusal or forked(self.directory)
 
     def __enter__(self) -> SqliteLog:
         return self
@@ -189,7 +192,8 @@ class SqliteLog:
         self.close()
 
     def _close(self) -> None:
-        self._closed = True
+        self._refusal = Misuse(f"{self.directory}: this log is closed. Open it again with store.open.")
+        unguard(self)
         with self._files:
             for reader in self._readers.values():
                 reader.close()
@@ -338,6 +342,7 @@ class SqliteLog:
         reader = self._readers.get(partition)
         if reader is not None:
             return reader
+        self._refuse_closed()
         with self._files:
             self._refuse_closed()
             if partition not in self._readers:
@@ -360,19 +365,8 @@ class SqliteLog:
         return self.directory / f"{partition}.db"
 
     def _refuse_closed(self) -> None:
-        if self._closed:
-            raise Misuse(f"{self.directory}: this log is closed. Open it again with store.open.")
-
-    def _after_fork_in_child(self) -> None:
-        """Leave the parent's partition and connections alone; the next append takes a partition of the child's own."""
-        if self._writer is not None:
-            self._writer.abandon()
-        for reader in self._readers.values():
-            reader.abandon()
-        leak((self._writer, self._readers))
-        closed = self._closed
-        self._start()
-        self._closed = closed
+        if self._refusal is not None:
+            raise self._refusal
 
 
 class _Append:
@@ -399,14 +393,3 @@ class _Append:
         self.group: Sequence[_Append] = ()  # what it writes, itself among them, when it leads
         self.turn = threading.Lock()
         self.turn.acquire()
-
-
-_open_logs: weakref.WeakSet[SqliteLog] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for log in list(_open_logs):
-        log._after_fork_in_child()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote
 
 import msgspec
 
-from trimtab.core.errors import Conflict, Corrupt, TrimtabError, Unavailable
+from trimtab.core.errors import Conflict, Corrupt, Unavailable
+from trimtab.store.durable_files import check_writable
 from trimtab.store.file_lock import FileLock
 from trimtab.store.ports import LogRecord
 from trimtab.store.sqlite.errors import SQLITE_RAISES, named
@@ -26,13 +28,11 @@ from trimtab.store.sqlite.partition_file import (
     check_format,
     create,
     file_id,
-    leak,
     read_head,
     sequence,
     verified,
     write_head,
 )
-from trimtab.store.sqlite.still import Stamp, open_reading
 from trimtab.store.sqlite.wal import acknowledged_frames
 
 _T = TypeVar("_T")
@@ -45,7 +45,6 @@ _RETURNED = 2_000  # pages that one transaction gives back to the disk
 _LONG_OVERDUE = 10_000  # pages of a write-ahead log that appends fold where somebody else should have
 _readers = count()
 _NO_APPEND_US = -(2**62)  # before every append, that of a clock before 1970 too
-_TRIES = 20  # reads of a file that somebody changes meanwhile and that cannot be locked
 
 
 class PartitionWriter:
@@ -233,12 +232,6 @@ class PartitionWriter:
         finally:
             self._lock.release()
 
-    def abandon(self) -> None:
-        """In a forked child: never touch the parent's connection again, not even to close it."""
-        if self._connection is not None:
-            leak(self._connection)
-        self._connection = None
-
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._named() as connection:
@@ -322,14 +315,13 @@ class PartitionReader:
         self.path = path
         self._mutex = threading.Lock()
         self._path = str(path)
-        self._connection, self._stamp = self._opened()
+        check_writable(path.parent)  # SQLite makes a -shm file beside it
+        self._connection = self._opened()
         self._number = next(_readers)  # versions of two connections say nothing about each other
 
-    def mark(self) -> tuple[int, int] | None:
-        """Something that is the same as before only if nobody wrote in between; None where nothing can be locked."""
+    def mark(self) -> tuple[int, int]:
+        """A value that stays the same only while no process writes the file."""
         with self._mutex:
-            if self._stamp is not None:
-                return None
             self._reopen_if_replaced()
             try:
                 (version,) = self._connection.execute("PRAGMA data_version").fetchone()
@@ -384,28 +376,19 @@ class PartitionReader:
         with self._mutex:
             self._connection.close()
 
-    def abandon(self) -> None:
-        """In a forked child: never touch the parent's connection again."""
-        leak(self._connection)
-
     def _in_snapshot(self, what: Callable[[sqlite3.Connection], _T]) -> _T:
-        """`what(connection)` in one snapshot; where nothing can be locked, again until nobody changed the file."""
+        """`what(connection)` in one snapshot."""
         with self._mutex:
-            for _ in range(_TRIES):
-                if self._stamp is None:
-                    self._reopen_if_replaced()
-                elif Stamp.of(self.path) != self._stamp:
-                    self._connection.close()
-                    self._connection, self._stamp = self._opened()
-                try:
-                    found = self._once(what)
-                except TrimtabError:
-                    if self._stamp is None or Stamp.of(self.path) == self._stamp:
-                        raise
-                else:
-                    if self._stamp is None or Stamp.of(self.path) == self._stamp:
-                        return found
-        raise Unavailable(f"{self.path}: it changed {_TRIES} times while it was read without locks. Try again.")
+            self._reopen_if_replaced()
+            connection = self._connection
+            try:
+                connection.execute("BEGIN")
+                return what(connection)
+            except SQLITE_RAISES as error:
+                raise named(error, self._path) from error
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
 
     def _reopen_if_replaced(self) -> None:
         """Read on in the file that lies under the name now, which may be another one."""
@@ -414,25 +397,16 @@ class PartitionReader:
             return
         if found is None:
             raise Unavailable(f"{self.path}: it was removed or moved. Put it back, or run: trimtab recover")
-        connection, self._stamp = self._opened()
+        connection = self._opened()
         self._connection.close()
         self._connection, self._number = connection, next(_readers)
 
-    def _once(self, what: Callable[[sqlite3.Connection], _T]) -> _T:
-        connection = self._connection
-        try:
-            connection.execute("BEGIN")
-            return what(connection)
-        except SQLITE_RAISES as error:
-            raise named(error, str(self.path)) from error
-        finally:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-
-    def _opened(self) -> tuple[sqlite3.Connection, Stamp | None]:
+    def _opened(self) -> sqlite3.Connection:
         self._file = file_id(self._path)
         try:
-            connection, stamp = open_reading(self.path)
+            connection = sqlite3.connect(
+                f"file:{quote(self._path)}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
+            )
             try:
                 connection.text_factory = bytes
                 check_format(connection, self.path)
@@ -440,8 +414,8 @@ class PartitionReader:
                 connection.close()
                 raise
         except SQLITE_RAISES as error:
-            raise named(error, str(self.path)) from error
-        return connection, stamp
+            raise named(error, self._path) from error
+        return connection
 
 
 def open_writer(path: Path, lock: FileLock, mode: Mode) -> PartitionWriter:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import sqlite3
 import struct
@@ -49,11 +48,6 @@ def file_id(path: str) -> FileId | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def leak(thing: object) -> None:
-    """Make sure that `thing` is never finalised: SQLite must not close, in a child, what its parent opened."""
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 def create(path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from trimtab.core.errors import Unavailable
 from trimtab.store.durable_files import file_mode
+from trimtab.store.forks import guard
 
 _LONGEST_WAIT_S = 0.02  # between two looks at a lock that another process holds
 
@@ -32,6 +33,7 @@ class WriteTurn:
         self._wait_s = wait_s
         self._mutex = threading.Lock()
         self._fd = -1
+        guard(self, path)
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
@@ -56,9 +58,8 @@ class WriteTurn:
         with self._mutex:
             self._close()
 
-    def forget(self) -> None:
-        """In a forked child: the descriptor is the parent's, and would share its lock."""
-        self._mutex = threading.Lock()
+    def after_fork(self) -> None:
+        """In a forked child: close the inherited descriptor, which would keep the parent's lock beyond its death."""
         self._close()
 
     def _close(self) -> None:

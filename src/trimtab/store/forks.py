@@ -1,0 +1,66 @@
+"""Refusal to use, in a forked child, what its parent has open.
+
+SQLite and LMDB keep locks by process. A child that went on with its parent's connections, or opened the same files
+beside them, would take the parent's locks for its own and could damage the files.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import weakref
+from pathlib import Path
+from typing import Protocol
+
+from trimtab.core.errors import Misuse
+
+
+class Guarded(Protocol):
+    """Something with open files."""
+
+    def after_fork(self) -> None:
+        """Refuse every later call. Called in a forked child."""
+        ...
+
+
+_open: weakref.WeakKeyDictionary[Guarded, str] = weakref.WeakKeyDictionary()
+_inherited: set[str] = set()  # in a forked child: what its parent had open
+
+
+def guard(thing: Guarded, path: Path) -> None:
+    """From now on `thing` has `path` open: a forked child can use neither."""
+    _open[thing] = os.path.realpath(path)
+
+
+def unguard(thing: Guarded) -> None:
+    """`thing` is closed; nothing happens the second time."""
+    _open.pop(thing, None)
+
+
+def check_inherited(path: Path) -> None:
+    """Before `path` is opened.
+
+    Raises:
+        Misuse: This is a forked child, and its parent has it open.
+    """
+    if os.path.realpath(path) in _inherited:
+        raise forked(path)
+
+
+def forked(path: Path) -> Misuse:
+    """The error for what was opened before this process was forked."""
+    return Misuse(
+        f"{path}: this project was opened before the process forked. Start the child as a new interpreter "
+        '(multiprocessing\'s "spawn", joblib\'s "loky", subprocess) and open it there: tt.open(...)'
+    )
+
+
+def _after_fork_in_child() -> None:
+    for thing, path in list(_open.items()):
+        _inherited.add(path)
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))  # never finalised: that would close the parent's files
+        thing.after_fork()
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

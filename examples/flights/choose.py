@@ -25,7 +25,7 @@ import trimtab as tt
 from trimtab.app.state.definitions import Definitions, load_definitions
 from trimtab.app.training.loops import Loops
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns.data import Columns
+from trimtab.core.columns import Columns
 from trimtab.core.time import DAY_US, parse_time_us
 from trimtab.events import read_file
 from trimtab.report import text_table

@@ -14,8 +14,7 @@ import polars
 import pyarrow
 import pytest
 
-from trimtab.core.columns.arrow import read_arrow
-from trimtab.core.columns.data import Columns, WrongColumn
+from trimtab.core.columns.data import Columns, WrongColumn, read_arrow
 from trimtab.core.errors import Misuse
 
 ALL: dict[str, tuple[Any, list[Any]]] = {

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from trimtab.core.columns.data import Columns, Dtype, column
 from trimtab.core.errors import Misuse
-from trimtab.core.expressions.evaluate_columns import Evaluated, evaluate_columns, evaluate_marked
-from trimtab.core.expressions.evaluate_rows import RowFunction, compile_row
+from trimtab.core.expressions.by_columns import Evaluated, evaluate_columns, evaluate_marked
+from trimtab.core.expressions.by_rows import RowFunction, compile_row
 from trimtab.core.expressions.failed import noted
 from trimtab.core.expressions.functions import transform
 from trimtab.core.expressions.nodes import OPS, Expression, col, lit, when

@@ -11,8 +11,8 @@ import pytest
 
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse
-from trimtab.core.expressions.evaluate_columns import evaluate_columns, evaluate_marked
-from trimtab.core.expressions.evaluate_rows import compile_row
+from trimtab.core.expressions.by_columns import evaluate_columns, evaluate_marked
+from trimtab.core.expressions.by_rows import compile_row
 from trimtab.core.expressions.failed import noted
 from trimtab.core.expressions.functions import files_of, transform
 from trimtab.core.expressions.nodes import Expression, col

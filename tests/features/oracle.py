@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from trimtab.core.columns.data import Columns, Dtype, column
-from trimtab.core.expressions.evaluate_rows import compile_row
+from trimtab.core.expressions.by_rows import compile_row
 from trimtab.core.expressions.failed import noted
 from trimtab.core.expressions.nodes import Expression
 from trimtab.events.columns.frames import NEVER_US, EventFrame

@@ -15,7 +15,7 @@ from test_online import feeds
 
 from trimtab.core.columns.data import Columns, column
 from trimtab.core.errors import Misuse
-from trimtab.core.expressions.evaluate_rows import compile_row
+from trimtab.core.expressions.by_rows import compile_row
 from trimtab.core.expressions.functions import transform
 from trimtab.core.expressions.nodes import col
 from trimtab.events.definitions import Source

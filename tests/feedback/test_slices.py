@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.core.expressions.evaluate_rows import compile_row
+from trimtab.core.expressions.by_rows import compile_row
 from trimtab.core.expressions.nodes import Expression, col, when
 from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US

@@ -17,14 +17,14 @@ import msgspec
 from numpy.typing import ArrayLike
 
 import trimtab as tt
-from trimtab.core.columns.data import Columns
+from trimtab.core.columns import Columns
 from trimtab.core.config import Config
 
 _PREFIX = re.compile(r"\b(?:[A-Za-z_]\w*\.)+(?=[A-Za-z_])")  # `dt.datetime`: where a type lives may change
 _OWN = "trimtab."
 BEYOND = {  # what the documents import from elsewhere than `trimtab`
     "trimtab.core.clock": ("ShiftedClock", "SystemClock", "VirtualClock"),
-    "trimtab.core.columns.data": ("Column", "Columns", "WrongColumn"),
+    "trimtab.core.columns": ("Column", "Columns", "WrongColumn"),
     "trimtab.core.time": ("DAY_US", "HOUR_US", "duration_us", "format_duration", "parse_time_us"),
     "trimtab.events": ("History", "Ingestor", "Quarantine", "arrivals", "read_rows"),
     "trimtab.features": ("LABEL_STATES", "LabelIndex", "REASONS", "evaluate"),
@@ -39,7 +39,7 @@ BEYOND = {  # what the documents import from elsewhere than `trimtab`
     "trimtab.testing": ("MemoryLog",),
     "trimtab.training": ("build_training_set", "evaluate", "fit", "neural", "onnx"),
 }
-_WITH_VALUES = ("trimtab.core.columns.data", "trimtab.serving", "trimtab.simulation")
+_WITH_VALUES = ("trimtab.core.columns", "trimtab.serving", "trimtab.simulation")
 _USUAL = {"__init__", "__repr__", "__str__", "__hash__", "__post_init__", "__getstate__", "__setstate__", "__reduce__"}
 
 

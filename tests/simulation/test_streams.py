@@ -96,7 +96,7 @@ def replayed(folder: Path, made: Stream, lines: list[Line]) -> ReplayResult:
 
 def labels_of(made: Stream, model: Model) -> np.ndarray:
     """The label of each request, in the order of the truth."""
-    from trimtab.core.expressions.evaluate_columns import evaluate_columns
+    from trimtab.core.expressions.by_columns import evaluate_columns
 
     table = made.tables["outcomes"]
     values = evaluate_columns(model.label.value, table).to_list()

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.errors import Misuse
-from trimtab.core.expressions.evaluate_columns import evaluate_columns
+from trimtab.core.expressions.by_columns import evaluate_columns
 from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.features.definitions import Label
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from trimtab.core.columns.data import Column, Columns, Dtype, column
-from trimtab.core.expressions.evaluate_columns import evaluate_columns
+from trimtab.core.expressions.by_columns import evaluate_columns
 from trimtab.core.expressions.nodes import Expression
 from trimtab.core.records import Prediction
 

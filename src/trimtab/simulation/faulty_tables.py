@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.columns.data import Column, Columns
 from trimtab.core.errors import Misuse, NotFound
-from trimtab.core.expressions.evaluate_columns import evaluate_columns
+from trimtab.core.expressions.by_columns import evaluate_columns
 from trimtab.core.time import HOUR_US
 from trimtab.events.definitions import Source
 from trimtab.features.definitions import Label

@@ -1,1 +1,18 @@
-"""Named columns with nulls, their exchange with Arrow, and how they are shown."""
+"""Named columns with nulls, their exchange with Arrow, and their display."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trimtab.core.columns.column import Column, WrongColumn
+    from trimtab.core.columns.data import Columns
+
+__all__ = ["Column", "Columns", "WrongColumn"]
+
+_LAZY = {"Column": "column", "Columns": "data", "WrongColumn": "column"}  # name -> its file
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)

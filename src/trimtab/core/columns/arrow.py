@@ -10,7 +10,7 @@ import ctypes
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -28,8 +28,8 @@ from trimtab.core.columns.arrow_layout import (
     read_intervals,
     read_piece,
 )
-from trimtab.core.columns.data import ArrowTable, Column, Columns, Dtype, WrongColumn
-from trimtab.core.columns.data import column as column_of
+from trimtab.core.columns.column import Column, Dtype, WrongColumn
+from trimtab.core.columns.column import column as column_of
 from trimtab.core.errors import Misuse
 
 _INDEX = re.compile(r"__index_level_\d+__")  # how pandas names the numbers of its rows
@@ -60,15 +60,10 @@ class Extension(msgspec.Struct, frozen=True):
     stored: Any
 
 
-def read_arrow(given: Any, only: Collection[str] | None = None, *, loose: bool = False) -> ArrowTable:
-    """The table that an object gives, see `Columns.from_arrow`.
-
-    Args:
-        given: It.
-        only: The columns that are wanted; left out, all.
-        loose: Columns that no `Column` holds exactly (decimals, lists, extension types) are Python values. Else
-            decimals are the nearest doubles, and the others an error.
-    """
+def read_columns(
+    given: Any, only: Collection[str] | None = None, *, loose: bool = False
+) -> tuple[tuple[str, ...], dict[str, Column], dict[str, list[Any]], int]:
+    """The names of all columns of an object, its columns, the loose ones, and its rows: see `read_arrow`."""
     try:
         table = arro3.Table.from_arrow(_without_nulls(given))
     except ImportError as error:
@@ -87,8 +82,7 @@ def read_arrow(given: Any, only: Collection[str] | None = None, *, loose: bool =
         columns.append(_parts(name, chunked, loose) if is_wanted else [])
         if is_wanted and not columns[-1]:
             values[name] = _python_values(name, chunked)
-    found = table_of(table.column_names, columns)
-    return ArrowTable(found.names, found.columns, values, table.num_rows)
+    return *_joined(table.column_names, columns), values, table.num_rows
 
 
 def _without_nulls(given: Any) -> Any:
@@ -115,21 +109,21 @@ def _unread(given: Any, error: BaseException) -> str:
     )
 
 
-def arrow_stream(columns: Columns, requested_schema: object = None) -> object:
+def arrow_stream(columns: Mapping[str, Column], requested_schema: object = None) -> object:
     """A capsule of a table's data; times are timestamps of microseconds in UTC."""
-    arrays = [_array(name, column) for name, column in columns.by_name.items()]
-    table = arro3.Table.from_arrays(arrays, names=list(columns.names))
+    arrays = [_array(name, column) for name, column in columns.items()]
+    table = arro3.Table.from_arrays(arrays, names=list(columns))
     return table.__arrow_c_stream__(requested_schema)
 
 
-def arrow_schema(columns: Columns) -> object:
+def arrow_schema(columns: Mapping[str, Column]) -> object:
     """A capsule of a table's schema."""
-    fields = [arro3.Field(name, _TYPES[column.dtype], nullable=True) for name, column in columns.by_name.items()]
+    fields = [arro3.Field(name, _TYPES[column.dtype], nullable=True) for name, column in columns.items()]
     return arro3.Schema(fields).__arrow_c_schema__()
 
 
-def table_of(names: Sequence[str], parts: Sequence[Sequence[Column]]) -> ArrowTable:
-    """A table of the parts of each of its columns, those without parts left out, and the row numbers of pandas.
+def _joined(names: Sequence[str], parts: Sequence[Sequence[Column]]) -> tuple[tuple[str, ...], dict[str, Column]]:
+    """Names and columns, without the row numbers of pandas; of columns without parts only the name.
 
     Raises:
         Misuse: Two columns have one name.
@@ -139,7 +133,7 @@ def table_of(names: Sequence[str], parts: Sequence[Sequence[Column]]) -> ArrowTa
     if times > 1:
         raise WrongColumn(f"table: column {twice!r} comes twice. Rename or remove one.", column=twice)
     found = {n: join_columns(p) for n, p in zip(names, parts, strict=True) if p and not _INDEX.fullmatch(n)}
-    return ArrowTable(tuple(kept), Columns(found))
+    return tuple(kept), found
 
 
 def _parts(name: str, chunked: arro3.ChunkedArray, loose: bool) -> list[Column]:
@@ -278,7 +272,9 @@ def _array(name: str, column: Column) -> arro3.Array:
         try:
             return arro3.Array(texts, kind)
         except UnicodeEncodeError as error:
-            raise Misuse(f"column {name!r}: a text has no UTF-8 form ({error.reason}). Mend it.") from error
+            raise Misuse(
+                f"column {name!r}: a text has no UTF-8 form ({error.reason}). Remove its unpaired surrogates."
+            ) from error
     if column.valid is None:
         values: NDArray[Any] = np.ascontiguousarray(column.values)
         return arro3.Array.from_numpy(values).cast(kind)

@@ -12,9 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from trimtab.core.columns.arrow import read_arrow
 from trimtab.core.columns.arrow_size import MAGIC, MORE, Bounds, TooLarge, TooManyRows, check_size
-from trimtab.core.columns.data import ArrowTable, Columns, WrongColumn
+from trimtab.core.columns.data import ArrowTable, Columns, WrongColumn, read_arrow
 from trimtab.core.errors import Misuse, TrimtabError
 
 __all__ = ["NoPyarrow", "TooLarge", "TooManyRows", "is_ipc", "read_ipc", "read_ipc_file", "write_ipc_stream"]

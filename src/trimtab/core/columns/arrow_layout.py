@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.columns.data import Column, Dtype, WrongColumn, float_column
+from trimtab.core.columns.column import Column, Dtype, WrongColumn, float_column
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US
 
@@ -261,7 +261,7 @@ def _decimal(kind: str) -> tuple[int, int]:
         scale, bits = 1_000, []
     width = (bits[0] if bits else 128) // 8
     if not (-100 <= scale <= 100 and width in (4, 8, 16, 32)):
-        raise Misuse(f"Arrow data: format {kind!r} is no decimal. Write it anew.")
+        raise Misuse(f"Arrow data: format {kind!r} is no decimal. Write it again.")
     return scale, width
 
 
@@ -295,4 +295,4 @@ def _typed(piece: Piece, number: int, kind: str, first: int, count: int) -> NDAr
 
 
 def _broken(piece: Piece, why: str) -> Misuse:
-    return WrongColumn(f"column {piece.name!r}: no sound Arrow data: {why}. Write it anew.", column=piece.name)
+    return WrongColumn(f"column {piece.name!r}: no sound Arrow data: {why}. Write it again.", column=piece.name)

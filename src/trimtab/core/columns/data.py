@@ -2,58 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from trimtab.core.columns.column import Column, Dtype, WrongColumn, column, float_column
 from trimtab.core.errors import Misuse
 
 if TYPE_CHECKING:  # NumPy is loaded on first use, so that `import trimtab` stays light
     from numpy.typing import NDArray
 
-Dtype = Literal["float", "int", "bool", "str", "time"]  # time: int64 UTC microseconds
-
-
-class WrongColumn(Misuse):
-    """A `Misuse` of one column; `column` is its name."""
-
-    def __init__(self, message: str, *, column: str) -> None:
-        super().__init__(message)
-        self.column = column
-
-
-class Column(msgspec.Struct, frozen=True, eq=False):
-    """Values and which of them are there.
-
-    `values` is float64, int64 (also for time), bool or object (str); where `valid` is False the value is a
-    placeholder (NaN, 0, False, None). `valid` None means that all are there. A float column's nulls are always NaN
-    in `values` as well.
-    """
-
-    dtype: Dtype
-    values: NDArray[Any]
-    valid: NDArray[Any] | None = None
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def take(self, rows: NDArray[Any] | slice) -> Column:
-        """The column at `rows` (positions, a boolean mask or a slice)."""
-        return Column(self.dtype, self.values[rows], None if self.valid is None else self.valid[rows])
-
-    def present(self) -> NDArray[Any]:
-        """A boolean array: True where a value is there."""
-        import numpy as np
-
-        return np.ones(len(self.values), bool) if self.valid is None else self.valid
-
-    def to_list(self) -> list[Any]:
-        """Python values, None for null."""
-        out: list[Any] = self.values.tolist()
-        if self.valid is None:
-            return out
-        return [v if ok else None for v, ok in zip(out, self.valid.tolist(), strict=True)]
+__all__ = ["ArrowTable", "Column", "Columns", "Dtype", "WrongColumn", "column", "float_column", "read_arrow"]
 
 
 class Columns(msgspec.Struct, frozen=True, eq=False):
@@ -111,13 +71,13 @@ class Columns(msgspec.Struct, frozen=True, eq=False):
         """The table for a terminal: its first and last rows."""
         from trimtab.core.columns.shown import text_table
 
-        return text_table(self)
+        return text_table(self.by_name)
 
     def _repr_html_(self) -> str:
         """The same for notebooks."""
         from trimtab.core.columns.shown import html_table
 
-        return html_table(self)
+        return html_table(self.by_name)
 
     def to_rows(self) -> list[dict[str, Any]]:
         """One dict a row, None for null, times as UTC microseconds: for people and JSON, not for speed.
@@ -129,16 +89,16 @@ class Columns(msgspec.Struct, frozen=True, eq=False):
         return [dict(zip(self.by_name, row, strict=True)) for row in zip(*lists, strict=True)]
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        """The table for whoever takes the Arrow PyCapsule interface: polars, pandas, pyarrow, DuckDB."""
+        """The table through the Arrow PyCapsule interface, for polars, pandas, pyarrow and DuckDB."""
         from trimtab.core.columns.arrow import arrow_stream
 
-        return arrow_stream(self, requested_schema)
+        return arrow_stream(self.by_name, requested_schema)
 
     def __arrow_c_schema__(self) -> object:
-        """Names and types of the columns, in the same way."""
+        """Names and types of the columns through the same interface."""
         from trimtab.core.columns.arrow import arrow_schema
 
-        return arrow_schema(self)
+        return arrow_schema(self.by_name)
 
     @staticmethod
     def from_arrow(table: object) -> Columns:
@@ -153,8 +113,6 @@ class Columns(msgspec.Struct, frozen=True, eq=False):
         Raises:
             Misuse: It gives no table, or a column holds something else, such as lists; the message names it.
         """
-        from trimtab.core.columns.arrow import read_arrow
-
         return read_arrow(table).columns
 
     @staticmethod
@@ -186,27 +144,16 @@ class ArrowTable(msgspec.Struct, frozen=True, eq=False):
     rows: int | None = None  # as the table counts them
 
 
-def column(dtype: Dtype, values: Sequence[Any]) -> Column:
-    """A column from Python values, None (or NaN in a float column) for null."""
-    import numpy as np
+def read_arrow(given: Any, only: Collection[str] | None = None, *, loose: bool = False) -> ArrowTable:
+    """The table that an object gives through the Arrow PyCapsule interface, see `Columns.from_arrow`.
 
-    if dtype == "float":
-        return float_column(np.array(values, np.float64))  # NumPy reads None as NaN
-    valid = np.array([v is not None for v in values], bool)
-    if dtype == "str":
-        array: NDArray[Any] = np.empty(len(values), object)
-        array[:] = list(values)
-    else:
-        kind: type = np.bool_ if dtype == "bool" else np.int64
-        array = np.array([0 if v is None else v for v in values], kind)
-    return Column(dtype, array, None if valid.all() else valid)
+    Args:
+        given: A table or record batch of another library.
+        only: The columns that are wanted; left out, all.
+        loose: Columns that no `Column` holds exactly (decimals, lists, extension types) become Python values. Else
+            decimals become the nearest doubles, and the others are an error.
+    """
+    from trimtab.core.columns.arrow import read_columns
 
-
-def float_column(values: NDArray[Any]) -> Column:
-    """A float column by the rules of ingestion: NaN is null, -0.0 is 0.0."""
-    import numpy as np
-
-    with np.errstate(invalid="ignore"):  # a NaN may be a signalling one
-        values = np.asarray(values, np.float64) + 0.0  # -0.0 + 0.0 = 0.0
-    missing = np.isnan(values)
-    return Column("float", values, ~missing if missing.any() else None)
+    names, columns, values, rows = read_columns(given, only, loose=loose)
+    return ArrowTable(names, Columns(columns), values, rows)

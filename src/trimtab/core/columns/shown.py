@@ -1,23 +1,24 @@
-"""A table for people: its first and last rows, the types of its columns, and where nothing is."""
+"""Display of a table: its first and last rows and the types of its columns."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from trimtab.core.columns.data import Column, Columns
+from trimtab.core.columns.column import Column
 from trimtab.core.time import format_time
 
 _MOST_ROWS, _MOST_COLUMNS, _MOST_CHARACTERS = 10, 12, 32
 _NULL, _GAP = "null", "…"
-_RIGHT = ("float", "int")  # dtypes whose values stand at the right
+_RIGHT = ("float", "int")  # dtypes of which values are right-aligned
 
 
-def text_table(table: Columns) -> str:
+def text_table(table: Mapping[str, Column]) -> str:
     """For a terminal.
 
-    >>> print(text_table(Columns.of({"who": ("str", ["ann", None]), "x": ("float", [1.5, 20.0])})))
+    >>> from trimtab.core.columns import Columns
+    >>> Columns.of({"who": ("str", ["ann", None]), "x": ("float", [1.5, 20.0])})
     2 rows x 2 columns
     who       x
     str   float
@@ -35,8 +36,8 @@ def text_table(table: Columns) -> str:
     return "\n".join([_size(table), *lines[:2], rule, *lines[2:]] if names else [_size(table)])
 
 
-def html_table(table: Columns) -> str:
-    """For a notebook; whatever the values say is text."""
+def html_table(table: Mapping[str, Column]) -> str:
+    """For a notebook; values are escaped."""
     names, cells = _cells(table)
     heads = "".join(
         f"<th>{escape(_plain(name))}<br><small>{escape(_dtype(table, name))}</small></th>" for name in names
@@ -56,20 +57,25 @@ def html_table(table: Columns) -> str:
     )
 
 
-def _size(table: Columns) -> str:
-    columns = len(table.names)
-    return f"{table.rows:,} row{'s' * (table.rows != 1)} x {columns:,} column{'s' * (columns != 1)}"
+def _rows(table: Mapping[str, Column]) -> int:
+    return next(map(len, table.values()), 0)
 
 
-def _cells(table: Columns) -> tuple[list[str], list[list[str]]]:
-    """The columns that are shown, and the texts of the rows that are."""
-    names = list(table.names)
+def _size(table: Mapping[str, Column]) -> str:
+    rows, columns = _rows(table), len(table)
+    return f"{rows:,} row{'s' * (rows != 1)} x {columns:,} column{'s' * (columns != 1)}"
+
+
+def _cells(table: Mapping[str, Column]) -> tuple[list[str], list[list[str]]]:
+    """The names of the columns shown, and the texts of the rows shown."""
+    names = list(table)
     if len(names) > _MOST_COLUMNS:
         half = _MOST_COLUMNS // 2
         names = [*names[:half], _GAP, *names[-half:]]
-    gap = table.rows > _MOST_ROWS
-    head = slice(0, _MOST_ROWS // 2 if gap else table.rows)
-    tail = slice(table.rows - _MOST_ROWS // 2 if gap else table.rows, table.rows)
+    rows = _rows(table)
+    gap = rows > _MOST_ROWS
+    head = slice(0, _MOST_ROWS // 2 if gap else rows)
+    tail = slice(rows - _MOST_ROWS // 2 if gap else rows, rows)
     lists = []
     for name in names:
         if name not in table:
@@ -90,7 +96,7 @@ def _text(column: Column, value: Any) -> str:
     if column.dtype == "time":
         try:
             return format_time(value)
-        except OverflowError:  # outside the years that have a name
+        except OverflowError:  # outside the years 1 to 9999
             return f"{value} us"
     if column.dtype == "float":
         return f"{value:.6g}" if abs(value) >= 1e6 or 0 < abs(value) < 1e-4 else str(round(value, 6))
@@ -101,16 +107,16 @@ def _text(column: Column, value: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """On one line, no longer than fits, control characters shown."""
+    """One line, cut to fit, control characters escaped."""
     kept = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: _MOST_CHARACTERS + 1])
     return kept if len(kept) <= _MOST_CHARACTERS else kept[: _MOST_CHARACTERS - 1] + _GAP
 
 
-def _dtype(table: Columns, name: str) -> str:
+def _dtype(table: Mapping[str, Column], name: str) -> str:
     return table[name].dtype if name in table else ""
 
 
-def _is_right(table: Columns, name: str) -> bool:
+def _is_right(table: Mapping[str, Column], name: str) -> bool:
     return _dtype(table, name) in _RIGHT
 
 

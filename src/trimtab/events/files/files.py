@@ -121,7 +121,7 @@ def _taken(given: Any, source: Source, kind: Format | None, nulls: Sequence[str]
         table = given if isinstance(given, ArrowTable) else ArrowTable(given.names, given)
         return "table", fit_table("table", source, table)
     if is_table(given):
-        from trimtab.core.columns.arrow import read_arrow
+        from trimtab.core.columns.data import read_arrow
 
         return "table", fit_table("table", source, read_arrow(given, dtypes_of(source), loose=True))
     if isinstance(given, BufferedIOBase | RawIOBase):

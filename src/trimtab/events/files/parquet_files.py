@@ -11,8 +11,8 @@ import arro3.core as arro3
 import duckdb
 import msgspec
 
-from trimtab.core.columns.arrow import Extension, Unread, read_arrow
-from trimtab.core.columns.data import ArrowTable, Dtype
+from trimtab.core.columns.arrow import Extension, Unread
+from trimtab.core.columns.data import ArrowTable, Dtype, read_arrow
 from trimtab.core.columns.flatbuffer import FlatTable
 from trimtab.core.errors import Misuse
 from trimtab.events.definitions import Source

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.columns.data import Column, Columns
 from trimtab.core.errors import Misuse
-from trimtab.core.expressions.evaluate_columns import evaluate_marked
+from trimtab.core.expressions.by_columns import evaluate_marked
 from trimtab.events.columns.frames import EventFrame
 from trimtab.features.definitions import Join
 from trimtab.features.feature_set import FeatureSet

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.columns.data import Column, Columns, Dtype
-from trimtab.core.expressions.evaluate_columns import evaluate_marked
+from trimtab.core.expressions.by_columns import evaluate_marked
 from trimtab.core.expressions.nodes import Expression
 from trimtab.events.columns.frame_index import Entities
 from trimtab.events.columns.frames import NEVER_US, EventFrame

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse
-from trimtab.core.expressions.evaluate_rows import RowFunction, compile_row
+from trimtab.core.expressions.by_rows import RowFunction, compile_row
 from trimtab.core.expressions.failed import noted
 from trimtab.features.encoding import Encoding
 from trimtab.features.feature_set import FeatureSet

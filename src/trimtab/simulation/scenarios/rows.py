@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.columns.data import Column, Columns
-from trimtab.core.expressions.evaluate_columns import evaluate_columns
+from trimtab.core.expressions.by_columns import evaluate_columns
 from trimtab.events.columns.frames import EventFrame
 from trimtab.events.columns.history import History
 from trimtab.features.definitions import Label, Request

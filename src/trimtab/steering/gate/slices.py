@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.columns.data import Column, Columns
-from trimtab.core.expressions.evaluate_columns import evaluate_columns
+from trimtab.core.expressions.by_columns import evaluate_columns
 from trimtab.core.records import GateCheck
 from trimtab.core.time import DAY_US
 from trimtab.stats.inference.paired import paired_mean_bound

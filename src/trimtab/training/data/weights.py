@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse
-from trimtab.core.expressions.evaluate_columns import evaluate_columns
+from trimtab.core.expressions.by_columns import evaluate_columns
 from trimtab.core.expressions.nodes import Expression
 from trimtab.core.expressions.primitives import hash_bucket
 from trimtab.training.data.sets import TrainingSet

@@ -8,7 +8,7 @@ from itertools import repeat
 from typing import Any, TypeAlias
 
 from trimtab.core.columns.data import Dtype
-from trimtab.core.expressions.evaluate_rows import compile_row
+from trimtab.core.expressions.by_rows import compile_row
 from trimtab.core.expressions.failed import noted
 from trimtab.core.expressions.nodes import GREATEST, Expression
 from trimtab.features.aggregates import Aggregate

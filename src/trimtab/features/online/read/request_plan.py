@@ -10,7 +10,7 @@ import msgspec
 
 from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse, Unavailable
-from trimtab.core.expressions.evaluate_rows import compile_row
+from trimtab.core.expressions.by_rows import compile_row
 from trimtab.core.expressions.failed import noted
 from trimtab.features.feature_set import FeatureSet, Stage
 from trimtab.features.frames import REASONS, Reason

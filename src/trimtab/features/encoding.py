@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from trimtab.core.codegen import define
 from trimtab.core.columns.data import Columns, Dtype
 from trimtab.core.errors import Misuse
 from trimtab.features.feature_set import FeatureSet
@@ -62,7 +63,7 @@ class Encoding(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         It is written for these features: a loop over as many encoders takes four times as long.  # D115
         """
         values = {f"v{n}": name for n, name in enumerate(self.dtypes)}
-        scope: dict[str, Any] = {"nan": math.nan, "float": float}
+        scope: dict[str, Any] = {"nan": math.nan}
         of_row = []
         for value, name in values.items():
             if name in self.vocabularies:
@@ -70,9 +71,8 @@ class Encoding(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 of_row.append(f"of_{value}({value}, nan)")
             else:
                 of_row.append(f"nan if {value} is None else float({value})")
-        text = f"def row(values):\n  [{', '.join(values)}] = values\n  return [{', '.join(of_row)}]"
-        exec(compile(text, "<encoding of a row>", "exec"), scope)  # our own names, no text of others
-        encode: Callable[[Sequence[Any]], list[float]] = scope["row"]
+        lines = ["def row(values):", f"  [{', '.join(values)}] = values", f"  return [{', '.join(of_row)}]"]
+        encode: Callable[[Sequence[Any]], list[float]] = define("row", lines, scope, about="encoding of a row")
         return encode
 
     @cached_property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from trimtab.core.codegen import define
 from trimtab.core.columns.data import Dtype
 from trimtab.core.time import DAY_US
 from trimtab.features.definitions import Request
@@ -37,10 +38,7 @@ def plain_check(request: Request) -> PlainCheck:
     True
     """
     names = {f"n{number}": name for number, name in enumerate(request.columns)}
-    text = "\n".join(_lines(request, names))
-    scope: dict[str, Any] = dict(names)
-    exec(compile(text, f"<plain rows of request {request.name!r}>", "exec"), scope)  # our own names, no text of others
-    check: PlainCheck = scope["check"]
+    check: PlainCheck = define("check", _lines(request, names), names, about=f"rows of request {request.name}")
     return check
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
+from trimtab.core.codegen import define
 from trimtab.features.exact_rows import UNITS, fits, rounded
 from trimtab.features.online.packed.plan import (
     COUNT,
@@ -58,7 +59,6 @@ def reader(plan: ViewPlan, at: int) -> Reader:
     >>> values, reasons
     ([0], [1])
     """
-    text = "\n".join(_lines(plan, at))
     names: dict[str, Any] = {
         "plan": plan, "at": at, "decode": decode, "fitting": fitting, "read_decoded": read_decoded,
         "unknown": unknown, "first_start": first_start, "less_expired": less_expired, "first_in": _first_in,
@@ -66,8 +66,7 @@ def reader(plan: ViewPlan, at: int) -> Reader:
         **{f"feature{n}": feature for n, feature in enumerate(plan.features)},
         **{f"group{n}": group for n, group in enumerate(plan.groups)},
     }  # fmt: skip
-    exec(compile(text, f"<read of view {plan.name!r}>", "exec"), names)  # numbers and our own names, no text of others
-    read: Reader = names["read"]
+    read: Reader = define("read", _lines(plan, at), names, about=f"read of view {plan.name}")
     return read
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from trimtab.core.codegen import define
 from trimtab.training.runtimes.choosing import RowCall
 from trimtab.training.runtimes.ports import wrong_row
 
@@ -113,6 +114,5 @@ def _sum_of_leaves(trees: list[_Tree], places: dict[int, int], inputs: int) -> A
             for bit, split in enumerate(tree.splits or ())
         ]
         lines.append(f"    s += leaves{number}[{'+'.join(bits) or '0'}]")
-    names: dict[str, Any] = {f"leaves{number}": tree.leaf_values for number, tree in enumerate(trees)}
-    exec(compile("\n".join([*lines, "    return s"]), "<catboost trees>", "exec"), names)  # numbers only: `_is_plain`
-    return names.pop("total")  # what a function sees is not to hold it: see `Ways`
+    names = {f"leaves{number}": tree.leaf_values for number, tree in enumerate(trees)}
+    return define("total", [*lines, "    return s"], names, about="CatBoost trees")

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 
-from trimtab.core.signals import ENDING
+from trimtab.run.signals import ENDING
 
 sys.path.insert(0, str(Path(__file__).parent))
 for name in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "force_color"):  # all is here, and plain text

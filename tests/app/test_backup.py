@@ -25,8 +25,8 @@ from trimtab.app.project import Project, open_project
 from trimtab.app.state.state_use import set_aside
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
-from trimtab.core.signals import ENDING
 from trimtab.core.time import DAY_US, HOUR_US, format_time
+from trimtab.run.signals import ENDING
 
 AS_OF = format_time(shop.NOW_US)
 FULL = """

@@ -14,7 +14,7 @@ from trimtab.cli.exits import FAILED
 from trimtab.cli.options import command, manner, moment_of, opened_project, refuse_given
 from trimtab.cli.output import progress, show_json, show_lines
 from trimtab.core.errors import Misuse
-from trimtab.core.regular_file import regular_file
+from trimtab.store.regular_file import regular_file
 
 if TYPE_CHECKING:
     from trimtab.app.features.loading import Ingested

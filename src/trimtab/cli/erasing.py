@@ -12,7 +12,7 @@ import click
 from trimtab.cli.options import account, command, manner, opened_project
 from trimtab.cli.output import progress, show_json, show_lines
 from trimtab.core.errors import Misuse
-from trimtab.core.regular_file import regular_file
+from trimtab.store.regular_file import regular_file
 
 _SAFE = "What is erased stays erased; run the same command again to finish."
 

@@ -16,8 +16,8 @@ from types import FrameType
 import click
 
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, TrimtabError, Unavailable
-from trimtab.core.signals import ENDING, caught
 from trimtab.core.urls import mask_url
+from trimtab.run.signals import ENDING, caught
 
 FAILED = 1  # a check found something: `doctor`, `status --check`
 UNEXPECTED = 70

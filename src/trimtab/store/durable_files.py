@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from trimtab.core.errors import Misuse, Unavailable
-from trimtab.core.regular_file import other_kind
+from trimtab.store.regular_file import other_kind
 
 TEMPORARY = (".", ".new")  # how the name of a file begins and ends that is being written, or was when its writer died
 _ROOM_BYTES = 1 << 18  # less is a full disk: the files that a database makes when it is opened take half of it

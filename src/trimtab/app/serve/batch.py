@@ -17,7 +17,6 @@ from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns, column
 from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
 from trimtab.core.hashing import bytes_hash, content_hash
-from trimtab.core.regular_file import other_kind
 from trimtab.events import Rows, read_rows
 from trimtab.features.definitions import Request
 from trimtab.serving.answer.answering import Answer, ServedVersion, shown
@@ -26,6 +25,7 @@ from trimtab.serving.log.prediction_log import prediction_columns
 from trimtab.store.duckdb_opening import open_duckdb
 from trimtab.store.durable_files import make_folder
 from trimtab.store.file_lock import FileLock
+from trimtab.store.regular_file import other_kind
 
 if TYPE_CHECKING:
     from trimtab.app.system import System

@@ -11,11 +11,11 @@ import msgspec
 
 from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse
-from trimtab.core.regular_file import regular_file
 from trimtab.core.time import ISO_8601
 from trimtab.events.files.csv_files import csv_header, read_texts
 from trimtab.events.files.opened import open_text
 from trimtab.store.duckdb_opening import open_duckdb
+from trimtab.store.regular_file import regular_file
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

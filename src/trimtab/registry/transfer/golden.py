@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from trimtab.core.errors import Misuse, TrimtabError
 from trimtab.core.hashing import bytes_hash
-from trimtab.core.regular_file import regular_file
 from trimtab.registry.transfer import standalone
+from trimtab.store.regular_file import regular_file
 from trimtab.training.fitting.artifact import encode_artifact, make_golden
 from trimtab.training.fitting.fit import checked_scores
 from trimtab.training.fitting.fitted import Fitted

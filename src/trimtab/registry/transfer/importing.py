@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.hashing import bytes_hash
-from trimtab.core.regular_file import regular_file
 from trimtab.core.time import format_duration, format_time
 from trimtab.features.encoding import Encoding
 from trimtab.features.stored import encode_features
@@ -25,6 +24,7 @@ from trimtab.registry.versions import Imported, Version
 from trimtab.run import Cancelled, ProcessExecutor, Task, TaskFailed
 from trimtab.stats.recalibration import Recalibration
 from trimtab.store.ports import Blob
+from trimtab.store.regular_file import regular_file
 from trimtab.training.data.sets import Manifest
 from trimtab.training.definitions import Model
 from trimtab.training.fitting.artifact import Artifact, Golden, scorer_for

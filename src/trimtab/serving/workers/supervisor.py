@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from trimtab.core.errors import Unavailable
-from trimtab.core.signals import caught
+from trimtab.run.signals import caught
 from trimtab.serving.workers.channel import CHANGED, READY, WAKE
 from trimtab.serving.workers.worker import Worker
 

@@ -19,11 +19,11 @@ from typing import Any, TypeVar
 import lmdb
 
 from trimtab.core.errors import Conflict, Corrupt, Misuse, TrimtabError, Unavailable
-from trimtab.core.regular_file import other_kind
 from trimtab.store.durable_files import check_writable, file_mode, make_folder, publish, sync_directory
 from trimtab.store.file_lock import FileLock
 from trimtab.store.forks import check_inherited
 from trimtab.store.lmdb.length import is_cut
+from trimtab.store.regular_file import other_kind
 
 FORMAT = 1
 FORMAT_KEY = b"\x00trimtab/format"

@@ -14,9 +14,9 @@ from typing import IO
 import msgspec
 
 from trimtab.core.alert_settings import CommandReceiver, FileReceiver
-from trimtab.core.regular_file import other_kind
 from trimtab.monitoring.alerts.alert_records import Alert, Message
 from trimtab.monitoring.alerts.outbox import Sent
+from trimtab.store.regular_file import other_kind
 
 _SHOWN = 200  # characters of what a program prints last
 

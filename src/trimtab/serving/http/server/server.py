@@ -16,7 +16,7 @@ from typing import Any
 import uvicorn
 
 from trimtab.core.errors import Misuse, Unavailable
-from trimtab.core.signals import caught
+from trimtab.run.signals import caught
 from trimtab.serving.http.requests.wire import AsgiApp
 from trimtab.serving.http.server.accepting import Acceptor, Connections
 from trimtab.serving.http.server.tls import Tls, tls_context

@@ -9,7 +9,7 @@ from types import FrameType
 
 import pytest
 
-from trimtab.core.signals import ENDING, caught
+from trimtab.run.signals import ENDING, caught
 
 
 class Heard(list[int]):

@@ -1,4 +1,4 @@
-"""Files that a person names: whole files, not what would be waited for without an end."""
+"""Checks that a path given by a person names a regular file, not a folder, a pipe or a device."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _KINDS = {
 
 
 def other_kind(path: Path) -> str | None:
-    """What a path names that is no regular file, in words; None: it names one, or nothing."""
+    """Say what a path names other than a regular file, e.g. "folder"; None: a regular file, or nothing."""
     try:
         return _KINDS.get(stat.S_IFMT(path.stat().st_mode))
     except OSError:
@@ -25,19 +25,19 @@ def other_kind(path: Path) -> str | None:
 
 
 def regular_file(path: Path, what: str = "file") -> Path:
-    """The path itself, once it names a regular file.
+    """Return the path if it names a regular file.
 
     Args:
         path: As it was given.
-        what: What the file is, in errors.
+        what: The file's purpose, for messages.
 
     Raises:
-        NotFound: There is nothing.
-        Misuse: It is something else, such as a named pipe, which may never end.
+        NotFound: Nothing is there.
+        Misuse: It is something else, such as a named pipe.
     """
     kind = other_kind(path)
     if kind is not None:
-        raise Misuse(f"{what} {path}: is a {kind}, needed is a file. Give the path of one file.")
+        raise Misuse(f"{what} {path}: found a {kind}, needed a file. Give the path of one file.")
     if not path.is_file():
-        raise NotFound(f"{what} {path}: there is none. Give the path of one file.")
+        raise NotFound(f"{what} {path}: not found. Give the path of one file.")
     return path

@@ -1,4 +1,4 @@
-"""Signals that ask a process to end, caught for a while."""
+"""Temporary handlers for the signals that ask a process to end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, somebody who says so, a terminal that closes
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, `kill`, a terminal that closes
 
 
 @contextmanager
@@ -18,28 +18,28 @@ def caught(
     *,
     for_good: bool = False,
 ) -> Iterator[None]:
-    """While `handle` is called with these signals; in any other thread than the main one nothing changes.
+    """Call `handle` on these signals inside the `with` block. In any thread but the main one nothing changes.
 
-    A terminal that closes says so twice, by its shell and by the kernel: the first hang-up is handled, and the process
-    ignores further ones until it ends. Where they are ignored from the beginning (`nohup`), they stay so.
+    A terminal that closes sends two hang-ups, from its shell and from the kernel: the first is handled, later ones are
+    ignored. A hang-up that was ignored before (`nohup`) stays ignored.
 
     Args:
-        handle: Called by the main thread, between two instructions of whatever it does.
-        numbers: Which signals.
-        for_good: Ignore them afterwards, for the process is about to end; else what was there before is there again.
+        handle: Called in the main thread, between two instructions.
+        numbers: The signals.
+        for_good: Ignore them afterwards, because the process is about to end; else restore the previous handlers.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def heard(number: int, frame: FrameType | None) -> None:
+    def receive(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
             signal.signal(number, signal.SIG_IGN)
         handle(number, frame)
 
     before = {number: signal.getsignal(number) for number in numbers if not _is_nohup(number)}
     for number in before:
-        signal.signal(number, heard)
+        signal.signal(number, receive)
     try:
         yield
     finally:
@@ -49,5 +49,5 @@ def caught(
 
 
 def _is_nohup(number: signal.Signals) -> bool:
-    """Whether this is the hang-up, and ignored."""
+    """Whether this is an ignored hang-up."""
     return number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN

@@ -6,12 +6,12 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import msgspec
 
-from trimtab.core.about import NOTHING, About, about
 from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse
 from trimtab.core.hashing import content_hash
 from trimtab.core.shown import shown
 from trimtab.core.time import MINUTE_US, duration_us
+from trimtab.events.about import NOTHING, About, about
 from trimtab.events.time_formats import TimeFormat, checked_formats
 from trimtab.events.time_formats import time_format as format_of
 

@@ -7,13 +7,13 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from trimtab.core.about import NOTHING, About, about
 from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse
 from trimtab.core.expressions.nodes import Expression, col
 from trimtab.core.hashing import content_hash
 from trimtab.core.shown import shown
 from trimtab.core.time import duration_us
+from trimtab.events.about import NOTHING, About, about
 from trimtab.events.definitions import Source, check_name, declared_columns, source
 from trimtab.features.aggregates import Aggregate, Several, check_aggregate, expanded, value_of
 

@@ -7,10 +7,10 @@ from typing import Literal
 
 import msgspec
 
-from trimtab.core.about import NOTHING
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.expressions.functions import function_of
 from trimtab.core.expressions.nodes import Expression
+from trimtab.events.about import NOTHING
 from trimtab.events.definitions import Source
 from trimtab.features.definitions import Join, Request, View
 from trimtab.features.feature_set import FeatureSet, Item, feature_set

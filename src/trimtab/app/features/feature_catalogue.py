@@ -11,10 +11,10 @@ import msgspec
 from trimtab.app.features.feature_values import Values, sample_of, values_of
 from trimtab.app.state.applied import AppliedDefinitions
 from trimtab.app.state.documents import documents, expression_words, words_of
-from trimtab.core.about import NOTHING, About
 from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.expressions.nodes import Expression
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, SECOND_US, format_duration, format_time
+from trimtab.events.about import NOTHING, About
 from trimtab.events.arriving import Arrivals, arrivals
 from trimtab.features.aggregates import Aggregate
 from trimtab.features.definitions import Join, View

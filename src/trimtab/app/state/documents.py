@@ -8,11 +8,11 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from trimtab.app.state.definitions import Definitions
-from trimtab.core.about import About
 from trimtab.core.expressions.code import code_hash
 from trimtab.core.expressions.nodes import Expression
 from trimtab.core.hashing import content_hash
 from trimtab.core.time import format_duration
+from trimtab.events.about import About
 from trimtab.events.definitions import Source
 from trimtab.features.definitions import View
 from trimtab.steering.causes import parts_of_trigger

@@ -1,4 +1,4 @@
-"""What people should know about a definition; it is no part of its content, so changing it changes no address."""
+"""Description, owner and tags of a definition. They are not part of its content address."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOTHING = About()
 
 
 def about(description: str, owner: str, tags: Sequence[str], what: str) -> About:
-    """What was declared, checked; `what` names the definition in errors.
+    """Check and keep what was declared; `what` names the definition in errors.
 
     Raises:
         Misuse: Something is no text; the tags are one text instead of several.

@@ -18,7 +18,6 @@ from trimtab.registry import AliasMove
 from trimtab.registry.aliases import Together
 from trimtab.steering import Controller, Deployment, Ledger, Repair
 from trimtab.steering.candidates.ports import Stored
-from trimtab.steering.candidates.windows import closed_until
 from trimtab.steering.loop_state import Changes, PairedDay
 from trimtab.store import Append, Catalog, Entry, Put, Record, Remove
 from trimtab.training import model
@@ -158,7 +157,7 @@ class Bench:
     def shadow_days(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[PairedDay, ...], int]:
         if self.unanswered is not None:
             raise self.unanswered
-        until_us = closed_until(cut_us, target.label.wait_us)
+        until_us = target.label.closed_until(cut_us)
         days = range(-(-since_us // DAY_US), until_us // DAY_US)
         return tuple(shadow_day(number, self.shadow_difference, self.wobble, self.labels) for number in days), until_us
 

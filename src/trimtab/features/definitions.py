@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -12,12 +12,16 @@ from trimtab.core.errors import Misuse
 from trimtab.core.expressions.nodes import Expression, col
 from trimtab.core.hashing import content_hash
 from trimtab.core.shown import shown
-from trimtab.core.time import duration_us
+from trimtab.core.time import DAY_US, duration_us
 from trimtab.events.about import NOTHING, About, about
 from trimtab.events.definitions import Source, check_name, declared_columns, source
 from trimtab.features.aggregates import Aggregate, Several, check_aggregate, expanded, value_of
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 Boundary = Literal["before", "inclusive"]
+Us = TypeVar("Us", int, "NDArray[Any]")
 KEYS: tuple[Dtype, ...] = ("str", "int")  # what a column that names an entity may hold
 _MOST_CLASSES = 100  # of a label: a chance of each is logged with every answer
 
@@ -153,7 +157,26 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         return self.source.declared if self.source.hidden else self.source.columns
 
 
-class Label(msgspec.Struct, frozen=True, kw_only=True):
+class LabelWait:
+    """The time that labels are waited for; whatever has `wait_us` inherits it."""
+
+    __slots__ = ()
+    wait_us: int
+
+    def final_at(self, at_us: Us) -> Us:
+        """When the label of a request made at `at_us` is final: a number, or an array of them."""
+        return at_us + self.wait_us
+
+    def final_until(self, now_us: int) -> int:
+        """The time of the newest request whose label is final at `now_us`."""
+        return now_us - self.wait_us
+
+    def closed_until(self, now_us: int) -> int:
+        """The midnight before which every request has a final label at `now_us`: its days are closed."""
+        return self.final_until(now_us) // DAY_US * DAY_US
+
+
+class Label(LabelWait, msgspec.Struct, frozen=True, kw_only=True):
     """The truth about a request, from later events of a source. Make one with `label()`."""
 
     source: Source

@@ -112,7 +112,7 @@ class LabelIndex:
         return np.fromiter(map(self._places.get, values.tolist(), repeat(np.nan)), np.float64, len(values))
 
     def _states(self, at_us: Array, known_at_us: Array, cut_us: Array) -> Array:
-        due = at_us + self.label.wait_us
+        due = self.label.final_at(at_us)
         unlabelled = np.where(cut_us < due, PENDING, MISSING)
         labelled = np.where(known_at_us <= due, LABELLED, LATE)
         state: Array = np.where(known_at_us == NEVER_US, unlabelled, labelled).astype(np.uint8)

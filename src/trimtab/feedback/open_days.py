@@ -131,7 +131,7 @@ class OpenDays:
 
     def close(self, now_us: int) -> list[DayBlocks]:
         """The days that are over and waited for at `now_us`, oldest first, one a version and arm."""
-        until_us = (now_us - self._outcomes.wait_us) // DAY_US * DAY_US
+        until_us = self._outcomes.closed_until(now_us)
         if until_us <= self.closed_until_us:
             return []
         self.closed_until_us = until_us

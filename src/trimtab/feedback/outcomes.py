@@ -13,6 +13,7 @@ from trimtab.core.columns.data import Column, Columns, column
 from trimtab.core.errors import Misuse
 from trimtab.core.records import Outcome, Prediction
 from trimtab.events.columns.frames import NEVER_US
+from trimtab.features.definitions import LabelWait
 from trimtab.features.labels import LABEL_STATES, LABELLED, LATE, MISSING, PENDING, UNLISTED, LabelIndex, LabelState
 from trimtab.feedback.slices import RequestSlices
 from trimtab.serving.log.prediction_log import prediction_columns
@@ -122,7 +123,7 @@ class ListColumn(msgspec.Struct, frozen=True):
         return str(request[self.place])
 
 
-class OutcomeJoin:
+class OutcomeJoin(LabelWait):
     """Joins predictions of one model with its labels by request key.
 
     Args:
@@ -157,7 +158,7 @@ class OutcomeJoin:
         A label counts as late by when this version of it became known.
         """
         table = self.table(predictions)
-        due_us = table["at"].values + self.wait_us
+        due_us = self.final_at(table["at"].values)
         found = self._labels(self._keys(table), table["at"].values, np.full(table.rows, cut_us, np.int64))
         there = found.known_at_us != NEVER_US
         states = np.where(
@@ -169,7 +170,7 @@ class OutcomeJoin:
 
     def due(self, predictions: Columns) -> OutcomeFrame:
         """Outcomes as they stood for each prediction when its wait was over, for good: none is pending or late."""
-        due_us = predictions["at"].values + self.wait_us
+        due_us = self.final_at(predictions["at"].values)
         found = self._labels(self._keys(predictions), predictions["at"].values, due_us)
         states = np.where(found.known_at_us != NEVER_US, LABELLED, MISSING).astype(np.uint8)
         return OutcomeFrame(predictions, self._listed(states, found), found.values, found.known_at_us)

@@ -258,8 +258,8 @@ def settled_cut(model: Model, frames: Mapping[str, EventFrame], at_us: NDArray[A
         cut_us: Ignore what became known later.
     """
     day_ends_us = (at_us // DAY_US + 1) * DAY_US
-    wait_us = model.label.wait_us
-    moments = [at_us, at_us + wait_us, at_us + max(wait_us, FOUND_WITHIN_US), day_ends_us + wait_us]
+    final_us = model.label.final_at(at_us)
+    moments = [at_us, final_us, np.maximum(final_us, at_us + FOUND_WITHIN_US), model.label.final_at(day_ends_us)]
     for name in sorted({model.request.name, model.label.source.name}):
         frame = frames[name]
         moments += [frame.known_at_us, frame.superseded_at_us]

@@ -318,7 +318,7 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
         said = f"quality steady, last closed day {format_time(watch.last_day_us)[:10]}"
         days = min(figure.spec.reference_blocks for figure in watch.figures.values())
         said += f" (provisional: its reference is of {days} days)" if watch.provisional else ""
-        behind_us = now_us - watch.last_day_us - DAY_US - loop.deployment.model.label.wait_us
+        behind_us = loop.deployment.model.label.final_until(now_us) - watch.last_day_us - DAY_US
         asked = not any(one.kind == "traffic_stopped" for one in standing_signals(system.state.catalog, name))
         if behind_us > _RECENT_US and asked:
             red.append(f"{name}: no day was closed for {format_duration(behind_us // DAY_US * DAY_US)}; is `tick` run?")

@@ -205,7 +205,7 @@ def _answers(
 
 def _labelled(system: System, model: Model, versions: tuple[Version, Version], window_us: int) -> _Asked:
     """The newest requests whose labels are final, as far as both versions' features can be computed for them."""
-    now_us, wait_us = system.clock.now_us(), model.label.wait_us
+    now_us = system.clock.now_us()
     kept = kept_from(system.state.catalog)
     from_us = max(labels_from_us(model, kept), *(features_from_us(system.live.of(v), kept) for v in versions))
     plain = msgspec.structs.replace(model, rows="history")
@@ -215,7 +215,7 @@ def _labelled(system: System, model: Model, versions: tuple[Version, Version], w
         labels.update(opened.frames[model.label.source.name])
         found = labels.join(requests[model.request.key].to_list(), at_us, now_us)
     there = np.isin(found.state, (LABELLED, LATE)) & np.isfinite(found.values)
-    there &= (at_us <= now_us - wait_us) & (at_us >= from_us)
+    there &= (at_us <= model.label.final_until(now_us)) & (at_us >= from_us)
     lists = numbered_lists(requests, model.group) if model.task == "ranking" else None
     there = there if lists is None else whole_lists(lists, there)
     if not there.any():

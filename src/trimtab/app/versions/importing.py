@@ -119,7 +119,7 @@ def _scored(
         )
     start_us = int(built.begun_us[built.usable].max()) - window_us
     rows = built.usable & (built.begun_us > start_us)
-    before = built.whole(built.usable & (built.at_us <= start_us - model.label.wait_us))
+    before = built.whole(built.usable & (built.at_us <= model.label.final_until(start_us)))
     if not before.any():
         raise Misuse(
             f"import {file}: there is no labelled row before the window of {format_duration(window_us)}, and baselines "

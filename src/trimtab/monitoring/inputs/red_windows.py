@@ -69,8 +69,7 @@ def left_out(catalog: Catalog, model: Model, cut_us: int) -> list[LeftOut]:
     ]
     watch, _ = WatchStore(catalog, model.name).watch()
     if watch.traffic:
-        wait_us = model.label.wait_us
-        labelled_us = (cut_us - wait_us) // DAY_US * DAY_US - min(wait_us, DAY_US)
+        labelled_us = model.label.closed_until(cut_us) - min(model.label.wait_us, DAY_US)
         early_us = max(min(labelled_us, cut_us - FOUND_WITHIN_US), min(watch.traffic) * HOUR_US)
         found.append(LeftOut(start_us=early_us, end_us=None, why="too new to be judged"))
     return found

@@ -67,7 +67,7 @@ def make_profile(features: FeatureSet, encoding: Encoding, training_set: Trainin
 
 
 def _label_days(training_set: TrainingSet) -> LabelDays:
-    final = training_set.at_us <= training_set.manifest.cut_us - training_set.manifest.wait_us
+    final = training_set.at_us <= training_set.manifest.final_until(training_set.manifest.cut_us)
     day, target = training_set.at_us[final] // DAY_US, training_set.target[final]
     first = int(day.min()) if day.size else 0
     days = int(day.max(initial=first - 1)) - first + 1

@@ -126,7 +126,7 @@ class Record(msgspec.Struct, frozen=True, eq=False):
     def learnt_until_us(self) -> int:
         """No later row can be among those that it was fitted on."""
         version = self.version
-        seen_us = version.cut_us - (0 if version.imported is not None else self.manifest.wait_us)
+        seen_us = version.cut_us if version.imported is not None else self.manifest.final_until(version.cut_us)
         if self.evaluation is None or version.evaluation is None or version.imported is not None:
             return seen_us
         return min(seen_us, self.evaluation.start_us - 1)  # it was fitted on what came before its holdout

@@ -282,7 +282,7 @@ class CandidateBuilder:
         """
         if plan.folds[1:] or self._deployment.learn == "online":  # days before a change are no reference after it
             return []
-        found = walk_forward_rows(training_set, window, self._deployment.model.label.wait_us)
+        found = walk_forward_rows(training_set, window)
         if found is None:
             return []
         learnt, judged = found

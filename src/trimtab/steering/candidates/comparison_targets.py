@@ -65,7 +65,7 @@ def find_rival(
     champion = registry.as_known(champion)
     same_features = champion.features == model.features.hash
     if same_features and (champion.recipe == model.hash or learns):
-        return ComparisonTarget(champion, champion.cut_us - model.label.wait_us)
+        return ComparisonTarget(champion, model.label.final_until(champion.cut_us))
     if loss_kind(champion.metric) != loss_kind(model.metric):
         return None
     return who_answers(registry, champion, model, until_us)
@@ -89,7 +89,7 @@ def who_answers(
     version = registry.as_known(version)
     own = "" if version.features == model.features.hash else "with its own features"
     said = own and f"{version.name} was asked {own}."
-    unseen_from_us = (version.cut_us if seen_until_us is None else seen_until_us) - model.label.wait_us
+    unseen_from_us = model.label.final_until(version.cut_us if seen_until_us is None else seen_until_us)
     if until_us - unseen_from_us >= LEAST_WINDOW_US or version.imported is not None:
         return ComparisonTarget(version, unseen_from_us, said)
     judged = [  # a candidate of several folds has learnt from part of its own window

@@ -24,7 +24,6 @@ from trimtab.steering.candidates.shadowing import compared_days
 from trimtab.steering.candidates.windows import (
     LEAST_WINDOW,
     Stretch,
-    closed_until,
     day_of,
     days_of,
     enough_from,
@@ -62,10 +61,10 @@ class Comparisons:
 
     def unseen(self, cut_us: int, changes: Changes) -> str | None:
         """Why the closed days do not suffice, whatever their labels; None when they may. It costs next to nothing."""
-        closed_us = closed_until(cut_us, self._deployment.model.label.wait_us)
+        closed_us = self._deployment.model.label.closed_until(cut_us)
         onset = changes.onset
         if onset is not None and closed_us - onset.at_us < LEAST_WINDOW_US:
-            enough = enough_from(onset.at_us, self._deployment.model.label.wait_us)
+            enough = enough_from(onset.at_us, self._deployment.model.label)
             return (
                 f"Only {days_of(closed_us - onset.at_us)} of closed days since the change of {day_of(onset.at_us)}; "
                 f"needed are {LEAST_WINDOW}. From {enough} on there are enough."
@@ -73,7 +72,7 @@ class Comparisons:
         rival = self.rival(closed_us)
         if rival is None or closed_us - rival.unseen_from_us >= LEAST_WINDOW_US:
             return None
-        enough = enough_from(rival.unseen_from_us, self._deployment.model.label.wait_us)
+        enough = enough_from(rival.unseen_from_us, self._deployment.model.label)
         return (
             f"Only {days_of(closed_us - rival.unseen_from_us)} of closed days are unseen by the champion; needed are "
             f"{LEAST_WINDOW}. Keep loading requests and labels, and train again: from {enough} on there are enough."
@@ -118,13 +117,13 @@ class Comparisons:
         """What a stored version cannot be judged without, in one sentence; None when nothing is missing."""
         model = self._deployment.model
         newer = asked if rival is None or asked.unseen_from_us >= rival.unseen_from_us else rival
-        wait_us = model.label.wait_us
-        seen = f", {newer.version.name} may have seen all that was known at {day_of(newer.unseen_from_us + wait_us)}"
+        known_us = model.label.final_at(newer.unseen_from_us)
+        seen = f", {newer.version.name} may have seen all that was known at {day_of(known_us)}"
         lack = lack_of_days(training_set, stretch, seen if newer.unseen_from_us >= stretch.start_us else "")
         if lack is None:
             return lack_of_labels(model, training_set, stretch)
         if training_set.usable.any() and newer.unseen_from_us >= stretch.start_us:
-            lack += f" From {enough_from(newer.unseen_from_us, wait_us)} on there are enough."
+            lack += f" From {enough_from(newer.unseen_from_us, model.label)} on there are enough."
             if newer is asked and asked.version.imported is not None:
                 lack += " It was made elsewhere: if it has seen less, say until when (--seen-until TIME)."
         return lack
@@ -152,7 +151,7 @@ class Comparisons:
         except NotFound:  # nothing was asked
             return (), since_us
         too_new_us = [one.start_us for one in training_set.manifest.left_out or () if one.end_us is None]
-        until_us = min([closed_until(cut_us, model.label.wait_us), *too_new_us]) // DAY_US * DAY_US
+        until_us = min([model.label.closed_until(cut_us), *too_new_us]) // DAY_US * DAY_US
         begun_us = training_set.begun_us
         rows = training_set.usable & (begun_us >= since_us) & (begun_us < until_us)
         if not rows.any():

@@ -89,7 +89,7 @@ def healthy_reference(
     for one in answered:
         rows = one.rows
         at_us = training_set.at_us[rows]
-        truth = labels(training_set.keys.take(rows), at_us, at_us + model.label.wait_us).values
+        truth = labels(training_set.keys.take(rows), at_us, model.label.final_at(at_us)).values
         about = (model.name, model.metric, version)
         lists = training_set.lists_of(rows)
         days += day_quality(*about, at_us, one.scores, truth, cap=cap, lists=lists)
@@ -105,7 +105,7 @@ def healthy_reference(
     return Reference(days=tuple(days), slices=known)
 
 
-def walk_forward_rows(training_set: TrainingSet, window: Stretch, wait_us: int) -> tuple[Rows, Rows] | None:
+def walk_forward_rows(training_set: TrainingSet, window: Stretch) -> tuple[Rows, Rows] | None:
     """The days before a window that complete a reference, and what may be learnt for them.
 
     A reference has 84 days where twice as many rows are left to learn from, else 28. None where the window has as many
@@ -115,7 +115,7 @@ def walk_forward_rows(training_set: TrainingSet, window: Stretch, wait_us: int) 
     for days, rest in ((LONG_REFERENCE, 2.0), (FULL_REFERENCE, 1.0)):
         begins_us = min(window.start_us, window.end_us - days * DAY_US)
         judged = usable & (at_us >= begins_us) & (at_us < window.start_us)
-        learnt = usable & (at_us + wait_us <= begins_us)
+        learnt = usable & (training_set.manifest.final_at(at_us) <= begins_us)
         enough = judged.any() and learnt.sum() >= rest * judged.sum()
         if enough and np.unique(training_set.target[learnt]).size > 1:
             return learnt, judged

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.time import DAY_US, format_duration, format_time
+from trimtab.features.definitions import Label
 from trimtab.steering.candidates.recipes import Rows
 from trimtab.steering.definitions import LEAST_WINDOW_US
 from trimtab.training.data.sets import TrainingSet
@@ -36,18 +37,13 @@ def stretch_of(training_set: TrainingSet, window_us: int, unseen_from_us: int) -
         start_us,
         end_us,
         rows=usable & (begun_us >= start_us) & (begun_us < end_us),
-        before=training_set.whole(usable & (training_set.at_us + training_set.manifest.wait_us <= start_us)),
+        before=training_set.whole(usable & (training_set.manifest.final_at(training_set.at_us) <= start_us)),
     )
-
-
-def closed_until(cut_us: int, wait_us: int) -> int:
-    """Days before this moment are closed at a cut."""
-    return (cut_us - wait_us) // DAY_US * DAY_US
 
 
 def labelled_until(training_set: TrainingSet) -> int:
     """The end of the newest closed day that has labels; of the newest closed one where none has."""
-    closed_us = closed_until(training_set.manifest.cut_us, training_set.manifest.wait_us)
+    closed_us = training_set.manifest.closed_until(training_set.manifest.cut_us)
     begun_us = training_set.begun_us
     labelled = begun_us[training_set.usable & (begun_us < closed_us)]
     return int(labelled.max()) // DAY_US * DAY_US + DAY_US if labelled.size else closed_us
@@ -60,9 +56,9 @@ def unseen_from(training_set: TrainingSet) -> int:
     return (last_us // DAY_US + 1) * DAY_US
 
 
-def enough_from(unseen_from_us: int, wait_us: int) -> str:
+def enough_from(unseen_from_us: int, label: Label) -> str:
     """The day from which on enough closed days are unseen by who has learnt all that was asked before a moment."""
-    return day_of(-(-(unseen_from_us + LEAST_WINDOW_US) // DAY_US) * DAY_US + wait_us)
+    return day_of(label.final_at(-(-(unseen_from_us + LEAST_WINDOW_US) // DAY_US) * DAY_US))
 
 
 def lack_of_days(training_set: TrainingSet, stretch: Stretch, seen: str) -> str | None:

@@ -34,7 +34,7 @@ class ClosedDays:
         if newest_us is None:
             return 0
         if (trained_us, newest_us) != self._counted[:2]:
-            first_us = (trained_us - self._deployment.model.label.wait_us) // DAY_US * DAY_US
+            first_us = self._deployment.model.label.closed_until(trained_us)
             days = stored_sums(self._catalog, self._deployment.name, range(first_us, newest_us + DAY_US, DAY_US))
             labels = sum(one.whole.labelled for one in days if one.arm != SHADOW)
             self._counted = (trained_us, newest_us, labels)

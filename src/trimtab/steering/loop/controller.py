@@ -389,8 +389,8 @@ class Controller:
         state = self._record.state
         if not state.lack or state.looked_for != self._builder.champion() or now_us - state.looked_us >= LOOK_AGAIN_US:
             return False
-        wait_us = self._deployment.model.label.wait_us
-        return (now_us - wait_us) // DAY_US == (state.looked_us - wait_us) // DAY_US
+        label = self._deployment.model.label
+        return label.closed_until(now_us) == label.closed_until(state.looked_us)
 
     def _blocked(self, now_us: int) -> str | None:
         try:
@@ -455,8 +455,8 @@ class Controller:
         repaired = {"changes": Changes(repaired=onset)}
         if self._record.state.begun_by == "follow-up":
             return repaired
-        wait_us = self._deployment.model.label.wait_us
-        return {**repaired, "follow_ups_us": tuple(repair.cut_us + d * DAY_US + wait_us for d in FOLLOW_UP_DAYS)}
+        final_us = self._deployment.model.label.final_at(repair.cut_us)
+        return {**repaired, "follow_ups_us": tuple(final_us + d * DAY_US for d in FOLLOW_UP_DAYS)}
 
     def _quiet(self, until_us: int, next_us: int | None = None) -> dict[str, Any]:
         """What keeps causes of the kind at work quiet, and for how long after the next refusal."""

@@ -12,7 +12,6 @@ from trimtab.core.time import DAY_US, HOUR_US, format_duration, format_time
 from trimtab.registry import AliasMove
 from trimtab.steering.candidates.ports import ChampionFailed, Exposed, Guard, Workshop
 from trimtab.steering.candidates.shadowing import evidence_of_shadow, judged, level_of, said_of_shadow
-from trimtab.steering.candidates.windows import closed_until
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.ledger import Entry, Evidence
 from trimtab.steering.loop.deployment_record import DeploymentRecord
@@ -188,10 +187,10 @@ class RolloutStages:
     def _compare(self, now_us: int, repair: Repair) -> list[Decision]:
         """Compare the days that were closed since the last look."""
         state, rollout = self._record.state, self._rollout
-        wait_us = self._deployment.model.label.wait_us
-        closed_us = closed_until(now_us, wait_us)
+        label = self._deployment.model.label
+        closed_us = label.closed_until(now_us)
         again = closed_us > state.shadow_until_us and now_us - state.looked_us >= LABELS_US
-        if closed_us <= closed_until(state.looked_us, wait_us) and not again:
+        if closed_us <= label.closed_until(state.looked_us) and not again:
             return []
         try:
             new, until_us = self._builder.shadow_days(repair, state.shadow_until_us, now_us)
@@ -200,7 +199,7 @@ class RolloutStages:
             return self.after_shadow([entry], repair)
         except (Corrupt, Misuse, NotFound) as error:
             return self._drop(now_us, repair, f"Its shadow failed: {error}")
-        if _is_early(new, until_us, repair, now_us - wait_us):  # its labels are still being loaded
+        if _is_early(new, until_us, repair, label.final_until(now_us)):  # its labels are still being loaded
             new, until_us = new[:-1], max(state.shadow_until_us, until_us - DAY_US)
         days = (*state.shadow, *new)
         found, lasted_us = judged(rollout, days, repair), until_us - repair.unseen_from_us

@@ -138,4 +138,4 @@ def _settled_us(rules: Deployment, onset: ChangeOnset, now_us: int) -> int:
     """When enough days lie behind a change, also behind its latest likely day: too early, a repair is refused."""
     least_us = (LEAST_DAYS + 1) * DAY_US  # rows of the newest day are too new to be judged
     settled_us = max(onset.at_us + rules.settle_us, onset.latest_us + min(rules.settle_us, least_us))
-    return max(now_us, settled_us + rules.model.label.wait_us)
+    return max(now_us, rules.model.label.final_at(settled_us))

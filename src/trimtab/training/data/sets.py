@@ -13,6 +13,7 @@ from trimtab.core.columns.data import Column, Columns
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.time import format_time
 from trimtab.events.columns.frames import NEVER_US, EventFrame
+from trimtab.features.definitions import LabelWait
 from trimtab.features.frames import REASONS, FeatureFrame
 from trimtab.features.labels import LABEL_STATES, LABELLED, LATE, LabelFrame, LabelIndex
 from trimtab.features.offline.evaluation import evaluate
@@ -55,7 +56,7 @@ class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
         return within if self.end_us is None else within & (at_us < self.end_us)
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+class Manifest(LabelWait, msgspec.Struct, frozen=True, kw_only=True):
     """What a training set is made of; its own hash is the set's address."""
 
     format: Literal[1] = 1
@@ -121,7 +122,7 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     def _final(self) -> NDArray[np.bool_]:
         """Rows whose label is there and final."""
         there: NDArray[np.bool_] = np.isin(self.labels.state, (LABELLED, LATE))
-        return there & (self.at_us <= self.manifest.cut_us - self.manifest.wait_us)
+        return there & (self.at_us <= self.manifest.final_until(self.manifest.cut_us))
 
     @property
     def begun_us(self) -> NDArray[np.int64]:

@@ -102,6 +102,6 @@ def predict_forward(
 
 def known_before(training_set: TrainingSet, start_us: int) -> Mask:
     """Usable rows whose label was final and known at `start_us`; of a ranking whole lists of them."""
-    final = training_set.at_us + training_set.manifest.wait_us <= start_us
+    final = training_set.manifest.final_at(training_set.at_us) <= start_us
     known = training_set.label_known_at_us <= start_us
     return training_set.whole(training_set.usable & final & known)

@@ -29,7 +29,7 @@ def time_split(training_set: TrainingSet, *, holdout_us: int = 14 * DAY_US) -> T
     Raises:
         Misuse: One of the two sides is empty.
     """
-    end_us = training_set.manifest.cut_us - training_set.manifest.wait_us + 1
+    end_us = training_set.manifest.final_until(training_set.manifest.cut_us) + 1
     start_us = end_us - holdout_us
     begun_us = training_set.begun_us  # no list is cut in two
     holdout = training_set.usable & (begun_us >= start_us) & (begun_us < end_us)

@@ -15,8 +15,6 @@ from trimtab.features.definitions import View, request, view
 from trimtab.features.feature_set import feature_set
 from trimtab.features.online.compaction import Compaction
 from trimtab.features.online.fill.fill import fill
-from trimtab.features.online.fill.history import SourceRows
-from trimtab.features.online.fill.partial_rebuild import Gone, mend
 from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.online.store import OnlineStore
 from trimtab.store.ports import LogRecord
@@ -109,22 +107,3 @@ def test_what_is_kept_of_an_instant_goes_with_it() -> None:
     list(Compaction(store).whole())
     assert rows_kept(store, kv) == 0
     assert read(kv, v, 9 * DAY_US) == [None]
-
-
-def test_what_is_kept_of_an_entity_that_is_erased_goes() -> None:
-    kv, v = MemoryKeyValue(), view("v", source=PLAIN, by="who", features=ALONE)
-    store = OnlineStore(kv, [v])
-    log = [event(n, DAY_US, n, DAY_US + n) for n in range(1, 501)]
-    store.apply(log)
-    gone = [Gone(DAY_US, f"{DAY_US}-{n}", ("w", n, DAY_US)) for n in range(1, 501)]
-    erased = [
-        LogRecord(r.partition, r.position, r.appended_at_us, encode(Event("!", "", 0, 0, "delete", False, ("daily",))))
-        for r in log
-    ]
-    given: Any = GivenLog(erased)
-    assert (
-        mend(store, {"daily": gone}, lambda of, upto, only: SourceRows(given, of, upto, only=only), most_share=2.0)
-        == []
-    )
-    assert rows_kept(store, kv) == 0
-    assert read(kv, v, 2 * DAY_US) == [None]

@@ -27,16 +27,12 @@ from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.records import Decision
 from trimtab.core.time import format_time
-from trimtab.features.definitions import View
-from trimtab.features.online.fill.history import SourceRows
-from trimtab.features.online.fill.partial_rebuild import Gone, Read, mend
 from trimtab.features.online.store import OnlineStore
 from trimtab.serving.log.buffered_log import BufferedLog
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.serving.log.spool import remove_spools
 from trimtab.steering.ledger import Entry, Ledger
 from trimtab.store.file_lock import FileLock
-from trimtab.store.log_places import begin_of
 from trimtab.store.ports import Catalog, Log, Put, Remove
 
 if TYPE_CHECKING:
@@ -152,7 +148,7 @@ def forget(
         _refuse_nothing(system, subject, run, sets=training_sets)
         run = msgspec.structs.replace(run, why=why or run.why)
         system.state.catalog.write([Put(KIND, digest, msgspec.json.encode(run))])
-        _erase(system, traces, run, resumed=before is not None)
+        _erase(system, traces, run)
         if training_sets:
             for one in run.sets:
                 system.state.blob.delete(one.blob)
@@ -169,11 +165,8 @@ def unfinished(catalog: Catalog) -> list[str]:
     ]
 
 
-def _erase(system: System, traces: Traces, run: _Run, *, resumed: bool) -> None:
-    """Every step may be done again. The log comes first: what is made of it is made anew from it.
-
-    A run that was resumed cannot know whom the one before had found: views are filled anew then.
-    """
+def _erase(system: System, traces: Traces, run: _Run) -> None:
+    """Erase; every step may be repeated. The log comes first, because the rest is made from it."""
     state = system.state
     found = {"events": traces.events, "predictions": traces.predictions, "quarantine": traces.quarantine}
     for name, log in _logs(system).items():
@@ -186,7 +179,7 @@ def _erase(system: System, traces: Traces, run: _Run, *, resumed: bool) -> None:
     if run.counts["stored_answers"]:
         state.answers.erase(traces.answers)
     if run.sources:
-        _mend(system, run.sources.keys(), None if resumed else traces.gone)
+        _reset_views(system, run.sources.keys())
     for leftover in (state.folder / "blob").glob("??/??/.*.new"):  # of a training that was killed: nobody trains now
         leftover.unlink(missing_ok=True)
     for name in run.workspaces:
@@ -202,36 +195,19 @@ def _empty_spools(system: System) -> None:
         remove_spools(folder, PredictionLog(system.state.written_predictions))
 
 
-def _mend(system: System, sources: Collection[str], gone: Mapping[str, Sequence[Gone]] | None) -> None:
-    """Make the online state of these sources' views what the log gives now, and keep no page of what it was.
-
-    Args:
-        project: Whose.
-        sources: Of which events were erased.
-        gone: By source, what is known of these; None: nothing, so all of these views are filled anew.
-    """
+def _reset_views(system: System, sources: Collection[str]) -> None:
+    """Empty the views of these sources, to be filled again from the erased log, and keep no page of what they were."""
     if not (system.state.folder / "online").exists():
         return
     kv = system.state.online
     kv.erase()  # refused before anything is lost while another process has it open
     every = system.views.views
-    touched = [view for view in every if view.source.name in sources]
     OnlineStore(kv, every).drop_others()
-    if touched and gone is not None:
-        store = OnlineStore(kv, touched)
-        touched = [store.plans[name].view for name in mend(store, gone, _reader(system, touched))]
+    touched = [view for view in every if view.source.name in sources]
     if touched:
         OnlineStore(kv, touched).reset()
     kv.erase()
     kv.release_writer()
-
-
-def _reader(system: System, views: Sequence[View]) -> Read:
-    """Reads the records of a source, also those that are in tables of record alone."""
-    log = system.state.events
-    truncated = any(begin_of(log, name, last) for name, last in log.positions().items())
-    moved = system.state.moved([view.source for view in views]) if truncated else None
-    return lambda source, positions, only: SourceRows(log, source, positions, moved=moved, only=only)
 
 
 def _write_down(system: System, subject: Subject, run: _Run, salt: bytes, *, actor: str, deleted: bool) -> Decision:

@@ -19,7 +19,6 @@ from trimtab.core.records import Prediction
 from trimtab.core.urls import store_url
 from trimtab.events.definitions import Source
 from trimtab.events.quarantine import Quarantined
-from trimtab.features.online.fill.partial_rebuild import Gone
 from trimtab.registry.versions import Version
 from trimtab.serving.answer.precomputed import stored_requests
 from trimtab.store.file_blob import blob_files
@@ -47,7 +46,6 @@ class Traces(msgspec.Struct, frozen=True, kw_only=True):
 
     events: Instead
     sources: dict[str, int]  # events by source
-    gone: dict[str, list[Gone]]  # by source, those events with all their versions
     tables: dict[str, TableTraces]  # by source
     predictions: Instead
     quarantine: Instead
@@ -80,7 +78,6 @@ def find_traces(system: System, subject: Subject) -> Traces:
     return Traces(
         events=found.instead(),
         sources=dict(found.by_source()),
-        gone=found.gone(),
         tables=found.in_tables(),
         predictions=predictions,
         quarantine=system.quarantine.find(lambda row: _refused(subject, row)),

@@ -15,7 +15,6 @@ from trimtab.core.columns.data import Columns
 from trimtab.events.definitions import Source
 from trimtab.events.records import ERASED, Event, decode, encode, erased, known_at_us
 from trimtab.events.tables import table_rows
-from trimtab.features.online.fill.partial_rebuild import Gone
 from trimtab.store.ports import Log, LogRecord, Table
 from trimtab.training.definitions import Model
 
@@ -175,16 +174,6 @@ class EventTraces:
     def by_source(self) -> Counter[str]:
         """Events by source, each counted once wherever it lies."""
         return Counter(seen.source for seen in self._seen.values() if seen.goes)
-
-    def gone(self) -> dict[str, list[Gone]]:
-        """By source, every version that is known of each event of which some record goes."""
-        ids = {(seen.source, seen.id) for seen in self._seen.values() if seen.goes}
-        found: dict[str, list[Gone]] = {}
-        for seen in self._seen.values():
-            if (seen.source, seen.id) in ids:
-                event = seen.event
-                found.setdefault(seen.source, []).append(Gone(event.event_at_us, event.id, event.values))
-        return found
 
     def _note(self, record: LogRecord, event: Event, *, wanted: bool) -> None:
         place = record.partition, record.position

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -60,15 +60,6 @@ class Figures(Counter[str]):
 def together(one: Mapping[str, FeatureFailures], other: Mapping[str, FeatureFailures]) -> dict[str, FeatureFailures]:
     """The failures of both, by feature."""
     return {**one, **{name: one[name] + more if name in one else more for name, more in other.items()}}
-
-
-def unnamed(failures: Mapping[str, FeatureFailures], gone: Collection[str]) -> dict[str, FeatureFailures]:
-    """The failures without what they say of events that were erased, by their ids."""
-    ids = {event_id[:_LONGEST] for event_id in gone}
-    erased = {"event_id": "", "error": "The event was erased."}
-    return {
-        name: msgspec.structs.replace(one, **erased) if one.event_id in ids else one for name, one in failures.items()
-    }
 
 
 def _place(failures: FeatureFailures) -> tuple[int, str, int]:

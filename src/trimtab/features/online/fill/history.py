@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trimtab.core.columns.data import Column, Columns, Dtype, column
@@ -39,7 +39,6 @@ class SourceRows:
         source: Whose records.
         positions: Up to where, of each partition.
         moved: What of the log is in tables of record: then it may have been truncated up to where they reach.
-        only: Says of an event in the log whether it is needed; left out are those of which it says no.
 
     Raises:
         Misuse: Records that are needed were truncated from the log.
@@ -52,14 +51,12 @@ class SourceRows:
         positions: Mapping[str, int],
         *,
         moved: Moved | None = None,
-        only: Callable[[Event], bool] | None = None,
     ) -> None:
         self.source = source
         self.positions = dict(positions)
         self.most = sum(positions.values())  # at most so many rows
         self._log = log
         self._moved = moved
-        self._only = only
 
     def __iter__(self) -> Iterator[Columns]:
         after: dict[str, int] = {}
@@ -82,8 +79,6 @@ class SourceRows:
                 s_at.append(s_us)
             events = decode_all([record.payload for record in records])
             mine = [i for i, event in enumerate(events) if event.source == self.source.name]
-            if self._only is not None:
-                mine = [i for i in mine if self._only(events[i])]
             if mine:
                 yield _of_log(self.source, [(records[i], events[i], s_at[i]) for i in mine])
 

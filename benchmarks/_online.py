@@ -23,7 +23,7 @@ from trimtab.events.definitions import source
 from trimtab.events.records import Event, encode
 from trimtab.features.definitions import View, request, view
 from trimtab.features.feature_set import feature_set
-from trimtab.features.online.packed.plan import name_bytes
+from trimtab.features.online.packed.keys import name_bytes
 from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.online.store import POSITIONS_KEY, OnlineStore
 from trimtab.serving.applier import Applier
@@ -118,7 +118,7 @@ class Ingest:
         self._online = OnlineStore(self._kv, [view])
         self._events = Events()
         self._bare = lmdb.open(str(folder / "bare"), map_size=1 << 30)
-        self._prefix = self._online.plans[view.name].state_prefix
+        self._prefix = self._online.plans[view.name].keys.states
         self.run(warm, step_us=WEEK_US // (warm * BATCH))
         self.put(warm)
 
@@ -176,7 +176,7 @@ class Reads:
                     transaction.put(key, value)
         plans = list(online.plans.values())
         self._keys = [
-            [POSITIONS_KEY, *(p.state_prefix + name_bytes(row[p.view.by[0]]) for row in rows for p in plans)]
+            [POSITIONS_KEY, *(p.keys.states + name_bytes(row[p.view.by[0]]) for row in rows for p in plans)]
             for rows in self._asked
         ]
         found = sum(reason == 0 for rows in self._asked for why in self._ask(rows).reasons for reason in why)

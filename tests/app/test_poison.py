@@ -17,7 +17,8 @@ from trimtab.app.project import Project
 from trimtab.core.errors import Corrupt
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.features.online.generations import place
-from trimtab.features.online.packed.plan import ViewPlan, name_bytes
+from trimtab.features.online.packed.keys import name_bytes
+from trimtab.features.online.packed.plan import ViewPlan
 
 PICKY = """
 @tt.transform
@@ -68,7 +69,7 @@ def damage_north(project: Project) -> None:
     """Damage the state of one site, which is found when its next event is applied; the project is closed."""
     store, data = project.views.store, project.state_folder / "online" / "data.mdb"
     (plan,) = store.plans.values()
-    key = place(ViewPlan(plan.view), store.cursors()[plan.cursor_name].generation).state_prefix + name_bytes("north")
+    key = place(ViewPlan(plan.view), store.cursors()[plan.cursor_name].generation).keys.states + name_bytes("north")
     project.close()
     flipped(data, key)
 

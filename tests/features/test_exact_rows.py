@@ -13,7 +13,8 @@ from trimtab.events.columns.frames import NEVER_US
 from trimtab.features import aggregates as d
 from trimtab.features.definitions import view
 from trimtab.features.exact_rows import rounded, split
-from trimtab.features.online.packed.plan import GIVES, ViewPlan
+from trimtab.features.online.packed.keys import GIVES
+from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.packed.state import EntityState
 
 finite = st.floats(-1e150, 1e150)
@@ -44,12 +45,12 @@ def test_a_float_comes_back(value: float) -> None:
 def test_what_rows_add_to_sums_is_exact_however_fine_the_unit_gets(batches: list[list[float | None]]) -> None:
     plan = ViewPlan(view("v", source=KEYLESS, by="key", features={"s": d.sum("x", over="1h"), "v": d.var("x")}))
     state = EntityState(plan)
-    assert len(plan.real_sums) == 2  # of values and of their squares, which go up to 1e300
+    assert len(plan.series.real_sums) == 2  # of values and of their squares, which go up to 1e300
     for values in batches:
         given_of = plan.values.of_many([("i", "a", 5, value, 1, True, "u") for value in values])[0]
         rows = [[5, 5, "p0", 1, NEVER_US, "i", gives] for gives in given_of]
         for row, numbers in zip(rows, state._numbers(rows), strict=True):
-            for place, series in enumerate(plan.real_sums):
+            for place, series in enumerate(plan.series.real_sums):
                 value = row[GIVES][series]
                 exact = None if value is None else Fraction(value) * 2 ** state.exponents[place]
                 assert numbers[series] == exact

@@ -11,8 +11,9 @@ from strategies import KEYLESS, floats
 from trimtab.events.columns.frames import NEVER_US
 from trimtab.features import aggregates as d
 from trimtab.features.definitions import Boundary, view
+from trimtab.features.online.packed.keys import GIVES, Row
 from trimtab.features.online.packed.latest import latest_state
-from trimtab.features.online.packed.plan import GIVES, Row, ViewPlan
+from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.packed.state import EntityState
 from trimtab.features.online.store import _repeated
 

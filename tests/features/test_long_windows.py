@@ -137,7 +137,7 @@ def test_a_state_that_only_grows_at_its_end_keeps_no_more_than_it_needs() -> Non
     log = log_of(PLAIN, records)
     for start in range(0, len(log), 500):
         store.apply(log[start : start + 500])
-        packed = kv.get(store.plans["v"].state_prefix + b"sa")
+        packed = kv.get(store.plans["v"].keys.states + b"sa")
         assert packed is not None
         sizes.append(len(packed) - 48 * (start + 500))  # without the tiles' counts
     assert max(sizes) < 4_000
@@ -160,6 +160,6 @@ def test_a_state_of_events_that_share_a_moment_keeps_no_more_than_it_needs_where
     kv = MemoryKeyValue()
     store = OnlineStore(kv, [view])
     store.apply(log_of(KEYED, records))
-    packed = kv.get(store.plans["v"].state_prefix + b"sa")
+    packed = kv.get(store.plans["v"].keys.states + b"sa")
     assert packed is not None
     assert len(packed) < 5 * (1 + 3) * 90 + 300  # of each hop one first row and three last ones

@@ -16,7 +16,8 @@ from trimtab import store
 from trimtab.features.definitions import request
 from trimtab.features.feature_set import feature_set
 from trimtab.features.online.fill.fill import fill, sweep
-from trimtab.features.online.generations import id_of, prefixes
+from trimtab.features.online.generations import id_of
+from trimtab.features.online.packed.keys import KeySpace
 from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.online.store import POSITIONS_KEY, OnlineStore, read_cursors
 
@@ -41,7 +42,7 @@ def answers(folder: Path) -> tuple[list[Any], dict[str, Any], list[bytes]]:
                 read = plan.read(rows, end_us + late_us)
                 found.append((read.values, read.reasons, read.positions))
         held = read_cursors(kv)
-        own = [p for name, c in held.items() for p in prefixes(bytes.fromhex(id_of(name)), c.generation)]
+        own = [p for name, c in held.items() for p in KeySpace.of(bytes.fromhex(id_of(name)), c.generation).all]
         keys = [key for key, _ in kv.scan(b"", limit=1_000_000) if key != POSITIONS_KEY]
         return (
             found,

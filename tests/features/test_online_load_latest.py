@@ -19,7 +19,8 @@ from trimtab.features.definitions import view
 from trimtab.features.online.failures import Figures
 from trimtab.features.online.fill.load import _entity_states, _Part, _written_beside, load
 from trimtab.features.online.fill.load_latest import LatestLoad, _as_bytes, _by_name, loads_columns
-from trimtab.features.online.packed.plan import ViewPlan, name_bytes
+from trimtab.features.online.packed.keys import name_bytes
+from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.testing import MemoryKeyValue
 
 COLUMNS: dict[str, Any] = {"who": str, "number": int, "x": float, "n": int, "ok": bool, "kind": str, "at": Time}
@@ -122,7 +123,7 @@ def test_most_states_come_from_one_matrix() -> None:
     loading.take(table([*given_rows, ("w3", 1, None, 2, True, None, 2, 2, "p1", "other", "upsert")], 1), _Part(0, 1))
     (states,) = loading.states()
     assert len(states) == 9
-    (newest,) = msgspec.msgpack.decode(states[ViewPlan(v).state_prefix + b"sw3"])[6]
+    (newest,) = msgspec.msgpack.decode(states[ViewPlan(v).keys.states + b"sw3"])[6]
     assert newest[:4] + newest[5:] == [2, 2, "p1", 10, "other", [None, None]]
 
 

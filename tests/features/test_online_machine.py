@@ -24,7 +24,8 @@ from trimtab.features.definitions import View
 from trimtab.features.feature_set import feature_set
 from trimtab.features.online.compaction import Compaction
 from trimtab.features.online.fill.fill import Filled, Filling, live_positions, mark_unfilled, sweep, unfilled
-from trimtab.features.online.generations import id_of, prefixes
+from trimtab.features.online.generations import id_of
+from trimtab.features.online.packed.keys import KeySpace
 from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.online.store import POSITIONS_KEY, OnlineStore
 from trimtab.store.ports import LogRecord
@@ -190,7 +191,11 @@ class Online(RuleBasedStateMachine):
         while sweep(self.store, limit):
             pass
         cursors = self.store.cursors()
-        held = [prefix for name, c in cursors.items() for prefix in prefixes(bytes.fromhex(id_of(name)), c.generation)]
+        held = [
+            prefix
+            for name, c in cursors.items()
+            for prefix in KeySpace.of(bytes.fromhex(id_of(name)), c.generation).all
+        ]
         lost = [key for key, _ in self.kv.scan(b"") if key != POSITIONS_KEY and not key.startswith(tuple(held))]
         assert not lost
 

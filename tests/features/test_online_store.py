@@ -295,10 +295,10 @@ def test_the_ids_of_events_that_no_window_can_see_are_deleted() -> None:
 def test_what_was_applied_lies_in_the_order_of_event_times() -> None:
     plan = ViewPlan(view("v", source=PLAIN, by="who", features={"n": d.count(over="1h")}))
     moments = [-(2**63), -1_000_000, -1, 0, 1, 255, 256, 2**40, 2**63 - 1]
-    keys = [plan.index_key(at_us, event_id) for at_us in moments for event_id in ("a", "b")]
+    keys = [plan.keys.applied(at_us, event_id) for at_us in moments for event_id in ("a", "b")]
     assert keys == sorted(keys)
     for at_us in moments:
-        assert [key < plan.index_from(at_us) for key in keys] == [m < at_us for m in moments for _ in "ab"]
+        assert [key < plan.keys.applied_from(at_us) for key in keys] == [m < at_us for m in moments for _ in "ab"]
 
 
 def test_entities_may_be_integers_and_texts_of_any_length() -> None:
@@ -341,7 +341,7 @@ def test_a_state_of_another_format_is_corrupt() -> None:
     kv = MemoryKeyValue()
     store = OnlineStore(kv, [LATEST])
     store.apply([event(PLAIN, 1, 10)])
-    key = store.plans["latest_x"].state_prefix + b"sa"
+    key = store.plans["latest_x"].keys.states + b"sa"
     packed = kv.get(key)
     assert packed is not None
     kv.write({key: packed[:1] + b"\x63" + packed[2:]})

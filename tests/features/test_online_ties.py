@@ -85,12 +85,12 @@ def test_a_state_does_not_grow_with_the_events_of_an_instant(features: dict[str,
     sizes = []
     for n in range(1, 1_001):
         store.apply([event(n, DAY_US, n, DAY_US + n, keyed=keyed)])
-        sizes.append(len(kv.get(store.plans["v"].state_prefix + b"sw") or b""))
+        sizes.append(len(kv.get(store.plans["v"].keys.states + b"sw") or b""))
     assert max(sizes) < 1.2 * max(sizes[:100])
 
 
 def rows_kept(store: OnlineStore, kv: MemoryKeyValue) -> int:
-    return len(list(kv.scan(store.plans["v"].rows_prefix)))
+    return len(list(kv.scan(store.plans["v"].keys.rows)))
 
 
 def test_what_is_kept_of_an_instant_goes_with_it() -> None:

@@ -150,7 +150,7 @@ def test_versions_kept_by_an_earlier_trimtab_are_read_and_shortened() -> None:
     kv, v = MemoryKeyValue(), VIEWS["forever"]
     store = OnlineStore(kv, [v])
     store.apply([order(n) for n in range(1, 501)])
-    key = store.plans["v"].index_prefix + b"sone"
+    key = store.plans["v"].keys.index + b"sone"
     long = [
         [
             r.appended_at_us,
@@ -174,7 +174,7 @@ def test_of_many_repetitions_the_first_and_the_last_are_kept_and_one_between_the
     store = OnlineStore(kv, [v])
     same = order(1)
     store.apply([order(1), *(LogRecord("p", n, BASE_US + n * 1_000_000, same.payload) for n in range(2, 1_001))])
-    kept = msgspec.msgpack.decode(kv.get(store.plans["v"].index_prefix + b"sone") or b"")
+    kept = msgspec.msgpack.decode(kv.get(store.plans["v"].keys.index + b"sone") or b"")
     assert len(kept) < 100
     assert [kept[0][2], kept[-1][2]] == [1, 1_000]
     store.apply([order(1_001, x=7.0, known_us=BASE_US + 500_000_000)])  # what came after it says the old content again

@@ -1,13 +1,14 @@
-"""Aggregates: one figure over an entity's events."""
+"""Aggregates: the table of their kinds, and the functions that declare them."""
 
 from __future__ import annotations
 
 import builtins
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse
 from trimtab.core.expressions.nodes import Expression, col
 from trimtab.core.shown import shown
@@ -20,13 +21,49 @@ AggregateKind = Literal[
 ]  # fmt: skip
 Duration: TypeAlias = str | int
 
-Kinds: TypeAlias = frozenset[AggregateKind]
-NUMERIC: Kinds = frozenset({"sum", "mean", "min", "max", "var", "std", "decayed_sum", "decayed_mean"})
-SPREADS: Kinds = frozenset({"var", "std"})
-DECAYED: Kinds = frozenset({"decayed_sum", "decayed_mean"})
-COUNTS: Kinds = frozenset({"count", "count_distinct"})
-ZERO_WHEN_EMPTY: Kinds = frozenset({"count", "count_distinct", "sum", "decayed_sum"})
-FOLDED: Kinds = frozenset({"first", "last", "count_distinct", "top"})  # of values themselves: no sums say them
+
+class Kind(msgspec.Struct, frozen=True, kw_only=True):
+    """One kind of aggregate. A new one is a row here, a kernel (offline) and a sketch or sums (online).
+
+    `offline/kernels.py` has the kernels, `online/packed/sketches.py` the sketches, and `online/read/reader.py` says how
+    a value is made of sums.
+    """
+
+    dtype: Literal["int", "float", "value", "total"]  # "value": that of the values; "total": the same, int for bool
+    zero: bool = False  # an empty window gives 0, else null
+    numeric: bool = False  # takes numbers and truth values only
+    online: Literal["latest", "sums", "extreme", "sketch"] = "sketch"  # what an online state keeps for it
+    sums: tuple[Literal["value", "float", "square"], ...] = ()  # of the values, of these as floats, of their squares
+    decays: bool = False  # values weigh less with their age
+    places: str = ""  # the function that declares several places of it: `last_n`, `top_k`
+    explains_loss: Callable[[float, float, int], bool] = lambda used, left, keep: True
+    # Whether `used` can be the value over more events than those that give `left` (NaN: null); `keep`: the aggregate's.
+
+
+def _null_or(holds: Callable[[float, float], bool]) -> Callable[[float, float, int], bool]:
+    return lambda used, left, keep: left != left or holds(used, left)
+
+
+_not_null = _null_or(lambda used, left: used == used)
+
+KINDS: dict[AggregateKind, Kind] = {
+    "latest": Kind(dtype="value", online="latest"),
+    "count": Kind(dtype="int", zero=True, online="sums", explains_loss=lambda used, left, keep: used >= left),
+    "sum": Kind(dtype="total", zero=True, numeric=True, online="sums", sums=("value",)),
+    "mean": Kind(dtype="float", numeric=True, online="sums", sums=("value",), explains_loss=_not_null),
+    "min": Kind(dtype="value", numeric=True, online="extreme", explains_loss=_null_or(lambda used, left: used <= left)),
+    "max": Kind(dtype="value", numeric=True, online="extreme", explains_loss=_null_or(lambda used, left: used >= left)),
+    "var": Kind(dtype="float", numeric=True, online="sums", sums=("float", "square")),
+    "std": Kind(dtype="float", numeric=True, online="sums", sums=("float", "square")),
+    "first": Kind(dtype="value", explains_loss=_not_null),
+    "last": Kind(dtype="value", places="last_n", explains_loss=_not_null),
+    "count_distinct": Kind(  # exact below `keep`, an estimate from there on
+        dtype="int", zero=True, explains_loss=lambda used, left, keep: used >= builtins.min(left, keep)
+    ),
+    "top": Kind(dtype="value", places="top_k"),
+    "decayed_sum": Kind(dtype="float", zero=True, numeric=True, online="sums", sums=("float",), decays=True),
+    "decayed_mean": Kind(dtype="float", numeric=True, online="sums", sums=("float",), decays=True),
+}
 
 MOST_PLACES = 100  # of `last_n` and `top_k`
 MOST_KEPT = 4_096  # hashes of `count_distinct`
@@ -44,7 +81,7 @@ _HALF_LIVES = 10
 
 
 class Aggregate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):  # so addresses outlive new fields
-    """One figure over an entity's events: what, of which value, over which window."""
+    """One value computed from an entity's events: which kind, of which expression, over which window."""
 
     kind: AggregateKind
     of: Expression | None = None  # None: `count()` of rows
@@ -52,16 +89,43 @@ class Aggregate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True): 
     over_us: int | None = None  # None: lifetime (and always for `latest`)
     hop_us: int = 0
     max_age_us: int | None = None  # `latest` only
-    until_us: int = 0  # the window ends so long before the moment asked about, rounded down to a hop; 0: at it
+    until_us: int = 0  # the window ends so long before the time of the request, rounded down to a hop; 0: at it
     place: int = 1  # of `last` and `top`: 1 is the newest, the most frequent
-    keep: int = 0  # of `count_distinct`: how many hashes tell the number of distinct values
+    keep: int = 0  # of `count_distinct`: how many hashes are kept
     half_life_us: int = 0  # of `decayed_sum` and `decayed_mean`
 
     @property
+    def traits(self) -> Kind:
+        """The row of its kind in `KINDS`."""
+        return KINDS[self.kind]
+
+    @property
+    def window_us(self) -> int | None:
+        """The length of its window, of `latest` its greatest age; None: without end."""
+        return self.max_age_us if self.traits.online == "latest" else self.over_us
+
+    @property
     def reach_us(self) -> int | None:
-        """How far before a moment it looks; None: at all of the past, or for the newest event of all."""
-        over_us = self.max_age_us if self.kind == "latest" else self.over_us
-        return None if over_us is None else over_us + self.hop_us + self.until_us
+        """How far before a request it looks at most, its hop included; None: at all of the past."""
+        return None if self.window_us is None else self.window_us + self.hop_us + self.until_us
+
+    def dtype(self, columns: Mapping[str, Dtype]) -> Dtype:
+        """The type of its value over a source with these columns."""
+        declared = self.traits.dtype
+        if declared == "int" or declared == "float":
+            return declared
+        if self.of is None:
+            return "int"
+        dtype = self.of.dtype(columns, self.kind)
+        return "int" if declared == "total" and dtype == "bool" else dtype
+
+    def explains_loss(self, used: float, left: float) -> bool:
+        """Whether `used` can be its value over more events than those that give `left`; NaN is null.
+
+        >>> count().explains_loss(7.0, 5.0), count().explains_loss(4.0, 5.0)
+        (True, False)
+        """
+        return self.traits.explains_loss(used, left, self.keep)
 
 
 class Several(msgspec.Struct, frozen=True, kw_only=True):
@@ -296,7 +360,7 @@ def expanded(what: str, features: Mapping[str, Aggregate | Several]) -> dict[str
     for name, given in features.items():
         several = {name: given}
         if isinstance(given, Several):
-            n, kind = given.n, "last_n" if given.of.kind == "last" else "top_k"
+            n, kind = given.n, given.of.traits.places
             if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MOST_PLACES:
                 raise Misuse(f"{what}, feature {name!r}: {kind} of {shown(n)} values. Give 1 to {MOST_PLACES}.")
             several = {f"{name}_{i}": msgspec.structs.replace(given.of, place=i) for i in range(1, n + 1)}
@@ -321,7 +385,7 @@ def check_aggregate(what: str, aggregate: Aggregate, source: Source) -> None:
     if aggregate.where is not None and aggregate.where.dtype(source.columns, what) != "bool":
         raise Misuse(f"{what}: where= is not a truth value. Write a comparison.")
     dtype = "int" if aggregate.of is None else aggregate.of.dtype(source.columns, what)
-    if aggregate.kind in NUMERIC and dtype not in ("float", "int", "bool"):
+    if aggregate.traits.numeric and dtype not in ("float", "int", "bool"):
         raise Misuse(f"{what}: {aggregate.kind} of a {dtype}. Give a number or a comparison.")
     keep: Any = aggregate.keep
     if aggregate.kind == "count_distinct" and not (type(keep) is int and 3 <= keep <= MOST_KEPT):
@@ -345,7 +409,7 @@ def _check_expressions(what: str, aggregate: Aggregate) -> None:
 
 def _check_window(what: str, aggregate: Aggregate) -> None:
     over_us, until_us, hop_us = aggregate.over_us, aggregate.until_us, aggregate.hop_us
-    if aggregate.kind in DECAYED and not aggregate.half_life_us:
+    if aggregate.traits.decays and not aggregate.half_life_us:
         raise Misuse(f"{what}: half_life=0 leaves no value any weight. Give a duration.")
     if over_us == 0:
         raise Misuse(f"{what}: over=0 is an empty window. Give a duration, or none for the whole lifetime.")
@@ -361,7 +425,7 @@ def _check_window(what: str, aggregate: Aggregate) -> None:
     if hop_us > over_us - until_us:
         between = "its window" if not until_us else "what lies between until and over,"
         raise Misuse(f"{what}: hop={hop_us} us is longer than {between} of {over_us - until_us} us.")
-    if aggregate.kind in DECAYED:
+    if aggregate.traits.decays:
         _check_decay(what, over_us, hop_us, aggregate.half_life_us)
 
 
@@ -389,7 +453,7 @@ def _windowed(
     if over_us is not None and hop is None:
         hop_us = default_hop_us(over_us - until_us)
     of = None if column is None else value_of(column)
-    if isinstance(of, Expression) and of.is_category and kind in COUNTS:
+    if isinstance(of, Expression) and of.is_category and KINDS[kind].dtype == "int":
         of = of.args[0]  # what is counted is no category
     return Aggregate(kind=kind, of=of, where=where, over_us=over_us, hop_us=hop_us, until_us=until_us)
 

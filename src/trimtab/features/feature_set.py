@@ -15,7 +15,6 @@ from trimtab.core.expressions.nodes import Expression
 from trimtab.core.hashing import content_hash
 from trimtab.core.shown import shown
 from trimtab.events.definitions import check_name
-from trimtab.features.aggregates import COUNTS, DECAYED, SPREADS, Aggregate
 from trimtab.features.definitions import Join, Request, View
 
 Item: TypeAlias = View | Join | Mapping[str, Expression]
@@ -106,7 +105,7 @@ def feature_set(request: Request, features: Sequence[Item], *, texts: bool = Fal
                     f"features: {join.name + '.' + feature!r} is a column of request {request.name!r} and a feature of "
                     f'view {join.view.name!r}. Rename one: {join.view.name}.join("another_name").'
                 )
-            known[f"{join.name}.{feature}"] = aggregate_dtype(aggregate, join.view.source.columns)
+            known[f"{join.name}.{feature}"] = aggregate.dtype(join.view.source.columns)
     stages = _stages(request, joins, transforms)
     dtypes: dict[str, Dtype] = {}
     for stage in stages:
@@ -131,16 +130,6 @@ def feature_set(request: Request, features: Sequence[Item], *, texts: bool = Fal
                 "with view.join(select=[...])."
             )
     return found
-
-
-def aggregate_dtype(aggregate: Aggregate, columns: Mapping[str, Dtype]) -> Dtype:
-    """The type of an aggregate's value over a source with these columns."""
-    if aggregate.kind in COUNTS or aggregate.of is None:
-        return "int"
-    if aggregate.kind == "mean" or aggregate.kind in SPREADS or aggregate.kind in DECAYED:
-        return "float"
-    dtype = aggregate.of.dtype(columns, aggregate.kind)
-    return "int" if aggregate.kind == "sum" and dtype == "bool" else dtype
 
 
 def _is_new(join: Join, joins: Mapping[str, Join]) -> bool:

@@ -18,7 +18,7 @@ from trimtab.events.about import NOTHING, About
 from trimtab.events.arriving import Arrivals, arrivals
 from trimtab.features.aggregates import Aggregate
 from trimtab.features.definitions import Join, View
-from trimtab.features.feature_set import FeatureSet, aggregate_dtype
+from trimtab.features.feature_set import FeatureSet
 from trimtab.registry import Version
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ class _Entries:
             came = self._arrivals.get(view.source.name)
             yield msgspec.structs.replace(
                 entry,
-                dtype=aggregate_dtype(aggregate, view.source.columns),
+                dtype=aggregate.dtype(view.source.columns),
                 lineage=tuple(f"{view.source.name}.{column}" for column in sorted(read)),
                 newest=None if came is None or came.newest_event_us is None else format_time(came.newest_event_us),
                 events=None if came is None else came.live,
@@ -281,9 +281,9 @@ def aggregate_words(view: View, name: str) -> dict[str, str]:
         for n, a in view.features.items()
         if n == f"{stem}_{a.place}" and _at_place_1(a) == _at_place_1(aggregate)
     ]
-    if aggregate.kind == "top" or (aggregate.kind == "last" and max(alike, default=1) > 1):
+    call = aggregate.traits.places
+    if aggregate.kind == "top" or (call and max(alike, default=1) > 1):
         words.pop("place", None)
-        call = "top_k" if aggregate.kind == "top" else "last_n"
         of, given = aggregate.of, words.pop("of")
         column = str(of.params[0]) if of is not None and of.op == "col" else given
         words["kind"] = f"{call}({column}, {max(alike, default=aggregate.place)}), place {aggregate.place}"

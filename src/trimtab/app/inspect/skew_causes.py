@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from trimtab import store
 from trimtab.app.inspect.skew_rows import Past, Rows, Versions
-from trimtab.app.state.retention_needs import loss_explains, sees_removed
+from trimtab.app.state.retention_needs import sees_removed
 from trimtab.app.state.state import kept_from
 from trimtab.core.errors import TrimtabError
 from trimtab.core.records import Prediction
@@ -251,7 +251,7 @@ def _may_have_lost(views: Mapping[str, View], name: str, used: float, again: flo
     aggregate = views[view].features[feature]
     if aggregate.of is not None and aggregate.of.is_category:  # its numbers are places in a vocabulary
         return True
-    return loss_explains(aggregate, used, again)
+    return aggregate.explains_loss(used, again)
 
 
 def _in_order(records: Mapping[str, Sequence[tuple[LogRecord, Any]]]) -> list[LogRecord]:

@@ -14,7 +14,7 @@ from trimtab.core.columns.data import Columns, Dtype
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.events.definitions import Source
 from trimtab.events.quarantine import line_texts
-from trimtab.features.online.packed.plan import name_bytes
+from trimtab.features.online.packed.keys import name_bytes
 
 Names = tuple[str, ...]  # the columns that hold one key together
 Key = tuple[str, ...]  # one text for each of them

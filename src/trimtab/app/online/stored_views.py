@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 from trimtab.app.state.state import State
 from trimtab.core.errors import Corrupt
-from trimtab.features.online.packed.plan import cursor_name
+from trimtab.features.online.packed.keys import cursor_name
 from trimtab.features.online.store import BEGIN, Cursor, read_cursors
 
 

@@ -22,7 +22,7 @@ from trimtab.features.definitions import View
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.online.compaction import Compacted, Compaction
 from trimtab.features.online.generations import id_of
-from trimtab.features.online.packed.plan import cursor_name
+from trimtab.features.online.packed.keys import cursor_name
 from trimtab.features.online.store import Cursor, OnlineStore, read_cursors
 from trimtab.serving.applier import Applier
 from trimtab.store.log_order import in_order, stretches

@@ -14,7 +14,7 @@ from trimtab.core.time import format_duration, format_time
 from trimtab.events.layouts import retyped
 from trimtab.features.definitions import View
 from trimtab.features.feature_set import FeatureSet
-from trimtab.features.online.packed.plan import cursor_name
+from trimtab.features.online.packed.keys import cursor_name
 from trimtab.registry.protection import CHAMPION
 
 if TYPE_CHECKING:

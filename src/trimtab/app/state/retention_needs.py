@@ -14,7 +14,6 @@ from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, format_duration
 
 if TYPE_CHECKING:
-    from trimtab.features.aggregates import Aggregate
     from trimtab.features.definitions import View
     from trimtab.features.feature_set import FeatureSet
     from trimtab.steering.definitions import Deployment
@@ -36,8 +35,7 @@ def view_reach(view: View) -> Need:
     for name, aggregate in view.features.items():
         us = aggregate.reach_us
         if us is not None and us > reach.us:
-            over_us = aggregate.max_age_us if aggregate.kind == "latest" else aggregate.over_us
-            reach = Need(us, f"{view.name}.{name} looks back {format_duration(over_us or 0)}")
+            reach = Need(us, f"{view.name}.{name} looks back {format_duration(aggregate.window_us or 0)}")
     return reach
 
 
@@ -148,33 +146,6 @@ def sees_removed(view: View, feature: str, kept_from_us: Mapping[str, int], at_u
         return lacks or at_us < removed_us
     us = aggregate.reach_us
     return us is None or at_us < removed_us + us
-
-
-def loss_explains(aggregate: Aggregate, used: float, left: float) -> bool:
-    """Whether a value can come from more events than remain.
-
-    Args:
-        aggregate: The aggregate.
-        used: The value used then; NaN is null.
-        left: The value from the remaining events.
-
-    >>> from trimtab.features.aggregates import count
-    >>> loss_explains(count(), 7.0, 5.0), loss_explains(count(), 4.0, 5.0)
-    (True, False)
-    """
-    match aggregate.kind:
-        case "count":
-            return used >= left
-        case "count_distinct":  # exact below `keep`, an estimate above
-            return used >= min(left, aggregate.keep)
-        case "max":
-            return left != left or used >= left
-        case "min":
-            return left != left or used <= left
-        case "mean" | "first" | "last":  # null only where there are no values
-            return left != left or used == used
-        case _:
-            return True
 
 
 def labels_from_us(model: Model, kept_from_us: Mapping[str, int]) -> int:

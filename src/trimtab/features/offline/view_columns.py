@@ -14,17 +14,13 @@ from trimtab.core.expressions.by_columns import evaluate_marked
 from trimtab.core.expressions.nodes import Expression
 from trimtab.events.columns.frame_index import Entities
 from trimtab.events.columns.frames import NEVER_US, EventFrame
-from trimtab.features.aggregates import DECAYED, SPREADS, ZERO_WHEN_EMPTY, Aggregate
+from trimtab.features.aggregates import Aggregate
 from trimtab.features.definitions import View
-from trimtab.features.feature_set import aggregate_dtype
 from trimtab.features.frames import FAILED, REASONS
-from trimtab.features.offline.formula_columns import hashes, variances
+from trimtab.features.offline.kernels import KERNELS, Shared, Windowed, series_key, span_of
 from trimtab.features.offline.keys import match_keys
 from trimtab.features.offline.ranges import over_covers
 from trimtab.features.offline.timeline import Timeline, timeline
-from trimtab.features.offline.window_decay import decayed
-from trimtab.features.offline.window_orders import Orders
-from trimtab.features.offline.window_values import distinct_counts, most_frequent
 from trimtab.features.offline.windows import Series, Span, Window
 
 Array = NDArray[Any]
@@ -52,7 +48,7 @@ def evaluate_view(
     asked = np.flatnonzero(unknown == FOUND)
     if len(asked) == 0:
         nothing = _Scatter(unknown, asked)
-        return {n: nothing.column(_dtype(view, a), None, _is_zero(a)) for n, a in view.features.items()}
+        return {n: nothing.column(a.dtype(view.source.columns), None, a.traits.zero) for n, a in view.features.items()}
     live = (of_events >= 0) & ~frame.deleted[near] & (enters < frame.superseded_at_us[near])
     live &= enters <= at_us.max()
     chosen = np.flatnonzero(live)
@@ -60,15 +56,6 @@ def evaluate_view(
     requests = (asked, of_requests[asked], at_us[asked])
     events = timeline(frame, rows, of_events[chosen], enters[chosen], requests, entities)
     return _Answers(view, frame, events, at_us, unknown).all()
-
-
-def _dtype(view: View, aggregate: Aggregate) -> Dtype:
-    return aggregate_dtype(aggregate, view.source.columns)
-
-
-def _is_zero(aggregate: Aggregate) -> bool:
-    """Whether an empty window gives 0 instead of null."""
-    return aggregate.kind in ZERO_WHEN_EMPTY
 
 
 def _enters(view: View, frame: EventFrame, rows: Array | slice) -> Array:
@@ -93,11 +80,10 @@ def _earliest(view: View, at_us: int) -> int | None:
     """Before which no event matters to a request at `at_us` or later; None when all may."""
     starts = []
     for aggregate in view.features.values():
-        reach = aggregate.max_age_us if aggregate.kind == "latest" else aggregate.over_us
-        if reach is None:
+        if aggregate.window_us is None:
             return None
         hop = aggregate.hop_us or 1
-        starts.append((at_us - reach) // hop * hop)
+        starts.append((at_us - aggregate.window_us) // hop * hop)
     return max(min(starts), -(2**63))
 
 
@@ -192,12 +178,8 @@ class _Answers:
         self._columns: dict[str, Column] = {}
         self._series: dict[str, Series] = {}
         self._windows: dict[Span, Window] = {}
-        self._codes: dict[tuple[str, Span], Array] = {}
-        self._extremes: dict[tuple[str, str], dict[Span, Array]] = {}
-        self._orders: dict[tuple[str, Span], Orders] = {}
-        self._hashes: dict[str, Array] = {}
-        self._frequent: dict[tuple[str, Span], tuple[Array, Array]] = {}
-        self._decayed: dict[tuple[str, Span, int], tuple[Array, Array]] = {}
+        aggregates = list(view.features.values())
+        self._shared = Shared(aggregates, events, lambda: frame.event_at_us[events.rows], self._window)
 
     def all(self) -> dict[str, tuple[Column, Array]]:
         """Each feature's column and the codes of its reasons, in the order of all requests."""
@@ -208,8 +190,8 @@ class _Answers:
             if aggregate.kind == "latest":
                 answers[name] = self._latest(aggregate, what)
             else:
-                dtype = _dtype(self.view, aggregate)
-                answers[name] = scatter.column(dtype, self._windowed(aggregate, what), _is_zero(aggregate))
+                dtype, found = aggregate.dtype(self.view.source.columns), self._windowed(aggregate, what)
+                answers[name] = scatter.column(dtype, found, aggregate.traits.zero)
         return answers
 
     def _latest(self, aggregate: Aggregate, what: str) -> tuple[Column, Array]:
@@ -260,78 +242,17 @@ class _Answers:
         return self.events.rows[self.events.other]
 
     def _windowed(self, aggregate: Aggregate, what: str) -> tuple[Array, Array]:
-        window = self._window(_span(aggregate))
-        series = self._of(aggregate, what)
+        series, window = self._of(aggregate, what), self._window(span_of(aggregate))
         count = window.count(series)
         codes = self._codes_of(aggregate, window, count)
-        if aggregate.kind == "count":
-            return count, codes
-        if aggregate.kind in ("min", "max"):
-            return self._extreme(aggregate, series), codes
-        if aggregate.kind == "sum":
-            total, failed = window.total(series)
-            return total, codes if failed is None else np.where((codes == FOUND) & failed, np.uint8(FAILED), codes)
-        if aggregate.kind == "mean":
-            return window.rounded_total(series) / np.maximum(count, 1) + 0.0, codes
-        if aggregate.kind in SPREADS:
-            spread = variances(count, window.float_total(series), window.square_total(series))
-            found = spread if aggregate.kind == "var" else np.sqrt(spread)
-            return found, np.where((codes == FOUND) & (count < 2), np.uint8(NULL), codes)
-        if aggregate.kind in DECAYED:
-            return self._decay(aggregate, series), codes
-        if aggregate.kind == "count_distinct":
-            return distinct_counts(series, window, aggregate.keep, self._hashed(aggregate, series)), codes
-        values, there = self._chosen(aggregate, series, window)
-        return values, np.where((codes == FOUND) & ~there, np.uint8(NULL), codes)
-
-    def _chosen(self, aggregate: Aggregate, series: Series, window: Window) -> tuple[Array, Array]:
-        """One of the window's values for each request, and where there is one."""
-        key = _key(aggregate), _span(aggregate)
-        assert series.column is not None  # `first()` and its like require it
-        if aggregate.kind == "top":
-            if key not in self._frequent:
-                self._frequent[key] = most_frequent(series, window, self._places(aggregate))
-            values, places = self._frequent[key][0], self._frequent[key][1][:, aggregate.place - 1]
-        else:
-            if key not in self._orders:
-                self._orders[key] = Orders(series, window, self._places(aggregate))
-            values, orders = series.column.values, self._orders[key]
-            places = orders.first() if aggregate.kind == "first" else orders.last(aggregate.place)
-        there = places >= 0
-        if len(values) == 0:
-            return np.full(len(places), None if series.column.dtype == "str" else 0, values.dtype), there
-        return values[np.where(there, places, 0)], there
-
-    def _places(self, aggregate: Aggregate) -> int:
-        """How many places of the same series and window the view asks for."""
-        key = _key(aggregate), _span(aggregate)
-        kind = "top" if aggregate.kind == "top" else "last"
-        alike = [a.place for a in self.view.features.values() if a.kind == kind and (_key(a), _span(a)) == key]
-        return max(alike, default=1)
-
-    def _hashed(self, aggregate: Aggregate, series: Series) -> Array:
-        if _key(aggregate) not in self._hashes:
-            assert series.column is not None  # `count_distinct()` requires it
-            self._hashes[_key(aggregate)] = hashes(series.column)
-        return self._hashes[_key(aggregate)]
-
-    def _decay(self, aggregate: Aggregate, series: Series) -> Array:
-        key = _key(aggregate), _span(aggregate), aggregate.half_life_us
-        if key not in self._decayed:
-            event_at_us = self.frame.event_at_us[self.events.rows]
-            self._decayed[key] = decayed(series, self.events, event_at_us, key[1], aggregate.half_life_us)
-        weighted, weight = self._decayed[key]
-        if aggregate.kind == "decayed_sum":
-            return weighted
-        mean: Array = weighted / np.where(weight > 0.0, weight, 1.0) + 0.0
-        return mean
+        return KERNELS[aggregate.kind](Windowed(aggregate, series, window, count, codes, self._shared))
 
     def _codes_of(self, aggregate: Aggregate, window: Window, count: Array) -> Array:
-        key = (_key(aggregate), _span(aggregate))
-        if key not in self._codes:
+        def make() -> Array:
             nothing = np.where(window.rows > 0, np.uint8(NULL), np.uint8(OUTSIDE))
-            self._codes[key] = np.where(count > 0, np.uint8(FOUND), nothing)
-        return self._codes[key]
+            return np.where(count > 0, np.uint8(FOUND), nothing)
+
+        return self._shared.once(("codes", series_key(aggregate), span_of(aggregate)), make)
 
     def _window(self, span: Span) -> Window:
         if span not in self._windows:
@@ -339,7 +260,7 @@ class _Answers:
         return self._windows[span]
 
     def _of(self, aggregate: Aggregate, what: str) -> Series:
-        key = _key(aggregate)
+        key = series_key(aggregate)
         if key not in self._series:
             mask = None
             if aggregate.where is not None:
@@ -355,21 +276,3 @@ class _Answers:
             if name not in self._columns:
                 self._columns[name] = self.frame.columns[name].take(self.events.rows)
         return evaluate_marked(expression, Columns({n: self._columns[n] for n in names}), what, needed).column
-
-    def _extreme(self, aggregate: Aggregate, series: Series) -> Array:
-        """The smallest or greatest values, for all windows over the series at once: they share its tables."""
-        key, kind = _key(aggregate), aggregate.kind
-        if (key, kind) not in self._extremes:
-            alike = [a for a in self.view.features.values() if a.kind == kind and _key(a) == key]
-            spans = list(dict.fromkeys(_span(a) for a in alike))
-            found = series.extremes(kind, [self._window(span) for span in spans])
-            self._extremes[key, kind] = dict(zip(spans, found, strict=True))
-        return self._extremes[key, kind][_span(aggregate)]
-
-
-def _span(aggregate: Aggregate) -> Span:
-    return aggregate.over_us, aggregate.hop_us, aggregate.until_us
-
-
-def _key(aggregate: Aggregate) -> str:
-    return " ".join("" if e is None else e.hash for e in (aggregate.of, aggregate.where))

@@ -9,11 +9,12 @@ import msgspec
 
 from trimtab.events.columns.frames import NEVER_US
 from trimtab.features.online.generations import place
-from trimtab.features.online.packed.plan import EVENT_AT, Name, ViewPlan
+from trimtab.features.online.packed.keys import EVENT_AT, Name
+from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.packed.state import EntityState
 from trimtab.features.online.packed.ties import KEPT, rows_of
 from trimtab.features.online.packed.versions import VersionIndex
-from trimtab.features.online.store import BEGIN, Changes, OnlineStore, earliest_us
+from trimtab.features.online.store import BEGIN, Changes, OnlineStore
 from trimtab.store.ports import KeyValue
 
 _SCAN = 5_000
@@ -71,8 +72,8 @@ class Compaction:
             plan = self._plans[self._left[0]]
             cursor = cursors.get(plan.cursor_name)
             if cursor is not None and _shrinks(plan):
-                before = plan.state_prefix
-                if place(plan, cursor.generation).state_prefix != before:  # it was filled anew: walk it from its start
+                before = plan.keys.states
+                if place(plan, cursor.generation).keys.states != before:  # it was filled anew: walk it from its start
                     self._after, self._in_index = b"", False
                 found = (
                     self._index_step(plan, cursor.s_us, limit)
@@ -100,7 +101,7 @@ class Compaction:
     def _state_step(self, plan: ViewPlan, s_us: int, limit: int) -> Compacted | None:
         """The next states; None when there are none."""
         kv = self._store.kv
-        states = list(kv.scan(plan.state_prefix, after=self._after, limit=limit))
+        states = list(kv.scan(plan.keys.states, after=self._after, limit=limit))
         if not states:
             return None
         horizon_us = _horizon_us(plan, s_us)
@@ -112,11 +113,11 @@ class Compaction:
             if smaller is not None:
                 changes[key] = smaller
                 if not plan.keyed:
-                    changes |= _lost_ties(plan, kv, key[len(plan.state_prefix) :], packed, smaller)
+                    changes |= _lost_ties(plan, kv, key[len(plan.keys.states) :], packed, smaller)
                 freed += len(packed) - len(smaller)
                 shrunk += 1
             if plan.keyed and horizon_us is not None:
-                index.forget_before(key[len(plan.state_prefix) :], horizon_us)
+                index.forget_before(key[len(plan.keys.states) :], horizon_us)
         rows = dict(index.changes())
         _write(kv, {**changes, **rows})
         self._after = states[-1][0]
@@ -127,8 +128,8 @@ class Compaction:
         horizon_us = _horizon_us(plan, s_us)
         if horizon_us is None:
             return None
-        end = plan.index_from(horizon_us)
-        gone = [key for key, _ in self._store.kv.scan(plan.index_prefix, limit=limit) if key < end]
+        end = plan.keys.applied_from(horizon_us)
+        gone = [key for key, _ in self._store.kv.scan(plan.keys.index, limit=limit) if key < end]
         if not gone:
             return None
         self._store.kv.write({}, gone)
@@ -142,8 +143,8 @@ def largest_states(store: OnlineStore, n: int = 10) -> list[StateSize]:
     for view, given in store.plans.items():
         plan = place(ViewPlan(given.view), cursors.get(given.cursor_name, BEGIN).generation)
         after = b""
-        while found := list(store.kv.scan(plan.state_prefix, after=after, limit=_SCAN)):
-            sizes = [(len(packed), view, key[len(plan.state_prefix) :]) for key, packed in found]
+        while found := list(store.kv.scan(plan.keys.states, after=after, limit=_SCAN)):
+            sizes = [(len(packed), view, key[len(plan.keys.states) :]) for key, packed in found]
             best = heapq.nlargest(n, [*best, *sizes])
             after = found[-1][0]
     return [StateSize(view=view, entity=name_of(name), size_bytes=size) for size, view, name in best]
@@ -202,7 +203,7 @@ def _horizon_us(plan: ViewPlan, s_us: int) -> int | None:
     """Events before it can change nothing any more, whatever becomes of them; None: each of them can."""
     if plan.life is not None:
         return None
-    horizon_us = earliest_us(plan, s_us) if plan.groups else NEVER_US
+    horizon_us = plan.earliest_us(s_us) if plan.groups else NEVER_US
     for feature in plan.latest:
         if feature.max_age_us is None:
             return None

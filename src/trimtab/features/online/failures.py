@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from trimtab.features.online.packed.plan import FAILS, PARTITION, POSITION, Row, ViewPlan
+from trimtab.features.online.packed.keys import FAILS, PARTITION, POSITION, Row
+from trimtab.features.online.packed.plan import ViewPlan
 
 _LONGEST = 200  # characters of an id or an error that are kept
 
@@ -46,7 +47,7 @@ class Figures(Counter[str]):
             one = FeatureFailures(
                 1, known_at_us, partition, position, event_at_us, event_id[:_LONGEST], error[:_LONGEST]
             )
-            more = dict.fromkeys(plan.features_of(series), one)
+            more = dict.fromkeys(plan.series.names[series], one)
             self.failures = together(self.failures, more)
 
     def fail_new(self, plan: ViewPlan, come: Sequence[tuple[bytes | None, Row]], version: Sequence[Any]) -> None:

@@ -16,10 +16,9 @@ from trimtab.events.columns.frames import NEVER_US
 from trimtab.events.records import decode_all, known_at_us, padded
 from trimtab.features.definitions import View
 from trimtab.features.online.failures import FeatureFailures, Figures, together
-from trimtab.features.online.generations import FILLING, GOING, id_of, place, prefixes
+from trimtab.features.online.generations import FILLING, GOING, id_of, place
 from trimtab.features.online.packed.arrivals import Arrival, Kept
-from trimtab.features.online.packed.latest import latest_state
-from trimtab.features.online.packed.plan import (
+from trimtab.features.online.packed.keys import (
     EVENT_AT,
     GIVES,
     ID,
@@ -27,10 +26,11 @@ from trimtab.features.online.packed.plan import (
     PARTITION,
     POSITION,
     UNTIL,
+    KeySpace,
     Row,
-    ViewPlan,
-    floor,
 )
+from trimtab.features.online.packed.latest import latest_state
+from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.packed.state import EntityState
 from trimtab.features.online.packed.ties import Ties
 from trimtab.features.online.packed.versions import VersionIndex
@@ -224,7 +224,7 @@ class OnlineStore:
         """Delete what the views have that are marked as going."""
         gone = 0
         for name in [name for name in cursors if name.startswith(GOING)]:
-            for prefix in prefixes(bytes.fromhex(id_of(name)), cursors[name].generation):
+            for prefix in KeySpace.of(bytes.fromhex(id_of(name)), cursors[name].generation).all:
                 while keys := [key for key, _ in self.kv.scan(prefix)]:
                     self.kv.write({}, keys)
                     gone += len(keys)
@@ -271,7 +271,7 @@ class OnlineStore:
             else:
                 groups[name] = [row]
             sealed_at[name] = s_us
-        keys = [plan.state_prefix + name for name in groups]
+        keys = [plan.keys.states + name for name in groups]
         for key, packed, (name, rows) in zip(keys, self.kv.get_many(keys), groups.items(), strict=True):
             s_us = sealed_at[name]
             if kept.errors:
@@ -304,7 +304,7 @@ class OnlineStore:
 
     def _repeats(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Counter[str]) -> list[bool]:
         """Which arrivals were applied before: an index by event time and id, as long as a window can see them."""
-        keys = [plan.index_key(event.event_at_us, event.id) for _, _, _, event in arrivals]
+        keys = [plan.keys.applied(event.event_at_us, event.id) for _, _, _, event in arrivals]
         stored = zip(keys, self.kv.get_many(keys), strict=True)
         found = {key: there for key, there in stored if there is not None}
         repeats, crc32, longest_us = [], zlib.crc32, plan.longest_us
@@ -320,9 +320,9 @@ class OnlineStore:
                 if event.event_at_us >= s_us - longest_us or not plan.expired(event.event_at_us, s_us):
                     found[key] = changes[key] = check
         if arrivals and not plan.forever:
-            end = plan.index_from(earliest_us(plan, arrivals[-1][0]))
-            if any(key < end for key, _ in self.kv.scan(plan.index_prefix, limit=1)):
-                for key, _ in self.kv.scan(plan.index_prefix, limit=max(_PRUNE, 2 * len(arrivals))):
+            end = plan.keys.applied_from(plan.earliest_us(arrivals[-1][0]))
+            if any(key < end for key, _ in self.kv.scan(plan.keys.index, limit=1)):
+                for key, _ in self.kv.scan(plan.keys.index, limit=max(_PRUNE, 2 * len(arrivals))):
                     if key >= end:
                         break
                     changes[key] = None
@@ -352,7 +352,7 @@ class OnlineStore:
             if plan.expired(event.event_at_us, known_at):
                 count["too_late"] += 1
         count["applied"] += len(arrivals)
-        keys = [plan.state_prefix + entity for entity in groups]
+        keys = [plan.keys.states + entity for entity in groups]
         for entity, key, packed in zip(groups, keys, self.kv.get_many(keys), strict=True):
             state = EntityState(plan, packed)
             before_us = state.s_us
@@ -364,7 +364,7 @@ class OnlineStore:
             state.seal(s_us)
             count["raw_rows_read"] += state.restore(partial(index.rows, entity, s_us))
             changes[key] = state.pack()
-            if not plan.forever and (cut_us := earliest_us(plan, s_us)) > earliest_us(plan, before_us):
+            if not plan.forever and (cut_us := plan.earliest_us(s_us)) > plan.earliest_us(before_us):
                 index.forget_before(entity, cut_us)
         changes.update(index.changes())
 
@@ -489,8 +489,3 @@ def _withdraw(state: EntityState, row: Row) -> None:
         state.known -= 1
         if row[UNTIL] == NEVER_US and row[GIVES] is not None:
             state.unseal(row)
-
-
-def earliest_us(plan: ViewPlan, s_us: int) -> int:
-    """The earliest event time that some window can still see."""
-    return min(floor(s_us - group.over_us, group.hop_us) for group in plan.groups)

@@ -18,8 +18,8 @@ from trimtab.features.online.generations import (
     left_name,
     next_generation,
     place,
-    prefixes,
 )
+from trimtab.features.online.packed.keys import KeySpace
 from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.store import BEGIN, Cursor, OnlineStore, write_cursors
 from trimtab.store.ports import KeyValue, Log
@@ -212,7 +212,7 @@ def sweep(store: OnlineStore, limit: int) -> bool:
     if not names:
         return False
     name = names[0]
-    for prefix in prefixes(bytes.fromhex(id_of(name)), cursors[name].generation):
+    for prefix in KeySpace.of(bytes.fromhex(id_of(name)), cursors[name].generation).all:
         keys = _keys(store.kv, prefix, limit)
         if keys:
             store.kv.write({}, keys)

@@ -19,22 +19,11 @@ from trimtab.core.columns.data import Columns
 from trimtab.events.columns.frames import NEVER_US
 from trimtab.features.online.failures import Figures
 from trimtab.features.online.fill.load_latest import LatestLoad, loads_columns
-from trimtab.features.online.packed.plan import (
-    EVENT_AT,
-    GIVES,
-    ID,
-    KNOWN_AT,
-    POSITION,
-    UNTIL,
-    Row,
-    ViewPlan,
-    floor,
-    name_bytes,
-)
+from trimtab.features.online.packed.keys import EVENT_AT, GIVES, ID, KNOWN_AT, POSITION, UNTIL, Row, floor, name_bytes
+from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.packed.state import EntityState
 from trimtab.features.online.packed.ties import beyond
 from trimtab.features.online.packed.versions import Link, Version, VersionIndex, needed
-from trimtab.features.online.store import earliest_us
 from trimtab.store.ports import KeyValue
 
 MOST_ROWS = 1_000_000  # that lie in memory at once
@@ -106,7 +95,7 @@ class _Groups:
     def __init__(self, plan: ViewPlan, s_us: int) -> None:
         self.plan = plan
         self.s_us = s_us
-        self.cut_us = earliest_us(plan, s_us) if plan.groups else NEVER_US  # no window sees what is before it
+        self.cut_us = plan.earliest_us(s_us) if plan.groups else NEVER_US  # no window sees what is before it
         self.last_us = s_us if plan.inclusive else s_us - 1
         self.rows: dict[bytes, list[Row]] = defaultdict(list)
         self.past: dict[bytes, list[Row]] = {}  # sealed rows that no window sees, those of the greatest event time
@@ -181,7 +170,7 @@ def _entity_states(plan: ViewPlan, groups: Mapping[bytes, list[Row]], s_us: int)
 def _packed(plan: ViewPlan, states: Iterable[tuple[bytes, EntityState]]) -> Iterator[tuple[bytes, bytes]]:
     for name, state in states:
         yield from beyond(plan, name, state)
-        yield plan.state_prefix + name, state.pack()
+        yield plan.keys.states + name, state.pack()
 
 
 def _plain(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Figures, part: _Part) -> Iterator[int]:
@@ -225,7 +214,7 @@ def _plain(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Figure
             count.fail(plan, row, plan.give(row, row[GIVES]))
     if plan.windowed:
         index = (
-            (plan.index_key(event_at, event_id), content)
+            (plan.keys.applied(event_at, event_id), content)
             for (event_at, event_id), (_, _, content) in sorted(firsts.items(), key=_event_order)
         )
         yield from _written(kv, index)
@@ -282,11 +271,11 @@ def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Figure
         else:
             groups.take(chain)
             name = name_bytes(event_id)
-            keep[plan.index_prefix + name] = _encode(kept)
+            keep[plan.keys.index + name] = _encode(kept)
             owner, row = chain[-1]
             if owner is not None:
                 falling = (_FALLING - row[EVENT_AT]).to_bytes(8, "big")
-                entries.append(plan.rows_prefix + bytes([len(owner)]) + owner + falling + name)
+                entries.append(plan.keys.rows + bytes([len(owner)]) + owner + falling + name)
         if done % _STEP == 0:
             yield _STEP
     yield from _written(kv, sorted(keep.items()))
@@ -302,7 +291,7 @@ def _keyed_states(kv: KeyValue, plan: ViewPlan, s_us: int, part: _Part) -> Itera
     groups = _Groups(plan, s_us)
     index = VersionIndex(plan, kv)
     after = b""
-    while found := list(kv.scan(plan.index_prefix, after=after, limit=_STEP)):
+    while found := list(kv.scan(plan.keys.index, after=after, limit=_STEP)):
         for _, packed in found:
             chain = index.chain("", _decode_versions(packed))
             groups.take(link for link in chain if link[0] is not None and part.has(link[0]))
@@ -314,7 +303,7 @@ def _keyed_states(kv: KeyValue, plan: ViewPlan, s_us: int, part: _Part) -> Itera
 
 def _take_stubs(kv: KeyValue, groups: _Groups, names: Sequence[bytes]) -> None:
     """Take what the states of some entities say that were written before."""
-    keys = [groups.plan.state_prefix + name for name in names]
+    keys = [groups.plan.keys.states + name for name in names]
     for name, packed in zip(names, kv.get_many(keys), strict=True):
         if packed is not None:
             state = EntityState(groups.plan, packed)

@@ -15,7 +15,8 @@ import msgspec
 from trimtab.core.columns.data import Column, Columns
 from trimtab.core.expressions.nodes import GREATEST
 from trimtab.events.columns.frames import NEVER_US
-from trimtab.features.online.packed.plan import Row, ViewPlan, name_bytes
+from trimtab.features.online.packed.keys import Row, name_bytes
+from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.packed.state import EntityState
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class LatestLoad:
         self._count = count
         self._by_rows = by_rows
         self._by = plan.view.by[0]
-        self._columns = [plan.columns[series.column] for series in plan.series if series.column is not None]
+        self._columns = [plan.columns[series.column] for series in plan.series.all if series.column is not None]
         self._names = ["_event_at", "_known_at", "_partition", "_position", "_id", self._by, *self._columns]
         self._parts: list[Columns] = []
 
@@ -102,7 +103,7 @@ class LatestLoad:
         order, starts, odd = self._greatest(rows, raw)
         ends = np.append(starts[1:], len(order))
         simple = order[ends - 1] if not odd.any() else order[ends - 1][~odd]
-        prefix = self.plan.state_prefix
+        prefix = self.plan.keys.states
         frame = _frame(self.plan, self._s_us)
         for start in range(0, len(simple), _CHUNK):
             some = simple[start : start + _CHUNK]
@@ -165,7 +166,7 @@ class LatestLoad:
                 _numbers(_INT, rows["_position"].values[some]),
                 _constant(_encode(NEVER_US)),
                 *texts("_id"),
-                _constant(_list_head(len(self.plan.series))),
+                _constant(_list_head(len(self.plan.series.all))),
                 *(
                     p
                     for name in self._columns
@@ -179,7 +180,7 @@ class LatestLoad:
     def _as_rows(self, rows: Columns) -> Iterator[tuple[Any, Row]]:
         fields = (rows[name].values.tolist() for name in self._names[:6])
         values = zip(*(rows[name].to_list() for name in self._columns), strict=True)
-        reals = [series.real for series in self.plan.series]
+        reals = [series.real for series in self.plan.series.all]
         for event_at, known_at, partition, position, event_id, entity, of_row in zip(*fields, values, strict=True):
             gives = [_given(value, real) for value, real in zip(of_row, reals, strict=True)]
             yield entity, [event_at, known_at, partition, position, NEVER_US, event_id, gives]

@@ -8,7 +8,8 @@ from itertools import compress
 from typing import Any, TypeAlias
 
 from trimtab.events.records import Event, padded
-from trimtab.features.online.packed.plan import ViewPlan, name_bytes
+from trimtab.features.online.packed.keys import name_bytes
+from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.packed.series import Contribution
 from trimtab.store.ports import LogRecord
 

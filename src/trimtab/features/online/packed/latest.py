@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from trimtab.features.online.packed.plan import EVENT_AT, KNOWN_AT, Row, ViewPlan
+from trimtab.features.online.packed.keys import EVENT_AT, KNOWN_AT, Row
+from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.packed.state import FORMAT, unpack
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from itertools import repeat
 from typing import Any, TypeAlias
 
@@ -11,7 +11,9 @@ from trimtab.core.columns.data import Dtype
 from trimtab.core.expressions.by_rows import compile_row
 from trimtab.core.expressions.failed import noted
 from trimtab.core.expressions.nodes import GREATEST, Expression
-from trimtab.features.aggregates import Aggregate
+from trimtab.core.hashing import content_hash
+from trimtab.features.aggregates import Aggregate, Kind
+from trimtab.features.definitions import View
 
 _logger = logging.getLogger(__name__)
 Contribution: TypeAlias = float | int | bool | str | None
@@ -134,6 +136,57 @@ class EventValues:
                 value = value * value if squared else value
             given.append(value)
         return given
+
+
+class ViewSeries:
+    """The series of one view: those that its features state, then those derived from them for their sums."""
+
+    def __init__(self) -> None:
+        self.of_features: list[Series] = []  # one a feature
+        self.stated: dict[str, Series] = {}  # by content, those that are not derived from others
+        self.derived: list[tuple[int, bool]] = []  # from which one, whether squared
+        self.all: list[Series | DerivedSeries] = []
+        self.names: list[list[str]] = []  # of features, by stated series
+        self.real_sums: list[int] = []  # those with a sum of floats
+        self.uses: tuple[tuple[int, bool, bool], ...] = ()  # of each: number, whether summed, whether ranked
+        self.ones: tuple[int, ...] = ()  # as many
+        self.values: EventValues
+
+    def of(self, name: str, aggregate: Aggregate, view: View) -> Series:
+        """The series of a feature; features of the same values share it."""
+        content = content_hash((aggregate.of, aggregate.where))
+        if content not in self.stated:
+            what = f"view {view.name!r}, feature {name!r}"
+            self.stated[content] = Series(len(self.stated), aggregate, view.source.columns, what)
+            self.all.append(self.stated[content])
+            self.names.append([])
+        series = self.stated[content]
+        self.names[series.index].append(name)
+        self.of_features.append(series)
+        return series
+
+    def sums(self, kind: Kind, series: Series) -> tuple[int, ...]:
+        """The series whose sums an aggregate needs, once all stated ones are there."""
+        return tuple(self._sum(one, series) for one in kind.sums)
+
+    def compile(self, ranked: Set[int], columns: tuple[str, ...]) -> None:
+        """Fix what follows from all series; `ranked` are those of which extremes are kept."""
+        self.values = EventValues(list(self.stated.values()), self.derived, columns)
+        self.real_sums = [s.index for s in self.all if s.summed and s.real]
+        for place, index in enumerate(self.real_sums):
+            self.all[index].sum_place = place
+        self.uses = tuple((s.index, s.summed, s.index in ranked) for s in self.all)
+        self.ones = (1,) * len(self.all)
+
+    def _sum(self, what: str, series: Series) -> int:
+        squared = what == "square"
+        if what == "value" or (series.real and not squared):
+            series.summed = True
+            return series.index
+        if (series.index, squared) not in self.derived:
+            self.derived.append((series.index, squared))
+            self.all.append(DerivedSeries(len(self.all), series, squared))
+        return len(self.stated) + self.derived.index((series.index, squared))
 
 
 _NONE: Mapping[int, str] = {}

@@ -1,8 +1,8 @@
-"""The packed state of one entity in one view: what is sealed, and the rows that are still open.
+"""The packed state of one entity in one view: what is sealed, and the rows that are not yet.
 
 A row is sealed by the first write of its entity at which the log's append time has passed its event time and its known
-at: from then on it counts at every moment that can be asked about. An open row is kept whole, and reads look at both
-of its clocks. A version that is known to end later stays open until it has ended.
+at: from then on it counts at every time that can be asked about. An unsealed row is kept whole, with both of its
+clocks. A version that is known to end later stays unsealed until it has ended.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import msgspec
 from trimtab.core.errors import Corrupt
 from trimtab.events.columns.frames import NEVER_US
 from trimtab.features.exact_rows import SCALES
-from trimtab.features.online.packed import sketches as online_folds
-from trimtab.features.online.packed.plan import (
+from trimtab.features.online.packed import sketches
+from trimtab.features.online.packed.keys import (
     EVENT_AT,
     GIVES,
     ID,
@@ -26,9 +26,9 @@ from trimtab.features.online.packed.plan import (
     POSITION,
     UNTIL,
     Row,
-    ViewPlan,
     floor,
 )
+from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.packed.tiles import (
     BEGIN_US,
     CURRENT,
@@ -38,17 +38,17 @@ from trimtab.features.online.packed.tiles import (
     TOTALS,
     Block,
     Tiles,
+    add_block,
     advance,
     block_of,
     empty,
-    fold,
     push,
     rescale,
     take_out,
 )
 
 FORMAT = 1
-FOLDS = 10  # their place in the list
+SKETCHES = 10  # their place in the list
 _WORD = 2**63
 _TIED = 16  # rows of one event time, of a source with a key
 _SCALES = len(SCALES)
@@ -62,45 +62,50 @@ class EntityState:
     """One entity of one view, unpacked for writing.
 
     The packed value is a list: format, tag of the definition, whether sums beyond 64 bits lie in it as bytes, S,
-    how many records were ever sealed, open rows, the greatest sealed rows (several only when they share the event
+    how many records were ever sealed, unsealed rows, the latest sealed rows (several only when they share the event
     time), exponents of the float sums, for each group of windows its tiles, and the fields and extremes of windows
     that never end. Tiles are: start and fields of the newest tile, the older tiles packed, their totals in each
     window at S, the words that a sum takes there, and a stack for each extreme. Where some feature needs more than
-    sums and extremes, its folds follow (`folds.py`).
+    sums and extremes, its sketches follow (`sketches.py`).
+
+    Args:
+        plan: The view.
+        packed: The bytes, or the list that `unpack` gives; None: nothing is known of the entity.
     """
 
-    def __init__(self, plan: ViewPlan, packed: bytes | None = None) -> None:
+    def __init__(self, plan: ViewPlan, packed: bytes | list[Any] | None = None) -> None:
         self.plan = plan
-        self.dirty: list[tuple[int, int, int, int]] = []  # tiles of a group's stack to read again: from, to
-        self.dirty_folds: dict[tuple[int, int], None] = {}  # a fold's tiles to make again
-        self.winner_lost = False
-        self.lowest_lost: set[int] = set()  # lifetime extremes to find again
+        self.lost_extremes: list[tuple[int, int, int, int]] = []  # group, stack; event times to read again: from, to
+        self.lost_life: set[int] = set()  # lifetime extremes to find again
+        self.lost_tiles: dict[tuple[int, int], None] = {}  # of sketches, to make again
+        self.lost_latest = False
         if packed is None:
             self.wide, self.s_us, self.known = False, BEGIN_US, 0
             self.opens: list[Row] = []
             self.winners: list[Row] = []
-            self.exponents = [0] * len(plan.real_sums)
+            self.exponents = [0] * len(plan.series.real_sums)
             self.tiles: list[Tiles] = [empty(group) for group in plan.groups]
             self.life: list[Any] = (
                 [] if plan.life is None else [[0] * plan.life.width, [None] * len(plan.life.extremes)]
             )
-            self.folds = [online_folds.nothing() for _ in plan.folds]
+            self.sketches = [sketches.empty() for _ in plan.sketches]
         else:
-            state = unpack(plan, packed)
+            state = unpack(plan, packed) if isinstance(packed, bytes) else packed
             _, _, self.wide, self.s_us, self.known, self.opens, self.winners, self.exponents, *rest = state
-            self.tiles, self.life, self.folds = rest
+            self.tiles, self.life, *others = rest
+            self.sketches = others[0] if others else []
 
     def pack(self) -> bytes:
         """The bytes to store."""
         state = [FORMAT, self.plan.tag, self.wide, self.s_us, self.known, self.opens, self.winners, self.exponents]
-        folds = [self.folds] if self.plan.folds else []
+        others = [self.sketches] if self.plan.sketches else []
         if not self.wide:
             try:
-                return _encode([*state, self.tiles, self.life, *folds])
+                return _encode([*state, self.tiles, self.life, *others])
             except OverflowError:
                 self.wide = state[2] = True
         tiles = [[t[TILE], _wide_out(t[CURRENT]), [*map(_wide_out, t[TOTALS])], *t[PAST:]] for t in self.tiles]
-        return _encode([*state, tiles, [_wide_out(self.life[0]), self.life[1]] if self.life else [], *folds])
+        return _encode([*state, tiles, [_wide_out(self.life[0]), self.life[1]] if self.life else [], *others])
 
     def find_open(self, partition: str, position: int) -> Row | None:
         """The open row that came from a record."""
@@ -109,7 +114,7 @@ class EntityState:
     def repeat(self, row: Row) -> bool:
         """Take a repetition of an event that has only one content: the first record of it counts.
 
-        False when no such event is open, among the greatest or in a fold; then nothing depends on which counts.
+        False when no such event is unsealed, among the latest or in a sketch; then nothing depends on which counts.
         """
         found = False
         for rows in (self.opens, self.winners):
@@ -119,8 +124,8 @@ class EntityState:
                         other[KNOWN_AT : POSITION + 1] = row[KNOWN_AT : POSITION + 1]
                         self.winners.sort(key=_order)
                     found = True
-        for fold_plan, kept in zip(self.plan.folds, self.folds, strict=True):
-            found |= online_folds.repeat(fold_plan, kept, row)
+        for sketch, kept in zip(self.plan.sketches, self.sketches, strict=True):
+            found |= sketches.repeat(sketch, kept, row)
         return found
 
     def seal(self, s_us: int) -> None:
@@ -146,37 +151,52 @@ class EntityState:
         if dead is not None:  # it says no more than when its entity has had an event
             still.append(dead)
         self.opens = still
+        self._advance(s_us, live)
+
+    def as_of(self, t_us: int) -> bool:
+        """Seal for a read at `t_us` all that counts then, also what is known to end later; False: nothing counts yet.
+
+        The state can be read afterwards, and is good for nothing else.
+        """
+        last = t_us if self.plan.inclusive else t_us - 1
+        begun = [row for row in self.opens if row[EVENT_AT] <= last and row[KNOWN_AT] <= t_us]
+        if not self.known and not begun:
+            return False
+        self._advance(t_us, [row for row in begun if t_us < row[UNTIL] and row[GIVES] is not None])
+        return True
+
+    def _advance(self, s_us: int, live: list[Row]) -> None:
+        """Move the append time on, and add rows that are sealed from then on."""
         for group, tiles in zip(self.plan.groups, self.tiles, strict=True):
             advance(group, tiles, self.s_us, s_us)
         self.s_us = s_us
         if live:
-            self._fold(live)
-        if self.folds:
-            for fold_plan, kept in zip(self.plan.folds, self.folds, strict=True):
-                online_folds.drop(fold_plan, kept, s_us)
+            self._add(live)
+        for sketch, kept in zip(self.plan.sketches, self.sketches, strict=True):
+            sketches.drop(sketch, kept, s_us)
 
     def unseal(self, row: Row) -> None:
         """Take a sealed row out again; what it alone held up must then be restored from the raw rows."""
         plan = self.plan
         block = block_of(plan, [row], self._numbers([row]))
         for index, (group, tiles) in enumerate(zip(plan.groups, self.tiles, strict=True)):
-            self.dirty += [(index, *lost) for lost in take_out(group, tiles, self.s_us, row, block)]
+            self.lost_extremes += [(index, *lost) for lost in take_out(group, tiles, self.s_us, row, block)]
         if plan.life is not None:
             fields, extremes = self.life
             fields[:] = map(sub, fields, plan.life.fields_of(block[0]))
             for place, (series, _) in enumerate(plan.life.extremes):
                 if extremes[place] is not None and extremes[place] == row[GIVES][series]:
                     extremes[place] = None
-                    self.lowest_lost.add(place)
-        for fold_plan, kept in zip(plan.folds, self.folds, strict=True):
-            start = online_folds.holds(fold_plan, kept, row)
+                    self.lost_life.add(place)
+        for sketch, kept in zip(plan.sketches, self.sketches, strict=True):
+            start = sketches.holds(sketch, kept, row)
             if start is not None:
-                self.dirty_folds[fold_plan.index, start] = None
+                self.lost_tiles[sketch.index, start] = None
         if plan.latest:
             place_of = [r[PARTITION : POSITION + 1] for r in self.winners]
             if row[PARTITION : POSITION + 1] in place_of:
                 del self.winners[place_of.index(row[PARTITION : POSITION + 1])]
-                self.winner_lost |= not self.winners
+                self.lost_latest |= not self.winners
 
     def restore(self, rows: Callable[[int, int], Iterable[Row]]) -> int:
         """Find again what unsealed rows held up; how many raw rows were read.
@@ -186,7 +206,7 @@ class EntityState:
         """
         read = 0
         newest = self.s_us if self.plan.inclusive else self.s_us - 1
-        for index, place, low, high in self.dirty:
+        for index, place, low, high in self.lost_extremes:
             group, stack = self.plan.groups[index], self.tiles[index][STACKS][place]
             series, kind = group.extremes[place]
             low = max(low, floor(self.s_us - group.over_us, group.hop_us))
@@ -194,11 +214,11 @@ class EntityState:
                 read += 1
                 if row[GIVES][series] is not None:
                     push(stack, floor(row[EVENT_AT], group.hop_us), row[GIVES][series], kind)
-        if self.lowest_lost and self.plan.life is not None:
+        if self.lost_life and self.plan.life is not None:
             for row in rows(BEGIN_US, newest):
                 read += 1
-                self._live_extremes(block_of(self.plan, [row], [row[GIVES]]), self.lowest_lost)
-        if self.winner_lost:
+                self._live_extremes(block_of(self.plan, [row], [row[GIVES]]), self.lost_life)
+        if self.lost_latest:
             tied: list[Row] = []
             for row in rows(BEGIN_US, newest):
                 read += 1
@@ -207,17 +227,17 @@ class EntityState:
                 tied.append(row)
             self.winners = []
             self._contend(tied)
-        for index, start in self.dirty_folds:
-            of = self.plan.folds[index]
+        for index, start in self.lost_tiles:
+            of = self.plan.sketches[index]
             if not of.hop_us:
-                read += online_folds.remake(of, self.folds[index], start, rows(BEGIN_US, newest))
+                read += sketches.remake(of, self.sketches[index], start, rows(BEGIN_US, newest))
             elif start >= floor(self.s_us - of.over_us, of.hop_us):
                 last = min(start + of.hop_us - 1, newest)
-                read += online_folds.remake(of, self.folds[index], start, rows(start, last))
-        self.dirty, self.dirty_folds, self.lowest_lost, self.winner_lost = [], {}, set(), False
+                read += sketches.remake(of, self.sketches[index], start, rows(start, last))
+        self.lost_extremes, self.lost_tiles, self.lost_life, self.lost_latest = [], {}, set(), False
         return read
 
-    def _fold(self, rows: list[Row]) -> None:
+    def _add(self, rows: list[Row]) -> None:
         plan = self.plan
         if plan.windowed:
             numbers_of = self._numbers(rows)
@@ -229,24 +249,23 @@ class EntityState:
             for group, tiles in zip(plan.groups, self.tiles, strict=True):
                 start = first - first % group.hop_us
                 if last < start + group.hop_us:
-                    fold(group, tiles, self.s_us, start, whole)
+                    add_block(group, tiles, self.s_us, start, whole)
                 else:
                     for row, numbers in zip(rows, numbers_of, strict=True):
                         block = block_of(plan, [row], [numbers])
-                        fold(group, tiles, self.s_us, floor(row[EVENT_AT], group.hop_us), block)
+                        add_block(group, tiles, self.s_us, floor(row[EVENT_AT], group.hop_us), block)
             if plan.life is not None:
                 self.life[0] = list(map(add, self.life[0], plan.life.fields_of(whole[0])))
                 self._live_extremes(whole, range(len(plan.life.extremes)))
-        if self.folds:
-            for fold_plan, kept in zip(plan.folds, self.folds, strict=True):
-                for row in rows:
-                    online_folds.put(fold_plan, kept, row)
+        for sketch, kept in zip(plan.sketches, self.sketches, strict=True):
+            for row in rows:
+                sketches.put(sketch, kept, row)
         if plan.latest:
             self._contend(rows)
 
     def _numbers(self, rows: list[Row]) -> list[list[Any]]:
         """What each row adds to the sum of each series, over the state's exponents, which are made fine enough."""
-        real_sums = self.plan.real_sums
+        real_sums = self.plan.series.real_sums
         if not real_sums:
             return [row[GIVES] for row in rows]
         numbers_of: list[list[Any]] = []
@@ -279,8 +298,8 @@ class EntityState:
         """Give the sums of a series a finer unit."""
         shift = exponent - self.exponents[i]
         self.exponents[i] = exponent
-        series = self.plan.real_sums[i]
-        for at, place in self.plan.real_fields[i]:
+        series = self.plan.series.real_sums[i]
+        for at, place in self.plan.sums_in(series):
             if self.tiles[at][TILE] is not None:
                 rescale(self.plan.groups[at], self.tiles[at], place, shift)
         if self.plan.life is not None and (series, True) in self.plan.life.fields:
@@ -320,8 +339,6 @@ def unpack(plan: ViewPlan, packed: bytes) -> list[Any]:
         Corrupt: The bytes are of another format or definition.
     """
     state: list[Any] = decode(packed)
-    if len(state) == FOLDS:
-        state.append([])
     return fitting(plan, state)
 
 

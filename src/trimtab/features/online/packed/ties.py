@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from trimtab.features.online.packed.plan import EVENT_AT, ID, KNOWN_AT, POSITION, Row, ViewPlan, name_bytes
+from trimtab.features.online.packed.keys import EVENT_AT, ID, KNOWN_AT, POSITION, Row, name_bytes
+from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.packed.state import EntityState
 from trimtab.store.ports import KeyValue
 
@@ -112,7 +113,7 @@ def rows_of(plan: ViewPlan, kv: KeyValue, name: bytes) -> Iterator[tuple[bytes, 
 
 
 def _prefix(plan: ViewPlan, name: bytes) -> bytes:
-    return plan.rows_prefix + bytes([len(name)]) + name
+    return plan.keys.rows + bytes([len(name)]) + name
 
 
 def _place(row: Row) -> Row:

@@ -13,7 +13,9 @@ from collections.abc import Iterable, Sequence
 from operator import add, sub
 from typing import Any, TypeAlias
 
-from trimtab.features.online.packed.plan import EVENT_AT, FEW, GIVES, Group, Row, ViewPlan, floor
+from trimtab.features.online.packed.groups import FEW, Group
+from trimtab.features.online.packed.keys import EVENT_AT, GIVES, Row, floor
+from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.packed.series import Contribution
 
 Block: TypeAlias = tuple[list[Any], list[Any], list[Any]]
@@ -40,15 +42,15 @@ def block_of(plan: ViewPlan, rows: Sequence[Row], numbers_of: Sequence[list[Any]
     if len(rows) == 1:
         gives, numbers = rows[0][GIVES], numbers_of[0]
         if None not in gives:
-            return [1, *plan.ones, *numbers], gives, gives
+            return [1, *plan.series.ones, *numbers], gives, gives
         return [1, *[value is not None for value in gives], *[value or 0 for value in numbers]], gives, gives
-    width = len(plan.series)
+    width = len(plan.series.all)
     counts, sums = [0] * width, [0] * width
     lows: list[Any] = [None] * width
     highs: list[Any] = [None] * width
     for row, numbers in zip(rows, numbers_of, strict=True):
         gives = row[GIVES]
-        for i, summed, ranked in plan.uses:
+        for i, summed, ranked in plan.series.uses:
             value = gives[i]
             if value is not None:
                 counts[i] += 1
@@ -62,7 +64,7 @@ def block_of(plan: ViewPlan, rows: Sequence[Row], numbers_of: Sequence[list[Any]
     return [len(rows), *counts, *sums], lows, highs
 
 
-def fold(group: Group, tiles: Tiles, s_us: int, start: int, block: Block) -> None:
+def add_block(group: Group, tiles: Tiles, s_us: int, start: int, block: Block) -> None:
     """Add sealed rows to the tile at `start`; `s_us` is the S that the tiles' totals are of."""
     low = s_us - group.over_us
     if start < low - low % group.hop_us:

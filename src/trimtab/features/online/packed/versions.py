@@ -15,7 +15,8 @@ import msgspec
 
 from trimtab.events.columns.frames import NEVER_US
 from trimtab.events.records import padded
-from trimtab.features.online.packed.plan import EVENT_AT, GIVES, KNOWN_AT, Row, ViewPlan, name_bytes
+from trimtab.features.online.packed.keys import EVENT_AT, GIVES, KNOWN_AT, Row, name_bytes
+from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.store.ports import KeyValue
 
 Version: TypeAlias = list[Any]  # known at, partition, position, event at, is a tombstone, values
@@ -42,7 +43,7 @@ class VersionIndex:
         self._changed: set[bytes] = set()  # names
         self._entries: dict[bytes, dict[bytes, bool]] = {}  # entity -> entries put (True) and deleted (False)
         names = list(dict.fromkeys(map(name_bytes, ids)))
-        for name, packed in zip(names, kv.get_many([plan.index_prefix + n for n in names]), strict=True):
+        for name, packed in zip(names, kv.get_many([plan.keys.index + n for n in names]), strict=True):
             self._versions[name] = self._unpacked(packed)
 
     def add(self, event_id: str, version: Version, s_us: int) -> tuple[list[Link], list[Link]]:
@@ -87,7 +88,7 @@ class VersionIndex:
         """Keys and what to write there; None: delete."""
         for name in self._changed:
             versions = self._versions[name]
-            yield self.plan.index_prefix + name, _encode(versions) if versions else None
+            yield self.plan.keys.index + name, _encode(versions) if versions else None
         for entries in self._entries.values():
             for key, there in entries.items():
                 yield key, b"" if there else None
@@ -124,7 +125,7 @@ class VersionIndex:
         self._changed.add(name)
 
     def _prefix(self, entity: bytes) -> bytes:
-        return self.plan.rows_prefix + bytes([len(entity)]) + entity
+        return self.plan.keys.rows + bytes([len(entity)]) + entity
 
     def _found(self, entity: bytes, first_us: int, last_us: int) -> Iterator[tuple[int, bytes]]:
         """Event times and names of the entity's entries, the newest first."""
@@ -152,7 +153,7 @@ class VersionIndex:
 
     def _read(self, name: bytes) -> list[Version]:
         if name not in self._versions:
-            self._versions[name] = self._unpacked(self._kv.get(self.plan.index_prefix + name))
+            self._versions[name] = self._unpacked(self._kv.get(self.plan.keys.index + name))
         return self._versions[name]
 
     def _unpacked(self, packed: bytes | None) -> list[Version]:

@@ -11,9 +11,10 @@ from trimtab.core.errors import Unavailable
 from trimtab.features.definitions import View
 from trimtab.features.frames import REASONS
 from trimtab.features.online.generations import GOING, place
-from trimtab.features.online.packed.plan import EVENT_AT, KNOWN_AT, ViewPlan, name_bytes
+from trimtab.features.online.packed.keys import EVENT_AT, KNOWN_AT, name_bytes
+from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.packed.state import EntityState
-from trimtab.features.online.read.read import FOUND, read_state
+from trimtab.features.online.read.reader import FOUND, reader
 from trimtab.features.online.store import BEGIN, POSITIONS_KEY, Cursor, cursors_of
 from trimtab.store.ports import KeyValue
 
@@ -62,7 +63,7 @@ def read_entity(kv: KeyValue, views: Sequence[View], entity: Sequence[str | int]
     packed = kv.get(POSITIONS_KEY)
     for _ in range(_TRIES):
         plans = [place(plan, cursor.generation) for plan, cursor in _placed(views, packed)]
-        found = kv.get_many([POSITIONS_KEY, *(plan.state_prefix + suffix for plan in plans)])
+        found = kv.get_many([POSITIONS_KEY, *(plan.keys.states + suffix for plan in plans)])
         if found[0] == packed:
             cursors = [cursor for _, cursor in _placed(views, packed)]
             front = max(cursors, key=lambda cursor: cursor.s_us, default=BEGIN)
@@ -89,7 +90,7 @@ def _placed(views: Sequence[View], packed: bytes | None) -> list[tuple[ViewPlan,
 def _read(plan: ViewPlan, packed: bytes | None, t_us: int) -> ViewNow:
     values: list[Any] = [None] * len(plan.features)
     reasons = [FOUND] * len(plan.features)
-    read_state(plan, packed, t_us, values, reasons, 0)
+    reader(plan, 0)(packed, t_us, values, reasons)
     newest_us = None if packed is None else _newest_us(EntityState(plan, packed), t_us)
     names = [feature.name for feature in plan.features]
     return ViewNow(

@@ -15,9 +15,9 @@ from trimtab.core.expressions.failed import noted
 from trimtab.features.feature_set import FeatureSet, Stage
 from trimtab.features.frames import REASONS, Reason
 from trimtab.features.online.generations import GOING, place
-from trimtab.features.online.packed.plan import ViewPlan, entity_of, name_bytes
-from trimtab.features.online.read.read import FAILED, FOUND, NULL
-from trimtab.features.online.read.read_code import reader
+from trimtab.features.online.packed.keys import entity_of, name_bytes
+from trimtab.features.online.packed.plan import ViewPlan
+from trimtab.features.online.read.reader import FAILED, FOUND, NULL, reader
 from trimtab.features.online.store import BEGIN, POSITIONS_KEY, Cursor, cursors_of
 from trimtab.store.ports import KeyValue
 
@@ -190,7 +190,7 @@ class _StagePlan:
         columns = features.request.columns
         joins = sorted(stage.joins, key=lambda join: join.by)  # views of one entity side by side
         self._prefixes = [
-            (entity_of(by), [plans[join.view.hash].state_prefix for join in of])
+            (entity_of(by), [plans[join.view.hash].keys.states for join in of])
             for by, of in groupby(joins, lambda join: join.by)
         ]
         self._views = [reader(plans[join.view.hash], layout.starts[join.name]) for join in joins]

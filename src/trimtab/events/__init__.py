@@ -9,9 +9,10 @@ from trimtab.events.records import Event, decode, encode, known_at_us
 
 if TYPE_CHECKING:
     from trimtab.events.arriving import Arrivals, arrivals
+    from trimtab.events.batch import Problem
     from trimtab.events.columns.history import History
     from trimtab.events.files.files import Rows, Table, read_file, read_rows
-    from trimtab.events.ingest import Ingestor, LoadedFile, Problem, Pushed
+    from trimtab.events.ingest import Ingestor, LoadedFile, Pushed
     from trimtab.events.quarantine import Quarantine, Quarantined, Replayed, SetAside
     from trimtab.events.tables import Materialised, materialise
     from trimtab.events.values.fitting import BadRow, FileRows
@@ -55,7 +56,7 @@ _LAZY = {  # name -> its file; they load NumPy or DuckDB
     "Ingestor": "ingest",
     "LoadedFile": "ingest",
     "Materialised": "tables",
-    "Problem": "ingest",
+    "Problem": "batch",
     "Pushed": "ingest",
     "Quarantine": "quarantine",
     "Quarantined": "quarantine",

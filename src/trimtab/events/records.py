@@ -10,6 +10,7 @@ from trimtab.store.ports import LogRecord
 
 Op = Literal["upsert", "delete"]
 Value = float | int | bool | str | None
+NEVER_US = 2**63 - 1  # a time that does not come
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):  # it can hold no cycle

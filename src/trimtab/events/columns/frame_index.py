@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from itertools import repeat
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.columns.data import Column
-from trimtab.events.columns.frames import NEVER_US, EventFrame
+from trimtab.core.columns.data import Column, Columns
+from trimtab.events.records import NEVER_US
 
 Array = NDArray[Any]
 
@@ -25,6 +25,19 @@ def key_values(columns: Sequence[Column]) -> list[Any]:
         found: list[Any] = columns[0].values.tolist() if columns[0].dtype == "str" else columns[0].to_list()
         return found
     return [None if None in key else key for key in zip(*(one.to_list() for one in columns), strict=True)]
+
+
+class Frame(Protocol):
+    """What an index reads of an `EventFrame`."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def columns(self) -> Columns: ...
+    @property
+    def event_at_us(self) -> Array: ...
+    @property
+    def known_at_us(self) -> Array: ...
 
 
 class Entities(msgspec.Struct, frozen=True, eq=False):
@@ -58,7 +71,7 @@ class FrameIndex:
         self._last_us = np.empty(0, np.int64)
         self._lock = threading.Lock()
 
-    def entities(self, frame: EventFrame, columns: tuple[str, ...]) -> Entities:
+    def entities(self, frame: Frame, columns: tuple[str, ...]) -> Entities:
         """The entities that columns of a frame name; what is new since the last frame is added."""
         with self._lock:
             growing = self._entities.get(columns)
@@ -68,7 +81,7 @@ class FrameIndex:
                 growing = _Growing(columns)
             return growing.upto(frame)
 
-    def around(self, frame: EventFrame, first_us: int, last_us: int) -> slice:
+    def around(self, frame: Frame, first_us: int, last_us: int) -> slice:
         """A stretch of rows that has all events from `first_us` to `last_us`, and some more."""
         with self._lock:
             full = frame.rows // _BLOCK
@@ -95,7 +108,7 @@ class _Growing:
         nobody = np.full(1, NEVER_US)
         self._last = Entities(self._numbers, 0, self._of_rows, nobody, (nobody, nobody))
 
-    def upto(self, frame: EventFrame) -> Entities:
+    def upto(self, frame: Frame) -> Entities:
         if frame.rows == self.rows:
             return self._last
         new = slice(self.rows, frame.rows)

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from trimtab.core.columns.data import Columns
+from trimtab.events.records import NEVER_US as NEVER_US
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trimtab.events.columns.frame_index import FrameIndex
-
-NEVER_US = 2**63 - 1  # a moment that does not come
 
 
 class EventFrame(msgspec.Struct, frozen=True, eq=False):

@@ -1,0 +1,217 @@
+"""Rows of one call, checked column by column and encoded as the records of their events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, get_args
+
+import msgspec
+import numpy as np
+
+from trimtab.core.columns.data import Dtype
+from trimtab.core.shown import shown
+from trimtab.events.definitions import Source
+from trimtab.events.quarantine import Quarantined, raw_json
+from trimtab.events.records import Op, Value
+from trimtab.events.values.checks import EXTRA, LAST_OF_OTHER_UNITS_US, Report, check, other_unit, time_shown
+from trimtab.events.values.conversions import Reason
+from trimtab.events.values.fitting import raw_row, time_text
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+OPS: tuple[Op, ...] = get_args(Op)
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Why one row went to quarantine."""
+
+    row: int  # its index in the call
+    field: str
+    reason: Reason
+    found: str
+
+
+class Call(msgspec.Struct, frozen=True):
+    """What holds for all rows of a call."""
+
+    source: Source
+    op: Op
+    history: bool
+    now_us: int
+    future_ok: bool
+
+
+class Batch:
+    """Rows in lists, checked; `bad` holds the first problem of each row that has one."""
+
+    def __init__(
+        self, call: Call, lists: dict[str, list[Any]], count: int, at_us: NDArray[Any] | None, *, given: bool = True
+    ) -> None:
+        self._given = given  # the values are those that somebody sent, and not a table's that was looked at before
+        self.bad: dict[int, tuple[str, Reason, object]] = {}
+        self._call = call
+        self._lists = lists
+        self._count = count
+        self._now_us = call.now_us if at_us is None else at_us
+        self._values = {name: self._column(name, dtype) for name, dtype in call.source.columns.items()}
+        self._ops = self._checked_ops()
+        self._date()
+        self._bare_deletions()
+        self._ids = self._identify()
+
+    def payloads(self) -> list[bytes]:
+        """One record a row; those of bad rows say nothing."""
+        call, times = self._call, self._values[self._call.source.time]
+        rows = self._rows()
+        ops = repeat(call.op) if self._ops is None else self._ops
+        # In the order of `Event`, which reads what a plain tuple writes.
+        fields = (repeat(call.source.name), self._ids, times, self._known_at(times), ops, repeat(call.history), rows)
+        return list(map(_encode, zip(*fields)))  # noqa: B905  # some repeat without end
+
+    def problem(self, row: int, offset: int) -> Problem:
+        field, reason, found = self.bad[row]
+        needed = f"; needed is {' or '.join(map(repr, OPS))}" if (field, reason) == ("_op", "wrong_type") else ""
+        source = self._call.source
+        said = time_shown(found, source.time_format(field)) if reason == "bad_time" else shown(found)[:200]
+        if reason == "future" and isinstance(found, int | float):  # a number says little
+            said = time_text(self._values[source.time][row])  # type: ignore[arg-type]  # it is dated
+        return Problem(row + offset, field, reason, said + needed)
+
+    def absent(self, rows: Sequence[Mapping[str, object]] | None) -> tuple[str, ...]:
+        """The declared columns that some row lacks which replaces another."""
+        ops = [self._call.op] * self._count if self._ops is None else self._ops
+        replacing = [row for row, op in enumerate(ops) if op != "delete" and row not in self.bad]
+        if self._call.source.key is None or not replacing:
+            return ()
+        there = (
+            self._lists.keys() if rows is None else set(rows[replacing[0]]).intersection(*(rows[r] for r in replacing))
+        )
+        return tuple(name for name in self._call.source.columns if name not in there)
+
+    def quarantined(self, row: int, rows: Sequence[Mapping[str, object]] | None) -> Quarantined:
+        field, reason, _ = self.bad[row]
+        call = self._call
+        raw = self._table_row(row) if rows is None else raw_row(call.source, rows[row])
+        return Quarantined(call.source.name, raw_json(raw), reason, field, call.now_us, call.op, call.history)
+
+    def _table_row(self, row: int) -> dict[str, Any]:
+        """A row of a table; times as text where a number would be read by a declared format."""
+        raw = {name: values[row] for name, values in self._lists.items()}
+        formatted = [n for n, value in raw.items() if self._call.source.time_format(n) and isinstance(value, int)]
+        return raw | {name: time_text(raw[name]) for name in formatted}
+
+    def _reporter(self, field: str) -> Report:
+        def report(row: int, reason: Reason, found: object) -> None:
+            self.bad.setdefault(row, (field, reason, found))
+
+        return report
+
+    def _column(self, name: str, dtype: Dtype) -> list[Value]:
+        values = self._lists.get(name)
+        written = self._call.source.time_format(name) if self._given else None  # a table's times were read before
+        return [None] * self._count if values is None else check(dtype, values, self._reporter(name), written)
+
+    def _checked_ops(self) -> list[Op] | None:
+        keyless = self._call.source.key is None
+        given = self._lists.get("_op")
+        if given is None:
+            if keyless and self._call.op == "delete":
+                self.bad.update((row, ("_op", "no_key", "delete")) for row in range(self._count))
+            return None
+        ops: list[Op] = []
+        for row, op in enumerate(given):
+            known = op is None or (isinstance(op, str) and op in OPS)
+            if not known:
+                self.bad.setdefault(row, ("_op", "wrong_type", op))
+            ops.append(op if known and op is not None else self._call.op)
+            if keyless and ops[-1] == "delete":  # D6
+                self.bad[row] = ("_op", "no_key", "delete")
+        return ops
+
+    def _date(self) -> None:
+        """Every row has a time, none in another unit than microseconds, and none too far ahead."""
+        source, times = self._call.source, self._values[self._call.source.time]
+        if None in times:
+            for row in [row for row, time in enumerate(times) if time is None]:
+                if (self._call.op if self._ops is None else self._ops[row]) == "delete":
+                    times[row] = self._now(row)
+                else:
+                    self.bad.setdefault(row, (source.time, "missing", None))
+                    times[row] = 0
+        if not times or (self._call.future_ok and not self._given):
+            return
+        dated: NDArray[np.int64] = np.array(times, np.int64)
+        if self._given and self._call.now_us > LAST_OF_OTHER_UNITS_US:  # a clock in early 1970 is a test's
+            self._refuse_other_units(dated)
+        if self._call.future_ok:
+            return
+        for row in np.flatnonzero(dated > self._now_us + source.future_tolerance_us).tolist():
+            self.bad.setdefault(row, (source.time, "future", self._lists[source.time][row]))
+
+    def _refuse_other_units(self, dated: NDArray[np.int64]) -> None:
+        """Integers that somebody sent as moments and that count seconds or milliseconds. # D49"""
+        names = [name for name, dtype in {**self._call.source.columns, **EXTRA}.items() if dtype == "time"]
+        for name in names:
+            given = self._lists.get(name)
+            if given is None or (name == self._call.source.time and not (dated < LAST_OF_OTHER_UNITS_US).any()):
+                continue
+            if self._call.source.time_format(name) is not None:  # its unit is declared
+                continue
+            for row in [row for row, value in enumerate(given) if other_unit(value)]:
+                self.bad.setdefault(row, (name, "bad_time", given[row]))
+
+    def _bare_deletions(self) -> None:
+        """A deletion says which event and when, no more: whose it was, the version before it says."""
+        source = self._call.source
+        if self._ops is None and self._call.op != "delete":
+            return
+        gone = range(self._count) if self._ops is None else [r for r, op in enumerate(self._ops) if op == "delete"]
+        for name in self._values.keys() - {source.key, source.time}:
+            values = self._values[name] = list(self._values[name])
+            for row in gone:
+                values[row] = None
+
+    def _now(self, row: int) -> int:
+        return self._now_us if isinstance(self._now_us, int) else int(self._now_us[row])
+
+    def _identify(self) -> list[Any]:
+        source = self._call.source
+        if source.key is not None:
+            keys = self._values[source.key]
+            if None in keys:
+                for row in [row for row, key in enumerate(keys) if key is None]:
+                    self.bad.setdefault(row, (source.key, "missing", None))
+            return keys if source.columns[source.key] == "str" else list(map(str, keys))
+        contents = map(_encode, self._rows())
+        hashes = [blake2b(content, digest_size=16).hexdigest() for content in contents]
+        if "_id" not in self._lists:
+            return hashes
+        given = self._column("_id", "str")
+        return [made if own is None else f"{own}@{made}" for own, made in zip(given, hashes, strict=True)]  # D6
+
+    def _rows(self) -> Iterator[tuple[Value, ...]]:
+        """The values of each row, as its event holds them."""
+        source, rows = self._call.source, zip(*self._values.values(), strict=True)
+        return rows if source.first is None or source.key is not None else _without_added_nulls(rows, source.first)
+
+    def _known_at(self, times: list[Value]) -> Sequence[Value]:
+        delay = self._call.source.delay_us
+        # Ignored: that a time may be null. A row without one was refused before.
+        usual = [time + delay for time in times] if self._call.history else [0] * self._count  # type: ignore[operator]
+        if "_known_at" not in self._lists:
+            return usual
+        return [u if own is None else own for own, u in zip(self._column("_known_at", "time"), usual, strict=True)]
+
+
+def _without_added_nulls(rows: Iterable[tuple[Value, ...]], first: int) -> Iterator[tuple[Value, ...]]:
+    """Rows as an id tells of them: without the nulls at the end that lie in added columns. # D48"""
+    for row in rows:
+        end = len(row)
+        while end > first and row[end - 1] is None:
+            end -= 1
+        yield row[:end]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.features.offline.exact_columns import ExactSums
+from trimtab.features.offline.kernels.exact_columns import ExactSums
 
 usual = st.floats(-1e3, 1e3)
 wide = st.floats(-1e150, 1e150)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from trimtab.core.columns.data import Dtype, column
 from trimtab.features.formulas import deviation, estimated, hash_of, steps_of, variance, weights
-from trimtab.features.offline.formula_columns import hashes, variances
+from trimtab.features.offline.kernels.formula_columns import hashes, variances
 
 numbers = st.floats(-1e150, 1e150)
 

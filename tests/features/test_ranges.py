@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.features.offline.ranges import over_covers, over_ranges
+from trimtab.features.offline.kernels.ranges import over_covers, over_ranges
 
 
 @pytest.mark.fast

@@ -25,7 +25,7 @@ Duration: TypeAlias = str | int
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """One kind of aggregate. A new one is a row here, a kernel (offline) and a sketch or sums (online).
 
-    `offline/kernels.py` has the kernels, `online/packed/sketches.py` the sketches, and `online/read/reader.py` says how
+    `offline/kernels/table.py` has the kernels, `online/packed/sketches.py` the sketches, and `online/read/reader.py` says how
     a value is made of sums.
     """
 

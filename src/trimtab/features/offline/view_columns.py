@@ -17,11 +17,11 @@ from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.features.aggregates import Aggregate
 from trimtab.features.definitions import View
 from trimtab.features.frames import FAILED, REASONS
-from trimtab.features.offline.kernels import KERNELS, Shared, Windowed, series_key, span_of
+from trimtab.features.offline.kernels.ranges import over_covers
+from trimtab.features.offline.kernels.table import KERNELS, Shared, Windowed, series_key, span_of
+from trimtab.features.offline.kernels.windows import Series, Span, Window
 from trimtab.features.offline.keys import match_keys
-from trimtab.features.offline.ranges import over_covers
 from trimtab.features.offline.timeline import Timeline, timeline
-from trimtab.features.offline.windows import Series, Span, Window
 
 Array = NDArray[Any]
 

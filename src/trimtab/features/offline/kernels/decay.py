@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from trimtab.events.columns.frames import NEVER_US
 from trimtab.features.formulas import steps_of, weights
+from trimtab.features.offline.kernels.windows import Series, Span
 from trimtab.features.offline.timeline import Timeline, starts_us
-from trimtab.features.offline.windows import Series, Span
 
 Array = NDArray[Any]
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from trimtab.core.columns.data import Column
 from trimtab.events.columns.frames import NEVER_US
-from trimtab.features.offline.exact_columns import ExactSums, Limbs
-from trimtab.features.offline.ranges import over_covers, over_ranges
+from trimtab.features.offline.kernels.exact_columns import ExactSums, Limbs
+from trimtab.features.offline.kernels.ranges import over_covers, over_ranges
 from trimtab.features.offline.timeline import Timeline, leaves_us, starts_us
 
 Array = NDArray[Any]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.features.offline.ranges import over_covers
-from trimtab.features.offline.windows import Series, Window
+from trimtab.features.offline.kernels.ranges import over_covers
+from trimtab.features.offline.kernels.windows import Series, Window
 
 Array = NDArray[Any]
 

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from trimtab.features.aggregates import Aggregate, AggregateKind
 from trimtab.features.frames import FAILED, REASONS
-from trimtab.features.offline.formula_columns import hashes, variances
+from trimtab.features.offline.kernels.decay import decayed
+from trimtab.features.offline.kernels.distinct import distinct_counts, most_frequent
+from trimtab.features.offline.kernels.formula_columns import hashes, variances
+from trimtab.features.offline.kernels.orders import Orders
+from trimtab.features.offline.kernels.windows import Series, Span, Window
 from trimtab.features.offline.timeline import Timeline
-from trimtab.features.offline.window_decay import decayed
-from trimtab.features.offline.window_orders import Orders
-from trimtab.features.offline.window_values import distinct_counts, most_frequent
-from trimtab.features.offline.windows import Series, Span, Window
 
 Array = NDArray[Any]
 Found: TypeAlias = tuple[Array, Array]  # values, and the codes of their reasons

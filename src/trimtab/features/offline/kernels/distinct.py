@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from trimtab.core.columns.data import Column
 from trimtab.features.formulas import RANKED, estimated
-from trimtab.features.offline.formula_columns import hashes
-from trimtab.features.offline.window_orders import replay, sorted_list
-from trimtab.features.offline.windows import Series, Window
+from trimtab.features.offline.kernels.formula_columns import hashes
+from trimtab.features.offline.kernels.orders import replay, sorted_list
+from trimtab.features.offline.kernels.windows import Series, Window
 
 Array = NDArray[Any]
 

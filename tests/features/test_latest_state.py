@@ -50,7 +50,7 @@ def test_the_short_way_gives_the_bytes_of_the_long_way(batches: list[tuple[list[
             if ("p0", row[3]) in again:
                 state.repeat(row)
             else:
-                state.opens.append(row)
+                state.unsealed.append(row)
         state.seal(s_us)
         packed = state.pack()
         assert short in (None, packed)
@@ -63,5 +63,5 @@ def test_one_sealed_row_after_another_goes_the_short_way() -> None:
         late = [100 * n - 50, 100 * n + 2, "p0", 100 + n, NEVER_US, f"l{n}", [0.25, -n]]
         packed = latest_state(plan, packed, [row, late], 100 * n + 2)
         assert packed is not None
-    assert EntityState(plan, packed).winners == [row]
+    assert EntityState(plan, packed).latest_rows == [row]
     assert EntityState(plan, packed).known == 16

@@ -16,7 +16,7 @@ from trimtab.core.errors import Unavailable
 from trimtab.events.definitions import Time, source
 from trimtab.features.aggregates import latest
 from trimtab.features.definitions import view
-from trimtab.features.online.failures import Figures
+from trimtab.features.online.failures import Counts
 from trimtab.features.online.fill.load import _entity_states, _Part, _written_beside, load
 from trimtab.features.online.fill.load_latest import LatestLoad, _as_bytes, _by_name, loads_columns
 from trimtab.features.online.packed.keys import name_bytes
@@ -88,7 +88,7 @@ def test_states_from_columns_are_those_made_row_by_row(
     assert loads_columns(plan)
     tables = [table(chunk, 1 + 10 * i) for i, chunk in enumerate(chunks)]
     kv = MemoryKeyValue()
-    for _ in load(kv, plan, Given(tables), s_us, Figures(), most_rows=most_rows):
+    for _ in load(kv, plan, Given(tables), s_us, Counts(), most_rows=most_rows):
         pass
     groups: dict[bytes, list[Any]] = {}
     for chunk, of_chunk in enumerate(chunks):

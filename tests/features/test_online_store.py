@@ -15,7 +15,7 @@ from trimtab.events.definitions import Source, source
 from trimtab.events.records import Event, encode
 from trimtab.features.definitions import View, request, view
 from trimtab.features.feature_set import feature_set
-from trimtab.features.online.failures import Figures
+from trimtab.features.online.failures import Counts
 from trimtab.features.online.fill.load import load
 from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.read.request_plan import OnlineRows, RequestPlan
@@ -149,7 +149,7 @@ def test_history_that_is_older_than_the_windows_was_known_in_time(of: Source) ->
     pushed = event(of, 3, 10_000, eid="late", appended=11_000)
     assert OnlineStore(kv, [window]).apply([*records, pushed]).views["window"].too_late == 2
     assert read(kv, window, 11_000).values[0] == [1]
-    count = Figures()
+    count = Counts()
     one = {"id": "i", "who": "a", "x": 1.0, "n": 1, "_partition": "p", "_op": "upsert", "_s_at": 11_000}
     rows = [
         {**one, "at": at, "_event_at": at, "_known_at": known, "_position": n, "_id": f"i{n}"}

@@ -25,8 +25,8 @@ Duration: TypeAlias = str | int
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """One kind of aggregate. A new one is a row here, a kernel (offline) and a sketch or sums (online).
 
-    `offline/kernels/table.py` has the kernels, `online/packed/sketches.py` the sketches, and `online/read/reader.py` says how
-    a value is made of sums.
+    The kernels are in `offline/kernels/table.py`, the sketches in `online/packed/sketches.py`, and the values made of
+    sums in `online/read/reader.py`.
     """
 
     dtype: Literal["int", "float", "value", "total"]  # "value": that of the values; "total": the same, int for bool

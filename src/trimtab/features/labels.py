@@ -84,13 +84,13 @@ class LabelIndex:
         """
         at_us = np.asarray(at_us, np.int64)
         cut_us = np.broadcast_to(np.asarray(cut_us, np.int64), at_us.shape)
-        asked = keys.tolist() if isinstance(keys, np.ndarray) else list(keys)
-        if len(asked) != len(at_us):
-            raise Misuse(f"labels: {len(asked)} keys, but {len(at_us)} moments. Give one each a request.")
-        row = np.fromiter(map(self._last.get, asked, repeat(-1)), np.int64, len(asked))
+        wanted = keys.tolist() if isinstance(keys, np.ndarray) else list(keys)
+        if len(wanted) != len(at_us):
+            raise Misuse(f"labels: {len(wanted)} keys, but {len(at_us)} moments. Give one each a request.")
+        row = np.fromiter(map(self._last.get, wanted, repeat(-1)), np.int64, len(wanted))
         best = self._best(row, at_us, cut_us)
-        values = np.full(len(asked), np.nan)
-        known_at = np.full(len(asked), NEVER_US)
+        values = np.full(len(wanted), np.nan)
+        known_at = np.full(len(wanted), NEVER_US)
         there = np.flatnonzero(best >= 0)
         if self._frame is not None and len(there):
             names = sorted(self.label.value.columns()) or [self.label.key]
@@ -124,18 +124,18 @@ class LabelIndex:
         frame = self._frame
         if frame is None:
             return best
-        asked = np.flatnonzero(row >= 0)
-        row = row[asked]
-        while len(asked):  # once for each version of the key that has most
-            counts = (frame.event_at_us[row] >= at_us[asked]) & ~frame.deleted[row]
-            cut = cut_us[asked]
+        wanted = np.flatnonzero(row >= 0)
+        row = row[wanted]
+        while len(wanted):  # once for each version of the key that has most
+            counts = (frame.event_at_us[row] >= at_us[wanted]) & ~frame.deleted[row]
+            cut = cut_us[wanted]
             counts &= (frame.known_at_us[row] <= cut) & (frame.superseded_at_us[row] > cut)
-            hits, of = row[counts], asked[counts]
+            hits, of = row[counts], wanted[counts]
             better = (best[of] < 0) | _greater(frame, hits, best[of])
             best[of[better]] = hits[better]
             row = self._previous[row]
             more = row >= 0
-            asked, row = asked[more], row[more]
+            wanted, row = wanted[more], row[more]
         return best
 
 

@@ -27,7 +27,7 @@ from trimtab.store.ports import LogRecord
 Array: TypeAlias = NDArray[Any]
 Reread: TypeAlias = Callable[[], Iterable[Sequence[LogRecord]]]  # all records of the log, in any order, in blocks
 Wanted: TypeAlias = "dict[str, set[Any]]"  # keys by view hash
-Asked: TypeAlias = "list[tuple[Join, Sequence[Column]]]"  # what was looked up
+LookUps: TypeAlias = "list[tuple[Join, Sequence[Column]]]"  # what was looked up
 
 _SINGLE = 4  # so few rows are evaluated one by one
 
@@ -69,13 +69,13 @@ def evaluate_as_of(
         Misuse: A column or a source is missing or of the wrong type.
     """
     at_us = np.asarray(at_us, np.int64)
-    asked: Asked = []
-    newest, apart = _at_once(features, requests, at_us, positions, frames, conflicts, asked)
+    looked: LookUps = []
+    newest, apart = _at_once(features, requests, at_us, positions, frames, conflicts, looked)
     rows = np.flatnonzero(apart)
     if not len(rows):
         return AsOf(newest, newest, apart)
     wanted: Wanted = {}
-    for join, keys in asked:
+    for join, keys in looked:
         wanted.setdefault(join.view.hash, set()).update(_keys([key.take(rows) for key in keys]))
     exact = _Anew(features, wanted, conflicts, reread).evaluate(
         requests.take(rows), at_us[rows], [positions[row] for row in rows.tolist()]
@@ -90,18 +90,18 @@ def _at_once(
     positions: Sequence[Mapping[str, int]],
     frames: Mapping[str, EventFrame],
     conflicts: Collection[str],
-    asked: Asked,
+    looked: LookUps,
 ) -> tuple[FeatureFrame, NDArray[np.bool_]]:
     """The features with all the events of some frames, and for which rows that need not be what (t, P) gives.
 
-    What is looked up is added to `asked`.
+    What is looked up is added to `looked`.
     """
     behind = {name: _Behind(frame, at_us, positions) for name, frame in frames.items()}
     apart = np.zeros(len(at_us), bool)
 
     def answer(join: Join, keys: Sequence[Column], at_us: Array) -> Mapping[str, tuple[Column, Array]]:
         source = join.view.source.name
-        asked.append((join, keys))
+        looked.append((join, keys))
         apart[behind[source].touched(join.view, keys, everything=source in conflicts)] = True
         return evaluate_view(join.view, keys, at_us, frames[source])
 
@@ -155,14 +155,14 @@ class _Behind:
     def _was_replaced(self, events: Array, row: int) -> bool:
         """Whether what replaced one of the events may lie behind P: something that became known at that moment does."""
         until = self._frame.superseded_at_us[events]
-        moments = np.unique(until[until <= self._at_us[row]])
-        if not len(moments):
+        times = np.unique(until[until <= self._at_us[row]])
+        if not len(times):
             return False
         if self._by_known is None:
             order = np.argsort(self._frame.known_at_us, kind="stable")
             self._by_known = order, self._frame.known_at_us[order]
         order, known = self._by_known
-        first, last = np.searchsorted(known, moments, "left"), np.searchsorted(known, moments, "right")
+        first, last = np.searchsorted(known, times, "left"), np.searchsorted(known, times, "right")
         return any(self._is_behind(order[a:b], row) for a, b in zip(first.tolist(), last.tolist(), strict=True))
 
 
@@ -187,10 +187,10 @@ class _Anew:
         """The features of the requests, in their order."""
         while True:
             records = entity_records(self._features.views, self._wanted, self._reread)
-            asked: Asked = []
-            found = self._pass(records, requests, at_us, positions, asked)
+            looked: LookUps = []
+            found = self._pass(records, requests, at_us, positions, looked)
             complete = True
-            for join, keys in asked:  # a view may be asked several times, under several names
+            for join, keys in looked:  # a view may be looked several times, under several names
                 new = _keys(keys) - self._wanted[join.view.hash]  # keys that only these records give
                 self._wanted[join.view.hash] |= new
                 complete = complete and not new
@@ -203,7 +203,7 @@ class _Anew:
         requests: Columns,
         at_us: Array,
         positions: Sequence[Mapping[str, int]],
-        asked: Asked,
+        looked: LookUps,
     ) -> FeatureFrame:
         """Many at once as long as that pays, from the greatest P down; then P by P upward."""
         parts: list[FeatureFrame] = []
@@ -218,7 +218,7 @@ class _Anew:
                 [positions[row] for row in rows.tolist()],
                 frames,
                 self._conflicts,
-                asked,
+                looked,
             )
             parts.append(found.take(~apart))
             order.append(rows[~apart])

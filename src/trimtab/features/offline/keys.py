@@ -15,7 +15,7 @@ Array = NDArray[Any]
 
 
 def match_keys(events: Sequence[Column], requests: Sequence[Column]) -> tuple[Array, Array, int]:
-    """Numbers for the entities that are asked for, each named by one or more columns.
+    """Numbers for the entities that are wanted for, each named by one or more columns.
 
     Returns:
         The number of each event's entity and of each request's, int64, -1 for a null and for an entity that no
@@ -44,32 +44,32 @@ def _paired(first: Array, second: Array, width: int) -> Column:
 
 
 def _match_strings(events: Column, requests: Column) -> tuple[Array, Array, int]:
-    asked = requests.values.tolist()
-    numbers = dict.fromkeys(asked)
+    wanted = requests.values.tolist()
+    numbers = dict.fromkeys(wanted)
     numbers.pop(None, None)
     for number, key in enumerate(numbers):
         numbers[key] = number
-    of_requests = np.fromiter(map(numbers.get, asked, repeat(-1)), np.int64, len(asked))
+    of_requests = np.fromiter(map(numbers.get, wanted, repeat(-1)), np.int64, len(wanted))
     of_events = np.fromiter(map(numbers.get, events.values.tolist(), repeat(-1)), np.int64, len(events))
     return of_events, of_requests, len(numbers)
 
 
 def _match_ints(events: Column, requests: Column) -> tuple[Array, Array, int]:
-    asked = requests.values[requests.present()]
+    wanted = requests.values[requests.present()]
     of_requests = np.full(len(requests), -1, np.int64)
-    if len(asked) == 0:
+    if len(wanted) == 0:
         return np.full(len(events), -1, np.int64), of_requests, 0
-    low, high = int(asked.min()), int(asked.max())
+    low, high = int(wanted.min()), int(wanted.max())
     if high - low <= 4 * (len(events) + len(requests)) and low > -(2**63) and high < 2**63 - 1:
         numbers = np.full(high - low + 3, -1, np.int64)  # a place below and one above stay empty
-        numbers[asked - low + 1] = 0
+        numbers[wanted - low + 1] = 0
         there = np.flatnonzero(numbers == 0)
         numbers[there] = np.arange(len(there))
-        of_requests[requests.present()] = numbers[asked - low + 1]
+        of_requests[requests.present()] = numbers[wanted - low + 1]
         of_events = numbers[np.clip(events.values, low - 1, high + 1) - (low - 1)]
         count = len(there)
     else:
-        distinct, inverse = np.unique(asked, return_inverse=True)
+        distinct, inverse = np.unique(wanted, return_inverse=True)
         of_requests[requests.present()] = inverse
         place = np.minimum(np.searchsorted(distinct, events.values), len(distinct) - 1)
         of_events = np.where(distinct[place] == events.values, place, -1)

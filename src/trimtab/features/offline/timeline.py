@@ -26,30 +26,30 @@ class Places(msgspec.Struct, frozen=True, eq=False):
 
     first_us: int
     span: int
-    moments: Array | None  # sorted; None: a place is the distance from `first_us`
+    times: Array | None  # sorted; None: a place is the distance from `first_us`
 
     @staticmethod
-    def of(entities: int, *moments: Array) -> Places:
+    def of(entities: int, *times: Array) -> Places:
         """An order in which these moments are told apart."""
-        first = min(int(m.min(initial=NEVER_US)) for m in moments) - 1
-        last = max(int(m.max(initial=-NEVER_US)) for m in moments) + 1
+        first = min(int(m.min(initial=NEVER_US)) for m in times) - 1
+        last = max(int(m.max(initial=-NEVER_US)) for m in times) + 1
         if (last - first + 1) * max(entities, 1) < 2**63:
             return Places(first, last - first + 1, None)
-        distinct = np.unique(np.concatenate(moments))
+        distinct = np.unique(np.concatenate(times))
         return Places(first, len(distinct) + 1, distinct)
 
-    def of_moments(self, entity: Array, at_us: Array) -> Array:
+    def of_times(self, entity: Array, at_us: Array) -> Array:
         """The places of moments, of entities by number."""
-        if self.moments is None:
+        if self.times is None:
             place = np.clip(at_us, self.first_us, self.first_us + self.span - 1)
             place -= self.first_us
         else:
-            place = np.searchsorted(self.moments, at_us)
+            place = np.searchsorted(self.times, at_us)
         place += entity * self.span
         return place
 
 
-class Asked(msgspec.Struct, frozen=True, eq=False):
+class RequestPlaces(msgspec.Struct, frozen=True, eq=False):
     """Requests of known entities, in the order of their places."""
 
     rows: Array  # where they stand among all requests
@@ -62,7 +62,7 @@ class Timeline(msgspec.Struct, frozen=True, eq=False):
     """Live events in the order of (entity, event time, known at, partition, position)."""
 
     places: Places
-    asked: Asked
+    requests: RequestPlaces
     rows: Array  # in the frame
     row_place: Array  # of each of them
     orderly: Array | slice  # those that became known in order
@@ -76,21 +76,21 @@ class Timeline(msgspec.Struct, frozen=True, eq=False):
 
     def since(self, start_us: Array) -> Array:
         """For each request the first orderly event that is not dated before `start_us`."""
-        return np.searchsorted(self.event_place, self.places.of_moments(self.asked.entity, start_us))
+        return np.searchsorted(self.event_place, self.places.of_times(self.requests.entity, start_us))
 
     def from_(self, enters_us: Array) -> Array:
         """For each of the others the first request that it counts for, if it enters a window at `enters_us`."""
-        reached = np.searchsorted(self.asked.place, self.places.of_moments(self.other_entity, enters_us))
+        reached = np.searchsorted(self.requests.place, self.places.of_times(self.other_entity, enters_us))
         return np.maximum(reached, self.other_from)
 
     def until(self, leaves_us: Array | int) -> Array:
         """For each of the others the first request that it no longer counts for, if it leaves at `leaves_us`."""
         gone = np.minimum(leaves_us, self.other_superseded_at_us)
-        return np.searchsorted(self.asked.place, self.places.of_moments(self.other_entity, gone))
+        return np.searchsorted(self.requests.place, self.places.of_times(self.other_entity, gone))
 
 
 def timeline(
-    frame: EventFrame, rows: Array, entity: Array, enters_us: Array, asked: tuple[Array, Array, Array], entities: int
+    frame: EventFrame, rows: Array, entity: Array, enters_us: Array, given: tuple[Array, Array, Array], entities: int
 ) -> Timeline:
     """Order events for requests.
 
@@ -99,13 +99,13 @@ def timeline(
         rows: Which of them are live and of an entity that is asked for.
         entity: The entity's number of each of `rows`.
         enters_us: When each of `rows` has both happened and become known.
-        asked: Of requests: where they stand, their entities' numbers, their moments.
+        given: Of requests: their rows, their entities' numbers, their times.
         entities: How many entities there are.
     """
     event_at = frame.event_at_us[rows]
-    places = Places.of(entities, event_at, enters_us, asked[2])
-    requests = _in_order(asked, places)
-    place, enters = places.of_moments(entity, event_at), places.of_moments(entity, enters_us)
+    places = Places.of(entities, event_at, enters_us, given[2])
+    requests = _in_order(given, places)
+    place, enters = places.of_times(entity, event_at), places.of_times(entity, enters_us)
     delay = enters - place
     order, place = _total_order(place, frame, rows)
     constant = len(delay) > 0 and bool((delay == delay[0]).all())
@@ -121,7 +121,7 @@ def timeline(
     starts = np.searchsorted(place, np.arange(entities) * places.span)
     return Timeline(
         places=places,
-        asked=requests,
+        requests=requests,
         rows=rows,
         row_place=everywhere,
         orderly=chosen,
@@ -149,13 +149,13 @@ def starts_us(at_us: Array, over_us: int, hop_us: int) -> Array:
     return out
 
 
-def _in_order(asked: tuple[Array, Array, Array], places: Places) -> Asked:
-    rows, entity, at_us = asked
-    place = places.of_moments(entity, at_us)
+def _in_order(given: tuple[Array, Array, Array], places: Places) -> RequestPlaces:
+    rows, entity, at_us = given
+    place = places.of_times(entity, at_us)
     if (place[1:] >= place[:-1]).all():
-        return Asked(rows, entity, at_us, place)
+        return RequestPlaces(rows, entity, at_us, place)
     order = np.argsort(place)
-    return Asked(rows[order], entity[order], at_us[order], place[order])
+    return RequestPlaces(rows[order], entity[order], at_us[order], place[order])
 
 
 def _total_order(place: Array, frame: EventFrame, rows: Array) -> tuple[Array, Array]:

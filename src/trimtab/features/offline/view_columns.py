@@ -45,15 +45,15 @@ def evaluate_view(
         if not isinstance(near, slice):  # who has no event nearby may have one further away
             rest = np.flatnonzero(unknown != FOUND)
             unknown[rest] = _unknown_at_all(view, [key.take(rest) for key in keys], at_us[rest], frame)
-    asked = np.flatnonzero(unknown == FOUND)
-    if len(asked) == 0:
-        nothing = _Scatter(unknown, asked)
+    found = np.flatnonzero(unknown == FOUND)
+    if len(found) == 0:
+        nothing = _Scatter(unknown, found)
         return {n: nothing.column(a.dtype(view.source.columns), None, a.traits.zero) for n, a in view.features.items()}
     live = (of_events >= 0) & ~frame.deleted[near] & (enters < frame.superseded_at_us[near])
     live &= enters <= at_us.max()
     chosen = np.flatnonzero(live)
     rows = chosen if isinstance(near, slice) else near[chosen]
-    requests = (asked, of_requests[asked], at_us[asked])
+    requests = (found, of_requests[found], at_us[found])
     events = timeline(frame, rows, of_events[chosen], enters[chosen], requests, entities)
     return _Answers(view, frame, events, at_us, unknown).all()
 
@@ -95,11 +95,11 @@ def _match_known(
     unknown = np.full(len(at_us), NO_ENTITY, np.uint8)
     unknown[at_us >= known.known_us[numbers]] = NOT_YET
     unknown[at_us >= known.enters_us[view.boundary == "inclusive"][numbers]] = FOUND
-    asked = np.zeros(known.count + 1, bool)
-    asked[numbers[unknown == FOUND]] = True
+    found = np.zeros(known.count + 1, bool)
+    found[numbers[unknown == FOUND]] = True
     places = np.full(known.count + 1, -1)
-    places[asked] = np.arange(np.count_nonzero(asked))
-    return places[known.of_rows[near]], places[numbers], int(asked.sum()), unknown
+    places[found] = np.arange(np.count_nonzero(found))
+    return places[known.of_rows[near]], places[numbers], int(found.sum()), unknown
 
 
 def _unknown_at_all(view: View, keys: Sequence[Column], at_us: Array, frame: EventFrame) -> Array:
@@ -122,7 +122,7 @@ def _unknown(
 
 
 def _began(of_events: Array, times_us: Array, of_requests: Array, at_us: Array, entities: int) -> Array:
-    """Which requests are not before the first of their entity's moments."""
+    """Which requests are not before the first of their entity's times."""
     first = np.full(entities + 1, NEVER_US)  # the last one is that of nobody, number -1
     np.minimum.at(first, of_events, times_us)
     first[-1] = NEVER_US
@@ -183,7 +183,7 @@ class _Answers:
 
     def all(self) -> dict[str, tuple[Column, Array]]:
         """Each feature's column and the codes of its reasons, in the order of all requests."""
-        scatter = _Scatter(self.unknown, self.events.asked.rows)
+        scatter = _Scatter(self.unknown, self.events.requests.rows)
         answers = {}
         for name, aggregate in self.view.features.items():
             what = f"view {self.view.name!r}, feature {name!r}"
@@ -213,7 +213,7 @@ class _Answers:
         """Which requests have a newest event of at most that age, its row in the frame, and all requests' reasons."""
         if max_age_us not in self._newest_by_age:
             newest = np.full(len(self.unknown), -1, np.int64)
-            newest[self.events.asked.rows] = np.append(self.events.rows, -1)[self._winner]
+            newest[self.events.requests.rows] = np.append(self.events.rows, -1)[self._newest_place]
             there = newest >= 0
             rows = newest[there]
             if max_age_us is not None:
@@ -226,7 +226,7 @@ class _Answers:
         return self._newest_by_age[max_age_us]
 
     @cached_property
-    def _winner(self) -> Array:
+    def _newest_place(self) -> Array:
         """The greatest event of each request's entity, as its place in the timeline; -1 for none."""
         events = self.events
         last = np.where(events.entered > events.first, events.entered - 1, -1)
@@ -234,8 +234,8 @@ class _Answers:
             return last
         until = events.until(NEVER_US)
         others = over_covers(np.maximum, events.other_from, until, events.other, len(last), np.int64(-1))
-        winner: Array = np.maximum(np.append(events.orderly, -1)[last], others)
-        return winner
+        latest: Array = np.maximum(np.append(events.orderly, -1)[last], others)
+        return latest
 
     @cached_property
     def _other_rows(self) -> Array:

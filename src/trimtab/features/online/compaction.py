@@ -179,17 +179,17 @@ def _smaller(plan: ViewPlan, packed: bytes, s_us: int) -> bytes | None:
     state = EntityState(plan, packed)
     state.seal(s_us)
     ages = [feature.max_age_us for feature in plan.latest]
-    if state.winners and None not in ages:
-        age_us = s_us - state.winners[-1][EVENT_AT]
+    if state.latest_rows and None not in ages:
+        age_us = s_us - state.latest_rows[-1][EVENT_AT]
         if all(max_age_us is not None and age_us > max_age_us for max_age_us in ages):
-            state.winners = []
+            state.latest_rows = []
     after = state.pack()
     return after if len(after) < len(packed) else None
 
 
 def _lost_ties(plan: ViewPlan, kv: KeyValue, name: bytes, before: bytes, after: bytes) -> Changes:
     """The rows to delete that an entity's state does not go on with."""
-    if len(EntityState(plan, before).winners) < KEPT or EntityState(plan, after).winners:
+    if len(EntityState(plan, before).latest_rows) < KEPT or EntityState(plan, after).latest_rows:
         return {}
     return dict.fromkeys(key for key, _ in rows_of(plan, kv, name))
 

@@ -30,7 +30,7 @@ class FeatureFailures(msgspec.Struct, frozen=True, array_like=True):
         return msgspec.structs.replace(last, count=self.count + other.count)
 
 
-class Figures(Counter[str]):
+class Counts(Counter[str]):
     """The figures of `ViewApplied` that one view comes to, and what failed."""
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ from trimtab.core.errors import Misuse
 from trimtab.events.columns.frames import NEVER_US
 from trimtab.events.records import decode_all, known_at_us, padded
 from trimtab.features.definitions import View
-from trimtab.features.online.failures import FeatureFailures, Figures, together
+from trimtab.features.online.failures import Counts, FeatureFailures, together
 from trimtab.features.online.generations import FILLING, GOING, id_of, place
 from trimtab.features.online.packed.arrivals import Arrival, Kept
 from trimtab.features.online.packed.keys import (
@@ -64,9 +64,9 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
     skipped: int  # at or below every view's position
     views: Mapping[str, ViewApplied]  # by name
 
-    def total(self, figure: str) -> int:
-        """One figure of `ViewApplied`, over all views."""
-        return sum(getattr(view, figure) for view in self.views.values())
+    def total(self, name: str) -> int:
+        """One name of `ViewApplied`, over all views."""
+        return sum(getattr(view, name) for view in self.views.values())
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
@@ -83,14 +83,14 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
         """How far it has read."""
         return self.s_us, self.positions
 
-    def counted(self, more: Figures) -> Cursor:
+    def counted(self, more: Counts) -> Cursor:
         """This cursor with figures added."""
-        before = dict(zip(FIGURES, self.counts, strict=False))
-        counts = tuple(before.get(figure, 0) + more.get(figure, 0) for figure in FIGURES)
+        before = dict(zip(COUNT_NAMES, self.counts, strict=False))
+        counts = tuple(before.get(name, 0) + more.get(name, 0) for name in COUNT_NAMES)
         return msgspec.structs.replace(self, counts=counts, failures=together(self.failures, more.failures))
 
 
-FIGURES = ViewApplied.__struct_fields__
+COUNT_NAMES = ViewApplied.__struct_fields__
 BEGIN = Cursor(-(2**62), {})
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 _decode = msgspec.msgpack.Decoder(dict[str, Cursor]).decode
@@ -130,7 +130,7 @@ class OnlineStore:
         """
         stored = self.cursors()
         changes: Changes = {}
-        counts = {plan.id: Figures() for plan in self.plans.values()}
+        counts = {plan.id: Counts() for plan in self.plans.values()}
         taken = 0
         for cursor, plans in self._by_cursor(stored):
             after, arrivals = _arrivals(cursor, records, {p.view.source.name for p in plans}, reached)
@@ -173,7 +173,7 @@ class OnlineStore:
         """
         cursors = self.cursors()
         found = {name: cursors.get(self._name(plan), BEGIN).counts for name, plan in self.plans.items()}
-        return {name: ViewApplied(**dict(zip(FIGURES, counts, strict=False))) for name, counts in found.items()}
+        return {name: ViewApplied(**dict(zip(COUNT_NAMES, counts, strict=False))) for name, counts in found.items()}
 
     def failures(self) -> dict[str, dict[str, FeatureFailures]]:
         """For which events a feature's value failed, by view and feature: since the view was filled."""
@@ -257,7 +257,7 @@ class OnlineStore:
                 groups.append((cursor, [plan]))
         return groups
 
-    def _apply_plain(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Figures) -> None:
+    def _apply_plain(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Counts) -> None:
         """Events that have one content each: only repetitions need to be found."""
         count["applied"] += len(arrivals)
         repeats = self._repeats(plan, arrivals, changes, count) if plan.windowed else None
@@ -294,9 +294,9 @@ class OnlineStore:
                     if (row[PARTITION], row[POSITION]) in again:
                         state.repeat(row)
                     else:
-                        state.opens.append(row)
+                        state.unsealed.append(row)
             else:
-                state.opens += rows
+                state.unsealed += rows
             state.seal(s_us)
             ties.settle()
             changes |= ties.changes
@@ -328,7 +328,7 @@ class OnlineStore:
                     changes[key] = None
         return repeats
 
-    def _apply_keyed(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Figures) -> None:
+    def _apply_keyed(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Counts) -> None:
         """Events that may be corrected or deleted: their versions decide which rows an entity has."""
         index = VersionIndex(plan, self.kv, [event.id for _, _, _, event in arrivals])
         groups: dict[bytes, _News] = defaultdict(_News)
@@ -359,7 +359,7 @@ class OnlineStore:
             news = groups[entity]
             for row in news.gone.values():
                 _withdraw(state, row)
-            state.opens += news.come.values()
+            state.unsealed += news.come.values()
             s_us = news.s_us
             state.seal(s_us)
             count["raw_rows_read"] += state.restore(partial(index.rows, entity, s_us))
@@ -413,7 +413,7 @@ def _arrivals(
     """The records behind a cursor, by source, and the cursor behind them."""
     s_us, positions = cursor.s_us, dict(cursor.positions)
     fresh: list[LogRecord] = []
-    moments: list[int] = []
+    sealed_at: list[int] = []
     for record in records:
         partition, position, appended_at_us = record.partition, record.position, record.appended_at_us
         last = positions.get(partition, 0)
@@ -428,9 +428,9 @@ def _arrivals(
         if appended_at_us > s_us:
             s_us = appended_at_us
         fresh.append(record)
-        moments.append(s_us)
+        sealed_at.append(s_us)
     arrivals: dict[str, list[Arrival]] = {source: [] for source in sources}
-    for record, at_us, event in zip(fresh, moments, decode_all([r.payload for r in fresh]), strict=True):
+    for record, at_us, event in zip(fresh, sealed_at, decode_all([r.payload for r in fresh]), strict=True):
         if event.source in arrivals:
             arrivals[event.source].append((at_us, known_at_us(event, record), record, event))
     positions.update({name: max(position, positions.get(name, 0)) for name, position in (reached or {}).items()})
@@ -446,7 +446,7 @@ def _without(changes: Changes, deletes: Sequence[bytes]) -> dict[bytes, bytes]:
 
 def _repeated(state: EntityState, rows: list[Row], count: Counter[str]) -> set[tuple[str, int]]:
     """Where rows for the latest value alone lie that repeat others: only one of an open or the greatest row matters."""
-    known = {(row[EVENT_AT], row[ID]) for row in (*state.opens, *state.winners)}
+    known = {(row[EVENT_AT], row[ID]) for row in (*state.unsealed, *state.latest_rows)}
     again = set()
     for row in rows:
         name = row[EVENT_AT], row[ID]
@@ -470,7 +470,7 @@ def _count_failed(
     rows: list[Row],
     again: set[tuple[str, int]],
     errors: Mapping[tuple[str, int], Mapping[int, str]],
-    count: Figures,
+    count: Counts,
 ) -> None:
     """Count the rows for which series failed and that repeat no others."""
     for row in rows:
@@ -484,7 +484,7 @@ def _withdraw(state: EntityState, row: Row) -> None:
     last = state.s_us if state.plan.inclusive else state.s_us - 1
     found = state.find_open(row[PARTITION], row[POSITION])
     if found is not None:
-        state.opens.remove(found)
+        state.unsealed.remove(found)
     elif row[EVENT_AT] <= last and row[KNOWN_AT] <= state.s_us < row[UNTIL]:
         state.known -= 1
         if row[UNTIL] == NEVER_US and row[GIVES] is not None:

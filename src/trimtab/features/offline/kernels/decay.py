@@ -27,17 +27,17 @@ def decayed(series: Series, events: Timeline, event_at_us: Array, span: Span, ha
     """
     over_us, hop_us, until_us = span
     assert over_us is not None  # `decayed_sum()` gives a window
-    asked = events.asked
-    weighted, weight = np.zeros(len(asked.rows)), np.zeros(len(asked.rows))
+    requests = events.requests
+    weighted, weight = np.zeros(len(requests.rows)), np.zeros(len(requests.rows))
     given = np.arange(len(events.rows)) if series.gives is None else np.flatnonzero(series.gives)
     if len(given) == 0:
         return weighted, weight
     tiles = _Tiles(series, events, given, event_at_us, hop_us)
-    ends_us = asked.at_us + 1 if not until_us else starts_us(asked.at_us, until_us, hop_us)
-    first, behind = tiles.between(starts_us(asked.at_us, over_us, hop_us), ends_us)
+    ends_us = requests.at_us + 1 if not until_us else starts_us(requests.at_us, until_us, hop_us)
+    first, behind = tiles.between(starts_us(requests.at_us, over_us, hop_us), ends_us)
     order = np.argsort(first - behind, kind="stable")  # the longest first: those with more tiles lie in front
     first, length = first[order], (behind - first)[order]
-    now, table = asked.at_us[order] // hop_us, np.array(weights(hop_us, half_life_us, steps_of(over_us, hop_us)))
+    now, table = requests.at_us[order] // hop_us, np.array(weights(hop_us, half_life_us, steps_of(over_us, hop_us)))
     sums, counts = np.zeros(len(order)), np.zeros(len(order))
     for step in range(int(length.max(initial=0))):
         some = int(np.searchsorted(-length, -step))  # longer than `step`
@@ -61,21 +61,21 @@ class _Tiles:
         new = np.concatenate([[True], (hop[1:] != hop[:-1]) | (entity[1:] != entity[:-1])])
         self._of_given = np.append(np.cumsum(new) - 1, np.count_nonzero(new))  # the tile of each; one behind the last
         self.hop = hop[new]  # of each tile: how many hops after the epoch it begins
-        self._width = len(events.asked.rows) + 1
-        enters, leaves = (moments[given] for moments in _stays(events))
+        self._width = len(events.requests.rows) + 1
+        enters, leaves = (times[given] for times in _stays(events))
         self._changes(series, given, enters, leaves)
 
     def between(self, start_us: Array, end_us: Array) -> tuple[Array, Array]:
-        """Of each request the first tile from one moment on, and the one behind the last before another."""
-        places, entity = self._events.places, self._events.asked.entity
-        low, high = (np.searchsorted(self._place, places.of_moments(entity, at)) for at in (start_us, end_us))
+        """Of each request the first tile from one changed_at on, and the one behind the last before another."""
+        places, entity = self._events.places, self._events.requests.entity
+        low, high = (np.searchsorted(self._place, places.of_times(entity, at)) for at in (start_us, end_us))
         first = self._of_given[low]
         return first, np.where(high > low, self._of_given[high - 1] + 1, first)
 
     def at(self, tile: Array, request: Array) -> tuple[Array, Array]:
         """The sums and counts of tiles as requests see them."""
         change = self._last[tile]
-        late = np.flatnonzero(self._moment[change] > request)
+        late = np.flatnonzero(self._changed_at[change] > request)
         if len(late):
             key = tile[late] * self._width + request[late]
             change[late] = np.searchsorted(self._key, key, "right") - 1
@@ -87,13 +87,13 @@ class _Tiles:
         stays = np.flatnonzero(leaves > enters)
         gone = stays[leaves[stays] < self._width - 1]
         place = np.concatenate([stays, gone])
-        moment = np.concatenate([enters[stays], leaves[gone]])
+        changed_at = np.concatenate([enters[stays], leaves[gone]])
         sign = np.concatenate([np.ones(len(stays), np.int64), np.full(len(gone), -1)])
         tile = self._of_given[place]
-        key = tile * self._width + moment
+        key = tile * self._width + changed_at
         order = np.argsort(key, kind="stable")
         place, sign, tile = place[order], sign[order], tile[order]
-        self._key, moment = key[order], moment[order]
+        self._key, changed_at = key[order], changed_at[order]
         tiles = len(self.hop)
         self._first = np.searchsorted(tile, np.arange(tiles))
         last = np.searchsorted(tile, np.arange(tiles), "right") - 1
@@ -108,12 +108,12 @@ class _Tiles:
         self._last = np.where(last >= self._first, last, nothing)
         self._sums = np.append(sums.rounded(totals), 0.0)
         self._counts = np.append((counts[1:] - counts[before]).astype(np.float64), 0.0)
-        self._moment = np.append(moment, -1)
+        self._changed_at = np.append(changed_at, -1)
 
 
 def _stays(events: Timeline) -> tuple[Array, Array]:
     """Of each of the timeline's events: from which request on it counts, and from which on it does not any more."""
-    requests = len(events.asked.rows)
+    requests = len(events.requests.rows)
     enters = np.empty(len(events.rows), np.int64)
     leaves = np.full(len(events.rows), requests)
     count = len(events.event_place)

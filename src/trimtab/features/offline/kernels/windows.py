@@ -113,20 +113,20 @@ class Window:
     """
 
     def __init__(self, events: Timeline, other_at_us: Array, span: Span) -> None:
-        asked = events.asked
+        requests = events.requests
         over_us, hop_us, until_us = span
         self.events = events
         self.span = span
-        self.low = events.first if over_us is None else events.since(starts_us(asked.at_us, over_us, hop_us))
+        self.low = events.first if over_us is None else events.since(starts_us(requests.at_us, over_us, hop_us))
         high = events.entered
         self._start = events.other_from
         if until_us:
-            high = np.minimum(high, events.since(starts_us(asked.at_us, until_us, hop_us)))
+            high = np.minimum(high, events.since(starts_us(requests.at_us, until_us, hop_us)))
             self._start = events.from_(leaves_us(other_at_us, until_us, hop_us))
         self.high = np.maximum(high, self.low)
         leaves = NEVER_US if over_us is None else leaves_us(other_at_us, over_us, hop_us)
         self._stop = np.maximum(events.until(leaves), self._start)
-        self._size = len(asked.rows)
+        self._size = len(requests.rows)
         self._counts: dict[int, Array] = {}
         self._sums: dict[int, Array] = {}
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trimtab.core.errors import NotFound
-from trimtab.features.online.failures import Figures
+from trimtab.features.online.failures import Counts
 from trimtab.features.online.fill.history import SourceRows, log_batches
 from trimtab.features.online.fill.load import MOST_ROWS, History, load
 from trimtab.features.online.generations import (
@@ -140,7 +140,7 @@ def load_steps(
 ) -> Iterator[Filled]:
     """Write the states of a view that is marked as being filled, from its source's rows up to `target`."""
     plan = place(ViewPlan(store.plans[name].view), target.generation)
-    count = Figures()
+    count = Counts()
     done = 0
     for taken in load(store.kv, plan, rows, target.s_us, count, most_rows=most_rows):
         done += taken

@@ -17,7 +17,7 @@ import msgspec
 
 from trimtab.core.columns.data import Columns
 from trimtab.events.columns.frames import NEVER_US
-from trimtab.features.online.failures import Figures
+from trimtab.features.online.failures import Counts
 from trimtab.features.online.fill.load_latest import LatestLoad, loads_columns
 from trimtab.features.online.packed.keys import EVENT_AT, GIVES, ID, KNOWN_AT, POSITION, UNTIL, Row, floor, name_bytes
 from trimtab.features.online.packed.plan import ViewPlan
@@ -45,7 +45,7 @@ class History(Protocol):
 
 
 def load(
-    kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Figures, *, most_rows: int = MOST_ROWS
+    kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts, *, most_rows: int = MOST_ROWS
 ) -> Iterator[int]:
     """Write the states of a view as of `s_us`, under the plan's prefixes, where nothing lies yet.
 
@@ -60,9 +60,9 @@ def load(
         count: The figures of `ViewApplied`, added to.
         most_rows: How many rows may lie in memory at once.
     """
-    turns = max(1, -(-rows.most // most_rows))
-    for turn in range(turns):
-        part = _Part(turn, turns)
+    parts = max(1, -(-rows.most // most_rows))
+    for number in range(parts):
+        part = _Part(number, parts)
         if loads_columns(plan):
             latest = LatestLoad(plan, s_us, count, _entity_states)
             for chunk in rows:
@@ -73,20 +73,20 @@ def load(
             yield from _keyed(kv, plan, rows, s_us, count, part)
         else:
             yield from _plain(kv, plan, rows, s_us, count, part)
-    if plan.keyed and turns > 1:
-        for turn in range(turns):
-            yield from _keyed_states(kv, plan, s_us, _Part(turn, turns))
+    if plan.keyed and parts > 1:
+        for number in range(parts):
+            yield from _keyed_states(kv, plan, s_us, _Part(number, parts))
 
 
 class _Part:
     """One of several parts of all names, by a hash."""
 
-    def __init__(self, turn: int, turns: int) -> None:
-        self.turn, self.turns = turn, turns
-        self.is_first = turn == 0
+    def __init__(self, number: int, parts: int) -> None:
+        self.number, self.parts = number, parts
+        self.is_first = number == 0
 
     def has(self, name: bytes) -> bool:
-        return self.turns == 1 or zlib.crc32(name) % self.turns == self.turn
+        return self.parts == 1 or zlib.crc32(name) % self.parts == self.number
 
 
 class _Groups:
@@ -157,7 +157,7 @@ def entity_state(plan: ViewPlan, rows: list[Row], s_us: int, *, known: bool = Fa
                 at += 1
         else:
             at = end
-        state.opens.extend(rows[first:at])
+        state.unsealed.extend(rows[first:at])
         state.seal(s_us)
     return state
 
@@ -173,7 +173,7 @@ def _packed(plan: ViewPlan, states: Iterable[tuple[bytes, EntityState]]) -> Iter
         yield plan.keys.states + name, state.pack()
 
 
-def _plain(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Figures, part: _Part) -> Iterator[int]:
+def _plain(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts, part: _Part) -> Iterator[int]:
     """Events that have one content each: repetitions are found by event time and id."""
     groups = _Groups(plan, s_us)
     names: dict[Any, bytes] = {}
@@ -238,7 +238,7 @@ def _lower(first: Row, again: Row) -> None:
         first[KNOWN_AT : POSITION + 1] = again[KNOWN_AT : POSITION + 1]
 
 
-def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Figures, part: _Part) -> Iterator[int]:
+def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts, part: _Part) -> Iterator[int]:
     """Events that may be corrected: a part of the ids with all their versions; states, when that is all of them."""
     versions: dict[str, list[tuple[int, Version]]] = {}  # by id: S when it was applied, the version
     for chunk in rows:
@@ -247,7 +247,7 @@ def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Figure
         applied_at = chunk["_s_at"].values.tolist()
         for of_row, s_at in zip(_rows(plan, chunk), applied_at, strict=True):
             event_at, known_at, partition, position, event_id, op, values = of_row
-            if part.turns > 1 and not part.has(name_bytes(event_id)):
+            if part.parts > 1 and not part.has(name_bytes(event_id)):
                 continue
             count["too_late"] += plan.expired(event_at, known_at)
             version = [known_at, partition, position, event_at, op == "delete", list(values)]
@@ -280,7 +280,7 @@ def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Figure
             yield _STEP
     yield from _written(kv, sorted(keep.items()))
     yield from _written(kv, ((key, b"") for key in sorted(entries)))
-    if part.turns > 1:  # what the index does not say: who has had rows that count no more
+    if part.parts > 1:  # what the index does not say: who has had rows that count no more
         groups.rows.clear()
         _take_stubs(kv, groups, [*groups.past, *groups.dead])
     yield from _written(kv, _packed(plan, groups.states()))
@@ -309,12 +309,12 @@ def _take_stubs(kv: KeyValue, groups: _Groups, names: Sequence[bytes]) -> None:
             state = EntityState(groups.plan, packed)
             if state.known:
                 groups.past.setdefault(name, [])
-            for row in state.opens:
+            for row in state.unsealed:
                 groups.end(name, row)
 
 
 def _count_versions(
-    kv: KeyValue, plan: ViewPlan, event_id: str, versions: Sequence[tuple[int, Version]], count: Figures
+    kv: KeyValue, plan: ViewPlan, event_id: str, versions: Sequence[tuple[int, Version]], count: Counts
 ) -> None:
     """What `apply` would have counted, the versions arriving in this order."""
     if len(versions) == 1:

@@ -38,7 +38,7 @@ _encode = msgspec.msgpack.Encoder().encode
 class Part(Protocol):
     """Which names are wanted."""
 
-    turns: int
+    parts: int
 
     @property
     def is_first(self) -> bool: ...
@@ -81,7 +81,7 @@ class LatestLoad:
             self._count["applied"] += chunk.rows
             self._count["refused_deletes"] += int((~live).sum())
             self._count["no_entity"] += int((live & ~named).sum())
-        if part.turns > 1:
+        if part.parts > 1:
             entities = chunk[self._by].values.tolist()
             named &= np.array(
                 [there and part.has(name_bytes(e)) for e, there in zip(entities, named, strict=True)], bool
@@ -204,7 +204,7 @@ def _frame(plan: ViewPlan, s_us: int) -> tuple[bytes, bytes]:
     state.seal(s_us)
     state.known = 1  # how many more there were, nothing asks
     mark: Any = "\x00here\x00"
-    state.winners = [mark]
+    state.latest_rows = [mark]
     head, tail = state.pack().split(_encode(mark))
     return head, tail
 

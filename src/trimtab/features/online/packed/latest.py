@@ -32,16 +32,16 @@ def latest_state(plan: ViewPlan, packed: bytes | None, rows: list[Row], s_us: in
     for row in rows:
         if row[KNOWN_AT] > s_us:
             return None
-    known, winners = len(rows), []
+    known, latest_rows = len(rows), []
     if packed is not None:
-        _, _, _, _, before, opens, winners, *_ = unpack(plan, packed)
-        if opens or len(winners) > 1:
+        _, _, _, _, before, unsealed, latest_rows, *_ = unpack(plan, packed)
+        if unsealed or len(latest_rows) > 1:
             return None
         known += before
-        if winners:
-            times.append(winners[-1][EVENT_AT])
+        if latest_rows:
+            times.append(latest_rows[-1][EVENT_AT])
     if len(times) > 1 and len(set(times)) < len(times):
         return None
     if max(times) == newest_us:
-        winners = [rows[times.index(newest_us)]]
-    return _encode([FORMAT, plan.tag, False, s_us, known, [], winners, [], [], []])
+        latest_rows = [rows[times.index(newest_us)]]
+    return _encode([FORMAT, plan.tag, False, s_us, known, [], latest_rows, [], [], []])

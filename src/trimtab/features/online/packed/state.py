@@ -81,8 +81,8 @@ class EntityState:
         self.lost_latest = False
         if packed is None:
             self.wide, self.s_us, self.known = False, BEGIN_US, 0
-            self.opens: list[Row] = []
-            self.winners: list[Row] = []
+            self.unsealed: list[Row] = []
+            self.latest_rows: list[Row] = []
             self.exponents = [0] * len(plan.series.real_sums)
             self.tiles: list[Tiles] = [empty(group) for group in plan.groups]
             self.life: list[Any] = (
@@ -91,13 +91,22 @@ class EntityState:
             self.sketches = [sketches.empty() for _ in plan.sketches]
         else:
             state = unpack(plan, packed) if isinstance(packed, bytes) else packed
-            _, _, self.wide, self.s_us, self.known, self.opens, self.winners, self.exponents, *rest = state
+            _, _, self.wide, self.s_us, self.known, self.unsealed, self.latest_rows, self.exponents, *rest = state
             self.tiles, self.life, *others = rest
             self.sketches = others[0] if others else []
 
     def pack(self) -> bytes:
         """The bytes to store."""
-        state = [FORMAT, self.plan.tag, self.wide, self.s_us, self.known, self.opens, self.winners, self.exponents]
+        state = [
+            FORMAT,
+            self.plan.tag,
+            self.wide,
+            self.s_us,
+            self.known,
+            self.unsealed,
+            self.latest_rows,
+            self.exponents,
+        ]
         others = [self.sketches] if self.plan.sketches else []
         if not self.wide:
             try:
@@ -109,7 +118,7 @@ class EntityState:
 
     def find_open(self, partition: str, position: int) -> Row | None:
         """The open row that came from a record."""
-        return next((r for r in self.opens if r[POSITION] == position and r[PARTITION] == partition), None)
+        return next((r for r in self.unsealed if r[POSITION] == position and r[PARTITION] == partition), None)
 
     def repeat(self, row: Row) -> bool:
         """Take a repetition of an event that has only one content: the first record of it counts.
@@ -117,12 +126,12 @@ class EntityState:
         False when no such event is unsealed, among the latest or in a sketch; then nothing depends on which counts.
         """
         found = False
-        for rows in (self.opens, self.winners):
+        for rows in (self.unsealed, self.latest_rows):
             for other in rows:
                 if other[ID] == row[ID] and other[EVENT_AT] == row[EVENT_AT]:
                     if row[KNOWN_AT : POSITION + 1] < other[KNOWN_AT : POSITION + 1]:
                         other[KNOWN_AT : POSITION + 1] = row[KNOWN_AT : POSITION + 1]
-                        self.winners.sort(key=_order)
+                        self.latest_rows.sort(key=_order)
                     found = True
         for sketch, kept in zip(self.plan.sketches, self.sketches, strict=True):
             found |= sketches.repeat(sketch, kept, row)
@@ -134,7 +143,7 @@ class EntityState:
         live: list[Row] = []
         dead: Row | None = None  # of those that ended before they happened the first to happen
         last = s_us if self.plan.inclusive else s_us - 1
-        for row in self.opens:
+        for row in self.unsealed:
             if row[EVENT_AT] > last or row[KNOWN_AT] > s_us:
                 if row[UNTIL] > s_us:
                     still.append(row)
@@ -150,7 +159,7 @@ class EntityState:
                 self.known += 1
         if dead is not None:  # it says no more than when its entity has had an event
             still.append(dead)
-        self.opens = still
+        self.unsealed = still
         self._advance(s_us, live)
 
     def as_of(self, t_us: int) -> bool:
@@ -159,7 +168,7 @@ class EntityState:
         The state can be read afterwards, and is good for nothing else.
         """
         last = t_us if self.plan.inclusive else t_us - 1
-        begun = [row for row in self.opens if row[EVENT_AT] <= last and row[KNOWN_AT] <= t_us]
+        begun = [row for row in self.unsealed if row[EVENT_AT] <= last and row[KNOWN_AT] <= t_us]
         if not self.known and not begun:
             return False
         self._advance(t_us, [row for row in begun if t_us < row[UNTIL] and row[GIVES] is not None])
@@ -193,10 +202,10 @@ class EntityState:
             if start is not None:
                 self.lost_tiles[sketch.index, start] = None
         if plan.latest:
-            place_of = [r[PARTITION : POSITION + 1] for r in self.winners]
+            place_of = [r[PARTITION : POSITION + 1] for r in self.latest_rows]
             if row[PARTITION : POSITION + 1] in place_of:
-                del self.winners[place_of.index(row[PARTITION : POSITION + 1])]
-                self.lost_latest |= not self.winners
+                del self.latest_rows[place_of.index(row[PARTITION : POSITION + 1])]
+                self.lost_latest |= not self.latest_rows
 
     def restore(self, rows: Callable[[int, int], Iterable[Row]]) -> int:
         """Find again what unsealed rows held up; how many raw rows were read.
@@ -225,7 +234,7 @@ class EntityState:
                 if tied and row[EVENT_AT] < tied[0][EVENT_AT]:
                     break
                 tied.append(row)
-            self.winners = []
+            self.latest_rows = []
             self._contend(tied)
         for index, start in self.lost_tiles:
             of = self.plan.sketches[index]
@@ -322,14 +331,14 @@ class EntityState:
         before them: when these are lost, the raw rows have all. Of another one all are (see `ties.py`).
         """
         newest_us = max((row[EVENT_AT] for row in rows), default=BEGIN_US)
-        before = self.winners if self.winners and self.winners[-1][EVENT_AT] >= newest_us else []
+        before = self.latest_rows if self.latest_rows and self.latest_rows[-1][EVENT_AT] >= newest_us else []
         if before and before[-1][EVENT_AT] > newest_us:
             return
         tied = [row for row in rows if row[EVENT_AT] == newest_us]
         if self.plan.keyed and before:
             tied = [row for row in tied if _order(row) > _order(before[0])]
         tied = sorted(before + tied, key=_order)
-        self.winners = tied[-_TIED:] if self.plan.keyed else tied
+        self.latest_rows = tied[-_TIED:] if self.plan.keyed else tied
 
 
 def unpack(plan: ViewPlan, packed: bytes) -> list[Any]:

@@ -38,9 +38,9 @@ class Ties:
     def __init__(self, plan: ViewPlan, kv: KeyValue, name: bytes, state: EntityState) -> None:
         self.changes: dict[bytes, bytes | None] = {}
         self._plan, self._kv, self._name, self._state = plan, kv, name, state
-        self._spills = len(state.winners) >= KEPT  # some may lie in the store
-        self._at_us = state.winners[-1][EVENT_AT] if state.winners else None
-        self._least = _place(state.winners[0]) if state.winners else []
+        self._spills = len(state.latest_rows) >= KEPT  # some may lie in the store
+        self._at_us = state.latest_rows[-1][EVENT_AT] if state.latest_rows else None
+        self._least = _place(state.latest_rows[0]) if state.latest_rows else []
 
     def new(self, rows: list[Row], count: Counter[str]) -> list[Row]:
         """The rows without those that repeat one in the store; the first record of an event counts."""
@@ -64,19 +64,19 @@ class Ties:
     def settle(self) -> None:
         """After the batch was sealed, let the state keep the rows that count most, and the store the others."""
         state = self._state
-        if self._spills and state.winners[-1][EVENT_AT] != self._at_us:
+        if self._spills and state.latest_rows[-1][EVENT_AT] != self._at_us:
             self.changes |= dict.fromkeys(key for key, _ in rows_of(self._plan, self._kv, self._name))
         elif self._spills:
-            self._spill([row for row in state.winners if _place(row) < self._least])
-            if len(state.winners) < KEPT:
+            self._spill([row for row in state.latest_rows if _place(row) < self._least])
+            if len(state.latest_rows) < KEPT:
                 self._reload()
-        if len(state.winners) > 2 * KEPT:
-            self._spill(state.winners[:-KEPT])
+        if len(state.latest_rows) > 2 * KEPT:
+            self._spill(state.latest_rows[:-KEPT])
 
     def _spill(self, rows: list[Row]) -> None:
         for row in rows:
             self._put(row)
-        self._state.winners = self._state.winners[len(rows) :]
+        self._state.latest_rows = self._state.latest_rows[len(rows) :]
 
     def _reload(self) -> None:
         stored = dict[bytes, bytes | None](rows_of(self._plan, self._kv, self._name))
@@ -84,7 +84,7 @@ class Ties:
         rows.sort(key=_order)
         best = rows[-KEPT:]
         self.changes |= dict.fromkeys(key_of(self._plan, self._name, row) for row in best)
-        self._state.winners = best + self._state.winners
+        self._state.latest_rows = best + self._state.latest_rows
 
     def _put(self, row: Row) -> None:
         self.changes[key_of(self._plan, self._name, row)] = _encode(row)
@@ -92,10 +92,10 @@ class Ties:
 
 def beyond(plan: ViewPlan, name: bytes, state: EntityState) -> Iterator[tuple[bytes, bytes]]:
     """Take from a state that was made at once what lies under keys of its own: those, and their values."""
-    if not plan.keyed and len(state.winners) > 2 * KEPT:
-        for row in state.winners[:-KEPT]:
+    if not plan.keyed and len(state.latest_rows) > 2 * KEPT:
+        for row in state.latest_rows[:-KEPT]:
             yield key_of(plan, name, row), _encode(row)
-        state.winners = state.winners[-KEPT:]
+        state.latest_rows = state.latest_rows[-KEPT:]
 
 
 def key_of(plan: ViewPlan, name: bytes, row: Row) -> bytes:

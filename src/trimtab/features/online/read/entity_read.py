@@ -104,6 +104,6 @@ def _read(plan: ViewPlan, packed: bytes | None, t_us: int) -> ViewNow:
 
 
 def _newest_us(state: EntityState, t_us: int) -> int | None:
-    rows = [row for row in state.opens if row[KNOWN_AT] <= t_us] + state.winners
+    rows = [row for row in state.unsealed if row[KNOWN_AT] <= t_us] + state.latest_rows
     starts = [tiles[0] for tiles in state.tiles if tiles[0] is not None]
     return max((at_us for at_us in [*(row[EVENT_AT] for row in rows), *starts] if at_us < t_us), default=None)

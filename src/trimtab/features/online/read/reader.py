@@ -243,7 +243,7 @@ def _sealed(
     entity = EntityState(plan, state)
     if entity.as_of(t_us):
         sketched = [entity.sketches] if plan.sketches else []
-        return [*state[:3], t_us, 1, [], entity.winners, entity.exponents, entity.tiles, entity.life, *sketched]
+        return [*state[:3], t_us, 1, [], entity.latest_rows, entity.exponents, entity.tiles, entity.life, *sketched]
     _unknown(plan, NOT_YET if any(row[KNOWN_AT] <= t_us for row in rows) else NO_ENTITY, values, reasons, at)
     return None
 

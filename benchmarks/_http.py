@@ -210,6 +210,7 @@ def _ours(folder: Path, kind: str) -> Any:
         Precomputed,
         PredictionIds,
         PredictionLog,
+        Readers,
         ServedVersion,
     )
     from trimtab.store.lmdb.kv import LmdbKeyValue
@@ -229,7 +230,7 @@ def _ours(folder: Path, kind: str) -> Any:
     served = ServedVersion(model=MODEL, version="0" * 64, label=f"{MODEL}@1", arm="champion", inputs=names)
     question = request(MODEL, key="id", time="at", columns=columns())
     answerer = Answerer(
-        served, question, reader=Plain(), scorer=scorer(folder), log=log, clock=clock, ids=PredictionIds(clock)
+        served, question, Readers(Plain()), scorer(folder), log=log, clock=clock, ids=PredictionIds(clock)
     )
     stored = None
     if kind == "precomputed":

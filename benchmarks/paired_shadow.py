@@ -20,7 +20,7 @@ from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
 from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US, parse_time_us
-from trimtab.serving.log.prediction_log import encode_all
+from trimtab.serving.log.prediction_record import encode_all
 from trimtab.steering.loop_state import Repair
 
 NAME = "paired_shadow"

@@ -18,7 +18,7 @@ from _online import ASK, TEN_FEATURES, Reads
 from trimtab.core.clock import VirtualClock
 from trimtab.features.encoding import Encoding
 from trimtab.features.feature_set import feature_set
-from trimtab.serving import Answerer, OnlineInputs, PredictionIds, PredictionLog, ServedVersion
+from trimtab.serving import Answerer, OnlineInputs, PredictionIds, PredictionLog, Readers, ServedVersion
 from trimtab.serving.log.buffered_log import BufferedLog
 from trimtab.store.sqlite.log import SqliteLog
 from trimtab.training.runtimes.boosters.lightgbm import BoosterScorer
@@ -47,7 +47,7 @@ class Asking:
         served = ServedVersion(model="m", version="0" * 64, label="m@1", arm="champion", inputs=features.names)
         log = PredictionLog(BufferedLog(SqliteLog(folder / "predictions", mode="relaxed"), folder / "spool"))
         self.answerer = Answerer(
-            served, ASK, reader=inputs, scorer=self.scorer, log=log, clock=clock, ids=PredictionIds(clock)
+            served, ASK, Readers(inputs), self.scorer, log=log, clock=clock, ids=PredictionIds(clock)
         )
 
 

@@ -20,7 +20,7 @@ from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US, HOUR_US, parse_time_us
 from trimtab.feedback.blocks import block_days
 from trimtab.monitoring.quality.quality_days import store_days
-from trimtab.serving.log.prediction_log import encode_all
+from trimtab.serving.log.prediction_record import encode_all
 
 NAME = "quality_read"
 TARGET = "ours <= 200"

@@ -194,7 +194,7 @@ def test_a_version_that_waits_for_features_lets_no_model_sleep(unfilled: Project
     served.refresh()
     assert memory.used_bytes() > memory.cap_bytes
     unfilled.make_room()
-    assert not served.endpoint.sleeps
+    assert not served.endpoint.unloaded
     assert answered_as(unfilled) == ("buyer@4", "champion")
 
 
@@ -209,7 +209,7 @@ def test_a_model_sleeps_only_with_the_version_that_it_would_wake_with(unfilled: 
     unfilled.views.catch_up()
     assert served.refresh().version.name == "buyer@2"
     unfilled.make_room()
-    assert served.endpoint.sleeps
+    assert served.endpoint.unloaded
     assert answered_as(unfilled) == ("buyer@2", "champion")
 
 
@@ -352,14 +352,14 @@ def test_versions_beyond_the_memory_that_is_allowed_sleep_until_they_are_asked(t
         memory = project.version_memory
         assert memory.too_full()
         project.make_room()
-        sleeping = {name: project.served(name).endpoint.sleeps for name in names}
+        sleeping = {name: project.served(name).endpoint.unloaded for name in names}
         assert sleeping["buyer"]
         assert project.served("buyer").endpoint.ready
         project.served("buyer").follow()
-        assert project.served("buyer").endpoint.sleeps  # whoever only looks does not wake it
+        assert project.served("buyer").endpoint.unloaded  # whoever only looks does not wake it
         (answer,) = project.served("buyer").endpoint.answer([shop.visit("a", shop.NOW_US)])
         assert answer.version == "buyer@2"
-        assert not project.served("buyer").endpoint.sleeps
+        assert not project.served("buyer").endpoint.unloaded
 
 
 def test_a_model_that_was_woken_was_used_before_anybody_looks(trained: Path) -> None:

@@ -34,7 +34,7 @@ from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.records import Prediction
 from trimtab.core.time import HOUR_US
 from trimtab.features.online.packed.keys import name_bytes
-from trimtab.serving.log.prediction_log import encode
+from trimtab.serving.log.prediction_record import encode
 from trimtab.serving.log.spool import Spool
 from trimtab.store.file_lock import FileLock
 

@@ -29,7 +29,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US, format_time
 from trimtab.serving import PredictionIds
-from trimtab.serving.log.prediction_log import encode
+from trimtab.serving.log.prediction_record import encode
 from trimtab.serving.log.spool import Spool
 
 AS_OF = format_time(shop.NOW_US)

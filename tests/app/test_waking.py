@@ -85,7 +85,7 @@ def test_a_model_wakes_with_the_version_of_before_until_the_features_of_the_new_
 def test_a_model_wakes_with_the_new_version_once_its_features_are_filled(asleep: Project, loaded: list[str]) -> None:
     asleep.served("buyer").follow()
     asleep.views.catch_up()
-    assert asleep.served("buyer").endpoint.sleeps
+    assert asleep.served("buyer").endpoint.unloaded
     assert answered_by(asleep) == "buyer@2"
     assert loaded == ["buyer@2"]
 
@@ -123,7 +123,7 @@ def test_a_model_that_can_wake_with_no_version_says_so_and_wakes_as_soon_as_it_c
     for _ in range(2):
         with pytest.raises(Unavailable, match=r"buyer@2 cannot answer yet \(.*filled\), and buyer@4, which answered"):
             answered_by(asleep)
-    assert asleep.served("buyer").endpoint.sleeps
+    assert asleep.served("buyer").endpoint.unloaded
     keeper.follow()
     assert "buyer@2 cannot answer yet" in keeper.failures["follow buyer"]
     assert service_failures(asleep.state.catalog) == keeper.failures

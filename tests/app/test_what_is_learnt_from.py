@@ -17,7 +17,7 @@ from trimtab.app.features.feature_runs import run_in_memory
 from trimtab.app.project import Project
 from trimtab.core.errors import Misuse, NotFound, Unavailable
 from trimtab.core.time import DAY_US, HOUR_US
-from trimtab.serving.log.prediction_log import input_matrix
+from trimtab.serving.log.prediction_record import input_matrix
 from trimtab.training.data.retroactive_changes import Hindsight
 from trimtab.training.data.sets import TrainingSet, load_training_set, save_training_set
 from trimtab.training.definitions import Model

@@ -34,6 +34,7 @@ from trimtab.serving import (
     OnlineInputs,
     PredictionIds,
     PredictionLog,
+    Readers,
     ServedVersion,
 )
 from trimtab.store.lmdb.kv import LmdbKeyValue
@@ -105,12 +106,11 @@ class Shop:
                 inputs=self.features.names,
             ),
             self.checkout,
-            reader=OnlineInputs(RequestPlan(self.features, self.kv), self.encoding),
-            scorer=scorer or self.scorer,
+            Readers(OnlineInputs(RequestPlan(self.features, self.kv), self.encoding), past=self.inputs),
+            scorer or self.scorer,
             log=self.log,
             clock=self.clock,
             ids=PredictionIds(self.clock, seed=number if self.seeded else None),
-            past=self.inputs,
         )
 
     def snapshot(self, upto: Mapping[str, int] | None) -> Any:

@@ -19,6 +19,7 @@ from trimtab.serving import (
     HttpService,
     PredictionIds,
     PredictionLog,
+    Readers,
     ServedVersion,
     serve,
 )
@@ -54,7 +55,7 @@ def answerer(folder: Path, name: str, log: PredictionLog) -> Answerer:
         model=model, version=f"{name:0>64}", label=f"{model}@1", arm="champion", inputs=FEATURES.names, classes=classes
     )
     reader = BareInputs(FEATURES, ENCODING)
-    return Answerer(served, QUESTION, reader=reader, scorer=scorer, log=log, clock=clock, ids=PredictionIds(clock))
+    return Answerer(served, QUESTION, Readers(reader), scorer, log=log, clock=clock, ids=PredictionIds(clock))
 
 
 def main(folder: Path) -> None:

@@ -16,7 +16,8 @@ from trimtab.core.errors import Misuse, NotFound, Unavailable
 from trimtab.core.time import HOUR_US, format_time
 from trimtab.features.encoding import Encoding
 from trimtab.features.online.read.request_plan import RequestPlan
-from trimtab.serving import Answerer, Endpoint, InvalidField, OnlineInputs, Precomputed, PredictionIds
+from trimtab.serving import Answerer, Endpoint, InvalidField, OnlineInputs, Precomputed, PredictionIds, Readers
+from trimtab.serving.answer.served import shown
 from trimtab.serving.failures import ModelFailed
 
 Shop = Any  # from conftest
@@ -152,9 +153,9 @@ def test_a_row_alone_whose_model_gives_no_number_is_refused_and_not_logged(
 @pytest.mark.parametrize(
     ("numbers", "said"),
     [
-        (np.zeros((3, 2)), r"shape \(3, 2\); needed is \(3,\)"),
-        (np.zeros(2), r"shape \(2,\); needed"),
-        (np.array(0.5), r"shape \(\); needed"),
+        (np.zeros((3, 2)), r"shape \(3, 2\), needed \(3,\)"),
+        (np.zeros(2), r"shape \(2,\), needed"),
+        (np.array(0.5), r"shape \(\), needed"),
         (np.array([None, "x", 1], object), "gave no finite number"),
         (np.array(["1", "2", "3"]), "gave no finite number"),
     ],
@@ -191,7 +192,7 @@ def test_the_future_cannot_be_asked_about(shop: Shop) -> None:
 
 def test_without_history_the_past_cannot_be_asked_about(shop: Shop) -> None:
     answerer = shop.answerer()
-    answerer._past = None
+    answerer.readers.past = None
     with pytest.raises(NotFound, match="history"):
         answerer.answer([shop.ask()], at=0)
 
@@ -251,8 +252,8 @@ def test_an_arm_logs_a_request_as_its_own_version_declares_it(shop: Shop) -> Non
     arm = Answerer(
         champion.served,
         shop.checkout,
-        reader=OnlineInputs(plan, shop.encoding, of_others=True),
-        scorer=shop.scorer,
+        Readers(OnlineInputs(plan, shop.encoding, of_others=True)),
+        shop.scorer,
         log=shop.log,
         clock=shop.clock,
         ids=PredictionIds(shop.clock),
@@ -276,7 +277,7 @@ class TestPrecomputed:
         made = answerer.predict(rows)
         shop.log.append(made)
         stored.put(
-            (row, p.request_id, p.version, msgspec.structs.replace(answerer.shown(p), mode="precomputed"))
+            (row, p.request_id, p.version, msgspec.structs.replace(shown(p, answerer.served), mode="precomputed"))
             for row, p in zip(rows, made, strict=True)
         )
         return endpoint
@@ -295,7 +296,7 @@ class TestPrecomputed:
         answerer = endpoint.current
         row = answerer.rows.check([shop.ask(id="zero", at=0, basket=0.0)])[0]
         (made,) = answerer.predict([row])
-        endpoint.precomputed.put([(row, "zero", made.version, answerer.shown(made))])  # type: ignore[union-attr]
+        endpoint.precomputed.put([(row, "zero", made.version, shown(made, answerer.served))])  # type: ignore[union-attr]
         (answer,) = endpoint.answer([shop.ask(id="zero", at=0, basket=-0.0)])
         assert (answer.id, answer.flags) == (made.id, ())
 

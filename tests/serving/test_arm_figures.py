@@ -15,7 +15,7 @@ from trimtab.core.errors import Unavailable
 from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.serving import HttpService
-from trimtab.serving.answer.answering import ServedVersion
+from trimtab.serving.answer.served import ServedVersion
 from trimtab.serving.arms.arm_counts import EndpointCounts, ServiceMetrics
 from trimtab.serving.arms.arm_metrics import KEPT_US, KIND, ArmMetrics, merge_metrics, service_metrics
 from trimtab.serving.arms.arms import Canary, Share

@@ -317,11 +317,11 @@ def test_a_model_that_sleeps_is_woken_once_and_answers(shop: Any) -> None:
         woken.append(threading.get_ident())
         shop.endpoint.swap(answerer)
 
-    shop.endpoint.sleep(wake)
+    shop.endpoint.unload(wake)
     assert shop.endpoint.ready
-    assert shop.endpoint.sleeps
+    assert shop.endpoint.unloaded
     assert shop.endpoint.serving is None
     assert shop.endpoint.answer([shop.ask()])[0].version == "late@1"
-    assert not shop.endpoint.sleeps
+    assert not shop.endpoint.unloaded
     shop.endpoint.answer([shop.ask()])
     assert len(woken) == 1

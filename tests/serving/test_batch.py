@@ -22,7 +22,8 @@ from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.records import Prediction
 from trimtab.serving import Manifest, batch_manifest, batch_prediction_ids, batch_predictions, score_table
 from trimtab.serving.failures import ModelFailed
-from trimtab.serving.log.prediction_log import PredictionLog, encode
+from trimtab.serving.log.prediction_log import PredictionLog
+from trimtab.serving.log.prediction_record import encode
 from trimtab.store.ports import Catalog
 from trimtab.store.sqlite.log import SqliteLog
 

@@ -385,7 +385,7 @@ def test_times_are_those_of_the_call_that_answered(shop: Any) -> None:
         service = HttpService([shop.endpoint], shop.log)
         predictor, waiting, told = service.predictors["late"], [], []
         for number, answerer in enumerate((slow, quick)):
-            shop.endpoint._current = answerer
+            shop.endpoint._state = answerer
             body = msgspec.json.encode({"request": shop.ask(id=f"r{number}")})
             exchange = RequestRecord(time.perf_counter(), "POST", "/", [], None)
             told.append(exchange)

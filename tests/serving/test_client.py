@@ -25,7 +25,7 @@ import pytest
 
 import trimtab
 from trimtab.core.errors import Conflict, Misuse, NotFound, TrimtabError, Unavailable
-from trimtab.serving.answer.answering import Answer
+from trimtab.serving.answer.served import Answer
 from trimtab.serving.client import Client, connect
 from trimtab.serving.failures import Late, ModelFailed, NotApplied, not_applied
 from trimtab.serving.problems import InvalidField, Refused, problem_of

@@ -16,7 +16,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.ids import TimeIds
 from trimtab.core.records import Prediction
 from trimtab.serving import BufferedLog, PredictionIds, PredictionLog, id_time_us
-from trimtab.serving.log.prediction_log import encode, payload_id
+from trimtab.serving.log.prediction_record import encode, payload_id
 from trimtab.serving.log.spool import remove_spools
 from trimtab.store.sqlite.log import SqliteLog
 from trimtab.testing import MemoryLog
@@ -66,12 +66,12 @@ class Process:
         return encode(prediction(self.ids(), self.wall.us))
 
     def read(self) -> None:
-        self.noted._look_at_s = 0.0  # ten seconds have passed: what the dead left behind is looked for
+        self.noted._recover_at_s = 0.0  # ten seconds have passed: what the dead left behind is looked for
         self.noted.positions()
 
     def die(self, *, writing: bool) -> None:
         """What is noted stays noted; `writing`: it is in the log, and the spool does not know yet."""
-        if writing and self.noted.noted:
+        if writing and self.noted.buffered:
             self.inner.dies = True
             with pytest.raises(Killed):
                 self.noted.flush()

@@ -23,7 +23,8 @@ from trimtab.testing import MemoryLog
 def stopwatch(monkeypatch: pytest.MonkeyPatch) -> VirtualClock:
     """The time of group commits: it goes on when the test says so, however slow this machine is."""
     clock = VirtualClock(1_000_000)
-    monkeypatch.setattr("trimtab.serving.log.commit.perf_counter", lambda: clock.now_us() / 1e6)
+    for module in ("commit", "log_health"):
+        monkeypatch.setattr(f"trimtab.serving.log.{module}.perf_counter", lambda: clock.now_us() / 1e6)
     return clock
 
 
@@ -122,8 +123,8 @@ def test_a_slow_disk_does_not_hold_up_the_loop(stopwatch: VirtualClock) -> None:
     disk.slow_s = 0.02
     run(disk, askers=4, questions=30)
     names = [name for _, name in disk.appends]
-    assert names[-1] == "trimtab-commit"
-    assert names.index("trimtab-commit") < 10
+    assert names[-1] == "trimtab-commit_0"
+    assert names.index("trimtab-commit_0") < 10
 
 
 def test_the_loop_turns_while_the_thread_appends() -> None:
@@ -162,7 +163,7 @@ def test_the_loop_is_tried_again_when_the_disk_is_quick_again() -> None:
 
     asyncio.run(main())
     commit.close()
-    assert disk.appends[0][1] == "trimtab-commit"
+    assert disk.appends[0][1] == "trimtab-commit_0"
     assert disk.appends[-1][1] == "MainThread"
 
 
@@ -174,6 +175,7 @@ def test_a_full_disk_is_said_to_every_asker_and_passes(in_loop: bool) -> None:
     async def main() -> None:
         commit = GroupCommit(PredictionLog(disk))
         commit._in_loop = in_loop
+        commit._thread.submit(int).result()  # it has begun
         found = await asyncio.gather(*(commit.append([prediction()]) for _ in range(3)), return_exceptions=True)
         assert [type(one) for one in found] == [Unavailable] * 3
         disk.full = False
@@ -249,11 +251,11 @@ def test_what_was_noted_is_appended_once_there_is_room_though_nobody_asks(tmp_pa
 
     async def main() -> None:
         commit = GroupCommit(log)
-        assert all(commit.note([prediction()]) for _ in range(3))
+        assert all(commit.buffer([prediction()]) for _ in range(3))
         await until(lambda: commit.failure)
-        assert (commit.noted, type(commit.failure)) == (3, Unavailable)
+        assert (commit.buffered, type(commit.failure)) == (3, Unavailable)
         disk.full = False
-        await until(lambda: not commit.noted)
+        await until(lambda: not commit.buffered)
         assert commit.failure is None
         commit.close()
 
@@ -285,7 +287,7 @@ def big() -> Prediction:
 
 async def upkeep_or_rest(commit: GroupCommit, disk: Kept) -> None:
     """Until the log's upkeep has begun, or all is written and none is to come."""
-    await until(lambda: disk.begun.is_set() or not (commit.noted or commit._in_upkeep))
+    await until(lambda: disk.begun.is_set() or not (commit.buffered or commit._in_maintenance))
 
 
 @pytest.mark.usefixtures("stopwatch")
@@ -301,9 +303,9 @@ def test_nothing_is_appended_during_the_logs_upkeep_and_everything_after(tmp_pat
             await upkeep_or_rest(commit, disk)
         appends = len(disk.appends)
         made = [prediction() for _ in range(300)]
-        waiting = [commit.append([one]) for one in made if not commit.note([one])]
+        waiting = [commit.append([one]) for one in made if not commit.buffer([one])]
         await asyncio.sleep(0.05)
-        assert (len(disk.appends), commit.noted, len(waiting)) == (appends, *((300, 0) if noted else (0, 300)))
+        assert (len(disk.appends), commit.buffered, len(waiting)) == (appends, *((300, 0) if noted else (0, 300)))
         assert not any(one.done() for one in waiting)
         disk.may_end.set()
         await until(lambda: len(disk.appends) > appends)
@@ -314,7 +316,7 @@ def test_nothing_is_appended_during_the_logs_upkeep_and_everything_after(tmp_pat
 
     asyncio.run(main())
     log.close()
-    assert disk.names == ["trimtab-commit"]
+    assert disk.names == ["trimtab-commit_0"]
 
 
 def test_a_reader_during_the_upkeep_does_not_hold_up_the_loop(tmp_path: Path) -> None:
@@ -324,12 +326,12 @@ def test_a_reader_during_the_upkeep_does_not_hold_up_the_loop(tmp_path: Path) ->
     async def main() -> None:
         commit = GroupCommit(log)
         while not disk.begun.is_set():
-            assert commit.note([big()])
+            assert commit.buffer([big()])
             await upkeep_or_rest(commit, disk)
-        assert commit.note([prediction()])  # which the reader is to see
+        assert commit.buffer([prediction()])  # which the reader is to see
         reading = asyncio.get_running_loop().run_in_executor(None, log.read)
         await asyncio.sleep(0.05)
-        assert all(commit.note([prediction()]) for _ in range(300))
+        assert all(commit.buffer([prediction()]) for _ in range(300))
         assert not reading.done()  # it waits for as long as the test says, and the notes did not
         disk.may_end.set()
         await reading
@@ -346,8 +348,8 @@ def test_a_log_that_a_reader_could_write_is_well_again(tmp_path: Path) -> None:
     async def main() -> None:
         commit = GroupCommit(log)
         disk.full = True
-        assert commit.note([prediction()])
-        commit.append_noted()
+        assert commit.buffer([prediction()])
+        commit.append_buffered()
         assert isinstance(commit.failure, Unavailable)
         disk.full = False
         assert len(log.read()[0]) == 1
@@ -365,6 +367,7 @@ def test_a_prediction_that_cannot_be_encoded_fails_those_of_its_group_alone() ->
         commit = GroupCommit(PredictionLog(disk))
         for in_loop in (True, False):
             commit._in_loop = in_loop
+            commit._thread.submit(int).result()  # it has begun
             wrong = msgspec.structs.replace(prediction(), request_id="\ud800")
             found = await asyncio.gather(commit.append([wrong]), commit.append([prediction()]), return_exceptions=True)
             assert all(isinstance(one, Exception) for one in found)
@@ -382,16 +385,16 @@ def test_who_finds_the_spool_full_during_the_upkeep_waits_without_holding_up_the
     async def main() -> None:
         commit = GroupCommit(log)
         while not disk.begun.is_set():
-            assert commit.note([big()])
+            assert commit.buffer([big()])
             await upkeep_or_rest(commit, disk)
         appends = len(disk.appends)
-        assert [commit.note([big()]) for _ in range(5)] == [True] * 4 + [False]
+        assert [commit.buffer([big()]) for _ in range(5)] == [True] * 4 + [False]
         late = commit.append([big()])
         await asyncio.sleep(0.05)
         assert (len(disk.appends), late.done()) == (appends, False)
         disk.may_end.set()
         await late
-        assert commit.noted == 0
+        assert commit.buffered == 0
         commit.close()
 
     asyncio.run(main())
@@ -425,7 +428,7 @@ def test_closing_waits_for_the_upkeep_and_appends_what_was_made_meanwhile(tmp_pa
         while not disk.begun.is_set():
             await commit.append([big()])
             await upkeep_or_rest(commit, disk)
-        late, noted = commit.append([prediction()]), commit.note([prediction()])
+        late, noted = commit.append([prediction()]), commit.buffer([prediction()])
         threading.Timer(0.05, disk.may_end.set).start()
         commit.close()
         assert noted
@@ -436,58 +439,3 @@ def test_closing_waits_for_the_upkeep_and_appends_what_was_made_meanwhile(tmp_pa
     asyncio.run(main())
     log.close()
     assert len(PredictionLog(disk).read()[0]) == sum(size for size, _ in disk.appends)
-
-
-@pytest.mark.parametrize("in_loop", [True, False])
-def test_where_no_thread_can_be_started_the_loop_does_its_work(monkeypatch: pytest.MonkeyPatch, in_loop: bool) -> None:
-    """Nobody waits for a thread that is not there, and one is started once that can be done."""
-
-    def refuse(thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    disk = Kept()
-    disk.may_end.set()
-
-    async def main() -> None:
-        commit = GroupCommit(PredictionLog(disk))
-        commit._in_loop = in_loop
-        with monkeypatch.context() as at_the_limit:
-            at_the_limit.setattr(threading.Thread, "start", refuse)
-            for _ in range(12):
-                await asyncio.wait_for(commit.append([big()]), 5)
-        assert (disk.names, {name for _, name in disk.appends}) == ([], {"MainThread"})
-        commit._thread_at_s = 0.0  # two seconds have passed
-        while not disk.names:
-            await asyncio.wait_for(commit.append([big()]), 5)
-            await asyncio.sleep(0.01)
-        commit.close()
-
-    asyncio.run(main())
-    assert set(disk.names) == {"trimtab-commit"}
-    assert len(PredictionLog(disk).read()[0]) == sum(size for size, _ in disk.appends)
-
-
-def test_what_is_noted_is_written_where_no_thread_can_be_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def refuse(thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    disk = Kept()
-    log = PredictionLog(BufferedLog(disk, tmp_path))
-
-    async def main() -> None:
-        monkeypatch.setattr(threading.Thread, "start", refuse)
-        commit = GroupCommit(log)
-        for _ in range(30):
-            assert commit.note([big()])
-            commit.append_noted()
-        assert commit.noted == 0
-        commit.close()
-
-    asyncio.run(main())
-    monkeypatch.undo()
-    log.close()
-    assert disk.names == []
-    assert len(PredictionLog(disk).read()[0]) == 30
-    assert caplog.text.count("has to do without a thread") < 5

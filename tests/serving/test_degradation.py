@@ -64,7 +64,7 @@ class Degraded:
         self.answerer = shop.answerer(number=number, scorer=self.model)
         self.reader = Failing(type("Reads", (), {"read": staticmethod(self.answerer._read)})())
         self.answerer._read = self.reader.read
-        self.answerer.bare = BareInputs(shop.features, shop.encoding)
+        self.answerer.readers.bare = BareInputs(shop.features, shop.encoding)
         self.fallback = shop.answerer(number=9)
         self.endpoint = shop.endpoint
         self.endpoint.swap(self.answerer)
@@ -383,7 +383,7 @@ def test_another_version_stands_in_for_a_slow_model_of_many_rows(shop: Any) -> N
 
 def test_another_version_that_reads_nothing_answers_what_is_late(shop: Any) -> None:
     degraded = Degraded(shop, version="fallback", rule=0.5)
-    degraded.fallback.reads_state = False
+    degraded.fallback.readers.reads_state = False
     rows = degraded.answerer.rows.check([shop.ask()])
     (made,) = degraded.endpoint.prepare(degraded.answerer, rows, None, perf_counter() - 1)
     assert made.flags == ("late", "fallback_version")
@@ -596,11 +596,11 @@ def test_a_version_that_is_loaded_for_long_makes_an_answer_late(shop: Any, kind:
         late = await client.post(path, content=body, headers=headers | timeout)
         assert (late.status_code, "still being loaded" in late.text) == (504, True)
         asking.over.set()
-        while shop.endpoint.sleeps:
+        while shop.endpoint.unloaded:
             await asyncio.sleep(0.001)
         assert (await client.post(path, content=body, headers=headers)).status_code == 200
 
-    shop.endpoint.sleep(wake)
+    shop.endpoint.unload(wake)
     asking.ask(talk)
 
 
@@ -645,7 +645,7 @@ def test_work_that_itself_runs_out_of_time_is_not_taken_for_a_late_answer(
 
     async def talk(client: httpx.AsyncClient) -> None:
         failed = await client.post(path, content=body, headers=headers)
-        shop.endpoint.sleep(wake)
+        shop.endpoint.unload(wake)
         not_loaded = await client.post(path, content=body, headers=headers)
         assert (failed.status_code, not_loaded.status_code) == (500, 500)
 

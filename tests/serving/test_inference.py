@@ -21,6 +21,7 @@ from trimtab.core.time import HOUR_US
 from trimtab.features.definitions import request
 from trimtab.serving import Endpoint, HttpService, Limits, Precomputed
 from trimtab.serving.answer.request_rows import RequestRows
+from trimtab.serving.answer.served import shown
 from trimtab.serving.inference import inferring, rest
 from trimtab.serving.inference.binary import BINARY_SIZE
 from trimtab.serving.inference.request_columns import check_names, rows_of
@@ -484,7 +485,9 @@ def test_stored_answers_are_given_as_tensors(shop: Shop) -> None:
     answerer = shop.endpoint.current
     rows = answerer.rows.check([shop.ask(id="c0")])
     (made,) = answerer.predict(rows)
-    precomputed.put([(rows[0], "c0", made.version, msgspec.structs.replace(answerer.shown(made), mode="precomputed"))])
+    precomputed.put(
+        [(rows[0], "c0", made.version, msgspec.structs.replace(shown(made, answerer.served), mode="precomputed"))]
+    )
 
     async def say(client: httpx.AsyncClient) -> None:
         found = outputs(await client.post(INFER, json={"inputs": asked(shop, users=("ann", "bob"))}))
@@ -510,15 +513,15 @@ def test_an_answer_that_nobody_waits_for_any_more_is_not_made(shop: Shop) -> Non
 
 def test_a_model_that_sleeps_is_listed_asleep_and_woken_by_a_request(shop: Shop) -> None:
     answerer = shop.endpoint.current
-    shop.endpoint.sleep(lambda: shop.endpoint.swap(answerer))
+    shop.endpoint.unload(lambda: shop.endpoint.swap(answerer))
 
     async def say(client: httpx.AsyncClient) -> None:
         index = (await client.post("/v2/repository/index")).json()
         assert [(one["version"], one["state"]) for one in index] == [("", "READY")]
         assert (await client.get("/v2/models/stats")).json() == {"model_stats": []}
-        assert shop.endpoint.sleeps
+        assert shop.endpoint.unloaded
         assert outputs(await client.post(INFER, json={"inputs": asked(shop)}))["version"] == ["late@1"]
-        assert not shop.endpoint.sleeps
+        assert not shop.endpoint.unloaded
 
     talk(shop, say)
 

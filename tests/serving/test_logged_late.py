@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import pickle
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -18,14 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.core.clock import VirtualClock
-from trimtab.core.errors import NotFound, Unavailable
+from trimtab.core.errors import NotFound
 from trimtab.core.records import Prediction
 from trimtab.serving import PredictionIds, PredictionLog, batch_prediction_ids
 from trimtab.serving.failures import Late
 from trimtab.serving.http.service import HttpService
 from trimtab.serving.log import logged_late
 from trimtab.serving.log.logged_late import LoggedLate
-from trimtab.serving.log.prediction_log import ERASED
+from trimtab.serving.log.prediction_record import ERASED
 from trimtab.store.ports import LogRecord
 from trimtab.testing import MemoryLog
 
@@ -138,59 +136,23 @@ def test_late_ones_are_found_behind_all_that_was_read_before(filled: Filled) -> 
     assert filled.reads(PredictionIds(filled.clock, seed=3)()) < 500
 
 
-def kept_bytes(filled: Filled) -> int:
-    """How much is remembered of what was read, roughly."""
-    return len(pickle.dumps(filled.log._late._known))
-
-
-def test_what_is_remembered_does_not_grow_with_the_log(filled: Filled) -> None:
-    """Only blocks that hold something late are, until they are truncated."""
-    nowhere = "p_" + "0" * 26
+def test_blocks_that_were_truncated_are_forgotten(filled: Filled) -> None:
+    nowhere, blocks = "p_" + "0" * 26, filled.log._late._blocks
     filled.reads(nowhere)
-    before = kept_bytes(filled)
-    filled.live(20_000)
-    assert filled.reads(nowhere) > 20_000
-    assert filled.reads(nowhere) < 500
-    assert abs(kept_bytes(filled) - before) < 10
+    assert len(blocks["p0001"]) == 10
     batch = batch_prediction_ids("b", filled.clock.now_us(), range(10_000))
     filled.clock.advance_to(filled.clock.now_us() + DAY_US)
     filled.log.append(predictions(batch))
     live = filled.live(10_000)
-    filled.reads(nowhere)
-    assert kept_bytes(filled) > before + 100
     assert filled.log.find(batch[5_000]).id == batch[5_000]
-    filled.store.truncate("p0001", 50_000)
+    filled.store.truncate("p0001", 30_000)
+    assert filled.reads(batch[5_000]) < 12_000
     assert filled.reads(batch[5_000]) < 500
-    assert filled.reads(nowhere) < 500
-    assert abs(kept_bytes(filled) - before) < 10
+    assert sorted(blocks["p0001"]) == list(range(15, 20))
     assert filled.log.find(live[0]).id == live[0]
-    filled.store.truncate("p0001", 60_000)
+    filled.store.truncate("p0001", 40_000)
     assert filled.reads(nowhere) < 10
-
-
-def test_searches_that_end_in_many_places_are_all_remembered_up_to_a_number(filled: Filled) -> None:
-    """Each of them leaves a gap before the next one, and the blocks between are read by who asks for all."""
-    late = filled.log._late
-    noted = filled.ids()
-    filled.clock.advance_to(filled.clock.now_us() + DAY_US)
-    filled.log.append(predictions([noted]))
-    filled.live(400_000)
-    last = filled.store.positions()["p0001"]
-    needle = msgspec.msgpack.encode("p_nowhere")
-    at = list(range(20_000, last, 6_000))
-    assert len(at) > 64
-    for after in at:
-        assert late.find(filled.early, needle, ("p0001", after, after + 2_000), None) is None
-    known = late._known["p0001"]
-    assert len(known.stretches) == 64
-    before = filled.store.rows
-    assert late.find(filled.early, needle, ("p0001", at[-1], at[-1] + 2_000), None) is None
-    assert filled.store.rows - before < 10
-    assert filled.log.find(noted).id == noted
-    assert filled.reads(filled.early) < last - 60 * 2_000
-    assert len(known.stretches) == 1
-    assert filled.reads(filled.early) < 500
-    assert filled.log.find(noted).id == noted
+    assert blocks["p0001"] == {}
 
 
 @settings(max_examples=100)
@@ -211,7 +173,6 @@ def test_the_late_are_found_from_anywhere_whatever_was_read_and_truncated_before
     begin = last = 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logged_late, "_BLOCK", 4)
-        patch.setattr(logged_late, "_STRETCHES", 2)
         for count, what, share in steps:
             if what in ("soon", "late"):
                 made = [ids() for _ in range(count)]
@@ -235,15 +196,13 @@ def test_the_late_are_found_from_anywhere_whatever_was_read_and_truncated_before
                     found = late.find(one, msgspec.msgpack.encode(one), place, None)
                     assert found is not None
                     assert found.position == position
-                known = late._known.get("p0001")
-                assert known is None or len(known.stretches) <= 2
         for position, one in there.items():
             found = late.find(one, msgspec.msgpack.encode(one), ("p0001", 0, last), None)
             assert (None if found is None else found.position) == (position if position > begin else None)
         if last > begin:
             nowhere = ids()
             assert late.find(nowhere, msgspec.msgpack.encode(nowhere), ("p0001", 0, last), None) is None
-            assert min(late._known["p0001"].late, default=begin) >= begin // 4
+            assert min(late._blocks["p0001"], default=begin) >= begin // 4
 
 
 def test_late_ones_that_were_erased_are_said_to_be(filled: Filled) -> None:
@@ -289,7 +248,7 @@ def test_whatever_is_logged_when_is_found_by_its_id(steps: list[tuple[int, int, 
 
 def test_a_search_ends_with_its_time_and_goes_on_with_the_next_one(filled: Filled) -> None:
     nowhere = "p_" + "0" * 26
-    with pytest.raises(Late, match="not searched through yet"):
+    with pytest.raises(Late, match="continues where it stopped"):
         filled.log.find(nowhere, perf_counter() - 1)
     filled.store.pause_s = 10e-6
     before, tries, through = filled.store.rows, 0, False
@@ -304,39 +263,6 @@ def test_a_search_ends_with_its_time_and_goes_on_with_the_next_one(filled: Fille
     assert through
     assert tries > 1
     assert filled.store.rows - before < 21_000 + 500 * tries  # each begins by looking near, and reads no block again
-
-
-def test_few_wait_for_a_search_and_a_forked_child_for_nobody(filled: Filled) -> None:
-    nowhere, errors = "p_" + "0" * 26, []
-    filled.log.find(next(filled.log.scan())[0].id)
-    late = filled.log._late
-    with late._turn(None):
-
-        def ask() -> None:
-            try:
-                filled.log.find(nowhere, perf_counter() + 600)
-            except Exception as error:
-                errors.append(error)
-
-        threads = [threading.Thread(target=ask) for _ in range(16)]
-        for thread in threads:
-            thread.start()
-        while late._room._value:
-            sleep(0.001)
-        with pytest.raises(Unavailable, match="for others"):
-            filled.log.find(nowhere, perf_counter() + 600)
-        child = os.fork()
-        if not child:
-            code = 1
-            try:
-                code = 0 if filled.log.get(nowhere) is None else 2
-            finally:
-                os._exit(code)
-        assert os.waitpid(child, 0)[1] == 0
-        assert errors == []
-    for thread in threads:
-        thread.join()
-    assert [type(error) for error in errors] == [NotFound] * 16
 
 
 def test_searches_leave_the_working_threads_to_those_who_work(shop: Any) -> None:

@@ -30,30 +30,35 @@ CHILD = """
 import os, sys, time
 from pathlib import Path
 from trimtab.core.clock import SystemClock
+from trimtab.core.errors import Misuse
 from trimtab.core.records import Prediction
-from trimtab.serving.log.buffered_log import NotedLog
+from trimtab.serving.log.buffered_log import BufferedLog
 from trimtab.serving.log.prediction_ids import PredictionIds
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.store.sqlite.log import SqliteLog
 
 folder, how = Path(sys.argv[1]), sys.argv[2]
-noted = NotedLog(SqliteLog(folder / "log", mode="relaxed"), folder / "spool")
+noted = BufferedLog(SqliteLog(folder / "log", mode="relaxed"), folder / "spool")
 log, ids = PredictionLog(noted), PredictionIds(SystemClock())
 end_s = time.monotonic() + float(sys.argv[3])
 while time.monotonic() < end_s:
     one = Prediction(id=ids(), request_id="r", model="m", version="v", arm="a", mode="live", made_at_us=0, at_us=0,
         positions={}, score=0.5, request=b"x" * 500, values=b"", reasons=b"")
-    log.note([one])
+    log.buffer([one])
     print(one.id, flush=True)
     if how == "slow":
         time.sleep(0.001)
 if how == "fork" and os.fork() == 0:
-    one = Prediction(id=ids(), request_id="child", model="m", version="v", arm="a", mode="live", made_at_us=0, at_us=0,
-        positions={}, score=0.5, request=b"", values=b"", reasons=b"")
-    log.note([one])
-    print(one.id, flush=True)
+    for use in (lambda: log.buffer([one]), noted.positions, lambda: noted.append([b"x"]), noted.flush):
+        try:
+            use()
+        except Misuse as error:
+            assert "forked this one" in str(error)
+        else:
+            os._exit(1)
+    sys.exit()  # the log is closed at exit
 elif how == "fork":
-    os.wait()
+    assert os.wait()[1] == 0
 """
 
 
@@ -78,7 +83,7 @@ ids = PredictionIds(VirtualClock(1_700_000_000_000_000))
 
 
 def payload(size: int = 10) -> bytes:
-    from trimtab.serving.log.prediction_log import encode
+    from trimtab.serving.log.prediction_record import encode
 
     return encode(
         Prediction(
@@ -119,7 +124,7 @@ def test_notes_are_written_together_and_soon(tmp_path: Path) -> None:
     log = BufferedLog(disk, tmp_path)
     made = [payload() for _ in range(700)]
     for one in made:
-        log.note([one])
+        log.buffer([one])
     assert len(disk.sizes) < 30
     end_s = time.monotonic() + 5
     while disk.positions() != {"p0001": 700}:  # of the log behind: nobody reads through this one
@@ -132,7 +137,7 @@ def test_notes_are_written_together_and_soon(tmp_path: Path) -> None:
 def test_what_was_noted_is_read_at_once(tmp_path: Path) -> None:
     log = BufferedLog(MemoryLog(), tmp_path)
     for n in range(1, 20):
-        log.note([one := payload()])
+        log.buffer([one := payload()])
         assert (log.positions(), log.read("p0001", n - 1)[0].payload) == ({"p0001": n}, one)
     log.close()
 
@@ -146,7 +151,7 @@ def test_an_append_has_places_behind_all_that_was_noted_from_many_threads(tmp_pa
         def work(number: int) -> None:
             for n in range(60):
                 mine = [payload() for _ in range(n % 4)]
-                log.note(mine)
+                log.buffer(mine)
                 noted.extend(mine)
                 if (n + number) % 20 == 0:
                     made = [payload() for _ in range(100)]
@@ -194,19 +199,19 @@ def test_on_a_full_disk_answers_are_noted_until_there_is_no_room(
     taken = 0
     with pytest.raises(Unavailable, match="disk full"):  # noqa: PT012  # which append fails is what is counted
         while taken < 1_000:
-            log.note([payload(50_000)])
+            log.buffer([payload(50_000)])
             taken += 1
     assert taken == SIZE_BYTES // 50_400
     assert log.positions() == {}  # reading goes on
     with pytest.raises(Unavailable, match="disk full"):
         log.append([payload()])
-    assert "stay noted: disk full" in caplog.text
+    assert "stay buffered: disk full" in caplog.text
     disk.full = False
     end_s = time.monotonic() + 10
     while disk.positions() != {"p0001": taken}:
         assert time.monotonic() < end_s
         time.sleep(0.05)
-    log.note([payload()])
+    log.buffer([payload()])
     log.close()
     assert disk.positions() == {"p0001": taken + 1}
 
@@ -215,7 +220,7 @@ def test_what_cannot_be_written_at_the_end_is_written_by_the_next(tmp_path: Path
     disk = Disk()
     log = BufferedLog(disk, tmp_path)
     disk.full = True
-    log.note([payload()])
+    log.buffer([payload()])
     log.close()
     assert disk.positions() == {}
     disk.full = False
@@ -225,12 +230,12 @@ def test_what_cannot_be_written_at_the_end_is_written_by_the_next(tmp_path: Path
 def test_letting_go_of_the_spool_writes_it(tmp_path: Path) -> None:
     disk = Disk()
     log = BufferedLog(disk, tmp_path)
-    log.note([payload()])
+    log.buffer([payload()])
     log.release()
     assert disk.positions() == {"p0001": 1}
     for path in tmp_path.glob("spool-????"):
         path.unlink()
-    log.note([payload()])
+    log.buffer([payload()])
     log.close()
     assert disk.positions() == {"p0001": 2}
 
@@ -273,9 +278,9 @@ def test_upkeep_is_done_in_the_thread(tmp_path: Path) -> None:
     end_s = time.monotonic() + 10
     while not names:
         assert time.monotonic() < end_s
-        log.note([payload(20_000)])
+        log.buffer([payload(20_000)])
     log.close()
-    assert set(names) == {"trimtab-noted"}
+    assert set(names) == {"trimtab-buffered-log"}
 
 
 class Interrupted(Disk):
@@ -332,9 +337,9 @@ def test_an_error_that_nobody_foresaw_neither_ends_the_thread_nor_reaches_whoeve
     log = BufferedLog(disk, tmp_path)
     made = [payload() for _ in range(600)]
     for one in made:
-        log.note([one])
+        log.buffer([one])
     end_s = time.monotonic() + 5
-    while "stay noted: the disk is gone" not in caplog.text:
+    while "stay buffered: the disk is gone" not in caplog.text:
         assert time.monotonic() < end_s
         time.sleep(0.01)
     assert disk.positions() == {}
@@ -357,35 +362,14 @@ def test_an_upkeep_that_fails_in_a_way_that_nobody_foresaw_does_not_end_the_thre
     disk = Broken()
     log = BufferedLog(disk, tmp_path)
     for _ in range(300):
-        log.note([payload(20_000)])
+        log.buffer([payload(20_000)])
     end_s = time.monotonic() + 5
-    while "work on the prediction log failed" not in caplog.text:
+    while "maintenance of the prediction log failed" not in caplog.text:
         assert time.monotonic() < end_s
         time.sleep(0.01)
-    log.note([payload()])
+    log.buffer([payload()])
     end_s = time.monotonic() + 5
     while disk.positions() != {"p0001": 301}:
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
-    log.close()
-
-
-def test_without_a_thread_each_answer_is_written_at_once_until_there_may_be_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    disk = Disk()
-    log = BufferedLog(disk, tmp_path)
-    with monkeypatch.context() as at_the_limit:
-        at_the_limit.setattr(threading.Thread, "start", refuse)
-        for n in range(1, 4):
-            log.note([payload()])
-            assert disk.positions() == {"p0001": n}
-    log.note([payload()])
-    end_s = time.monotonic() + 5
-    while disk.positions() != {"p0001": 4}:
         assert time.monotonic() < end_s
         time.sleep(0.01)
     log.close()

@@ -18,7 +18,7 @@ from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.records import Prediction
 from trimtab.serving import PredictionIds, PredictionLog, input_matrix, prediction_columns, reason_matrix
 from trimtab.serving.log.prediction_ids import batch_prediction_ids, id_time_us
-from trimtab.serving.log.prediction_log import CLASSES, ERASED, FORMAT, decode, encode, encode_all, payload_writer
+from trimtab.serving.log.prediction_record import CLASSES, ERASED, FORMAT, decode, encode, encode_all, payload_writer
 from trimtab.store.sqlite.log import SqliteLog
 from trimtab.testing import MemoryLog
 
@@ -155,7 +155,7 @@ def test_predictions_that_are_encoded_together_have_the_bytes_of_each_alone(
 @pytest.mark.fast
 @pytest.mark.parametrize("wrong", [{}, {"id": ["a"], "score": []}, {"identifier": ["a"]}])
 def test_columns_that_make_no_predictions_are_refused(wrong: dict[str, list[object]]) -> None:
-    with pytest.raises(Misuse, match="predictions: columns"):
+    with pytest.raises(Misuse, match="predictions: found columns"):
         encode_all(prediction("p"), wrong)
 
 

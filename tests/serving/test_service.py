@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 import threading
 import time
@@ -19,6 +20,8 @@ from trimtab.core.errors import Corrupt, Unavailable
 from trimtab.core.time import HOUR_US
 from trimtab.serving import Applier, Endpoint, HttpService, Limits, Precomputed
 from trimtab.serving.answer.request_rows import RequestRows
+from trimtab.serving.answer.served import shown
+from trimtab.serving.observe.log_throttle import ThrottledLogger
 
 Shop = Any  # from conftest
 PREDICT = "/v1/models/late/predict"
@@ -240,7 +243,7 @@ def test_stored_answers_are_given_as_they_are_and_others_made_now(shop: Shop) ->
     rows = answerer.rows.check([shop.ask(id="c1")])
     (made,) = answerer.predict(rows)
     shop.log.append([made])
-    stored = msgspec.structs.replace(answerer.shown(made), mode="precomputed")
+    stored = msgspec.structs.replace(shown(made, answerer.served), mode="precomputed")
     assert endpoint.precomputed is not None
     endpoint.precomputed.put([(rows[0], "c1", made.version, stored)])
     service = HttpService([endpoint], shop.log)
@@ -271,7 +274,7 @@ def test_where_stored_answers_cannot_be_read_answers_are_made_now(
     shop.endpoint.precomputed = precomputed
     rows = shop.endpoint.current.rows.check([shop.ask(id="c1")])
     (made,) = shop.endpoint.current.predict(rows)
-    precomputed.put([(rows[0], "c1", made.version, shop.endpoint.current.shown(made))])
+    precomputed.put([(rows[0], "c1", made.version, shown(made, shop.endpoint.current.served))])
 
     def gone(key: bytes) -> bytes:
         if damage == "unavailable":
@@ -287,6 +290,7 @@ def test_where_stored_answers_cannot_be_read_answers_are_made_now(
 
     get = shop.kv.get
     with monkeypatch.context() as patch:
+        patch.setattr("trimtab.serving.arms.endpoint._throttled", ThrottledLogger(logging.getLogger("endpoint")))
         patch.setattr(precomputed, "_store", type("Damaged", (), {"get": staticmethod(gone)})())
         run(HttpService([shop.endpoint], shop.log), talk)
     said = [one.getMessage() for one in caplog.records if "stored answers" in one.getMessage()]

@@ -30,20 +30,20 @@ from trimtab.training.runtimes.boosters.lightgbm_booster import BoosterScorer
 
 
 class Drowsy(Endpoint):
-    """Once it has a `wake`, another thread lets it sleep in the moment before its version is read."""
+    """Once it has a `wake`, another thread unloads it just before its version is read."""
 
     wake: Callable[[], object] | None = None
 
     @property
-    def _current(self) -> Any:
+    def _state(self) -> Any:
         if (wake := self.wake) is not None:
             self.wake = None
-            self.sleep(wake)
-        return self.__dict__["_current"]
+            self.unload(wake)
+        return self.__dict__["_state"]
 
-    @_current.setter
-    def _current(self, answerer: Any) -> None:
-        self.__dict__["_current"] = answerer
+    @_state.setter
+    def _state(self, state: Any) -> None:
+        self.__dict__["_state"] = state
 
 
 def test_a_model_that_falls_asleep_while_it_is_asked_is_woken(shop: Any) -> None:
@@ -57,9 +57,9 @@ def test_a_model_that_falls_asleep_while_it_is_asked_is_woken(shop: Any) -> None
         endpoint.swap(answerer)
         if len(slept) < 2:  # memory is full: whoever follows aliases lets it sleep again at once
             slept.append(1)
-            endpoint.sleep(wake)
+            endpoint.unload(wake)
 
-    endpoint.sleep(wake)
+    endpoint.unload(wake)
     assert endpoint.answer([shop.ask()])[0].version == "late@1"
     assert len(slept) == 2
 
@@ -124,7 +124,7 @@ def test_requests_that_wait_for_a_model_to_be_loaded_hold_up_nobody(shop: Any, r
         assert loaded.wait(60)
         late.swap(answerer)
 
-    late.sleep(wake)
+    late.unload(wake)
     service = HttpService([late, quick], shop.log, limits=Limits(slow_at_once=16, predict_at_once=12))
     predictor = service.predictors["late"]
 
@@ -174,7 +174,7 @@ def test_a_load_that_fails_is_told_to_all_who_wait_for_it_and_tried_again(shop: 
             raise failures.pop()
         endpoint.swap(answerer)
 
-    endpoint.sleep(wake)
+    endpoint.unload(wake)
     service = HttpService([endpoint], shop.log)
     path, body, kind = asked(shop, "json")
 
@@ -202,7 +202,7 @@ def test_a_model_that_was_woken_is_let_go_of_when_it_sleeps_again(shop: Any, roa
         made.extend([weakref.ref(scorer), weakref.ref(scorer._booster)])
         endpoint.swap(shop.answerer(scorer=scorer))
 
-    endpoint.sleep(wake)
+    endpoint.unload(wake)
     service = HttpService([endpoint], shop.log)
     path, body, kind = asked(shop, road)
 
@@ -211,7 +211,7 @@ def test_a_model_that_was_woken_is_let_go_of_when_it_sleeps_again(shop: Any, roa
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=60) as client:
             response = await client.post(path, content=body, headers={"content-type": kind})
             assert response.status_code == 200, response.text
-        endpoint.sleep(wake)
+        endpoint.unload(wake)
 
     asyncio.run(asyncio.wait_for(main(), 60))
     assert [one() for one in made] == [None, None]
@@ -229,7 +229,7 @@ def test_why_a_load_failed_is_forgotten_once_it_was_told(shop: Any) -> None:
         read.append(weakref.ref(heavy))
         raise Unavailable("the disk is gone")
 
-    shop.endpoint.sleep(wake)
+    shop.endpoint.unload(wake)
     service = HttpService([shop.endpoint], shop.log)
     path, body, kind = asked(shop, "json")
 
@@ -252,7 +252,7 @@ def test_nothing_is_said_of_a_load_that_fails_when_nobody_waits_for_it_any_more(
         failed.set()
         raise Unavailable("the disk is gone")
 
-    shop.endpoint.sleep(wake)
+    shop.endpoint.unload(wake)
     service = HttpService([shop.endpoint], shop.log)
     path, body, kind = asked(shop, "json")
     said: list[dict[str, Any]] = []

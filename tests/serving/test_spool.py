@@ -19,9 +19,9 @@ from trimtab.core.clock import SystemClock
 from trimtab.core.errors import Conflict, Unavailable
 from trimtab.core.records import Prediction
 from trimtab.serving import BufferedLog, GroupCommit, PredictionIds, PredictionLog
-from trimtab.serving.log.prediction_log import encode
+from trimtab.serving.log.prediction_record import encode
 from trimtab.serving.log.spool import SIZE_BYTES, Spool, recover_spools, remove_spools
-from trimtab.serving.observe.shared_status import RedNote, red_notes
+from trimtab.serving.observe.shared_status import SharedStatus, shared_statuses
 from trimtab.store.file_lock import FileLock
 from trimtab.testing import MemoryLog
 
@@ -159,10 +159,10 @@ def test_noted_answers_reach_the_log_without_anybody_waiting(tmp_path: Path) -> 
         commit = GroupCommit(log)
         made = [prediction() for _ in range(200)]
         for one in made:
-            assert commit.note([one])
+            assert commit.buffer([one])
         await asyncio.sleep(0.1)
         assert [p.id for p in log.read()[0]] == [p.id for p in made]
-        assert commit.note([prediction()])
+        assert commit.buffer([prediction()])
         commit.close()
         assert len(log.read()[0]) == 201
 
@@ -178,7 +178,7 @@ def test_while_the_disk_is_full_answers_are_kept_until_the_spool_is_full_too(tmp
         commit = GroupCommit(log)
         disk.full = True
         kept = []
-        while commit.note([one := prediction(50_000)]):
+        while commit.buffer([one := prediction(50_000)]):
             kept.append(one)
         assert len(kept) == SIZE_BYTES // 50_400
         with pytest.raises(Unavailable):
@@ -186,7 +186,7 @@ def test_while_the_disk_is_full_answers_are_kept_until_the_spool_is_full_too(tmp
         await asyncio.sleep(0.01)
         assert isinstance(commit.failure, Unavailable)
         disk.full = False
-        while not commit.note([one]):  # the log is tried again after a moment
+        while not commit.buffer([one]):  # the log is tried again after a moment
             await asyncio.sleep(0.02)
         await asyncio.sleep(0.1)
         assert commit.failure is None
@@ -217,7 +217,7 @@ def test_spools_are_removed_with_what_they_held_in_the_log_unless_somebody_lives
     living.add([encode(one)])
     dead.add([encode(two)])
     dead.close()
-    with pytest.raises(Conflict, match="notes answers there"):
+    with pytest.raises(Conflict, match=r"process .* uses it"):
         remove_spools(tmp_path, log)
     assert (tmp_path / "spool-0001").exists()
     living.close()
@@ -268,18 +268,15 @@ def test_a_spool_that_cannot_be_made_anew_is_let_go(tmp_path: Path) -> None:
         assert (spool.recovered, spool.add([encode(prediction())])) == (0, True)
 
 
-def test_answers_that_find_no_room_for_a_spool_are_refused_and_it_is_tried_now_and_then(tmp_path: Path) -> None:
+def test_answers_are_refused_while_there_is_no_room_for_a_spool(tmp_path: Path) -> None:
     log = BufferedLog(MemoryLog(), tmp_path)
     with full():
         before = held()
         for _ in range(50):
             with pytest.raises(Unavailable, match="a spool cannot be made"):
-                log.note([encode(prediction())])
+                log.buffer([encode(prediction())])
         assert held() == before
-    with pytest.raises(Unavailable, match="a spool cannot be made"):
-        log.note([encode(prediction())])  # not tried yet
-    log._open_at_s = 0.0
-    log.note([encode(one := prediction())])
+    log.buffer([encode(one := prediction())])
     assert [p.id for p in PredictionLog(log).read()[0]] == [one.id]
     log.close()
 
@@ -288,14 +285,14 @@ def test_a_note_for_which_there_is_no_room_leaves_nothing_behind(tmp_path: Path)
     with full():
         before = held()
         for _ in range(5):
-            with pytest.raises(Unavailable, match="a note cannot be made"):
-                RedNote(tmp_path)
+            with pytest.raises(Unavailable, match="a status file cannot be made"):
+                SharedStatus(tmp_path)
         assert held() == before
-    assert red_notes(tmp_path) == []
-    with RedNote(tmp_path) as note:
+    assert shared_statuses(tmp_path) == []
+    with SharedStatus(tmp_path) as note:
         assert [path.name for path in sorted(tmp_path.iterdir())] == ["note-0001", "note-0001.lock"]
-        note.say("the disk is full")
-        assert red_notes(tmp_path) == ["the disk is full"]
+        note.publish("the disk is full")
+        assert shared_statuses(tmp_path) == ["the disk is full"]
 
 
 def test_a_note_that_is_not_made_yet_says_nothing(tmp_path: Path) -> None:
@@ -303,7 +300,7 @@ def test_a_note_that_is_not_made_yet_says_nothing(tmp_path: Path) -> None:
     lock = FileLock.take(tmp_path / "note-0001.lock")
     assert lock is not None
     (tmp_path / "note-0001").touch()
-    assert red_notes(tmp_path) == []
+    assert shared_statuses(tmp_path) == []
     lock.release()
 
 
@@ -312,7 +309,7 @@ def test_a_note_that_is_gone_again_says_nothing(tmp_path: Path) -> None:
     lock = FileLock.take(tmp_path / "note-0001.lock")
     assert lock is not None
     (tmp_path / "note-0001").symlink_to(tmp_path / "gone")
-    with RedNote(tmp_path) as note:
-        note.say("the disk is full")
-        assert red_notes(tmp_path) == ["the disk is full"]
+    with SharedStatus(tmp_path) as note:
+        note.publish("the disk is full")
+        assert shared_statuses(tmp_path) == ["the disk is full"]
     lock.release()

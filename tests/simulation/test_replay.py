@@ -26,7 +26,8 @@ from trimtab.features.labels import LABEL_STATES
 from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.online.store import OnlineStore
 from trimtab.registry import LoadedModel, Registry
-from trimtab.serving.log.prediction_log import PredictionLog, input_matrix
+from trimtab.serving.log.prediction_log import PredictionLog
+from trimtab.serving.log.prediction_record import input_matrix
 from trimtab.simulation.results import ReplayResult
 from trimtab.simulation.scenarios import rows as simulated_rows
 from trimtab.simulation.scenarios.world import Line

@@ -16,7 +16,7 @@ from trimtab.events.columns.frames import NEVER_US
 from trimtab.features.definitions import LabelWait
 from trimtab.features.labels import LABEL_STATES, LABELLED, LATE, MISSING, PENDING, UNLISTED, LabelIndex, LabelState
 from trimtab.feedback.slices import RequestSlices
-from trimtab.serving.log.prediction_log import prediction_columns
+from trimtab.serving.log.prediction_record import prediction_columns
 from trimtab.stats.metrics.multiclass import shared_out
 
 

@@ -1,26 +1,25 @@
-"""Answers: in process, over HTTP, in batch, precomputed, online-learning; the prediction log."""
+"""Serving: answers in process, over HTTP, in batch, precomputed; online learning; the prediction log."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trimtab.features.frames import NO_VIEW
-    from trimtab.serving.answer.answering import (
-        Answer,
-        Answerer,
-        InputReader,
-        LoggedPrediction,
-        ModelInputs,
-        PastReader,
-        RowScorer,
-        ServedVersion,
-        logged_prediction,
-        named_reasons,
-    )
+    from trimtab.serving.answer.answering import Answerer
     from trimtab.serving.answer.batch import Manifest, batch_manifest, batch_predictions, score_table
     from trimtab.serving.answer.inputs import OfflineInputs, OnlineInputs
     from trimtab.serving.answer.precomputed import Looked, Precomputed
     from trimtab.serving.answer.request_rows import RequestRows
+    from trimtab.serving.answer.served import (
+        Answer,
+        InputReader,
+        ModelInputs,
+        PastReader,
+        Readers,
+        RowScorer,
+        ServedVersion,
+        named_reasons,
+    )
     from trimtab.serving.applier import Applier
     from trimtab.serving.arms.endpoint import Endpoint
     from trimtab.serving.arms.online_learning import Example, Learner, OnlineDeployment
@@ -31,7 +30,14 @@ if TYPE_CHECKING:
     from trimtab.serving.log.buffered_log import BufferedLog
     from trimtab.serving.log.commit import GroupCommit
     from trimtab.serving.log.prediction_ids import PredictionIds, batch_prediction_ids, id_time_us
-    from trimtab.serving.log.prediction_log import PredictionLog, input_matrix, prediction_columns, reason_matrix
+    from trimtab.serving.log.prediction_log import PredictionLog
+    from trimtab.serving.log.prediction_record import (
+        LoggedPrediction,
+        input_matrix,
+        logged_prediction,
+        prediction_columns,
+        reason_matrix,
+    )
     from trimtab.serving.observe.metrics import Metrics
     from trimtab.serving.problems import STATUS_BY_ERROR, InvalidField, Problem, Refused, problem_of
 
@@ -66,6 +72,7 @@ __all__ = [
     "PredictionIds",
     "PredictionLog",
     "Problem",
+    "Readers",
     "Refused",
     "RequestRows",
     "RowScorer",
@@ -85,10 +92,8 @@ __all__ = [
 ]
 
 _FILES = {  # which names are in which file; all are loaded on first use
-    "answer.answering": (
-        "NO_VIEW Answer Answerer InputReader LoggedPrediction ModelInputs PastReader RowScorer ServedVersion "
-        "logged_prediction named_reasons"
-    ),
+    "answer.answering": "Answerer NO_VIEW",
+    "answer.served": "Answer InputReader ModelInputs PastReader Readers RowScorer ServedVersion named_reasons",
     "applier": "Applier",
     "answer.batch": "Manifest batch_manifest batch_predictions score_table",
     "log.commit": "GroupCommit",
@@ -103,7 +108,8 @@ _FILES = {  # which names are in which file; all are loaded on first use
     "arms.online_learning": "Example Learner OnlineDeployment",
     "answer.precomputed": "Looked Precomputed",
     "log.prediction_ids": "PredictionIds batch_prediction_ids id_time_us",
-    "log.prediction_log": "PredictionLog input_matrix prediction_columns reason_matrix",
+    "log.prediction_log": "PredictionLog",
+    "log.prediction_record": "LoggedPrediction input_matrix logged_prediction prediction_columns reason_matrix",
     "problems": "STATUS_BY_ERROR InvalidField Problem Refused problem_of",
     "answer.request_rows": "RequestRows",
 }

@@ -1,4 +1,4 @@
-"""The one thread that applies the event log to online state."""
+"""The thread that applies the event log to online state."""
 
 from __future__ import annotations
 
@@ -14,28 +14,27 @@ from trimtab.store.log_order import in_order, stretches
 from trimtab.store.ports import Log, LogRecord
 
 _logger = logging.getLogger(__name__)
-_LONGEST_PAUSE_S = 5.0
+_PAUSE_S = 0.02  # between two looks at a log with nothing new; `wake` ends it
+_LONGEST_PAUSE_S = 5.0  # between two retries
 
 
 class Applier:
     """Follows every partition of a log and applies what arrives, in micro-batches, by append time.
 
-    Whoever starts it holds the lease that makes it the only one. A failure that may pass is retried; any other stops
-    it, and `failure` says why: a view that stands still must be seen.
+    The process that starts it holds the lease that makes it the only one. After `Unavailable` it retries; any other
+    error stops it, and `failure` says why: a view that is not updated any more must be seen.
 
     Args:
         log: The event log.
         apply: Takes records into the views, in the views' own transaction; skips those it has.
         applied: The positions that the views have reached.
         clock: For the lag.
-        batch: At most so many records of a partition at once: the state of a busy entity is then written once for
-            many, and the disk waited for once. It should stay below a tenth of a second's work. # D114
-        pause_s: How long to sleep when nothing is new; `wake` ends it.
-        reading: Behind which positions to read on, where that is not `applied`: a view that is being filled is not
-            behind, it joins later.
-        between: A bounded piece of other work, done after each look at the log; it is told whether something was new
-            there, and says whether it has more to do at once.
-        stopped: Called once with what stops it.
+        batch: At most so many records of a partition at once: the state of a busy entity is then written, and the
+            disk waited for, once. It should stay below a tenth of a second's work. # D114
+        reading: Positions to read on from, where they are not `applied`: a view that is being filled joins later.
+        between: A bounded piece of other work after each look at the log. It gets whether there was something new,
+            and returns whether it has more to do at once.
+        stopped: Called once with the error that stops it.
     """
 
     def __init__(
@@ -46,18 +45,15 @@ class Applier:
         *,
         clock: Clock,
         batch: int = 5_000,
-        pause_s: float = 0.02,
         reading: Callable[[], Mapping[str, int]] | None = None,
         between: Callable[[bool], bool] | None = None,
         stopped: Callable[[Exception], object] = lambda error: None,
     ) -> None:
         self.failure: Exception | None = None
-        self.retries = 0
         self._log = log
         self._apply = apply
         self._clock = clock
         self._batch = batch
-        self._pause_s = pause_s
         self._applied = applied
         self._reading = reading
         self._between = between
@@ -75,7 +71,7 @@ class Applier:
         return self
 
     def wake(self) -> None:
-        """Look at once: something was appended."""
+        """Look at the log now: something was appended."""
         self._wake.set()
 
     @property
@@ -109,7 +105,7 @@ class Applier:
         raise not_applied(why)
 
     def close(self) -> None:
-        """Stop after the batch under way."""
+        """Stop after the current batch."""
         self._stopping.set()
         self._wake.set()
         if self._thread.is_alive():
@@ -125,19 +121,18 @@ class Applier:
         return all(self._positions.get(name, 0) >= position for name, position in positions.items())
 
     def _run(self) -> None:
-        pause_s = self._pause_s
+        pause_s = _PAUSE_S
         while not self._stopping.is_set():
             try:
                 busy = self._step()
                 if self._between is not None:
                     busy |= self._between(busy)
-                    self._look()
-                pause_s = self._pause_s
+                    self._update_positions()
+                pause_s = _PAUSE_S
             except Unavailable as error:
-                self.retries += 1
                 _logger.warning("applier: %s Retrying in %.2f s.", error, pause_s)
                 busy, pause_s = False, min(2 * pause_s, _LONGEST_PAUSE_S)
-            except Exception as error:  # the worker's outer loop: shown in `failure`, logged, counted by readiness
+            except Exception as error:  # shown in `failure`, logged, seen by readiness
                 _logger.exception("applier: stopped")
                 with self._changed:
                     self.failure = error
@@ -168,11 +163,10 @@ class Applier:
                 self._positions.update(reached)
                 self._changed.notify_all()
         if self._reading is not None:
-            self._look()
+            self._update_positions()
         return True
 
-    def _look(self) -> None:
-        """See how far the views are."""
+    def _update_positions(self) -> None:
         positions = dict(self._applied())
         with self._changed:
             if positions != self._positions:

@@ -25,7 +25,7 @@ from weakref import WeakSet
 import msgspec
 
 from trimtab.core.errors import Conflict, Misuse, NotFound, TrimtabError, Unavailable
-from trimtab.serving.answer.answering import Answer
+from trimtab.serving.answer.served import Answer
 from trimtab.serving.failures import Late, ModelFailed, NotApplied
 from trimtab.serving.problems import TYPE_PREFIX, InvalidField, Problem, Refused
 

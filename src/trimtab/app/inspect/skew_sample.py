@@ -6,7 +6,8 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from trimtab.core.records import Prediction
-from trimtab.serving.log.prediction_log import ERASED, PredictionLog, decode
+from trimtab.serving.log.prediction_log import PredictionLog
+from trimtab.serving.log.prediction_record import ERASED, decode
 from trimtab.store.log_places import begin_of
 
 _SEVERAL = 4  # times as many are looked at as are kept, so that rare versions and arms are among them

@@ -33,7 +33,7 @@ from trimtab.registry.protection import CHAMPION
 from trimtab.serving.answer.score_cache import REMEMBERED
 from trimtab.serving.arms.arms import CANARY, arm_shares
 from trimtab.serving.arms.online_learning import described, learner_name, learnt
-from trimtab.serving.observe.shared_status import red_notes
+from trimtab.serving.observe.shared_status import shared_statuses
 from trimtab.serving.workers.overview import found_share
 from trimtab.serving.workers.states import FOLDER, ServiceState, read_state
 from trimtab.serving.workers.worker_metrics import told
@@ -243,7 +243,7 @@ def _applying(system: System, lag_records: int) -> list[str]:
             "and restart the service; or, with it stopped, run: trimtab rebuild --all"
         )
     if followed:
-        notes = red_notes(system.state_folder / "spool")
+        notes = shared_statuses(system.state_folder / "spool")
         red += [f"the serving process: predictions cannot be logged: {said}" for said in notes]
     behind_us = system.views.behind_us() if lag_records else 0
     if behind_us > (_STUCK_US if followed else _UNFOLLOWED_US):

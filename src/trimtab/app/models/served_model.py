@@ -17,11 +17,12 @@ from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.stored import check_functions
 from trimtab.registry import LoadedModel, Registry, Version
 from trimtab.registry.protection import CHAMPION
-from trimtab.serving.answer.answering import Answerer, ModelInputs, RowScorer, ServedVersion
+from trimtab.serving.answer.answering import Answerer
 from trimtab.serving.answer.inputs import BareInputs, OfflineInputs, OnlineInputs, Snapshot
 from trimtab.serving.answer.precomputed import Precomputed
 from trimtab.serving.answer.request_rows import Row
 from trimtab.serving.answer.score_cache import CachedScores, CacheMetrics
+from trimtab.serving.answer.served import ModelInputs, Readers, RowScorer, ServedVersion
 from trimtab.serving.arms.arms import CANARY, SHADOW, ArmShares, Canary, Shadow, Share
 from trimtab.serving.arms.endpoint import Endpoint
 from trimtab.serving.arms.online_learning import OnlineDeployment, learner_name
@@ -201,7 +202,7 @@ class ServedModel:
 
     @property
     def _sleeps_on(self) -> bool:
-        return self.endpoint.sleeps and not self._asked_in_vain
+        return self.endpoint.unloaded and not self._asked_in_vain
 
     @property
     def is_whole(self) -> bool:
@@ -218,12 +219,12 @@ class ServedModel:
         False, too, while another version is about to take over: that is checked only while the model is loaded.
         """
         with self._mutex:
-            if self._loaded is None or self.learner is not None or self.endpoint.sleeps:
+            if self._loaded is None or self.learner is not None or self.endpoint.unloaded:
                 return False
             champion = self._registry.alias(self.deployment.name, CHAMPION)
             if champion is None or champion.id != self._loaded.version.id:
                 return False
-            self.endpoint.sleep(self._wake)
+            self.endpoint.unload(self._wake)
             self._loaded = None
             self._beside = {}
             self._memory.hold(self.deployment.name, ())
@@ -235,7 +236,7 @@ class ServedModel:
             self._load_and_follow(beside=False)
             self._used_at_us = self._clock.now_us()  # the request is still to come
         except Exception:  # any error of a user's estimator; the thread that follows aliases logs it and retries
-            self._asked_in_vain = self.endpoint.sleeps
+            self._asked_in_vain = self.endpoint.unloaded
             raise
 
     def _follow(self, find: Find) -> LoadedModel | None:
@@ -438,13 +439,15 @@ class ServedModel:
         return Answerer(
             self.served(loaded, arm),
             features.request,
-            reader=OnlineInputs(RequestPlan(features, self._online), loaded.encoding, of_others=arm is not None),
-            scorer=self.scorer(loaded) if arm is None else loaded,
+            Readers(
+                OnlineInputs(RequestPlan(features, self._online), loaded.encoding, of_others=arm is not None),
+                past=KeptPast(self.offline(loaded), partial(self.features_from, features)),
+                bare=bare,
+                reads_state=bool(features.views),
+            ),
+            self.scorer(loaded) if arm is None else loaded,
             log=self._log,
             clock=self._clock,
             ids=self._ids,
-            past=KeptPast(self.offline(loaded), partial(self.features_from, features)),
-            bare=bare,
-            reads_state=bool(features.views),
             of_others=arm is not None,
         )

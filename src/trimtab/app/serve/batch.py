@@ -19,9 +19,9 @@ from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
 from trimtab.core.hashing import bytes_hash, content_hash
 from trimtab.events import Rows, read_rows
 from trimtab.features.definitions import Request
-from trimtab.serving.answer.answering import Answer, ServedVersion, shown
 from trimtab.serving.answer.batch import Manifest, batch_manifest, batch_predictions, lease_of, score_table
-from trimtab.serving.log.prediction_log import prediction_columns
+from trimtab.serving.answer.served import Answer, ServedVersion, shown
+from trimtab.serving.log.prediction_record import prediction_columns
 from trimtab.store.duckdb_opening import open_duckdb
 from trimtab.store.durable_files import make_folder
 from trimtab.store.file_lock import FileLock

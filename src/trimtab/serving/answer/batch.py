@@ -20,11 +20,12 @@ from trimtab.core.hashing import bytes_hash, content_hash
 from trimtab.core.records import Mode, Prediction
 from trimtab.core.time import format_time
 from trimtab.events.columns.frames import EventFrame
-from trimtab.serving.answer.answering import RowScorer, ServedVersion
 from trimtab.serving.answer.inputs import OfflineInputs
 from trimtab.serving.answer.model_scores import scores_of
+from trimtab.serving.answer.served import RowScorer, ServedVersion
 from trimtab.serving.log.prediction_ids import batch_prediction_ids
-from trimtab.serving.log.prediction_log import PredictionLog, encode_all
+from trimtab.serving.log.prediction_log import PredictionLog
+from trimtab.serving.log.prediction_record import encode_all
 from trimtab.store.ports import Catalog, Put
 
 KIND = "batch"  # of the manifests in the catalogue

@@ -13,8 +13,8 @@ from trimtab.core.expressions.failed import noted
 from trimtab.features.encoding import Encoding
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.frames import FAILED, NO_VIEW, UNAVAILABLE
-from trimtab.serving.answer.answering import ModelInputs
 from trimtab.serving.answer.request_rows import Row
+from trimtab.serving.answer.served import ModelInputs
 from trimtab.serving.observe.log_throttle import ThrottledLogger
 
 if TYPE_CHECKING:

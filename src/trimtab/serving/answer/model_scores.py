@@ -1,17 +1,16 @@
-"""What a model says of many rows, held to what was declared of it; and what is said when it fails."""
+"""Scores of many rows, checked for shape, type and finiteness; the errors of a model that fails."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from trimtab.serving.answer.served import RowScorer, ServedVersion
 from trimtab.serving.failures import ModelFailed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from trimtab.serving.answer.answering import RowScorer, ServedVersion
-
-_NUMBERS = frozenset("biuf")  # NumPy's kinds of them
+_NUMBERS = frozenset("biuf")  # NumPy's kinds of numbers
 
 
 def scores_of(served: ServedVersion, scorer: RowScorer, matrix: NDArray[Any], *, first: int = 0) -> NDArray[Any]:
@@ -30,11 +29,11 @@ def scores_of(served: ServedVersion, scorer: RowScorer, matrix: NDArray[Any], *,
 
     try:
         found = np.asarray(scorer.predict(matrix))
-    except Exception as error:  # whatever a user's model raises, or gives for a number
+    except Exception as error:  # a user's model may raise anything, or give anything for a number
         raise model_raised(served, error) from error
     needed = (len(matrix), len(served.classes)) if served.classes else (len(matrix),)
     if found.shape != needed:
-        raise ModelFailed(f"{served.label}: the model gave numbers of shape {found.shape}; needed is {needed}.")
+        raise ModelFailed(f"{served.label}: found scores of shape {found.shape}, needed {needed}.")
     if found.dtype.kind not in _NUMBERS:
         raise no_number(served)
     scores = found.astype(np.float64, copy=False)
@@ -45,13 +44,13 @@ def scores_of(served: ServedVersion, scorer: RowScorer, matrix: NDArray[Any], *,
 
 
 def no_number(served: ServedVersion, row: int | None = None) -> ModelFailed:
-    """A model said nothing that can be an answer, of which row of several if that is known."""
+    """The error of a model that gave no finite number, with the row of several if that is known."""
     each = f" for each of {len(served.classes)} classes" if served.classes else ""
     of_row = "" if row is None else f", of row {row}"
     return ModelFailed(f"{served.label}: the model gave no finite number{each}{of_row}.")
 
 
 def model_raised(served: ServedVersion, error: Exception) -> ModelFailed:
-    """A model raised `error`, whose words are not for whoever asks from elsewhere."""
+    """The error of a model that raised; `error`'s own words are not shown to remote clients."""
     raised = f"{served.label}: the model raised {type(error).__name__}"
     return ModelFailed(f"{raised}: {error}", shown=f"{raised}; the server's log says what.")

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import msgspec
 
 from trimtab.core.errors import Corrupt
-from trimtab.serving.answer.answering import Answer
 from trimtab.serving.answer.request_rows import Row
+from trimtab.serving.answer.served import Answer
 from trimtab.store.ports import KeyValue
 
 FORMAT = 1

@@ -1,31 +1,30 @@
-"""An answerer whose parts are timed, for the requests that somebody wants to know more of."""
+"""An answerer that times features and model, for requests that are sampled, logged or traced."""
 
 from __future__ import annotations
 
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from trimtab.serving.answer.answering import Answerer, ModelInputs, RowScorer
+from trimtab.serving.answer.answering import Answerer
 from trimtab.serving.answer.request_rows import Row
+from trimtab.serving.answer.served import ModelInputs, RowScorer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from trimtab.serving.http.requests.request_record import RequestRecord
-
 
 class TimedAnswerer(Answerer):
-    """Another answerer for one request: it gives the same answers, and knows afterwards what they took.
+    """A copy of an answerer for one request, which gives the same answers and measures how long its parts take.
 
     Args:
-        one: Whose answers.
-        exchange: What is to be told of the request, if anything.
-        sampled: Whether it shows in the histogram of stages.
+        one: The answerer.
+        exchange: The record of the request, if it is logged or traced; only passed on.
+        sampled: Whether the request counts in the histogram of stages.
     """
 
-    def __init__(self, one: Answerer, exchange: RequestRecord | None, *, sampled: bool) -> None:
+    def __init__(self, one: Answerer, exchange: Any, *, sampled: bool) -> None:
         self.__dict__.update(one.__dict__)
         self.exchange = exchange
         self.sampled = sampled
@@ -36,11 +35,11 @@ class TimedAnswerer(Answerer):
 
     @property
     def model_s(self) -> float:
-        """The model's own calls."""
+        """How long the model's calls took."""
         return self.timed.taken_s
 
     def take_times(self, shared: TimedAnswerer) -> None:
-        """What another one took that answered several requests together, this one among them."""
+        """Take over the times of a call that answered several requests, this one among them."""
         self.features_s, self.timed.taken_s = shared.features_s, shared.timed.taken_s
 
     def inputs(self, rows: Sequence[Row], now_us: int, deadline_s: float | None = None) -> ModelInputs:
@@ -52,7 +51,7 @@ class TimedAnswerer(Answerer):
 
 
 class _TimedScorer:
-    """A model, and how long its calls took together."""
+    """A model that sums how long its calls take."""
 
     def __init__(self, scorer: RowScorer) -> None:
         self.taken_s = 0.0

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from trimtab.core.records import FALLBACK_VERSION, LAST_ANSWER, NULL_FEATURES, RULE, Prediction
-from trimtab.serving.answer.answering import ServedVersion
+from trimtab.serving.answer.served import ServedVersion
 from trimtab.serving.protect.degradation import FEATURES_FAILED, MODEL_FAILED
 
 PER_OCTAVE = 32  # buckets from a latency to twice that

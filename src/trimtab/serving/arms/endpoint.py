@@ -1,4 +1,4 @@
-"""What stands behind one model's address: the version that answers now, swapped without a failed request."""
+"""One model's endpoint: the version that answers now, swapped without a failed request."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import msgspec
 
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
 from trimtab.core.records import BEHIND, Prediction
-from trimtab.serving.answer.answering import Answer, Answerer, ServedVersion, shown
+from trimtab.serving.answer.answering import Answerer
 from trimtab.serving.answer.batching import BatchCosts, Batching, measure_costs
 from trimtab.serving.answer.precomputed import MISSING, Looked, Precomputed
 from trimtab.serving.answer.request_rows import Row
 from trimtab.serving.answer.score_cache import CachedScores, CacheMetrics
+from trimtab.serving.answer.served import Answer, ServedVersion, shown
 from trimtab.serving.arms.arm_counts import EndpointCounts
 from trimtab.serving.arms.arms import Canary, Shadow, ShadowMetrics
 from trimtab.serving.failures import Late, is_of_all
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 CANARY_FAILED = "canary_failed"  # the flag of an answer that the canary should have given
 _KNOWN = 8
-_logger = logging.getLogger(__name__)
+_throttled = ThrottledLogger(logging.getLogger(__name__))
 
 Prepared: TypeAlias = Prediction | bytes  # made now and to be logged, or a stored answer's JSON, logged by its batch
 
@@ -45,14 +46,20 @@ class SharedRow:
         self.timed: TimedAnswerer | None = None  # what answered it
 
 
+class _Unloaded(msgspec.Struct, frozen=True):
+    """In the place of a version that is loaded on demand."""
+
+    load: Callable[[], object]
+
+
 class Endpoint:
     """One model's address.
 
     `current` is read once a request, and a swap replaces it in one step: a request that began with the old version
     ends with it. With `precomputed`, a fresh stored answer is given first; otherwise the answer is made now and
     flagged `precomputed_stale` or `precomputed_missing`. With `degrading`, what fails or is late is answered as its
-    policy says. A `canary` answers its share of the requests; where it fails, the version in service does. An endpoint
-    that sleeps has let go of its version, and `wake` puts it back before the next answer.
+    policy says. A `canary` answers its share of the requests; where it fails, the version in service does. An unloaded
+    endpoint has released its version and loads it before the next answer.
     """
 
     def __init__(
@@ -64,24 +71,20 @@ class Endpoint:
         self.canary: Canary | None = None
         self.shadow: Shadow | None = None
         self.shadowed = ShadowMetrics()  # of all its shadows
-        self.counts = EndpointCounts()  # of what is answered as of now, by version and arm
-        self.batching: Batching[SharedRow, Prepared] | None = None  # where a batch is cheaper than its rows
-        self.batched: Batching[SharedRow, Prepared] = Batching(self._fails_all)  # also of before, with its figures
-        self.cached: CacheMetrics | None = None  # of remembered scores, where they are
+        self.counts = EndpointCounts()  # of answers as of now, by version and arm
+        self.batched: Batching[SharedRow, Prepared] = Batching(self._fails_all)
+        self.cached: CacheMetrics | None = None  # of cached scores, with a cache
         self.fails_to_load = False  # a version that one of its aliases names
-        self.uses = 0  # how often it was asked
-        self.flags: tuple[str, ...] = ()  # of all that is answered as of now: `BEHIND` while events are not applied
-        self._throttled = ThrottledLogger(_logger)
-        self._begun = False
-        self._current: Answerer | None = None  # from the first version on, this or `_wake` is there at any moment
-        self._wake: Callable[[], object] | None = None
-        self._served: dict[str, ServedVersion] = {}  # by address: what answers, or did lately; never changed, replaced
-        self._labels: dict[str, str] = {}  # by address: of all that ever answered
+        self.uses = 0  # requests
+        self.flags: tuple[str, ...] = ()  # of all answers as of now: `BEHIND` while events are not applied
+        self._state: Answerer | _Unloaded | None = None  # None until the first version
+        self._served: dict[str, ServedVersion] = {}  # by address: newest versions; never changed, replaced
+        self._labels: dict[str, str] = {}  # by address: of all versions that ever answered
 
     @property
     def ready(self) -> bool:
-        """Whether a version answers, or would once it was woken: from the first one on."""
-        return self._begun
+        """Whether a version answers, loaded or not: from the first one on."""
+        return self._state is not None
 
     @property
     def missing(self) -> str:
@@ -91,32 +94,42 @@ class Endpoint:
         return "no version serves yet."
 
     @property
-    def sleeps(self) -> bool:
+    def unloaded(self) -> bool:
         """Whether the version has to be loaded before it can answer."""
-        return self._wake is not None
+        return isinstance(self._state, _Unloaded)
 
     @property
     def serving(self) -> ServedVersion | None:
-        """The version that answers now; None when there is none, or it sleeps."""
-        return None if self._current is None else self._current.served
+        """The version that answers now; None when there is none, or it is unloaded."""
+        answerer = self.loaded
+        return None if answerer is None else answerer.served
+
+    @property
+    def loaded(self) -> Answerer | None:
+        """The version that answers now, without waiting: None where there is none, or it is unloaded."""
+        state = self._state
+        return None if isinstance(state, _Unloaded) else state
 
     @property
     def current(self) -> Answerer:
-        """The version that answers now.
+        """The version that answers now, loaded if it must be.
 
         Raises:
             Unavailable: None has been put in place yet.
         """
-        while (answerer := self._current) is None:
-            wake = self._wake
-            if wake is not None:
-                wake()
-            elif not self.ready:  # else it was woken between the two looks
-                raise self.refusal()
-        return answerer
+        while isinstance(state := self._state, _Unloaded):
+            state.load()
+        if state is None:
+            raise self.refusal()
+        return state
+
+    @property
+    def batching(self) -> Batching[SharedRow, Prepared] | None:
+        """What gathers single rows, where a batch is cheaper than its rows."""
+        return self.batched if self.batched.costs.pays else None
 
     def refusal(self) -> Unavailable:
-        """What whoever asks is told where no version answers."""
+        """The error where no version answers."""
         make = "Promote another" if self.fails_to_load else f"Train one (trimtab train {self.name}), promote one"
         return Unavailable(f"model {self.name!r}: {self.missing} {make}, or try again in a moment.")
 
@@ -125,22 +138,12 @@ class Endpoint:
         if (serving := self.serving) is not None:
             self.counts.of(serving).refused += 1
 
-    @property
-    def awake(self) -> Answerer | None:
-        """The version that answers now, for whoever must not wait: None where it sleeps, or there is none."""
-        return self._current
-
-    def swap(
-        self,
-        answerer: Answerer,
-        *,
-        costs: BatchCosts | None = None,
-    ) -> None:
+    def swap(self, answerer: Answerer, *, costs: BatchCosts | None = None) -> None:
         """Let `answerer` answer from the next request on.
 
         Args:
             answerer: The version to serve.
-            costs: What rows cost it; left out, that is measured here.
+            costs: The costs of its rows; left out, they are measured here.
 
         Raises:
             Misuse: It is another model's; the old version goes on serving.
@@ -151,37 +154,33 @@ class Endpoint:
         if costs is None:
             model = answerer.scorer.model if isinstance(answerer.scorer, CachedScores) else answerer.scorer
             costs = measure_costs(model, len(served.inputs))
-        self.batched.costs = costs
         self.know(served)
-        self._current = answerer
-        self._begun = True
-        self._wake = None
-        self.batching = self.batched if self.batched.costs.pays else None
+        self._state = answerer
+        self.batched.costs = costs
 
-    def sleep(self, wake: Callable[[], object]) -> None:
-        """Let go of the version; `wake` is called before the next answer, and swaps it in again, or raises."""
+    def unload(self, load: Callable[[], object]) -> None:
+        """Release the version; `load` is called before the next answer, and swaps it in again, or raises."""
         self.canary = self.shadow = None
-        self._wake = wake
-        self._current = None
+        self._state = _Unloaded(load)
 
     def see_applied(self, stands: bool) -> None:
-        """Flag answers from now on when no event is applied any more to the features that they are made from."""
-        reads = self._current is None or self._current.reads_state
+        """Flag answers from now on while no event is applied to the features that they are made from."""
+        answerer = self.loaded
+        reads = answerer is None or answerer.readers.reads_state
         self.flags = (BEHIND,) if stands and reads else ()
 
     def know(self, served: ServedVersion) -> None:
-        """How a version is named in answers; of the newest eight: what answers for long is to be made known again."""
+        """Know how a version is named in answers; the newest eight are kept whole, of all others the label."""
         self._labels[served.version] = served.label
         known = {address: one for address, one in self._served.items() if address != served.version}
-        kept = [*known.items(), (served.version, served)][-_KNOWN:]
-        self._served = dict(kept)
+        self._served = dict([*known.items(), (served.version, served)][-_KNOWN:])
 
     def label(self, version: str) -> str:
-        """What a version that answered is called in answers; its address where it never did."""
+        """The name of a version in answers; its address where it never answered."""
         return self._labels.get(version, version)
 
     def answer(self, rows: Sequence[Mapping[str, Any]], *, at: str | int | dt.datetime | None = None) -> list[Answer]:
-        """Answers to rows from Python, in their order, once the new ones are in the log: what HTTP would say.
+        """Answers to rows from Python, in their order, once the new ones are logged: the same as over HTTP.
 
         Raises:
             Misuse: A row is not as declared (names the field), or `at` lies in the future.
@@ -194,7 +193,7 @@ class Endpoint:
             return answerer.answer(rows, at=at)
         until_s = None if self.degrading is None else self.degrading.deadline_s(perf_counter(), None)
         prepared = self.prepare(answerer, answerer.rows.check(rows), None, until_s)
-        answerer.log.note([one for one in prepared if isinstance(one, Prediction)])
+        answerer.log.buffer([one for one in prepared if isinstance(one, Prediction)])
         return [
             self.shown(answerer, one) if isinstance(one, Prediction) else msgspec.json.decode(one, type=Answer)
             for one in prepared
@@ -213,16 +212,16 @@ class Endpoint:
 
         Args:
             answerer: The version that answers.
-            rows: What is asked.
-            at_us: The moment they ask about; None: now.
+            rows: The request rows.
+            at_us: The time they are about; None: now.
             deadline_s: Until when (`perf_counter`) the answers are of use.
-            shared: Several requests are asked together: what may be the fault of one is raised, so that each is asked
-                alone, and no other is answered by a makeshift.
+            shared: The rows are of several requests: an error that one of them may cause is raised, so that each is
+                answered alone, and no other gets a degraded response.
         """
         self.uses += 1
         if at_us is not None:
             return answerer.predict(rows, at_us=at_us)
-        precomputed = self.precomputed  # read once: another thread may take it away
+        precomputed = self.precomputed  # read once: another thread may replace it
         if precomputed is None:
             return self._predict(answerer, rows, self.flags, deadline_s, shared)
         now_us = answerer.now_us()
@@ -241,19 +240,19 @@ class Endpoint:
         return prepared
 
     def _fails_all(self, error: Exception) -> bool:
-        """Whether what a shared call raised is what each of its rows would raise, since all go the same way."""
+        """Whether each row of a shared call would raise the same error."""
         return is_of_all(error) and self.precomputed is None and self.degrading is None and self.canary is None
 
     def _look_up(self, precomputed: Precomputed, row: Row, key: str, version: str, now_us: int) -> Looked:
-        """The stored answer to a row; where it cannot be read the row is answered as one that has none."""
+        """The stored answer to a row; one that cannot be read counts as missing."""
         try:
             return precomputed.look_up(row, key, version, now_us)
         except (Unavailable, Corrupt) as error:
-            self._throttled.warning(f"{self.name} (stored answers)", error)
+            _throttled.warning(f"{self.name} (stored answers)", error)
             return MISSING
 
     def shown(self, answerer: Answerer, prediction: Prediction) -> Answer:
-        """A prediction that `prepare` gave, as its asker sees it."""
+        """The answer that shows a prediction of `prepare`."""
         served = answerer.served
         if prediction.version != served.version:  # of another arm
             served = self._served.get(prediction.version, served)
@@ -274,7 +273,7 @@ class Endpoint:
         try:
             made = self._predict_here(answerer, rows, flags, deadline_s, shared)
         except Exception as error:
-            if not shared or self._fails_all(error):  # else each row is asked alone, and counted then
+            if not shared or self._fails_all(error):  # else each row is answered alone, and counted then
                 counts.failed(len(rows) if shared else 1)
             raise
         counts.answered(made, perf_counter() - begun_s, shared)
@@ -297,7 +296,7 @@ class Endpoint:
         shared: bool,
     ) -> list[Prediction]:
         """Predictions of the canary for its share, of the version in service for the rest and where that fails."""
-        taken, its = [True] * len(rows), rows  # where nobody can say whose they are
+        taken, its = [True] * len(rows), rows  # until the share has said which
         counts = self.counts.of(canary.answerer.served)
         try:
             taken = [canary.share.holds(row) for row in rows]
@@ -305,14 +304,14 @@ class Endpoint:
             begun_s = perf_counter()
             theirs = self._by_canary(canary.answerer, answerer, its, flags, deadline_s)
             counts.answered(theirs, perf_counter() - begun_s, shared)
-        except Late:  # the policy has had its turn; of a shared call each row is asked alone
+        except Late:  # the policy has nothing to answer; of a shared call each row is answered alone
             if not shared:
                 counts.failed(1)
             raise
-        except Exception as error:  # whatever a user's model raises
+        except Exception as error:  # a user's model may raise anything
             if shared and not is_of_all(error):
                 raise
-            self._throttled.warning(f"{canary.answerer.served.label} (canary)", error)
+            _throttled.warning(f"{canary.answerer.served.label} (canary)", error)
             failed = len(its) if shared else 1
             counts.failed(failed)
             theirs = self._predict_here(answerer, its, (*flags, CANARY_FAILED), deadline_s, shared)

@@ -22,7 +22,6 @@ from typing import Protocol
 import msgspec
 
 from trimtab.core.errors import NotFound, TrimtabError, Unavailable
-from trimtab.serving.answer.answering import logged_prediction
 from trimtab.serving.arms.endpoint import Endpoint
 from trimtab.serving.http.predict.http_metrics import show_answers, show_load, show_log, show_watch
 from trimtab.serving.http.predict.model_calls import show_model_calls
@@ -57,6 +56,7 @@ from trimtab.serving.inference.inferring import InferenceService
 from trimtab.serving.inference.rest import InferenceRest, asked_model, failure_reply, is_inference, methods_of
 from trimtab.serving.log.commit import GroupCommit
 from trimtab.serving.log.prediction_log import PredictionLog
+from trimtab.serving.log.prediction_record import logged_prediction
 from trimtab.serving.observe.log_throttle import ThrottledLogger
 from trimtab.serving.observe.metrics import Metrics
 from trimtab.serving.observe.process_metrics import show_process
@@ -431,14 +431,14 @@ class HttpService:
         )
         await respond(send, Reply(200, self._encode(taken.pushed)))
 
-    def append_noted(self) -> None:
+    def append_buffered(self) -> None:
         """Append what was answered and is only noted yet, so that it is found in the log; in the event loop."""
         if self._commit.failure is None:
-            self._commit.append_noted()
+            self._commit.append_buffered()
 
     async def _show_prediction(self, prediction_id: str, scope: Scope, send: Send) -> None:
         until_s = search_until(scope)
-        self.append_noted()
+        self.append_buffered()
         self.threads.check_room()
         prediction = await self.threads.wait(self._log.find, prediction_id, until_s)  # it may be a long search  # D123
         await respond(send, Reply(200, self._encode(logged_prediction(prediction))), head=scope["method"] == "HEAD")
@@ -452,7 +452,7 @@ class HttpService:
         """What is missing until this process can answer as it should."""
         waiting = [f"model {e.name!r}: {e.missing}" for e in self._endpoints() if not e.ready]
         if self._commit.failure is not None:
-            noted = f" ({self._commit.noted:,} that were answered wait)" if self._commit.noted else ""
+            noted = f" ({self._commit.buffered:,} that were answered wait)" if self._commit.buffered else ""
             waiting.append(f"predictions cannot be logged{noted}: {self._commit.failure}")
         try:
             more = None if self._ready is None else await self.threads.look(self._ready)

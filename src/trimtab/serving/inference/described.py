@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from trimtab.features.definitions import Request
-from trimtab.serving.answer.answering import ServedVersion
+from trimtab.serving.answer.served import ServedVersion
 from trimtab.serving.inference.request_columns import DATATYPE_OF
 from trimtab.serving.inference.tensors import BYTES
 

@@ -12,8 +12,9 @@ import msgspec
 
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Prediction
-from trimtab.serving.answer.answering import Answer, Answerer, ServedVersion
+from trimtab.serving.answer.answering import Answerer
 from trimtab.serving.answer.request_rows import Row
+from trimtab.serving.answer.served import Answer, ServedVersion
 from trimtab.serving.arms.endpoint import Prepared
 from trimtab.serving.http.predict.predicting import Predictor, is_late
 from trimtab.serving.http.predict.scheduler import RequestScheduler
@@ -133,7 +134,7 @@ class InferenceService:
         """
         if not self.predictor(model).endpoint.ready:
             return False
-        if version or not self.predictor(model).endpoint.sleeps:  # one that sleeps would answer; it is let sleep
+        if version or not self.predictor(model).endpoint.unloaded:  # one that sleeps would answer; it is let sleep
             await self._serving(model, version)
         return True
 
@@ -220,7 +221,7 @@ class InferenceService:
         read_s = await turns.turn()
         begun_s = perf_counter()
         try:
-            answerer = predictor.endpoint.awake or await predictor.woken(started, _sooner(timeout_s, asked.parameters))
+            answerer = predictor.endpoint.loaded or await predictor.woken(started, _sooner(timeout_s, asked.parameters))
             _check_version(answerer, asked.version)
             return await self._inferred(predictor, answerer, asked, started, timeout_s)
         finally:
@@ -282,7 +283,7 @@ class InferenceService:
 
     async def _serving(self, model: str, version: str) -> tuple[Predictor, Answerer]:
         predictor = self.predictor(model)
-        answerer = predictor.endpoint.awake or await predictor.waking.answerer()
+        answerer = predictor.endpoint.loaded or await predictor.waking.answerer()
         _check_version(answerer, version)
         return predictor, answerer
 

@@ -1,4 +1,4 @@
-"""A log that notes first and writes a moment later, for answers that need not wait for it. # D109"""
+"""A prediction log with a buffer in front: answers leave at once and are written some milliseconds later.  # D109"""
 
 from __future__ import annotations
 
@@ -12,25 +12,28 @@ from pathlib import Path
 from time import monotonic
 
 from trimtab.core.errors import Misuse, TrimtabError, Unavailable
-from trimtab.serving.log.prediction_log import PredictionLog, payload_id
+from trimtab.serving.log.prediction_log import PredictionLog
+from trimtab.serving.log.prediction_record import payload_id
 from trimtab.serving.log.spool import Spool, recover_spools
 from trimtab.store.ports import Copyable, Log, LogRecord
 
-TOGETHER = 256  # notes that are written as soon as they are so many
-_LATER_S = 0.05  # how long notes of this process may wait for more
-_AGAIN_S = 1.0  # after a failure the log is left alone for so long
-_LOOK_S = 10.0  # between two looks for what killed processes noted
-UPKEEP_BYTES = 4 << 20  # written, until the log wants its upkeep
+TOGETHER = 256  # buffered payloads that are written at once
+MAINTENANCE_BYTES = 4 << 20  # written between two maintenances of the log
+_LATER_S = 0.05  # how long payloads wait for more to share their append
+_RETRY_S = 1.0  # pause after a failed write
+_RECOVER_S = 10.0  # between two looks for spools of killed processes
 _logger = logging.getLogger(__name__)
 
 
 class BufferedLog:
-    """A `Log` of predictions in front of another one, with notes between; many threads may use it.
+    """A `Log` of predictions that buffers in front of another one; many threads may use it.
 
-    What is noted is in memory that outlives the process: killing it loses none, and a power cut may, as with any
-    relaxed log. Notes are written by whoever says `flush`, and before anything is read here; while they cannot be,
-    reading gives what is written. `append` is that of any log: when it returns, the payloads have their places, behind
-    all that was noted before.
+    The buffer is a spool, in memory that outlives the process: killing it loses nothing, and a power cut may, as with
+    any relaxed log. It is written by `flush`, by a thread 50 ms after the first payload, and before any read here;
+    while it cannot be written, reads give what is in the log. `append` is that of any log: when it returns, the
+    payloads have their positions, behind all that was buffered before.
+
+    A forked child must open a log of its own: a buffer belongs to one process.
 
     Args:
         log: Where the payloads go: predictions.
@@ -40,107 +43,100 @@ class BufferedLog:
     def __init__(self, log: Log, folder: Path) -> None:
         self.log = log
         self._folder = folder
-        self._begin()
+        self._pid = os.getpid()
+        self._mutex = threading.RLock()  # the buffer and its spool: held for microseconds
+        self._writing = threading.Lock()  # writes to the log and its maintenance; taken before the other one
+        self._spool: Spool | None = None
+        self._payloads: list[bytes] = []
+        self._in_doubt = 0  # of the first payloads: their write was interrupted
+        self._written_bytes = 0  # since the last maintenance
+        self._retry_at_s = 0.0  # the log failed: it is not written before
+        self._recover_at_s = 0.0  # when to look for spools of killed processes again
+        self._wake = threading.Event()  # something was buffered, or the log is closing
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
         _open_logs.add(self)
 
-    def _begin(self) -> None:
-        self._mutex = threading.RLock()  # the notes and their spool: held for moments
-        self._writing = threading.Lock()  # who writes to the log, or keeps it up: taken before the other one
-        self._spool: Spool | None = None
-        self._refusal: TrimtabError | None = None  # why there is none
-        self._open_at_s = 0.0  # when that is tried again
-        self._noted: list[bytes] = []
-        self._in_doubt = 0  # notes, the first of all, of a write that did not come to its end
-        self._written_bytes = 0  # since the last upkeep
-        self._again_at_s = 0.0  # until then the log is left alone: it failed
-        self._look_at_s = 0.0  # when to look for notes of the dead again
-        self._there = threading.Event()  # something was noted in this process, or the thread is to end
-        self._ending = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    # -- notes --------------------------------------------------------------------------------------------------
+    # -- the buffer ---------------------------------------------------------------------------------------------
 
     @property
-    def noted(self) -> int:
-        """How many payloads are noted, and not in the log yet."""
-        return len(self._noted)
+    def buffered(self) -> int:
+        """How many payloads are buffered, and not in the log yet."""
+        return len(self._payloads)
 
     @property
-    def wants_upkeep(self) -> bool:
-        """Whether so much was written that the log's upkeep would do good."""
-        return self._written_bytes >= UPKEEP_BYTES
+    def wants_maintenance(self) -> bool:
+        """Whether so much was written that the log needs its maintenance."""
+        return self._written_bytes >= MAINTENANCE_BYTES
 
     def open(self) -> Spool:
-        """Where this process notes, opened at the first call; what killed processes noted is in the log then.
+        """Open the spool of this process; what killed processes buffered is in the log then.
 
         Raises:
-            Unavailable: It cannot be made, or could not a moment ago.
+            Unavailable: It cannot be made.
+            Misuse: The process that made this log was forked.
         """
+        self._check_process()
         with self._mutex:
             if self._spool is None:
-                if self._refusal is not None and monotonic() < self._open_at_s:
-                    raise type(self._refusal)(*self._refusal.args)
-                try:
-                    self._spool = Spool(self._folder, PredictionLog(self.log))
-                except TrimtabError as error:
-                    self._refusal, self._open_at_s = error, monotonic() + _AGAIN_S
-                    raise
-                self._refusal = None
+                self._spool = Spool(self._folder, PredictionLog(self.log))
             return self._spool
 
     def add(self, payloads: Sequence[bytes]) -> bool:
-        """Note payloads, all or none; False when there is no room for them. Somebody must say `flush` later."""
+        """Buffer all payloads or none; False when there is no room. The caller calls `flush` later."""
+        self._check_process()
         with self._mutex:
             if not (self._spool or self.open()).add(payloads):
                 return False
-            self._noted += payloads
+            self._payloads += payloads
         return True
 
-    def note(self, payloads: Sequence[bytes]) -> None:
-        """Log payloads without a wait: they are noted now, and written in a moment.
+    def buffer(self, payloads: Sequence[bytes]) -> None:
+        """Log payloads without a wait: they are buffered now, and written some milliseconds later.
 
         Raises:
-            Unavailable: There is no room for notes any more, and the log cannot be written.
+            Unavailable: The buffer is full, and the log cannot be written.
         """
-        with self._mutex:
-            if noted := (self._spool or self.open()).add(payloads):
-                self._noted += payloads
-        if not noted:
+        if not self.add(payloads):
             self.make_room()
-            if not self.add(payloads):  # too many for it
+            if not self.add(payloads):  # larger than the spool
                 self.append(payloads)
                 return
-        tended = self._there.is_set() or self._tend()
-        if not tended or len(self._noted) >= TOGETHER:
-            self._try_flush(wait=not tended)
+        if not self._wake.is_set():
+            self._wake_thread()
+        if len(self._payloads) >= TOGETHER:
+            self._try_flush(wait=False)
 
     def flush(self, *, wait: bool = True) -> bool:
-        """Write what is noted; False, if not to `wait`, when somebody else writes or keeps the log up just now.
+        """Write the buffer; without `wait` False where another thread writes just now.
 
         Raises:
-            Unavailable: The log cannot be written now; all stays noted.
+            Unavailable: The log cannot be written now; everything stays buffered.
         """
+        self._check_process()
         if not wait and self._writing.locked():
             return False
-        with self._writing:  # nothing comes between, which an `acquire` before a `try` lets happen. # D119
+        with self._writing:  # `acquire` before `try` may be interrupted in between. # D119
             self._write()
         return True
 
     def make_room(self) -> None:
-        """Write what is noted while nobody notes more, so that the spool is empty.
+        """Write the buffer while no thread adds to it, so that the spool is empty.
 
         Raises:
-            Unavailable: The log cannot be written now; all stays noted.
+            Unavailable: The log cannot be written now; everything stays buffered.
         """
+        self._check_process()
         with self._writing, self._mutex:
             self._write()
 
     def release(self) -> None:
-        """Write what is noted and let go of the spool; the next note opens one again.
+        """Write the buffer and release the spool; the next payload opens one again.
 
         Raises:
-            Unavailable: The log cannot be written now; nothing was let go of.
+            Unavailable: The log cannot be written now; nothing was released.
         """
+        self._check_process()
         with self._writing, self._mutex:
             self._write()
             spool, self._spool = self._spool, None
@@ -148,31 +144,39 @@ class BufferedLog:
                 spool.close()
 
     def _write(self) -> None:
-        """Move notes to the log, in the hands of who writes; more may be noted meanwhile."""
+        """Move the buffer to the log, with the write lock held; more may be buffered meanwhile."""
         if self._in_doubt:
             self._settle()
         with self._mutex:
-            moved = self._noted[:]
+            moved = self._payloads[:]
         if not moved:
             return
-        self._in_doubt = len(moved)  # if this is interrupted, by Ctrl-C for one, nobody knows whether it was written
+        self._in_doubt = len(moved)  # an interrupt, such as Ctrl-C, leaves open whether they were written
         self.log.append(moved)
         self._written_bytes += sum(map(len, moved))
         self._moved(len(moved))
 
     def _settle(self) -> None:
-        """Take away notes that an interrupted write did bring to the log: all of them, or none."""
+        """Drop payloads that an interrupted write did bring to the log: all of them, or none."""
         with self._mutex:
-            first = self._noted[0] if self._noted else None
+            first = self._payloads[0] if self._payloads else None
         there = first is not None and PredictionLog(self.log).locate(payload_id(first)) is not None
         self._moved(self._in_doubt if there else 0)
 
     def _moved(self, count: int) -> None:
         with self._mutex:
-            del self._noted[:count]
-            if not self._noted and self._spool is not None:
+            del self._payloads[:count]
+            if not self._payloads and self._spool is not None:
                 self._spool.clear()
             self._in_doubt = 0
+
+    def _check_process(self) -> None:
+        """Refuse a forked child, before it waits for a lock that a thread of its parent may hold."""
+        if os.getpid() != self._pid:
+            raise Misuse(
+                f"prediction log: it was opened by process {self._pid}, which forked this one. Open the project in "
+                "the child, or start it with the method spawn."
+            )
 
     # -- the port -----------------------------------------------------------------------------------------------
 
@@ -182,23 +186,24 @@ class BufferedLog:
         return self.log.partition
 
     def append(self, payloads: Sequence[bytes], *, at_us: Sequence[int] | None = None) -> range:
-        """Append all of `payloads` or none, behind what is noted; their positions, once they are safe."""
+        """Append all of `payloads` or none, behind the buffer; their positions, once they are safe."""
+        self._check_process()
         with self._writing:
             self._write()
             return self.log.append(payloads, at_us=at_us)
 
     def read(self, partition: str, after: int, *, limit: int = 10_000) -> list[LogRecord]:
-        """As the log's, with what was noted here."""
-        self._bring()
+        """The log's, with what was buffered here."""
+        self._flush_for_read()
         return self.log.read(partition, after, limit=limit)
 
     def positions(self) -> dict[str, int]:
-        """As the log's, with what was noted here."""
-        self._bring()
+        """The log's, with what was buffered here."""
+        self._flush_for_read()
         return self.log.positions()
 
     def truncate(self, partition: str, through: int) -> int:
-        self._bring()
+        self._flush_for_read()
         return self.log.truncate(partition, through)
 
     def erase(self, partition: str, instead: Mapping[int, bytes]) -> int:
@@ -206,11 +211,11 @@ class BufferedLog:
         return self.log.erase(partition, instead)
 
     def copy_to(self, to: Path, /) -> object:
-        """As the log's, with what was noted here.
+        """The log's, with what was buffered here.
 
         Raises:
             Misuse: The log does not copy itself.
-            Unavailable: What is noted cannot be written, and would be missing in the copy.
+            Unavailable: The buffer cannot be written, and would be missing in the copy.
         """
         if not isinstance(self.log, Copyable):
             raise Misuse(f"{type(self.log).__name__} cannot be copied to a folder. Copy it by its own means.")
@@ -218,24 +223,26 @@ class BufferedLog:
         return self.log.copy_to(to)
 
     def mark(self) -> Hashable | None:
-        """As the log's, with what was noted here."""
-        self._bring()
+        """The log's, with what was buffered here."""
+        self._flush_for_read()
         return self.log.mark()
 
     def maintenance(self) -> None:
-        """The log's; what is noted waits meanwhile, and more may be noted."""
+        """The log's; the buffer waits meanwhile, and takes more."""
         with self._writing:
             self.log.maintenance()
             self._written_bytes = 0
 
     def close(self) -> None:
-        """Write what is noted, and close the log. What cannot be written stays noted, for whoever opens it next."""
-        self._ending.set()
-        self._there.set()
+        """Write the buffer and close the log. What cannot be written stays in the spool for the next process."""
+        if os.getpid() != self._pid:
+            return  # a forked child owns none of it
+        self._closing.set()
+        self._wake.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        self._again_at_s = 0.0
+        self._retry_at_s = 0.0
         self._try_flush(wait=True)
         with self._mutex:
             if self._spool is not None:
@@ -244,77 +251,59 @@ class BufferedLog:
         _open_logs.discard(self)
         self.log.close()
 
-    # -- when notes of this process are written ---------------------------------------------------------------------
+    # -- when the buffer is written -----------------------------------------------------------------------------
 
-    def _bring(self) -> None:
-        """Before a read: what is noted here, and now and then what killed processes noted, comes to the log."""
-        if self._noted:
+    def _flush_for_read(self) -> None:
+        """Write the buffer, and every ten seconds what killed processes buffered."""
+        self._check_process()
+        if self._payloads:
             self._try_flush(wait=True)
-        if monotonic() < self._look_at_s:
+        if monotonic() < self._recover_at_s:
             return
-        self._look_at_s = monotonic() + _LOOK_S
+        self._recover_at_s = monotonic() + _RECOVER_S
         try:
             recover_spools(self._folder, PredictionLog(self.log))
-        except Unavailable as error:  # of a folder that is only read: what can be read is
+        except Unavailable as error:  # a folder without write access: what is in the log can be read
             _logger.warning("%s", error)
 
     def _try_flush(self, *, wait: bool) -> None:
-        """Write what is noted; what cannot be written now stays noted, and is tried again after a moment."""
-        if monotonic() < self._again_at_s:
+        """Write the buffer; what cannot be written stays there, and is retried later."""
+        if monotonic() < self._retry_at_s:
             return
         try:
             self.flush(wait=wait)
-        except Exception as error:  # answered and noted: whoever asked must not be told to ask again
-            self._again_at_s = monotonic() + _AGAIN_S
-            unnamed = not isinstance(error, TrimtabError)
-            _logger.warning("%d answers stay noted: %s", len(self._noted), error, exc_info=unnamed)
+        except Exception as error:  # the answers were given: they must not fail now
+            self._retry_at_s = monotonic() + _RETRY_S
+            unexpected = not isinstance(error, TrimtabError)
+            _logger.warning("%d answers stay buffered: %s", len(self._payloads), error, exc_info=unexpected)
 
-    def _tend(self) -> bool:
-        """Let the thread write what is noted, in a moment; False: there is none, and none can be started."""
+    def _wake_thread(self) -> None:
         with self._mutex:
-            if self._thread is None and not self._ending.is_set():
-                thread = threading.Thread(target=self._run, name="trimtab-noted", daemon=True)
-                try:
-                    thread.start()
-                except RuntimeError as error:  # the system allows no more of them
-                    _logger.warning("answers are written one by one: %s", error)
-                    return False
-                self._thread = thread
-        self._there.set()
-        return True
+            if self._thread is None and not self._closing.is_set():
+                self._thread = threading.Thread(target=self._run, name="trimtab-buffered-log", daemon=True)
+                self._thread.start()
+        self._wake.set()
 
     def _run(self) -> None:
         while True:
-            self._there.wait()
-            self._ending.wait(_LATER_S)
-            self._there.clear()
-            if self._ending.is_set():
+            self._wake.wait()
+            self._closing.wait(_LATER_S)
+            self._wake.clear()
+            if self._closing.is_set():
                 return
             try:
                 self._try_flush(wait=True)
-                if self._noted:  # it failed, or more came
-                    self._there.set()
-                if self.wants_upkeep:
+                if self._payloads:  # the write failed, or more came
+                    self._wake.set()
+                if self.wants_maintenance:
                     self.maintenance()
-            except TrimtabError as error:  # the next write says what is wrong
-                _logger.warning("the upkeep of the prediction log has to wait: %s", error)
-            except Exception:  # what comes next is to be written all the same
-                _logger.exception("work on the prediction log failed")
-
-    def _after_fork_in_child(self) -> None:
-        """Leave the parent's notes to it: the child opens a spool of its own."""
-        closed = self._ending.is_set()
-        self._begin()
-        if closed:
-            self._ending.set()
+            except TrimtabError as error:  # the next write reports it
+                _logger.warning("maintenance of the prediction log failed: %s", error)
+            except Exception:  # the thread goes on
+                _logger.exception("maintenance of the prediction log failed")
 
 
 _open_logs: weakref.WeakSet[BufferedLog] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for log in list(_open_logs):
-        log._after_fork_in_child()
 
 
 def _at_exit() -> None:
@@ -322,5 +311,4 @@ def _at_exit() -> None:
         log.close()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
 atexit.register(_at_exit)

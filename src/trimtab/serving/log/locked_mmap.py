@@ -1,4 +1,4 @@
-"""A file's memory, which outlives the process that writes in it; its lock says whether that is alive."""
+"""A memory-mapped file that outlives the process that writes it; its lock says whether that process lives."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from trimtab.store.durable_files import file_mode
 from trimtab.store.file_lock import FileLock
 
 
-class HeldFile:
-    """A file in memory, in the hands of this process. Whatever fails, the lock does not stay behind.
+class LockedMmap:
+    """A memory-mapped file whose lock this process holds.
 
     Args:
         path: The file, made when it is not there.
-        lock: Its lock.
-        size_bytes: How long it is made, where it does not fit. That room is taken at once: writing in it can never
-            meet a full disk.
-        fits: Says of the file, by its descriptor, whether it is taken as it is; left out, whether it has that length.
+        lock: Its lock, released when the file cannot be made.
+        size_bytes: Its length, where it does not fit. The room is allocated at once: a full disk cannot fail a write.
+        fits: Whether an existing file, by its descriptor, is used as it is; left out, one of that length is.
     """
 
     def __init__(self, path: Path, lock: FileLock, size_bytes: int, fits: Callable[[int], bool] | None = None) -> None:
@@ -36,30 +35,30 @@ class HeldFile:
             raise
 
     @staticmethod
-    def take(path: Path, size_bytes: int, fits: Callable[[int], bool] | None = None) -> HeldFile | None:
-        """The file, or None while somebody else holds it.
+    def take(path: Path, size_bytes: int, fits: Callable[[int], bool] | None = None) -> LockedMmap | None:
+        """The file, or None while another process holds it.
 
         Raises:
             OSError: It cannot be made; nothing is held then.
         """
         lock = FileLock.take(lock_of(path))
-        return None if lock is None else HeldFile(path, lock, size_bytes, fits)
+        return None if lock is None else LockedMmap(path, lock, size_bytes, fits)
 
     @staticmethod
-    def first_free(folder: Path, name: str, size_bytes: int, fits: Callable[[int], bool] | None = None) -> HeldFile:
-        """The first of `NAME-0001`, `NAME-0002`, ... that nobody holds.
+    def first_free(folder: Path, name: str, size_bytes: int, fits: Callable[[int], bool] | None = None) -> LockedMmap:
+        """The first of `NAME-0001`, `NAME-0002`, ... that no other process holds.
 
         Raises:
             OSError: It cannot be made; nothing is held then.
         """
         for number in count(1):
-            held = HeldFile.take(folder / f"{name}-{number:04}", size_bytes, fits)
+            held = LockedMmap.take(folder / f"{name}-{number:04}", size_bytes, fits)
             if held is not None:
                 return held
         raise AssertionError("unreachable")
 
     def renew(self) -> None:
-        """Put a new file in its place."""
+        """Replace it by a new file."""
         self.memory.close()
         self.path.unlink()
         self.memory = self._mapped()
@@ -68,7 +67,7 @@ class HeldFile:
         self.memory.close()
         self._lock.release()
 
-    def __enter__(self) -> HeldFile:
+    def __enter__(self) -> LockedMmap:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -82,7 +81,7 @@ class HeldFile:
                     os.ftruncate(fd, 0)
                     os.posix_fallocate(fd, 0, self._size_bytes)
                 except OSError:
-                    self.path.unlink()  # half of it is of no use, and takes room that is needed
+                    self.path.unlink()  # a part of it would only take room
                     raise
             return mmap.mmap(fd, 0)
         finally:
@@ -90,5 +89,5 @@ class HeldFile:
 
 
 def lock_of(path: Path) -> Path:
-    """The lock of a file that is held."""
+    """The lock of a `LockedMmap`."""
     return path.with_suffix(".lock")

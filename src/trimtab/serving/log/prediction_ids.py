@@ -1,4 +1,4 @@
-"""Identifiers of predictions: they sort by time, say when they were made, and cost well below a microsecond."""
+"""Identifiers of predictions: they sort by time, tell when they were made, and cost well below a microsecond."""
 
 from __future__ import annotations
 
@@ -21,26 +21,14 @@ _PREFIX = "p_"
 _COUNTER_MASK = (1 << 30) - 1
 
 
-_life = 0  # how often this process was forked: asking the system for its number costs more than all the rest here
-
-
-def _forked() -> None:
-    global _life
-    _life += 1
-
-
-if hasattr(os, "register_at_fork"):  # where there is none, nobody forks
-    os.register_at_fork(after_in_child=_forked)
-
-
 class PredictionIds:
-    """`p_` + 26 letters: 48 bits of milliseconds, 30 of a counter, 50 of chance drawn once a process.
+    """`p_` + 26 letters: 48 bits of milliseconds, 30 of a counter, 50 random ones drawn once for each instance.
 
     They never repeat, also between threads; used by one thread they increase, also when the clock is set back. The
-    shape is that of `core.ids.TimeIds`. Give a `seed` to get the same identifiers again (a simulation).
+    shape is that of `core.ids.TimeIds`. A `seed` gives the same identifiers again (a simulation).
 
     They are also the clock of the log that predictions with them go to: no append is older than its identifiers, so
-    that they are found by bisection. # D119
+    that bisection finds them. # D119
 
     >>> from trimtab.core.clock import VirtualClock
     >>> ids = PredictionIds(VirtualClock(5_000), seed=1)
@@ -51,40 +39,33 @@ class PredictionIds:
 
     def __init__(self, clock: Clock, *, seed: int | None = None) -> None:
         self._now_us = clock.now_us
-        self._seed = seed
-        self._life = -1
-        self._moment = -1, ""  # the millisecond, and its letters
+        self._random = _letters(random.Random(seed if seed is not None else os.urandom(16)).getrandbits(50), 5)
         self._counter = itertools.count(1)
-        self._chance = ""
-        self._front = -1, ""  # what a thousand identifiers of one millisecond begin with, and which
-        self._mutex = threading.Lock()  # of who moves the millisecond on
+        self._newest = -1, ""  # the millisecond, and its letters
+        self._front = -1, ""  # a thousand identifiers of one millisecond: their number, and what they begin with
+        self._mutex = threading.Lock()  # of `_newest`
 
     def __call__(self) -> str:
-        if self._life != _life:  # the first call, or a forked child that must not repeat its parent's identifiers
-            chance = random.Random(self._seed if self._seed is not None else os.urandom(16)).getrandbits(50)
-            self._chance = _letters(chance, 5)
-            self._mutex = threading.Lock()  # a thread of the parent may hold the other one for good
-            self._life = _life
-        count = next(self._counter) & _COUNTER_MASK  # one step for all threads
+        count = next(self._counter) & _COUNTER_MASK  # atomic
         now_ms = self._now_us() // 1_000
-        ms, time = self._moment
-        if now_ms > ms or not count or not time:  # after a billion, only a later millisecond may start again
-            ms, time = self._move_on(now_ms, again=not count)
+        ms, time = self._newest
+        if now_ms > ms or not count or not time:  # the counter starts again with a later millisecond
+            ms, time = self._advance(now_ms, again=not count)
         block = ms << 20 | count >> 10
         of, front = self._front
         if of != block:
             front = f"{_PREFIX}{time}{_PAIRS[count >> 20]}{_PAIRS[count >> 10 & 1023]}"
             self._front = block, front
-        return f"{front}{_PAIRS[count & 1023]}{self._chance}"
+        return f"{front}{_PAIRS[count & 1023]}{self._random}"
 
     def now_us(self) -> int:
-        """What time it is, and never before that of an identifier that was given."""
-        given = self._moment[0]
+        """The time, and never before that of an identifier that was given."""
+        given = self._newest[0]
         return self._now_us() if given < 0 else max(self._now_us(), 1_000 * given)
 
-    def _move_on(self, now_ms: int, *, again: bool) -> tuple[int, str]:
+    def _advance(self, now_ms: int, *, again: bool) -> tuple[int, str]:
         with self._mutex:
-            ms = self._moment[0]
+            ms = self._newest[0]
             if max(now_ms, ms) < 0:
                 raise Misuse(
                     f"clock: found {format_time(1_000 * now_ms)}, needed 1970 or later to name predictions. Set the "
@@ -92,8 +73,8 @@ class PredictionIds:
                 )
             if again or now_ms > ms:  # else another thread was here
                 ms = max(now_ms, ms + 1)
-                self._moment = ms, _letters(ms, 5)
-            return self._moment
+                self._newest = ms, _letters(ms, 5)
+            return self._newest
 
 
 def batch_prediction_ids(batch_id: str, made_at_us: int, rows: range) -> list[str]:
@@ -102,9 +83,9 @@ def batch_prediction_ids(batch_id: str, made_at_us: int, rows: range) -> list[st
     >>> batch_prediction_ids("b1", 5_000, range(2, 3)) == batch_prediction_ids("b1", 5_000, range(4))[2:3]
     True
     """
-    chance = int.from_bytes(hashlib.sha256(batch_id.encode()).digest()[:5], "big")
-    head = f"{_PREFIX}{_letters(made_at_us // 1_000, 5)}{_letters(chance, 4)}"
-    blocks = range(rows.start >> 10, (rows.stop >> 10) + 1)  # of rows that differ in the last pair alone
+    random_bits = int.from_bytes(hashlib.sha256(batch_id.encode()).digest()[:5], "big")
+    head = f"{_PREFIX}{_letters(made_at_us // 1_000, 5)}{_letters(random_bits, 4)}"
+    blocks = range(rows.start >> 10, (rows.stop >> 10) + 1)  # rows that differ in the last pair only
     fronts = {n: f"{head}{_PAIRS[n >> 20 & 1023]}{_PAIRS[n >> 10 & 1023]}{_PAIRS[n & 1023]}" for n in blocks}
     return [fronts[n >> 10] + _PAIRS[n & 1023] for n in rows]
 
@@ -117,7 +98,7 @@ def id_time_us(prediction_id: str) -> int:
     """
     letters = prediction_id.removeprefix(_PREFIX)
     if len(letters) != _LETTERS or len(letters) == len(prediction_id) or not _DIGITS.keys() >= set(letters):
-        raise Misuse(f"prediction id {prediction_id!r}: is none. It has the form p_ and {_LETTERS} letters and digits.")
+        raise Misuse(f"prediction id {prediction_id!r}: needed p_ and {_LETTERS} letters and digits.")
     ms = 0
     for letter in letters[:_TIME_LETTERS]:
         ms = ms * 32 + _DIGITS[letter]
@@ -125,7 +106,7 @@ def id_time_us(prediction_id: str) -> int:
 
 
 def id_front(at_us: int) -> str:
-    """What the identifiers of a moment begin with: they sort as their moments do.
+    """What identifiers made at a time begin with: they sort as their times do.
 
     >>> id_front(5_000) < id_front(6_999) == id_front(6_000)
     True

@@ -1,4 +1,4 @@
-"""A note of answers given but not logged yet, in a file's memory: it outlives its process, and so do they."""
+"""A spool: answers that were given but not logged yet, in a memory-mapped file that outlives its process."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from pathlib import Path
 from types import TracebackType
 
 from trimtab.core.errors import Conflict, Misuse, Unavailable
-from trimtab.serving.log.locked_mmap import HeldFile, lock_of
+from trimtab.serving.log.locked_mmap import LockedMmap, lock_of
 from trimtab.serving.log.prediction_ids import id_time_us
-from trimtab.serving.log.prediction_log import PredictionLog, decode, payload_id
+from trimtab.serving.log.prediction_log import PredictionLog
+from trimtab.serving.log.prediction_record import decode, payload_id
 from trimtab.store.durable_files import make_folder
 from trimtab.store.file_lock import FileLock
 
-SIZE_BYTES = 4 << 20  # what is answered in a third of a second, which the log's upkeep may take
+SIZE_BYTES = 4 << 20  # a third of a second of answers, which the log's maintenance may take
 _MAGIC = b"trSp\x01\0\0\0"  # the last byte that is not zero is the format
 _USED = struct.Struct("<q")
-_HEAD = struct.Struct("<II")  # size and CRC-32 of what follows
+_HEAD = struct.Struct("<II")  # of each payload: size and CRC-32
 _HEAD_BYTES = _HEAD.size
 _pack_used, _pack_head, _crc32 = _USED.pack, _HEAD.pack, zlib.crc32
 _FILES = "spool-" + "[0-9]" * 4
@@ -31,9 +32,8 @@ _BEGIN = 16  # behind magic and the count of used bytes
 class Spool:
     """Payloads between answer and log.
 
-    Writing one is a copy into memory that the system keeps when the process is killed. Whoever opens a spool next
-    finds what it holds and appends it to the log, unless it is there. A power cut may lose it, as it may lose the
-    last moments of a relaxed log.
+    Adding one is a copy into memory that the system keeps when the process is killed. The next process that opens a
+    spool appends what it holds to the log, unless it is there. A power cut may lose it.
 
     Args:
         directory: Where spools are; one for each process that serves at the same time.
@@ -43,10 +43,10 @@ class Spool:
     def __init__(self, directory: Path, log: PredictionLog) -> None:
         try:
             make_folder(directory)
-            self.recovered = recover_spools(directory, log)  # predictions that were found in spools, not in the log
-            self._file = HeldFile.first_free(directory, "spool", SIZE_BYTES, _fits)
+            self.recovered = recover_spools(directory, log)  # predictions found in spools and not in the log
+            self._file = LockedMmap.first_free(directory, "spool", SIZE_BYTES, _fits)
             try:
-                self.recovered += _emptied(self._file.memory, log)  # its process may have died just now
+                self.recovered += _emptied(self._file.memory, log)  # its process may have died since
                 if len(self._file.memory) < SIZE_BYTES:  # of an older version, or cut short
                     self._file.renew()
             except BaseException:
@@ -60,20 +60,20 @@ class Spool:
         self._used = 0
 
     def add(self, payloads: Sequence[bytes]) -> bool:
-        """Note payloads, all or none; False when there is no room for them."""
-        noted = _framed(payloads[0]) if len(payloads) == 1 else b"".join(map(_framed, payloads))
+        """Add payloads, all or none; False when there is no room for them."""
+        framed = _framed(payloads[0]) if len(payloads) == 1 else b"".join(map(_framed, payloads))
         at = _BEGIN + self._used
-        end = at + len(noted)
+        end = at + len(framed)
         if end > self._size:
             return False
         view = self._map
-        view[at:end] = noted
+        view[at:end] = framed
         self._used = used = end - _BEGIN
-        view[8:_BEGIN] = _pack_used(used)  # last: until now they were not there; `pack_into` writes zeros first
+        view[8:_BEGIN] = _pack_used(used)  # last: it makes them valid; `pack_into` would write zeros first
         return True
 
     def clear(self) -> None:
-        """Everything noted is in the log."""
+        """Empty it: everything is in the log."""
         self._used = 0
         self._map[8:_BEGIN] = _pack_used(0)
 
@@ -94,7 +94,7 @@ def _framed(payload: bytes) -> bytes:
 def recover_spools(directory: Path, log: PredictionLog) -> int:
     """Append to `log` what dead processes left in their spools; how many predictions were not in it.
 
-    Spools that a living process holds are left to it.
+    Spools of living processes are skipped.
 
     Raises:
         Unavailable: They cannot be read, or the log cannot be written.
@@ -102,24 +102,22 @@ def recover_spools(directory: Path, log: PredictionLog) -> int:
     try:
         return sum(_recovered(path, log) for path in sorted(directory.glob(_FILES)))
     except OSError as error:
-        raise Unavailable(f"{directory}: what spools hold cannot be read ({error}). Check access.") from error
+        raise Unavailable(f"{directory}: spools cannot be read ({error}). Check access.") from error
 
 
 def remove_spools(directory: Path, log: PredictionLog) -> None:
-    """Append to `log` what spools hold, and delete them: their pages keep what was once noted.
+    """Append to `log` what spools hold, and delete them: their pages keep old payloads.
 
     Raises:
-        Conflict: A living process holds one; those of the dead may be gone.
+        Conflict: A living process holds one; those of dead ones may be gone.
         Unavailable: They cannot be read or deleted, or the log cannot be written.
     """
     try:
         for path in sorted(directory.glob(_FILES)):
-            held = HeldFile.take(path, SIZE_BYTES, _fits)
+            held = LockedMmap.take(path, SIZE_BYTES, _fits)
             if held is None:
                 holder = FileLock.holder(lock_of(path))
-                raise Conflict(
-                    f"{path}: process {holder} notes answers there. End it, or close its project, and try again."
-                )
+                raise Conflict(f"{path}: process {holder} uses it. End it, or close its project, and try again.")
             with held:
                 _emptied(held.memory, log)
                 path.unlink()
@@ -128,7 +126,7 @@ def remove_spools(directory: Path, log: PredictionLog) -> None:
 
 
 def _recovered(path: Path, log: PredictionLog) -> int:
-    held = HeldFile.take(path, SIZE_BYTES, _fits)
+    held = LockedMmap.take(path, SIZE_BYTES, _fits)
     if held is None:
         return 0
     with held:
@@ -136,7 +134,7 @@ def _recovered(path: Path, log: PredictionLog) -> int:
 
 
 def _emptied(mapped: mmap.mmap, log: PredictionLog) -> int:
-    """Append what a spool holds and the log has not; how many that were."""
+    """Append what a spool holds and the log does not; how many that were."""
     lost = [p for p in _payloads(mapped) if log.locate(payload_id(p)) is None]
     if lost:  # by the time of the answers: the clock may have been set back since. # D119
         log.append_payloads(lost, at_us=list(accumulate(map(_answered_at_us, lost), max)))
@@ -148,7 +146,7 @@ def _answered_at_us(payload: bytes) -> int:
     prediction = decode(payload, "a spool", 0)
     try:
         return max(prediction.made_at_us, id_time_us(prediction.id))
-    except Misuse:  # an identifier of somebody else's making, by which nobody finds it
+    except Misuse:  # an identifier without a time
         return prediction.made_at_us
 
 
@@ -158,7 +156,7 @@ def _fits(fd: int) -> bool:
 
 
 def _payloads(mapped: mmap.mmap) -> list[bytes]:
-    """What a spool holds, up to the first damage (which only a power cut can leave)."""
+    """What a spool holds, up to the first damage (which only a power cut leaves)."""
     (used,) = _USED.unpack(mapped[8:_BEGIN])
     end = min(_BEGIN + max(used, 0), len(mapped))
     at, found = _BEGIN, []

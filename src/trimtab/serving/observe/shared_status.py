@@ -1,4 +1,4 @@
-"""What a serving process cannot do just now, told to whoever looks from outside, also when the disk is full."""
+"""What a serving process cannot do just now, published to other processes, also while the disk is full."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 
 from trimtab.core.errors import Unavailable
-from trimtab.serving.log.locked_mmap import HeldFile, lock_of
+from trimtab.serving.log.locked_mmap import LockedMmap, lock_of
 from trimtab.store.durable_files import make_folder
 from trimtab.store.file_lock import FileLock
 
@@ -15,41 +15,41 @@ _SIZE_BYTES = 4_096
 _LENGTH = struct.Struct("<H")
 
 
-class RedNote:
-    """A sentence in a file's memory. The room for it is taken beforehand, and its process holds the file's lock.
+class SharedStatus:
+    """A sentence in a memory-mapped file, allocated beforehand, whose lock says whether its process lives.
 
     Args:
-        folder: Where the notes of all processes of a service are.
+        folder: Where the files of all processes of a service are.
     """
 
     def __init__(self, folder: Path) -> None:
         try:
             make_folder(folder)
-            self._file = HeldFile.first_free(folder, "note", _SIZE_BYTES)
+            self._file = LockedMmap.first_free(folder, "note", _SIZE_BYTES)
         except OSError as error:
-            raise Unavailable(f"{folder}: a note cannot be made ({error}). Check space and access.") from error
-        self.say(None)
+            raise Unavailable(f"{folder}: a status file cannot be made ({error}). Check space and access.") from error
+        self.publish(None)
 
-    def say(self, what: str | None) -> None:
-        """What cannot be done; None: all is well."""
-        text = (what or "").encode()[: _SIZE_BYTES - _LENGTH.size]
+    def publish(self, failure: str | None) -> None:
+        """Publish what cannot be done; None: nothing fails."""
+        text = (failure or "").encode()[: _SIZE_BYTES - _LENGTH.size]
         memory = self._file.memory
         memory[_LENGTH.size : _LENGTH.size + len(text)] = text
         memory[: _LENGTH.size] = _LENGTH.pack(len(text))
 
     def close(self) -> None:
-        self.say(None)
+        self.publish(None)
         self._file.close()
 
-    def __enter__(self) -> RedNote:
+    def __enter__(self) -> SharedStatus:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
 
-def red_notes(folder: Path) -> list[str]:
-    """What the processes that serve now cannot do; each sentence once."""
+def shared_statuses(folder: Path) -> list[str]:
+    """The failures that living processes have published; each sentence once."""
     found: dict[str, None] = {}
     for path in sorted(folder.glob("note-*")):
         if path.suffix != ".lock" and FileLock.is_held(lock_of(path)):

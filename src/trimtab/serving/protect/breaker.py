@@ -7,8 +7,9 @@ from threading import get_ident
 from time import monotonic, perf_counter
 
 from trimtab.core.errors import Corrupt, Unavailable
-from trimtab.serving.answer.answering import Answerer, ModelInputs
+from trimtab.serving.answer.answering import Answerer
 from trimtab.serving.answer.request_rows import Row
+from trimtab.serving.answer.served import ModelInputs
 from trimtab.serving.failures import check_deadline
 
 _FAILURES = 5  # in a row, that open it

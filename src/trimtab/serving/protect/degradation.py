@@ -218,9 +218,9 @@ class Degrading:
     ) -> list[Prediction]:
         self._say(answerer, error)
         policy = self.policy
-        if policy.null_features and flags[-1] != MODEL_FAILED and answerer.bare is not None:
+        if policy.null_features and flags[-1] != MODEL_FAILED and answerer.readers.bare is not None:
             try:
-                return answerer.scored(rows, answerer.bare.read(rows, now_us), now_us, (*flags, NULL_FEATURES))
+                return answerer.scored(rows, answerer.readers.bare.read(rows, now_us), now_us, (*flags, NULL_FEATURES))
             except Exception as also:  # whatever a user's model raises
                 self._say(answerer, also)
         made = [self._repeated(answerer, row, now_us, flags) for row in rows]
@@ -252,7 +252,7 @@ class Degrading:
         if other is None:
             return []
         try:
-            inputs = self._its_reads.inputs(other, rows, now_us, deadline_s if other.reads_state else None)
+            inputs = self._its_reads.inputs(other, rows, now_us, deadline_s if other.readers.reads_state else None)
             return other.scored(rows, inputs, now_us, (*flags, FALLBACK_VERSION))
         except Exception as also:  # whatever a user's model raises
             self._say(other, also)

@@ -50,7 +50,7 @@ def show_log(metrics: Metrics, commit: GroupCommit) -> None:
     said = "1 while predictions cannot be logged."
     gauge("trimtab_prediction_log_failing", said, (), lambda: {(): int(commit.failure is not None)})
     said = "Answers that are noted in the spool, and not in the log yet."
-    gauge("trimtab_predictions_noted", said, (), lambda: {(): commit.noted})
+    gauge("trimtab_predictions_noted", said, (), lambda: {(): commit.buffered})
     said = "Appends to the prediction log that failed."
     metrics.counted("trimtab_prediction_log_failures_total", said, (), lambda: {(): commit.failures})
 

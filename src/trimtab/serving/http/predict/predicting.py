@@ -146,7 +146,7 @@ class Predictor:
         """
         received = perf_counter()
         endpoint = self.endpoint
-        version = endpoint.awake  # read once: another thread may let it sleep
+        version = endpoint.loaded  # read once: another thread may let it sleep
         if version is None or len(body) > _INLINE_BYTES:
             return _later(self._read_and_answer(version, body, started, timeout_s, exchange))
         asked = version.rows.decode(body)
@@ -160,7 +160,7 @@ class Predictor:
         prepared = endpoint.prepare(answerer, rows, None, deadline_s)
         predicted = perf_counter()
         made = [one for one in prepared if isinstance(one, Prediction)]
-        if made and not self._commit.note(made):
+        if made and not self._commit.buffer(made):
             done = self._commit.append(made)
             return Waiting(done, partial(self._answered, answerer, asked, prepared, made, (*times, predicted)))
         return self._answered(answerer, asked, prepared, made, (*times, predicted))
@@ -368,7 +368,7 @@ class Predictor:
     async def _safe(self, prepared: Sequence[Prepared]) -> list[Prediction]:
         """The predictions among answers, once they are noted or appended."""
         made = [one for one in prepared if isinstance(one, Prediction)]
-        if made and not self._commit.note(made):
+        if made and not self._commit.buffer(made):
             await self._commit.append(made)
         return made
 

@@ -63,7 +63,7 @@ class Shadowing:
             else:
                 figures.answered += len(made)
 
-        if self._commit.note(made):
+        if self._commit.buffer(made):
             figures.answered += len(made)
         else:
             self._commit.append(made).add_done_callback(logged)

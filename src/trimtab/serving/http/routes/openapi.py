@@ -11,7 +11,7 @@ from trimtab.core.columns.data import Dtype
 from trimtab.events.definitions import Source
 from trimtab.features.definitions import Request
 from trimtab.registry.versions import AliasMove
-from trimtab.serving.answer.answering import Answer, LoggedPrediction
+from trimtab.serving import Answer, LoggedPrediction
 from trimtab.serving.http.requests.access import right_of
 from trimtab.serving.http.routes.operations import (
     AliasShown,

@@ -130,7 +130,7 @@ class Behind(Protocol):
     @property
     def limits(self) -> Limits: ...
 
-    def append_noted(self) -> None:
+    def append_buffered(self) -> None:
         """Let every answer that this process gave be found in the log."""
         ...
 
@@ -306,7 +306,7 @@ class Routes:
         A long search only waits for a disk, so that it is done where nobody works.  # D123
         """
         until_s = search_until(asked.scope)
-        self._behind.append_noted()
+        self._behind.append_buffered()
         self._behind.threads.check_room()
         found: T = await self._behind.threads.wait(look_up, *arguments, until_s)
         return found

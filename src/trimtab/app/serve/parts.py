@@ -24,7 +24,7 @@ from trimtab.serving.http.service import HttpService
 from trimtab.serving.log.buffered_log import BufferedLog
 from trimtab.serving.log.spool import recover_spools
 from trimtab.serving.observe.metrics import Metrics
-from trimtab.serving.observe.shared_status import RedNote
+from trimtab.serving.observe.shared_status import SharedStatus
 
 if TYPE_CHECKING:
     from trimtab.app.system import System
@@ -110,8 +110,8 @@ def http_service(
     if isinstance(answers, BufferedLog):  # answers do not wait for the log, yet survive the process
         answers.open()
     else:
-        recover_spools(spools, system.predictions)  # its last mode may have been relaxed
-    note = opened.enter_context(RedNote(spools))
+        recover_spools(spools, system.predictions)  # it may have been relaxed when it was killed
+    status = opened.enter_context(SharedStatus(spools))
     return HttpService(
         [model.endpoint for model in models],
         log,
@@ -124,7 +124,7 @@ def http_service(
         ready=ready,
         beside=beside,
         watch=open_watch(system, opened),
-        failing=note.say,
+        failing=status.publish,
     )
 
 

@@ -199,8 +199,8 @@ def test_moments_of_numpy_and_of_their_own_kind_and_other_mappings_are_taken(cli
 @pytest.mark.parametrize(("url", "host", "port"), [("http://[::1]", "::1", 80), ("https://[::1]/", "::1", 443)])
 def test_a_port_that_is_not_said_is_that_of_the_scheme(url: str, host: str, port: int) -> None:
     with connect(url) as client:
-        connection = client._connection()
-    assert (connection.host, connection.port) == (host, port)
+        pool = client._pool
+    assert (pool.host.strip("[]"), pool.port) == (host, port)
 
 
 def test_an_address_below_others_may_have_any_letters() -> None:
@@ -283,7 +283,7 @@ def test_threads_share_a_client_and_its_connections(client: Client) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(ask, range(200))) == [f"t{n}" for n in range(200)]
-    assert 1 <= len(client._idle) <= 8
+    assert 1 <= client._pool.num_connections <= 8
 
 
 class Told(threading.Thread):
@@ -511,15 +511,13 @@ import trimtab
 row = {"id": "p", "user": "ann", "basket": 12.5, "kind": "web", "at": 1_700_000_000_000_000}
 client = trimtab.connect(sys.argv[1])
 client.predict("late", row)
-before = client._idle[0].sock.getsockname()
-with client._mutex:  # as a thread may at that moment
-    child = os.fork()
+child = os.fork()
 if not child:
     signal.alarm(60)
-    own = client.predict("late", {**row, "id": "c"}).request_id == "c" and client._idle[0].sock.getsockname() != before
+    own = client.predict("late", {**row, "id": "c"}).request_id == "c" and client._pool.num_connections == 1
     os._exit(0 if own else 1)
 assert os.waitpid(child, 0)[1] == 0
-assert client.predict("late", row).request_id == "p" and client._idle[0].sock.getsockname() == before
+assert client.predict("late", row).request_id == "p" and client._pool.num_connections == 1
 """
 
 
@@ -552,7 +550,8 @@ def test_a_connection_that_was_closed_meanwhile_is_not_used_again() -> None:
     server = Told(keeps, PUSHED)
     with connect(server.url) as client:
         client.models()
-        assert select.select([client._idle[0].sock], [], [], 30)[0]  # the end of the connection has arrived
+        idle = client._pool.pool.queue[-1]
+        assert select.select([idle.sock], [], [], 30)[0]  # the end of the connection has arrived
         assert client.push("s", {"x": 1}).accepted == 1
     server.join(30)
     assert len(server.asked) == 2

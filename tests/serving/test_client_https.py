@@ -100,8 +100,9 @@ def test_who_hangs_up_while_sent_to_may_have_said_why(
         served(over_tls(chain, answer), over_tls(chain, hang_up)) as (url, done),
         connect(url, cafile=str(chain[0])) as client,
     ):
+        ending = type("Ending", (ssl.SSLSocket,), {"sendall": sendall})
         with monkeypatch.context() as patched:
-            patched.setattr(client._tls, "sslsocket_class", type("Ending", (ssl.SSLSocket,), {"sendall": sendall}))
+            patched.setattr(client._pool.conn_kw["ssl_context"], "sslsocket_class", ending)
             assert client.models() == []
             with pytest.raises(Unavailable, match="trimtab serve"):
                 client.predict("m", {})

@@ -32,9 +32,9 @@ def make_model(folder: Path) -> None:
 
 def scorer(folder: Path) -> Any:
     """The model with its fastest one-row call."""
-    from trimtab.training.runtimes.boosters.lightgbm import BoosterScorer
+    from trimtab.training.runtimes import runtime_named
 
-    return BoosterScorer((folder / "model.txt").read_text())
+    return runtime_named("lightgbm").load((folder / "model.txt").read_bytes())
 
 
 def columns() -> dict[str, type]:

@@ -19,7 +19,7 @@ from statistics import median
 import lightgbm
 import numpy as np
 
-from trimtab.training.runtimes.boosters.lightgbm_booster import BoosterScorer
+from trimtab.training.runtimes import runtime_named
 
 INPUTS, TREES, LEAVES = 30, 100, 31
 Call = Callable[[list[float]], float]
@@ -97,7 +97,7 @@ def main() -> None:
         model = Path(folder) / "model.txt"
         booster.save_model(str(model))
         ways: dict[str, Call] = {}
-        own = BoosterScorer(model.read_text())
+        own = runtime_named("lightgbm").load(model.read_bytes())
         ways["prepared"] = own.row_calls["prepared"]  # type: ignore[assignment]  # one class: a number
         for name, make in (("lleaves", by_lleaves), ("treelite", by_treelite)):
             begun = time.perf_counter()

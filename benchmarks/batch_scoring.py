@@ -25,7 +25,7 @@ from trimtab.features.definitions import request, view
 from trimtab.features.encoding import Encoding
 from trimtab.features.feature_set import feature_set
 from trimtab.serving import OfflineInputs, PredictionLog, ServedVersion, score_table
-from trimtab.training.runtimes.boosters.lightgbm import BoosterScorer
+from trimtab.training.runtimes import runtime_named
 
 NAME = "batch_scoring"
 TARGET = "ratio >= 0.67"
@@ -50,7 +50,7 @@ class Scoring:
         self.asked_key = rng.integers(0, KEYS, REQUESTS)
         y = self.values[:, 0] * self.values[:, 1] + rng.normal(size=EVENTS) > 0
         fitted = lightgbm.LGBMClassifier(n_estimators=100, n_jobs=1, verbose=-1).fit(self.values[:20_000], y[:20_000])
-        self.scorer = BoosterScorer(fitted.booster_.model_to_string())
+        self.scorer = runtime_named("lightgbm").load(fitted.booster_.model_to_string().encode())
         events = source("events", time="at", columns={"key": int} | dict.fromkeys(COLUMNS, float))
         newest = view("newest", source=events, by="key", features={c: latest(c) for c in COLUMNS})
         ask = request("ask", key="id", time="asked_at", columns={"id": str, "key": int})

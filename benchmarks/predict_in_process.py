@@ -21,7 +21,7 @@ from trimtab.features.feature_set import feature_set
 from trimtab.serving import Answerer, OnlineInputs, PredictionIds, PredictionLog, Readers, ServedVersion
 from trimtab.serving.log.buffered_log import BufferedLog
 from trimtab.store.sqlite.log import SqliteLog
-from trimtab.training.runtimes.boosters.lightgbm import BoosterScorer
+from trimtab.training.runtimes import runtime_named
 
 NAME = "predict_in_process"
 TARGET = "ratio <= 1"
@@ -41,7 +41,7 @@ class Asking:
         x = rng.normal(size=(20_000, len(features.names)))
         y = x[:, 0] * x[:, 1] + rng.normal(size=len(x)) > 0
         fitted = lightgbm.LGBMClassifier(n_estimators=100, n_jobs=1, verbose=-1).fit(x, y)
-        self.scorer = BoosterScorer(fitted.booster_.model_to_string())
+        self.scorer = runtime_named("lightgbm").load(fitted.booster_.model_to_string().encode())
         clock = VirtualClock(self.now_us)
         inputs = OnlineInputs(self.plan, Encoding(dtypes=features.dtypes, vocabularies={}))
         served = ServedVersion(model="m", version="0" * 64, label="m@1", arm="champion", inputs=features.names)

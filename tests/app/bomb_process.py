@@ -9,9 +9,9 @@ from pathlib import Path
 from trimtab.core.errors import TrimtabError
 from trimtab.events.definitions import Source
 from trimtab.events.files.files import read_rows
-from trimtab.registry.transfer.importing import Given, ModelProcess
-from trimtab.registry.transfer.inspecting import Asked
-from trimtab.training.runtimes.choose import runtime_named
+from trimtab.registry.transfer.importing import FoundModel, ModelProcess
+from trimtab.training.runtimes.formats import ModelFile
+from trimtab.training.runtimes.table import runtime_named
 
 SOURCE = Source(name="readings", time="read_at", columns={"site": "str", "level": "float", "read_at": "time"})
 NAMES = ("a", "b")
@@ -22,8 +22,8 @@ def read(kind: str, *given: str) -> str:
     if kind == "file":
         return f"{read_rows(path, SOURCE, on_error='quarantine').columns.rows} rows"
     data = path.read_bytes()
-    with ModelProcess(Given(path=path, format=given[0], data=data, kind=given[0])) as process:
-        looked = process.inspect(Asked(format=given[0], data=data, probability=True, names=NAMES))
+    with ModelProcess(FoundModel(path=path, format=given[0], data=data, kind=given[0])) as process:
+        looked = process.inspect(ModelFile(format=given[0], data=data, probability=True, names=NAMES))
     runtime_named(looked.runtime).load(looked.data)
     return looked.kind
 

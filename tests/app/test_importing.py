@@ -25,9 +25,8 @@ from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
 from trimtab.core.time import parse_time_us
 from trimtab.registry.transfer import importing, inspecting
 from trimtab.registry.transfer.golden import read_golden
-from trimtab.registry.transfer.importing import Given, check_inputs, find_model
-from trimtab.registry.transfer.inspecting import Asked, Inspected
-from trimtab.registry.transfer.mlmodel import read_yaml, write_yaml
+from trimtab.registry.transfer.importing import FoundModel, check_inputs, find_model
+from trimtab.training.runtimes.formats import Inspected, ModelFile
 
 NAMES = ["x", "site", "site.level", "site.level_1d"]
 SITES = {"site": ["north", "south"]}
@@ -217,7 +216,9 @@ def test_an_export_of_a_model_of_another_kind_is_refused(trained: Path, tmp_path
     file.write_text(
         text.replace('metric="log_loss"', 'metric="squared_error"').replace("calibration=0.5", "calibration=1.0")
     )
-    said = r"buyer@2 foretells another thing \(binary, judged by log_loss\) than model 'buyer' \(regression, squared"
+    said = (
+        r"buyer@2 predicts another kind of label \(binary, metric log_loss\) than model 'buyer' \(regression, squared"
+    )
     with shop.opened(folder) as project, pytest.raises(Misuse, match=said):
         project.import_model(tmp_path / "out", "buyer")
 
@@ -228,7 +229,6 @@ def test_an_mlflow_folder_is_read_without_mlflow(empty: Path, tmp_path: Path) ->
     folder.mkdir()
     model.save_model(folder / "model.lgb")
     (folder / "MLmodel").write_text(MLMODEL)
-    assert read_yaml(MLMODEL)["metadata"]["note"] == "it's two\nlines"
     file = golden(tmp_path / "golden.ndjson", model.predict(INPUTS))
     with shop.opened(empty) as project:
         made = project.import_model(folder, "buyer", golden=file, categories=SITES)
@@ -241,7 +241,7 @@ def test_an_mlflow_folder_is_read_without_mlflow(empty: Path, tmp_path: Path) ->
         (folder / "MLmodel").write_text(MLMODEL.replace("model.lgb", "../model.lgb"))
         with pytest.raises(Misuse, match="outside of it"):
             project.import_model(folder, "buyer", golden=file, categories=SITES)
-        (folder / "MLmodel").write_text(write_yaml({"flavors": {"spark": {"data": "x"}}}))
+        (folder / "MLmodel").write_text("flavors:\n  spark:\n    data: x\n")
         with pytest.raises(Misuse, match="it has the flavors spark"):
             project.import_model(folder, "buyer", golden=file, categories=SITES)
 
@@ -249,7 +249,7 @@ def test_an_mlflow_folder_is_read_without_mlflow(empty: Path, tmp_path: Path) ->
 def test_inputs_that_are_not_the_features_are_named(empty: Path) -> None:
     with shop.opened(empty) as project:
         model = project.definitions.models["buyer"]
-    given = Given(path=Path("m.txt"), format="lightgbm", data=b"", kind="LightGBM text")
+    given = FoundModel(path=Path("m.txt"), format="lightgbm", data=b"", kind="LightGBM text")
     for names, said in (
         ([*NAMES[:3], "other"], r"missing site\.level_1d; not declared other"),
         ([*NAMES, "more"], "missing none; not declared more"),
@@ -319,8 +319,7 @@ class Leaves:
 
 def look(kind: str, data: bytes) -> Inspected:
     """What is found in a file's bytes."""
-    asked = Asked(format=kind, data=data, probability=True, names=tuple(NAMES))
-    return inspecting.look(asked)
+    return inspecting.inspect_file(ModelFile(format=kind, data=data, probability=True, names=tuple(NAMES)))
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,10 @@ from trimtab.store.sql_catalog import SqlCatalog
 from trimtab.training import fit, save_training_set
 from trimtab.training.environment import current_environment
 from trimtab.training.fitting.artifact import encode_artifact
-from trimtab.training.fitting.row_calls import RowChoice, choose_row_call
+from trimtab.training.fitting.path_choice import RowChoice, choose_row_call
 from trimtab.training.runtimes import sklearn
-from trimtab.training.runtimes.choosing import chooser
-from trimtab.training.runtimes.sklearn import _Own
+from trimtab.training.runtimes.scoring_paths import several_paths
+from trimtab.training.runtimes.sklearn import EstimatorModel
 
 
 class Forest:
@@ -105,7 +105,7 @@ def test_a_recorded_way_that_is_not_to_be_had_here_is_remarked_and_another_taken
 
 def test_a_way_that_does_not_agree_is_never_chosen_however_quick(forest: Forest) -> None:
     loaded = forest.registry().load(forest.version)
-    inner = chooser(loaded.scorer)
+    inner = several_paths(loaded.scorer)
     assert inner is not None
     inner.row_calls["trees"] = lambda row: 0.5  # what a broken way would be
     found = choose_row_call(loaded.artifact, loaded.scorer, version="v", machine="m", at_us=0)
@@ -125,7 +125,7 @@ def test_a_way_whose_error_was_recorded_as_what_a_row_may_be_off_is_not_taken(
     assert forest.registry().load(version).row_call == "trees"
 
     loaded = forest.registry().load(version)
-    inner = chooser(loaded.scorer)
+    inner = several_paths(loaded.scorer)
     assert inner is not None
     right = inner.row_calls["trees"]
 
@@ -143,7 +143,7 @@ def test_a_way_whose_error_was_recorded_as_what_a_row_may_be_off_is_not_taken(
     assert found is not None
     assert (found.chosen, [one.accepted for one in found.trials]) == ("trees", [True, True])
 
-    monkeypatch.setattr(_Own, "agrees", lambda self, call: True)  # as one that was not found out there
+    monkeypatch.setattr(EstimatorModel, "agrees", lambda self, call: True)  # as one that was not found out there
     monkeypatch.setattr(sklearn, "quick_row", lambda fitted: ("trees", off(0.01)))
     with caplog.at_level(logging.WARNING):
         assert forest.registry().load(version).row_call == "library"

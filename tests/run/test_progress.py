@@ -14,9 +14,8 @@ from trimtab.core.ids import TimeIds
 from trimtab.run import Codec, Event, Progress, Recorded, Runs
 from trimtab.run.progress import listening, report
 from trimtab.store.file_blob import FileBlob
-from trimtab.training.runtimes.choose import runtime_for
 from trimtab.training.runtimes.ports import ListRuntime
-from trimtab.training.runtimes.weighted import fit_weighted
+from trimtab.training.runtimes.table import runtime_for
 
 TEXT = Codec(str.encode, bytes.decode)
 
@@ -39,10 +38,12 @@ def test_trees_tell_how_far_they_are_and_the_model_is_the_same(place: int, monke
     chance = np.random.default_rng(1)
     inputs = chance.normal(size=(300, 3))
     target = (inputs[:, 0] > 0).astype(int)
-    plain = fit_weighted(boosters()[place], inputs, target, None)
+    names = ("a", "b", "c")
+    runtime = runtime_for(boosters()[place])
+    plain = runtime.fit(boosters()[place], inputs, target, names)
     heard: list[tuple[float, float]] = []
     with listening(lambda done, total: heard.append((done, total))):
-        watched = fit_weighted(boosters()[place], inputs, target, None)
+        watched = runtime.fit(boosters()[place], inputs, target, names)
     assert [done for done, _ in heard] == list(range(1, 41))
     assert {total for _, total in heard} == {40}
     assert np.array_equal(plain.predict_proba(inputs), watched.predict_proba(inputs))

@@ -26,7 +26,7 @@ from trimtab.core.errors import Unavailable
 from trimtab.serving import Endpoint, HttpService
 from trimtab.serving.answer.batching import BatchCosts
 from trimtab.serving.http.requests.limits import Limits
-from trimtab.training.runtimes.boosters.lightgbm_booster import BoosterScorer
+from trimtab.training.runtimes import runtime_named
 
 
 class Drowsy(Endpoint):
@@ -198,7 +198,7 @@ def test_a_model_that_was_woken_is_let_go_of_when_it_sleeps_again(shop: Any, roa
     trees = LGBMRegressor(n_estimators=2, verbosity=-1).fit(rows, rows[:, 0]).booster_.model_to_string()
 
     def wake() -> None:
-        scorer = BoosterScorer(trees)
+        scorer = runtime_named("lightgbm").load(trees.encode())
         made.extend([weakref.ref(scorer), weakref.ref(scorer._booster)])
         endpoint.swap(shop.answerer(scorer=scorer))
 

@@ -18,7 +18,7 @@ from trimtab.core.expressions.nodes import col
 from trimtab.training import TrainingSet, fit
 from trimtab.training.fitting.artifact import decode_artifact, golden_difference, golden_rows, scorer_for
 from trimtab.training.runtimes import sklearn
-from trimtab.training.runtimes.choosing import chooser
+from trimtab.training.runtimes.scoring_paths import several_paths
 from trimtab.training.runtimes.sklearn_rows import quick_row
 
 
@@ -187,7 +187,7 @@ def test_a_quick_way_for_one_row_that_is_wrong_is_found_at_the_fit_and_wherever_
         return make_pipeline(SimpleImputer(), StandardScaler(), LogisticRegression())
 
     right = fit(with_estimator(world, make), training_set)
-    assert chooser(right.scorer).row_call == "folded"  # type: ignore[union-attr]  # it has several
+    assert several_paths(right.scorer).row_call == "folded"  # type: ignore[union-attr]  # it has several
     place = right.artifact.inputs.index("km")
 
     def wrong(estimator: Any) -> Any:
@@ -196,12 +196,12 @@ def test_a_quick_way_for_one_row_that_is_wrong_is_found_at_the_fit_and_wherever_
 
     monkeypatch.setattr(sklearn, "quick_row", wrong)
     found = fit(with_estimator(world, make), training_set)
-    assert chooser(found.scorer).row_call == "library"  # type: ignore[union-attr]
+    assert several_paths(found.scorer).row_call == "library"  # type: ignore[union-attr]
     assert found.artifact.row_tolerance <= 1e-12
     assert any(1000.0 < row[place] < 1400.0 for row in golden_rows(found.artifact))
     again = scorer_for(found.artifact)
-    assert chooser(again).row_call == "folded"  # type: ignore[union-attr]
+    assert several_paths(again).row_call == "folded"  # type: ignore[union-attr]
     assert golden_difference(found.artifact, again) > 0.2
     calibrated = fit(msgspec.structs.replace(with_estimator(world, make), calibration="isotonic"), training_set)
-    assert chooser(calibrated.scorer).row_call == "library"  # type: ignore[union-attr]
+    assert several_paths(calibrated.scorer).row_call == "library"  # type: ignore[union-attr]
     assert calibrated.artifact.row_tolerance <= 1e-12

@@ -17,7 +17,7 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from trimtab.stats.recalibration import fit_recalibration
 from trimtab.training import onnx
-from trimtab.training.fitting.calibrated import CalibratedScorer
+from trimtab.training.fitting.artifact import CalibratedScorer
 from trimtab.training.fitting.classes import Classes, ClassScorer
 from trimtab.training.fitting.standardize import StandardizedScorer, fit_standardize
 from trimtab.training.runtimes import runtime_for
@@ -54,15 +54,9 @@ ESTIMATORS: dict[str, Callable[[], Any]] = {
 
 def weakly(scorer: Any) -> list[weakref.ref[Any]]:
     """The scorer and the library's own object in it, which holds the memory."""
-    within = {
-        "_booster": "",
-        "_graph": "session",
-        "_own": "model" if "Catboost" in type(scorer).__name__ else "estimator",
-    }
-    for name, inner in within.items():
-        if (own := getattr(scorer, name, None)) is not None:
-            return [weakref.ref(scorer), weakref.ref(own), weakref.ref(getattr(own, inner) if inner else own)]
-    return [weakref.ref(scorer)]  # of numbers alone
+    model = getattr(scorer, "model", None)
+    held = [getattr(model, name, None) for name in ("session", "model", "estimator")]
+    return [weakref.ref(one) for one in (scorer, model, *held) if one is not None]
 
 
 @pytest.mark.parametrize("target", [Y, THREE], ids=["two", "three"])

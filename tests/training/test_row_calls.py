@@ -174,14 +174,14 @@ def test_a_quick_way_that_is_wrong_at_0_or_at_a_count_alone_does_not_agree() -> 
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    from trimtab.training.runtimes.sklearn import _Own
+    from trimtab.training.runtimes.sklearn import EstimatorModel
 
-    own = _Own(make_pipeline(StandardScaler(), Ridge()).fit(X, Y))
+    own = EstimatorModel(make_pipeline(StandardScaler(), Ridge()).fit(X, Y))
 
     def off_at(odd: float) -> Callable[[list[float]], Any]:
-        return lambda row: np.add(own.alone(row), 1e-6 * (odd in row))
+        return lambda row: np.add(own.predict_row(row), 1e-6 * (odd in row))
 
-    assert own.agrees(own.alone)
+    assert own.agrees(own.predict_row)
     assert [own.agrees(off_at(odd)) for odd in (0.0, 1.0, -1.0, 7.0)] == [False, False, False, True]
 
 

@@ -24,7 +24,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
 from trimtab.training.fitting.standardize import StandardizedScorer, fit_standardize
 from trimtab.training.runtimes import runtime_for, runtime_named
-from trimtab.training.runtimes.choose import missing_library
+from trimtab.training.runtimes.table import missing_library
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(300, 5))

@@ -202,7 +202,7 @@ def test_what_there_is_for_two_classes_only_is_refused_by_name(make: Any, change
 
 def test_what_cannot_answer_of_several_classes_is_refused(make: Any):
     world = several(make, estimator=Ridge)
-    with pytest.raises(Misuse, match="3 classes were fitted: a chance of each is needed"):
+    with pytest.raises(Misuse, match="3 classes were fitted: a probability of each is needed"):
         fit(world.model, world.training_set())
     with pytest.raises(Misuse, match='Use learn="batch"'):
         fit_online(world.model, world.training_set())
@@ -217,13 +217,13 @@ def test_chances_of_some_classes_become_those_of_all_to_the_bit_alone_and_togeth
     fitted = tuple(sorted(data.draw(st.sets(st.integers(0, width - 1), min_size=3, max_size=3))))
     classes = Classes(names=tuple("abcdef"[:width]), fitted=fitted, rows=data.draw(st.integers(3, 10**6)))
     scores = np.array(rows, float) / np.sum(rows, axis=1, keepdims=True)
-    found = classes.chances(scores)
-    assert [classes.chances_row(row) for row in scores.tolist()] == found.tolist()
+    found = classes.probabilities(scores)
+    assert [classes.probabilities_row(row) for row in scores.tolist()] == found.tolist()
     np.testing.assert_allclose(found.sum(axis=1), 1.0, atol=1e-12)
     two = Classes(names=("a", "b", "c"), fitted=(0, 2), rows=9)
-    assert [two.chances_row(one) for one in scores[:, 0].tolist()] == two.chances(scores[:, 0]).tolist()
+    assert [two.probabilities_row(one) for one in scores[:, 0].tolist()] == two.probabilities(scores[:, 0]).tolist()
     with pytest.raises(Misuse, match="2 classes were fitted"):
-        two.chances(scores)
+        two.probabilities(scores)
 
 
 @pytest.mark.fast

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trimtab.app import Project
     from trimtab.registry import Version
     from trimtab.registry.describing.signature import Signature
-    from trimtab.training.fitting.row_calls import RowChoice
+    from trimtab.training.fitting.path_choice import RowChoice
 
 
 @command("compare")

@@ -15,9 +15,9 @@ from trimtab.registry.versions import Version
 from trimtab.store.ports import Blob
 from trimtab.training.environment import current_environment, what_matters
 from trimtab.training.fitting.artifact import Artifact, decode_artifact, golden_difference, golden_rows, scorer_for
-from trimtab.training.fitting.row_calls import refuse_unlike_here
-from trimtab.training.runtimes.choosing import chooser
+from trimtab.training.fitting.path_choice import refuse_unlike_here
 from trimtab.training.runtimes.ports import Score, Scorer
+from trimtab.training.runtimes.scoring_paths import several_paths
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,7 +38,7 @@ class LoadedModel(msgspec.Struct, frozen=True, eq=False):
     @property
     def row_call(self) -> str | None:
         """Which way one row takes; None where there is only one."""
-        inner = chooser(self.scorer)
+        inner = several_paths(self.scorer)
         return None if inner is None else inner.row_call
 
     @property
@@ -154,7 +154,7 @@ def load_version(
 
 def _choose(what: str, version: Version, scorer: Scorer, row_call: Callable[[Version], str | None]) -> None:
     """Let one row take the way that was found to be the quickest."""
-    inner = chooser(scorer)
+    inner = several_paths(scorer)
     name = None if inner is None else row_call(version)
     if inner is None or name is None:
         return
@@ -177,7 +177,7 @@ def _check_golden(what: str, version: Version, artifact: Artifact, scorer: Score
     changed += [one for one in matters if one.partition(" ")[0] in ("architecture", "processor", "Python")]
     allowed = 0.0 if artifact.row_exact else max(artifact.row_tolerance, _ROUNDING)
     found = golden_difference(artifact, scorer)
-    inner = chooser(scorer)
+    inner = several_paths(scorer)
     lost = None if inner is None else inner.row_call
     if inner is not None and lost != "library" and _is_off(artifact, scorer, found, allowed):
         inner.choose("library")

@@ -14,6 +14,7 @@ from trimtab.features.feature_set import FeatureSet
 from trimtab.registry.aliases import Aliases, Place, Together
 from trimtab.registry.evidence import check_evidence, check_ungated
 from trimtab.registry.loading import LoadedModel, load_version
+from trimtab.registry.path_choices import RowCalls
 from trimtab.registry.protection import (
     CHAMPION,
     Declared,
@@ -25,7 +26,6 @@ from trimtab.registry.protection import (
     refuse_held,
 )
 from trimtab.registry.removed import back, note_use, refuse_removed, settle
-from trimtab.registry.row_calls import RowCalls
 from trimtab.registry.searching import Found, Search, Searcher
 from trimtab.registry.seen import Seen, as_known, say_seen
 from trimtab.registry.tags import Note, Tag, Tags
@@ -33,7 +33,7 @@ from trimtab.registry.versions import Act, AliasMove, Imported, Version, address
 from trimtab.store.ports import Append, Blob, Catalog, Put, Remove
 from trimtab.training.environment import Environment, current_environment
 from trimtab.training.fitting.fitted import Fitted
-from trimtab.training.fitting.row_calls import RowChoice
+from trimtab.training.fitting.path_choice import RowChoice
 
 _REGISTERED = "Registered."
 _ATTEMPTS = 50  # how often a number may be taken by somebody else before that is reported

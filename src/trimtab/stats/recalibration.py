@@ -19,6 +19,37 @@ _EDGE = 1e-15  # scores are taken for at least this far from 0 and 1
 _STEEPEST = 35.0  # of the log odds that a map gives
 
 
+# The three maps. An exported model has the text of these functions, so they use NumPy and the two limits alone.
+
+
+def map_log_odds(scores: Any, rise: float, fall: float, offset: float) -> Any:
+    """Corrected scores of a `LogOdds` map."""
+    import numpy as np
+
+    p = np.clip(scores, _EDGE, 1.0 - _EDGE)
+    odds = rise * np.log(p) - fall * np.log1p(-p) + offset
+    return 1.0 / (1.0 + np.exp(-np.clip(odds, -_STEEPEST, _STEEPEST)))
+
+
+def map_steps(scores: Any, at: Any, to: Any) -> Any:
+    """Corrected scores of a `Steps` map."""
+    import numpy as np
+
+    return np.interp(scores, at, to)
+
+
+def map_class_odds(scores: Any, rise: float, offsets: Any) -> Any:
+    """Corrected probabilities of a `ClassOdds` map, shape (rows, classes)."""
+    import numpy as np
+
+    logs = rise * np.log(np.clip(scores, _EDGE, 1.0)) + offsets
+    powers = np.exp(np.maximum(logs - logs.max(axis=1, keepdims=True), -_STEEPEST))
+    total = powers[:, 0].copy()
+    for place in range(1, powers.shape[1]):  # one after the other, so that one row gives the same bits
+        total += powers[:, place]
+    return powers / total[:, None]
+
+
 class LogOdds(msgspec.Struct, frozen=True, kw_only=True, tag="log_odds"):
     """Platt's and the beta map: log odds = rise * log(p) - fall * log(1 - p) + offset; rise = fall is Platt's."""
 
@@ -28,16 +59,8 @@ class LogOdds(msgspec.Struct, frozen=True, kw_only=True, tag="log_odds"):
     offset: float
 
     def mapping(self) -> Callable[[NDArray[Any]], NDArray[Any]]:
-        """What corrects an array of scores."""
-        import numpy as np
-
-        def corrected(scores: NDArray[Any]) -> NDArray[Any]:
-            p = np.clip(scores, _EDGE, 1.0 - _EDGE)
-            odds = self.rise * np.log(p) - self.fall * np.log1p(-p) + self.offset
-            out: NDArray[Any] = 1.0 / (1.0 + np.exp(-np.clip(odds, -_STEEPEST, _STEEPEST)))
-            return out
-
-        return corrected
+        """A function that corrects an array of scores."""
+        return lambda scores: map_log_odds(scores, self.rise, self.fall, self.offset)
 
     def row_mapping(self) -> Callable[[float], float]:
         """What corrects one score, to the same bits: the same operations, without arrays."""
@@ -64,16 +87,11 @@ class Steps(msgspec.Struct, frozen=True, kw_only=True, tag="steps"):
         return "isotonic"
 
     def mapping(self) -> Callable[[NDArray[Any]], NDArray[Any]]:
-        """What corrects an array of scores."""
+        """A function that corrects an array of scores."""
         import numpy as np
 
         at, to = np.array(self.scores), np.array(self.chances)
-
-        def corrected(scores: NDArray[Any]) -> NDArray[Any]:
-            out: NDArray[Any] = np.interp(scores, at, to)
-            return out
-
-        return corrected
+        return lambda scores: map_steps(scores, at, to)
 
     def row_mapping(self) -> Callable[[float], float]:
         """What corrects one score, to the same bits."""
@@ -94,21 +112,11 @@ class ClassOdds(msgspec.Struct, frozen=True, kw_only=True, tag="class_odds"):
         return "platt"
 
     def mapping(self) -> Callable[[NDArray[Any]], NDArray[Any]]:
-        """What corrects an array of chances, shape (rows, classes)."""
+        """A function that corrects an array of probabilities, shape (rows, classes)."""
         import numpy as np
 
         offsets = np.array(self.offsets)
-
-        def corrected(scores: NDArray[Any]) -> NDArray[Any]:
-            logs = self.rise * np.log(np.clip(scores, _EDGE, 1.0)) + offsets
-            powers = np.exp(np.maximum(logs - logs.max(axis=1, keepdims=True), -_STEEPEST))
-            total = powers[:, 0].copy()
-            for place in range(1, powers.shape[1]):  # one after the other, so that one row gives the same bits
-                total += powers[:, place]
-            out: NDArray[Any] = powers / total[:, None]
-            return out
-
-        return corrected
+        return lambda scores: map_class_odds(scores, self.rise, offsets)
 
     def row_mapping(self) -> Callable[[list[float]], list[float]]:
         """What corrects the chances of one row, to the same bits."""

@@ -1,4 +1,4 @@
-"""Where a version was made: recorded beside it, never part of its address."""
+"""The environment a version is made in: recorded with it, never part of its id."""
 
 from __future__ import annotations
 
@@ -15,22 +15,11 @@ from typing import Any
 import msgspec
 
 from trimtab.core.expressions.code import DISTRIBUTIONS, distribution_version
+from trimtab.training.runtimes.table import ROWS
 
-_PACKAGES = (
-    *("trimtab", "numpy", "scipy", "sklearn", "lightgbm", "skops"),
-    *("catboost", "onnxruntime", "river", "torch", "xgboost"),
-)
-_LIBRARIES = {  # of a runtime: what reads its bytes
-    "catboost": ("catboost",),
-    "lightgbm": ("lightgbm",),
-    "onnx": ("onnxruntime",),
-    "pickle": ("sklearn", "numpy"),
-    "river": ("river",),
-    "sklearn": ("sklearn", "skops"),
-    "torch": ("torch",),
-    "xgboost": ("xgboost",),
-}
-_NUMPY_TOLD = {"NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES"}
+_PACKAGES = tuple(dict.fromkeys(("trimtab", "numpy", "scipy", *(name for row in ROWS for name in row.packages))))
+_READ_WITH = {row.name: tuple(row.packages) for row in ROWS}
+_NUMPY_SETTINGS = {"NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES"}
 _AVX2 = frozenset(["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"])
 _FLAGS = {"avx512": _AVX2 | frozenset(["avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"]), "avx2": _AVX2}
 _CPU_LEVELS = {"X86_V4": "avx512", "AVX512_SKX": "avx512", "X86_V3": "avx2", "AVX2": "avx2", "ASIMD": "asimd"}
@@ -43,8 +32,8 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     packages: dict[str, str]
     cpu: str  # the widest instruction set NumPy found: transcendental functions differ between them in the last bit
     commit: str | None = None  # of the project's repository; None when it is in none
-    system: str = ""  # "Linux"; "" of before it was recorded
-    architecture: str = ""  # "x86_64", "aarch64"; "" of before it was recorded
+    system: str = ""  # "Linux"; "": made before it was recorded
+    architecture: str = ""  # "x86_64", "aarch64"; "": made before it was recorded
 
 
 def current_environment(folder: Path | None = None) -> Environment:
@@ -64,17 +53,17 @@ def current_environment(folder: Path | None = None) -> Environment:
 
 
 def what_matters(there: Environment, here: Environment, runtime: str) -> list[str]:
-    """What differs between two environments so that a version of one may not load or answer alike in the other.
+    """The differences of two environments that may keep a version from loading or change its scores.
 
     Counted are the major version of what reads the runtime's bytes, processor, architecture and, for pickles, Python.
-    A library that is absent is the runtime's own business to say.
+    Absent libraries are not listed: the runtime reports them.
 
     >>> here = current_environment()
     >>> what_matters(here, here, "lightgbm")
     []
     """
     out = []
-    for name in _LIBRARIES.get(runtime, ()):
+    for name in _READ_WITH.get(runtime, ()):
         before, now = there.packages.get(name), here.packages.get(name)
         if before is not None and now is not None and _major(before) != _major(now):
             out.append(f"{name} {before} -> {now}")
@@ -90,12 +79,12 @@ def what_matters(there: Environment, here: Environment, runtime: str) -> list[st
 
 
 def absent_library(runtime: str) -> str | None:
-    """The module that a runtime's bytes are read with and that is not installed here; None: all are.
+    """The first module that reads a runtime's bytes and is not installed here; None: all are installed.
 
     >>> absent_library("sklearn") is None
     True
     """
-    return next((name for name in _LIBRARIES.get(runtime, ()) if find_spec(name) is None), None)
+    return next((name for name in _READ_WITH.get(runtime, ()) if find_spec(name) is None), None)
 
 
 def _major(version: str) -> str:
@@ -109,7 +98,7 @@ def _packages() -> dict[str, str]:
 
 
 def _version(package: str) -> str | None:
-    """Of an installed package: asked by its usual name first, since to look through all of them takes long."""
+    """The version of an installed package: by its usual name first, since a search of all packages is slow."""
     for name in DISTRIBUTIONS.get(package, (package,)):
         try:
             return metadata.version(name)
@@ -122,9 +111,9 @@ def _version(package: str) -> str | None:
 def cpu_level() -> str:
     """The widest instruction set that NumPy uses on this machine: avx512, avx2, asimd or baseline.
 
-    Linux says what the processor has; where it does not, or NumPy was told to leave some of it alone, NumPy is asked.
+    On Linux it is read from /proc/cpuinfo; elsewhere, or where settings disable some of it, NumPy is asked.
     """
-    flags = None if os.environ.keys() & _NUMPY_TOLD else _processor_flags()
+    flags = None if os.environ.keys() & _NUMPY_SETTINGS else _processor_flags()
     if flags is None or "numpy" in sys.modules:
         return _numpy_level()
     return next((level for level, needed in _FLAGS.items() if needed <= flags), "baseline")
@@ -140,7 +129,7 @@ def _numpy_level() -> str:
 
 
 def _processor_flags() -> frozenset[str] | None:
-    """What an x86 processor can do, as Linux names it; None where that is not to be read."""
+    """The features of an x86 processor, as Linux names them; None where they cannot be read."""
     if platform.machine() != "x86_64":
         return None
     try:
@@ -154,9 +143,9 @@ def _processor_flags() -> frozenset[str] | None:
 def git_commit(folder: Path) -> str | None:
     """The commit that is checked out in `folder`; None outside a repository or without git."""
     try:
-        asked = subprocess.run(
+        done = subprocess.run(
             ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return asked.stdout.strip() if asked.returncode == 0 else None
+    return done.stdout.strip() if done.returncode == 0 else None

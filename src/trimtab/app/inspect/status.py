@@ -42,7 +42,7 @@ from trimtab.steering.loop_state import APPROVAL, FREEZE, LoopState
 from trimtab.steering.loop_state import CANARY as CANARY_STAGE
 from trimtab.steering.loop_state import SHADOW as SHADOW_STAGE
 from trimtab.training.environment import absent_library
-from trimtab.training.runtimes.choose import missing_library
+from trimtab.training.runtimes.table import missing_library
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -18,7 +18,7 @@ from trimtab.stats.interval import Interval
 from trimtab.store.ports import Blob
 from trimtab.training.data.sets import Manifest, load_manifest
 from trimtab.training.fitting.artifact import Artifact, decode_artifact
-from trimtab.training.fitting.row_calls import RowChoice
+from trimtab.training.fitting.path_choice import RowChoice
 from trimtab.training.judge.evaluation import Evaluation
 from trimtab.training.search import parameters_text
 

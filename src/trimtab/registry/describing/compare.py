@@ -9,9 +9,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.errors import Misuse
+from trimtab.core.errors import Corrupt, Misuse, Unavailable
 from trimtab.core.time import DAY_US, format_duration, format_time
-from trimtab.registry.describing.parameters import parameters_of
 from trimtab.registry.versions import Version, possibly_seen
 from trimtab.stats.inference.paired import paired_mean_bound
 from trimtab.stats.interval import Interval
@@ -21,8 +20,12 @@ from trimtab.store.ports import Blob
 from trimtab.training.data.sets import Manifest, load_manifest
 from trimtab.training.fitting.artifact import Artifact, decode_artifact
 from trimtab.training.judge.evaluation import Evaluation
+from trimtab.training.runtimes.table import runtime_named
 
-Told: TypeAlias = str | int | float | None
+_WITHOUT_EFFECT = frozenset(  # parameters that say where and how fast a model was fitted
+    {"device_type", "gpu_id", "nthread", "num_threads", "thread_count", "n_jobs", "verbosity"}
+)
+Value: TypeAlias = str | int | float | None
 Floats: TypeAlias = NDArray[np.float64]
 
 
@@ -30,8 +33,8 @@ class Pair(msgspec.Struct, frozen=True):
     """One thing of both versions."""
 
     what: str
-    one: Told
-    other: Told
+    one: Value
+    other: Value
 
     @property
     def same(self) -> bool:
@@ -254,11 +257,11 @@ def _row(rows: Rows, apart: Floats, row: int) -> RowDifference:
     )
 
 
-def _pairs(one: Mapping[str, Told], other: Mapping[str, Told]) -> tuple[Pair, ...]:
+def _pairs(one: Mapping[str, Value], other: Mapping[str, Value]) -> tuple[Pair, ...]:
     return tuple(Pair(what, one.get(what), other.get(what)) for what in dict.fromkeys([*one, *other]))
 
 
-def _about(record: Record) -> dict[str, Told]:
+def _about(record: Record) -> dict[str, Value]:
     version = record.version
     return {
         "address": version.id[:16],
@@ -268,9 +271,9 @@ def _about(record: Record) -> dict[str, Told]:
     }
 
 
-def _data(record: Record) -> dict[str, Told]:
+def _data(record: Record) -> dict[str, Value]:
     version, manifest = record.version, record.manifest
-    found: dict[str, Told] = {
+    found: dict[str, Value] = {
         "training set": version.training_set[:16],
         "values": manifest.data_hash[:16],
         "known until": format_time(manifest.cut_us)[:19],
@@ -293,7 +296,7 @@ def _data(record: Record) -> dict[str, Told]:
     return found
 
 
-def _recipe(record: Record) -> dict[str, Told]:
+def _recipe(record: Record) -> dict[str, Value]:
     artifact, recalibration = record.artifact, record.artifact.recalibration
     return {
         "recipe": record.version.recipe[:16],
@@ -310,7 +313,7 @@ def _recipe(record: Record) -> dict[str, Told]:
     }
 
 
-def _environment(version: Version) -> dict[str, Told]:
+def _environment(version: Version) -> dict[str, Value]:
     environment = version.environment
     return {
         "python": environment.python,
@@ -351,3 +354,16 @@ def _judged_on(record: Record) -> str:
     of = f", of {version.refit_of[:12]}, which it refits" if version.evaluation is None and version.refit_of else ""
     learnt = ", which it may have been trained on: it was imported" * bool(possibly_seen(version, evaluation.start_us))
     return f"{evaluation.rows:,} rows, {start} to {end}{of}{learnt}"
+
+
+def parameters_of(artifact: Artifact) -> dict[str, str] | None:
+    """The parameters that a stored estimator was fitted with, as text, without those that have no effect on it.
+
+    None where the format keeps none (a pickle is not opened for it), or its library is not installed.
+    """
+    try:
+        read = runtime_named(artifact.runtime).format.parameters
+        found = None if read is None else read(artifact.estimator)
+    except (Corrupt, Misuse, Unavailable, ImportError):  # the library is absent, or reads these bytes no more
+        return None
+    return None if found is None else {name: found[name] for name in sorted(found) if name not in _WITHOUT_EFFECT}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from trimtab.core.sizes import format_bytes
 from trimtab.core.time import format_time
-from trimtab.registry.describing.compare import Comparison, Mean, Pair, PredictionComparison, Told
+from trimtab.registry.describing.compare import Comparison, Mean, Pair, PredictionComparison, Value
 from trimtab.report import Bar, Document, Table, bar_chart, html_page, text_table
 from trimtab.stats.interval import Interval
 
@@ -147,7 +147,7 @@ def _pair_table(comparison: Comparison, pairs: Sequence[Pair]) -> Table:
     )
 
 
-def _cell(pair: Pair, value: Told) -> Told:
+def _cell(pair: Pair, value: Value) -> Value:
     return format_bytes(value) if pair.what == "size" and isinstance(value, int) else value
 
 

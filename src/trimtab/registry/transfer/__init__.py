@@ -1,1 +1,1 @@
-"""Versions that leave as folders, and models of elsewhere that come in."""
+"""Export of versions as folders, and import of models that were trained elsewhere."""

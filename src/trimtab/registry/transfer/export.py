@@ -1,10 +1,11 @@
-"""A version as a folder that runs without trimtab: the model in its own format, and a file that asks it. # D60"""
+"""Export of a version as a folder that runs without trimtab: the model's own file and code to score it.  # D60"""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -16,59 +17,43 @@ from trimtab.core.hashing import bytes_hash
 from trimtab.registry.describing.signature import Signature, signature_of
 from trimtab.registry.loading import LoadedModel
 from trimtab.registry.transfer import standalone
+from trimtab.registry.transfer.copied import exported_code
 from trimtab.registry.transfer.mlflow import CODE_FOLDER, CODE_MODULE, mlflow_files
 from trimtab.stats.recalibration import Recalibration
 from trimtab.training.fitting.artifact import Artifact
 from trimtab.training.runtimes.ports import Trust
+from trimtab.training.runtimes.table import runtime_named, runtime_row
 
 LEAST_TOLERANCE = 1e-9  # other processors and library versions differ in the last bits
-_FILES = {
-    "catboost": "model.cbm",
-    "lightgbm": "model.txt",
-    "onnx": "model.onnx",
-    "pickle": "model.pkl",
-    "river": "model.skops",
-    "sklearn": "model.skops",
-    "xgboost": "model.ubj",
-}
-_PACKAGES = {  # of a runtime: the modules it takes, and what is installed for them
-    "catboost": {"catboost": "catboost"},
-    "lightgbm": {"lightgbm": "lightgbm", "scipy": "scipy"},
-    "onnx": {"onnxruntime": "onnxruntime"},
-    "pickle": {"sklearn": "scikit-learn"},
-    "river": {"river": "river", "sklearn": "scikit-learn", "skops": "skops"},
-    "sklearn": {"sklearn": "scikit-learn", "skops": "skops"},
-    "xgboost": {"xgboost": "xgboost"},
-}
 
 
 class Exported(msgspec.Struct, frozen=True, kw_only=True):
-    """What was written, and how near it comes to the version."""
+    """The written folder, and how its scores differ from the version's."""
 
     version: str
     folder: str
     files: tuple[str, ...]
-    check: str  # the file that repeats the golden predictions when it is run with --check
+    check: str  # the file to run with --check, which repeats the golden predictions
     golden: int  # rows
-    difference: float  # the largest, as the exported code answered them here; relative to scores above 1
-    tolerance: float  # what the check allows
+    difference: float  # the largest of the exported code here, relative to scores above 1
+    tolerance: float  # the largest difference that the check allows
 
 
 def export_version(
     loaded: LoadedModel, folder: Path, *, card: str, mlflow: bool = False, trust: Trust | None = None
 ) -> Exported:
-    """Write a version as a folder that runs without trimtab, and ask it its golden predictions there.
+    """Write a version as a folder that runs without trimtab, and repeat the golden predictions with it.
 
     Args:
         loaded: The version.
-        folder: Where to; it must not be there yet, or be empty.
+        folder: The folder to write; it must not exist yet, or be empty.
         card: Its model card, Markdown.
         mlflow: Make it an MLflow model folder as well.
         trust: "pickle" allows to export a version that was stored with pickle.
 
     Raises:
-        Misuse: The version is a pickle and nobody said that it may leave like this, its runtime has no export, or the
-            exported code does not repeat the golden predictions.
+        Misuse: The version is a pickle and `trust` does not allow that, its runtime has no export, or the exported code
+            does not repeat the golden predictions.
         Conflict: There is something at `folder`.
         Unavailable: It cannot be written.
     """
@@ -78,10 +63,10 @@ def export_version(
             f"{what}: it is stored with pickle, which runs code when it is loaded. "
             + ("MLflow folders are not made of pickles." if mlflow else 'Allow that with trust="pickle".')
         )
-    if artifact.runtime not in _FILES:
-        raise Misuse(f"{what}: there is no export of {artifact.runtime} models; there is of {', '.join(_FILES)}.")
+    if runtime_named(artifact.runtime).format.export_file is None:
+        raise Misuse(f"{what}: {artifact.runtime} models cannot be exported. Use the version through trimtab.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise Conflict(f"{what}: {folder} exists. Give a folder that is not there yet, or an empty one.")
+        raise Conflict(f"{what}: {folder} exists. Give a folder that does not exist yet, or an empty one.")
     files = exported_files(loaded, card=card, mlflow=mlflow)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -90,10 +75,10 @@ def export_version(
             for name, data in files.items():
                 (draft / name).parent.mkdir(exist_ok=True)
                 (draft / name).write_bytes(data)
-            rows, away, allowed = standalone.Model(draft).check()
+            rows, away, allowed = _exported_model(draft, _code_file(mlflow)).check()
             if not away <= allowed:
                 raise Misuse(
-                    f"{what}: the exported code answers golden rows {away:.3g} apart from the version, allowed "
+                    f"{what}: the exported code scores golden rows {away:.3g} apart from the version, allowed "
                     f"{allowed:.3g}. Nothing was written. Use the version through trimtab."
                 )
             draft.chmod(0o755)
@@ -119,7 +104,8 @@ def exported_files(loaded: LoadedModel, *, card: str, mlflow: bool) -> dict[str,
     """The content of each file of an export, by its name."""
     artifact, version = loaded.artifact, loaded.version
     signature = signature_of(version, artifact)
-    data = native_bytes(artifact)
+    form = runtime_named(artifact.runtime).format
+    file, data = str(form.export_file), form.native(artifact.estimator)
     made_with = _made_with(loaded)
     about = {
         "format": standalone.FORMAT,
@@ -128,7 +114,7 @@ def exported_files(loaded: LoadedModel, *, card: str, mlflow: bool) -> dict[str,
         "model": version.model,
         "runtime": artifact.runtime,
         "kind": artifact.kind,
-        "file": _FILES[artifact.runtime],
+        "file": file,
         "sha256": bytes_hash(data),
         "task": artifact.task,
         "metric": artifact.metric,
@@ -140,38 +126,39 @@ def exported_files(loaded: LoadedModel, *, card: str, mlflow: bool) -> dict[str,
         "made_with": made_with,
     }
     files = {
-        _FILES[artifact.runtime]: data,
+        file: data,
         "model.json": _document(about),
         "signature.json": _document(signature),
         "golden.json": _document(_golden(artifact, signature)),
         "requirements.txt": _requirements(artifact.runtime, made_with).encode(),
         "card.md": card.encode(),
-        _code_file(mlflow): Path(standalone.__file__).read_bytes(),
+        _code_file(mlflow): exported_code(artifact.runtime).encode(),
     }
     if artifact.definitions:
         files["features.json"] = _document(msgspec.json.decode(artifact.definitions))
     if mlflow:
-        files |= mlflow_files(version, artifact, signature, file=_FILES[artifact.runtime], made_with=made_with)
+        files |= mlflow_files(version, artifact, signature, file=file, made_with=made_with)
     return files
-
-
-def native_bytes(artifact: Artifact) -> bytes:
-    """The estimator as its own library reads it."""
-    if artifact.runtime == "river":  # stored beside the names of its inputs
-        data: bytes = msgspec.msgpack.decode(artifact.estimator)["model"]
-        return data
-    return artifact.estimator
 
 
 def _code_file(mlflow: bool) -> str:
     return f"{CODE_FOLDER}/{CODE_MODULE}.py" if mlflow else "predict.py"
 
 
+def _exported_model(folder: Path, code: str) -> Any:
+    """The model of a folder, as the code in it reads it."""
+    file = folder / code
+    module = ModuleType("trimtab_exported")
+    module.__file__ = str(file)
+    exec(compile(file.read_text("utf-8"), str(file), "exec"), module.__dict__)  # trimtab's own text: `exported_code`
+    return module.Model(folder)
+
+
 def _made_with(loaded: LoadedModel) -> dict[str, str]:
-    """The versions of Python and of the packages that score it: those of training, else those of here."""
+    """The versions of Python and of the packages that score it: those of training, else those installed here."""
     there = loaded.version.environment
     found = {"python": there.python}
-    for module, package in {"numpy": "numpy", **_PACKAGES[loaded.artifact.runtime]}.items():
+    for module, package in {"numpy": "numpy", **runtime_row(loaded.artifact.runtime).packages}.items():
         version = there.packages.get(module) or distribution_version(module)
         if version is not None:
             found[package] = version
@@ -181,8 +168,9 @@ def _made_with(loaded: LoadedModel) -> dict[str, str]:
 def _requirements(runtime: str, made_with: dict[str, str]) -> str:
     lines = [f"# Python {made_with['python']}"]
     lines += [f"{name}=={version}" for name, version in made_with.items() if name != "python"]
-    if runtime == "xgboost":
-        lines.append("# xgboost-cpu of the same version is the same without a graphics card, and much smaller")
+    note = runtime_named(runtime).format.requirements_note
+    if note is not None:
+        lines.append(f"# {note}")
     return "\n".join(lines) + "\n"
 
 
@@ -196,7 +184,10 @@ def _golden(artifact: Artifact, signature: Signature) -> dict[str, Any]:
     scores = golden_scores(artifact)
     matrix = np.frombuffer(artifact.golden.rows, "<f8").reshape(len(scores), len(artifact.inputs))
     rows = [
-        {field.name: _told(field.type, field.values, value) for field, value in zip(signature.inputs, row, strict=True)}
+        {
+            field.name: _value(field.type, field.values, value)
+            for field, value in zip(signature.inputs, row, strict=True)
+        }
         for row in matrix.tolist()
     ]
     return {"tolerance": max(LEAST_TOLERANCE, artifact.row_tolerance), "rows": rows, "scores": scores.tolist()}
@@ -208,8 +199,8 @@ def golden_scores(artifact: Artifact) -> Any:
     return scores.reshape(-1, len(artifact.class_names)) if artifact.class_names else scores
 
 
-def _told(kind: str, values: tuple[str, ...], number: float) -> object:
-    """A number of the matrix as the value that it stands for."""
+def _value(kind: str, values: tuple[str, ...], number: float) -> object:
+    """The input value that a number of the matrix encodes."""
     if number != number:
         return None
     if kind == "category":

@@ -18,7 +18,7 @@ from trimtab.core.time import format_duration, format_time
 from trimtab.features.encoding import Encoding
 from trimtab.features.stored import encode_features
 from trimtab.registry.transfer import standalone
-from trimtab.registry.transfer.inspecting import Asked, Inspected, Trial
+from trimtab.registry.transfer.inspecting import ScoringTask
 from trimtab.registry.transfer.mlflow import MLMODEL, OF_TORCH, read_mlflow
 from trimtab.registry.versions import Imported, Version
 from trimtab.run import Cancelled, ProcessExecutor, Task, TaskFailed
@@ -31,26 +31,18 @@ from trimtab.training.fitting.artifact import Artifact, Golden, scorer_for
 from trimtab.training.fitting.classes import Classes
 from trimtab.training.fitting.fitted import Fitted
 from trimtab.training.fitting.standardize import Standardize
-from trimtab.training.runtimes.choose import runtime_named
+from trimtab.training.runtimes.formats import Inspected, ModelFile
 from trimtab.training.runtimes.ports import Trust
+from trimtab.training.runtimes.table import ROWS, runtime_named, runtime_row
 
 _TRIED = 10_000  # rows
 LONGEST_S = 60.0  # for reading a file, and for its answers to some rows; and a second a megabyte
-_ENDINGS = {
-    "lightgbm": (".txt", ".lgb"),
-    "xgboost": (".json", ".ubj"),
-    "catboost": (".cbm", ".cb"),
-    "onnx": (".onnx",),
-    "skops": (".skops",),
-    "pickle": (".pkl", ".pickle"),
-}
 _TORCH = (".pt", ".pt2", ".pth", ".ckpt", ".safetensors")
-_SAID = {"lightgbm": "LightGBM text", "xgboost": "XGBoost", "catboost": "CatBoost", "onnx": "ONNX"}
 _NO_NAME = re.compile(r"(Column_|f|x|feature_|)\d+")  # what libraries call inputs that nobody named
 
 
-class Given(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """A model file as it was found, not looked into yet."""
+class FoundModel(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """A model file as it was found, not inspected into yet."""
 
     path: Path  # what was given: the file, or its folder
     format: str
@@ -60,7 +52,7 @@ class Given(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     exported: dict[str, Any] | None = None  # the model.json of a folder that trimtab wrote
 
 
-def find_model(path: Path) -> Given:
+def find_model(path: Path) -> FoundModel:
     """The model file at a path: itself, or in an MLflow model folder or one that trimtab exported.
 
     Raises:
@@ -71,8 +63,7 @@ def find_model(path: Path) -> Given:
         if (path / "model.json").is_file():
             about = standalone.read_document(path / "model.json")
             kind = f"exported by trimtab, {about['runtime']}"
-            native = "skops" if about["runtime"] == "sklearn" else about["runtime"]
-            return _read(path, path / about["file"], native, kind, exported=about)
+            return _read(path, path / about["file"], runtime_row(about["runtime"]).format, kind, exported=about)
         if not (path / MLMODEL).is_file():
             raise NotFound(
                 f"import {path}: no {MLMODEL} and no model.json in it. Give a model folder, or a model file."
@@ -80,13 +71,13 @@ def find_model(path: Path) -> Given:
         found = read_mlflow(path)
         return _read(path, found.file, found.format, f"MLflow folder, {found.format}", declared=found.inputs)
     regular_file(path, "import")
-    name = next((name for name, endings in _ENDINGS.items() if path.suffix.lower() in endings), None)
+    row = next((row for row in ROWS if path.suffix.lower() in row.endings), None)
     if path.suffix.lower() in _TORCH:
         raise Misuse(f"import {path.name}: it is a file of PyTorch. {OF_TORCH}")
-    if name is None:
-        known = "; ".join(f"{name} {', '.join(endings)}" for name, endings in _ENDINGS.items())
+    if row is None:
+        known = "; ".join(f"{row.format} {', '.join(row.endings)}" for row in ROWS if row.endings)
         raise Misuse(f"import {path.name}: its ending {path.suffix!r} is none of those that can be read: {known}.")
-    return _read(path, path, name, _SAID.get(name, name))
+    return _read(path, path, row.format, row.file_kind)
 
 
 class ModelProcess:
@@ -96,7 +87,7 @@ class ModelProcess:
         given: The file.
     """
 
-    def __init__(self, given: Given) -> None:
+    def __init__(self, given: FoundModel) -> None:
         self._given = given
         self._what = f"import {given.path.name}"
         self._executor = ProcessExecutor(nice=0)
@@ -107,16 +98,16 @@ class ModelProcess:
     def __exit__(self, *error: object) -> None:
         self._executor.close()
 
-    def inspect(self, asked: Asked) -> Inspected:
+    def inspect(self, file: ModelFile) -> Inspected:
         """What its library finds in the file.
 
         Raises:
             Misuse: It reads no model there, or not in time, or ends the process.
         """
-        return msgspec.msgpack.decode(self._run("inspect", asked, "read"), type=Inspected)
+        return msgspec.msgpack.decode(self._run("inspect", file, "read"), type=Inspected)
 
     def answer(self, fitted: Fitted, matrix: NDArray[np.float64]) -> None:
-        """Have the model answer rows as its estimator reads them, the first and last; their scores are not looked at.
+        """Score the first rows and the last, as the estimator reads them; the scores are not compared here.
 
         Raises:
             Misuse: It does not in time, or ends the process.
@@ -124,12 +115,12 @@ class ModelProcess:
         artifact = fitted.artifact
         matrix = np.vstack([matrix[:_TRIED], matrix[-1:]])
         rows = np.ascontiguousarray(matrix if artifact.step is None else artifact.step.apply(matrix), np.float64)
-        trial = Trial(
+        task = ScoringTask(
             runtime=artifact.runtime, data=artifact.estimator, rows=rows.tobytes(), columns=max(1, rows.shape[1])
         )
-        self._run("answer", trial, "asked")
+        self._run("score", task, "scored")
 
-    def _run(self, function: str, argument: Asked | Trial, done: str) -> bytes:
+    def _run(self, function: str, argument: ModelFile | ScoringTask, done: str) -> bytes:
         given = self._given
         longest_s = LONGEST_S + len(given.data) / 1e6  # a second a megabyte
         end_s = monotonic() + longest_s
@@ -166,7 +157,7 @@ class ModelProcess:
 
 
 def imported_model(
-    given: Given,
+    given: FoundModel,
     model: Model,
     *,
     process: ModelProcess,
@@ -195,25 +186,25 @@ def imported_model(
             'file; or allow that with trust="pickle", which is recorded on the version.'
         )
     encoding, step, recalibration = _encoding(what, given, model, categories)
-    looked = process.inspect(
-        Asked(
+    inspected = process.inspect(
+        ModelFile(
             format=given.format,
             data=given.data,
             probability=model.task in ("binary", "multiclass"),
             names=model.features.names,
         )
     )
-    inputs = check_inputs(given, looked, model)
-    runtime = runtime_named(looked.runtime)
-    if step is None and not looked.accepts_null and looked.runtime == "onnx":
+    inputs = check_inputs(given, inspected, model)
+    runtime = runtime_named(inspected.runtime)
+    if step is None and not inspected.accepts_null and inspected.runtime == "onnx":
         raise Misuse(
             f"{what}: its graph has no number for nulls, which are NaN, and features may be null. Let it replace them "
             "first (torch.nan_to_num, or a SimpleImputer in the pipeline), save it again, and import it."
         )
-    if step is None and not looked.accepts_null:
+    if step is None and not inspected.accepts_null:
         raise Misuse(
-            f"{what}: its {looked.kind} refuses nulls, and features may be null. Put it into a scikit-learn pipeline "
-            "with a SimpleImputer, save that with skops, and import it."
+            f"{what}: its {inspected.kind} refuses nulls, and features may be null. Put it into a scikit-learn "
+            "pipeline with a SimpleImputer, save that with skops, and import it."
         )
     names = model.label.class_names if model.task == "multiclass" else ()
     artifact = Artifact(
@@ -221,13 +212,13 @@ def imported_model(
         model=model.name,
         task=model.task,
         metric=model.metric,
-        runtime=looked.runtime,
-        trust="pickle" if looked.runtime == "pickle" else None,
-        kind=looked.kind,
+        runtime=inspected.runtime,
+        trust="pickle" if inspected.runtime == "pickle" else None,
+        kind=inspected.kind,
         inputs=model.features.names,
         encoding=encoding,
         step=step,
-        estimator=looked.data,
+        estimator=inspected.data,
         row_exact=runtime.row_exact,
         row_tolerance=0.0,
         golden=Golden(b"", b""),
@@ -252,7 +243,7 @@ def imported_model(
     return fitted, inputs
 
 
-def check_inputs(given: Given, looked: Inspected, model: Model) -> bool:
+def check_inputs(given: FoundModel, inspected: Inspected, model: Model) -> bool:
     """Whether the file names its inputs, once they are the model's features in their order.
 
     Raises:
@@ -268,7 +259,7 @@ def check_inputs(given: Given, looked: Inspected, model: Model) -> bool:
         )
     if given.exported is not None:
         _check_kind(what, given.exported, model)
-    told = [names for names in (looked.inputs, given.declared) if names and not all(map(_NO_NAME.fullmatch, names))]
+    told = [names for names in (inspected.inputs, given.declared) if names and not all(map(_NO_NAME.fullmatch, names))]
     for names in told:
         missing = [name for name in wanted if _plain(name) not in set(map(_plain, names))]
         others = [name for name in names if _plain(name) not in set(map(_plain, wanted))]
@@ -284,9 +275,9 @@ def check_inputs(given: Given, looked: Inspected, model: Model) -> bool:
                 f"{what}: its input {place + 1} is {names[place]!r}, the feature there is {wanted[place]!r}. Declare "
                 f"the features in the order {', '.join(names)}."
             )
-    if looked.count is not None and looked.count != len(wanted):
+    if inspected.count is not None and inspected.count != len(wanted):
         raise Misuse(
-            f"{what}: it reads {looked.count} inputs, model {model.name!r} declares {len(wanted)} features: "
+            f"{what}: it reads {inspected.count} inputs, model {model.name!r} declares {len(wanted)} features: "
             f"{', '.join(wanted)}."
         )
     return bool(told) or given.exported is not None
@@ -297,7 +288,7 @@ def _check_kind(what: str, exported: dict[str, Any], model: Model) -> None:
     task, metric = exported.get("task", model.task), exported.get("metric", model.metric)
     if task != model.task:
         raise Misuse(
-            f"{what}: {exported['version']} foretells another thing ({task}, judged by {metric}) than model "
+            f"{what}: {exported['version']} predicts another kind of label ({task}, metric {metric}) than model "
             f"{model.name!r} ({model.task}, {model.metric}). Import it as a version of a model of its kind."
         )
     classes = exported.get("classes")
@@ -308,7 +299,7 @@ def _check_kind(what: str, exported: dict[str, Any], model: Model) -> None:
         )
 
 
-def _classes(given: Given, names: tuple[str, ...]) -> Classes:
+def _classes(given: FoundModel, names: tuple[str, ...]) -> Classes:
     """Those of an exported version, which may have met fewer than are declared; of any other file all of them."""
     told = None if given.exported is None else given.exported.get("classes")
     if told is not None:
@@ -336,7 +327,7 @@ def save_no_set(model: Model, blob: Blob) -> str:
     return blob.put(msgspec.json.encode(manifest, order="deterministic"))
 
 
-def provenance(given: Given, *, named: bool, golden: str, window_us: int | None) -> Imported:
+def provenance(given: FoundModel, *, named: bool, golden: str, window_us: int | None) -> Imported:
     """Where a version came from, for its record."""
     return Imported(
         file=given.path.name,
@@ -380,14 +371,14 @@ def _read(
     *,
     declared: tuple[str, ...] = (),
     exported: dict[str, Any] | None = None,
-) -> Given:
+) -> FoundModel:
     try:
         data = regular_file(file, f"import {path.name}:").read_bytes()
     except OSError as error:
         raise Unavailable(f"import {path.name}: {file} cannot be read: {error}") from error
     if exported is not None and bytes_hash(data) != exported["sha256"]:
         raise Corrupt(f"import {path.name}: {file.name} is not what was exported (another SHA-256). Export it again.")
-    return Given(path=path, format=name, data=data, kind=kind, declared=declared, exported=exported)
+    return FoundModel(path=path, format=name, data=data, kind=kind, declared=declared, exported=exported)
 
 
 def _plain(name: str) -> str:
@@ -395,7 +386,7 @@ def _plain(name: str) -> str:
 
 
 def _encoding(
-    what: str, given: Given, model: Model, categories: Mapping[str, Sequence[str]] | None
+    what: str, given: FoundModel, model: Model, categories: Mapping[str, Sequence[str]] | None
 ) -> tuple[Encoding, Standardize | None, Recalibration | None]:
     about = given.exported
     if about is not None:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from trimtab.core.errors import Misuse, NotFound
-from trimtab.core.expressions.code import distribution_version
 from trimtab.core.time import format_time
 from trimtab.registry.describing.signature import Field, Signature
-from trimtab.registry.transfer.mlmodel import read_yaml, write_yaml
 from trimtab.registry.versions import Version
 from trimtab.training.fitting.artifact import Artifact
+from trimtab.training.runtimes.table import ROWS, RuntimeRow, runtime_named
 
 MLMODEL = "MLmodel"
 CODE_FOLDER, CODE_MODULE = "code", "trimtab_model"
@@ -22,21 +21,19 @@ _TYPES = {"float": "double", "int": "double", "time": "double", "bool": "boolean
 
 OF_TORCH = (
     "It holds weights, and its module is code that is not in it or that only PyTorch runs. Save it as ONNX and import "
-    "that: let the module take one float input, in which nulls are NaN (torch.nan_to_num), and end with what is to be "
-    "answered (a chance: with its sigmoid or softmax), pip install onnx onnxscript, then "
+    "that: let the module take one float input, in which nulls are NaN (torch.nan_to_num), and end with the "
+    "prediction (a probability: with its sigmoid or softmax), pip install onnx onnxscript, then "
     'torch.onnx.export(module.eval(), (torch.zeros(2, INPUTS),), "model.onnx", dynamo=True, '
     'dynamic_shapes=({0: "rows"},), external_data=False). Or declare the network with trimtab.training.neural and '
     "train it here."
 )
-
-Format = Literal["lightgbm", "xgboost", "catboost", "onnx", "skops", "pickle"]
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
     """The model file of an MLflow folder."""
 
     file: Path
-    format: Format
+    format: str  # of the runtimes' table
     inputs: tuple[str, ...]  # of its signature; empty: it has none with names
 
 
@@ -45,7 +42,7 @@ def mlflow_files(
 ) -> dict[str, bytes]:
     """What makes an export an MLflow model folder: it is read by `mlflow.pyfunc.load_model`.
 
-    The flavour "python_function" gives the version's own scores. A library's own flavour beside it is the bare
+    The flavour "python_function" gives the version's own scores. A library's own flavour next to it is the bare
     estimator: it takes the encoded matrix, and knows no calibration.
     """
     packages = [f"{name}=={number}" for name, number in made_with.items() if name != "python"]
@@ -57,7 +54,9 @@ def mlflow_files(
             "env": {"conda": "conda.yaml", "virtualenv": "python_env.yaml"},
         }
     }
-    flavors |= _own_flavor(artifact, file, made_with)
+    own = runtime_named(artifact.runtime).format.flavor
+    if own is not None:
+        flavors[artifact.runtime] = own(file, artifact.kind, made_with)
     document = {
         "flavors": flavors,
         "signature": {
@@ -79,7 +78,7 @@ def mlflow_files(
         "dependencies": ["-r requirements.txt"],
     }
     written: dict[str, dict[str, Any]] = {MLMODEL: document, "conda.yaml": conda, "python_env.yaml": environment}
-    return {name: write_yaml(content).encode() for name, content in written.items()}
+    return {name: _write_yaml(content).encode() for name, content in written.items()}
 
 
 def read_mlflow(folder: Path) -> Found:
@@ -91,18 +90,19 @@ def read_mlflow(folder: Path) -> Found:
     """
     what = f"import {folder}"
     try:
-        document = read_yaml((folder / MLMODEL).read_text("utf-8"))
+        text = (folder / MLMODEL).read_text("utf-8")
     except FileNotFoundError:
         raise NotFound(f"{what}: there is no {MLMODEL} in it. Give an MLflow model folder, or a model file.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise Misuse(f"{what}: its {MLMODEL} cannot be read: {error}") from error
+    document = _read_yaml(what, text)
     flavors = document.get("flavors")
     if not isinstance(flavors, dict):
         raise Misuse(f"{what}: its {MLMODEL} names no flavors.")
-    for name in ("lightgbm", "xgboost", "catboost", "onnx", "sklearn"):
-        if isinstance(flavor := flavors.get(name), dict):
+    for row in ROWS:
+        if row.endings and isinstance(flavor := flavors.get(row.name), dict):
             return Found(
-                file=_named_file(what, folder, flavor), format=_format(name, flavor), inputs=_inputs(what, document)
+                file=_named_file(what, folder, flavor), format=_format(row, flavor), inputs=_inputs(what, document)
             )
     if "pytorch" in flavors:
         raise Misuse(f"{what}: it is a model of PyTorch. {OF_TORCH}")
@@ -112,29 +112,39 @@ def read_mlflow(folder: Path) -> Found:
     )
 
 
-def _own_flavor(artifact: Artifact, file: str, made_with: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """The flavour of the model's own library, where MLflow has one for its format."""
-    match artifact.runtime:
-        case "lightgbm":
-            about = {"lgb_version": made_with.get("lightgbm"), "model_class": "lightgbm.basic.Booster"}
-            return {"lightgbm": {"data": file, "code": None, **about}}
-        case "xgboost":
-            about = {"xgb_version": made_with.get("xgboost"), "model_class": "xgboost.core.Booster"}
-            return {"xgboost": {"data": file, "code": None, "model_format": "ubj", **about}}
-        case "catboost":
-            kind = artifact.kind if artifact.kind in ("CatBoostClassifier", "CatBoostRegressor") else "CatBoost"
-            about = {"catboost_version": made_with.get("catboost"), "model_type": kind, "save_format": "cbm"}
-            return {"catboost": {"data": file, "code": None, **about}}
-        case "onnx":
-            providers = ["CPUExecutionProvider"]
-            about = {"onnx_version": distribution_version("onnx"), "onnx_session_options": None}
-            return {"onnx": {"data": file, "code": None, "providers": providers, **about}}
-        case "sklearn":
-            from trimtab.training.runtimes.skops_bytes import ALLOWED  # here: it loads scikit-learn
+def _write_yaml(document: Mapping[str, Any], indent: int = 0) -> str:
+    """A document in block style; its values as JSON writes them, which is YAML too.
 
-            about = {"sklearn_version": made_with.get("scikit-learn"), "serialization_format": "skops"}
-            return {"sklearn": {"pickled_model": file, "code": None, "skops_trusted_types": list(ALLOWED), **about}}
-    return {}
+    >>> print(_write_yaml({"flavors": {"lightgbm": {"data": "model.txt", "code": None}}}), end="")
+    flavors:
+      lightgbm:
+        data: "model.txt"
+        code: null
+    """
+    out = ""
+    for name, value in document.items():
+        if isinstance(value, Mapping) and value:
+            out += f"{' ' * indent}{name}:\n{_write_yaml(value, indent + 2)}"
+        else:
+            out += f"{' ' * indent}{name}: {msgspec.json.encode(value).decode()}\n"
+    return out
+
+
+def _read_yaml(what: str, text: str) -> dict[str, Any]:
+    try:
+        import yaml
+    except ImportError as error:
+        raise Misuse(
+            f'{what}: an {MLMODEL} file is YAML, and PyYAML is not installed. pip install "trimtab[mlflow]", or give '
+            "the model's own file."
+        ) from error
+    try:
+        found = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise Misuse(f"{what}: its {MLMODEL} is no YAML: {error}. Give the model's own file.") from error
+    if not isinstance(found, dict):
+        raise Misuse(f"{what}: its {MLMODEL} holds no mapping. Give the model's own file.")
+    return found
 
 
 def _column(field: Field) -> dict[str, Any]:
@@ -158,15 +168,13 @@ def _named_file(what: str, folder: Path, flavor: Mapping[str, Any]) -> Path:
     return file
 
 
-def _format(name: str, flavor: Mapping[str, Any]) -> Format:
+def _format(row: RuntimeRow, flavor: Mapping[str, Any]) -> str:
     kind = str(flavor.get("serialization_format") or "pickle")
-    whole_estimator = name == "lightgbm" and not str(flavor.get("model_class", "lightgbm.basic.Booster")).endswith(
-        "Booster"
-    )
-    if name == "sklearn" or whole_estimator:
+    model_class = str(flavor.get("model_class", "lightgbm.basic.Booster"))
+    whole_estimator = row.name == "lightgbm" and not model_class.endswith("Booster")
+    if row.name == "sklearn" or whole_estimator:
         return "skops" if kind == "skops" else "pickle"
-    formats: dict[str, Format] = {"lightgbm": "lightgbm", "xgboost": "xgboost", "catboost": "catboost", "onnx": "onnx"}
-    return formats[name]
+    return row.format
 
 
 def _inputs(what: str, document: Mapping[str, Any]) -> tuple[str, ...]:

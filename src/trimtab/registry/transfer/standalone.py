@@ -1,4 +1,4 @@
-"""Scores rows with an exported model. It needs Python, NumPy and the model's own library; trimtab it does not need.
+"""Score rows with an exported model: needs Python, NumPy and the model's own library, and no trimtab.
 
     python predict.py --check        repeat the golden predictions
     python predict.py rows.csv       a score for each row, in their order; .ndjson works too
@@ -6,8 +6,8 @@
 In Python, `load(folder).predict(rows)` takes a list of dicts, a dict of columns, or a data frame.
 """
 
-# An export copies this very file into its folder, as predict.py or code/trimtab_model.py. So nothing of trimtab is
-# imported here, and what the runtimes of `training` do is said once more; tests hold the two against each other.
+# An export writes this file into its folder as predict.py or code/trimtab_model.py, with the text of the functions
+# below in place of their imports from trimtab: the mathematics of scores, and the scorer of the model's library.  # D60
 
 from __future__ import annotations
 
@@ -17,30 +17,20 @@ import io
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+# <copied>
+from trimtab.registry.transfer.copied import exported_scorer
+from trimtab.stats.recalibration import map_class_odds, map_log_odds, map_steps
+from trimtab.training.fitting.classes import all_classes
+from trimtab.training.fitting.standardize import standardized
+
+# </copied>
 FORMAT = 1
-EDGE, STEEPEST = 1e-15, 35.0  # of calibration maps: scores, and log odds, are taken for no more extreme
-SKLEARN_TYPES = (  # what skops may restore besides what it trusts by itself: containers of fitted numbers
-    "numpy.dtype",
-    "sklearn.calibration._CalibratedClassifier",
-    "sklearn.calibration._SigmoidCalibration",
-    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-    "sklearn.tree._tree.Tree",
-    "sklearn.utils._bunch.Bunch",
-)
-RIVER_TYPES = (  # beginnings of their names
-    "river.",
-    "builtins.frozenset",
-    "collections.Counter",
-    "collections.deque",
-    "collections.defaultdict",
-    "random.Random",
-)
 _NEEDED = {
     "float": "a number",
     "int": "an integer",
@@ -51,11 +41,11 @@ _NEEDED = {
 
 
 class ModelError(ValueError):
-    """A row, a file or a library is not what the model needs; the message says what was found and what is needed."""
+    """An unfit row, file or library; the message names what was found and what is needed."""
 
 
 class Inputs:
-    """What a model reads, in order: its inputs by name and type, categories by their vocabulary."""
+    """A model's inputs in order: names, types, and the vocabularies of categories."""
 
     def __init__(self, inputs: Sequence[Mapping[str, Any]]) -> None:
         self.names = [str(one["name"]) for one in inputs]
@@ -89,7 +79,7 @@ class Inputs:
         return out
 
     def _number(self, name: str, value: Any, row: int) -> float:
-        if hasattr(value, "item"):  # a number of NumPy's
+        if hasattr(value, "item"):  # a NumPy number
             value = value.item()
         if value is None or type(value).__name__ in ("NAType", "NaTType"):  # pandas' nulls
             return math.nan
@@ -107,10 +97,10 @@ class Inputs:
 
 
 class Model:
-    """An exported model, read from its folder once its bytes were compared with their hash.
+    """An exported model, read from its folder after a check of the hash of its bytes.
 
     Raises:
-        ModelError: The folder is none, was written by a newer trimtab, or a file in it was changed.
+        ModelError: The folder is no export, was written by a newer trimtab, or a file in it was changed.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -123,7 +113,7 @@ class Model:
         if hashlib.sha256(data).hexdigest() != self.about["sha256"]:
             raise ModelError(f"{file}: it is not what was exported (another SHA-256). Export it again.")
         self._inputs = Inputs(self.about["inputs"])
-        self._score = _SCORERS[self.about["runtime"]](data, self._inputs.names)
+        self._score = exported_scorer(self.about["runtime"], data, self._inputs.names)
 
     def predict(self, rows: Any) -> Any:
         """The score of each row: float64, shape (rows,), of several classes (rows, classes).
@@ -135,15 +125,14 @@ class Model:
             ModelError: An input is missing, unknown or of another type.
         """
         matrix = self.matrix(rows)
-        step, calibration = self.about["step"], self.about["calibration"]
+        step, classes, calibration = self.about["step"], self.about["classes"], self.about["calibration"]
         if not len(matrix):
-            return np.empty(0 if self.about["classes"] is None else (0, len(self.about["classes"]["names"])))
+            return np.empty(0 if classes is None else (0, len(classes["names"])))
         if step is not None:
-            matrix = (matrix - np.array(step["means"])) / np.array(step["scales"])
-            matrix[np.isnan(matrix)] = 0.0
+            matrix = standardized(matrix, step["means"], step["scales"])
         scores = self._score(matrix)
-        if self.about["classes"] is not None:
-            scores = _chances(self.about["classes"], scores)
+        if classes is not None:
+            scores = all_classes(scores, classes["fitted"], len(classes["names"]), classes["rows"])
         return scores if calibration is None else _calibrated(calibration, scores)
 
     def matrix(self, rows: Any) -> Any:
@@ -151,7 +140,7 @@ class Model:
         return self._inputs.matrix(rows)
 
     def check(self) -> tuple[int, float, float]:
-        """Repeat the golden predictions: how many, the largest difference, and how much is allowed."""
+        """Repeat the golden predictions: their number, the largest difference, and the allowed one."""
         golden = read_document(self.folder / "golden.json")
         rows, expected = golden["rows"], np.array(golden["scores"], np.float64)
         together = self.predict(rows)
@@ -167,12 +156,12 @@ def load(folder: str | Path = ".") -> Model:
 
 
 def _load_pyfunc(path: str) -> _Pyfunc:
-    """What MLflow calls to load the folder."""
+    """MLflow's entry point to load the folder."""
     return _Pyfunc(Model(path))
 
 
 class _Pyfunc:
-    """The model as MLflow wants it."""
+    """The model behind MLflow's interface."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -221,122 +210,10 @@ def _columns_of_rows(rows: Any, inputs: list[str]) -> dict[str, list[Any]]:
 
 def _calibrated(calibration: dict[str, Any], scores: Any) -> Any:
     if calibration["type"] == "steps":
-        return np.interp(scores, np.array(calibration["scores"]), np.array(calibration["chances"]))
+        return map_steps(scores, np.array(calibration["scores"]), np.array(calibration["chances"]))
     if calibration["type"] == "class_odds":
-        logs = calibration["rise"] * np.log(np.clip(scores, EDGE, 1.0)) + np.array(calibration["offsets"])
-        powers = np.exp(np.maximum(logs - logs.max(axis=1, keepdims=True), -STEEPEST))
-        return powers / powers.sum(axis=1, keepdims=True)
-    p = np.clip(scores, EDGE, 1.0 - EDGE)
-    odds = calibration["rise"] * np.log(p) - calibration["fall"] * np.log1p(-p) + calibration["offset"]
-    return 1.0 / (1.0 + np.exp(-np.clip(odds, -STEEPEST, STEEPEST)))
-
-
-def _chances(classes: dict[str, Any], scores: Any) -> Any:
-    """A chance of each declared class from those of the classes that the estimator has seen."""
-    width, fitted = len(classes["names"]), classes["fitted"]
-    if scores.ndim == 1:
-        scores = np.stack([1.0 - scores, scores], axis=1)
-    if len(fitted) == width:
-        return scores
-    unseen = 1.0 / (classes["rows"] + width)
-    spread = np.full((len(scores), width), unseen)
-    spread[:, fitted] = scores * (1.0 - unseen * (width - len(fitted)))
-    return spread
-
-
-def _positive(scores: Any) -> Any:
-    """Of two classes the chance of the second; else the scores as they are."""
-    found = np.asarray(scores, np.float64)
-    return np.ascontiguousarray(found[:, -1]) if found.ndim == 2 and found.shape[1] <= 2 else found
-
-
-def _lightgbm(data: bytes, inputs: list[str]) -> Callable[[Any], Any]:
-    import lightgbm
-
-    booster = lightgbm.Booster(model_str=data.decode())
-    return lambda matrix: np.asarray(booster.predict(matrix, num_threads=1), np.float64)
-
-
-def _xgboost(data: bytes, inputs: list[str]) -> Callable[[Any], Any]:
-    import xgboost
-
-    booster = xgboost.Booster({"nthread": 1})
-    booster.load_model(bytearray(data))
-    booster.set_param({"nthread": 1})
-    best = booster.attr("best_iteration")
-    rounds = (0, 0) if best is None else (0, int(best) + 1)  # as the estimator does after early stopping
-    return lambda matrix: np.asarray(
-        booster.inplace_predict(matrix, iteration_range=rounds, missing=np.nan), np.float64
-    )
-
-
-def _catboost(data: bytes, inputs: list[str]) -> Callable[[Any], Any]:
-    import catboost
-
-    model = catboost.CatBoost()
-    model.load_model(blob=data, format="cbm")
-    kind = "Probability" if model.get_metadata()["trimtab"] == "probability" else "RawFormulaVal"
-    return lambda matrix: _positive(model.predict(matrix, prediction_type=kind, thread_count=1))
-
-
-def _onnx(data: bytes, inputs: list[str]) -> Callable[[Any], Any]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    taken, given = session.get_inputs()[0], session.get_outputs()[-1].name
-    kind = np.float32 if taken.type == "tensor(float)" else np.float64
-    return lambda matrix: _positive(session.run([given], {taken.name: matrix.astype(kind)})[0])
-
-
-def _sklearn(data: bytes, inputs: list[str]) -> Callable[[Any], Any]:
-    import skops.io
-
-    return _of_estimator(skops.io.loads(data, trusted=list(SKLEARN_TYPES)))
-
-
-def _pickle(data: bytes, inputs: list[str]) -> Callable[[Any], Any]:
-    import pickle  # exported only where somebody said trust="pickle": loading it runs code from the file
-
-    return _of_estimator(pickle.loads(data))
-
-
-def _of_estimator(estimator: Any) -> Callable[[Any], Any]:
-    if hasattr(estimator, "predict_proba"):
-        return lambda matrix: _positive(estimator.predict_proba(matrix))
-    return lambda matrix: np.asarray(estimator.predict(matrix), np.float64)
-
-
-def _river(data: bytes, inputs: list[str]) -> Callable[[Any], Any]:
-    import river.base
-    import skops.io
-
-    asked = skops.io.get_untrusted_types(data=data)
-    trusted = [name for name in asked if name.startswith(RIVER_TYPES)]
-    model: Any = skops.io.loads(data, trusted=[*SKLEARN_TYPES, *trusted])
-    last = list(model.steps.values())[-1] if hasattr(model, "steps") else model
-    if not isinstance(last, river.base.Classifier):
-        return lambda matrix: np.array(
-            [model.predict_one(dict(zip(inputs, row, strict=True))) for row in matrix.tolist()], np.float64
-        )
-
-    def chance(row: list[float]) -> float:
-        found = model.predict_proba_one(dict(zip(inputs, row, strict=True)))
-        return float(found.get(True, math.nan if not found else 0.0))
-
-    return lambda matrix: np.array([chance(row) for row in matrix.tolist()])
-
-
-_SCORERS: dict[str, Callable[[bytes, list[str]], Callable[[Any], Any]]] = {
-    "catboost": _catboost,
-    "lightgbm": _lightgbm,
-    "onnx": _onnx,
-    "pickle": _pickle,
-    "river": _river,
-    "sklearn": _sklearn,
-    "xgboost": _xgboost,
-}
+        return map_class_odds(scores, calibration["rise"], np.array(calibration["offsets"]))
+    return map_log_odds(scores, calibration["rise"], calibration["fall"], calibration["offset"])
 
 
 def _rows_of(file: Path, model: Model) -> list[dict[str, Any]]:

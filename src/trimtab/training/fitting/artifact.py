@@ -1,4 +1,4 @@
-"""All that scoring needs in one blob: encoding, step, estimator, classes, calibration, golden predictions."""
+"""The artifact of a version: encoding, step, estimator, classes, calibration and golden predictions in one blob."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from trimtab.features.feature_set import FeatureSet
 from trimtab.features.stored import decode_features
 from trimtab.stats.recalibration import Recalibration
 from trimtab.training.definitions import Metric, Task
-from trimtab.training.fitting.calibrated import CalibratedScorer
 from trimtab.training.fitting.classes import Classes, ClassScorer
 from trimtab.training.fitting.standardize import Standardize, StandardizedScorer
-from trimtab.training.runtimes.choose import runtime_named
 from trimtab.training.runtimes.ports import PlainScorer, Score, Scorer, Trust
+from trimtab.training.runtimes.table import runtime_named
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,7 +27,7 @@ _encoder = msgspec.msgpack.Encoder()  # keeps the order of dicts: the encoding's
 
 
 class Golden(msgspec.Struct, frozen=True):
-    """A few input rows and what they scored when the model was fitted; repeated wherever it is loaded."""
+    """A few input rows and their scores when the model was fitted; compared again wherever it is loaded."""
 
     rows: bytes  # little-endian float64, row after row (NaN: null)
     scores: bytes  # little-endian float64, of several classes row after row
@@ -37,7 +36,7 @@ class Golden(msgspec.Struct, frozen=True):
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     """A fitted model without its history: equal training gives equal bytes."""
 
-    format: Literal[1, 2] = 1  # 2: one of several classes, which an earlier trimtab cannot score
+    format: Literal[1, 2] = 1  # 2: of several classes, which an earlier trimtab cannot score
     model: str
     task: Task
     metric: Metric
@@ -51,23 +50,25 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     row_exact: bool
     row_tolerance: float  # the largest difference seen between one row and a batch; 0 when `row_exact`
     golden: Golden
-    definitions: bytes = b""  # the document of its feature definitions (`features.stored`); empty: of before there were
-    recalibration: Recalibration | None = None  # what its scores are corrected by
+    definitions: bytes = (
+        b""  # the document of its feature definitions (`features.stored`); empty: stored by an earlier trimtab
+    )
+    recalibration: Recalibration | None = None  # the map that corrects its scores
     classes: Classes | msgspec.UnsetType = msgspec.UNSET  # left out of the bytes where there is one number a row
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """What the chances of a row stand for, in order; empty where it answers with one number."""
+        """The classes of a row's probabilities, in order; empty where a row has one number."""
         return () if self.classes is msgspec.UNSET else self.classes.names
 
     def features(self, digest: str) -> FeatureSet:
         """The feature definitions that it was trained with.
 
         Args:
-            digest: Their address, from the version.
+            digest: Their hash, from the version.
 
         Raises:
-            Corrupt: They cannot be read, or are others.
+            Corrupt: They cannot be read, or have another hash.
             Misuse: It was stored without them, by an earlier trimtab.
         """
         if not self.definitions:
@@ -78,28 +79,43 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
         return decode_features(self.definitions, digest)
 
 
+class CalibratedScorer:
+    """A scorer whose scores are recalibrated, by the same operations for one row and for many."""
+
+    def __init__(self, recalibration: Recalibration, scorer: Scorer) -> None:
+        self._corrected = recalibration.mapping()
+        self._corrected_row = recalibration.row_mapping()
+        self.inner = scorer
+
+    def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
+        return self._corrected(self.inner.predict(matrix))
+
+    def predict_row(self, row: list[float]) -> Score:
+        return self._corrected_row(self.inner.predict_row(row))  # type: ignore[arg-type]  # a map is of their kind
+
+
 def encode_artifact(artifact: Artifact) -> bytes:
     """The artifact's bytes, the same for an equal one."""
     return _encoder.encode(artifact)
 
 
 def decode_artifact(data: bytes) -> Artifact:
-    """The artifact again.
+    """An artifact from its bytes.
 
     Raises:
-        Corrupt: The bytes are none.
+        Corrupt: They hold no artifact.
     """
     try:
         artifact = msgspec.msgpack.decode(data, type=Artifact)
     except msgspec.DecodeError as error:
-        raise Corrupt(f"artifact: these {len(data)} bytes are none: {error}") from error
+        raise Corrupt(f"artifact: these {len(data)} bytes hold no artifact: {error}") from error
     if artifact.inputs != artifact.encoding.names:
         raise Corrupt(f"artifact of {artifact.model!r}: its encoding is not in the order of its inputs.")
     return artifact
 
 
 def scorer_for(artifact: Artifact) -> Scorer:
-    """What scores matrix rows with an artifact, calibration included.
+    """A scorer of matrix rows, calibration included.
 
     Raises:
         Misuse: The artifact's runtime is not installed.
@@ -110,14 +126,14 @@ def scorer_for(artifact: Artifact) -> Scorer:
 
 
 def uncalibrated_scorer(artifact: Artifact) -> Scorer:
-    """What scores matrix rows as the estimator alone would; see `scorer_for`."""
+    """A scorer of matrix rows without calibration; see `scorer_for`."""
     scorer = runtime_named(artifact.runtime).load(artifact.estimator)
     stepped = scorer if artifact.step is None else StandardizedScorer(artifact.step, scorer)
     return stepped if artifact.classes is msgspec.UNSET else ClassScorer(artifact.classes, stepped)
 
 
 def make_golden(scorer: Scorer, matrix: NDArray[Any], *, rows: int = 8) -> Golden:
-    """Golden predictions for rows spread over a matrix, and for one without any value."""
+    """Golden predictions for rows spread over a matrix, and for a row of nulls."""
     import numpy as np
 
     chosen = np.unique(np.linspace(0, len(matrix) - 1, rows).astype(np.int64))
@@ -126,13 +142,13 @@ def make_golden(scorer: Scorer, matrix: NDArray[Any], *, rows: int = 8) -> Golde
 
 
 def golden_difference(artifact: Artifact, scorer: Scorer) -> float:
-    """The largest difference between golden scores and those of now, one by one and together; 0 for equal bits."""
+    """The largest difference between golden and present scores, row by row and as a batch; 0 for equal bits."""
     rows = golden_rows(artifact)
     classes = len(artifact.class_names) or 1
     expected = list(struct.iter_unpack(f"<{classes}d", artifact.golden.scores))
     alone = [_scores_of(scorer.predict_row(row)) for row in rows]
     together = [_scores_of(score) for score in score_rows(scorer, rows)]
-    return max(_furthest(expected, found) for found in (alone, together))
+    return max(_largest_difference(expected, found) for found in (alone, together))
 
 
 def golden_rows(artifact: Artifact) -> list[list[float]]:
@@ -141,7 +157,7 @@ def golden_rows(artifact: Artifact) -> list[list[float]]:
 
 
 def score_rows(scorer: Scorer, rows: list[list[float]]) -> list[Score]:
-    """The scores of a batch, without NumPy where the scorer does without."""
+    """The scores of a batch, without NumPy where the scorer works without it."""
     if isinstance(scorer, PlainScorer):
         return scorer.predict_rows(rows)
     import numpy as np
@@ -154,8 +170,8 @@ def _scores_of(score: Score) -> Sequence[float]:
     return score if isinstance(score, list) else (score,)
 
 
-def _furthest(expected: Sequence[Sequence[float]], found: Sequence[Sequence[float]]) -> float:
-    """Infinite for another shape, and where one is no number."""
+def _largest_difference(expected: Sequence[Sequence[float]], found: Sequence[Sequence[float]]) -> float:
+    """Infinite for another shape, and where a score is NaN."""
     if [*map(len, expected)] != [*map(len, found)]:
         return math.inf
     apart = [abs(a - b) for one, other in zip(expected, found, strict=True) for a, b in zip(one, other, strict=True)]

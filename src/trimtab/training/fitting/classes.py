@@ -1,4 +1,4 @@
-"""Models of several classes: from what an estimator says of those it has seen to a chance of each that is declared."""
+"""Probabilities of all declared classes from those of the classes that an estimator was fitted on."""
 
 from __future__ import annotations
 
@@ -14,11 +14,32 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Classes(msgspec.Struct, frozen=True, kw_only=True):
-    """What the columns of a model's answers stand for, and which of them its estimator knows.
+def all_classes(scores: Any, fitted: Any, width: int, rows: int) -> Any:
+    """Probabilities of all classes, shape (rows, width), from those of the fitted ones. Exports copy this function.
 
-    A class that no row to learn from was of gets one chance in (rows + classes), as Laplace would have it: small and
-    not 0, so that its first row does not cost without end.  # D0076
+    Args:
+        scores: Shape (rows, fitted classes); of two also the probability of the second alone, shape (rows,).
+        fitted: The places of the fitted classes.
+        width: The number of declared classes.
+        rows: The number of training rows.
+    """
+    import numpy as np
+
+    if scores.ndim == 1:
+        scores = np.stack([1.0 - scores, scores], axis=1)
+    if len(fitted) == width:
+        return scores
+    unseen = 1.0 / (rows + width)
+    spread = np.full((len(scores), width), unseen)
+    spread[:, list(fitted)] = scores * (1.0 - unseen * (width - len(fitted)))
+    return spread
+
+
+class Classes(msgspec.Struct, frozen=True, kw_only=True):
+    """The declared classes of a model, and which of them its estimator was fitted on.
+
+    A class without training rows gets the probability 1 / (rows + classes) (Laplace's rule of succession): small and
+    not 0, so that the log loss of its first row is finite.  # D0076
     """
 
     names: tuple[str, ...]  # as declared, in this order
@@ -30,33 +51,25 @@ class Classes(msgspec.Struct, frozen=True, kw_only=True):
         """How many classes are declared."""
         return len(self.names)
 
-    def chances(self, scores: NDArray[Any]) -> NDArray[Any]:
-        """A row of chances for each row of an estimator's answers, shape (rows, classes).
+    def probabilities(self, scores: NDArray[Any]) -> NDArray[Any]:
+        """Probabilities of all declared classes from an estimator's scores, shape (rows, classes).
 
         Args:
-            scores: Shape (rows, fitted classes); with two, also the chance of the second alone, shape (rows,).
+            scores: Shape (rows, fitted classes); of two also the probability of the second alone, shape (rows,).
 
         Raises:
             Misuse: They have another shape.
         """
-        import numpy as np
-
         known = len(self.fitted)
-        if known == 2 and scores.ndim == 1:
-            scores = np.stack([1.0 - scores, scores], axis=1)
-        if scores.ndim != 2 or scores.shape[1] != known:
+        if (scores.shape[1:] or (2,)) != (known,):
             raise Misuse(
-                f"predictions of shape {scores.shape} where {known} classes were fitted: a chance of each is needed. "
-                "Give the estimator predict_proba."
+                f"predictions of shape {scores.shape} where {known} classes were fitted: a probability of each is "
+                "needed. Give the estimator predict_proba."
             )
-        if known == self.width:
-            return scores
-        unseen = 1.0 / (self.rows + self.width)
-        spread = np.full((len(scores), self.width), unseen)
-        spread[:, list(self.fitted)] = scores * (1.0 - unseen * (self.width - known))
-        return spread
+        found: NDArray[Any] = all_classes(scores, self.fitted, self.width, self.rows)
+        return found
 
-    def chances_row(self, scores: float | list[float]) -> list[float]:
+    def probabilities_row(self, scores: float | list[float]) -> list[float]:
         """The same for one row, to the bit."""
         if not isinstance(scores, list):
             scores = [1.0 - scores, scores]
@@ -71,7 +84,7 @@ class Classes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClassScorer:
-    """Scores with an estimator, and answers with a chance of each declared class."""
+    """A scorer of probabilities of all declared classes."""
 
     def __init__(self, classes: Classes, scorer: Scorer) -> None:
         self._classes = classes
@@ -82,16 +95,17 @@ class ClassScorer:
             import numpy as np
 
             return np.empty((0, self._classes.width))
-        return self._classes.chances(self.inner.predict(matrix))
+        return self._classes.probabilities(self.inner.predict(matrix))
 
     def predict_row(self, row: list[float]) -> list[float]:
-        return self._classes.chances_row(self.inner.predict_row(row))
+        return self._classes.probabilities_row(self.inner.predict_row(row))
 
 
 def aligned(scores: NDArray[Any], given: Sequence[str], wanted: Sequence[str], what: str) -> NDArray[Any]:
-    """Chances of the classes `wanted`, in their order, from those of a version that declared others.
+    """Probabilities of the classes `wanted`, in their order, from those of a version that declared others.
 
-    A class that it did not know has chance 0, and what it gave to classes that are no more is shared out.
+    A class that the version did not know has probability 0; that of classes which are no longer declared is distributed
+    over the others.
 
     Raises:
         Misuse: The two have no class in common.

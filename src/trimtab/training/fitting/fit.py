@@ -25,21 +25,21 @@ from trimtab.training.data.weights import Weighed, weigh
 from trimtab.training.definitions import Model, Task
 from trimtab.training.fitting.artifact import (
     Artifact,
+    CalibratedScorer,
     Golden,
     encode_artifact,
     golden_difference,
     make_golden,
     uncalibrated_scorer,
 )
-from trimtab.training.fitting.calibrated import CalibratedScorer
 from trimtab.training.fitting.classes import Classes
 from trimtab.training.fitting.fitted import Fitted
+from trimtab.training.fitting.path_choice import refuse_unlike
 from trimtab.training.fitting.raised import place_raised
 from trimtab.training.fitting.recalibrating import recalibrate
-from trimtab.training.fitting.row_calls import refuse_unlike
 from trimtab.training.fitting.standardize import Standardize, fit_standardize
-from trimtab.training.runtimes.choose import missing_library, runtime_for, runtime_named
 from trimtab.training.runtimes.ports import ListRuntime, Runtime, Scorer, Trust
+from trimtab.training.runtimes.table import missing_library, runtime_for, runtime_named
 
 _CHECKED = 4_096  # rows whose answers are checked after a fit
 _ALONE = 200  # rows that are also scored one by one
@@ -450,7 +450,7 @@ def _own_answers(estimator: Any, inputs: NDArray[Any], classes: Classes | None) 
     else:
         own = np.asarray(estimator.predict(inputs), np.float64)
         own = own.reshape(-1) if classes is None else own
-    return own if classes is None else classes.chances(own)
+    return own if classes is None else classes.probabilities(own)
 
 
 def _apart(own: NDArray[np.float64], scores: NDArray[np.float64]) -> float:

@@ -18,7 +18,7 @@ from trimtab.training.fitting.artifact import Artifact
 from trimtab.training.fitting.fit import finish, new_estimator, prepare, training_target
 from trimtab.training.fitting.fitted import Fitted
 from trimtab.training.runtimes.ports import Score, Scorer
-from trimtab.training.runtimes.sklearn import LinearScorer, scorer_of
+from trimtab.training.runtimes.sklearn import RUNTIME, LinearScorer
 from trimtab.training.runtimes.skops_bytes import dumps, loads
 
 _BATCH = 1_000  # rows of one `partial_fit` in the first fit
@@ -82,8 +82,8 @@ class OnlineLearner:
             return
         partial_fit(self._estimator, self._stepped(matrix), target)
         self.learned += len(target)
-        if isinstance(self._scorer, LinearScorer):  # it keeps the weights of before
-            self._scorer = scorer_of(self._estimator)
+        if isinstance(self._scorer, LinearScorer):  # it holds a copy of the weights
+            self._scorer = RUNTIME.scorer(self._estimator)
 
     def state(self) -> bytes:
         """A snapshot; `restore` brings it back so that the next prediction has the same bits."""
@@ -111,7 +111,7 @@ class OnlineLearner:
             kind = type(estimator).__name__
             raise Misuse(f"online learning of {self.artifact.model!r}: {kind} has no partial_fit.")
         self._estimator = estimator
-        self._scorer = scorer_of(estimator)
+        self._scorer = RUNTIME.scorer(estimator)
 
     def _stepped(self, matrix: NDArray[Any]) -> NDArray[Any]:
         return matrix if self.artifact.step is None else self.artifact.step.apply(matrix)
@@ -135,7 +135,7 @@ def fit_online(
     if model.task == "multiclass":
         raise Misuse(
             f"online learning of {model.name!r}: its label has {len(model.label.classes)} classes, and learners here "
-            'tell two apart or foretell a number. Use learn="batch".'
+            'predict two classes or a number. Use learn="batch".'
         )
     if model.calibration is not None:
         raise Misuse(_no_calibration(model.name, model.calibration))
@@ -159,7 +159,7 @@ def fit_online(
 
 
 def partial_fit(estimator: Any, inputs: NDArray[Any], target: NDArray[Any]) -> None:
-    """Let an estimator learn some rows; a classifier is told at its first time that there are two classes."""
+    """Let an estimator learn some rows; a classifier needs the list of its classes at the first call."""
     if not is_classifier(estimator):
         estimator.partial_fit(inputs, target)
     elif hasattr(estimator, "classes_"):

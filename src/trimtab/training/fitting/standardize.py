@@ -1,4 +1,4 @@
-"""Impute and scale: what estimators that refuse nulls are given instead of the plain matrix."""
+"""Impute and scale, for estimators that refuse nulls."""
 
 from __future__ import annotations
 
@@ -12,6 +12,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+def standardized(matrix: Any, means: Any, scales: Any) -> Any:
+    """(value - mean) / scale for each input, and 0 for null. Exports copy this function."""
+    import numpy as np
+
+    scaled = (matrix - np.array(means)) / np.array(scales)
+    scaled[np.isnan(scaled)] = 0.0
+    return scaled
+
+
 class Standardize(msgspec.Struct, frozen=True):
     """(value - mean) / scale for each input, and 0 (the mean) for null; fitted on training rows.
 
@@ -23,10 +32,7 @@ class Standardize(msgspec.Struct, frozen=True):
 
     def apply(self, matrix: NDArray[Any]) -> NDArray[Any]:
         """The matrix, without nulls."""
-        import numpy as np
-
-        scaled: NDArray[Any] = (matrix - np.array(self.means)) / np.array(self.scales)
-        scaled[np.isnan(scaled)] = 0.0
+        scaled: NDArray[Any] = standardized(matrix, self.means, self.scales)
         return scaled
 
     def apply_row(self, row: list[float]) -> list[float]:
@@ -38,7 +44,7 @@ class Standardize(msgspec.Struct, frozen=True):
 
 
 class StandardizedScorer:
-    """A scorer that is given standardized inputs."""
+    """A scorer of standardized inputs."""
 
     def __init__(self, step: Standardize, scorer: Scorer) -> None:
         self._step = step
@@ -52,7 +58,7 @@ class StandardizedScorer:
 
 
 def fit_standardize(matrix: NDArray[Any], weights: NDArray[Any] | None = None) -> Standardize:
-    """Means and standard deviations of the values that are there, each row counting by its weight."""
+    """Means and standard deviations of the values that are not null, each row counting by its weight."""
     import numpy as np
 
     there = ~np.isnan(matrix)

@@ -1,6 +1,6 @@
-"""What fits, saves and scores: one file a library, which is imported only when an estimator of it is met."""
+"""Model runtimes: one file per library, imported when an estimator of it is used."""
 
-from trimtab.training.runtimes.choose import runtime_for, runtime_named
 from trimtab.training.runtimes.ports import Runtime, Scorer, Trust
+from trimtab.training.runtimes.table import runtime_for, runtime_named
 
 __all__ = ["Runtime", "Scorer", "Trust", "runtime_for", "runtime_named"]

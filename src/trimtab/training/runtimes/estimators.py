@@ -1,4 +1,4 @@
-"""Wrappers that choose how an estimator is stored and scored; loading this module loads no library."""
+"""Wrappers of estimators for ONNX and PyTorch; importing them loads neither library."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class OnnxEstimator:
         return self
 
     def predict(self, inputs: Any) -> Any:
-        """What the estimator itself says: probabilities of a class come from `predict_proba`."""
+        """The estimator's own predictions; probabilities come from `predict_proba`."""
         return self.estimator.predict(inputs)
 
     def __getattr__(self, name: str) -> Any:
@@ -72,14 +72,14 @@ class TorchEstimator:
         return f"neural({list(self.layers) if self.build is None else self.build.__name__})"
 
     def fit(self, inputs: Any, target: Any) -> Any:
-        """Fit it on inputs without null; what answers."""
-        from trimtab.training.runtimes.choose import runtime_named
+        """Fit on inputs without null and return a scorer."""
+        from trimtab.training.runtimes.table import runtime_named
 
         return runtime_named("torch").fit(self, inputs, target, tuple(map(str, range(inputs.shape[1]))))
 
     def predict(self, inputs: Any) -> Any:
-        """Refused: `fit` gives what answers."""
-        raise Misuse(f"{self!r}: ask what fit gave.")
+        """Refused: `fit` returns the scorer."""
+        raise Misuse(f"{self!r}: it does not predict. Call predict of what fit returned.")
 
 
 def neural(
@@ -93,9 +93,9 @@ def neural(
     """A neural network of PyTorch, on the processor (extra `torch`).
 
     Args:
-        layers: Widths of its hidden layers; or a function of the number of inputs and outputs that gives a
-            `torch.nn.Module`, which is to give logits of classes or a number: (rows, outputs). It must be at the top of
-            a file, and is stored by its name and the address of its code; the weights alone are stored as numbers.
+        layers: Widths of its hidden layers; or a function of the number of inputs and outputs that returns a
+            `torch.nn.Module`, which returns logits of classes or a number: (rows, outputs). It must be at the top of
+            a file, and is stored by its name and the hash of its code; only the weights are stored as numbers.
         epochs: How often all rows are seen.
         batch_rows: Rows of one step.
         learning_rate: Of Adam.

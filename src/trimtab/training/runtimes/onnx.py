@@ -2,29 +2,114 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, is_classifier
 
 from trimtab.core.errors import Corrupt, Misuse
-from trimtab.training.runtimes.choosing import RowCall, Ways, per_thread
+from trimtab.core.expressions.code import distribution_version
 from trimtab.training.runtimes.estimators import OnnxEstimator
+from trimtab.training.runtimes.formats import ExportedCode, Format, Inspected, ModelFile
+from trimtab.training.runtimes.library import LibraryRuntime
 from trimtab.training.runtimes.ports import Score, check_columns, row_score, wrong_row
+from trimtab.training.runtimes.scoring_paths import RowCall, ScoringPaths, per_thread, with_paths
 from trimtab.training.runtimes.sklearn import RUNTIME as SKLEARN
-from trimtab.training.runtimes.weighted import fit_weighted
 
 _OPSET = {"": 18, "ai.onnx.ml": 3}  # fixed, so that equal estimators give equal bytes
+_NUMBERS = re.compile(r"tensor\((bool|float|float16|double|u?int\d+)\)")
 
 
-class OnnxRuntime:
-    """What scikit-learn fits, another engine scores."""
+def open_session(data: bytes) -> Any:
+    """A session of ONNX Runtime on one thread."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def run_session(session: Any, matrix: Any) -> Any:
+    """Scores of a graph with one input and its scores as the last output: of a classifier after the classes."""
+    import numpy as np
+
+    taken = session.get_inputs()[0]
+    kind = np.float32 if taken.type == "tensor(float)" else np.float64
+    output = session.get_outputs()[-1].name
+    scores = np.asarray(session.run([output], {taken.name: matrix.astype(kind, copy=False)})[0], np.float64)
+    return np.ascontiguousarray(scores[:, -1]) if scores.ndim == 2 and scores.shape[1] <= 2 else scores
+
+
+def score_exported(data: bytes, inputs: list[str]) -> Any:
+    """The scorer of an exported file."""
+    session = open_session(data)
+    return lambda matrix: run_session(session, matrix)
+
+
+def _flavor(file: str, kind: str, made_with: Mapping[str, str]) -> dict[str, Any]:
+    about = {"onnx_version": distribution_version("onnx"), "onnx_session_options": None}
+    return {"data": file, "code": None, "providers": ["CPUExecutionProvider"], **about}
+
+
+def _inspect(file: ModelFile) -> Inspected:
+    try:
+        session = open_session(file.data)
+    except Exception as error:  # ONNX Runtime raises a dozen kinds of its own, all of them for bytes it cannot read
+        if "external data" in str(error).lower():
+            raise Misuse(
+                "onnx: its weights lie in another file. Save it as one (torch.onnx.export: external_data=False)."
+            ) from error
+        raise Corrupt(f"onnx: these bytes are no model: {str(error)[:200]}") from error
+    taken, given = session.get_inputs(), session.get_outputs()[-1]
+    if len(taken) != 1 or len(taken[0].shape) != 2 or taken[0].type not in ("tensor(float)", "tensor(double)"):
+        found = ", ".join(f"{one.name}: {one.type} {one.shape}" for one in taken)
+        raise Misuse(f"onnx: one input of shape (rows, inputs) in floats is needed; found {found}.")
+    if not given.type.startswith("tensor("):
+        raise Misuse(f"onnx: its output {given.name!r} is {given.type}. Convert the model again with zipmap=False.")
+    if not _NUMBERS.fullmatch(given.type):
+        raise Misuse(
+            f"onnx: its output {given.name!r} is {given.type}, numbers are needed. Let its last output be "
+            "the predictions."
+        )
+    rows, count = taken[0].shape
+    if isinstance(rows, int):
+        raise Misuse(
+            f"onnx: it takes {rows} rows at a time, any number is needed. Convert the model again with its first "
+            "dimension left open (torch.onnx.export: dynamic_shapes)."
+        )
+    return Inspected(
+        runtime="onnx",
+        data=file.data,
+        kind="graph",
+        count=count if isinstance(count, int) else None,
+        accepts_null=count != len(file.names) or _scores_nulls(session, count),
+    )
+
+
+def _scores_nulls(session: Any, inputs: int) -> bool:
+    """Whether a row of nulls has finite scores."""
+    try:
+        return bool(np.isfinite(run_session(session, np.full((1, inputs), np.nan))).all())
+    except Exception:  # ONNX Runtime's own kinds: a node refuses what it makes of NaN, such as a place in a table
+        return False
+
+
+class OnnxRuntime(LibraryRuntime):
+    """Fits with scikit-learn and scores with ONNX Runtime."""
 
     name = "onnx"
     row_exact = False  # kernels for one row and for many differ in the last bits
     parity = 1e-5  # converters compute in single precision where ONNX has no other kernel
+    format = Format(
+        export_file="model.onnx",
+        exported=ExportedCode(score_exported, needs=(open_session, run_session)),
+        flavor=_flavor,
+        inspect=_inspect,
+    )
 
     def handles(self, estimator: Any) -> bool:
         return isinstance(estimator, OnnxEstimator)
@@ -43,49 +128,37 @@ class OnnxRuntime:
         names: tuple[str, ...],
         weights: NDArray[Any] | None = None,
     ) -> Any:
-        fit_weighted(estimator.estimator, inputs, target, weights)
+        SKLEARN.fit(estimator.estimator, inputs, target, names, weights)
         return estimator
 
     def save(self, fitted: Any) -> bytes:
         return _converted(fitted.estimator)
 
-    def load(self, data: bytes) -> OnnxScorer:
-        return OnnxScorer(data)
+    def load(self, data: bytes) -> ScoringPaths:
+        model = OnnxModel(data)
+        return with_paths(model, self.scoring_paths(model))
+
+    def scoring_paths(self, model: OnnxModel) -> Mapping[str, RowCall]:
+        return {"bound": per_thread(lambda: _BoundCall(model).score)} if model.columns and _can_bind(model) else {}
 
     def importance(self, fitted: Any) -> NDArray[Any] | None:
         return SKLEARN.importance(fitted.estimator)
 
 
-class OnnxScorer(Ways):
-    """A session over one graph with one input of shape (rows, inputs)."""
+class OnnxModel:
+    """A session over a graph with one input of shape (rows, inputs)."""
 
     def __init__(self, data: bytes) -> None:
-        graph = self._graph = _Session(data)
-        can_bind = graph.columns and _can_bind(graph)
-        bound: dict[str, RowCall] = {"bound": per_thread(lambda: _BoundCall(graph).score)} if can_bind else {}
-        super().__init__({**bound, "library": graph.alone})
-
-    def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        return self._graph.predict(matrix)
-
-
-class _Session:
-    """The library's own session, and its own way."""
-
-    def __init__(self, data: bytes) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
         try:
-            self.session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            self.session = open_session(data)
         except Exception as error:  # ONNX Runtime raises a dozen kinds of its own, all of them for bytes it cannot read
             raise Corrupt(f"onnx: these {len(data)} bytes are no model: {str(error)[:200]}") from error
         taken = self.session.get_inputs()[0]
         self.input = taken.name
         self.kind = np.float32 if taken.type == "tensor(float)" else np.float64
-        answers = self.session.get_outputs()[-1]  # of a classifier: after the classes the probabilities
-        self.output = answers.name
-        width = answers.shape[1] if len(answers.shape) == 2 else 1
+        output = self.session.get_outputs()[-1]
+        self.output = output.name
+        width = output.shape[1] if len(output.shape) == 2 else 1
         self._classes = width if isinstance(width, int) else 1
         columns = taken.shape[1] if len(taken.shape) == 2 else None
         self.columns = columns if isinstance(columns, int) else 0
@@ -95,30 +168,26 @@ class _Session:
             return np.empty((0, self._classes) if self._classes > 2 else 0)
         if self.columns:
             check_columns("onnx", matrix, self.columns)
-        found = self.session.run([self.output], {self.input: matrix.astype(self.kind, copy=False)})[0]
-        scores = np.asarray(found, np.float64)
-        if scores.ndim == 2 and scores.shape[1] <= 2:
-            return np.ascontiguousarray(scores[:, -1])
-        return scores
+        return np.asarray(run_session(self.session, matrix))
 
-    def alone(self, row: list[float]) -> Score:
+    def predict_row(self, row: list[float]) -> Score:
         return row_score(self.predict(np.array([row], np.float64)))
 
 
-def _can_bind(graph: _Session) -> bool:
-    """Whether tensors that stay give the bits of those made for a call."""
+def _can_bind(graph: OnnxModel) -> bool:
+    """Whether bound tensors give the bits of tensors made for each call."""
     rows = np.random.default_rng(0).normal(size=(4, graph.columns)).tolist()
     try:
         call = _BoundCall(graph)
-        return [call.score(row) for row in rows] == [graph.alone(row) for row in rows]
-    except Exception:  # ONNX Runtime's own kinds: a graph with another shape of answers stays with the plain call
+        return [call.score(row) for row in rows] == [graph.predict_row(row) for row in rows]
+    except Exception:  # ONNX Runtime's own kinds: a graph with another shape of scores keeps the plain call
         return False
 
 
 class _BoundCall:
-    """Tensors of one thread that are bound to the session once, for the input of a row and its answer."""
+    """Tensors of one thread that are bound to the session once, for a row and its scores."""
 
-    def __init__(self, graph: _Session) -> None:
+    def __init__(self, graph: OnnxModel) -> None:
         self._run = graph.session.run_with_iobinding
         self._columns = graph.columns
         self._row = np.zeros((1, graph.columns), graph.kind)
@@ -145,20 +214,20 @@ def _converted(estimator: BaseEstimator) -> bytes:
     """The graph in double precision, or in single where ONNX Runtime has no kernels of double for a part of it."""
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 
-    if _asks_for_null(estimator):
+    if _splits_on_null(estimator):
         raise Misuse(
             f"onnx: {type(estimator).__name__} cannot be converted: its trees ask whether a value is missing, and "
-            "skl2onnx comes to no end with that. Use it without onnx(...), as scikit-learn's own."
+            "skl2onnx does not finish with those. Use it without onnx(...), as scikit-learn's own."
         )
     try:
         data = _graph(estimator, DoubleTensorType)
-        OnnxScorer(data)
+        OnnxModel(data)
     except (Misuse, Corrupt):
         data = _graph(estimator, FloatTensorType)
         try:
-            OnnxScorer(data)
+            OnnxModel(data)
         except Corrupt as error:
-            raise _unfit(estimator, error) from error
+            raise _unconverted(estimator, error) from error
     return data
 
 
@@ -172,12 +241,12 @@ def _graph(estimator: BaseEstimator, kind: Any) -> bytes:
             estimator, name="model", initial_types=shape, options=options, target_opset=_OPSET
         )
     except Exception as error:  # a converter may raise anything for a part that it does not know
-        raise _unfit(estimator, error) from error
+        raise _unconverted(estimator, error) from error
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _asks_for_null(estimator: BaseEstimator) -> bool:
-    """Whether a tree in it has a split that only parts null from all else: its threshold is infinite."""
+def _splits_on_null(estimator: BaseEstimator) -> bool:
+    """Whether a tree in it has a split that only separates null from all values: its threshold is infinite."""
     waiting: list[Any] = [estimator]
     seen: set[int] = set()
     while waiting:
@@ -195,7 +264,7 @@ def _asks_for_null(estimator: BaseEstimator) -> bool:
     return False
 
 
-def _unfit(estimator: BaseEstimator, error: Exception) -> Misuse:
+def _unconverted(estimator: BaseEstimator, error: Exception) -> Misuse:
     return Misuse(
         f"onnx: {type(estimator).__name__} cannot be converted: {type(error).__name__}: {str(error)[:200]}. "
         "Use it without onnx(...), as scikit-learn's own."

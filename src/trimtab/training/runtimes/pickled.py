@@ -1,4 +1,4 @@
-"""Any Python class with `fit` and `predict`, saved with pickle: only where `trust="pickle"` was given."""
+"""Pickle: any Python class with `fit` and `predict`, saved only where `trust="pickle"` was given."""
 
 from __future__ import annotations
 
@@ -9,16 +9,48 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.errors import Corrupt, Misuse
-from trimtab.training.runtimes.ports import Scorer
-from trimtab.training.runtimes.weighted import FitsInPlace
+from trimtab.training.runtimes.formats import ExportedCode, Format, Inspected, ModelFile
+from trimtab.training.runtimes.library import LibraryRuntime
+from trimtab.training.runtimes.ports import second_of_two
+from trimtab.training.runtimes.scoring_paths import ScoringPaths, with_paths
+from trimtab.training.runtimes.sklearn import RUNTIME as SKLEARN
+from trimtab.training.runtimes.sklearn import EstimatorModel, estimator_scores, inputs_of
 
 
-class PickleRuntime(FitsInPlace):
-    """An estimator that says `accepts_null = True` gets NaN for null; any other gets imputed, scaled columns."""
+def score_exported(data: bytes, inputs: list[str]) -> Any:
+    """The scorer of an exported file."""
+    import pickle  # exported only with trust="pickle": loading it runs code from the file
+
+    estimator = pickle.loads(data)
+    return lambda matrix: estimator_scores(estimator, matrix)
+
+
+def _inspect(file: ModelFile) -> Inspected:
+    estimator = _loads(file.data)
+    if not RUNTIME.handles(estimator):
+        raise Misuse(f"pickle: it holds a {type(estimator).__name__}, which has no fit and predict.")
+    return Inspected(runtime="pickle", data=file.data, kind=type(estimator).__name__, **inputs_of(estimator))
+
+
+def _loads(data: bytes) -> Any:
+    try:
+        return pickle.loads(data)
+    except (Exception, SystemExit) as error:  # it may run any code, and raise anything
+        raise Corrupt(
+            f"pickle: these {len(data)} bytes are no estimator of this project: {type(error).__name__}: {error}."
+        ) from error
+
+
+class PickleRuntime(LibraryRuntime):
+    """An estimator with `accepts_null = True` gets NaN for null; any other gets imputed, scaled columns."""
 
     name = "pickle"
     row_exact = False
-    parity = 1e-9
+    format = Format(
+        export_file="model.pkl",
+        exported=ExportedCode(score_exported, needs=(second_of_two, estimator_scores)),
+        inspect=_inspect,
+    )
 
     def handles(self, estimator: Any) -> bool:
         return hasattr(estimator, "fit") and (hasattr(estimator, "predict") or hasattr(estimator, "predict_proba"))
@@ -42,15 +74,13 @@ class PickleRuntime(FitsInPlace):
                 "module that can be imported."
             ) from error
 
-    def load(self, data: bytes) -> Scorer:
-        from trimtab.training.runtimes.sklearn import EstimatorScorer
-
-        try:
-            return EstimatorScorer(pickle.loads(data))
-        except (Exception, SystemExit) as error:  # it may run any code, and raise anything
-            said = f"{type(error).__name__}: {error}"
-            raise Corrupt(f"pickle: these {len(data)} bytes are no estimator of this project: {said}.") from error
+    def load(self, data: bytes) -> ScoringPaths:
+        model = EstimatorModel(_loads(data))
+        return with_paths(model, SKLEARN.scoring_paths(model))
 
     def importance(self, fitted: Any) -> NDArray[Any] | None:
         weights = getattr(fitted, "feature_importances_", None)
         return None if weights is None else np.asarray(weights, np.float64)
+
+
+RUNTIME = PickleRuntime()

@@ -1,4 +1,4 @@
-"""What every runtime must do."""
+"""The protocols of model runtimes and scorers."""
 
 from __future__ import annotations
 
@@ -9,30 +9,32 @@ from trimtab.core.errors import Misuse
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Trust = Literal["pickle"]  # how far a version may be trusted: "pickle" runs code when it is loaded
+    from trimtab.training.runtimes.formats import Format
+
+Trust = Literal["pickle"]  # "pickle": loading the version runs code
 
 
-Score: TypeAlias = float | list[float]  # of one row: a number, or a chance of each of three or more classes
+Score: TypeAlias = float | list[float]  # of one row: a number, or a probability of each of three or more classes
 
 
 class Scorer(Protocol):
-    """A fitted model that answers; many threads may call it at once."""
+    """A fitted model that scores; many threads may call it at once."""
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
         """The probability of the positive class (or the number) of each row: float64 (rows, inputs) to (rows,).
 
-        Of three or more classes a chance of each: (rows, classes).
+        Of three or more classes a probability of each: (rows, classes).
         """
         ...
 
     def predict_row(self, row: list[float]) -> Score:
-        """The same for one row (NaN for null), by the fastest way there is."""
+        """The same for one row (NaN for null), by the fastest path."""
         ...
 
 
 @runtime_checkable
 class PlainScorer(Scorer, Protocol):
-    """A scorer that does without NumPy."""
+    """A scorer that works without NumPy."""
 
     def predict_rows(self, rows: list[list[float]]) -> list[Score]:
         """The scores of a batch: the bits of `predict`."""
@@ -40,7 +42,7 @@ class PlainScorer(Scorer, Protocol):
 
 
 def check_columns(library: str, matrix: NDArray[Any], inputs: int) -> None:
-    """Refuse a matrix that has not a column for each of the inputs of a model.
+    """Refuse a matrix whose columns are not the inputs of a model.
 
     Raises:
         Misuse: It has fewer or more, or another number of dimensions.
@@ -50,7 +52,7 @@ def check_columns(library: str, matrix: NDArray[Any], inputs: int) -> None:
 
 
 def wrong_row(library: str, given: int, inputs: int) -> Misuse:
-    """The error of a row that has not a number for each of the inputs of a model."""
+    """The error for a row with fewer or more values than a model has inputs."""
     return Misuse(f"{library}: {inputs} numbers are needed, {given} values were given.")
 
 
@@ -60,11 +62,24 @@ def row_score(scores: NDArray[Any]) -> Score:
     return found
 
 
+def second_of_two(scores: Any) -> NDArray[Any]:
+    """Of two classes the probability of the second; all other scores as they are."""
+    import numpy as np
+
+    found = np.asarray(scores, np.float64)
+    return np.ascontiguousarray(found[:, 1]) if found.ndim == 2 and found.shape[1] == 2 else found
+
+
 class Runtime(Protocol):
     """A library that fits and scores."""
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def format(self) -> Format:
+        """Export, import, contributions and parameters of its stored models."""
+        ...
 
     @property
     def row_exact(self) -> bool:
@@ -73,7 +88,7 @@ class Runtime(Protocol):
 
     @property
     def parity(self) -> float:
-        """How far a stored model may be from the one in memory, relative to scores above 1."""
+        """The largest difference allowed between a stored model and the one in memory, relative to scores above 1."""
         ...
 
     def handles(self, estimator: Any) -> bool:
@@ -81,7 +96,7 @@ class Runtime(Protocol):
         ...
 
     def accepts_null(self, estimator: Any) -> bool:
-        """Whether it can be fitted with NaN; otherwise nulls are imputed and columns scaled before."""
+        """Whether it can be fitted with NaN; otherwise nulls are imputed and columns scaled first."""
         ...
 
     def configure(self, estimator: Any, *, seed: int, threads: int) -> None:
@@ -96,28 +111,28 @@ class Runtime(Protocol):
         names: tuple[str, ...],
         weights: NDArray[Any] | None = None,
     ) -> Any:
-        """The fitted estimator: `inputs` of shape (rows, inputs), named by `names`; each row counts by its weight.
+        """Fit on `inputs` of shape (rows, inputs), named by `names`; each row counts by its weight.
 
         Raises Misuse for weights that the estimator does not take.
         """
         ...
 
     def save(self, fitted: Any) -> bytes:
-        """The fitted estimator; the same bytes for an equal one. Raises Misuse for one that it cannot save."""
+        """The fitted estimator as bytes, the same for an equal one. Raises Misuse for one that it cannot save."""
         ...
 
     def load(self, data: bytes) -> Scorer:
-        """What scores from saved bytes. Raises Corrupt when they are none."""
+        """A scorer from saved bytes. Raises Corrupt when they hold no model."""
         ...
 
     def importance(self, fitted: Any) -> NDArray[Any] | None:
-        """A weight for each input, as the library sees it; None when it has no view."""
+        """The library's importance of each input; None when it computes none."""
         ...
 
 
 @runtime_checkable
 class ListRuntime(Protocol):
-    """A runtime some of whose estimators learn from whole lists; all others learn the relevance of each row."""
+    """A runtime with estimators that learn from whole lists; its others learn the relevance of each row."""
 
     def ranks(self, estimator: Any) -> bool:
         """Whether this estimator learns from lists."""
@@ -131,9 +146,9 @@ class ListRuntime(Protocol):
         sizes: NDArray[Any],
         weights: NDArray[Any] | None = None,
     ) -> Any:
-        """The fitted estimator: rows of one list stand together, `sizes` says how many each has, in order.
+        """Fit on lists: rows of one list stand together, and `sizes` has the number of rows of each, in order.
 
-        `weights` says how much each list counts; None: all alike.
+        `weights` has the weight of each list; None: all alike.
 
         Raises Misuse for lists or a relevance that the library does not take.
         """

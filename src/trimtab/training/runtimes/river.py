@@ -1,8 +1,8 @@
-"""River: models that learn row by row, saved with skops; only River's own types are read back."""
+"""River: models that learn row by row, saved with skops; only River's own types are loaded."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from river import base
 
 from trimtab.core.errors import Corrupt, Misuse
+from trimtab.training.runtimes.formats import ExportedCode, Format, Inspected, ModelFile
+from trimtab.training.runtimes.library import LibraryRuntime, no_weights, takes_weights
 from trimtab.training.runtimes.ports import Score, check_columns, wrong_row
-from trimtab.training.runtimes.skops_bytes import dumps, loads
-from trimtab.training.runtimes.weighted import refused, takes_weights
+from trimtab.training.runtimes.skops_bytes import ALLOWED, dumps, loads
 
-# Data that River keeps: its own types and plain containers. Nothing that can be called.
-_ALLOWED = (
+# Beginnings of the names of types in River's models: its own and plain containers. Nothing that can be called.
+OWN_TYPES = (
     "river.",
     "builtins.frozenset",
     "collections.Counter",
@@ -27,19 +28,65 @@ _ALLOWED = (
 
 
 class _Saved(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is stored: the inputs' names, by which River models know their features, and the model."""
+    """The stored form: the inputs' names, by which River models know their features, and the model."""
 
     names: tuple[str, ...]
     model: bytes
     classes: int = 0  # three or more: its classes are the numbers below; else they are False and True
 
 
-class RiverRuntime:
+def row_scorer(model: Any, inputs: Sequence[str], classes: int) -> Callable[[list[float]], Any]:
+    """A function that scores one row; `classes` is the number of classes where there are three or more."""
+    import math
+
+    from river import base
+
+    last = list(model.steps.values())[-1] if hasattr(model, "steps") else model
+    if not isinstance(last, base.Classifier):
+        return lambda row: float(model.predict_one(dict(zip(inputs, row, strict=True))))
+
+    def probabilities(row: list[float]) -> Any:
+        found = model.predict_proba_one(dict(zip(inputs, row, strict=True)))
+        if classes:
+            return [float(found.get(place, 0.0 if found else math.nan)) for place in range(classes)]
+        return float(found.get(True, math.nan if not found else 0.0))
+
+    return probabilities
+
+
+def score_exported(data: bytes, inputs: list[str]) -> Any:
+    """The scorer of an exported file."""
+    import numpy as np
+    import skops.io
+
+    trusted = [name for name in skops.io.get_untrusted_types(data=data) if name.startswith(OWN_TYPES)]
+    score = row_scorer(skops.io.loads(data, trusted=[*ALLOWED, *trusted]), inputs, 0)
+    return lambda matrix: np.array([score(row) for row in matrix.tolist()], np.float64)
+
+
+def _native(data: bytes) -> bytes:
+    return msgspec.msgpack.decode(data, type=_Saved).model
+
+
+def _inspect(file: ModelFile) -> Inspected:
+    data = msgspec.msgpack.encode(_Saved(file.names, file.data))
+    RUNTIME.load(data)
+    return Inspected(runtime="river", data=data, kind="River", accepts_null=False)
+
+
+class RiverRuntime(LibraryRuntime):
     """Learns the rows one by one, in order."""
 
     name = "river"
     row_exact = True
-    parity = 1e-9
+    format = Format(
+        export_file="model.skops",
+        exported=ExportedCode(
+            score_exported, needs=(row_scorer,), constants={"ALLOWED": ALLOWED, "OWN_TYPES": OWN_TYPES}
+        ),
+        native=_native,
+        inspect=_inspect,
+    )
 
     def handles(self, estimator: Any) -> bool:
         return isinstance(estimator, base.Estimator)
@@ -59,14 +106,14 @@ class RiverRuntime:
         names: tuple[str, ...],
         weights: NDArray[Any] | None = None,
     ) -> Any:
-        chances = np.issubdtype(target.dtype, np.integer)
-        classes = int(target.max()) + 1 if chances and target.max() > 1 else 0
-        labels = target.astype(np.bool_).tolist() if chances and not classes else target.tolist()
+        probabilities = np.issubdtype(target.dtype, np.integer)
+        classes = int(target.max()) + 1 if probabilities and target.max() > 1 else 0
+        labels = target.astype(np.bool_).tolist() if probabilities and not classes else target.tolist()
         more: list[dict[str, float]] = [{}] * len(target)
         if weights is not None:
             last = _parts(estimator)[-1]
             if not takes_weights(last.learn_one, "w"):
-                raise refused(last)
+                raise no_weights(last)
             more = [{"w": weight} for weight in weights.tolist()]
         for row, label, weight in zip(inputs.tolist(), labels, more, strict=True):
             estimator.learn_one(dict(zip(names, row, strict=True)), label, **weight)
@@ -80,28 +127,24 @@ class RiverRuntime:
                     f"river: {type(part).__module__}.{type(part).__qualname__} is no part of River, and only those are "
                     "stored. Use River's own, or a function of the request's features instead."
                 )
-        return msgspec.msgpack.encode(_Saved(fitted.names, dumps(model, also=_ALLOWED), fitted.classes))
+        return msgspec.msgpack.encode(_Saved(fitted.names, dumps(model, also=OWN_TYPES), fitted.classes))
 
     def load(self, data: bytes) -> RiverScorer:
         try:
             saved = msgspec.msgpack.decode(data, type=_Saved)
         except msgspec.DecodeError as error:
             raise Corrupt(f"river: these {len(data)} bytes are no model: {error}") from error
-        return RiverScorer(loads(saved.model, also=_ALLOWED), saved.names, saved.classes)
-
-    def importance(self, fitted: Any) -> NDArray[Any] | None:
-        return None
+        return RiverScorer(loads(saved.model, also=OWN_TYPES), saved.names, saved.classes)
 
 
 class RiverScorer:
-    """A model with the names of its inputs. It is not taught here, so threads may share it."""
+    """A model with the names of its inputs. It does not learn here, so threads may share it."""
 
     def __init__(self, model: Any, names: tuple[str, ...], classes: int = 0) -> None:
         self.model = model
         self.names = names
         self.classes = classes
-        self._ask = model.predict_proba_one if _classifies(model) else model.predict_one
-        self._classifies = _classifies(model)
+        self._score = row_scorer(model, names, classes)
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
         if self.classes and not len(matrix):
@@ -112,17 +155,8 @@ class RiverScorer:
     def predict_row(self, row: list[float]) -> Score:
         if len(row) != len(self.names):
             raise wrong_row("river", len(row), len(self.names))
-        answer = self._ask(dict(zip(self.names, row, strict=True)))
-        if not self._classifies:
-            return float(answer)
-        if self.classes:
-            return [float(answer.get(place, 0.0 if answer else math.nan)) for place in range(self.classes)]
-        return float(answer.get(True, math.nan if not answer else 0.0))
-
-
-def _classifies(model: Any) -> bool:
-    last = list(model.steps.values())[-1] if hasattr(model, "steps") else model
-    return isinstance(last, base.Classifier)
+        found: Score = self._score(row)
+        return found
 
 
 def _parts(model: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from operator import mul
 from typing import Any
 
@@ -14,21 +15,91 @@ from sklearn.utils import get_tags
 from threadpoolctl import ThreadpoolController
 
 from trimtab.core.errors import Misuse
-from trimtab.training.runtimes.choosing import RowCall, Ways
-from trimtab.training.runtimes.ports import Score, Scorer, check_columns, row_score, wrong_row
-from trimtab.training.runtimes.sklearn_rows import quick_row
-from trimtab.training.runtimes.skops_bytes import dumps, loads
-from trimtab.training.runtimes.weighted import FitsInPlace
+from trimtab.training.runtimes.formats import ExportedCode, Format, Inspected, ModelFile
+from trimtab.training.runtimes.library import LibraryRuntime
+from trimtab.training.runtimes.ports import Score, Scorer, check_columns, row_score, second_of_two, wrong_row
+from trimtab.training.runtimes.scoring_paths import RowCall, with_paths
+from trimtab.training.runtimes.sklearn_rows import is_linear, is_softmax, quick_row
+from trimtab.training.runtimes.skops_bytes import ALLOWED, dumps, loads
 
-_LARGE = 3.0e38  # what is still a float32
+_LARGE = 3.0e38  # larger numbers overflow a float32
 
 
-class SklearnRuntime(FitsInPlace):
+def estimator_scores(estimator: Any, matrix: Any) -> Any:
+    """Scores through `predict_proba`, or `predict` where that is missing."""
+    import numpy as np
+
+    if hasattr(estimator, "predict_proba"):
+        return second_of_two(estimator.predict_proba(matrix))
+    return np.asarray(estimator.predict(matrix), np.float64)
+
+
+def score_exported(data: bytes, inputs: list[str]) -> Any:
+    """The scorer of an exported file."""
+    import skops.io
+
+    estimator = skops.io.loads(data, trusted=list(ALLOWED))
+    return lambda matrix: estimator_scores(estimator, matrix)
+
+
+def inputs_of(estimator: Any) -> dict[str, Any]:
+    """The names and the number of an estimator's inputs, as far as it says them."""
+    names = getattr(estimator, "feature_names_in_", None)
+    return {
+        "inputs": () if names is None else tuple(map(str, names)),
+        "count": getattr(estimator, "n_features_in_", None),
+    }
+
+
+def _flavor(file: str, kind: str, made_with: Mapping[str, str]) -> dict[str, Any]:
+    about = {"sklearn_version": made_with.get("scikit-learn"), "serialization_format": "skops"}
+    return {"pickled_model": file, "code": None, "skops_trusted_types": list(ALLOWED), **about}
+
+
+def _parameters(data: bytes) -> dict[str, str]:
+    given = loads(data).get_params(deep=True)
+    return {name: repr(value) for name, value in given.items() if not hasattr(value, "get_params")}
+
+
+def _contributions(data: bytes, inputs: NDArray[Any], centred: bool) -> tuple[Any, Any] | None:
+    """Of linear models by their formula, where the mean of each input is 0."""
+    if not centred:
+        return None
+    fitted = loads(data)
+    if not (is_linear(fitted) or is_softmax(fitted)):
+        return None
+    weights = np.atleast_2d(np.asarray(fitted.coef_, np.float64))  # (scores, inputs)
+    offsets = np.asarray(fitted.intercept_, np.float64).reshape(-1) + np.zeros(len(weights))
+    last = np.broadcast_to(offsets[None, :, None], (len(inputs), len(offsets), 1))
+    return np.concatenate([inputs[:, None, :] * weights, last], axis=2), inputs @ weights.T + offsets
+
+
+def _inspect(file: ModelFile) -> Inspected:
+    estimator = loads(file.data)
+    if not RUNTIME.handles(estimator):
+        raise Misuse(f"skops: it holds a {type(estimator).__name__}, which is no estimator of scikit-learn.")
+    return Inspected(
+        runtime="sklearn",
+        data=RUNTIME.save(estimator),
+        kind=type(estimator).__name__,
+        accepts_null=RUNTIME.accepts_null(estimator),
+        **inputs_of(estimator),
+    )
+
+
+class SklearnRuntime(LibraryRuntime):
     """Any estimator made of scikit-learn's own parts."""
 
     name = "sklearn"
     row_exact = False  # a batch goes through other BLAS kernels than one row
-    parity = 1e-9
+    format = Format(
+        export_file="model.skops",
+        exported=ExportedCode(score_exported, needs=(second_of_two, estimator_scores), constants={"ALLOWED": ALLOWED}),
+        flavor=_flavor,
+        parameters=_parameters,
+        contributions=_contributions,
+        inspect=_inspect,
+    )
 
     def handles(self, estimator: Any) -> bool:
         return isinstance(estimator, BaseEstimator) and type(estimator).__module__.partition(".")[0] == "sklearn"
@@ -55,7 +126,25 @@ class SklearnRuntime(FitsInPlace):
         return dumps(fitted)
 
     def load(self, data: bytes) -> Scorer:
-        return scorer_of(loads(data))
+        return self.scorer(loads(data))
+
+    def scorer(self, fitted: Any) -> Scorer:
+        """A scorer of a fitted estimator."""
+        if is_classifier(fitted) and not hasattr(fitted, "predict_proba"):
+            raise Misuse(
+                f"estimator {type(fitted).__name__}: it gives classes and no probabilities. "
+                'Choose one with predict_proba (SGDClassifier: loss="log_loss").'
+            )
+        if is_softmax(fitted):
+            return SoftmaxScorer(fitted)
+        if is_linear(fitted):
+            return LinearScorer(fitted)
+        model = EstimatorModel(fitted)
+        return with_paths(model, self.scoring_paths(model))
+
+    def scoring_paths(self, model: EstimatorModel) -> Mapping[str, RowCall]:
+        quick = quick_row(model.estimator)
+        return {} if quick is None or not model.agrees(quick[1]) else {quick[0]: model.where_finite(quick[1])}
 
     def importance(self, fitted: Any) -> NDArray[Any] | None:
         if hasattr(fitted, "feature_importances_"):
@@ -67,61 +156,30 @@ class SklearnRuntime(FitsInPlace):
         return sizes.mean(axis=0) if sizes.ndim == 2 and len(sizes) > 1 else sizes.reshape(-1)  # over classes
 
 
-def scorer_of(fitted: Any) -> Scorer:
-    """What scores with a fitted estimator."""
-    if is_classifier(fitted) and not hasattr(fitted, "predict_proba"):
-        raise Misuse(
-            f"estimator {type(fitted).__name__}: it gives classes and no probabilities. "
-            'Choose one with predict_proba (SGDClassifier: loss="log_loss").'
-        )
-    if is_softmax(fitted):
-        return SoftmaxScorer(fitted)
-    return LinearScorer(fitted) if is_linear(fitted) else EstimatorScorer(fitted)
-
-
-class EstimatorScorer(Ways):
-    """Scores through `predict_proba`, or `predict` where that is missing; one row by a quicker way, if one is known."""
-
-    def __init__(self, estimator: Any) -> None:
-        own = self._own = _Own(estimator)
-        quick = quick_row(estimator)
-        ways = {} if quick is None or not own.agrees(quick[1]) else {quick[0]: own.where_finite(quick[1])}
-        super().__init__({**ways, "library": own.alone})
-
-    def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        return self._own.predict(matrix)
-
-
-class _Own:
-    """A fitted estimator, and its own way."""
+class EstimatorModel:
+    """A fitted estimator, scored by its own methods."""
 
     def __init__(self, estimator: Any) -> None:
         self.estimator = estimator
-        self._inputs = getattr(estimator, "n_features_in_", None)  # None: a class of one's own that does not say
-        self._probability = hasattr(estimator, "predict_proba")
+        self._inputs = getattr(estimator, "n_features_in_", None)  # None: the user's own class, which does not say
         self._threads = ThreadpoolController()
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
         if not len(matrix):
-            classes = len(self.estimator.classes_) if hasattr(self.estimator, "classes_") else 0
-            return np.empty((0, classes) if self._probability and classes > 2 else 0)
+            probability = hasattr(self.estimator, "predict_proba") and hasattr(self.estimator, "classes_")
+            classes = len(self.estimator.classes_) if probability else 0
+            return np.empty((0, classes) if classes > 2 else 0)
         if self._inputs is not None:
             check_columns(type(self.estimator).__name__, matrix, self._inputs)
-        with self._threads.limit(limits=1):  # beside other processes, more threads wait for each other
-            return self._scores(matrix)
+        with self._threads.limit(limits=1):  # next to other processes, more threads wait for each other
+            return np.asarray(estimator_scores(self.estimator, matrix))
 
-    def _scores(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        if not self._probability:
-            return np.asarray(self.estimator.predict(matrix), np.float64)
-        scores = np.asarray(self.estimator.predict_proba(matrix), np.float64)
-        return np.ascontiguousarray(scores[:, 1]) if scores.ndim == 2 and scores.shape[1] == 2 else scores
-
-    def alone(self, row: list[float]) -> Score:
+    def predict_row(self, row: list[float]) -> Score:
         return row_score(self.predict(np.array([row], np.float64)))
 
     def where_finite(self, call: RowCall) -> RowCall:
         """The call for rows of ordinary size: others are the library's to refuse, in its own words."""
-        alone = self.alone
+        alone = self.predict_row
 
         def finite(row: list[float]) -> Score:
             there = row if row and row[0] == row[0] else [value for value in row if value == value] or [0.0]
@@ -130,7 +188,7 @@ class _Own:
         return finite
 
     def agrees(self, call: RowCall) -> bool:
-        """Whether a call gives what the library does, but for the last bits, on rows at random, of counts and of 0."""
+        """Whether a call gives the library's scores but for the last bits, on rows at random, of counts and of 0."""
         draw, width = np.random.default_rng(0), self.estimator.n_features_in_
         rows = np.vstack([draw.normal(size=(24, width)), draw.integers(-1, 4, size=(24, width)).astype(np.float64)])
         rows[:12] *= 100.0
@@ -187,24 +245,6 @@ class SoftmaxScorer:
         powers = [math.exp(one - most) for one in raw]
         total = sum(powers)
         return [power / total for power in powers]
-
-
-def is_softmax(fitted: Any) -> bool:
-    """A logistic regression of several classes whose answers are known to be this formula."""
-    kind = type(fitted)
-    if not kind.__module__.startswith("sklearn.linear_model.") or kind.__name__ != "LogisticRegression":
-        return False
-    return len(fitted.classes_) > 2 and fitted.solver != "liblinear" and np.isfinite(fitted.coef_).all()
-
-
-def is_linear(fitted: Any) -> bool:
-    """Models whose answer is known to be this formula; each is compared with its own answers when it is fitted."""
-    kind = type(fitted)
-    if not kind.__module__.startswith("sklearn.linear_model.") or not hasattr(fitted, "coef_"):
-        return False
-    if kind.__name__ == "LogisticRegression" or (kind.__name__ == "SGDClassifier" and fitted.loss == "log_loss"):
-        return len(fitted.classes_) == 2
-    return kind.__name__ in ("LinearRegression", "Ridge", "Lasso", "ElasticNet", "SGDRegressor", "HuberRegressor")
 
 
 RUNTIME = SklearnRuntime()

@@ -1,7 +1,7 @@
 """One row through scikit-learn's models without scikit-learn, whose checks of a call take longer than the model.
 
 Trees are walked in plain Python with the library's own arithmetic (inputs in float32, sums in the order of the trees);
-pipelines of scalers and a linear model become one dot product. Whoever takes such a call compares it first.  # D99
+pipelines of scalers and a linear model become one dot product. Compare such a call with the library before use.  # D99
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.errors import Misuse
-from trimtab.training.runtimes.choosing import RowCall
 from trimtab.training.runtimes.ports import Score, wrong_row
+from trimtab.training.runtimes.scoring_paths import RowCall
 
 _MOST_NODES = 400_000  # more take much memory as Python's objects, and long to unpack
 # A leaf: (-1, value). A node: (input, threshold, node below or at it, node above it, node of null).
@@ -38,11 +38,29 @@ def quick_row(fitted: Any) -> tuple[str, RowCall] | None:
     return None if walk is None else ("trees", walk)
 
 
+def is_softmax(fitted: Any) -> bool:
+    """Whether it is a logistic regression of several classes that scores by the softmax of dot products."""
+    kind = type(fitted)
+    if not kind.__module__.startswith("sklearn.linear_model.") or kind.__name__ != "LogisticRegression":
+        return False
+    return len(fitted.classes_) > 2 and fitted.solver != "liblinear" and np.isfinite(fitted.coef_).all()
+
+
+def is_linear(fitted: Any) -> bool:
+    """Whether it is a model that scores by one dot product; each is compared with its own scores when it is fitted."""
+    kind = type(fitted)
+    if not kind.__module__.startswith("sklearn.linear_model.") or not hasattr(fitted, "coef_"):
+        return False
+    if kind.__name__ == "LogisticRegression" or (kind.__name__ == "SGDClassifier" and fitted.loss == "log_loss"):
+        return len(fitted.classes_) == 2
+    return kind.__name__ in ("LinearRegression", "Ridge", "Lasso", "ElasticNet", "SGDRegressor", "HuberRegressor")
+
+
 # -- trees ------------------------------------------------------------------------------------------------------------
 
 
 def _forest(fitted: Any) -> RowCall | None:
-    """A forest or a single tree: the mean of what each tree says."""
+    """A forest or a single tree: the mean of the trees' values."""
     if getattr(fitted, "n_outputs_", 1) != 1:
         return None
     trees = [tree.tree_ for tree in getattr(fitted, "estimators_", [fitted])]
@@ -51,18 +69,18 @@ def _forest(fitted: Any) -> RowCall | None:
     classes = len(fitted.classes_) if hasattr(fitted, "classes_") else 0
     if classes == 1:
         return None
-    place = slice(1, 2) if classes == 2 else slice(None)  # of two classes the chance of the second is the score
+    place = slice(1, 2) if classes == 2 else slice(None)  # of two classes the probability of the second is the score
     roots = [_nodes(tree, place) for tree in trees]
     inputs, count = int(fitted.n_features_in_), len(roots)
 
     if classes > 2:
 
-        def chances(row: list[float]) -> Score:
+        def probabilities(row: list[float]) -> Score:
             values = _singles(row, inputs)
             leaves = [_leaf(root, values) for root in roots]
             return [sum(column) / count for column in zip(*leaves, strict=True)]
 
-        return chances
+        return probabilities
 
     def mean(row: list[float]) -> Score:
         values, total = _singles(row, inputs), 0.0
@@ -74,7 +92,7 @@ def _forest(fitted: Any) -> RowCall | None:
 
 
 def _boosted(fitted: Any) -> RowCall | None:
-    """Gradient boosting of one number a row: a first guess and a share of each tree."""
+    """Gradient boosting of one number a row: a first estimate and a share of each tree."""
     trees = [tree.tree_ for tree in fitted.estimators_.reshape(-1)]
     if fitted.estimators_.shape[1] != 1 or sum(tree.node_count for tree in trees) > _MOST_NODES:
         return None
@@ -197,8 +215,6 @@ _LINKS: dict[str, Callable[[float], float]] = {"IdentityLink": _itself, "LogLink
 
 def _folded(pipeline: Any) -> RowCall | None:
     """Imputers, scalers and a linear model as one dot product over the inputs, with what stands for null."""
-    from trimtab.training.runtimes.sklearn import is_linear  # here: that file imports this one
-
     *steps, last = [part for _, part in pipeline.steps]
     if not is_linear(last):
         return None

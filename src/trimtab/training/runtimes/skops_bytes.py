@@ -1,4 +1,4 @@
-"""Fitted scikit-learn estimators as bytes that run no code when they are loaded, the same for equal estimators."""
+"""Fitted scikit-learn estimators as bytes that run no code when loaded, the same for equal estimators."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ALLOWED = (
     "sklearn.tree._tree.Tree",
     "sklearn.utils._bunch.Bunch",
 )
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest moment that a zip file can hold
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
 
 
 def dumps(fitted: Any, *, also: tuple[str, ...] = ()) -> bytes:
@@ -53,7 +53,7 @@ def loads(data: bytes, *, also: tuple[str, ...] = ()) -> Any:
     try:
         trusted = [name for name in skops.io.get_untrusted_types(data=data) if _is_allowed(name, also)] if also else []
         return skops.io.loads(data, trusted=[*ALLOWED, *trusted])
-    except Exception as error:  # a zip file, JSON and NumPy files inside: many ways to be damaged
+    except Exception as error:  # a zip file, JSON and NumPy files inside: damage raises many kinds of errors
         raise Corrupt(f"skops: these {len(data)} bytes are no trusted estimator: {error}") from error
 
 
@@ -69,7 +69,7 @@ def _refused(fitted: Any, why: str) -> Misuse:
 
 
 def _canonical(data: bytes) -> bytes:
-    """The same archive without what differs from run to run: memory addresses in names and links, times of day."""
+    """The same archive without what differs from run to run: memory addresses in names and links, timestamps."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         schema = msgspec.json.decode(archive.read("schema.json"))
         addresses: dict[int, int] = {}
@@ -85,8 +85,8 @@ def _canonical(data: bytes) -> bytes:
 
 
 def _rename(node: Any, addresses: dict[int, int], files: dict[str, str]) -> None:
-    """Number addresses and files in the order in which they are met; a plain value gets a number of its own, since
-    whether Python keeps one or two objects for equal numbers is chance."""
+    """Number addresses and files in order of appearance; a plain value gets a number of its own, since it is arbitrary
+    whether Python keeps one or two objects for equal numbers."""
     if isinstance(node, list):
         for part in node:
             _rename(part, addresses, files)

@@ -1,7 +1,7 @@
-"""PyTorch on the processor: weights are stored as plain numbers, and the module is built anew by code that is here.
+"""PyTorch on the processor: weights are stored as plain numbers, and the project's code builds the module again.
 
-Nothing in the stored bytes is run: they hold arrays, and for a module of one's own the name and the address of the
-function that builds it, which must say the same as when it was trained.  # D74
+Nothing in the stored bytes is run: they hold arrays, and for a user's own module the name and the hash of the function
+that builds it, which must be the same as when it was trained.  # D74
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.expressions.code import code_hash
 from trimtab.training.runtimes.estimators import TorchEstimator
+from trimtab.training.runtimes.library import LibraryRuntime
 from trimtab.training.runtimes.ports import Score, check_columns, row_score
 
 _DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
@@ -38,17 +39,17 @@ class _Array(msgspec.Struct, frozen=True, array_like=True):
 class _Saved(msgspec.Struct, frozen=True, kw_only=True):
     format: Literal[1] = 1
     layers: tuple[int, ...]
-    build: str | None  # "module:function" of a module of one's own; None: a network of `layers`
-    code: str | None  # the address of that function
+    build: str | None  # "module:function" of a user's own module; None: a network of `layers`
+    code: str | None  # the hash of that function's code
     inputs: int
     outputs: int  # 1, or the number of classes
     chances: bool
-    level: float  # of numbers: the module answers in spreads from the level of its training rows
+    level: float  # of numbers: the module's output is in units of `spread` from `level`, those of its training rows
     spread: float
     arrays: tuple[_Array, ...]
 
 
-class TorchRuntime:
+class TorchRuntime(LibraryRuntime):
     """Fits by Adam in small batches, seeded and on the processor alone."""
 
     name = "torch"
@@ -76,7 +77,7 @@ class TorchRuntime:
     ) -> TorchScorer:
         import torch
 
-        _named(estimator.build)  # what cannot be stored is not fitted first
+        _named(estimator.build)  # refuse what cannot be stored before the fit
         chances = bool(np.issubdtype(target.dtype, np.integer))
         outputs = int(target.max()) + 1 if chances and target.max() > 1 else 1
         level, spread = (0.0, 1.0) if chances else _level_and_spread(target, weights)
@@ -110,8 +111,8 @@ class TorchRuntime:
             saved = msgspec.msgpack.decode(data, type=_Saved)
         except msgspec.DecodeError as error:
             raise Corrupt(f"torch: these {len(data)} bytes are no model: {error}") from error
-        torch.set_num_threads(1)  # more than one wait for each other beside other work
-        build = None if saved.build is None else _found(saved.build, saved.code)
+        torch.set_num_threads(1)  # next to other work, more than one wait for each other
+        build = None if saved.build is None else _builder(saved.build, saved.code)
         with _drawing(0):  # the first weights, which are thrown away
             module = _built(build, saved.layers, saved.inputs, saved.outputs)
         try:
@@ -120,12 +121,9 @@ class TorchRuntime:
             raise Corrupt(f"torch: the stored weights are none of this module: {error}") from error
         return TorchScorer(module, msgspec.structs.replace(saved, arrays=()))
 
-    def importance(self, fitted: Any) -> NDArray[Any] | None:
-        return None
-
 
 class TorchScorer:
-    """A module that answers; it is not changed by that, so threads may share it."""
+    """A module that scores; scoring does not change it, so threads may share it."""
 
     def __init__(self, module: Any, about: _Saved) -> None:
         self.module = module.eval()
@@ -184,9 +182,9 @@ def _learn(
 
 @contextmanager
 def _drawing(seed: int | tuple[int, ...]) -> Iterator[None]:
-    """PyTorch's own generator for this thread alone, begun with a seed and afterwards where it was.
+    """Seed PyTorch's generator and keep other threads off it; restore its state afterwards.
 
-    It is taken for a step at a time, so that a long fit keeps no other thread from loading a model.
+    Hold it for one step at a time, so that a long fit keeps no other thread from loading a model.
     """
     import torch
 
@@ -201,7 +199,7 @@ def _drawing(seed: int | tuple[int, ...]) -> Iterator[None]:
 
 
 def _batches(order: Any, rows: int) -> list[Any]:
-    """Parts of so many rows; a last one of a single row joins the one before, since some layers need two."""
+    """Batches of `rows` rows; a last one of a single row joins the previous one, since some layers need two."""
     parts = list(order.split(rows))
     if len(parts) > 1 and rows > 1 and len(parts[-1]) == 1:
         parts[-2:] = [order[-rows - 1 :]]
@@ -216,10 +214,10 @@ def _level_and_spread(target: NDArray[Any], weights: NDArray[Any] | None) -> tup
 
 
 def _named(build: Any) -> str | None:
-    """By which name a function that builds a module will be found.
+    """The name by which a function that builds a module can be imported; None: there is no such function.
 
     Raises:
-        Misuse: By none.
+        Misuse: It cannot be imported by a name.
     """
     import torch
 
@@ -261,7 +259,7 @@ def _built(build: Any, layers: tuple[int, ...], inputs: int, outputs: int) -> An
 
 
 def _shaped(raw: Any, rows: int, outputs: int) -> Any:
-    """Of one output a number a row, of several a row of them."""
+    """The module's output as (rows,) where it has one output, else (rows, outputs)."""
     import torch
 
     if not isinstance(raw, torch.Tensor):
@@ -272,8 +270,8 @@ def _shaped(raw: Any, rows: int, outputs: int) -> Any:
     return raw.reshape(wanted)
 
 
-def _found(name: str, code: str | None) -> Any:
-    """The function that builds a module, if it still says what it said in training."""
+def _builder(name: str, code: str | None) -> Any:
+    """The function that builds a module, if it is still the one of the training."""
     module, _, path = name.partition(":")
     try:
         found: Any = sys.modules.get(module) or import_module(module)
@@ -282,7 +280,7 @@ def _found(name: str, code: str | None) -> Any:
     except (ImportError, AttributeError) as error:
         raise Misuse(f"torch: {name}, which builds the module, is not there: {error}. Bring it back.") from error
     if code_hash(found) != code:
-        raise Misuse(f"torch: {name}, which builds the module, was changed since it was trained. Train anew.")
+        raise Misuse(f"torch: {name}, which builds the module, was changed since it was trained. Train it again.")
     return found
 
 
@@ -303,10 +301,4 @@ def _tensor(array: _Array) -> Any:
     return torch.from_numpy(values.astype(array.dtype))  # a copy that may be written to
 
 
-def __getattr__(name: str) -> Any:
-    """`RUNTIME`, where PyTorch is installed: this file alone loads without it."""
-    if name == "RUNTIME":
-        import torch  # noqa: F401
-
-        return TorchRuntime()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+RUNTIME = TorchRuntime()

@@ -1,8 +1,10 @@
-"""CatBoost: saved in its own binary format, without the moment and the name that it gives every model."""
+"""CatBoost: saved in its own binary format, without the timestamp and the id that it gives every model."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,29 +12,92 @@ import catboost
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.errors import Corrupt
+from trimtab.core.errors import Corrupt, Misuse
+from trimtab.run.progress import is_listening, report
 from trimtab.training.runtimes.boosters.catboost_code import compiled_row
-from trimtab.training.runtimes.choosing import RowCall, Ways
-from trimtab.training.runtimes.ports import Score, check_columns, row_score
-from trimtab.training.runtimes.watched import watched
-from trimtab.training.runtimes.weighted import FitsInPlace
+from trimtab.training.runtimes.formats import ExportedCode, Format, Inspected, ModelFile
+from trimtab.training.runtimes.library import LibraryRuntime, tree_count
+from trimtab.training.runtimes.ports import Score, check_columns, row_score, second_of_two
+from trimtab.training.runtimes.scoring_paths import RowCall, ScoringPaths, with_paths
 
-_TOLD_APART = {"model_guid": "", "train_finish_time": ""}  # what differs between models that are equal
-_PROBABILITY = "probability"
+_PER_FIT = {"model_guid": "", "train_finish_time": ""}  # metadata that differs between equal models
 
 
-class CatboostRuntime(FitsInPlace):
+def read_model(data: bytes) -> Any:
+    """The library's model from its bytes."""
+    import catboost
+
+    model = catboost.CatBoost()
+    model.load_model(blob=data, format="cbm")
+    return model
+
+
+def predict_model(model: Any, matrix: Any) -> Any:
+    """The library's scores: probabilities where the model was saved as a classifier, else raw numbers."""
+    probability = model.get_metadata()["trimtab"] == "probability"
+    kind = "Probability" if probability else "RawFormulaVal"
+    return second_of_two(model.predict(matrix, prediction_type=kind, thread_count=1))
+
+
+def score_exported(data: bytes, inputs: list[str]) -> Any:
+    """The scorer of an exported file."""
+    model = read_model(data)
+    return lambda matrix: predict_model(model, matrix)
+
+
+def _flavor(file: str, kind: str, made_with: Mapping[str, str]) -> dict[str, Any]:
+    known = kind if kind in ("CatBoostClassifier", "CatBoostRegressor") else "CatBoost"
+    about = {"catboost_version": made_with.get("catboost"), "model_type": known, "save_format": "cbm"}
+    return {"data": file, "code": None, **about}
+
+
+def _parameters(data: bytes) -> dict[str, str]:
+    model = read_model(data)
+    return {name: str(value) for name, value in model.get_all_params().items()} | {"tree_count": str(model.tree_count_)}
+
+
+def _contributions(data: bytes, inputs: NDArray[Any], centred: bool) -> tuple[Any, Any]:
+    model = read_model(data)
+    return (
+        model.get_feature_importance(catboost.Pool(inputs), type="ShapValues", thread_count=1),
+        model.predict(inputs, prediction_type="RawFormulaVal", thread_count=1),
+    )
+
+
+def _inspect(file: ModelFile) -> Inspected:
+    if not file.data.startswith(b"CBM1"):
+        raise Corrupt("catboost: these bytes are no model in its binary format (cbm).")
+    model: Any = catboost.CatBoostClassifier() if file.probability else catboost.CatBoostRegressor()
+    try:
+        model.load_model(blob=file.data, format="cbm")
+    except catboost.CatBoostError as error:
+        raise Corrupt(f"catboost: these bytes are no model: {str(error)[:200]}") from error
+    if model.get_cat_feature_indices():
+        raise Misuse(
+            "catboost: the model encodes categories by itself, and trimtab gives it their numbers. Train it on those."
+        )
+    names = tuple(model.feature_names_ or ())
+    return Inspected(
+        runtime="catboost", data=RUNTIME.save(model), kind=type(model).__name__, inputs=names, count=len(names) or None
+    )
+
+
+class CatboostRuntime(LibraryRuntime):
     """Fits with a fixed seed; equal data and threads give equal bytes."""
 
     name = "catboost"
     row_exact = True
-    parity = 1e-9
+    format = Format(
+        export_file="model.cbm",
+        exported=ExportedCode(score_exported, needs=(second_of_two, read_model, predict_model)),
+        flavor=_flavor,
+        parameters=_parameters,
+        contributions=_contributions,
+        inspect=_inspect,
+    )
 
     def handles(self, estimator: Any) -> bool:
         return isinstance(estimator, catboost.CatBoost)
-
-    def accepts_null(self, estimator: Any) -> bool:
-        return True
 
     def configure(self, estimator: Any, *, seed: int, threads: int) -> None:
         given = estimator.get_params()
@@ -47,6 +112,11 @@ class CatboostRuntime(FitsInPlace):
                 chosen[other] = threads
         estimator.set_params(**chosen)
 
+    @contextmanager
+    def progress(self, estimator: Any) -> Iterator[dict[str, Any]]:
+        on_cpu = str(estimator.get_params().get("task_type", "CPU")).upper() == "CPU"  # callbacks run there alone
+        yield {"callbacks": [_Reporter(tree_count(estimator, 1_000))]} if on_cpu and is_listening() else {}
+
     def ranks(self, estimator: Any) -> bool:
         return isinstance(estimator, catboost.CatBoostRanker)
 
@@ -58,72 +128,70 @@ class CatboostRuntime(FitsInPlace):
         sizes: NDArray[Any],
         weights: NDArray[Any] | None = None,
     ) -> Any:
-        with watched(estimator) as how:
-            of_rows = {} if weights is None else {"group_weight": np.repeat(weights, sizes)}
+        with self.progress(estimator) as options:
+            row_weights = {} if weights is None else {"group_weight": np.repeat(weights, sizes)}
             lists = np.repeat(np.arange(sizes.size), sizes)
-            return estimator.fit(inputs, relevance, group_id=lists, **of_rows, **how)
+            return estimator.fit(inputs, relevance, group_id=lists, **row_weights, **options)
 
     def save(self, fitted: Any) -> bytes:
         metadata = fitted.get_metadata()
-        for name, value in _TOLD_APART.items():
+        for name, value in _PER_FIT.items():
             metadata[name] = value
-        metadata["trimtab"] = _PROBABILITY if hasattr(fitted, "predict_proba") else "number"
+        metadata["trimtab"] = "probability" if hasattr(fitted, "predict_proba") else "number"
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "model.cbm"
             fitted.save_model(str(file), format="cbm")
             return file.read_bytes()
 
-    def load(self, data: bytes) -> CatboostScorer:
-        return CatboostScorer(data)
+    def load(self, data: bytes) -> ScoringPaths:
+        model = CatboostModel(data)
+        return with_paths(model, self.scoring_paths(model))
+
+    def scoring_paths(self, model: CatboostModel) -> Mapping[str, RowCall]:
+        compiled = compiled_row(model.model, probability=model.probability)
+        return {} if compiled is None or not model.agrees(compiled) else {"compiled": compiled}
 
     def importance(self, fitted: Any) -> NDArray[Any] | None:
-        kind = "PredictionValuesChange"  # a ranker's own default looks at the training rows again
+        kind = "PredictionValuesChange"  # a ranker's own default reads the training rows again
         return np.asarray(fitted.get_feature_importance(type=kind), np.float64)
 
 
-class CatboostScorer(Ways):
-    """A model read from its bytes."""
+class CatboostModel:
+    """The library's own model."""
 
     def __init__(self, data: bytes) -> None:
-        own = self._own = _Own(data)
-        compiled = compiled_row(own.model, probability=own.probability)
-        ways: dict[str, RowCall] = {} if compiled is None or not own.agrees(compiled) else {"compiled": compiled}
-        super().__init__({**ways, "library": own.alone})
-
-    def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        return self._own.predict(matrix)
-
-
-class _Own:
-    """The library's own model, and its own way."""
-
-    def __init__(self, data: bytes) -> None:
-        self.model = catboost.CatBoost()
         try:
-            self.model.load_model(blob=data, format="cbm")
+            self.model = read_model(data)
         except catboost.CatBoostError as error:
             raise Corrupt(f"catboost: these {len(data)} bytes are no model: {str(error)[:200]}") from error
         self._inputs = len(self.model.feature_names_)
-        self.probability = self.model.get_metadata()["trimtab"] == _PROBABILITY
+        self.probability = self.model.get_metadata()["trimtab"] == "probability"
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
         if not len(matrix):
             classes = len(self.model.classes_) if self.probability else 0
             return np.empty((0, classes) if classes > 2 else 0)
-        check_columns("catboost", matrix, self._inputs)  # the library leaves columns that it does not know aside
-        kind = "Probability" if self.probability else "RawFormulaVal"
-        scores = np.asarray(self.model.predict(matrix, prediction_type=kind, thread_count=1), np.float64)
-        return np.ascontiguousarray(scores[:, 1]) if scores.ndim == 2 and scores.shape[1] == 2 else scores
+        check_columns("catboost", matrix, self._inputs)  # the library ignores columns that it does not know
+        return np.asarray(predict_model(self.model, matrix))
 
-    def alone(self, row: list[float]) -> Score:
+    def predict_row(self, row: list[float]) -> Score:
         return row_score(self.predict(np.array([row], np.float64)))
 
     def agrees(self, call: RowCall) -> bool:
-        """Whether a call gives the bits of a batch, on rows drawn at random and on odd ones."""
+        """Whether a call gives the bits of a batch, on random rows and on odd ones."""
         rows = np.random.default_rng(0).normal(scale=30.0, size=(64, self._inputs))
         rows[1], rows[2, ::2], rows[3, ::3], rows[4, ::2], rows[5] = np.nan, np.nan, 5e-324, -0.0, 3e38
         rows[6:32] /= 100.0
         return np.array([call(row) for row in rows.tolist()]).tobytes() == self.predict(rows).tobytes()
+
+
+class _Reporter:
+    def __init__(self, trees: int) -> None:
+        self._trees = trees
+
+    def after_iteration(self, info: Any) -> bool:
+        report(info.iteration, self._trees)
+        return True
 
 
 RUNTIME = CatboostRuntime()

@@ -1,7 +1,8 @@
-"""CatBoost's symmetric trees as an expression of Python: a tenth of the time that a call of the library takes.
+"""CatBoost's symmetric trees compiled to a Python expression: a tenth of the time of a call of the library.
 
-The library first makes a pool of a row. Its arithmetic is a sum of leaves in the order of the trees, in float64, over
-inputs in float32; the expression is the same sum, and is taken only where it gives the library's bits.  # D99
+The library builds a pool from each row before it scores. Its score is a sum of leaves in the order of the trees, in
+float64, over inputs in float32. The expression is the same sum, and is used only where it gives the library's bits.
+# D99
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import Any
 import msgspec
 
 from trimtab.core.codegen import define
-from trimtab.training.runtimes.choosing import RowCall
 from trimtab.training.runtimes.ports import wrong_row
+from trimtab.training.runtimes.scoring_paths import RowCall
 
 _MOST_SPLITS = 30_000  # a larger model takes long to compile
 
@@ -75,17 +76,17 @@ def compiled_row(model: Any, *, probability: bool) -> RowCall | None:
         found: float = scale * total(values) + bias
         return found
 
-    def chance(row: list[float]) -> float:
+    def probability_of(row: list[float]) -> float:
         try:
             return 1.0 / (1.0 + math.exp(-raw(row)))
         except OverflowError:
             return 0.0
 
-    return chance if probability else raw
+    return probability_of if probability else raw
 
 
 def model_error() -> type[Exception]:
-    """What the library raises."""
+    """The library's exception class."""
     import catboost
 
     error: type[Exception] = catboost.CatBoostError
@@ -97,7 +98,7 @@ def _is_high(feature: _Feature) -> bool:
 
 
 def _is_plain(model: _Model, places: dict[int, int]) -> bool:
-    """Whether each tree is a table over splits of numbers, so that what is compiled are numbers and nothing else."""
+    """Whether each tree is a table over splits of numbers, so that only numbers are compiled."""
     return sorted(places.values()) == list(range(len(places))) and all(
         len(tree.leaf_values) == 1 << len(tree.splits or ())
         and all(split.float_feature_index in places and math.isfinite(split.border) for split in tree.splits or ())

@@ -2,35 +2,100 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from trimtab.core.errors import Misuse
-from trimtab.training.runtimes.boosters.lightgbm_booster import BoosterScorer
-from trimtab.training.runtimes.watched import watched
-from trimtab.training.runtimes.weighted import FitsInPlace
+from trimtab.core.errors import Corrupt, Misuse
+from trimtab.run.progress import is_listening, report
+from trimtab.training.runtimes.boosters.lightgbm_booster import Booster
+from trimtab.training.runtimes.formats import ExportedCode, Format, Inspected, ModelFile
+from trimtab.training.runtimes.library import LibraryRuntime
+from trimtab.training.runtimes.scoring_paths import RowCall, ScoringPaths, with_paths
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _LONGEST = 10_000  # rows of a list: the library's own limit
 _DEGREES = 31  # of relevance, where `label_gain` gives no others: 0 to 30
+_PARAMETER = re.compile(r"^\[([^:\]]+): ([^\]]*)\]$", re.MULTILINE)
 
 
-class LightgbmRuntime(FitsInPlace):
+def read_booster(data: bytes) -> Any:
+    """The library's booster from its text."""
+    import lightgbm
+
+    return lightgbm.Booster(model_str=data.decode())
+
+
+def score_exported(data: bytes, inputs: list[str]) -> Any:
+    """The scorer of an exported file."""
+    import numpy as np
+
+    booster = read_booster(data)
+    return lambda matrix: np.asarray(booster.predict(matrix, num_threads=1), np.float64)
+
+
+def _flavor(file: str, kind: str, made_with: Mapping[str, str]) -> dict[str, Any]:
+    version = made_with.get("lightgbm")
+    return {"data": file, "code": None, "lgb_version": version, "model_class": "lightgbm.basic.Booster"}
+
+
+def _parameters(data: bytes) -> dict[str, str]:
+    _, _, rest = data.decode().partition("\nparameters:")
+    return dict(_PARAMETER.findall(rest.partition("end of parameters")[0]))
+
+
+def _contributions(data: bytes, inputs: NDArray[Any], centred: bool) -> tuple[Any, Any]:
+    booster = read_booster(data)
+    found = booster.predict(inputs, pred_contrib=True, num_threads=1)
+    return found, booster.predict(inputs, raw_score=True, num_threads=1)
+
+
+def _inspect(file: ModelFile) -> Inspected:
+    import lightgbm
+
+    if not file.data.startswith(b"tree\n"):
+        raise Corrupt(f"lightgbm: these {len(file.data)} bytes are no booster in text form.")
+    _check_trees(file.data)
+    try:
+        booster = read_booster(file.data)
+    except (lightgbm.basic.LightGBMError, UnicodeDecodeError) as error:
+        raise Corrupt(f"lightgbm: these bytes are no booster: {error}.") from error
+    names, count = tuple(booster.feature_name()), booster.num_feature()
+    return Inspected(runtime="lightgbm", data=file.data, kind="Booster", inputs=names, count=count)
+
+
+def _check_trees(data: bytes) -> None:
+    """Refuse a booster that ends within its trees, by the sizes that it states: LightGBM reads on, or crashes."""
+    sizes = re.search(rb"^tree_sizes=([\d ]*)", data, re.MULTILINE)
+    if sizes is None:  # not stated by old versions
+        return
+    stated = sum(int(size) for size in sizes[1].split())
+    found = len(data) - (data.find(b"\nTree=0") + 1 or len(data))
+    if found < stated:
+        raise Corrupt(f"lightgbm: the file was cut short: its trees have {stated} bytes, {found} are there.")
+
+
+class LightgbmRuntime(LibraryRuntime):
     """Fits with a fixed seed and no race between threads, so that equal data give equal text."""
 
     name = "lightgbm"
     row_exact = True
-    parity = 1e-9
+    format = Format(
+        export_file="model.txt",
+        exported=ExportedCode(score_exported, needs=(read_booster,)),
+        flavor=_flavor,
+        parameters=_parameters,
+        contributions=_contributions,
+        inspect=_inspect,
+    )
 
     def handles(self, estimator: Any) -> bool:
         import lightgbm
 
         return isinstance(estimator, lightgbm.LGBMModel)
-
-    def accepts_null(self, estimator: Any) -> bool:
-        return True
 
     def configure(self, estimator: Any, *, seed: int, threads: int) -> None:
         given = estimator.get_params()
@@ -42,6 +107,10 @@ class LightgbmRuntime(FitsInPlace):
         if "verbose" not in given and "verbosity" not in given:
             chosen["verbosity"] = -1
         estimator.set_params(**chosen)
+
+    @contextmanager
+    def progress(self, estimator: Any) -> Iterator[dict[str, Any]]:
+        yield {"callbacks": [_report]} if is_listening() else {}
 
     def ranks(self, estimator: Any) -> bool:
         import lightgbm
@@ -71,16 +140,21 @@ class LightgbmRuntime(FitsInPlace):
                 f"labels are none, e.g. {bad[0]:g}. Let the label's expression give degrees, give LGBMRanker a "
                 "label_gain of more, or take an estimator of numbers: LGBMRegressor."
             )
-        with watched(estimator) as how:
-            of_rows = None if weights is None else np.repeat(weights, sizes)
-            estimator.fit(inputs, relevance, group=sizes, sample_weight=of_rows, **how)
+        with self.progress(estimator) as options:
+            row_weights = None if weights is None else np.repeat(weights, sizes)
+            estimator.fit(inputs, relevance, group=sizes, sample_weight=row_weights, **options)
         return estimator
 
     def save(self, fitted: Any) -> bytes:
         return str(fitted.booster_.model_to_string()).encode()
 
-    def load(self, data: bytes) -> BoosterScorer:
-        return BoosterScorer(data)
+    def load(self, data: bytes) -> ScoringPaths:
+        booster = Booster(data)
+        return with_paths(booster, self.scoring_paths(booster))
+
+    def scoring_paths(self, model: Booster) -> Mapping[str, RowCall]:
+        call = model.prepared_call()
+        return {} if call is None else {"prepared": call}
 
     def importance(self, fitted: Any) -> NDArray[Any] | None:
         import numpy as np
@@ -88,10 +162,8 @@ class LightgbmRuntime(FitsInPlace):
         return np.asarray(fitted.booster_.feature_importance("gain"), np.float64)
 
 
-def __getattr__(name: str) -> Any:
-    """`RUNTIME`, where LightGBM is installed: what scores loads without importing it."""
-    if name == "RUNTIME":
-        if find_spec("lightgbm") is None:
-            raise ModuleNotFoundError("No module named 'lightgbm'", name="lightgbm")
-        return LightgbmRuntime()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def _report(env: Any) -> None:
+    report(env.iteration + 1 - env.begin_iteration, env.end_iteration - env.begin_iteration)
+
+
+RUNTIME = LightgbmRuntime()

@@ -13,69 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.training.runtimes.boosters.native import matrix_address, native_library
-from trimtab.training.runtimes.choose import missing_library
-from trimtab.training.runtimes.choosing import RowCall, Ways, per_thread
 from trimtab.training.runtimes.ports import Score, check_columns, wrong_row
+from trimtab.training.runtimes.scoring_paths import RowCall, per_thread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _NORMAL, _FLOAT64 = 0, 1  # C_API_PREDICT_NORMAL, C_API_DTYPE_FLOAT64
-_ONE_THREAD = b"num_threads=1"  # beside other processes, more wait for each other
+_ONE_THREAD = b"num_threads=1"  # next to other processes, more wait for each other
+_PLACES = ("lib/lib_lightgbm.so", "lib/lib_lightgbm.dylib", "bin/lib_lightgbm.dll")
 _QUIET = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(lambda _: None)  # what it would print
 
 
-class BoosterScorer(Ways):
-    """A booster read from its text; many threads may call it at once."""
-
-    def __init__(self, text: str | bytes) -> None:
-        booster = self._booster = _Booster(text.encode() if isinstance(text, str) else text)
-        prepared = per_thread(lambda: _RowCall(booster).score)
-        ways: dict[str, RowCall] = {"prepared": prepared} if _can_prepare(booster) else {}
-        super().__init__({**ways, "library": booster.alone})
-
-    def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        import numpy as np
-
-        booster = self._booster
-        check_columns("lightgbm", matrix, booster.inputs)
-        plain, address = matrix_address(matrix)
-        scores = np.empty(len(plain) * booster.classes)
-        if len(plain):
-            booster.predict(address, len(plain), scores.ctypes.data)
-        return scores if booster.classes == 1 else scores.reshape(-1, booster.classes)
-
-    def predict_rows(self, rows: list[list[float]]) -> list[Score]:
-        """The scores of a batch, for which NumPy need not be there."""
-        return self._booster.rows(rows)
-
-
-def _can_prepare(booster: _Booster) -> bool:
-    """Whether the library has prepared calls, and they give the bits of a batch on a few rows."""
-    inputs, draw = booster.inputs, random.Random(0)
-    rows = [[draw.gauss(0.0, 100.0) for _ in range(inputs)] for _ in range(4)]
-    rows[1] = [float("nan")] * inputs
-    rows[2][::2] = rows[1][::2]
-    try:
-        call = _RowCall(booster)
-        found = [call.score(row) for row in rows]
-    except (AttributeError, OSError):  # another version of the library
-        return False
-    return found == booster.rows(rows)
-
-
-class _Booster:
-    """The library's own object."""
+class Booster:
+    """The library's own model, read from its text; many threads may call it at once."""
 
     def __init__(self, text: bytes) -> None:
         self.handle = ctypes.c_void_p()  # first: `__del__` reads it even when what follows fails
-        try:
-            self.library = native_library(
-                "lightgbm", "lib/lib_lightgbm.so", "lib/lib_lightgbm.dylib", "bin/lib_lightgbm.dll"
-            )
-        except (ImportError, OSError) as error:
-            raise missing_library("lightgbm", error) from error
-        if "lightgbm" not in sys.modules:  # its package has another way, which stays
+        self.library = native_library("lightgbm", *_PLACES)
+        if "lightgbm" not in sys.modules:  # its package prints as it likes
             self.library.LGBM_RegisterLogCallback(_QUIET)
         self.library.LGBM_GetLastError.restype = ctypes.c_char_p
         rounds = ctypes.c_int()
@@ -85,7 +41,50 @@ class _Booster:
         self.inputs = self._number("LGBM_BoosterGetNumFeature")
         self.classes = self._number("LGBM_BoosterNumModelPerIteration")  # 1: a number a row
 
-    def predict(self, rows_at: int, rows: int, scores_at: int) -> None:
+    def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
+        import numpy as np
+
+        check_columns("lightgbm", matrix, self.inputs)
+        plain, address = matrix_address(matrix)
+        scores = np.empty(len(plain) * self.classes)
+        if len(plain):
+            self._score(address, len(plain), scores.ctypes.data)
+        return scores if self.classes == 1 else scores.reshape(-1, self.classes)
+
+    def predict_rows(self, rows: list[list[float]]) -> list[Score]:
+        """The scores of a batch, computed without NumPy."""
+        given = (ctypes.c_double * (len(rows) * self.inputs))(*[value for row in rows for value in self.checked(row)])
+        scores = (ctypes.c_double * (len(rows) * self.classes))()
+        self._score(ctypes.addressof(given), len(rows), ctypes.addressof(scores))
+        if self.classes == 1:
+            return list(scores)
+        return [scores[at : at + self.classes] for at in range(0, len(scores), self.classes)]
+
+    def predict_row(self, row: list[float]) -> Score:
+        return self.predict_rows([row])[0]
+
+    def prepared_call(self) -> RowCall | None:
+        """A call for one row that each thread prepares once.
+
+        None where the library has no such calls, or they do not give the bits of a batch on a few rows.
+        """
+        draw = random.Random(0)
+        rows = [[draw.gauss(0.0, 100.0) for _ in range(self.inputs)] for _ in range(4)]
+        rows[1] = [float("nan")] * self.inputs
+        rows[2][::2] = rows[1][::2]
+        try:
+            found = [*map(_RowCall(self).score, rows)]
+        except (AttributeError, OSError):  # another version of the library
+            return None
+        return per_thread(lambda: _RowCall(self).score) if found == self.predict_rows(rows) else None
+
+    def checked(self, row: list[float]) -> list[float]:
+        """The row, if it has as many numbers as there are inputs."""
+        if len(row) != self.inputs:
+            raise wrong_row("lightgbm", len(row), self.inputs)
+        return row
+
+    def _score(self, rows_at: int, rows: int, scores_at: int) -> None:
         """Score `rows` rows of float64 in memory into float64 in memory."""
         length = ctypes.c_int64()
         status = self.library.LGBM_BoosterPredictForMat(
@@ -105,25 +104,6 @@ class _Booster:
         if status:
             raise OSError(f"lightgbm: {rows} rows could not be scored: {self._why()}")
 
-    def rows(self, rows: list[list[float]]) -> list[Score]:
-        """The scores of rows, for which NumPy need not be there."""
-        given = (ctypes.c_double * (len(rows) * self.inputs))(*[value for row in rows for value in self.checked(row)])
-        scores = (ctypes.c_double * (len(rows) * self.classes))()
-        self.predict(ctypes.addressof(given), len(rows), ctypes.addressof(scores))
-        if self.classes == 1:
-            return list(scores)
-        return [scores[at : at + self.classes] for at in range(0, len(scores), self.classes)]
-
-    def alone(self, row: list[float]) -> Score:
-        """The score of a row as a batch of one."""
-        return self.rows([row])[0]
-
-    def checked(self, row: list[float]) -> list[float]:
-        """The row, if it has as many numbers as there are inputs."""
-        if len(row) != self.inputs:
-            raise wrong_row("lightgbm", len(row), self.inputs)
-        return row
-
     def _number(self, name: str) -> int:
         found = ctypes.c_int()
         if self.library[name](self.handle, ctypes.byref(found)):
@@ -141,7 +121,7 @@ class _Booster:
 class _RowCall:
     """A call of one thread: a handle and buffers of its own."""
 
-    def __init__(self, booster: _Booster) -> None:
+    def __init__(self, booster: Booster) -> None:
         self._handle = ctypes.c_void_p()  # first: `__del__` reads it even when what follows fails
         self._booster = booster  # the handle points into it
         library, inputs = booster.library, booster.inputs

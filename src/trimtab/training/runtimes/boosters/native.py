@@ -1,4 +1,4 @@
-"""Libraries of models called through their C interface, without the Python package around them."""
+"""Shared libraries of models, called through their C interface without the Python package around them."""
 
 from __future__ import annotations
 
@@ -8,34 +8,39 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trimtab.training.runtimes.table import missing_library
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
 @cache
 def native_library(package: str, *places: str) -> ctypes.CDLL:
-    """The shared library of an installed package, which is not imported for it.
+    """The shared library of an installed package, loaded without importing the package.
 
     Args:
         package: Which package.
-        places: Where in its folder the library may be, on one system or another.
+        places: Paths of the library in its folder, on one system or another.
 
     Raises:
-        ModuleNotFoundError: The package is not installed.
-        OSError: It has no such library, or the system lacks what that needs.
+        Misuse: The package is not installed.
+        Unavailable: It has no such library, or the system lacks what that needs.
     """
-    found = find_spec(package)
-    if found is None or not found.submodule_search_locations:
-        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
-    folders = [Path(folder) for folder in found.submodule_search_locations]
-    for path in (folder / place for folder in folders for place in places):
-        if path.is_file():
-            return ctypes.CDLL(str(path))
-    raise OSError(f"{package}: none of {', '.join(places)} is in {folders[0]}")
+    try:
+        found = find_spec(package)
+        if found is None or not found.submodule_search_locations:
+            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+        folders = [Path(folder) for folder in found.submodule_search_locations]
+        for path in (folder / place for folder in folders for place in places):
+            if path.is_file():
+                return ctypes.CDLL(str(path))
+        raise OSError(f"{package}: none of {', '.join(places)} is in {folders[0]}")
+    except (ImportError, OSError) as error:
+        raise missing_library(package, error) from error
 
 
 def matrix_address(matrix: NDArray[Any]) -> tuple[NDArray[Any], int]:
-    """A matrix as C reads it, row after row of float64, and where that begins; it must be kept while C reads."""
+    """A matrix as C reads it, row after row of float64, and its address; keep the matrix while C reads."""
     import numpy as np
 
     plain = np.ascontiguousarray(matrix, np.float64)

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.training.runtimes.boosters.native import matrix_address, native_library
-from trimtab.training.runtimes.choose import missing_library
-from trimtab.training.runtimes.choosing import Ways, per_thread
 from trimtab.training.runtimes.ports import Score, check_columns, wrong_row
+from trimtab.training.runtimes.scoring_paths import RowCall
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,49 +24,22 @@ _QUIET = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(lambda _: None)  # what it woul
 
 
 def no_linear(what: str) -> Misuse:
-    """What to tell somebody whose booster is linear: the library scores rows in memory with trees alone."""
+    """The error for a linear booster: the library scores rows in memory with trees alone."""
     return Misuse(
         f'{what}: booster="gblinear" is no tree, and XGBoost scores rows in memory with trees alone. Take '
         'booster="gbtree", or a linear model of scikit-learn (LogisticRegression, ElasticNet).'
     )
 
 
-class TreesScorer(Ways):
-    """A booster read from its bytes; many threads may call it at once."""
-
-    def __init__(self, data: bytes) -> None:
-        if data[:1] != b"{":  # its parser ends the process at some bytes that are none of its own
-            raise Corrupt(f"xgboost: these {len(data)} bytes are no booster in UBJSON.")
-        booster = self._booster = _Booster(data)
-        super().__init__({"prepared": per_thread(lambda: _RowCall(booster).score), "library": booster.alone})
-
-    def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        import numpy as np
-
-        booster = self._booster
-        check_columns("xgboost", matrix, booster.inputs)
-        if not len(matrix):
-            classes = len(booster.scores_of_nothing())
-            return np.empty(0 if classes == 1 else (0, classes))
-        plain, address = matrix_address(matrix)
-        found, shape = booster.predict(address, len(plain))
-        return np.array(np.ctypeslib.as_array(found, shape), np.float64)  # a copy: the library overwrites its own
-
-    def predict_rows(self, rows: list[list[float]]) -> list[Score]:
-        """The scores of a batch, for which NumPy need not be there."""
-        return self._booster.rows(rows)
-
-
-class _Booster:
-    """The library's own object."""
+class Booster:
+    """The library's own model, read from its bytes; many threads may call it at once."""
 
     def __init__(self, data: bytes) -> None:
         self.handle = ctypes.c_void_p()  # first: `__del__` reads it even when what follows fails
-        try:
-            self.library = native_library("xgboost", "lib/libxgboost.so", "lib/libxgboost.dylib", "lib/xgboost.dll")
-        except (ImportError, OSError) as error:
-            raise missing_library("xgboost", error) from error
-        if "xgboost" not in sys.modules:  # its package has another way, which stays
+        if data[:1] != b"{":  # its parser ends the process at some bytes that are none of its own
+            raise Corrupt(f"xgboost: these {len(data)} bytes are no booster in UBJSON.")
+        self.library = native_library("xgboost", "lib/libxgboost.so", "lib/libxgboost.dylib", "lib/xgboost.dll")
+        if "xgboost" not in sys.modules:  # its package prints as it likes
             self.library.XGBRegisterLogCallback(_QUIET)
         self.library.XGBGetLastError.restype = ctypes.c_char_p
         self._done("XGBoosterCreate", None, ctypes.c_uint64(0), ctypes.byref(self.handle))
@@ -75,7 +47,7 @@ class _Booster:
             self._done("XGBoosterLoadModelFromBuffer", self.handle, ctypes.c_char_p(data), ctypes.c_uint64(len(data)))
         except OSError as error:
             raise Corrupt(f"xgboost: these {len(data)} bytes are no booster: {str(error)[:200]}") from error
-        self._done("XGBoosterSetParam", self.handle, b"nthread", b"1")  # beside other processes, more wait
+        self._done("XGBoosterSetParam", self.handle, b"nthread", b"1")  # next to other processes, more wait
         if self._is_linear():
             raise no_linear("xgboost")
         count = ctypes.c_uint64()
@@ -83,8 +55,51 @@ class _Booster:
         self.inputs = count.value
         self.config = (_CONFIG % self._rounds()).encode()
 
-    def predict(self, rows_at: int, rows: int) -> tuple[Any, tuple[int, ...]]:
-        """Score rows of float64 in memory: where the scores are until the next call of this thread, and their shape."""
+    def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
+        import numpy as np
+
+        check_columns("xgboost", matrix, self.inputs)
+        if not len(matrix):
+            classes = len(self.scores_of_nothing())
+            return np.empty(0 if classes == 1 else (0, classes))
+        plain, address = matrix_address(matrix)
+        found, shape = self._score(address, len(plain))
+        return np.array(np.ctypeslib.as_array(found, shape), np.float64)  # a copy: the library overwrites its own
+
+    def predict_rows(self, rows: list[list[float]]) -> list[Score]:
+        """The scores of a batch, computed without NumPy."""
+        given = (ctypes.c_double * (len(rows) * self.inputs))(*[value for row in rows for value in self.checked(row)])
+        found, shape = self._score(ctypes.addressof(given), len(rows))
+        if len(shape) == 1:
+            return list(found[: len(rows)])
+        width = shape[1]
+        return [found[at : at + width] for at in range(0, len(rows) * width, width)]
+
+    def predict_row(self, row: list[float]) -> Score:
+        return self.predict_rows([row])[0]
+
+    def prepared_call(self) -> RowCall:
+        """A call for one row, for one thread."""
+        return _RowCall(self).score
+
+    def checked(self, row: list[float]) -> list[float]:
+        """The row, if it has as many numbers as there are inputs."""
+        if len(row) != self.inputs:
+            raise wrong_row("xgboost", len(row), self.inputs)
+        return row
+
+    def scores_of_nothing(self) -> list[float]:
+        """The scores of a row of nulls: one number, or one for each class."""
+        row = (ctypes.c_double * self.inputs)(*[float("nan")] * self.inputs)
+        found, shape = self._score(ctypes.addressof(row), 1)
+        return list(found[: shape[1] if len(shape) == 2 else 1])
+
+    def why(self) -> str:
+        """The library's message about its newest error in this thread."""
+        return str(self.library.XGBGetLastError().decode("utf-8", "replace"))
+
+    def _score(self, rows_at: int, rows: int) -> tuple[Any, tuple[int, ...]]:
+        """Score rows of float64 in memory: the address of the scores until this thread's next call, and their shape."""
         interface = (_INTERFACE % (rows_at, rows, self.inputs)).encode()
         shape, dims = ctypes.POINTER(ctypes.c_uint64)(), ctypes.c_uint64()
         found = ctypes.POINTER(ctypes.c_float)()
@@ -100,33 +115,8 @@ class _Booster:
         )
         return found, tuple(shape[: dims.value])
 
-    def rows(self, rows: list[list[float]]) -> list[Score]:
-        """The scores of rows, for which NumPy need not be there."""
-        given = (ctypes.c_double * (len(rows) * self.inputs))(*[value for row in rows for value in self.checked(row)])
-        found, shape = self.predict(ctypes.addressof(given), len(rows))
-        if len(shape) == 1:
-            return list(found[: len(rows)])
-        width = shape[1]
-        return [found[at : at + width] for at in range(0, len(rows) * width, width)]
-
-    def alone(self, row: list[float]) -> Score:
-        """The score of a row as a batch of one."""
-        return self.rows([row])[0]
-
-    def checked(self, row: list[float]) -> list[float]:
-        """The row, if it has as many numbers as there are inputs."""
-        if len(row) != self.inputs:
-            raise wrong_row("xgboost", len(row), self.inputs)
-        return row
-
-    def scores_of_nothing(self) -> list[float]:
-        """Of a row without any value: one number, or one for each class."""
-        row = (ctypes.c_double * self.inputs)(*[float("nan")] * self.inputs)
-        found, shape = self.predict(ctypes.addressof(row), 1)
-        return list(found[: shape[1] if len(shape) == 2 else 1])
-
     def _rounds(self) -> int:
-        """How many rounds count: after early stopping those up to the best, as the estimator does; 0: all."""
+        """The number of rounds that count: after early stopping those up to the best; 0: all."""
         text, there = ctypes.c_char_p(), ctypes.c_int()
         self._done("XGBoosterGetAttr", self.handle, b"best_iteration", ctypes.byref(text), ctypes.byref(there))
         return int(text.value) + 1 if there.value and text.value else 0
@@ -140,10 +130,6 @@ class _Booster:
         if self.library[name](*arguments):
             raise OSError(f"xgboost: {name}: {self.why()}")
 
-    def why(self) -> str:
-        """What the library says of its newest error in this thread."""
-        return str(self.library.XGBGetLastError().decode("utf-8", "replace"))
-
     def __del__(self) -> None:
         if self.handle:
             self.library.XGBoosterFree(self.handle)
@@ -152,7 +138,7 @@ class _Booster:
 class _RowCall:
     """A call of one thread, whose buffer is described to the library once."""
 
-    def __init__(self, booster: _Booster) -> None:
+    def __init__(self, booster: Booster) -> None:
         inputs = booster.inputs
         self._booster = booster
         self._pack = struct.Struct(f"{inputs}d").pack_into

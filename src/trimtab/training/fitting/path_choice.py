@@ -11,11 +11,10 @@ from time import perf_counter_ns
 import msgspec
 
 from trimtab.training.environment import Environment, cpu_level
-from trimtab.training.fitting.artifact import Artifact, golden_rows, score_rows
-from trimtab.training.fitting.calibrated import CalibratedScorer
-from trimtab.training.runtimes.choose import runtime_named
-from trimtab.training.runtimes.choosing import chooser
+from trimtab.training.fitting.artifact import Artifact, CalibratedScorer, golden_rows, score_rows
 from trimtab.training.runtimes.ports import Score, Scorer
+from trimtab.training.runtimes.scoring_paths import several_paths
+from trimtab.training.runtimes.table import runtime_named, runtime_row
 
 _TIME_NS = 20_000_000  # for which a way is timed, or
 _LEAST_CALLS = 5
@@ -58,8 +57,7 @@ class RowChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 def machine_kind(environment: Environment, runtime: str) -> str:
     """What a choice holds for: architecture, processor and the version of the library."""
-    packages = {"sklearn": "sklearn", "onnx": "onnxruntime"}
-    library = packages.get(runtime, runtime)
+    library = runtime_row(runtime).library
     return f"{platform.machine()}-{cpu_level()}-{library}-{environment.packages.get(library, 'none')}"
 
 
@@ -82,7 +80,7 @@ def refuse_unlike(scorer: Scorer, rows: Sequence[list[float]], *, parity: float)
     Returns:
         Which row the way is the furthest off at; None where it stays.
     """
-    inner = chooser(scorer)
+    inner = several_paths(scorer)
     if inner is None or inner.row_call == "library":
         return None
     expected, name = score_rows(scorer, list(rows)), inner.row_call
@@ -130,7 +128,7 @@ def choose_row_call(
     Returns:
         What was found; None where there is only one way.
     """
-    inner = chooser(scorer)
+    inner = several_paths(scorer)
     if inner is None:
         return None
     asked = [*golden_rows(artifact), *rows]

@@ -13,7 +13,7 @@ from trimtab.registry.loading import LoadedModel
 from trimtab.registry.versions import Version
 from trimtab.store.ports import Catalog, Put
 from trimtab.training.environment import Environment, current_environment
-from trimtab.training.fitting.row_calls import RowChoice, choose_row_call, machine_kind
+from trimtab.training.fitting.path_choice import RowChoice, choose_row_call, machine_kind
 
 _KIND = "row_call"
 

@@ -1,0 +1,69 @@
+"""What can be done with stored models besides scoring: export, import, contributions, parameters."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+ExportedScorer: TypeAlias = "Callable[[bytes, list[str]], Callable[[Any], Any]]"
+
+
+class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A foreign model file to inspect."""
+
+    format: str
+    data: bytes
+    probability: bool  # whether its model must give probabilities
+    names: tuple[str, ...]  # the features of the declared model
+
+
+class Inspected(msgspec.Struct, frozen=True, kw_only=True):
+    """The model found in a foreign file."""
+
+    runtime: str
+    data: bytes  # as the runtime stores it
+    kind: str
+    inputs: tuple[str, ...] = ()  # empty: it does not name them
+    count: int | None = None  # None: it does not say
+    accepts_null: bool = True
+
+
+class ExportedCode(msgspec.Struct, frozen=True):
+    """The code that scores an exported model file; its text is copied into the exported folder.
+
+    It may use NumPy as `np`, its library and what `needs` and `constants` list, and nothing else of trimtab.
+    """
+
+    scorer: ExportedScorer  # of the file's bytes and the names of the inputs: what scores a matrix
+    needs: tuple[Callable[..., Any], ...] = ()  # functions that it calls
+    constants: dict[str, object] = {}  # msgspec copies defaults
+
+    def text(self) -> str:
+        """Python source of the constants and functions, the last of them `score_exported`."""
+        constants = "".join(f"{name} = {value!r}\n" for name, value in self.constants.items())
+        parts = [inspect.getsource(function) for function in (*self.needs, self.scorer)]
+        return "\n\n".join([constants, *parts])
+
+
+class Format(msgspec.Struct, frozen=True, kw_only=True):
+    """The operations on a runtime's stored bytes; None: the runtime does not have it."""
+
+    export_file: str | None = None  # the model file's name in an exported folder
+    exported: ExportedCode | None = None
+    native: Callable[[bytes], bytes] = lambda data: data  # the stored bytes as the library's own file
+    requirements_note: str | None = None  # a comment for the export's requirements.txt
+    # The body of the library's own MLflow flavour, from the file's name, the estimator's class and package versions.
+    flavor: Callable[[str, str, Mapping[str, str]], dict[str, Any]] | None = None
+    # Fitted parameters by name, as text.
+    parameters: Callable[[bytes], dict[str, str]] | None = None
+    # SHAP values, (rows, inputs + 1) with the base last, and raw scores; a class axis where there are several. The last
+    # argument says whether each input has mean 0 over the training rows. None: this estimator has no contributions.
+    contributions: Callable[[bytes, NDArray[Any], bool], tuple[NDArray[Any], NDArray[Any]] | None] | None = None
+    # Read a foreign file; done in a child process, since damaged bytes can end the process.
+    inspect: Callable[[ModelFile], Inspected] | None = None

@@ -1,0 +1,79 @@
+"""Common parts of the runtimes: fitting in place, weights of rows, progress."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from trimtab.core.errors import Misuse
+from trimtab.training.runtimes.formats import Format
+from trimtab.training.runtimes.scoring_paths import RowCall
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class LibraryRuntime:
+    """A runtime whose estimators are fitted as scikit-learn's are: by their own `fit`, in place."""
+
+    format = Format()
+    parity = 1e-9
+
+    def accepts_null(self, estimator: Any) -> bool:
+        return True
+
+    def fit(
+        self,
+        estimator: Any,
+        inputs: NDArray[Any],
+        target: NDArray[Any],
+        names: tuple[str, ...],
+        weights: NDArray[Any] | None = None,
+    ) -> Any:
+        given: dict[str, Any] = {}
+        if weights is not None:  # of a pipeline, its last part takes them
+            steps = getattr(estimator, "steps", None)
+            name, part = steps[-1] if steps else ("", estimator)
+            if not takes_weights(part.fit, "sample_weight"):
+                raise no_weights(part)
+            given = {f"{name}__sample_weight" if name else "sample_weight": weights}
+        with self.progress(estimator) as options:
+            estimator.fit(inputs, target, **given, **options)
+        return estimator
+
+    @contextmanager
+    def progress(self, estimator: Any) -> Iterator[dict[str, Any]]:
+        """Options for the estimator's `fit` that report its progress while someone listens.
+
+        The fitted model is the same with and without.
+        """
+        yield {}
+
+    def scoring_paths(self, model: Any) -> Mapping[str, RowCall]:
+        """Faster paths for one row than the library's own, the fastest first; each gives the same scores."""
+        return {}
+
+    def importance(self, fitted: Any) -> NDArray[Any] | None:
+        return None
+
+
+def takes_weights(function: Any, name: str) -> bool:
+    """Whether a function has a parameter for weights."""
+    return name in inspect.signature(function).parameters
+
+
+def no_weights(estimator: Any) -> Misuse:
+    """The error for an estimator that takes no weights."""
+    return Misuse(
+        f"estimator {type(estimator).__name__}: its fit takes no sample_weight, and the model declares weights or a "
+        "sample. Leave weights and sample out, or choose an estimator that takes them."
+    )
+
+
+def tree_count(estimator: Any, default: int) -> int:
+    """The number of trees that an estimator will add."""
+    params = estimator.get_params()
+    names = ("iterations", "n_estimators", "num_boost_round", "num_trees")
+    return next((int(params[name]) for name in names if params.get(name)), default)

@@ -1,0 +1,193 @@
+"""The table of model runtimes: one row per library, readable before the library is loaded."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import msgspec
+
+from trimtab.core.errors import Misuse, NotFound, Unavailable
+from trimtab.training.runtimes.ports import Runtime, Trust
+
+_HERE = "trimtab.training.runtimes."
+
+
+class RuntimeRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a runtime without loading its library. All else is in the `RUNTIME` of its module."""
+
+    name: str  # as versions store it
+    module: str  # where its `RUNTIME` is
+    library: str  # the module that must be installed
+    estimators: str = ""  # the package of its estimators, or the full name of their class; "": chosen by `trust` alone
+    packages: dict[str, str]  # the modules that stored bytes are read with, and the distributions that bring them
+    extra_modules: tuple[str, ...] = ()  # more that the extra installs; it has the runtime's name
+    has_extra: bool = True  # False: installed with trimtab
+    file_format: str = ""  # the name of its model files' format, where that is not the runtime's
+    endings: tuple[str, ...] = ()  # of model files that can be imported
+    file_kind: str = ""  # the format in words, for records of imports
+    memory_bytes: int | None = None  # for reading a foreign file, besides 32 times its size; None: no limit
+
+    @property
+    def format(self) -> str:
+        """The name of the format of its model files."""
+        return self.file_format or self.name
+
+
+# In the order in which estimators are compared: XGBoost's and LightGBM's are scikit-learn's too.
+ROWS = (
+    RuntimeRow(
+        name="lightgbm",
+        module=f"{_HERE}boosters.lightgbm",
+        library="lightgbm",
+        estimators="lightgbm",
+        packages={"lightgbm": "lightgbm", "scipy": "scipy"},
+        endings=(".txt", ".lgb"),
+        file_kind="LightGBM text",
+        memory_bytes=64 << 20,
+    ),
+    RuntimeRow(
+        name="xgboost",
+        module=f"{_HERE}boosters.xgboost",
+        library="xgboost",
+        estimators="xgboost",
+        packages={"xgboost": "xgboost"},
+        endings=(".json", ".ubj"),
+        file_kind="XGBoost",
+        memory_bytes=64 << 20,
+    ),
+    RuntimeRow(
+        name="catboost",
+        module=f"{_HERE}boosters.catboost",
+        library="catboost",
+        estimators="catboost",
+        packages={"catboost": "catboost"},
+        endings=(".cbm", ".cb"),
+        file_kind="CatBoost",
+        memory_bytes=64 << 20,
+    ),
+    RuntimeRow(
+        name="river",
+        module=f"{_HERE}river",
+        library="river",
+        estimators="river",
+        packages={"river": "river", "sklearn": "scikit-learn", "skops": "skops"},
+    ),
+    RuntimeRow(
+        name="onnx",
+        module=f"{_HERE}onnx",
+        library="onnxruntime",
+        estimators=f"{_HERE}estimators.OnnxEstimator",
+        packages={"onnxruntime": "onnxruntime"},
+        extra_modules=("skl2onnx",),
+        endings=(".onnx",),
+        file_kind="ONNX",
+        memory_bytes=64 << 20,
+    ),
+    RuntimeRow(
+        name="torch",
+        module=f"{_HERE}torch",
+        library="torch",
+        estimators=f"{_HERE}estimators.TorchEstimator",
+        packages={"torch": "torch"},
+    ),
+    RuntimeRow(
+        name="sklearn",
+        module=f"{_HERE}sklearn",
+        library="sklearn",
+        estimators="sklearn",
+        packages={"sklearn": "scikit-learn", "skops": "skops"},
+        has_extra=False,
+        file_format="skops",
+        endings=(".skops",),
+        file_kind="skops",
+        memory_bytes=1 << 30,
+    ),
+    RuntimeRow(
+        name="pickle",
+        module=f"{_HERE}pickled",
+        library="pickle",
+        packages={"sklearn": "scikit-learn", "numpy": "numpy"},
+        has_extra=False,
+        endings=(".pkl", ".pickle"),
+        file_kind="pickle",
+    ),
+)
+_BY_NAME = {row.name: row for row in ROWS}
+_SAFE = ", ".join(row.name for row in ROWS if row.estimators)
+
+
+def runtime_row(name: str) -> RuntimeRow:
+    """The row of a runtime.
+
+    Raises:
+        NotFound: There is none of that name.
+    """
+    if name not in _BY_NAME:
+        raise NotFound(f"runtime {name!r}: there are {_SAFE} and pickle.")
+    return _BY_NAME[name]
+
+
+def runtime_for(estimator: Any, *, trust: Trust | None = None) -> Runtime:
+    """The runtime that fits and saves `estimator`.
+
+    Raises:
+        Misuse: Only pickle can store it, which runs code when it is loaded, and `trust` does not allow that.
+    """
+    kinds = type(estimator).__mro__
+    names = {kind.__module__.partition(".")[0] for kind in kinds} | {f"{k.__module__}.{k.__qualname__}" for k in kinds}
+    for row in ROWS:
+        if row.estimators in names:
+            runtime = runtime_named(row.name)
+            if runtime.handles(estimator):
+                return runtime
+    if trust == "pickle":
+        return runtime_named("pickle")
+    raise Misuse(
+        f"estimator {type(estimator).__module__}.{type(estimator).__qualname__}: no safe format stores it "
+        f"({_SAFE} do theirs). Use one of those, or accept code that runs at load with "
+        'trust="pickle", which is recorded on the version.'
+    )
+
+
+def runtime_named(name: str) -> Runtime:
+    """The runtime of a stored version.
+
+    Raises:
+        NotFound: There is none of that name.
+        Misuse: Its library is not installed.
+        Unavailable: Its library cannot be loaded by this machine.
+    """
+    row = runtime_row(name)
+    try:
+        if find_spec(row.library) is None:
+            raise ModuleNotFoundError(f"No module named {row.library!r}", name=row.library)
+        runtime: Runtime = import_module(row.module).RUNTIME
+    except (ImportError, OSError) as error:
+        raise missing_library(name, error) from error
+    return runtime
+
+
+def missing_library(name: str, error: ImportError | OSError) -> Misuse | Unavailable:
+    """The error for a library that did not load; its message says what to install."""
+    if "libgomp" in str(error):
+        return Unavailable(
+            f"runtime {name}: the system's OpenMP library is missing ({error}). apt-get install libgomp1"
+        )
+    if isinstance(error, ModuleNotFoundError):
+        absent = error.name or name
+        extra = _extra_of(name) or _extra_of(absent.partition(".")[0])
+        if extra is None:
+            return Misuse(
+                f"library {absent}: it is not installed. pip install the distribution that has "
+                f"{absent.partition('.')[0]!r}"
+            )
+        return Misuse(f'runtime {extra}: {absent} is not installed. pip install "trimtab[{extra}]"')
+    return Unavailable(f"runtime {name}: its library does not load on this machine: {error}")
+
+
+def _extra_of(module: str) -> str | None:
+    """The extra of a runtime, or of a module that it installs."""
+    found = (row.name for row in ROWS if row.has_extra and module in (row.name, row.library, *row.extra_modules))
+    return next(found, None)

@@ -23,7 +23,7 @@ from trimtab.core.clock import VirtualClock
 from trimtab.core.hashing import bytes_hash
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.features.online.read.entity_read import read_entity
-from trimtab.registry.versions import address_of
+from trimtab.registry.versions import id_of
 from trimtab.training.data.parquet import columns_hash
 from trimtab.training.data.sets import load_manifest, load_training_set
 from trimtab.training.environment import current_environment
@@ -199,7 +199,7 @@ def test_the_same_training_gives_the_version_that_is_stored(project: tt.Project,
             before, now = project.registry.get(name), anew.registry.get(name)
             manifests = [load_manifest(v.training_set, p.state.blob) for v, p in ((before, project), (now, anew))]
             assert manifests[0].data_hash == manifests[1].data_hash
-            assert address_of(msgspec.structs.replace(now, training_set=before.training_set)) == before.id
+            assert id_of(msgspec.structs.replace(now, training_set=before.training_set)) == before.id
 
 
 def test_nothing_is_decided_where_nothing_changed(project: tt.Project) -> None:

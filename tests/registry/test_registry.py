@@ -88,7 +88,6 @@ def test_an_equal_retrain_is_the_same_version_and_numbers_count_distinct_ones(sh
     assert again == first
     assert (first.name, second.name) == ("late_flight@1", "late_flight@2")
     assert shop.registry.versions("late_flight") == [first, second]
-    assert shop.registry.made_from(shop.training_set) == [first, second]
 
 
 def test_the_environment_and_the_time_are_recorded_but_not_part_of_the_address(shop: Shop, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from trimtab.core.columns.data import Column
 from trimtab.core.errors import Misuse
 from trimtab.core.expressions.nodes import col
 from trimtab.training import Model, TrainingSet, build_training_set, evaluate, fit, fit_online, model, time_split
-from trimtab.training.data.weights import effective_rows, weigh
+from trimtab.training.data.weights import weigh
 from trimtab.training.fitting.standardize import fit_standardize
 from trimtab.training.runtimes import runtime_for
 from trimtab.training.weighting import Sample
@@ -206,11 +206,6 @@ def test_trees_of_the_library_follow_weights(world: Any, training_set: TrainingS
         return float(fit(made, training_set).predict(training_set.features.values).mean())
 
     assert abs(mean("balanced") - 0.5) < abs(mean(None) - 0.5)
-
-
-def test_effective_rows_are_all_where_weights_are_alike() -> None:
-    assert effective_rows(np.full(7, 3.0)) == pytest.approx(7)
-    assert effective_rows(np.zeros(3)) == 0.0
 
 
 @pytest.mark.fast

@@ -1,17 +1,65 @@
-"""What must be shown before a version becomes champion."""
+"""Gate records, and the evidence that a version needs to become champion."""
 
 from __future__ import annotations
 
-from trimtab.core.errors import Conflict, Misuse
+import msgspec
+
+from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.records import GateRecord
 from trimtab.registry.protection import SHORTEST_REASON
 from trimtab.registry.versions import Version
 from trimtab.stats.metrics.loss_names import top_of
+from trimtab.store.ports import Catalog, Put
 
 _ALONE = ("loads", "finite", "calibrated")  # checks that every gate makes,
 _OF_LISTS = ("loads", "finite", "lists")  # of a ranking these,
 _COMPARED = ("better_by_margin", "provably_better")  # and those where a champion answered,
 _REFRESHED = ("better_by_margin", "not_provably_worse")  # of a scheduled refit of its recipe these
+
+
+class Gates:
+    """Reads and keeps gate records."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    def put(self, record: GateRecord) -> None:
+        """Keep a record; the same one again changes nothing.
+
+        Raises:
+            Conflict: Another record has this id.
+        """
+        changes = [
+            Put("gate", record.id, msgspec.json.encode(record), expected=0),
+            Put("gate_of", f"{record.candidate}/{record.id}", b"null", expected=0),
+        ]
+        try:
+            self._catalog.write(changes)
+        except Conflict:
+            if self.get(record.id) != record:
+                raise Conflict(f"gate {record.id}: another record has this id. Give each judgement its own.") from None
+
+    def get(self, gate_id: str) -> GateRecord:
+        """A record.
+
+        Raises:
+            NotFound: It was never kept.
+        """
+        record = self._catalog.get("gate", gate_id)
+        if record is None:
+            raise NotFound(f"gate {gate_id!r}: no such record. Keep it with put_gate before it is used.")
+        return msgspec.json.decode(record.body, type=GateRecord)
+
+    def of(self, version: Version) -> list[GateRecord]:
+        """The records that judged a version, or the one that it refits, by id."""
+        candidates = [version.id] + ([] if version.refit_of is None else [version.refit_of])
+        keys = [record.key for one in candidates for record in self._catalog.find("gate_of", f"{one}/")]
+        return [self.get(key.partition("/")[2]) for key in sorted(keys, key=lambda k: k.partition("/")[2])]
+
+    def passed(self, version: Version) -> GateRecord | None:
+        """The newest record by which a version, or the one that it refits, passed a gate; None: it passed none."""
+        passed = [gate for gate in self.of(version) if gate.passed]
+        return max(passed, key=lambda gate: gate.judged_at_us, default=None)
 
 
 def check_evidence(

@@ -1,9 +1,10 @@
-"""The registry: immutable versions, aliases that move in one transaction with their history, gate records."""
+"""The registry of a project: immutable versions, aliases with their histories, gate records."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -12,7 +13,7 @@ from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
 from trimtab.core.records import GateRecord
 from trimtab.features.feature_set import FeatureSet
 from trimtab.registry.aliases import Aliases, Place, Together
-from trimtab.registry.evidence import check_evidence, check_ungated
+from trimtab.registry.evidence import Gates, check_evidence, check_ungated
 from trimtab.registry.loading import LoadedModel, load_version
 from trimtab.registry.path_choices import RowCalls
 from trimtab.registry.protection import (
@@ -25,19 +26,21 @@ from trimtab.registry.protection import (
     not_held,
     refuse_held,
 )
-from trimtab.registry.removed import back, note_use, refuse_removed, settle
+from trimtab.registry.registration import Origin, Registration
+from trimtab.registry.removed import refuse_removed
 from trimtab.registry.searching import Found, Search, Searcher
 from trimtab.registry.seen import Seen, as_known, say_seen
 from trimtab.registry.tags import Note, Tag, Tags
-from trimtab.registry.versions import Act, AliasMove, Imported, Version, address_of, version_id
-from trimtab.store.ports import Append, Blob, Catalog, Put, Remove
-from trimtab.training.environment import Environment, current_environment
+from trimtab.registry.version_records import VersionRecords
+from trimtab.registry.versions import AliasMove, Imported, Version
+from trimtab.store.ports import Blob, Catalog, Put
+from trimtab.training.environment import Environment
 from trimtab.training.fitting.fitted import Fitted
 from trimtab.training.fitting.path_choice import RowChoice
 
-_REGISTERED = "Registered."
-_ATTEMPTS = 50  # how often a number may be taken by somebody else before that is reported
-_PREFIX = re.compile(r"[0-9a-f]{6,64}")
+if TYPE_CHECKING:
+    from trimtab.registry.describing.card import About
+
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
@@ -75,8 +78,17 @@ class Registry:
         self._tags = Tags(catalog, clock=clock, actor=actor)
         self._row_calls = RowCalls(catalog, clock=clock, environment=environment)
         self._searcher = Searcher(catalog, blob, tags=self._tags, aliases=self._aliases)
-        self._environment = environment
-        self._versions: dict[str, Version] = {}  # those that were read: they never change
+        self._records = VersionRecords(catalog, self._aliases)
+        self._gates = Gates(catalog)
+        self._registration = Registration(
+            catalog,
+            blob,
+            records=self._records,
+            aliases=self._aliases,
+            protections=self._protections,
+            clock=clock,
+            environment=environment,
+        )
 
     def register(
         self,
@@ -105,56 +117,10 @@ class Registry:
             NotFound: `refit_of` is no version.
             Conflict: Others kept taking the next number; try again.
         """
-        for what, digest in (("training set", training_set), ("evaluation", evaluation)):
-            if digest is not None and not self._blob.exists(digest):
-                raise Misuse(f"register {fitted.model!r}: its {what} {digest[:12]} is not stored. Save it first.")
-        if refit_of is not None and self.get(refit_of).model != fitted.model:
-            raise Misuse(f"register {fitted.model!r}: refit_of={refit_of[:12]} is a version of another model.")
         if alias is not None:
-            _check_alias(f"alias {fitted.model}@{alias}", alias, _REGISTERED)
-        if alias == CHAMPION:
-            raise Misuse(f"register {fitted.model!r}: a champion needs evidence. Register it, then use move().")
-        address = version_id(
-            model=fitted.model,
-            artifact=self._blob.put(fitted.data),
-            recipe=fitted.recipe,
-            features=fitted.features,
-            runtime=fitted.artifact.runtime,
-            trust=fitted.artifact.trust,
-            training_set=training_set,
-            refit_of=refit_of,
-        )
-        blobs = [fitted.digest, training_set, *([] if evaluation is None else [evaluation])]
-        for attempt in range(_ATTEMPTS):
-            if attempt:  # something came between; it may have been a collection of garbage
-                settle(self._catalog, self._blob, blobs)
-            there = back(self._catalog, address, blobs, look=attempt > 0)
-            if attempt:  # after the look: a collection that begins from now on makes the transaction fail
-                self._put_again(fitted, blobs)
-            found = self._version(address) if attempt else self._versions.get(address)  # a new one is not looked for
-            if found is not None:
-                used = note_use(address, self._clock.now_us())
-                try:
-                    self._catalog.write([used, *there, *self._pointing(fitted.model, alias, address)])
-                except Conflict:
-                    continue
-                return found
-            version, revision = self._numbered(fitted, address, training_set, refit_of, evaluation)
-            version = msgspec.structs.replace(version, imported=imported, actor=actor or self._actor)
-            changes: list[Put | Append | Remove] = [
-                Put("version", address, msgspec.json.encode(version), expected=0),
-                Put("version_number", _numbered_key(version.model, version.number), address.encode(), expected=0),
-                Put("version_count", version.model, str(version.number).encode(), expected=revision),
-                *there,
-            ]
-            changes += self._pointing(version.model, alias, address)
-            try:
-                self._catalog.write(changes)
-            except Conflict:
-                continue  # it is there already, or another process registered one or moved the alias: look again
-            self._versions[address] = version
-            return version
-        raise Conflict(f"register {fitted.model!r}: others took {_ATTEMPTS} numbers meanwhile. Try again.")
+            _check_alias(f"alias {fitted.model}@{alias}", alias, "Registered.")
+        origin = Origin(training_set=training_set, refit_of=refit_of, evaluation=evaluation, imported=imported)
+        return self._registration.register(fitted, origin, alias=alias, actor=actor or self._actor)
 
     def get(self, reference: str) -> Version:
         """A version by "model@7", "model@champion" or the beginning of its address (at least 6 digits).
@@ -163,27 +129,15 @@ class Registry:
             NotFound: There is none; the message lists what there is.
             Misuse: The beginning fits several versions.
         """
-        model, at, rest = reference.partition("@")
-        if at and rest.isdecimal():
-            record = self._catalog.get("version_number", _numbered_key(model, int(rest)))
-            if record is None:
-                raise NotFound(f"version {reference!r}: {self._what_there_is(model)}")
-            return self._stored(record.body.decode())
-        if at and not _PREFIX.fullmatch(rest):
-            found = self.alias(model, rest)
-            if found is None:
-                raise NotFound(f"version {reference!r}: {self._what_there_is(model)}")
-            return found
-        return self._by_prefix(rest if at else model, model if at else None)
+        return self._records.get(reference)
 
     def versions(self, model: str) -> list[Version]:
         """All versions of a model by number."""
-        records = self._catalog.find("version_number", f"{model}/")
-        return [self._stored(record.body.decode()) for record in records]
+        return self._records.of_model(model)
 
     def models(self) -> list[str]:
         """The models that have versions."""
-        return [record.key for record in self._catalog.find("version_count")]
+        return self._records.models()
 
     def search(self, search: Search | None = None, *, model: str | None = None) -> list[Found]:
         """The versions that fit, of one model or of all, with their tags, notes, aliases and evaluated metric.
@@ -210,7 +164,7 @@ class Registry:
         Raises:
             Misuse: A tag or the note is none.
         """
-        target = self._resolved(version)
+        target = self._records.resolved(version)
         new = self._tags.add(target.id, tags, actor=actor)
         if note is not None:
             self._tags.note(target.id, note, actor=actor)
@@ -218,11 +172,11 @@ class Registry:
 
     def tags(self, version: Version | str) -> list[Tag]:
         """A version's tags, by name."""
-        return self._tags.of(self._resolved(version).id)
+        return self._tags.of(self._records.resolved(version).id)
 
     def notes(self, version: Version | str) -> list[Note]:
         """A version's notes, oldest first."""
-        return self._tags.notes(self._resolved(version).id)
+        return self._tags.notes(self._records.resolved(version).id)
 
     def say_seen(self, version: Version | str, until_us: int, *, actor: str | None = None) -> Seen:
         """Say until when an imported version has seen data; `as_known` and whoever judges it go by the newest word.
@@ -235,7 +189,9 @@ class Registry:
         Raises:
             Misuse: It was trained here, or the moment is in the future.
         """
-        return say_seen(self._catalog, self._resolved(version), until_us, clock=self._clock, actor=actor or self._actor)
+        return say_seen(
+            self._catalog, self._records.resolved(version), until_us, clock=self._clock, actor=actor or self._actor
+        )
 
     def as_known(self, version: Version) -> Version:
         """The version with the cut that was said last, where somebody knew better than its import."""
@@ -272,11 +228,6 @@ class Registry:
         known = {CHAMPION, *self._declared.get(model, {}), *self._protections.of(model), *self.aliases(model)}
         return {alias: self._protections.needs(model, alias) for alias in sorted(known)}
 
-    def made_from(self, training_set: str) -> list[Version]:
-        """The versions that were fitted on a training set, by its manifest's hash: lineage the other way."""
-        found = (self._decoded(record.body) for record in self._catalog.find("version"))
-        return sorted((v for v in found if v.training_set == training_set), key=lambda v: (v.model, v.number))
-
     def load(self, version: Version | str, *, features: FeatureSet | str | None = None) -> LoadedModel:
         """A version that is ready to score: bytes checked against their hash, golden predictions repeated.
 
@@ -290,7 +241,7 @@ class Registry:
             Corrupt: Stored bytes are not what was registered; the message names the blob.
             Misuse: The definitions changed, or this machine does not repeat the golden predictions.
         """
-        target = self._resolved(version)
+        target = self._records.resolved(version)
         try:
             return load_version(self._blob, target, features=features, row_call=self._row_calls.chosen)
         except Corrupt:
@@ -313,12 +264,12 @@ class Registry:
         """Which way one row takes through a version, by kind of machine; of a refit that was never tried, its judged
         version's.
         """
-        return self._row_calls.of(self._resolved(version))
+        return self._row_calls.of(self._records.resolved(version))
 
     def alias(self, model: str, alias: str) -> Version | None:
         """The version that an alias points to; None when it was never set."""
         address = self._aliases.place(model, alias).version
-        return None if address is None else self._stored(address)
+        return None if address is None else self._records.stored(address)
 
     def aliases(self, model: str) -> dict[str, AliasMove]:
         """Where each alias of a model points, and since which move."""
@@ -361,7 +312,7 @@ class Registry:
             Conflict: Somebody else moved it meanwhile, the evidence speaks against another champion, or a candidate
                 waits for approval: the message says how to answer.
         """
-        target = self._resolved(version)
+        target = self._records.resolved(version)
         what = f"alias {model}@{alias}"
         if target.model != model:
             raise Misuse(f"{what}: {target.name} is a version of another model. Give one of {model!r}.")
@@ -447,7 +398,7 @@ class Registry:
             if row.at_us > time_us:
                 break
             found = row.version
-        return None if found is None else self._stored(found)
+        return None if found is None else self._records.stored(found)
 
     def put_gate(self, record: GateRecord) -> None:
         """Keep a gate's evidence; the same record again changes nothing.
@@ -455,15 +406,7 @@ class Registry:
         Raises:
             Conflict: Another record has this id.
         """
-        changes = [
-            Put("gate", record.id, msgspec.json.encode(record), expected=0),
-            Put("gate_of", f"{record.candidate}/{record.id}", b"null", expected=0),
-        ]
-        try:
-            self._catalog.write(changes)
-        except Conflict:
-            if self.get_gate(record.id) != record:
-                raise Conflict(f"gate {record.id}: another record has this id. Give each judgement its own.") from None
+        self._gates.put(record)
 
     def get_gate(self, gate_id: str) -> GateRecord:
         """A gate record.
@@ -471,21 +414,15 @@ class Registry:
         Raises:
             NotFound: It was never kept.
         """
-        record = self._catalog.get("gate", gate_id)
-        if record is None:
-            raise NotFound(f"gate {gate_id!r}: no such record. Keep it with put_gate before it is used.")
-        return msgspec.json.decode(record.body, type=GateRecord)
+        return self._gates.get(gate_id)
 
     def gates_of(self, version: Version) -> list[GateRecord]:
         """The gate records that judged this version, or the one that it refits, by id."""
-        candidates = [version.id] + ([] if version.refit_of is None else [version.refit_of])
-        keys = [record.key for one in candidates for record in self._catalog.find("gate_of", f"{one}/")]
-        return [self.get_gate(key.partition("/")[2]) for key in sorted(keys, key=lambda k: k.partition("/")[2])]
+        return self._gates.of(version)
 
     def passed_gate(self, version: Version) -> GateRecord | None:
         """The newest record by which this version, or the one that it refits, passed a gate; None: it passed none."""
-        passed = [gate for gate in self.gates_of(version) if gate.passed]
-        return max(passed, key=lambda gate: gate.judged_at_us, default=None)
+        return self._gates.passed(version)
 
     def card(self, version: Version | str, *, html: bool = False) -> str:
         """The model card in Markdown or as a page, made from the records alone.
@@ -494,150 +431,15 @@ class Registry:
             NotFound: There is no such version, or its artifact was removed.
             Corrupt: A stored part is damaged; the message names the blob.
         """
-        from trimtab.registry.describing.card import About, card_markdown, card_page, stored_parts
-        from trimtab.training.judge.evaluation import load_evaluation
+        from trimtab.registry.describing.card import card_markdown, card_page
 
-        target = self._resolved(version)
-        refuse_removed(self._catalog, target)
-        moves = [row for alias in self.aliases(target.model) for row in self._aliases.history(target.model, alias)]
-        judged = target if target.evaluation or target.refit_of is None else self._stored(target.refit_of)
-        artifact, manifest = stored_parts(target, self._blob)
-        about = About(
-            version=self.as_known(target),
-            artifact=artifact,
-            manifest=manifest,
-            evaluation=None if judged.evaluation is None else load_evaluation(judged.evaluation, self._blob),
-            judged=judged.name,
-            gates=self.gates_of(target),
-            moves=[move for move in moves if move.version == target.id],
-            tags=self.tags(target),
-            notes=self.notes(target),
-            relatives=self._relatives(target),
-            row_choices=self.row_choices(target),
-        )
+        about = _about(self, self._catalog, self._blob, self._records.resolved(version))
         return card_page(about) if html else card_markdown(about)
-
-    def _relatives(self, version: Version) -> list[tuple[str, str]]:
-        """Versions that have to do with one, by name, and what."""
-        found = []
-        for other in self.versions(version.model):
-            if other.id == version.refit_of:
-                found.append((other.name, "refits"))
-            elif other.refit_of == version.id:
-                found.append((other.name, "is refitted by"))
-            elif other.training_set == version.training_set and other.id != version.id and version.imported is None:
-                found.append((other.name, "shares its training set with"))
-        return found
-
-    def _numbered(
-        self,
-        fitted: Fitted,
-        address: str,
-        training_set: str,
-        refit_of: str | None,
-        evaluation: str | None,
-    ) -> tuple[Version, int]:
-        """The version with the next free number, and the revision of the count that must still hold."""
-        count = self._catalog.get("version_count", fitted.model)
-        if self._environment is None:
-            self._environment = current_environment()
-        version = Version(
-            id=address,
-            model=fitted.model,
-            number=1 if count is None else int(count.body) + 1,
-            artifact=fitted.digest,
-            recipe=fitted.recipe,
-            features=fitted.features,
-            runtime=fitted.artifact.runtime,
-            trust=fitted.artifact.trust,
-            training_set=training_set,
-            refit_of=refit_of,
-            metric=fitted.artifact.metric,
-            cut_us=fitted.cut_us,
-            positions=dict(fitted.positions),
-            rows=fitted.rows,
-            evaluation=evaluation,
-            made_at_us=self._clock.now_us(),
-            actor=self._actor,
-            environment=self._environment,
-            chosen=fitted.chosen,
-        )
-        return version, 0 if count is None else count.revision
-
-    def _pointing(self, model: str, alias: str | None, address: str) -> list[Put | Append]:
-        """The changes that point an alias to a version which is being registered; none where it points there."""
-        if alias is None:
-            return []
-        place = self._aliases.place(model, alias)
-        if self._protections.needs(model, alias) != "nothing":
-            raise Misuse(f"register {model!r}: alias {alias!r} is protected. Register it, then use move().")
-        if place.version == address:
-            return []
-        act: Act = "first" if place.row is None else "move"
-        row = self._aliases.next_row(place, model=model, alias=alias, version=address, act=act, why=_REGISTERED)
-        return self._aliases.changes(row, place)
-
-    def _put_again(self, fitted: Fitted, blobs: list[str]) -> None:
-        self._blob.put(fitted.data)
-        for digest in blobs:
-            if digest != fitted.digest and not self._blob.exists(digest):
-                raise Misuse(f"register {fitted.model!r}: {digest[:12]} was removed as garbage. Save it again first.")
-
-    def _resolved(self, version: Version | str) -> Version:
-        return self._stored(version.id) if isinstance(version, Version) else self.get(version)
 
     def _check_expected(self, what: str, expected: str | msgspec.UnsetType | None, place: Place) -> None:
         if expected is not msgspec.UNSET and expected != place.version:
-            found = f"expected at {self._named(expected)}, it is at {self._named(place.version)}"
+            found = f"expected at {self._records.name(expected)}, it is at {self._records.name(place.version)}"
             raise Conflict(f"{what}: {found}. Read it again, then decide.")
-
-    def _named(self, address: str | None) -> str:
-        """A version that an alias points to, for messages."""
-        found = None if address is None else self._version(address)
-        return "no version" if address is None else address if found is None else found.name
-
-    def _version(self, address: str) -> Version | None:
-        if address not in self._versions:
-            record = self._catalog.get("version", address)
-            if record is None:
-                return None
-            self._versions[address] = self._decoded(record.body)
-        return self._versions[address]
-
-    def _stored(self, address: str) -> Version:
-        found = self._version(address)
-        if found is None:
-            raise NotFound(f"version {address[:12]}: not in this registry. Register it first.")
-        return found
-
-    def _decoded(self, body: bytes) -> Version:
-        version = msgspec.json.decode(body, type=Version)
-        if address_of(version) != version.id:
-            raise Corrupt(f"version {version.id[:12]} ({version.name}): its record was changed after it was made.")
-        return version
-
-    def _by_prefix(self, prefix: str, model: str | None) -> Version:
-        if not _PREFIX.fullmatch(prefix):
-            raise NotFound(f'version {prefix!r}: write "model@7", "model@champion" or 6 or more digits of an address.')
-        found = [self._decoded(record.body) for record in self._catalog.find("version", prefix)]
-        found = [v for v in found if model is None or v.model == model]
-        if not found:
-            raise NotFound(f"version {prefix!r}: no address begins like this.")
-        if len(found) > 1:
-            raise Misuse(f"version {prefix!r}: {', '.join(v.name for v in found)} begin like this. Give more digits.")
-        return found[0]
-
-    def _what_there_is(self, model: str) -> str:
-        count = self._catalog.get("version_count", model)
-        if count is None:
-            models = self.models()
-            return f"no versions of {model!r}; there are {'some of ' + ', '.join(models) if models else 'none at all'}."
-        aliases = ", ".join(f"@{name}" for name in self.aliases(model)) or "none"
-        return f"{model!r} has versions @1 to @{int(count.body)}; aliases: {aliases}."
-
-
-def _numbered_key(model: str, number: int) -> str:
-    return f"{model}/{number:08d}"
 
 
 def _by_name(model: str, alias: str) -> str:
@@ -650,3 +452,40 @@ def _by_name(model: str, alias: str) -> str:
 def _check_alias(what: str, alias: str, why: str) -> None:
     if not _NAME.fullmatch(alias) or not why.strip():
         raise Misuse(f"{what}, why={why!r}. Give an alias of a-z, 0-9 and _ that begins with a letter, and a reason.")
+
+
+def _about(registry: Registry, catalog: Catalog, blob: Blob, version: Version) -> About:
+    """The records of a version's card."""
+    from trimtab.registry.describing.card import About, stored_parts
+    from trimtab.training.judge.evaluation import load_evaluation
+
+    refuse_removed(catalog, version)
+    moves = [row for alias in registry.aliases(version.model) for row in registry.history(version.model, alias)]
+    judged = version if version.evaluation or version.refit_of is None else registry.get(version.refit_of)
+    artifact, manifest = stored_parts(version, blob)
+    return About(
+        version=registry.as_known(version),
+        artifact=artifact,
+        manifest=manifest,
+        evaluation=None if judged.evaluation is None else load_evaluation(judged.evaluation, blob),
+        judged=judged.name,
+        gates=registry.gates_of(version),
+        moves=[move for move in moves if move.version == version.id],
+        tags=registry.tags(version),
+        notes=registry.notes(version),
+        relatives=_relatives(version, registry.versions(version.model)),
+        row_choices=registry.row_choices(version),
+    )
+
+
+def _relatives(version: Version, versions: list[Version]) -> list[tuple[str, str]]:
+    """The related versions among `versions`, by name, and their relation."""
+    found = []
+    for other in versions:
+        if other.id == version.refit_of:
+            found.append((other.name, "refits"))
+        elif other.refit_of == version.id:
+            found.append((other.name, "is refitted by"))
+        elif other.training_set == version.training_set and other.id != version.id and version.imported is None:
+            found.append((other.name, "shares its training set with"))
+    return found

@@ -1,4 +1,4 @@
-"""What the registry keeps: versions, and each move of an alias."""
+"""Version records and how their ids are hashed; moves of aliases."""
 
 from __future__ import annotations
 
@@ -93,12 +93,12 @@ def version_id(
     training_set: str,
     refit_of: str | None,
 ) -> str:
-    """The content address of a version: equal training gives the same one, on every machine and at any time."""
+    """Hash a version's id from its content: equal training gives the same id, on every machine and at any time."""
     return content_hash(["version", 1, model, artifact, recipe, features, runtime, trust, training_set, refit_of])
 
 
-def address_of(version: Version) -> str:
-    """What a version's address must be by its own fields."""
+def id_of(version: Version) -> str:
+    """The id that a version must have by its own fields."""
     return version_id(
         model=version.model,
         artifact=version.artifact,

@@ -33,7 +33,6 @@ from trimtab.steering.gate.slices import parts_of
 from trimtab.steering.loop_state import PairedDay
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.judge.baselines import baseline_scores
-from trimtab.training.judge.list_baselines import list_baseline_scores
 
 _STEADIER = "It learns single rows by heart: take a smaller model (fewer or smaller trees), or load more rows."
 
@@ -181,9 +180,8 @@ class Judge:
     def _baselines(self, case: Case) -> dict[str, Floats]:
         """What each baseline that the rules name answers to the window's rows; none that could not be had."""
         model, rules, rows = self._deployment.model, self._deployment.gate, case.window.rows
-        known = baseline_scores if case.training_set.lists is None else list_baseline_scores
         parts = [
-            (judged & rows, known(model, case.training_set, np.flatnonzero(judged & rows), learnt, seed=0))
+            (judged & rows, baseline_scores(model, case.training_set, np.flatnonzero(judged & rows), learnt, seed=0))
             for judged, learnt in case.folds or ((rows, case.window.before),)
         ]
         found: dict[str, Floats] = {}

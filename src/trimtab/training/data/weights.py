@@ -56,8 +56,7 @@ def weigh(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64], ta
         _check_of_lists(model, training_set, chosen[kept], own)
         weights = own if weights is None else weights * own
     elif model.weights == "balanced":
-        balanced = _balanced if model.task == "binary" else _balanced_classes
-        weights = balanced(target[kept], np.ones(kept.size) if weights is None else weights)
+        weights = _balanced(target[kept], np.ones(kept.size) if weights is None else weights)
     if training_set.half_life_us is not None:
         aged = age_weights(training_set.begun_us[chosen[kept]], training_set.half_life_us)
         weights = aged if weights is None else weights * aged
@@ -100,18 +99,6 @@ def balance_of(
         )
         for label in labels
     )
-
-
-def effective_rows(weights: Floats) -> float:
-    """As many rows of equal weight would tell as much.
-
-    Source: Kish (1965).
-
-    >>> effective_rows(np.array([1.0, 1.0, 0.0]))
-    2.0
-    """
-    squares = float((weights**2).sum())
-    return float(weights.sum()) ** 2 / squares if squares else 0.0
 
 
 def _sampled(
@@ -182,14 +169,7 @@ def _check_of_lists(model: Model, training_set: TrainingSet, rows: NDArray[np.in
 
 
 def _balanced(target: NDArray[Any], weights: Floats) -> Floats:
-    """Weights by which both classes count alike and sum to as much as before."""
-    positive = float(weights[target == 1].sum())
-    total = float(weights.sum())
-    return weights * np.where(target == 1, total / (2 * positive), total / (2 * (total - positive)))
-
-
-def _balanced_classes(target: NDArray[Any], weights: Floats) -> Floats:
-    """The same for several classes, of those that occur."""
+    """Weights by which all classes that occur count alike, with the same sum."""
     there, place = np.unique(target, return_inverse=True)
     sums = np.bincount(place, weights=weights)
     return weights * (float(weights.sum()) / (there.size * sums))[place]

@@ -61,21 +61,27 @@ def walk(
         Misuse: There are too few rows, or a fit fails; the message names the fold.
     """
     among = training_set.usable & among
-    begun_us = training_set.begun_us
-    times = np.sort(begun_us[among])
-    if folds < 1 or times.size < folds + 1:
-        raise Misuse(f"{what}: {folds} folds over {times.size} usable rows. Take fewer folds, or more rows.")
-    step = (1.0 - first) / folds
-    edges = [int(times[int(times.size * (first + k * step) + 1e-9)]) for k in range(folds)]
-    for number, start_us in enumerate(edges):
-        end_us = edges[number + 1] if number + 1 < folds else int(times[-1]) + 1
-        here = np.flatnonzero(among & (begun_us >= start_us) & (begun_us < end_us))
+    count = int(among.sum())
+    if folds < 1 or count < folds + 1:
+        raise Misuse(f"{what}: {folds} folds over {count} usable rows. Take fewer folds, or more rows.")
+    for number, (start_us, part) in enumerate(time_parts(training_set, among, folds=folds, first=first)):
+        here = np.flatnonzero(part)
         try:
             fitted = fit_on(among & known_before(training_set, start_us))
         except Misuse as error:
             raise Misuse(f"{what}, fold {number + 1} from {format_time(start_us)}: {error}") from error
         scores = score(fitted, training_set.features.values.take(here)) if here.size else np.empty(0)
         yield Part(number, start_us, here, scores)
+
+
+def time_parts(training_set: TrainingSet, among: Mask, *, folds: int, first: float) -> Iterator[tuple[int, Mask]]:
+    """Consecutive parts of equally many rows after the `first` share of them: the start and the rows of each."""
+    begun_us = training_set.begun_us
+    times = np.sort(begun_us[among])
+    step = (1.0 - first) / folds
+    edges = [int(times[int(times.size * (first + k * step) + 1e-9)]) for k in range(folds)]
+    for start_us, end_us in zip(edges, [*edges[1:], int(times[-1]) + 1], strict=True):
+        yield start_us, among & (begun_us >= start_us) & (begun_us < end_us)
 
 
 def predict_forward(

@@ -13,7 +13,7 @@ from trimtab.core.errors import Misuse
 from trimtab.stats.interval import Interval
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.fitting.fitted import Fitted
-from trimtab.training.fitting.folds import known_before
+from trimtab.training.fitting.folds import known_before, time_parts
 from trimtab.training.judge.parts import Judged, figures_of
 
 FOLDS = 4
@@ -58,13 +58,9 @@ def backtest(
     among = np.zeros(training_set.rows, np.bool_)
     among[numbers] = True
     among = training_set.whole(among)
-    numbers = numbers[among[numbers]]
-    at_us = begun_us[numbers]
-    shares = [_FIRST + (1.0 - _FIRST) * k / FOLDS for k in range(FOLDS)]
-    starts = [int(at_us[int(numbers.size * share)]) for share in shares]
     found = []
-    for start_us, end_us in zip(starts, [*starts[1:], int(at_us[-1]) + 1], strict=True):
-        here = numbers[(at_us >= start_us) & (at_us < end_us) & telling[numbers]]
+    for start_us, part in time_parts(training_set, among, folds=FOLDS, first=_FIRST):
+        here = np.flatnonzero(part & telling)
         if here.size:
             past = among & known_before(training_set, start_us)
             found.append(_fold(refit, judge, training_set, here, past))

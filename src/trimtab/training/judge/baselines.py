@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from trimtab.core.errors import Misuse
 from trimtab.core.time import HOUR_US
+from trimtab.stats.metrics.lists import unit_losses
 from trimtab.stats.metrics.loss_names import quantile_of
-from trimtab.stats.metrics.losses import row_losses
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model, Task
 from trimtab.training.fitting.fit import fit_unchecked, fitted_values
+from trimtab.training.judge.list_baselines import Scores, list_baseline_scores
 
 _LINEAR_ROWS = 50_000  # the newest training rows that the linear baseline is fitted on
 _QUANTILE_ROWS = 2_000  # of a quantile: its linear programme grows with the square
@@ -25,8 +26,6 @@ _LAST_LABELS = 100  # labels that the "last value" of a class or a count is the 
 _WEEK_H = 7 * 24
 _WEEKS = 4  # back, of which the newest with known labels is the season before
 BASELINES = ("constant", "last_value", "seasonal_naive", "linear")
-
-Scores = NDArray[np.float64]
 
 
 def baselines(
@@ -52,8 +51,9 @@ def baselines(
     found = baseline_scores(model, training_set, chosen, train, seed=seed)
     if champion_scores is not None:
         found["champion"] = champion_scores
+    lists = training_set.lists_of(chosen)
     return {
-        name: None if scores is None else float(row_losses(model.metric, labels, scores).mean())
+        name: None if scores is None else float(unit_losses(model.metric, labels, scores, lists)[0].mean())
         for name, scores in found.items()
     }
 
@@ -75,6 +75,8 @@ def baseline_scores(
         train: What may be learnt from.
         seed: Of the linear model.
     """
+    if training_set.lists is not None:
+        return list_baseline_scores(model, training_set, chosen, train, partial(linear_scores, seed=seed))
     learnt = training_set.target[training_set.usable & train]
     learnt = learnt[np.isfinite(learnt)]
     constant = constant_scores(model, learnt, chosen.size)
@@ -88,7 +90,7 @@ def baseline_scores(
     else:
         found["last_value"] = _last_values(model, training_set, at_us, _middle(model, learnt))
     found["seasonal_naive"] = _last_week(model, training_set, at_us, constant)
-    found["linear"] = linear_scores(model, training_set, chosen, train, seed)
+    found["linear"] = linear_scores(model, training_set, chosen, train, seed=seed)
     return found
 
 
@@ -180,7 +182,7 @@ def _seen(training_set: TrainingSet, at_us: NDArray[Any]) -> tuple[Scores, NDArr
 
 
 def linear_scores(
-    model: Model, training_set: TrainingSet, chosen: NDArray[Any], train: NDArray[np.bool_], seed: int
+    model: Model, training_set: TrainingSet, chosen: NDArray[Any], train: NDArray[np.bool_], *, seed: int
 ) -> Scores | None:
     """What a linear model of the newest rows to learn from answers to `chosen`; None where none could be fitted."""
     from sklearn.exceptions import ConvergenceWarning

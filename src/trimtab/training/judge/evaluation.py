@@ -36,7 +36,6 @@ from trimtab.training.judge.crossing import Sides, group_leaks, group_slices, re
 from trimtab.training.judge.importance import Permuted, permuted
 from trimtab.training.judge.influence import Influence, influences
 from trimtab.training.judge.learning_curve import SHARES, CurvePoint, learning_curve
-from trimtab.training.judge.list_baselines import list_baselines
 from trimtab.training.judge.parts import Judged, Month, Slice, Week, mean_interval, months_of, slices_of, weeks_of
 
 _REPEATS = (50, 200)  # draws of the bootstrap, at least and at most
@@ -162,7 +161,7 @@ def evaluate(
     raw = _uncalibrated(fitted, values, labels) if fitted.artifact.recalibration is not None else None
     sides = Sides(np.flatnonzero(training_set.usable & train & np.isfinite(training_set.target)), chosen)
     grouped = group_slices(model, training_set, sides, judged)
-    known = (baselines if judged.lists is None else list_baselines)(
+    known = baselines(
         model,
         training_set,
         chosen,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,38 +11,16 @@ from numpy.typing import NDArray
 from trimtab.stats.metrics.lists import unit_losses
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
-from trimtab.training.judge.baselines import Scores, linear_scores
+
+Scores = NDArray[np.float64]
 
 
-def list_baselines(
+def list_baseline_scores(
     model: Model,
     training_set: TrainingSet,
     chosen: NDArray[Any],
     train: NDArray[np.bool_],
-    *,
-    champion_scores: Scores | None,
-    seed: int,
-) -> dict[str, float | None]:
-    """The metric of each baseline on the rows `chosen`, whole lists; None for one that could not be had.
-
-    Args:
-        model: Its metric and features.
-        training_set: Where the rows are.
-        chosen: The numbers of the rows that are judged.
-        train: What may be learnt from.
-        champion_scores: What the version in service answered to `chosen`; left out, it is no baseline.
-        seed: Of the linear model.
-    """
-    found = list_baseline_scores(model, training_set, chosen, train, seed=seed)
-    if champion_scores is not None:
-        found["champion"] = champion_scores
-    return {
-        name: None if scores is None else _loss(model, training_set, chosen, scores) for name, scores in found.items()
-    }
-
-
-def list_baseline_scores(
-    model: Model, training_set: TrainingSet, chosen: NDArray[Any], train: NDArray[np.bool_], *, seed: int
+    linear_scores: Callable[[Model, TrainingSet, NDArray[Any], NDArray[np.bool_]], Scores | None],
 ) -> dict[str, Scores | None]:
     """The scores that each baseline orders the rows `chosen` by; None for one that could not be had.
 
@@ -54,7 +33,7 @@ def list_baseline_scores(
         training_set: Where the rows are.
         chosen: The numbers of the rows that are ordered.
         train: What may be learnt from.
-        seed: Of the linear model.
+        linear_scores: The scores of a linear model.
     """
     shown = np.empty(chosen.size)
     shown[np.argsort(training_set.at_us[chosen], kind="stable")] = -np.arange(chosen.size)
@@ -64,7 +43,7 @@ def list_baseline_scores(
         "random": np.zeros(chosen.size),
         "as_shown": shown,
         "best_feature": None if best is None else _ordered_by(training_set, chosen, *best),
-        "linear": linear_scores(model, training_set, chosen, train, seed) if learnt.size else None,
+        "linear": linear_scores(model, training_set, chosen, train) if learnt.size else None,
     }
 
 

@@ -15,8 +15,7 @@ from trimtab.core.expressions.code import distribution_version
 from trimtab.training.runtimes.estimators import OnnxEstimator
 from trimtab.training.runtimes.formats import ExportedCode, Format, Inspected, ModelFile
 from trimtab.training.runtimes.library import LibraryRuntime
-from trimtab.training.runtimes.ports import Score, check_columns, row_score, wrong_row
-from trimtab.training.runtimes.scoring_paths import RowCall, ScoringPaths, per_thread, with_paths
+from trimtab.training.runtimes.ports import Score, check_columns, row_score
 from trimtab.training.runtimes.sklearn import RUNTIME as SKLEARN
 
 _OPSET = {"": 18, "ai.onnx.ml": 3}  # fixed, so that equal estimators give equal bytes
@@ -134,12 +133,8 @@ class OnnxRuntime(LibraryRuntime):
     def save(self, fitted: Any) -> bytes:
         return _converted(fitted.estimator)
 
-    def load(self, data: bytes) -> ScoringPaths:
-        model = OnnxModel(data)
-        return with_paths(model, self.scoring_paths(model))
-
-    def scoring_paths(self, model: OnnxModel) -> Mapping[str, RowCall]:
-        return {"bound": per_thread(lambda: _BoundCall(model).score)} if model.columns and _can_bind(model) else {}
+    def load(self, data: bytes) -> OnnxModel:
+        return OnnxModel(data)
 
     def importance(self, fitted: Any) -> NDArray[Any] | None:
         return SKLEARN.importance(fitted.estimator)
@@ -153,61 +148,19 @@ class OnnxModel:
             self.session = open_session(data)
         except Exception as error:  # ONNX Runtime raises a dozen kinds of its own, all of them for bytes it cannot read
             raise Corrupt(f"onnx: these {len(data)} bytes are no model: {str(error)[:200]}") from error
-        taken = self.session.get_inputs()[0]
-        self.input = taken.name
-        self.kind = np.float32 if taken.type == "tensor(float)" else np.float64
-        output = self.session.get_outputs()[-1]
-        self.output = output.name
-        width = output.shape[1] if len(output.shape) == 2 else 1
-        self._classes = width if isinstance(width, int) else 1
-        columns = taken.shape[1] if len(taken.shape) == 2 else None
-        self.columns = columns if isinstance(columns, int) else 0
+        taken, given = self.session.get_inputs()[0].shape, self.session.get_outputs()[-1].shape
+        self._columns = taken[1] if len(taken) == 2 and isinstance(taken[1], int) else 0  # 0: any number
+        self._classes = given[1] if len(given) == 2 and isinstance(given[1], int) else 1
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
         if not len(matrix):
             return np.empty((0, self._classes) if self._classes > 2 else 0)
-        if self.columns:
-            check_columns("onnx", matrix, self.columns)
+        if self._columns:
+            check_columns("onnx", matrix, self._columns)
         return np.asarray(run_session(self.session, matrix))
 
     def predict_row(self, row: list[float]) -> Score:
         return row_score(self.predict(np.array([row], np.float64)))
-
-
-def _can_bind(graph: OnnxModel) -> bool:
-    """Whether bound tensors give the bits of tensors made for each call."""
-    rows = np.random.default_rng(0).normal(size=(4, graph.columns)).tolist()
-    try:
-        call = _BoundCall(graph)
-        return [call.score(row) for row in rows] == [graph.predict_row(row) for row in rows]
-    except Exception:  # ONNX Runtime's own kinds: a graph with another shape of scores keeps the plain call
-        return False
-
-
-class _BoundCall:
-    """Tensors of one thread that are bound to the session once, for a row and its scores."""
-
-    def __init__(self, graph: OnnxModel) -> None:
-        self._run = graph.session.run_with_iobinding
-        self._columns = graph.columns
-        self._row = np.zeros((1, graph.columns), graph.kind)
-        found = graph.session.run([graph.output], {graph.input: self._row})[0]
-        self._scores = np.zeros_like(found)
-        self._binding = graph.session.io_binding()
-        for bind, name, array in (
-            (self._binding.bind_input, graph.input, self._row),
-            (self._binding.bind_output, graph.output, self._scores),
-        ):
-            bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        self._several = found.ndim == 2 and found.shape[1] > 2
-
-    def score(self, row: list[float]) -> Score:
-        if len(row) != self._columns:
-            raise wrong_row("onnx", len(row), self._columns)
-        self._row[0] = row
-        self._run(self._binding)
-        scores: list[float] = self._scores.reshape(-1).tolist()
-        return scores if self._several else scores[-1]
 
 
 def _converted(estimator: BaseEstimator) -> bytes:

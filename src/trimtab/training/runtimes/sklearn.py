@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, softmax
+from scipy.special import expit
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.utils import get_tags
 from threadpoolctl import ThreadpoolController
@@ -135,8 +135,6 @@ class SklearnRuntime(LibraryRuntime):
                 f"estimator {type(fitted).__name__}: it gives classes and no probabilities. "
                 'Choose one with predict_proba (SGDClassifier: loss="log_loss").'
             )
-        if is_softmax(fitted):
-            return SoftmaxScorer(fitted)
         if is_linear(fitted):
             return LinearScorer(fitted)
         model = EstimatorModel(fitted)
@@ -221,30 +219,6 @@ class LinearScorer:
         if not self._logistic:
             return score
         return 1.0 / (1.0 + math.exp(-score)) if score >= 0 else (e := math.exp(score)) / (1.0 + e)
-
-
-class SoftmaxScorer:
-    """Scores a logistic regression of several classes without its library: a dot product for each, and the softmax."""
-
-    def __init__(self, estimator: Any) -> None:
-        self._weights = np.ascontiguousarray(estimator.coef_, np.float64).T
-        self._offsets = np.asarray(estimator.intercept_, np.float64) + np.zeros(len(estimator.classes_))
-        self._rows: list[tuple[list[float], float]] = list(
-            zip(self._weights.T.tolist(), self._offsets.tolist(), strict=True)
-        )
-
-    def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        check_columns("scikit-learn", matrix, len(self._weights))
-        return np.asarray(softmax(matrix @ self._weights + self._offsets, axis=1), np.float64)
-
-    def predict_row(self, row: list[float]) -> list[float]:
-        if len(row) != len(self._weights):
-            raise wrong_row("scikit-learn", len(row), len(self._weights))
-        raw = [sum(map(mul, row, weights)) + offset for weights, offset in self._rows]
-        most = max(raw)
-        powers = [math.exp(one - most) for one in raw]
-        total = sum(powers)
-        return [power / total for power in powers]
 
 
 RUNTIME = SklearnRuntime()

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from operator import mul
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trimtab.core.errors import Misuse
 from trimtab.training.runtimes.ports import Score, wrong_row
@@ -31,10 +30,9 @@ def quick_row(fitted: Any) -> tuple[str, RowCall] | None:
     if kind == "Pipeline" and module.startswith("sklearn."):
         folded = _folded(fitted)
         return None if folded is None else ("folded", folded)
-    if not module.startswith(("sklearn.ensemble.", "sklearn.tree.")):
+    if not module.startswith(("sklearn.ensemble.", "sklearn.tree.")) or kind not in _FORESTS:
         return None
-    make = _TREES.get(kind)
-    walk = None if make is None else make(fitted)
+    walk = _forest(fitted)
     return None if walk is None else ("trees", walk)
 
 
@@ -91,57 +89,10 @@ def _forest(fitted: Any) -> RowCall | None:
     return mean
 
 
-def _boosted(fitted: Any) -> RowCall | None:
-    """Gradient boosting of one number a row: a first estimate and a share of each tree."""
-    trees = [tree.tree_ for tree in fitted.estimators_.reshape(-1)]
-    if fitted.estimators_.shape[1] != 1 or sum(tree.node_count for tree in trees) > _MOST_NODES:
-        return None
-    guess = np.asarray(fitted._raw_predict_init(np.zeros((1, fitted.n_features_in_), np.float32)))
-    if type(fitted.init_).__name__ not in ("DummyClassifier", "DummyRegressor") or guess.shape != (1, 1):
-        return None
-    roots = [_nodes(tree, slice(None)) for tree in trees]
-    first, rate, inputs = float(guess[0, 0]), float(fitted.learning_rate), int(fitted.n_features_in_)
-    link = _logistic if hasattr(fitted, "classes_") else _itself
-
-    def boosted(row: list[float]) -> Score:
-        values, total = _singles(row, inputs), first
-        for root in roots:
-            total += rate * _leaf(root, values)[0]
-        return link(total)
-
-    return boosted
-
-
-def _histogram(fitted: Any) -> RowCall | None:
-    """Gradient boosting over histograms of one number a row; its inputs stay float64."""
-    if fitted.is_categorical_ is not None or fitted.n_trees_per_iteration_ != 1:
-        return None
-    trees = [one[0].nodes for one in fitted._predictors]
-    if sum(map(len, trees)) > _MOST_NODES:
-        return None
-    link = _LINKS.get(type(fitted._loss.link).__name__)
-    if link is None:
-        return None
-    roots = [_histogram_nodes(nodes) for nodes in trees]
-    first, inputs = float(np.asarray(fitted._baseline_prediction).reshape(-1)[0]), int(fitted.n_features_in_)
-
-    def boosted(row: list[float]) -> Score:
-        _checked(row, inputs)
-        total = first
-        for root in roots:
-            total += _leaf(root, row)[0]
-        return link(total)
-
-    return boosted
-
-
-_TREES: dict[str, Callable[[Any], RowCall | None]] = {
-    **dict.fromkeys(("RandomForestClassifier", "RandomForestRegressor"), _forest),
-    **dict.fromkeys(("ExtraTreesClassifier", "ExtraTreesRegressor"), _forest),
-    **dict.fromkeys(("DecisionTreeClassifier", "DecisionTreeRegressor"), _forest),
-    **dict.fromkeys(("GradientBoostingClassifier", "GradientBoostingRegressor"), _boosted),
-    **dict.fromkeys(("HistGradientBoostingClassifier", "HistGradientBoostingRegressor"), _histogram),
-}
+_FORESTS = (
+    *("RandomForestClassifier", "RandomForestRegressor", "ExtraTreesClassifier", "ExtraTreesRegressor"),
+    *("DecisionTreeClassifier", "DecisionTreeRegressor"),
+)
 
 
 def _leaf(node: _Node, values: Sequence[float]) -> Any:
@@ -176,19 +127,6 @@ def _nodes(tree: Any, place: slice) -> _Node:
     return made[0]
 
 
-def _histogram_nodes(nodes: NDArray[Any]) -> _Node:
-    made: list[_Node] = [()] * len(nodes)
-    for at in range(len(nodes) - 1, -1, -1):
-        node = nodes[at]
-        if node["is_leaf"]:
-            made[at] = (-1, [float(node["value"])])
-        else:
-            below, above = made[int(node["left"])], made[int(node["right"])]
-            null = below if node["missing_go_to_left"] else above
-            made[at] = (int(node["feature_idx"]), float(node["num_threshold"]), below, above, null)
-    return made[0]
-
-
 def _checked(row: list[float], inputs: int) -> None:
     if len(row) != inputs:
         raise wrong_row("scikit-learn", len(row), inputs)
@@ -207,8 +145,6 @@ def _itself(score: float) -> float:
 def _logistic(score: float) -> float:
     return 1.0 / (1.0 + math.exp(-score)) if score >= 0 else (e := math.exp(score)) / (1.0 + e)
 
-
-_LINKS: dict[str, Callable[[float], float]] = {"IdentityLink": _itself, "LogLink": math.exp, "LogitLink": _logistic}
 
 # -- linear pipelines -------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,146 @@
+"""Registration of fitted models as versions, safe next to other processes and to garbage collection."""
+
+from __future__ import annotations
+
+import msgspec
+
+from trimtab.core.clock import Clock
+from trimtab.core.errors import Conflict, Misuse
+from trimtab.registry.aliases import Aliases
+from trimtab.registry.protection import CHAMPION, Protections
+from trimtab.registry.removed import back, note_use, settle
+from trimtab.registry.version_records import VersionRecords, number_key
+from trimtab.registry.versions import Act, Imported, Version, version_id
+from trimtab.store.ports import Append, Blob, Catalog, Put, Remove
+from trimtab.training.environment import Environment, current_environment
+from trimtab.training.fitting.fitted import Fitted
+
+_REASON = "Registered."
+_ATTEMPTS = 50  # to get a number that no other process takes
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """The records that a version is registered with."""
+
+    training_set: str  # the manifest's hash
+    refit_of: str | None = None
+    evaluation: str | None = None
+    imported: Imported | None = None
+
+
+class Registration:
+    """Registers versions in a catalogue."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        blob: Blob,
+        *,
+        records: VersionRecords,
+        aliases: Aliases,
+        protections: Protections,
+        clock: Clock,
+        environment: Environment | None,
+    ) -> None:
+        self._catalog = catalog
+        self._blob = blob
+        self._records = records
+        self._aliases = aliases
+        self._protections = protections
+        self._clock = clock
+        self._environment = environment
+
+    def register(self, fitted: Fitted, origin: Origin, *, alias: str | None, actor: str) -> Version:
+        """The version of a fitted model, an equal one that exists or a new one; see `Registry.register`."""
+        what = f"register {fitted.model!r}"
+        for name, digest in (("training set", origin.training_set), ("evaluation", origin.evaluation)):
+            if digest is not None and not self._blob.exists(digest):
+                raise Misuse(f"{what}: its {name} {digest[:12]} is not stored. Save it first.")
+        if origin.refit_of is not None and self._records.get(origin.refit_of).model != fitted.model:
+            raise Misuse(f"{what}: refit_of={origin.refit_of[:12]} is a version of another model.")
+        if alias == CHAMPION:
+            raise Misuse(f"{what}: a champion needs evidence. Register it, then use move().")
+        address = version_id(
+            model=fitted.model,
+            artifact=self._blob.put(fitted.data),
+            recipe=fitted.recipe,
+            features=fitted.features,
+            runtime=fitted.artifact.runtime,
+            trust=fitted.artifact.trust,
+            training_set=origin.training_set,
+            refit_of=origin.refit_of,
+        )
+        blobs = [fitted.digest, origin.training_set, *([] if origin.evaluation is None else [origin.evaluation])]
+        for attempt in range(_ATTEMPTS):
+            if attempt:  # the conflict may have been with a garbage collection
+                settle(self._catalog, self._blob, blobs)
+            returned = back(self._catalog, address, blobs, look=attempt > 0)
+            if attempt:  # after `back`: a collection that begins from now on makes the transaction fail
+                self._put_again(fitted, blobs)
+            found = self._records.find(address) if attempt else self._records.cached(address)
+            changes: list[Put | Append | Remove] = [*returned, *self._pointing(fitted.model, alias, address)]
+            if found is None:
+                version, revision = self._numbered(fitted, address, origin, actor)
+                changes += [
+                    Put("version", address, msgspec.json.encode(version), expected=0),
+                    Put("version_number", number_key(version.model, version.number), address.encode(), expected=0),
+                    Put("version_count", version.model, str(version.number).encode(), expected=revision),
+                ]
+            else:
+                version = found
+                changes.append(note_use(address, self._clock.now_us()))
+            try:
+                self._catalog.write(changes)
+            except Conflict:
+                continue  # it exists already, or another process registered a version or moved the alias: try again
+            self._records.keep(version)
+            return version
+        raise Conflict(f"{what}: others took {_ATTEMPTS} numbers meanwhile. Try again.")
+
+    def _numbered(self, fitted: Fitted, address: str, origin: Origin, actor: str) -> tuple[Version, int]:
+        """The version with the next free number, and the revision of the count that must still hold."""
+        count = self._catalog.get("version_count", fitted.model)
+        if self._environment is None:
+            self._environment = current_environment()
+        version = Version(
+            id=address,
+            model=fitted.model,
+            number=1 if count is None else int(count.body) + 1,
+            artifact=fitted.digest,
+            recipe=fitted.recipe,
+            features=fitted.features,
+            runtime=fitted.artifact.runtime,
+            trust=fitted.artifact.trust,
+            training_set=origin.training_set,
+            refit_of=origin.refit_of,
+            metric=fitted.artifact.metric,
+            cut_us=fitted.cut_us,
+            positions=dict(fitted.positions),
+            rows=fitted.rows,
+            evaluation=origin.evaluation,
+            made_at_us=self._clock.now_us(),
+            actor=actor,
+            environment=self._environment,
+            chosen=fitted.chosen,
+            imported=origin.imported,
+        )
+        return version, 0 if count is None else count.revision
+
+    def _pointing(self, model: str, alias: str | None, address: str) -> list[Put | Append]:
+        """The changes that point an alias to the version; none where it points there."""
+        if alias is None:
+            return []
+        place = self._aliases.place(model, alias)
+        if self._protections.needs(model, alias) != "nothing":
+            raise Misuse(f"register {model!r}: alias {alias!r} is protected. Register it, then use move().")
+        if place.version == address:
+            return []
+        act: Act = "first" if place.row is None else "move"
+        row = self._aliases.next_row(place, model=model, alias=alias, version=address, act=act, why=_REASON)
+        return self._aliases.changes(row, place)
+
+    def _put_again(self, fitted: Fitted, blobs: list[str]) -> None:
+        self._blob.put(fitted.data)
+        for digest in blobs:
+            if digest != fitted.digest and not self._blob.exists(digest):
+                raise Misuse(f"register {fitted.model!r}: {digest[:12]} was removed as garbage. Save it again first.")

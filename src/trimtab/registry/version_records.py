@@ -1,0 +1,115 @@
+"""Reads version records from the catalogue and checks each against its id."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from trimtab.core.errors import Corrupt, Misuse, NotFound
+from trimtab.registry.aliases import Aliases
+from trimtab.registry.versions import Version, id_of
+from trimtab.store.ports import Catalog
+
+_PREFIX = re.compile(r"[0-9a-f]{6,64}")
+
+
+class VersionRecords:
+    """The versions in a catalogue; those that were read stay in memory, since they never change."""
+
+    def __init__(self, catalog: Catalog, aliases: Aliases) -> None:
+        self._catalog = catalog
+        self._aliases = aliases
+        self._read: dict[str, Version] = {}
+
+    def get(self, reference: str) -> Version:
+        """A version by "model@7", "model@champion" or the beginning of its id; see `Registry.get`."""
+        model, at, rest = reference.partition("@")
+        if at and rest.isdecimal():
+            record = self._catalog.get("version_number", number_key(model, int(rest)))
+            if record is None:
+                raise NotFound(f"version {reference!r}: {self._existing(model)}")
+            return self.stored(record.body.decode())
+        if at and not _PREFIX.fullmatch(rest):
+            found = self._aliases.place(model, rest).version
+            if found is None:
+                raise NotFound(f"version {reference!r}: {self._existing(model)}")
+            return self.stored(found)
+        return self._by_prefix(rest if at else model, model if at else None)
+
+    def resolved(self, version: Version | str) -> Version:
+        """The stored version of a reference, or of a version at hand."""
+        return self.stored(version.id) if isinstance(version, Version) else self.get(version)
+
+    def of_model(self, model: str) -> list[Version]:
+        """All versions of a model by number."""
+        records = self._catalog.find("version_number", f"{model}/")
+        return [self.stored(record.body.decode()) for record in records]
+
+    def models(self) -> list[str]:
+        """The models that have versions."""
+        return [record.key for record in self._catalog.find("version_count")]
+
+    def name(self, version_id: str | None) -> str:
+        """The name of a version for messages, also of one that is not stored."""
+        found = None if version_id is None else self.find(version_id)
+        return "no version" if version_id is None else version_id if found is None else found.name
+
+    def cached(self, version_id: str) -> Version | None:
+        """The version, if it was read or registered before."""
+        return self._read.get(version_id)
+
+    def keep(self, version: Version) -> None:
+        """Keep a version in memory that was just registered."""
+        self._read[version.id] = version
+
+    def find(self, version_id: str) -> Version | None:
+        """The version of an id; None where there is none."""
+        if version_id not in self._read:
+            record = self._catalog.get("version", version_id)
+            if record is None:
+                return None
+            self._read[version_id] = _decoded(record.body)
+        return self._read[version_id]
+
+    def stored(self, version_id: str) -> Version:
+        """The version of an id.
+
+        Raises:
+            NotFound: There is none.
+        """
+        found = self.find(version_id)
+        if found is None:
+            raise NotFound(f"version {version_id[:12]}: not in this registry. Register it first.")
+        return found
+
+    def _by_prefix(self, prefix: str, model: str | None) -> Version:
+        if not _PREFIX.fullmatch(prefix):
+            raise NotFound(f'version {prefix!r}: write "model@7", "model@champion" or 6 or more digits of an address.')
+        found = [_decoded(record.body) for record in self._catalog.find("version", prefix)]
+        found = [v for v in found if model is None or v.model == model]
+        if not found:
+            raise NotFound(f"version {prefix!r}: no address begins like this.")
+        if len(found) > 1:
+            raise Misuse(f"version {prefix!r}: {', '.join(v.name for v in found)} begin like this. Give more digits.")
+        return found[0]
+
+    def _existing(self, model: str) -> str:
+        count = self._catalog.get("version_count", model)
+        if count is None:
+            models = self.models()
+            return f"no versions of {model!r}; there are {'some of ' + ', '.join(models) if models else 'none at all'}."
+        aliases = ", ".join(f"@{name}" for name in self._aliases.places(model)) or "none"
+        return f"{model!r} has versions @1 to @{int(count.body)}; aliases: {aliases}."
+
+
+def number_key(model: str, number: int) -> str:
+    """The catalogue's key of a version's number."""
+    return f"{model}/{number:08d}"
+
+
+def _decoded(body: bytes) -> Version:
+    version = msgspec.json.decode(body, type=Version)
+    if id_of(version) != version.id:
+        raise Corrupt(f"version {version.id[:12]} ({version.name}): its record was changed after it was made.")
+    return version

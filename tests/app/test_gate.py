@@ -15,7 +15,7 @@ from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.records import GateRecord
 from trimtab.core.time import DAY_US
 from trimtab.registry import LoadedModel
-from trimtab.steering.candidates.candidate_checks import Proving, fast_enough, loads_elsewhere
+from trimtab.steering.gate.version_checks import Proving, fast_enough, loads_in_fresh_process
 
 STRICT = "margin=-0.5, calibration=0.5"
 
@@ -89,13 +89,13 @@ def test_a_new_process_loads_a_version_and_a_damaged_one_is_refused_with_the_cau
     with shop.opened(trained) as project:
         version = project.registry.get("buyer@2")
         proving = Proving(lambda one: loads_in_new_process(project.config, project.state_folder, one), time.time_ns)
-        assert loads_elsewhere(proving, version).verdict == "held"
+        assert loads_in_fresh_process(proving, version).verdict == "held"
         (blob,) = [one for one in project.state_folder.rglob(f"*{version.artifact[2:]}*") if one.is_file()]
         blob.chmod(0o644)
         data = bytearray(blob.read_bytes())
         data[len(data) // 2] ^= 255
         blob.write_bytes(bytes(data))
-        check = loads_elsewhere(proving, version)
+        check = loads_in_fresh_process(proving, version)
         assert check.verdict == "failed"
         assert version.artifact[:12] in check.reason
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
         on_slice_drop,
     )
     from trimtab.steering.definitions import BeatsChampion, Deployment, beats_champion, deployment
-    from trimtab.steering.gate.gate import Window, judge
+    from trimtab.steering.gate.gate import judge
+    from trimtab.steering.gate.window import Window
     from trimtab.steering.ledger import Ledger
     from trimtab.steering.loop.controller import Controller
     from trimtab.steering.loop.loop import Loop
@@ -37,7 +38,8 @@ _HOMES = {
         "on_slice_drop",
     ),
     "trimtab.steering.definitions": ("BeatsChampion", "Deployment", "beats_champion", "deployment"),
-    "trimtab.steering.gate.gate": ("Window", "judge"),
+    "trimtab.steering.gate.gate": ("judge",),
+    "trimtab.steering.gate.window": ("Window",),
     "trimtab.steering.ledger": ("Ledger",),
     "trimtab.steering.loop.loop": ("Loop",),
     "trimtab.steering.loop_state": ("FREEZE", "LoopState", "Repair"),

@@ -38,10 +38,10 @@ from trimtab.run import Recorded, Runs, Workplace
 from trimtab.serving.answer.answering import PAST
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.steering.candidates.builder import CandidateBuilder
-from trimtab.steering.candidates.candidate_checks import Proving
 from trimtab.steering.candidates.ports import Stored, TrainingData
 from trimtab.steering.candidates.stored import Recording
 from trimtab.steering.definitions import Deployment
+from trimtab.steering.gate.version_checks import Proving
 from trimtab.steering.loop.loop import Loop
 from trimtab.store.ports import Blob, Catalog, Put
 from trimtab.training.data.sets import TrainingSet

@@ -17,7 +17,6 @@ from trimtab.registry.loading import lost_artifact
 from trimtab.registry.protection import CHAMPION
 from trimtab.run import AtOnce, Codec
 from trimtab.serving.arms.arms import CANARY, SHADOW
-from trimtab.steering.candidates.candidate_checks import Proving
 from trimtab.steering.candidates.comparison_targets import (
     Answered,
     ComparisonTarget,
@@ -58,6 +57,7 @@ from trimtab.steering.candidates.windows import (
     unseen_from,
 )
 from trimtab.steering.definitions import Deployment
+from trimtab.steering.gate.version_checks import Proving
 from trimtab.steering.loop_state import Changes, PairedDay, Repair
 from trimtab.store.ports import Blob
 from trimtab.training.data.sets import TrainingSet, load_manifest, load_training_set, save_training_set

@@ -34,7 +34,7 @@ from trimtab.steering.candidates.windows import (
     stretch_of,
 )
 from trimtab.steering.definitions import LEAST_WINDOW_US, Deployment
-from trimtab.steering.gate.gate import Window
+from trimtab.steering.gate.window import Window
 from trimtab.steering.loop_state import Changes, PairedDay, Repair
 from trimtab.training.data.sets import TrainingSet
 

@@ -18,7 +18,6 @@ from trimtab.registry.protection import CHAMPION
 from trimtab.stats.inference.paired import paired_mean_bound
 from trimtab.stats.metrics.lists import unit_losses
 from trimtab.stats.metrics.loss_names import CLASS_LOSSES
-from trimtab.steering.candidates.candidate_checks import Proving, fast_enough, loads, loads_elsewhere
 from trimtab.steering.candidates.comparison_targets import Answered
 from trimtab.steering.candidates.plans import Made, Plan, of_window
 from trimtab.steering.candidates.recipes import Floats, Rows
@@ -26,10 +25,12 @@ from trimtab.steering.candidates.shadowing import compared_days
 from trimtab.steering.candidates.stored import address_of_rows, address_of_scores, address_of_set
 from trimtab.steering.candidates.windows import Stretch
 from trimtab.steering.definitions import Deployment
-from trimtab.steering.gate.gate import Window, judge
-from trimtab.steering.gate.repeated_comparisons import Judgement, stricter, tries
+from trimtab.steering.gate.gate import judge
+from trimtab.steering.gate.repeated_comparisons import Judgement, comparisons_of, stricter
 from trimtab.steering.gate.scales import label_unit, loss_cap, mean_distance, refit_distance
 from trimtab.steering.gate.slices import parts_of
+from trimtab.steering.gate.version_checks import Proving, fast_enough, loads, loads_in_fresh_process
+from trimtab.steering.gate.window import Window
 from trimtab.steering.loop_state import PairedDay
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.judge.baselines import baseline_scores
@@ -202,13 +203,13 @@ class Judge:
     def _tries(self, judged: Version, case: Case) -> float:
         """The number of this judgement among those that were made on its days: 1 and more."""
         asked = Judgement(judged.recipe, case.window.start_us, case.window.end_us)
-        return tries(self._registry, self._deployment.name, asked)
+        return comparisons_of(self._registry, self._deployment.name, asked)
 
     def _trials(self, judged: Version, sample: Columns) -> list[GateCheck]:
         """What the stored candidate shows by itself, whether it loads first."""
         limit_us = self._deployment.gate.latency_us
         loaded, read_back = loads(self._registry, judged)
-        found = [read_back, loads_elsewhere(self._proving, judged)]
+        found = [read_back, loads_in_fresh_process(self._proving, judged)]
         if limit_us is not None:
             found.append(fast_enough(self._proving, loaded, sample, limit_us))
         return found

@@ -16,8 +16,8 @@ from trimtab.steering.gate.slices import Part, slice_checks
 
 FLOOR, FLOOR_OF_SLICES = "floor", "floor_of_slices"
 _LINEAR: Final = "linear"
-_LEVEL: Final = 0.95  # one-sided, that a linear model is better, before a candidate is refused for that
-_KEPT: Final = 0.8  # of what a linear model gains on the best other baseline: a candidate that keeps it is useful
+_LEVEL: Final = 0.95  # one-sided confidence that the linear model is better, before a candidate is refused for it
+_KEPT: Final = 0.8  # share of the linear model's gain over the other baselines that a useful candidate keeps
 
 Floats = NDArray[np.float64]
 
@@ -26,8 +26,8 @@ class _Against(msgspec.Struct, frozen=True, eq=False):
     """A candidate against one baseline."""
 
     name: str
-    differences: Floats  # of the losses, candidate minus baseline, by unit
-    tolerance: float  # by how much the mean loss may be above the baseline's
+    differences: Floats  # loss of the candidate minus loss of the baseline, by unit
+    tolerance: float  # how far the mean loss may be above the baseline's
     check: GateCheck
 
 
@@ -39,18 +39,18 @@ def floor_checks(
     *,
     slice_margin: float = 0.0,
 ) -> list[GateCheck]:
-    """A finding for each baseline, and two checks: `floor` of the window as a whole, `floor_of_slices` of its parts.
+    """A finding for each baseline, then two checks: `floor` for the whole window, `floor_of_slices` for its slices.
 
-    A candidate must have a lower mean loss than each baseline that knows no features. A linear model of the same
-    features may be what the candidate is itself, so that one refuses only where it is provably better, one-sided at
-    95 %, by more than a fifth of what it gains on the best of the others. On a slice the candidate may not be
-    provably worse than the best baseline of the window by more than `slice_margin`, all slices together at 95 %.
+    A candidate must have a lower mean loss than each baseline that reads no features. The linear model of the same
+    features may be the candidate itself, so it refuses only where it is provably better (one-sided 95 %, days as
+    blocks) by more than a fifth of its gain over the best other baseline. On a slice the candidate may not be provably
+    worse than the best baseline of the window by more than `slice_margin`, all slices together at 95 % (Bonferroni).
 
     Args:
-        losses: Of the candidate, shape (units,).
-        baselines: The losses of each baseline, by name, shape (units,).
-        at_us: When each unit was asked, shape (units,).
-        parts: The slices.
+        losses: The candidate's, shape (units,).
+        baselines: The losses by baseline, shape (units,); one that is not finite everywhere is left out.
+        at_us: The time of each unit, shape (units,).
+        parts: The slices, as masks over the units.
         slice_margin: How much worse the mean loss of a slice may be.
     """
     known = {name: other for name, other in baselines.items() if np.isfinite(other).all()}
@@ -68,48 +68,43 @@ def floor_checks(
 
 def _against(name: str, losses: Floats, other: Floats, plain: float | None, at_us: NDArray[np.int64]) -> _Against:
     differences, loss, level = losses - other, float(losses.mean()), float(other.mean())
-    figure, tolerance = loss - level, 0.0
+    difference, tolerance = loss - level, 0.0
     if name == _LINEAR:
         days = at_us // DAY_US
         tolerance = 0.0 if plain is None else max(0.0, (1.0 - _KEPT) * (plain - level))
-        low = figure
+        low = difference
         if np.unique(days).size > 1:
             low = paired_mean_bound(differences, days, level=_LEVEL, side="lower").low
         held = low <= tolerance
-        said = (
-            f"Mean loss {loss:.4f} against {level:.4f}: at least {low:+.4f} at {_LEVEL:.0%}, allowed {tolerance:+.4f}."
-        )
+        reason = f"Mean loss {loss:.4f} against {level:.4f}: at least {low:+.4f} at {_LEVEL:.0%}, "
+        reason += f"allowed {tolerance:+.4f}."
     else:
-        held = figure < 0.0
-        said = f"Mean loss {loss:.4g}, {'below' if held else 'not below'} {level:.4g}."
-    return _Against(
-        name,
-        differences,
-        tolerance,
-        GateCheck(
-            name=f"baseline {name}",
-            figure=figure,
-            bound=tolerance,
-            verdict="held" if held else "failed",
-            reason=said,
-        ),
+        held = difference < 0.0
+        reason = f"Mean loss {loss:.4g}, {'below' if held else 'not below'} {level:.4g}."
+    check = GateCheck(
+        name=f"baseline {name}",
+        figure=difference,
+        bound=tolerance,
+        verdict="held" if held else "failed",
+        reason=reason,
     )
+    return _Against(name, differences, tolerance, check)
 
 
 def _together(found: Sequence[_Against], best: _Against, losses: Floats) -> GateCheck:
     worse = [one for one in found if one.check.verdict == "failed"]
     loss, level = float(losses.mean()), float((losses - best.differences).mean())
     if not worse:
-        said = f"No baseline does better; the best is {best.name} with {level:.4g}, the candidate has {loss:.4g}."
+        reason = f"No baseline does better; the best is {best.name} with {level:.4g}, the candidate has {loss:.4g}."
     else:
-        told = " ".join(f"{one.name}: {one.check.reason}" for one in worse)
-        said = f"It is not better than what can be had without it. {told}"
+        reasons = " ".join(f"{one.name}: {one.check.reason}" for one in worse)
+        reason = f"It is not better than what can be had without it. {reasons}"
     return GateCheck(
         name=FLOOR,
         figure=float(best.differences.mean()),
         bound=best.tolerance,
         verdict="failed" if worse else "held",
-        reason=said,
+        reason=reason,
     )
 
 
@@ -117,5 +112,5 @@ def _of_slices(best: _Against, parts: Sequence[Part], at_us: NDArray[np.int64], 
     if not parts:
         return []
     *_, together = slice_checks(parts, best.differences, at_us, slice_margin + best.tolerance, may_abstain=True)
-    said = f"Against the baseline {best.name}. {together.reason}"
-    return [msgspec.structs.replace(together, name=FLOOR_OF_SLICES, reason=said)]
+    reason = f"Against the baseline {best.name}. {together.reason}"
+    return [msgspec.structs.replace(together, name=FLOOR_OF_SLICES, reason=reason)]

@@ -1,4 +1,4 @@
-"""The error that judgements of the same days share: each further one is asked for a stronger proof. # D124, D195"""
+"""The error that comparisons on the same days share: each further one needs a stronger proof. # D124, D195"""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ class Judgement(msgspec.Struct, frozen=True):
     end_us: int
 
 
-def tries(registry: Registry, model: str, asked: Judgement) -> float:
-    """The number of a judgement among all that were made on its days: `number_of`, of a model's gate records."""
+def comparisons_of(registry: Registry, model: str, judgement: Judgement) -> float:
+    """The number of a judgement among all gate records of a model, see `number_of`."""
     found = [
         (gate.judged_at_us, Judgement(version.recipe, gate.window_start_us, gate.window_end_us))
         for version in registry.versions(model)
         for gate in registry.gates_of(version)
         if gate.candidate == version.id and gate.difference is not None and "not_provably_worse" not in gate.checks
     ]
-    return number_of(asked, found)
+    return number_of(judgement, found)
 
 
-def number_of(asked: Judgement, made: Iterable[tuple[int, Judgement]]) -> float:
-    """1, and for each earlier judgement the share of these days that it had looked at.
+def number_of(judgement: Judgement, made: Iterable[tuple[int, Judgement]]) -> float:
+    """1 plus, for each earlier judgement, the share of this one's days that it covered.
 
     A retry on a window of which half is new counts for a half, one of other days for nothing. The same recipe on the
-    same window is the same judgement, and keeps its number.
+    same window is the same judgement and keeps its number.
 
     Args:
-        asked: The judgement.
-        made: Those that were made, with their times.
+        judgement: The judgement to number.
+        made: Those made so far, with their times.
 
     >>> week = Judgement("a", 0, 7)
     >>> number_of(Judgement("a", 0, 14), [(1, week)]), number_of(Judgement("b", 0, 7), [(1, week)])
@@ -46,15 +46,16 @@ def number_of(asked: Judgement, made: Iterable[tuple[int, Judgement]]) -> float:
     first: dict[Judgement, int] = {}
     for at_us, one in made:
         first[one] = min(at_us, first.get(one, at_us))
-    own_us = first.pop(asked, 2**62)
-    return 1.0 + sum(_share(asked, one) for one, at_us in first.items() if at_us < own_us)
+    own_us = first.pop(judgement, 2**62)
+    return 1.0 + sum(_share(judgement, one) for one, at_us in first.items() if at_us < own_us)
 
 
 def stricter(rule: BeatsChampion, number: float, choices: int = 1) -> BeatsChampion:
-    """The rule for the judgement of a number, of the best of some choices: each shares the allowed error.
+    """The rule for judgement number `number`, of the best of `choices` pairs of candidate and window.
 
-    Its error is divided by the square of the number, so that all that is ever tried on the same days lets an equal
-    recipe through with 1.65 times that error at most; and by the choices (Bonferroni).
+    The error 1 - level is divided by the choices (Bonferroni) and by the square of the number, so that all comparisons
+    on the same days together let a candidate that equals the champion through with at most pi**2 / 6 = 1.65 times that
+    error (the sum of 1 / k**2).
 
     >>> from trimtab.steering.definitions import beats_champion
     >>> [round(stricter(beats_champion(), number).level, 4) for number in (1, 1.5, 2, 3)]
@@ -66,6 +67,6 @@ def stricter(rule: BeatsChampion, number: float, choices: int = 1) -> BeatsChamp
     return rule if shares == 1 else msgspec.structs.replace(rule, level=1.0 - (1.0 - rule.level) / shares)
 
 
-def _share(asked: Judgement, earlier: Judgement) -> float:
-    common_us = min(asked.end_us, earlier.end_us) - max(asked.start_us, earlier.start_us)
-    return max(0, common_us) / max(1, asked.end_us - asked.start_us)
+def _share(judgement: Judgement, earlier: Judgement) -> float:
+    common_us = min(judgement.end_us, earlier.end_us) - max(judgement.start_us, earlier.start_us)
+    return max(0, common_us) / max(1, judgement.end_us - judgement.start_us)

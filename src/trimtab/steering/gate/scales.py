@@ -1,4 +1,4 @@
-"""In which unit differences count: probabilities as they are, numbers against their own spread."""
+"""Units of differences: probabilities count as they are, numbers against their own spread."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from trimtab.stats.metrics.loss_names import CHANCES, CLASS_LOSSES, PROBABILITIE
 
 Floats = NDArray[np.float64]
 
-_FAR = 3.0  # an error of three times the median error is the most that one row may count for, at least
-_KEPT_OF_MEAN = 0.95  # of the mean loss that a cap leaves, where rows differ that much
-_FEW = 0.99  # but one row in a hundred is always capped
+_FAR = 3.0  # a cap is at least the loss of an error of three times the median error
+_KEPT_OF_MEAN = 0.95  # share of the mean loss that a cap leaves, where rows differ that much
+_FEW = 0.99  # quantile of the losses above which rows are always capped
 _REFIT_PROBABILITY = 0.1
 _REFIT_NUMBER = 0.25
 _REFIT_PLACES = 0.2
 
 
 def label_unit(metric: Loss, labels: Floats) -> float:
-    """What a difference of scores is divided by before it is called large.
+    """The unit of differences of scores: 1 for probabilities, for numbers the standard deviation of the labels.
 
-    1 for probabilities; for a number the labels' standard deviation, so that euros and cents are judged alike.
+    So that euros and cents are judged alike.
 
     >>> label_unit("log_loss", np.array([0.0, 1.0])), label_unit("squared_error", np.array([100.0, 300.0]))
     (1.0, 100.0)
@@ -33,17 +33,18 @@ def label_unit(metric: Loss, labels: Floats) -> float:
 
 
 def refit_distance(metric: Loss) -> float:
-    """The mean |score| distance that a refit may have from the candidate that passed, in label units."""
+    """The greatest mean distance of a refit's scores from those of the candidate that passed, in label units."""
     if top_of(metric) is not None:
         return _REFIT_PLACES
     return _REFIT_PROBABILITY if metric in CHANCES else _REFIT_NUMBER
 
 
 def mean_distance(one: Floats, other: Floats, lists: NDArray[np.int64] | None = None) -> float:
-    """How far two models' answers are apart in the mean; of several classes that of the class that moved most.
+    """The mean distance of two models' answers.
 
-    So it is on the scale of one chance, however many classes there are. # D76 Of a ranking, whose scores have no scale,
-    by how many places a row is listed elsewhere, as a share of its list: a third for any two orders. # D86
+    For several classes it is that of the class that moved most, so that it is on the scale of one probability however
+    many classes there are. # D76 For a ranking, whose scores have no scale, it is the mean number of places by which a
+    row moved, as a share of its list: a third for two random orders. # D86
 
     >>> mean_distance(np.array([[0.5, 0.25, 0.25]]), np.array([[0.25, 0.5, 0.25]]))
     0.25
@@ -54,15 +55,16 @@ def mean_distance(one: Floats, other: Floats, lists: NDArray[np.int64] | None = 
 
 
 def loss_cap(metric: Loss, losses: Floats) -> float:
-    """The most that one row may cost a day, from the losses of a healthy reference.
+    """The loss at which one row is capped in the daily sums, from the losses of a healthy reference.
 
-    Three times the loss of a coin for probabilities. For a number: the loss of an error of three times the median
-    error, so nine times the median squared error; of a quantile, of such an error on its costlier side. For a count
-    nine times the usual deviance, the mean where most rows are none and cost next to nothing. Where rows differ so much
-    that such a cap would hide a part of the loss, it is what leaves 95 % of it, but at most what 99 in 100 rows cost.
+    For probabilities it is three times the log loss of a coin. For numbers it is the loss of an error of three times
+    the median error: nine times the median squared error; for a quantile, such an error on its costlier side. For
+    counts it is nine times the median deviance, or the mean where that is larger, as most rows may be 0 and cost next
+    to nothing. Where rows differ so much that such a cap would hide a part of the loss, the cap leaves 95 % of the mean
+    loss, but is at most the 99 % quantile of the losses.
 
-    For chances of several classes three times the mean log loss, at least that of a coin; the others, and those of
-    lists, are bounded as they are.
+    For the log loss of several classes it is three times the mean, at least the loss of a coin; their other losses, and
+    those of lists, are bounded already.
 
     >>> loss_cap("absolute_error", np.array([1.0, 2.0, 50.0])), loss_cap("squared_error", np.array([1.0, 4.0, 900.0]))
     (6.0, 36.0)
@@ -71,29 +73,29 @@ def loss_cap(metric: Loss, losses: Floats) -> float:
         return LOSS_CAP
     if top_of(metric) is not None:
         return 1.0
-    usual = float(np.median(losses)) if losses.size else 0.0
+    typical = float(np.median(losses)) if losses.size else 0.0
     mean = float(losses.mean()) if losses.size else 0.0
     if metric in CLASS_LOSSES:
         return max(LOSS_CAP, _FAR * mean) if metric == "multi_log_loss" else 2.0 if metric == "multi_brier" else 1.0
-    usual = max(usual, mean) if metric == "poisson_deviance" else usual or mean  # 0: most rows are hit exactly
-    if not (usual > 0.0 and np.isfinite(_far(metric) * usual)):
+    typical = max(typical, mean) if metric == "poisson_deviance" else typical or mean  # 0: most rows are exact
+    if not (typical > 0.0 and np.isfinite(_far(metric) * typical)):
         return LOSS_CAP
     most = float(np.quantile(losses, _FEW, method="lower"))
-    return max(_far(metric) * usual, min(_leaving(losses, _KEPT_OF_MEAN), most))
+    return max(_far(metric) * typical, min(_leaving(losses, _KEPT_OF_MEAN), most))
 
 
 def _leaving(losses: Floats, share: float) -> float:
-    """The least cap that leaves a share of the mean loss."""
+    """The smallest cap that leaves a share of the mean loss."""
     ordered = np.sort(losses)
-    left = np.cumsum(ordered) + ordered * np.arange(ordered.size - 1, -1, -1)  # of the sum, by a cap at each row
+    left = np.cumsum(ordered) + ordered * np.arange(ordered.size - 1, -1, -1)  # sum of losses with the cap at each row
     return float(ordered[np.searchsorted(left, share * left[-1])])
 
 
 def calibration_gap(metric: Loss, labels: Floats, scores: Floats) -> float:
-    """How far the answers are off as a whole, 0 or above: of a quantile the share of labels up to it against its own.
+    """The distance of mean score and mean label, 0 or above, in the labels' unit.
 
-    Of several classes the class whose mean chance is furthest from its share of the labels; of all others the mean
-    score against the mean label, in their unit.
+    For a quantile it is the distance of the share of labels up to the score from the quantile's own share; for several
+    classes that of the class whose mean probability is furthest from its share of the labels.
 
     >>> calibration_gap("pinball(0.5)", np.array([1.0, 2.0, 3.0, 4.0]), np.full(4, 3.0))
     0.25
@@ -108,12 +110,12 @@ def calibration_gap(metric: Loss, labels: Floats, scores: Floats) -> float:
 
 
 def gap_unit(metric: Loss, labels: Floats) -> float:
-    """What an allowed calibration gap is a share of: 1 for probabilities and shares, else as `label_unit`."""
+    """The unit of an allowed calibration gap: 1 for probabilities and quantiles, else as `label_unit`."""
     return 1.0 if quantile_of(metric) is not None else label_unit(metric, labels)
 
 
 def _far(metric: Loss) -> float:
-    """The loss of an error three times the usual one, in usual losses."""
+    """The loss of an error of three times the median error, in median losses."""
     quantile = quantile_of(metric)
     if quantile is not None:
         return _FAR * max(quantile, 1.0 - quantile) / min(quantile, 1.0 - quantile)

@@ -1,4 +1,4 @@
-"""The parts of a gate's window that a candidate may not be worse on: a bound for each, corrected for their number."""
+"""Slices of a gate's window: a bound for each of how much worse the candidate is, corrected for their number."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from trimtab.training.definitions import Model
 from trimtab.training.judge.parts import column_of, values_of
 
 EVERY_SLICE = "every_slice"
-LEAST_ROWS = 50  # of a slice, and
-LEAST_DAYS = 5  # days on which it has some: fewer are no evidence
-LEVEL = 0.95  # of all bounds together
+LEAST_ROWS = 50  # of a slice, and the days on which it has some; a smaller slice is no evidence
+LEAST_DAYS = 5
+LEVEL = 0.95  # confidence of all bounds together
 
 Floats = NDArray[np.float64]
 
 
 class Part(msgspec.Struct, frozen=True, eq=False):
-    """Some rows of a gate's window."""
+    """One slice of a gate's window."""
 
     name: str  # "carrier=UA"
     here: NDArray[np.bool_]  # shape (rows of the window,)
@@ -36,7 +36,7 @@ class Part(msgspec.Struct, frozen=True, eq=False):
 def parts_of(
     slices: Sequence[str | NamedSlice], model: Model, training_set: TrainingSet, window: NDArray[np.bool_]
 ) -> list[Part]:
-    """The slices of the rows of a window, each column's values one by one: of numbers four ranges."""
+    """The slices of the rows of a window: each value of a column, for numbers four ranges, and each expression."""
     found: list[Part] = []
     for one in slices:
         name = one if isinstance(one, str) else one.name
@@ -54,18 +54,20 @@ def parts_of(
 def slice_checks(
     parts: Sequence[Part], differences: Floats, at_us: NDArray[np.int64], margin: float, *, may_abstain: bool = False
 ) -> list[GateCheck]:
-    """What each part says, and all of them together, last. # D68
+    """A check for each slice, and last one for all together. # D68
 
-    A part fails when the mean loss of the candidate is above the champion's by more than `margin`, provably: by a
-    one-sided bound whose level allows for the number of parts. Those with too few rows or days abstain; when all do,
-    nothing that was declared has been looked at, so they fail together, unless they may abstain. # D88
+    Tested for each slice is whether the candidate's mean loss exceeds the champion's by more than `margin`. The slice
+    fails where the one-sided lower bound of the difference, with days as blocks, is above the margin; each bound has
+    the level 1 - 0.05 / slices (Bonferroni), so that a candidate that is worse on none is refused for its slices with
+    probability 5 % at most. Slices with too few rows or days abstain. When all abstain, nothing that was declared has
+    been tested, so the check fails, unless they may abstain. # D88
 
     Args:
-        parts: The slices.
-        differences: Loss of the candidate minus loss of the champion, shape (rows,).
-        at_us: When each row was asked, shape (rows,).
-        margin: How much worse a part may be.
-        may_abstain: Whether they hold where none of them could be judged.
+        parts: The slices, as masks over the units.
+        differences: Loss of the candidate minus loss of the champion, shape (units,).
+        at_us: The time of each unit, shape (units,).
+        margin: How much worse a slice may be.
+        may_abstain: Whether the check holds where no slice could be judged.
     """
     days = at_us // DAY_US
     counts = [(int(part.here.sum()), int(np.unique(days[part.here]).size)) for part in parts]

@@ -34,13 +34,13 @@ from trimtab.serving.answer.batch import batch_manifests, batch_predictions
 from trimtab.serving.arms.arms import CANARY, SHADOW
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.steering.candidates.builder import CandidateBuilder
-from trimtab.steering.candidates.candidate_checks import Proving
 from trimtab.steering.candidates.ports import TrainingData, Workshop
 from trimtab.steering.candidates.recipes import BatchRecipe, LiveScores, OnlineRecipe, Recipe
 from trimtab.steering.candidates.references import request_slices
 from trimtab.steering.candidates.stored import Recording
 from trimtab.steering.causes import OnQualityDrop
 from trimtab.steering.definitions import Deployment
+from trimtab.steering.gate.version_checks import Proving
 from trimtab.steering.ledger import Ledger
 from trimtab.steering.loop.controller import Controller
 from trimtab.steering.loop.exposure import Exposure

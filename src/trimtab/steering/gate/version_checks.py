@@ -1,4 +1,4 @@
-"""What a stored candidate has to show by itself: that it loads, here and in a new process, and how fast it is."""
+"""Checks of a stored candidate by itself: that it loads, here and in a new process, and how fast it answers."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from trimtab.registry import LoadedModel, Registry, Version
 from trimtab.training.fitting.artifact import Artifact, golden_difference
 
 LOADS, FRESH_PROCESS, LATENCY = "loads", "fresh_process", "latency"
-_SAMPLE = 200  # rows of the window that are asked one by one in a round
+_SAMPLE = 200  # rows of the window that are predicted one by one in a round
 _ROUNDS = 5
-_ROUND_NS = 1_000_000_000  # a slow model is asked less often: a round ends after so long,
-_LEAST_CALLS = 20  # but not before so many
+_ROUND_NS = 1_000_000_000  # a round of a slow model ends after this time,
+_LEAST_CALLS = 20  # but not before this many calls
 _VIRTUAL = "Virtual time has no other process and no clock of the machine to measure it with."
 
 
 class Proving(msgspec.Struct, frozen=True):
-    """How a candidate is tried out where real time passes; a replay has no such thing."""
+    """How a candidate is loaded in a new process and timed; a replay, in virtual time, has no such thing."""
 
     fresh: Callable[[Version], str | None]  # why a new process cannot load a version; None: it repeats its predictions
     stopwatch_ns: Callable[[], int]  # never goes back
 
 
 def loads(registry: Registry, version: Version) -> tuple[LoadedModel | None, GateCheck]:
-    """The stored version as it is read back, and whether it repeats its golden predictions."""
+    """The stored version as it is read back, and the check that it repeats its golden predictions."""
     try:
         loaded = registry.load(version)
     except Corrupt as error:
@@ -45,8 +45,8 @@ def loads(registry: Registry, version: Version) -> tuple[LoadedModel | None, Gat
     )
 
 
-def loads_elsewhere(proving: Proving | None, version: Version) -> GateCheck:
-    """Whether a process that starts now loads the version from the registry and repeats its golden predictions."""
+def loads_in_fresh_process(proving: Proving | None, version: Version) -> GateCheck:
+    """Check that a process that starts now loads the version and repeats its golden predictions."""
     if proving is None:
         return GateCheck(name=FRESH_PROCESS, figure=None, bound=None, verdict="not measured", reason=_VIRTUAL)
     why = proving.fresh(version)
@@ -60,10 +60,10 @@ def loads_elsewhere(proving: Proving | None, version: Version) -> GateCheck:
 
 
 def fast_enough(proving: Proving | None, loaded: LoadedModel | None, sample: Columns, limit_us: int) -> GateCheck:
-    """Whether one-row predictions take no longer than `limit_us` in 99 of 100 cases.
+    """Check that the p99 of one-row predictions is at most `limit_us`.
 
-    Measured are encoding and prediction of rows of the window, one by one. Of several rounds the best counts: what
-    else the machine does makes a round slower, never faster.
+    It times encoding and prediction of rows of the window, one by one. The best of several rounds counts: other load of
+    the machine makes a round slower, never faster.
     """
     if proving is None or loaded is None:
         why = _VIRTUAL if proving is None else "It could not be loaded."
@@ -80,7 +80,7 @@ def fast_enough(proving: Proving | None, loaded: LoadedModel | None, sample: Col
 
 
 def one_row_ms(loaded: LoadedModel, sample: Columns, stopwatch_ns: Callable[[], int]) -> tuple[float, float, int]:
-    """p50 and p99 of one-row predictions in milliseconds, each of its best round, and the calls of a round."""
+    """The p50 and p99 of one-row predictions in milliseconds, each of its best round, and the calls of a round."""
     chosen = np.unique(np.linspace(0, sample.rows - 1, _SAMPLE).astype(np.int64))
     columns = sample.take(chosen).select(loaded.inputs)
     rows = list(zip(*(column.to_list() for column in columns.by_name.values()), strict=True))
@@ -104,5 +104,5 @@ def _round_ns(loaded: LoadedModel, rows: Sequence[Sequence[object]], stopwatch_n
 
 
 def golden_rows(artifact: Artifact) -> int:
-    """How many golden predictions a version carries."""
+    """The number of golden predictions that a version carries."""
     return len(artifact.golden.rows) // (8 * max(1, len(artifact.inputs)))

@@ -1,0 +1,94 @@
+"""The evidence of one judgement: what was put forward, and the values that several checks read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.records import GateCheck
+from trimtab.core.time import DAY_US
+from trimtab.stats.inference.paired import paired_mean_bound
+from trimtab.stats.metrics.losses import Loss
+from trimtab.steering.definitions import BeatsChampion
+from trimtab.steering.gate.scales import calibration_gap
+from trimtab.steering.gate.slices import Part
+from trimtab.steering.gate.window import Floats, Window
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
+    """Everything that the checks of one judgement read."""
+
+    rule: BeatsChampion  # already made stricter for repeated comparisons
+    window: Window
+    metric: Loss
+    scores: Floats  # of the candidate
+    champion: str | None
+    champion_scores: Floats | None
+    row_parts: tuple[Part, ...]
+    baseline_scores: Mapping[str, Floats]
+    loads: bool
+    own_checks: Mapping[str, GateCheck]  # of the stored candidate by itself, by name
+    candidate_note: str
+    champion_note: str
+    plan_note: str
+    comparisons: float  # see `gate.repeated_comparisons`
+    refreshes: bool
+
+    @property
+    def compares(self) -> bool:
+        """Whether the champion answered the rows."""
+        return self.champion_scores is not None
+
+    @property
+    def ranks(self) -> bool:
+        return self.window.lists is not None
+
+    @cached_property
+    def _units(self) -> tuple[Floats, NDArray[np.int64]]:
+        return self.window.losses(self.metric, self.scores)
+
+    @property
+    def losses(self) -> Floats:
+        """The candidate's loss of each unit, shape (units,)."""
+        return self._units[0]
+
+    @cached_property
+    def at_us(self) -> NDArray[np.int64]:
+        """The time of each unit, shape (units,)."""
+        return np.asarray(self.window.at_us[self._units[1]], np.int64)
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """The slices, as masks over the units."""
+        return [self.window.by_unit(part, self._units[1]) for part in self.row_parts]
+
+    @cached_property
+    def baseline_losses(self) -> dict[str, Floats]:
+        """The loss of each unit by baseline, shape (units,)."""
+        return {name: self.window.losses(self.metric, scores)[0] for name, scores in self.baseline_scores.items()}
+
+    @cached_property
+    def champion_losses(self) -> Floats:
+        """The champion's loss of each unit, shape (units,); only where it answered."""
+        assert self.champion_scores is not None  # rows that need it are left out otherwise
+        return self.window.losses(self.metric, self.champion_scores)[0]
+
+    @cached_property
+    def differences(self) -> Floats:
+        """Loss of the candidate minus loss of the champion, shape (units,)."""
+        return self.losses - self.champion_losses
+
+    @cached_property
+    def difference(self) -> tuple[float, float]:
+        """The mean difference and its one-sided upper bound at the rule's level, with days as blocks."""
+        found = paired_mean_bound(self.differences, self.at_us // DAY_US, level=self.rule.level, side="upper")
+        return found.estimate, found.high
+
+    @cached_property
+    def gap(self) -> float | None:
+        """The candidate's calibration gap; None for a ranking, whose scores have no scale."""
+        return None if self.ranks else calibration_gap(self.metric, self.window.labels, self.scores)

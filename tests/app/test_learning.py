@@ -35,7 +35,7 @@ def label(project: Project, key: str, bought: bool) -> None:
 
 def scores(project: Project) -> list[float]:
     project.served("learner").refresh()
-    learner = project.served("learner").learner
+    learner = project.served("learner").answerers.learner
     assert learner is not None
     return [learner.predict_row(row) for row in PROBE]
 
@@ -218,7 +218,7 @@ def test_a_request_asked_twice_teaches_once_as_first_asked(project: Project) -> 
     label(project, "past", False)
     next_hour(project)
     assert project.teacher("learner").teach() == 1
-    learner = project.served("learner").learner
+    learner = project.served("learner").answerers.learner
     assert learner is not None
     first = next(p for block in project.predictions.scan() for p in block if p.request_id == "a")
     version = OnlineLearner(project.registry.load(first.version).artifact)

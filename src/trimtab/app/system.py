@@ -244,25 +244,31 @@ class System:
 
     def served(self, model: str) -> ServedModel:
         """The served model of one deployment: its loaded versions behind one endpoint."""
+        from trimtab.app.models.answerers import Answerers, VersionFeatures
         from trimtab.app.models.served_model import ServedModel
 
         deployment = self.definitions.deployment(model)
         if deployment.name not in self._served:
-            self._served[deployment.name] = ServedModel(
+            answerers = Answerers(
                 deployment,
-                registry=self.registry,
-                log=self.predictions,
+                features=VersionFeatures(
+                    of=self.live.of,
+                    holds=self.views.holds,
+                    from_us=lambda features: features_from_us(features, kept_from(self.state.catalog)),
+                ),
                 online=self.state.online,
-                answers=self.state.answers,
                 learners=self.state.learners,
                 snapshot=self.views.snapshot,
-                features_from=lambda features: features_from_us(features, kept_from(self.state.catalog)),
-                features_of=self.live.of,
-                holds=self.views.holds,
-                memory=self.version_memory,
-                shares=partial(arm_shares, self.state.catalog, deployment.name),
+                log=self.predictions,
                 clock=self.clock,
                 ids=self.state.prediction_ids,
+            )
+            self._served[deployment.name] = ServedModel(
+                answerers,
+                registry=self.registry,
+                memory=self.version_memory,
+                shares=partial(arm_shares, self.state.catalog, deployment.name),
+                answers=self.state.answers,
             )
         return self._served[deployment.name]
 
@@ -274,7 +280,7 @@ class System:
         served = self.served(model)
         mark, now_s = self.state.mark(), monotonic()
         seen, until_s = self._seen.get(model, (None, 0.0))
-        if mark is None or mark != seen or now_s >= until_s or served.learner is not None:
+        if mark is None or mark != seen or now_s >= until_s or served.answerers.learner is not None:
             caught = self.views.catch_up() or not self.views.views
             served.refresh()
             served.endpoint.see_applied(not caught and standing(self.state.catalog) is not None)

@@ -4,127 +4,54 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
+from trimtab.app.models.answerers import Answerers
 from trimtab.app.models.version_memory import VersionMemory
-from trimtab.core.clock import Clock
 from trimtab.core.errors import Misuse, NotFound, TrimtabError, Unavailable
-from trimtab.core.time import HOUR_US, format_time
+from trimtab.core.time import HOUR_US
 from trimtab.features.feature_set import FeatureSet
-from trimtab.features.online.read.request_plan import RequestPlan
-from trimtab.features.stored import check_functions
 from trimtab.registry import LoadedModel, Registry, Version
 from trimtab.registry.protection import CHAMPION
 from trimtab.serving.answer.answering import Answerer
-from trimtab.serving.answer.inputs import BareInputs, OfflineInputs, OnlineInputs, Snapshot
 from trimtab.serving.answer.precomputed import Precomputed
-from trimtab.serving.answer.request_rows import Row
-from trimtab.serving.answer.score_cache import CachedScores, CacheMetrics
-from trimtab.serving.answer.served import ModelInputs, Readers, RowScorer, ServedVersion
 from trimtab.serving.arms.arms import CANARY, SHADOW, ArmShares, Canary, Shadow, Share
 from trimtab.serving.arms.endpoint import Endpoint
-from trimtab.serving.arms.online_learning import OnlineDeployment, learner_name
-from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.serving.protect.degradation import Degradation, Degrading
-from trimtab.steering.definitions import Deployment
 from trimtab.store.ports import KeyValue
 
 Find: TypeAlias = Callable[[Version], LoadedModel | None]  # None while the version is not in memory
 _logger = logging.getLogger(__name__)
 
 
-class FeaturesOf(Protocol):
-    """Returns the feature definitions that a version was trained with."""
-
-    def __call__(self, version: Version, loaded: LoadedModel | None = None) -> FeatureSet: ...
-
-
-class KeptPast:
-    """A `PastReader` that refuses times whose events are no longer all kept. # D23"""
-
-    def __init__(self, inputs: OfflineInputs, features_from: Callable[[], int]) -> None:
-        self._inputs = inputs
-        self._features_from = features_from
-
-    def read(self, rows: Sequence[Row], at_us: int) -> ModelInputs:
-        """The inputs of checked rows as of `at_us`.
-
-        Raises:
-            Misuse: Needed events were removed, as [retention] says.
-        """
-        refuse_before(at_us, self._features_from())
-        return self._inputs.read(rows, at_us)
-
-
-def refuse_before(at_us: int, from_us: int) -> None:
-    """Refuse a time from which not all events are left.
-
-    Raises:
-        Misuse: It is such a time.
-    """
-    if at_us < from_us:
-        raise Misuse(
-            f"as of {format_time(at_us)}: events that the features need were removed ([retention]). Ask as of "
-            f"{format_time(from_us)} or later."
-        )
-
-
 class ServedModel:
     """One deployment's endpoint and the versions behind it.
 
     Args:
-        deployment: The deployment.
+        answerers: Makes the answerers of its versions.
         registry: The versions and aliases.
-        log: The prediction log.
-        online: The online feature state.
-        answers: Precomputed answers.
-        learners: The states of online learners.
-        snapshot: Returns history for requests about the past.
-        clock: The request time.
-        ids: Assigns prediction ids.
-        features_of: Returns the feature definitions that a version was trained with.
-        holds: Whether the online features of definitions can be read; unknown ones start to be filled.
         memory: The loaded versions.
         shares: Returns the shares of the canary and the shadow.
-        features_from: Returns the first time as of which a version's features can be computed from kept events.
+        answers: Precomputed answers.
         max_age_us: The maximum age of a precomputed answer.
     """
 
     def __init__(
         self,
-        deployment: Deployment,
+        answerers: Answerers,
         *,
         registry: Registry,
-        log: PredictionLog,
-        online: KeyValue,
-        answers: KeyValue,
-        learners: KeyValue,
-        snapshot: Callable[[Mapping[str, int] | None], Snapshot],
-        clock: Clock,
-        ids: Callable[[], str],
-        features_of: FeaturesOf,
-        holds: Callable[[FeatureSet], bool],
         memory: VersionMemory,
-        shares: Callable[[], ArmShares] = ArmShares,
-        features_from: Callable[[FeatureSet], int] = lambda _: -(2**62),
+        shares: Callable[[], ArmShares],
+        answers: KeyValue,
         max_age_us: int = 36 * HOUR_US,
     ) -> None:
-        self.deployment = deployment
-        self._used_at_us = clock.now_us()  # the last time a request was seen
-        self._uses = 0
-        self.learner: OnlineDeployment | None = None
+        self.deployment = deployment = answerers.deployment
+        self.answerers = answerers
+        self._use = answerers.clock.now_us(), 0  # the last time a request was seen, and the number of requests then
         self._registry = registry
-        self._log = log
-        self._learners = learners
-        self._snapshot = snapshot
-        self._features_of = features_of
-        self._holds = holds
-        self._online = online
-        self.features_from = features_from
-        self._clock = clock
-        self._ids = ids
         self._mutex = threading.Lock()  # for `_follow`: one thread follows aliases, another teaches learners
         self._memory = memory
         self._shares = shares
@@ -196,9 +123,11 @@ class ServedModel:
 
     def last_used_us(self) -> int:
         """The time of the last request or load, as far as it was seen."""
-        if self.endpoint.uses != self._uses:
-            self._uses, self._used_at_us = self.endpoint.uses, self._clock.now_us()
-        return self._used_at_us
+        used_at_us, uses = self._use
+        if self.endpoint.uses != uses:
+            used_at_us = self.answerers.clock.now_us()
+            self._use = used_at_us, self.endpoint.uses
+        return used_at_us
 
     @property
     def _sleeps_on(self) -> bool:
@@ -219,7 +148,7 @@ class ServedModel:
         False, too, while another version is about to take over: that is checked only while the model is loaded.
         """
         with self._mutex:
-            if self._loaded is None or self.learner is not None or self.endpoint.unloaded:
+            if self._loaded is None or self.answerers.learner is not None or self.endpoint.unloaded:
                 return False
             champion = self._registry.alias(self.deployment.name, CHAMPION)
             if champion is None or champion.id != self._loaded.version.id:
@@ -234,7 +163,7 @@ class ServedModel:
         """Load an unloaded model for a request; canary and shadow are left to the thread that follows aliases."""
         try:
             self._load_and_follow(beside=False)
-            self._used_at_us = self._clock.now_us()  # the request is still to come
+            self._use = self.answerers.clock.now_us(), self._use[1]  # the request is still to come
         except Exception:  # any error of a user's estimator; the thread that follows aliases logs it and retries
             self._asked_in_vain = self.endpoint.unloaded
             raise
@@ -260,13 +189,13 @@ class ServedModel:
         if before is None or before.version.id != version.id:
             loaded = find(version)
             if loaded is not None:
-                features = self._checked(version, loaded)
-                if before is None or self._holds(features):
+                features = self.answerers.checked(version, loaded)
+                if before is None or self.answerers.holds(features):
                     return self._put(loaded, features)
                 self._say_waiting(version, before.version)
             self._waits.add(version.id)
-        if self.learner is not None:
-            self.learner.follow()
+        if self.answerers.learner is not None:
+            self.answerers.learner.follow()
         return before
 
     def _wake_with(self, version: Version, before: Version, find: Find) -> LoadedModel | None:
@@ -276,8 +205,8 @@ class ServedModel:
             Unavailable: Neither can answer.
         """
         try:
-            features = self._checked(version)
-            if self._holds(features):
+            features = self.answerers.checked(version)
+            if self.answerers.holds(features):
                 loaded = find(version)
                 return None if loaded is None else self._put(loaded, features)
             why = "its online features are being filled"
@@ -286,7 +215,7 @@ class ServedModel:
             why = f"{type(error).__name__}: {error}"
         try:
             loaded = find(before)
-            return None if loaded is None else self._put(loaded, self._checked(before, loaded))
+            return None if loaded is None else self._put(loaded, self.answerers.checked(before, loaded))
         except Exception as error:  # the same
             raise Unavailable(
                 f"{version.name} cannot answer yet ({why}), and {before.name}, which answered before it, cannot any "
@@ -296,7 +225,8 @@ class ServedModel:
     def _put(self, loaded: LoadedModel, features: FeatureSet) -> LoadedModel:
         """Make a version answer from now on."""
         costs = self._memory.costs(loaded.version) if self.deployment.learn == "batch" else None
-        answerer = self._answerer(loaded, features)
+        answerer = self.answerers.answerer(loaded, features)
+        self.endpoint.cached = self.answerers.cached
         answerer.warm_up()
         self.endpoint.swap(answerer, costs=costs)
         self._loaded, self._last, self._asked_in_vain = loaded, loaded.version, False
@@ -364,90 +294,23 @@ class ServedModel:
         if loaded is None:
             self._waits.add(version.id)
             return before
-        features = self._checked(version, loaded)
+        features = self.answerers.checked(version, loaded)
         if features.request.hash != self.deployment.model.request.hash:
             raise Misuse(
                 f"{version.name} ({alias}): it takes other request columns than the model has now. Train it again."
             )
-        if not self._holds(features):
+        if not self.answerers.holds(features):
             self._waits.add(version.id)
             return None
-        return self._answerer(loaded, features, arm=alias)
+        return self.answerers.answerer(loaded, features, arm=alias)
 
     def _degrading(self, policy: Degradation) -> Degrading:
         return Degrading(
             policy, about=self.deployment.model.about, fallback=lambda: self._beside.get(policy.version or "")
         )
 
-    def features(self, loaded: LoadedModel) -> FeatureSet:
-        """The feature definitions that a version was trained with, each column of a source in its place."""
-        return self._features_of(loaded.version, loaded)
-
-    def _checked(self, version: Version, loaded: LoadedModel | None = None) -> FeatureSet:
-        features = self._features_of(version, loaded)
-        try:
-            check_functions(features)
-        except Misuse as error:
-            raise Misuse(f"{version.name} cannot answer here: {error}") from error
-        return features
-
     def _say_waiting(self, version: Version, before: Version) -> None:
         if self._told_waiting != version.id:
             self._told_waiting = version.id
             said = "%s is in service once the online features of its definitions are filled; %s answers until then"
             _logger.info(said, version.name, before.name)
-
-    def served(self, loaded: LoadedModel, arm: str | None = None) -> ServedVersion:
-        """How answers name the version."""
-        arm = arm or (CHAMPION if self.deployment.learn == "batch" else "online")
-        version = loaded.version
-        return ServedVersion(
-            model=version.model,
-            version=version.id,
-            label=version.name,
-            arm=arm,
-            inputs=loaded.inputs,
-            classes=loaded.artifact.class_names,
-        )
-
-    def offline(self, loaded: LoadedModel) -> OfflineInputs:
-        """Model inputs from history."""
-        return OfflineInputs(self.features(loaded), loaded.encoding, self._snapshot)
-
-    def scorer(self, loaded: LoadedModel) -> RowScorer:
-        """The fitted model; for an online deployment, the learner with everything it has learnt."""
-        if self.deployment.learn == "batch":
-            return self._remembering(loaded)
-        name = learner_name(self.deployment.name, loaded.version.id)
-        if self.learner is None or self.learner.name != name:
-            from trimtab.training.fitting.online import OnlineLearner  # imported here: it loads scikit-learn
-
-            self.learner = OnlineDeployment(name, OnlineLearner(loaded.artifact), self._learners, every_us=HOUR_US)
-        return self.learner
-
-    def _remembering(self, loaded: LoadedModel) -> RowScorer:
-        cache = self.deployment.cache
-        if cache is None:
-            return loaded.scorer
-        figures = self.endpoint.cached = self.endpoint.cached or CacheMetrics()
-        classes = len(loaded.artifact.class_names)
-        return CachedScores(loaded.scorer, inputs=len(loaded.inputs), classes=classes, cache=cache, figures=figures)
-
-    def _answerer(self, loaded: LoadedModel, features: FeatureSet, arm: str | None = None) -> Answerer:
-        policy = self.deployment.degrade
-        bare = BareInputs(features, loaded.encoding) if policy is not None and policy.null_features else None
-        return Answerer(
-            self.served(loaded, arm),
-            features.request,
-            Readers(
-                OnlineInputs(RequestPlan(features, self._online), loaded.encoding, of_others=arm is not None),
-                past=KeptPast(self.offline(loaded), partial(self.features_from, features)),
-                bare=bare,
-                reads_state=bool(features.views),
-            ),
-            self.scorer(loaded) if arm is None else loaded,
-            log=self._log,
-            clock=self._clock,
-            ids=self._ids,
-            of_others=arm is not None,
-        )

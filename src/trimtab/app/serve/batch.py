@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.app.models.served_model import refuse_before
+from trimtab.app.models.answerers import refuse_before
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns, column
 from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
@@ -52,8 +52,9 @@ def answer_table(
         raise Conflict(f"{out} exists and is not overwritten. Name another file, or remove it.")
     served = system.served(model)
     loaded = served.refresh()
-    answering = served.served(loaded)
-    request = served.features(loaded).request
+    answerers = served.answerers
+    answering = answerers.served(loaded)
+    request = answerers.features(loaded).request
     table = read_rows(requests, request.source).columns
     absent = [name for name in request.columns if name not in table]
     if absent:
@@ -64,7 +65,8 @@ def answer_table(
     begun = batch_manifest(system.state.catalog, name)
     made_at_us = system.clock.now_us() if begun is None else begun.made_at_us
     moments = _moments(request, table, made_at_us) if at_us is None else at_us
-    refuse_before(int(np.min(moments, initial=made_at_us)), served.features_from(served.features(loaded)))
+    kept_from_us = answerers.features_from_us(answerers.features(loaded))
+    refuse_before(int(np.min(moments, initial=made_at_us)), kept_from_us)
     try:
         if mode == "precomputed":
             system.state.answers.write({}, [_NOBODY])  # fails now rather than after an hour of scoring
@@ -73,8 +75,8 @@ def answer_table(
                 answering,
                 table,
                 moments,
-                inputs=served.offline(loaded),
-                scorer=served.scorer(loaded),
+                inputs=answerers.offline(loaded),
+                scorer=answerers.scorer(loaded),
                 log=system.predictions,
                 catalog=system.state.catalog,
                 clock=VirtualClock(made_at_us) if begun is None else system.clock,

@@ -67,7 +67,7 @@ class Teacher:
             return 0
         served = system.served(model.name)
         loaded = served.refresh()
-        learner = served.learner
+        learner = served.answerers.learner
         if learner is None or learner.name != learner_name(model.name, loaded.version.id):
             return 0  # another version came into service in between: the next round teaches its learner
         system.state.check_clock()  # otherwise nothing is learnt until the clock has caught up. # D0170
@@ -78,8 +78,9 @@ class Teacher:
             self._taught.clear()
             self._asked = None
         if self._asked is None:
+            request = served.answerers.features(loaded).request  # as this version knows it
             self._asked = LoggedRequests(
-                msgspec.structs.replace(model, request=served.features(loaded).request),  # as this version knows it
+                msgspec.structs.replace(model, request=request),
                 system.predictions,
                 since_us=now_us - _WAITS * model.label.wait_us,
                 inputs=True,
@@ -154,7 +155,7 @@ class Teacher:
 
     def _offline(self, loaded: LoadedModel) -> Callable[[list[LoggedRequest]], dict[str, bytes]]:
         """A function that recomputes the inputs of requests."""
-        offline = self._system.served(self._deployment.name).offline(loaded)
+        offline = self._system.served(self._deployment.name).answerers.offline(loaded)
         names = {view.source.name for view in offline.features.views}
         declared = names <= self._system.definitions.sources.keys()
         frames, _ = self._system.history.moment(names) if declared else self._system.views.snapshot(None)

@@ -1,0 +1,194 @@
+"""Answerers: a loaded version with its inputs, scorer and log, ready to answer for a deployment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Protocol
+
+import msgspec
+
+from trimtab.core.clock import Clock
+from trimtab.core.errors import Misuse
+from trimtab.core.time import HOUR_US, format_time
+from trimtab.features.feature_set import FeatureSet
+from trimtab.features.online.read.request_plan import RequestPlan
+from trimtab.features.stored import check_functions
+from trimtab.registry import LoadedModel, Version
+from trimtab.registry.protection import CHAMPION
+from trimtab.serving.answer.answering import Answerer
+from trimtab.serving.answer.inputs import BareInputs, OfflineInputs, OnlineInputs, Snapshot
+from trimtab.serving.answer.request_rows import Row
+from trimtab.serving.answer.score_cache import CachedScores, CacheMetrics
+from trimtab.serving.answer.served import ModelInputs, Readers, RowScorer, ServedVersion
+from trimtab.serving.arms.online_learning import OnlineDeployment, learner_name
+from trimtab.serving.log.prediction_log import PredictionLog
+from trimtab.steering.definitions import Deployment
+from trimtab.store.ports import KeyValue
+
+
+class FeaturesOf(Protocol):
+    """Returns the feature definitions that a version was trained with."""
+
+    def __call__(self, version: Version, loaded: LoadedModel | None = None) -> FeatureSet: ...
+
+
+class KeptPast:
+    """A `PastReader` that refuses times whose events are no longer all kept. # D23"""
+
+    def __init__(self, inputs: OfflineInputs, features_from: Callable[[], int]) -> None:
+        self._inputs = inputs
+        self._features_from = features_from
+
+    def read(self, rows: Sequence[Row], at_us: int) -> ModelInputs:
+        """The inputs of checked rows as of `at_us`.
+
+        Raises:
+            Misuse: Needed events were removed, as [retention] says.
+        """
+        refuse_before(at_us, self._features_from())
+        return self._inputs.read(rows, at_us)
+
+
+def refuse_before(at_us: int, from_us: int) -> None:
+    """Refuse a time from which not all events are left.
+
+    Raises:
+        Misuse: It is such a time.
+    """
+    if at_us < from_us:
+        raise Misuse(
+            f"as of {format_time(at_us)}: events that the features need were removed ([retention]). Ask as of "
+            f"{format_time(from_us)} or later."
+        )
+
+
+class VersionFeatures(msgspec.Struct, frozen=True):
+    """The feature definitions of versions, and what is kept for them.
+
+    `of` returns the definitions that a version was trained with; `holds` whether their online features can be read
+    (unknown ones start to be filled); `from_us` the first time as of which they can be computed from kept events.
+    """
+
+    of: FeaturesOf
+    holds: Callable[[FeatureSet], bool]
+    from_us: Callable[[FeatureSet], int]
+
+
+class Answerers:
+    """Makes the answerers of one deployment.
+
+    Args:
+        deployment: The deployment.
+        features: The versions' feature definitions.
+        online: The online feature state.
+        learners: The states of online learners.
+        snapshot: Returns history for requests about the past.
+        log: The prediction log.
+        clock: The request time.
+        ids: Assigns prediction ids.
+    """
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        *,
+        features: VersionFeatures,
+        online: KeyValue,
+        learners: KeyValue,
+        snapshot: Callable[[Mapping[str, int] | None], Snapshot],
+        log: PredictionLog,
+        clock: Clock,
+        ids: Callable[[], str],
+    ) -> None:
+        self.deployment = deployment
+        self.learner: OnlineDeployment | None = None
+        self.cached: CacheMetrics | None = None
+        self.clock = clock
+        self._features = features
+        self._online = online
+        self._learners = learners
+        self._snapshot = snapshot
+        self._log = log
+        self._ids = ids
+
+    def holds(self, features: FeatureSet) -> bool:
+        """Whether the online features of definitions can be read; unknown ones start to be filled."""
+        return self._features.holds(features)
+
+    def features_from_us(self, features: FeatureSet) -> int:
+        """The first time as of which features can be computed from kept events."""
+        return self._features.from_us(features)
+
+    def features(self, loaded: LoadedModel) -> FeatureSet:
+        """The feature definitions that a version was trained with, each column of a source in its place."""
+        return self._features.of(loaded.version, loaded)
+
+    def checked(self, version: Version, loaded: LoadedModel | None = None) -> FeatureSet:
+        """The version's feature definitions, if this machine has the functions that they need.
+
+        Raises:
+            Misuse: It has not.
+        """
+        features = self._features.of(version, loaded)
+        try:
+            check_functions(features)
+        except Misuse as error:
+            raise Misuse(f"{version.name} cannot answer here: {error}") from error
+        return features
+
+    def served(self, loaded: LoadedModel, arm: str | None = None) -> ServedVersion:
+        """How answers name the version."""
+        arm = arm or (CHAMPION if self.deployment.learn == "batch" else "online")
+        version = loaded.version
+        return ServedVersion(
+            model=version.model,
+            version=version.id,
+            label=version.name,
+            arm=arm,
+            inputs=loaded.inputs,
+            classes=loaded.artifact.class_names,
+        )
+
+    def offline(self, loaded: LoadedModel) -> OfflineInputs:
+        """Model inputs from history."""
+        return OfflineInputs(self.features(loaded), loaded.encoding, self._snapshot)
+
+    def scorer(self, loaded: LoadedModel) -> RowScorer:
+        """The fitted model; for an online deployment, the learner with everything it has learnt."""
+        if self.deployment.learn == "batch":
+            return self._caching(loaded)
+        name = learner_name(self.deployment.name, loaded.version.id)
+        if self.learner is None or self.learner.name != name:
+            from trimtab.training.fitting.online import OnlineLearner  # imported here: it loads scikit-learn
+
+            self.learner = OnlineDeployment(name, OnlineLearner(loaded.artifact), self._learners, every_us=HOUR_US)
+        return self.learner
+
+    def _caching(self, loaded: LoadedModel) -> RowScorer:
+        cache = self.deployment.cache
+        if cache is None:
+            return loaded.scorer
+        figures = self.cached = self.cached or CacheMetrics()
+        classes = len(loaded.artifact.class_names)
+        return CachedScores(loaded.scorer, inputs=len(loaded.inputs), classes=classes, cache=cache, figures=figures)
+
+    def answerer(self, loaded: LoadedModel, features: FeatureSet, arm: str | None = None) -> Answerer:
+        """The answerer of a version as champion, or as one of the other arms."""
+        policy = self.deployment.degrade
+        bare = BareInputs(features, loaded.encoding) if policy is not None and policy.null_features else None
+        return Answerer(
+            self.served(loaded, arm),
+            features.request,
+            Readers(
+                OnlineInputs(RequestPlan(features, self._online), loaded.encoding, of_others=arm is not None),
+                past=KeptPast(self.offline(loaded), partial(self._features.from_us, features)),
+                bare=bare,
+                reads_state=bool(features.views),
+            ),
+            self.scorer(loaded) if arm is None else loaded,
+            log=self._log,
+            clock=self.clock,
+            ids=self._ids,
+            of_others=arm is not None,
+        )

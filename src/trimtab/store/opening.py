@@ -1,11 +1,15 @@
-"""One way to get a store: its URL and the port it is wanted as."""
+"""Open a store by its URL and the port it is wanted as."""
 
 # ruff: noqa: A001 - `store.open` is its name, like `io.open`
 from __future__ import annotations
 
+from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
-from typing import Literal, overload
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from typing import Any, Literal, overload
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import msgspec
 
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Misuse
@@ -14,24 +18,26 @@ from trimtab.store.ports import Blob, Catalog, KeyValue, Log, Table
 
 Port = Literal["log", "table", "kv", "blob", "catalog"]
 
-_SCHEMES: dict[str, tuple[Port, ...]] = {
-    "sqlite": ("log", "catalog"),
-    "delta": ("table",),
-    "lmdb": ("kv",),
-    "file": ("blob",),
+
+class _Backend(msgspec.Struct, frozen=True):
+    """One way to keep what a port wants, by a class that takes a path."""
+
+    opens: str  # "module:name" in trimtab.store
+    example: str  # a URL
+    takes: tuple[str, ...] = ()  # of the arguments `clock`, `mend` and `mode`
+
+
+_BACKENDS: dict[tuple[str, Port], _Backend] = {  # by scheme and port; a new backend is a row
+    ("sqlite", "log"): _Backend("sqlite.log:SqliteLog", "sqlite:///var/lib/project/log", ("mode", "clock")),
+    ("delta", "table"): _Backend("delta.table:DeltaTable", "delta:///var/lib/project/tables/landings"),
+    ("lmdb", "kv"): _Backend("lmdb.kv:LmdbKeyValue", "lmdb:///var/lib/project/online", ("mend",)),
+    ("file", "blob"): _Backend("file_blob:FileBlob", "file:///var/lib/project/blobs"),
+    ("sqlite", "catalog"): _Backend(
+        "sql_catalog:SqlCatalog.sqlite", "sqlite:///var/lib/project/catalog.db", ("mode", "clock")
+    ),
 }
-_EXAMPLES: dict[Port, str] = {
-    "log": "sqlite:///var/lib/project/log",
-    "table": "delta:///var/lib/project/tables/landings",
-    "kv": "lmdb:///var/lib/project/online",
-    "blob": "file:///var/lib/project/blobs",
-    "catalog": "sqlite:///var/lib/project/catalog.db",
-}
-_MODES: dict[str, tuple[str, ...]] = {"mode": ("durable", "relaxed")}
-_OPTIONS: dict[tuple[str, Port], dict[str, tuple[str, ...]]] = {
-    ("sqlite", "log"): _MODES,
-    ("sqlite", "catalog"): _MODES,
-}
+_EXAMPLES: dict[Port, str] = {port: backend.example for (_, port), backend in _BACKENDS.items()}
+_MODES = ("durable", "relaxed")
 _SERVERS = ("redis", "rediss", "valkey", "postgresql", "postgres", "nats", "kafka", "s3")
 
 
@@ -54,10 +60,10 @@ def open(
     `delta:///dir` (table), `lmdb:///dir` (kv), `file:///dir` (blob): three slashes and an absolute path.
 
     Args:
-        url: Where it is.
-        port: What it is wanted as.
-        clock: Stamps a log's records and measures a catalogue's leases; the system's when left out.
-        mend: What errors say that a key-value store needs when it is damaged; to restore it, when left out.
+        url: Its address.
+        port: The port it is wanted as.
+        clock: Stamps a log's records and measures a catalogue's leases; left out, the system's.
+        mend: What errors say to do when a key-value store is damaged; left out, to restore it from a backup.
 
     Raises:
         Misuse: The URL, or the port for it, is unknown; the message lists those that exist.
@@ -69,31 +75,17 @@ def open(
     ...
     trimtab.core.errors.Misuse: store: no backend for 'mysql:///x' as a log. Write sqlite:///var/lib/project/log.
     """
-    parts, path, options = _parse(url, port)
-    mode: Literal["durable", "relaxed"] = "relaxed" if options.get("mode") == "relaxed" else "durable"
-    match parts.scheme, port:
-        case "sqlite", "log":
-            from trimtab.store.sqlite.log import SqliteLog
-
-            return SqliteLog(path, mode=mode, clock=clock)
-        case "sqlite", "catalog":
-            from trimtab.store.sql_catalog import SqlCatalog
-
-            return SqlCatalog.sqlite(path, clock=clock, mode=mode)
-        case "lmdb", "kv":
-            from trimtab.store.lmdb.kv import LmdbKeyValue
-
-            return LmdbKeyValue(path) if mend is None else LmdbKeyValue(path, mend=mend)
-        case "file", "blob":
-            from trimtab.store.file_blob import FileBlob
-
-            return FileBlob(path)
-    from trimtab.store.delta.table import DeltaTable
-
-    return DeltaTable(path)
+    backend, path, options = _parse(url, port)
+    given = {"clock": clock, "mend": mend, **options}
+    module, _, name = backend.opens.partition(":")
+    found: Any = attrgetter(name)(import_module(f"trimtab.store.{module}"))
+    opened: Log | Table | KeyValue | Blob | Catalog = found(
+        path, **{name: given[name] for name in backend.takes if given.get(name) is not None}
+    )
+    return opened
 
 
-def _parse(url: str, port: Port) -> tuple[SplitResult, Path, dict[str, str]]:
+def _parse(url: str, port: Port) -> tuple[_Backend, Path, dict[str, str]]:
     shown = mask_url(url)
     if port not in _EXAMPLES:
         raise Misuse(f"store: no port {port!r}. There are: {', '.join(_EXAMPLES)}.")
@@ -104,17 +96,17 @@ def _parse(url: str, port: Port) -> tuple[SplitResult, Path, dict[str, str]]:
         raise Misuse(f"store: {shown!r} is no URL ({error}). {example}") from None
     if parts.scheme in _SERVERS:
         raise Misuse(f"store: {shown!r}: the {parts.scheme} backend is not in this version. {example}")
-    if port not in _SCHEMES.get(parts.scheme, ()):
+    backend = _BACKENDS.get((parts.scheme, port))
+    if backend is None:
         raise Misuse(f"store: no backend for {shown!r} as a {port}. {example}")
     path = unquote(parts.path)
     if parts.netloc or not path.startswith("/") or path == "/" or parts.fragment:
         raise Misuse(f"store: {shown!r}: needed three slashes and an absolute path (# and ? as %23 and %3F). {example}")
-    allowed = _OPTIONS.get((parts.scheme, port), {})
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     for name, value in options.items():
-        if name not in allowed:
-            known = ", ".join(allowed) or "none"
+        if name != "mode" or "mode" not in backend.takes:
+            known = "mode" if "mode" in backend.takes else "none"
             raise Misuse(f"store: {shown!r}: no option {name!r}; there are: {known}.")
-        if value not in allowed[name]:
-            raise Misuse(f"store: {shown!r}: {name} is {value!r}. Write {' or '.join(allowed[name])}.")
-    return parts, Path(path), options
+        if value not in _MODES:
+            raise Misuse(f"store: {shown!r}: mode is {value!r}. Write {' or '.join(_MODES)}.")
+    return backend, Path(path), options

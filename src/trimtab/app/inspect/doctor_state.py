@@ -1,18 +1,18 @@
-"""Looks at a state folder without changing it: are its stores of a format that this version reads?"""
+"""Checks of a state folder for `trimtab doctor`: formats of its stores, lost artifacts, lost records."""
 
 from __future__ import annotations
 
-import sqlite3
+from collections import Counter
 from pathlib import Path
-from urllib.parse import quote
+from typing import get_args
 
 import msgspec
 
 from trimtab.core.clock import SystemClock
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
-from trimtab.core.hashing import bytes_hash, row_crc
-
-_SQLITE = b"SQLite format 3\x00"
+from trimtab.core.hashing import bytes_hash
+from trimtab.store.embedded_files import Kind, catalog_file, check_file, pairs_file
+from trimtab.store.sql_catalog import SqlCatalog
 
 
 def check_state(folder: Path) -> str:
@@ -25,29 +25,17 @@ def check_state(folder: Path) -> str:
     """
     from trimtab.app.state.state import REBUILD, RESTORE
 
-    logs = catalogs = keyed = blobs = 0
+    found: Counter[str] = Counter()
     try:
         _check_folder(folder / "format.json")
-        for path in sorted(
-            path for path in folder.rglob("*") if path.is_file() or (path.name == "data.mdb" and path.exists())
-        ):
-            if path.name == "data.mdb":
-                _check_lmdb(path.parent, mend=REBUILD if path.parent == folder / "online" else RESTORE)
-                keyed += 1
-            elif path.name == "format":
-                _check_blobs(path)
-                blobs += 1
-            elif _starts_with(path, _SQLITE):
-                if _application(path):
-                    _check_log(path)
-                    logs += 1
-                else:
-                    _check_catalog(path)
-                    catalogs += 1
+        for path in sorted(folder.rglob("*")):
+            if not (path.is_file() or path == pairs_file(path.parent)):
+                continue
+            kind = check_file(path, REBUILD if path.parent == folder / "online" else RESTORE)
+            found.update([kind] if kind else [])
     except OSError as error:
         raise Unavailable(f"{error.filename}: {error.strerror}. Give this user access to the state folder.") from error
-    counts = {"catalogue": catalogs, "log file": logs, "key-value store": keyed, "blob store": blobs}
-    return ", ".join(f"{n} {name}{'' if n == 1 else 's'}" for name, n in counts.items() if n) or "empty"
+    return ", ".join(f"{n} {name}{'' if n == 1 else 's'}" for name in get_args(Kind) if (n := found[name])) or "empty"
 
 
 def lost_champions(folder: Path) -> tuple[int, list[tuple[str, str]]]:
@@ -55,7 +43,7 @@ def lost_champions(folder: Path) -> tuple[int, list[tuple[str, str]]]:
     from trimtab.registry.loading import repair_lost
     from trimtab.store.file_blob import blob_file
 
-    catalog = folder / "catalog.db"
+    catalog = catalog_file(folder)
     if not catalog.exists():
         return 0, []
     champions, lost = _champions(catalog), list[tuple[str, str]]()
@@ -99,6 +87,12 @@ class _ImportedFile(msgspec.Struct, frozen=True):
     file: str
 
 
+class _Move(msgspec.Struct, frozen=True):
+    """What is looked at of an `AliasMove`."""
+
+    version: str
+
+
 class _Champion(msgspec.Struct, frozen=True):
     """What is looked at of a `Version`."""
 
@@ -109,26 +103,13 @@ class _Champion(msgspec.Struct, frozen=True):
 
 
 def _champions(catalog: Path) -> list[_Champion]:
-    query = (
-        'SELECT version."key", version.revision, version.body, version.crc FROM record AS move, record AS version '
-        "WHERE move.kind = 'alias' AND move.\"key\" LIKE '%/champion' AND version.kind = 'version' "
-        "AND move.body != CAST('null' AS BLOB) AND version.\"key\" = json_extract(CAST(move.body AS TEXT), '$.version')"
-    )
+    with SqlCatalog.sqlite(catalog) as records:
+        moves = [record.body for record in records.find("alias") if record.key.endswith("/champion")]
+        addresses = [move.version for body in moves if (move := msgspec.json.decode(body, type=_Move | None))]
+        versions = [record for address in addresses if (record := records.get("version", address))]
     try:
-        connection = sqlite3.connect(f"file:{quote(str(catalog))}?mode=ro", uri=True)
-        try:
-            rows = connection.execute(query).fetchall()
-        finally:
-            connection.close()
-        for key, revision, body, crc in rows:
-            if crc != row_crc("version", key, revision, body):
-                raise Corrupt(f"{catalog}: record version/{key} is damaged. Restore it from a backup.")
-        return [msgspec.json.decode(body, type=_Champion) for _, _, body, _ in rows]
-    except sqlite3.OperationalError as error:
-        if "no such table" in str(error):
-            return []  # just made
-        raise Unavailable(f"{catalog}: cannot be read now ({error}). Try again.") from error
-    except (sqlite3.DatabaseError, msgspec.MsgspecError) as error:
+        return [msgspec.json.decode(version.body, type=_Champion) for version in versions]
+    except msgspec.MsgspecError as error:
         raise Corrupt(f"{catalog}: {error}. Restore it from a backup.") from error
 
 
@@ -144,55 +125,3 @@ def _check_folder(file: Path) -> None:
         raise Corrupt(f"{file}: cannot be read ({error}). Restore it; this trimtab writes format {FORMAT}.") from error
     if found > FORMAT:
         raise Misuse(f"{file}: state of format {found}, this trimtab reads up to {FORMAT}. Install a newer trimtab.")
-
-
-def _starts_with(path: Path, head: bytes) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(len(head)) == head
-
-
-def _application(path: Path) -> int:
-    """The application id in an SQLite file's header; 0: none was set."""
-    with path.open("rb") as stream:
-        return int.from_bytes(stream.read(100)[68:72], "big")
-
-
-def _check_log(path: Path) -> None:
-    from trimtab.store.sqlite.partition import PartitionReader
-
-    PartitionReader(path).close()
-
-
-def _check_catalog(path: Path) -> None:
-    from trimtab.store.catalog_schema import KNOWN
-
-    try:
-        connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
-        try:
-            found = [str(row[0]) for row in connection.execute("SELECT version_num FROM alembic_version")]
-        finally:
-            connection.close()
-    except sqlite3.OperationalError as error:
-        if "no such table" in str(error):
-            return  # some other program's, or just made
-        raise Unavailable(f"{path}: cannot be read now ({error}). Try again.") from error
-    except sqlite3.DatabaseError as error:
-        raise Corrupt(f"{path}: {error}. Restore it from a backup.") from error
-    if found and found[0] not in KNOWN:
-        raise Misuse(
-            f"{path}: schema revision {found[0]}, this trimtab knows {', '.join(KNOWN)}. Use the trimtab that wrote it."
-        )
-
-
-def _check_lmdb(folder: Path, *, mend: str) -> None:
-    """Read one whole key-value store, every value against its checksum."""
-    from trimtab.store.lmdb.kv import LmdbKeyValue
-
-    with LmdbKeyValue(folder, mend=mend) as values:
-        values.check()
-
-
-def _check_blobs(path: Path) -> None:
-    from trimtab.store.file_blob import check_format
-
-    check_format(path, path.read_text("ascii", "replace").strip())

@@ -34,6 +34,7 @@ from trimtab.core.urls import store_url
 from trimtab.run.signals import ENDING, caught
 from trimtab.serving.access_keys import MARKER
 from trimtab.store.durable_files import file_mode, make_folder, sync_directory, write_durably
+from trimtab.store.embedded_files import catalog_file, is_of_catalog, is_of_process
 from trimtab.store.file_lock import FileLock
 from trimtab.store.ports import Copyable
 from trimtab.store.regular_file import other_kind
@@ -48,7 +49,6 @@ _LOGS = ("quarantine", "predictions", "events")  # a prediction holds positions 
 _STORES = ("online", "answers", "learners")
 _OWN = {"log", "tables", "blob", *_STORES}  # copied by their own means
 _PASSING = ("trimtab-replay-", "backfill")  # what runs keep while they run
-_OF_PROCESSES = (".lock", ".holder")
 _PATIENCE_S = 60.0  # for a retention that is under way
 _BLOCK = 1 << 20
 _HASH_DIGITS = 64
@@ -197,7 +197,7 @@ def _copy_parts(system: System, to: Path) -> Positions:
     """Copy every part, followers first; how far the copies go."""
     state, folder = system.state, system.state_folder
     _copy_rest(folder, to)  # answers on their way to the prediction log among it
-    _copied(state.catalog, to / "catalog.db")
+    _copied(state.catalog, catalog_file(to))
     for name in _STORES:
         if (folder / name).exists():
             _copied(getattr(state, name), to / name)
@@ -224,7 +224,8 @@ def _positions(to: Path, logs: dict[str, dict[str, int]]) -> Positions:
         online = store.open(store_url("lmdb", to / "online"), "kv")
         views = {view: cursor.positions for view, cursor in read_cursors(online).items()}
         online.close()
-        (to / "online" / "lock.mdb").unlink()  # says who had it open
+        for path in filter(is_of_process, (to / "online").iterdir()):
+            path.unlink()
     return Positions(logs=logs, tables=tables, views=views)
 
 
@@ -243,13 +244,13 @@ def _copy_rest(folder: Path, to: Path) -> None:
     for path in sorted(folder.iterdir()):
         if path.is_dir() and path.name not in _OWN and not path.name.startswith((".", *_PASSING)):
             _copy_tree(path, to / path.name)
-        elif path.is_file() and not path.name.startswith((".", "catalog.db")) and path.suffix not in _OF_PROCESSES:
+        elif path.is_file() and not (path.name.startswith(".") or is_of_catalog(path.name) or is_of_process(path)):
             _copy_file(path, to / path.name)
 
 
 def _copy_tree(folder: Path, to: Path) -> None:
     for path in _walk(folder):
-        if not path.name.startswith(".") and path.suffix not in _OF_PROCESSES:
+        if not path.name.startswith(".") and not is_of_process(path):
             _copy_file(path, to / path.relative_to(folder))
 
 
@@ -302,7 +303,7 @@ def _refuse_there(folder: Path, force: bool) -> None:
     if not force:
         raise Conflict(f"{folder}: there is state already. Name another folder (--into), or replace it: --force")
     for path in sorted(folder.rglob("*.lock")):
-        if path.name != "lock.mdb" and FileLock.is_held(path):
+        if FileLock.is_held(path):
             raise Conflict(f"{folder}: process {FileLock.holder(path)} uses it ({path.name}). Stop it first.")
 
 

@@ -11,11 +11,12 @@ import msgspec
 
 from trimtab.core.sizes import format_bytes
 from trimtab.core.time import DAY_US
+from trimtab.store.embedded_files import catalog_file, is_of_catalog
 from trimtab.store.log_places import positions_before
 
 if TYPE_CHECKING:
-    from trimtab.store.ports import Log
-
+    from trimtab.store.embedded_files import catalog_file, is_of_catalog
+from trimtab.store.ports import Log
 
 _LOGS = {"events": "event log", "predictions": "prediction log", "quarantine": "quarantine"}
 
@@ -110,8 +111,8 @@ def _part(path: tuple[str, ...]) -> tuple[str, str]:
             return _LOGS[log], name.partition(".")[0]
         case ("tables", source, *_):
             return "tables of record", source
-        case (name,) if name.startswith("catalog.db"):
-            return "catalogue", "catalog.db"
+        case (name,) if is_of_catalog(name):
+            return "catalogue", catalog_file(Path()).name
         case (first, _, *_):
             return _PARTS.get(first, "other"), first
     return "other", path[0]

@@ -17,6 +17,7 @@ from trimtab.core.urls import store_url
 from trimtab.features.online.generations import id_of
 from trimtab.features.online.store import read_cursors
 from trimtab.serving.arms.online_learning import positions_learnt
+from trimtab.store.embedded_files import pairs_file
 from trimtab.store.opening import open as open_store
 from trimtab.store.ports import Put
 
@@ -141,7 +142,7 @@ def _views(state: State) -> dict[str, Mapping[str, int]]:
 
 def _learners(state: State) -> dict[str, dict[str, int]]:
     """Positions read for online learners; empty where there are none, or they are damaged."""
-    if not (state.folder / "learners" / "data.mdb").exists():
+    if not pairs_file(state.folder / "learners").exists():
         return {}
     try:
         reached = positions_learnt(state.learners)

@@ -20,6 +20,7 @@ from trimtab.core.urls import in_utf8, store_url
 from trimtab.events.definitions import Source
 from trimtab.serving.log.prediction_ids import PredictionIds
 from trimtab.store.durable_files import write_durably
+from trimtab.store.embedded_files import embedded_urls, pairs_file
 from trimtab.store.ports import Blob, Catalog, KeyValue, Log, Put, Table
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ class State:
         self._checked = CheckedClock(clock) if isinstance(clock, SystemClock) else None
         self.prediction_ids = PredictionIds(self._checked or clock)  # of all that this process answers
         self._prediction_mode = prediction_mode
-        self._online_file = str(folder / "online" / "data.mdb")
+        self._online_file = str(pairs_file(folder / "online"))
+        self._urls = embedded_urls(self.folder)
         self._opened: list[Closeable] = []
         self._tables: dict[str, Table] = {}
         self._hold = use(folder)
@@ -117,11 +119,11 @@ class State:
 
     @cached_property
     def catalog(self) -> Catalog:
-        return self._kept(store.open(store_url("sqlite", self.folder / "catalog.db"), "catalog", clock=self._clock))
+        return self._kept(store.open(self._urls["catalog"], "catalog", clock=self._clock))
 
     @cached_property
     def blob(self) -> Blob:
-        return self._kept(store.open(store_url("file", self.folder / "blob"), "blob"))
+        return self._kept(store.open(self._urls["blob"], "blob"))
 
     @cached_property
     def online(self) -> KeyValue:
@@ -190,7 +192,7 @@ class State:
         """
         found: list[str] = []
         for name in ("answers", "learners"):
-            if (self.folder / name / "data.mdb").exists():  # else it would be made
+            if pairs_file(self.folder / name).exists():  # else it would be made
                 try:
                     getattr(self, name)
                 except Corrupt as error:
@@ -258,11 +260,11 @@ class State:
                 raise Unavailable(f"{self.folder}: cannot be made ({error}). Check free space and access.") from error
 
     def _log(self, name: str, mode: str, clock: Clock | None = None) -> Log:
-        url = f"{store_url('sqlite', self.folder / 'log' / name)}?mode={mode}"
+        url = f"{self._urls[name]}?mode={mode}"
         return self._kept(store.open(url, "log", clock=clock or self._checked or self._clock))
 
     def _key_values(self, name: str, mend: str) -> KeyValue:
-        return self._kept(store.open(store_url("lmdb", self.folder / name), "kv", mend=mend))
+        return self._kept(store.open(self._urls[name], "kv", mend=mend))
 
     def _kept(self, opened: Part) -> Part:
         self._opened.append(opened)

@@ -32,6 +32,7 @@ from trimtab.features.parts.event_files import EventFiles, connected
 from trimtab.features.parts.event_parts import TOGETHER, Split, entities_of, frame_of_part, parts_of, settle, split
 from trimtab.features.parts.part_answers import Answers, packed, scattered, unpacked
 from trimtab.run.steps import Retry, step
+from trimtab.store.embedded_files import catalog_file
 
 Array = NDArray[Any]
 
@@ -82,7 +83,7 @@ class PartedViews:
         self._counts: dict[str, int] = {}
         self._splits: dict[str, Split] = {}
         self._settled: dict[str, str] = {}
-        self._catalog = store.open(store_url("sqlite", self.folder / "catalog.db"), "catalog", clock=clock)
+        self._catalog = store.open(store_url("sqlite", catalog_file(self.folder)), "catalog", clock=clock)
         self._blob = store.open(store_url("file", self.folder / "blob"), "blob")
         self._connection = self._connected(4)
 

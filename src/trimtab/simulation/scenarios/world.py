@@ -37,6 +37,7 @@ from trimtab.steering.candidates.recipes import BatchRecipe, Recipe
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.ledger import Entry, Ledger
 from trimtab.steering.loop_state import FREEZE
+from trimtab.store.embedded_files import catalog_file
 from trimtab.store.ports import Blob, KeyValue, Put, Remove
 from trimtab.training.fitting.online import OnlineLearner
 
@@ -147,7 +148,7 @@ class World:
 
     def _open(self) -> None:
         """Open what is stored, and what steers by it."""
-        catalog = f"{store_url('sqlite', self._folder / 'catalog.db')}?mode=relaxed"  # D0193
+        catalog = f"{store_url('sqlite', catalog_file(self._folder))}?mode=relaxed"  # D0193
         self.catalog = store.open(catalog, "catalog", clock=self._clock)
         log = f"{store_url('sqlite', self._folder / 'log' / 'predictions')}?mode=relaxed"
         self.predictions = PredictionLog(store.open(log, "log", clock=self._clock))

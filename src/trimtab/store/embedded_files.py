@@ -1,0 +1,107 @@
+"""Files of the embedded stores, for code that looks at a state folder from outside: their names, kinds and formats."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+from trimtab.core.errors import Corrupt, Misuse, Unavailable
+from trimtab.core.urls import store_url
+
+Kind = Literal["catalogue", "log file", "key-value store", "blob store"]
+
+_CATALOG, _PAIRS, _BLOBS = "catalog.db", "data.mdb", "format"
+_LOCKS = (".lock", ".holder")  # suffixes
+_SQLITE = b"SQLite format 3\x00"
+_APPLICATION = slice(68, 72)  # of an SQLite header: the application id, which only logs have
+
+
+def embedded_urls(folder: Path) -> dict[str, str]:
+    """By part, the URL of each store that lies in a state folder unless the settings say otherwise."""
+    logs = {name: store_url("sqlite", folder / "log" / name) for name in ("events", "predictions", "quarantine")}
+    values = {name: store_url("lmdb", folder / name) for name in ("online", "answers", "learners")}
+    catalog, blob = store_url("sqlite", catalog_file(folder)), store_url("file", folder / "blob")
+    return {"catalog": catalog, "blob": blob, **logs, **values}
+
+
+def catalog_file(folder: Path) -> Path:
+    """The file of an embedded catalogue."""
+    return folder / _CATALOG
+
+
+def is_of_catalog(name: str) -> bool:
+    """Whether a file's name is that of an embedded catalogue or of a file beside it."""
+    return name.startswith(_CATALOG)
+
+
+def is_of_process(path: Path) -> bool:
+    """Whether a file only says which processes use a store now: no copy needs it."""
+    return path.suffix in _LOCKS or path.name == "lock.mdb"
+
+
+def pairs_file(folder: Path) -> Path:
+    """The file with the pairs of an embedded key-value store; it is replaced when the store is begun again."""
+    return folder / _PAIRS
+
+
+def check_file(path: Path, mend: str) -> Kind | None:
+    """Check that a file of a state folder has a format that this version reads.
+
+    Args:
+        path: A file, of a store or of something else.
+        mend: What to do when it is a damaged key-value store, for the message.
+
+    Returns:
+        The kind of store it is the main file of; None: of no store.
+
+    Raises:
+        Misuse: This version does not read its format.
+        Corrupt: It is damaged.
+        Unavailable: It cannot be read now.
+        OSError: The same.
+    """
+    if path.name == _PAIRS:
+        from trimtab.store.lmdb.kv import LmdbKeyValue
+
+        with LmdbKeyValue(path.parent, mend=mend) as values:
+            values.check()
+        return "key-value store"
+    if path.name == _BLOBS:
+        from trimtab.store.file_blob import check_format
+
+        check_format(path, path.read_text("ascii", "replace").strip())
+        return "blob store"
+    with path.open("rb") as file:
+        head = file.read(_APPLICATION.stop)
+    if not head.startswith(_SQLITE):
+        return None
+    if any(head[_APPLICATION]):
+        from trimtab.store.sqlite.partition import PartitionReader
+
+        PartitionReader(path).close()
+        return "log file"
+    _check_catalog(path)
+    return "catalogue"
+
+
+def _check_catalog(path: Path) -> None:
+    from trimtab.store.catalog_schema import KNOWN
+
+    try:
+        connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
+        try:
+            found = [str(row[0]) for row in connection.execute("SELECT version_num FROM alembic_version")]
+        finally:
+            connection.close()
+    except sqlite3.OperationalError as error:
+        if "no such table" in str(error):
+            return  # of another program, or just made
+        raise Unavailable(f"{path}: cannot be read now ({error}). Try again.") from error
+    except sqlite3.DatabaseError as error:
+        raise Corrupt(f"{path}: {error}. Restore it from a backup.") from error
+    if found and found[0] not in KNOWN:
+        raise Misuse(
+            f"{path}: schema revision {found[0]}, this trimtab knows {', '.join(KNOWN)}. Use the trimtab that wrote it."
+        )

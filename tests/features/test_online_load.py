@@ -6,14 +6,19 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import Record
 from strategies import BASE_US, KEYED, KEYLESS, UNIT_US, views
 from test_online import ASK, GivenLog, check, check_offline, feeds, pushed
 
 from trimtab.events.definitions import Source
+from trimtab.events.records import Event, encode
+from trimtab.features import aggregates as d
+from trimtab.features.definitions import view
 from trimtab.features.feature_set import feature_set
 from trimtab.features.online.fill.fill import fill
 from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.online.store import OnlineStore
+from trimtab.store.ports import LogRecord
 from trimtab.testing import MemoryKeyValue
 
 
@@ -56,3 +61,28 @@ def test_filled_equals_the_oracle_for_events_without_a_key(data: st.DataObject) 
 @given(st.data(), st.sampled_from([KEYED, KEYLESS]))
 def test_filled_equals_the_oracle_for_rows_that_were_pushed(data: st.DataObject, of: Source) -> None:
     campaign(data, of, pushed)
+
+
+def test_a_fill_in_parts_keeps_the_first_of_an_entitys_ended_versions() -> None:
+    """Entity "b" had a version dated now that was deleted, and one dated later that another version replaced."""
+    records = [
+        _record(1, "b", BASE_US, deleted=False),
+        _record(2, None, BASE_US, deleted=True),
+        _record(3, "b", BASE_US + 590, deleted=False),
+        _record(4, "a", BASE_US, deleted=False),
+    ]
+    log = [
+        LogRecord("p0", r.position, BASE_US, encode(Event("readings", r.id, r.event_at_us, 0, op, False, values)))
+        for r in records
+        for op, values in [("delete" if r.deleted else "upsert", tuple(r.row.values()))]
+    ]
+    v = view("v", source=KEYED, by="key", features={"x": d.latest("x")})
+    kv = MemoryKeyValue()
+    given: Any = GivenLog(log)
+    list(fill(OnlineStore(kv, [v]), given, most_rows=1))
+    check(RequestPlan(feature_set(ASK, [v]), kv), v, records, BASE_US + 560)
+
+
+def _record(position: int, key: str | None, at_us: int, *, deleted: bool) -> Record:
+    row = {"id": "y", "key": key, "at": at_us, "x": None, "n": None, "ok": None, "kind": None}
+    return Record(id="y", row=row, event_at_us=at_us, known_at_us=BASE_US, position=position, deleted=deleted)

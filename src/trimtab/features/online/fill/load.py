@@ -297,7 +297,7 @@ def _keyed_states(kv: KeyValue, plan: ViewPlan, s_us: int, part: _Part) -> Itera
             groups.take(link for link in chain if link[0] is not None and part.has(link[0]))
         after = found[-1][0]
         yield len(found)
-    _take_stubs(kv, groups, list(groups.rows))
+    _take_stubs(kv, groups, [*groups.rows, *groups.past, *groups.dead])
     yield from _written(kv, _packed(plan, groups.states()))
 
 

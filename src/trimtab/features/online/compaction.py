@@ -1,4 +1,4 @@
-"""Room given back for what no read can see any more, in bounded steps; and which states are large. # D33"""
+"""Compaction of online states in bounded steps, and the largest states. # D33"""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _SCAN = 5_000
 
 
 class Compacted(msgspec.Struct, frozen=True, kw_only=True):
-    """What a compaction did."""
+    """Result of a compaction step."""
 
     states: int = 0  # looked at
     shrunk: int = 0
-    freed_bytes: int = 0  # of states; their room in the file is used again
+    freed_bytes: int = 0  # of states; the file reuses their room
     index_rows: int = 0  # deleted
     done: bool = False  # every view has been walked once
 
@@ -40,22 +40,20 @@ class Compacted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StateSize(msgspec.Struct, frozen=True, kw_only=True):
-    """How large the state of one entity is."""
+    """Size of the state of one entity."""
 
     view: str
-    entity: Name | None  # None: its name is so long that only a hash of it is kept
+    entity: Name | None  # None: its name is long, and only a hash of it is kept
     size_bytes: int
 
 
 class Compaction:
-    """A walk over all states of a store, again and again.
+    """A repeated walk over all states of a store, by the process that applies to it.
 
-    Every state is brought to S, the append time that its view has reached: what S has passed is sealed, and tiles,
-    extremes and latest values that no read at S or later can see are dropped. An entity stays known: of one that gets
-    no more events a stub is left. Rows of the index that no correction or repetition can need are deleted. A read
+    Every state is brought to S, the append time that its view has reached: rows that S has passed are sealed, and
+    tiles, extremes and latest values that no read at S or later can see are dropped. An entity stays known: one that
+    gets no more events keeps a stub. Rows of the index that no correction or repetition can need are deleted. A read
     gives the same bits before and after.
-
-    Whoever applies to the store compacts it, in between.
     """
 
     def __init__(self, store: OnlineStore) -> None:
@@ -73,7 +71,7 @@ class Compaction:
             cursor = cursors.get(plan.cursor_name)
             if cursor is not None and _shrinks(plan):
                 before = plan.keys.states
-                if place(plan, cursor.generation).keys.states != before:  # it was filled anew: walk it from its start
+                if place(plan, cursor.generation).keys.states != before:  # it was filled again: walk it from its start
                     self._after, self._in_index = b"", False
                 found = (
                     self._index_step(plan, cursor.s_us, limit)
@@ -137,7 +135,7 @@ class Compaction:
 
 
 def largest_states(store: OnlineStore, n: int = 10) -> list[StateSize]:
-    """The entities whose states are the largest, in all views, the largest first."""
+    """The entities with the largest states over all views, the largest first."""
     cursors = store.cursors()
     best: list[tuple[int, str, bytes]] = []
     for view, given in store.plans.items():
@@ -188,19 +186,19 @@ def _smaller(plan: ViewPlan, packed: bytes, s_us: int) -> bytes | None:
 
 
 def _lost_ties(plan: ViewPlan, kv: KeyValue, name: bytes, before: bytes, after: bytes) -> Changes:
-    """The rows to delete that an entity's state does not go on with."""
+    """Deletions of an entity's stored ties that its new state no longer needs."""
     if len(EntityState(plan, before).latest_rows) < KEPT or EntityState(plan, after).latest_rows:
         return {}
     return dict.fromkeys(key for key, _ in rows_of(plan, kv, name))
 
 
 def _shrinks(plan: ViewPlan) -> bool:
-    """Whether something in a view ever goes."""
+    """Whether anything in a view ever expires."""
     return bool(plan.groups) or any(feature.max_age_us is not None for feature in plan.latest)
 
 
 def _horizon_us(plan: ViewPlan, s_us: int) -> int | None:
-    """Events before it can change nothing any more, whatever becomes of them; None: each of them can."""
+    """The time before which events cannot matter any more; None: all of them can."""
     if plan.life is not None:
         return None
     horizon_us = plan.earliest_us(s_us) if plan.groups else NEVER_US

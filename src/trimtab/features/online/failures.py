@@ -15,7 +15,7 @@ _LONGEST = 200  # characters of an id or an error that are kept
 
 
 class FeatureFailures(msgspec.Struct, frozen=True, array_like=True):
-    """For how many events a feature's value failed, and the last of them in the order in which they became known."""
+    """Number of events for which a feature's value failed, and the one that became known last."""
 
     count: int
     known_at_us: int
@@ -31,7 +31,7 @@ class FeatureFailures(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Counts(Counter[str]):
-    """The figures of `ViewApplied` that one view comes to, and what failed."""
+    """Counts of `ViewApplied` for one view, and what failed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Counts(Counter[str]):
             self.failures = together(self.failures, more)
 
     def fail_new(self, plan: ViewPlan, come: Sequence[tuple[bytes | None, Row]], version: Sequence[Any]) -> None:
-        """Count a version of an event, if series failed for it; `come` are the entities and rows that hold with it."""
+        """Count a version of an event if series failed for it; `come` are the entities and rows that it makes count."""
         _, partition, position, _, _, values = version
         for entity, row in come:
             if entity is not None and len(row) > FAILS and row[PARTITION : POSITION + 1] == [partition, position]:

@@ -23,15 +23,15 @@ def place(plan: ViewPlan, generation: int) -> ViewPlan:
 
 
 def left_name(view_id: str, generation: int) -> str:
-    """Under which name the record of positions keeps a generation that is to be deleted."""
+    """The name of a generation that is to be deleted in the record of positions."""
     return f"{LEFT}{view_id}.{generation}"
 
 
 def id_of(name: str) -> str:
-    """Which view (by its hexadecimal id) a name in the record of positions is of."""
+    """The hexadecimal id of the view that a name in the record of positions is of."""
     return name.lstrip(GOING + FILLING + LEFT).partition(".")[0]
 
 
 def next_generation(in_use: Iterable[int]) -> int:
-    """A generation that nothing lies under."""
+    """An unused generation."""
     return 1 + max(in_use, default=0)

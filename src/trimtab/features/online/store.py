@@ -1,4 +1,4 @@
-"""The online store: features of every entity, kept up to date from the event log."""
+"""Online store: the features of every entity, kept up to date from the event log."""
 
 from __future__ import annotations
 
@@ -44,47 +44,47 @@ _PRUNE = 2_000  # entries of expired events looked at in one batch
 
 
 class ViewApplied(msgspec.Struct, frozen=True, kw_only=True):
-    """What one batch of records did to one view."""
+    """Effect of one batch of records on one view."""
 
     applied: int = 0  # records of its source, whatever became of them
-    duplicates: int = 0  # the same event again, where that was noticed
+    duplicates: int = 0  # repetitions of an event, where noticed
     id_conflicts: int = 0  # another content under an id of a source without a key: the first stays
     corrections: int = 0  # another version of an event, or its deletion
-    too_late: int = 0  # no window could see them any more when they became known
+    too_late: int = 0  # outside all windows when they became known
     no_entity: int = 0  # the view's `by` column is null
-    refused_deletes: int = 0  # deletions of events of a source without a key, which the view cannot find again
-    raw_rows_read: int = 0  # to rebuild what a correction touched
+    refused_deletes: int = 0  # deletions in a source without a key: the view cannot find the event
+    raw_rows_read: int = 0  # by corrections
     failed: int = 0  # a feature's value failed for it, see `FeatureFailures`
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
-    """What one batch of records did."""
+    """Effect of one batch of records."""
 
     records: int
     skipped: int  # at or below every view's position
     views: Mapping[str, ViewApplied]  # by name
 
     def total(self, name: str) -> int:
-        """One name of `ViewApplied`, over all views."""
+        """One count of `ViewApplied`, over all views."""
         return sum(getattr(view, name) for view in self.views.values())
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
-    """How far a view has read the log, and what it met on the way."""
+    """Position of a view in the log, and what it has counted so far."""
 
     s_us: int  # S: the greatest append time applied
     positions: dict[str, int]  # the last position of each partition
-    generation: int = 0  # under which keys its states lie
-    counts: tuple[int, ...] = ()  # the figures of `ViewApplied` over all records applied, in their order
+    generation: int = 0  # of its states' keys
+    counts: tuple[int, ...] = ()  # `ViewApplied` over all records applied, in the order of its fields
     failures: dict[str, FeatureFailures] = {}  # by feature
 
     @property
     def place(self) -> tuple[int, dict[str, int]]:
-        """How far it has read."""
+        """S and the positions."""
         return self.s_us, self.positions
 
     def counted(self, more: Counts) -> Cursor:
-        """This cursor with figures added."""
+        """This cursor with counts added."""
         before = dict(zip(COUNT_NAMES, self.counts, strict=False))
         counts = tuple(before.get(name, 0) + more.get(name, 0) for name in COUNT_NAMES)
         return msgspec.structs.replace(self, counts=counts, failures=together(self.failures, more.failures))
@@ -104,15 +104,15 @@ class OnlineStore:
 
     Args:
         kv: Where the states are. One process may apply, many may read.
-        views: The views to keep up to date. A view whose definition has changed starts from nothing, beside the old.
-        filling: Apply to what the views are filled with beside what is read of them (`fill.py`).
+        views: The views to keep up to date. A view whose definition has changed starts empty, next to the old one.
+        filling: Apply to the states that are being filled, not to those that are read (`fill/fill.py`).
     """
 
     def __init__(self, kv: KeyValue, views: Sequence[View], *, filling: bool = False) -> None:
         self.kv = kv
         self._filling = filling
         self.plans: dict[str, ViewPlan] = {}  # by name; further definitions of one name carry a part of their hash
-        self._have(views)
+        self._set_views(views)
 
     def apply(self, records: Sequence[LogRecord], *, reached: Mapping[str, int] | None = None) -> Applied:
         """Take records into all views that have not read them yet.
@@ -121,8 +121,8 @@ class OnlineStore:
 
         Args:
             records: What to take.
-            reached: Given, the records come from tables of record (# D23): what is missing between them says nothing
-                to any view, nor does what is missing up to these positions.
+            reached: The positions that the records reach, where they come from tables of record (# D23): records that
+                are missing between them, or up to these positions, concern no view.
 
         Raises:
             Misuse: Records are missing between a view's position and these.
@@ -152,7 +152,7 @@ class OnlineStore:
         return Applied(records=len(records), skipped=max(0, len(records) - taken), views=views)
 
     def positions(self) -> dict[str, int]:
-        """The position that every view has reached: where to go on reading the log."""
+        """The positions that every view has reached: where to continue reading the log."""
         cursors = self.cursors()
         found = [cursors.get(self._name(plan), BEGIN).positions for plan in self.plans.values()]
         names = set().union(*found) if found else set()
@@ -166,17 +166,17 @@ class OnlineStore:
         return min((cursors.get(self._name(plan), BEGIN).s_us for plan in self.plans.values()), default=BEGIN.s_us)
 
     def counts(self) -> dict[str, ViewApplied]:
-        """What became of all records that each view has applied, by its name, each record counted once.
+        """Counts over all records that each view has applied, by its name, each record counted once.
 
-        A view that was filled from history counts as if it had applied the records one by one, but for repetitions
-        that nothing depended on any more.
+        A view that was filled from history counts as if it had applied the records one by one, except for repetitions
+        that nothing depends on any more.
         """
         cursors = self.cursors()
         found = {name: cursors.get(self._name(plan), BEGIN).counts for name, plan in self.plans.items()}
         return {name: ViewApplied(**dict(zip(COUNT_NAMES, counts, strict=False))) for name, counts in found.items()}
 
     def failures(self) -> dict[str, dict[str, FeatureFailures]]:
-        """For which events a feature's value failed, by view and feature: since the view was filled."""
+        """Events for which a feature's value failed since the view was filled, by view and feature."""
         cursors = read_cursors(self.kv)  # also while another thread applies
         found = {name: cursors.get(self._name(plan), BEGIN).failures for name, plan in self.plans.items()}
         return {name: failures for name, failures in found.items() if failures}
@@ -192,12 +192,12 @@ class OnlineStore:
         return self._drop({name for name in self.cursors() if id_of(name) not in mine})
 
     def take_up(self, views: Sequence[View]) -> None:
-        """Keep exactly these views up to date from now on, while nothing is applied.
+        """Keep exactly these views up to date from now on; nothing may be applied meanwhile.
 
-        What is stored of one that stands behind the others, because nobody kept it for a while, is deleted: it is
-        filled again. What is stored of views that are kept no more stays, see `drop_others`.
+        The states of a view that is behind the others, because it was not kept up to date for a while, are deleted:
+        it is filled again. The states of other views stay, see `drop_others`.
         """
-        self._have(views)
+        self._set_views(views)
         cursors = self.cursors()
         mine = [plan.cursor_name for plan in self.plans.values() if plan.cursor_name in cursors]
         front = max((cursors[name] for name in mine), key=lambda c: sum(c.positions.values()), default=BEGIN)
@@ -205,23 +205,23 @@ class OnlineStore:
         if behind:
             self._drop(behind)
 
-    def _have(self, views: Sequence[View]) -> None:
+    def _set_views(self, views: Sequence[View]) -> None:
         before = {plan.view.hash: plan for plan in self.plans.values()}
         plans: dict[str, ViewPlan] = {}
         for digest, view in {view.hash: view for view in views}.items():
             plan = before.get(digest) or ViewPlan(view)
             plans[f"{view.name}@{digest[:8]}" if view.name in plans else view.name] = plan
-        self.plans = plans  # at once: others may be reading
+        self.plans = plans  # in one step: other threads may be reading
 
     def _drop(self, ids: Set[str]) -> int:
-        """Mark views as going, delete what they have, forget them: a crash in between leaves them marked."""
+        """Mark views as being deleted, delete their keys, remove them; after a crash in between they are still marked."""
         cursors = self.cursors()
         marked = {(GOING + name if name in ids else name): cursor for name, cursor in cursors.items()}
         write_cursors(self.kv, marked)
         return self._sweep(marked)
 
     def _sweep(self, cursors: dict[str, Cursor]) -> int:
-        """Delete what the views have that are marked as going."""
+        """Delete the keys of views that are marked as being deleted."""
         gone = 0
         for name in [name for name in cursors if name.startswith(GOING)]:
             for prefix in KeySpace.of(bytes.fromhex(id_of(name)), cursors[name].generation).all:
@@ -233,14 +233,14 @@ class OnlineStore:
         return gone
 
     def cursors(self) -> dict[str, Cursor]:
-        """How far each view has read, by names in the record of positions (see `generations.py`)."""
+        """The cursor of each view, by its name in the record of positions (see `generations.py`)."""
         cursors = read_cursors(self.kv)
         if any(name.startswith(GOING) for name in cursors):
             self._sweep(cursors)
         return cursors
 
     def _name(self, plan: ViewPlan) -> str:
-        """Under which name the record of positions has what this store applies to."""
+        """The name of what this store applies to in the record of positions."""
         return FILLING + plan.cursor_name if self._filling else plan.cursor_name
 
     def _by_cursor(self, stored: Mapping[str, Cursor]) -> list[tuple[Cursor, list[ViewPlan]]]:
@@ -258,7 +258,7 @@ class OnlineStore:
         return groups
 
     def _apply_plain(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Counts) -> None:
-        """Events that have one content each: only repetitions need to be found."""
+        """Apply events that have one content each: only repetitions need to be found."""
         count["applied"] += len(arrivals)
         repeats = self._repeats(plan, arrivals, changes, count) if plan.windowed else None
         kept = Kept(plan, arrivals, repeats, count)
@@ -303,7 +303,7 @@ class OnlineStore:
             changes[key] = state.pack()
 
     def _repeats(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Counter[str]) -> list[bool]:
-        """Which arrivals were applied before: an index by event time and id, as long as a window can see them."""
+        """Whether each arrival was applied before, by an index of event times and ids that windows can still see."""
         keys = [plan.keys.applied(event.event_at_us, event.id) for _, _, _, event in arrivals]
         stored = zip(keys, self.kv.get_many(keys), strict=True)
         found = {key: there for key, there in stored if there is not None}
@@ -329,9 +329,9 @@ class OnlineStore:
         return repeats
 
     def _apply_keyed(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Counts) -> None:
-        """Events that may be corrected or deleted: their versions decide which rows an entity has."""
+        """Apply events that may be corrected or deleted: their versions decide which rows an entity has."""
         index = VersionIndex(plan, self.kv, [event.id for _, _, _, event in arrivals])
-        groups: dict[bytes, _News] = defaultdict(_News)
+        groups: dict[bytes, _RowChanges] = defaultdict(_RowChanges)
         for s_us, known_at, record, event in arrivals:
             values = list(padded(event.values, len(plan.columns)))
             deleted = event.op == "delete"
@@ -356,11 +356,11 @@ class OnlineStore:
         for entity, key, packed in zip(groups, keys, self.kv.get_many(keys), strict=True):
             state = EntityState(plan, packed)
             before_us = state.s_us
-            news = groups[entity]
-            for row in news.gone.values():
+            changed = groups[entity]
+            for row in changed.gone.values():
                 _withdraw(state, row)
-            state.unsealed += news.come.values()
-            s_us = news.s_us
+            state.unsealed += changed.come.values()
+            s_us = changed.s_us
             state.seal(s_us)
             count["raw_rows_read"] += state.restore(partial(index.rows, entity, s_us))
             changes[key] = state.pack()
@@ -369,8 +369,8 @@ class OnlineStore:
         changes.update(index.changes())
 
 
-class _News:
-    """What becomes of an entity's rows in one batch: a row that comes and goes again in it is none."""
+class _RowChanges:
+    """Rows of an entity that one batch adds and removes; a row that it adds and removes again is none."""
 
     def __init__(self) -> None:
         self.s_us = BEGIN.s_us
@@ -389,7 +389,7 @@ class _News:
 
 
 def read_cursors(kv: KeyValue) -> dict[str, Cursor]:
-    """How far each view has read, as stored, those included that are being filled, deleted or left.
+    """The stored cursors of all views, also of those that are being filled or deleted.
 
     Raises:
         Corrupt: The store is damaged.
@@ -398,12 +398,12 @@ def read_cursors(kv: KeyValue) -> dict[str, Cursor]:
 
 
 def write_cursors(kv: KeyValue, cursors: Mapping[str, Cursor]) -> None:
-    """Store how far each view has read."""
+    """Store the cursors of all views."""
     kv.write({POSITIONS_KEY: _encode(cursors)})
 
 
 def cursors_of(packed: bytes | None) -> dict[str, Cursor]:
-    """How far each view has read, by the hexadecimal id of its definition."""
+    """The cursor of each view, by the hexadecimal id of its definition."""
     return {} if packed is None else _decode(packed)
 
 
@@ -438,14 +438,14 @@ def _arrivals(
 
 
 def _without(changes: Changes, deletes: Sequence[bytes]) -> dict[bytes, bytes]:
-    """What is to be put."""
+    """The changes that are no deletions."""
     for key in deletes:
         del changes[key]
     return cast("dict[bytes, bytes]", changes)
 
 
 def _repeated(state: EntityState, rows: list[Row], count: Counter[str]) -> set[tuple[str, int]]:
-    """Where rows for the latest value alone lie that repeat others: only one of an open or the greatest row matters."""
+    """Records that repeat an unsealed or latest row, by place; for a view of latest values no others matter."""
     known = {(row[EVENT_AT], row[ID]) for row in (*state.unsealed, *state.latest_rows)}
     again = set()
     for row in rows:
@@ -458,7 +458,7 @@ def _repeated(state: EntityState, rows: list[Row], count: Counter[str]) -> set[t
 
 
 def _mark(rows: list[Row], errors: Mapping[tuple[str, int], Mapping[int, str]]) -> None:
-    """Let rows say which series failed for them."""
+    """Add to rows the series that failed for them."""
     for row in rows:
         of_row = errors.get((row[PARTITION], row[POSITION]))
         if of_row:
@@ -480,7 +480,7 @@ def _count_failed(
 
 
 def _withdraw(state: EntityState, row: Row) -> None:
-    """Take a row out that no longer holds: from the open ones, from what is sealed, or from nowhere (it had ended)."""
+    """Take out a row that no longer counts: from the unsealed ones or what is sealed; one that had ended is in neither."""
     last = state.s_us if state.plan.inclusive else state.s_us - 1
     found = state.find_open(row[PARTITION], row[POSITION])
     if found is not None:

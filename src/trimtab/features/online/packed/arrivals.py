@@ -1,4 +1,4 @@
-"""The records of one batch that bring rows to entities, side by side: it is quicker column by column."""
+"""The records of one batch that add rows to entities, handled column by column for speed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Arrival: TypeAlias = tuple[int, int, LogRecord, Event]  # S when it is applied, 
 
 
 class Kept:
-    """The arrivals of a source without a key that are rows of an entity."""
+    """Arrivals of a source without a key that are rows of an entity."""
 
     def __init__(
         self, plan: ViewPlan, arrivals: list[Arrival], repeats: list[bool] | None, count: Counter[str]
@@ -29,8 +29,10 @@ class Kept:
         if {*map(len, self._values)} - {width}:
             self._values = [padded(values, width) for values in self._values]
         self._entities = list(map(plan.entity_of, self._values))
-        self.repeated: set[tuple[str, int]] = set()  # where records lie that repeat an event
-        self.errors: dict[tuple[str, int], Mapping[int, str]] = {}  # why series failed for others, from `rows` on
+        self.repeated: set[tuple[str, int]] = set()  # places of records that repeat an event
+        self.errors: dict[
+            tuple[str, int], Mapping[int, str]
+        ] = {}  # of series that failed for the others, set by `rows`
         if repeats is not None and True in repeats:
             self.repeated = {
                 (a[2].partition, a[2].position) for a, again in zip(arrivals, repeats, strict=True) if again
@@ -45,7 +47,7 @@ class Kept:
                     count["too_late"] += 1
 
     def rows(self) -> Iterable[tuple[Arrival, bytes, list[Contribution]]]:
-        """Each with its entity's name and what it gives to each series."""
+        """Each arrival with its entity's name and what it gives to each series."""
         names = map(_Names().__getitem__, self._entities)
         gives, errors = self._plan.values.of_many(self._values)
         for n, of_event in errors.items():
@@ -63,7 +65,7 @@ class Kept:
 
 
 class _Names(dict[Any, bytes]):
-    """Of entities, each made once."""
+    """Key parts of entities, each made once."""
 
     def __missing__(self, entity: Any) -> bytes:
         name = self[entity] = name_bytes(entity)

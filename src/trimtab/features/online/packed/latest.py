@@ -1,4 +1,4 @@
-"""The usual news of an entity of which only the latest values are kept, without unpacking all that a state can hold."""
+"""Fast path for entities of which only latest values are kept: no full unpacking of the state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The values that events give to the features of a view, each evaluated once for all features that use it."""
+"""Series: the values that events give to a view's features, each evaluated once for all features that use it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Contribution: TypeAlias = float | int | bool | str | None
 
 
 class Series:
-    """One value of an event: an expression where a condition holds. Features that use the same one share it."""
+    """One value of an event: an expression where a condition holds, shared by all features of it."""
 
     def __init__(self, index: int, aggregate: Aggregate, columns: Mapping[str, Dtype], what: str) -> None:
         self.index = index
@@ -30,7 +30,7 @@ class Series:
         self.sum_place = 0  # among the exponents of float sums
         self.every = aggregate.of is None and aggregate.where is None  # counts every row
         self.value = None if self.every else _value(aggregate, columns, what)
-        self.column = _plain_column(aggregate, columns)  # the place of the column, when it is no more than that
+        self.column = _plain_column(aggregate, columns)  # the place of the column, when it is a plain column
 
 
 class DerivedSeries:
@@ -48,11 +48,11 @@ class DerivedSeries:
 
 
 class EventValues:
-    """The contributions of events' values to each series of a view; a value that fails is None, and its error is given.
+    """The function from events' values to their contribution to each series; where one fails it is None, with its error.
 
     Args:
         stated: The series that are evaluated.
-        derived: Those made of them: from which one, whether squared.
+        derived: The series made from them: from which one, whether squared.
         columns: The source's columns.
     """
 
@@ -74,7 +74,7 @@ class EventValues:
     def of_many(
         self, rows: Sequence[Sequence[Any]]
     ) -> tuple[Iterable[list[Contribution]], dict[int, Mapping[int, str]]]:
-        """The same of many events: the contributions of each, and the errors by the event's place.
+        """The same for many events: the contributions of each, and the errors by the event's place.
 
         They are evaluated together, and one by one only where something failed.
         """
@@ -83,8 +83,8 @@ class EventValues:
             given = self._columnwise(rows) if self.plain and rows else [self._given(values) for values in rows]
             if noted.count == before:
                 return given, {}
-        except Exception:  # the same: each is looked at by itself
-            _logger.debug("events that do not fit their columns", exc_info=True)
+        except Exception:  # as above: each is evaluated alone
+            _logger.debug("events: values do not fit their columns", exc_info=True)
         found = [self._one_by_one(values) for values in rows]
         return [gives for gives, _ in found], {n: errors for n, (_, errors) in enumerate(found) if errors}
 
@@ -97,7 +97,7 @@ class EventValues:
         return self._with_derived(given) if self._derived else given
 
     def _columnwise(self, rows: Sequence[Sequence[Any]]) -> Iterable[list[Contribution]]:
-        """Of plain columns, column by column, which is quicker."""
+        """Evaluate plain columns column by column, which is faster."""
         columns = list(zip(*rows, strict=True))
         given: list[Iterable[Contribution]] = []
         for series in self._stated:
@@ -121,7 +121,7 @@ class EventValues:
             before, value = noted.count, None
             try:
                 value = True if series.value is None else series.value(row)
-            except Exception as error:  # the same
+            except Exception as error:  # as above
                 errors[series.index] = f"{type(error).__name__}: {error}"
             if noted.count != before:
                 errors[series.index] = noted.error

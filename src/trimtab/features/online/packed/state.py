@@ -117,7 +117,7 @@ class EntityState:
         return _encode([*state, tiles, [_wide_out(self.life[0]), self.life[1]] if self.life else [], *others])
 
     def find_open(self, partition: str, position: int) -> Row | None:
-        """The open row that came from a record."""
+        """The unsealed row that came from a record."""
         return next((r for r in self.unsealed if r[POSITION] == position and r[PARTITION] == partition), None)
 
     def repeat(self, row: Row) -> bool:
@@ -185,7 +185,7 @@ class EntityState:
             sketches.drop(sketch, kept, s_us)
 
     def unseal(self, row: Row) -> None:
-        """Take a sealed row out again; what it alone held up must then be restored from the raw rows."""
+        """Take out a sealed row; what depended on it alone must then be restored from the raw rows."""
         plan = self.plan
         block = block_of(plan, [row], self._numbers([row]))
         for index, (group, tiles) in enumerate(zip(plan.groups, self.tiles, strict=True)):
@@ -208,7 +208,7 @@ class EntityState:
                 self.lost_latest |= not self.latest_rows
 
     def restore(self, rows: Callable[[int, int], Iterable[Row]]) -> int:
-        """Find again what unsealed rows held up; how many raw rows were read.
+        """Restore what depended on rows that were taken out; returns how many raw rows were read.
 
         Args:
             rows: The sealed rows of the entity with event time from the first to the second, the newest first.
@@ -273,7 +273,7 @@ class EntityState:
             self._contend(rows)
 
     def _numbers(self, rows: list[Row]) -> list[list[Any]]:
-        """What each row adds to the sum of each series, over the state's exponents, which are made fine enough."""
+        """What each row adds to the sum of each series, in units of the state's exponents, which are made fine enough."""
         real_sums = self.plan.series.real_sums
         if not real_sums:
             return [row[GIVES] for row in rows]
@@ -287,7 +287,7 @@ class EntityState:
                     continue
                 exponent = exponents[i]
                 scaled = value * SCALES[exponent] if exponent < _SCALES else 0.5
-                if scaled.is_integer():  # mostly: moving a float's exponent is exact, and thrice as quick
+                if scaled.is_integer():  # mostly: scaling by a power of two is exact, and three times as fast
                     numbers[series] = int(scaled)
                 else:
                     numerator, denominator = value.as_integer_ratio()
@@ -325,10 +325,10 @@ class EntityState:
                 extremes[place] = value
 
     def _contend(self, rows: list[Row]) -> None:
-        """Let sealed rows be the greatest, if they are.
+        """Make sealed rows the latest ones, if they are.
 
         Of a source with a key only the last of those that share the newest event time are kept, and none is added
-        before them: when these are lost, the raw rows have all. Of another one all are (see `ties.py`).
+        before them: when these are lost, the raw rows have all. Of other sources all are kept (see `ties.py`).
         """
         newest_us = max((row[EVENT_AT] for row in rows), default=BEGIN_US)
         before = self.latest_rows if self.latest_rows and self.latest_rows[-1][EVENT_AT] >= newest_us else []
@@ -342,7 +342,7 @@ class EntityState:
 
 
 def unpack(plan: ViewPlan, packed: bytes) -> list[Any]:
-    """The stored list.
+    """The stored list of a state.
 
     Raises:
         Corrupt: The bytes are of another format or definition.
@@ -352,7 +352,7 @@ def unpack(plan: ViewPlan, packed: bytes) -> list[Any]:
 
 
 def fitting(plan: ViewPlan, state: list[Any]) -> list[Any]:
-    """The stored list, with sums beyond 64 bits as integers.
+    """The stored list of a state, with sums beyond 64 bits as integers.
 
     Raises:
         Corrupt: It is of another format or definition.

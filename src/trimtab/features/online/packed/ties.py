@@ -1,8 +1,8 @@
-"""Rows of an entity that share its newest event time, where there are more of them than its state keeps. # D164
+"""Ties: rows that share an entity's newest event time, when its state cannot keep them all. # D164
 
-A source without a key sends an event again without saying so: each of these rows has to be known by its id, and may
-turn out to be older than it seemed. Those that count less lie under keys of their own; the state keeps the others, at
-least `KEPT` as long as there are such keys.
+A source without a key repeats events without marking them: each of these rows must be known by its id, and may turn out
+to be older than it seemed. The rows of lower order lie under keys of their own; the state keeps the others, at least
+`KEPT` as long as there are such keys.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _decode = msgspec.msgpack.Decoder(list).decode
 
 
 class Ties:
-    """One entity's rows of its newest event time in the store, while a batch is applied to its state.
+    """Stored ties of one entity, while a batch is applied to its state.
 
     Args:
         plan: The view; its source has no key.
         kv: The store.
-        name: The entity's.
-        state: Before the batch.
+        name: The entity's part of a key.
+        state: The state before the batch.
     """
 
     def __init__(self, plan: ViewPlan, kv: KeyValue, name: bytes, state: EntityState) -> None:
@@ -62,7 +62,7 @@ class Ties:
         return rows if self._plan.windowed else kept  # what windows keep of an event depends on its record, too
 
     def settle(self) -> None:
-        """After the batch was sealed, let the state keep the rows that count most, and the store the others."""
+        """After the batch was sealed, keep the rows of highest order in the state, and store the others."""
         state = self._state
         if self._spills and state.latest_rows[-1][EVENT_AT] != self._at_us:
             self.changes |= dict.fromkeys(key for key, _ in rows_of(self._plan, self._kv, self._name))
@@ -91,7 +91,7 @@ class Ties:
 
 
 def beyond(plan: ViewPlan, name: bytes, state: EntityState) -> Iterator[tuple[bytes, bytes]]:
-    """Take from a state that was made at once what lies under keys of its own: those, and their values."""
+    """Move the ties that a state made from history cannot keep under keys of their own; gives keys and values."""
     if not plan.keyed and len(state.latest_rows) > 2 * KEPT:
         for row in state.latest_rows[:-KEPT]:
             yield key_of(plan, name, row), _encode(row)
@@ -99,13 +99,13 @@ def beyond(plan: ViewPlan, name: bytes, state: EntityState) -> Iterator[tuple[by
 
 
 def key_of(plan: ViewPlan, name: bytes, row: Row) -> bytes:
-    """Where a row of an entity lies."""
+    """The key of a row of an entity."""
     event_at_us: int = row[EVENT_AT]
     return _prefix(plan, name) + (_LAST - event_at_us).to_bytes(8, "big") + name_bytes(row[ID])
 
 
 def rows_of(plan: ViewPlan, kv: KeyValue, name: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """All rows of an entity that lie in the store, by their keys."""
+    """All stored rows of an entity, by their keys."""
     prefix, after = _prefix(plan, name), b""
     while found := list(kv.scan(prefix, after=after, limit=_SCAN)):
         yield from found

@@ -1,8 +1,8 @@
-"""The tiles of one group of windows: exact sums over the past in steps of a hop, so that a read touches few of them.
+"""Tiles of one group of windows: exact sums over the past in steps of a hop, of which a read touches few.
 
-Rows are added to the tile of their event time. The newest tile lies open; older ones are packed, fixed in width, behind
-one another, and their totals are kept for each window, so that a later read takes off only the tiles that have left
-since. Extremes lie in stacks of suffix extremes.
+Rows are added to the tile of their event time. The newest tile is kept unpacked; older ones are packed one after
+another, fixed in width, with their totals for each window, so that a later read subtracts only the tiles that have left
+since. Extremes are kept in stacks of suffix extremes.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def empty(group: Group) -> Tiles:
 
 
 def block_of(plan: ViewPlan, rows: Sequence[Row], numbers_of: Sequence[list[Any]]) -> Block:
-    """What some rows come to, for every group whose tiles do not part them.
+    """Sums and extremes of some rows, for every group in which they share a tile.
 
     Args:
         plan: The view.
         rows: At least one.
-        numbers_of: What each row adds to the sum of each series; None where it gives nothing.
+        numbers_of: What each row adds to the sum of each series; None where it gives no value.
     """
     if len(rows) == 1:
         gives, numbers = rows[0][GIVES], numbers_of[0]
@@ -94,7 +94,7 @@ def add_block(group: Group, tiles: Tiles, s_us: int, start: int, block: Block) -
 
 
 def take_out(group: Group, tiles: Tiles, s_us: int, row: Row, block: Block) -> list[tuple[int, int, int]]:
-    """Take a row out that had been folded in as this block.
+    """Take out a row that was added as this block.
 
     Returns:
         Which stacks lost an extreme, and the event times (first and last) whose other rows must be pushed again.
@@ -161,7 +161,7 @@ def rescale(group: Group, tiles: Tiles, place: int, shift: int) -> None:
 
 
 def push(stack: list[Any], start: int, value: Any, kind: str) -> None:
-    """Let a value of the tile at `start` into a stack of suffix extremes: start, value, start, value, ...
+    """Add a value of the tile at `start` to a stack of suffix extremes: start, value, start, value, ...
 
     Each entry is the extreme of its own tile and all later ones, so entries get more extreme toward the front, and
     the extreme of a window is the first entry in it.
@@ -170,8 +170,8 @@ def push(stack: list[Any], start: int, value: Any, kind: str) -> None:
     while place and stack[place - 2] >= start:
         place -= 2
     if place < len(stack):
-        beside = stack[place + 1]
-        if not (value < beside if kind == "min" else value > beside):
+        following = stack[place + 1]
+        if not (value < following if kind == "min" else value > following):
             return
         if stack[place] == start:
             del stack[place : place + 2]
@@ -200,7 +200,7 @@ def start_of(past: bytes, at: int = 0) -> int:
 
 
 def less_expired(group: Group, tiles: Tiles, total: list[int], since: int, low: int) -> list[int]:
-    """The total of the older tiles of a window that began in the hop of `since` when it begins at `low`, a hop's."""
+    """The total of a window's older tiles once it begins at `low`, given that of when it began in the hop of `since`."""
     past = tiles[PAST]
     (first,) = first_start(past)
     if first >= low or since >= low:
@@ -224,7 +224,7 @@ def less_expired(group: Group, tiles: Tiles, total: list[int], since: int, low: 
 
 
 def tiles_between(group: Group, tiles: Tiles, low: int, high: int) -> list[list[int]]:
-    """The tiles from one moment on that begin before another: start, count of rows, fields; the oldest first."""
+    """The tiles that begin from `low` on and before `high`: start, count of rows, fields; the oldest first."""
     words, past = tiles[WORDS], tiles[PAST]
     size = group.packing(words).size
     found: list[list[int]] = []
@@ -238,9 +238,9 @@ def tiles_between(group: Group, tiles: Tiles, low: int, high: int) -> list[list[
 
 
 def fields_between(group: Group, tiles: Tiles, fields: list[int], low: int, high: int) -> list[int]:
-    """The fields of a window that ends before `high`, given those of the one that goes on: without what lies behind.
+    """The fields of a window that ends before `high`, given those of the one up to now.
 
-    Whatever is fewer is added up: the tiles in it, or those behind it.
+    The fewer tiles are added up: those in the window, or those after it.
     """
     past, words = tiles[PAST], tiles[WORDS]
     size = group.packing(words).size
@@ -268,7 +268,7 @@ def past_tiles(group: Group, tiles: Tiles) -> list[list[int]]:
 
 
 def _close(group: Group, tiles: Tiles, s_us: int) -> None:
-    """Put the newest tile to the older ones."""
+    """Pack the newest tile behind the older ones."""
     newest, current = tiles[TILE], tiles[CURRENT]
     try:
         tiles[PAST] += _packed(group, tiles[WORDS], [newest, *current])
@@ -289,7 +289,7 @@ def _add_to_totals(group: Group, tiles: Tiles, s_us: int, start: int, fields: li
 
 
 def _add_late(group: Group, tiles: Tiles, s_us: int, delta: list[int]) -> None:
-    """Add to an older tile, or put a new one between."""
+    """Add to an older tile, or insert a new one."""
     packing = group.packing(tiles[WORDS])
     size, past = packing.size, tiles[PAST]
     at = first_at(past, size, delta[0]) * size

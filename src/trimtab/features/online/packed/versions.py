@@ -1,7 +1,7 @@
-"""The versions of a keyed source's events, for one view: which one counts, and the rows an entity has.
+"""Versions of a keyed source's events, for one view: the one that counts, and the rows of each entity.
 
-Of an id only the versions are kept that a later record can still make count: the one in force at S, its repetitions,
-the one before it, and those that become known after S. # D164
+Only versions that a later record can still make count are kept: the one in force at S, its repetitions, the one before
+it, and those that become known after S. # D164
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _decode = msgspec.msgpack.Decoder(list[list[Any]]).decode
 
 
 class VersionIndex:
-    """The raw rows of one view in the store, and what one batch changes of them.
+    """The raw rows of one view in the store, and the changes of one batch.
 
     Every id has its versions under its own key. Every entity has an entry for each id whose newest version is its own,
-    the newest event time first, so that the rows in any stretch of time can be found.
+    the newest event time first, so that the rows in any interval can be found.
     """
 
     def __init__(self, plan: ViewPlan, kv: KeyValue, ids: Sequence[str] = ()) -> None:
@@ -47,9 +47,9 @@ class VersionIndex:
             self._versions[name] = self._unpacked(packed)
 
     def add(self, event_id: str, version: Version, s_us: int) -> tuple[list[Link], list[Link]]:
-        """Take one more version of an id, applied at S: the links that no longer hold, and those that hold from now on.
+        """Add a version of an id, applied at S; returns the links that no longer count, and those that count from now on.
 
-        Links of versions that are not kept any more are not among them: no read sees their rows.
+        Links of versions that are no longer kept are not among them: no read sees their rows.
         """
         name = name_bytes(event_id)
         if not self._versions[name]:  # most ids have one version
@@ -79,13 +79,13 @@ class VersionIndex:
                     yield row
 
     def forget_before(self, entity: bytes, cut_us: int) -> None:
-        """Delete some rows and versions of an entity that no window can see again."""
+        """Delete some rows and versions of an entity that no window can see any more."""
         for event_at, name in islice(self._found(entity, -_LAST - 1, cut_us - 1), _CHUNK):
             if all(v[0] < cut_us and v[3] < cut_us for v in self._read(name)):
                 self._forget(entity, event_at, name)
 
     def changes(self) -> Iterator[tuple[bytes, bytes | None]]:
-        """Keys and what to write there; None: delete."""
+        """Keys and their new values; None: delete."""
         for name in self._changed:
             versions = self._versions[name]
             yield self.plan.keys.index + name, _encode(versions) if versions else None
@@ -166,11 +166,11 @@ class VersionIndex:
 
 
 def needed(versions: list[Version], s_us: int) -> list[Version]:
-    """Those of an id's versions, in their order, that can still count at S or later, whatever else becomes known.
+    """The versions of an id, in order, that can still count at S or later, whatever else becomes known.
 
-    A record that comes late may be put before the version in force at S. Nothing follows from that unless it says the
-    same (then it is the first to say so), or stands between the version in force and a repetition of it (which then
-    counts); and a tombstone takes what it leaves null from the version before. So these are kept, the older ones not.
+    A late record may come before the version in force at S. That matters only if it has the same content (then it is
+    the first of them), or lies between the version in force and a repetition of it (which then counts); and a tombstone
+    takes what it has null from the version before. So these are kept, and the older ones are not.
     """
     first = next((i for i in range(len(versions) - 1, -1, -1) if versions[i][0] <= s_us), 0)
     in_force = first
@@ -187,7 +187,7 @@ def needed(versions: list[Version], s_us: int) -> list[Version]:
 
 
 def _repeats(version: Version, before: Version) -> bool:
-    """Whether a version says the same as the one before."""
+    """Whether a version has the content of the one before."""
     return version[4] == before[4] and (version[4] or version[3:] == before[3:])
 
 
@@ -196,5 +196,5 @@ def _order(version: Version) -> Any:
 
 
 def _falling(at_us: int) -> bytes:
-    """Eight bytes that sort the latest moment first."""
+    """Eight bytes that sort the latest time first."""
     return (_LAST - at_us).to_bytes(8, "big")

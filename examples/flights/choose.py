@@ -34,8 +34,8 @@ from trimtab.simulation.scenarios.world import Line
 from trimtab.stats import log_loss
 from trimtab.steering.causes import Triggers
 from trimtab.training import Model, TrainingSet, fit
-from trimtab.training.fitting.fit import fitted_values
 from trimtab.training.fitting.folds import known_before
+from trimtab.training.fitting.score_checks import fitted_values
 
 HERE = Path(__file__).parent
 END_US = parse_time_us("2013-03-01T05:00:00Z")  # midnight in New York; nothing later is read

@@ -16,7 +16,8 @@ from trimtab.features.aggregates import latest, mean
 from trimtab.features.definitions import request, view
 from trimtab.features.feature_set import FeatureSet, feature_set
 from trimtab.registry.describing.compare import Comparison
-from trimtab.registry.describing.compare_page import comparison_page, comparison_text
+from trimtab.registry.describing.compare_page import comparison_document
+from trimtab.report import html_page, terminal_text
 
 _WIDER = ('tt.mean("level", over="1d")', 'tt.mean("level", over="2d")')
 
@@ -76,9 +77,9 @@ def test_both_answer_the_same_rows_each_by_its_own_features(compared: Comparison
 
 
 def test_the_comparison_reads_well_in_a_terminal_and_on_a_page(compared: Comparison) -> None:
-    text = comparison_text(compared)
+    text = terminal_text(comparison_document(compared))
     for said in (
-        "Answers to the same rows",
+        "Predictions for the same rows",
         "+ added",
         "~ changed",
         "may have been fitted on",
@@ -86,7 +87,7 @@ def test_the_comparison_reads_well_in_a_terminal_and_on_a_page(compared: Compari
         "x2",
     ):
         assert said in text
-    page = comparison_page(compared)
+    page = html_page(comparison_document(compared))
     assert page.startswith("<!doctype html>")
     assert "<svg" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
@@ -100,7 +101,7 @@ def test_a_version_against_itself_differs_in_nothing(trained: Path) -> None:
         assert (found.predictions.moved, found.predictions.most) == (0.0, ())
         assert found.predictions.difference.value == 0.0
         assert all(pair.same for pair in (*found.about, *found.data, *found.recipe))
-        assert "these rows do not tell them apart" in comparison_text(found)
+        assert "these rows do not separate them" in terminal_text(comparison_document(found))
         assert project.compare("buyer@2", "buyer@1", window=None).predictions is None
 
 
@@ -122,11 +123,11 @@ def test_versions_that_were_judged_on_the_same_rows_are_not_said_to_have_rows_of
     compared: Comparison, trained: Path
 ) -> None:
     own = "rows of its own"
-    assert own in comparison_text(compared)
+    assert own in terminal_text(comparison_document(compared))
     with shop.opened(trained) as project:
         refit = project.compare("buyer@1", "buyer@2", window=None)  # it has the evaluation of what it refits
     assert refit.same_rows
-    assert own not in comparison_text(refit)
+    assert own not in terminal_text(comparison_document(refit))
 
 
 def _features(over: str = "1d", *, x: float = 2.0, max_age: str = "9h") -> FeatureSet:

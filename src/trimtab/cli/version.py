@@ -37,14 +37,15 @@ def compare(one: str, other: str, window: str, no_rows: bool, moved: float | Non
         refuse_given("is about rows, and --no-rows asks neither version.", "window", "moved")
     with opened_project() as project, progress("asking both versions"):
         found = project.compare(one, other, window=None if no_rows else window, moved=moved)
-    from trimtab.registry.describing.compare_page import comparison_page, comparison_text
+    from trimtab.registry.describing.compare_page import comparison_document
+    from trimtab.report import html_page, terminal_text
 
     if html is not None:
-        _write(Path(html), comparison_page(found))
+        _write(Path(html), html_page(comparison_document(found)))
     if manner().json:
         show_json(found)
     else:
-        show_lines([comparison_text(found), *([f"page: {html}"] if html else [])])
+        show_lines([terminal_text(comparison_document(found)), *([f"page: {html}"] if html else [])])
 
 
 @command("card")

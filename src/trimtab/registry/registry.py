@@ -431,10 +431,11 @@ class Registry:
             NotFound: There is no such version, or its artifact was removed.
             Corrupt: A stored part is damaged; the message names the blob.
         """
-        from trimtab.registry.describing.card import card_markdown, card_page
+        from trimtab.registry.describing.card import card_document
+        from trimtab.report import html_page, markdown_text
 
-        about = _about(self, self._catalog, self._blob, self._records.resolved(version))
-        return card_page(about) if html else card_markdown(about)
+        card = card_document(_about(self, self._catalog, self._blob, self._records.resolved(version)))
+        return html_page(card) if html else markdown_text(card)
 
     def _check_expected(self, what: str, expected: str | msgspec.UnsetType | None, place: Place) -> None:
         if expected is not msgspec.UNSET and expected != place.version:

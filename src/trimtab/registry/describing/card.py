@@ -1,4 +1,4 @@
-"""The model card: what the records say about a version, as Markdown or as a page, with nothing typed by hand."""
+"""The model card of a version, made from its records."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trimtab.core.time import format_duration, format_time
 from trimtab.registry.describing.signature import Field, Signature, signature_of
 from trimtab.registry.tags import Note, Tag
 from trimtab.registry.versions import AliasMove, Version, possibly_seen
-from trimtab.report import Document, Table, html_page
+from trimtab.report import Document, Table
 from trimtab.report.tables import written
 from trimtab.stats.interval import Interval
 from trimtab.store.ports import Blob
@@ -32,25 +32,17 @@ class About(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     artifact: Artifact
     manifest: Manifest
     evaluation: Evaluation | None
-    judged: str  # the name of the version that the evaluation is about
-    gates: Sequence[GateRecord]  # that speak about it
+    judged: str  # the name of the evaluated version
+    gates: Sequence[GateRecord]  # that judged it, or the version it refits
     moves: Sequence[AliasMove]  # that pointed to it
     tags: Sequence[Tag]
     notes: Sequence[Note]
-    relatives: Sequence[tuple[str, str]]  # other versions by name, and what they have to do with it
-    row_choices: Sequence[RowChoice] = ()  # which way one row takes, by kind of machine
-
-
-class Section(msgspec.Struct, frozen=True):
-    """A part of a card: sentences, then tables."""
-
-    title: str
-    said: list[str]
-    tables: list[Table] = []
+    relatives: Sequence[tuple[str, str]]  # other versions by name, and their relation to it
+    row_choices: Sequence[RowChoice] = ()  # the scoring path of one row, by kind of machine
 
 
 def stored_parts(version: Version, blob: Blob) -> tuple[Artifact, Manifest]:
-    """What is kept of a version besides its record.
+    """The stored parts of a version besides its record.
 
     Raises:
         Corrupt: A stored part is damaged; the message names the blob.
@@ -58,59 +50,39 @@ def stored_parts(version: Version, blob: Blob) -> tuple[Artifact, Manifest]:
     return decode_artifact(blob.get(version.artifact)), load_manifest(version.training_set, blob)
 
 
-def card_markdown(about: About) -> str:
-    """The card as Markdown."""
-    parts = [f"# {about.version.name}"]
-    for section in _sections(about):
-        parts += [f"## {section.title}"] if section.title else []
-        parts += section.said
-        parts += [_markdown(table) for table in section.tables if table.rows]
-    return "\n\n".join(parts) + "\n"
+def card_document(about: About) -> Document:
+    """The card of a version."""
+    card = Document(f"{about.version.name}: model card", "Made from the records of the registry alone")
+    _identity(card, about)
+    _signature(card, signature_of(about.version, about.artifact))
+    _training(card, about.version, about.manifest)
+    _classes_and_leaks(card, about.evaluation)
+    _evaluation(card, about)
+    _gates(card, about.gates)
+    _moves(card, about.moves)
+    _lineage(card, about)
+    _remarks(card, about)
+    _environment(card, about.version)
+    return card
 
 
-def card_page(about: About) -> str:
-    """The card as a self-contained HTML page."""
-    page = Document(f"{about.version.name}: model card", "Made from the records of the registry alone")
-    for section in _sections(about):
-        page.heading(section.title or "What it is")
-        for line in section.said:
-            page.paragraph(line)
-        for table in section.tables:
-            if table.rows:
-                page.table(table)
-    return html_page(page)
-
-
-def _sections(about: About) -> Iterator[Section]:
-    yield _identity(about)
-    yield _signature(signature_of(about.version, about.artifact))
-    yield _training(about.version, about.manifest)
-    yield _learnt_from(about.evaluation)
-    yield _judged(about)
-    yield _gates(about.gates)
-    yield _moves(about.moves)
-    yield _lineage(about)
-    yield _remarks(about)
-    yield _environment(about.version)
-
-
-def _identity(about: About) -> Section:
+def _identity(card: Document, about: About) -> None:
     version, artifact = about.version, about.artifact
-    said = (
+    text = (
         f"A {artifact.task} model: {artifact.kind} on {len(artifact.inputs)} features, judged by {version.metric}. "
         f"Made {format_time(version.made_at_us)} by {version.actor}."
     )
     if version.imported is not None:
-        told = "by name" if version.imported.inputs_named else "by their number alone"
-        said += (
+        how = "by name" if version.imported.inputs_named else "by their number alone"
+        text += (
             f" It was imported from {version.imported.file} ({version.imported.kind}, SHA-256 "
-            f"{version.imported.sha256}) and held against {version.imported.golden}; its inputs were compared {told}."
+            f"{version.imported.sha256}) and compared with {version.imported.golden}; its inputs were compared {how}."
         )
     if version.refit_of:
         refitted = next((name for name, what in about.relatives if what == "refits"), version.refit_of)
-        said += f" It refits the recipe of {refitted} on more data."
+        text += f" It refits the recipe of {refitted} on more data."
     if version.trust:
-        said += " Loading it runs code from the artifact (pickle): somebody allowed that."
+        text += " Loading it runs code from the artifact (pickle), which was allowed."
     near = "equal bits" if artifact.row_exact else f"within {artifact.row_tolerance:.2g}"
     rows = [
         ("address", version.id),
@@ -123,9 +95,11 @@ def _identity(about: About) -> Section:
         ("nulls", "as they are" if artifact.step is None else "imputed by the mean; columns scaled"),
         ("calibration", "none" if artifact.recalibration is None else artifact.recalibration.kind),
         ("one row against a batch", near),
-        *((f"one row on {one.machine}", f"{one.said}, tried on {one.rows} rows") for one in about.row_choices),
+        *((f"one row on {one.machine}", f"{one.said}, measured on {one.rows} rows") for one in about.row_choices),
     ]
-    return Section("", [said], [_of(("what", "value"), rows)])
+    card.heading("What it is")
+    card.paragraph(text)
+    _add(card, ("what", "value"), rows)
 
 
 def _parameters(version: Version) -> str:
@@ -135,43 +109,42 @@ def _parameters(version: Version) -> str:
     return f"{parameters_text(found.values)}: trial {found.trial} of search {found.search[:12]}"
 
 
-def _signature(signature: Signature) -> Section:
+def _signature(card: Document, signature: Signature) -> None:
     output = signature.output
-    said = f"Its output is {output.meaning}" + (f" ({', '.join(output.classes)})." if output.classes else ".")
-    return Section(
-        "Signature",
-        [said] if signature.request else [said, "What a caller sends is not known: an earlier trimtab stored it."],
-        [
-            _of(("request", "type", "null", "read by features"), [_field(f) for f in signature.request]),
-            _of(("input", "type", "values"), [(f.name, f.type, _values(f)) for f in signature.inputs]),
-        ],
-    )
+    card.heading("Signature")
+    card.paragraph(f"Its output is {output.meaning}" + (f" ({', '.join(output.classes)})." if output.classes else "."))
+    if not signature.request:
+        card.paragraph("The columns of a request are not known: an earlier trimtab stored it.")
+    _add(card, ("request", "type", "null", "read by features"), [_field(f) for f in signature.request])
+    inputs = [(f.name, f.type, f"{len(f.values)} categories" * (f.type == "category")) for f in signature.inputs]
+    _add(card, ("input", "type", "values"), inputs)
 
 
-def _training(version: Version, manifest: Manifest) -> Section:
+def _training(card: Document, version: Version, manifest: Manifest) -> None:
+    card.heading("Training data")
     if version.imported is not None:
-        return Section("Training data", ["Not known: it was not trained here."])
+        card.paragraph("Not known: it was not trained here.")
+        return
     states = ", ".join(f"{count:,} {state}" for state, count in manifest.by_state.items())
-    said = (
+    card.paragraph(
         f"{version.rows:,} labelled rows were fitted, of a set of {manifest.rows:,} ({states}). Nothing that became "
         f"known after {format_time(manifest.cut_us)} was used; labels count as final after "
         f"{format_duration(manifest.wait_us)}. Log positions: "
         f"{', '.join(f'{name} {at}' for name, at in manifest.positions.items()) or 'none'}. "
         f"Manifest {version.training_set}, data {manifest.data_hash}."
     )
-    told = [said]
     if manifest.origins:
-        told.append(
+        card.paragraph(
             f"Rows by origin: {', '.join(f'{count:,} {origin}' for origin, count in manifest.origins.items())}."
         )
     for one in manifest.left_out or ():
         until = "the end" if one.end_us is None else format_time(one.end_us)[:16]
-        told.append(
+        card.paragraph(
             f"Left out: {one.rows:,} labelled rows of {format_time(one.start_us)[:16]} to {until}, for {one.why}."
         )
     if manifest.lists is not msgspec.UNSET:
         lists = manifest.lists
-        told.append(
+        card.paragraph(
             f"Lists by {lists.column!r}: {lists.lists:,}, of up to {lists.longest:,} rows; {lists.whole:,} have a "
             f"final label for each row, of which {lists.whole - lists.told:,} have rows that are all alike. "
             f"{lists.rows_without:,} rows belong to none."
@@ -181,37 +154,34 @@ def _training(version: Version, manifest: Manifest) -> Section:
         for name, counts in manifest.by_reason.items()
         for rest in [sum(n for reason, n in counts.items() if reason not in ("found", "no_entity", "not_yet"))]
     ]
-    return Section("Training data", told, [_of(("feature", "found", "no entity", "not yet", "other"), reasons)])
+    _add(card, ("feature", "found", "no entity", "not yet", "other"), reasons)
 
 
-def _learnt_from(evaluation: Evaluation | None) -> Section:
-    """Class balance with the weights of the fit, and what looked like a leak."""
-    title = "Classes, weights and leaks"
+def _classes_and_leaks(card: Document, evaluation: Evaluation | None) -> None:
+    card.heading("Classes, weights and leaks")
     if evaluation is None:
-        return Section(title, ["Not known: it was not evaluated."])
+        card.paragraph("Not known: it was not evaluated.")
+        return
+    if any(one.kept < one.rows for one in evaluation.balance):
+        card.paragraph("Rows were sampled; each that was kept counts for those that were not.")
+    if not evaluation.leaks:
+        card.paragraph("Leaks were not looked for." if evaluation.leaks is None else "No leak was found.")
+    for leak in evaluation.leaks or ():
+        word = "Allowed" if leak.allowed else "Leak" if leak.severity == "error" else "Note"
+        card.paragraph(f"{word} ({leak.check}): {leak.found}" + ("" if leak.allowed else f" {leak.todo}"))
     balance = [
         (one.name or f"{one.label:g}", f"{one.rows:,}", f"{one.kept:,}", f"{one.weight:.1%}", f"{one.holdout:,}")
         for one in evaluation.balance
     ]
-    said = []
-    if any(one.kept < one.rows for one in evaluation.balance):
-        said.append("Rows were sampled; each that was kept counts for those that were not.")
-    if evaluation.leaks is None:
-        said.append("Nobody looked for leaks.")
-    elif not evaluation.leaks:
-        said.append("No leak was found.")
-    for leak in evaluation.leaks or ():
-        word = "Allowed" if leak.allowed else "Leak" if leak.severity == "error" else "Note"
-        said.append(f"{word} ({leak.check}): {leak.found}" + ("" if leak.allowed else f" {leak.todo}"))
-    return Section(
-        title, said, [_of(("label", "rows to learn from", "fitted on", "share of weight", "rows judged"), balance)]
-    )
+    _add(card, ("label", "training rows", "fitted on", "share of weight", "rows judged"), balance)
 
 
-def _judged(about: About) -> Section:
+def _evaluation(card: Document, about: About) -> None:
+    card.heading("Evaluation")
     evaluation = about.evaluation
     if evaluation is None:
-        return Section("Evaluation", ["Not evaluated."])
+        card.paragraph("Not evaluated.")
+        return
     rows: list[tuple[str, ...]] = [
         (f.name.replace("_", " "), "none" if f.value is None else f"{f.value:.4f}", _interval(f.interval))
         for f in evaluation.figures
@@ -246,37 +216,34 @@ def _judged(about: About) -> Section:
     ]
     slices = [(s.column, s.holds, f"{s.rows:,}", f"{s.value:.4f}", _interval(s.interval)) for s in evaluation.slices]
     weights = sorted(evaluation.importance.items(), key=lambda pair: (-pair[1], pair[0]))[:_MOST_FEATURES]
-    said = [
+    card.paragraph(
         f"On {evaluation.rows:,} rows from {format_time(evaluation.start_us)} to "
         f"{format_time(evaluation.end_us)}; intervals by {evaluation.block}; less {evaluation.metric} is better."
-    ]
-    if told := possibly_seen(about.version, evaluation.start_us):
-        said.append(told)
-    if about.judged != about.version.name:
-        said.append(f"It is the evaluation of {about.judged}, whose recipe this one refits.")
-    return Section(
-        "Evaluation",
-        said,
-        [
-            _of(("figure", "value", "interval"), rows),
-            _of(("class", "rows", "share", "mean score", "AUC", "interval"), classes),
-            _of(("month", "rows", evaluation.metric, "AUC", "mean score", "mean label"), months),
-            _of(("column", "holds", "rows", evaluation.metric, "interval"), slices),
-            _of(("feature", f"importance ({evaluation.importance_kind})"), [(n, f"{w:.4f}") for n, w in weights]),
-        ],
     )
+    if seen := possibly_seen(about.version, evaluation.start_us):
+        card.paragraph(seen)
+    if about.judged != about.version.name:
+        card.paragraph(f"It is the evaluation of {about.judged}, whose recipe this one refits.")
+    _add(card, ("metric", "value", "interval"), rows)
+    _add(card, ("class", "rows", "share", "mean score", "AUC", "interval"), classes)
+    _add(card, ("month", "rows", evaluation.metric, "AUC", "mean score", "mean label"), months)
+    _add(card, ("column", "holds", "rows", evaluation.metric, "interval"), slices)
+    _add(card, ("feature", f"importance ({evaluation.importance_kind})"), [(n, f"{w:.4f}") for n, w in weights])
 
 
-def _gates(gates: Sequence[GateRecord]) -> Section:
+def _gates(card: Document, gates: Sequence[GateRecord]) -> None:
+    card.heading("Gate")
+    for gate in gates:
+        card.paragraph(f"{gate.id}: {gate.reason}")
     if not gates:
-        return Section("Gate", ["No gate record."])
-    named = ("gate",) if len(gates) > 1 else ()  # of one alone the sentence above says it
+        card.paragraph("No gate record.")
+    named = ("gate",) if len(gates) > 1 else ()  # the sentence above names a single one
     rows = [
         (
             *(gate.id for _ in named),
             f"{format_time(gate.judged_at_us)[:19]}Z",
             gate.candidate[:12],
-            (gate.champion or "nobody")[:12],
+            (gate.champion or "none")[:12],
             f"{gate.candidate_metric:.4f}",
             "" if gate.champion_metric is None else f"{gate.champion_metric:.4f}",
             "passed" if gate.passed else "refused",
@@ -284,14 +251,8 @@ def _gates(gates: Sequence[GateRecord]) -> Section:
         for gate in gates
     ]
     checks = [(*(gate.id for _ in named), *one) for gate in gates for one in _checks(gate)]
-    return Section(
-        "Gate",
-        [f"{gate.id}: {gate.reason}" for gate in gates],
-        [
-            _of((*named, "when", "judged", "against", "metric", "champion's", "verdict"), rows),
-            _of((*named, "check", "verdict", "figure", "bound", "reason"), checks),
-        ],
-    )
+    _add(card, (*named, "when", "judged", "against", "metric", "champion's", "verdict"), rows)
+    _add(card, (*named, "check", "verdict", "value", "bound", "reason"), checks)
 
 
 def _checks(gate: GateRecord) -> Iterator[tuple[str, ...]]:
@@ -302,15 +263,15 @@ def _checks(gate: GateRecord) -> Iterator[tuple[str, ...]]:
         yield from ((name, "held" if held else "failed", "–", "–", "") for name, held in gate.checks.items())
 
 
-def _moves(moves: Sequence[AliasMove]) -> Section:
-    title = "Where it served"
+def _moves(card: Document, moves: Sequence[AliasMove]) -> None:
+    card.heading("Where it served")
     if not moves:
-        return Section(title, ["No alias ever pointed to it."])
-    rows = [(m.alias, format_time(m.at_us), m.act, m.actor, (m.previous or "nobody")[:12], m.why) for m in moves]
-    return Section(title, [], [_of(("alias", "since", "act", "by", "replaced", "why"), rows)])
+        card.paragraph("No alias ever pointed to it.")
+    rows = [(m.alias, format_time(m.at_us), m.act, m.actor, (m.previous or "none")[:12], m.why) for m in moves]
+    _add(card, ("alias", "since", "act", "by", "replaced", "why"), rows)
 
 
-def _lineage(about: About) -> Section:
+def _lineage(card: Document, about: About) -> None:
     version = about.version
     rows = [
         ("code", version.environment.commit or "no commit"),
@@ -318,27 +279,27 @@ def _lineage(about: About) -> Section:
         ("training set", version.training_set),
         *((what, name) for name, what in about.relatives),
     ]
-    return Section("Lineage", [], [_of(("what", "which"), rows)])
+    card.heading("Lineage")
+    _add(card, ("what", "which"), rows)
 
 
-def _remarks(about: About) -> Section:
-    said = [] if about.tags or about.notes else ["None."]
-    tags = [(tag.tag, format_time(tag.at_us), tag.actor) for tag in about.tags]
-    notes = [(note.text, format_time(note.at_us), note.actor) for note in about.notes]
-    return Section("Tags and notes", said, [_of(("tag", "since", "by"), tags), _of(("note", "when", "by"), notes)])
+def _remarks(card: Document, about: About) -> None:
+    card.heading("Tags and notes")
+    if not about.tags and not about.notes:
+        card.paragraph("None.")
+    _add(card, ("tag", "since", "by"), [(tag.tag, format_time(tag.at_us), tag.actor) for tag in about.tags])
+    _add(card, ("note", "when", "by"), [(note.text, format_time(note.at_us), note.actor) for note in about.notes])
 
 
-def _environment(version: Version) -> Section:
+def _environment(card: Document, version: Version) -> None:
     environment = version.environment
     packages = ", ".join(f"{name} {number}" for name, number in sorted(environment.packages.items()))
     where = f"{environment.system} {environment.architecture}".strip()
-    return Section(
-        "Environment",
-        [
-            f"Python {environment.python}, {packages}; processor {environment.cpu}"
-            + (f", {where}" if where else "")
-            + f"; commit {environment.commit or 'none'}."
-        ],
+    card.heading("Environment")
+    card.paragraph(
+        f"Python {environment.python}, {packages}; processor {environment.cpu}"
+        + (f", {where}" if where else "")
+        + f"; commit {environment.commit or 'none'}."
     )
 
 
@@ -346,22 +307,9 @@ def _field(field: Field) -> tuple[str, ...]:
     return field.name, field.type, "allowed" if field.null else "no", "yes" if field.read else "no"
 
 
-def _values(field: Field) -> str:
-    return f"{len(field.values)} categories" if field.type == "category" else ""
-
-
 def _interval(interval: Interval | None) -> str:
     return "" if interval is None else f"{interval.low:.4f} to {interval.high:.4f} ({interval.level:.0%})"
 
 
-def _of(headers: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
-    return Table(headers=headers, rows=tuple(rows))
-
-
-def _markdown(table: Table) -> str:
-    lines = [table.headers, ["---"] * len(table.headers), *([written(cell) for cell in row] for row in table.rows)]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+def _add(card: Document, headers: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    card.table(Table(headers=headers, rows=tuple(rows)))

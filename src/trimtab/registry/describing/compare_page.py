@@ -1,4 +1,4 @@
-"""A comparison for people: as text for a terminal, and as a page."""
+"""The comparison of two versions as a document."""
 
 from __future__ import annotations
 
@@ -7,85 +7,69 @@ from collections.abc import Iterable, Iterator, Sequence
 from trimtab.core.sizes import format_bytes
 from trimtab.core.time import format_time
 from trimtab.registry.describing.compare import Comparison, Mean, Pair, PredictionComparison, Value
-from trimtab.report import Bar, Document, Table, bar_chart, html_page, text_table
+from trimtab.report import Bar, Document, Table, bar_chart
 from trimtab.stats.interval import Interval
 
 _SIGNS = {"added": "+", "removed": "-", "changed": "~"}
 
 
-def comparison_text(comparison: Comparison) -> str:
-    """The differences, for a terminal."""
-    parts: list[str] = [f"{comparison.one} and {comparison.other}"]
-    for title, table, said in _sections(comparison):
-        lines = [title, *said]
-        if table is not None:
-            lines.append(text_table(table.headers, table.rows, table.align))
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
-
-
-def comparison_page(comparison: Comparison) -> str:
-    """A self-contained HTML page."""
-    page = Document(f"{comparison.one} and {comparison.other}", "What differs between two versions, by their records")
-    for title, table, said in _sections(comparison):
-        page.heading(title)
-        for line in said:
-            page.paragraph(line)
-        if table is not None:
-            page.table(table)
-        if title == _PREDICTIONS and comparison.predictions is not None:
-            _bars(page, comparison, comparison.predictions)
-    page.heading("All of it")
-    for title, pairs in (("Data", comparison.data), ("Recipe", comparison.recipe)):
-        page.heading(title, 3)
-        page.table(_pair_table(comparison, pairs))
-    if comparison.parameters:
-        page.heading("Parameters", 3)
-        page.table(_pair_table(comparison, comparison.parameters))
-    return html_page(page)
-
-
-_PREDICTIONS = "Answers to the same rows"
-
-
-def _sections(comparison: Comparison) -> Iterator[tuple[str, Table | None, list[str]]]:
-    """Title, table and sentences of each part."""
-    yield "The versions", _pair_table(comparison, comparison.about), []
-    yield _PREDICTIONS, *_answers(comparison)
-    yield "Metrics of the stored evaluations", *_metrics(comparison)
-    yield "Features", *_features(comparison)
-    yield "Data", *_differing(comparison, comparison.data)
-    yield "Recipe", *_differing(comparison, comparison.recipe)
+def comparison_document(comparison: Comparison) -> Document:
+    """The differences of two versions; a page also has all that is the same."""
+    out = Document(f"{comparison.one} and {comparison.other}", "Differences of two versions, by their records")
+    out.heading("The versions")
+    out.table(_pair_table(comparison, comparison.about))
+    _section(out, "Predictions for the same rows", *_predictions(comparison))
+    if comparison.predictions is not None:
+        _bars(out, comparison, comparison.predictions)
+    _section(out, "Metrics of the stored evaluations", *_metrics(comparison))
+    _section(out, "Features", *_features(comparison))
+    _section(out, "Data", *_differing(comparison, comparison.data))
+    _section(out, "Recipe", *_differing(comparison, comparison.recipe))
     if comparison.parameters is None:
-        yield "Parameters", None, ["The format of one of them keeps none."]
+        _section(out, "Parameters", None, ["The format of one of them keeps none."])
     else:
-        yield "Parameters", *_differing(comparison, comparison.parameters)
-    yield "Environment", *_differing(comparison, comparison.environment)
+        _section(out, "Parameters", *_differing(comparison, comparison.parameters))
+    _section(out, "Environment", *_differing(comparison, comparison.environment))
+    out.heading("All of it", detail=True)
+    everything = (("Data", comparison.data), ("Recipe", comparison.recipe), ("Parameters", comparison.parameters or ()))
+    for title, pairs in everything:
+        if pairs:
+            out.heading(title, 3)
+            out.table(_pair_table(comparison, pairs))
+    return out
 
 
-def _answers(comparison: Comparison) -> tuple[Table | None, list[str]]:
+def _section(out: Document, title: str, table: Table | None, sentences: Iterable[str]) -> None:
+    out.heading(title)
+    for sentence in sentences:
+        out.paragraph(sentence)
+    if table is not None:
+        out.table(table)
+
+
+def _predictions(comparison: Comparison) -> tuple[Table | None, list[str]]:
     found = comparison.predictions
     if found is None:
-        return None, [comparison.not_scored or "They were not asked."]
+        return None, [comparison.not_scored or "They were not scored."]
     start, end = format_time(found.start_us)[:10], format_time(found.end_us)[:10]
-    said = [
+    sentences = [
         f"{found.rows:,} labelled rows, {start} to {end}, each version by its own features as of their time.",
         f"{found.metric} of {comparison.one} {_with_interval(found.one)}, of {comparison.other} "
         f"{_with_interval(found.other)}.",
         f"Difference {_with_interval(found.difference, '+.4f')}: {_verdict(comparison, found)}",
-        f"{found.moved:.1%} of answers moved by more than {found.moved_by:.4g}; by {found.mean_moved:.4g} in the mean, "
-        f"by {found.most_moved:.4g} at most.",
+        f"{found.moved:.1%} of predictions moved by more than {found.moved_by:.4g}; the mean is {found.mean_moved:.4g}, "
+        f"the maximum {found.most_moved:.4g}.",
         *_seen(comparison, found),
     ]
     if not found.most:
-        return None, said
+        return None, sentences
     of = ("of",) if any(row.of for row in found.most) else ()
     headers = ("row", "asked", comparison.one, comparison.other, "label", *of)
     rows = tuple(
         (row.key, format_time(row.at_us)[:16], row.one, row.other, row.label, *((row.of,) if of else ()))
         for row in found.most
     )
-    return Table(headers=headers, rows=rows, caption="The rows that differ most"), said
+    return Table(headers=headers, rows=rows, caption="The rows that differ most"), sentences
 
 
 def _verdict(comparison: Comparison, found: PredictionComparison) -> str:
@@ -94,7 +78,7 @@ def _verdict(comparison: Comparison, found: PredictionComparison) -> str:
         return f"{comparison.other} is better on these rows, beyond chance."
     if interval is not None and interval.low > 0.0:
         return f"{comparison.one} is better on these rows, beyond chance."
-    return "these rows do not tell them apart."
+    return "these rows do not separate them."
 
 
 def _seen(comparison: Comparison, found: PredictionComparison) -> Iterator[str]:
@@ -105,12 +89,12 @@ def _seen(comparison: Comparison, found: PredictionComparison) -> Iterator[str]:
 
 def _metrics(comparison: Comparison) -> tuple[Table | None, list[str]]:
     sides = tuple(zip((comparison.one, comparison.other), comparison.metrics_on, strict=True))
-    said = [f"{name}: {on or 'it was not evaluated'}." for name, on in sides]
+    sentences = [f"{name}: {on or 'it was not evaluated'}." for name, on in sides]
     if all(comparison.metrics_on) and not comparison.same_rows:
-        said.append("Each was judged on rows of its own: better rows look like a better version.")
+        sentences.append("Each was judged on rows of its own: better rows look like a better version.")
     if not comparison.metrics:
-        return None, said
-    headers = ("figure", comparison.one, "95 % interval", comparison.other, "95 % interval", "better")
+        return None, sentences
+    headers = ("metric", comparison.one, "95 % interval", comparison.other, "95 % interval", "better")
     rows = tuple(
         (
             one.name.replace("_", " "),
@@ -120,15 +104,15 @@ def _metrics(comparison: Comparison) -> tuple[Table | None, list[str]]:
         )
         for one in comparison.metrics
     )
-    return Table(headers=headers, rows=rows, align=("left", "right", "right", "right", "right", "left")), said
+    return Table(headers=headers, rows=rows, align=("left", "right", "right", "right", "right", "left")), sentences
 
 
 def _features(comparison: Comparison) -> tuple[Table | None, list[str]]:
-    said = [f"{comparison.same_features:,} features are the same, definition by definition."]
+    sentences = [f"{comparison.same_features:,} features are the same, definition by definition."]
     if not comparison.features:
-        return None, said
+        return None, sentences
     rows = tuple((f"{_SIGNS[change.what]} {change.what}", change.name, change.words) for change in comparison.features)
-    return Table(headers=("", "feature", "how"), rows=rows), said
+    return Table(headers=("", "feature", "how"), rows=rows), sentences
 
 
 def _differing(comparison: Comparison, pairs: Iterable[Pair]) -> tuple[Table | None, list[str]]:
@@ -151,7 +135,7 @@ def _cell(pair: Pair, value: Value) -> Value:
     return format_bytes(value) if pair.what == "size" and isinstance(value, int) else value
 
 
-def _bars(page: Document, comparison: Comparison, found: PredictionComparison) -> None:
+def _bars(out: Document, comparison: Comparison, found: PredictionComparison) -> None:
     sides = ((comparison.one, found.one), (comparison.other, found.other))
     bars = [
         Bar(label=name, value=side.value)
@@ -159,7 +143,7 @@ def _bars(page: Document, comparison: Comparison, found: PredictionComparison) -
         else Bar(label=name, value=side.value, low=side.interval.low, high=side.interval.high)
         for name, side in sides
     ]
-    page.plot(bar_chart(bars, title=f"{found.metric} on the same rows"))
+    out.plot(bar_chart(bars, title=f"{found.metric} on the same rows"))
 
 
 def _with_interval(mean: Mean, form: str = ".4f") -> str:
@@ -169,6 +153,6 @@ def _with_interval(mean: Mean, form: str = ".4f") -> str:
 
 
 def _side(value: float | None, interval: Interval | None) -> tuple[str, str]:
-    """A figure and its interval."""
+    """A metric and its interval, as text."""
     ends = "–" if interval is None else f"{interval.low:,.4f} to {interval.high:,.4f}"
     return "–" if value is None else f"{value:,.4f}", ends

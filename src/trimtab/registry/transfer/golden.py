@@ -15,8 +15,8 @@ from trimtab.core.hashing import bytes_hash
 from trimtab.registry.transfer import standalone
 from trimtab.store.regular_file import regular_file
 from trimtab.training.fitting.artifact import encode_artifact, make_golden
-from trimtab.training.fitting.fit import checked_scores
 from trimtab.training.fitting.fitted import Fitted
+from trimtab.training.fitting.score_checks import checked_scores
 
 _TOLERANCE = 1e-6  # relative to scores above 1: other machines, other versions, single precision
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from trimtab.training.fitting.artifact import Artifact
 
 _ROUNDING = 1e-12  # of versions whose scores differ by more between one row and many, no logged score is used
 
@@ -34,6 +31,19 @@ class Answered(Protocol):
         ...
 
 
+class StoredModel(Protocol):
+    """The model of a version, as far as its logged answers are compared with it: an artifact."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def row_exact(self) -> bool: ...
+
+    @property
+    def row_tolerance(self) -> float: ...
+
+
 class LoggedAnswers(msgspec.Struct, frozen=True, eq=False):
     """The logged answers to the rows of a training set."""
 
@@ -50,7 +60,7 @@ class LoggedAnswers(msgspec.Struct, frozen=True, eq=False):
         """The answers to some rows (numbers or a mask)."""
         return LoggedAnswers(self.rows[rows])
 
-    def scores_of(self, version: str, artifact: Artifact, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    def scores_of(self, version: str, artifact: StoredModel, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
         """The scores that a version gave to these very inputs, NaN where it did not answer or had other inputs.
 
         A score depends on version and inputs alone, so that these are the numbers it would give again: the same bits,

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse, TrimtabError
 from trimtab.core.hashing import bytes_hash
 from trimtab.features.encoding import Encoding
@@ -18,11 +15,10 @@ from trimtab.features.encoding import fit as fit_encoding
 from trimtab.features.stored import encode_features
 from trimtab.run.progress import listening
 from trimtab.stats.recalibration import Recalibration
-from trimtab.stats.scores import OFF
 from trimtab.training.data.leakage import find_leaks, refuse_leaks
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.data.weights import Weighed, weigh
-from trimtab.training.definitions import Model, Task
+from trimtab.training.definitions import Model
 from trimtab.training.fitting.artifact import (
     Artifact,
     CalibratedScorer,
@@ -35,8 +31,15 @@ from trimtab.training.fitting.artifact import (
 from trimtab.training.fitting.classes import Classes
 from trimtab.training.fitting.fitted import Fitted
 from trimtab.training.fitting.path_choice import refuse_unlike
-from trimtab.training.fitting.raised import place_raised
 from trimtab.training.fitting.recalibrating import recalibrate
+from trimtab.training.fitting.score_checks import (
+    answering,
+    check_parity,
+    check_repeats,
+    checked_scores,
+    fitted_values,
+    place_raised,
+)
 from trimtab.training.fitting.standardize import Standardize, fit_standardize
 from trimtab.training.runtimes.ports import ListRuntime, Runtime, Scorer, Trust
 from trimtab.training.runtimes.table import missing_library, runtime_for, runtime_named
@@ -306,10 +309,10 @@ def finish(
     width = len(draft.class_names)
     own = checked_scores(model.name, model.task, plain, prepared.matrix[sample], classes=width)
     if runtime.name in ("pickle", "torch"):  # the user's own code answers
-        _check_repeats(model.name, estimator, prepared.inputs[sample], runtime.parity, classes)
-    _check_parity(model.name, own, estimator, prepared.inputs[sample], runtime.parity, classes)
+        check_repeats(model.name, estimator, prepared.inputs[sample], runtime.parity, classes)
+    check_parity(model.name, own, estimator, prepared.inputs[sample], runtime.parity, classes)
     scores = checked_scores(model.name, model.task, scorer, prepared.matrix[sample], classes=width)
-    with _answering(model.name):
+    with answering(model.name):
         golden = make_golden(scorer, prepared.matrix)
         golden = _settle_row_call(plain, scorer, prepared.matrix, sample, golden, runtime)
         tolerance = _row_tolerance(scorer, prepared.matrix[sample[:_ALONE]], scores[:_ALONE])
@@ -317,7 +320,7 @@ def finish(
         raise Misuse(f"model {model.name!r}: {runtime.name} scores one row and a batch {tolerance:.3g} apart here.")
     artifact = msgspec.structs.replace(draft, row_tolerance=tolerance, golden=golden)
     if not runtime.row_exact:  # loading asks the golden rows one by one
-        with _answering(model.name):
+        with answering(model.name):
             worst = max(tolerance, golden_difference(artifact, scorer))
         artifact = msgspec.structs.replace(artifact, row_tolerance=worst)
     data = encode_artifact(artifact)
@@ -354,110 +357,6 @@ def _stored(name: str, estimator: Any, runtime: Runtime, trust: Trust | None) ->
         raise Misuse(f"model {name!r}: {error}") from error
 
 
-def checked_scores(
-    name: str, task: Task, scorer: Scorer, matrix: NDArray[Any], *, classes: int = 0
-) -> NDArray[np.float64]:
-    """A scorer's answers, once they are one number a row and, for a class, probabilities.
-
-    Of several classes, of which `classes` says how many, they are a chance of each that add up to 1.
-
-    Raises:
-        Misuse: They are not, or there are none.
-    """
-    with _answering(name):
-        scores = np.asarray(scorer.predict(matrix), np.float64)
-    if scores.shape != ((len(matrix), classes) if classes else (len(matrix),)):
-        needed = f"A chance of each of {classes} classes" if classes else "One"
-        raise Misuse(
-            f"model {name!r}: predictions of shape {scores.shape} for {len(matrix)} rows. {needed} a row is needed."
-        )
-    finite = np.isfinite(scores)
-    bad = np.flatnonzero(~(finite.all(axis=1) if classes else finite))
-    if bad.size:
-        raise Misuse(f"model {name!r}: {bad.size} of {len(matrix)} predictions are no number, e.g. {scores[bad[0]]}.")
-    if classes:
-        outside = ((scores < 0.0) | (scores > 1.0)).any(axis=1)
-        bad = np.flatnonzero(outside | (np.abs(scores.sum(axis=1) - 1.0) > OFF))
-        if bad.size:
-            raise Misuse(
-                f"model {name!r}: {bad.size} of {len(matrix)} predictions are no chances that add up to 1, e.g. "
-                f"{scores[bad[0]].tolist()}. Give the estimator predict_proba."
-            )
-    bad = np.flatnonzero((scores < 0.0) | (scores > 1.0)) if task == "binary" else bad
-    if bad.size:
-        raise Misuse(
-            f"model {name!r}: {bad.size} of {len(matrix)} predictions lie outside [0, 1], e.g. {scores[bad[0]]:.4g}. "
-            "A probability is needed: give the estimator predict_proba, or choose a metric for numbers."
-        )
-    if task == "count" and scores.min(initial=0.0) < 0.0:
-        raise Misuse(
-            f"model {name!r}: {int((scores < 0.0).sum())} of {len(matrix)} predictions are below 0, e.g. "
-            f'{scores.min():.4g}. A count is needed: give the estimator a Poisson objective (objective="poisson").'
-        )
-    return scores
-
-
-@contextmanager
-def _answering(name: str) -> Iterator[None]:
-    """While a model answers: what its estimator raises is `Misuse` of the model."""
-    try:
-        yield
-    except Misuse as error:  # it says itself what it lacks
-        raise Misuse(f"model {name!r}: {error}") from error
-    except (Exception, SystemExit) as error:  # whatever an estimator of the user's raises
-        said = f"its prediction raised {type(error).__name__}: {error}{place_raised(error)}"
-        raise Misuse(f"model {name!r}: {said}") from error
-
-
-def _check_parity(
-    name: str,
-    scores: NDArray[np.float64],
-    estimator: Any,
-    inputs: NDArray[Any],
-    allowed: float,
-    classes: Classes | None,
-) -> None:
-    worst = _apart(_own_answers(estimator, inputs, classes), scores)
-    if not worst <= allowed:
-        raise Misuse(
-            f"model {name!r}: {type(estimator).__name__} in memory and as stored differ by {worst:.3g}. "
-            "A custom objective or a wrapper is lost on the way: use a built-in objective."
-        )
-
-
-def _check_repeats(name: str, estimator: Any, inputs: NDArray[Any], allowed: float, classes: Classes | None) -> None:
-    """Refuse an estimator of the user's own that changes the rows it is given, or answers them otherwise later."""
-    given = inputs.copy()
-    first = _own_answers(estimator, given, classes)
-    if not np.array_equal(given, inputs, equal_nan=True):
-        raise Misuse(
-            f"model {name!r}: {type(estimator).__name__} changes the rows that it is given to answer. Let its predict "
-            "work on a copy of them."
-        )
-    worst = _apart(_own_answers(estimator, given, classes), first)
-    if not worst <= allowed:
-        raise Misuse(
-            f"model {name!r}: {type(estimator).__name__} answers the same rows another time by up to {worst:.3g} "
-            "otherwise. Let it draw nothing by chance when it predicts, and keep nothing from call to call."
-        )
-
-
-def _own_answers(estimator: Any, inputs: NDArray[Any], classes: Classes | None) -> NDArray[np.float64]:
-    """What the estimator in memory says to encoded inputs."""
-    if hasattr(estimator, "predict_proba"):
-        own = np.asarray(estimator.predict_proba(inputs), np.float64)
-        own = own[:, 1] if own.ndim == 2 and own.shape[1] == 2 else own
-    else:
-        own = np.asarray(estimator.predict(inputs), np.float64)
-        own = own.reshape(-1) if classes is None else own
-    return own if classes is None else classes.probabilities(own)
-
-
-def _apart(own: NDArray[np.float64], scores: NDArray[np.float64]) -> float:
-    """How far two answers to the same rows are apart at most, relative where they are above 1."""
-    return float(np.max(np.abs(own - scores) / np.maximum(1.0, np.abs(own))))
-
-
 def _settle_row_call(
     plain: Scorer, scorer: Scorer, matrix: NDArray[Any], sample: NDArray[np.int64], golden: Golden, runtime: Runtime
 ) -> Golden:
@@ -477,11 +376,3 @@ def _settle_row_call(
 def _row_tolerance(scorer: Scorer, matrix: NDArray[Any], together: NDArray[np.float64]) -> float:
     alone = np.array([scorer.predict_row(row) for row in matrix.tolist()])
     return float(np.max(np.abs(alone - together), initial=0.0))
-
-
-def fitted_values(fitted: Fitted, values: Columns) -> NDArray[np.float64]:
-    """Checked scores of feature values."""
-    artifact = fitted.artifact
-    return checked_scores(
-        fitted.model, artifact.task, fitted.scorer, fitted.matrix(values), classes=len(artifact.class_names)
-    )

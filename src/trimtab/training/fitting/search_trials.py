@@ -16,9 +16,10 @@ from trimtab.stats.metrics.lists import unit_losses
 from trimtab.training.data.leakage import find_leaks, refuse_leaks
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
-from trimtab.training.fitting.fit import fit_unchecked, fitted_values, training_target
+from trimtab.training.fitting.fit import fit_unchecked, training_target
 from trimtab.training.fitting.fitted import Fitted
 from trimtab.training.fitting.folds import Mask, walk
+from trimtab.training.fitting.score_checks import fitted_values
 from trimtab.training.search import Chosen, Number, Search, Space, Trial, Value, defaults, parameters_text
 
 _FIRST = 0.5  # the share of the rows before the first fold

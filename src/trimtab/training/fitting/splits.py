@@ -10,8 +10,9 @@ from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, format_duration, format_time
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
-from trimtab.training.fitting.fit import fit, fitted_values
+from trimtab.training.fitting.fit import fit
 from trimtab.training.fitting.folds import OutOfFold, known_before, predict_forward
+from trimtab.training.fitting.score_checks import fitted_values
 
 
 class TimeSplit(msgspec.Struct, frozen=True, eq=False):

@@ -16,7 +16,8 @@ from trimtab.stats.metrics.lists import unit_losses
 from trimtab.stats.metrics.loss_names import quantile_of
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model, Task
-from trimtab.training.fitting.fit import fit_unchecked, fitted_values
+from trimtab.training.fitting.fit import fit_unchecked
+from trimtab.training.fitting.score_checks import fitted_values
 from trimtab.training.judge.list_baselines import Scores, list_baseline_scores
 
 _LINEAR_ROWS = 50_000  # the newest training rows that the linear baseline is fitted on

@@ -28,8 +28,8 @@ from trimtab.training.data.sets import TrainingSet
 from trimtab.training.data.weights import Balance, balance_of
 from trimtab.training.definitions import ClassCosts, Costs, GivenCosts, Metric, Model, checked_costs, checked_slices
 from trimtab.training.fitting.artifact import uncalibrated_scorer
-from trimtab.training.fitting.fit import checked_scores, fitted_values
 from trimtab.training.fitting.fitted import Fitted
+from trimtab.training.fitting.score_checks import checked_scores, fitted_values
 from trimtab.training.judge.backtest import FOLDS, Fold, backtest
 from trimtab.training.judge.baselines import baselines
 from trimtab.training.judge.crossing import Sides, group_leaks, group_slices, repeated_rows

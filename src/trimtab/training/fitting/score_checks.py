@@ -1,0 +1,151 @@
+"""Checks of a model's scores: shape and range, the stored model against the one in memory, repeatability."""
+
+from __future__ import annotations
+
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns import Columns
+from trimtab.core.errors import Misuse
+from trimtab.stats.scores import OFF
+from trimtab.training.definitions import Task
+from trimtab.training.fitting.classes import Classes
+from trimtab.training.fitting.fitted import Fitted
+from trimtab.training.runtimes.ports import Scorer
+
+_OWN = str(Path(__file__).parents[2])  # trimtab's own folder
+_OF_PYTHON = (sysconfig.get_path("stdlib"), "<")
+
+
+def fitted_values(fitted: Fitted, values: Columns) -> NDArray[np.float64]:
+    """Checked scores of feature values."""
+    artifact = fitted.artifact
+    return checked_scores(
+        fitted.model, artifact.task, fitted.scorer, fitted.matrix(values), classes=len(artifact.class_names)
+    )
+
+
+def checked_scores(
+    name: str, task: Task, scorer: Scorer, matrix: NDArray[Any], *, classes: int = 0
+) -> NDArray[np.float64]:
+    """A scorer's answers, once they are one number a row and, for a class, probabilities.
+
+    Of several classes, of which `classes` says how many, they are a chance of each that add up to 1.
+
+    Raises:
+        Misuse: They are not, or there are none.
+    """
+    with answering(name):
+        scores = np.asarray(scorer.predict(matrix), np.float64)
+    if scores.shape != ((len(matrix), classes) if classes else (len(matrix),)):
+        needed = f"A chance of each of {classes} classes" if classes else "One"
+        raise Misuse(
+            f"model {name!r}: predictions of shape {scores.shape} for {len(matrix)} rows. {needed} a row is needed."
+        )
+    finite = np.isfinite(scores)
+    bad = np.flatnonzero(~(finite.all(axis=1) if classes else finite))
+    if bad.size:
+        raise Misuse(f"model {name!r}: {bad.size} of {len(matrix)} predictions are no number, e.g. {scores[bad[0]]}.")
+    if classes:
+        outside = ((scores < 0.0) | (scores > 1.0)).any(axis=1)
+        bad = np.flatnonzero(outside | (np.abs(scores.sum(axis=1) - 1.0) > OFF))
+        if bad.size:
+            raise Misuse(
+                f"model {name!r}: {bad.size} of {len(matrix)} predictions are no chances that add up to 1, e.g. "
+                f"{scores[bad[0]].tolist()}. Give the estimator predict_proba."
+            )
+    bad = np.flatnonzero((scores < 0.0) | (scores > 1.0)) if task == "binary" else bad
+    if bad.size:
+        raise Misuse(
+            f"model {name!r}: {bad.size} of {len(matrix)} predictions lie outside [0, 1], e.g. {scores[bad[0]]:.4g}. "
+            "A probability is needed: give the estimator predict_proba, or choose a metric for numbers."
+        )
+    if task == "count" and scores.min(initial=0.0) < 0.0:
+        raise Misuse(
+            f"model {name!r}: {int((scores < 0.0).sum())} of {len(matrix)} predictions are below 0, e.g. "
+            f'{scores.min():.4g}. A count is needed: give the estimator a Poisson objective (objective="poisson").'
+        )
+    return scores
+
+
+@contextmanager
+def answering(name: str) -> Iterator[None]:
+    """While a model answers: what its estimator raises is `Misuse` of the model."""
+    try:
+        yield
+    except Misuse as error:  # it says itself what it lacks
+        raise Misuse(f"model {name!r}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever an estimator of the user's raises
+        said = f"its prediction raised {type(error).__name__}: {error}{place_raised(error)}"
+        raise Misuse(f"model {name!r}: {said}") from error
+
+
+def check_parity(
+    name: str,
+    scores: NDArray[np.float64],
+    estimator: Any,
+    inputs: NDArray[Any],
+    allowed: float,
+    classes: Classes | None,
+) -> None:
+    """Refuse an estimator whose stored form scores otherwise than the one in memory.
+
+    Raises:
+        Misuse: The scores differ by more than `allowed`, relative to scores above 1.
+    """
+    worst = _apart(_own_answers(estimator, inputs, classes), scores)
+    if not worst <= allowed:
+        raise Misuse(
+            f"model {name!r}: {type(estimator).__name__} in memory and as stored differ by {worst:.3g}. "
+            "A custom objective or a wrapper is lost on the way: use a built-in objective."
+        )
+
+
+def check_repeats(name: str, estimator: Any, inputs: NDArray[Any], allowed: float, classes: Classes | None) -> None:
+    """Refuse an estimator of the user's own that changes the rows it is given, or answers them otherwise later."""
+    given = inputs.copy()
+    first = _own_answers(estimator, given, classes)
+    if not np.array_equal(given, inputs, equal_nan=True):
+        raise Misuse(
+            f"model {name!r}: {type(estimator).__name__} changes the rows that it is given to answer. Let its predict "
+            "work on a copy of them."
+        )
+    worst = _apart(_own_answers(estimator, given, classes), first)
+    if not worst <= allowed:
+        raise Misuse(
+            f"model {name!r}: {type(estimator).__name__} answers the same rows another time by up to {worst:.3g} "
+            "otherwise. Let it draw nothing by chance when it predicts, and keep nothing from call to call."
+        )
+
+
+def _own_answers(estimator: Any, inputs: NDArray[Any], classes: Classes | None) -> NDArray[np.float64]:
+    """What the estimator in memory says to encoded inputs."""
+    if hasattr(estimator, "predict_proba"):
+        own = np.asarray(estimator.predict_proba(inputs), np.float64)
+        own = own[:, 1] if own.ndim == 2 and own.shape[1] == 2 else own
+    else:
+        own = np.asarray(estimator.predict(inputs), np.float64)
+        own = own.reshape(-1) if classes is None else own
+    return own if classes is None else classes.probabilities(own)
+
+
+def _apart(own: NDArray[np.float64], scores: NDArray[np.float64]) -> float:
+    """How far two answers to the same rows are apart at most, relative where they are above 1."""
+    return float(np.max(np.abs(own - scores) / np.maximum(1.0, np.abs(own))))
+
+
+def place_raised(error: BaseException) -> str:
+    """The end of a message: the innermost line of the user's own, or else of the library that raised; may be empty."""
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if not one.filename.startswith(_OWN)]
+    of_user = [f for f in frames if "site-packages" not in f.filename and not f.filename.startswith(_OF_PYTHON)]
+    if not frames:
+        return ""
+    frame = (of_user or frames)[-1]
+    return f", in {frame.name} at {Path(frame.filename).name}:{frame.lineno}"

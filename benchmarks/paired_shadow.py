@@ -1,7 +1,7 @@
 """Comparing successor and champion on the rows of a day that were logged, against what their own predictions take.
 
 Ours reads the day's requests back from the log, finds features as of their time and labels, leaves out faulty rows,
-lets both models score, and sums losses by day: `Workshop.shadow_days`, as the loop calls it once a day. The floor is
+lets both models score, and sums losses by day: `Candidates.shadow_days`, as the loop calls it once a day. The floor is
 both models' `predict` on the same rows, ready as a matrix.
 """
 

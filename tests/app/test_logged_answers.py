@@ -14,12 +14,16 @@ import shop
 from trimtab.app.project import Project
 from trimtab.app.training.loops import Loops
 from trimtab.core.columns.data import Columns, column
+from trimtab.core.ids import TimeIds
 from trimtab.core.records import FALLBACK_VERSION, LAST_ANSWER, NULL_FEATURES, RULE, Prediction
 from trimtab.core.time import DAY_US, MINUTE_US
 from trimtab.features.definitions import Request
+from trimtab.features.labels import LabelIndex
+from trimtab.feedback import IndexedLabels
 from trimtab.registry import LoadedModel
 from trimtab.serving.arms.arms import CANARY
 from trimtab.steering.candidates.comparisons import Comparisons
+from trimtab.steering.candidates.ports import DeploymentParts
 from trimtab.steering.candidates.recipes import BatchRecipe
 from trimtab.steering.loop_state import PairedDay, Repair
 from trimtab.training import Model, TrainingSet
@@ -134,8 +138,12 @@ class Unlogged:
 def compared(project: Project, repair: Repair, since_us: int, data: Any) -> tuple[PairedDay, ...]:
     deployment = project.definitions.deployment("buyer")
     recipe = BatchRecipe(deployment.model, seed=0)
-    found = Comparisons(deployment, recipe, data, project.registry)
-    return found.paired_days(repair, since_us, project.clock.now_us())[0]
+    parts = DeploymentParts(
+        deployment=deployment, data=data, labels=IndexedLabels(LabelIndex(deployment.model.label)),
+        registry=project.registry, catalog=project.state.catalog, blob=project.state.blob, clock=project.clock,
+        ids=TimeIds(project.clock, seed=1),
+    )  # fmt: skip
+    return Comparisons(parts, recipe).paired_days(repair, since_us, project.clock.now_us())[0]
 
 
 def again_as(made: Prediction, request: Request, key: str, **more: Any) -> Prediction:

@@ -29,6 +29,7 @@ from trimtab.core.time import DAY_US, HOUR_US, parse_time_us
 from trimtab.features.labels import LabelIndex
 from trimtab.feedback import IndexedLabels
 from trimtab.registry import LoadedModel
+from trimtab.steering.candidates.ports import CandidateOptions, DeploymentParts
 from trimtab.steering.candidates.recipes import Floats, Recipe, Rows
 from trimtab.steering.gate.scales import label_unit, refit_distance
 from trimtab.steering.loop.loop import Loop
@@ -558,20 +559,18 @@ def bent(project: Project, bend: Callable[[int], float]) -> list[tt.Decision]:
     index = LabelIndex(project.definitions.deployment("one").model.label)
     project.history.refresh()
     index.update(project.history.frame("sales"))
-    loop = Loop(
-        project.definitions.deployment("one"),
+    parts = DeploymentParts(
+        deployment=project.definitions.deployment("one"),
         labels=IndexedLabels(index),
-        live=project.loop("one"),
         data=LivingData(partial(run_in_memory, project.history), project.predictions),
         registry=project.registry,
         catalog=project.state.catalog,
         blob=project.state.blob,
         clock=project.clock,
         ids=TimeIds(project.clock, seed=1),
-        seed=0,
-        around=lambda recipe: Bent(recipe, bend),
     )
-    return loop.controller.tick()
+    options = CandidateOptions(seed=0, around=lambda recipe: Bent(recipe, bend))
+    return Loop(parts, options, live=project.loop("one")).controller.tick()
 
 
 @pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])

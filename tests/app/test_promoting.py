@@ -236,7 +236,7 @@ def test_a_promotion_that_was_killed_before_the_alias_moved_is_finished_by_the_n
 
 
 def test_a_window_in_which_all_labels_are_alike_is_waited_out(trained: Path) -> None:
-    from trimtab.steering.candidates.windows import lack_of_labels, stretch_of
+    from trimtab.steering.candidates.windows import judging_window, lack_of_labels
 
     with shop.opened(trained) as project:
         model = project.definitions.models["buyer"]
@@ -244,7 +244,7 @@ def test_a_window_in_which_all_labels_are_alike_is_waited_out(trained: Path) -> 
         alike = msgspec.structs.replace(
             found, labels=msgspec.structs.replace(found.labels, values=found.labels.values * 0.0)
         )
-        stretch = stretch_of(alike, 14 * DAY_US, -(2**62))
+        stretch = judging_window(alike, 14 * DAY_US, -(2**62))
         said = lack_of_labels(model, alike, stretch)
         assert said is not None
         assert "are 0: nothing there tells a good model from a constant" in said

@@ -323,7 +323,7 @@ def test_questions_about_moments_that_are_not_kept_are_refused_and_sets_leave_th
     with shop.opened(folder) as project:
         shop.load(project)
         project.train("buyer")
-        before = project.loop("buyer")._loop.builder._data.training_set(
+        before = project.loop("buyer")._loop.builder._parts.data.training_set(
             project.definitions.models["buyer"], cut_us=shop.NOW_US
         )
         project.retain()
@@ -332,7 +332,7 @@ def test_questions_about_moments_that_are_not_kept_are_refused_and_sets_leave_th
         assert project.predict("buyer", asked, at=shop.NOW_US - 20 * DAY_US)
         with pytest.raises(Misuse, match=r"events that the features need were removed \(\[retention\]\). Ask as of"):
             project.predict("buyer", asked, at=shop.NOW_US - 30 * DAY_US)
-        after = project.loop("buyer")._loop.builder._data.training_set(
+        after = project.loop("buyer")._loop.builder._parts.data.training_set(
             project.definitions.models["buyer"], cut_us=shop.NOW_US
         )
         kept = np.isin(before.at_us, after.at_us)

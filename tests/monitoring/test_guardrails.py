@@ -119,7 +119,7 @@ def test_what_is_wrong_is_found_within_a_few_hundred_requests(kind: str, canary:
 def test_a_version_that_fails_always_is_found_as_soon_as_a_verdict_is_allowed() -> None:
     said = breach(figures("canary", requests=50, failures=50), figures("champion", requests=950), LIMITS)
     assert said is not None
-    assert said.said == (
+    assert said.message == (
         "100.0 % of its requests failed (50 of 50), and 0.0 % with the version compared with; allowed are 1.0 % more."
     )
     assert breach(figures("canary", requests=49, failures=49), figures("champion", requests=950), LIMITS) is None
@@ -140,7 +140,7 @@ def test_a_limit_in_seconds_holds_without_a_champion() -> None:
     said = breach(slow, none, guardrails(p99="250ms"))
     assert said is not None
     assert (said.kind, said.bound) == ("latency", 0.25)
-    assert "allowed is 250 ms" in said.said
+    assert "allowed is 250 ms" in said.message
     assert breach(slow, none, guardrails(p99="60s")) is None
 
 

@@ -94,7 +94,7 @@ class Fragile:
 
 
 class Bench:
-    """A workshop whose candidates pass, fail or cannot be made as told; versions are called v1, v2, ..."""
+    """Candidates that pass, fail or cannot be made by a list of verdicts; versions are called v1, v2, ..."""
 
     def __init__(self, verdicts: list[bool | None]) -> None:
         self.verdicts = verdicts
@@ -210,7 +210,7 @@ class Rig:
         self.monitor = QualityMonitor(catalog, "click", run_length_days=200)
         self.ledger = Ledger(catalog)
         self.controller = Controller(
-            self.rules, monitor=self.monitor, builder=self.bench, ledger=self.ledger, catalog=catalog,
+            self.rules, monitor=self.monitor, candidates=self.bench, ledger=self.ledger, catalog=catalog,
             clock=self.clock, exposure=self.bench, guard=self.bench,
         )  # fmt: skip
 

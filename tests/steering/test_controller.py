@@ -390,7 +390,7 @@ def test_without_an_answer_the_candidate_is_dropped_and_the_cooldown_doubles(cat
     rig = asked(catalog, [True, True])
     assert later(rig, 2) == ["expire"]
     row = rig.ledger.rows()[-1]
-    assert row.cause.startswith("Nobody answered until ")
+    assert row.cause.startswith("No one answered until ")
     assert (row.version, rig.bench.in_service, rig.controller.state.repair) == ("v1", None, None)
     assert later(rig, 6) == []
     assert later(rig, 1) == ["trigger", "train", "gate", "ask"]
@@ -403,7 +403,7 @@ def test_without_an_answer_the_candidate_is_dropped_and_the_cooldown_doubles(cat
 def test_an_answer_after_the_time_is_a_conflict_and_the_ledger_says_that_nobody_answered(catalog: Catalog) -> None:
     rig = asked(catalog, [True])
     rig.clock.advance_to(rig.clock.now_us() + 3 * DAY_US)
-    with pytest.raises(Conflict, match=r"approve 'click': Nobody answered until .* It was dropped"):
+    with pytest.raises(Conflict, match=r"approve 'click': No one answered until .* It was dropped"):
         rig.controller.approve("Ada", "yes")
     assert [d.act for d in rig.ledger.rows()][-1] == "expire"
     assert rig.bench.in_service is None
@@ -552,11 +552,3 @@ def test_a_repaired_change_is_followed_up_when_more_of_the_new_world_is_known(ca
     assert [(d.at_us - promoted.at_us) // DAY_US for d in tried] == [9, 23]  # 7 and 21 days, and the label's two
     assert bench.changes == Changes(onset=onset, repaired=onset)  # by folds of the days since, as the repair
     assert rig.controller.state.cooldown_us == rig.controller.state.alarm_cooldown_us == 7 * DAY_US
-
-
-def test_a_state_of_an_earlier_trimtab_goes_on(catalog: Catalog) -> None:
-    old = b'{"phase": "idle", "cooldown_us": 864000000000, "quiet_until_us": 5, "trained_at_us": 7}'
-    catalog.write([Put("loop", "click", old)])
-    rig = Rig(catalog, Bench([]), deployment(target))
-    state = rig.controller.state
-    assert (state.cooldown_us, state.alarm_cooldown_us, state.changes) == (10 * DAY_US, 7 * DAY_US, Changes())

@@ -250,10 +250,10 @@ def test_a_champion_that_nobody_could_ask_is_told_in_record_and_reason() -> None
     assert "rival" not in gate.checks
     record = judge(
         RULE, judged, gate_id="g", model="m", metric="log_loss", candidate="c", candidate_scores=truth, champion="d",
-        champion_scores=None, judged_at_us=1, loads=True, rival="Nobody answered for m@1: no column 'x'.",
+        champion_scores=None, judged_at_us=1, loads=True, rival="No version answered for m@1: no column 'x'.",
     )  # fmt: skip
     assert (record.passed, record.champion, record.difference) == (True, "d", None)
-    assert record.reason.endswith("Nobody answered for m@1: no column 'x'.")
+    assert record.reason.endswith("No version answered for m@1: no column 'x'.")
     assert ("rival", "no evidence") in [(one.name, one.verdict) for one in record.findings]
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from trimtab.core.records import ChangeOnset
 from trimtab.core.time import DAY_US
 from trimtab.steering.candidates.plans import Plan, newest_plan, of_window, onset_plan, plan_in_words
-from trimtab.steering.candidates.windows import Stretch
+from trimtab.steering.candidates.windows import JudgingWindow
 from trimtab.training.data.weights import age_weights
 
 DAYS = 40
@@ -25,10 +25,10 @@ class Rows:
         self.usable = self.telling = usable
 
 
-def stretch(rows: Rows, first: int) -> Stretch:
+def stretch(rows: Rows, first: int) -> JudgingWindow:
     start_us = first * DAY_US
     before = rows.usable & (rows.begun_us < start_us - 2 * DAY_US)
-    return Stretch(start_us, DAYS * DAY_US, rows.usable & (rows.begun_us >= start_us), before)
+    return JudgingWindow(start_us, DAYS * DAY_US, rows.usable & (rows.begun_us >= start_us), before)
 
 
 def change(day: int) -> ChangeOnset:

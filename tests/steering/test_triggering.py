@@ -243,16 +243,6 @@ def test_automation_stays_within_its_budget_and_says_so_once(catalog: Catalog) -
     assert [d.act for d in decisions] == ["train", "gate", "promote"]
 
 
-def test_a_state_of_before_is_read_with_its_quiet_times() -> None:
-    old = (
-        b'{"phase":"waiting","begun_by":"alarm","quiet_until_us":7,"cooldown_us":8,"alarm_quiet_until_us":9,'
-        b'"alarm_cooldown_us":10}'
-    )
-    state = msgspec.json.decode(old, type=LoopState)
-    assert (state.quiet_of("alarm"), state.quiet_of("schedule")) == (Quiet(9, 10), Quiet(7, 8))
-    assert (state.quiet_of("labels"), state.fits) == (Quiet(), ())
-
-
 def test_a_budget_changes_the_address_of_a_deployment_only_where_it_is_declared() -> None:
     plain = deployment(target, retrain=OnNewLabels(5))
     assert plain.hash != deployment(target, retrain=OnNewLabels(5), fits_per_day=3).hash

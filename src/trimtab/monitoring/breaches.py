@@ -30,7 +30,7 @@ class Breach(msgspec.Struct, frozen=True, kw_only=True):
     kind: BreachKind
     figure: float  # of the version: seconds for "latency", else a share
     bound: float  # the most that it may be
-    said: str  # one sentence
+    message: str  # one sentence
 
 
 def breach(canary: ServiceMetrics, champion: ServiceMetrics, limits: Guardrails) -> Breach | None:
@@ -83,9 +83,9 @@ def _more(
     (count, total), (before, of) = pairs
     if log_higher((min(count, total), total), (min(before, of), of), lambda share: share + allowed) >= wanted:
         theirs = before / max(of, 1)
-        said = f"{_percent(count / total)} {what} ({count:,} of {total:,}), and {_percent(theirs)} with the version"
-        said += f" compared with; allowed are {_percent(allowed)} more."
-        yield Breach(kind=kind, figure=count / total, bound=theirs + allowed, said=said)
+        message = f"{_percent(count / total)} {what} ({count:,} of {total:,}), and {_percent(theirs)} with the version"
+        message += f" compared with; allowed are {_percent(allowed)} more."
+        yield Breach(kind=kind, figure=count / total, bound=theirs + allowed, message=message)
 
 
 def _slower(
@@ -105,9 +105,9 @@ def _slower(
     worst = max(logs, key=lambda share: logs[share])
     if logs[worst] + math.log(sum(math.exp(log - logs[worst]) for log in logs.values()) / len(logs)) >= wanted:
         mine_s, other_s = ours.latency_s(1.0 - worst), theirs.latency_s(1.0 - worst)
-        said = f"The {100.0 * (1.0 - worst):.0f}th percentile of its latency is {_time(mine_s)} over {ours.timed:,} "
-        said += f"requests, and {_time(other_s)} with the version compared with; allowed is {times:g} times that."
-        yield Breach(kind="latency", figure=mine_s, bound=max(times * other_s, easy_s), said=said)
+        message = f"The {100.0 * (1.0 - worst):.0f}th percentile of its latency is {_time(mine_s)} over {ours.timed:,} "
+        message += f"requests, and {_time(other_s)} with the version compared with; allowed is {times:g} times that."
+        yield Breach(kind="latency", figure=mine_s, bound=max(times * other_s, easy_s), message=message)
 
 
 def _slow(ours: ServiceMetrics, most_s: float, wanted: float) -> Iterator[Breach]:
@@ -115,8 +115,8 @@ def _slow(ours: ServiceMetrics, most_s: float, wanted: float) -> Iterator[Breach
     above = _from(ours.latencies, len(LATENCY_EDGES_S) + 1)[int(np.searchsorted(LATENCY_EDGES_S, most_s)) + 1]
     if float(log_above(above, ours.timed, _TAIL)) >= wanted:
         mine_s = ours.latency_s(1.0 - _TAIL)
-        said = f"The 99th percentile of its latency is {_time(mine_s)} over {ours.timed:,} requests; allowed is "
-        yield Breach(kind="latency", figure=mine_s, bound=most_s, said=f"{said}{_time(most_s)}.")
+        message = f"The 99th percentile of its latency is {_time(mine_s)} over {ours.timed:,} requests; allowed is "
+        yield Breach(kind="latency", figure=mine_s, bound=most_s, message=f"{message}{_time(most_s)}.")
 
 
 def _constant(ours: ServiceMetrics, theirs: ServiceMetrics, allowed: float, wanted: float) -> Iterator[Breach]:
@@ -124,9 +124,9 @@ def _constant(ours: ServiceMetrics, theirs: ServiceMetrics, allowed: float, want
     pairs = (min(ours.repeats, ours.scored), ours.scored), (min(theirs.repeats, theirs.scored), theirs.scored)
     if ours.scored and log_higher(*pairs, lambda share: share + allowed * (1.0 - share)) >= wanted:
         mine, other = ours.repeats / ours.scored, theirs.repeats / max(theirs.scored, 1)
-        said = f"{_percent(mine)} of its {ours.scored:,} scores equal the one before, and {_percent(other)} with the"
-        said += " version compared with: it gives the same answer to everything."
-        yield Breach(kind="constant", figure=mine, bound=other + allowed * (1.0 - other), said=said)
+        message = f"{_percent(mine)} of its {ours.scored:,} scores equal the one before, and {_percent(other)} with the"
+        message += " version compared with: it gives the same answer to everything."
+        yield Breach(kind="constant", figure=mine, bound=other + allowed * (1.0 - other), message=message)
 
 
 def _strange(ours: ServiceMetrics, theirs: ServiceMetrics, allowed: float, wanted: float) -> Iterator[Breach]:
@@ -137,8 +137,10 @@ def _strange(ours: ServiceMetrics, theirs: ServiceMetrics, allowed: float, wante
     strange = sum(count for bucket, count in ours.scores.items() if bucket not in usual)
     if float(log_above(strange, ours.scored, allowed)) >= wanted:
         mine = strange / ours.scored
-        said = f"{_percent(mine)} of its {ours.scored:,} scores are far from all that the version compared with gives"
-        yield Breach(kind="strange", figure=mine, bound=allowed, said=f"{said}; allowed are {_percent(allowed)}.")
+        message = (
+            f"{_percent(mine)} of its {ours.scored:,} scores are far from all that the version compared with gives"
+        )
+        yield Breach(kind="strange", figure=mine, bound=allowed, message=f"{message}; allowed are {_percent(allowed)}.")
 
 
 def _from(counts: Mapping[int, int], buckets: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

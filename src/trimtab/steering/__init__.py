@@ -1,10 +1,9 @@
-"""From signals to decisions: trigger, wait, train, gate, promote or refuse; the ledger."""
+"""Signals in, decisions out: trigger, wait, train, gate, promote or refuse; the ledger."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trimtab.steering.candidates.ports import Workshop
     from trimtab.steering.causes import (
         Every,
         OnNewLabels,
@@ -43,7 +42,6 @@ _HOMES = {
     "trimtab.steering.ledger": ("Ledger",),
     "trimtab.steering.loop.loop": ("Loop",),
     "trimtab.steering.loop_state": ("FREEZE", "LoopState", "Repair"),
-    "trimtab.steering.candidates.ports": ("Workshop",),
 }
 
 __all__ = [
@@ -61,7 +59,6 @@ __all__ = [
     "Repair",
     "Triggers",
     "Window",
-    "Workshop",
     "beats_champion",
     "deployment",
     "every",

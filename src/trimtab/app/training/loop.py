@@ -38,7 +38,7 @@ from trimtab.run import Recorded, Runs, Workplace
 from trimtab.serving.answer.answering import PAST
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.steering.candidates.builder import CandidateBuilder
-from trimtab.steering.candidates.ports import Stored, TrainingData
+from trimtab.steering.candidates.ports import CandidateOptions, DeploymentParts, Stored, TrainingData
 from trimtab.steering.candidates.stored import Recording
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.gate.version_checks import Proving
@@ -87,24 +87,24 @@ class DeploymentLoop:
         self._runs = runs
         self._registry = registry
         self._config = config
-        self._loop = Loop(
-            deployment,
-            labels=self._read_labels,
-            live=self,
+        parts = DeploymentParts(
+            deployment=deployment,
             data=data,
+            labels=self._read_labels,
             registry=registry,
             catalog=catalog,
             blob=blob,
             clock=clock,
             ids=ids,
+        )
+        options = CandidateOptions(
             seed=config.seed,
             threads=config.training.threads,
             recording=Recording(self._steps, pin, self._made_by),
             proving=self._proving(),
-            outside=self._outside,
-            predictions=predictions,
             profile=self._profiles.make,
         )
+        self._loop = Loop(parts, options, live=self, outside=self._outside, predictions=predictions)
         self.monitor = self._loop.monitor
         self.controller = self._loop.controller
         self._ticked = False  # whether the last tick closed its days
@@ -230,10 +230,11 @@ class DeploymentLoop:
         builder, cut_us = self._loop.builder, asked.cut_us
         match asked.what:
             case "same":
-                lost = builder.lost()
-                builder.put_back()
-                same = builder.same(cut_us)
-                return Answered(same=same, put_back=lost and not builder.lost())
+                artifact = builder.artifact
+                lost = artifact.lost()
+                artifact.put_back()
+                same = artifact.same(cut_us)
+                return Answered(same=same, put_back=lost and not artifact.lost())
             case "blocked":
                 return Answered(lack=builder.blocked(cut_us, asked.changes))
             case "repair":

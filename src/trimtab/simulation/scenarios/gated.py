@@ -16,6 +16,7 @@ from trimtab.registry import Registry
 from trimtab.registry.protection import CHAMPION
 from trimtab.simulation.scenarios.inputs import SharedCounts, WatchedInputs
 from trimtab.simulation.scenarios.rows import AnsweredRows, Block, LineData
+from trimtab.steering.candidates.ports import CandidateOptions, DeploymentParts
 from trimtab.steering.candidates.recipes import LiveScores, Recipe
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.loop.loop import Loop
@@ -75,23 +76,24 @@ class Gated:
             shared=counts,
             every_us=look_every_us,
         )
-        self._loop = Loop(
-            deployment,
-            labels=rows.label_reader(deployment.model.label),
-            live=live,
+        parts = DeploymentParts(
+            deployment=deployment,
             data=LineData(rows, partial(left_out, catalog, deployment.model)),
+            labels=rows.label_reader(deployment.model.label),
             registry=registry,
             catalog=catalog,
             blob=blob,
             clock=clock,
             ids=ids,
+        )
+        options = CandidateOptions(
             seed=seed,
             around=around,
             save=save_manifest,
             evaluates=False,
-            served=served,
             profile=self._inputs.profiles.make if look_every_us else None,
         )
+        self._loop = Loop(parts, options, live=live, served=served)
 
     @property
     def input_signals(self) -> list[Signal]:

@@ -1,4 +1,4 @@
-"""Whom a candidate or a stored version is compared with, on which days, and what is missing for that."""
+"""The comparison of a candidate or a stored version with the champion: on which days, and what is missing for it."""
 
 from __future__ import annotations
 
@@ -7,148 +7,161 @@ import numpy as np
 
 from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.time import DAY_US
-from trimtab.registry import Registry, Version
+from trimtab.registry import Version
 from trimtab.registry.protection import CHAMPION
 from trimtab.steering.candidates.comparison_targets import (
-    Answered,
     ComparisonTarget,
-    asked_of_version,
-    find_rival,
-    rival_answers,
-    who_answers,
+    TargetScores,
+    champion_target,
+    target_scores,
+    version_target,
+    with_features_of,
 )
 from trimtab.steering.candidates.judging import Side, finite
-from trimtab.steering.candidates.ports import ChampionFailed, TrainingData
+from trimtab.steering.candidates.plans import Plan, newest_plan, onset_plan
+from trimtab.steering.candidates.ports import ChampionFailed, DeploymentParts
 from trimtab.steering.candidates.recipes import Floats, Recipe, Rows, stored_scores
-from trimtab.steering.candidates.shadowing import compared_days
 from trimtab.steering.candidates.windows import (
     LEAST_WINDOW,
-    Stretch,
+    JudgingWindow,
     day_of,
     days_of,
     enough_from,
+    judging_window,
     labelled_until,
     lack_of_days,
     lack_of_labels,
     lack_of_lessons,
-    stretch_of,
 )
-from trimtab.steering.definitions import LEAST_WINDOW_US, Deployment
+from trimtab.steering.definitions import LEAST_WINDOW_US
+from trimtab.steering.gate.shadow import compared_days
 from trimtab.steering.gate.window import Window
 from trimtab.steering.loop_state import Changes, PairedDay, Repair
 from trimtab.training.data.sets import TrainingSet
 
 
 class Comparisons:
-    """Finds who answers for the version in service, and what cannot be compared for want of days or labels.
+    """Comparisons of one deployment's candidates with its champion.
 
     Args:
-        deployment: The rules.
-        recipe: How its model is asked.
-        data: Gives the rows of a shadow, and the features of versions that have others.
-        registry: Has the versions and their gate records.
+        parts: The deployment and its stores.
+        recipe: Scores rows with fitted models and stored versions.
     """
 
-    def __init__(self, deployment: Deployment, recipe: Recipe, data: TrainingData, registry: Registry) -> None:
-        self._deployment = deployment
+    def __init__(self, parts: DeploymentParts, recipe: Recipe) -> None:
+        self._parts = parts
+        self._deployment = parts.deployment
         self._recipe = recipe
-        self._data = data
-        self._registry = registry
+        self._learns = parts.deployment.learn == "online"
 
     def champion(self) -> Version | None:
         """The version in service."""
-        return self._registry.alias(self._deployment.name, CHAMPION)
+        return self._parts.registry.alias(self._deployment.name, CHAMPION)
+
+    def target(self, until_us: int) -> ComparisonTarget | None:
+        """The comparison target of a new candidate; None where no version can answer for the champion."""
+        model, registry = self._deployment.model, self._parts.registry
+        return champion_target(registry, self.champion(), model, until_us, learns=self._learns)
+
+    def target_of_stored(self, until_us: int) -> ComparisonTarget | None:
+        """The comparison target of a stored version; None where no version can answer for the champion."""
+        champion = self.champion()
+        if champion is None or self.target(until_us) is None:
+            return None
+        return version_target(self._parts.registry, champion, self._deployment.model, until_us)
+
+    def window(self, training_set: TrainingSet, *targets: ComparisonTarget | None) -> JudgingWindow:
+        """The newest closed days that have labels, as far as none of the targets has learnt from them."""
+        seen_us = max((one.unseen_from_us for one in targets if one is not None), default=-(2**62))
+        return judging_window(training_set, self._deployment.gate.window_us, seen_us)
+
+    def plan(self, training_set: TrainingSet, target: ComparisonTarget | None, changes: Changes) -> Plan:
+        """The rows to learn from and to judge on; a model that learns online is judged by what it answered."""
+        onset = changes.onset
+        if onset is None or target is None or self._learns:
+            since_us = None if self._learns or changes.repaired is None else changes.repaired.at_us
+            return newest_plan(training_set, self.window(training_set, target), since_us)
+        since_us = max(onset.at_us, target.unseen_from_us)
+        days_us = max(labelled_until(training_set) - since_us, 0)
+        return onset_plan(training_set, judging_window(training_set, days_us, since_us), onset)
 
     def unseen(self, cut_us: int, changes: Changes) -> str | None:
-        """Why the closed days do not suffice, whatever their labels; None when they may. It costs next to nothing."""
-        closed_us = self._deployment.model.label.closed_until(cut_us)
+        """Why the closed days do not suffice, whatever their labels; None when they may. Reads no rows."""
+        label = self._deployment.model.label
+        closed_us = label.closed_until(cut_us)
         onset = changes.onset
         if onset is not None and closed_us - onset.at_us < LEAST_WINDOW_US:
-            enough = enough_from(onset.at_us, self._deployment.model.label)
             return (
                 f"Only {days_of(closed_us - onset.at_us)} of closed days since the change of {day_of(onset.at_us)}; "
-                f"needed are {LEAST_WINDOW}. From {enough} on there are enough."
+                f"needed are {LEAST_WINDOW}. From {enough_from(onset.at_us, label)} on there are enough."
             )
-        rival = self.rival(closed_us)
-        if rival is None or closed_us - rival.unseen_from_us >= LEAST_WINDOW_US:
+        target = self.target(closed_us)
+        if target is None or closed_us - target.unseen_from_us >= LEAST_WINDOW_US:
             return None
-        enough = enough_from(rival.unseen_from_us, self._deployment.model.label)
+        enough = enough_from(target.unseen_from_us, label)
         return (
-            f"Only {days_of(closed_us - rival.unseen_from_us)} of closed days are unseen by the champion; needed are "
+            f"Only {days_of(closed_us - target.unseen_from_us)} of closed days are unseen by the champion; needed are "
             f"{LEAST_WINDOW}. Keep loading requests and labels, and train again: from {enough} on there are enough."
-            f"{self._other_recipe(rival, closed_us)}"
+            f"{self._other_recipe(target, closed_us)}"
         )
 
-    def rival(self, until_us: int) -> ComparisonTarget | None:
-        """Who answers for the version in service against a new candidate; None where nobody can."""
-        learns = self._deployment.learn == "online"
-        return find_rival(self._registry, self.champion(), self._deployment.model, until_us, learns=learns)
-
-    def stand_in(self, until_us: int) -> ComparisonTarget | None:
-        """Who answers for the version in service where a stored one is judged; None where nobody can."""
-        rival = self.rival(until_us)
-        if rival is None:
-            return None
-        champion = self.champion()
-        assert champion is not None  # somebody answers for it
-        return who_answers(self._registry, champion, self._deployment.model, until_us)
-
-    def stretch(self, training_set: TrainingSet, *rivals: ComparisonTarget | None) -> Stretch:
-        """The newest closed days that have labels, as far as none of the rivals has learnt from them."""
-        seen_us = max((rival.unseen_from_us for rival in rivals if rival is not None), default=-(2**62))
-        return stretch_of(training_set, self._deployment.gate.window_us, seen_us)
-
-    def lack(self, training_set: TrainingSet, stretch: Stretch, rival: ComparisonTarget | None) -> str | None:
+    def lack(self, training_set: TrainingSet, changes: Changes) -> str | None:
         """What a candidate cannot be fitted or judged without, in one sentence; None when nothing is missing."""
+        target = self.target(labelled_until(training_set))
+        return self.lack_of(training_set, self.plan(training_set, target, changes).window, target)
+
+    def lack_of(self, training_set: TrainingSet, window: JudgingWindow, target: ComparisonTarget | None) -> str | None:
+        """As `lack`, of a window and a comparison target."""
         model, seen = self._deployment.model, ""
-        if rival is not None:
-            seen = f", the champion has learnt all that was known at {day_of(rival.version.cut_us)}"
-        lack = lack_of_days(training_set, stretch, seen)
+        if target is not None:
+            seen = f", the champion has learnt all that was known at {day_of(target.version.cut_us)}"
+        lack = lack_of_days(training_set, window, seen)
         if lack is not None:
-            return lack if rival is None else lack + self._other_recipe(rival, labelled_until(training_set))
-        lack = lack_of_lessons(model, stretch)
-        if lack is None and np.unique(training_set.target[stretch.before]).size > 1:  # of one value a fit says more
-            return lack_of_labels(model, training_set, stretch)
+            return lack if target is None else lack + self._other_recipe(target, labelled_until(training_set))
+        lack = lack_of_lessons(model, window)
+        if lack is None and np.unique(training_set.target[window.before]).size > 1:  # one value: the fit says more
+            return lack_of_labels(model, training_set, window)
         return lack
 
     def lack_to_judge(
-        self, training_set: TrainingSet, stretch: Stretch, asked: ComparisonTarget, rival: ComparisonTarget | None
+        self, training_set: TrainingSet, window: JudgingWindow, own: ComparisonTarget, target: ComparisonTarget | None
     ) -> str | None:
         """What a stored version cannot be judged without, in one sentence; None when nothing is missing."""
         model = self._deployment.model
-        newer = asked if rival is None or asked.unseen_from_us >= rival.unseen_from_us else rival
+        newer = own if target is None or own.unseen_from_us >= target.unseen_from_us else target
         known_us = model.label.final_at(newer.unseen_from_us)
         seen = f", {newer.version.name} may have seen all that was known at {day_of(known_us)}"
-        lack = lack_of_days(training_set, stretch, seen if newer.unseen_from_us >= stretch.start_us else "")
+        lack = lack_of_days(training_set, window, seen if newer.unseen_from_us >= window.start_us else "")
         if lack is None:
-            return lack_of_labels(model, training_set, stretch)
-        if training_set.usable.any() and newer.unseen_from_us >= stretch.start_us:
+            return lack_of_labels(model, training_set, window)
+        if training_set.usable.any() and newer.unseen_from_us >= window.start_us:
             lack += f" From {enough_from(newer.unseen_from_us, model.label)} on there are enough."
-            if newer is asked and asked.version.imported is not None:
+            if newer is own and own.version.imported is not None:
                 lack += " It was made elsewhere: if it has seen less, say until when (--seen-until TIME)."
         return lack
 
-    def answered(self, rival: ComparisonTarget | None, training_set: TrainingSet, stretch: Stretch) -> Answered:
-        """What the rival answered on the window; no scores where there is nobody to compare with."""
-        if rival is None:
+    def answered(
+        self, target: ComparisonTarget | None, training_set: TrainingSet, window: JudgingWindow
+    ) -> TargetScores:
+        """The target's scores of the window; none where there is no target."""
+        if target is None:
             champion = self.champion()
             other = "" if champion is None else f"{champion.name} answers another kind of question, judged by "
-            return Answered(None, other and f"{other}{champion and champion.metric}: nothing was compared.")
-        model = self._deployment.model
-        found = rival_answers(self._registry, self._recipe, self._data, rival, model, training_set, stretch.rows)
+            return TargetScores(None, other and f"{other}{champion and champion.metric}: nothing was compared.")
+        found = target_scores(self._parts, self._recipe, target, training_set, window.rows)
         if found.scores is not None:
-            finite(found.scores, rival.version)
+            finite(found.scores, target.version)
         return found
 
     def paired_days(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[PairedDay, ...], int]:
-        """See `Workshop.shadow_days`."""
+        """See `Candidates.shadow_days`."""
         model = self._deployment.model
         assert repair.successor is not None  # it is in its shadow
         assert repair.gate.champion is not None  # and compared with this
         try:
             since_or_lists_us = since_us if model.group is None else since_us - DAY_US  # a list may have begun before
-            training_set = self._data.training_set(model, cut_us=cut_us, since_us=since_or_lists_us, answers=True)
-        except NotFound:  # nothing was asked
+            training_set = self._parts.data.training_set(model, cut_us=cut_us, since_us=since_or_lists_us, answers=True)
+        except NotFound:  # there was no request
             return (), since_us
         too_new_us = [one.start_us for one in training_set.manifest.left_out or () if one.end_us is None]
         until_us = min([model.label.closed_until(cut_us), *too_new_us]) // DAY_US * DAY_US
@@ -166,59 +179,58 @@ class Comparisons:
         return compared_days(model.metric, window, own, other), until_us
 
     def _scores_of(self, address: str, unseen_from_us: int, training_set: TrainingSet, rows: Rows) -> Floats:
-        """What a version answers to some rows, from its own features.
+        """A version's scores of some rows, from its own features.
 
         Raises:
-            Misuse: It cannot be asked.
+            Misuse: It cannot answer.
         """
-        rival = ComparisonTarget(self._registry.get(address), unseen_from_us)
-        model = self._deployment.model
-        found = rival_answers(self._registry, self._recipe, self._data, rival, model, training_set, rows)
+        target = ComparisonTarget(self._parts.registry.get(address), unseen_from_us)
+        found = target_scores(self._parts, self._recipe, target, training_set, rows)
         if found.scores is None:
-            raise Misuse(found.said)
-        return finite(found.scores, rival.version)
+            raise Misuse(found.note)
+        return finite(found.scores, target.version)
 
     def stored_side(
-        self, version: Version, asked: ComparisonTarget, training_set: TrainingSet, stretch: Stretch
+        self, version: Version, own: ComparisonTarget, training_set: TrainingSet, window: JudgingWindow
     ) -> Side:
-        """What a stored version answers to the window's rows, with the features that it reads."""
+        """A stored version's scores of the window's rows, with the features that it reads."""
         model = self._deployment.model
         try:
-            loaded = self._registry.load(asked.version)
-            own = asked_of_version(loaded, self._data, model, training_set, stretch.rows)
-            scores = stored_scores(self._recipe, loaded, own, model)
+            loaded = self._parts.registry.load(own.version)
+            rows = with_features_of(loaded, self._parts.data, model, training_set, window.rows)
+            scores = stored_scores(self._recipe, loaded, rows, model)
         except (Misuse, NotFound) as error:
             raise Misuse(f"promote {version.name}: it cannot be asked: {error}") from error
-        return Side(asked.version, finite(scores, asked.version), own.features.values, version, asked.said)
+        return Side(own.version, finite(scores, own.version), rows.features.values, version, own.note)
 
-    def refreshes(self, changes: Changes, rival: ComparisonTarget | None, answered: Answered) -> bool:
+    def refreshes(self, changes: Changes, target: ComparisonTarget | None, answered: TargetScores) -> bool:
         """Whether the candidate has the recipe of the version in service, and only time has asked for it."""
-        if not changes.refreshes or changes.onset is not None or rival is None or answered.scores is None:
+        if not changes.refreshes or changes.onset is not None or target is None or answered.scores is None:
             return False
-        same = rival.version.recipe == self._deployment.model.hash
+        same = target.version.recipe == self._deployment.model.hash
         return same and self._deployment.gate.prove_refreshes is msgspec.UNSET
 
     def searchable(self, cut_us: int) -> tuple[TrainingSet, Rows, int]:
         """The set of a cut, which of its rows a search may see, and by when all of their labels were known.
 
-        They are those that a first candidate would be fitted on: no gate from this cut on judges on any of them.
+        They are the rows that a first candidate would be fitted on: no gate from this cut on judges on any of them.
 
         Raises:
             Unavailable: There are too few.
         """
-        training_set = self._data.training_set(self._deployment.model, cut_us=cut_us)
-        stretch = msgspec.structs.replace(self.stretch(training_set, None), judged=False)
-        lack = self.lack(training_set, stretch, None)
+        training_set = self._parts.data.training_set(self._deployment.model, cut_us=cut_us)
+        window = msgspec.structs.replace(self.window(training_set, None), judged=False)
+        lack = self.lack_of(training_set, window, None)
         if lack is not None:
             raise Unavailable(f"search of {self._deployment.name!r}: {lack}")
-        return training_set, stretch.before, stretch.start_us
+        return training_set, window.before, window.start_us
 
-    def _other_recipe(self, rival: ComparisonTarget, until_us: int) -> str:
-        """What can be judged although the champion has seen the days, as a sentence with a blank before it."""
-        model, version = self._deployment.model, rival.version
-        if self._deployment.learn == "online" or version.recipe != model.hash:
+    def _other_recipe(self, target: ComparisonTarget, until_us: int) -> str:
+        """What can be judged although the champion has seen the days, as a sentence with a space before it."""
+        model, version = self._deployment.model, target.version
+        if self._learns or version.recipe != model.hash:
             return ""
-        other = who_answers(self._registry, version, model, until_us)
+        other = version_target(self._parts.registry, version, model, until_us)
         if until_us - other.unseen_from_us < LEAST_WINDOW_US:
             return ""
         return " Another estimator, other parameters or other features can be judged now."

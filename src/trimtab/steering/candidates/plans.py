@@ -1,4 +1,4 @@
-"""The rows of a repair: which are learnt from, judged on and refitted on, chosen by what began it."""
+"""The plan of a repair: the rows that are learnt from, judged on and refitted on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from trimtab.core.records import ChangeOnset
 from trimtab.core.time import DAY_US
 from trimtab.steering.candidates.recipes import Floats, Rows
-from trimtab.steering.candidates.windows import LEAST_DAYS, Stretch, day_of
+from trimtab.steering.candidates.windows import LEAST_DAYS, JudgingWindow, day_of
 from trimtab.steering.definitions import LEAST_WINDOW_US
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.fitting.fitted import Fitted
@@ -20,41 +20,41 @@ _HALF_LIFE_US = 7 * DAY_US
 
 
 class Source(msgspec.Struct, frozen=True, eq=False):
-    """Rows that a candidate may learn from."""
+    """A choice of rows that a candidate may learn from."""
 
     name: str
     rows: Rows  # for the candidate, which never learns from what it is judged on
     refit: Rows  # for what goes in service
-    half_life_us: int | None = None  # a row that is so much older counts half; None: all count alike
+    half_life_us: int | None = None  # a row older by this counts half; None: all rows count alike
 
 
 class Plan(msgspec.Struct, frozen=True, eq=False):
-    """What a repair learns from and is judged on.
+    """The rows that a repair learns from and is judged on.
 
     Each fold of the days is answered by a fit that has learnt from none of its rows. With one fold there is one fit;
-    with two, of alternate days, all days since a change are judged and half of them are always learnt from.
+    with two folds of alternate days, all days since a change are judged and each fit learns from half of them.
     """
 
-    windows: tuple[Stretch, ...]  # the longest first, which holds the others
+    windows: tuple[JudgingWindow, ...]  # the longest first, which contains the others
     folds: tuple[Rows, ...]  # disjoint; together the rows of the longest window
     sources: tuple[Source, ...]
 
     @property
-    def window(self) -> Stretch:
-        """All that is answered."""
+    def window(self) -> JudgingWindow:
+        """The longest window: its rows are answered."""
         return self.windows[0]
 
     @property
     def choices(self) -> int:
-        """Sources and windows from which the best pair is put forward: they share the gate's error."""
+        """The number of pairs of source and window, of which the best is put forward: they share the gate's error."""
         return len(self.sources) * len(self.windows)
 
     def learnt(self, source: Source, fold: Rows) -> Rows:
-        """The rows that the answers to a fold are learnt from."""
+        """The rows that the fit which answers a fold learns from."""
         return source.rows & ~fold
 
     def assembled(self, answers: Sequence[Floats]) -> Floats:
-        """The answers to the longest window's rows from those to each fold's, in the order of the rows."""
+        """The scores of the longest window's rows in their order, from the scores of each fold."""
         if len(self.folds) == 1:
             return answers[0]
         whole = np.empty((int(self.window.rows.sum()), *answers[0].shape[1:]))
@@ -64,20 +64,20 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
 
 
 class Made(msgspec.Struct, frozen=True, eq=False):
-    """The fits of one source, and what they answered."""
+    """The fits of one source, and their scores."""
 
     source: Source
-    candidate: Fitted  # that of the first fold
+    candidate: Fitted  # the fit of the first fold
     scores: Floats  # of the longest window's rows, each from the fit that has not seen it
 
 
-def newest_plan(training_set: TrainingSet, window: Stretch, since_us: int | None = None) -> Plan:
+def newest_plan(training_set: TrainingSet, window: JudgingWindow, since_us: int | None = None) -> Plan:
     """Learn from what was final when the window began, judge on the window, refit on everything.
 
     Args:
         training_set: All rows.
         window: The newest closed days.
-        since_us: When the last change began that was repaired: then learning from the days since is a choice, too.
+        since_us: When the last repaired change began; then learning from the days since is a second choice.
     """
     usable = training_set.usable
     sources = [Source("all history", window.before, usable)]
@@ -87,12 +87,12 @@ def newest_plan(training_set: TrainingSet, window: Stretch, since_us: int | None
     return Plan((window,), (window.rows,), tuple(sources))
 
 
-def onset_plan(training_set: TrainingSet, window: Stretch, onset: ChangeOnset) -> Plan:
-    """Judge on the days since a change, by folds of alternate days, what was learnt in several ways.  # D0177
+def onset_plan(training_set: TrainingSet, window: JudgingWindow, onset: ChangeOnset) -> Plan:
+    """Judge several sources on the days since a change, by folds of alternate days.  # D0177
 
     A candidate that is judged on the newest fortnight has learnt nothing of a change that began within it. Here every
     fit has seen half of the days since the change. An onset that was dated too early leaves days from before the
-    change among those, which speak for what is there. So a second window begins at its latest likely day, or seven days
+    change among them, which favour the champion. So a second window begins at the latest likely onset, or seven days
     ago where that is later, if enough of its days have labels; and the days since then are a source of their own.
 
     Args:
@@ -123,8 +123,8 @@ def onset_plan(training_set: TrainingSet, window: Stretch, onset: ChangeOnset) -
     )
 
 
-def plan_in_words(plan: Plan, source: Source, window: Stretch) -> str:
-    """A sentence on what was judged for the gate's record; empty for the usual plan."""
+def plan_in_words(plan: Plan, source: Source, window: JudgingWindow) -> str:
+    """A sentence for the gate's record about what was judged; empty for the default plan."""
     if plan.choices == 1:
         return ""
     folds = ""
@@ -136,6 +136,6 @@ def plan_in_words(plan: Plan, source: Source, window: Stretch) -> str:
     )
 
 
-def of_window(scores: NDArray[np.float64], plan: Plan, window: Stretch) -> Floats:
-    """The part of the scores of the plan's longest window that belongs to one of its windows."""
+def of_window(scores: NDArray[np.float64], plan: Plan, window: JudgingWindow) -> Floats:
+    """The scores of one of the plan's windows, from those of its longest window."""
     return scores[window.rows[plan.window.rows]]

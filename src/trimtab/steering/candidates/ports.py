@@ -1,4 +1,4 @@
-"""What a controller and a workshop need of others, as protocols: `app` and `simulation` hand them in."""
+"""What a loop needs from others: the parts of a deployment, and the protocols that `app` and `simulation` implement."""
 
 from __future__ import annotations
 
@@ -6,12 +6,24 @@ from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
+from trimtab.core.clock import Clock
+from trimtab.core.columns.data import Columns
+from trimtab.core.ids import Ids
+from trimtab.features.feature_set import FeatureSet
+from trimtab.features.frames import FeatureFrame
+from trimtab.feedback import LabelReader
+from trimtab.registry import Registry, Version
 from trimtab.registry.aliases import Together
-from trimtab.steering.candidates.comparison_targets import OtherFeatures
+from trimtab.steering.candidates.recipes import Recipe
+from trimtab.steering.candidates.stored import Recording
+from trimtab.steering.definitions import Deployment
+from trimtab.steering.gate.version_checks import Proving
 from trimtab.steering.loop_state import Changes, PairedDay, Repair
-from trimtab.store.ports import Put
-from trimtab.training.data.sets import TrainingSet
+from trimtab.store.ports import Blob, Catalog, Put
+from trimtab.training.data.sets import TrainingSet, save_training_set
 from trimtab.training.definitions import Model
 
 
@@ -26,11 +38,65 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     seen_until_us: int | None = None  # until when it may have seen data, where a person says so
 
 
-class Workshop(Protocol):
-    """Makes, judges and puts forward versions; `app` and `simulation` hand one to the controller."""
+class TrainingData(Protocol):
+    """Gives pinned training sets, from history or from logged predictions."""
+
+    def training_set(
+        self, model: Model, *, cut_us: int, since_us: int | None = None, answers: bool = False
+    ) -> TrainingSet:
+        """The rows of requests made by `cut_us`, with features as of their time and the labels known at `cut_us`.
+
+        Args:
+            model: The model whose requests they are.
+            cut_us: What became known later does not count.
+            since_us: Leave out requests made before.
+            answers: Give the logged answers to the rows, too, where there is a log to read them from.
+        """
+        ...
+
+    def features_of(
+        self, model: Model, features: FeatureSet, requests: Columns, at_us: NDArray[np.int64]
+    ) -> FeatureFrame:
+        """The features of another definition for some of the model's requests, each as of its time.
+
+        Raises:
+            Misuse: A column of the request, or a source, is gone.
+            NotFound: The same.
+        """
+        ...
+
+
+class DeploymentParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """One deployment with its data and its stores: what every part of its loop works on."""
+
+    deployment: Deployment
+    data: TrainingData
+    labels: LabelReader  # finds labels as they stood when a day was closed
+    registry: Registry
+    catalog: Catalog  # state, signals and ledger
+    blob: Blob  # training sets
+    clock: Clock
+    ids: Ids  # names gate records
+
+
+class CandidateOptions(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """How candidates are fitted, stored and tried; without the optional parts, as in a replay."""
+
+    seed: int
+    threads: int = 1  # that a fit may use
+    around: Callable[[Recipe], Recipe] = lambda recipe: recipe  # a replay shares fits between its scenarios
+    save: Callable[[TrainingSet, Blob], str] = save_training_set
+    evaluates: bool = True  # whether candidates get an evaluation with baselines and intervals
+    recording: Recording = Recording()  # how steps are done, so that none is done twice
+    proving: Proving | None = None  # a new process and a stopwatch; None: candidates are not tried with them
+    profile: Callable[[Version, TrainingSet], object] | None = None  # makes the input profile of a successor
+
+
+class Candidates(Protocol):
+    """Makes, judges and puts forward versions: a `CandidateBuilder`, or what runs one in another process."""
 
     def champion(self) -> str | None:
-        """Address of the version in service."""
+        """The address of the version in service."""
         ...
 
     def blocked(self, cut_us: int, changes: Changes) -> str | None:
@@ -41,9 +107,9 @@ class Workshop(Protocol):
         """Train a candidate on what was known at `cut_us` and judge it against the champion.
 
         Args:
-            cut_us: Only what was known by then is looked at.
+            cut_us: Only what was known by then counts.
             go_on: Called before the gate; what it raises ends the repair.
-            changes: Days since one that is repaired now are judged, and partly learnt from.
+            changes: Days since a change that is repaired now are judged, and partly learnt from.
 
         Raises:
             Misuse: No candidate can be made of these data or by this recipe.
@@ -51,7 +117,7 @@ class Workshop(Protocol):
         ...
 
     def judge_stored(self, stored: Stored, cut_us: int, *, keep: bool = True) -> Repair:
-        """Judge a stored version against the champion on what was known at `cut_us`; its record is kept if asked.
+        """Judge a stored version against the champion on what was known at `cut_us`; `keep` stores the gate record.
 
         Raises:
             Unavailable: There is no window that neither has seen.
@@ -60,15 +126,15 @@ class Workshop(Protocol):
         ...
 
     def promote(self, repair: Repair, why: str, actor: str | None = None) -> str | None:
-        """Put the successor in service; the address of what it replaced. Once is as good as twice.
+        """Put the successor in service; return the address of what it replaced. May be repeated.
 
         Raises:
-            Conflict: Another champion stands there than the one that the gate compared with.
+            Conflict: The champion is not the one that the gate compared with.
         """
         ...
 
     def shadow_days(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[PairedDay, ...], int]:
-        """Successor and champion on the rows asked since a time, by day, and until when days are complete at `cut_us`.
+        """Successor and champion by day on requests since a time, and until when days are complete at `cut_us`.
 
         Raises:
             Misuse: The successor cannot answer.
@@ -98,35 +164,18 @@ class Exposed(Protocol):
 
 
 class Guard(Protocol):
-    """Looks at how the service fares with a version."""
+    """Checks how the service does with a version."""
 
     def __call__(self, version: str, against: str, *, since_us: int) -> str | None:
         """What is wrong with the service since a time, in one sentence; None where nothing is.
 
         Args:
-            version: The address of the version that is guarded: a canary, or what has just taken over.
-            against: The one that it is compared with, which answers or answered before.
-            since_us: Since when it answers.
+            version: The address of the version that is guarded: a canary, or one that has just taken over.
+            against: The version that answers otherwise, or answered before.
+            since_us: Since when `version` answers.
         """
         ...
 
     def requests(self, version: str, *, since_us: int) -> int | None:
-        """How many requests a canary has answered since a time; None where they are not counted."""
-        ...
-
-
-class TrainingData(OtherFeatures, Protocol):
-    """Gives pinned training sets; where they come from (history, logged predictions) is its own business."""
-
-    def training_set(
-        self, model: Model, *, cut_us: int, since_us: int | None = None, answers: bool = False
-    ) -> TrainingSet:
-        """The request rows asked by `cut_us`, with features as of their time and the labels known at `cut_us`.
-
-        Args:
-            model: Whose rows.
-            cut_us: What became known later does not count.
-            since_us: Leave out what was asked before.
-            answers: Give the logged answers to the rows, too, where there is a log to read them from.
-        """
+        """The number of requests that a canary has answered since a time; None where they are not counted."""
         ...

@@ -1,4 +1,4 @@
-"""How a candidate of each kind is fitted, and how it and the champion answer the gate's window."""
+"""Recipes: fitting a candidate, and scoring the gate's window as service would have."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ Rows = NDArray[np.bool_]
 
 
 class Recipe(Protocol):
-    """Fits a model and answers a window's rows as service would have."""
+    """Fits a model and scores a window's rows as service would have."""
 
     def fit(self, training_set: TrainingSet, rows: Rows) -> Fitted: ...
 
     def candidate_scores(self, fitted: Fitted, training_set: TrainingSet, window: Rows) -> Floats: ...
 
     def champion_scores(self, champion: LoadedModel, training_set: TrainingSet, window: Rows) -> Floats:
-        """The scores that the version in service gave, or would have given: logged ones where they are the same."""
+        """The scores that the champion gave, or would have given: logged ones where they are the same."""
         ...
 
 
 def stored_scores(recipe: Recipe, loaded: LoadedModel, training_set: TrainingSet, model: Model) -> Floats:
-    """What a stored version would have answered to all rows of a set, asked as a candidate is: learners learn."""
+    """A stored version's scores of all rows of a set, made as a candidate's are: a model that learns online learns."""
     version, artifact = loaded.version, loaded.artifact
     fitted = Fitted(
         model=version.model,
@@ -55,7 +55,7 @@ def stored_scores(recipe: Recipe, loaded: LoadedModel, training_set: TrainingSet
 
 
 class BatchRecipe:
-    """A model that stays as it was fitted."""
+    """A model that does not change after its fit."""
 
     def __init__(self, model: Model, *, seed: int, threads: int = 1) -> None:
         self._model = model
@@ -83,10 +83,10 @@ class BatchRecipe:
 
 
 class LiveScores(Protocol):
-    """What a deployment really answered."""
+    """The scores that a deployment gave in service."""
 
     def scores_of(self, keys: list[object], *, version: str, since_us: int) -> Floats:
-        """What `version` answered to each request key at `since_us` or later, NaN where it did not."""
+        """The score that `version` gave to each request key at `since_us` or later, NaN where it gave none."""
         ...
 
 
@@ -123,7 +123,7 @@ class OnlineRecipe:
         return scores
 
     def champion_scores(self, champion: LoadedModel, training_set: TrainingSet, window: Rows) -> Floats:
-        """The logged answers; where a row has none, those of the version as it was registered."""
+        """The logged scores; where a row has none, that of the version as it was registered."""
         logged = self._live.scores_of(
             training_set.keys.take(window).to_list(),
             version=champion.version.id,

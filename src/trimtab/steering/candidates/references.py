@@ -1,4 +1,4 @@
-"""What healthy days of a version look like: days of its recipe that it was not fitted on, as a whole and by slice."""
+"""The reference of a version: healthy days of its recipe that it was not fitted on, as a whole and by slice."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from trimtab.monitoring.quality.watches import CALIBRATION, FULL_REFERENCE, LOSS
 from trimtab.stats.metrics.loss_names import loss_kind
 from trimtab.stats.metrics.losses import Loss, bounded_losses, expected_losses, row_losses
 from trimtab.steering.candidates.recipes import Floats, Rows
-from trimtab.steering.candidates.windows import Stretch
+from trimtab.steering.candidates.windows import JudgingWindow
 from trimtab.steering.definitions import Deployment, NamedSlice
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
 
-LEAST_SLICE_DAYS: Final = 14  # on which a slice has labels; of fewer its healthy level is not known
+LEAST_SLICE_DAYS: Final = 14  # days with labels that a slice needs; with fewer its healthy level is not known
 LONG_REFERENCE: Final = 84  # days: holidays and a bad week weigh little among so many
 MOST_SLICES: Final = 200  # of one column
-AS_NEW_US: Final = 7 * DAY_US  # a version fitted so long before some days stands for a fit made for them
+AS_NEW_US: Final = 7 * DAY_US  # a version fitted this long before some days is as good as a fit made for them
 
 
 def request_slices(deployment: Deployment) -> tuple[str | NamedSlice, ...]:
-    """What days are taken apart by: the gate's expressions over columns of the request, and columns of it.
+    """The slices of a deployment's days: columns of the request, and the gate's expressions over them.
 
-    The columns are those that the gate names, else texts and truth values. What reads features is left out: a logged
-    request has none. A ranking's days are judged by whole lists.
+    The columns are those that the gate names, else texts and truth values. Slices that read features are left out: a
+    logged request has none. A ranking has no slices, as its days are judged by whole lists.
     """
     model = deployment.model
     if model.task == "ranking":
@@ -50,10 +50,10 @@ def request_slices(deployment: Deployment) -> tuple[str | NamedSlice, ...]:
 
 
 class Answers(msgspec.Struct, frozen=True, eq=False):
-    """What a recipe answered to rows that it was not fitted on."""
+    """Scores of rows that the recipe was not fitted on."""
 
-    rows: Rows  # of the training set, a mask
-    scores: Floats  # of those rows, of several classes (rows, classes)
+    rows: Rows  # a mask over the training set
+    scores: Floats  # of those rows, shape (rows,), for several classes (rows, classes)
 
 
 class Reference(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,16 +73,16 @@ def healthy_reference(
     cap: float,
     slices: Sequence[str | NamedSlice],
 ) -> Reference:
-    """The days of some answers with the labels that live days would have closed with, as a whole and by slice.
+    """The days of some scores, with the labels that live days would have closed with, as a whole and by slice.
 
     Args:
-        model: Whose days.
-        version: The version that they stand for.
-        training_set: Has the rows.
-        answered: Answers to rows of different days, oldest first.
+        model: The model.
+        version: The version whose reference they become.
+        training_set: The rows.
+        answered: Scores of rows of different days, oldest first.
         labels: Finds labels as they stood when a day was closed.
-        cap: The most that a row may cost a day.
-        slices: Columns of the request, and expressions over them, to take days apart by.
+        cap: The loss at which a row is capped.
+        slices: Columns of the request, and expressions over them.
     """
     days: list[DayQuality] = []
     by_slice: dict[str, list[DayQuality]] = {}
@@ -105,11 +105,11 @@ def healthy_reference(
     return Reference(days=tuple(days), slices=known)
 
 
-def walk_forward_rows(training_set: TrainingSet, window: Stretch) -> tuple[Rows, Rows] | None:
-    """The days before a window that complete a reference, and what may be learnt for them.
+def walk_forward_rows(training_set: TrainingSet, window: JudgingWindow) -> tuple[Rows, Rows] | None:
+    """The rows to learn from and the rows to judge on for the days before a window that complete a reference.
 
-    A reference has 84 days where twice as many rows are left to learn from, else 28. None where the window has as many
-    days, or where less would be left to learn from than is judged.
+    A reference has 84 days where twice as many rows are left to learn from, else 28. None where the window has that
+    many days already, or where fewer rows would be left to learn from than are judged.
     """
     at_us, usable = training_set.at_us, training_set.usable
     for days, rest in ((LONG_REFERENCE, 2.0), (FULL_REFERENCE, 1.0)):
@@ -123,16 +123,16 @@ def walk_forward_rows(training_set: TrainingSet, window: Stretch) -> tuple[Rows,
 
 
 def refit_allowance(metric: Loss, scores: Floats, again: Floats, cap: float) -> dict[str, float]:
-    """By kind of signal how far healthy days of a refit may lie from those of its candidate, in units of the value.
+    """The distance that a refit's healthy days may have from its candidate's, by kind of signal, in the value's units.
 
-    The reference is of the candidate; what serves is the refit. If the candidate's scores were the truth, the refit's
-    days would lie away from them by this much, and that is no change of the world.
+    The reference is of the candidate; what serves is the refit. If the candidate's scores were true probabilities, the
+    expected daily values of the refit would differ from the candidate's by this much, without any change of the world.
 
     Args:
-        metric: The model's.
-        scores: The candidate's, shape (rows,), of several classes (rows, classes).
-        again: The refit's of the same rows.
-        cap: The most that a row may cost a day.
+        metric: The model's loss.
+        scores: The candidate's, shape (rows,), for several classes (rows, classes).
+        again: The refit's scores of the same rows.
+        cap: The loss at which a row is capped.
     """
     if loss_kind(metric) == "ranking":
         return {}
@@ -153,7 +153,7 @@ def refit_allowance(metric: Loss, scores: Floats, again: Floats, cap: float) -> 
 
 
 def _named(part: str | NamedSlice, requests: Columns, rows: Rows) -> tuple[list[str], NDArray[np.int64]]:
-    """The names of slices as closed days have them, and which one each row is in, -1 for none."""
+    """The names of slices as closed days have them, and the number of each row's slice, -1 for none."""
     name, read = (part, {part}) if isinstance(part, str) else (part.name, part.of.columns())
     if not all(one in requests for one in read):  # the set was made before it was declared
         return [], np.full(int(rows.sum()), -1, np.int64)
@@ -168,7 +168,7 @@ def _named(part: str | NamedSlice, requests: Columns, rows: Rows) -> tuple[list[
 
 
 def _values(column: Column) -> tuple[list[str], NDArray[np.int64]]:
-    """The values of a column as texts, and which one each row has, -1 for none; no values where there are too many."""
+    """The values of a column as texts, and the number of each row's value, -1 for none; empty with too many values."""
     numbers: dict[str, int] = {}
     present = column.present().tolist()
     groups = [

@@ -1,4 +1,4 @@
-"""The days that a gate judges on: which they are, and what they cannot be judged for lack of."""
+"""The window of days that a gate judges on, and what is missing to judge on it."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ LEAST_WINDOW = format_duration(LEAST_WINDOW_US)
 _WIDER = "tt.beats_champion(window=...)"
 
 
-class Stretch(msgspec.Struct, frozen=True, eq=False):
-    """Where models are judged, and what of a training set lies before."""
+class JudgingWindow(msgspec.Struct, frozen=True, eq=False):
+    """The days that models are judged on, and the rows of a training set that lie before."""
 
     start_us: int
     end_us: int
     rows: NDArray[np.bool_]  # of the training set: labelled ones of the window
-    before: Rows  # those whose labels were final when the window began
-    judged: bool = True  # not, where only what lies before is looked at
+    before: Rows  # rows whose labels were final when the window began
+    judged: bool = True  # False where only the rows before are used
 
 
-def stretch_of(training_set: TrainingSet, window_us: int, unseen_from_us: int) -> Stretch:
-    """The newest closed days that have labels, at most `window_us` long, none from before `unseen_from_us`."""
+def judging_window(training_set: TrainingSet, window_us: int, unseen_from_us: int) -> JudgingWindow:
+    """The newest closed days that have labels, at most `window_us` long, none before `unseen_from_us`."""
     usable, begun_us = training_set.usable, training_set.begun_us
     end_us = labelled_until(training_set)
     start_us = max(end_us - window_us, unseen_from_us)
-    return Stretch(
+    return JudgingWindow(
         start_us,
         end_us,
         rows=usable & (begun_us >= start_us) & (begun_us < end_us),
@@ -42,7 +42,7 @@ def stretch_of(training_set: TrainingSet, window_us: int, unseen_from_us: int) -
 
 
 def labelled_until(training_set: TrainingSet) -> int:
-    """The end of the newest closed day that has labels; of the newest closed one where none has."""
+    """The end of the newest closed day that has labels; of the newest closed day where none has."""
     closed_us = training_set.manifest.closed_until(training_set.manifest.cut_us)
     begun_us = training_set.begun_us
     labelled = begun_us[training_set.usable & (begun_us < closed_us)]
@@ -50,24 +50,24 @@ def labelled_until(training_set: TrainingSet) -> int:
 
 
 def unseen_from(training_set: TrainingSet) -> int:
-    """The first midnight from which on nothing of a set was learnt from."""
+    """The first midnight after the newest row of a set that is learnt from."""
     learnt_us = training_set.begun_us[training_set.usable]
     last_us = int(learnt_us.max()) if learnt_us.size else training_set.manifest.cut_us
     return (last_us // DAY_US + 1) * DAY_US
 
 
 def enough_from(unseen_from_us: int, label: Label) -> str:
-    """The day from which on enough closed days are unseen by who has learnt all that was asked before a moment."""
+    """The first day with enough closed days unseen by a version that has seen everything before `unseen_from_us`."""
     return day_of(label.final_at(-(-(unseen_from_us + LEAST_WINDOW_US) // DAY_US) * DAY_US))
 
 
-def lack_of_days(training_set: TrainingSet, stretch: Stretch, seen: str) -> str | None:
+def lack_of_days(training_set: TrainingSet, window: JudgingWindow, seen: str) -> str | None:
     """What is missing for a window of days, in one sentence; None when nothing is.
 
     Args:
         training_set: All rows.
-        stretch: Of it.
-        seen: Who has learnt what of the days before: part of a sentence, or nothing.
+        window: Its newest closed days.
+        seen: Which version has learnt the days before, as a part of the sentence; may be empty.
     """
     labelled = training_set.at_us[training_set.usable]
     if not labelled.size:
@@ -78,36 +78,36 @@ def lack_of_days(training_set: TrainingSet, stretch: Stretch, seen: str) -> str 
             f"None of {training_set.rows} requests has a label that its wait of "
             f"{format_duration(training_set.manifest.wait_us)} has made final ({states}). Load labels, or wait."
         )
-    if stretch.end_us - stretch.start_us < LEAST_WINDOW_US:
+    if window.end_us - window.start_us < LEAST_WINDOW_US:
         return (
             f"The newest labels are of {day_of(int(labelled.max()))}{seen}: "
-            f"{days_of(stretch.end_us - stretch.start_us)} to judge on, needed are {LEAST_WINDOW}. "
+            f"{days_of(window.end_us - window.start_us)} to judge on, needed are {LEAST_WINDOW}. "
             "Load labels, or wait for more."
         )
     return None
 
 
-def lack_of_lessons(model: Model, stretch: Stretch) -> str | None:
-    """What is missing to learn from before a window, in one sentence; None when nothing is."""
+def lack_of_lessons(model: Model, window: JudgingWindow) -> str | None:
+    """What is missing to learn from before a window, in one sentence; None when nothing is missing."""
     chosen = model.chosen
-    if chosen is not None and stretch.judged and stretch.start_us < chosen.until_us:
+    if chosen is not None and window.judged and window.start_us < chosen.until_us:
         return (
-            f"The days to judge on begin {day_of(stretch.start_us)}, and its parameters were searched for on what "
+            f"The days to judge on begin {day_of(window.start_us)}, and its parameters were searched for on what "
             f"was known by {day_of(chosen.until_us)}. Search again: trimtab search {model.name}"
         )
-    before, needed = int(stretch.before.sum()), max(1, len(model.features.names))
+    before, needed = int(window.before.sum()), max(1, len(model.features.names))
     if before >= needed:
         return None
     found = "There are no labels to learn from" if not before else f"Only {before} labels are there to learn from"
     return (
-        f"{found}, final from before {day_of(stretch.start_us)}, where the days to judge on begin; "
+        f"{found}, final from before {day_of(window.start_us)}, where the days to judge on begin; "
         f"needed are {needed}. Load more history, or wait."
     )
 
 
-def lack_of_labels(model: Model, training_set: TrainingSet, stretch: Stretch) -> str | None:
-    """What the labels of a window cannot tell, in one sentence; None when they tell enough."""
-    rows, first = stretch.rows, day_of(stretch.start_us)
+def lack_of_labels(model: Model, training_set: TrainingSet, window: JudgingWindow) -> str | None:
+    """Why the labels of a window do not suffice to judge by, in one sentence; None when they do."""
+    rows, first = window.rows, day_of(window.start_us)
     last = day_of(int(training_set.at_us[training_set.usable].max()))
     labelled_days = np.unique(training_set.begun_us[rows & training_set.telling] // DAY_US).size
     if labelled_days < LEAST_DAYS:
@@ -117,7 +117,7 @@ def lack_of_labels(model: Model, training_set: TrainingSet, stretch: Stretch) ->
             f"needed are {LEAST_DAYS}. Load more, wait, or judge on more days: {_WIDER}."
         )
     labels = np.unique(training_set.target[rows])
-    if labels.size == 1 and stretch.judged:  # D88
+    if labels.size == 1 and window.judged:  # D88
         names = model.label.class_names
         said = names[int(labels[0])] if model.task == "multiclass" else f"{labels[0]:g}"
         return (
@@ -128,17 +128,17 @@ def lack_of_labels(model: Model, training_set: TrainingSet, stretch: Stretch) ->
 
 
 def days_of(span_us: int) -> str:
-    """A span in whole days: "3d"."""
+    """A duration in whole days: "3d"."""
     return f"{max(0, span_us // DAY_US)}d"
 
 
 def day_of(at_us: int) -> str:
-    """The day of a moment: "2024-04-01"."""
+    """The day of a time: "2024-04-01"."""
     return format_time(at_us)[:10]
 
 
 def rows_left_out(training_set: TrainingSet) -> dict[str, int]:
-    """By why, how many rows of a set were left out."""
+    """The number of rows of a set that were left out, by reason."""
     found: dict[str, int] = {}
     for one in training_set.manifest.left_out or ():
         found[one.why] = found.get(one.why, 0) + one.rows

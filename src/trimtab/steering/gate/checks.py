@@ -12,15 +12,15 @@ from trimtab.core.records import GateCheck
 from trimtab.core.time import DAY_US
 from trimtab.stats.inference.paired import paired_mean_bound
 from trimtab.stats.metrics.calibration_bound import calibration_error_bound
-from trimtab.steering.gate.evidence import Evidence
+from trimtab.steering.gate.facts import Facts
 from trimtab.steering.gate.floor import FLOOR, FLOOR_OF_SLICES, floor_checks
 from trimtab.steering.gate.scales import calibration_gap, gap_unit
 from trimtab.steering.gate.slices import EVERY_SLICE, slice_checks
 from trimtab.steering.gate.version_checks import FRESH_PROCESS, LATENCY, LOADS
 
-Decide: TypeAlias = Callable[[Evidence], Iterator[GateCheck]]
+Decide: TypeAlias = Callable[[Facts], Iterator[GateCheck]]
 # In the reason of a record, "named": a failed check is only named, as its numbers stand there anyway. "told": a failed
-# check is named, and its own reason given. "remark": no check; its text is given. "note": no check; its text is given
+# check is named, and its own reason facts. "remark": no check; its text is facts. "note": no check; its text is facts
 # only where it is no evidence. "slices": as "told", and its reason is given as well where a slice is no evidence.
 Shown: TypeAlias = Literal["named", "told", "remark", "note", "slices"]
 _CALIBRATION_LEVEL = 0.95  # one-sided, that a calibration error exceeds what is allowed
@@ -35,7 +35,7 @@ class Check(msgspec.Struct, frozen=True):
     names: tuple[str, ...]  # that decide; whatever else `decide` gives (one a slice, one a baseline) is detail
     decide: Decide
     shown: Shown = "told"
-    needs: Callable[[Evidence], bool] = lambda given: True
+    needs: Callable[[Facts], bool] = lambda facts: True
 
     @property
     def counts(self) -> bool:
@@ -63,20 +63,20 @@ def _note(name: str, text: str, *, evidence: bool = True, figure: float | None =
         )
 
 
-def _loads(given: Evidence) -> Iterator[GateCheck]:
-    said = "was read back and gave the same scores." if given.loads else "could not be read back with the same scores."
-    yield given.own_checks.get(LOADS) or _check(LOADS, given.loads, f"It {said}")
+def _loads(facts: Facts) -> Iterator[GateCheck]:
+    said = "was read back and gave the same scores." if facts.loads else "could not be read back with the same scores."
+    yield facts.own_checks.get(LOADS) or _check(LOADS, facts.loads, f"It {said}")
 
 
-def _finite(given: Evidence) -> Iterator[GateCheck]:
-    bad = int((~np.isfinite(given.scores)).sum())
-    reason = f"{bad:,} of {len(given.scores):,} rows got no finite score."
+def _finite(facts: Facts) -> Iterator[GateCheck]:
+    bad = int((~np.isfinite(facts.scores)).sum())
+    reason = f"{bad:,} of {len(facts.scores):,} rows got no finite score."
     yield _check("finite", not bad, reason, figure=float(bad), bound=0.0)
 
 
-def _labels(given: Evidence) -> Iterator[GateCheck]:
+def _labels(facts: Facts) -> Iterator[GateCheck]:
     """Refuse where all rows have one label: a constant is as good as any model there. # D88"""
-    labels = given.window.labels
+    labels = facts.window.labels
     values = np.unique(labels)
     if values.size <= 1:
         alike = "There are no labels" if not values.size else f"All {len(labels):,} labels are {values[0]:g}"
@@ -84,9 +84,9 @@ def _labels(given: Evidence) -> Iterator[GateCheck]:
         yield _check("labels", False, reason)
 
 
-def _lists(given: Evidence) -> Iterator[GateCheck]:
+def _lists(facts: Facts) -> Iterator[GateCheck]:
     """Count the lists of a ranking that are compared: a list whose rows are all alike ranks in any order. # D86"""
-    lists, compared = given.window.lists, given.losses.size
+    lists, compared = facts.window.lists, facts.losses.size
     assert lists is not None  # else the row is left out
     alike = int(np.unique(lists).size) - compared
     reason = f"{compared:,} lists of the window were compared"
@@ -94,122 +94,122 @@ def _lists(given: Evidence) -> Iterator[GateCheck]:
     yield _check("lists", compared > 0, reason, figure=float(compared), bound=1.0)
 
 
-def _floor(given: Evidence) -> Iterator[GateCheck]:
-    margin = given.rule.slice_margin
-    yield from floor_checks(given.losses, given.baseline_losses, given.at_us, given.parts, slice_margin=margin)
+def _floor(facts: Facts) -> Iterator[GateCheck]:
+    margin = facts.rule.slice_margin
+    yield from floor_checks(facts.losses, facts.baseline_losses, facts.at_us, facts.parts, slice_margin=margin)
 
 
-def _better_by_margin(given: Evidence) -> Iterator[GateCheck]:
+def _better_by_margin(facts: Facts) -> Iterator[GateCheck]:
     """The estimated difference of the mean losses against the margin."""
-    most, difference = 0.0 - given.rule.margin, given.difference[0]
+    most, difference = 0.0 - facts.rule.margin, facts.difference[0]
     reason = f"Mean loss minus the champion's {difference:+.4f}; asked for at most {most:+g}."
     yield _check("better_by_margin", difference <= most, reason, figure=difference, bound=most)
 
 
-def _provably_better(given: Evidence) -> Iterator[GateCheck]:
+def _provably_better(facts: Facts) -> Iterator[GateCheck]:
     """The upper bound of the difference against none at all; with a margin below 0, against the loss it allows."""
-    allowed, bound = max(0.0, -given.rule.margin), given.difference[1]
-    reason = f"That difference is at most {bound:+.4f} at {percent(given.rule.level)}; it must be below {allowed:g}."
+    allowed, bound = max(0.0, -facts.rule.margin), facts.difference[1]
+    reason = f"That difference is at most {bound:+.4f} at {percent(facts.rule.level)}; it must be below {allowed:g}."
     yield _check("provably_better", bound < allowed, reason, figure=bound, bound=allowed)
 
 
-def _not_provably_worse(given: Evidence) -> Iterator[GateCheck]:
+def _not_provably_worse(facts: Facts) -> Iterator[GateCheck]:
     """The lower bound of the difference, for a refit that nothing but time has asked for. # D201"""
-    allowed, level = max(0.0, -given.rule.margin), given.rule.level
-    low = paired_mean_bound(given.differences, given.at_us // DAY_US, level=level, side="lower").low
+    allowed, level = max(0.0, -facts.rule.margin), facts.rule.level
+    low = paired_mean_bound(facts.differences, facts.at_us // DAY_US, level=level, side="lower").low
     reason = f"That difference is at least {low:+.4f} at {percent(level)}; above {allowed:g} it would be worse."
     yield _check("not_provably_worse", low <= allowed, reason, figure=low, bound=allowed)
 
 
-def _tries(given: Evidence) -> Iterator[GateCheck]:
+def _tries(facts: Facts) -> Iterator[GateCheck]:
     """The number of the judgement: the best of several on the same days may be so by chance. # D124, D195"""
-    if given.comparisons > 1:
-        level = percent(given.rule.level)
-        said = f"Judgement {given.comparisons:.3g} of these days: proof is asked for at {level}."
-        yield from _note("tries", said, figure=given.comparisons)
+    if facts.comparisons > 1:
+        level = percent(facts.rule.level)
+        said = f"Judgement {facts.comparisons:.3g} of these days: proof is asked for at {level}."
+        yield from _note("tries", said, figure=facts.comparisons)
 
 
-def _calibrated(given: Evidence) -> Iterator[GateCheck]:
+def _calibrated(facts: Facts) -> Iterator[GateCheck]:
     """The distance of mean score and mean label; the champion's own is allowed as well."""
-    labels, gap = given.window.labels, given.gap
+    labels, gap = facts.window.labels, facts.gap
     assert gap is not None  # of a ranking the row is left out
-    allowed = most = given.rule.calibration * gap_unit(given.metric, labels)
-    if given.champion_scores is not None:
-        most = max(allowed, calibration_gap(given.metric, labels, given.champion_scores))
+    allowed = most = facts.rule.calibration * gap_unit(facts.metric, labels)
+    if facts.champion_scores is not None:
+        most = max(allowed, calibration_gap(facts.metric, labels, facts.champion_scores))
     why = "" if most == allowed else ", as far as the champion is off"
     reason = f"Calibration gap {gap:.4f}, allowed {most:.4g}{why}."
     yield _check("calibrated", gap <= most, reason, figure=gap, bound=most)
 
 
-def _calibration_error(given: Evidence) -> Iterator[GateCheck]:
+def _calibration_error(facts: Facts) -> Iterator[GateCheck]:
     """Refuse what provably exceeds the allowed error over bins, and the champion's own. # D68"""
-    allowed, labels, days = given.rule.calibration_error, given.window.labels, given.window.at_us // DAY_US
+    allowed, labels, days = facts.rule.calibration_error, facts.window.labels, facts.window.at_us // DAY_US
     assert allowed is not None  # else the row is left out
     most = allowed
-    found = calibration_error_bound(labels, given.scores, days, level=_CALIBRATION_LEVEL)
-    if given.champion_scores is not None:
-        most = max(allowed, calibration_error_bound(labels, given.champion_scores, days).estimate)
+    found = calibration_error_bound(labels, facts.scores, days, level=_CALIBRATION_LEVEL)
+    if facts.champion_scores is not None:
+        most = max(allowed, calibration_error_bound(labels, facts.champion_scores, days).estimate)
     why = "" if most == allowed else ", the champion's own"
     said = f"Calibration error {found.estimate:.4f}, at least {found.low:.4f} at {_CALIBRATION_LEVEL:.0%}"
     reason = f"{said}; allowed {most:.4g}{why}."
     yield _check("calibration_error", found.low <= most, reason, figure=found.estimate, bound=most)
 
 
-def _slices(given: Evidence) -> Iterator[GateCheck]:
-    if not given.compares:
+def _slices(facts: Facts) -> Iterator[GateCheck]:
+    if not facts.compares:
         said = "No version answered these rows, so there is nothing to be worse than."
         yield from _note(EVERY_SLICE, said, evidence=False)
         return
-    may_abstain = given.rule.slices_may_abstain is True
+    may_abstain = facts.rule.slices_may_abstain is True
     yield from slice_checks(
-        given.parts, given.differences, given.at_us, given.rule.slice_margin, may_abstain=may_abstain
+        facts.parts, facts.differences, facts.at_us, facts.rule.slice_margin, may_abstain=may_abstain
     )
 
 
 def _own(name: str) -> Decide:
     """A check that the stored candidate passed or failed by itself."""
 
-    def decide(given: Evidence) -> Iterator[GateCheck]:
-        if name in given.own_checks:
-            yield given.own_checks[name]
+    def decide(facts: Facts) -> Iterator[GateCheck]:
+        if name in facts.own_checks:
+            yield facts.own_checks[name]
 
     return decide
 
 
-def _compares(given: Evidence) -> bool:
-    return given.compares
+def _compares(facts: Facts) -> bool:
+    return facts.compares
 
 
-def _is_repair(given: Evidence) -> bool:
-    return given.compares and not given.refreshes
+def _is_repair(facts: Facts) -> bool:
+    return facts.compares and not facts.refreshes
 
 
-def _is_refresh(given: Evidence) -> bool:
-    return given.compares and given.refreshes
+def _is_refresh(facts: Facts) -> bool:
+    return facts.compares and facts.refreshes
 
 
-def _champion_note(given: Evidence) -> Iterator[GateCheck]:
-    if given.champion is not None or given.compares:
-        yield from _note("rival", given.champion_note, evidence=given.compares)
+def _champion_note(facts: Facts) -> Iterator[GateCheck]:
+    if facts.champion is not None or facts.compares:
+        yield from _note("rival", facts.champion_note, evidence=facts.compares)
 
 
 CHECKS: tuple[Check, ...] = (  # in the order of a record's findings
     Check((LOADS,), _loads, "named"),
     Check(("finite",), _finite, "named"),
     Check(("labels",), _labels),
-    Check(("lists",), _lists, needs=lambda given: given.ranks),
-    Check(("candidate",), lambda given: _note("candidate", given.candidate_note), "note"),
-    Check(("plan",), lambda given: _note("plan", given.plan_note), "note"),
+    Check(("lists",), _lists, needs=lambda facts: facts.ranks),
+    Check(("candidate",), lambda facts: _note("candidate", facts.candidate_note), "note"),
+    Check(("plan",), lambda facts: _note("plan", facts.plan_note), "note"),
     Check((FLOOR, FLOOR_OF_SLICES), _floor),
     Check(("rival",), _champion_note, "note"),
     Check(("better_by_margin",), _better_by_margin, "named", _compares),
     Check(("provably_better",), _provably_better, "named", _is_repair),
     Check(("not_provably_worse",), _not_provably_worse, "named", _is_refresh),
-    Check(("refresh",), lambda given: _note("refresh", _REFRESHED), "remark", _is_refresh),
+    Check(("refresh",), lambda facts: _note("refresh", _REFRESHED), "remark", _is_refresh),
     Check(("tries",), _tries, "remark", _is_repair),
-    Check(("calibrated",), _calibrated, "named", lambda given: not given.ranks),
-    Check(("calibration_error",), _calibration_error, needs=lambda given: given.rule.calibration_error is not None),
-    Check((EVERY_SLICE,), _slices, "slices", lambda given: bool(given.rule.slices)),
+    Check(("calibrated",), _calibrated, "named", lambda facts: not facts.ranks),
+    Check(("calibration_error",), _calibration_error, needs=lambda facts: facts.rule.calibration_error is not None),
+    Check((EVERY_SLICE,), _slices, "slices", lambda facts: bool(facts.rule.slices)),
     Check((FRESH_PROCESS,), _own(FRESH_PROCESS)),
     Check((LATENCY,), _own(LATENCY)),
 )

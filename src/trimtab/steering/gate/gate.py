@@ -8,7 +8,7 @@ from trimtab.core.records import GateCheck, GateRecord
 from trimtab.stats.metrics.losses import Loss
 from trimtab.steering.definitions import BeatsChampion
 from trimtab.steering.gate.checks import CHECKS, Check, percent
-from trimtab.steering.gate.evidence import Evidence
+from trimtab.steering.gate.facts import Facts
 from trimtab.steering.gate.repeated_comparisons import stricter
 from trimtab.steering.gate.slices import EVERY_SLICE, Part
 from trimtab.steering.gate.window import Floats, Window
@@ -66,7 +66,7 @@ def judge(
         plan: Which rows were learnt from and judged, in one sentence; empty: the default plan.
         refreshes: Whether this is the recipe in service, refitted only because time has passed.
     """
-    given = Evidence(
+    facts = Facts(
         rule=rule if refreshes else stricter(rule, tries, choices),
         window=window,
         metric=metric,
@@ -83,9 +83,9 @@ def judge(
         comparisons=tries,
         refreshes=refreshes,
     )
-    found: _Found = [(check, list(check.decide(given))) for check in CHECKS if check.needs(given)]
+    found: _Found = [(check, list(check.decide(facts))) for check in CHECKS if check.needs(facts)]
     decided = list(_decided(found))
-    difference, bound = given.difference if given.compares else (None, None)
+    difference, bound = facts.difference if facts.compares else (None, None)
     return GateRecord(
         id=gate_id,
         model=model,
@@ -96,15 +96,15 @@ def judge(
         window_end_us=window.end_us,
         rows=len(window.labels),
         metric=metric,
-        candidate_metric=float(given.losses.mean()),
-        champion_metric=float(given.champion_losses.mean()) if given.compares else None,
+        candidate_metric=float(facts.losses.mean()),
+        champion_metric=float(facts.champion_losses.mean()) if facts.compares else None,
         difference=difference,
         bound=bound,
         margin=rule.margin,
         passed=all(one.verdict == "held" for _, one in decided),
         folds=folds,
         checks={one.name: one.verdict == "held" for _, one in decided},
-        reason=" ".join([_outcome(given, decided), *_remarks(found)]),
+        reason=" ".join([_outcome(facts, decided), *_remarks(found)]),
         findings=tuple(one for _, ones in found for one in ones),
     )
 
@@ -117,16 +117,16 @@ def _decided(found: _Found) -> Iterator[tuple[Check, GateCheck]]:
                 yield check, one
 
 
-def _outcome(given: Evidence, decided: Sequence[tuple[Check, GateCheck]]) -> str:
+def _outcome(facts: Facts, decided: Sequence[tuple[Check, GateCheck]]) -> str:
     """Passed or refused, the values that decided, and the reasons of what failed."""
-    if given.compares:
-        difference, bound = given.difference
-        values = f"difference {difference:+.4f}, at most {bound:+.4f} at {percent(given.rule.level)}"
-        values += f", margin {given.rule.margin:g}"
-    elif given.gap is None:
-        values = f"mean loss {given.losses.mean():.4f}"
+    if facts.compares:
+        difference, bound = facts.difference
+        values = f"difference {difference:+.4f}, at most {bound:+.4f} at {percent(facts.rule.level)}"
+        values += f", margin {facts.rule.margin:g}"
+    elif facts.gap is None:
+        values = f"mean loss {facts.losses.mean():.4f}"
     else:
-        values = f"calibration gap {given.gap:.4f}"
+        values = f"calibration gap {facts.gap:.4f}"
     failed = [(check, one) for check, one in decided if one.verdict == "failed"]
     if not failed:
         return f"Passed: {values}."

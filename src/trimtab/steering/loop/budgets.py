@@ -1,4 +1,4 @@
-"""How many fits automation may make in a day and in a week, and from when on it may make one again."""
+"""Budgets of fits that automation may make in a day and in a week."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Bound(msgspec.Struct, frozen=True):
     """A budget that is spent."""
 
     until_us: int
-    said: str
+    message: str
 
 
 def spent_budget(rules: Deployment, state: LoopState, now_us: int) -> Bound | None:
-    """The budget that lets no fit begin now; None where there is none. Of two the one that binds longer."""
+    """The budget that allows no fit now; None where there is none, of two the one that binds longer."""
     spans = (("24 hours", DAY_US, rules.fits_per_day), ("7 days", _WEEK_US, rules.fits_per_week))
     found = [
         bound
@@ -30,7 +30,7 @@ def spent_budget(rules: Deployment, state: LoopState, now_us: int) -> Bound | No
 
 
 def with_fits(state: LoopState, now_us: int, fits: int) -> tuple[tuple[int, int], ...]:
-    """What is kept of fits after some more; those of more than a week ago are forgotten."""
+    """The times and numbers of fits of the last seven days, with some more made now."""
     return (*((at_us, made) for at_us, made in state.fits if now_us - at_us < _WEEK_US), (now_us, fits))
 
 

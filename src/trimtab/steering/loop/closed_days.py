@@ -1,4 +1,4 @@
-"""What the closed days say of causes: how many labels are new, and how far a slice raised the loss of all rows."""
+"""Values of closed days that triggers read: the number of new labels, and the rise of the loss by a slice."""
 
 from __future__ import annotations
 
@@ -13,23 +13,17 @@ from trimtab.store.ports import Catalog
 
 
 class ClosedDays:
-    """The closed days of one deployment, read again once a day was closed.
-
-    Args:
-        catalog: Has them.
-        deployment: Whose days.
-        monitor: Knows the newest one.
-    """
+    """The closed days of one deployment, read again once a day was closed."""
 
     def __init__(self, catalog: Catalog, deployment: Deployment, monitor: QualityMonitor) -> None:
         self._catalog = catalog
         self._deployment = deployment
         self._monitor = monitor
         self._rises: dict[tuple[str, ChangeOnset, int | None], float] = {}  # by slice, onset and newest closed day
-        self._counted = (-1, -1, 0)  # new labels: since which training, until which day, how many
+        self._counted = (-1, -1, 0)  # time of the training, newest day, labels between them
 
     def new_labels(self, trained_us: int) -> int:
-        """How many labels came in days that closed since a training."""
+        """The number of labels in days that closed since a training."""
         newest_us = self._newest_us()
         if newest_us is None:
             return 0

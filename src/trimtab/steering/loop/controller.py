@@ -1,8 +1,7 @@
-"""The reconciler: looks at what monitoring found, and moves one deployment on by recorded decisions."""
+"""The controller of one deployment: from triggers through training and the gate to promotion, by recorded decisions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -13,17 +12,18 @@ from trimtab.core.records import ChangeOnset, Decision
 from trimtab.core.time import DAY_US, HOUR_US, format_time
 from trimtab.monitoring.quality.quality import QualityMonitor
 from trimtab.run import Cancelled
-from trimtab.steering.candidates.ports import Exposed, Guard, Stored, Workshop
+from trimtab.steering.candidates.ports import Candidates, Exposed, Guard, Stored
 from trimtab.steering.definitions import Deployment
-from trimtab.steering.ledger import Entry, Evidence, Ledger
+from trimtab.steering.ledger import Evidence, Ledger
+from trimtab.steering.loop.approvals import Approvals
 from trimtab.steering.loop.budgets import spent_budget, with_fits
 from trimtab.steering.loop.closed_days import ClosedDays
 from trimtab.steering.loop.deployment_record import DeploymentRecord
-from trimtab.steering.loop.evidence import evidence_of, evidence_of_left_out, short_name
+from trimtab.steering.loop.evidence import evidence_of, evidence_of_left_out
+from trimtab.steering.loop.quiet_times import after_promotion
 from trimtab.steering.loop.rolling_out import RolloutStages
 from trimtab.steering.loop.triggering import PRIORITY, Seen, Trigger, find_trigger
 from trimtab.steering.loop_state import (
-    APART,
     APPROVAL,
     CANARY,
     IDLE,
@@ -32,23 +32,21 @@ from trimtab.steering.loop_state import (
     SHADOW,
     Changes,
     LoopState,
-    Quiet,
     Repair,
     Requested,
 )
-from trimtab.store.ports import Append, Catalog, Put, Remove
+from trimtab.store.ports import Catalog, Remove
 
-FOLLOW_UP_DAYS = (7, 21)  # labelled days after a repair of a change: more is known of the new world then
-LOOK_AGAIN_US = 6 * HOUR_US  # how long what is missing to judge by is taken to be missing, unless a day was closed
-MOST_COOLDOWNS = 8  # refusals double the quiet time up to so many times the declared one
+FOLLOW_UP_DAYS = (7, 21)  # labelled days after the repair of a change, when more is known of the time since
+LOOK_AGAIN_US = 6 * HOUR_US  # how long data that were missing are taken to be missing, unless a day was closed
 
 
 class Controller:
-    """Steers one deployment. `tick` may be called at any time and as often as one likes.
+    """Steers one deployment. `tick` may be called at any time and any number of times.
 
     A crash between any two of its writes is harmless. What a step decides is stored with the next phase in one write,
-    so a candidate is either judged and noted or not at all; and a promotion is stored with all its evidence before
-    the alias moves, so whoever comes next finishes it: `finish` may be repeated.
+    so a candidate is either judged and recorded or neither; and a promotion is stored with all its evidence before the
+    alias moves, so that the next process finishes it: `finish` may be repeated.
     """
 
     def __init__(
@@ -56,7 +54,7 @@ class Controller:
         deployment: Deployment,
         *,
         monitor: QualityMonitor,
-        builder: Workshop,
+        candidates: Candidates,
         ledger: Ledger,
         catalog: Catalog,
         clock: Clock,
@@ -66,13 +64,12 @@ class Controller:
         self._deployment = deployment
         self._exposure = exposure
         self._monitor = monitor
-        self._builder = builder
+        self._candidates = candidates
         self._catalog = catalog
         self._clock = clock
-        self._record = DeploymentRecord(deployment, ledger=ledger, catalog=catalog, clock=clock, waits=self._waits)
-        self._stages = RolloutStages(
-            deployment, self._record, builder, exposure=exposure, guard=guard, clock=clock, refuse=self._refuse
-        )
+        self._record = DeploymentRecord(deployment, ledger=ledger, catalog=catalog, clock=clock)
+        self._stages = RolloutStages(deployment, self._record, candidates, exposure=exposure, guard=guard, clock=clock)
+        self._approvals = Approvals(self._record, candidates, clock)
         self._closed_days = ClosedDays(catalog, deployment, monitor)
 
     @property
@@ -80,7 +77,7 @@ class Controller:
         return self._record.state
 
     def reload(self) -> None:
-        """Read the state again: another process may have moved it."""
+        """Read the state again: another process may have changed it."""
         self._record.reload()
 
     def check_frozen(self) -> None:
@@ -88,24 +85,23 @@ class Controller:
         self._record.check_frozen()
 
     def finish(self) -> list[Decision]:
-        """Finish a promotion that was under way when a process ended; the decisions taken.
+        """Finish a promotion that was in flight when a process ended; the decisions taken.
 
-        While automation is frozen the alias stays where it is, and only what has happened is written down.
+        While automation is frozen the alias stays where it is, and only what has happened is recorded.
         """
-        repair = self._record.state.repair
-        if repair is None or repair.successor is None or self._record.state.phase != PROMOTING:
+        state = self.state
+        repair = state.repair
+        if repair is None or repair.successor is None or state.phase != PROMOTING:
             return []
-        if self._record.frozen() is not None and self._builder.champion() != repair.successor:
+        if self._record.frozen() is not None and self._candidates.champion() != repair.successor:
             return []
-        now_us = self._clock.now_us()
+        now_us, cooldown_us = self._clock.now_us(), self._deployment.cooldown_us
         gate = {"gate": repair.gate.id}
         try:
-            replaced = self._builder.promote(
-                repair, repair.reason, self._record.state.approved_by or self._record.state.asked_by
-            )
+            replaced = self._candidates.promote(repair, repair.reason, state.approved_by or state.asked_by)
         except (Conflict, Misuse, NotFound) as error:  # another champion, or evidence that is gone
             entry = self._record.entry("refuse", str(error), gate, version=repair.successor)
-            return self._refuse(now_us, [entry], self._exposure.share(repair, 0.0))
+            return self._record.refuse([entry], self._exposure.share(repair, 0.0))
         _, anchored = self._monitor.anchor(  # as of the repair: the alias may have moved long before this is written
             repair.successor,
             repair.reference,
@@ -115,26 +111,16 @@ class Controller:
             allowance=repair.allowance,
             name=repair.name,
         )
+        entry = self._record.entry(
+            "promote", state.cause, gate, version=repair.successor, replaced=replaced, actor=state.approved_by
+        )
         decisions = self._record.write(
-            [
-                self._record.entry(
-                    "promote",
-                    self._record.state.cause,
-                    gate,
-                    version=repair.successor,
-                    replaced=replaced,
-                    actor=self._record.state.approved_by,
-                )
-            ],
+            [entry],
             [*anchored, *self._exposure.share(repair, 0.0)],
             **IDLE,
             **self._followed(repair),
+            **after_promotion(cooldown_us, now_us),
             bake=self._stages.bake_of(repair, replaced, now_us),
-            quiet_until_us=now_us + self._deployment.cooldown_us,
-            cooldown_us=self._deployment.cooldown_us,
-            alarm_quiet_until_us=now_us + self._deployment.cooldown_us,
-            alarm_cooldown_us=self._deployment.cooldown_us,
-            quiets=dict.fromkeys(("slice", "labels"), Quiet(now_us + self._deployment.cooldown_us)),
             trained_at_us=repair.cut_us if repair.trained_us is None else repair.trained_us,
         )
         self._monitor.reload()
@@ -147,18 +133,18 @@ class Controller:
             return decisions
         decisions = self._stages.baked()
         now_us = self._clock.now_us()
-        if self._record.state.phase == APPROVAL:
-            return decisions + self._drop_unanswered(now_us)
+        if self.state.phase == APPROVAL:
+            return decisions + self._approvals.drop_unanswered()
         trigger = self._trigger(now_us)
-        if self._record.state.repair is not None:
+        if self.state.repair is not None:
             if trigger is None:
                 return decisions + self._stages.tick() + self.finish()
             decisions += self._stages.supersede(trigger.cause)
         if trigger is not None:
             decisions += self._begun(trigger, now_us)
-        elif self._record.state.phase == "idle":
+        elif self.state.phase == "idle":
             return decisions
-        if now_us < self._record.state.ready_at_us:
+        if now_us < self.state.ready_at_us:
             return decisions
         bound = self._bound(now_us)
         if bound is not None:
@@ -167,7 +153,7 @@ class Controller:
             return decisions
         lack = self._blocked(now_us)
         if lack is not None:
-            self._record.write([], lack=lack, looked_us=now_us, looked_for=self._builder.champion())
+            self._record.write([], lack=lack, looked_us=now_us, looked_for=self._candidates.champion())
             return decisions
         try:
             return decisions + self._repair(now_us)
@@ -184,16 +170,16 @@ class Controller:
         Raises:
             Unavailable: No candidate can be judged on what is known now; the message says why.
             Misuse: No candidate can be made; the ledger says so too.
-            Cancelled: Somebody ended it.
+            Cancelled: A person cancelled it.
             Conflict: Automation is frozen, or a candidate waits for approval.
         """
         decisions = self._free(f"train {self._deployment.name!r}")
         now_us = self._clock.now_us()
-        changes = msgspec.structs.replace(self._record.state.changes, onset=self._onset())
-        blocked = self._builder.blocked(now_us, changes)
+        changes = msgspec.structs.replace(self.state.changes, onset=self._onset())
+        blocked = self._candidates.blocked(now_us, changes)
         if blocked is not None and changes.onset is not None:  # too soon after it: judge on the newest days instead
             changes = msgspec.structs.replace(changes, onset=None)
-            blocked = self._builder.blocked(now_us, changes)
+            blocked = self._candidates.blocked(now_us, changes)
         if blocked is not None:
             raise Unavailable(f"train {self._deployment.name!r}: {blocked}")
         self._record.write(
@@ -219,12 +205,12 @@ class Controller:
         Raises:
             Unavailable: There is no window to judge on.
             Misuse: It cannot answer here.
-            Conflict: Automation is frozen, a candidate waits for approval, or another process has moved the state.
+            Conflict: Automation is frozen, a candidate waits for approval, or another process has changed the state.
         """
         decisions = self._free(f"promote {stored.version[:12]} of {self._deployment.name!r}")
-        if self._builder.champion() == stored.version:
-            return decisions  # by what was under way when a process ended
-        repair = self._builder.judge_stored(stored, self._clock.now_us())
+        if self._candidates.champion() == stored.version:
+            return decisions  # by what was in flight when a process ended
+        repair = self._candidates.judge_stored(stored, self._clock.now_us())
         self.check_frozen()
         gate = repair.gate
         seen = {} if stored.seen_until_us is None else {"seen_until_us": stored.seen_until_us}
@@ -233,8 +219,9 @@ class Controller:
             "gate", gate.reason, evidence, version=gate.candidate, replaced=gate.champion, actor=actor
         )
         if repair.successor is None:
-            told = {"gate": gate.id}
-            refused = self._record.entry("refuse", repair.reason, told, version=stored.version, actor=actor)
+            refused = self._record.entry(
+                "refuse", repair.reason, {"gate": gate.id}, version=stored.version, actor=actor
+            )
             return decisions + self._record.write([entry, refused])
         decisions += self._stages.begin([entry], repair, cause=why, asked_by=actor, begun_by="person")
         return decisions + self.finish()
@@ -243,10 +230,11 @@ class Controller:
         """Let the candidate that waits for approval take over.
 
         Raises:
-            Conflict: None waits, its time is over, another champion stands there than the gate compared it with, or
+            Conflict: None waits, its time is over, the champion is not the one that the gate compared it with, or
                 automation is frozen. A candidate that can never take over any more is dropped, and the ledger says so.
         """
-        repair = self._asked(f"approve {self._deployment.name!r}")
+        self.finish()
+        repair = self._approvals.waiting(f"approve {self._deployment.name!r}")
         gate = {"gate": repair.gate.id}
         entry = self._record.entry(
             "approve", why, gate, version=repair.successor, replaced=repair.gate.champion, actor=actor
@@ -255,7 +243,7 @@ class Controller:
         return decisions + self.finish()
 
     def reject(self, actor: str, why: str) -> list[Decision]:
-        """Drop the candidate in a stage of its rollout, or that waits for approval; the quiet time is a refusal's.
+        """Drop the candidate in a stage of its rollout, or that waits for approval; it counts as a refusal.
 
         Raises:
             Misuse: No reason is given.
@@ -264,95 +252,56 @@ class Controller:
         what = f"reject {self._deployment.name!r}"
         if not why.strip():
             raise Misuse(f"{what}: why? Give one sentence for the ledger.")
-        if self._record.state.phase in (SHADOW, CANARY):  # also while automation is frozen: it ends something
-            assert self._record.state.repair is not None  # stored with the phase
-            repair = self._record.state.repair
-        else:
-            repair = self._asked(what)
+        repair = self.state.repair
+        if repair is None or self.state.phase not in (SHADOW, CANARY):  # these also while frozen: it ends something
+            self.finish()
+            repair = self._approvals.waiting(what)
         entry = self._record.entry("reject", why, {"gate": repair.gate.id}, version=repair.successor, actor=actor)
-        also = self._exposure.share(repair, 0.0)
-        return self._refuse(self._clock.now_us(), [entry], also)
+        return self._record.refuse([entry], self._exposure.share(repair, 0.0))
 
     def _free(self, what: str) -> list[Decision]:
-        """Finish what was under way, and see to it that a person may begin something; the decisions taken."""
+        """Finish what was in flight, and check that a person may begin something; the decisions taken."""
         self.check_frozen()
         decisions = self.finish()
-        if self._record.state.phase == APPROVAL:
-            decisions += self._drop_unanswered(self._clock.now_us())
-        if self._record.state.phase == APPROVAL:
-            raise Conflict(f"{what}: {self._waits(self._record.state)} Answer that first.")
-        if self._record.state.phase in (SHADOW, CANARY):
+        if self.state.phase == APPROVAL:
+            decisions += self._approvals.drop_unanswered()
+        if self.state.phase == APPROVAL:
+            raise Conflict(f"{what}: {self._record.waits(self.state)} Answer that first.")
+        if self.state.phase in (SHADOW, CANARY):
             name = self._deployment.name
             raise Conflict(
-                f"{what}: a candidate is in its {self._record.state.phase} stage. Wait for it, or drop it: "
+                f"{what}: a candidate is in its {self.state.phase} stage. Wait for it, or drop it: "
                 f"trimtab reject {name} --why TEXT"
             )
         return decisions
 
-    def _asked(self, what: str) -> Repair:
-        """The candidate that somebody answers for, once it still can take over."""
-        self.finish()
-        if self._record.state.phase != APPROVAL:
-            raise Conflict(f"{what}: no candidate waits for approval. See: trimtab status")
-        self.check_frozen()
-        dropped = self._drop_unanswered(self._clock.now_us())
-        if dropped:
-            raise Conflict(f"{what}: {dropped[-1].cause} It was dropped; train another one.")
-        assert self._record.state.repair is not None  # stored with the phase
-        return self._record.state.repair
-
-    def _drop_unanswered(self, now_us: int) -> list[Decision]:
-        """Drop a candidate whose time to be approved is over, or which another champion has overtaken."""
-        repair = self._record.state.repair
-        assert repair is not None  # stored with the phase
-        gate, champion = {"gate": repair.gate.id}, self._builder.champion()
-        if champion != repair.gate.champion:
-            said = f"It was compared with {short_name(repair.gate.champion)}; champion is now {short_name(champion)}."
-            entry = self._record.entry("refuse", said, gate, version=repair.successor, actor="policy")
-            return self._refuse(now_us, [entry])
-        if now_us < self._record.state.expires_us:
-            return []
-        said = f"Nobody answered until {format_time(self._record.state.expires_us)}."
-        return self._refuse(
-            now_us, [self._record.entry("expire", said, gate, version=repair.successor, actor="policy")]
-        )
-
-    def _waits(self, state: LoopState) -> str:
-        """Who waits for approval, until when, and how to answer."""
-        name = self._deployment.name
-        return (
-            f"A candidate waits for approval until {format_time(state.expires_us)}. A person answers: "
-            f"trimtab approve {name}, or trimtab reject {name} --why TEXT."
-        )
-
     def _onset(self) -> ChangeOnset | None:
-        """When the change began that the watch found; None where it found none."""
+        """The onset of the change that the watch found; None where it found none."""
         watch = self._monitor.watch
         return None if watch is None else watch.onset
 
     def _trigger(self, now_us: int) -> Trigger | None:
-        """What starts a repair now; while one waits, only what is more urgent."""
+        """The trigger of a repair now; while one waits, only a more urgent one."""
         record = self._catalog.get(REQUEST, self._deployment.name)
         requested = None if record is None else msgspec.json.decode(record.body, type=Requested)
-        serves, watch = self._builder.champion() is not None, self._monitor.watch
-        days, state = self._closed_days, self._record.state
+        serves, watch = self._candidates.champion() is not None, self._monitor.watch
+        days, state = self._closed_days, self.state
         seen = Seen(now_us, serves, watch, requested, lambda: days.new_labels(state.trained_at_us), days.rise_by_slice)
         found = find_trigger(self._deployment, state, seen)
-        if found is None or self._record.state.phase == "idle":
+        if found is None or state.phase == "idle":
             return found
-        begun_by = self._record.state.begun_by
-        if begun_by == "person":  # what people asked for may be in a shadow for weeks
-            staged = self._record.state.phase in (SHADOW, CANARY)
+        if state.begun_by == "person":  # what people asked for may be in a shadow for weeks
+            staged = state.phase in (SHADOW, CANARY)
             return found if staged and found.kind in ("call", "alarm") else None
-        urgent = begun_by in PRIORITY and PRIORITY.index(found.kind) < PRIORITY.index(begun_by)
+        urgent = state.begun_by in PRIORITY and PRIORITY.index(found.kind) < PRIORITY.index(state.begun_by)
         return found if urgent else None
 
     def _begun(self, trigger: Trigger, now_us: int) -> list[Decision]:
-        """Write down what begins a repair."""
-        changes = msgspec.structs.replace(self._record.state.changes, onset=trigger.onset)
+        """Record what begins a repair."""
+        changes = msgspec.structs.replace(self.state.changes, onset=trigger.onset)
         known = {} if trigger.onset is None else msgspec.to_builtins(trigger.onset)
-        told: Evidence = {"onset_us": known.get("at_us"), **known}
-        entries = [self._record.entry("trigger", trigger.cause, told, actor=trigger.actor)]
+        evidence: Evidence = {"onset_us": known.get("at_us"), **known}
+        entries = [self._record.entry("trigger", trigger.cause, evidence, actor=trigger.actor)]
         if trigger.ready_at_us > now_us:
             until = format_time(trigger.ready_at_us)
             entries.append(
@@ -368,112 +317,82 @@ class Controller:
             asked_by=trigger.actor,
             changes=changes,
             risen_us=0 if watch is None else watch.risen_us,
-            follow_ups_us=self._record.state.follow_ups_us[trigger.kind == "follow-up" :],
+            follow_ups_us=self.state.follow_ups_us[trigger.kind == "follow-up" :],
             triggered_at_us=now_us,
             ready_at_us=trigger.ready_at_us,
             lack="",
         )
 
     def _bound(self, now_us: int) -> list[Decision] | None:
-        """Say once that a budget lets nothing be fitted, and until when; None where none binds."""
-        bound = spent_budget(self._deployment, self._record.state, now_us)
+        """Record once that a budget allows no fit, and until when; None where no budget is spent."""
+        bound = spent_budget(self._deployment, self.state, now_us)
         if bound is None:
             return None
-        return self._record.write([self._record.entry("wait", bound.said)], ready_at_us=bound.until_us)
+        return self._record.write([self._record.entry("wait", bound.message)], ready_at_us=bound.until_us)
 
     def _looked_already(self, now_us: int) -> bool:
-        """Whether nothing can have changed since something was missing: a look may build a whole training set.
+        """Whether data were missing at the last look and nothing can have changed: a look may build a training set.
 
         Days close at midnight; six hours let labels in that were loaded after it.
         """
-        state = self._record.state
-        if not state.lack or state.looked_for != self._builder.champion() or now_us - state.looked_us >= LOOK_AGAIN_US:
+        state = self.state
+        if (
+            not state.lack
+            or state.looked_for != self._candidates.champion()
+            or now_us - state.looked_us >= LOOK_AGAIN_US
+        ):
             return False
         label = self._deployment.model.label
         return label.closed_until(now_us) == label.closed_until(state.looked_us)
 
     def _blocked(self, now_us: int) -> str | None:
         try:
-            return self._builder.blocked(now_us, self._record.state.changes)
-        except NotFound as error:  # no request was ever asked
+            return self._candidates.blocked(now_us, self.state.changes)
+        except NotFound as error:  # there was never a request
             return str(error)
 
     def _repair(self, now_us: int) -> list[Decision]:
         """Train, judge, and promote or refuse.
 
         Raises:
-            _Failed: No candidate could be made, or somebody cancelled it; it is written down, and the quiet time runs.
-            Conflict: Automation was frozen meanwhile, or another process has moved the state.
+            _Failed: No candidate could be made, or a person cancelled it; it is recorded, and the quiet time runs.
+            Conflict: Automation was frozen meanwhile, or another process has changed the state.
         """
+        state, record = self.state, self._record
         try:
-            state = self._record.state
             changes = msgspec.structs.replace(state.changes, refreshes=state.begun_by in ("schedule", "labels"))
-            repair = self._builder.repair(now_us, self.check_frozen, changes)
-        except Cancelled as error:  # by a person: the next trigger may come after the usual quiet time
-            raise _Failed(error, self._cancel(now_us, str(error))) from error
+            repair = self._candidates.repair(now_us, self.check_frozen, changes)
+        except Cancelled as error:  # by a person: the next trigger may come after the declared quiet time
+            raise _Failed(error, record.cancel(record.entry("cancel", str(error), {"cut_us": now_us}))) from error
         except Misuse as error:
-            entry = self._record.entry("failed", str(error), {"cause": self._record.state.cause, "cut_us": now_us})
-            spent = with_fits(self._record.state, now_us, 1)
-            raise _Failed(error, self._refuse(now_us, [entry], fits=spent)) from error
+            entry = record.entry("failed", str(error), {"cause": state.cause, "cut_us": now_us})
+            raise _Failed(error, record.refuse([entry], fits=with_fits(state, now_us, 1))) from error
         self.check_frozen()
-        gate, spent = repair.gate, with_fits(self._record.state, now_us, repair.fits)
+        gate, spent = repair.gate, with_fits(state, now_us, repair.fits)
         rows: Evidence = {"rows": repair.rows, "cut_us": repair.cut_us, **evidence_of_left_out(repair)}
         entries = [
-            self._record.entry(
-                "train", self._record.state.cause, rows, version=repair.candidate, data_hash=repair.data_hash
-            ),
-            self._record.entry(
-                "gate", gate.reason, evidence_of(gate), version=repair.candidate, replaced=gate.champion
-            ),
+            record.entry("train", state.cause, rows, version=repair.candidate, data_hash=repair.data_hash),
+            record.entry("gate", gate.reason, evidence_of(gate), version=repair.candidate, replaced=gate.champion),
         ]
         if repair.successor is None:
-            entries.append(self._record.entry("refuse", repair.reason, {"gate": gate.id}, version=repair.candidate))
-            return self._refuse(now_us, entries, fits=spent)
+            entries.append(record.entry("refuse", repair.reason, {"gate": gate.id}, version=repair.candidate))
+            return record.refuse(entries, fits=spent)
         return self._stages.begin(entries, repair, fits=spent) + self.finish()
 
-    def _refuse(
-        self, now_us: int, entries: Sequence[Entry], also: Sequence[Put | Append | Remove] = (), **changes: object
-    ) -> list[Decision]:
-        """Record that the champion stays, and keep quiet for longer each time in a row: for causes of the same kind."""
-        most_us = MOST_COOLDOWNS * self._deployment.cooldown_us
-        quiet_us = min(
-            self._record.state.quiet_of(self._record.state.begun_by).cooldown_us or self._deployment.cooldown_us,
-            most_us,
-        )
-        quiet = self._quiet(now_us + quiet_us, min(2 * quiet_us, most_us))
-        return self._record.write(entries, also, **{**IDLE, **quiet, **changes})
-
-    def _cancel(self, now_us: int, why: str) -> list[Decision]:
-        entry = self._record.entry("cancel", why, {"cut_us": now_us})
-        return self._record.write([entry], **IDLE, **self._quiet(now_us + self._deployment.cooldown_us))
-
     def _followed(self, repair: Repair) -> dict[str, Any]:
-        """What is kept of a change that a repair was for: when it began, and when another repair is tried."""
-        onset = self._record.state.changes.onset
-        if onset is None or repair.gate.folds == 1:  # of a cause that no change has
-            return {"changes": msgspec.structs.replace(self._record.state.changes, onset=None)}
+        """What is kept of the change that a repair was for: its onset, and when another repair is tried."""
+        onset = self.state.changes.onset
+        if onset is None or repair.gate.folds == 1:  # of a cause that has no change
+            return {"changes": msgspec.structs.replace(self.state.changes, onset=None)}
         repaired = {"changes": Changes(repaired=onset)}
-        if self._record.state.begun_by == "follow-up":
+        if self.state.begun_by == "follow-up":
             return repaired
         final_us = self._deployment.model.label.final_at(repair.cut_us)
         return {**repaired, "follow_ups_us": tuple(final_us + d * DAY_US for d in FOLLOW_UP_DAYS)}
 
-    def _quiet(self, until_us: int, next_us: int | None = None) -> dict[str, Any]:
-        """What keeps causes of the kind at work quiet, and for how long after the next refusal."""
-        state = self._record.state
-        kind = state.begun_by
-        if kind == "follow-up":  # there are two of them, and no more
-            return {}
-        if kind in APART:
-            cooldown_us = state.quiet_of(kind).cooldown_us if next_us is None else next_us
-            return {"quiets": {**state.quiets, kind: Quiet(until_us, cooldown_us)}}
-        prefix = "alarm_" if kind == "alarm" else ""
-        grown = {} if next_us is None else {f"{prefix}cooldown_us": next_us}
-        return {f"{prefix}quiet_until_us": until_us, **grown}
-
 
 class _Failed(Exception):
-    """A fit failed or was cancelled; carries the error, and what was written down about it."""
+    """A fit failed or was cancelled; carries the error and the decisions recorded about it."""
 
     def __init__(self, error: Misuse | Cancelled, decisions: list[Decision]) -> None:
         super().__init__(str(error))

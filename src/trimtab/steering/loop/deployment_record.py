@@ -1,58 +1,40 @@
-"""Where a deployment stands, and its decisions: the state and the rows that tell of it change in one write."""
+"""The stored state of a deployment's loop and its decisions, which change together in one write."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict
 from trimtab.core.records import Decision
+from trimtab.core.time import format_time
 from trimtab.registry.protection import CHAMPION, hold, release
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.ledger import Entry, Evidence, Ledger
-from trimtab.steering.loop_state import APPROVAL, FREEZE, KIND, LoopState
+from trimtab.steering.loop.quiet_times import after_cancel, after_refusal
+from trimtab.steering.loop_state import APPROVAL, FREEZE, IDLE, KIND, LoopState
 from trimtab.store.ports import Append, Catalog, Put, Remove
 
 
 class DeploymentRecord:
-    """The stored `LoopState` of one deployment.
+    """The `LoopState` of one deployment, and the ledger that its decisions go to."""
 
-    Args:
-        deployment: Which.
-        ledger: Gets its decisions.
-        catalog: Has the state.
-        clock: The time of decisions.
-        waits: Says who must be asked while a state waits for approval.
-    """
-
-    def __init__(
-        self,
-        deployment: Deployment,
-        *,
-        ledger: Ledger,
-        catalog: Catalog,
-        clock: Clock,
-        waits: Callable[[LoopState], str],
-    ) -> None:
+    def __init__(self, deployment: Deployment, *, ledger: Ledger, catalog: Catalog, clock: Clock) -> None:
         self._deployment = deployment
         self._ledger = ledger
         self._catalog = catalog
         self._clock = clock
-        self._waits = waits
         self.reload()
 
     def reload(self) -> None:
-        """Read the state again: another process may have moved it."""
+        """Read the state again: another process may have changed it."""
         record = self._catalog.get(KIND, self._deployment.name)
         self._revision = 0 if record is None else record.revision
         cooldown_us = self._deployment.cooldown_us
         fresh = LoopState(cooldown_us=cooldown_us, alarm_cooldown_us=cooldown_us)
-        state = fresh if record is None else msgspec.json.decode(record.body, type=LoopState)
-        if not state.alarm_cooldown_us:  # written by an earlier trimtab
-            state = msgspec.structs.replace(state, alarm_cooldown_us=cooldown_us)
-        self.state = state
+        self.state = fresh if record is None else msgspec.json.decode(record.body, type=LoopState)
 
     def entry(
         self,
@@ -65,7 +47,7 @@ class DeploymentRecord:
         data_hash: str | None = None,
         actor: str | None = None,
     ) -> Entry:
-        """A decision to be written; where no actor is named it is who asked for what is in flight, else the policy."""
+        """A decision to be written; the actor defaults to who asked for what is in flight, else to the policy."""
         return Entry(
             at_us=self._clock.now_us(),
             model=self._deployment.name,
@@ -81,16 +63,28 @@ class DeploymentRecord:
     def write(
         self, entries: Sequence[Entry], also: Sequence[Put | Remove | Append] = (), **changes: object
     ) -> list[Decision]:
-        """Write decisions, the state after them and what belongs to it: all in one write.
+        """Write decisions, the state after them and what belongs to it, in one write.
 
         Raises:
-            Conflict: Another process has moved the state.
+            Conflict: Another process has changed the state.
         """
         state = msgspec.structs.replace(self.state, **changes)
         put = Put(KIND, self._deployment.name, msgspec.json.encode(state), expected=self._revision)
         decisions = self._ledger.write(entries, [put, *also, *self._held(state)])
         self.state, self._revision = state, self._revision + 1
         return decisions
+
+    def refuse(
+        self, entries: Sequence[Entry], also: Sequence[Put | Append | Remove] = (), **changes: object
+    ) -> list[Decision]:
+        """End a repair by a refusal: the champion stays, and causes of this kind are quiet, each time for longer."""
+        quiet = after_refusal(self.state, self._deployment.cooldown_us, self._clock.now_us())
+        return self.write(entries, also, **{**IDLE, **quiet, **changes})
+
+    def cancel(self, entry: Entry) -> list[Decision]:
+        """End a repair that a person cancelled."""
+        quiet = after_cancel(self.state, self._deployment.cooldown_us, self._clock.now_us())
+        return self.write([entry], **IDLE, **quiet)
 
     def frozen(self) -> str | None:
         """Why all automation is stopped; None when it is not."""
@@ -106,9 +100,17 @@ class DeploymentRecord:
                 "Let it go on first: trimtab unfreeze"
             )
 
+    def waits(self, state: LoopState) -> str:
+        """What waits for approval, until when, and how to answer."""
+        name = self._deployment.name
+        return (
+            f"A candidate waits for approval until {format_time(state.expires_us)}. A person answers: "
+            f"trimtab approve {name}, or trimtab reject {name} --why TEXT."
+        )
+
     def _held(self, state: LoopState) -> list[Put | Remove]:
-        """The changes that keep the alias where it is while a candidate waits for approval, and let it go after."""
+        """The changes that hold the alias in place while a candidate waits for approval, and release it afterwards."""
         name = self._deployment.name
         if state.phase == APPROVAL:
-            return [hold(name, CHAMPION, self._waits(state))]
+            return [hold(name, CHAMPION, self.waits(state))]
         return [release(name, CHAMPION)] if self.state.phase == APPROVAL else []

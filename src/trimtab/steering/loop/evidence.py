@@ -1,4 +1,4 @@
-"""The evidence of decisions, as rows of the ledger tell it."""
+"""The evidence of decisions, as rows of the ledger show it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from trimtab.steering.ledger import Evidence
 from trimtab.steering.loop_state import Repair
 
 
-def short_name(version: str | None) -> str:
-    """The beginning of an address, for messages."""
-    return "nobody" if version is None else version[:12]
+def overtaken(repair: Repair, champion: str | None) -> str | None:
+    """Why the comparison of a repair does not count any more, given the version in service; None while it does."""
+    before = repair.gate.champion
+    if champion == before:
+        return None
+    names = ["nobody" if one is None else one[:12] for one in (before, champion)]
+    return f"It was compared with {names[0]}; champion is now {names[1]}."
 
 
 def evidence_of_left_out(repair: Repair) -> Evidence:
-    """What was not learnt from because its inputs or labels were faulty."""
+    """The rows that were left out of learning because their inputs or labels were faulty."""
     found = repair.left_out
     return {"left_out": sum(found.values()), "left_out_why": "; ".join(found)} if found else {}
 

@@ -1,4 +1,4 @@
-"""The share of the requests that a successor answers as canary, and the way back from it."""
+"""The share of the requests that a successor answers as canary, and the rollback of a champion."""
 
 from __future__ import annotations
 
@@ -14,13 +14,7 @@ from trimtab.store.ports import Catalog, Put
 
 
 class Exposure:
-    """Moves the canary of one model, and its champion back.
-
-    Args:
-        model: Its name.
-        registry: Has the aliases.
-        catalog: Has the shares.
-    """
+    """Moves the canary of one model, and its champion back."""
 
     def __init__(self, model: str, registry: Registry, catalog: Catalog) -> None:
         self._model = model
@@ -28,20 +22,13 @@ class Exposure:
         self._catalog = catalog
 
     def answered(self, repair: Repair) -> float:
-        """The share of the requests that the successor of a repair answers as canary now."""
+        """See `Exposed`."""
         found = self._registry.aliases(self._model).get(CANARY)
         mine = found is not None and found.version == repair.successor
         return shares_of(self._catalog.get(KIND, self._model)).canary if mine else 0.0
 
     def share(self, repair: Repair, share: float) -> list[Put]:
-        """The changes that let the successor of a repair answer a share of the requests; none that end one
-        which it does not have.
-
-        Its alias points to it before they are written, with a share of 0.
-
-        Raises:
-            Conflict: Another version answers as canary.
-        """
+        """See `Exposed`. The alias points to the successor before the changes are written, with a share of 0."""
         name = self._model
         record, found = self._catalog.get(KIND, name), self._registry.aliases(name).get(CANARY)
         shares, other = shares_of(record), found is None or found.version != repair.successor
@@ -61,11 +48,7 @@ class Exposure:
         return [Put(KIND, name, msgspec.json.encode(changed), expected=revision)]
 
     def roll_back(self, version: str, why: str, together: Together) -> None:
-        """Let the version before the given one answer again; `together` writes the changes of that with more.
-
-        Raises:
-            Conflict: Another process moved the alias meanwhile.
-        """
+        """See `Exposed`; a `Conflict` where another process moved the alias meanwhile."""
         self._registry.roll_back(
             self._model, CHAMPION, why=why, expected_previous=version, actor="policy", together=together
         )

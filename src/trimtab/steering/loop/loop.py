@@ -1,4 +1,4 @@
-"""One deployment's loop, wired: predictions become closed days, days become signals, signals become decisions."""
+"""The loop of one deployment: predictions become closed days, days become signals, signals become decisions."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from contextlib import suppress
 
 import msgspec
 
-from trimtab.core.clock import Clock
 from trimtab.core.errors import NotFound
-from trimtab.core.ids import Ids
 from trimtab.core.records import DayQuality, Prediction, Signal
 from trimtab.core.time import DAY_US
 from trimtab.feedback import (
     DayBlocks,
     Extent,
-    LabelReader,
     ListColumn,
     LoggedWaiting,
     OpenDays,
@@ -28,101 +25,70 @@ from trimtab.feedback.logged_waiting import KEPT_US
 from trimtab.feedback.open_days import judged_table
 from trimtab.monitoring.quality.quality import QualityMonitor
 from trimtab.monitoring.quality.quality_days import BatchBlocks, store_batch, store_days, stored_batches, stored_days
-from trimtab.registry import Registry, Version
+from trimtab.registry import Registry
 from trimtab.registry.protection import CHAMPION
 from trimtab.serving.answer.batch import batch_manifests, batch_predictions
 from trimtab.serving.arms.arms import CANARY, SHADOW
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.steering.candidates.builder import CandidateBuilder
-from trimtab.steering.candidates.ports import TrainingData, Workshop
+from trimtab.steering.candidates.ports import CandidateOptions, Candidates, DeploymentParts
 from trimtab.steering.candidates.recipes import BatchRecipe, LiveScores, OnlineRecipe, Recipe
 from trimtab.steering.candidates.references import request_slices
-from trimtab.steering.candidates.stored import Recording
 from trimtab.steering.causes import OnQualityDrop
 from trimtab.steering.definitions import Deployment
-from trimtab.steering.gate.version_checks import Proving
 from trimtab.steering.ledger import Ledger
 from trimtab.steering.loop.controller import Controller
 from trimtab.steering.loop.exposure import Exposure
 from trimtab.steering.loop.service_guard import ServiceGuard, Unserved
 from trimtab.steering.rollouts import Rollout
-from trimtab.store.ports import Blob, Catalog, Put
-from trimtab.training.data.sets import TrainingSet, save_training_set
+from trimtab.store.ports import Catalog, Put
 from trimtab.training.definitions import Model
 
 KIND = "loop_reader"
 Positions = dict[str, int] | None
-AMENDED_AFTER = (1, 7, 28)  # days after a day was closed, late and corrected labels are looked for
+AMENDED_AFTER = (1, 7, 28)  # days after a day was closed, it is amended with late and corrected labels
 
 
 class Reached(msgspec.Struct, frozen=True):
-    """How far a loop has come."""
+    """The position that a loop has reached."""
 
     closed_until_us: int = -(2**62)  # days before this time are closed for good
-    positions: dict[str, int] | None = None  # read of the prediction log; None: not known, of an earlier trimtab
-    extents: dict[int, tuple[Extent, ...]] = {}  # where the predictions about each day stand, by the day's number
+    positions: dict[str, int] | None = None  # how far the prediction log was read; None: not at all yet
+    extents: dict[int, tuple[Extent, ...]] = {}  # where the predictions of each day are in the log, by day number
     too_late: int = 0  # predictions that were logged after their day was closed
 
 
 class Loop:
-    """The parts of one deployment's loop; a living project and a replay wire the same ones.
+    """One deployment's loop from logged predictions to decisions; a project and a replay wire the same parts.
 
     Args:
-        deployment: What is kept good, and by which rules.
-        labels: Finds labels in what is known.
-        live: What an online deployment really answered.
-        data: Gives training sets.
-        registry: Versions and aliases.
-        catalog: Where state, signals and the ledger are.
-        blob: Where training sets are.
-        clock: The moment of everything.
-        ids: Names gate records.
-        seed: Given to estimators.
-        around: Put around the recipe (a replay shares fits between its lines).
-        save: Stores a training set.
-        evaluates: Whether candidates get an evaluation with baselines and intervals, for their report.
-        threads: How many a fit may use.
-        recording: How the steps of a training are done; left out, they are not recorded.
-        proving: How candidates are tried in a new process and timed; left out, they are not.
-        outside: Put around the workshop (a living project lets it work in another process).
-        predictions: The log in which predictions wait for their labels; left out, they wait in memory.
-        profile: Makes the input profile of a version that may go in service; left out, none is made.
-        served: Whether requests are answered by a service, whose figures guard canaries.
+        parts: The deployment and its stores.
+        options: How candidates are fitted, stored and tried.
+        live: The scores that an online deployment gave.
+        outside: Wraps the builder of candidates; a project lets it work in another process.
+        predictions: The log in which predictions wait for their labels; None: they wait in memory.
+        served: Whether requests are answered by a service, whose metrics guard canaries.
     """
 
     def __init__(
         self,
-        deployment: Deployment,
+        parts: DeploymentParts,
+        options: CandidateOptions,
         *,
-        labels: LabelReader,
         live: LiveScores,
-        data: TrainingData,
-        registry: Registry,
-        catalog: Catalog,
-        blob: Blob,
-        clock: Clock,
-        ids: Ids,
-        seed: int,
-        around: Callable[[Recipe], Recipe] = lambda recipe: recipe,
-        save: Callable[[TrainingSet, Blob], str] = save_training_set,
-        evaluates: bool = True,
-        threads: int = 1,
-        recording: Recording | None = None,
-        proving: Proving | None = None,
-        outside: Callable[[CandidateBuilder], Workshop] = lambda builder: builder,
+        outside: Callable[[CandidateBuilder], Candidates] = lambda builder: builder,
         predictions: PredictionLog | None = None,
-        profile: Callable[[Version, TrainingSet], object] | None = None,
         served: bool = True,
     ) -> None:
-        model = deployment.model
-        self._model = model
+        deployment, catalog, registry = parts.deployment, parts.catalog, parts.registry
+        self._model = model = deployment.model
         self._predictions = predictions
         self._days: OpenDays
         self._reached: Reached
         self._catalog = catalog
-        self._clock = clock
+        self._clock = parts.clock
         self._outcomes = OutcomeJoin(
-            labels,
+            parts.labels,
             wait_us=model.label.wait_us,
             key_dtype=model.request.key_dtype,
             classes=model.label.class_names,
@@ -138,34 +104,15 @@ class Loop:
             owner=deployment.owner,
             metric=model.metric,
         )
-        batch = deployment.learn == "batch"
-        recipe: Recipe = (
-            BatchRecipe(model, seed=seed, threads=threads) if batch else OnlineRecipe(model, live, seed=seed)
-        )
-        self.builder = CandidateBuilder(
-            deployment,
-            around(recipe),
-            data,
-            labels,
-            registry,
-            blob,
-            clock=clock,
-            ids=ids,
-            save=save,
-            evaluates=evaluates,
-            recording=recording,
-            proving=proving,
-            profile=profile,
-        )
+        self.builder = CandidateBuilder(parts, options.around(_recipe(deployment, live, options)), options)
         self.newly_closed: list[DayQuality] = []  # by the last call of `close_days`
-        self.ledger = Ledger(catalog)
         self.controller = Controller(
             deployment,
             monitor=self.monitor,
-            builder=outside(self.builder),
-            ledger=self.ledger,
+            candidates=outside(self.builder),
+            ledger=Ledger(catalog),
             catalog=catalog,
-            clock=clock,
+            clock=parts.clock,
             exposure=Exposure(model.name, registry, catalog),
             guard=_guard(deployment, registry, catalog) if served else Unserved(),
         )
@@ -178,13 +125,13 @@ class Loop:
 
     @property
     def positions(self) -> Positions:
-        """How far the prediction log was read when this was stored; None: predictions must be given from the start."""
+        """How far the prediction log was read when this was stored; None: read it from the start."""
         return self._reached.positions
 
     def add(
         self, predictions: Sequence[Prediction], *, before: Mapping[str, int] | None = None, reached: Positions = None
     ) -> None:
-        """Take in predictions as they were logged; of a loop with a log, what stands there between two positions."""
+        """Take in predictions as they were logged; for a loop with a log, what is there between two positions."""
         if self._logged is not None:
             assert reached is not None  # given with what was read of the log
             self._logged.reads(before or {}, reached)
@@ -192,10 +139,10 @@ class Loop:
         self._days.add(predictions)
 
     def close_days(self) -> list[Signal]:
-        """Close the days whose labels are due and look at them; what rang.
+        """Close the days whose labels are due and check them; return the signals that began.
 
-        The blocks, the watch, the signals and how far was read are stored in one write. If that fails, nothing is
-        stored and the days in memory are not to be used any more: `reload` before the next try.
+        The blocks, the watch, the signals and the position are stored in one write. If that fails, nothing is stored
+        and the days in memory are not valid any more: `reload` before the next call.
         """
         now_us = self._clock.now_us()
         self.monitor.follow(self.builder.champion(), now_us=now_us)
@@ -227,9 +174,10 @@ class Loop:
         return signals
 
     def reload(self) -> bool:
-        """Read everything again that another process may have moved.
+        """Read again what another process may have changed.
 
-        True: the open days were begun again, so give the predictions since `positions` again.
+        Returns:
+            Whether the open days were begun again, so that the predictions since `positions` must be given again.
         """
         self.monitor.reload()
         self.controller.reload()
@@ -265,7 +213,7 @@ class Loop:
         self._days.too_late = self._reached.too_late
 
     def _batches(self, closed_until_us: int) -> list[Put]:
-        """The writes of batches that were made on closed days, each once."""
+        """The writes that store batches made on closed days, each once."""
         if self._predictions is None:
             return []
         since_us = closed_until_us - KEPT_US
@@ -282,7 +230,7 @@ class Loop:
         return changes
 
     def _amended(self, from_us: int, until_us: int, now_us: int) -> list[DayBlocks]:
-        """Days closed some time ago whose labels have changed since, as they are known now."""
+        """Days closed some time ago whose labels have changed since, with the labels known now."""
         if self._logged is None:
             return []
         found: list[DayBlocks] = []
@@ -297,8 +245,15 @@ class Loop:
         return found
 
 
+def _recipe(deployment: Deployment, live: LiveScores, options: CandidateOptions) -> Recipe:
+    """The recipe of a deployment, by how it learns."""
+    if deployment.learn == "batch":
+        return BatchRecipe(deployment.model, seed=options.seed, threads=options.threads)
+    return OnlineRecipe(deployment.model, live, seed=options.seed)
+
+
 def _list_column(model: Model) -> ListColumn | None:
-    """Where logged requests name their list; None of a model that ranks none."""
+    """Where logged requests name their list; None for a model that is no ranking."""
     if model.task != "ranking" or model.group is None:
         return None
     names = list(model.request.columns)
@@ -306,7 +261,7 @@ def _list_column(model: Model) -> ListColumn | None:
 
 
 def _slices(deployment: Deployment) -> RequestSlices | None:
-    """Where requests name the slices that their day is taken apart by."""
+    """Where requests name the slices of their day."""
     columns, parts = deployment.model.request.columns, request_slices(deployment)
     names = list(columns)
     return (
@@ -322,7 +277,7 @@ def _slices(deployment: Deployment) -> RequestSlices | None:
 
 
 def _guard(deployment: Deployment, registry: Registry, catalog: Catalog) -> ServiceGuard:
-    """The guard of a deployment's rollouts; its stages share the stated chance of a false alarm."""
+    """The guard of a deployment's rollouts; its stages share the stated probability of a false alarm."""
     rollout = deployment.rollout or Rollout()
     stages = max(1, len(rollout.canary) + bool(rollout.bake_us))
     limits = msgspec.structs.replace(rollout.guardrails, false_alarms=rollout.guardrails.false_alarms / stages)

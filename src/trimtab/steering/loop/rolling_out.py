@@ -1,72 +1,53 @@
-"""The stages between gate and full service: paired shadow, approval, canary shares; each moved on by one write."""
+"""The stages between gate and full service: paired shadow, approval, canary shares, bake."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
 from trimtab.core.records import Decision
 from trimtab.core.time import DAY_US, HOUR_US, format_duration, format_time
 from trimtab.registry import AliasMove
-from trimtab.steering.candidates.ports import ChampionFailed, Exposed, Guard, Workshop
-from trimtab.steering.candidates.shadowing import evidence_of_shadow, judged, level_of, said_of_shadow
+from trimtab.steering.candidates.ports import Candidates, ChampionFailed, Exposed, Guard
 from trimtab.steering.definitions import Deployment
+from trimtab.steering.gate.shadow import evidence_of_shadow, judged, level_of, said_of_shadow
 from trimtab.steering.ledger import Entry, Evidence
 from trimtab.steering.loop.deployment_record import DeploymentRecord
-from trimtab.steering.loop.evidence import short_name
+from trimtab.steering.loop.evidence import overtaken
 from trimtab.steering.loop_state import APPROVAL, CANARY, IDLE, PROMOTING, SHADOW, Bake, Changes, PairedDay, Repair
 from trimtab.steering.rollouts import Rollout
 from trimtab.store.ports import Append, Put, Remove
 
-LABELS_US = 6 * HOUR_US  # so long after a day was closed labels may be loaded that were due by then
-MOST_STEPS = 24  # so many times a step's length a canary waits for requests
-
-
-class Refuse(Protocol):
-    """Ends a repair: the champion stays."""
-
-    def __call__(
-        self, now_us: int, entries: Sequence[Entry], also: Sequence[Put | Append | Remove] = (), **changes: object
-    ) -> list[Decision]: ...
+LABELS_US = 6 * HOUR_US  # after a day was closed, in which labels that were due may still be loaded
+MOST_STEPS = 24  # multiples of a step's length for which a canary waits for requests
 
 
 class RolloutStages:
-    """Moves what passed the gate through the stages that its deployment declares.
+    """Moves what passed the gate through the stages that its deployment declares, each step by one write.
 
     A crash between any two writes is harmless: the shadow only reads, and before the share of a canary is written its
     alias points to the right version.
-
-    Args:
-        deployment: Has the rollout.
-        record: The state and the ledger.
-        workshop: Compares the successor with the champion.
-        exposure: Lets it answer a share of the requests, and takes that back.
-        guard: Looks at how the service fares with a version.
-        clock: The time.
-        refuse: Ends the repair.
     """
 
     def __init__(
         self,
         deployment: Deployment,
         record: DeploymentRecord,
-        builder: Workshop,
+        candidates: Candidates,
         *,
         exposure: Exposed,
         guard: Guard,
         clock: Clock,
-        refuse: Refuse,
     ) -> None:
         self._deployment = deployment
         self._rollout = deployment.rollout or Rollout()
         self._record = record
-        self._builder = builder
+        self._candidates = candidates
         self._exposure = exposure
         self._guard = guard
         self._clock = clock
-        self._refuse = refuse
 
     def begin(self, entries: Sequence[Entry], repair: Repair, **changes: Any) -> list[Decision]:
         """Begin the first stage of what passed the gate."""
@@ -111,27 +92,25 @@ class RolloutStages:
     def tick(self) -> list[Decision]:
         """Move the present stage on when it is time."""
         state, now_us = self._record.state, self._clock.now_us()
-        repair, champion = state.repair, self._builder.champion()
+        repair = state.repair
         if repair is None or state.phase not in (SHADOW, CANARY):
             return []
-        if champion != repair.gate.champion:
-            said = f"It was compared with {short_name(repair.gate.champion)}; champion is now {short_name(champion)}."
-            return self._drop(now_us, repair, said)
+        reason = overtaken(repair, self._candidates.champion())
+        if reason is not None:
+            return self._drop(repair, reason)
         steps = len(self._rollout.canary)
         if (self._rollout.shadow_us is None) if state.phase == SHADOW else state.canary_step >= steps:
-            return self._drop(now_us, repair, f"The {state.phase} stage is declared no longer. Train again.")
+            return self._drop(repair, f"The {state.phase} stage is declared no longer. Train again.")
         return self._compare(now_us, repair) if state.phase == SHADOW else self._guarded(now_us, repair)
 
-    def _drop(
-        self, now_us: int, repair: Repair, why: str, evidence: Evidence | None = None, **changes: Any
-    ) -> list[Decision]:
-        """Refuse what is in a stage; it answers no more requests."""
-        told: Evidence = {"gate": repair.gate.id, **(evidence or {})}
-        entry = self._record.entry("refuse", why, told, version=repair.successor)
-        return self._refuse(now_us, [entry], self._exposure.share(repair, 0.0), **changes)
+    def _drop(self, repair: Repair, why: str, evidence: Evidence | None = None, **changes: Any) -> list[Decision]:
+        """Refuse the candidate in a stage; it answers no more requests."""
+        known: Evidence = {"gate": repair.gate.id, **(evidence or {})}
+        entry = self._record.entry("refuse", why, known, version=repair.successor)
+        return self._record.refuse([entry], self._exposure.share(repair, 0.0), **changes)
 
     def supersede(self, cause: str) -> list[Decision]:
-        """Drop what is in a stage for a more urgent cause; that is no refusal, and no quiet time grows."""
+        """Drop the candidate in a stage for a more urgent cause; it is no refusal, and no quiet time grows."""
         repair = self._record.state.repair
         assert repair is not None  # it is in a stage
         said, gate = f"Dropped for a more urgent cause. {cause}", {"gate": repair.gate.id}
@@ -139,7 +118,7 @@ class RolloutStages:
         return self._record.write([entry], self._exposure.share(repair, 0.0), **IDLE)
 
     def bake_of(self, repair: Repair, replaced: str | None, now_us: int) -> Bake | None:
-        """How a successor is guarded after it took over; None where that is not declared."""
+        """The time in which a successor is guarded after it took over; None where none is declared."""
         assert repair.successor is not None  # it took over
         if not self._rollout.bake_us or replaced is None:
             return None
@@ -153,11 +132,11 @@ class RolloutStages:
         )
 
     def baked(self) -> list[Decision]:
-        """Look after a version that has just taken over: roll back on a breach, stop after its time."""
+        """Guard a version that has just taken over: roll back on a breach, stop after its time."""
         bake, now_us = self._record.state.bake, self._clock.now_us()
         if bake is None:
             return []
-        if self._builder.champion() != bake.version:  # a person was faster
+        if self._candidates.champion() != bake.version:  # a person moved it first
             return self._record.write([], bake=None)
         said = self._guard(bake.version, bake.replaced, since_us=bake.since_us)
         if said is not None:
@@ -179,13 +158,13 @@ class RolloutStages:
                 entries.append(self._record.entry("refuse", gone, {"gate": repair.gate.id}, version=repair.successor))
                 also += self._exposure.share(repair, 0.0)
             before = {"trained_at_us": bake.trained_at_us, "changes": Changes(), "follow_ups_us": ()}
-            decisions.extend(self._refuse(self._clock.now_us(), entries, also, bake=None, **before))
+            decisions.extend(self._record.refuse(entries, also, bake=None, **before))
 
         self._exposure.roll_back(bake.version, why, together)
         return decisions
 
     def _compare(self, now_us: int, repair: Repair) -> list[Decision]:
-        """Compare the days that were closed since the last look."""
+        """Compare the days that were closed since the last look, and decide."""
         state, rollout = self._record.state, self._rollout
         label = self._deployment.model.label
         closed_us = label.closed_until(now_us)
@@ -193,25 +172,25 @@ class RolloutStages:
         if closed_us <= label.closed_until(state.looked_us) and not again:
             return []
         try:
-            new, until_us = self._builder.shadow_days(repair, state.shadow_until_us, now_us)
+            new, until_us = self._candidates.shadow_days(repair, state.shadow_until_us, now_us)
         except ChampionFailed as error:  # a champion that cannot answer must not keep its successor out
             entry = self._entry("compare", f"Left out: {error}", repair, [], {"gate": repair.gate.id})
             return self.after_shadow([entry], repair)
         except (Corrupt, Misuse, NotFound) as error:
-            return self._drop(now_us, repair, f"Its shadow failed: {error}")
+            return self._drop(repair, f"Its shadow failed: {error}")
         if _is_early(new, until_us, repair, label.final_until(now_us)):  # its labels are still being loaded
             new, until_us = new[:-1], max(state.shadow_until_us, until_us - DAY_US)
         days = (*state.shadow, *new)
         found, lasted_us = judged(rollout, days, repair), until_us - repair.unseen_from_us
-        told = (found, days, rollout.margin, level_of(repair))
-        said, evidence = said_of_shadow(*told), evidence_of_shadow(*told)
+        values = (found, days, rollout.margin, level_of(repair))
+        said, evidence = said_of_shadow(*values), evidence_of_shadow(*values)
         known: dict[str, Any] = {"shadow": days, "shadow_until_us": until_us, "looked_us": now_us}
         if found.verdict == "promote":
             entry = self._record.entry("compare", said, {"gate": repair.gate.id, **evidence}, version=repair.successor)
             return self.after_shadow([entry], repair, **known)
         over = lasted_us >= rollout.within_us or now_us - state.stage_since_us >= 2 * rollout.within_us
         if found.verdict == "reject" or over:
-            return self._drop(now_us, repair, said, evidence, **known)
+            return self._drop(repair, said, evidence, **known)
         return self._record.write([], **known)
 
     def _guarded(self, now_us: int, repair: Repair) -> list[Decision]:
@@ -222,9 +201,9 @@ class RolloutStages:
         said = self._guard(repair.successor, repair.gate.champion, since_us=state.stage_since_us)
         if said is not None:
             share = rollout.canary[state.canary_step]
-            return self._drop(now_us, repair, f"The canary of {share:.0%} was withdrawn: {said}")
+            return self._drop(repair, f"The canary of {share:.0%} was withdrawn: {said}")
         if self._exposure.answered(repair) != rollout.canary[state.canary_step]:
-            return self._drop(now_us, repair, "A person changed the canary, so the rollout ends.")
+            return self._drop(repair, "A person changed the canary, so the rollout ends.")
         if now_us < state.stage_since_us + rollout.step_us:
             return []
         seen, least = self._guard.requests(repair.successor, since_us=state.stage_since_us), rollout.guardrails.least
@@ -233,7 +212,7 @@ class RolloutStages:
                 return []
             lasted = format_duration(now_us - state.stage_since_us)
             said = f"The canary saw too little: it answered {seen} requests in {lasted}; needed are {least}."
-            return self._drop(now_us, repair, f"{said} Is the service up? Else give it longer steps.")
+            return self._drop(repair, f"{said} Is the service up? Else give it longer steps.")
         if state.canary_step + 1 < len(rollout.canary):
             return self._share(state.canary_step + 1, [], repair)
         return self._record.write([], phase=PROMOTING)
@@ -244,9 +223,9 @@ class RolloutStages:
         try:
             exposed = self._exposure.share(repair, share)
         except Conflict as error:  # another version answers as canary
-            told = self._entry("refuse", str(error), repair, entries, {"gate": repair.gate.id})
+            refused = self._entry("refuse", str(error), repair, entries, {"gate": repair.gate.id})
             spent = {name: value for name, value in changes.items() if name == "fits"}
-            return self._refuse(self._clock.now_us(), [*entries, told], **spent)
+            return self._record.refuse([*entries, refused], **spent)
         said = f"Answers {share:.0%} of the requests for {format_duration(self._rollout.step_us)}."
         entry = self._entry("canary", said, repair, entries, {"gate": repair.gate.id, "share": share})
         return self._record.write(
@@ -260,7 +239,7 @@ class RolloutStages:
         )
 
     def _entry(self, act: str, said: str, repair: Repair, entries: Sequence[Entry], evidence: dict[str, Any]) -> Entry:
-        """A row of the ledger, by the actor of the row before it."""
+        """A row of the ledger, with the actor of the row before it."""
         actor = entries[-1].actor if entries else None
         return self._record.entry(
             act, said, evidence, version=repair.successor, replaced=repair.gate.champion, actor=actor
@@ -268,9 +247,9 @@ class RolloutStages:
 
 
 def _is_early(new: Sequence[PairedDay], until_us: int, repair: Repair, closed_us: int) -> bool:
-    """Whether the newest day closed a few hours ago at most, and has far fewer labels than the days of the gate."""
+    """Whether the newest day closed only hours ago and has less than half of the labels of a typical day."""
     if closed_us >= until_us + LABELS_US:
         return False
-    usual = sorted(one.rows for one in repair.gate_days)
+    typical = sorted(one.rows for one in repair.gate_days)
     newest = new[-1].rows if new and new[-1].day_us + DAY_US >= until_us else 0
-    return newest < usual[len(usual) // 2] / 2
+    return newest < typical[len(typical) // 2] / 2

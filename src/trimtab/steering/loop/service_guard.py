@@ -1,4 +1,4 @@
-"""What is wrong with the service since a version answers: a canary, or what has just taken over."""
+"""The guard of a canary, or of a version that has just taken over, by the metrics of the service."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from trimtab.store.ports import Catalog
 
 
 class ServiceGuard:
-    """Holds the service figures of a version against those of the one that answers, or answered before.
+    """Compares the service metrics of a version with those of the one that answers, or answered before.
 
     Args:
-        model: Whose versions.
-        registry: Knows which of them is in service.
-        catalog: Has the figures, which answering processes write every ten seconds.
+        model: The model's name.
+        registry: Knows which version is in service.
+        catalog: Has the metrics, which serving processes write every ten seconds.
         limits: What is a breach.
         arm: The arm of the version in service.
     """
@@ -39,10 +39,10 @@ class ServiceGuard:
         own = service_metrics(
             self._catalog, self._model, version, self._arm if took_over else CANARY, since_us=since_us
         )
-        before_us = since_us - DAY_US if took_over else since_us  # what was replaced answers no more
+        before_us = since_us - DAY_US if took_over else since_us  # the replaced version does not answer any more
         other = service_metrics(self._catalog, self._model, against, self._arm, since_us=before_us)
         found = breach(own, other, self._limits)
-        return None if found is None else found.said
+        return None if found is None else found.message
 
     def requests(self, version: str, *, since_us: int) -> int | None:
         """See `Guard.requests`."""

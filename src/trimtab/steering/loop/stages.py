@@ -1,4 +1,4 @@
-"""The stages of a repair as a list: what is done, where it stands, what comes next and when."""
+"""The stages of a repair as a list: which are done, which is now, and which come next and when."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Literal
 import msgspec
 
 from trimtab.core.time import format_duration, format_time
-from trimtab.steering.candidates.shadowing import judged, level_of, said_of_shadow
 from trimtab.steering.causes import Every
 from trimtab.steering.definitions import Deployment
+from trimtab.steering.gate.shadow import judged, level_of, said_of_shadow
 from trimtab.steering.loop_state import APPROVAL, CANARY, PROMOTING, SHADOW, LoopState, is_before
 from trimtab.steering.rollouts import Rollout
 
@@ -23,17 +23,11 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     state: Literal["done", "now", "next"]
     since_us: int | None = None  # now: since when
     until_us: int | None = None  # when it is over, or begins, as far as that is known
-    said: str = ""  # what it waits for, or found
+    said: str = ""  # what it waits for, or has found
 
 
 def stages(deployment: Deployment, state: LoopState, now_us: int) -> list[Stage]:
-    """The stages of the repair that is in flight, or of none; exactly one of them is now.
-
-    Args:
-        deployment: Declares them.
-        state: Where the loop stands.
-        now_us: The time.
-    """
+    """The stages of the repair that is in flight, or of none; exactly one of them is now."""
     names = _names(deployment)
     at = names.index(_present(deployment, state, now_us))
     found = []
@@ -41,7 +35,7 @@ def stages(deployment: Deployment, state: LoopState, now_us: int) -> list[Stage]
         since_us, until_us, said = _details(name, deployment, state, now_us) if place == at else (None, None, "")
         reached: Literal["done", "now", "next"] = "done" if place < at else "now" if place == at else "next"
         found.append(Stage(name=name, state=reached, since_us=since_us, until_us=until_us, said=said))
-    if state.phase == "idle":  # what stands before is what the next repair will go through
+    if state.phase == "idle":  # the stages before are those of the next repair
         found = [*found[at:], *(msgspec.structs.replace(one, state="next") for one in found[:at])]
     return found + _follow_ups(state)
 
@@ -77,13 +71,13 @@ def _present(deployment: Deployment, state: LoopState, now_us: int) -> str:
 
 
 def _details(name: str, deployment: Deployment, state: LoopState, now_us: int) -> tuple[int | None, int | None, str]:
-    """Since when a stage lasts, until when, and what is to be said of it."""
+    """The beginning of a stage, its end, and what it waits for or has found."""
     rollout = deployment.rollout or Rollout()
     if name in ("wait for labels", "fit and judge"):
         until_us = state.ready_at_us if is_before(now_us, state.ready_at_us) else None
         return state.triggered_at_us, until_us, " ".join(one for one in (state.cause, state.lack) if one)
     if name == "shadow":
-        repair, said = state.repair, "No day is compared yet: days count once their labels had their time."
+        repair, said = state.repair, "No day is compared yet: days count once the wait for their labels is over."
         if repair is not None and state.shadow:
             found = judged(rollout, state.shadow, repair)
             said = said_of_shadow(found, state.shadow, rollout.margin, level_of(repair))
@@ -92,16 +86,16 @@ def _details(name: str, deployment: Deployment, state: LoopState, now_us: int) -
         answer = f"trimtab approve {deployment.name}, or trimtab reject {deployment.name} --why TEXT"
         return None, state.expires_us, f"A person answers: {answer}."
     if name.startswith("canary"):
-        said = "Errors, latency and answers are held against those of the version in service."
+        said = "Errors, latency and answers are compared with those of the version in service."
         return state.stage_since_us, state.stage_since_us + rollout.step_us, said
     if name == "bake" and state.bake is not None:
-        said = "It goes back to the version before if the service fares worse."
+        said = "It is rolled back to the version before if the service does worse."
         return state.bake.since_us, state.bake.until_us, said
-    return None, None, _watching(deployment, state, now_us) if name == WATCH else state.cause
+    return None, None, _next_repair(deployment, state, now_us) if name == WATCH else state.cause
 
 
-def _watching(deployment: Deployment, state: LoopState, now_us: int) -> str:
-    """What begins the next repair, and what is quiet until when."""
+def _next_repair(deployment: Deployment, state: LoopState, now_us: int) -> str:
+    """What begins the next repair, and until when alarms are quiet."""
     found = []
     periods = [one.period_us for one in deployment.retrain.singles() if isinstance(one, Every)]
     if periods and state.trained_at_us:
@@ -116,5 +110,5 @@ def _watching(deployment: Deployment, state: LoopState, now_us: int) -> str:
 
 
 def _follow_ups(state: LoopState) -> list[Stage]:
-    said = "Another candidate is tried once more is known of the world after the change."
+    said = "Another candidate is tried when more days have passed since the change."
     return [Stage(name="follow up", state="next", until_us=at_us, said=said) for at_us in state.follow_ups_us]

@@ -1,4 +1,4 @@
-"""What starts a repair now: each cause with a quiet time of its own, the most urgent first. # D197"""
+"""Triggers of a repair: each cause with a quiet time of its own, the most urgent first. # D197"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trimtab.steering.causes import Every, OnNewLabels, OnQualityDrop, OnSliceDr
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.loop_state import Cause, LoopState, Requested, is_before
 
-HARMFUL_RISE: Final = 0.1  # of the loss of all rows by one slice: then the alarm of the slice is one of the whole
+HARMFUL_RISE: Final = 0.1  # rise of the loss of all rows by one slice, from which its alarm counts as one of the whole
 
 PRIORITY: Final[tuple[Cause, ...]] = ("first", "call", "alarm", "slice", "follow-up", "labels", "schedule")
 _KINDS: Final[dict[type, Cause]] = {
@@ -31,20 +31,20 @@ class Trigger(msgspec.Struct, frozen=True):
 
     kind: Cause
     cause: str  # one sentence
-    ready_at_us: int  # it waits until then
+    ready_at_us: int  # the repair waits until then
     onset: ChangeOnset | None = None  # of the change that is to be repaired
-    actor: str | None = None  # who asked for it
+    actor: str | None = None  # the person who asked for it
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """What is known when the triggers are looked at."""
+    """What the triggers read."""
 
     now_us: int
-    serves: bool  # a version is in service
+    serves: bool  # whether a version is in service
     watch: Watch | None
     requested: Requested | None
-    new_labels: Callable[[], int]  # how many labels came since the newest training
-    rise_by_slice: Callable[[str, ChangeOnset], float]  # of the loss of all rows since its change, as a share
+    new_labels: Callable[[], int]  # the number of labels since the newest training
+    rise_by_slice: Callable[[str, ChangeOnset], float]  # of the loss of all rows since the slice changed, as a share
 
 
 def find_trigger(rules: Deployment, state: LoopState, seen: Seen) -> Trigger | None:
@@ -57,9 +57,9 @@ def find_trigger(rules: Deployment, state: LoopState, seen: Seen) -> Trigger | N
     if not seen.serves:
         if not is_before(now_us, state.quiet_until_us):
             found.append(Trigger("first", "No version is in service yet.", now_us))
-        return _asked_for(seen, state) or next(iter(found), None)
-    asked = _asked_for(seen, state)
-    found += [] if asked is None else [asked]
+        return _requested(seen, state) or next(iter(found), None)
+    requested = _requested(seen, state)
+    found += [] if requested is None else [requested]
     if state.follow_ups_us and now_us >= state.follow_ups_us[0]:
         said = "More labelled days since the change that was repaired."
         found.append(Trigger("follow-up", said, now_us, state.changes.repaired))
@@ -74,23 +74,23 @@ def find_trigger(rules: Deployment, state: LoopState, seen: Seen) -> Trigger | N
     return min(found, key=lambda one: PRIORITY.index(one.kind), default=None)
 
 
-def _asked_for(seen: Seen, state: LoopState) -> Trigger | None:
+def _requested(seen: Seen, state: LoopState) -> Trigger | None:
     if seen.requested is None or is_before(seen.now_us, state.quiet_of("call").until_us):
         return None
-    asked = seen.requested
+    request = seen.requested
     onset = None if seen.watch is None else seen.watch.onset
-    return Trigger("call", f"Asked for over HTTP by {asked.actor}: {asked.why}", seen.now_us, onset, asked.actor)
+    return Trigger("call", f"Asked for over HTTP by {request.actor}: {request.why}", seen.now_us, onset, request.actor)
 
 
 def _quiet(kind: Cause, state: LoopState, seen: Seen) -> bool:
-    """Whether a cause is quiet; quality that fell further than at the newest repair ends all quiet times of alarms."""
+    """Whether a cause is quiet; a further rise within the alarm, after the newest repair, ends the quiet time."""
     if kind == "alarm" and seen.watch is not None and seen.watch.risen_us > state.risen_us:
         return False
     return is_before(seen.now_us, state.quiet_of(kind).until_us)
 
 
 def _holding(rule: Single, rules: Deployment, state: LoopState, seen: Seen) -> Trigger | None:
-    """What a single rule says now; None where it does not hold."""
+    """The trigger of a single rule; None where it does not hold now."""
     now_us, watch = seen.now_us, seen.watch
     match rule:
         case OnQualityDrop():
@@ -135,7 +135,7 @@ def _together(kind: Cause, parts: list[Trigger]) -> Trigger:
 
 
 def _settled_us(rules: Deployment, onset: ChangeOnset, now_us: int) -> int:
-    """When enough days lie behind a change, also behind its latest likely day: too early, a repair is refused."""
+    """When enough days have passed since a change, also since its latest likely day: too early, a repair is refused."""
     least_us = (LEAST_DAYS + 1) * DAY_US  # rows of the newest day are too new to be judged
     settled_us = max(onset.at_us + rules.settle_us, onset.latest_us + min(rules.settle_us, least_us))
     return max(now_us, rules.model.label.final_at(settled_us))

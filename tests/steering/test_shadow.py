@@ -13,7 +13,7 @@ from rig import Bench
 
 from trimtab.core.time import DAY_US
 from trimtab.stats.metrics.losses import row_losses
-from trimtab.steering.candidates.shadowing import LEAST_ROWS, _pooled, compared_days, hopeless, judged, visible
+from trimtab.steering.gate.shadow import LEAST_ROWS, _pooled, compared_days, hopeless, judged, visible
 from trimtab.steering.gate.window import Window
 from trimtab.steering.loop_state import Changes, PairedDay
 from trimtab.steering.rollouts import rollout

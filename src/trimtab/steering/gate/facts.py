@@ -1,4 +1,4 @@
-"""The evidence of one judgement: what was put forward, and the values that several checks read."""
+"""The facts of one judgement: what was put forward, and the values that several checks read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trimtab.steering.gate.slices import Part
 from trimtab.steering.gate.window import Floats, Window
 
 
-class Evidence(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
+class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
     """Everything that the checks of one judgement read."""
 
     rule: BeatsChampion  # already made stricter for repeated comparisons

@@ -1,4 +1,4 @@
-"""The paired shadow of a successor: day by day it is compared with the champion on the rows that both have scored."""
+"""The paired shadow of a successor: a daily comparison with the champion on rows that both have scored. # D184"""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from trimtab.steering.ledger import Evidence
 from trimtab.steering.loop_state import PairedDay, Repair
 from trimtab.steering.rollouts import Rollout
 
-LEAST_ROWS = 30  # of a comparison: days with fewer labels are put together with the next
-_TABLE = (1, 3, 7, 14, 28)  # days of the table that is shown with a refusal
+LEAST_ROWS = 30  # of a comparison: days with fewer labels are merged with the next
+_TABLE = (1, 3, 7, 14, 28)  # days in the table that is shown with a refusal
 
 
 def compared_days(metric: Loss, window: Window, scores: Floats, champion: Floats) -> tuple[PairedDay, ...]:
@@ -25,8 +25,8 @@ def compared_days(metric: Loss, window: Window, scores: Floats, champion: Floats
     Args:
         metric: The loss.
         window: Times, labels and lists of the rows.
-        scores: What the successor says to the rows.
-        champion: What the champion says to them.
+        scores: The successor's, shape (rows,).
+        champion: The champion's, shape (rows,).
     """
     own, rows = window.losses(metric, scores)
     other, _ = window.losses(metric, champion)
@@ -43,15 +43,18 @@ def compared_days(metric: Loss, window: Window, scores: Floats, champion: Floats
 
 
 def judged(rollout: Rollout, days: Sequence[PairedDay], repair: Repair) -> PairedSequence:
-    """What the days of a shadow say by now.
+    """The sequential test of a shadow on its days so far: promote, reject or hold, valid at every look.
 
-    The days on which the gate compared a candidate of the same recipe with the champion tell how much days differ. Days
-    on which another version answered for the champion do not: it may have been the candidate itself.
+    Tested is whether the successor's mean daily loss exceeds the champion's by the margin. The days on which the gate
+    compared a candidate of the same recipe give the spread of daily differences. Days on which another version answered
+    for the champion do not: it may have been the candidate itself.
 
     Args:
-        rollout: Has the margin.
-        days: Those of the shadow, oldest first.
+        rollout: Has the margin and the least time.
+        days: The days of the shadow, oldest first.
         repair: Has the days of the gate.
+
+    Source: `trimtab.stats.inference.sequences`.
     """
     pooled = _pooled(days)
     before = () if repair.stood_in else repair.gate_days
@@ -62,7 +65,7 @@ def judged(rollout: Rollout, days: Sequence[PairedDay], repair: Repair) -> Paire
 
 
 def visible(before: Sequence[PairedDay], days: int) -> float:
-    """The smallest difference, as a share of the champion's loss, that so many days of a shadow can tell from none.
+    """The smallest difference, as a share of the champion's loss, that a shadow of some days can tell from none.
 
     Args:
         before: Days on which two such models were compared.
@@ -72,7 +75,7 @@ def visible(before: Sequence[PairedDay], days: int) -> float:
     if len(pooled) < 2:
         return float("inf")
     spread = float(np.std([one.difference for one in pooled], ddof=1))
-    merged = len(before) / len(pooled)  # of few labels several days are one comparison
+    merged = len(before) / len(pooled)  # with few labels several days are one comparison
     comparisons = int(days / merged)
     if comparisons < 1:
         return float("inf")
@@ -80,14 +83,14 @@ def visible(before: Sequence[PairedDay], days: int) -> float:
 
 
 def hopeless(rollout: Rollout | None, before: Sequence[PairedDay], *, stood_in: bool = False) -> str | None:
-    """Why a shadow could not see its margin within its time, with a table of what it can see; None where it can.
+    """Why a shadow could not tell its margin within its time, with a table of what it can tell; None where it can.
 
-    A successor that was much better than the champion needs less: its advantage on the judged days counts.
+    The candidate's advantage on the judged days counts: a much better one needs less precision.
 
     Args:
-        rollout: What is declared; without a shadow there is nothing to see.
+        rollout: The declared rollout; without a shadow there is nothing to decide.
         before: The days of the gate.
-        stood_in: Another version answered for the champion there, so that they do not tell how much days differ.
+        stood_in: Whether another version answered for the champion there, so that the days do not give the spread.
     """
     if rollout is None or rollout.shadow_us is None or not before or stood_in:
         return None
@@ -112,7 +115,7 @@ def level_of(repair: Repair) -> float:
 
 
 def evidence_of_shadow(found: PairedSequence, days: Sequence[PairedDay], margin: float, level: float) -> Evidence:
-    """The values of a comparison, for the ledger: shares of the champion's loss."""
+    """The values of a comparison for the ledger, as shares of the champion's loss."""
     values = {"difference": found.mean / level, "low": found.low / level, "high": found.high / level}
     return {
         "shadow_days": len(days),
@@ -143,7 +146,7 @@ def _share(value: float) -> str:
 
 
 def _pooled(days: Sequence[PairedDay]) -> list[PairedDay]:
-    """The days, those with few rows put together with the next ones; what is left over in the end waits."""
+    """The days, those with few rows merged with the next ones; an incomplete last one is left out."""
     found: list[PairedDay] = []
     open_day: PairedDay | None = None
     for day in days:

@@ -1,0 +1,59 @@
+"""The artifact of the version in service: whether a training would give it again, and its repair where it is lost."""
+
+from __future__ import annotations
+
+from trimtab.core.errors import Corrupt, NotFound
+from trimtab.registry import Version
+from trimtab.registry.loading import lost_artifact
+from trimtab.registry.protection import CHAMPION
+from trimtab.steering.candidates.fits import Fits
+from trimtab.steering.candidates.ports import DeploymentParts
+from trimtab.steering.candidates.training_sets import TrainingSets, Unusable
+from trimtab.training.data.sets import load_training_set
+
+
+class ChampionArtifact:
+    """The champion's artifact, which equal rows, code and seed give again bit by bit."""
+
+    def __init__(self, parts: DeploymentParts, sets: TrainingSets, fits: Fits) -> None:
+        self._parts = parts
+        self._sets = sets
+        self._fits = fits
+
+    def lost(self) -> bool:
+        """Whether it is missing or damaged."""
+        champion = self._parts.registry.alias(self._parts.deployment.name, CHAMPION)
+        return champion is not None and lost_artifact(self._parts.blob, champion) is not None
+
+    def put_back(self) -> None:
+        """Where it is lost, fit it again on the set that it was made of."""
+        champion = self._same_recipe()
+        if champion is None or not self.lost():
+            return
+        key = self._parts.deployment.model.request.key
+        try:
+            training_set = load_training_set(champion.training_set, self._parts.blob, key=key)
+        except (NotFound, Corrupt):
+            return  # it is lost too, or was never stored with its rows
+        self._fits.fit("refit", training_set, training_set.usable)
+
+    def same(self, cut_us: int) -> Version | None:
+        """The champion, if a training now would give it again: same data, code and seed; else None.
+
+        Where its artifact is lost, it is fitted again, which puts the same bytes back.
+        """
+        champion = self._same_recipe()
+        if champion is None:
+            return None
+        try:
+            training_set = self._sets.at(cut_us, self._sets.differs_from(champion))
+        except (NotFound, Unusable):
+            return None
+        if self.lost() and self._fits.fit("refit", training_set, training_set.usable).digest != champion.artifact:
+            return None
+        return champion
+
+    def _same_recipe(self) -> Version | None:
+        """The champion, where it has the recipe that is declared now."""
+        champion = self._parts.registry.alias(self._parts.deployment.name, CHAMPION)
+        return champion if champion is not None and champion.recipe == self._parts.deployment.model.hash else None

@@ -1,0 +1,108 @@
+"""Fits of one deployment's recipe as steps that are done once: candidates, refits and their evaluation."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+from trimtab.core.errors import Misuse
+from trimtab.steering.candidates.plans import Made, Plan
+from trimtab.steering.candidates.ports import CandidateOptions, DeploymentParts
+from trimtab.steering.candidates.recipes import Floats, Recipe, Rows
+from trimtab.steering.candidates.stored import (
+    address_of_rows,
+    address_of_scores,
+    address_of_set,
+    digest_codec,
+    fit_codec,
+)
+from trimtab.steering.candidates.windows import JudgingWindow
+from trimtab.training.data.sets import TrainingSet
+from trimtab.training.fitting.fitted import Fitted
+
+
+class Fits:
+    """Fits models by a recipe and counts the fits."""
+
+    def __init__(self, parts: DeploymentParts, recipe: Recipe, options: CandidateOptions) -> None:
+        self._model = parts.deployment.model
+        self._blob = parts.blob
+        self._recipe = recipe
+        self._options = options
+        self.count = 0  # since it was last set to 0
+
+    def fit(self, name: str, training_set: TrainingSet, rows: Rows, half_life_us: int | None = None) -> Fitted:
+        """Fit some rows; a row that is older by `half_life_us` counts half."""
+        self.count += 1
+        recording = self._options.recording
+        aged = msgspec.structs.replace(training_set, half_life_us=half_life_us)
+        weighed = [] if half_life_us is None else [half_life_us]
+        return recording.steps.do(
+            name,
+            lambda: [recording.code(), address_of_set(training_set), address_of_rows(rows), *weighed],
+            lambda: self._recipe.fit(aged, rows),
+            fit_codec(self._blob),
+        )
+
+    def of_plan(self, training_set: TrainingSet, plan: Plan) -> list[Made]:
+        """The candidates of a plan, one for each source; sources of which none can be made are left out.
+
+        Raises:
+            Misuse: No candidate can be made of the first source.
+        """
+        made: list[Made] = []
+        for source in plan.sources:
+            try:
+                fits = [
+                    self.fit("fit", training_set, plan.learnt(source, fold), source.half_life_us) for fold in plan.folds
+                ]
+                answers = [
+                    self._recipe.candidate_scores(fitted, training_set, fold)
+                    for fitted, fold in zip(fits, plan.folds, strict=True)
+                ]
+            except Misuse:
+                if not made:
+                    raise
+            else:
+                made.append(Made(source, fits[0], plan.assembled(answers)))
+        return made
+
+    def walk_forward(
+        self, training_set: TrainingSet, learnt: Rows, judged: Rows, half_life_us: int | None
+    ) -> Floats | None:
+        """Scores of earlier rows by a fit on those before; None where they are too few for this recipe."""
+        try:
+            fitted = self.fit("walk forward", training_set, learnt, half_life_us)
+            scores = self._recipe.candidate_scores(fitted, training_set, judged)
+        except Misuse:  # the reference stays short, and its watch says so
+            return None
+        return scores if np.isfinite(scores).all() else None
+
+    def evaluation(
+        self, candidate: Fitted, training_set: TrainingSet, window: JudgingWindow, champion_scores: Floats | None
+    ) -> str | None:
+        """The address of a candidate's evaluation on a window's rows; None where none is made, in a replay."""
+        if not self._options.evaluates:
+            return None
+        recording = self._options.recording
+
+        def inputs() -> object:
+            rows = [address_of_rows(window.before), address_of_rows(window.rows), address_of_scores(champion_scores)]
+            return [recording.code(), address_of_set(training_set), rows]
+
+        def evaluated() -> str:
+            from trimtab.training.judge.evaluation import evaluate, save_evaluation  # here: it loads scikit-learn
+
+            found = evaluate(
+                self._model,
+                candidate,
+                training_set,
+                rows=window.rows,
+                train=window.before,
+                seed=candidate.seed,
+                champion_scores=champion_scores,
+                refit=lambda rows: self.fit("partial", training_set, rows),
+            )
+            return save_evaluation(found, self._blob)
+
+        return recording.steps.do("evaluate", inputs, evaluated, digest_codec(self._blob))

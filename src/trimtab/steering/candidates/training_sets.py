@@ -1,0 +1,74 @@
+"""Pinned training sets of one deployment, stored unless a check finds that they are of no use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+import msgspec
+
+from trimtab.core.errors import Corrupt, NotFound
+from trimtab.registry import Version
+from trimtab.steering.candidates.ports import CandidateOptions, DeploymentParts
+from trimtab.steering.candidates.stored import set_codec
+from trimtab.training.data.sets import TrainingSet, load_manifest, save_training_set
+
+
+class Unusable(Exception):
+    """A training set that no candidate is made of; the message says why."""
+
+
+class TrainingSets:
+    """Builds the training set of a cut as a step that is done once."""
+
+    def __init__(self, parts: DeploymentParts, options: CandidateOptions) -> None:
+        self._model = parts.deployment.model
+        self._parts = parts
+        self._options = options
+
+    def at(self, cut_us: int, lack: Callable[[TrainingSet], str | None] = lambda training_set: None) -> TrainingSet:
+        """The training set of a cut.
+
+        Args:
+            cut_us: Only what was known by then is in it.
+            lack: Says why a set is of no use; such a set is not stored.
+
+        Raises:
+            Unusable: For the reason that `lack` gave.
+        """
+        model, recording = self._model, self._options.recording
+
+        def build() -> TrainingSet:
+            return checked(self._parts.data.training_set(model, cut_us=cut_us))
+
+        def checked(training_set: TrainingSet) -> TrainingSet:
+            why = lack(training_set)
+            if why is not None:
+                raise Unusable(why)
+            return training_set
+
+        codec = set_codec(self._parts.blob, model.request.key)
+        return checked(recording.steps.do("snapshot", lambda: recording.pin(model, cut_us), build, codec))
+
+    def save(self, training_set: TrainingSet) -> str:
+        """Store a set of which a version is made; return the address of its manifest."""
+        return self._options.save(training_set, self._parts.blob)
+
+    def discard(self, training_set: TrainingSet) -> None:
+        """Delete a stored set, unless a version was made of it."""
+        blob, digest = self._parts.blob, save_training_set(training_set, self._parts.blob)
+        parquet = load_manifest(digest, blob).parquet
+        for version in self._parts.registry.versions(self._model.name):
+            with suppress(NotFound):
+                if version.training_set == digest or load_manifest(version.training_set, blob).parquet == parquet:
+                    return
+        for one in filter(None, (digest, parquet)):
+            blob.delete(one)
+
+    def differs_from(self, version: Version) -> Callable[[TrainingSet], str | None]:
+        """For `at`: refuses every set but the one that a version was made of, also where that one's rows are lost."""
+        try:
+            made_of = msgspec.structs.replace(load_manifest(version.training_set, self._parts.blob), parquet=None)
+        except (NotFound, Corrupt):
+            return lambda found: None if self.save(found) == version.training_set else "It is another set."
+        return lambda found: None if found.manifest == made_of else "It is another set."

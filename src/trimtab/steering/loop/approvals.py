@@ -1,0 +1,48 @@
+"""The candidate that waits for a person's approval."""
+
+from __future__ import annotations
+
+from trimtab.core.clock import Clock
+from trimtab.core.errors import Conflict
+from trimtab.core.records import Decision
+from trimtab.core.time import format_time
+from trimtab.steering.candidates.ports import Candidates
+from trimtab.steering.loop.deployment_record import DeploymentRecord
+from trimtab.steering.loop.evidence import overtaken
+from trimtab.steering.loop_state import APPROVAL, Repair
+
+
+class Approvals:
+    """Finds the candidate that waits for approval, and drops it when it cannot take over any more."""
+
+    def __init__(self, record: DeploymentRecord, candidates: Candidates, clock: Clock) -> None:
+        self._record = record
+        self._candidates = candidates
+        self._clock = clock
+
+    def waiting(self, what: str) -> Repair:
+        """The candidate that waits, once it is sure that it can still take over; `what` begins error messages.
+
+        Raises:
+            Conflict: None waits, its time is over, the champion was changed meanwhile, or automation is frozen.
+        """
+        if self._record.state.phase != APPROVAL:
+            raise Conflict(f"{what}: no candidate waits for approval. See: trimtab status")
+        self._record.check_frozen()
+        dropped = self.drop_unanswered()
+        if dropped:
+            raise Conflict(f"{what}: {dropped[-1].cause} It was dropped; train another one.")
+        assert self._record.state.repair is not None  # stored with the phase
+        return self._record.state.repair
+
+    def drop_unanswered(self) -> list[Decision]:
+        """Drop the candidate if its time is over or another version became champion."""
+        repair = self._record.state.repair
+        assert repair is not None  # stored with the phase
+        act, reason = "refuse", overtaken(repair, self._candidates.champion())
+        if reason is None:
+            if self._clock.now_us() < self._record.state.expires_us:
+                return []
+            act, reason = "expire", f"No one answered until {format_time(self._record.state.expires_us)}."
+        gate = {"gate": repair.gate.id}
+        return self._record.refuse([self._record.entry(act, reason, gate, version=repair.successor, actor="policy")])

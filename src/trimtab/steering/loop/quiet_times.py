@@ -1,0 +1,45 @@
+"""Quiet times: how long a cause starts no further repair after a refusal, a cancellation or a promotion."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from trimtab.steering.loop_state import APART, LoopState, Quiet
+
+MOST_COOLDOWNS: Final = 8  # refusals double the quiet time up to this multiple of the declared one
+
+
+def after_refusal(state: LoopState, cooldown_us: int, now_us: int) -> dict[str, Any]:
+    """The changes of a state after a refusal: the quiet time of causes of this kind, doubled for the next refusal."""
+    most_us = MOST_COOLDOWNS * cooldown_us
+    quiet_us = min(state.quiet_of(state.begun_by).cooldown_us or cooldown_us, most_us)
+    return _quiet(state, now_us + quiet_us, min(2 * quiet_us, most_us))
+
+
+def after_cancel(state: LoopState, cooldown_us: int, now_us: int) -> dict[str, Any]:
+    """The changes of a state after a person cancelled a training: the declared quiet time, not doubled."""
+    return _quiet(state, now_us + cooldown_us)
+
+
+def after_promotion(cooldown_us: int, now_us: int) -> dict[str, Any]:
+    """The changes of a state after a promotion: the declared quiet time for every kind of cause but requests."""
+    until_us = now_us + cooldown_us
+    return {
+        "quiet_until_us": until_us,
+        "cooldown_us": cooldown_us,
+        "alarm_quiet_until_us": until_us,
+        "alarm_cooldown_us": cooldown_us,
+        "quiets": dict.fromkeys(("slice", "labels"), Quiet(until_us)),
+    }
+
+
+def _quiet(state: LoopState, until_us: int, next_us: int | None = None) -> dict[str, Any]:
+    kind = state.begun_by
+    if kind == "follow-up":  # there are only two of them
+        return {}
+    if kind in APART:
+        cooldown_us = state.quiet_of(kind).cooldown_us if next_us is None else next_us
+        return {"quiets": {**state.quiets, kind: Quiet(until_us, cooldown_us)}}
+    prefix = "alarm_" if kind == "alarm" else ""
+    grown = {} if next_us is None else {f"{prefix}cooldown_us": next_us}
+    return {f"{prefix}quiet_until_us": until_us, **grown}

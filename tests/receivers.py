@@ -31,7 +31,7 @@ class Posted:
 
 
 class HttpReceiver:
-    """Answers as told: `answers` are statuses (or "hang", "close", "trickle"), the last one for all that follows."""
+    """Answers as told: `answers` are statuses (or "hang", "close"), the last one for all that follows."""
 
     def __init__(
         self, *answers: int | str, headers: dict[str, str] | None = None, context: ssl.SSLContext | None = None
@@ -62,10 +62,6 @@ class HttpReceiver:
                     return
                 if answer == "hang":
                     outer.release.wait(60)
-                    return
-                if answer == "trickle":
-                    while not outer.release.wait(0.05):
-                        self.wfile.write(b"H")
                     return
                 self.send_response(int(answer))
                 for name, value in outer.headers.items():

@@ -19,7 +19,10 @@ from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns, Dtype
 from trimtab.core.time import DAY_US
 from trimtab.features.labels import LabelIndex
-from trimtab.feedback import DayBlocks, IndexedLabels, OpenDays, OutcomeJoin, RequestSlices
+from trimtab.feedback.blocks import DayBlocks
+from trimtab.feedback.open_days import OpenDays
+from trimtab.feedback.outcomes import IndexedLabels, OutcomeJoin
+from trimtab.feedback.slices import RequestSlices
 from trimtab.monitoring.quality.quality_days import stored_days
 
 NOW_US = block_process.NOW_US

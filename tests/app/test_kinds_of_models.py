@@ -11,7 +11,9 @@ import shop
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US
 from trimtab.stats import pinball
-from trimtab.steering import BeatsChampion, Window, judge
+from trimtab.steering.definitions import BeatsChampion
+from trimtab.steering.gate.gate import judge
+from trimtab.steering.gate.window import Window
 from trimtab.training.fitting.artifact import decode_artifact
 
 MODELS = """

@@ -19,7 +19,7 @@ from trimtab.core.records import FALLBACK_VERSION, LAST_ANSWER, NULL_FEATURES, R
 from trimtab.core.time import DAY_US, MINUTE_US
 from trimtab.features.definitions import Request
 from trimtab.features.labels import LabelIndex
-from trimtab.feedback import IndexedLabels
+from trimtab.feedback.outcomes import IndexedLabels
 from trimtab.registry import LoadedModel
 from trimtab.serving.arms.arms import CANARY
 from trimtab.steering.candidates.comparisons import Comparisons

@@ -27,7 +27,7 @@ from trimtab.core.ids import TimeIds
 from trimtab.core.records import Prediction, Signal
 from trimtab.core.time import DAY_US, HOUR_US, parse_time_us
 from trimtab.features.labels import LabelIndex
-from trimtab.feedback import IndexedLabels
+from trimtab.feedback.outcomes import IndexedLabels
 from trimtab.registry import LoadedModel
 from trimtab.steering.candidates.ports import CandidateOptions, DeploymentParts
 from trimtab.steering.candidates.recipes import Floats, Recipe, Rows

@@ -19,7 +19,9 @@ from trimtab.core.errors import Unavailable
 from trimtab.core.records import DayQuality
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.features.labels import LabelIndex
-from trimtab.feedback import IndexedLabels, ListColumn, OpenDays, OutcomeJoin, day_qualities
+from trimtab.feedback.blocks import day_qualities
+from trimtab.feedback.open_days import OpenDays
+from trimtab.feedback.outcomes import IndexedLabels, ListColumn, OutcomeJoin
 
 PROJECT = """
 import trimtab as tt

@@ -16,8 +16,10 @@ from trimtab.core.columns.data import Column
 from trimtab.core.records import DayQuality, Prediction
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.events.columns.frames import NEVER_US
-from trimtab.feedback import KnownLabels, ListColumn, OpenDays, OutcomeJoin, day_qualities
+from trimtab.feedback.blocks import day_qualities
 from trimtab.feedback.days import day_quality
+from trimtab.feedback.open_days import OpenDays
+from trimtab.feedback.outcomes import KnownLabels, ListColumn, OutcomeJoin
 
 
 def row(n: int, name: str | None, at_us: int, score: float, *, key: str = "", version: str = "v") -> Prediction:

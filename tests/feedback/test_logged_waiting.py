@@ -16,8 +16,11 @@ from trimtab.core.columns.data import Column
 from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.events.columns.frames import NEVER_US
-from trimtab.feedback import DayBlocks, Extent, KnownLabels, LoggedWaiting, OpenDays, OutcomeJoin, RequestSlices
-from trimtab.feedback.open_days import judged_table
+from trimtab.feedback.blocks import DayBlocks
+from trimtab.feedback.logged_waiting import Extent, LoggedWaiting
+from trimtab.feedback.open_days import OpenDays, judged_table
+from trimtab.feedback.outcomes import KnownLabels, OutcomeJoin
+from trimtab.feedback.slices import RequestSlices
 from trimtab.serving.log.prediction_log import PredictionLog
 
 WAIT_US = 30 * DAY_US

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -20,9 +20,10 @@ from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.events.definitions import source
 from trimtab.features.definitions import label
-from trimtab.features.labels import LabelIndex
-from trimtab.feedback import IndexedLabels, InMemory, KnownLabels, OpenDays, OutcomeJoin, day_qualities
-from trimtab.feedback.open_days import judged_table
+from trimtab.features.labels import LABEL_STATES, UNLISTED, LabelIndex
+from trimtab.feedback.blocks import day_qualities
+from trimtab.feedback.open_days import InMemory, OpenDays, judged_table
+from trimtab.feedback.outcomes import IndexedLabels, KnownLabels, OutcomeFrame, OutcomeJoin
 
 WAIT_US = 6 * HOUR_US
 
@@ -82,6 +83,22 @@ label_logs = st.lists(
 asked = st.lists(st.tuples(keys, hours, st.floats(0.01, 0.99), st.sampled_from("ab")), max_size=20)
 
 
+class Outcome(NamedTuple):
+    prediction_id: str
+    state: str
+    label: float | None
+    label_known_at_us: int | None
+
+
+def outcomes_of(frame: OutcomeFrame) -> list[Outcome]:
+    ids, known = frame.predictions["id"].values.tolist(), (frame.known_at_us != NEVER_US).tolist()
+    columns = (ids, frame.states.tolist(), frame.labels.tolist(), frame.known_at_us.tolist(), known)
+    return [
+        Outcome(one, LABEL_STATES[state], label if there and state != UNLISTED else None, at_us if there else None)
+        for one, state, label, at_us, there in zip(*columns, strict=True)
+    ]
+
+
 def made(rows: list[tuple[str, int, float, str]]) -> list[Prediction]:
     return [prediction(n, k, at, score=s, version=v) for n, (k, at, s, v) in enumerate(rows)]
 
@@ -91,9 +108,7 @@ def made(rows: list[tuple[str, int, float, str]]) -> list[Prediction]:
 def test_a_prediction_is_labelled_late_pending_or_missing(rows: list[Any], labels: list[Label], cut_us: int) -> None:
     predictions = made(rows)
     frame = OutcomeJoin(reader(labels), wait_us=WAIT_US, key_dtype="str").join(predictions, cut_us)
-    assert frame.rows == len(predictions)
-    assert sum(frame.counts().values()) == len(predictions)
-    for one, outcome in zip(predictions, frame.to_outcomes(), strict=True):
+    for one, outcome in zip(predictions, outcomes_of(frame), strict=True):
         label = newest(labels, one.request_id, one.at_us, cut_us)
         due_us = one.at_us + WAIT_US
         if label is None:
@@ -146,7 +161,7 @@ def test_a_late_or_corrected_label_does_not_change_a_closed_day() -> None:
     days.add(predictions)
     (closed,) = day_qualities(days.close(2 * DAY_US))
     assert (closed.labelled, closed.label_sum, closed.missing) == (1, 1.0, 1)
-    corrected, late = join.join(predictions, 2 * DAY_US).to_outcomes()
+    corrected, late = outcomes_of(join.join(predictions, 2 * DAY_US))
     assert (corrected.state, corrected.label) == ("late", 0.0)
     assert (late.state, late.label) == ("late", 1.0)
 
@@ -227,14 +242,6 @@ def test_integer_keys_are_joined_as_integers() -> None:
         join.join([prediction(1, "x", 0)], HOUR_US)
 
 
-def test_outcomes_can_be_taken_apart() -> None:
-    frame = OutcomeJoin(reader([]), wait_us=WAIT_US, key_dtype="str").join(
-        [prediction(n, "a", n * HOUR_US) for n in range(10)], 9 * HOUR_US
-    )
-    assert frame.counts() == {"labelled": 0, "late": 0, "pending": 6, "missing": 4, "unlisted": 0}
-    assert frame.take(slice(0, 4)).counts()["missing"] == 4
-
-
 CLASSES = ("on_time", "late", "cancelled")
 
 
@@ -252,8 +259,9 @@ def test_days_of_several_classes_sum_the_likeliest_one_and_leave_other_answers_o
         for n, row in enumerate(chances)
     ]
     frame = join.join(made, 9 * DAY_US)
-    assert frame.counts()["unlisted"] == sum(n % 9 == 0 and n % 5 > 0 for n in range(48))
-    assert all(one.label is None for one in frame.to_outcomes() if one.state == "unlisted")
+    unlisted = [one for one in outcomes_of(frame) if one.state == "unlisted"]
+    assert len(unlisted) == sum(n % 9 == 0 and n % 5 > 0 for n in range(48))
+    assert all(one.label is None for one in unlisted)
     days = OpenDays("m", "multi_log_loss", join)
     days.add([*made, prediction(99, "k1", HOUR_US), prediction(98, "k1", HOUR_US, model="other")])
     first, second = day_qualities(days.close(9 * DAY_US))
@@ -305,7 +313,7 @@ def test_a_label_index_reads_as_the_naive_oracle(rows: list[Any], labels: list[L
     index.update(frame_of(labels))
     joins = [OutcomeJoin(one, wait_us=WAIT_US, key_dtype="str") for one in (IndexedLabels(index), reader(labels))]
     predictions = made(rows)
-    ours, naive = (one.join(predictions, cut_us).to_outcomes() for one in joins)
+    ours, naive = (outcomes_of(one.join(predictions, cut_us)) for one in joins)
     assert ours == naive
     closed = []
     for one in joins:

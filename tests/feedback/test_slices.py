@@ -13,8 +13,9 @@ from trimtab.core.expressions.by_rows import compile_row
 from trimtab.core.expressions.nodes import Expression, col, when
 from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US
-from trimtab.feedback import OpenDays, OutcomeJoin, RequestSlices
-from trimtab.feedback.outcomes import KnownLabels
+from trimtab.feedback.open_days import OpenDays
+from trimtab.feedback.outcomes import KnownLabels, OutcomeJoin
+from trimtab.feedback.slices import RequestSlices
 
 DTYPES: dict[str, Any] = {
     "id": "str",

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from trimtab import store
 from trimtab.core.records import LOSS_CAP, DayQuality
 from trimtab.core.time import DAY_US
-from trimtab.feedback import day_quality
-from trimtab.monitoring import QualityMonitor
-from trimtab.monitoring.quality.quality import CALIBRATION, LOSS
+from trimtab.feedback.days import day_quality
+from trimtab.monitoring.quality.quality import CALIBRATION, LOSS, QualityMonitor
 from trimtab.stats import expected_losses
 from trimtab.stats.metrics.loss_names import CHANCES, CLASS_LOSSES
 from trimtab.stats.metrics.losses import bounded_losses, row_losses

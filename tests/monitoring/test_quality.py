@@ -9,8 +9,9 @@ from trimtab import store
 from trimtab.core.errors import Conflict
 from trimtab.core.records import LOSS_CAP, DayQuality, Signal
 from trimtab.core.time import DAY_US
-from trimtab.feedback import day_quality
-from trimtab.monitoring import QualityMonitor, Watch
+from trimtab.feedback.days import day_quality
+from trimtab.monitoring.quality.quality import QualityMonitor
+from trimtab.monitoring.quality.watches import Watch
 from trimtab.store import Catalog, Put
 
 FLAT = [0.3, 0.31, 0.29, 0.3, 0.32, 0.28, 0.3, 0.31, 0.3, 0.29, 0.3, 0.33, 0.3, 0.28]

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from trimtab import store
 from trimtab.core.records import LOSS_CAP, DayQuality
 from trimtab.core.time import DAY_US
-from trimtab.feedback import day_quality
-from trimtab.monitoring import QualityMonitor
-from trimtab.monitoring.quality.quality import CALIBRATION, LOSS
+from trimtab.feedback.days import day_quality
+from trimtab.monitoring.quality.quality import CALIBRATION, LOSS, QualityMonitor
 from trimtab.steering.candidates.references import refit_allowance
 
 HISTORY, WINDOW, EARLIER = 60, 14, 14  # days: what is known at the promotion, the gate's window, and those before it

@@ -13,7 +13,7 @@ from trimtab import store
 from trimtab.core.records import LOSS_CAP, DayQuality
 from trimtab.core.time import DAY_US
 from trimtab.feedback.blocks import BlockSums, DayBlocks
-from trimtab.monitoring import QualityMonitor
+from trimtab.monitoring.quality.quality import QualityMonitor
 from trimtab.monitoring.signals import listed_signals, standing_signals
 from trimtab.stats.exact_sums import exact_sum
 from trimtab.store import Catalog

@@ -13,12 +13,14 @@ from trimtab.core.records import DayQuality, GateRecord
 from trimtab.core.time import DAY_US
 from trimtab.events import Time, source
 from trimtab.features.definitions import label, request
-from trimtab.monitoring import QualityMonitor
+from trimtab.monitoring.quality.quality import QualityMonitor
 from trimtab.registry import AliasMove
 from trimtab.registry.aliases import Together
-from trimtab.steering import Controller, Deployment, Ledger, Repair
 from trimtab.steering.candidates.ports import Stored
-from trimtab.steering.loop_state import Changes, PairedDay
+from trimtab.steering.definitions import Deployment
+from trimtab.steering.ledger import Ledger
+from trimtab.steering.loop.controller import Controller
+from trimtab.steering.loop_state import Changes, PairedDay, Repair
 from trimtab.store import Append, Catalog, Entry, Put, Record, Remove
 from trimtab.training import model
 

@@ -9,9 +9,10 @@ from rig import Bench, Crash, Fragile, Rig, target
 from trimtab import store
 from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
 from trimtab.core.time import DAY_US
-from trimtab.monitoring import Watch
-from trimtab.steering import deployment, every, on_quality_drop
+from trimtab.monitoring.quality.watches import Watch
 from trimtab.steering.candidates.ports import Stored
+from trimtab.steering.causes import every, on_quality_drop
+from trimtab.steering.definitions import deployment
 from trimtab.steering.loop_state import Changes
 from trimtab.store import Catalog, Put, Remove
 

@@ -11,8 +11,10 @@ import pytest
 from trimtab.core.errors import Misuse
 from trimtab.core.records import GateRecord
 from trimtab.core.time import DAY_US
-from trimtab.steering import Window, beats_champion, judge
+from trimtab.steering.definitions import beats_champion
+from trimtab.steering.gate.gate import judge
 from trimtab.steering.gate.slices import Part
+from trimtab.steering.gate.window import Window
 
 Floats = np.ndarray
 

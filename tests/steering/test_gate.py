@@ -8,8 +8,10 @@ import pytest
 from trimtab.core.errors import Misuse
 from trimtab.core.records import GateCheck, GateRecord
 from trimtab.core.time import DAY_US
-from trimtab.steering import BeatsChampion, Window, beats_champion, judge
+from trimtab.steering.definitions import BeatsChampion, beats_champion
+from trimtab.steering.gate.gate import judge
 from trimtab.steering.gate.slices import Part
+from trimtab.steering.gate.window import Window
 
 RULE = BeatsChampion(margin=0.002)
 

@@ -13,9 +13,11 @@ from trimtab.core.time import DAY_US
 from trimtab.events.definitions import Time, source
 from trimtab.features.definitions import label, request
 from trimtab.stats import list_ndcg, paired_mean_bound
-from trimtab.steering import BeatsChampion, Window, beats_champion, deployment, judge
+from trimtab.steering.definitions import BeatsChampion, beats_champion, deployment
+from trimtab.steering.gate.gate import judge
 from trimtab.steering.gate.scales import label_unit, loss_cap, mean_distance, refit_distance
 from trimtab.steering.gate.slices import Part
+from trimtab.steering.gate.window import Window
 from trimtab.training import Model, model
 
 RNG = np.random.default_rng(3)

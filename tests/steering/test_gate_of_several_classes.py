@@ -7,7 +7,8 @@ import pytest
 
 from trimtab.core.records import LOSS_CAP
 from trimtab.core.time import DAY_US
-from trimtab.steering import BeatsChampion, Window, judge
+from trimtab.steering.definitions import BeatsChampion
+from trimtab.steering.gate.gate import judge
 from trimtab.steering.gate.scales import (
     calibration_gap,
     gap_unit,
@@ -16,6 +17,7 @@ from trimtab.steering.gate.scales import (
     mean_distance,
     refit_distance,
 )
+from trimtab.steering.gate.window import Window
 
 RNG = np.random.default_rng(2)
 TRUTH = RNG.dirichlet((3.0, 2.0, 1.0), 14 * 200)

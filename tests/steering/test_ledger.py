@@ -10,8 +10,7 @@ import pytest
 
 from trimtab import store
 from trimtab.core.errors import Conflict, Corrupt
-from trimtab.steering import Ledger
-from trimtab.steering.ledger import HEAD
+from trimtab.steering.ledger import HEAD, Ledger
 from trimtab.steering.ledger import Entry as Draft
 from trimtab.store import Append, Catalog, Entry, Put, Remove
 
@@ -41,8 +40,8 @@ class Changed:
 @pytest.mark.fast
 def test_rows_are_chained_and_numbered(catalog: Catalog) -> None:
     ledger = Ledger(catalog)
-    first = ledger.record(at_us=1, model="m", act="trigger", cause="because")
-    second = ledger.record(at_us=2, model="m", act="promote", cause="because", version="v1", replaced="v0")
+    first = ledger.write([Draft(at_us=1, model="m", act="trigger", cause="because")])[0]
+    second = ledger.write([Draft(at_us=2, model="m", act="promote", cause="because", version="v1", replaced="v0")])[0]
     assert [r.sequence for r in ledger.rows()] == [1, 2]
     assert second.previous_hash == first.hash
     assert ledger.verify() == 2
@@ -50,9 +49,9 @@ def test_rows_are_chained_and_numbered(catalog: Catalog) -> None:
 
 def test_two_ledgers_on_one_catalogue_continue_one_chain(catalog: Catalog) -> None:
     one, other = Ledger(catalog), Ledger(catalog)
-    one.record(at_us=1, model="m", act="a", cause="because")
-    other.record(at_us=2, model="m", act="b", cause="because")
-    one.record(at_us=3, model="m", act="c", cause="because")
+    one.write([Draft(at_us=1, model="m", act="a", cause="because")])
+    other.write([Draft(at_us=2, model="m", act="b", cause="because")])
+    one.write([Draft(at_us=3, model="m", act="c", cause="because")])
     assert Ledger(catalog).verify() == 3
 
 
@@ -60,7 +59,7 @@ def test_two_ledgers_on_one_catalogue_continue_one_chain(catalog: Catalog) -> No
 def test_a_changed_row_is_found_and_named(catalog: Catalog, sequence: int) -> None:
     ledger = Ledger(catalog)
     for n in range(3):
-        ledger.record(at_us=n, model="m", act="a", cause="because")
+        ledger.write([Draft(at_us=n, model="m", act="a", cause="because")])
     with pytest.raises(Corrupt, match=f"row {sequence} "):
         Ledger(Changed(catalog, sequence)).verify()  # type: ignore[arg-type]  # only `journal` is asked for
 
@@ -70,8 +69,8 @@ def test_the_same_acts_give_the_same_bytes(tmp_path: Path) -> None:
     for n in range(2):
         with store.open(f"sqlite://{tmp_path}/{n}.db", "catalog") as catalog:
             ledger = Ledger(catalog)
-            ledger.record(at_us=1, model="m", act="gate", cause="c", evidence={"b": 1.5, "a": None})
-            ledger.record(at_us=2, model="m", act="promote", cause="c")
+            ledger.write([Draft(at_us=1, model="m", act="gate", cause="c", evidence={"b": 1.5, "a": None})])
+            ledger.write([Draft(at_us=2, model="m", act="promote", cause="c")])
             rows.append([e.body for e in catalog.journal("ledger")])
     assert rows[0] == rows[1]
 
@@ -90,7 +89,7 @@ class Busy:
     def write(self, changes: Sequence[Put | Remove | Append]) -> None:
         if self._times:
             self._times -= 1
-            self._other.record(at_us=0, model="other", act="trigger", cause="at the same moment")
+            self._other.write([Draft(at_us=0, model="other", act="trigger", cause="at the same moment")])
         self._catalog.write(changes)
 
 
@@ -129,12 +128,12 @@ def drop_newest(folder: Path) -> None:
 def test_a_newest_row_that_was_removed_is_found(catalog: Catalog, tmp_path: Path) -> None:
     ledger = Ledger(catalog)
     for n in range(3):
-        ledger.record(at_us=n, model="m", act="a", cause="because")
+        ledger.write([Draft(at_us=n, model="m", act="a", cause="because")])
     drop_newest(tmp_path)
     for _ in range(2):  # also after another row took its place
         with pytest.raises(Corrupt, match=r"ledger\.head knows row 3"):
             Ledger(catalog).verify()
-        Ledger(catalog).record(at_us=9, model="m", act="b", cause="because")
+        Ledger(catalog).write([Draft(at_us=9, model="m", act="b", cause="because")])
     (tmp_path / HEAD).unlink()
     assert Ledger(catalog).verify() == 4
     drop_newest(tmp_path)
@@ -143,7 +142,7 @@ def test_a_newest_row_that_was_removed_is_found(catalog: Catalog, tmp_path: Path
 
 
 def test_a_ledger_of_an_older_version_gets_its_head_when_it_is_verified(catalog: Catalog, tmp_path: Path) -> None:
-    Ledger(catalog).record(at_us=1, model="m", act="a", cause="because")
+    Ledger(catalog).write([Draft(at_us=1, model="m", act="a", cause="because")])
     (tmp_path / HEAD).unlink()
     assert Ledger(catalog).verify() == 1
     assert (tmp_path / HEAD).exists()
@@ -155,11 +154,11 @@ def test_a_ledger_of_an_older_version_gets_its_head_when_it_is_verified(catalog:
 WRITES = """
 import sys
 from trimtab import store
-from trimtab.steering import Ledger
+from trimtab.steering.ledger import Entry, Ledger
 with store.open(f"sqlite://{sys.argv[1]}/catalog.db", "catalog") as opened:
     ledger = Ledger(opened)
     while True:
-        row = ledger.record(at_us=1, model="m", act="a", cause="because")
+        row = ledger.write([Entry(at_us=1, model="m", act="a", cause="because")])[0]
         print(row.sequence, flush=True)
 """
 

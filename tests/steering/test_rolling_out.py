@@ -11,8 +11,9 @@ from rig import Bench, Crash, Fragile, Rig, target
 from trimtab import store
 from trimtab.core.errors import Conflict, Misuse, Unavailable
 from trimtab.core.time import DAY_US, HOUR_US
-from trimtab.steering import Deployment, deployment, every, on_quality_drop
 from trimtab.steering.candidates.ports import ChampionFailed
+from trimtab.steering.causes import every, on_quality_drop
+from trimtab.steering.definitions import Deployment, deployment
 from trimtab.steering.loop_state import FREEZE
 from trimtab.steering.rollouts import rollout
 from trimtab.store import Catalog, Put, Remove

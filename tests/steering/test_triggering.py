@@ -20,8 +20,8 @@ from trimtab.core.records import ChangeOnset
 from trimtab.core.time import DAY_US
 from trimtab.monitoring.quality.watches import MetricValue, Watch
 from trimtab.stats.inference.edetector import AlarmState, learn_alarm, update_alarm
-from trimtab.steering import deployment
 from trimtab.steering.causes import Every, OnNewLabels, Single, Triggers, parts_of_trigger
+from trimtab.steering.definitions import deployment
 from trimtab.steering.loop.budgets import spent_budget, with_fits
 from trimtab.steering.loop.triggering import Seen, find_trigger
 from trimtab.steering.loop_state import REQUEST, LoopState, Quiet, Requested

@@ -49,19 +49,6 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=
         return None if self.scores is None else max(self.scores, key=self.scores.__getitem__)
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """A prediction and what became of it."""
-
-    prediction_id: str
-    request_id: str
-    version: str
-    at_us: int
-    score: float
-    state: Literal["labelled", "late", "pending", "missing", "unlisted"]
-    label: float | None = None  # of several classes the place of the true one, as declared
-    label_known_at_us: int | None = None
-
-
 LOSS_CAP = 3.0 * math.log(2.0)  # three times the loss of a coin: the most that one row can cost a day
 
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from trimtab.core.columns.data import Column, Columns, column
 from trimtab.core.errors import Misuse
-from trimtab.core.records import Outcome, Prediction
+from trimtab.core.records import Prediction
 from trimtab.events.columns.frames import NEVER_US
 from trimtab.features.definitions import LabelWait
-from trimtab.features.labels import LABEL_STATES, LABELLED, LATE, MISSING, PENDING, UNLISTED, LabelIndex, LabelState
+from trimtab.features.labels import LABELLED, LATE, MISSING, PENDING, UNLISTED, LabelIndex
 from trimtab.feedback.slices import RequestSlices
 from trimtab.serving.log.prediction_record import prediction_columns
 from trimtab.stats.metrics.multiclass import shared_out
@@ -56,19 +56,6 @@ class OutcomeFrame(msgspec.Struct, frozen=True, eq=False):
     labels: NDArray[Any]  # float64
     known_at_us: NDArray[Any]  # int64
 
-    @property
-    def rows(self) -> int:
-        return len(self.states)
-
-    def counts(self) -> dict[LabelState, int]:
-        """How many predictions are in each state."""
-        found = np.bincount(self.states, minlength=len(LABEL_STATES)).tolist()
-        return dict(zip(LABEL_STATES, found, strict=True))
-
-    def take(self, rows: NDArray[Any] | slice) -> OutcomeFrame:
-        """The outcomes at `rows` (positions, a boolean mask or a slice)."""
-        return OutcomeFrame(self.predictions.take(rows), self.states[rows], self.labels[rows], self.known_at_us[rows])
-
     def scores(self, classes: Sequence[str] = ()) -> NDArray[Any]:
         """What was answered, shape (rows,); with `classes` the chance of each, shape (rows, classes).
 
@@ -78,35 +65,6 @@ class OutcomeFrame(msgspec.Struct, frozen=True, eq=False):
             return self.predictions["score"].values
         found = np.stack([self.predictions[f"scores.{name}"].values for name in classes], axis=1)
         return shared_out(found)
-
-    def to_outcomes(self) -> list[Outcome]:
-        """One record a prediction."""
-        table = self.predictions
-        known = self.known_at_us != NEVER_US
-        return [
-            Outcome(
-                prediction_id=prediction_id,
-                request_id=request_id,
-                version=version,
-                at_us=at_us,
-                score=score,
-                state=LABEL_STATES[state],
-                label=label if there and state != UNLISTED else None,
-                label_known_at_us=known_at_us if there else None,
-            )
-            for prediction_id, request_id, version, at_us, score, state, label, known_at_us, there in zip(
-                table["id"].values.tolist(),
-                table["request_id"].values.tolist(),
-                table["version"].values.tolist(),
-                table["at"].values.tolist(),
-                table["score"].values.tolist(),
-                self.states.tolist(),
-                self.labels.tolist(),
-                self.known_at_us.tolist(),
-                known.tolist(),
-                strict=True,
-            )
-        ]
 
 
 class ListColumn(msgspec.Struct, frozen=True):

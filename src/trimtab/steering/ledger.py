@@ -57,37 +57,6 @@ class Ledger:
         self._head: Path | None = None if folder is None else folder / HEAD
         self._last: Decision | None = None
 
-    def record(
-        self,
-        *,
-        at_us: int,
-        model: str,
-        act: str,
-        cause: str,
-        actor: str = "policy",
-        evidence: Evidence | None = None,
-        version: str | None = None,
-        replaced: str | None = None,
-        data_hash: str | None = None,
-    ) -> Decision:
-        """Append one decision, durably.
-
-        Raises:
-            Conflict: Others appended without a pause; call again.
-        """
-        entry = Entry(
-            at_us=at_us,
-            model=model,
-            act=act,
-            cause=cause,
-            actor=actor,
-            evidence=dict(evidence or {}),
-            version=version,
-            replaced=replaced,
-            data_hash=data_hash,
-        )
-        return self.write([entry])[0]
-
     def write(self, entries: Sequence[Entry], also: Sequence[Put | Append | Remove] = ()) -> list[Decision]:
         """Append decisions and change what they are about in one write: all of it or nothing.
 

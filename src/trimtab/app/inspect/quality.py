@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
     from trimtab.core.columns.data import Columns
     from trimtab.core.records import Decision
-    from trimtab.feedback import BlockSums, DayBlocks
+    from trimtab.feedback.blocks import BlockSums, DayBlocks
 
 By = Literal["hour", "day", "week", "month", "all", "batch"]
 _BY: tuple[By, ...] = ("hour", "day", "week", "month", "all", "batch")

@@ -14,7 +14,7 @@ from trimtab.app.state.documents import documents
 from trimtab.core.errors import Conflict, Misuse, Unavailable
 from trimtab.core.records import Decision
 from trimtab.features.definitions import View
-from trimtab.steering.ledger import Ledger
+from trimtab.steering.ledger import Entry, Ledger
 
 if TYPE_CHECKING:
     from trimtab.app.system import System
@@ -73,9 +73,10 @@ def drop_unneeded(system: System, actor: str = "policy") -> list[str]:
         return []  # another process has started to apply the log: it does it
     said = ", ".join(names)
     cause = f"No version in service, nor what is applied, uses view {said} any more: online features dropped."
-    Ledger(system.state.catalog).record(
+    entry = Entry(
         at_us=system.clock.now_us(), model="*", act="drop", cause=cause, actor=actor, evidence={"views": len(gone)}
     )
+    Ledger(system.state.catalog).write([entry])
     return names
 
 

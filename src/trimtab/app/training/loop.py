@@ -30,7 +30,7 @@ from trimtab.core.ids import Ids
 from trimtab.core.records import Decision, GateRecord
 from trimtab.events.columns.history import History
 from trimtab.features.labels import LabelIndex
-from trimtab.feedback import KnownLabels
+from trimtab.feedback.outcomes import KnownLabels
 from trimtab.monitoring.inputs.monitor import InputMonitor
 from trimtab.monitoring.profiles.profile_store import Profiles
 from trimtab.registry import Registry, Version

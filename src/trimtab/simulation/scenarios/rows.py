@@ -19,7 +19,7 @@ from trimtab.features.feature_set import FeatureSet
 from trimtab.features.frames import FeatureFrame
 from trimtab.features.labels import LabelIndex
 from trimtab.features.offline.evaluation import evaluate
-from trimtab.feedback import KnownLabels, LabelReader
+from trimtab.feedback.outcomes import KnownLabels, LabelReader
 from trimtab.training.data.sets import LeftOut, TrainingSet, assemble, numbered_lists
 from trimtab.training.definitions import Model
 

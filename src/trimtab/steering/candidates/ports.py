@@ -14,7 +14,7 @@ from trimtab.core.columns.data import Columns
 from trimtab.core.ids import Ids
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.frames import FeatureFrame
-from trimtab.feedback import LabelReader
+from trimtab.feedback.outcomes import LabelReader
 from trimtab.registry import Registry, Version
 from trimtab.registry.aliases import Together
 from trimtab.steering.candidates.recipes import Recipe

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from trimtab.core.columns.data import Column, Columns
 from trimtab.core.records import DayQuality
 from trimtab.core.time import DAY_US
-from trimtab.feedback import LabelReader
 from trimtab.feedback.days import day_quality, days_by_group
+from trimtab.feedback.outcomes import LabelReader
 from trimtab.feedback.slices import slice_column
 from trimtab.monitoring.quality.watches import CALIBRATION, FULL_REFERENCE, LOSS
 from trimtab.stats.metrics.loss_names import loss_kind

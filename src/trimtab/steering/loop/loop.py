@@ -10,19 +10,11 @@ import msgspec
 from trimtab.core.errors import NotFound
 from trimtab.core.records import DayQuality, Prediction, Signal
 from trimtab.core.time import DAY_US
-from trimtab.feedback import (
-    DayBlocks,
-    Extent,
-    ListColumn,
-    LoggedWaiting,
-    OpenDays,
-    OutcomeJoin,
-    RequestSlices,
-    Waiting,
-    day_qualities,
-)
-from trimtab.feedback.logged_waiting import KEPT_US
-from trimtab.feedback.open_days import judged_table
+from trimtab.feedback.blocks import DayBlocks, day_qualities
+from trimtab.feedback.logged_waiting import KEPT_US, Extent, LoggedWaiting
+from trimtab.feedback.open_days import OpenDays, Waiting, judged_table
+from trimtab.feedback.outcomes import ListColumn, OutcomeJoin
+from trimtab.feedback.slices import RequestSlices
 from trimtab.monitoring.quality.quality import QualityMonitor
 from trimtab.monitoring.quality.quality_days import BatchBlocks, store_batch, store_days, stored_batches, stored_days
 from trimtab.registry import Registry

@@ -1,1 +1,1 @@
-"""Ways to people: one file a kind of receiver, and `sending.py`, which chooses."""
+"""Receivers of alerts by kind: HTTP, mail, files and programs."""

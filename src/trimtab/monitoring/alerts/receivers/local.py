@@ -6,9 +6,7 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import IO
 
 import msgspec
@@ -17,8 +15,9 @@ from trimtab.core.alert_settings import CommandReceiver, FileReceiver
 from trimtab.monitoring.alerts.alert_records import Alert, Message
 from trimtab.monitoring.alerts.outbox import Sent
 from trimtab.store.regular_file import other_kind
+from trimtab.monitoring.alerts.receivers.context import DeliveryContext
 
-_SHOWN = 200  # characters of what a program prints last
+_SHOWN = 200  # characters of the last line that a program prints
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -31,9 +30,9 @@ class _Line(msgspec.Struct, frozen=True):
     alert: Alert | None
 
 
-def send_to_file(receiver: FileReceiver, message: Message, folder: Path) -> Sent:
+def send_to_file(receiver: FileReceiver, message: Message, context: DeliveryContext) -> Sent:
     """Append a line of JSON for each alert, synced; a test has one line without an alert."""
-    path = folder / receiver.path
+    path = context.folder / receiver.path
     kind = other_kind(path)
     if kind is not None:
         return Sent(False, f"{path} is a {kind}, needed is a file")
@@ -52,7 +51,7 @@ def send_to_file(receiver: FileReceiver, message: Message, folder: Path) -> Sent
     return Sent(True, f"{len(made)} line{'s' * (len(made) != 1)} in {path}")
 
 
-def send_to_command(receiver: CommandReceiver, message: Message, folder: Path, environment: Mapping[str, str]) -> Sent:
+def send_to_command(receiver: CommandReceiver, message: Message, context: DeliveryContext) -> Sent:
     """Run the program in the project's folder with the message on standard input; exit status 0 is a delivery."""
     with tempfile.TemporaryFile() as printed:  # a pipe would fill, or be held open by what the program starts
         try:
@@ -61,8 +60,8 @@ def send_to_command(receiver: CommandReceiver, message: Message, folder: Path, e
                 stdin=subprocess.PIPE,
                 stdout=printed,
                 stderr=subprocess.STDOUT,
-                cwd=folder,
-                env={**environment, "TRIMTAB_ALERT_KEY": message.key},
+                cwd=context.folder,
+                env={**context.environment, "TRIMTAB_ALERT_KEY": message.key},
                 start_new_session=True,
             )
         except OSError as error:

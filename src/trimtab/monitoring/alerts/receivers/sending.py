@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 
 import msgspec
@@ -19,7 +20,17 @@ from trimtab.core.alert_settings import (
 from trimtab.core.errors import Misuse
 from trimtab.monitoring.alerts.alert_records import Message
 from trimtab.monitoring.alerts.outbox import Sent
-from trimtab.monitoring.alerts.receivers.secrets import Secrets
+from trimtab.monitoring.alerts.receivers.context import DeliveryContext
+
+# The module and the function of each kind. A module is loaded when one is used: a service starts without them.
+_SENDERS: dict[type, tuple[str, str]] = {
+    WebhookReceiver: ("http", "send_webhook"),
+    SlackReceiver: ("http", "send_slack"),
+    HeartbeatReceiver: ("http", "send_heartbeat"),
+    EmailReceiver: ("mail", "send_mail"),
+    FileReceiver: ("local", "send_to_file"),
+    CommandReceiver: ("local", "send_to_command"),
+}
 
 
 def send(receiver: Receiver, message: Message, *, folder: Path, environment: Mapping[str, str]) -> Sent:
@@ -27,42 +38,16 @@ def send(receiver: Receiver, message: Message, *, folder: Path, environment: Map
 
     Args:
         receiver: Where to.
-        message: A heartbeat gets none of it.
+        message: The message; a heartbeat carries none of it.
         folder: What names of files are relative to.
-        environment: Where `$NAME` is looked up.
+        environment: Has the values of `$NAME` in the settings.
     """
-    secrets = Secrets(environment)
+    module, name = _SENDERS[type(receiver)]
+    context = DeliveryContext(environment, folder)
     try:
-        sent = _sent(receiver, message, folder, environment, secrets)
+        sent: Sent = getattr(import_module(f"trimtab.monitoring.alerts.receivers.{module}"), name)(
+            receiver, message, context
+        )
     except Misuse as error:
         return Sent(False, str(error))
-    return msgspec.structs.replace(sent, said=secrets.hidden(sent.said))
-
-
-def _sent(receiver: Receiver, message: Message, folder: Path, environment: Mapping[str, str], secrets: Secrets) -> Sent:
-    # The modules of each kind are loaded when one is used: a service is ready without them.
-    match receiver:
-        case WebhookReceiver():
-            from trimtab.monitoring.alerts.receivers.http import send_webhook
-
-            return send_webhook(receiver, message, secrets)
-        case SlackReceiver():
-            from trimtab.monitoring.alerts.receivers.http import send_slack
-
-            return send_slack(receiver, message, secrets)
-        case HeartbeatReceiver():
-            from trimtab.monitoring.alerts.receivers.http import send_heartbeat
-
-            return send_heartbeat(receiver, secrets)
-        case EmailReceiver():
-            from trimtab.monitoring.alerts.receivers.mail import send_mail
-
-            return send_mail(receiver, message, secrets)
-        case FileReceiver():
-            from trimtab.monitoring.alerts.receivers.local import send_to_file
-
-            return send_to_file(receiver, message, folder)
-        case CommandReceiver():
-            from trimtab.monitoring.alerts.receivers.local import send_to_command
-
-            return send_to_command(receiver, message, folder, environment)
+    return msgspec.structs.replace(sent, said=context.hidden(sent.said))

@@ -14,8 +14,8 @@ import msgspec
 from trimtab.core.alert_settings import CommandReceiver, FileReceiver
 from trimtab.monitoring.alerts.alert_records import Alert, Message
 from trimtab.monitoring.alerts.outbox import Sent
-from trimtab.store.regular_file import other_kind
 from trimtab.monitoring.alerts.receivers.context import DeliveryContext
+from trimtab.store.regular_file import other_kind
 
 _SHOWN = 200  # characters of the last line that a program prints
 

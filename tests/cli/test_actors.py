@@ -48,7 +48,7 @@ def test_every_command_says_who_acts_wherever_that_is_asked_for() -> None:
     takes = {"project": acting(Project), "project.registry": acting(Registry), "project.keys": acting(AccessKeys)}
     assert {"forget", "apply", "search", "train", "freeze"} <= takes["project"]
     found, silent = set(), []
-    for file in sorted(Path(cli.__file__).parent.glob("*.py")):
+    for file in sorted(Path(cli.__file__).parent.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
                 continue

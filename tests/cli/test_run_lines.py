@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from trimtab.cli.runs import run_lines, show_doing
+from trimtab.cli.loop.runs import run_lines, show_doing
 from trimtab.run import Run, RunStep
 
 SECOND_US = 1_000_000

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from command import Run as Call
 
-from trimtab.cli.runs import run_lines
+from trimtab.cli.loop.runs import run_lines
 from trimtab.run import Run
 
 PROJECT = """

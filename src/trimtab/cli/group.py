@@ -14,69 +14,94 @@ import click
 from trimtab.cli.exits import Manner, guarded, leave_in_time
 from trimtab.cli.options import manner_options
 
-_START, _DATA, _LOOP, _ASK, _RUN = "Start", "Data in, answers out", "The loop", "What happened", "Long runs"
-_KEEP = "What is kept"
-
-# name: (heading, module, what it does); a test holds the texts against the commands' own.
-COMMANDS: dict[str, tuple[str, str, str]] = {
-    "init": (_START, "starting", "Make a project from one CSV or Parquet file."),
-    "doctor": (_START, "starting", "Check this machine and project, and say how to fix what is missing."),
-    "demo": (_START, "running", "Replay the project's history through the whole loop, and report."),
-    "version": (_START, "starting", "Show the versions of trimtab and of what it stands on."),
-    "ingest": (_DATA, "data", "Load a file of a source's history into the log."),
-    "quarantine": (_DATA, "quarantine", "Show the rows that could not become events, try them again, or drop them."),
-    "predict": (_DATA, "data", "Answer a file of requests, or single rows."),
-    "join": (_DATA, "join", "Add features to a file of requests, each as of its own moment."),
-    "snapshot": (_DATA, "join", "Write the features of every entity that is known at a moment, or at several."),
-    "serve": (_DATA, "running", "Answer over HTTP until stopped."),
-    "keys": (_DATA, "keys", "List the API keys of the service, make one, or remove one."),
-    "openapi": (_DATA, "openapi", "Write the OpenAPI 3.1 document of the service, which it has at /openapi.json too."),
-    "materialise": (_DATA, "loop", "Move new events from the log into one Delta table a source."),
-    "rebuild": (_DATA, "views", "Make the online features of a view anew from history."),
-    "compact": (_DATA, "views", "Give back the room of online features that nothing depends on any more."),
-    "forget": (_DATA, "erasing", "Erase whom a key names from all that the project keeps."),
-    "plan": (_LOOP, "planning", "Compare the project file with what is applied, and say what a change means."),
-    "apply": (_LOOP, "planning", "Apply the project file: fill new views, drop what nothing uses."),
-    "train": (_LOOP, "loop", "Train a candidate now, judge it, promote or refuse it."),
-    "search": (_LOOP, "searching", "Look for the parameters of a model's estimator."),
-    "trials": (_LOOP, "searching", "Show the trials of a model's newest search."),
-    "stages": (_LOOP, "loop", "Show the stages of a model's loop: what is done, where it stands, what comes next."),
-    "promote": (_LOOP, "loop", "Judge a registered version, and put it in service when it passes."),
-    "approve": (_LOOP, "loop", "Let the candidate that waits for approval take over."),
-    "reject": (_LOOP, "loop", "Drop the candidate that is in a stage of its rollout, or waits for approval."),
-    "tick": (_LOOP, "loop", "Look at every deployment once and do what is due."),
-    "rollback": (_LOOP, "loop", "Let the version before answer again, at once."),
-    "arm": (_LOOP, "loop", "Let a version answer beside the one in service: as canary or shadow."),
-    "runs": (_LOOP, "runs", "List the runs: trainings, what came of them, and those under way."),
-    "run": (_LOOP, "runs", "Show one run with its steps and what it printed, or cancel one that is under way."),
-    "import": (_LOOP, "version", "Register a model file, or an MLflow model folder, of elsewhere as a version."),
-    "protect": (_LOOP, "registry", "Say what a move of an alias needs: a gate record, a reason, or nothing."),
-    "alert": (_LOOP, "alert", "Show who is alerted of what, try it, or mute something for a while."),
-    "freeze": (_LOOP, "loop", "Stop all automation at once."),
-    "unfreeze": (_LOOP, "loop", "Let automation go on."),
-    "features": (_ASK, "planning", "List sources, views and features: meaning, freshness, values, use."),
-    "top": (_ASK, "top", "Watch a running service: rates, latencies, versions, what fails."),
-    "metrics": (_ASK, "metrics", "Print alerting rules for Prometheus, which watch a service by its /metrics."),
-    "status": (_ASK, "asking", "Show how the deployments and sources are."),
-    "why": (_ASK, "asking", "Explain one prediction by its id."),
-    "report": (_ASK, "asking", "Write a version's evaluation and card as a page."),
-    "versions": (_ASK, "registry", "List or search the registered versions of models, or show one with its signature."),
-    "card": (_ASK, "version", "Show a version's model card, made from its records alone, as Markdown."),
-    "compare": (_ASK, "version", "Show what differs between two versions, and what each answers to the same rows."),
-    "tag": (_ASK, "registry", "Give a version tags, or a note."),
-    "quality": (_ASK, "quality", "Show the quality of what a model answered, by closed blocks."),
-    "exclusions": (_ASK, "exclusions", "List the times whose rows are not learnt from, or release one."),
-    "skew": (_ASK, "skew", "Compute a sample of logged predictions again as of their own log positions."),
-    "ledger": (_ASK, "asking", "List every decision, or verify their chain."),
-    "export": (_KEEP, "version", "Write a version as a folder that runs without trimtab, or that MLflow reads."),
-    "disk": (_KEEP, "keeping", "Show what takes how much disk, against the budget."),
-    "retain": (_KEEP, "keeping", "Truncate the log to what tables do not have, and remove what is kept no longer."),
-    "gc": (_KEEP, "registry", "Remove what nothing needs any more: artifacts of versions, searches, results of steps."),
-    "backup": (_KEEP, "keeping", "Copy the project's state to a new folder, while it is served and written to."),
-    "restore": (_KEEP, "keeping", "Bring a backup's state back, once every file's checksum was compared."),
-    "recover": (_KEEP, "keeping", "Go on after records were lost, or stamped by a clock that was ahead."),
-    "simulate": (_RUN, "running", "Replay history in virtual time under several policies."),
+# heading: name: (module, what it does); a test holds the texts against the commands' own.
+_VERBS: dict[str, dict[str, tuple[str, str]]] = {
+    "Start": {
+        "init": ("start.starting", "Make a project from one CSV or Parquet file."),
+        "doctor": ("start.starting", "Check this machine and project, and say how to fix what is missing."),
+        "demo": ("start.replaying", "Replay the project's history through the whole loop, and report."),
+        "version": ("start.starting", "Show the versions of trimtab and of what it stands on."),
+    },
+    "Data in, answers out": {
+        "ingest": ("data.files", "Load a file of a source's history into the log."),
+        "quarantine": ("data.quarantine", "Show the rows that could not become events, try them again, or drop them."),
+        "predict": ("data.files", "Answer a file of requests, or single rows."),
+        "join": ("data.tables", "Add features to a file of requests, each as of its own moment."),
+        "snapshot": ("data.tables", "Write the features of every entity that is known at a moment, or at several."),
+        "serve": ("serve.serving", "Answer over HTTP until stopped."),
+        "keys": ("serve.keys", "List the API keys of the service, make one, or remove one."),
+        "openapi": (
+            "serve.openapi",
+            "Write the OpenAPI 3.1 document of the service, which it has at /openapi.json too.",
+        ),
+        "materialise": ("data.stored", "Move new events from the log into one Delta table a source."),
+        "rebuild": ("data.stored", "Make the online features of a view anew from history."),
+        "compact": ("data.stored", "Give back the room of online features that nothing depends on any more."),
+        "forget": ("keep.erasing", "Erase whom a key names from all that the project keeps."),
+    },
+    "The loop": {
+        "plan": ("loop.planning", "Compare the project file with what is applied, and say what a change means."),
+        "apply": ("loop.planning", "Apply the project file: fill new views, drop what nothing uses."),
+        "train": ("loop.training", "Train a candidate now, judge it, promote or refuse it."),
+        "search": ("loop.searching", "Look for the parameters of a model's estimator."),
+        "trials": ("loop.searching", "Show the trials of a model's newest search."),
+        "stages": (
+            "loop.training",
+            "Show the stages of a model's loop: what is done, where it stands, what comes next.",
+        ),
+        "promote": ("loop.moving", "Judge a registered version, and put it in service when it passes."),
+        "approve": ("loop.moving", "Let the candidate that waits for approval take over."),
+        "reject": ("loop.moving", "Drop the candidate that is in a stage of its rollout, or waits for approval."),
+        "tick": ("loop.training", "Look at every deployment once and do what is due."),
+        "rollback": ("loop.moving", "Let the version before answer again, at once."),
+        "arm": ("loop.moving", "Let a version answer beside the one in service: as canary or shadow."),
+        "runs": ("loop.runs", "List the runs: trainings, what came of them, and those under way."),
+        "run": ("loop.runs", "Show one run with its steps and what it printed, or cancel one that is under way."),
+        "import": ("versions.version", "Register a model file, or an MLflow model folder, of elsewhere as a version."),
+        "protect": ("versions.registered", "Say what a move of an alias needs: a gate record, a reason, or nothing."),
+        "alert": ("loop.alert", "Show who is alerted of what, try it, or mute something for a while."),
+        "freeze": ("loop.moving", "Stop all automation at once."),
+        "unfreeze": ("loop.moving", "Let automation go on."),
+    },
+    "What happened": {
+        "features": ("loop.planning", "List sources, views and features: meaning, freshness, values, use."),
+        "top": ("top", "Watch a running service: rates, latencies, versions, what fails."),
+        "metrics": ("serve.metrics", "Print alerting rules for Prometheus, which watch a service by its /metrics."),
+        "status": ("ask.asking", "Show how the deployments and sources are."),
+        "why": ("ask.asking", "Explain one prediction by its id."),
+        "report": ("ask.asking", "Write a version's evaluation and card as a page."),
+        "versions": (
+            "versions.registered",
+            "List or search the registered versions of models, or show one with its signature.",
+        ),
+        "card": ("versions.version", "Show a version's model card, made from its records alone, as Markdown."),
+        "compare": (
+            "versions.version",
+            "Show what differs between two versions, and what each answers to the same rows.",
+        ),
+        "tag": ("versions.registered", "Give a version tags, or a note."),
+        "quality": ("ask.quality", "Show the quality of what a model answered, by closed blocks."),
+        "exclusions": ("ask.exclusions", "List the times whose rows are not learnt from, or release one."),
+        "skew": ("ask.skew", "Compute a sample of logged predictions again as of their own log positions."),
+        "ledger": ("ask.asking", "List every decision, or verify their chain."),
+    },
+    "What is kept": {
+        "export": ("versions.version", "Write a version as a folder that runs without trimtab, or that MLflow reads."),
+        "disk": ("keep.keeping", "Show what takes how much disk, against the budget."),
+        "retain": ("keep.keeping", "Truncate the log to what tables do not have, and remove what is kept no longer."),
+        "gc": (
+            "versions.registered",
+            "Remove what nothing needs any more: artifacts of versions, searches, results of steps.",
+        ),
+        "backup": ("keep.keeping", "Copy the project's state to a new folder, while it is served and written to."),
+        "restore": ("keep.keeping", "Bring a backup's state back, once every file's checksum was compared."),
+        "recover": ("keep.keeping", "Go on after records were lost, or stamped by a clock that was ahead."),
+    },
+    "Long runs": {
+        "simulate": ("start.replaying", "Replay history in virtual time under several policies."),
+    },
 }
+COMMANDS = {name: verb for verbs in _VERBS.values() for name, verb in verbs.items()}
 
 
 class Commands(click.Group):
@@ -88,7 +113,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = import_module(f"trimtab.cli.{COMMANDS[cmd_name][1]}")
+        module = import_module(f"trimtab.cli.{COMMANDS[cmd_name][0]}")
         command: click.Command = getattr(module, f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name)
         return command
 
@@ -102,9 +127,9 @@ class Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list in the help, under headings, without importing a single command."""
-        for wanted in (_START, _DATA, _LOOP, _ASK, _KEEP, _RUN):
-            with formatter.section(wanted):
-                formatter.write_dl([(name, text) for name, (heading, _, text) in COMMANDS.items() if heading == wanted])
+        for heading, verbs in _VERBS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name, text) for name, (_, text) in verbs.items()])
 
     def main(
         self,

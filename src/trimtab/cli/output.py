@@ -12,13 +12,31 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trimtab.cli.exits import printable
+from trimtab.cli.exits import Manner, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 _QUICK_S = 1.0  # work that is done by then shows no progress
 _EVERY_S = 10.0  # between two lines where no terminal is
+
+
+def show(document: Any, lines: Iterable[str]) -> None:
+    """Print the document where `--json` was given, else the lines."""
+    show_json(document) if _is_json() else show_lines(lines)
+
+
+def show_each(documents: Iterable[Any], lines: Iterable[str]) -> None:
+    """Print one document a line where `--json` was given, else the lines."""
+    if not _is_json():
+        show_lines(lines)
+        return
+    for document in documents:
+        show_json(document)
+
+
+def _is_json() -> bool:
+    return click.get_current_context().ensure_object(Manner).json
 
 
 def show_lines(lines: Iterable[str], *, err: bool = False) -> None:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trimtab.cli.asking import shown_decisions
+from trimtab.cli.ask.asking import shown_decisions
 from trimtab.cli.options import account, command, manner, moment_of, opened_project, refuse_given
-from trimtab.cli.output import show_json, show_lines
+from trimtab.cli.output import show, show_json, show_lines
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
@@ -63,13 +63,13 @@ def quality(
         refuse_given("shows blocks; --accept changes what is watched.", *blocks)
         with opened_project() as project:
             decision = project.accept_level(model, why=reason, actor=actor or account())
-        show_json(decision) if manner().json else show_lines(shown_decisions([decision]))
+        show(decision, shown_decisions([decision]))
         return
     if page is not None:
         refuse_given("shows blocks; --page has its own.", "by", "slices", "since", "until", "version", "amended")
         with opened_project() as project:
             file = project.quality_page(model, to=page)
-        show_json({"file": str(file)}) if manner().json else show_lines([f"Written: {file}"])
+        show({"file": str(file)}, [f"Written: {file}"])
         return
     with opened_project() as project:
         table = project.quality(

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from trimtab.cli.options import account, command, manner, opened_project, project_config
-from trimtab.cli.output import progress, show_json, show_lines
+from trimtab.cli.output import progress, show, show_lines
 from trimtab.core.errors import Misuse
 
 
@@ -24,10 +24,7 @@ def disk() -> None:
     """
     with opened_project() as project, progress("measuring"):
         found = project.disk()
-    if manner().json:
-        show_json(found)
-    else:
-        show_lines(found.lines())
+    show(found, found.lines())
 
 
 @command("retain", safe="Nothing is lost; run the same command again for the rest.")
@@ -44,10 +41,7 @@ def retain(dry_run: bool) -> None:
     """
     with opened_project() as project, progress("retaining"):
         done = project.retain(dry_run=dry_run)
-    if manner().json:
-        show_json(done)
-    else:
-        show_lines(done.lines())
+    show(done, done.lines())
 
 
 @command("backup", safe="No backup was left there.")
@@ -63,10 +57,7 @@ def backup(to: Path) -> None:
     """
     with opened_project() as project, progress(f"backing up to {to}"):
         made = project.backup(to)
-    if manner().json:
-        show_json(made)
-    else:
-        show_lines([f"{to}: whole", *made.lines()])
+    show(made, [f"{to}: whole", *made.lines()])
 
 
 @command("restore", safe="The state is as it was before.")
@@ -86,10 +77,7 @@ def restore(backup: Path, into: Path | None, force: bool) -> None:
     with progress(f"restoring {backup}") as meter:
         made = bring_back(backup, folder, force=force, progress=meter)
         manner().safe = "The backup was restored."
-    if manner().json:
-        show_json(made)
-    else:
-        show_lines([f"{folder}: restored", *made.lines()])
+    show(made, [f"{folder}: restored", *made.lines()])
 
 
 @command("recover", safe="Nothing that is there is lost; run the same command again to finish.")
@@ -117,4 +105,4 @@ def recover(yes: bool, dry_run: bool) -> None:
                 click.confirm("Go on without what is lost?", abort=True, err=True)
             with progress("recovering"):
                 found = project.recover(actor=account())
-    show_json(found) if manner().json else show_lines(found.lines())
+    show(found, found.lines())

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from trimtab.cli.exits import FAILED
-from trimtab.cli.options import command, manner, moment_of, opened_project, refuse_given
-from trimtab.cli.output import progress, show_json, show_lines
+from trimtab.cli.options import command, moment_of, opened_project, refuse_given
+from trimtab.cli.output import progress, show, show_each
 
 
 @command("skew", safe="No prediction was changed; a check that was not finished is not kept.")
@@ -44,16 +44,9 @@ def skew(
     with opened_project() as project:
         if history is not None:
             found = project.skew_checks(last=history)
-            if manner().json:
-                for one in found:
-                    show_json(one)
-            else:
-                show_lines([line for one in found for line in one.lines()] or ["No check yet."])
+            show_each(found, [line for one in found for line in one.lines()] or ["No check yet."])
             return 0
         with progress("Computing predictions again"):
             report = project.skew(model, sample=None if everything else sample, since=since, seed=seed, scores=scores)
-    if manner().json:
-        show_json(report)
-    else:
-        show_lines(report.lines())
+    show(report, report.lines())
     return FAILED if report.is_red else 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trimtab.cli.options import account, command, manner, opened_project, refuse_given
-from trimtab.cli.output import progress, show_json, show_lines
+from trimtab.cli.output import progress, show, show_json, show_lines
 from trimtab.core.errors import Misuse
 
 if TYPE_CHECKING:
@@ -42,10 +42,7 @@ def compare(one: str, other: str, window: str, no_rows: bool, moved: float | Non
 
     if html is not None:
         _write(Path(html), html_page(comparison_document(found)))
-    if manner().json:
-        show_json(found)
-    else:
-        show_lines([terminal_text(comparison_document(found)), *([f"page: {html}"] if html else [])])
+    show(found, [terminal_text(comparison_document(found)), *([f"page: {html}"] if html else [])])
 
 
 @command("card")
@@ -62,10 +59,7 @@ def card(version: str, html: str | None) -> None:
         text = project.card(version, html=html is not None)
     if html is not None:
         _write(Path(html), text)
-    if manner().json:
-        show_json({"page": html} if html else {"markdown": text})
-    else:
-        show_lines([f"card: {html}"] if html else [text])
+    show({"page": html} if html else {"markdown": text}, [f"card: {html}"] if html else [text])
 
 
 @command("export")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from trimtab.cli.options import command, manner
-from trimtab.cli.output import show_json, show_lines
+from trimtab.cli.output import show, show_json
 
 
 @command("metrics")
@@ -41,7 +41,7 @@ def metrics(what: str, docs: str | None, out: Path | None) -> None:
             write_durably(file, rules_text(file.name, docs=docs).encode())
     except OSError as error:
         raise Misuse(f"--out {out}: it cannot be written: {error}") from error
-    if manner().json:
-        show_json({what: str(written[0]), "tests": str(written[1])})
-    else:
-        show_lines([f"rules: {written[0]}", f"tests: {written[1]} (promtool test rules {written[1]})"])
+    show(
+        {what: str(written[0]), "tests": str(written[1])},
+        [f"rules: {written[0]}", f"tests: {written[1]} (promtool test rules {written[1]})"],
+    )

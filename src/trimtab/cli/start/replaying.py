@@ -1,4 +1,4 @@
-"""Commands that take their time: serve, simulate, demo."""
+"""Commands that replay history: simulate, demo."""
 
 from __future__ import annotations
 
@@ -8,54 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trimtab.cli.options import command, manner, moment_of, opened_project
-from trimtab.cli.output import progress, show_json, show_lines
-from trimtab.cli.planning import say_first
+from trimtab.cli.options import command, moment_of, opened_project
+from trimtab.cli.output import progress, show, show_lines
 
 if TYPE_CHECKING:
     from trimtab.simulation.results import ReplayResult
-
-
-@command("serve", safe="Every answer that was given is logged.")
-@click.option("--host", metavar="ADDRESS", help="Address to listen on; left out, the setting serve.host.")
-@click.option("--port", type=click.IntRange(0, 65_535), help="Port; 0 takes a free one; left out, serve.port.")
-@click.option("--workers", type=click.IntRange(1, 64), help="Processes that answer; left out, serve.workers.")
-@click.option(
-    "--grpc-port",
-    type=click.IntRange(0, 65_535),
-    help="Port of the Open Inference Protocol over gRPC; left out, serve.grpc_port.",
-)
-@click.option("--as-of", metavar="TIME", help="Let the clock start at this moment: to serve a replayed history.")
-def serve(host: str | None, port: int | None, workers: int | None, grpc_port: int | None, as_of: str | None) -> None:
-    """Answer over HTTP until stopped.
-
-    Ctrl-C or SIGTERM: requests under way are finished first, and the exit status is 0; a second one does not wait.
-
-    \b
-    Example:
-      trimtab serve --port 8117
-    """
-    import os
-
-    from trimtab.serving.workers.worker import environment
-
-    os.environ.update(environment(os.environ))  # before the project file loads what they are for  # D92
-    from trimtab.serving.http.requests.threads import leave
-
-    manner().leave = leave
-    json = manner().json
-    grpc: list[str] = []
-
-    def ready(url: str) -> None:
-        if json:
-            show_json({"url": url, **({"grpc": grpc[0]} if grpc else {})})
-        else:
-            also = f", gRPC on {grpc[0]}" if grpc else ""
-            show_lines([f"Serving on {url}{also} (Ctrl-C stops)"])
-
-    with opened_project(as_of=as_of) as project:
-        say_first(project)
-        project.serve(host=host, port=port, ready=ready, workers=workers, grpc_port=grpc_port, grpc_ready=grpc.append)
 
 
 @command("simulate", safe="A simulation changes nothing in the project's state.")
@@ -133,10 +90,7 @@ def simulate(
     found = comparisons(result)
     if html is not None:
         write_report(result, found, f"{next(iter(result.lines))} and others, replayed", html)
-    if manner().json:
-        show_json(report_document(result))
-    else:
-        show_lines([*report_lines(result), "", *(comparison_lines(found) if found else [])])
+    show(report_document(result), [*report_lines(result), "", *(comparison_lines(found) if found else [])])
 
 
 def _show_search(result: ReplayResult) -> None:
@@ -146,10 +100,7 @@ def _show_search(result: ReplayResult) -> None:
     from trimtab.simulation import choose_policy
 
     found = choose_policy(result)
-    if manner().json:
-        show_json(msgspec.to_builtins(found))
-    else:
-        show_lines(search_lines(found))
+    show(msgspec.to_builtins(found), search_lines(found))
 
 
 @command("demo", safe="The demo's own folder may be deleted; the project's state was not touched.")

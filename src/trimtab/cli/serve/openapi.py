@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from trimtab.cli.options import command, manner, opened_project
-from trimtab.cli.output import show_json, show_lines
+from trimtab.cli.output import show, show_json
 
 
 @command("openapi")
@@ -34,4 +34,4 @@ def openapi(out: Path | None) -> None:
         write_durably(out, msgspec.json.format(document, indent=2) + b"\n")
     except OSError as error:
         raise Misuse(f"--out {out}: it cannot be written: {error}") from error
-    show_json({"document": str(out)}) if manner().json else show_lines([f"OpenAPI document: {out}"])
+    show({"document": str(out)}, [f"OpenAPI document: {out}"])

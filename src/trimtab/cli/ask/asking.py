@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from trimtab.cli.exits import FAILED
-from trimtab.cli.options import command, manner, opened_project, refuse_given
-from trimtab.cli.output import show_json, show_lines
+from trimtab.cli.options import command, opened_project, refuse_given
+from trimtab.cli.output import show, show_each
 
 if TYPE_CHECKING:
     from trimtab.core.records import Decision
@@ -26,10 +26,7 @@ def status(check: bool) -> int:
     """
     with opened_project() as project:
         found = project.status()
-    if manner().json:
-        show_json(found)
-    else:
-        show_lines(found.lines())
+    show(found, found.lines())
     return FAILED if check and found.is_red else 0
 
 
@@ -44,10 +41,7 @@ def why(prediction_id: str) -> None:
     """
     with opened_project() as project:
         found = project.why(prediction_id)
-    if manner().json:
-        show_json(found)
-    else:
-        show_lines(found.lines())
+    show(found, found.lines())
 
 
 @command("report")
@@ -62,10 +56,7 @@ def report(version: str, out: str | None) -> None:
     """
     with opened_project() as project:
         page = project.report(version, out)
-    if manner().json:
-        show_json({"page": str(page)})
-    else:
-        show_lines([f"evaluation: {page}"])
+    show({"page": str(page)}, [f"evaluation: {page}"])
 
 
 @command("ledger")
@@ -84,15 +75,11 @@ def ledger(action: str, last: int | None) -> None:
     with opened_project() as project:
         if action == "verify":
             rows = project.verify_ledger()
-            show_json({"rows": rows, "sound": True}) if manner().json else show_lines([f"{rows:,} rows, all sound."])
+            show({"rows": rows, "sound": True}, [f"{rows:,} rows, all sound."])
             return
         decisions = project.ledger()
     decisions = decisions[-last:] if last else decisions
-    if manner().json:
-        for decision in decisions:
-            show_json(decision)
-    else:
-        show_lines(shown_decisions(decisions) or ["No decision yet."])
+    show_each(decisions, shown_decisions(decisions) or ["No decision yet."])
 
 
 def shown_decisions(decisions: Sequence[Decision]) -> list[str]:

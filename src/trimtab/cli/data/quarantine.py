@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trimtab.cli.options import command, manner, opened_project, refuse_given
-from trimtab.cli.output import progress, show_json, show_lines
+from trimtab.cli.options import command, opened_project, refuse_given
+from trimtab.cli.output import progress, show
 
 if TYPE_CHECKING:
     from trimtab.events.quarantine import Example, SetAside
@@ -54,10 +54,7 @@ def _show(source: str | None, reason: str | None) -> None:
     check_reason(reason)
     with opened_project() as project:
         found = [group for group in project.quarantined(source) if reason in (None, group.reason)]
-    if manner().json:
-        show_json(found)
-    else:
-        show_lines(_shown(found) or ["Nothing is in quarantine."])
+    show(found, _shown(found) or ["Nothing is in quarantine."])
 
 
 def _shown(groups: Sequence[SetAside]) -> list[str]:
@@ -91,10 +88,7 @@ def _cut(text: str, longest: int = _LONGEST) -> str:
 def _replay(source: str | None, reason: str | None) -> None:
     with opened_project() as project, progress("giving rows back"):
         done = project.replay_quarantine(source, reason=reason)
-    if manner().json:
-        show_json(done)
-    else:
-        show_lines([f"{done.accepted:,} rows taken, {done.quarantined:,} do not fit and stay in quarantine"])
+    show(done, [f"{done.accepted:,} rows taken, {done.quarantined:,} do not fit and stay in quarantine"])
 
 
 def _drop(source: str | None, reason: str | None, yes: bool) -> None:
@@ -106,4 +100,4 @@ def _drop(source: str | None, reason: str | None, yes: bool) -> None:
         if rows and not yes:
             raise click.UsageError(f"{rows:,} rows would be dropped, and could not be had back. Add --yes.")
         rows = project.drop_quarantined(source, reason=reason)
-    show_json({"dropped": rows}) if manner().json else show_lines([f"{rows:,} rows dropped"])
+    show({"dropped": rows}, [f"{rows:,} rows dropped"])

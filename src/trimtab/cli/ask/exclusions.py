@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from trimtab.cli.options import account, command, manner, opened_project
-from trimtab.cli.output import show_json, show_lines
+from trimtab.cli.options import account, command, opened_project
+from trimtab.cli.output import show_each
 
 
 @command("exclusions")
@@ -32,8 +32,4 @@ def exclusions(model: str | None, everything: bool, window: str | None, reason: 
             found = [project.release(window, model=model, why=reason, actor=actor or account())]
         else:
             found = project.exclusions(model, released=everything)
-    if manner().json:
-        for one in found:
-            show_json(one)
-    else:
-        show_lines(exclusion_lines(found))
+    show_each(found, exclusion_lines(found))

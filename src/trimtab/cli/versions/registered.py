@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trimtab.cli.options import account, command, manner, opened_project, refuse_given
-from trimtab.cli.output import progress, show_json, show_lines
-from trimtab.cli.version import show_version
+from trimtab.cli.output import progress, show, show_json, show_lines
+from trimtab.cli.versions.version import show_version
 from trimtab.core.sizes import format_bytes
 
 if TYPE_CHECKING:
@@ -79,10 +79,7 @@ def tag(version: str, tags: tuple[str, ...], note: str | None) -> None:
         found = project.registry.get(version)
         project.registry.tag(found, *tags, note=note, actor=account())
         now = project.registry.tags(found)
-    if manner().json:
-        show_json(now)
-    else:
-        show_lines([f"{found.name}: {', '.join(one.tag for one in now) or 'no tags'}"])
+    show(now, [f"{found.name}: {', '.join(one.tag for one in now) or 'no tags'}"])
 
 
 @command("protect")
@@ -102,10 +99,7 @@ def protect(model: str, alias: str, needs: Any, why: str) -> None:
     """
     with opened_project() as project:
         made = project.registry.protect(model, alias, needs, why=why, actor=account())
-    if manner().json:
-        show_json(made)
-    else:
-        show_lines([f"{model}@{alias}: a move needs {needs} from now on"])
+    show(made, [f"{model}@{alias}: a move needs {needs} from now on"])
 
 
 @command("gc", safe="What went is noted; run the same command again for the rest.")
@@ -133,10 +127,7 @@ def gc(dry_run: bool, **asked: Any) -> None:
     """
     with opened_project() as project, progress("looking at versions"):
         done = project.collect(dry_run=dry_run, **asked, actor=account())
-    if manner().json:
-        show_json(done)
-    else:
-        show_lines(_collected(done, dry_run))
+    show(done, _collected(done, dry_run))
 
 
 def _row(found: Found) -> list[str]:

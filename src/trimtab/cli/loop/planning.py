@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from trimtab.cli.exits import FAILED, printable
-from trimtab.cli.options import account, command, manner, opened_project
-from trimtab.cli.output import progress, show_json, show_lines
+from trimtab.cli.options import account, command, opened_project
+from trimtab.cli.output import progress, show, show_lines
 from trimtab.core.errors import Misuse, NotFound
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def plan() -> int:
     """
     with opened_project() as project, progress("comparing"):
         found = project.plan()
-    show_json(found) if manner().json else show_lines(found.lines())
+    show(found, found.lines())
     return 0 if found.is_empty else FAILED
 
 
@@ -57,7 +57,7 @@ def apply(yes: bool) -> None:
             click.confirm("Apply this?", abort=True, err=True)
         with progress("filling views") as meter:
             done = project.apply(actor=account(), progress=meter)
-    show_json(done) if manner().json else show_lines(done.lines())
+    show(done, done.lines())
 
 
 @command("features")
@@ -77,10 +77,7 @@ def features(name: str | None, search: str | None) -> None:
     with opened_project() as project, progress("looking at values"):
         found = project.catalogue(search=search)
         one = _one(found, name) if name is not None else None
-    if manner().json:
-        show_json(one or found)
-    else:
-        show_lines(one.lines() if one is not None else found.lines())
+    show(one or found, one.lines() if one is not None else found.lines())
 
 
 def _one(found: Catalogue, name: str) -> Entry:

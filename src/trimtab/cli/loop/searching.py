@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from trimtab.cli.loop.planning import say_first
 from trimtab.cli.options import account, command, manner, opened_project, say_which
-from trimtab.cli.output import progress, show_json, show_lines
-from trimtab.cli.planning import say_first
+from trimtab.cli.output import progress, show, show_json, show_lines
 
 if TYPE_CHECKING:
     from trimtab.run import Run
@@ -62,4 +62,4 @@ def trials(model: str | None, best: int | None) -> None:
     """
     with opened_project() as project:
         found = project.trials(model)
-    show_json(found) if manner().json else show_lines(found.lines(most=best))
+    show(found, found.lines(most=best))

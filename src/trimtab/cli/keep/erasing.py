@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 
-from trimtab.cli.options import account, command, manner, opened_project
-from trimtab.cli.output import progress, show_json, show_lines
+from trimtab.cli.options import account, command, opened_project
+from trimtab.cli.output import progress, show
 from trimtab.core.errors import Misuse
 from trimtab.store.regular_file import regular_file
 
@@ -51,10 +51,7 @@ def forget(entity: str, key: tuple[str, ...], file: Path | None, dry_run: bool, 
         found = project.forget(
             entity, keys=keys, why=why, dry_run=dry_run, training_sets=training_sets, actor=account()
         )
-    if manner().json:
-        show_json(found)
-    else:
-        show_lines(found.lines())
+    show(found, found.lines())
 
 
 def _groups(entity: str, values: Sequence[str], columns: Sequence[str]) -> list[Sequence[str]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from trimtab.cli.options import account, command, manner, opened_project
-from trimtab.cli.output import show_json, show_lines
+from trimtab.cli.output import show, show_json, show_lines
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
@@ -70,12 +70,10 @@ def _remove(name: str) -> None:
     with opened_project() as project:
         project.keys.remove(name, actor=account())
         left, shut = len(project.keys.all()), _nobody_can_ask(project)
-    if manner().json:
-        show_json({"removed": name, "left": left})
-    else:
-        show_lines(
-            [f"Key {name!r} is removed; {left or 'no'} key{'s' * (left != 1)} left.", *([_SHUT] if shut else [])]
-        )
+    show(
+        {"removed": name, "left": left},
+        [f"Key {name!r} is removed; {left or 'no'} key{'s' * (left != 1)} left.", *([_SHUT] if shut else [])],
+    )
 
 
 def _show() -> None:

@@ -6,7 +6,7 @@ import click
 
 from trimtab.cli.exits import FAILED
 from trimtab.cli.options import account, command, manner, opened_project, refuse_given
-from trimtab.cli.output import progress, show_json, show_lines
+from trimtab.cli.output import progress, show, show_json, show_lines
 
 _ACTIONS = ("list", "test", "mute", "unmute")
 _WORDS = {"list": (0, 0), "test": (0, 1), "mute": (1, 1), "unmute": (1, 1)}
@@ -42,7 +42,7 @@ def alert(words: tuple[str, ...], time: str | None, reason: str) -> int:
     if action == "list":
         with opened_project() as project:
             found = project.alerts()
-        show_json(found) if manner().json else show_lines(found.lines())
+        show(found, found.lines())
         return 0
     _act(action, rest[0], time, reason)
     return 0
@@ -63,7 +63,7 @@ def _test(receiver: str | None) -> int:
 
 
 def _act(action: str, what: str, time: str | None, reason: str) -> None:
-    from trimtab.cli.asking import shown_decisions
+    from trimtab.cli.ask.asking import shown_decisions
 
     if action == "mute" and time is None:
         raise click.UsageError("mute needs --for DURATION, such as --for 4h: a mute always ends.")
@@ -72,4 +72,4 @@ def _act(action: str, what: str, time: str | None, reason: str) -> None:
             row = project.mute_alerts(what, time=time or "", why=reason, actor=account())
         else:
             row = project.unmute_alerts(what, why=reason, actor=account())
-    show_json(row) if manner().json else show_lines(shown_decisions([row]))
+    show(row, shown_decisions([row]))

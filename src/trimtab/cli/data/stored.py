@@ -1,4 +1,4 @@
-"""Commands for online features: rebuild, compact."""
+"""Commands for stored events and features: materialise, rebuild, compact."""
 
 from __future__ import annotations
 
@@ -6,11 +6,26 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trimtab.cli.options import command, manner, opened_project
-from trimtab.cli.output import progress, show_json, show_lines
+from trimtab.cli.options import command, opened_project
+from trimtab.cli.output import progress, show
 
 if TYPE_CHECKING:
     from trimtab.features.online.compaction import StateSize
+
+
+@command("materialise", safe="What was moved is in the tables; run the same command again for the rest.")
+def materialise() -> None:
+    """Move new events from the log into one Delta table a source.
+
+    The log stays as it is; training and questions about the past then begin with the tables.
+
+    \b
+    Example:
+      trimtab materialise
+    """
+    with opened_project() as project, progress("moving events into tables"):
+        moved = project.materialise()
+    show(moved, [f"{source}: {rows:,} new rows" for source, rows in moved.rows.items()])
 
 
 @command("rebuild", safe="What was there before is kept; run the same command again.")
@@ -35,10 +50,7 @@ def rebuild(view: str | None, every: bool) -> None:
     what = view or "all views"
     with opened_project() as project, progress(f"rebuilding {what}") as meter:
         rows = project.views.rebuild_all(progress=meter) if view is None else project.rebuild(view, progress=meter)
-    if manner().json:
-        show_json({"view": view, "records": rows})
-    else:
-        show_lines([f"{what}: made anew from {rows:,} records"])
+    show({"view": view, "records": rows}, [f"{what}: made anew from {rows:,} records"])
 
 
 @command("compact", safe="Every step is whole: run the same command again for the rest.")
@@ -57,16 +69,9 @@ def compact(largest: int) -> None:
     with opened_project() as project, progress("compacting online features"):
         done = project.views.compact()
         states = largest_states(project.views.store, largest) if largest else []
-    if manner().json:
-        show_json({"compacted": done, "largest": states})
-    else:
-        show_lines(
-            [
-                f"{done.states:,} states looked at, {done.shrunk:,} made smaller, {done.freed_bytes:,} bytes and "
-                f"{done.index_rows:,} index rows given back"
-            ]
-        )
-        show_lines(map(_line, states))
+    freed = f"{done.freed_bytes:,} bytes and {done.index_rows:,} index rows given back"
+    summary = f"{done.states:,} states looked at, {done.shrunk:,} made smaller, {freed}"
+    show({"compacted": done, "largest": states}, [summary, *map(_line, states)])
 
 
 def _line(state: StateSize) -> str:

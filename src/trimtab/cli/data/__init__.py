@@ -1,0 +1,1 @@
+"""Commands for data in and answers out."""

@@ -1,0 +1,158 @@
+"""Commands that change which version answers, and when: promote, approve, reject, rollback, arm, freeze, unfreeze."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from trimtab.cli.ask.asking import shown_decisions
+from trimtab.cli.exits import FAILED
+from trimtab.cli.options import account, command, opened_project
+from trimtab.cli.output import progress, show
+
+if TYPE_CHECKING:
+    pass
+
+_SAFE = "What was decided is in the ledger; a step that was not finished is done again by the next call."
+
+
+@command("promote", safe=_SAFE)
+@click.argument("version")
+@click.option("--why", "reason", default="", metavar="TEXT", help="Goes into the ledger and the alias's history.")
+@click.option("--dry-run", is_flag=True, help="Only judge it; nothing is moved or written into the ledger.")
+@click.option("--seen-until", metavar="TIME", help="Until when an imported version has seen data.")
+@click.option("--by", "actor", metavar="NAME", help="Who promotes it; left out, the name of your account.")
+def promote(version: str, reason: str, dry_run: bool, seen_until: str | None, actor: str | None) -> int:
+    """Judge a registered version, and put it in service when it passes.
+
+    VERSION is one of `trimtab versions`, of a training or an import. The gate is that of every candidate, on the newest
+    labelled days that neither it nor the version in service has seen. Exit status 1 says that it was refused; then
+    nothing has changed. Where the deployment asks for approval, it waits for `trimtab approve`.
+
+    \b
+    Example:
+      trimtab promote late_flight@7 --dry-run
+      trimtab promote late_flight@7 --why "the model of the other team"
+    """
+    from trimtab.cli.loop.runs import show_doing
+
+    with opened_project() as project, progress("judging") as meter:
+        found = project.promote(
+            version,
+            why=reason,
+            seen_until=seen_until,
+            dry_run=dry_run,
+            actor=actor or account(),
+            watch=lambda run: show_doing(meter, run),
+        )
+    show(found, [*shown_decisions(found.decisions), *found.lines()])
+    return FAILED if found.refused else 0
+
+
+@command("approve", safe=_SAFE)
+@click.argument("model", required=False)
+@click.option("--why", "reason", default="", metavar="TEXT", help="Goes into the ledger.")
+@click.option("--by", "actor", metavar="NAME", help="Who approves it; left out, the name of your account.")
+def approve(model: str | None, reason: str, actor: str | None) -> int:
+    """Let the candidate that waits for approval take over.
+
+    MODEL may be left out when only one waits.
+
+    \b
+    Example:
+      trimtab approve late_flight --why "looked at the slices"
+    """
+    with opened_project() as project, progress("promoting"):
+        decisions = project.approve(model, why=reason, actor=actor or account())
+    show(decisions, shown_decisions(decisions))
+    return FAILED if decisions and decisions[-1].act == "refuse" else 0
+
+
+@command("reject")
+@click.argument("model", required=False)
+@click.option("--why", "reason", required=True, metavar="TEXT", help="Goes into the ledger.")
+@click.option("--by", "actor", metavar="NAME", help="Who rejects it; left out, the name of your account.")
+def reject(model: str | None, reason: str, actor: str | None) -> None:
+    """Drop the candidate that is in a stage of its rollout, or waits for approval.
+
+    MODEL may be left out when only one waits for approval. The cooldown runs as after a refusal.
+
+    \b
+    Example:
+      trimtab reject late_flight --why "trained on the days of the strike"
+    """
+    with opened_project() as project:
+        decisions = project.reject(model, why=reason, actor=actor or account())
+    show(decisions, shown_decisions(decisions))
+
+
+@command("rollback")
+@click.argument("model")
+@click.option("--why", "reason", default="", metavar="TEXT", help="Goes into the ledger and the alias's history.")
+def rollback(model: str, reason: str) -> None:
+    """Let the version before answer again, at once.
+
+    A service that runs follows within a second and fails no request. Called again, it goes one version further back.
+
+    \b
+    Example:
+      trimtab rollback late_flight --why "complaints since noon"
+    """
+    with opened_project() as project:
+        row = project.roll_back(model, why=reason, actor=account())
+    show(row, shown_decisions([row]))
+
+
+@command("arm")
+@click.argument("version")
+@click.option("--as", "arm", type=click.Choice(["canary", "shadow"]), required=True, help="What the version is.")
+@click.option("--share", type=click.FloatRange(0, 1), required=True, help="Of the requests; 0 ends it.")
+@click.option(
+    "--why", "reason", default="", metavar="TEXT", help="For the ledger; needed of a canary that passed no gate."
+)
+def arm(version: str, arm: str, share: float, reason: str) -> None:
+    """Let a version answer beside the one in service: as canary or shadow.
+
+    A canary's answers to its share of the requests are what askers get. A shadow answers its share once more, while the
+    service has nothing else to do, and nobody sees it. Both are logged under the arm's name. The same entities are
+    always in the share.
+
+    \b
+    Example:
+      trimtab arm late_flight@7 --as canary --share 0.05
+      trimtab arm late_flight --as canary --share 0
+    """
+    with opened_project() as project:
+        row = project.set_arm(version, arm, share=share, why=reason, actor=account())
+    show(row, shown_decisions([row]))
+
+
+@command("freeze")
+@click.option("--why", "reason", default="", metavar="TEXT", help="Goes into the ledger.")
+def freeze(reason: str) -> None:
+    """Stop all automation at once.
+
+    Predictions go on; nothing is trained, promoted or rolled back until `trimtab unfreeze`.
+
+    \b
+    Example:
+      trimtab freeze --why "strange data since noon"
+    """
+    with opened_project() as project:
+        row = project.freeze(reason, actor=account())
+    show(row, shown_decisions([row]))
+
+
+@command("unfreeze")
+@click.option("--why", "reason", default="", metavar="TEXT", help="Goes into the ledger.")
+def unfreeze(reason: str) -> None:
+    """Let automation go on.
+
+    \b
+    Example:
+      trimtab unfreeze --why "data mended"
+    """
+    with opened_project() as project:
+        row = project.unfreeze(reason, actor=account())
+    show(row, shown_decisions([row]))

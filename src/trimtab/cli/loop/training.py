@@ -1,0 +1,120 @@
+"""Commands that train and look at the loop: train, tick, stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from trimtab.cli.ask.asking import shown_decisions
+from trimtab.cli.exits import FAILED
+from trimtab.cli.loop.planning import say_first
+from trimtab.cli.options import account, command, manner, opened_project, say_which
+from trimtab.cli.output import progress, show, show_each, show_json, show_lines
+from trimtab.core.time import format_time
+
+if TYPE_CHECKING:
+    from trimtab.app.training.ticking import Ticked
+    from trimtab.run import Run
+    from trimtab.steering.loop.stages import Stage
+
+_SAFE = "What was decided is in the ledger; a step that was not finished is done again by the next call."
+
+
+@command("train", safe=_SAFE)
+@click.argument("model", required=False)
+def train(model: str | None) -> int:
+    """Train a candidate now, judge it, promote or refuse it.
+
+    MODEL may be left out when the project's first deployment is meant. The candidate takes over only when it passes
+    the gate; exit status 1 says that it was refused. Nothing is done when the version in service is what this data,
+    code and seed give. A training that was killed is gone on with: its finished steps are not done again.
+
+    \b
+    Example:
+      trimtab train late_flight
+    """
+    from trimtab.app.versions.evaluation_text import evaluation_text
+    from trimtab.cli.loop.runs import show_doing
+
+    ran: list[Run] = []
+
+    def watch(run: Run) -> None:
+        ran[:] = [run]
+        show_doing(meter, run)
+
+    with opened_project() as project:
+        with progress("training") as meter:
+            say_first(project)
+            model = say_which(project, model, "train")
+            decisions = project.train(model, actor=account(), watch=watch)
+        outcome = project.run(ran[0].id).outcome if ran else ""
+        made = [d.version for d in decisions if d.act == "train" and d.version is not None]
+        if manner().json:
+            show_json(decisions)
+        else:
+            gates = [project.registry.get_gate(str(d.evidence["gate"])) for d in decisions if d.act == "gate"]
+            show_lines(shown_decisions(decisions) or [outcome or "Nothing was decided."])
+            show_lines(f"      {line}" for gate in gates for line in gate.lines())
+            show_lines(f"\n{evaluation_text(project.evaluation(version))}" for version in made)
+        for version in made:  # at the end: what was decided stands, also where there is no room for a page
+            page = project.report(version)
+            show_lines([] if manner().json else [f"\nevaluation: {page}"])
+    return FAILED if decisions and decisions[-1].act == "refuse" else 0
+
+
+@command("tick", safe=_SAFE)
+def tick() -> None:
+    """Look at every deployment once and do what is due.
+
+    For schedulers: call it as often as you like. `trimtab serve` does it by itself. A deployment that another process
+    is at work on is left to that, which standard error says.
+
+    \b
+    Example:
+      */10 * * * *  cd /srv/flights && trimtab tick
+    """
+    turns: list[Ticked] = []
+    try:
+        with opened_project() as project, progress("looking at the deployments"):
+            project.tick(watch=turns.append)
+    finally:  # one that failed hides nothing of the others
+        busy = [turn.at_work for turn in turns if turn.at_work is not None]
+        decisions = [decision for turn in turns for decision in turn.decisions]
+        show_lines(busy, err=True)
+        if decisions:
+            show(decisions, shown_decisions(decisions))
+    if manner().json and not decisions:
+        show_json([])
+    elif not decisions and not busy:
+        show_lines(["Nothing was due."])
+
+
+@command("stages", safe=_SAFE)
+@click.argument("model", required=False)
+def stages(model: str | None) -> None:
+    """Show the stages of a model's loop: what is done, where it stands, what comes next.
+
+    MODEL may be left out when the project's first deployment is meant.
+
+    \b
+    Example:
+      trimtab stages late_flight
+    """
+    with opened_project() as project:
+        found = project.stages(model)
+    show_each(found, stage_lines(found))
+
+
+def stage_lines(found: Sequence[Stage]) -> Iterator[str]:
+    """The stages as lines: a mark, the name, its times, and what it waits for."""
+    marks = {"done": "+", "now": ">", "next": " "}
+    width = max(len(one.name) for one in found)
+    for one in found:
+        since = "" if one.since_us is None else f"since {format_time(one.since_us)[:16].replace('T', ' ')}"
+        until = "" if one.until_us is None else f"until {format_time(one.until_us)[:16].replace('T', ' ')}"
+        if one.state == "next":
+            until = until.replace("until", "from")
+        told = ", ".join(text for text in (since, until) if text)
+        yield f"{marks[one.state]} {one.name:{width}}  {told}{'. ' if told and one.said else ''}{one.said}".rstrip()

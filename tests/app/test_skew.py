@@ -150,7 +150,7 @@ def test_a_record_that_was_not_applied_yet_is_staleness_and_no_mismatch(project:
     assert any("late_view" in line for line in report.lines())
 
 
-def test_a_wrong_state_is_found_by_applying_the_log_afresh(project: Project) -> None:
+def test_a_wrong_online_state_is_found(project: Project) -> None:
     push(project, 5.0)
     ask(project, "right")
     kv = project.state.online
@@ -160,7 +160,7 @@ def test_a_wrong_state_is_found_by_applying_the_log_afresh(project: Project) -> 
             kv.write({key: bad.replace(struct.pack("<d", 5.0), struct.pack("<d", 6.0))})
     wrong = ask(project, "wrong")
     report = project.skew("buyer", sample=None)
-    assert {c for of in causes(report).values() for c in of} == {"online_state"}
+    assert {c for of in causes(report).values() for c in of} == {"unknown"}
     assert "site.level" in causes(report)
     assert report.is_red
     assert report.examples[0].prediction == wrong
@@ -168,7 +168,7 @@ def test_a_wrong_state_is_found_by_applying_the_log_afresh(project: Project) -> 
     assert (signal.kind, signal.severity, signal.model) == ("skew", "red", "buyer")
     project.skew("buyer", sample=None)
     assert len(project.signals()) == 1  # nothing new
-    assert any("skew" in line and "online_state" in line for line in project.status().red)
+    assert any("skew" in line and "unknown" in line for line in project.status().red)
 
 
 def test_a_difference_stands_until_enough_newer_predictions_agree(project: Project) -> None:
@@ -188,7 +188,7 @@ def test_a_difference_stands_until_enough_newer_predictions_agree(project: Proje
     wrong("a")
     project.skew("buyer", sample=None)
     (signal,) = standing_signals(project.state.catalog)
-    assert (signal.subject, signal.evidence["mismatches"]) == ("cause online_state", 1.0)
+    assert (signal.subject, signal.evidence["mismatches"]) == ("cause unknown", 1.0)
     assert len([line for line in project.status().red if "are others now" in line]) == 1
     assert newest(2) == [None]  # of as many values it might have been missed
     assert len([line for line in project.status().red if "are others now" in line]) == 1
@@ -233,7 +233,7 @@ def test_a_value_that_nothing_explains_is_unknown_and_red(project: Project) -> N
     assert f"trimtab why {example.prediction}" in "\n".join(report.lines())
 
 
-def test_the_log_is_read_twice_at_most_whatever_is_looked_into(
+def test_the_log_is_read_twice_at_most(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     push(project, 5.0)
@@ -330,14 +330,14 @@ def test_events_that_retention_removed_explain_only_features_that_look_so_far_ba
         report = project.skew("buyer", sample=None)
         found_causes = causes(report)
         kinds = found_causes.pop("site.kinds")  # at times the same values came again
-        assert kinds["online_state"] == 1
-        assert kinds.keys() <= {"online_state", "pruned"}
-        assert found_causes.pop("site.highest")["online_state"] == 1
+        assert kinds["unknown"] == 1
+        assert kinds.keys() <= {"unknown", "pruned"}
+        assert found_causes.pop("site.highest")["unknown"] == 1
         assert found_causes == {
             # counted online before they went, but for one that is less than what is left
-            "site.ever": {"pruned": 5, "online_state": 1},
-            "site.level_1d": {"online_state": 1},
-            "site.newest": {"online_state": 1},
+            "site.ever": {"pruned": 5, "unknown": 1},
+            "site.level_1d": {"unknown": 1},
+            "site.newest": {"unknown": 1},
         }
         (line,) = (line for line in report.lines() if "pruned" in line)
         assert "site.ever 5" in line

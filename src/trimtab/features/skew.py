@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from trimtab.features.definitions import Join
     from trimtab.features.feature_set import FeatureSet
 
+# Checks stored before D0037 was amended may also name "online_state".
 Cause = Literal["online_state", "definition", "platform", "history_changed", "pruned", "code", "clock", "unknown"]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 EXPLAINED: frozenset[Cause] = frozenset(("platform", "history_changed", "pruned"))  # nobody's fault, not red # D37
@@ -172,14 +173,13 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     unsteady: bool = False  # computed twice in a row it differs
     code_alone: bool = False  # all that a Python function was given is as it was
     other_platform: bool = False  # the version names another NumPy or processor than this machine's
-    replayed: Mapping[str, bool] | None = None  # {"again": ..., "used": ...}: what a fresh online store gives
 
 
 def cause_of(evidence: Evidence, *, platform_sensitive: bool) -> Cause:
     """The first cause that the evidence speaks for, else "unknown".
 
-    >>> cause_of(Evidence(used=1.0, again=2.0, same_reason=True, replayed={"again": True}), platform_sensitive=False)
-    'online_state'
+    >>> cause_of(Evidence(used=1.0, again=2.0, same_reason=True, pruned=True), platform_sensitive=False)
+    'pruned'
     """
     if evidence.clock_behind:
         return "clock"
@@ -196,6 +196,4 @@ def cause_of(evidence: Evidence, *, platform_sensitive: bool) -> Cause:
         return "platform"
     if evidence.code_alone:
         return "code"
-    if evidence.replayed is not None and evidence.replayed.get("again"):
-        return "online_state"
     return "unknown"

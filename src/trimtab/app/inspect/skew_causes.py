@@ -1,35 +1,25 @@
-"""Why values differ: each cause is found by evidence, or the value stays unexplained."""
+"""Causes of differences between logged and recomputed values."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab import store
 from trimtab.app.inspect.skew_rows import Past, Rows, Versions
 from trimtab.app.state.retention_needs import sees_removed
 from trimtab.app.state.state import kept_from
 from trimtab.core.errors import TrimtabError
 from trimtab.core.records import Prediction
-from trimtab.core.urls import store_url
 from trimtab.events.records import ERASED, decode
 from trimtab.features.definitions import View
 from trimtab.features.feature_set import FeatureSet
-from trimtab.features.frames import FAILED, NO_VIEW
-from trimtab.features.offline.as_of import entity_records, looked_up, same_positions
-from trimtab.features.online.read.request_plan import RequestPlan
-from trimtab.features.online.store import OnlineStore
 from trimtab.features.skew import Cause, Dependencies, Evidence, cause_of, differences
 from trimtab.serving.answer.answering import PAST
 from trimtab.steering.ledger import FORGET, Ledger
-from trimtab.store.log_order import append_order
-from trimtab.store.ports import LogRecord
 from trimtab.training.environment import current_environment
 
 if TYPE_CHECKING:
@@ -70,7 +60,6 @@ class Diagnosis:
         views = {join.name: join.view for join in part.known.features.joins}
         other = self._other_definitions(part)
         steady = self._again(part.known.features, part)
-        replayed, replayed_reasons, there = self._replayed(part)
         moved = self._other_platform(part)
         found: dict[tuple[int, int], Cause] = {}
         for row, of in enumerate(chosen.tolist()):
@@ -92,12 +81,6 @@ class Diagnosis:
                     unsteady=depends.runs_code(name) and not steady[row, place],
                     code_alone=depends.runs_code(name) and _inputs_agree(depends.of(name), names, differ[of]),
                     other_platform=moved,
-                    replayed={
-                        "again": _same(part.again, part.again_reasons, replayed, replayed_reasons, row, place),
-                        "used": _same(part.used, part.used_reasons, replayed, replayed_reasons, row, place),
-                    }
-                    if there[row]
-                    else None,
                 )
                 found[of, place] = cause_of(evidence, platform_sensitive=depends.may_differ_by_platform(name))
         return found
@@ -180,70 +163,6 @@ class Diagnosis:
                     found.setdefault(str(event.values[0]), []).append((record.partition, record.position))
         return found
 
-    def _replayed(self, part: Rows) -> tuple[Array, Array, Array]:
-        """What fresh online states give that the log is applied to; and for which rows there is such an answer."""
-        values = np.full(part.used.shape, np.nan)
-        reasons = np.full(part.used.shape, NO_VIEW, np.uint8)
-        there = np.array([p.mode in _ONLINE and PAST not in p.flags for p in part.predictions], bool)
-        features = part.known.features
-        asked = np.flatnonzero(there)
-        if not len(asked) or not features.views:
-            return values, reasons, np.zeros(len(there), bool)
-        wanted = looked_up(features, part.requests.take(asked), part.at_us[asked], self._past.frames)
-        records = _in_order(entity_records(features.views, wanted, self._past.reread))
-        requests = part.requests.take(asked).to_rows()
-        with tempfile.TemporaryDirectory(prefix="trimtab-skew-") as folder:
-            replay = _Replay(features, records, Path(folder))
-            try:
-                for upto, places in same_positions([part.predictions[row].positions for row in asked.tolist()]):
-                    for place in places.tolist():
-                        row = int(asked[place])
-                        got = replay.read(requests[place], int(part.at_us[row]), upto)
-                        values[row] = part.known.encoding.row(got[0])
-                        reasons[row] = got[1]
-            finally:
-                replay.close()
-        for place, name in enumerate(features.names):
-            if name in features.transforms:
-                reasons[reasons[:, place] != FAILED, place] = NO_VIEW
-        return values, reasons, there
-
-
-class _Replay:
-    """Fresh online states that records are applied to, up to positions that mostly grow."""
-
-    def __init__(self, features: FeatureSet, records: Sequence[LogRecord], folder: Path) -> None:
-        self._features = features
-        self._records = records
-        self._folder = folder
-        self._number = 0
-        self._reached: dict[str, int] = {}
-        self._begin()
-
-    def read(self, row: Mapping[str, Any], at_us: int, upto: Mapping[str, int]) -> tuple[list[Any], list[int]]:
-        """Values and reason codes of one request."""
-        if any(upto.get(name, 0) < position for name, position in self._reached.items()):
-            self._kv.close()
-            self._begin()
-        if dict(upto) != self._reached:
-            new = [
-                r for r in self._records if self._reached.get(r.partition, 0) < r.position <= upto.get(r.partition, 0)
-            ]
-            self._online.apply(new, reached=upto)
-            self._reached = dict(upto)
-        found = self._plan.read([row], at_us)
-        return found.values[0], found.reasons[0]
-
-    def close(self) -> None:
-        self._kv.close()
-
-    def _begin(self) -> None:
-        self._number += 1
-        self._reached = {}
-        self._kv = store.open(store_url("lmdb", self._folder / str(self._number)), "kv")
-        self._online = OnlineStore(self._kv, self._features.views)
-        self._plan = RequestPlan(self._features, self._kv)
-
 
 def _may_have_lost(views: Mapping[str, View], name: str, used: float, again: float) -> bool:
     """Whether events that are gone explain how a feature of a view differs that nothing else is needed for."""
@@ -252,11 +171,6 @@ def _may_have_lost(views: Mapping[str, View], name: str, used: float, again: flo
     if aggregate.of is not None and aggregate.of.is_category:  # its numbers are places in a vocabulary
         return True
     return aggregate.explains_loss(used, again)
-
-
-def _in_order(records: Mapping[str, Sequence[tuple[LogRecord, Any]]]) -> list[LogRecord]:
-    found = [record for of_source in records.values() for record, _ in of_source]
-    return sorted(found, key=append_order)
 
 
 def _taken(rows: Rows, chosen: Array) -> Rows:
@@ -272,11 +186,6 @@ def _taken(rows: Rows, chosen: Array) -> Rows:
         rows.apart[chosen],
         rows.stale[chosen],
     )
-
-
-def _same(values: Array, reasons: Array, others: Array, other_reasons: Array, row: int, place: int) -> bool:
-    one = (slice(row, row + 1), slice(place, place + 1))
-    return not differences(values[one], reasons[one], others[one], other_reasons[one])[0, 0]
 
 
 def _inputs_agree(needed: frozenset[str], names: Sequence[str], differ: Array) -> bool:

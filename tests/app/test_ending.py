@@ -224,10 +224,10 @@ def test_a_worker_without_its_supervisor_ends_though_a_request_does_not(toiling:
     command = [sys.executable, "-m", "trimtab.app.serve.worker"]
     worker = Worker(1, command, msgspec.msgpack.encode(task), listener)
     try:
-        within(60, lambda: b"r" in worker.hear())
+        within(60, lambda: b"r" in worker.receive())
         asked = [shop.call(f"{url}/v1/models/buyer/predict", {"request": visit(f"v{n}")}) for n in range(20)]
         Endless(url, past=past)
-        worker.line.close()  # as if whoever watches it had been killed
+        worker.channel.close()  # as if the supervisor had been killed
         listener.close()
         worker.process.wait(timeout=20)
     finally:

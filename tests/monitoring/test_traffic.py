@@ -8,7 +8,7 @@ import pytest
 
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.monitoring.inputs.red_windows import RedWindow
-from trimtab.monitoring.inputs.traffic import TrafficHour, _Hours, question_hashes, traffic_findings
+from trimtab.monitoring.inputs.traffic import TrafficHour, _Hours, traffic_findings
 
 DAYS = 28
 WINDOW = RedWindow(id="d", model="m", kind="duplicates", subject="traffic", start_us=0, end_us=None)
@@ -119,17 +119,6 @@ def test_one_question_that_everybody_asks_repeats_no_other() -> None:
     for hour in range(24 * DAYS, 24 * (DAYS + 2)):
         questions[hour] = np.concatenate([questions[hour], np.full(500, 7), np.full(200, 8)])
     assert not any("duplicates" in kinds for kinds in lived(asked(questions)).values())
-
-
-def test_questions_are_told_apart_by_all_but_their_id_and_time() -> None:
-    rng = np.random.default_rng(0)
-    rows = [
-        [f"id{n}", "north" if rng.random() < 0.5 else None, int(rng.integers(3)), float(rng.integers(2)), n]
-        for n in range(300)
-    ]
-    found = question_hashes(rows, {0, 4}).tolist()
-    assert len(set(found)) == len({tuple(row[1:4]) for row in rows})
-    assert all((found[n] == found[0]) == (rows[n][1:4] == rows[0][1:4]) for n in range(300))
 
 
 def test_hours_of_which_nobody_knows_what_was_asked_say_nothing() -> None:

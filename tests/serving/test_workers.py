@@ -33,7 +33,7 @@ from trimtab.serving.workers.late_log import LateLog
 from trimtab.serving.workers.states import ServiceState, read_state, remove_state, write_state
 from trimtab.serving.workers.supervisor import Patience, SlotState, Supervisor
 from trimtab.serving.workers.worker import Worker, environment
-from trimtab.serving.workers.worker_metrics import ArmMetricsWriter, SharedMetrics, clear, merged, told
+from trimtab.serving.workers.worker_metrics import MetricsWriter, SharedMetrics, clear, merged, told
 from trimtab.store.sqlite.log import SqliteLog
 
 COMMAND = [sys.executable, str(Path(__file__).parent / "worker_process.py")]
@@ -144,7 +144,7 @@ def test_a_line_without_an_end_is_shown_in_parts(capsys: pytest.CaptureFixture[s
     with socket.create_server(("127.0.0.1", 0)) as listener:
         code = "import sys; sys.stdout.write('x' * 200_000)"
         worker = Worker(1, [sys.executable, "-c", code], b"", listener)
-        while worker.pass_on_output():
+        while worker.forward_output():
             time.sleep(0.001)
         worker.process.wait(60)
         worker.close()
@@ -160,7 +160,7 @@ def test_a_worker_that_a_signal_without_a_name_ended_is_said_to_be() -> None:
         worker.process.wait(60)
         worker.close()
     worker.process.returncode = -35  # as of a real-time signal: it ended the whole service
-    assert worker.how_it_ended() == "was ended by signal 35"
+    assert worker.ending() == "was ended by signal 35"
 
 
 def test_labels_may_hold_what_some_take_for_the_end_of_a_line() -> None:
@@ -291,7 +291,7 @@ def test_whoever_is_asked_shows_the_figures_of_all_that_live(tmp_path: Path) -> 
     mine, other = SharedMetrics(tmp_path, "1"), SharedMetrics(tmp_path, "engine")
     mine.counter("asked_total", "Asked.").add(by=2)
     other.counter("applied_total", "Applied.").add(by=5)
-    with ArmMetricsWriter(other):
+    with MetricsWriter(other):
         text = within(10, lambda: mine.text() if "applied" in mine.text() else None)
         assert 'applied_total{worker="engine"} 5' in text
         assert 'asked_total{worker="1"} 2' in text

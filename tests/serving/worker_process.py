@@ -6,11 +6,11 @@ import sys
 import threading
 import time
 
-from trimtab.serving.workers.channel import BEAT, READY, WAKE, Line
+from trimtab.serving.workers.channel import BEAT, READY, WAKE, WorkerChannel
 
 
 def main(fd: int) -> None:
-    line = Line(fd)
+    line = WorkerChannel(fd)
     gone = threading.Event()
     task = line.task().decode()
     line.watch(gone.set)
@@ -19,12 +19,12 @@ def main(fd: int) -> None:
         sys.exit("nothing can be loaded here")
     if task == "asleep":
         time.sleep(60)
-    line.say(READY)
+    line.send(READY)
     if task == "nudge":
-        line.say(WAKE)
+        line.send(WAKE)
     while not gone.wait(0.05):
         if task != "hang":
-            line.say(BEAT)
+            line.send(BEAT)
     print("alone", flush=True)
     if task == "stubborn":
         time.sleep(60)

@@ -1,12 +1,12 @@
-"""The command that looks at a running service again and again: top."""
+"""The command `top`: watch a running service."""
 
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from trimtab.serving.observe.scrape import Scrape
 
 _TIMEOUT_S = 5.0
-_HOME, _REST = "\x1b[H", "\x1b[J"  # to the upper left corner; clear what is behind
-_HIDE, _SHOW = "\x1b[?25l\x1b[2J", "\x1b[?25h"  # the cursor
 
 
 @command("top", safe="It only looked.")
@@ -48,53 +46,57 @@ def top(url: str | None, key: str | None, cafile: str | None, model: str | None,
     try:
         time.sleep(every)
         if once:
-            _show(first, look(), model)
+            _show(first, look(), model, show_lines)
         else:
             _watch(look, first, every, model)
-    except KeyboardInterrupt:  # the way to end it
+    except KeyboardInterrupt:
         return
 
 
 def _watch(look: Callable[[], tuple[str, Scrape]], before: tuple[str, Scrape], every: float, model: str | None) -> None:
     from trimtab.core.errors import Misuse, Unavailable
 
-    terminal = sys.stdout.isatty() and not manner().json
-    if terminal:
-        sys.stdout.write(_HIDE)
-    try:
+    with _screen() as show:
         while True:
             try:
                 now = look()
-            except (Unavailable, Misuse) as error:  # it may come back, or its certificate is just being renewed
-                show_lines([str(error)])
+            except (Unavailable, Misuse) as error:  # it may come back, or its certificate is being renewed
+                show([str(error)])
             else:
-                _show(before, now, model, terminal=terminal)
+                _show(before, now, model, show)
                 before = now
             time.sleep(every)
-    finally:
-        if terminal:
-            sys.stdout.write(_SHOW)
-            sys.stdout.flush()
 
 
-def _show(before: tuple[str, Scrape], now: tuple[str, Scrape], model: str | None, *, terminal: bool = False) -> None:
+@contextmanager
+def _screen() -> Iterator[Callable[[list[str]], object]]:
+    """What shows lines: in place on a terminal, else one view after the other."""
+    if not sys.stdout.isatty() or manner().json:
+        yield show_lines
+        return
+    from rich.live import Live
+    from rich.text import Text
+
     from trimtab.cli.exits import printable
+
+    with Live(screen=True, auto_refresh=False) as live:
+        yield lambda lines: live.update(Text("\n".join(map(printable, lines)), no_wrap=True), refresh=True)
+
+
+def _show(
+    before: tuple[str, Scrape], now: tuple[str, Scrape], model: str | None, show: Callable[[list[str]], object]
+) -> None:
     from trimtab.serving.workers.overview import overview
 
     found = overview(before[1], now[1], now[0], model)
     if manner().json:
         show_json(found)
-    elif not terminal:
-        show_lines(found.lines())
     else:
-        columns, rows = shutil.get_terminal_size((80, 24))
-        lines = [printable(line)[:columns] for line in found.lines()][: rows - 1]
-        sys.stdout.write(_HOME + "".join(f"{line}\x1b[K\n" for line in lines) + _REST)
-        sys.stdout.flush()
+        show(found.lines())
 
 
 def _looking(url: str | None, key: str | None, cafile: str | None) -> Callable[[], tuple[str, Scrape]]:
-    """What asks the service for its figures; it gives the address, too."""
+    """A function that reads the service's metrics; it returns the address, too."""
     config = None if url is not None else project_config()
     given = f"http://{url}" if url is not None and "//" not in url else url
 
@@ -106,7 +108,7 @@ def _looking(url: str | None, key: str | None, cafile: str | None) -> Callable[[
 
 
 def _address(config: Config | None) -> str:
-    """Where the project says that it is served, else where its settings put it."""
+    """The address of the running service, else that of the settings."""
     from trimtab.serving.workers.states import FOLDER, read_state
 
     assert config is not None  # without --url
@@ -118,7 +120,7 @@ def _address(config: Config | None) -> str:
 
 
 def _context(config: Config | None, cafile: str | None) -> SSLContext | None:
-    """Trust the certificates of `cafile`, else the one that the project serves with, whatever names it has.
+    """Trust the certificates of `cafile`, else the project's own, under any host name.
 
     Raises:
         Misuse: The file cannot be read, or has no certificate.
@@ -138,13 +140,13 @@ def _context(config: Config | None, cafile: str | None) -> SSLContext | None:
             context.check_hostname = False
     except (OSError, ValueError) as error:
         named = f"serve.tls_cert {served}" if cafile is None else f"--cafile {cafile}"
-        raise Misuse(f"{named}: {error}. Needed is a PEM file with a certificate.") from error
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # without the root, too
+        raise Misuse(f"{named}: {error}. Give a PEM file with a certificate.") from error
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the root may be missing
     return context
 
 
 def _first(file: Path) -> str:
-    """The service's own certificate of a chain: what else its signers signed is not to be trusted by any name."""
+    """The first certificate of a chain, the service's own: certificates of the same issuer are not trusted."""
     text = file.read_bytes().decode("latin-1")
     found = re.search("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", text, re.DOTALL)
     if found is None:
@@ -171,7 +173,7 @@ def _scrape(url: str, key: str | None, context: SSLContext | None) -> Scrape:
             raise ValueError("no address of a service")
         request = urllib.request.Request(f"{url}/metrics", headers=headers)
         with opener.open(request, timeout=_TIMEOUT_S) as response:
-            text = response.read().decode(errors="replace")  # what is no text is no sample either
+            text = response.read().decode(errors="replace")
     except urllib.error.HTTPError as error:
         with error:
             if error.code in (401, 403):

@@ -42,8 +42,8 @@ def breach(canary: ServiceMetrics, champion: ServiceMetrics, limits: Guardrails)
         limits: What is allowed.
 
     >>> from trimtab.monitoring.guardrails import guardrails
-    >>> champion = ServiceFigures(model="late", version="7f", arm="champion", requests=5_000, failures=10)
-    >>> canary = ServiceFigures(model="late", version="81", arm="canary", requests=250, failures=30)
+    >>> champion = ServiceMetrics(model="late", version="7f", arm="champion", requests=5_000, failures=10)
+    >>> canary = ServiceMetrics(model="late", version="81", arm="canary", requests=250, failures=30)
     >>> found = breach(canary, champion, guardrails())
     >>> found.kind, found.figure, found.bound
     ('failures', 0.12, 0.012)

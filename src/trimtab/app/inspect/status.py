@@ -30,13 +30,13 @@ from trimtab.monitoring.profiles.profile_store import without_profile
 from trimtab.monitoring.signals import LISTED_US, listed_signals, standing_signals
 from trimtab.registry.loading import lost_artifact, repair_lost
 from trimtab.registry.protection import CHAMPION
-from trimtab.serving.answer.score_cache import REMEMBERED
+from trimtab.serving.answer.score_cache import CACHED_SCORES
 from trimtab.serving.arms.arms import CANARY, arm_shares
 from trimtab.serving.arms.online_learning import described, learner_name, learnt
 from trimtab.serving.observe.shared_status import shared_statuses
 from trimtab.serving.workers.overview import found_share
 from trimtab.serving.workers.states import FOLDER, ServiceState, read_state
-from trimtab.serving.workers.worker_metrics import told
+from trimtab.serving.workers.worker_metrics import shared_scrape
 from trimtab.steering.ledger import Ledger
 from trimtab.steering.loop_state import APPROVAL, FREEZE, LoopState
 from trimtab.steering.loop_state import CANARY as CANARY_STAGE
@@ -366,7 +366,7 @@ def _cache(system: System, deployment: Deployment) -> str | None:
     room = f"remembers scores, in up to {format_bytes(deployment.cache.size_bytes)}"
     if not system.views.followed():
         return f"{room} of each process that serves it"
-    counts = told(system.state_folder / FOLDER).total(REMEMBERED, ("model", "found"), model=deployment.name)
+    counts = shared_scrape(system.state_folder / FOLDER).total(CACHED_SCORES, ("model", "found"), model=deployment.name)
     share = found_share(counts, deployment.name)
     return f"{room}; " + ("none was asked for yet" if share is None else f"{share:.1%} of {sum(counts.values()):,.0f}")
 

@@ -33,7 +33,7 @@ from trimtab.serving.http.server import accepting
 from trimtab.serving.http.server.server import listen, serve
 from trimtab.serving.observe.metrics import Metrics
 from trimtab.serving.workers.states import FOLDER, ServiceState, remove_state, write_state
-from trimtab.serving.workers.worker_metrics import ArmMetricsWriter, SharedMetrics, clear
+from trimtab.serving.workers.worker_metrics import MetricsWriter, SharedMetrics, clear
 from trimtab.store.durable_files import make_folder
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _tell_remembered(system: System, opened: ExitStack, folder: Path) -> None:
     if remembering:
         figures = SharedMetrics(folder, "1")
         show_remembered(figures, [system.served(name).endpoint for name in remembering])
-        opened.enter_context(ArmMetricsWriter(figures))
+        opened.enter_context(MetricsWriter(figures))
 
 
 def refuse_lost_keys(system: System) -> None:

@@ -17,7 +17,7 @@ from trimtab.app.features.project_spec import ProjectSpec
 from trimtab.app.serve.grpc import GrpcAddress, grpc_beside
 from trimtab.core.errors import TrimtabError, Unavailable
 from trimtab.core.hashing import content_hash
-from trimtab.serving.workers.channel import BEAT, CHANGED, READY, WAKE, Line
+from trimtab.serving.workers.channel import BEAT, CHANGED, READY, WAKE, WorkerChannel
 
 if TYPE_CHECKING:
     from trimtab.app.serve.background import BackgroundTasks
@@ -49,14 +49,14 @@ def main(line_fd: int, listener_fd: int) -> None:
     from trimtab.core.clock import ShiftedClock
     from trimtab.serving.http.requests.threads import leave
 
-    line = Line(line_fd)
+    line = WorkerChannel(line_fd)
     task = msgspec.msgpack.decode(line.task(), type=WorkerTask)
     line.watch(lambda: _end_alone(task.grace_s))
     listener = socket.socket(fileno=listener_fd)
     clock = None if task.ahead_us is None else ShiftedClock(time.monotonic_ns() // 1_000 + task.ahead_us)
     definitions = _definitions(task.project.config.project_file)
     if definitions_hash(definitions) != task.definitions:
-        line.say(CHANGED)
+        line.send(CHANGED)
     with listener, task.project.open(definitions, clock=clock) as system:
         answer(system, task, line, listener)
     leave(0)
@@ -100,10 +100,10 @@ def answer(system: System, task: WorkerTask, line: Line, listener: socket.socket
     from trimtab.serving.http.server.server import serve
     from trimtab.serving.workers.late_log import LateLog
     from trimtab.serving.workers.states import read_state
-    from trimtab.serving.workers.worker_metrics import ArmMetricsWriter, SharedMetrics
+    from trimtab.serving.workers.worker_metrics import SharedMetrics
 
     begun = system.state.events.positions()
-    views = FollowedViews(system, lambda: line.say(WAKE), lambda: read_state(Path(task.folder)))
+    views = FollowedViews(system, lambda: line.send(WAKE), lambda: read_state(Path(task.folder)))
     with ExitStack() as opened:
         metrics = SharedMetrics(Path(task.folder), str(task.slot), task.start)
         keeper = BackgroundTasks(system, keeps=False, worker=task.slot, stands=lambda: _stands(task))
@@ -128,8 +128,8 @@ def answer(system: System, task: WorkerTask, line: Line, listener: socket.socket
             service,
             listener=listener,
             connections=Connections(Path(task.folder), task.slot),
-            announce=lambda url: line.say(READY),
-            beat=lambda: line.say(BEAT),
+            announce=lambda url: line.send(READY),
+            beat=lambda: line.send(BEAT),
             tls=tls_of(system),
             grace_s=task.grace_s,
             impatient=False,

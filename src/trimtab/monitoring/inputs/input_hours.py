@@ -136,38 +136,51 @@ def summarise(layout: Layout, reader: RowReader, predictions: Sequence[Predictio
     """The summaries of logged predictions of one version, by hour (since 1970) of when they were made."""
     if not predictions:
         return {}
-    made_at_us = np.fromiter((p.made_at_us for p in predictions), np.int64, len(predictions))
-    return summarise_rows(layout, reader.read(predictions), made_at_us, id_hashes([p.id for p in predictions]))
+    made_at_us = np.array([p.made_at_us for p in predictions], np.int64)
+    return summarise_rows(layout, reader.read(predictions), made_at_us, [p.id for p in predictions])
 
 
 def summarise_rows(
-    layout: Layout, rows: Rows, made_at_us: NDArray[np.int64], marks: NDArray[np.uint64]
+    layout: Layout, rows: Rows, made_at_us: NDArray[np.int64], ids: Sequence[str]
 ) -> dict[int, HourCounts]:
-    """The same of rows that are at hand in columns, with the hashes of their predictions' ids."""
+    """The same of rows that are at hand in columns, with the ids of their predictions."""
     hours = made_at_us // HOUR_US
     found: dict[int, HourCounts] = {}
     for hour in np.unique(hours).tolist():
         mine = np.flatnonzero(hours == hour)
-        part = rows if mine.size == len(hours) else Rows(rows.values[mine], rows.reasons[mine], rows.strange[mine])
-        found[hour] = _counted(layout, part, marks[mine])
+        if mine.size == len(hours):
+            found[hour] = _counted(layout, rows, ids)
+        else:
+            part = Rows(rows.values[mine], rows.reasons[mine], rows.strange[mine])
+            found[hour] = _counted(layout, part, [ids[row] for row in mine.tolist()])
     return found
 
 
-def id_hashes(ids: Sequence[str]) -> NDArray[np.uint64]:
-    """A hash of 64 bits for each text, the same in every process."""
+def sampled(ids: Sequence[str]) -> tuple[NDArray[np.intp], NDArray[np.uint64]]:
+    """The rows to keep whole: those with the least hashes of 64 bits, the same in every process; rows and hashes."""
     encoded = [text.encode("utf-8", "surrogatepass") for text in ids]
     first = np.fromiter(map(zlib.crc32, encoded), np.uint64, len(encoded))
-    second = np.fromiter((zlib.crc32(text[::-1], 77) for text in encoded), np.uint64, len(encoded))
-    return (first << np.uint64(32)) | second
+    rows = np.arange(len(encoded))
+    if rows.size > SAMPLED:  # the second half of a hash is needed for these only
+        rows = np.flatnonzero(first <= np.partition(first, SAMPLED - 1)[SAMPLED - 1])
+    second = np.array([zlib.crc32(encoded[row][::-1], 77) for row in rows.tolist()], np.uint64)
+    marks = (first[rows] << np.uint64(32)) | second
+    order = np.argsort(marks, kind="stable")[:SAMPLED]
+    return rows[order], marks[order]
 
 
-def _counted(layout: Layout, rows: Rows, marks: NDArray[np.uint64]) -> HourCounts:
+def text_hashes(texts: Sequence[str]) -> NDArray[np.int64]:
+    """A hash of 64 bits for each text, the same within this process."""
+    return np.fromiter(map(hash, texts), np.int64, len(texts))
+
+
+def _counted(layout: Layout, rows: Rows, ids: Sequence[str]) -> HourCounts:
     values, strange = rows.values, rows.strange
     if layout.whole.any():
         values = np.where(layout.whole & ~np.isnan(values), 0.0, values)
     missing = np.asarray(np.isnan(values), np.bool_)
     upto = np.zeros(int(layout.offsets[-1]), np.int64)
-    new = strange.sum(axis=0)
+    new = strange.sum(axis=0) if strange.any() else np.zeros(layout.width, np.int64)
     outside = np.zeros(layout.width, np.int64)
     low, high = np.full(layout.width, np.inf), np.full(layout.width, -np.inf)
     in_order = np.sort(values.T, axis=1)  # nulls last; finds edges among values, which are many more
@@ -187,13 +200,13 @@ def _counted(layout: Layout, rows: Rows, marks: NDArray[np.uint64]) -> HourCount
     bins = np.diff(upto, prepend=0)
     bins[layout.offsets[1:-1]] = upto[layout.offsets[1:-1]]
     null: NDArray[np.bool_] = missing & ~strange
-    row, of = np.nonzero(null)
+    row, of = np.nonzero(null) if missing.any() else (np.zeros(0, np.intp), np.zeros(0, np.intp))
     codes = of * NULL_CODES + null_code(rows.reasons[row, of])
     pairs = np.zeros((layout.firsts.size, 2), np.int64)
     if layout.firsts.size:
         first, second = null[:, layout.firsts], null[:, layout.seconds]
         pairs = np.stack([(first | second).sum(axis=0), (first & second).sum(axis=0)], axis=1)
-    order = np.argsort(marks, kind="stable")[:SAMPLED]
+    whole, marks = sampled(ids)
     return HourCounts(
         len(values),
         bins,
@@ -203,6 +216,6 @@ def _counted(layout: Layout, rows: Rows, marks: NDArray[np.uint64]) -> HourCount
         low,
         high,
         pairs,
-        marks[order],
-        values[order],
+        marks,
+        values[whole],
     )

@@ -18,13 +18,14 @@ from trimtab.monitoring.inputs.column_checks import column_findings, lost_column
 from trimtab.monitoring.inputs.event_values import NEWEST_US, value_findings
 from trimtab.monitoring.inputs.feeds import Arrivals, feed_findings
 from trimtab.monitoring.inputs.findings import KINDS, LONGEST_H, Finding
-from trimtab.monitoring.inputs.input_hours import HourCounts, Layout, id_hashes, summarise
+from trimtab.monitoring.inputs.input_hours import HourCounts, Layout, summarise, text_hashes
 from trimtab.monitoring.inputs.input_state import InputWatch, WatchStore, hour_of
 from trimtab.monitoring.inputs.label_checks import label_findings
 from trimtab.monitoring.inputs.profile_distances import HOURS, ColumnDistance, column_distances
+from trimtab.monitoring.inputs.question_hashes import aside_of, question_hashes
 from trimtab.monitoring.inputs.red_windows import Reach, RedWindow, red_windows, window_changes
 from trimtab.monitoring.inputs.shape_checks import shape_findings
-from trimtab.monitoring.inputs.traffic import KEPT_H, TrafficHour, aside_of, question_hashes, traffic_findings
+from trimtab.monitoring.inputs.traffic import KEPT_H, TrafficHour, traffic_findings
 from trimtab.monitoring.profiles.input_rows import ColumnPlan, RowReader, planned
 from trimtab.monitoring.profiles.profile_records import InputProfile
 from trimtab.monitoring.profiles.profile_store import Profiles
@@ -92,7 +93,6 @@ class InputMonitor:
         self._store = WatchStore(catalog, model.name)
         self._reach = Reach.of(model)
         self._aside = aside_of(model.request)
-        self._decode = msgspec.msgpack.Decoder(list[object]).decode
         self._views = model.features.views
         self._begun_us = now_us
         self._watched: _Watched | None = None
@@ -111,7 +111,7 @@ class InputMonitor:
         """Forget the open hours and read again what is stored."""
         self._watch, self._revision = self._store.watch()
         self._open: dict[int, HourCounts] = {}
-        self._ids: dict[int, list[NDArray[np.uint64]]] = {}  # of requests, by open hour
+        self._ids: dict[int, list[NDArray[np.int64]]] = {}  # of requests, by open hour
         self._questions: dict[int, list[NDArray[np.int64]]] = {}  # the same of what they ask
         self._last_us = self._watch.last_us
         self._looked_us: int | None = None
@@ -123,29 +123,32 @@ class InputMonitor:
         """Take in predictions as they were logged."""
         since_us, name = self.read_from_us, self._model.name
         rows = [
-            p for p in block if p.made_at_us >= since_us and p.model == name and p.arm != SHADOW and PAST not in p.flags
+            p
+            for p in block
+            if p.made_at_us >= since_us and p.model == name and p.arm != SHADOW and not (p.flags and PAST in p.flags)
         ]
         if not rows:
             return
         asked = [p for p in rows if p.mode in _LIVE]
         if asked:
-            made_at_us = np.fromiter((p.made_at_us for p in asked), np.int64, len(asked))
-            questions = question_hashes((self._decode(p.request) for p in asked), self._aside)
-            self._count_traffic(made_at_us, id_hashes([p.request_id for p in asked]), questions)
-        if self._watched is None or any(p.version != self._watched.version for p in rows):
+            made_at_us = np.array([p.made_at_us for p in asked], np.int64)
+            questions = question_hashes([p.request for p in asked], self._aside)
+            self._count_traffic(made_at_us, text_hashes([p.request_id for p in asked]), questions)
+        if self._watched is None or {p.version for p in rows} != {self._watched.version}:
             self.follow()
         if self._watched is None:
             return
-        version, fits = self._watched.version, self._watched.reader.fits
+        version, inputs = self._watched.version, self._watched.reader.inputs
         recent_us = self._begun_us - LONGEST_H * HOUR_US
         mine = [
             p
             for p in rows
             if p.version == version
             and p.made_at_us >= recent_us
-            and not p.is_degraded
+            and not (p.flags and p.is_degraded)
             and (p.mode in _LIVE or p.at_us >= p.made_at_us)
-            and fits(p)
+            and len(p.values) == 8 * inputs
+            and len(p.reasons) == inputs
         ]
         self._take(summarise(self._watched.layout, self._watched.reader, mine))
 
@@ -153,7 +156,7 @@ class InputMonitor:
         self,
         version: str,
         made_at_us: NDArray[np.int64],
-        ids: NDArray[np.uint64],
+        ids: NDArray[np.int64],
         questions: NDArray[np.int64],
         counted: Callable[[Layout, tuple[ColumnPlan, ...]], Mapping[int, HourCounts]],
     ) -> None:
@@ -162,7 +165,7 @@ class InputMonitor:
         Args:
             version: Who gave them.
             made_at_us: When, shape (rows,).
-            ids: The hashes of their request keys, by `id_hashes`, shape (rows,).
+            ids: The hashes of their request keys, by `text_hashes`, shape (rows,).
             questions: The hashes of what was asked, by `question_hashes`, shape (rows,).
             counted: Summarises them by hour for a profile of `version`; it is asked if there is one.
         """
@@ -236,7 +239,7 @@ class InputMonitor:
         traffic = dict(self._watch.traffic)
         changes: list[Put | Remove | Append] = []
         for hour in over:
-            ids = np.concatenate(self._ids.get(hour) or [np.zeros(0, np.uint64)])
+            ids = np.concatenate(self._ids.get(hour) or [np.zeros(0, np.int64)])
             asked = np.concatenate(self._questions.get(hour) or [np.zeros(0, np.int64)])
             often = np.unique(asked, return_counts=True)[1]
             counts = self._open.get(hour)
@@ -366,7 +369,7 @@ class InputMonitor:
         return label_findings(days, profile.labels, subject=f"labels of {source}", binary=self._model.task == "binary")
 
     def _count_traffic(
-        self, made_at_us: NDArray[np.int64], ids: NDArray[np.uint64], questions: NDArray[np.int64]
+        self, made_at_us: NDArray[np.int64], ids: NDArray[np.int64], questions: NDArray[np.int64]
     ) -> None:
         hours = made_at_us // HOUR_US
         for hour in np.unique(hours).tolist():

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from trimtab.core.time import HOUR_US, format_time
-from trimtab.features.definitions import Request
 from trimtab.monitoring.inputs.findings import ENOUGH, Finding, against_chance, ago, percent
 from trimtab.monitoring.inputs.red_windows import RedWindow
 from trimtab.monitoring.profiles.profile_records import Floats, InputProfile
@@ -58,22 +56,6 @@ def traffic_findings(
     counts = _Hours(hours)
     stopped = _stopped(counts, now_us, last_us)
     return stopped or [*_doubled(counts, profile, stands=doubled), *_repeated(hours, repeated)]
-
-
-def aside_of(request: Request) -> frozenset[int]:
-    """The places of a request's id and time, which say nothing about what it asks."""
-    return frozenset(place for place, name in enumerate(request.columns) if name in (request.key, request.time))
-
-
-def question_hashes(requests: Iterable[Sequence[object]], aside: Collection[int]) -> NDArray[np.int64]:
-    """A hash of each request without its id and time, the same within this process.
-
-    Args:
-        requests: Their columns in declared order, texts and numbers.
-        aside: The places of id and time.
-    """
-    kept = (tuple(one for place, one in enumerate(request) if place not in aside) for request in requests)
-    return np.fromiter(map(hash, kept), np.int64)
 
 
 class _Hours:

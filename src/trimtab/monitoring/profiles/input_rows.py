@@ -116,24 +116,20 @@ class RowReader:
 
     def __init__(self, plans: Sequence[ColumnPlan], request: Sequence[str]) -> None:
         places = {name: place for place, name in enumerate(request)}
-        self._inputs = sum(1 for plan in plans if plan.place == "input")
+        self.inputs = sum(1 for plan in plans if plan.place == "input")
         self._width = len(request)
         self._categories = [
             (place, places.get(plan.of or "")) for place, plan in enumerate(plans) if plan.kind == "category"
         ]
-        self._further = [(places[plan.name], plan.kind == "text") for plan in plans[self._inputs :]]
+        self._further = [(places[plan.name], plan.kind == "text") for plan in plans[self.inputs :]]
         self._texts = TextNumbers()
         self._decode = msgspec.msgpack.Decoder(list[object]).decode
-
-    def fits(self, prediction: Prediction) -> bool:
-        """Whether a prediction has as many inputs as the version."""
-        return len(prediction.values) == 8 * self._inputs and len(prediction.reasons) == self._inputs
 
     def read(self, predictions: Sequence[Prediction]) -> Rows:
         """The rows of predictions that fit, in their order."""
         count = len(predictions)
-        values = np.frombuffer(b"".join([p.values for p in predictions]), "<f8").reshape(count, self._inputs)
-        reasons = np.frombuffer(b"".join([p.reasons for p in predictions]), np.uint8).reshape(count, self._inputs)
+        values = np.frombuffer(b"".join([p.values for p in predictions]), "<f8").reshape(count, self.inputs)
+        reasons = np.frombuffer(b"".join([p.reasons for p in predictions]), np.uint8).reshape(count, self.inputs)
         if self._further:
             asked = [self._request(p) for p in predictions]
             more = [self._numbers([row[place] for row in asked], text=text) for place, text in self._further]

@@ -1,7 +1,7 @@
-"""Micro-batching: requests of one row that come together are answered by one call of the model, where that is cheaper.
+"""Micro-batching: concurrent requests of one row share a call of the model, where that was measured to be cheaper.
 
-Whether it is, is measured when a version is put in place: most of what trimtab serves takes microseconds a row, and a
-batch would only make it wait.  # D100
+It is measured when a version is put in place: most models take microseconds a row, and a batch would only delay
+them.  # D100
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import msgspec
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-WORTH_S = 50e-6  # a row that takes less is answered sooner than it could be gathered
+WORTH_S = 50e-6  # gathering a row takes longer than answering one that costs less
 LONGEST_WAIT_S = 0.002
 MOST_ROWS = 64  # of one batch
-_SIZES = (8, 32)  # of the batches that are timed
-_GAIN = 1.5  # times cheaper than alone a row of a batch has to be
-_LOOKS = 4  # turns of the loop for which a batch that grows may go on growing
-_CALLS = 3  # of each size; the quickest counts, since what else the machine does makes a call slower, never faster
+_SIZES = (8, 32)  # of timed batches
+_GAIN = 1.5  # how many times cheaper a row of a batch must be
+_LOOKS = 4  # iterations of the loop during which a batch may go on growing
+_CALLS = 3  # of each size; the fastest counts
 
 _Row = TypeVar("_Row")
 _Answer = TypeVar("_Answer")
@@ -30,7 +30,7 @@ _Answers = Callable[[Sequence[Any]], Sequence[Any]]
 
 
 class Scores(Protocol):
-    """What is asked of a model."""
+    """A model."""
 
     def predict(self, matrix: NDArray[Any], /) -> NDArray[Any]: ...
 
@@ -38,16 +38,14 @@ class Scores(Protocol):
 
 
 class BatchCosts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a row costs a model alone, and as one of several."""
+    """What a row costs a model, alone and in batches."""
 
     alone_s: float
-    together_s: dict[
-        int, float
-    ] = {}  # a row of a batch of so many; empty: not tried, since alone it costs next to nothing
+    together_s: dict[int, float] = {}  # by rows of a batch; empty: not measured, since a row costs next to nothing
 
     @property
     def pays(self) -> bool:
-        """Whether batches are worth while.
+        """Whether batches are cheaper.
 
         >>> BatchCosts(alone_s=0.005, together_s={8: 0.0007, 32: 0.0002}).pays
         True
@@ -56,17 +54,17 @@ class BatchCosts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def wait_s(self) -> float:
-        """How long a row may wait for others: no longer than it costs itself."""
+        """How long a row waits for others: no longer than it costs."""
         return min(self.alone_s, LONGEST_WAIT_S)
 
 
 def measure_costs(scorer: Scores, inputs: int, *, stopwatch_s: Callable[[], float] = perf_counter) -> BatchCosts:
-    """Time a model with rows of zeros; batches only where one row takes so long that they may pay.
+    """Time a model with rows of zeros; batches only where one row takes so long that they may be cheaper.
 
     Args:
         scorer: The model, ready to answer.
         inputs: How many numbers a row has.
-        stopwatch_s: Never goes back.
+        stopwatch_s: A monotonic clock, in seconds.
     """
     row = [0.0] * inputs
     try:
@@ -79,13 +77,13 @@ def measure_costs(scorer: Scores, inputs: int, *, stopwatch_s: Callable[[], floa
         for rows in _SIZES:
             matrix = np.zeros((rows, inputs))
             together_s[rows] = _quickest_s(lambda given=matrix: scorer.predict(given), stopwatch_s) / rows  # type: ignore[misc]
-    except Exception:  # a model that refuses zeros, in whatever way, answers each row by itself
+    except Exception:  # a model that fails on zeros: no batches
         return BatchCosts(alone_s=0.0)
     return BatchCosts(alone_s=alone_s, together_s=together_s)
 
 
 class Joined(Generic[_Row, _Answer]):
-    """A row that shares a call: its answer is there once `done` is, which raises what answering it alone raised."""
+    """A row that shares a call: `done` has its answer, or the error of answering it alone."""
 
     def __init__(self, group: object, answers: _Answers, row: _Row, done: asyncio.Future[_Answer]) -> None:
         self.group = group
@@ -96,15 +94,14 @@ class Joined(Generic[_Row, _Answer]):
 
 
 class Batching(Generic[_Row, _Answer]):
-    """Gathers single rows of one event loop, and lets each have its answer of a common call.
+    """Gathers single rows of one event loop, and answers them by common calls.
 
-    A row that comes alone is answered at the end of the loop's turn. After a call that answered several, the next ones
-    wait until as many are there again, but no longer than `BatchCosts.wait_s`: whoever was just answered is asking the
-    next question. When a common call fails, each row is asked by itself, so that no request fails by another's fault;
-    not so where it fails by no row's fault.
+    A row that comes alone is answered at the end of the loop's iteration. After a call that answered several, the next
+    ones wait until as many are there again, but no longer than `BatchCosts.wait_s`: clients that were just answered
+    send their next requests. When a common call fails, each row is answered alone, unless all of them would fail.
 
     Args:
-        of_all: Whether what a call raised is what each of its rows would raise.
+        of_all: Whether each row of a call would raise the same error.
     """
 
     def __init__(self, of_all: Callable[[Exception], bool] = lambda error: False) -> None:
@@ -122,12 +119,12 @@ class Batching(Generic[_Row, _Answer]):
         return sum(rows * calls for rows, calls in self.calls.items())
 
     def join(self, group: object, answers: _Answers, row: _Row) -> Joined[_Row, _Answer]:
-        """Have `row` answered by the next call.
+        """Answer `row` by the next call.
 
         Args:
-            group: What answers: only rows of one and the same are answered together.
-            answers: Answers to many rows, in their order.
-            row: One.
+            group: Only rows of one group share a call.
+            answers: A function that gives the answers to rows, in their order.
+            row: The row.
         """
         loop = asyncio.get_running_loop()
         one: Joined[_Row, _Answer] = Joined(group, answers, row, loop.create_future())
@@ -135,7 +132,7 @@ class Batching(Generic[_Row, _Answer]):
         count = len(self._gathered)
         if count >= MOST_ROWS:
             self._flush()
-        elif count == self._expected:  # enough, and whoever else comes in this turn
+        elif count == self._expected:  # enough, and what else comes in this iteration
             self._set(loop.call_soon(self._look, loop, count, _LOOKS))
         elif count == 1:
             self._set(loop.call_later(self.costs.wait_s, self._flush))
@@ -147,7 +144,7 @@ class Batching(Generic[_Row, _Answer]):
         self._timer = timer
 
     def _look(self, loop: asyncio.AbstractEventLoop, seen: int, looks: int) -> None:
-        """Wait another turn while rows keep coming."""
+        """Wait another iteration while rows keep coming."""
         if looks and len(self._gathered) > seen:
             self._set(loop.call_soon(self._look, loop, len(self._gathered), looks - 1))
         else:
@@ -156,7 +153,7 @@ class Batching(Generic[_Row, _Answer]):
     def _flush(self) -> None:
         self._set(None)
         gathered, self._gathered = self._gathered, []
-        waiting = [one for one in gathered if not one.done.done()]  # the asker of another may have gone
+        waiting = [one for one in gathered if not one.done.done()]  # a client may have gone
         self._expected = max(1, len(waiting))
         now_s = perf_counter()
         groups: dict[int, list[Joined[_Row, _Answer]]] = {}
@@ -170,7 +167,7 @@ class Batching(Generic[_Row, _Answer]):
     def _answer(self, together: list[Joined[_Row, _Answer]]) -> None:
         try:
             found = together[0].answers([one.row for one in together])
-        except Exception as error:  # whatever a model raises: each asker hears of its own row
+        except Exception as error:  # a model may raise anything
             if len(together) > 1 and not self._of_all(error):
                 for one in together:
                     self._answer([one])

@@ -1,7 +1,7 @@
-"""Scores that are remembered: the same version, shown the same inputs, says the same.
+"""Cached scores: the same version gives the same score for the same inputs.
 
-A score is a pure function of version and inputs. So inputs are still read as of now, every answer still has an id and a
-row in the log, and both are what they would be without: only the model is not asked again.  # D101
+Inputs are still read as of now, and every answer still has an id and a row in the log, with the same bits as without a
+cache: only the model is not called again.  # D101
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ if TYPE_CHECKING:
 
     from trimtab.training.runtimes.ports import Score
 
-REMEMBERED = "trimtab_remembered_scores_total"  # the metric: by model, and whether it was `found`: yes or no
+CACHED_SCORES = "trimtab_remembered_scores_total"  # the metric: by model, and whether it was `found`: yes or no
 _ENTRY_BYTES = 250  # of an entry besides its inputs: bytes object, number, its end, place in the dictionary
 _LIST_BYTES, _CLASS_BYTES = 56, 32  # of the scores of several classes: the list, and a number with its place in it
-_MOST_LOOKED_UP = 256  # rows of a batch; the rows of a larger one hardly come again
+_MOST_LOOKED_UP = 256  # rows of a batch; those of a larger one hardly repeat
 _LEAST_BYTES, _MOST_BYTES = 1_000, 1 << 36
-_LOOKED_AT = 2  # of the least used entries, at each new one: the old among them are forgotten
+_LOOKED_AT = 2  # least used entries, checked for age at each new one
 
 
 class Cache(msgspec.Struct, frozen=True, kw_only=True):
-    """How much a deployment's version may remember. Make one with `cache()`."""
+    """The size of a deployment's cache of scores. Make one with `cache()`."""
 
     size_bytes: int  # in each process that answers
-    ttl_us: int | None = None  # None: until there is no room, or another version serves
+    ttl_us: int | None = None  # None: until the cache is full, or another version serves
 
 
 def cache(size: str | int = "64MB", *, ttl: str | int | None = None) -> Cache:
-    """Let the version in service remember its scores by its inputs.
+    """Cache the scores of the version in service by its inputs.
 
     Args:
         size: About how much memory they may take in each process that answers: "64MB", or bytes.
-        ttl: How long a score is given again at most: "10m". A score cannot grow stale, since inputs are read anew for
-            each answer; what goes is the memory of the inputs. None: until there is no room for it.
+        ttl: How long a score is used at most: "10m". A score does not become stale, since inputs are read again for
+            each answer; a ttl limits how long inputs are kept in memory. None: until the cache is full.
 
     Raises:
         Misuse: No size between 1 kB and 64 GiB, or no duration above 0.
@@ -58,12 +58,12 @@ def cache(size: str | int = "64MB", *, ttl: str | int | None = None) -> Cache:
         raise Misuse(f'cache: size={size!r}. Give a size from "1kB" to "64GiB"; without a cache leave cache= out.')
     ttl_us = None if ttl is None else duration_us(ttl)
     if ttl_us is not None and ttl_us <= 0:
-        raise Misuse(f'cache: ttl={ttl!r} remembers nothing. Give a duration such as "10m", or leave it out.')
+        raise Misuse(f'cache: ttl={ttl!r} keeps nothing. Give a duration such as "10m", or leave it out.')
     return Cache(size_bytes=size_b, ttl_us=ttl_us)
 
 
 class CacheMetrics:
-    """What the caches of one model counted, whichever version answered."""
+    """Hits and misses of one model's caches, of all its versions."""
 
     def __init__(self) -> None:
         self.hits = 0
@@ -71,9 +71,9 @@ class CacheMetrics:
 
     @property
     def hit_rate(self) -> float:
-        """Of all scores that were asked for, those that were remembered.
+        """The share of all scores that came from the cache.
 
-        >>> CacheFigures().hit_rate
+        >>> CacheMetrics().hit_rate
         0.0
         """
         return self.hits / max(1, self.hits + self.misses)
@@ -88,18 +88,17 @@ class Scores(Protocol):
 
 
 class CachedScores:
-    """A model of one version that remembers scores by the bytes of its inputs, the least used forgotten first.
+    """A model with a cache of its scores by the bytes of its inputs, the least recently used removed first.
 
-    A new version has a cache of its own, so that a promotion forgets all. Scores that are too old are not given; they
-    leave the memory as new ones come.
+    Each version has its own cache. Scores that are too old are not used; they are removed as new ones come.
 
     Args:
         scorer: The model.
         inputs: How many numbers a row has.
         classes: How many scores the model gives a row; 0: a number.
-        cache: How much it may remember, and for how long.
-        figures: Where it is counted.
-        clock: Seconds that never go back.
+        cache: Its size and time to live.
+        figures: Where hits and misses are counted.
+        clock: A monotonic clock, in seconds.
     """
 
     def __init__(
@@ -117,61 +116,61 @@ class CachedScores:
         score_bytes = _LIST_BYTES + _CLASS_BYTES * classes if classes else 0
         self._most = max(1, cache.size_bytes // (_ENTRY_BYTES + 8 * inputs + score_bytes))
         self._ttl_s = math.inf if cache.ttl_us is None else cache.ttl_us / 1e6
-        self._clock = clock if cache.ttl_us is not None else lambda: 0.0  # then no score ends
-        self._kept: OrderedDict[bytes, tuple[Score, float]] = OrderedDict()  # with when it ends, the least used first
-        self._figures = figures
+        self._clock = clock if cache.ttl_us is not None else lambda: 0.0
+        self._kept: OrderedDict[bytes, tuple[Score, float]] = OrderedDict()  # score and its end, the least used first
+        self._metrics = figures
 
     def predict_row(self, row: list[float]) -> Score:
         """The score of one row."""
         key = self._pack(*row)
-        score = self._remembered(key, self._clock())
+        score = self._cached(key, self._clock())
         if score is None:
             score = self.model.predict_row(row)
             self._keep(key, score)
             return score
-        self._figures.hits += 1
+        self._metrics.hits += 1
         self._used(key)
         return score
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        """The scores of many rows; of a small batch only new ones are asked for."""
+        """The scores of many rows; of a small batch the model is called for new ones only."""
         import numpy as np
 
         if not 0 < len(matrix) <= _MOST_LOOKED_UP:
             return self.model.predict(matrix)
         keys, now_s = [self._pack(*row) for row in matrix.tolist()], self._clock()
-        found = [self._remembered(key, now_s) for key in keys]
+        found = [self._cached(key, now_s) for key in keys]
         new = [place for place, score in enumerate(found) if score is None]
-        self._figures.hits += len(keys) - len(new)
+        self._metrics.hits += len(keys) - len(new)
         if new:
             scores = self.model.predict(matrix[new]).tolist()
-            if len(scores) != len(new):  # whose they are is not known
+            if len(scores) != len(new):
                 raise ValueError(f"{len(scores)} scores for {len(new)} rows")
             for place, score in zip(new, scores, strict=True):
                 found[place] = score
                 self._keep(keys[place], score)
         return np.array(found, np.float64)
 
-    def _remembered(self, key: bytes, now_s: float) -> Score | None:
+    def _cached(self, key: bytes, now_s: float) -> Score | None:
         kept = self._kept.get(key)
         return kept[0] if kept is not None and now_s < kept[1] else None
 
     def _keep(self, key: bytes, score: Score) -> None:
         kept, now_s = self._kept, self._clock()
-        self._figures.misses += 1
+        self._metrics.misses += 1
         kept[key] = score, now_s + self._ttl_s
-        self._used(key)  # an old score may have been in its place
+        self._used(key)  # it may replace an old score
         if len(kept) > self._most:
             kept.popitem(last=False)
         if self._ttl_s < math.inf:
-            self._forget_old(now_s)
+            self._remove_old(now_s)
 
-    def _forget_old(self, now_s: float) -> None:
-        """What was not used for longest and is too old goes: all of it in time, as long as new scores come."""
+    def _remove_old(self, now_s: float) -> None:
+        """Remove the least used scores if they are too old: all of them in time, as long as new ones come."""
         for _ in range(_LOOKED_AT):
             try:
                 key, (score, end_s) = self._kept.popitem(last=False)
-            except KeyError:  # other threads took what there was
+            except KeyError:  # another thread removed the last
                 return
             if now_s < end_s:
                 self._kept[key] = score, end_s
@@ -181,5 +180,5 @@ class CachedScores:
     def _used(self, key: bytes, *, last: bool = True) -> None:
         try:
             self._kept.move_to_end(key, last)
-        except KeyError:  # another thread's new one has just taken its place
+        except KeyError:  # another thread has just removed it
             return

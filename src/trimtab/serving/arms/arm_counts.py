@@ -82,7 +82,7 @@ class ServiceMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     def lines(self) -> list[str]:
         """Lines for a terminal.
 
-        >>> figures = ServiceFigures(model="late", version="7f3a", arm="canary", requests=200, failures=3)
+        >>> figures = ServiceMetrics(model="late", version="7f3a", arm="canary", requests=200, failures=3)
         >>> print(*figures.lines(), sep=chr(10))
         canary: 200 requests, 1.5 % failed, 0.0 % degraded
         """

@@ -1,4 +1,4 @@
-"""What goes wrong at each of thousands of requests a second is told at length once in ten seconds."""
+"""Log lines about repeated failures, each kind in full at most once in ten seconds."""
 
 from __future__ import annotations
 
@@ -8,63 +8,63 @@ from collections.abc import Callable, Hashable
 from time import monotonic
 
 _EVERY_S = 10.0
-_KINDS = 1_000  # that are remembered, where so many were said in ten seconds
+_KINDS = 1_000  # kept at most
 
 
 class ThrottledLogger:
-    """Tells what went wrong, of each kind at length at most once in ten seconds. Threads may share one.
+    """Logs failures, of each kind in full at most once in ten seconds. Threads may share one.
 
     Args:
-        logger: Where it is said.
-        now_s: Seconds that only go on.
+        logger: Where they go.
+        now_s: A monotonic clock, in seconds.
     """
 
     def __init__(self, logger: logging.Logger, now_s: Callable[[], float] = monotonic) -> None:
         self._logger = logger
         self._now_s = now_s
         self._mutex = threading.Lock()
-        self._said: dict[Hashable, tuple[float, int]] = {}  # when it was said last, and how often it was not since
+        self._logged: dict[Hashable, tuple[float, int]] = {}  # when a kind was logged last, and how often not since
 
     def warning(self, what: str, error: BaseException) -> None:
-        """Something was done in another way: a line, and nothing meanwhile, which metrics count."""
-        kept = self._kept(what)
+        """Log a line about a request that was served in another way; none for ten seconds after it."""
+        kept = self._suppressed(what)
         if kept is not None:
-            more = f" (and {kept:,} more since this was last said)" if kept else ""
+            more = f" (and {kept:,} more since this was last logged)" if kept else ""
             self._logger.warning("%s: %s: %s%s", what, type(error).__name__, error, more)
 
     def error(self, what: str, error: BaseException, *, of: str) -> None:
-        """Something was not done: always a line, and with it a traceback, unless one was shown just now.
+        """Log a request that failed: always a line, with a traceback once in ten seconds.
 
         Args:
-            what: What was not done, and for whom.
-            error: Why; what is raised in the same place, of the same type, is of one kind.
-            of: What else a kind is told by: a model.
+            what: The request.
+            error: The error; errors of one type raised at one line are of one kind.
+            of: The model, which also distinguishes kinds.
         """
         kind = type(error)
-        if self._kept((of, f"{kind.__module__}.{kind.__qualname__}", *_raised_in(error))) is None:
+        if self._suppressed((of, f"{kind.__module__}.{kind.__qualname__}", *_raised_in(error))) is None:
             self._logger.error("%s: %r", what, error)
         else:
             self._logger.error("%s", what, exc_info=error)
 
-    def _kept(self, kind: Hashable) -> int | None:
-        """How often a kind was not said since the last time; None: it is not to be said now either."""
+    def _suppressed(self, kind: Hashable) -> int | None:
+        """How often a kind was suppressed since it was last logged; None: suppress it now, too."""
         now_s = self._now_s()
         with self._mutex:
-            said_s, kept = self._said.get(kind, (-_EVERY_S, 0))
-            if now_s - said_s < _EVERY_S:
-                self._said[kind] = said_s, kept + 1
+            logged_s, kept = self._logged.get(kind, (-_EVERY_S, 0))
+            if now_s - logged_s < _EVERY_S:
+                self._logged[kind] = logged_s, kept + 1
                 return None
-            if len(self._said) >= _KINDS:
-                self._said = {other: said for other, said in self._said.items() if now_s - said[0] < _EVERY_S}
-            if len(self._said) < _KINDS:
-                self._said[kind] = now_s, 0
+            if len(self._logged) >= _KINDS:
+                self._logged = {one: at for one, at in self._logged.items() if now_s - at[0] < _EVERY_S}
+            if len(self._logged) < _KINDS:
+                self._logged[kind] = now_s, 0
             return kept
 
 
 def _raised_in(error: BaseException) -> tuple[str, int]:
-    """The file and the line that raised an error, or the one that it was raised from."""
+    """The file and line that raised an error, or its first cause."""
     seen = {id(error)}
-    while error.__cause__ is not None and id(error.__cause__) not in seen:  # it may be its own
+    while error.__cause__ is not None and id(error.__cause__) not in seen:
         error = error.__cause__
         seen.add(id(error))
     place, trace = ("", 0), error.__traceback__

@@ -1,4 +1,4 @@
-"""Counters, gauges and histograms of a serving process, as Prometheus text."""
+"""Counters, gauges and histograms of a serving process, as Prometheus text. # D203"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Read: TypeAlias = "Callable[[], Mapping[_Labels, float]]"
 
 
 class Counter:
-    """Figures that only grow, one for each combination of label values."""
+    """Counts, one for each combination of label values."""
 
     kind = "counter"
 
@@ -39,7 +39,7 @@ class Counter:
 
 
 class Reading:
-    """Figures that are read when somebody asks: `read` gives one for each combination of label values."""
+    """Values read at each scrape: `read` gives one for each combination of label values."""
 
     def __init__(
         self, name: str, help_text: str, labels: tuple[str, ...], read: Read, kind: Literal["gauge", "counter"]
@@ -55,7 +55,7 @@ class Reading:
 
 
 class Histogram:
-    """How often a figure fell into each bucket, for each combination of label values."""
+    """Counts of values by bucket, for each combination of label values."""
 
     kind = "histogram"
 
@@ -69,7 +69,7 @@ class Histogram:
         self._series: dict[_Labels, _Series] = {}
 
     def of(self, labels: _Labels) -> Callable[[float], None]:
-        """A function that counts one figure under `labels`."""
+        """A function that counts one value under `labels`."""
         series = self._series.get(labels)
         if series is None:
             series = self._series.setdefault(labels, _Series(self.buckets))
@@ -90,7 +90,7 @@ class Histogram:
 
 
 class _Series:
-    """One line of buckets."""
+    """The buckets of one combination of label values."""
 
     __slots__ = ("buckets", "counts", "total")
 
@@ -99,9 +99,9 @@ class _Series:
         self.counts = [0] * (len(buckets) + 1)
         self.total = 0.0
 
-    def observe(self, figure: float) -> None:
-        self.counts[bisect_left(self.buckets, figure)] += 1
-        self.total += figure
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.buckets, value)] += 1
+        self.total += value
 
 
 _Metric: TypeAlias = Counter | Reading | Histogram
@@ -131,17 +131,17 @@ class Metrics:
         return made
 
     def counted(self, name: str, help_text: str, labels: tuple[str, ...], read: Read) -> None:
-        """A figure that only grows, counted elsewhere: `read` gives it at each scrape."""
+        """A new counter whose value `read` gives at each scrape."""
         self._add(Reading(name, help_text, labels, read, "counter"))
 
     def gauge(self, name: str, help_text: str, labels: tuple[str, ...], read: Read) -> None:
-        """A figure that `read` gives at each scrape."""
+        """A new gauge whose value `read` gives at each scrape."""
         self._add(Reading(name, help_text, labels, read, "gauge"))
 
     def histogram(
         self, name: str, help_text: str, labels: tuple[str, ...] = (), buckets: Sequence[float] = LATENCY_BUCKETS_S
     ) -> Histogram:
-        """A new histogram: of seconds, unless other buckets are given."""
+        """A new histogram; its buckets are seconds unless others are given."""
         made = Histogram(name, help_text, labels, buckets)
         self._add(made)
         return made
@@ -155,13 +155,13 @@ class Metrics:
         return "\n".join(lines) + "\n"
 
     def others(self) -> str:
-        """The same of the other processes of this service; empty where there is none."""
+        """The text of the other processes of this service; empty where there is none."""
         return ""
 
     def _add(self, metric: _Metric) -> None:
         with self._lock:
             if metric.name in self._metrics:
-                raise Misuse(f"metric {metric.name!r} exists already. Give each metric a name of its own.")
+                raise Misuse(f"metric {metric.name!r}: exists already. Give each metric its own name.")
             self._metrics[metric.name] = metric
 
 

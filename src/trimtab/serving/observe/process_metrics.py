@@ -1,4 +1,4 @@
-"""Figures of the process itself, under the names that Prometheus clients give them."""
+"""Metrics of the process itself, under the names that Prometheus clients use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from trimtab.serving.observe.metrics import Metrics
 
 _PROC = Path("/proc/self")
-_BEGUN_S = time.time()  # where the system does not tell when the process began
+_BEGUN_S = time.time()  # where /proc is missing
 
 
 def show_process(metrics: Metrics) -> None:
@@ -27,10 +27,11 @@ def show_process(metrics: Metrics) -> None:
     gauge("process_threads", "Threads of Python.", (), lambda: {(): threading.active_count()})
     begun_s = _begun_s()
     gauge("process_start_time_seconds", "When it began, seconds since 1970.", (), lambda: {(): begun_s})
-    said = "Garbage collections by generation."
-    counted("python_gc_collections_total", said, ("generation",), lambda: _collections("collections"))
-    said = "Objects that they freed."
-    counted("python_gc_objects_collected_total", said, ("generation",), lambda: _collections("collected"))
+    labels = ("generation",)
+    counted(
+        "python_gc_collections_total", "Garbage collections by generation.", labels, lambda: _collections("collections")
+    )
+    counted("python_gc_objects_collected_total", "Objects that they freed.", labels, lambda: _collections("collected"))
     version = ".".join(map(str, sys.version_info[:3]))
     gauge("python_info", "1 for the Python that runs.", ("version",), lambda: {(version,): 1})
 

@@ -1,4 +1,4 @@
-"""The figures of a running service, read from its `/metrics`: what they are, what they grew by, and quantiles."""
+"""Metrics read from a running service: their values, growth and quantiles."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ESCAPED = re.compile(r"\\(.)")
 
 
 class Scrape(msgspec.Struct, frozen=True):
-    """What a service said at one moment."""
+    """The samples of a service at one time."""
 
     at_s: float
     samples: dict[str, Series]
@@ -30,7 +30,7 @@ class Scrape(msgspec.Struct, frozen=True):
         return _added(self.samples.get(name, {}), by, only)
 
     def number(self, name: str, **only: str) -> float:
-        """All samples of a metric together."""
+        """The sum of all samples of a metric."""
         return self.total(name, (), **only).get((), 0.0)
 
 
@@ -38,26 +38,26 @@ def read_scrape(text: str, at_s: float) -> Scrape:
     """The samples of a text in the format of Prometheus.
 
     Raises:
-        Misuse: It is none.
+        Misuse: A line is no sample.
 
     >>> read_scrape('# TYPE a counter\\na{b="c"} 2\\na{b="d"} 1\\n', 0.0).number("a")
     3.0
     """
     samples: dict[str, Series] = {}
-    for line in text.split("\n"):  # and nowhere else: labels hold whatever they like
+    for line in text.split("\n"):  # `splitlines` would split within labels
         if not line or line.startswith("#"):
             continue
         try:
             name, labels, value = _sample(line)
         except ValueError:
-            message = f"metrics: {line[:80]!r} is no sample. Name the address of a service of trimtab."
+            message = f"metrics: found {line[:80]!r}, needed a sample. Give the address of a trimtab service."
             raise Misuse(message) from None
         samples.setdefault(name, {})[labels] = value
     return Scrape(at_s, samples)
 
 
 def growth(before: Scrape | None, now: Scrape, name: str) -> Series:
-    """What each series of a counter grew by; since its process began, where that began since or nothing was before."""
+    """The growth of each series of a counter; its value where the process restarted or `before` is None."""
     earlier = {} if before is None else before.samples.get(name, {})
     found = {}
     for labels, value in now.samples.get(name, {}).items():
@@ -69,14 +69,14 @@ def growth(before: Scrape | None, now: Scrape, name: str) -> Series:
 def grown(
     before: Scrape | None, now: Scrape, name: str, by: tuple[str, ...] = (), **only: str
 ) -> dict[tuple[str, ...], float]:
-    """The same, added up by the values of some labels."""
+    """The growth of a counter, added up by the values of some labels."""
     return _added(growth(before, now, name), by, only)
 
 
 def quantiles(
     before: Scrape | None, now: Scrape, name: str, shares: tuple[float, ...], **only: str
 ) -> tuple[float | None, ...]:
-    """Quantiles of what a histogram counted between two scrapes, interpolated within its buckets; None: nothing.
+    """Quantiles of a histogram between two scrapes, interpolated within buckets; None: nothing was counted.
 
     >>> text = 'h_bucket{le="1"} 5\\nh_bucket{le="2"} 10\\nh_bucket{le="+Inf"} 10\\n'
     >>> quantiles(None, read_scrape(text, 0.0), "h", (0.5, 0.9))

@@ -1,6 +1,6 @@
-"""The line between a worker and the process that watches it: a task first, then a byte a message.
+"""The channel between a worker and its supervisor: a task first, then one byte a message.
 
-Its end is the end of whoever held the other end, however that came: so neither outlives the other unnoticed.
+Each end notices when the process at the other one ends, however that happens, so neither outlives the other.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections.abc import Callable
 from trimtab.core.errors import Unavailable
 
 READY = b"r"  # it takes connections
-BEAT = b"b"  # its event loop turns; about once a second
-WAKE = b"n"  # it has appended events that somebody waits for
-CHANGED = b"c"  # what it answers by is not what the service began with
+BEAT = b"b"  # its event loop runs; about once a second
+WAKE = b"n"  # it has appended events that a client waits for
+CHANGED = b"c"  # its definitions are not those that the service began with
 _SIZE = struct.Struct("<I")
 
 
-class Line:
+class WorkerChannel:
     """A worker's end.
 
     Args:
@@ -32,17 +32,17 @@ class Line:
         self._socket.setblocking(True)
 
     def task(self) -> bytes:
-        """What the worker is to do: the first thing that is said."""
+        """Receive the worker's task, the first message."""
         (size,) = _SIZE.unpack(self._exactly(_SIZE.size))
         return self._exactly(size)
 
-    def say(self, word: bytes) -> None:
-        """Say one of these words; nothing happens when nobody listens any more."""
-        with contextlib.suppress(OSError):  # the end is noticed by `watch`; a full line is one nobody reads just now
-            self._socket.send(word, socket.MSG_DONTWAIT)
+    def send(self, message: bytes) -> None:
+        """Send one of the messages above; without effect when the supervisor is gone or does not read."""
+        with contextlib.suppress(OSError):  # `watch` notices the end
+            self._socket.send(message, socket.MSG_DONTWAIT)
 
     def watch(self, gone: Callable[[], object]) -> None:
-        """Call `gone`, in a thread, once the other end is gone."""
+        """Call `gone`, in a thread, once the other end is closed."""
 
         def wait() -> None:
             with contextlib.suppress(OSError):
@@ -50,19 +50,19 @@ class Line:
                     pass
             gone()
 
-        threading.Thread(target=wait, name="trimtab-line", daemon=True).start()
+        threading.Thread(target=wait, name="trimtab-channel", daemon=True).start()
 
     def _exactly(self, size: int) -> bytes:
         parts: list[bytes] = []
         while size > 0:
             part = self._socket.recv(size)
             if not part:
-                raise Unavailable("the process that watches this worker ended before it said what to do.")
+                raise Unavailable("worker: its supervisor ended before it sent a task. Start the service again.")
             parts.append(part)
             size -= len(part)
         return b"".join(parts)
 
 
-def said(task: bytes) -> bytes:
-    """A task as it goes over the line."""
+def framed_task(task: bytes) -> bytes:
+    """A task as it is sent: its size first."""
     return _SIZE.pack(len(task)) + task

@@ -1,4 +1,4 @@
-"""A prediction log that other processes append to as well, a moment after they answered."""
+"""A prediction log that other workers append to, some milliseconds after they answered."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _WAIT_S, _LOOK_S = 0.3, 0.02
 
 
 class LateLog(PredictionLog):
-    """Looks again for a young prediction: another worker may have it noted, and append it in some milliseconds."""
+    """Looks for a young prediction again for a while: another worker may have it in its buffer."""
 
     def __init__(self, log: Log, clock: Clock) -> None:
         super().__init__(log)
         self._clock = clock
 
     def look_up(self, prediction_id: str, deadline_s: float | None = None) -> LogRecord | None:
-        """The record of a prediction, also of one that was erased; None when the log holds none of this identifier."""
+        """The record of a prediction, also of an erased one; None when the log holds none of this identifier."""
         end_s = time.monotonic() + _WAIT_S
         while True:
             record = super().look_up(prediction_id, deadline_s)
@@ -33,5 +33,5 @@ class LateLog(PredictionLog):
     def _is_young(self, prediction_id: str) -> bool:
         try:
             return self._clock.now_us() - id_time_us(prediction_id) < _YOUNG_US
-        except Misuse:  # no identifier at all
+        except Misuse:  # no identifier of a prediction
             return False

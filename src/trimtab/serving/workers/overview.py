@@ -1,4 +1,4 @@
-"""A running service at a glance, from two scrapes of its metrics: what `trimtab top` shows."""
+"""An overview of a running service, from two scrapes of its metrics: what `trimtab top` shows."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import msgspec
 
 from trimtab.core.sizes import format_bytes
 from trimtab.core.time import SECOND_US, format_duration
-from trimtab.serving.answer.score_cache import REMEMBERED
+from trimtab.serving.answer.score_cache import CACHED_SCORES
 from trimtab.serving.observe.scrape import Scrape, grown, quantiles
 
 _STAGES = ("total", "read", "decode", "predict", "features", "model", "log", "encode")
 _PARTS = ("features", "model")  # of `predict`
-_ASKED_BY = frozenset({"predict", "inference", "grpc"})  # routes of requests for predictions
+_PREDICT_ROUTES = frozenset({"predict", "inference", "grpc"})  # routes of requests for predictions
 _REFUSED = frozenset({"429", "RESOURCE_EXHAUSTED"})
-_WELL = frozenset({"200", "OK", "gone"})  # or nobody's fault
+_WELL = frozenset({"200", "OK", "gone"})  # answered, or the client went away
 _WIDTH = 78
 _SHOWN = 6  # lines of a list
 
 
 class StageTimes(msgspec.Struct, frozen=True, kw_only=True):
-    """How long a stage takes, in milliseconds; None: nothing was measured."""
+    """Quantiles of a stage's latency, in milliseconds; None: nothing was measured."""
 
     stage: str
     p50_ms: float | None  # lately
@@ -31,15 +31,15 @@ class StageTimes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rate(msgspec.Struct, frozen=True):
-    """Something that is counted."""
+    """A count and its rate."""
 
     name: tuple[str, ...]
     per_s: float
     total: float
 
 
-class Remembering(msgspec.Struct, frozen=True):
-    """How often a model's scores were remembered, as shares of those that were asked for; None: none was."""
+class CachedShare(msgspec.Struct, frozen=True):
+    """The shares of a model's scores that came from its cache; None: no score was needed."""
 
     model: str
     lately: float | None
@@ -47,7 +47,7 @@ class Remembering(msgspec.Struct, frozen=True):
 
 
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
-    """A service at one moment, with rates of the time before it."""
+    """A service at one time, with rates of the time before it."""
 
     url: str
     up_s: float | None
@@ -59,8 +59,8 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     stages: list[StageTimes]
     answers: list[Rate]  # model, version, arm
     nulls: list[Rate]  # model, reason
-    flags: list[Rate]  # model, flag: makeshift answers and others that are remarkable
-    remembered: list[Remembering]  # models with a cache
+    flags: list[Rate]  # model, flag: degraded responses and others
+    remembered: list[CachedShare]  # models with a cache
     under_way: int
     queued: int
     limit: int
@@ -75,7 +75,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int
 
     def lines(self) -> list[str]:
-        """At most 80 columns wide."""
+        """Lines for a terminal, at most 80 columns wide."""
         up = "" if self.up_s is None else f"  up {format_duration(max(1, int(self.up_s)) * SECOND_US)}"
         workers = f"  workers {self.workers_ready} of {self.workers} ready" if self.workers else ""
         cpu = "" if self.cpu_share is None else f"  cpu {self.cpu_share:.0%}"
@@ -104,19 +104,19 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     def _health(self) -> str:
         lag = "" if self.views_lag_records is None else f"   views lag {self.views_lag_records:,}"
         log = f"log {'FAILING' if self.log_failing else 'ok'}, noted {self.noted:,}"
-        said = f"{log}{lag}   breaker {'OPEN: ' + ', '.join(self.breakers_open) if self.breakers_open else 'closed'}"
-        said += f"   FAILING: {', '.join(self.failing_work)}" if self.failing_work else ""
-        return said + (f"   untold {self.untold:,}" if self.untold else "")
+        text = f"{log}{lag}   breaker {'OPEN: ' + ', '.join(self.breakers_open) if self.breakers_open else 'closed'}"
+        text += f"   FAILING: {', '.join(self.failing_work)}" if self.failing_work else ""
+        return text + (f"   untold {self.untold:,}" if self.untold else "")
 
 
 def overview(before: Scrape | None, now: Scrape, url: str, model: str | None = None) -> Overview:
-    """A service as of `now`; rates since `before`, or since it began.
+    """Make the overview as of `now`; rates since `before`, or since the service began.
 
     Args:
         before: An earlier scrape.
         now: The newest.
-        url: Where the service is.
-        model: Show this one's predictions only.
+        url: The service's address.
+        model: Only this model's predictions.
     """
     only = {} if model is None else {"model": model}
     begun_s = min(now.samples.get("process_start_time_seconds", {}).values(), default=None)
@@ -128,7 +128,7 @@ def overview(before: Scrape | None, now: Scrape, url: str, model: str | None = N
         found = [Rate(key, lately[key] / over_s, total[key]) for key in total]
         return sorted(found, key=lambda rate: (-rate.per_s, -rate.total, rate.name))
 
-    refusals = [one for one in rates("trimtab_requests_total", ("route", "status")) if one.name[0] in _ASKED_BY]
+    refusals = [one for one in rates("trimtab_requests_total", ("route", "status")) if one.name[0] in _PREDICT_ROUTES]
     ready = now.samples.get("trimtab_worker_ready", {})
     lag = now.total("trimtab_views_lag_records")
     untold = now.total("trimtab_untold_requests_total")
@@ -147,7 +147,7 @@ def overview(before: Scrape | None, now: Scrape, url: str, model: str | None = N
         answers=rates("trimtab_answers_total", ("model", "version", "arm")),
         nulls=rates("trimtab_null_inputs_total", ("model", "reason")),
         flags=rates("trimtab_flagged_predictions_total", ("model", "flag")),
-        remembered=_remembering(before, now, only),
+        remembered=_cached_shares(before, now, only),
         under_way=int(now.number("trimtab_requests_under_way", kind="predict")),
         queued=int(now.number("trimtab_requests_under_way", kind="queued")),
         limit=int(now.number("trimtab_admission_limit")),
@@ -171,15 +171,15 @@ def _stage(before: Scrape | None, now: Scrape, stage: str, only: dict[str, str])
     return StageTimes(stage=stage, p50_ms=p50, p99_ms=p99, since_start_p50_ms=ever_p50, since_start_p99_ms=ever_p99)
 
 
-def _remembering(before: Scrape | None, now: Scrape, only: dict[str, str]) -> list[Remembering]:
+def _cached_shares(before: Scrape | None, now: Scrape, only: dict[str, str]) -> list[CachedShare]:
     by = "model", "found"
-    lately, total = grown(before, now, REMEMBERED, by, **only), now.total(REMEMBERED, by, **only)
+    lately, total = grown(before, now, CACHED_SCORES, by, **only), now.total(CACHED_SCORES, by, **only)
     models = sorted({model for model, _ in total})
-    return [Remembering(model, found_share(lately, model), found_share(total, model)) for model in models]
+    return [CachedShare(model, found_share(lately, model), found_share(total, model)) for model in models]
 
 
 def found_share(counts: Mapping[tuple[str, ...], float], model: str) -> float | None:
-    """What part of a model's scores was remembered, of counts by model and `found`; None where none was asked for."""
+    """The share of a model's scores that came from its cache, of counts by model and `found`; None: no score."""
     yes, no = (counts.get((model, found), 0.0) for found in ("yes", "no"))
     return yes / (yes + no) if yes + no else None
 

@@ -1,4 +1,4 @@
-"""What the process that serves tells of itself: a small file; with workers it is written about once a second."""
+"""The state of a running service, in a small file: with workers written about once a second."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _FILE = "service.json"
 
 
 class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
-    """A service at one moment; without workers: when it began."""
+    """A service at one time; without workers: when it began."""
 
     pid: int
     url: str
     at_us: int  # by the machine's clock
     workers: list[SlotState]
-    stands_still: str | None = None  # what keeps events from being applied, if anything does
-    stopped: bool = False  # and nobody tries any more until the service begins anew
-    start: str = ""  # by which its figures are told from those of a service that was killed; without workers: none
+    stands_still: str | None = None  # why events are not applied, if they are not
+    stopped: bool = False  # events are not applied until the service restarts
+    start: str = ""  # distinguishes its metrics from those of a killed service; without workers: empty
 
 
 def write_state(folder: Path, state: ServiceState) -> None:
-    """Put `state` in the place of the one before.
+    """Replace the state.
 
     Raises:
         OSError: It cannot be written.
@@ -36,7 +36,7 @@ def write_state(folder: Path, state: ServiceState) -> None:
 
 
 def read_state(folder: Path) -> ServiceState | None:
-    """The newest state; None when there is none, or none that can be read."""
+    """The newest state; None when there is no readable one."""
     try:
         return msgspec.json.decode((folder / _FILE).read_bytes(), type=ServiceState)
     except (OSError, msgspec.MsgspecError):
@@ -44,5 +44,5 @@ def read_state(folder: Path) -> ServiceState | None:
 
 
 def remove_state(folder: Path) -> None:
-    """The service has ended."""
+    """Remove the state of a service that has ended."""
     (folder / _FILE).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""One worker as its supervisor sees it: the process, its line, its last words."""
+"""A worker process as its supervisor sees it: its channel and its output."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-from trimtab.serving.workers.channel import said
+from trimtab.serving.workers.channel import framed_task
 
 _LAST_LINES = 12
-_LONGEST_LINE = 16_384  # characters; what goes on is another line
+_LONGEST_LINE = 16_384  # characters; longer lines are split
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 class Worker:
-    """A process of its own; never forked, for whoever forks among threads inherits their locks.
+    """A process started afresh, not forked: a fork inherits locks that other threads hold.
 
     Args:
-        slot: Its number, from 1; the one that takes its place has the same.
-        command: What is run, the descriptors of the line and the listening socket behind it.
-        task: What it is told to do.
+        slot: Its number, from 1; its replacement has the same.
+        command: The command; the descriptors of the channel and the listening socket are added.
+        task: The task it is sent.
         listener: The socket that all workers take connections from.
     """
 
@@ -34,7 +34,7 @@ class Worker:
         self.slot = slot
         self.ready = self.changed = False
         self.begun_s = self.received_s = time.monotonic()
-        self.line, theirs = socket.socketpair()
+        self.channel, theirs = socket.socketpair()
         inherited = theirs.fileno(), listener.fileno()
         try:
             self.process = subprocess.Popen(
@@ -44,19 +44,19 @@ class Worker:
                 stderr=subprocess.STDOUT,
                 pass_fds=inherited,
                 env=environment(os.environ),
-                process_group=0,  # Ctrl-C is for the supervisor, which lets its workers finish
+                process_group=0,  # Ctrl-C is for the supervisor, which stops its workers in order
             )
         except BaseException:
-            self.line.close()
+            self.channel.close()
             raise
         finally:
             theirs.close()
         assert self.process.stdout is not None
         self.output = self.process.stdout
         os.set_blocking(self.output.fileno(), False)
-        with contextlib.suppress(OSError):  # it is dead already: the supervisor will see
-            self.line.sendall(said(task))
-        self.line.setblocking(False)
+        with contextlib.suppress(OSError):  # it has ended already: the supervisor notices
+            self.channel.sendall(framed_task(task))
+        self.channel.setblocking(False)
         self._lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._part = ""
 
@@ -64,18 +64,18 @@ class Worker:
     def pid(self) -> int:
         return self.process.pid
 
-    def hear(self) -> bytes:
-        """What it said on its line since."""
+    def receive(self) -> bytes:
+        """Receive its messages; empty when it has closed its end."""
         try:
-            words = self.line.recv(4096)
+            messages = self.channel.recv(4096)
         except (BlockingIOError, ConnectionResetError):
             return b""
-        if words:
+        if messages:
             self.received_s = time.monotonic()
-        return words
+        return messages
 
-    def pass_on_output(self) -> bool:
-        """Show what it has printed, each line with its number; False at the end."""
+    def forward_output(self) -> bool:
+        """Print its output, each line with its number; False at the end."""
         try:
             read = os.read(self.output.fileno(), 65_536)
         except BlockingIOError:
@@ -85,30 +85,30 @@ class Worker:
             lines, self._part = [*lines, self._part], ""
         for line in lines:
             self._lines.append(line)
-            with contextlib.suppress(OSError):  # nobody reads it any more: no reason to stop watching
+            with contextlib.suppress(OSError):  # standard error is closed: go on supervising
                 print(f"worker {self.slot}: {line}", file=sys.stderr, flush=True)
         return bool(read)
 
-    def last_words(self) -> str:
-        """The last lines that it printed; empty when it said nothing."""
+    def last_output(self) -> str:
+        """The last lines that it printed."""
         return "\n".join(self._lines)
 
-    def ask_to_end(self) -> None:
-        """Let it finish the requests under way."""
+    def terminate(self) -> None:
+        """Let it finish the requests in flight."""
         self._send(signal.SIGTERM)
 
     def kill(self) -> None:
         self._send(signal.SIGKILL)
 
     def close(self) -> None:
-        """Let go of what belonged to a process that has ended."""
-        while self._has_more() and self.pass_on_output():
+        """Release the files of a process that has ended."""
+        while self._has_more() and self.forward_output():
             pass
         self.output.close()
-        self.line.close()
+        self.channel.close()
 
-    def how_it_ended(self) -> str:
-        """A word for its exit status."""
+    def ending(self) -> str:
+        """How it ended, for messages."""
         status = self.process.returncode
         if status is not None and status < 0:
             name = f"signal {-status}"  # a real-time one has no name
@@ -118,16 +118,16 @@ class Worker:
         return f"ended with status {status}"
 
     def _send(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)  # nothing happens when it has been waited for
+        self.process.send_signal(number)  # without effect once it was waited for
 
     def _has_more(self) -> bool:
-        """Whether there is something to read, or the end; a child of its own may hold the other end open."""
+        """Whether its output can be read, or has ended; a child of the worker may hold it open."""
         return bool(select.select([self.output], [], [], 0)[0])
 
 
 def environment(given: Mapping[str, str]) -> dict[str, str]:
-    """Variables for a worker: numerical libraries use one thread, unless the caller says otherwise.
+    """Variables for a worker: numerical libraries use one thread, unless the caller has set a number.
 
-    A row is never worth more than one, and so many threads a worker would only wait for each other. # D92
+    One row needs no more, and the threads of several workers would wait for each other. # D92
     """
     return {**dict.fromkeys(_THREADS, "1"), **given}

@@ -1,9 +1,8 @@
-"""The figures of all processes of a service, whichever of them is asked.
+"""Metrics of all processes of a service, whichever of them is scraped.
 
-Each writes what it counts to a file about once a second; whoever is scraped adds the files of the others. A figure of
-another process is so at most about a second old, and goes when that process goes. Whoever is scraped writes what it
-says of itself first, so that no counter is lower at the next one. Files of another start of the service are not read:
-whoever outlives a service that was killed goes on writing them.
+Each process writes its metrics to a file about once a second, and the one that is scraped adds the files of the others.
+It writes its own first, so that no counter is lower at the next scrape of another process. Files of another start of
+the service are not read: a worker that outlives a killed service goes on writing them.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ _BUCKETS = re.compile(r"_(?:bucket|sum|count)$")
 
 
 class SharedMetrics(Metrics):
-    """Metrics of one process among others; its text has the figures of all of them, with the label `worker`.
+    """Metrics of one process among others; its text has those of all processes, with the label `worker`.
 
     Args:
         folder: Where the processes of one service write theirs.
-        name: Which one this is.
-        start: What the processes of one service have in common, and no others.
+        name: The name of this process.
+        start: An id of the service's start, which all its processes share.
     """
 
     def __init__(self, folder: Path, name: str, start: str = "") -> None:
@@ -47,57 +46,54 @@ class SharedMetrics(Metrics):
         self._path = folder / (f"{start}.{own}" if start else own)
         self._name = name
         self._mutex = threading.Lock()
-        self._shown: str | None = None  # to the others
+        self._written: str | None = None
 
     def text(self) -> str:
         """Everything in the text format of Prometheus, each sample with the process that counted it."""
         with self._mutex:
             own = super().text()
-            if self._shown is not None:
+            if self._written is not None:
                 try:
-                    self._show(own)
-                except OSError:  # the writer tells of it; others cannot say more than this at the next scrape
-                    own = self._shown
-        return merged({self._name: own, **self._told_by_others()}.items())
+                    self._write(own)
+                except OSError:  # the writer logs it; the next scrape of another process cannot show more
+                    own = self._written
+        return merged([(self._name, own), *_texts(self._folder, self.start, but=self._name)])
 
     def others(self) -> str:
-        """The same of the other processes alone."""
-        return merged(self._told_by_others().items())
-
-    def _told_by_others(self) -> dict[str, str]:
-        return dict(_texts(self._folder, self.start, but=self._name))
+        """The metrics of the other processes alone."""
+        return merged(_texts(self._folder, self.start, but=self._name))
 
     def write(self) -> None:
-        """Let the others see this process's figures.
+        """Write this process's metrics for the others.
 
         Raises:
             OSError: They cannot be written.
         """
         with self._mutex:
-            self._show(super().text())
+            self._write(super().text())
 
     def remove(self) -> None:
-        """This process is ending."""
+        """Remove the file: this process is ending."""
         with self._mutex:
-            self._shown = None
+            self._written = None
             self._path.unlink(missing_ok=True)
 
-    def _show(self, text: str) -> None:
+    def _write(self, text: str) -> None:
         new = self._path.with_suffix(".new")
         new.write_text(text, "utf-8")
         new.replace(self._path)
-        self._shown = text
+        self._written = text
 
 
-class ArmMetricsWriter:
-    """A thread that writes a process's figures about once a second, until it is closed."""
+class MetricsWriter:
+    """A thread that writes a process's metrics about once a second, until it is closed."""
 
     def __init__(self, metrics: SharedMetrics) -> None:
         self._metrics = metrics
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="trimtab-figures", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="trimtab-metrics", daemon=True)
 
-    def __enter__(self) -> ArmMetricsWriter:
+    def __enter__(self) -> MetricsWriter:
         self._thread.start()
         return self
 
@@ -112,22 +108,22 @@ class ArmMetricsWriter:
             try:
                 self._metrics.write()
                 failed = False
-            except Exception as error:  # a full disk, a figure that cannot be read now: the others show old ones
+            except Exception as error:  # a full disk, or a metric that cannot be read now
                 if not failed:
-                    _logger.warning("figures of this process cannot be shown to others: %s", error)
+                    _logger.warning("metrics of this process cannot be written for the others: %s", error)
                 failed = True
             if self._stop.wait(_EVERY_S):
                 return
 
 
-def told(folder: Path) -> Scrape:
-    """What the processes of a service told last, for whoever looks from outside."""
+def shared_scrape(folder: Path) -> Scrape:
+    """The newest metrics of a service's processes, for a process that is none of them."""
     state = read_state(folder)
     return read_scrape(merged(_texts(folder, "" if state is None else state.start)), time.time())
 
 
 def _texts(folder: Path, start: str, *, but: str = "") -> Iterator[tuple[str, str]]:
-    """What each process of one start of a service told last, with its name; `but` one of them."""
+    """The names and newest metrics of the processes of one start of a service, without the process `but`."""
     for path in sorted(folder.glob(f"*{_SUFFIX}")):
         match = _FILE.fullmatch(path.name)
         if match and (match["start"] or "") == start and match["name"] != but:
@@ -148,7 +144,7 @@ def merged(texts: Iterable[tuple[str, str]]) -> str:
     samples: dict[str, list[str]] = {}
     for worker, text in texts:
         known = set(heads)
-        for line in filter(None, text.split("\n")):  # and nowhere else: labels hold whatever they like
+        for line in filter(None, text.split("\n")):  # `splitlines` would split within labels
             if head := _HEAD.match(line):
                 samples.setdefault(head[1], [])
                 if head[1] not in known:
@@ -173,7 +169,7 @@ def _labelled(line: str, worker: str) -> str:
 
 
 def clear(folder: Path, name: str | None = None, pid: int | None = None) -> None:
-    """Remove figures that processes left: all, or those of one that has ended."""
+    """Remove files of metrics: all, or those of one process that has ended."""
     for path in folder.glob("*"):
         match = _FILE.fullmatch(path.name)
         its = match is not None and (match["name"], match["pid"]) == (name, str(pid))

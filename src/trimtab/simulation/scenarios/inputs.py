@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,9 +16,9 @@ from trimtab.core.time import HOUR_US
 from trimtab.events.columns.frames import EventFrame
 from trimtab.features.definitions import Request
 from trimtab.monitoring.inputs.findings import Finding
-from trimtab.monitoring.inputs.input_hours import HourCounts, Layout, id_hashes, summarise_rows
+from trimtab.monitoring.inputs.input_hours import HourCounts, Layout, summarise_rows, text_hashes
 from trimtab.monitoring.inputs.monitor import InputMonitor
-from trimtab.monitoring.inputs.traffic import aside_of, question_hashes
+from trimtab.monitoring.inputs.question_hashes import aside_of, question_hashes
 from trimtab.monitoring.profiles.input_rows import ColumnPlan, rows_of_block
 from trimtab.monitoring.profiles.profile_records import InputProfile
 from trimtab.monitoring.profiles.profile_store import Profiles
@@ -28,6 +29,7 @@ from trimtab.store.ports import Blob, Catalog
 from trimtab.training.data.sets import TrainingSet
 
 _KEPT = 8
+_encode = msgspec.msgpack.Encoder().encode
 _Counted = dict[int, HourCounts]
 
 
@@ -38,7 +40,7 @@ class SharedCounts:
         self.profiles: dict[str, InputProfile] = {}
         self.findings: dict[object, list[Finding]] = {}  # of the newest block
         self._until_us: int | None = None
-        self._asked: tuple[int, NDArray[np.uint64], NDArray[np.int64]] | None = None
+        self._asked: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
         self._hours: OrderedDict[tuple[str, int], _Counted] = OrderedDict()
 
     def begin(self, until_us: int) -> None:
@@ -47,12 +49,12 @@ class SharedCounts:
             self._until_us = until_us
             self.findings.clear()
 
-    def asked(self, block: Block, request: Request) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    def asked(self, block: Block, request: Request) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The hashes of the request keys of a block, and of what they ask."""
         if self._asked is None or self._asked[0] != block.start:
-            keys = id_hashes([str(one) for one in block.requests[request.key].to_list()])
+            keys = text_hashes([str(one) for one in block.requests[request.key].to_list()])
             rows = zip(*(block.requests[name].to_list() for name in request.columns), strict=True)
-            self._asked = (block.start, keys, question_hashes(rows, aside_of(request)))
+            self._asked = (block.start, keys, question_hashes(list(map(_encode, rows)), aside_of(request)))
         return self._asked[1:]
 
     def hours(self, version: str, block: Block, count: Callable[[], _Counted]) -> _Counted:
@@ -137,13 +139,13 @@ class WatchedInputs:
         if not self._every_us:
             return
         self._shared.begin(until_us)
-        keys, questions = np.zeros(0, np.uint64), np.zeros(0, np.int64)
+        keys, questions = np.zeros(0, np.int64), np.zeros(0, np.int64)
         if block.stop > block.start:
             keys, questions = self._shared.asked(block, self._request)
 
         def counted(layout: Layout, plans: tuple[ColumnPlan, ...]) -> _Counted:
             rows = rows_of_block(plans, matrix, block.requests, block.features)
-            return summarise_rows(layout, rows, block.at_us, id_hashes(ids))
+            return summarise_rows(layout, rows, block.at_us, ids)
 
         begin = 0
         step_us = self._every_us

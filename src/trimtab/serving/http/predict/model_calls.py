@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trimtab.serving.answer.batching import calls_by_size
-from trimtab.serving.answer.score_cache import REMEMBERED
+from trimtab.serving.answer.score_cache import CACHED_SCORES
 from trimtab.serving.arms.endpoint import Endpoint
 from trimtab.serving.observe.metrics import Metrics
 
@@ -26,7 +26,7 @@ def show_model_calls(metrics: Metrics, endpoints: Sequence[Endpoint]) -> None:
 def show_remembered(metrics: Metrics, endpoints: Sequence[Endpoint]) -> None:
     """Let `metrics` show how often scores were remembered, of models that remember any."""
     said = "Scores that were asked for, by whether they were remembered."
-    metrics.counted(REMEMBERED, said, ("model", "found"), lambda: _remembered(endpoints))
+    metrics.counted(CACHED_SCORES, said, ("model", "found"), lambda: _remembered(endpoints))
 
 
 def _batches(endpoints: Sequence[Endpoint]) -> dict[tuple[str, ...], float]:

@@ -233,9 +233,7 @@ def test_a_value_that_nothing_explains_is_unknown_and_red(project: Project) -> N
     assert f"trimtab why {example.prediction}" in "\n".join(report.lines())
 
 
-def test_the_log_is_read_twice_at_most(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_log_is_read_twice_at_most(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     push(project, 5.0)
     wrong = again(project, ask(project, "a"), values=changed_value(project.predictions.find(ask(project, "b")), 2, 7.0))
     project.push("readings", [{"site": "north", "level": 6.0, "read_at": wrong.at_us}])  # known at its moment, behind P

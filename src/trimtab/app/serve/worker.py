@@ -91,7 +91,7 @@ def _end_alone(grace_s: float) -> None:
     os._exit(1)
 
 
-def answer(system: System, task: WorkerTask, line: Line, listener: socket.socket) -> None:
+def answer(system: System, task: WorkerTask, line: WorkerChannel, listener: socket.socket) -> None:
     """Answer requests at `listener` until SIGTERM."""
     from trimtab.app.serve.background import BackgroundTasks
     from trimtab.app.serve.followed_views import FollowedViews
@@ -100,7 +100,7 @@ def answer(system: System, task: WorkerTask, line: Line, listener: socket.socket
     from trimtab.serving.http.server.server import serve
     from trimtab.serving.workers.late_log import LateLog
     from trimtab.serving.workers.states import read_state
-    from trimtab.serving.workers.worker_metrics import SharedMetrics
+    from trimtab.serving.workers.worker_metrics import MetricsWriter, SharedMetrics
 
     begun = system.state.events.positions()
     views = FollowedViews(system, lambda: line.send(WAKE), lambda: read_state(Path(task.folder)))
@@ -121,7 +121,7 @@ def answer(system: System, task: WorkerTask, line: Line, listener: socket.socket
         )
         _load(keeper)
         opened.enter_context(keeper.start())
-        opened.enter_context(ArmMetricsWriter(metrics))
+        opened.enter_context(MetricsWriter(metrics))
         with suppress(Unavailable):  # readiness says so; requests get the features that exist
             views.wait_applied(begun, task.fill_s)
         serve(

@@ -9,43 +9,42 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.app.data.training_data import LivingData
+from trimtab.app.data.training_pin import Pin
 from trimtab.app.features.project_spec import ProjectSpec, executor
 from trimtab.app.state.lease import Lease
 from trimtab.app.state.loop_turns import KIND, Doing, Turn, last_turn
+from trimtab.app.state.state import kept_from
+from trimtab.app.system import System
 from trimtab.app.training.fresh_process import loads_in_new_process
 from trimtab.app.training.training_runs import TrainingRuns, Watch
 from trimtab.app.training.training_work import Answered, Asked
-from trimtab.core.clock import Clock, SystemClock
+from trimtab.core.clock import SystemClock
 from trimtab.core.columns.data import Column
-from trimtab.core.config import Config
 from trimtab.core.errors import Conflict
-from trimtab.core.ids import Ids
+from trimtab.core.ids import TimeIds
 from trimtab.core.records import Decision, GateRecord
-from trimtab.events.columns.history import History
 from trimtab.features.labels import LabelIndex
 from trimtab.feedback.outcomes import KnownLabels
 from trimtab.monitoring.inputs.monitor import InputMonitor
 from trimtab.monitoring.profiles.profile_store import Profiles
-from trimtab.registry import Registry, Version
-from trimtab.run import Recorded, Runs, Workplace
+from trimtab.registry import Version
+from trimtab.run import Recorded, Workplace
 from trimtab.serving.answer.answering import PAST
-from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.steering.candidates.builder import CandidateBuilder
-from trimtab.steering.candidates.ports import CandidateOptions, DeploymentParts, Stored, TrainingData
+from trimtab.steering.candidates.ports import CandidateOptions, DeploymentParts, Stored
 from trimtab.steering.candidates.stored import Recording
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.gate.version_checks import Proving
 from trimtab.steering.loop.loop import Loop
-from trimtab.store.ports import Blob, Catalog, Put
+from trimtab.store.ports import Put
 from trimtab.training.data.sets import TrainingSet
-from trimtab.training.definitions import Model
 from trimtab.training.environment import current_environment
 
 _OWN_TIME = ("live", "online", "replay")  # modes of live answers
@@ -58,44 +57,25 @@ class DeploymentLoop:
     what the others stored. If a lease is lost all the same, expected revisions of writes decide.
     """
 
-    def __init__(
-        self,
-        deployment: Deployment,
-        *,
-        history: History,
-        predictions: PredictionLog,
-        data: TrainingData,
-        registry: Registry,
-        catalog: Catalog,
-        blob: Blob,
-        folder: Path,
-        clock: Clock,
-        ids: Ids,
-        config: Config,
-        runs: Runs,
-        pin: Callable[[Model, int], object],
-    ) -> None:
+    def __init__(self, system: System, deployment: Deployment, data: LivingData) -> None:
         self.deployment = deployment
-        self._history = history
-        self._predictions = predictions
-        self._profiles = Profiles(catalog, blob, clock)
-        self._catalog = catalog
-        self._folder = folder
-        self._clock = clock
+        self._system = system
+        self._catalog = catalog = system.state.catalog
+        self._clock = system.clock
+        self._profiles = Profiles(catalog, system.state.blob, system.clock)
         self._labels = LabelIndex(deployment.model.label)
-        self._steps = Recorded("train", catalog, blob, clock=clock)
-        self._runs = runs
-        self._registry = registry
-        self._config = config
+        self._steps = Recorded("train", catalog, system.state.blob, clock=system.clock)
+        config = system.config
+        pin = Pin(data, system.asked_history, catalog, kept_from=partial(kept_from, catalog))
         parts = DeploymentParts(
             deployment=deployment,
             data=data,
             labels=self._read_labels,
-            registry=registry,
+            registry=system.registry,
             catalog=catalog,
-            blob=blob,
-            clock=clock,
-            ids=ids,
+            blob=system.state.blob,
+            clock=system.clock,
+            ids=TimeIds(system.clock),
         )
         options = CandidateOptions(
             seed=config.seed,
@@ -104,7 +84,7 @@ class DeploymentLoop:
             proving=self._proving(),
             profile=self._profiles.make,
         )
-        self._loop = Loop(parts, options, live=self, outside=self._outside, predictions=predictions)
+        self._loop = Loop(parts, options, live=self, outside=self._outside, predictions=system.predictions)
         self.monitor = self._loop.monitor
         self.controller = self._loop.controller
         self._ticked = False  # whether the last tick closed its days
@@ -118,8 +98,8 @@ class DeploymentLoop:
             self._catalog,
             self.deployment.model,
             profiles=self._profiles,
-            registry=self._registry,
-            frame_of=self._history.frame,
+            registry=self._system.registry,
+            frame_of=self._system.asked_history.frame,
             now_us=self._clock.now_us(),
             owner=self.deployment.owner,
         )
@@ -203,7 +183,7 @@ class DeploymentLoop:
                 raise self._at_work("promote")
             self.catch_up()
             if seen_until_us is not None:  # the stated end counts from now on, whatever the outcome
-                self._registry.say_seen(version, seen_until_us, actor=actor)
+                self._system.registry.say_seen(version, seen_until_us, actor=actor)
             with self._training.turn(actor, watch, "promote"):
                 stored = Stored(version=version.id, seen_until_us=seen_until_us)
                 decisions = self.controller.promote(stored, actor, why)
@@ -278,7 +258,9 @@ class DeploymentLoop:
         """
         name = self.deployment.name
         scores: dict[str, float] = {}
-        for block, _ in self._predictions.blocks(self._predictions.positions_before(since_us), model=name):
+        for block, _ in self._system.predictions.blocks(
+            self._system.predictions.positions_before(since_us), model=name
+        ):
             for p in block:
                 own = p.mode in _OWN_TIME and p.at_us >= p.made_at_us and PAST not in p.flags and not p.is_degraded
                 if own and p.version == version and p.at_us >= since_us:
@@ -287,8 +269,8 @@ class DeploymentLoop:
 
     def catch_up(self) -> None:
         """Read new records, and the state that other processes stored."""
-        self._history.refresh()
-        self._labels.update(self._history.frame(self.deployment.model.label.source.name))
+        self._system.asked_history.refresh()
+        self._labels.update(self._system.asked_history.frame(self.deployment.model.label.source.name))
         with self._reading:
             if self._loop.reload():
                 self._inputs_read = False
@@ -314,11 +296,11 @@ class DeploymentLoop:
     def _outside(self, builder: CandidateBuilder) -> TrainingRuns:
         self._training = TrainingRuns(
             builder,
-            runs=self._runs,
-            registry=self._registry,
+            runs=self._system.recorded,
+            registry=self._system.registry,
             model=self.deployment.name,
             asked=self._asked,
-            executor=partial(executor, self._config.training, self._clock, {"loop": self}),
+            executor=partial(executor, self._system.config.training, self._clock, {"loop": self}),
             worker=self,
         )
         return self._training
@@ -330,14 +312,16 @@ class DeploymentLoop:
             actor=self.controller.state.asked_by or "policy",
             model=self.deployment.name,
             deployment=self.deployment_hash,
-            project=ProjectSpec.of(self._config, self._folder),
+            project=ProjectSpec.of(self._system.config, self._system.state_folder),
         )
 
     def _proving(self) -> Proving | None:
         """A new process and a timer for candidates; only with the system's clock."""
         if not isinstance(self._clock, SystemClock):
             return None
-        return Proving(partial(loads_in_new_process, self._config, self._folder), time.perf_counter_ns)
+        return Proving(
+            partial(loads_in_new_process, self._system.config, self._system.state_folder), time.perf_counter_ns
+        )
 
     def _made_by(self) -> object:
         """Everything but data that a version depends on, as JSON values."""
@@ -345,18 +329,18 @@ class DeploymentLoop:
         return [
             self.deployment.model.hash,
             self.deployment.learn,
-            self._config.seed,
-            self._config.training.threads,
+            self._system.config.seed,
+            self._system.config.training.threads,
             made_in,
         ]
 
     def _read_predictions(self) -> None:
         seen = self._loop.positions
         if seen is None:  # a new project, or an earlier trimtab's
-            seen = self._predictions.positions_before(self._loop.closed_until_us)
+            seen = self._system.predictions.positions_before(self._loop.closed_until_us)
         if not self._inputs_read:
             self._read_inputs_again(seen)
-        for block, reached in self._predictions.blocks(seen, model=self.deployment.name):
+        for block, reached in self._system.predictions.blocks(seen, model=self.deployment.name):
             self._loop.add(block, before=seen, reached=reached)
             self.inputs.add(block)
             seen = reached
@@ -364,8 +348,8 @@ class DeploymentLoop:
     def _read_inputs_again(self, until: Mapping[str, int]) -> None:
         """Give the input monitor the predictions of its open hours that the loop has read already."""
         self.inputs.reload()
-        for name, after in self._predictions.positions_before(self.inputs.read_from_us).items():
-            for block in self._predictions.between(name, after, until.get(name, 0), model=self.deployment.name):
+        for name, after in self._system.predictions.positions_before(self.inputs.read_from_us).items():
+            for block in self._system.predictions.between(name, after, until.get(name, 0), model=self.deployment.name):
                 self.inputs.add(block)
         self._inputs_read = True
 
@@ -377,7 +361,9 @@ class DeploymentLoop:
     def _turn(self, doing: Doing) -> Iterator[bool]:
         """Hold the loop for the block and record it; False when another process or thread holds it."""
         name, who = self.deployment.name, f"process {os.getpid()} on {platform.node()}"
-        lease = Lease(self._catalog, f"loop.{name}", self._folder)  # of this turn: threads exclude each other too
+        lease = Lease(
+            self._catalog, f"loop.{name}", self._system.state_folder
+        )  # of this turn: threads exclude each other too
         if not lease.take():
             yield False
             return

@@ -7,14 +7,12 @@ from functools import partial
 
 from trimtab.app.data.logged_rows import encodings
 from trimtab.app.data.training_data import LivingData
-from trimtab.app.data.training_pin import Pin
 from trimtab.app.features.feature_runs import OpenedRun, run_of_model
 from trimtab.app.state.searches import with_chosen
 from trimtab.app.state.state import kept_from
 from trimtab.app.system import System
 from trimtab.app.training.learning import Teacher
 from trimtab.app.training.loop import DeploymentLoop
-from trimtab.core.ids import TimeIds
 from trimtab.features.stored import with_sources
 from trimtab.monitoring.inputs.red_windows import left_out
 from trimtab.steering.loop.stages import Stage, stages
@@ -43,22 +41,7 @@ class Loops:
         deployment = with_chosen(catalog, system.definitions.deployment(model))
         found = self._loops.get(deployment.name)
         if found is None or found.deployment.model.chosen != deployment.model.chosen:
-            data = self.living_data()
-            found = self._loops[deployment.name] = DeploymentLoop(
-                deployment,
-                history=system.asked_history,
-                predictions=system.predictions,
-                data=data,
-                registry=system.registry,
-                catalog=catalog,
-                blob=system.state.blob,
-                folder=system.state_folder,
-                clock=system.clock,
-                ids=TimeIds(system.clock),
-                config=system.config,
-                runs=system.recorded,
-                pin=Pin(data, system.asked_history, catalog, kept_from=partial(kept_from, catalog)),
-            )
+            found = self._loops[deployment.name] = DeploymentLoop(system, deployment, self.living_data())
         return found
 
     def teacher(self, model: str) -> Teacher:

@@ -12,7 +12,8 @@ import pytest
 
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Corrupt, Misuse, NotFound
-from trimtab.store.delta.table import DeltaTable, _not_now
+from trimtab.store.delta.log import _not_now
+from trimtab.store.delta.table import DeltaTable
 from trimtab.testing import TableContract
 
 Start = Callable[[str, str, Path], subprocess.Popen[str]]

@@ -1,0 +1,344 @@
+"""The transaction log of a Delta table: its schema, its commits and their checksums."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import threading
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import deltalake
+import deltalake.exceptions as delta_errors
+from deltalake.schema import PrimitiveType
+from deltalake.transaction import AddAction, RemoveAction
+
+from trimtab.core.columns.data import Columns, Dtype
+from trimtab.core.errors import Corrupt, Misuse, NotFound, TrimtabError, Unavailable
+from trimtab.core.hashing import bytes_hash
+from trimtab.store.delta.files import DISK_FULL
+from trimtab.store.durable_files import file_mode, make_folder, narrow, sync_directory
+from trimtab.store.forks import forked
+
+_CHECKPOINT_EVERY = 50  # commits
+COMMIT_ATTEMPTS = 10
+_TYPES: dict[Dtype, str] = {"float": "double", "int": "long", "bool": "boolean", "str": "string", "time": "timestamp"}
+_DTYPES: dict[str, Dtype] = {name: dtype for dtype, name in _TYPES.items()}
+_ROOM_BYTES = 64 << 10  # less is no room for a commit; Delta's library does not always name that as the cause
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m|[\u2190-\u257f]")  # and the lines that Delta's library draws
+_CONFIGURATION = {
+    "delta.checkpointInterval": "1000000000",  # we make them ourselves, to keep their checksums
+    "delta.enableExpiredLogCleanup": "false",  # any version may be pinned by a training set
+}
+_FORMAT = "trimtab table, format 1"  # kept as the Delta table's description
+
+
+class DeltaLog:
+    """The log of one table. Its users hold a mutex around each call.
+
+    Every commit is synced, and its hash is written to `_checks`, against which it is compared when it is read.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        refuse_fork(directory)
+        self.directory = directory
+        self.closed = False
+        self._delta: deltalake.DeltaTable | None = None
+        self._checked_through = -1  # the last commit whose checksum was compared
+
+    @staticmethod
+    def move(writer: str, position: int) -> list[deltalake.Transaction]:
+        """What a commit stores to say that `writer` has reached `position`."""
+        check = deltalake.Transaction(f"{writer}#crc", _position_crc(writer, position))
+        return [deltalake.Transaction(writer, position), check]
+
+    def dtypes(self, delta: deltalake.DeltaTable) -> dict[str, Dtype]:
+        """The table's columns."""
+        found: dict[str, Dtype] = {}
+        for field in delta.schema().fields:
+            name = field.type.type if isinstance(field.type, PrimitiveType) else str(field.type)
+            if name not in _DTYPES:
+                raise Misuse(
+                    f"{self.directory}: column {field.name!r} is a {name}, which trimtab does not write. Use another."
+                )
+            found[field.name] = _DTYPES[name]
+        return found
+
+    def files(self, version: int) -> list[str]:
+        """The files of the log that a version needs, relative to the table, with their checksums."""
+        directory = self.directory / "_delta_log"
+        names = [name for name in sorted(os.listdir(directory)) if name[:20].isdigit() and int(name[:20]) <= version]
+        with contextlib.suppress(FileNotFoundError):
+            if json.loads((directory / "_last_checkpoint").read_bytes())["version"] <= version:
+                names.append("_last_checkpoint")
+        checks = [f"_checks/{name}" for name in names if (self.directory / "_checks" / name).exists()]
+        return [*(f"{directory.name}/{name}" for name in names), *checks]
+
+    def refresh(self) -> deltalake.DeltaTable | None:
+        """The newest state, its new commits checked; None before the first append."""
+        refuse_fork(self.directory)
+        if self.closed:
+            raise Misuse(f"{self.directory}: this table is closed. Open it again with store.open.")
+        if self._delta is None:
+            if not (self.directory / "_delta_log").is_dir():
+                return None
+            self._check_log()
+            with named(self.directory):
+                try:
+                    delta = deltalake.DeltaTable(str(self.directory))
+                except delta_errors.TableNotFoundError:
+                    if any((self.directory / "_checks").glob("*")):
+                        raise Corrupt(f"{self.directory}/_delta_log: its commits are gone. Restore them.") from None
+                    return None
+            found = delta.metadata().description
+            if found != _FORMAT:
+                raise Misuse(
+                    f"{self.directory}: found a table of {found!r}, needed {_FORMAT!r}. Use the program that wrote it."
+                )
+            self._delta, self._checked_through = delta, delta.version()
+            return delta
+        with named(self.directory):
+            self._delta.update_incremental()
+        for version in range(self._checked_through + 1, self._delta.version() + 1):
+            self._check_sealed(f"{version:020}.json")
+        self._checked_through = self._delta.version()
+        return self._delta
+
+    def create(self, rows: Columns) -> deltalake.DeltaTable:
+        if not rows.by_name:
+            raise Misuse(f"{self.directory}: the first append has no columns. Give the columns, even without rows.")
+        folded = {name.casefold() for name in rows.names}
+        if len(folded) != len(rows.names) or "" in folded:
+            raise Misuse(f"{self.directory}: column names {', '.join(rows.names)} are empty or differ only in case.")
+        with contextlib.suppress(FileExistsError, delta_errors.CommitFailedError):
+            self._declare(rows, "ignore")
+        delta = self.refresh()
+        assert delta is not None
+        self._seal(f"{0:020}.json")
+        return delta
+
+    def _declare(self, rows: Columns, mode: Literal["ignore", "overwrite"]) -> None:
+        fields = [deltalake.Field(n, PrimitiveType(_TYPES[c.dtype]), nullable=True) for n, c in rows.by_name.items()]
+        with named(self.directory):
+            deltalake.DeltaTable.create(
+                str(self.directory),
+                deltalake.Schema(fields),
+                mode=mode,
+                description=_FORMAT,
+                configuration=_CONFIGURATION,
+            )
+
+    def begin_again(self, rows: Columns) -> None:
+        """Give a table without rows the columns of the first ones, its positions kept. # D163"""
+        delta = self.refresh()
+        if delta is None or self.active(delta) or not _contradict(self.dtypes(delta), rows):
+            return
+        with self.locked(fcntl.LOCK_EX):
+            delta = self.refresh()
+            assert delta is not None
+            if not self.active(delta):
+                before = delta.version()
+                self._declare(rows, "overwrite")
+                delta.update_incremental()
+                self._sealed(delta, before)
+
+    def widened(self, delta: deltalake.DeltaTable, rows: Columns) -> deltalake.DeltaTable:
+        """The table with all columns of `rows`, when they have all of the table's; else as it is."""
+        for _ in range(COMMIT_ATTEMPTS):
+            there = self.dtypes(delta)
+            found = {name: column.dtype for name, column in rows.by_name.items()}
+            new = {name: dtype for name, dtype in found.items() if name not in there}
+            alike = {name.casefold() for name in new} & {name.casefold() for name in there}
+            if not new or {**new, **there} != found or alike:
+                return delta
+            fields = [deltalake.Field(name, PrimitiveType(_TYPES[dtype]), nullable=True) for name, dtype in new.items()]
+            before = delta.version()
+            try:
+                with named(self.directory):
+                    delta.alter.add_columns(
+                        fields,
+                        post_commithook_properties=deltalake.PostCommitHookProperties(create_checkpoint=False),
+                    )
+                    delta.update_incremental()
+            except delta_errors.CommitFailedError:  # another process was first: look again
+                delta = self.refresh() or delta
+                continue
+            self._sealed(delta, before)
+            return delta
+        return delta
+
+    def commit(
+        self,
+        delta: deltalake.DeltaTable,
+        actions: Sequence[AddAction | RemoveAction],
+        moves: Sequence[deltalake.Transaction],
+    ) -> None:
+        """Commit, sync and seal; `delta` shows the new version afterwards."""
+        before = delta.version()
+        with named(self.directory):
+            delta.create_write_transaction(
+                list(actions),
+                "append",
+                delta.schema(),
+                commit_properties=deltalake.CommitProperties(app_transactions=list(moves)),
+                post_commithook_properties=deltalake.PostCommitHookProperties(create_checkpoint=False),
+            )
+            delta.update_incremental()
+        self._sealed(delta, before)
+
+    def _sealed(self, delta: deltalake.DeltaTable, before: int) -> None:
+        """Sync and seal the commits after version `before`."""
+        for version in range(before + 1, delta.version() + 1):  # ours is one of them
+            path = self.directory / "_delta_log" / f"{version:020}.json"
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            self._seal(path.name)
+        sync_directory(self.directory / "_delta_log")
+        if delta.version() // _CHECKPOINT_EVERY > before // _CHECKPOINT_EVERY:
+            self.checkpoint(delta)
+
+    def checkpoint(self, delta: deltalake.DeltaTable) -> None:
+        with named(self.directory):
+            delta.create_checkpoint()
+        for path in (self.directory / "_delta_log").glob(f"{delta.version():020}.checkpoint*.parquet"):
+            self._seal(path.name)
+
+    def _seal(self, name: str) -> None:
+        """Write down a log file's hash; a crash before this leaves that file unchecked, not wrong."""
+        checks = self.directory / "_checks"
+        make_folder(checks)
+        log = self.directory / "_delta_log" / name
+        narrow(log.parent)
+        narrow(log)
+        if not (checks / name).exists():
+            temporary = checks / f"_{os.getpid()}.{threading.get_ident()}.new"
+            temporary.write_text(bytes_hash(log.read_bytes()))
+            narrow(temporary)
+            temporary.replace(checks / name)
+
+    def _check_log(self) -> None:
+        """Compare the sealed log files from the newest checkpoint on."""
+        checks = self.directory / "_checks"
+        names = sorted(name for name in os.listdir(checks) if name[:20].isdigit()) if checks.is_dir() else []
+        newest = max((name[:20] for name in names if ".checkpoint" in name), default="")
+        for name in names:
+            if name[:20] >= newest:
+                self._check_sealed(name)
+
+    def _check_sealed(self, name: str) -> None:
+        path = self.directory / "_delta_log" / name
+        try:
+            expected = (self.directory / "_checks" / name).read_text("ascii", "replace")
+        except FileNotFoundError:
+            return  # its writer was killed before it could seal it
+        try:
+            sound = bytes_hash(path.read_bytes()) == expected
+        except FileNotFoundError:
+            sound = False
+        if not sound:
+            raise Corrupt(f"{path}: damaged or gone (wrong checksum). Restore it from a copy.")
+
+    def at(self, version: int) -> deltalake.DeltaTable:
+        newest = -1 if self._delta is None else self._delta.version()
+        if not 0 <= version <= newest:
+            raise NotFound(f"{self.directory}: no version {version}; the newest is {newest}.")
+        with named(self.directory):
+            return deltalake.DeltaTable(str(self.directory), version=version)
+
+    def active(self, delta: deltalake.DeltaTable) -> list[str]:
+        with named(self.directory):
+            return sorted(uri.rpartition("/")[2] for uri in delta.file_uris())
+
+    def position(self, delta: deltalake.DeltaTable, writer: str) -> int:
+        with named(self.directory):
+            found, check = delta.transaction_version(writer), delta.transaction_version(f"{writer}#crc")
+        if found is None and check is None:
+            return 0
+        if found is None or check != _position_crc(writer, found):
+            raise Corrupt(f"{self.directory}/_delta_log: the position of writer {writer!r} is damaged. Restore it.")
+        return int(found)
+
+    def check_columns(self, delta: deltalake.DeltaTable, rows: Columns) -> None:
+        needed = self.dtypes(delta)
+        found = {name: column.dtype for name, column in rows.by_name.items()}
+        if found != needed:
+            differing = [name for name in {**found, **needed} if needed.get(name) != found.get(name)]
+            said = [f"{n!r}: found {found.get(n, 'none')}, needed {needed.get(n, 'none')}" for n in differing]
+            more = f"; and {len(said) - 5} more" if len(said) > 5 else ""
+            raise Misuse(
+                f"table {self.directory}: these columns are not the table's: {'; '.join(said[:5])}{more}. Give rows of "
+                "its columns; a column whose type changed needs a new name."
+            )
+
+    @contextlib.contextmanager
+    def locked(self, how: int) -> Iterator[None]:
+        """Shared while appending, alone while files are replaced: so no file vanishes before its commit."""
+        path = self.directory / "_lock"
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, file_mode(self.directory))
+        except OSError as error:
+            raise _not_now(self.directory, error) from error
+        try:
+            fcntl.flock(fd, how)
+            yield
+        except OSError as error:
+            raise _not_now(self.directory, error) from error
+        finally:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def named(directory: Path) -> Iterator[None]:
+    """Delta's errors by our names; a lost race for a commit passes unchanged."""
+    try:
+        yield
+    except (delta_errors.CommitFailedError, delta_errors.TableNotFoundError):
+        raise
+    except TrimtabError:
+        raise
+    except OSError as error:
+        raise _not_now(directory, error) from error
+    except (delta_errors.DeltaError, ValueError, KeyError) as error:
+        if DISK_FULL.search(str(error)):
+            raise _not_now(directory, error) from error
+        raise Corrupt(f"{directory}/_delta_log: cannot be read ({_plain(error)}). Restore it from a copy.") from error
+
+
+def _not_now(directory: Path, error: Exception) -> Unavailable:
+    """What to do about an error of the disk, of which the system or Delta's library tells."""
+    other = isinstance(error, PermissionError | FileNotFoundError) or not directory.is_dir()
+    if DISK_FULL.search(str(error)) or (not other and shutil.disk_usage(directory).free < _ROOM_BYTES):
+        return Unavailable(f"{directory}: the disk is full. Nothing was lost; free some space and do this again.")
+    return Unavailable(f"{directory}: {_plain(error)}. Check free space and access, and try again.")
+
+
+def _plain(error: Exception) -> str:
+    """What an error says, in one line and without the colours of a terminal."""
+    return " ".join(_COLOUR.sub("", str(error)).split())
+
+
+def _contradict(there: Mapping[str, Dtype], rows: Columns) -> bool:
+    """Whether columns are missing or of another type."""
+    found = {name: column.dtype for name, column in rows.by_name.items()}
+    return any(found.get(name) != dtype for name, dtype in there.items())
+
+
+def _position_crc(writer: str, position: int) -> int:
+    return zlib.crc32(f"{writer}\0{position}".encode())
+
+
+def refuse_fork(directory: Path) -> None:
+    """Refuse a table in a child forked after a table was used."""
+    global _used_by
+    if _used_by not in (0, os.getpid()):
+        raise forked(directory)
+    _used_by = os.getpid()
+
+
+_used_by = 0  # the process that started Delta's runtime, which does not survive a fork

@@ -24,7 +24,7 @@ from trimtab.events.definitions import Source, source
 from trimtab.features.aggregates import count, latest, mean
 from trimtab.features.definitions import View, view
 from trimtab.features.frames import REASONS
-from trimtab.features.offline.as_known_now import hindsight
+from trimtab.features.offline.as_known_now import as_known_now
 from trimtab.features.offline.view_columns import evaluate_view
 from trimtab.features.parts.event_files import connected, table_events
 from trimtab.features.parts.event_parts import Split, entities_of, frame_of_part, parts_of, settle, split
@@ -58,7 +58,7 @@ def by_parts(
             rows = np.flatnonzero(part_of == part)
             if len(rows):
                 frame = frame_of_part(divided, part, connection)
-                frame = hindsight(frame) if final else frame
+                frame = as_known_now(frame) if final else frame
                 answers = in_slices(of, [key.take(rows) for key in keys], at_us[rows], frame, 1 + part % 3)
                 found.append((rows, unpacked(packed(answers))))
         return listed(of, scattered(found, len(at_us)))
@@ -72,7 +72,7 @@ def listed(of: View, answers: Any) -> list[dict[str, Answer]]:
 
 def in_memory(records: list[Record], of: View, keys: list[Column], at_us: Any, *, final: bool = False) -> Any:
     frame = frame_of(records, of.source)
-    return listed(of, evaluate_view(of, keys, at_us, hindsight(frame) if final else frame))
+    return listed(of, evaluate_view(of, keys, at_us, as_known_now(frame) if final else frame))
 
 
 def known_always(records: list[Record]) -> list[Record]:

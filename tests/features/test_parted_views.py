@@ -27,7 +27,7 @@ from trimtab.features.aggregates import count, latest, mean
 from trimtab.features.definitions import request, view
 from trimtab.features.feature_set import FeatureSet, feature_set
 from trimtab.features.frames import FeatureFrame
-from trimtab.features.offline.as_known_now import hindsight, let_in
+from trimtab.features.offline.as_known_now import as_known_now, differing_values
 from trimtab.features.offline.evaluation import evaluate, evaluate_by
 from trimtab.features.parts import parted_views
 from trimtab.features.parts.given_files import folder_events
@@ -75,7 +75,7 @@ def test_views_by_features_of_views_are_answered_on_disk_as_in_memory(
 ) -> None:
     requests, at_us = asked_for(asked)
     frame = frame_of(records, KEYED)
-    expected = evaluate(FEATURES, requests, at_us, {"readings": hindsight(frame) if final else frame})
+    expected = evaluate(FEATURES, requests, at_us, {"readings": as_known_now(frame) if final else frame})
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(parted_views, "_PER_EVENT_BYTES", 64 << 20)
         with opened(Path(name), records) as views:
@@ -93,10 +93,10 @@ def test_what_final_lets_in_is_counted_value_by_value(
     requests, at_us = asked_for(asked)
     frame = frame_of(records, KEYED)
     then = evaluate(FEATURES, requests, at_us, {"readings": frame})
-    final = evaluate(FEATURES, requests, at_us, {"readings": hindsight(frame)})
+    final = evaluate(FEATURES, requests, at_us, {"readings": as_known_now(frame)})
     always = evaluate(FEATURES, requests, at_us, {"readings": frame_of(known_always(records), KEYED)})
     assert rows(final) == rows(always)
-    for name, counted in let_in(then, final).items():
+    for name, counted in differing_values(then, final).items():
         pairs = zip(listed(then, name), listed(final, name), strict=True)
         assert counted == sum(one != other for one, other in pairs), name
 

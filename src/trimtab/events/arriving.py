@@ -1,4 +1,4 @@
-"""What came of each source, how late, how long ago: counted from the log's records, so exact after any crash."""
+"""Arrivals of each source: counts, delays and ages, taken from the log's records and so exact after any crash."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trimtab.events.quarantine import Quarantine
 
 
 class Arrivals(msgspec.Struct, frozen=True, kw_only=True):
-    """One source at one moment; times and ages in microseconds, None where there is nothing to tell."""
+    """Arrivals of one source at one time; times and ages in microseconds, None where there are none."""
 
     source: str
     accepted: int  # records in the log: the five that follow
@@ -125,8 +125,8 @@ def _following_deletions(source: Source, frame: EventFrame, replaced: NDArray[An
     if source.key is None:
         return 0
     gone, at = frame.deleted, frame.known_at_us
-    own_moment = gone & (frame.superseded_at_us == at)  # a tombstone replaced at once: by no tombstone
-    maybe = np.flatnonzero(replaced & ~own_moment)
+    at_once = gone & (frame.superseded_at_us == at)  # a tombstone replaced as it came: by no tombstone
+    maybe = np.flatnonzero(replaced & ~at_once)
     maybe = maybe[np.isin(frame.superseded_at_us[maybe], np.unique(at[gone]))]
     keys = frame.columns[source.key].values
     tombstones = Counter(zip(keys[gone].tolist(), at[gone].tolist(), strict=True))

@@ -28,7 +28,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """Why one row went to quarantine."""
+    """The reason why one row went to quarantine."""
 
     row: int  # its index in the call
     field: str
@@ -37,7 +37,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Call(msgspec.Struct, frozen=True):
-    """What holds for all rows of a call."""
+    """Facts that hold for all rows of a call."""
 
     source: Source
     op: Op
@@ -52,7 +52,7 @@ class Batch:
     def __init__(
         self, call: Call, lists: dict[str, list[Any]], count: int, at_us: NDArray[Any] | None, *, given: bool = True
     ) -> None:
-        self._given = given  # the values are those that somebody sent, and not a table's that was looked at before
+        self._given = given  # the values are as they were sent, not those of a table that was checked before
         self.bad: dict[int, tuple[str, Reason, object]] = {}
         self._call = call
         self._lists = lists
@@ -65,7 +65,7 @@ class Batch:
         self._ids = self._identify()
 
     def payloads(self) -> list[bytes]:
-        """One record a row; those of bad rows say nothing."""
+        """One record a row; those of bad rows are not to be used."""
         call, times = self._call, self._values[self._call.source.time]
         rows = self._rows()
         ops = repeat(call.op) if self._ops is None else self._ops
@@ -83,7 +83,7 @@ class Batch:
         return Problem(row + offset, field, reason, said + needed)
 
     def absent(self, rows: Sequence[Mapping[str, object]] | None) -> tuple[str, ...]:
-        """The declared columns that some row lacks which replaces another."""
+        """The declared columns that are missing in some row that replaces another."""
         ops = [self._call.op] * self._count if self._ops is None else self._ops
         replacing = [row for row, op in enumerate(ops) if op != "delete" and row not in self.bad]
         if self._call.source.key is None or not replacing:
@@ -134,7 +134,7 @@ class Batch:
         return ops
 
     def _date(self) -> None:
-        """Every row has a time, none in another unit than microseconds, and none too far ahead."""
+        """Report rows without a time, with a time in another unit than microseconds, or too far ahead."""
         source, times = self._call.source, self._values[self._call.source.time]
         if None in times:
             for row in [row for row, time in enumerate(times) if time is None]:
@@ -146,7 +146,7 @@ class Batch:
         if not times or (self._call.future_ok and not self._given):
             return
         dated: NDArray[np.int64] = np.array(times, np.int64)
-        if self._given and self._call.now_us > LAST_OF_OTHER_UNITS_US:  # a clock in early 1970 is a test's
+        if self._given and self._call.now_us > LAST_OF_OTHER_UNITS_US:  # a clock in early 1970 belongs to a test
             self._refuse_other_units(dated)
         if self._call.future_ok:
             return
@@ -154,7 +154,7 @@ class Batch:
             self.bad.setdefault(row, (source.time, "future", self._lists[source.time][row]))
 
     def _refuse_other_units(self, dated: NDArray[np.int64]) -> None:
-        """Integers that somebody sent as moments and that count seconds or milliseconds. # D49"""
+        """Refuse integers sent as times that count seconds or milliseconds. # D49"""
         names = [name for name, dtype in {**self._call.source.columns, **EXTRA}.items() if dtype == "time"]
         for name in names:
             given = self._lists.get(name)
@@ -166,7 +166,7 @@ class Batch:
                 self.bad.setdefault(row, (name, "bad_time", given[row]))
 
     def _bare_deletions(self) -> None:
-        """A deletion says which event and when, no more: whose it was, the version before it says."""
+        """Drop the values of deletions but key and time: the version before has the entity."""
         source = self._call.source
         if self._ops is None and self._call.op != "delete":
             return
@@ -195,13 +195,13 @@ class Batch:
         return [made if own is None else f"{own}@{made}" for own, made in zip(given, hashes, strict=True)]  # D6
 
     def _rows(self) -> Iterator[tuple[Value, ...]]:
-        """The values of each row, as its event holds them."""
+        """The values of each row, as its event has them."""
         source, rows = self._call.source, zip(*self._values.values(), strict=True)
         return rows if source.first is None or source.key is not None else _without_added_nulls(rows, source.first)
 
     def _known_at(self, times: list[Value]) -> Sequence[Value]:
         delay = self._call.source.delay_us
-        # Ignored: that a time may be null. A row without one was refused before.
+        # A row without a time was refused before, so none is null.
         usual = [time + delay for time in times] if self._call.history else [0] * self._count  # type: ignore[operator]
         if "_known_at" not in self._lists:
             return usual
@@ -209,7 +209,7 @@ class Batch:
 
 
 def _without_added_nulls(rows: Iterable[tuple[Value, ...]], first: int) -> Iterator[tuple[Value, ...]]:
-    """Rows as an id tells of them: without the nulls at the end that lie in added columns. # D48"""
+    """Rows without trailing nulls in added columns, so that ids outlive added columns. # D48"""
     for row in rows:
         end = len(row)
         while end > first and row[end - 1] is None:

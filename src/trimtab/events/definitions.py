@@ -1,4 +1,4 @@
-"""What a source of events is: its columns, its clock, its key."""
+"""Sources of events: their columns, times and keys."""
 
 import datetime as dt
 import re
@@ -15,7 +15,7 @@ from trimtab.events.about import NOTHING, About, about
 from trimtab.events.time_formats import TimeFormat, checked_formats
 from trimtab.events.time_formats import time_format as format_of
 
-Time = dt.datetime  # the type to declare for a column of moments
+Time = dt.datetime  # the type to declare for a column of times
 
 _DTYPES: dict[object, Dtype] = {float: "float", int: "int", bool: "bool", str: "str", dt.datetime: "time"}
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
@@ -31,8 +31,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     delay_us: int = 0  # how long after its time an event of loaded history became known
     future_tolerance_us: int = 5 * MINUTE_US  # further ahead of the log's clock is quarantined
     about: About = NOTHING
-    hidden: tuple[str, ...] = ()  # of `columns`: places in recorded events that are declared no more (`layouts`)
-    first: int | None = None  # how many of `columns` an event's id tells of when they are null, too; None: all # D48
+    hidden: tuple[str, ...] = ()  # of `columns`: no longer declared, but still in recorded events (`layouts.py`)
+    first: int | None = None  # how many of `columns` enter an event's id even when they are null; None: all # D48
     time_formats: dict[str, str] | msgspec.UnsetType = msgspec.UNSET  # by time column; unset: in no document # D0178
 
     @property
@@ -52,18 +52,18 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hash(self) -> str:
-        """The content address of this definition, without what is said for people and the formats of times.  # D0178"""
+        """The content address of this definition, without descriptions and the formats of times. # D0178"""
         own = self.name, self.time, self.declared, self.key, self.delay_us, self.future_tolerance_us
         return content_hash(_Content(*own))
 
     def content_of(self, columns: Iterable[str]) -> object:
-        """What something that reads some columns depends on: others may come and go, and it means the same. # D34"""
+        """The content that a reader of some columns depends on; other columns may change. # D34"""
         read = {name: self.columns[name] for name in columns}
         return [self.name, self.time, self.key and [self.key, self.columns[self.key]], read]
 
 
 class _Content(msgspec.Struct, frozen=True):
-    """What makes a source the same one, in the form that is hashed."""
+    """The content of a source, as it is hashed."""
 
     name: str
     time: str

@@ -1,4 +1,4 @@
-"""Rows and tables in, events in the log: everything is checked before it becomes a record."""
+"""Ingestion: rows and tables in, checked events in the log."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _CHUNK = 10_000  # rows of a load that are appended together
-_SLICE = 20_000  # rows between two words about the progress
+_SLICE = 20_000  # rows between two reports of progress
 _NAMED = 100  # problems that `Pushed` names; the quarantine has all
 
 
 class Pushed(msgspec.Struct, frozen=True):
-    """What became of the rows of a call. The accepted ones are safe in the log."""
+    """Result of a push. Accepted rows are safe in the log."""
 
     accepted: int
     quarantined: int
@@ -45,7 +45,7 @@ class Pushed(msgspec.Struct, frozen=True):
 
 
 class LoadedFile(msgspec.Struct, frozen=True):
-    """What became of the rows of a file."""
+    """Result of a load from a file."""
 
     pushed: Pushed
     bad: tuple[BadRow, ...]  # rows that do not fit their columns; they are in quarantine and not counted in `pushed`
@@ -58,10 +58,10 @@ class Ingestor:
 
     Args:
         log: Where events go.
-        sources: What may come.
-        clock: Says what the future is, and dates quarantined rows.
+        sources: The sources that may be ingested.
+        clock: Tells which events lie in the future, and dates quarantined rows.
         quarantine: Where refused rows go.
-        future_ok: Sources that are dated ahead on purpose (requests).
+        future_ok: Sources that may be dated ahead (requests).
         note: Called with a source's name before the first of its events is appended; what it raises is raised.
     """
 
@@ -76,7 +76,7 @@ class Ingestor:
         note: Callable[[str], object] = lambda source: None,
     ) -> None:
         self._note = note
-        self._noted: set[str] = set()
+        self._begun: set[str] = set()
         self._log = log
         self._sources = {source.name: source for source in sources}
         self._clock = clock
@@ -86,21 +86,21 @@ class Ingestor:
     def push(
         self, source: str, rows: Sequence[Mapping[str, object]] | Table, *, op: Op = "upsert", history: bool = False
     ) -> Pushed:
-        """Append rows as they come: mappings, or a table of `Columns`, polars, pandas, pyarrow or DuckDB.
+        """Append rows: mappings, or a table of `Columns`, polars, pandas, pyarrow or DuckDB.
 
         A row may leave columns out (null), but not its time and key, and may carry `_id`, `_known_at` and `_op`. An
         event's id is its key. In a source without one it is what the event says (its time and every value) and its
         `_id`, so that an exact repetition is dropped, and events that say the same can be told apart.
-        In a source with a key a row replaces the whole row of before: `absent` names the columns that became null.
+        In a source with a key a row replaces the whole previous row: `absent` names the columns that became null.
         A deletion needs a source with a key, and no more than the key: other columns are not kept, and without a
         time it is dated now.
 
         Args:
             source: The source's name.
             rows: One mapping an event, or a table with one row an event.
-            op: What the rows do that have no `_op`.
-            history: Known at = event time + the source's delay. What is dated ahead of the clock is refused all the
-                same. # D130
+            op: The operation of rows that have no `_op`.
+            history: Known at = event time + the source's delay. Rows dated ahead of the clock
+                are refused all the same. # D130
 
         Raises:
             NotFound: There is no such source.
@@ -220,12 +220,12 @@ class Ingestor:
         history: bool = False,
         progress: Callable[[int, int], object] | None = None,
     ) -> Pushed:
-        """Append what was read, slice by slice, and put what does not fit into quarantine; both are counted.
+        """Append rows that were read, slice by slice, and put those that do not fit into quarantine; both are counted.
 
         Args:
             source: The source's name.
             rows: What `read_rows` gave.
-            op: What the rows do that have no `_op`.
+            op: The operation of rows that have no `_op`.
             history: Known at = event time + the source's delay.
             progress: Called with rows done and rows in all, every twenty thousand.
         """
@@ -308,9 +308,9 @@ class Ingestor:
             at_us = None if at_us is None else at_us[good]
         positions = range(0)
         if payloads:
-            if call.source.name not in self._noted:
+            if call.source.name not in self._begun:
                 self._note(call.source.name)
-                self._noted.add(call.source.name)
+                self._begun.add(call.source.name)
             positions = self._log.append(payloads, at_us=None if at_us is None else at_us.tolist())
         problems = [batch.problem(row, offset) for row in sorted(batch.bad)[:_NAMED]]
         last = positions[-1] if payloads else 0
@@ -318,7 +318,7 @@ class Ingestor:
 
 
 def _said(event: Event) -> object:
-    """What makes an event the same one again; a deletion may have been dated by the moment it came."""
+    """What identifies an event when it comes again; a deletion may have been dated by its arrival."""
     content = None if event.op == "delete" else (event.event_at_us, event.values)
     return event.source, event.id, event.op, event.history, content
 
@@ -352,7 +352,7 @@ def _checked_rows(source: Source, rows: object) -> Sequence[Mapping[str, object]
 
 def _unknown_column(where: str, source: Source, name: str) -> Misuse:
     return WrongColumn(
-        f"{where} has an unknown column {name!r}. Declared are {', '.join(source.declared)}; beside them there may be "
+        f"{where} has an unknown column {name!r}. Declared are {', '.join(source.declared)}; besides there may be "
         f"{', '.join(EXTRA)}.",
         column=name,
     )
@@ -364,7 +364,7 @@ def _check_columns(source: Source, columns: Columns) -> None:
         if name not in allowed:
             raise Misuse(
                 f"load into {source.name!r}: unknown column {name!r}. Declared are {', '.join(source.declared)}; "
-                f"beside them a table may carry {', '.join(EXTRA)}."
+                f"besides a table may have {', '.join(EXTRA)}."
             )
         if column.dtype != allowed[name] and (column.dtype, allowed[name]) != ("int", "float"):
             raise Misuse(f"load into {source.name!r}: column {name!r} is {column.dtype}, needed is {allowed[name]}.")

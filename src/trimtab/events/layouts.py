@@ -75,7 +75,7 @@ def retyped(layout: Layout, source: Source) -> dict[str, tuple[Dtype, Dtype]]:
 
 
 def laid_out(source: Source, layout: Layout) -> Source:
-    """The source with its columns in their places, and those of before, hidden, in theirs.
+    """The source with its columns in their places, and previous columns, hidden, in theirs.
 
     >>> from trimtab.events.definitions import source
     >>> now = source("weather", time="at", columns={"wind": float, "temp": float})

@@ -21,7 +21,7 @@ from trimtab.store.ports import Log
 Row = dict[str, Any]
 Place: TypeAlias = tuple[str, int]  # partition and position
 _UNREADABLE = "bad_line"  # the reason of lines whose fields were counted from the left
-_LINE = ("_line", "_line_base64", "_line_number", "_file")  # what is kept of such a line beside its fields
+_LINE = ("_line", "_line_base64", "_line_number", "_file")  # what is kept of such a line besides its fields
 _TOGETHER = 1_000  # rows that are given back in one push
 
 
@@ -37,7 +37,7 @@ class Quarantined(msgspec.Struct, frozen=True, array_like=True, tag="row"):
     history: bool = False  # it came with a load of history
 
     def raw(self) -> Row:
-        """The row as it came; moments are ISO 8601 text, infinities the texts "inf" and "-inf".
+        """The row as it came; times are ISO 8601 text, infinities the texts "inf" and "-inf".
 
         Of a line that could not be told apart, it has `_line`, the text, `_line_number`, `_file`, and, when it is no
         UTF-8, `_line_base64`, the bytes.
@@ -60,7 +60,7 @@ class _Begun(msgspec.Struct, frozen=True, array_like=True, tag="begun"):
 
 
 class _Erased(msgspec.Struct, frozen=True, array_like=True, tag="erased"):
-    """A row or note that is gone: it counts no longer, and nobody can say what it was. # D26"""
+    """A row or note that is erased: it no longer counts, and its content is lost. # D26"""
 
     source: str
 
@@ -203,7 +203,7 @@ class Quarantine:
         """Push the rows in quarantine again, after `fix` has changed them; None from `fix` leaves a row out.
 
         What does not fit stays as it was, with its first reason. Lines that did not fit their header stay too, unless
-        there is a `fix`: nobody knows which field is which. Rows go a thousand at a time, with a note before and one
+        there is a `fix`: its fields are unknown. Rows go a thousand at a time, with a note before and one
         after: when a crash came in between, the next replay looks into the log for what had arrived.
 
         Args:
@@ -292,7 +292,7 @@ class Quarantine:
             self._log.append([_encoder.encode(_Released(tuple(places)))])
 
     def _erase_released(self) -> list[Conflict | Unavailable]:
-        """Erase the rows that are released, then the notes that nobody needs any more; what was refused. # D26"""
+        """Erase the rows that are released, then the notes that are no longer needed; returns the refusals. # D26"""
         rows: dict[Place, str] = {}
         notes: dict[Place, tuple[Place, ...]] = {}
         released: set[Place] = set()
@@ -302,7 +302,9 @@ class Quarantine:
             elif isinstance(record, _Released | _Begun):
                 notes[place] = record.places
                 released.update(record.places if isinstance(record, _Released) else ())
-        instead: dict[str, dict[int, bytes]] = {partition: {} for partition, _ in released}  # written anew, rows or not
+        instead: dict[str, dict[int, bytes]] = {
+            partition: {} for partition, _ in released
+        }  # to rewrite, with rows or none
         for partition, position in released & rows.keys():
             instead[partition][position] = _encoder.encode(_Erased(rows[partition, position]))
         refused: list[Conflict | Unavailable] = []
@@ -330,7 +332,7 @@ class Quarantine:
                 ended.add(partition)
         behind = {place for place in over if place[1] > heads.get(place[0], 0)}
         for partition in sorted({partition for partition, _ in over}):
-            with suppress(Conflict, Unavailable):  # notes name nobody: they go the next time
+            with suppress(Conflict, Unavailable):  # notes hold no personal data: they are erased the next time
                 if partition in heads:
                     self._log.truncate(partition, heads[partition])
                 gone = {position: _encoder.encode(_Erased("")) for name, position in behind if name == partition}

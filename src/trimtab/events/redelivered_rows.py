@@ -1,4 +1,4 @@
-"""Rows that were recorded before their source's columns changed, and come again: they would count once more. # D48"""
+"""Detection of rows that were recorded before their source's columns changed and come again as new events. # D48"""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from trimtab.store.ports import Log
 
 
 def changed_columns(source: Source, rows: FileRows) -> list[str]:
-    """The columns by which rows of a source without a key may say otherwise what they said before.
+    """The columns that give rows of a source without a key another identity than before.
 
-    Those that were added to the source and have a value in some row, and those that the rows still have and the source
-    declares no more.
+    These are columns that were added to the source and have a value in some row, and columns that the rows still have
+    and the source no longer declares.
     """
     if source.key is not None:
         return []
@@ -26,26 +26,26 @@ def changed_columns(source: Source, rows: FileRows) -> list[str]:
 
 
 def redelivered(source: Source, events: Iterable[Event], log: Log, moved: Moved) -> int:
-    """How many events say what a recorded one said, but for columns that came or went since, and are not that event.
+    """The number of events that equal a recorded one except for changed columns, and would be recorded as other events.
 
-    Reads the log once, and what is in tables of record.
+    Reads the log and the table of record once.
 
     Args:
-        source: Theirs, its columns in their places.
-        events: As they would be recorded.
+        source: Their source, its columns in their places.
+        events: The events as they would be recorded.
         log: The event log.
-        moved: Which of it is in tables.
+        moved: The part of the log that is in tables of record.
     """
     added = [place for place in range(len(source.columns)) if _added(source, place)]
     both = [place for place, name in enumerate(source.columns) if place not in added and name not in source.hidden]
-    asked: dict[object, dict[str, tuple[object, ...]]] = {}  # what they say in `both`: by id, what in `added`
+    known: dict[object, dict[str, tuple[object, ...]]] = {}  # values in `both` -> id -> values in `added`
     for event in events:
-        asked.setdefault(_said(event, both), {})[event.id] = _values(event, added)
+        known.setdefault(_identity(event, both), {})[event.id] = _values(event, added)
     again: set[str] = set()
     there: set[str] = set()
     for block in _recorded(source, log, moved):
         for event in block:
-            same = asked.get(_said(event, both)) if event.source == source.name else None
+            same = known.get(_identity(event, both)) if event.source == source.name else None
             if same is None:
                 continue
             there.add(event.id)
@@ -60,7 +60,7 @@ def _added(source: Source, place: int) -> bool:
     return source.first is not None and place >= source.first
 
 
-def _said(event: Event, places: Sequence[int]) -> object:
+def _identity(event: Event, places: Sequence[int]) -> object:
     return event.id.rpartition("@")[0], event.event_at_us, _values(event, places)
 
 

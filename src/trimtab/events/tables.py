@@ -44,7 +44,7 @@ class Materialised(msgspec.Struct, frozen=True):
 
 
 class Moved(msgspec.Struct, frozen=True):
-    """What of the log is in tables of record: there whoever finds it truncated reads on."""
+    """The part of the log that is in tables of record, where readers of a truncated log continue."""
 
     tables: dict[str, Table]  # by source
     through: dict[str, int]  # by partition: up to here every record of every source is in its table
@@ -91,7 +91,7 @@ def materialise(
                     moved = tables[source.name].append(table_rows(source, new), writer=partition, position=upto)
                     rows[source.name] += len(new) if moved else 0
             after = upto
-        for source in sources:  # one declared after a truncation: its table says that it lacks nothing of before
+        for source in sources:  # one declared after a truncation: its table counts as complete up to there
             if tables[source.name].position(partition) < end:
                 tables[source.name].append(table_rows(source, []), writer=partition, position=end)
     return Materialised(rows, ends, unknown)

@@ -1,4 +1,4 @@
-"""What people declare: entities, views and how they are joined to a request, requests and labels."""
+"""Definitions of entities, views, joins, requests and labels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Boundary = Literal["before", "inclusive"]
 Us = TypeVar("Us", int, "NDArray[Any]")
 KEYS: tuple[Dtype, ...] = ("str", "int")  # what a column that names an entity may hold
-_MOST_CLASSES = 100  # of a label: a chance of each is logged with every answer
+_MOST_CLASSES = 100  # of a label: the probability of each is logged with every prediction
 
 
 class Entity(msgspec.Struct, frozen=True, kw_only=True):
@@ -290,13 +290,13 @@ def request(
     owner: str = "",
     tags: Sequence[str] = (),
 ) -> Request:
-    """Declare a question: its key, its time and what it carries; asked `lead` before its time.
+    """Declare a request: its key, its time and its columns; made `lead` before its time.
 
     Raises:
         Misuse: As `source()`.
     """
-    asked = source(name, key=key, time=time, columns=columns, description=description, owner=owner, tags=tags)
-    return Request(source=asked, lead_us=duration_us(lead))
+    declared = source(name, key=key, time=time, columns=columns, description=description, owner=owner, tags=tags)
+    return Request(source=declared, lead_us=duration_us(lead))
 
 
 def label(
@@ -310,12 +310,12 @@ def label(
     """Declare the truth: the value of the event of `source` whose `key` is the request's; final after `wait`.
 
     Args:
-        source: Where it is told.
+        source: The source of labels.
         key: The column of `source` that holds the request's key.
         value: A number or a truth value; with `classes` a text or a whole number.
         wait: How long after its request a label is waited for.
-        classes: What the value may be, 3 to 100 of them; their order is that of every version's chances. A value that
-            is none of them is counted as `unlisted`, and nothing is learnt from it.
+        classes: What the value may be, 3 to 100 of them; their order is that of every version's probabilities. A value
+            that is none of them is counted as `unlisted`, and nothing is learnt from it.
 
     Raises:
         Misuse: A column that does not exist, a value of another type, or classes that are no list of different ones.

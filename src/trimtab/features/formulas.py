@@ -1,6 +1,6 @@
-"""The mathematics of aggregates that is the same, to the bit, for one row and for columns: here for one row.
+"""Formulas of aggregates for one row; those for columns give the same bits.
 
-`figure_columns` has the same for columns. Each is one fixed sequence of float64 operations, or integers.
+Those are in `offline/kernels/formula_columns.py`. Each is one fixed sequence of float64 operations, or of integers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from decimal import Context, Decimal
 from functools import lru_cache
 from hashlib import blake2b
 
-RANKED = 1_024  # different values that `top_k` tells apart in one window
+RANKED = 1_024  # different values that `top_k` counts in one window
 _INT_MAX = 2**63 - 1
 _WORD = 2**64 - 1
 _DIGITS = Context(prec=60)
@@ -36,7 +36,7 @@ def deviation(n: int, s1: float, s2: float) -> float:
 
 @lru_cache(maxsize=256)
 def weights(hop_us: int, half_life_us: int, steps: int) -> tuple[float, ...]:
-    """What values weigh that are 0, 1, ... `steps` hops old, rounded correctly: the same on every machine. # D15
+    """Weights of values that are 0, 1, ... `steps` hops old, rounded correctly: the same on every machine. # D15
 
     >>> weights(1, 2, 4)
     (1.0, 0.7071067811865476, 0.5, 0.3535533905932738, 0.25)
@@ -50,7 +50,7 @@ def weights(hop_us: int, half_life_us: int, steps: int) -> tuple[float, ...]:
 
 
 def steps_of(over_us: int, hop_us: int) -> int:
-    """The greatest age, in hops, of what a window holds."""
+    """The greatest age of a value in a window, in hops."""
     return over_us // hop_us + 1
 
 

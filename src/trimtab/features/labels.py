@@ -1,4 +1,4 @@
-"""The truth about requests: which label belongs to each, and since when it is known."""
+"""Labels of requests, and the times at which they became known."""
 
 from __future__ import annotations
 
@@ -79,14 +79,14 @@ class LabelIndex:
 
         Args:
             keys: The requests' keys; None has no label.
-            at_us: The moments of the requests, int64.
-            cut_us: What became known later does not count; one moment for all, or one a request.
+            at_us: The times of the requests, int64.
+            cut_us: What became known later does not count; one time for all, or one a request.
         """
         at_us = np.asarray(at_us, np.int64)
         cut_us = np.broadcast_to(np.asarray(cut_us, np.int64), at_us.shape)
         wanted = keys.tolist() if isinstance(keys, np.ndarray) else list(keys)
         if len(wanted) != len(at_us):
-            raise Misuse(f"labels: {len(wanted)} keys, but {len(at_us)} moments. Give one each a request.")
+            raise Misuse(f"labels: {len(wanted)} keys, but {len(at_us)} times. Give one of each a request.")
         row = np.fromiter(map(self._last.get, wanted, repeat(-1)), np.int64, len(wanted))
         best = self._best(row, at_us, cut_us)
         values = np.full(len(wanted), np.nan)

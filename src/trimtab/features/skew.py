@@ -1,4 +1,4 @@
-"""Feature values that were used against the same values computed again: bit for bit, with the reasons."""
+"""Skew: used feature values against the same values computed again, bit for bit, with the reasons."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # Checks stored before D0037 was amended may also name "online_state".
 Cause = Literal["online_state", "definition", "platform", "history_changed", "pruned", "code", "clock", "unknown"]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
-EXPLAINED: frozenset[Cause] = frozenset(("platform", "history_changed", "pruned"))  # nobody's fault, not red # D37
+EXPLAINED: frozenset[Cause] = frozenset(("platform", "history_changed", "pruned"))  # expected, not red # D37
 LAST_BITS = 4  # so many floats apart may platforms be
 _Z = 1.959963984540054  # of the normal distribution, for 95 %
 _BY_PLATFORM = frozenset(("log", "log1p", "exp", "**", "python"))  # operators whose last bits machines disagree on
@@ -67,8 +67,8 @@ def differences(
 
     Args:
         used: What a model was shown, float64 (rows, inputs); null is NaN, whichever NaN.
-        used_reasons: The reason codes beside them, uint8.
-        again: The same, computed anew.
+        used_reasons: Their reason codes, uint8.
+        again: The same, computed again.
         again_reasons: Their reason codes.
 
     >>> found = np.zeros((1, 2), "u1")
@@ -166,7 +166,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     used: float
     again: float
     same_reason: bool
-    clock_behind: bool = False  # the moment lies below the greatest append time in P
+    clock_behind: bool = False  # the time lies below the greatest append time in P
     other_definitions: bool = False  # definitions that are not the version's give what was used
     history_changed: bool = False  # records of its source that counted are gone
     pruned: bool = False  # it looks at events that are kept no longer, as [retention] says

@@ -31,7 +31,7 @@ from trimtab.events.tables import materialise
 from trimtab.features.definitions import View
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.frames import FeatureFrame
-from trimtab.features.offline.as_known_now import hindsight
+from trimtab.features.offline.as_known_now import as_known_now
 from trimtab.features.offline.evaluation import evaluate, evaluate_by
 from trimtab.features.parts.event_files import EventFiles, parquet, table_events
 from trimtab.features.parts.given_files import folder_events
@@ -216,7 +216,7 @@ class _InMemory:
     def evaluate(self, features: FeatureSet, requests: Columns, at_us: NDArray[Any], *, final: bool) -> FeatureFrame:
         frames = self._frames
         if final:
-            self._final = self._final or {name: hindsight(frame) for name, frame in frames.items()}
+            self._final = self._final or {name: as_known_now(frame) for name, frame in frames.items()}
             frames = self._final
         found = evaluate(features, requests, at_us, frames)
         if self._progress is not None:

@@ -27,7 +27,7 @@ from trimtab.events.values.checks import given_time_us
 from trimtab.features.definitions import Join, Request, View
 from trimtab.features.feature_set import FeatureSet, feature_set
 from trimtab.features.frames import REASONS, FeatureFrame
-from trimtab.features.offline.as_known_now import let_in
+from trimtab.features.offline.as_known_now import differing_values
 from trimtab.features.offline.evaluation import check_requests
 from trimtab.training.definitions import Model
 
@@ -306,7 +306,9 @@ def _computed(run: Run, asked: _Asked, how: How) -> FeatureTable | FeatureFile:
         requests, at_us = asked.requests.take(cut), asked.at_us[cut]
         found = run.evaluate(asked.features, requests, at_us, final=final)
         then = run.evaluate(asked.features, requests, at_us, final=False) if final else found
-        return _joined(asked.features, requests, found, reasons=how.reasons), let_in(then, found) if final else {}
+        return _joined(asked.features, requests, found, reasons=how.reasons), differing_values(
+            then, found
+        ) if final else {}
 
     if how.out is None:
         tables = []

@@ -1,4 +1,4 @@
-"""What is where in a history that grows: its entities, when each was first heard of, which rows are of which time."""
+"""Index of a growing history: its entities, when each became known, and which rows are of which time."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class Frame(Protocol):
 class Entities(msgspec.Struct, frozen=True, eq=False):
     """The distinct entities in some columns of a frame, numbered in order of appearance.
 
-    The arrays by number have one place more, the last: that of nobody, number -1.
+    The arrays by number have one more place, the last: that of no entity, number -1.
     """
 
     numbers: Mapping[Any, int]  # by value (of several columns a tuple); also those of later frames
     count: int
     of_rows: Array  # int32, one a row; -1 for null
-    known_us: Array  # by number: when its first event became known; `NEVER_US` for nobody
-    enters_us: tuple[Array, Array]  # when its first event had happened and was known, at that moment or before it
+    known_us: Array  # by number: when its first event became known; `NEVER_US` for none
+    enters_us: tuple[Array, Array]  # when its first event had happened and was known: strictly, or inclusively
 
     def of(self, keys: Sequence[Column]) -> Array:
         """The numbers of entities, -1 for null and for those that the frame does not have."""
@@ -60,9 +60,9 @@ class Entities(msgspec.Struct, frozen=True, eq=False):
 
 
 class FrameIndex:
-    """Finds entities and stretches of time in the frames of one source's history, in those that were asked for.
+    """Finds entities and intervals of time in the frames of one source's history.
 
-    It follows a history whose rows stay as they are: a frame has the rows of every frame before it, and more.
+    Rows of the history stay as they are: a frame has the rows of every earlier frame, and more.
     """
 
     def __init__(self) -> None:
@@ -72,17 +72,17 @@ class FrameIndex:
         self._lock = threading.Lock()
 
     def entities(self, frame: Frame, columns: tuple[str, ...]) -> Entities:
-        """The entities that columns of a frame name; what is new since the last frame is added."""
+        """The entities that columns of a frame name; rows that are new since the last frame are added."""
         with self._lock:
             growing = self._entities.get(columns)
             if growing is None:
                 growing = self._entities[columns] = _Growing(columns)
-            if frame.rows < growing.rows:  # a frame of before
+            if frame.rows < growing.rows:  # an earlier frame
                 growing = _Growing(columns)
             return growing.upto(frame)
 
     def around(self, frame: Frame, first_us: int, last_us: int) -> slice:
-        """A stretch of rows that has all events from `first_us` to `last_us`, and some more."""
+        """A range of rows that has all events from `first_us` to `last_us`, and some more."""
         with self._lock:
             full = frame.rows // _BLOCK
             known = len(self._first_us)
@@ -105,8 +105,8 @@ class _Growing:
         self._columns = columns
         self._numbers: dict[Any, int] = {}
         self._of_rows = np.empty(0, np.int32)
-        nobody = np.full(1, NEVER_US)
-        self._last = Entities(self._numbers, 0, self._of_rows, nobody, (nobody, nobody))
+        none = np.full(1, NEVER_US)
+        self._last = Entities(self._numbers, 0, self._of_rows, none, (none, none))
 
     def upto(self, frame: Frame) -> Entities:
         if frame.rows == self.rows:
@@ -142,7 +142,7 @@ class _Growing:
         self._of_rows[self.rows : rows] = of_new
 
     def _earliest(self, before: Array, of_new: Array, times_us: Array) -> Array:
-        """The earliest moment of each entity, those before included; arrays that were given out stay as they are."""
+        """The earliest time of each entity, with those before; arrays that were given out stay as they are."""
         first = np.full(len(self._numbers) + 1, NEVER_US)
         first[: len(before) - 1] = before[:-1]
         np.minimum.at(first, of_new, times_us)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from trimtab.core.columns.data import Columns
-from trimtab.events.records import NEVER_US as NEVER_US
+from trimtab.events.records import NEVER_US as NEVER_US  # for its many users
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -194,7 +194,7 @@ class Rows:
     def _own(self, name: str, row: int) -> None:
         """Before a write to `row`: make sure that no frame shows it."""
         if row < self._shown and name != SUPERSEDED_AT:
-            self._index = FrameIndex()  # frames of before keep the one that fits their rows
+            self._index = FrameIndex()  # earlier frames keep the one that fits their rows
         if row < self._shown and name in self._lent:
             self._data[name] = self._data[name].copy()
             self._lent.discard(name)

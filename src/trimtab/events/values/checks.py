@@ -19,15 +19,15 @@ from trimtab.events.values.conversions import INT_MAX, INT_MIN, LARGEST, Reason,
 
 Report = Callable[[int, Reason, object], None]  # row, reason, what was found
 
-EXTRA: dict[str, Dtype] = {"_id": "str", "_known_at": "time", "_op": "str"}  # what a row may carry beside its columns
-# As seconds or milliseconds these integers are moments from 1980 to 2050, as microseconds some of early 1970. # D49
+EXTRA: dict[str, Dtype] = {"_id": "str", "_known_at": "time", "_op": "str"}  # what a row may have besides its columns
+# As seconds or milliseconds these integers are times from 1980 to 2050, as microseconds of early 1970. # D49
 OTHER_UNITS = {"seconds": (315_532_800, 2_524_608_000), "milliseconds": (315_532_800_000, 2_524_608_000_000)}
 LAST_OF_OTHER_UNITS_US = OTHER_UNITS["milliseconds"][1]
 _ABSENT = type(None)
 
 
 def other_unit(value: object) -> str | None:
-    """The unit that an integer is most likely in, where it is given as a moment and would lie in early 1970.
+    """The unit that an integer is most likely in, where it is given as a time and would lie in early 1970.
 
     >>> other_unit(1_709_251_200), other_unit(1_709_251_200_000), other_unit(1_709_251_200_000_000)
     ('seconds', 'milliseconds', None)
@@ -38,7 +38,7 @@ def other_unit(value: object) -> str | None:
 
 
 def time_shown(value: object, written: TimeFormat | None = None) -> str:
-    """A value that is no moment, for people; with the format it lacks, or the unit that an integer seems to be in."""
+    """A value that is no time, for people; with the format it lacks, or the unit that an integer seems to be in."""
     if written is not None:
         return f"{shown(value)[:150]}, which does not fit the format {written.text!r}"
     unit = other_unit(value)
@@ -47,15 +47,15 @@ def time_shown(value: object, written: TimeFormat | None = None) -> str:
 
 
 def given_time_us(value: str | int | dt.datetime | dt.date, field: str, clock: Clock | None = None) -> int:
-    """UTC microseconds of a moment that is asked about; an integer in another unit is none, as in events.  # D49
+    """UTC microseconds of a time that a caller gave; an integer in another unit is refused, as in events. # D49
 
     Args:
         value: ISO 8601 text, a datetime, a date or microseconds.
         field: What it was given as; messages begin with it.
-        clock: While it stands in early 1970 (a test's, a simulation's) such integers are moments.
+        clock: While it stands in early 1970 (a test's, a simulation's) such integers are times.
 
     Raises:
-        Misuse: It is no moment.
+        Misuse: It is no time.
     """
     if other_unit(value) and (clock is None or clock.now_us() > LAST_OF_OTHER_UNITS_US):
         raise Misuse(f"{field}: {time_shown(value)}. Give ISO 8601 text, a datetime or microseconds.")

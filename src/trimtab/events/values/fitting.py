@@ -1,4 +1,4 @@
-"""Tables and rows that come as they are: their columns become what a source declares, or say why not."""
+"""Fitting of given tables and rows to the columns that a source declares, with the rows that do not fit."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ def _fit(found: Column, dtype: Dtype, report: Report, written: TimeFormat | None
 
 
 def _report_units(values: NDArray[Any], there: NDArray[Any], report: Report) -> None:
-    """Integers that count seconds or milliseconds are no moments. # D49"""
+    """Report integers that count seconds or milliseconds. # D49"""
     for row in np.flatnonzero(there & (values >= 0) & (values < LAST_OF_OTHER_UNITS_US)).tolist():
         if other_unit(values[row]):
             report(row, "bad_time", int(values[row]))

@@ -1,4 +1,4 @@
-"""History without the test of known at: what is known now counts for the past, too."""
+"""Features as known now: later knowledge counts for the past too, to measure retroactive change."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from trimtab.core.columns.data import Column
 from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.features.frames import FeatureFrame
 
-_ALWAYS_US = -(2**62)  # known before every moment
+_ALWAYS_US = -(2**62)  # known before any time
 
 
-def hindsight(frame: EventFrame) -> EventFrame:
-    """A frame whose events were known all along: of each id only the last version counts, from its own time on.
+def as_known_now(frame: EventFrame) -> EventFrame:
+    """A frame in which all events were always known: of each id only the last version counts, from its event time on.
 
     The order of events stays (event time, known at, partition, position): a row's place in it becomes its position.
     """
@@ -35,8 +35,8 @@ def hindsight(frame: EventFrame) -> EventFrame:
     )
 
 
-def let_in(then: FeatureFrame, final: FeatureFrame) -> dict[str, int]:
-    """How many values of each feature differ from what was known then, in bits, in being null or in their reason."""
+def differing_values(then: FeatureFrame, final: FeatureFrame) -> dict[str, int]:
+    """The number of values of each feature that differ from what was known then: in bits, nulls or reasons."""
     return {name: _differing(name, then, final) for name in final.values.names}
 
 

@@ -1,4 +1,4 @@
-"""Features of many requests, each as of its own moment and its own positions of the log, in few passes."""
+"""Features of many requests, each as of its own time and its own positions of the log."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SINGLE = 4  # so few rows are evaluated one by one
 
 
 class AsOf(msgspec.Struct, frozen=True, eq=False):
-    """What requests were to be shown, and what they would be shown with all that is in the log by now."""
+    """Features of requests as of their own positions, and with all that is in the log by now."""
 
     features: FeatureFrame  # as of (t, P)
     newest: FeatureFrame  # as of t, whatever the position
@@ -54,7 +54,7 @@ def evaluate_as_of(
 
     A record behind P that became known after t changes nothing, so that nearly all rows can be evaluated at once, with
     the events of the whole log. Rows of which an entity has a record behind P that was known at t are found, and are
-    evaluated anew with their entities' records up to P. # D38
+    evaluated again with their entities' records up to P. # D38
 
     Args:
         features: What to compute.
@@ -63,7 +63,7 @@ def evaluate_as_of(
         positions: P of each request.
         frames: The events of each view's source, of the whole log.
         conflicts: Sources of which records were dropped for their id's sake: any record of them may change any row.
-        reread: Gives the log's records again, for the rows that are evaluated anew.
+        reread: Gives the log's records again, for the rows that are evaluated again.
 
     Raises:
         Misuse: A column or a source is missing or of the wrong type.
@@ -77,7 +77,7 @@ def evaluate_as_of(
     wanted: Wanted = {}
     for join, keys in looked:
         wanted.setdefault(join.view.hash, set()).update(_keys([key.take(rows) for key in keys]))
-    exact = _Anew(features, wanted, conflicts, reread).evaluate(
+    exact = _RowsApart(features, wanted, conflicts, reread).evaluate(
         requests.take(rows), at_us[rows], [positions[row] for row in rows.tolist()]
     )
     return AsOf(_replaced(newest, rows, exact), newest, apart)
@@ -153,7 +153,7 @@ class _Behind:
         return bool((later & (frame.known_at_us[events] <= self._at_us[row])).any())
 
     def _was_replaced(self, events: Array, row: int) -> bool:
-        """Whether what replaced one of the events may lie behind P: something that became known at that moment does."""
+        """Whether what replaced one of the events may lie behind P: something that became known at that time does."""
         until = self._frame.superseded_at_us[events]
         times = np.unique(until[until <= self._at_us[row]])
         if not len(times):
@@ -166,7 +166,7 @@ class _Behind:
         return any(self._is_behind(order[a:b], row) for a, b in zip(first.tolist(), last.tolist(), strict=True))
 
 
-class _Anew:
+class _RowsApart:
     """Evaluates requests with the records of their entities alone, up to each one's P.
 
     Args:

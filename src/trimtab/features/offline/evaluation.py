@@ -19,20 +19,20 @@ from trimtab.features.frames import FeatureFrame
 from trimtab.features.offline.view_columns import evaluate_view
 
 _logger = logging.getLogger(__name__)
-# The value and the reason's code of each feature of a joined view, for the entities that columns name, at moments.
+# The value and the reason's code of each feature of a joined view, for the entities that columns name, at times.
 ViewAnswer: TypeAlias = Callable[[Join, Sequence[Column], NDArray[Any]], Mapping[str, tuple[Column, NDArray[Any]]]]
 
 
 def evaluate(
     features: FeatureSet, requests: Columns, at_us: NDArray[Any], frames: Mapping[str, EventFrame]
 ) -> FeatureFrame:
-    """The features of each request, with what was known at its moment and no more.
+    """The features of each request, with what was known at its time and no more.
 
     Args:
         features: What to compute.
         requests: The request's columns.
-        at_us: The moment each is asked about, int64 microseconds: the request's time minus its lead.
-        frames: The events of each view's source, by source, up to the position that is asked about.
+        at_us: The time of each, int64 microseconds: the request's time minus its lead.
+        frames: The events of each view's source, by source, up to the wanted position.
 
     Returns:
         As many rows as `requests`, in their order.
@@ -86,7 +86,7 @@ def check_requests(features: FeatureSet, requests: Columns, at_us: NDArray[Any])
     """Refuse requests that lack what features are computed from.
 
     Raises:
-        Misuse: A column is missing or of the wrong type, or there is not a moment a row.
+        Misuse: A column is missing or of the wrong type, or there is not one time a row.
     """
     what = f"request {features.request.name!r}"
     needed = features.request_columns
@@ -97,4 +97,4 @@ def check_requests(features: FeatureSet, requests: Columns, at_us: NDArray[Any])
         if requests[name].dtype != dtype:
             raise Misuse(f"{what}: column {name!r} must be {dtype}; it is {requests[name].dtype}.")
     if needed and len(at_us) != requests.rows:
-        raise Misuse(f"{what}: {requests.rows} rows, but {len(at_us)} moments in at_us. Give one a row.")
+        raise Misuse(f"{what}: {requests.rows} rows, but {len(at_us)} times in at_us. Give one a row.")

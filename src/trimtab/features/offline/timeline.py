@@ -1,7 +1,7 @@
-"""Events of the entities that are asked for, in order, beside the moments of the requests.
+"""Timeline: the events of the requested entities in order, next to the times of the requests.
 
 Every live event counts from when it enters (it has happened and is known) until it is superseded or leaves a window.
-Most events become known in the order in which they happened: for those, what counts at a moment is one range of the
+Most events become known in the order in which they happened: for those, what counts at a time is one range of the
 order, for any window. The few others - known after a later event of their entity, or corrected - are counted one by
 one into the requests that they cover.
 """
@@ -22,7 +22,7 @@ _FAR_US = 2**61  # longer than any window
 
 
 class Places(msgspec.Struct, frozen=True, eq=False):
-    """Moments of entities as integers of one order, entities apart: number * span + place of the moment."""
+    """Times of entities as integers of one order, entity by entity: number * span + place of the time."""
 
     first_us: int
     span: int
@@ -30,7 +30,7 @@ class Places(msgspec.Struct, frozen=True, eq=False):
 
     @staticmethod
     def of(entities: int, *times: Array) -> Places:
-        """An order in which these moments are told apart."""
+        """An order in which these times differ."""
         first = min(int(m.min(initial=NEVER_US)) for m in times) - 1
         last = max(int(m.max(initial=-NEVER_US)) for m in times) + 1
         if (last - first + 1) * max(entities, 1) < 2**63:
@@ -39,7 +39,7 @@ class Places(msgspec.Struct, frozen=True, eq=False):
         return Places(first, len(distinct) + 1, distinct)
 
     def of_times(self, entity: Array, at_us: Array) -> Array:
-        """The places of moments, of entities by number."""
+        """The places of times, of entities by number."""
         if self.times is None:
             place = np.clip(at_us, self.first_us, self.first_us + self.span - 1)
             place -= self.first_us
@@ -96,7 +96,7 @@ def timeline(
 
     Args:
         frame: Where the events are.
-        rows: Which of them are live and of an entity that is asked for.
+        rows: Which of them are live and of a requested entity.
         entity: The entity's number of each of `rows`.
         enters_us: When each of `rows` has both happened and become known.
         given: Of requests: their rows, their entities' numbers, their times.
@@ -136,14 +136,14 @@ def timeline(
 
 
 def leaves_us(event_at_us: Array, over_us: int, hop_us: int) -> Array:
-    """The first moment whose window of `over_us`, its tail rounded down to a hop, does not hold the event."""
+    """The first time whose window of `over_us`, its tail rounded down to a hop, does not hold the event."""
     hop = hop_us or 1
     out: Array = event_at_us // hop * hop + (hop + min(over_us, _FAR_US))
     return out
 
 
 def starts_us(at_us: Array, over_us: int, hop_us: int) -> Array:
-    """The first moment of the window of `over_us` at `at_us`, rounded down to a hop."""
+    """The start of the window of `over_us` at `at_us`, rounded down to a hop."""
     hop = hop_us or 1
     out: Array = (at_us - min(over_us, _FAR_US)) // hop * hop
     return out

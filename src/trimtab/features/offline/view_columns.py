@@ -113,7 +113,7 @@ def _unknown_at_all(view: View, keys: Sequence[Column], at_us: Array, frame: Eve
 def _unknown(
     of_events: Array, enters: Array, known_at_us: Array, of_requests: Array, at_us: Array, entities: int
 ) -> Array:
-    """Why a request can have no value at all: its entity is unknown, or all its events are yet to come."""
+    """The reason why a request can have no value at all: its entity is unknown, or all its events are yet to come."""
     out = np.full(len(at_us), NO_ENTITY, np.uint8)
     out[_began(of_events, enters, of_requests, at_us, entities)] = FOUND
     if (out != FOUND).any():
@@ -123,7 +123,7 @@ def _unknown(
 
 def _began(of_events: Array, times_us: Array, of_requests: Array, at_us: Array, entities: int) -> Array:
     """Which requests are not before the first of their entity's times."""
-    first = np.full(entities + 1, NEVER_US)  # the last one is that of nobody, number -1
+    first = np.full(entities + 1, NEVER_US)  # the last one is that of no entity, number -1
     np.minimum.at(first, of_events, times_us)
     first[-1] = NEVER_US
     began: Array = at_us >= first[of_requests]

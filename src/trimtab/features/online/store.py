@@ -214,7 +214,7 @@ class OnlineStore:
         self.plans = plans  # in one step: other threads may be reading
 
     def _drop(self, ids: Set[str]) -> int:
-        """Mark views as being deleted, delete their keys, remove them; after a crash in between they are still marked."""
+        """Mark views as being deleted, and delete their keys; after a crash in between they are still marked."""
         cursors = self.cursors()
         marked = {(GOING + name if name in ids else name): cursor for name, cursor in cursors.items()}
         write_cursors(self.kv, marked)
@@ -480,7 +480,7 @@ def _count_failed(
 
 
 def _withdraw(state: EntityState, row: Row) -> None:
-    """Take out a row that no longer counts: from the unsealed ones or what is sealed; one that had ended is in neither."""
+    """Take out a row that no longer counts, unsealed or sealed; one that had ended is in neither."""
     last = state.s_us if state.plan.inclusive else state.s_us - 1
     found = state.find_open(row[PARTITION], row[POSITION])
     if found is not None:

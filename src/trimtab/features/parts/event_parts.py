@@ -93,7 +93,7 @@ def split(
         settled: What `settle` gave.
         events: What it was given.
         by: The columns that name the entity.
-        names: The columns to keep beside them.
+        names: The other columns to keep.
         parts: How many parts.
         folder: Where they go.
         connection: Reads and writes.
@@ -136,7 +136,7 @@ def frame_of_part(split: Split, part: int, connection: duckdb.DuckDBPyConnection
 
 
 def parts_of(keys: Sequence[Column], parts: int, connection: duckdb.DuckDBPyConnection) -> Array:
-    """The part of each entity that `keys` name; of nobody (a null among its keys) any."""
+    """The part of each entity that `keys` name; any part where a key is null."""
     columns: dict[str, Array] = {f"k{n}": key.values for n, key in enumerate(keys)}
     sql = ", ".join(f"k{n}::{'VARCHAR' if key.dtype == 'str' else 'BIGINT'}" for n, key in enumerate(keys))
     connection.register("entities", columns | {"n": np.arange(len(keys[0]))})
@@ -150,7 +150,7 @@ def parts_of(keys: Sequence[Column], parts: int, connection: duckdb.DuckDBPyConn
 def entities_of(
     split: Split, known_by_us: int | None, connection: duckdb.DuckDBPyConnection
 ) -> list[Column]:  # fmt: skip
-    """The entities of whom a record is known at a moment (None: at any), each once, in order."""
+    """The entities that have a record known at a time (None: at any), each once, in order."""
     columns = list(split.source.columns)
     keys = [f"c{columns.index(name)}" for name in split.by]
     dtypes = [split.source.columns[name] for name in split.by]

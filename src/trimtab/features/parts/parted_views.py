@@ -26,7 +26,7 @@ from trimtab.core.hashing import bytes_hash, content_hash
 from trimtab.core.urls import store_url
 from trimtab.events.columns.frames import EventFrame
 from trimtab.features.definitions import Join, View
-from trimtab.features.offline.as_known_now import hindsight
+from trimtab.features.offline.as_known_now import as_known_now
 from trimtab.features.offline.view_columns import evaluate_view
 from trimtab.features.parts.event_files import EventFiles, connected
 from trimtab.features.parts.event_parts import TOGETHER, Split, entities_of, frame_of_part, parts_of, settle, split
@@ -101,11 +101,11 @@ class PartedViews:
         Args:
             join: Of which view.
             keys: The columns that name the entities.
-            at_us: The moments, int64 microseconds.
-            final: Without the test of known at, see `hindsight`.
+            at_us: The times, int64 microseconds.
+            final: Without the test of known at, see `as_known_now`.
         """
         divided = self._split(join.view)
-        asked = content_hash([self.address, join.view.hash, final, divided.parts, _digest(keys, at_us)])
+        address = content_hash([self.address, join.view.hash, final, divided.parts, _digest(keys, at_us)])
         part_of = parts_of(keys, divided.parts, self._connection)
         order = np.argsort(part_of, kind="stable")
         bounds = np.searchsorted(part_of[order], np.arange(divided.parts + 1))
@@ -118,7 +118,7 @@ class PartedViews:
                     self._catalog,
                     self._blob,
                     "features",
-                    content_hash([asked, part]),
+                    content_hash([address, part]),
                     lambda of_part=of_part, at=at, part=part: packed(  # type: ignore[misc]  # bound as they are now
                         self._evaluated(join.view, of_part, at, divided, part, final)
                     ),
@@ -130,7 +130,7 @@ class PartedViews:
         return scattered(found, len(at_us))
 
     def entities(self, view: View, known_by_us: int | None) -> list[Column]:
-        """The columns that name the entities of whom a record is known at a moment (None: at any), in order."""
+        """The key columns of the entities that have a record known at a time (None: at any), in order."""
         divided = self._split(view)
         with _named(self.folder):
             return entities_of(divided, known_by_us, self._connection)
@@ -187,16 +187,16 @@ class PartedViews:
     ) -> Answers:
         with _named(self.folder):
             frame = frame_of_part(divided, part, self._connection)
-        return in_slices(view, keys, at_us, hindsight(frame) if final else frame, self._slices(view, frame))
+        return in_slices(view, keys, at_us, as_known_now(frame) if final else frame, self._slices(view, frame))
 
     def _slices(self, view: View, frame: EventFrame) -> int:
-        """How many stretches of time a part is evaluated in: one entity may have more events than a part should."""
-        bounded = all((a.max_age_us if a.kind == "latest" else a.over_us) is not None for a in view.features.values())
+        """The number of time intervals to evaluate a part in: one entity may have more events than a part should."""
+        bounded = all(a.window_us is not None for a in view.features.values())
         return math.ceil(frame.rows * _PER_EVENT_BYTES / 4 / self.memory_bytes) if bounded else 1
 
 
 def in_slices(view: View, keys: Sequence[Column], at_us: Array, frame: EventFrame, slices: int) -> Answers:
-    """`evaluate_view`, by stretches of time, each of which needs only the events near it."""
+    """`evaluate_view`, by intervals of time, each of which needs only the events near it."""
     if slices <= 1:
         return evaluate_view(view, keys, at_us, frame)
     order = np.argsort(at_us, kind="stable")

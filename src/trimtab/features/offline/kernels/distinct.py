@@ -1,4 +1,4 @@
-"""How many different values windows hold, and which are the most frequent."""
+"""Numbers of distinct values in windows, and the most frequent ones."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Array = NDArray[Any]
 def distinct_counts(series: Series, window: Window, keep: int, hashed: Array) -> Array:
     """How many different values each request's window holds: exact below `keep`, else estimated.
 
-    Every value is there for some stretches of requests: the union of those of its events.
+    Every value is there for some ranges of requests: the union of those of its events.
 
     Args:
         series: The values.
         window: The windows.
-        keep: How many hashes tell the number.
+        keep: How many hashes the estimate is made of.
         hashed: Of each event of the timeline the hash of its value.
     """
     place, start, stop = window.covers(series)
-    start, stop, value = _stretches(start, stop, hashed[place])
+    start, stop, value = _ranges(start, stop, hashed[place])
     rows = len(window.low)
     steps = np.bincount(start, minlength=rows + 1) - np.bincount(stop, minlength=rows + 1)
     counts = np.cumsum(steps[:rows])
@@ -111,8 +111,8 @@ class _Ranking:
         self._first = None
 
 
-def _stretches(start: Array, stop: Array, value: Array) -> tuple[Array, Array, Array]:
-    """Stretches of requests in which each value is there, from those of its events, which may overlap."""
+def _ranges(start: Array, stop: Array, value: Array) -> tuple[Array, Array, Array]:
+    """The ranges of requests in which each value is there, from those of its events, which may overlap."""
     if len(start) == 0:
         return start, stop, value
     order = np.lexsort((start, value))

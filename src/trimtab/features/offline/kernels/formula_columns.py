@@ -1,4 +1,4 @@
-"""The mathematics of `figures` for columns: the same operations in the same order, so the same bits."""
+"""The formulas of `formulas.py` for columns: the same operations in the same order, so the same bits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Array = NDArray[Any]
 
 
 def variances(n: Array, s1: Array, s2: Array) -> Array:
-    """`figures.variance` of each row; anything where n < 2."""
+    """`formulas.variance` of each row; anything where n < 2."""
     mean = s1 / np.maximum(n, 1)
     deviations = s2 - mean * s1
     out: Array = np.where(deviations > 0.0, deviations, 0.0) / np.maximum(n - 1, 1)
@@ -22,7 +22,7 @@ def variances(n: Array, s1: Array, s2: Array) -> Array:
 
 
 def hashes(column: Column) -> Array:
-    """`figures.hash_of` of each value, uint64; anything where there is none."""
+    """`formulas.hash_of` of each value, uint64; anything where there is none."""
     if column.dtype == "str":
         known = {value: 0 if value is None else hash_of(value) for value in set(column.values.tolist())}
         return np.fromiter(map(known.__getitem__, column.values.tolist()), np.uint64, len(column))

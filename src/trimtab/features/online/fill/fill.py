@@ -1,4 +1,4 @@
-"""Views filled from history beside what is read, brought up to the others, and put in their place at once. # D31"""
+"""Filling of views from history next to what is read, caught up with the log and then switched at once. # D31"""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SWEPT = 5_000  # keys deleted in one transaction
 
 
 class Filled(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the filling of a view has come."""
+    """Progress of the filling of a view."""
 
     view: str  # its name in the store
     rows: int  # records taken so far
@@ -41,11 +41,11 @@ class Filled(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Filling:
-    """Fills one view while others (and the view's states of before) are read and applied to.
+    """Fills one view while others, and its own previous states, are read and applied to.
 
     `steps` does the work. Between two steps the store may apply records; nothing of the view is read before the last
-    step, which makes all of it readable in one transaction. A process that dies leaves the view marked; whoever fills
-    it next begins anew and deletes what was left.
+    step, which makes all of it readable in one transaction. A process that dies leaves the view marked; the
+    next filling starts from scratch and deletes what was left.
 
     Args:
         store: The store of all views; the same object or process applies and fills.

@@ -31,7 +31,7 @@ _FIELDS: dict[str, Dtype] = {
 class SourceRows:
     """Every record of one source up to some positions, in the order in which a view applies them.
 
-    Each `iter` reads them anew, in tables of the source's columns and `_event_at`, `_known_at`, `_partition`,
+    Each `iter` reads them again, in tables of the source's columns and `_event_at`, `_known_at`, `_partition`,
     `_position`, `_id`, `_op` and `_s_at`, so that what lies in memory at once is bounded.
 
     Args:

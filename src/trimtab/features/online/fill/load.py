@@ -1,4 +1,4 @@
-"""The states of one view made from history at once: the same in meaning as from its records one by one. # D31
+"""States of one view made from history at once, equal in meaning to those made record by record. # D31
 
 The rows are taken entity by entity, each in order of event time, so that a state is unpacked and packed once and its
 tiles only grow at their newer end. What lies in memory is bounded: history of more rows than that is read several
@@ -57,7 +57,7 @@ def load(
         plan: The view, placed on a generation that nothing reads.
         rows: Every record of its source that it is to know.
         s_us: S: the greatest append time of the log up to where `rows` ends.
-        count: The figures of `ViewApplied`, added to.
+        count: The counts of `ViewApplied`, added to.
         most_rows: How many rows may lie in memory at once.
     """
     parts = max(1, -(-rows.most // most_rows))
@@ -68,7 +68,7 @@ def load(
             for chunk in rows:
                 latest.take(chunk, part)
                 yield chunk.rows
-            yield from _written_beside(kv, latest.states())
+            yield from _written_in_thread(kv, latest.states())
         elif plan.keyed:
             yield from _keyed(kv, plan, rows, s_us, count, part)
         else:
@@ -355,7 +355,7 @@ def _written(kv: KeyValue, pairs: Iterable[tuple[bytes, bytes]]) -> Iterator[int
     yield 0
 
 
-def _written_beside(kv: KeyValue, pieces: Iterator[dict[bytes, bytes]]) -> Iterator[int]:
+def _written_in_thread(kv: KeyValue, pieces: Iterator[dict[bytes, bytes]]) -> Iterator[int]:
     """Write pieces, a transaction each, while the next one is made: half of a write is waiting for the disk.
 
     Nothing is being written while the caller does other things.

@@ -1,4 +1,4 @@
-"""Views of latest values from columns: of each entity the greatest row, its state put together byte by byte. # D31
+"""States of views of latest values, made from columns: the latest row of each entity, byte by byte. # D31
 
 A state of such a view is a fixed frame around one row, and a row is a fixed sequence of MessagePack values. So the
 states of many entities are one matrix of bytes, a row an entity, with a mask where values differ in length.
@@ -57,7 +57,7 @@ class LatestLoad:
     Args:
         plan: The view.
         s_us: S.
-        count: The figures of `ViewApplied`, added to.
+        count: The counts of `ViewApplied`, added to.
         by_rows: Makes what is stored of the few entities that a matrix does not fit.
     """
 
@@ -274,7 +274,7 @@ def _codes(names: Array) -> Array:
 
 
 class Piece(msgspec.Struct, frozen=True, eq=False):
-    """A stretch of bytes of every entity, written where it belongs: no second copy of the widest tables."""
+    """Some bytes of every entity, written in place so that wide tables are not copied."""
 
     width: int
     put: Callable[[Array], object]  # into a matrix of bytes, an entity a row

@@ -48,7 +48,7 @@ class DerivedSeries:
 
 
 class EventValues:
-    """The function from events' values to their contribution to each series; where one fails it is None, with its error.
+    """The contributions of events' values to each series; a value that fails is None, with its error.
 
     Args:
         stated: The series that are evaluated.

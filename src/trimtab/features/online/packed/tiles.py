@@ -200,7 +200,7 @@ def start_of(past: bytes, at: int = 0) -> int:
 
 
 def less_expired(group: Group, tiles: Tiles, total: list[int], since: int, low: int) -> list[int]:
-    """The total of a window's older tiles once it begins at `low`, given that of when it began in the hop of `since`."""
+    """The total of a window's older tiles once it begins at `low`, given its total when it began at `since`."""
     past = tiles[PAST]
     (first,) = first_start(past)
     if first >= low or since >= low:

@@ -47,7 +47,7 @@ class VersionIndex:
             self._versions[name] = self._unpacked(packed)
 
     def add(self, event_id: str, version: Version, s_us: int) -> tuple[list[Link], list[Link]]:
-        """Add a version of an id, applied at S; returns the links that no longer count, and those that count from now on.
+        """Add a version of an id, applied at S; gives the links that no longer count, and those that newly do.
 
         Links of versions that are no longer kept are not among them: no read sees their rows.
         """

@@ -1,4 +1,4 @@
-"""The features of one entity as they stand online: what is looked at outside of any request."""
+"""Current online features of one entity, outside of any request."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ class EntityNow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_entity(kv: KeyValue, views: Sequence[View], entity: Sequence[str | int], now_us: int) -> EntityNow:
-    """The features that views have of one entity, all of one moment.
+    """The features of one entity in some views, all as of one time.
 
     Args:
         kv: Where an `OnlineStore` keeps them.
         views: Views that are by as many columns as `entity` has values.
         entity: The values that name it, of the types that the views' columns have.
-        now_us: The moment of asking.
+        now_us: The time of the read.
 
     Raises:
         Unavailable: A view is being filled; ask again.
@@ -83,7 +83,7 @@ def _placed(views: Sequence[View], packed: bytes | None) -> list[tuple[ViewPlan,
         if GOING + plan.cursor_name in cursors or (cursors and plan.cursor_name not in cursors)
     ]
     if unfilled:
-        raise Unavailable(f"views {', '.join(unfilled)} are not filled yet. Ask again in a moment.")
+        raise Unavailable(f"views {', '.join(unfilled)} are not filled yet. Retry shortly.")
     return [(plan, cursors.get(plan.cursor_name, BEGIN)) for plan in plans]
 
 

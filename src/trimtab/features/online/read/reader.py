@@ -8,6 +8,7 @@ Rows that are not sealed yet are sealed first, in a copy of the state; then ever
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from operator import add
 from typing import Any, TypeAlias
 
 from trimtab.core.codegen import define
@@ -49,7 +50,7 @@ def reader(plan: ViewPlan, at: int) -> Reader:
         "first_start": first_start, "less_expired": less_expired, "fields_between": fields_between,
         "tiles_between": tiles_between, "sketch_values": sketches.read, "first_in": _first_in, "floor": floor,
         "variance": variance, "deviation": deviation, "decayed": _decayed, "rounded": rounded, "fits": fits,
-        "null_of": _null_of, "UNITS": UNITS, "starts": _Starts(plan.groups),
+        "null_of": _null_of, "added": _added, "UNITS": UNITS, "starts": _Starts(plan.groups),
         **{f"feature{n}": feature for n, feature in enumerate(plan.features)},
         **{f"group{n}": group for n, group in enumerate(plan.groups)},
         **{f"sketch{n}": sketch for n, sketch in enumerate(plan.sketches)},
@@ -120,7 +121,7 @@ def _window(group: Group, window: Window, g: int, w: int, at: int) -> Iterator[s
     yield f"        total = less_expired(group{g}, tiles{g}, total, left_us, {low})"
     if window.until_us:
         high = "high"
-        yield "      total = [a + b for a, b in zip(total, current)]"
+        yield "      total = added(total, current)"
         yield "    else: total = current"
         yield f"    high = floor(t_us - {window.until_us}, {group.hop_us})"
         yield f"    total = fields_between(group{g}, tiles{g}, total, {low}, high)"
@@ -258,6 +259,11 @@ def _unknown(plan: ViewPlan, reason: int, values: list[Any], reasons: list[int],
 def _null_of(row: Row, series: int) -> int:
     """The reason code of a row that has no value of a series."""
     return FAILED if len(row) > FAILS and series in row[FAILS] else NULL
+
+
+def _added(one: list[int], other: list[int]) -> list[int]:
+    """The fields of both."""
+    return list(map(add, one, other))
 
 
 def _first_in(stack: list[Any], low: int) -> Any:

@@ -1,4 +1,4 @@
-"""The online read of one model: compiled once, one look-up in the store for all views of all rows."""
+"""Online read of one model: compiled once, one look-up in the store for all views of all rows."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class OnlineRows(msgspec.Struct, frozen=True, gc=False):  # it can hold no cycle
     names: tuple[str, ...]  # of the features
     values: list[list[Any]]  # None for null; a category is its text
     reasons: list[list[int]]  # codes: places in `REASONS`; of a transform "found", "null" or "failed"
-    at_us: int  # t: the moment of asking, at least the greatest append time in P
-    positions: dict[str, int]  # P; nobody writes into it
+    at_us: int  # t: the time of the read, at least the greatest append time in P
+    positions: dict[str, int]  # P; not to be written to
 
     def reason(self, row: int, feature: str) -> Reason:
         """Why a value is what it is."""
@@ -61,13 +61,13 @@ class RequestPlan:
         self.features = features
         self.names = features.names
         self._plans = [ViewPlan(view) for view in {view.hash: view for view in features.views}.values()]
-        self._get_many = kv.get_many if self._plans else _nothing  # a store that hangs holds up nobody without need
+        self._get_many = kv.get_many if self._plans else _nothing  # without views a store that hangs delays no answer
         self._layout = _Layout(features)
         self._width = self._layout.width
         generations = (0,) * len(self._plans)
         self._placed = generations, self._stages_of(generations)
-        asked = features.request_columns
-        self._needed = [(n, _TYPES[dtype]) for n, dtype in features.request.columns.items() if n in asked]
+        read = features.request_columns
+        self._needed = [(n, _TYPES[dtype]) for n, dtype in features.request.columns.items() if n in read]
         self._cursor: tuple[bytes | None, Cursor, tuple[int, ...]] = (None, BEGIN, generations)
 
     def read(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> OnlineRows:
@@ -110,7 +110,7 @@ class RequestPlan:
             if n == 0:
                 packed = found[0]
                 cursor, generations = self._cursor_of(packed)
-                if generations != placed:  # a view was filled anew: its states lie elsewhere
+                if generations != placed:  # a view was filled again: its states have other keys
                     self._placed = generations, self._stages_of(generations)
                     return None
                 if cursor.s_us > now_us:
@@ -140,7 +140,7 @@ class RequestPlan:
             raise Unavailable(f"views {', '.join(going)} are being reset. Apply the log, then ask again.")
         unfilled = [plan.name for plan in self._plans if cursors and plan.cursor_name not in cursors]
         if unfilled:
-            raise Unavailable(f"views {', '.join(unfilled)} are not filled yet. Ask again in a moment.")
+            raise Unavailable(f"views {', '.join(unfilled)} are not filled yet. Retry shortly.")
         found = {plan.name: cursors.get(plan.cursor_name, BEGIN) for plan in self._plans}
         if len({(c.s_us, *sorted(c.positions.items())) for c in found.values()}) > 1:
             where = "; ".join(f"{name} at {c.positions}" for name, c in found.items())
@@ -253,7 +253,7 @@ class _StagePlan:
     def _with(
         others: Sequence[tuple[str, int]], rows: Sequence[Mapping[str, Any]], values: Sequence[list[Any]]
     ) -> Sequence[Mapping[str, Any]]:
-        """The requests, with the features that are to be read beside their columns."""
+        """The requests, with features added to their columns."""
         if not others:
             return rows
         return [

@@ -72,7 +72,7 @@ def kinds(rng: random.Random) -> dict[str, Callable[[], Any]]:
     def far() -> np.datetime64:
         return np.datetime64(rng.choice([-1, 1]) * rng.randrange(2_000_000, 9_000_000), rng.choice(["D", "M", "Y"]))
 
-    def moment_text() -> str:
+    def time_text() -> str:
         day, at = (
             rng.choice(["2024-05-01", "1969-12-31", "20240501", "24-05-01", "2024-02-30", "2024-W01-1"]),
             "05:06:07",
@@ -124,8 +124,8 @@ def kinds(rng: random.Random) -> dict[str, Callable[[], Any]]:
         "text of a number": lambda: rng.choice(
             ["1", "1_000", "1,000", "1 000", "1.000,5", " 7 ", "+5", "1e3", "1e400", "0x1F", "\u0661", ".5", "inf"]
         ),
-        "text of a moment": moment_text,
-        "text of a moment in words": lambda: rng.choice(
+        "text of a time": time_text,
+        "text of a time in words": lambda: rng.choice(
             ["epoch", "now", "today", "infinity", "1714521600", "May 1, 2024", "01/05/2024", "2024-05-01T05:06:07 GMT"]
         ),
         "text of a format": lambda: rng.choice(

@@ -37,14 +37,14 @@ for i in range(start, start + 1_000_000):
 
 
 def _run(folder: Path, kills: int, seed: int) -> None:
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     acknowledged = -1
     for _ in range(kills):
         # The batch that was acknowledged last is sent again, as a client does that did not hear the answer.
         args = [sys.executable, "-c", CHILD, str(folder), str(max(acknowledged, 0))]
         with forked.Popen(args, stdout=subprocess.PIPE, text=True) as child:
             assert child.stdout is not None
-            for _ in range(chance.randint(1, 12)):
+            for _ in range(rng.randint(1, 12)):
                 acknowledged = int(child.stdout.readline())
             child.send_signal(signal.SIGKILL)
             for line in child.stdout:  # what it said before the signal came is acknowledged as well

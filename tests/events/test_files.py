@@ -343,12 +343,12 @@ def test_a_parquet_file_becomes_columns_of_the_declared_types(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "moment",
+    "instant",
     ["TIMESTAMPTZ '1970-01-01 01:00:00+00'", "TIMESTAMP_NS '1970-01-01 01:00:00'", "'1970-01-01T01:00'", "3600000000"],
 )
-def test_moments_of_a_parquet_file_may_be_of_any_kind(tmp_path: Path, moment: str) -> None:
-    kind = "::BIGINT" if moment.isdigit() else ""
-    assert _parquet(tmp_path, f"SELECT {moment}{kind} AS at").columns["at"].to_list() == [HOUR_US]
+def test_instants_of_a_parquet_file_may_be_of_any_kind(tmp_path: Path, instant: str) -> None:
+    kind = "::BIGINT" if instant.isdigit() else ""
+    assert _parquet(tmp_path, f"SELECT {instant}{kind} AS at").columns["at"].to_list() == [HOUR_US]
 
 
 def test_a_parquet_column_of_another_type_is_refused_by_row_and_name(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def _check(frame: EventFrame) -> None:
     who = frame.columns["who"].to_list()
     assert found.of_rows.tolist() == found.of([column("str", who)]).tolist()
     assert [(w is None) for w in who] == [n == -1 for n in found.of_rows.tolist()]
-    assert found.of([column("str", ["nobody", None])]).tolist() == [-1, -1]
+    assert found.of([column("str", ["unknown", None])]).tolist() == [-1, -1]
     for name in ("u", "v", "w"):
         rows = [i for i, w in enumerate(who) if w == name]
         number = int(found.of([column("str", [name])])[0])

@@ -164,7 +164,7 @@ _records = st.lists(
 
 @settings(max_examples=400, deadline=None)
 @given(_records, st.randoms(use_true_random=False))
-def test_history_agrees_with_a_naive_reading_however_often_it_is_refreshed(records: list[Any], chance: Any) -> None:
+def test_history_agrees_with_a_naive_reading_however_often_it_is_refreshed(records: list[Any], rng: Any) -> None:
     log = ListLogs()
     history = History(log, [KEYED, PLAIN])
     frames: list[tuple[EventFrame, list[Any]]] = []
@@ -187,7 +187,7 @@ def test_history_agrees_with_a_naive_reading_however_often_it_is_refreshed(recor
         assert history.duplicates[kept.name] == repeats
     for frame, content in frames:
         assert _content(frame) == content
-    upto = {name: chance.randint(0, last) for name, last in log.positions().items()}
+    upto = {name: rng.randint(0, last) for name, last in log.positions().items()}
     pinned = History(log, [KEYED, PLAIN], upto=upto)
     pinned.refresh()
     for kept in (KEYED, PLAIN):
@@ -197,21 +197,21 @@ def test_history_agrees_with_a_naive_reading_however_often_it_is_refreshed(recor
 
 @pytest.mark.parametrize("seed", range(12))
 def test_ids_of_many_versions_and_repetitions_agree_with_a_naive_reading(seed: int) -> None:
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     log = ListLogs()
     history = History(log, [KEYED, PLAIN])
     for n in range(400):
-        log.now_us += chance.randrange(2)
-        key, at, x = chance.choice("aaab"), chance.randrange(3), chance.choice([1.0, 2.0, None, 1.0, float(n)])
-        keyed, deleted = chance.random() < 0.7, chance.random() < 0.2
+        log.now_us += rng.randrange(2)
+        key, at, x = rng.choice("aaab"), rng.randrange(3), rng.choice([1.0, 2.0, None, 1.0, float(n)])
+        keyed, deleted = rng.random() < 0.7, rng.random() < 0.2
         values: tuple[Any, ...] = (key, x, None, x == 1.0, at) if keyed else (key, x, at)
         if deleted:
             values = (key, None, None, None, at) if keyed else (None, None, at)
-        known = log.now_us if chance.random() < 0.7 else chance.randrange(log.now_us + 5)
+        known = log.now_us if rng.random() < 0.7 else rng.randrange(log.now_us + 5)
         name, op = "keyed" if keyed else "plain", "delete" if deleted else "upsert"
-        event = Event(name, key, at, known, op, chance.random() < 0.5, values)  # type: ignore[arg-type]  # a literal
-        log.add(chance.choice(["p1", "p1", "p2"]), encode(event))
-        if chance.random() < 0.3:
+        event = Event(name, key, at, known, op, rng.random() < 0.5, values)  # type: ignore[arg-type]  # a literal
+        log.add(rng.choice(["p1", "p1", "p2"]), encode(event))
+        if rng.random() < 0.3:
             history.refresh()
         if n % 100 == 99:
             history.refresh()

@@ -161,8 +161,8 @@ def test_history_is_not_dated_ahead_of_the_clock_either_by_row_or_by_table(make_
     assert (pushed.accepted, pushed.problems) == (2, (Problem(1, "at", "future", "2124-03-01T00:00:00Z"),))
     assert bench.quarantine.counts() == {"keyed": {"future": 2}}
     assert typo not in [event.event_at_us for event in bench.events()]
-    asked = Columns.of({"who": ("str", ["a"]), "at": ("time", [typo])})
-    assert bench.ingestor.load("plain", asked).accepted == 1  # a request
+    wanted = Columns.of({"who": ("str", ["a"]), "at": ("time", [typo])})
+    assert bench.ingestor.load("plain", wanted).accepted == 1  # a request
 
 
 def test_an_unknown_column_is_refused_before_any_work(bench: Bench) -> None:
@@ -326,7 +326,7 @@ def test_a_file_is_loaded_as_history_and_its_bad_rows_are_kept(bench: Bench, tmp
         ("b", HOUR_US, 2.0),
         ("c", HOUR_US, 2.0),
     ]
-    assert bench.quarantine.counts() == {"keyed": {"bad_line": 1}}  # which field is which, nobody knows
+    assert bench.quarantine.counts() == {"keyed": {"bad_line": 1}}  # its fields are unknown
 
 
 class Odd:
@@ -384,7 +384,7 @@ _cells = {
     "x": st.floats() | st.none(),
     "n": st.integers(-(2**63), 2**63 - 1) | st.none(),
     "ok": st.booleans() | st.none(),
-    # A table's moments are microseconds by declaration, whatever they look like.
+    # A table's times are microseconds by declaration, whatever they look like.
     "seen": _micros(10**12) | st.none(),
     "at": _micros(NOW + HOUR_US) | st.none(),
     "_known_at": _micros(10**12) | st.none(),

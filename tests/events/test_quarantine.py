@@ -145,7 +145,7 @@ def test_a_source_that_is_gone_does_not_keep_the_others_rows(
     assert quarantine.counts() == {"plain": {"missing": 1}}
 
 
-def test_rows_of_a_definition_that_was_mended_are_events_once_whatever_stops_the_replay(
+def test_rows_of_a_definition_that_was_corrected_are_events_once_whatever_stops_the_replay(
     make_log: Any, log: Any
 ) -> None:
     class Stopping(make_log):  # type: ignore[misc]  # a class that is a fixture
@@ -165,13 +165,13 @@ def test_rows_of_a_definition_that_was_mended_are_events_once_whatever_stops_the
     rows = [{"id": f"s{i}", "n": f"#{i}", "at": i} for i in range(2_500)]
     pushed = Ingestor(log, [wrong], clock=clock, quarantine=Quarantine(kept)).push("sales", rows)
     assert pushed.quarantined == 2_500
-    mended = Ingestor(log, [right], clock=clock, quarantine=Quarantine(kept))
+    fixed = Ingestor(log, [right], clock=clock, quarantine=Quarantine(kept))
     with pytest.raises(KeyboardInterrupt):
-        Quarantine(kept).replay(mended)
+        Quarantine(kept).replay(fixed)
     assert log.positions() == {"p1": 2_000}  # pushed twice a thousand, noted once
     kept.left = 100
-    mended.push("sales", [{"id": "s1500", "n": "corrected", "at": 1_500}])
-    assert Quarantine(kept).replay(mended) == Replayed(1_500, 0, 0)  # a thousand of them had come
+    fixed.push("sales", [{"id": "s1500", "n": "corrected", "at": 1_500}])
+    assert Quarantine(kept).replay(fixed) == Replayed(1_500, 0, 0)  # a thousand of them had come
     assert log.positions() == {"p1": 2_501}
     assert Quarantine(kept).counts() == {}
     history = History(log, [right])
@@ -242,7 +242,7 @@ def test_a_line_that_fits_no_header_is_kept_byte_by_byte(
     assert decode(log.records["p1"][0].payload).values == ("Zoë", 1.0, 0)
 
 
-def test_a_line_that_is_no_json_is_kept_and_can_be_mended(tmp_path: Path, log: Any, quarantine: Quarantine) -> None:
+def test_a_line_that_is_no_json_is_kept_and_can_be_repaired(tmp_path: Path, log: Any, quarantine: Quarantine) -> None:
     ingestor = Ingestor(log, [PLAIN], clock=VirtualClock(0), quarantine=quarantine)
     (tmp_path / "a.ndjson").write_bytes(b'{"who": "a", "at": 0}\n{"who": "b", "at": 0,}\n{"who": "\xe9", "at": 0}\n')
     ingestor.load_file("plain", tmp_path / "a.ndjson", on_error="quarantine")
@@ -250,5 +250,5 @@ def test_a_line_that_is_no_json_is_kept_and_can_be_mended(tmp_path: Path, log: A
     assert (comma["_line"], comma["_line_number"]) == ('{"who": "b", "at": 0,}', 2)
     assert base64.b64decode(latin["_line_base64"]) == b'{"who": "\xe9", "at": 0}'
     assert quarantine.replay(ingestor) == Replayed(0, 2, 0)
-    mended = quarantine.replay(ingestor, fix=lambda row: json.loads(row["_line"].replace(",}", "}")))
-    assert mended == Replayed(2, 0, 0)
+    repaired = quarantine.replay(ingestor, fix=lambda row: json.loads(row["_line"].replace(",}", "}")))
+    assert repaired == Replayed(2, 0, 0)

@@ -1,4 +1,4 @@
-"""Rows that are given up or given back leave the disk, whatever stops it, and whoever else has the files."""
+"""Rows that are given up or given back leave the disk, whatever stops it, also while another process has the files."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def test_what_was_given_back_does_not_stay_in_quarantine(kept: Log, tmp_path: Pa
 
 def test_a_replay_that_takes_a_part_leaves_the_rest_and_no_event_twice(kept: Log, tmp_path: Path) -> None:
     ingestor = fill(kept, 4)
-    mends = {"secret-0": 1.0, "secret-2": 2.0}
-    fix = lambda row: row | {"x": mends.get(row["who"], row["x"])}  # noqa: E731
+    fixes = {"secret-0": 1.0, "secret-2": 2.0}
+    fix = lambda row: row | {"x": fixes.get(row["who"], row["x"])}  # noqa: E731
     assert Quarantine(kept).replay(ingestor, fix=fix) == Replayed(2, 2, 0)
     assert [row.raw()["who"] for row in Quarantine(kept).read()] == ["secret-1", "secret-3"]
     assert b"secret-0" not in on_disk(tmp_path)

@@ -1,4 +1,4 @@
-"""A replay of quarantined rows that is killed at random moments: every row becomes an event once, and none is lost."""
+"""A replay of quarantined rows that is killed at random instants: every row becomes an event once, and none is lost."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from trimtab.core.clock import SystemClock
 from trimtab.events import Ingestor, Quarantine, source
 from trimtab.events import quarantine as module
 
-module._TOGETHER = 50  # so that there are many moments to be killed at
+module._TOGETHER = 50  # so that there are many instants to be killed at
 folder = sys.argv[1]
 right = source("sales", time="at", key="id", columns={"id": str, "n": str})
 quarantine = Quarantine(store.open(f"sqlite://{folder}/quarantine", "log"))
@@ -48,13 +48,13 @@ def _run(folder: Path, kills: int, seed: int) -> int:
     ):
         ingestor = Ingestor(log, [WRONG], clock=SystemClock(), quarantine=Quarantine(refused))
         ingestor.push("sales", [{"id": f"s{i}", "n": f"#{i}", "at": i} for i in range(ROWS)])
-    chance, early = random.Random(seed), 0
+    rng, early = random.Random(seed), 0
     for kill in range(kills + 1):
         with forked.Popen([sys.executable, "-c", CHILD, str(folder)], stdout=subprocess.PIPE, text=True) as child:
             assert child.stdout is not None
             assert child.stdout.readline() == "ready\n"
             if kill < kills:
-                time.sleep(chance.uniform(0.0, 0.12))
+                time.sleep(rng.uniform(0.0, 0.12))
                 child.kill()
                 early += child.stdout.read() == ""
             else:

@@ -1,4 +1,4 @@
-"""Moments that were given as seconds or milliseconds are told from moments in microseconds."""
+"""Times that were given as seconds or milliseconds are told from times in microseconds."""
 
 from __future__ import annotations
 
@@ -48,22 +48,22 @@ def written(folder: Path, kind: str, values: list[int]) -> Path:
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("door", ["rows", "table", "ndjson", "parquet", "list"])
+@pytest.mark.parametrize("entry", ["rows", "table", "ndjson", "parquet", "list"])
 @pytest.mark.parametrize("history", [False, True])
 def test_integers_in_another_unit_go_to_quarantine_and_the_unit_is_named(
-    ingestor: Ingestor, tmp_path: Path, door: str, history: bool
+    ingestor: Ingestor, tmp_path: Path, entry: str, history: bool
 ) -> None:
     values = [*GOOD, *BAD]
     given: Any
-    if door == "rows":
+    if entry == "rows":
         pushed = ingestor.push("s", [{"who": "x", "at": value} for value in values], history=history)
     else:
-        if door == "table":
+        if entry == "table":
             given = Columns.of({"who": ("str", ["x"] * len(values)), "at": ("int", values)})
-        elif door == "list":
+        elif entry == "list":
             given = [{"who": "x", "at": value} for value in values]
         else:
-            given = written(tmp_path, door, values)
+            given = written(tmp_path, entry, values)
         pushed = ingestor.take("s", read_rows(given, SOURCE, on_error="quarantine"), history=history)
     assert (pushed.accepted, pushed.quarantined) == (len(GOOD), len(BAD))
     assert {(p.row, p.field, p.reason) for p in pushed.problems} == {(n, "at", "bad_time") for n in (6, 7, 8)}

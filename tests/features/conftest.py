@@ -1,4 +1,4 @@
-"""Lets the tests here import `oracle` and `strategies`, which lie beside them."""
+"""Lets the tests here import `oracle` and `strategies`, which lie next to them."""
 
 import sys
 from pathlib import Path

@@ -196,8 +196,8 @@ class Stream:
             )  # fmt: skip
         return found
 
-    def moment(self) -> int:
-        """When something is asked."""
+    def instant(self) -> int:
+        """The time of the next read."""
         draw = self.random
         at = self.now_us + draw.randint(1, STEP_US // 2) * 2 - 1
         if self.one("server clock behind", 0.7):
@@ -206,8 +206,8 @@ class Stream:
             at = max([self.now_us, *self.times[-6:]]) + draw.choice([0, 0, 1])
         return at
 
-    def past_moment(self) -> int | None:
-        """A moment before now that is asked about too, if the hazards have that."""
+    def past_time(self) -> int | None:
+        """An earlier time to read at too, if the hazards have that."""
         if "t in the past" not in self.hazards:
             return None
         if self.times and self.one("at exactly t", 0.5):
@@ -254,19 +254,19 @@ def compare(stream: Stream, features: FeatureSet, plan: RequestPlan) -> tuple[in
     """Ask of some entities: the online answer, the offline one and the oracle's."""
     draw = stream.random
     rows = [{"key": stream._key(), "kind": draw.choice("uv")} for _ in range(3)] + [{"key": None, "kind": "u"}]
-    got = plan.read(rows, stream.moment())
-    past_us = stream.past_moment()
+    got = plan.read(rows, stream.instant())
+    past_us = stream.past_time()
     given: Any = Given(stream.log)
     history = History(given, [stream.source], upto=got.positions)
     history.refresh()
     frames = {stream.source.name: history.frame(stream.source.name)}
-    asked = Columns.of({name: ("str", [row[name] for row in rows]) for name in ("key", "kind")})
+    wanted = Columns.of({name: ("str", [row[name] for row in rows]) for name in ("key", "kind")})
     records = stream.records()
     reads, wrong = 0, []
     for at_us in (got.at_us, past_us):
         if at_us is None:
             continue
-        offline = evaluate(features, asked, np.full(len(rows), at_us), frames)
+        offline = evaluate(features, wanted, np.full(len(rows), at_us), frames)
         lists = {name: offline.values[name].to_list() for name in features.names}
         for i, row in enumerate(rows):
             meant = answers(features, records, row, at_us, got.positions)

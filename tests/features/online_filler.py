@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from online_follower import BATCH, VIEWS, Told
+from online_follower import BATCH, VIEWS, Reporter
 
 from trimtab import store
 from trimtab.features.online.compaction import Compaction
@@ -16,7 +16,7 @@ from trimtab.features.online.store import OnlineStore
 
 
 def work(log_folder: str, online_folder: str, most: str | None = None) -> None:
-    told = Told(None if most is None else int(most))
+    reporter = Reporter(None if most is None else int(most))
     log = store.open(f"sqlite://{log_folder}", "log")
     kv = store.open(f"lmdb://{online_folder}", "kv")
     online = OnlineStore(kv, VIEWS)
@@ -26,18 +26,18 @@ def work(log_folder: str, online_folder: str, most: str | None = None) -> None:
         half = log.positions()[partition] // 2
         while (at := online.positions().get(partition, 0)) < half:
             online.apply(log.read(partition, at, limit=BATCH))
-            told()
+            reporter()
     for _ in fill(online, log, most_rows=700):
-        told()
+        reporter()
     compaction = Compaction(online)
     for name in online.plans:
         for _ in Filling(online, name, log, most_rows=1_000).steps():
             online.apply(log.read(partition, (live_positions(online) or {}).get(partition, 0), limit=BATCH))
             compaction.step(20)
-            told()
+            reporter()
     while records := log.read(partition, online.positions().get(partition, 0), limit=BATCH):
         online.apply(records)
-        told()
+        reporter()
     kv.close()
     log.close()
     print("done", flush=True)

@@ -46,7 +46,7 @@ VIEWS = [
 BATCH = 40
 
 
-class Told:
+class Reporter:
     """Tells of each batch; after `most` of them it waits, to be killed, until its standard input closes."""
 
     def __init__(self, most: int | None) -> None:
@@ -61,7 +61,7 @@ class Told:
 
 
 def follow(log_folder: str, online_folder: str, most: str | None = None) -> None:
-    told = Told(None if most is None else int(most))
+    reporter = Reporter(None if most is None else int(most))
     log = store.open(f"sqlite://{log_folder}", "log")
     kv = store.open(f"lmdb://{online_folder}", "kv")
     online = OnlineStore(kv, VIEWS)
@@ -69,7 +69,7 @@ def follow(log_folder: str, online_folder: str, most: str | None = None) -> None
     print("ready", flush=True)
     while records := log.read(partition, online.positions().get(partition, 0), limit=BATCH):
         online.apply(records)
-        told()
+        reporter()
     kv.close()
     log.close()
     print("done", flush=True)

@@ -1,4 +1,4 @@
-"""A process that reads until its input ends: `online_reader.py ONLINE`; it fails when values are not of one moment."""
+"""A process that reads until its input ends: `online_reader.py ONLINE`; it fails when values are not of one instant."""
 
 from __future__ import annotations
 

@@ -203,13 +203,13 @@ def _window(aggregate: Aggregate, source: Source, rows: list[Record], at_us: int
     given = [(r, v) for r, v in ((r, contribution(aggregate, source, r, evaluate)[0]) for r in rows) if v is not None]
     if not given:
         return _nothing(aggregate, source, "null")
-    value = _figure(aggregate, [v for _, v in given], [r for r, _ in given], at_us)
+    value = _value_of(aggregate, [v for _, v in given], [r for r, _ in given], at_us)
     if aggregate.kind == "sum" and isinstance(value, int) and not -(2**63) <= value < 2**63:
         return None, "failed"
     return value, "null" if value is None else "found"
 
 
-def _figure(aggregate: Aggregate, values: list[Any], rows: list[Record], at_us: int) -> Any:
+def _value_of(aggregate: Aggregate, values: list[Any], rows: list[Record], at_us: int) -> Any:
     """The aggregate of the values of some rows, the oldest first; at least one."""
     match aggregate.kind:
         case "count":

@@ -32,7 +32,7 @@ ASK = request("ask", key="ask_id", time="asked_at", columns={"ask_id": str, "who
 
 
 class World:
-    """Events of one source, one view, one clock. Moments are texts such as "2013-03-01T10:00".
+    """Events of one source, one view, one clock. Times are texts such as "2013-03-01T10:00".
 
     Args:
         aggregate: The view's only feature.
@@ -72,8 +72,8 @@ class World:
         at_us = at if isinstance(at, int) else parse_time_us(at)
         history = History(self.log, [self._of])
         history.refresh()
-        asked = Columns.of({"who": ("str", [who])})
-        found = evaluate(self._features, asked, np.array([at_us]), {self._of.name: history.frame(self._of.name)})
+        wanted = Columns.of({"who": ("str", [who])})
+        found = evaluate(self._features, wanted, np.array([at_us]), {self._of.name: history.frame(self._of.name)})
         answer = found.values["v.f"].to_list()[0], REASONS[found.reasons["v.f"][0]]
         expected = oracle(self._records(), self.view, who, at_us)["f"]
         assert _bits(answer) == _bits(expected), f"offline {answer}, meant {expected}"

@@ -273,8 +273,8 @@ def run(seed: int) -> Outcome:
         "healthy", source=of, by="who",
         features={"n": f.count(), "sum": f.sum("x", over=30 * STEP_US), "s": f.count_distinct("s"), "m": f.latest("m")},
     )  # fmt: skip
-    asked = Definitions(rng, of_events=False)
-    derived = {f"t{i}": asked.number(3) for i in range(2)} | {"t2": asked.real(2), "t3": asked.truth(3)}
+    wanted = Definitions(rng, of_events=False)
+    derived = {f"t{i}": wanted.number(3) for i in range(2)} | {"t2": wanted.real(2), "t3": wanted.truth(3)}
     features = feature_set(ASK, [poisoned, healthy, derived])
     clock = VirtualClock(BEGIN_US)
     log = MemoryLog(clock=clock)

@@ -1,4 +1,4 @@
-"""Random histories, views and moments for Hypothesis, full of hazards."""
+"""Random histories, views and instants for Hypothesis, full of hazards."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ KEYED = source("readings", time="at", key="id", columns=COLUMNS)
 KEYLESS = source("readings", time="at", columns=COLUMNS)
 
 BASE_US = 1_000_000_000  # histories lie around it, and a little below 0 too
-UNIT_US = 10  # times are multiples of it, or beside one, so that they tie
+UNIT_US = 10  # times are multiples of it, or next to one, so that they tie
 
 offsets = st.one_of(st.integers(-20, 60), st.integers(-2, 12))
-moments = st.builds(lambda n, beside: n * UNIT_US + beside, offsets, st.sampled_from([0, 0, 0, 1, -1]))
+instants = st.builds(lambda n, beside: n * UNIT_US + beside, offsets, st.sampled_from([0, 0, 0, 1, -1]))
 floats = st.one_of(
     st.none(),
     st.sampled_from([0.1, 0.2, 0.3, 1e16, -1e16, 1.0, 0.0, -0.1, 5e-324, -5e-324, 2.3e-308, 1e150]),
@@ -62,7 +62,7 @@ def histories(draw: st.DrawFn, of: Source = KEYED, base_us: int = BASE_US, most:
         again = draw(st.integers(0, 9)) < 3 and records
         previous = draw(st.sampled_from(records)) if again else None
         record_id = previous.id if previous else f"r{len(records)}"
-        event_at = base_us + draw(moments)
+        event_at = base_us + draw(instants)
         how = draw(st.sampled_from(["live", "live", "live", "history", "embargo"]))
         known_at = appended_at[partition]
         if how == "history":
@@ -160,8 +160,8 @@ def views(draw: st.DrawFn, of: Source = KEYED, kinds: Sequence[str] = KINDS) -> 
 
 
 def request_times(base_us: int = BASE_US) -> st.SearchStrategy[int]:
-    """Moments at and around those of a history."""
-    return moments.map(lambda offset: base_us + offset)
+    """Times at and around those of a history."""
+    return instants.map(lambda offset: base_us + offset)
 
 
-request_keys = st.one_of(keys, keys, st.sampled_from(["nobody", None]))
+request_keys = st.one_of(keys, keys, st.sampled_from(["unknown", None]))

@@ -31,7 +31,7 @@ def history_of(log: Any, sources: Sequence[Source], upto: dict[str, int] | None)
 
 
 def together(
-    features: FeatureSet, log: Any, asked: Columns, at_us: list[int], positions: list[dict[str, int]]
+    features: FeatureSet, log: Any, wanted: Columns, at_us: list[int], positions: list[dict[str, int]]
 ) -> tuple[AsOf, int]:
     """All rows at once, and how often the log was read again."""
     sources = list({v.source.name: v.source for v in features.views}.values())
@@ -45,7 +45,7 @@ def together(
 
     found = evaluate_as_of(
         features,
-        asked,
+        wanted,
         np.array(at_us),
         positions,
         {s.name: history.frame(s.name) for s in sources},
@@ -56,7 +56,7 @@ def together(
 
 
 def unlike(
-    features: FeatureSet, log: Any, asked: Columns, at_us: list[int], positions: list[dict[str, int]], found: AsOf
+    features: FeatureSet, log: Any, wanted: Columns, at_us: list[int], positions: list[dict[str, int]], found: AsOf
 ) -> list[str]:
     """What differs from histories up to each row's positions."""
     wrong = []
@@ -64,7 +64,7 @@ def unlike(
     for row, (t, upto) in enumerate(zip(at_us, positions, strict=True)):
         history = history_of(log, sources, upto)
         one = evaluate(
-            features, asked.take(slice(row, row + 1)), np.array([t]), {s.name: history.frame(s.name) for s in sources}
+            features, wanted.take(slice(row, row + 1)), np.array([t]), {s.name: history.frame(s.name) for s in sources}
         )
         for name in features.names:
             same = repr(one.values[name].to_list()[0]) == repr(found.features.values[name].to_list()[row])
@@ -87,12 +87,12 @@ def campaign(of: Source, hazards: Sequence[str], seed: int) -> tuple[list[str], 
         if n % 3 == 2:
             seen = stream.log[: len(stream.log) - stream.random.choice([0, 0, 1, 3])]
             rows.append({"ask_id": f"a{n}", "key": stream._key(), "kind": stream.random.choice("uv")})
-            at_us.append(stream.past_moment() or stream.moment())
+            at_us.append(stream.past_time() or stream.instant())
             positions.append({r.partition: r.position for r in seen})
     log: Any = Given(stream.log)
-    asked = Columns.of({name: ("str", [row[name] for row in rows]) for name in rows[0]})
-    found, _ = together(features, log, asked, at_us, positions)
-    return unlike(features, log, asked, at_us, positions, found), len(rows), int(found.apart.sum())
+    wanted = Columns.of({name: ("str", [row[name] for row in rows]) for name in rows[0]})
+    found, _ = together(features, log, wanted, at_us, positions)
+    return unlike(features, log, wanted, at_us, positions, found), len(rows), int(found.apart.sum())
 
 
 @pytest.mark.parametrize("of", [KEYED, PLAIN], ids=["keyed", "plain"])
@@ -132,11 +132,11 @@ def test_a_log_that_no_row_was_ahead_of_is_not_read_again() -> None:
         at_us.append(stream.now_us)
         positions.append({r.partition: r.position for r in stream.log})
     log: Any = Given(stream.log)
-    asked = Columns.of({name: ("str", ["k1" if name == "key" else "u"] * 30) for name in ("ask_id", "key", "kind")})
-    found, reads = together(features, log, asked, at_us, positions)
+    wanted = Columns.of({name: ("str", ["k1" if name == "key" else "u"] * 30) for name in ("ask_id", "key", "kind")})
+    found, reads = together(features, log, wanted, at_us, positions)
     assert reads == 0
     assert not found.apart.any()
-    assert unlike(features, log, asked, at_us, positions, found) == []
+    assert unlike(features, log, wanted, at_us, positions, found) == []
 
 
 def test_a_view_that_another_one_leads_to_is_looked_up_as_of_the_same_positions() -> None:
@@ -153,9 +153,9 @@ def test_a_view_that_another_one_leads_to_is_looked_up_as_of_the_same_positions(
         ingest.push("models", [{"model": name, "seats": seats, "at": 5}])
     ingest.push("planes", [{"tail": "x", "model": "A", "at": 5}])
     before = dict(log.positions())
-    ingest.push("planes", [{"tail": "x", "model": "B", "at": 6}])  # known at the moment asked, but behind P
-    asked = Columns.of({"id": ("str", ["1", "2"]), "tail": ("str", ["x", "x"]), "when": ("time", [9, 9])})
-    found, _ = together(features, log, asked, [2_000_000] * 2, [before, dict(log.positions())])
+    ingest.push("planes", [{"tail": "x", "model": "B", "at": 6}])  # known at the wanted time, but behind P
+    wanted = Columns.of({"id": ("str", ["1", "2"]), "tail": ("str", ["x", "x"]), "when": ("time", [9, 9])})
+    found, _ = together(features, log, wanted, [2_000_000] * 2, [before, dict(log.positions())])
     assert found.features.values["model.seats"].to_list() == [100, 200]
     assert found.newest.values["model.seats"].to_list() == [200, 200]
     assert found.apart.tolist() == [True, False]
@@ -168,19 +168,19 @@ def test_a_view_under_two_names_is_looked_up_for_the_keys_of_both() -> None:
     model = view("model", source=models, by="model", features={"seats": f.latest("seats")})
     columns = {"id": str, "tail": str, "model": str, "when": Time}
     ask = request("ask", key="id", time="when", columns=columns)
-    features = feature_set(ask, [plane.join(select=[]), model.join("asked"), model.join("own", by=plane["model"])])
+    features = feature_set(ask, [plane.join(select=[]), model.join("wanted"), model.join("own", by=plane["model"])])
     clock = VirtualClock(1_000_000)
     log = MemoryLog(clock=clock)
     ingest = Ingestor(log, [planes, models], clock=clock, quarantine=Quarantine(MemoryLog(clock=clock)))
     ingest.push("models", [{"model": name, "seats": n, "at": 5} for n, name in enumerate("ABC")])
     ingest.push("planes", [{"tail": "x", "model": "A", "at": 5}, {"tail": "y", "model": "B", "at": 5}])
     first = dict(log.positions())
-    ingest.push("planes", [{"tail": "x", "model": "B", "at": 6}])  # A is then nobody's model any more
+    ingest.push("planes", [{"tail": "x", "model": "B", "at": 6}])  # A is then no plane's model any more
     second = dict(log.positions())
     ingest.push("models", [{"model": "B", "seats": 7, "at": 6}])
     rows = {"id": ["1", "2"], "tail": ["x", "y"], "model": ["C", "C"]}
-    asked = Columns.of({**{n: ("str", v) for n, v in rows.items()}, "when": ("time", [9, 9])})
-    found, _ = together(features, log, asked, [2_000_000] * 2, [first, second])
+    wanted = Columns.of({**{n: ("str", v) for n, v in rows.items()}, "when": ("time", [9, 9])})
+    found, _ = together(features, log, wanted, [2_000_000] * 2, [first, second])
     assert found.apart.tolist() == [True, True]
     assert found.features.values["own.seats"].to_list() == [0, 1]
     assert found.newest.values["own.seats"].to_list() == [7, 7]

@@ -20,14 +20,14 @@ DAY = "2013-03-01T"
 # -- which records count ------------------------------------------------------------------------------------------
 
 
-def test_an_event_at_the_very_moment_does_not_count_and_a_microsecond_later_it_does() -> None:
+def test_an_event_at_the_very_instant_does_not_count_and_a_microsecond_later_it_does() -> None:
     world = World(f.count())
     world.push(DAY + "10:00", {"at": DAY + "10:00"})
     assert world.ask(DAY + "10:00") == (0, "not_yet")
     assert world.ask(parse_time_us(DAY + "10:00") + 1) == (1, "found")
 
 
-def test_with_an_inclusive_boundary_an_event_counts_at_its_very_moment() -> None:
+def test_with_an_inclusive_boundary_an_event_counts_at_its_very_instant() -> None:
     world = World(f.count(), boundary="inclusive")
     world.push(DAY + "09:00", {"at": DAY + "10:00"})
     assert world.ask(parse_time_us(DAY + "10:00") - 1) == (0, "not_yet")
@@ -41,7 +41,7 @@ def test_an_event_is_known_when_it_came_even_if_it_claims_to_have_been_known_bef
     assert world.ask(DAY + "10:00") == (1, "found")
 
 
-def test_an_embargoed_event_counts_from_the_moment_that_it_declares() -> None:
+def test_an_embargoed_event_counts_from_the_instant_that_it_declares() -> None:
     world = World(f.count())
     world.push(DAY + "10:00", {"at": DAY + "08:00", "_known_at": DAY + "12:00"})
     assert world.ask(DAY + "11:59:59.999999") == (0, "no_entity")
@@ -153,7 +153,7 @@ def test_an_empty_window_is_zero_for_counts_and_sums_and_null_for_the_others(agg
     world.push(DAY + "09:00", {"at": DAY + "08:59", "x": 1.0, "n": 1})
     assert world.ask(DAY + "09:30")[1] == "found"
     assert world.ask(DAY + "12:00") == (empty, "outside_window")
-    assert world.ask(DAY + "12:00", "nobody") == (empty, "no_entity")
+    assert world.ask(DAY + "12:00", "unknown") == (empty, "no_entity")
     assert world.ask(DAY + "12:00", None) == (empty, "no_entity")
 
 

@@ -32,7 +32,7 @@ from trimtab.features.parts.given_files import folder_events
 from trimtab.features.parts.part_answers import packed, scattered, unpacked
 from trimtab.features.parts.parted_views import in_slices
 
-Asked = list[tuple[Any, int]]
+Wanted = list[tuple[Any, int]]
 asks = st.lists(st.tuples(request_keys, request_times()), min_size=1, max_size=12)
 
 
@@ -76,35 +76,35 @@ def in_memory(records: list[Record], of: View, keys: list[Column], at_us: Any, *
 
 
 def known_always(records: list[Record]) -> list[Record]:
-    """The same records, known in the same order, all of them before any moment."""
+    """The same records, known in the same order, all of them before any instant."""
     ranks = {known: n for n, known in enumerate(sorted({r.known_at_us for r in records}))}
     return [msgspec.structs.replace(r, known_at_us=ranks[r.known_at_us] - 2**62) for r in records]
 
 
 @pytest.mark.parametrize("of", [KEYED, KEYLESS], ids=["keyed", "keyless"])
 @settings(deadline=None, max_examples=20)
-@given(data=st.data(), asked=asks, parts=st.sampled_from([1, 2, 5]), final=st.booleans())
+@given(data=st.data(), wanted=asks, parts=st.sampled_from([1, 2, 5]), final=st.booleans())
 def test_parts_memory_and_oracle_agree_bit_for_bit(
-    of: Source, data: st.DataObject, asked: Asked, parts: int, final: bool
+    of: Source, data: st.DataObject, wanted: Wanted, parts: int, final: bool
 ) -> None:
     records, declared = data.draw(histories(of)), data.draw(views(of))
-    keys, at_us = [column("str", [key for key, _ in asked])], np.array([t for _, t in asked], np.int64)
+    keys, at_us = [column("str", [key for key, _ in wanted])], np.array([t for _, t in wanted], np.int64)
     expected = in_memory(records, declared, keys, at_us, final=final)
     found = by_parts(records, declared, keys, at_us, parts, final=final)
     judged = known_always(records) if final else records
-    for answers, in_one, (key, t) in zip(found, expected, asked, strict=True):
+    for answers, in_one, (key, t) in zip(found, expected, wanted, strict=True):
         assert bits(answers) == bits(in_one), (key, t)
         assert bits(answers) == bits(oracle(judged, declared, key, t)), (key, t)
 
 
 @settings(deadline=None, max_examples=10)
-@given(records=histories(), asked=asks, parts=st.sampled_from([1, 3]))
-def test_entities_of_several_columns_are_split_together(records: list[Record], asked: Asked, parts: int) -> None:
+@given(records=histories(), wanted=asks, parts=st.sampled_from([1, 3]))
+def test_entities_of_several_columns_are_split_together(records: list[Record], wanted: Wanted, parts: int) -> None:
     declared = view(
         "v", source=KEYED, by=["key", "n"], features={"n": count(), "x": mean("x"), "kind": latest("kind")}
     )  # fmt: skip
     numbers = [r.row["n"] for r in records] or [None]
-    pairs = [(key, numbers[i % len(numbers)], t) for i, (key, t) in enumerate(asked)]
+    pairs = [(key, numbers[i % len(numbers)], t) for i, (key, t) in enumerate(wanted)]
     keys = [column("str", [key for key, _, _ in pairs]), column("int", [n for _, n, _ in pairs])]
     at_us = np.array([t for _, _, t in pairs], np.int64)
     expected = [bits(a) for a in in_memory(records, declared, keys, at_us)]
@@ -115,23 +115,25 @@ def test_entities_of_several_columns_are_split_together(records: list[Record], a
 
 
 @settings(deadline=None, max_examples=10)
-@given(records=histories(), declared=views(), asked=asks, last=st.integers(0, 6))
-def test_only_records_up_to_the_positions_count(records: list[Record], declared: View, asked: Asked, last: int) -> None:
+@given(records=histories(), declared=views(), wanted=asks, last=st.integers(0, 6))
+def test_only_records_up_to_the_positions_count(
+    records: list[Record], declared: View, wanted: Wanted, last: int
+) -> None:
     positions = {"p0": last, "p1": last // 2}
-    keys, at_us = [column("str", [key for key, _ in asked])], np.array([t for _, t in asked], np.int64)
+    keys, at_us = [column("str", [key for key, _ in wanted])], np.array([t for _, t in wanted], np.int64)
     found = by_parts(records, declared, keys, at_us, 2, positions=positions)
-    for answers, (key, t) in zip(found, asked, strict=True):
+    for answers, (key, t) in zip(found, wanted, strict=True):
         assert bits(answers) == bits(oracle(records, declared, key, t, positions)), (key, t)
 
 
 @settings(deadline=None, max_examples=15)
-@given(records=histories(), moment=request_times())
-def test_the_entities_are_those_of_whom_a_version_is_known(records: list[Record], moment: int) -> None:
+@given(records=histories(), instant=request_times())
+def test_the_entities_are_those_of_whom_a_version_is_known(records: list[Record], instant: int) -> None:
     declared = view("v", source=KEYED, by="key", features={"n": count()})
     with parted(records, declared, 3) as (divided, connection):
         assert isinstance(divided, Split)
-        (found,) = entities_of(divided, moment, connection)
-    expected = {key for key in "abc" if oracle(records, declared, key, moment)["n"][1] != "no_entity"}
+        (found,) = entities_of(divided, instant, connection)
+    expected = {key for key in "abc" if oracle(records, declared, key, instant)["n"][1] != "no_entity"}
     assert found.to_list() == sorted(expected)
 
 

@@ -31,8 +31,8 @@ def test_a_sum_is_that_of_fsum(values: list[float]) -> None:
 
 
 @given(st.lists(finite, min_size=1), st.lists(finite))
-def test_rows_that_are_taken_out_leave_nothing_behind(stay: list[float], leave: list[float]) -> None:
-    parts = [split(v) for v in [*stay, *leave]] + [(-n, e) for n, e in map(split, leave)]
+def test_rows_that_are_taken_out_change_no_sum(stay: list[float], gone: list[float]) -> None:
+    parts = [split(v) for v in [*stay, *gone]] + [(-n, e) for n, e in map(split, gone)]
     assert rounded(*total(parts)).hex() == (math.fsum(stay) + 0.0).hex()
 
 

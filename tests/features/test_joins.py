@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import Record, frame_of, oracle
-from strategies import BASE_US, KEYED, KEYLESS, histories, keys, moments
+from strategies import BASE_US, KEYED, KEYLESS, histories, instants, keys
 from test_online import feeds
 
 from trimtab.core.columns.data import Columns, column
@@ -88,7 +88,7 @@ def bits(value: Any) -> Any:
     return struct.pack("<d", value) if isinstance(value, float) else (type(value), value)
 
 
-maybe_keys = st.one_of(keys, st.sampled_from(["nobody", None]))
+maybe_keys = st.one_of(keys, st.sampled_from(["unknown", None]))
 requests = st.fixed_dictionaries({
     "key": maybe_keys, "other": maybe_keys,
     "kind": st.sampled_from(["u", "v", None]), "n": st.one_of(st.none(), st.integers(-5, 5)),
@@ -101,13 +101,13 @@ requests = st.fixed_dictionaries({
 def test_joined_views_offline_give_what_their_parts_mean(source: Source, data: st.DataObject) -> None:
     features = model_of(source)
     records = data.draw(histories(source))
-    asked = data.draw(st.lists(st.tuples(requests, moments), min_size=1, max_size=8))
-    table = Columns.of({name: (dtype, [row.get(name) for row, _ in asked]) for name, dtype in ASK.columns.items()})
-    at_us = np.array([BASE_US + offset for _, offset in asked], np.int64)
+    wanted = data.draw(st.lists(st.tuples(requests, instants), min_size=1, max_size=8))
+    table = Columns.of({name: (dtype, [row.get(name) for row, _ in wanted]) for name, dtype in ASK.columns.items()})
+    at_us = np.array([BASE_US + offset for _, offset in wanted], np.int64)
     found = evaluate(features, table, at_us, {source.name: frame_of(records, source)})
     assert found.values.names == features.names
     lists = {name: found.values[name].to_list() for name in features.names}
-    for i, (row, offset) in enumerate(asked):
+    for i, (row, offset) in enumerate(wanted):
         expected = meant(features, records, row, BASE_US + offset)
         for name in features.names:
             reason = REASONS[found.reasons[name][i]] if name in found.reasons else None
@@ -127,7 +127,7 @@ def test_joined_views_online_give_what_their_parts_mean(source: Source, data: st
     for some in (log[:cut], log[cut:]):
         store.apply(some)
         rows = data.draw(st.lists(requests, min_size=1, max_size=4))
-        now_us = BASE_US + data.draw(moments)
+        now_us = BASE_US + data.draw(instants)
         found = plan.read(rows, now_us)
         assert found.names == features.names
         visible = [r for r in records if r.position <= found.positions.get(r.partition, 0)]
@@ -151,12 +151,12 @@ def test_a_column_of_the_table_that_is_called_like_a_feature_changes_nothing() -
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("asked", [[-(2**63)], [2**63 - 1], [-(2**63), -(2**63) + 1], [-(2**63), 2**63 - 1, None]])
-def test_whole_numbers_at_the_ends_of_their_range_name_entities_too(asked: list[int | None]) -> None:
+@pytest.mark.parametrize("wanted", [[-(2**63)], [2**63 - 1], [-(2**63), -(2**63) + 1], [-(2**63), 2**63 - 1, None]])
+def test_whole_numbers_at_the_ends_of_their_range_name_entities_too(wanted: list[int | None]) -> None:
     events = [2**63 - 1, 0, -(2**63), None, -(2**63) + 1]
-    of_events, of_requests, count = match_keys([column("int", events)], [column("int", asked)])
-    there = sorted({key for key in asked if key is not None})
-    assert (of_requests.tolist(), count) == ([-1 if k is None else there.index(k) for k in asked], len(there))
+    of_events, of_requests, count = match_keys([column("int", events)], [column("int", wanted)])
+    there = sorted({key for key in wanted if key is not None})
+    assert (of_requests.tolist(), count) == ([-1 if k is None else there.index(k) for k in wanted], len(there))
     assert of_events.tolist() == [there.index(key) if key in there else -1 for key in events]
 
 
@@ -213,10 +213,10 @@ def test_a_look_up_by_a_feature_is_of_one_snapshot_or_is_repeated() -> None:
 
 def test_a_column_of_the_request_and_a_feature_of_one_name_are_refused() -> None:
     v = view("by_key", source=KEYED, by="key", features={"n": latest("n")})
-    asked = request("ask", key="ask_id", time="asked_at", columns={"ask_id": str, "key": str, "by_key.n": int})
+    wanted = request("ask", key="ask_id", time="asked_at", columns={"ask_id": str, "key": str, "by_key.n": int})
     with pytest.raises(Misuse, match=r"'by_key\.n' is a column of request 'ask' and a feature of view 'by_key'"):
-        feature_set(asked, [v])
-    assert feature_set(asked, [v.join("mine")]).names == ("mine.n",)
+        feature_set(wanted, [v])
+    assert feature_set(wanted, [v.join("mine")]).names == ("mine.n",)
 
 
 @pytest.mark.fast

@@ -36,22 +36,22 @@ def naive(records: list[Record], what: Label, key: Any, t: int, cut: int) -> tup
 @settings(deadline=None)
 @given(
     records=histories(),
-    asked=st.lists(st.tuples(request_keys, request_times()), min_size=1, max_size=8),
+    wanted=st.lists(st.tuples(request_keys, request_times()), min_size=1, max_size=8),
     cut=request_times(),
     steps=st.lists(st.integers(0, 16), max_size=3),
 )
 def test_the_label_is_the_greatest_that_was_known_at_the_cut(
-    records: list[Record], asked: list[tuple[Any, int]], cut: int, steps: list[int]
+    records: list[Record], wanted: list[tuple[Any, int]], cut: int, steps: list[int]
 ) -> None:
     index = LabelIndex(LABEL)
     for step in [*sorted(steps), len(records)]:
         index.update(frame_of(records[:step], KEYED))
-    found = index.join([k for k, _ in asked], np.array([t for _, t in asked]), cut)
+    found = index.join([k for k, _ in wanted], np.array([t for _, t in wanted]), cut)
     answers = [
         (None if math.isnan(v) else v, LABEL_STATES[s], k)
         for v, s, k in zip(found.values.tolist(), found.state.tolist(), found.known_at_us.tolist(), strict=True)
     ]
-    assert answers == [naive(records, LABEL, key, t, cut) for key, t in asked]
+    assert answers == [naive(records, LABEL, key, t, cut) for key, t in wanted]
 
 
 def one(event_at_us: int, known_at_us: int) -> list[Record]:
@@ -63,7 +63,7 @@ def one(event_at_us: int, known_at_us: int) -> list[Record]:
 @pytest.mark.parametrize(
     ("event_at", "known_at", "cut", "state"),
     [
-        (100, 100, 100, "labelled"),  # an event at the request's own moment is its label
+        (100, 100, 100, "labelled"),  # an event at the request's own instant is its label
         (99, 100, 200, "missing"),  # one before it is not
         (120, 150, 150, "labelled"),  # known just in time
         (120, 151, 151, "late"),

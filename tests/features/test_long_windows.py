@@ -41,16 +41,16 @@ FEATURES: dict[str, Aggregate | Several] = {
 
 
 def history(of: Source, seed: int, count: int) -> list[Record]:
-    """Events one after the other, some late, some at one moment, with a key some corrected and some deleted."""
-    chance = random.Random(seed)
+    """Events one after the other, some late, some at one instant, with a key some corrected and some deleted."""
+    rng = random.Random(seed)
     records: list[Record] = []
     for position in range(1, count + 1):
         now = 1_000 + 5 * position
-        at = now - (chance.randrange(400) if chance.random() < 0.2 else chance.randrange(0, 8, 4))
-        again = of.key is not None and records and chance.random() < 0.2
-        record_id = chance.choice(records).id if again else f"r{position}"
-        row = {"id": record_id, "key": "a", "n": int(chance.paretovariate(0.5)) % 60, "x": chance.gauss(5, 2), "at": at}
-        deleted = bool(again and chance.random() < 0.3)
+        at = now - (rng.randrange(400) if rng.random() < 0.2 else rng.randrange(0, 8, 4))
+        again = of.key is not None and records and rng.random() < 0.2
+        record_id = rng.choice(records).id if again else f"r{position}"
+        row = {"id": record_id, "key": "a", "n": int(rng.paretovariate(0.5)) % 60, "x": rng.gauss(5, 2), "at": at}
+        deleted = bool(again and rng.random() < 0.3)
         records.append(
             Record(id=record_id, row=row, event_at_us=at, known_at_us=now, position=position, deleted=deleted)
         )
@@ -73,12 +73,12 @@ def log_of(of: Source, records: list[Record]) -> list[LogRecord]:
 
 
 def compare(of: Source, view: View, records: list[Record], batch: int) -> int:
-    """Online after each batch, and offline for the same moments, against the oracle; how many reads."""
+    """Online after each batch, and offline for the same instants, against the oracle; how many reads."""
     kv = MemoryKeyValue()
     store = OnlineStore(kv, [view])
     plan = RequestPlan(feature_set(ASK, [view]), kv)
     log = log_of(of, records)
-    found, moments = [], []
+    found, instants = [], []
     for start in range(0, len(log), batch):
         store.apply(log[start : start + batch])
         for later in (1, 77):
@@ -91,13 +91,13 @@ def compare(of: Source, view: View, records: list[Record], batch: int) -> int:
             )
             if later == 1:  # no later record is known then
                 found.append(answer)
-                moments.append(now)
-    requests = Columns.of({"key": ("str", ["a"] * len(moments))})
-    offline = evaluate(plan.features, requests, np.array(moments), {of.name: frame_of(records, of)})
+                instants.append(now)
+    requests = Columns.of({"key": ("str", ["a"] * len(instants))})
+    offline = evaluate(plan.features, requests, np.array(instants), {of.name: frame_of(records, of)})
     for name in plan.names:
         assert [answer[name][0] for answer in found] == offline.values[name].to_list()
         assert [answer[name][1] for answer in found] == offline.reasons[name].tolist()
-    return len(moments)
+    return len(instants)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -108,8 +108,8 @@ def test_long_histories_give_the_bits_of_the_oracle(of: Source, seed: int) -> No
 
 
 def test_more_values_than_are_ranked_are_ranked_among_those_of_least_hash() -> None:
-    chance = random.Random(4)
-    values = [chance.randrange(1_600) for _ in range(3_200)]
+    rng = random.Random(4)
+    values = [rng.randrange(1_600) for _ in range(3_200)]
     records = [
         Record(
             id=f"r{i}", row={"id": f"r{i}", "key": "a", "n": n, "x": 0.0, "at": 5 * i}, event_at_us=5 * i,
@@ -143,16 +143,16 @@ def test_a_state_that_only_grows_at_its_end_keeps_no_more_than_it_needs() -> Non
     assert max(sizes) < 4_000
 
 
-def test_a_state_of_events_that_share_a_moment_keeps_no_more_than_it_needs_where_they_have_a_key() -> None:
-    chance = random.Random(5)
+def test_a_state_of_events_that_share_a_instant_keeps_no_more_than_it_needs_where_they_have_a_key() -> None:
+    rng = random.Random(5)
     features = {"first": tt.first("x", over=6_000, hop=500), "last": tt.last_n("x", 3, over=6_000, hop=500)}
     view = tt.view("v", source=KEYED, by="key", features=features)
     records: list[Record] = []
     for position in range(1, 1_201):
         at = position // 300 * 1_500  # of a day's events only the day is known
-        again = chance.choice(records).id if records and chance.random() < 0.1 else f"r{position}"
-        row = {"id": again, "key": "a", "n": 1, "x": chance.gauss(5, 2), "at": at}
-        deleted = again != f"r{position}" and chance.random() < 0.5
+        again = rng.choice(records).id if records and rng.random() < 0.1 else f"r{position}"
+        row = {"id": again, "key": "a", "n": 1, "x": rng.gauss(5, 2), "at": at}
+        deleted = again != f"r{position}" and rng.random() < 0.5
         records.append(
             Record(id=again, row=row, event_at_us=at, known_at_us=5 * position, position=position, deleted=deleted)
         )

@@ -19,19 +19,19 @@ from trimtab.features.frames import REASONS
 from trimtab.features.offline.evaluation import evaluate
 
 ASK = request("ask", key="ask_id", time="asked_at", columns={"ask_id": str, "key": str})
-Asked = list[tuple[Any, int]]
+Wanted = list[tuple[Any, int]]
 
 
-def offline(records: list[Record], view: View, asked: Asked) -> list[dict[str, Answer]]:
+def offline(records: list[Record], view: View, wanted: Wanted) -> list[dict[str, Answer]]:
     features = feature_set(ASK, [view])
-    requests = Columns.of({"key": ("str", [key for key, _ in asked])})
-    at_us = np.array([t for _, t in asked], np.int64)
+    requests = Columns.of({"key": ("str", [key for key, _ in wanted])})
+    at_us = np.array([t for _, t in wanted], np.int64)
     frame = evaluate(features, requests, at_us, {view.source.name: frame_of(records, view.source)})
     assert frame.values.names == features.names
     assert {name: c.dtype for name, c in frame.values.by_name.items()} == features.dtypes
     columns = {name: frame.values[f"{view.name}.{name}"].to_list() for name in view.features}
     codes = {name: frame.reasons[f"{view.name}.{name}"].tolist() for name in view.features}
-    return [{n: (columns[n][i], REASONS[codes[n][i]]) for n in view.features} for i in range(len(asked))]
+    return [{n: (columns[n][i], REASONS[codes[n][i]]) for n in view.features} for i in range(len(wanted))]
 
 
 def bits(answers: dict[str, Answer]) -> dict[str, Any]:
@@ -48,11 +48,11 @@ def reads(source: Source, data: st.DataObject) -> int:
     """Compare a random history's features with the oracle's; how many were."""
     records = data.draw(histories(source))
     view = data.draw(views(source))
-    asked = data.draw(asks)
-    found = offline(records, view, asked)
-    for answers, (key, t) in zip(found, asked, strict=True):
+    wanted = data.draw(asks)
+    found = offline(records, view, wanted)
+    for answers, (key, t) in zip(found, wanted, strict=True):
         assert bits(answers) == bits(oracle(records, view, key, t)), (key, t)
-    return len(asked) * len(view.features)
+    return len(wanted) * len(view.features)
 
 
 @pytest.mark.parametrize("source", [KEYED, KEYLESS], ids=["keyed", "keyless"])
@@ -81,21 +81,21 @@ def test_offline_gives_the_bits_and_reasons_of_the_oracle_in_every_one_of_many_r
 
 
 @settings(deadline=None, max_examples=60)
-@given(records=histories(), view=views(), asked=asks)
-def test_moments_of_ten_thousand_years_and_many_entities_are_told_apart(
-    records: list[Record], view: View, asked: Asked
+@given(records=histories(), view=views(), wanted=asks)
+def test_instants_of_ten_thousand_years_and_many_entities_are_told_apart(
+    records: list[Record], view: View, wanted: Wanted
 ) -> None:
     ends = [(f"k{i}", -62_135_596_800_000_000) for i in range(70)] + [("a", 253_402_300_799_999_999)]
-    for answers, (key, t) in zip(offline(records, view, asked + ends), asked + ends, strict=True):
+    for answers, (key, t) in zip(offline(records, view, wanted + ends), wanted + ends, strict=True):
         assert bits(answers) == bits(oracle(records, view, key, t)), (key, t)
 
 
 @settings(deadline=None, max_examples=60)
-@given(data=st.data(), records=histories(most=12), view=views(), asked=asks, seed=st.integers(0, 99))
+@given(data=st.data(), records=histories(most=12), view=views(), wanted=asks, seed=st.integers(0, 99))
 def test_what_becomes_known_after_t_changes_neither_value_nor_reason(
-    data: st.DataObject, records: list[Record], view: View, asked: Asked, seed: int
+    data: st.DataObject, records: list[Record], view: View, wanted: Wanted, seed: int
 ) -> None:
-    t = max(t for _, t in asked)
+    t = max(t for _, t in wanted)
     later = [r for r in records if r.known_at_us > t]
     values = data.draw(st.permutations([r.row for r in later]))
     shuffled = [
@@ -103,17 +103,17 @@ def test_what_becomes_known_after_t_changes_neither_value_nor_reason(
         for r, row in zip(later, values, strict=True)
     ]
     known = [r for r in records if r.known_at_us <= t]
-    expected = [bits(a) for a in offline(records, view, asked)]
-    assert [bits(a) for a in offline(known, view, asked)] == expected
-    assert [bits(a) for a in offline(known + shuffled, view, asked)] == expected
+    expected = [bits(a) for a in offline(records, view, wanted)]
+    assert [bits(a) for a in offline(known, view, wanted)] == expected
+    assert [bits(a) for a in offline(known + shuffled, view, wanted)] == expected
 
 
 @settings(deadline=None, max_examples=40)
-@given(records=histories(), view=views(), asked=asks, order=st.randoms(use_true_random=False))
+@given(records=histories(), view=views(), wanted=asks, order=st.randoms(use_true_random=False))
 def test_the_order_of_events_and_of_requests_does_not_matter(
-    records: list[Record], view: View, asked: Asked, order: Any
+    records: list[Record], view: View, wanted: Wanted, order: Any
 ) -> None:
-    expected = {ask: bits(a) for ask, a in zip(asked, offline(records, view, asked), strict=True)}
+    expected = {ask: bits(a) for ask, a in zip(wanted, offline(records, view, wanted), strict=True)}
     order.shuffle(records)
-    order.shuffle(asked)
-    assert {ask: bits(a) for ask, a in zip(asked, offline(records, view, asked), strict=True)} == expected
+    order.shuffle(wanted)
+    assert {ask: bits(a) for ask, a in zip(wanted, offline(records, view, wanted), strict=True)} == expected

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import Record, oracle
 from strategies import BASE_US, KEYED, KEYLESS, histories, views
-from test_offline import ASK, Asked, asks, bits
+from test_offline import ASK, Wanted, asks, bits
 
 from trimtab.core.columns.data import Columns
 from trimtab.events.columns.history import History
@@ -64,19 +64,19 @@ def _payload(record: Record, source: Source) -> bytes:
 @pytest.mark.parametrize("source", [KEYED, KEYLESS], ids=["keyed", "keyless"])
 @settings(deadline=None, max_examples=80)
 @given(data=st.data())
-def test_the_features_as_of_a_moment_and_a_position_are_those_of_the_oracle(
+def test_the_features_as_of_a_instant_and_a_position_are_those_of_the_oracle(
     source: Source, data: st.DataObject
 ) -> None:
     records: list[Record] = data.draw(histories(source))
     view = data.draw(views(source))
-    asked: Asked = data.draw(asks)
+    wanted: Wanted = data.draw(asks)
     upto = {name: data.draw(st.integers(0, 14)) for name in PARTITIONS}
     history = History(GivenLog(records, source), [source], upto=upto)
     history.refresh()
-    keys = Columns.of({"key": ("str", [key for key, _ in asked])})
-    at_us = np.array([t for _, t in asked], np.int64)
+    keys = Columns.of({"key": ("str", [key for key, _ in wanted])})
+    at_us = np.array([t for _, t in wanted], np.int64)
     found = evaluate(feature_set(ASK, [view]), keys, at_us, {source.name: history.frame(source.name)})
-    for row, (key, t) in enumerate(asked):
+    for row, (key, t) in enumerate(wanted):
         answers = {
             name: (found.values[f"v.{name}"].to_list()[row], REASONS[found.reasons[f"v.{name}"][row]])
             for name in view.features

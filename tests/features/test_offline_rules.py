@@ -47,7 +47,7 @@ def answer(records: list[Record], v: View, t: int, key: str | None = "a") -> tup
     return found["f"]
 
 
-def test_an_event_at_the_moment_of_the_request_does_not_count() -> None:
+def test_an_event_at_the_instant_of_the_request_does_not_count() -> None:
     assert answer([record(1, 100)], one(latest("x")), 100) == (None, "not_yet")
     assert answer([record(1, 100)], one(latest("x")), 101) == (1.0, "found")
 
@@ -57,7 +57,7 @@ def test_with_an_inclusive_boundary_it_counts() -> None:
     assert answer([record(1, 100)], one(count(over=10, hop=0), boundary="inclusive"), 100) == (1, "found")
 
 
-def test_an_event_counts_from_the_moment_it_is_known() -> None:
+def test_an_event_counts_from_the_instant_it_is_known() -> None:
     records = [record(1, 100, 150)]
     assert answer(records, one(latest("x")), 149) == (None, "no_entity")
     assert answer(records, one(latest("x")), 150) == (1.0, "found")
@@ -68,7 +68,7 @@ def test_an_entity_whose_events_are_all_to_come_is_not_yet() -> None:
 
 
 def test_an_unknown_entity_and_a_null_key_count_zero_events() -> None:
-    assert answer([record(1, 100)], one(tt.sum("x")), 200, "nobody") == (0.0, "no_entity")
+    assert answer([record(1, 100)], one(tt.sum("x")), 200, "unknown") == (0.0, "no_entity")
     assert answer([record(1, 100)], one(count()), 200, None) == (0, "no_entity")
     assert answer([record(1, 100)], one(mean("x")), 200, None) == (None, "no_entity")
 
@@ -178,7 +178,7 @@ def test_what_is_missing_is_named() -> None:
         evaluate(features, Columns.of({"other": ("str", ["a"])}), at_us, frames)
     with pytest.raises(Misuse, match="column 'key' must be str; it is int"):
         evaluate(features, Columns.of({"key": ("int", [1])}), at_us, frames)
-    with pytest.raises(Misuse, match="1 rows, but 2 moments"):
+    with pytest.raises(Misuse, match="1 rows, but 2 times"):
         evaluate(features, good, np.array([5, 6]), frames)
     with pytest.raises(Misuse, match="needs the events of 'readings'; there are those of none"):
         evaluate(features, good, at_us, {})
@@ -193,14 +193,14 @@ def test_no_rows_give_no_rows() -> None:
 
 @pytest.mark.parametrize("tardy", [0.0, 0.05, 1.0])
 def test_hundreds_of_events_of_few_entities_agree_with_the_oracle(tardy: float) -> None:
-    chance = random.Random(5)
+    rng = random.Random(5)
     records = []
     for position in range(1, 401):
-        at = 1_000 * position + chance.randrange(-3_000, 3_000)
-        known = at + (chance.randrange(0, 200_000) if chance.random() < tardy else 0)
-        of = f"r{chance.randrange(1, position)}" if position > 1 and chance.random() < tardy / 5 else None
-        x = chance.gauss(0, 1) if chance.random() < 0.9 else None
-        records.append(record(position, at, known, of=of, key=chance.choice("ab"), x=x, n=chance.randrange(9)))
+        at = 1_000 * position + rng.randrange(-3_000, 3_000)
+        known = at + (rng.randrange(0, 200_000) if rng.random() < tardy else 0)
+        of = f"r{rng.randrange(1, position)}" if position > 1 and rng.random() < tardy / 5 else None
+        x = rng.gauss(0, 1) if rng.random() < 0.9 else None
+        records.append(record(position, at, known, of=of, key=rng.choice("ab"), x=x, n=rng.randrange(9)))
     features = {}
     for over in (None, 20_000, 300_000):
         for kind in (tt.sum, tt.mean, tt.min, tt.max):
@@ -209,8 +209,8 @@ def test_hundreds_of_events_of_few_entities_agree_with_the_oracle(tardy: float) 
         features[f"ok_{over or 0}"] = tt.max(col("x") > 1, over=over)
         features[f"count_{over or 0}"] = count(over=over, where=col("n") > 3)
     v = view("v", source=KEYED, by="key", features={**features, "newest": latest("x")})
-    asked = [(chance.choice("abc"), chance.randrange(-10_000, 600_000)) for _ in range(60)]
-    for found, (key, t) in zip(offline(records, v, asked), asked, strict=True):
+    wanted = [(rng.choice("abc"), rng.randrange(-10_000, 600_000)) for _ in range(60)]
+    for found, (key, t) in zip(offline(records, v, wanted), wanted, strict=True):
         assert bits(found) == bits(oracle(records, v, key, t)), (key, t)
 
 
@@ -225,6 +225,6 @@ def test_integer_keys_far_apart_are_matched() -> None:
     far = source("far", time="at", columns={"key": int})
     ask = request("ask", key="id", time="at", columns={"id": str, "key": int})
     features = feature_set(ask, [view("v", source=far, by="key", features={"n": count()})])
-    asked = Columns.of({"key": ("int", [2**62, 6, -(2**62), 5, None, 2**62 + 1])})
-    found = evaluate(features, asked, np.full(6, 10 * HOUR_US), {"far": frame})
+    wanted = Columns.of({"key": ("int", [2**62, 6, -(2**62), 5, None, 2**62 + 1])})
+    found = evaluate(features, wanted, np.full(6, 10 * HOUR_US), {"far": frame})
     assert found.values["v.n"].to_list() == [1, 0, 1, 1, 0, 0]

@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import Record, oracle
-from strategies import BASE_US, KEYED, KEYLESS, UNIT_US, histories, moments, own_ids, rows, views
+from strategies import BASE_US, KEYED, KEYLESS, UNIT_US, histories, instants, own_ids, rows, views
 
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
@@ -30,7 +30,7 @@ from trimtab.store.ports import LogRecord
 from trimtab.testing import MemoryKeyValue, MemoryLog
 
 ASK = request("ask", key="ask_id", time="asked_at", columns={"ask_id": str, "key": str})
-ENTITIES = ["a", "b", "c", "nobody", None]
+ENTITIES = ["a", "b", "c", "unknown", None]
 
 
 @st.composite
@@ -102,7 +102,7 @@ def pushed(draw: st.DrawFn, of: Source) -> tuple[list[Record], list[LogRecord]]:
     for _ in range(draw(st.integers(0, 12))):
         writer = writers[draw(st.sampled_from(["p0", "p0", "p1"]))]
         writer.now_us += draw(st.sampled_from([0, 1, UNIT_US]))
-        row: dict[str, Any] = draw(rows(draw(st.sampled_from("xy")), BASE_US + draw(moments)))
+        row: dict[str, Any] = draw(rows(draw(st.sampled_from("xy")), BASE_US + draw(instants)))
         own = draw(own_ids)
         if said and draw(st.booleans()):  # again, perhaps with the entity, the time or a value of another row
             before, own = draw(st.sampled_from(said))
@@ -165,9 +165,9 @@ def check_offline(plan: RequestPlan, v: View, log: Sequence[LogRecord], now_us: 
     given: Any = GivenLog(log)
     history = History(given, [v.source], upto=got.positions)
     history.refresh()
-    asked = Columns.of({"key": ("str", ENTITIES)})
+    wanted = Columns.of({"key": ("str", ENTITIES)})
     at_us = np.full(len(ENTITIES), got.at_us)
-    offline = evaluate(plan.features, asked, at_us, {v.source.name: history.frame(v.source.name)})
+    offline = evaluate(plan.features, wanted, at_us, {v.source.name: history.frame(v.source.name)})
     for place, name in enumerate(plan.names):
         values, reasons = [row[place] for row in got.values], [row[place] for row in got.reasons]
         assert reasons == offline.reasons[name].tolist(), (name, got, offline)
@@ -192,7 +192,7 @@ def campaign(data: st.DataObject, of: Source, source_of_records: Any = feeds) ->
             check(plan, v, records, data.draw(st.integers(-5, 70).map(lambda n: BASE_US + n * UNIT_US), label="now"))
     for offset in (0, 1, 55, 10**9 // 10):
         check(plan, v, records, BASE_US + offset * UNIT_US)
-    check_offline(plan, v, log, BASE_US + data.draw(st.integers(-5, 70), label="asked offline") * UNIT_US)
+    check_offline(plan, v, log, BASE_US + data.draw(st.integers(-5, 70), label="wanted offline") * UNIT_US)
 
 
 @settings(deadline=None, max_examples=200)

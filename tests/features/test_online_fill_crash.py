@@ -1,4 +1,4 @@
-"""A process that fills, rebuilds and compacts is killed at any moment: every read is that of an undisturbed store."""
+"""A process that fills, rebuilds and compacts is killed at any instant: every read is that of an undisturbed store."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ASK = request("ask", key="ask_id", time="asked_at", columns={"ask_id": str, "who
 
 
 def answers(folder: Path) -> tuple[list[Any], dict[str, Any], list[bytes]]:
-    """What each view says of each entity at some moments, its counts, and keys that belong to no view."""
+    """What each view says of each entity at some instants, its counts, and keys that belong to no view."""
     with store.open(f"lmdb://{folder}", "kv") as kv:
         online = OnlineStore(kv, VIEWS)
         for _ in fill(online, store.open(f"sqlite://{folder.parent}/log", "log")):
@@ -51,19 +51,19 @@ def answers(folder: Path) -> tuple[list[Any], dict[str, Any], list[bytes]]:
         )
 
 
-def campaign(folder: Path, kills: int, records: int, chance: random.Random) -> tuple[int, bool]:
+def campaign(folder: Path, kills: int, records: int, rng: random.Random) -> tuple[int, bool]:
     """How many times the filler was killed before it was done, and whether it then answers like the calm one."""
-    write_log(folder / "log", records, chance)
+    write_log(folder / "log", records, rng)
     follow(str(folder / "log"), str(folder / "calm"))
     command = [sys.executable, str(FILLER), str(folder / "log"), str(folder / "killed")]
-    killed = kill(command, kills, chance, most=40)
+    killed = kill(command, kills, rng, most=40)
     calm, after = answers(folder / "calm"), answers(folder / "killed")
     same = calm[0] == after[0] and not after[2]
     return killed, same and calm[1] == after[1]
 
 
 def test_a_filler_that_was_killed_answers_as_if_it_had_not_been(tmp_path: Path) -> None:
-    killed, same = campaign(tmp_path, kills=6, records=3_000, chance=random.Random(5))
+    killed, same = campaign(tmp_path, kills=6, records=3_000, rng=random.Random(5))
     assert killed == 6
     assert same
 
@@ -76,7 +76,7 @@ def test_a_filler_that_was_killed_hundreds_of_times_answers_as_if_it_had_not_bee
     for seed in range(20):
         folder = tmp_path / str(seed)
         folder.mkdir()
-        more, same = campaign(folder, kills=12, records=6_000, chance=random.Random(seed))
+        more, same = campaign(folder, kills=12, records=6_000, rng=random.Random(seed))
         killed, failures = killed + more, failures + (not same)
     soak_report("kill_fill", runs=killed, failures=failures)
     assert failures == 0

@@ -36,23 +36,23 @@ calls = st.one_of(st.none(), st.integers(0, 100))  # none: killed from outside a
 work = st.sampled_from(["apply", "apply", "fill", "compact", "all"])
 
 
-class TellingKeyValue(LmdbKeyValue):
+class ReportingKeyValue(LmdbKeyValue):
     """A store that tells of each write before it and after it, with the log positions that it brings."""
 
-    tell: Callable[[str], None] | None = None
+    report: Callable[[str], None] | None = None
     left = 0  # writes before the one that its process dies in
     calls: int | None = None  # calls of functions, those of C too, from the beginning of that write to its death
 
     def write(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = ()) -> None:
-        if self.tell is None:
+        if self.report is None:
             super().write(puts, deletes)
             return
-        self.tell(f"begun {puts.get(POSITIONS_KEY, b'').hex()}")
+        self.report(f"begun {puts.get(POSITIONS_KEY, b'').hex()}")
         if self.left == 0 and self.calls is not None:
             sys.setprofile(self._die)
         self.left -= 1
         super().write(puts, deletes)
-        self.tell("done")
+        self.report("done")
 
     def _die(self, *_: object) -> None:
         assert self.calls is not None
@@ -77,7 +77,7 @@ class OnDisk(Online):
         shutil.rmtree(self.folder)
 
     def open_store(self) -> Any:
-        return TellingKeyValue(self.folder)
+        return ReportingKeyValue(self.folder)
 
     @rule(kills=st.lists(st.tuples(writes, delays_ns, calls, work), min_size=1, max_size=4), now_us=nows)
     def be_killed(self, kills: list[tuple[int, int, int | None, str]], now_us: int) -> None:
@@ -104,7 +104,7 @@ class OnDisk(Online):
         reading, writing = os.pipe()
         parent = os.getpid()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forks beside native threads
+            warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forks next to native threads
             child = os.fork()
         if child == 0:
             self.open()
@@ -129,9 +129,9 @@ class OnDisk(Online):
 
     def _work_in_child(self, what: str, told: int, parent: int) -> None:
         try:
-            self.kv.tell = lambda line: os.write(told, line.encode() + b"\n")
+            self.kv.report = lambda line: os.write(told, line.encode() + b"\n")
             self._work(what)
-            self.kv.tell("nothing left")
+            self.kv.report("nothing left")
             while os.getppid() == parent:
                 time.sleep(0.05)
         except BaseException:

@@ -42,7 +42,7 @@ def campaign(data: st.DataObject, of: Source, source_of_records: Any = feeds) ->
         done = end
     for offset in (0, 1, 55, 10**9 // 10):
         check(plan, v, records, BASE_US + offset * UNIT_US)
-    check_offline(plan, v, log, BASE_US + data.draw(st.integers(-5, 70), label="asked offline") * UNIT_US)
+    check_offline(plan, v, log, BASE_US + data.draw(st.integers(-5, 70), label="wanted offline") * UNIT_US)
 
 
 @settings(deadline=None, max_examples=150)

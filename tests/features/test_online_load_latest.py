@@ -17,7 +17,7 @@ from trimtab.events.definitions import Time, source
 from trimtab.features.aggregates import latest
 from trimtab.features.definitions import view
 from trimtab.features.online.failures import Counts
-from trimtab.features.online.fill.load import _entity_states, _Part, _written_beside, load
+from trimtab.features.online.fill.load import _entity_states, _Part, _written_in_thread, load
 from trimtab.features.online.fill.load_latest import LatestLoad, _as_bytes, _by_name, loads_columns
 from trimtab.features.online.packed.keys import name_bytes
 from trimtab.features.online.packed.plan import ViewPlan
@@ -70,7 +70,7 @@ def table(given_rows: list[tuple[Any, ...]], first: int) -> Columns:
     st.sampled_from([1, 100]),
     st.sets(st.sampled_from(sorted(FEATURES)), min_size=1),
 )
-@example(  # told twice at one moment, by two processes, with other contents
+@example(  # told twice at one instant, by two processes, with other contents
     [
         [("a", 1, None, None, None, None, 0, 0, "p1", "a", "upsert")],
         [("a", 1, None, None, None, "a", 0, 0, "p0", "a", "upsert")],
@@ -160,7 +160,7 @@ def test_a_piece_is_written_before_the_next_step_and_what_fails_is_raised() -> N
             made.append(n)
             yield {b"k%d" % n: b"v"}
 
-    steps = _written_beside(kv, pieces())
+    steps = _written_in_thread(kv, pieces())
     for n in range(2):
         next(steps)
         assert [key for key, _ in kv.scan(b"k")] == [b"k%d" % i for i in range(n + 1)]

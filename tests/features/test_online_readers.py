@@ -1,4 +1,4 @@
-"""Processes that read while one writes: each read is of one moment, the map grows, the killed leave no slot behind."""
+"""Processes that read while one writes: each read is of one instant, the map grows, the killed leave no slot behind."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class GivenLog(MemoryLog):
         return [one(n) for n in range(after + 1, min(self.end, after + limit) + 1)]
 
 
-def test_three_processes_read_one_moment_each_while_one_applies_rebuilds_and_grows_the_map(tmp_path: Path) -> None:
+def test_three_processes_read_one_instant_each_while_one_applies_rebuilds_and_grows_the_map(tmp_path: Path) -> None:
     with LmdbKeyValue(tmp_path, map_bytes=MAP_BYTES) as kv:
         store = OnlineStore(kv, VIEWS)
         readers = [started(tmp_path) for _ in range(3)]
@@ -69,9 +69,9 @@ def test_three_processes_read_one_moment_each_while_one_applies_rebuilds_and_gro
         for reader in readers:
             out, _ = reader.communicate(timeout=30)
             assert reader.returncode == 0
-            reads, moments = map(int, out.split())
+            reads, instants = map(int, out.split())
             assert reads > 20
-            assert moments > 3
+            assert instants > 3
 
 
 def test_the_slot_of_a_reader_that_was_killed_is_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

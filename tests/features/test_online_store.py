@@ -83,7 +83,7 @@ def test_a_read_is_never_before_what_was_applied() -> None:
     assert (got.at_us, got.values) == (50, [[1.0]])
 
 
-def test_nothing_applied_means_that_nobody_is_known() -> None:
+def test_nothing_applied_means_that_no_entity_is_known() -> None:
     got = read(MemoryKeyValue(), LATEST, 20)
     assert (got.values, got.reason(0, "latest_x.x"), got.positions) == ([[None]], "no_entity", {})
 
@@ -256,7 +256,7 @@ def test_positions_that_were_written_before_failures_were_counted_are_read() -> 
     assert store.counts()["latest_x"].applied == 2
 
 
-def test_a_changed_definition_lives_beside_the_old_one_and_fills_from_the_start_of_the_log() -> None:
+def test_a_changed_definition_lives_next_to_the_old_one_and_fills_from_the_start_of_the_log() -> None:
     kv = MemoryKeyValue()
     log = [event(PLAIN, 1, 10), event(PLAIN, 2, 20)]
     OnlineStore(kv, [LATEST, WINDOW]).apply(log)
@@ -294,11 +294,11 @@ def test_the_ids_of_events_that_no_window_can_see_are_deleted() -> None:
 
 def test_what_was_applied_lies_in_the_order_of_event_times() -> None:
     plan = ViewPlan(view("v", source=PLAIN, by="who", features={"n": d.count(over="1h")}))
-    moments = [-(2**63), -1_000_000, -1, 0, 1, 255, 256, 2**40, 2**63 - 1]
-    keys = [plan.keys.applied(at_us, event_id) for at_us in moments for event_id in ("a", "b")]
+    instants = [-(2**63), -1_000_000, -1, 0, 1, 255, 256, 2**40, 2**63 - 1]
+    keys = [plan.keys.applied(at_us, event_id) for at_us in instants for event_id in ("a", "b")]
     assert keys == sorted(keys)
-    for at_us in moments:
-        assert [key < plan.keys.applied_from(at_us) for key in keys] == [m < at_us for m in moments for _ in "ab"]
+    for at_us in instants:
+        assert [key < plan.keys.applied_from(at_us) for key in keys] == [m < at_us for m in instants for _ in "ab"]
 
 
 def test_entities_may_be_integers_and_texts_of_any_length() -> None:

@@ -48,24 +48,24 @@ def read(kv: MemoryKeyValue, v: View, now_us: int) -> list[Any]:
 def test_the_greatest_of_many_at_one_instant_counts_however_they_come_again(
     seed: int, features: dict[str, Any], keyed: bool
 ) -> None:
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     v = view("v", source=KEYED if keyed else PLAIN, by="who", features=features)
     kv, log = MemoryKeyValue(), list[LogRecord]()
     store = OnlineStore(kv, [v])
     now_us, first = DAY_US * 10, dict[tuple[int, int], tuple[int, int]]()
     done = 0
     for position in range(1, 900):
-        now_us += chance.randrange(3)
-        at_us = DAY_US * (8 if position < 500 or chance.random() < 0.2 else 9)
-        n = chance.randrange(150) if position % 300 < 250 else 149 - position % 150  # in the end from the last on
-        history = None if chance.random() < 0.5 else max(at_us, now_us - chance.randrange(2_000))
+        now_us += rng.randrange(3)
+        at_us = DAY_US * (8 if position < 500 or rng.random() < 0.2 else 9)
+        n = rng.randrange(150) if position % 300 < 250 else 149 - position % 150  # in the end from the last on
+        history = None if rng.random() < 0.5 else max(at_us, now_us - rng.randrange(2_000))
         log.append(event(position, at_us, n, now_us, history, keyed=keyed))
         place = (now_us if history is None else history, position)
         first[at_us, n] = min(first.get((at_us, n), place), place)
-        if chance.random() < 0.1 or position == 899:
+        if rng.random() < 0.1 or position == 899:
             if seed == 1 and not done:
                 given: Any = GivenLog(log)
-                list(fill(store, given, most_rows=chance.choice([50, 10_000])))
+                list(fill(store, given, most_rows=rng.choice([50, 10_000])))
             else:
                 store.apply(log[done:])
             done = len(log)

@@ -88,7 +88,7 @@ def test_online_and_filled_equal_the_oracle_for_ids_of_many_versions(data: st.Da
         done = end
     for offset in (0, 1, 55, 10**8):
         check(plan, v, records, BASE_US + offset * UNIT_US)
-    check_offline(plan, v, log, BASE_US + data.draw(st.integers(-5, 70), label="asked offline") * UNIT_US)
+    check_offline(plan, v, log, BASE_US + data.draw(st.integers(-5, 70), label="wanted offline") * UNIT_US)
 
 
 ORDERS = source("orders", time="at", key="id", columns={"id": str, "who": str, "x": float})

@@ -51,9 +51,9 @@ FEATURES = feature_set(
 asks = st.lists(st.tuples(request_keys, request_keys, request_times()), min_size=1, max_size=12)
 
 
-def asked_for(asked: list[tuple[Any, Any, int]]) -> tuple[Columns, Any]:
-    columns = {"key": ("str", [a for a, _, _ in asked]), "other": ("str", [b for _, b, _ in asked])}
-    return Columns.of(columns), np.array([t for _, _, t in asked], np.int64)  # type: ignore[arg-type]  # literals
+def requests_of(wanted: list[tuple[Any, Any, int]]) -> tuple[Columns, Any]:
+    columns = {"key": ("str", [a for a, _, _ in wanted]), "other": ("str", [b for _, b, _ in wanted])}
+    return Columns.of(columns), np.array([t for _, _, t in wanted], np.int64)  # type: ignore[arg-type]  # literals
 
 
 def opened(folder: Path, records: list[Record], **how: Any) -> PartedViews:
@@ -69,11 +69,11 @@ def rows(frame: FeatureFrame) -> list[str]:
 
 
 @settings(deadline=None, max_examples=8)
-@given(records=histories(), asked=asks, final=st.booleans())
+@given(records=histories(), wanted=asks, final=st.booleans())
 def test_views_by_features_of_views_are_answered_on_disk_as_in_memory(
-    records: list[Record], asked: list[tuple[Any, Any, int]], final: bool
+    records: list[Record], wanted: list[tuple[Any, Any, int]], final: bool
 ) -> None:
-    requests, at_us = asked_for(asked)
+    requests, at_us = requests_of(wanted)
     frame = frame_of(records, KEYED)
     expected = evaluate(FEATURES, requests, at_us, {"readings": as_known_now(frame) if final else frame})
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
@@ -86,11 +86,11 @@ def test_views_by_features_of_views_are_answered_on_disk_as_in_memory(
 
 
 @settings(deadline=None, max_examples=60)
-@given(records=histories(), asked=asks)
+@given(records=histories(), wanted=asks)
 def test_what_final_lets_in_is_counted_value_by_value(
-    records: list[Record], asked: list[tuple[Any, Any, int]]
+    records: list[Record], wanted: list[tuple[Any, Any, int]]
 ) -> None:  # fmt: skip
-    requests, at_us = asked_for(asked)
+    requests, at_us = requests_of(wanted)
     frame = frame_of(records, KEYED)
     then = evaluate(FEATURES, requests, at_us, {"readings": frame})
     final = evaluate(FEATURES, requests, at_us, {"readings": as_known_now(frame)})
@@ -111,11 +111,11 @@ RECORDS = [
            event_at_us=n, known_at_us=n + 1, position=n + 1)
     for n in range(40)
 ]  # fmt: skip
-ASKED = [("a", "b", 20), ("b", "a", 30), ("c", None, 30), (None, "a", 39)]
+WANTED = [("a", "b", 20), ("b", "a", 30), ("c", None, 30), (None, "a", 39)]
 
 
 def answered(views: PartedViews, features: FeatureSet = FEATURES) -> list[str]:
-    return rows(evaluate_by(views.answer, features, *asked_for(ASKED)))
+    return rows(evaluate_by(views.answer, features, *requests_of(WANTED)))
 
 
 def test_versions_are_told_apart_as_many_at_once_as_the_memory_holds(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(calls) == 2 * done
 
 
-def test_a_split_that_was_broken_off_is_made_anew(tmp_path: Path) -> None:
+def test_a_split_that_was_broken_off_is_made_again(tmp_path: Path) -> None:
     with opened(tmp_path, RECORDS) as views:
         expected = answered(views)
         folders = [path for path in views.folder.iterdir() if path.name.startswith("readings.")]

@@ -34,14 +34,14 @@ def test_a_sum_beyond_64_bits_fails_alone() -> None:
     assert written == ([None, 3], [FAILED, 0])
 
 
-def test_one_function_serves_many_moments_in_any_order() -> None:
+def test_one_function_serves_many_instants_in_any_order() -> None:
     v = view("v", source=KEYLESS, by="key", features={"n_1h": d.count(over="1h"), "n_7d": d.count(over="7d")})
     kv, plan = MemoryKeyValue(), ViewPlan(v)
     OnlineStore(kv, [v]).apply([event(i, BASE_US + i * 60_000_000, 1) for i in range(1, 90)])
     packed = kv.get(plan.keys.states + name_bytes("a"))
     read, found = reader(plan, 0), {}
-    moments = [BASE_US + 90 * 60_000_000 + k * 7_000_000 for k in range(0, 600, 7)]
-    for t_us in [*moments, *reversed(moments)]:
+    instants = [BASE_US + 90 * 60_000_000 + k * 7_000_000 for k in range(0, 600, 7)]
+    for t_us in [*instants, *reversed(instants)]:
         written: Any = ([None] * 2, [0] * 2)
         read(packed, t_us, *written)
         assert found.setdefault(t_us, written) == written

@@ -1,4 +1,4 @@
-"""The mathematics that online and offline share: the same bits, and as exact as stated."""
+"""Formulas that online and offline share: the same bits, and as exact as stated."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def test_a_variance_has_the_same_bits_in_columns_and_in_rows(rows: list[tuple[in
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 8, 9, 31, 64, 1_000])
 def test_the_bits_of_a_column_do_not_depend_on_its_length(length: int) -> None:
     """Where a multiplication and a subtraction were fused, vectors and their ends would differ."""
-    chance = random.Random(length)
-    rows = [(chance.randint(2, 9), chance.gauss(1e8, 1), chance.gauss(1e16, 1)) for _ in range(length)]
+    rng = random.Random(length)
+    rows = [(rng.randint(2, 9), rng.gauss(1e8, 1), rng.gauss(1e16, 1)) for _ in range(length)]
     n, s1, s2 = (np.array(values) for values in zip(*rows, strict=True))
     assert variances(n, s1, s2).tobytes() == np.array([variance(*row) for row in rows]).tobytes()
 
 
 @pytest.mark.parametrize("mean", [0.0, 1.0, 1e3, 1e6])
 def test_the_error_of_a_variance_is_what_is_stated(mean: float) -> None:
-    chance = random.Random(5)
+    rng = random.Random(5)
     for n in (2, 10, 1_000):
-        values = [chance.gauss(mean, 1.0) for _ in range(n)]
+        values = [rng.gauss(mean, 1.0) for _ in range(n)]
         found = variance(n, math.fsum(values), math.fsum(v * v for v in values))
         exact = statistics.variance(map(Decimal, values))
         assert abs(found / float(exact) - 1) < 1e-15 * (1 + statistics.fmean(values) ** 2 / float(exact))

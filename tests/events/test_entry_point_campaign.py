@@ -1,5 +1,4 @@
-"""The door campaign: random values of some forty kinds, by every door that can carry them, are the same event or the
-same refusal as by rows."""
+"""Campaign of entry points: random values of some forty kinds give the event, or the refusal, that rows give."""
 
 from __future__ import annotations
 
@@ -75,14 +74,16 @@ def written(path: Path, data: bytes) -> Path:
     return path
 
 
-Door = Callable[[Bench, Path, Sequence[dict[str, Any]]], dict[str, Outcome]]
+EntryPoint = Callable[[Bench, Path, Sequence[dict[str, Any]]], dict[str, Outcome]]
 
 
 def _many(bench: Bench, parts: Sequence[Any]) -> dict[str, Outcome]:
     return [bench.read(part) for part in parts][-1]
 
 
-DOORS: dict[str, tuple[Callable[[Path, Sequence[dict[str, Any]]], Any], Callable[[Bench, Any], dict[str, Outcome]]]] = {
+Make = Callable[[Path, Sequence[dict[str, Any]]], Any]
+Take = Callable[[Bench, Any], dict[str, Outcome]]
+ENTRY_POINTS: dict[str, tuple[Make, Take]] = {
     "list": (lambda folder, rows: list(rows), Bench.read),
     "json": (lambda folder, rows: as_json(rows), lambda bench, data: bench.body(data, JSON_TYPE)),
     "ndjson file": (
@@ -114,9 +115,9 @@ def _said(value: Any) -> Any:
     return kind, repr(plain + 0.0 if kind == "float" else plain)
 
 
-def _faithful(door: str, given: Any, rows: Sequence[dict[str, Any]]) -> set[str]:
+def _faithful(entry: str, given: Any, rows: Sequence[dict[str, Any]]) -> set[str]:
     """The ids of rows whose value the library hands over as what it was."""
-    if door == "json":
+    if entry == "json":
         given = msgspec.json.decode(given)
     if isinstance(given, Path):
         if given.suffix == ".ndjson":  # a text without a UTF-8 form is no JSON
@@ -126,7 +127,7 @@ def _faithful(door: str, given: Any, rows: Sequence[dict[str, Any]]) -> set[str]
         given = parquet.read_table(given)
     if isinstance(given, bytes):
         given = pa.ipc.open_stream(given).read_all()
-    if door == "pandas typed":
+    if entry == "pandas typed":
         return set().union(
             *(_faithful("", part, [r for r in rows if r["id"][0] == part.columns[-1]]) for part in given)
         )
@@ -163,9 +164,9 @@ def _csv(folder: Path, values: Sequence[Any]) -> tuple[Path, dict[str, Outcome]]
 
 
 def campaign(folder: Path, rng: random.Random, each: int) -> tuple[list[str], dict[str, int]]:
-    """The differences that were found, and how many outcomes were compared by door."""
+    """The differences that were found, and how many outcomes were compared by entry."""
     differences: list[str] = []
-    compared: dict[str, int] = dict.fromkeys((*DOORS, "csv"), 0)
+    compared: dict[str, int] = dict.fromkeys((*ENTRY_POINTS, "csv"), 0)
     for kind, draw in kinds(rng).items():
         values = [draw() for _ in range(each)]
         rows = rows_of(values)
@@ -179,12 +180,12 @@ def campaign(folder: Path, rng: random.Random, each: int) -> tuple[list[str], di
 def _differences(
     folder: Path, kind: str, rows: Sequence[dict[str, Any]], wanted: dict[str, Outcome], compared: dict[str, int]
 ) -> list[str]:
-    """What the doors that can carry these rows make of them, where it is not what is wanted."""
+    """What the entry points that can carry these rows make of them, where it is not what is wanted."""
     out: list[str] = []
-    for door, (make, take) in DOORS.items():
+    for entry, (make, take) in ENTRY_POINTS.items():
         try:
             given = make(folder, rows)
-            faithful = _faithful(door, given, rows)
+            faithful = _faithful(entry, given, rows)
         except KeyboardInterrupt:
             raise
         except BaseException:  # a library's, panics of Rust too: it cannot carry the kind
@@ -194,14 +195,14 @@ def _differences(
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            if not (door == "arrow body" and isinstance(error, InvalidField) and "<" in str(error)):
-                out.append(f"{kind} by {door}: {error!r}")
+            if not (entry == "arrow body" and isinstance(error, InvalidField) and "<" in str(error)):
+                out.append(f"{kind} by {entry}: {error!r}")
             continue  # a body with nested columns is refused whole: they have no bound as Python values
-        compared[door] += len(faithful)
+        compared[entry] += len(faithful)
         values = {row["id"]: row[row["id"][0]] for row in rows}
         odd = sorted(row for row in faithful if found.get(row) != wanted[row])
         out += [
-            f"{kind} by {door}, {row}: {values[row]!r} gives {found.get(row)}, needed {wanted[row]}" for row in odd[:3]
+            f"{kind} by {entry}, {row}: {values[row]!r} gives {found.get(row)}, needed {wanted[row]}" for row in odd[:3]
         ]
     return out
 
@@ -255,7 +256,7 @@ OTHERS = [dt.time(1), dt.timedelta(1), [1], {"x": 1}, pd.Period("2024-01"), pd.I
 
 
 @pytest.mark.parametrize(("kind", "values"), [*EXAMPLES.items(), *(("other", [value]) for value in OTHERS)])
-def test_every_door_follows_the_table_of_conversions(tmp_path: Path, kind: Kind, values: list[Any]) -> None:
+def test_every_entry_point_follows_the_table_of_conversions(tmp_path: Path, kind: Kind, values: list[Any]) -> None:
     rows = rows_of(values)
     wanted: dict[str, Outcome] = {}
     for row in rows:
@@ -269,23 +270,23 @@ def test_every_door_follows_the_table_of_conversions(tmp_path: Path, kind: Kind,
             wanted[row["id"]] = tuple(map(repr, [row["id"], *(value if n == name else None for n in DTYPES), 0]))
         except Refused as refused:
             wanted[row["id"]] = (name, refused.reason)
-    compared = dict.fromkeys(DOORS, 0)
+    compared = dict.fromkeys(ENTRY_POINTS, 0)
     assert Bench().push(rows) == wanted
     assert _differences(tmp_path, kind, rows, wanted, compared) == []
-    assert sum(map(bool, compared.values())) >= 4, compared  # doors that could carry it
+    assert sum(map(bool, compared.values())) >= 4, compared  # entry points that could carry it
 
 
-def test_values_of_all_kinds_are_the_same_by_every_door(tmp_path: Path) -> None:
+def test_values_of_all_kinds_are_the_same_by_every_entry_point(tmp_path: Path) -> None:
     differences, compared = campaign(tmp_path, random.Random(14), 3)
     assert not differences, "\n".join(differences[:30])
     assert min(compared.values()) > 100, compared
 
 
 @pytest.mark.soak
-def test_five_thousand_values_by_every_door(tmp_path: Path, soak_report: Any) -> None:
+def test_five_thousand_values_by_every_entry_point(tmp_path: Path, soak_report: Any) -> None:
     seed = secrets.randbits(32)
-    print(f"doors: seed {seed}")
+    print(f"entry points: seed {seed}")
     each = -(-5_000 // len(kinds(random.Random(seed))))
     differences, compared = campaign(tmp_path, random.Random(seed), each)
-    soak_report("doors", runs=sum(compared.values()), failures=len(differences), seed=seed)
+    soak_report("entry_points", runs=sum(compared.values()), failures=len(differences), seed=seed)
     assert not differences, "\n".join(differences[:30])

@@ -1,4 +1,4 @@
-"""The same rows by every door are the same events, bit for bit: mappings, JSON, lines, tables, Parquet, CSV, Arrow."""
+"""Rows through every entry point give the same events: mappings, JSON, lines, tables, Parquet, CSV, Arrow."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ floats = st.floats(width=64, allow_infinity=False, min_value=-1e150, max_value=1
     [-0.0, 0.1, 5e-324, 1e150, 2.0**53 + 2, math.nan, 3.0]
 )
 ints = st.integers(-(2**63), 2**63 - 1) | st.sampled_from([0, 2**53 + 1, -(2**63), 2**63 - 1])
-moments = st.integers(FIRST, LAST) | st.sampled_from([-1, 0, 1, 951_782_400_000_000])
+instants = st.integers(FIRST, LAST) | st.sampled_from([-1, 0, 1, 951_782_400_000_000])
 rows_of_values = st.lists(
     st.fixed_dictionaries(
         {
@@ -51,8 +51,8 @@ rows_of_values = st.lists(
             "x": st.none() | floats,
             "n": st.none() | ints,
             "ok": st.none() | st.booleans(),
-            "seen": st.none() | moments,
-            "at": moments,
+            "seen": st.none() | instants,
+            "at": instants,
         }
     ),
     min_size=1,
@@ -65,7 +65,7 @@ def _by(name: str, rows: Sequence[Row], kind: Callable[[Any], Any]) -> list[Row]
 
 
 def as_json(rows: Sequence[Row]) -> list[Row]:
-    """Moments as text, NaN as null."""
+    """Times as text, NaN as null."""
     rows = _by("seen", _by("at", rows, format_time), format_time)
     return _by("x", rows, lambda x: None if math.isnan(x) else x)
 
@@ -78,11 +78,11 @@ def as_arrow(rows: Sequence[Row]) -> arro3.Table:
     """Made without us: -0.0 and NaN stay what they are."""
     kinds = {"str": arro3.DataType.string(), "float": arro3.DataType.float64(), "int": arro3.DataType.int64()}
     kinds |= {"bool": arro3.DataType.bool(), "time": arro3.DataType.int64()}
-    moment = arro3.DataType.timestamp("us", tz="UTC")
+    instant = arro3.DataType.timestamp("us", tz="UTC")
     arrays = []
     for name, dtype in ALL.columns.items():
         array = arro3.Array([row[name] for row in rows], kinds[dtype])
-        arrays.append(array.cast(moment) if dtype == "time" else array)
+        arrays.append(array.cast(instant) if dtype == "time" else array)
     return arro3.Table.from_arrays(arrays, names=NAMES)
 
 
@@ -128,7 +128,7 @@ def decoded(rows: Sequence[Row]) -> Rows:
     return given
 
 
-DOORS: dict[str, Callable[[Path, Sequence[Row]], Any]] = {
+ENTRY_POINTS: dict[str, Callable[[Path, Sequence[Row]], Any]] = {
     "mappings": lambda folder, rows: list(rows),
     "datetimes": lambda folder, rows: _by(
         "at", rows, lambda us: dt.datetime(1970, 1, 1) + dt.timedelta(microseconds=us)
@@ -167,18 +167,18 @@ class Bench:
 @pytest.mark.fast
 @given(rows=rows_of_values)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_every_door_leads_to_the_same_events(rows: list[Row], make_log: Any, tmp_path: Path) -> None:
+def test_every_entry_point_leads_to_the_same_events(rows: list[Row], make_log: Any, tmp_path: Path) -> None:
     bench = Bench(make_log)
     wanted = bench.take(rows)
     assert len(wanted) == len(rows)
     frame = History(bench.log, [ALL])
     frame.refresh()
-    for name, door in DOORS.items():
+    for name, entry in ENTRY_POINTS.items():
         given_rows = rows
         if name == "csv":  # an empty text is no text there
             given_rows = _by("who", rows, lambda who: who or None)
         other = Bench(make_log)
-        found = other.take(door(tmp_path, given_rows))
+        found = other.take(entry(tmp_path, given_rows))
         assert other.reasons() == [], name
         assert found == (wanted if name != "csv" else Bench(make_log).take(given_rows)), name
 
@@ -265,9 +265,9 @@ def test_what_is_odd_becomes_the_same_or_is_refused_for_the_same_reason(
         others["csv"] = csv_of(tmp_path, name, text)
     if isinstance(python, int | float) and math.isfinite(python) and not isinstance(python, np.generic):
         others["json"] = [*msgspec.json.decode(json.dumps([one(**{name: python})]))]
-    for door, given_rows in others.items():
+    for entry, given_rows in others.items():
         other = Bench(make_log)
-        assert (other.take(given_rows), other.reasons()) == wanted, door
+        assert (other.take(given_rows), other.reasons()) == wanted, entry
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_what_is_odd_becomes_the_same_or_is_refused_for_the_same_reason(
         ("at", 1.5, DOUBLE, "1.5::DOUBLE"),
     ],
 )
-def test_a_value_of_another_type_is_taken_by_no_door(
+def test_a_value_of_another_type_is_taken_by_no_entry_point(
     name: str, value: Any, kind: arro3.DataType, sql: str, make_log: Any, tmp_path: Path
 ) -> None:
     bench = Bench(make_log)

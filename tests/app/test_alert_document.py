@@ -13,7 +13,7 @@ from trimtab.app.inspect.skew_signals import SIGNAL as SKEW
 from trimtab.core.alert_settings import Receiver
 from trimtab.core.config import load_config
 from trimtab.monitoring.alerts.runbook import RUNBOOK, todo
-from trimtab.monitoring.inputs.findings import KINDS as INPUTS
+from trimtab.monitoring.inputs.checks.findings import KINDS as INPUTS
 from trimtab.monitoring.quality.quality_signals import KINDS as QUALITY
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "alerts.md").read_text("utf-8")

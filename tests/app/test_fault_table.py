@@ -35,7 +35,7 @@ from trimtab.core.columns.data import Columns
 from trimtab.core.records import Signal
 from trimtab.core.time import DAY_US, HOUR_US, format_time
 from trimtab.features.offline.evaluation import evaluate
-from trimtab.monitoring.inputs.findings import KINDS
+from trimtab.monitoring.inputs.checks.findings import KINDS
 from trimtab.monitoring.inputs.red_windows import red_windows
 from trimtab.monitoring.signals import every_signal
 from trimtab.training.data.sets import load_manifest

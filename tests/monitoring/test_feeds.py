@@ -8,7 +8,7 @@ import pytest
 from trimtab.core.columns.data import Columns
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.events.columns.frames import NEVER_US, EventFrame
-from trimtab.monitoring.inputs.feeds import Arrivals, feed_findings
+from trimtab.monitoring.inputs.checks.feeds import Arrivals, feed_findings
 
 DAYS = 28
 

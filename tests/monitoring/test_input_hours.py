@@ -15,9 +15,9 @@ from input_world import Shop, World
 
 from trimtab.core.records import Prediction
 from trimtab.core.time import HOUR_US, MINUTE_US
+from trimtab.monitoring.inputs.checks.shapes import distances
 from trimtab.monitoring.inputs.input_hours import SAMPLED, HourCounts, Layout, merged, summarise
 from trimtab.monitoring.inputs.profile_distances import column_distances
-from trimtab.monitoring.inputs.shape_checks import distances
 from trimtab.monitoring.profiles.input_rows import RowReader, planned
 from trimtab.monitoring.profiles.profile_records import NO_REASON, NULL_CODES, InputProfile
 from trimtab.stats.drift import js_distance

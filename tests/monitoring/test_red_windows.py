@@ -12,10 +12,10 @@ from input_world import make_model
 from trimtab import store
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import DAY_US, HOUR_US, duration_us
-from trimtab.monitoring.inputs.findings import KINDS, Finding
+from trimtab.monitoring.inputs.checks.findings import KINDS, Finding
+from trimtab.monitoring.inputs.checks.traffic import TrafficHour
 from trimtab.monitoring.inputs.input_state import InputWatch, WatchStore
 from trimtab.monitoring.inputs.red_windows import Reach, left_out, red_windows, released, window_changes
-from trimtab.monitoring.inputs.traffic import TrafficHour
 from trimtab.monitoring.signals import settle_signals
 from trimtab.store import Catalog
 

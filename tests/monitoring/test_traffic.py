@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 import numpy as np
 import pytest
 
 from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.monitoring.inputs.checks.traffic import TrafficHour, _Hours, traffic_findings
 from trimtab.monitoring.inputs.red_windows import RedWindow
-from trimtab.monitoring.inputs.traffic import TrafficHour, _Hours, traffic_findings
 
 DAYS = 28
 WINDOW = RedWindow(id="d", model="m", kind="duplicates", subject="traffic", start_us=0, end_us=None)
@@ -25,11 +27,15 @@ def lived(hours: dict[int, TrafficHour]) -> dict[int, set[str]]:
     found: dict[int, set[str]] = {}
     windows: list[RedWindow] = []
     kinds: set[str] = set()
+
+    def covered() -> Callable[[int], bool]:
+        return lambda at_us: any(window.covers(at_us) for window in windows)
+
     for now in range(24 * (DAYS - 1), max(hours) + 2):
         known = {hour: one for hour, one in hours.items() if hour < now}
         now_us = now * HOUR_US
         doubled = "traffic_doubled" in kinds
-        findings = traffic_findings(known, now_us, now_us - 1, None, doubled=doubled, repeated=lambda: windows)
+        findings = traffic_findings(known, now_us, now_us - 1, None, doubled=doubled, is_repeating=covered)
         kinds = {one.kind for one in findings}
         stands = bool(windows) and windows[-1].end_us is None
         if "duplicates" in kinds and not stands:

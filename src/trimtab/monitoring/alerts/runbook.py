@@ -26,7 +26,6 @@ RUNBOOK: dict[str, str] = {
     "traffic_stopped": "See whether the callers still ask, and whether the service answers (trimtab top).",
     "traffic_doubled": "Find out who asks twice as much: a new caller, or one that tries again too soon.",
     "duplicates": "Find the caller that repeats its requests: one that tries again too soon, or a replay.",
-    "labels_stopped": "Repair the feed of the labels: until it is back it is not known how good the answers are.",
     "labels_missing": "Look at what became of the missing labels (trimtab quarantine), and at their feed.",
     "one_class": "Check the label's expression and its source: nearly all labels are the same.",
     "label_shift": "Check how the label is made: turned around, or in another unit. Do not train on it before.",

@@ -9,9 +9,9 @@ import msgspec
 
 from trimtab.core.records import DayQuality
 from trimtab.core.time import HOUR_US
+from trimtab.monitoring.inputs.checks.traffic import TrafficHour
 from trimtab.monitoring.inputs.input_hours import HourCounts, Layout
 from trimtab.monitoring.inputs.profile_distances import ColumnDistance
-from trimtab.monitoring.inputs.traffic import TrafficHour
 from trimtab.store.ports import Catalog, Put, Remove
 
 KIND, HOUR = "input_watch", "input_hour"

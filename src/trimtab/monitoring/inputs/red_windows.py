@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Signal
 from trimtab.core.time import DAY_US, HOUR_US
-from trimtab.monitoring.inputs.findings import KINDS
+from trimtab.monitoring.inputs.checks.findings import KINDS
+from trimtab.monitoring.inputs.input_state import WatchStore
 from trimtab.store.ports import Append, Catalog, Put
-
-if TYPE_CHECKING:
-    from trimtab.training.data.sets import LeftOut
-    from trimtab.training.definitions import Model
+from trimtab.training.data.sets import LeftOut
+from trimtab.training.definitions import Model
 
 KIND = "red_window"
 JOURNAL = "red_windows"  # every release, in order
@@ -58,9 +56,6 @@ def left_out(catalog: Catalog, model: Model, cut_us: int) -> list[LeftOut]:
     say whether they are faulty. Inputs are watched for a day. Labels are looked at when their day is closed, and those
     of a day before may have come on a day that is not. # D180
     """
-    from trimtab.monitoring.inputs.input_state import WatchStore  # here: they load NumPy
-    from trimtab.training.data.sets import LeftOut
-
     found = [
         LeftOut(
             start_us=one.start_us, end_us=one.end_us, why=f"{one.kind} of {one.subject}" if one.subject else one.kind

@@ -15,7 +15,7 @@ from trimtab.core.records import DayQuality, Prediction, Signal
 from trimtab.core.time import HOUR_US
 from trimtab.events.columns.frames import EventFrame
 from trimtab.features.definitions import Request
-from trimtab.monitoring.inputs.findings import Finding
+from trimtab.monitoring.inputs.checks.findings import Finding
 from trimtab.monitoring.inputs.input_hours import HourCounts, Layout, summarise_rows, text_hashes
 from trimtab.monitoring.inputs.monitor import InputMonitor
 from trimtab.monitoring.inputs.question_hashes import aside_of, question_hashes

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from trimtab.core.records import Signal
 from trimtab.core.time import HOUR_US
-from trimtab.monitoring.inputs.findings import Finding, Window, percent, windows
+from trimtab.monitoring.inputs.checks.findings import Finding, Window, percent, windows
+from trimtab.monitoring.inputs.checks.unit_maps import UnitMap, unit_maps
 from trimtab.monitoring.inputs.input_hours import HourCounts, Layout, merged
-from trimtab.monitoring.inputs.unit_maps import UnitMap, unit_maps
 from trimtab.monitoring.profiles.profile_records import BINS, ColumnProfile, Floats
 
 SHAPE_ROWS = 100  # of a window whose shape is compared

@@ -9,8 +9,7 @@ import msgspec
 import numpy as np
 
 from trimtab.core.time import HOUR_US, format_time
-from trimtab.monitoring.inputs.findings import ENOUGH, Finding, against_chance, ago, percent
-from trimtab.monitoring.inputs.red_windows import RedWindow
+from trimtab.monitoring.inputs.checks.findings import ENOUGH, Finding, ago, evidence_above, percent
 from trimtab.monitoring.profiles.profile_records import Floats, InputProfile
 
 KEPT_H = 60 * 24
@@ -38,7 +37,7 @@ def traffic_findings(
     profile: InputProfile | None,
     *,
     doubled: bool = False,
-    repeated: Callable[[], Sequence[RedWindow]] = tuple,
+    is_repeating: Callable[[], Callable[[int], bool]] = lambda: lambda at_us: False,
 ) -> list[Finding]:
     """What is wrong with how many requests come.
 
@@ -48,14 +47,14 @@ def traffic_findings(
         last_us: When the newest request came; None: there never was one.
         profile: What the version was fitted on; it tells of weekdays where the project is too young.
         doubled: Whether that stands already: then it ends when traffic is usual again, not when it was high for long.
-        repeated: Gives the times in which requests were found to repeat: they are no measure of what is usual. It is
-            asked only where requests repeat now.
+        is_repeating: Gives a function that tells of a time whether requests were found to repeat then: such hours are
+            no measure of what is normal. It is called only where requests repeat now.
     """
     if not hours or last_us is None or max(hours) - min(hours) < _LEARNT_H:
         return []
     counts = _Hours(hours)
     stopped = _stopped(counts, now_us, last_us)
-    return stopped or [*_doubled(counts, profile, stands=doubled), *_repeated(hours, repeated)]
+    return stopped or [*_doubled(counts, profile, stands=doubled), *_repeated(hours, is_repeating)]
 
 
 class _Hours:
@@ -201,18 +200,14 @@ def _together(hours: Mapping[int, TrafficHour]) -> Iterator[_Asked]:
             part, rows = [], 0
 
 
-def _repeated(hours: Mapping[int, TrafficHour], faulty: Callable[[], Sequence[RedWindow]]) -> list[Finding]:
+def _repeated(hours: Mapping[int, TrafficHour], is_repeating: Callable[[], Callable[[int], bool]]) -> list[Finding]:
     """The same requests asked more often within an hour than usual, by their ids or by what they ask."""
     groups = _together(hours)
     newest = list(islice(groups, 3))
     if max(sum(one.share >= _MORE for one in newest), sum(one.again >= _MORE for one in newest)) < 2:
         return []
-    windows = faulty()
-    kept = (
-        one
-        for one in groups
-        if not any(window.covers(hour * HOUR_US) for window in windows for hour in (one.first, one.last))
-    )
+    repeating = is_repeating()
+    kept = (one for one in groups if not (repeating(one.first * HOUR_US) or repeating(one.last * HOUR_US)))
     before = list(islice(kept, 14 * _DAY_H))
     high = _high([one.share for one in before])
     hits = [one for one in newest if one.share >= high + _MORE]
@@ -252,7 +247,7 @@ def _asked_again(newest: Sequence[_Asked], before: Sequence[_Asked]) -> tuple[fl
     hits = [
         one
         for one in newest
-        if one.again >= high_of(one) + _MORE and against_chance(one.asked_again, one.questions, high_of(one)) >= ENOUGH
+        if one.again >= high_of(one) + _MORE and evidence_above(one.asked_again, one.questions, high_of(one)) >= ENOUGH
     ]
     if len(hits) < 2 or hits[0] is not newest[0]:
         return None

@@ -1,10 +1,10 @@
-"""What a check of inputs found, and the windows of hours that checks look at."""
+"""Findings of input checks, and the windows of hours that checks read."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, TypeAlias, get_args
 
 import msgspec
 import numpy as np
@@ -14,22 +14,18 @@ from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_time
 from trimtab.monitoring.inputs.input_hours import HourCounts, merged
 from trimtab.monitoring.profiles.profile_records import Floats
 
-LONGEST_H = 7 * 24  # hours that are put together, at most, until there are enough rows
-ENOUGH = 14.0  # nats against chance: less than one in a million
+LONGEST_H = 7 * 24  # hours that are merged, at most, until there are enough rows
+ENOUGH = 14.0  # nats of evidence that a share has risen: a probability below one in a million
 Kind: TypeAlias = Literal[
     "nulls", "new_values", "constant", "range", "units", "swapped", "shape", "joint_nulls",
     "feed_stopped", "feed_late", "feed_clock", "traffic_stopped", "traffic_doubled", "duplicates",
-    "labels_stopped", "labels_missing", "one_class", "label_shift",
+    "labels_missing", "one_class", "label_shift",
 ]  # fmt: skip
-KINDS: tuple[Kind, ...] = (
-    "nulls", "new_values", "constant", "range", "units", "swapped", "shape", "joint_nulls",
-    "feed_stopped", "feed_late", "feed_clock", "traffic_stopped", "traffic_doubled", "duplicates",
-    "labels_stopped", "labels_missing", "one_class", "label_shift",
-)  # fmt: skip
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that is not as it usually is."""
+    """Something that differs from what is normal."""
 
     kind: Kind
     subject: str
@@ -39,7 +35,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     message: str
 
     def signal(self, model: str, version: str, now_us: int) -> Signal:
-        """The signal of it, were it to begin now."""
+        """The signal that begins with it now."""
         return Signal(
             id=f"{self.kind}/{model}/{self.subject.replace(' ', '.')}/{now_us}",
             kind=self.kind,
@@ -54,13 +50,16 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+Known: TypeAlias = dict[object, list[Finding]]  # by what they were found in
+
+
 class Window(msgspec.Struct, frozen=True, eq=False):
     """Some hours of logged rows together."""
 
     first: int  # hours since 1970
     last: int
     counts: HourCounts
-    sample: Floats  # rows, about as many of each hour as it has of the window
+    sample: Floats  # (rows, columns), of each hour in proportion to its rows
 
     @property
     def rows(self) -> int:
@@ -76,14 +75,14 @@ class Window(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def said(self) -> str:
-        """When that is, as a part of a sentence."""
+        """The time of the window, as a part of a sentence."""
         begin, end = (format_time(hour * HOUR_US) for hour in (self.first, self.last + 1))
         until = end[11:16] if end[:10] == begin[:10] else f"{end[:10]} {end[11:16]}"
         return f"{begin[:10]} {begin[11:16]} to {until}"
 
 
 def windows(hours: Mapping[int, HourCounts], least_rows: int, count: int = 3, *, least_h: int = 1) -> list[Window]:
-    """The newest windows of so many rows, newest first: hours are put together until there are enough, up to a week."""
+    """The newest windows with `least_rows` rows each, newest first; hours of up to a week are merged for one."""
     found: list[Window] = []
     part: list[tuple[int, HourCounts]] = []
     rows = 0
@@ -109,13 +108,30 @@ def window_of(parts: Sequence[tuple[int, HourCounts]]) -> Window:
     return Window(min(hours), max(hours), counts, np.concatenate(sample))
 
 
-def against_chance(count: float, rows: float, usual: float) -> float:
-    """The evidence that a share is above the usual one, in nats (Chernoff's bound of a binomial tail)."""
+def evidence_above(count: float, rows: float, usual: float) -> float:
+    """The evidence that a share is above its normal value, in nats; 0 where it is not.
+
+    Tested is a binomial share of `usual`: a share as high as count / rows has at most the probability exp(-evidence).
+
+    Source: the Chernoff bound of a binomial tail, rows times the Kullback-Leibler divergence of the two shares.
+
+    >>> round(evidence_above(30, 100, 0.1), 1)
+    15.4
+    """
     share, usual = count / rows, min(max(usual, 0.005), 0.999)
     if share <= usual:
         return 0.0
     rest = 0.0 if share >= 1.0 else (1.0 - share) * math.log((1.0 - share) / (1.0 - usual))
     return rows * (share * math.log(share / usual) + rest)
+
+
+def found_once(known: Known | None, key: object, find: Callable[[], list[Finding]]) -> list[Finding]:
+    """The findings of `find`, or those under `key` that another monitor of the same data found already."""
+    if known is None:
+        return find()
+    if key not in known:
+        known[key] = find()
+    return known[key]
 
 
 def percent(share: float) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from trimtab.core.records import DayQuality
 from trimtab.core.time import format_time
-from trimtab.monitoring.inputs.findings import ENOUGH, Finding, against_chance, percent
+from trimtab.monitoring.inputs.checks.findings import ENOUGH, Finding, evidence_above, percent
 from trimtab.monitoring.profiles.profile_records import Floats, LabelDays
 
 _ROWS = 40  # of a day that is judged
@@ -55,7 +55,7 @@ def _missing(newest: list[DayQuality], usual: Floats, subject: str) -> list[Find
         (share, day)
         for share, day in shares
         if share >= high + min(_MARGIN, 0.4 * (1 - high))
-        and against_chance(day.missing, day.predictions, high) >= ENOUGH
+        and evidence_above(day.missing, day.predictions, high) >= ENOUGH
     ]
     last = newest[-1]
     gross = [one for one in off if one[1] is last and one[0] >= high + min(_GROSS, 0.6 * (1 - high))]
@@ -87,7 +87,7 @@ def _binary(newest: list[DayQuality], means: Floats, subject: str) -> list[Findi
     rare, least = (share, low) if share < 0.5 else (1.0 - share, 1.0 - high)
     if (
         rare <= least / _NEARLY
-        and against_chance(round((1.0 - rare) * day.labelled), day.labelled, 1 - least) >= ENOUGH
+        and evidence_above(round((1.0 - rare) * day.labelled), day.labelled, 1 - least) >= ENOUGH
     ):
         message = f"{said}. There is nearly one class only: check the label's expression and its source."
         return [_found("one_class", subject, day, evidence, message)]
@@ -106,8 +106,8 @@ def _binary(newest: list[DayQuality], means: Floats, subject: str) -> list[Findi
 
 def _outside(day: DayQuality, low: float, high: float) -> bool:
     share = day.label_sum / day.labelled
-    above = share > high + _SHIFT and against_chance(day.label_sum, day.labelled, high) >= ENOUGH
-    below = share < low - _SHIFT and against_chance(day.labelled - day.label_sum, day.labelled, 1 - low) >= ENOUGH
+    above = share > high + _SHIFT and evidence_above(day.label_sum, day.labelled, high) >= ENOUGH
+    below = share < low - _SHIFT and evidence_above(day.labelled - day.label_sum, day.labelled, 1 - low) >= ENOUGH
     return above or below
 
 

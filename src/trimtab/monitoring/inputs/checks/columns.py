@@ -9,7 +9,7 @@ import numpy as np
 
 from trimtab.core.time import HOUR_US
 from trimtab.features.frames import REASONS
-from trimtab.monitoring.inputs.findings import ENOUGH, Finding, Window, against_chance, percent, windows
+from trimtab.monitoring.inputs.checks.findings import ENOUGH, Finding, Window, evidence_above, percent, windows
 from trimtab.monitoring.inputs.input_hours import HourCounts
 from trimtab.monitoring.profiles.profile_records import NO_REASON, ColumnProfile, InputProfile, Statistic
 
@@ -57,7 +57,7 @@ def lost_columns(profile: InputProfile, counts: HourCounts) -> list[str]:
         still = counts.low[place] == counts.high[place] and 0.0 < column.top_share < 1.0
         stands = still and -(counts.rows - nulls) * math.log(column.top_share) >= _LOST_NATS
         usual = column.spreads["null"].most(1)
-        gone = nulls >= (usual + _MARGIN) * counts.rows and against_chance(nulls, counts.rows, usual) >= _LOST_NATS
+        gone = nulls >= (usual + _MARGIN) * counts.rows and evidence_above(nulls, counts.rows, usual) >= _LOST_NATS
         if stands or gone:
             found.append(column.name)
     return found
@@ -85,14 +85,14 @@ def _off(
 
     window, count = gross
     high = high_of(window)
-    if count >= _GROSS * window.rows and high <= 0.6 and against_chance(count, window.rows, high) >= ENOUGH:
+    if count >= _GROSS * window.rows and high <= 0.6 and evidence_above(count, window.rows, high) >= ENOUGH:
         return window, count, high
     hits = []
     for window, count in counts:
         high = high_of(window)
         margin = min(_MARGIN, 0.4 * (1.0 - high))
         least = high + margin if statistic == "null" else max(high + margin, 3.0 * high)
-        if count >= least * window.rows and against_chance(count, window.rows, high) >= ENOUGH:
+        if count >= least * window.rows and evidence_above(count, window.rows, high) >= ENOUGH:
             hits.append((window, count, high))
     if not hits or hits[0][0] is not counts[0][0] or (len(hits) < 2 and not stands):
         return None

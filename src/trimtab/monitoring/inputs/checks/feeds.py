@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_time
 from trimtab.events.columns.frames import EventFrame
-from trimtab.monitoring.inputs.findings import Finding, ago
+from trimtab.monitoring.inputs.checks.findings import Finding, ago
 
 REFERENCE_DAYS = 28
 _LEAST_EVENTS = 20

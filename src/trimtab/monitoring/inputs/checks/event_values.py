@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from trimtab.core.time import DAY_US, HOUR_US, format_time
-from trimtab.monitoring.inputs.feeds import REFERENCE_DAYS, Arrivals
-from trimtab.monitoring.inputs.findings import Finding
+from trimtab.monitoring.inputs.checks.feeds import REFERENCE_DAYS, Arrivals
+from trimtab.monitoring.inputs.checks.findings import Finding
 from trimtab.monitoring.profiles.proportion import limits
 
 NEWEST_US = 2 * HOUR_US  # how long an event is looked at, at least

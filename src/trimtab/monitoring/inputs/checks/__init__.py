@@ -1,0 +1,1 @@
+"""Checks of inputs: columns, shapes, labels, traffic and feeds."""

@@ -1,0 +1,62 @@
+"""Checks of the sources of a model: their arrivals, and the values of their newest events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from trimtab.core.time import DAY_US
+from trimtab.events.columns.frames import EventFrame
+from trimtab.monitoring.inputs.checks.event_values import NEWEST_US, value_findings
+from trimtab.monitoring.inputs.checks.feeds import Arrivals, feed_findings
+from trimtab.monitoring.inputs.checks.findings import Finding, Known, found_once
+from trimtab.training.definitions import Model
+
+
+class SourceChecks:
+    """Checks the sources of features and labels of one model.
+
+    Args:
+        model: The model.
+        frame_of: Gives the events of a source by its name.
+        known: Findings that models share, see `found_once`.
+    """
+
+    def __init__(self, model: Model, frame_of: Callable[[str], EventFrame], known: Known | None) -> None:
+        self._views = model.features.views
+        self._label = model.label.source.name
+        self._frame_of = frame_of
+        self._known = known
+        self._feeds: dict[str, Arrivals] = {}
+
+    def findings(self, now_us: int, checked_us: int, *, stopped: bool) -> list[Finding]:
+        """What is wrong with the sources of features, and of labels unless requests stopped before them.
+
+        Args:
+            now_us: The time of the check.
+            checked_us: Events that became known by then were checked before; of older ones a day is checked at most.
+            stopped: Whether requests stopped.
+        """
+        sources = {view.source.name: view for view in self._views}
+        found: list[Finding] = []
+        for name in sorted(sources.keys() | ({self._label} if not stopped else set())):
+            found += found_once(self._known, (name, now_us), partial(self._of_feed, name, now_us))
+        since_us = min(now_us - NEWEST_US, max(checked_us, now_us - DAY_US))
+        for name in sorted(sources):
+            keys = {key for view in self._views if view.source.name == name for key in view.by}
+            skipped = frozenset(keys | {sources[name].source.key or ""})
+            find = partial(self._of_values, name, since_us, now_us, skipped)
+            found += found_once(self._known, (name, since_us, now_us, skipped), find)
+        return found
+
+    def _of_feed(self, name: str, now_us: int) -> list[Finding]:
+        return feed_findings(self._arrivals(name), now_us)
+
+    def _of_values(self, name: str, since_us: int, now_us: int, skipped: frozenset[str]) -> list[Finding]:
+        return value_findings(self._arrivals(name), since_us, now_us, skipped)
+
+    def _arrivals(self, source: str) -> Arrivals:
+        frame, before = self._frame_of(source), self._feeds.get(source)
+        if before is None or before.frame is not frame:
+            before = self._feeds[source] = Arrivals(frame)
+        return before

@@ -1,0 +1,54 @@
+"""The version in service whose inputs are watched, with its profile and how its rows are read."""
+
+from __future__ import annotations
+
+import msgspec
+
+from trimtab.monitoring.inputs.input_hours import Layout
+from trimtab.monitoring.profiles.input_rows import ColumnPlan, RowReader, planned
+from trimtab.monitoring.profiles.profile_store import Profiles
+from trimtab.registry import Registry
+from trimtab.registry.protection import CHAMPION
+
+
+class Reading(msgspec.Struct, frozen=True, eq=False):
+    """How the rows of a version are read and counted."""
+
+    version: str
+    layout: Layout
+    plans: tuple[ColumnPlan, ...]
+    reader: RowReader
+
+
+class WatchedVersion:
+    """Follows the version in service; `reading` is None where it has no profile, and `unprofiled` says why."""
+
+    def __init__(self, model: str, registry: Registry, profiles: Profiles) -> None:
+        self._model = model
+        self._registry = registry
+        self._profiles = profiles
+        self.version: str | None = None
+        self.reading: Reading | None = None
+        self.unprofiled: str | None = None
+
+    def follow(self) -> bool:
+        """Look which version is in service; return whether it is another one.
+
+        Its profile is made if it was never needed before, which may take seconds.
+        """
+        found = self._registry.alias(self._model, CHAMPION)
+        if (None if found is None else found.id) == self.version:
+            return False
+        self.version, self.reading, self.unprofiled = None, None, None
+        if found is not None:
+            self.version, profile = found.id, self._profiles.of(found)
+            if isinstance(profile, str):
+                self.unprofiled = profile
+            else:
+                plans = planned(*self._profiles.inputs_of(found))
+                self.reading = Reading(found.id, Layout(profile), plans, RowReader(plans, profile.request))
+        return True
+
+    def others(self, versions: set[str]) -> bool:
+        """Whether rows of some versions may be of another version than the one that is read."""
+        return self.reading is None or bool(versions - {self.reading.version})

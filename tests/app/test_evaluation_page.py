@@ -9,8 +9,7 @@ import msgspec
 import pytest
 import shop
 
-from trimtab.app.versions.evaluation_page import evaluation_page
-from trimtab.app.versions.evaluation_text import evaluation_text
+from trimtab.app.versions.evaluation_page import evaluation_page, evaluation_text
 from trimtab.core.errors import NotFound, Unavailable
 from trimtab.registry import Version
 from trimtab.stats import CalibrationBin, Interval, MetricValue, choose_threshold
@@ -106,19 +105,20 @@ def test_a_page_shows_every_part_of_an_evaluation_and_fetches_nothing():
     page = evaluation_page(version(), full())
     headings = re.findall(r"<h[23][^>]*>(.*?)</h[23]>", page)
     assert headings == [
-        "How good",
-        "Against baselines",
+        "Metrics",
+        "Baselines",
         "Calibration",
-        "Where to say yes",
-        "By slice",
-        "By month",
-        "By week",
-        "What it looks at",
-        "Would more history help",
-        "What it is",
+        "Decision threshold",
+        "Slices",
+        "Months",
+        "Weeks",
+        "Feature importance",
+        "Learning curve",
+        "Labels and leaks",
+        "Version",
     ]
     assert "could not be judged: 7 missing" in page
-    assert "Could not be had: linear" in page
+    assert "Not available: linear" in page
     assert "0.0500 before, 0.0200 after" in page
     assert "carrier = &lt;b&gt;EV" in page
     assert "<b>EV" not in page
@@ -129,8 +129,8 @@ def test_a_page_shows_every_part_of_an_evaluation_and_fetches_nothing():
 def test_an_evaluation_of_an_earlier_trimtab_has_its_page_and_its_summary_too():
     old = msgspec.json.decode(msgspec.json.encode(evaluation()), type=Evaluation)
     page = evaluation_page(version(), old)
-    assert "By slice" not in page
-    assert "Would more history help" not in page
+    assert "Slices" not in page
+    assert "Learning curve" not in page
     assert "Importance by library" in page
     assert "log loss  0.4000  0.3000 to 0.5000" in evaluation_text(old)
 
@@ -145,11 +145,12 @@ def test_a_model_of_numbers_has_no_column_for_what_only_chances_have():
 @pytest.mark.fast
 def test_a_summary_for_the_terminal_is_short_and_says_what_stands_out():
     text = evaluation_text(full())
-    assert text.startswith("late: 1,200 labelled rows it had not seen, 2013-07-01 to 2013-07-15 (left out: 7 missing)")
-    assert "log_loss is higher than of the whole, beyond chance: carrier = <b>EV." in text
+    assert "1,200 labelled rows it had not seen, 2013-07-01 to 2013-07-15" in text
+    assert "could not be judged: 7 missing" in text
+    assert "log_loss is higher than of all rows (0.4000), beyond chance: carrier = <b>EV." in text
     assert text.index("sky (all)") < text.index("hour")
-    assert "Least cost a row: 0.0000 from 0.4 on; 1.2500 from 0.5 on." in text
-    assert len(text.splitlines()) < 30
+    assert re.search(r"one half +0\.5000 +1\.2500", text)
+    assert len(text.splitlines()) < 45
     assert max(map(len, text.splitlines())) < 100
 
 
@@ -159,8 +160,8 @@ def test_a_summary_says_how_many_features_it_leaves_out_and_writes_figures_alike
     moved = tuple(Influence(name=f"f{n}", mean=0.1, direction=None) for n in range(9))
     text = evaluation_text(evaluation(permuted=shuffled, influences=moved, baselines={"constant": 0.549}))
     assert "constant     0.5490" in text
-    assert "f7                0.1000            0.0000\n(and 2 more)" in text
-    assert "f7                  0.1000  no order\n(and 1 more)" in text
+    assert re.search(r"f7 +0\.1000 +0\.0000\n\(and 2 more\)", text)
+    assert re.search(r"f7 +0\.1000 +no order\n\(and 1 more\)", text)
     assert "more)" not in evaluation_text(evaluation(permuted=shuffled[:8], influences=moved[:8]))
 
 
@@ -201,9 +202,9 @@ def test_leaks_and_classes_stand_on_the_page_and_in_the_summary() -> None:
     )
     told = evaluation(balance=balance, leaks=leaks)
     page, text = evaluation_page(version(), told), evaluation_text(told)
-    assert "What it learnt from" in page
+    assert "Labels and leaks" in page
     assert "Allowed (foretells): Feature &#39;paid&#39; &lt;knows&gt;." in page.replace("&#x27;", "&#39;")
     assert "Note (group): Groups on both sides. Go by the new ones." in text
     assert re.search(r"0 +9,000 +900 +47\.4% +90\.0% +1,000 +83\.3%", text)
-    assert "None found" in evaluation_page(version(), evaluation(leaks=()))
-    assert "Leaks" not in evaluation_page(version(), evaluation())  # of before anybody looked
+    assert "No leak was found" in evaluation_page(version(), evaluation(leaks=()))
+    assert "Leaks were not looked for" in evaluation_page(version(), evaluation())

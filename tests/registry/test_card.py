@@ -72,7 +72,7 @@ def test_a_card_tells_balance_leaks_gate_checks_lineage_and_remarks(judged: tupl
         "## Signature",
         "| flight_id | str | no | no |",
         "| name | category | 4 categories |",
-        "## Classes, weights and leaks",
+        "## Labels and leaks",
         "share of weight",
         "50.0%",  # "balanced": both classes alike
         "\n| calibrated | held | 0.01 | 0.05 | Near enough. |",  # of one record alone, whose name stands above it
@@ -82,9 +82,9 @@ def test_a_card_tells_balance_leaks_gate_checks_lineage_and_remarks(judged: tupl
         "| carrier | c0 |",
     ):
         assert said in card, said
-    assert "leak" in card.partition("## Classes")[2].lower()
+    assert "leak" in card.partition("## Labels")[2].lower()
     other = registry.card(refit)
-    assert "It is the evaluation of late_flight@1, whose recipe this one refits." in other
+    assert "The sections that follow evaluate late_flight@1, whose recipe this version refits." in other
     assert "It refits the recipe of late_flight@1 on more data." in other
     assert "| refits | late_flight@1 |" in other
     assert "gate_1" in other

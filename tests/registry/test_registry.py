@@ -367,7 +367,7 @@ def test_a_card_tells_the_whole_story_from_records(shop: Shop, world: Any) -> No
         "2013-02",
     ):
         assert said in card
-    for said in ("baseline linear", "a \\| first start", "Worse by 0.1.", "labelled", version.environment.cpu):
+    for said in ("| linear |", "a \\| first start", "Worse by 0.1.", "labelled", version.environment.cpu):
         assert said in card
     assert shop.registry.card(version) == card
 

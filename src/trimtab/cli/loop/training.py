@@ -35,7 +35,7 @@ def train(model: str | None) -> int:
     Example:
       trimtab train late_flight
     """
-    from trimtab.app.versions.evaluation_text import evaluation_text
+    from trimtab.app.versions.evaluation_page import evaluation_text
     from trimtab.cli.loop.runs import show_doing
 
     ran: list[Run] = []

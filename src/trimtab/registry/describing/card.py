@@ -9,20 +9,18 @@ import msgspec
 from trimtab.core.records import GateRecord
 from trimtab.core.sizes import format_bytes
 from trimtab.core.time import format_duration, format_time
+from trimtab.registry.describing.evaluation_document import add_evaluation
 from trimtab.registry.describing.signature import Field, Signature, signature_of
 from trimtab.registry.tags import Note, Tag
 from trimtab.registry.versions import AliasMove, Version, possibly_seen
 from trimtab.report import Document, Table
 from trimtab.report.tables import written
-from trimtab.stats.interval import Interval
 from trimtab.store.ports import Blob
 from trimtab.training.data.sets import Manifest, load_manifest
 from trimtab.training.fitting.artifact import Artifact, decode_artifact
 from trimtab.training.fitting.path_choice import RowChoice
 from trimtab.training.judge.evaluation import Evaluation
 from trimtab.training.search import parameters_text
-
-_MOST_FEATURES = 30  # rows of the importance table
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -56,7 +54,6 @@ def card_document(about: About) -> Document:
     _identity(card, about)
     _signature(card, signature_of(about.version, about.artifact))
     _training(card, about.version, about.manifest)
-    _classes_and_leaks(card, about.evaluation)
     _evaluation(card, about)
     _gates(card, about.gates)
     _moves(card, about.moves)
@@ -157,78 +154,15 @@ def _training(card: Document, version: Version, manifest: Manifest) -> None:
     _add(card, ("feature", "found", "no entity", "not yet", "other"), reasons)
 
 
-def _classes_and_leaks(card: Document, evaluation: Evaluation | None) -> None:
-    card.heading("Classes, weights and leaks")
-    if evaluation is None:
-        card.paragraph("Not known: it was not evaluated.")
-        return
-    if any(one.kept < one.rows for one in evaluation.balance):
-        card.paragraph("Rows were sampled; each that was kept counts for those that were not.")
-    if not evaluation.leaks:
-        card.paragraph("Leaks were not looked for." if evaluation.leaks is None else "No leak was found.")
-    for leak in evaluation.leaks or ():
-        word = "Allowed" if leak.allowed else "Leak" if leak.severity == "error" else "Note"
-        card.paragraph(f"{word} ({leak.check}): {leak.found}" + ("" if leak.allowed else f" {leak.todo}"))
-    balance = [
-        (one.name or f"{one.label:g}", f"{one.rows:,}", f"{one.kept:,}", f"{one.weight:.1%}", f"{one.holdout:,}")
-        for one in evaluation.balance
-    ]
-    _add(card, ("label", "training rows", "fitted on", "share of weight", "rows judged"), balance)
-
-
 def _evaluation(card: Document, about: About) -> None:
-    card.heading("Evaluation")
-    evaluation = about.evaluation
-    if evaluation is None:
+    if about.evaluation is None:
+        card.heading("Evaluation")
         card.paragraph("Not evaluated.")
         return
-    rows: list[tuple[str, ...]] = [
-        (f.name.replace("_", " "), "none" if f.value is None else f"{f.value:.4f}", _interval(f.interval))
-        for f in evaluation.figures
-    ] or [(evaluation.metric, f"{evaluation.value:.4f}", _interval(evaluation.interval))]
-    if evaluation.calibration_error is not None and not evaluation.figures:
-        rows.append(("calibration error", f"{evaluation.calibration_error:.4f}", ""))
-    rows += [
-        (f"{evaluation.metric} of baseline {name}", "none" if value is None else f"{value:.4f}", "")
-        for name, value in evaluation.baselines.items()
-    ]
-    months = [
-        (
-            m.month,
-            f"{m.rows:,}",
-            f"{m.value:.4f}",
-            "" if m.auc is None else f"{m.auc:.4f}",
-            f"{m.mean_score:.4f}",
-            f"{m.mean_label:.4f}",
-        )
-        for m in evaluation.months
-    ]
-    classes = [
-        (
-            c.name,
-            f"{c.rows:,}",
-            f"{c.share:.4f}",
-            f"{c.mean_score:.4f}",
-            "" if c.auc is None else f"{c.auc:.4f}",
-            _interval(c.auc_interval),
-        )
-        for c in evaluation.classes
-    ]
-    slices = [(s.column, s.holds, f"{s.rows:,}", f"{s.value:.4f}", _interval(s.interval)) for s in evaluation.slices]
-    weights = sorted(evaluation.importance.items(), key=lambda pair: (-pair[1], pair[0]))[:_MOST_FEATURES]
-    card.paragraph(
-        f"On {evaluation.rows:,} rows from {format_time(evaluation.start_us)} to "
-        f"{format_time(evaluation.end_us)}; intervals by {evaluation.block}; less {evaluation.metric} is better."
-    )
-    if seen := possibly_seen(about.version, evaluation.start_us):
-        card.paragraph(seen)
     if about.judged != about.version.name:
-        card.paragraph(f"It is the evaluation of {about.judged}, whose recipe this one refits.")
-    _add(card, ("metric", "value", "interval"), rows)
-    _add(card, ("class", "rows", "share", "mean score", "AUC", "interval"), classes)
-    _add(card, ("month", "rows", evaluation.metric, "AUC", "mean score", "mean label"), months)
-    _add(card, ("column", "holds", "rows", evaluation.metric, "interval"), slices)
-    _add(card, ("feature", f"importance ({evaluation.importance_kind})"), [(n, f"{w:.4f}") for n, w in weights])
+        card.paragraph(f"The sections that follow evaluate {about.judged}, whose recipe this version refits.")
+    seen = possibly_seen(about.version, about.evaluation.start_us)
+    add_evaluation(card, about.judged, about.evaluation, seen=seen)
 
 
 def _gates(card: Document, gates: Sequence[GateRecord]) -> None:
@@ -305,10 +239,6 @@ def _environment(card: Document, version: Version) -> None:
 
 def _field(field: Field) -> tuple[str, ...]:
     return field.name, field.type, "allowed" if field.null else "no", "yes" if field.read else "no"
-
-
-def _interval(interval: Interval | None) -> str:
-    return "" if interval is None else f"{interval.low:.4f} to {interval.high:.4f} ({interval.level:.0%})"
 
 
 def _add(card: Document, headers: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

@@ -1,0 +1,417 @@
+"""Sections about an evaluation, for the page, the card and the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import cast, get_args
+
+from trimtab.core.time import format_time, parse_time_us
+from trimtab.report import (
+    Align,
+    Bar,
+    CalibrationPoint,
+    Document,
+    Series,
+    Swarm,
+    Table,
+    bar_chart,
+    calibration_plot,
+    curve_chart,
+    line_chart,
+    swarm_chart,
+)
+from trimtab.stats.interval import Interval
+from trimtab.stats.metrics.metrics import MetricValue
+from trimtab.stats.scores import CalibrationBin
+from trimtab.training.data.leakage import Leak
+from trimtab.training.judge.evaluation import Evaluation
+from trimtab.training.judge.influence import ClassInfluence, Influence
+from trimtab.training.judge.parts import Month, Slice, Week
+
+_FEATURES = 30  # at most, of plots and tables
+_TERMINAL_FEATURES = 8
+_WEEKS = 8  # more are a plot on a page
+_UNBROKEN = "\u00a0"  # a space at which a page breaks no line
+_HIGHER = "\u00a0\u25b2"
+
+
+def add_evaluation(document: Document, name: str, evaluation: Evaluation, *, seen: str = "") -> None:
+    """Add a section for each part of an evaluation that was computed.
+
+    Args:
+        document: Where to.
+        name: What was evaluated, for the plots.
+        evaluation: The evaluation.
+        seen: A sentence about rows that the model may have been trained on; empty when it was not.
+    """
+    _metrics(document, evaluation, seen)
+    _baselines(document, name, evaluation)
+    if evaluation.classes:
+        _by_class(document, evaluation)
+    if evaluation.calibration:
+        _calibration(document, name, evaluation)
+    if evaluation.thresholds is not None:
+        _thresholds(document, evaluation)
+    if evaluation.choices is not None:
+        _choices(document, evaluation)
+    if evaluation.slices:
+        _slices(document, evaluation)
+    _periods(document, evaluation)
+    _importance(document, evaluation)
+    if evaluation.influences or evaluation.no_influences:
+        _contributions(document, evaluation)
+    if evaluation.folds:
+        _backtest(document, evaluation)
+    if len(evaluation.learning_curve) > 1:
+        _learning_curve(document, evaluation)
+    _labels_and_leaks(document, evaluation)
+
+
+def _metrics(document: Document, evaluation: Evaluation, seen: str) -> None:
+    document.heading("Metrics")
+    window = f"{format_time(evaluation.start_us)[:10]} to {format_time(evaluation.end_us)[:10]}"
+    text = f"{evaluation.rows:,} labelled rows{'' if seen else ' it had not seen'}, {window}"
+    document.paragraph(f"{text}; intervals are drawn by {evaluation.block}. {seen}".rstrip())
+    metrics = evaluation.figures or (
+        MetricValue(name=evaluation.metric, value=evaluation.value, interval=evaluation.interval, better="lower"),
+    )
+    rows = [(one.name.replace("_", " "), one.value, one.interval, _goal(one)) for one in metrics]
+    document.table(_table(("metric", "value", "95 % interval", ""), rows))
+    if evaluation.left_out:
+        why = ", ".join(f"{count:,} {reason}" for reason, count in evaluation.left_out.items())
+        document.note(f"Rows of the window that could not be judged: {why}.")
+
+
+def _goal(metric: MetricValue) -> str:
+    return f"best at {metric.goal:g}" if metric.goal is not None else f"{metric.better} is better"
+
+
+def _baselines(document: Document, name: str, evaluation: Evaluation) -> None:
+    document.heading("Baselines")
+    document.paragraph(f"The same metric ({evaluation.metric}, lower is better) on the same rows.", detail=True)
+    values = [(name, evaluation.value, evaluation.interval)]
+    values += [(other, value, None) for other, value in evaluation.baselines.items() if value is not None]
+    document.plot(
+        bar_chart(_bars(values), title=evaluation.metric),
+        plain=_table((f"{evaluation.metric} of", "value"), [value[:2] for value in values]),
+    )
+    if missing := [other for other, value in evaluation.baselines.items() if value is None]:
+        document.paragraph(f"Not available: {', '.join(missing)}.")
+
+
+def _by_class(document: Document, evaluation: Evaluation) -> None:
+    document.heading("Classes")
+    document.paragraph("Each class against all others; a row is answered as its likeliest class.", detail=True)
+    headers = ("class", "rows", "AUC", "interval", "precision", "recall", "mean score", "share")
+    rows = [
+        (c.name, c.rows, c.auc, c.auc_interval, c.precision, c.recall, c.mean_score, c.share)
+        for c in evaluation.classes
+    ]
+    document.table(_table(headers, rows))
+    names = [one.name for one in evaluation.classes]
+    confusion = [(name, *row) for name, row in zip(names, evaluation.confusion, strict=True)]
+    document.table(_table(("label, answered as", *names), confusion))
+
+
+def _calibration(document: Document, name: str, evaluation: Evaluation) -> None:
+    document.heading("Calibration", detail=True)
+    if evaluation.classes:
+        document.paragraph("Of the likeliest class: its probability, and how often it was the label.")
+    curves = [(name, _points(evaluation.calibration))]
+    if evaluation.raw_calibration:
+        curves.append(("before calibration", _points(evaluation.raw_calibration)))
+        document.paragraph(
+            f"Scores are corrected by {evaluation.recalibration} calibration, fitted in training on rows that their "
+            f"model had not seen. Mean distance of predicted and true share: "
+            f"{_text(evaluation.raw_calibration_error)} before, {_text(evaluation.calibration_error)} after."
+        )
+    document.plot(
+        calibration_plot(curves, title="Predicted and true rate"),
+        plain=_table(
+            ("mean score", "true share", "rows"),
+            [(one.mean_score, one.label_share, one.rows) for one in evaluation.calibration],
+        ),
+    )
+
+
+def _thresholds(document: Document, evaluation: Evaluation) -> None:
+    found = evaluation.thresholds
+    assert found is not None  # add_evaluation looked
+    document.heading("Decision threshold")
+    document.paragraph(
+        f"A wrong yes costs {found.false_positive:g}, a wrong no {found.false_negative:g}. The threshold of least cost "
+        "was chosen on the rows that it is judged on, so its cost is a little too good.",
+        detail=True,
+    )
+    span = "" if found.best_interval is None else f" ({_text(found.best_interval)})"
+    rows = [
+        (name, at.threshold, at.cost, at.interval)
+        for name, at in (
+            (f"least cost on these rows{span}", found.best),
+            ("best for calibrated scores", found.fair),
+            ("one half", found.half),
+        )
+    ]
+    constant = [("always yes", "", found.always, ""), ("never yes", "", found.never, "")]
+    document.table(_table(("threshold", "yes from", "cost a row", "interval"), [*rows, *constant]))
+    if len(found.curve) > 1:
+        places = [(found.best.threshold, "least cost"), (found.half.threshold, "one half")]
+        document.plot(
+            curve_chart(found.curve, title="Cost a row by threshold", x_label="yes from this score on", places=places)
+        )
+
+
+def _choices(document: Document, evaluation: Evaluation) -> None:
+    found = evaluation.choices
+    assert found is not None  # add_evaluation looked
+    names = [one.name for one in evaluation.classes]
+    document.heading("Cost of answers")
+    saved = f"{_text(found.saved)} a row ({_text(found.saved_interval)})"
+    document.paragraph(
+        "What wrong answers cost, and what answering costs on these rows. The class of least expected cost saves "
+        f"{saved} against the likeliest; it is the best answer if the probabilities are right. Predictions name the "
+        "likeliest class; trimtab.stats.cheapest_class takes their scores and gives the other.",
+        detail=True,
+    )
+    costs = [(name, *(f"{cost:g}" for cost in row)) for name, row in zip(names, found.costs, strict=True)]
+    document.table(_table(("truth \\ answer", *names), costs), detail=True)
+    answers = [
+        ("the likeliest class", found.likeliest),
+        ("the class of least expected cost", found.cheapest),
+        (f"always {names[found.constant.answered.index(found.rows)]}", found.constant),
+    ]
+    rows = [(name, one.cost, one.interval, *one.answered) for name, one in answers]
+    document.table(_table(("answering", "cost a row", "interval", *names), rows))
+
+
+def _slices(document: Document, evaluation: Evaluation) -> None:
+    higher = [one for one in evaluation.slices if one.interval is not None and one.interval.above(evaluation.value)]
+    document.heading("Slices", detail=not higher)
+    if higher:
+        listed = "; ".join(f"{one.column} = {one.holds}" for one in higher)
+        document.note(
+            f"{evaluation.metric} is higher than of all rows ({_text(evaluation.value)}), beyond chance: {listed}."
+        )
+    document.paragraph(
+        f"{evaluation.metric} of each slice, with an interval over its days; a dash where there are fewer than three. "
+        "\u25b2 marks those above the value of all rows beyond chance: a slice may be harder by nature, and of many "
+        "slices one in forty is marked by chance alone.",
+        detail=True,
+    )
+    rows = [
+        (one.column, one.holds.replace(" ", _UNBROKEN) + (_HIGHER if one in higher else ""), *_part(evaluation, one))
+        for one in evaluation.slices
+    ]
+    document.table(_table(("column", "holds", *_part_headers(evaluation)), rows, left=2), detail=True)
+
+
+def _periods(document: Document, evaluation: Evaluation) -> None:
+    headers = _part_headers(evaluation)
+    document.heading("Months", detail=True)
+    months = [(one.month, *_part(evaluation, one)) for one in evaluation.months]
+    document.table(_table(("month", *headers), months))
+    weeks = evaluation.weeks
+    if len(weeks) < 2:
+        return
+    document.heading("Weeks", 3, detail=True)
+    table = _table(("week from", *headers), [(one.week, *_part(evaluation, one)) for one in weeks])
+    if len(weeks) <= _WEEKS:
+        document.table(table)
+        return
+    line = Series(
+        name=evaluation.metric,
+        x=[parse_time_us(one.week) for one in weeks],
+        y=[one.value for one in weeks],
+        low=[None if one.interval is None else one.interval.low for one in weeks],
+        high=[None if one.interval is None else one.interval.high for one in weeks],
+    )
+    document.plot(line_chart([line], title=f"{evaluation.metric} by week", x_label="UTC"), plain=table)
+
+
+def _importance(document: Document, evaluation: Evaluation) -> None:
+    metric = evaluation.metric
+    document.heading("Feature importance", detail=not evaluation.permuted)
+    if evaluation.permuted:
+        ranked = sorted(evaluation.permuted, key=lambda one: -one.rise)
+        document.paragraph(
+            f"The rise of {metric} on these rows when a feature is shuffled, mean of {ranked[0].repeats} repeats with "
+            "two standard deviations; (all): the features of a view together.",
+            detail=True,
+        )
+        bars = [
+            Bar(label=one.name, value=one.rise, low=one.rise - 2 * one.spread, high=one.rise + 2 * one.spread)
+            for one in ranked[:_FEATURES]
+        ]
+        more = len(ranked) - _FEATURES
+        document.plot(
+            bar_chart(bars, title=f"rise of {metric}"),
+            f"And {more} more, each below the last." if more > 0 else "",
+            plain=_table(
+                ("shuffled feature", f"rise of {metric}", "spread"),
+                [(one.name, one.rise, one.spread) for one in ranked],
+            ),
+            most=_TERMINAL_FEATURES,
+        )
+    if evaluation.importance_kind == "library" or not evaluation.permuted:
+        document.paragraph(
+            f"Importance by {evaluation.importance_kind}, on the rows that it was fitted on.", detail=True
+        )
+        shares = sorted(evaluation.importance.items(), key=lambda item: (-item[1], item[0]))[:_FEATURES]
+        document.plot(
+            bar_chart([Bar(label=name, value=value) for name, value in shares], title="importance"),
+            plain=_table(("feature", "importance"), shares),
+            detail=True,
+        )
+
+
+def _contributions(document: Document, evaluation: Evaluation) -> None:
+    found = evaluation.influences
+    document.heading("Contributions (SHAP)", 3, detail=not found)
+    if not found:
+        document.paragraph(f"No SHAP values: {evaluation.no_influences}")
+        return
+    document.paragraph(
+        "SHAP values on these rows: what each feature adds to the raw score (log odds of a class, the number, the log "
+        "of a count; of several classes each has its own) against an average row, before calibration. Of features that "
+        "carry the same information, the share of each means little. They describe the model, not causes.",
+        detail=True,
+    )
+    lines = [Swarm(label=one.name, points=one.points) for one in found if one.points]
+    if lines:
+        title = "Contributions to the raw score"
+        document.plot(swarm_chart(lines, title=title, x_label="contribution", shades="value of the feature"))
+    classes = [of.name for of in found[0].classes]
+    rows = [
+        (one.name, one.mean, *([f"{of.mean:.4f} {_direction(of)}" for of in one.classes] or [_direction(one)]))
+        for one in found[:_FEATURES]
+    ]
+    table = _table(("feature", "mean contribution", *(classes or ["as it grows"])), rows)
+    document.table(table, most=_TERMINAL_FEATURES)
+
+
+def _direction(one: Influence | ClassInfluence) -> str:
+    if one.direction is None:
+        return "no order"
+    to = "either way" if abs(one.direction) < 0.1 else "up" if one.direction > 0 else "down"
+    return f"{to} ({one.direction:+.2f})"
+
+
+def _backtest(document: Document, evaluation: Evaluation) -> None:
+    document.heading("Backtest")
+    document.paragraph(
+        f"{evaluation.metric} of the same recipe on each fold before these rows, fitted on what was known when the "
+        "fold began. The spread of the folds says how much a single window can mislead.",
+        detail=True,
+    )
+    spans = [
+        (f"{format_time(one.start_us)[:10]} to {format_time(one.end_us)[:10]}", one.value, one.interval)
+        for one in evaluation.folds
+        if one.value is not None
+    ]
+    if spans:
+        document.plot(bar_chart(_bars(spans), title=f"{evaluation.metric} by fold"))
+    area = bool(evaluation.calibration)
+    rows = [
+        (format_time(f.start_us)[:10], f.fitted_rows, f.rows, f.value, f.interval, *([f.auc] if area else []))
+        for f in evaluation.folds
+    ]
+    headers = ("fold from", "fitted on", "rows", evaluation.metric, "interval", *(["AUC"] if area else []))
+    document.table(_table(headers, rows))
+
+
+def _learning_curve(document: Document, evaluation: Evaluation) -> None:
+    document.heading("Learning curve", detail=True)
+    document.paragraph(
+        f"{evaluation.metric} on these rows of the same recipe fitted on the newest rows only; the last is the model."
+    )
+    points = [
+        (f"{one.rows:,} rows, since {format_time(one.since_us)[:10]}", one.value, one.interval)
+        for one in evaluation.learning_curve
+        if one.value is not None
+    ]
+    document.plot(
+        bar_chart(_bars(points), title=f"{evaluation.metric} by rows to learn from"),
+        plain=_table(("fitted on", evaluation.metric, "interval"), points),
+    )
+    if failed := [f"{one.rows:,}" for one in evaluation.learning_curve if one.value is None]:
+        document.paragraph(f"Too few to be fitted: {', '.join(failed)} rows.")
+
+
+def _labels_and_leaks(document: Document, evaluation: Evaluation) -> None:
+    document.heading("Labels and leaks", detail=not (evaluation.balance or evaluation.leaks))
+    fitted, judged = (sum(getattr(one, of) for one in evaluation.balance) or 1 for of in ("kept", "holdout"))
+    headers = ("label", "rows to learn from", "fitted on", "share", "share of weight", "rows judged", "share")
+    rows = [
+        (
+            one.name or f"{one.label:g}",
+            *(one.rows, one.kept, f"{one.kept / fitted:.1%}", f"{one.weight:.1%}"),
+            *(one.holdout, f"{one.holdout / judged:.1%}"),
+        )
+        for one in evaluation.balance
+    ]
+    document.table(_table(headers, rows))
+    if any(one.kept < one.rows for one in evaluation.balance):
+        document.paragraph("Rows were sampled; each row kept counts for those left out.", detail=True)
+    for leak in evaluation.leaks or ():
+        document.note(_leak_text(leak))
+    if not evaluation.leaks:
+        document.paragraph(
+            "Leaks were not looked for."
+            if evaluation.leaks is None
+            else "No leak was found: no feature predicts the label too well alone, no column of the request holds what "
+            "came later, labels are not known before their time, and no row is on both sides of the split.",
+            detail=True,
+        )
+
+
+def _leak_text(leak: Leak) -> str:
+    word = "Allowed" if leak.allowed else "Leak" if leak.severity == "error" else "Note"
+    return f"{word} ({leak.check}): {leak.found}" + ("" if leak.allowed else f" {leak.todo}")
+
+
+def _text(value: object) -> str:
+    """A cell: numbers to four places, both ends of an interval, a dash for none."""
+    match value:
+        case None:
+            return "–"
+        case Interval():
+            return f"{_text(value.low)} to {_text(value.high)}"
+        case float():
+            return f"{value:,.4f}" if abs(value) < 1e4 else f"{value:,.0f}"
+        case int():
+            return f"{value:,}"
+    return str(value)
+
+
+def _table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1) -> Table:
+    """A table whose first `left` columns are text, the others numbers."""
+    text, number = cast(tuple[Align, Align], get_args(Align))
+    return Table(
+        headers=tuple(headers),
+        rows=tuple(tuple(map(_text, row)) for row in rows),
+        align=(text,) * left + (number,) * (len(headers) - left),
+    )
+
+
+def _bars(values: Iterable[tuple[str, float, Interval | None]]) -> list[Bar]:
+    return [
+        Bar(label=label, value=value, low=None if i is None else i.low, high=None if i is None else i.high)
+        for label, value, i in values
+    ]
+
+
+def _points(bins: tuple[CalibrationBin, ...]) -> list[CalibrationPoint]:
+    return [CalibrationPoint(mean_score=b.mean_score, label_share=b.label_share, rows=b.rows) for b in bins]
+
+
+def _part_headers(evaluation: Evaluation) -> tuple[str, ...]:
+    """Headers of what months, weeks and slices share."""
+    area = ("AUC",) if evaluation.calibration else ()  # of probabilities only
+    means = () if evaluation.block == "list" else ("mean score", "mean label")  # scores of a ranking have no scale
+    return ("rows", evaluation.metric, "interval", *area, *means)
+
+
+def _part(evaluation: Evaluation, one: Month | Week | Slice) -> tuple[object, ...]:
+    area = (one.auc,) if evaluation.calibration else ()
+    means = () if evaluation.block == "list" else (one.mean_score, one.mean_label)
+    return (one.rows, one.value, one.interval, *area, *means)

@@ -16,7 +16,7 @@ from trimtab.core.config import load_config
 from trimtab.core.time import parse_time_us
 from trimtab.events import read_file
 from trimtab.simulation.replay import Replay
-from trimtab.simulation.scenarios.world import Line
+from trimtab.simulation.scenarios.world import Scenario
 
 NAME = "simulate_year"
 TARGET = "ours <= 60"
@@ -46,7 +46,7 @@ def ours(state: dict[str, Any]) -> float:
     project, demo = state["project"], state["demo"]
     start = time.perf_counter()
     with Replay(
-        [Line(name="policy", deployment=project.deployments["late_flight"], main=True)],
+        [Scenario(name="policy", deployment=project.deployments["late_flight"], main=True)],
         state["tables"],
         list(project.sources.values()),
         next(state["folders"]),

@@ -30,7 +30,7 @@ from trimtab.core.time import DAY_US, parse_time_us
 from trimtab.events import read_file
 from trimtab.report import text_table
 from trimtab.simulation.replay import Replay
-from trimtab.simulation.scenarios.world import Line
+from trimtab.simulation.scenarios.world import Scenario
 from trimtab.stats import log_loss
 from trimtab.steering.causes import Triggers
 from trimtab.training import Model, TrainingSet, fit
@@ -97,7 +97,7 @@ def losses_of_rates(project: Definitions, tables: dict[str, Columns], folder: Pa
         gate=tt.beats_champion(baselines=[], calibration=1.0),  # each rate begins, however bad its first version
     )
     lines = [
-        Line(
+        Scenario(
             name=str(rate),
             deployment=msgspec.structs.replace(usual, model=changed(usual.model, {"eta0": rate})),
         )

@@ -26,7 +26,7 @@ from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.simulation.feed import Feed
 from trimtab.simulation.replay import Replay
 from trimtab.simulation.results import ReplayResult
-from trimtab.simulation.scenarios.world import Line
+from trimtab.simulation.scenarios.world import Scenario
 from trimtab.steering.causes import Triggers
 
 FLIGHTS = Path(__file__).parents[2] / "examples" / "flights"
@@ -51,10 +51,10 @@ def tables(project: Definitions, files: dict[str, Path]) -> dict[str, Columns]:
     return {name: one.columns for name, one in found.items()}
 
 
-def lines(project: Definitions) -> list[Line]:
+def lines(project: Definitions) -> list[Scenario]:
     deployment = project.deployments["late_flight"]
     never = msgspec.structs.replace(deployment, retrain=Triggers())
-    return [Line(name="policy", deployment=deployment, main=True), Line(name="never", deployment=never)]
+    return [Scenario(name="policy", deployment=deployment, main=True), Scenario(name="never", deployment=never)]
 
 
 def replayed(

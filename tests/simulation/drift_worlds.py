@@ -15,7 +15,7 @@ from trimtab.core.time import DAY_US
 from trimtab.simulation.faults import Fault
 from trimtab.simulation.replay import Replay
 from trimtab.simulation.results import ReplayResult, ScenarioResult
-from trimtab.simulation.scenarios.world import Line
+from trimtab.simulation.scenarios.world import Scenario
 from trimtab.simulation.streams import Shift, shift
 from trimtab.stats.metrics.lists import unit_losses
 
@@ -71,9 +71,9 @@ def model(kind: Kind = "binary", *, wait: str = "48h", season: bool = False) -> 
     return tt.model("buyer", request=visit, features=features, label=label, **how[kind])
 
 
-def line(name: str, made: Any, retrain: Any, **rules: Any) -> Line:
+def line(name: str, made: Any, retrain: Any, **rules: Any) -> Scenario:
     """A policy under the project's rules."""
-    return Line(name=name, deployment=tt.deployment(made, retrain=retrain, **rules))
+    return Scenario(name=name, deployment=tt.deployment(made, retrain=retrain, **rules))
 
 
 class Life(msgspec.Struct, frozen=True):
@@ -106,7 +106,7 @@ class Life(msgspec.Struct, frozen=True):
 
 def lived(
     folder: Path,
-    lines: Sequence[Line],
+    lines: Sequence[Scenario],
     seed: int,
     *,
     days: int,

@@ -17,7 +17,7 @@ from trimtab.core.time import DAY_US
 from trimtab.registry import Registry
 from trimtab.simulation.faults import Fault, fault
 from trimtab.simulation.replay import Replay
-from trimtab.simulation.scenarios.world import Line
+from trimtab.simulation.scenarios.world import Scenario
 from trimtab.training.data.sets import load_manifest
 
 DRIFT, OUTAGE, SABOTAGE, DAYS = 40, (70, 73), 90, 125
@@ -30,7 +30,7 @@ def seeds(least: int) -> list[int]:
     return found
 
 
-def policies(kind: worlds.Kind = "binary", wait: str = "48h", *, season: bool = False) -> list[Line]:
+def policies(kind: worlds.Kind = "binary", wait: str = "48h", *, season: bool = False) -> list[Scenario]:
     """An alarm alone, and with a schedule that also lets in what is no worse: each candidate goes through a shadow."""
     made = worlds.model(kind, wait=wait, season=season)
     rules: dict[str, Any] = {

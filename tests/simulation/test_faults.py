@@ -19,7 +19,7 @@ from trimtab.simulation import Fault, fault, read_faults, ungated
 from trimtab.simulation.faulty_tables import recorded_labels, with_faults
 from trimtab.simulation.replay import Replay
 from trimtab.simulation.results import ReplayResult
-from trimtab.simulation.scenarios.world import Line
+from trimtab.simulation.scenarios.world import Scenario
 
 MODEL = worlds.deployed().model
 START_US, END_US = day_us(3), day_us(6)
@@ -29,7 +29,9 @@ def put(tables: dict[str, Columns], kind: Any, **more: Any) -> dict[str, Columns
     return with_faults(tables, [fault(kind, START_US, END_US, **more)], worlds.SOURCES, MODEL)
 
 
-def replayed(folder: Path, tables: dict[str, Columns], lines: list[Line], days: int, *faults: Fault) -> ReplayResult:
+def replayed(
+    folder: Path, tables: dict[str, Columns], lines: list[Scenario], days: int, *faults: Fault
+) -> ReplayResult:
     with Replay(
         [msgspec.structs.replace(line, main=n == 0) for n, line in enumerate(lines)],
         tables,
@@ -142,7 +144,9 @@ def test_recorded_labels_are_the_newest_of_each_key() -> None:
 
 def test_a_restart_changes_nothing_that_is_decided_answered_or_found(tmp_path: Path) -> None:
     tables = worlds.make(4, days=14, per_day=150)
-    line = Line(name="weekly", deployment=worlds.deployed(retrain=tt.every("5d"), gate=tt.beats_champion(margin=-1.0)))
+    line = Scenario(
+        name="weekly", deployment=worlds.deployed(retrain=tt.every("5d"), gate=tt.beats_champion(margin=-1.0))
+    )
     nulls = fault("null_column", day_us(2.3), day_us(4.6), column="x")
     restarts = [fault("restart", day_us(day)) for day in (1, 3, 5.5, 8, 11)]
     whole = replayed(tmp_path / "whole", tables, [line], 14, nulls).lines["weekly"]
@@ -158,8 +162,8 @@ def test_a_restart_changes_nothing_that_is_decided_answered_or_found(tmp_path: P
 def test_a_freeze_stops_every_policy_and_its_end_lets_them_go_on(tmp_path: Path) -> None:
     tables = worlds.make(5, days=16)
     gate = tt.beats_champion(margin=-1.0, calibration=0.2)
-    own = Line(name="own", deployment=worlds.deployed(retrain=tt.every("4d"), gate=gate))
-    plain = Line(name="plain", deployment=worlds.deployed(), decide=ungated("4d").decide)
+    own = Scenario(name="own", deployment=worlds.deployed(retrain=tt.every("4d"), gate=gate))
+    plain = Scenario(name="plain", deployment=worlds.deployed(), decide=ungated("4d").decide)
     result = replayed(tmp_path, tables, [own, plain], 16, fault("freeze", day_us(2), day_us(10)))
     for line in result.lines.values():
         acts = [(d.act, d.at_us) for d in line.decisions if d.at_us > day_us(0)]
@@ -172,8 +176,8 @@ def test_a_freeze_stops_every_policy_and_its_end_lets_them_go_on(tmp_path: Path)
 def test_a_sabotaged_refit_answers_badly_where_no_gate_looks(tmp_path: Path) -> None:
     tables = worlds.make(6, days=20, per_day=200)
     gate = tt.beats_champion(margin=-0.2, window="7d", calibration=0.2)
-    own = Line(name="own", deployment=worlds.deployed(retrain=tt.every("9d"), gate=gate))
-    plain = Line(name="plain", deployment=worlds.deployed(), decide=ungated("9d").decide)
+    own = Scenario(name="own", deployment=worlds.deployed(retrain=tt.every("9d"), gate=gate))
+    plain = Scenario(name="plain", deployment=worlds.deployed(), decide=ungated("9d").decide)
     result = replayed(tmp_path, tables, [own, plain], 20, fault("sabotaged_refit", day_us(1), day_us(12)))
     after = result.lines["own"].at_us >= day_us(10)
     losses = {}

@@ -18,7 +18,7 @@ from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.simulation.measures import Judged, measures
 from trimtab.simulation.replay import Replay
 from trimtab.simulation.results import ReplayResult, ScenarioResult
-from trimtab.simulation.scenarios.world import Line
+from trimtab.simulation.scenarios.world import Scenario
 from trimtab.stats import list_ndcg
 
 HISTORY, DAYS, PER_DAY = 30, 16, 60
@@ -73,7 +73,7 @@ def stream() -> Any:
     return SGDRegressor(learning_rate="constant", eta0=0.01)
 
 
-def lines(kind: str) -> list[Line]:
+def lines(kind: str) -> list[Scenario]:
     """A schedule, and none."""
     metrics = {
         "number": ("squared_error", "amount", ridge),
@@ -97,7 +97,7 @@ def lines(kind: str) -> list[Line]:
     learn: Any = "online" if kind == "learner" else "batch"
     gate = tt.beats_champion(window="7d", margin=-1.0, calibration=0.5)
     return [
-        Line(name=name, deployment=tt.deployment(model, retrain=retrain, gate=gate, learn=learn))
+        Scenario(name=name, deployment=tt.deployment(model, retrain=retrain, gate=gate, learn=learn))
         for name, retrain in (("every week", None if kind == "learner" else tt.every("8d")), ("never", None))
     ]
 

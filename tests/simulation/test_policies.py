@@ -21,7 +21,7 @@ from trimtab.core.records import Decision
 from trimtab.core.time import DAY_US
 from trimtab.simulation import Refit, Standing, policies
 from trimtab.simulation.results import ReplayResult
-from trimtab.simulation.scenarios.world import Line
+from trimtab.simulation.scenarios.world import Scenario
 
 DAYS = 24
 
@@ -45,7 +45,7 @@ def on_fridays(standing: Standing) -> Refit | None:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Line], ReplayResult]:
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Scenario], ReplayResult]:
     """Five policies; what `x` does turns round on day 6."""
     words = ["project", "never", "every 9d", "ungated 7d", "naive"]
     mine = simulation.Policy(name="fridays", decide=on_fridays)
@@ -59,7 +59,7 @@ def promoted(result: ReplayResult, line: str) -> list[Decision]:
     return [d for d in result.lines[line].decisions if d.act == "promote" and d.at_us > day_us(0)]
 
 
-def test_each_policy_does_what_it_says(done: tuple[Path, list[Line], ReplayResult]) -> None:
+def test_each_policy_does_what_it_says(done: tuple[Path, list[Scenario], ReplayResult]) -> None:
     _, _, result = done
     assert list(result.lines) == ["project", "never", "every 9d", "ungated 7d", "naive", "fridays"]
     assert promoted(result, "never") == []
@@ -72,7 +72,7 @@ def test_each_policy_does_what_it_says(done: tuple[Path, list[Line], ReplayResul
     assert all(d.cause == "It is Friday." for d in fridays)
 
 
-def test_a_policy_without_a_gate_answers_with_what_it_fitted(done: tuple[Path, list[Line], ReplayResult]) -> None:
+def test_a_policy_without_a_gate_answers_with_what_it_fitted(done: tuple[Path, list[Scenario], ReplayResult]) -> None:
     _, _, result = done
     line = result.lines["ungated 7d"]
     assert line.versions is not None
@@ -87,7 +87,7 @@ def test_a_policy_without_a_gate_answers_with_what_it_fitted(done: tuple[Path, l
 
 
 def test_first_versions_of_one_recipe_on_the_same_rows_are_one(
-    done: tuple[Path, list[Line], ReplayResult],
+    done: tuple[Path, list[Scenario], ReplayResult],
 ) -> None:
     _, _, result = done
     first = {name: str(line.versions[0]) for name, line in result.lines.items() if line.versions is not None}
@@ -102,7 +102,7 @@ def test_first_versions_of_one_recipe_on_the_same_rows_are_one(
     assert result.lines["never"].fits < result.lines["project"].fits
 
 
-def test_a_policy_does_the_same_alone(done: tuple[Path, list[Line], ReplayResult], tmp_path: Path) -> None:
+def test_a_policy_does_the_same_alone(done: tuple[Path, list[Scenario], ReplayResult], tmp_path: Path) -> None:
     folder, lines, result = done
     for number in (3, 5):
         alone = worlds.replay(
@@ -113,7 +113,7 @@ def test_a_policy_does_the_same_alone(done: tuple[Path, list[Line], ReplayResult
         assert worlds.ledger(tmp_path / str(number)) == worlds.ledger(folder, number)
 
 
-def test_decisions_without_a_gate_stand_in_a_chained_ledger(done: tuple[Path, list[Line], ReplayResult]) -> None:
+def test_decisions_without_a_gate_stand_in_a_chained_ledger(done: tuple[Path, list[Scenario], ReplayResult]) -> None:
     folder, _, result = done
     with store.open(f"sqlite://{worlds.home(folder, 3)}/catalog.db", "catalog") as catalog:
         rows = [msgspec.json.decode(entry.body, type=Decision) for entry in catalog.journal("ledger")]
@@ -152,7 +152,7 @@ def test_words_that_name_no_policy_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_learner_has_no_policy_without_a_gate(tmp_path: Path) -> None:
-    line = Line(
+    line = Scenario(
         name="x", deployment=worlds.deployed(worlds.stream, learn="online"), decide=policies.ungated("7d").decide
     )
     with pytest.raises(Misuse, match="has no ungated policy"):

@@ -22,12 +22,12 @@ from trimtab.events import read_file
 from trimtab.simulation.policies import ungated
 from trimtab.simulation.replay import Replay
 from trimtab.simulation.results import ScenarioResult
-from trimtab.simulation.scenarios.world import Line
+from trimtab.simulation.scenarios.world import Scenario
 from trimtab.stats.metrics.lists import unit_losses
 
 
 def replayed(
-    folder: Path, found: PublicSet, lines: Sequence[Line], start: str, until: str, *, look_every_us: int = 0
+    folder: Path, found: PublicSet, lines: Sequence[Scenario], start: str, until: str, *, look_every_us: int = 0
 ) -> dict[str, ScenarioResult]:
     with Replay(
         lines,
@@ -70,9 +70,9 @@ def test_births(soak_report: Any, tmp_path: Path) -> None:
     )
     never = msgspec.structs.replace(rules, retrain=tt.deployment(found.model).retrain)
     lines = [
-        Line(name="project", deployment=rules, main=True),
-        Line(name="never", deployment=never),
-        Line(name="ungated 30d", deployment=rules, decide=ungated("30d").decide),
+        Scenario(name="project", deployment=rules, main=True),
+        Scenario(name="never", deployment=never),
+        Scenario(name="ungated 30d", deployment=rules, decide=ungated("30d").decide),
     ]
     result = replayed(tmp_path, found, lines, "1986-01-01", "1989-01-01")
     errors = {name: mean_loss(line) ** 0.5 for name, line in result.items()}
@@ -107,9 +107,9 @@ def test_flights(soak_report: Any, tmp_path: Path) -> None:
     for mine in (plain, rules):
         found = PublicSet(mine.model, list(project.sources.values()), tables)
         lines = [
-            Line(name="project", deployment=mine, main=True),
-            Line(name="never", deployment=msgspec.structs.replace(mine, retrain=tt.deployment(mine.model).retrain)),
-            Line(name="ungated 30d", deployment=mine, decide=ungated("30d").decide),
+            Scenario(name="project", deployment=mine, main=True),
+            Scenario(name="never", deployment=msgspec.structs.replace(mine, retrain=tt.deployment(mine.model).retrain)),
+            Scenario(name="ungated 30d", deployment=mine, decide=ungated("30d").decide),
         ]
         span = ("2013-03-01T05:00:00Z", "2014-01-01T05:00:00Z")
         result = replayed(tmp_path / mine.name, found, lines, *span, look_every_us=DAY_US // 4)
@@ -145,7 +145,7 @@ def test_flights_with_shuffled_days(soak_report: Any, tmp_path: Path) -> None:
     rules = msgspec.structs.replace(project.deployments["late_flight"], gate=tt.beats_champion(calibration=0.3))
     found = PublicSet(rules.model, list(project.sources.values()), shuffled)
     until = format_time(parse_time_us("2013-01-01") + days * DAY_US)
-    lines = [Line(name="project", deployment=rules, main=True)]
+    lines = [Scenario(name="project", deployment=rules, main=True)]
     result = replayed(tmp_path / "r", found, lines, "2013-03-01", until, look_every_us=DAY_US // 4)["project"]
     print(seed, days, flush=True)
     told(result)
@@ -212,7 +212,7 @@ def test_a_control(soak_report: Any, tmp_path: Path, control: Callable[[int], Pu
         found = control(seed)
         rules = tt.deployment(found.model, retrain=tt.on_quality_drop() | tt.every("30d"), gate=gate)
         never = msgspec.structs.replace(rules, retrain=tt.deployment(found.model).retrain)
-        lines = [Line(name="project", deployment=rules, main=True), Line(name="never", deployment=never)]
+        lines = [Scenario(name="project", deployment=rules, main=True), Scenario(name="never", deployment=never)]
         until = format_time(public_sets.START_US + public_sets.CONTROL_DAYS * DAY_US)
         folder = tmp_path / str(seed)
         result = replayed(folder, found, lines, "2020-01-01", until, look_every_us=DAY_US // 4)

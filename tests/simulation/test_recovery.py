@@ -16,7 +16,7 @@ import trimtab as tt
 from trimtab.core.columns.data import Columns
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.simulation.replay import Replay
-from trimtab.simulation.scenarios.world import Line
+from trimtab.simulation.scenarios.world import Scenario
 
 HISTORY = 45  # days before day 0
 SITES = [f"s{n}" for n in range(6)]
@@ -39,7 +39,7 @@ def logistic() -> Any:
     return LogisticRegression(C=10)
 
 
-def line(name: str, retrain: Any) -> Line:
+def line(name: str, retrain: Any) -> Scenario:
     """A policy with the default gate, but for a bound that a fortnight of day effects exceeds in one seed of fifty."""
     gate = tt.beats_champion(margin=0.002, calibration=0.05)
     model = tt.model(
@@ -50,7 +50,7 @@ def line(name: str, retrain: Any) -> Line:
         estimator=logistic,
         metric="log_loss",
     )
-    return Line(name=name, deployment=tt.deployment(model, retrain=retrain, gate=gate))
+    return Scenario(name=name, deployment=tt.deployment(model, retrain=retrain, gate=gate))
 
 
 class Truth(msgspec.Struct, frozen=True):
@@ -105,7 +105,7 @@ class Recovery(msgspec.Struct, frozen=True):
 
 
 def recovered(
-    folder: Path, lines: list[Line], seed: int, *, days: int, drift_day: int, within: float, **world: Any
+    folder: Path, lines: list[Scenario], seed: int, *, days: int, drift_day: int, within: float, **world: Any
 ) -> dict[str, Recovery]:
     tables, truth = make(seed, days=days, drift_day=drift_day, **world)
     with Replay(

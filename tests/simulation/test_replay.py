@@ -30,7 +30,7 @@ from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.serving.log.prediction_record import input_matrix
 from trimtab.simulation.results import ReplayResult
 from trimtab.simulation.scenarios import rows as simulated_rows
-from trimtab.simulation.scenarios.world import Line
+from trimtab.simulation.scenarios.world import Scenario
 from trimtab.stats import paired_difference
 
 DRIFT_DAY, DAYS = 5, 34
@@ -40,7 +40,7 @@ class Done(msgspec.Struct, frozen=True):
     """A finished replay: its input, its lines, where its state is, what it found."""
 
     tables: dict[str, Columns]
-    lines: list[Line]
+    lines: list[Scenario]
     folder: Path
     result: ReplayResult
 
@@ -64,7 +64,7 @@ def drifted(tmp_path_factory: pytest.TempPathFactory) -> Done:
     The repair waits for 17 labelled days: a week to learn from and ten days to be judged on.
     """
     tables = worlds.make(1, days=DAYS, drift_day=DRIFT_DAY)
-    ahead = Line(
+    ahead = Scenario(
         name="day-ahead", deployment=worlds.deployed(), answers="day_ahead", like="policy", scored_at_us=22 * HOUR_US
     )
     lines = [worlds.policy(settle="17d", gate=tt.beats_champion(window="10d")), worlds.never(), ahead]
@@ -78,9 +78,9 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> Done:
     tables = worlds.make(2, days=21, drift_day=0, flip=0.3)
     scheduled = worlds.deployed(worlds.trees, retrain=tt.every("18d"), gate=tt.beats_champion(window="7d"))
     lines = [
-        Line(name="live", deployment=scheduled),
-        Line(name="ahead", deployment=scheduled, answers="day_ahead", like="live", scored_at_us=22 * HOUR_US),
-        Line(
+        Scenario(name="live", deployment=scheduled),
+        Scenario(name="ahead", deployment=scheduled, answers="day_ahead", like="live", scored_at_us=22 * HOUR_US),
+        Scenario(
             name="at once",
             deployment=scheduled,
             answers="day_ahead",
@@ -88,7 +88,7 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> Done:
             scored_at_us=22 * HOUR_US,
             ahead_us=0,
         ),
-        Line(name="learner", deployment=worlds.deployed(worlds.stream, learn="online")),
+        Scenario(name="learner", deployment=worlds.deployed(worlds.stream, learn="online")),
     ]
     folder = tmp_path_factory.mktemp("exact")
     return Done(tables, lines, folder, worlds.replay(folder, tables, lines, days=21))
@@ -99,7 +99,7 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> Done:
 
 def test_the_same_seed_gives_the_same_ledgers_to_the_byte_and_the_same_scores(tmp_path: Path) -> None:
     tables = worlds.make(3, days=9, drift_day=0)
-    lines = [worlds.policy(), Line(name="scheduled", deployment=worlds.deployed(retrain=tt.every("7d")))]
+    lines = [worlds.policy(), Scenario(name="scheduled", deployment=worlds.deployed(retrain=tt.every("7d")))]
     found = []
     for name, seed in (("one", 1), ("again", 1), ("other", 2)):
         result = worlds.replay(tmp_path / name, tables, lines, days=9, seed=seed)
@@ -354,7 +354,7 @@ def test_a_label_is_never_used_before_it_was_known(tmp_path: Path) -> None:
     )
     tables["sales"] = Columns.concat([truth, contrary])
     retrain, gate = tt.every("7d"), tt.beats_champion(window="7d")
-    lines = [Line(name="scheduled", deployment=worlds.deployed(retrain=retrain, gate=gate)), worlds.never()]
+    lines = [Scenario(name="scheduled", deployment=worlds.deployed(retrain=retrain, gate=gate)), worlds.never()]
     result = worlds.replay(tmp_path, tables, lines, days=22)
     closed = {r["visit_id"]: (r["closed_at"], r["bought"]) for r in truth.to_rows()}
     found = [(line, m) for n, line in enumerate(lines) for m in worlds.manifests(tmp_path, line, n)]
@@ -398,7 +398,7 @@ def test_a_day_is_judged_on_the_labels_that_were_known_when_it_closed(tmp_path: 
 def test_an_online_learner_learns_nothing_that_becomes_known_later(tmp_path: Path) -> None:
     tables = worlds.make(14, days=3)
     until_us = day_us(1) + 13 * HOUR_US
-    line = Line(name="learner", deployment=worlds.deployed(worlds.stream, learn="online"))
+    line = Scenario(name="learner", deployment=worlds.deployed(worlds.stream, learn="online"))
     scores = []
     for name in ("true", "turned"):
         result = worlds.replay(tmp_path / name, tables, [line], days=3).lines["learner"]
@@ -466,7 +466,7 @@ def test_a_broken_column_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_question_may_be_asked_before_its_time(tmp_path: Path) -> None:
     early = tt.request("visit", key="visit_id", time="at", columns=worlds.VISIT, lead="3h")
-    line = Line(name="never", deployment=worlds.deployed(request=early))
+    line = Scenario(name="never", deployment=worlds.deployed(request=early))
     tables = worlds.make(8, days=5)
     result = worlds.replay(tmp_path, tables, [line], days=5, sampled_rows=60)
     assert (result.checked_rows, result.mismatches) == (60, 0)
@@ -491,7 +491,7 @@ def test_a_label_corrected_within_the_hour_is_learnt_once(tmp_path: Path) -> Non
         }
     )
     tables["sales"] = Columns.concat([sales, again])
-    line = Line(name="learner", deployment=worlds.deployed(worlds.stream, learn="online"))
+    line = Scenario(name="learner", deployment=worlds.deployed(worlds.stream, learn="online"))
     result = worlds.replay(tmp_path, tables, [line], days=3)
     assert len(worlds.predictions(tmp_path)) == len(result.lines["learner"].scores)
 
@@ -536,7 +536,10 @@ def test_tables_and_lines_that_do_not_fit_are_refused_before_any_work(tmp_path: 
     other = tt.request("call", key="visit_id", time="at", columns=worlds.VISIT)
     with pytest.raises(Misuse, match="lines answer different requests"):
         worlds.replay(
-            tmp_path / "c", tables, [worlds.never(), Line(name="b", deployment=worlds.deployed(request=other))], days=1
+            tmp_path / "c",
+            tables,
+            [worlds.never(), Scenario(name="b", deployment=worlds.deployed(request=other))],
+            days=1,
         )
 
 
@@ -545,7 +548,7 @@ def test_a_history_that_gives_no_version_is_refused_with_the_reason(tmp_path: Pa
     strict = tt.beats_champion(calibration=1e-9)
     with pytest.raises(Misuse, match=r"line 'never' has no version to begin with\. Refused, not calibrated"):
         worlds.replay(tmp_path / "a", tables, [worlds.never(gate=strict)], days=1)
-    learner = Line(
+    learner = Scenario(
         name="learner",
         deployment=worlds.deployed(worlds.stream, learn="online", gate=strict),
     )

@@ -19,7 +19,7 @@ from trimtab.simulation import Stream, never, shift, ungated
 from trimtab.simulation.measures import Judged, measures
 from trimtab.simulation.replay import Replay
 from trimtab.simulation.results import ReplayResult
-from trimtab.simulation.scenarios.world import Line
+from trimtab.simulation.scenarios.world import Scenario
 from trimtab.simulation.streams import grown, stream_of
 from trimtab.training import Model
 
@@ -80,7 +80,7 @@ def rows_of(table: Columns) -> list[tuple[Any, ...]]:
     return list(zip(*(column.to_list() for column in table.by_name.values()), strict=True))
 
 
-def replayed(folder: Path, made: Stream, lines: list[Line]) -> ReplayResult:
+def replayed(folder: Path, made: Stream, lines: list[Scenario]) -> ReplayResult:
     with Replay(
         lines,
         made.tables,
@@ -208,7 +208,7 @@ def test_in_a_replay_only_who_learns_comes_back_to_the_optimum(tmp_path: Path) -
     made = tt.stream(model, seed=1, history=30, days=40, per_day=300, shifts=[shift("concept", 8)], day_sd=0.0)
     deployment = tt.deployment(model, gate=tt.beats_champion(calibration=0.2))
     lines = [
-        Line(name=one.name, deployment=one.rules(deployment), decide=one.decide) for one in (never(), ungated("5d"))
+        Scenario(name=one.name, deployment=one.rules(deployment), decide=one.decide) for one in (never(), ungated("5d"))
     ]
     result = replayed(tmp_path, made, lines)
     assert result.optimum is not None

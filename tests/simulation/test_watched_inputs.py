@@ -23,7 +23,7 @@ from trimtab.monitoring.profiles.profile_store import Profiles
 from trimtab.registry import Registry
 from trimtab.simulation.replay import Replay
 from trimtab.simulation.results import ReplayResult
-from trimtab.simulation.scenarios.world import Line
+from trimtab.simulation.scenarios.world import Scenario
 
 DAYS, FROM, UNTIL = 12, 3.0, 5.0  # the fault lasts from day 3 to day 5
 
@@ -37,7 +37,7 @@ def faulty(tables: dict[str, Columns]) -> dict[str, Columns]:
     return tables | {"visit": visits.replace({"x": Columns.of({"x": ("float", given)})["x"]})}
 
 
-def replayed(folder: Path, line: Line, *, look_every_us: int) -> ReplayResult:
+def replayed(folder: Path, line: Scenario, *, look_every_us: int) -> ReplayResult:
     with Replay(
         [msgspec.structs.replace(line, main=True)],
         faulty(worlds.make(4, days=DAYS, per_day=400)),
@@ -54,7 +54,9 @@ def replayed(folder: Path, line: Line, *, look_every_us: int) -> ReplayResult:
 @pytest.fixture(scope="module")
 def hourly(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ReplayResult]:
     folder = tmp_path_factory.mktemp("hourly")
-    line = Line(name="weekly", deployment=worlds.deployed(retrain=tt.every("8d"), gate=tt.beats_champion(margin=-1.0)))
+    line = Scenario(
+        name="weekly", deployment=worlds.deployed(retrain=tt.every("8d"), gate=tt.beats_champion(margin=-1.0))
+    )
     return folder, replayed(folder, line, look_every_us=HOUR_US)
 
 
@@ -73,7 +75,7 @@ def test_a_column_of_nulls_rings_within_hours_and_ends(hourly: tuple[Path, Repla
 
 def test_rows_of_the_red_window_are_in_no_fit(hourly: tuple[Path, ReplayResult], tmp_path: Path) -> None:
     folder, _ = hourly
-    line = Line(name="weekly", deployment=worlds.deployed())
+    line = Scenario(name="weekly", deployment=worlds.deployed())
     newest = worlds.manifests(folder, line)[-1]
     assert newest.cut_us > day_us(UNTIL)
     assert newest.left_out
@@ -81,7 +83,9 @@ def test_rows_of_the_red_window_are_in_no_fit(hourly: tuple[Path, ReplayResult],
     asked = worlds.make(4, days=DAYS, per_day=400)["visit"]["at"].values
     inside = int(((asked >= newest.left_out[0].start_us) & (asked < (newest.left_out[0].end_us or 0))).sum())
     assert 0.9 * 2 * 400 < newest.left_out[0].rows <= inside  # those whose labels had their time
-    blind = Line(name="weekly", deployment=worlds.deployed(retrain=tt.every("8d"), gate=tt.beats_champion(margin=-1.0)))
+    blind = Scenario(
+        name="weekly", deployment=worlds.deployed(retrain=tt.every("8d"), gate=tt.beats_champion(margin=-1.0))
+    )
     result = replayed(tmp_path, blind, look_every_us=0)
     assert result.lines["weekly"].input_signals == []
     assert not any(manifest.left_out for manifest in worlds.manifests(tmp_path, line))
@@ -153,8 +157,8 @@ def test_a_line_finds_the_same_alone_and_among_others(hourly: tuple[Path, Replay
     _, alone = hourly
     gate = tt.beats_champion(margin=-1.0)
     both = [
-        Line(name="weekly", deployment=worlds.deployed(retrain=tt.every("8d"), gate=gate)),
-        Line(name="often", deployment=worlds.deployed(retrain=tt.every("3d"), gate=gate)),
+        Scenario(name="weekly", deployment=worlds.deployed(retrain=tt.every("8d"), gate=gate)),
+        Scenario(name="often", deployment=worlds.deployed(retrain=tt.every("3d"), gate=gate)),
         worlds.never(),
     ]
     with Replay(

@@ -23,7 +23,7 @@ from trimtab.events.columns.history import History
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.simulation.replay import Progress, Replay
 from trimtab.simulation.results import ReplayResult
-from trimtab.simulation.scenarios.world import Line
+from trimtab.simulation.scenarios.world import Scenario
 from trimtab.steering.causes import Triggers
 from trimtab.steering.definitions import Deployment
 from trimtab.training.data.sets import Manifest, TrainingSet, build_training_set, load_manifest
@@ -93,13 +93,13 @@ def deployed(
     return tt.deployment(model, **rules)
 
 
-def policy(**rules: Any) -> Line:
+def policy(**rules: Any) -> Scenario:
     """A line that retrains when the alarm rings."""
-    return Line(name="policy", deployment=deployed(retrain=tt.on_quality_drop(), **rules))
+    return Scenario(name="policy", deployment=deployed(retrain=tt.on_quality_drop(), **rules))
 
 
-def never(name: str = "never", **rules: Any) -> Line:
-    return Line(name=name, deployment=msgspec.structs.replace(deployed(**rules), retrain=Triggers()))
+def never(name: str = "never", **rules: Any) -> Scenario:
+    return Scenario(name=name, deployment=msgspec.structs.replace(deployed(**rules), retrain=Triggers()))
 
 
 def day_us(day: float) -> int:
@@ -164,7 +164,7 @@ def make(
 def replay(
     folder: Path,
     tables: Mapping[str, Columns],
-    lines: Sequence[Line],
+    lines: Sequence[Scenario],
     *,
     days: float,
     seed: int = 1,
@@ -207,7 +207,7 @@ def ledger(folder: Path, number: int = 0) -> list[bytes]:
         return [entry.body for entry in catalog.journal("ledger")]
 
 
-def manifests(folder: Path, line: Line, number: int = 0) -> list[Manifest]:
+def manifests(folder: Path, line: Scenario, number: int = 0) -> list[Manifest]:
     """What the sets that a line's versions were fitted on were made of, by their cut."""
     with store.open(f"sqlite://{home(folder, number)}/catalog.db", "catalog") as catalog:
         addresses = {msgspec.json.decode(r.body)["training_set"] for r in catalog.find("version")}
@@ -215,7 +215,7 @@ def manifests(folder: Path, line: Line, number: int = 0) -> list[Manifest]:
         return sorted((load_manifest(address, blob) for address in addresses), key=lambda m: m.cut_us)
 
 
-def rebuilt(folder: Path, line: Line, like: Manifest) -> TrainingSet:
+def rebuilt(folder: Path, line: Scenario, like: Manifest) -> TrainingSet:
     """A training set built anew from the event log alone, at the positions and the cut of a manifest."""
     model = line.deployment.model
     log = store.open(f"sqlite://{folder}/log/events", "log")

@@ -29,7 +29,7 @@ from trimtab.simulation.faulty_tables import recorded_labels, with_faults
 from trimtab.simulation.feed import Feed
 from trimtab.simulation.results import ReplayResult, ScenarioResult
 from trimtab.simulation.scenarios.rows import AnsweredRows, Block, Questions
-from trimtab.simulation.scenarios.world import Answers, Line, Shared, World, made_ahead
+from trimtab.simulation.scenarios.world import Answers, Scenario, Shared, World, made_ahead
 from trimtab.simulation.spot_check import SpotCheck
 from trimtab.simulation.streams import Stream
 
@@ -69,7 +69,7 @@ class Replay:
 
     def __init__(
         self,
-        lines: Sequence[Line],
+        lines: Sequence[Scenario],
         tables: Mapping[str, Columns],
         sources: Sequence[Source],
         folder: Path,
@@ -301,11 +301,11 @@ class Replay:
         return self._rows.labels(label, rows, np.iinfo(np.int64).max // 2)
 
 
-def _distinct(lines: Sequence[Line]) -> list[FeatureSet]:
+def _distinct(lines: Sequence[Scenario]) -> list[FeatureSet]:
     return list({line.deployment.model.features.hash: line.deployment.model.features for line in lines}.values())
 
 
-def _needed_sources(lines: Sequence[Line], sources: Sequence[Source]) -> list[Source]:
+def _needed_sources(lines: Sequence[Scenario], sources: Sequence[Source]) -> list[Source]:
     """What the lines' views and labels read, in declared order, requests aside."""
     needed = {v.source.name for line in lines for v in line.deployment.model.features.views}
     needed |= {line.deployment.model.label.source.name for line in lines}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trimtab.app.data.logged_requests import LoggedRequest, LoggedRequests, decode_requests, ingested_requests
-from trimtab.app.replay.scenarios import lines_of, lines_of_policies, scenario_settings
+from trimtab.app.replay.scenarios import scenario_settings, scenarios_of, scenarios_of_policies
 from trimtab.core.columns.data import Column, Columns, column
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import format_time
@@ -24,7 +24,7 @@ from trimtab.simulation.faults import Fault, read_faults
 from trimtab.simulation.policies import Policy
 from trimtab.simulation.replay import Progress, Replay
 from trimtab.simulation.results import ReplayResult
-from trimtab.simulation.scenarios.world import Line
+from trimtab.simulation.scenarios.world import Scenario
 from trimtab.simulation.streams import Stream, stream_of
 from trimtab.store.file_lock import FileLock
 
@@ -52,9 +52,9 @@ def simulate_project(
     if policies is not None and lines is not None:
         raise Misuse("simulate: both lines and policies are given. Give lines of [demo], or policies.")
     if policies is None:
-        chosen = lines_of(system.definitions, scenario_settings(system.config, lines))
+        chosen = scenarios_of(system.definitions, scenario_settings(system.config, lines))
     else:
-        chosen = lines_of_policies(system.definitions, policies, model, system.config.folder)
+        chosen = scenarios_of_policies(system.definitions, policies, model, system.config.folder)
     used = system.config.seed if seed is None else seed
     if stream is None:
         tables, start_us, until_us = _history(system, chosen, start, until)
@@ -90,7 +90,7 @@ def simulate_project(
 
 
 def _history(
-    system: System, chosen: Sequence[Line], start: str | int | None, until: str | int | None
+    system: System, chosen: Sequence[Scenario], start: str | int | None, until: str | int | None
 ) -> tuple[dict[str, Columns], int, int]:
     """What was recorded, by source, and from when until when it is replayed."""
     request = chosen[0].deployment.model.request

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from trimtab.app.replay.scenarios import DEMO_LOOKS_US, lines_of
+from trimtab.app.replay.scenarios import DEMO_LOOKS_US, scenarios_of
 from trimtab.app.state.definitions import load_definitions
 from trimtab.core.config import load_config
 from trimtab.core.errors import Unavailable
@@ -22,7 +22,7 @@ from trimtab.core.time import format_time, parse_time_us
 from trimtab.events import read_file
 from trimtab.simulation.replay import Progress, Replay
 from trimtab.simulation.results import ScenarioResult
-from trimtab.simulation.scenarios.world import Line
+from trimtab.simulation.scenarios.world import Scenario
 
 _SCORES, _RECORDS = "scores.npz", "records.json"
 
@@ -49,7 +49,7 @@ class Records(msgspec.Struct, frozen=True):
     cpu_s: float
 
 
-def split(lines: Sequence[Line]) -> tuple[list[Line], list[Line]]:
+def split(lines: Sequence[Scenario]) -> tuple[list[Scenario], list[Scenario]]:
     """Lines to replay here, with the first one's features or the project's own state, and lines that can go apart."""
     here = [n for n in lines if n.main or n.deployment.model.features.hash == lines[0].deployment.model.features.hash]
     return here, [line for line in lines if line not in here]
@@ -140,7 +140,7 @@ def main() -> None:
     config = load_config(Path(job.project), os.environ)
     definitions = load_definitions(config.project_file)
     assert config.demo is not None  # whoever sent the job has read it
-    lines = [line for line in lines_of(definitions, config.demo.lines) if line.name in job.lines]
+    lines = [line for line in scenarios_of(definitions, config.demo.lines) if line.name in job.lines]
     tables = {source: read_file(path, definitions.source(source)).columns for source, path in job.files.items()}
     folder = Path(job.folder)
     folder.mkdir(parents=True)

@@ -12,7 +12,7 @@ from trimtab.core.config import Config, ScenarioSettings
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.simulation.policies import Policy, policy_of
-from trimtab.simulation.scenarios.world import Line
+from trimtab.simulation.scenarios.world import Scenario
 from trimtab.steering.causes import Every, Triggers
 from trimtab.steering.definitions import Deployment
 
@@ -23,7 +23,7 @@ USUAL = (
 )
 
 
-def lines_of(definitions: Definitions, settings: Sequence[ScenarioSettings]) -> list[Line]:
+def scenarios_of(definitions: Definitions, settings: Sequence[ScenarioSettings]) -> list[Scenario]:
     """A line for each setting.
 
     Raises:
@@ -40,7 +40,7 @@ def lines_of(definitions: Definitions, settings: Sequence[ScenarioSettings]) -> 
         if sum(_is_own(definitions, other) and other.model == line.model for other in settings) > 1:
             raise Misuse(f"line {line.name!r}: model {line.model!r} has two lines of policy project. Keep one.")
         lines.append(
-            Line(
+            Scenario(
                 name=line.name,
                 deployment=_deployment(definitions, line),
                 answers="day_ahead" if day_ahead else "live",
@@ -52,9 +52,9 @@ def lines_of(definitions: Definitions, settings: Sequence[ScenarioSettings]) -> 
     return lines
 
 
-def lines_of_policies(
+def scenarios_of_policies(
     definitions: Definitions, policies: Sequence[Policy | str], model: str | None, folder: Path
-) -> list[Line]:
+) -> list[Scenario]:
     """A line for each policy over one deployment.
 
     Args:
@@ -72,7 +72,7 @@ def lines_of_policies(
     if len(set(names)) < len(names):
         raise Misuse(f"policies: a name occurs twice among {', '.join(names)}. Give each another one.")
     deployment = definitions.deployment(model)
-    return [Line(name=one.name, deployment=one.rules(deployment), main=one.own, decide=one.decide) for one in found]
+    return [Scenario(name=one.name, deployment=one.rules(deployment), main=one.own, decide=one.decide) for one in found]
 
 
 def _is_own(definitions: Definitions, line: ScenarioSettings) -> bool:

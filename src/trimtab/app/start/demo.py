@@ -28,7 +28,7 @@ from trimtab.app.replay.replay_report import (
     write_report,
 )
 from trimtab.app.replay.scenario_process import Job, LinesApart, shown_decisions, split
-from trimtab.app.replay.scenarios import DEMO_LOOKS_US, lines_of
+from trimtab.app.replay.scenarios import DEMO_LOOKS_US, scenarios_of
 from trimtab.app.state.definitions import Definitions, load_definitions
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
@@ -122,7 +122,7 @@ def _replay(
     """All lines: those with features of their own in a process beside this one."""
     state = config.state_folder / "demo"
     start_us, until_us = parse_time_us(demo.start), parse_time_us(demo.until)
-    lines = lines_of(definitions, demo.lines)
+    lines = scenarios_of(definitions, demo.lines)
     here, away = split(lines)
     show(f"replay from {format_time(start_us)} to {format_time(until_us)}: {', '.join(line.name for line in lines)}")
     job = Job(

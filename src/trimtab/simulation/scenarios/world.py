@@ -44,7 +44,7 @@ from trimtab.training.fitting.online import OnlineLearner
 Floats = NDArray[np.float64]
 
 
-class Line(msgspec.Struct, frozen=True, kw_only=True):
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """A model under a policy, side by side with others."""
 
     name: str
@@ -113,7 +113,7 @@ class World:
 
     def __init__(
         self,
-        line: Line,
+        line: Scenario,
         folder: Path,
         rows: AnsweredRows,
         blob: Blob,

@@ -27,7 +27,7 @@ from trimtab.app.replay.replay_report import (
     quality_picture,
     write_report,
 )
-from trimtab.app.replay.scenario_process import Job, LinesApart, shown_decisions, split
+from trimtab.app.replay.scenario_process import ChildReplay, ReplayTask, shown_decisions, split
 from trimtab.app.replay.scenarios import DEMO_LOOKS_US, scenarios_of
 from trimtab.app.state.definitions import Definitions, load_definitions
 from trimtab.core.clock import VirtualClock
@@ -119,21 +119,22 @@ def _replay(
     seed: int,
     show: Show,
 ) -> ReplayResult:
-    """All lines: those with features of their own in a process beside this one."""
+    """Replay all scenarios: those with features of their own in a child process."""
     state = config.state_folder / "demo"
     start_us, until_us = parse_time_us(demo.start), parse_time_us(demo.until)
-    lines = scenarios_of(definitions, demo.lines)
-    here, away = split(lines)
-    show(f"replay from {format_time(start_us)} to {format_time(until_us)}: {', '.join(line.name for line in lines)}")
-    job = Job(
-        str(config.folder),
-        {source: str(path) for source, path in files.items()},
-        str(state / "replay" / "apart"),
-        [line.name for line in away],
-        seed,
+    scenarios = scenarios_of(definitions, demo.lines)
+    here, away = split(scenarios)
+    names = [one.name for one in scenarios]
+    show(f"replay from {format_time(start_us)} to {format_time(until_us)}: {', '.join(names)}")
+    task = ReplayTask(
+        project=str(config.folder),
+        files={source: str(path) for source, path in files.items()},
+        folder=str(state / "replay" / "child"),
+        scenarios=[one.name for one in away],
+        seed=seed,
     )
     with (
-        closing(LinesApart(job, show)) as apart,
+        closing(ChildReplay(task, show)) as child,
         Replay(
             here,
             tables,
@@ -148,8 +149,8 @@ def _replay(
         ) as replay,
     ):
         result = replay.run()
-        found = {**result.lines, **apart.results(next(iter(result.lines.values())))}
-    return msgspec.structs.replace(result, lines={line.name: found[line.name] for line in lines})
+        found = {**result.lines, **child.results()}
+    return msgspec.structs.replace(result, lines={name: found[name] for name in names})
 
 
 class _Shown:

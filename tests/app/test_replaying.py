@@ -221,7 +221,7 @@ def test_a_generated_stream_with_faults_is_reported_alike_for_the_same_seed(
     assert document["shifts"][0]["kind"] == "concept"
     shown = CliRunner().invoke(trimtab, words)
     assert shown.exit_code == 0, shown.output
-    for part in ("days above", "bad requests", "CPU s", "faults that were put in", "dashed: the mean of optimum"):
+    for part in ("days above", "bad requests", "CPU s", "Faults that were put in", "dashed: the mean of optimum"):
         assert part in shown.stdout
 
 

@@ -1,10 +1,9 @@
-"""What a replay found, for a terminal, as JSON and as a page."""
+"""Reports of a replay: for a terminal, as JSON and as a page."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,60 +12,113 @@ import numpy as np
 
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, format_time
-from trimtab.report import Document, Mark, Series, Table, html_page, line_chart, text_table
+from trimtab.report import Document, Mark, Series, Table, html_page, line_chart, terminal_text, text_table
 from trimtab.report.markup import Markup
 from trimtab.report.text_chart import text_chart
 from trimtab.simulation.faults import in_words
 from trimtab.simulation.policy_search import PolicyChoice
-from trimtab.simulation.results import Comparison, MonthRow, ReplayResult, ScenarioResult
+from trimtab.simulation.results import Comparison, ReplayResult, ScenarioResult
 from trimtab.simulation.scorecard import Scorecard, scorecards
 
 _SMOOTH_DAYS = 14
-_DECISIONS, _CAUSE = 40, 150  # rows, and letters of each, in the terminal
-_DRAWN = 4  # more lines than these hide each other
+_DECISIONS = 40  # rows in the terminal
+_DRAWN = 4  # more scenarios than these hide each other
 
 
-def report_lines(result: ReplayResult) -> list[str]:
-    """A replay for a terminal: a table of lines, what rang, what was refused, and the course of each line's loss."""
+def report_lines(result: ReplayResult, found: Sequence[Comparison]) -> list[str]:
+    """A replay for a terminal: scorecards, alarms, refusals, decisions, the course of losses, comparisons."""
+    return terminal_text(replay_document(result, found, "Replay", cpu=True)).splitlines()
+
+
+def write_report(result: ReplayResult, found: Sequence[Comparison], title: str, file: Path) -> None:
+    """Write a self-contained page, the same for the same seed."""
+    file.write_text(html_page(replay_document(result, found, title)), "utf-8")
+
+
+def replay_document(result: ReplayResult, found: Sequence[Comparison], title: str, *, cpu: bool = False) -> Document:
+    """Everything about a replay, the first scenario compared with the others.
+
+    Args:
+        result: The replay.
+        found: What `comparisons` gave.
+        title: Of the document.
+        cpu: Whether to show the CPU seconds of scenarios, which differ from run to run.
+    """
     cards = scorecards(result)
-    out = [
-        f"{result.entered:,} events, {result.quarantined:,} quarantined"
-        + (
-            f"; {result.mismatches:,} of {result.checked_values:,} values differ between training and serving"
-            if result.checked_values
-            else ""
-        ),
-        text_table(_HEADERS, [_card_row(card, result.lines[card.line].cpu_s) for card in cards]),
-    ]
-    own = list(dict.fromkeys(one.name for line in result.lines.values() for one in line.measures[1:]))
+    scenarios = list(result.lines.values())
+    document = Document(title, f"{format_time(result.start_us)} to {format_time(result.until_us)}")
+    document.paragraph(
+        f"{result.entered:,} events, {result.quarantined:,} quarantined; {result.checked_rows:,} requests read again "
+        f"online: {result.mismatches:,} of {result.checked_values:,} values differ between training and serving."
+    )
+    document.table(_card_table(cards, [one.cpu_s for one in scenarios] if cpu else None))
+    own = list(dict.fromkeys(one.name for scenario in scenarios for one in scenario.measures[1:]))
     if own:
-        rows = [
-            [name, *(_written(line.months()[-1].metrics.get(metric)) for metric in own)]
-            for name, line in result.lines.items()
-        ]
-        out += ["", text_table(["line", *map(shown_name, own)], rows)]
-    for card in cards:
-        out += _told(card)
+        rows = [(one.name, *(_written(one.months()[-1].metrics.get(name)) for name in own)) for one in scenarios]
+        document.table(_table(("scenario", *map(shown_name, own)), rows))
     if result.faults:
-        out += ["", "faults that were put in", *(f"  {one}" for one in in_words(result.faults))]
-    out += _decided(next(iter(result.lines.values())))
+        document.heading("Faults that were put in")
+        for text in in_words(result.faults):
+            document.paragraph(text)
+    metric = shown_name(scenarios[0].metric)
+    document.heading("Quality over time")
+    caption = f"The mean {metric} over the {_SMOOTH_DAYS} days before each day; lower is better."
+    document.plot(quality_picture(result), caption, plain=_text_charts(cards))
+    _add_months(document, scenarios)
+    document.heading("Alarms and refusals")
     for card in cards:
-        values = [day.value for day in card.days]
+        document.heading(card.line, 3)
+        for text in _alarms(card) or ["None."]:
+            document.paragraph(text)
+    if found:
+        document.heading(f"{scenarios[0].name} against the others")
+        document.paragraph(
+            "Differences on the same rows, with 95 % intervals from a bootstrap of whole weeks. A negative difference "
+            "of the first metric, a loss, is in favour of the first scenario; an interval that holds 0 shows nothing.",
+            detail=True,
+        )
+        document.table(_comparison_table(found))
+    document.heading("Decisions")
+    for number, scenario in enumerate(scenarios):
+        if scenario.decisions:
+            document.heading(scenario.name, 3, detail=number > 0)
+            rows = [
+                (format_time(one.at_us)[:10], one.act, (one.version or "")[:8], one.cause)
+                for one in reversed(scenario.decisions)
+            ]
+            document.table(_table(("when", "act", "version", "cause"), rows), most=_DECISIONS)
+    return document
+
+
+def _add_months(document: Document, scenarios: Sequence[ScenarioResult]) -> None:
+    """Add a table for each metric of the first scenario: a row a month, a column a scenario."""
+    document.heading("By month")
+    months = list(zip(*(one.months() for one in scenarios), strict=True))
+    names = [one.name for one in scenarios]
+    for number, measure in enumerate(scenarios[0].measures):
+        document.heading(shown_name(measure.name), 3, detail=number > 0)
+        rows = [
+            (
+                *(parts[0].month, f"{parts[0].predictions:,}", f"{parts[0].labelled:,}", _written(parts[0].label_rate)),
+                *(_written(part.metrics.get(measure.name)) for part in parts),
+            )
+            for parts in months
+        ]
+        document.table(_table(("month", "predictions", "labelled", "rate", *names), rows))
+    if scenarios[0].lists is None:
+        document.heading("mean score", 3, detail=True)
+        rows = [(parts[0].month, *(_written(part.mean_score) for part in parts)) for parts in months]
+        document.table(_table(("month", *names), rows))
+
+
+def _text_charts(cards: Sequence[Scorecard]) -> list[str]:
+    out: list[str] = []
+    for card in cards:
         known = [day.best for day in card.days if day.best is not None]
-        chart = text_chart(values, level=sum(known) / len(known) if known else None, height=5)
-        if chart:
+        level = sum(known) / len(known) if known else None
+        if chart := text_chart([day.value for day in card.days], level=level, height=5):
             out += ["", f"{card.line}: {shown_name(card.metric)} by day; dashed: the mean of {card.reference}", *chart]
-    return out
-
-
-def _decided(line: ScenarioResult) -> list[str]:
-    """The newest decisions of a line, what was fitted and judged left out: its verdict is in the row that follows."""
-    shown = [one for one in line.decisions if one.act not in ("train", "gate")]
-    if not shown:
-        return []
-    more = [f"  ({len(shown) - _DECISIONS} before)"] if len(shown) > _DECISIONS else []
-    rows = [f"  {format_time(one.at_us)[:10]}  {one.act:9} {one.cause[:_CAUSE]}" for one in shown[-_DECISIONS:]]
-    return ["", f"{line.name}: what was decided", *more, *(row.rstrip() for row in rows)]
+    return out[1:]
 
 
 def report_document(result: ReplayResult) -> dict[str, Any]:
@@ -130,36 +182,6 @@ def search_lines(found: PolicyChoice) -> list[str]:
     return out
 
 
-def months_tables(result: ReplayResult) -> list[str]:
-    """A table for each metric of the first line and one of mean scores, a row a month and a column a line."""
-    lines = list(result.lines.values())
-    months = list(zip(*(line.months() for line in lines), strict=True))
-    values: dict[str, Callable[[MonthRow], float | None]] = {
-        shown_name(one.name): partial(_metric, one.name) for one in lines[0].measures
-    }
-    if lines[0].lists is None:
-        values["mean score"] = lambda row: row.mean_score
-    out: list[str] = []
-    for title, value in values.items():
-        rows = [
-            [parts[0].month, f"{parts[0].predictions:,}", f"{parts[0].labelled:,}", _written(parts[0].label_rate)]
-            + [_written(value(part)) for part in parts]
-            for parts in months
-        ]
-        headers = ["month", "predictions", "labelled", "rate", *(line.name for line in lines)]
-        out += ["", f"{title} by month", *text_table(headers, rows).splitlines()]
-    return out
-
-
-def comparison_lines(found: list[Comparison]) -> list[str]:
-    """What the first line gained over each other one, in words, with 95 % intervals from whole weeks."""
-    out = [f"{found[0].line} against" if found else "nothing to compare"]
-    for c in found:
-        parts = [f"{shown_name(k)} {i.estimate:+.4f} ({i.low:+.4f} to {i.high:+.4f})" for k, i in c.metrics.items()]
-        out.append(f"  {c.rival:12} {', '.join(parts)}: {c.verdict}")
-    return out
-
-
 def shown_name(metric: str) -> str:
     """A metric's name for people.
 
@@ -177,53 +199,6 @@ def comparisons(result: ReplayResult) -> list[Comparison]:
         with suppress(Misuse):  # another question, or one week only: nothing can be said
             found.append(result.compare(main, rival))
     return found
-
-
-def write_report(result: ReplayResult, found: list[Comparison], title: str, file: Path) -> None:
-    """A self-contained page, the same for the same seed."""
-    picture = quality_picture(result)
-    cards = scorecards(result)
-    page = Document(title, f"{format_time(result.start_us)} to {format_time(result.until_us)}")
-    page.table(Table(headers=_HEADERS[:-1], rows=tuple(tuple(_card_row(card, None)) for card in cards)))
-    if result.faults:
-        page.heading("Faults that were put in")
-        for one in in_words(result.faults):
-            page.paragraph(one)
-    page.heading("Quality over time")
-    own = shown_name(next(iter(result.lines.values())).metric)
-    page.plot(picture, f"The mean {own} over the {_SMOOTH_DAYS} days before each day; lower is better.")
-    page.heading("By month")
-    for line in result.lines.values():
-        page.heading(line.name, level=3)
-        page.table(_line_table(line))
-    page.heading("What rang and what was refused")
-    for card in cards:
-        page.heading(card.line, level=3)
-        for text in _told(card)[2:] or ["Nothing."]:
-            page.paragraph(text.strip())
-    page.heading("How the first line compares")
-    page.paragraph(
-        "Differences on the same rows, with 95 % intervals from a bootstrap of whole weeks. A negative difference of "
-        "the first metric, a loss, speaks for the first line; an interval that holds 0 decides nothing."
-    )
-    if found:
-        page.table(_comparison_table(found))
-    page.heading("What was decided")
-    for line in result.lines.values():
-        if line.decisions:
-            page.heading(line.name, level=3)
-            page.table(_decision_table(line))
-    page.heading("Beneath")
-    page.facts(
-        {
-            "events in the log": f"{result.entered:,}",
-            "rows quarantined": f"{result.quarantined:,}",
-            "questions read again online": f"{result.checked_rows:,}",
-            "values compared": f"{result.checked_values:,}",
-            "values that differ": f"{result.mismatches:,}",
-        }
-    )
-    file.write_text(html_page(page), "utf-8")
 
 
 def quality_picture(result: ReplayResult) -> Markup:
@@ -258,83 +233,63 @@ def _moving(line: ScenarioResult) -> Series:
     return Series(name=line.name, x=[int(day) * DAY_US for day in days], y=values)
 
 
-def _line_table(line: ScenarioResult) -> Table:
-    names = [one.name for one in line.measures]
-    return Table(
-        headers=("month", "predictions", "labelled", "label rate", "mean score", *map(shown_name, names)),
-        rows=tuple(
-            (
-                row.month,
-                f"{row.predictions:,}",
-                f"{row.labelled:,}",
-                *(_written(value) for value in (row.label_rate, row.mean_score, *row.metrics.values())),
-            )
-            for row in line.months()
-        ),
-    )
-
-
-def _comparison_table(found: list[Comparison]) -> Table:
-    names = list(dict.fromkeys(name for c in found for name in c.metrics))
-    headers = [header for name in names for header in (f"{shown_name(name)} difference", "from", "to")]
+def _comparison_table(found: Sequence[Comparison]) -> Table:
+    names = list(dict.fromkeys(name for one in found for name in one.metrics))
     rows = []
-    for c in found:
-        intervals = [c.metrics.get(name) for name in names]
-        parts = [(None, None, None) if i is None else (i.estimate, i.low, i.high) for i in intervals]
-        rows.append((c.rival, *("-" if v is None else f"{v:+.4f}" for part in parts for v in part)))
-    return Table(headers=("against", *headers), rows=tuple(rows))
+    for one in found:
+        intervals = [one.metrics.get(name) for name in names]
+        cells = ["-" if i is None else f"{i.estimate:+.4f} ({i.low:+.4f} to {i.high:+.4f})" for i in intervals]
+        rows.append((one.rival, *cells, one.verdict))
+    return _table(("against", *map(shown_name, names), "verdict"), rows)
 
 
 _HEADERS = (
-    "line", "predictions", "loss", "best", "days above", "bad requests", "staleness", "alarms", "false", "inputs",
-    "promoted", "refused", "fits", "CPU s",
+    "scenario", "predictions", "loss", "best", "days above", "bad requests", "staleness", "alarms", "false", "inputs",
+    "promoted", "refused", "fits",
 )  # fmt: skip
 
 
-def _card_row(card: Scorecard, cpu_s: float | None) -> list[str]:
-    row = [
-        card.line,
-        f"{card.predictions:,}",
-        _written(card.value),
-        _written(card.best),
-        f"{card.days_above:,} of {len(card.days):,}",
-        f"{card.bad_requests:,}",
-        "-" if card.above is None else f"{card.above:+,.1f}",
-        f"{len(card.alarms)}",
-        "?" if card.false_alarms is None else f"{card.false_alarms}",
-        f"{len(card.input_alarms)}",
-        f"{card.promotions}",
-        f"{len(card.refusals)}",
-        f"{card.fits}",
+def _card_table(cards: Sequence[Scorecard], cpu_s: Sequence[float] | None) -> Table:
+    rows = [
+        (
+            card.line,
+            f"{card.predictions:,}",
+            _written(card.value),
+            _written(card.best),
+            f"{card.days_above:,} of {len(card.days):,}",
+            f"{card.bad_requests:,}",
+            "-" if card.above is None else f"{card.above:+,.1f}",
+            f"{len(card.alarms)}",
+            "?" if card.false_alarms is None else f"{card.false_alarms}",
+            f"{len(card.input_alarms)}",
+            f"{card.promotions}",
+            f"{len(card.refusals)}",
+            f"{card.fits}",
+        )
+        for card in cards
     ]
-    return row if cpu_s is None else [*row, f"{cpu_s:.1f}"]
+    if cpu_s is None:
+        return _table(_HEADERS, rows)
+    return _table((*_HEADERS, "CPU s"), [(*row, f"{cpu:.1f}") for row, cpu in zip(rows, cpu_s, strict=True)])
 
 
-def _told(card: Scorecard) -> list[str]:
-    """What rang and what was refused, a line each, under the line's name; nothing where there was nothing."""
+def _alarms(card: Scorecard) -> list[str]:
+    """A line for each alarm and each refusal."""
     out = []
     for one in [*card.alarms, *card.input_alarms]:
-        of = f" of {one.subject}" if one.subject else ""
-        text = f"  {format_time(one.at_us)[:16]} {one.kind}{of}, since {format_time(one.onset_us)[:16]}"
+        subject = f" of {one.subject}" if one.subject else ""
+        text = f"{format_time(one.at_us)[:16]} {one.kind}{subject}, since {format_time(one.onset_us)[:16]}"
         if one.explained_by is not None and one.delay_us is not None and one.onset_off_us is not None:
             days = f"{one.delay_us / DAY_US:.1f} days after it, onset off by {one.onset_off_us / DAY_US:+.1f}"
             text += f": {one.explained_by}, {days}"
         elif card.changes_known:
             text += ": false, nothing was put in"
         out.append(text)
-    out += [f"  {format_time(one.at_us)[:16]} refused: {one.why}" for one in card.refusals]
-    return ["", card.line, *out] if out else []
+    return out + [f"{format_time(one.at_us)[:16]} refused: {one.why}" for one in card.refusals]
 
 
-def _metric(name: str, row: MonthRow) -> float | None:
-    return row.metrics.get(name)
-
-
-def _decision_table(line: ScenarioResult) -> Table:
-    return Table(
-        headers=("when", "act", "version", "cause"),
-        rows=tuple((format_time(d.at_us)[:10], d.act, (d.version or "")[:8], d.cause) for d in line.decisions),
-    )
+def _table(headers: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
+    return Table(headers=headers, rows=tuple(rows))
 
 
 def _written(value: float | None) -> str:

@@ -20,13 +20,7 @@ import msgspec
 
 from trimtab.app.inspect.doctor import require
 from trimtab.app.project import Project
-from trimtab.app.replay.replay_report import (
-    comparison_lines,
-    comparisons,
-    months_tables,
-    quality_picture,
-    write_report,
-)
+from trimtab.app.replay.replay_report import comparisons, quality_picture, report_lines, write_report
 from trimtab.app.replay.scenario_process import ChildReplay, ReplayTask, shown_decisions, split
 from trimtab.app.replay.scenarios import DEMO_LOOKS_US, scenarios_of
 from trimtab.app.state.definitions import Definitions, load_definitions
@@ -87,7 +81,8 @@ def run_demo(folder: Path, *, seed: int, show: Show) -> ReplayResult:
     found = comparisons(result)
     write_report(result, found, f"{definitions.deployment(None).name}: a year of the loop", report)
     report.with_name("quality.svg").write_text(str(quality_picture(result)), "utf-8")
-    for line in [*months_tables(result), "", *comparison_lines(found)]:
+    show("")
+    for line in report_lines(result, found):
         show(line)
     show(f"\nreport: {report} (picture: {report.with_name('quality.svg').name})")
     return result

@@ -76,13 +76,7 @@ def simulate(
             seed=seed,
             progress=meter,
         )
-    from trimtab.app.replay.replay_report import (
-        comparison_lines,
-        comparisons,
-        report_document,
-        report_lines,
-        write_report,
-    )
+    from trimtab.app.replay.replay_report import comparisons, report_document, report_lines, write_report
 
     if search:
         _show_search(result)
@@ -90,7 +84,7 @@ def simulate(
     found = comparisons(result)
     if html is not None:
         write_report(result, found, f"{next(iter(result.lines))} and others, replayed", html)
-    show(report_document(result), [*report_lines(result), "", *(comparison_lines(found) if found else [])])
+    show(report_document(result), report_lines(result, found))
 
 
 def _show_search(result: ReplayResult) -> None:

@@ -1,7 +1,7 @@
-"""`trimtab forget`: erase whom an entity's keys name from everything that the project keeps. # D26
+"""Erasure of entities by their keys from everything that a project keeps (`trimtab forget`). # D26
 
-A run finds what there is, writes down what it is about to do (without the key), does it, and ends with a row in the
-ledger. A run that was stopped is finished by the next one for the same keys: each of its steps may be done twice.
+A run finds what there is, stores its plan (without the key), carries it out, and ends with a row in the ledger. A run
+that was stopped is finished by the next one for the same keys: each of its steps may be repeated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from trimtab.app.features.materialising import writing_tables
-from trimtab.app.keep.personal_data import SeenSet, Traces, find_traces, open_tables, partitions_of
+from trimtab.app.keep.personal_data import PersonalData, SeenSet, find_personal_data, open_tables, partitions_of
 from trimtab.app.keep.retention import LEASE as RETENTION
 from trimtab.app.keep.subjects import Subject
 from trimtab.app.online.views import LEASE
@@ -60,22 +60,22 @@ _BEYOND = (
 
 
 class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
-    """What an erasure did, or would do."""
+    """The result of an erasure, or of a dry run."""
 
     entity: str
-    keys: int  # how many were asked for
-    nothing: list[str]  # those of which nothing was found
-    columns: dict[str, list[str]]  # by source: where the key was looked for
+    keys: int  # how many were given
+    nothing: list[str]  # keys without any data
+    columns: dict[str, list[str]]  # by source: the columns that were searched
     counts: dict[str, int]  # by place
     sources: dict[str, int]  # events by source
-    training_sets: list[SeenSet]  # stored sets that have rows of it, see `sets_deleted`
+    training_sets: list[SeenSet]  # stored sets that have rows of the entity, see `sets_deleted`
     learners: list[str]  # models whose online learner may have learnt from it
-    workspaces: list[str]  # folders with copies, left behind by simulations, demos and joins
+    workspaces: list[str]  # folders with copies, left by simulations, demos and joins
     residue: list[str]  # files of the state folder that have the key's bytes afterwards
     dry_run: bool
-    key_hash: str  # of all keys of a run together where it has several; each has its own in its row of the ledger
-    ledger_row: int | None  # the last one: there is one a key
-    sets_deleted: bool = False  # the rows of these training sets went, too, or would go
+    key_hash: str  # of all keys of a run together; each key's own is in its row of the ledger
+    ledger_row: int | None  # the last one: there is one for each key
+    sets_deleted: bool = False  # whether the rows of these training sets were deleted, or would be
 
     def lines(self) -> list[str]:
         """The same for people."""
@@ -98,8 +98,8 @@ class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
             how = "" if self.sets_deleted else " --training-sets deletes the rows of these sets."
             out.append(f"  Models cannot unlearn: train again.{how}")
         if self.learners:
-            out.append(f"  online learners that may have learnt from it: {', '.join(self.learners)}; train them anew.")
-        out += [f"  still has these bytes, perhaps as a part of another text: {name}" for name in self.residue]
+            out.append(f"  online learners that may have learnt from it: {', '.join(self.learners)}; train them again.")
+        out += [f"  still has these bytes, perhaps as part of another text: {name}" for name in self.residue]
         out.append(f"  {_BEYOND}")
         if self.ledger_row is not None:
             out.append(f"  ledger row {self.ledger_row}, key hash {self.key_hash}")
@@ -107,12 +107,12 @@ class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Run(msgspec.Struct, frozen=True, kw_only=True):
-    """A run that is not finished: no personal data, enough to finish what a new search cannot find any more."""
+    """The plan of an unfinished run, without personal data: what a new search cannot find any more."""
 
     begun_at_us: int
     counts: dict[str, int]
     sources: dict[str, int]
-    partitions: dict[str, list[str]]  # by log: files to write anew
+    partitions: dict[str, list[str]]  # by log: files to rewrite
     rows: dict[str, list[tuple[str, int, str]]]  # by source: rows of its table
     sets: list[SeenSet]
     workspaces: list[str]
@@ -135,29 +135,28 @@ def forget(
     subject = Subject(system.definitions, system.sources, entity, *keys)
     if dry_run:
         digest = _digest(subject, _salt(system, make=False))
-        run = _joined(_pending(system, subject, digest), _planned(system, find_traces(system, subject)))
-        _refuse_nothing(system, subject, run, sets=True)
+        run = _joined(_pending(system, subject, digest), _planned(system, find_personal_data(system, subject)))
+        _refuse_without_data(system, subject, run, sets=True)
         return _result(system, subject, run, digest, dry_run=True, sets_deleted=training_sets)
     with _alone(system):
         salt = _salt(system, make=True)
         digest = _digest(subject, salt)
         _empty_spools(system)
-        traces = find_traces(system, subject)
-        before = _pending(system, subject, digest)
-        run = _joined(before, _planned(system, traces))
-        _refuse_nothing(system, subject, run, sets=training_sets)
+        found = find_personal_data(system, subject)
+        run = _joined(_pending(system, subject, digest), _planned(system, found))
+        _refuse_without_data(system, subject, run, sets=training_sets)
         run = msgspec.structs.replace(run, why=why or run.why)
         system.state.catalog.write([Put(KIND, digest, msgspec.json.encode(run))])
-        _erase(system, traces, run)
+        _erase(system, found, run)
         if training_sets:
             for one in run.sets:
                 system.state.blob.delete(one.blob)
-        row = _write_down(system, subject, run, salt, actor=actor, deleted=training_sets)
+        row = _write_rows(system, subject, run, salt, actor=actor, deleted=training_sets)
     return _result(system, subject, run, digest, dry_run=False, row=row, sets_deleted=training_sets)
 
 
 def unfinished(catalog: Catalog) -> list[str]:
-    """A line for each run that was begun and is not finished: what it was about only its key's hash says."""
+    """A line for each unfinished run; only the key's hash identifies it."""
     return [
         f"forget: a run of {format_time(msgspec.json.decode(record.body, type=_Run).begun_at_us)} is not finished "
         f"(key hash {record.key}); run the same command again"
@@ -165,29 +164,28 @@ def unfinished(catalog: Catalog) -> list[str]:
     ]
 
 
-def _erase(system: System, traces: Traces, run: _Run) -> None:
-    """Erase; every step may be repeated. The log comes first, because the rest is made from it."""
+def _erase(system: System, found: PersonalData, run: _Run) -> None:
+    """Erase what a run plans; every step may be repeated. The log comes first: the rest is made from it."""
     state = system.state
-    found = {"events": traces.events, "predictions": traces.predictions, "quarantine": traces.quarantine}
     for name, log in _logs(system).items():
         for partition in run.partitions.get(name, []):
-            log.erase(partition, found[name].get(partition, {}))
+            log.erase(partition, found.in_log(name).get(partition, {}))
     with open_tables(system) as tables:
         for name, rows in run.rows.items():
-            new = traces.tables.get(name)
+            new = found.tables.get(name)
             tables[name].erase(_places(rows), None if new is None else new.instead)
     if run.counts["stored_answers"]:
-        state.answers.erase(traces.answers)
+        state.answers.erase(found.answers)
     if run.sources:
         _reset_views(system, run.sources.keys())
-    for leftover in (state.folder / "blob").glob("??/??/.*.new"):  # of a training that was killed: nobody trains now
+    for leftover in (state.folder / "blob").glob("??/??/.*.new"):  # of a training that was killed: none runs now
         leftover.unlink(missing_ok=True)
     for name in run.workspaces:
         shutil.rmtree(state.folder / name, ignore_errors=True)
 
 
 def _empty_spools(system: System) -> None:
-    """Bring answers that a killed service noted to the log, where they are found, and remove the notes."""
+    """Move answers that a killed service had buffered into the log, where they are found."""
     folder, answers = system.state.spools, system.state.predictions
     if isinstance(answers, BufferedLog):
         answers.release()
@@ -196,22 +194,21 @@ def _empty_spools(system: System) -> None:
 
 
 def _reset_views(system: System, sources: Collection[str]) -> None:
-    """Empty the views of these sources, to be filled again from the erased log, and keep no page of what they were."""
+    """Reset the online state of these sources' views, to be filled from the log, and keep no page of what it was."""
     if not (system.state.folder / "online").exists():
         return
     kv = system.state.online
     kv.erase()  # refused before anything is lost while another process has it open
     every = system.views.views
     OnlineStore(kv, every).drop_others()
-    touched = [view for view in every if view.source.name in sources]
-    if touched:
-        OnlineStore(kv, touched).reset()
+    if reset := [view for view in every if view.source.name in sources]:
+        OnlineStore(kv, reset).reset()
     kv.erase()
     kv.release_writer()
 
 
-def _write_down(system: System, subject: Subject, run: _Run, salt: bytes, *, actor: str, deleted: bool) -> Decision:
-    """A row for each key that was there, so that each can be asked for by its hash; the counts are those of the run."""
+def _write_rows(system: System, subject: Subject, run: _Run, salt: bytes, *, actor: str, deleted: bool) -> Decision:
+    """Write a ledger row for each key that had data; the counts are those of the whole run."""
     met = [key for key in subject.keys if key in subject.met] or list(subject.keys)
     versions = sorted({version for one in run.sets for version in one.versions})
     entries = [
@@ -237,22 +234,21 @@ def _write_down(system: System, subject: Subject, run: _Run, salt: bytes, *, act
     return Ledger(system.state.catalog).write(entries, [Remove(KIND, _digest(subject, salt))])[-1]
 
 
-def _planned(system: System, traces: Traces) -> _Run:
-    found = {"events": traces.events, "predictions": traces.predictions, "quarantine": traces.quarantine}
-    partitions = {name: partitions_of(log, found[name]) for name, log in _logs(system).items()}
+def _planned(system: System, found: PersonalData) -> _Run:
+    partitions = {name: partitions_of(log, found.in_log(name)) for name, log in _logs(system).items()}
     return _Run(
         begun_at_us=system.clock.now_us(),
-        counts=traces.counts(),
-        sources=traces.sources,
+        counts=found.counts(),
+        sources=found.sources,
         partitions={name: some for name, some in partitions.items() if some},
-        rows={name: table.rows for name, table in traces.tables.items()},
-        sets=traces.sets,
+        rows={name: table.rows for name, table in found.tables.items()},
+        sets=found.sets,
         workspaces=list(_workspaces(system.state.folder)),
     )
 
 
 def _joined(before: _Run | None, now: _Run) -> _Run:
-    """What a run that was stopped had planned, and what is found now."""
+    """The plan of a stopped run together with what is found now."""
     if before is None:
         return now
     return _Run(
@@ -280,14 +276,14 @@ def _united(one: Mapping[str, list[_Some]], other: Mapping[str, list[_Some]]) ->
 
 
 def _places(rows: Sequence[tuple[str, int, str]]) -> Columns:
-    """The rows of a table by where they came from; a deletion that took a version's place has another `_op`."""
+    """The rows of a table by origin; a deletion that replaced a version has another `_op`."""
     partitions, positions, ops = zip(*rows, strict=True)
     return Columns.of(
         {"_partition": ("str", list(partitions)), "_position": ("int", list(positions)), "_op": ("str", list(ops))}
     )
 
 
-def _refuse_nothing(system: System, subject: Subject, run: _Run, *, sets: bool) -> None:
+def _refuse_without_data(system: System, subject: Subject, run: _Run, *, sets: bool) -> None:
     if any(n for place, n in run.counts.items() if place != "training_sets" or sets):
         return
     places = "; ".join(f"{s}: {', '.join(c)}" for s, c in _shown_places(subject).items())
@@ -322,7 +318,7 @@ def _result(
         training_sets=run.sets,
         learners=_learners(system, subject),
         workspaces=run.workspaces,
-        residue=[] if dry_run else list(_residue(system.state.folder, subject)),
+        residue=[] if dry_run else list(_leftovers(system.state.folder, subject)),
         dry_run=dry_run,
         key_hash=digest,
         ledger_row=None if row is None else row.sequence,
@@ -340,7 +336,7 @@ def _learners(system: System, subject: Subject) -> list[str]:
 
 
 def _workspaces(folder: Path) -> Iterator[str]:
-    """What simulations, demos and long joins left behind that do not run any more: nothing in them is locked."""
+    """Folders of simulations, demos and long joins that no longer run: nothing in them is locked."""
     for path in sorted(path for pattern in _WORKSPACES for path in folder.glob(pattern)):
         files = [lock for lock in sorted(path.rglob("*")) if lock.name == "lock" or lock.suffix == ".lock"]
         locks = [FileLock.take(lock) for lock in files]
@@ -351,8 +347,8 @@ def _workspaces(folder: Path) -> Iterator[str]:
             yield str(path.relative_to(folder))
 
 
-def _residue(folder: Path, subject: Subject) -> Iterator[str]:
-    """Files that have a key's bytes; not looked for when it is so short that they would be there by chance."""
+def _leftovers(folder: Path, subject: Subject) -> Iterator[str]:
+    """Files that have a key's bytes; none when the key is so short that any file may have them."""
     needles = subject.stored_as(_LEAST_BYTES)
     if not needles:
         return
@@ -370,15 +366,15 @@ def _residue(folder: Path, subject: Subject) -> Iterator[str]:
 
 @contextmanager
 def _alone(system: System) -> Iterator[None]:
-    """While no other process serves, trains, retains or backs up; those that only append are refused by the logs."""
+    """Keep other processes from serving, training, retaining and backing up; logs refuse those that append."""
     state = system.state
     names = [LEASE, RETENTION, *(f"loop.{name}" for name in system.definitions.deployments)]
     with ExitStack() as held:
-        held.enter_context(writing_tables(state))  # what was read before would come back into the tables
+        held.enter_context(writing_tables(state))  # records read before would come back into the tables
         for name in names:
             otherwise = (
-                f"{state.folder}: another process serves or trains this project ({name}). Stop it, forget, and "
-                "start it again: a service must not go on with what it holds in memory."
+                f"{state.folder}: another process serves or trains this project ({name}). Stop it, run forget, and "
+                "start it again: a service holds data in memory."
             )
             held.enter_context(Lease(state.catalog, name, state.folder).taken(otherwise))
         yield
@@ -388,12 +384,12 @@ def _pending(system: System, subject: Subject, digest: str) -> _Run | None:
     record = system.state.catalog.get(KIND, digest)
     if record is None:
         return None
-    subject.met.update(subject.keys)  # of which of them something was found then, nobody can tell any more
+    subject.met.update(subject.keys)  # the stored plan does not say which of them had data
     return msgspec.json.decode(record.body, type=_Run)
 
 
 def _salt(system: System, *, make: bool) -> bytes:
-    """The project's own: without the state folder nobody can tell a hash's key by trying."""
+    """The project's own salt: without it, keys could be guessed from their hashes."""
     catalog = system.state.catalog
     record = catalog.get(_SALT, "1")
     if record is None and make:
@@ -409,7 +405,7 @@ def _hashed(subject: Subject, key: Sequence[str], salt: bytes) -> str:
 
 
 def _digest(subject: Subject, salt: bytes) -> str:
-    """The hash of a key, or of several together, in whatever order."""
+    """The hash of a key, or of several together in any order."""
     hashes = sorted(_hashed(subject, key, salt) for key in subject.keys)
     return hashes[0] if len(hashes) == 1 else hashlib.blake2b("".join(hashes).encode(), digest_size=16).hexdigest()
 

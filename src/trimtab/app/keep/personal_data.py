@@ -1,4 +1,4 @@
-"""Where a subject has left traces: in logs, tables, stored answers and training sets, and what is to stand there."""
+"""Personal data of a subject: in logs, tables, stored answers and training sets, and its replacements."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ import msgspec
 
 from trimtab import store
 from trimtab.app.data.logged_requests import request_shape
-from trimtab.app.keep.personal_events import Asked, EventTraces, Instead, TableTraces
+from trimtab.app.keep.personal_events import Instead, PersonalEvents, RequestKeys, TableErasure
 from trimtab.app.keep.subjects import Subject
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import NotFound
 from trimtab.core.records import Prediction
 from trimtab.core.urls import store_url
 from trimtab.events.definitions import Source
-from trimtab.events.quarantine import Quarantined
 from trimtab.registry.versions import Version
 from trimtab.serving.answer.precomputed import stored_requests
 from trimtab.store.file_blob import blob_files
@@ -41,16 +40,20 @@ class SeenSet(msgspec.Struct, frozen=True, kw_only=True):
     versions: tuple[str, ...]  # fitted on it
 
 
-class Traces(msgspec.Struct, frozen=True, kw_only=True):
-    """All that was found of a subject."""
+class PersonalData(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that was found of a subject."""
 
     events: Instead
     sources: dict[str, int]  # events by source
-    tables: dict[str, TableTraces]  # by source
+    tables: dict[str, TableErasure]  # by source
     predictions: Instead
     quarantine: Instead
     answers: list[bytes]  # keys
     sets: list[SeenSet]
+
+    def in_log(self, name: str) -> Instead:
+        """The replacements in a log: "events", "predictions" or "quarantine"."""
+        return {"events": self.events, "predictions": self.predictions, "quarantine": self.quarantine}[name]
 
     def counts(self) -> dict[str, int]:
         """How many of each kind."""
@@ -64,23 +67,23 @@ class Traces(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-def find_traces(system: System, subject: Subject) -> Traces:
-    """Look everywhere; nothing is changed."""
+def find_personal_data(system: System, subject: Subject) -> PersonalData:
+    """Search everything; nothing is changed."""
     state = system.state
-    found = EventTraces(system, subject)
-    found.look()
+    found = PersonalEvents(system, subject)
+    found.search_log()
     with open_tables(system) as tables:
         for name, table in tables.items():
-            found.look_at_table(name, table)
+            found.search_table(name, table)
         found.follow_versions(tables)
-        predictions, asked = _predictions(system, subject, found.going)
-        found.follow_labels(tables, asked)
-    return Traces(
+        predictions, keys = _predictions(system, subject, found.erased_ids)
+        found.follow_labels(tables, keys)
+    return PersonalData(
         events=found.instead(),
         sources=dict(found.by_source()),
         tables=found.in_tables(),
         predictions=predictions,
-        quarantine=system.quarantine.find(lambda row: _refused(subject, row)),
+        quarantine=system.quarantine.find(lambda row: subject.of_raw(row.source, row.raw())),
         answers=_answers(system, subject) if (state.folder / "answers").exists() else [],
         sets=list(_training_sets(system, subject)),
     )
@@ -88,7 +91,7 @@ def find_traces(system: System, subject: Subject) -> Traces:
 
 @contextmanager
 def open_tables(system: System) -> Iterator[dict[str, Table]]:
-    """Every table of record there is, those of sources that are not declared any more among them."""
+    """Open every table of record, also those of sources that are no longer declared."""
     folder = system.state.folder / "tables"
     names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     with ExitStack() as opened:
@@ -98,35 +101,32 @@ def open_tables(system: System) -> Iterator[dict[str, Table]]:
         yield tables
 
 
-def _predictions(system: System, subject: Subject, going: Callable[[str], set[str]]) -> tuple[Instead, Asked]:
-    """The predictions that go; by model the keys of requests that go, and which of these others have asked with."""
-    shapes = {name: request_shape(model.request) for name, model in system.definitions.models.items()}
+def _predictions(
+    system: System, subject: Subject, erased_ids: Callable[[str], set[str]]
+) -> tuple[Instead, RequestKeys]:
+    """The replacements of predictions, and by model the keys of their requests."""
+    models = system.definitions.models
+    shapes = {name: request_shape(model.request) for name, model in models.items()}
+    keys: RequestKeys = {name: (erased_ids(models[name].request.name), set()) for name in shapes}
 
     def wanted(prediction: Prediction) -> bool:
         fits = prediction.model in shapes and shapes[prediction.model](prediction.request)
         return subject.of_request(prediction.model, fits)(msgspec.msgpack.decode(prediction.request))
 
-    models = system.definitions.models
-    asked: Asked = {name: (going(models[name].request.name), set()) for name in shapes}
-
-    def noted(prediction: Prediction) -> bool:
+    def collected(prediction: Prediction) -> bool:
         found = wanted(prediction)
-        if found and prediction.model in asked:
-            asked[prediction.model][0].add(prediction.request_id)
+        if found and prediction.model in keys:
+            keys[prediction.model][0].add(prediction.request_id)
         return found
 
-    instead = system.predictions.find_all(noted, may_be_in=subject.may_be_in)
-    if any(gone for gone, _ in asked.values()):
+    instead = system.predictions.find_all(collected, may_be_in=subject.may_be_in)
+    if any(erased for erased, _ in keys.values()):
         for block in system.predictions.scan():
             for prediction in block:
-                gone, kept = asked.get(prediction.model, (set(), set()))
-                if prediction.request_id in gone and not wanted(prediction):
-                    kept.add(prediction.request_id)
-    return instead, asked
-
-
-def _refused(subject: Subject, row: Quarantined) -> bool:
-    return subject.of_raw(row.source, row.raw())
+                erased, shared = keys.get(prediction.model, (set(), set()))
+                if prediction.request_id in erased and not wanted(prediction):
+                    shared.add(prediction.request_id)
+    return instead, keys
 
 
 def _answers(system: System, subject: Subject) -> list[bytes]:
@@ -162,15 +162,15 @@ def _training_sets(system: System, subject: Subject) -> Iterator[SeenSet]:
 
 def _rows_of(system: System, subject: Subject, blob: str, model: str | None) -> int:
     table = read_parquet(system.state.blob.get(blob))
-    asked = {name.partition(".")[2]: c for name, c in table.by_name.items() if name.startswith("request.")}
+    columns = {name.partition(".")[2]: c for name, c in table.by_name.items() if name.startswith("request.")}
     declared = system.definitions.models.get(model or "")
     source: Source | None = None if declared is None else declared.request.source
-    fits = source is not None and source.columns.keys() <= asked.keys()
-    return len(subject.of_table(source.name if source is not None and fits else None, Columns(asked)))
+    fits = source is not None and source.columns.keys() <= columns.keys()
+    return len(subject.of_table(source.name if source is not None and fits else None, Columns(columns)))
 
 
 def _parquet_blobs(folder: Path) -> Iterator[str]:
-    """Blobs that are tables, also those that no version knows of."""
+    """Blobs that are tables, also those that no version refers to."""
     for path in blob_files(folder):
         with path.open("rb") as file:
             if file.read(len(_PARQUET)) == _PARQUET:
@@ -182,7 +182,7 @@ def _size(places: Instead) -> int:
 
 
 def partitions_of(log: Log, changed: Iterable[str]) -> list[str]:
-    """The partitions whose files are to be written anew: those that change, and those that were ever truncated."""
+    """The partitions whose files are rewritten: those that change, and those that were ever truncated."""
     wanted = set(changed)
     wanted.update(partition for partition, last in log.positions().items() if begin_of(log, partition, last))
     return sorted(wanted)

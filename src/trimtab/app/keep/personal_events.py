@@ -1,4 +1,4 @@
-"""Which events a subject has left in the log and in tables of record, and what is to stand in their place."""
+"""Events of a subject in the log and in tables of record, and their replacements."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from trimtab.training.definitions import Model
 if TYPE_CHECKING:
     from trimtab.app.system import System
 
-Instead = dict[str, dict[int, bytes]]  # by partition and position: what stands there afterwards
+Instead = dict[str, dict[int, bytes]]  # by partition and position: the new payload
 Place = tuple[str, int]  # partition, position
-Asked = dict[str, tuple[set[str], set[str]]]  # by model: keys of requests that go; of these, some asked by others too
+RequestKeys = dict[str, tuple[set[str], set[str]]]  # by model: keys of erased requests; those that others share
 _BATCH = 10_000
 
 
-class TableTraces(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows of one source's table of record."""
+class TableErasure(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows to erase from one source's table of record."""
 
     rows: list[tuple[str, int, str]]  # partition, position, op
     instead: Columns | None  # rows to put in
 
 
 class _Seen(msgspec.Struct):
-    """One record of the event log or a table: whether it goes, and what its id's other records need to know."""
+    """One record of the event log or a table, and whether it is erased."""
 
     source: str
     id: str
@@ -50,11 +50,11 @@ class _Seen(msgspec.Struct):
     goes: bool = True
 
 
-class EventTraces:
+class PersonalEvents:
     """Finds a subject's events, and the deletions that name them.
 
-    A source with a key may have corrections: where an event had been another entity's before it was the subject's, a
-    deletion takes the place of the subject's version, or the version before would count again. # D26
+    A source with a key may have corrections: where an event belonged to another entity before it was the subject's, a
+    deletion replaces the subject's version, or the earlier version would count again. # D26
     """
 
     def __init__(self, system: System, subject: Subject) -> None:
@@ -63,8 +63,8 @@ class EventTraces:
         self._sources = {source.name: source for source in system.sources}
         self._seen: dict[Place, _Seen] = {}
 
-    def look(self) -> None:
-        """Note the records of the log that carry the key."""
+    def search_log(self) -> None:
+        """Collect the records of the log that carry the key."""
         tests: dict[str, Fits] = {ERASED: lambda values: False}
         for record in _records(self._system.state.events):
             if self._subject.may_be_in(record.payload):
@@ -72,17 +72,17 @@ class EventTraces:
                 if event.source not in tests:
                     tests[event.source] = self._subject.of_event(event.source)
                 if tests[event.source](event.values):
-                    self._note(record, event, wanted=True)
+                    self._add(record, event, wanted=True)
 
-    def look_at_table(self, name: str, table: Table) -> None:
-        """Note the rows of a table that carry the key."""
+    def search_table(self, name: str, table: Table) -> None:
+        """Collect the rows of a table that carry the key."""
         rows = table.scan()
         if rows.rows:
             chosen = self._subject.of_table(name if name in self._sources else None, rows)
-            self._note_rows(name, rows, chosen, wanted=True)
+            self._add_rows(name, rows, chosen, wanted=True)
 
     def follow_versions(self, tables: dict[str, Table]) -> None:
-        """Note the other versions of the events that were found, and decide what becomes of each."""
+        """Collect the other versions of the found events, and decide which are erased or replaced."""
         ids = {(s.source, s.id) for s in self._seen.values() if self._keyed(s.source)}
         if not ids:
             return
@@ -91,31 +91,31 @@ class EventTraces:
             if any(name in record.payload for name in names):
                 event = decode(record.payload)
                 if (event.source, event.id) in ids:
-                    self._note(record, event, wanted=False)
+                    self._add(record, event, wanted=False)
         for name in {source for source, _ in ids} & tables.keys():
             rows = tables[name].scan()
             if rows.rows:
                 chosen = [i for i, event_id in enumerate(rows["_id"].values.tolist()) if (name, event_id) in ids]
-                self._note_rows(name, rows, chosen, wanted=False)
+                self._add_rows(name, rows, chosen, wanted=False)
         versions = [s for s in self._seen.values() if (s.source, s.id) in ids]
         versions.sort(key=lambda s: (s.source, s.id, s.order))
         for _, group in groupby(versions, key=lambda s: (s.source, s.id)):
-            another = False  # an entity has had the event so far that is not the subject
+            another = False  # whether an earlier version belongs to another entity
             for seen in group:
                 another |= not seen.wanted and not seen.deletes
                 seen.replaced = seen.wanted and another
                 seen.goes = seen.wanted or (seen.deletes and not another)
 
-    def follow_labels(self, tables: dict[str, Table], asked: Asked) -> None:
-        """Note the labels of requests that go, but of those that somebody else's requests have too.
+    def follow_labels(self, tables: dict[str, Table], keys: RequestKeys) -> None:
+        """Collect the labels of erased requests, except those that requests of others share.
 
         Args:
             tables: The tables of record.
-            asked: By model, the keys of requests that go, and those that predictions about others have as well.
+            keys: By model, the keys of erased requests, and those that predictions about others have as well.
         """
         models = self._system.definitions.models.values()
         links = [
-            _Link(m, asked) for m in models if (m.label.key,) not in self._subject.places.get(m.label.source.name, [])
+            _Link(m, keys) for m in models if (m.label.key,) not in self._subject.places.get(m.label.source.name, [])
         ]
         links = [link for link in links if link.keys]
         names = [name.encode() for name in dict.fromkeys(n for link in links for n in (link.requests, link.labels))]
@@ -142,12 +142,12 @@ class EventTraces:
                         found.append((link, key, record, event))
         alone = [(record, event) for link, key, record, event in found if key in link.keys]
         for record, event in alone:
-            self._note(record, event, wanted=True)
+            self._add(record, event, wanted=True)
         if alone:
             self.follow_versions(tables)
 
     def instead(self) -> Instead:
-        """What the log is to say."""
+        """New payloads of the log."""
         found: Instead = {}
         for (partition, position), seen in self._seen.items():
             if seen.goes and seen.in_log:
@@ -155,9 +155,9 @@ class EventTraces:
                 found.setdefault(partition, {})[position] = payload
         return found
 
-    def in_tables(self) -> dict[str, TableTraces]:
-        """What goes from the tables."""
-        found: dict[str, TableTraces] = {}
+    def in_tables(self) -> dict[str, TableErasure]:
+        """Rows to erase from the tables, by source."""
+        found: dict[str, TableErasure] = {}
         going = sorted((s.source, place) for place, s in self._seen.items() if s.goes and s.in_table)
         for name, group in groupby(going, key=lambda one: one[0]):
             places = [place for _, place in group]
@@ -168,14 +168,14 @@ class EventTraces:
                 for place, s in zip(places, seen, strict=True)
                 if s.replaced
             ]
-            found[name] = TableTraces(rows=rows, instead=table_rows(self._sources[name], put) if put else None)
+            found[name] = TableErasure(rows=rows, instead=table_rows(self._sources[name], put) if put else None)
         return found
 
     def by_source(self) -> Counter[str]:
         """Events by source, each counted once wherever it lies."""
         return Counter(seen.source for seen in self._seen.values() if seen.goes)
 
-    def _note(self, record: LogRecord, event: Event, *, wanted: bool) -> None:
+    def _add(self, record: LogRecord, event: Event, *, wanted: bool) -> None:
         place = record.partition, record.position
         seen = self._seen.get(place)
         if seen is None:
@@ -187,9 +187,9 @@ class EventTraces:
         seen.in_log |= bool(record.payload)
         seen.in_table |= not record.payload
 
-    def _note_rows(self, name: str, rows: Columns, chosen: list[int], *, wanted: bool) -> None:
+    def _add_rows(self, name: str, rows: Columns, chosen: list[int], *, wanted: bool) -> None:
         for record, event in self._rows(name, rows, chosen):
-            self._note(record, event, wanted=wanted)
+            self._add(record, event, wanted=wanted)
 
     def _rows(self, name: str, rows: Columns, chosen: list[int]) -> Iterator[tuple[LogRecord, Event]]:
         columns = self._sources[name].columns if name in self._sources else {}
@@ -206,14 +206,14 @@ class EventTraces:
             yield LogRecord(row["_partition"], row["_position"], row["_append_at"], b""), event
 
     def _deletion(self, seen: _Seen) -> Event:
-        """A deletion of the event as the version that goes was: only key and time are left."""
+        """A deletion in place of the erased version: only key and time are left."""
         source, event = self._sources[seen.source], seen.event
         kept = {source.key, source.time}
         values = [v if name in kept else None for name, v in zip(source.columns, event.values, strict=False)]
         return msgspec.structs.replace(event, op="delete", values=tuple(values))
 
-    def going(self, source: str) -> set[str]:
-        """The ids of a source's events that go."""
+    def erased_ids(self, source: str) -> set[str]:
+        """The ids of a source's erased events."""
         return {seen.id for seen in self._seen.values() if seen.source == source and seen.goes and not seen.deletes}
 
     def _goes(self, record: LogRecord) -> bool:
@@ -225,20 +225,20 @@ class EventTraces:
 
 
 class _Link:
-    """A model's requests that go, by key, and where their labels are."""
+    """Keys of a model's erased requests, and the columns of their labels."""
 
-    def __init__(self, model: Model, asked: Asked) -> None:
+    def __init__(self, model: Model, keys: RequestKeys) -> None:
         self.requests, self.labels, self.column = model.request.name, model.label.source.name, model.label.key
-        gone, kept = asked[model.name]
-        self.keys = gone - kept
+        erased, shared = keys[model.name]
+        self.keys = erased - shared
 
     def keep(self, event: Event) -> None:
-        """Another request that stays: if it has one of the keys, the label is its own, too."""
+        """Keep the label of a request that stays, even if an erased one has the same key."""
         if event.op == "upsert":
             self.keys.discard(event.id)
 
     def key_of(self, event: Event, sources: Mapping[str, Source]) -> str | None:
-        """The request's key in an event of the label's source, if that request goes."""
+        """The request's key in a label event, if that request is erased."""
         place = list(sources[self.labels].columns).index(self.column)
         value = event.values[place] if place < len(event.values) else None
         return None if value is None or str(value) not in self.keys else str(value)

@@ -653,4 +653,4 @@ def test_keys_come_from_the_command_line_and_from_a_file(made_once: Made, tmp_pa
     assert "3 values were given" in run("customer_shop", TEXTS[0], "shop1", TEXTS[1])
     assert "line 2: needed is customer, shop, " in run("customer_shop", "--from", str(tmp_path / "pairs"))
     assert "Give a KEY, or --from FILE" in run("customer")
-    assert "there is none" in run("customer", "--from", str(tmp_path / "none"))
+    assert "not found" in run("customer", "--from", str(tmp_path / "none"))

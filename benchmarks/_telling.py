@@ -7,7 +7,7 @@ from time import perf_counter, process_time
 from typing import Any
 
 from trimtab.core.records import Prediction
-from trimtab.serving.http.requests.request_record import RequestRecord, Sink, Watch, begun
+from trimtab.serving.http.requests.request_record import RequestRecord, Sink, Telemetry, begun
 
 REQUESTS, BLOCK = 10_000, 500
 _HEADERS = [
@@ -19,7 +19,7 @@ _HEADERS = [
 def requests(sink: Sink) -> list[RequestRecord]:
     """Predictions over HTTP, as the event loop hands them on."""
     fields = dict.fromkeys(Prediction.__struct_fields__)
-    watch = Watch([sink], traced_share=1.0, most=2 * REQUESTS)
+    watch = Telemetry([sink], traced_share=1.0, most=2 * REQUESTS)
     out = []
     for n in range(REQUESTS):
         received_s = perf_counter()

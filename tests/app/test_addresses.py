@@ -28,8 +28,9 @@ from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.time import DAY_US, HOUR_US, format_time, parse_time_us
 from trimtab.features.online.read.entity_read import read_entity
 from trimtab.serving.client import connect
-from trimtab.serving.http.requests.access import right_of
+from trimtab.serving.http.routes.addresses import PROJECT, SERVICE
 from trimtab.serving.http.routes.operations import Move, RollBack
+from trimtab.serving.inference.rest import ADDRESSES as INFERENCE
 from trimtab.serving.problems import InvalidField
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -135,7 +136,7 @@ def test_an_alias_moves_only_from_where_it_is_expected_and_with_what_it_needs(as
         assert ask("PUT", f"{ALIASES}/challenger", body)[0] in (400, 422)
     assert ask("PUT", f"{ALIASES}/No%20Alias", move)[0] == 400
     assert ask("DELETE", f"{ALIASES}/challenger")[0] == 405
-    assert ask.headers["allow"] == "GET, PUT, POST, HEAD"
+    assert ask.headers["allow"] == "GET, HEAD, PUT, POST"
 
 
 def test_a_champion_that_is_moved_or_rolled_back_is_in_the_ledger_with_who_did_it(trained: Path) -> None:
@@ -336,12 +337,11 @@ def test_the_document_is_the_same_from_the_service_and_the_command(
     assert len(set(names)) == len(names)
 
 
-def test_what_changes_something_needs_more_than_the_right_to_read(served: tuple[Path, str]) -> None:
-    """An address that is added without a right of its own would be open to whoever may read."""
-    for path, operations in json.loads(openapi_of(served[0]))["paths"].items():
-        for method in set(operations) - {"get"}:
-            needed = right_of(method.upper(), path.replace("{", "").replace("}", ""))
-            assert needed == "read" if path == "/v2/repository/index" else needed in ("predict", "write", "admin")
+def test_what_changes_something_needs_more_than_the_right_to_read() -> None:
+    for address in (*SERVICE, *PROJECT, *INFERENCE):
+        if address.method != "GET":
+            read = address.path == "/v2/repository/index"  # a list, asked for by POST
+            assert address.right == "read" if read else address.right in ("predict", "write", "admin")
 
 
 def test_a_mistyped_address_is_none_whatever_the_host_is_called(served: tuple[Path, str]) -> None:

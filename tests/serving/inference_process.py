@@ -10,7 +10,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from conftest import Shop
 from trimtab.core.clock import SystemClock
 from trimtab.serving import HttpService, Limits, serve
-from trimtab.serving.inference.grpc_server import GrpcServer
+from trimtab.serving.inference.grpc_server import GrpcListener, GrpcServer
+from trimtab.serving.inference.rest import mount_inference
 
 
 def main(folder: Path) -> None:
@@ -20,13 +21,9 @@ def main(folder: Path) -> None:
         [shop.endpoint],
         shop.log,
         limits=Limits(body_bytes=400_000, rows=2_000, body_timeout_s=1.0),
-        beside=lambda service: GrpcServer(
-            service.inference,
-            access=service.access,
-            count=service.count,
-            announce=said.append,
-        ),
     )
+    inference = mount_inference(service)
+    service.lifecycle.server = GrpcServer(inference, service.count, GrpcListener(announce=said.append))
     try:
         # A test notices what holds up the end: it is longer than any of them waits.
         serve(service, port=0, grace_s=600.0, announce=lambda url: print(url, said[0], flush=True))

@@ -59,7 +59,8 @@ def answerer(folder: Path, name: str, log: PredictionLog) -> Answerer:
 
 
 def main(folder: Path) -> None:
-    from trimtab.serving.inference.grpc_server import GrpcServer
+    from trimtab.serving.inference.grpc_server import GrpcListener, GrpcServer
+    from trimtab.serving.inference.rest import mount_inference
 
     log = PredictionLog(SqliteLog(folder / "served" / "predictions", mode="relaxed"))
     endpoints, said = [], list[str]()
@@ -67,13 +68,9 @@ def main(folder: Path) -> None:
         made = answerer(folder, file.name, log)
         endpoints.append(Endpoint(made.served.model))
         endpoints[-1].swap(made)
-    service = HttpService(
-        endpoints,
-        log,
-        beside=lambda service: GrpcServer(
-            service.inference, access=service.access, count=service.count, announce=said.append
-        ),
-    )
+    service = HttpService(endpoints, log)
+    inference = mount_inference(service)
+    service.lifecycle.server = GrpcServer(inference, service.count, GrpcListener(announce=said.append))
     try:
         serve(service, port=0, announce=lambda url: print(url, said[0], flush=True))
     finally:

@@ -19,6 +19,8 @@ from trimtab.core.clock import SystemClock
 from trimtab.core.errors import TrimtabError
 from trimtab.serving import Applier, HttpService, Limits, serve
 from trimtab.serving.http.requests.threads import leave
+from trimtab.serving.http.service import ServiceHooks
+from trimtab.serving.inference.rest import mount_inference
 
 
 class Toiling:
@@ -60,10 +62,12 @@ def main(folder: Path, mode: Any, port: int, work_s: float = 0.0, grace_s: float
         shop.log,
         push=shop.ingestor.push,
         wait_applied=applier.wait_applied,
-        ready=ready,
+        hooks=ServiceHooks(ready=ready),
         limits=Limits(body_bytes=200_000, rows=100, body_timeout_s=1.0),
     )
-    service.metrics.gauge("trimtab_lag_records", "Events not applied yet.", (), lambda: {(): applier.lag_records()})
+    mount_inference(service)
+    lag = "trimtab_lag_records", "Events not applied yet."
+    service.parts.metrics.gauge(*lag, (), lambda: {(): applier.lag_records()})
     try:
         serve(service, port=port, grace_s=grace_s)
     finally:

@@ -18,7 +18,10 @@ from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.serving import access_keys
 from trimtab.serving.access_keys import AccessKeys, KeyWatch, Role, rate_per_s
-from trimtab.serving.http.requests.access import ANYBODY, Access, request_id, right_of
+from trimtab.serving.http.requests.access import ANYBODY, Access, request_id
+from trimtab.serving.http.routes.address import Application, Router
+from trimtab.serving.http.routes.addresses import PROJECT, SERVICE
+from trimtab.serving.inference.rest import ADDRESSES as INFERENCE
 from trimtab.serving.problems import Refused
 from trimtab.store.ports import Append, Put
 from trimtab.store.sql_catalog import SqlCatalog
@@ -293,17 +296,28 @@ def test_a_watch_goes_on_after_any_fault(
     assert "access keys cannot be read: once" in caplog.text
 
 
-def test_each_address_needs_a_right_and_one_that_is_not_named_that_to_administer() -> None:
+def test_each_address_needs_the_right_of_its_row_and_nothing_more_where_nothing_answers() -> None:
+    router = Router()
+    router.mount(Application(None, SERVICE, ""))
+    router.mount(Application(None, PROJECT, ""))
+    router.mount(Application(None, INFERENCE, "", prefix="/v2", slashes=True))
+
+    def right_of(method: str, path: str) -> Role | None:
+        return router.find(method, path).right
+
     assert right_of("POST", "/v1/models/a/aliases/champion/rollback") == "admin"
     assert right_of("PUT", "/v1/models/a/aliases/champion") == "admin"
     assert right_of("POST", "/v2/repository/models/a/load") == "admin"
     assert right_of("POST", "/v2/models/a/infer") == "predict"
-    assert right_of("POST", "/v2/models/a/versions/2/infer") == "predict"
+    assert right_of("POST", "/v2/models/a/versions/2/infer/") == "predict"
     assert right_of("POST", "/v1/labels/a") == "write"
-    assert right_of("DELETE", "/health/ready/x") == "admin"
-    assert right_of("POST", "/v1/model/a/predict") == "admin"
     assert right_of("GET", "/openapi.json") == "read"
     assert right_of("GET", "/docs") is None
+    assert right_of("POST", "/docs") is None  # refused by its method, whoever the client is
+    assert right_of("GET", "/v1/models/a/predict") == "predict"
+    for method, path in (("DELETE", "/health/ready/x"), ("POST", "/v1/model/a/predict"), ("PUT", "/v1/labels/a")):
+        match = router.find(method, path)
+        assert (match.address, match.right) == (None, "read")
 
 
 @given(st.binary(max_size=200))

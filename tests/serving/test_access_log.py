@@ -25,8 +25,9 @@ from trimtab.core.errors import Unavailable
 from trimtab.core.records import Prediction
 from trimtab.serving import HttpService
 from trimtab.serving.http.requests.access_log import AccessLog, _Lines, printable
-from trimtab.serving.http.requests.request_record import STAGES, RequestRecord, Watch
+from trimtab.serving.http.requests.request_record import STAGES, RequestRecord, Telemetry
 from trimtab.serving.http.requests.traces import Traces
+from trimtab.serving.http.service import ServiceHooks
 
 pytestmark = pytest.mark.fast
 PARTS = "features", "model"
@@ -35,7 +36,7 @@ PARTS = "features", "model"
 def exchange(path: str = "/metrics", **headers: str) -> RequestRecord:
     named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     made = RequestRecord(perf_counter(), "GET", path, named, ("127.0.0.1", 1))
-    made.watched = True
+    made.observed = True
     return made
 
 
@@ -154,7 +155,7 @@ def test_a_log_that_cannot_be_written_says_so_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 def test_what_a_full_disk_refuses_is_counted_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    with Watch([AccessLog("/dev/full")]) as watch:
+    with Telemetry([AccessLog("/dev/full")]) as watch:
         for _ in range(3):
             watch.end(exchange(), 200, 0)
             soon(lambda: not watch.waiting)
@@ -181,7 +182,7 @@ class Stuck:
 
 def test_what_a_slow_reader_does_not_take_is_dropped_and_counted_and_nobody_waits() -> None:
     sink = Stuck()
-    with Watch([sink], most=100) as watch:
+    with Telemetry([sink], most=100) as watch:
         for _ in range(5_000):
             watch.end(exchange(), 200, 0)
         sink.free.set()
@@ -203,8 +204,8 @@ def test_exchanges_that_wait_hold_little(shop: Any) -> None:
             assert len(answer.json()["predictions"]) == 50
             await client.get("/" + "a" * 9_000, headers={"tracestate": "y" * 9_000})
 
-    with Watch([sink]) as watch:
-        service = HttpService([shop.endpoint], shop.log, watch=watch)
+    with Telemetry([sink]) as watch:
+        service = HttpService([shop.endpoint], shop.log, hooks=ServiceHooks(telemetry=watch))
         asyncio.run(talk(service))
         service.close()
         sink.free.set()
@@ -223,7 +224,7 @@ def test_a_request_is_traced_by_the_flag_that_it_carries_else_by_the_share() -> 
     sink = Tracing()
     sink.free.set()
     carried = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0{}"
-    with Watch([sink], traced_share=0.0) as watch:
+    with Telemetry([sink], traced_share=0.0) as watch:
         for flag in ("0", "1", "2", "3"):
             headers = [(b"traceparent", carried.format(flag).encode())]
             ask(watch, f"/{flag}", headers)
@@ -232,13 +233,13 @@ def test_a_request_is_traced_by_the_flag_that_it_carries_else_by_the_share() -> 
     assert [one.path for one in sink.taken] == ["/1", "/3"]
 
 
-def ask(watch: Watch, path: str, headers: list[tuple[bytes, bytes]]) -> None:
+def ask(watch: Telemetry, path: str, headers: list[tuple[bytes, bytes]]) -> None:
     if (begun := watch.begin(0.0, "POST", path, headers, None)) is not None:
         watch.end(begun, 200, 0)
 
 
 def test_a_request_whose_asker_hung_up_has_the_status_499(tmp_path: Path) -> None:
-    with Watch([AccessLog(tmp_path / "log")]) as watch:
+    with Telemetry([AccessLog(tmp_path / "log")]) as watch:
         watch.end(exchange(), 0, 0)
     (line,) = (tmp_path / "log").read_text("utf-8").splitlines()
     assert json.loads(line)["status"] == 499

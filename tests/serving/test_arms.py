@@ -279,12 +279,14 @@ def test_what_became_of_requests_for_shadows_is_counted_for_all_of_them_and_only
     service = HttpService([endpoint], shop.log)
 
     def figures() -> dict[str, int]:
-        found = re.findall(r'trimtab_shadow_requests_total{model="late",fate="(\w+)"} (\d+)', service.metrics.text())
+        found = re.findall(
+            r'trimtab_shadow_requests_total{model="late",fate="(\w+)"} (\d+)', service.parts.metrics.text()
+        )
         return {fate: int(count) for fate, count in found}
 
     async def offered(scorer: Any = None) -> dict[str, int]:
         shadow = endpoint.shadow = Shadow(other(shop, "shadow", scorer=scorer), everybody, endpoint.shadowed)
-        offers = Shadowing(service.turns, service._commit)
+        offers = Shadowing(service.parts.scheduler, service.parts.commit)
         offers.offer(shadow, [shop.ask(user) for user in users(4)])
         while shadow.waits or sum(counted(shadow)) < before + 4:
             await asyncio.sleep(0.002)

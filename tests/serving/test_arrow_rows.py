@@ -16,6 +16,7 @@ from arro3.io import read_ipc_stream, write_ipc_stream
 
 from trimtab.core.columns.data import Columns
 from trimtab.serving import HttpService, Limits
+from trimtab.serving.inference.rest import mount_inference
 
 ARROW = "application/vnd.apache.arrow.stream"
 AT_US = 1_700_000_000_000_000
@@ -85,6 +86,7 @@ def test_wrong_streams_are_refused_with_the_field(running: Any) -> None:
 
 def test_a_limit_of_few_rows_holds_by_every_way_in(shop: Any) -> None:
     service = HttpService([shop.endpoint], shop.log, limits=Limits(rows=3))
+    mount_inference(service)
 
     async def ask_all(count: int) -> list[tuple[int, str]]:
         rows = [shop.ask(id=f"c{n}") for n in range(count)]

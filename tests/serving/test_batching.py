@@ -231,7 +231,7 @@ def test_requests_of_a_slow_model_share_its_calls_and_each_is_answered_and_logge
         assert [one["request_id"] for one in answers] == [f"r{n}" for n in range(24)]
         assert slow.batches == [24]
         assert len({one["id"] for one in answers}) == 24
-        text = service.metrics.text()
+        text = service.parts.metrics.text()
         assert 'trimtab_model_batches_total{model="late",rows="32"} 1' in text
         assert 'trimtab_model_row_seconds{model="late",rows="32"}' in text
         assert 'trimtab_predictions_total{model="late",fate="logged"} 24' in text
@@ -259,7 +259,7 @@ def batched(shop: Any, count: int, *, timeout_s: float | None = None) -> tuple[l
                 found.append(msgspec.json.decode(one.answer()))  # type: ignore[union-attr]
             except Unavailable as error:
                 found.append(type(error).__name__)
-        text = service.metrics.text()
+        text = service.parts.metrics.text()
         service.close()
         return found, text
 

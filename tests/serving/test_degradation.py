@@ -28,6 +28,7 @@ from trimtab.serving import HttpService
 from trimtab.serving.answer.inputs import BareInputs, OnlineInputs
 from trimtab.serving.arms.endpoint import Endpoint
 from trimtab.serving.failures import Late, ModelFailed
+from trimtab.serving.inference.rest import mount_inference
 from trimtab.serving.protect.degradation import Degrading, degrade
 
 
@@ -491,9 +492,10 @@ def test_late_work_does_not_hold_up_who_answers_in_its_place(shop: Any) -> None:
     over = threading.Event()
     Degraded(shop, rule=0.5, after="20ms")
     service = HttpService([shop.endpoint], shop.log)
+    mount_inference(service)
 
     async def talk() -> None:
-        late = [asyncio.create_task(service.threads.work(over.wait, 60)) for _ in range(8)]
+        late = [asyncio.create_task(service.parts.threads.work(over.wait, 60)) for _ in range(8)]
         rows = [shop.ask(id=f"c{n}") for n in range(70)]
         transport = httpx.ASGITransport(app=service)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
@@ -517,6 +519,7 @@ class Asking:
         self.shop = shop
         self.over = threading.Event()
         self.service = HttpService([shop.endpoint], shop.log)
+        mount_inference(self.service)
         self.rows = [shop.ask(id=f"c{n}") for n in range(70)]
 
     def requests(self) -> dict[str, tuple[str, bytes, str]]:
@@ -559,7 +562,7 @@ def test_what_waits_for_a_thread_is_late_when_its_time_is_over(shop: Any, kind: 
     headers = {"content-type": media_type}
 
     async def talk(client: httpx.AsyncClient) -> None:
-        threads = asking.service.threads
+        threads = asking.service.parts.threads
         busy = [asyncio.create_task(threads.work(asking.over.wait, 60)) for _ in range(8)]
         late = await client.post(path, content=body, headers={**headers, "x-timeout-ms": "50"})
         assert (late.status_code, "in time" in late.text) == (504, True)
@@ -612,7 +615,7 @@ def test_a_model_without_a_version_says_so_however_busy_the_service_is(shop: Any
     path, body, media_type = asking.requests()[kind]
 
     async def talk(client: httpx.AsyncClient) -> None:
-        threads = asking.service.threads
+        threads = asking.service.parts.threads
         for busy in (8, threads.at_once - 8):  # nobody is free to work, then there is no room to wait either
             others.extend(asyncio.create_task(threads.work(asking.over.wait, 60)) for _ in range(busy))
             await asyncio.sleep(0)

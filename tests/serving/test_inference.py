@@ -25,6 +25,7 @@ from trimtab.serving.answer.served import shown
 from trimtab.serving.inference import inferring, rest
 from trimtab.serving.inference.binary import BINARY_SIZE
 from trimtab.serving.inference.request_columns import check_names, rows_of
+from trimtab.serving.inference.rest import mount_inference
 from trimtab.serving.inference.tensors import InputTensor, OutputTensor
 
 Shop = Any  # from conftest
@@ -34,6 +35,7 @@ LENGTH = "inference-header-content-length"
 
 def talk(shop: Shop, say: Callable[[httpx.AsyncClient], Awaitable[None]], **limits: int) -> None:
     service = HttpService([shop.endpoint, *getattr(shop, "more", [])], shop.log, limits=Limits(**limits))
+    mount_inference(service)
 
     async def main() -> None:
         transport = httpx.ASGITransport(app=service)
@@ -548,7 +550,7 @@ class Call:
 def test_the_time_of_a_grpc_call_counts_from_its_arrival_once(shop: Shop, streamed: bool) -> None:
     """What was left of it was read after the message, and counted from when that had come: the wait between, twice."""
     pytest.importorskip("grpc", reason="grpcio is not installed")
-    from trimtab.serving.inference.grpc_server import GrpcServer
+    from trimtab.serving.inference.grpc_server import GrpcListener, GrpcServer
     from trimtab.serving.inference.messages import build_messages
 
     messages, over = build_messages(), threading.Event()
@@ -563,10 +565,10 @@ def test_the_time_of_a_grpc_call_counts_from_its_arrival_once(shop: Shop, stream
         return await server._unary("ModelInfer", "predict", server._not_loaded)(request.SerializeToString(), call)
 
     async def main() -> None:
-        server, call = GrpcServer(service.inference, access=service.access, count=service.count), Call()
-        busy = [asyncio.create_task(service.threads.work(over.wait)) for _ in range(8)]
+        server, call = GrpcServer(mount_inference(service), service.count, GrpcListener()), Call()
+        busy = [asyncio.create_task(service.parts.threads.work(over.wait)) for _ in range(8)]
         asked = asyncio.create_task(answered(server, call))
-        while service.threads.under_way < 9:
+        while service.parts.threads.under_way < 9:
             await asyncio.sleep(0.001)
         call.left_s = -1.0  # as if it had waited for that long; the test does not
         over.set()
@@ -589,7 +591,7 @@ def test_the_time_of_a_grpc_call_counts_from_its_arrival_once(shop: Shop, stream
 
 def test_an_error_in_a_stream_has_the_id_of_its_request(shop: Shop) -> None:
     pytest.importorskip("grpc", reason="grpcio is not installed")
-    from trimtab.serving.inference.grpc_server import GrpcServer
+    from trimtab.serving.inference.grpc_server import GrpcListener, GrpcServer
     from trimtab.serving.inference.messages import build_messages
 
     messages = build_messages()
@@ -602,7 +604,7 @@ def test_an_error_in_a_stream_has_the_id_of_its_request(shop: Shop) -> None:
         yield b"no message"
 
     async def main() -> None:
-        server = GrpcServer(service.inference, access=service.access, count=service.count)
+        server = GrpcServer(mount_inference(service), service.count, GrpcListener())
         stream = server._model_stream_infer(sent(), Call())
         told = [messages["ModelStreamInferResponse"].FromString(one) async for one in stream]
         assert [one.infer_response.id for one in told] == ["first", "second", "", ""]
@@ -618,7 +620,7 @@ def test_an_error_in_a_stream_has_the_id_of_its_request(shop: Shop) -> None:
 
 def test_an_empty_batch_is_answered_alike_as_json_and_as_typed_tensors(shop: Shop) -> None:
     pytest.importorskip("grpc", reason="grpcio is not installed")
-    from trimtab.serving.inference.grpc_server import GrpcServer
+    from trimtab.serving.inference.grpc_server import GrpcListener, GrpcServer
     from trimtab.serving.inference.messages import build_messages
 
     request = build_messages()["ModelInferRequest"](model_name="late")
@@ -626,7 +628,7 @@ def test_an_empty_batch_is_answered_alike_as_json_and_as_typed_tensors(shop: Sho
         request.inputs.add(name=one["name"], datatype=one["datatype"], shape=[0])
 
     async def main() -> None:
-        server = GrpcServer(service.inference, access=service.access, count=service.count)
+        server = GrpcServer(mount_inference(service), service.count, GrpcListener())
         sent = request.SerializeToString()
         response = await server._unary("ModelInfer", "predict", server._not_loaded)(sent, Call())
         told = build_messages()["ModelInferResponse"].FromString(response)
@@ -649,7 +651,7 @@ def test_a_model_that_raises_is_said_to_have_failed_over_grpc(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("grpc", reason="grpcio is not installed")
-    from trimtab.serving.inference.grpc_server import GrpcServer
+    from trimtab.serving.inference.grpc_server import GrpcListener, GrpcServer
 
     def fail(row: list[float]) -> float:
         raise ValueError("a secret of the model's")
@@ -659,7 +661,7 @@ def test_a_model_that_raises_is_said_to_have_failed_over_grpc(
     request = build_request(shop)
 
     async def main() -> None:
-        server = GrpcServer(service.inference, access=service.access, count=service.count)
+        server = GrpcServer(mount_inference(service), service.count, GrpcListener())
         await server._unary("ModelInfer", "predict", server._not_loaded)(request.SerializeToString(), Call())
 
     service = HttpService([shop.endpoint], shop.log)

@@ -16,9 +16,8 @@ import pytest
 
 import forked
 from trimtab.core.errors import Unavailable
-from trimtab.serving.http.requests.access import Access
 from trimtab.serving.http.server.server import listen, listen_advice
-from trimtab.serving.inference.grpc_server import GrpcServer, check_free
+from trimtab.serving.inference.grpc_server import GrpcListener, GrpcServer, check_free
 from trimtab.serving.inference.messages import build_messages
 
 pytest.importorskip("tritonclient", reason="tritonclient is not installed")
@@ -157,7 +156,7 @@ def test_a_port_that_is_taken_is_named_before_anything_starts(start_server: Any,
     server = start_server(tmp_path)
     try:
         with pytest.raises(Unavailable, match=f"gRPC on 127.0.0.1:{server.port}: cannot be listened on"):
-            GrpcServer(None, access=Access(), count=print, port=server.port)  # type: ignore[arg-type]
+            GrpcServer(None, print, GrpcListener(port=server.port))  # type: ignore[arg-type]
     finally:
         server.stop()
 
@@ -265,13 +264,14 @@ sys.path.insert(0, sys.argv[1])
 from conftest import Shop
 from trimtab.core.errors import Unavailable
 from trimtab.serving import HttpService, serve
-from trimtab.serving.inference.grpc_server import GrpcServer
+from trimtab.serving.inference.grpc_server import GrpcListener, GrpcServer
+from trimtab.serving.inference.rest import mount_inference
 
 shop = Shop(Path(sys.argv[2]))
 with socket.create_server(("127.0.0.1", 0)) as free:
     port = free.getsockname()[1]
-make = lambda service: GrpcServer(service.inference, access=service.access, count=service.count, port=port)
-service = HttpService([shop.endpoint], shop.log, beside=make)
+service = HttpService([shop.endpoint], shop.log)
+service.lifecycle.server = GrpcServer(mount_inference(service), service.count, GrpcListener(port=port))
 with socket.create_server(("127.0.0.1", port)):  # somebody takes it before it begins
     try:
         serve(service, port=0)

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trimtab.serving import HttpService, Limits
+from trimtab.serving.inference.rest import mount_inference
 from trimtab.serving.inference.tensors import DATATYPES, InputTensor, OutputTensor, elements
 
 LENGTH = "inference-header-content-length"
@@ -33,6 +34,7 @@ class Asker:
     def __init__(self, shop: Any) -> None:
         self.shop = shop
         self.service = HttpService([shop.endpoint], shop.log, limits=Limits(rows=50, body_bytes=20_000))
+        mount_inference(self.service)
         self.loop = asyncio.new_event_loop()
 
     def post(self, path: str, body: bytes, headers: dict[str, str]) -> httpx.Response:

@@ -277,7 +277,7 @@ def test_searches_leave_the_working_threads_to_those_who_work(shop: Any) -> None
         store.open.clear()
         path = "/v1/predictions/p_" + "0" * 26
         searches = [asyncio.create_task(client.get(path)) for _ in range(8)]
-        while service.threads.under_way < 8:
+        while service.parts.threads.under_way < 8:
             await asyncio.sleep(0.001)
         answer = await client.post("/v1/models/late/predict", json={"rows": [shop.ask()] * 70})
         assert (answer.status_code, len(answer.json()["predictions"])) == (200, 70)

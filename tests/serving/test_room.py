@@ -16,9 +16,10 @@ import pytest
 
 from trimtab.core.errors import Misuse
 from trimtab.serving import HttpService, Limits
+from trimtab.serving.http.requests.http_request import HttpRequest
 from trimtab.serving.http.requests.room import Room, check_decoded, decoded_bytes
 from trimtab.serving.http.requests.threads import Threads
-from trimtab.serving.http.routes.routes import Asked
+from trimtab.serving.inference.rest import mount_inference
 from trimtab.serving.problems import Refused
 
 MB = 1 << 20
@@ -84,6 +85,7 @@ def test_few_bytes_of_json_may_not_become_much() -> None:
 @pytest.fixture
 def service(shop: Any) -> Iterator[HttpService]:
     made = HttpService([shop.endpoint], shop.log, limits=Limits(body_bytes=MB, bodies_bytes=1), push=shop.ingestor.push)
+    mount_inference(made)
     yield made
     made.close()
 
@@ -94,7 +96,7 @@ def test_small_requests_come_through_while_large_ones_are_refused_with_a_time_to
     rows = [{"user": "x" * 8_000, "paid_at": shop.clock.now_us()}] * 80
 
     async def ask() -> None:
-        held = service.room.share()
+        held = service.parts.room.share()
         assert held.add(2 * MB)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(service), base_url="http://127.0.0.1") as client:
             refused = await client.post(EVENTS, json=rows)
@@ -106,7 +108,7 @@ def test_small_requests_come_through_while_large_ones_are_refused_with_a_time_to
             assert (await client.post(PREDICT, json={"request": shop.ask()})).status_code == 200
             held.close()
             assert (await client.post(EVENTS, json=rows)).status_code == 200
-        assert service.room.used_bytes == 0
+        assert service.parts.room.used_bytes == 0
 
     asyncio.run(ask())
 
@@ -188,7 +190,7 @@ def test_large_bodies_of_further_addresses_are_decoded_in_a_thread() -> None:
         async def receive() -> dict[str, Any]:
             return {"type": "http.request", "body": sent}
 
-        found = await Asked({"headers": []}, receive, Limits(), threads).body(Label)
+        found = await HttpRequest({"headers": []}, receive, {}, Limits(), threads).decoded(Label)
         assert found.value == 1
         threads.close(1.0)
 

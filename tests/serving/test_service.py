@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -21,6 +20,11 @@ from trimtab.core.time import HOUR_US
 from trimtab.serving import Applier, Endpoint, HttpService, Limits, Precomputed
 from trimtab.serving.answer.request_rows import RequestRows
 from trimtab.serving.answer.served import shown
+from trimtab.serving.http.requests.http_request import HttpRequest
+from trimtab.serving.http.requests.wire import Reply
+from trimtab.serving.http.routes.address import Address, Application
+from trimtab.serving.http.service import ServiceHooks
+from trimtab.serving.inference.rest import mount_inference
 from trimtab.serving.observe.log_throttle import ThrottledLogger
 
 Shop = Any  # from conftest
@@ -122,7 +126,7 @@ def test_a_fault_of_the_server_is_a_problem_that_tells_nothing(shop: Shop, caplo
 
 def test_readiness_waits_for_versions_and_for_what_else_is_asked(shop: Shop) -> None:
     empty, trouble = Endpoint("late"), ["the views are being filled"]
-    service = HttpService([empty], shop.log, ready=lambda: trouble[0] if trouble else None)
+    service = HttpService([empty], shop.log, hooks=ServiceHooks(ready=lambda: trouble[0] if trouble else None))
 
     async def talk(client: httpx.AsyncClient) -> None:
         first = await client.get("/health/ready")
@@ -197,29 +201,26 @@ def test_large_bodies_are_read_and_many_answers_written_in_threads(shop: Shop) -
 def test_other_paths_go_to_the_application(shop: Shop) -> None:
     async def talk(client: httpx.AsyncClient) -> None:
         assert (await client.get("/pages/models")).text == "/pages/models"
-        assert (await client.get("/v1/models/none/predict")).status_code == 404
+        assert (await client.post("/v1/models/none/predict")).status_code == 404
         assert (await client.get("/health/live")).json() == {"status": "live"}
 
-    run(HttpService([shop.endpoint], shop.log, more=lambda service: More()), talk)
+    run(with_pages(shop), talk)
 
 
-class More:
-    """An application that answers to anything under /pages, and says that nothing is elsewhere."""
+def with_pages(shop: Shop) -> HttpService:
+    """A service with a mounted application, one row of which changes something."""
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        status = 200 if await self.answers(scope) else 404
-        await send({"type": "http.response.start", "status": status, "headers": []})
-        await send({"type": "http.response.body", "body": scope["path"].encode()})
+    async def show(root: str, request: HttpRequest) -> Reply:
+        return Reply(200, f"{root}/{request.names['page']}".encode())
 
-    async def answers(self, scope: Any) -> bool:
-        found: str = scope["path"]
-        return found.startswith("/pages")
+    rows = Address("GET", "/pages/{page*}", "read", show), Address("POST", "/pages/{page*}", "admin", show)
+    service = HttpService([shop.endpoint], shop.log)
+    service.mount(Application("/pages", rows, "See /pages."))
+    mount_inference(service)
+    return service
 
 
-def test_what_answers_and_has_no_right_of_its_own_is_for_who_administers(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An address that somebody adds and does not name in `right_of` must not be open to whoever may read."""
+def test_an_address_needs_the_right_of_its_row_and_what_is_not_there_the_right_to_read(shop: Shop) -> None:
 
     async def talk(client: httpx.AsyncClient) -> None:
         elsewhere = {"host": "models.example.com"}
@@ -229,11 +230,11 @@ def test_what_answers_and_has_no_right_of_its_own_is_for_who_administers(
         assert (await client.post("/v2/nothing", headers=elsewhere)).status_code == 404
         assert (await client.post("/v2/models/late", headers=elsewhere)).status_code == 405
         assert (await client.post("/v2/repository/models/late/load", headers=elsewhere)).status_code == 403
-        assert (await client.delete("/pages/models", headers={"host": "127.0.0.1"})).status_code == 200
-        monkeypatch.setattr("trimtab.serving.http.requests.access._WRITES", re.compile("none"))
-        assert (await client.post("/v1/events/payments", headers=elsewhere, json={})).status_code == 500
+        assert (await client.post("/pages/models", headers={"host": "127.0.0.1"})).status_code == 200
+        refused = await client.delete("/pages/models", headers=elsewhere)
+        assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD, POST")
 
-    run(HttpService([shop.endpoint], shop.log, more=lambda service: More()), talk)
+    run(with_pages(shop), talk)
 
 
 def test_stored_answers_are_given_as_they_are_and_others_made_now(shop: Shop) -> None:
@@ -306,7 +307,7 @@ def test_a_state_that_cannot_be_looked_at_is_not_ready(shop: Shop) -> None:
         answer = await client.get("/health/ready")
         assert (answer.status_code, answer.json()["detail"]) == (503, "not ready: data.mdb: damaged. Move it away.")
 
-    run(HttpService([shop.endpoint], shop.log, ready=damaged), talk)
+    run(HttpService([shop.endpoint], shop.log, hooks=ServiceHooks(ready=damaged)), talk)
 
 
 def test_events_are_waited_for_no_longer_than_their_sender_waits(shop: Shop) -> None:

@@ -26,6 +26,7 @@ from trimtab.core.errors import Unavailable
 from trimtab.serving import Endpoint, HttpService
 from trimtab.serving.answer.batching import BatchCosts
 from trimtab.serving.http.requests.limits import Limits
+from trimtab.serving.inference.rest import mount_inference
 from trimtab.training.runtimes import runtime_named
 
 
@@ -95,6 +96,7 @@ def test_a_model_that_falls_asleep_while_it_is_asked_is_never_loaded_in_the_even
 
     path, body, kind = asked(shop, road)
     service = HttpService([endpoint], shop.log)
+    mount_inference(service)
 
     async def ask() -> None:
         transport = httpx.ASGITransport(app=service)
@@ -126,6 +128,7 @@ def test_requests_that_wait_for_a_model_to_be_loaded_hold_up_nobody(shop: Any, r
 
     late.unload(wake)
     service = HttpService([late, quick], shop.log, limits=Limits(slow_at_once=16, predict_at_once=12))
+    mount_inference(service)
     predictor = service.predictors["late"]
 
     async def talk(client: httpx.AsyncClient) -> None:
@@ -135,7 +138,7 @@ def test_requests_that_wait_for_a_model_to_be_loaded_hold_up_nobody(shop: Any, r
         waiting: list[asyncio.Task[httpx.Response]] = []
         for count in range(1, 17):
             waiting.append(ask())
-            while predictor.waking.askers < count and not waiting[-1].done():
+            while predictor.loading.askers < count and not waiting[-1].done():
                 await asyncio.sleep(0.001)
             if count == 8:
                 late_one = await ask(**{"x-timeout-ms": "50"})
@@ -146,11 +149,11 @@ def test_requests_that_wait_for_a_model_to_be_loaded_hold_up_nobody(shop: Any, r
             sent = {"rows": [shop.ask(id=f"c{n}") for n in range(rows)]}
             answer = await client.post("/v1/models/quick/predict", json=sent)
             assert answer.status_code == 200, answer.text
-        assert await service.threads.work(lambda: "events are taken") == "events are taken"
+        assert await service.parts.threads.work(lambda: "events are taken") == "events are taken"
         assert not any(one.done() for one in waiting)
         loaded.set()
         assert {one.status_code for one in await asyncio.gather(*waiting)} == {200}
-        assert service.turns.under_way == 0
+        assert service.parts.scheduler.under_way == 0
 
     async def main() -> None:
         transport = httpx.ASGITransport(app=service)
@@ -176,6 +179,7 @@ def test_a_load_that_fails_is_told_to_all_who_wait_for_it_and_tried_again(shop: 
 
     endpoint.unload(wake)
     service = HttpService([endpoint], shop.log)
+    mount_inference(service)
     path, body, kind = asked(shop, "json")
 
     async def main() -> None:
@@ -204,6 +208,7 @@ def test_a_model_that_was_woken_is_let_go_of_when_it_sleeps_again(shop: Any, roa
 
     endpoint.unload(wake)
     service = HttpService([endpoint], shop.log)
+    mount_inference(service)
     path, body, kind = asked(shop, road)
 
     async def main() -> None:
@@ -231,6 +236,7 @@ def test_why_a_load_failed_is_forgotten_once_it_was_told(shop: Any) -> None:
 
     shop.endpoint.unload(wake)
     service = HttpService([shop.endpoint], shop.log)
+    mount_inference(service)
     path, body, kind = asked(shop, "json")
 
     async def main() -> None:
@@ -254,6 +260,7 @@ def test_nothing_is_said_of_a_load_that_fails_when_nobody_waits_for_it_any_more(
 
     shop.endpoint.unload(wake)
     service = HttpService([shop.endpoint], shop.log)
+    mount_inference(service)
     path, body, kind = asked(shop, "json")
     said: list[dict[str, Any]] = []
 

@@ -12,7 +12,7 @@ import pytest
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from processes import within
-from trimtab.serving.http.requests.request_record import AT_ONCE, RequestRecord, Untold, Watch
+from trimtab.serving.http.requests.request_record import AT_ONCE, DroppedRecordsError, RequestRecord, Telemetry
 from trimtab.serving.http.requests.traces import QUEUE, Traces
 
 pytestmark = pytest.mark.fast
@@ -41,7 +41,7 @@ def predictions(count: int) -> list[RequestRecord]:
 def prediction() -> RequestRecord:
     received_s = perf_counter()
     one = RequestRecord(received_s, "POST", "/v1/models/late/predict", [], ("127.0.0.1", 1))
-    one.traced = one.watched = True
+    one.traced = one.observed = True
     one.times = tuple(received_s + us / 1e6 for us in (0, 1, 5, 31, 35, 40))
     one.features_s, one.model_s = 12e-6, 5e-6
     return one
@@ -63,7 +63,7 @@ def test_requests_whose_spans_find_no_room_are_counted_and_said_once(
 ) -> None:
     monkeypatch.setenv(QUEUE, "603")
     held = Held()
-    with Watch([Traces(exporter=held)]) as watch:
+    with Telemetry([Traces(exporter=held)]) as watch:
         for count, untold in ((150, 50), (5, 55)):
             for one in predictions(count):
                 watch.end(one, 200, 0)
@@ -79,7 +79,7 @@ def test_there_is_room_again_when_the_collector_is_done_with_some(monkeypatch: p
     held = Held()
     traces = Traces(exporter=held)
     traces.write(predictions(100), 0)
-    with pytest.raises(Untold):
+    with pytest.raises(DroppedRecordsError):
         traces.write(predictions(1), 0)
     held.free.set()
     traces._provider.force_flush()

@@ -1,22 +1,20 @@
-"""Access rights, further routes and the OpenAPI document of a project's service."""
+"""Keys, addresses and the OpenAPI document of a project's service."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from trimtab.serving.access_keys import KeyWatch
 from trimtab.serving.http.requests.access import Access
-from trimtab.serving.http.requests.wire import Receive, Scope, Send
 
 if TYPE_CHECKING:
     from trimtab.app.system import System
     from trimtab.core.records import Prediction
-    from trimtab.serving.http.routes.routes import Routes
-    from trimtab.serving.http.service import HttpService, More
+    from trimtab.serving.http.routes.operations import ModelOperations, RecordOperations
+    from trimtab.serving.http.service import HttpService
+    from trimtab.serving.inference.inferring import InferenceService
 
 
 def open_access(system: System, opened: ExitStack, *, host: str, workers: int) -> Access:
@@ -33,51 +31,29 @@ def open_access(system: System, opened: ExitStack, *, host: str, workers: int) -
     return access
 
 
-def open_routes(system: System, find: Callable[[str, float | None], Prediction]) -> Callable[[HttpService], More]:
-    """The further routes of a project's service.
+def mount_project(
+    system: System, service: HttpService, find: Callable[[str, float | None], Prediction]
+) -> InferenceService:
+    """Let a service answer at a project's addresses and at those of the Open Inference Protocol.
 
     Args:
-        project: What is served.
+        system: What is served.
+        service: The service.
         find: Finds a prediction by id, until a deadline (`perf_counter`).
     """
+    from trimtab.serving.http.routes.address import Application
+    from trimtab.serving.http.routes.addresses import PROJECT
+    from trimtab.serving.http.routes.project_routes import ProjectRoutes
+    from trimtab.serving.inference.rest import mount_inference
 
-    def made(service: HttpService) -> More:
-        def make() -> Routes:
-            from trimtab.app.serve.operations import ProjectModels, ProjectRecords
-            from trimtab.serving.http.routes.routes import Routes
+    def load() -> tuple[ModelOperations, RecordOperations]:  # later, so that a service is ready sooner
+        from trimtab.app.serve.operations import ProjectModels, ProjectRecords
 
-            models, records = ProjectModels(system), ProjectRecords(system, find)
-            return Routes(models, records, service, document=lambda: openapi_json(system))
+        return ProjectModels(system), ProjectRecords(system, find)
 
-        return _Further(make)
-
-    return made
-
-
-class _Further:
-    """Routes created at the first request to one of them, so that a service is ready sooner."""
-
-    def __init__(self, make: Callable[[], Routes]) -> None:
-        self._make = make
-        self._mutex = threading.Lock()
-        self._routes: Routes | None = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await (await self._there())(scope, receive, send)
-
-    async def answers(self, scope: Scope) -> bool:
-        """Whether any route matches a request's method and path."""
-        return await (await self._there()).answers(scope)
-
-    async def _there(self) -> Routes:
-        routes = self._routes
-        return await asyncio.to_thread(self._made) if routes is None else routes
-
-    def _made(self) -> Routes:
-        with self._mutex:
-            if self._routes is None:
-                self._routes = self._make()
-            return self._routes
+    routes = ProjectRoutes(service, load, lambda: openapi_json(system))
+    service.mount(Application(routes, PROJECT, "See /docs, or /openapi.json for all addresses."))
+    return mount_inference(service)
 
 
 def openapi_json(system: System) -> bytes:
@@ -86,7 +62,9 @@ def openapi_json(system: System) -> bytes:
 
     from trimtab.app.inspect.explain import Explanation
     from trimtab.core.version import VERSION
+    from trimtab.serving.http.routes.addresses import PROJECT, SERVICE
     from trimtab.serving.http.routes.openapi import Described, ModelSchema, openapi
+    from trimtab.serving.inference.rest import ADDRESSES
 
     definitions = system.definitions
     deployed = [deployment.model for deployment in definitions.deployments.values()]
@@ -101,4 +79,4 @@ def openapi_json(system: System) -> bytes:
         key_required=system.keys.ever() if required is None else required,
         explanation=Explanation,
     )
-    return msgspec.json.encode(openapi(described))
+    return msgspec.json.encode(openapi(described, (*SERVICE, *PROJECT, *ADDRESSES)))

@@ -12,9 +12,11 @@ from trimtab.serving.http.server.tls import Tls, tls_context
 
 if TYPE_CHECKING:
     from trimtab.app.system import System
-    from trimtab.serving.http.service import Beside, HttpService
+    from trimtab.serving.http.lifecycle import Server
+    from trimtab.serving.http.service import HttpService
+    from trimtab.serving.inference.inferring import InferenceService
 
-MakeBeside: TypeAlias = "Callable[[HttpService], Beside]"
+MakeGrpc: TypeAlias = "Callable[[HttpService, InferenceService], Server]"
 
 
 class GrpcAddress(msgspec.Struct, frozen=True):
@@ -41,9 +43,9 @@ def grpc_address(system: System, host: str, port: int | None, workers: int) -> G
     return GrpcAddress(host, port, workers > 1)
 
 
-def grpc_beside(
+def grpc_server(
     address: GrpcAddress | None, tls: Tls | None, announce: Callable[[str], object] | None = None
-) -> MakeBeside | None:
+) -> MakeGrpc | None:
     """The factory of a service's gRPC server.
 
     Args:
@@ -55,20 +57,11 @@ def grpc_beside(
         return None
     certificate = _certificate(tls)
 
-    def make(service: HttpService) -> Beside:
-        from trimtab.serving.inference.grpc_server import GrpcServer
+    def make(service: HttpService, inference: InferenceService) -> Server:
+        from trimtab.serving.inference.grpc_server import GrpcListener, GrpcServer
 
-        return GrpcServer(
-            service.inference,
-            access=service.access,
-            count=service.count,
-            watch=service.watch,
-            host=address.host,
-            port=address.port,
-            certificate=certificate,
-            shared=address.shared,
-            announce=announce,
-        )
+        listener = GrpcListener(address.host, address.port, certificate, address.shared, announce)
+        return GrpcServer(inference, service.count, listener)
 
     return make
 

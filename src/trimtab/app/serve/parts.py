@@ -10,17 +10,17 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, TypeVar
 
 from trimtab.app.features.feature_failures import failure_counts
-from trimtab.app.serve.addresses import open_access, open_routes
+from trimtab.app.serve.addresses import mount_project, open_access
 from trimtab.app.serve.background import BackgroundTasks
-from trimtab.app.serve.grpc import MakeBeside
+from trimtab.app.serve.grpc import MakeGrpc
 from trimtab.app.serve.loop_metrics import LoopMetrics
-from trimtab.app.serve.telemetry import open_watch
+from trimtab.app.serve.telemetry import open_telemetry
 from trimtab.core.errors import Unavailable
 from trimtab.serving.http.requests.limits import Limits
 from trimtab.serving.http.server import accepting
 from trimtab.serving.http.server.server import GRACE_S
 from trimtab.serving.http.server.tls import Tls
-from trimtab.serving.http.service import HttpService
+from trimtab.serving.http.service import HttpService, ServiceHooks
 from trimtab.serving.log.buffered_log import BufferedLog
 from trimtab.serving.log.spool import recover_spools
 from trimtab.serving.observe.metrics import Metrics
@@ -90,7 +90,7 @@ def http_service(
     workers: int,
     wait_applied: WaitApplied,
     ready: Callable[[], str | None],
-    beside: MakeBeside | None = None,
+    grpc: MakeGrpc | None = None,
 ) -> HttpService:
     """The HTTP service of this process, over every deployment.
 
@@ -103,7 +103,7 @@ def http_service(
         workers: The number of answering processes.
         wait_applied: Waits for the online features.
         ready: Returns what is missing until it can answer; None: ready.
-        beside: Creates the gRPC server.
+        grpc: Creates the gRPC server.
     """
     models = [system.served(name) for name in system.definitions.deployments]
     spools, answers = system.state.spools, system.state.predictions
@@ -112,20 +112,20 @@ def http_service(
     else:
         recover_spools(spools, system.predictions)  # it may have been relaxed when it was killed
     status = opened.enter_context(SharedStatus(spools))
-    return HttpService(
+    service = HttpService(
         [model.endpoint for model in models],
         log,
         metrics=metrics,
         limits=limits(system),
         push=lambda source, rows: system.ingestor.push(source, rows),
-        more=open_routes(system, log.find),
         access=open_access(system, opened, host=host, workers=workers),
         wait_applied=wait_applied,
-        ready=ready,
-        beside=beside,
-        watch=open_watch(system, opened),
-        failing=status.publish,
+        hooks=ServiceHooks(ready=ready, failing=status.publish, telemetry=open_telemetry(system, opened)),
     )
+    inference = mount_project(system, service, log.find)
+    if grpc is not None:
+        service.lifecycle.server = grpc(service, inference)
+    return service
 
 
 def print_url(url: str) -> None:

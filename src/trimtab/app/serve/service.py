@@ -11,7 +11,7 @@ from time import time_ns
 from typing import TYPE_CHECKING
 
 from trimtab.app.serve.background import BackgroundTasks
-from trimtab.app.serve.grpc import check_grpc, grpc_address, grpc_beside
+from trimtab.app.serve.grpc import check_grpc, grpc_address, grpc_server
 from trimtab.app.serve.parts import (
     FILL_S,
     http_service,
@@ -22,7 +22,7 @@ from trimtab.app.serve.parts import (
     tls_of,
     when_let_go,
 )
-from trimtab.app.serve.telemetry import check_watch
+from trimtab.app.serve.telemetry import check_telemetry
 from trimtab.app.state.lost_records import refuse_lost
 from trimtab.app.state.service_failures import forget_failures
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
@@ -56,7 +56,7 @@ def serve_project(
     count = settings.workers if workers is None else workers
     if count < 1:
         raise Misuse(f"workers={count}: give 1 (one process does everything) or more.")
-    check_watch(system, count)
+    check_telemetry(system, count)
     grpc = grpc_address(system, host, grpc_port, count)
     if warning := open_to_all(system, host):
         print(f"warning: {warning}", file=sys.stderr, flush=True)
@@ -92,7 +92,7 @@ def serve_project(
             workers=1,
             wait_applied=applier.wait_applied,
             ready=lambda: stands_still(system, applier, begun),
-            beside=grpc_beside(grpc, tls_of(system), grpc_ready or print_grpc),
+            grpc=grpc_server(grpc, tls_of(system), grpc_ready or print_grpc),
         )
         keeper.follow()
         opened.enter_context(keeper.start())

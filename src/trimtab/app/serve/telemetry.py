@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from trimtab.core.errors import Misuse
 from trimtab.serving.http.requests.access_log import STANDARD_OUTPUT
-from trimtab.serving.http.requests.request_record import Sink, Watch
+from trimtab.serving.http.requests.request_record import Sink, Telemetry
 from trimtab.serving.http.requests.traces import Traces, endpoint_of_environment
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 OFF = "off"
 
 
-def check_watch(system: System, workers: int) -> None:
+def check_telemetry(system: System, workers: int) -> None:
     """Refuse once what each of several workers would refuse.
 
     Raises:
@@ -27,7 +27,7 @@ def check_watch(system: System, workers: int) -> None:
         raise Misuse('serve.access_log="-": standard output is for one process. Name a file, or serve with workers=1.')
 
 
-def open_watch(system: System, opened: ExitStack) -> Watch | None:
+def open_telemetry(system: System, opened: ExitStack) -> Telemetry | None:
     """The request telemetry; None where none is configured.
 
     Raises:
@@ -43,4 +43,4 @@ def open_watch(system: System, opened: ExitStack) -> Watch | None:
         sinks.append(AccessLog(STANDARD_OUTPUT if to_output else system.config.folder / settings.access_log))
     if settings.traces is not None or endpoint_of_environment(os.environ) is not None:
         sinks.append(Traces(settings.traces))
-    return opened.enter_context(Watch(sinks, traced_share=settings.traces_share)) if sinks else None
+    return opened.enter_context(Telemetry(sinks, traced_share=settings.traces_share)) if sinks else None

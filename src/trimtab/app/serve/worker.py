@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trimtab.app.features.project_spec import ProjectSpec
-from trimtab.app.serve.grpc import GrpcAddress, grpc_beside
+from trimtab.app.serve.grpc import GrpcAddress, grpc_server
 from trimtab.core.errors import TrimtabError, Unavailable
 from trimtab.core.hashing import content_hash
 from trimtab.serving.workers.channel import BEAT, CHANGED, READY, WAKE, WorkerChannel
@@ -117,7 +117,7 @@ def answer(system: System, task: WorkerTask, line: WorkerChannel, listener: sock
             workers=task.count,
             wait_applied=views.wait_applied,
             ready=lambda: missing_here(task, views.missing(begun)),
-            beside=grpc_beside(task.grpc, tls_of(system)),
+            grpc=grpc_server(task.grpc, tls_of(system)),
         )
         _load(keeper)
         opened.enter_context(keeper.start())

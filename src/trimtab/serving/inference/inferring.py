@@ -16,11 +16,8 @@ from trimtab.serving.answer.answering import Answerer
 from trimtab.serving.answer.request_rows import Row
 from trimtab.serving.answer.served import Answer, ServedVersion
 from trimtab.serving.arms.endpoint import Prepared
+from trimtab.serving.http.predict.parts import Parts
 from trimtab.serving.http.predict.predicting import Predictor, is_late
-from trimtab.serving.http.predict.scheduler import RequestScheduler
-from trimtab.serving.http.requests.limits import Limits
-from trimtab.serving.http.requests.room import Room
-from trimtab.serving.http.requests.threads import Threads
 from trimtab.serving.inference.described import (
     FLAGS,
     ID,
@@ -41,7 +38,6 @@ from trimtab.serving.inference.described import (
 from trimtab.serving.inference.request_columns import check_names, checked_count, rows_of
 from trimtab.serving.inference.statistics import ModelStatistics, show_statistics, statistics_told
 from trimtab.serving.inference.tensors import InputTensor, OutputTensor
-from trimtab.serving.observe.metrics import Metrics
 from trimtab.serving.problems import Refused
 
 Parameter: TypeAlias = bool | int | float | str
@@ -91,34 +87,21 @@ class InferenceService:
 
     Args:
         predictors: By the names of their models.
-        limits: What is refused.
-        turns: How many requests may be under way.
-        threads: For what takes long.
-        room: Where requests may be decoded.
+        parts: What all requests of the service share.
         not_ready: A sentence about what is missing, or None.
-        metrics: Where the figures of this process are shown, and those of others are found.
     """
 
     def __init__(
         self,
         predictors: Mapping[str, Predictor],
-        *,
-        limits: Limits,
-        turns: RequestScheduler,
-        threads: Threads,
-        room: Room,
+        parts: Parts,
         not_ready: Callable[[], Awaitable[str | None]],
-        metrics: Metrics,
     ) -> None:
-        self.limits = limits
-        self._metrics = metrics
+        self.parts = parts
         self.not_ready = not_ready
         self._predictors = predictors
-        self._turns = turns
-        self.threads = threads
-        self.room = room
         self._statistics: dict[tuple[str, str], ModelStatistics] = {}
-        show_statistics(metrics, lambda: list(self._statistics.values()))
+        show_statistics(parts.metrics, lambda: list(self._statistics.values()))
 
     # -- what there is --------------------------------------------------------------------------------------------
 
@@ -163,7 +146,7 @@ class InferenceService:
         else:
             serving = (one.endpoint.serving for one in self._predictors.values())
             asked = [served for served in serving if served is not None]
-        others = await self.threads.look(lambda: statistics_told(self._metrics.others()))
+        others = await self.parts.threads.look(lambda: statistics_told(self.parts.metrics.others()))
         out = []
         for served in asked:
             own = self._figures(served)
@@ -190,15 +173,15 @@ class InferenceService:
         Raises:
             Refused: They are (429).
         """
-        turns = self._turns
-        if turns.full() if counted else turns.under_way >= turns.limit.limit:
+        scheduler = self.parts.scheduler
+        if scheduler.full() if counted else scheduler.under_way >= scheduler.limit.limit:
             if (predictor := self._predictors.get(model)) is not None:  # by gRPC it is not read yet
                 predictor.endpoint.count_refused()
             raise Refused(429, "More predictions are under way than can be answered soon. Ask again in a moment.")
 
     async def refusal_turn(self) -> None:
         """Wait for the turn of a refusal that is about to be sent."""
-        await self._turns.refusals.turn()
+        await self.parts.scheduler.refusals.turn()
 
     # -- answers --------------------------------------------------------------------------------------------------
 
@@ -216,17 +199,19 @@ class InferenceService:
             Refused: Too many requests are under way (429), or too many rows (413).
             Unavailable: No version answers, or state or log cannot be used now; `Late` when the time is over.
         """
-        predictor, turns = self.predictor(asked.model), self._turns
+        predictor, scheduler = self.predictor(asked.model), self.parts.scheduler
         self.check_room(asked.model, counted=True)
-        read_s = await turns.turn()
+        read_s = await scheduler.turn()
         begun_s = perf_counter()
         try:
-            answerer = predictor.endpoint.loaded or await predictor.woken(started, _sooner(timeout_s, asked.parameters))
+            answerer = predictor.endpoint.loaded or await predictor.loaded(
+                started, _sooner(timeout_s, asked.parameters)
+            )
             _check_version(answerer, asked.version)
             return await self._inferred(predictor, answerer, asked, started, timeout_s)
         finally:
-            turns.under_way -= 1
-            turns.answered(read_s, begun_s, waited=True)
+            scheduler.under_way -= 1
+            scheduler.answered(read_s, begun_s, waited=True)
 
     def predictor(self, model: str) -> Predictor:
         """What answers for a model.
@@ -264,17 +249,17 @@ class InferenceService:
         wanted = _wanted(answerer, asked.outputs)
         at_us, soon_s = _moment(asked.parameters), _sooner(timeout_s, asked.parameters)
         check_names(asked.inputs, answerer.rows, answerer.served.inputs)  # first: it bounds what comes after
-        count = checked_count(asked.inputs, self.limits.rows)
+        count = checked_count(asked.inputs, self.parts.limits.rows)
         rows: list[Row]
         arguments = asked.inputs, count, answerer.rows, asked.parameters
-        if count > self.limits.rows_inline or asked.size_bytes > INLINE_BYTES:
+        if count > self.parts.limits.rows_inline or asked.size_bytes > INLINE_BYTES:
             rows = await predictor.read(started, soon_s, rows_of, *arguments)
         else:
             rows = rows_of(*arguments)
         decoded = perf_counter()
         prepared = await predictor.answer_rows(answerer, rows, at_us, started, soon_s)
         inferred, late = perf_counter(), is_late(prepared)
-        if count > self.limits.rows_inline:
+        if count > self.parts.limits.rows_inline:
             outputs = await predictor.finish(late, _outputs, predictor, answerer, prepared, wanted)
         else:
             outputs = _outputs(predictor, answerer, prepared, wanted)
@@ -283,7 +268,7 @@ class InferenceService:
 
     async def _serving(self, model: str, version: str) -> tuple[Predictor, Answerer]:
         predictor = self.predictor(model)
-        answerer = predictor.endpoint.loaded or await predictor.waking.answerer()
+        answerer = predictor.endpoint.loaded or await predictor.loading.answerer()
         _check_version(answerer, version)
         return predictor, answerer
 

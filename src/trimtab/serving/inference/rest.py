@@ -1,195 +1,155 @@
-"""The protocol over HTTP: everything under `/v2`.
-
-    GET  /v2, /v2/health/live, /v2/health/ready
-    GET  /v2/models/{model}[/versions/{version}][/ready | /config | /stats], /v2/models/stats
-    POST /v2/models/{model}[/versions/{version}]/infer
-    POST /v2/repository/index
-
-Every error is `{"error": "..."}`.
-"""
+"""The Open Inference Protocol over HTTP: every address under `/v2`. Its errors are `{"error": "..."}`."""
 
 from __future__ import annotations
 
 import re
-from time import perf_counter
 from typing import Any
 
 import msgspec
 
-from trimtab.core.errors import Misuse, NotFound, Unavailable
+from trimtab.core.errors import Misuse, Unavailable
+from trimtab.serving.http.requests.http_request import HttpRequest, as_json
 from trimtab.serving.http.requests.room import check_decoded, decoded_bytes
-from trimtab.serving.http.requests.wire import (
-    Headers,
-    Receive,
-    Reply,
-    Scope,
-    asked_timeout,
-    problem_reply,
-    share_back,
-    whole_body,
-)
+from trimtab.serving.http.requests.wire import Headers, Reply, asked_timeout, problem_reply, share_back
+from trimtab.serving.http.routes.address import Address, Application
+from trimtab.serving.http.service import HttpService
 from trimtab.serving.inference.binary import compressed, decompressed, encoding_of, read_infer, write_inferred
 from trimtab.serving.inference.inferring import INLINE_BYTES, NO_LOADING, InferenceService
-from trimtab.serving.problems import Problem, Refused, decode_problem
+from trimtab.serving.problems import Problem, decode_problem
 
-PREFIX = "/v2"
-_MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(ready|config|stats|infer))?")
-_LOADING = re.compile(r"/v2/repository/models/[^/]+/(?:load|unload)")
-_INDEX = "/v2/repository/index"
-_DESCRIBED = (PREFIX, "/v2/health/live", "/v2/health/ready", "/v2/models/stats")
+_PREFIX = "/v2"
+_TAG = "open inference protocol"
+_MODEL = "/v2/models/{model}[/versions/{version}]"
 _OCTETS = b"application/octet-stream"
 _LENGTH = b"inference-header-content-length"
 _NUMBER = re.compile(rb"[0-9]{1,15}")
-_WORTH_BYTES = 1_024  # a smaller answer is not compressed
+_WORTH_BYTES = 1_024  # a smaller response is not compressed
 _UNPACKED = 16  # times as large as its compressed form a body may well be
+_HINT = (
+    "See /v2, /v2/models/NAME, /v2/models/NAME/infer, /v2/repository/index; traces, logging and shared memory have no "
+    "addresses."
+)
 _encode = msgspec.json.Encoder().encode
 
 
-def is_inference(path: str) -> bool:
-    """Whether a path is one of the protocol's."""
-    return path.startswith("/v2/") or path == PREFIX
-
-
-def asked_model(path: str) -> str:
-    """The model that a path names, whether there is one or not; empty when it names none."""
-    match = _MODEL.fullmatch(path.rstrip("/"))
-    return "" if match is None else match[1]
-
-
-def methods_of(path: str) -> tuple[str, ...]:
-    """The methods that are answered at an address of the protocol; none where nothing is.
-
-    >>> methods_of("/v2/models/late/infer"), methods_of("/v2/models/late"), methods_of("/v2/trace")
-    (('POST',), ('GET', 'HEAD'), ())
-    """
-    path = path.rstrip("/")
-    match = _MODEL.fullmatch(path)
-    if (match and match[3] == "infer") or path == _INDEX or _LOADING.fullmatch(path):
-        return ("POST",)
-    return ("GET", "HEAD") if match or path in _DESCRIBED else ()
-
-
-class IndexAsked(msgspec.Struct, frozen=True):
-    """The body of a question for the index."""
+class IndexRequest(msgspec.Struct, frozen=True):
+    """The body of a request for the index."""
 
     ready: bool = False
 
 
-def failure_reply(error: BaseException, path: str) -> Reply:
-    """What is answered to a request that failed, at an address of the protocol as that has it."""
+def mount_inference(service: HttpService) -> InferenceService:
+    """Let a service answer at the addresses of the protocol, too."""
+    inference = InferenceService(service.predictors, service.parts, service.not_ready)
+    service.mount(Application(inference, ADDRESSES, _HINT, prefix=_PREFIX, error_reply=_error_reply, slashes=True))
+    return inference
+
+
+def _error_reply(error: BaseException, path: str) -> Reply:
+    """An error in the protocol's form."""
     reply = problem_reply(error, path)
-    if not is_inference(path):
-        return reply
     problem = msgspec.json.decode(reply.body, type=Problem)
     return Reply(reply.status, _encode({"error": problem.detail}), headers=reply.headers)
 
 
-class InferenceRest:
-    """Answers requests under `/v2`, by asking `service`."""
+async def _server(service: InferenceService, request: HttpRequest) -> Reply:
+    return as_json(service.server_metadata())
 
-    def __init__(self, service: InferenceService) -> None:
-        self.service = service
-        self._limits = service.limits
 
-    async def answer(self, scope: Scope, receive: Receive) -> Reply:
-        """The answer to one request.
+async def _live(service: InferenceService, request: HttpRequest) -> Reply:
+    return as_json({"live": True})
 
-        Raises:
-            Gone: The asker hung up.
-            Exception: Whatever is wrong, for `failure_reply`.
-        """
-        started = scope.get("received_s") or perf_counter()
-        path: str = scope["path"].rstrip("/")
-        methods = methods_of(path)
-        if not methods:
-            raise NotFound(
-                f"{path[:200]}: nothing is here. See /v2, /v2/models/NAME, /v2/models/NAME/infer, "
-                "/v2/repository/index; traces, logging and shared memory have no addresses."
-            )
-        _allow(scope, *methods)
-        if (match := _MODEL.fullmatch(path)) and match[3] == "infer":
-            return await self._infer(match[1], match[2] or "", scope, receive, started)
-        if path == _INDEX:
-            body = await self._body(scope, receive)
-            return _json(self.service.index(ready=_index_asked(body).ready))
-        if _LOADING.fullmatch(path):
-            raise Misuse(NO_LOADING)
-        return await self._described(path, match)
 
-    async def _described(self, path: str, match: re.Match[str] | None) -> Reply:
-        service = self.service
-        if path == PREFIX:
-            return _json(service.server_metadata())
-        if path == "/v2/health/live":
-            return _json({"live": True})
-        if path == "/v2/health/ready":
-            if missing := await service.not_ready():
-                raise Unavailable(f"not ready: {missing}")
-            return _json({"ready": True})
-        if path == "/v2/models/stats":
-            return _json({"model_stats": await service.statistics()})
-        assert match is not None  # of the addresses that come here
-        model, version, what = match[1], match[2] or "", match[3]
-        if what == "config":
-            return _json(await service.config(model, version))
-        if what == "stats":
-            return _json({"model_stats": await service.statistics(model, version)})
-        if what == "ready":
-            if not await service.model_ready(model, version):
-                raise Unavailable(f"model {model!r}: no version serves here.")
-            return _json({"name": model, "ready": True})
-        return _json(await service.metadata(model, version))
+async def _ready(service: InferenceService, request: HttpRequest) -> Reply:
+    if missing := await service.not_ready():
+        raise Unavailable(f"not ready: {missing}")
+    return as_json({"ready": True})
 
-    async def _infer(self, model: str, version: str, scope: Scope, receive: Receive, started: float) -> Reply:
-        length, accepted = None, ""
-        for name, value in scope["headers"]:
-            if name == _LENGTH:
-                if not _NUMBER.fullmatch(value):
-                    raise Misuse(f"inference-header-content-length: {value[:60].decode('latin-1')!r} is no length.")
-                length = int(value)
-            elif name == b"accept-encoding":
-                accepted = value.decode("latin-1")
-        timeout_s = asked_timeout(scope)
-        body_sent = await self._body(scope, receive)
-        self.service.check_room(model)  # before any work on it
-        if len(body_sent) > INLINE_BYTES:
-            predictor = self.service.predictor(model)
-            read = await predictor.read(started, timeout_s, read_infer, model, version, body_sent, length)
+
+async def _model(service: InferenceService, request: HttpRequest) -> Reply:
+    return as_json(await service.metadata(*request.names.values()))
+
+
+async def _model_ready(service: InferenceService, request: HttpRequest) -> Reply:
+    model, version = request.names.values()
+    if not await service.model_ready(model, version):
+        raise Unavailable(f"model {model!r}: no version serves here.")
+    return as_json({"name": model, "ready": True})
+
+
+async def _config(service: InferenceService, request: HttpRequest) -> Reply:
+    return as_json(await service.config(*request.names.values()))
+
+
+async def _statistics(service: InferenceService, request: HttpRequest) -> Reply:
+    return as_json({"model_stats": await service.statistics(*request.names.values())})
+
+
+async def _index(service: InferenceService, request: HttpRequest) -> Reply:
+    body = await _body(service, request)
+    try:
+        wanted = msgspec.json.decode(body, type=IndexRequest) if body else IndexRequest()
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise decode_problem(error, body) from error
+    return as_json(service.index(ready=wanted.ready))
+
+
+async def _not_loaded(service: InferenceService, request: HttpRequest) -> Reply:
+    raise Misuse(NO_LOADING)
+
+
+async def _infer(service: InferenceService, request: HttpRequest) -> Reply:
+    (model, version), scope, started = request.names.values(), request.scope, request.received_s
+    length, accepted = None, ""
+    for name, value in scope["headers"]:
+        if name == _LENGTH:
+            if not _NUMBER.fullmatch(value):
+                raise Misuse(f"inference-header-content-length: {value[:60].decode('latin-1')!r} is no length.")
+            length = int(value)
+        elif name == b"accept-encoding":
+            accepted = value.decode("latin-1")
+    timeout_s = asked_timeout(scope)
+    body_sent = await _body(service, request)
+    service.check_room(model)  # before any work on it
+    if len(body_sent) > INLINE_BYTES:
+        predictor = service.predictor(model)
+        read = await predictor.read(started, timeout_s, read_infer, model, version, body_sent, length)
+    else:
+        read = read_infer(model, version, body_sent, length)
+    inferred = await service.infer(read.asked, started, timeout_s)
+    finish = service.parts.threads.wait if inferred.late else service.parts.threads.go_on
+    if len(body_sent) > INLINE_BYTES or inferred.outputs[0].shape[0] > service.parts.limits.rows_inline:
+        body, head_bytes = await finish(write_inferred, inferred, read)
+    else:
+        body, head_bytes = write_inferred(inferred, read)
+    headers: Headers = ()
+    if head_bytes is not None:
+        headers = ((_LENGTH, b"%d" % head_bytes),)
+    encoding = encoding_of(accepted) if len(body) >= _WORTH_BYTES else None
+    if encoding is not None:
+        if len(body) > INLINE_BYTES:
+            body = await finish(compressed, body, encoding)
         else:
-            read = read_infer(model, version, body_sent, length)
-        inferred = await self.service.infer(read.asked, started, timeout_s)
-        finish = self.service.threads.wait if inferred.late else self.service.threads.go_on
-        if len(body_sent) > INLINE_BYTES or inferred.outputs[0].shape[0] > self._limits.rows_inline:
-            body, head_bytes = await finish(write_inferred, inferred, read)
-        else:
-            body, head_bytes = write_inferred(inferred, read)
-        headers: Headers = ()
-        if head_bytes is not None:
-            headers = ((_LENGTH, b"%d" % head_bytes),)
-        encoding = encoding_of(accepted) if len(body) >= _WORTH_BYTES else None
-        if encoding is not None:
-            if len(body) > INLINE_BYTES:
-                body = await finish(compressed, body, encoding)
+            body = compressed(body, encoding)
+        headers = (*headers, (b"content-encoding", encoding.encode()), (b"vary", b"accept-encoding"))
+    return Reply(200, body, _OCTETS if head_bytes is not None else b"application/json", headers)
+
+
+async def _body(service: InferenceService, request: HttpRequest) -> bytes:
+    limits, scope = service.parts.limits, request.scope
+    body = await request.body()
+    for name, value in scope["headers"]:
+        if name == b"content-encoding":
+            encoding = value.decode("latin-1").strip().lower()
+            if len(body) * _UNPACKED > INLINE_BYTES:
+                body, decoded = await service.parts.threads.work(_unpacked, body, encoding, limits.body_bytes)
             else:
-                body = compressed(body, encoding)
-            headers = (*headers, (b"content-encoding", encoding.encode()), (b"vary", b"accept-encoding"))
-        return Reply(200, body, _OCTETS if head_bytes is not None else b"application/json", headers)
-
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        limits = self._limits
-        body = await whole_body(scope, receive, limits.body_bytes, limits.body_timeout_s)
-        for name, value in scope["headers"]:
-            if name == b"content-encoding":
-                encoding = value.decode("latin-1").strip().lower()
-                if len(body) * _UNPACKED > INLINE_BYTES:
-                    body, decoded = await self.service.threads.work(_unpacked, body, encoding, limits.body_bytes)
-                else:
-                    body, decoded = _unpacked(body, encoding, limits.body_bytes)
-                check_decoded(decoded, len(body))
-                share_back(scope)
-                if (share := scope.get("share")) is not None:
-                    await share.decode(decoded, limits.body_timeout_s)
-        return body
+                body, decoded = _unpacked(body, encoding, limits.body_bytes)
+            check_decoded(decoded, len(body))
+            share_back(scope)
+            if (share := scope.get("share")) is not None:
+                await share.decode(decoded, limits.body_timeout_s)
+    return body
 
 
 def _unpacked(body: bytes, encoding: str, limit_bytes: int) -> tuple[bytes, int]:
@@ -198,22 +158,63 @@ def _unpacked(body: bytes, encoding: str, limit_bytes: int) -> tuple[bytes, int]
     return body, decoded_bytes(body)
 
 
-def _json(answer: Any) -> Reply:
-    return Reply(200, _encode(answer))
+def _described(path: str, handler: Any, operation: str, summary: str) -> Address:
+    """A row that describes something."""
+    gives = {"type": "object"}
+    return Address("GET", path, "read", handler, operation, summary, _TAG, gives, query=None, **_SHARED)
 
 
-def _index_asked(body: bytes) -> IndexAsked:
-    if not body:
-        return IndexAsked()
-    try:
-        return msgspec.json.decode(body, type=IndexAsked)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise decode_problem(error, body) from error
+_SHARED: Any = {"route": "inference", "errors": "InferenceError"}
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_TENSOR: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+        "datatype": {"enum": ["BOOL", "INT64", "FP64", "BYTES", "INT32", "FP32"]},
+        "parameters": {"type": "object"},
+        "data": {"type": "array"},
+    },
+    "required": ["name", "shape", "datatype"],
+}
+_INFER: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string"},
+        "parameters": {"type": "object"},
+        "inputs": {"type": "array", "items": _TENSOR},
+        "outputs": {"type": "array", "items": {"type": "object"}},
+    },
+    "required": ["inputs"],
+}
+_INDEX: dict[str, Any] = {"type": "object", "properties": {"ready": {"type": "boolean"}}}  # further fields say nothing
 
-
-def _allow(scope: Scope, *methods: str) -> None:
-    if scope["method"] not in methods:
-        allowed = ", ".join(methods)
-        raise Refused(
-            405, f"{scope['method']} is not for this address. Use {allowed}.", headers=((b"allow", allowed.encode()),)
-        )
+ADDRESSES = (
+    _described("/v2", _server, "v2_server", "About the server"),
+    Address(
+        "GET", "/v2/health/live", None, _live, "v2_live", "Whether the process answers", _TAG, {"type": "object"},
+        query=None, **_SHARED,
+    ),
+    Address(
+        "GET", "/v2/health/ready", None, _ready, "v2_ready", "Whether it can answer as it should", _TAG,
+        {"type": "object"}, query=None, **_SHARED,
+    ),
+    Address(
+        "POST", f"{_MODEL}/infer", "predict", _infer, "v2_infer", "Answers, each logged: request columns as tensors",
+        _TAG, {"application/json": {"schema": {"type": "object"}}, "application/octet-stream": _BINARY},
+        {"required": True, "content": {"application/json": {"schema": _INFER}, "application/octet-stream": _BINARY}},
+        headers=("X-Timeout-Ms",), query=None, **_SHARED,
+    ),
+    _described("/v2/models/stats", _statistics, "v2_all_stats", "The figures of all models"),
+    _described(_MODEL, _model, "v2_model", "What a model takes and gives"),
+    _described(f"{_MODEL}/ready", _model_ready, "v2_model_ready", "Whether it answers"),
+    _described(f"{_MODEL}/config", _config, "v2_config", "How it is set up"),
+    _described(f"{_MODEL}/stats", _statistics, "v2_stats", "Its figures"),
+    Address(
+        "POST", "/v2/repository/index", "read", _index, "v2_index", "The models there are", _TAG,
+        {"type": "array", "items": {"type": "object"}},
+        {"required": False, "content": {"application/json": {"schema": _INDEX}}}, query=None, **_SHARED,
+    ),
+    Address("POST", "/v2/repository/models/{model}/load", "admin", _not_loaded, query=None, **_SHARED),
+    Address("POST", "/v2/repository/models/{model}/unload", "admin", _not_loaded, query=None, **_SHARED),
+)  # fmt: skip

@@ -11,8 +11,8 @@ import msgspec
 from trimtab.serving.answer.request_rows import rows_of_table
 from trimtab.serving.answer.served import Answer
 from trimtab.serving.http.predict.predicting import Predictor, is_late
+from trimtab.serving.http.requests.arrow_body import ARROW_TYPE, table_of_body
 from trimtab.serving.http.requests.wire import Reply, Scope
-from trimtab.serving.http.routes.pushing import ARROW_TYPE, table_of_body
 
 if TYPE_CHECKING:
     from trimtab.serving.answer.answering import Answerer
@@ -48,7 +48,7 @@ async def answer_arrow(
         Unavailable: No version serves, or state or log cannot be used now; `Late` when the time is over.
     """
     endpoint = predictor.endpoint
-    answerer = endpoint.loaded or await predictor.woken(started, timeout_s)
+    answerer = endpoint.loaded or await predictor.loaded(started, timeout_s)
 
     def read() -> list[Row]:
         table = table_of_body(body, most_rows, "rows").columns

@@ -1,4 +1,4 @@
-"""Figures of a service that are read when somebody asks."""
+"""Metrics of a service that are computed when they are read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from trimtab.serving.http.predict.predicting import Predictor
 from trimtab.serving.http.predict.scheduler import RequestScheduler
-from trimtab.serving.http.requests.request_record import Watch
+from trimtab.serving.http.requests.request_record import Telemetry
 from trimtab.serving.log.commit import GroupCommit
 from trimtab.serving.observe.metrics import Metrics
 
@@ -30,18 +30,18 @@ def show_answers(metrics: Metrics, predictors: Mapping[str, Predictor]) -> None:
     gauge("trimtab_model_version", "The version that answers.", labels, lambda: _versions(asked))
 
 
-def show_load(metrics: Metrics, turns: RequestScheduler, slow: Callable[[], int]) -> None:
+def show_load(metrics: Metrics, scheduler: RequestScheduler, slow: Callable[[], int]) -> None:
     """Let `metrics` show how many requests are under way, and how many may be."""
 
     def under_way() -> _Values:
-        held = turns.refusals.held
-        return {("predict",): turns.under_way, ("queued",): turns.queued, ("slow",): slow(), ("refused",): held}
+        held = scheduler.refusals.held
+        return {("predict",): scheduler.under_way, ("queued",): scheduler.queued, ("slow",): slow(), ("refused",): held}
 
     metrics.gauge("trimtab_requests_under_way", "Requests being answered.", ("kind",), under_way)
     said = "Predictions that may be under way."
-    metrics.gauge("trimtab_admission_limit", said, (), lambda: {(): turns.limit.limit})
+    metrics.gauge("trimtab_admission_limit", said, (), lambda: {(): scheduler.limit.limit})
     said = "What a request waited for others that had to queue."
-    turns.queued_s = metrics.histogram("trimtab_queue_wait_seconds", said).of(())
+    scheduler.queued_s = metrics.histogram("trimtab_queue_wait_seconds", said).of(())
 
 
 def show_log(metrics: Metrics, commit: GroupCommit) -> None:
@@ -55,19 +55,21 @@ def show_log(metrics: Metrics, commit: GroupCommit) -> None:
     metrics.counted("trimtab_prediction_log_failures_total", said, (), lambda: {(): commit.failures})
 
 
-def show_watch(metrics: Metrics, watch: Watch) -> None:
-    """Let `metrics` show what access log and traces lack."""
+def show_telemetry(metrics: Metrics, telemetry: Telemetry) -> None:
+    """Let `metrics` show how many requests access log and traces lack."""
     said = "Requests that access log or traces lack, for they could not keep up."
-    metrics.counted("trimtab_untold_requests_total", said, (), lambda: {(): watch.dropped})
+    metrics.counted("trimtab_untold_requests_total", said, (), lambda: {(): telemetry.dropped})
 
 
 def _answered(asked: list[Predictor]) -> _Values:
-    return {(one.endpoint.name,): one.requests for one in asked}
+    return {(one.endpoint.name,): one.metrics.requests for one in asked}
 
 
 def _predictions(asked: list[Predictor]) -> _Values:
     fates = ("logged", "precomputed", "dropped")
-    counts = {one.endpoint.name: (one.logged, one.stored, 0) for one in asked}  # nothing is answered and dropped
+    counts = {
+        one.endpoint.name: (one.metrics.logged, one.metrics.stored, 0) for one in asked
+    }  # nothing is answered and dropped
     return {(name, fate): n for name, found in counts.items() for fate, n in zip(fates, found, strict=True)}
 
 
@@ -75,7 +77,7 @@ def _answers(asked: list[Predictor]) -> _Values:
     return {
         (one.endpoint.name, one.endpoint.label(version), arm): n
         for one in asked
-        for (version, arm), n in dict(one.answers).items()
+        for (version, arm), n in dict(one.metrics.answers).items()
     }
 
 

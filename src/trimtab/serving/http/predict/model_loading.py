@@ -10,7 +10,7 @@ from trimtab.serving.http.requests.threads import Threads
 from trimtab.serving.problems import Refused
 
 
-class Waking:
+class ModelLoading:
     """Wakes one model: a thread loads its version, and whoever asks for it waits in the event loop.
 
     However many ask, and however long a load takes, threads are there for other models and for events.  # D140

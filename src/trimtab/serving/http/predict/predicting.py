@@ -15,44 +15,28 @@ from typing import Any, TypeAlias, TypeVar
 import msgspec
 
 from trimtab.core.records import Prediction
-from trimtab.features.frames import NO_VIEW, REASONS
 from trimtab.serving.answer.answering import Answerer
 from trimtab.serving.answer.batching import Joined
 from trimtab.serving.answer.request_rows import Asked, Row
 from trimtab.serving.answer.timed import TimedAnswerer
 from trimtab.serving.arms.endpoint import Endpoint, Prepared, SharedRow
 from trimtab.serving.failures import Late
-from trimtab.serving.http.predict.model_loading import Waking
-from trimtab.serving.http.predict.scheduler import RequestScheduler
+from trimtab.serving.http.predict.model_loading import ModelLoading
+from trimtab.serving.http.predict.parts import Parts
+from trimtab.serving.http.predict.predict_metrics import ModelMetrics, PredictMetrics
 from trimtab.serving.http.predict.shadowing import Shadowing
-from trimtab.serving.http.requests.limits import Limits
-from trimtab.serving.http.requests.request_record import CURRENT, STAGES, RequestRecord
-from trimtab.serving.http.requests.threads import Threads
-from trimtab.serving.log.commit import GroupCommit
-from trimtab.serving.observe.metrics import SIZE_BUCKETS, Histogram, Metrics
+from trimtab.serving.http.requests.request_record import CURRENT, RequestRecord
 from trimtab.serving.problems import Refused
 from trimtab.serving.protect.degradation import LATE
 
 _SAMPLED = 15  # a mask: one in 16
 _INLINE_BYTES = 64 << 10  # a larger body is read in a thread
-_QUIET = bytes((0, NO_VIEW))
-_PARTS = ("features", "model")  # of `predict`
 _TOO_MUCH = "the answer was not there in time. Ask for less at once, or give it more time."
 _LOADING = "the version is still being loaded. Ask again in a moment, or give it more time."
 _T = TypeVar("_T")
 _encode = msgspec.json.Encoder().encode
 
 Shared: TypeAlias = "Joined[SharedRow, Prepared]"  # a row that shares a call with those of other requests
-
-
-class PredictFigures:
-    """What is counted about predictions; each model's series are bound once, so that counting costs next to nothing."""
-
-    def __init__(self, metrics: Metrics, latency: Histogram) -> None:
-        self.latency = latency
-        self.rows = metrics.histogram("trimtab_request_rows", "Rows of a predict request.", ("model",), SIZE_BUCKETS)
-        self.nulls = metrics.counter("trimtab_null_inputs_total", "Inputs without a fresh value.", ("model", "reason"))
-        self.flags = metrics.counter("trimtab_flagged_predictions_total", "Answers with a flag.", ("model", "flag"))
 
 
 class Waiting:
@@ -89,46 +73,25 @@ class Predictor:
 
     Args:
         endpoint: The model.
-        commit: Where predictions are appended before their answers leave.
-        limits: What is refused.
-        figures: Where it is counted.
-        turns: How many requests are under way.
-        threads: For what takes long.
+        parts: What it shares with others.
+        metrics: Where its requests are counted.
         shadowing: Lets shadows answer what was answered.
     """
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        *,
-        commit: GroupCommit,
-        limits: Limits,
-        figures: PredictFigures,
-        turns: RequestScheduler,
-        threads: Threads,
-        shadowing: Shadowing,
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, parts: Parts, metrics: PredictMetrics, shadowing: Shadowing) -> None:
         self.endpoint = endpoint
         self.path = f"/v1/models/{endpoint.name}/predict"
-        self.requests = 0
-        self.logged = 0
-        self.stored = 0
-        self.answers: dict[tuple[str, str], int] = {}  # made now, by version and arm
-        self._commit = commit
-        self._limits = limits
-        self._rows_inline = min(limits.rows_inline, limits.rows)  # more are refused, or answered in a thread
-        self.waking = Waking(endpoint, threads)
-        self._turns = turns
-        self._threads = threads
+        self.metrics = ModelMetrics(endpoint, metrics)
+        self.loading = ModelLoading(endpoint, parts.threads)
+        self._commit = parts.commit
+        self._limits = parts.limits
+        self._rows_inline = min(parts.limits.rows_inline, parts.limits.rows)  # more are refused, or use a thread
+        self._scheduler = parts.scheduler
+        self._threads = parts.threads
         self._shadowing = shadowing
-        self._nulls, self._flags = figures.nulls, figures.flags
-        self._total = figures.latency.of((endpoint.name, "total"))
-        self._stages = [figures.latency.of((endpoint.name, stage)) for stage in STAGES]
-        self._parts = [figures.latency.of((endpoint.name, part)) for part in _PARTS]
-        self._rows = figures.rows.of((endpoint.name,))
 
     def take(
-        self, body: bytes, started: float, timeout_s: float | None = None, exchange: RequestRecord | None = None
+        self, body: bytes, started: float, timeout_s: float | None = None, record: RequestRecord | None = None
     ) -> bytes | Waiting:
         """The answer to a request's body, or what it waits for.
 
@@ -136,7 +99,7 @@ class Predictor:
             body: The whole of it.
             started: `perf_counter` when the request began to arrive.
             timeout_s: How long after that an answer is of use.
-            exchange: Gets to know what became of it.
+            record: Gets to know what became of it.
 
         Raises:
             Refused: Too many rows (413), or too much is under way for a large body (429).
@@ -148,15 +111,15 @@ class Predictor:
         endpoint = self.endpoint
         version = endpoint.loaded  # read once: another thread may let it sleep
         if version is None or len(body) > _INLINE_BYTES:
-            return _later(self._read_and_answer(version, body, started, timeout_s, exchange))
+            return _later(self._read_and_answer(version, body, started, timeout_s, record))
         asked = version.rows.decode(body)
         times = started, received, perf_counter()
         rows, deadline_s = asked.rows, self._deadline_s(started, timeout_s)
         if len(rows) > self._rows_inline or asked.at_us is not None:
-            return _later(self._answer(version, asked, times, deadline_s, exchange))
+            return _later(self._answer(version, asked, times, deadline_s, record))
         if (joined := self._join(version, rows, deadline_s)) is not None:
-            return _later(self._answer(version, asked, times, deadline_s, exchange, joined=joined), joined)
-        answerer = self._timed(version, exchange)
+            return _later(self._answer(version, asked, times, deadline_s, record, joined=joined), joined)
+        answerer = self._timed(version, record)
         prepared = endpoint.prepare(answerer, rows, None, deadline_s)
         predicted = perf_counter()
         made = [one for one in prepared if isinstance(one, Prediction)]
@@ -171,15 +134,15 @@ class Predictor:
         body: bytes,
         started: float,
         timeout_s: float | None,
-        exchange: RequestRecord | None,
+        record: RequestRecord | None,
     ) -> bytes:
         """The answer of a version that may have to be loaded, to a body that a thread reads if it is large."""
-        answerer = version or await self.woken(started, timeout_s)
+        answerer = version or await self.loaded(started, timeout_s)
         received, large = perf_counter(), len(body) > _INLINE_BYTES
         decode = answerer.rows.decode
         asked = await self.read(started, timeout_s, decode, body) if large else decode(body)
         times, deadline_s = (started, received, perf_counter()), self._deadline_s(started, timeout_s)
-        return await self._answer(answerer, asked, times, deadline_s, exchange, begun=large)
+        return await self._answer(answerer, asked, times, deadline_s, record, begun=large)
 
     async def _answer(
         self,
@@ -187,7 +150,7 @@ class Predictor:
         asked: Asked,
         times: tuple[float, ...],
         deadline_s: float | None,
-        exchange: RequestRecord | None,
+        record: RequestRecord | None,
         *,
         joined: Shared | None = None,
         begun: bool = False,
@@ -196,7 +159,7 @@ class Predictor:
         rows, at_us = asked.rows, asked.at_us
         if len(rows) > self._limits.rows:
             raise Refused(413, f"body: {len(rows)} rows; the limit is {self._limits.rows}. Send them in parts.")
-        answerer = self._timed(version, exchange)
+        answerer = self._timed(version, record)
         prepared: Sequence[Prepared]
         if joined is None:
             prepared = await self._prepare(version, answerer, rows, at_us, deadline_s, begun=begun)
@@ -211,7 +174,7 @@ class Predictor:
         self._done(answerer, rows, at_us, made, (*times, logged, perf_counter()))
         return body
 
-    async def woken(self, started: float, timeout_s: float | None) -> Answerer:
+    async def loaded(self, started: float, timeout_s: float | None) -> Answerer:
         """The version that answers a request under way, once it is loaded; that goes on when the time is over.
 
         Args:
@@ -222,8 +185,8 @@ class Predictor:
             Unavailable: There is none; `Late` when the time is over.
             Refused: Too many wait for it, or too much is under way (429).
         """
-        with self._turns.aside():
-            return await self._within(started, timeout_s, _LOADING, self.waking.answerer)
+        with self._scheduler.aside():
+            return await self._within(started, timeout_s, _LOADING, self.loading.answerer)
 
     async def read(self, started: float, timeout_s: float | None, decode: Callable[..., Any], *arguments: Any) -> Any:
         """What `decode` reads of a request, in a thread; late, where nobody works, if a policy has an answer then.
@@ -284,10 +247,10 @@ class Predictor:
         self._done(timed, rows, at_us, made, (started, received, received, predicted, perf_counter()))
         return prepared
 
-    def _timed(self, version: Answerer, exchange: RequestRecord | None) -> Answerer:
+    def _timed(self, version: Answerer, record: RequestRecord | None) -> Answerer:
         """What answers one request: the version, timed where somebody wants to know more of it."""
         unsampled = self.endpoint.uses & _SAMPLED
-        return version if unsampled and exchange is None else TimedAnswerer(version, exchange, sampled=not unsampled)
+        return version if unsampled and record is None else TimedAnswerer(version, record, sampled=not unsampled)
 
     def _join(self, version: Answerer, rows: Sequence[Row], deadline_s: float | None) -> Shared | None:
         """Have one row answered by a call that others share, where that pays; None: it is to be answered by itself.
@@ -409,41 +372,7 @@ class Predictor:
         shadow = self.endpoint.shadow
         if shadow is not None and at_us is None:
             self._shadowing.offer(shadow, rows)
-        self.requests += 1
-        answers, logged = len(rows), len(made)
-        self.logged += logged
-        if logged != answers:
-            self.stored += answers - logged
-        self._total(times[-1] - times[0])
-        if answerer.__class__ is TimedAnswerer:
-            self._tell(answerer, made, answers, times)
-        counted = self.answers
-        for one in made:
-            by = one.version, one.arm
-            counted[by] = counted.get(by, 0) + 1
-            if one.flags or one.reasons.strip(_QUIET):
-                self._count_remarks(one)
-
-    def _tell(self, timed: TimedAnswerer, made: Sequence[Prediction], answers: int, times: tuple[float, ...]) -> None:
-        """Show a request in the histograms of stages and rows, or tell its exchange of it."""
-        if timed.sampled:
-            self._rows(answers)
-            for observe, start, end in zip(self._stages, times, times[1:], strict=False):
-                if end != start:  # a stage that this request had
-                    observe(end - start)
-            for observe, taken_s in zip(self._parts, (timed.features_s, timed.model_s), strict=True):
-                if taken_s:
-                    observe(taken_s)
-        if (exchange := timed.exchange) is not None:
-            exchange.made, exchange.answers, exchange.times = made[:1], answers, times
-            exchange.label = self.endpoint.label(made[0].version) if made else timed.served.label
-            exchange.features_s, exchange.model_s = timed.features_s, timed.model_s
-
-    def _count_remarks(self, one: Prediction) -> None:
-        for flag in one.flags:
-            self._flags.add(self.endpoint.name, flag)
-        for code in one.reasons.translate(None, _QUIET):
-            self._nulls.add(self.endpoint.name, REASONS[code])
+        self.metrics.answered(answerer, len(rows), made, times)
 
 
 def _until(deadline_s: float | None) -> asyncio.Timeout:

@@ -21,12 +21,12 @@ class Shadowing:
     """Lets shadows answer what they were offered.
 
     Args:
-        turns: Says whether anybody waits.
+        scheduler: Says whether anybody waits.
         commit: Where their predictions go.
     """
 
-    def __init__(self, turns: RequestScheduler, commit: GroupCommit) -> None:
-        self._turns = turns
+    def __init__(self, scheduler: RequestScheduler, commit: GroupCommit) -> None:
+        self._scheduler = scheduler
         self._commit = commit
         self._busy: set[Shadow] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -44,7 +44,7 @@ class Shadowing:
 
     def _work(self) -> None:
         self._timer, begun_s = None, perf_counter()
-        if not self._turns.under_way:
+        if not self._scheduler.under_way:
             for shadow in list(self._busy):
                 made = shadow.work(_WORK_S / len(self._busy))
                 if made:

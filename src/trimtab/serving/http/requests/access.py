@@ -20,33 +20,9 @@ from trimtab.serving.problems import Refused
 ANYBODY = "anybody"  # who asks without a key
 _SEEN = 4_096  # presented keys that are remembered as good
 _BEARER = b"bearer "
-_OPEN = re.compile(r"/health/(live|ready)|/docs|/v2/health/(live|ready)")
-_WRITES = re.compile(r"/v1/(events|labels)/[^/]+")
-_PREDICTS = re.compile(r"/v1/models/[^/]+/predict|/v2/models/[^/]+(/versions/[^/]+)?/infer")
-_LISTS = re.compile(r"/v2/repository/index")
 _LOCAL = re.compile(rb"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?", re.IGNORECASE)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _REALM = 'Bearer realm="trimtab"'
-
-
-def right_of(method: str, path: str) -> Role | None:
-    """The right that a request needs where something answers to it; None: none.
-
-    What is not named here and may change something takes the right to administer: an address that is added is closed
-    until it is named. Where nothing answers, the service asks for no more than the right to read (D134).
-
-    >>> right_of("POST", "/v1/models/late/predict"), right_of("GET", "/metrics"), right_of("GET", "/health/ready")
-    ('predict', 'read', None)
-    """
-    if path.startswith("/v2"):
-        path = path.rstrip("/")  # as its addresses are read
-    if _OPEN.fullmatch(path):
-        return None
-    if _PREDICTS.fullmatch(path):
-        return "predict"
-    if method in ("GET", "HEAD", "OPTIONS") or _LISTS.fullmatch(path):
-        return "read"
-    return "write" if _WRITES.fullmatch(path) else "admin"
 
 
 def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:

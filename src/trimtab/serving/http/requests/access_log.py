@@ -55,7 +55,7 @@ class AccessLog:
                 f"access_log: {where} cannot be written ({error.strerror}). Make its folder, or name another file."
             ) from error
 
-    def write(self, exchanges: Sequence[RequestRecord], ahead_ns: int) -> None:
+    def write(self, records: Sequence[RequestRecord], ahead_ns: int) -> None:
         """Append a line for each.
 
         Raises:
@@ -63,7 +63,7 @@ class AccessLog:
         """
         self._look()
         line = self._lines.line
-        block = "".join([f"{line(one, ahead_ns)}\n" for one in exchanges]).encode()
+        block = "".join([f"{line(one, ahead_ns)}\n" for one in records]).encode()
         block = b"\n" * self._is_torn() + block
         written = 0
         try:
@@ -130,7 +130,7 @@ class AccessLog:
 
 
 class _Lines:
-    """Makes lines of exchanges that have ended.
+    """Makes lines of records that have ended.
 
     What many lines have in common is encoded once and kept, which takes half of the time.
     Whatever an asker chooses freely goes through the encoder; the rest is numbers, and texts of a checked form.
@@ -144,7 +144,7 @@ class _Lines:
         self._hosts: dict[str, str] = {}
 
     def line(self, one: RequestRecord, ahead_ns: int) -> str:
-        """What is told of an exchange; `ahead_ns` is what the wall clock is ahead of `perf_counter`."""
+        """What is told of an record; `ahead_ns` is what the wall clock is ahead of `perf_counter`."""
         second, us = divmod((int(one.received_s * 1e9) + ahead_ns) // 1_000, 1_000_000)
         if second != self._second:
             self._second, self._moment = second, format_time(second * 1_000_000)[:-1]

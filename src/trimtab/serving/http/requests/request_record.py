@@ -1,7 +1,7 @@
-"""Requests and what became of them, for those who want to know each: the access log, and traces.
+"""Records of requests, and their way to the access log and to traces.
 
-The event loop only puts a finished exchange into a list; a thread does the rest. When that cannot keep up, exchanges
-are dropped and counted, and no request waits.
+The event loop only appends the record of a finished request to a list; a thread does the rest. When it cannot keep up,
+records are dropped and counted, and no request waits.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from trimtab.core.records import Prediction
 
 STAGES = ("read", "decode", "predict", "log", "encode")  # of a prediction, by their ends
-GONE = 499  # the status of a request whose asker hung up
-MOST_WAITING = 50_000  # exchanges that may wait for the thread
-AT_ONCE = 500  # that a sink is given
+GONE = 499  # the status of a request whose client hung up
+MOST_WAITING = 50_000  # records that may wait for the thread
+AT_ONCE = 500  # records given to a sink
 _EVERY_S = 0.1
-_END_S = 3.0  # for what waits when the service ends
+_END_S = 3.0  # for records that wait when the service ends
 _OF_TRACES = frozenset((b"traceparent", b"tracestate"))
-_LONGEST_TOLD = 2_048  # of a path or a header: an asker may make up as much as a head can hold
+_LONGEST_TEXT = 2_048  # characters of a path or header that are kept: clients choose them
 _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]([0-9a-f])")
 _logger = logging.getLogger(__name__)
-CURRENT: ContextVar[RequestRecord | None] = ContextVar("exchange", default=None)  # of a task, where nobody hands it on
+CURRENT: ContextVar[RequestRecord | None] = ContextVar("record", default=None)  # of the running task
 
 
 RawHeaders: TypeAlias = "Iterable[tuple[bytes, bytes]]"  # headers as they came, names in lower case
@@ -45,58 +45,36 @@ class RequestRecord:
     """One request, and what became of it.
 
     Args:
-        heard_s: `perf_counter` when it began to arrive.
+        received_s: `perf_counter` when it began to arrive.
         method: Of HTTP, or `gRPC`.
         path: Its address, without a query.
-        headers: As they came; those of traces are kept.
-        client: The address and port that it came from.
+        headers: All of them; those of traces are kept.
+        client: Address and port of the client.
     """
 
-    __slots__ = (
-        "answers",
-        "client",
-        "ended_s",
-        "features_s",
-        "grpc",
-        "headers",
-        "key",
-        "label",
-        "made",
-        "method",
-        "model",
-        "model_s",
-        "path",
-        "received_s",
-        "request_id",
-        "route",
-        "size_bytes",
-        "status",
-        "times",
-        "traced",
-        "watched",
-    )
+    # of a prediction; class attributes, so that most records do without
+    label = ""  # of the version that answered: "late_flight@7"
+    made: Sequence[Prediction] = ()  # the first that was logged: many records may wait
+    answers = 0
+    times: tuple[float, ...] = ()  # the ends of its stages
+    features_s = model_s = 0.0
+    grpc = ""  # the name of its status in gRPC
 
     def __init__(self, received_s: float, method: str, path: str, headers: RawHeaders, client: Client) -> None:
         self.received_s = received_s
         self.method = method
-        self.path = path if len(path) <= _LONGEST_TOLD else path[:_LONGEST_TOLD]
-        self.headers = [one for one in headers if one[0] in _OF_TRACES and len(one[1]) <= _LONGEST_TOLD]
+        self.path = path if len(path) <= _LONGEST_TEXT else path[:_LONGEST_TEXT]
+        self.headers = [one for one in headers if one[0] in _OF_TRACES and len(one[1]) <= _LONGEST_TEXT]
         self.client = client
         self.request_id = request_id(headers)
-        self.key = ANYBODY  # who asks: the name of the key
+        self.key = ANYBODY  # the name of the client's key
         self.route = "predict"
         self.model = ""
-        self.label = ""  # of the version that answered: "late_flight@7"
-        self.made: Sequence[Prediction] = ()  # the first of what is logged of it: many exchanges may wait to be told
-        self.answers = 0
-        self.times: tuple[float, ...] = ()  # of a prediction: the ends of its stages
-        self.features_s = self.model_s = 0.0
         self.status = 0
-        self.grpc = ""  # the name of its status there, when it came by gRPC
-        self.size_bytes = 0  # of the answer's body
+        self.size_bytes = 0  # of the response's body
         self.ended_s = received_s
         self.traced = False
-        self.watched = False  # whether anybody is to be told
+        self.observed = False  # whether telemetry wants it
 
     @property
     def named(self) -> Headers:
@@ -116,8 +94,8 @@ def trace_id(headers: RawHeaders) -> str:
     return ""
 
 
-class Untold(Exception):
-    """A sink had no room for `count` of the exchanges; the others it took."""
+class DroppedRecordsError(Exception):
+    """A sink had no room for `count` records; it took the others."""
 
     def __init__(self, message: str, count: int) -> None:
         super().__init__(message)
@@ -125,28 +103,28 @@ class Untold(Exception):
 
 
 class Sink(Protocol):
-    """Takes exchanges that have ended; called in one thread only."""
+    """Takes records of requests that have ended; called in one thread only."""
 
-    traces: bool  # only those that are traced
+    traces: bool  # whether it takes only requests that are traced
 
-    def write(self, exchanges: Sequence[RequestRecord], ahead_ns: int) -> None:
-        """Take some. `ahead_ns` is what the wall clock is ahead of `perf_counter`.
+    def write(self, records: Sequence[RequestRecord], ahead_ns: int) -> None:
+        """Take some. `ahead_ns` is by how much the wall clock is ahead of `perf_counter`.
 
         Raises:
-            Untold: There was no room for some.
+            DroppedRecordsError: There was no room for some of them.
         """
         ...
 
     def close(self) -> None: ...
 
 
-class Watch:
-    """Hands exchanges that have ended to sinks, in a thread.
+class Telemetry:
+    """Hands records of requests that have ended to sinks, in a thread.
 
     Args:
-        sinks: Where they go.
-        traced_share: Which part of the requests is traced that do not say so themselves (`traceparent`).
-        most: How many may wait for the thread.
+        sinks: Where records go.
+        traced_share: The share of requests to trace among those without a `traceparent`.
+        most: How many records may wait for the thread.
     """
 
     def __init__(self, sinks: Sequence[Sink], *, traced_share: float = 0.0, most: int = MOST_WAITING) -> None:
@@ -157,12 +135,12 @@ class Watch:
         self._share = traced_share
         self._most = most
         self._ended: deque[RequestRecord] = deque()
-        self._failing: set[Sink] = set()  # whose newest writing failed
+        self._failing: set[Sink] = set()  # whose last write failed
         self._throttled = ThrottledLogger(_logger)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="trimtab-watch", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="trimtab-telemetry", daemon=True)
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Telemetry:
         self._thread.start()
         return self
 
@@ -170,40 +148,40 @@ class Watch:
         self._stop.set()
         self._thread.join(_END_S)
         if self.waiting:
-            _logger.warning("%d requests were not told of any more: whoever reads is too slow", len(self._ended))
+            _logger.warning("telemetry: %d requests were dropped at the end; a sink is too slow", len(self._ended))
 
     @property
     def waiting(self) -> int:
-        """How many wait for the thread."""
+        """How many records wait for the thread."""
         return len(self._ended)
 
     def begin(
         self, received_s: float, method: str, path: str, headers: RawHeaders, client: Client
     ) -> RequestRecord | None:
-        """A request came; None when nobody wants to be told of it."""
+        """The record of a request that came; None when no sink wants it."""
         traced = self._traces and self._is_traced(headers)
         if not (traced or self._all):
             return None
-        exchange = RequestRecord(received_s, method, path, headers, client)
-        exchange.traced, exchange.watched = traced, True
-        return exchange
+        record = RequestRecord(received_s, method, path, headers, client)
+        record.traced, record.observed = traced, True
+        return record
 
-    def end(self, exchange: RequestRecord, status: int, size_bytes: int) -> None:
-        """It was answered; status 0: its asker hung up."""
-        if not exchange.watched:
+    def end(self, record: RequestRecord, status: int, size_bytes: int) -> None:
+        """Note how a request ended; status 0: its client hung up."""
+        if not record.observed:
             return
         if len(self._ended) >= self._most:
             self.dropped += 1
             return
-        exchange.status = status or GONE
-        exchange.size_bytes = size_bytes
-        exchange.ended_s = perf_counter()
-        self._ended.append(exchange)
+        record.status = status or GONE
+        record.size_bytes = size_bytes
+        record.ended_s = perf_counter()
+        self._ended.append(record)
 
     def _is_traced(self, headers: RawHeaders) -> bool:
         for name, value in headers:
             if name == b"traceparent" and (match := _TRACEPARENT.fullmatch(value)):
-                return match[2] in b"13579bdf"  # the flag that its asker traces it
+                return match[2] in b"13579bdf"  # the flag "sampled" of the client
         return random() < self._share
 
     def _run(self) -> None:
@@ -224,21 +202,21 @@ class Watch:
                     if its:
                         sink.write(its, ahead_ns)
                         self._failing.discard(sink)
-                except Untold as error:  # where one is too slow, some find room and some do not, time and again
+                except DroppedRecordsError as error:  # again and again while it is too slow
                     self.dropped += error.count
-                    self._throttled.warning("requests cannot be told of", error)
-                except Exception as error:  # a full disk, or a fault: it must not end the telling, nor any request
+                    self._throttled.warning("telemetry: records were dropped", error)
+                except Exception as error:  # a full disk, or a fault: neither telemetry nor a request may end
                     self.dropped += len(its)
                     if sink not in self._failing:
                         self._failing.add(sink)
-                        _logger.warning("requests cannot be told of: %s: %s", type(error).__name__, error)
+                        _logger.warning("telemetry: records cannot be written: %s: %s", type(error).__name__, error)
 
 
 def begun(
-    watch: Watch | None, received_s: float, method: str, path: str, headers: RawHeaders, client: Client
+    telemetry: Telemetry | None, received_s: float, method: str, path: str, headers: RawHeaders, client: Client
 ) -> RequestRecord | None:
-    """The exchange of a request, where somebody wants to be told of it, or it has an id to carry back."""
-    exchange = None if watch is None else watch.begin(received_s, method, path, headers, client)
-    if exchange is None and any(name == b"x-request-id" for name, _ in headers):
-        exchange = RequestRecord(received_s, method, path, headers, client)
-    return exchange
+    """The record of a request, where telemetry wants one or its response has to carry its id; else None."""
+    record = None if telemetry is None else telemetry.begin(received_s, method, path, headers, client)
+    if record is None and any(name == b"x-request-id" for name, _ in headers):
+        record = RequestRecord(received_s, method, path, headers, client)
+    return record

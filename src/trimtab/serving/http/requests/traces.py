@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from trimtab.core.errors import Misuse
 from trimtab.serving.http.requests.access_log import printable
-from trimtab.serving.http.requests.request_record import AT_ONCE, STAGES, RequestRecord, Untold
+from trimtab.serving.http.requests.request_record import AT_ONCE, STAGES, DroppedRecordsError, RequestRecord
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 SAMPLER = "OTEL_TRACES_SAMPLER"
@@ -71,7 +71,7 @@ class Traces:
         self._server, self._inside = SpanKind.SERVER, SpanKind.INTERNAL
         self._good, self._error = Status(), Status(StatusCode.ERROR)
 
-    def write(self, exchanges: Sequence[RequestRecord], ahead_ns: int) -> None:
+    def write(self, records: Sequence[RequestRecord], ahead_ns: int) -> None:
         """Make the spans of requests that have ended.
 
         They are made as they are to be handed on, without the tracer: it would open and end each, with a lock and a
@@ -79,11 +79,11 @@ class Traces:
         What the processor has no room for it drops, and says so nowhere: so it is given no more than it has room for.
 
         Raises:
-            Untold: Too many spans wait for the collector.
+            DroppedRecordsError: Too many spans wait for the collector.
         """
-        untold = 0
+        dropped = 0
         span, take, context_of, inside, good = self._span, self._take, self._context, self._inside, self._good
-        for one in exchanges:
+        for one in records:
             parent = self._parent(one)
             trace_id = (getrandbits(128) or 1) if parent is None else parent.trace_id
             name = f"{printable(one.method)} {_route(one)}"
@@ -94,7 +94,7 @@ class Traces:
             context = context_of(trace_id, getrandbits(64) or 1, trace_state=state)
             parts = _parts(one)
             if self._given + len(parts) + 1 - self._exporter.done > self._most:
-                untold += 1
+                dropped += 1
                 continue
             self._given += len(parts) + 1
             for part, start_s, end_s in parts:
@@ -113,11 +113,11 @@ class Traces:
                     end_time=int(one.ended_s * 1e9) + ahead_ns,
                 )
             )
-        if untold:
-            raise Untold(
-                f"traces: {untold:,} requests found no room among the {self._most:,} spans that may wait for the "
+        if dropped:
+            raise DroppedRecordsError(
+                f"traces: {dropped:,} requests found no room among the {self._most:,} spans that may wait for the "
                 "collector. Let it take them faster, or trace a smaller share (serve.traces_share).",
-                untold,
+                dropped,
             )
 
     def _parent(self, one: RequestRecord) -> Any:

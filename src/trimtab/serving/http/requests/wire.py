@@ -23,7 +23,7 @@ Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
 JSON_TYPE = b"application/json"
 TIMEOUT = b"x-timeout-ms"
-NO_GUESSING = b"x-content-type-options", b"nosniff"  # a header of every answer
+HEADERS: Headers = ((b"x-content-type-options", b"nosniff"),)  # of every response
 _LONGEST_MS = 600_000
 _SEARCH_S = 10.0
 _PAUSES_S = itertools.cycle((b"1", b"2", b"3"))
@@ -191,8 +191,9 @@ def search_until(scope: Scope) -> float:
 
 async def respond(send: Send, reply: Reply, *, head: bool = False) -> None:
     """Send a whole response, whose type is not to be guessed; without its body when `head`."""
-    told = (b"content-type", reply.media_type), NO_GUESSING, (b"content-length", b"%d" % len(reply.body))
-    await send({"type": "http.response.start", "status": reply.status, "headers": [*told, *reply.headers]})
+    size = b"content-length", b"%d" % len(reply.body)
+    headers = [(b"content-type", reply.media_type), *HEADERS, size, *reply.headers]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if head else reply.body})
 
 

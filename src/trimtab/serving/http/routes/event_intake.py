@@ -1,4 +1,4 @@
-"""Where a service takes events in, whatever they come as: in a thread, counted, and waited for if that is asked."""
+"""Intake of events and labels: pushed in a thread, counted, and waited for on request."""
 
 from __future__ import annotations
 
@@ -6,74 +6,71 @@ from collections.abc import Callable
 from time import monotonic
 from typing import NamedTuple
 
-from trimtab.core.errors import NotFound, Unavailable
-from trimtab.serving.http.requests.limits import Limits
-from trimtab.serving.http.requests.threads import Threads
-from trimtab.serving.http.requests.wire import Scope, asked_timeout
-from trimtab.serving.http.routes.pushing import Push, Pushed, WaitApplied, wait_asked
-from trimtab.serving.observe.metrics import Metrics
+from trimtab.core.errors import Misuse, NotFound, Unavailable
+from trimtab.serving.http.predict.parts import Parts
+from trimtab.serving.http.requests.http_request import HttpRequest
+from trimtab.serving.http.requests.wire import asked_timeout
+from trimtab.serving.http.routes.pushing import Push, Pushed, WaitApplied
 from trimtab.serving.problems import InvalidField
 
 
 class Taken(NamedTuple):
-    """What became of the events of one request."""
+    """The result of pushing the events of one request."""
 
     source: str
     pushed: Pushed
     rows: int
 
 
-class EventDoor:
-    """Takes events into the log.
+class EventIntake:
+    """Pushes events into the log.
 
     Args:
-        push: What takes them; None: nothing does in this process.
-        wait_applied: Waits for the views; None: none are applied here.
-        threads: Where it is done.
-        metrics: Where they are counted.
-        limits: How long views are waited for.
+        push: Appends events; None: this process takes none.
+        wait_applied: Waits for the views; None: this process applies none.
+        parts: Threads, metrics and limits of the service.
     """
 
-    def __init__(
-        self, push: Push | None, wait_applied: WaitApplied | None, *, threads: Threads, metrics: Metrics, limits: Limits
-    ) -> None:
+    def __init__(self, push: Push | None, wait_applied: WaitApplied | None, parts: Parts) -> None:
         self._push = push
         self._wait_applied = wait_applied
-        self._threads = threads
-        self._wait_s = limits.wait_applied_s
-        self._counted = metrics.counter("trimtab_events_total", "Events pushed over HTTP.", ("source", "fate"))
+        self._threads = parts.threads
+        self._wait_s = parts.limits.wait_applied_s
+        self._counted = parts.metrics.counter("trimtab_events_total", "Events pushed over HTTP.", ("source", "fate"))
 
-    def wait_until(self, scope: Scope) -> float | None:
-        """Until when (`monotonic`) a request wants the views waited for, if its query says `wait=applied`.
+    def wait_until(self, request: HttpRequest) -> float | None:
+        """The time (`monotonic`) until which to wait for the views, if the query says `wait=applied`; else None.
 
-        That is as long as this service waits, or until nobody waits for the answer any more (`X-Timeout-Ms`).
+        It is the request's deadline (`X-Timeout-Ms`), or the longest that this service waits.
 
         Raises:
-            NotFound: No events are taken here.
-            Misuse: The query says anything else, or the header no time.
-            Unavailable: No views are applied here.
+            NotFound: This server takes no events.
+            Misuse: The query has anything else, or the header is no time.
+            Unavailable: This process applies no views.
         """
         if self._push is None:
             raise NotFound("events: this server takes none. Push them where the event log is.")
-        wait, timeout_s = wait_asked(scope["query_string"]), asked_timeout(scope)
-        if not wait:
+        wait, timeout_s = request.query(("wait",)).get("wait"), asked_timeout(request.scope)
+        if wait is None:
             return None
+        if wait != "applied":
+            raise Misuse(f"query wait={wait!r} is unknown. The only one is wait=applied.")
         if self._wait_applied is None:
             raise Unavailable("wait=applied: no views are applied in this process. Leave it out.")
         return monotonic() + (self._wait_s if timeout_s is None else min(timeout_s, self._wait_s))
 
     async def take(self, work: Callable[[Push], Taken], what: str, *, until_s: float | None) -> Taken:
-        """What became of the events that `work` reads and pushes, in a thread; they are safe, and counted.
+        """Read and push events in a thread, and count them.
 
         Args:
             work: Reads and pushes them.
-            what: What one of them is, in messages: "event".
-            until_s: The views are to have them by then (`monotonic`), too; None: whenever they do.
+            what: The word for one of them in messages: "event".
+            until_s: Wait until then (`monotonic`) for the views to include them; None: do not wait.
 
         Raises:
-            InvalidField: None was taken; the first one's fault is named.
-            Unavailable: The events are safe, but the views behind.
-            Refused: Too much is under way (429).
+            InvalidField: No event was accepted; the first problem is named.
+            Unavailable: The events are safe, but the views do not include them yet.
+            Refused: Too many requests are in flight (429).
         """
         taken: Taken = await self._threads.work(work, self._push)
         pushed = taken.pushed

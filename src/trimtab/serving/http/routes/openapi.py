@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, get_args
 
 import msgspec
 
 from trimtab.core.columns.data import Dtype
 from trimtab.events.definitions import Source
 from trimtab.features.definitions import Request
-from trimtab.registry.versions import AliasMove
-from trimtab.serving import Answer, LoggedPrediction
-from trimtab.serving.http.requests.access import right_of
-from trimtab.serving.http.routes.operations import (
-    AliasShown,
-    AskRepair,
-    EntityFeatures,
-    Labelled,
-    LabelRow,
-    ModelShown,
-    Move,
-    RepairAsked,
-    RollBack,
-    StageShown,
-    VersionShown,
-)
+from trimtab.serving.answer.served import Answer
+from trimtab.serving.http.routes.address import Address, Listed
 from trimtab.serving.problems import Problem
 
 Schema = dict[str, Any]
@@ -33,23 +20,7 @@ Schema = dict[str, Any]
 _JSON, _PROBLEM = "application/json", "application/problem+json"
 _ARROW = "application/vnd.apache.arrow.stream"
 _REF = "#/components/schemas/{name}"
-_SHOWN = (
-    Answer,
-    LoggedPrediction,
-    ModelShown,
-    VersionShown,
-    AliasShown,
-    StageShown,
-    AskRepair,
-    AliasMove,
-    Move,
-    RepairAsked,
-    RollBack,
-    EntityFeatures,
-    LabelRow,
-    Labelled,
-    Problem,
-)
+_NAMES = re.compile(r"\{(\w+)\*?\}")
 _INT64 = {"minimum": -(2**63), "maximum": 2**63 - 1}
 _MOMENT: Schema = {
     "description": "ISO 8601 text, or UTC microseconds since 1970",
@@ -87,23 +58,23 @@ class Described(msgspec.Struct, frozen=True, kw_only=True):
     explanation: type[msgspec.Struct] = Problem  # what `?why` gives
 
 
-def openapi(described: Described) -> Schema:
-    """The document, to be encoded as JSON."""
-    kinds = [*_SHOWN, *([described.explanation] if described.explanation not in _SHOWN else [])]
-    _, schemas = msgspec.json.schema_components(kinds, ref_template=_REF)
+def openapi(described: Described, addresses: Sequence[Address]) -> Schema:
+    """The document of these rows of the address table, to be encoded as JSON."""
+    addresses = [address for address in addresses if address.operation]
+    _, schemas = msgspec.json.schema_components(
+        [Answer, Problem, described.explanation, *_kinds(addresses)], ref_template=_REF
+    )
     _allow_nan(schemas["LoggedPrediction"]["properties"]["values"])
-    paths: dict[str, Schema] = {}
     for model in described.models:
         schemas[_row_name(model)] = _row_schema(model.request)
         schemas[f"{model.name}.answer"] = _answer_schema(model, schemas["Answer"])
-        paths[f"/v1/models/{model.name}/predict"] = {"post": _predict(model)}
     for source in described.sources:
         schemas[f"{source.name}.event"] = _event_schema(source)
-        paths[f"/v1/events/{source.name}"] = {"post": _events(source)}
-    paths |= _about_models(described) | _about_records(described) | _about_service()
-    paths |= _inference([model.name for model in described.models])
     schemas |= {"Pushed": _PUSHED, "Status": _object({"status": {"type": "string"}}, ["status"])}
-    _guard(paths, required=described.key_required)
+    paths: dict[str, Schema] = {}
+    for address in addresses:
+        for path, operation in _operations(address, described):
+            paths.setdefault(path, {})[address.method.lower()] = operation
     return {
         "openapi": "3.1.0",
         "info": {
@@ -221,28 +192,91 @@ def _row_name(model: ModelSchema) -> str:
     return f"{model.name}.row"
 
 
-# -- addresses ------------------------------------------------------------------------------------------------------
+# -- operations -----------------------------------------------------------------------------------------------------
 
 
-def _operation(summary: str, tag: str, gives: Schema, **more: Any) -> Schema:
-    return {
-        "summary": summary,
-        "tags": [tag],
-        **more,
-        "responses": {"200": {"description": "Done", "content": {_JSON: {"schema": gives}}}, **_problems()},
+def _operations(address: Address, described: Described) -> Iterator[tuple[str, Schema]]:
+    """The paths of a row of the address table, each with its operation."""
+    if address.each == "model":
+        for model in described.models:
+            yield _bare(address.path, model.name), _predict(address, model, described)
+    elif address.each == "source":
+        for source in described.sources:
+            event = _ref(f"{source.name}.event")
+            operation = _operation(address, described, (), _ref("Pushed"), source.name)
+            operation["requestBody"] = _takes(event, {"type": "array", "items": event}, arrow=True, lines=True)
+            yield _bare(address.path, source.name), operation
+    elif address.each == "entity":
+        for entity, parts in described.entities.items():
+            names = [f"key{n + 1}" if parts > 1 else "key" for n in range(parts)]
+            path = address.path.replace("{entity}", entity).replace("{key*}", "/".join(f"{{{name}}}" for name in names))
+            yield path, _operation(address, described, names, _gives(address.gives), entity)
+    else:
+        path = re.sub(r"\[.*?\]", "", address.path)
+        yield path, _operation(address, described, _NAMES.findall(path), _gives(address.gives))
+
+
+def _bare(path: str, name: str) -> str:
+    return _NAMES.sub(name, path)
+
+
+def _operation(address: Address, described: Described, names: Sequence[str], gives: Schema, one: str = "") -> Schema:
+    """The operation of one row; `names` are those in its path, `one` is what it is documented for."""
+    media = address.gives if isinstance(address.gives, str) and "/" in address.gives else _JSON
+    problem = {"$ref": f"#/components/responses/{address.errors}"}
+    operation: Schema = {
+        "summary": address.summary.format(one),
+        "tags": [address.tag],
+        "operationId": f"{address.operation}_{one}" if one else address.operation,
+        "responses": {
+            "200": {"description": "Done", "content": gives if _JSON in gives else {media: {"schema": gives}}},
+            **dict.fromkeys(("4XX", "500", "503", "504"), problem),
+        },
+        "security": [],
     }
-
-
-def _html(summary: str, tag: str, **more: Any) -> Schema:
-    """An operation that gives a page."""
-    operation = _operation(summary, tag, {}, **more)
-    operation["responses"]["200"]["content"] = {"text/html": {"schema": {"type": "string"}}}
+    models = [model.name for model in described.models]
+    if parameters := [
+        *(_parameter("path", name, models) for name in names),
+        *(_parameter("query", name, models) for name in address.query or ()),
+        *(_parameter("header", name, models) for name in address.headers),
+    ]:
+        operation["parameters"] = parameters
+    if isinstance(address.takes, dict):
+        operation["requestBody"] = address.takes
+    elif address.takes is not None:
+        kind = (get_args(address.takes) or (address.takes,))[0]
+        row = _ref(kind.__name__)
+        operation["requestBody"] = (
+            _takes(row) if kind is address.takes else _takes(row, {"type": "array", "items": row})
+        )
+    if address.right is not None:
+        open_to_all: list[Schema] = [] if described.key_required else [{}]
+        operation["security"] = [{"bearer": [address.right]}, {"key": [address.right]}, *open_to_all]
+        operation["description"] = f"Role: {address.right}."
     return operation
 
 
-def _problems(name: str = "Problem") -> Schema:
-    reference = {"$ref": f"#/components/responses/{name}"}
-    return {"4XX": reference, "500": reference, "503": reference, "504": reference}
+def _gives(gives: Any) -> Schema:
+    """The schema of a response."""
+    if isinstance(gives, dict):
+        return gives
+    if isinstance(gives, tuple):
+        return {"anyOf": [_gives(one) for one in gives]}
+    if isinstance(gives, Listed):
+        return _object({gives.name: {"type": "array", "items": _ref(gives.kind.__name__)}}, [gives.name])
+    if isinstance(gives, str):
+        return {"type": "string"} if "/" in gives else _ref(gives)
+    return _ref(gives.__name__)
+
+
+def _kinds(addresses: Sequence[Address]) -> set[type[msgspec.Struct]]:
+    """The Structs that rows take and give."""
+    found: list[Any] = []
+    for address in addresses:
+        found += address.gives if isinstance(address.gives, tuple) else [address.gives]
+        found += get_args(address.takes) or [address.takes]
+    kinds = [one.kind if isinstance(one, Listed) else one for one in found]
+    return {one for one in kinds if isinstance(one, type)}
 
 
 def _takes(*schemas: Schema, arrow: bool = False, lines: bool = False) -> Schema:
@@ -255,29 +289,23 @@ def _takes(*schemas: Schema, arrow: bool = False, lines: bool = False) -> Schema
     return {"required": True, "content": content}
 
 
-def _parameter(name: str, where: str, schema: Schema, about: str) -> Schema:
-    return {"name": name, "in": where, "required": where == "path", "schema": schema, "description": about}
+def _parameter(where: str, name: str, models: Sequence[str]) -> Schema:
+    about, schema = _PARAMETERS.get((where, name), ("A value that names it", {"type": "string", "minLength": 1}))
+    if name == "model":
+        schema = {"type": "string", "enum": list(models)} if models else {"type": "string", "minLength": 1}
+    made = {"name": name, "in": where, "required": where == "path", "schema": schema, "description": about}
+    return made | {"allowEmptyValue": True} if name == "why" else made
 
 
-def _text(among: Sequence[str] = ()) -> Schema:
-    return {"type": "string", "enum": list(among)} if among else {"type": "string", "minLength": 1}
-
-
-def _predict(model: ModelSchema) -> Schema:
+def _predict(address: Address, model: ModelSchema, described: Described) -> Schema:
     row, answer = _ref(_row_name(model)), _ref(f"{model.name}.answer")
     at = {"at": {**_MOMENT, "description": "Answer as of this moment in the past, from history"}}
     many = _object({"predictions": {"type": "array", "items": answer}}, ["predictions"])
-    operation = _operation(
-        f"Answers of {model.name}, each logged",
-        "predict",
-        {"anyOf": [answer, many]},
-        operationId=f"predict_{model.name}",
-        parameters=[_TIMEOUT],
-        requestBody=_takes(
-            _object({"request": row, **at}, ["request"]),
-            _object({"rows": {"type": "array", "items": row}, **at}, ["rows"]),
-            arrow=True,
-        ),
+    operation = _operation(address, described, (), {"anyOf": [answer, many]}, model.name)
+    operation["requestBody"] = _takes(
+        _object({"request": row, **at}, ["request"]),
+        _object({"rows": {"type": "array", "items": row}, **at}, ["rows"]),
+        arrow=True,
     )
     answered = operation["responses"]["200"]
     answered["content"][_ARROW] = {"schema": {"type": "string", "format": "binary"}}
@@ -285,222 +313,6 @@ def _predict(model: ModelSchema) -> Schema:
         "Logged": {"operationId": "prediction", "parameters": {"prediction": "$response.body#/id"}},
     }
     return operation
-
-
-def _events(source: Source) -> Schema:
-    event = _ref(f"{source.name}.event")
-    return _operation(
-        f"Push events of {source.name}",
-        "events and labels",
-        _ref("Pushed"),
-        operationId=f"push_{source.name}",
-        parameters=[_WAIT, _TIMEOUT],
-        requestBody=_takes(event, {"type": "array", "items": event}, arrow=True, lines=True),
-    )
-
-
-def _about_models(described: Described) -> dict[str, Schema]:
-    named = _parameter("model", "path", _text([model.name for model in described.models]), "A deployed model")
-    alias = _parameter("alias", "path", _text(), "champion, or another alias")
-    version = _parameter("version", "path", _text(), "Its number, name, alias or address")
-    one, tag = "/v1/models/{model}", "models"
-    move = {"parameters": [named, alias], "requestBody": _takes(_ref("Move"))}
-    point = "Point an alias to a version, if it points now to what is expected"
-    kinds = {"models": "ModelShown", "versions": "VersionShown", "aliases": "AliasShown", "stages": "StageShown"}
-    listed = {name: _object({name: {"type": "array", "items": _ref(kind)}}, [name]) for name, kind in kinds.items()}
-    return {
-        "/v1/models": {"get": _operation("The deployed models", tag, listed["models"], operationId="models")},
-        one: {"get": _operation("One model", tag, _ref("ModelShown"), operationId="model", parameters=[named])},
-        f"{one}/page": {"get": _html("Its quality as a page", tag, operationId="page", parameters=[named])},
-        f"{one}/stages": {
-            "get": _operation(
-                "The stages of its loop: what is done, where it stands, what comes next",
-                tag,
-                listed["stages"],
-                operationId="stages",
-                parameters=[named],
-            )
-        },
-        f"{one}/versions": {
-            "get": _operation(
-                "Its registered versions, oldest first",
-                tag,
-                listed["versions"],
-                operationId="versions",
-                parameters=[named],
-            )
-        },
-        f"{one}/versions/{{version}}": {
-            "get": _operation(
-                "One version with its signature",
-                tag,
-                _ref("VersionShown"),
-                operationId="version",
-                parameters=[named, version],
-            )
-        },
-        f"{one}/aliases": {
-            "get": _operation("Its aliases", tag, listed["aliases"], operationId="aliases", parameters=[named])
-        },
-        f"{one}/aliases/{{alias}}": {
-            "get": _operation(
-                "Where an alias points", tag, _ref("AliasShown"), operationId="alias", parameters=[named, alias]
-            ),
-            "put": _operation(point, "administration", _ref("AliasMove"), operationId="move_alias", **move),
-            "post": _operation(
-                f"{point}; the same as PUT", "administration", _ref("AliasMove"), operationId="move_alias_too", **move
-            ),
-        },
-        f"{one}/aliases/{{alias}}/rollback": {
-            "post": _operation(
-                "Let the version before answer again, if the alias points now to what is expected",
-                "administration",
-                _ref("AliasMove"),
-                operationId="roll_back",
-                parameters=[named, alias],
-                requestBody=_takes(_ref("RollBack")),
-            )
-        },
-        f"{one}/repairs": {
-            "post": _operation(
-                "Make and judge a candidate at the loop's next tick",
-                "administration",
-                _ref("RepairAsked"),
-                operationId="ask_repair",
-                parameters=[named],
-                requestBody=_takes(_ref("AskRepair")),
-            )
-        },
-    }
-
-
-def _about_records(described: Described) -> dict[str, Schema]:
-    models = [model.name for model in described.models]
-    named = _parameter("model", "path", _text(models), "A deployed model")
-    label, records = _ref("LabelRow"), "predictions and features"
-    prediction = _parameter("prediction", "path", _text(), "The id of an answer")
-    paths: dict[str, Schema] = {
-        "/v1/labels/{model}": {
-            "post": _operation(
-                "Tell what became of requests, by prediction or by key",
-                "events and labels",
-                _ref("Labelled"),
-                operationId="label",
-                parameters=[named, _WAIT, _TIMEOUT],
-                requestBody=_takes(label, {"type": "array", "items": label}),
-            )
-        },
-        "/v1/predictions/{prediction}": {
-            "get": _operation(
-                "A prediction as it was logged; with ?why all that led to it",
-                records,
-                {"anyOf": [_ref("LoggedPrediction"), _ref(described.explanation.__name__)]},
-                operationId="prediction",
-                parameters=[
-                    prediction,
-                    _parameter("why", "query", {"enum": ["", "true", "1"]}, "Explain it") | {"allowEmptyValue": True},
-                    _TIMEOUT,
-                ],
-            )
-        },
-    }
-    for entity, parts in described.entities.items():
-        names = [f"key{n + 1}" if parts > 1 else "key" for n in range(parts)]
-        address = "/".join(f"{{{name}}}" for name in names)
-        paths[f"/v1/entities/{entity}/{address}/features"] = {
-            "get": _operation(
-                f"The features of one {entity} as they stand online",
-                records,
-                _ref("EntityFeatures"),
-                operationId=f"features_{entity}",
-                parameters=[
-                    *(_parameter(name, "path", _text(), "A value that names it") for name in names),
-                    _parameter("model", "query", _text(models), "Only those that this model reads"),
-                ],
-            )
-        }
-    return paths
-
-
-def _about_service() -> dict[str, Schema]:
-    def plain(summary: str, kind: str, name: str) -> Schema:
-        content = {kind: {"schema": {"type": "string"}}}
-        operation = _operation(summary, "service", {}, operationId=name)
-        operation["responses"]["200"] = {"description": "Done", "content": content}
-        return {"get": operation}
-
-    return {
-        "/health/live": {
-            "get": _operation("Whether the process answers", "service", _ref("Status"), operationId="live")
-        },
-        "/health/ready": {
-            "get": _operation("Whether it can answer as it should", "service", _ref("Status"), operationId="ready")
-        },
-        "/metrics": plain("Figures for Prometheus", "text/plain", "metrics"),
-        "/openapi.json": {"get": _operation("This document", "service", {"type": "object"}, operationId="openapi")},
-        "/docs": plain("The page for people", "text/html", "docs"),
-    }
-
-
-def _inference(models: Sequence[str]) -> dict[str, Schema]:
-    """The Open Inference Protocol, whose own documents define its messages."""
-    anything: Schema = {"type": "object"}
-    named = _parameter("model", "path", _text(models), "A deployed model")
-
-    def operation(summary: str, name: str, *parameters: Schema, gives: Schema | None = None, **more: Any) -> Schema:
-        given = {"parameters": list(parameters)} if parameters else {}
-        made = _operation(summary, "open inference protocol", gives or anything, operationId=name, **given, **more)
-        made["responses"] |= _problems("InferenceError")
-        return made
-
-    one = "/v2/models/{model}"
-    infer = operation(
-        "Answers, each logged: request columns as tensors",
-        "v2_infer",
-        named,
-        _TIMEOUT,
-        requestBody={
-            "required": True,
-            "content": {
-                _JSON: {"schema": _INFER},
-                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-            },
-        },
-    )
-    infer["responses"]["200"]["content"]["application/octet-stream"] = {
-        "schema": {"type": "string", "format": "binary"}
-    }
-    index = operation(
-        "The models there are",
-        "v2_index",
-        gives={"type": "array", "items": anything},
-        requestBody={"required": False, "content": {_JSON: {"schema": _INDEX}}},
-    )
-    return {
-        "/v2": {"get": operation("About the server", "v2_server")},
-        "/v2/health/live": {"get": operation("Whether the process answers", "v2_live")},
-        "/v2/health/ready": {"get": operation("Whether it can answer as it should", "v2_ready")},
-        "/v2/models/stats": {"get": operation("The figures of all models", "v2_all_stats")},
-        one: {"get": operation("What a model takes and gives", "v2_model", named)},
-        f"{one}/ready": {"get": operation("Whether it answers", "v2_model_ready", named)},
-        f"{one}/config": {"get": operation("How it is set up", "v2_config", named)},
-        f"{one}/stats": {"get": operation("Its figures", "v2_stats", named)},
-        f"{one}/infer": {"post": infer},
-        "/v2/repository/index": {"post": index},
-    }
-
-
-def _guard(paths: Mapping[str, Schema], *, required: bool) -> None:
-    """Say of each operation which role it needs."""
-    for path, operations in paths.items():
-        example = path.replace("{", "").replace("}", "")
-        for method, operation in operations.items():
-            role = right_of(method.upper(), example)
-            if role is None:
-                operation["security"] = []
-                continue
-            operation["security"] = [{"bearer": [role]}, {"key": [role]}, *([] if required else [{}])]
-            operation["description"] = f"Role: {role}."
 
 
 _PUSHED = _object(
@@ -525,32 +337,17 @@ _PUSHED = _object(
     },
     ["accepted", "quarantined"],
 )
-_TENSOR: Schema = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string"},
-        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-        "datatype": {"enum": ["BOOL", "INT64", "FP64", "BYTES", "INT32", "FP32"]},
-        "parameters": {"type": "object"},
-        "data": {"type": "array"},
-    },
-    "required": ["name", "shape", "datatype"],
+_TEXT: Schema = {"type": "string", "minLength": 1}
+_PARAMETERS: dict[tuple[str, str], tuple[str, Schema]] = {
+    ("path", "model"): ("A deployed model", _TEXT),
+    ("path", "alias"): ("champion, or another alias", _TEXT),
+    ("path", "version"): ("Its number, name, alias or address", _TEXT),
+    ("path", "prediction"): ("The id of an answer", _TEXT),
+    ("query", "model"): ("Only those that this model reads", _TEXT),
+    ("query", "wait"): ("Answer once the online features have the events", {"const": "applied"}),
+    ("query", "why"): ("Explain it", {"enum": ["", "true", "1"]}),
+    ("header", "X-Timeout-Ms"): (
+        "Milliseconds from its arrival in which an answer is of use",
+        {"type": "number", "exclusiveMinimum": 0, "maximum": 600_000},
+    ),
 }
-_INFER: Schema = {
-    "type": "object",
-    "properties": {
-        "id": {"type": "string"},
-        "parameters": {"type": "object"},
-        "inputs": {"type": "array", "items": _TENSOR},
-        "outputs": {"type": "array", "items": {"type": "object"}},
-    },
-    "required": ["inputs"],
-}
-_INDEX: Schema = {"type": "object", "properties": {"ready": {"type": "boolean"}}}  # further fields say nothing
-_TIMEOUT = _parameter(
-    "X-Timeout-Ms",
-    "header",
-    {"type": "number", "exclusiveMinimum": 0, "maximum": 600_000},
-    "Milliseconds from its arrival in which an answer is of use",
-)
-_WAIT = _parameter("wait", "query", {"const": "applied"}, "Answer once the online features have the events")

@@ -1,4 +1,4 @@
-"""What the further addresses of the service do, as whoever wires it must provide it; and what they take and give."""
+"""Operations behind a project's addresses: their protocols, and the Structs that they take and return."""
 
 from __future__ import annotations
 

@@ -143,7 +143,9 @@ class _Announced(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         if self._service is not None:
-            await self._service.enter()  # what fails here is raised by `serve`; in the lifespan it would be an exit
+            await (
+                self._service.lifecycle.start()
+            )  # what fails here is raised by `serve`; in the lifespan it would be an exit
         await super().startup([])
         if self.started:
             self.acceptors = [self._acceptor(listener) for listener in sockets or ()]
@@ -153,7 +155,7 @@ class _Announced(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._service is not None:
-            self._service.leave(self._grace_s, lambda: self.force_exit)
+            self._service.lifecycle.begin_end(self._grace_s, lambda: self.force_exit)
         await super().shutdown(sockets)
         await self._hang_up()
         connections: list[Any] = list(self.server_state.connections)
@@ -190,7 +192,7 @@ class _Announced(uvicorn.Server):
     def release(self) -> None:
         """Wait for no thread any more, where a second signal came before the service was closed."""
         if self._service is not None and self.force_exit:
-            self._service.threads.close(0.0)
+            self._service.parts.threads.close(0.0)
 
     def _acceptor(self, listener: socket.socket) -> Acceptor:
         config, state = self.config, self.server_state
@@ -201,11 +203,10 @@ class _Announced(uvicorn.Server):
 
 def _protocol(app: AsgiApp) -> Any:
     """What reads connections: a class for uvicorn, or what makes such objects."""
-    from trimtab.serving.http.server.direct import DirectProtocol
-    from trimtab.serving.http.server.outbox import Outbox
+    from trimtab.serving.http.server.fast_path import FastPath
     from trimtab.serving.http.service import HttpService
 
-    return partial(DirectProtocol, app, {}, Outbox()) if isinstance(app, HttpService) else "httptools"
+    return FastPath(app) if isinstance(app, HttpService) else "httptools"
 
 
 def url_of(listener: socket.socket, host: str, *, tls: bool = False) -> str:

@@ -1,0 +1,88 @@
+"""Metrics of predict requests; each model's series are bound once, so that counting costs next to nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trimtab.core.records import Prediction
+from trimtab.features.frames import NO_VIEW, REASONS
+from trimtab.serving.answer.answering import Answerer
+from trimtab.serving.answer.timed import TimedAnswerer
+from trimtab.serving.arms.endpoint import Endpoint
+from trimtab.serving.http.requests.request_record import STAGES
+from trimtab.serving.observe.metrics import SIZE_BUCKETS, Histogram, Metrics
+
+_UNREMARKABLE = bytes((0, NO_VIEW))  # reasons that are not counted
+_PARTS = ("features", "model")  # of the stage `predict`
+
+
+class PredictMetrics:
+    """The metrics that all models share."""
+
+    def __init__(self, metrics: Metrics, latency: Histogram) -> None:
+        self.latency = latency
+        self.rows = metrics.histogram("trimtab_request_rows", "Rows of a predict request.", ("model",), SIZE_BUCKETS)
+        self.nulls = metrics.counter("trimtab_null_inputs_total", "Inputs without a fresh value.", ("model", "reason"))
+        self.flags = metrics.counter("trimtab_flagged_predictions_total", "Answers with a flag.", ("model", "flag"))
+
+
+class ModelMetrics:
+    """Counts and times of one model's predict requests."""
+
+    def __init__(self, endpoint: Endpoint, shared: PredictMetrics) -> None:
+        self.requests = 0
+        self.logged = 0
+        self.stored = 0  # answered by a precomputed prediction
+        self.answers: dict[tuple[str, str], int] = {}  # made now, by version and arm
+        self._endpoint = endpoint
+        self._nulls, self._flags = shared.nulls, shared.flags
+        name = endpoint.name
+        self._total = shared.latency.of((name, "total"))
+        self._stages = [shared.latency.of((name, stage)) for stage in STAGES]
+        self._parts = [shared.latency.of((name, part)) for part in _PARTS]
+        self._rows = shared.rows.of((name,))
+
+    def answered(self, answerer: Answerer, rows: int, made: Sequence[Prediction], times: tuple[float, ...]) -> None:
+        """Count one answered request.
+
+        Args:
+            answerer: What answered.
+            rows: How many rows it had.
+            made: Predictions that were logged.
+            times: The ends of its stages.
+        """
+        self.requests += 1
+        logged = len(made)
+        self.logged += logged
+        if logged != rows:
+            self.stored += rows - logged
+        self._total(times[-1] - times[0])
+        if answerer.__class__ is TimedAnswerer:
+            self._show(answerer, made, rows, times)
+        counted = self.answers
+        for one in made:
+            by = one.version, one.arm
+            counted[by] = counted.get(by, 0) + 1
+            if one.flags or one.reasons.strip(_UNREMARKABLE):
+                self._count_remarks(one)
+
+    def _show(self, timed: TimedAnswerer, made: Sequence[Prediction], rows: int, times: tuple[float, ...]) -> None:
+        """Add a request to the histograms of stages and rows, and to its record."""
+        if timed.sampled:
+            self._rows(rows)
+            for observe, start, end in zip(self._stages, times, times[1:], strict=False):
+                if end != start:  # a stage that this request had
+                    observe(end - start)
+            for observe, taken_s in zip(self._parts, (timed.features_s, timed.model_s), strict=True):
+                if taken_s:
+                    observe(taken_s)
+        if (record := timed.exchange) is not None:
+            record.made, record.answers, record.times = made[:1], rows, times
+            record.label = self._endpoint.label(made[0].version) if made else timed.served.label
+            record.features_s, record.model_s = timed.features_s, timed.model_s
+
+    def _count_remarks(self, one: Prediction) -> None:
+        for flag in one.flags:
+            self._flags.add(self._endpoint.name, flag)
+        for code in one.reasons.translate(None, _UNREMARKABLE):
+            self._nulls.add(self._endpoint.name, REASONS[code])

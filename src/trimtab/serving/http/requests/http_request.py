@@ -1,0 +1,107 @@
+"""One HTTP request as handlers see it: names in its path, its query and its body."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from time import perf_counter
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, unquote
+
+import msgspec
+
+from trimtab.core.errors import Misuse
+from trimtab.serving.http.requests.access import ANYBODY
+from trimtab.serving.http.requests.limits import Limits
+from trimtab.serving.http.requests.threads import Threads
+from trimtab.serving.http.requests.wire import JSON_TYPE, Receive, Reply, Scope, check_media_type, whole_body
+from trimtab.serving.problems import InvalidField, decode_problem
+
+T = TypeVar("T")
+
+_INLINE_BYTES = 64 << 10  # a larger body is decoded in a thread
+_encode = msgspec.json.Encoder().encode
+
+
+class HttpRequest:
+    """A request whose address is known and whose client is let in.
+
+    Args:
+        scope: ASGI's description of it.
+        receive: Gives its body.
+        names: Values of the names in its address.
+        limits: The largest body, and how long it may take.
+        threads: Where large bodies are decoded.
+    """
+
+    def __init__(
+        self, scope: Scope, receive: Receive, names: Mapping[str, str], limits: Limits, threads: Threads
+    ) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.names = names
+        self.received_s: float = scope.get("received_s") or perf_counter()
+        self._limits = limits
+        self._threads = threads
+
+    @property
+    def actor(self) -> str:
+        """The name of its key, as ledgers record it."""
+        who: str = self.scope.get("who", ANYBODY)
+        return "a person" if who == ANYBODY else who
+
+    def query(self, known: tuple[str, ...]) -> dict[str, str]:
+        """Its query, by name.
+
+        Raises:
+            Misuse: A name is not among `known`, or given twice.
+        """
+        pairs = parse_qsl(self.scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        found = dict(pairs)
+        unknown = [name for name in found if name not in known]
+        if unknown or len(found) < len(pairs):
+            needed = f"This address takes {', '.join(known)}, each once." if known else "This address takes none."
+            raise Misuse(f"query: {(unknown or list(found))[0]!r} is unknown, or given twice. {needed}")
+        return found
+
+    def segments(self) -> list[str]:
+        """The parts of its path, split before they are decoded: a part may hold an encoded slash."""
+        raw: bytes = self.scope.get("raw_path") or self.scope["path"].encode()
+        return [unquote(part) for part in raw.partition(b"?")[0].decode("latin-1").split("/")]
+
+    async def body(self) -> bytes:
+        """Its whole body.
+
+        Raises:
+            Refused: It is too large or too slow.
+        """
+        return await whole_body(self.scope, self.receive, self._limits.body_bytes, self._limits.body_timeout_s)
+
+    async def decoded(self, kind: type[T]) -> T:
+        """Its body, decoded from JSON and checked.
+
+        Raises:
+            Refused: Its media type is not JSON, or it is too large or too slow.
+            Misuse: It is not of this kind; `InvalidField` names the field.
+        """
+        check_media_type(self.scope, (JSON_TYPE,))
+        body = await self.body()
+        decode: Callable[[], T] = lambda: msgspec.json.decode(body, type=kind)  # noqa: E731
+        try:
+            if len(body) > _INLINE_BYTES:
+                found: T = await self._threads.work(decode)
+                return found
+            return decode()
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise _explained(decode_problem(error, body)) from error
+
+
+def as_json(document: Any) -> Reply:
+    """A response of JSON."""
+    return Reply(200, _encode(document))
+
+
+def _explained(problem: Misuse) -> Misuse:
+    """The problem of a body that has no declared columns."""
+    if not isinstance(problem, InvalidField) or "is missing" not in str(problem):
+        return problem
+    return InvalidField(f"{problem.pointer}: is missing, and needed.", field=problem.field, pointer=problem.pointer)

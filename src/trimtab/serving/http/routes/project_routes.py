@@ -1,0 +1,191 @@
+"""Handlers of a project's addresses: models, aliases, features, labels, explanations and documents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from trimtab.core.errors import Misuse, NotFound
+from trimtab.serving.http.requests.http_request import HttpRequest, as_json
+from trimtab.serving.http.requests.wire import Reply, search_until
+from trimtab.serving.http.routes import service_routes
+from trimtab.serving.http.routes.address import Handler
+from trimtab.serving.http.routes.docs_page import HEADERS, docs_page
+from trimtab.serving.http.routes.event_intake import Taken
+from trimtab.serving.http.routes.operations import (
+    Labelled,
+    LabelProblem,
+    LabelRow,
+    ModelOperations,
+    RecordOperations,
+)
+from trimtab.serving.http.routes.service_routes import Service
+from trimtab.serving.problems import Refused
+
+_HTML_TYPE = b"text/html; charset=utf-8"
+_PAGE_HEADERS = (  # no script, nothing from other hosts: texts on a page come from requests and people
+    (
+        b"content-security-policy",
+        b"default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'",
+    ),
+)
+_LABELS: Any = LabelRow | list[LabelRow]
+
+
+class ProjectRoutes:
+    """What the handlers of a project's addresses work on.
+
+    Args:
+        service: The service that they are mounted in.
+        load: Gives the operations on models and on records; called with the first request that needs them, in a thread.
+        document: Makes the OpenAPI document.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        load: Callable[[], tuple[ModelOperations, RecordOperations]],
+        document: Callable[[], bytes],
+    ) -> None:
+        self.service = service
+        self.document = document
+        self._load = load
+        self._operations: tuple[ModelOperations, RecordOperations] | None = None
+
+    async def models(self) -> ModelOperations:
+        """The operations on models."""
+        return (await self._loaded())[0]
+
+    async def records(self) -> RecordOperations:
+        """The operations on records."""
+        return (await self._loaded())[1]
+
+    async def work(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The result of a function that may block."""
+        return await self.service.parts.threads.work(function, *arguments)
+
+    async def _loaded(self) -> tuple[ModelOperations, RecordOperations]:
+        if self._operations is None:
+            self._operations = await self.work(self._load)
+        return self._operations
+
+
+def shown(operation: str) -> Handler:
+    """A handler that shows what an operation on models returns; it is called with the names in the path."""
+
+    async def handler(project: ProjectRoutes, request: HttpRequest) -> Reply:
+        call = getattr(await project.models(), operation)
+        return as_json(await project.work(call, *request.names.values()))
+
+    return handler
+
+
+def listed(operation: str) -> Handler:
+    """The same for an operation that returns a list, shown under the operation's name."""
+
+    async def handler(project: ProjectRoutes, request: HttpRequest) -> Reply:
+        call = getattr(await project.models(), operation)
+        return as_json({operation: await project.work(call, *request.names.values())})
+
+    return handler
+
+
+def changed(operation: str, kind: type[msgspec.Struct]) -> Handler:
+    """A handler that calls an operation on models with a body of this kind, and shows what it returns."""
+
+    async def handler(project: ProjectRoutes, request: HttpRequest) -> Reply:
+        body, call = await request.decoded(kind), getattr(await project.models(), operation)
+        return as_json(await project.work(lambda: call(*request.names.values(), body, actor=request.actor)))
+
+    return handler
+
+
+async def model(project: ProjectRoutes, request: HttpRequest) -> Reply:
+    """One model."""
+    models, name = await project.work((await project.models()).models), request.names["model"]
+    for one in models:
+        if one.name == name:
+            return as_json(one)
+    raise NotFound(f"no deployment of model {name!r}. There is: {', '.join(one.name for one in models) or 'none'}.")
+
+
+async def page(project: ProjectRoutes, request: HttpRequest) -> Reply:
+    """The page of one model."""
+    text = await project.work((await project.models()).page, request.names["model"])
+    return Reply(200, text.encode(), _HTML_TYPE, _PAGE_HEADERS)
+
+
+async def alias(project: ProjectRoutes, request: HttpRequest) -> Reply:
+    """One alias."""
+    name, wanted = request.names["model"], request.names["alias"]
+    aliases = await project.work((await project.models()).aliases, name)
+    for one in aliases:
+        if one.alias == wanted:
+            return as_json(one)
+    there = ", ".join(one.alias for one in aliases) or "none"
+    raise NotFound(f"alias {name}@{wanted}: points nowhere. There is: {there}.")
+
+
+async def features(project: ProjectRoutes, request: HttpRequest) -> Reply:
+    """The features of one entity."""
+    model = request.query(("model",)).get("model")
+    parts = request.segments()
+    if len(parts) < 6 or parts[1:3] != ["v1", "entities"] or parts[-1] != "features":  # an encoded slash between
+        raise NotFound(
+            f"{request.scope['path']}: nothing is here. The features of an entity are at "
+            "/v1/entities/ENTITY/KEY/features; only slashes in a key are encoded."
+        )
+    _, _, _, entity, *key, _ = parts
+    return as_json(await project.work((await project.records()).features, entity, key, model))
+
+
+async def label(project: ProjectRoutes, request: HttpRequest) -> Reply:
+    """Append labels."""
+    service = project.service
+    until_s, search_until_s = service.intake.wait_until(request), search_until(request.scope)
+    rows = await request.decoded(_LABELS)
+    given: Sequence[LabelRow] = [rows] if isinstance(rows, LabelRow) else rows
+    limit = service.parts.limits.rows
+    if len(given) > limit:
+        raise Refused(413, f"body: {len(given)} labels; the limit is {limit}. Send them in parts.")
+    service.append_buffered()
+    service.parts.threads.check_room()
+    find = (
+        await project.records()
+    ).label_events  # it may search the log for long, so it waits in a thread for that  # D123
+    source, events = await service.parts.threads.wait(find, request.names["model"], given, search_until_s)
+    taken = await service.intake.take(
+        lambda push: Taken(source, push(source, events), len(given)), "label", until_s=until_s
+    )
+    pushed = taken.pushed
+    return as_json(
+        Labelled(
+            source=taken.source,
+            accepted=pushed.accepted,
+            quarantined=pushed.quarantined,
+            problems=tuple(LabelProblem(p.row, p.field, p.reason, p.found) for p in pushed.problems),
+            absent=pushed.absent,
+        )
+    )
+
+
+async def prediction(project: ProjectRoutes, request: HttpRequest) -> Reply:
+    """A prediction as it was logged, or with `?why` all that led to it."""
+    if (why := request.query(("why",)).get("why")) is None:
+        return await service_routes.prediction(project.service, request)
+    if why not in ("", "true", "1"):
+        raise Misuse("query: write ?why for the explanation, or leave it out for the prediction alone.")
+    found = await service_routes.found_prediction(project.service, request)
+    return as_json(await project.work((await project.records()).why, found))
+
+
+async def openapi(project: ProjectRoutes, request: HttpRequest) -> Reply:
+    """The OpenAPI document."""
+    return Reply(200, await project.work(project.document))
+
+
+async def docs(project: ProjectRoutes, request: HttpRequest) -> Reply:
+    """The page of all addresses."""
+    return Reply(200, docs_page(), _HTML_TYPE, HEADERS)

@@ -1,0 +1,348 @@
+"""The fast path: a whole predict request with a known head is answered without the parser and without ASGI.
+
+uvicorn makes a scope, a cycle, an event and a task for every request, and two messages for every response: more work
+than the prediction is. Any other request goes through ASGI; both paths meet in `predicting.py`.  # D81
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import perf_counter
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from trimtab.core.errors import Misuse
+from trimtab.serving.http.predict.predicting import Waiting
+from trimtab.serving.http.requests.request_record import RequestRecord, begun
+from trimtab.serving.http.requests.wire import HEADERS, Reply
+from trimtab.serving.http.server.known_heads import KnownHead, KnownHeads
+from trimtab.serving.http.server.outbox import Outbox
+from trimtab.serving.http.service import HttpService
+from trimtab.serving.problems import Refused
+
+_LONGEST_HEAD_BYTES = 65_536
+_LONGEST_PATH = 1_024  # characters of a path that is refused
+_LINGER_S = 0.5  # at the end, for what is just being sent on an idle connection
+_HEADERS = b"".join(b"%b: %b\r\n" % header for header in HEADERS)
+_OK = STATUS_LINE[200] + b"content-type: application/json\r\n" + _HEADERS + b"content-length: %d\r\n\r\n%b"
+_CLOSE = ((b"connection", b"close"),)
+
+
+class FastPath:
+    """What the connections of one service share."""
+
+    def __init__(self, service: HttpService) -> None:
+        self.service = service
+        self.heads = KnownHeads(service.predictors.values(), service.parts.limits.body_bytes)
+        self.outbox = Outbox()
+
+    def __call__(self, **given: Any) -> FastPathProtocol:
+        """A new connection."""
+        return FastPathProtocol(self, **given)
+
+
+class FastPathProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with the fast path; one object a connection."""
+
+    def __init__(self, fast: FastPath, **given: Any) -> None:
+        super().__init__(**given)
+        self.url = b""
+        self._fast = fast
+        self._service = fast.service
+        self._parts = fast.service.parts
+        self._received_s = 0.0  # when something last arrived
+        self._since_s = 0.0  # when a head began to arrive, or the connection to be idle
+        self._head_bytes = -1  # of a head that arrives in several segments; -1: none does
+        self._within = False  # whether the parser is within a message
+        self._messages = 0  # that began with what arrived last
+        self._leaving = False  # the service ends
+        self._running: RequestResponseCycle | None = None  # the last request that was begun through ASGI
+
+    # -- requests -----------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        self._received_s = perf_counter()
+        fresh, in_head = not self._within, self._head_bytes >= 0
+        if fresh and not self._leaving and self._is_free() and (found := self._fast.heads.find(data)) is not None:
+            self._since_s = self._received_s
+            self._answer(*found)
+            return
+        self._unset_keepalive_if_required()
+        self._messages = 0
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offered:
+            self._decline_upgrade(data[offered.args[0] :])
+            return
+        except httptools.HttpParserError as error:
+            wrong = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else error  # our own
+            self.send_400_response(f"What came is no HTTP request: {wrong}.")
+            return
+        if fresh and self._messages == 1 and not self._within and self.parser.get_http_version() == "1.1":
+            self._fast.heads.learn(data, self.parser.get_method(), self.url, self.headers)
+        if self._head_bytes >= 0 and in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > _LONGEST_HEAD_BYTES:
+                self.send_400_response("The head of the request is too large.")
+                return
+        if self._head_bytes >= 0 or self._is_free():
+            self._wait_for_head()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["received_s"] = self._since_s = self._received_s  # type: ignore[typeddict-unknown-key]  # ours
+        self._messages += 1
+        self._within, self._head_bytes = True, 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._head_bytes >= 0:  # else it is a trailer, which nothing reads
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._head_bytes = -1
+        if self.parser.should_upgrade():
+            return  # the parser stops here, with `HttpParserUpgrade`
+        hosts = [name for name, _ in self.headers].count(b"host")
+        if hosts > 1 or not (hosts or self.parser.get_http_version() == "1.0"):  # RFC 9112, section 3.2
+            raise Misuse(f"its head has {hosts} lines Host, and needed is one")
+        super().on_headers_complete()
+        if self._leaving:
+            self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        self._within = False
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Take a request as if it had not offered another protocol: Java's client offers HTTP/2 with each first one."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        if method == b"CONNECT":
+            self.send_400_response("CONNECT is not taken.")
+            return
+        lines = [b"%b %b HTTP/%b" % (method, self.url, version)]
+        lines += [b"%b: %b" % (name, value) for name, value in self.headers if name != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+        self._within = False
+        self.data_received(b"\r\n".join((*lines, b"", rest)))
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what cannot be read, in the form of errors at its address, and close the connection."""
+        self._refuse(Refused(400, msg, headers=_CLOSE))
+
+    def _refuse(self, refused: Refused) -> None:
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if not self.pipeline and not cycle.more_body:  # an earlier request: its response is the last one
+                cycle.keep_alive = False
+                return
+            if self.pipeline or cycle.response_started:
+                self.transport.close()
+                return
+        path = self.url.partition(b"?")[0].decode("latin-1")[:_LONGEST_PATH]
+        record = begun(self._parts.telemetry, self._received_s, "-", path, self.headers or [], self.client)
+        if record is not None:
+            record.route = "other"
+        self._write(self._service.refused(refused, path), record)
+
+    # -- the fast path ------------------------------------------------------------------------------------------
+
+    def _is_free(self) -> bool:
+        """Whether nothing on this connection waits to be answered or sent."""
+        return (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
+
+    def _answer(self, known: KnownHead, body: bytes) -> None:
+        """Answer a request at once, if it has its turn and waits for nothing."""
+        parts, predictor, received_s = self._parts, known.predictor, self._received_s
+        scheduler, record = parts.scheduler, None
+        if parts.telemetry is not None:
+            record = parts.telemetry.begin(received_s, "POST", predictor.path, known.headers, self.client)
+            if record is not None:
+                record.model = predictor.endpoint.name
+        if parts.access.asks:
+            try:
+                who = parts.access.admit(known.headers, "predict")
+            except Refused as error:
+                self._send_refusal(self._service.failed(predictor, error, record), known, record)
+                return
+            if record is not None:
+                record.key = who
+        if scheduler.full():
+            self._send_refusal(self._service.overloaded(predictor), known, record)
+            return
+        if not scheduler.free(received_s):
+            scheduler.queue(self._wait(known, record, body).answer, received_s)
+            return
+        begun_s = perf_counter()
+        try:
+            answer = predictor.take(body, received_s, known.timeout_s, record)
+        except Exception as error:
+            self._write(self._service.failed(predictor, error, record), record)
+        else:
+            if isinstance(answer, Waiting):
+                scheduler.waits()
+                self._wait(known, record).wait_for(answer, begun_s)
+                return
+            self._send(answer, record)
+        scheduler.answered(received_s, begun_s, waited=False)  # a failure took its time, too
+        self.server_state.total_requests += 1
+        self._wait_for_head()
+
+    def _wait(self, known: KnownHead, record: RequestRecord | None, body: bytes = b"") -> _InFlight:
+        """Let the requests behind this one on its connection wait."""
+        request = _InFlight(self, known, record, body)
+        self.cycle = request  # type: ignore[assignment]  # it has what uvicorn needs of a cycle
+        return request
+
+    def _send_refusal(self, reply: Reply, known: KnownHead, record: RequestRecord | None) -> None:
+        """Send a refusal in its turn."""
+        refusals = self._parts.scheduler.refusals
+        if refusals.at_once():
+            self._write(reply, record)
+            self._wait_for_head()
+        else:
+            request = self._wait(known, record)
+            refusals.hold(lambda: self.respond(reply, request))
+
+    def respond(self, answer: bytes | Reply, request: _InFlight) -> None:
+        """Send a response that had to wait; the next request on its connection has its turn."""
+        request.response_complete = True
+        if isinstance(answer, Reply):
+            self._write(answer, request.record, keep_alive=request.keep_alive)
+        else:
+            self._send(answer, request.record, keep_alive=request.keep_alive)
+        if self.pipeline:
+            self.on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+            self._wait_for_head()
+
+    def _send(self, answer: bytes, record: RequestRecord | None, *, keep_alive: bool = True) -> None:
+        if record is None and keep_alive:
+            self._fast.outbox.put(self.transport, _OK % (len(answer), answer))
+        else:
+            self._write(Reply(200, answer), record, keep_alive=keep_alive)
+
+    def _write(self, reply: Reply, record: RequestRecord | None, *, keep_alive: bool = True) -> None:
+        status = 0  # the client hung up
+        if not self.transport.is_closing():
+            status = reply.status
+            keep_alive = keep_alive and _CLOSE[0] not in reply.headers
+            named = () if record is None else record.named
+            head = [STATUS_LINE[status], b"content-type: ", reply.media_type, b"\r\n", _HEADERS]
+            head += [b"%b: %b\r\n" % one for one in (*reply.headers, *named) if one != _CLOSE[0]]
+            head.append(b"content-length: %d\r\n" % len(reply.body))
+            head.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
+            self._fast.outbox.send()  # earlier responses on this connection
+            self.transport.write(b"".join((*head, reply.body)))
+            if not keep_alive:
+                self.transport.close()
+        if record is not None and self._parts.telemetry is not None:
+            self._parts.telemetry.end(record, status, len(reply.body) if status else 0)
+
+    # -- connections --------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        super().connection_made(transport)
+        self._since_s = perf_counter()
+        self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unset_keepalive_if_required()  # uvicorn leaves it after an error
+        super().connection_lost(exc)
+        self.pipeline.clear()
+        if self._running is not None and not self._running.response_complete:  # uvicorn tells the newest only
+            self._running.disconnected = True
+            self._running.message_event.set()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def shutdown(self) -> None:
+        """Close the connection when the service ends: a request that is just being sent is still answered."""
+        self._leaving = True
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(_LINGER_S, super().shutdown)
+        else:
+            super().shutdown()
+
+    def _wait_for_head(self) -> None:
+        """Set the timer of a connection that has none: for a head that arrives, else for an idle connection."""
+        if self.timeout_keep_alive_task is None and not self.transport.is_closing():
+            longest_s = self._parts.limits.body_timeout_s if self._head_bytes >= 0 else self.timeout_keep_alive
+            left_s = max(0.0, self._since_s + longest_s - perf_counter())
+            self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection if it was idle for long, or if its head took too long, however steadily it arrives."""
+        self.timeout_keep_alive_task = None
+        if self.transport.is_closing() or not self._is_free():
+            return  # a response under way sets the timer again
+        waited_s, longest_s = perf_counter() - self._since_s, self._parts.limits.body_timeout_s
+        if self._head_bytes >= 0 and waited_s >= longest_s:
+            text = f"The head of the request is incomplete after {longest_s:g} s. Send it faster."
+            self._refuse(Refused(408, text, headers=_CLOSE))
+        elif waited_s >= self.timeout_keep_alive:
+            super().timeout_keep_alive_handler()
+        else:
+            self._wait_for_head()
+
+
+class _InFlight:
+    """A request on the fast path that is answered later, and what uvicorn needs of a cycle."""
+
+    more_body = False  # its body was read
+    response_started = False
+    waiting_for_100_continue = False
+
+    def __init__(
+        self, connection: FastPathProtocol, known: KnownHead, record: RequestRecord | None, body: bytes
+    ) -> None:
+        self.connection = connection
+        self.known = known
+        self.record = record
+        self.body = body
+        self.received_s = connection._received_s
+        self.keep_alive = True
+        self.disconnected = self.response_complete = False
+        self.message_event = asyncio.Event()
+
+    def answer(self) -> None:
+        """Answer it, now that it has its turn."""
+        begun_s, known = perf_counter(), self.known
+        if self.connection.transport.is_closing():
+            self._respond(b"", begun_s)
+            return
+        try:
+            answer = known.predictor.take(self.body, self.received_s, known.timeout_s, self.record)
+        except Exception as error:
+            self._respond(self.connection._service.failed(known.predictor, error, self.record), begun_s)
+            return
+        if isinstance(answer, Waiting):
+            self.wait_for(answer, begun_s)
+        else:
+            self._respond(answer, begun_s)
+
+    def wait_for(self, waiting: Waiting, begun_s: float) -> None:
+        """Answer it when that is done."""
+        waiting.done.add_done_callback(lambda _: self._finish(waiting, begun_s))
+
+    def _finish(self, waiting: Waiting, begun_s: float) -> None:
+        begun_s = waiting.begun_s(begun_s)
+        answer: bytes | Reply
+        try:
+            answer = waiting.answer()
+        except (Exception, asyncio.CancelledError) as error:
+            answer = self.connection._service.failed(self.known.predictor, error, self.record)
+        del waiting  # its error refers to this frame, which would keep what was decoded
+        self._respond(answer, begun_s)
+
+    def _respond(self, answer: bytes | Reply, begun_s: float) -> None:
+        scheduler = self.connection._parts.scheduler
+        scheduler.under_way -= 1
+        scheduler.answered(self.received_s, begun_s, waited=True)
+        self.connection.respond(answer, self)

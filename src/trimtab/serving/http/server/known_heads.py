@@ -1,0 +1,70 @@
+"""Heads of predict requests that were read before: clients send the same one again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from trimtab.serving.http.predict.predicting import Predictor
+from trimtab.serving.http.requests.wire import JSON_TYPE, TIMEOUT, timeout_of
+
+_HEAD_END = b"\r\n\r\n"
+_MOST = 4_096  # heads of all connections; then they are learned again
+_LONGEST_BYTES = 2_048
+_SPECIAL = frozenset((  # such a request goes through ASGI; ids differ from request to request
+    b"expect", b"upgrade", b"transfer-encoding", b"content-encoding", b"x-request-id", b"traceparent",
+    b"origin", b"sec-fetch-site",  # of browsers: whose page sends the request is checked there
+))  # fmt: skip
+
+
+class KnownHead(NamedTuple):
+    """What was read from a head."""
+
+    predictor: Predictor
+    headers: list[tuple[bytes, bytes]]
+    timeout_s: float | None
+    length: int  # of the body
+
+
+class KnownHeads:
+    """The heads that any connection of a service may send again.
+
+    Args:
+        predictors: The models served.
+        body_bytes: The largest body.
+    """
+
+    def __init__(self, predictors: Iterable[Predictor], body_bytes: int) -> None:
+        self._by_path: Mapping[bytes, Predictor] = {one.path.encode(): one for one in predictors}
+        self._body_bytes = body_bytes
+        self._known: dict[bytes, KnownHead] = {}
+
+    def find(self, data: bytes) -> tuple[KnownHead, bytes] | None:
+        """The known head and the body of one whole request; None when it is anything else."""
+        at = data.find(_HEAD_END) + len(_HEAD_END)
+        known = self._known.get(data[:at])
+        return None if known is None or len(data) != at + known.length else (known, data[at:])
+
+    def learn(self, data: bytes, method: bytes, url: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+        """Know the head of `data`, one whole request over HTTP/1.1, if it asks for a prediction and nothing special."""
+        predictor = self._by_path.get(url)
+        at = data.find(_HEAD_END) + len(_HEAD_END)
+        if predictor is None or method != b"POST" or at > _LONGEST_BYTES:
+            return
+        timeout_s, length, hosts = None, 0, 0
+        for name, value in headers:
+            if name in _SPECIAL or (name == b"content-type" and value != JSON_TYPE):
+                return
+            if name == b"connection" and value.lower() != b"keep-alive":
+                return
+            if name == TIMEOUT:
+                if timeout_s is not None or (timeout_s := timeout_of(value)) is None:
+                    return
+            elif name == b"content-length":
+                length = int(value)
+            hosts += name == b"host"
+        if hosts != 1 or len(data) != at + length or length > self._body_bytes:
+            return
+        if len(self._known) >= _MOST:
+            self._known.clear()
+        self._known[data[:at]] = KnownHead(predictor, headers, timeout_s, length)

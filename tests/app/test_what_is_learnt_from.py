@@ -18,7 +18,7 @@ from trimtab.app.project import Project
 from trimtab.core.errors import Misuse, NotFound, Unavailable
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.serving.log.prediction_record import input_matrix
-from trimtab.training.data.retroactive_changes import Hindsight
+from trimtab.training.data.retroactive_changes import RetroactiveChange
 from trimtab.training.data.sets import TrainingSet, load_training_set, save_training_set
 from trimtab.training.definitions import Model
 
@@ -66,7 +66,7 @@ def test_a_column_that_is_filled_in_after_the_question_refuses_the_training(proj
     shop.move(project, 5 * DAY_US)
     found = set_of(project).manifest
     assert found.origins == {"history": 1200, "asked": 40}
-    assert found.hindsight["x"] == Hindsight(
+    assert found.hindsight["x"] == RetroactiveChange(
         twice=40, changed=40, filled=40, asked=40, asked_filled=0, history=1200, history_filled=1200
     )
     assert found.hindsight["site"].changed > 0  # "west" was asked, "north" is ingested

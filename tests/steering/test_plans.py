@@ -22,7 +22,7 @@ class Rows:
 
     def __init__(self, days: np.ndarray, usable: np.ndarray) -> None:
         self.begun_us = (days * DAY_US).astype(np.int64) + DAY_US // 2
-        self.usable = self.telling = usable
+        self.usable = self.informative = usable
 
 
 def stretch(rows: Rows, first: int) -> JudgingWindow:

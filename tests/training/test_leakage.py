@@ -19,8 +19,8 @@ from trimtab.features.definitions import label, request, view
 from trimtab.stats.association import auc_interval, r_squared_interval, share_interval
 from trimtab.training import Evaluation, Model, TrainingSet, evaluate, fit, model, time_split
 from trimtab.training.data.leakage import columns_read, find_leaks
-from trimtab.training.data.predictive_power import foretell
-from trimtab.training.data.retroactive_changes import Hindsight, hindsight
+from trimtab.training.data.predictive_power import predictive_power
+from trimtab.training.data.retroactive_changes import RetroactiveChange, retroactive_changes
 
 
 def look(made: Model, training_set: TrainingSet) -> list[tuple[str, str, str]]:
@@ -33,14 +33,14 @@ def with_feature(training_set: TrainingSet, name: str, column: Column) -> Traini
     return msgspec.structs.replace(training_set, features=msgspec.structs.replace(training_set.features, values=values))
 
 
-def with_hindsight(training_set: TrainingSet, **seen: Hindsight) -> TrainingSet:
+def with_hindsight(training_set: TrainingSet, **seen: RetroactiveChange) -> TrainingSet:
     manifest = msgspec.structs.replace(training_set.manifest, hindsight=seen)
     return msgspec.structs.replace(training_set, manifest=manifest)
 
 
-def seen(**figures: int) -> Hindsight:
+def seen(**figures: int) -> RetroactiveChange:
     none = {"twice": 0, "changed": 0, "filled": 0, "asked": 0, "asked_filled": 0, "history": 900, "history_filled": 900}
-    return Hindsight(**{**none, **figures})
+    return RetroactiveChange(**{**none, **figures})
 
 
 @pytest.mark.fast
@@ -115,8 +115,8 @@ def test_numbers_may_be_foretold_well_but_not_copied(make: Callable[..., Any]) -
 def test_a_handful_of_rows_proves_nothing(world: Any, training_set: TrainingSet) -> None:
     planted = with_feature(training_set, "km", Column("float", np.nan_to_num(training_set.target)))
     few = np.flatnonzero(planted.usable)[:40]
-    assert all(one.interval.low < 0.98 for one in foretell(world.model, planted, few))
-    assert foretell(world.model, planted, few[:10]) == ()
+    assert all(one.interval.low < 0.98 for one in predictive_power(world.model, planted, few))
+    assert predictive_power(world.model, planted, few[:10]) == ()
 
 
 def test_a_column_that_requests_get_only_later_is_refused(world: Any, training_set: TrainingSet) -> None:
@@ -235,7 +235,7 @@ def test_columns_are_compared_with_their_nulls() -> None:
     asked = Columns.of({"x": ("float", [None, 1.0, 2.0, None])})
     later = Columns.of({"x": ("float", [5.0, 1.0, 3.0])})
     history = Columns.of({"x": ("float", [None, 1.0])})
-    assert hindsight(["x"], asked, np.array([0, 1, 2]), later, history)["x"] == Hindsight(
+    assert retroactive_changes(["x"], asked, np.array([0, 1, 2]), later, history)["x"] == RetroactiveChange(
         twice=3, changed=2, filled=1, asked=4, asked_filled=2, history=2, history_filled=1
     )
 

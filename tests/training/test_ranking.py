@@ -281,7 +281,7 @@ def test_only_whole_lists_are_learnt_from_and_the_manifest_counts_the_others(sho
     usable = {name for name, kept in zip(names, built.usable, strict=True) if kept}
     assert usable.isdisjoint({"s0003", None})
     assert {"s0002", "s0004", "s0007"} <= usable
-    assert not built.telling[lists == "s0007"].any()
+    assert not built.informative[lists == "s0007"].any()
     counts = built.manifest.lists
     assert counts is not msgspec.UNSET
     final = np.unique(lists[shown.at_us <= START_US + 39 * DAY_US]).size

@@ -1,4 +1,4 @@
-"""Immutable versions, aliases with their history, gate records."""
+"""The registry: immutable versions, aliases with their histories, gate records."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

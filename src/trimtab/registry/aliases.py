@@ -1,4 +1,4 @@
-"""Aliases and their histories: where each points is the newest row of its history, written in one transaction."""
+"""Aliases and their histories: an alias points to the version in the newest row of its history."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from trimtab.registry.removed import VERSION as REMOVED
 from trimtab.registry.versions import Act, AliasMove
 from trimtab.store.ports import Append, Catalog, Put, Remove
 
-Together = Callable[[AliasMove, Sequence[Put | Append | Remove]], object]  # writes a move, and more, in one transaction
+Together = Callable[[AliasMove, Sequence[Put | Append | Remove]], object]  # writes a move and more in one transaction
 _NOWHERE = b"null"  # the body of an alias that was protected before its first move
-_ATTEMPTS = 50  # of a move that only a collection of garbage came between
+_ATTEMPTS = 50  # of a move that conflicts with garbage collection alone
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where an alias stands: its newest row, None before the first, and what a change of it must find."""
+    """The state of an alias: its newest row (None before the first), and the revision that a change must find."""
 
     row: AliasMove | None
     revision: int
 
     @property
     def version(self) -> str | None:
-        """The address it points to; None before its first move."""
+        """The id of the version it points to; None before its first move."""
         return None if self.row is None else self.row.version
 
 
@@ -38,14 +38,14 @@ class Aliases:
         self._actor = actor
 
     def place(self, model: str, alias: str) -> Place:
-        """Where an alias stands now."""
+        """The present state of an alias."""
         record = self._catalog.get("alias", f"{model}/{alias}")
         if record is None:
             return Place(None, 0)
         return Place(None if record.body == _NOWHERE else _decoded(record.body), record.revision)
 
     def touch(self, model: str, alias: str) -> Put:
-        """The change that fails once the alias was moved, and makes moves fail which read its place before it."""
+        """A change that conflicts with every other move of the alias since now."""
         record = self._catalog.get("alias", f"{model}/{alias}")
         if record is None:
             return Put("alias", f"{model}/{alias}", _NOWHERE, expected=0)
@@ -65,12 +65,12 @@ class Aliases:
             after = entries[-1].sequence
 
     def earlier(self, model: str, alias: str) -> str | None:
-        """Where it pointed before its newest move that was not itself rolled back; None if nowhere."""
+        """The version before its newest move that was not itself rolled back; None where there is none."""
         reach = self.reach(model, alias)
         return reach[1] if len(reach) > 1 else None
 
     def reach(self, model: str, alias: str) -> list[str]:
-        """Where it points, then where each further `roll_back` in a row would bring it."""
+        """The version it points to, then those that consecutive roll-backs would restore."""
         stack: list[str] = []
         for row in self.history(model, alias):
             if row.act == "roll_back":
@@ -91,7 +91,7 @@ class Aliases:
         gate: str | None = None,
         actor: str | None = None,
     ) -> AliasMove:
-        """The row that would follow."""
+        """The next row of the history."""
         before, now_us = place.row, self._clock.now_us()
         return AliasMove(
             sequence=1 if before is None else before.sequence + 1,
@@ -107,7 +107,7 @@ class Aliases:
         )
 
     def changes(self, row: AliasMove, place: Place) -> list[Put | Append]:
-        """What a transaction must write for `row`, and refuses when the alias no longer stands at `place`."""
+        """The changes that write `row`; they conflict where the alias is no longer at `place`."""
         body, key = msgspec.json.encode(row), f"{row.model}/{row.alias}"
         return [
             Put("alias", key, body, expected=place.revision),
@@ -121,12 +121,12 @@ class Aliases:
 
         Args:
             row: From `next_row`.
-            place: Where the alias stood when it was made.
-            unless: More that must not be there.
-            together: Writes it with more, in one transaction; it is called again where a conflict was not about that.
+            place: The alias's state when the row was made.
+            unless: Further records that must not exist.
+            together: Writes the row and more in one transaction; called again after a conflict with something else.
 
         Raises:
-            Conflict: The alias no longer stands at `place`; the message says who moved it, and where to.
+            Conflict: The alias is no longer at `place`; the message says who moved it, and where to.
         """
         for _ in range(_ATTEMPTS):
             changes = [*self.changes(row, place), Remove(REMOVED, row.version, expected=0), *unless]
@@ -143,11 +143,11 @@ class Aliases:
                     raise NotFound(f"version {row.version[:12]}: its artifact was removed. Train it again.") from error
             else:
                 return row
-        raise Conflict(f"alias {row.model}@{row.alias}: a collection of garbage came between. Try again.")
+        raise Conflict(f"alias {row.model}@{row.alias}: garbage collection interfered. Try again.")
 
 
 def _moved(row: AliasMove, found: Place) -> str:
-    what = f"alias {row.model}@{row.alias}: somebody else moved it while it was about to leave {row.previous}"
+    what = f"alias {row.model}@{row.alias}: another process moved it away from {row.previous}"
     if found.row is not None:
         what += f": it points to {found.row.version[:12]} now ({found.row.actor}: {found.row.why})"
     return what + ". Read it again, then decide."

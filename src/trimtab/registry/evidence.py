@@ -11,10 +11,10 @@ from trimtab.registry.versions import Version
 from trimtab.stats.metrics.loss_names import top_of
 from trimtab.store.ports import Catalog, Put
 
-_ALONE = ("loads", "finite", "calibrated")  # checks that every gate makes,
-_OF_LISTS = ("loads", "finite", "lists")  # of a ranking these,
-_COMPARED = ("better_by_margin", "provably_better")  # and those where a champion answered,
-_REFRESHED = ("better_by_margin", "not_provably_worse")  # of a scheduled refit of its recipe these
+_ALONE = ("loads", "finite", "calibrated")  # checks of every gate,
+_OF_LISTS = ("loads", "finite", "lists")  # of a gate of rankings,
+_COMPARED = ("better_by_margin", "provably_better")  # of a comparison with a champion,
+_REFRESHED = ("better_by_margin", "not_provably_worse")  # of a scheduled refit
 
 
 class Gates:
@@ -68,11 +68,11 @@ def check_evidence(
     """Refuse a champion without a passed gate record of its own, or of the version that it refits.
 
     Args:
-        version: Who is to become champion.
-        gate: The stored record that is said to speak for it.
-        first: It is said to be the first champion, and needs none.
-        champion: The address of the present champion; of another protected alias where it points, or the champion.
-        alias: Which alias it is to be.
+        version: The version to promote.
+        gate: The stored record given as evidence.
+        first: Promote it as the first champion, without a record.
+        champion: The id of the present champion; for another protected alias that of its version, or the champion.
+        alias: The alias to move.
 
     Raises:
         Misuse: The evidence is missing or speaks against it.
@@ -98,33 +98,33 @@ def check_evidence(
     if lacking := _lacking(gate):
         raise Misuse(f"{what}: gate record {gate.id} did not pass: {' '.join(lacking)}")
     if gate.champion != champion:
-        judged = gate.champion[:12] if gate.champion else "nobody"
+        judged = gate.champion[:12] if gate.champion else "no version"
         raise Conflict(
             f"{what}: gate record {gate.id} compared it with {judged}; {alias} is now "
-            f"{champion[:12] if champion else 'nobody'}. Judge it again{_how(version, alias)}."
+            f"{champion[:12] if champion else 'no version'}. Judge it again{_how(version, alias)}."
         )
 
 
 def check_ungated(what: str, gate: GateRecord | None, why: str) -> None:
-    """Refuse to let a version answer requests that passed no gate, unless a reason is given. # D196
+    """Refuse to put a version in service that passed no gate, unless a reason is given. # D196
 
     Args:
         what: The act, for the message.
-        gate: The passed record that speaks for the version; None: there is none.
-        why: The reason that was given.
+        gate: A record that the version passed; None: there is none.
+        why: The given reason.
 
     Raises:
         Misuse: There is neither a record nor a reason of ten letters or more.
     """
     if gate is None and len(why.strip()) < SHORTEST_REASON:
         raise Misuse(
-            f"{what}: no gate record that passed speaks for it, and why={why!r} is no reason. Judge it first (trimtab "
-            f"promote MODEL@N), or say why it is to answer all the same, in {SHORTEST_REASON} letters or more (--why)."
+            f"{what}: it has no passed gate record, and why={why!r} is no reason. Judge it first (trimtab "
+            f"promote MODEL@N), or give a reason to do without, of {SHORTEST_REASON} letters or more (--why)."
         )
 
 
 def _instead(version: Version, alias: str, champion: str | None) -> str:
-    """What to do where no record speaks for a version."""
+    """The advice where a version has no record."""
     if alias != "champion":
         return (
             f"Name one that passed its gate (trimtab card {version.name} shows whether it did), or ask for less: "
@@ -140,14 +140,14 @@ def _how(version: Version, alias: str) -> str:
 
 
 def _lacking(gate: GateRecord) -> list[str]:
-    """What speaks against a candidate, or was never looked at: a sentence a check."""
-    said = {one.name: one.reason for one in gate.findings}
-    lacking = [f"Not {name}: {said.get(name, gate.reason)}" for name, held in gate.checks.items() if not held]
-    if gate.findings:  # a record of an earlier trimtab has none: then what it says is all there is
+    """The failed and the missing checks of a candidate, a sentence each."""
+    reasons = {one.name: one.reason for one in gate.findings}
+    lacking = [f"Not {name}: {reasons.get(name, gate.reason)}" for name, held in gate.checks.items() if not held]
+    if gate.findings:  # records of an earlier trimtab have none
         alone = _alone(gate.metric)
         compared = _REFRESHED if _REFRESHED[1] in gate.checks else _COMPARED
         needed = alone if gate.champion_metric is None else (*alone, *compared)
-        lacking += [f"Not {name}: the record says nothing of it." for name in needed if name not in gate.checks]
+        lacking += [f"Not {name}: it is not in the record." for name in needed if name not in gate.checks]
     return lacking or ([] if gate.passed else [gate.reason])
 
 

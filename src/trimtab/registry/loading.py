@@ -1,4 +1,4 @@
-"""From a version's record to a model that scores, with every promise about its bytes checked on the way."""
+"""Load versions: check their bytes, and repeat their golden predictions."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _log = logging.getLogger("trimtab.registry")
-_ELSEWHERE = 1e-9  # how far scores may be off under another processor or library version
-_ROUNDING = 1e-12  # a tolerance is never smaller, where bits are not promised
-_CODE = "Pickle stores none of the code of its class: bring that back as it was when the version was trained."
+_OTHER_MACHINE = 1e-9  # allowed difference of scores on another processor or library version
+_ROUNDING = 1e-12  # the smallest tolerance where equal bits are not promised
+_CODE = "Pickle does not store the code of its class: bring that back as it was when the version was trained."
 
 
 class LoadedModel(msgspec.Struct, frozen=True, eq=False):
-    """A version that is ready to score. Threads may share it."""
+    """A loaded version. Threads may share it."""
 
     version: Version
     artifact: Artifact
@@ -37,13 +37,13 @@ class LoadedModel(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def row_call(self) -> str | None:
-        """Which way one row takes; None where there is only one."""
+        """The scoring path of one row; None where there is only one."""
         inner = several_paths(self.scorer)
         return None if inner is None else inner.row_call
 
     @property
     def encoding(self) -> Encoding:
-        """From feature values to matrix rows, as training fitted it."""
+        """The encoding of feature values as matrix rows."""
         return self.artifact.encoding
 
     @property
@@ -52,7 +52,7 @@ class LoadedModel(msgspec.Struct, frozen=True, eq=False):
         return self.artifact.inputs
 
     def features(self) -> FeatureSet:
-        """The feature definitions that it was trained with, whatever the project file says by now.
+        """The feature definitions that it was trained with, also where the project declares others now.
 
         Raises:
             Corrupt: They cannot be read, or are others.
@@ -61,16 +61,16 @@ class LoadedModel(msgspec.Struct, frozen=True, eq=False):
         return self.artifact.features(self.version.features)
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        """The score of each matrix row; of several classes that of each, shape (rows, classes)."""
+        """The score of each matrix row; with several classes shape (rows, classes)."""
         return self.scorer.predict(matrix)
 
     def predict_row(self, row: list[float]) -> Score:
-        """The score of one row, NaN for null; of several classes that of each."""
+        """The score of one row (NaN for null); with several classes a list."""
         return self.scorer.predict_row(row)
 
 
 def lost_artifact(blob: Blob, version: Version) -> str | None:
-    """What is wrong with a version's artifact: it is missing, or does not match its hash; None when it is sound."""
+    """The problem with a version's artifact: it is missing, or does not match its hash; None where it is sound."""
     try:
         blob.get(version.artifact)
     except (Corrupt, NotFound) as error:
@@ -79,20 +79,20 @@ def lost_artifact(blob: Blob, version: Version) -> str | None:
 
 
 def repair_lost(model: str, *, imported: str | None, changed: bool = False) -> str:
-    """What to do where the artifact of the version in service is lost, as commands.
+    """Advice, as commands, where the artifact of the version in service is lost.
 
     Args:
         model: Its name.
-        imported: The name of the file that it was made of, elsewhere; None: it was trained here.
-        changed: The project declares another recipe than the one that it was trained by.
+        imported: The name of the imported file; None: it was trained here.
+        changed: The project declares another recipe now.
 
-    >>> mend_lost("late_flight", imported=None)[:72]
+    >>> repair_lost("late_flight", imported=None)[:72]
     'Run: trimtab train late_flight (it fits it again and puts the same bytes'
     """
     if imported is not None:
         first = f"Import its file again: trimtab import {imported} --model {model}"
     elif changed:
-        first = f"Bring back the recipe that it was trained by, and run: trimtab train {model}"
+        first = f"Bring back its recipe, and run: trimtab train {model}"
     else:
         first = f"Run: trimtab train {model} (it fits it again and puts the same bytes back)"
     return f"{first}. Or bring all of the state back from a backup: trimtab restore BACKUP --force"
@@ -108,21 +108,21 @@ def load_version(
     """Load a version's blob, check it, and repeat its golden predictions.
 
     Args:
-        blob: Where artifacts are.
-        version: Which.
-        features: The feature definitions that it will be given, or their hash.
-        row_call: Which way one row takes, if that was found out; asked only where there are several.
+        blob: The blob store.
+        version: The version.
+        features: The feature definitions whose values it will get, or their hash.
+        row_call: Gives the chosen scoring path of a version; called where there are several.
 
     Raises:
         Corrupt: The blob is missing or damaged, or does not belong to the version.
-        Misuse: Other feature definitions, a machine that cannot load it (another architecture, another library), or
-            one that does not repeat the golden predictions.
+        Misuse: Other feature definitions, or a machine that cannot load it (another architecture or library) or does
+            not repeat the golden predictions.
     """
     what = f"version {version.name} ({version.id[:12]})"
     given = features.hash if isinstance(features, FeatureSet) else features
     if given is not None and given != version.features:
         raise Misuse(
-            f"{what}: it was trained with feature definitions {version.features[:12]}, it would be given "
+            f"{what}: it was trained with feature definitions {version.features[:12]}, and would get "
             f"{given[:12]}. Retrain it, or bring the old definitions back."
         )
     sound = False
@@ -137,9 +137,9 @@ def load_version(
         if sound and version.runtime == "pickle":
             raise Misuse(f"{what}: {error} {_CODE} Or retrain it here.") from error
         if sound and (changed := what_matters(version.environment, here, version.runtime)):
-            raise Misuse(  # the bytes are those that were stored: it is this machine that does not read them
+            raise Misuse(  # the bytes are intact: this machine cannot read them
                 f"{what}: {version.runtime} cannot load it here: {error} Changed since training: {', '.join(changed)}. "
-                "Load it where it was made, install what it was made with, or retrain it here."
+                "Load it where it was made, install the versions it was made with, or retrain it here."
             ) from error
         raise Corrupt(f"{what}: blob {version.artifact}: {error}") from error
     if isinstance(features, FeatureSet) and features.names != artifact.inputs:
@@ -153,7 +153,7 @@ def load_version(
 
 
 def _choose(what: str, version: Version, scorer: Scorer, row_call: Callable[[Version], str | None]) -> None:
-    """Let one row take the way that was found to be the quickest."""
+    """Switch to the chosen scoring path."""
     inner = several_paths(scorer)
     name = None if inner is None else row_call(version)
     if inner is None or name is None:
@@ -161,14 +161,14 @@ def _choose(what: str, version: Version, scorer: Scorer, row_call: Callable[[Ver
     try:
         inner.choose(name)
     except NotFound as error:
-        _log.warning("%s: %s It takes %r.", what, error, inner.row_call)
+        _log.warning("%s: %s Using %r.", what, error, inner.row_call)
 
 
 def _check_golden(what: str, version: Version, artifact: Artifact, scorer: Scorer) -> None:
     here, there = current_environment(), version.environment
     matters = what_matters(there, here, version.runtime)
     if matters:
-        _log.warning("%s: this is not where it was made: %s", what, ", ".join(matters))
+        _log.warning("%s: it was made in another environment: %s", what, ", ".join(matters))
     changed = [
         f"{name} {there.packages.get(name)} -> {now}"
         for name, now in here.packages.items()
@@ -183,19 +183,19 @@ def _check_golden(what: str, version: Version, artifact: Artifact, scorer: Score
         inner.choose("library")
         found = golden_difference(artifact, scorer)
         if found <= allowed:
-            _log.warning("%s: one row by %r does not repeat the golden predictions here; the library does.", what, lost)
+            _log.warning("%s: path %r does not repeat the golden predictions here; the library does.", what, lost)
     if found <= allowed:
         return
-    said = f"golden predictions differ by {found:.3g} (allowed {allowed:.3g}); changed since training: "
-    if not changed or not found <= max(allowed, _ELSEWHERE):
+    text = f"golden predictions differ by {found:.3g} (allowed {allowed:.3g}); changed since training: "
+    if not changed or not found <= max(allowed, _OTHER_MACHINE):
         code = f"{_CODE} " if artifact.runtime == "pickle" else ""
         raise Misuse(
-            f"{what}: {said}{', '.join(changed) or 'nothing that is recorded'}. {code}"
+            f"{what}: {text}{', '.join(changed) or 'nothing recorded'}. {code}"
             "Install the versions that it was made with, or retrain it here."
         )
-    _log.warning("%s: %s%s", what, said, ", ".join(changed))
+    _log.warning("%s: %s%s", what, text, ", ".join(changed))
 
 
 def _is_off(artifact: Artifact, scorer: Scorer, found: float, allowed: float) -> bool:
-    """Whether the quick way of one row is off: what a version allows may have been measured by a way that was wrong."""
+    """Whether the scoring path is wrong: the version's tolerance may have been measured by a wrong path as well."""
     return not found <= allowed or (found > _ROUNDING and refuse_unlike_here(artifact, scorer, golden_rows(artifact)))

@@ -1,4 +1,4 @@
-"""Aliases that not everybody may move as he likes: what a move of one needs, as the registry keeps it."""
+"""Protected aliases: what a move needs, and holds while an approval is pending."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from trimtab.registry.aliases import Aliases
 from trimtab.store.ports import Append, Catalog, Put, Remove
 
 Needs = Literal["nothing", "reason", "gate"]
-Declared = Mapping[str, Mapping[str, Needs]]  # by each declared model, the aliases that its settings protect
+Declared = Mapping[str, Mapping[str, Needs]]  # by declared model, the aliases that the settings protect
 _STRICTER: tuple[Needs, ...] = ("nothing", "reason", "gate")
-CHAMPION = "champion"  # needs a gate record, whatever is declared
+CHAMPION = "champion"  # always needs a gate record
 SHORTEST_REASON = 10  # letters
-_HOLD = "hold"  # kind of the records that say who must be asked before an alias moves
+_HOLD = "hold"  # kind of the records of aliases that wait for an approval
 
 
 class Protection(msgspec.Struct, frozen=True, kw_only=True):
-    """What a move of an alias needs, since when, and who said so."""
+    """What moves of an alias need, since when, and by whom."""
 
     format: Literal[1] = 1
     model: str
@@ -35,8 +35,8 @@ class Protection(msgspec.Struct, frozen=True, kw_only=True):
 class Protections:
     """Reads and changes protections. A change counts for every move that is not committed yet.
 
-    A protection and the alias's own record are written in one transaction, so that a move which read the one before
-    finds its alias changed and is refused.
+    A protection and the alias's own record are written in one transaction, so that a move which read the previous
+    protection conflicts.
     """
 
     def __init__(self, catalog: Catalog, aliases: Aliases, *, declared: Declared, clock: Clock, actor: str) -> None:
@@ -47,7 +47,7 @@ class Protections:
         self._actor = actor
 
     def needs(self, model: str, alias: str) -> Needs:
-        """What a move needs: the stricter of settings and record. Ask after the alias's place was read."""
+        """What a move needs: the stricter of settings and record. Call it after reading the alias's place."""
         if alias == CHAMPION:
             return "gate"
         record = self._catalog.get("protection", f"{model}/{alias}")
@@ -67,7 +67,7 @@ class Protections:
 
         Raises:
             Misuse: It is "champion", which always needs a gate record, or the settings ask for more.
-            Conflict: Somebody moved the alias meanwhile; try again.
+            Conflict: The alias was moved meanwhile; try again.
         """
         what, key = f"alias {model}@{alias}", f"{model}/{alias}"
         if alias == CHAMPION:
@@ -76,7 +76,7 @@ class Protections:
         settings = self._of_settings(model, alias)
         if _STRICTER.index(needs) < _STRICTER.index(settings):
             raise Misuse(
-                f"{what}: the settings say that a move needs a {settings}, and {needs!r} is less. Change "
+                f"{what}: the settings require a {settings} for a move, and {needs!r} is less. Change "
                 f"[registry.protected.{model}] in trimtab.toml."
             )
         made = Protection(
@@ -97,30 +97,30 @@ class Protections:
                 ]
             )
         except Conflict as error:
-            raise Conflict(f"{what}: somebody moved it meanwhile. Read it again, then decide.") from error
+            raise Conflict(f"{what}: it was moved meanwhile. Read it again, then decide.") from error
         return made
 
 
-def hold(model: str, alias: str, said: str) -> Put:
-    """The change after which an alias stays where it is, but for rolling back, until `release`; `said` tells why."""
-    return Put(_HOLD, f"{model}/{alias}", msgspec.json.encode(said))
+def hold(model: str, alias: str, reason: str) -> Put:
+    """The change that refuses moves of an alias but roll-backs until `release`; `reason` is the message."""
+    return Put(_HOLD, f"{model}/{alias}", msgspec.json.encode(reason))
 
 
 def release(model: str, alias: str) -> Remove:
-    """The change after which an alias may be moved again."""
+    """The change that allows moves of an alias again."""
     return Remove(_HOLD, f"{model}/{alias}")
 
 
 def not_held(model: str, alias: str) -> Remove:
-    """What a transaction that moves an alias must find."""
+    """The condition of a transaction that moves an alias."""
     return Remove(_HOLD, f"{model}/{alias}", expected=0)
 
 
 def refuse_held(catalog: Catalog, model: str, alias: str) -> None:
-    """Refuse to move an alias before somebody who must be asked has answered.
+    """Refuse to move an alias that waits for an approval.
 
     Raises:
-        Conflict: It is held; the message says who must answer, and how.
+        Conflict: It is held; the message says who must approve, and how.
     """
     record = catalog.get(_HOLD, f"{model}/{alias}")
     if record is not None:
@@ -128,7 +128,7 @@ def refuse_held(catalog: Catalog, model: str, alias: str) -> None:
 
 
 def check_reason(what: str, why: str) -> None:
-    """Refuse a reason that says nothing.
+    """Refuse a reason that is too short.
 
     Raises:
         Misuse: It has fewer than ten letters.

@@ -47,14 +47,14 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 class Registry:
     """Versions and aliases of all models of a project; safe to use from many processes.
 
-    It holds nothing open itself: the catalogue and the blob store belong to the caller.
+    The catalogue and the blob store belong to the caller, who closes them.
 
     Args:
-        catalog: Where records are.
-        blob: Where artifacts are.
-        clock: The moment of everything.
-        actor: Who acts, where a call does not say.
-        environment: What versions are made in; left out, looked up.
+        catalog: The store of records.
+        blob: The store of artifacts.
+        clock: The source of all timestamps.
+        actor: The default actor of calls.
+        environment: The environment recorded in versions; left out, the present one.
         declared: The declared models, also those without a version, and the aliases that the settings protect.
     """
 
@@ -101,21 +101,21 @@ class Registry:
         imported: Imported | None = None,
         actor: str | None = None,
     ) -> Version:
-        """The version of a fitted model; the one there is already, when an equal one was registered before.
+        """Register a fitted model, and return its version: the existing one where an equal model was registered before.
 
         Args:
-            fitted: What `fit` gave.
+            fitted: The result of `fit`.
             training_set: The manifest's hash, from `save_training_set`.
-            refit_of: The address of the judged version whose recipe this one is fitted by, on more data.
+            refit_of: The id of the judged version whose recipe this one refits on more data.
             evaluation: The hash of a stored evaluation.
-            alias: Point this alias to it in the same transaction ("champion" needs evidence: use `move`).
-            imported: Where it came from, if it was not trained here.
-            actor: Who asks for it; left out, the registry's.
+            alias: An alias to point to it in the same transaction ("champion" needs evidence: use `move`).
+            imported: Its origin, if it was not trained here.
+            actor: Who registers it; left out, the registry's.
 
         Raises:
             Misuse: The training set or the evaluation is not stored, or the alias is "champion".
             NotFound: `refit_of` is no version.
-            Conflict: Others kept taking the next number; try again.
+            Conflict: Other processes kept taking the next number; try again.
         """
         if alias is not None:
             _check_alias(f"alias {fitted.model}@{alias}", alias, "Registered.")
@@ -123,11 +123,11 @@ class Registry:
         return self._registration.register(fitted, origin, alias=alias, actor=actor or self._actor)
 
     def get(self, reference: str) -> Version:
-        """A version by "model@7", "model@champion" or the beginning of its address (at least 6 digits).
+        """A version by "model@7", "model@champion" or the beginning of its id (at least 6 digits).
 
         Raises:
-            NotFound: There is none; the message lists what there is.
-            Misuse: The beginning fits several versions.
+            NotFound: There is none; the message lists the existing ones.
+            Misuse: Several ids begin like this.
         """
         return self._records.get(reference)
 
@@ -140,29 +140,29 @@ class Registry:
         return self._records.models()
 
     def search(self, search: Search | None = None, *, model: str | None = None) -> list[Found]:
-        """The versions that fit, of one model or of all, with their tags, notes, aliases and evaluated metric.
+        """The matching versions, with their tags, notes, aliases and evaluated metric.
 
         Args:
-            search: What to look for; left out, every version.
-            model: Of which model.
+            search: The conditions; left out, every version.
+            model: The model; left out, all models.
 
         Raises:
-            NotFound: None of these versions has such a figure, reads such a feature or is made of such a source.
+            NotFound: None of these versions has such a metric, feature or source.
         """
         versions = [version for name in self.models() if model in (None, name) for version in self.versions(name)]
         return self._searcher.find(versions, search or Search())
 
     def tag(self, version: Version | str, *tags: str, note: str | None = None, actor: str | None = None) -> list[Tag]:
-        """Give a version tags and a note; the tags that it did not have yet. They are never part of its address.
+        """Give a version tags and a note, and return the new tags. They are never part of its id.
 
         Args:
             version: The version, or any reference that `get` takes.
             tags: Up to 100 of a-z, 0-9 and _ . : = - each. Tags are never taken away.
-            note: A remark, with who and when.
-            actor: Who says so; left out, the registry's.
+            note: A remark.
+            actor: Who adds them; left out, the registry's.
 
         Raises:
-            Misuse: A tag or the note is none.
+            Misuse: A tag or the note is invalid.
         """
         target = self._records.resolved(version)
         new = self._tags.add(target.id, tags, actor=actor)
@@ -179,26 +179,26 @@ class Registry:
         return self._tags.notes(self._records.resolved(version).id)
 
     def say_seen(self, version: Version | str, until_us: int, *, actor: str | None = None) -> Seen:
-        """Say until when an imported version has seen data; `as_known` and whoever judges it go by the newest word.
+        """Set the training cut of an imported version; judgements use the newest one, see `as_known`.
 
         Args:
             version: The version, or any reference that `get` takes.
-            until_us: The moment, in UTC microseconds.
-            actor: Who says so; left out, the registry's.
+            until_us: The time until which it has seen data, in UTC microseconds.
+            actor: Who sets it; left out, the registry's.
 
         Raises:
-            Misuse: It was trained here, or the moment is in the future.
+            Misuse: It was trained here, or the time is in the future.
         """
         return say_seen(
             self._catalog, self._records.resolved(version), until_us, clock=self._clock, actor=actor or self._actor
         )
 
     def as_known(self, version: Version) -> Version:
-        """The version with the cut that was said last, where somebody knew better than its import."""
+        """The version with its newest training cut."""
         return as_known(self._catalog, version)
 
     def protect(self, model: str, alias: str, needs: Needs, *, why: str, actor: str | None = None) -> Protection:
-        """Say what a move of an alias needs from now on, also for moves of other processes that are under way.
+        """Set what a move of an alias needs from now on, also for running moves of other processes.
 
         Args:
             model: The model.
@@ -206,12 +206,12 @@ class Registry:
             needs: "gate" (a passed gate record against the champion, or the version it points to), "reason" (one of ten
                 letters or more) or "nothing". Rolling back is always allowed.
             why: One sentence for the history.
-            actor: Who says so; left out, the registry's.
+            actor: Who sets it; left out, the registry's.
 
         Raises:
             NotFound: The model is not declared, and has no version.
-            Misuse: It is "champion", no reason is given, or the settings ask for more.
-            Conflict: Somebody moved the alias meanwhile.
+            Misuse: It is "champion", no reason is given, or the settings require more.
+            Conflict: The alias was moved meanwhile.
         """
         _check_alias(f"alias {model}@{alias}", alias, why)
         models = sorted({*self._declared, *self.models()})
@@ -220,25 +220,25 @@ class Registry:
         return self._protections.change(model, alias, needs, why, actor=actor)
 
     def protections(self, model: str) -> dict[str, Protection]:
-        """What was said with `protect`, by alias; the settings may ask for more."""
+        """The protections set with `protect`, by alias; the settings may require more."""
         return self._protections.of(model)
 
     def needs(self, model: str) -> dict[str, Needs]:
-        """What a move of each alias needs that is protected, by `protect` or by the settings, or points somewhere."""
+        """What moves need, for each alias that is set or protected (by `protect` or by the settings)."""
         known = {CHAMPION, *self._declared.get(model, {}), *self._protections.of(model), *self.aliases(model)}
         return {alias: self._protections.needs(model, alias) for alias in sorted(known)}
 
     def load(self, version: Version | str, *, features: FeatureSet | str | None = None) -> LoadedModel:
-        """A version that is ready to score: bytes checked against their hash, golden predictions repeated.
+        """Load a version: check its bytes against their hash, and repeat its golden predictions.
 
         Args:
             version: The version, or any reference that `get` takes.
-            features: The feature definitions it will be given: others than it was trained with, or in another order,
-                are refused. Of a hash alone the order cannot be told.
+            features: The feature definitions whose values it will get; others than those of its training, or another
+                order, are refused. A hash alone does not check the order.
 
         Raises:
             NotFound: There is no such version, or its artifact was removed; the message says by whom, and when.
-            Corrupt: Stored bytes are not what was registered; the message names the blob.
+            Corrupt: Stored bytes are damaged; the message names the blob.
             Misuse: The definitions changed, or this machine does not repeat the golden predictions.
         """
         target = self._records.resolved(version)
@@ -249,34 +249,32 @@ class Registry:
             raise
 
     def choose_row_call(self, loaded: LoadedModel, rows: Sequence[list[float]] = ()) -> RowChoice | None:
-        """Find the quickest way of one row through a loaded version on this machine, unless that was done before.
+        """Choose the fastest scoring path of a loaded version on this machine, unless that was done before.
 
         Args:
-            loaded: The version, which nobody else may use meanwhile; it takes that way from then on.
-            rows: Rows to try it on, besides the golden ones.
+            loaded: The version, which nothing else may use meanwhile; it uses the path from then on.
+            rows: Rows to measure with, besides the golden ones.
 
         Returns:
-            What was found, now or before; None where there is only one way.
+            The choice; None where there is only one path.
         """
         return self._row_calls.choose(loaded, rows)
 
     def row_choices(self, version: Version | str) -> list[RowChoice]:
-        """Which way one row takes through a version, by kind of machine; of a refit that was never tried, its judged
-        version's.
-        """
+        """The scoring paths of a version by kind of machine; of a refit without any those of its judged version."""
         return self._row_calls.of(self._records.resolved(version))
 
     def alias(self, model: str, alias: str) -> Version | None:
-        """The version that an alias points to; None when it was never set."""
+        """The version that an alias points to; None where it was never set."""
         address = self._aliases.place(model, alias).version
         return None if address is None else self._records.stored(address)
 
     def aliases(self, model: str) -> dict[str, AliasMove]:
-        """Where each alias of a model points, and since which move."""
+        """The newest move of each alias of a model."""
         return self._aliases.places(model)
 
     def touch(self, model: str, alias: str) -> Put:
-        """The change that fails once the alias was moved, and makes moves fail which read its place before it."""
+        """A change that conflicts with every other move of the alias since now."""
         return self._aliases.touch(model, alias)
 
     def move(
@@ -294,7 +292,7 @@ class Registry:
     ) -> AliasMove:
         """Point an alias to a version, in one transaction with the row of its history.
 
-        Pointing it to where it points already changes nothing and gives the row that did it.
+        Where it points there already, nothing changes, and the row of that move is returned.
 
         Args:
             model: The model.
@@ -303,14 +301,14 @@ class Registry:
             why: One sentence for the history.
             gate: For "champion": the passed gate record of this version, or of the one that it refits.
             first: For "champion": there is none yet, and this one starts without a gate.
-            expected_previous: The address that the alias must point to now (None: nowhere).
-            actor: Who says so; left out, the registry's.
-            together: Given the row and the changes to write, writes them in one transaction with more (the ledger's).
+            expected_previous: The id that the alias must point to now (None: no version).
+            actor: Who moves it; left out, the registry's.
+            together: Writes the row and its changes in one transaction with more (the ledger's).
 
         Raises:
             Misuse: "champion" without the evidence that it needs; the message names what is missing.
-            Conflict: Somebody else moved it meanwhile, the evidence speaks against another champion, or a candidate
-                waits for approval: the message says how to answer.
+            Conflict: It was moved meanwhile, the evidence compares with another champion, or a candidate waits for
+                approval: the message says how to approve.
         """
         target = self._records.resolved(version)
         what = f"alias {model}@{alias}"
@@ -325,14 +323,14 @@ class Registry:
         refuse_held(self._catalog, model, alias)
         stored = None if gate is None else self.get_gate(gate if isinstance(gate, str) else gate.id)
         if stored is not None and isinstance(gate, GateRecord) and stored != gate:
-            raise Misuse(f"{what}: gate record {gate.id} differs from the stored one. Give that.")
+            raise Misuse(f"{what}: gate record {gate.id} differs from the stored one. Give the stored one.")
         needs = self._protections.needs(model, alias)  # after the place was read: a change of it is a conflict
         if needs == "gate":
-            rival = place.version
+            compared = place.version
             in_service = self._aliases.place(model, CHAMPION).version
             if stored is not None and in_service is not None and stored.champion == in_service:
-                rival = in_service  # who beat the version in service may stand at other aliases, too
-            check_evidence(target, stored, first=first, champion=rival, alias=alias)
+                compared = in_service  # a version that beat the one in service may have other aliases, too
+            check_evidence(target, stored, first=first, champion=compared, alias=alias)
             if first:
                 check_ungated(f"{what} to {target.name}", stored or self.passed_gate(target), why)
         elif needs == "reason":
@@ -363,19 +361,19 @@ class Registry:
         actor: str | None = None,
         together: Together | None = None,
     ) -> AliasMove:
-        """Point an alias to where it pointed before its newest move that was not itself rolled back.
+        """Point an alias to its version before the newest move that was not itself rolled back.
 
         Args:
             model: The model.
             alias: Its alias.
             why: One sentence for the history.
-            expected_previous: The address that the alias must point to now.
-            actor: Who says so; left out, the registry's.
-            together: Given the row and the changes to write, writes them in one transaction with more (the ledger's).
+            expected_previous: The id that the alias must point to now.
+            actor: Who rolls back; left out, the registry's.
+            together: Writes the row and its changes in one transaction with more (the ledger's).
 
         Raises:
-            NotFound: There is nothing to go back to.
-            Conflict: Somebody else moved it meanwhile.
+            NotFound: There is no earlier version.
+            Conflict: It was moved meanwhile.
         """
         place = self._aliases.place(model, alias)
         self._check_expected(f"alias {model}@{alias}", expected_previous, place)
@@ -392,7 +390,7 @@ class Registry:
         return list(self._aliases.history(model, alias))
 
     def at(self, model: str, alias: str, time_us: int) -> Version | None:
-        """The version that an alias pointed to at a moment; None before its first move."""
+        """The version that an alias pointed to at a time; None before its first move."""
         found = None
         for row in self._aliases.history(model, alias):
             if row.at_us > time_us:
@@ -401,7 +399,7 @@ class Registry:
         return None if found is None else self._records.stored(found)
 
     def put_gate(self, record: GateRecord) -> None:
-        """Keep a gate's evidence; the same record again changes nothing.
+        """Store a gate record; the same one again changes nothing.
 
         Raises:
             Conflict: Another record has this id.
@@ -412,7 +410,7 @@ class Registry:
         """A gate record.
 
         Raises:
-            NotFound: It was never kept.
+            NotFound: It was never stored.
         """
         return self._gates.get(gate_id)
 
@@ -444,7 +442,7 @@ class Registry:
 
 
 def _by_name(model: str, alias: str) -> str:
-    """How an alias comes to point to a version of one's choice."""
+    """The command that points an alias to a chosen version."""
     if alias == CHAMPION:
         return f"Put one of `trimtab versions {model}` in service by its name: trimtab promote {model}@N"
     return f"Point it to a version by its name: registry.move({model!r}, {alias!r}, ...)."

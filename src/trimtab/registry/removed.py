@@ -1,9 +1,9 @@
-"""Versions whose artifact is not kept any more: the record stays, and says who removed it, when and why.
+"""Removed versions: the record stays and says who removed the artifact, when and why.
 
-A collection of garbage and a registration may meet. Each blob that is about to go gets a record first
-(`condemned`), in one transaction with the version's. Whoever registers or moves an alias writes, in its own
-transaction, that there is no such record, so one of the two comes first for everybody. After its transaction the
-collection looks once more at what refers to the blobs, takes back what is needed by now, and only then removes. # D59
+Garbage collection and registration may run at the same time. Before a blob is removed it gets a record (`condemned`),
+in one transaction with the version's. Registrations and moves of aliases require in their own transaction that there is
+no such record, so one of the two comes first for all processes. After its transaction the collection checks the
+references to the blobs once more, takes back those that are needed by now, and only then removes the others. # D59
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from trimtab.registry.versions import Version
 from trimtab.store.ports import Blob, Catalog, Put, Record, Remove
 
 VERSION, BLOB, USED = "removed", "removed_blob", "version_used"  # kinds of the catalogue's records
-LEASE = "collection"  # of whoever removes blobs
+LEASE = "collection"  # held by the process that removes blobs
 LEASE_S = 60.0
-NOBODY = "-"  # instead of a version, of a blob that none names
+NO_VERSION = "-"  # for blobs that no version names
 _WAIT_S = 30.0
 
 
 class Removed(msgspec.Struct, frozen=True, kw_only=True):
-    """What is left of a version whose artifact was removed, beside its record."""
+    """The removal of a version's artifact."""
 
     format: Literal[1] = 1
     version: str
@@ -39,13 +39,13 @@ class Removed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fate(msgspec.Struct, frozen=True):
-    """How far the removal of a blob is: `condemned` can still be taken back, `leaving` cannot."""
+    """The state of a blob's removal: `condemned` can still be taken back, `leaving` cannot."""
 
     state: Literal["condemned", "leaving", "gone"]
-    version: str  # whose removal it is part of
+    version: str  # whose removal this is part of
 
     def put(self, digest: str, *, expected: int | None = None) -> Put:
-        """The change that notes it, where the note before it has the revision `expected`."""
+        """The change that stores the state, over the revision `expected`."""
         return Put(BLOB, digest, msgspec.json.encode(self), expected=expected)
 
 
@@ -55,16 +55,16 @@ def fate_of(body: bytes) -> Fate:
 
 
 def removed(catalog: Catalog, version: str) -> Removed | None:
-    """What a collection left behind about a version; None while its artifact is kept."""
+    """The removal of a version's artifact; None while it is kept."""
     record = catalog.get(VERSION, version)
     return None if record is None else msgspec.json.decode(record.body, type=Removed)
 
 
 def refuse_removed(catalog: Catalog, version: Version) -> None:
-    """Refuse a version whose artifact is not there any more.
+    """Refuse a version whose artifact was removed.
 
     Raises:
-        NotFound: It is one; the message says who removed it, when and why.
+        NotFound: It was removed; the message says who removed it, when and why.
     """
     found = removed(catalog, version.id)
     if found is not None:
@@ -76,13 +76,13 @@ def refuse_removed(catalog: Catalog, version: Version) -> None:
 
 
 def back(catalog: Catalog, version: str, blobs: Iterable[str], *, look: bool) -> list[Remove]:
-    """Changes after which neither a version nor its blobs are removed ones.
+    """Changes that take back the removal of a version and its blobs.
 
     Args:
-        catalog: Where the records are.
-        version: The version's address.
+        catalog: The catalogue.
+        version: The version's id.
         blobs: Its blobs.
-        look: Take records away that are there; otherwise the transaction is refused when there are some.
+        look: Remove existing records; otherwise the transaction conflicts where there are some.
     """
     keys = [(VERSION, version), *((BLOB, digest) for digest in dict.fromkeys(blobs))]
     found = [catalog.get(kind, key) if look else None for kind, key in keys]
@@ -93,10 +93,10 @@ def back(catalog: Catalog, version: str, blobs: Iterable[str], *, look: bool) ->
 
 
 def settle(catalog: Catalog, blob: Blob, blobs: Sequence[str]) -> None:
-    """Wait until no collection is about to remove one of `blobs`; of one that was killed, finish its work.
+    """Wait until no collection is removing one of `blobs`, and finish the work of a killed collection.
 
     Raises:
-        Unavailable: A collection did not come to an end.
+        Unavailable: A collection did not end in time.
     """
     end = time.monotonic() + _WAIT_S
     while _going(catalog, blobs):
@@ -106,15 +106,16 @@ def settle(catalog: Catalog, blob: Blob, blobs: Sequence[str]) -> None:
             finally:
                 catalog.release(LEASE, "settle")
         elif time.monotonic() > end:
-            raise Unavailable(f"registry: a collection of garbage did not end within {_WAIT_S:g} s. Try again.")
+            raise Unavailable(f"registry: garbage collection did not end within {_WAIT_S:g} s. Try again.")
         else:
             time.sleep(0.02)
 
 
 def finish(catalog: Catalog, blob: Blob) -> None:
-    """Bring to an end what a killed collection began. Needs the lease.
+    """Finish the work of a killed collection. Needs the lease.
 
-    Blobs that were leaving go; those that were only condemned stay, because nobody looked again who needs them.
+    Blobs that were leaving are removed; those that were only condemned stay, since their references were not checked
+    again.
     """
     for record in catalog.find(BLOB):
         fate = fate_of(record.body)
@@ -126,7 +127,7 @@ def finish(catalog: Catalog, blob: Blob) -> None:
 
 
 def _leaves(record: Record) -> bool:
-    """Whether a blob is being deleted now: that cannot be taken back, so the transaction is refused and tried again."""
+    """Whether a blob is being deleted: that cannot be taken back, so the transaction must conflict and be retried."""
     return record.kind == BLOB and fate_of(record.body).state == "leaving"
 
 
@@ -136,5 +137,5 @@ def _going(catalog: Catalog, blobs: Sequence[str]) -> bool:
 
 
 def note_use(version: str, at_us: int) -> Put:
-    """The change that keeps a version for a grace period from now on."""
+    """The change that starts a version's grace period again."""
     return Put(USED, version, str(at_us).encode())

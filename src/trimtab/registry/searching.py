@@ -1,4 +1,4 @@
-"""Which versions fit what is looked for."""
+"""Search for versions by text, tag, metric, feature or source."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
 
 
 class Search(msgspec.Struct, frozen=True, kw_only=True):
-    """What a version must be like; what is left out does not matter."""
+    """Conditions on versions; those left out do not matter."""
 
     text: str | None = None  # in its name, address, actor, tags, notes, aliases or the names of its inputs
     tag: str | None = None
-    metric: str | None = None  # a figure of its evaluation: "log_loss", or with a bound: "auc>0.8"
-    feature: str | None = None  # one that the model reads, or the view that it comes from
-    source: str | None = None  # one that its features are made of
+    metric: str | None = None  # a metric of its evaluation: "log_loss", or with a bound: "auc>0.8"
+    feature: str | None = None  # a feature that the model reads, or its view
+    source: str | None = None  # a source of its features
 
     def __post_init__(self) -> None:
         if self.metric is not None:
             self.bound()
 
     def bound(self) -> tuple[str, Callable[[float], bool] | None]:
-        """The metric's name, and what its value must fulfil.
+        """The metric's name, and the condition on its value.
 
         Raises:
             Misuse: It cannot be read.
@@ -62,15 +62,15 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """A version with what people look at in a list."""
+    """A version as shown in a list."""
 
     version: Version
-    metric: str  # the one that was looked for, else its own
-    value: float | None  # of that metric, if it was evaluated, or the version that it refits was
+    metric: str  # the searched one, else its own
+    value: float | None  # of that metric, if it or the version it refits was evaluated
     tags: tuple[str, ...]
     notes: tuple[Note, ...]
     aliases: tuple[str, ...]
-    removed: bool  # its artifact is not kept any more
+    removed: bool  # its artifact was removed
 
 
 class _Made(msgspec.Struct, frozen=True):
@@ -79,7 +79,7 @@ class _Made(msgspec.Struct, frozen=True):
 
 
 class Searcher:
-    """Finds versions by their records and by the definitions that they were trained with."""
+    """Finds versions by their records and their feature definitions."""
 
     def __init__(self, catalog: Catalog, blob: Blob, *, tags: Tags, aliases: Aliases) -> None:
         self._catalog = catalog
@@ -89,13 +89,13 @@ class Searcher:
         self._made: dict[str, _Made] = {}  # by the hash of the definitions
 
     def find(self, versions: list[Version], search: Search) -> list[Found]:
-        """Those of `versions` that fit, in their order.
+        """The matching ones of `versions`, in their order.
 
         Raises:
-            NotFound: None of them has such a figure, reads such a feature or is made of such a source.
+            NotFound: None of them has such a metric, feature or source.
         """
-        figures = {version.id: self._figures(version, versions) for version in versions}
-        self._check(versions, search, figures)
+        metrics = {version.id: self._metrics(version, versions) for version in versions}
+        self._check(versions, search, metrics)
         tags = self._tags.all()
         aliases = {model: self._aliases.places(model) for model in {version.model for version in versions}}
         out = []
@@ -104,7 +104,7 @@ class Searcher:
             found = Found(
                 version,
                 metric,
-                figures[version.id].get(metric),
+                metrics[version.id].get(metric),
                 tuple(tag.tag for tag in tags.get(version.id, ())),
                 tuple(self._tags.notes(version.id)),
                 tuple(name for name, move in aliases[version.model].items() if move.version == version.id),
@@ -114,13 +114,13 @@ class Searcher:
                 out.append(found)
         return out
 
-    def _check(self, versions: list[Version], search: Search, figures: dict[str, dict[str, float]]) -> None:
-        """Refuse what would fit no version because it is the name of nothing."""
+    def _check(self, versions: list[Version], search: Search, metrics: dict[str, dict[str, float]]) -> None:
+        """Refuse names of metrics, features and sources that no version has."""
         if not versions:
             return
         if search.metric is not None:
-            metrics = {version.metric for version in versions}.union(*figures.values())
-            _known("metric", search.bound()[0], metrics)
+            names = {version.metric for version in versions}.union(*metrics.values())
+            _known("metric", search.bound()[0], names)
         if search.feature is not None:
             _known("feature or view", search.feature, set().union(*(self._of(one).features for one in versions)))
         if search.source is not None:
@@ -144,38 +144,38 @@ class Searcher:
 
     def _text(self, found: Found) -> str:
         version = found.version
-        said = [version.name, version.id, version.actor, version.runtime, version.metric]
-        said += [*found.tags, *found.aliases, *(note.text for note in found.notes)]
-        return "\n".join([*said, *sorted(self._of(version).features)])
+        texts = [version.name, version.id, version.actor, version.runtime, version.metric]
+        texts += [*found.tags, *found.aliases, *(note.text for note in found.notes)]
+        return "\n".join([*texts, *sorted(self._of(version).features)])
 
     def _of(self, version: Version) -> _Made:
         if version.features not in self._made:
             try:
                 artifact = decode_artifact(self._blob.get(version.artifact))
                 features = artifact.features(version.features)
-            except (NotFound, Corrupt, Misuse):  # removed, damaged, or of before definitions travelled with versions
+            except (NotFound, Corrupt, Misuse):  # removed, damaged, or stored without definitions by an earlier trimtab
                 return _Made(frozenset(), frozenset())
             views = {view.name for view in features.views}
             sources = {view.source.name for view in features.views} | {features.request.name}
             self._made[version.features] = _Made(frozenset({*artifact.inputs, *views}), frozenset(sources))
         return self._made[version.features]
 
-    def _figures(self, version: Version, versions: list[Version]) -> dict[str, float]:
-        """What it was judged by: figures by name; none where it was not evaluated."""
+    def _metrics(self, version: Version, versions: list[Version]) -> dict[str, float]:
+        """Its evaluated metrics by name; empty where it was not evaluated."""
         judged = version.evaluation or next((v.evaluation for v in versions if v.id == version.refit_of), None)
         if judged is None:
             return {}
         try:
-            from trimtab.training.judge.evaluation import load_evaluation  # here: whoever serves does without
+            from trimtab.training.judge.evaluation import load_evaluation  # imported here: serving does without it
 
-            return _figures_of(load_evaluation(judged, self._blob))
+            return _metrics_of(load_evaluation(judged, self._blob))
         except NotFound:
             return {}
 
 
-def _figures_of(evaluation: Evaluation) -> dict[str, float]:
+def _metrics_of(evaluation: Evaluation) -> dict[str, float]:
     found = {"auc": evaluation.auc, "calibration_error": evaluation.calibration_error}
-    found |= {figure.name: figure.value for figure in evaluation.figures} | {evaluation.metric: evaluation.value}
+    found |= {one.name: one.value for one in evaluation.figures} | {evaluation.metric: evaluation.value}
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -1,4 +1,4 @@
-"""Until when an imported version has seen data, where a person said so after its import. # D105"""
+"""Training cuts of imported versions that were given after the import.  # D105"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KIND = "seen_until"
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
-    """What somebody said of an imported version; the newest word counts."""
+    """A training cut given for an imported version; the newest one counts."""
 
     format: int = 1
     version: str
@@ -24,24 +24,24 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def say_seen(catalog: Catalog, version: Version, until_us: int, *, clock: Clock, actor: str) -> Seen:
-    """Keep until when a version has seen data.
+    """Store the time until which a version has seen data.
 
     Raises:
-        Misuse: It was trained here, or the moment is in the future.
+        Misuse: It was trained here, or the time is in the future.
     """
     what = f"version {version.name}: seen_until={format_time(until_us)}"
     if version.imported is None:
-        raise Misuse(f"{what}: it was trained here, so what it has seen is known. Leave that out.")
+        raise Misuse(f"{what}: it was trained here, so what it has seen is known. Leave the option out.")
     now_us = clock.now_us()
     if until_us > now_us:
-        raise Misuse(f"{what} is in the future. Say until when it had seen data when it was made.")
-    said = Seen(version=version.id, until_us=until_us, at_us=now_us, actor=actor)
-    catalog.write([Put(KIND, version.id, msgspec.json.encode(said))])
-    return said
+        raise Misuse(f"{what} is in the future. Give the time until which it had seen data when it was made.")
+    seen = Seen(version=version.id, until_us=until_us, at_us=now_us, actor=actor)
+    catalog.write([Put(KIND, version.id, msgspec.json.encode(seen))])
+    return seen
 
 
 def as_known(catalog: Catalog, version: Version) -> Version:
-    """The version, its cut being the moment that was said last."""
+    """The version with its newest training cut."""
     record = None if version.imported is None else catalog.get(KIND, version.id)
     if record is None:
         return version

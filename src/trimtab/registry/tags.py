@@ -1,4 +1,4 @@
-"""What people say about versions: tags and notes, with who and when; only ever added, never part of the address."""
+"""Tags and notes of versions, with author and time; they are only added, and never part of a version's id."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LONGEST_NOTE = 10_000
 
 
 class Tag(msgspec.Struct, frozen=True, kw_only=True):
-    """A tag of a version, and who gave it."""
+    """A tag of a version."""
 
     format: int = 1
     version: str
@@ -26,7 +26,7 @@ class Tag(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
-    """A remark about a version, and who made it."""
+    """A remark about a version."""
 
     format: int = 1
     version: str
@@ -44,10 +44,10 @@ class Tags:
         self._actor = actor
 
     def add(self, version: str, tags: Iterable[str], *, actor: str | None = None) -> list[Tag]:
-        """Give a version tags; those that are new. One that it has already stays as it was given first.
+        """Give a version tags, and return the new ones; existing tags stay as they are.
 
         Raises:
-            Misuse: A tag is none; nothing was written.
+            Misuse: A tag is invalid; nothing was written.
         """
         wanted = list(dict.fromkeys(tags))
         for tag in wanted:
@@ -60,7 +60,7 @@ class Tags:
             made = Tag(version=version, tag=tag, at_us=self._clock.now_us(), actor=actor or self._actor)
             try:
                 self._catalog.write([Put("tag", f"{version}/{tag}", msgspec.json.encode(made), expected=0)])
-            except Conflict:  # it has it, or somebody else was faster
+            except Conflict:  # it exists, maybe since now
                 continue
             new.append(made)
         return new

@@ -1,4 +1,4 @@
-"""Reads version records from the catalogue and checks each against its id."""
+"""Version records in the catalogue, each checked against its id."""
 
 from __future__ import annotations
 

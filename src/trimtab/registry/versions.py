@@ -16,33 +16,33 @@ Act = Literal["first", "move", "roll_back"]
 
 
 class Imported(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a version that was not trained here came from."""
+    """The origin of an imported version."""
 
     file: str  # the name of the file or folder
     sha256: str  # of the model file's bytes
     kind: str  # "LightGBM text", "MLflow folder, flavour xgboost"
     inputs_named: bool  # whether the file names its inputs; else only their number could be compared
-    golden: str  # what it was held against: "12 golden rows", "the 413 labelled rows from ..."
-    window_us: int | None = None  # how long the labelled rows reached back that it was scored on
+    golden: str  # what it was compared with: "12 golden rows", "the 413 labelled rows from ..."
+    window_us: int | None = None  # the length of the window of labelled rows it was scored on
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
-    """One fitted model for good: what it is (its address), where it came from, where it was made."""
+    """One registered fitted model: its id, its origin and its environment."""
 
     format: Literal[1] = 1
     id: str  # `version_id` of the fields up to `refit_of`
     model: str
-    number: int  # `model@number`: 1, 2, ... for distinct addresses
-    artifact: str  # the blob that holds all that scoring needs
+    number: int  # `model@number`: 1, 2, ... for distinct ids
+    artifact: str  # the blob of its artifact
     recipe: str  # hash of the model's definition, the estimator's code included
     features: str  # hash of the feature definitions
     runtime: str
-    trust: Trust | None  # "pickle": loading it runs code; somebody allowed that
+    trust: Trust | None  # "pickle": loading it runs code, which was allowed
     training_set: str  # the blob that holds the training set's manifest
-    refit_of: str | None  # the version whose gate record speaks for this one's recipe
+    refit_of: str | None  # the judged version whose recipe this one refits
     metric: str
-    cut_us: int  # only what was known by then was seen
-    positions: dict[str, int]  # P: the log positions that were seen
+    cut_us: int  # the training cut: only what was known by then was used
+    positions: dict[str, int]  # P: the log positions that were read
     rows: int  # training rows with a label
     evaluation: str | None  # the blob that holds its evaluation
     made_at_us: int
@@ -57,13 +57,13 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AliasMove(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of an alias's history; the newest one says where it points."""
+    """One row of an alias's history; the alias points to the version of the newest row."""
 
     format: Literal[1] = 1
     sequence: int  # 1, 2, ... within the alias's history
     model: str
     alias: str
-    version: str  # the address it points to from now on
+    version: str  # the id it points to from now on
     previous: str | None  # where it pointed before
     act: Act
     gate: str | None  # the gate record that allowed it
@@ -73,12 +73,12 @@ class AliasMove(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def possibly_seen(version: Version, start_us: int) -> str:
-    """What must be told of figures of rows from a moment on; "" unless an imported version may have seen them."""
+    """The warning about metrics on rows from `start_us` on that an imported version may have seen; "" otherwise."""
     if version.imported is None or version.cut_us < start_us:
         return ""
     return (
-        f"It was imported, and may have been trained on these rows: nothing says otherwise of what came before "
-        f"{format_time(version.cut_us)[:19]}. Its figures may be too good."
+        f"It was imported, and may have been trained on these rows: its training data before "
+        f"{format_time(version.cut_us)[:19]} are not known. Its metrics may be too good."
     )
 
 

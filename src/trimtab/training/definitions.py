@@ -1,4 +1,4 @@
-"""What a model is: a request, features, a label, an estimator and a metric."""
+"""Definitions of models: a request, features, a label, an estimator and a metric."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ RowsFrom: TypeAlias = Literal["history", "logged"]
 
 
 class Costs(msgspec.Struct, frozen=True, kw_only=True):
-    """What a wrong answer costs, in any unit, when scores at or above a threshold are answered with yes."""
+    """Costs of wrong answers, in any unit, where scores at or above a threshold are answered with yes."""
 
     false_positive: float
     false_negative: float
 
 
 class ClassCosts(msgspec.Struct, frozen=True, kw_only=True):
-    """What each wrong answer costs, in any unit: a row a true class, a column an answer, in the declared order."""
+    """Costs of wrong answers, in any unit: rows are true classes, columns answers, both in the declared order."""
 
     rows: tuple[tuple[float, ...], ...]
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """A learnable answer to a request. Make one with `model()`."""
+    """A model's definition. Make one with `model()`."""
 
     name: str
     request: Request
@@ -49,22 +49,22 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     estimator: Callable[..., Any]  # called for every fit: a new, unfitted estimator
     metric: Metric
     calibration: RecalibrationKind | None = None  # part of the recipe
-    slices: tuple[str, ...] = ()  # columns and features that evaluations look at value by value; not of the recipe
-    costs: Costs | ClassCosts | None = None  # for evaluations; not of the recipe
+    slices: tuple[str, ...] = ()  # columns and features evaluated value by value; not part of the recipe
+    costs: Costs | ClassCosts | None = None  # for evaluations; not part of the recipe
     weights: Weights | None = None  # part of the recipe, like the two below
     sample: Sample | None = None
     rows: RowsFrom = "history"
-    group: str | None = None  # a column whose values should not be on both sides of a split; of a ranking: its lists
-    allow_leakage: tuple[str, ...] = ()  # columns, features and views that may look like a leak; part of the recipe
-    trust: Trust | None = None  # whether its versions may run code when they are loaded; part of the recipe
-    search: Search | None = None  # not of the recipe, but what it found is:
-    chosen: Chosen | None = None  # by the newest search of the project; never declared
+    group: str | None = None  # a column whose values should not be on both sides of a split; in a ranking its lists
+    allow_leakage: tuple[str, ...] = ()  # columns, features and views that are no leak; part of the recipe
+    trust: Trust | None = None  # "pickle": its versions may run code when loaded; part of the recipe
+    search: Search | None = None  # not part of the recipe; its result is:
+    chosen: Chosen | None = None  # from the project's newest search; never declared
 
     def new_estimator(self) -> Any:
-        """An unfitted estimator: with the chosen parameters, or with the function's own where none are chosen.
+        """A new estimator with the chosen parameters, or with the function's defaults where none are chosen.
 
         Raises:
-            Misuse: None are chosen, and the function has none.
+            Misuse: None are chosen, and the function has no defaults.
         """
         if self.chosen is not None:
             return self.estimator(**self.chosen.values)
@@ -81,13 +81,13 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def about(self) -> list[str]:
-        """The columns of a request that name what it is about: the entities of its features, else its key."""
+        """The columns of a request that name its entities, or its key where it has none."""
         named = {name for join in self.features.joins for name in join.by} & self.request.columns.keys()
         return [name for name in self.request.columns if name in named] or [self.request.key]
 
     @property
     def hash(self) -> str:
-        """The content address of the recipe: features, label, metric, estimator's code, and what else is declared."""
+        """The hash of the recipe: features, label, metric, estimator's code, and the other declared parts."""
         parts: list[object] = [self.name, self.features.hash, self.label.hash, self.metric, code_hash(self.estimator)]
         if self.calibration is not None:
             parts.append(self.calibration)
@@ -128,37 +128,37 @@ def model(
 
     Args:
         name: Lower-case name, unique in the project.
-        request: What it is asked.
+        request: The requests that it answers.
         features: Views, views joined under other names, and dicts of named expressions over the request's columns
             and other features, in order.
-        label: The truth it learns from.
+        label: The label it learns.
         estimator: A function without arguments that makes an unfitted estimator with `fit` and `predict_proba` (or
             `predict` for a number). With `search`, a function of the parameters that are searched for.
-        metric: What is minimised and judged by the gate: "log_loss" or "brier" for the chance of a class,
-            "multi_log_loss", "multi_brier" or "error_rate" for chances of several (`tt.label(..., classes=[...])`),
+        metric: The loss that the gate judges by: "log_loss" or "brier" for the probability of a class,
+            "multi_log_loss", "multi_brier" or "error_rate" for several classes (`tt.label(..., classes=[...])`),
             "squared_error" or "absolute_error" for a number, "poisson_deviance" for a count, `tt.pinball(0.9)` for a
-            quantile, `tt.ndcg_loss(10)` for the order of the rows of a list. The estimator's own objective is its
-            maker's choice: it should be the same.
-        calibration: Of a chance: what corrects the estimator's scores, fitted in training on the newer half of the
-            rows, each scored by an estimator that had not seen it. "platt", "beta", "isotonic" or None; of several
-            classes "platt" or None.
-        slices: Columns of the request and features whose values evaluations look at one by one.
-        costs: Of a chance: {"false_positive": 1, "false_negative": 5}; evaluations then look for the best threshold. Of
-            several classes what wrong answers cost, by the true class: {"late": 1, "cancelled": {"on_time": 9,
-            "late": 3}, ...}; evaluations then compare ways to answer.
-        weights: How much each row counts in the fit: "balanced" (all classes alike), a column, a feature, an
+            quantile, `tt.ndcg_loss(10)` for the order of the rows of a list. Give the estimator
+            the same objective.
+        calibration: For probabilities: the map that corrects the estimator's scores, fitted in training on the newer
+            half of the rows, each scored by an estimator that had not seen it. "platt", "beta", "isotonic" or None; for
+            several classes "platt" or None.
+        slices: Columns of the request and features that are evaluated value by value.
+        costs: For probabilities: {"false_positive": 1, "false_negative": 5}; evaluations then look for the best
+            threshold. For several classes the costs of wrong answers by true class: {"late": 1, "cancelled":
+            {"on_time": 9, "late": 3}, ...}; evaluations then compare rules of choosing an answer.
+        weights: The weight of each row in the fit: "balanced" (all classes alike), a column, a feature, an
             expression, or a function whose arguments name columns and features.
         sample: `tt.sample(negatives=0.1)` fits on a share of the rows, each weighted by one over its share.
-        rows: "history": all requests that are known, features computed as of their moment. "logged": those that were
-            asked, with the very features that answered them.
-        group: A column of the request or a feature, e.g. the customer: evaluations tell rows of groups that were
-            learnt from and those of new groups apart. Of a ranking the column of the request that names the list (a
-            search, a page): its rows are learnt from, split and judged together.
-        allow_leakage: Features, columns and views that training would refuse as leaks, and that are none.
-        trust: "pickle" allows an estimator that no safe format holds, any class with `fit` and `predict`: whoever
-            loads such a version runs code from it, which is recorded on the version.
+        rows: "history": all known requests, with features computed as of their time. "logged": the requests that were
+            served, with the feature values that were used.
+        group: A column of the request or a feature, e.g. the customer: evaluations show rows of known
+            groups and of new groups separately. In a ranking the column of the request that names the list (a search, a
+            page): its rows are learnt from, split and judged together.
+        allow_leakage: Features, columns and views that look like leaks and are none.
+        trust: "pickle" allows an estimator that no safe format can store, any class with `fit` and `predict`. Loading
+            such a version runs code from it, which is recorded on the version.
         search: `tt.search({"depth": tt.integer(3, 12)}, trials=50)`: where `trimtab search` looks for parameters. Until
-            it was called, the defaults of the estimator's function are taken.
+            the first search, the defaults of the estimator's function are used.
 
     Raises:
         Misuse: Two features of one name, a column that does not exist, an estimator that cannot be called.
@@ -176,7 +176,7 @@ def model(
         raise Misuse(
             f"model {name!r}: calibration={calibration!r} with metric={metric!r}. Needed: one of "
             f"{', '.join(get_args(RecalibrationKind))}, and a metric of probabilities of one class (log_loss, brier); "
-            "of several classes platt alone."
+            "for several classes platt alone."
         )
     if label.source.columns.get(label.key) != request.columns[request.key]:
         raise Misuse(
@@ -186,7 +186,7 @@ def model(
     read = feature_set(request, features)
     there = {**request.columns, **read.dtypes}
     if trust is not None and trust not in get_args(Trust):
-        raise Misuse(f'model {name!r}: trust={trust!r}. Needed: "pickle", or nothing where a safe format does.')
+        raise Misuse(f'model {name!r}: trust={trust!r}. Needed: "pickle", or no trust where a safe format will do.')
     if rows not in get_args(RowsFrom):
         raise Misuse(f'model {name!r}: rows={rows!r} is neither "history" nor "logged".')
     if group is not None and group not in there:
@@ -220,7 +220,7 @@ def model(
 
 
 def checked_slices(name: str, request: Request, features: FeatureSet, slices: Sequence[str]) -> tuple[str, ...]:
-    """The columns to slice by, once each of them exists.
+    """Check the columns to slice by.
 
     Raises:
         Misuse: One is neither a column of the request nor a feature of the model.
@@ -229,10 +229,10 @@ def checked_slices(name: str, request: Request, features: FeatureSet, slices: Se
 
 
 def checked_costs(name: str, costs: GivenCosts, *, binary: bool, label: Label) -> Costs | ClassCosts:
-    """What each kind of error costs, once it can be weighed.
+    """Check the costs of errors.
 
     Raises:
-        Misuse: Other keys than there are, a cost below 0 or without end, all of them 0, or a model of numbers.
+        Misuse: Unknown or missing keys, a cost below 0 or infinite, all costs 0, or a model of numbers.
     """
     if label.classes:
         return ClassCosts(rows=_class_costs(name, costs, label.class_names))
@@ -248,10 +248,10 @@ def checked_costs(name: str, costs: GivenCosts, *, binary: bool, label: Label) -
 
 
 def _class_costs(name: str, costs: GivenCosts, classes: Sequence[str]) -> tuple[tuple[float, ...], ...]:
-    """The cost of each answer (second axis) to each true class (first axis); a right one costs nothing.  # D91"""
+    """The cost of each answer (second axis) to each true class (first axis); a right answer costs 0.  # D91"""
     first, second = classes[:2]
     needed = (
-        f"model {name!r}: costs={costs!r}. Needed: what wrong answers cost, for each true class of "
+        f"model {name!r}: costs={costs!r}. Needed: the costs of wrong answers, for each true class of "
         f"{', '.join(classes)}: {{{first!r}: 1, {second!r}: {{{first!r}: 5, ...}}, ...}} with numbers of at least 0"
     )
     given = {str(one): row for one, row in costs.items()} if isinstance(costs, Mapping) else {}
@@ -299,20 +299,20 @@ def _check_metric(name: str, metric: Metric, label: Label) -> None:
         )
     if kind == "multiclass" and not label.classes:
         raise Misuse(
-            f"model {name!r}: metric={metric!r} judges chances of several classes, and its label names none. Needed: "
+            f"model {name!r}: metric={metric!r} is for several classes, and its label names none. Needed: "
             'tt.label(..., classes=["...", ...]), or another metric.'
         )
 
 
 _LISTS = ("str", "int")
 _NOT_OF_LISTS = {
-    "calibration": "scores order a list and are no chances. Leave it out, or declare a chance with metric='log_loss'",
-    "costs": "a list is ordered, no row of it is answered with yes. Leave them out",
+    "calibration": "scores order a list and are no probabilities. Leave it out, or use metric='log_loss'",
+    "costs": "a list is ordered, and its rows are not answered with yes or no. Leave them out",
 }
 
 
 def _check_ranking(name: str, request: Request, group: str | None, **given: object) -> None:
-    """Refuse what a ranking lacks, or cannot have. # D86"""
+    """Check the group of a ranking, and refuse options that it cannot have. # D86"""
     columns = ", ".join(c for c, dtype in request.columns.items() if dtype in _LISTS and c != request.key)
     if group is None or request.columns.get(group) not in _LISTS:
         found = "has no group" if group is None else f"group={group!r} is no such column"

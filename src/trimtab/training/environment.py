@@ -111,7 +111,7 @@ def _version(package: str) -> str | None:
 def cpu_level() -> str:
     """The widest instruction set that NumPy uses on this machine: avx512, avx2, asimd or baseline.
 
-    On Linux it is read from /proc/cpuinfo; elsewhere, or where settings disable some of it, NumPy is asked.
+    On Linux it is read from /proc/cpuinfo; otherwise, or where settings disable some of it, NumPy reports it.
     """
     flags = None if os.environ.keys() & _NUMPY_SETTINGS else _processor_flags()
     if flags is None or "numpy" in sys.modules:

@@ -1,4 +1,4 @@
-"""What may be searched for: an estimator's parameters, where each lies, and for how long."""
+"""Definitions of parameter searches: spaces, budgets, trials and the chosen parameters."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ Space: TypeAlias = Integer | Number | Choice
 
 
 class Search(msgspec.Struct, frozen=True, kw_only=True):
-    """Where to look for an estimator's parameters, and for how long. Make one with `search`."""
+    """The spaces of an estimator's parameters, and the budget of the search. Make one with `search`."""
 
     spaces: dict[str, Space]
     trials: int
@@ -65,11 +65,11 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hash(self) -> str:
-        """The address of what the trials depend on: where is looked and how; not for how long."""
+        """The hash of everything that the trials depend on: all but the budget."""
         return content_hash([list(self.spaces.items()), self.seed, self.prune, self.folds])
 
     def holds(self, values: Mapping[str, Value]) -> bool:
-        """Whether these are values of all its parameters."""
+        """Whether `values` has a valid value for each parameter."""
         return values.keys() == self.spaces.keys() and all(self.spaces[n].holds(v) for n, v in values.items())
 
 
@@ -77,21 +77,21 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True):
     """The best parameters that a search found."""
 
     values: dict[str, Value]
-    search: str  # the search's address
+    search: str  # the search's hash
     trial: int
-    until_us: int  # no label that became known later was looked at
+    until_us: int  # labels that became known later were not used
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """One set of parameters, and what came of it. `value` is the model's own metric; smaller is better."""
+    """One set of parameters and its result. `value` is the model's own metric; smaller is better."""
 
     format: Literal[1] = 1
     number: int  # 0, 1, ...
     values: dict[str, Value]
     state: Literal["done", "pruned", "failed"]
-    value: float | None  # over the rows of all folds that it came to; None: it failed
+    value: float | None  # over the rows of all its folds; None: it failed
     folds: tuple[float, ...]  # the metric on each of them
-    rows: tuple[int, ...]  # and how many rows each has
+    rows: tuple[int, ...]  # the rows of each
     took_s: float
     error: str = ""
 
@@ -103,10 +103,10 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def integer(low: int, high: int, *, log: bool = False) -> Integer:
-    """A whole number from `low` to `high`, both included; `log`: as much effort from 1 to 10 as from 10 to 100.
+    """A whole number from `low` to `high`, both included; `log`: searched evenly in its logarithm.
 
     Raises:
-        Misuse: A bound is no whole number, they are no range, or `log` from below 1.
+        Misuse: A bound is no whole number, the range is empty, or `log` with a bound below 1.
 
     >>> integer(7, 63, log=True)
     Integer(low=7, high=63, log=True)
@@ -119,10 +119,10 @@ def integer(low: int, high: int, *, log: bool = False) -> Integer:
 
 
 def number(low: float, high: float, *, log: bool = False) -> Number:
-    """A number from `low` to `high`; `log`: as much effort from 0.01 to 0.1 as from 0.1 to 1.
+    """A number from `low` to `high`; `log`: searched evenly in its logarithm.
 
     Raises:
-        Misuse: A bound is no finite number, they are no range, or `log` from 0 or below.
+        Misuse: A bound is no finite number, the range is empty, or `log` with a bound of 0 or below.
 
     >>> number(0.01, 0.3, log=True)
     Number(low=0.01, high=0.3, log=True)
@@ -139,7 +139,7 @@ def choice(*options: Value) -> Choice:
     """One of several texts, numbers, True, False or None.
 
     Raises:
-        Misuse: Fewer than two, two that are equal, or something else.
+        Misuse: Fewer than two options, two equal ones, or one of another type.
 
     >>> choice("gbdt", "dart")
     Choice(options=('gbdt', 'dart'))
@@ -161,18 +161,18 @@ def search(
     prune: bool = True,
     folds: int = 3,
 ) -> Search:
-    """Where `trimtab search` looks for an estimator's parameters; each trial is judged walking forward in time.
+    """Declare the search for an estimator's parameters; each trial is judged walking forward in time.
 
     Args:
         spaces: By name of an argument of the estimator's function: `integer`, `number` or `choice`.
-        trials: How many sets of parameters are tried.
-        time: How long all trials together may take ("10m"); the one under way is finished. Left out, as long as needed.
+        trials: The number of parameter sets to try.
+        time: The time for all trials together ("10m"); a running trial is finished. Left out, no limit.
         seed: The same seed, data and number of trials give the same best parameters, also across interruptions.
-        prune: End a trial after a fold where it is worse than the median of those before it.
-        folds: How many parts of the newer half of the rows are predicted, each by what was known before it.
+        prune: End a trial after a fold where it is worse than the median of earlier trials.
+        folds: The number of parts of the newer half of the rows, each predicted by a fit on earlier rows.
 
     Raises:
-        Misuse: No parameter, or a budget that makes no sense.
+        Misuse: No parameter, or an invalid budget.
     """
     if not isinstance(spaces, Mapping) or not spaces:
         raise Misuse(f"search: {spaces!r} names no parameter. Needed: {_FORM}.")
@@ -189,7 +189,7 @@ def search(
         raise Misuse(f"search: prune={prune!r}. Needed: True or False.")
     time_us = None if time is None else duration_us(time)
     if time_us is not None and time_us <= 0:
-        raise Misuse(f'search: time={time!r} is no time to search in. Give e.g. "10m".')
+        raise Misuse(f'search: time={time!r} must be above 0. Give e.g. "10m".')
     return Search(spaces=dict(spaces), trials=trials, time_us=time_us, seed=seed, prune=prune, folds=folds)
 
 
@@ -197,7 +197,7 @@ def with_budget(declared: Search, *, trials: int | None, time: str | int | None)
     """The search with another budget of trials or of time; the same trials come first.
 
     Raises:
-        Misuse: A budget makes no sense.
+        Misuse: An invalid budget.
     """
     given = search(declared.spaces, trials=declared.trials if trials is None else trials, time=time)
     time_us = declared.time_us if time is None else given.time_us
@@ -205,7 +205,7 @@ def with_budget(declared: Search, *, trials: int | None, time: str | int | None)
 
 
 def checked_search(name: str, given: Search | None, estimator: Callable[..., Any]) -> Search | None:
-    """The search, once the estimator's function takes what it names, and needs nothing else.
+    """Check that the estimator's function takes the searched parameters, and needs no others.
 
     Raises:
         Misuse: It is no `tt.search(...)`, or the function takes other arguments.
@@ -235,25 +235,25 @@ def checked_search(name: str, given: Search | None, estimator: Callable[..., Any
 
 
 def defaults(given: Search, estimator: Callable[..., Any]) -> dict[str, Value] | None:
-    """The values that the function itself has for all parameters; None where it has none, or some lie elsewhere."""
+    """The function's own defaults of all parameters; None where one is missing or outside its space."""
     taken = _arguments(estimator) or {}
     own = {n: taken[n].default for n in given.spaces if n in taken and taken[n].default is not inspect.Parameter.empty}
     return own if given.holds(own) else None
 
 
 def lacking(given: Search, estimator: Callable[..., Any]) -> list[str]:
-    """The parameters without which the function cannot be called."""
+    """The searched parameters that have no default."""
     taken = _arguments(estimator) or {}
     return [n for n in given.spaces if n in taken and taken[n].default is inspect.Parameter.empty]
 
 
 def parameters_text(values: Mapping[str, Value]) -> str:
-    """Parameters in a line."""
+    """Parameters as one line of text."""
     return ", ".join(f"{n}={v:.4g}" if isinstance(v, float) else f"{n}={v}" for n, v in values.items())
 
 
 def budget_text(given: Search) -> str:
-    """For how long is searched."""
+    """The budget of a search, as text."""
     return f"{given.trials} trials" + ("" if given.time_us is None else f" or {format_duration(given.time_us)}")
 
 

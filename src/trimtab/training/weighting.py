@@ -1,4 +1,4 @@
-"""How much each row counts when a model is fitted, and which rows are: as a model declares it."""
+"""Declared weights and samples of training rows."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ GivenWeights: TypeAlias = Expression | str | Callable[..., Any]
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """Which share of the rows is fitted on; each that is kept counts as many as it stands for. Make one with `sample`.
+    """The shares of rows to fit on; kept rows are weighted by one over their share. Make one with `sample`.
 
-    Whether a row is kept follows from its key and the seed alone, so that training again keeps the same.  # D65
+    The key of a row and the seed decide whether it is kept, so that training again keeps the same rows.  # D65
     """
 
     negatives: float = 1.0
     positives: float = 1.0
     rows: float = 1.0
     seed: int = 0
-    classes: dict[str, float] | msgspec.UnsetType = msgspec.UNSET  # unset: recipes of before hash as they did
+    classes: dict[str, float] | msgspec.UnsetType = msgspec.UNSET  # unset: earlier recipes keep their hash
 
     def __repr__(self) -> str:
         shares = {"negatives": self.negatives, "positives": self.positives, "rows": self.rows}
-        told = [f"{name}={share}" for name, share in shares.items() if share != 1.0]
-        told += [] if self.classes is msgspec.UNSET else [f"classes={self.classes}"]
-        return f"sample({', '.join([*told, f'seed={self.seed}'])})"
+        shown = [f"{name}={share}" for name, share in shares.items() if share != 1.0]
+        shown += [] if self.classes is msgspec.UNSET else [f"classes={self.classes}"]
+        return f"sample({', '.join([*shown, f'seed={self.seed}'])})"
 
 
 def sample(
@@ -48,9 +48,9 @@ def sample(
 
     Args:
         negatives: The share of the rows with label 0 that is kept.
-        positives: The share of those with label 1.
-        rows: The share of all rows, whatever their label: the only one for numbers and counts.
-        classes: Of several classes, the shares of some: {"on_time": 0.1}; of the others all rows are kept.
+        positives: The share of the rows with label 1 that is kept.
+        rows: The share of all rows that is kept, whatever their label; the only one for numbers and counts.
+        classes: For several classes, the shares of some: {"on_time": 0.1}; all rows of the others are kept.
         seed: Another seed keeps other rows.
 
     Raises:
@@ -82,17 +82,17 @@ def sample(
 def checked_sample(
     name: str, given: Sample | None, *, binary: bool, classes: Sequence[str] = (), ranks: bool = False
 ) -> Sample | None:
-    """The sample, once the model has the classes that it speaks of.
+    """Check that the model has the classes that a sample names.
 
     Args:
         name: The model's.
         given: What was declared.
-        binary: Whether it answers with the chance of one class.
-        classes: Of several, their names.
-        ranks: Whether it orders lists, of which whole ones are kept.
+        binary: Whether it predicts the probability of one class.
+        classes: The names of several classes.
+        ranks: Whether it orders lists, which are kept as a whole.
 
     Raises:
-        Misuse: It is no `tt.sample(...)`, or speaks of classes where there are numbers.
+        Misuse: It is no `tt.sample(...)`, or names classes that the model does not have.
     """
     if given is None:
         return None
@@ -100,8 +100,8 @@ def checked_sample(
         raise Misuse(f"model {name!r}: sample={given!r}. Needed: tt.sample(negatives=0.1, seed=1).")
     if not binary and (given.negatives, given.positives) != (1.0, 1.0):
         of = "several classes" if classes else "lists" if ranks else "numbers"
-        way = f"shares by class: tt.sample(classes={{{classes[0]!r}: 0.1}})" if classes else "a share of all"
-        raise Misuse(f"model {name!r}: sample={given!r} of a model of {of}. Give {way}, or tt.sample(rows=0.1).")
+        better = f"shares by class: tt.sample(classes={{{classes[0]!r}: 0.1}})" if classes else "a share of all"
+        raise Misuse(f"model {name!r}: sample={given!r} of a model of {of}. Give {better}, or tt.sample(rows=0.1).")
     if given.classes is not msgspec.UNSET and (unknown := [one for one in given.classes if one not in classes]):
         found = f"its classes are {', '.join(classes)}" if classes else "it is no model of several classes"
         raise Misuse(f"model {name!r}: sample={given!r} names {unknown[0]!r}; {found}.")
@@ -114,11 +114,11 @@ def checked_weights(name: str, given: GivenWeights | None, known: dict[str, Dtyp
     Args:
         name: The model's.
         given: "balanced", a column or feature, an expression, or a function whose arguments name columns and features.
-        known: What there is to compute with.
-        classes: Whether there are any to balance.
+        known: The available columns and features.
+        classes: Whether the model has classes to balance.
 
     Raises:
-        Misuse: A column that there is not, a weight that is no number, or classes to balance where there are none.
+        Misuse: An unknown column, a weight that is no number, or "balanced" for a model without classes.
     """
     if given is None:
         return None

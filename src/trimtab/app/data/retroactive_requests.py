@@ -9,12 +9,12 @@ import numpy as np
 from trimtab.core.columns.data import Columns
 from trimtab.events.columns.frames import EventFrame
 from trimtab.features.definitions import Request
-from trimtab.training.data.retroactive_changes import Hindsight, hindsight
+from trimtab.training.data.retroactive_changes import RetroactiveChange, retroactive_changes
 
 
 def request_hindsight(
     request: Request, names: Iterable[str], frame: EventFrame, asked: Columns, learnt: Columns, cut_us: int
-) -> dict[str, Hindsight]:
+) -> dict[str, RetroactiveChange]:
     """The columns' values when requests were made, and their values now.
 
     A request's original values come from its prediction, or from a version of its event that existed at its time and
@@ -48,7 +48,7 @@ def request_hindsight(
     rows = np.flatnonzero(newest)
     pairs = [(place[key], row) for row, key in zip(rows.tolist(), keys[rows].tolist(), strict=True) if key in place]
     alone = np.array([key not in place for key in learnt[request.key].values.tolist()], bool)
-    return hindsight(
+    return retroactive_changes(
         names,
         as_asked.take(np.array(kept, np.int64)),
         np.array([again for again, _ in pairs], np.int64),

@@ -32,7 +32,7 @@ from trimtab.features.labels import LabelIndex
 from trimtab.monitoring.inputs.red_windows import FOUND_WITHIN_US
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.training.data.answers import LoggedAnswers
-from trimtab.training.data.retroactive_changes import Hindsight
+from trimtab.training.data.retroactive_changes import RetroactiveChange
 from trimtab.training.data.sets import LeftOut, TrainingSet, assemble
 from trimtab.training.definitions import Model
 
@@ -233,7 +233,7 @@ class _Chosen(msgspec.Struct, frozen=True, eq=False):
     asked: Columns | None = None  # without `rows="logged"`: the logged ones
     history: Columns | None = None  # and those known from history alone
 
-    def hindsight(self, model: Model, frame: EventFrame, cut_us: int) -> dict[str, Hindsight]:
+    def hindsight(self, model: Model, frame: EventFrame, cut_us: int) -> dict[str, RetroactiveChange]:
         """The read columns' values when requests were made, and at the cut."""
         if self.asked is None or self.history is None:
             return {}

@@ -88,7 +88,7 @@ def load(argument: bytes, place: Workplace) -> bytes:
         if loaded.row_call is None or not asked.chooses:
             return b""
         found = system.registry.choose_row_call(loaded, _newest_rows(system, loaded))
-    return b"" if found is None else found.said.encode()
+    return b"" if found is None else found.text.encode()
 
 
 def _newest_rows(system: System, loaded: LoadedModel) -> list[list[float]]:

@@ -71,10 +71,10 @@ def import_version(system: System, path: Path, name: str, asked: Asked) -> Versi
             given, model, process=process, trust=asked.trust, categories=asked.categories, cut_us=cut_us
         )
         if golden is not None:
-            fitted = with_golden(fitted, golden_matrix(fitted, golden, process.answer))
+            fitted = with_golden(fitted, golden_matrix(fitted, golden, process.score))
             told.append(f"{len(golden.rows):,} golden rows")
         if asked.window_us is not None:
-            fitted, found = _scored(system, path.name, model, fitted, asked.window_us, process.answer)
+            fitted, found = _scored(system, path.name, model, fitted, asked.window_us, process.score)
     evaluation = None
     if found is not None:
         start, end = format_time(found.start_us)[:10], format_time(found.end_us)[:10]

@@ -166,7 +166,7 @@ def _version_lines(
         f"{version.name}  {version.id}",
         f"{version.runtime}, {origin}; made {_moment(version.made_at_us)} by {version.actor}",
         f"aliases: {', '.join(aliases) or 'none'}; tags: {', '.join(tags) or 'none'}",
-        *(f"one row takes {one.said}; tried on {one.rows} rows, {one.machine}" for one in row_calls),
+        *(f"one row takes {one.text}; measured on {one.rows} rows, {one.machine}" for one in row_calls),
         "",
         text_table(
             ["request", "type", "null", "read by features"],

@@ -1,4 +1,4 @@
-"""Garbage collection: which versions nothing needs any more, and the removal of their blobs."""
+"""Garbage collection: find versions that nothing needs, and remove their blobs."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _EVER_US = 2**62
 
 
 class Reason(msgspec.Struct, frozen=True):
-    """Why a version stays, and what would let it go as far as this is concerned."""
+    """A reason why a version is kept, and what would free it of this reason."""
 
-    said: str
+    text: str
     frees: str
     evidence_us: int | None = None  # the age of a record that counts as evidence: `--evidence` below it frees
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """A version that stays, why, and what would let it go: all of it."""
+    """A version that is kept, the reasons, and all that would free it."""
 
     version: str
     name: str
@@ -41,7 +41,7 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 class Going(msgspec.Struct, frozen=True):
-    """A version that nothing needs any more: its blobs, but for those that a kept version has too."""
+    """A version to remove, with its blobs but for those that a kept version also has."""
 
     version: str
     name: str
@@ -49,44 +49,44 @@ class Going(msgspec.Struct, frozen=True):
 
     @property
     def size_bytes(self) -> int:
-        """What its removal gives back."""
+        """The space that its removal frees."""
         return sum(one.size_bytes for one in self.blobs)
 
 
 class Forgotten(msgspec.Struct, frozen=True):
-    """Something beside versions that nothing needs any more, and that is small: what it named goes as blobs."""
+    """A record besides versions to remove: it is small, but the blobs that it names become orphans."""
 
     what: Literal["search", "step"]
     name: str  # "late_flight/6f1c...": a search; "train.fit/09ab...": a finished step
-    at_us: int  # when it came to its end, or began where it never did
+    at_us: int  # its end, or its start where it did not end
 
 
 class Collection(msgspec.Struct, frozen=True):
-    """What a collection finds, or did."""
+    """The findings of a collection, or its results."""
 
     kept: tuple[Kept, ...]
     going: tuple[Going, ...]
     orphans: tuple[StoredBlob, ...] = ()  # blobs that nothing names
-    unfinished_bytes: int = 0  # of files that were being stored when their process was killed
-    forgotten: tuple[Forgotten, ...] = ()  # searches and finished steps that nothing needs
+    unfinished_bytes: int = 0  # of partial files, left by killed processes
+    forgotten: tuple[Forgotten, ...] = ()  # searches and finished steps to remove
 
     @property
     def size_bytes(self) -> int:
-        """What the removal of all that goes gives back."""
+        """The space that the whole collection frees."""
         of_blobs = sum(one.size_bytes for one in self.orphans) + self.unfinished_bytes
         return sum(one.size_bytes for one in self.going) + of_blobs
 
 
 class Keep(msgspec.Struct, frozen=True, kw_only=True):
-    """What a collection has to leave alone."""
+    """Limits of a collection: what it must keep."""
 
-    grace_us: int = 7 * DAY_US  # what was registered or put since stays, whatever it is
-    rollbacks: int = 10  # how many steps back each alias can go
-    evidence_us: int | None = None  # gate records and ledger rows older than this keep nothing; None: all of them do
+    grace_us: int = 7 * DAY_US  # everything registered or stored since stays
+    rollbacks: int = 10  # roll-back steps to keep of each alias
+    evidence_us: int | None = None  # gate records and ledger rows older than this keep no version; None: all of them do
 
     @property
     def youngest_us(self) -> int:
-        """How old what nothing names must be before it may go."""
+        """The age from which on orphaned blobs may be removed."""
         return max(self.grace_us, YOUNGEST_US)
 
     def __post_init__(self) -> None:
@@ -95,16 +95,16 @@ class Keep(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Collector:
-    """Looks for versions that nothing reaches, and removes their blobs. # D59
+    """Finds unreachable versions and removes their blobs.  # D59
 
     Args:
-        catalog: The registry's.
-        blob: Where blobs are.
-        clock: Ages are measured with it.
-        actor: Who asks.
-        keep: What has to stay.
-        also: By version, why somebody outside the registry needs it (a ledger row, logged predictions).
-        forgotten: What else is to go: the blobs that such a step names are not needed for its sake.
+        catalog: The registry's catalogue.
+        blob: The blob store.
+        clock: The clock for ages.
+        actor: Who collects.
+        keep: What must be kept.
+        also: Further reasons by version, from outside the registry (a ledger row, logged predictions).
+        forgotten: Records to remove as well; the blobs that they name are not kept for their sake.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Collector:
         self._aliases = Aliases(catalog, clock=clock, actor=actor)
 
     def look(self) -> Collection:
-        """What would go and what stays, as things are now."""
+        """The versions and blobs to remove and those to keep, as of now."""
         now_us = self._clock.now_us()
         versions = self._versions()
         why = self._reasons(versions, now_us)
@@ -142,8 +142,8 @@ class Collector:
             found = [stored for digest in blobs[version.id] if (stored := self._listed.stored(digest)) is not None]
             if version.id in why:
                 size, reasons = sum(one.size_bytes for one in found), why[version.id]
-                said = tuple(one.said for one in reasons)
-                kept.append(Kept(version.id, version.name, said, size, _freeing(reasons)))
+                texts = tuple(one.text for one in reasons)
+                kept.append(Kept(version.id, version.name, texts, size, _freeing(reasons)))
             else:
                 old = (
                     one for one in found if one.digest not in needed and now_us - one.put_at_us >= self._keep.grace_us
@@ -158,14 +158,14 @@ class Collector:
         )
 
     def collect(self, *, why: str) -> Collection:
-        """Remove what nothing needs; what stayed and what went.
+        """Remove what nothing needs, and return what was kept and what was removed.
 
         Raises:
-            Conflict: Another collection is under way.
+            Conflict: Another collection is running.
         """
         holder = f"{self._actor} {os.getpid()}"
         if not self._catalog.acquire(gone.LEASE, holder, gone.LEASE_S):
-            raise Conflict("collection: another one is under way. Try again when it is over.")
+            raise Conflict("collection: another one is running. Try again when it has ended.")
         try:
             gone.finish(self._catalog, self._blob)
             found = self.look()
@@ -180,7 +180,7 @@ class Collector:
             self._catalog.release(gone.LEASE, holder)
 
     def _collect(self, one: Going, why: str, holder: str) -> bool:
-        """Remove one version's blobs, unless somebody came to need it meanwhile."""
+        """Remove one version's blobs, unless it became needed meanwhile."""
         if not self._catalog.acquire(gone.LEASE, holder, gone.LEASE_S):
             raise Conflict("collection: it took so long that another one began. Run it again.")
         digests = [blob.digest for blob in one.blobs]
@@ -201,7 +201,7 @@ class Collector:
         needed = {digest for other in reasons if other in versions for digest in self._blobs(versions[other])}
         young = any(now_us - s.put_at_us < self._keep.grace_us for d in digests if (s := self._listed.stored(d)))
         wanted = one.version in reasons or needed & set(digests) or young
-        if wanted or not self._let_leave(condemned, one.version):
+        if wanted or not self._make_final(condemned, one.version):
             taken_back = [Remove(gone.VERSION, one.version), *(Remove(gone.BLOB, digest) for digest in digests)]
             self._catalog.write(taken_back)
             return False
@@ -211,24 +211,24 @@ class Collector:
         return True
 
     def _collect_orphans(self, found: Sequence[StoredBlob]) -> tuple[StoredBlob, ...]:
-        """Remove what nobody came to name meanwhile; what went."""
-        condemned = self._condemn([one.digest for one in found], gone.NOBODY)
+        """Remove orphaned blobs that are still not named, and return them."""
+        condemned = self._condemn([one.digest for one in found], gone.NO_VERSION)
         if condemned is None:
             return ()
         now_us, went = self._clock.now_us(), []
         still = set(self._orphans(self._versions(), now_us))
         for one in found:
             mine = {one.digest: condemned[one.digest]}
-            leaves = one in still and self._let_leave(mine, gone.NOBODY)
+            leaves = one in still and self._make_final(mine, gone.NO_VERSION)
             if leaves and self._listed.expire(one.digest, self._before_us(now_us)):
-                went.append(one)  # whoever was about to name it finds this, and puts it again
-                self._catalog.write([gone.Fate("gone", gone.NOBODY).put(one.digest)])
+                went.append(one)  # a process that is about to name it finds this record, and stores it again
+                self._catalog.write([gone.Fate("gone", gone.NO_VERSION).put(one.digest)])
             else:
                 self._catalog.write([Remove(gone.BLOB, one.digest)])
         return tuple(went)
 
     def _condemn(self, digests: Sequence[str], version: str, *also: Put) -> dict[str, int] | None:
-        """Note that blobs are about to go; by blob the note's revision, None where somebody came between."""
+        """Record that blobs will be removed: the record's revision by blob, None after a conflict."""
         found = {digest: self._catalog.get(gone.BLOB, digest) for digest in digests}
         before = {digest: 0 if record is None else record.revision for digest, record in found.items()}
         fate = gone.Fate("condemned", version)
@@ -238,8 +238,8 @@ class Collector:
             return None
         return {digest: revision + 1 for digest, revision in before.items()}
 
-    def _let_leave(self, condemned: Mapping[str, int], version: str) -> bool:
-        """The point of no return; False where somebody took a note of `_condemn` back: he needs the blob."""
+    def _make_final(self, condemned: Mapping[str, int], version: str) -> bool:
+        """Make the removal final; False where another process took a record of `_condemn` back."""
         fate = gone.Fate("leaving", version)
         try:
             self._catalog.write([fate.put(digest, expected=revision) for digest, revision in condemned.items()])
@@ -257,7 +257,7 @@ class Collector:
         return now_us - self._keep.youngest_us
 
     def _versions(self, *, without: str | None = None) -> dict[str, Version]:
-        """All versions that are not removed already."""
+        """All versions that are not removed."""
         removed = {record.key for record in self._catalog.find(gone.VERSION)} | {without}
         return {r.key: _decoded(r.body) for r in self._catalog.find("version") if r.key not in removed}
 
@@ -277,41 +277,41 @@ class Collector:
         return blobs if parquet is None else [*blobs, parquet]
 
     def _profile(self, version: str) -> list[str]:
-        """The blob of a version's input profile, which monitoring made."""
+        """The blob of a version's input profile, from monitoring."""
         record = self._catalog.get("input_profile", version)
         blob = None if record is None else msgspec.json.decode(record.body).get("blob")
         return [] if blob is None else [blob]
 
     def _reasons(self, versions: Mapping[str, Version], now_us: int) -> dict[str, list[Reason]]:
-        """Why each version stays; one without a reason is not in it."""
+        """The reasons to keep each version, only of versions that have one."""
         why: dict[str, list[Reason]] = {}
 
-        def note(version: str | None, said: str, frees: str = "", evidence_us: int | None = None) -> None:
-            reason = Reason(said, frees, evidence_us)
+        def add(version: str | None, text: str, frees: str = "", evidence_us: int | None = None) -> None:
+            reason = Reason(text, frees, evidence_us)
             if version is not None and version in versions and reason not in why.get(version, ()):
                 why.setdefault(version, []).append(reason)
 
         for version, reason in self._of_aliases(versions.values()):
-            note(version, reason.said, reason.frees)
+            add(version, reason.text, reason.frees)
         evidence_us = _EVER_US if self._keep.evidence_us is None else self._keep.evidence_us
         for record in self._catalog.find("gate"):
             gate = msgspec.json.decode(record.body, type=GateRecord)
             age_us = now_us - gate.judged_at_us
             if age_us <= evidence_us:
-                note(gate.candidate, f"gate record {gate.id} judged it", evidence_us=age_us)
-                note(gate.champion, f"gate record {gate.id} compared with it", evidence_us=age_us)
+                add(gate.candidate, f"gate record {gate.id} judged it", evidence_us=age_us)
+                add(gate.champion, f"gate record {gate.id} compared with it", evidence_us=age_us)
         for version, reasons in self._also.items():
             for reason in reasons:
-                note(version, reason.said, reason.frees, reason.evidence_us)
+                add(version, reason.text, reason.frees, reason.evidence_us)
         used = {record.key: int(record.body) for record in self._catalog.find(gone.USED)}
         for one in versions.values():
             at_us = max(one.made_at_us, used.get(one.id, 0))
             if now_us - at_us < self._keep.grace_us:
                 within = f"registered {format_time(at_us)}, within {format_duration(self._keep.grace_us)}"
-                note(one.id, within, f"--grace {_below(now_us - at_us)}")
-        for one in sorted(versions.values(), key=lambda version: -version.number):  # what a refit refits is older
+                add(one.id, within, f"--grace {_below(now_us - at_us)}")
+        for one in sorted(versions.values(), key=lambda version: -version.number):  # refits first
             if one.id in why and one.refit_of is not None:
-                note(one.refit_of, f"{one.name} refits it", f"letting {one.name} go")
+                add(one.refit_of, f"{one.name} refits it", f"removing {one.name}")
         return why
 
     def _of_aliases(self, versions: Iterable[Version]) -> Iterable[tuple[str, Reason]]:
@@ -320,9 +320,9 @@ class Collector:
                 now, *before = self._aliases.reach(model, alias)[: self._keep.rollbacks + 1]
                 yield now, Reason(f"alias {alias} points to it", f"moving alias {alias} on")
                 for steps, version in enumerate(before, 1):
-                    said = f"alias {alias} can go back to it in {steps} step{'s' * (steps > 1)}"
+                    text = f"alias {alias} can go back to it in {steps} step{'s' * (steps > 1)}"
                     frees = f"--rollbacks {steps - 1}" if steps > 1 else f"moving alias {alias} on"
-                    yield version, Reason(said, frees)
+                    yield version, Reason(text, frees)
 
 
 def _decoded(body: bytes) -> Version:
@@ -330,7 +330,7 @@ def _decoded(body: bytes) -> Version:
 
 
 def _freeing(reasons: Sequence[Reason]) -> tuple[str, ...]:
-    """What has to be asked for or done so that none of the reasons holds."""
+    """Everything that must be asked for or done to free a version of all its reasons."""
     ages_us = [one.evidence_us for one in reasons if one.evidence_us is not None]
     evidence = [f"--evidence {_below(min(ages_us))}"] if ages_us else []
     return tuple(dict.fromkeys([*(one.frees for one in reasons if one.frees), *evidence]))

@@ -1,4 +1,4 @@
-"""Blobs that nothing names: a process was killed after it had stored them, and before it said what they are. # D84"""
+"""Orphaned blobs: nothing names them, since their process was killed before it recorded them.  # D84"""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from trimtab.core.time import DAY_US
 from trimtab.run.steps import KIND as STEP
 from trimtab.store.ports import Blob, Catalog, Listed, StoredBlob
 
-YOUNGEST_US = DAY_US  # whatever grace is asked for: a training that is under way stores before it records
+YOUNGEST_US = DAY_US  # whatever the grace: a running training stores before it records
 _DIGEST = re.compile(rb"[0-9a-f]{64}")
-_FOLLOWED_BYTES = 1 << 20  # what names other blobs is a small document
+_FOLLOWED_BYTES = 1 << 20  # documents that name other blobs are small
 
 
 def orphans(
@@ -27,12 +27,12 @@ def orphans(
     """The blobs that no version and no finished step names, directly or through what they name, by age.
 
     Args:
-        catalog: Where finished steps are.
-        blob: Where blobs are.
-        listed: The same, to go through all of them.
+        catalog: The catalogue with the finished steps.
+        blob: The blob store.
+        listed: The same store, as a list.
         needed: The blobs of versions.
-        before_us: Only those that were put before this moment.
-        without: Finished steps that do not count, by their key.
+        before_us: Only blobs that were stored before this time.
+        without: The keys of finished steps that do not count.
     """
     old = {found.digest: found for found in listed.all() if found.put_at_us < before_us}
     named: set[str] = set()

@@ -1,1 +1,1 @@
-"""What is said of versions: signature, model card, two of them side by side."""
+"""Descriptions of versions: signatures, model cards, comparisons."""

@@ -92,7 +92,7 @@ def _identity(card: Document, about: About) -> None:
         ("nulls", "as they are" if artifact.step is None else "imputed by the mean; columns scaled"),
         ("calibration", "none" if artifact.recalibration is None else artifact.recalibration.kind),
         ("one row against a batch", near),
-        *((f"one row on {one.machine}", f"{one.said}, measured on {one.rows} rows") for one in about.row_choices),
+        *((f"one row on {one.machine}", f"{one.text}, measured on {one.rows} rows") for one in about.row_choices),
     ]
     card.heading("What it is")
     card.paragraph(text)

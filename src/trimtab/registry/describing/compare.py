@@ -1,4 +1,4 @@
-"""Two versions side by side: what they were made of, how they were judged, and what they answer to the same rows."""
+"""Comparison of two versions: records, evaluations, and predictions for the same rows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Floats: TypeAlias = NDArray[np.float64]
 
 
 class Pair(msgspec.Struct, frozen=True):
-    """One thing of both versions."""
+    """One value of both versions."""
 
     what: str
     one: Value
@@ -42,7 +42,7 @@ class Pair(msgspec.Struct, frozen=True):
 
 
 class FeatureChange(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a feature from one version to the other; told apart by the address of its definition."""
+    """The change of a feature from one version to the other, by the hash of its definition."""
 
     name: str
     what: Literal["added", "removed", "changed"]
@@ -50,7 +50,7 @@ class FeatureChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MetricPair(msgspec.Struct, frozen=True, kw_only=True):
-    """One figure of the two stored evaluations, each on its own holdout."""
+    """One metric of the two stored evaluations, each on its own holdout."""
 
     name: str
     better: Better
@@ -61,25 +61,25 @@ class MetricPair(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RowDifference(msgspec.Struct, frozen=True, kw_only=True):
-    """A row to which the two answer differently."""
+    """A row with different predictions."""
 
     key: str
     at_us: int
     one: float
     other: float
     label: float | str
-    of: str = ""  # of several classes: the one whose chance differs most
+    of: str = ""  # with several classes the one whose probability differs most
 
 
 class Mean(msgspec.Struct, frozen=True):
-    """A mean over rows; rows of one day stand or fall together."""
+    """A mean over rows; rows of one day are taken as dependent."""
 
     value: float
     interval: Interval | None  # None: the rows are of one day
 
 
 class PredictionComparison(msgspec.Struct, frozen=True, kw_only=True):
-    """What the two answer to the same labelled rows, each by its own features as of their time."""
+    """Predictions of both versions for the same labelled rows, each by its own features as of their time."""
 
     rows: int
     start_us: int
@@ -89,16 +89,16 @@ class PredictionComparison(msgspec.Struct, frozen=True, kw_only=True):
     other: Mean
     difference: Mean  # of the metric, other less one: below 0 the other is better
     moved_by: float
-    moved: float  # the share of rows whose answer differs by more than that
+    moved: float  # the share of rows whose prediction differs by more than that
     mean_moved: float
     most_moved: float
-    seen_one: int  # rows of those days on which it may have been fitted
+    seen_one: int  # rows that it may have been fitted on
     seen_other: int
     most: tuple[RowDifference, ...]  # the rows that differ most
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is known of the difference of two versions."""
+    """The differences of two versions."""
 
     format: Literal[1] = 1
     one: str
@@ -111,23 +111,23 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     parameters: tuple[Pair, ...] | None  # None: the format of one of them keeps none
     environment: tuple[Pair, ...]
     metrics: tuple[MetricPair, ...]
-    metrics_on: tuple[str, str]  # which rows each evaluation is about, "" where there is none
+    metrics_on: tuple[str, str]  # the rows of each evaluation, "" where there is none
     predictions: PredictionComparison | None
     not_scored: str = ""  # why there are no predictions
     same_rows: bool = False  # both were evaluated, and on the same rows
 
 
 class Record(msgspec.Struct, frozen=True, eq=False):
-    """What is stored about a version."""
+    """The stored records of a version."""
 
     version: Version
     artifact: Artifact
     manifest: Manifest
-    evaluation: Evaluation | None  # its own, or that of the candidate which it refits
+    evaluation: Evaluation | None  # its own, or that of the candidate it refits
 
     @property
     def learnt_until_us(self) -> int:
-        """No later row can be among those that it was fitted on."""
+        """The latest time of its possible training rows."""
         version = self.version
         seen_us = version.cut_us if version.imported is not None else self.manifest.final_until(version.cut_us)
         if self.evaluation is None or version.evaluation is None or version.imported is not None:
@@ -136,7 +136,7 @@ class Record(msgspec.Struct, frozen=True, eq=False):
 
 
 class Rows(msgspec.Struct, frozen=True, eq=False):
-    """Labelled rows, and what both versions answer to them."""
+    """Labelled rows, and the scores of both versions."""
 
     metric: str
     keys: list[Any]
@@ -145,14 +145,14 @@ class Rows(msgspec.Struct, frozen=True, eq=False):
     one: Floats  # shape (rows,), or (rows, classes)
     other: Floats
     class_names: tuple[str, ...] = ()
-    lists: NDArray[np.int64] | None = None  # of a ranking: the list of each row
+    lists: NDArray[np.int64] | None = None  # in a ranking the list of each row
 
 
 def record_of(version: Version, blob: Blob, evaluation: Evaluation | None) -> Record:
     """The stored parts of a version.
 
     Raises:
-        NotFound: One is not there any more.
+        NotFound: One was removed.
         Corrupt: One is damaged.
     """
     return Record(
@@ -173,16 +173,16 @@ def compare(
     Args:
         one: The first, usually the older.
         other: The second.
-        features: What became of the features, and how many stayed as they are.
-        predictions: What `compare_predictions` gave.
-        not_scored: Else why it could not be asked.
+        features: The changes of features, and the number of unchanged ones.
+        predictions: The result of `compare_predictions`.
+        not_scored: The reason where there is none.
 
     Raises:
         Misuse: They are versions of different models.
     """
     if one.version.model != other.version.model:
         raise Misuse(
-            f"compare {one.version.name} and {other.version.name}: versions of two models answer different questions. "
+            f"compare {one.version.name} and {other.version.name}: versions of two models predict different labels. "
             "Give two of one model."
         )
     mine, theirs = parameters_of(one.artifact), parameters_of(other.artifact)
@@ -207,19 +207,19 @@ def compare(
 def compare_predictions(
     rows: Rows, *, moved_by: float, learnt_until_us: tuple[int, int], most: int = 10
 ) -> PredictionComparison:
-    """What two versions answer to the same labelled rows.
+    """Compare the predictions of two versions for the same labelled rows.
 
     Args:
         rows: At least one.
-        moved_by: From which difference on an answer counts as moved; of a ranking a share of its list's places.
-        learnt_until_us: Of each version, until when rows may be among those that it was fitted on.
-        most: How many of the rows that differ most are named.
+        moved_by: The difference from which on a prediction counts as moved; in a ranking a share of its list's places.
+        learnt_until_us: For each version the latest time of its possible training rows.
+        most: The number of rows to list that differ most.
     """
     one, units = unit_losses(rows.metric, rows.labels, rows.one, rows.lists)
     losses = one, unit_losses(rows.metric, rows.labels, rows.other, rows.lists)[0]
     days = rows.at_us[units] // DAY_US
     apart = np.abs(rows.other - rows.one)
-    if rows.lists is not None:  # scores of a ranking have no scale: how far a row moved in its list
+    if rows.lists is not None:  # scores of a ranking have no scale, so count places in the list
         apart = np.abs(list_places(rows.other, rows.lists) - list_places(rows.one, rows.lists))
     distance = apart if apart.ndim == 1 else apart.max(axis=1)
     order = np.argsort(-distance, kind="stable")[:most]
@@ -279,7 +279,7 @@ def _data(record: Record) -> dict[str, Value]:
         "known until": format_time(manifest.cut_us)[:19],
         "labels wait": format_duration(manifest.wait_us),
         "rows": manifest.rows,
-        "rows that may be learnt from": manifest.usable,
+        "usable rows": manifest.usable,
         "rows fitted": version.rows,
         "label definition": manifest.label[:16],
         "request definition": manifest.request[:16],
@@ -326,12 +326,12 @@ def _environment(version: Version) -> dict[str, Value]:
 
 
 def _metrics(one: Evaluation | None, other: Evaluation | None) -> Iterator[MetricPair]:
-    mine = {} if one is None else {figure.name: figure for figure in one.figures}
-    theirs = {} if other is None else {figure.name: figure for figure in other.figures}
+    mine = {} if one is None else {metric.name: metric for metric in one.figures}
+    theirs = {} if other is None else {metric.name: metric for metric in other.figures}
     for name in dict.fromkeys([*mine, *theirs]):
         a, b = mine.get(name), theirs.get(name)
         known = a or b
-        assert known is not None  # the name is of one of the two
+        assert known is not None  # the name is from one of the two
         yield MetricPair(
             name=name,
             better=known.better,

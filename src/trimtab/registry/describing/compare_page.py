@@ -57,8 +57,8 @@ def _predictions(comparison: Comparison) -> tuple[Table | None, list[str]]:
         f"{found.metric} of {comparison.one} {_with_interval(found.one)}, of {comparison.other} "
         f"{_with_interval(found.other)}.",
         f"Difference {_with_interval(found.difference, '+.4f')}: {_verdict(comparison, found)}",
-        f"{found.moved:.1%} of predictions moved by more than {found.moved_by:.4g}; the mean is {found.mean_moved:.4g}, "
-        f"the maximum {found.most_moved:.4g}.",
+        f"{found.moved:.1%} of predictions moved by more than {found.moved_by:.4g}; mean {found.mean_moved:.4g}, "
+        f"maximum {found.most_moved:.4g}.",
         *_seen(comparison, found),
     ]
     if not found.most:

@@ -1,4 +1,4 @@
-"""What a version is given and what it gives: the schemas that its callers and its exports are held to."""
+"""Signatures of versions: the schemas of requests, inputs and outputs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from trimtab.training.fitting.artifact import Artifact
 
 FieldType: TypeAlias = Literal["float", "int", "bool", "str", "time", "category"]
 _OUTPUTS: dict[str, tuple[str, float | None, float | None]] = {
-    "binary": ("the chance of the positive class", 0.0, 1.0),
-    "count": ("the count to expect", 0.0, None),
-    "multiclass": ("the chance of each class", 0.0, 1.0),
-    "regression": ("the number to expect", None, None),
+    "binary": ("the probability of the positive class", 0.0, 1.0),
+    "count": ("the expected count", 0.0, None),
+    "multiclass": ("the probability of each class", 0.0, 1.0),
+    "regression": ("the expected number", None, None),
     "quantile": ("the quantile", None, None),
     "ranking": ("the score that a list is ordered by, the highest first", None, None),
 }
@@ -27,20 +27,20 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     type: FieldType  # "time": UTC microseconds inside; "category": a text of a vocabulary, any other counts as null
-    null: bool  # whether it may be null
-    read: bool = True  # of a request: whether the features read it; the key and the time only tell requests apart
+    null: bool  # may be null
+    read: bool = True  # for a request: read by features; key and time may only identify it
     values: tuple[str, ...] = ()  # the vocabulary of a category
 
 
 class Output(msgspec.Struct, frozen=True, kw_only=True):
-    """What there is for each row."""
+    """The output of each row."""
 
     name: str
     task: Task
     meaning: str
     low: float | None  # None: any number
     high: float | None
-    classes: tuple[str, ...] = ()  # what the chances of a row stand for, in order
+    classes: tuple[str, ...] = ()  # the classes of a row's probabilities, in order
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,8 +48,8 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
 
     format: Literal[1] = 1
     version: str
-    request: tuple[Field, ...]  # what a caller sends; empty of a version of an earlier trimtab
-    inputs: tuple[Field, ...]  # what the estimator reads, in order: what a row of an exported model holds
+    request: tuple[Field, ...]  # the columns that a caller sends; empty for versions of an earlier trimtab
+    inputs: tuple[Field, ...]  # the estimator's inputs in order: the columns of an exported model's rows
     output: Output
 
 
@@ -78,8 +78,8 @@ def _request(version: Version, artifact: Artifact) -> tuple[Field, ...]:
         features = artifact.features(version.features)
     except Misuse:  # stored without them, by an earlier trimtab
         return ()
-    asked, read = features.request, features.request_columns
+    request, read = features.request, features.request_columns
     return tuple(
-        Field(name=name, type=dtype, null=name not in (asked.key, asked.time), read=name in read)
-        for name, dtype in asked.columns.items()
+        Field(name=name, type=dtype, null=name not in (request.key, request.time), read=name in read)
+        for name, dtype in request.columns.items()
     )

@@ -1,4 +1,4 @@
-"""Golden rows of models that were made elsewhere: what they must answer before anybody uses them."""
+"""Golden rows of imported models: rows whose scores the model must repeat before it is registered."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ First: TypeAlias = "Callable[[Fitted, NDArray[np.float64]], None]"
 
 
 class GoldenRows(msgspec.Struct, frozen=True, eq=False):
-    """Rows of the model's inputs, and the scores that it must give."""
+    """Rows of the model's inputs, and the scores that it must repeat."""
 
     rows: list[dict[str, Any]]
     scores: NDArray[np.float64]
@@ -42,11 +42,11 @@ def golden_of(path: Path) -> GoldenRows | None:
 
 
 def read_golden(file: Path, *, classes: Sequence[str] = ()) -> GoldenRows:
-    """Golden rows of a file: a golden.json, or JSON lines each with the inputs and "score" (of classes: a list).
+    """Golden rows of a file: a golden.json, or JSON lines with the inputs and "score" (for classes a list).
 
     Raises:
         NotFound: There is no such file.
-        Misuse: A row has no score, or it cannot be read.
+        Misuse: A row has no score, or the file cannot be read.
     """
     what = f"golden rows {file.name}"
     try:
@@ -70,15 +70,15 @@ def read_golden(file: Path, *, classes: Sequence[str] = ()) -> GoldenRows:
 
 
 def golden_matrix(fitted: Fitted, golden: GoldenRows, first: First) -> NDArray[np.float64]:
-    """Golden rows as the estimator reads them, once the model gives their scores.
+    """Encode golden rows, and check that the model repeats their scores.
 
     Args:
         fitted: The model.
         golden: The rows and their scores.
-        first: Has the model answer them in another process before.
+        first: Scores rows with the model in another process, before this one does.
 
     Raises:
-        Misuse: It does not; the message names the row.
+        Misuse: A score differs; the message names the row.
     """
     encoding = fitted.artifact.encoding
     kinds = [
@@ -101,16 +101,16 @@ def golden_matrix(fitted: Fitted, golden: GoldenRows, first: First) -> NDArray[n
     if not worst[row] <= golden.tolerance:
         raise Misuse(
             f"golden row {row}: the model gives {found[row]}, needed is {golden.scores[row]} (allowed "
-            f"{golden.tolerance:g}). Is it another model, another order of inputs, or a category numbered otherwise?"
+            f"{golden.tolerance:g}). Is it another model, another order of inputs, or another numbering of a category?"
         )
     return matrix
 
 
 def with_golden(fitted: Fitted, matrix: NDArray[np.float64]) -> Fitted:
-    """The model ready to be registered: golden predictions of these rows, and how far one row is from a batch.
+    """Complete a model for registration: golden predictions of these rows, and the tolerance of one row and a batch.
 
     Raises:
-        Misuse: It answers nonsense to them, or to a row without any value.
+        Misuse: Its scores of them, or of a row of nulls, are invalid.
     """
     several = np.vstack([matrix, np.full((1, matrix.shape[1]), np.nan)])
     scores = _checked(fitted, several)

@@ -1,4 +1,4 @@
-"""Models that were made elsewhere: read without running their code, held against what is declared. # D62"""
+"""Import of models that were trained elsewhere, without running their code, as versions of a declared model.  # D62"""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ from trimtab.training.runtimes.formats import Inspected, ModelFile
 from trimtab.training.runtimes.ports import Trust
 from trimtab.training.runtimes.table import ROWS, runtime_named, runtime_row
 
-_TRIED = 10_000  # rows
-LONGEST_S = 60.0  # for reading a file, and for its answers to some rows; and a second a megabyte
+_CHECKED_ROWS = 10_000
+LONGEST_S = 60.0  # to read a file, and to score some rows; plus a second a megabyte
 _TORCH = (".pt", ".pt2", ".pth", ".ckpt", ".safetensors")
-_NO_NAME = re.compile(r"(Column_|f|x|feature_|)\d+")  # what libraries call inputs that nobody named
+_NO_NAME = re.compile(r"(Column_|f|x|feature_|)\d+")  # default names of inputs in libraries
 
 
 class FoundModel(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """A model file as it was found, not inspected into yet."""
+    """A model file that was found and not read yet."""
 
-    path: Path  # what was given: the file, or its folder
+    path: Path  # the file, or its folder
     format: str
     data: bytes
-    kind: str  # in words
-    declared: tuple[str, ...] = ()  # the inputs that the folder around it names
+    kind: str  # the format in words
+    declared: tuple[str, ...] = ()  # the inputs that its folder names
     exported: dict[str, Any] | None = None  # the model.json of a folder that trimtab wrote
 
 
@@ -56,8 +56,8 @@ def find_model(path: Path) -> FoundModel:
     """The model file at a path: itself, or in an MLflow model folder or one that trimtab exported.
 
     Raises:
-        NotFound: There is nothing.
-        Misuse: It is none of the formats that can be imported.
+        NotFound: There is no such file.
+        Misuse: Its format cannot be imported.
     """
     if path.is_dir():
         if (path / "model.json").is_file():
@@ -76,12 +76,12 @@ def find_model(path: Path) -> FoundModel:
         raise Misuse(f"import {path.name}: it is a file of PyTorch. {OF_TORCH}")
     if row is None:
         known = "; ".join(f"{row.format} {', '.join(row.endings)}" for row in ROWS if row.endings)
-        raise Misuse(f"import {path.name}: its ending {path.suffix!r} is none of those that can be read: {known}.")
+        raise Misuse(f"import {path.name}: its ending {path.suffix!r} is not known. Known are: {known}.")
     return _read(path, path, row.format, row.file_kind)
 
 
 class ModelProcess:
-    """A process of its own in which a model file is read and asked first: some bytes end it, or never let it end.
+    """A child process that reads a model file and scores rows first, since some bytes end or hang a process.
 
     Args:
         given: The file.
@@ -99,21 +99,21 @@ class ModelProcess:
         self._executor.close()
 
     def inspect(self, file: ModelFile) -> Inspected:
-        """What its library finds in the file.
+        """Read the file with its library.
 
         Raises:
-            Misuse: It reads no model there, or not in time, or ends the process.
+            Misuse: The library finds no model, takes too long, or ends the process.
         """
         return msgspec.msgpack.decode(self._run("inspect", file, "read"), type=Inspected)
 
-    def answer(self, fitted: Fitted, matrix: NDArray[np.float64]) -> None:
+    def score(self, fitted: Fitted, matrix: NDArray[np.float64]) -> None:
         """Score the first rows and the last, as the estimator reads them; the scores are not compared here.
 
         Raises:
-            Misuse: It does not in time, or ends the process.
+            Misuse: The model takes too long, or ends the process.
         """
         artifact = fitted.artifact
-        matrix = np.vstack([matrix[:_TRIED], matrix[-1:]])
+        matrix = np.vstack([matrix[:_CHECKED_ROWS], matrix[-1:]])
         rows = np.ascontiguousarray(matrix if artifact.step is None else artifact.step.apply(matrix), np.float64)
         task = ScoringTask(
             runtime=artifact.runtime, data=artifact.estimator, rows=rows.tobytes(), columns=max(1, rows.shape[1])
@@ -135,8 +135,8 @@ class ModelProcess:
             )
         except Cancelled as error:
             raise Misuse(
-                f"{self._what}: {given.format} {done} it for {longest_s:.0f} s without an end; needed is a model that "
-                "answers. Has its graph a loop without an end? Save it without one."
+                f"{self._what}: {given.format} {done} it for {longest_s:.0f} s without a result. "
+                "Does its graph have an endless loop? Save it without one."
             ) from error
         except Unavailable as error:
             raise Misuse(
@@ -165,19 +165,18 @@ def imported_model(
     categories: Mapping[str, Sequence[str]] | None,
     cut_us: int,
 ) -> tuple[Fitted, bool]:
-    """A model of elsewhere as if it had been fitted here, without golden predictions yet; whether it names its inputs.
+    """An imported model as a fitted one, without golden predictions yet, and whether it names its inputs.
 
     Args:
         given: Its file.
         model: The declared model whose features it reads.
-        process: Where the file is read first.
-        trust: "pickle" allows to read a pickle, which runs code.
+        process: The process that reads the file first.
+        trust: "pickle" allows a pickle, which runs code.
         categories: The values of each category, in the order of their numbers.
-        cut_us: Until when it may have seen data.
+        cut_us: The time until which it may have seen data.
 
     Raises:
-        Misuse: Its library does not read it, its inputs are not the model's features, or a category's values are
-            missing.
+        Misuse: Its library cannot read it, its inputs are not the model's features, or a category's values are missing.
     """
     what = f"import {given.path.name}"
     if given.format == "pickle" and trust != "pickle":
@@ -244,11 +243,11 @@ def imported_model(
 
 
 def check_inputs(given: FoundModel, inspected: Inspected, model: Model) -> bool:
-    """Whether the file names its inputs, once they are the model's features in their order.
+    """Check that the inputs are the model's features in their order; True where the file names them.
 
     Raises:
-        Misuse: They are not; the message names those that are missing, and those that are too many. Or an exported
-            version foretells another kind of thing.
+        Misuse: They are not; the message names missing and unknown ones. Or an exported version predicts another kind
+            of label.
     """
     what, wanted = f"import {given.path.name}", model.features.names
     if given.exported is not None and given.exported["features"] != model.features.hash:
@@ -259,8 +258,8 @@ def check_inputs(given: FoundModel, inspected: Inspected, model: Model) -> bool:
         )
     if given.exported is not None:
         _check_kind(what, given.exported, model)
-    told = [names for names in (inspected.inputs, given.declared) if names and not all(map(_NO_NAME.fullmatch, names))]
-    for names in told:
+    named = [names for names in (inspected.inputs, given.declared) if names and not all(map(_NO_NAME.fullmatch, names))]
+    for names in named:
         missing = [name for name in wanted if _plain(name) not in set(map(_plain, names))]
         others = [name for name in names if _plain(name) not in set(map(_plain, wanted))]
         if missing or others:
@@ -280,11 +279,11 @@ def check_inputs(given: FoundModel, inspected: Inspected, model: Model) -> bool:
             f"{what}: it reads {inspected.count} inputs, model {model.name!r} declares {len(wanted)} features: "
             f"{', '.join(wanted)}."
         )
-    return bool(told) or given.exported is not None
+    return bool(named) or given.exported is not None
 
 
 def _check_kind(what: str, exported: dict[str, Any], model: Model) -> None:
-    """Refuse a version that was exported of a model which foretells another thing."""
+    """Refuse an exported version that predicts another kind of label."""
     task, metric = exported.get("task", model.task), exported.get("metric", model.metric)
     if task != model.task:
         raise Misuse(
@@ -294,21 +293,21 @@ def _check_kind(what: str, exported: dict[str, Any], model: Model) -> None:
     classes = exported.get("classes")
     if classes and tuple(classes["names"]) != model.label.class_names:
         raise Misuse(
-            f"{what}: {exported['version']} tells {', '.join(classes['names'])} apart, in this order; model "
-            f"{model.name!r} declares {', '.join(model.label.class_names)}. Declare the classes of the version."
+            f"{what}: {exported['version']} predicts the classes {', '.join(classes['names'])}; model "
+            f"{model.name!r} declares {', '.join(model.label.class_names)}. Declare the version's classes in its order."
         )
 
 
 def _classes(given: FoundModel, names: tuple[str, ...]) -> Classes:
-    """Those of an exported version, which may have met fewer than are declared; of any other file all of them."""
-    told = None if given.exported is None else given.exported.get("classes")
-    if told is not None:
-        return msgspec.convert(told, Classes)
+    """The classes of an exported version, which may be fitted on fewer than declared; for other files all classes."""
+    exported = None if given.exported is None else given.exported.get("classes")
+    if exported is not None:
+        return msgspec.convert(exported, Classes)
     return Classes(names=names, fitted=tuple(range(len(names))), rows=0)
 
 
 def save_no_set(model: Model, blob: Blob) -> str:
-    """The manifest of a version that was not trained here: no rows, nothing known; its hash."""
+    """Store the empty manifest of an imported version, and return its hash."""
     manifest = Manifest(
         model=model.name,
         request=model.request.hash,
@@ -328,7 +327,7 @@ def save_no_set(model: Model, blob: Blob) -> str:
 
 
 def provenance(given: FoundModel, *, named: bool, golden: str, window_us: int | None) -> Imported:
-    """Where a version came from, for its record."""
+    """The origin of an imported version, for its record."""
     return Imported(
         file=given.path.name,
         sha256=bytes_hash(given.data),
@@ -340,21 +339,21 @@ def provenance(given: FoundModel, *, named: bool, golden: str, window_us: int | 
 
 
 def check_same(version: Version, what: str, *, seen_until_us: int | None, window_us: int | None) -> None:
-    """Refuse a second import of a version's content with other options; what is left out is as it was.
+    """Refuse to import the same content again with other options; those left out stay as they were.
 
     Raises:
-        Conflict: One differs; the message names it, and what to do.
+        Conflict: An option differs; the message names it, and what to do.
     """
     imported, other = version.imported, []
     assert imported is not None  # its recipe is the hash of an imported file
     if seen_until_us is not None and seen_until_us != version.cut_us:
         then, now = format_time(version.cut_us)[:19], format_time(seen_until_us)[:19]
-        other.append(f"it counts as knowing all until {then}, not {now} (trimtab promote takes --seen-until, too)")
+        other.append(f"its training cut is {then}, not {now} (trimtab promote takes --seen-until, too)")
     if window_us is not None and version.evaluation is None:
-        other.append("it was not scored on a window (trimtab compare scores it, beside another version)")
+        other.append("it was not scored on a window (trimtab compare scores it, next to another version)")
     elif window_us is not None and imported.window_us not in (None, window_us):
         scored = format_duration(imported.window_us or 0)
-        other.append(f"it was scored on {scored}, not {format_duration(window_us)} (trimtab compare scores it anew)")
+        other.append(f"it was scored on {scored}, not {format_duration(window_us)} (trimtab compare scores it again)")
     if other:
         made = format_time(version.made_at_us)[:19]
         raise Conflict(
@@ -390,11 +389,11 @@ def _encoding(
 ) -> tuple[Encoding, Standardize | None, Recalibration | None]:
     about = given.exported
     if about is not None:
-        told = {one["name"]: tuple(one["values"]) for one in about["inputs"] if one["type"] == "category"}
+        known = {one["name"]: tuple(one["values"]) for one in about["inputs"] if one["type"] == "category"}
         step = None if about["step"] is None else msgspec.convert(about["step"], Standardize)
         calibration = about["calibration"]
         return (
-            Encoding(dtypes=model.features.dtypes, vocabularies=told),
+            Encoding(dtypes=model.features.dtypes, vocabularies=known),
             step,
             None if calibration is None else msgspec.convert(calibration, Recalibration),
         )

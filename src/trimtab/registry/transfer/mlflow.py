@@ -40,10 +40,10 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 def mlflow_files(
     version: Version, artifact: Artifact, signature: Signature, *, file: str, made_with: Mapping[str, str]
 ) -> dict[str, bytes]:
-    """What makes an export an MLflow model folder: it is read by `mlflow.pyfunc.load_model`.
+    """The files that make an export an MLflow model folder, read by `mlflow.pyfunc.load_model`.
 
     The flavour "python_function" gives the version's own scores. A library's own flavour next to it is the bare
-    estimator: it takes the encoded matrix, and knows no calibration.
+    estimator: it takes the encoded matrix and has no calibration.
     """
     packages = [f"{name}=={number}" for name, number in made_with.items() if name != "python"]
     flavors: dict[str, Any] = {
@@ -179,11 +179,11 @@ def _format(row: RuntimeRow, flavor: Mapping[str, Any]) -> str:
 
 def _inputs(what: str, document: Mapping[str, Any]) -> tuple[str, ...]:
     signature = document.get("signature")
-    told = signature.get("inputs") if isinstance(signature, dict) else None
-    if not told:
+    inputs = signature.get("inputs") if isinstance(signature, dict) else None
+    if not inputs:
         return ()
     try:
-        columns = msgspec.json.decode(told, type=list[dict[str, Any]])
+        columns = msgspec.json.decode(inputs, type=list[dict[str, Any]])
     except (msgspec.DecodeError, TypeError) as error:
         raise Misuse(f"{what}: the signature in its {MLMODEL} cannot be read: {error}") from error
     return tuple(str(column["name"]) for column in columns if "name" in column)

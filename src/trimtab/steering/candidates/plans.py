@@ -107,7 +107,7 @@ def onset_plan(training_set: TrainingSet, window: JudgingWindow, onset: ChangeOn
     latest_us = min(onset.latest_us, window.end_us - LEAST_DAYS * DAY_US)
     newest_us = max(window.end_us - LEAST_WINDOW_US, latest_us)
     newest = msgspec.structs.replace(window, start_us=newest_us, rows=window.rows & (begun_us >= newest_us))
-    labelled_days = np.unique(days[newest.rows & training_set.telling]).size
+    labelled_days = np.unique(days[newest.rows & training_set.informative]).size
     sources = [
         Source("all history", usable, usable),
         Source("all history, where a row of a week ago counts half", usable, usable, _HALF_LIFE_US),

@@ -73,7 +73,7 @@ def lack_of_days(training_set: TrainingSet, window: JudgingWindow, seen: str) ->
     if not labelled.size:
         states = ", ".join(f"{n} {state}" for state, n in training_set.manifest.by_state.items())
         lists = training_set.manifest.lists
-        states += "" if lists is msgspec.UNSET else f"; {lists.said}"
+        states += "" if lists is msgspec.UNSET else f"; {lists.text}"
         return (
             f"None of {training_set.rows} requests has a label that its wait of "
             f"{format_duration(training_set.manifest.wait_us)} has made final ({states}). Load labels, or wait."
@@ -109,7 +109,7 @@ def lack_of_labels(model: Model, training_set: TrainingSet, window: JudgingWindo
     """Why the labels of a window do not suffice to judge by, in one sentence; None when they do."""
     rows, first = window.rows, day_of(window.start_us)
     last = day_of(int(training_set.at_us[training_set.usable].max()))
-    labelled_days = np.unique(training_set.begun_us[rows & training_set.telling] // DAY_US).size
+    labelled_days = np.unique(training_set.begun_us[rows & training_set.informative] // DAY_US).size
     if labelled_days < LEAST_DAYS:
         what = "labels" if training_set.lists is None else "lists with all labels whose rows differ"
         return (

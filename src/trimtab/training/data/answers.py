@@ -1,4 +1,4 @@
-"""Answers that the prediction log has to the rows of a training set."""
+"""Logged answers to the rows of a training set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-_ROUNDING = 1e-12  # of versions whose scores differ by more between one row and many, no logged score is used
+_ROUNDING = 1e-12  # the largest difference between one row and a batch of versions whose logged scores are used
 
 
 class Answered(Protocol):
@@ -17,7 +17,7 @@ class Answered(Protocol):
 
     @property
     def version(self) -> str:
-        """The address of the version that answered."""
+        """The id of the version that answered."""
         ...
 
     @property
@@ -27,7 +27,7 @@ class Answered(Protocol):
 
     @property
     def answer(self) -> float | dict[str, float] | None:
-        """Its score, of several classes the probability of each by name; None: it had no part in the answer."""
+        """Its score, or the probability of each class by name; None: the version had no part in the answer."""
         ...
 
 
@@ -47,7 +47,7 @@ class StoredModel(Protocol):
 class LoggedAnswers(msgspec.Struct, frozen=True, eq=False):
     """The logged answers to the rows of a training set."""
 
-    rows: NDArray[Any]  # an `Answered` for each, None where nothing was logged
+    rows: NDArray[Any]  # an `Answered` each, None where nothing was logged
 
     @staticmethod
     def of(rows: Sequence[Answered | None]) -> LoggedAnswers:
@@ -61,19 +61,19 @@ class LoggedAnswers(msgspec.Struct, frozen=True, eq=False):
         return LoggedAnswers(self.rows[rows])
 
     def scores_of(self, version: str, artifact: StoredModel, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The scores that a version gave to these very inputs, NaN where it did not answer or had other inputs.
+        """A version's logged scores of these inputs, NaN where it did not answer or had other inputs.
 
-        A score depends on version and inputs alone, so that these are the numbers it would give again: the same bits,
-        within 1e-12 where the library does not promise them. Of a version that differs by more between one row and many
-        there are none.
+        A score depends on version and inputs alone, so the version would give the same ones again: to the bit, or
+        within 1e-12 where the library does not promise that. No scores are used of a version that differs by more
+        between one row and a batch.
 
         Args:
-            version: Its address.
-            artifact: What it is made of.
+            version: Its id.
+            artifact: Its artifact.
             matrix: The inputs, shape (rows, inputs).
 
         Returns:
-            Shape (rows,), of several classes (rows, classes).
+            Shape (rows,), with several classes (rows, classes).
         """
         classes = artifact.class_names
         scores = np.full((len(matrix), len(classes)) if classes else len(matrix), np.nan)

@@ -1,4 +1,4 @@
-"""What a training set tells that nobody knew when the requests were asked."""
+"""Leaks: information in a training set that is not known at request time."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from trimtab.core.errors import Misuse
 from trimtab.features.feature_set import FeatureSet
 from trimtab.stats.association import share_interval
-from trimtab.training.data.predictive_power import Foretold, foretell
-from trimtab.training.data.retroactive_changes import Hindsight
+from trimtab.training.data.predictive_power import FeaturePower, predictive_power
+from trimtab.training.data.retroactive_changes import RetroactiveChange
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model, Task
 
@@ -30,11 +30,11 @@ Check = Literal[
 ]
 Severity = Literal["error", "warning"]
 
-# A feature alone that foretells at least so well, by the lower end of its interval, is an error or a warning.  # D64
+# Predictive power of a single feature, by the lower end of its interval, that is an error or a warning.  # D64
 TOO_GOOD: dict[Task, tuple[float, float]] = {
     "binary": (0.98, 0.95),  # AUC
     "multiclass": (0.98, 0.95),  # AUC of one class against the rest
-    "regression": (0.999, 0.98),  # R2: a last value may honestly foretell the next one to 0.99
+    "regression": (0.999, 0.98),  # R2: a last value may legitimately predict the next one up to 0.99
     "quantile": (0.999, 0.98),
     "count": (0.999, 0.98),
     "ranking": (0.999, 0.98),
@@ -45,18 +45,18 @@ _LEAST_ASKED = 30
 
 
 class Leak(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that a model may have learnt from and will not have when it is asked."""
+    """Something that a model may have learnt from and will not have at request time."""
 
     check: Check
     name: str  # the feature, column or view
     severity: Severity  # an error refuses the fit
-    found: str  # a sentence with figures
+    found: str  # a sentence with numbers
     todo: str  # what to do about it
     allowed: bool = False  # the model's `allow_leakage` names it
 
 
 def find_leaks(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64]) -> tuple[Leak, ...]:
-    """What tells too much, errors first.
+    """Find possible leaks, errors first.
 
     Args:
         model: Its features and its label.
@@ -68,14 +68,14 @@ def find_leaks(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64
         *_own_labels(model),
         *_known_later(model, training_set.manifest.hindsight),
         *_label_at_request(model, training_set, chosen),
-        *_too_good(model, foretell(model, training_set, chosen)),
+        *_too_good(model, predictive_power(model, training_set, chosen)),
         *_without_values(training_set, chosen),
     ]
     return as_allowed(model, found)
 
 
 def refuse_leaks(model: Model, leaks: Iterable[Leak]) -> None:
-    """Refuse a fit on what would not be known in service.
+    """Refuse a fit on information that is not known in service.
 
     Raises:
         Misuse: There is an error that the model does not allow; the message has all of them.
@@ -83,10 +83,10 @@ def refuse_leaks(model: Model, leaks: Iterable[Leak]) -> None:
     errors = [leak for leak in leaks if leak.severity == "error" and not leak.allowed]
     if not errors:
         return
-    said = " ".join(f"{leak.found} {leak.todo}" for leak in errors)
+    sentences = " ".join(f"{leak.found} {leak.todo}" for leak in errors)
     names = ", ".join(f'"{name}"' for name in dict.fromkeys(leak.name for leak in errors))
     raise Misuse(
-        f"model {model.name!r}: its training set tells what is not known when requests are asked. {said} "
+        f"model {model.name!r}: its training set has information that is not known at request time. {sentences} "
         f"If that is no leak, say so: tt.model(..., allow_leakage=[{names}])."
     )
 
@@ -98,7 +98,7 @@ def as_allowed(model: Model, leaks: Iterable[Leak]) -> tuple[Leak, ...]:
 
 
 def _without_values(training_set: TrainingSet, chosen: NDArray[np.int64]) -> Iterator[Leak]:
-    """Features that service may have and training never saw: no leak, but as silent as one."""
+    """Features that are null in all training rows: no leak, but as easily overlooked."""
     for name, column in training_set.features.values.take(chosen).by_name.items():
         if chosen.size and not column.present().any():
             yield Leak(
@@ -111,7 +111,7 @@ def _without_values(training_set: TrainingSet, chosen: NDArray[np.int64]) -> Ite
 
 
 def _label_columns(model: Model) -> Iterator[Leak]:
-    """The label is told by the request's own source, and a feature reads the same column."""
+    """Features that read the same column of the request as the label, where both are of one source."""
     if model.label.source.name != model.request.name:
         return
     for column in sorted(model.label.value.columns() & model.features.request_columns):
@@ -126,7 +126,7 @@ def _label_columns(model: Model) -> Iterator[Leak]:
 
 
 def _own_labels(model: Model) -> Iterator[Leak]:
-    """A view over the label's source that lets in events of the very moment of the request."""
+    """Views over the label's source that include events of the request's own time."""
     for join in model.features.joins:
         if join.view.boundary == "inclusive" and join.view.source.name == model.label.source.name:
             yield Leak(
@@ -135,15 +135,15 @@ def _own_labels(model: Model) -> Iterator[Leak]:
                 severity="error",
                 found=(
                     f"View {join.name!r} reads {model.label.source.name!r}, where the label comes from, with "
-                    'boundary="inclusive": an event of the very moment of the request is counted, and it may be the '
+                    'boundary="inclusive": an event at the time of the request is counted, and it may be the '
                     "request's own label."
                 ),
                 todo='Declare boundary="before".',
             )
 
 
-def _known_later(model: Model, seen: dict[str, Hindsight]) -> Iterator[Leak]:
-    """Columns of the request that history holds otherwise than they were when requests were asked."""
+def _known_later(model: Model, seen: dict[str, RetroactiveChange]) -> Iterator[Leak]:
+    """Columns of the request whose values in history differ from those at request time."""
     for column, one in seen.items():
         features = ", ".join(readers(model.features, column))
         if not features or not one.history_filled:
@@ -154,11 +154,11 @@ def _known_later(model: Model, seen: dict[str, Hindsight]) -> Iterator[Leak]:
                 name=column,
                 severity="error",
                 found=(
-                    f"Column {column!r} was null in {one.filled:,} of {one.twice:,} requests when they were asked and "
+                    f"Column {column!r} was null in {one.filled:,} of {one.twice:,} requests at request time and "
                     f"has a value since; {one.history_filled:,} rows to learn from have it from history alone. "
                     f"Read by: {features}."
                 ),
-                todo='Leave it out, or learn from what was asked: rows="logged".',
+                todo='Leave it out, or learn from logged requests: rows="logged".',
             )
         elif one.asked >= _LEAST_ASKED and not one.asked_filled and 2 * one.history_filled >= one.history:
             yield Leak(
@@ -167,7 +167,7 @@ def _known_later(model: Model, seen: dict[str, Hindsight]) -> Iterator[Leak]:
                 severity="error",
                 found=(
                     f"Column {column!r} has a value in {one.history_filled:,} of {one.history:,} rows from history, "
-                    f"and in none of {one.asked:,} requests that were asked. Read by: {features}."
+                    f"and in none of {one.asked:,} logged requests. Read by: {features}."
                 ),
                 todo="Leave it out, or send it with requests.",
             )
@@ -177,16 +177,16 @@ def _known_later(model: Model, seen: dict[str, Hindsight]) -> Iterator[Leak]:
                 name=column,
                 severity="warning",
                 found=(
-                    f"Column {column!r} of {one.changed:,} of {one.twice:,} requests is another now than when they "
-                    f"were asked; {one.history:,} rows to learn from have it from history alone. "
+                    f"Column {column!r} of {one.changed:,} of {one.twice:,} requests has another value now than at "
+                    f"request time; {one.history:,} rows to learn from have it from history alone. "
                     f"Read by: {features}."
                 ),
-                todo='To learn from what was asked: rows="logged".',
+                todo='To learn from logged requests: rows="logged".',
             )
 
 
 def _label_at_request(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64]) -> Iterator[Leak]:
-    """The label's source is dated by the request's moment, so that features of others know too early how they ended."""
+    """A label's source dated by the time of the request, so that features of other requests know outcomes too early."""
     views = [join.name for join in model.features.joins if join.view.source.name == model.label.source.name]
     if not views or not chosen.size:
         return
@@ -200,7 +200,7 @@ def _label_at_request(model: Model, training_set: TrainingSet, chosen: NDArray[n
             name=views[0],
             severity="error",
             found=(
-                f"{early:,} of {chosen.size:,} labels were known at the very moment of their request: {source!r} seems "
+                f"{early:,} of {chosen.size:,} labels were known at the time of their request: {source!r} seems "
                 f"dated by when things were to happen, not by when they did, and {', '.join(views)} counts its events "
                 "as known by then."
             ),
@@ -208,23 +208,23 @@ def _label_at_request(model: Model, training_set: TrainingSet, chosen: NDArray[n
         )
 
 
-def _too_good(model: Model, found: Iterable[Foretold]) -> Iterator[Leak]:
+def _too_good(model: Model, found: Iterable[FeaturePower]) -> Iterator[Leak]:
     for one in found:
         error, warning = TOO_GOOD["binary" if one.measure == "AUC" else model.task]
         if one.interval.low < warning:
             continue
         reads = sorted(columns_read(model.features, one.name))
-        told = f" It reads {', '.join(reads)} of the request." if reads and reads != [one.name] else ""
+        inputs = f" It reads {', '.join(reads)} of the request." if reads and reads != [one.name] else ""
         yield Leak(
             check="foretells",
             name=one.name,
             severity="error" if one.interval.low >= error else "warning",
             found=(
-                f"Feature {one.name!r} alone foretells the label{one.of} with {one.measure} {one.value:.4f} (at least "
-                f"{one.interval.low:.4f}, on {one.rows:,} rows; above {error:g} is refused, above {warning:g} noted)."
-                f"{told}"
+                f"Feature {one.name!r} alone predicts the label{one.of} with {one.measure} {one.value:.4f} (at "
+                f"least {one.interval.low:.4f}, on {one.rows:,} rows; above {error:g} is refused)."
+                f"{inputs}"
             ),
-            todo="See whether it is known when requests are asked.",
+            todo="See whether it is known at request time.",
         )
 
 

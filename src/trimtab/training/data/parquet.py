@@ -1,4 +1,4 @@
-"""Tables as Parquet bytes that are the same at every run, and the hash of what they say."""
+"""Tables as reproducible Parquet bytes, and hashes of their contents."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def read_parquet(data: bytes) -> Columns:
 
 
 def columns_hash(table: Columns) -> str:
-    """The SHA-256 of a table's names, types, values and nulls, in an order of bytes that no library decides."""
+    """The SHA-256 of a table's names, types, values and nulls, independent of any library's byte layout."""
     digest = hashlib.sha256()
     for name, column in table.by_name.items():
         digest.update(f"{name}\0{column.dtype}\0{len(column)}\0".encode())

@@ -1,4 +1,4 @@
-"""How well each feature alone foretells the label."""
+"""Predictive power of each feature alone (univariate leakage)."""
 
 from __future__ import annotations
 
@@ -15,55 +15,55 @@ from trimtab.stats.scores import auc
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
 
-_MOST_ROWS = 5_000  # spread over the rows to learn from; of classes half of it each, so that rare ones are seen
+_MOST_ROWS = 5_000  # spread over the training rows; half of them for each class, so that rare classes are seen
 _LEAST_ROWS = 20
-_LEAST_SHARE = 0.05  # of rows that hold a value, for a verdict on these alone
+_LEAST_SHARE = 0.05  # of rows with a value, below which the feature is not judged by its values' order
 _BINS = 64  # of a number
 
 Floats = NDArray[np.float64]
 
 
-class Foretold(msgspec.Struct, frozen=True, kw_only=True):
-    """One feature alone."""
+class FeaturePower(msgspec.Struct, frozen=True, kw_only=True):
+    """The predictive power of one feature alone."""
 
     name: str
     measure: Literal["AUC", "R2"]  # of classes the area under the ROC curve, of numbers the squared correlation
     value: float
     interval: Interval
     rows: int
-    of: str = ""  # of several classes which one, in words that follow "the label"
+    of: str = ""  # with several classes the predicted one, in words that follow "the label"
 
 
-def foretell(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64]) -> tuple[Foretold, ...]:
-    """Each feature's best showing: its values in their order, and the mean label of its ranges or categories.
+def predictive_power(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64]) -> tuple[FeaturePower, ...]:
+    """The better of two predictions from each feature: by its values' order, and by the mean label of its ranges.
 
-    The second is learnt on the older half of the rows and judged on the newer one. Intervals take rows for
-    independent. A feature that says nothing, and a set of fewer than twenty rows, is left out. Of several classes
-    each is looked at against the rest, and the one that a feature foretells best is told.
+    The second, by range or category, is learnt on the older half of the rows and judged on the newer one. Intervals
+    take rows for independent. Features without predictive power and sets of fewer than twenty rows are left out. With
+    several classes, each is judged against the rest, and the best predicted one is reported.
 
     Args:
         model: Its features and its task.
         training_set: Where the rows are.
-        chosen: The rows to look at.
+        chosen: The rows to judge on.
     """
     order = chosen[np.argsort(training_set.at_us[chosen], kind="stable")]
     target = training_set.target[order]
     if model.task != "multiclass":
         clicks = model.task == "ranking" and bool(np.isin(target, (0.0, 1.0)).all())
-        return _foretold(model, training_set, order, target, binary=model.task == "binary" or clicks, of="")
-    best: dict[str, Foretold] = {}
+        return _power(model, training_set, order, target, binary=model.task == "binary" or clicks, of="")
+    best: dict[str, FeaturePower] = {}
     for place, name in enumerate(model.label.class_names):
         ups = (target == place).astype(np.float64)
-        for one in _foretold(model, training_set, order, ups, binary=True, of=f" being {name!r}") if ups.any() else ():
+        for one in _power(model, training_set, order, ups, binary=True, of=f" being {name!r}") if ups.any() else ():
             if one.name not in best or one.interval.low > best[one.name].interval.low:
                 best[one.name] = one
     return tuple(best[name] for name in model.features.names if name in best)
 
 
-def _foretold(
+def _power(
     model: Model, training_set: TrainingSet, order: NDArray[np.int64], target: Floats, *, binary: bool, of: str
-) -> tuple[Foretold, ...]:
-    """The same of rows in the order of time and what is to be foretold of them."""
+) -> tuple[FeaturePower, ...]:
+    """The same for rows in the order of time and one target."""
     if binary:
         ones = target == 1.0
         half = _MOST_ROWS // 2
@@ -82,7 +82,7 @@ def _foretold(
         if found:
             value, interval, counted = max(found, key=lambda one: one[1].low)
             measure: Literal["AUC", "R2"] = "AUC" if binary else "R2"
-            shown.append(Foretold(name=name, measure=measure, value=value, interval=interval, rows=counted, of=of))
+            shown.append(FeaturePower(name=name, measure=measure, value=value, interval=interval, rows=counted, of=of))
     return tuple(shown)
 
 
@@ -91,7 +91,7 @@ def _spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
 
 
 class _Places(msgspec.Struct, frozen=True, eq=False):
-    values: Floats  # NaN for null; of a text its number among the texts
+    values: Floats  # NaN for null; for a text its number among the texts
     ordered: bool
 
 
@@ -124,7 +124,9 @@ def _by_range(places: _Places, labels: Floats, binary: bool) -> tuple[float, Int
     counts = np.bincount(bins[:half], minlength=int(bins.max()) + 1)
     sums = np.bincount(bins[:half], weights=labels[:half], minlength=counts.size)
     middle = float(labels[:half].mean())
-    means = (sums + middle) / (counts + 1)  # one row of the whole for each, so that rare ones say little
+    means = (sums + middle) / (
+        counts + 1
+    )  # each starts from one row of the overall mean, so that rare ones weigh little
     scores, target = means[bins[half:]], labels[half:]
     if np.ptp(scores) == 0.0:
         return None
@@ -132,7 +134,7 @@ def _by_range(places: _Places, labels: Floats, binary: bool) -> tuple[float, Int
 
 
 def _bins(places: _Places, half: int) -> NDArray[np.int64]:
-    """A number for each value or range of values, the last one for null."""
+    """The bin of each value; the last bin is of nulls."""
     values = places.values
     there = ~np.isnan(values)
     if places.ordered:

@@ -21,43 +21,43 @@ from trimtab.stats.metrics.lists import tells
 from trimtab.store.ports import Blob
 from trimtab.training.data.answers import LoggedAnswers
 from trimtab.training.data.parquet import columns_hash, read_parquet, write_parquet
-from trimtab.training.data.retroactive_changes import Hindsight
+from trimtab.training.data.retroactive_changes import RetroactiveChange
 from trimtab.training.definitions import Model
 
 
 class ListCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """The lists of a set that a ranking is to learn from."""
+    """The lists of a ranking's training set."""
 
     column: str  # of the request: the rows of one list share its value
     lists: int
-    whole: int  # all of whose rows have a final label: the only ones that are learnt from and judged
-    told: int  # of those, whose rows differ: of the others no order is better than another
+    whole: int  # lists all of whose rows have a final label: only these are learnt from and judged
+    told: int  # of those, lists whose rows differ in relevance: others have no best order
     longest: int  # rows
     rows_without: int  # that belong to no list: the column is null
 
     @property
-    def said(self) -> str:
-        """What may be learnt from, as a part of a sentence."""
+    def text(self) -> str:
+        """The lists that may be learnt from, as a part of a sentence."""
         without = f", and {self.rows_without:,} rows have no {self.column!r}" if self.rows_without else ""
         return f"of {self.lists:,} lists {self.whole:,} have a final label for each of their rows{without}"
 
 
 class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
-    """A span of time whose rows are neither learnt from nor judged by: their inputs or labels were faulty."""
+    """A time interval that is left out of training and judging: its inputs or labels were faulty."""
 
     start_us: int
-    end_us: int | None  # None: it went on when the set was made
+    end_us: int | None  # None: it had not ended when the set was made
     why: str  # "null_values of column temp"
-    rows: int = 0  # of the set, that would have been usable
+    rows: int = 0  # rows of the set that would have been usable
 
     def covers(self, at_us: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of some times lie in it, a mask."""
+        """A mask of the times within the interval."""
         within = at_us >= self.start_us
         return within if self.end_us is None else within & (at_us < self.end_us)
 
 
 class Manifest(LabelWait, msgspec.Struct, frozen=True, kw_only=True):
-    """What a training set is made of; its own hash is the set's address."""
+    """The contents of a training set; the manifest's hash identifies the set."""
 
     format: Literal[1] = 1
     model: str
@@ -72,10 +72,10 @@ class Manifest(LabelWait, msgspec.Struct, frozen=True, kw_only=True):
     by_state: dict[str, int]  # rows by label state
     by_reason: dict[str, dict[str, int]]  # rows by reason, for each feature of a view
     data_hash: str  # of all values, reasons and labels
-    hindsight: dict[str, Hindsight] = {}  # by column of the request: what it held then and later
-    origins: dict[str, int] = {}  # rows by where they come from: "history", "asked" or "logged"; empty: not told
-    lists: ListCounts | msgspec.UnsetType = msgspec.UNSET  # of a ranking; left out of all others
-    left_out: tuple[LeftOut, ...] | msgspec.UnsetType = msgspec.UNSET  # where there is nothing, it is not written
+    hindsight: dict[str, RetroactiveChange] = {}  # by column of the request
+    origins: dict[str, int] = {}  # rows by origin: "history", "asked" or "logged"; empty: not recorded
+    lists: ListCounts | msgspec.UnsetType = msgspec.UNSET  # set for rankings alone
+    left_out: tuple[LeftOut, ...] | msgspec.UnsetType = msgspec.UNSET  # unset where nothing is left out
     parquet: str | None = None  # the blob that holds them, once saved
 
 
@@ -85,12 +85,12 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     manifest: Manifest
     keys: Column  # the requests' keys
     requests: Columns
-    at_us: NDArray[np.int64]  # t: the moment each was asked
+    at_us: NDArray[np.int64]  # t: the request time of each row
     features: FeatureFrame
     labels: LabelFrame
-    lists: NDArray[np.int64] | None = None  # of a ranking: the number of each row's list, -1 for none
-    answers: LoggedAnswers | None = None  # to the rows, where they were asked for; no part of what is stored
-    half_life_us: int | None = None  # in a fit a row that is so much older counts half; None: age does not matter
+    lists: NDArray[np.int64] | None = None  # for rankings: the number of each row's list, -1 for none
+    answers: LoggedAnswers | None = None  # logged answers to the rows, where they were loaded; not stored
+    half_life_us: int | None = None  # a row older by this counts half in a fit; None: age does not matter
 
     @property
     def rows(self) -> int:
@@ -108,10 +108,10 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     @property
     def usable(self) -> NDArray[np.bool_]:
-        """Rows that may be learnt from: labelled, and asked long enough before the cut for any label to be final.
+        """Rows that may be learnt from: labelled, and requested long enough before the cut for any label to be final.
 
-        A label that came early does not make its row usable: else those that come fast would be over-represented. Of a
-        ranking all rows of the list must be so. Rows of times that are left out are not usable.
+        A label that came early does not make its row usable: else rows with fast labels would be over-represented. In a
+        ranking all rows of the list must be usable. Rows of left-out intervals are not.
         """
         usable = self._final
         for one in self.manifest.left_out or ():
@@ -120,22 +120,22 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     @property
     def _final(self) -> NDArray[np.bool_]:
-        """Rows whose label is there and final."""
+        """Rows with a final label."""
         there: NDArray[np.bool_] = np.isin(self.labels.state, (LABELLED, LATE))
         return there & (self.at_us <= self.manifest.final_until(self.manifest.cut_us))
 
     @property
     def begun_us(self) -> NDArray[np.int64]:
-        """By which moment each row falls on a side of a split: its own, of a ranking that of its list's first row."""
+        """The time that puts each row on a side of a split: its own, in a ranking that of its list's first row."""
         if self.lists is None or not self.rows:
             return self.at_us
-        begun = np.full(int(self.lists.max()) + 2, NEVER_US, np.int64)  # the last one is of rows without a list
+        begun = np.full(int(self.lists.max()) + 2, NEVER_US, np.int64)  # the last entry is for rows without a list
         np.minimum.at(begun, self.lists, self.at_us)
         return np.where(self.lists < 0, self.at_us, begun[self.lists])
 
     @property
-    def telling(self) -> NDArray[np.bool_]:
-        """Usable rows that a model can be judged by: of a ranking those of lists whose rows differ."""
+    def informative(self) -> NDArray[np.bool_]:
+        """Usable rows that a model can be judged by: in a ranking those of lists whose rows differ in relevance."""
         usable = self.usable
         if self.lists is None or not usable.any():
             return usable
@@ -146,7 +146,7 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return mask
 
     def whole(self, rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Some rows without those whose list is not wholly among them; without lists as they are."""
+        """The rows whose whole list is among `rows`; without lists all of `rows`."""
         return rows if self.lists is None else whole_lists(self.lists, rows)
 
     def lists_of(self, rows: NDArray[Any]) -> NDArray[np.int64] | None:
@@ -181,14 +181,14 @@ def build_training_set(
 
     Args:
         model: Its request, features and label.
-        requests: The request's columns; rows asked after the cut are left out.
+        requests: The request's columns; rows after the cut are left out.
         frames: The history of every source that the features and the label use, by name.
         cut_us: Nothing that became known later is used.
         positions: P, the log positions that the frames were read up to.
-        left_out: The times whose rows are neither learnt from nor judged by.
+        left_out: Intervals that are left out of training and judging.
 
     Raises:
-        Misuse: A column or a source is missing, a key or a time is null, or no row was asked by the cut.
+        Misuse: A column or a source is missing, a key or a time is null, or no request is before the cut.
     """
     what = f"training set of {model.name!r}"
     requests = requests.select(model.request.columns)
@@ -197,10 +197,10 @@ def build_training_set(
         if missing:
             raise Misuse(f"{what}: {missing} of {requests.rows} requests have no {name!r}. Every request needs one.")
     at_us = requests[model.request.time].values - model.request.lead_us
-    asked = np.flatnonzero(at_us <= cut_us)
-    if not asked.size:
-        raise Misuse(f"{what}: none of {requests.rows} requests was asked by {format_time(cut_us)}. Move the cut.")
-    requests, at_us = requests.take(asked), at_us[asked]
+    early = np.flatnonzero(at_us <= cut_us)
+    if not early.size:
+        raise Misuse(f"{what}: none of {requests.rows} requests is before {format_time(cut_us)}. Move the cut.")
+    requests, at_us = requests.take(early), at_us[early]
     needed = {view.source.name for view in model.features.views} | {model.label.source.name}
     if absent := sorted(needed - frames.keys()):
         raise Misuse(f"{what}: no history of {', '.join(absent)}. Ingest it, or pass its frame (even an empty one).")
@@ -220,14 +220,13 @@ def assemble(
     *,
     cut_us: int,
     positions: Mapping[str, int],
-    hindsight: Mapping[str, Hindsight] | None = None,
+    hindsight: Mapping[str, RetroactiveChange] | None = None,
     origins: Mapping[str, int] | None = None,
     left_out: Sequence[LeftOut] = (),
 ) -> TrainingSet:
-    """A training set of values that are known already: those that served predictions used (log and wait).
+    """A training set of values that are known already: those of served predictions (log and wait).
 
-    Rows of the times in `left_out` stay in the set, and are counted; no fit learns from them, and nothing is judged by
-    them.
+    Rows of the intervals in `left_out` stay in the set and are counted; they are not used in training or judging.
 
     Raises:
         Misuse: Parts of different lengths, or features other than the model's.
@@ -289,16 +288,16 @@ def assemble(
 
 
 def save_training_set(training_set: TrainingSet, blob: Blob) -> str:
-    """Store a set as Parquet with its manifest; the manifest's hash. Saving an equal set gives the same one."""
+    """Store a set as Parquet with its manifest, and return the manifest's hash: the same for an equal set."""
     parquet = blob.put(write_parquet(_flat(training_set)))
     return blob.put(_encoded(msgspec.structs.replace(training_set.manifest, parquet=parquet)))
 
 
 def save_manifest(training_set: TrainingSet, blob: Blob) -> str:
-    """Store a set's manifest without its rows; the manifest's hash.
+    """Store a set's manifest without its rows, and return its hash.
 
-    The rows can be built again from the log: definitions, positions and cut say how, and the data hash says whether it
-    came out the same. For replays, which make many sets.
+    The rows can be built again from the log by definitions, positions and cut, and compared by the data hash. For
+    replays, which make many sets.
     """
     return blob.put(_encoded(training_set.manifest))
 
@@ -313,11 +312,11 @@ def load_manifest(digest: str, blob: Blob) -> Manifest:
     try:
         return msgspec.json.decode(blob.get(digest), type=Manifest)
     except msgspec.DecodeError as error:
-        raise Corrupt(f"training set {digest}: its manifest is none: {error}") from error
+        raise Corrupt(f"training set {digest}: its manifest cannot be read: {error}") from error
 
 
 def load_training_set(digest: str, blob: Blob, *, key: str) -> TrainingSet:
-    """A saved set again; `key` is the request's key column.
+    """Load a saved set; `key` is the request's key column.
 
     Raises:
         NotFound: It is not stored.
@@ -353,7 +352,7 @@ def load_training_set(digest: str, blob: Blob, *, key: str) -> TrainingSet:
 
 
 def whole_lists(lists: NDArray[np.int64], rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Of some rows those whose list is wholly among them.
+    """The rows whose whole list is among `rows`.
 
     Args:
         lists: The number of each row's list, -1 for none, shape (rows,).
@@ -369,7 +368,7 @@ def whole_lists(lists: NDArray[np.int64], rows: NDArray[np.bool_]) -> NDArray[np
 
 
 def numbered_lists(requests: Columns, column: str | None) -> NDArray[np.int64]:
-    """The number of each row's list, -1 for none, in the order of their ids: the same in whatever order rows came."""
+    """The number of each row's list, -1 for none. Lists are numbered by id, whatever the order of rows."""
     assert column is not None  # a ranking declares it
     given = requests[column]
     there = given.present()
@@ -386,14 +385,14 @@ def _counted(draft: TrainingSet, column: str | None) -> ListCounts | msgspec.Uns
         column=column,
         lists=int(np.unique(there).size),
         whole=int(np.unique(draft.lists[draft.usable]).size),
-        told=int(np.unique(draft.lists[draft.telling]).size),
+        told=int(np.unique(draft.lists[draft.informative]).size),
         longest=int(np.bincount(there).max(initial=0)),
         rows_without=draft.rows - there.size,
     )
 
 
 def _flat(training_set: TrainingSet) -> Columns:
-    """All of a set as one table."""
+    """The whole set as one table."""
     labels = training_set.labels
     return Columns(
         {

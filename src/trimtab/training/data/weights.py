@@ -1,4 +1,4 @@
-"""The weight of each row that a model is fitted on, and what classes there are to learn from."""
+"""Row weights and samples of a fit, and its class balance."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
 from trimtab.training.weighting import Sample
 
-_BUCKETS = 2**53  # as many as a float can count
+_BUCKETS = 2**53  # the largest count that a float holds exactly
 
 Floats = NDArray[np.float64]
 
 
 class Weighed(msgspec.Struct, frozen=True, eq=False):
-    """The rows to fit on, of those that may be learnt from, and how much each counts."""
+    """The rows to fit on, and the weight of each."""
 
     kept: NDArray[np.int64]  # numbers of rows of the training set
     target: NDArray[Any]
-    weights: Floats | None  # None: all alike
+    weights: Floats | None  # None: equal weights
 
 
 class Balance(msgspec.Struct, frozen=True, kw_only=True):
-    """One class in what was learnt from and in the holdout."""
+    """One class in the training rows and in the holdout."""
 
     label: float
-    rows: int  # that may be learnt from
-    kept: int  # of these, once sampled
+    rows: int  # usable training rows
+    kept: int  # of these, kept by the sample
     weight: float  # its share of all weights in the fit
     holdout: int
-    name: str = ""  # where it is one of several that are declared
+    name: str = ""  # where several classes are declared
 
 
 def weigh(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64], target: NDArray[Any]) -> Weighed:
@@ -64,7 +64,7 @@ def weigh(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64], ta
 
 
 def age_weights(begun_us: NDArray[np.int64], half_life_us: int) -> Floats:
-    """How much rows count by their age: 1 for the newest, half as much for each half-life before it, shape (rows,).
+    """Weights by age, shape (rows,): 1 for the newest row, half as much for each half-life before it.
 
     >>> age_weights(np.array([0, 10, 20]), 10).tolist()
     [0.25, 0.5, 1.0]
@@ -76,7 +76,7 @@ def age_weights(begun_us: NDArray[np.int64], half_life_us: int) -> Floats:
 def balance_of(
     model: Model, training_set: TrainingSet, train: NDArray[np.bool_], holdout: Floats
 ) -> tuple[Balance, ...]:
-    """The classes of a model: rows, what is kept of them, their share of the weights; empty for numbers."""
+    """Rows, kept rows and share of the weights by class; empty for a model of numbers."""
     if model.task not in ("binary", "multiclass"):
         return ()
     labels = [0.0, 1.0] if model.task == "binary" else [float(place) for place in range(len(model.label.classes))]
@@ -84,7 +84,7 @@ def balance_of(
     target = training_set.target[chosen]
     try:
         weighed = weigh(model, training_set, chosen, target)
-    except Misuse:  # too few rows for the sample: nothing was fitted on them either
+    except Misuse:  # too few rows for the sample: the fit was refused as well
         weighed = Weighed(chosen, target, None)
     weights = np.ones(weighed.kept.size) if weighed.weights is None else weighed.weights
     total = float(weights.sum()) or 1.0
@@ -151,7 +151,7 @@ def _declared(model: Model, expression: Expression, training_set: TrainingSet, r
 
 
 def _check_of_lists(model: Model, training_set: TrainingSet, rows: NDArray[np.int64], weights: Floats) -> None:
-    """Refuse weights by which the rows of one list count differently: it is learnt as a whole. # D125"""
+    """Refuse different weights within one list, which is learnt as a whole. # D125"""
     lists = training_set.lists_of(rows)
     if lists is None:
         return
@@ -163,8 +163,8 @@ def _check_of_lists(model: Model, training_set: TrainingSet, rows: NDArray[np.in
         name = training_set.requests[str(model.group)].to_list()[rows[order[first]]]
         raise Misuse(
             f"model {model.name!r}: rows of one list have different weights (the first: {model.group} {name!r}, "
-            f"{weights[first]:g} and {weights[first + 1]:g}), and a list counts as a whole. Let the weight read what "
-            "all rows of a list share, or say with the relevance how much a row is worth."
+            f"{weights[first]:g} and {weights[first + 1]:g}), and a list counts as a whole. Let the weight read "
+            "columns that all rows of a list share, or put the worth of a row into its relevance."
         )
 
 

@@ -17,9 +17,9 @@ _OFF = 1e-4  # allowed difference of the sum and the raw score, relative to scor
 
 
 class Contributions(msgspec.Struct, frozen=True, eq=False):
-    """Shares of the estimator's raw score: log odds of a class, the number, the log of a Poisson count.
+    """Contributions to the estimator's raw score: log odds of a class, the number, the log of a Poisson count.
 
-    `base` plus the sum of a row of `values` is that row of `raw`. A calibration comes after the raw score.
+    `base` plus the sum of a row of `values` is that row of `raw`. Calibration is applied after the raw score.
 
     With several classes each has a raw score of its own: there is one more axis, the last, in the order of `classes`.
     """

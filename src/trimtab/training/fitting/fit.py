@@ -1,4 +1,4 @@
-"""From a pinned training set to a fitted model whose answers have been checked."""
+"""Fit a model on a training set, and check its scores."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ from trimtab.training.fitting.standardize import Standardize, fit_standardize
 from trimtab.training.runtimes.ports import ListRuntime, Runtime, Scorer, Trust
 from trimtab.training.runtimes.table import missing_library, runtime_for, runtime_named
 
-_CHECKED = 4_096  # rows whose answers are checked after a fit
+_CHECKED = 4_096  # rows whose scores are checked after a fit
 _ALONE = 200  # rows that are also scored one by one
 
 
 class Prepared(msgspec.Struct, frozen=True, eq=False):
-    """What an estimator is fitted on, and how feature values become it."""
+    """The inputs of a fit, and the encoding that makes them from feature values."""
 
     encoding: Encoding
     step: Standardize | None
     matrix: NDArray[Any]  # encoded, before the step
-    inputs: NDArray[Any]  # what the estimator sees
+    inputs: NDArray[Any]  # the estimator's inputs
     target: NDArray[Any]  # int64 classes, or float64 numbers
-    weights: NDArray[Any] | None  # of each row; None: all alike
-    classes: Classes | None  # of a label with several; those that are there are numbered without a gap for the fit
-    sizes: NDArray[np.int64] | None = None  # of a ranking: how many rows each list has, whose rows stand together
+    weights: NDArray[Any] | None  # of each row; None: equal weights
+    classes: Classes | None  # for a label with several; the fit numbers those that occur without gaps
+    sizes: NDArray[np.int64] | None = None  # for a ranking: the rows of each list, which stand together
 
 
 def fit(
@@ -75,14 +75,14 @@ def fit(
     Args:
         model: The recipe.
         training_set: Rows with features and labels as of their time.
-        rows: Which of them to use (a mask over all); left out, all that are usable.
-        seed: Given to the estimator where it takes one and the user chose none.
-        threads: One is the default: beside other processes, more wait for each other.
-        trust: "pickle" allows an estimator that no safe format can hold.
+        rows: A mask of the rows to use; left out, all usable ones.
+        seed: For estimators that take one and have none.
+        threads: One by default: next to other processes, more wait for each other.
+        trust: "pickle" allows an estimator that no safe format can store.
 
     Raises:
-        Misuse: Too few or unfit labels, a leak that the model does not allow, or an estimator that fails or answers
-            nonsense; the message names both the model and the cause.
+        Misuse: Too few or unfit labels, a leak that the model does not allow, or an estimator that fails or gives
+            invalid scores; the message names the model and the cause.
         Unavailable: A system library is missing.
     """
     chosen, _ = training_target(model, training_set, rows)
@@ -99,7 +99,7 @@ def fit_unchecked(
     threads: int = 1,
     trust: Trust | None = None,
 ) -> Fitted:
-    """`fit` of a set that was looked through for leaks before."""
+    """`fit` without the search for leaks, for a set that was searched already."""
     trust = trust or model.trust
     chosen = training_target(model, training_set, rows)
     recalibration = None
@@ -134,7 +134,7 @@ def fit_unchecked(
 
 
 def _fold(model: Model, training_set: TrainingSet, **how: Any) -> Fitted:
-    """A fit on the way to another, whose progress is the one that counts."""
+    """A fit inside another, without progress reports of its own."""
     with listening(None):
         return fit_unchecked(model, training_set, **how)
 
@@ -142,7 +142,7 @@ def _fold(model: Model, training_set: TrainingSet, **how: Any) -> Fitted:
 def training_target(
     model: Model, training_set: TrainingSet, rows: NDArray[np.bool_] | None
 ) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """The numbers of the rows to fit on, and their labels, once they can be learnt from."""
+    """The numbers of the rows to fit on, and their labels; refuses labels that cannot be learnt from."""
     what = f"model {model.name!r}"
     mask = training_set.usable if rows is None else training_set.usable & rows
     chosen = np.flatnonzero(mask)
@@ -151,7 +151,7 @@ def training_target(
         raise Misuse(
             f"{what}: no labels to learn from: of {training_set.rows} rows "
             f"{', '.join(f'{n} are {state}' for state, n in training_set.manifest.by_state.items())}"
-            f"{'' if counts is msgspec.UNSET else f'; {counts.said}'}. Widen the window, or wait for labels."
+            f"{'' if counts is msgspec.UNSET else f'; {counts.text}'}. Widen the window, or wait for labels."
         )
     target = training_set.target[chosen]
     bad = np.flatnonzero(~np.isfinite(target))
@@ -186,16 +186,16 @@ def training_target(
 
 
 def _check_lists(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64]) -> None:
-    """Refuse a relevance below 0, and lists none of which says what is to come first."""
+    """Refuse a relevance below 0, and lists without any order."""
     relevance = training_set.target[chosen]
     bad = np.flatnonzero(relevance < 0.0)
     if bad.size:
         row = training_set.keys.to_list()[chosen[bad[0]]]
         raise Misuse(
             f"model {model.name!r}: {bad.size} of {chosen.size} labels are below 0 (the first: request {row!r}, "
-            f"{relevance[bad[0]]:g}), and a relevance is at least 0. Mend the label's expression."
+            f"{relevance[bad[0]]:g}), and a relevance is at least 0. Change the label's expression."
         )
-    if not training_set.telling[chosen].any():
+    if not training_set.informative[chosen].any():
         raise Misuse(
             f"model {model.name!r}: in each list to learn from all rows are of one relevance ({chosen.size} rows), so "
             "that no order is better than another. Widen the window until others occur, or see whether "
@@ -219,7 +219,7 @@ def new_estimator(model: Model, trust: Trust | None, *, seed: int, threads: int)
         estimator = model.new_estimator()
     except ModuleNotFoundError as error:
         raise missing_library(error.name or "estimator", error) from error
-    except TrimtabError:  # it has no parameters yet, or says itself what it lacks
+    except TrimtabError:  # it has no parameters yet, or names what it lacks
         raise
     except (Exception, SystemExit) as error:  # whatever a function of the user's raises
         misspelt = isinstance(error, ImportError) and str(error).startswith("cannot import name")
@@ -227,11 +227,11 @@ def new_estimator(model: Model, trust: Trust | None, *, seed: int, threads: int)
             raise missing_library(error.name or "estimator", error) from error
         if isinstance(error, OSError) and error.errno is None:  # a library's own: the linker gives no number
             raise missing_library("estimator", error) from error
-        said = f"its estimator function raised {type(error).__name__}: {error}{place_raised(error)}"
-        raise Misuse(f"model {model.name!r}: {said}") from error
-    if not callable(getattr(estimator, "learn_one", None)):  # as River's have it
-        chances = model.task in ("binary", "multiclass") and callable(getattr(estimator, "predict_proba", None))
-        for needed in ("fit",) if chances else ("fit", "predict"):
+        why = f"its estimator function raised {type(error).__name__}: {error}{place_raised(error)}"
+        raise Misuse(f"model {model.name!r}: {why}") from error
+    if not callable(getattr(estimator, "learn_one", None)):  # as River's have
+        probabilities = model.task in ("binary", "multiclass") and callable(getattr(estimator, "predict_proba", None))
+        for needed in ("fit",) if probabilities else ("fit", "predict"):
             if not callable(getattr(estimator, needed, None)):
                 kind = type(estimator).__name__
                 raise Misuse(f"model {model.name!r}: its estimator {kind} has no {needed} method.")
@@ -246,12 +246,12 @@ def new_estimator(model: Model, trust: Trust | None, *, seed: int, threads: int)
 def prepare(
     model: Model, training_set: TrainingSet, target: tuple[NDArray[np.int64], NDArray[Any]], *, needs_step: bool
 ) -> Prepared:
-    """Encoding and step, fitted on the rows to fit on (of the sample, if any), and the matrix that they give."""
+    """Fit encoding and step on the rows to fit on, and apply them."""
     weighed = weigh(model, training_set, *target)
     sizes = None
     lists = training_set.lists_of(weighed.kept) if model.task == "ranking" else None
     if lists is not None:
-        order = np.argsort(lists, kind="stable")  # by list; within one as the requests came
+        order = np.argsort(lists, kind="stable")  # by list, and within a list in the order of requests
         weights = None if weighed.weights is None else weighed.weights[order]
         weighed = Weighed(weighed.kept[order], weighed.target[order], weights)
         sizes = np.unique(lists, return_counts=True)[1]
@@ -278,7 +278,7 @@ def finish(
     seed: int,
     recalibration: Recalibration | None = None,
 ) -> Fitted:
-    """The fitted model as it will be stored: saved, read back, and compared with the one in memory."""
+    """Save a fitted model, load it again, and compare it with the one in memory."""
     classes = prepared.classes
     runtime, stored = _stored(model.name, estimator, runtime, trust)
     draft = Artifact(
@@ -319,7 +319,7 @@ def finish(
     if runtime.row_exact and tolerance:
         raise Misuse(f"model {model.name!r}: {runtime.name} scores one row and a batch {tolerance:.3g} apart here.")
     artifact = msgspec.structs.replace(draft, row_tolerance=tolerance, golden=golden)
-    if not runtime.row_exact:  # loading asks the golden rows one by one
+    if not runtime.row_exact:  # loading scores the golden rows one by one
         with answering(model.name):
             worst = max(tolerance, golden_difference(artifact, scorer))
         artifact = msgspec.structs.replace(artifact, row_tolerance=worst)
@@ -344,7 +344,7 @@ def finish(
 
 
 def _stored(name: str, estimator: Any, runtime: Runtime, trust: Trust | None) -> tuple[Runtime, bytes]:
-    """An estimator's bytes, and the runtime that reads them: a pipeline may hold parts that only pickle can store."""
+    """An estimator's bytes and the runtime that reads them; a pipeline may have parts that only pickle can store."""
     try:
         return runtime, runtime.save(estimator)
     except Misuse as error:
@@ -360,17 +360,17 @@ def _stored(name: str, estimator: Any, runtime: Runtime, trust: Trust | None) ->
 def _settle_row_call(
     plain: Scorer, scorer: Scorer, matrix: NDArray[Any], sample: NDArray[np.int64], golden: Golden, runtime: Runtime
 ) -> Golden:
-    """Refuse a quick way for one row that says something else than the library.
+    """Refuse a scoring path whose scores differ from the library's.
 
     Returns:
-        The golden predictions; where the way is refused, with the row at which it is the furthest off, so that
-        whoever loads the model finds it out too.
+        The golden predictions; where the path is refused, with the row of its largest error, so that each load of the
+        model refuses it too.
     """
     spread = np.linspace(0, len(matrix) - 1, _ALONE).astype(np.int64)
     there = np.frombuffer(golden.rows, "<f8").reshape(-1, matrix.shape[1])
-    asked = np.vstack([there, matrix[np.union1d(sample[:_ALONE], spread)]])
-    unlike = refuse_unlike(plain, asked.tolist(), parity=0.0 if runtime.row_exact else runtime.parity)
-    return golden if unlike is None else make_golden(scorer, asked[[*range(len(there) - 1), unlike]])
+    tested = np.vstack([there, matrix[np.union1d(sample[:_ALONE], spread)]])
+    unlike = refuse_unlike(plain, tested.tolist(), parity=0.0 if runtime.row_exact else runtime.parity)
+    return golden if unlike is None else make_golden(scorer, tested[[*range(len(there) - 1), unlike]])
 
 
 def _row_tolerance(scorer: Scorer, matrix: NDArray[Any], together: NDArray[np.float64]) -> float:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Fitted(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """What `fit` gives: the artifact, its bytes, and what it was fitted on."""
+    """The result of `fit`: the artifact, its bytes, and its origin."""
 
     model: str
     recipe: str  # the model definition's hash
@@ -27,15 +27,15 @@ class Fitted(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     data: bytes  # the artifact's bytes
     digest: str  # their SHA-256
     scorer: Scorer
-    importance: dict[str, float] | None  # by feature, as the library sees it
+    importance: dict[str, float] | None  # by feature, as the library computes it
     cut_us: int
     positions: dict[str, int]
-    rows: int  # how many rows it was fitted on
+    rows: int  # rows that it was fitted on
     seed: int
-    chosen: Chosen | None = None  # the parameters that a search found for it
+    chosen: Chosen | None = None  # the parameters that a search chose
 
     def matrix(self, values: Columns) -> NDArray[Any]:
-        """The model's input of feature values, as its training encoded them."""
+        """Feature values encoded as the model's inputs."""
         return self.artifact.encoding.matrix(values)
 
     def predict(self, values: Columns) -> NDArray[Any]:
@@ -43,7 +43,7 @@ class Fitted(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return self.scorer.predict(self.matrix(values))
 
     def contributions(self, values: Columns) -> Contributions:
-        """What each feature adds to the raw score of each row of feature values (SHAP values of trees).
+        """Contributions of the features to the raw score of each row of feature values (SHAP values).
 
         Raises:
             Misuse: The model's library computes none: LightGBM, XGBoost and CatBoost do.

@@ -1,4 +1,4 @@
-"""Where walks forward in time begin, and what was known at those moments."""
+"""Walk forward in time: fit on what was known, and predict the next part of the rows."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ Mask = NDArray[np.bool_]
 
 
 class OutOfFold(msgspec.Struct, frozen=True, eq=False):
-    """Predictions for rows that the model which made them had not seen."""
+    """Predictions for rows that their models were not fitted on."""
 
     scores: NDArray[np.float64]  # NaN where no fold predicted
-    fold: NDArray[np.int64]  # -1 where none did
+    fold: NDArray[np.int64]  # -1 where no fold predicted
     starts_us: tuple[int, ...]  # of each fold
 
 
 class Part(msgspec.Struct, frozen=True, eq=False):
-    """A fold: rows that were predicted by what was known before they came."""
+    """A fold: rows, predicted by a fit on what was known before them."""
 
     number: int
     start_us: int
-    rows: NDArray[np.int64]  # their numbers; there may be none, where many rows share a moment
+    rows: NDArray[np.int64]  # their numbers; empty where many rows share one time
     scores: NDArray[np.float64]  # of each of them
 
 
@@ -46,7 +46,7 @@ def walk(
     first: float,
     what: str,
 ) -> Iterator[Part]:
-    """Fit on what was known and predict the next part, `folds` times, the parts having equally many rows.
+    """Fit on what was known and predict the next part, `folds` times; parts have equally many rows.
 
     Args:
         fit_on: Fits on the rows of a mask.
@@ -54,8 +54,8 @@ def walk(
         training_set: Where the rows are.
         among: The rows that take part.
         folds: How many parts are predicted.
-        first: The share of the rows before the first of them.
-        what: Begins the message of an error.
+        first: The share of the rows before the first part.
+        what: The beginning of error messages.
 
     Raises:
         Misuse: There are too few rows, or a fit fails; the message names the fold.
@@ -97,7 +97,7 @@ def predict_forward(
     """All parts of a `walk` together."""
     parts = list(walk(fit_on, score, training_set, among, folds=folds, first=first, what=what))
     fold = np.full(training_set.rows, -1, np.int64)
-    width = next((part.scores.shape[1:] for part in parts if part.rows.size), ())  # of several classes one more axis
+    width = next((part.scores.shape[1:] for part in parts if part.rows.size), ())  # with several classes one more axis
     scores: NDArray[np.float64] = np.full((training_set.rows, *width), np.nan)
     for part in parts:
         fold[part.rows] = part.number
@@ -107,7 +107,7 @@ def predict_forward(
 
 
 def known_before(training_set: TrainingSet, start_us: int) -> Mask:
-    """Usable rows whose label was final and known at `start_us`; of a ranking whole lists of them."""
+    """Usable rows whose label was final and known at `start_us`; in a ranking whole lists of such rows."""
     final = training_set.manifest.final_at(training_set.at_us) <= start_us
     known = training_set.label_known_at_us <= start_us
     return training_set.whole(training_set.usable & final & known)

@@ -28,7 +28,7 @@ class OnlineState(msgspec.Struct, frozen=True, kw_only=True):
     """A snapshot of a learner."""
 
     format: Literal[1] = 1
-    base: str  # hash of the estimator that it began from
+    base: str  # hash of the estimator it started from
     learned: int
     estimator: bytes
 
@@ -36,7 +36,7 @@ class OnlineState(msgspec.Struct, frozen=True, kw_only=True):
 class OnlineLearner:
     """Predicts, and learns from labels with the estimator's `partial_fit`. One thread at a time.
 
-    It begins from an artifact and keeps that artifact's encoding and impute-and-scale step. Learning the same labels
+    It starts from an artifact and keeps that artifact's encoding and impute-and-scale step. Learning the same labels
     in the same batches gives the same bits, also across `state` and `restore`.
 
     Raises:
@@ -71,7 +71,7 @@ class OnlineLearner:
         """Learn from encoded rows and their labels, in this order.
 
         Raises:
-            Misuse: Labels that are no numbers (or not 0 and 1), or of another length. Nothing was learnt.
+            Misuse: Labels that are no numbers (or not 0 and 1), or of another length; nothing was learnt.
         """
         target = np.asarray(labels, np.float64)
         if target.shape != (len(matrix),) or not np.isfinite(target).all():
@@ -86,16 +86,16 @@ class OnlineLearner:
             self._scorer = RUNTIME.scorer(self._estimator)
 
     def state(self) -> bytes:
-        """A snapshot; `restore` brings it back so that the next prediction has the same bits."""
+        """A snapshot; after `restore` the next prediction has the same bits."""
         state = OnlineState(base=self._base, learned=self.learned, estimator=dumps(self._estimator))
         return msgspec.msgpack.encode(state)
 
     def restore(self, data: bytes) -> None:
-        """Continue from a snapshot of a learner that began from the same artifact.
+        """Continue from a snapshot of a learner that started from the same artifact.
 
         Raises:
             Corrupt: The bytes are damaged.
-            Misuse: It began from another artifact.
+            Misuse: It started from another artifact.
         """
         try:
             state = msgspec.msgpack.decode(data, type=OnlineState)

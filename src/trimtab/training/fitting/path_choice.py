@@ -1,4 +1,4 @@
-"""Which way through a model one row takes: those that agree with the model are timed, and the quickest is taken."""
+"""Choice of a scoring path: time the paths that agree with the library, and take the fastest.  # D99"""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from trimtab.training.runtimes.ports import Score, Scorer
 from trimtab.training.runtimes.scoring_paths import several_paths
 from trimtab.training.runtimes.table import runtime_named, runtime_row
 
-_TIME_NS = 20_000_000  # for which a way is timed, or
-_LEAST_CALLS = 5
-_ROUNDING = 1e-12  # a tolerance is never smaller, where bits are not promised
+_TIME_NS = 20_000_000  # time for timing a path,
+_LEAST_CALLS = 5  # and calls at least
+_ROUNDING = 1e-12  # the smallest tolerance where equal bits are not promised
 
 
 class RowTrial(msgspec.Struct, frozen=True, kw_only=True):
-    """One way, tried."""
+    """Measurements of one scoring path."""
 
     name: str
     us: float  # the median of one call, in microseconds
-    difference: float  # the largest, to what the model says to the same rows as a batch
-    accepted: bool  # whether it is within what the version allows
+    difference: float  # the largest, to the scores of the same rows as a batch
+    accepted: bool  # whether it is within the version's tolerance
 
 
 class RowChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """The way that a version takes on machines of one kind, and what it was chosen from. # D99"""
+    """The scoring path of a version on machines of one kind, with the measured alternatives."""
 
     format: int = 1
-    version: str  # the address
+    version: str  # its id
     machine: str  # see `machine_kind`
     chosen: str
     allowed: float  # 0: equal bits
-    rows: int  # on how many rows
+    rows: int  # measured rows
     at_us: int
     trials: tuple[RowTrial, ...]
 
     @property
-    def said(self) -> str:
-        """For people: `prepared 3.4 us (library 17.1 us)`.
+    def text(self) -> str:
+        """The choice as text: `prepared 3.4 us (library 17.1 us)`.
 
         >>> trials = [RowTrial(name=n, us=us, difference=0.0, accepted=True) for n, us in (("a", 3.4), ("b", 17.1))]
-        >>> RowChoice(version="", machine="", chosen="a", allowed=0.0, rows=9, at_us=0, trials=tuple(trials)).said
+        >>> RowChoice(version="", machine="", chosen="a", allowed=0.0, rows=9, at_us=0, trials=tuple(trials)).text
         'a 3.4 us (b 17.1 us)'
         """
         times = {one.name: f"{one.name} {one.us:.3g} us{'' if one.accepted else ', refused'}" for one in self.trials}
@@ -56,47 +56,47 @@ class RowChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def machine_kind(environment: Environment, runtime: str) -> str:
-    """What a choice holds for: architecture, processor and the version of the library."""
+    """The kind of machine that a choice is valid for: architecture, processor and version of the library."""
     library = runtime_row(runtime).library
     return f"{platform.machine()}-{cpu_level()}-{library}-{environment.packages.get(library, 'none')}"
 
 
 def allowed_difference(artifact: Artifact) -> float:
-    """How far a row may be from a batch: 0 (equal bits) where the version's runtime is row-exact."""
+    """The largest allowed difference of a row and a batch: 0 (equal bits) where the version's runtime is row-exact."""
     return 0.0 if artifact.row_exact else max(artifact.row_tolerance, _ROUNDING)
 
 
 def refuse_unlike(scorer: Scorer, rows: Sequence[list[float]], *, parity: float) -> int | None:
-    """Let one row take the library's own way, where the one that it takes says something else.
+    """Switch a scorer to the library's path where its own path is wrong.
 
-    It does where it is further from a batch than `parity` and than the library's own way is. Nothing else may use the
-    scorer meanwhile.
+    A path is wrong where it differs from a batch by more than `parity` and by more than the library's path does.
+    Nothing else may use the scorer meanwhile.
 
     Args:
-        scorer: As it is loaded, without its calibration, whose steps make much of a last bit.
-        rows: Of the matrix.
-        parity: How far a way may be off, relative to scores above 1.
+        scorer: The loaded scorer without calibration, whose steps enlarge differences of a last bit.
+        rows: Rows of the matrix.
+        parity: The largest allowed difference, relative to scores above 1.
 
     Returns:
-        Which row the way is the furthest off at; None where it stays.
+        The row with the largest error; None where the path stays.
     """
     inner = several_paths(scorer)
     if inner is None or inner.row_call == "library":
         return None
     expected, name = score_rows(scorer, list(rows)), inner.row_call
-    found = _apart(scorer, rows, expected)
+    found = _differences(scorer, rows, expected)
     worst = max(found, default=0.0)
     if worst <= parity:
         return None
     inner.choose("library")
-    if worst <= max(_apart(scorer, rows, expected)):
+    if worst <= max(_differences(scorer, rows, expected)):
         inner.choose(name)
         return None
     return found.index(worst)
 
 
 def refuse_unlike_here(artifact: Artifact, scorer: Scorer, rows: Sequence[list[float]]) -> bool:
-    """`refuse_unlike` for a version's scorer, calibrated or not; whether the way was refused."""
+    """Apply `refuse_unlike` to a version's scorer, calibrated or not; True where its path was refused."""
     plain = scorer.inner if isinstance(scorer, CalibratedScorer) else scorer
     parity = 0.0 if artifact.row_exact else runtime_named(artifact.runtime).parity
     return refuse_unlike(plain, rows, parity=parity) is not None
@@ -112,35 +112,35 @@ def choose_row_call(
     at_us: int,
     stopwatch_ns: Callable[[], int] = perf_counter_ns,
 ) -> RowChoice | None:
-    """Try each way on the golden rows and on others, and let `scorer` take the quickest that agrees.
+    """Measure each scoring path on the golden rows and on others, and switch `scorer` to the fastest that agrees.
 
     Nothing else may use the scorer meanwhile.
 
     Args:
-        artifact: The version's.
-        scorer: What scores with it, as it is loaded.
-        rows: More rows of the matrix: of the days that it was judged on.
-        version: Its address.
-        machine: `machine_kind` of here.
-        at_us: When.
-        stopwatch_ns: Never goes back.
+        artifact: The version's artifact.
+        scorer: Its loaded scorer.
+        rows: More rows of the matrix, from the days that it was judged on.
+        version: Its id.
+        machine: The `machine_kind` of this machine.
+        at_us: The present time.
+        stopwatch_ns: A monotonic clock.
 
     Returns:
-        What was found; None where there is only one way.
+        The choice; None where there is only one path.
     """
     inner = several_paths(scorer)
     if inner is None:
         return None
-    asked = [*golden_rows(artifact), *rows]
-    expected, allowed, trials = score_rows(scorer, asked), allowed_difference(artifact), []
+    tested = [*golden_rows(artifact), *rows]
+    expected, allowed, trials = score_rows(scorer, tested), allowed_difference(artifact), []
     for name in inner.row_calls:
         inner.choose(name)
-        found = [scorer.predict_row(row) for row in asked]
+        found = [scorer.predict_row(row) for row in tested]
         apart = max(map(difference, expected, found))
-        # a tolerance may have been measured by a way that was wrong: it says nothing of that way
-        unlike = _ROUNDING < apart <= allowed and refuse_unlike_here(artifact, scorer, asked)
+        # the tolerance may have been measured by this very path, so it does not prove the path right
+        unlike = _ROUNDING < apart <= allowed and refuse_unlike_here(artifact, scorer, tested)
         inner.choose(name)
-        us = _median_us(scorer.predict_row, asked, stopwatch_ns)
+        us = _median_us(scorer.predict_row, tested, stopwatch_ns)
         accepted = name == "library" or (apart <= allowed and not unlike)
         trials.append(RowTrial(name=name, us=us, difference=apart, accepted=accepted))
     best = min((one for one in trials if one.accepted), key=lambda one: one.us)
@@ -150,14 +150,14 @@ def choose_row_call(
         machine=machine,
         chosen=best.name,
         allowed=allowed,
-        rows=len(asked),
+        rows=len(tested),
         at_us=at_us,
         trials=tuple(trials),
     )
 
 
 def difference(one: Score, other: Score) -> float:
-    """The largest difference between two scores of a row; infinite for other classes, and where one is no number."""
+    """The largest difference between two scores of a row; infinite for other classes, and where one is NaN."""
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         return max(map(difference, one, other), default=0.0)
     if isinstance(one, list) or isinstance(other, list):
@@ -165,8 +165,8 @@ def difference(one: Score, other: Score) -> float:
     return math.inf if math.isnan(one - other) else abs(one - other)
 
 
-def _apart(scorer: Scorer, rows: Sequence[list[float]], expected: Sequence[Score]) -> list[float]:
-    """How far each row alone is from what is expected, relative to scores above 1."""
+def _differences(scorer: Scorer, rows: Sequence[list[float]], expected: Sequence[Score]) -> list[float]:
+    """The difference of each row's score and the expected one, relative to scores above 1."""
     return [
         difference(scorer.predict_row(row), score) / (1.0 if isinstance(score, list) else max(1.0, abs(score)))
         for row, score in zip(rows, expected, strict=True)

@@ -1,4 +1,4 @@
-"""What a model's scores are to be corrected by, learnt from rows that were scored before they were fitted on."""
+"""Calibration in training: fit a recalibration map on out-of-fold scores."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def recalibrate(
     fit_on: Callable[[Mask], Fitted],
     score: Score,
 ) -> Recalibration:
-    """Walk forward over the newer half of the rows, and fit the map to what came.
+    """Walk forward over the newer half of the rows, and fit the map to the labels of the predicted parts.
 
-    How far the level of the labels moved from a fold's past to the part that it predicts is no fault of the scores,
-    and is taken out before: the map corrects the shape, and the level only as far as the scores miss that of the rows
-    they were fitted on (`class_weight="balanced"`).  # D0041
+    The change of the mean label from a fold's past to its predicted part is no error of the scores and is removed
+    first. The map corrects the shape, and the level only as far as the scores miss that of their own training rows
+    (`class_weight="balanced"`).  # D0041
 
     Args:
         name: The model's.
-        kind: Which map.
-        training_set: Where the rows are.
+        kind: The kind of map.
+        training_set: The rows.
         among: The rows that the model is fitted on.
         fit_on: Fits the model without calibration on the rows of a mask.
         score: A fitted model's scores of feature values.
@@ -44,7 +44,7 @@ def recalibrate(
     Raises:
         Misuse: There are too few rows, one class only, or a fit fails.
     """
-    misses: list[Any] = []  # of each fold, in log odds; of several classes the logarithm of each class's factor
+    misses: list[Any] = []  # by fold, in log odds; for several classes the logarithm of each class's factor
 
     def fit_and_miss(past: Mask) -> Fitted:
         fitted = fit_on(past)
@@ -70,9 +70,9 @@ def recalibrate(
 
 
 def _level_missed(fitted: Fitted, score: Score, training_set: TrainingSet, past: Mask) -> Any:
-    """Log odds of the mean score less those of the mean label, on the rows that were fitted on.
+    """Log odds of the mean score less those of the mean label, on the training rows.
 
-    Of several classes logarithms of mean chances less those of shares, shape (classes,).
+    For several classes logarithms of mean probabilities less those of shares, shape (classes,).
     """
     rows = np.flatnonzero(training_set.usable & past)
     rows = rows[np.unique(np.linspace(0, rows.size - 1, _LEVEL_ROWS).astype(np.int64))]
@@ -85,12 +85,12 @@ def _level_missed(fitted: Fitted, score: Score, training_set: TrainingSet, past:
 
 
 def _log_odds(values: NDArray[np.float64]) -> float:
-    """Of their mean, with one row of both kinds added."""
+    """The log odds of the mean, with half a row of each label added."""
     mean = (float(values.sum()) + 0.5) / (values.size + 1.0)
     return float(np.log(mean / (1.0 - mean)))
 
 
 def _shares(labels: NDArray[np.float64], classes: int) -> NDArray[np.float64]:
-    """Of each class, with half a row of each added."""
+    """The share of each class, with half a row of each added."""
     counts = np.bincount(labels.astype(np.int64), minlength=classes)
     return np.asarray((counts + 0.5) / (labels.size + 0.5 * classes), np.float64)

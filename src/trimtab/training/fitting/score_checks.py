@@ -35,17 +35,17 @@ def fitted_values(fitted: Fitted, values: Columns) -> NDArray[np.float64]:
 def checked_scores(
     name: str, task: Task, scorer: Scorer, matrix: NDArray[Any], *, classes: int = 0
 ) -> NDArray[np.float64]:
-    """A scorer's answers, once they are one number a row and, for a class, probabilities.
+    """Score rows, and check that there is one number a row and, for a class, a probability.
 
-    Of several classes, of which `classes` says how many, they are a chance of each that add up to 1.
+    With several classes, whose number is `classes`, each row has probabilities that add up to 1.
 
     Raises:
-        Misuse: They are not, or there are none.
+        Misuse: The scores are something else.
     """
     with answering(name):
         scores = np.asarray(scorer.predict(matrix), np.float64)
     if scores.shape != ((len(matrix), classes) if classes else (len(matrix),)):
-        needed = f"A chance of each of {classes} classes" if classes else "One"
+        needed = f"A probability of each of {classes} classes" if classes else "One"
         raise Misuse(
             f"model {name!r}: predictions of shape {scores.shape} for {len(matrix)} rows. {needed} a row is needed."
         )
@@ -58,7 +58,7 @@ def checked_scores(
         bad = np.flatnonzero(outside | (np.abs(scores.sum(axis=1) - 1.0) > OFF))
         if bad.size:
             raise Misuse(
-                f"model {name!r}: {bad.size} of {len(matrix)} predictions are no chances that add up to 1, e.g. "
+                f"model {name!r}: {bad.size} of {len(matrix)} predictions are no probabilities that add up to 1, e.g. "
                 f"{scores[bad[0]].tolist()}. Give the estimator predict_proba."
             )
     bad = np.flatnonzero((scores < 0.0) | (scores > 1.0)) if task == "binary" else bad
@@ -77,14 +77,14 @@ def checked_scores(
 
 @contextmanager
 def answering(name: str) -> Iterator[None]:
-    """While a model answers: what its estimator raises is `Misuse` of the model."""
+    """Turn errors of an estimator that scores into `Misuse` of its model."""
     try:
         yield
-    except Misuse as error:  # it says itself what it lacks
+    except Misuse as error:  # it names what it lacks
         raise Misuse(f"model {name!r}: {error}") from error
     except (Exception, SystemExit) as error:  # whatever an estimator of the user's raises
-        said = f"its prediction raised {type(error).__name__}: {error}{place_raised(error)}"
-        raise Misuse(f"model {name!r}: {said}") from error
+        why = f"its prediction raised {type(error).__name__}: {error}{place_raised(error)}"
+        raise Misuse(f"model {name!r}: {why}") from error
 
 
 def check_parity(
@@ -104,29 +104,29 @@ def check_parity(
     if not worst <= allowed:
         raise Misuse(
             f"model {name!r}: {type(estimator).__name__} in memory and as stored differ by {worst:.3g}. "
-            "A custom objective or a wrapper is lost on the way: use a built-in objective."
+            "A custom objective or a wrapper was not stored: use a built-in objective."
         )
 
 
 def check_repeats(name: str, estimator: Any, inputs: NDArray[Any], allowed: float, classes: Classes | None) -> None:
-    """Refuse an estimator of the user's own that changes the rows it is given, or answers them otherwise later."""
+    """Refuse a user's own estimator that changes its input rows, or scores them differently a second time."""
     given = inputs.copy()
     first = _own_answers(estimator, given, classes)
     if not np.array_equal(given, inputs, equal_nan=True):
         raise Misuse(
-            f"model {name!r}: {type(estimator).__name__} changes the rows that it is given to answer. Let its predict "
+            f"model {name!r}: {type(estimator).__name__} changes the rows that it scores. Let its predict "
             "work on a copy of them."
         )
     worst = _apart(_own_answers(estimator, given, classes), first)
     if not worst <= allowed:
         raise Misuse(
-            f"model {name!r}: {type(estimator).__name__} answers the same rows another time by up to {worst:.3g} "
-            "otherwise. Let it draw nothing by chance when it predicts, and keep nothing from call to call."
+            f"model {name!r}: {type(estimator).__name__} scores the same rows differently a second time, by up "
+            f"to {worst:.3g}. Let it draw no random numbers in predict, and keep no state between calls."
         )
 
 
 def _own_answers(estimator: Any, inputs: NDArray[Any], classes: Classes | None) -> NDArray[np.float64]:
-    """What the estimator in memory says to encoded inputs."""
+    """The scores of the estimator in memory."""
     if hasattr(estimator, "predict_proba"):
         own = np.asarray(estimator.predict_proba(inputs), np.float64)
         own = own[:, 1] if own.ndim == 2 and own.shape[1] == 2 else own
@@ -137,12 +137,12 @@ def _own_answers(estimator: Any, inputs: NDArray[Any], classes: Classes | None) 
 
 
 def _apart(own: NDArray[np.float64], scores: NDArray[np.float64]) -> float:
-    """How far two answers to the same rows are apart at most, relative where they are above 1."""
+    """The largest difference of two arrays of scores, relative to scores above 1."""
     return float(np.max(np.abs(own - scores) / np.maximum(1.0, np.abs(own))))
 
 
 def place_raised(error: BaseException) -> str:
-    """The end of a message: the innermost line of the user's own, or else of the library that raised; may be empty."""
+    """Where an error was raised, as the end of a message: the innermost line of the user's code, else of a library."""
     frames = [one for one in traceback.extract_tb(error.__traceback__) if not one.filename.startswith(_OWN)]
     of_user = [f for f in frames if "site-packages" not in f.filename and not f.filename.startswith(_OF_PYTHON)]
     if not frames:

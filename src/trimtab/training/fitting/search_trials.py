@@ -1,4 +1,4 @@
-"""Trials: parameters are proposed, fitted walking forward in time, judged, and kept one by one."""
+"""Trials of a search: propose parameters, fit them walking forward in time, and judge them."""
 
 from __future__ import annotations
 
@@ -22,21 +22,20 @@ from trimtab.training.fitting.folds import Mask, walk
 from trimtab.training.fitting.score_checks import fitted_values
 from trimtab.training.search import Chosen, Number, Search, Space, Trial, Value, defaults, parameters_text
 
-_FIRST = 0.5  # the share of the rows before the first fold
-_ALIKE = 5  # trials that fail, and nothing else: then it is not the parameters
+_FIRST = 0.5  # share of the rows before the first fold
+_ALIKE = 5  # failed trials without a success, after which the search ends
 _BEFORE_PRUNING = 5  # trials that are never ended early
 
 
 class Proposal:
     """Parameters to try next.  # D72
 
-    It follows from the search, its seed and the trials before alone, so a search that was interrupted goes on as if
-    nothing had happened.
+    It depends on the search, its seed and the earlier trials alone, so that an interrupted search continues exactly.
 
     Args:
-        search: Where to look.
-        before: The trials that are finished, in their order.
-        first: What the first trial takes; left out, it is drawn like any other.
+        search: The search.
+        before: The finished trials, in their order.
+        first: The parameters of the first trial; left out, they are drawn.
 
     Raises:
         Misuse: Optuna is not installed.
@@ -60,8 +59,8 @@ class Proposal:
             self._trial = study.ask(spaces)
         self.values: dict[str, Value] = {name: self._trial.params[name] for name in search.spaces}
 
-    def hopeless(self, fold: int, value: float) -> bool:
-        """Whether it may end after a fold, being worse so far than the median of the trials before."""
+    def is_prunable(self, fold: int, value: float) -> bool:
+        """Whether the trial may end after a fold, being worse than the median of earlier trials."""
         self._trial.report(value, fold)
         return bool(self._trial.should_prune())
 
@@ -78,18 +77,18 @@ def run_trials(
     progress: Callable[[float], object] = lambda share: None,
     timer: Callable[[], float] = time.monotonic,
 ) -> list[Trial]:
-    """Do the trials that are missing until the model's budget of trials or of time is used up; all trials.
+    """Run trials until the model's budget of trials or time is used up, and return all of them.
 
     Args:
-        model: What is searched for, its `search` with it.
+        model: The model, with its `search`.
         training_set: Where the rows are.
-        among: The rows that trials may see, a mask: not those that a gate is to judge on.
-        before: Trials of the same search that are finished.
+        among: A mask of the rows that trials may use: not those that a gate will judge on.
+        before: Finished trials of the same search.
         seed: Given to estimators.
-        threads: How many a fit may use.
-        keep: Called with each trial once it is finished.
-        progress: Called with the share of the budget that is used; may raise to end the search.
-        timer: Gives seconds.
+        threads: Threads of a fit.
+        keep: Called with each finished trial.
+        progress: Called with the used share of the budget; may raise to end the search.
+        timer: A clock in seconds.
 
     Raises:
         Misuse: There is nothing to learn from or too little for the folds, the rows leak, the first five trials fail,
@@ -111,7 +110,7 @@ def run_trials(
         progress(_used(search, trials, 0.0))
         proposal = Proposal(search, trials, first=first)
         trials.append(
-            _tried(
+            _run_trial(
                 model,
                 training_set,
                 among,
@@ -130,17 +129,17 @@ def run_trials(
 
 
 def best_trial(trials: Sequence[Trial]) -> Trial | None:
-    """The finished one of the least metric, the earliest of equals; None where none is finished."""
+    """The finished trial with the lowest metric, the earliest of equals; None where none is finished."""
     done = [trial for trial in trials if trial.state == "done"]
     return min(done, key=lambda trial: (trial.value, trial.number)) if done else None
 
 
 def with_parameters(model: Model, values: dict[str, Value]) -> Model:
-    """The model as it is with these parameters."""
+    """The model with these parameters."""
     return msgspec.structs.replace(model, chosen=Chosen(values=values, search="", trial=0, until_us=0))
 
 
-def _tried(
+def _run_trial(
     model: Model,
     training_set: TrainingSet,
     among: Mask,
@@ -153,13 +152,13 @@ def _tried(
     timer: Callable[[], float],
 ) -> Trial:
     search = model.search
-    assert search is not None  # the caller looked
-    tried, began_s = with_parameters(model, proposal.values), timer()
-    over = 0  # folds
+    assert search is not None  # checked by the caller
+    fixed, began_s = with_parameters(model, proposal.values), timer()
+    finished = 0  # folds
 
     def fitted(rows: Mask) -> Fitted:
-        with listening(lambda done, total: progress((over + done / total) / search.folds)):
-            return fit_unchecked(tried, training_set, rows=rows, seed=seed, threads=threads)
+        with listening(lambda done, total: progress((finished + done / total) / search.folds)):
+            return fit_unchecked(fixed, training_set, rows=rows, seed=seed, threads=threads)
 
     trial = Trial(number=number, values=proposal.values, state="done", value=None, folds=(), rows=(), took_s=0.0)
     try:
@@ -182,12 +181,12 @@ def _tried(
                 folds, rows = (*trial.folds, float(losses.mean())), (*trial.rows, losses.size)
                 trial = msgspec.structs.replace(trial, folds=folds, rows=rows)
                 trial = msgspec.structs.replace(trial, value=trial.so_far[-1])
-                if proposal.hopeless(len(folds), trial.so_far[-1]) and part.number + 1 < search.folds:
+                if proposal.is_prunable(len(folds), trial.so_far[-1]) and part.number + 1 < search.folds:
                     trial = msgspec.structs.replace(trial, state="pruned")
                     break
-            over = part.number + 1
-            progress(over / search.folds)
-    except (Misuse, Corrupt) as error:  # parameters that the estimator does not take, or that break it
+            finished = part.number + 1
+            progress(finished / search.folds)
+    except (Misuse, Corrupt) as error:  # the estimator refuses the parameters, or fails with them
         trial = msgspec.structs.replace(trial, state="failed", value=None, error=str(error))
     return msgspec.structs.replace(trial, took_s=timer() - began_s)
 
@@ -198,7 +197,7 @@ def _is_over(search: Search, trials: Sequence[Trial]) -> bool:
 
 
 def _used(search: Search, trials: Sequence[Trial], share: float) -> float:
-    """The share of the budget that is used, a trial being done to `share`."""
+    """The used share of the budget, where the running trial is done to `share`."""
     took_us = sum(trial.took_s for trial in trials) * 1e6
     of_time = 0.0 if search.time_us is None else took_us / search.time_us
     return min(1.0, max(of_time, (len(trials) + share) / search.trials))

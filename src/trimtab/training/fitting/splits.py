@@ -1,4 +1,4 @@
-"""Splits by time, with a gap of one label wait: nothing is fitted that was not known before it is judged."""
+"""Splits by time with a gap of one label wait, so that fits use only what was known before the judged rows."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class TimeSplit(msgspec.Struct, frozen=True, eq=False):
 
 
 def time_split(training_set: TrainingSet, *, holdout_us: int = 14 * DAY_US) -> TimeSplit:
-    """The newest `holdout_us` whose labels are final against all that was known when it began.
+    """Split off the newest `holdout_us` with final labels; train on all that was known when it began.
 
     Raises:
         Misuse: One of the two sides is empty.
     """
     end_us = training_set.manifest.final_until(training_set.manifest.cut_us) + 1
     start_us = end_us - holdout_us
-    begun_us = training_set.begun_us  # no list is cut in two
+    begun_us = training_set.begun_us  # no list is divided
     holdout = training_set.usable & (begun_us >= start_us) & (begun_us < end_us)
     train = known_before(training_set, start_us)
     if not holdout.any() or not train.any():
@@ -44,7 +44,7 @@ def time_split(training_set: TrainingSet, *, holdout_us: int = 14 * DAY_US) -> T
 
 
 def walk_forward(model: Model, training_set: TrainingSet, *, folds: int = 5, seed: int = 0) -> OutOfFold:
-    """Fit on the past and predict the next part, `folds` times, the parts having equally many usable rows.
+    """Fit on the past and predict the next part, `folds` times; parts have equally many usable rows.
 
     Raises:
         Misuse: There are too few rows, or a fit fails; the message names the fold.

@@ -1,4 +1,4 @@
-"""What the recipe would have done before the holdout: fitted on the past of each fold, judged on the fold."""
+"""Backtest of a recipe before the holdout: fit on the past of each fold, and judge on the fold."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from trimtab.stats.interval import Interval
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.fitting.fitted import Fitted
 from trimtab.training.fitting.folds import known_before, time_parts
-from trimtab.training.judge.parts import Judged, figures_of
+from trimtab.training.judge.parts import Judged, metrics_of
 
 FOLDS = 4
-_FIRST = 0.5  # the share of the rows before the first fold
-_MOST_ROWS = 50_000  # the newest ones that take part, as in the learning curve
-_LEAST_ROWS = 200  # fewer make folds that say nothing
+_FIRST = 0.5  # share of the rows before the first fold
+_MOST_ROWS = 50_000  # the newest rows, as in the learning curve
+_LEAST_ROWS = 200  # fewer make folds too small to judge by
 
 
 class Fold(msgspec.Struct, frozen=True, kw_only=True):
-    """One fold of a walk forward: rows that a fit on what was known before them answered."""
+    """One fold of a walk forward: rows, predicted by a fit on what was known before them."""
 
     start_us: int
     end_us: int  # of its last row
@@ -46,12 +46,12 @@ def backtest(
 
     Args:
         refit: Fits the recipe on the rows of a mask.
-        judge: A fitted model's answers to the rows of these numbers.
-        training_set: Where the rows are.
-        train: The rows before the holdout that may be learnt from.
+        judge: Scores the rows of these numbers with a fitted model.
+        training_set: The rows.
+        train: The training rows before the holdout.
     """
     numbers = np.flatnonzero(training_set.usable & train & np.isfinite(training_set.target))
-    begun_us, telling = training_set.begun_us, training_set.telling
+    begun_us, informative = training_set.begun_us, training_set.informative
     numbers = numbers[np.argsort(begun_us[numbers], kind="stable")][-_MOST_ROWS:]
     if numbers.size < _LEAST_ROWS:
         return ()
@@ -60,7 +60,7 @@ def backtest(
     among = training_set.whole(among)
     found = []
     for start_us, part in time_parts(training_set, among, folds=FOLDS, first=_FIRST):
-        here = np.flatnonzero(part & telling)
+        here = np.flatnonzero(part & informative)
         if here.size:
             past = among & known_before(training_set, start_us)
             found.append(_fold(refit, judge, training_set, here, past))
@@ -78,7 +78,7 @@ def _fold(
     start_us, end_us = int(at_us.min()), int(at_us.max())
     try:
         fitted = refit(past)
-    except Misuse:  # one class only, or too few rows for its features or its calibration: the fold says so
+    except Misuse:  # one class only, or too few rows for its features or its calibration
         return Fold(
             start_us=start_us,
             end_us=end_us,
@@ -90,5 +90,5 @@ def _fold(
             mean_label=None,
             interval=None,
         )
-    figures = figures_of(judge(fitted, here), np.ones(here.size, np.bool_))
-    return Fold(start_us=start_us, end_us=end_us, fitted_rows=fitted.rows, **figures)
+    values = metrics_of(judge(fitted, here), np.ones(here.size, np.bool_))
+    return Fold(start_us=start_us, end_us=end_us, fitted_rows=fitted.rows, **values)

@@ -1,4 +1,4 @@
-"""Answers that need no model of one's own: a constant, the last value, the last week's, a linear model."""
+"""Baselines of a model: a constant, the last value, last week's value, a linear model."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from trimtab.training.fitting.score_checks import fitted_values
 from trimtab.training.judge.list_baselines import Scores, list_baseline_scores
 
 _LINEAR_ROWS = 50_000  # the newest training rows that the linear baseline is fitted on
-_QUANTILE_ROWS = 2_000  # of a quantile: its linear programme grows with the square
-_LAST_LABELS = 100  # labels that the "last value" of a class or a count is the mean of
+_QUANTILE_ROWS = 2_000  # for a quantile: the size of its linear programme grows with the square of the rows
+_LAST_LABELS = 100  # labels in the mean that is the "last value" of a class or a count
 
 _WEEK_H = 7 * 24
-_WEEKS = 4  # back, of which the newest with known labels is the season before
+_WEEKS = 4  # to look back for the newest week with known labels
 BASELINES = ("constant", "last_value", "seasonal_naive", "linear")
 
 
@@ -38,15 +38,15 @@ def baselines(
     champion_scores: Scores | None,
     seed: int,
 ) -> dict[str, float | None]:
-    """The metric of each baseline on the rows `chosen`; None for one that could not be had.
+    """The metric of each baseline on the rows `chosen`; None where a baseline cannot be computed.
 
     Args:
         model: Its metric and features.
-        training_set: Where the rows are.
-        chosen: The numbers of the rows that are judged.
-        train: What may be learnt from.
-        champion_scores: What the version in service answered to `chosen`; left out, it is no baseline.
-        seed: Of the linear model.
+        training_set: The rows.
+        chosen: The numbers of the judged rows.
+        train: The training rows.
+        champion_scores: The scores of the version in service for `chosen`; left out, it is no baseline.
+        seed: The seed of the linear model.
     """
     labels = training_set.target[chosen]
     found = baseline_scores(model, training_set, chosen, train, seed=seed)
@@ -62,19 +62,20 @@ def baselines(
 def baseline_scores(
     model: Model, training_set: TrainingSet, chosen: NDArray[Any], train: NDArray[np.bool_], *, seed: int
 ) -> dict[str, Scores | None]:
-    """What each baseline answers to the rows `chosen`; None for one that could not be had.
+    """The predictions of each baseline for the rows `chosen`; None where a baseline cannot be computed.
 
-    "constant" is the best constant of what may be learnt from. "last_value" is the newest label known when a row was
-    asked, of classes and counts the mean of the newest hundred. "seasonal_naive" is the mean of the labels of the same
-    hour a week before, or of the newest week of four in which they were known. "linear" is a linear model of the
-    features. Of a quantile no single label tells anything, so it has neither of the two in the middle.
+    "constant" is the best constant of the training rows. "last_value" is the newest label known at request time, for
+    classes and counts the mean of the newest hundred. "seasonal_naive" is the mean label of the same hour a week
+    earlier, or of the newest of four weeks in which labels were known. "linear" is a linear model of the features. A
+    quantile has neither "last_value" nor "seasonal_naive", since single labels do not estimate it. Rankings have the
+    baselines of `list_baseline_scores`.
 
     Args:
         model: Its metric and features.
-        training_set: Where the rows are.
-        chosen: The numbers of the rows that are answered.
-        train: What may be learnt from.
-        seed: Of the linear model.
+        training_set: The rows.
+        chosen: The numbers of the rows to predict.
+        train: The training rows.
+        seed: The seed of the linear model.
     """
     if training_set.lists is not None:
         return list_baseline_scores(model, training_set, chosen, train, partial(linear_scores, seed=seed))
@@ -96,9 +97,9 @@ def baseline_scores(
 
 
 def constant_scores(model: Model, learnt: Scores, rows: int) -> Scores | None:
-    """What the best constant of the labels `learnt` answers to so many rows; None where there are none.
+    """The best constant of the labels `learnt`, repeated for `rows` rows; None without labels.
 
-    Shape (rows,), of several classes (rows, classes).
+    Shape (rows,), with several classes (rows, classes).
     """
     learnt = learnt[np.isfinite(learnt)]
     if not learnt.size:
@@ -118,9 +119,9 @@ def _middle(model: Model, learnt: Scores) -> float:
 
 
 def _last_values(model: Model, training_set: TrainingSet, at_us: NDArray[Any], start: float) -> Scores | None:
-    """For each moment the newest label known by then; of classes and counts the mean of the newest hundred.
+    """The newest label known at each time; for classes and counts the mean of the newest hundred.
 
-    None for a quantile, of which no single label tells anything.
+    None for a quantile.
     """
     if model.task == "quantile":
         return None
@@ -134,7 +135,7 @@ def _last_values(model: Model, training_set: TrainingSet, at_us: NDArray[Any], s
 
 
 def _last_classes(training_set: TrainingSet, at_us: NDArray[Any], start: Scores) -> Scores:
-    """For each moment the shares of the classes among the newest hundred labels known by then, and one of `start`."""
+    """The shares of the classes among the newest hundred labels known at each time and one row of `start`."""
     labels, seen = _seen(training_set, at_us)
     ones = labels[:, None] == np.arange(start.size)
     sums = np.vstack([np.zeros(start.size), np.cumsum(ones, axis=0)])
@@ -144,9 +145,9 @@ def _last_classes(training_set: TrainingSet, at_us: NDArray[Any], start: Scores)
 
 
 def _last_week(model: Model, training_set: TrainingSet, at_us: NDArray[Any], constant: Scores) -> Scores | None:
-    """For each moment the mean label of the same hour a week before; the constant where none was known by then.
+    """The mean label of the same hour a week earlier, for each time; the constant where none was known.
 
-    Of classes and counts the constant counts as one label more, so that few labels promise nothing for certain. An
+    For classes and counts the constant counts as one more label, so that few labels give no extreme prediction. An
     hour counts once all of its labels are known.
     """
     if model.task == "quantile":
@@ -175,7 +176,7 @@ def _last_week(model: Model, training_set: TrainingSet, at_us: NDArray[Any], con
 
 
 def _seen(training_set: TrainingSet, at_us: NDArray[Any]) -> tuple[Scores, NDArray[np.int64]]:
-    """Labels in the order in which they became known, and how many of them were known at each moment."""
+    """Labels in the order in which they became known, and the number known at each time."""
     there = training_set.usable & np.isfinite(training_set.target)
     order = np.argsort(training_set.label_known_at_us[there], kind="stable")
     known_us = training_set.label_known_at_us[there][order]
@@ -185,7 +186,7 @@ def _seen(training_set: TrainingSet, at_us: NDArray[Any]) -> tuple[Scores, NDArr
 def linear_scores(
     model: Model, training_set: TrainingSet, chosen: NDArray[Any], train: NDArray[np.bool_], *, seed: int
 ) -> Scores | None:
-    """What a linear model of the newest rows to learn from answers to `chosen`; None where none could be fitted."""
+    """The scores of a linear model of the newest training rows for `chosen`; None where it cannot be fitted."""
     from sklearn.exceptions import ConvergenceWarning
 
     most = _QUANTILE_ROWS if model.task == "quantile" else _LINEAR_ROWS
@@ -207,7 +208,7 @@ def linear_scores(
             warnings.simplefilter("ignore", ConvergenceWarning)  # a baseline may stop short of its optimum
             fitted = fit_unchecked(plain, training_set, rows=mask, seed=seed)
         return fitted_values(fitted, training_set.features.values.take(chosen))
-    except Misuse:  # one class only, or fewer rows than features: the table says that there is none
+    except Misuse:  # one class only, or fewer rows than features
         return None
 
 

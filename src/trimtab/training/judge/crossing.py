@@ -1,4 +1,4 @@
-"""What stands on both sides of a split: the same group, the same row."""
+"""Groups and rows that are on both sides of a split."""
 
 from __future__ import annotations
 
@@ -13,57 +13,57 @@ from trimtab.training.data.leakage import Leak
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
 from trimtab.training.fitting.fitted import Fitted
-from trimtab.training.judge.parts import Judged, Slice, column_of, figures_of
+from trimtab.training.judge.parts import Judged, Slice, column_of, metrics_of
 
-_DISTINCT = 0.9  # of the rows learnt from, so that a repetition means something
-_LEAST_SHARE = 0.01  # of the rows judged, beyond twice what repeats among those learnt from
+_DISTINCT = 0.9  # share of different rows among the training rows, from which on repetitions are unusual
+_LEAST_SHARE = 0.01  # of the judged rows, beyond twice the repetitions among the training rows
 _LEAST_ROWS = 5
-_MOST_LEARNT = 200_000  # the newest ones
+_MOST_LEARNT = 200_000  # the newest rows
 _MOST_JUDGED = 20_000
 
 
 class Sides(msgspec.Struct, frozen=True, eq=False):
-    """The rows learnt from and the rows judged, by number."""
+    """The numbers of the training rows and of the judged rows."""
 
     learnt: NDArray[np.int64]
     judged: NDArray[np.int64]
 
 
 def group_slices(model: Model, training_set: TrainingSet, sides: Sides, judged: Judged) -> tuple[Slice, ...]:
-    """How rows of groups that were learnt from fare, and rows of new groups."""
-    if model.group is None or model.task == "ranking":  # whose lists no split cuts
+    """Metrics of rows of groups in the training rows, and of rows of new groups."""
+    if model.group is None or model.task == "ranking":  # no split divides its lists
         return ()
     before = _of_learnt_groups(model.group, model, training_set, sides)
     return tuple(
-        Slice(column=f"{model.group} (group)", holds=holds, **figures_of(judged, here))
+        Slice(column=f"{model.group} (group)", holds=holds, **metrics_of(judged, here))
         for holds, here in (("learnt from", before), ("new", ~before))
         if here.any()
     )
 
 
 def group_leaks(model: Model, training_set: TrainingSet, sides: Sides, slices: tuple[Slice, ...]) -> Iterator[Leak]:
-    """The same group on both sides, with what that is worth."""
+    """Warn of groups on both sides, with the metric of known and of new groups."""
     group = model.group
     if group is None or not slices or slices[0].holds != "learnt from":
         return
     names, there = _names(group, model, training_set)
     learnt, judged = (rows[there[rows]] for rows in (sides.learnt, sides.judged))
     both = np.intersect1d(names[learnt], names[judged]).size
-    told = f"{model.metric} {slices[0].value:.4f}" + (f", {slices[1].value:.4f} on new ones" if slices[1:] else "")
+    values = f"{model.metric} {slices[0].value:.4f}" + (f", {slices[1].value:.4f} on new ones" if slices[1:] else "")
     yield Leak(
         check="group",
         name=group,
         severity="warning",
         found=(
             f"{slices[0].rows:,} of {sides.judged.size:,} rows judged are of {both:,} groups ({group!r}) that were "
-            f"learnt from: {told}."
+            f"learnt from: {values}."
         ),
-        todo="If the model is to answer for groups that it never saw, go by the figure of the new ones.",
+        todo="If the model will answer for groups that it never saw, rely on the metric of the new ones.",
     )
 
 
 def repeated_rows(model: Model, fitted: Fitted, training_set: TrainingSet, sides: Sides) -> Iterator[Leak]:
-    """Rows judged that equal one learnt from in all features and in the label, where rows are nearly all different."""
+    """Warn of judged rows equal to a training row in all features and the label, where nearly all rows differ."""
     learnt = _digests(fitted, training_set, sides.learnt[-_MOST_LEARNT:])
     spread = np.linspace(0, sides.judged.size - 1, _MOST_JUDGED).astype(np.int64)
     judged = _digests(fitted, training_set, sides.judged[np.unique(spread)])
@@ -78,8 +78,8 @@ def repeated_rows(model: Model, fitted: Fitted, training_set: TrainingSet, sides
             name=model.request.key,
             severity="warning",
             found=(
-                f"{again:,} of {judged.size:,} rows judged equal a row learnt from in every feature and in the label, "
-                f"where {kinds.size / learnt.size:.1%} of the rows learnt from are different from each other."
+                f"{again:,} of {judged.size:,} rows judged equal a training row in every feature and in the label, "
+                f"where {kinds.size / learnt.size:.1%} of the training rows are different from each other."
             ),
             todo="See whether requests were entered twice, under different keys.",
         )
@@ -99,7 +99,7 @@ def _names(group: str, model: Model, training_set: TrainingSet) -> tuple[NDArray
 
 
 def _digests(fitted: Fitted, training_set: TrainingSet, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """A number for each row that tells different ones apart, but for one pair in 2**64."""
+    """A 64-bit hash of each row."""
     matrix = fitted.matrix(training_set.features.values.take(rows))
     table = np.column_stack([matrix, training_set.target[rows]])
     table[np.isnan(table)] = np.nan  # one NaN, whatever its bits were

@@ -1,4 +1,4 @@
-"""How good a fitted model is on rows it has not seen, beside baselines that anybody could have had."""
+"""Evaluation of a fitted model on rows that it was not fitted on, next to baselines."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ from trimtab.training.judge.influence import Influence, influences
 from trimtab.training.judge.learning_curve import SHARES, CurvePoint, learning_curve
 from trimtab.training.judge.parts import Judged, Month, Slice, Week, mean_interval, months_of, slices_of, weeks_of
 
-_REPEATS = (50, 200)  # draws of the bootstrap, at least and at most
-_DRAWN = 40_000_000  # rows in all draws: above 200,000 rows there are fewer draws, and a million takes some 10 s
-_PARTS = 4  # that take a while, apart from fits: figures, importance, contributions, baselines
+_REPEATS = (50, 200)  # bootstrap draws, at least and at most
+_DRAWN = 40_000_000  # rows over all draws: above 200,000 rows there are fewer draws, and a million rows take about 10 s
+_PARTS = 4  # slow parts besides fits: metrics, importance, contributions, baselines
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model did on a holdout. `value` is the model's own metric; smaller is better.
+    """The evaluation of a model on a holdout. `value` is the model's own metric; smaller is better.
 
-    What an earlier trimtab did not compute is empty.
+    Parts that an earlier trimtab did not compute are empty.
     """
 
     format: Literal[1] = 1
@@ -59,34 +59,34 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     value: float
     interval: Interval | None  # None: fewer than two blocks
     block: Literal["day", "week", "list"]
-    auc: float | None  # of several classes the mean of each against the rest
+    auc: float | None  # with several classes the mean over each against the rest
     auc_interval: Interval | None
     calibration_error: float | None
-    calibration: tuple[CalibrationBin, ...]  # of several classes: of the likeliest one
+    calibration: tuple[CalibrationBin, ...]  # with several classes of the likeliest one
     months: tuple[Month, ...]
-    # The metric of "constant", "last_value", "seasonal_naive" and "linear", of a ranking of "random", "as_shown",
-    # "best_feature" and "linear"; None: could not be had.
+    # The metric of "constant", "last_value", "seasonal_naive" and "linear", for a ranking of "random", "as_shown",
+    # "best_feature" and "linear"; None: it cannot be computed.
     baselines: dict[str, float | None]
     importance: dict[str, float]
     importance_kind: Literal["library", "permutation"]
-    figures: tuple[MetricValue, ...] = ()  # all of the model's kind, its metric first
-    classes: tuple[ClassMetrics, ...] = ()  # of a model of several: each against all others
+    figures: tuple[MetricValue, ...] = ()  # all metrics of the model's task, its own first
+    classes: tuple[ClassMetrics, ...] = ()  # with several classes each against all others
     confusion: tuple[tuple[int, ...], ...] = ()  # rows by label, then by likeliest class, in the order of `classes`
     weeks: tuple[Week, ...] = ()
     slices: tuple[Slice, ...] = ()
-    recalibration: RecalibrationKind | None = None  # what the scores are corrected by
-    raw_calibration: tuple[CalibrationBin, ...] = ()  # before that
+    recalibration: RecalibrationKind | None = None  # the kind of calibration
+    raw_calibration: tuple[CalibrationBin, ...] = ()  # before calibration
     raw_calibration_error: float | None = None
     permuted: tuple[Permuted, ...] = ()  # on the holdout, by feature and by view
     learning_curve: tuple[CurvePoint, ...] = ()  # the last one is the model itself
-    thresholds: Thresholds | None = None  # where the model or the caller names costs
-    choices: Choices | None = None  # the same of several classes
-    left_out: dict[str, int] = {}  # rows of the holdout that could not be judged, by why
-    leaks: tuple[Leak, ...] | None = None  # what looked like one; None: nobody looked
-    balance: tuple[Balance, ...] = ()  # the classes, in what was learnt from and in the holdout
-    folds: tuple[Fold, ...] = ()  # the recipe on what came before the holdout, walking forward
-    influences: tuple[Influence, ...] = ()  # SHAP values on the holdout, the greatest first
-    no_influences: str = ""  # why there are none
+    thresholds: Thresholds | None = None  # where the model or the caller gives costs
+    choices: Choices | None = None  # the same for several classes
+    left_out: dict[str, int] = {}  # rows of the holdout that were not judged, by reason
+    leaks: tuple[Leak, ...] | None = None  # possible leaks; None: not looked for
+    balance: tuple[Balance, ...] = ()  # the classes in the training rows and in the holdout
+    folds: tuple[Fold, ...] = ()  # the backtest before the holdout
+    influences: tuple[Influence, ...] = ()  # SHAP values on the holdout, the largest first
+    no_influences: str = ""  # the reason, where there are none
 
 
 def evaluate(
@@ -103,28 +103,28 @@ def evaluate(
     champion_scores: NDArray[np.float64] | None = None,
     refit: Callable[[NDArray[np.bool_]], Fitted] | None = None,
 ) -> Evaluation:
-    """Judge a fitted model on `rows` of a training set.
+    """Evaluate a fitted model on `rows` of a training set.
 
     Args:
         model: The recipe; the linear baseline uses its features.
-        fitted: What is judged.
-        training_set: Holds both sides.
-        rows: The holdout, a mask; rows without a final label, or with one that is no number, are counted and left out.
-        train: What the baselines may learn from, a mask.
-        seed: For the bootstrap and for permutations.
-        block: Rows of one block stand or fall together in the intervals; of a ranking it is the list.
-        slices: Columns and features to look at value by value; left out, the model's own.
-        costs: {"false_positive": 1, "false_negative": 5} to look for the best threshold, of several classes what wrong
-            answers cost by the true class; left out, the model's own.
-        champion_scores: What the version in service answered to the usable rows of the holdout, in order.
-        refit: Fits the recipe on the rows of a mask; given, there are a learning curve and a walk forward.
+        fitted: The fitted model.
+        training_set: The rows of both sides.
+        rows: A mask of the holdout; rows without a final label, or with one that is no number, are left out.
+        train: A mask of the training rows of baselines.
+        seed: The seed of the bootstrap and of permutations.
+        block: The unit of the intervals: rows of one block are taken as dependent; in a ranking it is the list.
+        slices: Columns and features to evaluate value by value; left out, the model's own.
+        costs: {"false_positive": 1, "false_negative": 5} to look for the best threshold; with several classes the costs
+            of wrong answers by true class. Left out, the model's own.
+        champion_scores: The scores of the version in service for the usable rows of the holdout, in order.
+        refit: Fits the recipe on the rows of a mask; if given, there are a learning curve and a backtest.
 
     Raises:
-        Misuse: The holdout has no labelled row, a prediction is unfit, or a slice or a cost makes no sense.
+        Misuse: The holdout has no labelled row, a prediction is invalid, or a slice or a cost is.
     """
     usable = np.flatnonzero(training_set.usable & rows)
     finite = np.isfinite(training_set.target[usable])
-    kept = finite & training_set.telling[usable]
+    kept = finite & training_set.informative[usable]
     chosen = usable[kept]
     left_out = _left_out(training_set, rows, int((~finite).sum()), int((finite & ~kept).sum()))
     if not chosen.size:
@@ -142,22 +142,22 @@ def evaluate(
     judged = _judged(model, training_set, chosen, fitted)
     labels, scores, at_us = judged.labels, judged.scores, judged.at_us
     blocks = at_us // (DAY_US if block == "day" else 7 * DAY_US)
-    drawn = chosen.size * max(1, len(model.label.classes) // 4)  # each class is ranked in each draw
+    drawn = chosen.size * max(1, len(model.label.classes) // 4)  # each draw ranks each class
     repeats = min(max(_DRAWN // drawn, _REPEATS[0]), _REPEATS[1])
     if judged.lists is None:
         figures = score_metrics(model.metric, labels, scores, blocks, repeats=repeats, seed=seed)
     else:
         top = top_of(model.metric) or 1
         figures = ranking_metrics(labels, scores, judged.lists, top=top, repeats=repeats, seed=seed)
-    said = _Said(_PARTS + (0 if refit is None else len(SHARES) + FOLDS))
-    said.one_more()
+    steps = _Steps(_PARTS + (0 if refit is None else len(SHARES) + FOLDS))
+    steps.one_more()
     several = model.task == "multiclass"
     area = next((figure for figure in figures if figure.name in ("auc", "macro_auc")), None)
-    promised, came = top_class(labels, scores) if several else (scores, labels)
+    predicted, observed = top_class(labels, scores) if several else (scores, labels)
     shuffled = permuted(model, fitted, training_set, chosen, seed=seed)
-    said.one_more()
+    steps.one_more()
     moved, why_none = influences(fitted, training_set, chosen, seed=seed)
-    said.one_more()
+    steps.one_more()
     raw = _uncalibrated(fitted, values, labels) if fitted.artifact.recalibration is not None else None
     sides = Sides(np.flatnonzero(training_set.usable & train & np.isfinite(training_set.target)), chosen)
     grouped = group_slices(model, training_set, sides, judged)
@@ -169,8 +169,8 @@ def evaluate(
         champion_scores=None if champion_scores is None else champion_scores[kept],
         seed=seed,
     )
-    said.one_more()
-    again = None if refit is None else said.each(refit)
+    steps.one_more()
+    again = None if refit is None else steps.each(refit)
     return Evaluation(
         model=model.name,
         artifact=fitted.digest,
@@ -183,8 +183,8 @@ def evaluate(
         block=block if judged.lists is None else "list",
         auc=None if area is None else area.value,
         auc_interval=None if area is None else area.interval,
-        calibration_error=expected_calibration_error(came, promised) if binary or several else None,
-        calibration=tuple(calibration_curve(came, promised)) if binary or several else (),
+        calibration_error=expected_calibration_error(observed, predicted) if binary or several else None,
+        calibration=tuple(calibration_curve(observed, predicted)) if binary or several else (),
         months=months_of(judged),
         baselines=known,
         importance=_importance(fitted, shuffled),
@@ -229,8 +229,8 @@ def evaluate(
     )
 
 
-class _Said:
-    """Says how much of an evaluation is done: its parts and its fits count alike."""
+class _Steps:
+    """Progress of an evaluation; its parts and its fits are equal steps."""
 
     def __init__(self, parts: int) -> None:
         self._parts = parts
@@ -241,20 +241,20 @@ class _Said:
         report(self._done, self._parts)
 
     def each(self, refit: Callable[[NDArray[np.bool_]], Fitted]) -> Callable[[NDArray[np.bool_]], Fitted]:
-        """The same, each of whose fits is a part."""
+        """`refit`, counting each fit as a step."""
 
         def counted(rows: NDArray[np.bool_]) -> Fitted:
             try:
-                with listening(None):  # what the fit says of itself is no share of the evaluation
+                with listening(None):  # the progress within a fit is not that of the evaluation
                     return refit(rows)
-            finally:  # one that cannot be made is done, too
+            finally:  # a failed fit is a step, too
                 self.one_more()
 
         return counted
 
 
 def save_evaluation(evaluation: Evaluation, blob: Blob) -> str:
-    """Store an evaluation; its hash, for the version that it is about."""
+    """Store an evaluation, and return its hash."""
     return blob.put(msgspec.json.encode(evaluation))
 
 
@@ -268,21 +268,21 @@ def load_evaluation(digest: str, blob: Blob) -> Evaluation:
     try:
         return msgspec.json.decode(blob.get(digest), type=Evaluation)
     except msgspec.DecodeError as error:
-        raise Corrupt(f"evaluation {digest}: its blob holds none: {error}") from error
+        raise Corrupt(f"evaluation {digest}: its blob cannot be read: {error}") from error
 
 
 def _check_labels(model: Model, labels: NDArray[np.float64]) -> None:
-    """Refuse labels that the metric is not made for.
+    """Refuse labels that are invalid for the metric.
 
     Raises:
-        Misuse: Others than 0 and 1 for a class, or a count or a relevance below 0.
+        Misuse: A class other than 0 and 1, or a count or a relevance below 0.
     """
     unfit = {"binary": ~np.isin(labels, (0.0, 1.0)), "count": labels < 0.0, "ranking": labels < 0.0}.get(model.task)
     if unfit is not None and unfit.any():
         needed = {"binary": "labels 0 and 1", "count": "counts of at least 0"}.get(model.task, "a relevance from 0 on")
         raise Misuse(
             f"evaluate {model.name!r}: metric {model.metric!r} needs {needed}; {int(unfit.sum())} of {labels.size} in "
-            f"the holdout are none, e.g. {labels[unfit][0]:g}. Mend the label's expression."
+            f"the holdout are none, e.g. {labels[unfit][0]:g}. Change the label's expression."
         )
 
 
@@ -298,9 +298,9 @@ def _judged(model: Model, training_set: TrainingSet, chosen: NDArray[Any], fitte
 
 
 def _left_out(training_set: TrainingSet, rows: NDArray[np.bool_], no_number: int, alike: int) -> dict[str, int]:
-    """Rows of the holdout that have no final label, by the state of their label, and those whose label is no number.
+    """Counts of the holdout's rows that are not judged, by reason: no final label, or one that is no number.
 
-    Of a ranking also rows whose list lacks a label, is none, or has no order because its rows are alike.
+    In a ranking also rows of no list, of lists without all labels, or of lists whose rows are alike.
     """
     out = rows & ~training_set.usable
     states = training_set.labels.state[out]
@@ -321,14 +321,14 @@ def _left_out(training_set: TrainingSet, rows: NDArray[np.bool_], no_number: int
 
 
 def _uncalibrated(fitted: Fitted, values: Any, labels: NDArray[np.float64]) -> tuple[Any, Any]:
-    """Labels and what the estimator alone promises; of several classes those of the likeliest one."""
+    """Labels, and scores without calibration; with several classes those of the likeliest one."""
     scorer, classes = uncalibrated_scorer(fitted.artifact), len(fitted.artifact.class_names)
     scores = checked_scores(fitted.model, fitted.artifact.task, scorer, fitted.matrix(values), classes=classes)
     return top_class(labels, scores)[::-1] if classes else (labels, scores)
 
 
 def _importance(fitted: Fitted, shuffled: Sequence[Permuted]) -> dict[str, float]:
-    """The library's view, as shares of all; where it has none, the rise of the metric."""
+    """The library's importances as shares; where it has none, the rise of the metric by permutation."""
     if fitted.importance is None:
         return {one.name: one.rise for one in shuffled if one.features == (one.name,)}
     total = sum(fitted.importance.values()) or 1.0

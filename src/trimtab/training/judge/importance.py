@@ -1,4 +1,4 @@
-"""What a model looks at: how much worse it answers once a feature, or all features of a view, are shuffled."""
+"""Permutation importance: the rise of the metric when a feature, or all features of a view, are shuffled."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from trimtab.training.fitting.fitted import Fitted
 
 _REPEATS = 5
 _ROWS = (200, 2_000)  # at least and at most, of the holdout
-_ANSWERS = 500_000  # that are asked for in all: with hundreds of features the rows become fewer
-_SLOW_ANSWERS = 60_000  # of runtimes that answer row by row
+_ANSWERS = 500_000  # predictions in all: with hundreds of features fewer rows are used
+_SLOW_ANSWERS = 60_000  # for runtimes that score row by row
 
 
 class Permuted(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,7 +24,7 @@ class Permuted(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     features: tuple[str, ...]
-    rise: float  # of the metric: the mean over the repeats; about 0 or below for what is not used
+    rise: float  # of the metric: the mean over the repeats; about 0 or below for unused features
     spread: float  # standard deviation over the repeats
     repeats: int
 
@@ -34,8 +34,8 @@ def permuted(
 ) -> tuple[Permuted, ...]:
     """The rise of the metric on rows of the holdout by feature, then by view of several features.
 
-    Two features that tell the same stand in for each other, so that each alone seems to be of little use; the
-    view's line shows what they are worth together.
+    Features with the same information replace each other, so that each alone seems unimportant; the view's value
+    shows their importance together.
 
     Source: Breiman (2001); Fisher, Rudin & Dominici (2019).
     """
@@ -73,7 +73,7 @@ def permuted(
 
 
 def _sample(training_set: TrainingSet, chosen: NDArray[Any], most: int, generator: np.random.Generator) -> NDArray[Any]:
-    """About so many of the rows, in order; of a ranking whole lists."""
+    """About `most` of the rows, in order; in a ranking whole lists."""
     lists = training_set.lists_of(chosen)
     if lists is None:
         kept: NDArray[Any] = chosen[np.sort(generator.permutation(chosen.size)[:most])]

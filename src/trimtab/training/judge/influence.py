@@ -1,4 +1,4 @@
-"""What moves a model's answers: contributions of each feature on the holdout, summed up and in points for a plot."""
+"""Contributions of each feature to the scores of the holdout: a summary, and points for a plot."""
 
 from __future__ import annotations
 
@@ -13,41 +13,39 @@ from trimtab.training.data.sets import TrainingSet
 from trimtab.training.fitting.contributions import contributions
 from trimtab.training.fitting.fitted import Fitted
 
-_ROWS = 2_000  # of the holdout, that are explained
-_POINTS = 120  # of them, that are kept for the plot
-_FEATURES = 15  # that are kept with points
+_ROWS = 2_000  # of the holdout, to explain
+_POINTS = 120  # of them, kept for the plot
+_FEATURES = 15  # kept with points
 
 
 class ClassInfluence(msgspec.Struct, frozen=True, kw_only=True):
     """One feature's contributions to the raw scores of one class."""
 
-    name: str  # of the class
-    mean: float  # of their absolute values
-    direction: float | None  # as that of the feature
+    name: str  # the class
+    mean: float  # of absolute contributions
+    direction: float | None  # see `Influence`
 
 
 class Influence(msgspec.Struct, frozen=True, kw_only=True):
     """One feature's contributions to the raw scores of the holdout (log odds, the number, the log of a count)."""
 
     name: str
-    mean: float  # of their absolute values; of several classes also over these
-    direction: (
-        float | None
-    )  # correlation of value and contribution by rank, -1 to 1; None: it has no order, or no spread
+    mean: float  # of absolute contributions, with several classes over these as well
+    direction: float | None  # rank correlation of value and contribution, -1 to 1; None: no order, or no spread
     points: tuple[tuple[float, float | None], ...] = ()  # contribution, and the value's rank from 0 to 1 (None: null)
-    classes: tuple[ClassInfluence, ...] = ()  # of several: each class's own, instead of direction and points
+    classes: tuple[ClassInfluence, ...] = ()  # with several classes each class's own, instead of direction and points
 
 
 def influences(
     fitted: Fitted, training_set: TrainingSet, chosen: NDArray[Any], *, seed: int
 ) -> tuple[tuple[Influence, ...], str]:
-    """The features by how much they contribute, and why there are none where there are not.
+    """The features' contributions, the largest first, and the reason where there are none.
 
     Args:
-        fitted: What is explained.
-        training_set: Where the rows are.
+        fitted: The fitted model.
+        training_set: The rows.
         chosen: The numbers of the rows of the holdout.
-        seed: Draws the rows.
+        seed: The seed of the drawn rows.
     """
     order = np.random.default_rng(seed).permutation(chosen.size)[:_ROWS]
     values = training_set.features.values.take(chosen[np.sort(order)])
@@ -93,7 +91,7 @@ def influences(
 
 
 def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Mean ranks from 0 to 1, equal values having one; NaN for null."""
+    """Mean ranks from 0 to 1, the same for equal values; NaN for null."""
     ranks = np.full(values.size, np.nan)
     there = ~np.isnan(values)
     _, inverse, counts = np.unique(values[there], return_inverse=True, return_counts=True)

@@ -1,4 +1,4 @@
-"""How much more history would help: the metric of models fitted on ever more of the newest training rows."""
+"""Learning curve: the metric of models fitted on more and more of the newest training rows."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from trimtab.training.fitting.fitted import Fitted
 from trimtab.training.judge.parts import Judged, mean_interval
 
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)
-_MOST_ROWS = 50_000  # of a fit that is made for the curve alone
+_MOST_ROWS = 50_000  # of a fit for the curve
 _LEAST_ROWS = 50
 
 
 class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
     """One size of training set."""
 
-    rows: int  # the newest ones before the holdout
-    since_us: int  # when the oldest of them was asked
-    value: float | None  # of the metric on the holdout; None: so few rows could not be fitted
+    rows: int  # the newest before the holdout
+    since_us: int  # the request time of the oldest
+    value: float | None  # the metric on the holdout; None: so few rows cannot be fitted
     interval: Interval | None
 
 
@@ -34,13 +34,13 @@ def learning_curve(
     training_set: TrainingSet,
     train: NDArray[np.bool_],
 ) -> tuple[CurvePoint, ...]:
-    """Three or four sizes from the newest eighth on, none above 50,000 rows; that of the model itself is not refitted.
+    """Points for the newest eighth, quarter, half and all of the rows, up to 50,000; the model itself is not refitted.
 
     Args:
         refit: Fits the recipe on the rows of a mask.
-        judge: A fitted model's answers on the holdout.
-        training_set: Where the rows are.
-        train: The rows before the holdout that may be learnt from.
+        judge: Scores the holdout with a fitted model.
+        training_set: The rows.
+        train: The training rows before the holdout.
     """
     numbers = np.flatnonzero(training_set.usable & train)
     begun_us = training_set.begun_us
@@ -54,7 +54,7 @@ def learning_curve(
         since_us = int(begun_us[numbers[-rows]])
         try:
             judged = judge(refit(training_set.whole(mask)))
-        except Misuse:  # one class only, or too few rows for its features or its calibration: the point says so
+        except Misuse:  # one class only, or too few rows for its features or its calibration
             points.append(CurvePoint(rows=rows, since_us=since_us, value=None, interval=None))
             continue
         found, at_us = judged.losses()

@@ -1,4 +1,4 @@
-"""In which order anybody could have put the rows of a list: any, as they were shown, by one feature, by a line."""
+"""Baselines of rankings: random order, the order shown, the order of one feature, a linear model."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ def list_baseline_scores(
     train: NDArray[np.bool_],
     linear_scores: Callable[[Model, TrainingSet, NDArray[Any], NDArray[np.bool_]], Scores | None],
 ) -> dict[str, Scores | None]:
-    """The scores that each baseline orders the rows `chosen` by; None for one that could not be had.
+    """The scores by which each baseline orders the rows `chosen`; None where a baseline cannot be computed.
 
-    "random" is the mean over all orders, "as_shown" the order in which the rows were asked (those of one moment as
-    they stand in the set), "best_feature" that of the feature and the direction which did best on what may be learnt
-    from, "linear" a linear model of the relevance of each row.
+    "random" is the mean over all orders, "as_shown" the order of request times (rows of one time as they stand in the
+    set), "best_feature" the order of the feature and direction that did best on the training rows, "linear" a linear
+    model of the relevance of each row.
 
     Args:
         model: Its metric and features.
-        training_set: Where the rows are.
-        chosen: The numbers of the rows that are ordered.
-        train: What may be learnt from.
+        training_set: The rows.
+        chosen: The numbers of the rows to order.
+        train: The training rows.
         linear_scores: The scores of a linear model.
     """
     shown = np.empty(chosen.size)
     shown[np.argsort(training_set.at_us[chosen], kind="stable")] = -np.arange(chosen.size)
-    learnt = np.flatnonzero(training_set.telling & train)
+    learnt = np.flatnonzero(training_set.informative & train)
     best = _best_feature(model, training_set, learnt)
     return {
         "random": np.zeros(chosen.size),
@@ -48,22 +48,22 @@ def list_baseline_scores(
 
 
 def _best_feature(model: Model, training_set: TrainingSet, learnt: NDArray[Any]) -> tuple[str, float] | None:
-    """The feature and the direction that order what may be learnt from best; texts have no order."""
+    """The feature and the direction that order the training rows best; texts have no order."""
     if not learnt.size:
         return None
-    tried = [
-        (_loss(model, training_set, learnt, _ordered_by(training_set, learnt, name, way)), number, name, way)
+    losses = [
+        (_loss(model, training_set, learnt, _ordered_by(training_set, learnt, name, sign)), number, name, sign)
         for number, name in enumerate(model.features.names)
         if training_set.features.values[name].dtype != "str"
-        for way in (1.0, -1.0)
+        for sign in (1.0, -1.0)
     ]
-    return min(tried)[2:] if tried else None
+    return min(losses)[2:] if losses else None
 
 
-def _ordered_by(training_set: TrainingSet, rows: NDArray[Any], name: str, way: float) -> Scores:
+def _ordered_by(training_set: TrainingSet, rows: NDArray[Any], name: str, sign: float) -> Scores:
     """Scores that put rows in the order of a feature, null last."""
     column = training_set.features.values[name].take(rows)
-    values = way * column.values.astype(np.float64)
+    values = sign * column.values.astype(np.float64)
     there = column.present() & ~np.isnan(values)
     lowest = float(values[there].min(initial=0.0))
     return np.where(there, values, lowest - 1.0)

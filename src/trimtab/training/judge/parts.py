@@ -1,4 +1,4 @@
-"""The parts of a holdout: months, weeks, and the values of a column, each with the interval that its days allow."""
+"""Metrics of parts of a holdout: months, weeks, and values of a column."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from trimtab.stats.scores import auc
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Metric, Model
 
-_MOST_VALUES = 12  # of a column; the rarer ones are judged together
+_MOST_VALUES = 12  # of a column; rarer values are judged together
 _BUCKETS = 4  # of a column of numbers
-_LEAST_DAYS = 3  # fewer say nothing about how far days differ
+_LEAST_DAYS = 3  # fewer do not show the spread of days
 _MONDAY = 3  # 1970-01-01 was a Thursday
 
 
@@ -32,9 +32,9 @@ class Month(msgspec.Struct, frozen=True, kw_only=True):
     month: str  # "2013-07"
     rows: int
     value: float  # of the model's metric
-    auc: float | None  # of several classes their mean; None for numbers, or with one class only
-    mean_score: float  # of several classes the mean chance of the likeliest one,
-    mean_label: float  # and how often that was the label
+    auc: float | None  # with several classes their mean; None for numbers, or with one class only
+    mean_score: float  # with several classes the mean probability of the likeliest one
+    mean_label: float  # with several classes the share of rows whose label it is
     interval: Interval | None = None  # of `value`; None: fewer than three days
 
 
@@ -51,7 +51,7 @@ class Week(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Slice(msgspec.Struct, frozen=True, kw_only=True):
-    """The rows of the holdout that hold one value, or one range of values, of a column or feature."""
+    """The rows of the holdout with one value, or one range of values, of a column or feature."""
 
     column: str
     holds: str  # "UA", "12 to 40", "null", "9 others"
@@ -64,17 +64,17 @@ class Slice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Judged(msgspec.Struct, frozen=True, eq=False):
-    """The rows of a holdout that have a label, and what was answered."""
+    """Labelled rows of a holdout, and their scores."""
 
     metric: Metric
     binary: bool
     labels: NDArray[np.float64]
-    scores: NDArray[np.float64]  # of several classes (rows, classes)
-    at_us: NDArray[np.int64]  # of a ranking: when the list of each row began
-    lists: NDArray[np.int64] | None = None  # of a ranking: the list of each row
+    scores: NDArray[np.float64]  # with several classes (rows, classes)
+    at_us: NDArray[np.int64]  # in a ranking the start of each row's list
+    lists: NDArray[np.int64] | None = None  # in a ranking the list of each row
 
     def losses(self, here: NDArray[np.bool_] | slice = slice(None)) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """What each of some rows cost, and when they were asked; of a ranking each list that has some."""
+        """The losses of some rows and their times; in a ranking those of their lists."""
         lists = None if self.lists is None else self.lists[here]
         found, units = unit_losses(self.metric, self.labels[here], self.scores[here], lists)
         return found, self.at_us[here][units]
@@ -83,14 +83,14 @@ class Judged(msgspec.Struct, frozen=True, eq=False):
 def months_of(judged: Judged) -> tuple[Month, ...]:
     """The months that have rows, oldest first."""
     names = judged.at_us.astype("datetime64[us]").astype("datetime64[M]")
-    return tuple(Month(month=str(month), **figures_of(judged, names == month)) for month in np.unique(names))
+    return tuple(Month(month=str(month), **metrics_of(judged, names == month)) for month in np.unique(names))
 
 
 def weeks_of(judged: Judged) -> tuple[Week, ...]:
     """The weeks that have rows, oldest first."""
     mondays = (judged.at_us // DAY_US + _MONDAY) // 7 * 7 - _MONDAY
     return tuple(
-        Week(week=format_time(int(monday) * DAY_US)[:10], **figures_of(judged, mondays == monday))
+        Week(week=format_time(int(monday) * DAY_US)[:10], **metrics_of(judged, mondays == monday))
         for monday in np.unique(mondays)
     )
 
@@ -98,18 +98,18 @@ def weeks_of(judged: Judged) -> tuple[Week, ...]:
 def slices_of(
     judged: Judged, model: Model, training_set: TrainingSet, chosen: NDArray[Any], columns: tuple[str, ...]
 ) -> tuple[Slice, ...]:
-    """The values of each column, in the order of the columns; `chosen` are the rows that were judged."""
+    """Slices by the values of each column; `chosen` are the judged rows."""
     return tuple(
-        Slice(column=name, holds=holds, **figures_of(judged, here))
+        Slice(column=name, holds=holds, **metrics_of(judged, here))
         for name in columns
         for holds, here in values_of(column_of(model, training_set, name).take(chosen))
     )
 
 
 def mean_interval(losses: NDArray[np.float64], at_us: NDArray[Any]) -> Interval | None:
-    """The closed-form interval of a mean loss over days that resemble their neighbours; None below three days.
+    """The closed-form interval of a mean loss over autocorrelated days; None below three days.
 
-    Student's t over days: three days of rows give a wide interval, as they should.
+    Student's t over days, so that three days of rows give a wide interval.
     """
     days = at_us // DAY_US
     if np.unique(days).size < _LEAST_DAYS:
@@ -118,8 +118,8 @@ def mean_interval(losses: NDArray[np.float64], at_us: NDArray[Any]) -> Interval 
     return msgspec.structs.replace(found, low=max(0.0, found.low))  # no loss is below 0
 
 
-def figures_of(judged: Judged, here: NDArray[np.bool_]) -> dict[str, Any]:
-    """The figures of some of the rows, as parts name them; of a ranking those of all lists that have such a row."""
+def metrics_of(judged: Judged, here: NDArray[np.bool_]) -> dict[str, Any]:
+    """The metrics of some rows, by the names of `Month`; in a ranking those of all lists with such a row."""
     if judged.lists is not None:
         here = np.isin(judged.lists, judged.lists[here])
     y, p = judged.labels[here], judged.scores[here]
@@ -154,7 +154,7 @@ def values_of(column: Column) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     """The parts of a column with their names, each with at least one row, null last."""
     there = column.present()
     values = column.values[there]
-    kinds, counts = np.unique(values, return_counts=True)  # as they are: a text of NumPy's lacks the NULs at its end
+    kinds, counts = np.unique(values, return_counts=True)  # without conversion: NumPy texts lose NULs at their end
     if column.dtype in ("float", "int", "time") and kinds.size > _MOST_VALUES:
         yield from _ranges(column, there)
     else:
@@ -167,7 +167,7 @@ def _kinds(column: Column, there: NDArray[np.bool_], kinds: NDArray[Any]) -> Ite
     rest = there.copy()
     most = kinds if kinds.size <= _MOST_VALUES + 1 else kinds[:_MOST_VALUES]
     for place, kind in enumerate(most.tolist()):
-        here = there & (column.values == most[place : place + 1])  # a bare text would lose the NULs at its end
+        here = there & (column.values == most[place : place + 1])  # a plain text would lose NULs at its end
         rest &= ~here
         yield _named(column, kind), here
     if rest.any():
@@ -175,7 +175,7 @@ def _kinds(column: Column, there: NDArray[np.bool_], kinds: NDArray[Any]) -> Ite
 
 
 def _ranges(column: Column, there: NDArray[np.bool_]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Ranges of about equally many rows; the values that part them go to the lower one."""
+    """Ranges of about equally many rows; boundary values belong to the lower range."""
     edges = np.unique(np.quantile(column.values[there], np.linspace(0.0, 1.0, _BUCKETS + 1), method="inverted_cdf"))
     place = np.searchsorted(edges[1:-1], column.values, side="left")
     for number in range(max(1, edges.size - 1)):

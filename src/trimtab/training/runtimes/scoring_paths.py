@@ -1,4 +1,4 @@
-"""Scoring paths: the ways in which a loaded model can score one row, by name, the fastest first.  # D99"""
+"""Scoring paths of a loaded model: calls that score one row, by name, the fastest first.  # D99"""
 
 from __future__ import annotations
 

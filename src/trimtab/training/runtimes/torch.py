@@ -43,7 +43,7 @@ class _Saved(msgspec.Struct, frozen=True, kw_only=True):
     code: str | None  # the hash of that function's code
     inputs: int
     outputs: int  # 1, or the number of classes
-    chances: bool
+    chances: bool  # whether it gives probabilities
     level: float  # of numbers: the module's output is in units of `spread` from `level`, those of its training rows
     spread: float
     arrays: tuple[_Array, ...]
@@ -78,20 +78,20 @@ class TorchRuntime(LibraryRuntime):
         import torch
 
         _named(estimator.build)  # refuse what cannot be stored before the fit
-        chances = bool(np.issubdtype(target.dtype, np.integer))
-        outputs = int(target.max()) + 1 if chances and target.max() > 1 else 1
-        level, spread = (0.0, 1.0) if chances else _level_and_spread(target, weights)
+        probability = bool(np.issubdtype(target.dtype, np.integer))
+        outputs = int(target.max()) + 1 if probability and target.max() > 1 else 1
+        level, spread = (0.0, 1.0) if probability else _level_and_spread(target, weights)
         torch.set_num_threads(estimator.threads)
         with _drawing(estimator.seed or 0):
             module = _built(estimator.build, estimator.layers, inputs.shape[1], outputs)
-        _learn(module, estimator, inputs, (target - level) / spread, weights, chances=chances, outputs=outputs)
+        _learn(module, estimator, inputs, (target - level) / spread, weights, probability=probability, outputs=outputs)
         about = _Saved(
             layers=estimator.layers,
             build=_named(estimator.build),
             code=None if estimator.build is None else code_hash(estimator.build),
             inputs=inputs.shape[1],
             outputs=outputs,
-            chances=chances,
+            chances=probability,
             level=level,
             spread=spread,
             arrays=(),
@@ -152,7 +152,7 @@ def _learn(
     target: NDArray[Any],
     weights: NDArray[Any] | None,
     *,
-    chances: bool,
+    probability: bool,
     outputs: int,
 ) -> None:
     import torch
@@ -172,7 +172,7 @@ def _learn(
                 raw = _shaped(module(x[rows]), len(rows), outputs)
             if outputs > 1:
                 losses = functions.cross_entropy(raw, y[rows], reduction="none")
-            elif chances:
+            elif probability:
                 losses = functions.binary_cross_entropy_with_logits(raw, y[rows], reduction="none")
             else:
                 losses = functions.mse_loss(raw, y[rows], reduction="none")

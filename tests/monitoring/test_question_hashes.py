@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.monitoring.inputs.question_hashes import question_hashes
+from trimtab.monitoring.profiles.question_hashes import question_hashes
 
 pytestmark = pytest.mark.fast
 LONG = ("x" * 31, "x" * 32, "y" * 255, "y" * 256, "z" * 65_536)

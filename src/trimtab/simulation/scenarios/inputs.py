@@ -18,10 +18,10 @@ from trimtab.features.definitions import Request
 from trimtab.monitoring.inputs.checks.findings import Finding
 from trimtab.monitoring.inputs.input_hours import HourCounts, Layout, summarise_rows, text_hashes
 from trimtab.monitoring.inputs.monitor import InputMonitor
-from trimtab.monitoring.inputs.question_hashes import aside_of, question_hashes
 from trimtab.monitoring.profiles.input_rows import ColumnPlan, rows_of_block
 from trimtab.monitoring.profiles.profile_records import InputProfile
 from trimtab.monitoring.profiles.profile_store import Profiles
+from trimtab.monitoring.profiles.question_hashes import aside_of, question_hashes
 from trimtab.registry import Registry, Version
 from trimtab.simulation.scenarios.rows import Block
 from trimtab.steering.definitions import Deployment

@@ -30,13 +30,13 @@ from trimtab.store.ports import Catalog, Put
 
 KIND = "batch"  # of the manifests in the catalogue
 PART_ROWS = 12_500
-_TOGETHER_ROWS = 50_000  # whose features are evaluated together: each evaluation looks through the events
-LEASE_S = 60.0  # how long nobody hears of whoever scores before somebody else may go on with the batch
+_TOGETHER_ROWS = 50_000  # rows of one evaluation of features: each one reads through the events
+LEASE_S = 60.0  # after which another process may resume a batch
 _T = TypeVar("_T")
 
 
 class Part(msgspec.Struct, frozen=True):
-    """Where predictions of a batch stand together in the prediction log: those of a part, and of what follows it."""
+    """A range of the prediction log with consecutive predictions of a batch."""
 
     partition: str
     first: int
@@ -44,17 +44,17 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a batch is made of and how far it has come; a record of the catalogue."""
+    """The definition and the progress of a batch; a record of the catalogue."""
 
     format: Literal[1] = 1
     id: str
     model: str
     version: str
-    requests: str  # hash of the table and its moments
+    requests: str  # hash of the table and its times
     rows: int
     part_rows: int
     made_at_us: int
-    positions: dict[str, int]  # P of the first run; a run that is resumed evaluates as of the same
+    positions: dict[str, int]  # P of the first run, which resumed runs use, too
     parts: tuple[Part, ...] = ()
 
     @property
@@ -81,46 +81,48 @@ def score_table(
 ) -> Manifest:
     """Answer every row of a table and log the answers; the finished manifest.
 
-    Calling it again with the same table and version does nothing that was done: parts that are in the log are found
-    there by their identifiers, which follow from the batch and the row.
+    Calling it again with the same table and version repeats nothing: parts that are in the log are found there by
+    their identifiers, which follow from the batch and the row.
 
     Args:
-        served: Which version answers, and as what.
-        requests: The request's columns, one row a question.
-        at_us: The moment each row is asked about (int64 microseconds), or one moment for all.
+        served: The version that answers.
+        requests: The request's columns, one row a request.
+        at_us: The time each row is about (int64 microseconds), or one time for all.
         inputs: Evaluates the features.
         scorer: The fitted model; a thread calls it.
         log: Where the predictions go.
         catalog: Where the manifest is kept.
-        clock: When the batch was made.
-        batch_id: Its name; left out, the hash of version, table and moments.
-        holder: Who scores, of the lease `lease_of` names; left out, nobody else knows.
-        mode: What the predictions say they are: "batch", or "precomputed" for answers made ahead.
+        clock: The time of the batch.
+        batch_id: Its name; left out, the hash of version, table and times.
+        holder: Holds the lease `lease_of`; left out, a new name.
+        mode: The predictions' mode: "batch", or "precomputed" for answers made ahead.
         part_rows: Rows scored and logged together.
         progress: Called after each part with the rows done and the rows there are.
 
     Raises:
-        Misuse: A column is missing or of the wrong type, a key or moment is null, or the lengths differ.
+        Misuse: A column is missing or of the wrong type, a key or time is null, or the lengths differ.
         ModelFailed: The model raised, or gave no finite number for a row; parts before that one are logged.
-        Conflict: A batch of this name has another table or version, or somebody else is scoring it now.
+        Conflict: A batch of this name has another table or version, or another process is scoring it.
     """
-    moments = np.full(requests.rows, at_us, np.int64) if isinstance(at_us, int) else np.asarray(at_us, np.int64)
-    table = _checked(inputs, requests, moments)
+    times_us = np.full(requests.rows, at_us, np.int64) if isinstance(at_us, int) else np.asarray(at_us, np.int64)
+    table = _checked(inputs, requests, times_us)
     if part_rows < 1:
         raise Misuse(f"batch: part_rows={part_rows}. Give at least 1.")
-    digest = _table_hash(table, moments)
+    digest = _table_hash(table, times_us)
     name = batch_id or content_hash([served.version, digest])[:32]
     now_us = clock.now_us()
     lease, holder, begun_s = lease_of(name), holder or uuid.uuid4().hex, monotonic()
     if not catalog.acquire(lease, holder, LEASE_S):
-        raise Conflict(f"batch {name!r}: somebody else is scoring it. If that has ended, try again in {LEASE_S:g} s.")
+        raise Conflict(f"batch {name!r}: another process is scoring it. If that has ended, try again in {LEASE_S:g} s.")
     held = None
     try:
         record = batch_manifest(catalog, name)
-        latest_us = now_us if record is None else max(now_us, record.made_at_us)  # it may have been set back. # D119
-        if moments.size and moments.max() > latest_us:
-            asked = format_time(int(moments.max()))
-            raise Misuse(f"batch: row {moments.argmax()} asks about {asked}, which is to come.")
+        latest_us = (
+            now_us if record is None else max(now_us, record.made_at_us)
+        )  # the clock may have been set back. # D119
+        if times_us.size and times_us.max() > latest_us:
+            latest = format_time(int(times_us.max()))
+            raise Misuse(f"batch: row {times_us.argmax()} is about {latest}, which lies in the future.")
         frames, positions = inputs.snapshot(None if record is None else record.positions)
         fresh = Manifest(
             id=name,
@@ -134,25 +136,25 @@ def score_table(
         )
         held = _Held(catalog, holder, begun_s, *_begin(catalog, fresh), progress)
         left = _left(held.manifest)
-        if record is not None and left:  # appended, perhaps, but the manifest did not hear of it any more
+        if record is not None and left:  # it may have been appended and not written to the manifest
             place = log.locate(batch_prediction_ids(name, held.manifest.made_at_us, left[0])[0])
             if place is not None:
                 held.add(Part(*place, len(left.pop(0))))
-        batch = _Batch(served, inputs, scorer, mode, table, moments, frames, held.manifest)
+        batch = _Batch(served, inputs, scorer, mode, table, times_us, frames, held.manifest)
         _log_all(batch, left, log, held, clock)
     finally:
-        if held is None or not held.appending:  # else the part may land any moment: the lease runs out by itself
+        if held is None or not held.appending:  # else the part may still be appended: the lease expires
             catalog.release(lease, holder)
     return held.manifest
 
 
 def lease_of(batch_id: str) -> str:
-    """The lease that whoever scores a batch holds."""
+    """The lease on a batch while it is scored."""
     return f"batch/{batch_id}"
 
 
 def batch_predictions(manifest: Manifest, log: PredictionLog) -> Iterator[list[Prediction]]:
-    """The predictions of a batch, as many together as were scored together, in the order of its table."""
+    """The predictions of a batch in the order of its table, in the parts that were scored."""
     for part in manifest.parts:
         for done in range(0, part.rows, manifest.part_rows):
             rows = min(manifest.part_rows, part.rows - done)
@@ -207,7 +209,7 @@ class _Batch:
         )
 
     def parts(self, left: Sequence[range]) -> Iterator[tuple[range, NDArray[Any], dict[str, list[Any]]]]:
-        """Each part with its questions, several of them evaluated together."""
+        """Each part: its rows, model inputs and request fields; several are evaluated together."""
         count = max(1, _TOGETHER_ROWS // max(map(len, left), default=1))
         for n in range(0, len(left), count):
             together = left[n : n + count]
@@ -218,26 +220,26 @@ class _Batch:
                 yield rows, matrix[cut], {name: values[cut] for name, values in questions.items()}
 
     def questions(self, rows: range) -> tuple[NDArray[Any], dict[str, list[Any]]]:
-        """Of rows of the table: the model's inputs, and each prediction's fields but for what the model says."""
+        """Of rows of the table: the model's inputs, and the predictions' fields but for scores."""
         cut, common = slice(rows.start, rows.stop), self._common
         table, at_us = self._table.take(cut), self._at_us[cut]
         matrix, reasons = self._inputs.compute(table, at_us, self._frames)
-        asked = zip(*(column.to_list() for column in table.by_name.values()), strict=True)
+        requests = zip(*(column.to_list() for column in table.by_name.values()), strict=True)
         return matrix, {
             "id": batch_prediction_ids(common.id, common.made_at_us, rows),
             "request_id": list(map(str, table[self._inputs.features.request.key].values.tolist())),
             "at_us": at_us.tolist(),
-            "request": list(map(msgspec.msgpack.Encoder().encode, asked)),
+            "request": list(map(msgspec.msgpack.Encoder().encode, requests)),
             "values": _rows(matrix.astype("<f8", copy=False)),
             "reasons": _rows(reasons),
         }
 
     def predict(self, rows: range, matrix: NDArray[Any]) -> NDArray[Any]:
-        """What the model says of some rows of the table: float64 (rows,), of several classes (rows, classes)."""
+        """The scores of some rows of the table: float64 (rows,), of several classes (rows, classes)."""
         return scores_of(self._served, self._scorer, matrix, first=rows.start)
 
     def payloads(self, questions: Mapping[str, list[Any]], scores: NDArray[Any]) -> list[bytes]:
-        """What the log keeps of the answers."""
+        """The payloads of answers."""
         if scores.ndim == 1:
             return encode_all(self._common, {**questions, "score": scores.tolist()})
         named = [dict(zip(self._served.classes, row, strict=True)) for row in scores.tolist()]
@@ -245,7 +247,7 @@ class _Batch:
 
 
 class _Held:
-    """The manifest of a batch in the hands of who holds its lease."""
+    """A batch whose lease this process holds, with its manifest."""
 
     def __init__(
         self,
@@ -262,57 +264,57 @@ class _Held:
         self._revision = revision
         self._progress = progress
         self._held_at_s = held_at_s  # when its lease was last taken, by `monotonic`
-        self._lapsed = False  # whether it had run out since the last part was written down
+        self._lapsed = False  # whether it expired since the last part was added
         self._keeping = threading.Lock()
-        self.appending = False  # whether a part may still land in the log
+        self.appending = False  # whether a part may still be appended
 
     def keep(self) -> None:
-        """Hold the lease for another while.
+        """Renew the lease.
 
         Raises:
-            Conflict: It ran out meanwhile, and somebody else went on with the batch.
+            Conflict: It expired, and another process resumed the batch.
         """
         with self._keeping:
             name, record, now_s = self.manifest.id, None, monotonic()
             if self._catalog.acquire(lease_of(name), self._holder, LEASE_S):
-                record = self._catalog.get(KIND, name)  # whoever had the lease in between may be through with it
+                record = self._catalog.get(KIND, name)  # another process may have finished in between
             if record is None or record.revision != self._revision:
                 raise Conflict(
-                    f"batch {name!r}: this process stood still for over {LEASE_S:g} s, and somebody else went on with "
-                    "it. Once that has ended, run it again: what is logged is not logged twice."
+                    f"batch {name!r}: this process paused for over {LEASE_S:g} s, and another one resumed the batch. "
+                    "Once that has ended, run it again: nothing is logged twice."
                 )
             self._lapsed |= now_s - self._held_at_s >= LEASE_S
             self._held_at_s = now_s
 
     def keep_until(self, end: Future[_T]) -> Future[_T]:
-        """Wait for a thread, however slow it is, and hold the lease meanwhile; `Conflict` as `keep`."""
+        """Wait for a thread, and renew the lease meanwhile; `Conflict` as `keep`."""
         while not wait([end], LEASE_S / 3).done:
             self.keep()
         return end
 
     def outlast(self, append: Future[Any]) -> None:
-        """Wait for the end of an append whose batch has ended, with the lease as long as nobody else has it."""
+        """Wait for the end of an append after a failure, and renew the lease while it is free."""
         while not wait([append], LEASE_S / 3).done:
             self._catalog.acquire(lease_of(self.manifest.id), self._holder, LEASE_S)
 
     def is_alone(self) -> bool:
-        """Whether nobody else can have appended the next part; the lease is held for a good while when it is said.
+        """Whether no other process can have appended the next part, and the lease lasts long enough to append it.
 
         Raises:
             Conflict: As `keep`.
         """
-        stood_still = monotonic() - self._held_at_s > LEASE_S / 2  # `keep_until` renews it more often
-        if stood_still:
+        paused = monotonic() - self._held_at_s > LEASE_S / 2  # `keep_until` renews it more often
+        if paused:
             self.keep()
-        return not (stood_still or self._lapsed)
+        return not (paused or self._lapsed)
 
     def add(self, part: Part) -> None:
-        """Write down that a part is in the log."""
+        """Add a part, which is in the log, to the manifest."""
         self.manifest = msgspec.structs.replace(self.manifest, parts=_joined(self.manifest.parts, part))
         name = self.manifest.id
         self._catalog.write([Put(KIND, name, msgspec.json.encode(self.manifest), expected=self._revision)])
         self._revision += 1
-        self._lapsed = False  # whoever had the lease would have had to write down this part before the next one
+        self._lapsed = False  # another process would have added this part before the next one
         if self._progress is not None:
             self._progress(sum(part.rows for part in self.manifest.parts), self.manifest.rows)
 
@@ -320,8 +322,8 @@ class _Held:
 def _log_all(batch: _Batch, left: Sequence[range], log: PredictionLog, held: _Held, clock: Clock) -> None:
     """Append part after part, each in one transaction, while the model scores the next one. # D110
 
-    One thread has the model score, one has the log append, one has the features evaluated, which is waited for. All
-    else is done here: no part is appended before the manifest has the one before, and the lease is held meanwhile.
+    One thread scores, one appends, one evaluates features. This one waits for them and renews the lease: no part is
+    appended before the manifest has the previous one.
     """
     scoring: tuple[range, Mapping[str, list[Any]], Future[NDArray[Any]]] | None = None
     appending: tuple[range, Future[tuple[str, int]]] | None = None
@@ -329,9 +331,9 @@ def _log_all(batch: _Batch, left: Sequence[range], log: PredictionLog, held: _He
     def append(payloads: Sequence[bytes], first_id: str) -> tuple[str, int]:
         try:
             place = None
-            if not held.is_alone():  # another may have appended it, and died
+            if not held.is_alone():  # another process may have appended it, and ended
                 place = log.locate(first_id)
-                held.keep()  # that may have taken long
+                held.keep()  # the search may have taken long
             if place is None:
                 at_us = max(clock.now_us(), held.manifest.made_at_us)  # it may have been set back since. # D119
                 place = log.log.partition, log.append_payloads(payloads, at_us=[at_us] * len(payloads)).start
@@ -339,12 +341,12 @@ def _log_all(batch: _Batch, left: Sequence[range], log: PredictionLog, held: _He
         finally:
             held.appending = False
 
-    def note() -> None:
+    def add_appended() -> None:
         if appending is not None:
             rows, place = appending
             held.add(Part(*held.keep_until(place).result(), len(rows)))
 
-    with _thread() as appends, _thread() as scores, _thread() as evaluations:  # an end waits for each of them
+    with _thread() as appends, _thread() as scores, _thread() as evaluations:
         try:
             parts = batch.parts(left)
             more = True
@@ -356,13 +358,13 @@ def _log_all(batch: _Batch, left: Sequence[range], log: PredictionLog, held: _He
                     continue
                 rows, questions, found = before
                 held.keep_until(found)
-                note()
+                add_appended()
                 appending = None
                 payloads = batch.payloads(questions, found.result())
                 held.keep()
                 held.appending = True
                 appending = rows, appends.submit(append, payloads, questions["id"][0])
-            note()
+            add_appended()
         finally:
             scores.shutdown(wait=False, cancel_futures=True)
             if appending is not None:
@@ -374,7 +376,7 @@ def _thread() -> ThreadPoolExecutor:
 
 
 def _joined(parts: tuple[Part, ...], part: Part) -> tuple[Part, ...]:
-    """Parts with the next one, which is one with the last where it stands directly behind it: so the manifest is short.
+    """Parts with the next one, merged with the last where it follows directly, so that manifests stay short.
 
     >>> _joined((Part("p", 1, 10),), Part("p", 11, 5))
     (Part(partition='p', first=1, rows=15),)
@@ -399,7 +401,7 @@ def _rows(matrix: NDArray[Any]) -> list[bytes]:
 
 
 def _begin(catalog: Catalog, fresh: Manifest) -> tuple[Manifest, int]:
-    """The manifest to go on from, and its revision."""
+    """The manifest to resume from, and its revision."""
     record = catalog.get(KIND, fresh.id)
     if record is None:
         catalog.write([Put(KIND, fresh.id, msgspec.json.encode(fresh), expected=0)])
@@ -407,7 +409,7 @@ def _begin(catalog: Catalog, fresh: Manifest) -> tuple[Manifest, int]:
     found = msgspec.json.decode(record.body, type=Manifest)
     if (found.version, found.requests) != (fresh.version, fresh.requests):
         what = "version" if found.version != fresh.version else "table"
-        raise Conflict(f"batch {fresh.id!r}: it was begun with another {what}. Give this one another name, or none.")
+        raise Conflict(f"batch {fresh.id!r}: was begun with another {what}. Give this one another name, or none.")
     return found, record.revision
 
 
@@ -423,9 +425,7 @@ def _checked(inputs: OfflineInputs, requests: Columns, at_us: NDArray[Any]) -> C
     if unknown:
         raise Misuse(f"{what}: column {unknown[0]!r} is not declared. Leave it out, or correct its name.")
     if len(at_us) != requests.rows:
-        raise Misuse(
-            f"{what}: {requests.rows} rows, but {len(at_us)} moments in at_us. Give one a row, or one for all."
-        )
+        raise Misuse(f"{what}: {requests.rows} rows, but {len(at_us)} times in at_us. Give one a row, or one for all.")
     missing = np.flatnonzero(~requests[request.key].present())
     if missing.size:
         raise Misuse(f"{what}: row {missing[0]} has no {request.key!r}. Every request needs its key.")

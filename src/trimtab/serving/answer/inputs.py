@@ -1,4 +1,4 @@
-"""Model inputs from features: online for one moment, offline for a table or the past; both to the same bits."""
+"""Model inputs from features: online as of now, offline for a table or the past; both to the same bits."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class OnlineInputs:
 
     Args:
         plan: Reads the features.
-        encoding: Makes numbers of them.
-        of_others: Rows were checked for another version, the champion; this one's request may say otherwise.
+        encoding: Turns them into numbers.
+        of_others: Rows were checked for another version, the champion, whose request may have other columns.
 
     Raises:
-        Misuse: The encoding was fitted on other features; in `read`, a row of others lacks a column or has it of
-            another type.
+        Misuse: The encoding was fitted on other features; in `read`, such a row lacks a column, or has another
+            type there.
     """
 
     def __init__(self, plan: RequestPlan, encoding: Encoding, *, of_others: bool = False) -> None:
@@ -45,7 +45,7 @@ class OnlineInputs:
         self._read = plan.read if of_others else plan.read_checked
         self._encode = encoding.row
         self._transforms = [n for n, name in enumerate(plan.names) if name in plan.features.transforms]
-        self._said = f"features of request {plan.features.request.name!r}"
+        self._what = f"features of request {plan.features.request.name!r}"
         self._throttled = ThrottledLogger(_logger)
 
     def read(self, rows: Sequence[Row], now_us: int) -> ModelInputs:
@@ -56,19 +56,19 @@ class OnlineInputs:
             for codes in reasons:
                 for place in self._transforms:
                     if codes[place] == FAILED:
-                        self._throttled.warning(self._said, Misuse(noted.error))
+                        self._throttled.warning(self._what, Misuse(noted.error))
                     else:
                         codes[place] = NO_VIEW
         encode = self._encode
-        if len(rows) == 1:  # quicker than a comprehension
+        if len(rows) == 1:  # faster than a comprehension
             return ModelInputs([encode(values[0])], [bytes(reasons[0])], found.at_us, found.positions)
         return ModelInputs([*map(encode, values)], [*map(bytes, reasons)], found.at_us, found.positions)
 
 
 class BareInputs:
-    """An `InputReader` for when features cannot be read: what the request itself says, and null for the rest.
+    """An `InputReader` without online state: features of the request itself, and null for all others.
 
-    Features of views are null for the reason `unavailable`, and so are transforms that are computed from any.
+    Features of views are null with the reason `unavailable`, and so are transforms that use one.
     """
 
     def __init__(self, features: FeatureSet, encoding: Encoding) -> None:
@@ -79,7 +79,7 @@ class BareInputs:
         self._columns = frozenset(features.request.columns)
         own = set(self._columns)
         self._transforms: list[tuple[str, RowFunction]] = []
-        for stage in features.stages:  # each transform stands behind those that it is computed from
+        for stage in features.stages:  # each transform comes after those that it uses
             for name, expression in stage.transforms.items():
                 if expression.columns() <= own:
                     own.add(name)
@@ -87,7 +87,7 @@ class BareInputs:
         self._reasons = bytes(UNAVAILABLE if name in self._joined else NO_VIEW for name in features.names)
 
     def read(self, rows: Sequence[Row], now_us: int) -> ModelInputs:
-        """The inputs of checked rows, as of nothing that was applied."""
+        """The inputs of checked rows, without online state."""
         encoded, reasons = [], []
         for row in rows:
             known, own, codes = dict(row), dict.fromkeys(self._names), bytearray(self._reasons)
@@ -96,7 +96,7 @@ class BareInputs:
                 own[name] = value = compute(known)
                 if value is None and noted.count != before:
                     codes[self._names.index(name)] = FAILED
-                if name not in self._columns:  # which means the column, wherever it is read
+                if name not in self._columns:  # a column keeps its value
                     known[name] = value
             encoded.append(self._encode([own[name] for name in self._names]))
             reasons.append(bytes(codes))
@@ -104,15 +104,14 @@ class BareInputs:
 
 
 class OfflineInputs:
-    """Model inputs of many requests, each as of its own moment, from the history of the sources.
+    """Model inputs of many requests, each as of its own time, from the history of the sources; also a `PastReader`.
 
-    It is a `PastReader` as well. What it shows is what was known at the moment, and no more.
+    Nothing that became known after that time is used.
 
     Args:
         features: The model's features.
         encoding: The version's encoding of them.
-        snapshot: Gives the events of every source and the positions they reach: up to the positions it is given, or
-            (None) all there are.
+        snapshot: Gives the events of every source and their positions: up to the positions it is given, or (None) all.
     """
 
     def __init__(

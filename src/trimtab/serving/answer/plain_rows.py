@@ -1,4 +1,4 @@
-"""The check of a row from Python that is as it should be already, as a function written for its request. # D115"""
+"""Generated checks of rows from Python whose values need no conversion. # D115"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PlainCheck: TypeAlias = Callable[[Any], dict[str, Any] | None]
 EARLY_US = 30 * DAY_US  # integers from 0 to here may count seconds or milliseconds
 YEAR_9999_US = 253_402_300_799_999_999
 
-_PLAIN: dict[Dtype, str] = {  # what is taken as it is
+_PLAIN: dict[Dtype, str] = {  # values that need no conversion
     "float": "{v}.__class__ is float and -1e150 <= {v} <= 1e150",
     "int": f"{{v}}.__class__ is int and {-(2**63)} <= {{v}} <= {2**63 - 1}",
     "bool": "{v}.__class__ is bool",
@@ -25,10 +25,10 @@ _PLAIN: dict[Dtype, str] = {  # what is taken as it is
 
 
 def plain_check(request: Request) -> PlainCheck:
-    """A function that gives a row as `RequestRows.check` would, in declared order, or None where it cannot say.
+    """Make a function that returns a row as `RequestRows.check` would, in declared order, or None for a full check.
 
-    It takes what needs nothing done to it: a dict of just the declared columns, of Python's own types, within their
-    bounds. Whatever else may be right, a text beyond ASCII, a date, NaN for null, is left to the check of all rows.
+    It accepts a dict of exactly the declared columns, with values of Python's own types within their bounds. Anything
+    else that may be valid, such as text beyond ASCII, a date, or NaN for null, needs the full check.
 
     >>> from trimtab.features.definitions import request
     >>> check = plain_check(request("visit", key="id", time="at", columns={"id": str, "x": float}))

@@ -1,4 +1,4 @@
-"""Answers made ahead of their questions: looked up by request key, with their age."""
+"""Precomputed answers: stored by request key, and given while they are fresh."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ State = Literal["found", "stale", "missing"]
 
 
 class Looked(msgspec.Struct, frozen=True, gc=False):
-    """What a look-up gave: `answer` is the JSON of an `Answer` when the state is "found"."""
+    """The result of a look-up: `answer` is the JSON of an `Answer` when the state is "found"."""
 
     state: State
     answer: bytes = b""
@@ -34,8 +34,8 @@ MISSING = Looked("missing")
 class Precomputed:
     """Answers of one model, stored by request key.
 
-    An answer counts only for the columns it was made from: a request whose columns differ from those that were scored
-    is `missing`, and so is a key that never was. One of another version, or older than is allowed, is `stale`.
+    An answer is given only for the columns it was made from: a request with other columns is `missing`, and so is an
+    unknown key. An answer of another version, or older than is allowed, is `stale`.
     """
 
     def __init__(self, store: KeyValue, model: str, *, max_age_us: int) -> None:
@@ -44,7 +44,7 @@ class Precomputed:
         self.max_age_us = max_age_us
 
     def put(self, answers: Iterable[tuple[Row, str, str, Answer]]) -> int:
-        """Store answers, a block a transaction, and say how many; one of the same key is replaced.
+        """Store answers, a block a transaction, and return how many; one of the same key is replaced.
 
         Args:
             answers: For each: the request row, the request's key, the version's address and the answer to give.
@@ -71,7 +71,7 @@ class Precomputed:
         """The stored answer of `version` to a checked row, if there is a fresh one.
 
         Raises:
-            Corrupt: What is stored there is no answer.
+            Corrupt: The stored bytes are no answer.
         """
         stored = self._store.get(self._key(key))
         if stored is None:
@@ -82,8 +82,8 @@ class Precomputed:
             raise Corrupt(f"precomputed answer of {key!r}: cannot be read ({error}). Score the batch again.") from error
         if entry.format != FORMAT:
             raise Corrupt(f"precomputed answer of {key!r}: format {entry.format}, this trimtab reads {FORMAT}.")
-        asked = [*row.values()]
-        if entry.columns != _encoder.encode(asked) and entry.columns != _encoder.encode([*map(_positive, asked)]):
+        columns = [*row.values()]
+        if entry.columns not in (_encoder.encode(columns), _encoder.encode([*map(_positive, columns)])):
             return MISSING
         if now_us - entry.as_of_us > self.max_age_us or entry.version != version:
             return _STALE
@@ -97,10 +97,10 @@ class Precomputed:
 
 
 def stored_requests(store: KeyValue) -> Iterator[tuple[bytes, str, list[Any]]]:
-    """Of every stored answer its key in the store, its model, and the columns of its request in declared order.
+    """The stored answers: key in the store, model, and columns of the request in declared order.
 
     Raises:
-        Corrupt: What is stored there is no answer.
+        Corrupt: The stored bytes are no answer.
     """
     after = b""
     while found := list(store.scan(_ALL, after=after, limit=_BLOCK)):
@@ -116,7 +116,7 @@ def stored_requests(store: KeyValue) -> Iterator[tuple[bytes, str, list[Any]]]:
 
 
 def _positive(value: Any) -> Any:
-    """The zero that tables have, of both that a request may."""
+    """A value with 0.0 for -0.0, which tables do not keep."""
     return value + 0.0 if value.__class__ is float else value
 
 

@@ -1,7 +1,7 @@
-"""Counts of what each version does in service, by arm: requests, failures, latencies, scores.
+"""Counts of each version in service, by arm: requests, failures, latencies, scores.
 
 A request counts once for each arm that answers some of its rows. Its latency is the time that its arm took for
-features and model, of requests that have one row there; waits that no version is at fault for are no part of it.
+features and model, without queueing, and is measured for requests with one row.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ LATENCY_EDGES_S = tuple(math.exp2(n / PER_OCTAVE) for n in range(-16 * PER_OCTAV
 _DEGRADED = frozenset((NULL_FEATURES, LAST_ANSWER, FALLBACK_VERSION, RULE))
 _FAILED = frozenset((FEATURES_FAILED, MODEL_FAILED))
 _SUMS = ("requests", "failures", "degraded", "refused", "repeats")
-_ZERO = 1_100  # above every exponent of a number
-_VERSIONS = 64  # that counts are kept of in a process; the oldest go
+_ZERO = 1_100  # above every exponent of a float
+_VERSIONS = 64  # kept in a process; the oldest are dropped
 
 
 class ServiceMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What one version did in service under one arm; sums, so that figures of several processes and times add up."""
+    """Counts of one version under one arm; sums, so that those of several processes and times add up."""
 
     model: str
     version: str  # its address
     arm: str
-    requests: int = 0  # that were this arm's to answer
-    failures: int = 0  # of them: features or model failed, whatever the client was answered instead
+    requests: int = 0  # routed to this arm
+    failures: int = 0  # of them: features or model failed, whether or not another answer was given
     degraded: int = 0  # of them: a degraded response was given
-    refused: int = 0  # requests besides, refused for saturation (429) while the version was in service
-    repeats: int = 0  # scores that equal the one before
-    latencies: dict[int, int] = {}  # by bucket: place of its upper edge in `LATENCY_EDGES_S`
+    refused: int = 0  # other requests, refused for saturation (429) while the version was in service
+    repeats: int = 0  # scores equal to the previous one
+    latencies: dict[int, int] = {}  # by bucket: index of its upper edge in `LATENCY_EDGES_S`
     scores: dict[int, int] = {}  # by bucket: see `score_bucket`
 
     @property
@@ -49,7 +49,7 @@ class ServiceMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
     @property
     def scored(self) -> int:
-        """The number of scores that the version itself gave; of a request with several rows the first."""
+        """The number of scores that the version itself gave; one of a request with several rows."""
         return sum(self.scores.values())
 
     def latency_s(self, share: float) -> float:
@@ -66,11 +66,11 @@ class ServiceMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         return 0.0
 
     def plus(self, other: ServiceMetrics) -> ServiceMetrics:
-        """Both together, named as this one."""
+        """The sum of both, named as this one."""
         return self._combined(other, 1)
 
     def minus(self, before: ServiceMetrics) -> ServiceMetrics:
-        """What was counted since `before`."""
+        """The counts since `before`."""
         return self._combined(before, -1)
 
     def _combined(self, other: ServiceMetrics, sign: int) -> ServiceMetrics:
@@ -82,8 +82,8 @@ class ServiceMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     def lines(self) -> list[str]:
         """Lines for a terminal.
 
-        >>> figures = ServiceMetrics(model="late", version="7f3a", arm="canary", requests=200, failures=3)
-        >>> print(*figures.lines(), sep=chr(10))
+        >>> counts = ServiceMetrics(model="late", version="7f3a", arm="canary", requests=200, failures=3)
+        >>> print(*counts.lines(), sep=chr(10))
         canary: 200 requests, 1.5 % failed, 0.0 % degraded
         """
         each = max(self.requests, 1)
@@ -98,7 +98,7 @@ class ServiceMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 class ArmCounts:
-    """Counts of one version and arm in this process since it began; only added to, by the thread that answers."""
+    """Counts of one version and arm since this process began; only the thread that answers adds to them."""
 
     __slots__ = ("_last", "_of", "_scores", "degraded", "failures", "latencies", "refused", "repeats", "requests")
 
@@ -135,7 +135,7 @@ class ArmCounts:
         self.failures += requests
 
     def answered_instead(self, requests: int, made: Sequence[Prediction]) -> None:
-        """Count what another version answered in its place."""
+        """Count answers of another version in its place."""
         if not _DEGRADED.isdisjoint(made[0].flags):
             self.degraded += requests
 
@@ -145,7 +145,7 @@ class ArmCounts:
             model=self._of.model,
             version=self._of.version,
             arm=self._of.arm,
-            failures=self.failures,  # before `requests`: it may be counted meanwhile
+            failures=self.failures,  # read before `requests`: another thread counts
             degraded=self.degraded,
             repeats=self.repeats,
             scores=dict(self._scores),
@@ -161,7 +161,7 @@ class ArmCounts:
                 self.failures += 1
             if not _DEGRADED.isdisjoint(flags):
                 self.degraded += 1
-                return  # no score of this version
+                return  # not a score of this version
         if one.score == self._last:
             self.repeats += 1
         self._last = one.score
@@ -169,7 +169,7 @@ class ArmCounts:
 
 
 class EndpointCounts:
-    """The counts of all versions that answer at one model's address."""
+    """The counts of all versions behind one endpoint."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], ArmCounts] = {}
@@ -185,7 +185,7 @@ class EndpointCounts:
         return found
 
     def all(self) -> list[ArmCounts]:
-        """All counts, those of the version first that answered first."""
+        """All counts, in the order of first answers."""
         return list(self._counts.values())
 
 

@@ -1,8 +1,8 @@
-"""The service figures of every version and arm in the catalogue, where any process can read and add them up.
+"""Counts of every version and arm in the catalogue, where any process can read and add them up.
 
-Each process that answers keeps a record for each minute, version and arm, and writes those of the newest minute again
-every few seconds; one that is killed loses what it counted since. Minutes older than three hours are put
-together to hours, which are kept for eight days, so that there are never many.
+Each process that answers has a record for each minute, version and arm, and writes those of the newest minute every
+few seconds; a killed one loses what it counted since. Minutes older than three hours are merged into hours, which are
+kept for eight days.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from trimtab.store.ports import Catalog, Put, Record, Remove
 
 KIND = "arm_figures"  # of the records; their keys are model/version/arm/minute/process
 WRITE_S = 10.0  # between two writings
-MINUTES_US = 3 * HOUR_US  # how long figures are kept by the minute
+MINUTES_US = 3 * HOUR_US  # how long records of minutes are kept
 KEPT_US = 8 * DAY_US
-_HOUR = "hour"  # in the place of a process: all of them, of one hour
+_HOUR = "hour"  # instead of a process: all of them, in one hour
 _MOST_KEPT = 1_000  # records that could not be written yet; beyond, the oldest are lost
 
 
 class ArmMetrics:
-    """Writes what one process counts.
+    """Writes the counts of one process.
 
     Args:
-        catalog: Where to.
-        clock: The time of the records.
-        counts: The counts of every endpoint of the process.
+        catalog: Where records go.
+        clock: Their time.
+        counts: Gives the counts of every endpoint of the process.
     """
 
     def __init__(self, catalog: Catalog, clock: Clock, counts: Callable[[], Iterable[EndpointCounts]]) -> None:
@@ -40,18 +40,18 @@ class ArmMetrics:
         self._clock = clock
         self._counts = counts
         self._process = uuid.uuid4().hex[:12]
-        self._before: dict[str, ServiceMetrics] = {}  # what was counted at the last writing, by version and arm
+        self._before: dict[str, ServiceMetrics] = {}  # the counts at the last write, by version and arm
         self._minute = 0
-        self._records: dict[str, ServiceMetrics] = {}  # of this minute, and those that could not be written yet, by key
-        self._unwritten: set[str] = set()  # keys of those that differ from what is stored
+        self._records: dict[str, ServiceMetrics] = {}  # by key: this minute's, and those not written yet
+        self._unwritten: set[str] = set()  # keys of records that differ from the stored ones
 
     def write(self) -> None:
-        """Write what was counted since the last writing; nothing where nothing was.
+        """Write what was counted since the last write, if anything.
 
         Raises:
             Unavailable: The catalogue cannot be written now; the next call writes it.
         """
-        self._minute = max(self._minute, self._clock.now_us() // MINUTE_US)  # a record is never begun a second time
+        self._minute = max(self._minute, self._clock.now_us() // MINUTE_US)  # never back: its records may be written
         for counts in [one for endpoint in self._counts() for one in endpoint.all()]:
             now = counts.snapshot()
             of = _of(now)
@@ -75,19 +75,19 @@ def metrics_key(figures: ServiceMetrics, minute: int, process: str) -> str:
 
 
 def write_metrics(catalog: Catalog, figures: Mapping[str, ServiceMetrics]) -> None:
-    """Write records of figures by their keys."""
+    """Write records by their keys."""
     catalog.write([Put(KIND, key, msgspec.json.encode(one)) for key, one in figures.items()])
 
 
 def service_metrics(catalog: Catalog, model: str, version: str, arm: str, *, since_us: int) -> ServiceMetrics:
-    """What a version did under an arm in all processes since a time.
+    """The counts of a version under an arm in all processes since a time.
 
-    Figures are kept by the minute for three hours, then by the hour for eight days: those of the minute or hour that
-    `since_us` lies in are counted whole. The newest ten seconds may be missing.
+    Records are kept by the minute for three hours, then by the hour for eight days; the one that contains `since_us`
+    is counted whole. The newest ten seconds may be missing.
 
     Args:
-        catalog: Where they are.
-        model: Whose.
+        catalog: Where records are.
+        model: The model.
         version: The version's address.
         arm: "champion" or "canary".
         since_us: UTC microseconds.
@@ -101,7 +101,7 @@ def service_metrics(catalog: Catalog, model: str, version: str, arm: str, *, sin
 
 
 def merge_metrics(catalog: Catalog, now_us: int) -> int:
-    """Put old minutes together to hours, and remove old hours; how many records went. One process at a time does."""
+    """Merge old minutes into hours, and remove old hours; how many records were removed. For one process at a time."""
     minutes: dict[str, list[Record]] = {}
     removed = 0
     for record in catalog.find(KIND):
@@ -123,7 +123,7 @@ def merge_metrics(catalog: Catalog, now_us: int) -> int:
         changes.append(Put(KIND, key, msgspec.json.encode(whole), 0 if before is None else before.revision))
         try:
             catalog.write(changes)
-        except Conflict:  # another process folds them, or one still writes there: at the next call
+        except Conflict:  # another process merges or writes them: the next call does it
             continue
         removed += len(records)
     return removed

@@ -1,4 +1,4 @@
-"""Versions beside the one in service: a canary answers a share of the requests, a shadow answers where nobody looks."""
+"""Canary and shadow: versions that answer a share of the requests, for clients or for the log only."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from trimtab.serving.observe.log_throttle import ThrottledLogger
 from trimtab.serving.protect.breaker import GuardedReads
 from trimtab.store.ports import Catalog, Record
 
-CANARY, SHADOW = "canary", "shadow"  # aliases, and the arms of what their versions answer
-SHADOWED_AT_MOST = 1_000  # requests that wait for a shadow; beyond, the oldest are dropped
+CANARY, SHADOW = "canary", "shadow"  # aliases, and the arms of their versions' answers
+SHADOWED_AT_MOST = 1_000  # requests that wait for a shadow; the oldest of more are dropped
 _logger = logging.getLogger(__name__)
 
 
 class ArmShares(msgspec.Struct, frozen=True, kw_only=True):
-    """What share of a model's requests goes to the version of each alias; a record of the catalogue."""
+    """The shares of a model's requests for each alias; a record of the catalogue."""
 
     canary: float = 0.0
     shadow: float = 0.0
@@ -35,30 +35,30 @@ class ArmShares(msgspec.Struct, frozen=True, kw_only=True):
         for name in self.__struct_fields__:
             share = getattr(self, name)
             if not 0.0 <= share <= 1.0:
-                raise Misuse(f"{name}: a share of {share:g}. Needed: 0 (none) to 1 (all).")
+                raise Misuse(f"{name}: found a share of {share:g}, needed 0 (none) to 1 (all).")
 
 
 KIND = "arms"  # of the records of the catalogue, by model
 
 
 def arm_shares(catalog: Catalog, model: str) -> ArmShares:
-    """What share of a model's requests goes to its canary, and to its shadow."""
+    """The shares of a model's canary and shadow."""
     return shares_of(catalog.get(KIND, model))
 
 
 def shares_of(record: Record | None) -> ArmShares:
-    """The shares as they are stored; none: all requests go to the version in service."""
+    """The shares in a record; without one all requests go to the version in service."""
     return ArmShares() if record is None else msgspec.json.decode(record.body, type=ArmShares)
 
 
 class Share:
-    """A fixed share of what there is: always the same entities for the same model and line.
+    """A fixed share of the entities: always the same ones for the same model and line.
 
     Args:
-        model: Shares of different models are independent of each other.
-        share: From 0 to 1; a larger share holds all that a smaller one does.
-        about: The columns of a request that name what it is about.
-        line: What the share is for; shares of one model for different lines are independent, too.  # D0117
+        model: Shares of different models are independent.
+        share: From 0 to 1; a larger share contains the smaller ones.
+        about: The columns of a request that identify its entities.
+        line: The use of the share; shares of one model for different lines are independent, too.  # D117
 
     >>> share = Share("late", 0.25, ["user"])
     >>> 200 < sum(share.holds({"user": n}) for n in range(1_000)) < 300
@@ -69,11 +69,11 @@ class Share:
         self.share = share
         self._below = round(share * 2**64)
         self.about = tuple(about)
-        salted = model if line == CANARY else f"{line}\0{model}"  # canaries keep whom they had before there were lines
+        salted = model if line == CANARY else f"{line}\0{model}"  # canaries without a line, as stored before lines
         self._salt = blake2b(salted.encode(), digest_size=16).digest()
 
     def holds(self, row: Row) -> bool:
-        """Whether what the request is about belongs to the share."""
+        """Whether the entities of a request belong to the share."""
         named = _encode([row[name] for name in self.about])
         return int.from_bytes(blake2b(named, digest_size=8, salt=self._salt).digest(), "little") < self._below
 
@@ -86,24 +86,24 @@ class Canary(msgspec.Struct, frozen=True, eq=False):
 
 
 class ShadowMetrics:
-    """What became of the requests that were offered to the shadows of one model, one shadow after another."""
+    """Counts of requests offered to the shadows of one model."""
 
     def __init__(self) -> None:
         self.answered = 0  # and logged
-        self.dropped = 0  # the shadow did not get to them, or its answer could not be logged
+        self.dropped = 0  # not answered in time, or not logged
         self.failed = 0
 
 
 class Shadow:
-    """A version that answers a share of the requests once more: logged, and seen by nobody.
+    """A version that answers a share of the requests again, for the log only.
 
-    It works when asked to, on what waits for it; what it cannot get to in time is dropped and counted. A store that
-    fails again and again is left alone by it, too.
+    `work` answers requests that wait; what it cannot answer in time is dropped and counted. Its reads have a circuit
+    breaker, too.
 
     Args:
         answerer: The version.
         share: Which requests it answers.
-        figures: Where they are counted; whoever logs its predictions counts what was answered.
+        figures: The counts; the caller, who logs its predictions, adds to `answered`.
     """
 
     def __init__(self, answerer: Answerer, share: Share, figures: ShadowMetrics | None = None) -> None:
@@ -111,32 +111,32 @@ class Shadow:
         self.share = share
         self.figures = figures or ShadowMetrics()
         self._waiting: deque[Row] = deque()
-        self._reads = GuardedReads(math.inf)  # nobody waits for it: however slow it is, that is no fault
+        self._reads = GuardedReads(math.inf)  # no client waits for it: slow reads are no failures
         self._throttled = ThrottledLogger(_logger)
 
     @property
     def waits(self) -> bool:
-        """Whether there is something to answer."""
+        """Whether requests wait."""
         return bool(self._waiting)
 
     def offer(self, rows: Sequence[Row]) -> None:
-        """Requests that were answered by the version in service."""
+        """Take requests that the version in service has answered."""
         waiting = self._waiting
         unseen = len(rows) - SHADOWED_AT_MOST
-        if unseen > 0:  # they would all be dropped: nobody waits for whose they are to be found out
+        if unseen > 0:  # they would all be dropped: estimate how many belong to the share
             self.figures.dropped += round(unseen * self.share.share)
             rows = rows[unseen:]
         try:
             waiting.extend([row for row in rows if self.share.holds(row)])
-        except Exception as error:  # the champion's request has other columns: its askers have their answers
+        except Exception as error:  # the champion's request has other columns; its clients have their answers
             self.figures.failed += len(rows)
-            self._say(error)
+            self._log(error)
         while len(waiting) > SHADOWED_AT_MOST:
             waiting.popleft()
             self.figures.dropped += 1
 
     def work(self, time_s: float) -> list[Prediction]:
-        """Answer what waits, for so long at most; the predictions, not logged yet."""
+        """Answer requests that wait, for so long at most; the predictions, not logged yet."""
         until_s = perf_counter() + time_s
         made: list[Prediction] = []
         while self._waiting and perf_counter() < until_s:
@@ -145,12 +145,12 @@ class Shadow:
                 now_us = self.answerer.now_us()
                 inputs = self._reads.inputs(self.answerer, [row], now_us, None)
                 made += self.answerer.scored([row], inputs, now_us, ())
-            except Exception as error:  # whatever a user's model raises: nobody waits for it
+            except Exception as error:  # a user's model may raise anything
                 self.figures.failed += 1
-                self._say(error)
+                self._log(error)
         return made
 
-    def _say(self, error: Exception) -> None:
+    def _log(self, error: Exception) -> None:
         self._throttled.warning(f"{self.answerer.served.label} (shadow)", error)
 
 

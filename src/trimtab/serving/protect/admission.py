@@ -1,4 +1,4 @@
-"""How many predictions may be under way: found from their own latencies, so that a queue never grows long."""
+"""The limit of predictions in flight, derived from their latencies, so that queues stay short."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import math
 from trimtab.core.errors import Misuse
 
 _EVERY_S = 0.1  # between two steps of the limit
-_EASY_S = 0.01  # a mean latency that no limit is drawn for
-_TOLERANCE = 5.0  # a mean latency so many times the service is no long queue: at four fifths of the load it is three
-_SHARPEST = 0.5  # of the limit, the most that a step takes away
+_EASY_S = 0.01  # a mean latency that never lowers the limit
+_TOLERANCE = 5.0  # ratio of mean latency to service time that is accepted; at 80 % load it is three
+_SHARPEST = 0.5  # the least factor of one step
 
 
 class GradientLimit:
     """A limit that falls when answers take longer than they must, and rises again, by steps, when they do not.
 
-    The mean latency of a tenth of a second is compared with the mean time of service in it: what the answers would
-    have taken had nobody been before them. While it is within five times that, or within 10 ms, the limit may rise by
-    its square root at each step, but only if it was nearly reached; beyond, it is multiplied by the gradient, wanted
-    over found. That is the rule of Netflix's concurrency limits (2018) with the time of service in the place of the
-    latency of quieter times: a machine that becomes slow is no queue.
+    Each tenth of a second the mean latency is compared with the mean service time, the latency without waiting. While
+    it is within five times that, or within 10 ms, the limit may rise by its square root at each step, but only if it
+    was nearly reached; beyond, it is multiplied by the gradient, wanted over found. That is the rule of Netflix's
+    concurrency limits (2018), with the service time instead of the least latency seen: a machine that becomes slow is
+    no queue.
 
     Args:
         least: It never falls below.
         most: Nor rises above.
 
     >>> limit = GradientLimit(least=4, most=100)
-    >>> for step in range(40):  # each answer takes 10 ms of service, and waits behind all that are under way
+    >>> for step in range(40):  # each answer takes 10 ms of service, and waits behind all in flight
     ...     for _ in range(5):
     ...         limit.observe(0.01 * limit.limit, service_s=0.01, under_way=limit.limit, now_s=step / 10)
     >>> 4 <= limit.limit <= 9
@@ -47,9 +47,9 @@ class GradientLimit:
 
         Args:
             latency_s: From the request's arrival to its answer.
-            service_s: The part of it that was no waiting for others.
-            under_way: How many were under way when it was answered, itself among them.
-            now_s: A clock that never goes back.
+            service_s: The part of it that was not waiting.
+            under_way: How many were in flight when it was answered, itself included.
+            now_s: A monotonic clock, in seconds.
         """
         self._latency_s += latency_s
         self._service_s += service_s

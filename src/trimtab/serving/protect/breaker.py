@@ -1,4 +1,4 @@
-"""A circuit breaker: what fails again and again is left alone for a while, so that nobody waits for it."""
+"""A circuit breaker: calls that failed repeatedly are not made for a while."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SLOW_ROWS = 64  # a read of more rows may take longer, in proportion
 
 
 class CircuitBreaker:
-    """Closed, it lets everything through. After five failures in a row it opens; after a while one call may probe.
+    """Closed, it allows all calls. After five failures in a row it opens; after a while one call may probe.
 
     >>> now = 0.0
     >>> breaker = CircuitBreaker(now_s=lambda: now)
@@ -43,26 +43,26 @@ class CircuitBreaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether calls are being kept away."""
+        """Whether calls are refused."""
         return self._failures >= _FAILURES
 
     def allows(self) -> bool:
-        """Whether the next call may be made; who was allowed says `succeeded` or `failed`."""
+        """Whether the next call may be made; an allowed call reports `succeeded` or `failed`."""
         if self._failures < _FAILURES:
             return True
         now_s = self._now_s()
         if now_s < self._probe_at_s:
             return False
-        self._probe_at_s = now_s + self._open_s  # others wait for what the probe finds
+        self._probe_at_s = now_s + self._open_s  # one probe at a time
         return True
 
     def succeeded(self) -> None:
-        """A call came back well."""
+        """Report a call that succeeded."""
         if self._failures:
             self._failures, self._open_s = 0, _FIRST_S
 
     def failed(self) -> None:
-        """A call failed, or was late."""
+        """Report a call that failed, or was late."""
         self._failures += 1
         if self._failures == _FAILURES:
             self._probe_at_s = self._now_s() + self._open_s
@@ -72,64 +72,63 @@ class CircuitBreaker:
 
 
 class GuardedReads:
-    """Reads of features, from a store that is left alone where it fails, or is slow, again and again.
+    """Reads of features behind a circuit breaker, which opens when the store fails or is slow repeatedly.
 
     Args:
-        slow_s: A read that makes an answer late is the store's fault when it takes longer than this; one of many
-            rows may take longer.
+        slow_s: A late read counts as a failure of the store when it takes longer than this; one of many rows may take
+            longer.
     """
 
     def __init__(self, slow_s: float) -> None:
         self.breaker = CircuitBreaker()
         self._slow_s = slow_s
-        self._slow_at_s: dict[int, float] = {}  # of reads under way, by thread: when they will have been slow
+        self._slow_at_s: dict[int, float] = {}  # of reads in flight, by thread: when they become slow
         self._was_slow = False
 
     @property
     def hangs(self) -> bool:
-        """Whether a read is under way that is slow."""
+        """Whether a slow read is in flight."""
         now_s = perf_counter()
         return any(slow_at_s < now_s for slow_at_s in [*self._slow_at_s.values()])
 
     @property
     def drags(self) -> bool:
-        """Whether the store is at fault, as far as one knows: the last read failed or was slow, or one is slow now."""
+        """Whether the store seems at fault: the last read failed or was slow, or one is slow now."""
         return self._was_slow or self.hangs
 
     def slow_s(self, rows: int) -> float:
-        """What a read of so many rows may take."""
+        """How long a read of so many rows may take."""
         return self._slow_s * max(1.0, rows / _SLOW_ROWS)
 
     def inputs(self, answerer: Answerer, rows: Sequence[Row], now_us: int, deadline_s: float | None) -> ModelInputs:
-        """What a model is shown.
+        """Read model inputs.
 
         Raises:
-            Late: That cannot be begun, or is not there, by the deadline.
-            Unavailable: The store cannot be read, or is left alone.
-            Exception: Of a function of the user's that computes a feature.
+            Late: The deadline passed before or after the read.
+            Unavailable: The store cannot be read, or the breaker is open.
+            Exception: Raised by a user's function that computes a feature.
         """
         check_deadline(deadline_s)
         if not self.breaker.allows():
-            raise Unavailable("features failed again and again, and are left alone for a moment.")
+            raise Unavailable("features: reads failed repeatedly, and are paused. Try again in a moment.")
         thread, begun_s = get_ident(), perf_counter()
         self._slow_at_s[thread] = begun_s + self.slow_s(len(rows))
         try:
             inputs = answerer.inputs(rows, now_us)
         except Exception as error:
-            failed = isinstance(error, Unavailable | Corrupt)  # else the store answered
-            self._judge(begun_s, deadline_s, len(rows), failed=failed)
+            failed = isinstance(error, Unavailable | Corrupt)  # else the store worked
+            self._report(begun_s, deadline_s, len(rows), failed=failed)
             raise
         finally:
             del self._slow_at_s[thread]
-        self._judge(begun_s, deadline_s, len(rows), failed=False)
+        self._report(begun_s, deadline_s, len(rows), failed=False)
         check_deadline(deadline_s)
         return inputs
 
-    def _judge(self, begun_s: float, deadline_s: float | None, rows: int, *, failed: bool) -> None:
-        """Tell the breaker of a read: it failed, or took the time that there was.
+    def _report(self, begun_s: float, deadline_s: float | None, rows: int, *, failed: bool) -> None:
+        """Report a read to the breaker: it failed if it raised, or was slow and missed the deadline.
 
-        An asker who gives little time, above all for many rows, or whose request had to wait, is late by no fault of
-        the store.
+        A quick read that misses a short deadline is no failure of the store.
         """
         now_s = perf_counter()
         slow = now_s - begun_s > self.slow_s(rows)

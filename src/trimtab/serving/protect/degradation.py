@@ -1,4 +1,4 @@
-"""What is answered when features or the model fail or are late: makeshift answers, flagged as such."""
+"""Degraded responses: what a deployment answers when features or the model fail or are late."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from trimtab.serving.protect.breaker import GuardedReads
 
 _logger = logging.getLogger(__name__)
 _KEPT_ANSWERS = 20_000
-_LEAST_US = 1_000  # a bare number below was meant as milliseconds or seconds
-_SLOW_S = 0.05  # a read that makes an answer late takes longer than this, where a policy does not say when it is late
+_LEAST_US = 1_000  # a number below was meant as milliseconds or seconds
+_SLOW_S = 0.05  # a slow read takes longer, unless the policy has `after`
 LATE, FEATURES_FAILED, MODEL_FAILED = "late", "features_failed", "model_failed"  # flags: why
 
 Rule: TypeAlias = "float | Callable[[dict[str, Any]], float]"
@@ -56,25 +56,25 @@ def degrade(
     version: str | None = None,
     rule: Rule | None = None,
 ) -> Degradation:
-    """What a deployment answers when its features or its model fail or are late; tried in this order.
+    """Policy for a deployment whose features or model fail or are late; its options are tried in this order.
 
     Args:
-        after: How long an answer may take, if its request does not ask for it sooner (`X-Timeout-Ms`): "50ms". An
+        after: How long an answer may take, unless its request has a shorter timeout (`X-Timeout-Ms`): "50ms". An
             answer that cannot be begun by then is late.
-        null_features: Let the model answer without the features that cannot be read, as if there were none.
-        last_answer: Give the version's last answer about the same entities again, if it is no older than this: "10m".
-        version: Let another version of the model answer: the one that this alias names. It reads features in the time
-            that is left.
-        rule: A number, or a function of the request's columns that gives one: the score that is answered.
+        null_features: Let the model answer with null for the features that cannot be read.
+        last_answer: Repeat the version's last answer about the same entities, if it is no older than this: "10m".
+        version: Let another version of the model answer, the one that this alias names. It reads features in the
+            remaining time.
+        rule: A score, or a function of the request's columns that gives one.
 
     Raises:
-        Misuse: Nothing to answer is named, or a duration is none.
+        Misuse: There is no option to answer with, or a duration is none.
 
     >>> degrade(after="50ms", null_features=True, rule=0.02).after_us
     50000
     """
     if not (null_features or last_answer is not None or version is not None or rule is not None):
-        raise Misuse("degrade: says nothing to answer. Give null_features=True, last_answer=, version= or rule=.")
+        raise Misuse("degrade: has no answer. Give null_features=True, last_answer=, version= or rule=.")
     if rule is not None and not callable(rule) and (isinstance(rule, bool) or not isinstance(rule, int | float)):
         raise Misuse(f"degrade: rule={rule!r}. Give a number, or a function of the request's columns.")
     if isinstance(rule, int | float) and not math.isfinite(rule):
@@ -94,12 +94,12 @@ def degrade(
 
 
 class Degrading:
-    """A policy at work behind one endpoint.
+    """A degradation policy behind one endpoint.
 
     Args:
-        policy: What to answer.
-        about: The columns of a request that name what it is about: its entities, else its key.
-        fallback: Gives what answers with the version that the policy's alias names; None when there is none.
+        policy: The policy.
+        about: The columns of a request that identify its entities, else its key.
+        fallback: Gives the version that the policy's alias names; None when there is none.
     """
 
     def __init__(
@@ -109,22 +109,22 @@ class Degrading:
         self._after_s = None if policy.after_us is None else policy.after_us / 1e6
         slow_s = _SLOW_S if self._after_s is None else self._after_s / 2
         self._reads = GuardedReads(slow_s)
-        self._its_reads = GuardedReads(slow_s)  # the other version's: its views may do where these do not
+        self._fallback_reads = GuardedReads(slow_s)  # its views may work where others do not
         self._canary_reads = GuardedReads(slow_s)
         self.breaker = self._reads.breaker
-        self.breakers = {  # by whose features are left alone
+        self.breakers = {  # by the version that reads
             "champion": self.breaker,
             "canary": self._canary_reads.breaker,
-            "fallback": self._its_reads.breaker,
+            "fallback": self._fallback_reads.breaker,
         }
         self._about = tuple(about)
         self.fallback = fallback
-        self._mutex = threading.Lock()  # of what is written to `_last`
+        self._mutex = threading.Lock()  # for writes to `_last`
         self._last: OrderedDict[tuple[Any, ...], Prediction] = OrderedDict()
         self._throttled = ThrottledLogger(_logger)
 
     def deadline_s(self, received_s: float, timeout_s: float | None) -> float | None:
-        """Until when a request that arrived at `received_s` is to be answered: as it says itself, or sooner."""
+        """The deadline of a request that arrived at `received_s`: by its timeout or the policy, whichever is sooner."""
         if self._after_s is None or timeout_s is None:
             after_s = self._after_s if timeout_s is None else timeout_s
             return None if after_s is None else received_s + after_s
@@ -139,32 +139,32 @@ class Degrading:
         *,
         shared: bool = False,
     ) -> list[Prediction]:
-        """Predictions for checked rows, makeshift where they must be.
+        """Predictions for checked rows, degraded where they must be.
 
-        With `shared`, what may be the fault of one row is raised, and each is to be asked alone.
+        With `shared`, an error that one of the rows may cause is raised, and each is to be answered alone.
 
         Raises:
-            Exception: What failed, when the policy has nothing to answer instead.
+            Exception: The failure, when the policy has no answer.
         """
         if deadline_s is not None and perf_counter() > deadline_s:
             return self.late(answerer, rows, flags)
         now_us = answerer.now_us()
         try:
             inputs = self._reads.inputs(answerer, rows, now_us, deadline_s)
-        except Exception as error:  # of the store, or of a function of the user's that computes a feature
+        except Exception as error:  # of the store, or of a user's function that computes a feature
             if shared and not is_of_all(error):
                 raise
             why = LATE if isinstance(error, Late) else FEATURES_FAILED
             return self._instead(answerer, rows, now_us, (*flags, why), error, deadline_s)
         try:
             made = answerer.scored(rows, inputs, now_us, flags)
-        except Exception as error:  # whatever a user's model raises
+        except Exception as error:  # a user's model may raise anything
             if shared:
                 raise
             until_s = None if deadline_s is None else max(deadline_s, self._soon_s(rows))
             return self._instead(answerer, rows, now_us, (*flags, MODEL_FAILED), error, until_s)
         if self.policy.last_answer_us is not None:
-            self._remember(rows, made)
+            self._keep_last(rows, made)
         return made
 
     def by_canary(
@@ -175,10 +175,10 @@ class Degrading:
         flags: tuple[str, ...],
         deadline_s: float | None,
     ) -> list[Prediction]:
-        """Predictions of a canary; of what is late the makeshift answers of the version in service.
+        """Predictions of a canary; where it is late, degraded ones of the version in service.
 
         Raises:
-            Late: The policy has nothing to answer instead.
+            Late: The policy has no answer.
             Exception: The canary failed.
         """
         if deadline_s is not None and perf_counter() > deadline_s:
@@ -191,21 +191,19 @@ class Degrading:
         return canary.scored(rows, inputs, now_us, flags)
 
     def late(self, answerer: Answerer, rows: Sequence[Row], flags: tuple[str, ...] = ()) -> list[Prediction]:
-        """Makeshift answers where there is no time for the right ones any more, or they are still being made.
-
-        The other version may read for them, unless it is the store that makes them late.  # D141
+        """Degraded responses after the deadline; the fallback version may read, unless the store is slow.  # D141
 
         Raises:
-            Late: The policy has nothing to answer instead.
+            Late: The policy has no answer.
         """
         error = Late("the answer was not there in time. Ask again, or give it more time.")
-        at_fault = self._reads.drags or self._canary_reads.drags or self._its_reads.hangs
+        at_fault = self._reads.drags or self._canary_reads.drags or self._fallback_reads.hangs
         until_s = -math.inf if at_fault else self._soon_s(rows)
         return self._instead(answerer, rows, answerer.now_us(), (*flags, LATE), error, until_s)
 
     def _soon_s(self, rows: Sequence[Row]) -> float:
-        """Until when another version may read for rows whose time something else than the store used up."""
-        return perf_counter() + self._its_reads.slow_s(len(rows))
+        """A deadline for the fallback version's reads, where the first one passed for another reason than the store."""
+        return perf_counter() + self._fallback_reads.slow_s(len(rows))
 
     def _instead(
         self,
@@ -216,13 +214,13 @@ class Degrading:
         error: Exception,
         deadline_s: float | None,
     ) -> list[Prediction]:
-        self._say(answerer, error)
+        self._log(answerer, error)
         policy = self.policy
         if policy.null_features and flags[-1] != MODEL_FAILED and answerer.readers.bare is not None:
             try:
                 return answerer.scored(rows, answerer.readers.bare.read(rows, now_us), now_us, (*flags, NULL_FEATURES))
-            except Exception as also:  # whatever a user's model raises
-                self._say(answerer, also)
+            except Exception as also:  # a user's model may raise anything
+                self._log(answerer, also)
         made = [self._repeated(answerer, row, now_us, flags) for row in rows]
         left = [n for n, one in enumerate(made) if one is None]
         for n, one in zip(left, self._by_another([rows[n] for n in left], now_us, flags, deadline_s), strict=False):
@@ -233,7 +231,7 @@ class Degrading:
         ]
 
     def _repeated(self, answerer: Answerer, row: Row, now_us: int, flags: tuple[str, ...]) -> Prediction | None:
-        """The version's last answer about the same entities, if it is fresh."""
+        """The version's last answer about the same entities, if it is fresh enough."""
         kept_us = self.policy.last_answer_us
         key = None if kept_us is None else self._key(row)
         last = None if key is None else self._last.get(key)
@@ -244,18 +242,15 @@ class Degrading:
     def _by_another(
         self, rows: Sequence[Row], now_us: int, flags: tuple[str, ...], deadline_s: float | None
     ) -> list[Prediction]:
-        """The answers of the version that the policy's alias names; none when it cannot give them.
-
-        It reads until `deadline_s`, if that is given.  # D141
-        """
+        """The answers of the fallback version; none when it cannot give them. It reads until `deadline_s`.  # D141"""
         other = self.fallback() if rows and self.policy.version is not None else None
         if other is None:
             return []
         try:
-            inputs = self._its_reads.inputs(other, rows, now_us, deadline_s if other.readers.reads_state else None)
+            inputs = self._fallback_reads.inputs(other, rows, now_us, deadline_s if other.readers.reads_state else None)
             return other.scored(rows, inputs, now_us, (*flags, FALLBACK_VERSION))
-        except Exception as also:  # whatever a user's model raises
-            self._say(other, also)
+        except Exception as also:  # a user's model may raise anything
+            self._log(other, also)
             return []
 
     def _ruled(self, answerer: Answerer, row: Row, now_us: int, flags: tuple[str, ...], error: Exception) -> Prediction:
@@ -264,14 +259,14 @@ class Degrading:
             raise error
         try:
             score = float(rule(dict(row)) if callable(rule) else rule)
-        except Exception as also:  # whatever a user's function raises
-            self._say(answerer, also)
+        except Exception as also:  # a user's function may raise anything
+            self._log(answerer, also)
             raise error from also
         if not math.isfinite(score):
             raise error
         return answerer.ruled(row, score, now_us, (*flags, RULE))
 
-    def _remember(self, rows: Sequence[Row], made: Sequence[Prediction]) -> None:
+    def _keep_last(self, rows: Sequence[Row], made: Sequence[Prediction]) -> None:
         last = self._last
         with self._mutex:
             for row, prediction in zip(rows, made, strict=True):
@@ -283,11 +278,11 @@ class Degrading:
                 last.popitem(last=False)
 
     def _key(self, row: Row) -> tuple[Any, ...] | None:
-        """What a row is about; None where the request of the version in service has other columns."""
+        """The entities of a row; None where the request of the version in service has other columns."""
         try:
             return tuple([row[name] for name in self._about])
         except KeyError:
             return None
 
-    def _say(self, answerer: Answerer, error: Exception) -> None:
-        self._throttled.warning(f"{answerer.served.label}: a makeshift answer", error)
+    def _log(self, answerer: Answerer, error: Exception) -> None:
+        self._throttled.warning(f"{answerer.served.label}: a degraded response", error)

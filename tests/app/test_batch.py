@@ -325,7 +325,7 @@ def test_the_batch_of_a_process_that_was_killed_goes_on_at_once_and_that_of_a_st
         with forked.Popen([sys.executable, "-c", KILLED, *arguments], stdout=subprocess.PIPE) as process:
             if sent == signal.SIGSTOP:
                 os.waitpid(process.pid, os.WUNTRACED)
-                with shop.opened(trained) as project, pytest.raises(Conflict, match="somebody else is scoring it"):
+                with shop.opened(trained) as project, pytest.raises(Conflict, match="another process is scoring it"):
                     project.predict_table("buyer", rows)
                 process.kill()
             process.wait()

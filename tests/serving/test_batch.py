@@ -295,7 +295,7 @@ def test_nobody_goes_on_with_a_batch_while_a_part_of_it_may_still_be_logged(
         patch.setattr("trimtab.serving.answer.batch.wait", log.wait)
         with pytest.raises(KeyboardInterrupt):
             score(shop, catalog, table, at_us, log=log, scorer=scorer, part_rows=10, batch_id="monday", holder="one")
-    with pytest.raises(Conflict, match="somebody else is scoring it"):
+    with pytest.raises(Conflict, match="another process is scoring it"):
         score(shop, catalog, table, at_us, batch_id="monday")
     log.go.set()
     within(10, lambda: len(shop.log.read()[0]) == 10 + len(live))
@@ -383,7 +383,7 @@ def test_a_batch_goes_on_and_can_be_asked_for_after_the_clock_was_set_back(shop:
         assert [p.score for p in logged(shop, manifest)][:-1] == [p.score for p in live][:-1]
         assert len(shop.log.read()[0]) == 20 + len(live)
     at_us[-1] = begun_us + 1
-    with pytest.raises(Misuse, match=r"row 19 asks about .*, which is to come"):
+    with pytest.raises(Misuse, match=r"row 19 is about .*, which lies in the future"):
         score(shop, catalog, table, at_us, batch_id=manifest.id)
 
 

@@ -337,7 +337,7 @@ class Choosy(Slow):
 
 @pytest.mark.parametrize("canary", [False, True])
 def test_who_shares_a_call_with_a_row_that_cannot_be_answered_gets_his_own_answer(shop: Any, canary: bool) -> None:
-    """All were given makeshift answers, or those of the version in service, for one row of somebody else."""
+    """All were given degraded responses, or those of the version in service, for one row of somebody else."""
     shop.endpoint.degrading = Degrading(degrade(rule=0.5), about=["user"])
     scorer = Choosy()
     shop.endpoint.swap(shop.answerer(scorer=Slow() if canary else scorer))

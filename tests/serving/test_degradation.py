@@ -488,7 +488,7 @@ def test_a_store_that_is_too_slow_for_many_rows_is_left_alone(shop: Any) -> None
 
 
 def test_late_work_does_not_hold_up_who_answers_in_its_place(shop: Any) -> None:
-    """Eight requests of many rows filled the threads with what was late, and makeshift answers waited for it."""
+    """Eight requests of many rows filled the threads with what was late, and degraded responses waited for it."""
     over = threading.Event()
     Degraded(shop, rule=0.5, after="20ms")
     service = HttpService([shop.endpoint], shop.log)
@@ -701,8 +701,8 @@ def test_a_rule_that_gives_no_number_is_none(shop: Any, number: float) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({}, "says nothing to answer"),
-        ({"after": "50ms"}, "says nothing to answer"),
+        ({}, "has no answer"),
+        ({"after": "50ms"}, "has no answer"),
         ({"rule": "0.5"}, "Give a number, or a function"),
         ({"rule": True}, "Give a number, or a function"),
         ({"version": "champion"}, "is what failed"),

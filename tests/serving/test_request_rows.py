@@ -54,11 +54,11 @@ def test_what_is_finer_than_a_microsecond_is_cut_off_wherever_it_stands(text: st
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (b'{"row": {}}', r'nothing that a body has. Send {"request": '),
+        (b'{"row": {}}', r'no field of a body. Send {"request": '),
         (b"[3]", r'got array. Send {"request": '),
         (b'{"request": [3]}', r"Found: \[3\]. Needed: an object"),
         (b'{"rows": {}}', "Needed: a list of objects"),
-        (b'{"rows": [], "at": "gestern"}', "at: no moment. Found: 'gestern'. Needed: ISO 8601 text"),
+        (b'{"rows": [], "at": "gestern"}', "at: not a time. Found: 'gestern'. Needed: ISO 8601 text"),
         (b'{"rows": [{"id": "a", "x": "2026-11-25", "at": "2026-11-25"}]}', "Needed: a number"),
     ],
 )
@@ -99,7 +99,7 @@ def test_what_is_no_text_in_utf8_is_refused_from_python_as_from_json() -> None:
 
 VISIT = request("visit", key="id", time="at", columns={"id": str, "at": Time, "born": Time})
 NOON = 1_764_000_000_000_000
-FORMS = "ISO 8601 text (a date is its first moment in UTC) or UTC microseconds"
+FORMS = "ISO 8601 text (a date is its beginning in UTC) or UTC microseconds"
 
 
 @pytest.mark.parametrize(("value", "unit"), [(NOON // 10**6, "seconds"), (NOON // 1_000, "milliseconds")])

@@ -45,7 +45,7 @@ def test_a_kind_is_said_once_in_ten_seconds_and_then_how_often_it_was_not(
         clock.now = 100.0 + second
         seldom.warning("late@2 (shadow)", KeyError(second))
         seldom.warning("late@3 (shadow)", KeyError("x"))
-    more = " (and 9 more since this was last said)"
+    more = " (and 9 more since this was last logged)"
     said = [f"late@2 (shadow): KeyError: {n}{more * (n > 0)}" for n in (0, 10, 20)]
     assert [text for text in caplog.messages if "late@2" in text] == said
     assert len(caplog.messages) == 6
@@ -97,8 +97,8 @@ def test_kinds_without_end_take_no_memory_without_end(seldom: ThrottledLogger, c
     for n in range(5_000):
         clock.now += 0.005
         seldom.warning(f"model {n}", KeyError("x"))
-    assert len(seldom._said) <= 1_000
+    assert len(seldom._logged) <= 1_000
     clock.now += 20
     seldom.warning("another", KeyError("x"))
     seldom.warning("another", KeyError("x"))
-    assert seldom._said["another"][1] == 1
+    assert seldom._logged["another"][1] == 1

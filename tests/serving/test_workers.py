@@ -33,7 +33,7 @@ from trimtab.serving.workers.late_log import LateLog
 from trimtab.serving.workers.states import ServiceState, read_state, remove_state, write_state
 from trimtab.serving.workers.supervisor import Patience, SlotState, Supervisor
 from trimtab.serving.workers.worker import Worker, environment
-from trimtab.serving.workers.worker_metrics import MetricsWriter, SharedMetrics, clear, merged, told
+from trimtab.serving.workers.worker_metrics import MetricsWriter, SharedMetrics, clear, merged, shared_scrape
 from trimtab.store.sqlite.log import SqliteLog
 
 COMMAND = [sys.executable, str(Path(__file__).parent / "worker_process.py")]
@@ -344,7 +344,7 @@ def test_who_outlives_a_service_that_was_killed_does_not_hide_the_figures_of_the
     (tmp_path / "1-0.prom").write_text("asked_total 9\n")  # of a version without starts
     write_state(tmp_path, ServiceState(pid=1, url="", at_us=1, workers=[], start="b"))
     assert [line for line in two.text().splitlines() if line[0] != "#"] == ['asked_total{worker="1"} 3']
-    assert told(tmp_path).number("asked_total") == 3
+    assert shared_scrape(tmp_path).number("asked_total") == 3
     clear(tmp_path, "1", os.getpid())
     assert "asked_total" not in two.text()
     left.write()

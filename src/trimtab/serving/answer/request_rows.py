@@ -1,4 +1,4 @@
-"""Request rows at the border: checked once, in full, before any work."""
+"""Request rows, checked completely before any work."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _NOTHING = object()
 _UNSET, _datetime = msgspec.UNSET, dt.datetime
 _SHOWN = 60  # characters of a refused value
-_FORM = 'Send {"request": {...}} for one row or {"rows": [{...}, ...]} for many; "at" beside it is a moment.'
-_FINE = re.compile(rb":\d\d[.,]\d{7}")  # seconds of a text with more digits than microseconds; or some other number
-_NO_MOMENT = "Invalid RFC3339"  # of msgspec, which takes no date and no moment without seconds
+_FORM = 'Send {"request": {...}} for one row or {"rows": [{...}, ...]} for many; "at" next to it is a time.'
+_FINE = re.compile(rb":\d\d[.,]\d{7}")  # seconds with more digits than microseconds, or some other number
+_NO_TIME = "Invalid RFC3339"  # of msgspec, which accepts no date and no time without seconds
 _UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _MICROSECOND = dt.timedelta(microseconds=1)
 _YEAR_1_US = -62_135_596_800_000_000
@@ -43,12 +43,12 @@ _NEEDED: dict[Dtype, str] = {
     "int": "a 64-bit integer",
     "bool": "true or false",
     "str": "a text",
-    "time": "ISO 8601 text (a date is its first moment in UTC) or UTC microseconds",
+    "time": "ISO 8601 text (a date is its beginning in UTC) or UTC microseconds",
 }
 
 
-class Asked(msgspec.Struct, frozen=True, gc=False):
-    """A decoded body: its rows, whether it came as a list, and the explicit moment it asks about."""
+class RequestBody(msgspec.Struct, frozen=True, gc=False):
+    """A decoded body: its rows, whether they were a list, and its explicit as-of time."""
 
     rows: list[Row]
     many: bool
@@ -58,13 +58,13 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
 class RequestRows:
     """Decodes and checks the rows of one request definition; compiled once.
 
-    A body is `{"request": {...}}` for one row or `{"rows": [{...}, ...]}` for many; `"at"` asks about a moment in the
-    past. Every declared column must be there; null is allowed but for the key and the time. An integer that counts
-    seconds or milliseconds is no moment, as in events.  # D49
+    A body is `{"request": {...}}` for one row or `{"rows": [{...}, ...]}` for many; `"at"` is a time in the past.
+    Every declared column must be there; null is allowed except for key and time. An integer that looks like seconds or
+    milliseconds is refused, as in events.  # D49
 
     Args:
         request: The declaration.
-        now_us: The clock; while it stands in early 1970 (a test's) such integers are moments.
+        now_us: The clock; in early 1970 (of a test) such integers are accepted.
 
     >>> from trimtab.features.definitions import request
     >>> rows = RequestRows(request("visit", key="id", time="at", columns={"id": str, "x": float}))
@@ -96,13 +96,13 @@ class RequestRows:
         self._first_time_of = attrgetter(fields_of_time[0])
         self._more_times_of = [attrgetter(field) for field in fields_of_time[1:]]
         self._row = msgspec.defstruct("Row", fields, rename=rename, forbid_unknown_fields=True, gc=False)
-        unset, moment = msgspec.UNSET, _TYPES["time"] | msgspec.UnsetType
+        unset, time_type = msgspec.UNSET, _TYPES["time"] | msgspec.UnsetType
         body = msgspec.defstruct(
             "Body",
             [
                 ("request", self._row | msgspec.UnsetType, unset),
                 ("rows", list[self._row] | msgspec.UnsetType, unset),  # type: ignore[name-defined]  # made above
-                ("at", moment, unset),
+                ("at", time_type, unset),
             ],
             forbid_unknown_fields=True,
             gc=False,
@@ -110,62 +110,62 @@ class RequestRows:
         self._body = body
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(body)
 
-    def decode(self, body: bytes) -> Asked:
+    def decode(self, body: bytes) -> RequestBody:
         """The rows of a JSON body.
 
         Raises:
             Misuse: The body is no JSON or has the wrong form; `InvalidField` when one field is at fault.
         """
         try:
-            asked = self._decoder.decode(body)
+            parsed = self._decoder.decode(body)
         except _UNDECODABLE as error:
-            asked = self._decoded_again(body, error)
+            parsed = self._decoded_again(body, error)
         unset = msgspec.UNSET
-        if self._says_moments(asked) and _FINE.search(body) is not None:  # which msgspec rounds, and nobody else does
-            asked = msgspec.convert(self._with_moments(msgspec.json.decode(body)), self._body)
-        at_us = None if asked.at is unset else self._moment_us(asked.at, "at", "$.at")
-        if asked.request is not unset:
-            if asked.rows is not unset:
+        if self._has_time_texts(parsed) and _FINE.search(body) is not None:  # which msgspec rounds
+            parsed = msgspec.convert(self._with_times(msgspec.json.decode(body)), self._body)
+        at_us = None if parsed.at is unset else self._time_us(parsed.at, "at", "$.at")
+        if parsed.request is not unset:
+            if parsed.rows is not unset:
                 raise Misuse('body: has both "request" and "rows". Send one of them.')
-            return Asked([self._plain(asked.request, "$.request")], False, at_us)
-        if asked.rows is unset:
+            return RequestBody([self._plain(parsed.request, "$.request")], False, at_us)
+        if parsed.rows is unset:
             raise Misuse('body: has neither "request" nor "rows". Send {"request": {...}} or {"rows": [{...}, ...]}.')
-        return Asked([self._plain(row, f"$.rows[{n}]") for n, row in enumerate(asked.rows)], True, at_us)
+        return RequestBody([self._plain(row, f"$.rows[{n}]") for n, row in enumerate(parsed.rows)], True, at_us)
 
-    def _says_moments(self, asked: Any) -> bool:
-        """Whether a body has a moment as text."""
-        if asked.at.__class__ is _datetime:
+    def _has_time_texts(self, parsed: Any) -> bool:
+        """Whether a body has a time as text."""
+        if parsed.at.__class__ is _datetime:
             return True
-        rows = asked.rows
+        rows = parsed.rows
         if rows is _UNSET:
-            rows = () if asked.request is _UNSET else (asked.request,)
+            rows = () if parsed.request is _UNSET else (parsed.request,)
         first, more = self._first_time_of, self._more_times_of
-        for row in rows:  # quicker than a generator
+        for row in rows:  # faster than a generator
             if first(row).__class__ is _datetime or (more and any(one(row).__class__ is _datetime for one in more)):
                 return True
         return False
 
     def _decoded_again(self, body: bytes, error: Exception) -> Any:
-        """A body that has a moment as only we read it; else what is wrong with it."""
-        if _NO_MOMENT in str(error):
+        """Decode a body with times that msgspec does not accept, or raise its problem."""
+        if _NO_TIME in str(error):
             try:
-                return msgspec.convert(self._with_moments(msgspec.json.decode(body)), self._body)
-            except _UNDECODABLE as still:  # also of what stands behind the moment, which was not read yet
+                return msgspec.convert(self._with_times(msgspec.json.decode(body)), self._body)
+            except _UNDECODABLE as still:  # perhaps of fields behind that time
                 error = still
         raise self._explained(decode_problem(error, body), body) from error
 
-    def _with_moments(self, given: dict[str, Any]) -> dict[str, Any]:
-        """A body as plain JSON, its moments as msgspec takes them."""
+    def _with_times(self, given: dict[str, Any]) -> dict[str, Any]:
+        """A body as plain JSON, with times as msgspec accepts them."""
         rows = [given.get("request"), *(given.get("rows") or ())] if isinstance(given.get("rows"), list) else []
         for row in rows or [given.get("request")]:
             if isinstance(row, dict):
-                row.update({name: _as_moment(row[name]) for name in self._times if name in row})
+                row.update({name: _as_time(row[name]) for name in self._times if name in row})
         if "at" in given:
-            given["at"] = _as_moment(given["at"])
+            given["at"] = _as_time(given["at"])
         return given
 
     def check(self, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
-        """Rows from Python, by the same rules as rows from JSON; NaN is null, NumPy scalars are taken.
+        """Rows from Python, by the same rules as rows from JSON; NaN is null, NumPy scalars are accepted.
 
         Raises:
             Misuse: A row is no mapping; `InvalidField` names the row and the field at fault, what was found and needed.
@@ -180,7 +180,7 @@ class RequestRows:
                 raise Misuse(f"row {number}: a {type(row).__name__}. Give a dict with {', '.join(self.names)}.")
             try:
                 if any(row.get(name).__class__ is str for name in self._times):
-                    row = {**row, **{name: _as_moment(row[name]) for name in self._times if name in row}}
+                    row = {**row, **{name: _as_time(row[name]) for name in self._times if name in row}}
                 checked = msgspec.convert(row, self._row)
             except msgspec.ValidationError:
                 checked = self._checked_python(row, number)
@@ -188,11 +188,11 @@ class RequestRows:
         return out
 
     def _encodable(self, row: Row, number: int) -> Row:
-        """The row, if its texts are UTF-8, which those of JSON are and those of Python need not be."""
+        """The row, if its texts are valid UTF-8: those of Python need not be."""
         for name in self._texts:
             value = row[name]
             if value is not None and value.__class__ is not str:
-                row[name] = value = str.__str__(value)  # of a kind of its own, which cannot be logged
+                row[name] = value = str.__str__(value)  # a subclass, which cannot be logged
             if value is None or value.isascii():
                 continue
             try:
@@ -216,30 +216,30 @@ class RequestRows:
             value = row[name]
             if value.__class__ is int:
                 if 0 <= value < EARLY_US:
-                    self._moment_us(value, name, f"{pointer}.{name}")
+                    self._time_us(value, name, f"{pointer}.{name}")
             elif value is not None:
-                row[name] = self._moment_us(value, name, f"{pointer}.{name}")
+                row[name] = self._time_us(value, name, f"{pointer}.{name}")
         return row
 
-    def _moment_us(self, value: Any, field: str, pointer: str) -> int:
+    def _time_us(self, value: Any, field: str, pointer: str) -> int:
         if not isinstance(value, int):
-            return _moment_us(value, field, pointer)
+            return _time_us(value, field, pointer)
         from trimtab.events.values.checks import other_unit, time_shown
 
         if other_unit(value) and (self._now_us is None or self._now_us() > EARLY_US):
-            said = f"{pointer}: {time_shown(value)}. Needed: {_NEEDED['time']}."
-            raise InvalidField(said, field=field, pointer=pointer)
+            message = f"{pointer}: {time_shown(value)}. Needed: {_NEEDED['time']}."
+            raise InvalidField(message, field=field, pointer=pointer)
         return value
 
     def _explained(self, problem: Misuse, source: bytes | Mapping[str, Any]) -> Misuse:
-        """The problem with what was found in its field and what is needed there."""
-        problem = _said(problem)
+        """The problem, with the found value and the needed one."""
+        problem = _plainer(problem)
         if not isinstance(problem, InvalidField):
             return Misuse(f"{problem} {_FORM}") if str(problem).startswith("body: Expected") else problem
-        if problem.pointer == f"$.{problem.field}" and isinstance(source, bytes):  # of the body, not of a row
+        if problem.pointer == f"$.{problem.field}" and isinstance(source, bytes):  # a field of the body, not of a row
             known = {"request": "an object", "rows": "a list of objects", "at": _NEEDED["time"]}
             needed = f" Needed: {known[problem.field]}." if problem.field in known else ""
-            unknown = "" if needed else f"$.{problem.field} is nothing that a body has"
+            unknown = "" if needed else f"$.{problem.field} is no field of a body"
             found = f"{problem}. Found: {_found(source, problem.pointer)}.{needed}" if needed else f"{unknown}. {_FORM}"
             return InvalidField(found, field=problem.field, pointer=problem.pointer)
         dtype = self.request.columns.get(problem.field)
@@ -252,25 +252,25 @@ class RequestRows:
 
 
 def rows_of_table(table: Columns) -> list[Row]:
-    """Rows to check of a table; its timestamps are moments of whatever year, for their type says the unit."""
+    """The rows of a table, to be checked; its timestamps may be of any year, since their unit is known."""
     rows = table.to_rows()
     for name, one in table.by_name.items():
         if one.dtype == "time" and ((one.values >= 0) & (one.values < EARLY_US)).any():
             for row in rows:
-                row[name] = None if row[name] is None else _said_moment(row[name])
+                row[name] = None if row[name] is None else _with_unit(row[name])
     return rows
 
 
-def _said_moment(us: int) -> int | dt.datetime:
-    """A moment whose unit is known, in a form that nobody takes for a number of seconds."""
+def _with_unit(us: int) -> int | dt.datetime:
+    """A time as a datetime where its number could be read as seconds."""
     return _EPOCH + us * _MICROSECOND if 0 <= us < EARLY_US else us
 
 
-def _said(problem: Misuse) -> Misuse:
-    """The problem without the name of a standard that we do not hold senders to."""
-    if not isinstance(problem, InvalidField) or _NO_MOMENT not in str(problem):
+def _plainer(problem: Misuse) -> Misuse:
+    """The problem without the name of a standard that is not required."""
+    if not isinstance(problem, InvalidField) or _NO_TIME not in str(problem):
         return problem
-    text = str(problem).replace(f"{_NO_MOMENT} encoded datetime", "no moment")
+    text = str(problem).replace(f"{_NO_TIME} encoded datetime", "not a time")
     return InvalidField(text, field=problem.field, pointer=problem.pointer)
 
 
@@ -281,7 +281,7 @@ def _found(source: bytes | Mapping[str, Any], pointer: str) -> str:
         for name, index in re.findall(r"\.([^.\[]+)|\[(\d+)\]", pointer):
             value = value[int(index)] if index else value.get(name, _NOTHING)
     except (msgspec.MsgspecError, ValueError, RecursionError, LookupError, AttributeError):
-        return "something that cannot be shown"  # the body breaks off further on, or a name has a dot in it
+        return "something that cannot be shown"  # the body is cut off, or a name contains a dot
     text = "nothing" if value is _NOTHING else repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
@@ -293,26 +293,26 @@ def _in_row(problem: Misuse, number: int) -> Misuse:
     return InvalidField(str(problem).replace(problem.pointer, at, 1), field=problem.field, pointer=at)
 
 
-def _as_moment(value: Any) -> Any:
-    """A text or date as microseconds where it is a moment; else as it is, to be refused."""
+def _as_time(value: Any) -> Any:
+    """A text or date as microseconds if it is a time; else unchanged, to be refused."""
     if isinstance(value, str | dt.date) and not isinstance(value, dt.datetime):
         try:
-            return _said_moment(parse_time_us(value))
+            return _with_unit(parse_time_us(value))
         except Misuse:
             return value if not isinstance(value, str) or value.isascii() else ascii(value)  # msgspec encodes it
     return value
 
 
 def _time(value: Any) -> Any:
-    """A time as events have it: null, or a moment in a form that msgspec takes; what is none stays, to be refused."""
+    """A time by the rules of events, as msgspec accepts it; any other value unchanged, to be refused."""
     from trimtab.events.values.conversions import Refused, converted, kind_of
 
     try:
         us = converted("time", value)
     except Refused:
-        return _as_moment(value)
+        return _as_time(value)
     assert us is None or isinstance(us, int)  # of a time
-    return us if us is None or kind_of(value)[0] == "int" else _said_moment(us)
+    return us if us is None or kind_of(value)[0] == "int" else _with_unit(us)
 
 
 def _python(value: Any) -> Any:
@@ -322,7 +322,7 @@ def _python(value: Any) -> Any:
     return None if isinstance(value, float) and value != value else value
 
 
-def _moment_us(value: dt.datetime, field: str, pointer: str) -> int:
+def _time_us(value: dt.datetime, field: str, pointer: str) -> int:
     if value.tzinfo is None:
         value = value.replace(tzinfo=dt.UTC)
     at_us = (value - _EPOCH) // _MICROSECOND

@@ -17,7 +17,7 @@ import msgspec
 from trimtab.core.records import Prediction
 from trimtab.serving.answer.answering import Answerer
 from trimtab.serving.answer.batching import Joined
-from trimtab.serving.answer.request_rows import Asked, Row
+from trimtab.serving.answer.request_rows import RequestBody, Row
 from trimtab.serving.answer.timed import TimedAnswerer
 from trimtab.serving.arms.endpoint import Endpoint, Prepared, SharedRow
 from trimtab.serving.failures import Late
@@ -147,7 +147,7 @@ class Predictor:
     async def _answer(
         self,
         version: Answerer,
-        asked: Asked,
+        asked: RequestBody,
         times: tuple[float, ...],
         deadline_s: float | None,
         record: RequestRecord | None,
@@ -344,7 +344,7 @@ class Predictor:
     def _answered(
         self,
         answerer: Answerer,
-        asked: Asked,
+        asked: RequestBody,
         prepared: Sequence[Prepared],
         made: Sequence[Prediction],
         times: tuple[float, ...],
@@ -355,7 +355,7 @@ class Predictor:
         self._done(answerer, asked.rows, asked.at_us, made, (*times, logged, perf_counter()))
         return body
 
-    def _body(self, answerer: Answerer, asked: Asked, prepared: Sequence[Prepared]) -> bytes:
+    def _body(self, answerer: Answerer, asked: RequestBody, prepared: Sequence[Prepared]) -> bytes:
         shown = self.endpoint.shown
         out = [one if isinstance(one, bytes) else _encode(shown(answerer, one)) for one in prepared]
         return b'{"predictions":[' + b",".join(out) + b"]}" if asked.many else out[0]

@@ -21,20 +21,12 @@ from trimtab.monitoring.inputs.input_hours import HourCounts, Layout, summarise
 from trimtab.monitoring.inputs.input_state import InputWatch, WatchStore, hour_of
 from trimtab.monitoring.inputs.open_traffic import OpenTraffic
 from trimtab.monitoring.inputs.profile_distances import HOURS, ColumnDistance, column_distances
-<<<<<<< HEAD
 from trimtab.monitoring.inputs.red_windows import Reach, red_windows, window_changes
 from trimtab.monitoring.inputs.source_checks import SourceChecks
 from trimtab.monitoring.inputs.watched_version import Reading, WatchedVersion
 from trimtab.monitoring.profiles.input_rows import ColumnPlan
-=======
-from trimtab.monitoring.inputs.red_windows import Reach, RedWindow, red_windows, window_changes
-from trimtab.monitoring.inputs.shape_checks import shape_findings
-from trimtab.monitoring.inputs.traffic import KEPT_H, TrafficHour, traffic_findings
-from trimtab.monitoring.profiles.input_rows import ColumnPlan, RowReader, planned
->>>>>>> 4a06edd (Move hashes of requests next to the rows they read)
 from trimtab.monitoring.profiles.profile_records import InputProfile
 from trimtab.monitoring.profiles.profile_store import Profiles
-from trimtab.monitoring.profiles.question_hashes import aside_of, question_hashes
 from trimtab.monitoring.signals import Settled, listed_signals, settle, stored
 from trimtab.registry import Registry
 from trimtab.serving.answer.answering import PAST

@@ -12,7 +12,7 @@ from trimtab.core.time import HOUR_US
 from trimtab.features.definitions import Request
 from trimtab.monitoring.inputs.checks.traffic import TrafficHour
 from trimtab.monitoring.inputs.input_hours import text_hashes
-from trimtab.monitoring.inputs.question_hashes import aside_of, question_hashes
+from trimtab.monitoring.profiles.question_hashes import aside_of, question_hashes
 
 
 class OpenTraffic:

@@ -122,7 +122,7 @@ def test_what_a_process_under_a_clock_ahead_stamped_is_red_and_put_right(trained
         before = project.views.store.s_us, read(project)
         project.rebuild_all()
         assert (project.views.store.s_us, read(project)) == before
-        frame = project.history.moment(["readings"])[0]["readings"]
+        frame = project.history.frames_at(["readings"])[0]["readings"]
         assert int(np.max(frame.known_at_us)) <= shop.NOW_US + HOUR_US
 
 
@@ -144,7 +144,7 @@ def test_killing_recover_at_any_time_leaves_it_to_be_finished(trained: Path, tmp
             assert read(project)[0] == 6.0
             rows = project.state.tables(project.sources, make=False)["readings"].scan()
             assert rows["_append_at"].values.max() <= shop.NOW_US
-            frame = project.history.moment(["readings"])[0]["readings"]
+            frame = project.history.frames_at(["readings"])[0]["readings"]
             assert int(np.max(frame.known_at_us)) <= shop.NOW_US
             assert project.verify_ledger()
     assert steps > 2

@@ -92,7 +92,7 @@ def test_the_status_says_everything_else_and_what_mends_damaged_features(
     assert [one["version"] for one in found["deployments"]] == ["buyer@2", "learner@2"]
     assert (found["lag_records"], found["views"]) == (None, {})
     (red,) = [line for line in found["red"] if "online features are damaged" in line]
-    assert red.endswith(f"What mends it: {MEND}")
+    assert red.endswith(f"Repair it: {MEND}")
     assert "backup" not in red  # one remedy
     assert "online features: damaged" in trimtab(filled, "status")[1]
     assert trimtab(filled, "features")[0] == 0
@@ -111,11 +111,11 @@ def test_the_status_and_doctor_name_other_stores_that_cannot_be_opened(
     status, said = trimtab(filled, "status", "--check", "--json")
     assert status == 1
     (red,) = [line for line in json.loads(said)["red"] if f"/{store}" in line]
-    assert red.endswith("What mends it: trimtab restore BACKUP --force")
+    assert red.endswith("Repair it: trimtab restore BACKUP --force")
     found = next(one for one in examine(filled, {}) if one.name == "state")
     assert found.state == "missing"
     assert f"/{store}" in found.found
-    with shop.opened(filled) as project, pytest.raises(Corrupt, match=f"/{store}.*What mends it"):
+    with shop.opened(filled) as project, pytest.raises(Corrupt, match=f"/{store}.*Repair it"):
         getattr(project.state, store).get(b"a")
 
 

@@ -190,7 +190,7 @@ def test_requests_that_were_asked_with_other_columns_are_learnt_from_by_the_name
         loop = project.loop("buyer")
         assert loop.deployment.model.request.columns["age"] == "int"
         data = LivingData(
-            partial(run_in_memory, project.history), project.predictions, asked_as=project.live.request_of
+            partial(run_in_memory, project.history), project.predictions, request_of=project.live.request_of
         )
         found = data.training_set(loop.deployment.model, cut_us=shop.NOW_US)
         rows = {row["visit_id"]: row for row in found.requests.to_rows()}

@@ -317,7 +317,7 @@ def test_the_label_of_a_request_stays_while_another_ones_request_has_its_key(tex
         project.push("results", [{"quote_ref": n, "bought": True, "known_at": market.NOW_US} for n in named])
         project.materialise()
         assert project.forget("customer", "a").sources == {"quote": 3, "results": 1}
-        left = set(project.history.moment(["results"])[0]["results"].columns["quote_ref"].to_list())
+        left = set(project.history.frames_at(["results"])[0]["results"].columns["quote_ref"].to_list())
         assert left & set(named) == set(named) - {"alone"}
 
 
@@ -545,11 +545,11 @@ def test_the_log_may_have_been_truncated(texts: Path, tmp_path: Path) -> None:
 
 def test_an_entity_of_several_columns_goes_alone(texts: Path) -> None:
     with market.opened(texts) as project:
-        before = {s: project.history.moment([s])[0][s].rows for s in ("clicks", "orders", "quote")}
+        before = {s: project.history.frames_at([s])[0][s].rows for s in ("clicks", "orders", "quote")}
         done = project.forget("customer_shop", TEXTS[0], "shop1")
         assert done.columns == {"orders": ["customer + shop"], "quote": ["customer + shop"]}
         assert 0 < done.sources["orders"] < before["orders"] / len(TEXTS)
-        left = project.history.moment(["orders", "clicks"])[0]
+        left = project.history.frames_at(["orders", "clicks"])[0]
         pairs = set(zip(*(left["orders"].columns[c].to_list() for c in ("customer", "shop")), strict=True))
         assert (TEXTS[0], "shop1") not in pairs
         assert {(TEXTS[0], "shop2"), (TEXTS[1], "shop1")} <= pairs

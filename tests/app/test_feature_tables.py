@@ -125,7 +125,7 @@ def test_the_disk_gives_the_bytes_that_memory_gives(
 
 @pytest.mark.usefixtures("on_disk")
 def test_parquet_files_can_stand_for_a_history(project: Project, tmp_path: Path) -> None:
-    frame = project.history.moment(["readings"])[0]["readings"]
+    frame = project.history.frames_at(["readings"])[0]["readings"]
     folder = tmp_path / "readings"
     folder.mkdir()
     half = frame.rows // 2

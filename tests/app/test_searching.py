@@ -140,7 +140,7 @@ def test_no_trial_sees_the_days_that_the_gate_judges_on(loaded: Path, tmp_path: 
         plain = trials_in(project)
         until_us.append(project.trials().search.until_us)
     with shop.opened(planted) as project:
-        frame = project.history.moment(["sales"])[0]["sales"]
+        frame = project.history.frames_at(["sales"])[0]["sales"]
         late = [row for row in frame.columns.to_rows() if row["closed_at"] >= until_us[0]]
         assert len(late) > 100
         project.push("sales", [{**row, "bought": not row["bought"]} for row in late])

@@ -10,15 +10,15 @@ import shop
 
 from processes import within
 from trimtab.app.online.view_work import ViewWork
-from trimtab.app.state.progress_log import Telling
+from trimtab.app.state.progress_log import ProgressLog
 
 
 @pytest.mark.fast
 def test_long_work_is_told_in_a_moment_and_again_and_quick_work_not(caplog: pytest.LogCaptureFixture) -> None:
-    with Telling("reading", quick_s=600.0):
+    with ProgressLog("reading", quick_s=600.0):
         pass
     assert caplog.messages == []
-    with Telling("reading", quick_s=0.01, every_s=0.02) as tell:
+    with ProgressLog("reading", quick_s=0.01, every_s=0.02) as tell:
         within(30, lambda: len(caplog.messages) >= 2)
         tell("filling", 250, 1_000)
         within(30, lambda: "filling: 25% of 1,000 records" in caplog.messages)

@@ -125,7 +125,7 @@ def test_predictions_of_a_request_that_was_declared_otherwise_are_taken_by_the_n
 ) -> None:
     with changed_after_two_predictions(trained, columns) as project:
         data = LivingData(
-            partial(run_in_memory, project.history), project.predictions, asked_as=project.live.request_of
+            partial(run_in_memory, project.history), project.predictions, request_of=project.live.request_of
         )
         found = data.training_set(project.definitions.models["buyer"], cut_us=HOURS[2])
         (row,) = [row for row in found.requests.to_rows() if row["visit_id"] == "before"]
@@ -221,7 +221,7 @@ def test_the_prediction_log_is_read_once_for_the_pin_of_a_set_and_the_set(
 
         monkeypatch.setattr(opened.predictions, "blocks", noted)
         data = opened.part(Loops).living_data()
-        frames, _ = opened.asked_history.moment({"visit", "sales"})
+        frames, _ = opened.asked_history.frames_at({"visit", "sales"})
         keys = data.requests(model, frames["visit"], shop.NOW_US)[0]["visit_id"].to_list()
         assert data.training_set(model, cut_us=shop.NOW_US).keys.to_list() == keys
         assert sum(begun) == 1

@@ -1131,11 +1131,11 @@ class Project(System):
             Corrupt: Its artifact is damaged.
             Conflict: Another process works on the deployment, a candidate waits for approval, or automation is frozen.
         """
-        from trimtab.app.training.promoting import Asked, promote_version
+        from trimtab.app.training.promoting import PromotionRequest, promote_version
 
         seen_until_us = self._time_us("seen_until", seen_until)
-        asked = Asked(why=why, actor=actor, seen_until_us=seen_until_us, dry_run=dry_run)
-        return promote_version(self, version, asked, watch)
+        wanted = PromotionRequest(why=why, actor=actor, seen_until_us=seen_until_us, dry_run=dry_run)
+        return promote_version(self, version, wanted, watch)
 
     def approve(self, model: str | None = None, *, why: str = "", actor: str = "a person") -> list[Decision]:
         """Promote the candidate of a deployment that waits for approval.

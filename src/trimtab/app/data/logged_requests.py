@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 _TYPES: dict[Dtype, Any] = {"str": str | None, "int": int | None, "float": float | None, "bool": bool | None}
 _TYPES["time"] = int | None
 _BLOCK = 500  # requests decoded at once
-_ASKED = frozenset({"live", "online", "replay"})
+_LIVE_MODES = frozenset({"live", "online", "replay"})
 
-AskedAs: TypeAlias = "Callable[[str], Request | None]"
+RequestOf: TypeAlias = "Callable[[str], Request | None]"
 
 
 class LoggedRequest(msgspec.Struct, frozen=True, gc=False):
@@ -62,7 +62,7 @@ class LoggedRequests:
         *,
         since_us: int | None = None,
         inputs: bool = False,
-        asked_as: AskedAs | None = None,
+        request_of: RequestOf | None = None,
     ) -> None:
         self.first: dict[str, LoggedRequest] = {}  # by request key, in the order asked
         self.other_shapes = 0
@@ -70,7 +70,7 @@ class LoggedRequests:
         self._predictions = predictions
         self._since_us = since_us
         self._inputs = inputs
-        self._asked_as = asked_as
+        self._asked_as = request_of
         self._taken: dict[str, Callable[[bytes], bytes | None]] = {}  # by version
         self._reached = {} if since_us is None else predictions.positions_before(since_us)
 
@@ -79,7 +79,7 @@ class LoggedRequests:
         for block, reached in self._predictions.blocks(self._reached, model=self._model.name):
             self._reached = reached
             for p in block:
-                if p.mode in _ASKED and PAST not in p.flags:
+                if p.mode in _LIVE_MODES and PAST not in p.flags:
                     self._take(p)
 
     def forget(self, before_us: int) -> list[str]:

@@ -12,8 +12,8 @@ from trimtab.features.definitions import Request
 from trimtab.training.data.retroactive_changes import RetroactiveChange, retroactive_changes
 
 
-def request_hindsight(
-    request: Request, names: Iterable[str], frame: EventFrame, asked: Columns, learnt: Columns, cut_us: int
+def retroactive_changes_of(
+    request: Request, names: Iterable[str], frame: EventFrame, logged: Columns, learnt: Columns, cut_us: int
 ) -> dict[str, RetroactiveChange]:
     """The columns' values when requests were made, and their values now.
 
@@ -38,10 +38,10 @@ def request_hindsight(
     there = known & (frame.known_at_us <= at_us) & (frame.superseded_at_us > at_us) & (frame.superseded_at_us <= cut_us)
     then = np.flatnonzero(there)
     columns = [*names, request.key]
-    as_asked = Columns.concat([asked.select(columns), frame.columns.take(then).select(columns)])
+    as_logged = Columns.concat([logged.select(columns), frame.columns.take(then).select(columns)])
     place: dict[object, int] = {}
     kept: list[int] = []
-    for row, key in enumerate(as_asked[request.key].values.tolist()):
+    for row, key in enumerate(as_logged[request.key].values.tolist()):
         if key not in place:  # logged requests take precedence over ingested ones
             place[key] = len(kept)
             kept.append(row)
@@ -50,7 +50,7 @@ def request_hindsight(
     alone = np.array([key not in place for key in learnt[request.key].values.tolist()], bool)
     return retroactive_changes(
         names,
-        as_asked.take(np.array(kept, np.int64)),
+        as_logged.take(np.array(kept, np.int64)),
         np.array([again for again, _ in pairs], np.int64),
         frame.columns.take(np.array([row for _, row in pairs], np.int64)),
         learnt.take(alone),

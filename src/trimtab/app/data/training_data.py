@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.app.data.logged_requests import (
-    AskedAs,
     LoggedRequest,
     LoggedRequests,
+    RequestOf,
     are_among,
     decode_requests,
     ingested_requests,
 )
 from trimtab.app.data.logged_rows import EncodingOf, logged_features
-from trimtab.app.data.retroactive_requests import request_hindsight
+from trimtab.app.data.retroactive_requests import retroactive_changes_of
 from trimtab.app.state.retention_needs import features_from_us, labels_from_us
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import NotFound
@@ -53,7 +53,7 @@ class LivingData:
         predictions: The prediction log.
         kept_from: By source, the time before which its events were removed: requests that need them, for a feature or
             their label, are excluded.
-        asked_as: Returns the request as a version (by id) knew it, None where that is unknown.
+        request_of: Returns the request as a version (by id) knew it, None where that is unknown.
         check: Refuses a model, by name, whose definitions must not be trained here.
         encoding_of: Returns the encoding of a version with the model's features, for logged rows.
         placed: Gives a version's definitions their places in this project's events.
@@ -66,7 +66,7 @@ class LivingData:
         predictions: PredictionLog,
         *,
         kept_from: Callable[[], Mapping[str, int]] = dict,
-        asked_as: AskedAs | None = None,
+        request_of: RequestOf | None = None,
         check: Callable[[str], object] = lambda model: None,
         encoding_of: EncodingOf = lambda version, features: None,
         placed: Callable[[FeatureSet], FeatureSet] = lambda features: features,
@@ -77,7 +77,7 @@ class LivingData:
         self._open_run = open_run
         self._predictions = predictions
         self._kept_from = kept_from
-        self._asked_as = asked_as
+        self._request_of = request_of
         self._check = check
         self._encoding_of = encoding_of
         self._placed = placed
@@ -94,8 +94,8 @@ class LivingData:
         """
         self._check(model.name)
         with self._open_run(model) as opened:
-            asked = self._asked(model, cut_us, self._read_for_pin(model, cut_us, since_us, answers))
-            chosen = self._chosen(model, opened.frames[model.request.name], cut_us, asked, since_us)
+            logged = self._logged_requests(model, cut_us, self._read_for_pin(model, cut_us, since_us, answers))
+            chosen = self._chosen(model, opened.frames[model.request.name], cut_us, logged, since_us)
             requests, at_us = chosen.requests, chosen.at_us
             cut_us = settled_cut(model, opened.frames, at_us, cut_us)
             labels = LabelIndex(model.label)
@@ -141,32 +141,32 @@ class LivingData:
             Conflict: Other definitions of the model were applied at the same time.
         """
         self._check(model.name)
-        found = self._asked_requests(model)
-        chosen = self._chosen(model, frame, cut_us, self._asked(model, cut_us, found))
+        found = self._logged_requests_of(model)
+        chosen = self._chosen(model, frame, cut_us, self._logged_requests(model, cut_us, found))
         self._kept = (model.hash, cut_us, found)
         return chosen.requests, chosen.at_us
 
-    def _asked_requests(self, model: Model, since_us: int | None = None, answers: bool = False) -> LoggedRequests:
-        inputs, asked_as = answers or model.rows == "logged", self._asked_as
-        return LoggedRequests(model, self._predictions, since_us=since_us, inputs=inputs, asked_as=asked_as)
+    def _logged_requests_of(self, model: Model, since_us: int | None = None, answers: bool = False) -> LoggedRequests:
+        inputs, request_of = answers or model.rows == "logged", self._request_of
+        return LoggedRequests(model, self._predictions, since_us=since_us, inputs=inputs, request_of=request_of)
 
     def _read_for_pin(self, model: Model, cut_us: int, since_us: int | None, answers: bool) -> LoggedRequests:
         """The log as read for the pin of this cut; reads of other cuts are dropped, as they hold erased data."""
         if since_us is not None or answers:
-            return self._asked_requests(model, since_us, answers)
+            return self._logged_requests_of(model, since_us, answers)
         kept, self._kept = self._kept, None
-        return kept[2] if kept is not None and kept[:2] == (model.hash, cut_us) else self._asked_requests(model)
+        return kept[2] if kept is not None and kept[:2] == (model.hash, cut_us) else self._logged_requests_of(model)
 
     def _chosen(
         self, model: Model, frame: EventFrame, cut_us: int, found: list[LoggedRequest], since_us: int | None = None
     ) -> _Chosen:
         if model.rows == "logged":
             return self._logged(model, found)
-        asked, asked_at_us = _table(model, found)
+        logged, logged_at_us = _table(model, found)
         known, known_at_us = ingested_requests(model.request, frame, cut_us)
-        fresh = ~are_among(known[model.request.key].values, asked[model.request.key].values)
-        requests = Columns.concat([known.take(fresh), asked])
-        at_us: NDArray[Any] = np.concatenate([known_at_us[fresh], asked_at_us])
+        fresh = ~are_among(known[model.request.key].values, logged[model.request.key].values)
+        requests = Columns.concat([known.take(fresh), logged])
+        at_us: NDArray[Any] = np.concatenate([known_at_us[fresh], logged_at_us])
         kept = self._of_what_is_kept(model, at_us, since_us=since_us)
         if not kept.size:
             raise NotFound(
@@ -177,22 +177,22 @@ class LivingData:
         history = known.take(fresh)
         from_history = int((kept < history.rows).sum())
         origins = {"history": from_history, "asked": kept.size - from_history}
-        logged: list[LoggedRequest | None] = [*repeat(None, history.rows), *found]
-        rows = [logged[row] for row in order.tolist()]
-        return _Chosen(requests.take(order), at_us[order], origins, rows, asked=asked, history=history)
+        sources: list[LoggedRequest | None] = [*repeat(None, history.rows), *found]
+        rows = [sources[row] for row in order.tolist()]
+        return _Chosen(requests.take(order), at_us[order], origins, rows, logged=logged, history=history)
 
-    def _logged(self, model: Model, asked: list[LoggedRequest]) -> _Chosen:
+    def _logged(self, model: Model, logged: list[LoggedRequest]) -> _Chosen:
         """The requests answered by versions with the model's features, with their logged inputs."""
-        rows = [row for row in asked if self._encoding_of(row.version, model.features) is not None]
+        rows = [row for row in logged if self._encoding_of(row.version, model.features) is not None]
         rows.sort(key=lambda row: row.at_us)
         requests, at_us = _table(model, rows)
         kept = self._of_what_is_kept(model, at_us, labels_only=True)
         if not kept.size:
             raise NotFound(
-                f'model {model.name!r} learns from logged rows (rows="logged"), and none of {len(asked)} requests was '
+                f'model {model.name!r} learns from logged rows (rows="logged"), and none of {len(logged)} requests was '
                 'answered by a version with its features. Train and serve one with rows="history" first.'
             )
-        origins = {"logged": kept.size, "other_features": len(asked) - len(rows)}
+        origins = {"logged": kept.size, "other_features": len(logged) - len(rows)}
         return _Chosen(requests.take(kept), at_us[kept], origins, [rows[place] for place in kept.tolist()])
 
     def _of_what_is_kept(
@@ -205,22 +205,22 @@ class LivingData:
             from_us = max(features_from_us(model.features, kept_from), from_us)
         kept = np.flatnonzero(at_us >= from_us)
         if kept.size < at_us.size:
-            said = "%s: %d requests of before %s are left out of the training set: not all events they need are kept"
+            said = "%s: %d requests before %s are left out of the training set: not all events they need are kept"
             _logger.info(said, model.name, at_us.size - kept.size, format_time(from_us))
         return kept if since_us is None else kept[at_us[kept] >= since_us]
 
-    def _asked(self, model: Model, cut_us: int, asked: LoggedRequests) -> list[LoggedRequest]:
+    def _logged_requests(self, model: Model, cut_us: int, logged: LoggedRequests) -> list[LoggedRequest]:
         """The first prediction of each request, from the prediction log."""
-        asked.read()
-        self.other_shapes = asked.other_shapes
-        if asked.other_shapes:
+        logged.read()
+        self.other_shapes = logged.other_shapes
+        if logged.other_shapes:
             _logger.warning(
                 "%s: %d predictions are left out of the training set: their request had other columns than are "
                 "declared now",
                 model.name,
-                asked.other_shapes,
+                logged.other_shapes,
             )
-        return [p for p in asked.first.values() if p.at_us <= cut_us]
+        return [p for p in logged.first.values() if p.at_us <= cut_us]
 
 
 class _Chosen(msgspec.Struct, frozen=True, eq=False):
@@ -230,15 +230,15 @@ class _Chosen(msgspec.Struct, frozen=True, eq=False):
     at_us: NDArray[Any]
     origins: dict[str, int]
     rows: Sequence[LoggedRequest | None]  # as logged; None: known from history alone
-    asked: Columns | None = None  # without `rows="logged"`: the logged ones
+    logged: Columns | None = None  # without `rows="logged"`: the logged ones
     history: Columns | None = None  # and those known from history alone
 
     def hindsight(self, model: Model, frame: EventFrame, cut_us: int) -> dict[str, RetroactiveChange]:
         """The read columns' values when requests were made, and at the cut."""
-        if self.asked is None or self.history is None:
+        if self.logged is None or self.history is None:
             return {}
         read = model.features.request_columns
-        return request_hindsight(model.request, read, frame, self.asked, self.history, cut_us)
+        return retroactive_changes_of(model.request, read, frame, self.logged, self.history, cut_us)
 
 
 def _table(model: Model, rows: Sequence[LoggedRequest]) -> tuple[Columns, NDArray[Any]]:
@@ -259,8 +259,8 @@ def settled_cut(model: Model, frames: Mapping[str, EventFrame], at_us: NDArray[A
     """
     day_ends_us = (at_us // DAY_US + 1) * DAY_US
     final_us = model.label.final_at(at_us)
-    moments = [at_us, final_us, np.maximum(final_us, at_us + FOUND_WITHIN_US), model.label.final_at(day_ends_us)]
+    times = [at_us, final_us, np.maximum(final_us, at_us + FOUND_WITHIN_US), model.label.final_at(day_ends_us)]
     for name in sorted({model.request.name, model.label.source.name}):
         frame = frames[name]
-        moments += [frame.known_at_us, frame.superseded_at_us]
-    return max((int(m[m <= cut_us].max()) for m in moments if (m <= cut_us).any()), default=cut_us)
+        times += [frame.known_at_us, frame.superseded_at_us]
+    return max((int(m[m <= cut_us].max()) for m in times if (m <= cut_us).any()), default=cut_us)

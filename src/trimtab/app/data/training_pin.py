@@ -43,7 +43,7 @@ class Pin:
         Raises:
             NotFound: There is no request.
         """
-        frames, positions = self._history.moment({model.request.name, model.label.source.name})
+        frames, positions = self._history.frames_at({model.request.name, model.label.source.name})
         requests, at_us = self._data.requests(model, frames[model.request.name], cut_us)
         lists = model.group if model.task == "ranking" else None
         settled_us = settled_cut(model, frames, at_us, cut_us)

@@ -102,7 +102,7 @@ OpenRun: TypeAlias = "Callable[[Model], AbstractContextManager[OpenedRun]]"
 @contextmanager
 def run_in_memory(history: SharedHistory, model: Model) -> Iterator[OpenedRun]:
     """A computation of a model's features from a history in memory."""
-    frames, positions = history.moment(_asked(model) | {view.source.name for view in model.features.views})
+    frames, positions = history.frames_at(_asked(model) | {view.source.name for view in model.features.views})
     yield OpenedRun(_InMemory(frames, positions, None), frames)
 
 
@@ -113,7 +113,7 @@ def run_of_model(system: System, model: Model) -> Iterator[OpenedRun]:
         with run_in_memory(system.history, model) as opened:
             yield opened
         return
-    frames, positions = system.asked_history.moment(_asked(model))
+    frames, positions = system.asked_history.frames_at(_asked(model))
     sources = {view.source.name: view.source for view in model.features.views}
     with _kept(
         system, model.features, sources, ["model", model.name, sorted(positions.items())], {}, None, positions
@@ -141,7 +141,7 @@ def opened_run(
                 f"events of {name!r}: none of these features is of that source, but of {', '.join(sources)}."
             )
     if not events and _fits(system):
-        frames, positions = system.history.moment(sources)
+        frames, positions = system.history.frames_at(sources)
         yield _InMemory(frames, positions, progress)
         return
     with _kept(system, features, sources, what, events, progress) as run:

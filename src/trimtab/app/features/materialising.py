@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from trimtab.app.state.lease import Lease
-from trimtab.app.state.lost_records import note_read
+from trimtab.app.state.lost_records import store_ends
 from trimtab.app.state.state import State
 from trimtab.events.tables import Materialised, materialise
 
@@ -25,7 +25,7 @@ def move_into_tables(system: System) -> Materialised:
         system.layouts.keep()  # a table's columns stay
         tables = system.state.tables(system.sources, make=True)
         done = materialise(system.state.events, system.sources, tables, through=moved.through)
-        note_read(system.state)
+        store_ends(system.state)
         return done
 
 

@@ -84,7 +84,7 @@ class Past:
         self.failure: str | None = None  # why there is no history
         self._blocks: list[Sequence[LogRecord]] | None = None  # every record, once all were read
         try:
-            self.frames, self.positions = system.history.moment(system.definitions.sources)
+            self.frames, self.positions = system.history.frames_at(system.definitions.sources)
             conflicts = system.history.id_conflicts
             self.conflicts = frozenset(name for name, count in conflicts.items() if count)
         except (Misuse, Corrupt) as error:  # truncated, and no table has it

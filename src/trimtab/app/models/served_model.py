@@ -61,8 +61,8 @@ class ServedModel:
         self._told_waiting: str | None = None  # the version being waited for, once logged
         self._waits: set[str] = set()  # versions being loaded or filled with features: they stay in memory
         self.precomputed = Precomputed(answers, deployment.name, max_age_us=max_age_us)
-        self._beside: dict[str, Answerer] = {}  # by alias: versions that answer alongside the champion
-        self._beside_failure: TrimtabError | None = None  # why one of them cannot answer
+        self._other_arms: dict[str, Answerer] = {}  # by alias: versions that answer alongside the champion
+        self._arm_failure: TrimtabError | None = None  # why one of them cannot answer
         degrading = None if deployment.degrade is None else self._degrading(deployment.degrade)
         self.endpoint = Endpoint(deployment.name, degrading=degrading)
 
@@ -78,16 +78,16 @@ class ServedModel:
             Corrupt: The version cannot be loaded; the previous one continues to answer.
             Misuse: Code that its features need is missing; the previous version continues to answer.
         """
-        return self._load_and_follow(beside=True)
+        return self._load_and_follow(arms=True)
 
-    def _load_and_follow(self, *, beside: bool) -> LoadedModel:
-        """Follow the alias once its version is loaded; with `beside`, the canary and shadow, too."""
+    def _load_and_follow(self, *, arms: bool) -> LoadedModel:
+        """Follow the alias once its version is loaded; with `arms`, the canary and shadow, too."""
         missing: list[Version] = []
         failed: dict[str, Exception] = {}
         while True:
             with self._mutex:
                 loaded = self._follow(partial(self._find, missing=missing, failed=failed))
-            if loaded is not None and not (beside and missing):
+            if loaded is not None and not (arms and missing):
                 return loaded
             version = missing[0]
             missing.clear()
@@ -110,16 +110,16 @@ class ServedModel:
         Versions not in memory are loaded by a thread and put in place by a later call, unless it is to `wait`.
         """
         self.last_used_us()
-        if self._sleeps_on:
+        if self._stays_unloaded:
             return
         if wait:
             self.refresh()
         else:
             with self._mutex:
-                if not self._sleeps_on:
+                if not self._stays_unloaded:
                     self._follow(partial(self._memory.begin, holder=self.deployment.name))
-        if self._beside_failure is not None:
-            raise self._beside_failure
+        if self._arm_failure is not None:
+            raise self._arm_failure
 
     def last_used_us(self) -> int:
         """The time of the last request or load, as far as it was seen."""
@@ -130,13 +130,13 @@ class ServedModel:
         return used_at_us
 
     @property
-    def _sleeps_on(self) -> bool:
+    def _stays_unloaded(self) -> bool:
         return self.endpoint.unloaded and not self._asked_in_vain
 
     @property
     def is_whole(self) -> bool:
         """Whether all versions that should answer do: champion, canary and shadow."""
-        return self._loaded is not None and self._beside_failure is None
+        return self._loaded is not None and self._arm_failure is None
 
     def see_stored(self) -> None:
         """Start to give precomputed answers if there are any now."""
@@ -155,14 +155,14 @@ class ServedModel:
                 return False
             self.endpoint.unload(self._wake)
             self._loaded = None
-            self._beside = {}
+            self._other_arms = {}
             self._memory.hold(self.deployment.name, ())
             return True
 
     def _wake(self) -> None:
         """Load an unloaded model for a request; canary and shadow are left to the thread that follows aliases."""
         try:
-            self._load_and_follow(beside=False)
+            self._load_and_follow(arms=False)
             self._use = self.answerers.clock.now_us(), self._use[1]  # the request is still to come
         except Exception:  # any error of a user's estimator; the thread that follows aliases logs it and retries
             self._asked_in_vain = self.endpoint.unloaded
@@ -180,7 +180,7 @@ class ServedModel:
             return self._follow_champion(version, find)
         finally:  # ending a canary must not wait for the champion's features or repair
             if self._loaded is not None:
-                self._follow_beside(find)
+                self._follow_arms(find)
 
     def _follow_champion(self, version: Version, find: Find) -> LoadedModel | None:
         before = self._loaded
@@ -232,37 +232,37 @@ class ServedModel:
         self._loaded, self._last, self._asked_in_vain = loaded, loaded.version, False
         return loaded
 
-    def _follow_beside(self, find: Find) -> None:
+    def _follow_arms(self, find: Find) -> None:
         """Put canary and shadow in place; the errors where that fails."""
         try:
-            self._put_beside(find)
+            self._put_arms(find)
         finally:
-            answering = {one.served.version for one in self._beside.values()}
+            answering = {one.served.version for one in self._other_arms.values()}
             if self._loaded is not None:
                 answering.add(self._loaded.version.id)
             self._memory.hold(self.deployment.name, answering, self._waits)
 
-    def _put_beside(self, find: Find) -> None:
+    def _put_arms(self, find: Find) -> None:
         policy, shares = self.deployment.degrade, self._shares()
         wanted = {CANARY: shares.canary, SHADOW: shares.shadow}
         if policy is not None and policy.version is not None:
             wanted[policy.version] = 1.0
         found: dict[str, Answerer] = {}
-        self._beside_failure = None
+        self._arm_failure = None
         for alias, share in wanted.items():
             try:
-                if share and (one := self._beside_as(alias, find)) is not None:
+                if share and (one := self._arm_answerer(alias, find)) is not None:
                     found[alias] = one
             except TrimtabError as error:  # the champion and the other arm do not wait for it
-                self._beside_failure = error
+                self._arm_failure = error
             except Exception as error:  # only the text is kept: the error's frames hold what was read
-                self._beside_failure = Misuse(
+                self._arm_failure = Misuse(
                     f"{self.deployment.name} ({alias}): it cannot be loaded here: {type(error).__name__}: {error}"
                 )
-        self._beside = found
-        self._show_beside(found, shares)
+        self._other_arms = found
+        self._show_arms(found, shares)
 
-    def _show_beside(self, found: Mapping[str, Answerer], shares: ArmShares) -> None:
+    def _show_arms(self, found: Mapping[str, Answerer], shares: ArmShares) -> None:
         endpoint, name, about = self.endpoint, self.deployment.name, self.deployment.model.about
         canary, shadow = found.get(CANARY), found.get(SHADOW)
         if canary is None:
@@ -281,13 +281,13 @@ class ServedModel:
         for one in found.values():
             endpoint.know(one.served)  # also after more promotions than are cached
 
-    def _beside_as(self, alias: str, find: Find) -> Answerer | None:
+    def _arm_answerer(self, alias: str, find: Find) -> Answerer | None:
         """The answerer of an alias's version; None while there is none, or its features are being filled.
 
         While it is loaded, the previous one answers.
         """
         version = self._registry.alias(self.deployment.name, alias)
-        before = self._beside.get(alias)
+        before = self._other_arms.get(alias)
         if version is None or (before is not None and before.served.version == version.id):
             return None if version is None else before
         loaded = find(version)
@@ -306,7 +306,7 @@ class ServedModel:
 
     def _degrading(self, policy: Degradation) -> Degrading:
         return Degrading(
-            policy, about=self.deployment.model.about, fallback=lambda: self._beside.get(policy.version or "")
+            policy, about=self.deployment.model.about, fallback=lambda: self._other_arms.get(policy.version or "")
         )
 
     def _say_waiting(self, version: Version, before: Version) -> None:

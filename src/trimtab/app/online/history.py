@@ -12,7 +12,8 @@ from trimtab.events.definitions import Source
 from trimtab.events.tables import Moved
 from trimtab.store.ports import Log, Table
 
-Moment: TypeAlias = "tuple[dict[str, EventFrame], dict[str, int]]"  # frames by source, and the log positions they reach
+# frames by source, and the log positions they reach
+FramesAt: TypeAlias = "tuple[dict[str, EventFrame], dict[str, int]]"
 
 _EVENT_BYTES = 1_000  # approximate memory of one event, with the evaluation of features
 
@@ -41,7 +42,7 @@ class SharedHistory(History):
         with self._mutex:
             return super().frame(source)
 
-    def moment(self, sources: Iterable[str]) -> Moment:
+    def frames_at(self, sources: Iterable[str]) -> FramesAt:
         """The newest events of some sources and the positions they reach, consistently."""
         with self._mutex:
             self.refresh()

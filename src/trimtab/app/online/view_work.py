@@ -51,7 +51,7 @@ class ViewWork:
         self._rows = 0
         self._look_s = 0.0  # monotonic: the next check for requested rebuilds
         self._again_s = 0.0  # and for new views to fill
-        self._noted_s = 0.0
+        self._stored_s = 0.0
         self._compaction = Compaction(store)
         self._compact_us = clock.now_us() + _COMPACT_US
 
@@ -152,8 +152,8 @@ class ViewWork:
             self._filling, self.failure = None, None
             if self._rebuilt is not None:
                 self._rebuilds.done(self._rebuilt)
-        elif self._rebuilt is not None and time.monotonic() >= self._noted_s:
-            self._noted_s = time.monotonic() + _NOTE_S
+        elif self._rebuilt is not None and time.monotonic() >= self._stored_s:
+            self._stored_s = time.monotonic() + _NOTE_S
             self._rebuilds.note(self._rebuilt, Rebuild(filled.rows, filled.of))
 
     def _compact_on(self) -> bool:

@@ -13,7 +13,7 @@ from trimtab.app.online.stored_views import damage, missing
 from trimtab.app.online.view_work import ViewWork
 from trimtab.app.state.applier_error import forget_standing, note_standing
 from trimtab.app.state.lease import Lease
-from trimtab.app.state.progress_log import Telling
+from trimtab.app.state.progress_log import ProgressLog
 from trimtab.app.state.state import State
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict, Corrupt, NotFound, Unavailable
@@ -139,7 +139,7 @@ class Views:
         lease = self._lease()
         if not self._taken(lease):
             return False
-        with self._letting_go(lease):
+        with self._released(lease):
             self._take_up(self._needed())
             self.store.drop_others()
         return True
@@ -170,23 +170,23 @@ class Views:
         if not self.views and not new:
             return False
         lease = self._lease()
-        if not self._look_anew(lease):
+        if not self._reopen_if_replaced(lease):
             return False
         if not new and not self._state.online_aside and not self._lags():
             return True
         if not self._taken(lease):
             return False
         ends = self._state.events.positions()
-        with self._letting_go(lease), self._noting(), Telling("online features: reading the log") as tell:
+        with self._released(lease), self._noting(), ProgressLog("online features: reading the log") as log_progress:
             self._take_up([*self.views, *self._new])
             for filled in self._work.fill():
                 view = self.store.plans[filled.view].name
-                tell(f"online features: filling view {view!r} from history", filled.rows, filled.of)
+                log_progress(f"online features: filling view {view!r} from history", filled.rows, filled.of)
             self._work.read_tables()
             positions = self.store.positions()
             last, done = sum(ends.values()), sum(positions.values())
             for parts in stretches(self._state.events, positions, ends, batch=_BATCH, gaps=True):
-                tell("online features: reading the log", done, last)
+                log_progress("online features: reading the log", done, last)
                 self.store.apply(in_order(parts))
                 done += sum(map(len, parts))
         return True
@@ -251,7 +251,7 @@ class Views:
         if self._following is not None or not self._taken(lease):
             Rebuilds(self._state.catalog).wait(view, self.followed, progress)
         else:
-            with self._letting_go(lease):
+            with self._released(lease):
                 for filled in self._work.fill(names):
                     if progress is not None:
                         progress(filled.rows, filled.of)
@@ -293,7 +293,7 @@ class Views:
             views = dict.fromkeys(plan.name for plan in self.store.plans.values())
             return sum(self.rebuild(view, progress=progress) for view in views)
         try:
-            with self._state.online_anew():
+            with self._state.fresh_online():
                 self.__dict__.pop("_work", None)
                 self.look()
                 self._take_up([*self.views, *self._new])
@@ -318,7 +318,7 @@ class Views:
                 f"{self._state.folder}: another process applies events to this project's features, and compacts them "
                 "by itself every hour. There is nothing to do."
             )
-        with self._letting_go(lease):
+        with self._released(lease):
             return sum(Compaction(self.store).whole(), Compacted())
 
     def followed(self) -> bool:
@@ -341,7 +341,7 @@ class Views:
     def snapshot(self, upto: Mapping[str, int] | None) -> tuple[Mapping[str, EventFrame], Mapping[str, int]]:
         """Every source's events, all or up to some positions, and the positions they reach, consistently."""
         history = self._history() if upto is None else self._read(upto)
-        return history.moment([source.name for source in self._sources])
+        return history.frames_at([source.name for source in self._sources])
 
     def _history(self) -> SharedHistory:
         """The process's history where it has the views' sources, else a separate one."""
@@ -356,7 +356,7 @@ class Views:
 
         return SharedHistory(self._state.events, self._sources, upto=upto, tables=self._moved)
 
-    def _look_anew(self, lease: Lease) -> bool:
+    def _reopen_if_replaced(self, lease: Lease) -> bool:
         """Switch to the current file; False while another process is building it.
 
         The file is checked before the one set aside: a process that rebuilds everything moves the file away first, and
@@ -367,7 +367,7 @@ class Views:
             if (file is None or self._state.online_aside) and not lease.free():
                 return False
             if file is not None:
-                self._anew(online.reopen_if_replaced())
+                self._reload(online.reopen_if_replaced())
             self._file = file
         return True
 
@@ -377,7 +377,7 @@ class Views:
             return False
         try:
             self._state.drop_aside()
-            self._anew(self._state.online.reopen_if_replaced(make=True))
+            self._reload(self._state.online.reopen_if_replaced(make=True))
             self._file = self._state.online_file()
         except BaseException:
             lease.release()
@@ -398,7 +398,7 @@ class Views:
         forget_standing(catalog)
 
     @contextmanager
-    def _letting_go(self, lease: Lease) -> Iterator[None]:
+    def _released(self, lease: Lease) -> Iterator[None]:
         """Let other processes write online features afterwards."""
         try:
             yield
@@ -412,7 +412,7 @@ class Views:
         finally:
             lease.release()
 
-    def _anew(self, another: bool) -> None:
+    def _reload(self, another: bool) -> None:
         if another:
             self.__dict__.pop("_work", None)  # it may be within removed data
 

@@ -94,7 +94,7 @@ def _history(
 ) -> tuple[dict[str, Columns], int, int]:
     """What was recorded, by source, and from when until when it is replayed."""
     request = chosen[0].deployment.model.request
-    frames, _ = system.history.moment(system.definitions.sources)
+    frames, _ = system.history.frames_at(system.definitions.sources)
     tables = {name: _recorded(source, frames[name]) for name, source in system.definitions.sources.items()}
     tables[request.name] = _asked(system, request, frames[request.name])
     from_us = max(system.features_from_us(line.deployment.model) for line in chosen)
@@ -179,7 +179,7 @@ def _asked(system: System, request: Request, frame: EventFrame) -> Columns:
     logged: dict[str, LoggedRequest] = {}
     for model in system.definitions.models.values():
         if model.request.name == request.name:
-            asked = LoggedRequests(model, system.predictions, asked_as=system.live.request_of)
+            asked = LoggedRequests(model, system.predictions, request_of=system.live.request_of)
             asked.read()
             for key, p in asked.first.items():
                 if key not in logged or p.at_us < logged[key].at_us:

@@ -160,7 +160,7 @@ def _model(model: Model) -> dict[str, Part]:
 
 
 def _deployment(deployment: Deployment) -> Part:
-    asked = {} if deployment.approval_us is None else {"approval": format_duration(deployment.approval_us)}
+    approval = {} if deployment.approval_us is None else {"approval": format_duration(deployment.approval_us)}
     rules = [
         " and ".join(f"{type(part).__name__} {phrase_of(words_of(part))}".strip() for part in parts_of_trigger(rule))
         for rule in deployment.retrain.any_of
@@ -171,7 +171,7 @@ def _deployment(deployment: Deployment) -> Part:
         "learn": deployment.learn,
         "cooldown": format_duration(deployment.cooldown_us),
         "settle": format_duration(deployment.settle_us),
-        **asked,
+        **approval,
     }
 
 

@@ -1,4 +1,4 @@
-"""The newest turn of each deployment's loop, as the catalogue keeps it."""
+"""The newest tick, training or decision of each deployment's loop, in the catalogue."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ Doing = Literal["tick", "train", "promote", "approve", "reject"]
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest turn of a loop, and how its ticks fare."""
+    """The newest activity of a loop, and the result of its last tick."""
 
     doing: Doing
     holder: str  # "process 412 on wheelhouse"
     began_us: int
-    ended_us: int | None  # None: under way, or its process died
-    last_tick_us: int | None  # the end of the newest tick that went well
-    last_error: str | None  # of the newest tick; None: it went well
+    ended_us: int | None  # None: running, or its process died
+    last_tick_us: int | None  # the end of the last successful tick
+    last_error: str | None  # the last tick's; None: it succeeded
 
 
 def last_turn(catalog: Catalog, model: str) -> Turn | None:
     """The newest turn of a deployment's loop; None: it never had one.
 
-    A loop is ill when `last_error` is not None, or when `last_tick_us` lies far back.
+    A loop fails when `last_error` is not None, or when `last_tick_us` is long ago.
     """
     record = catalog.get(KIND, model)
     return None if record is None else msgspec.json.decode(record.body, type=Turn)

@@ -81,15 +81,15 @@ def lost_records(state: State, *, tables: bool = False) -> list[Lost]:
         state: The state folder.
         tables: Check the tables of record as well, which is slower; the catalogue knows earlier positions.
     """
-    noted = noted_read(state)
+    stored = stored_ends(state)
     events: dict[str, Mapping[str, int]] = {
-        "the catalogue": noted.get(EVENTS, {}),
+        "the catalogue": stored.get(EVENTS, {}),
         "the log's truncation": truncation(state.catalog).through,
     }
     events |= _views(state) | _learners(state)
     if tables:
         events |= {f"table {name}": reached for name, reached in _tables(state, events).items()}
-    predictions = {"the catalogue": noted.get(PREDICTIONS, {})}
+    predictions = {"the catalogue": stored.get(PREDICTIONS, {})}
     return [
         *read_past(EVENTS, state.events.positions(), events),
         *read_past(PREDICTIONS, state.written_predictions.positions(), predictions),
@@ -107,26 +107,26 @@ def refuse_lost(state: State) -> None:
             raise Corrupt(f"{lost} Nothing is appended to it meanwhile. {RECOVER}")
 
 
-def noted_read(state: State) -> Read:
-    """The logs' ends at the last `note_read`."""
+def stored_ends(state: State) -> Read:
+    """The logs' ends at the last `store_ends`."""
     record = state.catalog.get(KEPT, _READ)
     return {} if record is None else msgspec.json.decode(record.body, type=Read)
 
 
-def note_read(state: State) -> None:
+def store_ends(state: State) -> None:
     """Store the logs' ends: records missing up to there later were lost."""
     before = state.catalog.get(KEPT, _READ)
-    noted: Read = {} if before is None else msgspec.json.decode(before.body, type=Read)
+    stored: Read = {} if before is None else msgspec.json.decode(before.body, type=Read)
     ends = {EVENTS: state.events.positions(), PREDICTIONS: state.written_predictions.positions()}
-    now = {name: {**noted.get(name, {}), **_greater(noted.get(name, {}), found)} for name, found in ends.items()}
-    if now != noted:
+    now = {name: {**stored.get(name, {}), **_greater(stored.get(name, {}), found)} for name, found in ends.items()}
+    if now != stored:
         put = Put(KEPT, _READ, msgspec.json.encode(now), expected=0 if before is None else before.revision)
         with suppress(Conflict):  # another process has just stored it
             state.catalog.write([put])
 
 
-def _greater(noted: Mapping[str, int], found: Mapping[str, int]) -> dict[str, int]:
-    return {partition: position for partition, position in found.items() if position > noted.get(partition, 0)}
+def _greater(stored: Mapping[str, int], found: Mapping[str, int]) -> dict[str, int]:
+    return {partition: position for partition, position in found.items() if position > stored.get(partition, 0)}
 
 
 def _views(state: State) -> dict[str, Mapping[str, int]]:

@@ -1,4 +1,4 @@
-"""What is said while somebody waits for work that takes longer than a moment."""
+"""Progress messages while a caller waits for slow work."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _QUICK_S = 0.5  # work that is done by then says nothing; a command has been sta
 _EVERY_S = 10.0  # between two lines
 
 
-class Telling:
-    """Logs what goes on and how far it is: after half a second, then every ten. Use it with `with`, and call it.
+class ProgressLog:
+    """Logs the current step and its progress: after half a second, then every ten. Use it in `with`, and call it.
 
-    The lines are warnings, so that they reach standard error where nobody has set logging up: somebody waits there.
+    The lines are warnings, so that they reach standard error without logging set up: a person waits there.
     """
 
     def __init__(self, what: str, *, quick_s: float = _QUICK_S, every_s: float = _EVERY_S) -> None:
@@ -22,13 +22,13 @@ class Telling:
         self._far = "..."
         self._wait_s, self._every_s = quick_s, every_s
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._tell, name="trimtab-telling", daemon=True)
+        self._thread = threading.Thread(target=self._log, name="trimtab-progress", daemon=True)
 
     def __call__(self, what: str, done: int, of: int) -> None:
-        """How far it is: `done` of about `of` records."""
+        """Set the step and its progress: `done` of about `of` records."""
         self._what, self._far = what, f"{min(1.0, done / of) if of else 1.0:.0%} of {of:,} records"
 
-    def __enter__(self) -> Telling:
+    def __enter__(self) -> ProgressLog:
         self._thread.start()
         return self
 
@@ -36,7 +36,7 @@ class Telling:
         self._done.set()
         self._thread.join()
 
-    def _tell(self) -> None:
+    def _log(self) -> None:
         while not self._done.wait(self._wait_s):
             self._wait_s = self._every_s
             _logger.warning("%s: %s", self._what, self._far)

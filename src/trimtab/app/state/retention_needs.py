@@ -119,12 +119,12 @@ def features_from_us(features: FeatureSet, kept_from_us: Mapping[str, int]) -> i
         features: A model's, or those that a version was trained with.
         kept_from_us: By source, the time before which events were removed.
     """
-    moments = [
+    times = [
         kept_from_us[view.source.name] + view_reach(view).us
         for view in features.views
         if view.source.name in kept_from_us
     ]
-    return max(moments, default=ALWAYS_US)
+    return max(times, default=ALWAYS_US)
 
 
 def sees_removed(view: View, feature: str, kept_from_us: Mapping[str, int], at_us: int, *, lacks: bool) -> bool:

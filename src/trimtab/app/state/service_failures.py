@@ -18,14 +18,14 @@ OF_WORKERS = "failures/"
 
 
 class FailureRecord(msgspec.Struct, frozen=True):
-    """What failed at its last round in one process."""
+    """The errors of one process's background tasks in their last round."""
 
-    by: str = ""  # who began last in its place; nobody else has a say there
+    by: str = ""  # the newest process in its place; only that one writes here
     failures: dict[str, str] = msgspec.field(default_factory=dict)  # by work
 
 
 def service_failures(catalog: Catalog) -> dict[str, str]:
-    """What failed at its last round in the processes that serve, by work."""
+    """The errors of the last round in serving processes, by task."""
     found: dict[str, str] = {}
     for record in catalog.find(KIND):
         worker = record.key.removeprefix(OF_WORKERS)
@@ -35,7 +35,7 @@ def service_failures(catalog: Catalog) -> dict[str, str]:
 
 
 def forget_failures(catalog: Catalog, worker: int | None = None) -> None:
-    """Remove what is noted of failures in a worker that is gone, or in every process of a service that is."""
+    """Remove the failures of a worker that is gone, or of a service that is."""
     keys = [record.key for record in catalog.find(KIND)] if worker is None else [f"{OF_WORKERS}{worker}"]
     if keys:
         catalog.write([Remove(KIND, key) for key in keys])

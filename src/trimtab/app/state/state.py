@@ -1,4 +1,4 @@
-"""The state folder: what is kept where, and in which format."""
+"""The state folder: its stores and its format."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 KEPT = "retention"  # the kind of the catalogue's records of what was removed
-REBUILD = "What mends it: trimtab rebuild --all"  # where online features are damaged
-RESTORE = "What mends it: trimtab restore BACKUP --force"  # where anything else is
-ASIDE = "online.before"  # what is left of online features while all are made anew
+REBUILD = "Repair it: trimtab rebuild --all"  # where online features are damaged
+RESTORE = "Repair it: trimtab restore BACKUP --force"  # where anything else is
+ASIDE = "online.before"  # the old online features during a rebuild of all
 _SOURCE = "source/"
 
 
 class StateFormat(msgspec.Struct, frozen=True):
-    """What `format.json` says."""
+    """The content of `format.json`."""
 
     format: int
 
 
 class Closeable(Protocol):
-    """Whatever is to be closed."""
+    """Anything with `close`."""
 
     def close(self) -> None: ...
 
@@ -50,11 +50,11 @@ Part = TypeVar("Part", bound=Closeable)
 
 
 class State:
-    """One project's state, each part opened on first use; until it is closed no backup is restored there.
+    """One project's state, each store opened on first use; no backup can be restored there until it is closed.
 
     Args:
         folder: Made when it is not there.
-        clock: Stamps what is appended.
+        clock: Stamps appended records.
         prediction_mode: Whether an appended prediction waits for a sync.
 
     Raises:
@@ -87,7 +87,7 @@ class State:
 
     @cached_property
     def predictions(self) -> Log:
-        """The log of answers; one that need not wait for a sync is a `BufferedLog`."""
+        """The prediction log; one that does not wait for a sync is a `BufferedLog`."""
         if self._prediction_mode != "relaxed":
             return self.written_predictions
         from trimtab.serving.log.buffered_log import BufferedLog
@@ -96,11 +96,11 @@ class State:
 
     @cached_property
     def written_predictions(self) -> Log:
-        """What of the answers is written, without those that are noted only."""
+        """The written part of the prediction log, without buffered answers."""
         return self._log("predictions", self._prediction_mode, self.prediction_ids)  # D119
 
     def clock_jump(self) -> str | None:
-        """Why nothing can be recorded now, where the machine's clock jumped ahead; None: it did not."""
+        """Why nothing can be recorded now, because the machine's clock jumped ahead; None: it did not."""
         return None if self._checked is None else self._checked.jump()
 
     def check_clock(self) -> None:
@@ -110,7 +110,7 @@ class State:
 
     @property
     def spools(self) -> Path:
-        """Where answers are noted on their way to the log."""
+        """The folder of buffered answers."""
         return self.folder / "spool"
 
     @cached_property
@@ -131,7 +131,7 @@ class State:
         return self._key_values("online", REBUILD)
 
     def online_file(self) -> tuple[int, int] | None:
-        """Which file holds the online feature state now, by device and number; None: there is none."""
+        """The identity of the online features' file, as device and inode; None: there is none."""
         try:
             found = os.stat(self._online_file)
         except OSError:
@@ -140,18 +140,18 @@ class State:
 
     @property
     def online_aside(self) -> bool:
-        """Whether online features are set aside: all are being made anew, or whoever did that was killed."""
+        """Whether online features are set aside: a rebuild of all is running, or was killed."""
         return (self.folder / ASIDE).exists()
 
     def drop_aside(self) -> None:
-        """Delete what somebody set aside who was killed; only who has the views' lease may do so."""
+        """Delete what a killed rebuild set aside; only for the holder of the views' lease."""
         shutil.rmtree(self.folder / ASIDE, ignore_errors=True)
 
     @contextmanager
-    def online_anew(self) -> Iterator[None]:
-        """Begin the online feature state from nothing, also when it is too damaged to be opened.
+    def fresh_online(self) -> Iterator[None]:
+        """Start with empty online features, also when the stored ones are too damaged to open.
 
-        What was there is set aside until the block ends, and put back when that raises.
+        The old ones are set aside during the block, and restored when it raises.
 
         Raises:
             Unavailable: The folder cannot be moved.
@@ -182,13 +182,13 @@ class State:
 
     @cached_property
     def learners(self) -> KeyValue:
-        """What online learners know."""
+        """The states of online learners."""
         return self._key_values("learners", RESTORE)
 
     def damaged_stores(self) -> list[str]:
-        """What is wrong with stores of keys and values that are there and cannot be opened, and what to do.
+        """Existing key-value stores that cannot be opened, with the remedy.
 
-        Online features are made from the log again; see `damage` of `stored_views`.
+        Online features are rebuilt from the log; see `damage` of `stored_views`.
         """
         found: list[str] = []
         for name in ("answers", "learners"):
@@ -212,10 +212,10 @@ class State:
         return self._tables.get(source)
 
     def moved(self, sources: Sequence[Source]) -> Moved:
-        """What of the event log is in tables of record: what a history of these sources begins with.
+        """The part of the event log that is in tables of record, with which histories of these sources start.
 
         Raises:
-            Corrupt: A table lacks rows that the log does not have any more.
+            Corrupt: A table lacks rows that the log no longer has.
         """
         from trimtab.events.tables import Moved
 
@@ -233,8 +233,7 @@ class State:
         return Moved(tables, truncated.through, truncated.newest_us)
 
     def mark(self) -> Hashable | None:
-        """Something that is the same as before only if nobody wrote to the catalogue or the event log in between, or
-        put another file in the place of the online features.
+        """A value that changes when the catalogue, the event log or the file of online features is written.
 
         None: it cannot be told cheaply.
         """
@@ -242,7 +241,7 @@ class State:
         return None if catalog is None or events is None else (catalog, events, self.online_file())
 
     def close(self) -> None:
-        """Close whatever was opened."""
+        """Close every store."""
         self._tables.clear()
         try:
             while self._opened:
@@ -272,7 +271,7 @@ class State:
 
 
 class Truncation(msgspec.Struct, frozen=True):
-    """Up to where the event log has been truncated, or is just being: written down before it is."""
+    """The truncated part of the event log; stored before it is truncated."""
 
     through: dict[str, int] = {}  # by partition: up to here every record is in its source's table
     sources: dict[str, dict[str, int]] = {}  # by source and partition: up to here its table has to reach
@@ -280,13 +279,13 @@ class Truncation(msgspec.Struct, frozen=True):
 
 
 def truncation(catalog: Catalog) -> Truncation:
-    """Up to where the event log is in tables of record alone."""
+    """The part of the event log that is only in tables of record."""
     record = catalog.get(KEPT, "log")
     return Truncation() if record is None else msgspec.json.decode(record.body, type=Truncation)
 
 
 def kept_from(catalog: Catalog) -> dict[str, int]:
-    """By source, the moment before which its events have been removed, or are just being: the settings said so."""
+    """By source, the time before which its events were removed, or are being removed, by the settings."""
     found = catalog.find(KEPT, _SOURCE)
     return {record.key.removeprefix(_SOURCE): msgspec.json.decode(record.body, type=int) for record in found}
 
@@ -294,27 +293,27 @@ def kept_from(catalog: Catalog) -> dict[str, int]:
 def truncation_put(
     catalog: Catalog, tables: Mapping[str, Mapping[str, int]], through: Mapping[str, int], newest_us: int
 ) -> Put:
-    """What to write to the catalogue before the log is truncated: up to where, and whose tables have what goes.
+    """The catalogue change that must precede a truncation of the log.
 
     Args:
-        catalog: Where.
-        tables: By source and partition, the position that its table has: no more is asked of it later.
-        through: By partition, up to where the log goes.
-        newest_us: The greatest append time that the log has.
+        catalog: The catalogue.
+        tables: By source and partition, the position that its table has reached.
+        through: By partition, the last position to truncate.
+        newest_us: The latest append time in the log.
     """
     before = truncation(catalog)
     higher = {name: max(position, before.through.get(name, 0)) for name, position in through.items()}
     moved = before.through | higher
     needed = dict(before.sources)
     for source, positions in tables.items():
-        asked = {name: min(position, positions.get(name, 0)) for name, position in moved.items()}
+        approval = {name: min(position, positions.get(name, 0)) for name, position in moved.items()}
         already = needed.get(source, {})
-        needed[source] = {name: max(position, already.get(name, 0)) for name, position in asked.items()}
+        needed[source] = {name: max(position, already.get(name, 0)) for name, position in approval.items()}
     return Put(KEPT, "log", msgspec.json.encode(Truncation(moved, needed, newest_us)))
 
 
 def note_kept_from(catalog: Catalog, source: str, before_us: int) -> None:
-    """Write down from when on events of a source are kept."""
+    """Store the time from which events of a source are kept."""
     catalog.write([Put(KEPT, _SOURCE + source, msgspec.json.encode(before_us))])
 
 

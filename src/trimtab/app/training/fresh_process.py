@@ -28,7 +28,7 @@ _LONGEST_S = 60.0  # the time limit for a user's code in an inspection
 _TRIED = 200  # rows for comparing a version's scoring paths
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class LoadArguments(msgspec.Struct, frozen=True, kw_only=True):
     """What a new process is to load."""
 
     version: str
@@ -42,7 +42,7 @@ def loads_in_new_process(config: Config, state: Path, version: Version) -> str |
     The chosen one-row call is logged: the training run shows it.
     """
     try:
-        chosen = _asked(config, state, version, chooses=True, longest_s=math.inf)
+        chosen = _load_in_child(config, state, version, chooses=True, longest_s=math.inf)
         if chosen:
             _logger.info("%s: one row takes %s", version.name, chosen.decode())
     except (TrimtabError, TaskFailed) as error:
@@ -56,7 +56,7 @@ def failure_to_load(config: Config, state: Path, version: Version) -> str | None
     Nothing is chosen or written, and the code has one minute.
     """
     try:
-        _asked(config, state, version, chooses=False, longest_s=_LONGEST_S)
+        _load_in_child(config, state, version, chooses=False, longest_s=_LONGEST_S)
     except Cancelled:
         return f"version {version.name}: it was not loaded within {_LONGEST_S:.0f} s."
     except (TrimtabError, TaskFailed) as error:
@@ -64,13 +64,13 @@ def failure_to_load(config: Config, state: Path, version: Version) -> str | None
     return None
 
 
-def _asked(config: Config, state: Path, version: Version, *, chooses: bool, longest_s: float) -> bytes:
+def _load_in_child(config: Config, state: Path, version: Version, *, chooses: bool, longest_s: float) -> bytes:
     """What `load` gives in a new process."""
-    asked = Asked(version=version.id, project=ProjectSpec.of(config, state), chooses=chooses)
+    arguments = LoadArguments(version=version.id, project=ProjectSpec.of(config, state), chooses=chooses)
     end_s = time.monotonic() + longest_s
     with closing(child(config.training)) as process:
         return process.run(
-            Task(f"{__name__}:load", msgspec.msgpack.encode(asked)),
+            Task(f"{__name__}:load", msgspec.msgpack.encode(arguments)),
             hear=lambda event: None,
             cancelled=lambda: "it takes too long" if time.monotonic() > end_s else None,
         )
@@ -82,10 +82,10 @@ def load(argument: bytes, place: Workplace) -> bytes:
     Returns:
         What was found, for people; nothing where there is only one way.
     """
-    asked = msgspec.msgpack.decode(argument, type=Asked)
-    with asked.project.open() as system:
-        loaded = system.registry.load(system.registry.get(asked.version))
-        if loaded.row_call is None or not asked.chooses:
+    arguments = msgspec.msgpack.decode(argument, type=LoadArguments)
+    with arguments.project.open() as system:
+        loaded = system.registry.load(system.registry.get(arguments.version))
+        if loaded.row_call is None or not arguments.chooses:
             return b""
         found = system.registry.choose_row_call(loaded, _newest_rows(system, loaded))
     return b"" if found is None else found.text.encode()

@@ -43,7 +43,7 @@ class Teacher:
         self._system = system
         self._deployment = deployment
         self._labels = LabelIndex(deployment.model.label)
-        self._asked: LoggedRequests | None = None
+        self._requests: LoggedRequests | None = None
         self._taught: set[str] = set()
         self._version = ""
         self._mutex = threading.Lock()
@@ -76,22 +76,22 @@ class Teacher:
         if loaded.version.id != self._version:
             self._version = loaded.version.id
             self._taught.clear()
-            self._asked = None
-        if self._asked is None:
+            self._requests = None
+        if self._requests is None:
             request = served.answerers.features(loaded).request  # as this version knows it
-            self._asked = LoggedRequests(
+            self._requests = LoggedRequests(
                 msgspec.structs.replace(model, request=request),
                 system.predictions,
                 since_us=now_us - _WAITS * model.label.wait_us,
                 inputs=True,
-                asked_as=system.live.request_of,
+                request_of=system.live.request_of,
             )
-        self._asked.read()
+        self._requests.read()
         begun_us = max(learner.learnt_until_us, loaded.version.cut_us)
         ends_us = _block_ends(learner, begun_us, until_us)
         if not ends_us:
             return 0
-        frames, positions = system.history.moment(system.definitions.sources)
+        frames, positions = system.history.frames_at(system.definitions.sources)
         self._labels.update(frames[model.label.source.name])
         self._taught.update(key for key, _, _ in self._known(begun_us))
         found: list[tuple[str, int, float]] = []
@@ -101,7 +101,7 @@ class Teacher:
             found += [one for one in known if one[1] > begun_us]
             seen.update(key for key, _, _ in known)
             begun_us = end_us
-        faulty, first = red_windows(system.state.catalog, model.name), self._asked.first
+        faulty, first = red_windows(system.state.catalog, model.name), self._requests.first
         found = [one for one in found if not any(window.covers(first[one[0]].at_us) for window in faulty)]
         inputs, faults = self._encoded([key for key, _, _ in found], loaded)
         examples = [
@@ -114,26 +114,26 @@ class Teacher:
 
     def _known(self, cut_us: int, seen: AbstractSet[str] = frozenset()) -> list[tuple[str, int, float]]:
         """Requests with a label at `cut_us` that have not taught yet and are not `seen`, by known-at time."""
-        assert self._asked is not None
-        asked_by = {key: p for key, p in self._asked.first.items() if p.at_us <= cut_us}
-        waiting = {key: p for key, p in asked_by.items() if key not in self._taught and key not in seen}
+        assert self._requests is not None
+        logged = {key: p for key, p in self._requests.first.items() if p.at_us <= cut_us}
+        waiting = {key: p for key, p in logged.items() if key not in self._taught and key not in seen}
         if not waiting:
             return []
-        asked = list(waiting)
-        keys = [int(key) for key in asked] if self._deployment.model.request.key_dtype == "int" else asked
+        waiting_keys = list(waiting)
+        keys = [int(key) for key in waiting_keys] if self._deployment.model.request.key_dtype == "int" else waiting_keys
         at_us: NDArray[Any] = np.array([p.at_us for p in waiting.values()], np.int64)
         found = self._labels.join(keys, at_us, cut_us)
         there = np.flatnonzero(~np.isnan(found.values)).tolist()
-        there.sort(key=lambda n: (found.known_at_us[n], at_us[n], asked[n]))
-        return [(asked[n], int(found.known_at_us[n]), float(found.values[n])) for n in there]
+        there.sort(key=lambda n: (found.known_at_us[n], at_us[n], waiting_keys[n]))
+        return [(waiting_keys[n], int(found.known_at_us[n]), float(found.values[n])) for n in there]
 
     def _encoded(self, keys: list[str], loaded: LoadedModel) -> tuple[dict[str, bytes], dict[str, str]]:
         """Model inputs of requests, and why others have none.
 
         They are those logged by this version, else computed again from history as of their time.
         """
-        assert self._asked is not None
-        first = self._asked.first
+        assert self._requests is not None
+        first = self._requests.first
         inputs = {key: first[key].values for key in keys if first[key].version == self._version}
         others = [first[key] for key in keys if key not in inputs]
         faults: dict[str, str] = {}
@@ -158,7 +158,7 @@ class Teacher:
         offline = self._system.served(self._deployment.name).answerers.offline(loaded)
         names = {view.source.name for view in offline.features.views}
         declared = names <= self._system.definitions.sources.keys()
-        frames, _ = self._system.history.moment(names) if declared else self._system.views.snapshot(None)
+        frames, _ = self._system.history.frames_at(names) if declared else self._system.views.snapshot(None)
 
         def compute(predictions: list[LoggedRequest]) -> dict[str, bytes]:
             requests = decode_requests(offline.features.request, [p.request for p in predictions])
@@ -169,8 +169,8 @@ class Teacher:
 
     def _forget(self, oldest_us: int) -> None:
         """Drop requests that have waited too long."""
-        assert self._asked is not None
-        for key in self._asked.forget(oldest_us):
+        assert self._requests is not None
+        for key in self._requests.forget(oldest_us):
             self._taught.discard(key)
 
 

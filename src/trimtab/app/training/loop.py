@@ -24,7 +24,7 @@ from trimtab.app.state.state import kept_from
 from trimtab.app.system import System
 from trimtab.app.training.fresh_process import loads_in_new_process
 from trimtab.app.training.training_runs import TrainingRuns, Watch
-from trimtab.app.training.training_work import Answered, Asked
+from trimtab.app.training.training_work import TrainingArguments, TrainingResult
 from trimtab.core.clock import SystemClock
 from trimtab.core.columns.data import Column
 from trimtab.core.errors import Conflict
@@ -204,24 +204,25 @@ class DeploymentLoop:
                 run.end(f"Only judged: {version.name}. {gate.reason}")
                 return gate
 
-    def work(self, asked: Asked, place: Workplace) -> Answered:
+    def work(self, arguments: TrainingArguments, place: Workplace) -> TrainingResult:
         """Do one task of a training, here or in the process that opened the project for it."""
         self._steps.tell = place.hear
-        builder, cut_us = self._loop.builder, asked.cut_us
-        match asked.what:
+        builder, cut_us = self._loop.builder, arguments.cut_us
+        match arguments.what:
             case "same":
                 artifact = builder.artifact
                 lost = artifact.lost()
                 artifact.put_back()
                 same = artifact.same(cut_us)
-                return Answered(same=same, put_back=lost and not artifact.lost())
+                return TrainingResult(same=same, put_back=lost and not artifact.lost())
             case "blocked":
-                return Answered(lack=builder.blocked(cut_us, asked.changes))
+                return TrainingResult(lack=builder.blocked(cut_us, arguments.changes))
             case "repair":
-                return Answered(repair=builder.repair(cut_us, self.controller.check_frozen, asked.changes, asked.actor))
+                check = self.controller.check_frozen
+                return TrainingResult(repair=builder.repair(cut_us, check, arguments.changes, arguments.actor))
             case "judge":
-                assert asked.stored is not None  # sent with the task
-                return Answered(repair=builder.judge_stored(asked.stored, cut_us, keep=asked.keep))
+                assert arguments.stored is not None  # sent with the task
+                return TrainingResult(repair=builder.judge_stored(arguments.stored, cut_us, keep=arguments.keep))
 
     def searchable(self, cut_us: int) -> tuple[TrainingSet, NDArray[np.bool_], int]:
         """The data that a search may use at a cut: see `CandidateBuilder.searchable`."""
@@ -299,15 +300,15 @@ class DeploymentLoop:
             runs=self._system.recorded,
             registry=self._system.registry,
             model=self.deployment.name,
-            asked=self._asked,
+            arguments=self._arguments,
             executor=partial(executor, self._system.config.training, self._clock, {"loop": self}),
             worker=self,
         )
         return self._training
 
-    def _asked(self, **what: Any) -> Asked:
+    def _arguments(self, **what: Any) -> TrainingArguments:
         """The arguments of a training task."""
-        return Asked(
+        return TrainingArguments(
             **what,
             actor=self.controller.state.asked_by or "policy",
             model=self.deployment.name,

@@ -58,7 +58,7 @@ class Loops:
             self._run_of_model,
             system.predictions,
             kept_from=partial(kept_from, system.state.catalog),
-            asked_as=system.live.request_of,
+            request_of=system.live.request_of,
             check=system.live.check_newest,
             encoding_of=encodings(system.registry, system.state.blob),
             placed=lambda features: with_sources(features, system.layouts.place),

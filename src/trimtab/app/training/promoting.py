@@ -55,7 +55,7 @@ class Promotion(msgspec.Struct, frozen=True, kw_only=True):
             yield from (f"      {line}" for line in self.gate.lines())
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class PromotionRequest(msgspec.Struct, frozen=True, kw_only=True):
     """How a version is to be put in service."""
 
     why: str
@@ -64,22 +64,22 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool
 
 
-def promote_version(system: System, reference: str, asked: Asked, watch: Watch | None) -> Promotion:
+def promote_version(system: System, reference: str, wanted: PromotionRequest, watch: Watch | None) -> Promotion:
     """See `Project.promote`."""
     registry = system.registry
     version = registry.get(reference)
-    _check_seen(version, asked.seen_until_us, system.clock.now_us())
+    _check_seen(version, wanted.seen_until_us, system.clock.now_us())
     loop = system.part(Loops).loop(version.model)
-    seen_until_us = asked.seen_until_us
-    if asked.dry_run:
+    seen_until_us = wanted.seen_until_us
+    if wanted.dry_run:
         if _serves(system, version):
             return Promotion(version=version.name, state="in service already", gate=None, decisions=[])
-        gate = loop.judge_stored(version, asked.actor, seen_until_us=seen_until_us, watch=watch)
+        gate = loop.judge_stored(version, wanted.actor, seen_until_us=seen_until_us, watch=watch)
         state: State = "passes" if gate.passed else "does not pass"
         return Promotion(version=version.name, state=state, gate=gate, decisions=[])
     apply_first(system)
-    why = asked.why.strip() or "No reason was given."
-    decisions = loop.promote(version, asked.actor, why, seen_until_us=seen_until_us, watch=watch)
+    why = wanted.why.strip() or "No reason was given."
+    decisions = loop.promote(version, wanted.actor, why, seen_until_us=seen_until_us, watch=watch)
     last = next((d for d in reversed(decisions) if d.act in _STATES and d.version == version.id), None)
     return Promotion(
         version=version.name,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 RUN = "search"
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class SearchArguments(msgspec.Struct, frozen=True, kw_only=True):
     """What the process that searches is to do."""
 
     model: str
@@ -37,7 +37,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     project: ProjectSpec
 
 
-class Answered(msgspec.Struct, frozen=True, kw_only=True):
+class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
     """Which search it was; None: the project file is not what the asking process has."""
 
     search: str | None
@@ -62,7 +62,7 @@ def search_model(
         )
     if deployment.learn != "batch":
         raise Misuse(f'search of {model.name!r}: it learns online. A search is for models with learn="batch".')
-    asked = Asked(
+    arguments = SearchArguments(
         model=model.name,
         search=with_budget(model.search, trials=trials, time=time),
         made_by=_made_by(system, model),
@@ -81,8 +81,8 @@ def search_model(
         with closing(executor(system.config.training, system.clock, {"project": system})) as place:
             about = f"search of model {model.name!r}"
             native = "the estimator's library"
-            task = Task(f"{__name__}:work", msgspec.msgpack.encode(asked), about=about, native=native)
-            done = msgspec.msgpack.decode(place.run(task, hear=hear, cancelled=run.cancelled), type=Answered)
+            task = Task(f"{__name__}:work", msgspec.msgpack.encode(arguments), about=about, native=native)
+            done = msgspec.msgpack.decode(place.run(task, hear=hear, cancelled=run.cancelled), type=SearchResult)
         if done.search is None:
             raise Conflict(
                 f"search of {model.name!r}: the project file was changed since this process read it. Open the "
@@ -100,24 +100,24 @@ def search_model(
 
 def work(argument: bytes, place: Workplace) -> bytes:
     """Search, with the project that this process keeps or one opened for the search."""
-    asked = msgspec.msgpack.decode(argument, type=Asked)
-    system: System = place.keep("project", lambda stack: stack.enter_context(asked.project.open()))
-    model = msgspec.structs.replace(system.definitions.deployment(asked.model).model, search=asked.search)
-    if _made_by(system, model) != asked.made_by:
-        return msgspec.msgpack.encode(Answered(search=None))
-    return msgspec.msgpack.encode(Answered(search=_search(system, model, asked, place)))
+    arguments = msgspec.msgpack.decode(argument, type=SearchArguments)
+    system: System = place.keep("project", lambda stack: stack.enter_context(arguments.project.open()))
+    model = msgspec.structs.replace(system.definitions.deployment(arguments.model).model, search=arguments.search)
+    if _made_by(system, model) != arguments.made_by:
+        return msgspec.msgpack.encode(SearchResult(search=None))
+    return msgspec.msgpack.encode(SearchResult(search=_search(system, model, arguments, place)))
 
 
-def _search(system: System, model: Model, asked: Asked, place: Workplace) -> str:
+def _search(system: System, model: Model, arguments: SearchArguments, place: Workplace) -> str:
     from trimtab.training.fitting.search_trials import best_trial, run_trials  # imported here: only searches load it
 
     catalog = system.state.catalog
     place.hear(StepBegan("snapshot", None))
     system.asked_history.refresh()
-    before = [one for one in searches(catalog, model.name) if one.made_by == asked.made_by and one.ended_us is None]
+    before = [one for one in searches(catalog, model.name) if one.made_by == arguments.made_by and one.ended_us is None]
     for cut_us in [*(one.cut_us for one in before[-1:]), system.clock.now_us()]:
         training_set, rows, until_us = system.part(Loops).loop(model.name).searchable(cut_us)
-        address = content_hash([asked.made_by, address_of_set(training_set), address_of_rows(rows)])
+        address = content_hash([arguments.made_by, address_of_set(training_set), address_of_rows(rows)])
         if any(one.id == address for one in before):  # of an interrupted search, unless its data is gone
             break
     place.hear(StepEnded("snapshot", cached=False, attempts=1))
@@ -126,8 +126,8 @@ def _search(system: System, model: Model, asked: Asked, place: Workplace) -> str
         id=address,
         model=model.name,
         metric=str(model.metric),
-        made_by=asked.made_by,
-        search=asked.search,
+        made_by=arguments.made_by,
+        search=arguments.search,
         cut_us=training_set.manifest.cut_us,
         until_us=until_us,
         rows=int(rows.sum()),

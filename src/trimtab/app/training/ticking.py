@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trimtab.app.alerts.alerting import alert_after_tick
-from trimtab.app.state.lost_records import note_read
+from trimtab.app.state.lost_records import store_ends
 from trimtab.app.training.loops import Loops
 from trimtab.core.records import Decision
 
@@ -46,7 +46,7 @@ def tick_all(system: System, watch: Callable[[Ticked], object] | None = None) ->
     from trimtab.app.plan.applying import drop_unneeded
 
     drop_unneeded(system)
-    note_read(system.state)
+    store_ends(system.state)
     return decisions
 
 

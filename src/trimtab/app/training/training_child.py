@@ -7,20 +7,20 @@ from contextlib import ExitStack
 import msgspec
 
 from trimtab.app.training.loops import Loops
-from trimtab.app.training.training_work import Answered, Asked, Worker
+from trimtab.app.training.training_work import TrainingArguments, TrainingResult, Worker
 from trimtab.run import Workplace
 
 
 def work(argument: bytes, place: Workplace) -> bytes:
     """Run one task, with the loop that this process keeps, or with one of a project opened here."""
-    task = msgspec.msgpack.decode(argument, type=Asked)
+    task = msgspec.msgpack.decode(argument, type=TrainingArguments)
     worker: Worker = place.keep("loop", lambda stack: _opened(task, stack))
     if worker.deployment_hash != task.deployment:
-        return msgspec.msgpack.encode(Answered(changed=True))
+        return msgspec.msgpack.encode(TrainingResult(changed=True))
     return msgspec.msgpack.encode(worker.work(task, place))
 
 
-def _opened(task: Asked, stack: ExitStack) -> Worker:
+def _opened(task: TrainingArguments, stack: ExitStack) -> Worker:
     loop = stack.enter_context(task.project.open()).part(Loops).loop(task.model)
     loop.catch_up()
     return loop

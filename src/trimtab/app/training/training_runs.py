@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from trimtab.app.training.training_work import Answered, Asked, What, Worker, answer, task
+from trimtab.app.training.training_work import TrainingArguments, TrainingResult, What, Worker, answer, task
 from trimtab.core.records import Decision
 from trimtab.registry import Registry
 from trimtab.registry.protection import CHAMPION
@@ -25,11 +25,11 @@ class TrainingRuns:
     """The candidate builder as the controller sees it: long work is a task of an executor.
 
     Args:
-        workshop: Does the work, here or in another process.
+        builder: Does the work, here or in another process.
         runs: Records the runs.
         registry: Names versions.
         model: Its name.
-        asked: Completes the arguments of a task.
+        arguments: Completes the arguments of a task.
         executor: Runs the tasks.
         worker: Does them in this process, where the executor's has another project file.
     """
@@ -41,7 +41,7 @@ class TrainingRuns:
         runs: Runs,
         registry: Registry,
         model: str,
-        asked: Callable[..., Asked],
+        arguments: Callable[..., TrainingArguments],
         executor: Callable[[], Executor],
         worker: Worker,
     ) -> None:
@@ -49,7 +49,7 @@ class TrainingRuns:
         self._runs = runs
         self._registry = registry
         self._model = model
-        self._asked = asked
+        self._arguments = arguments
         self._place = executor
         self._worker = worker
         self._executor: Executor | None = None
@@ -125,22 +125,22 @@ class TrainingRuns:
         self._run.hear(event)
         self._watch(self._run.run)
 
-    def _done(self, what: What, cut_us: int, **more: Any) -> Answered:
-        asked = self._asked(what=what, cut_us=cut_us, **more)
-        done = self._did(asked)
+    def _done(self, what: What, cut_us: int, **more: Any) -> TrainingResult:
+        arguments = self._arguments(what=what, cut_us=cut_us, **more)
+        done = self._did(arguments)
         if done.changed:
             said = "%s: the project file was changed since this process read it, so it trains in this process"
             _logger.warning(said, self._model)
             if self._executor is not None:
                 self._executor.close()
             self._executor = ThreadExecutor({"loop": self._worker})
-            done = self._did(asked)
+            done = self._did(arguments)
         return done
 
-    def _did(self, asked: Asked) -> Answered:
+    def _did(self, arguments: TrainingArguments) -> TrainingResult:
         if self._executor is None:
             self._executor = self._place()
-        return answer(self._executor.run(task(asked), hear=self._hear, cancelled=self._run.cancelled))
+        return answer(self._executor.run(task(arguments), hear=self._hear, cancelled=self._run.cancelled))
 
 
 def refusal(cause: str) -> str:
@@ -148,8 +148,8 @@ def refusal(cause: str) -> str:
 
     >>> refusal("Refused, not better: log_loss 0.41 against 0.40.")
     'refused, not better: log_loss 0.41 against 0.40.'
-    >>> refusal("Nobody answered.")
-    'refused: Nobody answered.'
+    >>> refusal("No client answered.")
+    'refused: No client answered.'
     """
     told = cause.removeprefix("Refused")
     return f"refused: {cause}" if told == cause else f"refused{told}"

@@ -15,7 +15,7 @@ from trimtab.steering.loop_state import Changes, Repair
 What = Literal["same", "blocked", "repair", "judge"]
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class TrainingArguments(msgspec.Struct, frozen=True, kw_only=True):
     """What a task is to do."""
 
     what: What
@@ -29,7 +29,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     keep: bool = True  # and whether to keep the record
 
 
-class Answered(msgspec.Struct, frozen=True, kw_only=True):
+class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
     """What came of it."""
 
     changed: bool = False  # the project file differs from the caller's: nothing was done
@@ -42,23 +42,23 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
 class Worker(Protocol):
     """Does the tasks; a `DeploymentLoop`."""
 
-    def work(self, asked: Asked, place: Workplace) -> Answered: ...
+    def work(self, arguments: TrainingArguments, place: Workplace) -> TrainingResult: ...
 
     @property
     def deployment_hash(self) -> str: ...
 
 
-def task(asked: Asked) -> Task:
+def task(arguments: TrainingArguments) -> Task:
     """The executor's task for some arguments."""
-    about = f"training of model {asked.model!r}"
+    about = f"training of model {arguments.model!r}"
     return Task(
         "trimtab.app.training.training_child:work",
-        msgspec.msgpack.encode(asked),
+        msgspec.msgpack.encode(arguments),
         about=about,
         native="the estimator's library",
     )
 
 
-def answer(task_result: bytes) -> Answered:
+def answer(task_result: bytes) -> TrainingResult:
     """The decoded result of a task."""
-    return msgspec.msgpack.decode(task_result, type=Answered)
+    return msgspec.msgpack.decode(task_result, type=TrainingResult)

@@ -127,7 +127,7 @@ def test_a_port_that_is_not_let_go_is_none_of_a_worker_and_the_next_start_is_tol
     waited = waiting(monkeypatch, lambda: None)
     for _ in range(2):
         with pytest.raises(Unavailable, match="Stop what uses port"):
-            parts.when_let_go(tmp_path, lambda: listen("127.0.0.1", port_of(orphan)))
+            parts.when_port_is_free(tmp_path, lambda: listen("127.0.0.1", port_of(orphan)))
     assert len(waited) == 1
 
 
@@ -135,7 +135,7 @@ def test_nobody_waits_for_an_address_that_no_worker_can_have(tmp_path: Path, mon
     accepting.begin(tmp_path)
     waited = waiting(monkeypatch, killed)
     with pytest.raises(Unavailable, match="an address of this machine"):
-        parts.when_let_go(tmp_path, lambda: listen("192.0.2.1", 8080))  # of no machine: RFC 5737
+        parts.when_port_is_free(tmp_path, lambda: listen("192.0.2.1", 8080))  # of no machine: RFC 5737
     assert waited == []
     assert parts._may_be_left(tmp_path)
 

@@ -171,7 +171,9 @@ def test_a_service_that_others_reach_without_a_key_says_so(trained: Path) -> Non
         for host in ("127.0.0.1", "::1", "localhost"):
             assert open_to_all(project, host) is None
         for host in ("0.0.0.0", "::", "shop.example"):
-            assert str(open_to_all(project, host)).startswith(f"whoever reaches {host} may ask, push and read")
+            assert str(open_to_all(project, host)).startswith(
+                f"any client that reaches {host} may predict, push and read"
+            )
     with shop.serving(trained, "--as-of", AS_OF, "--host", "0.0.0.0") as (process, _):
         process.send_signal(signal.SIGTERM)
         assert process.stderr is not None

@@ -62,7 +62,7 @@ class Run(Protocol):
         """The place of computation, as text."""
         ...
 
-    def begin(self, rows: int, *, ways: int, columns: int) -> None:
+    def begin(self, rows: int, *, evaluations: int, columns: int) -> None:
         """Prepare for a number of requests, with the number of evaluations and of values per request."""
         ...
 
@@ -87,7 +87,7 @@ class OpenedRun(msgspec.Struct, frozen=True, eq=False):
 
     def evaluate(self, features: FeatureSet, requests: Columns, at_us: NDArray[Any]) -> FeatureFrame:
         """The features of all requests, each as of its time."""
-        self.run.begin(requests.rows, ways=1, columns=len(requests.names) + len(features.names))
+        self.run.begin(requests.rows, evaluations=1, columns=len(requests.names) + len(features.names))
         return FeatureFrame.concat(
             [
                 self.run.evaluate(features, requests.take(cut), at_us[cut], final=False)
@@ -102,7 +102,7 @@ OpenRun: TypeAlias = "Callable[[Model], AbstractContextManager[OpenedRun]]"
 @contextmanager
 def run_in_memory(history: SharedHistory, model: Model) -> Iterator[OpenedRun]:
     """A computation of a model's features from a history in memory."""
-    frames, positions = history.frames_at(_asked(model) | {view.source.name for view in model.features.views})
+    frames, positions = history.frames_at(_request_sources(model) | {view.source.name for view in model.features.views})
     yield OpenedRun(_InMemory(frames, positions, None), frames)
 
 
@@ -113,7 +113,7 @@ def run_of_model(system: System, model: Model) -> Iterator[OpenedRun]:
         with run_in_memory(system.history, model) as opened:
             yield opened
         return
-    frames, positions = system.asked_history.frames_at(_asked(model))
+    frames, positions = system.asked_history.frames_at(_request_sources(model))
     sources = {view.source.name: view.source for view in model.features.views}
     with _kept(
         system, model.features, sources, ["model", model.name, sorted(positions.items())], {}, None, positions
@@ -161,8 +161,8 @@ def _kept(
     """A computation on disk, in a folder that stays if it is stopped; `positions` are P, default: the current ones."""
     limit_bytes = system.config.features.memory_bytes
     made_by = [limit_bytes, VERSION, duckdb.__version__, np.__version__]
-    asked = content_hash([features.hash, _plain(what), _files(events), made_by])
-    folder = system.state_folder / "backfill" / asked[:32]
+    inputs_hash = content_hash([features.hash, _plain(what), _files(events), made_by])
+    folder = system.state_folder / "backfill" / inputs_hash[:32]
     _sweep(folder.parent)
     with claimed(folder):
         try:
@@ -207,7 +207,7 @@ class _InMemory:
         self._final: dict[str, EventFrame] | None = None
         self._progress = progress
 
-    def begin(self, rows: int, *, ways: int, columns: int) -> None:
+    def begin(self, rows: int, *, evaluations: int, columns: int) -> None:
         self._rows = rows
 
     def blocks(self, rows: int) -> list[slice]:
@@ -247,12 +247,12 @@ class _OnDisk:
     def where(self) -> str:
         return f"on disk, in {self.parts} {'part' if self.parts == 1 else 'parts'}"
 
-    def begin(self, rows: int, *, ways: int, columns: int) -> None:
+    def begin(self, rows: int, *, evaluations: int, columns: int) -> None:
         fitting = self.views.memory_bytes // 4 // (_VALUE_BYTES * columns)
         self._block_rows = max(1, fitting // GROUP_ROWS) * GROUP_ROWS
         parts = [self.views.parts(join.view) for join in self._features.joins]
         self.parts = max(parts, default=1)
-        self._steps = sum(parts) * ways * len(self.blocks(rows)) + len(self._features.views)
+        self._steps = sum(parts) * evaluations * len(self.blocks(rows)) + len(self._features.views)
         self.views.prepare(self._features.views)
 
     def blocks(self, rows: int) -> list[slice]:
@@ -276,7 +276,7 @@ def _fits(system: System) -> bool:
     return fits_memory(system.state.events, system.config.features.memory_bytes)
 
 
-def _asked(model: Model) -> set[str]:
+def _request_sources(model: Model) -> set[str]:
     """The sources of a model's requests and labels."""
     return {model.request.name, model.label.source.name}
 

@@ -40,7 +40,7 @@ Of: TypeAlias = Model | Item | Sequence[Item]
 When: TypeAlias = str | int | dt.datetime
 Meter: TypeAlias = Callable[[int, int], object]
 
-_MOST_MOMENTS = 100_000  # snapshots per call: hourly for eleven years
+_MOST_TIMES = 100_000  # snapshots per call: hourly for eleven years
 
 
 class FeatureTable(Columns, frozen=True, eq=False, kw_only=True):
@@ -89,7 +89,7 @@ class How(msgspec.Struct, frozen=True, kw_only=True):
             raise Conflict(f"{self.out} exists and is not overwritten. Name another file, or remove it.")
 
 
-class _Asked(msgspec.Struct, frozen=True, eq=False):
+class _Wanted(msgspec.Struct, frozen=True, eq=False):
     features: FeatureSet
     requests: Columns
     at_us: NDArray[np.int64]
@@ -99,8 +99,8 @@ def join_features(
     system: System, requests: Rows, of: Of | None, *, at: When | None, how: How
 ) -> FeatureTable | FeatureFile:
     """See `Project.join`."""
-    asked = _asked(system, requests, of, at)
-    return _made(system, asked, how)
+    wanted = _wanted(system, requests, of, at)
+    return _made(system, wanted, how)
 
 
 def snapshot_features(
@@ -128,7 +128,7 @@ def snapshot_features(
         tables = [_entities(run, views, t, final=how.as_known == "final") for t in times_us]
         at_us = np.repeat(np.array(times_us, np.int64), [table.rows for table in tables])
         requests = Columns.concat(tables).replace({"at" if "at" not in first.by else "as_of": Column("time", at_us)})
-        return _computed(run, _Asked(features, requests, at_us), how)
+        return _computed(run, _Wanted(features, requests, at_us), how)
 
 
 def times_between(start: When, end: When, every: str | int, clock: Clock) -> list[int]:
@@ -138,9 +138,9 @@ def times_between(start: When, end: When, every: str | int, clock: Clock) -> lis
     if last <= first:
         raise Misuse(f"snapshots: end {end} is not after start {start}: nothing lies between. Give a later end.")
     count = -((first - last) // step)
-    if count > _MOST_MOMENTS:
+    if count > _MOST_TIMES:
         raise Misuse(
-            f"snapshots: every {every} from {start} to {end} are {count:,} moments; at most {_MOST_MOMENTS:,} are "
+            f"snapshots: every {every} from {start} to {end} are {count:,} times; at most {_MOST_TIMES:,} are "
             "taken at once. Give a longer every, or a shorter time."
         )
     return list(range(first, last, step))
@@ -152,11 +152,11 @@ def _step_us(every: str | int) -> int:
     except Misuse as error:
         raise Misuse(f"snapshots: every: {error}") from None
     if step == 0:
-        raise Misuse(f'snapshots: every={every!r} gives no next moment. Give a longer every, such as "1d".')
+        raise Misuse(f'snapshots: every={every!r} gives no next time. Give a longer every, such as "1d".')
     return step
 
 
-def _asked(system: System, requests: Rows, of: Of | None, at: When | None) -> _Asked:
+def _wanted(system: System, requests: Rows, of: Of | None, at: When | None) -> _Wanted:
     model = _model(system, of)
     declared: dict[str, Dtype] = {}
     if model is not None:
@@ -168,22 +168,20 @@ def _asked(system: System, requests: Rows, of: Of | None, at: When | None) -> _A
         items = _items(system, of)
         declared = _entity_columns(items)
         if at is None:
-            raise Misuse(
-                "join: as of when? Give at= the name of the requests' column of moments, or one moment for all."
-            )
+            raise Misuse("join: as of when? Give at= the name of the requests' column of times, or one time for all.")
     table = request_table(requests, declared, at if isinstance(at, str) else None)
     column = model.request.time if model is not None and at is None else at
     if isinstance(column, str) and column in table:
         lead_us = model.request.lead_us if model is not None and at is None else 0
-        at_us = _moments(table, column) - lead_us
+        at_us = _times(table, column) - lead_us
     else:
         assert at is not None  # else the model's own column, which exists
-        at_us = np.full(table.rows, _one_moment(table, at, system.clock), np.int64)
+        at_us = np.full(table.rows, _one_time(table, at, system.clock), np.int64)
     if table.rows:
         _refuse_future(system, int(at_us.max()))
     features = model.features if model is not None else _features(table, items)
     check_requests(features, table, at_us)
-    return _Asked(features, table, at_us)
+    return _Wanted(features, table, at_us)
 
 
 def _model(system: System, of: Of | None) -> Model | None:
@@ -237,18 +235,18 @@ def _features(table: Columns, items: Sequence[View | Join | Mapping[str, Express
     return feature_set(Request(source=Source(name="requests", time="", columns=dtypes)), items, texts=True)
 
 
-def _moments(table: Columns, name: str) -> NDArray[np.int64]:
+def _times(table: Columns, name: str) -> NDArray[np.int64]:
     column = table[name]
     if column.dtype != "time":
-        raise Misuse(f"requests: at={name!r} must be a column of moments; it is {column.dtype}.")
+        raise Misuse(f"requests: at={name!r} must be a column of times; it is {column.dtype}.")
     missing = np.flatnonzero(~column.present())
     if missing.size:
-        raise Misuse(f"requests: row {missing[0] + 1} has no {name!r}. Every request needs its moment.")
-    moments: NDArray[np.int64] = column.values
-    return moments
+        raise Misuse(f"requests: row {missing[0] + 1} has no {name!r}. Every request needs a time.")
+    times: NDArray[np.int64] = column.values
+    return times
 
 
-def _one_moment(table: Columns, at: When, clock: Clock) -> int:
+def _one_time(table: Columns, at: When, clock: Clock) -> int:
     try:
         return given_time_us(at, "at", clock)
     except Misuse as error:
@@ -260,7 +258,7 @@ def _refuse_future(system: System, at_us: int) -> None:
     if at_us > now_us:
         raise Misuse(
             f"as of {format_time(at_us)}: that is to come, and what will be known then is not known now "
-            f"({format_time(now_us)}). Give at= a moment that has come, or leave such rows out."
+            f"({format_time(now_us)}). Give at= a time in the past, or leave such rows out."
         )
 
 
@@ -271,9 +269,9 @@ def _refuse_removed(system: System, features: FeatureSet, first_us: int, events:
         if view.source.name in kept_from_us and view.source.name not in events:
             removed_us, reach = kept_from_us[view.source.name], view_reach(view)
             if first_us < removed_us + reach.us:
-                asked, removed, from_on = map(format_time, (first_us, removed_us, removed_us + reach.us))
+                wanted, removed, from_on = map(format_time, (first_us, removed_us, removed_us + reach.us))
                 raise Misuse(
-                    f"as of {asked}: events of {view.source.name!r} before {removed} were removed, as [retention] "
+                    f"as of {wanted}: events of {view.source.name!r} before {removed} were removed, as [retention] "
                     f"says, and {reach.why}. Leave out what is asked before {from_on}."
                 )
 
@@ -289,24 +287,24 @@ def _entities(run: Run, views: Sequence[View], at_us: int, *, final: bool) -> Co
     return Columns.of({n: (first.source.columns[n], list(v)) for n, v in zip(first.by, values, strict=True)})
 
 
-def _made(system: System, asked: _Asked, how: How) -> FeatureTable | FeatureFile:
-    if asked.requests.rows:
-        _refuse_removed(system, asked.features, int(asked.at_us.min()), how.events)
-    what = ["join", how.as_known, how.reasons, asked.at_us.tobytes(), asked.requests]
-    with opened_run(system, asked.features, what, how.events, how.progress) as run:
-        return _computed(run, asked, how)
+def _made(system: System, wanted: _Wanted, how: How) -> FeatureTable | FeatureFile:
+    if wanted.requests.rows:
+        _refuse_removed(system, wanted.features, int(wanted.at_us.min()), how.events)
+    what = ["join", how.as_known, how.reasons, wanted.at_us.tobytes(), wanted.requests]
+    with opened_run(system, wanted.features, what, how.events, how.progress) as run:
+        return _computed(run, wanted, how)
 
 
-def _computed(run: Run, asked: _Asked, how: How) -> FeatureTable | FeatureFile:
-    rows, final = asked.requests.rows, how.as_known == "final"
-    run.begin(rows, ways=1 + final, columns=len(asked.requests.names) + len(asked.features.names))
-    counts = dict.fromkeys(asked.features.names, 0) if final else {}
+def _computed(run: Run, wanted: _Wanted, how: How) -> FeatureTable | FeatureFile:
+    rows, final = wanted.requests.rows, how.as_known == "final"
+    run.begin(rows, evaluations=1 + final, columns=len(wanted.requests.names) + len(wanted.features.names))
+    counts = dict.fromkeys(wanted.features.names, 0) if final else {}
 
     def block(cut: slice) -> tuple[Columns, dict[str, int]]:
-        requests, at_us = asked.requests.take(cut), asked.at_us[cut]
-        found = run.evaluate(asked.features, requests, at_us, final=final)
-        then = run.evaluate(asked.features, requests, at_us, final=False) if final else found
-        return _joined(asked.features, requests, found, reasons=how.reasons), differing_values(
+        requests, at_us = wanted.requests.take(cut), wanted.at_us[cut]
+        found = run.evaluate(wanted.features, requests, at_us, final=final)
+        then = run.evaluate(wanted.features, requests, at_us, final=False) if final else found
+        return _joined(wanted.features, requests, found, reasons=how.reasons), differing_values(
             then, found
         ) if final else {}
 
@@ -321,7 +319,7 @@ def _computed(run: Run, asked: _Asked, how: How) -> FeatureTable | FeatureFile:
     return FeatureFile(
         path=how.out,
         rows=rows,
-        features=asked.features.names,
+        features=wanted.features.names,
         positions=run.positions,
         let_in=counts,
         parts=run.parts,

@@ -21,13 +21,13 @@ from trimtab.events.files.parquet_files import parquet_columns
 _PYTHON: dict[type, Dtype] = {bool: "bool", int: "int", float: "float", str: "str", dt.datetime: "time"}
 
 
-def request_table(given: Rows, declared: Mapping[str, Dtype], moments: str | None = None) -> Columns:
+def request_table(given: Rows, declared: Mapping[str, Dtype], times: str | None = None) -> Columns:
     """A table with all its rows and columns, declared columns in their declared types.
 
     Args:
         given: A file, a table of any library, or a list of dicts: see `read_rows`.
         declared: The needed columns and their types. Others stay as they are: in a CSV file, text.
-        moments: A column of moments, if there is one of that name.
+        times: The name of a column of times, if any.
 
     Raises:
         NotFound: There is no such file.
@@ -40,8 +40,8 @@ def request_table(given: Rows, declared: Mapping[str, Dtype], moments: str | Non
         if name not in found:
             raise Misuse(f"requests: no column {name!r} of {dtype}, which is needed; there are {', '.join(found)}.")
     wanted = {name: declared.get(name, dtype) for name, dtype in found.items()}
-    if moments in found and found[moments] in ("str", "int"):
-        wanted[moments] = "time"
+    if times in found and found[times] in ("str", "int"):
+        wanted[times] = "time"
     rows = read_rows(table, Source(name="requests", time="", columns=wanted), on_error="quarantine")
     if rows.bad:
         more = len(rows.bad) - 1

@@ -68,7 +68,7 @@ class BackgroundTasks:
         _ = system.registry, system.views, system.state.learners  # opened before threads share them
         self._system = system
         self._catalog = system.state.catalog
-        self._noted = "failures" if worker is None else f"{OF_WORKERS}{worker}"
+        self._record_key = "failures" if worker is None else f"{OF_WORKERS}{worker}"
         self._name = f"{os.getpid()}-{id(self):x}"  # unique among living processes
         self._mutex = threading.Lock()
         self._stop = threading.Event()
@@ -77,11 +77,11 @@ class BackgroundTasks:
         self._follow = {**self._following(wait=False), "flag answers": self._flag}
         if answers and not keeps:  # the process with `keeps` checks where it applies events
             self._follow["read online features"] = system.state.online.reopen_if_replaced
-        self._figures = ArmMetrics(self._catalog, system.clock, self._counts)
+        self._metrics = ArmMetrics(self._catalog, system.clock, self._counts)
         self._folded_h = 0
         self._threads = [self._thread("aliases", self._run_following)] if answers else []
         if answers:
-            write = {"write service figures": self._figures.write}
+            write = {"write service figures": self._metrics.write}
             self._threads.append(self._thread("arm-figures", partial(self._run, WRITE_S, write)))
         self.skew: SkewWatch | None = None
         if keeps:
@@ -160,7 +160,7 @@ class BackgroundTasks:
         return {f"follow {name}": partial(self._follow_one, name, wait=wait) for name in self._names}
 
     def start(self) -> BackgroundTasks:
-        self._note(self.failures, anew=True)
+        self._store_failures(self.failures, replace=True)
         for thread in self._threads:
             thread.start()
         return self
@@ -174,7 +174,7 @@ class BackgroundTasks:
             if thread.is_alive():
                 _logger.warning("%s: still running at the end; it is repeated at the next start", thread.name)
         try:
-            self._figures.write()
+            self._metrics.write()
             self._forget()
         except TrimtabError as error:
             _logger.warning("%s", error)
@@ -239,26 +239,26 @@ class BackgroundTasks:
             if failure is not None:
                 _logger.warning("%s: %s", name, failure)
             try:
-                self._note(self.failures)
+                self._store_failures(self.failures)
             except TrimtabError as error:  # shown in the metrics all the same
                 _logger.warning("%s", error)
 
-    def _note(self, failures: dict[str, str], *, anew: bool = False) -> None:
-        """Store the failures; with `anew`, at the start, replace another process's record."""
+    def _store_failures(self, failures: dict[str, str], *, replace: bool = False) -> None:
+        """Store the failures; with `replace`, at the start, replace another process's record."""
         body = msgspec.json.encode(FailureRecord(self._name, failures))
-        if anew:
-            self._catalog.write([Put(KIND, self._noted, body)])
+        if replace:
+            self._catalog.write([Put(KIND, self._record_key, body)])
             return
-        found = self._catalog.get(KIND, self._noted)
+        found = self._catalog.get(KIND, self._record_key)
         if found is None or self._is_own(found):
             with suppress(Conflict):  # another process's record now
-                self._catalog.write([Put(KIND, self._noted, body, 0 if found is None else found.revision)])
+                self._catalog.write([Put(KIND, self._record_key, body, 0 if found is None else found.revision)])
 
     def _forget(self) -> None:
-        found = self._catalog.get(KIND, self._noted)
+        found = self._catalog.get(KIND, self._record_key)
         if found is not None and self._is_own(found):
             with suppress(Conflict):  # as above
-                self._catalog.write([Remove(KIND, self._noted, found.revision)])
+                self._catalog.write([Remove(KIND, self._record_key, found.revision)])
 
     def _is_own(self, record: Record) -> bool:
         return read_failures(record).by == self._name

@@ -30,7 +30,7 @@ from trimtab.store.regular_file import other_kind
 if TYPE_CHECKING:
     from trimtab.app.system import System
 
-_NOBODY = b"\xff"  # a key of no answer
+_UNUSED_KEY = b"\xff"  # a key of no answer
 
 
 def answer_table(
@@ -64,17 +64,17 @@ def answer_table(
     name = _batch_name(loaded.version.id, table, at_us, mode)
     begun = batch_manifest(system.state.catalog, name)
     made_at_us = system.clock.now_us() if begun is None else begun.made_at_us
-    moments = _moments(request, table, made_at_us) if at_us is None else at_us
+    times = _times(request, table, made_at_us) if at_us is None else at_us
     kept_from_us = answerers.features_from_us(answerers.features(loaded))
-    refuse_before(int(np.min(moments, initial=made_at_us)), kept_from_us)
+    refuse_before(int(np.min(times, initial=made_at_us)), kept_from_us)
     try:
         if mode == "precomputed":
-            system.state.answers.write({}, [_NOBODY])  # fails now rather than after an hour of scoring
+            system.state.answers.write({}, [_UNUSED_KEY])  # fails now rather than after an hour of scoring
         with _scoring(system, name) as holder:
             manifest = score_table(
                 answering,
                 table,
-                moments,
+                times,
                 inputs=answerers.offline(loaded),
                 scorer=answerers.scorer(loaded),
                 log=system.predictions,
@@ -132,10 +132,10 @@ def _batch_name(version: str, table: Columns, at_us: int | None, mode: str) -> s
     return content_hash([version, columns, at_us, mode])[:32]
 
 
-def _moments(request: Request, table: Columns, made_at_us: int) -> NDArray[Any]:
+def _times(request: Request, table: Columns, made_at_us: int) -> NDArray[Any]:
     """Each request's own time; future ones are answered as of the batch's start."""
-    moments: NDArray[Any] = np.minimum(table[request.time].values - request.lead_us, made_at_us)
-    return moments
+    times: NDArray[Any] = np.minimum(table[request.time].values - request.lead_us, made_at_us)
+    return times
 
 
 def _stored(

@@ -29,7 +29,7 @@ from trimtab.app.serve.parts import (
     show_engine,
     tls_of,
     what_hinders,
-    when_let_go,
+    when_port_is_free,
 )
 from trimtab.app.serve.worker import WorkerTask, definitions_hash
 from trimtab.app.state.service_failures import forget_failures
@@ -81,14 +81,14 @@ def serve_with_workers(
         with suppress(OSError):  # a folder that cannot be written is reported below
             remove_state(folder)
         forget_failures(system.state.catalog)
-        listener = opened.enter_context(when_let_go(folder, lambda: listen(host, port)))
-        when_let_go(folder, lambda: check_grpc(grpc, tls))
+        listener = opened.enter_context(when_port_is_free(folder, lambda: listen(host, port)))
+        when_port_is_free(folder, lambda: check_grpc(grpc, tls))
         opened.callback(accepting.end, folder)
         _cleared(folder)  # only now: a killed start leaves its mark for the next one
         opened.enter_context(applier.start())
-        keeper = BackgroundTasks(system, answers=False)
+        background = BackgroundTasks(system, answers=False)
         metrics = SharedMetrics(folder, NAME, task.start)
-        show_engine(system, metrics, applier, keeper)
+        show_engine(system, metrics, applier, background)
         engine = _Engine(system, folder, url_of(listener, host, tls=tls is not None), applier, metrics)
         supervisor = Supervisor(
             [sys.executable, "-X", "faulthandler", "-P", "-m", "trimtab.app.serve.worker"],
@@ -97,12 +97,12 @@ def serve_with_workers(
             count,
             patience=Patience(grace_s=GRACE_S),
             wake_requested=applier.wake,
-            ended=engine.bury,
-            each_round=engine.tell,
+            ended=engine.on_worker_exit,
+            each_round=engine.publish,
         )
         engine.watch(supervisor)
-        opened.callback(engine.leave)
-        opened.enter_context(keeper.start())
+        opened.callback(engine.close)
+        opened.enter_context(background.start())
 
         def announce() -> None:
             if grpc is not None:
@@ -129,7 +129,7 @@ class _Engine:
         self._applier = applier
         self._metrics = metrics
         self._written_s = -_WRITE_S
-        self._told: list[SlotState] = []
+        self._written_workers: list[SlotState] = []
         self._failed = False
 
     def watch(self, supervisor: Supervisor) -> None:
@@ -137,7 +137,7 @@ class _Engine:
         states = supervisor.states
         self._metrics.counted(
             "trimtab_worker_restarts_total",
-            "How often a worker was started anew.",
+            "How often a worker was restarted.",
             ("slot",),
             lambda: {(str(state.slot),): state.restarts for state in states()},
         )
@@ -148,12 +148,12 @@ class _Engine:
             lambda: {(str(state.slot),): int(state.ready) for state in states()},
         )
 
-    def tell(self) -> None:
-        """Write figures and state when it is time, or when a worker came or went."""
+    def publish(self) -> None:
+        """Write metrics and state when due, or when a worker started or ended."""
         now_s, workers = time.monotonic(), self._supervisor.states()
-        if now_s - self._written_s < _WRITE_S and workers == self._told:
+        if now_s - self._written_s < _WRITE_S and workers == self._written_workers:
             return
-        self._written_s, self._told = now_s, workers
+        self._written_s, self._written_workers = now_s, workers
         try:
             self._metrics.write()
             write_state(
@@ -174,8 +174,8 @@ class _Engine:
                 _logger.warning("the state of the service cannot be written: %s", error)
             self._failed = True
 
-    def bury(self, slot: int, pid: int) -> None:
-        """A worker is gone: its figures go, and what it noted of its failures."""
+    def on_worker_exit(self, slot: int, pid: int) -> None:
+        """Remove the metrics and failures of a worker that has ended."""
         try:
             clear(self._folder, str(slot), pid)
             accepting.left(self._folder, slot)
@@ -183,8 +183,8 @@ class _Engine:
         except Exception as error:  # its successor overwrites it
             _logger.warning("what worker %d left cannot be removed: %s", slot, error)
 
-    def leave(self) -> None:
-        """The service ends."""
+    def close(self) -> None:
+        """End the service: remove its metrics and state."""
         clear(self._folder)
         accepting.end(self._folder)
         remove_state(self._folder)

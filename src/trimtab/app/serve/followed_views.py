@@ -23,8 +23,8 @@ class FollowedViews:
 
     Args:
         project: Whose.
-        nudge: Asks the process that applies events to look at once.
-        told: What that process said last of itself.
+        wake: Wakes the process that applies events.
+        told: Returns the last published state of that process.
     """
 
     def __init__(
@@ -34,8 +34,8 @@ class FollowedViews:
         told: Callable[[], ServiceState | None] = lambda: None,
     ) -> None:
         self._system = system
-        self._nudge = wake
-        self._told = told
+        self._wake = wake
+        self._state_of_engine = told
         self._hashes: frozenset[str] = frozenset()
         self._known_s = -_KNOWN_S
 
@@ -56,15 +56,15 @@ class FollowedViews:
         Raises:
             NotApplied: They have not within `timeout_s`, or events are no longer applied.
         """
-        begun_s = asked_s = time.monotonic()
+        begun_s = checked_s = time.monotonic()
         look_s = _LOOK_S
-        self._nudge()
+        self._wake()
         while self.missing(positions):
             now_s = time.monotonic()
             if now_s - begun_s >= timeout_s:
-                raise _not_applied(f"not within {timeout_s} s", self._told())
-            if now_s - asked_s >= _ASK_S:
-                asked_s, told = now_s, self._told()
+                raise _not_applied(f"not within {timeout_s} s", self._state_of_engine())
+            if now_s - checked_s >= _ASK_S:
+                checked_s, told = now_s, self._state_of_engine()
                 if told is not None and told.stopped:
                     raise _not_applied("", told)
             time.sleep(look_s)

@@ -262,10 +262,10 @@ class ProjectRecords:
                 )
         request = row.request if row.request is not None else self._request_of(model, row, at, until_s)
         event[label.key] = _key_value(request, key, f"{at}.request")
-        event[source.time] = self._system.clock.now_us() if row.at is None else self._moment(row.at, f"{at}.at")
+        event[source.time] = self._system.clock.now_us() if row.at is None else self._time_us(row.at, f"{at}.at")
         return event
 
-    def _moment(self, at: str | int, pointer: str) -> int:
+    def _time_us(self, at: str | int, pointer: str) -> int:
         try:
             return given_time_us(at, pointer, self._system.clock)
         except Misuse as error:

@@ -44,7 +44,7 @@ _LOOK_S = 0.05
 _MARK = "connections"  # made by `accepting` before the first worker, removed after the last
 
 
-def when_let_go(folder: Path, take: Callable[[], T]) -> T:
+def when_port_is_free(folder: Path, take: Callable[[], T]) -> T:
     """The result of `take`, which listens at a port; retried while workers of a killed service may still hold it.
 
     The mark of such workers stays until the port is taken, so that a start which is killed while waiting leaves it to
@@ -153,7 +153,7 @@ def tls_of(system: System) -> Tls | None:
     return Tls(folder / settings.tls_cert, key, settings.tls_min)
 
 
-def show_engine(system: System, metrics: Metrics, applier: Applier, keeper: BackgroundTasks) -> None:
+def show_engine(system: System, metrics: Metrics, applier: Applier, background: BackgroundTasks) -> None:
     """Register the metrics of the applier and of the loop."""
     lag = "trimtab_views_lag_records", "Records of the event log not applied yet."
     metrics.gauge(*lag, (), lambda: {(): applier.lag_records()})
@@ -163,7 +163,7 @@ def show_engine(system: System, metrics: Metrics, applier: Applier, keeper: Back
         ("view", "feature"),
         lambda: failure_counts(system),
     )
-    keeper.show(metrics)
+    background.show(metrics)
     LoopMetrics(system).show(metrics)
 
 

@@ -20,7 +20,7 @@ from trimtab.app.serve.parts import (
     show_engine,
     stands_still,
     tls_of,
-    when_let_go,
+    when_port_is_free,
 )
 from trimtab.app.serve.telemetry import check_telemetry
 from trimtab.app.state.lost_records import refuse_lost
@@ -79,10 +79,10 @@ def serve_project(
         forget_failures(system.state.catalog)
         opened.enter_context(applier.start())
         metrics = Metrics()
-        keeper = BackgroundTasks(system, stands=lambda: applier.failure is not None)
-        show_engine(system, metrics, applier, keeper)
+        background = BackgroundTasks(system, stands=lambda: applier.failure is not None)
+        show_engine(system, metrics, applier, background)
         folder = system.state_folder / FOLDER
-        when_let_go(folder, lambda: check_grpc(grpc, tls_of(system)))
+        when_port_is_free(folder, lambda: check_grpc(grpc, tls_of(system)))
         service = http_service(
             system,
             opened,
@@ -94,13 +94,13 @@ def serve_project(
             ready=lambda: stands_still(system, applier, begun),
             grpc=grpc_server(grpc, tls_of(system), grpc_ready or print_grpc),
         )
-        keeper.follow()
-        opened.enter_context(keeper.start())
+        background.follow()
+        opened.enter_context(background.start())
         with suppress(Unavailable):  # readiness says so; requests get the features that exist
             applier.wait_applied(begun, FILL_S)
-        listener = opened.enter_context(when_let_go(folder, lambda: listen(host, port)))
+        listener = opened.enter_context(when_port_is_free(folder, lambda: listen(host, port)))
         accepting.end(folder)  # orphaned workers have ended
-        _tell_remembered(system, opened, folder)
+        _write_cache_metrics(system, opened, folder)
         opened.callback(remove_state, folder)
 
         def announce(url: str) -> None:
@@ -113,15 +113,15 @@ def serve_project(
         serve(service, host=host, listener=listener, announce=announce, tls=tls_of(system))
 
 
-def _tell_remembered(system: System, opened: ExitStack, folder: Path) -> None:
+def _write_cache_metrics(system: System, opened: ExitStack, folder: Path) -> None:
     """Write score cache metrics for `trimtab status`; workers write all their metrics."""
-    remembering = [name for name, one in system.definitions.deployments.items() if one.cache is not None]
+    cached = [name for name, one in system.definitions.deployments.items() if one.cache is not None]
     with suppress(OSError):  # a full disk: `status` then shows none
         make_folder(folder)
         clear(folder)  # a killed service's state
-    if remembering:
+    if cached:
         figures = SharedMetrics(folder, "1")
-        show_remembered(figures, [system.served(name).endpoint for name in remembering])
+        show_remembered(figures, [system.served(name).endpoint for name in cached])
         opened.enter_context(MetricsWriter(figures))
 
 
@@ -146,6 +146,6 @@ def open_to_all(system: System, host: str) -> str | None:
     if closed or is_loopback(host):
         return None
     return (
-        f"whoever reaches {host} may ask, push and read without a key. Make one (trimtab keys add NAME --role ROLE), "
+        f"any client that reaches {host} may predict, push and read without a key. Make one (trimtab keys add NAME --role ROLE), "
         "set serve.require_key, or serve on 127.0.0.1."
     )

@@ -106,8 +106,8 @@ def answer(system: System, task: WorkerTask, line: WorkerChannel, listener: sock
     views = FollowedViews(system, lambda: line.send(WAKE), lambda: read_state(Path(task.folder)))
     with ExitStack() as opened:
         metrics = SharedMetrics(Path(task.folder), str(task.slot), task.start)
-        keeper = BackgroundTasks(system, keeps=False, worker=task.slot, stands=lambda: _stands(task))
-        keeper.show(metrics)
+        background = BackgroundTasks(system, keeps=False, worker=task.slot, stands=lambda: _stands(task))
+        background.show(metrics)
         service = http_service(
             system,
             opened,
@@ -119,8 +119,8 @@ def answer(system: System, task: WorkerTask, line: WorkerChannel, listener: sock
             ready=lambda: missing_here(task, views.missing(begun)),
             grpc=grpc_server(task.grpc, tls_of(system)),
         )
-        _load(keeper)
-        opened.enter_context(keeper.start())
+        _load(background)
+        opened.enter_context(background.start())
         opened.enter_context(MetricsWriter(metrics))
         with suppress(Unavailable):  # readiness says so; requests get the features that exist
             views.wait_applied(begun, task.fill_s)
@@ -136,13 +136,13 @@ def answer(system: System, task: WorkerTask, line: WorkerChannel, listener: sock
         )
 
 
-def _load(keeper: BackgroundTasks) -> None:
-    """Load every version in service; one that fails is retried for a moment, while other workers answer."""
+def _load(background: BackgroundTasks) -> None:
+    """Load every version in service; one that fails is retried briefly, while other workers answer."""
     end_s = time.monotonic() + _LOAD_S
-    keeper.follow()
-    while keeper.failures and time.monotonic() < end_s:
+    background.follow()
+    while background.failures and time.monotonic() < end_s:
         time.sleep(_RETRY_S)
-        keeper.follow()
+        background.follow()
 
 
 def missing_here(task: WorkerTask, left: int) -> str | None:
@@ -154,7 +154,7 @@ def missing_here(task: WorkerTask, left: int) -> str | None:
         return "the process that applies events has not begun."
     silent_us = time.time_ns() // 1_000 - state.at_us
     if silent_us > _SILENT_US:
-        return f"the process that applies events has not been heard of for {silent_us // 1_000_000} s."
+        return f"the process that applies events has shown no sign of life for {silent_us // 1_000_000} s."
     if state.stands_still is not None:
         return state.stands_still
     return f"online features are being filled: {left:,} records to apply." if left else None

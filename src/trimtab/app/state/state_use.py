@@ -1,7 +1,7 @@
-"""Who has a state folder: any number of open projects together, or one restoration alone. # D133
+"""Locks of a state folder: shared by open projects, exclusive for a restoration.  # D133
 
-The lock is on the folder itself. So it needs no file, also where nothing can be written, it cannot be missed by a
-process that comes later, and the system takes it from a process that dies.
+The lock is on the folder itself. So it needs no file, no later process can miss it, and the system frees it when its
+process dies.
 """
 
 from __future__ import annotations
@@ -21,10 +21,7 @@ PRIVATE = 0o700  # the mode of a new state folder, and of a backup; what is made
 
 
 class FolderHold:
-    """A folder that is had, until it is let go or nobody knows this object any more.
-
-    A forked child closes its copy as it starts: the folder stays with the process that has it.
-    """
+    """A lock on a folder, until it is released or garbage-collected."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -32,7 +29,7 @@ class FolderHold:
 
     @staticmethod
     def take(folder: Path, *, alone: bool) -> FolderHold | None:
-        """Have the folder, together with others or alone; None while somebody has it in another way.
+        """Lock the folder, shared or alone; None while another process holds a conflicting lock.
 
         Raises:
             OSError: There is no such folder, or it cannot be opened.
@@ -45,14 +42,14 @@ class FolderHold:
             except BlockingIOError:
                 hold.release()
                 return None
-            except OSError:  # a file system that locks no folders: what each engine locks is all there is
+            except OSError:  # a file system without folder locks: the engines' own locks remain
                 return hold
             if hold.is_of(folder):
                 return hold
-            hold.release()  # another folder took its place since it was opened
+            hold.release()  # replaced since it was opened
 
     def is_of(self, folder: Path) -> bool:
-        """Whether it is this folder that is had, and not one that stood there before."""
+        """Whether the locked folder is still the one at this path."""
         try:
             return os.path.samestat(os.fstat(self._fd), os.stat(folder))
         except FileNotFoundError:
@@ -98,7 +95,7 @@ def use(folder: Path) -> FolderHold | None:
             _refuse_set_aside(folder)
             made = _make(folder)
             continue
-        except OSError:  # what is read there says more
+        except OSError:  # the read reports more
             return None
         if hold is None:
             raise _restoring(folder)
@@ -109,7 +106,7 @@ def use(folder: Path) -> FolderHold | None:
         except Conflict:
             hold.release()
             if made:
-                with suppress(OSError):  # what was restored stands there by now
+                with suppress(OSError):  # the restored state is in place
                     folder.rmdir()
             raise
         if hold.is_of(folder):
@@ -118,14 +115,16 @@ def use(folder: Path) -> FolderHold | None:
 
 
 def have_alone(folder: Path) -> tuple[FolderHold, bool]:
-    """Have a state folder alone, and whether it was made for that; what was set aside there is put back before.
+    """Lock a state folder exclusively, and whether it was made for that; one set aside is put back first.
 
     Raises:
         Conflict: A process has it open.
         OSError: It cannot be made or opened.
     """
     old = set_aside(folder)
-    if old.is_dir() and not (folder.exists() and any(folder.iterdir())):  # killed between its two steps
+    if old.is_dir() and not (
+        folder.exists() and any(folder.iterdir())
+    ):  # a restoration was killed between its two steps
         hold = FolderHold.take(old, alone=True)
         if hold is None:
             raise _restoring(folder)
@@ -142,7 +141,7 @@ def have_alone(folder: Path) -> tuple[FolderHold, bool]:
 
 
 def _make(folder: Path) -> bool:
-    """Make the folder, or what a link leads to; whether somebody else did not do so first."""
+    """Make the folder, or the target of a link; False if another process was faster."""
     folder = behind_links(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -155,17 +154,17 @@ def _make(folder: Path) -> bool:
 
 
 def _refuse_set_aside(folder: Path) -> None:
-    """Refuse to begin a state where another one only stands aside."""
+    """Refuse to start a new state where an old one is set aside."""
     old = set_aside(folder)
     try:
         hold = FolderHold.take(old, alone=False)
-    except OSError:  # none does
+    except OSError:  # there is none
         return
     if hold is None:
         raise _restoring(folder)
     hold.release()
     raise Conflict(
-        f"{folder}: restoring a backup was cut off there, and the state of before lies in {old}. Restore the backup "
+        f"{folder}: restoring a backup was interrupted there, and the previous state is in {old}. Restore the backup "
         f"again, or put the state back: mv '{old}' '{behind_links(folder)}'"
     )
 
@@ -176,5 +175,5 @@ def _restoring(folder: Path) -> Conflict:
 
 def _unlock(fd: int) -> None:
     with suppress(OSError):  # a file system that locks no folders
-        fcntl.flock(fd, fcntl.LOCK_UN)  # frees it even if some child still has a copy of the descriptor
+        fcntl.flock(fd, fcntl.LOCK_UN)  # frees it even if a child has a copy of the descriptor
     os.close(fd)

@@ -212,7 +212,7 @@ def test_every_other_request_is_a_line_and_none_can_forge_one(told: Path, url: s
     status, _, got = ask(f"{url}/v1/models/buyer/predict", {"request": {}}, x_request_id='a"b')
     assert status == 422
     more = soon(lambda: lines(told)[before:] if len(lines(told)) >= before + 2 else None)
-    assert [(one["route"], one["status"]) for one in more] == [("more", 404), ("predict", 422)]
+    assert [(one["route"], one["status"]) for one in more] == [("other", 404), ("predict", 422)]
     assert more[0]["path"].isprintable()
     assert more[1]["request_id"] == got["x-request-id"] != 'a"b'
 

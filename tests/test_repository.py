@@ -20,7 +20,7 @@ ROOMS = sorted(path.parent.name for path in (ROOT / "src" / "trimtab").glob("*/_
 LOCKS = ["requirements.lock", "requirements-demo.lock", "requirements-data.lock"]
 HEAVY = {
     *("alembic", "arro3", "deltalake", "duckdb", "lightgbm", "lmdb", "numpy", "pandas", "pyarrow", "rich"),
-    *("scipy", "skops", "sklearn", "sqlalchemy", "starlette", "uvicorn"),
+    *("scipy", "skops", "sklearn", "sqlalchemy", "urllib3", "uvicorn"),
 }
 HOSTS = ["pypi" + ".org", "python" + "hosted.org", "npmjs" + ".org", "crates" + ".io"]
 
@@ -77,7 +77,7 @@ def test_help_loads_no_heavy_module():
 def test_what_serves_is_loaded_without_what_computes_columns():
     """A service is ready before it needs them.  # D151"""
     serving = "import trimtab.app.project, trimtab.app.serve.service, trimtab.app.system, trimtab.cli.start.replaying"
-    assert loaded_by(serving) & (HEAVY - {"lmdb", "sqlalchemy", "starlette", "uvicorn"}) == set()
+    assert loaded_by(serving) & (HEAVY - {"lmdb", "sqlalchemy", "uvicorn"}) == set()
 
 
 def test_duckdb_is_opened_in_one_place_so_that_no_progress_bar_stands_between_the_lines_of_an_answer():

@@ -41,7 +41,6 @@ NEEDED: dict[str, tuple[str, str]] = {
     "scipy": ("scipy", "1.15"),
     "skops": ("skops", "0.13"),
     "sqlalchemy": ("sqlalchemy", "2.0.40"),
-    "starlette": ("starlette", "0.46"),
     "urllib3": ("urllib3", "2.5"),
     "uvicorn": ("uvicorn", "0.34"),
     "uvloop": ("uvloop", "0.21"),

@@ -185,7 +185,7 @@ def test_each_check_can_be_left_out() -> None:
         ({"least": 0}, "least=0"),
         ({"false_alarms": 0.7}, "false_alarms=0.7"),
         ({"p99": "soon"}, "soon"),
-        (dict.fromkeys(("latency", "failures", "degraded", "refused", "constant", "strange")), "nothing"),
+        (dict.fromkeys(("latency", "failures", "degraded", "refused", "constant", "strange")), "all limits are None"),
     ],
 )
 def test_limits_that_make_no_sense_are_refused(wrong: dict[str, Any], said: str) -> None:

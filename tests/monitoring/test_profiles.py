@@ -82,9 +82,9 @@ def test_a_profile_holds_no_text_of_the_rows(profile: InputProfile) -> None:
 def test_the_spread_of_windows_is_by_hour_of_day(profile: InputProfile, world: World) -> None:
     spread = column(profile, "age").spreads["null"]
     morning, noon = world.begin_us // HOUR_US + 8, world.begin_us // HOUR_US + 12  # of a day that begins at midnight
-    assert spread.at(1, morning)[0] > 0.15
-    assert spread.at(1, noon)[0] < 0.1
-    assert spread.at(24, noon)[1] < spread.at(1, morning)[1]
+    assert spread.high_at(1, morning) > 0.15
+    assert spread.high_at(1, noon) < spread.high_at(1, morning) / 2
+    assert spread.high_at(24, noon) < spread.high_at(1, morning)
 
 
 def test_a_profile_is_read_back_as_it_was_and_a_damaged_one_is_named(profile: InputProfile) -> None:

@@ -428,7 +428,7 @@ def test_a_candidate_whose_champion_was_changed_meanwhile_cannot_be_approved(cat
         assert later(rig, 1) == ["refuse"]
     with pytest.raises(Conflict, match="champion is now v9" if noticed_by == "approve" else "no candidate waits"):
         rig.controller.approve("Ada", "yes")
-    assert "compared with nobody; champion is now v9" in rig.ledger.rows()[-1].cause
+    assert "compared with no version; champion is now v9" in rig.ledger.rows()[-1].cause
     assert (rig.bench.in_service, rig.controller.state.phase) == ("v9", "idle")
 
 

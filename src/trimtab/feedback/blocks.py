@@ -17,41 +17,35 @@ from trimtab.stats.metrics.losses import Loss, bounded_losses, expected_losses, 
 from trimtab.stats.metrics.multiclass import top_class
 
 BINS = 20  # of equal width, of probabilities
-_STEPS = 4  # bins a doubling, of other numbers
-_MOST = 1e290  # what a row counts at most, so that sums stay finite
+_STEPS = 4  # bins for each doubling of other numbers
+_MOST = 1e290  # limit of a row's value, so that sums stay finite
 
 
 class BlockSums(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """Sums over some predictions whose wait for a label is over. Sums of floats are exact: blocks merge in any order.
+    """Sums over predictions whose wait for a label is over; exact for floats, so that blocks merge in any order.
 
-    Sums of scores, labels and losses are over labelled rows, the histogram is over all. Of several classes scores and
-    labels are those of each row's likeliest class: its probability, and whether it was the label.
+    Scores, labels and losses are summed over labelled rows, the histogram is of all rows. With several classes score
+    and label are those of each row's most likely class: its probability, and whether it was the label.
     """
 
     predictions: int = 0
     labelled: int = 0
     missing: int = 0  # no label came within the wait
     unlisted: int = 0  # the label is none of the declared classes
-    late: int = 0  # of `labelled`, known only after the wait: of amended blocks alone
+    late: int = 0  # of `labelled`, known only after the wait; 0 but in amended blocks
     score: ExactSum = ()
     label: ExactSum = ()
     loss: ExactSum = ()
     capped_loss: ExactSum = ()  # each row's loss capped, in units of the cap
-    expected_loss: ExactSum | None = (
-        None  # what the scores themselves expect `capped_loss` to be; None: they do not say
-    )
+    expected_loss: ExactSum | None = None  # the mean of `capped_loss` if the scores were true; None: not defined
     score_squares: ExactSum = ()
     label_squares: ExactSum = ()
     loss_squares: ExactSum = ()
     histogram: dict[int, int] = {}  # of all scores, by `score_bins`
 
-    def plus(self, other: BlockSums) -> BlockSums:
-        """Both blocks as one."""
-        return merged((self, other))
-
 
 class DayBlocks(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What one version answered under one arm on one UTC day, closed once its labels had their time."""
+    """The predictions of one version under one arm on one UTC day, closed when the wait for their labels is over."""
 
     model: str
     version: str
@@ -59,13 +53,13 @@ class DayBlocks(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     day_us: int
     cap: float  # the loss at which a row is capped
     whole: BlockSums
-    hours: dict[int, BlockSums] = {}  # by hour of the day; of a ranking empty: its lists are judged by the day
+    hours: dict[int, BlockSums] = {}  # by hour of the day; empty for a ranking, whose lists are judged by the day
     slices: dict[str, BlockSums] = {}  # "carrier=UA"
     amended: BlockSums | None = None  # with labels that came late or were corrected since; None: none did
-    amended_at_us: int | None = None  # when it was last looked for such labels
+    amended_at_us: int | None = None  # when it was last amended
 
     def quality(self) -> DayQuality:
-        """The day as the watch judges it: as it was closed."""
+        """The whole day, as it was closed."""
         return _quality(self, self.whole)
 
     def slice_quality(self, name: str) -> DayQuality:
@@ -74,7 +68,7 @@ class DayBlocks(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def merged(blocks: Iterable[BlockSums]) -> BlockSums:
-    """Blocks as one; of no rows where there are none."""
+    """Blocks as one; an empty block without any."""
     found = [one for one in blocks if one.predictions]
     if len(found) == 1:
         return found[0]
@@ -110,7 +104,7 @@ def merged_days(days: Iterable[DayBlocks]) -> list[DayBlocks]:
 
 
 def day_qualities(days: Iterable[DayBlocks]) -> list[DayQuality]:
-    """Days as the watch judges them: one a day and version, whatever the arm, oldest first."""
+    """One summary for each day and version over all arms, oldest first, as the watch reads them."""
     groups: dict[tuple[int, str], list[DayBlocks]] = {}
     for one in days:
         groups.setdefault((one.day_us, one.version), []).append(one)
@@ -134,21 +128,21 @@ def block_days(
     late: NDArray[Any],
     slices: Mapping[str, NDArray[Any]] | None = None,
 ) -> DayBlocks:
-    """The blocks of predictions of one version under one arm that are about one UTC day.
+    """The blocks of predictions of one version under one arm for one UTC day.
 
     Args:
         model: The model's name.
         metric: The loss that is summed.
-        version: Who answered.
-        arm: Under which alias.
+        version: The version that answered.
+        arm: Its alias.
         at_us: As-of times, int64, shape (rows,), all of one day.
-        scores: Shape (rows,), of several classes (rows, classes).
-        labels: NaN where none came, or none of the classes, shape (rows,).
-        cap: The loss at which a row's is capped, and in units of which `capped_loss` is.
-        unlisted: Whether a label came that is none of the classes, a mask.
-        late: Whether the label came after the wait, a mask.
-        slices: By column or expression the slice of each row as text, True where it has the name alone, None where the
-            row is in none.
+        scores: Shape (rows,), for several classes (rows, classes).
+        labels: Shape (rows,), NaN where none came, or one that is none of the classes.
+        cap: The loss at which a row is capped, the unit of `capped_loss`.
+        unlisted: A mask of rows with a label that is none of the classes.
+        late: A mask of rows whose label came after the wait.
+        slices: By column or expression, the value of each row as text; True for a slice that has only its name, None
+            for a row that is in no slice.
     """
     rows = _Rows(metric, scores, labels, cap, unlisted, late)
     day_us = int(at_us[0]) // (24 * HOUR_US) * 24 * HOUR_US
@@ -189,8 +183,8 @@ def block_of_lists(day: DayQuality, arm: str, cap: float) -> DayBlocks:
 def score_bins(metric: Loss, scores: NDArray[Any]) -> NDArray[np.int64]:
     """The histogram's bin of each score, shape (rows,).
 
-    Probabilities fall into 20 bins of equal width. Other numbers fall into 4 bins a doubling, above 0 from 1 on and
-    below 0 mirrored; 0 has bin 0. So bins need no range known beforehand, and those of any two blocks agree.
+    Probabilities have 20 bins of equal width. Other numbers have 4 bins for each doubling, mirrored below 0; 0 has bin
+    0. So bins need no range known in advance, and those of any two blocks agree.
 
     >>> score_bins("brier", np.array([0.0, 0.05, 1.0])).tolist()
     [0, 1, 19]
@@ -222,7 +216,7 @@ class _Rows:
         self._unlisted, self._late = unlisted, late & self._labelled
         there = self._labelled
         y, p = labels[there], scores[there]
-        with np.errstate(over="ignore"):  # what is infinite counts as `_MOST`
+        with np.errstate(over="ignore"):  # an infinite value counts as `_MOST`
             losses = row_losses(metric, y, p) if len(y) else np.zeros(0)
         expected = expected_losses(metric, p, cap)
         self._bins = score_bins(metric, scores.max(axis=1) if scores.ndim == 2 else scores)
@@ -244,7 +238,7 @@ class _Rows:
             self._summed[name][there] = np.clip(values, -_MOST, _MOST)  # a square may be infinite
 
     def groups(self, rows: NDArray[Any], codes: NDArray[Any], count: int) -> list[BlockSums]:
-        """The sums of groups of rows: `codes` says which group each of `rows` is in, 0 to `count` - 1."""
+        """The sums of groups of rows; `codes` is the group of each of `rows`, 0 to `count` - 1."""
         order = np.argsort(codes, kind="stable")
         rows, codes = rows[order], codes[order]
         there = self._labelled[rows]

@@ -1,4 +1,4 @@
-"""Closed days: what a version's predictions of one UTC day cost, in sums that add up."""
+"""Daily summaries of a version's predictions: counts, and sums of scores, labels and losses."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def day_quality(
     lists: NDArray[Any] | None = None,
     unlisted: NDArray[Any] | None = None,
 ) -> list[DayQuality]:
-    """One summary a UTC day of the predictions' as-of times, oldest first.
+    """One summary for each UTC day of the predictions' as-of times, oldest first.
 
     Args:
         model: The model's name.
         metric: The loss that is summed.
-        version: Whose predictions they are.
+        version: The version of the predictions.
         at_us: As-of times, int64, shape (rows,).
-        scores: Scores, shape (rows,), of several classes (rows, classes); then the sums of scores and labels are of
-            each row's likeliest class: its chance, and how often it was the label.
-        labels: Labels, NaN where none came, or none of the label's classes, shape (rows,).
-        cap: The loss at which a row's is capped, and in units of which `capped_loss_sum` is.
-        lists: Of a ranking: the list of each row, -1 for none, shape (rows,). Then lists are counted, with their rows
-            of the day: as labelled those that have all labels, of rows that differ; as missing those that lack one, and
-            each row of no list. Of the others no order is better. Sums of scores and labels are 0.
-        unlisted: Whether a label came that is none of the classes, a mask; left out, there are none.
+        scores: Shape (rows,), for several classes (rows, classes); then the sums of scores and labels are of each row's
+            most likely class: its probability, and whether it was the label.
+        labels: Shape (rows,), NaN where none came, or one that is none of the classes.
+        cap: The loss at which a row is capped, the unit of `capped_loss_sum`.
+        lists: For a ranking the list of each row, -1 for none, shape (rows,). Then lists are counted, with their rows
+            of the day: as labelled those with all labels and rows that differ; as missing those that lack a label, and
+            each row of no list. In the others no order is better than another. Sums of scores and labels are 0.
+        unlisted: A mask of rows with a label that is none of the classes; left out, there are none.
     """
     if lists is not None:
         days = at_us // DAY_US
@@ -73,14 +73,14 @@ def days_by_group(
     Args:
         model: The model's name.
         metric: The loss that is summed; not of a ranking.
-        version: Whose predictions they are.
+        version: The version of the predictions.
         at_us: As-of times, int64, shape (rows,).
         scores: As in `day_quality`.
-        labels: The same.
+        labels: As in `day_quality`.
         groups: The group of each row, 0 to `count` - 1, shape (rows,).
-        count: How many groups there are.
-        cap: The loss at which a row's is capped.
-        unlisted: Whether a label came that is none of the classes, a mask; left out, there are none.
+        count: The number of groups.
+        cap: The loss at which a row is capped.
+        unlisted: A mask of rows with a label that is none of the classes; left out, there are none.
     """
     days, place = np.unique(at_us // DAY_US, return_inverse=True)
     cells = groups * days.size + place.reshape(-1)
@@ -134,8 +134,8 @@ def _of_lists(
 ) -> DayQuality:
     named = lists >= 0
     lacking = np.unique(lists[named & np.isnan(labels)])
-    told = named & ~np.isin(lists, lacking)
-    losses, _ = unit_losses(metric, labels[told], scores[told], lists[told])
+    whole = named & ~np.isin(lists, lacking)
+    losses, _ = unit_losses(metric, labels[whole], scores[whole], lists[whole])
     alone = int((~named).sum())
     return DayQuality(
         model=model,

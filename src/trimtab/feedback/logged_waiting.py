@@ -1,4 +1,4 @@
-"""Predictions that wait for their labels where they are anyway: in the prediction log."""
+"""Predictions that wait for their labels in the prediction log."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from trimtab.core.time import DAY_US
 from trimtab.feedback.open_days import AHEAD_US, counts
 from trimtab.serving.log.prediction_log import PredictionLog
 
-KEPT_US = 35 * DAY_US  # how long it is known where a closed day's predictions stand: labels may come late
+KEPT_US = 35 * DAY_US  # how long the places of a closed day's predictions are kept: labels may come late
 _CHUNK_ROWS = 20_000
 
 
 class Extent(msgspec.Struct, frozen=True, array_like=True):
-    """Records of a partition that stand together: those behind `after` up to `through`."""
+    """Consecutive records of a partition: those after `after`, up to `through`."""
 
     partition: str
     after: int
@@ -25,16 +25,16 @@ class Extent(msgspec.Struct, frozen=True, array_like=True):
 
 
 class LoggedWaiting:
-    """A `Waiting` that remembers where in the prediction log the predictions about each day stand.
+    """A `Waiting` that keeps the places of each day's predictions in the prediction log.
 
-    So a wait of months takes no memory, and after a crash nothing is read again: what is remembered is small, and is
-    stored with the positions that were read.
+    So a wait of months takes no memory, and after a crash nothing is read again: the places are few, and are stored
+    with the position that was read.
 
     Args:
         predictions: The log.
-        model: Whose predictions.
-        judged: Makes the table of those by which days are judged.
-        extents: Where each day's predictions stand, by the number of the day.
+        model: The model's name.
+        judged: Makes the table of the predictions that count.
+        extents: The places of each day's predictions, by the number of the day.
         open_from_us: Days before this time are closed.
     """
 
@@ -56,11 +56,11 @@ class LoggedWaiting:
 
     @property
     def extents(self) -> dict[int, tuple[Extent, ...]]:
-        """Where each day's predictions stand, by the number of the day."""
+        """The places of each day's predictions, by the number of the day."""
         return {day: tuple(found) for day, found in sorted(self._extents.items())}
 
     def reads(self, before: Mapping[str, int], reached: Mapping[str, int]) -> None:
-        """Say where in the log the next predictions that are added stand: between two positions."""
+        """Set the places of the next predictions that are added: between two positions of the log."""
         self._reading = [
             Extent(name, before.get(name, 0), through)
             for name, through in reached.items()

@@ -1,4 +1,4 @@
-"""The days of predictions that wait for their labels; each closes once, for good."""
+"""Days of predictions that wait for their labels; each closes once and does not change afterwards."""
 
 from __future__ import annotations
 
@@ -21,38 +21,34 @@ from trimtab.feedback.outcomes import OutcomeFrame, OutcomeJoin
 from trimtab.serving.answer.answering import PAST
 from trimtab.stats.metrics.losses import Loss
 
-AHEAD_US = 36 * HOUR_US  # how old an answer made ahead may be when it is given, as in `ServedModel`
+AHEAD_US = 36 * HOUR_US  # the greatest age of an answer that was computed in advance, as in `ServedModel`
 MOST_SLICES = 200  # values of one column on one day; a column with more is no slice on that day
 _PART_ROWS = 10_000
-_NOT_KEPT = frozenset(("id", "model", "mode", "made_at"))  # of predictions that wait: no day is judged by them
+_NOT_KEPT = frozenset(("id", "model", "mode", "made_at"))  # columns that no day is judged by
 
 
 class Waiting(Protocol):
-    """Where predictions wait until their day closes."""
+    """The predictions that wait until their day closes."""
 
     def add(self, predictions: Sequence[Prediction], closed_until_us: int) -> int:
-        """Keep those that are about days still open; how many are about closed ones."""
+        """Keep those about open days; return the number of those about closed ones."""
         ...
 
     def about(self, from_us: int, until_us: int) -> Iterator[Columns]:
-        """The predictions about a span of time, in parts; the same each time while they are kept."""
+        """The predictions about an interval, in parts; the same each time while they are kept."""
         ...
 
     def drop(self, until_us: int) -> None:
-        """Keep those about earlier times no longer."""
+        """Drop those about earlier times."""
         ...
 
     def first_us(self) -> int | None:
-        """The earliest time that a kept prediction may be about; None: none is kept."""
+        """The earliest time that a kept prediction may be about; None where none is kept."""
         ...
 
 
 class InMemory:
-    """Predictions that wait in memory: of replays, and of short waits.
-
-    Args:
-        judged: Makes the table of those by which days are judged.
-    """
+    """A `Waiting` in memory, for replays and short waits; `judged` makes the table of the predictions that count."""
 
     def __init__(self, judged: Callable[[Sequence[Prediction]], Columns]) -> None:
         self.parts: list[Columns] = []
@@ -66,7 +62,7 @@ class InMemory:
         return int(late.sum())
 
     def _keep(self, table: Columns) -> None:
-        """Keep a table, with small ones before it in one: a row may come every few seconds, for days."""
+        """Keep a table, merged with smaller ones before it: rows may come one by one for days."""
         table = table.select([name for name in table.names if name not in _NOT_KEPT])
         while self.parts and self.parts[-1].rows <= min(table.rows, _PART_ROWS):
             table = Columns.concat([self.parts.pop(), table])
@@ -89,22 +85,22 @@ class InMemory:
 class OpenDays:
     """The days of one model's predictions that wait for their labels; each closes once, at its end plus the wait.
 
-    What a closed day says never changes: a label counts for its prediction when it is known within the wait, a later
-    or corrected one does not reopen the day, and a prediction about a closed day that arrives late is counted in
-    `too_late` and left out. All of it can be rebuilt from the logs.
+    A closed day never changes: a label counts if it is known within the wait, a later or corrected one does not reopen
+    the day, and a prediction about a closed day that arrives late is counted in `too_late` and left out. Everything can
+    be rebuilt from the logs.
 
-    Of a ranking a day judges lists, each by its rows of that day; one that was asked over midnight counts on both.
+    In a ranking a day judges lists, each by its rows of that day; a list around midnight counts on both days.
 
-    Only answers that were made when they were asked for count (`made_for_its_moment`): what a version says afterwards
-    about the past tells nothing about its service.
+    Only answers that were made by their as-of time count (`made_in_time`): an answer about the past is no evidence of
+    how a version did in service.
 
     Args:
-        model: The model's name; predictions of other models are passed over.
+        model: The model's name; predictions of other models are skipped.
         metric: The loss that is summed.
         outcomes: Joins predictions with labels.
         closed_until_us: Days before this time are closed already.
         cap: The loss at which a row of a version is capped.
-        waiting: Where predictions wait; left out, in memory.
+        waiting: The predictions that wait; left out, in memory.
     """
 
     def __init__(
@@ -130,7 +126,7 @@ class OpenDays:
         self.too_late += self._waiting.add(predictions, self.closed_until_us)
 
     def close(self, now_us: int) -> list[DayBlocks]:
-        """The days that are over and waited for at `now_us`, oldest first, one a version and arm."""
+        """Close the days whose wait is over at `now_us`; oldest first, one block for each version and arm."""
         until_us = self._outcomes.closed_until(now_us)
         if until_us <= self.closed_until_us:
             return []
@@ -144,15 +140,14 @@ class OpenDays:
         return days
 
     def as_known(self, day_us: int, cut_us: int) -> list[DayBlocks]:
-        """A day as far as its predictions are still kept, with the labels known at `cut_us`; `late` counts those after
-        the wait."""
+        """A day of kept predictions with the labels known at `cut_us`; `late` counts labels after the wait."""
         return self._blocks(day_us, lambda table: self._outcomes.join(table, cut_us))
 
     def of_batch(self, predictions: Iterable[Sequence[Prediction]], made_at_us: int) -> DayBlocks | None:
-        """The block of a batch, whatever times its rows are about, on the day it was made; None of a ranking, or empty.
+        """The block of a batch on the day it was made, whatever times its rows are about; None of a ranking, or empty.
 
         Args:
-            predictions: Of one version and arm, in parts.
+            predictions: The predictions of one version and arm, in parts.
             made_at_us: When the batch was begun; the waits for all labels must be over.
         """
         if self._outcomes.lists is not None:
@@ -174,11 +169,11 @@ class OpenDays:
         return [_few_slices(day, crowded) for day in days]
 
     def _parts(self, found: OutcomeFrame, crowded: set[str]) -> Iterator[DayBlocks]:
-        """The blocks of some predictions of one day, by version and arm; columns of too many values join `crowded`."""
+        """The blocks of predictions of a day by version and arm; adds columns with too many values to `crowded`."""
         table = found.predictions
-        who = list(zip(table["version"].values.tolist(), table["arm"].values.tolist(), strict=True))
-        codes = {pair: code for code, pair in enumerate(dict.fromkeys(who))}
-        code = np.array([codes[pair] for pair in who], np.int64)
+        pairs = list(zip(table["version"].values.tolist(), table["arm"].values.tolist(), strict=True))
+        codes = {pair: code for code, pair in enumerate(dict.fromkeys(pairs))}
+        code = np.array([codes[pair] for pair in pairs], np.int64)
         lists = None if self._outcomes.lists is None else _numbered(table["list"])
         scores = found.scores(self._outcomes.classes)
         slices = {name.removeprefix("slice."): table[name] for name in table.names if name.startswith("slice.")}
@@ -186,13 +181,13 @@ class OpenDays:
         for (version, arm), number in codes.items():
             rows = code == number
             at_us, cap = table["at"].values[rows], self._cap(version)
-            who_answered = (self.model, self.metric, version)
+            about = (self.model, self.metric, version)
             if lists is not None:
-                whole = day_quality(*who_answered, at_us, scores[rows], found.labels[rows], cap=cap, lists=lists[rows])
+                whole = day_quality(*about, at_us, scores[rows], found.labels[rows], cap=cap, lists=lists[rows])
                 yield block_of_lists(whole[0], arm, cap)
                 continue
             yield block_days(
-                *who_answered,
+                *about,
                 arm,
                 at_us,
                 scores[rows],
@@ -215,24 +210,24 @@ def _kinds(column: Column) -> NDArray[Any]:
 def judged_table(
     outcomes: OutcomeJoin, model: str, predictions: Sequence[Prediction], *, made_late: bool = False
 ) -> Columns:
-    """The predictions of a model by which its days are judged; with `made_late` those about earlier times as well."""
+    """The predictions of a model that its days are judged by; with `made_late` also those about earlier times."""
     classes = outcomes.classes
     table = outcomes.table(
         [p for p in predictions if p.model == model and PAST not in p.flags and not p.is_degraded and _fits(p, classes)]
     )
-    mine = made_for_its_moment(table)
+    mine = made_in_time(table)
     return table if made_late or mine.all() else table.take(mine)
 
 
 def counts(prediction: Prediction, model: str) -> bool:
-    """Whether an answer of a model says anything about its version: not one about the past, or of a fallback."""
+    """Whether an answer counts for its version: not one about the past, or of a fallback."""
     return prediction.model == model and not (prediction.flags and (PAST in prediction.flags or prediction.is_degraded))
 
 
-def made_for_its_moment(predictions: Columns) -> NDArray[Any]:
-    """Which predictions were made no later than the moment they are about; shape (rows,).
+def made_in_time(predictions: Columns) -> NDArray[Any]:
+    """Which predictions were made no later than their as-of time, shape (rows,).
 
-    A row of a batch that is about an earlier moment was not. A stored answer (`precomputed`) is given for a while.
+    A row of a batch that is about an earlier time was not. A stored answer (`precomputed`) is given for a while.
     """
     ahead = predictions["mode"].values == "precomputed"
     found: NDArray[Any] = predictions["at"].values + np.where(ahead, AHEAD_US, 0) >= predictions["made_at"].values
@@ -240,7 +235,7 @@ def made_for_its_moment(predictions: Columns) -> NDArray[Any]:
 
 
 def _few_slices(day: DayBlocks, crowded: set[str]) -> DayBlocks:
-    """The day without slices of columns that have too many values, in one part of it or in the whole."""
+    """The day without slices of columns with too many values, in a part of it or in the whole."""
     count = Counter(name.partition("=")[0] for name in day.slices)
     few = {name for name, values in count.items() if values <= MOST_SLICES} - crowded
     kept = {name: sums for name, sums in day.slices.items() if name.partition("=")[0] in few}
@@ -248,7 +243,7 @@ def _few_slices(day: DayBlocks, crowded: set[str]) -> DayBlocks:
 
 
 def _newest_of_each(table: Columns) -> Columns:
-    """Of a row that was asked more than once on a day, in one list and of one version, what was answered last. # D87"""
+    """The last answer to each row of a list on a day, by version, where a row was requested more than once. # D87"""
     names = ("version", "arm", "list", "request_id")
     keys = zip(*(table[name].to_list() for name in names), (table["at"].values // DAY_US).tolist(), strict=True)
     newest = {key: row for row, key in enumerate(keys)}
@@ -264,7 +259,7 @@ def _numbered(names: Column) -> NDArray[Any]:
 
 
 def _fits(prediction: Prediction, classes: Sequence[str]) -> bool:
-    """Whether an answer can be held against the label: not one without classes, or with wholly other ones."""
+    """Whether an answer can be compared with the label: it has at least one of its classes, if there are any."""
     if prediction.scores is None or not classes:
         return (prediction.scores is None) == (not classes)
     return any(name in prediction.scores for name in classes)

@@ -1,4 +1,4 @@
-"""Predictions joined with what became of them."""
+"""Predictions joined with their labels."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from trimtab.stats.metrics.multiclass import shared_out
 class KnownLabels(msgspec.Struct, frozen=True, eq=False):
     """Labels of some requests, in their order."""
 
-    values: NDArray[Any]  # float64, NaN where there is none, or one that is no class
+    values: NDArray[Any]  # float64, NaN where there is none, or one that is none of the classes
     known_at_us: NDArray[Any]  # int64, NEVER_US where there is none
 
 
 class LabelReader(Protocol):
-    """Finds the label of each request: the greatest event of its key at or after its moment, known by its cut."""
+    """Finds the label of each request: the greatest event of its key at or after its time, known by its cut."""
 
     def __call__(self, keys: Column, at_us: NDArray[Any], cut_us: NDArray[Any], /) -> KnownLabels: ...
 
 
 class IndexedLabels:
-    """A `LabelReader` over a `LabelIndex`, which somebody keeps up to date."""
+    """A `LabelReader` over a `LabelIndex`, which the caller keeps up to date."""
 
     def __init__(self, index: LabelIndex) -> None:
         self._index = index
@@ -45,7 +45,7 @@ class IndexedLabels:
 
 
 class OutcomeFrame(msgspec.Struct, frozen=True, eq=False):
-    """Predictions with their outcomes: one row a prediction, in the order given, none dropped or merged.
+    """Predictions with their outcomes, one row for each prediction, in the given order.
 
     `predictions` has the columns of `prediction_columns`; a label is NaN, and its known-at `NEVER_US`, where none is
     known by the cut.
@@ -57,9 +57,9 @@ class OutcomeFrame(msgspec.Struct, frozen=True, eq=False):
     known_at_us: NDArray[Any]  # int64
 
     def scores(self, classes: Sequence[str] = ()) -> NDArray[Any]:
-        """What was answered, shape (rows,); with `classes` the chance of each, shape (rows, classes).
+        """The scores, shape (rows,); with `classes` the probability of each, shape (rows, classes).
 
-        What a version gave to classes that are declared no more is shared out among the others.
+        The probability of classes that are not declared any more is distributed among the others.
         """
         if not classes:
             return self.predictions["score"].values
@@ -68,13 +68,13 @@ class OutcomeFrame(msgspec.Struct, frozen=True, eq=False):
 
 
 class ListColumn(msgspec.Struct, frozen=True):
-    """Where a logged request holds the list that its row belongs to."""
+    """The place in a logged request of the list that its row belongs to."""
 
     place: int
     columns: int  # that a request has, as declared
 
     def of(self, prediction: Prediction) -> str | None:
-        """The list of a prediction; None where its request has none, or had other columns than are declared."""
+        """The list of a prediction; None where its request has none, or has other columns than declared."""
         request = msgspec.msgpack.decode(prediction.request)
         if not isinstance(request, list) or len(request) != self.columns or request[self.place] is None:
             return None
@@ -86,7 +86,7 @@ class OutcomeJoin(LabelWait):
 
     Args:
         labels: Finds labels.
-        wait_us: How long after its moment a request's label is waited for; one known later is late.
+        wait_us: How long after its time a request's label is waited for; one known later is late.
         key_dtype: The type of the request's key, "str" or "int".
         classes: What the label may be, where it is one of several classes.
         lists: Of a ranking: where a request names its list.

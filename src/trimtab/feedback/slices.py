@@ -1,4 +1,4 @@
-"""The slices that logged requests are in: values of their columns, or the values of named expressions over them."""
+"""The slices of logged requests: the values of their columns, and of named expressions over them."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _KINDS: dict[Dtype, tuple[type, ...]] = {
 
 
 class RequestSlices(msgspec.Struct, frozen=True):
-    """Which slices a logged request is in: each value of some of its columns, and of expressions over them, is one."""
+    """The slices of a logged request: one for each value of some columns, and of expressions over them."""
 
     places: dict[str, int]  # by column: its place in a request
     columns: int  # that a request has, as declared
     named: dict[str, Expression] = {}  # by the slice's name
-    dtypes: dict[str, Dtype] = {}  # of all columns in declared order; needed for expressions
+    dtypes: dict[str, Dtype] = {}  # of all columns in declared order, for expressions
 
     def of(self, predictions: Sequence[Prediction]) -> dict[str, Column]:
         """By name the value in each request, as `slice_column` gives it.
 
-        Null where a request has none, or had other columns than declared.
+        Null where a request has none, or has other columns than declared.
         """
         decoded = [msgspec.msgpack.decode(p.request) for p in predictions]
         rows = [one if isinstance(one, list) and len(one) == self.columns else None for one in decoded]
@@ -51,7 +51,7 @@ class RequestSlices(msgspec.Struct, frozen=True):
 
 
 def slice_column(name: str, of: Expression, requests: Columns) -> Column:
-    """The values of an expression in each request: truth values as they are, all others as texts.
+    """The value of an expression in each request: truth values as they are, others as texts.
 
     Raises:
         Misuse: The expression does not fit the columns.
@@ -70,5 +70,5 @@ def _text(value: Any) -> str | None:
 
 
 def _fitting(dtype: Dtype, value: Any) -> Any:
-    """A value of a declared type; null in its place where a request of another version had another one."""
+    """A value, or null where it is not of the declared type, as in a request of another version."""
     return value if isinstance(value, _KINDS[dtype]) else None

@@ -1,8 +1,8 @@
-"""The guardrails of a rollout: whether a version does the service harm, by what it did on real requests.
+"""The check of a version's service metrics on real requests against its guardrails.
 
-They guard the service, not the quality: failures, latency, degraded responses, saturation, and answers that no working
-version would give. Every check compares shares by evidence that holds at all looks together, so that the verdict may be
-asked for as often as one likes (`trimtab.stats.inference.share_evidence`).  # D198
+Guardrails protect the service, not the quality: failures, latency, degraded responses, saturation, and answers that no
+working version would give. Every check compares shares by evidence that holds at all looks together, so that the
+verdict may be asked for at any time (`trimtab.stats.inference.share_evidence`).  # D198
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from trimtab.monitoring.guardrails import Guardrails, looked_at
+from trimtab.monitoring.guardrails import Guardrails, checks_of
 from trimtab.serving.arms.arm_counts import LATENCY_EDGES_S, PER_OCTAVE, ServiceMetrics
 from trimtab.stats.inference.share_evidence import log_above, log_below, log_higher
 
 BreachKind = Literal["failures", "latency", "degraded", "constant", "strange", "saturation"]
 _TAILS = (0.1, 0.05, 0.01)  # of latencies, above the percentiles that are compared
 _TAIL = 0.01  # above the one that has a limit of its own
-_LEAST_SCORES = 100  # of the champion, before scores can be unlike all of its own
+_LEAST_SCORES = 100  # of the champion, before scores can be called unlike its own
 
 
 class Breach(msgspec.Struct, frozen=True, kw_only=True):
     """A limit that a version is proven to exceed."""
 
     kind: BreachKind
-    figure: float  # of the version: seconds for "latency", else a share
-    bound: float  # the most that it may be
+    figure: float  # of the version, seconds for "latency", else a share
+    bound: float  # the most that is allowed
     message: str  # one sentence
 
 
@@ -37,8 +37,8 @@ def breach(canary: ServiceMetrics, champion: ServiceMetrics, limits: Guardrails)
     """The first limit that a version is proven to exceed; None while there is none, or too few requests.
 
     Args:
-        canary: What the version did since its rollout or its stage began.
-        champion: What the version did that it is compared with: of the same time, or before, after a promotion.
+        canary: The metrics of the version since its rollout or its stage began.
+        champion: The metrics of the version that it is compared with: of the same time, or, after a promotion, before.
         limits: What is allowed.
 
     >>> from trimtab.monitoring.guardrails import guardrails
@@ -50,12 +50,12 @@ def breach(canary: ServiceMetrics, champion: ServiceMetrics, limits: Guardrails)
     """
     if canary.requests < limits.least:
         return None
-    wanted = math.log(looked_at(limits) / limits.false_alarms)
+    wanted = math.log(checks_of(limits) / limits.false_alarms)
     return next(_breaches(canary, champion, limits, wanted), None)
 
 
 def _breaches(ours: ServiceMetrics, theirs: ServiceMetrics, limits: Guardrails, wanted: float) -> Iterator[Breach]:
-    """Every breach by evidence of `wanted` or more."""
+    """Every breach with evidence of `wanted` nats or more."""
     if limits.failures is not None:
         pairs = (ours.failures, ours.requests), (theirs.failures, theirs.requests)
         yield from _more("failures", "of its requests failed", pairs, limits.failures, wanted)
@@ -71,15 +71,15 @@ def _breaches(ours: ServiceMetrics, theirs: ServiceMetrics, limits: Guardrails, 
     if limits.strange is not None:
         yield from _strange(ours, theirs, limits.strange, wanted)
     if limits.refused is not None:
-        asked, before = ours.requests + ours.refused, theirs.requests + theirs.refused
-        pairs = (ours.refused, asked), (theirs.refused, before)
+        mine, before = ours.requests + ours.refused, theirs.requests + theirs.refused
+        pairs = (ours.refused, mine), (theirs.refused, before)
         yield from _more("saturation", "of the requests were refused for saturation", pairs, limits.refused, wanted)
 
 
 def _more(
     kind: BreachKind, what: str, pairs: tuple[tuple[int, int], tuple[int, int]], allowed: float, wanted: float
 ) -> Iterator[Breach]:
-    """A share that is higher than allowed."""
+    """A share that is higher than the other version's by more than is allowed."""
     (count, total), (before, of) = pairs
     if log_higher((min(count, total), total), (min(before, of), of), lambda share: share + allowed) >= wanted:
         theirs = before / max(of, 1)
@@ -91,11 +91,11 @@ def _more(
 def _slower(
     ours: ServiceMetrics, theirs: ServiceMetrics, times: float, easy_s: float, wanted: float
 ) -> Iterator[Breach]:
-    """A percentile above so many times that of the other version, wherever that one truly lies."""
+    """A percentile of latency above `times` that of the other version, wherever that one truly lies."""
     if not ours.timed:
         return
     buckets = len(LATENCY_EDGES_S) + 1
-    at = np.arange(buckets)  # the bucket that the other one's percentile may lie in
+    at = np.arange(buckets)  # the possible buckets of the other version's percentile
     most = np.maximum(at + math.ceil(PER_OCTAVE * math.log2(times) - 1e-9), np.searchsorted(LATENCY_EDGES_S, easy_s))
     above, from_here = _from(ours.latencies, buckets)[np.minimum(most + 1, buckets)], _from(theirs.latencies, buckets)
     logs = {
@@ -130,7 +130,7 @@ def _constant(ours: ServiceMetrics, theirs: ServiceMetrics, allowed: float, want
 
 
 def _strange(ours: ServiceMetrics, theirs: ServiceMetrics, allowed: float, wanted: float) -> Iterator[Breach]:
-    """Scores that lie where the other version has none."""
+    """Scores in a range where the other version has none."""
     if theirs.scored < _LEAST_SCORES:
         return
     usual = {near for bucket in theirs.scores for near in (bucket - 1, bucket, bucket + 1)}
@@ -144,7 +144,7 @@ def _strange(ours: ServiceMetrics, theirs: ServiceMetrics, allowed: float, wante
 
 
 def _from(counts: Mapping[int, int], buckets: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """The counts of each bucket and all above it, and 0 at the end."""
+    """The counts of each bucket and all above it, with 0 at the end."""
     found = np.zeros(buckets + 1, np.int64)
     for bucket, count in counts.items():
         found[bucket] = count

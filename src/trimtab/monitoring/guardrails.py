@@ -1,4 +1,4 @@
-"""The limits of a rollout: what a version must keep in service while it is rolled out."""
+"""The limits that a version must keep in service while it is rolled out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trimtab.core.time import SECOND_US, duration_us
 
 
 class Guardrails(msgspec.Struct, frozen=True, kw_only=True):
-    """The limits of a rollout; None: not looked at. Make them with `guardrails()`."""
+    """The limits of a rollout; None: not checked. Make them with `guardrails()`."""
 
     latency: float | None = 1.5
     latency_s: float | None = None
@@ -41,21 +41,21 @@ def guardrails(
     """Limits that a version must keep in service while it is rolled out; None leaves a check out.
 
     Args:
-        latency: How many times the champion's its 90th, 95th and 99th percentile may be.
-        p99: The most that its 99th percentile may be, whatever the champion's is: "250ms".
+        latency: The greatest ratio of its 90th, 95th and 99th percentile of latency to the champion's.
+        p99: The greatest 99th percentile, whatever the champion's is: "250ms".
         easy: A percentile up to this is no breach of `latency`.
-        failures: How much higher the share of requests may be whose features or model failed.
-        degraded: The same of requests that got a degraded response.
-        refused: The same of requests that were refused for saturation; of versions that served one after the other.
-        constant: What share of its scores may equal the one before, of those for which the champion's do not.
-        strange: What share of its scores may be less than half or more than twice as large as all of the champion's,
-            or of another sign: about so much, for scores are compared by powers of two.
+        failures: How much higher than the champion's the share of requests may be whose features or model failed.
+        degraded: The same for requests that got a degraded response.
+        refused: The same for requests that were refused for saturation; for versions that served one after the other.
+        constant: The greatest share of its scores that equal the one before, among those where the champion's do not.
+        strange: The greatest share of its scores that are less than half or more than twice as large as all of the
+            champion's, or of another sign; approximate, as scores are compared by powers of two.
         least: Requests before a verdict.
-        false_alarms: The chance that a version that is no worse is ever found in breach, at all looks and by all
+        false_alarms: The probability that a version that is no worse is ever found in breach, at all looks and by all
             checks together.
 
     Raises:
-        Misuse: A limit is out of its range, or nothing is to be looked at.
+        Misuse: A limit is out of its range, or there is none.
 
     >>> guardrails(latency=2.0, p99="250ms").latency_s
     0.25
@@ -81,13 +81,13 @@ def guardrails(
     if limits.least < 1:
         raise Misuse(f"guardrails: least={least}. Give at least 1 request.")
     if not 0.0 < limits.false_alarms < 0.5:
-        raise Misuse(f"guardrails: false_alarms={false_alarms}. Give a chance above 0 and below 0.5: 0.01.")
-    if not looked_at(limits):
-        raise Misuse("guardrails: nothing is to be looked at. Leave one of the limits in.")
+        raise Misuse(f"guardrails: false_alarms={false_alarms}. Give a probability above 0 and below 0.5: 0.01.")
+    if not checks_of(limits):
+        raise Misuse("guardrails: all limits are None. Give one at least.")
     return limits
 
 
-def looked_at(limits: Guardrails) -> int:
+def checks_of(limits: Guardrails) -> int:
     """The number of checks."""
     checks = (limits.latency, limits.latency_s, limits.failures, limits.degraded, limits.refused)
     return sum(one is not None for one in (*checks, limits.constant, limits.strange))

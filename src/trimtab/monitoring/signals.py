@@ -1,4 +1,4 @@
-"""The signals of a project: which stand now, and when each began and ended."""
+"""The signals of a project: those that stand, and when each began and ended."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from trimtab.core.records import Signal
 from trimtab.core.time import DAY_US
 from trimtab.store.ports import Append, Catalog, Put, Remove
 
-KIND = "signal"  # of the records of signals that stand or ended of late
+KIND = "signal"  # of the records of signals that stand or ended lately
 JOURNAL = "signals"  # every beginning, change and end, in order
 LISTED_US = 7 * DAY_US  # how long a signal that has ended stays listed
 OVER = "it is no longer found"
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
-    """What a look of a monitor changed."""
+    """The changes of signals by one look of a monitor."""
 
     begun: list[Signal] = []  # new ones, and those that went from info to red
     ended: list[Signal] = []
-    gone: list[Signal] = []  # that ended long ago, and are listed no longer
-    listed: list[Signal] = []  # all that stand now or ended of late
+    gone: list[Signal] = []  # that ended long ago and are not listed any more
+    listed: list[Signal] = []  # all that stand now or ended lately
 
 
 def listed_signals(catalog: Catalog, model: str | None = None) -> list[Signal]:
@@ -58,21 +58,21 @@ def settle(
     because: Mapping[str, str] | None = None,
     owner: str | None = None,
 ) -> Settled:
-    """Hold what a monitor finds now against what stood: new ones begin, missing ones end, the others stay.
+    """Compare what a monitor finds now with what stood: new signals begin, missing ones end, the others stay.
 
-    Signals are the same when version, kind and subject are. Nothing is stored: see `stored`.
+    Signals with the same version, kind and subject are the same. Nothing is stored: see `stored`.
 
     Args:
         listed: The signals of the model, from `listed_signals`.
-        kinds: The kinds that this monitor answers for; signals of others are left alone.
-        found: All that is wrong now.
+        kinds: The kinds of this monitor; signals of other kinds stay as they are.
+        found: Everything that is wrong now.
         now_us: The time of the look.
         because: By kind, why a signal that is not found any more has ended.
-        owner: Who is asked to act on those that begin.
+        owner: The owner of signals that begin.
     """
     before = {_identity(one): one for one in listed if one.ended_at_us is None and one.kind in kinds}
     now = {_identity(one): one for one in found}
-    begun = [one for key, one in now.items() if key not in before or _graver(one, before[key])]
+    begun = [one for key, one in now.items() if key not in before or _became_red(one, before[key])]
     others = [one for one in listed if one.ended_at_us is None and one.kind not in kinds]
     begun = [
         msgspec.structs.replace(
@@ -91,7 +91,7 @@ def settle(
 
 
 def stored(settled: Settled, now_us: int) -> list[Put | Remove | Append]:
-    """The writes that store what a look changed; write them together with the state that the monitor has reached."""
+    """The writes that store the changes of a look; write them together with the state of the monitor."""
     changes: list[Put | Remove | Append] = []
     for one in [*settled.begun, *settled.ended]:
         body = msgspec.json.encode(one)
@@ -115,7 +115,7 @@ def settle_signals(
 
 
 def _cause(signal: Signal, others: Sequence[Signal]) -> str | None:
-    """What stood already when a change began, and may explain it: faults of inputs, labels or traffic."""
+    """The red signals that stood when a change began and may explain it: faults of inputs, labels or traffic."""
     if signal.cause is not None:
         return signal.cause
     found = [one for one in others if one.severity == "red" and one.onset_us <= signal.onset_us + DAY_US]
@@ -127,12 +127,12 @@ def _identity(signal: Signal) -> tuple[str, str, str]:
     return signal.version, signal.kind, signal.subject
 
 
-def _graver(now: Signal, before: Signal) -> bool:
+def _became_red(now: Signal, before: Signal) -> bool:
     return now.severity == "red" and before.severity == "info"
 
 
 def _as_begun(now: Signal, before: Signal | None) -> Signal:
-    """A signal that got graver keeps its identifier and the time it was raised."""
+    """A signal that became red keeps its identifier and the time it was raised."""
     return now if before is None else msgspec.structs.replace(now, id=before.id, raised_at_us=before.raised_at_us)
 
 

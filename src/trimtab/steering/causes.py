@@ -12,7 +12,7 @@ from trimtab.core.time import duration_us
 
 
 class _Joined(msgspec.Struct, frozen=True):
-    """What can be joined: `|` is any of both, `&` both at the same time."""
+    """A trigger that can be joined: `|` means either, `&` both at the same time."""
 
     def __or__(self, other: Trigger | Triggers) -> Triggers:
         return _listed(self) | other
@@ -22,7 +22,7 @@ class _Joined(msgspec.Struct, frozen=True):
 
 
 class OnQualityDrop(_Joined, frozen=True, tag="on_quality_drop"):
-    """Retrain when the quality alarm rings: at most one false alarm in `run_length_days` of a healthy world."""
+    """Retrain when the quality alarm rings: at most one false alarm in `run_length_days` healthy days."""
 
     run_length_days: float = 1_000.0
 
@@ -32,13 +32,13 @@ class OnSliceDrop(_Joined, frozen=True, tag="on_slice_drop"):
 
 
 class OnNewLabels(_Joined, frozen=True, tag="on_new_labels"):
-    """Retrain when so many labels came in closed days since the newest training."""
+    """Retrain when `least` labels came in days closed since the newest training."""
 
     least: int
 
 
 class Every(_Joined, frozen=True, tag="every"):
-    """Retrain when the newest training lies `period_us` back."""
+    """Retrain `period_us` after the newest training."""
 
     period_us: int
 
@@ -54,7 +54,7 @@ Trigger: TypeAlias = Single | AllOf
 
 
 class Triggers(msgspec.Struct, frozen=True):
-    """Several triggers: any of them starts a repair; none means never."""
+    """Several triggers, any of which starts a repair; without any, never."""
 
     any_of: tuple[Trigger, ...] = ()
 
@@ -65,31 +65,31 @@ class Triggers(msgspec.Struct, frozen=True):
         return Triggers(tuple(_both(one, also) for one in self.any_of for also in _listed(other).any_of))
 
     def singles(self) -> Iterator[Single]:
-        """Every trigger that is named, whatever it is joined with."""
+        """Every single trigger, however it is joined."""
         for one in self.any_of:
             yield from parts_of_trigger(one)
 
 
 def parts_of_trigger(trigger: Trigger) -> tuple[Single, ...]:
-    """What must hold at the same time: of a trigger that is not joined by `&` itself."""
+    """The single triggers that must hold at the same time."""
     return trigger.all_of if isinstance(trigger, AllOf) else (trigger,)
 
 
 def on_quality_drop(*, run_length: str | int = "1000d") -> OnQualityDrop:
     """Retrain when the quality alarm rings; `run_length` is the stated mean time between false alarms.
 
-    The alarm of a slice counts if that slice alone raised the loss of all rows by a tenth or more.
+    The alarm of a slice counts, too, if that slice alone raised the loss of all rows by a tenth or more.
     """
     return OnQualityDrop(duration_us(run_length) / duration_us("1d"))
 
 
 def on_slice_drop() -> OnSliceDrop:
-    """Retrain when the alarm of one slice of the requests rings, also where the whole is as it was."""
+    """Retrain when the alarm of one slice of the requests rings, even if the loss of all rows is unchanged."""
     return OnSliceDrop()
 
 
 def on_new_labels(least: int) -> OnNewLabels:
-    """Retrain when at least so many labels came in days that closed since the newest training.
+    """Retrain when `least` or more labels came in days closed since the newest training.
 
     Raises:
         Misuse: The number is below 1.
@@ -114,7 +114,7 @@ def every(period: str | int) -> Every:
 def _listed(given: _Joined | Triggers) -> Triggers:
     if isinstance(given, Triggers):
         return given
-    assert isinstance(given, OnQualityDrop | OnSliceDrop | OnNewLabels | Every | AllOf)  # there are no others
+    assert isinstance(given, OnQualityDrop | OnSliceDrop | OnNewLabels | Every | AllOf)  # every subclass
     return Triggers((given,))
 
 

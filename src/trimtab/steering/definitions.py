@@ -1,4 +1,4 @@
-"""What people declare about the loop: when to retrain, what a candidate must prove, how a model learns."""
+"""Declarations of a loop: when to retrain, what a candidate must prove, how a model learns."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from trimtab.steering.rollouts import Rollout
 from trimtab.training.definitions import Model, checked_slices
 
 Learn = Literal["batch", "online"]
-ALWAYS_COMPARED = ("constant", "random")  # the baselines that need nothing but labels
+ALWAYS_COMPARED = ("constant", "random")  # baselines that need only labels
 _BASELINES = ("last_value", "seasonal_naive", "as_shown", "best_feature", "linear")
 _REFIT_SHARE = 0.5
-LEAST_WINDOW_US = 7 * DAY_US  # a gate on fewer days than this has a standard error above any useful margin
+LEAST_WINDOW_US = 7 * DAY_US  # on fewer days the standard error is above any useful margin
 
 
 class NamedSlice(msgspec.Struct, frozen=True):
-    """Rows of which a candidate may not be worse: those where an expression is true, or each of its values."""
+    """Rows on which a candidate may not be worse: where an expression is true, or by each of its values."""
 
     name: str
     of: Expression
@@ -43,30 +43,30 @@ class BeatsChampion(msgspec.Struct, frozen=True, kw_only=True):
     margin: float = 0.0  # least improvement of the mean loss; below 0: how much worse it may be
     level: float = 0.9  # one-sided confidence that there is an improvement at all
     window_us: int = 14 * 86_400_000_000
-    calibration: float = 0.03  # greatest |mean score - mean label| on the window; of numbers in sds of the labels
+    calibration: float = 0.03  # greatest |mean score - mean label| on the window; for numbers in sds of the labels
     slices: tuple[str | NamedSlice, ...] = ()  # columns and features whose values are judged one by one
     slice_margin: float = 0.0  # how much worse the mean loss of a slice may be
-    calibration_error: float | None = None  # greatest distance of promised and observed share, over bins; None: any
+    calibration_error: float | None = None  # greatest distance of predicted and observed share, over bins; None: any
     latency_us: int | None = None  # greatest p99 of a one-row prediction; None: any
-    # What is unset is as usual, and no part of the address.
+    # An unset field has its default and is no part of the address.
     slices_may_abstain: Literal[True] | msgspec.UnsetType = msgspec.UNSET
-    baselines: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET  # beside the constant; unset: all
-    refit_distance: float | msgspec.UnsetType = msgspec.UNSET  # of refit and candidate, in label units
-    refit_share: float | msgspec.UnsetType = msgspec.UNSET  # the same, of the candidate's distance from the champion
-    prove_refreshes: Literal[True] | msgspec.UnsetType = msgspec.UNSET  # also what nothing but time has asked for
+    baselines: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET  # in addition to the constant; unset: all
+    refit_distance: float | msgspec.UnsetType = msgspec.UNSET  # between refit and candidate, in label units
+    refit_share: float | msgspec.UnsetType = msgspec.UNSET  # the same, as a share of candidate to champion
+    prove_refreshes: Literal[True] | msgspec.UnsetType = msgspec.UNSET  # refits by schedule must be provably better
 
     @property
     def share_of_change(self) -> float:
-        """The share of the change that is repaired by which a refit may be away from its candidate."""
+        """The distance of a refit from its candidate that is allowed, as a share of candidate to champion."""
         return _REFIT_SHARE if self.refit_share is msgspec.UNSET else self.refit_share
 
     def compares(self, baseline: str) -> bool:
-        """Whether a candidate must be better than a baseline: those that need nothing but labels always count."""
+        """Whether a candidate must be better than a baseline; those that need only labels always count."""
         return self.baselines is msgspec.UNSET or baseline in (*ALWAYS_COMPARED, *self.baselines)
 
 
 class _FirstRules(msgspec.Struct, frozen=True):
-    """A gate's rules as they were before there were more: what the addresses of such gates are made of."""
+    """The first four rules of a gate: the address of a gate that sets no other one is made of these."""
 
     margin: float
     level: float
@@ -75,7 +75,7 @@ class _FirstRules(msgspec.Struct, frozen=True):
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
-    """A model in service and the rules by which it is kept good. Make one with `deployment()`."""
+    """A model in service and the rules of its loop. Make one with `deployment()`."""
 
     model: Model
     retrain: Triggers
@@ -83,13 +83,13 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     learn: Learn = "batch"
     cooldown_us: int = 7 * 86_400_000_000  # quiet time after a candidate; doubles with each refusal in a row
     settle_us: int = 7 * 86_400_000_000  # labelled days after the onset that a repair waits for
-    fits_per_day: int | None = None  # by automation; None: any number
+    fits_per_day: int | None = None  # that automation may make; None: any number
     fits_per_week: int | None = None
-    approval_us: int | None = None  # how long a passed candidate waits for a person; None: nobody is asked
+    approval_us: int | None = None  # how long a passed candidate waits for a person; None: it does not
     rollout: Rollout | None = None  # the stages between gate and full service; None: there are none
-    degrade: Degradation | None = None  # what is answered when features or model fail; no part of the address
-    cache: Cache | None = None  # how much the version in service may remember; no part of the address
-    owner: str | None = None  # who is asked to act on its signals; no part of the address
+    degrade: Degradation | None = None  # the answer when features or model fail; no part of the address
+    cache: Cache | None = None  # of scores of the version in service; no part of the address
+    owner: str | None = None  # of its signals; no part of the address
 
     @property
     def name(self) -> str:
@@ -97,7 +97,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hash(self) -> str:
-        """The content address of the model's recipe and of these rules."""
+        """The content address of the model's recipe and these rules."""
         gate = self.gate
         first = _FirstRules(gate.margin, gate.level, gate.window_us, gate.calibration)
         plain = gate == BeatsChampion(
@@ -115,7 +115,7 @@ _collected: ContextVar[list[Deployment] | None] = ContextVar("collected_deployme
 
 
 def collect_deployments(into: list[Deployment] | None) -> None:
-    """From now on `deployment()` also appends to `into` (None: no longer): how a project file is read."""
+    """Let `deployment()` append to `into` as well (None: no longer), while a project file is read."""
     _collected.set(into)
 
 
@@ -135,32 +135,32 @@ def beats_champion(
     refit_share: float | None = None,
     prove_refreshes: bool = False,
 ) -> BeatsChampion:
-    """A candidate passes when its mean loss is lower by `margin`, and provably lower at `level`.
+    """The rule that a candidate must beat the champion: a mean loss lower by `margin`, and provably lower at `level`.
 
     A scheduled refit of the recipe in service passes when its mean loss is lower by `margin`, and not provably higher.
 
     Args:
-        margin: Least improvement of the mean loss on the window. Below 0: how much worse it may be, and then provably
-            no worse than that at `level`; for models that are replaced for another reason.
+        margin: Least improvement of the mean loss on the window. Below 0: how much worse it may be, and then it must be
+            provably no worse than that at `level`; for models that are replaced for another reason.
         level: One-sided confidence that there is an improvement at all, with days as blocks: 0.9 lets one in ten
             equal candidates through, which costs nothing and which the anchored alarm watches.
-        window: The newest labelled stretch that the candidate has not seen.
-        calibration: Greatest distance of mean score and mean label on the window: of probabilities as it is, of
-            numbers as a share of the labels' standard deviation there.
-        slices: Columns of the request and features; or by name expressions over them. A candidate that is provably
-            worse than the champion on any value of a column, or on the rows where an expression is true, is refused:
-            at most one in twenty that is worse on none.
+        window: The length of the window: the newest labelled days that the candidate has not seen.
+        calibration: Greatest distance of mean score and mean label on the window; for numbers as a share of the
+            labels' standard deviation there.
+        slices: Columns of the request and features; or expressions over them by name. A candidate that is provably
+            worse than the champion on a value of a column, or on the rows where an expression is true, is refused. Of
+            candidates that are worse on no slice at most one in twenty is refused for them.
         slice_margin: How much worse the mean loss of a slice may be.
-        calibration_error: Greatest root mean squared distance of promised and observed share over ten bins; refused
-            is what provably exceeds it, and the champion's own. For probabilities of one class.
+        calibration_error: Greatest root mean squared distance of predicted and observed share over ten bins. A
+            candidate is refused that provably exceeds it, and the champion's own. For probabilities of one class.
         latency: Greatest p99 of one-row predictions, measured in the gate: "5ms".
-        slices_may_abstain: Whether a candidate may pass where not one of the slices has enough rows to be judged.
-        baselines: What a candidate must be better than beside one constant (of a ranking any order), whatever the
-            champion does: of "last_value", "seasonal_naive" and "linear", of a ranking "as_shown", "best_feature" and
-            "linear". Left out: all of them.
-        refit_distance: The greatest mean distance of what goes into service from the candidate that was judged: of
-            probabilities as it is (0.1), of numbers in standard deviations of the labels (0.25), of a ranking in
-            places as a share of the list (0.2).
+        slices_may_abstain: Whether a candidate may pass where none of the slices has enough rows to be judged.
+        baselines: The baselines that a candidate must beat in addition to a constant (in a ranking, a random order),
+            whatever the champion does: "last_value", "seasonal_naive" and "linear", for a ranking "as_shown",
+            "best_feature" and "linear". Left out: all of them.
+        refit_distance: The greatest mean distance between the refit that goes into service and the judged candidate:
+            for probabilities 0.1, for numbers in standard deviations of the labels 0.25, for a ranking in places as a
+            share of the list 0.2.
         refit_share: The same as a share of the distance between candidate and champion (0.5): the larger counts, so
             that the repair of a large change may move further.
         prove_refreshes: Whether refits of the recipe in service that a schedule or a number of new labels asks for
@@ -247,20 +247,20 @@ def deployment(
         retrain: `on_quality_drop()`, `on_slice_drop()`, `on_new_labels(5_000)`, `every("30d")`, or some of them joined
             by `|` (any of them) and `&` (all at the same time); None: never.
         gate: What a candidate must prove; `beats_champion()` when left out.
-        learn: "online": predict first, learn from each label as it arrives (needs `partial_fit`).
+        learn: "batch", or "online": predict first, then learn from each label as it arrives (needs `partial_fit`).
         cooldown: Quiet time after a candidate; it doubles with each refusal in a row.
-        settle: How many labelled days after the beginning of a change a repair waits for.
+        settle: Duration of labelled days after the onset of a change that a repair waits for.
         approval: How long a candidate that passed the gate waits for a person to approve it ("2d"); without an answer
-            it is dropped, as if it had been refused. None: nobody is asked.
-        rollout: How what passed comes into service, made with `rollout()`: compared in a shadow first, then by growing
-            shares of the requests. None: at once.
+            it is dropped, as if it had been refused. None: it needs no approval.
+        rollout: The stages between gate and full service, made with `rollout()`: a shadow, then growing shares of the
+            requests. None: full service at once.
         fits_per_day: How many fits automation may make in 24 hours; a repair that is due then waits, and the ledger
             says so. None: any number. What a person asks for counts, and is not held up.
         fits_per_week: The same of seven days.
-        degrade: What is answered when features or the model fail or are late, made with `degrade()`; None: an error.
-        cache: How much the version in service may remember of its scores, made with `cache()`; None: nothing. For
-            models that take much longer than a look-up, about a microsecond, and are asked the same again.
-        owner: Who is asked to act when a signal is raised, a team or a person: it stands in alerts.
+        degrade: The answer when features or the model fail or are late, made with `degrade()`; None: an error.
+        cache: A cache of scores of the version in service, made with `cache()`; None: none. For models that take much
+            longer than a look-up (about a microsecond) and often get equal requests.
+        owner: The team or person that acts on signals, named in alerts.
 
     Raises:
         Misuse: `learn` is neither, or "online" with a cache; a slice of the gate does not exist, or its checks do not
@@ -278,12 +278,12 @@ def deployment(
     if learn == "online" and model.label.classes:
         raise Misuse(
             f'deployment of {model.name!r}: learn="online" of a label with {len(model.label.classes)} classes. '
-            'Learners tell two classes apart or foretell a number: use learn="batch".'
+            'Online learners predict two classes or a number: use learn="batch".'
         )
     if learn == "online" and model.task == "ranking":
         raise Misuse(
-            f'deployment of {model.name!r}: learn="online" of a model that ranks lists. Learners learn label by label, '
-            'and a list is judged once it has all of its own: use learn="batch".'
+            f'deployment of {model.name!r}: learn="online" of a model that ranks lists. Online learners take label by '
+            'label, and a list is judged once it has all of its labels: use learn="batch".'
         )
     if learn == "online" and rollout is not None and rollout.shadow_us is not None:
         raise Misuse(
@@ -292,7 +292,7 @@ def deployment(
         )
     if learn == "online" and cache is not None:
         raise Misuse(
-            f'deployment of {model.name!r}: what learn="online" says changes with each label. Leave cache= out.'
+            f'deployment of {model.name!r}: the scores of learn="online" change with each label. Leave cache= out.'
         )
     triggers = Triggers() if retrain is None else retrain if isinstance(retrain, Triggers) else Triggers((retrain,))
     made = Deployment(
@@ -313,8 +313,8 @@ def deployment(
     _check_gate(made)
     if degrade is not None and degrade.rule is not None and model.label.classes:
         raise Misuse(
-            f"deployment of {model.name!r}: degrade's rule gives one number, the model tells "
-            f"{len(model.label.classes)} classes apart. Give version= or last_answer= instead."
+            f"deployment of {model.name!r}: degrade's rule gives one number, the model has "
+            f"{len(model.label.classes)} classes. Give version= or last_answer= instead."
         )
     collected = _collected.get()
     if collected is not None:
@@ -323,7 +323,7 @@ def deployment(
 
 
 def _check_gate(made: Deployment) -> None:
-    """Refuse a gate that looks at what the model does not have."""
+    """Refuse a gate that reads what the model does not have."""
     model, gate = made.model, made.gate
     what = f"deployment of {model.name!r}"
     names = [one for one in gate.slices if isinstance(one, str)]
@@ -340,4 +340,4 @@ def _check_gate(made: Deployment) -> None:
             + ("." if model.task == "ranking" else ": `calibration` holds for numbers too.")
         )
     if made.approval_us == 0:
-        raise Misuse(f'{what}: approval=0 leaves nobody time to answer. Give a duration such as "2d", or leave it out.')
+        raise Misuse(f'{what}: approval=0 leaves no time to answer. Give a duration such as "2d", or leave it out.')

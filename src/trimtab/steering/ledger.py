@@ -1,7 +1,7 @@
-"""The ledger: one row an act, each row carrying the hash of the row before.
+"""The ledger: one row for each act, with the hash of the row before.
 
-The newest row's number and hash are kept in a file next to the catalogue as well, written after the row: so rows that
-were removed from the end are missed. A kill between the two writes leaves the file behind by that row, never ahead.
+The newest row's number and hash are also kept in a file next to the catalogue, written after the row, so that rows
+removed from the end are noticed. A kill between the two writes leaves the file behind by that row, never ahead.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ATTEMPTS = 20  # other deployments and people append to the same ledger
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """A decision to be written down: a row without its place in the chain."""
+    """A decision to be written: a row without its place in the chain."""
 
     at_us: int
     model: str
@@ -42,7 +42,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Head(msgspec.Struct, frozen=True):
-    """The newest row that is known apart from the catalogue."""
+    """The newest row, as the file next to the catalogue has it."""
 
     sequence: int
     hash: str
@@ -58,10 +58,10 @@ class Ledger:
         self._last: Decision | None = None
 
     def write(self, entries: Sequence[Entry], also: Sequence[Put | Append | Remove] = ()) -> list[Decision]:
-        """Append decisions and change what they are about in one write: all of it or nothing.
+        """Append decisions and change what they are about in one write.
 
         Raises:
-            Conflict: An `expected` of `also` did not hold, or others appended without a pause.
+            Conflict: An `expected` of `also` did not hold, or other processes appended without a pause.
         """
         for _ in range(_ATTEMPTS):
             last = self._newest()
@@ -73,13 +73,13 @@ class Ledger:
                 self._catalog.write([*appends, *also])
             except Conflict:
                 if self._newest() == last:
-                    raise  # not the ledger's place was taken: a change of `also` did not hold
+                    raise  # the ledger's place was free: a change of `also` did not hold
                 continue
             self._last = rows[-1] if rows else last
             if rows:
-                self._note_head(rows[-1])
+                self._store_head(rows[-1])
             return rows
-        raise Conflict(f"ledger: others took the next place {_ATTEMPTS} times. Try again.")
+        raise Conflict(f"ledger: other processes took the next place {_ATTEMPTS} times. Try again.")
 
     def rows(self, *, after: int = 0) -> list[Decision]:
         """All decisions with sequence > `after`, oldest first."""
@@ -95,7 +95,7 @@ class Ledger:
         Raises:
             Corrupt: A row was changed, removed or put in; the message names the first one.
         """
-        head, previous = self._read_head(), GENESIS  # the head first: rows may come meanwhile
+        head, previous = self._read_head(), GENESIS  # the head first: rows may be added meanwhile
         rows = self.rows()
         for n, row in enumerate(rows, 1):
             if row.sequence != n or row.previous_hash != previous or row.hash != _hash(row):
@@ -107,14 +107,14 @@ class Ledger:
                 "one: rows were removed from its end. Restore the catalogue; to accept the loss, remove that file."
             )
         if rows:
-            self._note_head(rows[-1])
+            self._store_head(rows[-1])
         return len(rows)
 
-    def _note_head(self, last: Decision) -> None:
-        """Keep the newest row's hash next to the catalogue; one that is known already is never replaced."""
+    def _store_head(self, last: Decision) -> None:
+        """Store the newest row's hash next to the catalogue; a newer one is never replaced."""
         if self._head is None:
             return
-        with suppress(OSError, Corrupt):  # a full disk: the next row is noted; a damaged file: `verify` names it
+        with suppress(OSError, Corrupt):  # a full disk: the next row is stored; a damaged file: `verify` names it
             before = self._read_head()
             if before is None or before.sequence < last.sequence:
                 write_durably(self._head, msgspec.json.encode(_Head(last.sequence, last.hash)))

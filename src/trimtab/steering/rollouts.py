@@ -1,4 +1,4 @@
-"""The way of a passed candidate into service, as a deployment declares it."""
+"""The stages of a passed candidate on its way into service, as a deployment declares them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from trimtab.monitoring.guardrails import Guardrails
 class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     """The stages between the gate and full service. Make one with `rollout()`."""
 
-    shadow_us: int | None = None  # least time in which successor and champion are compared; None: they are not
-    within_us: int = 14 * DAY_US  # most time for that
+    shadow_us: int | None = None  # least time of the comparison with the champion; None: no shadow
+    within_us: int = 14 * DAY_US  # most time of the comparison
     margin: float = 0.02  # how much worse the successor may be, as a share of the champion's loss
-    canary: tuple[float, ...] = ()  # shares of the requests that the successor answers, one after another
+    canary: tuple[float, ...] = ()  # growing shares of the requests that the successor answers
     step_us: int = 3_600_000_000  # how long each of them lasts
     bake_us: int = 0  # how long the service is guarded after the successor took over
-    guardrails: Guardrails = Guardrails()  # what is a breach of the service
+    guardrails: Guardrails = Guardrails()  # the limits of the guard
 
 
 def rollout(
@@ -34,7 +34,7 @@ def rollout(
     bake: str | int | None = None,
     guardrails: Guardrails | None = None,
 ) -> Rollout:
-    """How what passed the gate comes into service.
+    """The stages by which a candidate that passed the gate comes into service.
 
     In the paired shadow the successor scores the logged rows that the champion answered, as their labels come: no
     request waits for it and none is answered by it. Day by day a sequential test says promote, hold or reject. Canaries
@@ -43,15 +43,15 @@ def rollout(
     champion's.
 
     Args:
-        shadow: The least time in the shadow ("1d"), in whole days of closed labels; None: no shadow.
-        within: The most time there, twice that where faulty days hold it up. What is still undecided then is refused,
-            and so is at once what cannot be decided by then for lack of labels.
+        shadow: The least time in the shadow ("1d"), in whole closed days; None: no shadow.
+        within: The most time there, twice that where faulty days delay it. A successor that is still undecided then is
+            refused; one that cannot be decided by then for lack of labels is refused at once.
         margin: How much worse than the champion's the successor's loss may be, as a share of it.
         canary: Shares of the requests, growing, each above 0 and below 1; none: all requests at once.
         step: How long each share lasts.
-        bake: How long after the last step the service is guarded and rolled back on a breach; left out, as long as a
-            step where there are canaries, else not at all.
-        guardrails: What ends a canary and the time after it, made with `guardrails()`; left out, its defaults.
+        bake: How long after the last step the service is guarded and rolled back on a breach; left out, the length of a
+            step where there are canaries, else 0.
+        guardrails: The limits of the guard, made with `guardrails()`; left out, its defaults.
 
     Raises:
         Misuse: A time, a share or a margin that makes no sense.

@@ -25,7 +25,7 @@ from trimtab.monitoring.alerts.alerts import (
     AlertState,
     Plan,
     Rules,
-    Told,
+    SignalChange,
     plan_alerts,
     read_signals,
     take_in,
@@ -182,15 +182,15 @@ class Alerting:
             alerts=alerts,
         )
 
-    def _alert(self, told: Told) -> Alert:
-        signal = told.incident.signal
+    def _alert(self, change: SignalChange) -> Alert:
+        signal = change.incident.signal
         deployment = self._system.definitions.deployments.get(signal.model)
         return alert_of(
             signal,
-            told.what,
+            change.what,
             version=self._version_name(signal),
             owner=None if deployment is None else deployment.owner,
-            returned=told.incident.returned,
+            returned=change.incident.returned,
         )
 
     def _version_name(self, signal: Signal) -> str:

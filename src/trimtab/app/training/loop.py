@@ -225,8 +225,8 @@ class DeploymentLoop:
                 return TrainingResult(repair=builder.judge_stored(arguments.stored, cut_us, keep=arguments.keep))
 
     def searchable(self, cut_us: int) -> tuple[TrainingSet, NDArray[np.bool_], int]:
-        """The data that a search may use at a cut: see `CandidateBuilder.searchable`."""
-        return self._loop.builder.searchable(cut_us)
+        """The data that a search may use at a cut: see `Comparisons.searchable`."""
+        return self._loop.builder.comparisons.searchable(cut_us)
 
     def answer(self, what: Literal["approve", "reject"], actor: str, why: str) -> list[Decision]:
         """Approve or reject the candidate that waits for approval.

@@ -92,7 +92,7 @@ class TrainingRuns:
         return self._builder.champion()
 
     def blocked(self, cut_us: int, changes: Changes) -> str | None:
-        return self._builder.unseen(cut_us, changes) or self._done("blocked", cut_us, changes=changes).lack
+        return self._builder.comparisons.unseen(cut_us, changes) or self._done("blocked", cut_us, changes=changes).lack
 
     def repair(self, cut_us: int, go_on: Callable[[], None], changes: Changes) -> Repair:
         go_on()

@@ -1,4 +1,4 @@
-"""Records of alerts: an alert about one signal, the message that carries alerts to a receiver, and its text."""
+"""Records of alerts: an alert about one signal, a message with alerts for a receiver, and its text."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _WORDS = {"begun": "", "graver": "GRAVER ", "ended": "ENDED "}
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
     """An alert about one change of one signal."""
 
-    id: str  # the same over all receivers and deliveries
+    id: str  # the same for all receivers and deliveries
     what: AlertKind
     severity: Severity
     kind: str  # of the signal: "no_labels"
     model: str
     version: str  # "late_flight@7"
-    subject: str  # "column temp"; empty: the model as a whole
+    subject: str  # "column temp"; empty: the whole model
     owner: str | None
     since: str  # when the change began, ISO 8601
     found: str  # when it was found
@@ -51,7 +51,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def alert_of(signal: Signal, what: AlertKind, *, version: str, owner: str | None, returned: int) -> Alert:
-    """An alert about a signal; `owner` counts where the signal names none."""
+    """An alert about a signal; `owner` is used where the signal names none."""
     look = ["trimtab status"] + ([f"trimtab quality {signal.model}"] if signal.model else [])
     return Alert(
         id=f"{signal.id}/{signal.raised_at_us}/{what}",
@@ -77,13 +77,13 @@ def alert_of(signal: Signal, what: AlertKind, *, version: str, owner: str | None
 
 
 def wants(receiver: Addressee, what: AlertKind, signal: Signal) -> bool:
-    """Return whether a receiver is to hear of a change of a signal."""
+    """Whether a receiver gets a change of a signal."""
     grave = signal.severity == "red" or receiver.severity == "info"
     return grave and what in receiver.tell and (not receiver.models or signal.model in receiver.models)
 
 
 def title_of(alerts: list[Alert], project: str, *, digest: bool = False) -> str:
-    """One line for a subject: the gravest first."""
+    """One line for a subject, about the most severe alert."""
     if digest:
         return f"{project}: {len(alerts)} alert{'s' * (len(alerts) != 1)} held back"
     first = min(alerts, key=lambda one: (one.what == "ended", one.severity != "red"))
@@ -92,7 +92,7 @@ def title_of(alerts: list[Alert], project: str, *, digest: bool = False) -> str:
 
 
 def lines(message: Message) -> list[str]:
-    """A message for people, without its title."""
+    """The text of a message, without its title."""
     out = list(message.notes)
     for alert in message.alerts:
         out += [*([""] if out else []), f"{_head(alert)}: {alert.message}", *(f"  {line}" for line in _details(alert))]

@@ -1,4 +1,4 @@
-"""Rules of alerts: which changes of signals are told now, which wait for the digest, and which are no news.  # D0183"""
+"""Rules of alerts: which changes of signals are sent now, which wait for the digest, which are not sent.  # D0183"""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from trimtab.store.ports import Catalog, Entry
 
 KIND, KEY = "alerts", "state"  # of the record in the catalogue
 WEEK_US = 7 * DAY_US
-_LISTED_US = 4 * WEEK_US  # how long pages are remembered, for the realised rate
-Budget: TypeAlias = tuple[str, Severity]  # a model and a severity: what a budget is for
+_LISTED_US = 4 * WEEK_US  # how long pages are kept, for the realised rate
+Budget: TypeAlias = tuple[str, Severity]  # the model and the severity that it is for
 
 
 class Incident(msgspec.Struct, frozen=True, kw_only=True):
-    """A signal from its beginning until its end was told, through all its returns within the time of flapping."""
+    """A signal from its beginning until its end was sent, with all its returns within the time of flapping."""
 
     signal: Signal  # as it was found last
-    seen_us: int  # when the journal last said that it stands
+    seen_us: int  # when the journal last recorded that it stands
     returned: int = 0
-    told: Literal["", "info", "red"] = ""  # the gravest severity that was told
+    told: Literal["", "info", "red"] = ""  # the highest severity that was sent
     held_us: int | None = None  # since when it waits for the digest
     held_as: Literal["", "info", "red"] = ""  # its severity then
 
     @property
     def waits(self) -> bool:
-        """Return whether it may wait for the digest: not when it was held as info and is red by now."""
+        """Whether it may wait for the digest: not if it was held as info and is red by now."""
         return self.held_us is not None and (self.held_as == "red" or self.signal.severity == "info")
 
     @property
     def news(self) -> AlertKind | None:
-        """The change that is still to be told of it; None: all was told."""
+        """The change of it that is still to be sent; None: all were."""
         if not self.told:
             return "begun"
         return "graver" if self.told == "info" and self.signal.severity == "red" else None
 
 
 class Page(msgspec.Struct, frozen=True):
-    """One message that began or worsened something, as the budget counts it."""
+    """One message about a beginning or a worsening, as the budget counts it."""
 
     model: str
     severity: Severity
@@ -52,32 +52,32 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class AlertState(msgspec.Struct, frozen=True, kw_only=True):
-    """The position reached in the journal of signals, and the incidents that are not over."""
+    """The position in the journal of signals, and the incidents that are not over."""
 
     cursor: int = 0
     incidents: dict[str, Incident] = {}  # by model, kind and subject
-    over: list[Incident] = []  # another one of the same name has begun since
+    over: list[Incident] = []  # those of whose name another one has begun
     pages: list[Page] = []
 
     def spent(self, now_us: int, *, days: int = 7) -> Counter[Budget]:
-        """Pages by model and severity, of the newest days."""
+        """Pages of the newest days by model and severity."""
         return Counter((one.model, one.severity) for one in self.pages if one.at_us > now_us - days * DAY_US)
 
 
-class Told(msgspec.Struct, frozen=True):
-    """One change of a signal that is told now."""
+class SignalChange(msgspec.Struct, frozen=True):
+    """One change of a signal that is sent now."""
 
     incident: Incident
     what: AlertKind
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything but the signals that decides what is told."""
+    """Everything but the signals that decides what is sent."""
 
     settings: AlertsSettings
-    wanted: Callable[[AlertKind, Signal], bool]  # whether any receiver wants to hear of it
+    wanted: Callable[[AlertKind, Signal], bool]  # whether any receiver is to get it
     muted: Callable[[Signal], bool]
-    stands: Collection[str]  # ids of the signals that their monitors hold to stand
+    stands: Collection[str]  # ids of the signals that stand, by their monitors
 
     @property
     def flapping_us(self) -> int:
@@ -88,13 +88,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a look: the state afterwards, and the alerts to send."""
 
     state: AlertState
-    alerts: list[Told] = []
-    digest: list[Told] = []
-    exhausted: list[Budget] = []  # what has used up its budget by this look
+    alerts: list[SignalChange] = []
+    digest: list[SignalChange] = []
+    exhausted: list[Budget] = []  # budgets that this look has used up
 
 
 def read_signals(catalog: Catalog, state: AlertState | None) -> tuple[AlertState, list[Entry]]:
-    """The state, and what the journal says since. At the first look what stands counts as having begun just now."""
+    """The state and the journal entries since. At the first look the signals that stand count as having just begun."""
     if state is not None:
         return state, _entries(catalog, state.cursor)
     entries = _entries(catalog, 0)
@@ -104,7 +104,7 @@ def read_signals(catalog: Catalog, state: AlertState | None) -> tuple[AlertState
 
 
 def take_in(state: AlertState, entries: Iterable[Entry], flapping_us: int) -> AlertState:
-    """The state after what the journal says: signals began, got graver, ended, or came back."""
+    """The state after journal entries: signals began, became red, ended, or came back."""
     incidents, over, cursor = dict(state.incidents), list(state.over), state.cursor
     for entry in entries:
         cursor = entry.sequence
@@ -129,16 +129,16 @@ def take_in(state: AlertState, entries: Iterable[Entry], flapping_us: int) -> Al
 
 
 def plan_alerts(state: AlertState, rules: Rules, now_us: int) -> Plan:
-    """Decide what is told now; nothing is stored or sent.
+    """Decide what is sent now; nothing is stored or sent here.
 
     Args:
         state: After `take_in`.
-        rules: What else decides.
+        rules: Settings, receivers and mutes.
         now_us: The time of the look.
     """
     kept: dict[str, Incident] = {}
     fresh: dict[str, Incident] = {}
-    ended: list[Told] = []
+    ended: list[SignalChange] = []
     for name, one in state.incidents.items():
         quiet, muted = _is_quiet(one, rules, now_us), rules.muted(one.signal)
         if one.waits or (muted and (one.told or one.held_us is not None or not quiet)):
@@ -148,7 +148,7 @@ def plan_alerts(state: AlertState, rules: Rules, now_us: int) -> Plan:
         elif not quiet:
             kept[name] = one
         elif one.told and one.signal.ended_at_us is not None:
-            ended.append(Told(one, "ended"))
+            ended.append(SignalChange(one, "ended"))
     paged, pages, exhausted = _within_budget(fresh, state, rules, now_us)
     alerts = []
     for name, one in fresh.items():
@@ -156,22 +156,23 @@ def plan_alerts(state: AlertState, rules: Rules, now_us: int) -> Plan:
             kept[name] = msgspec.structs.replace(one, held_us=one.held_us or now_us, held_as=one.signal.severity)
             continue
         assert one.news is not None  # of those that are fresh
-        alerts.append(Told(one, one.news))
-        if not _is_quiet(one, rules, now_us):  # else its end was told with its beginning
-            kept[name] = _as_told(one)
+        alerts.append(SignalChange(one, one.news))
+        if not _is_quiet(one, rules, now_us):  # else its end was sent with its beginning
+            kept[name] = _as_sent(one)
     waiting = [one for one in state.over if one.held_us is not None or rules.muted(one.signal)]
     before = [one for one in state.over if one not in waiting and one.signal.ended_at_us is not None]
     after = msgspec.structs.replace(state, incidents=kept, over=waiting, pages=pages)
-    plan = Plan(state=after, alerts=[*(Told(one, "ended") for one in before), *alerts, *ended], exhausted=exhausted)
+    alerts = [*(SignalChange(one, "ended") for one in before), *alerts, *ended]
+    plan = Plan(state=after, alerts=alerts, exhausted=exhausted)
     return _with_digest(plan, rules, now_us)
 
 
 def _within_budget(
     fresh: dict[str, Incident], state: AlertState, rules: Rules, now_us: int
 ) -> tuple[set[str], list[Page], list[Budget]]:
-    """Names that are told, the pages remembered afterwards, and which budgets this look has used up.
+    """The names that are sent, the pages to keep, and the budgets that this look has used up.
 
-    What begins in one look is one page of its model and severity. What no receiver wants costs nothing.
+    All that begins in one look is one page of its model and severity. What no receiver gets costs nothing.
     """
     spent, limit = state.spent(now_us), rules.settings.pages_per_week
     costly = {name: _budget(one) for name, one in fresh.items() if rules.wanted(one.news or "begun", one.signal)}
@@ -197,17 +198,17 @@ def _with_digest(plan: Plan, rules: Rules, now_us: int) -> Plan:
         if one not in held:
             incidents[name] = one
         elif not _is_quiet(one, rules, now_us):
-            incidents[name] = _as_told(one)
+            incidents[name] = _as_sent(one)
     over = [one for one in state.over if one not in held]
     after = msgspec.structs.replace(state, incidents=incidents, over=over)
-    digest = [Told(one, one.news or "begun") for one in held]
+    digest = [SignalChange(one, one.news or "begun") for one in held]
     return msgspec.structs.replace(plan, state=after, digest=digest)
 
 
 def _is_quiet(one: Incident, rules: Rules, now_us: int) -> bool:
-    """Return whether it has been over for longer than it may flap.
+    """Whether it has been over for longer than the time of flapping.
 
-    A monitor that does not say when its signals end has said nothing for so long: its end will never be told.
+    For a monitor that records no end of its signals, this is the time since it last found the signal.
     """
     ended_us = one.signal.ended_at_us
     if ended_us is None and one.signal.id in rules.stands:
@@ -215,7 +216,7 @@ def _is_quiet(one: Incident, rules: Rules, now_us: int) -> bool:
     return now_us - (one.seen_us if ended_us is None else ended_us) >= rules.flapping_us
 
 
-def _as_told(one: Incident) -> Incident:
+def _as_sent(one: Incident) -> Incident:
     return msgspec.structs.replace(one, told=one.signal.severity, held_us=None, held_as="")
 
 
@@ -224,7 +225,7 @@ def _budget(one: Incident) -> Budget:
 
 
 def _name(signal: Signal) -> str:
-    """The identity of a signal to people: a new version with the same trouble is no news."""
+    """The identity of a signal for people: the same fault of a new version is no news."""
     return f"{signal.model}/{signal.kind}/{signal.subject}"
 
 

@@ -12,7 +12,7 @@ ANY = "*"
 
 
 class Mute(msgspec.Struct, frozen=True, kw_only=True):
-    """One mute, as a person asked for it."""
+    """One mute, as a person requested it."""
 
     what: str  # a model, a kind or a subject; or MODEL/KIND, MODEL/KIND/SUBJECT with * for any
     until_us: int
@@ -21,7 +21,7 @@ class Mute(msgspec.Struct, frozen=True, kw_only=True):
     at_us: int
 
     def covers(self, signal: Signal) -> bool:
-        """Return whether it mutes a signal.
+        """Whether it mutes a signal.
 
         >>> mute = Mute(what="m/*/column x", until_us=9, why="", by="", at_us=0)
         >>> mute.covers(Signal(id="", kind="k", model="m", version="", raised_at_us=0, onset_us=0, severity="red",
@@ -36,10 +36,10 @@ class Mute(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def mutes(catalog: Catalog) -> list[Mute]:
-    """All that were asked for and not taken back, also those whose time is over."""
+    """All mutes that were not removed, also those whose time is over."""
     return [msgspec.json.decode(record.body, type=Mute) for record in catalog.find(KIND)]
 
 
 def muted(signal: Signal, found: list[Mute], now_us: int) -> bool:
-    """Return whether a signal is muted now."""
+    """Whether a signal is muted now."""
     return any(now_us < mute.until_us and mute.covers(signal) for mute in found)

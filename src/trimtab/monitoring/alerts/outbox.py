@@ -18,9 +18,9 @@ from trimtab.store.ports import Catalog, Put, Record, Remove
 
 _logger = logging.getLogger(__name__)
 KIND, STATES = "alert_outbox", "alert_receiver"  # of the records in the catalogue
-FIRST_US, LONGEST_US = 10 * SECOND_US, 15 * MINUTE_US  # between two tries
-DROPPED_US = 7 * DAY_US  # how long it stays red that messages were dropped
-_ROUND_S = 10.0  # of one receiver, after which its other messages wait for the next round
+FIRST_US, LONGEST_US = 10 * SECOND_US, 15 * MINUTE_US  # pauses between two attempts
+DROPPED_US = 7 * DAY_US  # how long the status stays red after messages were dropped
+_ROUND_S = 10.0  # time for one receiver, after which its other messages wait for the next round
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -28,7 +28,7 @@ class Sent(msgspec.Struct, frozen=True):
 
     ok: bool
     said: str  # what came back, or what is wrong
-    retry_s: float = 0.0  # the receiver asks to be left alone for so long
+    retry_s: float = 0.0  # the pause that the receiver asks for
 
 
 class Queued(msgspec.Struct, frozen=True):
@@ -46,13 +46,13 @@ class ReceiverState(msgspec.Struct, frozen=True, kw_only=True):
     said: str = ""  # what came back then
     failing_since_us: int | None = None
     error: str = ""
-    tries: int = 0  # in a row, all in vain
-    next_us: int = 0  # not before this
+    tries: int = 0  # failed attempts in a row
+    next_us: int = 0  # the earliest time of the next attempt
     dropped: int = 0  # alerts that could not be delivered in time
     dropped_us: int | None = None  # the newest
 
     def failed(self, sent: Sent, now_us: int) -> ReceiverState:
-        """After one more failure: each one doubles the pause."""
+        """The state after one more failure; each doubles the pause."""
         pause_us = min(LONGEST_US, FIRST_US * 2 ** min(self.tries, 20))
         return msgspec.structs.replace(
             self,
@@ -62,7 +62,7 @@ class ReceiverState(msgspec.Struct, frozen=True, kw_only=True):
             next_us=now_us + max(pause_us, min(LONGEST_US, round(sent.retry_s * SECOND_US))),
         )
 
-    def went_well(self, sent: Sent, now_us: int) -> ReceiverState:
+    def succeeded(self, sent: Sent, now_us: int) -> ReceiverState:
         return msgspec.structs.replace(
             self,
             delivered=self.delivered + 1,
@@ -75,7 +75,7 @@ class ReceiverState(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def is_due(self, now_us: int) -> bool:
-        """Return whether it may be tried; a time further ahead than any pause comes from a clock that was set back."""
+        """Whether it may be tried; a time further ahead than any pause comes from a clock that was set back."""
         return not now_us < self.next_us <= now_us + LONGEST_US
 
 
@@ -86,20 +86,20 @@ class Outbox:
     """Messages by receiver, in the catalogue. Only the holder of the lease may call `deliver`.
 
     Args:
-        catalog: Where they are.
+        catalog: Stores them.
         clock: For pauses and ages.
-        keep_us: How old a message may get.
+        keep_us: The age at which a message is dropped.
     """
 
     def __init__(self, catalog: Catalog, clock: Clock, keep_us: int) -> None:
         self._catalog = catalog
         self._clock = clock
         self._keep_us = keep_us
-        self._working: dict[str, threading.Thread] = {}  # by receiver: who empties its outbox now
+        self._working: dict[str, threading.Thread] = {}  # by receiver, the thread that empties its outbox now
 
     @staticmethod
     def put(receiver: str, message: Message, now_us: int) -> Put:
-        """The write that lets a message wait for a receiver."""
+        """The write that queues a message for a receiver."""
         return Put(KIND, f"{receiver}/{message.key}", msgspec.json.encode(Queued(now_us, message)), 0)
 
     def queued(self, receiver: str = "") -> dict[str, list[Queued]]:
@@ -110,11 +110,11 @@ class Outbox:
         return found
 
     def states(self) -> dict[str, ReceiverState]:
-        """The state of each receiver that anything was ever sent to."""
+        """The state of each receiver that was ever sent a message."""
         return {one.key: msgspec.json.decode(one.body, type=ReceiverState) for one in self._catalog.find(STATES)}
 
     def due(self, receivers: Mapping[str, Receiver]) -> list[str]:
-        """The receivers that something can be done for now."""
+        """The receivers with messages to deliver or to drop now."""
         now_us, states = self._clock.now_us(), self.states()
         return [
             name
@@ -125,14 +125,14 @@ class Outbox:
         ]
 
     def deliver(self, receivers: Mapping[str, Receiver], send: Send) -> list[threading.Thread]:
-        """Begin to empty the outbox: a thread for each receiver that is due, so that none waits for another.
+        """Begin to empty the outbox, with a thread for each receiver that is due, so that none waits for another.
 
-        A receiver that is not declared any more loses what waits for it.
+        The messages of a receiver that is not declared any more are dropped.
         """
         threads = []
         for name in self.due(receivers):
             if (before := self._working.get(name)) is not None and before.is_alive():
-                continue  # one that hangs has no second thread hang as well
+                continue  # a receiver that hangs gets no second thread
             if name not in receivers:
                 self._drop(name, self._records(name), "it is not declared any more")
                 continue
@@ -145,17 +145,17 @@ class Outbox:
         return threads
 
     def note(self, name: str, sent: Sent) -> None:
-        """Remember how a receiver fared of which nothing waits: a heartbeat. Only changes are written."""
+        """Record the outcome of a delivery that was not queued, a heartbeat; only changes are written."""
         before = self._state(name)
         if sent.ok and before.failing_since_us is None:
             return
         now_us = self._clock.now_us()
-        self._put_state(name, before.went_well(sent, now_us) if sent.ok else before.failed(sent, now_us))
+        self._put_state(name, before.succeeded(sent, now_us) if sent.ok else before.failed(sent, now_us))
 
     def _guarded(self, name: str, receiver: Receiver, send: Send) -> None:
         try:
             self._empty(name, receiver, send)
-        except TrimtabError as error:  # of the catalogue: the messages stay
+        except TrimtabError as error:  # of the catalogue: the messages stay queued
             _logger.warning("alerts to %s: %s", name, error)
         except Exception:  # a thread's outer loop
             _logger.exception("alerts to %s failed", name)
@@ -169,7 +169,7 @@ class Outbox:
                 return
             sent = _tried(receiver, _read(record).message, send)
             now_us = self._clock.now_us()
-            state = state.went_well(sent, now_us) if sent.ok else state.failed(sent, now_us)
+            state = state.succeeded(sent, now_us) if sent.ok else state.failed(sent, now_us)
             gone = [Remove(KIND, record.key, record.revision)] if sent.ok else []
             self._catalog.write([*gone, Put(STATES, name, msgspec.json.encode(state))])
             if not sent.ok:
@@ -208,7 +208,7 @@ class Outbox:
 def _tried(receiver: Receiver, message: Message, send: Send) -> Sent:
     try:
         return send(receiver, message)
-    except Exception as error:  # whatever a library raises is a failure of this receiver, shown as such
+    except Exception as error:  # any error of a library is a failure of this receiver, shown as such
         _logger.exception("a receiver failed in a way that is not expected")
         return Sent(False, f"{type(error).__name__}: {error}")
 

@@ -1,4 +1,4 @@
-"""The runbook: one line for each kind of signal; docs/alerts.md says more under the kind's name."""
+"""The runbook: one line for each kind of signal; docs/alerts.md has more under the kind's name."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def todo(kind: str) -> str:
 
 
 def link(kind: str) -> str:
-    """The place in the documents that says more about a kind of signal.
+    """The place in the documents about a kind of signal.
 
     >>> link("skew")
     'docs/alerts.md#skew'

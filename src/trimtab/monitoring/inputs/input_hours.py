@@ -1,4 +1,4 @@
-"""Hourly summaries of logged predictions: counts over the bins of a profile which add up in any order."""
+"""Hourly summaries of logged predictions: counts over the bins of a profile, which can be added in any order."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Layout:
 
 
 class HourCounts(msgspec.Struct, frozen=True, eq=False):
-    """What the rows of one version in some hours were like. Made of the same rows it is the same."""
+    """A summary of the rows of one version in some hours; equal rows give an equal one."""
 
     rows: int
     bins: Counts  # rows by bin, the columns one after the other; nulls are in none

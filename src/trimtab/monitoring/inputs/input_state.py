@@ -1,4 +1,4 @@
-"""What the monitor of inputs keeps in the catalogue: how far it has closed, hours of traffic, hourly summaries."""
+"""The stored state of the monitor of inputs: the closed hours, their traffic, and hourly summaries."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ NEVER_US = -(2**62)
 
 
 class InputWatch(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the hours of a model's requests are closed, and what its checks look back at."""
+    """The position of a model's monitor, and the past that its checks read."""
 
     format: Literal[1] = 1
     closed_until_us: int = NEVER_US  # hours before this are closed for good
     last_us: int | None = None  # when the newest request came
     traffic: dict[int, TrafficHour] = {}  # closed hours with requests, of the newest 60 days
     days: list[DayQuality] = []  # closed days of the newest 60
-    columns: dict[str, ColumnDistance] = {}  # the newest 24 closed hours against the profile
+    columns: dict[str, ColumnDistance] = {}  # of the newest 24 closed hours
 
 
 class StoredHour(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +70,7 @@ class WatchStore:
         return found
 
     def put(self, watch: InputWatch, revision: int) -> Put:
-        """The write that moves the state on; it is refused where another process did so."""
+        """The write of the state; it fails where another process has written it."""
         return Put(KIND, self._model, msgspec.json.encode(watch), expected=revision)
 
     def put_hour(self, hour: int, version: str, counts: HourCounts) -> Put:

@@ -1,4 +1,4 @@
-"""How far the newest day of each input is from the profile of the version in service, as figures for a dashboard."""
+"""Distances of each input's newest day from the profile of the version in service, as metrics for a dashboard."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from trimtab.monitoring.inputs.input_hours import HourCounts, Layout
 from trimtab.stats.drift import js_distances
 
-HOURS = 24  # closed ones that are held against the profile, so that the time of day makes no distance
+HOURS = 24  # closed hours that are compared, so that the time of day makes no distance
 
 
 class ColumnDistance(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,7 +22,7 @@ class ColumnDistance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def column_distances(layout: Layout, hours: Iterable[HourCounts]) -> dict[str, ColumnDistance]:
-    """The distance of each column, by its name; nothing where there were no rows.
+    """The distance of each column by its name; empty without rows.
 
     Args:
         layout: Of the profile.

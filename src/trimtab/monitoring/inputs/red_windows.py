@@ -1,4 +1,4 @@
-"""Red windows: times in which inputs or labels were faulty; their rows are for no fit, no gate and no reference."""
+"""Red windows: times in which inputs or labels were faulty, whose rows no fit, gate or reference uses."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ JOURNAL = "red_windows"  # every release, in order
 _OF_DAYS = frozenset(("labels_missing", "one_class", "label_shift"))  # found when a day of labels is closed
 _OF_FEEDS = frozenset(("feed_stopped", "feed_late", "feed_clock"))
 _ROWLESS = frozenset(("traffic_stopped",))
-FOUND_WITHIN_US = DAY_US  # after its beginning a fault is red
+FOUND_WITHIN_US = DAY_US  # the time in which a fault becomes red
 
 
 class RedWindow(msgspec.Struct, frozen=True, kw_only=True):
-    """A time in which something was red for the quality of data; kept when its signal has ended."""
+    """A time in which inputs or labels were red; kept when its signal has ended."""
 
     id: str
     model: str
     kind: str
     subject: str
-    start_us: int  # of the requests concerned, by when they were made
+    start_us: int  # of the requests concerned, by the time they were made
     end_us: int | None  # None: it goes on
-    released_why: str | None = None  # a person gave it free: its rows count again
+    released_why: str | None = None  # the reason of a person who released it: its rows count again
     released_by: str | None = None
     released_at_us: int | None = None
 
     def covers(self, at_us: int) -> bool:
-        """Whether a time lies in it."""
+        """Whether it contains a time."""
         return self.start_us <= at_us and (self.end_us is None or at_us < self.end_us)
 
 
 def red_windows(catalog: Catalog, model: str, *, released: bool = False) -> list[RedWindow]:
-    """The red windows of a model, the oldest first; those that were given free only if asked for."""
+    """The red windows of a model, oldest first; the released ones only with `released`."""
     records = catalog.find(KIND, f"{model}/")
     found = [msgspec.json.decode(record.body, type=RedWindow) for record in records]
     kept = [one for one in found if released or one.released_why is None]
@@ -50,11 +50,11 @@ def red_windows(catalog: Catalog, model: str, *, released: bool = False) -> list
 
 
 def left_out(catalog: Catalog, model: Model, cut_us: int) -> list[LeftOut]:
-    """The times whose rows no fit learns from and nothing is judged by at a cut.
+    """The times whose rows are neither learnt from nor judged by at a cut.
 
-    They are the red windows that were not given free, and the newest requests in service, of which it is too early to
-    say whether they are faulty. Inputs are watched for a day. Labels are looked at when their day is closed, and those
-    of a day before may have come on a day that is not. # D180
+    They are the red windows that were not released, and the newest requests in service, for which it is too early to
+    know whether they are faulty. Inputs are watched for a day. Labels are checked when their day is closed, and labels
+    of an earlier day may have come on a day that is still open. # D180
     """
     found = [
         LeftOut(
@@ -73,15 +73,15 @@ def left_out(catalog: Catalog, model: Model, cut_us: int) -> list[LeftOut]:
 def released(
     catalog: Catalog, model: str, window: str, *, why: str, actor: str, now_us: int
 ) -> tuple[RedWindow, list[Put | Append]]:
-    """A red window given free, and the writes that store it: its rows count again, for fits, gates and references.
+    """A released red window, and the writes that store it: its rows count again for fits, gates and references.
 
     Args:
-        catalog: Where it is.
-        model: Whose.
-        window: Its id.
+        catalog: Stores it.
+        model: The model's name.
+        window: The window's id.
         why: What a person knows of the rows.
-        actor: Who says so.
-        now_us: When.
+        actor: The person.
+        now_us: The time of the release.
 
     Raises:
         NotFound: There is no such window.
@@ -100,11 +100,11 @@ def released(
 
 
 class Reach(msgspec.Struct, frozen=True, kw_only=True):
-    """The time around a signal in which the requests that its fault concerns may have been made."""
+    """The times of the requests that a fault may concern, by the time of its signal."""
 
     label_wait_us: int
     label_source: str
-    sources: dict[str, int]  # by source of features: how long features look back at an event, at most a day
+    sources: dict[str, int]  # by source of features, how long features read an event, at most a day
 
     @staticmethod
     def of(model: Model) -> Reach:
@@ -119,17 +119,16 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
     def span(self, signal: Signal) -> tuple[int, int | None]:
         """The times of the first request that is left out, and of the first one after it that counts again. # D180
 
-        A fault may have been there for a day, or for twice as long as its evidence, before it was found; a source that
-        stopped did so after its last event. Labels that
-        came since its beginning may be those of requests made a label's wait before; features may look at events of its
-        time after its end. Days of labels are looked at when their wait is over.
+        A fault may have begun a day, or twice the time of its evidence, before it was found; a source that stopped did
+        so after its last event. Labels that came since its beginning may belong to requests made a label's wait before;
+        features may read its events after its end. Days of labels are checked when their wait is over.
         """
         wait_us, ended_us = self.label_wait_us, signal.ended_at_us
         if signal.kind in _OF_DAYS:
             start_us = signal.onset_us - max(wait_us, DAY_US)
             return start_us, None if ended_us is None else max(ended_us - wait_us, signal.onset_us)
         evidence_us = signal.raised_at_us - signal.onset_us
-        if signal.kind == "feed_stopped":  # its last event says when it began
+        if signal.kind == "feed_stopped":  # it began with the last event
             start_us = signal.onset_us // HOUR_US * HOUR_US
         else:
             start_us = (signal.raised_at_us - max(FOUND_WITHIN_US, 2 * evidence_us)) // HOUR_US * HOUR_US
@@ -139,13 +138,13 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
         return start_us, None if ended_us is None else ended_us + self.sources.get(source, 0)
 
     def _source_of(self, signal: Signal) -> str:
-        """The source whose events a signal is about; empty where it is none."""
+        """The source that a signal is about; empty where it is about none."""
         what, _, name = signal.subject.partition(" ")
         return name if what == "source" else name.rpartition(".")[0]
 
 
 def window_changes(catalog: Catalog, begun: Sequence[Signal], ended: Sequence[Signal], *, reach: Reach) -> list[Put]:
-    """The writes that open and close the windows of signals."""
+    """The writes that open and close the red windows of signals."""
     changes = []
     for signal in (*begun, *ended):
         if signal.kind not in KINDS or signal.kind in _ROWLESS or signal.severity != "red":

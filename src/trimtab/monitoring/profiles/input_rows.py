@@ -1,4 +1,4 @@
-"""Rows as the profile looks at them: model inputs and further request columns as one float64 matrix with reasons."""
+"""Rows as profiles read them: model inputs and further request columns in one float64 matrix, with reasons."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class ColumnPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rows(msgspec.Struct, frozen=True, eq=False):
-    """Some rows: values, NaN where there is none, a reason each, and which were not seen in training."""
+    """Rows with their values, the reasons of nulls, and which values were never seen in training."""
 
     values: Floats  # (rows, columns)
-    reasons: NDArray[np.uint8]  # codes of `REASONS`, 255 of what comes from no view
+    reasons: NDArray[np.uint8]  # codes of `REASONS`, 255 for values that come from no view
     strange: NDArray[np.bool_]  # categories that training did not see; their value is NaN as well
 
 
 def planned(features: FeatureSet, encoding: Encoding) -> tuple[ColumnPlan, ...]:
-    """The columns that a version's rows are looked at by: its inputs, then what else the request has.
+    """The columns of a version's rows: its inputs, then further columns of the request.
 
-    The request's key and time say nothing by their distribution, and a column that is an input is not looked at twice.
+    The request's key and time are left out, as their distribution means nothing, and so are columns that are inputs.
     """
     joins = {join.name: join for join in features.joins}
     plans = []
@@ -69,13 +69,13 @@ def rows_of_set(plans: Sequence[ColumnPlan], encoding: Encoding, requests: Colum
 def rows_of_block(
     plans: Sequence[ColumnPlan], matrix: NDArray[np.float64], requests: Columns, features: FeatureFrame
 ) -> Rows:
-    """The rows of answers that are at hand in columns, as `RowReader` reads them from the log.
+    """The rows of answers that are in columns, as `RowReader` reads them from the log.
 
     Args:
         plans: The columns.
         matrix: The inputs that the version was given, shape (rows, inputs).
-        requests: What was asked.
-        features: What the inputs were made of.
+        requests: The requests.
+        features: The features that the inputs were made of.
     """
     rows = _in_columns(plans, matrix, requests, features)
     for place, plan in enumerate(plans):
@@ -107,7 +107,7 @@ def _in_columns(
 
 
 class RowReader:
-    """Makes rows of logged predictions of one version.
+    """Reads rows from logged predictions of one version.
 
     Args:
         plans: The columns.
@@ -131,8 +131,8 @@ class RowReader:
         values = np.frombuffer(b"".join([p.values for p in predictions]), "<f8").reshape(count, self.inputs)
         reasons = np.frombuffer(b"".join([p.reasons for p in predictions]), np.uint8).reshape(count, self.inputs)
         if self._further:
-            asked = [self._request(p) for p in predictions]
-            more = [self._numbers([row[place] for row in asked], text=text) for place, text in self._further]
+            requests = [self._request(p) for p in predictions]
+            more = [self._numbers([row[place] for row in requests], text=text) for place, text in self._further]
             values = np.concatenate([values, np.stack(more, axis=1)], axis=1)
             no_view = np.full((count, len(more)), NO_VIEW, np.uint8)
             reasons = np.concatenate([reasons, no_view], axis=1)
@@ -146,7 +146,7 @@ class RowReader:
         return Rows(values, reasons, strange)
 
     def _request(self, prediction: Prediction) -> list[object]:
-        """The columns of a request; nulls where it had others than the version knows."""
+        """The columns of a request; nulls where it has other columns than the version knows."""
         row = self._decode(prediction.request)
         return row if len(row) == self._width else [None] * self._width
 
@@ -160,13 +160,13 @@ class RowReader:
 
 
 class TextNumbers:
-    """Numbers for texts: 52 bits of a hash, the same everywhere, from which no text can be read."""
+    """Numbers for texts: 52 bits of a hash, the same on every machine, from which no text can be restored."""
 
     def __init__(self) -> None:
         self._known: dict[str, float] = {}
 
     def of(self, values: Sequence[object]) -> Floats:
-        """A number each, NaN for null."""
+        """The number of each text, NaN for null."""
         known = self._known
         if len(known) > 100_000:
             known.clear()
@@ -190,7 +190,7 @@ def _column_of(expression: Expression | None, columns: Mapping[str, object]) -> 
 
 
 def _source_of(expression: Expression, features: FeatureSet) -> str | None:
-    """The one source whose events an expression reads; None where it is none, or several."""
+    """The source whose events an expression reads; None where there is none, or several."""
     joins = {join.name: join.view.source.name for join in features.joins}
     read = {joins[name.partition(".")[0]] for name in expression.columns() if name.partition(".")[0] in joins}
     return read.pop() if len(read) == 1 else None

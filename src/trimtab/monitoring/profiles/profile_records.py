@@ -1,4 +1,4 @@
-"""The input profile of a version: what its training rows looked like, column by column and window by window."""
+"""The input profile of a version: its training rows by column, and their spread over windows of hours."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from trimtab.features.frames import NO_VIEW, REASONS
 FORMAT: Literal[1] = 1
 BINS = 64  # quantile bins of a column
 WINDOWS_H = (1, 3, 6, 12, 24)  # lengths of the reference windows, in hours
-REFERENCE_H = 28 * 24  # hours before the end of the training rows that give reference windows
-VALUE_BYTES = 50_000  # that the known values of one column may take
+REFERENCE_H = 28 * 24  # hours at the end of the training rows that give reference windows
+VALUE_BYTES = 50_000  # size limit of the known values of one column
 NULL_CODES = len(REASONS) + 1  # reasons of features, and one for values that come from no view
 NO_REASON = len(REASONS)
 
@@ -28,39 +28,30 @@ Floats: TypeAlias = NDArray[np.float64]
 
 
 def null_code(reasons: NDArray[Any]) -> NDArray[Any]:
-    """The place of each null in a table of `NULL_CODES` counts, by its code of `REASONS` or `NO_VIEW`."""
+    """The place of each null in a table of `NULL_CODES` counts, from its code in `REASONS` or `NO_VIEW`."""
     return np.where(reasons == NO_VIEW, NO_REASON, np.minimum(reasons, NO_REASON)).astype(np.int64)
 
 
 class Spread(msgspec.Struct, frozen=True, dict=True):
-    """A statistic over whole reference windows: its median and its high end, by window length and hour of day.
+    """A statistic over reference windows: its median and its high end, by window length and hour of day.
 
-    The high end leaves one window of fourteen out, so that a short fault in the training rows does not hide the next.
+    The high end leaves out one window in fourteen, so that a short fault in the training rows does not hide the next.
     """
 
     middle: bytes  # float32, shape (len(WINDOWS_H), 24), by the hour of day in which a window ends
     high: bytes
 
-    def at(self, hours: int, hour: int) -> tuple[float, float]:
-        """Median and high end for a window of so many hours that ends in an hour (since 1970)."""
-        place = _place(hours), hour % 24
-        return float(self._middles[place]), float(self._highs[place])
+    def high_at(self, hours: int, hour: int) -> float:
+        """The high end for a window of so many hours that ends in an hour (since 1970)."""
+        return float(self._highs[_place(hours), hour % 24])
 
     def most(self, hours: int) -> float:
         """The high end for a window of so many hours, whenever it ends."""
         return float(self._highs[_place(hours)].max())
 
     @cached_property
-    def _middles(self) -> NDArray[np.float32]:
-        return _table(self.middle)
-
-    @cached_property
     def _highs(self) -> NDArray[np.float32]:
-        return _table(self.high)
-
-
-def _table(data: bytes) -> NDArray[np.float32]:
-    return np.frombuffer(data, "<f4").reshape(len(WINDOWS_H), 24)
+        return np.frombuffer(self.high, "<f4").reshape(len(WINDOWS_H), 24)
 
 
 def _place(hours: int) -> int:
@@ -69,31 +60,31 @@ def _place(hours: int) -> int:
 
 
 class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """One model input, or one column of the request that is no input itself."""
+    """One model input, or a column of the request that is no input."""
 
     name: str
     place: Place
     kind: Kind
     of: str | None  # the request's column that an input is, or is the category of
-    source: str | None  # whose events an input comes from
+    source: str | None  # of the events that an input comes from
     rows: int
     nulls: tuple[int, ...]  # rows by reason, `NULL_CODES` of them
-    distinct: int  # of values that are there
-    top_share: float  # of the commonest value, among all that are there
+    distinct: int  # number of distinct values
+    top_share: float  # share of the most common value among all values
     lowest: float | None
     highest: float | None
-    least: float | None  # below it a value is out of all proportion; None: nothing is
+    least: float | None  # below it a value is extreme; None: no limit
     most: float | None
     quantiles: bytes  # float64: BINS + 1 of them, the smallest and the largest value among them; empty: no numbers
     counts: bytes  # int64, rows by bin
     known: bytes  # float64, sorted: values seen, of codes and texts (as hashes); empty: any value may come
-    covered: float  # share of the rows whose value is known: below 1 where not all of them have room
-    constant_h: int  # the longest run of hours, of the reference hours, in which it had one value
+    covered: float  # share of the rows whose value is in `known`: below 1 where these exceed `VALUE_BYTES`
+    constant_h: int  # the longest run of reference hours with one value
     spreads: dict[Statistic, Spread]
 
     @property
     def edges(self) -> Floats:
-        """The inner edges of the bins: a bin ends at its edge, which is part of it."""
+        """The inner edges of the bins, each part of the bin that it ends, shape (bins - 1,)."""
         found = np.unique(np.frombuffer(self.quantiles, "<f8")[1:-1])
         return found if found.size else np.zeros(0)
 
@@ -111,7 +102,7 @@ class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
 
 class Pair(msgspec.Struct, frozen=True):
-    """Two columns that went missing together in training."""
+    """Two columns that were missing together in training."""
 
     first: int  # places among the columns
     second: int
@@ -120,12 +111,12 @@ class Pair(msgspec.Struct, frozen=True):
 
 
 class LabelDays(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of the training rows of each day whose labels are final."""
+    """Rows and labels of the training days whose labels are final."""
 
     first_day: int  # since 1970
     rows: bytes  # uint32
-    labelled: bytes  # uint32: of them with a label
-    sums: bytes  # float64: of these labels
+    labelled: bytes  # uint32: rows with a label
+    sums: bytes  # float64: sums of the labels
 
     @property
     def columns(self) -> tuple[Floats, Floats, Floats]:
@@ -135,7 +126,7 @@ class LabelDays(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InputProfile(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """What the rows of a training set looked like; it holds no text of theirs, only numbers and hashes."""
+    """The profile of the rows of a training set; it contains no texts of theirs, only numbers and hashes."""
 
     format: Literal[1] = FORMAT
     rows: int
@@ -148,10 +139,6 @@ class InputProfile(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     hour_rows: bytes  # uint32: rows of each reference hour
     labels: LabelDays
 
-    @property
-    def inputs(self) -> int:
-        return sum(1 for one in self.columns if one.place == "input")
-
     @cached_property
     def week(self) -> Floats:
         """Mean rows by hour of the week (hours since 1970 modulo 168), NaN where no reference hour was."""
@@ -162,7 +149,7 @@ class InputProfile(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
 
 def encode_profile(profile: InputProfile) -> bytes:
-    """The bytes of a profile: its format, then what it says, packed."""
+    """The bytes of a profile: its format, then its packed content."""
     return bytes([FORMAT]) + zlib.compress(msgspec.msgpack.encode(profile), 6)
 
 
@@ -170,7 +157,7 @@ def decode_profile(data: bytes) -> InputProfile:
     """The profile in some bytes.
 
     Raises:
-        Corrupt: They are none, or of a format that this version does not know.
+        Corrupt: They are damaged, or of a format that this version does not know.
     """
     if data[:1] != bytes([FORMAT]):
         raise Corrupt(

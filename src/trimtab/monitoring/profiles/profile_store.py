@@ -1,4 +1,4 @@
-"""Where the input profiles of versions are: one blob each, named by a small record of the catalogue."""
+"""The store of input profiles: one blob for each version, named by a small record of the catalogue."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ KIND = "input_profile"  # of the records, by the version's address
 
 
 class ProfileRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the profile of a version is, or why there is none."""
+    """The blob of a version's profile, or why there is none."""
 
     format: Literal[1] = 1
     blob: str | None
-    why: str | None  # there is none
+    why: str | None  # why there is none
     rows: int
     made_at_us: int
 
 
 def without_profile(catalog: Catalog, version: str) -> str | None:
-    """Why a version (by its address) has no profile; None where it has one, or none was needed yet."""
+    """Why a version, given by its address, has no profile; None where it has one, or none was needed yet."""
     record = catalog.get(KIND, version)
     return None if record is None else msgspec.json.decode(record.body, type=ProfileRecord).why
 
@@ -40,9 +40,9 @@ class Profiles:
     """The input profiles of versions, made from their stored training sets when they are first needed.
 
     Args:
-        catalog: Where the records are.
-        blob: Where profiles, artifacts and training sets are.
-        clock: The time at which a profile is made.
+        catalog: Stores the records.
+        blob: Stores profiles, artifacts and training sets.
+        clock: For the times of profiles.
     """
 
     def __init__(self, catalog: Catalog, blob: Blob, clock: Clock) -> None:
@@ -51,14 +51,14 @@ class Profiles:
         self._clock = clock
 
     def of(self, version: Version) -> InputProfile | str:
-        """The profile of a version; or one sentence that says why it cannot have one."""
+        """The profile of a version, or one sentence that says why it has none."""
         record = self._record(version.id)
         if record is not None and record.why is not None:
             return record.why
         if record is not None and record.blob is not None:
             try:
                 return decode_profile(self._blob.get(record.blob))
-            except (NotFound, Corrupt):  # it is made again of the same rows
+            except (NotFound, Corrupt):  # it is made again from the same rows
                 pass
         return self._made(version)
 
@@ -68,15 +68,15 @@ class Profiles:
         return artifact.features(version.features), artifact.encoding
 
     def make(self, version: Version, training_set: TrainingSet) -> InputProfile:
-        """Make and store the profile of a version whose training set is at hand."""
+        """Make and store the profile of a version from its loaded training set."""
         features, encoding = self.inputs_of(version)
         profile = make_profile(features, encoding, training_set)
         self.store(version, profile)
         return profile
 
     def store(self, version: Version, profile: InputProfile) -> None:
-        """Store a profile that was made already."""
-        self._note(version.id, self._blob.put(encode_profile(profile)), None, profile.rows)
+        """Store a profile."""
+        self._record_as(version.id, self._blob.put(encode_profile(profile)), None, profile.rows)
 
     def _made(self, version: Version) -> InputProfile | str:
         if version.imported is not None:
@@ -88,10 +88,10 @@ class Profiles:
             return self._without(version, f"its training set or its features cannot be read: {error}")
 
     def _without(self, version: Version, why: str) -> str:
-        self._note(version.id, None, why, 0)
+        self._record_as(version.id, None, why, 0)
         return why
 
-    def _note(self, version: str, blob: str | None, why: str | None, rows: int) -> None:
+    def _record_as(self, version: str, blob: str | None, why: str | None, rows: int) -> None:
         record = ProfileRecord(blob=blob, why=why, rows=rows, made_at_us=self._clock.now_us())
         self._catalog.write([Put(KIND, version, msgspec.json.encode(record))])
 

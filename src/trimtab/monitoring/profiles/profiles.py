@@ -1,4 +1,4 @@
-"""Makes the input profile of a version from its training set: bins, nulls by reason, the spread of whole windows."""
+"""Make the input profile of a version from its training set: bins, nulls by reason, spreads of windows."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from trimtab.monitoring.profiles.proportion import limits
 from trimtab.training.data.sets import TrainingSet
 
 ROWS_AT_MOST = 2_000_000  # the newest ones
-LEAST_ROWS = 20  # of a reference window whose share means something
-_LEFT_OUT = 14  # one of so many windows is left out of the high end
+LEAST_ROWS = 20  # of a reference window that counts
+_LEFT_OUT = 14  # one window in this many is left out of the high end
 _CODES_AT_MOST = 64  # distinct integers
 _PAIRS_AT_MOST = 64
-_TOGETHER, _TOGETHER_ROWS = 0.9, 30  # rows where both are null of those where one is, for a pair
+_TOGETHER, _TOGETHER_ROWS = 0.9, 30  # of a pair: share of rows where both are null among those where one is
 
 
 def make_profile(features: FeatureSet, encoding: Encoding, training_set: TrainingSet) -> InputProfile:
@@ -44,8 +44,8 @@ def make_profile(features: FeatureSet, encoding: Encoding, training_set: Trainin
 
     Args:
         features: The version's feature definitions.
-        encoding: The version's, with its vocabularies.
-        training_set: Its rows; of more than two million the newest are taken.
+        encoding: The version's encoding, with its vocabularies.
+        training_set: Its rows, of which the newest two million count.
     """
     order = np.argsort(training_set.at_us, kind="stable")[-ROWS_AT_MOST:]
     at_us = training_set.at_us[order]
@@ -82,7 +82,7 @@ def _label_days(training_set: TrainingSet) -> LabelDays:
 
 
 class _ReferenceHours:
-    """The whole hours before the end of a training set, and windows of them."""
+    """The whole hours at the end of a training set, and windows of them."""
 
     def __init__(self, at_us: NDArray[np.int64]) -> None:
         hour = at_us // HOUR_US
@@ -95,11 +95,11 @@ class _ReferenceHours:
         self.per_hour = np.bincount(self.hour, minlength=self.count).astype(np.float64)
 
     def sums(self, values: Floats) -> Floats:
-        """Sums by hour of a value a row of the whole set."""
+        """Sums by hour of a value of each row of the set, shape (hours,)."""
         return np.bincount(self.hour, values[self.rows], self.count).astype(np.float64)
 
     def windows(self, sums: Floats, length: int) -> Floats:
-        """Sums over the windows that end with each hour; too short ones at the beginning are NaN."""
+        """Sums over the windows that end with each hour; NaN at the beginning, where a window is too short."""
         total = np.concatenate([np.zeros((1, *sums.shape[1:])), np.cumsum(sums, axis=0)])
         found = np.full(sums.shape, np.nan)
         if length <= self.count:
@@ -107,7 +107,7 @@ class _ReferenceHours:
         return found
 
     def extremes(self, values: Floats) -> tuple[Floats, Floats]:
-        """The least and the greatest value of each hour, infinities where there is none."""
+        """The least and the greatest value of each hour, infinite where there is none."""
         low, high = np.full(self.count, np.inf), np.full(self.count, -np.inf)
         mine = values[self.rows]
         np.minimum.at(low, self.hour, np.where(np.isnan(mine), np.inf, mine))
@@ -115,7 +115,7 @@ class _ReferenceHours:
         return low, high
 
     def spread(self, of_length: Callable[[int], Floats], otherwise: float) -> Spread:
-        """The spread of a statistic that is given for the windows of a length, NaN where there is none."""
+        """The spread of a statistic, given as its values for the windows of a length, NaN where there is none."""
         middle = np.full((len(WINDOWS_H), 24), otherwise, np.float32)
         high = middle.copy()
         for place, length in enumerate(WINDOWS_H):
@@ -130,7 +130,7 @@ class _ReferenceHours:
 
 
 def _trimmed(values: Floats) -> tuple[float, float] | None:
-    """Median and high end; None of fewer than three windows."""
+    """Median and high end; None with fewer than three windows."""
     there = np.sort(values[~np.isnan(values)])
     if there.size < 3:
         return None
@@ -141,7 +141,7 @@ def _trimmed(values: Floats) -> tuple[float, float] | None:
 def _column(plan: ColumnPlan, place: int, rows: Rows, hours: _ReferenceHours) -> ColumnProfile:
     values = rows.values[:, place].copy()
     if plan.kind == "time":
-        values = np.where(np.isnan(values), np.nan, 0.0)  # moments go on for ever: only whether there is one counts
+        values = np.where(np.isnan(values), np.nan, 0.0)  # times only increase: only whether there is one counts
     null = np.isnan(values)
     there = values[~null]
     distinct, often = np.unique(there, return_counts=True)
@@ -180,13 +180,13 @@ def _column(plan: ColumnPlan, place: int, rows: Rows, hours: _ReferenceHours) ->
 
 
 def _kind(plan: ColumnPlan, distinct: Floats) -> Kind:
-    """Integers are codes where few of the numbers between the smallest and the largest one occur."""
+    """The kind of a column; integers are codes where few of the numbers in their range occur."""
     few = plan.kind == "number" and plan.integers and 1 < distinct.size <= _CODES_AT_MOST
     return "code" if few and distinct[-1] - distinct[0] + 1 > 2 * distinct.size else plan.kind
 
 
 def _known(kind: Kind, distinct: Floats, often: NDArray[np.int64]) -> tuple[Floats, float]:
-    """The values that a new one is held against, the commonest where not all have room; and their share of the rows."""
+    """The values that count as known, the most common ones where there are too many, and their share of the rows."""
     if kind not in ("code", "text") or not distinct.size:
         return np.zeros(0), 1.0
     kept = np.argsort(-often, kind="stable")[: VALUE_BYTES // 8]
@@ -198,7 +198,7 @@ def _quantiles(there: Floats) -> Floats:
 
 
 def _longest_run(values: Floats, hours: _ReferenceHours) -> int:
-    """Hours of the longest run with one value; hours without any are passed over."""
+    """Hours of the longest run with one value; hours without any are skipped."""
     low, high = hours.extremes(values)
     longest, since, value = 0, -1, np.nan
     for hour in np.flatnonzero(low <= high).tolist():
@@ -212,7 +212,7 @@ def _longest_run(values: Floats, hours: _ReferenceHours) -> int:
 
 
 def _limits(values: Floats, quantiles: Floats, hours: _ReferenceHours) -> tuple[float, float]:
-    """Beyond which values a number is out of all proportion to what was seen, faulty days left out."""
+    """The limits beyond which a number is extreme, see `proportion.limits`."""
     low, high = (np.asarray(one) for one in hours.extremes(values))
     days = hours.count // 24
     if days >= 3:
@@ -228,7 +228,7 @@ def _limits(values: Floats, quantiles: Floats, hours: _ReferenceHours) -> tuple[
 def _spreads(
     kind: Kind, values: Floats, bins: NDArray[np.int64], counts: NDArray[np.int64], hours: _ReferenceHours
 ) -> dict[Statistic, Spread]:
-    """What is usual of the shares of nulls and of new values in a window, and of its shape."""
+    """The spreads of a window's share of nulls, share of new values, and distance from the whole."""
     null = np.isnan(values)
 
     def share_of(mask: NDArray[np.bool_], among: NDArray[np.bool_] | None = None) -> Callable[[int], Floats]:
@@ -243,7 +243,7 @@ def _spreads(
 
     spreads: dict[Statistic, Spread] = {"null": hours.spread(share_of(null), float(null.mean()))}
     if kind in ("code", "category", "text"):
-        half = len(values) // 2  # in time: what is new in the newer half is what new values are usual
+        half = len(values) // 2  # in time: values that are new in the newer half give the normal share
         known = np.unique(values[:half][~null[:half]])
         newer = np.arange(len(values)) >= half
         new = newer & ~null & ~np.isin(values, known)
@@ -256,7 +256,7 @@ def _spreads(
 def _distances(
     bins: NDArray[np.int64], null: NDArray[np.bool_], counts: NDArray[np.int64], hours: _ReferenceHours
 ) -> Callable[[int], Floats]:
-    """The largest difference of the distribution functions of a window and of all rows."""
+    """The largest difference of the distribution functions of a window and of all rows (Kolmogorov-Smirnov)."""
     there = hours.rows[~null[hours.rows]]
     hour = hours.hour[~null[hours.rows]]
     width = counts.size
@@ -273,7 +273,7 @@ def _distances(
 
 
 def _pairs(rows: Rows) -> tuple[Pair, ...]:
-    """The columns that go missing together, those with most nulls first."""
+    """The pairs of columns that are missing together, those with most nulls first."""
     null = np.isnan(rows.values).astype(np.float32)
     both = np.rint(null.T @ null).astype(np.int64)  # exact: there are fewer rows than float32 can count
     alone = np.diag(both)

@@ -1,4 +1,4 @@
-"""Which numbers are out of all proportion to those before: limits beyond the usual extremes of days."""
+"""Limits beyond which a number is extreme: some ranges beyond the usual extremes of days."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import numpy as np
 
 from trimtab.monitoring.profiles.profile_records import Floats
 
-_BEYOND = 3.0  # ranges beyond the usual extremes of a day from which on a value is out of all proportion
-_BEYOND_LOG = 1.0  # of columns with a long tail, on the scale of orders of magnitude
-_BEYOND_ZERO = 10.0  # usual extremes, of a column that is mostly 0, as rain is
-_SKEWED = 3.0  # the upper half is so many times as wide as the lower one
+_BEYOND = 3.0  # ranges beyond the usual extremes of a day at which a value is extreme
+_BEYOND_LOG = 1.0  # the same on a log scale, for columns with a long tail
+_BEYOND_ZERO = 10.0  # multiple of the usual extreme, for a column that is mostly 0, such as rain
+_SKEWED = 3.0  # ratio of the width of the upper half to the lower one, from which a tail is long
 _ALONE = 4.0  # ranges of the other days beyond which a day's extreme may be faulty
-_ALONE_DAYS = 14  # one day in so many may be
+_ALONE_DAYS = 14  # one day in this many may be faulty
 
 
 def limits(low: Floats, high: Floats, quantiles: tuple[float, float, float, float]) -> tuple[float, float]:
-    """The limits of a column of numbers; a day in fourteen whose extreme stands alone does not count: it may be faulty.
+    """The least and the greatest normal value of a column of numbers; infinite where its days have no range.
 
-    Infinite where the usual days have no range to compare with.
+    One day in fourteen whose extreme lies far from the others does not count, as it may be faulty.
 
     Args:
-        low: The least value of each day.
-        high: The greatest value of each day.
-        quantiles: Of all values: the least one, the 3 %, 50 % and 97 % quantile.
+        low: The least value of each day, shape (days,).
+        high: The greatest value of each day, shape (days,).
+        quantiles: The least value and the 3 %, 50 % and 97 % quantile of all values.
 
     >>> low = np.array([0.0, 1.0, 0.0, 0.5, 0.0, 0.0, 1.0, 0.0])
     >>> high = np.array([10.0, 12.0, 1000.0, 9.0, 11.0, 10.0, 12.0, 11.0])
@@ -43,7 +43,7 @@ def limits(low: Floats, high: Floats, quantiles: tuple[float, float, float, floa
 
 
 def _beyond(extremes: Floats, middle: float, ranges: float, other: Floats | None = None) -> float:
-    """The usual extreme of a day, and some ranges more."""
+    """The usual extreme of a day plus some ranges."""
     usual = _usual(extremes, middle)
     width = usual + _usual(other, -middle) if other is not None else usual - middle
     return usual + ranges * max(width, abs(usual) * 1e-6) if width else np.inf

@@ -1,4 +1,4 @@
-"""Watches over versions that answer beside the one in service: a canary's quality, and a shadow's."""
+"""Watches over the quality of canaries and shadows, next to the version in service."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trimtab.serving.arms.arms import CANARY, SHADOW
 from trimtab.store.ports import Catalog, Put, Remove
 
 KIND = "arm_watch"
-QUIET_US = 7 * DAY_US  # after so long without answers an arm is watched no longer
+QUIET_US = 7 * DAY_US  # time without answers after which an arm is not watched any more
 
 Arm = tuple[str, str]  # an alias and the version that it points to
 
@@ -21,12 +21,12 @@ Arm = tuple[str, str]  # an alias and the version that it points to
 class ArmWatches:
     """The watches of one model's arms, each stored under the arm and its version.
 
-    A version is held against the reference that it was promoted with, if it ever was, and against the level of the
+    A version is compared with the reference of its own promotion, if it was ever promoted, and with the level of the
     version in service.
 
     Args:
-        catalog: Where they are kept.
-        model: Whose arms.
+        catalog: Stores the watches.
+        model: The model's name.
         stored: Gives the watch that a version had when it was promoted.
     """
 
@@ -37,7 +37,7 @@ class ArmWatches:
         self.reload()
 
     def reload(self) -> None:
-        """Read the watches again: another process may have moved them."""
+        """Read the watches again: another process may have changed them."""
         records = self._catalog.find(KIND, f"{self._model}/")
         found = [msgspec.json.decode(record.body, type=Watch) for record in records]
         self.watches: dict[Arm, Watch] = {(one.arm, one.version): one for one in found}
@@ -47,11 +47,11 @@ class ArmWatches:
         return next((one for one in self.watches.values() if one.version == version), None)
 
     def before(self, arm: Arm, day: DayQuality, champion: Watch) -> Watch:
-        """The watch that a closed day of an arm goes to."""
+        """The watch of an arm before one of its closed days; a new one begins with the day."""
         return self.watches.get(arm) or self._begun(arm, day, champion)
 
     def over(self, arms: Mapping[str, str], now_us: int) -> list[Watch]:
-        """The watches of arms that point elsewhere by now, or gave no answers for a week.
+        """The watches of arms that point to another version by now, or gave no answers for a week.
 
         Args:
             arms: The version of each arm.
@@ -68,7 +68,7 @@ class ArmWatches:
         return Put(KIND, self._key(watch), msgspec.json.encode(watch))
 
     def remove(self, watch: Watch) -> Remove:
-        """The change that forgets a watch."""
+        """The change that removes a watch."""
         return Remove(KIND, self._key(watch))
 
     def _key(self, watch: Watch) -> str:

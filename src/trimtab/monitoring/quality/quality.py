@@ -1,4 +1,4 @@
-"""Quality with labels: alarms on the daily excess loss, the daily calibration gap and slices, per deployed version."""
+"""Quality with labels: alarms on the daily excess loss, the daily calibration gap, and slices of a version."""
 
 from __future__ import annotations
 
@@ -37,19 +37,18 @@ Change = Put | Remove | Append
 class QualityMonitor:
     """Turns closed days of one model into signals; its whole state is one record of the catalogue.
 
-    Where the scores are probabilities the loss watch bets on the *excess loss*: the loss minus the loss that the scores
+    Where the scores are probabilities, the watched loss is the *excess loss*: the loss minus the loss that the scores
     themselves expect. A season that the model knows, or requests that are harder to answer, move both alike.  # D0176
 
-    Of several classes the calibration gap is that of the likeliest one: how often it is the label, against its mean
-    chance. It lies in [-1, 1] a row like that of two classes, so that the stated run length holds as well.  # D0077
+    With several classes the calibration gap is that of the most likely one: how often it is the label, minus its mean
+    probability. It lies in [-1, 1] as with two classes, so that the stated run length holds as well.  # D0077
 
-    All together keep the stated run length: the two figures and the slices are each given as many times as much as
-    there are of them (a union bound), and slices share theirs. A ranking has scores that are no chances, so the loss of
-    its lists is watched alone.  # D87
+    All alarms together keep the stated run length: each of the two values, and the slices together, get a multiple of
+    it (a union bound). The scores of a ranking are no probabilities: only the loss of its lists is watched.  # D87
 
-    A watch is stored by version too: after a roll back the level that the version had is watched again. And the level
-    of the last healthy version stays as a second anchor until seven days in a row have met it. Canaries and shadows are
-    watched beside it, against the level of the version in service.  # D0187
+    A watch is stored by version, too: after a rollback the level that the version had is watched again. The level of
+    the last healthy version stays as a second anchor until seven days in a row have met it. Canaries and shadows are
+    watched as well, against the level of the version in service.  # D0187
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class QualityMonitor:
         self._model = model
         self._run_length = run_length_days
         self._owner = owner
-        self.kinds: tuple[str, ...] = (LOSS, CALIBRATION) if calibrated else (LOSS,)  # what there is to watch
+        self.kinds: tuple[str, ...] = (LOSS, CALIBRATION) if calibrated else (LOSS,)  # that are watched
         self._arms = ArmWatches(catalog, model, self._stored)
         self.reload()
 
@@ -77,15 +76,17 @@ class QualityMonitor:
         return self._watch
 
     def reload(self) -> None:
-        """Read the watch again: another process may have moved it."""
+        """Read the watch again: another process may have changed it."""
         record = self._catalog.get(KIND, self._model)
         self._revision = 0 if record is None else record.revision
         self._watch = None if record is None else msgspec.json.decode(record.body, type=Watch)
         self._arms.reload()
 
     def loss_cap(self, version: str) -> float:
-        """The most that one row of a version can cost a day: fixed when its watch was anchored; of one that never was,
-        as of the version in service."""
+        """The loss at which a row of a version is capped, fixed when its watch was anchored.
+
+        A version that never had a watch has the cap of the version in service.
+        """
         watch = self._watch
         if watch is not None and watch.version == version:
             return watch.loss_cap
@@ -105,15 +106,15 @@ class QualityMonitor:
     ) -> tuple[Watch, list[Change]]:
         """A watch over `version` from out-of-sample days of its recipe, never its own live days.
 
-        Nothing is stored: write the changes together with what else says that the version is in service, then `reload`.
+        Nothing is stored: write the changes together with the promotion of the version, then `reload`.
 
         Args:
-            version: What will be watched.
+            version: The version to watch.
             reference: Days of its recipe that it was not fitted on, oldest first.
-            at_us: The moment that it was made for service; days that were over by then are not its own.
-            loss_cap: What the losses of `reference` were capped at; those of live days will be too.
+            at_us: When it was made for service; days that were over by then are not its own.
+            loss_cap: The cap of the losses in `reference`, and of those of live days.
             slices: The same days of each slice.
-            allowance: By kind how far a refit's days may be from those of its candidate, in units of the value.
+            allowance: By kind, how far a refit's days may be from its candidate's, in units of the value.
             name: The version's name, for people.
         """
         allowed = allowance or {}
@@ -143,10 +144,10 @@ class QualityMonitor:
         return watch, [*self._puts(watch), *self._handed_over(watch, at_us, f"repaired by {name or version[:12]}")]
 
     def follow(self, version: str | None, *, now_us: int, name: str = "") -> bool:
-        """See to it that what is in service is watched after an alias was moved by hand; whether the watch moved.
+        """Watch the version in service after its alias was moved by hand; return whether the watch changed.
 
-        A version that was watched before has the level that it had then. Of any other no reference is known, and it is
-        held against the level of the last healthy version alone.
+        A version that was watched before gets its earlier level. Another one has no reference, and is compared with the
+        level of the last healthy version alone.
         """
         before = self._watch
         if version is None or before is None or before.version == version:
@@ -172,7 +173,7 @@ class QualityMonitor:
         return True
 
     def follow_arms(self, arms: Mapping[str, str], *, now_us: int) -> None:
-        """End the watches and the signals of arms that point to other versions by now, or answer no more.
+        """End the watches and the signals of arms that point to other versions by now, or do not answer any more.
 
         Args:
             arms: The version of each arm.
@@ -191,7 +192,7 @@ class QualityMonitor:
         self._arms.reload()
 
     def accept(self, *, now_us: int) -> tuple[Watch, list[Change]] | None:
-        """The watch without its second anchor: a person accepts the level of what serves; None where there is none.
+        """The watch without its second anchor, as a person accepts the level in service; None without one.
 
         Nothing is stored, as by `anchor`.
         """
@@ -213,21 +214,21 @@ class QualityMonitor:
         slices: Mapping[tuple[int, str], DayBlocks] | None = None,
         arms: Sequence[tuple[str, DayQuality]] = (),
     ) -> list[Signal]:
-        """Take in closed days, oldest first; what rang because of them.
+        """Take in closed days, oldest first; return the signals that began.
 
         The watch, the signals and the changes in `also` are stored in one write, so a crash keeps all or none. Days of
         other versions than the watched one, days that were over when the watch was anchored, and days that are not
-        newer than the last, change nothing. Days without predictions in between pass without evidence.
+        newer than the last, change nothing. Days without predictions in between are no evidence.
 
         Args:
-            days: Of all versions.
+            days: Days of all versions.
             now_us: The time of the look.
-            also: What is stored with it.
-            slices: By day and version the blocks that the slices are in.
-            arms: Days of versions that answer beside the one in service, oldest first, each with the name of its arm.
+            also: Further changes to store with it.
+            slices: By day and version, the blocks that have the slices.
+            arms: Days of canaries and shadows, oldest first, each with the name of its arm.
 
         Raises:
-            Conflict: Another process moved the watch meanwhile. Nothing was stored; `reload` before the next try.
+            Conflict: Another process changed the watch meanwhile. Nothing was stored; `reload` before the next call.
         """
         before = after = self._watch
         listed = listed_signals(self._catalog, self._model)
@@ -265,7 +266,7 @@ class QualityMonitor:
         return settle(_about(listed, watch.arm), KINDS, found, now_us=now_us, owner=self._owner)
 
     def _comparable(self) -> Watch | None:
-        """The watch whose level the next version is held against; None where losses were of another metric."""
+        """The watch whose level the next version is compared with; None where losses were of another metric."""
         before = self._watch
         return None if before is None or (before.metric and before.metric != self._metric) else before
 
@@ -282,7 +283,7 @@ class QualityMonitor:
         return None if record is None else msgspec.json.decode(record.body, type=Watch)
 
     def _handed_over(self, watch: Watch, now_us: int, because: str) -> list[Change]:
-        """End the signals of the version before, and begin those of the level that the new one does not meet."""
+        """The changes that end the signals of the version before and begin those of a level that the new one misses."""
         listed = listed_signals(self._catalog, self._model)
         found = signals_of(watch, None, now_us)
         why = dict.fromkeys(KINDS, because)
@@ -291,7 +292,7 @@ class QualityMonitor:
 
 
 def _about(listed: Sequence[Signal], arm: str = "") -> list[Signal]:
-    """The signals of quality of one arm, and all of other kinds."""
+    """The quality signals of one arm, and all signals of other kinds."""
     return [one for one in listed if one.kind not in KINDS or arm_of(one) == arm]
 
 
@@ -303,14 +304,14 @@ def _with(listed: Sequence[Signal], settled: Settled) -> list[Signal]:
 
 
 def _healthy(before: Watch | None) -> dict[str, MetricValue]:
-    """The second anchor of what follows a watch: one that still stands, else the level of its own version."""
+    """The second anchor of the watch after this one: a second anchor that still stands, else this version's level."""
     if before is None:
         return {}
     return fresh(before.healthy or before.figures)
 
 
 def _healthy_cap(before: Watch | None) -> float | None:
-    """What the losses of the second anchor's level were capped at."""
+    """The cap of the losses of the second anchor's level."""
     if before is None:
         return None
     return before.healthy_cap or before.loss_cap if before.healthy else before.loss_cap
@@ -347,7 +348,7 @@ def _after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
 def _slices_after(
     figures: dict[str, MetricValue], kind: str, blocks: DayBlocks | None, skipped: int
 ) -> dict[str, MetricValue]:
-    """The slices' figures after a day: one without predictions of a slice is a day without evidence."""
+    """The values of slices after a day; a day without predictions of a slice is no evidence."""
     if blocks is None:
         return figures
     nothing = msgspec.structs.replace(blocks.quality(), predictions=0, labelled=0)
@@ -358,7 +359,7 @@ def _slices_after(
 
 
 def _unlisted_severity(watch: Watch, day: DayQuality) -> Literal["no", "info", "red"]:
-    """What is to be said of a day's labels of no declared class: each severity once while they come.  # D90"""
+    """The severity to signal for a day's labels of no declared class: each severity once while they come.  # D90"""
     if not day.unlisted or watch.unlisted_told == "red":
         return "no"
     if day.unlisted >= UNLISTED_SHARE * (day.labelled + day.unlisted):

@@ -1,4 +1,4 @@
-"""The closed days of every model as they are stored, a record a version and arm and one of its slices; and batches."""
+"""Stored closed days: for each version and arm a record of the day and one of its slices; and batches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class DaySums(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     arm: str
     day_us: int
-    cap: float  # the loss at which a row is capped, and in units of which `capped_loss` is
+    cap: float  # the loss at which a row is capped, the unit of `capped_loss`
     whole: BlockSums
     amended: BlockSums | None = None  # as in `DayBlocks`
 
@@ -44,7 +44,7 @@ def stored_batches(catalog: Catalog, model: str) -> list[BatchBlocks]:
 
 
 def store_days(days: Sequence[DayBlocks]) -> list[Put]:
-    """The writes that store days; a day that is stored again replaces what was stored of it."""
+    """The writes that store days; a day that is stored again replaces the earlier one."""
     puts: list[Put] = []
     for day in days:
         whole = msgspec.structs.replace(day, slices={})
@@ -65,8 +65,8 @@ def stored_days(
     """The closed days of a model, oldest first.
 
     Args:
-        catalog: Where they are.
-        model: Whose days.
+        catalog: Stores them.
+        model: The model's name.
         from_us: Leave out those that begin earlier.
         until_us: Leave out those that begin at this time or later.
         slices: Read their slices, too.
@@ -86,18 +86,18 @@ def stored_days(
 
 
 def stored_sums(catalog: Catalog, model: str, days_us: Iterable[int]) -> list[DaySums]:
-    """The sums of single closed days of a model, oldest first; what a long history has besides costs nothing."""
+    """The sums of some closed days of a model, oldest first; reads few other days of a long history."""
     wanted = {f"{model}/{format_time(day_us)[:10]}" for day_us in days_us}
     return [
         msgspec.json.decode(record.body, type=DaySums)
-        for tens in sorted({day[:-1] for day in wanted})  # of days, so that few questions are asked
+        for tens in sorted({day[:-1] for day in wanted})  # ten days with one query
         for record in catalog.find(KIND, tens)
         if record.key[: len(tens) + 1] in wanted
     ]
 
 
 def _prefixes(model: str, from_us: int | None, until_us: int | None) -> Iterator[str]:
-    """What the keys of the days begin with: a month at a time where both ends are known."""
+    """The prefixes of the keys of the days, one for each month where both ends are known."""
     if from_us is None or until_us is None:
         yield f"{model}/"
         return

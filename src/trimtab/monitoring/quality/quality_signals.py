@@ -1,4 +1,4 @@
-"""The signals that a watch gives: what is wrong as of its newest closed day."""
+"""The signals of a watch as of its newest closed day."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from trimtab.stats.inference.edetector import Level, alarm_level, alarm_onset
 
 LEVEL, WORSE, NO_LABELS, UNLISTED = "quality_level", "quality_worse", "no_labels", "unlisted_labels"
 KINDS = (LOSS, CALIBRATION, SLICE, LEVEL, WORSE, NO_LABELS, UNLISTED)
-SILENT_DAYS = 2  # closed days in a row with predictions but not one label: the labels stopped
-UNLISTED_SHARE = 0.01  # of a day's labels, from which on labels of no declared class are red
+SILENT_DAYS = 2  # closed days in a row with predictions and no label: the labels stopped
+UNLISTED_SHARE = 0.01  # share of a day's labels from which labels of no declared class are red
 _MOST_SLICES = 3  # signals of slices at once, the worst ones
 _WHAT = {
     (LOSS, True): "daily loss in excess of what the scores expect",
@@ -26,12 +26,12 @@ _WHAT = {
 
 
 def signals_of(watch: Watch, day: DayQuality | None, now_us: int) -> list[Signal]:
-    """All that is wrong with a version now.
+    """All signals of a version now.
 
     Args:
         watch: The watch over it, after `day`.
         day: The newest closed day; None: the version has just been put in service.
-        now_us: When it was looked.
+        now_us: The time of the look.
     """
     at_us = now_us if day is None else day.day_us
     found = _levels(watch, at_us, now_us)
@@ -68,7 +68,7 @@ def _quality(watch: Watch, kind: str, figure: MetricValue, at_us: int, now_us: i
 
 
 def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
-    """Where what serves is worse than the last healthy version: by its reference, or by its own days."""
+    """Signals that the version in service is worse than the last healthy one, by its reference or its own days."""
     found: list[Signal] = []
     other = (watch.healthy_version or "")[:12]
     whose = "the version in service" if watch.arm else "the last healthy version"
@@ -100,7 +100,7 @@ def _or_accept(watch: Watch) -> str:
 
 
 def _of_arm(signal: Signal, arm: str) -> Signal:
-    """A signal about a version that answers beside the one in service; of a shadow, which nobody asks, never red."""
+    """A signal about a canary or a shadow; for a shadow, which answers no client, never red."""
     return msgspec.structs.replace(
         signal,
         subject=f"{arm}, {signal.subject}" if signal.subject else arm,
@@ -110,8 +110,8 @@ def _of_arm(signal: Signal, arm: str) -> Signal:
 
 
 def _slices(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
-    """The worst slices of which an alarm stands, each with its level and the interval of it."""
-    alarming: dict[str, tuple[str, MetricValue, Level]] = {}  # of both figures of a slice the one that is further away
+    """Signals of the worst slices with an alarm, each with its level and a 95 % interval."""
+    alarming: dict[str, tuple[str, MetricValue, Level]] = {}  # of both values of a slice the one further away
     for kind, figures in ((LOSS, watch.slices), (CALIBRATION, watch.slice_gaps)):
         for name, figure in figures.items():
             if figure.alarming:
@@ -144,14 +144,14 @@ def _slices(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
 
 
 def _away(found: tuple[str, MetricValue, Level]) -> float:
-    """How far a slice is from its reference, in standard deviations of a healthy day."""
+    """The distance of a slice from its reference, in standard deviations of a healthy day."""
     _, figure, level = found
     return abs(level.mean - figure.spec.mean) / figure.spec.sd
 
 
 def _silence(watch: Watch, day: DayQuality, now_us: int) -> Signal:
     since_us = day.day_us - (watch.silent_days - 1) * DAY_US
-    since, alike = format_time(since_us)[:10], day.predictions - day.missing  # alike: of a ranking only
+    since, alike = format_time(since_us)[:10], day.predictions - day.missing  # alike: lists of a ranking
     message = f"No label has come for any prediction since {since}. Is the feed down?"
     if alike:
         message = f"No list since {since} tells what should come first: {alike} had all labels, all alike."
@@ -210,7 +210,7 @@ def _onset_us(watch: Watch, figure: MetricValue) -> int:
 
 
 def _unit(watch: Watch, kind: str) -> float:
-    """What one unit of a watched value is in units of the metric: losses are watched in units of their cap."""
+    """One unit of a watched value in units of the metric: losses are watched in units of their cap."""
     return 1.0 if kind == CALIBRATION else watch.loss_cap
 
 

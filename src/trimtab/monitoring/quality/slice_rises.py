@@ -1,4 +1,4 @@
-"""How far one slice's change raised the loss of all rows."""
+"""The rise of the loss of all rows by the change of one slice."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ BEFORE_DAYS, LEAST_DAYS = 28, 3
 
 
 def rise_by_slice(catalog: Catalog, model: str, name: str, onset: ChangeOnset) -> float:
-    """The rise of all rows' mean loss that a slice alone has brought about since an onset, as a share of what it was.
+    """The rise of all rows' mean loss that a slice alone caused since an onset, as a share of the loss before.
 
-    Losses are as the metric gives them, without a cap. It compares up to 28 closed days before the change with those
-    since; with fewer than three labelled days on either side it is 0.
+    Losses are not capped. Up to 28 closed days before the change are compared with those since; with fewer than three
+    labelled days on either side it is 0.
 
     Args:
         catalog: Has the closed days.
-        model: Whose days.
+        model: The model's name.
         name: The slice, as blocks name it: "state=FL".
         onset: When the slice changed.
     """
@@ -50,7 +50,7 @@ def _labelled_days(days: Iterable[DayBlocks]) -> int:
 
 
 def _mean_loss(days: Iterable[DayQuality]) -> tuple[float, int]:
-    """The mean loss of the labelled rows, and how many they are."""
+    """The mean loss of the labelled rows, and their number."""
     found = list(days)
     rows = sum(day.labelled for day in found)
     return (sum(day.loss_sum for day in found) / rows if rows else 0.0), rows

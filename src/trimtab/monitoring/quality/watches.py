@@ -1,4 +1,4 @@
-"""A watch over one version: what healthy means for each daily value, and how far the evidence against it has come."""
+"""A watch over one version: the healthy level of each daily value, and the evidence against it so far."""
 
 from __future__ import annotations
 
@@ -28,20 +28,18 @@ from trimtab.stats.inference.edetector import (
 LOSS, CALIBRATION, SLICE = "quality_loss", "quality_calibration", "quality_slice"
 MET_DAYS = 7  # judged days whose mean is back at the reference end an alarm
 FULL_REFERENCE = 28  # days; a reference of fewer is provisional
-_PROVABLY = 1.645  # standard errors: one-sided, 95 %
-_SLICE_LOW = -0.75  # of the gap of a slice, which has to change by more than a healthy day's spread to be found at all
+_PROVABLY = 1.645  # standard errors, one-sided 95 %
+_SLICE_LOW = -0.75  # for the gap of a slice, which must change by more than a healthy day's spread to be found
 _SLICE_STEPS = 60  # days kept to date the onset of a slice's change
 
 
 class MetricValue(msgspec.Struct, frozen=True, kw_only=True):
-    """One daily value under watch."""
+    """One watched daily value with its alarm."""
 
     spec: AlarmSpec
     state: AlarmState = AlarmState()
-    excess: bool = False  # of the loss: whether it is what exceeds the expected loss; else the loss itself
-    worse: MetricValue | None = (
-        None  # while the alarm stands: the watch for a further rise, from the level since its onset
-    )
+    excess: bool = False  # for the loss: whether it is the excess over the expected loss, or the loss itself
+    worse: MetricValue | None = None  # while the alarm stands: the watch for a further rise, from the level since
 
     @property
     def alarming(self) -> bool:
@@ -49,50 +47,50 @@ class MetricValue(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def latest(self) -> MetricValue:
-        """The figure whose alarm is the newest: of a rise within an alarm that one."""
+        """The value with the newest alarm: this one, or a further rise within its alarm."""
         worse = self.worse
         return worse.latest if worse is not None and worse.alarming else self
 
     @property
     def rises(self) -> list[MetricValue]:
-        """This figure and the rises within its alarm, those whose alarm stands, oldest first."""
+        """This value and the further rises within its alarm whose alarm stands, oldest first."""
         if not self.alarming:
             return []
         return [self, *([] if self.worse is None else self.worse.rises)]
 
 
 class Watch(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands watch over one version; anchored when it was promoted, never moved by what it then sees."""
+    """The watch over one version, anchored when it was promoted; later days never move the anchor."""
 
     model: str
     version: str
     anchored_at_us: int
     figures: dict[str, MetricValue]  # by signal kind
-    unwatched: dict[str, str] = {}  # by signal kind: why its reference cannot be used
-    loss_cap: float = LOSS_CAP  # the most that one row can cost a day, in units of the metric
+    unwatched: dict[str, str] = {}  # by signal kind, why its reference cannot be used
+    loss_cap: float = LOSS_CAP  # the loss at which one row is capped, in units of the metric
     first_day_us: int | None = None  # the first day observed
     last_day_us: int | None = None
     silent_days: int = 0
     unlisted: int = 0  # labels of no declared class in all days observed
-    unlisted_told: Literal["no", "info", "red"] = "no"  # the most that was signalled of them
+    unlisted_told: Literal["no", "info", "red"] = "no"  # the highest severity signalled for them
     unlisted_day: DayQuality | None = None  # the newest day that was signalled for them
     slices: dict[str, MetricValue] = {}  # the loss of each slice: "carrier=UA"
     slice_gaps: dict[str, MetricValue] = {}  # and its calibration gap
     healthy: dict[str, MetricValue] = {}  # second anchor: the level of the last healthy version, until it is met again
     healthy_version: str | None = None
-    healthy_cap: float | None = None  # what its losses were capped at; None: as those of this version
-    metric: str = ""  # of the losses; empty: of an earlier trimtab
-    short_of: dict[str, float] = {}  # by kind: by how much the reference itself is above that level
-    arm: str = ""  # beside the version in service: "canary" or "shadow"
+    healthy_cap: float | None = None  # the cap of its losses; None: that of this version
+    metric: str = ""  # of the losses
+    short_of: dict[str, float] = {}  # by kind, by how much the reference itself is above that level
+    arm: str = ""  # "canary" or "shadow"; empty: the version in service
 
     @property
     def alarming(self) -> bool:
-        """Whether an alarm over the whole stands, of this version's level or of the last healthy one's."""
+        """Whether an alarm of all rows stands, against this version's level or the last healthy one's."""
         return any(figure.alarming for figure in (*self.figures.values(), *self.healthy.values()))
 
     @property
     def onset(self) -> ChangeOnset | None:
-        """When the newest change began that rang an alarm; None while all is quiet."""
+        """The onset of the newest change with an alarm; None without alarms."""
         found = [onset for f in (*self.figures.values(), *self.healthy.values()) if (onset := self.onset_of(f))]
         return max(found, key=lambda onset: onset.at_us, default=None)
 
@@ -117,7 +115,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def slice_onsets(self) -> dict[str, ChangeOnset]:
-        """When the newest change of each slice whose alarm stands began, of its loss or its gap."""
+        """The onset of the newest change of each slice with an alarm, of its loss or its gap."""
         found: dict[str, ChangeOnset] = {}
         for figures in (self.slices, self.slice_gaps):
             for name, figure in figures.items():
@@ -132,7 +130,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
         return any(figure.spec.reference_blocks < FULL_REFERENCE for figure in self.figures.values())
 
     def onset_of(self, figure: MetricValue) -> ChangeOnset | None:
-        """When the newest change of a figure of this watch began; None while its alarm does not stand."""
+        """The onset of the newest change of a value of this watch; None while its alarm does not stand."""
         latest = figure.latest
         onset = alarm_onset(latest.spec, latest.state) if latest.alarming else None
         return None if onset is None or self.first_day_us is None else _dated(onset, self.first_day_us)
@@ -145,13 +143,13 @@ def learnt_figures(
     allowance: Mapping[str, float],
     low: float = LOW,
 ) -> tuple[dict[str, MetricValue], dict[str, str]]:
-    """A figure for each kind from reference days, and why the others cannot be watched.
+    """The watched value of each kind from reference days, and why the other kinds cannot be watched.
 
     Args:
-        kinds: What there is to watch.
-        days: Days of the version out of sample, oldest first.
-        run_length: Healthy days until a false alarm of one of them.
-        allowance: By kind how far a healthy day's value may be from the reference's for a known reason, in its units.
+        kinds: The kinds to watch.
+        days: Out-of-sample days of the version, oldest first.
+        run_length: Mean number of healthy days until a false alarm of one kind.
+        allowance: By kind, the known distance of a healthy day's value from the reference, in its units.
         low: As in `learn_alarm`.
     """
     usable = _whole_weeks([day for day in days if day.labelled])
@@ -181,7 +179,7 @@ def learnt_figures(
 def learnt_slices(
     kind: str, slices: Mapping[str, Sequence[DayQuality]], run_length: float, allowance: Mapping[str, float]
 ) -> dict[str, MetricValue]:
-    """The figures of one kind for each slice that has days enough, from its reference days."""
+    """The watched values of one kind for each slice with enough reference days."""
     low = _SLICE_LOW if kind == CALIBRATION else LOW
     found = {
         name: learnt_figures((kind,), days, run_length, allowance, low)[0].get(kind) for name, days in slices.items()
@@ -191,10 +189,13 @@ def learnt_slices(
 
 
 def advanced(figure: MetricValue, kind: str, day: DayQuality, skipped: int) -> MetricValue:
-    """The figure after one more closed day, with `skipped` days without predictions before it.
+    """The value after one more closed day, with `skipped` days without predictions before it.
 
-    An alarm ends when the mean of the newest seven judged days is back at the reference's. While it stands, the same
-    bets go on against the level since its onset, so that a further rise is an alarm of its own.
+    Tested day by day is whether the value left its reference, by an e-detector with the stated run length. An alarm
+    ends when the mean of the newest seven judged days is back at the reference's. While it stands, the level since its
+    onset is watched in the same way, so that a further rise is an alarm of its own.
+
+    Source: `trimtab.stats.inference.edetector`.
     """
     state = figure.state
     for _ in range(skipped):
@@ -213,14 +214,14 @@ def advanced(figure: MetricValue, kind: str, day: DayQuality, skipped: int) -> M
 
 
 def advanced_slice(figure: MetricValue, kind: str, day: DayQuality, skipped: int) -> MetricValue:
-    """As `advanced`, of a figure of a slice; less is kept of its days."""
+    """As `advanced`, for a value of a slice, of which fewer days are kept."""
     after = advanced(msgspec.structs.replace(figure, worse=None), kind, day, skipped)
     state = msgspec.structs.replace(after.state, recent=after.state.recent[-_SLICE_STEPS:])
     return msgspec.structs.replace(after, state=state, worse=None)
 
 
 def met(figure: MetricValue) -> bool:
-    """Whether the newest seven judged days are at the reference's level: within its bound, after an alarm its mean."""
+    """Whether the newest seven judged days are at the reference: within its bound; during an alarm, at its mean."""
     steps = figure.state.recent[-MET_DAYS:]
     if len(steps) < MET_DAYS:
         return False
@@ -237,7 +238,7 @@ def fresh(figures: Mapping[str, MetricValue]) -> dict[str, MetricValue]:
 
 
 def shortfalls(healthy: Mapping[str, MetricValue], days: Sequence[DayQuality]) -> dict[str, float]:
-    """By kind how far days lie from a level that they provably do not meet, in units of the value."""
+    """The distance of days from a level that they provably miss (one-sided 95 %), by kind, in the value's units."""
     found: dict[str, float] = {}
     for kind, figure in healthy.items():
         values = [value_of(kind, day, figure.excess) for day in days if day.labelled]
@@ -268,13 +269,13 @@ def value_of(kind: str, day: DayQuality, excess: bool) -> float:
 
 
 def _risen(figure: MetricValue) -> MetricValue:
-    """The watch for a further rise of a figure that has just rung."""
+    """The watch for a further rise of a value whose alarm has just begun."""
     spec = shifted_alarm(figure.spec, figure.state)
     return msgspec.structs.replace(figure, spec=spec, state=AlarmState(days=figure.state.days), worse=None)
 
 
 def _from_zero(figure: MetricValue) -> MetricValue:
-    """The watch over a gap that may close: what lies between its reference and none is as healthy as either."""
+    """The watch over a gap that may close: any value between its reference and 0 is healthy."""
     spec = figure.spec
     towards = abs(spec.mean) * (1.0 - spec.correlation) / spec.sd
     sides = tuple(

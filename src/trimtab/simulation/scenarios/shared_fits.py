@@ -12,7 +12,7 @@ import numpy as np
 
 from trimtab.core.hashing import bytes_hash
 from trimtab.registry import LoadedModel
-from trimtab.steering.candidates.recipes import Floats, Recipe, Rows
+from trimtab.steering.candidates.recipes import Floats, Recipe, Rows, Scoring
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.fitting.fitted import Fitted
 
@@ -80,7 +80,7 @@ class SharedRecipe:
             self._cache.put(key, found)
         return found
 
-    def candidate_scores(self, fitted: Fitted, training_set: TrainingSet, window: Rows) -> Floats:
+    def candidate_scores(self, fitted: Scoring, training_set: TrainingSet, window: Rows) -> Floats:
         return self._recipe.candidate_scores(fitted, training_set, window)
 
     def champion_scores(self, champion: LoadedModel, training_set: TrainingSet, window: Rows) -> Floats:
@@ -114,7 +114,7 @@ class Sabotaged:
         labels = msgspec.structs.replace(training_set.labels, values=values)
         return self._own.fit(msgspec.structs.replace(training_set, labels=labels), rows)
 
-    def candidate_scores(self, fitted: Fitted, training_set: TrainingSet, window: Rows) -> Floats:
+    def candidate_scores(self, fitted: Scoring, training_set: TrainingSet, window: Rows) -> Floats:
         return self._recipe.candidate_scores(fitted, training_set, window)
 
     def champion_scores(self, champion: LoadedModel, training_set: TrainingSet, window: Rows) -> Floats:

@@ -1,1 +1,1 @@
-"""Candidates: recipes, training windows, comparisons and stored trials."""
+"""Candidates: fits, training windows, comparisons and judgements."""

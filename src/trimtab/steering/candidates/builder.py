@@ -58,7 +58,7 @@ class CandidateBuilder:
         self._deployment = parts.deployment
         self._recipe = recipe
         self._options = options
-        self._comparisons = Comparisons(parts, recipe)
+        self.comparisons = Comparisons(parts, recipe)
         self._judge = Judge(parts, options.proving)
         self._sets = TrainingSets(parts, options)
         self._fits = Fits(parts, recipe, options)
@@ -66,7 +66,7 @@ class CandidateBuilder:
         self._kept: tuple[int, TrainingSet] | None = None  # from `blocked` to `repair` of the same cut
 
     def champion(self) -> str | None:
-        version = self._comparisons.champion()
+        version = self.comparisons.champion()
         return None if version is None else version.id
 
     def arms(self) -> dict[str, str]:
@@ -74,16 +74,12 @@ class CandidateBuilder:
         found = self._parts.registry.aliases(self._deployment.name)
         return {arm: found[arm].version for arm in (CANARY, SHADOW) if arm in found}
 
-    def unseen(self, cut_us: int, changes: Changes) -> str | None:
-        """See `Comparisons.unseen`."""
-        return self._comparisons.unseen(cut_us, changes)
-
     def blocked(self, cut_us: int, changes: Changes) -> str | None:
-        lack = self.unseen(cut_us, changes)
+        lack = self.comparisons.unseen(cut_us, changes)
         if lack is not None:
             return lack
         try:
-            training_set = self._sets.at(cut_us, lambda found: self._comparisons.lack(found, changes))
+            training_set = self._sets.at(cut_us, lambda found: self.comparisons.lack(found, changes))
         except Unusable as why:
             self._kept = None
             return str(why)
@@ -92,7 +88,7 @@ class CandidateBuilder:
 
     def repair(self, cut_us: int, go_on: Callable[[], None], changes: Changes, actor: str | None = None) -> Repair:
         """See `Candidates.repair`; `actor` asked for the versions, left out, the registry's."""
-        model, compared = self._deployment.model, self._comparisons
+        model, compared = self._deployment.model, self.comparisons
         self._fits.count = 0
         kept, self._kept = self._kept, None
         training_set = kept[1] if kept is not None and kept[0] == cut_us else self._sets.at(cut_us)
@@ -155,7 +151,7 @@ class CandidateBuilder:
             Misuse: It cannot be loaded here, has another task, or its features cannot be computed any more.
             Corrupt: What is stored of it is damaged.
         """
-        model, registry, compared = self._deployment.model, self._parts.registry, self._comparisons
+        model, registry, compared = self._deployment.model, self._parts.registry, self.comparisons
         version = registry.get(stored.version)
         registry.load(version)  # before anything that takes long
         training_set = self._done("data", lambda: self._parts.data.training_set(model, cut_us=cut_us))
@@ -189,11 +185,7 @@ class CandidateBuilder:
         return move(self._deployment.name, CHAMPION, repair.successor, gate=repair.gate, why=why, actor=actor).previous
 
     def shadow_days(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[PairedDay, ...], int]:
-        return self._comparisons.paired_days(repair, since_us, cut_us)
-
-    def searchable(self, cut_us: int) -> tuple[TrainingSet, Rows, int]:
-        """See `Comparisons.searchable`."""
-        return self._comparisons.searchable(cut_us)
+        return self.comparisons.paired_days(repair, since_us, cut_us)
 
     def _gate(self, side: Side, case: Case) -> GateRecord:
         """The gate record of a new candidate, stored."""
@@ -274,7 +266,7 @@ class CandidateBuilder:
             and target.unseen_from_us <= begins_us < target.unseen_from_us + AS_NEW_US
         ):
             days = msgspec.structs.replace(window, rows=judged)
-            scores = self._comparisons.answered(target, training_set, days).scores
+            scores = self.comparisons.answered(target, training_set, days).scores
         else:
             scores = self._fits.walk_forward(training_set, learnt, judged, best.source.half_life_us)
         return [] if scores is None else [Answers(judged, scores)]

@@ -137,7 +137,7 @@ class Comparisons:
         if training_set.usable.any() and newer.unseen_from_us >= window.start_us:
             lack += f" From {enough_from(newer.unseen_from_us, model.label)} on there are enough."
             if newer is own and own.version.imported is not None:
-                lack += " It was made elsewhere: if it has seen less, say until when (--seen-until TIME)."
+                lack += " It was not trained here: if it has seen less, say until when (--seen-until TIME)."
         return lack
 
     def answered(

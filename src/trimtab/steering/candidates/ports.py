@@ -16,13 +16,12 @@ from trimtab.features.feature_set import FeatureSet
 from trimtab.features.frames import FeatureFrame
 from trimtab.feedback.outcomes import LabelReader
 from trimtab.registry import Registry, Version
-from trimtab.registry.aliases import Together
 from trimtab.steering.candidates.recipes import Recipe
 from trimtab.steering.candidates.stored import Recording
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.gate.version_checks import Proving
 from trimtab.steering.loop_state import Changes, PairedDay, Repair
-from trimtab.store.ports import Blob, Catalog, Put
+from trimtab.store.ports import Blob, Catalog
 from trimtab.training.data.sets import TrainingSet, save_training_set
 from trimtab.training.definitions import Model
 
@@ -140,42 +139,4 @@ class Candidates(Protocol):
             Misuse: The successor cannot answer.
             ChampionFailed: The champion cannot.
         """
-        ...
-
-
-class Exposed(Protocol):
-    """Moves what answers requests: a canary's share, and the champion back."""
-
-    def answered(self, repair: Repair) -> float:
-        """The share of the requests that the successor of a repair answers as canary now."""
-        ...
-
-    def share(self, repair: Repair, share: float) -> list[Put]:
-        """The changes that let the successor of a repair answer a share of the requests.
-
-        Raises:
-            Conflict: Another version answers as canary.
-        """
-        ...
-
-    def roll_back(self, version: str, why: str, together: Together) -> None:
-        """Let the version before the given one answer again; `together` writes the changes of that with more."""
-        ...
-
-
-class Guard(Protocol):
-    """Checks how the service does with a version."""
-
-    def __call__(self, version: str, against: str, *, since_us: int) -> str | None:
-        """What is wrong with the service since a time, in one sentence; None where nothing is.
-
-        Args:
-            version: The address of the version that is guarded: a canary, or one that has just taken over.
-            against: The version that answers otherwise, or answered before.
-            since_us: Since when `version` answers.
-        """
-        ...
-
-    def requests(self, version: str, *, since_us: int) -> int | None:
-        """The number of requests that a canary has answered since a time; None where they are not counted."""
         ...

@@ -11,12 +11,24 @@ from trimtab.core.time import HOUR_US
 from trimtab.registry import LoadedModel
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
+from trimtab.training.fitting.artifact import Artifact
 from trimtab.training.fitting.classes import aligned
 from trimtab.training.fitting.fit import fit
 from trimtab.training.fitting.fitted import Fitted
+from trimtab.training.runtimes.ports import Scorer
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.bool_]
+
+
+class Scoring(Protocol):
+    """A model that can score: one that was just fitted, or a stored version."""
+
+    @property
+    def artifact(self) -> Artifact: ...
+
+    @property
+    def scorer(self) -> Scorer: ...
 
 
 class Recipe(Protocol):
@@ -24,7 +36,7 @@ class Recipe(Protocol):
 
     def fit(self, training_set: TrainingSet, rows: Rows) -> Fitted: ...
 
-    def candidate_scores(self, fitted: Fitted, training_set: TrainingSet, window: Rows) -> Floats: ...
+    def candidate_scores(self, fitted: Scoring, training_set: TrainingSet, window: Rows) -> Floats: ...
 
     def champion_scores(self, champion: LoadedModel, training_set: TrainingSet, window: Rows) -> Floats:
         """The scores that the champion gave, or would have given: logged ones where they are the same."""
@@ -33,25 +45,9 @@ class Recipe(Protocol):
 
 def stored_scores(recipe: Recipe, loaded: LoadedModel, training_set: TrainingSet, model: Model) -> Floats:
     """A stored version's scores of all rows of a set, made as a candidate's are: a model that learns online learns."""
-    version, artifact = loaded.version, loaded.artifact
-    fitted = Fitted(
-        model=version.model,
-        recipe=version.recipe,
-        features=version.features,
-        artifact=artifact,
-        data=b"",
-        digest=version.artifact,
-        scorer=loaded.scorer,
-        importance=None,
-        cut_us=version.cut_us,
-        positions=version.positions,
-        rows=version.rows,
-        seed=0,
-        chosen=version.chosen,
-    )
-    scores = recipe.candidate_scores(fitted, training_set, np.ones(training_set.rows, np.bool_))
-    what = f"promote {version.name}"
-    return np.asarray(aligned(scores, artifact.class_names, model.label.class_names, what), np.float64)
+    scores = recipe.candidate_scores(loaded, training_set, np.ones(training_set.rows, np.bool_))
+    what = f"promote {loaded.version.name}"
+    return np.asarray(aligned(scores, loaded.artifact.class_names, model.label.class_names, what), np.float64)
 
 
 class BatchRecipe:
@@ -65,8 +61,9 @@ class BatchRecipe:
     def fit(self, training_set: TrainingSet, rows: Rows) -> Fitted:
         return fit(self._model, training_set, rows=rows, seed=self._seed, threads=self._threads)
 
-    def candidate_scores(self, fitted: Fitted, training_set: TrainingSet, window: Rows) -> Floats:
-        return np.asarray(fitted.predict(training_set.features.values.take(window)), np.float64)
+    def candidate_scores(self, fitted: Scoring, training_set: TrainingSet, window: Rows) -> Floats:
+        matrix = fitted.artifact.encoding.matrix(training_set.features.values.take(window))
+        return np.asarray(fitted.scorer.predict(matrix), np.float64)
 
     def champion_scores(self, champion: LoadedModel, training_set: TrainingSet, window: Rows) -> Floats:
         matrix = champion.encoding.matrix(training_set.features.values.take(window))
@@ -103,11 +100,11 @@ class OnlineRecipe:
 
         return fit_online(self._model, training_set, rows=rows, seed=self._seed)
 
-    def candidate_scores(self, fitted: Fitted, training_set: TrainingSet, window: Rows) -> Floats:
+    def candidate_scores(self, fitted: Scoring, training_set: TrainingSet, window: Rows) -> Floats:
         from trimtab.training.fitting.online import OnlineLearner  # here: it loads scikit-learn
 
         learner = OnlineLearner(fitted.artifact)
-        matrix = fitted.matrix(training_set.features.values.take(window))
+        matrix = fitted.artifact.encoding.matrix(training_set.features.values.take(window))
         labels = training_set.target[window]
         at_us, known_at_us = training_set.at_us[window], training_set.label_known_at_us[window]
         scores = np.zeros(len(matrix))

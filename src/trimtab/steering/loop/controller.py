@@ -12,7 +12,7 @@ from trimtab.core.records import ChangeOnset, Decision
 from trimtab.core.time import DAY_US, HOUR_US, format_time
 from trimtab.monitoring.quality.quality import QualityMonitor
 from trimtab.run import Cancelled
-from trimtab.steering.candidates.ports import Candidates, Exposed, Guard, Stored
+from trimtab.steering.candidates.ports import Candidates, Stored
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.ledger import Evidence, Ledger
 from trimtab.steering.loop.approvals import Approvals
@@ -20,8 +20,10 @@ from trimtab.steering.loop.budgets import spent_budget, with_fits
 from trimtab.steering.loop.closed_days import ClosedDays
 from trimtab.steering.loop.deployment_record import DeploymentRecord
 from trimtab.steering.loop.evidence import evidence_of, evidence_of_left_out
+from trimtab.steering.loop.exposure import Exposure
 from trimtab.steering.loop.quiet_times import after_promotion
 from trimtab.steering.loop.rolling_out import RolloutStages
+from trimtab.steering.loop.service_guard import ServiceGuard
 from trimtab.steering.loop.triggering import PRIORITY, Seen, Trigger, find_trigger
 from trimtab.steering.loop_state import (
     APPROVAL,
@@ -58,8 +60,8 @@ class Controller:
         ledger: Ledger,
         catalog: Catalog,
         clock: Clock,
-        exposure: Exposed,
-        guard: Guard,
+        exposure: Exposure,
+        guard: ServiceGuard | None,
     ) -> None:
         self._deployment = deployment
         self._exposure = exposure

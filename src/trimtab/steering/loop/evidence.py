@@ -12,7 +12,7 @@ def overtaken(repair: Repair, champion: str | None) -> str | None:
     before = repair.gate.champion
     if champion == before:
         return None
-    names = ["nobody" if one is None else one[:12] for one in (before, champion)]
+    names = ["no version" if one is None else one[:12] for one in (before, champion)]
     return f"It was compared with {names[0]}; champion is now {names[1]}."
 
 

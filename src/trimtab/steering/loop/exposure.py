@@ -22,13 +22,19 @@ class Exposure:
         self._catalog = catalog
 
     def answered(self, repair: Repair) -> float:
-        """See `Exposed`."""
+        """The share of the requests that the successor of a repair answers as canary now."""
         found = self._registry.aliases(self._model).get(CANARY)
         mine = found is not None and found.version == repair.successor
         return shares_of(self._catalog.get(KIND, self._model)).canary if mine else 0.0
 
     def share(self, repair: Repair, share: float) -> list[Put]:
-        """See `Exposed`. The alias points to the successor before the changes are written, with a share of 0."""
+        """The changes that let the successor of a repair answer a share of the requests.
+
+        The alias points to the successor before they are written, with a share of 0.
+
+        Raises:
+            Conflict: Another version answers as canary.
+        """
         name = self._model
         record, found = self._catalog.get(KIND, name), self._registry.aliases(name).get(CANARY)
         shares, other = shares_of(record), found is None or found.version != repair.successor
@@ -48,7 +54,11 @@ class Exposure:
         return [Put(KIND, name, msgspec.json.encode(changed), expected=revision)]
 
     def roll_back(self, version: str, why: str, together: Together) -> None:
-        """See `Exposed`; a `Conflict` where another process moved the alias meanwhile."""
+        """Let the version before the given one answer again; `together` writes the changes of that with more.
+
+        Raises:
+            Conflict: Another process moved the alias meanwhile.
+        """
         self._registry.roll_back(
             self._model, CHAMPION, why=why, expected_previous=version, actor="policy", together=together
         )

@@ -31,7 +31,7 @@ from trimtab.steering.definitions import Deployment
 from trimtab.steering.ledger import Ledger
 from trimtab.steering.loop.controller import Controller
 from trimtab.steering.loop.exposure import Exposure
-from trimtab.steering.loop.service_guard import ServiceGuard, Unserved
+from trimtab.steering.loop.service_guard import ServiceGuard
 from trimtab.steering.rollouts import Rollout
 from trimtab.store.ports import Catalog, Put
 from trimtab.training.definitions import Model
@@ -106,7 +106,7 @@ class Loop:
             catalog=catalog,
             clock=parts.clock,
             exposure=Exposure(model.name, registry, catalog),
-            guard=_guard(deployment, registry, catalog) if served else Unserved(),
+            guard=_guard(deployment, registry, catalog) if served else None,
         )
         self._begin()
 

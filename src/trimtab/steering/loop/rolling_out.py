@@ -10,12 +10,14 @@ from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
 from trimtab.core.records import Decision
 from trimtab.core.time import DAY_US, HOUR_US, format_duration, format_time
 from trimtab.registry import AliasMove
-from trimtab.steering.candidates.ports import Candidates, ChampionFailed, Exposed, Guard
+from trimtab.steering.candidates.ports import Candidates, ChampionFailed
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.gate.shadow import evidence_of_shadow, judged, level_of, said_of_shadow
 from trimtab.steering.ledger import Entry, Evidence
 from trimtab.steering.loop.deployment_record import DeploymentRecord
 from trimtab.steering.loop.evidence import overtaken
+from trimtab.steering.loop.exposure import Exposure
+from trimtab.steering.loop.service_guard import ServiceGuard
 from trimtab.steering.loop_state import APPROVAL, CANARY, IDLE, PROMOTING, SHADOW, Bake, Changes, PairedDay, Repair
 from trimtab.steering.rollouts import Rollout
 from trimtab.store.ports import Append, Put, Remove
@@ -37,8 +39,8 @@ class RolloutStages:
         record: DeploymentRecord,
         candidates: Candidates,
         *,
-        exposure: Exposed,
-        guard: Guard,
+        exposure: Exposure,
+        guard: ServiceGuard | None,
         clock: Clock,
     ) -> None:
         self._deployment = deployment
@@ -138,7 +140,7 @@ class RolloutStages:
             return []
         if self._candidates.champion() != bake.version:  # a person moved it first
             return self._record.write([], bake=None)
-        said = self._guard(bake.version, bake.replaced, since_us=bake.since_us)
+        said = self._breach(bake.version, bake.replaced, bake.since_us)
         if said is not None:
             return self._roll_back(bake, said)
         return self._record.write([], bake=None) if now_us >= bake.until_us else []
@@ -198,7 +200,8 @@ class RolloutStages:
         state, rollout = self._record.state, self._rollout
         assert repair.successor is not None  # it passed
         assert repair.gate.champion is not None  # and is compared with this
-        said = self._guard(repair.successor, repair.gate.champion, since_us=state.stage_since_us)
+        guard, since_us = self._guard, state.stage_since_us
+        said = self._breach(repair.successor, repair.gate.champion, since_us)
         if said is not None:
             share = rollout.canary[state.canary_step]
             return self._drop(repair, f"The canary of {share:.0%} was withdrawn: {said}")
@@ -206,8 +209,8 @@ class RolloutStages:
             return self._drop(repair, "A person changed the canary, so the rollout ends.")
         if now_us < state.stage_since_us + rollout.step_us:
             return []
-        seen, least = self._guard.requests(repair.successor, since_us=state.stage_since_us), rollout.guardrails.least
-        if seen is not None and seen < least:
+        least = rollout.guardrails.least
+        if guard is not None and (seen := guard.requests(repair.successor, since_us=since_us)) < least:
             if now_us < state.stage_since_us + MOST_STEPS * rollout.step_us:
                 return []
             lasted = format_duration(now_us - state.stage_since_us)
@@ -216,6 +219,10 @@ class RolloutStages:
         if state.canary_step + 1 < len(rollout.canary):
             return self._share(state.canary_step + 1, [], repair)
         return self._record.write([], phase=PROMOTING)
+
+    def _breach(self, version: str, against: str, since_us: int) -> str | None:
+        """What is wrong with the service since a version answers; None where nothing is, or none is served."""
+        return None if self._guard is None else self._guard(version, against, since_us=since_us)
 
     def _share(self, step: int, entries: Sequence[Entry], repair: Repair, **changes: Any) -> list[Decision]:
         """Let the successor answer the share of a step."""

@@ -33,7 +33,13 @@ class ServiceGuard:
         self._limits = limits
 
     def __call__(self, version: str, against: str, *, since_us: int) -> str | None:
-        """See `Guard`."""
+        """What is wrong with the service since a time, in one sentence; None where nothing is.
+
+        Args:
+            version: The address of the version that is guarded: a canary, or one that has just taken over.
+            against: The version that answers otherwise, or answered before.
+            since_us: Since when `version` answers.
+        """
         champion = self._registry.alias(self._model, CHAMPION)
         took_over = champion is not None and champion.id == version
         own = service_metrics(
@@ -44,18 +50,6 @@ class ServiceGuard:
         found = breach(own, other, self._limits)
         return None if found is None else found.message
 
-    def requests(self, version: str, *, since_us: int) -> int | None:
-        """See `Guard.requests`."""
+    def requests(self, version: str, *, since_us: int) -> int:
+        """The number of requests that a canary has answered since a time."""
         return service_metrics(self._catalog, self._model, version, CANARY, since_us=since_us).requests
-
-
-class Unserved:
-    """A guard where nothing is served: in a replay."""
-
-    def __call__(self, version: str, against: str, *, since_us: int) -> str | None:
-        """None: nothing is known to be wrong."""
-        return None
-
-    def requests(self, version: str, *, since_us: int) -> int | None:
-        """None: requests are not counted."""
-        return None

@@ -30,9 +30,9 @@ def send_mail(receiver: EmailReceiver, message: Message, context: DeliveryContex
         return Sent(False, f"{host}: {_text(error.smtp_code, error.smtp_error)}")
     except smtplib.SMTPRecipientsRefused as error:
         return Sent(False, f"{host} refuses every recipient: {_refusals(error.recipients)}")
-    except TimeoutError:
-        return Sent(False, f"{host} gave no answer within {receiver.timeout_s:g} s")
     except (OSError, smtplib.SMTPException) as error:
+        if isinstance(error, TimeoutError) or isinstance(error.__context__, TimeoutError):
+            return Sent(False, f"{host} gave no answer within {receiver.timeout_s:g} s")
         return Sent(False, f"{host}: {str(error) or type(error).__name__}")
 
 

@@ -1,4 +1,4 @@
-"""Checks of single columns against the profile: nulls, new values, constants, numbers out of all proportion."""
+"""Checks of single columns against the profile: nulls, new values, constants, extreme numbers."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from trimtab.monitoring.inputs.checks.findings import ENOUGH, Finding, Window, e
 from trimtab.monitoring.inputs.input_hours import HourCounts
 from trimtab.monitoring.profiles.profile_records import NO_REASON, ColumnProfile, InputProfile, Statistic
 
-GRADED_ROWS = 40  # of a window whose share is judged; two of the newest three must be off
-GROSS_ROWS = 20  # of one in which nearly all rows are off
+GRADED_ROWS = 40  # of a window whose share is judged; two of the newest three windows must be off
+GROSS_ROWS = 20  # of a window in which nearly all rows are off
 _GROSS = 0.95
-_MARGIN = 0.2  # that a share must be above the high end of its reference windows, or 0.4 of what is left
+_MARGIN = 0.2  # of a share above the high end of its reference windows, or 0.4 of the rest up to 1
 _CONSTANT_ROWS, _CONSTANT_H = 30, 3
 _CONSTANT_NATS = 20.0
-_LOST_NATS = 7.0  # one hour in a thousand by chance
-_OFTEN_NULL = 0.02  # share of nulls in training from which on they come in stretches at any time of day
-_FEW = 0.01  # of an hour's rows beyond which numbers out of proportion are red
-_RANGE_STANDS_H = 12  # hours after its last row that a number out of all proportion stays red
+_LOST_NATS = 7.0  # a probability of one in a thousand
+_OFTEN_NULL = 0.02  # share of nulls in training from which on they come in runs at any time of day
+_FEW = 0.01  # share of an hour's rows from which extreme numbers are red
+_RANGE_STANDS_H = 12  # hours for which a finding of extreme numbers stays red after its last row
 _STALE = frozenset(("no_entity", "not_yet", "outside_window", "expired"))
 
 
 def column_findings(
     profile: InputProfile, hours: Mapping[int, HourCounts], standing: Collection[tuple[str, str]]
 ) -> list[Finding]:
-    """What is wrong with the values of columns in the newest hours, each column looked at by itself.
+    """What is wrong with the values of single columns in the newest hours.
 
     Args:
-        profile: What the version was fitted on.
+        profile: Of the rows that the version was fitted on.
         hours: The summaries of the newest week, by hour.
-        standing: Kind and subject of what stands already: that goes on while the newest window is off.
+        standing: Kind and subject of findings that stand: they go on while the newest window is off.
     """
     graded, gross = windows(hours, GRADED_ROWS), windows(hours, GROSS_ROWS, 1)
     if not gross:
@@ -48,7 +48,7 @@ def column_findings(
 
 
 def lost_columns(profile: InputProfile, counts: HourCounts) -> list[str]:
-    """The columns of requests that have hardly any values in some hours, or one only, as chance would not have it."""
+    """The columns of requests that have almost no values in some hours, or a single one, beyond random variation."""
     found = []
     for place, column in enumerate(profile.columns):
         if column.of is None:
@@ -71,17 +71,19 @@ def _off(
     *,
     stands: bool,
 ) -> tuple[Window, int, float] | None:
-    """The windows in which a share is off, the newest count and the high end; None where it is as usual.
+    """The windows in which a share is off, the newest count and the normal high end; None where it is normal.
 
-    The newest window and one of the two before must be, or in the newest one nearly all rows. What stands goes on while
-    the newest one is: else it would end and begin again where a fault ends within a window.
+    A share is off where it is above the high end of the reference windows by a margin and provably (`ENOUGH` nats of
+    evidence, see `evidence_above`). The newest window and one of the two before must be off, or nearly all rows of the
+    newest one. A finding that stands goes on while the newest window is off: else it would end and begin again where a
+    fault ends within a window.
     """
     spread = column.spreads[statistic]
 
     def high_of(window: Window) -> float:
         if statistic == "null" and column.null_share >= _OFTEN_NULL:
             return spread.most(window.hours)
-        return spread.at(window.hours, window.last)[1]
+        return spread.high_at(window.hours, window.last)
 
     window, count = gross
     high = high_of(window)
@@ -103,7 +105,7 @@ def _off(
 def _nulls(
     profile: InputProfile, graded: list[Window], gross: Window, standing: Collection[tuple[str, str]]
 ) -> list[Finding]:
-    """Columns with too many nulls; those that read one source, whose events do not come, are one finding."""
+    """Columns with too many nulls; columns that read one source whose events are missing are one finding."""
     found: list[Finding] = []
     stale: dict[tuple[str, str], list[tuple[str, Finding]]] = {}
     for place, column in enumerate(profile.columns):
@@ -137,7 +139,7 @@ def _nulls(
 
 def _of_source(source: str, reason: str, ones: list[tuple[str, Finding]]) -> Finding:
     if reason == "no_entity":
-        said, check = "no event was ever known of the keys that are asked for", "how the keys are spelled on both sides"
+        said, check = "no event was ever known of the requested keys", "how the keys are spelled on both sides"
     else:
         said, check = "its events do not reach the features", "that its events are sent, and for all keys"
     names = [name for name, _ in ones]
@@ -162,7 +164,7 @@ def _new_values(column: ColumnProfile, place: int, graded: list[Window], gross: 
     if off is None:
         return []
     window, count, high = off
-    only = column.distinct <= 1 and column.kind != "category"  # the training rows had no choice
+    only = column.distinct <= 1 and column.kind != "category"  # the training rows had one value at most
     return [
         Finding(
             kind="new_values",
@@ -178,7 +180,7 @@ def _new_values(column: ColumnProfile, place: int, graded: list[Window], gross: 
 
 
 def _constant(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts]) -> list[Finding]:
-    """Hours on end with one value, where training had at most a third as many."""
+    """A run of hours with one value, at least three times as long as the longest in training."""
     if column.kind == "time" or column.distinct < 2 or column.top_share >= 0.999:
         return []
     value, rows, newest, oldest = math.nan, 0, 0, 0
@@ -210,7 +212,7 @@ def _constant(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts]
 
 
 def _range(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts], *, stands: bool) -> list[Finding]:
-    """Numbers out of all proportion in the two newest hours with rows; what stands goes on for half a day after one."""
+    """Extreme numbers in the two newest hours with rows; a finding goes on for half a day after the last one."""
     if column.least is None or column.most is None:
         return []
     newest = sorted(hours)[-2:]
@@ -240,7 +242,7 @@ def _range(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts], *
 
 
 def _joint(profile: InputProfile, graded: list[Window]) -> list[Finding]:
-    """Columns that used to go missing together and do so no more."""
+    """Columns that used to be missing together and are not any more."""
     found = []
     for place, pair in enumerate(profile.pairs):
         counts = [window.counts.pairs[place] for window in graded]

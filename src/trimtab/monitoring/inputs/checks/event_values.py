@@ -1,4 +1,4 @@
-"""Checks of the numbers in events as they arrive, before any request reads them: values out of all proportion."""
+"""Checks of the numbers in events as they arrive, before a request reads them: extreme values."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from trimtab.monitoring.inputs.checks.feeds import REFERENCE_DAYS, Arrivals
 from trimtab.monitoring.inputs.checks.findings import Finding
 from trimtab.monitoring.profiles.proportion import limits
 
-NEWEST_US = 2 * HOUR_US  # how long an event is looked at, at least
-_LEAST, _LEAST_DAYS = 100, 7  # values before, and days with values, that limits are made of
-_MOST = 200_000  # of the newest values before
-_FEW = 0.01  # of the newest events with a value beyond which it is red
+NEWEST_US = 2 * HOUR_US  # the age up to which an event is checked, at least
+_LEAST, _LEAST_DAYS = 100, 7  # earlier values, and days with values, that limits need
+_MOST = 200_000  # earlier values that limits are made of
+_FEW = 0.01  # share of the newest events with a value from which it is red
 
 
 def value_findings(arrivals: Arrivals, since_us: int, now_us: int, skipped: frozenset[str]) -> list[Finding]:
-    """Numbers of the newest events of a source that are out of all proportion to those of the four weeks before.
+    """Numbers of the newest events of a source beyond the limits that the four weeks before give (see `limits`).
 
     Args:
         arrivals: All events of the source.
-        since_us: Events that became known later are looked at.
-        now_us: The time of the look.
+        since_us: Events that became known later are checked.
+        now_us: The time of the check.
         skipped: Columns that are no measurements: keys.
     """
     times = (now_us - REFERENCE_DAYS * DAY_US, since_us, now_us)

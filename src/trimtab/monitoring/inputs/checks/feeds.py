@@ -1,4 +1,4 @@
-"""Checks of the events of a source: feeds that stopped, come late, or are dated by a wrong clock."""
+"""Checks of the arrivals of a source: feeds that stopped, are late, or are dated by a wrong clock."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from trimtab.monitoring.inputs.checks.findings import Finding, ago
 
 REFERENCE_DAYS = 28
 _LEAST_EVENTS = 20
-_LEAST_DAYS = 3  # of events, before anything is said
+_LEAST_DAYS = 3  # of events, before anything is checked
 _PHASES_US = (-HOUR_US, 0, HOUR_US)
-_LATER_US = HOUR_US  # than twice what is usual
-_NEWEST_US = 3 * HOUR_US  # the arrivals whose dates are looked at
+_LATER_US = HOUR_US  # beyond twice the normal gap
+_NEWEST_US = 3 * HOUR_US  # the arrivals whose dates are checked
 _HALF_HOUR_US, _ABOUT_US = HOUR_US // 2, 5 * MINUTE_US
-_SETTLED_US = 7 * DAY_US  # arrivals older than that say what delays are usual, where there are enough
+_SETTLED_US = 7 * DAY_US  # older arrivals give the normal delays, where there are enough
 _AHEAD_US = MINUTE_US
 _AHEAD_SHARE = 0.2
-_RARELY = 0.995  # of the delays are shorter than one that is no usual one
+_RARELY = 0.995  # quantile of the delays above which one is not normal
 
 
 class Arrivals:
@@ -47,11 +47,11 @@ class Feed:
 
     @property
     def enough(self) -> bool:
-        """Whether there is anything to compare with."""
+        """Whether there are enough events to compare with."""
         return self.known_us.size >= _LEAST_EVENTS and int(self.known_us[-1] - self.known_us[0]) >= _LEAST_DAYS * DAY_US
 
     def waits(self, since_us: int) -> NDArray[np.int64]:
-        """How long it took until the next arrival from the same time on each day before."""
+        """The time until the next arrival, from the same time of day on each day before, shape (starts,)."""
         days = -DAY_US * np.arange(1, REFERENCE_DAYS + 1)
         starts = (since_us + days[:, None] + np.array(_PHASES_US)).ravel()
         starts = starts[(starts >= self.known_us[0]) & (starts < since_us)]
@@ -61,18 +61,20 @@ class Feed:
         return found
 
     def behind(self, at_us: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How old the newest dated event is at some times after the first arrival."""
+        """The age of the newest dated event at some times after the first arrival, shape (times,)."""
         place = np.searchsorted(self.known_us, at_us, side="right") - 1
         found: NDArray[np.int64] = at_us - self.newest_us[place]
         return found
 
 
 def feed_findings(arrivals: Arrivals, now_us: int) -> list[Finding]:
-    """What is wrong with the arrivals of a source, held against its own of the four weeks before.
+    """What is wrong with the arrivals of a source, compared with its own of the four weeks before.
+
+    Nothing is tested where fewer than 20 events on 3 days are known.
 
     Args:
         arrivals: All events of the source.
-        now_us: The time of the look.
+        now_us: The time of the check.
     """
     feed = Feed(arrivals, now_us)
     if not feed.enough:
@@ -105,12 +107,12 @@ def _stopped(feed: Feed, now_us: int) -> list[Finding]:
 
 
 def _late(feed: Feed, now_us: int) -> list[Finding]:
-    """Events come, but even when the last one did, the newest was dated longer ago than usual."""
+    """Events come, but at the last arrival the newest one was dated longer ago than is normal."""
     since_us = int(feed.known_us[-1])
     if now_us - since_us > feed.waits(since_us).max(initial=0) + _LATER_US:  # none comes: it may have stopped
         return []
     dated_us = int(feed.newest_us[-1])
-    behind_us = since_us - dated_us  # what did not come since may not have happened
+    behind_us = since_us - dated_us  # events that did not come since may not have happened
     days = now_us - DAY_US * np.arange(1, REFERENCE_DAYS + 1)
     times = (days[:, None] + np.array(_PHASES_US)).ravel()
     times = times[times > feed.known_us[0]]
@@ -134,7 +136,7 @@ def _late(feed: Feed, now_us: int) -> list[Finding]:
 
 
 def _wrong_clock(feed: Feed, now_us: int) -> list[Finding]:
-    """The newest arrivals are dated ahead, or whole half-hours further back than usual, all else being the same."""
+    """The newest arrivals are dated in the future, or steadily by whole half-hours further back than normal."""
     last_us = int(feed.known_us[-1])
     ends = np.searchsorted(
         feed.known_us, (last_us - _NEWEST_US, now_us - _SETTLED_US - 1, now_us - DAY_US - 1), side="right"

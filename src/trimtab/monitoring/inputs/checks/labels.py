@@ -1,18 +1,19 @@
-"""Checks of labels by closed days: missing ones, one class only, turned around, another unit."""
+"""Checks of the labels of closed days: missing ones, one class only, swapped classes, another unit."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from trimtab.core.records import DayQuality
 from trimtab.core.time import format_time
-from trimtab.monitoring.inputs.checks.findings import ENOUGH, Finding, evidence_above, percent
+from trimtab.monitoring.inputs.checks.findings import ENOUGH, Finding, Kind, evidence_above, percent
 from trimtab.monitoring.profiles.profile_records import Floats, LabelDays
 
 _ROWS = 40  # of a day that is judged
-_MARGIN, _GROSS = 0.2, 0.3  # share of missing labels above that of the reference days: on two of three days; on one
+_MARGIN, _GROSS = 0.2, 0.3  # share of missing labels above the reference days', on two of three days; on one
 _TURNED, _LOPSIDED = 0.1, 0.3
 _NEARLY = 10.0  # times rarer than on the reference days
 _FACTOR = 3.0
@@ -21,6 +22,9 @@ _SHIFT = 0.1
 
 def label_findings(days: Sequence[DayQuality], labels: LabelDays, *, subject: str, binary: bool) -> list[Finding]:
     """What is wrong with the labels of the newest closed days.
+
+    Shares are tested against the high or low end of the training days (one day in fourteen left out) by a binomial
+    bound, see `evidence_above`.
 
     Args:
         days: Closed days of the version in service, oldest first.
@@ -34,10 +38,10 @@ def label_findings(days: Sequence[DayQuality], labels: LabelDays, *, subject: st
     if not newest or full.sum() < 3:
         return []
     found = _missing(newest, (1.0 - labelled / np.maximum(rows, 1))[full], subject)
-    told = labelled >= _ROWS / 2
-    if told.sum() < 3:
+    enough = labelled >= _ROWS / 2
+    if enough.sum() < 3:
         return found
-    means = (sums / np.maximum(labelled, 1))[told]
+    means = (sums / np.maximum(labelled, 1))[enough]
     return found + (_binary(newest, means, subject) if binary else _numbers(newest, means, subject))
 
 
@@ -101,7 +105,7 @@ def _binary(newest: list[DayQuality], means: Floats, subject: str) -> list[Findi
     along = abs(score - share) <= abs(middle - share) / 2
     why = "the scores moved along: requests are others" if along else "the scores did not move along"
     message = f"{said}; {why}. That is a shift of the base rate and no fault in itself."
-    return [_found("label_shift", subject, off[0], evidence, message, red=False)]
+    return [_found("label_shift", subject, off[0], evidence, message, "info")]
 
 
 def _outside(day: DayQuality, low: float, high: float) -> bool:
@@ -112,7 +116,7 @@ def _outside(day: DayQuality, low: float, high: float) -> bool:
 
 
 def _numbers(newest: list[DayQuality], means: Floats, subject: str) -> list[Finding]:
-    """A day's mean that is a multiple of what it ever was."""
+    """A day's mean far outside the training days and a multiple or a fraction of their means."""
     day = newest[-1]
     if day.labelled < _ROWS:
         return []
@@ -131,15 +135,15 @@ def _numbers(newest: list[DayQuality], means: Floats, subject: str) -> list[Find
 
 
 def _found(
-    kind: str, subject: str, day: DayQuality, evidence: dict[str, float], message: str, *, red: bool = True
+    kind: Kind,
+    subject: str,
+    day: DayQuality,
+    evidence: dict[str, float],
+    message: str,
+    severity: Literal["red", "info"] = "red",
 ) -> Finding:
     return Finding(
-        kind="one_class" if kind == "one_class" else "label_shift",
-        subject=subject,
-        severity="red" if red else "info",
-        onset_us=day.day_us,
-        evidence=evidence,
-        message=message,
+        kind=kind, subject=subject, severity=severity, onset_us=day.day_us, evidence=evidence, message=message
     )
 
 

@@ -1,4 +1,4 @@
-"""Checks of a column's shape against the profile: another unit, two columns swapped, and drift (which only informs)."""
+"""Checks of the distribution of a column against the profile: another unit, swapped columns, drift (only info)."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from trimtab.monitoring.inputs.input_hours import HourCounts, Layout, merged
 from trimtab.monitoring.profiles.profile_records import BINS, ColumnProfile, Floats
 
 SHAPE_ROWS = 100  # of a window whose shape is compared
-_FAR, _ABOVE = 0.3, 0.15  # distance of distribution functions that matters; above the high end of reference windows
-_NOISE = 1.36  # of a distance, by the root of the rows
-_SUDDEN = 0.3  # nearer to the profile in the same hours of the day before than now
-_ALONE = 0.15  # the high end of reference windows up to which a shape by itself tells one map from another
-_SHAPELESS = 0.35  # the high end beyond which a few hours have no shape of their own
-_BEYOND = 0.3  # widths of the range of training that values lie outside of it
-_DISTINCT = 12  # values that a shape needs
-_DRIFTED = 0.1  # of the distance above the high end of reference days
-_ATOM = 0.5  # of the rows with one value, beyond which that value is the shape
-_SAMPLED = 30  # rows that are looked at whole
-_MISS = 3.0  # by how many quartile widths (and the logarithm of their ratio) a mapped sample may be off
-_INSIDE = 0.95  # of the values, mapped back, lie where some were in training
+_FAR, _ABOVE = 0.3, 0.15  # a large distance of distribution functions; the same above the high end of windows
+_NOISE = 1.36  # the 5 % quantile of a Kolmogorov-Smirnov distance, times the root of the rows
+_SUDDEN = 0.3  # how much nearer to the profile the same hours of the day before were
+_ALONE = 0.15  # high end of reference windows up to which the shape alone tells one map from another
+_SHAPELESS = 0.35  # high end of reference windows from which a few hours have no shape of their own
+_BEYOND = 0.3  # distance outside the training range, as a share of its width
+_DISTINCT = 12  # distinct values that a shape needs
+_DRIFTED = 0.1  # distance above the high end of reference days
+_ATOM = 0.5  # share of rows with one value above which the column has no other shape
+_SAMPLED = 30  # sampled rows that are needed
+_MISS = 3.0  # allowed quartile widths (and logarithm of their ratio) between a mapped sample and the reference
+_INSIDE = 0.95  # share of the values that, mapped back, lie within the training range
 
 
 class _Off(msgspec.Struct, frozen=True, eq=False):
-    """A column of numbers whose shape is far from the profile's."""
+    """A column of numbers whose distribution is far from the profile's."""
 
     place: int
     distance: float
     usual: float  # the high end of reference windows
     values: Floats  # sampled, of the newest window
     window: Window
-    outside: bool  # many of the values lie where none was in training
+    outside: bool  # many of the values lie far outside the training range
     windows: int = 1  # of the newest three that are off
-    stands: bool = False  # whether it is said already to be in another unit
+    stands: bool = False  # whether a finding of another unit stands
 
 
 def shape_findings(
@@ -49,12 +49,13 @@ def shape_findings(
 ) -> list[Finding]:
     """Columns that came in another unit, were swapped, or drift.
 
-    A unit is another one only suddenly: where the column drew away from the profile over more than a week, it drifts.
+    Compared is the distance of distribution functions (Kolmogorov-Smirnov) of the newest hours and the profile. A unit
+    changes suddenly; a column that left the profile over more than a week drifts.
 
     Args:
-        layout: Of the profile that the version was fitted on.
+        layout: Of the version's profile.
         hours: The summaries of the newest week, by hour.
-        standing: What stands already, by kind and subject, and need not have come suddenly any more.
+        standing: The findings that stand, by kind and subject; these need not be sudden any more.
     """
     newest = windows(hours, SHAPE_ROWS)
     if not newest:
@@ -70,7 +71,7 @@ def shape_findings(
         if column.name in taken:
             continue
         before = _day_before(column, one, hours) if one.outside else None
-        lasts = one.usual <= _SHAPELESS or one.windows == len(newest)  # what moves with time may do so for a window
+        lasts = one.usual <= _SHAPELESS or one.windows == len(newest)  # it may move with time for one window
         if one.stands or (lasts and (before is not None or one.place in sudden)):
             course = _course(one, hours)
             findings += _unit(layout, one, before, course) or (
@@ -91,8 +92,10 @@ def _subjects(names: Collection[str]) -> set[str]:
 
 
 def distances(layout: Layout, counts: HourCounts) -> tuple[Floats, NDArray[np.int64]]:
-    """By column the largest difference of the distribution functions of some hours and the profile, 0 where either has
-    no values; and the rows with values."""
+    """The distance of each column in some hours from the profile, shape (columns,), and its rows with values.
+
+    The distance is the largest difference of the distribution functions, 0 where either has no values.
+    """
     here = layout.by_bin(counts.bins)
     rows = here.sum(axis=1)
     away = np.abs(np.cumsum(here / np.maximum(rows, 1)[:, None], axis=1) - layout.usual_shares).max(axis=1)
@@ -100,13 +103,13 @@ def distances(layout: Layout, counts: HourCounts) -> tuple[Floats, NDArray[np.in
 
 
 def _highs(layout: Layout, window: Window) -> Floats:
-    """By column the high end of the distances of reference windows like this one; NaN where none was measured."""
+    """The high end of the distances of reference windows like this one, shape (columns,); NaN where unknown."""
     spreads = (column.spreads.get("distance") for column in layout.profile.columns)
-    return np.array([math.nan if one is None else one.at(window.hours, window.last)[1] for one in spreads])
+    return np.array([math.nan if one is None else one.high_at(window.hours, window.last) for one in spreads])
 
 
 def _all_off(layout: Layout, newest: list[Window], standing: Collection[tuple[str, str]]) -> list[_Off]:
-    """The columns of numbers that are far from the profile in the newest window, and in another one or since before."""
+    """The columns of numbers that are far from the profile in the newest window and in another, or that stand."""
     columns = layout.profile.columns
     judged = np.array([one.is_number and one.distinct >= _DISTINCT and one.top_share <= _ATOM for one in columns])
     lowest, highest = (
@@ -140,14 +143,14 @@ def _all_off(layout: Layout, newest: list[Window], standing: Collection[tuple[st
 
 
 def _is_beyond(values: Floats, lowest: Floats, highest: Floats) -> NDArray[np.bool_]:
-    """Which values lie far outside of the range of training of their column."""
+    """Which values lie far outside the training range of their column."""
     room = _BEYOND * (highest - lowest)
     found: NDArray[np.bool_] = (values < lowest - room) | (values > highest + room)
     return found
 
 
 def _is_outside(values: Floats, column: ColumnProfile) -> NDArray[np.bool_]:
-    """Which values lie outside of the range of training."""
+    """Which values lie outside the training range."""
     assert column.lowest is not None  # a column of numbers
     assert column.highest is not None
     found: NDArray[np.bool_] = (values < column.lowest) | (values > column.highest)
@@ -155,14 +158,14 @@ def _is_outside(values: Floats, column: ColumnProfile) -> NDArray[np.bool_]:
 
 
 def _distance(values: Floats, column: ColumnProfile, edges: Floats) -> float:
-    """The same for sampled values."""
+    """The distance of sampled values from the profile."""
     usual = np.frombuffer(column.counts, "<i8")
     here = np.bincount(np.searchsorted(edges, values), minlength=usual.size)
     return float(np.abs(np.cumsum(here / max(values.size, 1)) - np.cumsum(usual / usual.sum())).max())
 
 
 def _fits(distance: float, one: _Off, high: float) -> bool:
-    """Whether a shape is that of a profile within what reference windows and chance allow."""
+    """Whether a distance is within what reference windows and random variation allow."""
     allowed = max(min(high, _ALONE), 0.1) + _NOISE / math.sqrt(max(one.values.size, 1))
     return distance <= allowed and distance <= 0.5 * one.distance
 
@@ -170,7 +173,7 @@ def _fits(distance: float, one: _Off, high: float) -> bool:
 def _swapped(
     layout: Layout, off: list[_Off], sudden: set[int], standing: Collection[tuple[str, str]]
 ) -> list[tuple[Finding, tuple[int, int]]]:
-    """Pairs of which each suddenly has the shape of the other, and not its own."""
+    """Pairs of columns that suddenly have each other's distribution, and their places."""
     found: list[tuple[Finding, tuple[int, int]]] = []
     taken: set[int] = set()
     columns = layout.profile.columns
@@ -200,7 +203,7 @@ def _swapped(
 
 
 def _day_before_distance(layout: Layout, one: _Off, hours: Mapping[int, HourCounts]) -> float:
-    """The distance in the same hours of the newest day before that had rows; 0 without any: then training speaks."""
+    """The distance in the same hours of the newest earlier day with rows; 0 without any, as in training."""
     for day in range(one.window.hours // 24 + 1, 8):
         last = one.window.last - 24 * day
         parts = [hours[hour] for hour in range(last - one.window.hours + 1, last + 1) if hour in hours]
@@ -213,10 +216,10 @@ def _day_before_distance(layout: Layout, one: _Off, hours: Mapping[int, HourCoun
 
 
 def _day_before(column: ColumnProfile, one: _Off, hours: Mapping[int, HourCounts]) -> Floats | None:
-    """Sampled values of the same hours of the newest day before, if all lay about where they did in training.
+    """Sampled values of the same hours of the newest earlier day, if all lay about within the training range.
 
     None where they did not: then the column left its range step by step. The sample is empty where the rows of that day
-    are not kept.
+    were dropped.
     """
     assert column.lowest is not None  # a column of numbers
     assert column.highest is not None
@@ -248,9 +251,9 @@ def _still(column: ColumnProfile, one: _Off) -> Finding:
 
 
 def _goes_on(layout: Layout, signal: Signal, hours: Mapping[int, HourCounts], newest: Window) -> list[Finding]:
-    """A change of unit that stands goes on while values, mapped back, lie nearer to those of the day before it.
+    """A finding of another unit that goes on, as values mapped back lie nearer to those of the day before it.
 
-    A cold night in Fahrenheit lies where a warm one lies in Celsius: what the column looks like by itself says nothing.
+    A cold night in Fahrenheit lies where a warm one lies in Celsius: the column by itself is no evidence.
     """
     place = next((n for n, one in enumerate(layout.profile.columns) if one.subject == signal.subject), None)
     if place is None or "factor" not in signal.evidence:
@@ -278,25 +281,25 @@ def _goes_on(layout: Layout, signal: Signal, hours: Mapping[int, HourCounts], ne
 
 
 def _course(one: _Off, hours: Mapping[int, HourCounts]) -> list[Floats]:
-    """Sampled values by the hour since a day before a column was off, oldest first."""
+    """Sampled values by hour from a day before a column was off, oldest first."""
     parts = (hours[hour].sample[:, one.place] for hour in sorted(hours) if hour >= one.window.first - 24)
     return [values[~np.isnan(values)] for values in parts]
 
 
 def _unit(layout: Layout, one: _Off, before: Floats | None, course: Sequence[Floats]) -> list[Finding]:
-    """The map between the quantiles of training and of now, where one with a name, or a large factor, explains them.
+    """The finding of another unit, where a named map or a large factor explains the new quantiles.
 
-    A column that moves with time, so that no few hours look like training, is held against the day before instead.
+    A column that moves with time, so that a few hours never look like training, is compared with the day before.
     """
     column = layout.profile.columns[one.place]
     usual = np.frombuffer(column.quantiles, "<f8")
     if one.outside and one.usual > _SHAPELESS and before is not None and before.size >= _SAMPLED:
         return _moving_unit(column, one, before, course)
     maps = unit_maps(column, usual, one.values, None if one.stands else course)
-    tried = [(_distance(found.back(one.values), column, layout.edges[one.place]), found) for found in maps]
-    if one.usual > _SHAPELESS or not tried:
+    mapped = [(_distance(found.back(one.values), column, layout.edges[one.place]), found) for found in maps]
+    if one.usual > _SHAPELESS or not mapped:
         return []
-    distance, best = min(tried, key=lambda one: one[0])
+    distance, best = min(mapped, key=lambda one: one[0])
     inside = 1.0 - float(_is_outside(best.back(one.values), column).mean())
     if inside < _INSIDE or not _fits(distance, one, one.usual):
         return []

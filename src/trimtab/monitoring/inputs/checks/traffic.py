@@ -1,4 +1,4 @@
-"""Checks of the traffic: requests that stopped, doubled, or are asked over and over."""
+"""Checks of the traffic: requests that stopped, doubled, or are repeated."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from trimtab.monitoring.profiles.profile_records import Floats, InputProfile
 
 KEPT_H = 60 * 24
 _WEEK_H, _DAY_H = 168, 24
-_LEARNT_H = 48  # of traffic before anything is said of it
+_LEARNT_H = 48  # of traffic before it is checked
 _MISSED = 30.0  # requests that should have come
 _WINDOW_H, _ROWS = 6, 60
-_DOUBLE, _STILL = 1.7, 1.35  # times the usual requests, to begin and to go on
-_MORE = 0.2  # of duplicates, or of questions that are asked again, than usual
+_DOUBLE, _STILL = 1.7, 1.35  # times the normal requests, to begin and to go on
+_MORE = 0.2  # share of duplicates, or of repeated questions, above the normal one
 
 
 class TrafficHour(msgspec.Struct, frozen=True, array_like=True):
@@ -26,8 +26,8 @@ class TrafficHour(msgspec.Struct, frozen=True, array_like=True):
 
     rows: int
     distinct: int  # request ids
-    questions: int = 0  # different ones: requests without their id and time; 0: not counted
-    asked_again: int = 0  # of these, asked more than once
+    questions: int = 0  # different requests without their id and time; 0: not counted
+    asked_again: int = 0  # questions that came more than once
 
 
 def traffic_findings(
@@ -39,14 +39,14 @@ def traffic_findings(
     doubled: bool = False,
     is_repeating: Callable[[], Callable[[int], bool]] = lambda: lambda at_us: False,
 ) -> list[Finding]:
-    """What is wrong with how many requests come.
+    """What is wrong with the number of requests.
 
     Args:
-        hours: Hours that are over and had requests, of the newest 60 days.
-        now_us: The time of the look.
+        hours: Closed hours with requests, of the newest 60 days.
+        now_us: The time of the check.
         last_us: When the newest request came; None: there never was one.
-        profile: What the version was fitted on; it tells of weekdays where the project is too young.
-        doubled: Whether that stands already: then it ends when traffic is usual again, not when it was high for long.
+        profile: Of the rows that the version was fitted on; it gives the weekly pattern of a young project.
+        doubled: Whether that stands already: then it ends when traffic is normal again, however long it was high.
         is_repeating: Gives a function that tells of a time whether requests were found to repeat then: such hours are
             no measure of what is normal. It is called only where requests repeat now.
     """
@@ -66,14 +66,14 @@ class _Hours:
         self.rows[np.fromiter(hours, np.int64, len(hours)) - self.first] = [one.rows for one in hours.values()]
 
     def longest_gap(self) -> int:
-        """Hours between two hours with requests, the most of the last four weeks."""
+        """The longest run of hours without requests in the last four weeks."""
         busy = np.flatnonzero(self.rows[-4 * _WEEK_H :])
         return int(np.diff(busy).max(initial=1)) - 1
 
     def usual(self, hours: int = 0) -> Floats:
-        """The median of the same hour of the four weeks before, of the seven days before where there are too few weeks.
+        """The median of the same hour in the four weeks before, in the seven days before where there are too few weeks.
 
-        NaN where there are too few days as well. One value for each hour, and for so many hours that follow.
+        Shape (hours known + `hours` that follow,); NaN where there are too few days as well.
         """
         found = np.full(self.rows.size + hours, np.nan)
         for step, most, least in ((_DAY_H, 7, 2), (_WEEK_H, 4, 3)):
@@ -83,7 +83,7 @@ class _Hours:
                 before[n - 1, n * step : n * step + part.size] = part
             counts = (~np.isnan(before)).sum(axis=0)
             enough = np.flatnonzero(counts >= least)
-            in_order, of = np.sort(before[:, enough], axis=0), counts[enough]  # those that there are not come last
+            in_order, of = np.sort(before[:, enough], axis=0), counts[enough]  # NaN comes last
             places = np.arange(enough.size)
             found[enough] = (in_order[(of - 1) // 2, places] + in_order[of // 2, places]) / 2.0
         return found
@@ -105,17 +105,17 @@ def _stopped(counts: _Hours, now_us: int, last_us: int) -> list[Finding]:
             onset_us=last_us,
             evidence={"hours": age_us / HOUR_US, "usual_hours": usual_us / HOUR_US, "missed": missed},
             message=f"No request for {ago(age_us)}, the last one at {format_time(last_us)[:16]}; the usual gap is at "
-            f"most {ago(usual_us)}, and about {missed:,.0f} should have come. Check who asks, and the way here.",
+            f"most {ago(usual_us)}, and about {missed:,.0f} should have come. Check the clients and the network.",
         )
     ]
 
 
 def _doubled(counts: _Hours, profile: InputProfile | None, *, stands: bool) -> list[Finding]:
-    """Far more requests than usual in two of the newest three windows of six hours."""
+    """Far more requests than normal in two of the newest three windows of six hours."""
     expected = _expected(counts, profile)
     if expected is None:
         return []
-    window = (counts.first + np.arange(counts.rows.size)) // _WINDOW_H  # the same, whenever one looks
+    window = (counts.first + np.arange(counts.rows.size)) // _WINDOW_H  # the same at every look
     window -= window[0]
     rows, usual = np.bincount(window, counts.rows), np.bincount(window, expected)
     if (counts.last + 1) % _WINDOW_H:
@@ -138,13 +138,13 @@ def _doubled(counts: _Hours, profile: InputProfile | None, *, stands: bool) -> l
             onset_us=onset * HOUR_US,
             evidence={"ratio": ratio, "usual_high": high},
             message=f"{ratio:.1f} times as many requests as usual since {format_time(onset * HOUR_US)[:16]} (normal "
-            f"is at most {high:.1f} times). Check whether a client asks twice, or whether new users came.",
+            f"is at most {high:.1f} times). Check whether a client sends requests twice, or there are new users.",
         )
     ]
 
 
 def _expected(counts: _Hours, profile: InputProfile | None) -> Floats | None:
-    """The usual requests of each hour: by the weeks before, or the training rows' week at the level of late."""
+    """The expected requests of each hour: from the weeks before, or the training rows' week at the newest level."""
     hours = counts.first + np.arange(counts.rows.size)
     if counts.rows.size >= 3 * _WEEK_H + _DAY_H:
         return np.asarray(np.nan_to_num(counts.usual()), np.float64)
@@ -161,7 +161,7 @@ def _expected(counts: _Hours, profile: InputProfile | None) -> Floats | None:
     return scaled
 
 
-class _Asked(msgspec.Struct, frozen=True):
+class _HourGroup(msgspec.Struct, frozen=True):
     """Some hours with enough requests together."""
 
     first: int
@@ -174,17 +174,17 @@ class _Asked(msgspec.Struct, frozen=True):
 
     @property
     def share(self) -> float:
-        """Of requests that repeat one of the same hour by its id."""
+        """The share of requests that repeat one of the same hour, by their ids."""
         return 1.0 - self.distinct / self.rows
 
     @property
     def again(self) -> float:
-        """Of questions that were asked more than once within an hour."""
+        """The share of questions that came more than once within an hour."""
         return self.asked_again / max(self.questions, 1)
 
 
-def _together(hours: Mapping[int, TrafficHour]) -> Iterator[_Asked]:
-    """Hours put together until there are enough requests, newest first."""
+def _together(hours: Mapping[int, TrafficHour]) -> Iterator[_HourGroup]:
+    """Hours merged until there are enough requests, newest first."""
     part: list[TrafficHour] = []
     last = rows = 0
     for hour in sorted(hours, reverse=True):
@@ -195,13 +195,12 @@ def _together(hours: Mapping[int, TrafficHour]) -> Iterator[_Asked]:
             counted = all(one.questions for one in part)
             questions, again = (sum(one.questions for one in part), sum(one.asked_again for one in part))
             distinct = sum(one.distinct for one in part)
-            asked = (questions, again) if counted else (0, 0)
-            yield _Asked(hour, last, len(part), rows, distinct, *asked)
+            yield _HourGroup(hour, last, len(part), rows, distinct, *((questions, again) if counted else (0, 0)))
             part, rows = [], 0
 
 
 def _repeated(hours: Mapping[int, TrafficHour], is_repeating: Callable[[], Callable[[int], bool]]) -> list[Finding]:
-    """The same requests asked more often within an hour than usual, by their ids or by what they ask."""
+    """Requests that are repeated within an hour more often than normal, by their ids or by their questions."""
     groups = _together(hours)
     newest = list(islice(groups, 3))
     if max(sum(one.share >= _MORE for one in newest), sum(one.again >= _MORE for one in newest)) < 2:
@@ -222,7 +221,7 @@ def _repeated(hours: Mapping[int, TrafficHour], is_repeating: Callable[[], Calla
         share, high, onset_us = again
         evidence = {"asked_again": share, "usual_high": high}
         said = (
-            f"{percent(share)} of what is asked since {format_time(onset_us)[:16]} is asked more than once within "
+            f"{percent(share)} of the questions since {format_time(onset_us)[:16]} came more than once within "
             f"an hour, under different ids; normal is at most {percent(high)}. Check for clients that retry under a "
             "new id, two senders of the same requests, or a replay."
         )
@@ -231,17 +230,17 @@ def _repeated(hours: Mapping[int, TrafficHour], is_repeating: Callable[[], Calla
     return [Finding(kind="duplicates", subject="traffic", onset_us=onset_us, evidence=evidence, message=said)]
 
 
-def _asked_again(newest: Sequence[_Asked], before: Sequence[_Asked]) -> tuple[float, float, int] | None:
-    """The share of questions that are asked again, what is usual, and since when; None where it is as usual.
+def _asked_again(newest: Sequence[_HourGroup], before: Sequence[_HourGroup]) -> tuple[float, float, int] | None:
+    """The share of repeated questions, the normal one, and since when it is high; None where it is normal.
 
-    Single questions count, not requests: one that everybody asks at once says nothing about the others. Where requests
-    are more than at any time before, each question may be asked again as many times as often.
+    Questions are counted, not requests: one that many users send at once says nothing about the others. Where there are
+    more requests than ever before, the normal share grows in proportion.
     """
     if not before:
         return None
     usual, busiest = _high([one.again for one in before]), _high([one.rows / one.hours for one in before])
 
-    def high_of(one: _Asked) -> float:
+    def high_of(one: _HourGroup) -> float:
         return usual * max(1.0, one.rows / one.hours / busiest)
 
     hits = [
@@ -255,6 +254,6 @@ def _asked_again(newest: Sequence[_Asked], before: Sequence[_Asked]) -> tuple[fl
 
 
 def _high(values: Sequence[float]) -> float:
-    """The high end of some values, one in fourteen left out; 0 of none."""
+    """The high end of some values, one in fourteen left out; 0 without any."""
     ordered = sorted(values)
     return ordered[-1 - len(ordered) // 14] if ordered else 0.0

@@ -1,4 +1,4 @@
-"""The maps between units that a column of numbers may have gone through, and the marks they leave on whole numbers."""
+"""Maps between units that a column of numbers may have gone through, and the marks they leave on whole numbers."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from numpy.typing import NDArray
 
 from trimtab.monitoring.profiles.profile_records import BINS, ColumnProfile, Floats
 
-_FRACTIONS = 0.3  # of the values that are whole no more, where all were
-_MARKED = 0.95  # of the values that are multiples, give or take their rounding
+_FRACTIONS = 0.3  # share of values that are not whole any more, where all were
+_MARKED = 0.95  # share of values that are multiples, up to rounding
 _SCALES = 5.0  # a factor without a name is one from here on; less may be drift
 _MOST = 2.0**53  # beyond which not every whole number is a float
 _CHUNK_ROWS = 30  # whose median is looked at
-_NEAR = 0.15  # of the way between where the values were and where a map would bring them
+_NEAR = 0.15  # share of the distance between the old values and the mapped ones
 _BETWEEN = 1  # chunks that may lie further from both: the one in which the unit changed
 
 
 class UnitMap(msgspec.Struct, frozen=True):
-    """What x became: a x + b."""
+    """The map from x to a x + b."""
 
     said: str
     a: float
     b: float = 0.0
 
     def back(self, values: Floats) -> Floats:
-        """The values as they were."""
+        """The values before the map."""
         return (values - self.b) / self.a
 
 
@@ -60,8 +60,8 @@ _NAMED = (
 def unit_maps(column: ColumnProfile, usual: Floats, values: Floats, course: Sequence[Floats] | None) -> list[UnitMap]:
     """The maps that a column of numbers may have gone through: those with a name, and a large factor without one.
 
-    Another sign can be told only of a column of one sign, another side only of shares. Of whole numbers, as counts are,
-    a map must have left a mark: they fall and rise with what they count, by any factor and in about the same shape.
+    A change of sign is possible only for a column of one sign, 1 - x only for shares. On whole numbers a map must have
+    left a mark: counts rise and fall with what they count, by any factor and in about the same shape.
 
     Args:
         column: Its profile.
@@ -92,7 +92,7 @@ def _common_step(values: Floats) -> int:
 
 
 def _left_mark(one: UnitMap, values: Floats) -> bool:
-    """Whether whole numbers can only have come from others by a map: it widened what lies between them.
+    """Whether whole numbers can only come from others by a map, as it leaves gaps between them.
 
     Three metres in feet, rounded, are 10, and four are 13: never 11.
     """
@@ -103,9 +103,9 @@ def _left_mark(one: UnitMap, values: Floats) -> bool:
 
 
 def _stepped(one: UnitMap, middle: float, course: Sequence[Floats]) -> bool:
-    """Whether whole numbers went the way of a map from one moment to the next, and stayed there.
+    """Whether whole numbers moved by a map from one hour to the next, and stayed there.
 
-    What is counted less passes through what lies between, as a count over a day does for a day, and goes on moving.
+    A count that really falls passes through the values between, as a count over a day does for a day.
     """
     medians, held = [], []
     for values in course:
@@ -113,16 +113,16 @@ def _stepped(one: UnitMap, middle: float, course: Sequence[Floats]) -> bool:
         if sum(map(len, held)) >= _CHUNK_ROWS:
             medians.append(float(np.median(np.concatenate(held))))
             held = []
-    parts = [_way(one, middle, median) for median in medians]
+    parts = [_position(one, middle, median) for median in medians]
     moved = [place for place, part in enumerate(parts) if part > _NEAR]
-    if not moved or moved[0] == 0:  # it was never seen where it came from
+    if not moved or moved[0] == 0:  # the old values were never seen
         return False
     after = parts[moved[0] :]
     return sum(part < 1.0 - _NEAR for part in after) <= _BETWEEN and max(after) < 1.0 + _NEAR
 
 
-def _way(one: UnitMap, middle: float, median: float) -> float:
-    """How far a median has come from where it was (0) to where a map would bring it (1); of a factor in its powers."""
+def _position(one: UnitMap, middle: float, median: float) -> float:
+    """The position of a median between the old one (0) and the mapped one (1); for a factor on a log scale."""
     if one.b:
         return (median - middle) / (one.a * middle + one.b - middle)
     return float(np.log(median / middle) / np.log(one.a)) if min(median, middle, one.a) > 0.0 else np.inf

@@ -12,13 +12,13 @@ from trimtab.stats import (
     auc,
     class_metrics,
     expected_calibration_error,
-    figure_of,
+    metric_value,
     ranking_metrics,
     score_metrics,
 )
 from trimtab.stats.inference.bootstrap import resampled
 from trimtab.stats.interval import Interval
-from trimtab.stats.metrics.metrics import mean_of
+from trimtab.stats.metrics.metric_value import mean_of
 
 RNG = np.random.default_rng(0)
 
@@ -104,7 +104,7 @@ def test_an_interval_holds_the_truth_about_as_often_as_it_says():
     blocks = np.repeat(np.arange(40), 6)
     for seed in range(100):
         errors = np.abs(rng.normal(size=240) + np.repeat(rng.normal(size=40) * 0.5, 6))
-        interval = figure_of("error", mean_of(errors), blocks, better="lower", seed=seed).interval
+        interval = metric_value("error", mean_of(errors), blocks, better="lower", seed=seed).interval
         assert interval is not None
         inside += interval.low <= np.sqrt(2 / np.pi) * np.sqrt(1.25) <= interval.high
     assert 86 <= inside <= 100

@@ -17,7 +17,7 @@ from trimtab.features.definitions import LabelWait
 from trimtab.features.labels import LABELLED, LATE, MISSING, PENDING, UNLISTED, LabelIndex
 from trimtab.feedback.slices import RequestSlices
 from trimtab.serving.log.prediction_record import prediction_columns
-from trimtab.stats.metrics.multiclass import shared_out
+from trimtab.stats.metrics.multiclass import normalized
 
 
 class KnownLabels(msgspec.Struct, frozen=True, eq=False):
@@ -64,7 +64,7 @@ class OutcomeFrame(msgspec.Struct, frozen=True, eq=False):
         if not classes:
             return self.predictions["score"].values
         found = np.stack([self.predictions[f"scores.{name}"].values for name in classes], axis=1)
-        return shared_out(found)
+        return normalized(found)
 
 
 class ListColumn(msgspec.Struct, frozen=True):

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from trimtab.stats.metrics.choices import Choice, Choices, cheapest_class, compare_choices
     from trimtab.stats.metrics.lists import list_ndcg, list_places, unit_losses
     from trimtab.stats.metrics.losses import bounded_losses, expected_losses, row_losses
-    from trimtab.stats.metrics.metrics import Better, MetricValue, figure_of, score_metrics
+    from trimtab.stats.metrics.metric_value import Better, MetricValue, metric_value
+    from trimtab.stats.metrics.metrics import score_metrics
     from trimtab.stats.metrics.multiclass import ClassMetrics, class_metrics
     from trimtab.stats.metrics.ranking import ranking_metrics
     from trimtab.stats.metrics.thresholds import ThresholdCost, Thresholds, choose_threshold
@@ -90,7 +91,6 @@ __all__ = [
     "confusion",
     "expected_calibration_error",
     "expected_losses",
-    "figure_of",
     "fit_recalibration",
     "js_distance",
     "ks_distance",
@@ -101,6 +101,7 @@ __all__ = [
     "log_loss_rows",
     "loss_kind",
     "metric_interval",
+    "metric_value",
     "ndcg_loss",
     "paired_difference",
     "paired_mean_bound",

@@ -233,11 +233,11 @@ def _class_odds(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayLike) -
     import numpy as np
     from scipy.optimize import minimize
 
-    from trimtab.stats.scores import checked_chances
+    from trimtab.stats.scores import checked_probabilities
 
     if kind != "platt":
         raise Misuse(f"{kind} calibration: of several classes there is platt alone.")
-    y, p = checked_chances(labels, scores, f"{kind} calibration")
+    y, p = checked_probabilities(labels, scores, f"{kind} calibration")
     rows, width = p.shape
     counts = np.bincount(y, minlength=width)
     if rows < LEAST_ROWS or (counts > 0).sum() < 2:

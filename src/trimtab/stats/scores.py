@@ -184,7 +184,7 @@ def checked(labels: ArrayLike, scores: ArrayLike, what: str) -> tuple[NDArray[np
     return y.astype(np.bool_), p
 
 
-def checked_chances(labels: ArrayLike, scores: ArrayLike, what: str) -> tuple[NDArray[np.int64], FloatArray]:
+def checked_probabilities(labels: ArrayLike, scores: ArrayLike, what: str) -> tuple[NDArray[np.int64], FloatArray]:
     """The number of each row's class and a row of chances for it, once they are fit for use.
 
     Raises:

@@ -15,7 +15,7 @@ from trimtab.registry.versions import Version, possibly_seen
 from trimtab.stats.inference.paired import paired_mean_bound
 from trimtab.stats.interval import Interval
 from trimtab.stats.metrics.lists import list_places, unit_losses
-from trimtab.stats.metrics.metrics import Better
+from trimtab.stats.metrics.metric_value import Better
 from trimtab.store.ports import Blob
 from trimtab.training.data.sets import Manifest, load_manifest
 from trimtab.training.fitting.artifact import Artifact, decode_artifact

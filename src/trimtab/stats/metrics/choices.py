@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from trimtab.core.errors import Misuse
 from trimtab.stats.inference.bootstrap import block_draws, percentiles
 from trimtab.stats.interval import Interval
-from trimtab.stats.scores import FloatArray, checked_chances
+from trimtab.stats.scores import FloatArray, checked_probabilities
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +75,7 @@ def compare_choices(
     >>> found.likeliest.cost, found.cheapest.cost, found.constant.cost
     (4.5, 0.0, 0.5)
     """
-    y, p = checked_chances(labels, chances, "choices")
+    y, p = checked_probabilities(labels, chances, "choices")
     if not y.size or np.asarray(blocks).shape != y.shape:
         raise Misuse(f"choices: needs one block for each of some rows; found {np.size(blocks)} for {y.size} rows.")
     cheapest, prices = cheapest_class(p, costs), np.asarray(costs, np.float64)

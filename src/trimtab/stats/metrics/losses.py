@@ -7,7 +7,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.records import LOSS_CAP
 from trimtab.stats.metrics.loss_names import CHANCES, CLASS_LOSSES, loss_kind, quantile_of
 from trimtab.stats.metrics.loss_names import Loss as Loss
-from trimtab.stats.scores import CLIP, FloatArray, checked_chances, log_loss_rows
+from trimtab.stats.scores import CLIP, FloatArray, checked_probabilities, log_loss_rows
 
 LEAST_RATE = 1e-9  # a foretold count of 0 costs what this one does: finite, and no estimator's idea of a good answer
 
@@ -90,7 +90,7 @@ def bounded_losses(losses: ArrayLike, cap: float = LOSS_CAP) -> FloatArray:
 
 def _class_losses(metric: Loss, labels: ArrayLike, scores: ArrayLike) -> FloatArray:
     """Minus the log of the true class's chance; the squared distance to it; 1 where another is the likeliest."""
-    y, p = checked_chances(labels, scores, metric)
+    y, p = checked_probabilities(labels, scores, metric)
     if metric == "error_rate":
         return np.asarray(np.argmax(p, axis=1) != y, np.float64)
     true = p[np.arange(y.size), y]

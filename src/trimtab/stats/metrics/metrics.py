@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
-
-import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from trimtab.core.errors import Misuse
-from trimtab.stats.inference.bootstrap import metric_interval, resampled
-from trimtab.stats.interval import Interval
+from trimtab.stats.inference.bootstrap import metric_interval
 from trimtab.stats.metrics.loss_names import CLASS_LOSSES, Loss, loss_kind, quantile_of
 from trimtab.stats.metrics.losses import row_losses
+from trimtab.stats.metrics.metric_value import Better, MetricValue, Weighted, mean_of, metric_value
+from trimtab.stats.metrics.multiclass import multiclass_metrics
 from trimtab.stats.scores import FloatArray, auc, checked
 
-Better = Literal["lower", "higher", "near"]
-Weighted = Callable[[FloatArray], float | None]
 _BINS = 10  # of the calibration error
-
-
-class MetricValue(msgspec.Struct, frozen=True, kw_only=True):
-    """One figure of a set of rows."""
-
-    name: str
-    value: float | None  # None: these rows do not define it (one class only, labels without spread)
-    interval: Interval | None  # None: fewer than two blocks, or undefined in most draws
-    better: Better
-    goal: float | None = None  # where the best value is, for "near"
 
 
 def score_metrics(
@@ -52,11 +37,7 @@ def score_metrics(
     [('squared_error', 0.417), ('mean_absolute_error', 0.5), ('root_mean_squared_error', 0.645)]
     """
     if metric in CLASS_LOSSES:
-        from trimtab.stats.metrics.multiclass import (
-            chance_figures,  # here: it makes its figures with this file's functions
-        )
-
-        return chance_figures(metric, labels, scores, blocks, repeats=repeats, seed=seed)
+        return multiclass_metrics(metric, labels, scores, blocks, repeats=repeats, seed=seed)
     y, p = np.asarray(labels, np.float64), np.asarray(scores, np.float64)
     if y.ndim != 1 or y.shape != p.shape or not y.size:
         raise Misuse(f"figures: needs one score for each of some labels; found labels {y.shape}, scores {p.shape}.")
@@ -75,35 +56,12 @@ def score_metrics(
     else:
         named += _number(y, p, count=kind == "count")
     figures = [
-        figure_of(name, statistic, blocks, better=better, goal=goal, repeats=repeats, seed=seed)
+        metric_value(name, statistic, blocks, better=better, goal=goal, repeats=repeats, seed=seed)
         for name, better, goal, statistic in named
     ]
     if kind == "binary":
         figures.insert(1, _auc(y, p, blocks, repeats, seed))
     return tuple(figures)
-
-
-def figure_of(
-    name: str,
-    statistic: Weighted,
-    blocks: NDArray[np.generic],
-    *,
-    better: Better,
-    goal: float | None = None,
-    repeats: int = 200,
-    seed: int = 0,
-) -> MetricValue:
-    """A figure and its interval, from a statistic that takes weights; see `resampled`."""
-    interval = resampled(statistic, blocks, repeats=repeats, seed=seed)
-    value = statistic(np.ones(len(blocks))) if interval is None else interval.estimate
-    return MetricValue(
-        name=name, value=None if value is None else float(value), interval=interval, better=better, goal=goal
-    )
-
-
-def mean_of(values: FloatArray) -> Weighted:
-    """The weighted mean of a value a row, as a statistic."""
-    return lambda weights: float(np.average(values, weights=weights))
 
 
 def _binary(metric: Loss, y: FloatArray, p: FloatArray) -> list[tuple[str, Better, float | None, Weighted]]:

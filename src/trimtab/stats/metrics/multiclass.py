@@ -13,8 +13,8 @@ from trimtab.stats.inference.bootstrap import block_draws, metric_interval, perc
 from trimtab.stats.interval import Interval
 from trimtab.stats.metrics.loss_names import CLASS_LOSSES, Loss
 from trimtab.stats.metrics.losses import row_losses
-from trimtab.stats.metrics.metrics import Better, MetricValue, Weighted, figure_of, mean_of
-from trimtab.stats.scores import OFF, FloatArray, auc, checked_chances
+from trimtab.stats.metrics.metric_value import Better, MetricValue, Weighted, mean_of, metric_value
+from trimtab.stats.scores import OFF, FloatArray, auc, checked_probabilities
 
 IntArray = NDArray[np.int64]
 
@@ -70,10 +70,10 @@ def class_metrics(
             f"{len(classes)} classes."
         )
     places = np.array([number[label] for label in labels], np.int64)
-    return chance_figures("multi_log_loss", places, p, blocks, repeats=repeats, seed=seed)
+    return multiclass_metrics("multi_log_loss", places, p, blocks, repeats=repeats, seed=seed)
 
 
-def chance_figures(
+def multiclass_metrics(
     metric: Loss, labels: ArrayLike, scores: ArrayLike, blocks: ArrayLike, *, repeats: int = 200, seed: int = 0
 ) -> tuple[MetricValue, ...]:
     """All figures of a model of several classes: the metric's own first.
@@ -89,7 +89,7 @@ def chance_figures(
     Raises:
         Misuse: No rows, shapes that differ, or chances that are none.
     """
-    y, p = checked_chances(labels, scores, "class figures")
+    y, p = checked_probabilities(labels, scores, "class figures")
     ids = np.asarray(blocks)
     if ids.shape != y.shape or not y.size:
         raise Misuse(f"class figures: needs one block for each of some rows; found {ids.size} blocks, {y.size} rows.")
@@ -129,10 +129,10 @@ def chance_figures(
         ("bias", "near", 0.0, mean_of(top - hits)),
     ]
     figures = [
-        figure_of(name, what, ids, better=better, goal=goal, repeats=repeats, seed=seed)
+        metric_value(name, what, ids, better=better, goal=goal, repeats=repeats, seed=seed)
         for name, better, goal, what in named
     ]
-    return (*figures[:4], _mean_area(y, p, ids, repeats, seed), *figures[4:])
+    return (*figures[:4], _macro_auc(y, p, ids, repeats, seed), *figures[4:])
 
 
 def top_class(labels: ArrayLike, scores: ArrayLike) -> tuple[FloatArray, FloatArray]:
@@ -149,10 +149,10 @@ def top_class(labels: ArrayLike, scores: ArrayLike) -> tuple[FloatArray, FloatAr
     return p[np.arange(len(p)), told], (told == np.asarray(labels)).astype(np.float64)
 
 
-def shared_out(chances: FloatArray) -> FloatArray:
+def normalized(chances: FloatArray) -> FloatArray:
     """Rows that lack some of their classes brought up to a sum of 1, in the shares that are left; of none all alike.
 
-    >>> shared_out(np.array([[0.5, 0.25, 0.0], [0.0, 0.0, 0.0]])).round(2).tolist()
+    >>> normalized(np.array([[0.5, 0.25, 0.0], [0.0, 0.0, 0.0]])).round(2).tolist()
     [[0.67, 0.33, 0.0], [0.33, 0.33, 0.33]]
     """
     total = chances.sum(axis=1, keepdims=True)
@@ -176,7 +176,7 @@ def macro_auc(labels: ArrayLike, scores: ArrayLike) -> float | None:
 
 def confusion_table(labels: ArrayLike, scores: ArrayLike) -> IntArray:
     """Rows by label (first axis) and likeliest class (second), shape (classes, classes)."""
-    y, p = checked_chances(labels, scores, "confusion table")
+    y, p = checked_probabilities(labels, scores, "confusion table")
     width = p.shape[1]
     return np.bincount(y * width + np.argmax(p, axis=1), minlength=width * width).reshape(width, width)
 
@@ -185,7 +185,7 @@ def metrics_by_class(
     classes: Sequence[str], labels: ArrayLike, scores: ArrayLike, blocks: ArrayLike, *, repeats: int, seed: int
 ) -> tuple[ClassMetrics, ...]:
     """Each class against all others, in their order; the areas with bootstrap intervals over whole blocks."""
-    y, p = checked_chances(labels, scores, "figures by class")
+    y, p = checked_probabilities(labels, scores, "figures by class")
     found = confusion_table(y, p)
     right, of_label, answered = np.diag(found).tolist(), found.sum(axis=1).tolist(), found.sum(axis=0).tolist()
     out = []
@@ -213,7 +213,7 @@ def metrics_by_class(
     return tuple(out)
 
 
-def _mean_area(y: IntArray, p: FloatArray, blocks: NDArray[np.generic], repeats: int, seed: int) -> MetricValue:
+def _macro_auc(y: IntArray, p: FloatArray, blocks: NDArray[np.generic], repeats: int, seed: int) -> MetricValue:
     """The mean one-against-rest area, of each draw over the classes that it holds."""
     value, interval = macro_auc(y, p), None
     if value is not None and np.unique(blocks).size > 1:

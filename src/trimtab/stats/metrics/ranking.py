@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from trimtab.core.errors import Misuse
 from trimtab.stats.metrics.lists import checked_lists, list_ndcg, ordered, tells
 from trimtab.stats.metrics.loss_names import ndcg_loss
-from trimtab.stats.metrics.metrics import Better, MetricValue, figure_of, mean_of
+from trimtab.stats.metrics.metric_value import Better, MetricValue, mean_of, metric_value
 from trimtab.stats.scores import FloatArray
 
 
@@ -63,7 +63,7 @@ def ranking_metrics(
     ]
     ids = drawn[first][told]
     return tuple(
-        figure_of(name, mean_of(values[told]), ids, better=better, repeats=repeats, seed=seed)
+        metric_value(name, mean_of(values[told]), ids, better=better, repeats=repeats, seed=seed)
         for name, better, values in named
     )
 

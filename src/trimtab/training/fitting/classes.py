@@ -112,7 +112,7 @@ def aligned(scores: NDArray[Any], given: Sequence[str], wanted: Sequence[str], w
     """
     import numpy as np
 
-    from trimtab.stats.metrics.multiclass import shared_out  # here: it loads SciPy, and scoring does without
+    from trimtab.stats.metrics.multiclass import normalized  # here: it loads SciPy, and scoring does without
 
     if tuple(given) == tuple(wanted):
         return scores
@@ -125,4 +125,4 @@ def aligned(scores: NDArray[Any], given: Sequence[str], wanted: Sequence[str], w
     found = np.zeros((len(scores), len(wanted)))
     for place, there in shared:
         found[:, place] = scores[:, there]
-    return shared_out(found)
+    return normalized(found)

@@ -16,7 +16,8 @@ from trimtab.run.progress import listening, report
 from trimtab.stats.interval import Interval
 from trimtab.stats.metrics.choices import Choices, compare_choices
 from trimtab.stats.metrics.loss_names import top_of
-from trimtab.stats.metrics.metrics import MetricValue, score_metrics
+from trimtab.stats.metrics.metric_value import MetricValue
+from trimtab.stats.metrics.metrics import score_metrics
 from trimtab.stats.metrics.multiclass import ClassMetrics, confusion_table, metrics_by_class, top_class
 from trimtab.stats.metrics.ranking import ranking_metrics
 from trimtab.stats.metrics.thresholds import Thresholds, choose_threshold

@@ -1,0 +1,50 @@
+"""One metric of a set of rows, with its bootstrap interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.stats.inference.bootstrap import resampled
+from trimtab.stats.interval import Interval
+from trimtab.stats.scores import FloatArray
+
+Better = Literal["lower", "higher", "near"]
+Weighted = Callable[[FloatArray], float | None]  # a statistic of rows, given a weight for each
+
+
+class MetricValue(msgspec.Struct, frozen=True, kw_only=True):
+    """One figure of a set of rows."""
+
+    name: str
+    value: float | None  # None: these rows do not define it (one class only, labels without spread)
+    interval: Interval | None  # None: fewer than two blocks, or undefined in most draws
+    better: Better
+    goal: float | None = None  # where the best value is, for "near"
+
+
+def metric_value(
+    name: str,
+    statistic: Weighted,
+    blocks: NDArray[np.generic],
+    *,
+    better: Better,
+    goal: float | None = None,
+    repeats: int = 200,
+    seed: int = 0,
+) -> MetricValue:
+    """A figure and its interval, from a statistic that takes weights; see `resampled`."""
+    interval = resampled(statistic, blocks, repeats=repeats, seed=seed)
+    value = statistic(np.ones(len(blocks))) if interval is None else interval.estimate
+    return MetricValue(
+        name=name, value=None if value is None else float(value), interval=interval, better=better, goal=goal
+    )
+
+
+def mean_of(values: FloatArray) -> Weighted:
+    """The weighted mean of a value a row, as a statistic."""
+    return lambda weights: float(np.average(values, weights=weights))

@@ -21,7 +21,7 @@ from trimtab.report import (
     swarm_chart,
 )
 from trimtab.stats.interval import Interval
-from trimtab.stats.metrics.metrics import MetricValue
+from trimtab.stats.metrics.metric_value import MetricValue
 from trimtab.stats.scores import CalibrationBin
 from trimtab.training.data.leakage import Leak
 from trimtab.training.judge.evaluation import Evaluation

@@ -15,8 +15,8 @@ from trimtab.app.state.definitions import load_definitions
 from trimtab.core.config import load_config
 from trimtab.core.time import parse_time_us
 from trimtab.events import read_file
-from trimtab.simulation.replay import Replay
-from trimtab.simulation.scenarios.world import Scenario
+from trimtab.simulation.replay import Recording, Replay, ReplaySettings
+from trimtab.simulation.scenarios.scenario import Scenario
 
 NAME = "simulate_year"
 TARGET = "ours <= 60"
@@ -47,13 +47,14 @@ def ours(state: dict[str, Any]) -> float:
     start = time.perf_counter()
     with Replay(
         [Scenario(name="policy", deployment=project.deployments["late_flight"], main=True)],
-        state["tables"],
-        list(project.sources.values()),
+        Recording(state["tables"], list(project.sources.values())),
         next(state["folders"]),
-        start_us=parse_time_us(demo.start),
-        until_us=parse_time_us(demo.until),
-        seed=1,
-        sampled_rows=demo.sampled_rows,
+        ReplaySettings(
+            start_us=parse_time_us(demo.start),
+            until_us=parse_time_us(demo.until),
+            seed=1,
+            sampled_rows=demo.sampled_rows,
+        ),
     ) as replay:
         result = replay.run()
     took_s = time.perf_counter() - start

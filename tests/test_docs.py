@@ -27,7 +27,7 @@ from trimtab.core.errors import TrimtabError
 ROOT = Path(__file__).parents[1]
 REFERENCE = (ROOT / "docs" / "reference.md").read_text("utf-8")
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-STARTS_A_PROCESS = {"trimtab.cli.__main__", "trimtab.simulation.spot_check_worker"}
+STARTS_A_PROCESS = {"trimtab.cli.__main__"}
 TRIMTAB = [sys.executable, "-m", "trimtab.cli"]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

@@ -59,13 +59,12 @@ class Rule:
         self.pattern = re.compile(rf"(?i)(?<![^\W_])(?:{pattern})(?![^\W_])")
         self.roughly = pattern.replace("^", "").replace("$", "")  # matches wherever `pattern` does
         self.kind = entry.get("in")
-        self.rooms = _strings(entry, "rooms")
+        self.rooms, self.not_rooms = _strings(entry, "rooms"), _strings(entry, "not_rooms")
         self.keep = set(_strings(entry, "keep"))
         self.plain = [re.compile(text, re.IGNORECASE) for text in _strings(entry, "except")]
 
     def holds_at(self, path: str) -> bool:
-        below = path.removeprefix(SOURCE)
-        return not self.rooms or any(below == room or below.startswith(f"{room}/") for room in self.rooms)
+        return _is_below(path, self.rooms) if self.rooms else not _is_below(path, self.not_rooms)
 
     def found_in(self, path: str, span: Span) -> Iterator[tuple[int, str]]:
         """Offsets and texts of this word in a part of a file."""
@@ -79,6 +78,11 @@ class Rule:
                 near = span.text[max(0, offset + match.start() - 20) : offset + match.end() + 20]
                 if not any(plain.search(near) for plain in self.plain):
                     yield offset + match.start(), match.group()
+
+
+def _is_below(path: str, places: list[str]) -> bool:
+    below = path.removeprefix(SOURCE)
+    return any(below == place or below.startswith(f"{place}/") for place in places)
 
 
 def _strings(entry: dict[str, object], key: str) -> list[str]:

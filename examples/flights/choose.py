@@ -29,8 +29,8 @@ from trimtab.core.columns import Columns
 from trimtab.core.time import DAY_US, parse_time_us
 from trimtab.events import read_file
 from trimtab.report import text_table
-from trimtab.simulation.replay import Replay
-from trimtab.simulation.scenarios.world import Scenario
+from trimtab.simulation.replay import Recording, Replay, ReplaySettings
+from trimtab.simulation.scenarios.scenario import Scenario
 from trimtab.stats import log_loss
 from trimtab.steering.causes import Triggers
 from trimtab.training import Model, TrainingSet, fit
@@ -104,7 +104,9 @@ def losses_of_rates(project: Definitions, tables: dict[str, Columns], folder: Pa
         for rate in RATES
     ]
     sources = list(project.sources.values())
-    with Replay(lines, tables, sources, folder, start_us=FOLDS_US[0], until_us=END_US, seed=1) as replay:
+    with Replay(
+        lines, Recording(tables, sources), folder, ReplaySettings(start_us=FOLDS_US[0], until_us=END_US, seed=1)
+    ) as replay:
         found = replay.run().lines
     judged = {rate: (found[str(rate)], found[str(rate)].judged) for rate in RATES}
     return [(rate, log_loss(line.labels[rows], line.scores[rows])) for rate, (line, rows) in judged.items()]

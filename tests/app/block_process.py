@@ -13,6 +13,7 @@ from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
 from trimtab.core.records import Prediction
 from trimtab.core.time import HOUR_US, parse_time_us
+from trimtab.testing.builders import a_prediction
 
 NOW_US = parse_time_us("2024-03-01T00:00:00Z")
 STEP_US = 4 * HOUR_US
@@ -31,20 +32,16 @@ def predictions(step: int, version: str) -> list[Prediction]:
     chance = np.random.default_rng(step + 1_000_000)
     made_us = NOW_US + step * STEP_US
     return [
-        Prediction(
+        a_prediction(
             id=f"p_{step}_{n}",
             request_id=f"v{step}_{n}",
             model="one",
             version=version,
             arm="champion" if n % 5 else "canary",
-            mode="live",
             made_at_us=made_us,
             at_us=at_us,
-            positions={},
             score=float(chance.uniform(0.05, 0.95)),
             request=msgspec.msgpack.encode([f"v{step}_{n}", at_us, 0.5, ["north", "south", "east"][n % 3]]),
-            values=b"",
-            reasons=b"",
         )
         for n, at_us in enumerate(asked_at(step))
     ]

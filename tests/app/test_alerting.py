@@ -30,6 +30,7 @@ from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, SECOND_US
 from trimtab.monitoring.alerts.outbox import FIRST_US, LONGEST_US
 from trimtab.monitoring.signals import settle_signals
 from trimtab.store.ports import Put
+from trimtab.testing import builders
 
 KINDS = ("null_values", "no_labels")
 
@@ -61,16 +62,13 @@ def a_signal(
     owner: str | None = None,
 ) -> Signal:
     now_us = project.clock.now_us()
-    return Signal(
+    return builders.a_signal(
+        now_us,
         id=f"null_values/{model}/{subject}/{now_us}",
-        kind="null_values",
         model=model,
         version="0123456789abcdef",
-        raised_at_us=now_us,
         onset_us=now_us - HOUR_US,
         severity=severity,
-        evidence={"share": 0.5},
-        message="Half of x is null.",
         subject=subject,
         owner=owner,
     )

@@ -134,7 +134,7 @@ def test_rebuilding_all_mends_every_damage(filled: Path, damage: Callable[[Path]
     state = next(one for one in examine(filled, {}) if one.name == "state")
     assert state.state == "missing"
     assert MEND in state.found
-    assert trimtab(filled, "rebuild", "--all") == (0, "all views: made anew from 640 records\n")
+    assert trimtab(filled, "rebuild", "--all") == (0, "all views: rebuilt from 640 records\n")
     assert next(one for one in examine(filled, {}) if one.name == "state").state == "ok"
     assert not (filled / ".trimtab" / "online.before").exists()
     with shop.opened(filled) as project:

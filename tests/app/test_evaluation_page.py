@@ -13,7 +13,8 @@ from trimtab.app.versions.evaluation_page import evaluation_page, evaluation_tex
 from trimtab.core.errors import NotFound, Unavailable
 from trimtab.registry import Version
 from trimtab.stats import CalibrationBin, Interval, MetricValue, choose_threshold
-from trimtab.training import CurvePoint, Environment, Evaluation, Month, Permuted, Slice, Week
+from trimtab.testing.builders import a_version
+from trimtab.training import CurvePoint, Evaluation, Month, Permuted, Slice, Week
 from trimtab.training.data.leakage import Leak
 from trimtab.training.data.weights import Balance
 from trimtab.training.judge.influence import Influence
@@ -79,25 +80,8 @@ def full() -> Evaluation:
 
 
 def version() -> Version:
-    return Version(
-        id="b" * 64,
-        model="late",
-        number=7,
-        artifact="a" * 64,
-        recipe="c" * 64,
-        features="d" * 64,
-        runtime="lightgbm",
-        trust=None,
-        training_set="e" * 64,
-        refit_of=None,
-        metric="log_loss",
-        cut_us=JULY_US,
-        positions={},
-        rows=1000,
-        evaluation=None,
-        made_at_us=JULY_US,
-        actor="a person",
-        environment=Environment(python="3.11", packages={}, cpu="x86", commit=None),
+    return a_version(
+        id="b" * 64, model="late", number=7, runtime="lightgbm", cut_us=JULY_US, rows=1000, made_at_us=JULY_US
     )
 
 

@@ -29,6 +29,7 @@ from trimtab.serving.observe.metrics import Metrics
 from trimtab.serving.observe.scrape import Scrape, read_scrape
 from trimtab.stats.inference.edetector import AlarmState, update_alarm
 from trimtab.store.ports import Put
+from trimtab.testing.builders import a_signal
 
 NOW_US, STEP_US, A_DAY = block_process.NOW_US, block_process.STEP_US, block_process.A_DAY
 DAYS = 40
@@ -146,10 +147,7 @@ def put_watch(project: tt.Project, watch: Watch) -> None:
 
 
 def red(kind: str, at_us: int) -> Signal:
-    return Signal(
-        id=f"{kind}/{at_us}", kind=kind, model="one", version="v", raised_at_us=at_us, onset_us=at_us, severity="red",
-        evidence={}, message="A test.",
-    )  # fmt: skip
+    return a_signal(at_us, id=f"{kind}/{at_us}", kind=kind, model="one", evidence={}, message="A test.")
 
 
 def test_signals_are_told_while_they_stand(project: tt.Project) -> None:

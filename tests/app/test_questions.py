@@ -18,9 +18,9 @@ from trimtab.app.serve.background import BackgroundTasks
 from trimtab.app.training.loop import KIND as LOOP
 from trimtab.app.training.loop import Turn
 from trimtab.core.errors import Misuse, NotFound
-from trimtab.core.records import Signal
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.store import Append, Put
+from trimtab.testing.builders import a_signal
 from trimtab.training.fitting.artifact import decode_artifact
 
 
@@ -182,17 +182,7 @@ def write_watch(project: Project, body: dict[str, Any]) -> None:
 
 
 def test_all_signals_are_read(project: Project) -> None:
-    signal = Signal(
-        id="s",
-        kind="quality_loss",
-        model="buyer",
-        version="v",
-        raised_at_us=0,
-        onset_us=0,
-        severity="info",
-        evidence={},
-        message="",
-    )
+    signal = a_signal(0, id="s", kind="quality_loss", model="buyer", severity="info", evidence={}, message="")
     signals = [msgspec.structs.replace(signal, id=f"s{n}") for n in range(10_001)]
     project.state.catalog.write([Append("signals", n, msgspec.json.encode(one)) for n, one in enumerate(signals)])
     assert len(project.signals()) == 10_001

@@ -12,9 +12,9 @@ from command import Run
 
 from receivers import HttpReceiver, http_receiver
 from trimtab.cli.group import COMMANDS
-from trimtab.core.records import Signal
 from trimtab.monitoring.alerts.alert_records import alert_of
 from trimtab.monitoring.alerts.runbook import OTHERWISE, RUNBOOK
+from trimtab.testing.builders import a_signal
 
 PROJECT = """
 import trimtab as tt
@@ -120,9 +120,7 @@ def test_the_owner_of_a_deployment_is_a_text(tmp_path: Path, call: Run) -> None:
 
 
 def test_every_command_that_an_alert_names_exists() -> None:
-    signal = Signal(
-        id="", kind="k", model="m", version="", raised_at_us=0, onset_us=0, severity="red", evidence={}, message=""
-    )
+    signal = a_signal(0, id="", kind="k", version="", evidence={}, message="")
     look = alert_of(signal, "begun", version="", owner=None, returned=0).look
     named = set(re.findall(r"trimtab (\w+)", " ".join([*look, *RUNBOOK.values(), OTHERWISE])))
     assert {"status", "quality"} <= named <= set(COMMANDS)

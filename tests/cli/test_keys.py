@@ -34,9 +34,10 @@ def test_a_key_is_shown_once_listed_without_its_secret_and_removed(call: Run, pr
     assert call("keys", "remove", "shop").stdout == "Key 'shop' is removed; 1 key left.\n"
     assert call("keys", "remove", "boss").stdout == (
         "Key 'boss' is removed; no keys left.\n"
-        "Nobody can ask now: make a key (trimtab keys add NAME --role predict), or set serve.require_key = false.\n"
+        "Every request is refused now: make a key (trimtab keys add NAME --role predict), "
+        "or set serve.require_key = false.\n"
     )
-    assert "Nobody can ask now" in call("keys").stdout
+    assert "Every request is refused now" in call("keys").stdout
 
 
 def test_where_nobody_needs_a_key_removing_the_last_one_shuts_nobody_out(call: Run, project: Path) -> None:

@@ -15,7 +15,7 @@ from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 
 GUARDED = """
 import sys, time
-from trimtab.cli.exits import Manner, guarded, leave_in_time
+from trimtab.cli.exits import Manner, guarded, end_in_time
 from trimtab.core.errors import *
 manner = Manner()
 manner.safe = "All is safe."
@@ -23,7 +23,7 @@ manner.debug = "--debug" in sys.argv
 def work():
     {body}
 status = guarded(work, manner)
-leave_in_time(status)
+end_in_time(status)
 sys.exit(status)
 """
 

@@ -24,9 +24,9 @@ from trimtab.features.frames import REASONS
 from trimtab.features.offline.evaluation import evaluate
 from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.simulation.feed import Feed
-from trimtab.simulation.replay import Replay
+from trimtab.simulation.replay import Recording, Replay, ReplaySettings
 from trimtab.simulation.results import ReplayResult
-from trimtab.simulation.scenarios.world import Scenario
+from trimtab.simulation.scenarios.scenario import Scenario
 from trimtab.steering.causes import Triggers
 
 FLIGHTS = Path(__file__).parents[2] / "examples" / "flights"
@@ -62,13 +62,9 @@ def replayed(
 ) -> ReplayResult:
     with Replay(
         lines(project),
-        tables,
-        list(project.sources.values()),
+        Recording(tables, list(project.sources.values())),
         folder,
-        start_us=START_US,
-        until_us=until_us,
-        seed=seed,
-        sampled_rows=sampled_rows,
+        ReplaySettings(start_us=START_US, until_us=until_us, seed=seed, sampled_rows=sampled_rows),
     ) as replay:
         return replay.run()
 

@@ -20,23 +20,18 @@ from trimtab.feedback.blocks import day_qualities
 from trimtab.feedback.days import day_quality
 from trimtab.feedback.open_days import OpenDays
 from trimtab.feedback.outcomes import KnownLabels, ListColumn, OutcomeJoin
+from trimtab.testing.builders import a_prediction
 
 
 def row(n: int, name: str | None, at_us: int, score: float, *, key: str = "", version: str = "v") -> Prediction:
-    return Prediction(
+    return a_prediction(
         id=f"p_{n}",
         request_id=key or f"r{n}",
-        model="m",
         version=version,
-        arm="champion",
-        mode="live",
         made_at_us=at_us,
         at_us=at_us,
-        positions={},
         score=score,
         request=msgspec.msgpack.encode([key or f"r{n}", name, 3.5]),
-        values=b"",
-        reasons=b"",
     )
 
 

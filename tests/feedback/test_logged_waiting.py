@@ -22,6 +22,7 @@ from trimtab.feedback.open_days import OpenDays, judged_table
 from trimtab.feedback.outcomes import KnownLabels, OutcomeJoin
 from trimtab.feedback.slices import RequestSlices
 from trimtab.serving.log.prediction_log import PredictionLog
+from trimtab.testing.builders import a_prediction
 
 WAIT_US = 30 * DAY_US
 JOIN_ARGUMENTS: dict[str, Any] = {
@@ -40,20 +41,16 @@ def labels(keys: Column, at_us: Any, cut_us: Any) -> KnownLabels:
 
 
 def prediction(n: int, at_us: int, made_at_us: int, *, model: str = "m", arm: str = "champion") -> Prediction:
-    return Prediction(
+    return a_prediction(
         id=f"p_{n}_{at_us}",
         request_id=f"k{n}",
         model=model,
         version="v1",
         arm=arm,
-        mode="live",
         made_at_us=made_at_us,
         at_us=at_us,
-        positions={},
         score=(n % 97 + 1) / 100,
         request=msgspec.msgpack.encode([f"k{n}", ["UA", "DL", None][n % 3]]),
-        values=b"",
-        reasons=b"",
     )
 
 

@@ -24,6 +24,7 @@ from trimtab.features.labels import LABEL_STATES, UNLISTED, LabelIndex
 from trimtab.feedback.blocks import day_qualities
 from trimtab.feedback.open_days import InMemory, OpenDays, judged_table
 from trimtab.feedback.outcomes import IndexedLabels, KnownLabels, OutcomeFrame, OutcomeJoin
+from trimtab.testing.builders import a_prediction
 
 WAIT_US = 6 * HOUR_US
 
@@ -56,20 +57,8 @@ def reader(labels: Sequence[Label]) -> Any:
 
 
 def prediction(n: int, key: str, at_us: int, *, score: float = 0.5, version: str = "a", model: str = "m") -> Prediction:
-    return Prediction(
-        id=f"p_{n}",
-        request_id=key,
-        model=model,
-        version=version,
-        arm="champion",
-        mode="live",
-        made_at_us=at_us,
-        at_us=at_us,
-        positions={},
-        score=score,
-        request=b"",
-        values=b"",
-        reasons=b"",
+    return a_prediction(
+        id=f"p_{n}", request_id=key, model=model, version=version, made_at_us=at_us, at_us=at_us, score=score
     )
 
 

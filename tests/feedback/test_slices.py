@@ -16,6 +16,7 @@ from trimtab.core.time import DAY_US
 from trimtab.feedback.open_days import OpenDays
 from trimtab.feedback.outcomes import KnownLabels, OutcomeJoin
 from trimtab.feedback.slices import RequestSlices
+from trimtab.testing.builders import a_prediction
 
 DTYPES: dict[str, Any] = {
     "id": "str",
@@ -48,10 +49,7 @@ request = st.one_of(
 
 
 def prediction(n: int, row: Any) -> Prediction:
-    return Prediction(
-        id=f"p{n}", request_id=f"k{n}", model="m", version="v", arm="champion", mode="live", made_at_us=0, at_us=0,
-        positions={}, score=0.5, request=msgspec.msgpack.encode(row), values=b"", reasons=b"",
-    )  # fmt: skip
+    return a_prediction(id=f"p{n}", request_id=f"k{n}", request=msgspec.msgpack.encode(row))  # fmt: skip
 
 
 @given(st.lists(request, max_size=20))

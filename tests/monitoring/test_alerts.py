@@ -23,6 +23,7 @@ from trimtab.monitoring.alerts.mutes import Mute
 from trimtab.monitoring.alerts.runbook import OTHERWISE, RUNBOOK, link, todo
 from trimtab.monitoring.signals import JOURNAL, settle_signals, standing_signals
 from trimtab.store import Append, Catalog
+from trimtab.testing import builders
 
 KINDS = ("null_values", "no_labels")
 
@@ -37,16 +38,13 @@ def a_signal(
     version: str = "v1",
 ) -> Signal:
     at_us = round(hour * HOUR_US)
-    return Signal(
+    return builders.a_signal(
+        at_us,
         id=f"{kind}/{model}/{subject}/{version}/{hour}",
         kind=kind,
         model=model,
         version=version,
-        raised_at_us=at_us,
-        onset_us=at_us,
         severity=severity,
-        evidence={"share": 0.5},
-        message="Half of x is null.",
         subject=subject,
     )
 

@@ -25,24 +25,15 @@ from trimtab.core.alert_settings import (
     SlackReceiver,
     WebhookReceiver,
 )
-from trimtab.core.records import Signal
 from trimtab.core.time import parse_time_us
 from trimtab.monitoring.alerts.alert_records import Message, alert_of, title_of
 from trimtab.monitoring.alerts.outbox import Sent
 from trimtab.monitoring.alerts.receivers.sending import send
+from trimtab.testing.builders import a_signal
 
 AT_US = parse_time_us("2026-03-01T10:00:00Z")
-SIGNAL = Signal(
-    id="null_values/m/1",
-    kind="null_values",
-    model="late_flight",
-    version="v",
-    raised_at_us=AT_US,
-    onset_us=AT_US,
-    severity="red",
-    evidence={"share": 0.5},
-    message="Half of temp is null & <odd>.",
-    subject="column temp",
+SIGNAL = a_signal(
+    AT_US, id="null_values/m/1", model="late_flight", message="Half of temp is null & <odd>.", subject="column temp"
 )
 ALERT = alert_of(SIGNAL, "begun", version="late_flight@7", owner="team weather", returned=0)
 MESSAGE = Message(

@@ -14,22 +14,14 @@ from trimtab.core.records import Signal
 from trimtab.core.time import DAY_US
 from trimtab.monitoring.signals import every_signal, listed_signals, settle_signals, standing_signals
 from trimtab.store import Catalog
+from trimtab.testing import builders
 
 KINDS = ("null_values",)
 
 
 def a_signal(day: int, *, subject: str = "column x", severity: Literal["info", "red"] = "red") -> Signal:
-    return Signal(
-        id=f"null_values/m/{subject}/{day}",
-        kind="null_values",
-        model="m",
-        version="v1",
-        raised_at_us=day * DAY_US,
-        onset_us=day * DAY_US,
-        severity=severity,
-        evidence={"share": 0.5},
-        message="Half of x is null.",
-        subject=subject,
+    return builders.a_signal(
+        day * DAY_US, id=f"null_values/m/{subject}/{day}", version="v1", severity=severity, subject=subject
     )
 
 

@@ -3,15 +3,10 @@ import pytest
 
 from trimtab.core.errors import Misuse
 from trimtab.core.records import GateCheck, GateRecord
-from trimtab.registry import Version
 from trimtab.registry.evidence import check_evidence
-from trimtab.training.environment import Environment
+from trimtab.testing.builders import a_version
 
-VERSION = Version(
-    id="c" * 64, model="m", number=2, artifact="a", recipe="r", features="f", runtime="sklearn", trust=None,
-    training_set="t", refit_of=None, metric="log_loss", cut_us=0, positions={}, rows=1, evaluation=None,
-    made_at_us=0, actor="Ada", environment=Environment(python="3.11", packages={}, cpu="x", commit=None),
-)  # fmt: skip
+VERSION = a_version(id="c" * 64, number=2, runtime="sklearn", rows=1, actor="Ada")
 
 
 def found(name: str, held: bool, reason: str) -> GateCheck:

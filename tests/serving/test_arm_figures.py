@@ -12,7 +12,6 @@ import pytest
 
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Unavailable
-from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.serving import HttpService
 from trimtab.serving.answer.served import ServedVersion
@@ -22,6 +21,7 @@ from trimtab.serving.arms.arms import Canary, Share
 from trimtab.serving.failures import Late
 from trimtab.serving.protect.degradation import Degrading, degrade
 from trimtab.store.sql_catalog import SqlCatalog
+from trimtab.testing.builders import a_prediction
 
 BEGIN_US = 1_000 * DAY_US
 
@@ -153,10 +153,7 @@ class World:
 
     def answer(self, times: int) -> None:
         for _ in range(times):
-            made = Prediction(
-                id="1", request_id="1", model="late", version="7f", arm="champion", mode="live", made_at_us=0, at_us=0,
-                positions={}, score=0.25, request=b"", values=b"", reasons=b"",
-            )  # fmt: skip
+            made = a_prediction(id="1", request_id="1", model="late", version="7f", score=0.25)
             self.counts.of(self.served).answered([made], 0.01, False)
 
     def pass_us(self, us: int) -> None:

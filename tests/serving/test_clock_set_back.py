@@ -20,6 +20,7 @@ from trimtab.serving.log.prediction_record import encode, payload_id
 from trimtab.serving.log.spool import remove_spools
 from trimtab.store.sqlite.log import SqliteLog
 from trimtab.testing import MemoryLog
+from trimtab.testing.builders import a_prediction
 
 START_US = 1_700_000_000_000_000
 SECOND_US = 1_000_000
@@ -81,21 +82,7 @@ class Process:
 
 
 def prediction(prediction_id: str, made_at_us: int) -> Prediction:
-    return Prediction(
-        id=prediction_id,
-        request_id="r",
-        model="m",
-        version="v",
-        arm="a",
-        mode="live",
-        made_at_us=made_at_us,
-        at_us=0,
-        positions={},
-        score=0.5,
-        request=b"",
-        values=b"",
-        reasons=b"",
-    )
+    return a_prediction(id=prediction_id, made_at_us=made_at_us)
 
 
 jumps = st.one_of(

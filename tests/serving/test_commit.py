@@ -17,6 +17,7 @@ from trimtab.core.errors import Unavailable
 from trimtab.core.records import Prediction
 from trimtab.serving import BufferedLog, GroupCommit, PredictionIds, PredictionLog
 from trimtab.testing import MemoryLog
+from trimtab.testing.builders import a_prediction
 
 
 @pytest.fixture
@@ -64,21 +65,7 @@ ids = PredictionIds(SystemClock())
 
 
 def prediction() -> Prediction:
-    return Prediction(
-        id=ids(),
-        request_id="r",
-        model="m",
-        version="v",
-        arm="a",
-        mode="live",
-        made_at_us=0,
-        at_us=0,
-        positions={},
-        score=0.5,
-        request=b"",
-        values=b"",
-        reasons=b"",
-    )
+    return a_prediction(id=ids())
 
 
 def run(disk: Disk, askers: int, questions: int) -> list[str]:

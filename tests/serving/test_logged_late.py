@@ -26,24 +26,11 @@ from trimtab.serving.log.logged_late import LoggedLate
 from trimtab.serving.log.prediction_record import ERASED
 from trimtab.store.ports import LogRecord
 from trimtab.testing import MemoryLog
+from trimtab.testing.builders import a_prediction
 
 START_US = 1_700_000_000_000_000
 SECOND_US, DAY_US = 1_000_000, 86_400_000_000
-ONE = Prediction(
-    id="",
-    request_id="r1",
-    model="late",
-    version="a" * 64,
-    arm="champion",
-    mode="live",
-    made_at_us=5,
-    at_us=4,
-    positions={},
-    score=0.25,
-    request=b"",
-    values=b"",
-    reasons=b"",
-)
+ONE = a_prediction(id="", request_id="r1", model="late", version="a" * 64, made_at_us=5, at_us=4, score=0.25)
 
 
 class CountingLog(MemoryLog):

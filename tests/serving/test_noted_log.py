@@ -18,13 +18,13 @@ import pytest
 import forked
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Unavailable
-from trimtab.core.records import Prediction
 from trimtab.serving.log.buffered_log import BufferedLog
 from trimtab.serving.log.prediction_ids import PredictionIds
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.serving.log.spool import SIZE_BYTES
 from trimtab.store.sqlite.log import SqliteLog
 from trimtab.testing import LogContract, MemoryLog
+from trimtab.testing.builders import a_prediction
 
 CHILD = """
 import os, sys, time
@@ -85,12 +85,7 @@ ids = PredictionIds(VirtualClock(1_700_000_000_000_000))
 def payload(size: int = 10) -> bytes:
     from trimtab.serving.log.prediction_record import encode
 
-    return encode(
-        Prediction(
-            id=ids(), request_id="r", model="m", version="v", arm="a", mode="live", made_at_us=0, at_us=0,
-            positions={}, score=0.5, request=b"x" * size, values=b"", reasons=b"",
-        )
-    )  # fmt: skip
+    return encode(a_prediction(id=ids(), request=b"x" * size))
 
 
 class Disk(MemoryLog):

@@ -21,18 +21,17 @@ from trimtab.serving.log.prediction_ids import batch_prediction_ids, id_time_us
 from trimtab.serving.log.prediction_record import CLASSES, ERASED, FORMAT, decode, encode, encode_all, payload_writer
 from trimtab.store.sqlite.log import SqliteLog
 from trimtab.testing import MemoryLog
+from trimtab.testing.builders import a_prediction
 
 HOUR_US = 3_600_000_000
 
 
 def prediction(prediction_id: str, **changes: object) -> Prediction:
-    made = Prediction(
+    made = a_prediction(
         id=prediction_id,
         request_id="r1",
         model="late",
         version="a" * 64,
-        arm="champion",
-        mode="live",
         made_at_us=5,
         at_us=4,
         positions={"p0001": 7},

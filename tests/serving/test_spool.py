@@ -24,26 +24,13 @@ from trimtab.serving.log.spool import SIZE_BYTES, Spool, recover_spools, remove_
 from trimtab.serving.observe.shared_status import SharedStatus, shared_statuses
 from trimtab.store.file_lock import FileLock
 from trimtab.testing import MemoryLog
+from trimtab.testing.builders import a_prediction
 
 ids = PredictionIds(SystemClock())
 
 
 def prediction(size: int = 10) -> Prediction:
-    return Prediction(
-        id=ids(),
-        request_id="r",
-        model="m",
-        version="v",
-        arm="a",
-        mode="live",
-        made_at_us=0,
-        at_us=0,
-        positions={},
-        score=0.5,
-        request=b"x" * size,
-        values=b"",
-        reasons=b"",
-    )
+    return a_prediction(id=ids(), request=b"x" * size)
 
 
 @pytest.mark.fast

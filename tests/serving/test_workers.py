@@ -35,6 +35,7 @@ from trimtab.serving.workers.supervisor import Patience, SlotState, Supervisor
 from trimtab.serving.workers.worker import Worker, environment
 from trimtab.serving.workers.worker_metrics import MetricsWriter, SharedMetrics, clear, merged, shared_scrape
 from trimtab.store.sqlite.log import SqliteLog
+from trimtab.testing.builders import a_prediction
 
 COMMAND = [sys.executable, str(Path(__file__).parent / "worker_process.py")]
 
@@ -409,18 +410,4 @@ def test_a_prediction_that_another_worker_is_about_to_log_is_waited_for(
 
 def prediction(name: str) -> Prediction:
     now_us = SystemClock().now_us()
-    return Prediction(
-        id=name,
-        request_id="r",
-        model="m",
-        version="v",
-        arm="champion",
-        mode="live",
-        made_at_us=now_us,
-        at_us=now_us,
-        positions={},
-        score=0.5,
-        request=b"",
-        values=b"",
-        reasons=b"",
-    )
+    return a_prediction(id=name, made_at_us=now_us, at_us=now_us)

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 import trimtab as tt
 from trimtab.core.time import DAY_US
 from trimtab.simulation.faults import Fault
-from trimtab.simulation.replay import Replay
+from trimtab.simulation.replay import Recording, Replay, ReplaySettings
 from trimtab.simulation.results import ReplayResult, ScenarioResult
-from trimtab.simulation.scenarios.world import Scenario
+from trimtab.simulation.scenarios.scenario import Scenario
 from trimtab.simulation.streams import Shift, shift
 from trimtab.stats.metrics.lists import unit_losses
 
@@ -133,15 +133,11 @@ def lived(
     world = tt.stream(made, seed=seed, days=days, per_day=per_day, shifts=shifts, **how)
     with Replay(
         [msgspec.structs.replace(one, main=place == 0) for place, one in enumerate(lines)],
-        world.tables,
-        [readings, made.label.source, made.request.source],
+        Recording(
+            world.tables, [readings, made.label.source, made.request.source], stream=world, faults=faults(world.day_us)
+        ),
         folder,
-        start_us=world.start_us,
-        until_us=world.until_us,
-        seed=seed,
-        look_every_us=DAY_US // 4,
-        stream=world,
-        faults=faults(world.day_us),
+        ReplaySettings(start_us=world.start_us, until_us=world.until_us, seed=seed, look_every_us=DAY_US // 4),
     ) as running:
         result = running.run()
         look(running)

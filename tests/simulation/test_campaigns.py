@@ -17,7 +17,7 @@ from trimtab.core.time import DAY_US
 from trimtab.registry import Registry
 from trimtab.simulation.faults import Fault, fault
 from trimtab.simulation.replay import Replay
-from trimtab.simulation.scenarios.world import Scenario
+from trimtab.simulation.scenarios.scenario import Scenario
 from trimtab.training.data.sets import load_manifest
 
 DRIFT, OUTAGE, SABOTAGE, DAYS = 40, (70, 73), 90, 125
@@ -56,7 +56,7 @@ class Story(msgspec.Struct, frozen=True):
 
 
 def told(running: Replay, name: str, life: worlds.Life) -> Story:
-    registry, result = running.worlds[name].registry, life.result
+    registry, result = running.worlds[name].stores.registry, life.result
     day_us = life.start_us
     versions = registry.versions("buyer")
     bad = {one.id for one in versions if one.cut_us >= day_us + SABOTAGE * DAY_US}

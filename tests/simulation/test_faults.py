@@ -17,9 +17,9 @@ from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import HOUR_US
 from trimtab.simulation import Fault, fault, read_faults, ungated
 from trimtab.simulation.faulty_tables import recorded_labels, with_faults
-from trimtab.simulation.replay import Replay
+from trimtab.simulation.replay import Recording, Replay, ReplaySettings
 from trimtab.simulation.results import ReplayResult
-from trimtab.simulation.scenarios.world import Scenario
+from trimtab.simulation.scenarios.scenario import Scenario
 
 MODEL = worlds.deployed().model
 START_US, END_US = day_us(3), day_us(6)
@@ -34,13 +34,9 @@ def replayed(
 ) -> ReplayResult:
     with Replay(
         [msgspec.structs.replace(line, main=n == 0) for n, line in enumerate(lines)],
-        tables,
-        worlds.SOURCES,
+        Recording(tables, worlds.SOURCES, faults=faults),
         folder,
-        start_us=day_us(0),
-        until_us=day_us(days),
-        seed=1,
-        faults=faults,
+        ReplaySettings(start_us=day_us(0), until_us=day_us(days), seed=1),
     ) as running:
         return running.run()
 

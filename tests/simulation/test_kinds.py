@@ -16,9 +16,9 @@ from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.simulation.measures import Judged, measures
-from trimtab.simulation.replay import Replay
+from trimtab.simulation.replay import Recording, Replay, ReplaySettings
 from trimtab.simulation.results import ReplayResult, ScenarioResult
-from trimtab.simulation.scenarios.world import Scenario
+from trimtab.simulation.scenarios.scenario import Scenario
 from trimtab.stats import list_ndcg
 
 HISTORY, DAYS, PER_DAY = 30, 16, 60
@@ -146,12 +146,9 @@ def day_us(day: float) -> int:
 def replayed(folder: Path, kind: str) -> ReplayResult:
     with Replay(
         [msgspec.structs.replace(one, main=n == 0) for n, one in enumerate(lines(kind))],
-        make(),
-        [outcomes, visit.source],
+        Recording(make(), [outcomes, visit.source]),
         folder,
-        start_us=day_us(0),
-        until_us=day_us(DAYS),
-        seed=1,
+        ReplaySettings(start_us=day_us(0), until_us=day_us(DAYS), seed=1),
     ) as running:
         return running.run()
 
@@ -210,7 +207,10 @@ def test_lines_of_other_labels_are_not_compared(tmp_path: Path) -> None:
     number, count = lines("number")[1], lines("count")[1]
     both = [msgspec.structs.replace(number, main=True), msgspec.structs.replace(count, name="count")]
     with Replay(
-        both, make(), [outcomes, visit.source], tmp_path, start_us=day_us(0), until_us=day_us(9), seed=1
+        both,
+        Recording(make(), [outcomes, visit.source]),
+        tmp_path,
+        ReplaySettings(start_us=day_us(0), until_us=day_us(9), seed=1),
     ) as running:
         result = running.run()
     assert not np.array_equal(result.lines["never"].labels, result.lines["count"].labels)

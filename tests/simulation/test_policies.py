@@ -21,7 +21,7 @@ from trimtab.core.records import Decision
 from trimtab.core.time import DAY_US
 from trimtab.simulation import Refit, Standing, policies
 from trimtab.simulation.results import ReplayResult
-from trimtab.simulation.scenarios.world import Scenario
+from trimtab.simulation.scenarios.scenario import Scenario
 
 DAYS = 24
 

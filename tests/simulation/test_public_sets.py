@@ -20,9 +20,9 @@ from trimtab.core.columns.data import Columns
 from trimtab.core.time import DAY_US, format_time, parse_time_us
 from trimtab.events import read_file
 from trimtab.simulation.policies import ungated
-from trimtab.simulation.replay import Replay
+from trimtab.simulation.replay import Recording, Replay, ReplaySettings
 from trimtab.simulation.results import ScenarioResult
-from trimtab.simulation.scenarios.world import Scenario
+from trimtab.simulation.scenarios.scenario import Scenario
 from trimtab.stats.metrics.lists import unit_losses
 
 
@@ -31,13 +31,11 @@ def replayed(
 ) -> dict[str, ScenarioResult]:
     with Replay(
         lines,
-        found.tables,
-        found.sources,
+        Recording(found.tables, found.sources),
         folder,
-        start_us=parse_time_us(start),
-        until_us=parse_time_us(until),
-        seed=1,
-        look_every_us=look_every_us,
+        ReplaySettings(
+            start_us=parse_time_us(start), until_us=parse_time_us(until), seed=1, look_every_us=look_every_us
+        ),
     ) as running:
         return running.run().lines
 

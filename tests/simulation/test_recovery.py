@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 import trimtab as tt
 from trimtab.core.columns.data import Columns
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
-from trimtab.simulation.replay import Replay
-from trimtab.simulation.scenarios.world import Scenario
+from trimtab.simulation.replay import Recording, Replay, ReplaySettings
+from trimtab.simulation.scenarios.scenario import Scenario
 
 HISTORY = 45  # days before day 0
 SITES = [f"s{n}" for n in range(6)]
@@ -110,12 +110,9 @@ def recovered(
     tables, truth = make(seed, days=days, drift_day=drift_day, **world)
     with Replay(
         [msgspec.structs.replace(line, main=place == 0) for place, line in enumerate(lines)],
-        tables,
-        [outcomes, visit.source],
+        Recording(tables, [outcomes, visit.source]),
         folder,
-        start_us=day_us(0),
-        until_us=day_us(days),
-        seed=seed,
+        ReplaySettings(start_us=day_us(0), until_us=day_us(days), seed=seed),
     ) as running:
         result = running.run()
     found = {}
@@ -147,7 +144,10 @@ def test_the_repair_and_its_follow_up_say_in_the_ledger_what_they_learnt_from(tm
     tables, _ = make(3, days=30, per_day=800, drift_day=12, after=AFTER)
     lines = [msgspec.structs.replace(line("alarm", tt.on_quality_drop()), main=True)]
     with Replay(
-        lines, tables, [outcomes, visit.source], tmp_path, start_us=day_us(0), until_us=day_us(30), seed=1
+        lines,
+        Recording(tables, [outcomes, visit.source]),
+        tmp_path,
+        ReplaySettings(start_us=day_us(0), until_us=day_us(30), seed=1),
     ) as r:
         decisions = r.run().lines["alarm"].decisions
     trigger = next(d for d in decisions if d.act == "trigger" and d.at_us > day_us(0))
@@ -162,7 +162,10 @@ def test_new_labels_of_closed_days_start_a_repair_once_there_are_enough(tmp_path
     tables, _ = make(3, days=20, per_day=200, drift_day=99, after=AFTER)
     lines = [msgspec.structs.replace(line("labels", tt.on_new_labels(2_000) & tt.every("7d")), main=True)]
     with Replay(
-        lines, tables, [outcomes, visit.source], tmp_path, start_us=day_us(0), until_us=day_us(20), seed=1
+        lines,
+        Recording(tables, [outcomes, visit.source]),
+        tmp_path,
+        ReplaySettings(start_us=day_us(0), until_us=day_us(20), seed=1),
     ) as r:
         decisions = r.run().lines["labels"].decisions
     trigger = next(d for d in decisions if d.act == "trigger" and d.at_us > day_us(0))

@@ -30,7 +30,7 @@ from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.serving.log.prediction_record import input_matrix
 from trimtab.simulation.results import ReplayResult
 from trimtab.simulation.scenarios import rows as simulated_rows
-from trimtab.simulation.scenarios.world import Scenario
+from trimtab.simulation.scenarios.scenario import Scenario
 from trimtab.stats import paired_difference
 
 DRIFT_DAY, DAYS = 5, 34
@@ -531,10 +531,10 @@ def test_tables_and_lines_that_do_not_fit_are_refused_before_any_work(tmp_path: 
     tables = worlds.make(12, days=1)
     with pytest.raises(Misuse, match="no recorded events of readings"):
         worlds.replay(tmp_path / "a", {k: v for k, v in tables.items() if k != "readings"}, [worlds.never()], days=1)
-    with pytest.raises(Misuse, match="Give a line and a time to run"):
+    with pytest.raises(Misuse, match="Give a time to run"):
         worlds.replay(tmp_path / "b", tables, [worlds.never()], days=0)
     other = tt.request("call", key="visit_id", time="at", columns=worlds.VISIT)
-    with pytest.raises(Misuse, match="lines answer different requests"):
+    with pytest.raises(Misuse, match="found 2 requests"):
         worlds.replay(
             tmp_path / "c",
             tables,
@@ -546,13 +546,13 @@ def test_tables_and_lines_that_do_not_fit_are_refused_before_any_work(tmp_path: 
 def test_a_history_that_gives_no_version_is_refused_with_the_reason(tmp_path: Path) -> None:
     tables = worlds.make(13, days=1)
     strict = tt.beats_champion(calibration=1e-9)
-    with pytest.raises(Misuse, match=r"line 'never' has no version to begin with\. Refused, not calibrated"):
+    with pytest.raises(Misuse, match=r"scenario 'never' has no version to begin with\. Refused, not calibrated"):
         worlds.replay(tmp_path / "a", tables, [worlds.never(gate=strict)], days=1)
     learner = Scenario(
         name="learner",
         deployment=worlds.deployed(worlds.stream, learn="online", gate=strict),
     )
-    with pytest.raises(Misuse, match="line 'learner' has no version to begin with"):
+    with pytest.raises(Misuse, match="scenario 'learner' has no version to begin with"):
         worlds.replay(tmp_path / "b", tables, [learner], days=1)
     short = {name: table.take(_times(table, name) >= day_us(-5)) for name, table in tables.items()}
     with pytest.raises(Misuse, match="no labels to learn from"):

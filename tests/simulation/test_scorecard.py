@@ -15,6 +15,7 @@ from trimtab.core.time import DAY_US, HOUR_US, parse_time_us
 from trimtab.simulation import Shift, fault
 from trimtab.simulation.results import ReplayResult, ScenarioResult
 from trimtab.simulation.scorecard import scorecards
+from trimtab.testing.builders import a_signal
 
 START_US = parse_time_us("2024-03-04")
 DAYS = 12
@@ -100,12 +101,10 @@ def test_without_an_optimum_lines_are_held_against_the_best_of_them() -> None:
 
 def signal(day: float, onset: float, severity: Any = "red") -> Signal:
     at_us = START_US + round(day * DAY_US)
-    return Signal(
+    return a_signal(
+        at_us,
         id=f"{day}",
         kind="quality_loss",
-        model="m",
-        version="v",
-        raised_at_us=at_us,
         onset_us=START_US + round(onset * DAY_US),
         severity=severity,
         evidence={},

@@ -17,9 +17,9 @@ from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.simulation import Stream, never, shift, ungated
 from trimtab.simulation.measures import Judged, measures
-from trimtab.simulation.replay import Replay
+from trimtab.simulation.replay import Recording, Replay, ReplaySettings
 from trimtab.simulation.results import ReplayResult
-from trimtab.simulation.scenarios.world import Scenario
+from trimtab.simulation.scenarios.scenario import Scenario
 from trimtab.simulation.streams import grown, stream_of
 from trimtab.training import Model
 
@@ -83,13 +83,9 @@ def rows_of(table: Columns) -> list[tuple[Any, ...]]:
 def replayed(folder: Path, made: Stream, lines: list[Scenario]) -> ReplayResult:
     with Replay(
         lines,
-        made.tables,
-        [readings, outcomes, visit.source],
+        Recording(made.tables, [readings, outcomes, visit.source], stream=made),
         folder,
-        start_us=made.start_us,
-        until_us=made.until_us,
-        seed=1,
-        stream=made,
+        ReplaySettings(start_us=made.start_us, until_us=made.until_us, seed=1),
     ) as running:
         return running.run()
 

@@ -21,9 +21,9 @@ from trimtab.monitoring.inputs.monitor import InputMonitor
 from trimtab.monitoring.inputs.red_windows import red_windows
 from trimtab.monitoring.profiles.profile_store import Profiles
 from trimtab.registry import Registry
-from trimtab.simulation.replay import Replay
+from trimtab.simulation.replay import Recording, Replay, ReplaySettings
 from trimtab.simulation.results import ReplayResult
-from trimtab.simulation.scenarios.world import Scenario
+from trimtab.simulation.scenarios.scenario import Scenario
 
 DAYS, FROM, UNTIL = 12, 3.0, 5.0  # the fault lasts from day 3 to day 5
 
@@ -40,13 +40,9 @@ def faulty(tables: dict[str, Columns]) -> dict[str, Columns]:
 def replayed(folder: Path, line: Scenario, *, look_every_us: int) -> ReplayResult:
     with Replay(
         [msgspec.structs.replace(line, main=True)],
-        faulty(worlds.make(4, days=DAYS, per_day=400)),
-        worlds.SOURCES,
+        Recording(faulty(worlds.make(4, days=DAYS, per_day=400)), worlds.SOURCES),
         folder,
-        start_us=day_us(0),
-        until_us=day_us(DAYS),
-        seed=1,
-        look_every_us=look_every_us,
+        ReplaySettings(start_us=day_us(0), until_us=day_us(DAYS), seed=1, look_every_us=look_every_us),
     ) as running:
         return running.run()
 
@@ -163,13 +159,9 @@ def test_a_line_finds_the_same_alone_and_among_others(hourly: tuple[Path, Replay
     ]
     with Replay(
         both,
-        faulty(worlds.make(4, days=DAYS, per_day=400)),
-        worlds.SOURCES,
+        Recording(faulty(worlds.make(4, days=DAYS, per_day=400)), worlds.SOURCES),
         tmp_path,
-        start_us=day_us(0),
-        until_us=day_us(DAYS),
-        seed=1,
-        look_every_us=HOUR_US,
+        ReplaySettings(start_us=day_us(0), until_us=day_us(DAYS), seed=1, look_every_us=HOUR_US),
     ) as running:
         result = running.run()
     assert result.lines["weekly"].input_signals == alone.lines["weekly"].input_signals

@@ -21,9 +21,9 @@ from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, parse_time_us
 from trimtab.events.columns.history import History
 from trimtab.serving.log.prediction_log import PredictionLog
-from trimtab.simulation.replay import Progress, Replay
+from trimtab.simulation.replay import Progress, Recording, Replay, ReplaySettings
 from trimtab.simulation.results import ReplayResult
-from trimtab.simulation.scenarios.world import Scenario
+from trimtab.simulation.scenarios.scenario import Scenario
 from trimtab.steering.causes import Triggers
 from trimtab.steering.definitions import Deployment
 from trimtab.training.data.sets import Manifest, TrainingSet, build_training_set, load_manifest
@@ -175,13 +175,9 @@ def replay(
     sources = [readings, sales, lines[0].deployment.model.request.source]
     with Replay(
         [msgspec.structs.replace(line, main=number == 0) for number, line in enumerate(lines)],
-        tables,
-        sources,
+        Recording(tables, sources),
         folder,
-        start_us=day_us(0),
-        until_us=day_us(days),
-        seed=seed,
-        sampled_rows=sampled_rows,
+        ReplaySettings(start_us=day_us(0), until_us=day_us(days), seed=seed, sampled_rows=sampled_rows),
         progress=progress,
     ) as running:
         return running.run()

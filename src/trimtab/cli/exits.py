@@ -25,7 +25,7 @@ STATUS_BY_ERROR: dict[type[TrimtabError], int] = {Misuse: 2, NotFound: 3, Confli
 INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143  # 128 + the signal's number, as shells say it
 _OF_NAMES = {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EILSEQ}
 _AGAIN_S = 0.1
-_LEAVE_S = 5.0  # after everything was closed
+_END_S = 5.0  # after everything was closed
 
 
 class Terminated(BaseException):
@@ -43,15 +43,15 @@ class Manner:
         self.debug = False
         self.json = False
         self.project: str | None = None
-        self.safe = "Nothing was changed."  # what to tell somebody who stops the command
-        self.leave: Callable[[int], object] | None = None  # ends the process, where the interpreter would wait
+        self.safe = "Nothing was changed."  # what is said when the command is stopped
+        self.end: Callable[[int], object] | None = None  # ends the process, where the interpreter would wait
 
 
 def guarded(work: Callable[[], object], manner: Manner) -> int:
     """Do `work` and give the exit status; whatever it raises becomes a line on standard error."""
     status = _guarded(work, manner)
-    if manner.leave is not None:
-        manner.leave(status)
+    if manner.end is not None:
+        manner.end(status)
     return status
 
 
@@ -67,7 +67,7 @@ def _guarded(work: Callable[[], object], manner: Manner) -> int:
         return _ended(error, manner)
 
 
-def leave_in_time(status: object) -> None:
+def end_in_time(status: object) -> None:
     """End a process soon that a signal has stopped; the last act before the interpreter ends.
 
     The interpreter waits for threads, also for one whose start the signal came right behind: nothing ends that one.
@@ -75,12 +75,12 @@ def leave_in_time(status: object) -> None:
     if status not in (INTERRUPTED, TERMINATED):
         return
 
-    def leave() -> None:
-        time.sleep(_LEAVE_S)
+    def end() -> None:
+        time.sleep(_END_S)
         os._exit(int(str(status)))
 
     with suppress(RuntimeError):  # the system allows no more of them
-        threading.Thread(target=leave, name="trimtab-leaves", daemon=True).start()
+        threading.Thread(target=end, name="trimtab-end", daemon=True).start()
 
 
 def status_of(error: BaseException) -> int:
@@ -124,7 +124,7 @@ def _ended(error: BaseException, manner: Manner) -> int:
             _say(status, _message(error, manner), type(error).__name__, manner)
         if manner.debug and status != BROKEN_PIPE:
             traceback.print_exception(error)
-    except OSError as unread:  # nobody reads what we say, or it has no room
+    except OSError as unread:  # the output is closed, or its disk is full
         status = BROKEN_PIPE if _is_broken_pipe(unread) else status
         _close_quietly()
     try:

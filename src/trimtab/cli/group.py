@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from trimtab.cli.exits import Manner, guarded, leave_in_time
+from trimtab.cli.exits import Manner, end_in_time, guarded
 from trimtab.cli.options import manner_options
 
 # heading: name: (module, what it does); a test holds the texts against the commands' own.
@@ -26,8 +26,8 @@ _VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "ingest": ("data.files", "Load a file of a source's history into the log."),
         "quarantine": ("data.quarantine", "Show the rows that could not become events, try them again, or drop them."),
         "predict": ("data.files", "Answer a file of requests, or single rows."),
-        "join": ("data.tables", "Add features to a file of requests, each as of its own moment."),
-        "snapshot": ("data.tables", "Write the features of every entity that is known at a moment, or at several."),
+        "join": ("data.tables", "Add features to a file of requests, each as of its own time."),
+        "snapshot": ("data.tables", "Write the features of every entity that is known at a time, or at several."),
         "serve": ("serve.serving", "Answer over HTTP until stopped."),
         "keys": ("serve.keys", "List the API keys of the service, make one, or remove one."),
         "openapi": (
@@ -35,7 +35,7 @@ _VERBS: dict[str, dict[str, tuple[str, str]]] = {
             "Write the OpenAPI 3.1 document of the service, which it has at /openapi.json too.",
         ),
         "materialise": ("data.stored", "Move new events from the log into one Delta table a source."),
-        "rebuild": ("data.stored", "Make the online features of a view anew from history."),
+        "rebuild": ("data.stored", "Rebuild the online features of a view from history."),
         "compact": ("data.stored", "Give back the room of online features that nothing depends on any more."),
         "forget": ("keep.erasing", "Erase whom a key names from all that the project keeps."),
     },
@@ -53,11 +53,11 @@ _VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "approve": ("loop.moving", "Let the candidate that waits for approval take over."),
         "reject": ("loop.moving", "Drop the candidate that is in a stage of its rollout, or waits for approval."),
         "tick": ("loop.training", "Look at every deployment once and do what is due."),
-        "rollback": ("loop.moving", "Let the version before answer again, at once."),
-        "arm": ("loop.moving", "Let a version answer beside the one in service: as canary or shadow."),
-        "runs": ("loop.runs", "List the runs: trainings, what came of them, and those under way."),
-        "run": ("loop.runs", "Show one run with its steps and what it printed, or cancel one that is under way."),
-        "import": ("versions.version", "Register a model file, or an MLflow model folder, of elsewhere as a version."),
+        "rollback": ("loop.moving", "Let the previous version answer again, at once."),
+        "arm": ("loop.moving", "Let a version answer next to the one in service: as canary or shadow."),
+        "runs": ("loop.runs", "List the runs: trainings, what came of them, and those still running."),
+        "run": ("loop.runs", "Show one run with its steps and what it printed, or cancel one that is running."),
+        "import": ("versions.version", "Register a model file, or an MLflow model folder, as a version."),
         "protect": ("versions.registered", "Say what a move of an alias needs: a gate record, a reason, or nothing."),
         "alert": ("loop.alert", "Show who is alerted of what, try it, or mute something for a while."),
         "freeze": ("loop.moving", "Stop all automation at once."),
@@ -170,5 +170,5 @@ def main() -> None:
     try:
         trimtab.main()
     except SystemExit as end:
-        leave_in_time(end.code)
+        end_in_time(end.code)
         raise

@@ -24,13 +24,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 def manner_options(function: F) -> F:
     """`--project`, `--json` and `--debug`, before or after the command's name."""
     for option in (
-        click.option("--debug", is_flag=True, expose_value=False, callback=_remember, help="Show tracebacks."),
-        click.option("--json", is_flag=True, expose_value=False, callback=_remember, help="Answer in JSON."),
+        click.option("--debug", is_flag=True, expose_value=False, callback=_set_manner, help="Show tracebacks."),
+        click.option("--json", is_flag=True, expose_value=False, callback=_set_manner, help="Answer in JSON."),
         click.option(
             "--project",
             metavar="DIR",
             expose_value=False,
-            callback=_remember,
+            callback=_set_manner,
             help="The project's folder; left out, the nearest one upward with trimtab.toml.",
         ),
     ):
@@ -38,14 +38,14 @@ def manner_options(function: F) -> F:
     return function
 
 
-def _remember(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
+def _set_manner(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
     if value:
         assert parameter.name is not None  # a declared option has a name
         setattr(ctx.ensure_object(Manner), parameter.name, value)
 
 
 def command(name: str, *, safe: str = "Nothing was changed.") -> Callable[[Callable[..., Any]], click.Command]:
-    """Declare a command; `safe` says, to somebody who stops it, what holds then."""
+    """Declare a command; `safe` says what holds when it is stopped."""
 
     def declare(function: Callable[..., Any]) -> click.Command:
         return click.command(name, cls=_command_class(safe))(manner_options(function))
@@ -107,13 +107,13 @@ def project_config() -> Config:
 
 
 def opened_project(*, as_of: str | None = None) -> Project:
-    """The project, open: use it with `with`. `as_of` lets its clock start at another moment than now."""
+    """The project, open: use it with `with`. `as_of` lets its clock start at another time than now."""
     folder = project_folder()  # first: a folder that is none is told without loading anything
     from trimtab.app import open_project
     from trimtab.core.clock import ShiftedClock
 
-    moment = moment_of("--as-of", as_of)
-    clock = None if moment is None else ShiftedClock(moment)
+    start_us = time_given("--as-of", as_of)
+    clock = None if start_us is None else ShiftedClock(start_us)
     return open_project(folder, clock=clock, environment=os.environ)
 
 
@@ -152,8 +152,8 @@ def account() -> str:
         return "a person"
 
 
-def moment_of(option: str, text: str | None) -> int | None:
-    """The moment that an option's text names, in UTC microseconds; None when it was left out.
+def time_given(option: str, text: str | None) -> int | None:
+    """The time that an option names, in UTC microseconds; None when it was left out.
 
     Raises:
         Misuse: It is none; the message names the option.

@@ -69,13 +69,13 @@ def progress(what: str) -> Iterator[Meter]:
 
 
 class Meter:
-    """A bar on a terminal, now and then a line elsewhere, nothing for quick work. Call it with done and total."""
+    """Progress of slow work: a bar on a terminal, else a line every ten seconds. Call it with done and total."""
 
     def __init__(self, what: str) -> None:
         self._what = what
         self._lock = threading.RLock()  # the bar begins in another thread
         self._told_at = time.monotonic()
-        self._share: float | None = None  # of the work that is done; None: nobody said yet
+        self._share: float | None = None  # of the work that is done; None: not known
         self._bar: Progress | None = None
         self._closed = False
         self._terminal = sys.stderr.isatty()
@@ -92,7 +92,7 @@ class Meter:
                 self._show()
 
     def say(self, what: str, share: float | None = None) -> None:
-        """Say from now on that this goes on, and which share of it is done; None: nobody knows."""
+        """Show another activity from now on, and the share of it that is done; None: not known."""
         with self._lock:
             self._what, self._share = what, share
             if self._bar is not None:
@@ -134,7 +134,7 @@ class Meter:
         bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TaskProgressColumn("{task.percentage:>3.0f}%"),  # nothing while nobody knows
+            TaskProgressColumn("{task.percentage:>3.0f}%"),  # nothing while it is not known
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=Console(stderr=True),

@@ -21,6 +21,7 @@ FaultKind = Literal[
 OF_DATA: tuple[FaultKind, ...] = (
     "null_column", "unit_change", "stuck_feed", "late_feed", "outage", "label_stop", "label_flip",
 )  # fmt: skip
+OF_LOOP: tuple[FaultKind, ...] = ("sabotaged_refit", "slow_model", "restart", "freeze")
 _OF_COLUMNS = ("null_column", "unit_change")
 _OF_SOURCES = ("stuck_feed", "late_feed", "outage")
 _FIELDS = ("kind", "start", "end", "source", "column", "size")

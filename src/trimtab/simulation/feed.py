@@ -1,4 +1,4 @@
-"""History as it happened: each record enters the log at the moment it became known."""
+"""History as it happened: each record enters the log at the time it became known."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trimtab.store.ports import Log
 
 
 class Entered(msgspec.Struct, frozen=True):
-    """What a stretch of the feed brought into the log."""
+    """How many events a call brought into the log."""
 
     accepted: int
     quarantined: int
@@ -32,7 +32,7 @@ class Feed:
 
     Args:
         tables: The recorded events by source name. Where a row's `_known_at` says when it became known, that counts; it
-            is also the moment at which a request was asked.
+            is also the time at which a request was made.
         sources: Their definitions.
         requests: Which of them are requests: known when asked, `lead` before their time.
         logs: One writer of the event log for each source.
@@ -66,11 +66,11 @@ class Feed:
         ]
 
     def load_history(self, until_us: int) -> Entered:
-        """Enter what was known by `until_us` as history: known at its own moment, appended now."""
+        """Enter what was known by `until_us` as history: known at its own time, appended now."""
         return self._enter([stream.load_history(until_us) for stream in self._streams])
 
     def advance(self, until_us: int) -> Entered:
-        """Enter what became known since the last call and by `until_us`, each record at its moment.
+        """Enter what became known since the last call and by `until_us`, each record at its time.
 
         At one instant events come before questions: a question asked at `until_us` is not entered yet.
         """
@@ -82,7 +82,7 @@ class Feed:
 
 
 class _Stream:
-    """One source's rows by the moment they became known; rows without a time come first and end in quarantine."""
+    """One source's rows by the time they became known; rows without a time come first and end in quarantine."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class _Stream:
         self._source = source
         self._rows = rows
         self._known_at_us = known_at_us
-        self._side = side  # right: what becomes known at the very end of a stretch belongs to it
+        self._side = side  # right: what becomes known at the very end is included
         self._past = past
         self._ingestor = ingestor
         self._next = 0

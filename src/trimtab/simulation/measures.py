@@ -49,7 +49,7 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
         """Metric of one less that of the other on the same rows, from draws of whole blocks; None where undefined.
 
         Args:
-            one: Rows as one line answered them.
+            one: Rows as one scenario answered them.
             other: The same rows as the other did.
             blocks: The block of each row, shape (rows,).
             seed: Of the draws.

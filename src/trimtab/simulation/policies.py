@@ -98,7 +98,7 @@ def alarm(period: str | int | None = None) -> Policy:
 
 
 def ungated(period: str | int) -> Policy:
-    """A retraining each period on all that is known, in service at once: nobody looks whether it is better.
+    """A retraining each period on all that is known, in service at once, without a gate.
 
     Raises:
         Misuse: The period is shorter than a day.
@@ -142,7 +142,7 @@ def naive(*, window: str | int = "7d", most: float = 0.2, keep: str | int = "60d
     return Policy(name="naive", decide=decide)
 
 
-def stability(learnt: NDArray[np.float64], asked: NDArray[np.float64]) -> NDArray[np.float64]:
+def stability(learnt: NDArray[np.float64], live: NDArray[np.float64]) -> NDArray[np.float64]:
     """The population stability index of each input, over tenths of the rows that were learnt from.
 
     Args:
@@ -158,10 +158,10 @@ def stability(learnt: NDArray[np.float64], asked: NDArray[np.float64]) -> NDArra
     """
     from trimtab.stats import psi  # here: it loads SciPy with its room
 
-    if min(len(learnt), len(asked)) < _LEAST_ROWS:
+    if min(len(learnt), len(live)) < _LEAST_ROWS:
         return np.zeros(0)
     found = []
-    for before, now in zip(learnt.T, asked.T, strict=True):
+    for before, now in zip(learnt.T, live.T, strict=True):
         there = before[~np.isnan(before)]
         edges = np.unique(np.quantile(there, np.arange(1, _BINS) / _BINS)) if there.size else np.zeros(0)
         found.append(psi(*(_histogram(values, edges) for values in (before, now))))

@@ -66,19 +66,19 @@ def choose_policy(result: ReplayResult, *, share: float = 0.5, seed: int = 0) ->
     Raises:
         Misuse: One policy only, parts of fewer than 14 days, or policies that answer different questions.
     """
-    lines = list(result.lines.values())
+    scenarios = list(result.lines.values())
     days = (result.until_us - result.start_us) // DAY_US
     first_days = round(share * days)
-    if len(lines) < 2 or min(first_days, days - first_days) < 14:
+    if len(scenarios) < 2 or min(first_days, days - first_days) < 14:
         raise Misuse(
-            f"search: {len(lines)} policies over {days} days, {first_days} of them to choose on. Needed: two policies "
-            "or more, and 14 days in each part."
+            f"search: {len(scenarios)} policies over {days} days, {first_days} of them to choose on. Needed: two "
+            "policies or more, and 14 days in each part."
         )
     split_us = result.start_us // DAY_US * DAY_US + first_days * DAY_US
-    if any(not np.array_equal(one.labels, lines[0].labels, equal_nan=True) for one in lines):
+    if any(not np.array_equal(one.labels, scenarios[0].labels, equal_nan=True) for one in scenarios):
         raise Misuse("search: the policies answer different questions. Give policies of one deployment.")
-    before = lines[0].at_us < split_us
-    parts = {one.name: (_part(one, before, None, split_us), _part(one, ~before, split_us, None)) for one in lines}
+    before = scenarios[0].at_us < split_us
+    parts = {one.name: (_part(one, before, None, split_us), _part(one, ~before, split_us, None)) for one in scenarios}
     known = {name: part for name, (part, _) in parts.items() if part.loss is not None}
     if not known:
         raise Misuse("search: no row of the first part has a label. Replay a longer history.")
@@ -86,7 +86,7 @@ def choose_policy(result: ReplayResult, *, share: float = 0.5, seed: int = 0) ->
     even = [name for name in known if _not_worse(result, name, lowest, before, seed)]
     chosen = min(even, key=lambda name: (known[name].trainings, known[name].loss or 0.0))
     return PolicyChoice(
-        metric=lines[0].metric,
+        metric=scenarios[0].metric,
         split_us=split_us,
         trials=sorted(
             (
@@ -114,16 +114,16 @@ def _why(chosen: str, lowest: str, known: dict[str, Part], even: int) -> str:
     )
 
 
-def _part(line: ScenarioResult, rows: NDArray[np.bool_], since_us: int | None, until_us: int | None) -> Part:
+def _part(scenario: ScenarioResult, rows: NDArray[np.bool_], since_us: int | None, until_us: int | None) -> Part:
     trained = [
         one
-        for one in line.decisions
+        for one in scenario.decisions
         if one.act == "train"
         and (since_us is None or one.at_us >= since_us)
         and (until_us is None or one.at_us < until_us)
     ]
-    found = line.rows(rows & line.judged)
-    return Part(loss=line.measures[0].value(found), trainings=len(trained))
+    found = scenario.rows(rows & scenario.judged)
+    return Part(loss=scenario.measures[0].value(found), trainings=len(trained))
 
 
 def _difference(result: ReplayResult, name: str, other: str, rows: NDArray[np.bool_], seed: int) -> Interval | None:

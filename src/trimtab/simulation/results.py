@@ -1,4 +1,4 @@
-"""What a replay found: a table by month for each line, and how the lines compare."""
+"""Results of a replay: metrics by month of each scenario, and comparisons of two."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WEEK_US = 7 * DAY_US
 
 
 class MonthRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One line in one calendar month (UTC), or in all of them."""
+    """One scenario in one calendar month (UTC), or in all of them."""
 
     month: str  # "2013-07", or "all"
     predictions: int
@@ -45,20 +45,20 @@ class MonthRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Line a against line b on the same labelled rows; intervals from a bootstrap of whole weeks."""
+    """Two scenarios on the same labelled rows; intervals from a bootstrap of whole weeks."""
 
     line: str
     rival: str
-    metrics: dict[str, Interval]  # of metric(line) - metric(rival), by name; what is undefined is left out
+    metrics: dict[str, Interval]  # of metric(`line`) - metric(`rival`), by name; what is undefined is left out
 
     @property
     def auc(self) -> Interval:
-        """Above 0 the line is better."""
+        """Above 0, `line` is better."""
         return self.metrics["auc"]
 
     @property
     def log_loss(self) -> Interval:
-        """Below 0 the line is better."""
+        """Below 0, `line` is better."""
         return self.metrics["log_loss"]
 
     @property
@@ -69,7 +69,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScenarioResult(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
-    """Everything that one line did."""
+    """Answers, labels, decisions and signals of one scenario."""
 
     name: str
     at_us: NDArray[Any]  # int64, one entry a prediction, in order
@@ -78,11 +78,11 @@ class ScenarioResult(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=T
     decisions: list[Decision]
     signals: list[Signal]  # of its quality
     input_signals: list[Signal] = []  # of what it was asked and computed from: columns, feeds, traffic, labels
-    metric: Loss = "log_loss"  # of the line's model
+    metric: Loss = "log_loss"  # of the model
     versions: NDArray[Any] | None = None  # who gave each answer
     fits: int = 0  # of its recipe, those that are judged and those that are not
     fitted_rows: int = 0  # of all fits together
-    cpu_s: float = 0.0  # that it took, less what it shares with other lines; another run takes another time
+    cpu_s: float = 0.0  # without work shared with other scenarios; differs from run to run
     lists: NDArray[Any] | None = None  # of rankings: the number of each row's list, -1 for none
 
     @cached_property
@@ -138,10 +138,10 @@ class ReplayResult(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     first_mismatch: str  # in words; empty when there is none
     faults: list[Fault] = []  # that were put in
     shifts: list[Shift] = []  # of a generated stream
-    optimum: ScenarioResult | None = None  # of a generated stream: the best answers, as a line
+    optimum: ScenarioResult | None = None  # of a generated stream: the best answers, as a scenario
 
     def compare(self, line: str, rival: str, *, seed: int = 0, repeats: int = 500) -> Comparison:
-        """Two lines on the rows that both answered and that have a label, by the metrics of the first one's model.
+        """Two scenarios on the rows that both answered and that have a label, by the metrics of the first one's model.
 
         Raises:
             Misuse: They answer different questions (another kind of model, or other labels), or their labelled rows
@@ -150,8 +150,8 @@ class ReplayResult(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         a, b = self.lines[line], self.lines[rival]
         if loss_kind(a.metric) != loss_kind(b.metric) or not np.array_equal(a.labels, b.labels, equal_nan=True):
             raise Misuse(
-                f"compare: line {line!r} is judged by {a.metric}, {rival!r} by {b.metric} or on other labels. Compare "
-                "lines of one label and one kind of metric."
+                f"compare: {line!r} is judged by {a.metric}, {rival!r} by {b.metric} or on other labels. Compare "
+                "scenarios of one label and one kind of metric."
             )
         weeks = a.at_us[a.judged] // WEEK_US
         one, other = a.rows(a.judged), b.rows(a.judged)
@@ -160,7 +160,7 @@ class ReplayResult(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 def month_of(us: int) -> str:
-    """The calendar month of a moment, UTC.
+    """The calendar month of a time, UTC.
 
     >>> month_of(1_362_096_000_000_000)
     '2013-03'

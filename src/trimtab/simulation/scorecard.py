@@ -1,4 +1,4 @@
-"""What a line of a replay comes to: quality by day, alarms true and false, fits, refusals, requests answered badly."""
+"""Scorecard of a scenario: quality by day, true and false alarms, fits, refusals, badly answered requests."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Floats = NDArray[np.float64]
 
 
 class Day(msgspec.Struct, frozen=True, kw_only=True):
-    """One line on one day (UTC)."""
+    """One scenario on one day (UTC)."""
 
     day_us: int
     predictions: int
     judged: int  # rows, or lists of a ranking
     value: float | None  # the mean loss
-    best: float | None  # that of the reference: the optimum, else the best line of the whole replay
+    best: float | None  # that of the reference: the optimum, else the best scenario of the whole replay
 
 
 class Alarm(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,13 +51,13 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scorecard(msgspec.Struct, frozen=True, kw_only=True):
-    """What one line comes to."""
+    """The results of one scenario."""
 
     line: str
     metric: str
     value: float | None  # over all judged rows
-    reference: str  # "optimum", or the line that did best
-    best: float | None  # what the reference comes to on the same rows
+    reference: str  # "optimum", or the scenario that did best
+    best: float | None  # the mean loss of the reference on the same rows
     predictions: int
     days: list[Day]
     days_above: int  # whose three-day mean exceeds that of the reference by more than a tenth
@@ -73,12 +73,12 @@ class Scorecard(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def false_alarms(self) -> int | None:
-        """Alarms of quality that nothing explains; None where nobody knows."""
+        """Alarms of quality that nothing explains; None where the changes are not known."""
         return sum(one.explained_by is None for one in self.alarms) if self.changes_known else None
 
     @property
     def true_alarms(self) -> int | None:
-        """Alarms of quality that a shift or a fault explains; None where nobody knows."""
+        """Alarms of quality that a shift or a fault explains; None where the changes are not known."""
         return sum(one.explained_by is not None for one in self.alarms) if self.changes_known else None
 
 
@@ -91,18 +91,18 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def scorecards(result: ReplayResult) -> list[Scorecard]:
-    """A scorecard for each line."""
+    """A scorecard for each scenario."""
     changes = _changes(result)
-    by_line = {name: _by_row(line) for name, line in result.lines.items()}
+    by_scenario = {name: _by_row(scenario) for name, scenario in result.lines.items()}
     found = []
-    for name, line in result.lines.items():
-        reference, best = _reference(result, by_line, name)
-        found.append(_card(result, line, by_line[name], reference, best, changes))
+    for name, scenario in result.lines.items():
+        reference, best = _reference(result, by_scenario, name)
+        found.append(_card(result, scenario, by_scenario[name], reference, best, changes))
     return found
 
 
 def _changes(result: ReplayResult) -> list[Change] | None:
-    """What was put in; None of a history of which nobody knows what happened."""
+    """What was put in; None for a recorded history without faults."""
     found = [
         Change(said=one.said, start_us=one.start_us, until_us=one.end_us + _AFTER_US + _TOLD_FOR_US)
         for one in result.faults
@@ -115,60 +115,60 @@ def _changes(result: ReplayResult) -> list[Change] | None:
     return found if result.faults or result.optimum is not None else None
 
 
-def _by_row(line: ScenarioResult) -> Floats:
-    """The loss at each row that can be judged (of a ranking at one row of each list), NaN elsewhere."""
-    losses = np.full(len(line.at_us), np.nan)
-    rows = np.flatnonzero(line.judged)
-    own = line.measures[0]
+def _by_row(scenario: ScenarioResult) -> Floats:
+    """The loss at each row that can be judged (of a ranking at one row of each list), else NaN."""
+    losses = np.full(len(scenario.at_us), np.nan)
+    rows = np.flatnonzero(scenario.judged)
+    own = scenario.measures[0]
     if rows.size and own.units is not None:
-        values, place = own.units(line.rows(rows))
+        values, place = own.units(scenario.rows(rows))
         losses[rows[place]] = values
     return losses
 
 
-def _reference(result: ReplayResult, by_line: dict[str, Floats], name: str) -> tuple[str, Floats]:
-    """What a line is held against: the optimum of a stream, else the best line that answers the same question."""
-    line = result.lines[name]
-    if result.optimum is not None and result.optimum.metric == line.metric:
+def _reference(result: ReplayResult, by_scenario: dict[str, Floats], name: str) -> tuple[str, Floats]:
+    """The reference of a scenario: the optimum of a stream, else the best scenario that answers the same question."""
+    scenario = result.lines[name]
+    if result.optimum is not None and result.optimum.metric == scenario.metric:
         return "optimum", _by_row(result.optimum)
     alike = [
         other
         for other, one in result.lines.items()
-        if one.metric == line.metric and np.array_equal(one.labels, line.labels, equal_nan=True)
+        if one.metric == scenario.metric and np.array_equal(one.labels, scenario.labels, equal_nan=True)
     ]
-    best = min(alike, key=lambda other: _mean(by_line[other]) or 0.0)
-    return best, by_line[best]
+    best = min(alike, key=lambda other: _mean(by_scenario[other]) or 0.0)
+    return best, by_scenario[best]
 
 
 def _card(
     result: ReplayResult,
-    line: ScenarioResult,
+    scenario: ScenarioResult,
     losses: Floats,
     reference: str,
     best: Floats,
     changes: list[Change] | None,
 ) -> Scorecard:
-    days = _days(line, losses, best)
+    days = _days(scenario, losses, best)
     there = ~np.isnan(losses)
     known = changes or []
     return Scorecard(
-        line=line.name,
-        metric=line.metric,
+        line=scenario.name,
+        metric=scenario.metric,
         value=_mean(losses),
         reference=reference,
         best=_mean(best[there]),
-        predictions=len(line.at_us),
+        predictions=len(scenario.at_us),
         days=days,
         days_above=_days_above(days),
-        bad_requests=_bad_requests(line, losses, best),
+        bad_requests=_bad_requests(scenario, losses, best),
         above=float((losses[there] - best[there]).sum()) if there.any() else None,
-        alarms=[_alarm(one, known) for one in line.signals if one.severity == "red"],
-        input_alarms=[_alarm(one, known) for one in line.input_signals if one.severity == "red"],
+        alarms=[_alarm(one, known) for one in scenario.signals if one.severity == "red"],
+        input_alarms=[_alarm(one, known) for one in scenario.input_signals if one.severity == "red"],
         changes_known=changes is not None,
-        promotions=sum(one.act == "promote" and one.at_us > result.start_us for one in line.decisions),
-        refusals=[Refusal(at_us=one.at_us, why=one.cause) for one in line.decisions if _refused(one)],
-        fits=line.fits,
-        fitted_rows=line.fitted_rows,
+        promotions=sum(one.act == "promote" and one.at_us > result.start_us for one in scenario.decisions),
+        refusals=[Refusal(at_us=one.at_us, why=one.cause) for one in scenario.decisions if _refused(one)],
+        fits=scenario.fits,
+        fitted_rows=scenario.fitted_rows,
     )
 
 
@@ -176,20 +176,20 @@ def _refused(one: Decision) -> bool:
     return one.act in ("refuse", "failed", "reject")
 
 
-def _days(line: ScenarioResult, losses: Floats, best: Floats) -> list[Day]:
-    if not len(line.at_us):
+def _days(scenario: ScenarioResult, losses: Floats, best: Floats) -> list[Day]:
+    if not len(scenario.at_us):
         return []
-    day = line.at_us // DAY_US
+    day = scenario.at_us // DAY_US
     first = int(day.min())
     place = (day - first).astype(np.int64)
     count = int(place.max()) + 1
     there = ~np.isnan(losses)
-    asked, judged = (np.bincount(place[rows], minlength=count) for rows in (np.ones(len(day), bool), there))
+    answered, judged = (np.bincount(place[rows], minlength=count) for rows in (np.ones(len(day), bool), there))
     sums = [np.bincount(place[there], values[there], count) for values in (losses, best)]
     return [
         Day(
             day_us=(first + n) * DAY_US,
-            predictions=int(asked[n]),
+            predictions=int(answered[n]),
             judged=int(judged[n]),
             value=float(sums[0][n] / judged[n]) if judged[n] else None,
             best=float(sums[1][n] / judged[n]) if judged[n] else None,
@@ -209,13 +209,13 @@ def _days_above(days: Sequence[Day]) -> int:
     return count
 
 
-def _bad_requests(line: ScenarioResult, losses: Floats, best: Floats) -> int:
+def _bad_requests(scenario: ScenarioResult, losses: Floats, best: Floats) -> int:
     """Requests answered in times of one version over which its mean loss is more than a tenth above the reference."""
-    if line.versions is None or not len(line.versions):
+    if scenario.versions is None or not len(scenario.versions):
         return 0
-    begins = np.flatnonzero(np.append(True, line.versions[1:] != line.versions[:-1]))
+    begins = np.flatnonzero(np.append(True, scenario.versions[1:] != scenario.versions[:-1]))
     bad = 0
-    for begin, end in zip(begins, [*begins[1:], len(line.versions)], strict=True):
+    for begin, end in zip(begins, [*begins[1:], len(scenario.versions)], strict=True):
         part, other = losses[begin:end], best[begin:end]
         there = ~np.isnan(part)
         if there.any() and part[there].sum() > (1.0 + ABOVE) * other[there].sum():

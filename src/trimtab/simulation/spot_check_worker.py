@@ -1,4 +1,4 @@
-"""The process of `SpotCheck`: reads sampled questions through the online path."""
+"""The task of `SpotCheck`: read sampled questions through the online path."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import sys
 from bisect import bisect_right
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import msgspec
@@ -16,7 +17,8 @@ from trimtab.core.urls import store_url
 from trimtab.features.frames import REASONS
 from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.online.store import OnlineStore
-from trimtab.simulation.spot_check import Question, Setup, Verdict, packed, read_packed
+from trimtab.run.executors import Workplace
+from trimtab.simulation.spot_check import Job, Question, Setup, Verdict
 from trimtab.store.log_order import append_order
 from trimtab.store.ports import Log, LogRecord
 
@@ -24,7 +26,7 @@ _BATCH = 5_000
 
 
 class Follower:
-    """Applies a log to online state, never beyond a given moment.
+    """Applies a log to online state, never beyond a given time.
 
     Args:
         log: The event log; only read.
@@ -45,7 +47,7 @@ class Follower:
             self._online.apply(ready[start : start + _BATCH])
 
     def _due(self, partition: str, at_us: int) -> list[LogRecord]:
-        """Take a partition's records up to a moment, reading on as far as that: partitions are not written in step."""
+        """Take a partition's records up to a time, reading on as far as that: partitions are not written in step."""
         waiting = self._waiting.setdefault(partition, [])
         while not waiting or waiting[-1].appended_at_us <= at_us:
             records = self._log.read(partition, self._read.get(partition, 0), limit=_BATCH)
@@ -59,10 +61,9 @@ class Follower:
         return due
 
 
-def load_code(setup: Setup) -> None:
+def load_code(code: dict[str, str]) -> None:
     """Run the files that define plain functions: from then on they are known here, by their code."""
-    sys.path[:] = [*setup.path, *(place for place in sys.path if place not in setup.path)]
-    for file, name in setup.code.items():
+    for file, name in code.items():
         found = None if name in ("", "__main__") or name in sys.modules else importlib.util.find_spec(name)
         if found is not None and found.origin == file:
             importlib.import_module(name)
@@ -83,45 +84,48 @@ def _run(file: Path) -> None:
         sys.path.remove(str(file.parent))
 
 
-def check(setup: Setup) -> Verdict:
-    """Answer questions from standard input until it ends; what was found."""
-    load_code(setup)
-    rows = values = mismatches = 0
-    first = ""
-    kv = store.open(store_url("lmdb", Path(setup.folder) / "online"), "kv")
-    log = store.open(store_url("sqlite", Path(setup.folder) / "log" / "events"), "log")
-    follower = Follower(log, OnlineStore(kv, setup.features.views))
-    plan = RequestPlan(setup.features, kv)
-    while (body := read_packed(sys.stdin.buffer)) is not None:
-        question = msgspec.msgpack.decode(body, type=Question)
-        follower.apply_until(question.at_us)
-        read = plan.read([question.request], question.at_us)
-        rows += 1
+class Reader:
+    """Reads questions through the online path of a folder.
+
+    Args:
+        setup: Of the replay.
+        opened: Closes the stores at the end.
+    """
+
+    def __init__(self, setup: Setup, opened: ExitStack) -> None:
+        load_code(setup.code)
+        kv = opened.enter_context(closing(store.open(store_url("lmdb", Path(setup.folder) / "online"), "kv")))
+        log = opened.enter_context(
+            closing(store.open(store_url("sqlite", Path(setup.folder) / "log" / "events"), "log"))
+        )
+        self.follower = Follower(log, OnlineStore(kv, setup.features.views))
+        self._plan = RequestPlan(setup.features, kv)
+
+    def compare(self, question: Question) -> Verdict:
+        """Read a question as of its time, and compare."""
+        self.follower.apply_until(question.at_us)
+        read = self._plan.read([question.request], question.at_us)
+        different = []
         for name, online, code, expected, reason in zip(
             read.names, read.values[0], read.reasons[0], question.values, question.reasons, strict=True
         ):
-            values += 1
-            same = type(online) is type(expected) and repr(online) == repr(expected) and reason in (None, code)
-            if not same:
-                mismatches += 1
-                first = (
-                    first or f"{name} at {question.at_us}: {online!r} ({REASONS[code]}) online, {expected!r} offline"
-                )
-    follower.apply_until(2**63 - 1)
-    log.close()
-    kv.close()
-    return Verdict(rows=rows, values=values, mismatches=mismatches, first=first)
+            if not (type(online) is type(expected) and repr(online) == repr(expected) and reason in (None, code)):
+                found = f"{online!r} ({REASONS[code]}) online, {expected!r} offline"
+                different.append(f"{name} at {question.at_us}: {found}")
+        count = len(read.names)
+        return Verdict(rows=1, values=count, mismatches=len(different), first=next(iter(different), ""))
 
 
-def main() -> None:
-    """Speak with the replay that started this process."""
-    body = read_packed(sys.stdin.buffer)
-    if body is None:
-        return
-    verdict = check(msgspec.msgpack.decode(body, type=Setup))
-    sys.stdout.buffer.write(packed(verdict))
-    sys.stdout.buffer.flush()
+def check(argument: bytes, place: Workplace) -> bytes:
+    """Compare the questions of a `Job`; the `Verdict` of them."""
+    job = msgspec.msgpack.decode(argument, type=Job)
+    reader = place.keep("reader", lambda opened: Reader(_first(job), opened))
+    found = sum(map(reader.compare, job.questions), Verdict())
+    if job.last:
+        reader.follower.apply_until(2**63 - 1)
+    return msgspec.msgpack.encode(found)
 
 
-if __name__ == "__main__":
-    main()
+def _first(job: Job) -> Setup:
+    assert job.setup is not None  # the first job has it
+    return job.setup

@@ -31,7 +31,7 @@ def outcomes(rng: np.random.Generator, model: Model, score: Floats, effects: Flo
     """Draw what became of requests.
 
     Args:
-        rng: The chance.
+        rng: The random generator.
         model: Whose label.
         score: What can be known of each request, shape (rows,): a logit, a mean, the logarithm of a rate.
         effects: What cannot be known is added to it, shape (rows,).

@@ -63,7 +63,7 @@ def shift(
 
 
 class Truth(msgspec.Struct, frozen=True, eq=False):
-    """What the generator knows: the best answer to each request, day effects that nobody can know left out."""
+    """What the generator knows: the best answer to each request, without day effects, which no model can know."""
 
     keys: NDArray[Any]  # of requests, shape (rows,)
     at_us: NDArray[np.int64]
@@ -314,8 +314,8 @@ def _sources(
                 walk = _walks(rng, hours, len(who))
                 made[of] = Column("float", walk.reshape(-1))
                 place = {one: n for n, one in enumerate(who)}
-                asked = zip(*(requests[one].to_list() for one in view_by), strict=True) if view_by else ()
-                rows = np.array([place[one] for one in asked] if view_by else [0] * len(at_us), np.int64)
+                keys = zip(*(requests[one].to_list() for one in view_by), strict=True) if view_by else ()
+                rows = np.array([place[one] for one in keys] if view_by else [0] * len(at_us), np.int64)
                 newest = np.clip((at_us - source.delay_us - begin_us - 1) // HOUR_US, 0, hours - 1)
                 levels[f"{name}.{of}"] = walk[newest, rows]
             elif of == source.key:
@@ -347,7 +347,7 @@ def _noise(rng: np.random.Generator, dtype: Any, name: str, times: NDArray[np.in
 
 
 def _walks(rng: np.random.Generator, hours: int, count: int) -> Floats:
-    """Series of variance 1 that remember 0.95 of the hour before."""
+    """Series of variance 1 that keep 0.95 of the previous hour."""
     steps = rng.normal(size=(hours, count))
     for n in range(1, hours):
         steps[n] = 0.95 * steps[n - 1] + math.sqrt(1 - 0.95**2) * steps[n]

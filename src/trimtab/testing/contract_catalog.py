@@ -133,7 +133,7 @@ class CatalogContract:
         catalog.write([Put("kind", "key", b"0")])
         mark = catalog.mark()
         if mark is None:
-            return  # it cannot be told: whoever asks has to look
+            return  # not known: the caller has to look
         catalog.get("kind", "key")
         catalog.find("kind")
         assert (catalog.mark(), catalog.mark()) == (mark, mark)

@@ -88,7 +88,7 @@ class LogContract:
 
     def test_what_is_erased_gives_way_in_its_place(self, log: Log, clock: VirtualClock) -> None:
         log.append([b"a", b"secret " * 1_000, b"c"], at_us=[1, 2, 3])
-        assert log.erase(log.partition, {2: b"", 9: b"nobody"}) == 1
+        assert log.erase(log.partition, {2: b"", 9: b"absent"}) == 1
         assert log.erase(log.partition, {}) == 0
         assert [(r.position, r.appended_at_us, r.payload) for r in log.read(log.partition, 0)] == [
             (1, 1, b"a"),
@@ -126,7 +126,7 @@ class LogContract:
         log.append([b"a"])
         mark = log.mark()
         if mark is None:
-            return  # it cannot be told: whoever asks has to look
+            return  # not known: the caller has to look
         log.read(log.partition, 0)
         assert (log.mark(), log.mark()) == (mark, mark)
         seen = {mark}

@@ -17,7 +17,7 @@ from trimtab.training.runtimes import Trust, runtime_for, runtime_named
 from trimtab.training.runtimes.ports import PlainScorer
 
 NAMES = ("a", "b", "c", "d", "e")
-_ELSEWHERE = """
+_IN_ANOTHER_PROCESS = """
 import sys, numpy as np
 from trimtab.training.runtimes import runtime_named
 scorer = runtime_named(sys.argv[1]).load(open(sys.argv[2], "rb").read())
@@ -29,7 +29,7 @@ class RuntimeContract:
     """Subclass it, name the class `Test...` and give a fixture `make`: a function that makes an unfitted estimator.
 
     `classes` says whether it answers with the probability of the positive class; else it answers with numbers.
-    `several` says that it answers with a chance of each of three classes instead. `trust` is given to `runtime_for`.
+    `several` says that it answers with probabilities of three classes instead. `trust` is given to `runtime_for`.
     `refusal` is what rows with too few or too many inputs raise, and `refused` a pattern that its message matches.
     """
 
@@ -45,9 +45,9 @@ class RuntimeContract:
 
     def data(self) -> tuple[Any, Any]:
         """Inputs of shape (300, 5), and what is to be learnt."""
-        chance = np.random.default_rng(0)
-        inputs = chance.normal(size=(300, len(NAMES)))
-        numbers = inputs[:, 0] + 0.5 * chance.normal(size=300)
+        rng = np.random.default_rng(0)
+        inputs = rng.normal(size=(300, len(NAMES)))
+        numbers = inputs[:, 0] + 0.5 * rng.normal(size=300)
         if self.several:
             return inputs, np.digitize(numbers, [-0.5, 0.5]).astype(np.int64)
         return inputs, (numbers > 0).astype(np.int64) if self.classes else numbers
@@ -74,7 +74,7 @@ class RuntimeContract:
         own = own[:, 1] if own.ndim == 2 and not self.several else own
         np.testing.assert_allclose(runtime.load(saved).predict(inputs), own, rtol=0, atol=runtime.parity)
 
-    def test_answers_are_one_finite_number_a_row_or_a_chance_of_each_class(self, make: Callable[[], Any]) -> None:
+    def test_answers_are_one_finite_number_a_row_or_a_probability_of_each_class(self, make: Callable[[], Any]) -> None:
         runtime, _, saved = self.fitted(make)
         scorer, (inputs, _) = runtime.load(saved), self.data()
         scores = scorer.predict(inputs)
@@ -118,7 +118,7 @@ class RuntimeContract:
         command = [
             sys.executable,
             "-c",
-            _ELSEWHERE,
+            _IN_ANOTHER_PROCESS,
             runtime.name,
             str(tmp_path / "model"),
             str(tmp_path / "inputs.npy"),

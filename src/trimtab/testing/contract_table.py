@@ -57,7 +57,7 @@ class TableContract:
         assert not table.append(rows(0, 5), writer="w", position=3)
         assert table.append(rows(5, 5), writer="w", position=6)
         assert table.append(rows(10, 5), writer="other", position=1)
-        assert (table.position("w"), table.position("other"), table.position("nobody")) == (6, 1, 0)
+        assert (table.position("w"), table.position("other"), table.position("absent")) == (6, 1, 0)
         assert same(table.scan(), rows(0, 15))
 
     def test_an_append_without_rows_moves_the_position_and_keeps_the_types(self, table: Table) -> None:
@@ -124,8 +124,8 @@ class TableContract:
             table.scan(version=before)
         assert table.erase(Columns.of({"n": ("int", list(range(40)))})) == 19
         assert same(table.scan(), rows(0, 0))
-        with pytest.raises(NotFound, match="nobody"):
-            table.erase(Columns.of({"nobody": ("int", [1])}))
+        with pytest.raises(NotFound, match="absent"):
+            table.erase(Columns.of({"absent": ("int", [1])}))
 
     def test_what_does_not_fit_is_refused(self, table: Table) -> None:
         table.append(rows(0, 3), writer="w", position=1)
@@ -135,6 +135,6 @@ class TableContract:
             table.append(rows(0, 3), writer="w", position=0)
         with pytest.raises(Misuse):
             table.delete("n", "1")
-        with pytest.raises(NotFound, match="nobody"):
-            table.scan(["nobody"])
+        with pytest.raises(NotFound, match="absent"):
+            table.scan(["absent"])
         assert same(table.scan(), rows(0, 3))

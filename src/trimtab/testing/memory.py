@@ -127,7 +127,7 @@ class MemoryKeyValue:
         self.write({}, keys)
 
     def reopen_if_replaced(self, *, make: bool = False) -> bool:
-        """Nobody can take away what is in memory."""
+        """Nothing to do: memory is not replaced."""
         return False
 
     def close(self) -> None:

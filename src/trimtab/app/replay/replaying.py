@@ -22,9 +22,9 @@ from trimtab.events.values.checks import given_time_us
 from trimtab.features.definitions import Request
 from trimtab.simulation.faults import Fault, read_faults
 from trimtab.simulation.policies import Policy
-from trimtab.simulation.replay import Progress, Replay
+from trimtab.simulation.replay import Progress, Recording, Replay, ReplaySettings
 from trimtab.simulation.results import ReplayResult
-from trimtab.simulation.scenarios.world import Scenario
+from trimtab.simulation.scenarios.scenario import Scenario
 from trimtab.simulation.streams import Stream, stream_of
 from trimtab.store.file_lock import FileLock
 
@@ -75,14 +75,9 @@ def simulate_project(
         _own_folder(system.state_folder) as folder,
         Replay(
             chosen,
-            tables,
-            system.sources,
+            Recording(tables, system.sources, stream=made, faults=[] if faults is None else read_faults(faults)),
             folder,
-            start_us=start_us,
-            until_us=until_us,
-            seed=used,
-            stream=made,
-            faults=[] if faults is None else read_faults(faults),
+            ReplaySettings(start_us=start_us, until_us=until_us, seed=used),
             progress=show,
         ) as replay,
     ):

@@ -18,9 +18,9 @@ from trimtab.core.config import load_config
 from trimtab.core.time import format_time, parse_time_us
 from trimtab.events import read_file
 from trimtab.run import Event, Line, ProcessExecutor, Task, Workplace
-from trimtab.simulation.replay import Progress, Replay
+from trimtab.simulation.replay import Progress, Recording, Replay, ReplaySettings
 from trimtab.simulation.results import ScenarioResult
-from trimtab.simulation.scenarios.world import Scenario
+from trimtab.simulation.scenarios.scenario import Scenario
 
 
 class ReplayTask(msgspec.Struct, frozen=True):
@@ -106,13 +106,14 @@ def replay_scenarios(argument: bytes, place: Workplace) -> bytes:
 
     with Replay(
         [one for one in scenarios_of(definitions, config.demo.lines) if one.name in task.scenarios],
-        tables,
-        list(definitions.sources.values()),
+        Recording(tables, list(definitions.sources.values())),
         folder,
-        start_us=parse_time_us(config.demo.start),
-        until_us=parse_time_us(config.demo.until),
-        seed=task.seed,
-        look_every_us=DEMO_LOOKS_US,
+        ReplaySettings(
+            start_us=parse_time_us(config.demo.start),
+            until_us=parse_time_us(config.demo.until),
+            seed=task.seed,
+            look_every_us=DEMO_LOOKS_US,
+        ),
         progress=show,
     ) as replay:
         return pickle.dumps(replay.run().lines)

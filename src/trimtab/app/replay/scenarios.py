@@ -12,7 +12,7 @@ from trimtab.core.config import Config, ScenarioSettings
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.simulation.policies import Policy, policy_of
-from trimtab.simulation.scenarios.world import Scenario
+from trimtab.simulation.scenarios.scenario import Scenario
 from trimtab.steering.causes import Every, Triggers
 from trimtab.steering.definitions import Deployment
 

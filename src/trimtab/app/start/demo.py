@@ -30,7 +30,7 @@ from trimtab.core.config import Config, DemoSettings, load_config
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.core.time import format_time, parse_time_us
 from trimtab.events import read_file
-from trimtab.simulation.replay import Progress, Replay
+from trimtab.simulation.replay import Progress, Recording, Replay, ReplaySettings
 from trimtab.simulation.results import ReplayResult, month_of
 
 Show = Callable[[str], object]
@@ -132,14 +132,15 @@ def _replay(
         closing(ChildReplay(task, show)) as child,
         Replay(
             here,
-            tables,
-            list(definitions.sources.values()),
+            Recording(tables, list(definitions.sources.values())),
             state,
-            start_us=start_us,
-            until_us=until_us,
-            seed=seed,
-            sampled_rows=demo.sampled_rows,
-            look_every_us=DEMO_LOOKS_US,
+            ReplaySettings(
+                start_us=start_us,
+                until_us=until_us,
+                seed=seed,
+                sampled_rows=demo.sampled_rows,
+                look_every_us=DEMO_LOOKS_US,
+            ),
             progress=_Shown(show, start_us),
         ) as replay,
     ):

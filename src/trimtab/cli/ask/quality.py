@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trimtab.cli.ask.asking import shown_decisions
-from trimtab.cli.options import account, command, manner, moment_of, opened_project, refuse_given
+from trimtab.cli.options import account, command, manner, opened_project, refuse_given, time_given
 from trimtab.cli.output import show, show_json, show_lines
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def quality(
       trimtab quality late_flight --page quality.html
       trimtab quality late_flight --accept --why "the new route is harder, and stays"
     """
-    since_at, until_at = moment_of("--since", since), moment_of("--until", until)
+    since_at, until_at = time_given("--since", since), time_given("--until", until)
     if accept:
         blocks = ("by", "slices", "since", "until", "version", "page")
         refuse_given("shows blocks; --accept changes what is watched.", *blocks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from trimtab.cli.exits import FAILED
-from trimtab.cli.options import command, moment_of, opened_project, refuse_given
+from trimtab.cli.options import command, opened_project, refuse_given, time_given
 from trimtab.cli.output import progress, show, show_each
 
 
@@ -35,7 +35,7 @@ def skew(
       trimtab skew --sample 200
       trimtab skew late_flight --since 2024-05-01
     """
-    moment_of("--since", since)
+    time_given("--since", since)
     if history is not None:
         alone = "is for a check; --history shows the newest ones of all models."
         refuse_given(alone, "model", "sample", "everything", "since", "seed", "scores")

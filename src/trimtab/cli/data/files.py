@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from trimtab.cli.exits import FAILED
-from trimtab.cli.options import command, manner, moment_of, opened_project, refuse_given
+from trimtab.cli.options import command, manner, opened_project, refuse_given, time_given
 from trimtab.cli.output import progress, show_json, show_lines
 from trimtab.core.errors import Misuse
 from trimtab.store.regular_file import regular_file
@@ -91,9 +91,7 @@ def _ingested(source: str, taken: Ingested, unit: str) -> list[str]:
 @click.argument("model")
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @click.option("--row", "rows", multiple=True, metavar="JSON", help="One request as a JSON object; may be repeated.")
-@click.option(
-    "--at", metavar="TIME", help="Answer as of this moment, ISO 8601; left out, now (rows) or its own (file)."
-)
+@click.option("--at", metavar="TIME", help="Answer as of this time, ISO 8601; left out, now (rows) or its own (file).")
 @click.option("--out", type=click.Path(path_type=Path), help="Where the answers to FILE go: .parquet or .csv.")
 @click.option("--mode", type=click.Choice(["batch", "precomputed"]), default="batch", show_default=True)
 def predict(model: str, file: Path | None, rows: tuple[str, ...], at: str | None, out: Path | None, mode: str) -> None:
@@ -108,7 +106,7 @@ def predict(model: str, file: Path | None, rows: tuple[str, ...], at: str | None
     """
     if (file is None) == (not rows):
         raise click.UsageError("Give either FILE or --row JSON.")
-    moment_of("--at", at)
+    time_given("--at", at)
     if file is None:
         refuse_given("is for FILE; the answers to --row are printed, and made now.", "out", "mode")
         _answer_rows(model, [_parsed(text) for text in rows], at)

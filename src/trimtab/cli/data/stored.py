@@ -32,13 +32,13 @@ def materialise() -> None:
 @click.argument("view", required=False)
 @click.option("--all", "every", is_flag=True, help="All views, also where what is stored of them is damaged.")
 def rebuild(view: str | None, every: bool) -> None:
-    """Make the online features of a view anew from history.
+    """Rebuild the online features of a view from history.
 
-    Those of before answer meanwhile, and the new ones take their place at once. A serving process does it when there
-    is one; this command waits for it.
+    Requests read the previous ones until the new ones replace them in one step. A serving process does the work when
+    there is one; this command waits for it.
 
-    With --all and no serving process all begin from nothing. What has the project open then reads those of before until
-    the new ones are complete; what is opened meanwhile finds those that are filled by then. This mends damaged ones.
+    With --all and no serving process all views are rebuilt from nothing, which also repairs damaged ones. A process
+    that has the project open reads the previous ones until then; one that opens it meanwhile finds the finished ones.
 
     \b
     Example:
@@ -50,7 +50,7 @@ def rebuild(view: str | None, every: bool) -> None:
     what = view or "all views"
     with opened_project() as project, progress(f"rebuilding {what}") as meter:
         rows = project.views.rebuild_all(progress=meter) if view is None else project.rebuild(view, progress=meter)
-    show({"view": view, "records": rows}, [f"{what}: made anew from {rows:,} records"])
+    show({"view": view, "records": rows}, [f"{what}: rebuilt from {rows:,} records"])
 
 
 @command("compact", safe="Every step is whole: run the same command again for the rest.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
 
-from trimtab.cli.options import command, manner, moment_of, opened_project
+from trimtab.cli.options import command, manner, opened_project, time_given
 from trimtab.cli.output import progress, show_json, show_lines
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _FINAL = click.option(
     type=click.Choice(["then", "final"]),
     default="then",
     show_default=True,
-    help="What counts: what was known at the moment, or what is known now.",
+    help="What counts: what was known at that time, or what is known now.",
 )
 _REASONS = click.option(
     "--reasons",
@@ -43,7 +43,7 @@ _EVENTS = click.option(
 @click.argument("requests", type=click.Path(path_type=Path))
 @click.option("--model", metavar="NAME", help="The features of this model; left out, of the project's only one.")
 @click.option("--view", "views", multiple=True, metavar="NAME", help="The features of this view; may be repeated.")
-@click.option("--at", metavar="TIME", help="The column of moments, or one moment, ISO 8601; left out, the model's own.")
+@click.option("--at", metavar="TIME", help="The column of times, or one time, ISO 8601; left out, the model's own.")
 @_FINAL
 @_REASONS
 @_EVENTS
@@ -58,7 +58,7 @@ def join(
     events: tuple[str, ...],
     out: Path,
 ) -> None:
-    """Add features to a file of requests, each as of its own moment.
+    """Add features to a file of requests, each as of its own time.
 
     REQUESTS is .parquet or .csv. The answer has its rows, in their order, and its columns, then the features. What
     does not fit into memory is taken part by part; a run that was stopped goes on when it is started again.
@@ -81,10 +81,10 @@ def join(
 
 @command("snapshot", safe=_SAFE)
 @click.argument("views", nargs=-1, required=True, metavar="VIEW...")
-@click.option("--at", metavar="TIME", help="The moment, ISO 8601; left out, now.")
-@click.option("--start", metavar="TIME", help="The first of several moments; with --end and --every.")
-@click.option("--end", metavar="TIME", help="Before which the last of several moments is.")
-@click.option("--every", metavar="TIME", help='From one moment to the next, such as "1d".')
+@click.option("--at", metavar="TIME", help="The time, ISO 8601; left out, now.")
+@click.option("--start", metavar="TIME", help="The first of several times; with --end and --every.")
+@click.option("--end", metavar="TIME", help="The end of several times, exclusive.")
+@click.option("--every", metavar="TIME", help='From one time to the next, such as "1d".')
 @_FINAL
 @_REASONS
 @_EVENTS
@@ -100,7 +100,7 @@ def snapshot(
     events: tuple[str, ...],
     out: Path,
 ) -> None:
-    """Write the features of every entity that is known at a moment, or at several.
+    """Write the features of every entity that is known at a time, or at several.
 
     \b
     Example:
@@ -110,8 +110,8 @@ def snapshot(
     ranged = [start, end, every]
     if any(ranged) and (not all(ranged) or at is not None):
         raise click.UsageError("Give either --at, or all of --start, --end and --every.")
-    for option, moment in (("--at", at), ("--start", start), ("--end", end)):
-        moment_of(option, moment)
+    for option, time in (("--at", at), ("--start", start), ("--end", end)):
+        time_given(option, time)
     with opened_project() as project, progress(f"snapshot of {', '.join(views)}") as meter:
         known = cast(Literal["then", "final"], as_known)
         rest: dict[str, Any] = {"as_known": known, "reasons": reasons, "out": out, "progress": meter}

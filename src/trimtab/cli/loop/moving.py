@@ -91,7 +91,7 @@ def reject(model: str | None, reason: str, actor: str | None) -> None:
 @click.argument("model")
 @click.option("--why", "reason", default="", metavar="TEXT", help="Goes into the ledger and the alias's history.")
 def rollback(model: str, reason: str) -> None:
-    """Let the version before answer again, at once.
+    """Let the previous version answer again, at once.
 
     A service that runs follows within a second and fails no request. Called again, it goes one version further back.
 
@@ -112,11 +112,11 @@ def rollback(model: str, reason: str) -> None:
     "--why", "reason", default="", metavar="TEXT", help="For the ledger; needed of a canary that passed no gate."
 )
 def arm(version: str, arm: str, share: float, reason: str) -> None:
-    """Let a version answer beside the one in service: as canary or shadow.
+    """Let a version answer next to the one in service: as canary or shadow.
 
-    A canary's answers to its share of the requests are what askers get. A shadow answers its share once more, while the
-    service has nothing else to do, and nobody sees it. Both are logged under the arm's name. The same entities are
-    always in the share.
+    A canary answers its share of the requests. A shadow answers its share once more, while the service has nothing else
+    to do, and its answers are only logged. Both are logged under the arm's name. The same entities are always in the
+    share.
 
     \b
     Example:
@@ -151,7 +151,7 @@ def unfreeze(reason: str) -> None:
 
     \b
     Example:
-      trimtab unfreeze --why "data mended"
+      trimtab unfreeze --why "data repaired"
     """
     with opened_project() as project:
         row = project.unfreeze(reason, actor=account())

@@ -52,7 +52,7 @@ def apply(yes: bool) -> None:
         found = project.plan()
         if not found.is_empty and not found.refused and not yes:
             if not sys.stdin.isatty():
-                raise Misuse("apply: nobody is there to be asked. Look at `trimtab plan`, then: trimtab apply --yes")
+                raise Misuse("apply: no terminal to ask at. Look at `trimtab plan`, then: trimtab apply --yes")
             show_lines(found.lines())
             click.confirm("Apply this?", abort=True, err=True)
         with progress("filling views") as meter:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--model", metavar="NAME", help="Only those of one deployment.")
 @click.option("--last", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="The newest N.")
 def runs(model: str | None, last: int) -> None:
-    """List the runs: trainings, what came of them, and those under way.
+    """List the runs: trainings, what came of them, and those still running.
 
     \b
     Example:
@@ -33,7 +33,7 @@ def runs(model: str | None, last: int) -> None:
         return
     from trimtab.report.tables import text_table
 
-    rows = [[r.id, r.kind, r.model, r.state, _moment(r.began_us), _took(r, now_us), _short(r)] for r in found]
+    rows = [[r.id, r.kind, r.model, r.state, _shown_time(r.began_us), _took(r, now_us), _short(r)] for r in found]
     if rows:
         show_lines([text_table(["id", "kind", "model", "state", "started", "took", "outcome"], rows)])
     else:
@@ -44,7 +44,7 @@ def runs(model: str | None, last: int) -> None:
 @click.argument("action", type=click.Choice(["show", "cancel"]))
 @click.argument("run_id", metavar="ID")
 def run(action: str, run_id: str) -> None:
-    """Show one run with its steps and what it printed, or cancel one that is under way.
+    """Show one run with its steps and what it printed, or cancel one that is running.
 
     ID is that of `trimtab runs`, or the beginning of it. A run is cancelled in whichever process it is; what it had
     finished by then stays finished.
@@ -66,12 +66,12 @@ def run(action: str, run_id: str) -> None:
 
 
 def run_lines(run: Run, now_us: int | None = None) -> Iterator[str]:
-    """All about one run for a terminal; with the present moment, how long what is under way takes so far."""
+    """A run for a terminal; with the present time, also how long it has been running."""
     from trimtab.report.tables import text_table
 
     yield f"{run.id}: {run.kind} {run.model}, {run.state}"
     took = f"; took {_took(run, now_us)}" if run.ended_us is not None else ""
-    yield f"started {_moment(run.began_us)} by {run.actor}, {run.holder}{took}"
+    yield f"started {_shown_time(run.began_us)} by {run.actor}, {run.holder}{took}"
     if run.resumes is not None:
         yield f"goes on from {run.resumes}, which was interrupted"
     if run.outcome:
@@ -113,7 +113,7 @@ def _short(run: Run) -> str:
 
 
 def _at(run: Run) -> str:
-    """The step that a run is at, and how far that is where somebody says so."""
+    """The step that a run is at, and how far it is where that is known."""
     step = _step(run)
     return f"{step.name} {_far(step)}".rstrip()
 
@@ -136,7 +136,7 @@ def _far(step: RunStep) -> str:
     return f"{step.progress:.0%}" if step.progress < 1.0 else "100%, finishing"
 
 
-def _moment(at_us: int) -> str:
+def _shown_time(at_us: int) -> str:
     from trimtab.core.time import format_time
 
     return format_time(at_us)[:19].replace("T", " ")

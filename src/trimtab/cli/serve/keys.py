@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from trimtab.serving.access_keys import AccessKey, Role
 
 _ACTIONS = ("show", "add", "remove")
-_SHUT = "Nobody can ask now: make a key (trimtab keys add NAME --role predict), or set serve.require_key = false."
+_SHUT = (
+    "Every request is refused now: make a key (trimtab keys add NAME --role predict), or set serve.require_key = false."
+)
 
 
 @command("keys")
@@ -69,7 +71,7 @@ def _add(name: str, roles: tuple[Role, ...], rate: str | None) -> None:
 def _remove(name: str) -> None:
     with opened_project() as project:
         project.keys.remove(name, actor=account())
-        left, shut = len(project.keys.all()), _nobody_can_ask(project)
+        left, shut = len(project.keys.all()), _is_closed(project)
     show(
         {"removed": name, "left": left},
         [f"Key {name!r} is removed; {left or 'no'} key{'s' * (left != 1)} left.", *([_SHUT] if shut else [])],
@@ -78,7 +80,7 @@ def _remove(name: str) -> None:
 
 def _show() -> None:
     with opened_project() as project:
-        found, shut = project.keys.all(), _nobody_can_ask(project)
+        found, shut = project.keys.all(), _is_closed(project)
     if manner().json:
         for key in found:
             show_json(_public(key))
@@ -88,7 +90,7 @@ def _show() -> None:
         )
 
 
-def _nobody_can_ask(project: Project) -> bool:
+def _is_closed(project: Project) -> bool:
     required = project.config.serve.require_key
     return not project.keys.all() and (required or (required is None and project.keys.ever()))
 

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     type=click.IntRange(0, 65_535),
     help="Port of the Open Inference Protocol over gRPC; left out, serve.grpc_port.",
 )
-@click.option("--as-of", metavar="TIME", help="Let the clock start at this moment: to serve a replayed history.")
+@click.option("--as-of", metavar="TIME", help="Let the clock start at this time: to serve a replayed history.")
 def serve(host: str | None, port: int | None, workers: int | None, grpc_port: int | None, as_of: str | None) -> None:
     """Answer over HTTP until stopped.
 
-    Ctrl-C or SIGTERM: requests under way are finished first, and the exit status is 0; a second one does not wait.
+    Ctrl-C or SIGTERM: requests in flight are finished first, and the exit status is 0; a second one does not wait.
 
     \b
     Example:
@@ -40,7 +40,7 @@ def serve(host: str | None, port: int | None, workers: int | None, grpc_port: in
     os.environ.update(environment(os.environ))  # before the project file loads what they are for  # D92
     from trimtab.serving.http.requests.threads import leave
 
-    manner().leave = leave
+    manner().end = leave
     json = manner().json
     grpc: list[str] = []
 

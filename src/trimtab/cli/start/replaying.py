@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trimtab.cli.options import command, moment_of, opened_project
+from trimtab.cli.options import command, opened_project, time_given
 from trimtab.cli.output import progress, show, show_lines
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ def simulate(
       trimtab simulate --start 2013-03-01 --until 2013-09-01
       trimtab simulate --policy project --policy never --policy "ungated 30d"
     """
-    moment_of("--start", start)
-    moment_of("--until", until)
+    time_given("--start", start)
+    time_given("--until", until)
     if search and lines:
         raise click.UsageError("--search tries policies: give --policy, or none for the usual ones, instead of --line.")
     chosen: list[Any] = list(policies)

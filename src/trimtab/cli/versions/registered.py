@@ -24,7 +24,7 @@ _SHOWN = 12  # digits of an address
 @click.argument("model", required=False)
 @click.option("--search", metavar="TEXT", help="In names, addresses, tags, notes, aliases, inputs.")
 @click.option("--tag", metavar="TAG", help="Only those with this tag.")
-@click.option("--metric", metavar="BOUND", help='A figure, also with a bound: "auc>0.8".')
+@click.option("--metric", metavar="BOUND", help='A metric, also with a bound: "auc>0.8".')
 @click.option("--feature", metavar="NAME", help="Only those that read this feature, or a feature of this view.")
 @click.option("--source", metavar="NAME", help="Only those whose features are made of this source.")
 def versions(model: str | None, **wanted: Any) -> None:
@@ -90,7 +90,7 @@ def tag(version: str, tags: tuple[str, ...], note: str | None) -> None:
 def protect(model: str, alias: str, needs: Any, why: str) -> None:
     """Say what a move of an alias needs: a gate record, a reason, or nothing.
 
-    It counts at once, for every process, beside what [registry.protected] of trimtab.toml says. Rolling back is always
+    It counts at once, for every process, in addition to [registry.protected] of trimtab.toml. Rolling back is always
     allowed.
 
     \b
@@ -111,7 +111,7 @@ def protect(model: str, alias: str, needs: Any, why: str) -> None:
     "--searches", type=click.IntRange(min=1), default=10, show_default=True, metavar="N", help="The newest N stay."
 )
 @click.option("--why", default="nothing needs it any more", show_default=True, help="Told to who asks for one later.")
-def gc(dry_run: bool, **asked: Any) -> None:
+def gc(dry_run: bool, **limits: Any) -> None:
     """Remove what nothing needs any more: artifacts of versions, searches, results of steps.
 
     Their records stay, so that every question about the past is answered. Kept is what an alias points to or can go
@@ -126,7 +126,7 @@ def gc(dry_run: bool, **asked: Any) -> None:
       trimtab gc --dry-run --evidence 365d
     """
     with opened_project() as project, progress("looking at versions"):
-        done = project.collect(dry_run=dry_run, **asked, actor=account())
+        done = project.collect(dry_run=dry_run, **limits, actor=account())
     show(done, _collected(done, dry_run))
 
 

@@ -99,7 +99,7 @@ def export(version: str, folder: str, mlflow: bool, trust: Any) -> None:
 @click.option("--first", is_flag=True, help="Make it champion; allowed while there is none.")
 @click.option("--why", default="", metavar="TEXT", help="Why it is to answer without a gate: needed with --first.")
 def import_(path: str, model: str, category: tuple[str, ...], **given: Any) -> None:
-    """Register a model file, or an MLflow model folder, of elsewhere as a version.
+    """Register a model file, or an MLflow model folder, as a version.
 
     LightGBM text, XGBoost JSON or UBJSON, CatBoost, ONNX, skops. Its inputs must be the model's features, in their
     order, and it must give golden scores or be scored on labelled rows first.
@@ -122,7 +122,9 @@ def import_(path: str, model: str, category: tuple[str, ...], **given: Any) -> N
         f"inputs were compared {named}"
     ]
     if version.id in there:
-        lines = [f"The same content is {version.name} already, imported {_moment(version.made_at_us)}: nothing is new."]
+        lines = [
+            f"The same content is {version.name} already, imported {_shown_time(version.made_at_us)}: nothing is new."
+        ]
     elif given["seen_until"] is None:
         lines.append("It counts as knowing all data until now: gates judge it on later days. Better: --seen-until TIME")
     if champion is None or champion.id != version.id:
@@ -130,7 +132,7 @@ def import_(path: str, model: str, category: tuple[str, ...], **given: Any) -> N
     show_lines(lines)
 
 
-def _moment(at_us: int) -> str:
+def _shown_time(at_us: int) -> str:
     from trimtab.core.time import format_time
 
     return format_time(at_us)[:19]
@@ -156,7 +158,7 @@ def _version_lines(
 
     origin = f"trained on {version.rows:,} rows"
     if version.imported is not None:
-        until = f"may have seen all until {_moment(version.cut_us)}: figures of earlier rows may be too good"
+        until = f"may have seen all until {_shown_time(version.cut_us)}: metrics of earlier rows may be too good"
         origin = f"imported from {version.imported.file}, {until}"
     output = signature.output
     span = (
@@ -164,7 +166,7 @@ def _version_lines(
     )
     return [
         f"{version.name}  {version.id}",
-        f"{version.runtime}, {origin}; made {_moment(version.made_at_us)} by {version.actor}",
+        f"{version.runtime}, {origin}; made {_shown_time(version.made_at_us)} by {version.actor}",
         f"aliases: {', '.join(aliases) or 'none'}; tags: {', '.join(tags) or 'none'}",
         *(f"one row takes {one.text}; measured on {one.rows} rows, {one.machine}" for one in row_calls),
         "",

@@ -1,4 +1,4 @@
-"""A line under the project's own loop: closed days, watched quality and inputs, and a controller with its gate."""
+"""A scenario under the project's own loop: closed days, quality and input checks, and a controller with its gate."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from trimtab.core.clock import Clock
 from trimtab.core.ids import Ids
 from trimtab.core.records import Decision, Prediction, Signal
 from trimtab.monitoring.inputs.red_windows import left_out
-from trimtab.registry import Registry
 from trimtab.registry.protection import CHAMPION
-from trimtab.simulation.scenarios.inputs import SharedCounts, WatchedInputs
-from trimtab.simulation.scenarios.rows import AnsweredRows, Block, LineData
+from trimtab.simulation.scenarios.inputs import InputChecks
+from trimtab.simulation.scenarios.rows import Block, ScenarioData
+from trimtab.simulation.scenarios.shared import Shared, Stores
 from trimtab.steering.candidates.ports import CandidateOptions, DeploymentParts
 from trimtab.steering.candidates.recipes import LiveScores, Recipe
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.loop.loop import Loop
 from trimtab.steering.loop_state import Changes
-from trimtab.store.ports import Blob, Catalog
 from trimtab.training.data.sets import save_manifest
 
 
@@ -30,18 +28,12 @@ class Gated:
 
     Args:
         deployment: What is kept good, and by which rules.
-        rows: The questions and their features.
-        live: What the line answered.
+        shared: What the scenarios share.
+        stores: The scenario's own state.
+        live: The scenario's answers.
         around: Put around the recipe.
-        registry: Versions and aliases of the line.
-        catalog: Its state, signals and ledger.
-        blob: Training sets and profiles.
-        counts: What lines share of the checks of inputs.
-        clock: The time.
         ids: Names gate records.
-        seed: Given to estimators.
-        look_every_us: The time between two looks at inputs; 0: never.
-        served: Whether service figures are written, which guard canaries.
+        served: Whether service metrics are written, which the guardrails of a canary compare.
     """
 
     alias = CHAMPION
@@ -49,49 +41,35 @@ class Gated:
     def __init__(
         self,
         deployment: Deployment,
-        rows: AnsweredRows,
+        shared: Shared,
+        stores: Stores,
+        *,
         live: LiveScores,
         around: Callable[[Recipe], Recipe],
-        *,
-        registry: Registry,
-        catalog: Catalog,
-        blob: Blob,
-        counts: SharedCounts,
-        clock: Clock,
         ids: Ids,
-        seed: int,
-        look_every_us: int,
         served: bool,
     ) -> None:
         self.signals: list[Signal] = []
-        self._clock = clock
+        self._clock = shared.clock
         self._decisions: list[Decision] = []
-        self._inputs = WatchedInputs(
-            deployment,
-            catalog=catalog,
-            blob=blob,
-            registry=registry,
-            frame_of=rows.frame,
-            clock=clock,
-            shared=counts,
-            every_us=look_every_us,
-        )
+        self._inputs = InputChecks(deployment, shared, stores)
+        rows = shared.rows
         parts = DeploymentParts(
             deployment=deployment,
-            data=LineData(rows, partial(left_out, catalog, deployment.model)),
+            data=ScenarioData(rows, partial(left_out, stores.catalog, deployment.model)),
             labels=rows.label_reader(deployment.model.label),
-            registry=registry,
-            catalog=catalog,
-            blob=blob,
-            clock=clock,
+            registry=stores.registry,
+            catalog=stores.catalog,
+            blob=shared.blob,
+            clock=shared.clock,
             ids=ids,
         )
         options = CandidateOptions(
-            seed=seed,
+            seed=shared.seed,
             around=around,
             save=save_manifest,
             evaluates=False,
-            profile=self._inputs.profiles.make if look_every_us else None,
+            profile=self._inputs.profiles.make if shared.look_every_us else None,
         )
         self._loop = Loop(parts, options, live=live, served=served)
 

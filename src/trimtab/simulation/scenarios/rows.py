@@ -37,19 +37,19 @@ class Block(msgspec.Struct, frozen=True, eq=False):
 
 
 class Questions:
-    """All requests of one kind, sorted by the moment they are asked: `_known_at`, else their time less the lead."""
+    """All requests of one kind, sorted by the time they are asked: `_known_at`, else their time less the lead."""
 
     def __init__(self, request: Request, table: Columns) -> None:
         time = table[request.time]
-        asked = time.values - request.lead_us
+        asked_us = time.values - request.lead_us
         if "_known_at" in table:
-            said = table["_known_at"]
-            asked = np.where(said.present(), said.values, asked)
-        order = np.lexsort((np.array(table[request.key].to_list(), dtype=str), asked))
+            given = table["_known_at"]
+            asked_us = np.where(given.present(), given.values, asked_us)
+        order = np.lexsort((np.array(table[request.key].to_list(), dtype=str), asked_us))
         order = order[time.present()[order]]
         self.request = request
         self.table = table.take(order).select(request.columns)
-        self.at_us: NDArray[Any] = asked[order]
+        self.at_us: NDArray[Any] = asked_us[order]
         self.keys: NDArray[Any] = self.table[request.key].values
         self.row_of = {key: row for row, key in enumerate(self.keys.tolist())}
 
@@ -59,9 +59,9 @@ class Questions:
 
 
 class AnsweredRows:
-    """Features and labels of the questions so far, kept once for all lines: log-and-wait without the log's detour.
+    """Features and labels of the questions so far, kept once for all scenarios.
 
-    The values are those the predictions were made from; `simulation` tests hold them against a set built anew from
+    The values are those the predictions were made from; `simulation` tests compare them with a set built from
     the log.
     """
 
@@ -93,8 +93,8 @@ class AnsweredRows:
 
     def at_us(self, rows: slice) -> NDArray[Any]:
         """When some questions are asked."""
-        asked: NDArray[Any] = self._questions.at_us[rows]
-        return asked
+        at_us: NDArray[Any] = self._questions.at_us[rows]
+        return at_us
 
     def keys(self, rows: slice) -> list[object]:
         """The keys of some questions."""
@@ -123,8 +123,8 @@ class AnsweredRows:
 
     def labels(self, label: Label, rows: slice, cut_us: int, at_us: NDArray[Any] | None = None) -> NDArray[Any]:
         """The labels of some questions known at `cut_us`, NaN where there is none."""
-        asked = self._questions.at_us[rows] if at_us is None else at_us
-        joined: NDArray[Any] = self._index(label).join(self._questions.keys[rows], asked, cut_us).values
+        asked_us = self._questions.at_us[rows] if at_us is None else at_us
+        joined: NDArray[Any] = self._index(label).join(self._questions.keys[rows], asked_us, cut_us).values
         return joined
 
     def lists(self, model: Model, rows: slice) -> NDArray[np.int64]:
@@ -188,8 +188,8 @@ class AnsweredRows:
         return index
 
 
-class LineData:
-    """The training sets of one line, without the rows of its red windows.
+class ScenarioData:
+    """The training sets of one scenario, without the rows of its red windows.
 
     Args:
         rows: The questions and their features.

@@ -1,4 +1,4 @@
-"""Fits shared by lines that would do the same: the same recipe on the same rows is fitted once."""
+"""Fits shared by scenarios: the same recipe on the same rows is fitted once."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class FitCache:
 
 
 class Spent:
-    """What a line costs: its fits (those that another line made as well: what it would cost alone) and its CPU time."""
+    """The cost of a scenario: its fits, also those taken from another scenario, and its CPU time."""
 
     def __init__(self) -> None:
         self.fits = 0
@@ -59,8 +59,8 @@ class SharedRecipe:
     Args:
         recipe: What fits; deterministic, so that a fit found is the fit it would make.
         address: Of the model's definition and the seed.
-        cache: Shared by all lines.
-        spent: Counts the line's fits.
+        cache: Shared by all scenarios.
+        spent: Counts the scenario's fits.
     """
 
     def __init__(self, recipe: Recipe, address: str, cache: FitCache, spent: Spent) -> None:

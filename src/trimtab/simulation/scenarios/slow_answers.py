@@ -1,4 +1,4 @@
-"""Service figures of a replay in which some versions are slow: what the guard of a rollout looks at."""
+"""Service metrics of a replay in which some versions are slow, for the guardrails of a rollout."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ class SlowAnswers:
         self._times: dict[str, float] = {}  # by version: how many times as long as usual it takes
 
     def count(self, predictions: Sequence[Prediction], until_us: int) -> None:
-        """Write the figures of what was answered up to a time."""
+        """Write the metrics of what was answered up to a time."""
         answered = Counter((one.model, one.version, one.arm) for one in predictions)
         found = {}
         for number, ((model, version, arm), requests) in enumerate(sorted(answered.items())):
             rng = np.random.default_rng((self._seed, until_us, number))
             taken_s = _USUAL_S * self._slower(version) * np.exp(rng.normal(0.0, _SPREAD, requests))
             buckets = Counter(bisect_left(LATENCY_EDGES_S, one) for one in taken_s.tolist())
-            figures = ServiceMetrics(model=model, version=version, arm=arm, requests=requests, latencies=dict(buckets))
-            found[metrics_key(figures, until_us // MINUTE_US, "replay")] = figures
+            metrics = ServiceMetrics(model=model, version=version, arm=arm, requests=requests, latencies=dict(buckets))
+            found[metrics_key(metrics, until_us // MINUTE_US, "replay")] = metrics
         write_metrics(self._catalog, found)
 
     def _slower(self, version: str) -> float:

@@ -1,4 +1,4 @@
-"""A line under a policy without a gate: what the policy wants is fitted and answers at once."""
+"""A scenario under a policy without a gate: each fit answers at once."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.clock import Clock
 from trimtab.core.errors import Misuse
 from trimtab.core.records import Decision, Prediction, Signal
 from trimtab.core.time import DAY_US
-from trimtab.registry import Registry, Version
+from trimtab.registry import Version
 from trimtab.simulation.policies import Decide, Refit, Standing
-from trimtab.simulation.scenarios.rows import AnsweredRows, Block
+from trimtab.simulation.scenarios.rows import Block
+from trimtab.simulation.scenarios.shared import Shared, Stores
 from trimtab.steering.candidates.recipes import Recipe
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.ledger import Entry, Ledger
-from trimtab.store.ports import Blob
 from trimtab.training.data.sets import TrainingSet, save_manifest
 
 ALIAS = "ungated"  # `champion` needs a gate record, and there is none
@@ -34,40 +33,25 @@ class Ungated:
         deployment: Whose model is fitted.
         decide: The policy.
         recipe: How the model is fitted.
-        rows: Gives training sets.
-        registry: Where versions and the alias `ungated` go.
-        ledger: Where it is written down.
-        blob: Where manifests go.
-        clock: The time.
+        shared: What the scenarios share.
+        stores: Where versions, the alias `ungated` and the ledger are.
     """
 
     alias = ALIAS
 
-    def __init__(
-        self,
-        deployment: Deployment,
-        decide: Decide,
-        recipe: Recipe,
-        rows: AnsweredRows,
-        *,
-        registry: Registry,
-        ledger: Ledger,
-        blob: Blob,
-        clock: Clock,
-    ) -> None:
+    def __init__(self, deployment: Deployment, decide: Decide, recipe: Recipe, shared: Shared, stores: Stores) -> None:
         self._deployment = deployment
         self._decide = decide
         self._recipe = recipe
-        self._rows = rows
-        self._registry = registry
-        self._ledger = ledger
-        self._blob = blob
-        self._clock = clock
+        self._shared = shared
+        self._registry = stores.registry
+        self._ledger = Ledger(stores.catalog)
+        self._clock = shared.clock
         self._learnt: NDArray[np.float64] = np.zeros((0, 0))
         self._answered: deque[tuple[int, NDArray[np.float64]]] = deque()  # end of a block, inputs
         self._fitted_us = 0
         self._lack = ""
-        self.signals: list[Signal] = []  # it watches nothing
+        self.signals: list[Signal] = []  # none: there is no monitor
         self.input_signals: list[Signal] = []
 
     def take(
@@ -89,7 +73,7 @@ class Ungated:
                 fitted_us=self._fitted_us,
                 inputs=tuple(self._deployment.model.features.names),
                 learnt=self._learnt,
-                asked=self._asked,
+                asked=self._inputs,
                 training_set=self._training_set,
             )
         )
@@ -99,13 +83,13 @@ class Ungated:
         """Why there is no version yet."""
         return self._lack
 
-    def _asked(self, days: int) -> NDArray[np.float64]:
+    def _inputs(self, days: int) -> NDArray[np.float64]:
         since_us = self._clock.now_us() - days * DAY_US
         found = [matrix for until_us, matrix in self._answered if until_us > since_us]
         return np.concatenate(found) if found else np.zeros((0, len(self._deployment.model.features.names)))
 
     def _training_set(self) -> TrainingSet:
-        return self._rows.training_set(self._deployment.model, cut_us=self._clock.now_us())
+        return self._shared.rows.training_set(self._deployment.model, cut_us=self._clock.now_us())
 
     def _fit(self, wanted: Refit) -> list[Decision]:
         now_us, name = self._clock.now_us(), self._deployment.name
@@ -119,7 +103,7 @@ class Ungated:
         except Misuse as error:
             self._lack = str(error)
             return self._written([("trigger", wanted.why, None), ("failed", str(error), None)])
-        version = self._registry.register(fitted, training_set=save_manifest(training_set, self._blob))
+        version = self._registry.register(fitted, training_set=save_manifest(training_set, self._shared.blob))
         shown = np.flatnonzero(rows)
         shown = shown[:: -(-shown.size // _SHOWN)] if shown.size else shown
         self._learnt = np.asarray(fitted.matrix(training_set.features.values.take(shown)), np.float64)

@@ -1,0 +1,149 @@
+"""Scores of questions by the version in service, a canary's share included; or by a model that learns as it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.records import Decision, Mode
+from trimtab.core.time import HOUR_US
+from trimtab.registry import LoadedModel, Version
+from trimtab.serving.arms.arms import Share
+from trimtab.simulation.scenarios.rows import AnsweredRows, Block
+from trimtab.training.definitions import Model
+from trimtab.training.fitting.online import OnlineLearner
+
+Floats = NDArray[np.float64]
+
+
+class Answers(msgspec.Struct, frozen=True, eq=False):
+    """Scores of consecutive questions, and with which versions and inputs they were made."""
+
+    scores: Floats  # of several classes shape (rows, classes)
+    matrix: NDArray[Any]
+    versions: list[str]  # one a question: a batch made ahead may cross a promotion
+    as_of_us: NDArray[Any]
+    mode: Mode
+    champion: str = ""  # the version in service
+    canary: str = ""  # the version that answered a share of them
+    watched: NDArray[Any] | None = None  # the inputs as the version in service reads them; None: `matrix`
+
+
+class Serving(Protocol):
+    """The versions that answer."""
+
+    model: Model
+    decisions: list[Decision]  # a further one may have changed what is in service
+
+    def champion(self) -> LoadedModel: ...
+
+    def canary(self) -> tuple[LoadedModel, Share] | None: ...
+
+    def in_service(self) -> Version | None: ...
+
+
+class BatchScorer:
+    """Scores with the champion, and a share with the canary; both are looked up again after decisions."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+        self._loaded: LoadedModel | None = None
+        self._canary: tuple[LoadedModel, Share] | None = None
+        self._decisions = -1
+
+    def answer(self, block: Block) -> Answers:
+        if self._loaded is None or self._decisions != len(self._serving.decisions):
+            self._loaded, self._decisions = self._serving.champion(), len(self._serving.decisions)
+            self._canary = self._serving.canary()
+        champion = self._loaded.version.id
+        matrix = self._loaded.encoding.matrix(block.features.values)
+        scores = np.asarray(self._loaded.predict(matrix), np.float64) if len(matrix) else self._nothing()
+        answers = Answers(scores, matrix, [champion] * len(matrix), block.at_us, "replay", champion)
+        return answers if self._canary is None or not len(matrix) else self._shared(block, answers, *self._canary)
+
+    def _shared(self, block: Block, answers: Answers, canary: LoadedModel, share: Share) -> Answers:
+        """The answers with those of the canary in its share."""
+        columns = [block.requests[name].to_list() for name in share.about]
+        held = {who: share.holds(dict(zip(share.about, who, strict=True))) for who in set(zip(*columns, strict=True))}
+        here = np.array([held[who] for who in zip(*columns, strict=True)])
+        if not here.any():
+            return answers
+        scores, matrix = answers.scores.copy(), answers.matrix.copy()
+        matrix[here] = canary.encoding.matrix(block.features.values.take(here))
+        scores[here] = canary.predict(matrix[here])
+        versions = [canary.version.id if one else answers.champion for one in here.tolist()]
+        return msgspec.structs.replace(
+            answers, scores=scores, matrix=matrix, versions=versions, canary=canary.version.id, watched=answers.matrix
+        )
+
+    def learner(self) -> OnlineLearner | None:
+        """None: a version never learns."""
+        return None
+
+    def _nothing(self) -> Floats:
+        """The answers to no rows."""
+        classes = self._serving.model.label.class_names
+        return np.zeros((0, len(classes)) if classes else 0)
+
+
+class OnlineScorer:
+    """Predicts hour by hour, and learns before each from the labels that became known until then."""
+
+    def __init__(self, serving: Serving, rows: AnsweredRows) -> None:
+        self._serving = serving
+        self._rows = rows
+        self._learner: OnlineLearner | None = None
+        self._version = ""
+        self._arrivals = rows.arrivals(serving.model.label)
+        self._inputs: dict[int, NDArray[Any]] = {}  # of predicted rows whose label has not come
+
+    def answer(self, block: Block) -> Answers:
+        learner = self._current()
+        matrix = learner.artifact.encoding.matrix(block.features.values)
+        scores = np.zeros(len(matrix))
+        hours = block.at_us // HOUR_US
+        for hour in np.unique(hours):
+            self._learn(learner, int(hour) * HOUR_US)
+            rows = np.flatnonzero(hours == hour)
+            scores[rows] = learner.predict(matrix[rows])
+            self._inputs.update((block.start + row, matrix[row]) for row in rows.tolist())
+        return Answers(scores, matrix, [self._version] * len(matrix), block.at_us, "online", self._version)
+
+    def learner(self) -> OnlineLearner | None:
+        return self._learner
+
+    def _current(self) -> OnlineLearner:
+        """The learner of the version in service; a new version starts from its own fit."""
+        serving = self._serving
+        version = serving.in_service()
+        if self._learner is None or version is None or version.id != self._version:
+            loaded = serving.champion()
+            self._learner, self._version = OnlineLearner(loaded.artifact), loaded.version.id
+            if self._inputs:  # encoded by the version before
+                waiting = list(self._inputs)
+                values = self._rows.values(serving.model.features, waiting)
+                matrix = self._learner.artifact.encoding.matrix(values)
+                self._inputs = dict(zip(waiting, matrix, strict=True))
+        return self._learner
+
+    def _learn(self, learner: OnlineLearner, until_us: int) -> None:
+        known = {row: label for row, label in self._arrivals.until(until_us) if row in self._inputs}  # newest version
+        if known:
+            learner.learn(np.array([self._inputs.pop(row) for row in known]), np.array(list(known.values())))
+
+
+def made_ahead(batches: Sequence[tuple[Block, Answers]], block: Block, live: Answers) -> Answers:
+    """The answers made ahead for a block's questions, and live ones where there are none."""
+    scores, matrix, as_of_us = live.scores.copy(), live.matrix.copy(), live.as_of_us.copy()
+    versions = list(live.versions)
+    for batch, answers in batches:
+        low, high = max(batch.start, block.start), min(batch.stop, block.stop)
+        if low < high:
+            here, there = slice(low - block.start, high - block.start), slice(low - batch.start, high - batch.start)
+            scores[here], matrix[here] = answers.scores[there], answers.matrix[there]
+            as_of_us[here], versions[here] = answers.as_of_us[there], answers.versions[there]
+    return Answers(scores, matrix, versions, as_of_us, "precomputed", live.champion)

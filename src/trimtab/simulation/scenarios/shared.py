@@ -1,0 +1,53 @@
+"""What the scenarios of a replay share, and the stores that each has of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from trimtab import store
+from trimtab.core.clock import Clock
+from trimtab.core.urls import store_url
+from trimtab.registry import Registry
+from trimtab.serving.log.prediction_log import PredictionLog
+from trimtab.simulation.faults import Fault
+from trimtab.simulation.scenarios.rows import AnsweredRows
+from trimtab.simulation.scenarios.shared_counts import SharedCounts
+from trimtab.simulation.scenarios.shared_fits import FitCache
+from trimtab.store.embedded_files import catalog_file
+from trimtab.store.ports import Blob, Catalog
+
+
+class Shared(msgspec.Struct, frozen=True, eq=False, kw_only=True):
+    """What all scenarios of a replay share; work that one of them did is not done again."""
+
+    rows: AnsweredRows  # the questions, with their features and labels
+    blob: Blob
+    clock: Clock
+    seed: int
+    look_every_us: int  # between two checks of the inputs, in whole hours; 0: never
+    faults: Sequence[Fault] = ()
+    fits: FitCache = msgspec.field(default_factory=FitCache)
+    counts: SharedCounts = msgspec.field(default_factory=SharedCounts)
+
+
+class Stores(msgspec.Struct, frozen=True, eq=False):
+    """The stores of one scenario, in its folder."""
+
+    catalog: Catalog
+    predictions: PredictionLog
+    registry: Registry
+
+    @staticmethod
+    def open(folder: Path, shared: Shared) -> Stores:
+        """Open them; writes are not synced. # D190"""
+        clock = shared.clock
+        catalog = store.open(f"{store_url('sqlite', catalog_file(folder))}?mode=relaxed", "catalog", clock=clock)
+        log = store.open(f"{store_url('sqlite', folder / 'log' / 'predictions')}?mode=relaxed", "log", clock=clock)
+        return Stores(catalog, PredictionLog(log), Registry(catalog, shared.blob, clock=clock, actor="policy"))
+
+    def close(self) -> None:
+        self.predictions.close()
+        self.catalog.close()

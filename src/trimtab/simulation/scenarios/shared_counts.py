@@ -1,0 +1,55 @@
+"""Input profiles and hourly counts that scenarios share."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.features.definitions import Request
+from trimtab.monitoring.inputs.checks.findings import Finding
+from trimtab.monitoring.inputs.input_hours import HourCounts, text_hashes
+from trimtab.monitoring.profiles.profile_records import InputProfile
+from trimtab.monitoring.profiles.question_hashes import aside_of, question_hashes
+from trimtab.simulation.scenarios.rows import Block
+
+_KEPT = 8
+_encode = msgspec.msgpack.Encoder().encode
+Counted = dict[int, HourCounts]
+
+
+class SharedCounts:
+    """Profiles and hourly summaries, which are the same in all scenarios for the same version and rows."""
+
+    def __init__(self) -> None:
+        self.profiles: dict[str, InputProfile] = {}
+        self.findings: dict[object, list[Finding]] = {}  # of the newest block
+        self._until_us: int | None = None
+        self._hashes: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
+        self._hours: OrderedDict[tuple[str, int], Counted] = OrderedDict()
+
+    def begin(self, until_us: int) -> None:
+        """Forget what was found in the previous block, once for all scenarios."""
+        if until_us != self._until_us:
+            self._until_us = until_us
+            self.findings.clear()
+
+    def hashes(self, block: Block, request: Request) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The hashes of the request keys of a block, and of what they ask."""
+        if self._hashes is None or self._hashes[0] != block.start:
+            keys = text_hashes([str(one) for one in block.requests[request.key].to_list()])
+            rows = zip(*(block.requests[name].to_list() for name in request.columns), strict=True)
+            self._hashes = (block.start, keys, question_hashes(list(map(_encode, rows)), aside_of(request)))
+        return self._hashes[1:]
+
+    def hours(self, version: str, block: Block, count: Callable[[], Counted]) -> Counted:
+        """The hourly summaries of a block as a version sees it."""
+        found = self._hours.get((version, block.start))
+        if found is None:
+            found = self._hours[version, block.start] = count()
+            while len(self._hours) > _KEPT:
+                self._hours.popitem(last=False)
+        return found

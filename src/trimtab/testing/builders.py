@@ -1,0 +1,90 @@
+"""Records with ordinary values, for tests that care about one or two fields."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from trimtab.core.clock import SystemClock
+from trimtab.core.records import Prediction, Signal
+from trimtab.registry.versions import Version
+from trimtab.serving.log.prediction_ids import PredictionIds
+from trimtab.training.environment import Environment
+
+_new_id = PredictionIds(SystemClock())
+
+
+def a_prediction(**changes: Any) -> Prediction:
+    """An answer of version "v" of model "m"; each has an id of its own.
+
+    >>> a_prediction(model="late", score=0.25).score
+    0.25
+    """
+    made = Prediction(
+        id=_new_id(),
+        request_id="r",
+        model="m",
+        version="v",
+        arm="champion",
+        mode="live",
+        made_at_us=0,
+        at_us=0,
+        positions={},
+        score=0.5,
+        request=b"",
+        values=b"",
+        reasons=b"",
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+def a_signal(raised_at_us: int = 0, **changes: Any) -> Signal:
+    """A red signal: half of column x of model "m" is null.
+
+    >>> a_signal(5, severity="info").onset_us
+    5
+    """
+    kind, subject = changes.get("kind", "null_values"), changes.get("subject", "column x")
+    made = Signal(
+        id=f"{kind}/{changes.get('model', 'm')}/{subject}/{changes.get('version', 'v')}/{raised_at_us}",
+        kind=kind,
+        model="m",
+        version="v",
+        raised_at_us=raised_at_us,
+        onset_us=raised_at_us,
+        severity="red",
+        evidence={"share": 0.5},
+        message="Half of x is null.",
+        subject=subject,
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+def a_version(**changes: Any) -> Version:
+    """Version 1 of model "m", trained on 1,000 rows.
+
+    >>> a_version(number=7).name
+    'm@7'
+    """
+    made = Version(
+        id="b" * 64,
+        model="m",
+        number=1,
+        artifact="a" * 64,
+        recipe="c" * 64,
+        features="d" * 64,
+        runtime="sklearn",
+        trust=None,
+        training_set="e" * 64,
+        refit_of=None,
+        metric="log_loss",
+        cut_us=0,
+        positions={},
+        rows=1_000,
+        evaluation=None,
+        made_at_us=0,
+        actor="a person",
+        environment=Environment(python="3.11", packages={}, cpu="x86", commit=None),
+    )
+    return msgspec.structs.replace(made, **changes)

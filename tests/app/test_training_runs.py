@@ -127,7 +127,7 @@ def test_a_champion_whose_artifact_is_lost_is_red_and_training_puts_the_same_byt
     for path in blobs if all_of_them else [file]:
         harm(path)
     found = next(finding for finding in examine(loaded, {}) if finding.name == "champions")
-    assert (found.state, first.name in found.found, str(file) in found.found) == ("missing", True, True)
+    assert (found.state, first.name in found.found, file.name[:12] in found.found) == ("missing", True, True)
     assert found.fix.startswith("Run: trimtab train buyer (it fits it again and puts the same bytes back)")
     with opened(loaded) as project:
         (red,) = [line for line in project.status().red if "artifact" in line]

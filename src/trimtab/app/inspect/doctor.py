@@ -1,4 +1,4 @@
-"""What is missing on this machine or in this project, and the command that mends it."""
+"""Findings about this machine and a project, each with the command that repairs it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def examine(folder: Path | None, environment: Mapping[str, str]) -> list[Finding
     try:
         config = load_config(folder, environment)
     except TrimtabError as error:
-        return [*findings, Finding(name="settings", state="missing", found=str(error), fix="Mend trimtab.toml.")]
+        return [*findings, Finding(name="settings", state="missing", found=str(error), fix="Correct trimtab.toml.")]
     wanted = config.demo.requires if config.demo else ()
     return [
         *(f for f in findings if f.name not in wanted),
@@ -84,12 +84,12 @@ def examine(folder: Path | None, environment: Mapping[str, str]) -> list[Finding
 
 
 def missing(findings: Sequence[Finding]) -> list[Finding]:
-    """Those that must be mended before anything works."""
+    """Findings that must be repaired before anything works."""
     return [finding for finding in findings if finding.state == "missing"]
 
 
 def require(modules: Sequence[str]) -> None:
-    """Make sure that modules can be used, before any work is begun.
+    """Check that modules can be used, before work begins.
 
     Raises:
         Misuse: One is not installed; the message has the command that does it.
@@ -139,7 +139,7 @@ def _dependencies() -> list[Finding]:
 
 
 def _extras(wanted: Sequence[str]) -> list[Finding]:
-    """Optional modules: what a project asks for is needed, the others are only told."""
+    """Optional modules: those that the project requires must be there, the others are only reported."""
     out = [_module(module) for module in wanted]
     for module in _EXTRA_OF:
         found = _module(module)
@@ -236,22 +236,19 @@ def _file_system(path: Path) -> str:
 
 def _state_formats(folder: Path) -> list[Finding]:
     """Each store of the state folder opens (no newer format, no damage in its head); what serves is there."""
-    from trimtab.app.inspect.doctor_state import check_logs, check_state, lost_champions
+    from trimtab.app.inspect.doctor_state import check_contents, check_state
 
     if not folder.is_dir():
         return [Finding(name="state", state="ok", found="none yet")]
     try:
-        found = check_state(folder)
-        count, lost = lost_champions(folder)
-        wrong = check_logs(folder)
+        found, contents = check_state(folder), check_contents(folder)
     except TrimtabError as error:
         return [Finding(name="state", state="missing", found=str(error), fix="")]
     out = [Finding(name="state", state="ok", found=found)]
-    out += [Finding(name="logs", state="missing", found=said, fix=fix) for said, fix in wrong]
-    for said, fix in lost:
-        out.append(Finding(name="champions", state="missing", found=said, fix=fix))
-    if count and not lost:
-        out.append(Finding(name="champions", state="ok", found=f"{count}, with sound artifacts"))
+    out += [Finding(name="logs", state="missing", found=text, fix=fix) for text, fix in contents.logs]
+    out += [Finding(name="champions", state="missing", found=text, fix=fix) for text, fix in contents.artifacts]
+    if contents.champions and not contents.artifacts:
+        out.append(Finding(name="champions", state="ok", found=f"{contents.champions}, with sound artifacts"))
     return out
 
 
@@ -261,7 +258,7 @@ def _definitions(config: Config) -> Finding:
     try:
         found = load_definitions(config.project_file)
     except TrimtabError as error:
-        return Finding(name="project file", state="missing", found=str(error), fix=f"Mend {config.project_file}.")
+        return Finding(name="project file", state="missing", found=str(error), fix=f"Correct {config.project_file}.")
     counts = {
         "source": len(found.sources),
         "view": len(found.views),

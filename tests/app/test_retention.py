@@ -243,7 +243,7 @@ def test_the_log_keeps_what_a_replay_that_was_broken_off_has_to_look_into(tmp_pa
         project.push("readings", [good])  # and here the process was killed
         done = project.retain()
         assert done.truncated == {"p0001": 1}
-        assert "the replay of 1 quarantined rows was broken off" in done.notes[0]
+        assert "the replay of 1 quarantined rows was interrupted" in done.notes[0]
         assert project.quarantine.replay(project.ingestor, fix=lambda _: good).accepted == 1
         assert project.state.events.positions() == {"p0001": 2}  # it had come
         assert project.retain().truncated == {"p0001": 1}

@@ -1,4 +1,4 @@
-"""`trimtab backup` and `trimtab restore`: the state folder as of one moment, whole and verified, or not at all. # D25
+"""Backup and restore of the state folder, whole and verified or not at all (`trimtab backup`, `restore`). # D25
 
 What follows a log is copied before the log, and what names a blob before the blobs: so no copied position lies beyond
 the copied log, and no copied record names a blob that is not there.
@@ -47,9 +47,9 @@ MANIFEST = "backup.json"
 _STATE = "state"
 _LOGS = ("quarantine", "predictions", "events")  # a prediction holds positions of the event log
 _STORES = ("online", "answers", "learners")
-_OWN = {"log", "tables", "blob", *_STORES}  # copied by their own means
-_PASSING = ("trimtab-replay-", "backfill")  # what runs keep while they run
-_PATIENCE_S = 60.0  # for a retention that is under way
+_OWN = {"log", "tables", "blob", *_STORES}  # copied by their stores
+_PASSING = ("trimtab-replay-", "backfill")  # temporary folders of runs
+_PATIENCE_S = 60.0  # wait for a running retention
 _BLOCK = 1 << 20
 _HASH_DIGITS = 64
 
@@ -63,7 +63,7 @@ class BackupFile(msgspec.Struct, frozen=True):
 
 
 class Positions(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the copies of logs go, and the copies of what follows them."""
+    """The log positions of the copied logs, tables and views."""
 
     logs: dict[str, dict[str, int]]  # by log and partition
     tables: dict[str, dict[str, int]]  # by source and partition
@@ -71,7 +71,7 @@ class Positions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Backup(msgspec.Struct, frozen=True, kw_only=True):
-    """What a backup holds: its manifest."""
+    """The manifest of a backup."""
 
     format: int
     project: str
@@ -102,9 +102,9 @@ def back_up(system: System, to: Path) -> Backup:
     if to.exists():
         raise Conflict(f"backup: {to} exists, and no backup is written over another. Name a new folder.")
     if behind_links(to).is_relative_to(behind_links(system.state_folder)):
-        raise Misuse(f"backup: {to} lies in the state folder that is to be copied. Name a folder elsewhere.")
+        raise Misuse(f"backup: {to} lies in the state folder that is to be copied. Name a folder outside it.")
     partial = to.with_name(f".{to.name}.partial")
-    with _alone(system), _told(to, "Nothing is left there"), _whole_or_nothing(partial, to, _put):
+    with _alone(system), _refused_clearly(to, "Nothing is left there"), _whole_or_nothing(partial, to, _put):
         _room(system.state_folder, partial.parent)
         positions = _copy_parts(system, partial / _STATE)
         files = [_hashed(path, partial / _STATE) for path in _walk(partial / _STATE)]
@@ -124,7 +124,7 @@ def back_up(system: System, to: Path) -> Backup:
 
 
 def read_manifest(backup: str | Path) -> Backup:
-    """What a backup says about itself.
+    """Read and verify the manifest of a backup.
 
     Raises:
         NotFound: There is no backup.
@@ -177,8 +177,8 @@ def restore(
         raise Misuse(f"{into} is a file. Name the folder that the state is to lie in.")
     _refuse_there(into, force)
     partial = into.with_name(f".{into.name}.partial")
-    with _told(into, "Nothing was changed"), _had_alone(into):
-        _refuse_there(into, force)  # somebody may have been quicker
+    with _refused_clearly(into, "Nothing was changed"), _had_alone(into):
+        _refuse_there(into, force)  # another process may have written it since
         with _whole_or_nothing(partial, into, _replace):
             done = 0
             partial.chmod(stat.S_IMODE(into.stat().st_mode))  # open to those whom the folder was open to
@@ -211,7 +211,7 @@ def _copy_parts(system: System, to: Path) -> Positions:
 
 
 def _positions(to: Path, logs: dict[str, dict[str, int]]) -> Positions:
-    """Where the copies of views and tables stand, as they themselves say."""
+    """The log positions stored in the copies of views and tables."""
     from trimtab.features.online.store import read_cursors
 
     tables: dict[str, dict[str, int]] = {}
@@ -231,15 +231,13 @@ def _positions(to: Path, logs: dict[str, dict[str, int]]) -> Positions:
 
 def _copied(part: object, to: Path) -> object:
     if not isinstance(part, Copyable):
-        raise Misuse(
-            f"backup: {type(part).__name__} cannot be copied to a folder. Back its server up by its own means."
-        )
+        raise Misuse(f"backup: {type(part).__name__} cannot be copied to a folder. Back up its server instead.")
     make_folder(to.parent)
     return part.copy_to(to)
 
 
 def _copy_rest(folder: Path, to: Path) -> None:
-    """Everything that has no means of its own, but locks and what is temporary."""
+    """Copy everything else, without locks and temporary files."""
     make_folder(to)
     for path in sorted(folder.iterdir()):
         if path.is_dir() and path.name not in _OWN and not path.name.startswith((".", *_PASSING)):
@@ -297,7 +295,7 @@ def _restore_file(source: Path, to: Path, file: BackupFile) -> None:
 
 
 def _refuse_there(folder: Path, force: bool) -> None:
-    """Refuse to replace state without being told to, and state that a process uses."""
+    """Refuse to replace state without `force`, and state that a process uses."""
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     if not force:
@@ -309,7 +307,7 @@ def _refuse_there(folder: Path, force: bool) -> None:
 
 @contextmanager
 def _had_alone(folder: Path) -> Iterator[None]:
-    """While no process can open a project there; a folder that was made for that goes when the work fails."""
+    """Keep other processes from opening a project there; a folder made for that is removed on failure."""
     hold, made = have_alone(folder)
     try:
         yield
@@ -324,15 +322,15 @@ def _had_alone(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _alone(system: System) -> Iterator[None]:
-    """While nothing is removed from the state: neither by retention nor by another backup's turn."""
+    """Keep retention and other backups from running."""
     otherwise = f"{system.state.folder}: another process retains it or backs it up. Try again later."
     with Lease(system.state.catalog, LEASE, system.state.folder).taken(otherwise, patience_s=_PATIENCE_S):
         yield
 
 
 @contextmanager
-def _told(to: Path, left: str) -> Iterator[None]:
-    """Whatever the system refuses, as an error that says what is left of it."""
+def _refused_clearly(to: Path, left: str) -> Iterator[None]:
+    """Turn an OSError into an error that says what is left."""
     try:
         yield
     except OSError as error:
@@ -345,7 +343,7 @@ def _told(to: Path, left: str) -> Iterator[None]:
 
 @contextmanager
 def _whole_or_nothing(partial: Path, to: Path, put: Callable[[Path, Path], None]) -> Iterator[None]:
-    """Work in `partial`, which is put at `to` in the end, or goes."""
+    """Work in `partial`, which is moved to `to` at the end, or removed."""
     _remove(partial)  # of one that was killed
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
@@ -365,7 +363,7 @@ def _put(partial: Path, to: Path) -> None:
 
 
 def _replace(partial: Path, to: Path) -> None:
-    """Put `partial` in the place of what stands there, which comes back when that fails and goes when it is done."""
+    """Replace `to` by `partial`; the old folder comes back on failure and is removed on success."""
     old = set_aside(to)
     _remove(old)  # of one that was killed with its own state in place
     with _unstoppable():
@@ -391,12 +389,12 @@ def _put_back(old: Path, to: Path, partial: Path) -> None:
             old.rename(to)
     except OSError as error:
         raise Unavailable(
-            f"{to}: the state of before lies in {old} and cannot be put back ({error}). Put it back: mv '{old}' '{to}'"
+            f"{to}: the previous state is in {old} and cannot be put back ({error}). Put it back: mv '{old}' '{to}'"
         ) from error
 
 
 def _remove(folder: Path) -> None:
-    """Delete a folder as far as that can be done; of a link, which older versions made of one, only itself."""
+    """Delete a folder as far as possible, or a link itself."""
     if folder.is_symlink():
         folder.unlink()
     else:
@@ -405,14 +403,14 @@ def _remove(folder: Path) -> None:
 
 @contextmanager
 def _unstoppable() -> Iterator[None]:
-    """While Ctrl-C, SIGTERM and a terminal that closes come too late: they do nothing."""
+    """Ignore Ctrl-C, SIGTERM and a closing terminal."""
     own = [number for number in ENDING if signal.getsignal(number) is not None]  # None: not Python's
     with caught(lambda *_: None, own):
         yield
 
 
 def _room(folder: Path, to: Path) -> None:
-    """Refuse at once what cannot fit."""
+    """Refuse a backup that does not fit on the disk."""
     needed, free = taken(folder).size_bytes, shutil.disk_usage(to).free
     if needed > free:
         raise Unavailable(

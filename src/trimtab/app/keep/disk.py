@@ -1,4 +1,4 @@
-"""How much disk a project takes, part by part, against its budget, and how fast that grows."""
+"""Disk usage of a project by part, its budget and its growth."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from trimtab.app.keep.disk_usage import _LOGS, Taken, log_growth, over_budget, taken
+from trimtab.app.keep.disk_usage import LOGS, Taken, over_budget, taken
 from trimtab.core.errors import Unavailable
 from trimtab.core.sizes import format_bytes
 from trimtab.store.durable_files import existing
@@ -25,14 +25,14 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Disk(msgspec.Struct, frozen=True, kw_only=True):
-    """What the state folder takes."""
+    """Disk usage of the state folder."""
 
     folder: str
     parts: list[Part]
     size_bytes: int
-    free_bytes: int  # on the disk that it lies on
+    free_bytes: int  # on its disk
     budget_bytes: int | None
-    frees_bytes: int | None  # about what the next `trimtab retain` would give back; None: the state cannot be read
+    frees_bytes: int | None  # about what the next `trimtab retain` would free; None: the state cannot be read
     growth_bytes: int | None  # about, a day
     notes: list[str]
     red: list[str]
@@ -42,7 +42,7 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
         width = max(len(part.name) for part in self.parts)
         out = []
         for part in self.parts:
-            shown = part.name in (*_LOGS.values(), "tables of record")
+            shown = part.name in (*LOGS.values(), "tables of record")
             aside = ", ".join(f"{name} {format_bytes(size)}" for name, size in part.of.items()) if shown else ""
             out.append(f"{part.name:{width}}  {format_bytes(part.size_bytes):>9}" + (f"  ({aside})" if aside else ""))
         of = "no budget" if self.budget_bytes is None else f"budget {format_bytes(self.budget_bytes)}"
@@ -50,7 +50,7 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
             f"{'in all':{width}}  {format_bytes(self.size_bytes):>9}  ({of}; {format_bytes(self.free_bytes)} free)"
         )
         if self.frees_bytes is not None:
-            out.append(f"the next `trimtab retain` gives back about {format_bytes(self.frees_bytes)}")
+            out.append(f"the next `trimtab retain` frees about {format_bytes(self.frees_bytes)}")
         if self.growth_bytes is not None:
             out.append(f"it grows by about {format_bytes(self.growth_bytes)} a day" + self._lasts())
         return out + self.notes + [f"RED  {line}" for line in self.red]
@@ -63,7 +63,7 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def disk_report(system: System) -> Disk:
-    """See `Project.disk`. What needs no more than sizes of files is said of a full disk, too."""
+    """See `Project.disk`. A full disk is reported as far as file sizes tell."""
     now = taken(system.state_folder)
     budget = system.config.retention.budget_bytes
     red = over_budget(now.size_bytes, budget)
@@ -83,31 +83,13 @@ def disk_report(system: System) -> Disk:
 
 
 def _outlook(system: System, now: Taken) -> tuple[int | None, int | None, list[str]]:
-    """What `retain` would give back, what a day adds, and what is to be said of it."""
-    from trimtab.app.keep.retention import last_retained, plan_retention
+    """What `retain` would free, the growth of a day, and remarks."""
+    from trimtab.app.keep.retention import growths, last_retained, plan_retention
 
     try:
         last = last_retained(system.state.catalog)
-        notes = [] if last is None else [f"last retain: {last.at}, gave back {format_bytes(last.freed_bytes)}"]
-        plan, growth = plan_retention(system), growth_bytes(system, now)
-    except Unavailable as error:  # a full disk, where these figures are wanted most; or one that is read-only
-        return None, None, [f"what `trimtab retain` gives back, and how fast it grows, cannot be read now: {error}"]
+        notes = [] if last is None else [f"last retain: {last.at}, freed {format_bytes(last.freed_bytes)}"]
+        plan, growth = plan_retention(system), round(sum(growths(system, now).values()))
+    except Unavailable as error:  # a full disk, where these numbers matter most, or a read-only one
+        return None, None, [f"what `trimtab retain` frees, and the growth, cannot be read now: {error}"]
     return max(0, plan.freed_bytes), growth, notes + plan.notes
-
-
-def growth_bytes(system: System, now: Taken) -> int:
-    """About how much a day adds, from what the logs hold of the last week; loads of history do not count."""
-    from trimtab.app.keep.retention import last_retained
-
-    per_day = 0.0
-    last = last_retained(system.state.catalog)
-    logs = {
-        "event log": system.state.events,
-        "prediction log": system.state.predictions,
-    }
-    for part, log in logs.items():
-        bytes_a_day = log_growth(log, now.parts.get(part, {}), system.clock.now_us(), events=part == "event log")
-        if bytes_a_day is None:  # truncated: as it was then
-            bytes_a_day = 0.0 if last is None else last.growth_bytes.get(part, 0.0)
-        per_day += bytes_a_day
-    return round(per_day)

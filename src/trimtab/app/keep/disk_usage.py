@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from trimtab.store.embedded_files import catalog_file, is_of_catalog
 from trimtab.store.ports import Log
 
-_LOGS = {"events": "event log", "predictions": "prediction log", "quarantine": "quarantine"}
+LOGS = {"events": "event log", "predictions": "prediction log", "quarantine": "quarantine"}
 
 _PARTS = {
     "online": "online features",
@@ -48,7 +48,7 @@ class Taken(msgspec.Struct, frozen=True):
 
 
 def taken(folder: Path) -> Taken:
-    """What every part of a state folder takes on disk."""
+    """Disk usage of each part of a state folder."""
     parts: dict[str, dict[str, int]] = {"event log": {}, "tables of record": {}}
     for path, size in _files(folder):
         part, what = _part(path.relative_to(folder).parts)
@@ -58,7 +58,7 @@ def taken(folder: Path) -> Taken:
 
 
 def over_budget(size_bytes: int, budget_bytes: int | None) -> str | None:
-    """What is wrong with a state folder of this size, if anything is."""
+    """An error message when a state folder exceeds its budget."""
     if budget_bytes is None or size_bytes <= budget_bytes:
         return None
     return (
@@ -69,7 +69,7 @@ def over_budget(size_bytes: int, budget_bytes: int | None) -> str | None:
 
 
 def log_growth(log: Log, sizes: Mapping[str, int], now_us: int, *, events: bool) -> float | None:
-    """Bytes a day that a log has grown by in the last week; None: it holds nothing to say it by."""
+    """Bytes a day that a log has grown by in the last week, without loads of history; None when it is empty."""
     bytes_a_day, days = 0.0, 0.0
     since = positions_before(log, now_us - _WINDOW_US)
     for partition, after in since.items():
@@ -91,13 +91,13 @@ def record_bytes(log: Log, partition: str, size: int) -> float:
 
 
 def _held(log: Log, partition: str) -> tuple[int, int, int] | None:
-    """Behind which position a partition begins, where it ends, and when its first record was appended."""
+    """The position before a partition's first record, its last position, and the first append time."""
     first = log.read(partition, 0, limit=1)
     return (first[0].position - 1, log.positions()[partition], first[0].appended_at_us) if first else None
 
 
 def _live_share(log: Log, partition: str, after: int, last: int) -> float:
-    """The share of events that came as they happened, not in a load of history."""
+    """The share of events that did not come in a load of history."""
     from trimtab.events.records import decode_all
 
     step = max(1, (last - after) // _SAMPLED)
@@ -107,8 +107,8 @@ def _live_share(log: Log, partition: str, after: int, last: int) -> float:
 
 def _part(path: tuple[str, ...]) -> tuple[str, str]:
     match path:
-        case ("log", log, name) if log in _LOGS:
-            return _LOGS[log], name.partition(".")[0]
+        case ("log", log, name) if log in LOGS:
+            return LOGS[log], name.partition(".")[0]
         case ("tables", source, *_):
             return "tables of record", source
         case (name,) if is_of_catalog(name):

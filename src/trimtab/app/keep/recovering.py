@@ -1,7 +1,7 @@
-"""`trimtab recover`: go on after records were lost, or after a wrong clock stamped them. # D0169, # D0170
+"""Recovery after lost records, or records stamped by a wrong clock (`trimtab recover`). # D0169, # D0170
 
-Nothing that is still there is removed: what the log has goes to the tables of record first. Each step may be done
-twice, so that a kill at any point is put right by the same command.
+Nothing that is still there is removed: records of the log go to the tables first. Each step may be repeated, so that
+the same command goes on after a kill at any point.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _NOTHING_US = -(2**62)  # before all append times
 
 
 class LostRange(msgspec.Struct, frozen=True, kw_only=True):
-    """Records of one partition that a log does not hold any more."""
+    """Records of one partition that a log has lost."""
 
     log: str
     partition: str
     first: int
     last: int
-    in_tables: int  # how many of them, the first ones, every source's table of record has
-    readers: dict[str, int]  # by who has read some of them, up to where
-    appended_again: int  # records that are there, and that no reader would have taken: they get new positions
+    in_tables: int  # how many of them, the first ones, are in every source's table of record
+    readers: dict[str, int]  # by reader of some of them, the position it reached
+    appended_again: int  # records that no reader would take: they get new positions
 
     def lines(self) -> list[str]:
         """The same for people."""
@@ -61,7 +61,7 @@ class LostRange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Recovered(msgspec.Struct, frozen=True, kw_only=True):
-    """What was put right, or (`dry_run`) would be."""
+    """What was repaired, or (`dry_run`) would be."""
 
     dry_run: bool
     lost: list[LostRange]
@@ -78,8 +78,8 @@ class Recovered(msgspec.Struct, frozen=True, kw_only=True):
         out = [line for one in self.lost for line in one.lines()]
         if any(one.log == EVENTS for one in self.lost):
             out.append(
-                "features keep what they took of the lost events, which no training will see; to make them from what "
-                "is left: trimtab rebuild --all"
+                "features still count the lost events, which no training will see; to compute them from what is left: "
+                "trimtab rebuild --all"
             )
         out += [str(one) for one in self.stamped_ahead]
         if self.stamped_ahead:
@@ -96,14 +96,14 @@ def recover(system: System, *, dry_run: bool = False, actor: str = "a person") -
         return done
     if any(one.log == EVENTS for one in lost):
         move_into_tables(system)
-    otherwise = f"{state.folder}: a service is at work. Stop it, then run this again."
+    otherwise = f"{state.folder}: a service is running. Stop it, then run this again."
     with Lease(state.catalog, LEASE, state.folder).taken(otherwise):
         for one in lost:
             _go_on(system, one, actor)
         if done.stamped_ahead:
             restamp(system, done.stamped_ahead, now_us, actor)
     if done.stamped_ahead:
-        system.reopen()  # nothing read before is right any more
+        system.reopen()  # everything read before is outdated
         system.views.rebuild_all()
     return done
 
@@ -133,11 +133,11 @@ def _named(system: System, readers: Mapping[str, int]) -> dict[str, int]:
 
 
 def _go_on(system: System, lost: LostRange, actor: str) -> None:
-    """Let a partition go on behind what was read of it, and write that down before it is done."""
+    """Continue a partition after the last position read from it, recorded in the ledger first."""
     state = system.state
     log = state.events if lost.log == EVENTS else state.written_predictions
     if not isinstance(log, Repairable):
-        raise Misuse(f"recover: a {type(log).__name__} cannot be recovered here. Use its server's own means.")
+        raise Misuse(f"recover: a {type(log).__name__} cannot be recovered here. Recover its server instead.")
     now_us, end = system.clock.now_us(), lost.first - 1
     row = Entry(
         at_us=now_us,
@@ -159,15 +159,15 @@ def _go_on(system: System, lost: LostRange, actor: str) -> None:
         truncated = truncation_put(state.catalog, reached, {lost.partition: lost.last}, now_us)
         Ledger(state.catalog).write([row], [truncated])
         again = ((record.payload, now_us) for record in _unread(system, lost.partition, end))
-    else:  # there is no table of them: all that are left get later positions
+    else:  # in no table: all that are left get later positions
         Ledger(state.catalog).write([row])
         again = ((record.payload, record.appended_at_us) for record in _records(log, lost.partition, end))
     log.skip_to(lost.partition, lost.last, again)
 
 
 def _unread(system: System, partition: str, end: int) -> Iterator[LogRecord]:
-    """Events that are there and that no reader has taken: they came after the loss, under positions that had been read
-    before it; or their source is not declared, so that no table takes them."""
+    """Events that no reader has taken: they came after the loss, at positions that had been read before it, or their
+    source is not declared, so that no table takes them."""
     seen_us, known = _seen_us(system, partition, end), {ERASED, *system.definitions.sources}
     for record in _records(system.state.events, partition, end):
         if record.appended_at_us > seen_us or decode(record.payload).source not in known:
@@ -175,10 +175,10 @@ def _unread(system: System, partition: str, end: int) -> Iterator[LogRecord]:
 
 
 def _seen_us(system: System, partition: str, end: int) -> int:
-    """The greatest append time that those have read who have read the partition beyond its end."""
+    """The greatest append time read by readers that are past the partition's end."""
     state, seen = system.state, [_NOTHING_US]
     if state.online_file() is not None:
-        with suppress(Corrupt):  # damaged features are made again from what is left
+        with suppress(Corrupt):  # damaged features are rebuilt anyway
             cursors = read_cursors(state.online).values()
             seen += [cursor.s_us for cursor in cursors if cursor.positions.get(partition, 0) > end]
     for table in state.tables(system.sources, make=False).values():

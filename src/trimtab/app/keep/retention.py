@@ -1,7 +1,7 @@
-"""`trimtab retain`: the log moves into tables and is truncated, and what the settings do not keep goes. # D23
+"""Retention: move the log into tables, truncate it, and remove what the settings do not keep (`trimtab retain`). # D23
 
-The order makes a kill at any point harmless: what is in a table is durable before the log loses it; what is about to
-go is written down before it goes; and each step may be done twice.
+A kill at any point is harmless: records are durable in a table before the log loses them, removals are recorded
+before they happen, and each step may be repeated.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 LEASE = "retention"
 _BATCH = 10_000
-_SPARED_H = 1  # replaced files of a table stay so long for other tools that read it
-_FILES = 32  # that a table may consist of before small ones are merged
-_LEARNT_WAITS = 2  # label waits for which a learner goes back to its predictions
-_IN_TABLE = 0.3  # of an event's bytes in the log, where no table says it better
+_SPARED_H = 1  # replaced files of a table stay this long for other tools that read it
+_FILES = 32  # a table of more files is compacted
+_LEARNT_WAITS = 2  # a learner reads predictions back to so many label waits
+_IN_TABLE = 0.3  # about the share of an event's bytes in the log that it takes in a table
 
 
 class Retained(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run did, or (`dry_run`) about what it would do."""
+    """The result of a run, or (`dry_run`) an estimate of it."""
 
     at: str
     dry_run: bool
@@ -49,7 +49,7 @@ class Retained(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int  # afterwards
     budget_bytes: int | None
     growth_bytes: dict[str, float]  # a day, by log, as measured before it was truncated
-    notes: list[str]  # what stayed, and why; what differs from now on
+    notes: list[str]  # what was kept, and why; what differs from now on
     red: list[str]
 
     def lines(self) -> list[str]:
@@ -60,8 +60,7 @@ class Retained(msgspec.Struct, frozen=True, kw_only=True):
         out += [f"{removed} {self.predictions:,} predictions"] if self.predictions else []
         out += [f"{removed} {self.quarantined:,} quarantined rows"] if self.quarantined else []
         of = "" if self.budget_bytes is None else f" of a budget of {format_bytes(self.budget_bytes)}"
-        gave = "would give back about" if self.dry_run else "gave back"
-        room = f"{gave} {format_bytes(self.freed_bytes)}"
+        room = f"{'would free about' if self.dry_run else 'freed'} {format_bytes(self.freed_bytes)}"
         if self.freed_bytes < 0:
             room = f"took {format_bytes(-self.freed_bytes)} more, as online features were filled or tables begun"
         out.append(f"{room}; {format_bytes(self.size_bytes)}{of} are taken")
@@ -72,15 +71,13 @@ def retain(system: System, *, dry_run: bool = False) -> Retained:
     """See `Project.retain`."""
     if dry_run:
         return plan_retention(system)
-    otherwise = (
-        f"{system.state.folder}: another process is at its retention, or backs it up. Try again when it is done."
-    )
+    otherwise = f"{system.state.folder}: another process runs retention or a backup. Try again when it is done."
     with Lease(system.state.catalog, LEASE, system.state.folder).taken(otherwise):
         return _retain(system)
 
 
 def retain_when_due(system: System) -> Retained | None:
-    """Once a day, where [retention] says anything; None when it is not time, or another process is at it."""
+    """Run once a day, if [retention] is set; None when it is not due, or another process runs it."""
     last = last_retained(system.state.catalog)
     if not system.config.retention.is_set:
         return None
@@ -93,7 +90,7 @@ def retain_when_due(system: System) -> Retained | None:
 
 
 def plan_retention(system: System) -> Retained:
-    """About what a run would do now; nothing is changed."""
+    """Estimate what a run would do now; nothing is changed."""
     size = taken(system.state_folder)
     log, notes = system.state.events, _differences(system)
     followed, held = _follower_positions(system) if system.views.followed() else ({}, [])  # else a run catches up
@@ -111,7 +108,7 @@ def plan_retention(system: System) -> Retained:
     gone: dict[str, int] = {}
     tables = system.state.tables(system.sources, make=False)
     if any(system.config.retention.events_us(one.name) is not None for one in system.sources) and not tables:
-        notes.append("how many events are old enough to go is known once there are tables: after the first run")
+        notes.append("how many events are old enough to be removed is known once there are tables, after the first run")
     for source, table in tables.items():
         kept_us = _kept_us(system, source)
         if kept_us is not None and isinstance(table, Prunable):
@@ -152,7 +149,7 @@ def last_retained(catalog: Catalog) -> _Last | None:
 
 
 class _Last(msgspec.Struct, frozen=True, kw_only=True):
-    """What is remembered of a run."""
+    """The stored result of a run."""
 
     at_us: int
     freed_bytes: int
@@ -168,7 +165,7 @@ def _retain(system: System) -> Retained:
     state = system.state
     state.check_clock()
     before = taken(system.state_folder)
-    growth = _growths(system, before)
+    growth = growths(system, before)
     move_into_tables(system)
     system.views.catch_up()
     truncated, notes = _truncate_events(system)
@@ -184,8 +181,8 @@ def _retain(system: System) -> Retained:
         after = taken(system.state_folder)
     elif gone:
         notes.append(
-            "the room of removed events comes back with the first run in an hour or later: until then other tools may "
-            "be reading the files"
+            "the disk space of removed events is freed by the first run in an hour or later: until then other tools "
+            "may be reading the files"
         )
     notes += _differences(system)
     done = Retained(
@@ -208,13 +205,13 @@ def _retain(system: System) -> Retained:
 
 
 def _truncate_events(system: System) -> tuple[dict[str, int], list[str]]:
-    """Truncate the event log up to where everything that follows it has come; records by partition, and what held."""
+    """Truncate the event log up to the slowest of its readers; records by partition, and notes on what was kept."""
     log, state = system.state.events, system.state
     followed, notes = _follower_positions(system)
     doubtful = system.quarantine.looked_behind()
     if doubtful:
         notes.append(
-            f"the log stays behind where the replay of {len(doubtful):,} quarantined rows was broken off, until they "
+            f"the log is kept from where the replay of {len(doubtful):,} quarantined rows was interrupted, until they "
             "are replayed or dropped"
         )
     reached = {
@@ -229,7 +226,7 @@ def _truncate_events(system: System) -> tuple[dict[str, int], list[str]]:
         cuts[partition] = cut
         notes += strange
     noted = truncation_put(state.catalog, reached, cuts, _newest_us(system))
-    state.catalog.write([noted])  # first: where else could a reader learn of it?
+    state.catalog.write([noted])  # first, so that a reader can tell truncation from loss
     truncated = {}
     for partition, cut in cuts.items():
         truncated[partition] = _truncate(log, {partition: cut}, notes)
@@ -237,7 +234,7 @@ def _truncate_events(system: System) -> tuple[dict[str, int], list[str]]:
 
 
 def _truncate(log: Log, cuts: Mapping[str, int], notes: list[str]) -> int:
-    """Truncate the partitions that no other process writes; how many records, and a note for each of the others."""
+    """Truncate the partitions that no other process writes, and add a note for each of the others; the count."""
     removed = 0
     for partition, cut in cuts.items():
         last = log.positions().get(partition, 0)
@@ -251,18 +248,18 @@ def _truncate(log: Log, cuts: Mapping[str, int], notes: list[str]) -> int:
 
 
 def _follower_positions(system: System) -> tuple[dict[str, int], list[str]]:
-    """Where the slowest of the online views is, by partition, and what to say of it. Tables follow by `materialise`.
+    """The position of the slowest online view by partition, and notes on it. Tables follow by `materialise`.
 
-    Labels, outcomes, learners and training sets read histories, which begin with the tables; so they hold nothing.
+    Labels, outcomes, learners and training sets read histories, which begin with the tables: they need no log.
     """
     if not system.views.views:
         return {}, []
     applied, ends = system.views.store.positions(), system.state.events.positions()
     lag = sum(max(0, last - applied.get(name, 0)) for name, last in ends.items())
-    notes = [f"{lag:,} records of the log stay until they are in the online features"] if lag else []
+    notes = [f"{lag:,} records of the log are kept until they are in the online features"] if lag else []
     filled, being_filled = _filling_positions(system)
     notes += [
-        f"the log stays from where it is read until view {name!r} has been filled. If its rebuild was broken off, run: "
+        f"the log is kept from where view {name!r} reads it until it is filled. If its rebuild was interrupted, run: "
         f"trimtab rebuild {name}"
         for name in being_filled
     ]
@@ -270,22 +267,22 @@ def _follower_positions(system: System) -> tuple[dict[str, int], list[str]]:
 
 
 def _filling_positions(system: System) -> tuple[list[dict[str, int]], list[str]]:
-    """From where views that are being filled go on reading the log, and their names. # D31
+    """Positions from which views that are being filled read the log, and their names. # D31
 
-    Whoever fills one applies the log: if nobody does, a fill was broken off, and whoever fills next begins anew.
+    A process that fills a view applies the log; without one a fill was interrupted, and the next one begins again.
     """
     if not system.views.followed():
         return [], []
     store = system.views.store
     names = {plan.cursor_name: plan.name for plan in store.plans.values()}
     filling = {id_of(name): cursor for name, cursor in store.cursors().items() if name.startswith(FILLING)}
-    # One that has counted nothing still loads all of history, behind what was in tables when it began.
+    # One without counts still loads the history from the tables.
     reading = [cursor.positions if cursor.counts else {} for cursor in filling.values()]
     return reading, [names.get(one, one) for one in filling]
 
 
 def _before_strangers(log: Log, partition: str, after: int, cut: int, system: System) -> tuple[int, list[str]]:
-    """The cut, lowered to before the first record of a source that is not declared: no table has it."""
+    """The cut, lowered to before the first record of an undeclared source, which is in no table."""
     known = {ERASED, *system.definitions.sources}
     while after < cut:
         records = log.read(partition, after, limit=min(_BATCH, cut - after))
@@ -294,15 +291,15 @@ def _before_strangers(log: Log, partition: str, after: int, cut: int, system: Sy
         for record, event in zip(records, decode_all([r.payload for r in records]), strict=True):
             if event.source not in known and record.position <= cut:
                 return record.position - 1, [
-                    f"the log stays from {partition} at {record.position:,} on: source {event.source!r} is not "
-                    "declared any more, so its events have no table. Declare it again"
+                    f"the log is kept from {partition} at {record.position:,} on: source {event.source!r} is no "
+                    "longer declared, so its events have no table. Declare it again"
                 ]
         after = records[-1].position
     return cut, []
 
 
 def _expire(system: System, tables: Mapping[str, Table]) -> dict[str, int]:
-    """Remove events that are not kept any longer; rows by source."""
+    """Remove events older than the settings keep; rows by source."""
     gone, entities = {}, _entities(system)
     already = kept_from(system.state.catalog)
     for source, table in tables.items():
@@ -312,7 +309,7 @@ def _expire(system: System, tables: Mapping[str, Table]) -> dict[str, int]:
         before_us = max((_newest_us(system) - kept_us) // DAY_US * DAY_US, already.get(source, -(2**62)))
         condition = expired(before_us, entities[source])
         if table.count(condition):
-            note_kept_from(system.state.catalog, source, before_us)  # first: less may be there than this says, not more
+            note_kept_from(system.state.catalog, source, before_us)  # first: fewer events than this says are harmless
             gone[source] = table.prune(condition)
     return gone
 
@@ -326,14 +323,14 @@ def _entities(system: System) -> dict[str, list[tuple[str, ...]]]:
 
 
 def _kept_us(system: System, source: str) -> int | None:
-    """How long events of a source are kept: as the settings say, and as long as a version in service looks back."""
+    """How long events of a source are kept: the setting, or how far a version in service looks back if longer."""
     kept_us = system.config.retention.events_us(source)
     need = source_needs(system.definitions, system.live.views()).get(source)
     return kept_us if kept_us is None or need is None else max(kept_us, -(-need.us // DAY_US) * DAY_US)
 
 
 def _closed_before(system: System) -> dict[str, int]:
-    """By partition of the prediction log, up to where it may go: old enough, its days closed, learnt from."""
+    """By partition of the prediction log, the last position that is old enough, in a closed day and learnt from."""
     from trimtab.steering.loop.loop import KIND, Reached
 
     kept_us = system.config.retention.predictions_us
@@ -354,9 +351,9 @@ def _quarantined_before(system: System) -> dict[str, int]:
 
 
 def _newest_us(system: System) -> int:
-    """The greatest append time of events and predictions: ages count from it, so that a clock ahead removes nothing.
+    """The greatest append time of events and predictions, at most now.
 
-    Never later than now: the clock may have been ahead once.
+    Ages count from it, so that a clock ahead removes nothing.
     """
     newest = [
         record.appended_at_us
@@ -374,35 +371,35 @@ def _vacuum(tables: Mapping[str, Table], older_h: int) -> int:
 
 
 def _compact(system: System, tables: Mapping[str, Table]) -> None:
-    """Merge the files of tables that have many: each run adds one."""
+    """Merge the files of tables that have many."""
     for source, table in tables.items():
         if sum(1 for _ in (system.state_folder / "tables" / source).glob("*.parquet")) > _FILES:
             table.compact()
 
 
 def kept_longer(system: System) -> list[str]:
-    """Sources whose events stay longer than the settings say, because a version in service looks back further."""
+    """Sources whose events are kept longer than set, because a version in service looks back further."""
     settings, found = system.config.retention, []
     for source, need in source_needs(system.definitions, system.live.views()).items():
         set_us, kept_us = settings.events_us(source), _kept_us(system, source)
         if set_us is not None and kept_us is not None and kept_us > set_us:
             found.append(
                 f"events of {source} are kept for {format_duration(kept_us)} and not for {format_duration(set_us)}, as "
-                f"[retention] says: {need.why} for a version in service. Let a version of today's definitions take "
-                "over, or keep them longer."
+                f"[retention] says: {need.why} for a version in service. Promote a version of today's definitions, "
+                "or keep them longer."
             )
     return found
 
 
 def _differences(system: System) -> list[str]:
-    """What retention makes different: features that saw more than is kept."""
+    """Features that retention changes, because they saw more than is kept."""
     settings, notes = system.config.retention, []
     views = views_in_use(system.definitions, system.live.views())
     for source, names in lifetime_features(views).items():
         if settings.events_us(source) is not None:
             notes.append(
                 f"{', '.join(names)}: over the lifetime, and of {source} only a part is kept. Online they count all "
-                "that ever came; training, answers about the past and a rebuild count what is kept"
+                "events ever received; training, answers about the past and a rebuild count what is kept"
             )
     for source, names in newest_features(views).items():
         if settings.events_us(source) is not None:
@@ -413,8 +410,8 @@ def _differences(system: System) -> list[str]:
     return notes
 
 
-def _growths(system: System, size: Taken) -> dict[str, float]:
-    """Bytes a day of each log, while it still holds what says so; else as the run before found."""
+def growths(system: System, size: Taken) -> dict[str, float]:
+    """Bytes a day by log; of a truncated one as the previous run measured it."""
     last = last_retained(system.state.catalog)
     growths = {} if last is None else dict(last.growth_bytes)
     state, now_us = system.state, system.clock.now_us()

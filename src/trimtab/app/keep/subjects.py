@@ -1,4 +1,4 @@
-"""Whom an erasure is about: which columns of which sources hold the key, and which rows carry it."""
+"""Subjects of an erasure: their keys, the columns that hold these, and tests of rows."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ Key = tuple[str, ...]  # one text for each of them
 Fits = Callable[[Sequence[Any]], bool]  # whether a row, its values in the order of its columns, carries the key
 
 _KEYS: tuple[Dtype, ...] = ("str", "int")
-_FEW = 20  # keys that are looked for in a record's bytes; with more, decoding every record costs less
+_FEW = 20  # with more keys, decoding every record is cheaper than searching its bytes
 _ENDS: tuple[Literal["big", "little"], ...] = ("big", "little")
 _WHOLE = re.compile(r"-?[0-9]{1,19}")
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class Subject:
-    """An entity and the keys of those that are meant; `met` has those of which something was found.
+    """An entity and some keys; `met` has those that were found.
 
     Columns of one name hold the same entity in every source. So do a request's key and the column that its label is
     found by, and a view's columns and those of a request that it is looked up by, whatever they are called.
 
     Args:
-        definitions: Of the project.
-        sources: The project's, their columns as recorded events have them.
+        definitions: The project's definitions.
+        sources: The project's sources, their columns in the order of recorded events.
         entity: An entity, or a column of any source.
-        keys: Keys, each one text for each of its columns.
+        keys: Keys, each with one text for each of its columns.
 
     Raises:
         NotFound: There is neither an entity nor a column of this name.
@@ -79,21 +79,21 @@ class Subject:
         return f"{self.entity} {', '.join(map(repr, self.keys[0]))}"
 
     def names(self, source: str, columns: Sequence[str]) -> list[str | int | tuple[str | int, ...]]:
-        """The keys as a view by some columns of a source names its entities, without those that it cannot have."""
+        """The keys as entity names of a view by some columns of a source, without impossible ones."""
         values = (self._value(source, tuple(columns), key) for key in self.keys)
         return [one if len(one) > 1 else one[0] for one in values if one is not None]
 
     def may_be_in(self, payload: bytes) -> bool:
-        """Whether a record in MessagePack can carry a key at all: a quick look before it is decoded."""
+        """Whether a record in MessagePack can carry a key: a fast check before it is decoded."""
         if len(self.keys) > _FEW:
             return True
         return any(all(any(needle in payload for needle in part) for part in key) for key in self._needles)
 
     def stored_as(self, least_bytes: int) -> list[bytes]:
-        """How the longest part of each key stands in files: as text, and where columns are whole numbers as such.
+        """The longest part of each key in the forms that files store: text and, for whole numbers, MessagePack, eight
+        bytes of either order (tables, packed values) and names of online features.
 
-        That is in MessagePack, in eight bytes from either end (tables, packed values), and in keys of online features.
-        Parts of fewer than `least_bytes` characters are left out.
+        Parts of fewer than `least_bytes` bytes are left out.
         """
         longest = [max(key, key=lambda part: len(part.encode())) for key in self.keys]
         parts = [part for part in longest if len(part.encode()) >= least_bytes]
@@ -104,19 +104,19 @@ class Subject:
         return found
 
     def of_event(self, source: str) -> Fits:
-        """The test for events of a source; of one that is not declared any more, any value may be the key."""
+        """The test for events of a source; of an undeclared one, any value may be the key."""
         if source not in self._sources:
             return self._anywhere
         return self._fits(source, self._sources[source].columns)
 
     def of_request(self, model: str, fits: bool) -> Fits:
-        """The test for a model's requests; `fits`: their columns are those that are declared now."""
+        """The test for a model's requests; `fits`: whether their columns are those declared now."""
         if not fits or model not in self._requests:
             return self._anywhere
         return self._fits(self._requests[model].name, self._requests[model].columns)
 
     def of_table(self, source: str | None, rows: Columns) -> list[int]:
-        """The rows of a table that carry the key; without a source, any columns of the entity's names count."""
+        """The rows of a table that carry the key; without a source, any columns of these names count."""
         known = self.places.get(source or "")
         every = {names for _, names in self._places} if known is None else set(known)
         found: set[int] = set()
@@ -131,22 +131,22 @@ class Subject:
         return sorted(found)
 
     def of_raw(self, source: str, row: Mapping[str, Any]) -> bool:
-        """Whether a row that was refused carries the key, whatever types its values have."""
-        if "_line" in row:  # it could not be told apart, whatever its fields seem to be
+        """Whether a quarantined row carries the key, whatever the types of its values."""
+        if "_line" in row:  # a line that could not be parsed
             return self._mentioned(line_texts(row))
         known = self.places.get(source, [] if source in self._sources else [self.columns])
         for names in known:
             if all(name in row for name in names):
-                said = tuple(_said(row[name]) for name in names)
-                if said in self._all:
-                    self.met.add(said)
+                texts = tuple(_shown(row[name]) for name in names)
+                if texts in self._all:
+                    self.met.add(texts)
                     return True
-            elif self._mentioned(row.values()):  # a line that could not be told apart into columns
+            elif self._mentioned(row.values()):  # a line that was not split into columns
                 return True
         return False
 
     def _mentioned(self, values: Iterable[Any]) -> bool:
-        text = " ".join(map(_said, values))
+        text = " ".join(map(_shown, values))
         found = {key for key in self.keys if all(part in text and _alone(part, text) for part in key)}
         self.met |= found
         return bool(found)
@@ -168,8 +168,8 @@ class Subject:
         return fits
 
     def _anywhere(self, row: Sequence[Any]) -> bool:
-        said = {str(value) for value in row if isinstance(value, str | int) and not isinstance(value, bool)}
-        found = {key for key in self.keys if said.issuperset(key)}
+        texts = {str(value) for value in row if isinstance(value, str | int) and not isinstance(value, bool)}
+        found = {key for key in self.keys if texts.issuperset(key)}
         self.met |= found
         return bool(found)
 
@@ -181,7 +181,7 @@ class Subject:
         return bool(self._wanted(source.columns, names))
 
     def _wanted(self, dtypes: Mapping[str, Dtype], names: Names) -> dict[tuple[Any, ...], Key]:
-        """The keys by the values that they have in some columns, without those that cannot be there."""
+        """The keys by their values in some columns, without impossible ones."""
         values = ((_values(dtypes, names, key), key) for key in self.keys)
         return {found: key for found, key in values if found is not None}
 
@@ -190,11 +190,11 @@ class Subject:
 
 
 def columns_of(definitions: Definitions, sources: Sequence[Source], entity: str) -> Names:
-    """The columns that an entity is known by.
+    """The columns that identify an entity.
 
     Raises:
         NotFound: There is neither an entity nor a column of this name.
-        Misuse: It is a column of values that nobody is known by.
+        Misuse: It is a column of neither text nor whole numbers.
     """
     entities = {view.entity: tuple(view.by) for view in definitions.views.values()}
     if entity in entities:
@@ -212,13 +212,13 @@ def columns_of(definitions: Definitions, sources: Sequence[Source], entity: str)
 
 
 def _places(definitions: Definitions, sources: Sequence[Source], columns: Names) -> set[tuple[str, Names]]:
-    """Every source and its columns that hold the entity: those of its names, and those that these are joined with."""
+    """Each source with the columns that hold the entity: by name, and by joins with these."""
     links: list[tuple[tuple[str, Names], tuple[str, Names]]] = []
     for model in definitions.models.values():
         request, label = model.request, model.label
         links.append(((request.name, (request.key,)), (label.source.name, (label.key,))))
-        asked = [join for join in model.features.joins if set(join.by) <= request.columns.keys()]
-        links += [((request.name, tuple(j.by)), (j.view.source.name, tuple(j.view.by))) for j in asked]
+        joins = [join for join in model.features.joins if set(join.by) <= request.columns.keys()]
+        links += [((request.name, tuple(j.by)), (j.view.source.name, tuple(j.view.by))) for j in joins]
     found: set[tuple[str, Names]] = set()
     names = {columns}
     while True:
@@ -238,7 +238,7 @@ def _dtypes(sources: Sequence[Source], columns: Names) -> dict[str, Dtype]:
 
 
 def _values(dtypes: Mapping[str, Dtype], names: Names, key: Key) -> tuple[Any, ...] | None:
-    """The key as values of these columns; None: they are not there, or cannot hold it."""
+    """The key as values of these columns; None when one is missing or cannot hold it."""
     values: list[Any] = []
     for name, part in zip(names, key, strict=True):
         dtype = dtypes.get(name)
@@ -252,17 +252,17 @@ def _values(dtypes: Mapping[str, Dtype], names: Names, key: Key) -> tuple[Any, .
 
 
 def _whole(key: str) -> list[int]:
-    """The number that a text is, if it is one that a column can hold."""
+    """The whole number of a text, if a column can hold it."""
     found = [int(key)] if _WHOLE.fullmatch(key) else []
     return [n for n in found if -(2**63) <= n < 2**63]
 
 
 def _alone(part: str, text: str) -> bool:
-    """Whether a text has these characters as a word of their own."""
+    """Whether a text contains these characters as a word."""
     return re.search(rf"(?<![\w-]){re.escape(part)}(?![\w-])", text) is not None
 
 
-def _said(value: Any) -> str:
+def _shown(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip()

@@ -58,7 +58,7 @@ def main(folder: Path, seconds: float) -> None:
         print("learning", flush=True)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            begin = max(deployment.learnt_until_us, 0)
+            begin = max(deployment.saved.until_us, 0)
             deployment.learn(examples(begin, begin + 37), until_us=begin + 37, positions={"p0001": begin + 37})
 
 

@@ -74,19 +74,19 @@ def test_however_it_is_called_and_restarted_each_label_is_learnt_once(
     online, until = deployment(store, every_us), 0
     for step in steps:
         until += step
-        begin = chance.randint(0, max(0, online.learnt_until_us))
+        begin = chance.randint(0, max(0, online.saved.until_us))
         online.learn(examples(begin, until), until_us=until)
         if chance.random() < 0.5:
             online = deployment(store, every_us)  # a restart
     learnt = until if every_us == 0 else max(0, (until + 1) // every_us * every_us - 1)
-    assert online.examples == (learnt if steps else 0)
-    assert [online.predict_row(row) for row in ROWS] == scores(online.examples)
+    assert online.saved.examples == (learnt if steps else 0)
+    assert [online.predict_row(row) for row in ROWS] == scores(online.saved.examples)
 
 
 def test_blocks_are_those_of_the_known_at_time_whoever_calls(store: Any) -> None:
     hourly, slow = deployment(store), deployment(MemoryKeyValue())
     for until in range(1, 100):
-        hourly.learn(examples(max(0, hourly.learnt_until_us), until), until_us=until)
+        hourly.learn(examples(max(0, hourly.saved.until_us), until), until_us=until)
     slow.learn(examples(0, 99), until_us=99)
     assert hourly._learner.state() == slow._learner.state()
 
@@ -96,7 +96,7 @@ def test_a_restart_says_the_same_and_knows_how_far_it_read(store: Any) -> None:
     online.learn(examples(0, 45), until_us=45, positions={"p0001": 45})
     again = deployment(store)
     assert [again.predict_row(row) for row in ROWS] == [online.predict_row(row) for row in ROWS]
-    assert (again.learnt_until_us, again.positions, again.examples) == (39, {"p0001": 45}, 39)
+    assert (again.saved.until_us, again.saved.positions, again.saved.examples) == (39, {"p0001": 45}, 39)
 
 
 class Picky(Averages):
@@ -130,24 +130,24 @@ def test_what_a_learner_refuses_is_set_aside_and_the_rest_is_learnt_once(
         if until > 9:
             online = OnlineDeployment("late/online", Picky(), store, every_us=every_us)
             online.learn(spoilt(0, until, bad), until_us=until)
-    reached = list(range(1, max(0, online.learnt_until_us) + 1))
+    reached = list(range(1, max(0, online.saved.until_us) + 1))
     aside = [n for n in reached if n in bad]
     good = Averages()
     for n in (one for one in reached if one not in bad):
         good.learn(np.array([[n % 5, n]], np.float64), np.array([n % 3 == 0], np.float64))
     assert known(online)[0] == good.sums
-    assert (online.examples, online.set_aside) == (len(reached) - len(aside), len(aside))
-    assert [one.request_id for one in online.newest_aside] == [f"r{n}" for n in aside][-20:]
+    assert (online.saved.examples, online.saved.set_aside) == (len(reached) - len(aside), len(aside))
+    assert [one.request_id for one in online.saved.newest_aside] == [f"r{n}" for n in aside][-20:]
     found = learnt(store, "late/online")
     assert found is not None
-    assert (found.set_aside, found.newest_aside) == (online.set_aside, online.newest_aside)
+    assert (found.set_aside, found.newest_aside) == (online.saved.set_aside, online.saved.newest_aside)
 
 
 def test_an_example_that_has_a_fault_already_is_set_aside(store: Any) -> None:
     online = deployment(store)
     faulty = [msgspec.structs.replace(e, values=b"", fault="no inputs") if e.label else e for e in examples(0, 9)]
     assert online.learn(faulty, until_us=9) == 6
-    assert [(one.known_at_us, one.why) for one in online.newest_aside] == [(n, "no inputs") for n in (3, 6, 9)]
+    assert [(one.known_at_us, one.why) for one in online.saved.newest_aside] == [(n, "no inputs") for n in (3, 6, 9)]
 
 
 def test_a_broken_learner_loses_no_label(store: Any) -> None:
@@ -160,9 +160,9 @@ def test_a_broken_learner_loses_no_label(store: Any) -> None:
                 online.learn(spoilt(0, 50, {33}), until_us=50)
     finally:
         Picky.broken = False
-    assert (online.examples, online.set_aside, online.learnt_until_us) == (18, 1, 19)
+    assert (online.saved.examples, online.saved.set_aside, online.saved.until_us) == (18, 1, 19)
     assert online.learn(spoilt(0, 50, {33}), until_us=50) == 29
-    assert (online.examples, online.set_aside) == (47, 2)
+    assert (online.saved.examples, online.saved.set_aside) == (47, 2)
 
 
 def test_a_first_label_that_is_refused_waits_for_one_that_is_not(store: Any) -> None:
@@ -170,7 +170,7 @@ def test_a_first_label_that_is_refused_waits_for_one_that_is_not(store: Any) -> 
     with pytest.raises(ValueError, match="neither"):
         online.learn(spoilt(0, 1, {1}), until_us=9)
     assert online.learn(spoilt(0, 15, {1}), until_us=19) == 14
-    assert online.set_aside == 1
+    assert online.saved.set_aside == 1
 
 
 def test_a_state_of_an_earlier_version_goes_on(store: Any) -> None:
@@ -179,7 +179,7 @@ def test_a_state_of_an_earlier_version_goes_on(store: Any) -> None:
     saved = msgspec.msgpack.decode(store.get(b"online_learner/late/online"))
     store.write({b"online_learner/late/online": msgspec.msgpack.encode(saved[:5])})
     again = deployment(store)
-    assert (again.examples, again.set_aside) == (39, 0)
+    assert (again.saved.examples, again.saved.set_aside) == (39, 0)
     assert again.learn(examples(0, 55), until_us=55) == 10
 
 
@@ -196,14 +196,14 @@ def test_what_could_not_be_saved_was_not_learnt(store: Any) -> None:
     online = deployment(disk)
     for full in (True, False, True, False):
         disk.full = full
-        begin = max(0, online.learnt_until_us)
+        begin = max(0, online.saved.until_us)
         if full:
             with pytest.raises(Unavailable):
                 online.learn(examples(begin, begin + 25), until_us=begin + 25)
         else:
             online.learn(examples(begin, begin + 25), until_us=begin + 25)
-        assert [online.predict_row(row) for row in ROWS] == scores(online.examples)
-    assert online.examples == online.learnt_until_us == 39
+        assert [online.predict_row(row) for row in ROWS] == scores(online.saved.examples)
+    assert online.saved.examples == online.saved.until_us == 39
 
 
 def test_what_failed_in_a_later_block_was_not_learnt_at_all(store: Any) -> None:
@@ -219,16 +219,16 @@ def test_what_failed_in_a_later_block_was_not_learnt_at_all(store: Any) -> None:
     online = OnlineDeployment("late/online", learner, store, every_us=10)
     for fails in (True, False, True, True, False):
         learner.fails = fails
-        begin = max(0, online.learnt_until_us)
+        begin = max(0, online.saved.until_us)
         if fails:
             with pytest.raises(FloatingPointError):
                 online.learn(examples(begin, begin + 35), until_us=begin + 35)
         else:
             assert online.learn(examples(begin, begin + 35), until_us=begin + 35)
-        assert [online.predict_row(row) for row in ROWS] == scores(online.examples)
+        assert [online.predict_row(row) for row in ROWS] == scores(online.saved.examples)
         restarted = deployment(store)
         assert [restarted.predict_row(row) for row in ROWS] == [learner.predict_row(row) for row in ROWS]
-    assert online.examples == online.learnt_until_us == 59
+    assert online.saved.examples == online.saved.until_us == 59
 
 
 class Failing(MemoryKeyValue):
@@ -255,7 +255,7 @@ def test_what_could_neither_be_saved_nor_taken_back_is_learnt_once(saved: int, f
     disk = Failing()
     online = deployment(disk)
     online.learn(examples(0, saved), until_us=saved)
-    learnt = online.examples
+    learnt = online.saved.examples
     disk.full = True
     for _ in range(2):  # the second call finds the learner as the first one left it
         with pytest.raises(Unavailable, match="input/output"):
@@ -319,7 +319,7 @@ def test_what_is_taken_over_while_learn_waits_is_not_learnt_again(store: Any) ->
     go_on.set()
     follows.join()
     learns.join()
-    assert online.examples == 59
+    assert online.saved.examples == 59
     assert [online.predict_row(row) for row in ROWS] == scores(59)
 
 
@@ -356,7 +356,7 @@ def test_what_another_process_has_learnt_is_taken_over(store: Any) -> None:
     assert not serving.follow()
     assert [serving.predict_row(row) for row in ROWS] == scores(39)
     serving.learn(examples(0, 70), until_us=70)
-    assert serving.examples == 69
+    assert serving.saved.examples == 69
 
 
 def test_examples_out_of_order_or_from_the_future_are_refused(store: Any) -> None:
@@ -390,9 +390,9 @@ def kills(folder: Path, count: int, seed: int) -> int:
         with LmdbKeyValue(folder) as store:
             left = deployment(store)
             said = [left.predict_row(row) for row in ROWS]
-            wrong += said != scores(left.examples) or left.examples != max(0, left.learnt_until_us)
-            wrong += left.examples < before
-            before = left.examples
+            wrong += said != scores(left.saved.examples) or left.saved.examples != max(0, left.saved.until_us)
+            wrong += left.saved.examples < before
+            before = left.saved.examples
     assert before > 0
     return wrong
 

@@ -87,7 +87,7 @@ class Teacher:
                 request_of=system.live.request_of,
             )
         self._requests.read()
-        begun_us = max(learner.learnt_until_us, loaded.version.cut_us)
+        begun_us = max(learner.saved.until_us, loaded.version.cut_us)
         ends_us = _block_ends(learner, begun_us, until_us)
         if not ends_us:
             return 0

@@ -1,4 +1,4 @@
-"""A deployment that predicts first and learns when the label arrives."""
+"""A deployment that predicts first, and learns when the label arrives."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT = 1
-_NAMED = 20  # of the examples that were set aside, the newest
-_PROBES = 100  # rows by which a learner shows that it still learns
+_NAMED = 20  # newest examples that were set aside, kept by name
+_PROBES = 100  # examples that show whether a learner still learns
 _LONGEST_WHY = 300
 _logger = logging.getLogger(__name__)
 
 
 class Learner(Protocol):
-    """A model that learns from a few rows at a time and can say and take back all that it knows.
+    """A model that learns from a few rows at a time, and whose state can be saved and restored.
 
-    `copy.deepcopy` of it must be of its own: what one learns, the other does not.
+    `copy.deepcopy` of it must be independent.
     """
 
     def predict(self, matrix: NDArray[Any], /) -> NDArray[Any]: ...
@@ -45,17 +45,17 @@ class Learner(Protocol):
 
 
 class Example(msgspec.Struct, frozen=True, gc=False):
-    """What was predicted from, the truth about it, and when that became known."""
+    """The inputs of a prediction, its label, and when that became known."""
 
     values: bytes  # the model's input row as in the prediction log: little-endian float64
     label: float
     known_at_us: int
     request_id: str = ""
-    fault: str = ""  # why nothing can be learnt from it, where that is known before
+    fault: str = ""  # why it cannot be learnt, where that is known before
 
 
 class SetAside(msgspec.Struct, frozen=True):
-    """An example that nothing could be learnt from."""
+    """An example that could not be learnt."""
 
     request_id: str
     label: float
@@ -72,13 +72,26 @@ class Learnt(msgspec.Struct, frozen=True):
     newest_aside: list[SetAside]
 
 
+class LearnerState(msgspec.Struct, frozen=True, array_like=True):
+    """The saved state of a learner and its progress."""
+
+    format: int
+    until_us: int
+    positions: dict[str, int]
+    examples: int
+    state: bytes
+    set_aside: int = 0
+    newest_aside: list[SetAside] = []
+    last: Example | None = None
+
+
 def learner_name(model: str, version: str) -> str:
-    """Under which name the learner that began from `version` is kept."""
+    """The name of the learner that began from `version`."""
     return f"{model}/{version[:16]}"
 
 
 def learnt(store: KeyValue, name: str) -> Learnt | None:
-    """Read the saved progress of the learner `name`; None: it has saved nothing yet.
+    """Read the saved progress of the learner `name`; None: it has not saved anything yet.
 
     Raises:
         Corrupt: The saved state is damaged.
@@ -91,7 +104,7 @@ def learnt(store: KeyValue, name: str) -> Learnt | None:
 
 
 def positions_learnt(store: KeyValue) -> dict[str, dict[str, int]]:
-    """How far the event log was read for each learner that has saved something, by its name.
+    """The positions up to which each saved learner has read the event log, by its name.
 
     Raises:
         Corrupt: A saved state is damaged.
@@ -102,17 +115,17 @@ def positions_learnt(store: KeyValue) -> dict[str, dict[str, int]]:
 
 
 class OnlineDeployment:
-    """A learner and how far it has learnt; both are saved in one write, so each label is learnt exactly once.
+    """A learner and its progress, saved in one write, so that each label is learnt exactly once.
 
-    An example that the learner refuses, alone or among others, is set aside in that same write: counted, named, and
-    learning goes on. A learner that refuses also what it could learn before is broken: nothing is set aside then.
+    An example that the learner refuses, alone or among others, is set aside in the same write, and learning goes on.
+    A learner that also refuses what it has learnt before is broken: nothing is set aside then.
 
-    It is a `RowScorer`: answers come from a copy of what was learnt and saved last, so they never wait for learning
-    and never show the middle of it.
+    It is a `RowScorer`: answers come from a copy of the learner as it was saved last, so they neither wait for
+    learning nor see a part of it.
 
     Args:
-        name: Its line in the store, e.g. "late_flight/online".
-        learner: As it starts; a saved state replaces what it knows.
+        name: Its name in the store, e.g. "late_flight/online".
+        learner: The initial learner; a saved state replaces its own.
         store: Where the state is kept.
         every_us: Examples are learnt in blocks of this length of known-at time, each once it is over (`HOUR_US`);
             0: all of a call together.
@@ -123,34 +136,29 @@ class OnlineDeployment:
             raise Misuse(f"online deployment {name!r}: every_us={every_us} is negative. Give 0 or a duration.")
         self.name = name
         self.every_us = every_us
-        self.learnt_until_us = -(2**63)
-        self.positions: dict[str, int] = {}
-        self.examples = 0
-        self.set_aside = 0
-        self.newest_aside: list[SetAside] = []
-        self._last: Example | None = None  # the last one that was learnt
         self._learner = learner
         self._store = store
         self._key = _key(name)
         self._lock = threading.Lock()
-        self._untaught = learner.state()
+        self._initial = LearnerState(FORMAT, -(2**63), {}, 0, learner.state())
         self._stored: bytes | None = None
+        self.saved = self._initial
         self._shown: Learner
-        self._dirty = False  # with the lock held: the learner may know something else than what is saved
+        self._dirty = False  # whether the learner may differ from `saved`
         self._restore()
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        """Scores of rows by what has been learnt so far."""
+        """The scores of rows."""
         return self._shown.predict(matrix)
 
     def predict_row(self, row: list[float]) -> float | list[float]:
-        """The score of one row by what has been learnt so far."""
+        """The score of one row."""
         return self._shown.predict_row(row)
 
     def follow(self) -> bool:
-        """Take over what is saved, if another process saved it or a failed `learn` left it; whether there was anything.
+        """Load the saved state, if another process saved it or `learn` failed; whether it was loaded.
 
-        False while another thread learns, too: that ends with what is saved, and is not waited for.
+        False while another thread learns, which saves its state at the end.
 
         Raises:
             Corrupt: The saved state is damaged; answers go on as before.
@@ -166,19 +174,19 @@ class OnlineDeployment:
             self._lock.release()
 
     def learn(self, examples: Sequence[Example], *, until_us: int, positions: Mapping[str, int] | None = None) -> int:
-        """Learn what became known after `learnt_until_us` and up to `until_us`, save, and say how many that was.
+        """Learn and save what became known after `saved.until_us` and up to `until_us`; how many examples were learnt.
+
+        If it fails, nothing was learnt, and the call can be repeated.
 
         Args:
-            examples: All of that time, in the order in which they became known; older ones are passed over, and those
-                of a block that is not over yet are left for a later call, which must bring them again.
-            until_us: Nothing more can become known at or before this moment.
-            positions: How far the event log was read to make `examples`; kept beside the state.
-
-        Whatever fails, nothing of the call was learnt: it can be made again.
+            examples: All examples of that time, in the order in which they became known; older ones are skipped, and
+                those of a block that is not over must be given again in a later call.
+            until_us: Nothing more can become known at or before this time.
+            positions: The positions up to which the event log was read; saved with the state.
 
         Raises:
             Misuse: The examples are out of order, or lie after `until_us`.
-            Exception: What the learner raised that learns nothing any more.
+            Exception: Raised by a learner that cannot learn any more.
         """
         times = [e.known_at_us for e in examples]
         if times != sorted(times):
@@ -193,9 +201,9 @@ class OnlineDeployment:
         with self._lock:
             if self._dirty:
                 self._restore()
-            if reached_us <= self.learnt_until_us:
+            if reached_us <= self.saved.until_us:
                 return 0
-            new = [e for e in examples if self.learnt_until_us < e.known_at_us <= reached_us]
+            new = [e for e in examples if self.saved.until_us < e.known_at_us <= reached_us]
             self._dirty = True
             try:
                 aside = self._learn_blocks(new)
@@ -204,14 +212,14 @@ class OnlineDeployment:
                 self._shown = shown
                 self._dirty = False
             except BaseException:
-                self._restore()  # what is in memory must not run ahead of what is saved, or a label would count twice
+                self._restore()  # a learner ahead of its saved state would learn a label twice
                 raise
         for one in aside:
             _logger.warning("learner %s: %s", self.name, described(one))
         return len(new) - len(aside)
 
     def _learn_blocks(self, new: list[Example]) -> list[SetAside]:
-        """Learn blocks, and return what was set aside."""
+        """Learn blocks; the examples that were set aside."""
         every_us = self.every_us
         blocks = [list(block) for _, block in groupby(new, key=lambda e: e.known_at_us // every_us if every_us else 0)]
         if not any(e.fault for e in new):
@@ -219,13 +227,13 @@ class OnlineDeployment:
                 for block in blocks:
                     _learn(self._learner, block)
                 return []
-            except Exception:  # one of them is to be found, from what is saved on
+            except Exception:  # find the faulty ones, beginning with the saved state
                 self._restore()
                 self._dirty = True
         return [one for block in blocks for one in self._learn_carefully(block, new)]
 
     def _learn_carefully(self, block: list[Example], new: list[Example]) -> list[SetAside]:
-        """Learn a block without what the learner refuses of it, and return that."""
+        """Learn a block without the examples that the learner refuses; those, set aside."""
         before = copy.deepcopy(self._learner)
         faults = {id(e): e.fault for e in block if e.fault}
         rest = [e for e in block if not e.fault]
@@ -233,7 +241,7 @@ class OnlineDeployment:
             _learn(self._learner, rest)
         except Exception as error:
             usable = [e for e in new if not e.fault]
-            probes = [*([] if self._last is None else [self._last]), *usable[:: 1 + len(usable) // _PROBES]]
+            probes = [*([] if self.saved.last is None else [self.saved.last]), *usable[:: 1 + len(usable) // _PROBES]]
             if isinstance(error, MemoryError) or all(_refusal(before, [one]) for one in probes):
                 raise
             found = _refused(before, rest)
@@ -245,36 +253,29 @@ class OnlineDeployment:
 
     def _save(self, reached_us: int, positions: Mapping[str, int], new: list[Example], aside: list[SetAside]) -> None:
         refused = {(one.request_id, one.known_at_us) for one in aside}
-        last = next((e for e in reversed(new) if (e.request_id, e.known_at_us) not in refused), self._last)
-        saved = _Saved(
+        last = next((e for e in reversed(new) if (e.request_id, e.known_at_us) not in refused), self.saved.last)
+        saved = LearnerState(
             FORMAT,
             reached_us,
             dict(positions),
-            self.examples + len(new) - len(aside),
+            self.saved.examples + len(new) - len(aside),
             self._learner.state(),
-            self.set_aside + len(aside),
-            [*self.newest_aside, *aside][-_NAMED:],
+            self.saved.set_aside + len(aside),
+            [*self.saved.newest_aside, *aside][-_NAMED:],
             last,
         )
         stored = msgspec.msgpack.encode(saved)
         self._store.write({self._key: stored})
-        self._stored = stored
-        self._take_over(saved)
-
-    def _take_over(self, saved: _Saved) -> None:
-        self.learnt_until_us, self.positions, self.examples = saved.until_us, saved.positions, saved.examples
-        self.set_aside, self.newest_aside, self._last = saved.set_aside, saved.newest_aside, saved.last
+        self._stored, self.saved = stored, saved
 
     def _restore(self) -> None:
-        """Know and show what is saved; if that fails, the next call begins with it."""
+        """Load the saved state; if that fails, the next call begins with it."""
         stored = self._store.get(self._key)
-        saved = None if stored is None else _read(self.name, stored)
+        saved = self._initial if stored is None else _read(self.name, stored)
         self._dirty = True
-        self._learner.restore(self._untaught if saved is None else saved.state)
+        self._learner.restore(saved.state)
         self._shown = copy.deepcopy(self._learner)
-        self._stored = stored
-        if saved is not None:
-            self._take_over(saved)
+        self._stored, self.saved = stored, saved
         self._dirty = False
 
 
@@ -287,9 +288,9 @@ def _key(name: str) -> bytes:
     return b"online_learner/" + name.encode()
 
 
-def _read(name: str, stored: bytes) -> _Saved:
+def _read(name: str, stored: bytes) -> LearnerState:
     try:
-        saved = msgspec.msgpack.decode(stored, type=_Saved)
+        saved = msgspec.msgpack.decode(stored, type=LearnerState)
     except msgspec.MsgspecError as error:
         raise Corrupt(f"online deployment {name!r}: its saved state cannot be read ({error}).") from error
     if saved.format != FORMAT:
@@ -306,7 +307,7 @@ def _learn(learner: Learner, rows: Sequence[Example]) -> None:
 
 
 def _refusal(learner: Learner, rows: Sequence[Example]) -> str:
-    """Return why a learner does not learn some rows, "" if it does; it knows no more than before."""
+    """Why a learner refuses some rows, "" if it does not; it is not changed."""
     try:
         _learn(copy.deepcopy(learner), rows)
     except MemoryError:
@@ -317,7 +318,7 @@ def _refusal(learner: Learner, rows: Sequence[Example]) -> str:
 
 
 def _refused(learner: Learner, rows: Sequence[Example]) -> dict[int, str]:
-    """The rows that a learner refuses, each alone, by `id`, with why: found by halving."""
+    """The rows that a learner refuses alone, by `id`, with the reason: found by halving."""
     why = _refusal(learner, rows)
     if not why:
         return {}
@@ -325,14 +326,3 @@ def _refused(learner: Learner, rows: Sequence[Example]) -> dict[int, str]:
         return {id(rows[0]): why}
     half = len(rows) // 2
     return _refused(learner, rows[:half]) | _refused(learner, rows[half:])
-
-
-class _Saved(msgspec.Struct, frozen=True, array_like=True):
-    format: int
-    until_us: int
-    positions: dict[str, int]
-    examples: int
-    state: bytes
-    set_aside: int = 0
-    newest_aside: list[SetAside] = []
-    last: Example | None = None

@@ -43,7 +43,7 @@ class BufferedLog:
     def __init__(self, log: Log, folder: Path) -> None:
         self.log = log
         self._folder = folder
-        self._pid = os.getpid()
+        self._forked = False  # this process is a child of the one that opened it
         self._mutex = threading.RLock()  # the buffer and its spool: held for microseconds
         self._writing = threading.Lock()  # writes to the log and its maintenance; taken before the other one
         self._spool: Spool | None = None
@@ -97,7 +97,12 @@ class BufferedLog:
         Raises:
             Unavailable: The buffer is full, and the log cannot be written.
         """
-        if not self.add(payloads):
+        if self._forked:
+            self._check_process()
+        with self._mutex:  # `add`, without its call
+            if added := (self._spool or self.open()).add(payloads):
+                self._payloads += payloads
+        if not added:
             self.make_room()
             if not self.add(payloads):  # larger than the spool
                 self.append(payloads)
@@ -172,10 +177,10 @@ class BufferedLog:
 
     def _check_process(self) -> None:
         """Refuse a forked child, before it waits for a lock that a thread of its parent may hold."""
-        if os.getpid() != self._pid:
+        if self._forked:
             raise Misuse(
-                f"prediction log: it was opened by process {self._pid}, which forked this one. Open the project in "
-                "the child, or start it with the method spawn."
+                "prediction log: it was opened by a process that forked this one. Open the project in the child, or "
+                "start it with the method spawn."
             )
 
     # -- the port -----------------------------------------------------------------------------------------------
@@ -235,8 +240,8 @@ class BufferedLog:
 
     def close(self) -> None:
         """Write the buffer and close the log. What cannot be written stays in the spool for the next process."""
-        if os.getpid() != self._pid:
-            return  # a forked child owns none of it
+        if self._forked:
+            return  # it belongs to the parent
         self._closing.set()
         self._wake.set()
         if self._thread is not None:
@@ -306,9 +311,15 @@ class BufferedLog:
 _open_logs: weakref.WeakSet[BufferedLog] = weakref.WeakSet()
 
 
+def _after_fork_in_child() -> None:
+    for log in list(_open_logs):
+        log._forked = True
+
+
 def _at_exit() -> None:
     for log in list(_open_logs):
         log.close()
 
 
+os.register_at_fork(after_in_child=_after_fork_in_child)
 atexit.register(_at_exit)

@@ -185,18 +185,6 @@ def test_while_the_disk_is_full_answers_are_kept_until_the_spool_is_full_too(tmp
     assert [p.id for p in log.read()[0]] == [p.id for p in answered]
 
 
-@pytest.mark.parametrize("size", [17, 200_000, SIZE_BYTES])
-def test_a_spool_of_another_size_is_read_and_then_made_anew(tmp_path: Path, size: int) -> None:
-    log = PredictionLog(MemoryLog())
-    with Spool(tmp_path, log) as spool:
-        spool.add([encode(prediction(100_000))])
-    os.truncate(tmp_path / "spool-0001", size)
-    with Spool(tmp_path, log) as spool:
-        assert spool.recovered == int(size > 100_000)
-        assert spool.add([encode(prediction(3_000_000))])
-    assert (tmp_path / "spool-0001").stat().st_size == SIZE_BYTES
-
-
 def test_spools_are_removed_with_what_they_held_in_the_log_unless_somebody_lives(tmp_path: Path) -> None:
     log = PredictionLog(MemoryLog())
     living, dead = Spool(tmp_path, log), Spool(tmp_path, log)
@@ -241,18 +229,6 @@ def test_a_spool_for_which_there_is_no_room_leaves_nothing_behind(tmp_path: Path
     with Spool(tmp_path, log) as spool:  # the same one, once there is
         assert spool.add([encode(prediction())])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["spool-0001", "spool-0001.lock"]
-
-
-def test_a_spool_that_cannot_be_made_anew_is_let_go(tmp_path: Path) -> None:
-    log = PredictionLog(MemoryLog())
-    with Spool(tmp_path, log) as spool:
-        spool.add([encode(one := prediction())])
-    os.truncate(tmp_path / "spool-0001", 200_000)  # of an older version
-    with full(), pytest.raises(Unavailable, match="a spool cannot be made"):
-        Spool(tmp_path, log)
-    assert [p.id for p in log.read()[0]] == [one.id]
-    with Spool(tmp_path, log) as spool:
-        assert (spool.recovered, spool.add([encode(prediction())])) == (0, True)
 
 
 def test_answers_are_refused_while_there_is_no_room_for_a_spool(tmp_path: Path) -> None:

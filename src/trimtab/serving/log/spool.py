@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import os
 import struct
 import zlib
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from trimtab.serving.log.prediction_record import decode, payload_id
 from trimtab.store.durable_files import make_folder
 from trimtab.store.file_lock import FileLock
 
-SIZE_BYTES = 4 << 20  # a third of a second of answers, which the log's maintenance may take
+SIZE_BYTES = 4 << 20  # a third of a second of answers, which the log's maintenance may take; part of the format
 _MAGIC = b"trSp\x01\0\0\0"  # the last byte that is not zero is the format
 _USED = struct.Struct("<q")
 _HEAD = struct.Struct("<II")  # of each payload: size and CRC-32
@@ -44,11 +43,9 @@ class Spool:
         try:
             make_folder(directory)
             self.recovered = recover_spools(directory, log)  # predictions found in spools and not in the log
-            self._file = LockedMmap.first_free(directory, "spool", SIZE_BYTES, _fits)
+            self._file = LockedMmap.first_free(directory, "spool", SIZE_BYTES)
             try:
                 self.recovered += _emptied(self._file.memory, log)  # its process may have died since
-                if len(self._file.memory) < SIZE_BYTES:  # of an older version, or cut short
-                    self._file.renew()
             except BaseException:
                 self._file.close()
                 raise
@@ -56,7 +53,6 @@ class Spool:
             raise Unavailable(f"{directory}: a spool cannot be made ({error}). Check space and access.") from error
         self._map = self._file.memory
         self._map[:8] = _MAGIC
-        self._size = len(self._map)
         self._used = 0
 
     def add(self, payloads: Sequence[bytes]) -> bool:
@@ -64,7 +60,7 @@ class Spool:
         framed = _framed(payloads[0]) if len(payloads) == 1 else b"".join(map(_framed, payloads))
         at = _BEGIN + self._used
         end = at + len(framed)
-        if end > self._size:
+        if end > SIZE_BYTES:
             return False
         view = self._map
         view[at:end] = framed
@@ -114,7 +110,7 @@ def remove_spools(directory: Path, log: PredictionLog) -> None:
     """
     try:
         for path in sorted(directory.glob(_FILES)):
-            held = LockedMmap.take(path, SIZE_BYTES, _fits)
+            held = LockedMmap.take(path, SIZE_BYTES)
             if held is None:
                 holder = FileLock.holder(lock_of(path))
                 raise Conflict(f"{path}: process {holder} uses it. End it, or close its project, and try again.")
@@ -126,7 +122,7 @@ def remove_spools(directory: Path, log: PredictionLog) -> None:
 
 
 def _recovered(path: Path, log: PredictionLog) -> int:
-    held = LockedMmap.take(path, SIZE_BYTES, _fits)
+    held = LockedMmap.take(path, SIZE_BYTES)
     if held is None:
         return 0
     with held:
@@ -150,14 +146,9 @@ def _answered_at_us(payload: bytes) -> int:
         return prediction.made_at_us
 
 
-def _fits(fd: int) -> bool:
-    """Whether a file is a spool, of whatever size."""
-    return os.pread(fd, len(_MAGIC), 0) == _MAGIC and os.fstat(fd).st_size > _BEGIN
-
-
 def _payloads(mapped: mmap.mmap) -> list[bytes]:
     """What a spool holds, up to the first damage (which only a power cut leaves)."""
-    (used,) = _USED.unpack(mapped[8:_BEGIN])
+    (used,) = _USED.unpack(mapped[8:_BEGIN]) if mapped[:8] == _MAGIC else (0,)
     end = min(_BEGIN + max(used, 0), len(mapped))
     at, found = _BEGIN, []
     while at + _HEAD_BYTES <= end:

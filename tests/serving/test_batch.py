@@ -176,13 +176,13 @@ def test_whoever_stood_still_while_another_died_behind_an_append_finds_that_part
     shop: Shop, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The manifest did not hear of the part, and says nothing of who had the lease."""
-    monkeypatch.setattr("trimtab.serving.answer.batch.LEASE_S", 0.2)
+    monkeypatch.setattr("trimtab.serving.answer.batch.LEASE_S", 0.1)
     table, at_us, live = questions(shop, 20)
 
     def stand_still(done: int, of: int) -> None:
         if done == 6:
             catalog.release("batch/monday", "one")
-            time.sleep(0.3)
+            time.sleep(0.15)
             with pytest.raises(KeyboardInterrupt):
                 score(
                     shop, catalog, table, at_us, batch_id="monday", holder="another",

@@ -338,7 +338,7 @@ def test_another_version_stands_in_for_a_model_that_takes_its_time_and_fails(sho
 
 
 def test_a_long_read_of_many_rows_is_no_fault_of_the_store(shop: Any) -> None:
-    degraded = Degraded(shop, version="fallback", after="2s")
+    degraded = Degraded(shop, version="fallback", after="300ms")
     begun, over = threading.Event(), threading.Event()
     read = degraded.answerer._read
 
@@ -352,7 +352,7 @@ def test_a_long_read_of_many_rows_is_no_fault_of_the_store(shop: Any) -> None:
     reader = threading.Thread(target=degraded.endpoint.prepare, args=(degraded.answerer, row * 10_000, None, None))
     reader.start()
     assert begun.wait(60)
-    sleep(1.1)  # longer than one row may take
+    sleep(0.18)  # longer than one row may take
     (made,) = degraded.endpoint.degrading.late(degraded.answerer, row)
     over.set()
     reader.join()

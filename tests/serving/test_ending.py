@@ -74,7 +74,7 @@ def test_who_does_not_read_his_answers_keeps_no_process(start_server: Any, tmp_p
         before = 0
         while (now := answered()) > before + 1:  # until nobody but this one is answered
             before = now
-            time.sleep(0.3)
+            time.sleep(0.15)
         assert now < 1_500
         try:
             server.process.terminate()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import threading
 import weakref
 from collections.abc import Hashable, Mapping, Sequence
@@ -15,6 +14,7 @@ from trimtab.core.errors import Misuse, TrimtabError, Unavailable
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.serving.log.prediction_record import payload_id
 from trimtab.serving.log.spool import Spool, recover_spools
+from trimtab.store.forks import forked, guard, unguard
 from trimtab.store.ports import Copyable, Log, LogRecord
 
 TOGETHER = 256  # buffered payloads that are written at once
@@ -33,7 +33,7 @@ class BufferedLog:
     while it cannot be written, reads give what is in the log. `append` is that of any log: when it returns, the
     payloads have their positions, behind all that was buffered before.
 
-    A forked child must open a log of its own: a buffer belongs to one process.
+    A forked child cannot use it.
 
     Args:
         log: Where the payloads go: predictions.
@@ -56,6 +56,7 @@ class BufferedLog:
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         _open_logs.add(self)
+        guard(self, folder)
 
     # -- the buffer ---------------------------------------------------------------------------------------------
 
@@ -178,10 +179,11 @@ class BufferedLog:
     def _check_process(self) -> None:
         """Refuse a forked child, before it waits for a lock that a thread of its parent may hold."""
         if self._forked:
-            raise Misuse(
-                "prediction log: it was opened by a process that forked this one. Open the project in the child, or "
-                "start it with the method spawn."
-            )
+            raise forked(self._folder)
+
+    def after_fork(self) -> None:
+        """In a forked child: refuse every later call."""
+        self._forked = True
 
     # -- the port -----------------------------------------------------------------------------------------------
 
@@ -254,6 +256,7 @@ class BufferedLog:
                 self._spool.close()
                 self._spool = None
         _open_logs.discard(self)
+        unguard(self)
         self.log.close()
 
     # -- when the buffer is written -----------------------------------------------------------------------------
@@ -311,15 +314,9 @@ class BufferedLog:
 _open_logs: weakref.WeakSet[BufferedLog] = weakref.WeakSet()
 
 
-def _after_fork_in_child() -> None:
-    for log in list(_open_logs):
-        log._forked = True
-
-
 def _at_exit() -> None:
     for log in list(_open_logs):
         log.close()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
 atexit.register(_at_exit)

@@ -23,11 +23,11 @@ def where(argument: bytes, place: Workplace) -> bytes:
 
 
 def telling(argument: bytes, place: Workplace) -> bytes:
-    place.hear(StepBegan("one", "h"))
+    place.emit(StepBegan("one", "h"))
     place.progress(1, 2)
     print("printed", flush=True)
     print("complained", file=sys.stderr, flush=True)
-    place.hear(StepEnded("one", cached=False, attempts=1))
+    place.emit(StepEnded("one", cached=False, attempts=1))
     return sys.stdin.buffer.read()  # nothing: a task does not get what is meant for its process
 
 
@@ -45,9 +45,9 @@ def dying(argument: bytes, place: Workplace) -> bytes:
 
 
 def aborting(argument: bytes, place: Workplace) -> bytes:
-    place.hear(StepBegan("one", "h"))
-    place.hear(StepEnded("one", cached=False, attempts=1))
-    place.hear(StepBegan("fit", "h"))
+    place.emit(StepBegan("one", "h"))
+    place.emit(StepEnded("one", cached=False, attempts=1))
+    place.emit(StepBegan("fit", "h"))
     if argument:
         os._exit(3)
     os.abort()

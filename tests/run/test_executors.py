@@ -40,7 +40,7 @@ def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
 
 
 def run(executor: Executor, name: str, argument: str = "", cancelled: Callable[[], str | None] = lambda: None) -> bytes:
-    return executor.run(Task(f"tasks:{name}", argument.encode()), hear=lambda event: None, cancelled=cancelled)
+    return executor.run(Task(f"tasks:{name}", argument.encode()), on_event=lambda event: None, cancelled=cancelled)
 
 
 def test_a_task_gives_its_result_and_an_error_of_ours_comes_out_as_itself(executor: Executor) -> None:
@@ -73,7 +73,7 @@ def test_a_child_process_is_nice_limits_its_threads_and_tells_what_it_does_and_p
         there = json.loads(run(executor, "where"))
         assert there["pid"] != os.getpid()
         assert (there["nice"], there["omp"]) == (niceness(5), "3")
-        assert executor.run(Task("tasks:telling", b""), hear=heard.append, cancelled=lambda: None) == b""
+        assert executor.run(Task("tasks:telling", b""), on_event=heard.append, cancelled=lambda: None) == b""
         assert [e for e in heard if not isinstance(e, Line)] == [
             StepBegan("one", "h"),
             Progress(1, 2),
@@ -97,7 +97,7 @@ def test_a_task_whose_process_dies_says_what_was_done_in_which_step_and_by_whom(
     task = Task("tasks:aborting", argument, about="training of 'buyer'", native="the estimator's library")
     try:
         with pytest.raises(Unavailable, match=how) as found:
-            executor.run(task, hear=lambda event: None, cancelled=lambda: None)
+            executor.run(task, on_event=lambda event: None, cancelled=lambda: None)
     finally:
         executor.close()
     said = str(found.value)
@@ -109,7 +109,7 @@ def test_a_task_whose_process_dies_says_what_was_done_in_which_step_and_by_whom(
 def test_a_child_ends_with_the_process_that_waits_for_it(tmp_path: Path) -> None:
     script = (
         "import sys; from trimtab.run import ProcessExecutor, Task; "
-        "ProcessExecutor().run(Task('tasks:endless', sys.argv[1].encode()), hear=print, cancelled=lambda: None)"
+        "ProcessExecutor().run(Task('tasks:endless', sys.argv[1].encode()), on_event=print, cancelled=lambda: None)"
     )
     pid, here = tmp_path / "pid", str(Path(__file__).parent)
     parent = subprocess.Popen(

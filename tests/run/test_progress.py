@@ -82,7 +82,7 @@ def test_a_step_within_a_step_has_a_share_of_its_own_and_then_the_outer_one_goes
         shares: list[tuple[str, float | None]] = []
 
         def tell(event: Event) -> None:
-            run.hear(event)
+            run.record(event)
             if isinstance(event, Progress) and run.run.step is not None:
                 shares.append((run.run.step.name, run.run.step.progress))
 
@@ -98,7 +98,7 @@ def test_a_step_within_a_step_has_a_share_of_its_own_and_then_the_outer_one_goes
 
         with runs.track("train", "m", actor="Ada") as run:
             run.begin()
-            steps.tell = tell
+            steps.on_event = tell
             steps.do("evaluate", lambda: 2, outer, TEXT)
             run.end("Done.")
         assert shares == [("evaluate", 0.25), ("curve", 0.5), ("evaluate", 0.75)]

@@ -46,7 +46,7 @@ folder = pathlib.Path(sys.argv[1])
 runs = Runs(SqlCatalog.sqlite(folder / "catalog.db"), folder / "runs", clock=SystemClock(), ids=TimeIds(SystemClock()))
 run = runs.track("train", "m", actor="Ada")
 run.begin()
-run.hear(StepBegan("fit", "h1"))
+run.record(StepBegan("fit", "h1"))
 time.sleep(0.6)
 run.cancelled()
 print(run.run.id, flush=True)
@@ -68,7 +68,7 @@ def runs(catalog: SqlCatalog, tmp_path: Path) -> Runs:
 def a_run(runs: Runs, error: BaseException) -> None:
     with runs.track("train", "m", actor="Ada") as run:
         run.begin()
-        run.hear(StepBegan("fit", "h1"))
+        run.record(StepBegan("fit", "h1"))
         raise error
 
 
@@ -80,11 +80,11 @@ def test_a_run_shows_its_steps_while_it_is_under_way_and_how_it_ended(
     with runs.track("train", "m", actor="Ada") as run:
         run.begin()
         assert runs.get(run.run.id).state == "queued"
-        run.hear(StepBegan("fit", "h1"))
-        run.hear(Progress(1, 4))
-        run.hear(Line("a line"))
-        run.hear(StepEnded("fit", cached=True, attempts=2))
-        run.hear(StepBegan("judge", None))
+        run.record(StepBegan("fit", "h1"))
+        run.record(Progress(1, 4))
+        run.record(Line("a line"))
+        run.record(StepEnded("fit", cached=True, attempts=2))
+        run.record(StepBegan("judge", None))
         seen = runs.get(run.run.id)
         assert (seen.state, [s.state for s in seen.steps], seen.lines) == ("running", ["done", "running"], ("a line",))
         assert (seen.steps[0].cached, seen.steps[0].attempts, seen.steps[0].progress) == (True, 2, 0.25)
@@ -123,7 +123,7 @@ def test_a_step_that_fails_within_another_that_goes_on_without_it_is_not_under_w
 
     with runs.track("train", "m", actor="Ada") as run:
         run.begin()
-        steps.tell = run.hear
+        steps.on_event = run.record
         assert steps.do("evaluate", inputs, evaluates, text) == "none"
         assert run.run.step is None
         assert [(step.name, step.state) for step in run.run.steps] == [("evaluate", "done"), ("partial", "failed")]
@@ -141,7 +141,7 @@ def test_a_run_that_is_stopped_by_a_signal_was_interrupted(runs: Runs) -> None:
 
 def test_a_run_that_never_began_leaves_no_trace(runs: Runs) -> None:
     with runs.track("train", "m", actor="Ada") as run:
-        run.hear(StepBegan("snapshot", "h"))
+        run.record(StepBegan("snapshot", "h"))
     assert runs.all() == []
 
 
@@ -152,10 +152,10 @@ def test_a_run_is_found_by_the_beginning_of_its_id(runs: Runs) -> None:
             run.begin()
             ids.append(run.run.id)
     assert runs.get(ids[0]).id == ids[0]
-    with pytest.raises(Misuse, match="2 runs begin like this"):
+    with pytest.raises(Misuse, match="2 runs begin with this"):
         runs.get("run_")
     for nonsense in ("", "run_zzz", "%", "\0"):
-        with pytest.raises(NotFound, match=r"there is none\. List them: trimtab runs"):
+        with pytest.raises(NotFound, match=r"not found\. List them: trimtab runs"):
             runs.get(nonsense)
 
 
@@ -168,7 +168,7 @@ def test_a_run_is_cancelled_from_outside(runs: Runs, monkeypatch: pytest.MonkeyP
         assert run.cancelled() == f"run {run.run.id}: Cancelled by Bob."
         run.end(error=Cancelled(run.cancelled()))
     assert runs.get(run.run.id).state == "cancelled"
-    with pytest.raises(Conflict, match="it is cancelled already"):
+    with pytest.raises(Conflict, match="found it cancelled"):
         runs.cancel(run.run.id, actor="Bob")
 
 
@@ -188,11 +188,11 @@ def test_a_killed_run_is_shown_as_interrupted_and_the_next_one_says_that_it_goes
     with pytest.raises(Conflict, match="interrupted already"):
         runs.cancel(run_id, actor="Bob")
     with runs.track("train", "m", actor="Ada") as run:
-        run.hear(StepBegan("fit", "h1"))  # heard before it is recorded
+        run.record(StepBegan("fit", "h1"))  # heard before it is recorded
         run.begin()
     with runs.track("train", "m", actor="Ada") as other:
         other.begin()
-        other.hear(StepBegan("fit", "h2"))
+        other.record(StepBegan("fit", "h2"))
     assert [one.resumes for one in runs.all()] == [None, run_id, None]
     assert list((tmp_path / "runs").iterdir()) == []
 
@@ -205,7 +205,7 @@ def test_old_runs_are_forgotten_with_the_steps_that_only_they_had(
     for inputs in ("a", "a", "b", "c", "d"):
         with runs.track("train", "m", actor="Ada") as run:
             run.begin()
-            steps.tell = run.hear
+            steps.on_event = run.record
             steps.do("fit", lambda inputs=inputs: inputs, lambda: "done", Codec(str.encode, bytes.decode))
     assert len(runs.all()) == 3  # the newest, and two that were over when it began
     assert len(catalog.find("step")) == 3
@@ -260,7 +260,7 @@ def test_a_run_whose_end_the_catalogue_cannot_take_is_shown_as_it_ended(tmp_path
         runs = Runs(full, tmp_path / "runs", clock=clock, ids=TimeIds(clock))
         tracked = runs.track("train", "m", actor="Ada")
         tracked.begin()
-        tracked.hear(StepBegan("fit", "h"))
+        tracked.record(StepBegan("fit", "h"))
         full.full = True
         with pytest.raises(Unavailable, match="disk is full"):
             tracked.end("Promoted m@2.")
@@ -283,7 +283,7 @@ def test_steps_of_runs_that_never_came_to_their_end_are_forsaken_once_they_are_o
         steps = Recorded(kind, catalog, FileBlob(tmp_path / "blob"), clock=clock)
         with pytest.raises(KeyboardInterrupt) if error else nullcontext(), runs.track(kind, "m", actor="Ada") as run:
             run.begin()
-            steps.tell = run.hear
+            steps.on_event = run.record
             for one in inputs:
                 steps.do("fit", lambda one=one: one, lambda: "result", text)
             if error is not None:

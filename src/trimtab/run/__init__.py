@@ -1,4 +1,4 @@
-"""Steps, pure functions of content-addressed inputs, finished once; runs, which go through them; executors, where."""
+"""Steps that are computed once for the same inputs, the runs that go through them, and executors of tasks."""
 
 from trimtab.run.events import Cancelled, Event, Line, Progress, StepBegan, StepEnded
 from trimtab.run.executors import Executor, ProcessExecutor, Task, TaskFailed, ThreadExecutor, Workplace

@@ -1,4 +1,4 @@
-"""What is heard of work under way: steps that begin and end, how far they are, and lines they print."""
+"""Events of running work: steps that begin and end, their progress, and lines they print."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from trimtab.core.errors import Conflict
 
 
 class StepBegan(msgspec.Struct, frozen=True, tag="began", array_like=True):
-    """A step is about to be done or looked up."""
+    """A step begins: its result is computed or looked up."""
 
     name: str
-    inputs_hash: str | None  # None: it is always done
+    inputs_hash: str | None  # None: it is never cached
 
 
 class StepEnded(msgspec.Struct, frozen=True, tag="ended", array_like=True):
-    """A step has its result, or failed: what it is part of may go on without."""
+    """A step has its result, or failed; its run may go on without it."""
 
     name: str
     cached: bool
@@ -26,7 +26,7 @@ class StepEnded(msgspec.Struct, frozen=True, tag="ended", array_like=True):
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress", array_like=True):
-    """How much of the step under way is done."""
+    """How much of the running step is done."""
 
     done: float
     total: float
@@ -42,4 +42,4 @@ Event: TypeAlias = StepBegan | StepEnded | Progress | Line
 
 
 class Cancelled(Conflict):
-    """Somebody asked for the run to end; nothing of the step under way is kept."""
+    """The run was cancelled; nothing of the running step is kept."""

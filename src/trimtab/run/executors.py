@@ -1,4 +1,4 @@
-"""Executors: where a task runs. In a thread of this process, or in a child process that gives way to others."""
+"""Executors: run a task in a thread of this process, or in a child process of low priority."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.run.events import Cancelled, Event, Line, Progress, StepBegan, StepEnded
 
 T = TypeVar("T")
-_POLL_S = 0.2  # between two looks whether the task is to end
-_GRACE_S = 2.0  # for a child that was asked to end
+_POLL_S = 0.2  # between two checks for cancellation
+_GRACE_S = 2.0  # for a child to end by itself
 _THREAD_LIMITS = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -39,50 +39,50 @@ _ERRORS = (Cancelled, Misuse, NotFound, Conflict, Unavailable, Corrupt)
 
 
 class Task(msgspec.Struct, frozen=True):
-    """A function by its name, and what it is given: both can be sent to another process or machine."""
+    """A function by its name and its argument, which can both be sent to another process."""
 
-    function: str  # "package.module:name", called with the argument and a `Workplace`; it gives bytes
+    function: str  # "package.module:name", called with the argument and a `Workplace`; returns bytes
     argument: bytes
-    about: str = ""  # what it is to people, e.g. "training of 'buyer'"
-    native: str = ""  # whose code may end its process, e.g. "the estimator's library"
+    about: str = ""  # for messages, e.g. "training of 'buyer'"
+    native: str = ""  # the code that may crash its process, e.g. "the estimator's library"
 
     def call(self, place: Workplace) -> bytes:
-        """Do it here and now."""
+        """Run the task in this thread."""
         module, _, name = self.function.partition(":")
         result: bytes = getattr(importlib.import_module(module), name)(self.argument, place)
         return result
 
 
 class Workplace:
-    """What a task finds where it runs: somebody who listens, and things kept from one task to the next.
+    """The environment of a running task: a receiver of its events, and objects kept from one task to the next.
 
     Args:
-        tell: Hears of everything.
-        kept: Things that are there from the beginning, by name.
+        send: Receives every event.
+        kept: Objects kept from the beginning, by name.
     """
 
-    def __init__(self, tell: Callable[[Event], None], kept: dict[str, Any] | None = None) -> None:
-        self.tell = tell
-        self.cancelled: str | None = None  # why the task is to end
+    def __init__(self, send: Callable[[Event], None], kept: dict[str, Any] | None = None) -> None:
+        self.send = send
+        self.cancelled: str | None = None  # why the task must end
         self._kept = dict(kept or {})
         self._stack = ExitStack()
 
     def check(self) -> None:
-        """Raise `Cancelled` when the task is to end."""
+        """Raise `Cancelled` if the task was cancelled."""
         if self.cancelled is not None:
             raise Cancelled(self.cancelled)
 
-    def hear(self, event: Event) -> None:
-        """Pass on an event, unless the task is to end."""
+    def emit(self, event: Event) -> None:
+        """Send an event, unless the task was cancelled."""
         self.check()
-        self.tell(event)
+        self.send(event)
 
     def progress(self, done: float, total: float) -> None:
-        """Say how much of the step under way is done."""
-        self.hear(Progress(done, total))
+        """Report how much of the running step is done."""
+        self.emit(Progress(done, total))
 
     def keep(self, name: str, make: Callable[[ExitStack], T]) -> T:
-        """What was kept under this name, made now when it is not there; what it puts on the stack is closed last."""
+        """The object kept under a name, made if there is none; what it puts on the stack is closed at the end."""
         if name not in self._kept:
             self._kept[name] = make(self._stack)
         found: T = self._kept[name]
@@ -94,19 +94,19 @@ class Workplace:
 
 
 class Executor(Protocol):
-    """Runs tasks, one at a time; what they keep lives until `close`."""
+    """Runs tasks, one at a time; objects they keep live until `close`."""
 
-    def run(self, task: Task, *, hear: Callable[[Event], None], cancelled: Callable[[], str | None]) -> bytes:
-        """What a task gives. `hear` and `cancelled` are called in the caller's thread.
+    def run(self, task: Task, *, on_event: Callable[[Event], None], cancelled: Callable[[], str | None]) -> bytes:
+        """Run a task and return its result. `on_event` and `cancelled` are called in the caller's thread.
 
         Args:
-            task: What to do.
-            hear: Gets everything that the task tells.
-            cancelled: Asked now and then: why the task is to end, None when it is not.
+            task: The task.
+            on_event: Receives its events.
+            cancelled: Called every 0.2 s: why the task must end, None while it may go on.
 
         Raises:
-            Cancelled: It was to end, and has.
-            TaskFailed: It raised something that is none of trimtab's errors.
+            Cancelled: The task was cancelled, and has ended.
+            TaskFailed: It raised an error that is not trimtab's own.
             Unavailable: Its process died.
         """
         ...
@@ -119,17 +119,17 @@ class TaskFailed(RuntimeError):
 
 
 class ThreadExecutor:
-    """Runs tasks in a thread of this process. One that is to end does so when it tells something next.
+    """Runs tasks in a thread of this process. A cancelled one ends at its next event.
 
     Args:
-        kept: What tasks find at their `Workplace`.
+        kept: Objects that tasks find at their `Workplace`.
     """
 
     def __init__(self, kept: dict[str, Any] | None = None) -> None:
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._place = Workplace(self._events.put, kept)
 
-    def run(self, task: Task, *, hear: Callable[[Event], None], cancelled: Callable[[], str | None]) -> bytes:
+    def run(self, task: Task, *, on_event: Callable[[Event], None], cancelled: Callable[[], str | None]) -> bytes:
         ended: list[bytes | BaseException] = []
 
         def work() -> None:
@@ -149,29 +149,29 @@ class ThreadExecutor:
                     event = self._events.get(timeout=_POLL_S)
                     if event is None:
                         break
-                    hear(event)
+                    on_event(event)
                 self._place.cancelled = self._place.cancelled or cancelled()
         except BaseException:
-            self._place.cancelled = "Whoever waited for it went away."
+            self._place.cancelled = "Its caller was interrupted."
             raise
         if isinstance(ended[0], BaseException):
             raise ended[0]
         return ended[0]
 
     def close(self) -> None:
-        """Close what tasks have kept."""
+        """Close the objects that tasks kept."""
         self._place.close()
 
 
 class ProcessExecutor:
     """Runs tasks in one child process, started at the first of them.
 
-    The child is a new interpreter, so threads of this process do not matter; it gives way to other processes, ends
+    The child is a new interpreter (no fork), so threads of this process do not matter. It has a low priority, ends
     when this process dies, and is ended when a task is cancelled.
 
     Args:
-        nice: Added to the child's nice level: 10 lets a server beside it have nearly all it asks for.
-        threads: How many threads the numerical libraries may use in it.
+        nice: Added to the child's nice level; 10 leaves nearly all of the processor to a server that needs it.
+        threads: The number of threads that numerical libraries may use in it.
     """
 
     def __init__(self, *, nice: int = 10, threads: int = 1) -> None:
@@ -180,7 +180,7 @@ class ProcessExecutor:
         self._child: subprocess.Popen[bytes] | None = None
         self._events: IO[bytes] | None = None
 
-    def run(self, task: Task, *, hear: Callable[[Event], None], cancelled: Callable[[], str | None]) -> bytes:
+    def run(self, task: Task, *, on_event: Callable[[Event], None], cancelled: Callable[[], str | None]) -> bytes:
         child, events = self._started()
         step: str | None = None
         try:
@@ -194,15 +194,15 @@ class ProcessExecutor:
                     case event:
                         step = event.name if isinstance(event, StepBegan) else step
                         step = None if isinstance(event, StepEnded) else step
-                        hear(event)
+                        on_event(event)
         except BaseException as error:
             if not isinstance(error, _ERRORS) or isinstance(error, Cancelled):
-                self._end()  # whatever it is at is not wanted any more
+                self._end()  # its work is not wanted any more
             raise
         raise Unavailable(_death(task, step, self._end()))
 
     def close(self) -> None:
-        """Let the child close what tasks have kept, and end."""
+        """Let the child close the objects that tasks kept, and end."""
         if self._child is not None and self._child.stdin is not None:
             with contextlib.suppress(OSError):
                 self._child.stdin.close()
@@ -242,13 +242,13 @@ class ProcessExecutor:
             child.stdin.flush()
 
     def _messages(self, child: subprocess.Popen[bytes], events: IO[bytes], cancelled: Callable[[], str | None]) -> Any:
-        """What the child tells and prints, until it closes its end."""
+        """Events and printed lines of the child, until it closes its end."""
         assert child.stdout is not None
         frames, printed = Frames(), Printed()
         with selectors.DefaultSelector() as selector:
             selector.register(events, selectors.EVENT_READ)
             selector.register(child.stdout, selectors.EVENT_READ)
-            asked_s = time.monotonic()
+            checked_s = time.monotonic()
             while True:
                 ready = {key.fileobj for key, _ in selector.select(_POLL_S)}
                 yield from printed.read(child.stdout)
@@ -258,16 +258,16 @@ class ProcessExecutor:
                     data = os.read(events.fileno(), 1 << 16)
                     if not data:
                         return
-                    yield from printed.read(child.stdout)  # what it printed before it said that it is done
+                    yield from printed.read(child.stdout)  # printed before it was done
                     for frame in frames.add(data):
                         yield msgspec.msgpack.decode(frame, type=Message)
-                if time.monotonic() - asked_s >= _POLL_S:
-                    asked_s, why = time.monotonic(), cancelled()
+                if time.monotonic() - checked_s >= _POLL_S:
+                    checked_s, why = time.monotonic(), cancelled()
                     if why is not None:
                         raise Cancelled(why)
 
     def _end(self) -> int:
-        """End the child, however it takes it; its exit status."""
+        """End the child, by force if needed; its exit status."""
         child, self._child = self._child, None
         events, self._events = self._events, None
         if events is not None:
@@ -289,13 +289,13 @@ class ProcessExecutor:
 
 
 class Result(msgspec.Struct, frozen=True, tag="result", array_like=True):
-    """What a task gave."""
+    """The result of a task."""
 
     data: bytes
 
 
 class Failure(msgspec.Struct, frozen=True, tag="failure", array_like=True):
-    """What a task raised."""
+    """The error that a task raised."""
 
     kind: str
     message: str
@@ -306,7 +306,7 @@ Message = Event | Result | Failure
 
 
 def failure_of(error: BaseException, traceback: str) -> Failure:
-    """An error as it is sent to another process."""
+    """The message for an error, to be sent to another process."""
     kind = next((known.__name__ for known in _ERRORS if isinstance(error, known)), type(error).__name__)
     return Failure(kind, str(error), traceback)
 
@@ -321,34 +321,34 @@ def _raised(failure: Failure) -> Exception:
 
 
 def _death(task: Task, step: str | None, status: int) -> str:
-    """What to say of a task whose process ended with a status, in a step if one was under way."""
+    """The message for a task whose process ended with a status, with the step that was running."""
     what = (task.about or task.function) + ("" if step is None else f", step {step!r}")
     name = next((f" ({known.name})" for known in _CRASHES if known == -status), "")
     how = f"was killed by signal {-status}{name}" if status < 0 else f"ended with status {status}"
-    said = f"{what}: its process {how} before it was done."
+    text = f"{what}: its process {how} before it was done."
     if status == -signal.SIGKILL:
-        return f"{said} The system may have run out of memory. Try again."
-    if not task.native or (status < 0 and not name):  # somebody ended it
-        return f"{said} Try again."
+        return f"{text} The system may have run out of memory. Try again."
+    if not task.native or (status < 0 and not name):  # ended from outside
+        return f"{text} Try again."
     return (
-        f"{said} It happened in native code or by its own exit, most likely of {task.native}: try fewer rows, other "
+        f"{text} It happened in native code or by its own exit, most likely of {task.native}: try fewer rows, other "
         "parameters or another version of it. The lines of the run may say more."
     )
 
 
 def framed(data: bytes) -> bytes:
-    """A message with its length before it."""
+    """A message after its length in 4 bytes."""
     return len(data).to_bytes(4, "little") + data
 
 
 class Frames:
-    """Cuts a stream into the messages that `framed` made."""
+    """Splits a stream into the messages that `framed` made."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def add(self, data: bytes) -> list[bytes]:
-        """Take in more of the stream; the messages that are whole now."""
+        """Add bytes of the stream; returns the messages that are now complete."""
         self._rest += data
         found = []
         while len(self._rest) >= 4 and len(self._rest) >= (end := 4 + int.from_bytes(self._rest[:4], "little")):
@@ -358,14 +358,14 @@ class Frames:
 
 
 class Printed:
-    """The lines of what a child prints."""
+    """Splits the output of a child into lines."""
 
     def __init__(self) -> None:
         self.over = False  # the child has closed its end
         self._rest = b""
 
     def read(self, stream: IO[bytes]) -> list[Line]:
-        """The lines that are there by now; the stream does not block."""
+        """The complete lines available now; the stream does not block."""
         lines: list[bytes] = []
         with contextlib.suppress(BlockingIOError):
             while data := os.read(stream.fileno(), 1 << 16):
@@ -376,11 +376,11 @@ class Printed:
 
 
 @contextlib.contextmanager
-def _logged(tell: Callable[[Event], None]) -> Any:
-    """Whatever this thread logs is told as lines, too."""
+def _logged(send: Callable[[Event], None]) -> Any:
+    """Send the log records of this thread as lines, too."""
     me, handler = threading.get_ident(), logging.Handler(logging.INFO)
     handler.addFilter(lambda record: record.thread == me)
-    handler.emit = lambda record: tell(Line(record.getMessage()))  # type: ignore[method-assign]  # a handler of one use
+    handler.emit = lambda record: send(Line(record.getMessage()))  # type: ignore[method-assign]  # a handler of one use
     logger = logging.getLogger("trimtab")
     logger.addHandler(handler)
     try:

@@ -1,4 +1,4 @@
-"""Finished steps that no run needs any more: of runs that did not come to their end, and were never gone on with."""
+"""Finished steps that no run needs any more, because their run did not finish and was never resumed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from trimtab.store.ports import Catalog
 
 
 def orphaned_steps(catalog: Catalog, runs: Iterable[Run], *, kind: str, before_us: int) -> list[Step]:
-    """The steps of a kind of run that were finished before a moment, and that no run needs.
+    """The steps of a kind of run that were finished before a time, and that no run needs.
 
-    Needed are those of runs that are done, which save the next one a fit, and of all that ended since that moment.
-    While a run of the kind is under way none is forsaken: it may be about to go on from one.
+    Runs that are done need their steps (they save the next run a fit), and so does every run that ended since that
+    time. While a run of the kind is running no step is orphaned: the run may be about to reuse it.
 
     Args:
-        catalog: Where finished steps are.
+        catalog: Holds the finished steps.
         runs: All runs, of every kind.
-        kind: Of which kind of run, e.g. "train".
+        kind: The kind of run, e.g. "train".
         before_us: UTC microseconds.
     """
     own = [run for run in runs if run.kind == kind]

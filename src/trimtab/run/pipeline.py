@@ -1,4 +1,4 @@
-"""Pipelines: how code says that a part of its work is a step, whether steps are recorded or simply done."""
+"""Pipelines: mark a part of work as a step, which is recorded or simply run."""
 
 from __future__ import annotations
 
@@ -19,48 +19,48 @@ T = TypeVar("T")
 
 
 class Codec(msgspec.Struct, Generic[T], frozen=True):
-    """How the result of a step becomes bytes and is read again."""
+    """Conversion of a step's result to bytes and back."""
 
     encode: Callable[[T], bytes]
-    decode: Callable[[bytes], T]  # raises NotFound or Corrupt where what it refers to is gone: the step is done again
+    decode: Callable[[bytes], T]  # NotFound or Corrupt: what it refers to is gone, and the step is run again
 
 
 class Steps(Protocol):
-    """Does the steps of a pipeline."""
+    """Runs the steps of a pipeline."""
 
     def do(self, name: str, inputs: Callable[[], object] | None, work: Callable[[], T], codec: Codec[T]) -> T:
         """The result of a step.
 
         Args:
-            name: What the step is called, e.g. "fit".
-            inputs: Gives all that the result depends on, code included, as JSON values; None: it is always done.
+            name: Its name, e.g. "fit".
+            inputs: Returns all that the result depends on, code included, as JSON values; None: it is never cached.
             work: A function of those inputs alone; it may run again after a crash.
-            codec: How its result is stored.
+            codec: Stores and reads its result.
         """
         ...
 
 
 class AtOnce:
-    """Steps that are done and not recorded: a replay does thousands."""
+    """Steps that are run and not recorded: a replay runs thousands."""
 
     def do(self, name: str, inputs: Callable[[], object] | None, work: Callable[[], T], codec: Codec[T]) -> T:
         return work()
 
 
 class Recorded:
-    """Steps that are recorded by the content of their inputs, so that none is done twice.
+    """Steps that are recorded by the content of their inputs, so that none is run twice.
 
-    Whoever does them keeps others from the same pipeline by a lease of its own.
+    The caller holds a lease that keeps other processes from the same pipeline.
 
     Args:
-        pipeline: Stands before each step's name in the catalogue, e.g. "train".
-        catalog: Where finished steps are.
-        blob: Where their results are.
+        pipeline: Prefix of each step's name in the catalogue, e.g. "train".
+        catalog: Holds the finished steps.
+        blob: Holds their results.
         clock: Stamps them.
     """
 
     def __init__(self, pipeline: str, catalog: Catalog, blob: Blob, *, clock: Clock) -> None:
-        self.tell: Callable[[Event], None] = lambda event: None  # who hears of each step
+        self.on_event: Callable[[Event], None] = lambda event: None
         self._pipeline = pipeline
         self._catalog = catalog
         self._blob = blob
@@ -68,24 +68,24 @@ class Recorded:
 
     def do(self, name: str, inputs: Callable[[], object] | None, work: Callable[[], T], codec: Codec[T]) -> T:
         inputs_hash = None if inputs is None else content_hash(inputs())
-        self.tell(StepBegan(name, inputs_hash))
+        self.on_event(StepBegan(name, inputs_hash))
         try:
-            value, ended = self._did(name, inputs_hash, work, codec)
+            value, ended = self._done(name, inputs_hash, work, codec)
         except Cancelled:  # as the run itself
             raise
-        except Exception:  # whatever it is part of may go on: a fit of a learning curve that cannot be made
-            self.tell(StepEnded(name, cached=False, attempts=1, failed=True))
+        except Exception:  # the run may go on: a point of a learning curve that cannot be fitted
+            self.on_event(StepEnded(name, cached=False, attempts=1, failed=True))
             raise
-        self.tell(ended)
+        self.on_event(ended)
         return value
 
-    def _did(self, name: str, inputs_hash: str | None, work: Callable[[], T], codec: Codec[T]) -> tuple[T, StepEnded]:
+    def _done(self, name: str, inputs_hash: str | None, work: Callable[[], T], codec: Codec[T]) -> tuple[T, StepEnded]:
         if inputs_hash is None:
-            return self._worked(work), StepEnded(name, cached=False, attempts=1)
+            return self._run(work), StepEnded(name, cached=False, attempts=1)
         made: list[T] = []
 
         def function() -> bytes:
-            made[:] = [self._worked(work)]
+            made[:] = [self._run(work)]
             return codec.encode(made[0])
 
         key = f"{self._pipeline}.{name}"
@@ -98,6 +98,6 @@ class Recorded:
                 continue
             return value, StepEnded(name, cached=done.cached, attempts=done.attempts)
 
-    def _worked(self, work: Callable[[], T]) -> T:
-        with listening(lambda done, total: self.tell(Progress(done, total))):
+    def _run(self, work: Callable[[], T]) -> T:
+        with listening(lambda done, total: self.on_event(Progress(done, total))):
             return work()

@@ -1,4 +1,4 @@
-"""How far a step is, told from deep inside it: code that loops says so, and whoever does the step hears it."""
+"""Progress of a step, reported from deep inside it to the listener of whatever runs the step."""
 
 from __future__ import annotations
 
@@ -7,45 +7,45 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-_EVERY_S = 0.2  # between two that are passed on
+_EVERY_S = 0.2  # the least time between two reports that are passed on
 
-Heard = Callable[[float, float], object]
-_heard: ContextVar[Heard | None] = ContextVar("progress", default=None)
+ProgressListener = Callable[[float, float], object]  # takes what is done, and the total
+_listener: ContextVar[ProgressListener | None] = ContextVar("progress", default=None)
 
 
 @contextmanager
-def listening(hear: Heard | None) -> Iterator[None]:
-    """Let `hear` get what is reported meanwhile in this thread, now and then; None: nobody."""
-    token = _heard.set(None if hear is None else _now_and_then(hear))
+def listening(listener: ProgressListener | None) -> Iterator[None]:
+    """Pass reports made in this thread inside the block to `listener`, at most five a second; None drops them."""
+    token = _listener.set(None if listener is None else _throttled(listener))
     try:
         yield
     finally:
-        _heard.reset(token)
+        _listener.reset(token)
 
 
 def is_listening() -> bool:
-    """Whether anybody listens: else whoever loops need not say anything."""
-    return _heard.get() is not None
+    """Whether there is a listener; without one a loop need not report."""
+    return _listener.get() is not None
 
 
 def report(done: float, total: float) -> None:
-    """Say how much of the step under way is done.
+    """Report how much of the running step is done.
 
     Raises:
-        Cancelled: It is to end.
+        Cancelled: The step must end.
     """
-    hear = _heard.get()
-    if hear is not None:
-        hear(done, total)
+    listener = _listener.get()
+    if listener is not None:
+        listener(done, total)
 
 
-def _now_and_then(hear: Heard) -> Heard:
-    told_s = 0.0
+def _throttled(listener: ProgressListener) -> ProgressListener:
+    sent_s = 0.0
 
     def passed_on(done: float, total: float) -> None:
-        nonlocal told_s
-        if done >= total or time.monotonic() - told_s >= _EVERY_S:
-            told_s = time.monotonic()
-            hear(done, total)
+        nonlocal sent_s
+        if done >= total or time.monotonic() - sent_s >= _EVERY_S:
+            sent_s = time.monotonic()
+            listener(done, total)
 
     return passed_on

@@ -1,4 +1,4 @@
-"""Runs: what was asked for, the steps it went through, and how it ended; in the catalogue, for everybody to see."""
+"""Runs in the catalogue: the request, its steps and its outcome, readable by every process."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _CANCEL = "run_cancel"
 _KEPT = 200  # runs; older ones are forgotten
 _LINES = 200  # of a run: the newest
 _LINE_LENGTH = 500
-_END_BYTES = 4096  # the room for how a run ended, which is taken as it begins
-_WRITE_S = 0.5  # between two writes of how far a run is
+_END_BYTES = 4096  # disk space for the outcome of a run, reserved when it begins
+_WRITE_S = 0.5  # between two writes of a run's progress
 
 State: TypeAlias = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 
@@ -36,17 +36,17 @@ class RunStep(msgspec.Struct, frozen=True, kw_only=True):
     """One step of a run."""
 
     name: str
-    inputs_hash: str | None  # the content address of its inputs; None: it is always done
+    inputs_hash: str | None  # the content address of its inputs; None: it is never cached
     state: State
     began_us: int
     ended_us: int | None = None
-    cached: bool = False  # it was finished before, with the same inputs and code
+    cached: bool = False  # finished before, with the same inputs and code
     attempts: int = 0
-    progress: float | None = None  # the share that is done, 0 to 1; None: nobody said
+    progress: float | None = None  # the share that is done, 0 to 1; None: not reported
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """One run: who asked for what, its steps, and how it ended."""
+    """One run: the actor, the request, its steps and its outcome."""
 
     format: Literal[1] = 1
     id: str
@@ -57,11 +57,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     state: State
     began_us: int
     ended_us: int | None = None
-    outcome: str = ""  # what came of it, one sentence
-    error: str = ""  # the kind of error that it failed with, e.g. "Misuse"
-    resumes: str | None = None  # the interrupted run whose steps it goes on from
+    outcome: str = ""  # one sentence
+    error: str = ""  # the kind of error, e.g. "Misuse"
+    resumes: str | None = None  # the interrupted run whose finished steps it reuses
     steps: tuple[RunStep, ...] = ()
-    lines: tuple[str, ...] = ()  # what was logged and printed, the newest two hundred
+    lines: tuple[str, ...] = ()  # logged and printed, the newest two hundred
 
     @property
     def is_over(self) -> bool:
@@ -69,21 +69,21 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def step(self) -> RunStep | None:
-        """The step under way, of several within each other the innermost; None between two."""
+        """The running step, the innermost of nested ones; None between two steps."""
         return next((step for step in reversed(self.steps) if step.state == "running"), None)
 
 
 class Runs:
-    """The runs of a project, newest last. Any process may read them, and ask for one to end.
+    """The runs of a project, newest last. Any process may read and cancel them.
 
-    A run whose process died is shown as interrupted: beside each run under way lies a locked file, which the system
-    lets go when the process ends, however that happens.
+    A run whose process died is shown as interrupted: each running one has a locked file, which the system unlocks when
+    the process ends in any way.
 
     Args:
-        catalog: Where they are.
-        folder: Where the locked files are; made when there is none.
+        catalog: Holds the runs.
+        folder: Holds the locked files; made if it is missing.
         clock: Stamps them.
-        ids: Names them.
+        ids: Makes their ids.
     """
 
     def __init__(self, catalog: Catalog, folder: Path, *, clock: Clock, ids: Ids) -> None:
@@ -98,7 +98,7 @@ class Runs:
         return [run for run in found if model is None or run.model == model]
 
     def get(self, run_id: str) -> Run:
-        """A run by its id, or by the beginning of it that no other has.
+        """A run by its id, or by a unique beginning of it.
 
         Raises:
             NotFound: There is none.
@@ -106,39 +106,39 @@ class Runs:
         """
         found = self._catalog.find(KIND, run_id) if run_id.isprintable() else []
         if not found or not run_id:
-            raise NotFound(f"run {run_id!r}: there is none. List them: trimtab runs")
+            raise NotFound(f"run {run_id!r}: not found. List them: trimtab runs")
         if len(found) > 1:
-            raise Misuse(f"run {run_id!r}: {len(found)} runs begin like this. Give more of the id.")
+            raise Misuse(f"run {run_id!r}: {len(found)} runs begin with this. Give more of the id.")
         return self._seen(_decoded(found[0]))
 
     def cancel(self, run_id: str, *, actor: str) -> Run:
-        """Ask for a run to end; its process does so within about a second. The run as it stands now.
+        """Cancel a run; its process ends it within about a second. Returns the run as it is now.
 
         Raises:
             NotFound: There is none.
-            Conflict: It is over.
+            Conflict: It has ended.
         """
         run = self.get(run_id)
         if run.is_over:
-            raise Conflict(f"run {run.id}: it is {run.state} already, so there is nothing to cancel.")
+            raise Conflict(f"run {run.id}: found it {run.state}, so there is nothing to cancel.")
         self._catalog.write([Put(_CANCEL, run.id, msgspec.json.encode(f"Cancelled by {actor}."))])
         return run
 
     def track(self, kind: str, model: str, *, actor: str) -> Tracked:
-        """A run that is about to begin; it is recorded once `begin` is called."""
+        """A new run; it is recorded once `begin` is called."""
         return Tracked(self, kind, model, actor)
 
     def _seen(self, run: Run) -> Run:
-        """A run as it is now: one whose process died has no say in it any more."""
+        """The run as it is now: interrupted, if its process died."""
         if run.is_over or FileLock.is_held(self._lock_path(run.id)):
             return run
         return self._ended(run) or _interrupted(run)
 
     def _ended(self, run: Run) -> Run | None:
-        """The run as it ended, where only the catalogue could not be told so; None where it never came to that."""
+        """The outcome of a run that could not be written to the catalogue; None if it did not end by itself."""
         try:
             return msgspec.json.decode(self._end_path(run.id).read_bytes(), type=Run)
-        except (OSError, msgspec.DecodeError):  # none there, or still the room for it
+        except (OSError, msgspec.DecodeError):  # missing, or still empty space
             return None
 
     def _lock_path(self, run_id: str) -> Path:
@@ -147,31 +147,31 @@ class Runs:
     def _end_path(self, run_id: str) -> Path:
         return self._folder / f"{run_id}.end"
 
-    def _make_room(self, run_id: str) -> None:
-        """Take now, on the disk, what saying how a run ended takes: by then the disk may be full."""
+    def _reserve_end(self, run_id: str) -> None:
+        """Reserve disk space for the outcome of a run: when it ends the disk may be full."""
         with self._end_path(run_id).open("wb") as file:
             file.write(b" " * _END_BYTES)
             file.flush()
             os.fsync(file.fileno())
 
-    def _note_end(self, run: Run) -> None:
-        """Say beside the run's lock how it ended, in the room that was made; without it the run counts as stopped."""
+    def _write_end(self, run: Run) -> None:
+        """Write the outcome into the reserved space; without it the run counts as interrupted."""
         short = msgspec.structs.replace(run, lines=(), outcome=run.outcome[:_LINE_LENGTH])
-        said = msgspec.json.encode(short)
-        if len(said) > _END_BYTES:
-            said = msgspec.json.encode(msgspec.structs.replace(short, steps=()))
+        data = msgspec.json.encode(short)
+        if len(data) > _END_BYTES:
+            data = msgspec.json.encode(msgspec.structs.replace(short, steps=()))
         with contextlib.suppress(OSError), self._end_path(run.id).open("r+b") as file:
-            file.write(said.ljust(_END_BYTES))
+            file.write(data.ljust(_END_BYTES))
             file.flush()
             os.fsync(file.fileno())
 
     def _clear(self, run_id: str) -> None:
-        """Remove what lay beside a run that is over."""
+        """Remove the files of a run that has ended."""
         self._end_path(run_id).unlink(missing_ok=True)
         self._lock_path(run_id).unlink(missing_ok=True)
 
     def _settle(self) -> list[Run]:
-        """Write down which runs were interrupted, and forget the oldest; those that are interrupted."""
+        """Record interrupted runs and forget the oldest; returns the interrupted ones."""
         runs: list[Run] = []
         changes: list[Put | Remove] = []
         settled: list[str] = []
@@ -195,7 +195,7 @@ class Runs:
 
 
 class Tracked:
-    """A run under way, as its own process sees it: hears of its steps, writes them down, and says how it ended."""
+    """A running run in its own process: records its events, and its outcome."""
 
     def __init__(self, runs: Runs, kind: str, model: str, actor: str) -> None:
         self._runs = runs
@@ -205,7 +205,7 @@ class Tracked:
         self._cancelled: str | None = None
         self._written = True
         self._written_s = 0.0
-        self._asked_s = 0.0
+        self._checked_s = 0.0
         self.run = Run(
             id=runs._ids("run"),
             kind=kind,
@@ -217,7 +217,7 @@ class Tracked:
         )
 
     def begin(self) -> None:
-        """Record it, with what was heard so far; nothing happens the second time.
+        """Record it with its events so far; does nothing the second time.
 
         Raises:
             Unavailable: The state folder cannot be written.
@@ -228,7 +228,7 @@ class Tracked:
             make_folder(self._runs._folder)
             self._before = self._runs._settle()
             self._lock = FileLock.take(self._runs._lock_path(self.run.id))
-            self._runs._make_room(self.run.id)
+            self._runs._reserve_end(self.run.id)
         except OSError as error:
             raise Unavailable(f"{self._runs._folder}: cannot be written ({error}). Check space and access.") from error
         for step in self.run.steps:
@@ -236,8 +236,8 @@ class Tracked:
         self._written_s = time.monotonic()
         self._catalog.write([self._put()])
 
-    def hear(self, event: Event) -> None:
-        """Take in what the work tells."""
+    def record(self, event: Event) -> None:
+        """Record an event of the work."""
         match event:
             case StepBegan(name, inputs_hash):
                 step = RunStep(name=name, inputs_hash=inputs_hash, state="running", began_us=self._clock.now_us())
@@ -253,17 +253,17 @@ class Tracked:
                 self._change(lines=(*self.run.lines, text[:_LINE_LENGTH])[-_LINES:])
 
     def cancelled(self) -> str | None:
-        """Why it is to end; None while nobody asked for that. Call it now and then: what was heard is written, too."""
+        """Why it must end; None if it was not cancelled. Call it now and then: it also writes recorded events."""
         self._write()
-        if self._lock is not None and self._cancelled is None and time.monotonic() - self._asked_s >= _WRITE_S:
-            self._asked_s = time.monotonic()
+        if self._lock is not None and self._cancelled is None and time.monotonic() - self._checked_s >= _WRITE_S:
+            self._checked_s = time.monotonic()
             record = self._catalog.get(_CANCEL, self.run.id)
             if record is not None:
                 self._cancelled = f"run {self.run.id}: {msgspec.json.decode(record.body, type=str)}"
         return self._cancelled
 
     def end(self, outcome: str = "", *, error: BaseException | None = None) -> None:
-        """Say how it ended; the first word counts. A run that was never begun leaves no trace."""
+        """Record its outcome; the first call counts. A run that never began is not recorded."""
         if self.run.is_over:
             return
         state: State = "done" if error is None else _state_after(error)
@@ -273,9 +273,9 @@ class Tracked:
             for step in self.run.steps
         )
         kind = type(error).__name__ if state in ("failed", "cancelled") else ""
-        said = f"Stopped; {_next(self.run)}" if state == "interrupted" else error
+        text = f"Stopped; {_next(self.run)}" if state == "interrupted" else error
         self.run = msgspec.structs.replace(
-            self.run, state=state, ended_us=now_us, steps=steps, outcome=outcome or str(said or ""), error=kind
+            self.run, state=state, ended_us=now_us, steps=steps, outcome=outcome or str(text or ""), error=kind
         )
         if self._lock is None:
             return
@@ -284,7 +284,7 @@ class Tracked:
             self._catalog.write([self._put(), Remove(_CANCEL, self.run.id)])
             self._runs._clear(self.run.id)
         except TrimtabError:
-            self._runs._note_end(self.run)
+            self._runs._write_end(self.run)
             raise
         finally:
             lock.release()
@@ -295,12 +295,12 @@ class Tracked:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         try:
             self.end(error=error)
-        except TrimtabError:  # a full disk ended the work: what it raised says more
+        except TrimtabError:  # the error that ended the work, such as a full disk, says more
             if error is None:
                 raise
 
     def _look_back(self, step: RunStep) -> None:
-        """Whether an interrupted run had come to this very step."""
+        """Find an interrupted run that had reached this step."""
         if self.run.resumes is None and step.inputs_hash is not None:
             same = [run.id for run in self._before if _reached(run, self.run, step)]
             if same:
@@ -343,18 +343,18 @@ def _interrupted(run: Run) -> Run:
     steps = tuple(
         msgspec.structs.replace(step, state="interrupted") if step.state == "running" else step for step in run.steps
     )
-    said = f"{run.holder} ended before it was done; {_next(run)}"
-    return msgspec.structs.replace(run, state="interrupted", steps=steps, outcome=said)
+    text = f"{run.holder} ended before it was done; {_next(run)}"
+    return msgspec.structs.replace(run, state="interrupted", steps=steps, outcome=text)
 
 
 def _next(run: Run) -> str:
-    """What the next run of this kind does: a promotion keeps no step, it judges what is known when it is asked for."""
+    """What the next run of this kind does. A promotion keeps no steps: it judges what is known at its time."""
     kept = run.kind != "promote"
-    return f"the next {run.kind} " + ("goes on from its finished steps." if kept else "begins anew.")
+    return f"the next {run.kind} " + ("goes on from its finished steps." if kept else "starts again.")
 
 
 def step_key(run: Run, step: RunStep) -> str:
-    """Under which key the catalogue has a run's step once it is finished."""
+    """The key of a run's finished step in the catalogue."""
     return f"{run.kind}.{step.name}/{step.inputs_hash}"
 
 

@@ -1,4 +1,4 @@
-"""Steps: what is finished once is never done again, whoever asks and whatever crashed in between."""
+"""Steps: work that is finished once is never done again, also after a crash."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KIND = "step"
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """A finished step, as the catalogue keeps it."""
+    """The record of a finished step in the catalogue."""
 
     format: Literal[1] = 1
     name: str
@@ -30,19 +30,19 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
-    """What a step gave, and how it came by it."""
+    """The result of a step, and whether it was computed."""
 
     result: bytes
-    cached: bool  # it was finished before, and was not done again
+    cached: bool  # finished before, not computed again
     attempts: int
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):
-    """How often and after which pause a step that met `Unavailable` is tried again; each pause doubles."""
+    """Retries of a step that raised `Unavailable`: their number and first pause, which doubles each time."""
 
     times: int = 3
     first_pause_s: float = 0.1
-    lease_s: float = 30.0  # how long a crashed holder keeps others waiting
+    lease_s: float = 30.0  # how long others wait for a crashed holder
     poll_s: float = 0.05
 
     def __post_init__(self) -> None:
@@ -64,20 +64,19 @@ def step(
 ) -> Done:
     """The result of `function`, computed at most once for these inputs by all processes together.
 
-    The result is stored before the step is recorded as finished, so a crash at any moment leaves either nothing to
-    see or a finished step. While one process works, others wait for it; if it dies they take over when its lease has
-    run out.
+    The result is stored before the step is recorded as finished, so a crash leaves either nothing or a finished step.
+    While one process works, others wait for it; if it dies they take over when its lease has run out.
 
     Args:
-        catalog: Where finished steps and leases are kept.
-        blob: Where results are kept.
-        name: What the step is called, e.g. "train".
+        catalog: Holds finished steps and leases.
+        blob: Holds results.
+        name: The step's name, e.g. "train".
         inputs_hash: The content address of all that the result depends on, code included.
         function: A pure function of those inputs; may run again after a crash.
         clock: Stamps the record.
         retry: Retries, and the lease's length; left out, three retries and 30 s.
-        sleep: What waiting does.
-        alone: The caller keeps all others away by a lease of its own, so none is taken here: nobody waits for the dead.
+        sleep: Called to wait.
+        alone: The caller holds a lease that keeps other processes away, so none is taken here.
 
     Raises:
         Unavailable: It was still unavailable at the last retry.
@@ -111,12 +110,12 @@ def finished(catalog: Catalog, name: str, inputs_hash: str) -> Step | None:
 
 
 def forget_step(catalog: Catalog, name: str, inputs_hash: str) -> None:
-    """Forget that a step was finished, so that it is done again; nothing happens when it was not."""
+    """Forget that a step was finished, so that it runs again; does nothing if it was not."""
     catalog.write([Remove(KIND, f"{name}/{inputs_hash}")])
 
 
 def _done(catalog: Catalog, blob: Blob, name: str, inputs_hash: str) -> Done | None:
-    """What a finished step gave; None when there is none, or when its result was removed or damaged since."""
+    """The result of a finished step; None if there is none, or if its result was removed or damaged since."""
     found = finished(catalog, name, inputs_hash)
     if found is None:
         return None

@@ -1,4 +1,4 @@
-"""The child of a `ProcessExecutor`: takes tasks from standard input until that closes, and tells what comes of them."""
+"""Child process of a `ProcessExecutor`: reads tasks from standard input and sends back events and results."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ from trimtab.run.executors import Failure, Frames, Result, Task, Workplace, fail
 
 
 def main() -> None:
-    """Work until the parent closes its end, or dies."""
-    told = os.fdopen(int(sys.argv[1]), "wb", buffering=0)
+    """Run tasks until the parent closes its end, or dies."""
+    replies = os.fdopen(int(sys.argv[1]), "wb", buffering=0)
     if hasattr(os, "nice"):
         os.nice(int(sys.argv[2]))
-    asked = os.fdopen(os.dup(0), "rb", buffering=0)
+    requests = os.fdopen(os.dup(0), "rb", buffering=0)
     nowhere = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nowhere, 0)  # whatever a task reads from standard input is not ours
+    os.dup2(nowhere, 0)  # a task must not read our requests
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
     idle = threading.Event()
     idle.set()
-    threading.Thread(target=_listen, args=(asked, tasks, idle), name="trimtab-parent", daemon=True).start()
-    telling = threading.Lock()
+    threading.Thread(target=_listen, args=(requests, tasks, idle), name="trimtab-parent", daemon=True).start()
+    sending = threading.Lock()
 
-    def tell(message: Event | Result | Failure) -> None:
-        with telling:
-            told.write(framed(msgspec.msgpack.encode(message)))
+    def send(message: Event | Result | Failure) -> None:
+        with sending:
+            replies.write(framed(msgspec.msgpack.encode(message)))
 
-    place = Workplace(tell)
+    place = Workplace(send)
     try:
         while (task := tasks.get()) is not None:
             idle.clear()
             answer = _done(task, place)
             sys.stdout.flush()
             idle.set()
-            tell(answer)
+            send(answer)
     finally:
         place.close()
 
 
-def _listen(asked: IO[bytes], tasks: queue.SimpleQueue[Task | None], idle: threading.Event) -> None:
-    """Queue what is asked; when nobody can ask any more, end: at once if somebody was waiting for the task at hand."""
+def _listen(requests: IO[bytes], tasks: queue.SimpleQueue[Task | None], idle: threading.Event) -> None:
+    """Queue tasks. Once the parent is gone, end: at once if it was waiting for the running task."""
     frames = Frames()
-    while data := asked.read(1 << 16):
+    while data := requests.read(1 << 16):
         for frame in frames.add(data):
             idle.clear()
             tasks.put(msgspec.msgpack.decode(frame, type=Task))
@@ -62,7 +62,7 @@ def _listen(asked: IO[bytes], tasks: queue.SimpleQueue[Task | None], idle: threa
 def _done(task: Task, place: Workplace) -> Result | Failure:
     try:
         return Result(task.call(place))
-    except BaseException as error:  # the worker's outermost place: the parent raises it
+    except BaseException as error:  # the worker's outer loop: the parent raises it
         return failure_of(error, traceback.format_exc())
 
 

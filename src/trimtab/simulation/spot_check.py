@@ -140,7 +140,7 @@ class SpotCheck:
 
     def _done(self, task: Task) -> Verdict:
         found = self._executor.run(
-            task, hear=lambda event: None, cancelled=lambda: "The replay is over." if self._closed else None
+            task, on_event=lambda event: None, cancelled=lambda: "The replay is over." if self._closed else None
         )
         return msgspec.msgpack.decode(found, type=Verdict)
 

@@ -49,7 +49,8 @@ def check_contents(folder: Path) -> Contents:
     """Look for lost records and lost artifacts."""
     from trimtab.app.features.clock_ahead import REPAIR, stamped_ahead
     from trimtab.app.state.lost_records import RECOVER, lost_records
-    from trimtab.app.state.state import FILE, State
+    from trimtab.app.state.state import State
+    from trimtab.app.state.state_use import FILE
     from trimtab.registry import Registry
     from trimtab.registry.loading import lost_artifact, repair_lost
     from trimtab.registry.protection import CHAMPION

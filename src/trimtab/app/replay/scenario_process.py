@@ -74,7 +74,9 @@ class ChildReplay:
     def _run(self) -> bytes:
         about = f"replay of {', '.join(self._task.scenarios)}"
         task = Task(f"{__name__}:replay_scenarios", msgspec.msgpack.encode(self._task), about=about)
-        return self._executor.run(task, hear=self._hear, cancelled=lambda: "closed" if self._closed.is_set() else None)
+        return self._executor.run(
+            task, on_event=self._hear, cancelled=lambda: "closed" if self._closed.is_set() else None
+        )
 
     def _hear(self, event: Event) -> None:
         if isinstance(event, Line):
@@ -102,7 +104,7 @@ def replay_scenarios(argument: bytes, place: Workplace) -> bytes:
 
     def show(at: Progress) -> None:
         for text in shown_decisions(at):
-            place.hear(Line(text))
+            place.emit(Line(text))
 
     with Replay(
         [one for one in scenarios_of(definitions, config.demo.lines) if one.name in task.scenarios],

@@ -146,6 +146,6 @@ def open_to_all(system: System, host: str) -> str | None:
     if closed or is_loopback(host):
         return None
     return (
-        f"any client that reaches {host} may predict, push and read without a key. Make one (trimtab keys add NAME --role ROLE), "
-        "set serve.require_key, or serve on 127.0.0.1."
+        f"any client that reaches {host} may predict, push and read without a key. Make one (trimtab keys add NAME "
+        "--role ROLE), set serve.require_key, or serve on 127.0.0.1."
     )

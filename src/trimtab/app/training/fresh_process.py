@@ -71,7 +71,7 @@ def _load_in_child(config: Config, state: Path, version: Version, *, chooses: bo
     with closing(child(config.training)) as process:
         return process.run(
             Task(f"{__name__}:load", msgspec.msgpack.encode(arguments)),
-            hear=lambda event: None,
+            on_event=lambda event: None,
             cancelled=lambda: "it takes too long" if time.monotonic() > end_s else None,
         )
 

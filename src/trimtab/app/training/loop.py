@@ -206,7 +206,7 @@ class DeploymentLoop:
 
     def work(self, arguments: TrainingArguments, place: Workplace) -> TrainingResult:
         """Do one task of a training, here or in the process that opened the project for it."""
-        self._steps.tell = place.hear
+        self._steps.on_event = place.emit
         builder, cut_us = self._loop.builder, arguments.cut_us
         match arguments.what:
             case "same":

@@ -74,7 +74,7 @@ def search_model(
         run.begin()
 
         def hear(event: Any) -> None:
-            run.hear(event)
+            run.record(event)
             if watch is not None:
                 watch(run.run)
 
@@ -82,7 +82,7 @@ def search_model(
             about = f"search of model {model.name!r}"
             native = "the estimator's library"
             task = Task(f"{__name__}:work", msgspec.msgpack.encode(arguments), about=about, native=native)
-            done = msgspec.msgpack.decode(place.run(task, hear=hear, cancelled=run.cancelled), type=SearchResult)
+            done = msgspec.msgpack.decode(place.run(task, on_event=hear, cancelled=run.cancelled), type=SearchResult)
         if done.search is None:
             raise Conflict(
                 f"search of {model.name!r}: the project file was changed since this process read it. Open the "
@@ -112,7 +112,7 @@ def _search(system: System, model: Model, arguments: SearchArguments, place: Wor
     from trimtab.training.fitting.search_trials import best_trial, run_trials  # imported here: only searches load it
 
     catalog = system.state.catalog
-    place.hear(StepBegan("snapshot", None))
+    place.emit(StepBegan("snapshot", None))
     system.asked_history.refresh()
     before = [one for one in searches(catalog, model.name) if one.made_by == arguments.made_by and one.ended_us is None]
     for cut_us in [*(one.cut_us for one in before[-1:]), system.clock.now_us()]:
@@ -120,7 +120,7 @@ def _search(system: System, model: Model, arguments: SearchArguments, place: Wor
         address = content_hash([arguments.made_by, address_of_set(training_set), address_of_rows(rows)])
         if any(one.id == address for one in before):  # of an interrupted search, unless its data is gone
             break
-    place.hear(StepEnded("snapshot", cached=False, attempts=1))
+    place.emit(StepEnded("snapshot", cached=False, attempts=1))
     there = catalog.get(KIND, f"{model.name}/{address}")
     record = SearchRecord(
         id=address,
@@ -136,10 +136,10 @@ def _search(system: System, model: Model, arguments: SearchArguments, place: Wor
         best=None if there is None else _decoded(there.body).best,  # until a trial beats it
     )
     _write(system, record)
-    place.hear(StepBegan("trials", None))
+    place.emit(StepBegan("trials", None))
     trials = list(searched(catalog, record).trials)
     if trials:
-        place.hear(Line(f"{len(trials)} trials are finished already"))
+        place.emit(Line(f"{len(trials)} trials are finished already"))
 
     def keep(trial: Trial) -> None:
         body = msgspec.json.encode(trial)
@@ -148,7 +148,7 @@ def _search(system: System, model: Model, arguments: SearchArguments, place: Wor
         best = best_trial(trials)
         mark = " (the best so far)" if best is trial else ""
         said = f"{record.metric} {trial.value:.4f}" if trial.value is not None else trial.error
-        place.hear(Line(f"trial {trial.number} {trial.state}: {said}{mark}, {parameters_text(trial.values)}"))
+        place.emit(Line(f"trial {trial.number} {trial.state}: {said}{mark}, {parameters_text(trial.values)}"))
 
     found = run_trials(
         model,
@@ -163,7 +163,7 @@ def _search(system: System, model: Model, arguments: SearchArguments, place: Wor
     )
     best = best_trial(found)
     _write(system, msgspec.structs.replace(record, ended_us=system.clock.now_us(), best=best))
-    place.hear(StepEnded("trials", cached=False, attempts=1))
+    place.emit(StepEnded("trials", cached=False, attempts=1))
     return address
 
 

@@ -122,7 +122,7 @@ class TrainingRuns:
         return replaced
 
     def _hear(self, event: Event) -> None:
-        self._run.hear(event)
+        self._run.record(event)
         self._watch(self._run.run)
 
     def _done(self, what: What, cut_us: int, **more: Any) -> TrainingResult:
@@ -140,7 +140,7 @@ class TrainingRuns:
     def _did(self, arguments: TrainingArguments) -> TrainingResult:
         if self._executor is None:
             self._executor = self._place()
-        return answer(self._executor.run(task(arguments), hear=self._hear, cancelled=self._run.cancelled))
+        return answer(self._executor.run(task(arguments), on_event=self._hear, cancelled=self._run.cancelled))
 
 
 def refusal(cause: str) -> str:

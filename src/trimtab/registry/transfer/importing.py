@@ -131,7 +131,7 @@ class ModelProcess:
         )
         try:
             return self._executor.run(
-                task, hear=lambda event: None, cancelled=lambda: "late" if monotonic() > end_s else None
+                task, on_event=lambda event: None, cancelled=lambda: "late" if monotonic() > end_s else None
             )
         except Cancelled as error:
             raise Misuse(

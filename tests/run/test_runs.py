@@ -185,7 +185,7 @@ def test_a_killed_run_is_shown_as_interrupted_and_the_next_one_says_that_it_goes
     seen = runs.get(run_id)
     assert (seen.state, seen.steps[0].state) == ("interrupted", "interrupted")
     assert f"process {child.pid}" in seen.outcome
-    with pytest.raises(Conflict, match="interrupted already"):
+    with pytest.raises(Conflict, match="found it interrupted"):
         runs.cancel(run_id, actor="Bob")
     with runs.track("train", "m", actor="Ada") as run:
         run.record(StepBegan("fit", "h1"))  # heard before it is recorded

@@ -13,7 +13,7 @@ from trimtab.core.columns.data import Columns, Dtype, column
 from trimtab.core.errors import Misuse
 from trimtab.core.expressions.by_columns import Evaluated, evaluate_columns, evaluate_marked
 from trimtab.core.expressions.by_rows import RowFunction, compile_row
-from trimtab.core.expressions.failed import noted
+from trimtab.core.expressions.failed import failures
 from trimtab.core.expressions.functions import transform
 from trimtab.core.expressions.nodes import OPS, Expression, col, lit, when
 
@@ -143,9 +143,9 @@ def in_columns(expression: Expression, table: list[dict[str, Any]]) -> Evaluated
 
 def marked(function: RowFunction, row: dict[str, Any]) -> tuple[Any, bool]:
     """The value of one row, and whether it failed."""
-    before = noted.count
+    before = failures.count
     value = function(row)
-    return bits(value), noted.count != before
+    return bits(value), failures.count != before
 
 
 def test_every_function_has_expressions_in_the_parity_test() -> None:

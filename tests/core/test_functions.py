@@ -13,7 +13,7 @@ from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse
 from trimtab.core.expressions.by_columns import evaluate_columns, evaluate_marked
 from trimtab.core.expressions.by_rows import compile_row
-from trimtab.core.expressions.failed import noted
+from trimtab.core.expressions.failed import failures
 from trimtab.core.expressions.functions import files_of, transform
 from trimtab.core.expressions.nodes import Expression, col
 
@@ -87,7 +87,7 @@ def test_results_become_values_of_the_declared_type(result: Any, returns: type, 
 def test_a_function_that_goes_wrong_gives_null_and_is_named(function: Any, returns: type, message: str) -> None:
     expression = of_one(function, returns=returns)
     assert both(expression, 1.0) is None
-    assert re.search(message, noted.error)
+    assert re.search(message, failures.error)
     marked = evaluate_marked(expression, Columns.of({"x": ("float", [None, 1.0])}))
     assert marked.failed is not None
     assert marked.failed.tolist() == [False, True]

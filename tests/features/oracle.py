@@ -15,7 +15,7 @@ import numpy as np
 
 from trimtab.core.columns.data import Columns, Dtype, column
 from trimtab.core.expressions.by_rows import compile_row
-from trimtab.core.expressions.failed import noted
+from trimtab.core.expressions.failed import failures
 from trimtab.core.expressions.nodes import Expression
 from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.events.definitions import Source
@@ -29,9 +29,9 @@ Evaluate = Callable[[Expression, Mapping[str, Dtype], Mapping[str, Any]], tuple[
 
 
 def by_rows(expression: Expression, columns: Mapping[str, Dtype], row: Mapping[str, Any]) -> tuple[Any, bool]:
-    before = noted.count
+    before = failures.count
     value = compile_row(expression, columns)(row)
-    return value, noted.count != before
+    return value, failures.count != before
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):

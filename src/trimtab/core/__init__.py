@@ -1,1 +1,1 @@
-"""What several rooms share: errors, clocks, ids, time, hashing, columns, expressions, configuration, records."""
+"""Errors, clocks, ids, time, hashing, columns, expressions, configuration and records that several packages share."""

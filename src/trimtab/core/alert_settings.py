@@ -150,11 +150,11 @@ Receiver: TypeAlias = Addressee | HeartbeatReceiver
 
 
 class AlertsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Receivers of alerts, and the rules of how often they are told."""
+    """Receivers of alerts, and rules that limit how often they get messages."""
 
-    pages_per_week: int = 5  # of each model and severity; what is beyond waits for the digest
-    digest: str = "1d"  # how long alerts wait for one
-    flapping: str = "36h"  # a signal that returns within this is the same; its end is told after it
+    pages_per_week: int = 5  # of each model and severity; more wait for the digest
+    digest: str = "1d"  # how long alerts wait for the digest
+    flapping: str = "36h"  # a signal that returns within this time is the same one; its end is sent after it
     keep: str = "3d"  # after this an alert that could not be delivered is dropped
     receivers: dict[str, Receiver] = {}
 
@@ -179,7 +179,7 @@ class AlertsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def with_receivers_name(error: str, document: Mapping[str, Any], *, strict: bool) -> str:
-    """An error about a receiver with the receiver's name, and with the kinds where it is about those."""
+    """Add the receiver's name to an error about a receiver, and the known kinds if it is about the kind."""
     if _UNNAMED not in error:
         return error
     for name, given in document["alerts"]["receivers"].items():

@@ -1,4 +1,4 @@
-"""Time as an argument: the system's clock, and one that a simulation moves."""
+"""Clocks: the system's, one that is checked for jumps, and ones for simulations."""
 
 import time
 from collections.abc import Callable
@@ -6,11 +6,11 @@ from typing import Protocol
 
 from trimtab.core.errors import Misuse, Unavailable
 
-TOLERANCE_US = 900_000_000  # so far ahead of the time that passed the machine's clock may be set while a process runs
+TOLERANCE_US = 900_000_000  # by how much the machine's clock may be set ahead while a process runs
 
 
 class Clock(Protocol):
-    """What time it is, in UTC microseconds since 1970."""
+    """A source of the current time, in UTC microseconds since 1970."""
 
     def now_us(self) -> int: ...
 
@@ -27,7 +27,7 @@ class SystemClock:
 
 
 def elapsed_us() -> int:
-    """The time that passed since some beginning, that of a suspended machine included, in microseconds.
+    """Microseconds since a fixed time, those of a suspended machine included.
 
     >>> elapsed_us() <= elapsed_us()
     True
@@ -39,14 +39,14 @@ _ELAPSED: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class CheckedClock:
-    """Another clock, that tells no time while that one is further ahead than time has passed: it was set. # D0170
+    """A clock that raises while another clock has jumped ahead of the time that has passed. # D0170
 
-    What is compared is how both went on since this object was made. A clock that is set back, or ahead by no more than
-    the tolerance, is believed.
+    The two are compared since this object was made. A clock that is set back, or ahead by at most the tolerance, is
+    trusted.
 
     Args:
-        clock: What is checked.
-        elapsed_us: How much time has passed, whatever the clock is set to.
+        clock: The clock to check.
+        elapsed_us: The time that has passed, whatever the clock is set to.
 
     >>> CheckedClock(VirtualClock(5), elapsed_us=lambda: 0).now_us()
     5
@@ -55,10 +55,10 @@ class CheckedClock:
     def __init__(self, clock: Clock, *, elapsed_us: Callable[[], int] = elapsed_us) -> None:
         self._now_us = clock.now_us
         self._elapsed_us = elapsed_us
-        self._most_us = clock.now_us() - elapsed_us()  # the greatest difference that was believed
+        self._most_us = clock.now_us() - elapsed_us()  # the greatest difference that was trusted
 
     def now_us(self) -> int:
-        """What time it is.
+        """The current time.
 
         Raises:
             Unavailable: The clock jumped ahead.
@@ -72,7 +72,7 @@ class CheckedClock:
         return now_us
 
     def jump(self) -> str | None:
-        """Why no time is told now; None while it is."""
+        """Why the clock cannot be trusted now; None if it can."""
         ahead_us = self._now_us() - self._elapsed_us() - self._most_us
         return _jumped(ahead_us) if ahead_us > TOLERANCE_US else None
 
@@ -112,7 +112,7 @@ class VirtualClock:
 
 
 class ShiftedClock:
-    """A clock that runs at the usual pace from another moment on: to serve a replayed history as of its end.
+    """A clock that starts at another time and runs at normal speed: to serve a replayed history as of its end.
 
     >>> clock = ShiftedClock(1_000_000)
     >>> 1_000_000 <= clock.now_us() < 2_000_000

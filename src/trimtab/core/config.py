@@ -18,11 +18,11 @@ from trimtab.core.time import DAY_US, duration_us
 
 FILE = "trimtab.toml"
 _PREFIX = "TRIMTAB_"
-_TEST_PREFIX = "TRIMTAB_TEST_"  # where tests find servers; no setting of a project
+_TEST_PREFIX = "TRIMTAB_TEST_"  # addresses of servers for tests; not settings of a project
 
 
 class ProjectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the definitions and the state are."""
+    """Places of the definitions and of the state."""
 
     name: str = "project"
     file: str = "project.py"  # relative to the folder of trimtab.toml
@@ -30,7 +30,7 @@ class ProjectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How `trimtab serve` answers."""
+    """Settings of `trimtab serve`."""
 
     host: str = "127.0.0.1"
     port: int = 8117
@@ -47,7 +47,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tls_min: Literal["1.2", "1.3"] = "1.2"
     access_log: str = "off"  # "-": standard output; else a file, relative to the folder
     traces: str | None = None  # the address of a collector of OpenTelemetry, OTLP over HTTP
-    traces_share: float = 1.0  # of the requests that do not say themselves whether they are traced
+    traces_share: float = 1.0  # of the requests whose own header does not decide it
 
     def __post_init__(self) -> None:
         if not 1 <= self.workers <= 64:
@@ -56,7 +56,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
         if self.tls_key is not None and self.tls_cert is None:
-            raise ValueError("tls_key needs tls_cert beside it")
+            raise ValueError("tls_key needs tls_cert, too")
         if self.traces is not None and not self.traces.startswith(("http://", "https://")):
             raise ValueError(f"traces must be an address such as http://127.0.0.1:4318/v1/traces, not {self.traces!r}")
         if not 0.0 <= self.traces_share <= 1.0:
@@ -68,7 +68,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FeaturesSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How features of many requests are computed."""
+    """Settings of computing features of many requests."""
 
     memory_bytes: int = 4 * 1024**3
 
@@ -78,7 +78,7 @@ class FeaturesSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where versions are trained, and how far that gives way to everything else."""
+    """Settings of training: the kind of process and its priority."""
 
     executor: Literal["process", "thread"] = "process"
     nice: int = 10  # added to the nice level of the process that trains
@@ -98,11 +98,11 @@ class ScenarioSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str
     policy: Literal["never", "project", "schedule", "day_ahead"] = "project"
     at: str = "23:00"  # day_ahead: the UTC time of day at which the next day is scored
-    like: str | None = None  # day_ahead: the line whose model answers
+    like: str | None = None  # day_ahead: the scenario whose model answers
 
 
 class DemoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `trimtab demo` replays."""
+    """Settings of `trimtab demo`."""
 
     loader: str  # "load.py:load": a function that takes a folder and gives a file for each source
     start: str
@@ -116,7 +116,7 @@ FOREVER = "forever"
 
 
 def _kept_us(kept: str | None, key: str) -> int | None:
-    """How long something is kept, in microseconds; None: for ever."""
+    """Convert a retention time to microseconds; None: for ever."""
     if kept is None or kept == FOREVER:
         return None
     us = duration_us(kept)
@@ -126,13 +126,13 @@ def _kept_us(kept: str | None, key: str) -> int | None:
 
 
 class RetentionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How long what is recorded is kept; what is left out is kept for ever."""
+    """Retention times of records; without one they are kept for ever."""
 
     events: str | None = None  # of every source that `sources` does not name
     sources: dict[str, str] = {}  # by source, a duration or "forever"
     predictions: str | None = None
     quarantine: str | None = None
-    disk_budget: str | None = None  # "20GB": what the state folder should stay below
+    disk_budget: str | None = None  # e.g. "20GB": the largest size of the state folder
 
     def __post_init__(self) -> None:
         named = {f"sources.{name}": kept for name, kept in self.sources.items()}
@@ -144,11 +144,11 @@ class RetentionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
     @property
     def is_set(self) -> bool:
-        """Whether anything is to be kept in bounds."""
+        """Whether any limit is set."""
         return self != RetentionSettings()
 
     def events_us(self, source: str) -> int | None:
-        """How long a source's events are kept; None: for ever."""
+        """The retention time of a source's events; None: for ever."""
         return _kept_us(self.sources.get(source, self.events), "events")
 
     @property
@@ -165,7 +165,7 @@ class RetentionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 class RegistrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What moves of aliases need."""
+    """Requirements for moves of aliases."""
 
     protected: dict[str, dict[str, Literal["gate", "reason"]]] = {}  # by model and alias
 
@@ -225,14 +225,14 @@ def load_config(folder: Path, environment: Mapping[str, str]) -> Config:
 
 def _convert(document: Mapping[str, Any], where: str, *, strict: bool = False) -> Config:
     try:
-        return msgspec.convert(document, Config, strict=strict)  # what comes from the environment is all text
+        return msgspec.convert(document, Config, strict=strict)  # values from the environment are texts
     except msgspec.ValidationError as error:
         said = with_receivers_name(str(error), document, strict=strict)
         raise Misuse(f"{where}: {said}{_allowed(str(error))}. The settings are listed in docs/settings.md.") from error
 
 
 def _whole(value: Any) -> Any:
-    """A document with its whole numbers as integers, which numbers with a fraction take, too: 8e6 is 8000000."""
+    """A document with its whole numbers as integers, which float settings take, too: 8e6 is 8000000."""
     if isinstance(value, dict):
         return {key: _whole(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -241,7 +241,7 @@ def _whole(value: Any) -> Any:
 
 
 def _allowed(error: str) -> str:
-    """The values that there are, where an error is about one that is none of them."""
+    """The allowed values, if the error is about a value that is not among them."""
     message, _, pointer = error.partition(" - at `$.")
     if not message.startswith("Invalid enum value"):
         return ""
@@ -251,7 +251,7 @@ def _allowed(error: str) -> str:
             kind = get_args(kind)[0]
         if key == "[]":
             kind = [one for one in get_args(kind) if one is not ...][-1]
-        else:  # of a union of kinds: as in the first that has it
+        else:  # of a union: the first type that has the key
             hints = [get_type_hints(one) for one in (get_args(kind) or (kind,))]
             kind = next(one[key] for one in hints if key in one)
     return f"; give one of {', '.join(map(repr, get_args(kind)))}"

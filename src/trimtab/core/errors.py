@@ -1,8 +1,8 @@
-"""The five errors, named for who acts on them."""
+"""The five errors, one for each way to react."""
 
 
 class TrimtabError(Exception):
-    """Anything trimtab raises on purpose. The message says what was needed, what was found and what to do."""
+    """The base of all errors that trimtab raises. The message says what was found, what was needed and what to do."""
 
 
 class Misuse(TrimtabError, ValueError):
@@ -10,11 +10,11 @@ class Misuse(TrimtabError, ValueError):
 
 
 class NotFound(TrimtabError, LookupError):
-    """The thing named does not exist here; the message lists what does."""
+    """The named thing does not exist here; the message lists those that do."""
 
 
 class Conflict(TrimtabError):
-    """Somebody else changed or holds it; read again, then decide."""
+    """Another process changed or holds it; read it again, then decide."""
 
 
 class Unavailable(TrimtabError):

@@ -1,4 +1,4 @@
-"""Content addresses: the same definition, the same name, on every machine."""
+"""Content addresses and checksums: the same on every machine."""
 
 import hashlib
 import zlib
@@ -18,12 +18,12 @@ def content_hash(value: object) -> str:
 
 
 def bytes_hash(data: bytes | memoryview) -> str:
-    """The SHA-256 of some bytes, 64 hexadecimal digits."""
+    """The SHA-256 of bytes, 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
 def row_crc(*values: object) -> int:
-    """The CRC-32 of a row, in which a value can neither change nor move to another column."""
+    """The CRC-32 of a row: it changes if a value changes or moves to another column."""
     crc = 0
     for value in values:
         data = bytes(value) if isinstance(value, bytes | memoryview) else str(value).encode("utf-8", "surrogatepass")

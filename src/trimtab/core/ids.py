@@ -1,4 +1,4 @@
-"""Identifiers that sort by time and never collide between processes."""
+"""Identifiers that sort by time and do not collide between processes."""
 
 import os
 import random
@@ -17,7 +17,7 @@ class Ids(Protocol):
 
 
 class TimeIds:
-    """Identifiers `kind_` + 26 base-32 letters: 48 bits of milliseconds, 80 of chance and order.
+    """Identifiers `kind_` + 26 base-32 letters: 48 bits of milliseconds, 80 random bits that then count up.
 
     Within one process they increase strictly; two processes differ in 64 bits drawn at their start.
     Give a `seed` to get the same identifiers again (a simulation); without one they come from the system.
@@ -32,7 +32,7 @@ class TimeIds:
     def __init__(self, clock: Clock, *, seed: int | None = None) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._ms = 0  # what a clock before 1970 gives
+        self._ms = 0  # the least: a clock may stand before 1970
         self._tail = 0
         self._random = random.Random(os.urandom(16) if seed is None else seed)
 

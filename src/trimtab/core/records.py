@@ -12,7 +12,7 @@ Mode = Literal["live", "batch", "precomputed", "online", "replay"]
 # Flags of answers that were given in the place of others.
 NULL_FEATURES, LAST_ANSWER, FALLBACK_VERSION, RULE = "null_features", "last_answer", "fallback_version", "rule"
 BEHIND = "features_behind"  # and of those made while no event is applied to online features
-_MAKESHIFT = frozenset((NULL_FEATURES, LAST_ANSWER, RULE))
+_DEGRADED = frozenset((NULL_FEATURES, LAST_ANSWER, RULE))
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):  # it can hold no cycle
@@ -31,7 +31,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=
     made_at_us: int
     at_us: int
     positions: dict[str, int]
-    score: float  # chance of the positive class, or the predicted number; with `scores` that of the likeliest class
+    score: float  # probability of the positive class, or the predicted number; with `scores` of the likeliest class
     request: bytes  # the request's columns, msgpack array in declared order (times as microseconds)
     values: bytes  # the model's input row, little-endian float64 (NaN = null)
     reasons: bytes  # a code of features.REASONS a model input; 255: no view (a transform)
@@ -40,8 +40,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=
 
     @property
     def is_degraded(self) -> bool:
-        """Whether it says nothing about its version: features, model or both had to be done without."""
-        return bool(self.flags) and not _MAKESHIFT.isdisjoint(self.flags)
+        """Whether features, model or both were unavailable: it then says nothing about the version."""
+        return bool(self.flags) and not _DEGRADED.isdisjoint(self.flags)
 
     @property
     def prediction(self) -> str | None:
@@ -53,9 +53,9 @@ LOSS_CAP = 3.0 * math.log(2.0)  # three times the loss of a coin: the most that 
 
 
 class DayQuality(msgspec.Struct, frozen=True, kw_only=True):
-    """How well one version did on the requests of one closed UTC day; sums, so that days add up.
+    """Quality of one version on the requests of one closed UTC day; sums, so that days add up.
 
-    Of a ranking lists are counted, not rows. Those that are neither labelled nor missing have rows that are all alike.
+    For a ranking lists are counted, not rows. Lists that are neither labelled nor missing have rows that are all alike.
     """
 
     model: str
@@ -64,17 +64,17 @@ class DayQuality(msgspec.Struct, frozen=True, kw_only=True):
     predictions: int
     labelled: int
     missing: int  # no label came within the wait
-    score_sum: float  # of several classes: of each row's likeliest one; of a ranking 0, as the next
-    label_sum: float  # and how often that was the label
+    score_sum: float  # several classes: the score of the likeliest one; a ranking: 0, also the next
+    label_sum: float  # several classes: how often the likeliest one was the label
     loss_sum: float  # log loss (or squared error) over the labelled rows
     capped_loss_sum: float  # the same with each row's loss capped
-    # What the scores themselves say that sum would be, on average; None: the metric's scores are no probabilities.
+    # The expected value of that sum if the scores are right; None: the scores of this metric are no probabilities.
     expected_loss_sum: float | None = None
-    unlisted: int = 0  # of several classes: their label is none of those declared; neither labelled nor missing
+    unlisted: int = 0  # several classes: the label is not among those declared; neither labelled nor missing
 
 
 class ChangeOnset(msgspec.Struct, frozen=True, kw_only=True):
-    """When the change began that rang an alarm, as far as that is known."""
+    """The estimated beginning of the change that raised an alarm."""
 
     at_us: int  # the likeliest day
     earliest_us: int  # the earliest day that is nearly as likely
@@ -82,7 +82,7 @@ class ChangeOnset(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Signal(msgspec.Struct, frozen=True, kw_only=True):
-    """Something a monitor found. `severity` red means act; a monitor without evidence is red too."""
+    """A finding of a monitor. `severity` red means act; a monitor without evidence is red too."""
 
     id: str
     kind: str  # "quality_loss", "quality_calibration", "no_labels", "unlisted_labels", "monitor_stopped", ...
@@ -94,18 +94,18 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True):
     evidence: dict[str, float]
     message: str
     subject: str = ""  # "column temp", "source weather", "slice state=CA"; empty: the model as a whole
-    owner: str | None = None  # who is asked to act, as the deployment declares
-    cause: str | None = None  # what else was found at that time and may explain it
+    owner: str | None = None  # who should act, as the deployment declares
+    cause: str | None = None  # another finding of that time that may explain it
     ended_at_us: int | None = None  # None: it stands
     ended_because: str | None = None  # "the labels are back", "repaired by late_flight@8"
 
 
 class GateCheck(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that a candidate had to show: what was found, and what was asked for."""
+    """One check of a candidate: the value found, and the bound."""
 
     name: str  # "calibrated", "slice carrier=UA", "latency", ...
-    figure: float | None  # None: it is no number, or there was nothing to measure it on
-    bound: float | None  # what the figure is held against, or how far it may be off
+    figure: float | None  # None: not a number, or there were no rows to measure it on
+    bound: float | None  # the limit of `figure`, or its tolerance
     verdict: Literal["held", "failed", "no evidence", "not measured"]
     reason: str  # one sentence
 
@@ -115,8 +115,8 @@ class GateRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     model: str
-    candidate: str  # version address of what was judged
-    champion: str | None  # None: there was none, only the checks without a rival apply
+    candidate: str  # the candidate's version address
+    champion: str | None  # None: there was none; only the checks without one apply
     judged_at_us: int
     window_start_us: int
     window_end_us: int
@@ -130,11 +130,11 @@ class GateRecord(msgspec.Struct, frozen=True, kw_only=True):
     passed: bool
     checks: dict[str, bool]  # each named check and whether it held
     reason: str  # one sentence
-    folds: int = 1  # from 2 on each part of the window was answered by a fit on the others
-    findings: tuple[GateCheck, ...] = ()  # all that was looked at, with figures; empty: of an earlier trimtab
+    folds: int = 1  # 2 or more: each part of the window was scored by a fit on the others
+    findings: tuple[GateCheck, ...] = ()  # all checks with their values; empty: of an earlier trimtab
 
     def lines(self) -> list[str]:
-        """Every check in words: of an earlier trimtab only whether each held."""
+        """Every check in words; records of an earlier trimtab only say whether each held."""
         found = [(one.name, one.verdict, one.reason) for one in self.findings]
         found = found or [(name, "held" if held else "failed", "") for name, held in self.checks.items()]
         width = max((len(name) for name, _, _ in found), default=0)
@@ -142,7 +142,7 @@ class GateRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the ledger: an automatic (or human) act, why, on what evidence, what it replaced."""
+    """One row of the ledger: an automatic or human act, its cause and evidence, and the version it replaced."""
 
     sequence: int
     at_us: int
@@ -151,8 +151,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     actor: str  # "policy" or a person
     cause: str  # one sentence
     evidence: dict[str, str | int | float | bool | None]
-    version: str | None  # what it is about
-    replaced: str | None  # what stood there before
+    version: str | None  # the version that it is about
+    replaced: str | None  # the previous version
     data_hash: str | None
     previous_hash: str  # of the row before; 64 zeros for the first
     hash: str  # of this row without its hash

@@ -1,8 +1,8 @@
-"""Any value as text for people, whatever it is."""
+"""Any value as text for messages."""
 
 
 def shown(value: object) -> str:
-    """What a value looks like; never an error.
+    """The `repr` of a value; never an error.
 
     >>> shown("x"), shown(10**20), shown(2**80_000)[:6]
     ("'x'", '100000000000000000000', '0x1000')

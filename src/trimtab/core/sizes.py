@@ -1,4 +1,4 @@
-"""Sizes in bytes, as people write and read them."""
+"""Sizes in bytes: from text and to text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SHOWN = 100  # characters of a value in a message
 
 
 def size_bytes(text: str) -> int:
-    """Bytes of a size such as "500MB", "20GB" (thousands) or "16GiB" (1,024s); the case of letters is free.
+    """Bytes of a size such as "500MB", "20GB" (thousands) or "16GiB" (1,024s); upper or lower case.
 
     Raises:
         Misuse: It is no size.
@@ -33,7 +33,7 @@ def size_bytes(text: str) -> int:
 
 
 def format_bytes(size: float) -> str:
-    """A size as people read it, in three digits or so.
+    """A size as text with about three digits.
 
     >>> format_bytes(999), format_bytes(12_345_678)
     ('999 B', '12.3 MB')

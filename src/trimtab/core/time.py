@@ -1,4 +1,4 @@
-"""Durations and moments as people write them, in microseconds as we keep them."""
+"""Durations and times: from text to microseconds and back."""
 
 import datetime as dt
 import re
@@ -26,7 +26,7 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
 EARLIEST_US = -62_135_596_800_000_000  # year 1
 LATEST_US = 253_402_300_799_999_999  # the end of year 9999
-_LONGEST_US = LATEST_US - EARLIEST_US + 1  # so that a moment and a duration always add up within 64 bits
+_LONGEST_US = LATEST_US - EARLIEST_US + 1  # so that the sum of a time and a duration fits 64 bits
 _SHOWN = 100  # characters of a value in a message
 _HOUR, _DD, _FRACTION = "(?:[01][0-9]|2[0-3])", "[0-9]{2}", "(?:[.,][0-9]+)?"
 _ZONE = f"(?: ?(?:[Zz]|UTC|[+-]{_HOUR}(?::?[0-5][0-9](?::[0-5][0-9])?)?))?"
@@ -34,7 +34,7 @@ _EXTENDED = f"[0-9]{{4}}-{_DD}-{_DD}(?:[Tt ]{_HOUR}:{_DD}(?::{_DD}{_FRACTION})?{
 _BASIC = f"[0-9]{{8}}(?:[Tt]{_HOUR}{_DD}(?:{_DD}{_FRACTION})?{_ZONE})?"
 ISO_8601 = f"{_EXTENDED}|{_BASIC}"  # the texts that are times, as a regular expression
 _ISO = re.compile(ISO_8601)
-_TAIL = re.compile(f"(?:[.][0-9]+)?(?:[+-]{_HOUR}:[0-5][0-9]|Z)?")  # behind the seconds, as it mostly is
+_TAIL = re.compile(f"(?:[.][0-9]+)?(?:[+-]{_HOUR}:[0-5][0-9]|Z)?")  # the usual end of a text, after the seconds
 
 
 def duration_us(text: str | int) -> int:

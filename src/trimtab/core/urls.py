@@ -1,4 +1,4 @@
-"""URLs: of folders, whatever their names; and as they may be shown to people, without the credentials in them."""
+"""URLs of files and folders, and masking of credentials in URLs."""
 
 import os
 import re
@@ -22,7 +22,7 @@ def mask_url(url: str) -> str:
 
 
 def store_url(scheme: str, path: Path) -> str:
-    """The URL under which `store.open` finds a file or folder, whatever characters its name has.
+    """The URL of a file or folder for `store.open`, for any characters in its name.
 
     >>> store_url("lmdb", Path("/srv/what? 100%/online"))
     'lmdb:///srv/what%3F%20100%25/online'
@@ -34,7 +34,7 @@ def store_url(scheme: str, path: Path) -> str:
 
 
 def in_utf8(path: Path) -> Path:
-    """Return `path`, absolute names of which can be kept and shown.
+    """Return `path` if its absolute name is UTF-8, so that it can be stored and shown.
 
     Raises:
         Misuse: It is not UTF-8.

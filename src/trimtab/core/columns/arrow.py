@@ -1,7 +1,6 @@
-"""Tables from other libraries and back, through the Arrow PyCapsule interface: none of them is imported here.
+"""Exchange of tables with other libraries through the Arrow PyCapsule interface, without importing them.
 
-arro3-core, which comes with deltalake, checks what a producer gives and owns it; the buffers are then read where they
-lie.
+arro3-core, which comes with deltalake, checks and owns the data of a producer; the buffers are then read in place.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from trimtab.core.columns.column import Column, Dtype, WrongColumn
 from trimtab.core.columns.column import column as column_of
 from trimtab.core.errors import Misuse
 
-_INDEX = re.compile(r"__index_level_\d+__")  # how pandas names the numbers of its rows
+_INDEX = re.compile(r"__index_level_\d+__")  # pandas' name of its row numbers
 _TYPES: dict[Dtype, arro3.DataType] = {
     "float": arro3.DataType.float64(),
     "int": arro3.DataType.int64(),
@@ -50,7 +49,7 @@ def is_arrow(given: object) -> bool:
 
 
 class Unread(Misuse):
-    """An object whose data could not be had; the cause says why."""
+    """An object whose data could not be read; see the cause."""
 
 
 class Extension(msgspec.Struct, frozen=True):
@@ -86,7 +85,7 @@ def read_columns(
 
 
 def _without_nulls(given: Any) -> Any:
-    """A polars frame whose columns without a type have one: it hands the others over with a buffer too many."""
+    """Give the untyped columns of a polars frame a type: it exports them with one buffer too many."""
     polars = sys.modules.get("polars")
     if polars is not None and isinstance(given, polars.DataFrame) and polars.Null in given.dtypes:
         return given.cast({polars.Null: polars.Boolean})
@@ -137,7 +136,7 @@ def _joined(names: Sequence[str], parts: Sequence[Sequence[Column]]) -> tuple[tu
 
 
 def _parts(name: str, chunked: arro3.ChunkedArray, loose: bool) -> list[Column]:
-    """The chunks of a column, at least one, so that a column without rows has a type; none where it must be loose."""
+    """The chunks of a column, at least one, so that a column without rows has a type; none if it must be loose."""
     kind = _extension(chunked)
     if kind == "arrow.uuid" and not loose:
         return [column_of("str", [None if v is None else str(v) for v in _python_values(name, chunked)])]

@@ -1,7 +1,7 @@
-"""Arrow's own files and streams of bytes, by pyarrow: the extra `arrow`, loaded with the first of them.
+"""Arrow's own files and streams of bytes, by pyarrow: the extra `arrow`, loaded when first needed.
 
-What comes may be a stranger's: its size is checked by its headers before pyarrow sees it, and what pyarrow made of it
-is validated before it is used.  # D0166
+The data is not trusted: its size is checked by its headers before pyarrow reads it, and the result is validated
+before it is used.  # D0166
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["NoPyarrow", "TooLarge", "TooManyRows", "is_ipc", "read_ipc", "read_i
 
 Values: TypeAlias = "Sequence[str] | Sequence[float] | Sequence[int]"
 
-_INDEX = re.compile(r"__index_level_\d+__")  # how pandas names the numbers of its rows
+_INDEX = re.compile(r"__index_level_\d+__")  # pandas' name of its row numbers
 _LEAST_BYTES = 24 << 20  # that any data may become
 _TIMES_OF_FILE = 100  # its size: Feather packs repetitive columns well
 _TAKEN = (
@@ -86,7 +86,7 @@ def read_ipc(
     except (
         pa.ArrowException, ValueError, struct.error, ArithmeticError, LookupError, TypeError, OSError, MemoryError,
         NotImplementedError, RecursionError,
-    ) as error:  # fmt: skip  # what damage leads to, in pyarrow and in the extension types that it knows
+    ) as error:  # fmt: skip  # errors that damaged data causes in pyarrow and its extension types
         said = " ".join(str(error).split())[:300]
         raise Misuse(f"{what}: the Arrow data is damaged ({said}). Write it again.") from error
 
@@ -137,7 +137,7 @@ def _read(pa: Any, data: bytes, only: Collection[str] | None, loose: bool) -> Ar
 
 
 def _check_type(pa: Any, field: Any, loose: bool, *, named: bool) -> None:
-    """Refuse a column that no table can have, and whose rows are not even shown where they do not fit."""
+    """Refuse a column of a type that no table can have."""
     kind = field.type
     kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind

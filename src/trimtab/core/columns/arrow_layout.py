@@ -1,4 +1,4 @@
-"""One Arrow array, as it lies in memory, becomes a column. Every bound is checked: the bytes may be a stranger's."""
+"""Conversion of an Arrow array in memory to a column. Every bound is checked: the data is not trusted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TIMES = {"tdD": ("<i4", DAY_US, 1), "tdm": ("<i8", 1_000, 1)}  # stored as, mic
 _TIMES |= {"tss": ("<i8", 1_000_000, 1), "tsm": ("<i8", 1_000, 1), "tsu": ("<i8", 1, 1), "tsn": ("<i8", 1, 1_000)}
 _NAMES = {"w:": "bytes", "td": "durations", "tD": "durations", "tt": "times of day", "ti": "intervals", "vz": "bytes"}
 _NAMES |= {"z": "bytes", "Z": "bytes", "+s": "structs", "+m": "maps", "+u": "unions", "+r": "run-end-encoded values"}
-_NAMES |= {"+l": "lists", "+L": "lists", "+v": "lists", "+w": "lists"}  # what cannot be taken, by its format
+_NAMES |= {"+l": "lists", "+L": "lists", "+v": "lists", "+w": "lists"}  # unsupported types, by format
 INTERVALS = {"tiM": 4, "tiD": 8, "tin": 16}  # by format, their bytes
 _VIEW = Struct("<iiii")
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
@@ -43,8 +43,8 @@ class Piece(msgspec.Struct, frozen=True, eq=False):
 def read_piece(piece: Piece) -> Column:
     """The values of an Arrow array.
 
-    Decimals of scale 0 are integers where 64 bits hold them; other decimals become the nearest double. Moments finer
-    than a microsecond are rounded down to one; those beyond 64 bits become the last moment there is.
+    Decimals of scale 0 are integers where 64 bits hold them; other decimals become the nearest double. Times finer
+    than a microsecond are rounded down; those beyond 64 bits become the last time that fits.
 
     Raises:
         Misuse: It is of a type that no column can have, or its buffers do not fit together.
@@ -99,7 +99,7 @@ def is_exact(kind: str) -> bool:
 
 
 def buffer_bytes(kind: str, end: int) -> list[int]:
-    """How many bytes the buffers of `end` values take at least, as far as the format says it."""
+    """The least number of bytes in the buffers of `end` values, by the format."""
     bitmap = (end + 7) // 8
     if kind == "b":
         return [bitmap, bitmap]

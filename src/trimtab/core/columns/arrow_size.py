@@ -1,4 +1,4 @@
-"""The decoded size of Arrow IPC data, by the headers of its messages: checked before anything is built of it.
+"""The decoded size of Arrow IPC data, from the headers of its messages; checked before anything is built.
 
 A few bytes of a header may stand for any amount of memory: columns may share one long name, dictionaries may grow row
 by row, a compressed buffer says itself how long it is. A header that an ordinary writer made is a tree, and names no
@@ -28,7 +28,7 @@ _MOST_FIELDS = 10_000  # columns, those inside of others too
 _MOST_DEPTH = 32
 _FIELD_BYTES = 700  # of memory for a column's description, and again for its array in each batch
 _VALUE_BYTES = {1: 9, 5: 72, 6: 2, 7: 72, 20: 72, 24: 72}  # of a `Column`, by the type's number: text, decimals
-_USUAL_BYTES = 17  # of other types: eight of a number, and what converting it takes
+_USUAL_BYTES = 17  # of other types: eight of a number, and its conversion
 
 _Message: TypeAlias = tuple[FlatTable, memoryview]  # header, body
 
@@ -42,7 +42,7 @@ class TooLarge(Misuse):
 
 
 class Bounds(msgspec.Struct, frozen=True):
-    """How much Arrow data may become."""
+    """Limits of the memory that Arrow data may take."""
 
     decoded_bytes: int
     rows: int | None = None
@@ -64,7 +64,7 @@ def check_size(data: bytes, what: str, bounds: Bounds) -> None:
 
 
 class _Size:
-    """What the messages so far become."""
+    """The memory that the messages so far take."""
 
     def __init__(self, what: str, bounds: Bounds) -> None:
         self._what = what
@@ -72,7 +72,7 @@ class _Size:
         self._bytes = self._rows = 0
         self._weights: list[int] | None = None  # bytes of a value, for each array of a batch; None: no schema yet
         self._dictionaries: dict[int, list[int]] = {}  # the same of each dictionary, by its number
-        self._users: dict[int, int] = {}  # how many columns have it
+        self._users: dict[int, int] = {}  # the number of columns that use it
         self._held: dict[int, int] = {}  # bytes of each dictionary as it is now
 
     def add(self, message: FlatTable, body: memoryview) -> None:
@@ -107,7 +107,7 @@ class _Size:
         if batch is None or number not in self._dictionaries:
             raise ValueError("a dictionary of no column")
         size = self._batch(batch, body, self._dictionaries[number])
-        if header.number(2, "<B"):  # a delta: what there was is copied, and batches may hold what there was
+        if header.number(2, "<B"):  # a delta: the earlier values are copied, and batches may refer to them
             size += self._held.get(number, 0)
         self._held[number] = size
         self._take(size * self._users[number])
@@ -157,7 +157,7 @@ class _Size:
 
 
 class _Budget:
-    """The bytes that a header may name: each once, with some room for what a writer shares."""
+    """A budget of the bytes that a header may refer to: each once, with some room for shared parts."""
 
     def __init__(self, message: FlatTable) -> None:
         self._left = 2 * message.size + 4_096
@@ -169,7 +169,7 @@ class _Budget:
             raise ValueError("its header names the same bytes again and again")
 
     def spend_pairs(self, table: FlatTable, field: int) -> None:
-        """What is spent by a vector of keys and values."""
+        """The cost of a vector of keys and values."""
         for pair in table.tables(field):
             self.spend(8 + pair.length(0) + pair.length(1))
 
@@ -193,7 +193,7 @@ def _check_code(code: int, count: int) -> None:
 
 
 def _unpacked(body: memoryview, at: int, size: int) -> int:
-    """How long a compressed buffer says that it is."""
+    """The declared length of a compressed buffer."""
     if not size:
         return 0
     (plain,) = struct.unpack_from("<q", body, at)
@@ -233,7 +233,7 @@ def _of_file(data: memoryview, size: _Size) -> Iterator[_Message]:
 
 
 def _message(data: memoryview, at: int) -> tuple[_Message, int] | None:
-    """The message that begins at a byte, and where it ends; None: the end of the stream is marked there."""
+    """The message that begins at a byte, and its end; None: the end of the stream."""
     (size,) = struct.unpack_from("<i", data, at)
     at += 4
     if size == -1:

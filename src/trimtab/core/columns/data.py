@@ -1,4 +1,4 @@
-"""Named columns of equal length, each with its nulls: how tables travel between rooms."""
+"""Tables: named columns of equal length, each with its nulls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FlatBuffers read as far as the headers of Arrow need it, with every bound checked: a wrong one is a `ValueError`."""
+"""A reader of the FlatBuffers in Arrow headers. Every bound is checked; a wrong one is a `ValueError`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Buffer: TypeAlias = bytes | memoryview
 
 
 class FlatTable:
-    """One table of a buffer: its fields by their number in the schema, the default where one was not written."""
+    """One table of a buffer: fields by their number in the schema, the default where one was not written."""
 
     def __init__(self, data: Buffer, at: int) -> None:
         if at < 0:
@@ -47,7 +47,7 @@ class FlatTable:
         return None if at is None else FlatTable(self._data, at)
 
     def length(self, field: int) -> int:
-        """How many elements a vector has, or how many bytes a text."""
+        """The number of elements of a vector, or of bytes of a text."""
         at = self._target(field)
         return 0 if at is None else _read("<I", self._data, at)
 

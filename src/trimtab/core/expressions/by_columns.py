@@ -1,4 +1,4 @@
-"""Expressions over whole columns: NumPy, the bits of `compile_row`."""
+"""Evaluation of expressions over whole columns with NumPy, with the same bits as `compile_row`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.columns.data import Column, Columns, Dtype, column
-from trimtab.core.expressions.failed import noted
+from trimtab.core.expressions.failed import failures
 from trimtab.core.expressions.functions import function_of
 from trimtab.core.expressions.nodes import GREATEST, Expression, common_dtype
 from trimtab.core.expressions.primitives import TIME_PARTS, hash_bucket, overflow, utc_offset_us
@@ -45,11 +45,11 @@ _QUARTER_US = 15 * MINUTE_US
 
 
 class Evaluated(NamedTuple):
-    """The value of an expression in every row, and where it failed."""
+    """The values of an expression in every row, and the rows where it failed."""
 
     column: Column
-    failed: Array | None  # bool: where a part of it that the row needed had no value; None: nowhere
-    error: str  # what the first of them says
+    failed: Array | None  # bool: rows where a part that the row needed failed; None: none
+    error: str  # the first error
 
 
 def evaluate_columns(expression: Expression, columns: Columns, what: str = "expression") -> Column:
@@ -91,7 +91,7 @@ def evaluate_marked(
 
 
 class _Evaluation:
-    """One evaluation: values of nodes, and where they fail in rows that need them."""
+    """One evaluation: values of nodes, and the rows that need them in which they fail."""
 
     def __init__(self, columns: Columns) -> None:
         self.failed: Array | None = None
@@ -153,9 +153,9 @@ class _Evaluation:
         if needed is not None:
             args = [arg.take(places) for arg in args]
         given = list(zip(*(arg.to_list() for arg in args), strict=True)) if args else [()] * len(places)
-        before = noted.count
+        before = failures.count
         found = list(map(function, given))
-        if noted.count != before:
+        if failures.count != before:
             nulls = [(place, given[n]) for n, place in enumerate(places.tolist()) if found[n] is None]
             errors = {place: _error_of(function, values) for place, values in nulls}
             wrong = np.zeros(rows, bool)
@@ -247,9 +247,9 @@ def _and(mask: Array, needed: Array | None) -> Array:
 
 def _error_of(function: Callable[[Sequence[Any]], Any], values: Sequence[Any]) -> str:
     """The error of a function of one row; empty: it does not fail."""
-    before = noted.count
+    before = failures.count
     function(values)
-    return noted.error if noted.count != before else ""
+    return failures.error if failures.count != before else ""
 
 
 def _constant(node: Expression, rows: int) -> Column:
@@ -261,7 +261,7 @@ def _constant(node: Expression, rows: int) -> Column:
 
 
 def _float(values: Array) -> Column:
-    """A float result: what is not a finite number up to 1e150 is null, and -0.0 is 0.0."""
+    """A float result: values that are not finite or beyond 1e150 are null, and -0.0 is 0.0."""
     if len(values) == 0 or (values.min() >= -GREATEST and values.max() <= GREATEST):  # False when there is a NaN
         return Column("float", values + 0.0)
     present = np.abs(values) <= GREATEST
@@ -344,7 +344,7 @@ def _hash_bucket(arg: Column, n: int) -> Column:
 
 
 def _offsets(at_us: Array, tz: str) -> Array:
-    """UTC offsets, asked of the zone once a quarter of an hour, or for each row where it changes inside one."""
+    """UTC offsets, looked up once a quarter of an hour, or for each row if it changes inside one."""
     zone = zoneinfo.ZoneInfo(tz)
     quarters, where = np.unique(at_us // _QUARTER_US, return_inverse=True)
     starts = [int(q) * _QUARTER_US for q in quarters]
@@ -357,7 +357,7 @@ def _offsets(at_us: Array, tz: str) -> Array:
 
 
 def _int_arithmetic(op: str, x: Array, y: Array) -> tuple[Array, Array]:
-    """The result modulo 2**64, and where it overflowed."""
+    """The result modulo 2**64, and the rows that overflowed."""
     match op:
         case "+":
             values = x + y
@@ -376,7 +376,7 @@ def _int_arithmetic(op: str, x: Array, y: Array) -> tuple[Array, Array]:
 
 
 def _power(x: Array, y: Array) -> Column:
-    # NumPy takes shortcuts (a square, a root) for what looks like a constant exponent, one row included, and these
+    # NumPy takes shortcuts (a square, a root) for an exponent that looks constant, one row included, and these
     # round otherwise than its general loop: so both evaluators hand it at least two rows of each.
     rows = len(x)
     values = np.power(np.resize(x, 2), np.resize(y, 2))[:rows] if rows == 1 else np.power(x, y)

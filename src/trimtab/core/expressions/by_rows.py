@@ -1,4 +1,4 @@
-"""Expressions over one row: plain Python closures, the bits of `evaluate_columns`."""
+"""Evaluation of expressions for one row by Python closures, with the same bits as `evaluate_columns`."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def compile_row(expression: Expression, columns: Mapping[str, Dtype], what: str 
 
     Returns:
         A function of a mapping from names to values: None for null, ints for times. What fails for a row, an integer
-        that overflows or a Python function that raises, is null and noted (`failed.py`). A name that is missing in the
-        row is a KeyError; a caller that takes rows from outside checks them first.
+        that overflows or a Python function that raises, is null and counted
+        (`failed.py`). A name that is missing in the row is a KeyError; a caller that takes rows from outside checks them first.
 
     Raises:
         Misuse: The expression does not fit the columns.
@@ -262,7 +262,7 @@ def _power(left: RowFunction, right: RowFunction) -> RowFunction:
 
 
 def _transcendental(op: str) -> Callable[[float], float | None]:
-    """The function, given only what has a finite result: so NumPy never warns."""
+    """The function, called only where its result is finite, so that NumPy never warns."""
     import numpy as np
 
     if op == "sqrt":

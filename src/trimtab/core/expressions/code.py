@@ -1,4 +1,4 @@
-"""The content address of a function: what it says and all that it uses, never how it was compiled."""
+"""The content address of a function: its source and all that it uses, independent of how it was compiled."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def _source(code: types.CodeType) -> Any:
 
 
 def _lambda_source(code: types.CodeType) -> Any:
-    """The lambda's own expression: the one on its line whose body spans the positions that the compiler noted."""
+    """The lambda's own expression: the one on its line whose body spans the positions that the compiler recorded."""
     lines, _ = inspect.findsource(code)
     text = "".join(lines)
     here = [n for n in ast.walk(_parsed(text)) if isinstance(n, ast.Lambda) and n.lineno == code.co_firstlineno]
@@ -212,7 +212,7 @@ def _lambda_source(code: types.CodeType) -> Any:
 
 
 def _same_constants(node: ast.Lambda, code: types.CodeType) -> bool:
-    """Tells lambdas apart whose positions were not kept: Python 3.12 keeps none for one that only gives a constant."""
+    """Distinguish lambdas without positions: Python 3.12 keeps none for one that only returns a constant."""
     compiled = compile(ast.Expression(node), "<lambda>", "eval")
     inner = next(c for c in compiled.co_consts if isinstance(c, types.CodeType))
     return (repr(inner.co_consts), inner.co_names) == (repr(code.co_consts), code.co_names)
@@ -233,7 +233,7 @@ def _end(node: ast.expr) -> _Position:
 
 
 def _without_source(code: types.CodeType) -> Any:
-    """What a function without source is known by: its constants and the names it uses, nested ones included."""
+    """The description of a function without source: its constants and names, nested ones included."""
     constants = [_without_source(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts]
     return {"constants": constants, "names": [*code.co_names], "arguments": [*code.co_varnames[: code.co_argcount]]}
 
@@ -260,7 +260,7 @@ def _reads(code: types.CodeType) -> Iterator[tuple[str, ...]]:
 
 
 def _follow(value: Any, path: tuple[str, ...]) -> tuple[Any, str]:
-    """Through modules to what is really used: `settings.rates.LOW` is a number, not a module."""
+    """Follow attributes of modules to the value used: `settings.rates.LOW` is a number, not a module."""
     taken = 1
     while isinstance(value, types.ModuleType) and taken < len(path) and hasattr(value, path[taken]):
         value, taken = getattr(value, path[taken]), taken + 1

@@ -1,7 +1,7 @@
-"""Values that failed for a row: each is null, and is noted here for the caller that has to tell it from other nulls.
+"""Count of the values that failed for a row: each is null, and a caller can distinguish it from other nulls.
 
-An evaluator never raises for what is in a row. A caller compares `noted.count` before and after: where it has grown,
-some part of an expression that the rows needed had no value, and `noted.error` says why the last one had none.
+An evaluator never raises for what is in a row. A caller compares `failures.count` before and after: if it has grown,
+some part of an expression that the rows needed has failed, and `failures.error` is the last error.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from __future__ import annotations
 import threading
 
 
-class _Noted(threading.local):
-    """The failures of one thread: how many, and the error of the last."""
+class _Failures(threading.local):
+    """The failures of one thread: their number, and the last error."""
 
     count = 0
     error = ""
 
 
-noted = _Noted()
+failures = _Failures()
 
 
 def failed(error: str) -> None:
-    """Note that a value failed, which is null."""
-    noted.count += 1
-    noted.error = error
+    """Count a value that failed and is null."""
+    failures.count += 1
+    failures.error = error

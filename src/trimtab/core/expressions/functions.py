@@ -1,4 +1,4 @@
-"""Plain Python functions inside expressions, known by the content of their code."""
+"""Plain Python functions inside expressions, identified by the content of their code."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Transform:
 
 def transform(
     function: Function | None = None, *, returns: type = float, nulls: Nulls = "skip"
-) -> Any:  # a Transform, or what decorates a function
+) -> Any:  # a Transform, or a decorator
     """Make a plain Python function usable in features: it then runs row by row, offline and online alike.
 
     The function must depend on its arguments alone. Its code, with all that it uses, is part of the definition's
@@ -83,7 +83,7 @@ def transform(
 
 
 def function_of(expression: Expression) -> Callable[[Sequence[Any]], Any]:
-    """What a `python` node makes of its arguments' values, None for null; what fails is null, and noted.
+    """The result of a `python` node for its arguments' values, None for null; a failure is null and counted.
 
     Raises:
         Misuse: This process does not know the function.
@@ -135,13 +135,13 @@ def _as_declared(result: Any, returns: str) -> float | int | bool | str | None:
     if returns == "bool" and isinstance(result, bool):
         return result
     if returns == "str" and isinstance(result, str):
-        result.encode()  # what has no UTF-8 form cannot be stored
+        result.encode()  # text without a UTF-8 form cannot be stored
         return str.__str__(result)
     raise TypeError(f"it gave {shown(result)}, a {type(result).__name__}; declared is {returns}")
 
 
 def _said(error: BaseException) -> str:
-    """What an error says, whatever its class makes of being shown."""
+    """The message of an error, also if its class cannot be shown."""
     try:
         return f"{type(error).__name__}: {error}"
     except Exception:  # a user's class

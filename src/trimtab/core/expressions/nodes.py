@@ -1,4 +1,4 @@
-"""Expressions: what to compute from the columns of one row, defined once, evaluated in columns or row by row.
+"""Expressions over the columns of one row, defined once, evaluated in columns or row by row.
 
 An expression is a tree over a closed set of functions. `evaluate_columns` and `compile_row` give the same bits for
 it; their rules for types and nulls are the table in docs/expressions.md.
@@ -273,7 +273,7 @@ def col(name: str) -> Expression:
 
 
 def lit(value: Scalar) -> Expression:
-    """A constant: a number, a truth value, a string or a moment.
+    """A constant: a number, a truth value, a string or a time.
 
     >>> lit(2.5)
     2.5
@@ -364,7 +364,7 @@ def _result(node: Expression, found: list[Dtype], columns: Mapping[str, Dtype], 
             return dtype
         case "+" | "-" if found[0] == "time":
             minus = node.op == "-"
-            need(found[1] == "int" or (minus and found[1] == "time"), "int microseconds beside a time")
+            need(found[1] == "int" or (minus and found[1] == "time"), "int microseconds with a time")
             return "int" if found[1] == "time" else "time"
         case "+" | "-" | "*" | "//" | "%":
             need(numbers, "numbers")

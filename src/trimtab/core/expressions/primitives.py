@@ -1,4 +1,4 @@
-"""The mathematics that both evaluators of expressions share: written once, for Python ints and int64 arrays alike."""
+"""Arithmetic shared by both evaluators of expressions, for Python ints and int64 arrays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, SECOND_US
 
 INT_MIN, INT_MAX = -(2**63), 2**63 - 1
 
-_FIRST_S = -62_135_596_800 + 2 * 86_400  # a day inside what datetime can shift between zones
+_FIRST_S = -62_135_596_800 + 2 * 86_400  # a day inside the range that datetime can shift between zones
 _LAST_S = 253_402_300_799 - 2 * 86_400
 
 
@@ -65,7 +65,7 @@ TIME_PARTS: dict[str, Callable[[Any], Any]] = {
 
 
 def utc_offset_us(zone: zoneinfo.ZoneInfo, at_us: int) -> int:
-    """What to add to a UTC time for the local time there; beyond the calendar's ends, what holds at the end."""
+    """The offset from UTC to local time; beyond the calendar's ends, that of the end."""
     seconds = min(max(at_us // SECOND_US, _FIRST_S), _LAST_S)
     offset = dt.datetime.fromtimestamp(seconds, zone).utcoffset()
     assert offset is not None  # a ZoneInfo always has one

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse
 from trimtab.core.expressions.by_rows import RowFunction, compile_row
-from trimtab.core.expressions.failed import noted
+from trimtab.core.expressions.failed import failures
 from trimtab.features.encoding import Encoding
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.frames import FAILED, NO_VIEW, UNAVAILABLE
@@ -56,7 +56,7 @@ class OnlineInputs:
             for codes in reasons:
                 for place in self._transforms:
                     if codes[place] == FAILED:
-                        self._throttled.warning(self._what, Misuse(noted.error))
+                        self._throttled.warning(self._what, Misuse(failures.error))
                     else:
                         codes[place] = NO_VIEW
         encode = self._encode
@@ -92,9 +92,9 @@ class BareInputs:
         for row in rows:
             known, own, codes = dict(row), dict.fromkeys(self._names), bytearray(self._reasons)
             for name, compute in self._transforms:
-                before = noted.count
+                before = failures.count
                 own[name] = value = compute(known)
-                if value is None and noted.count != before:
+                if value is None and failures.count != before:
                     codes[self._names.index(name)] = FAILED
                 if name not in self._columns:  # a column keeps its value
                     known[name] = value

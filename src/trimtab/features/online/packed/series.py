@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from trimtab.core.columns.data import Dtype
 from trimtab.core.expressions.by_rows import compile_row
-from trimtab.core.expressions.failed import noted
+from trimtab.core.expressions.failed import failures
 from trimtab.core.expressions.nodes import GREATEST, Expression
 from trimtab.core.hashing import content_hash
 from trimtab.features.aggregates import Aggregate, Kind
@@ -64,12 +64,12 @@ class EventValues:
 
     def of(self, values: Sequence[Any]) -> tuple[list[Contribution], Mapping[int, str]]:
         """The contributions of one event, None for nothing, and the errors of series that failed, by number."""
-        before = noted.count
+        before = failures.count
         try:
             given = self._given(values)
         except Exception:  # a value of another type than its column
             return self._one_by_one(values)
-        return (given, _NONE) if noted.count == before else self._one_by_one(values)
+        return (given, _NONE) if failures.count == before else self._one_by_one(values)
 
     def of_many(
         self, rows: Sequence[Sequence[Any]]
@@ -78,10 +78,10 @@ class EventValues:
 
         They are evaluated together, and one by one only where something failed.
         """
-        before = noted.count
+        before = failures.count
         try:
             given = self._columnwise(rows) if self.plain and rows else [self._given(values) for values in rows]
-            if noted.count == before:
+            if failures.count == before:
                 return given, {}
         except Exception:  # as above: each is evaluated alone
             _logger.debug("events: values do not fit their columns", exc_info=True)
@@ -118,13 +118,13 @@ class EventValues:
         given: list[Contribution] = []
         errors: dict[int, str] = {}
         for series in self._stated:
-            before, value = noted.count, None
+            before, value = failures.count, None
             try:
                 value = True if series.value is None else series.value(row)
             except Exception as error:  # as above
                 errors[series.index] = f"{type(error).__name__}: {error}"
-            if noted.count != before:
-                errors[series.index] = noted.error
+            if failures.count != before:
+                errors[series.index] = failures.error
             given.append(value)
         return self._with_derived(given), errors
 

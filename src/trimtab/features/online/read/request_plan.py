@@ -11,7 +11,7 @@ import msgspec
 from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.core.expressions.by_rows import compile_row
-from trimtab.core.expressions.failed import noted
+from trimtab.core.expressions.failed import failures
 from trimtab.features.feature_set import FeatureSet, Stage
 from trimtab.features.frames import REASONS, Reason
 from trimtab.features.online.generations import GOING, place
@@ -242,10 +242,10 @@ class _StagePlan:
             for row, answer, why in zip(self._with(self._reads, rows, values), values, reasons, strict=True):
                 known = {**row} if self._chained else row
                 for place, name, transform in self._transforms:
-                    before = noted.count
+                    before = failures.count
                     value = answer[place] = transform(known)
                     if value is None:
-                        why[place] = NULL if noted.count == before else FAILED
+                        why[place] = NULL if failures.count == before else FAILED
                     if self._chained and name is not None:
                         known[name] = value  # type: ignore[index]  # a dict, when chained
 

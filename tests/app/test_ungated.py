@@ -14,7 +14,7 @@ from trimtab.core.errors import Misuse
 from trimtab.serving.http.routes.operations import AskRepair, Move
 
 WHY = "The old system's model, until ours is trained."
-NO_WAY = "no gate record that passed speaks for it"
+NO_WAY = "it has no passed gate record"
 
 
 @pytest.fixture

@@ -26,7 +26,13 @@ def folder(trained_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def test_one_version_is_shown_with_its_signature(folder: Path) -> None:
     text = run(folder, "versions", "buyer@champion")
-    for said in ("buyer@2", "aliases: champion", "visit_id  str", "site.level_1d", "the chance of the positive class"):
+    for said in (
+        "buyer@2",
+        "aliases: champion",
+        "visit_id  str",
+        "site.level_1d",
+        "the probability of the positive class",
+    ):
         assert said in text
     document = json.loads(run(folder, "--json", "versions", "buyer@2"))
     assert [field["name"] for field in document["signature"]["request"]] == ["visit_id", "site", "at", "x"]

@@ -133,7 +133,7 @@ def test_every_reason_keeps_a_version(shop: Shop) -> None:
         "3": ("moving alias own on",),
         "4": ("--evidence 29d",),
         "5": ("--evidence 29d",),
-        "6": ("letting late_flight@8 go",),
+        "6": ("removing late_flight@8",),
         "7": ("trimtab retain",),
         "8": ("--evidence 2d",),
     }
@@ -198,7 +198,7 @@ def test_a_collection_that_was_killed_is_ended_by_whoever_comes_next(shop: Shop,
 
 def test_two_collections_at_once_are_a_conflict(shop: Shop) -> None:
     assert shop.catalog.acquire(LEASE, "other", 10.0)
-    with pytest.raises(Conflict, match="another one is under way"):
+    with pytest.raises(Conflict, match="another one is running"):
         shop.collector().collect(why="disk")
 
 

@@ -68,8 +68,8 @@ def test_a_choice_is_made_once_a_kind_of_machine_and_followed_by_whoever_loads_t
     assert choice is not None
     assert choice.chosen == "trees" == loaded.row_call
     assert choice.rows == 59
-    assert choice.said.startswith("trees ")
-    assert "(library " in choice.said
+    assert choice.text.startswith("trees ")
+    assert "(library " in choice.text
     assert {one.name: one.accepted for one in choice.trials} == {"trees": True, "library": True}
     assert f"one row on {choice.machine} | trees " in registry.card(forest.version)
     assert registry.choose_row_call(loaded) == choice == forest.registry().row_choices(forest.version.name)[0]
@@ -100,7 +100,7 @@ def test_a_recorded_way_that_is_not_to_be_had_here_is_remarked_and_another_taken
     with caplog.at_level(logging.WARNING):
         assert forest.registry().load(forest.version).row_call == "trees"
     assert "'telepathy'" in caplog.text
-    assert "It takes 'trees'" in caplog.text
+    assert "Using 'trees'" in caplog.text
 
 
 def test_a_way_that_does_not_agree_is_never_chosen_however_quick(forest: Forest) -> None:
@@ -112,7 +112,7 @@ def test_a_way_that_does_not_agree_is_never_chosen_however_quick(forest: Forest)
     assert found is not None
     assert found.chosen == "library" == loaded.row_call
     assert [one.accepted for one in found.trials] == [False, True]
-    assert "refused" in found.said
+    assert "refused" in found.text
 
 
 def test_a_way_whose_error_was_recorded_as_what_a_row_may_be_off_is_not_taken(
@@ -147,7 +147,7 @@ def test_a_way_whose_error_was_recorded_as_what_a_row_may_be_off_is_not_taken(
     monkeypatch.setattr(sklearn, "quick_row", lambda fitted: ("trees", off(0.01)))
     with caplog.at_level(logging.WARNING):
         assert forest.registry().load(version).row_call == "library"
-    assert "one row by 'trees' does not repeat the golden predictions here" in caplog.text
+    assert "path 'trees' does not repeat the golden predictions here" in caplog.text
     monkeypatch.setattr(sklearn, "quick_row", lambda fitted: ("trees", off(1e-10)))
     assert forest.registry().load(version).row_call == "trees"
 

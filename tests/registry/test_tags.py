@@ -132,7 +132,7 @@ def test_a_protected_alias_needs_what_was_declared(desk: Desk) -> None:
     with pytest.raises(Misuse, match="'canary' is protected"):
         desk.version(0, alias="canary")
     registry.move("late_flight", "canary", one, why="the first one", first=True)
-    with pytest.raises(Conflict, match="compared it with nobody; canary is now"):
+    with pytest.raises(Conflict, match="compared it with no version; canary is now"):
         registry.move("late_flight", "canary", two, why="better", gate=desk.gate(two, None))
     registry.move("late_flight", "canary", two, why="better", gate=desk.gate(two, one))
     assert registry.roll_back("late_flight", "canary", why="breach").version == one.id
@@ -186,7 +186,7 @@ def test_a_protection_stops_a_move_that_is_under_way(desk: Desk, monkeypatch: py
         return found
 
     monkeypatch.setattr(registry._protections, "needs", then_protect)
-    with pytest.raises(Conflict, match="somebody else moved it"):
+    with pytest.raises(Conflict, match="it was moved meanwhile"):
         registry.move("late_flight", "canary", version, why="before anybody looks")
     assert registry.alias("late_flight", "canary") is None
 
@@ -279,7 +279,7 @@ def test_a_machine_of_another_kind_is_warned_of_or_refused(
     elsewhere = Registry(desk.catalog, desk.blob, clock=VirtualClock(NOW_US), actor="a", environment=there)
     version = elsewhere.register(desk.fits[1], training_set=desk.training_set)
     desk.registry.load(version)
-    assert "this is not where it was made: lightgbm 2.9.1 -> " in caplog.text
+    assert "it was made in another environment: lightgbm 2.9.1 -> " in caplog.text
     assert f"architecture aarch64 -> {here.architecture}" in caplog.text
 
     def refuses(artifact: object) -> object:
@@ -314,7 +314,7 @@ def test_settings_protect_beside_what_is_said_and_the_stricter_one_counts(desk: 
     registry.protect("late_flight", "live", "gate", why="it grew important")
     with pytest.raises(
         Misuse,
-        match=r"settings say that a move needs a gate, and 'nothing' is less.*\[registry.protected.late_flight\]",
+        match=r"settings require a gate for a move, and 'nothing' is less.*\[registry.protected.late_flight\]",
     ):
         registry.protect("late_flight", "canary", "nothing", why="in a hurry today")
     assert registry.needs("late_flight") == {"canary": "gate", "champion": "gate", "live": "gate"}

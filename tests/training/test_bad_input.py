@@ -215,7 +215,7 @@ def test_a_misspelt_import_is_no_missing_library(make: Callable[..., Any]) -> No
 
 def test_answers_that_differ_from_call_to_call_are_told_from_what_storing_loses(make: Callable[..., Any]) -> None:
     world = make(days=20, estimator=lambda: Answers(np.random.default_rng(1).random))
-    with pytest.raises(Misuse, match=r"Answers answers the same rows another time by up to 0\.\d+ otherwise"):
+    with pytest.raises(Misuse, match=r"Answers scores the same rows differently a second time, by up to 0\.\d+"):
         fit(world.model, world.training_set(), trust="pickle")
 
 
@@ -244,7 +244,7 @@ def test_a_pipeline_with_a_part_of_ones_own_is_stored_by_pickle_where_that_is_tr
 
 
 class Spoiler:
-    """Works on the rows that it is given to answer."""
+    """Changes the rows that it scores."""
 
     def fit(self, inputs: Any, target: Any) -> None: ...
 
@@ -255,7 +255,7 @@ class Spoiler:
 
 def test_an_estimator_that_changes_the_rows_it_answers_is_refused(make: Callable[..., Any]) -> None:
     world = make(estimator=Spoiler)
-    with pytest.raises(Misuse, match=r"Spoiler changes the rows that it is given to answer\. .* a copy of them"):
+    with pytest.raises(Misuse, match=r"Spoiler changes the rows that it scores\. .* a copy of them"):
         fit(world.model, world.training_set(), trust="pickle")
 
 

@@ -222,7 +222,7 @@ def test_balanced_weights_are_brought_back_to_the_level_of_each_class(make: Any)
 def test_a_kind_of_calibration_that_several_classes_do_not_have_is_named(make: Any) -> None:
     made = bands(make)[0]
     for kind in ("isotonic", "beta"):
-        with pytest.raises(Misuse, match="of several classes platt alone"):
+        with pytest.raises(Misuse, match="for several classes platt alone"):
             tt.model(
                 "m",
                 request=made.request,

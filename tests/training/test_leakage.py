@@ -69,7 +69,7 @@ def test_a_planted_future_column_is_refused_by_name(world: Any, training_set: Tr
         valid = truth == 1 if kind == "null where 0" else None
         made, planted, name = world.model, with_feature(training_set, "km", Column("float", values, valid)), "km"
     assert look(made, planted) == [("foretells", name, "error")]
-    with pytest.raises(Misuse, match=rf"'{name}' alone foretells.*allow_leakage=\[\"{name}\"\]"):
+    with pytest.raises(Misuse, match=rf"'{name}' alone predicts.*allow_leakage=\[\"{name}\"\]"):
         fit(made, planted)
     allowed = msgspec.structs.replace(made, allow_leakage=(name,))
     assert fit(allowed, planted).rows == training_set.usable.sum()
@@ -175,7 +175,7 @@ def test_a_label_that_is_a_column_of_its_own_request_is_refused_as_a_feature(tra
 def test_labels_that_are_known_when_requests_are_asked_are_refused(world: Any, training_set: TrainingSet) -> None:
     early = msgspec.structs.replace(training_set.labels, known_at_us=training_set.at_us)
     planted = msgspec.structs.replace(training_set, labels=early)
-    with pytest.raises(Misuse, match="labels were known at the very moment of their request: 'landings'"):
+    with pytest.raises(Misuse, match="labels were known at the time of their request: 'landings'"):
         fit(world.model, planted)
 
 

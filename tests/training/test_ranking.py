@@ -166,8 +166,8 @@ def test_a_ranking_names_its_lists_and_they_are_part_of_its_recipe():
         ({"group": None}, r'has no group. Needed: the column of the request.*group="search_id"; there are search_id'),
         ({"group": "stars"}, "'stars' is no such column"),
         ({"group": "offer_id"}, "each list has one row"),
-        ({"calibration": "platt"}, "calibration='platt' of a ranking: scores order a list and are no chances"),
-        ({"costs": {"false_positive": 1, "false_negative": 1}}, "no row of it is answered with yes"),
+        ({"calibration": "platt"}, "calibration='platt' of a ranking: scores order a list and are no probabilities"),
+        ({"costs": {"false_positive": 1, "false_negative": 1}}, "its rows are not answered with yes or no"),
         ({"weights": "balanced"}, 'weights="balanced" needs classes'),
         (
             {"sample": sample(negatives=0.1)},
@@ -430,10 +430,10 @@ def test_a_feature_that_is_the_relevance_is_a_leak(training_set: TrainingSet, sh
     clicked = msgspec.structs.replace(shown, degree=(shown.degree > 1).astype(float))
     chance = np.random.default_rng(5).uniform(size=clicked.degree.size)
     nearly = msgspec.structs.replace(clicked, stars=np.where(chance < 0.005, 1 - clicked.degree, clicked.degree))
-    with pytest.raises(Misuse, match=r"Feature 'stars' alone foretells the label with AUC 0\.99"):
+    with pytest.raises(Misuse, match=r"Feature 'stars' alone predicts the label with AUC 0\.99"):
         fit(made(), nearly.training_set())
     told = msgspec.structs.replace(shown, stars=shown.degree)
-    with pytest.raises(Misuse, match=r"Feature 'stars' alone foretells the label with R2 1\.0000"):
+    with pytest.raises(Misuse, match=r"Feature 'stars' alone predicts the label with R2 1\.0000"):
         fit(made(), told.training_set())
 
 

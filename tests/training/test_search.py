@@ -60,7 +60,7 @@ def same(trials: list[Trial]) -> list[Trial]:
         (lambda: tt.search(SPACES, folds=True), "folds=True"),
         (lambda: tt.search(SPACES, seed=-1), "seed=-1"),
         (lambda: tt.search(SPACES, time="soon"), "soon"),
-        (lambda: tt.search(SPACES, time=0), "no time to search in"),
+        (lambda: tt.search(SPACES, time=0), "must be above 0"),
         (lambda: tt.search(SPACES, prune="yes"), "prune='yes'"),
     ],
 )
@@ -169,7 +169,7 @@ def test_a_time_budget_ends_a_search_and_counts_the_time_of_before(world: Any, t
     assert len(run_trials(longer, training_set, training_set.usable, first, timer=timer)) == 5
 
 
-def test_a_hopeless_trial_ends_after_a_fold_unless_pruning_is_off() -> None:
+def test_a_bad_trial_ends_after_a_fold_unless_pruning_is_off() -> None:
     def before(number: int) -> Trial:
         return Trial(
             number=number,
@@ -184,9 +184,9 @@ def test_a_hopeless_trial_ends_after_a_fold_unless_pruning_is_off() -> None:
     trials = [before(number) for number in range(6)]
     for prune in (True, False):
         proposal = Proposal(tt.search(SPACES, prune=prune), trials)
-        assert proposal.hopeless(1, 0.9) is prune
-    assert not Proposal(tt.search(SPACES), trials).hopeless(1, 0.4)
-    assert not Proposal(tt.search(SPACES), trials[:3]).hopeless(1, 0.9)  # too few to be compared with
+        assert proposal.is_prunable(1, 0.9) is prune
+    assert not Proposal(tt.search(SPACES), trials).is_prunable(1, 0.4)
+    assert not Proposal(tt.search(SPACES), trials[:3]).is_prunable(1, 0.9)  # too few to be compared with
 
 
 def test_failed_trials_are_kept_with_their_error_and_never_win(world: Any, training_set: TrainingSet) -> None:

@@ -12,15 +12,8 @@ from trimtab.core.columns.data import Columns, column
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.time import DAY_US
 from trimtab.store.file_blob import FileBlob
-from trimtab.training import (
-    TrainingSet,
-    assemble,
-    build_training_set,
-    load_manifest,
-    load_training_set,
-    save_training_set,
-)
-from trimtab.training.data.sets import LeftOut
+from trimtab.training import TrainingSet, build_training_set, save_training_set
+from trimtab.training.data.sets import LeftOut, assemble, load_manifest, load_training_set
 
 pytestmark = pytest.mark.fast
 
@@ -129,7 +122,7 @@ def test_a_changed_snapshot_is_found(training_set: TrainingSet, tmp_path: Path) 
     forged = blob.put(msgspec.json.encode(msgspec.structs.replace(manifest, data_hash="0" * 64)))
     with pytest.raises(Corrupt, match="does not hold the values"):
         load_training_set(forged, blob, key="flight_id")
-    with pytest.raises(Corrupt, match="manifest is none"):
+    with pytest.raises(Corrupt, match="manifest cannot be read"):
         load_manifest(blob.put(b"[]"), blob)
 
 
@@ -144,7 +137,7 @@ def test_a_request_without_key_or_time_is_refused(world: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda w: {"cut_us": 0}, "none of 1200 requests was asked by 1970"),
+        (lambda w: {"cut_us": 0}, "none of 1200 requests is before 1970"),
         (lambda w: {"frames": {}}, "landings"),
         (lambda w: {"requests": Columns({n: c for n, c in w.requests.by_name.items() if n != "carrier"})}, "carrier"),
     ],

@@ -155,8 +155,8 @@ def test_a_feature_that_tells_one_class_is_a_leak(make: Any):
     )
     (leak,) = find_leaks(world.model, planted, np.flatnonzero(planted.usable))
     assert (leak.check, leak.name, leak.severity) == ("foretells", "km", "error")
-    assert "foretells the label being 'cancelled' with AUC" in leak.found
-    with pytest.raises(Misuse, match="tells what is not known"):
+    assert "predicts the label being 'cancelled' with AUC" in leak.found
+    with pytest.raises(Misuse, match="has information that is not known"):
         fit(world.model, planted)
     assert find_leaks(world.model, training_set, np.flatnonzero(training_set.usable)) == ()
 
@@ -190,7 +190,7 @@ def test_classes_that_make_no_sense_are_refused(value: str, classes: Any, messag
         ({"metric": "log_loss"}, "its label has 3 classes. Needed: one of multi_log_loss"),
         ({"metric": "accuracy"}, "is none of multi_log_loss"),
         ({"classes": None, "value": "code"}, "its label names none"),
-        ({"calibration": "isotonic"}, "of several classes platt alone"),
+        ({"calibration": "isotonic"}, "for several classes platt alone"),
         ({"costs": {"false_positive": 1, "false_negative": 2}}, "for each true class of on_time, late, cancelled"),
         ({"sample": tt.sample(negatives=0.1)}, "of several classes"),
     ],

@@ -147,7 +147,7 @@ class Aliases:
 
 
 def _moved(row: AliasMove, found: Place) -> str:
-    what = f"alias {row.model}@{row.alias}: another process moved it away from {row.previous}"
+    what = f"alias {row.model}@{row.alias}: it was moved meanwhile"
     if found.row is not None:
         what += f": it points to {found.row.version[:12]} now ({found.row.actor}: {found.row.why})"
     return what + ". Read it again, then decide."

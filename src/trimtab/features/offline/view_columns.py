@@ -19,7 +19,7 @@ from trimtab.features.definitions import View
 from trimtab.features.frames import FAILED, REASONS
 from trimtab.features.offline.kernels.ranges import over_covers
 from trimtab.features.offline.kernels.table import KERNELS, Shared, Windowed, series_key, span_of
-from trimtab.features.offline.kernels.windows import Series, Span, Window
+from trimtab.features.offline.kernels.windows import Series, Window
 from trimtab.features.offline.keys import match_keys
 from trimtab.features.offline.timeline import Timeline, timeline
 
@@ -177,9 +177,8 @@ class _Answers:
         self._newest_by_age: dict[int | None, tuple[Array, Array, Array]] = {}
         self._columns: dict[str, Column] = {}
         self._series: dict[str, Series] = {}
-        self._windows: dict[Span, Window] = {}
         aggregates = list(view.features.values())
-        self._shared = Shared(aggregates, events, lambda: frame.event_at_us[events.rows], self._window)
+        self._shared = Shared(aggregates, events, frame.event_at_us)
 
     def all(self) -> dict[str, tuple[Column, Array]]:
         """Each feature's column and the codes of its reasons, in the order of all requests."""
@@ -237,12 +236,8 @@ class _Answers:
         latest: Array = np.maximum(np.append(events.orderly, -1)[last], others)
         return latest
 
-    @cached_property
-    def _other_rows(self) -> Array:
-        return self.events.rows[self.events.other]
-
     def _windowed(self, aggregate: Aggregate, what: str) -> tuple[Array, Array]:
-        series, window = self._of(aggregate, what), self._window(span_of(aggregate))
+        series, window = self._of(aggregate, what), self._shared.window(span_of(aggregate))
         count = window.count(series)
         codes = self._codes_of(aggregate, window, count)
         return KERNELS[aggregate.kind](Windowed(aggregate, series, window, count, codes, self._shared))
@@ -253,11 +248,6 @@ class _Answers:
             return np.where(count > 0, np.uint8(FOUND), nothing)
 
         return self._shared.once(("codes", series_key(aggregate), span_of(aggregate)), make)
-
-    def _window(self, span: Span) -> Window:
-        if span not in self._windows:
-            self._windows[span] = Window(self.events, self.frame.event_at_us[self._other_rows], span)
-        return self._windows[span]
 
     def _of(self, aggregate: Aggregate, what: str) -> Series:
         key = series_key(aggregate)

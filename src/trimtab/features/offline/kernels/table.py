@@ -28,25 +28,30 @@ FOUND, NULL = REASONS.index("found"), REASONS.index("null")
 class Shared:
     """Tables that the aggregates of one view share, each made once.
 
+    Nothing in it refers back to what holds it, so that large tables are freed without the garbage collector.
+
     Args:
         aggregates: All of the view's aggregates.
         events: The view's events and requests.
-        event_at_us: The event times of all events of the timeline.
-        window: Gives the window of a span.
+        event_at_us: The event times of all rows of the frame.
     """
 
-    def __init__(
-        self,
-        aggregates: list[Aggregate],
-        events: Timeline,
-        event_at_us: Callable[[], Array],
-        window: Callable[[Span], Window],
-    ) -> None:
+    def __init__(self, aggregates: list[Aggregate], events: Timeline, event_at_us: Array) -> None:
         self.aggregates = aggregates
         self.events = events
-        self.event_at_us = event_at_us
-        self.window = window
+        self._event_at_us = event_at_us
         self._made: dict[object, Any] = {}
+
+    def event_at_us(self) -> Array:
+        """The event times of all events of the timeline."""
+        return self._event_at_us[self.events.rows]
+
+    def window(self, span: Span) -> Window:
+        """The window of a span."""
+        return self.once(span, lambda: Window(self.events, self._event_at_us[self._other_rows()], span))
+
+    def _other_rows(self) -> Array:
+        return self.once("other", lambda: self.events.rows[self.events.other])
 
     def once(self, key: object, make: Callable[[], _Made]) -> _Made:
         """What `make` gives, made once for each key."""

@@ -1,7 +1,7 @@
 """Chooses the estimators of this project on January and February 2013 alone: `python examples/flights/choose.py`.
 
 No event after 28 February (New York) is handed to the product, which computes each flight's features as of its own
-moment. The rules were set before anything was computed:
+time. The rules were set before anything was computed:
 
 - Trees: each setting is fitted on what was known on 1 and on 14 February and judged on the two weeks after each, as far
   as labels are final by 1 March. The least mean log loss over both folds and both feature sets is taken, since one

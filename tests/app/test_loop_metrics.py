@@ -17,7 +17,7 @@ from test_block_kills import prepared
 
 import trimtab as tt
 from processes import within
-from trimtab.app.serve.loop_metrics import GAUGES, UNREADABLE, LoopMetrics
+from trimtab.app.metrics.loop_metrics import GAUGES, UNREADABLE, LoopMetrics
 from trimtab.core.clock import VirtualClock
 from trimtab.core.records import Signal
 from trimtab.core.time import DAY_US, parse_time_us

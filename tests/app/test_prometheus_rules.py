@@ -16,8 +16,8 @@ import shop
 from click.testing import CliRunner
 
 from processes import within
-from trimtab.app.serve.loop_metrics import GAUGES, UNREADABLE
-from trimtab.app.serve.prometheus_rules import RULES, TESTS, rules_text
+from trimtab.app.metrics.loop_metrics import GAUGES, UNREADABLE
+from trimtab.app.metrics.prometheus_rules import RULES, TESTS, rules_text
 from trimtab.cli.group import trimtab
 from trimtab.serving.observe.scrape import read_scrape
 

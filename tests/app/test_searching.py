@@ -17,7 +17,7 @@ import shop
 import forked
 from processes import within
 from trimtab.app.project import Project, open_project
-from trimtab.app.state.searches import KIND, TRIAL, with_chosen
+from trimtab.app.training.searches import KIND, TRIAL, with_chosen
 from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
 from trimtab.core.time import DAY_US
 from trimtab.run import Cancelled, Run, Step

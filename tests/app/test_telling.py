@@ -9,8 +9,8 @@ import pytest
 import shop
 
 from processes import within
+from trimtab.app.online.progress_log import ProgressLog
 from trimtab.app.online.view_work import ViewWork
-from trimtab.app.state.progress_log import ProgressLog
 
 
 @pytest.mark.fast

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from trimtab import store
-from trimtab.app.state.searches import KIND as SEARCH
-from trimtab.app.state.searches import SearchRecord
 from trimtab.app.training.resolve_deployment import searched_for, waiting
+from trimtab.app.training.searches import KIND as SEARCH
+from trimtab.app.training.searches import SearchRecord
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.urls import store_url
 from trimtab.steering.loop_state import APPROVAL, KIND, LoopState

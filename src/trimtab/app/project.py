@@ -41,11 +41,11 @@ if TYPE_CHECKING:
     from trimtab.app.keep.retention import Retained
     from trimtab.app.plan.applying import AppliedPlan
     from trimtab.app.plan.planning import Plan
-    from trimtab.app.state.searches import Searched
     from trimtab.app.training.learning import Teacher
     from trimtab.app.training.loop import DeploymentLoop
     from trimtab.app.training.loops import Loops
     from trimtab.app.training.promoting import Promotion
+    from trimtab.app.training.searches import Searched
     from trimtab.app.training.ticking import Ticked
     from trimtab.core.columns.data import Columns
     from trimtab.core.config import ScenarioSettings
@@ -246,8 +246,8 @@ class Project(System):
             NotFound: No such deployment, or nothing was searched.
             Misuse: Several were searched and none named.
         """
-        from trimtab.app.state.searches import newest_search
         from trimtab.app.training.resolve_deployment import searched_for
+        from trimtab.app.training.searches import newest_search
 
         model = searched_for("trials", model, list(self.definitions.deployments), self.state.catalog)
         return newest_search(self.state.catalog, self.definitions.deployment(model).name)

@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from trimtab.app.models.version_memory import VersionMemory
+from trimtab.app.online.applier_error import standing
 from trimtab.app.online.views import Views
-from trimtab.app.state.applier_error import standing
 from trimtab.app.state.definitions import Definitions
 from trimtab.app.state.layouts import Layouts
 from trimtab.app.state.live_definitions import LiveDefinitions

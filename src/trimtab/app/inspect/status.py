@@ -14,8 +14,8 @@ from trimtab.app.inspect.skew_signals import SIGNAL
 from trimtab.app.keep.disk_usage import over_budget, taken
 from trimtab.app.keep.erasure import unfinished
 from trimtab.app.keep.retention import kept_longer
+from trimtab.app.online.applier_error import standing
 from trimtab.app.plan.planning import unapplied
-from trimtab.app.state.applier_error import standing
 from trimtab.app.state.loop_turns import last_turn
 from trimtab.app.state.lost_records import RECOVER, lost_records
 from trimtab.app.state.service_failures import service_failures

@@ -20,6 +20,7 @@ from trimtab.serving.answer.precomputed import Precomputed
 from trimtab.serving.arms.arms import CANARY, SHADOW, ArmShares, Canary, Shadow, Share
 from trimtab.serving.arms.endpoint import Endpoint
 from trimtab.serving.protect.degradation import Degradation, Degrading
+from trimtab.steering.definitions import Deployment
 from trimtab.store.ports import KeyValue
 
 Find: TypeAlias = Callable[[Version], LoadedModel | None]  # None while the version is not in memory
@@ -48,7 +49,7 @@ class ServedModel:
         answers: KeyValue,
         max_age_us: int = 36 * HOUR_US,
     ) -> None:
-        self.deployment = deployment = answerers.deployment
+        deployment = answerers.deployment
         self.answerers = answerers
         self._use = answerers.clock.now_us(), 0  # the last time a request was seen, and the number of requests then
         self._registry = registry
@@ -65,6 +66,10 @@ class ServedModel:
         self._arm_failure: TrimtabError | None = None  # why one of them cannot answer
         degrading = None if deployment.degrade is None else self._degrading(deployment.degrade)
         self.endpoint = Endpoint(deployment.name, degrading=degrading)
+
+    @property
+    def deployment(self) -> Deployment:
+        return self.answerers.deployment
 
     def refresh(self) -> LoadedModel:
         """Follow the alias: load and swap when it has moved; the version that answers from now on.

@@ -8,12 +8,13 @@ from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
+from trimtab.app.online.applier_error import forget_standing, note_standing, standing_noted
+from trimtab.app.online.progress_log import ProgressLog
 from trimtab.app.online.rebuilding import Rebuilds
 from trimtab.app.online.stored_views import damage, missing
+from trimtab.app.online.view_histories import ViewHistories
 from trimtab.app.online.view_work import ViewWork
-from trimtab.app.state.applier_error import forget_standing, note_standing
 from trimtab.app.state.lease import Lease
-from trimtab.app.state.progress_log import ProgressLog
 from trimtab.app.state.state import State
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict, Corrupt, NotFound, Unavailable
@@ -72,8 +73,7 @@ class Views:
     def _have(self, views: Sequence[View]) -> None:
         self.views: list[View] = list(views)
         self._sources = list({v.source.name: v.source for v in self.views}.values())
-        self._moved = partial(self._state.moved, self._sources)
-        self._own: SharedHistory | None = None  # of sources declared differently by now
+        self._histories = ViewHistories(self._state, self._sources, self._shared)
 
     @property
     def blocked(self) -> str | None:
@@ -177,7 +177,8 @@ class Views:
         if not self._taken(lease):
             return False
         ends = self._state.events.positions()
-        with self._released(lease), self._noting(), ProgressLog("online features: reading the log") as log_progress:
+        noted = standing_noted(self._state.catalog, self._clock)
+        with self._released(lease), noted, ProgressLog("online features: reading the log") as log_progress:
             self._take_up([*self.views, *self._new])
             for filled in self._work.fill():
                 view = self.store.plans[filled.view].name
@@ -255,8 +256,7 @@ class Views:
                 for filled in self._work.fill(names):
                     if progress is not None:
                         progress(filled.rows, filled.of)
-        counts = self.store.counts()
-        return max(counts[name].applied for name in names)
+        return max(self.store.counts()[name].applied for name in names)
 
     def damage(self) -> str | None:
         """The damage that makes online features unreadable, and the remedy; None while they can be read.
@@ -340,21 +340,7 @@ class Views:
 
     def snapshot(self, upto: Mapping[str, int] | None) -> tuple[Mapping[str, EventFrame], Mapping[str, int]]:
         """Every source's events, all or up to some positions, and the positions they reach, consistently."""
-        history = self._history() if upto is None else self._read(upto)
-        return history.frames_at([source.name for source in self._sources])
-
-    def _history(self) -> SharedHistory:
-        """The process's history where it has the views' sources, else a separate one."""
-        shared = self._shared()
-        if all(shared.keeps(source) for source in self._sources):
-            return shared
-        self._own = self._own or self._read(None)
-        return self._own
-
-    def _read(self, upto: Mapping[str, int] | None) -> SharedHistory:
-        from trimtab.app.online.history import SharedHistory
-
-        return SharedHistory(self._state.events, self._sources, upto=upto, tables=self._moved)
+        return self._histories.frames(upto)
 
     def _reopen_if_replaced(self, lease: Lease) -> bool:
         """Switch to the current file; False while another process is building it.
@@ -383,19 +369,6 @@ class Views:
             lease.release()
             raise
         return True
-
-    @contextmanager
-    def _noting(self) -> Iterator[None]:
-        """Store the error that stops the application of events, or remove it."""
-        catalog = self._state.catalog
-        try:
-            yield
-        except (Conflict, Unavailable):  # temporary
-            raise
-        except Exception as error:
-            note_standing(catalog, self._clock, error)
-            raise
-        forget_standing(catalog)
 
     @contextmanager
     def _released(self, lease: Lease) -> Iterator[None]:

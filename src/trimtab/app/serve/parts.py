@@ -10,10 +10,10 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, TypeVar
 
 from trimtab.app.features.feature_failures import failure_counts
+from trimtab.app.metrics.loop_metrics import LoopMetrics
 from trimtab.app.serve.addresses import mount_project, open_access
 from trimtab.app.serve.background import BackgroundTasks
 from trimtab.app.serve.grpc import MakeGrpc
-from trimtab.app.serve.loop_metrics import LoopMetrics
 from trimtab.app.serve.telemetry import open_telemetry
 from trimtab.core.errors import Unavailable
 from trimtab.serving.http.requests.limits import Limits

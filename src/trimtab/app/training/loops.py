@@ -8,11 +8,11 @@ from functools import partial
 from trimtab.app.data.logged_rows import encodings
 from trimtab.app.data.training_data import LivingData
 from trimtab.app.features.feature_runs import OpenedRun, run_of_model
-from trimtab.app.state.searches import with_chosen
 from trimtab.app.state.state import kept_from
 from trimtab.app.system import System
 from trimtab.app.training.learning import Teacher
 from trimtab.app.training.loop import DeploymentLoop
+from trimtab.app.training.searches import with_chosen
 from trimtab.features.stored import with_sources
 from trimtab.monitoring.inputs.red_windows import left_out
 from trimtab.steering.loop.stages import Stage, stages

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from trimtab.app.state.searches import searches
+from trimtab.app.training.searches import searches
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.steering.loop_state import APPROVAL, KIND, LoopState
 from trimtab.store.ports import Catalog

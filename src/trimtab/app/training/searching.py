@@ -11,8 +11,8 @@ import msgspec
 
 from trimtab.app.features.project_spec import ProjectSpec, executor
 from trimtab.app.state.lease import Lease
-from trimtab.app.state.searches import KIND, TRIAL, Searched, SearchRecord, searched, searches
 from trimtab.app.training.loops import Loops
+from trimtab.app.training.searches import KIND, TRIAL, Searched, SearchRecord, searched, searches
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.hashing import content_hash
 from trimtab.run import Line, Run, StepBegan, StepEnded, Task, Workplace

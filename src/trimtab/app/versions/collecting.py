@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from trimtab.app.state.searches import forget_searches, old_searches, with_chosen
+from trimtab.app.training.searches import forget_searches, old_searches, with_chosen
 from trimtab.core.errors import Misuse
 from trimtab.run import forget_step, orphaned_steps
 from trimtab.steering.ledger import Ledger

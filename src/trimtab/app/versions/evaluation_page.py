@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from trimtab.app.state.searches import Searched, search_of, trial_table
+from trimtab.app.training.searches import Searched, search_of, trial_table
 from trimtab.core.errors import NotFound, Unavailable
 from trimtab.core.time import format_time
 from trimtab.registry import Registry, Version

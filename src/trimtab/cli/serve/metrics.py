@@ -26,7 +26,7 @@ def metrics(what: str, docs: str | None, out: Path | None) -> None:
       trimtab metrics rules > trimtab.rules.yml
       trimtab metrics rules --out /etc/prometheus/trimtab --docs https://wiki.example.com/trimtab/docs
     """
-    from trimtab.app.serve.prometheus_rules import RULES, TESTS, rules_text
+    from trimtab.app.metrics.prometheus_rules import RULES, TESTS, rules_text
     from trimtab.core.errors import Misuse
     from trimtab.store.durable_files import write_durably
 

@@ -47,8 +47,8 @@ def compile_row(expression: Expression, columns: Mapping[str, Dtype], what: str 
 
     Returns:
         A function of a mapping from names to values: None for null, ints for times. What fails for a row, an integer
-        that overflows or a Python function that raises, is null and counted
-        (`failed.py`). A name that is missing in the row is a KeyError; a caller that takes rows from outside checks them first.
+        that overflows or a Python function that raises, is null and counted (`failed.py`). A name that is missing in
+        the row is a KeyError; a caller that takes rows from outside checks them first.
 
     Raises:
         Misuse: The expression does not fit the columns.

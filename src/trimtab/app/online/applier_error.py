@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import msgspec
 
 from trimtab.core.clock import Clock
-from trimtab.core.errors import TrimtabError
+from trimtab.core.errors import Conflict, TrimtabError, Unavailable
 from trimtab.store.ports import Catalog, Put, Remove
 
 KIND = "standing"
@@ -35,6 +37,19 @@ def standing(catalog: Catalog) -> Standing | None:
     """The error that stopped it; None: there is none, or events were applied since."""
     record = catalog.get(KIND, _KEY)
     return None if record is None else msgspec.json.decode(record.body, type=Standing)
+
+
+@contextmanager
+def standing_noted(catalog: Catalog, clock: Clock) -> Iterator[None]:
+    """Store the error that stops the application of events in the block, or remove the stored one."""
+    try:
+        yield
+    except (Conflict, Unavailable):  # temporary
+        raise
+    except Exception as error:
+        note_standing(catalog, clock, error)
+        raise
+    forget_standing(catalog)
 
 
 def forget_standing(catalog: Catalog) -> None:

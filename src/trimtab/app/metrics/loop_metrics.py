@@ -17,7 +17,7 @@ from trimtab.serving.observe.log_throttle import ThrottledLogger
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from trimtab.app.serve.loop_values import Labels, LoopValues, Samples
+    from trimtab.app.metrics.loop_values import Labels, LoopValues, Samples
     from trimtab.app.system import System
     from trimtab.serving.observe.metrics import Metrics
 
@@ -102,7 +102,7 @@ class LoopMetrics:
 
     def _read(self) -> Samples:
         if self._values is None:
-            from trimtab.app.serve.loop_values import (
+            from trimtab.app.metrics.loop_values import (
                 LoopValues,  # imported here: it loads NumPy, and a service is ready without it
             )
 

@@ -15,5 +15,5 @@ def rules_text(name: str = RULES, *, docs: str | None = None) -> str:
         name: `RULES` or `TESTS`.
         docs: The URL of the folder `docs`, for links to runbooks; default: relative links.
     """
-    text = (files("trimtab.app.serve") / "prometheus" / name).read_text("utf-8")
+    text = (files("trimtab.app.metrics") / "prometheus" / name).read_text("utf-8")
     return text if docs is None else text.replace(_RUNBOOK + _HERE, f"{_RUNBOOK}{docs.rstrip('/')}/")

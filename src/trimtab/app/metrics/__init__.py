@@ -1,0 +1,1 @@
+"""Metrics of the loop, and the Prometheus rules that use them."""

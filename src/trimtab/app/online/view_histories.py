@@ -1,0 +1,41 @@
+"""Histories of views' sources, for requests about the past."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from trimtab.app.state.state import State
+from trimtab.events.definitions import Source
+
+if TYPE_CHECKING:
+    from trimtab.app.online.history import FramesAt, SharedHistory
+
+
+class ViewHistories:
+    """The histories of views' sources: the process's own where it has them as declared, else separate ones."""
+
+    def __init__(self, state: State, sources: Sequence[Source], shared: Callable[[], SharedHistory]) -> None:
+        self._state = state
+        self._sources = sources
+        self._shared = shared
+        self._own: SharedHistory | None = None
+
+    def frames(self, upto: Mapping[str, int] | None) -> FramesAt:
+        """Every source's events, all or up to some positions, and the positions they reach, consistently."""
+        history = self._current() if upto is None else self._read(upto)
+        return history.frames_at([source.name for source in self._sources])
+
+    def _current(self) -> SharedHistory:
+        shared = self._shared()
+        if all(shared.keeps(source) for source in self._sources):
+            return shared
+        self._own = self._own or self._read(None)
+        return self._own
+
+    def _read(self, upto: Mapping[str, int] | None) -> SharedHistory:
+        from trimtab.app.online.history import SharedHistory  # imported here: it loads NumPy
+
+        tables = partial(self._state.moved, self._sources)
+        return SharedHistory(self._state.events, self._sources, upto=upto, tables=tables)

@@ -19,14 +19,14 @@ from trimtab.core.time import DAY_US
 from trimtab.feedback.days import day_quality
 from trimtab.monitoring.quality.quality import CALIBRATION, LOSS, QualityMonitor
 from trimtab.stats import expected_losses
-from trimtab.stats.metrics.loss_names import CHANCES, CLASS_LOSSES
+from trimtab.stats.metrics.loss_names import CLASS_LOSSES, PROBABILITY_LOSSES
 from trimtab.stats.metrics.losses import bounded_losses, row_losses
 
 REFERENCE = 28  # days
 
 
 @given(
-    metric=st.sampled_from(CHANCES),
+    metric=st.sampled_from(PROBABILITY_LOSSES),
     weights=st.lists(st.lists(st.floats(0.0, 1.0), min_size=3, max_size=3), min_size=1, max_size=5),
     cap=st.floats(0.5, 5.0),
 )

@@ -73,7 +73,7 @@ def test_two_classes_cost_twice_the_brier_score():
     [
         ([0, 3], [[0.2, 0.3, 0.5]] * 2, "row 1 of 2 holds 3"),
         ([0.0, np.nan], [[0.2, 0.3, 0.5]] * 2, "row 1 of 2 holds nan"),
-        ([0, 1], [0.2, 0.3], "needs a row of chances"),
+        ([0, 1], [0.2, 0.3], "needed a row of probabilities"),
         ([0], [[0.2, 0.3, 0.6]], "add up to 1"),
         ([0], [[np.nan, 0.3, 0.6]], "add up to 1"),
     ],

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from trimtab.core.records import DayQuality
 from trimtab.core.time import HOUR_US
 from trimtab.stats.exact_sums import ExactSum, add_exact, exact_sum, rounded
-from trimtab.stats.metrics.loss_names import CHANCES
+from trimtab.stats.metrics.loss_names import PROBABILITY_LOSSES
 from trimtab.stats.metrics.losses import Loss, bounded_losses, expected_losses, row_losses
 from trimtab.stats.metrics.multiclass import top_class
 
@@ -191,7 +191,7 @@ def score_bins(metric: Loss, scores: NDArray[Any]) -> NDArray[np.int64]:
     >>> score_bins("squared_error", np.array([0.0, 1.0, 2.0, -2.0])).tolist()
     [0, 401, 405, -405]
     """
-    if metric in CHANCES:
+    if metric in PROBABILITY_LOSSES:
         return np.minimum((scores * BINS).astype(np.int64), BINS - 1)
     size = np.abs(scores)
     there = size > 0.0

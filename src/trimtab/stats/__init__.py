@@ -1,4 +1,4 @@
-"""Intervals, paired and sequential tests, e-processes: from samples to statements with stated error rates."""
+"""Metrics, intervals, paired and sequential tests, each with a stated error rate."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""How far one number foretells another, with closed-form intervals."""
+"""Predictive power of one number for another, with closed-form intervals."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ _HALVINGS = 60  # of the search for a bound
 def auc_interval(value: float, positives: int, negatives: int, *, level: float = 0.95) -> Interval:
     """The interval of an area under the ROC curve, from rows that do not depend on each other.
 
-    It keeps inside [0, 1] and has a width where the area seen is 1: ten rows that are told apart prove little.
+    It keeps inside [0, 1] and has a width where the area seen is 1: ten separated rows prove little.
 
     Args:
         value: The area seen, in [0, 1].

@@ -1,4 +1,4 @@
-"""Distances of two histograms over the same bins: how far live data stand from their reference."""
+"""Distances between two histograms over the same bins, e.g. of live data and a reference."""
 
 import numpy as np
 from numpy.typing import ArrayLike

@@ -1,4 +1,4 @@
-"""Sums of floats that do not depend on the order of their terms: a few doubles whose sum is exact."""
+"""Exact sums of floats, as a few doubles, independent of the order of the terms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An estimate with the range that its data leave open."""
+"""An estimate with its confidence interval."""
 
 import msgspec
 

@@ -1,4 +1,4 @@
-"""Recalibration: a map that never turns the order of scores around, so that what they promise is what comes."""
+"""Recalibration: a monotone map of scores, so that predicted and true rates agree."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Steps(msgspec.Struct, frozen=True, kw_only=True, tag="steps"):
 
 
 class ClassOdds(msgspec.Struct, frozen=True, kw_only=True, tag="class_odds"):
-    """Platt's map of several classes: log chance = rise * log(p) + the class's offset, brought to a sum of 1.  # D91"""
+    """Platt's map of several classes: log probability = rise * log(p) + offset of the class, scaled to a sum of 1.  # D91"""
 
     rise: float
     offsets: tuple[float, ...]  # of each class
@@ -119,7 +119,7 @@ class ClassOdds(msgspec.Struct, frozen=True, kw_only=True, tag="class_odds"):
         return lambda scores: map_class_odds(scores, self.rise, offsets)
 
     def row_mapping(self) -> Callable[[list[float]], list[float]]:
-        """What corrects the chances of one row, to the same bits."""
+        """The correction for the probabilities of one row, with the same bits."""
         import numpy as np
 
         mapping = self.mapping()
@@ -137,14 +137,14 @@ Recalibration = LogOdds | Steps | ClassOdds
 def fit_recalibration(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayLike) -> Recalibration:
     """The map that fits scores to the labels that came; for scores of rows that their model had not seen.
 
-    A map that would turn the order around is level instead: the rows say that the scores tell nothing.
+    A map that would reverse the order is constant instead: on these rows the scores say nothing.
 
     Args:
         kind: "platt" for two numbers that a few hundred rows can fix, "beta" for three (it can also leave the scores
             as they are), "isotonic" for any shape, from some thousands of rows on.
         labels: 0 or 1, shape (rows,); of several classes the number of each row's.
-        scores: Probabilities, shape (rows,); of several classes a chance of each, shape (rows, classes): "platt" alone
-            is fitted to them.
+        scores: Probabilities, shape (rows,); for several classes shape (rows, classes), and "platt" alone is
+            fitted.
 
     Raises:
         Misuse: Fewer than 50 rows, one class only, unfit labels or scores, or another kind for several classes.
@@ -204,7 +204,7 @@ def shift_level(scores: NDArray[Any], mean: float) -> NDArray[Any]:
 
 
 def shift_levels(chances: NDArray[Any], means: ArrayLike) -> NDArray[Any]:
-    """Chances of several classes, each class moved by one factor for all rows, so that their means are `means`.
+    """Probabilities of several classes, each class moved by one factor for all rows, so that their means are `means`.
 
     The factors are found by iterative scaling. The means are above 0 and add up to 1.
 
@@ -272,7 +272,7 @@ def _class_odds(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayLike) -
 
 
 def _isotonic(y: NDArray[Any], p: NDArray[Any]) -> Steps:
-    """Pool adjacent violators; no chance is nearer to 0 or 1 than one row more of the other class would leave it."""
+    """Pool adjacent violators; no probability is nearer to 0 or 1 than one more row of the other class allows."""
     from sklearn.isotonic import IsotonicRegression
 
     edge = 1.0 / (y.size + 2.0)

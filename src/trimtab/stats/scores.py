@@ -1,4 +1,4 @@
-"""How good probabilities are: log loss, Brier score, AUC, calibration, confusion."""
+"""Metrics of probabilities: log loss, Brier score, AUC, calibration, confusion."""
 
 import msgspec
 import numpy as np
@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 from trimtab.core.errors import Misuse
 
 CLIP = 1e-15  # the one clip of every log loss here: a score of 0 or 1 costs at most 34.5 nats
-OFF = 1e-5  # how far a row of chances may be from a sum of 1: some libraries compute in single precision
+OFF = 1e-5  # how far a row of probabilities may be from a sum of 1: some libraries compute in single precision
 
 FloatArray = NDArray[np.float64]
 
@@ -82,7 +82,7 @@ def brier(labels: ArrayLike, scores: ArrayLike) -> float:
 
 
 def auc(labels: ArrayLike, scores: ArrayLike) -> float | None:
-    """Chance that a random positive row scores above a random negative one, ties half; None with one class only.
+    """Probability that a random positive row scores above a random negative one, ties half; None with one class only.
 
     Source: Mann & Whitney (1947); exact: ranks are counted in integers.
 
@@ -185,14 +185,14 @@ def checked(labels: ArrayLike, scores: ArrayLike, what: str) -> tuple[NDArray[np
 
 
 def checked_probabilities(labels: ArrayLike, scores: ArrayLike, what: str) -> tuple[NDArray[np.int64], FloatArray]:
-    """The number of each row's class and a row of chances for it, once they are fit for use.
+    """The number of each row's class and a row of probabilities for it, checked.
 
     Raises:
         Misuse: The shapes differ, a label is no number of a class, or a row is no distribution (to 1e-5).
     """
     y, p = np.asarray(labels), np.asarray(scores, np.float64)
     if y.ndim != 1 or p.ndim != 2 or len(p) != y.size or p.shape[1] < 2:
-        raise Misuse(f"{what}: needs a row of chances for each label; found labels {y.shape}, scores {p.shape}.")
+        raise Misuse(f"{what}: needed a row of probabilities for each label, found labels {y.shape}, scores {p.shape}.")
     bad = np.flatnonzero(~np.isin(y, np.arange(p.shape[1])))
     if bad.size:
         raise Misuse(
@@ -202,8 +202,8 @@ def checked_probabilities(labels: ArrayLike, scores: ArrayLike, what: str) -> tu
     bad = np.flatnonzero(~(((p >= 0.0) & (p <= 1.0)).all(axis=1) & (np.abs(p.sum(axis=1) - 1.0) <= OFF)))
     if bad.size:
         raise Misuse(
-            f"{what}: row {bad[0]} of {len(p)} holds {p[bad[0]].tolist()}. Chances of at least 0 that add up to 1 are "
-            "needed."
+            f"{what}: row {bad[0]} of {len(p)} holds {p[bad[0]].tolist()}. Needed are probabilities "
+            "of at least 0 that add up to 1."
         )
     return y.astype(np.int64), p
 

@@ -1,4 +1,4 @@
-"""Intervals by drawing whole blocks of rows (weeks, users) again: rows of one block stand or fall together."""
+"""Bootstrap intervals that resample whole blocks of rows, such as weeks or users."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -25,7 +25,7 @@ def block_bootstrap(
     """Percentile interval of any statistic of rows; for AUC and losses `metric_interval` is far faster.
 
     Args:
-        statistic: Takes row numbers (with repeats) and gives a figure, or None where it is undefined.
+        statistic: Takes row numbers (with repeats) and returns a number, or None where it is undefined.
         blocks: Block id of each row, shape (rows,). Below some 20 blocks the interval is too narrow.
         repeats: How many times to draw.
         seed: Seed of the draws.
@@ -58,7 +58,7 @@ def resampled(
     """Percentile interval of a statistic that takes a weight for each row, as scikit-learn's metrics do.
 
     Args:
-        statistic: Takes weights of shape (rows,), 0 for rows that a draw left out, and gives a figure, or None where
+        statistic: Takes weights of shape (rows,), 0 for rows that a draw left out, and returns a number, or None where
             it is undefined.
         blocks: Block id of each row, shape (rows,). Below some 20 blocks the interval is too narrow.
         repeats: How many times to draw.

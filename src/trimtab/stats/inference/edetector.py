@@ -1,9 +1,9 @@
-"""The quality alarm: did the mean of a daily figure leave the level it had when the version was promoted?
+"""The quality alarm: a test whether the mean of a daily metric left its level at the promotion.
 
 A Shiryaev-Roberts e-detector: each day every bet pays 1 + stake * (value - baseline), which is worth at most 1 on
 average while the mean is at or below the baseline; a fresh bet of 1 is placed each day, and the alarm comes when the
 running value reaches the stated run length A. Whatever the shape of the values, a healthy stream then runs A days on
-average, and alarms within h days with a chance of at most h / A. Four things make that hold for real days (# D0003):
+average, and alarms within h days with a probability of at most h / A. For real days that needs four things (# D0003):
 
 - Days resemble the day before, so a day is judged against what the day before foretold (value - correlation * last).
 - A baseline from a few weeks is uncertain, so the null is "at most its upper confidence bound" from correlation-aware
@@ -11,7 +11,7 @@ average, and alarms within h days with a chance of at most h / A. Four things ma
 - Bets win little from any one day, so a gross change has a rule of its own: two to seven days in a row, each so many
   standard deviations away that Cantelli's inequality, which holds for any shape, allows a quarter of the stated rate.
 - Stakes are limited by the worst value, so the whitened value is clipped to a range fixed with the baseline, and the
-  baseline is the mean of the *clipped* reference: both sides of the comparison are the same bounded figure.
+  baseline is the mean of the *clipped* reference: both sides of the comparison are the same bounded value.
 
 The spec never moves after it is learnt: a new one comes only with a new promotion.
 
@@ -33,7 +33,7 @@ Direction = Literal["up", "down", "both"]
 
 STAKES = (0.15, 0.3, 0.6)  # in standard deviations of a day; at a low of -1.5 even the last keeps 1 + stake * x > 0
 LOW, HIGH = -1.5, 4.0  # clip of a day, in standard deviations against and along the alarm's direction
-FAR = 8.0  # standard deviations beyond which a day foretells no more of the next
+FAR = 8.0  # standard deviations beyond which a day predicts no more of the next
 LEAST_BLOCKS = 7
 RUNS = (2, 3, 4, 5, 6, 7)  # days in a row that may show a gross change
 _GROSS_SHARE = 0.25  # of the stated rate of false alarms
@@ -77,7 +77,7 @@ class AlarmState(msgspec.Struct, frozen=True, kw_only=True):
     """How far the evidence has come. Sequential: days go in once, in order; what merges is each day's sums."""
 
     days: int = 0  # updates so far
-    last: float = 0.0  # what the last block foretells, as a distance from the reference mean before `correlation`
+    last: float = 0.0  # the prediction of the last block, as a distance from the reference mean before `correlation`
     log_values: tuple[float, ...] = ()  # running value of each side's bets, in logarithms
     pooled_sum: float = 0.0
     pooled_rows: int = 0
@@ -120,9 +120,9 @@ def learn_alarm(
     """Fix what healthy means from the days before a promotion: gate window or walk-forward, out of sample only.
 
     Args:
-        values: One figure for each day, in order, e.g. the mean of `bounded_losses`, or mean score - mean label.
+        values: One value for each day, in order, e.g. the mean of `bounded_losses`, or mean score - mean label.
         rows: Rows behind each value; days below half their median are pooled later. Omitted: days are never pooled.
-        run_length: Healthy days until a false alarm. Of two figures watched together give each twice the total.
+        run_length: Healthy days until a false alarm. For two metrics watched together give each twice the total.
         direction: Which change is bad. "both" shares one run length between both directions.
         allowance: How far the mean of healthy days may be from that of the reference for a reason that is known, such
             as that another fit answers; in units of the values.
@@ -154,7 +154,7 @@ def learn_alarm(
     away = x - mean
     if float(np.ptp(x)) <= 1e-12 * max(1.0, abs(mean)):
         raise Misuse(
-            f"quality alarm: all {x.size} reference values are {mean:g}. A figure that never varies has no sd."
+            f"quality alarm: all {x.size} reference values are {mean:g}. A metric that never varies has no sd."
         )
     correlation = _correlation(away)
     surprise = away[1:] - correlation * away[:-1]
@@ -186,7 +186,7 @@ def update_alarm(spec: AlarmSpec, state: AlarmState, value: float, rows: int | N
     Args:
         spec: From `learn_alarm`.
         state: `AlarmState()` on the first day.
-        value: The day's figure; ignored when `rows` is 0.
+        value: The day's value; ignored when `rows` is 0.
         rows: Rows behind it. 0: no evidence, the day passes without a bet. Fewer than `spec.least_rows`: pooled.
 
     Raises:
@@ -293,8 +293,8 @@ def _run_bounds(run_length: float, sides: int) -> tuple[float, ...]:
 
     Source: Cantelli (1928): a value is k standard deviations above its mean with probability 1 / (1 + k^2) at most.
     """
-    chance = _GROSS_SHARE / (run_length * sides * len(RUNS))  # that a run of one length ends on a given day
-    return tuple(math.sqrt(chance ** (-1.0 / days) - 1.0) for days in RUNS)
+    probability = _GROSS_SHARE / (run_length * sides * len(RUNS))  # that a run of one length ends on a given day
+    return tuple(math.sqrt(probability ** (-1.0 / days) - 1.0) for days in RUNS)
 
 
 def _grossly_away(spec: AlarmSpec, newest: tuple[float, ...]) -> bool:
@@ -306,7 +306,7 @@ def _grossly_away(spec: AlarmSpec, newest: tuple[float, ...]) -> bool:
 
 
 def _correlation(away: FloatArray) -> float:
-    """Lag-1 correlation, corrected for its bias and drawn towards 0.4 (sd 0.2) as far as few days leave it open."""
+    """Lag-1 correlation, corrected for its bias and drawn towards 0.4 (sd 0.2), more so with few days."""
     raw = float(away[1:] @ away[:-1]) / float(away @ away)
     seen = raw + (1.0 + 3.0 * raw) / away.size  # Kendall (1954)
     trust = 0.04 / (0.04 + max(1.0 - seen * seen, 0.3) / away.size)

@@ -1,4 +1,4 @@
-"""The gate's test: is the mean loss difference of two models on the same rows below a margin?"""
+"""Test whether the mean loss difference of two models on the same rows is below a margin, for the gate."""
 
 from typing import Literal
 
@@ -71,7 +71,7 @@ def blocks_needed(
         sd: Standard deviation of the block means (for correlated blocks, times sqrt((1 + r) / (1 - r))).
         margin: The true difference to be found, in the same unit.
         level: Confidence of the one-sided bound.
-        power: Wanted chance that the bound excludes zero.
+        power: Wanted probability that the bound excludes zero.
         most: Where to give up.
 
     Source: noncentral t distribution, Johnson & Welch (1940).

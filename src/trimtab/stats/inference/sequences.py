@@ -1,13 +1,13 @@
-"""Two models on the same rows, day after day: a bound on their difference that may be looked at as often as one likes.
+"""Confidence sequence of the daily difference of two models on the same rows, valid at every day.
 
 A test that is repeated each day until it says yes says yes to anything. A confidence sequence holds at all days at
-once: the chance that it is ever wrong is at most 1 - level. Its evidence on the n-th day is the likelihood ratio of
-Student's t of the days' mean differences, averaged over differences of a quarter to eight standard deviations of a day;
+once: the probability that it is ever wrong is at most 1 - level. Its evidence on the n-th day is the likelihood ratio
+of Student's t of the days' mean differences, averaged over differences of a quarter to eight standard deviations of a day;
 such an average is a test martingale of days that are independent and bell-shaped, whatever their spread, and a day's
 mean over hundreds of rows nearly is. Days that resemble the day before carry less: standard errors are as much wider.
 
-Earlier days on which two such models differed tell how much days differ, though not by how much these models do: with
-them the first day may tell something, and without them the third.
+Earlier days on which two such models differed show how much days differ, though not by how much these models do: with
+them the first day may already decide, and without them the third.
 
 Source: Lai (1976), "On confidence sequences"; Perez-Ortiz, Lardy, de Heide & Grunwald (2024), "E-statistics, group
 invariance and anytime-valid testing".
@@ -50,7 +50,7 @@ def paired_sequence(
     level: float = 0.95,
     correlation: float = CORRELATION,
 ) -> PairedSequence:
-    """Whether a successor may take over, from each day's mean loss difference; to be asked again every day.
+    """Whether a successor may take over, from each day's mean loss difference; evaluated again every day.
 
     Args:
         differences: Mean over a day's rows of the loss of the successor minus that of the champion, oldest first, shape
@@ -58,7 +58,7 @@ def paired_sequence(
         margin: How much worse the successor may be and still take over, in units of the loss.
         earlier: The same of days before, by a model much like the successor: only their spread is used, not their mean.
         least: Promote on no earlier day than this one, 1 for the first; to reject there is no such bound.
-        level: Of each of the two bounds: the chance that an equal successor is ever rejected is at most 1 - level.
+        level: Of each of the two bounds: the probability that an equal successor is ever rejected is at most 1 - level.
         correlation: Of neighbouring days, from 0 to below 1.
 
     Returns:
@@ -108,7 +108,7 @@ def distance_seen(
 ) -> float:
     """How far from their observed mean so many days bound the true difference; infinite where they bound nothing.
 
-    A plan that allows for less than this has no chance to see its own margin in so many days.
+    A plan that allows for less than this cannot detect its own margin in so many days.
 
     Args:
         days: How many, 1 or more.

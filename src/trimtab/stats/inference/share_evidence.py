@@ -1,10 +1,9 @@
-"""Evidence that shares differ, from counts that may be looked at as often as one likes.
+"""Evidence that shares differ, from counts, valid at every look.
 
-Of trials with chances p1, p2, ... and K successes among the first n, the product exp(tilt * K) / prod(1 - p + p *
-exp(tilt)) is worth 1 on average at all times, whatever each chance depends on; with their mean in the place of all of
-them it is worth no more, since log(1 - p + p * exp(tilt)) is concave in p. An average over tilts keeps that. So the
-chance that such evidence ever reaches 1 / a is at most a, at all looks together, also where the chances change with
-time. Evidence of two independent counts is multiplied.
+Of trials with probabilities p1, p2, ... and K successes among the first n, the product exp(tilt * K) / prod(1 - p + p *
+exp(tilt)) is 1 on average at all times, whatever each probability depends on; with their mean in place of each it is
+no more, since log(1 - p + p * exp(tilt)) is concave in p. An average over tilts keeps that. So the probability that such
+evidence ever reaches 1 / a is at most a, over all looks together, also if the probabilities change with time. Evidence of two independent counts is multiplied.
 
 Source: Howard, Ramdas, McAuliffe & Sekhon (2021), "Time-uniform, nonparametric, nonasymptotic confidence sequences"
 (the method of mixtures); Ville (1939).
@@ -28,7 +27,7 @@ Floats = NDArray[np.float64]
 
 
 def log_above(count: ArrayLike, total: ArrayLike, share: ArrayLike) -> Floats:
-    """Logarithm of the evidence that the mean chance of `total` trials with `count` successes is above `share`.
+    """Logarithm of the evidence that the mean probability of `total` trials with `count` successes is above `share`.
 
     Args:
         count: Successes, of any shape; the arguments are broadcast.
@@ -42,7 +41,7 @@ def log_above(count: ArrayLike, total: ArrayLike, share: ArrayLike) -> Floats:
 
 
 def log_below(count: ArrayLike, total: ArrayLike, share: ArrayLike) -> Floats:
-    """Logarithm of the evidence that the mean chance is below `share`; as `log_above`.
+    """Logarithm of the evidence that the mean probability is below `share`; as `log_above`.
 
     >>> bool(log_below(0, 1_000, 0.01) > math.log(100) > log_below(9, 1_000, 0.01))
     True

@@ -1,1 +1,1 @@
-"""Metrics of answers, with intervals: probabilities, numbers, classes, rankings."""
+"""Metrics of predictions with intervals: probabilities, numbers, classes, rankings."""

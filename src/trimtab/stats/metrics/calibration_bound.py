@@ -1,4 +1,4 @@
-"""How far probabilities are surely off: the calibration error without the part that chance alone makes."""
+"""A lower bound of the calibration error, without the part that is due to randomness."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,8 +16,8 @@ def calibration_error_bound(
     """Root mean squared distance of promised and observed share, with the bound that it surely exceeds.
 
     The plain calibration error of a perfectly calibrated model is above 0, the more so the fewer rows there are. Here
-    only products of residuals of different blocks count, so that chance cancels out; the bound comes from leaving out
-    one block at a time.
+    only products of residuals of different blocks count, so that randomness cancels out; the bound comes from leaving
+    out one block at a time.
 
     Args:
         labels: 0 or 1, shape (rows,).

@@ -1,4 +1,4 @@
-"""Which of several classes to answer, when wrong answers have prices."""
+"""Choice of a class when wrong choices have different costs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Choices(msgspec.Struct, frozen=True, kw_only=True):
-    """Three ways to answer, on the same rows."""
+    """Costs of three ways to choose a class, on the same rows."""
 
     costs: tuple[tuple[float, ...], ...]  # of each answer (second axis) to each true class (first axis)
     rows: int
     likeliest: Choice
-    cheapest: Choice  # the class of least expected cost, which is the best answer where chances are right
+    cheapest: Choice  # the class of least expected cost, the best choice if the probabilities are right
     constant: Choice  # always the one class that would have cost least on these rows
     saved: float  # a row, by answering the cheapest class and not the likeliest
     saved_interval: Interval | None
@@ -48,7 +48,7 @@ def cheapest_class(chances: ArrayLike, costs: ArrayLike) -> NDArray[np.int64]:
     p, prices = np.asarray(chances, np.float64), np.asarray(costs, np.float64)
     if p.ndim != 2 or prices.shape != (p.shape[1], p.shape[1]):
         raise Misuse(
-            f"cheapest class: chances of shape {p.shape} need costs of (classes, classes), not {prices.shape}."
+            f"cheapest class: probabilities of shape {p.shape} need costs of (classes, classes), not {prices.shape}."
         )
     if not ((prices >= 0.0) & (prices < np.inf)).all():
         raise Misuse("cheapest class: needs costs of at least 0, each a number.")
@@ -69,7 +69,7 @@ def compare_choices(
         seed: Seed of the draws.
 
     Raises:
-        Misuse: No rows, shapes that differ, chances that are none, or a cost below 0 or without end.
+        Misuse: No rows, shapes that differ, values that are no probabilities, or a cost below 0 or without end.
 
     >>> found = compare_choices([0, 2], [[0.9, 0.1, 0.0], [0.6, 0.2, 0.2]], [[0, 1, 1], [1, 0, 1], [9, 9, 0]], [0, 1])
     >>> found.likeliest.cost, found.cheapest.cost, found.constant.cost
@@ -80,8 +80,8 @@ def compare_choices(
         raise Misuse(f"choices: needs one block for each of some rows; found {np.size(blocks)} for {y.size} rows.")
     cheapest, prices = cheapest_class(p, costs), np.asarray(costs, np.float64)
     constant = int(np.argmin(prices[y].sum(axis=0)))
-    ways = [np.argmax(p, axis=1), cheapest, np.full(y.size, constant)]
-    paid = [prices[y, answered] for answered in ways]
+    choices = [np.argmax(p, axis=1), cheapest, np.full(y.size, constant)]
+    paid = [prices[y, answered] for answered in choices]
     draws = _means([*paid, paid[0] - paid[1]], np.asarray(blocks), repeats, seed)
     found = [
         Choice(
@@ -89,7 +89,7 @@ def compare_choices(
             interval=_interval(means),
             answered=tuple(np.bincount(answered, minlength=p.shape[1]).tolist()),
         )
-        for answered, means in zip(ways, draws, strict=False)
+        for answered, means in zip(choices, draws, strict=False)
     ]
     return Choices(
         costs=tuple(tuple(row) for row in prices.tolist()),

@@ -1,4 +1,4 @@
-"""What a ranked list costs: rows that are shown together are judged together, by the order that scores give them."""
+"""Losses of ranked lists: rows shown together are judged together, by the order of their scores."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def unit_losses(
     if lists is None:
         raise Misuse(f"{metric}: needs to know which rows are of one list.")
     values = list_ndcg(labels, scores, lists, top=top)
-    told = ~np.isnan(values)
+    informative = ~np.isnan(values)
     first = np.unique(np.asarray(lists), return_index=True)[1]
-    return np.clip(1.0 - values[told], 0.0, 1.0), first[told]
+    return np.clip(1.0 - values[informative], 0.0, 1.0), first[informative]
 
 
 def list_ndcg(relevance: ArrayLike, scores: ArrayLike, lists: ArrayLike, *, top: int) -> FloatArray:
@@ -86,8 +86,8 @@ def list_ndcg(relevance: ArrayLike, scores: ArrayLike, lists: ArrayLike, *, top:
     reached = np.bincount(found.place, weights=gain[found.rows] * shared[found.tie], minlength=count)
     best = ordered(gain, place)
     ideal = np.bincount(best.place, weights=gain[best.rows] * discounts, minlength=count)
-    told = tells(gain, place)
-    return np.where(told, reached / np.where(told, ideal, 1.0), np.nan)
+    informative = is_informative(gain, place)
+    return np.where(informative, reached / np.where(informative, ideal, 1.0), np.nan)
 
 
 def list_places(scores: FloatArray, lists: Ints) -> FloatArray:
@@ -105,7 +105,7 @@ def list_places(scores: FloatArray, lists: Ints) -> FloatArray:
     return places
 
 
-def tells(relevance: FloatArray, place: Ints) -> NDArray[np.bool_]:
+def is_informative(relevance: FloatArray, place: Ints) -> NDArray[np.bool_]:
     """Whether the rows of a list differ, so that one order of it is better than another; a flag for each list.
 
     Args:
@@ -144,10 +144,10 @@ def checked_lists(
     gain, p, ids = np.asarray(relevance, np.float64), np.asarray(scores, np.float64), np.asarray(lists)
     if gain.ndim != 1 or not gain.shape == p.shape == ids.shape or top < 1:
         raise Misuse(
-            f"ranking figures: needs one score and list for each item and top >= 1; found relevance {gain.shape}, "
+            f"ranking metrics: needs one score and list for each item and top >= 1; found relevance {gain.shape}, "
             f"scores {p.shape}, lists {ids.shape}, top {top}."
         )
     if not np.isfinite(p).all() or not (np.isfinite(gain) & (gain >= 0.0)).all():
-        raise Misuse("ranking figures: a score is no number, or a relevance is none of at least 0.")
+        raise Misuse("ranking metrics: a score is no number, or a relevance is none of at least 0.")
     place: NDArray[Any] = np.unique(ids, return_inverse=True)[1]
     return gain, p, place.reshape(-1).astype(np.int64)

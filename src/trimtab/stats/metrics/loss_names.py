@@ -1,4 +1,4 @@
-"""The losses by name, before any number is computed: names travel through definitions, records and gates."""
+"""Names and kinds of the losses, without NumPy."""
 
 import math
 from typing import Literal, TypeAlias
@@ -10,9 +10,9 @@ Loss: TypeAlias = str  # one of `LOSSES` or `CLASS_LOSSES`, or what `pinball` or
 LossKind = Literal["binary", "multiclass", "regression", "count", "quantile", "ranking"]
 
 LOSSES = ("log_loss", "brier", "squared_error", "absolute_error", "poisson_deviance")
-CLASS_LOSSES = ("multi_log_loss", "multi_brier", "error_rate")  # of a row of chances, one for each class
+CLASS_LOSSES = ("multi_log_loss", "multi_brier", "error_rate")  # of a row of probabilities, one for each class
 PROBABILITIES = ("log_loss", "brier")
-CHANCES = (*PROBABILITIES, *CLASS_LOSSES)
+PROBABILITY_LOSSES = (*PROBABILITIES, *CLASS_LOSSES)
 _OPEN, _OPEN_NDCG, _CLOSE = "pinball(", "ndcg_loss(", ")"
 
 
@@ -78,7 +78,7 @@ def top_of(metric: Loss) -> int | None:
 
 
 def loss_kind(metric: Loss) -> LossKind:
-    """What is foretold: the chance of a class or of each of several, a number, a count, a quantile, or an order.
+    """The kind of prediction: probability of a class or of each of several, number, count, quantile or order.
 
     Raises:
         Misuse: There is no loss of this name.

@@ -1,11 +1,11 @@
-"""What one row costs, by metric: the currency of gates, alarms and tables."""
+"""The loss of each row, by metric, as gates, alarms and tables use it."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from trimtab.core.errors import Misuse
 from trimtab.core.records import LOSS_CAP
-from trimtab.stats.metrics.loss_names import CHANCES, CLASS_LOSSES, loss_kind, quantile_of
+from trimtab.stats.metrics.loss_names import CLASS_LOSSES, PROBABILITY_LOSSES, loss_kind, quantile_of
 from trimtab.stats.metrics.loss_names import Loss as Loss
 from trimtab.stats.scores import CLIP, FloatArray, checked_probabilities, log_loss_rows
 
@@ -68,7 +68,7 @@ def expected_losses(metric: Loss, scores: ArrayLike, cap: float) -> FloatArray |
     >>> expected_losses("squared_error", [0.5, 1.0], cap=1.0) is None
     True
     """
-    if metric not in CHANCES:
+    if metric not in PROBABILITY_LOSSES:
         return None
     p = np.asarray(scores, np.float64)
     by_class = p.T if p.ndim == 2 else np.stack([1.0 - p, p])
@@ -89,7 +89,7 @@ def bounded_losses(losses: ArrayLike, cap: float = LOSS_CAP) -> FloatArray:
 
 
 def _class_losses(metric: Loss, labels: ArrayLike, scores: ArrayLike) -> FloatArray:
-    """Minus the log of the true class's chance; the squared distance to it; 1 where another is the likeliest."""
+    """Minus the log of the true class's probability; the squared distance to it; 1 where another is the likeliest."""
     y, p = checked_probabilities(labels, scores, metric)
     if metric == "error_rate":
         return np.asarray(np.argmax(p, axis=1) != y, np.float64)
@@ -101,14 +101,14 @@ def _class_losses(metric: Loss, labels: ArrayLike, scores: ArrayLike) -> FloatAr
 
 
 def _poisson_deviance(y: FloatArray, p: FloatArray) -> FloatArray:
-    """Twice the log likelihood that is lost against foretelling each count itself."""
+    """Twice the log likelihood that is lost against predicting each count itself."""
     from scipy.special import xlogy  # here: it takes a tenth of a second to load
 
     bad = np.flatnonzero(y < 0.0)
     if bad.size:
         raise Misuse(
             f"poisson_deviance: labels must be counts of at least 0; row {bad[0]} of {y.size} holds {y[bad[0]]}. "
-            "Mend the label, or choose squared_error or absolute_error."
+            "Correct the label, or choose squared_error or absolute_error."
         )
     rate = np.maximum(p, LEAST_RATE)
     losses: FloatArray = 2.0 * (xlogy(y, y / rate) - y + rate)

@@ -18,13 +18,13 @@ Weighted = Callable[[FloatArray], float | None]  # a statistic of rows, given a 
 
 
 class MetricValue(msgspec.Struct, frozen=True, kw_only=True):
-    """One figure of a set of rows."""
+    """One metric of a set of rows."""
 
     name: str
-    value: float | None  # None: these rows do not define it (one class only, labels without spread)
+    value: float | None  # None: undefined on these rows (one class only, labels without spread)
     interval: Interval | None  # None: fewer than two blocks, or undefined in most draws
     better: Better
-    goal: float | None = None  # where the best value is, for "near"
+    goal: float | None = None  # the best value, for "near"
 
 
 def metric_value(
@@ -37,7 +37,7 @@ def metric_value(
     repeats: int = 200,
     seed: int = 0,
 ) -> MetricValue:
-    """A figure and its interval, from a statistic that takes weights; see `resampled`."""
+    """A metric with its interval, from a statistic that takes weights; see `resampled`."""
     interval = resampled(statistic, blocks, repeats=repeats, seed=seed)
     value = statistic(np.ones(len(blocks))) if interval is None else interval.estimate
     return MetricValue(

@@ -1,4 +1,4 @@
-"""Figures of answers, each with an interval: chances, numbers, counts, quantiles. Maths by scikit-learn."""
+"""Metrics of predictions with intervals, for probabilities, numbers, counts and quantiles."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ _BINS = 10  # of the calibration error
 def score_metrics(
     metric: Loss, labels: ArrayLike, scores: ArrayLike, blocks: ArrayLike, *, repeats: int = 200, seed: int = 0
 ) -> tuple[MetricValue, ...]:
-    """All figures of a model's kind: the metric's own first.
+    """All metrics of a model's kind, `metric` first.
 
     Args:
-        metric: What the model is judged by; its kind says which figures belong to it.
+        metric: The model's own metric; its kind decides which others belong to it.
         labels: Shape (rows,).
         scores: Shape (rows,), of several classes (rows, classes).
-        blocks: What is drawn again as a whole, e.g. the day of each row.
-        repeats: How many times.
+        blocks: The unit that is resampled as a whole, e.g. the day of each row.
+        repeats: The number of draws.
         seed: Seed of the draws.
 
     Raises:
         Misuse: No rows, shapes that differ, or values outside their range.
 
     >>> found = score_metrics("squared_error", [1.0, 2.0, 4.0], [1.5, 2.0, 3.0], [0, 1, 2])
-    >>> [(figure.name, round(figure.value, 3)) for figure in found][:3]
+    >>> [(one.name, round(one.value, 3)) for one in found][:3]
     [('squared_error', 0.417), ('mean_absolute_error', 0.5), ('root_mean_squared_error', 0.645)]
     """
     if metric in CLASS_LOSSES:
         return multiclass_metrics(metric, labels, scores, blocks, repeats=repeats, seed=seed)
     y, p = np.asarray(labels, np.float64), np.asarray(scores, np.float64)
     if y.ndim != 1 or y.shape != p.shape or not y.size:
-        raise Misuse(f"figures: needs one score for each of some labels; found labels {y.shape}, scores {p.shape}.")
+        raise Misuse(f"metrics: needed one score for each label, found labels {y.shape}, scores {p.shape}.")
     bad = int((~np.isfinite(y)).sum() + (~np.isfinite(p)).sum())
     if bad:
-        raise Misuse(f"figures: {bad} of {y.size} labels and scores are no number. Leave those rows out.")
+        raise Misuse(f"metrics: found {bad} labels and scores that are no number. Leave those rows out.")
     kind = loss_kind(metric)
-    order = np.argsort(p, kind="stable")  # what sorts by score then finds it done
+    order = np.argsort(p, kind="stable")  # sorted once for all metrics
     y, p, blocks = y[order], p[order], np.asarray(blocks)[order]
     losses = row_losses(metric, y, p)
     named: list[tuple[str, Better, float | None, Weighted]] = [(metric, "lower", None, mean_of(losses))]
@@ -55,17 +55,17 @@ def score_metrics(
         named += _quantile(metric, y, p)
     else:
         named += _number(y, p, count=kind == "count")
-    figures = [
+    found = [
         metric_value(name, statistic, blocks, better=better, goal=goal, repeats=repeats, seed=seed)
         for name, better, goal, statistic in named
     ]
     if kind == "binary":
-        figures.insert(1, _auc(y, p, blocks, repeats, seed))
-    return tuple(figures)
+        found.insert(1, _auc(y, p, blocks, repeats, seed))
+    return tuple(found)
 
 
 def _binary(metric: Loss, y: FloatArray, p: FloatArray) -> list[tuple[str, Better, float | None, Weighted]]:
-    checked(y, p, "figures")
+    checked(y, p, "metrics")
     place = np.minimum((p * _BINS).astype(np.int64), _BINS - 1)
 
     def calibration_error(weights: FloatArray) -> float:
@@ -94,7 +94,7 @@ def _auc(y: FloatArray, p: FloatArray, blocks: NDArray[np.generic], repeats: int
     if value is not None and np.unique(blocks).size > 1:
         try:
             interval = metric_interval("auc", y, p, blocks, repeats=repeats, seed=seed)
-        except Misuse:  # most draws hold one class only: there is no interval to be had
+        except Misuse:  # most draws hold one class only, so there is no interval
             interval = None
     return MetricValue(name="auc", value=value, interval=interval, better="higher")
 

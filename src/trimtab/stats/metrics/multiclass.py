@@ -1,4 +1,4 @@
-"""Figures of class probabilities: a row of chances for each row, one for each class."""
+"""Metrics of class probabilities: for each row one probability for each class."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class ClassMetrics(msgspec.Struct, frozen=True, kw_only=True):
     """One class against all others."""
 
     name: str
-    rows: int  # whose label it is
-    answered: int  # for which it was the likeliest
-    mean_score: float  # its mean chance over all rows
-    share: float  # of the rows whose label it is
+    rows: int  # with this label
+    answered: int  # whose likeliest class it is
+    mean_score: float  # its mean probability over all rows
+    share: float  # of the rows with this label
     auc: float | None  # None: no row, or every row, is of it
     auc_interval: Interval | None
-    precision: float | None  # of the rows for which it was the likeliest, the share that is of it; None: there are none
-    recall: float | None  # of its rows, the share for which it was the likeliest; None: there are none
+    precision: float | None  # the share with this label of the rows whose likeliest class it is; None: no such rows
+    recall: float | None  # the share whose likeliest class it is of the rows with this label; None: no such rows
 
 
 def class_metrics(
@@ -47,27 +47,27 @@ def class_metrics(
     Args:
         labels: The class of each row.
         probabilities: Shape (rows, classes), each row adding up to 1.
-        classes: What the columns stand for.
-        blocks: What is drawn again as a whole, e.g. the day of each row.
-        repeats: How many times.
+        classes: The classes of the columns.
+        blocks: The unit that is resampled as a whole, e.g. the day of each row.
+        repeats: The number of draws.
         seed: Seed of the draws.
 
     Raises:
-        Misuse: No rows, shapes that differ, chances that are none, or a label that is no class.
+        Misuse: No rows, shapes that differ, values that are no probabilities, or an unknown label.
 
     >>> found = class_metrics(["a", "b"], [[0.8, 0.1, 0.1], [0.3, 0.5, 0.2]], ["a", "b", "c"], [0, 1])
-    >>> [(figure.name, round(figure.value, 3)) for figure in found][:2]
+    >>> [(one.name, round(one.value, 3)) for one in found][:2]
     [('multi_log_loss', 0.458), ('accuracy', 1.0)]
     """
     number = {label: place for place, label in enumerate(classes)}
     unknown = [label for label in labels if label not in number]
     if unknown:
-        raise Misuse(f"class figures: {len(unknown)} labels are no class, e.g. {unknown[0]!r}. Leave those rows out.")
+        raise Misuse(f"class metrics: {len(unknown)} labels are no class, e.g. {unknown[0]!r}. Leave those rows out.")
     p = np.asarray(probabilities, np.float64)
     if p.shape != (len(labels), len(classes)):
         raise Misuse(
-            f"class figures: needs chances of shape (rows, classes); found {p.shape} for {len(labels)} labels and "
-            f"{len(classes)} classes."
+            f"class metrics: needed probabilities of shape (rows, classes), found {p.shape} for "
+            f"{len(labels)} labels and {len(classes)} classes."
         )
     places = np.array([number[label] for label in labels], np.int64)
     return multiclass_metrics("multi_log_loss", places, p, blocks, repeats=repeats, seed=seed)
@@ -76,23 +76,23 @@ def class_metrics(
 def multiclass_metrics(
     metric: Loss, labels: ArrayLike, scores: ArrayLike, blocks: ArrayLike, *, repeats: int = 200, seed: int = 0
 ) -> tuple[MetricValue, ...]:
-    """All figures of a model of several classes: the metric's own first.
+    """All metrics of a model of several classes, `metric` first.
 
     Args:
         metric: One of `CLASS_LOSSES`.
         labels: The number of each row's class, shape (rows,).
         scores: Shape (rows, classes), each row adding up to 1.
-        blocks: What is drawn again as a whole, e.g. the day of each row.
-        repeats: How many times.
+        blocks: The unit that is resampled as a whole, e.g. the day of each row.
+        repeats: The number of draws.
         seed: Seed of the draws.
 
     Raises:
-        Misuse: No rows, shapes that differ, or chances that are none.
+        Misuse: No rows, shapes that differ, or values that are no probabilities.
     """
-    y, p = checked_probabilities(labels, scores, "class figures")
+    y, p = checked_probabilities(labels, scores, "class metrics")
     ids = np.asarray(blocks)
     if ids.shape != y.shape or not y.size:
-        raise Misuse(f"class figures: needs one block for each of some rows; found {ids.size} blocks, {y.size} rows.")
+        raise Misuse(f"class metrics: needed one block for each row, found {ids.size} blocks, {y.size} rows.")
     width = p.shape[1]
     cells = y * width + np.argmax(p, axis=1)
     there = np.flatnonzero(np.bincount(y, minlength=width))
@@ -128,37 +128,39 @@ def multiclass_metrics(
         *others,
         ("bias", "near", 0.0, mean_of(top - hits)),
     ]
-    figures = [
+    found = [
         metric_value(name, what, ids, better=better, goal=goal, repeats=repeats, seed=seed)
         for name, better, goal, what in named
     ]
-    return (*figures[:4], _macro_auc(y, p, ids, repeats, seed), *figures[4:])
+    return (*found[:4], _macro_auc(y, p, ids, repeats, seed), *found[4:])
 
 
 def top_class(labels: ArrayLike, scores: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """The chance of each row's likeliest class, and 1 where that was its label, else 0; both of shape (rows,).
+    """The probability of each row's likeliest class, and 1 if that was its label, else 0; both of shape (rows,).
 
-    Of equally likely ones the first. Where chances are right, both have the same mean.
+    Of equally likely classes the first. If the probabilities are right, both have the same mean.
 
     >>> top, hits = top_class([0, 1], [[0.8, 0.1, 0.1], [0.3, 0.3, 0.4]])
     >>> top.tolist(), hits.tolist()
     ([0.8, 0.4], [1.0, 0.0])
     """
     p = np.asarray(scores, np.float64)
-    told = np.argmax(p, axis=1)
-    return p[np.arange(len(p)), told], (told == np.asarray(labels)).astype(np.float64)
+    top = np.argmax(p, axis=1)
+    return p[np.arange(len(p)), top], (top == np.asarray(labels)).astype(np.float64)
 
 
-def normalized(chances: FloatArray) -> FloatArray:
-    """Rows that lack some of their classes brought up to a sum of 1, in the shares that are left; of none all alike.
+def normalized(probabilities: FloatArray) -> FloatArray:
+    """Rows of probabilities scaled to a sum of 1, e.g. after classes were removed; rows of zeros become uniform.
 
     >>> normalized(np.array([[0.5, 0.25, 0.0], [0.0, 0.0, 0.0]])).round(2).tolist()
     [[0.67, 0.33, 0.0], [0.33, 0.33, 0.33]]
     """
-    total = chances.sum(axis=1, keepdims=True)
+    total = probabilities.sum(axis=1, keepdims=True)
     whole = np.abs(total - 1.0) <= OFF
     return np.where(
-        whole, chances, np.where(total > 0.0, chances / np.where(total > 0.0, total, 1.0), 1.0 / chances.shape[1])
+        whole,
+        probabilities,
+        np.where(total > 0.0, probabilities / np.where(total > 0.0, total, 1.0), 1.0 / probabilities.shape[1]),
     )
 
 
@@ -185,7 +187,7 @@ def metrics_by_class(
     classes: Sequence[str], labels: ArrayLike, scores: ArrayLike, blocks: ArrayLike, *, repeats: int, seed: int
 ) -> tuple[ClassMetrics, ...]:
     """Each class against all others, in their order; the areas with bootstrap intervals over whole blocks."""
-    y, p = checked_probabilities(labels, scores, "figures by class")
+    y, p = checked_probabilities(labels, scores, "metrics by class")
     found = confusion_table(y, p)
     right, of_label, answered = np.diag(found).tolist(), found.sum(axis=1).tolist(), found.sum(axis=0).tolist()
     out = []
@@ -195,7 +197,7 @@ def metrics_by_class(
         if area is not None and np.unique(np.asarray(blocks)).size > 1:
             try:
                 interval = metric_interval("auc", ups, p[:, place], blocks, repeats=repeats, seed=seed)
-            except Misuse:  # it is missing from most draws: there is no interval to be had
+            except Misuse:  # most draws lack it, so there is no interval
                 interval = None
         out.append(
             ClassMetrics(
@@ -223,6 +225,6 @@ def _macro_auc(y: IntArray, p: FloatArray, blocks: NDArray[np.generic], repeats:
         means = np.where(known > 0, np.nansum(areas, axis=0) / np.maximum(known, 1), np.nan)
         try:
             interval = percentiles(means, 0.95)
-        except Misuse:  # most draws hold one class only: there is no interval to be had
+        except Misuse:  # most draws hold one class only, so there is no interval
             interval = None
     return MetricValue(name="macro_auc", value=value, interval=interval, better="higher")

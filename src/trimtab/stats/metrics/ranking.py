@@ -1,4 +1,4 @@
-"""Figures of rankings: scores of the items of one list against their relevance."""
+"""Metrics of rankings: scores of the items of one list against their relevance."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from trimtab.core.errors import Misuse
-from trimtab.stats.metrics.lists import checked_lists, list_ndcg, ordered, tells
+from trimtab.stats.metrics.lists import checked_lists, is_informative, list_ndcg, ordered
 from trimtab.stats.metrics.loss_names import ndcg_loss
 from trimtab.stats.metrics.metric_value import Better, MetricValue, mean_of, metric_value
 from trimtab.stats.scores import FloatArray
@@ -24,8 +24,8 @@ def ranking_metrics(
 ) -> tuple[MetricValue, ...]:
     """NDCG and its loss, mean average precision, reciprocal rank of the first hit and recall at `top`, with intervals.
 
-    A figure is the mean over groups (queries, users, sessions). A group whose items are all alike says nothing about
-    a ranking and is left out; ties count for what they are worth on average in NDCG and as listed last elsewhere.
+    A metric is the mean over groups (queries, users, sessions). A group whose items are all alike says nothing about
+    a ranking and is left out; ties count for their average in NDCG, and as listed last in the others.
 
     Args:
         relevance: At least 0 for each item, shape (rows,); above 0 is relevant.
@@ -40,20 +40,20 @@ def ranking_metrics(
         Misuse: Shapes that differ, values that are no number, or no group whose items differ.
 
     >>> found = ranking_metrics([0, 1, 1, 0], [0.9, 0.5, 0.8, 0.1], ["a", "a", "b", "b"])
-    >>> [(figure.name, round(figure.value, 3)) for figure in found]  # doctest: +NORMALIZE_WHITESPACE
+    >>> [(one.name, round(one.value, 3)) for one in found]  # doctest: +NORMALIZE_WHITESPACE
     [('ndcg_loss(10)', 0.185), ('ndcg_at_10', 0.815), ('mean_average_precision', 0.75), ('reciprocal_rank', 0.75),
      ('recall_at_10', 1.0)]
     """
     gain, p, place = checked_lists(relevance, scores, groups, top)
     drawn = place if blocks is None else np.asarray(blocks)
     if drawn.shape != place.shape:
-        raise Misuse(f"ranking figures: {drawn.shape} blocks for {place.shape} items. One for each item is needed.")
+        raise Misuse(f"ranking metrics: {drawn.shape} blocks for {place.shape} items. One for each item is needed.")
     first = np.unique(place, return_index=True)[1]
-    told = tells(gain, place)
-    if not told.any():
+    informative = is_informative(gain, place)
+    if not informative.any():
         raise Misuse(
-            f"ranking figures: in each of {told.size} groups all items are alike, so that no order is better than "
-            "another. Wait for labels, or see that the label tells items apart."
+            f"ranking metrics: in all {informative.size} groups the items are alike, so that no order is better. Wait for "
+            "labels, or check that labels differ within a group."
         )
     ndcg = list_ndcg(gain, p, place, top=top)
     named: list[tuple[str, Better, FloatArray]] = [
@@ -61,9 +61,9 @@ def ranking_metrics(
         (f"ndcg_at_{top}", "higher", ndcg),
         *((name, "higher", values) for name, values in _of_hits(gain, p, place, top).items()),
     ]
-    ids = drawn[first][told]
+    ids = drawn[first][informative]
     return tuple(
-        metric_value(name, mean_of(values[told]), ids, better=better, repeats=repeats, seed=seed)
+        metric_value(name, mean_of(values[informative]), ids, better=better, repeats=repeats, seed=seed)
         for name, better, values in named
     )
 

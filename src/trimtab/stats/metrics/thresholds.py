@@ -1,4 +1,4 @@
-"""Where to say yes: the threshold of least cost, when both kinds of error have a price."""
+"""The threshold of least cost when both kinds of error have a cost."""
 
 from __future__ import annotations
 

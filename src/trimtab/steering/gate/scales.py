@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.records import LOSS_CAP
 from trimtab.stats.metrics.lists import list_places
-from trimtab.stats.metrics.loss_names import CHANCES, CLASS_LOSSES, PROBABILITIES, Loss, quantile_of, top_of
+from trimtab.stats.metrics.loss_names import CLASS_LOSSES, PROBABILITIES, PROBABILITY_LOSSES, Loss, quantile_of, top_of
 
 Floats = NDArray[np.float64]
 
@@ -27,7 +27,7 @@ def label_unit(metric: Loss, labels: Floats) -> float:
     >>> label_unit("log_loss", np.array([0.0, 1.0])), label_unit("squared_error", np.array([100.0, 300.0]))
     (1.0, 100.0)
     """
-    if metric in CHANCES or top_of(metric) is not None:
+    if metric in PROBABILITY_LOSSES or top_of(metric) is not None:
         return 1.0
     return float(labels.std()) or max(1.0, float(np.abs(labels).max(initial=0.0)))
 
@@ -36,7 +36,7 @@ def refit_distance(metric: Loss) -> float:
     """The greatest mean distance of a refit's scores from those of the candidate that passed, in label units."""
     if top_of(metric) is not None:
         return _REFIT_PLACES
-    return _REFIT_PROBABILITY if metric in CHANCES else _REFIT_NUMBER
+    return _REFIT_PROBABILITY if metric in PROBABILITY_LOSSES else _REFIT_NUMBER
 
 
 def mean_distance(one: Floats, other: Floats, lists: NDArray[np.int64] | None = None) -> float:

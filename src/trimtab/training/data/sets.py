@@ -17,7 +17,7 @@ from trimtab.features.definitions import LabelWait
 from trimtab.features.frames import REASONS, FeatureFrame
 from trimtab.features.labels import LABEL_STATES, LABELLED, LATE, LabelFrame, LabelIndex
 from trimtab.features.offline.evaluation import evaluate
-from trimtab.stats.metrics.lists import tells
+from trimtab.stats.metrics.lists import is_informative
 from trimtab.store.ports import Blob
 from trimtab.training.data.answers import LoggedAnswers
 from trimtab.training.data.parquet import columns_hash, read_parquet, write_parquet
@@ -142,7 +142,7 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         kept = self.lists[usable]
         place = np.unique(kept, return_inverse=True)[1].reshape(-1)
         mask = usable.copy()
-        mask[usable] = tells(self.target[usable], place)[place]
+        mask[usable] = is_informative(self.target[usable], place)[place]
         return mask
 
     def whole(self, rows: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -33,7 +33,7 @@ class Confusion(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def precision(self) -> float | None:
-        """The share of positive answers that were right, or None without any."""
+        """The share of positive predictions that were right, or None without any."""
         return _share(self.true_positives, self.true_positives + self.false_positives)
 
     @property
@@ -43,7 +43,7 @@ class Confusion(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def accuracy(self) -> float | None:
-        """The share of right answers, or None without rows."""
+        """The share of right predictions, or None without rows."""
         right = self.true_positives + self.true_negatives
         return _share(right, right + self.false_positives + self.false_negatives)
 
@@ -64,7 +64,7 @@ def log_loss_rows(labels: ArrayLike, scores: ArrayLike) -> FloatArray:
 
 
 def log_loss(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Mean log loss, in nats per row (0 = every row foretold with certainty).
+    """Mean log loss, in nats per row (0 = every row predicted with certainty).
 
     >>> round(log_loss([1, 0], [0.5, 0.5]), 4)
     0.6931
@@ -142,7 +142,7 @@ def expected_calibration_error(labels: ArrayLike, scores: ArrayLike, bins: int =
 
 
 def confusion(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> Confusion:
-    """Right and wrong answers when rows scoring at least `threshold` are called positive."""
+    """Right and wrong predictions when rows scoring at least `threshold` are called positive."""
     y, p = checked(labels, scores, "confusion")
     called = p >= threshold
     true_positives = int((called & y).sum())

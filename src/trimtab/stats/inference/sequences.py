@@ -2,9 +2,10 @@
 
 A test that is repeated each day until it says yes says yes to anything. A confidence sequence holds at all days at
 once: the probability that it is ever wrong is at most 1 - level. Its evidence on the n-th day is the likelihood ratio
-of Student's t of the days' mean differences, averaged over differences of a quarter to eight standard deviations of a day;
-such an average is a test martingale of days that are independent and bell-shaped, whatever their spread, and a day's
-mean over hundreds of rows nearly is. Days that resemble the day before carry less: standard errors are as much wider.
+of Student's t of the days' mean differences, averaged over differences of a quarter to eight standard deviations of a
+day; such an average is a test martingale of days that are independent and bell-shaped, whatever their spread, and a
+day's mean over hundreds of rows nearly is. Days that resemble the day before carry less: standard errors are as much
+wider.
 
 Earlier days on which two such models differed show how much days differ, though not by how much these models do: with
 them the first day may already decide, and without them the third.

@@ -1,9 +1,10 @@
 """Evidence that shares differ, from counts, valid at every look.
 
 Of trials with probabilities p1, p2, ... and K successes among the first n, the product exp(tilt * K) / prod(1 - p + p *
-exp(tilt)) is 1 on average at all times, whatever each probability depends on; with their mean in place of each it is
-no more, since log(1 - p + p * exp(tilt)) is concave in p. An average over tilts keeps that. So the probability that such
-evidence ever reaches 1 / a is at most a, over all looks together, also if the probabilities change with time. Evidence of two independent counts is multiplied.
+exp(tilt)) is 1 on average at all times, whatever each probability depends on; with their mean in place of each it is no
+more, since log(1 - p + p * exp(tilt)) is concave in p. An average over tilts keeps that. So the probability that such
+evidence ever reaches 1 / a is at most a, over all looks together, also if the probabilities change with time. Evidence
+of two independent counts is multiplied.
 
 Source: Howard, Ramdas, McAuliffe & Sekhon (2021), "Time-uniform, nonparametric, nonasymptotic confidence sequences"
 (the method of mixtures); Ville (1939).

@@ -28,7 +28,7 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
     likeliest: Choice
     cheapest: Choice  # the class of least expected cost, the best choice if the probabilities are right
     constant: Choice  # always the one class that would have cost least on these rows
-    saved: float  # a row, by answering the cheapest class and not the likeliest
+    saved: float  # a row, by choosing the cheapest class instead of the likeliest
     saved_interval: Interval | None
 
 
@@ -58,7 +58,7 @@ def cheapest_class(chances: ArrayLike, costs: ArrayLike) -> NDArray[np.int64]:
 def compare_choices(
     labels: ArrayLike, chances: ArrayLike, costs: ArrayLike, blocks: ArrayLike, *, repeats: int = 500, seed: int = 0
 ) -> Choices:
-    """What answering the likeliest class, the cheapest and always the same one costs a row, with intervals.
+    """Cost a row of choosing the likeliest class, the cheapest, and always the same one, with intervals.
 
     Args:
         labels: The number of each row's class, shape (rows,).

@@ -9,7 +9,7 @@ from trimtab.stats.metrics.loss_names import CLASS_LOSSES, PROBABILITY_LOSSES, l
 from trimtab.stats.metrics.loss_names import Loss as Loss
 from trimtab.stats.scores import CLIP, FloatArray, checked_probabilities, log_loss_rows
 
-LEAST_RATE = 1e-9  # a foretold count of 0 costs what this one does: finite, and no estimator's idea of a good answer
+LEAST_RATE = 1e-9  # a predicted count of 0 costs as much as this one: finite, but large
 
 
 def row_losses(metric: Loss, labels: ArrayLike, scores: ArrayLike) -> FloatArray:
@@ -19,7 +19,7 @@ def row_losses(metric: Loss, labels: ArrayLike, scores: ArrayLike) -> FloatArray
         metric: A name from `LOSSES` or `CLASS_LOSSES`, or `pinball(q)`. Of lists see `unit_losses`.
         labels: Shape (rows,): 0 and 1 for log loss, at least 0 for the Poisson deviance, the number of its class where
             there are several.
-        scores: Shape (rows,), of several classes (rows, classes). A foretold count below 1e-9 is taken for 1e-9.
+        scores: Shape (rows,), of several classes (rows, classes). A predicted count below 1e-9 counts as 1e-9.
 
     Raises:
         Misuse: Shapes that differ, labels outside their range, a metric that does not exist.
@@ -51,7 +51,7 @@ def expected_losses(metric: Loss, scores: ArrayLike, cap: float) -> FloatArray |
     """The mean capped loss of each row if its label were drawn from its scores, shape (rows,), in units of `cap`.
 
     What a row's answer says about its own loss: for log loss the entropy of the answer. A loss that exceeds it, on
-    average, is the fault of the model; a loss that is high because the answers are unsure is not.
+    average, is the fault of the model; a loss that is high because the predictions are uncertain is not.
 
     Args:
         metric: As for `row_losses`.

@@ -52,7 +52,7 @@ def ranking_metrics(
     informative = is_informative(gain, place)
     if not informative.any():
         raise Misuse(
-            f"ranking metrics: in all {informative.size} groups the items are alike, so that no order is better. Wait for "
+            f"ranking metrics: in all {informative.size} groups the items are alike, so no order is better. Wait for "
             "labels, or check that labels differ within a group."
         )
     ndcg = list_ndcg(gain, p, place, top=top)

@@ -16,7 +16,7 @@ _SHOWN = 50  # points of the curve that are kept
 
 
 class ThresholdCost(msgspec.Struct, frozen=True, kw_only=True):
-    """What answering yes from a threshold on costs a row."""
+    """The cost a row of predicting yes from a threshold on."""
 
     threshold: float
     cost: float

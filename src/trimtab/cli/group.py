@@ -14,98 +14,83 @@ import click
 from trimtab.cli.exits import Manner, end_in_time, guarded
 from trimtab.cli.options import manner_options
 
-# heading: name: (module, what it does); a test holds the texts against the commands' own.
-_VERBS: dict[str, dict[str, tuple[str, str]]] = {
+# By heading of the help: each command and its module.
+_VERBS = {
     "Start": {
-        "init": ("start.starting", "Make a project from one CSV or Parquet file."),
-        "doctor": ("start.starting", "Check this machine and project, and say how to fix what is missing."),
-        "demo": ("start.replaying", "Replay the project's history through the whole loop, and report."),
-        "version": ("start.starting", "Show the versions of trimtab and of what it stands on."),
+        "init": "start.starting",
+        "doctor": "start.starting",
+        "demo": "start.replaying",
+        "version": "start.starting",
     },
     "Data in, answers out": {
-        "ingest": ("data.files", "Load a file of a source's history into the log."),
-        "quarantine": ("data.quarantine", "Show the rows that could not become events, try them again, or drop them."),
-        "predict": ("data.files", "Answer a file of requests, or single rows."),
-        "join": ("data.tables", "Add features to a file of requests, each as of its own time."),
-        "snapshot": ("data.tables", "Write the features of every entity that is known at a time, or at several."),
-        "serve": ("serve.serving", "Answer over HTTP until stopped."),
-        "keys": ("serve.keys", "List the API keys of the service, make one, or remove one."),
-        "openapi": (
-            "serve.openapi",
-            "Write the OpenAPI 3.1 document of the service, which it has at /openapi.json too.",
-        ),
-        "materialise": ("data.stored", "Move new events from the log into one Delta table a source."),
-        "rebuild": ("data.stored", "Rebuild the online features of a view from history."),
-        "compact": ("data.stored", "Give back the room of online features that nothing depends on any more."),
-        "forget": ("keep.erasing", "Erase whom a key names from all that the project keeps."),
+        "ingest": "data.files",
+        "quarantine": "data.quarantine",
+        "predict": "data.files",
+        "join": "data.tables",
+        "snapshot": "data.tables",
+        "serve": "serve.serving",
+        "keys": "serve.keys",
+        "openapi": "serve.openapi",
+        "materialise": "data.stored",
+        "rebuild": "data.stored",
+        "compact": "data.stored",
+        "forget": "keep.erasing",
     },
     "The loop": {
-        "plan": ("loop.planning", "Compare the project file with what is applied, and say what a change means."),
-        "apply": ("loop.planning", "Apply the project file: fill new views, drop what nothing uses."),
-        "train": ("loop.training", "Train a candidate now, judge it, promote or refuse it."),
-        "search": ("loop.searching", "Look for the parameters of a model's estimator."),
-        "trials": ("loop.searching", "Show the trials of a model's newest search."),
-        "stages": (
-            "loop.training",
-            "Show the stages of a model's loop: what is done, where it stands, what comes next.",
-        ),
-        "promote": ("loop.moving", "Judge a registered version, and put it in service when it passes."),
-        "approve": ("loop.moving", "Let the candidate that waits for approval take over."),
-        "reject": ("loop.moving", "Drop the candidate that is in a stage of its rollout, or waits for approval."),
-        "tick": ("loop.training", "Look at every deployment once and do what is due."),
-        "rollback": ("loop.moving", "Let the previous version answer again, at once."),
-        "arm": ("loop.moving", "Let a version answer next to the one in service: as canary or shadow."),
-        "runs": ("loop.runs", "List the runs: trainings, what came of them, and those still running."),
-        "run": ("loop.runs", "Show one run with its steps and what it printed, or cancel one that is running."),
-        "import": ("versions.version", "Register a model file, or an MLflow model folder, as a version."),
-        "protect": ("versions.registered", "Say what a move of an alias needs: a gate record, a reason, or nothing."),
-        "alert": ("loop.alert", "Show who is alerted of what, try it, or mute something for a while."),
-        "freeze": ("loop.moving", "Stop all automation at once."),
-        "unfreeze": ("loop.moving", "Let automation go on."),
+        "plan": "loop.planning",
+        "apply": "loop.planning",
+        "train": "loop.training",
+        "search": "loop.searching",
+        "trials": "loop.searching",
+        "stages": "loop.training",
+        "promote": "loop.moving",
+        "approve": "loop.moving",
+        "reject": "loop.moving",
+        "tick": "loop.training",
+        "rollback": "loop.moving",
+        "arm": "loop.moving",
+        "runs": "loop.runs",
+        "run": "loop.runs",
+        "import": "versions.version",
+        "protect": "versions.registered",
+        "alert": "loop.alert",
+        "freeze": "loop.moving",
+        "unfreeze": "loop.moving",
     },
     "What happened": {
-        "features": ("loop.planning", "List sources, views and features: meaning, freshness, values, use."),
-        "top": ("top", "Watch a running service: rates, latencies, versions, what fails."),
-        "metrics": ("serve.metrics", "Print alerting rules for Prometheus, which watch a service by its /metrics."),
-        "status": ("ask.asking", "Show how the deployments and sources are."),
-        "why": ("ask.asking", "Explain one prediction by its id."),
-        "report": ("ask.asking", "Write a version's evaluation and card as a page."),
-        "versions": (
-            "versions.registered",
-            "List or search the registered versions of models, or show one with its signature.",
-        ),
-        "card": ("versions.version", "Show a version's model card, made from its records alone, as Markdown."),
-        "compare": (
-            "versions.version",
-            "Show what differs between two versions, and what each answers to the same rows.",
-        ),
-        "tag": ("versions.registered", "Give a version tags, or a note."),
-        "quality": ("ask.quality", "Show the quality of what a model answered, by closed blocks."),
-        "exclusions": ("ask.exclusions", "List the times whose rows are not learnt from, or release one."),
-        "skew": ("ask.skew", "Compute a sample of logged predictions again as of their own log positions."),
-        "ledger": ("ask.asking", "List every decision, or verify their chain."),
+        "features": "loop.planning",
+        "top": "top",
+        "metrics": "serve.metrics",
+        "status": "ask.asking",
+        "why": "ask.asking",
+        "report": "ask.asking",
+        "versions": "versions.registered",
+        "card": "versions.version",
+        "compare": "versions.version",
+        "tag": "versions.registered",
+        "quality": "ask.quality",
+        "exclusions": "ask.exclusions",
+        "skew": "ask.skew",
+        "ledger": "ask.asking",
     },
     "What is kept": {
-        "export": ("versions.version", "Write a version as a folder that runs without trimtab, or that MLflow reads."),
-        "disk": ("keep.keeping", "Show what takes how much disk, against the budget."),
-        "retain": ("keep.keeping", "Truncate the log to what tables do not have, and remove what is kept no longer."),
-        "gc": (
-            "versions.registered",
-            "Remove what nothing needs any more: artifacts of versions, searches, results of steps.",
-        ),
-        "backup": ("keep.keeping", "Copy the project's state to a new folder, while it is served and written to."),
-        "restore": ("keep.keeping", "Bring a backup's state back, once every file's checksum was compared."),
-        "recover": ("keep.keeping", "Go on after records were lost, or stamped by a clock that was ahead."),
+        "export": "versions.version",
+        "disk": "keep.keeping",
+        "retain": "keep.keeping",
+        "gc": "versions.registered",
+        "backup": "keep.keeping",
+        "restore": "keep.keeping",
+        "recover": "keep.keeping",
     },
     "Long runs": {
-        "simulate": ("start.replaying", "Replay history in virtual time under several policies."),
+        "simulate": "start.replaying",
     },
 }
-COMMANDS = {name: verb for verbs in _VERBS.values() for name, verb in verbs.items()}
+COMMANDS = {name: module for verbs in _VERBS.values() for name, module in verbs.items()}
 
 
 class Commands(click.Group):
-    """A group that knows its commands by name and imports one only to run it."""
+    """A group that imports a command's module when it is needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -113,7 +98,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = import_module(f"trimtab.cli.{COMMANDS[cmd_name][0]}")
+        module = import_module(f"trimtab.cli.{COMMANDS[cmd_name]}")
         command: click.Command = getattr(module, f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name)
         return command
 
@@ -126,10 +111,14 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list in the help, under headings, without importing a single command."""
+        """Write the list of commands, under headings."""
         for heading, verbs in _VERBS.items():
             with formatter.section(heading):
-                formatter.write_dl([(name, text) for name, (_, text) in verbs.items()])
+                formatter.write_dl([(name, self._first_line(ctx, name)) for name in verbs])
+
+    def _first_line(self, ctx: click.Context, name: str) -> str:
+        command = self.get_command(ctx, name)
+        return "" if command is None else (command.help or "").partition("\n")[0]
 
     def main(
         self,

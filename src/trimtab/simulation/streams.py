@@ -264,12 +264,8 @@ def _requests(
         elif dtype == "float":
             mean, sd = shapes.get(name, (0.0, 1.0))
             found[name] = Column("float", mean + sd * rng.normal(size=count))
-        elif dtype == "int":
-            found[name] = Column("int", rng.poisson(3.0, count))
-        elif dtype == "bool":
-            found[name] = Column("bool", rng.random(count) < 0.5)
         else:
-            found[name] = column("str", [f"{name}{n}" for n in rng.integers(0, _VALUES, count)])
+            found[name] = _noise(rng, dtype, name, at_us)
     return found
 
 

@@ -530,10 +530,10 @@ def test_a_mute_ends_by_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("what", "time_", "why", "said"),
     [
-        ("bayer", "4h", "w", "no such thing"),
+        ("bayer", "4h", "w", "nothing has this name"),
         ("bayer/no_labels", "4h", "w", "no model 'bayer'"),
         ("buyer/no_lables", "4h", "w", "no kind of signal 'no_lables'"),
-        ("", "4h", "w", "no such thing"),
+        ("", "4h", "w", "nothing has this name"),
         ("buyer", "0s", "w", "more than nothing"),
         ("buyer", "400d", "w", "at most 90d"),
         ("buyer", "soon", "w", "'soon' is not one"),

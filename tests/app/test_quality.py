@@ -163,7 +163,7 @@ def test_one_version_and_a_span_of_days(project: tt.Project) -> None:
 def test_nothing_to_accept_is_a_conflict(project: tt.Project) -> None:
     with pytest.raises(Misuse, match="Give one sentence"):
         project.accept_level(why=" ")
-    with pytest.raises(Conflict, match="no level of an earlier version"):
+    with pytest.raises(Conflict, match="not below the level of an earlier version"):
         project.accept_level(why="because")
 
 
@@ -188,7 +188,7 @@ def test_the_page_tells_days_slices_signals_and_decisions(project: tt.Project, t
     file = project.quality_page("one", to=tmp_path)
     assert file == tmp_path / "one-quality.html"
     page = file.read_text()
-    for heading in ("What is wrong", "Days", "Slices", "What the loop decided"):
+    for heading in ("Open signals", "Days", "Slices", "Decisions"):
         assert f">{heading}</h2>" in page
     for title in ("Loss", "Mean score and mean label of champion", "Share of predictions that have a label"):
         assert f"<title>{title}</title>" in page or f">{title}</text>" in page

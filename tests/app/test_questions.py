@@ -110,7 +110,7 @@ def test_why_names_the_columns_of_a_request_as_its_version_knew_them(trained: Pa
     change(trained, 'buyer("buyer", batch)', "")
     with shop.opened(trained) as project:
         assert project.why(made).request == asked_then
-        assert "not declared any more" in "\n".join(project.why(made).lines())
+        assert "no longer declared" in "\n".join(project.why(made).lines())
         with pytest.raises(NotFound):
             project.why("p_nothing")
 
@@ -129,7 +129,7 @@ def test_events_that_nobody_applies_are_red_after_an_hour(project: Project) -> N
     shop.move(project, HOUR_US)
     assert not re.search("records have been waiting", str(project.status().red))
     shop.move(project, MINUTE_US)
-    assert re.search("1 records have been waiting for up to 61min; nobody applies", str(project.status().red))
+    assert re.search("1 records have been waiting for up to 61min; no process applies", str(project.status().red))
     project.views.follow()  # and its applier is never started
     assert re.search("does not get on", str(project.status().red))
     project.views.release()

@@ -44,7 +44,7 @@ def test_one_deployment_remembers_and_a_promotion_forgets(remembering: Path) -> 
         assert (figures.hits, figures.misses) == (1, 2)
         project.predict("learner", [shop.visit("d", shop.NOW_US)])
         assert project.served("learner").endpoint.cached is None
-        assert "remembers scores, in up to 1 MB of each process that serves it" in "\n".join(project.status().lines())
+        assert "caches scores, in up to 1 MB of each process that serves it" in "\n".join(project.status().lines())
         assert [one.cache is None for one in project.status().deployments] == [False, True]
 
 
@@ -56,7 +56,7 @@ def test_status_top_and_metrics_show_how_often_scores_were_remembered(rememberin
         ).stdout
 
     with shop.serving(remembering, "--as-of", AS_OF, "--workers", workers) as (_, url):
-        _once(said, "remembers scores, in up to 1 MB; none was asked for yet")
+        _once(said, "caches scores, in up to 1 MB; no request yet")
         body = {"request": {**shop.visit("k", shop.NOW_US), "at": AS_OF}}
         for _ in range(20):
             assert shop.call(f"{url}/v1/models/buyer/predict", body)[0] == 200

@@ -216,7 +216,7 @@ def test_what_a_rebuild_in_progress_still_reads_stays_in_the_log(trained: Path) 
         push(1.0)
         done = project.retain()
         assert sum(done.truncated.values()) == 0
-        assert "until view 'site' has been filled" in done.notes[0]
+        assert "from where view 'site' reads it" in done.notes[0]
         while not any(one.counts for name, one in online.cursors().items() if name.startswith("+")):
             next(filling)  # and then what came meanwhile
         last = push(2.0)
@@ -257,7 +257,7 @@ def test_a_source_that_is_declared_no_more_holds_the_log_and_is_named(tmp_path: 
     with opened(write(tmp_path)) as project:
         done = project.retain()
         assert done.truncated == {"p0001": 1}
-        assert "source 'extra' is not declared any more" in done.notes[0]
+        assert "source 'extra' is no longer declared" in done.notes[0]
         assert len(project.state.events.read("p0001", 0)) == 1
 
 

@@ -135,4 +135,4 @@ def test_stages_over_http_and_in_the_terminal(rolled: Path) -> None:
         (now,) = [one for one in body["stages"] if one["state"] == "now"]
         assert now["name"] == "shadow"
         assert shop.call(f"{url}/v1/models/nope/stages")[0] == 404
-        assert "The stages of its loop" in shop.call(f"{url}/v1/models/buyer/page")[1]
+        assert "Stages of the loop" in shop.call(f"{url}/v1/models/buyer/page")[1]

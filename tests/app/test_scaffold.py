@@ -164,12 +164,12 @@ def test_without_a_key_rows_can_be_numbered(tmp_path: Path) -> None:
 
 def test_whom_rows_may_be_about_is_said_where_no_column_tells_rows_apart(tmp_path: Path) -> None:
     rows = rows_of(30, lambda i, _: f"s{i % 3}", moment, amount, yes_no)
-    with pytest.raises(Misuse, match=r"Candidates: 'shop'\. Say it: --key COLUMN"):
+    with pytest.raises(Misuse, match=r"Candidates: 'shop'\. Name it: --key COLUMN"):
         make(tmp_path, ["shop", "at", "fee", "y"], rows)
 
 
 def test_a_folder_is_told_from_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(Misuse, match="is a folder, needed is a file"):
+    with pytest.raises(Misuse, match="is a folder, needed a file"):
         scaffold(tmp_path, tmp_path / "made", Options())
 
 
@@ -222,7 +222,7 @@ def test_a_few_bad_times_are_told_and_many_are_refused(tmp_path: Path) -> None:
     rows = [[i, "soon" if i % 5 == 0 else "2024-01-31 10:00", i % 3, i % 2] for i in range(20)]
     made = make(tmp_path, ["id", "at", "x", "y"], rows)
     assert any("4 rows have no readable 'at'" in note for note in made.notes)
-    with pytest.raises(Misuse, match="is no moment"):
+    with pytest.raises(Misuse, match="is no time"):
         scaffold(
             write(tmp_path / "b.csv", ["id", "at", "x", "y"], [[i, "soon", i, i % 2] for i in range(9)]),
             tmp_path / "other",
@@ -259,17 +259,17 @@ def test_every_row_of_an_odd_file_is_in_the_project(tmp_path: Path, header: str,
         (GOOD, {"time": "when"}, NotFound, ["--time 'when'", "id, at, fee, y"]),
         (GOOD, {"key": "nr"}, NotFound, ["--key 'nr'"]),
         (GOOD, {"label": "z"}, NotFound, ["--label 'z'"]),
-        (GOOD, {"time": "fee"}, Misuse, ["'fee'", "no moment"]),
+        (GOOD, {"time": "fee"}, Misuse, ["'fee'", "is no time"]),
         (GOOD, {"key": "fee"}, Misuse, ["'fee' is float", "--key row"]),
         (GOOD, {"label": "at"}, Misuse, ["--label 'at' is the time"]),
         (GOOD, {"key": "y"}, Misuse, ["already the label"]),
         (GOOD, {"positive": "maybe"}, Misuse, ["--positive 'maybe'", "no, yes"]),
         (GOOD, {"wait": "soon"}, Misuse, ["duration", "'soon'"]),
-        (GOOD.replace("yes", "no"), {}, Misuse, ["which column is to be predicted"]),
+        (GOOD.replace("yes", "no"), {}, Misuse, ["--label COLUMN"]),
         (GOOD.replace("yes", "no"), {"label": "y"}, Misuse, ["only 'no'"]),
-        ("id,x,y\n1,2,yes\n2,3,no\n", {}, Misuse, ["which column says when", "--time"]),
+        ("id,x,y\n1,2,yes\n2,3,no\n", {}, Misuse, ["no column that looks like a time", "--time"]),
         ("id,a_at,b_at,y\n1,2024-01-01,2024-01-02,1\n2,2024-01-01,2024-01-03,0\n", {}, Misuse, ["'a_at', 'b_at'"]),
-        ("id,at,y\n1,2024-01-01,1\n2,2024-01-02,0\n", {}, Misuse, ["no column is left as a feature"]),
+        ("id,at,y\n1,2024-01-01,1\n2,2024-01-02,0\n", {}, Misuse, ["no column left for features"]),
     ],
 )
 def test_what_cannot_be_is_refused_by_name_and_nothing_is_made(
@@ -312,7 +312,7 @@ def test_parquet_keeps_its_types(tmp_path: Path) -> None:
 def test_no_file_is_overwritten(tmp_path: Path) -> None:
     made = make(tmp_path, ["id", "at", "fee", "y"], rows_of(20, number, moment, amount, yes_no))
     before = text_of(made)
-    with pytest.raises(Conflict, match=r"these exist already: project.py, "):
+    with pytest.raises(Conflict, match=r"found existing files: project.py, "):
         make(tmp_path, ["id", "at", "fee", "y"], rows_of(20, number, moment, amount, yes_no))
     assert text_of(made) == before
 

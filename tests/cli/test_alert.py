@@ -96,7 +96,7 @@ def test_a_mute_is_listed_and_taken_back(tmp_path: Path, call: Run, server: Http
         (["mute", "late"], 2, "mute needs --for DURATION"),
         (["mute", "late", "--for", "4h"], 2, "no reason is given"),
         (["mute", "late", "--for", "4", "--why", "w"], 2, "duration"),
-        (["mute", "lata", "--for", "4h", "--why", "w"], 3, "no such thing"),
+        (["mute", "lata", "--for", "4h", "--why", "w"], 3, "nothing has this name"),
         (["list", "--for", "4h"], 2, "--for is for: trimtab alert mute WHAT"),
         (["test", "--why", "w"], 2, "--why is for: trimtab alert mute WHAT"),
         (["tset"], 2, "found 'tset'"),

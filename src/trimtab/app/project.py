@@ -816,12 +816,12 @@ class Project(System):
             Conflict: The same content was imported with another `seen_until` or `window`; or, with `first`, a candidate
                 waits for approval.
         """
-        from trimtab.app.versions.importing import Asked, import_version
+        from trimtab.app.versions.importing import ImportRequest, import_version
         from trimtab.registry.transfer.golden import read_golden
 
         declared = self.definitions.models.get(model)
         classes = () if declared is None else declared.label.class_names
-        asked = Asked(
+        request = ImportRequest(
             golden=None if golden is None else read_golden(_path("golden", golden), classes=classes),
             window_us=None if window is None else duration_us(window),
             categories=categories,
@@ -831,7 +831,7 @@ class Project(System):
             actor=actor,
             seen_until_us=self._time_us("seen_until", seen_until),
         )
-        return import_version(self, _path("path", path), model, asked)
+        return import_version(self, _path("path", path), model, request)
 
     def export(
         self, version: str, folder: str | Path, *, mlflow: bool = False, trust: Literal["pickle"] | None = None

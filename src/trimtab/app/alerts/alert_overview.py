@@ -31,11 +31,11 @@ class ReceiverOverview(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     kind: str  # "gone": it is not declared any more
-    to: str  # without what may be secret
+    to: str  # without secrets
     severity: str
     models: list[str]
     waiting: int  # alerts in the outbox
-    oldest: str | None  # of them
+    oldest: str | None  # since when the oldest waits
     delivered: int  # messages
     delivered_at: str | None
     failing_since: str | None
@@ -125,7 +125,7 @@ def alert_overview(system: System) -> AlertOverview:
 
 
 def red_receivers(system: System) -> list[str]:
-    """Receivers that fail, and alerts that were dropped of late: lines of `trimtab status`."""
+    """Failing receivers and recently dropped alerts, as lines of `trimtab status`."""
     now_us, states = system.clock.now_us(), system.part(Alerting).outbox.states()
     if not any(one.failing_since_us or one.dropped_us for one in states.values()):
         return []
@@ -183,7 +183,7 @@ def _receiver(name: str, one: Receiver | None, state: ReceiverState, waiting: li
 
 
 def _address(one: Receiver) -> str:
-    """The address of a receiver without what may be secret: the path of a webhook's is."""
+    """The address of a receiver without secrets, such as the path of a webhook."""
     match one:
         case EmailReceiver():
             return ", ".join(one.to)

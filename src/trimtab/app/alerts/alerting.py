@@ -1,4 +1,4 @@
-"""Alerts of a living project: one process at a time looks at the signals, and brings what is news to the receivers."""
+"""Delivery of alerts: one process at a time turns new signals into messages to receivers."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 LEASE = "alerts"
-_ROUND_S = 45.0  # of all receivers, which work at once: more than the longest timeout and what goes before it
-_TICKED_US = DAY_US  # a loop that has not ticked for so long is not well
+_ROUND_S = 45.0  # for all receivers at once: more than the longest timeout and its preparation
+_TICKED_US = DAY_US  # a loop without a tick for so long is unhealthy
 
 
 class TriedReceiver(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,11 +57,11 @@ class TriedReceiver(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Alerting:
-    """Turns signals into messages and delivers them. `look` may be called at any time, in any number of processes.
+    """Turns signals into messages and delivers them. `look` may be called at any time by any number of processes.
 
     Args:
-        project: Whose signals.
-        environment: Where `$NAME` of the settings is looked up; left out, the process's.
+        system: The project.
+        environment: Values of `$NAME` in the settings; left out, the process's environment.
     """
 
     def __init__(self, system: System, environment: Mapping[str, str] | None = None) -> None:
@@ -70,7 +70,7 @@ class Alerting:
         self._catalog = system.state.catalog
         self._clock = system.clock
         self._ids = TimeIds(system.clock)
-        self._beaten_s: dict[str, float] = {}  # by heartbeat: when it was last asked, monotonic
+        self._beaten_s: dict[str, float] = {}  # by heartbeat: when it was last sent, monotonic
         self._looking = threading.Lock()
         self.outbox = Outbox(self._catalog, self._clock, duration_us(self.settings.keep))
 
@@ -79,14 +79,14 @@ class Alerting:
         return self._system.config.alerts
 
     def look(self) -> None:
-        """Put what is news into the outbox, and empty that as far as the receivers let us.
+        """Put new alerts into the outbox, and deliver as many as the receivers accept.
 
-        Returns soon when there is nothing to do, and within 45 seconds whatever the receivers do. Nothing is
-        done while another thread or process does it.
+        Returns at once when there is nothing to do, and within 45 seconds in any case. Does nothing while another
+        thread or process does this.
 
         Raises:
             Unavailable: The catalogue cannot be read or written now, or the clock jumped ahead: mutes would be over.
-            Conflict: Another process wrote meanwhile, which may only be where a lease was lost. Nothing was done.
+            Conflict: Another process wrote meanwhile, after this one lost its lease. Nothing was done.
         """
         if not self._looking.acquire(blocking=False):
             return
@@ -120,7 +120,7 @@ class Alerting:
         return [self._tested(name, receivers[name]) for name in names]
 
     def state(self) -> AlertState:
-        """The incidents that are not over, with signals that no look has seen yet."""
+        """Open incidents, with signals that no look has seen yet."""
         state, entries = read_signals(self._catalog, self._stored()[0])
         return take_in(state, entries, duration_us(self.settings.flapping))
 
@@ -143,7 +143,7 @@ class Alerting:
         return plan.state != before or bool(self.outbox.due(self.settings.addressees))
 
     def _collect(self) -> None:
-        """Store what was decided together with the messages that tell it: all or nothing."""
+        """Store the new state together with its messages."""
         plan, before, revision = self.plan()
         if plan.state == before:
             return
@@ -152,7 +152,7 @@ class Alerting:
         self._catalog.write([Put(KIND, KEY, msgspec.json.encode(plan.state), revision), *puts])
 
     def _messages(self, plan: Plan, now_us: int) -> list[tuple[str, Message]]:
-        """The messages of a plan: for each receiver at most one of news, and one digest."""
+        """The messages of a plan: at most one of new alerts and one digest for each receiver."""
         found = []
         limit = self.settings.pages_per_week
         used_up = [
@@ -196,7 +196,7 @@ class Alerting:
     def _version_name(self, signal: Signal) -> str:
         try:
             return self._system.registry.get(signal.version).name if signal.version else ""
-        except (NotFound, Misuse):  # a version of before a restore, or none of ours
+        except (NotFound, Misuse):  # a version from before a restore
             return signal.version[:12]
 
     def _wanted(self, what: AlertKind, signal: Signal) -> bool:
@@ -225,7 +225,7 @@ class Alerting:
         return TriedReceiver(receiver=name, kind=kind_of(receiver), ok=sent.ok, said=sent.said, took_s=took_s)
 
     def _beat(self) -> list[threading.Thread]:
-        """Ask the heartbeats that are due, while all is well."""
+        """Send the due heartbeats while the project is healthy."""
         now_s = time.monotonic()
         due = {
             name: one
@@ -251,9 +251,9 @@ class Alerting:
         from trimtab.app.state.loop_turns import last_turn
 
         now_us, addressees = self._clock.now_us(), self.settings.addressees
-        turns = [last_turn(self._catalog, name) for name in self._system.definitions.deployments]
-        failing = any(turn is not None and turn.last_error is not None for turn in turns)
-        late = any(turn is not None and now_us - (turn.last_tick_us or now_us) > _TICKED_US for turn in turns)
+        ticks = [last_turn(self._catalog, name) for name in self._system.definitions.deployments]
+        failing = any(tick is not None and tick.last_error is not None for tick in ticks)
+        late = any(tick is not None and now_us - (tick.last_tick_us or now_us) > _TICKED_US for tick in ticks)
         states = self.outbox.states()
         return failing or late or any(states[name].failing_since_us for name in states if name in addressees)
 
@@ -262,7 +262,7 @@ class Alerting:
         return (None, 0) if record is None else (msgspec.json.decode(record.body, type=AlertState), record.revision)
 
     def _forget(self) -> None:
-        """Drop state and outbox, as no receiver is declared: one that is declared later hears of what stands then."""
+        """Drop state and outbox when no receiver is declared; a later one gets the signals that stand then."""
         kept = [self._catalog.get(KIND, KEY), *self._catalog.find(OUTBOX)]
         gone = [Remove(one.kind, one.key) for one in kept if one is not None]
         if gone:
@@ -270,7 +270,7 @@ class Alerting:
 
 
 def alert_after_tick(system: System) -> None:
-    """Deliver what a tick has found, unless a process that serves does so. Failures are logged: the tick went well."""
+    """Deliver the alerts of a tick, unless a serving process does. Failures are logged, as the tick succeeded."""
     try:
         if not system.config.alerts.receivers or not system.views.followed():
             system.part(Alerting).look()
@@ -289,7 +289,7 @@ def kind_of(receiver: Receiver) -> str:
 
 
 def check_receivers(settings: AlertsSettings, definitions: Definitions, file: Path) -> None:
-    """Refuse receivers of models that are not deployed.
+    """Refuse receivers for models that are not deployed.
 
     Raises:
         Misuse: One names such a model.

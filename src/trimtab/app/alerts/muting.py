@@ -1,4 +1,4 @@
-"""Mutes of alerts, by people: each with its end, its reason and its row of the ledger."""
+"""Mutes of alerts, each with an end, a reason and a row of the ledger."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def mute(system: System, what: str, *, time: str | int, why: str, actor: str) ->
     """See `Project.mute_alerts`."""
     _check_known(system, what)
     if not why.strip():
-        raise Misuse(f"mute {what!r}: no reason is given. Say why, for those who wonder later: --why TEXT")
+        raise Misuse(f"mute {what!r}: no reason is given. Give one: --why TEXT")
     length_us, now_us = duration_us(time), system.clock.now_us()
     if not 0 < length_us <= _LONGEST_US:
         raise Misuse(f"mute {what!r}: for {time!r}. Give more than nothing and at most 90d; it can be renewed.")
@@ -71,7 +71,7 @@ def _write(system: System, row: Entry, changes: list[Put | Remove]) -> Decision:
 
 
 def _over(system: System, now_us: int) -> list[Put | Remove]:
-    """The removal of mutes whose time was over long ago."""
+    """The removal of mutes that ended long ago."""
     found = mutes(system.state.catalog)
     return [Remove(KIND, one.what) for one in found if now_us - one.until_us > 7 * DAY_US]
 
@@ -82,7 +82,7 @@ def _model(system: System, what: str) -> str:
 
 
 def _check_known(system: System, what: str) -> None:
-    """Refuse a mute that would mute nothing: a misspelt one is found out when the page comes."""
+    """Refuse a mute that matches nothing, such as a misspelt one."""
     signals = listed_signals(system.state.catalog)
     models = {*system.definitions.deployments, *(one.model for one in signals)}
     kinds = {*RUNBOOK, *(one.kind for one in signals)}
@@ -90,7 +90,7 @@ def _check_known(system: System, what: str) -> None:
     if not slash:
         if what not in {ANY, *models, *kinds, *(one.subject for one in signals if one.subject)}:
             raise NotFound(
-                f"mute {what!r}: found no such thing. {_HOW} Models: {_list(models)}; kinds: {_list(kinds)}."
+                f"mute {what!r}: nothing has this name. {_HOW} Models: {_list(models)}; kinds: {_list(kinds)}."
             )
         return
     kind = rest.partition("/")[0]

@@ -1,4 +1,4 @@
-"""Why a prediction is what it is: one id leads to features, version, training set, gate and decision."""
+"""Explanations of a prediction: its features, version, training set, gate and decisions."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
     from trimtab.registry import Version
 
-_NEAR = 1e-6  # a stored version's answer to the one that was given
+_NEAR = 1e-6  # relative distance of a recomputed score to the logged one
 
 
 class Input(msgspec.Struct, frozen=True):
-    """One model input that was used."""
+    """One used model input."""
 
     feature: str
     value: float | None
@@ -41,28 +41,28 @@ class Input(msgspec.Struct, frozen=True):
 
 
 class Share(msgspec.Struct, frozen=True):
-    """What one feature added to the raw score of an answer."""
+    """The contribution of one feature to a raw score."""
 
     feature: str
     added: float
 
 
 class Shares(msgspec.Struct, frozen=True):
-    """How an answer's raw score (log odds of a class, the number, the log of a count) is made up: SHAP values."""
+    """SHAP values of a raw score (log odds of a class, the number, the log of a count)."""
 
-    base: float  # what an average row scores
+    base: float  # the raw score of an average row
     raw: float  # the base and all shares; a calibration comes after it
     shares: tuple[Share, ...]  # the greatest first
     of: str | None = None  # of several classes: the one whose raw score it is
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """All that led to one prediction."""
+    """Everything that led to one prediction."""
 
     prediction: str
     request_id: str
     request: dict[str, Any]
-    request_note: str | None  # why its columns cannot be named
+    request_note: str | None  # why its columns have no names
     model: str
     version: str  # "late_flight@7"
     address: str
@@ -83,7 +83,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     label: float | str | None  # of several classes the true one
     label_state: str
     answer: str | None = None  # the likeliest class, of a model of several
-    scores: dict[str, float] | None = None  # the chance of each, as declared
+    scores: dict[str, float] | None = None  # the probability of each class, as declared
     imported: str | None = None  # the file that the version came from; None: it was trained here
 
     def lines(self) -> list[str]:
@@ -92,7 +92,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
             f"{self.prediction}: {self.model} answered {self._answer()} to {self.request_id}",
             f"  made {self.made_at} as of {self.as_of} (log {_positions(self.positions)}), mode {self.mode}"
             + (f", flags {', '.join(self.flags)}" if self.flags else ""),
-            "  asked " + ", ".join(f"{name}={value}" for name, value in self.request.items()),
+            "  request " + ", ".join(f"{name}={value}" for name, value in self.request.items()),
             *([f"  {self.request_note}"] if self.request_note else []),
             f"  by {self.version} ({self.address[:12]}), "
             + (
@@ -123,7 +123,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     def _answer(self) -> str:
         if self.scores is None:
             return f"{self.score:.4f}"
-        return f"{self.answer} ({', '.join(f'{name} {chance:.4f}' for name, chance in self.scores.items())})"
+        return f"{self.answer} ({', '.join(f'{name} {score:.4f}' for name, score in self.scores.items())})"
 
 
 def explain(system: System, prediction_id: str) -> Explanation:
@@ -132,7 +132,7 @@ def explain(system: System, prediction_id: str) -> Explanation:
 
 
 def explain_found(system: System, prediction: Prediction) -> Explanation:
-    """The same of a prediction that was found already."""
+    """Explain a prediction that is already loaded."""
     version = system.registry.get(prediction.version)
     label, state = _truth(system, prediction)
     gates = system.registry.gates_of(version)
@@ -185,7 +185,7 @@ def explain_found(system: System, prediction: Prediction) -> Explanation:
 
 
 def _shares(artifact: Artifact, values: Sequence[float], score: float) -> tuple[Shares | None, str | None]:
-    """What each feature added, or why that cannot be said."""
+    """The contribution of each feature, or why there are none."""
     from trimtab.training.fitting.contributions import contributions
 
     row = np.array([values], np.float64)
@@ -196,11 +196,14 @@ def _shares(artifact: Artifact, values: Sequence[float], score: float) -> tuple[
     except (Misuse, Unavailable) as error:  # this kind of model has none, or its library is not here
         return None, str(error)
     if not off <= _NEAR * max(1.0, abs(score)):
-        return None, f"the stored version answers {off:.3g} away; a learner has learnt since, or the machine is another"
+        return (
+            None,
+            f"the stored version's score is {off:.3g} away: a learner has learnt since, or this is another machine",
+        )
     of, values_of, base, raw = None, found.values[0], found.base[0], found.raw[0]
     if found.classes:  # of two that were fitted there is one raw score: that of the second
-        told = artifact.class_names[int(np.argmax(answers))]
-        of = told if told in found.classes else found.classes[-1]
+        likeliest = artifact.class_names[int(np.argmax(answers))]
+        of = likeliest if likeliest in found.classes else found.classes[-1]
         place = found.classes.index(of)
         values_of, base, raw = values_of[:, place], base[place], raw[place]
     added = zip(found.names, values_of.tolist(), strict=True)
@@ -211,7 +214,7 @@ def _shares(artifact: Artifact, values: Sequence[float], score: float) -> tuple[
 def _with_texts(
     inputs: list[Input], vocabularies: Mapping[str, Sequence[str]], computed: Callable[[], Mapping[str, str | None]]
 ) -> list[Input]:
-    """Inputs with the texts of their categories; `computed` is asked for those that have no number."""
+    """Inputs with the texts of their categories; `computed` gives those without a number."""
     out = []
     texts: Mapping[str, str | None] | None = None
     for one in inputs:
@@ -222,58 +225,58 @@ def _with_texts(
         else:
             texts = computed() if texts is None else texts
             text = texts.get(one.feature)
-            seen = text in vocabularies[one.feature]  # then another history gives another text than there was
+            seen = text in vocabularies[one.feature]  # then the history gives another text now
             unseen = one.reason == "found" or (text is not None and not seen)
             out.append(msgspec.structs.replace(one, text=None if seen else text, unseen=unseen))
     return out
 
 
 def _is_of_its_request(prediction: Prediction) -> bool:
-    """Whether the model's inputs come of the request: not where an earlier answer was given again, or a rule's."""
+    """Whether the inputs come from the request, not from an earlier answer or a rule."""
     return not {LAST_ANSWER, RULE} & set(prediction.flags)
 
 
 def _texts(system: System, prediction: Prediction, version: Version) -> dict[str, str | None]:
-    """The texts among a prediction's features, computed again as of its pair (t, P); none where that cannot be."""
+    """The texts among a prediction's features, recomputed as of its (t, P); none when that is impossible."""
     try:
         features = system.live.of(version)
         if not request_shape(features.request)(prediction.request):
             return {}
         row = msgspec.msgpack.decode(prediction.request)
         columns = features.request.columns
-        asked = Columns.of({n: (t, [v]) for (n, t), v in zip(columns.items(), row, strict=True)})
+        request = Columns.of({n: (t, [v]) for (n, t), v in zip(columns.items(), row, strict=True)})
         frames = system.views.snapshot(prediction.positions)[0] if features.views else {}
-        found = evaluate(features, asked, np.array([prediction.at_us]), frames).values
-    except (Misuse, NotFound, Corrupt):  # definitions or history of then are not there any more
+        found = evaluate(features, request, np.array([prediction.at_us]), frames).values
+    except (Misuse, NotFound, Corrupt):  # its definitions or history are gone
         return {}
     return {name: column.to_list()[0] for name, column in found.by_name.items() if column.dtype == "str"}
 
 
 def _request(system: System, prediction: Prediction, version: Version) -> tuple[dict[str, Any], str | None]:
-    """The request's columns by name, as its version knew them; by number where that cannot be said, with a remark."""
+    """The request's columns by name as its version knew them, or by number with a remark."""
     row = msgspec.msgpack.decode(prediction.request)
     try:
-        asked = system.live.of(version).request
-        fits, why = request_shape(asked)(prediction.request), f"{version.name} takes {', '.join(asked.columns)}"
+        declared = system.live.of(version).request
+        fits, why = request_shape(declared)(prediction.request), f"{version.name} takes {', '.join(declared.columns)}"
     except Misuse as error:
         fits, why = False, str(error)
     if fits:
         return {
             name: format_time(value) if dtype == "time" and value is not None else value
-            for (name, dtype), value in zip(asked.columns.items(), row, strict=True)
+            for (name, dtype), value in zip(declared.columns.items(), row, strict=True)
         }, None
-    note = f"its columns are numbered: the request was declared otherwise when it was asked ({why})"
+    note = f"its columns are numbered, because the request was declared otherwise then ({why})"
     return {str(place): value for place, value in enumerate(row, 1)}, note
 
 
 def _truth(system: System, prediction: Prediction) -> tuple[float | str | None, str]:
     model = system.definitions.models.get(prediction.model)
     if model is None:
-        return None, "unknown, the model is not declared any more"
+        return None, "unknown, the model is no longer declared"
     if model.request.key_dtype == "int" and not prediction.request_id.removeprefix("-").isdecimal():
         return None, "unknown, requests had keys of another type"
     if prediction.at_us < labels_from_us(model, kept_from(system.state.catalog)):
-        return None, "unknown, the label events of its time are not kept any more"
+        return None, "unknown, the label events of its time are no longer kept"
     system.history.refresh()
     index = LabelIndex(model.label)
     index.update(system.history.frame(model.label.source.name))

@@ -1,4 +1,4 @@
-"""The quality of what was answered, from the closed blocks that the loop stored; no log is read."""
+"""Quality by day, week, slice or batch, from the closed blocks that the loop stored."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _DTYPES: dict[str, Any] = {
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """Which blocks are asked for."""
+    """A selection of blocks."""
 
     by: By = "day"
     slices: str | None = None  # a column or a named expression: one row a value; None: no slices
@@ -99,7 +99,7 @@ def quality_table(
 
 
 def _batch_table(system: System, model: str, wanted: Wanted) -> Columns:
-    """A row a batch, or slice of one, with the batch's id besides."""
+    """A row for each batch or slice of one, with the batch's id."""
     from trimtab.core.columns.data import Columns
     from trimtab.monitoring.quality.quality_days import stored_batches
 
@@ -134,12 +134,14 @@ def accept_level(system: System, model: str | None, why: str, actor: str) -> Dec
     name = system.definitions.deployment(model).name
     what = f"quality {name!r}"
     if not why.strip():
-        raise Misuse(f"{what}: why is its level accepted? Give one sentence for the ledger.")
+        raise Misuse(f"{what}: no reason is given for accepting its level. Give one sentence for the ledger.")
     monitor = system.part(Loops).loop(name).monitor
     monitor.reload()
     accepted = monitor.accept(now_us=system.clock.now_us())
     if accepted is None or monitor.watch is None:
-        raise Conflict(f"{what}: there is no level of an earlier version that it does not meet. See: trimtab status")
+        raise Conflict(
+            f"{what}: it is not below the level of an earlier version: nothing to accept. See: trimtab status"
+        )
     before, (_, changes) = monitor.watch, accepted
     version = system.registry.alias(name, CHAMPION)
     entry = Entry(
@@ -158,7 +160,7 @@ def accept_level(system: System, model: str | None, why: str, actor: str) -> Dec
 
 
 def quality_lines(table: Columns, level: float | None) -> list[str]:
-    """A table of blocks and the course of their loss, for a terminal."""
+    """A table of blocks and a chart of their loss, for a terminal."""
     from trimtab.report.tables import text_table
     from trimtab.report.text_chart import text_chart
 
@@ -211,17 +213,17 @@ def quality_lines(table: Columns, level: float | None) -> list[str]:
 
 
 def version_name(system: System, address: str) -> str:
-    """The name of a version by its address; where it was collected, the beginning of that."""
+    """The name of a version by its address, or the beginning of the address if it was collected."""
     from trimtab.core.errors import NotFound
 
     try:
         return system.registry.get(address).name
-    except NotFound:  # it was collected; its days stay
+    except NotFound:
         return address[:12]
 
 
 def mean_excess(blocks: Sequence[tuple[BlockSums, float]]) -> float | None:
-    """The mean loss in excess of what the scores expect; None without labels, or where scores do not say.
+    """The mean loss in excess of what the scores expect; None without labels or expectations.
 
     Args:
         blocks: Each with its cap, which may differ from day to day.
@@ -303,7 +305,7 @@ def _check_slices(model: str, column: str, days: Sequence[DayBlocks]) -> None:
     if days and column not in known:
         raise Misuse(
             f"quality of {model!r}: no slices by {column!r} are kept. There are: {', '.join(known) or 'none'}. Name "
-            "columns of the request, or expressions over them, in the gate's slices to have others from now on."
+            "columns of the request, or expressions over them, in the gate's slices to keep others from now on."
         )
 
 

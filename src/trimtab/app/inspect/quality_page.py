@@ -1,4 +1,4 @@
-"""A model's quality as a page: its days, what is red, its slices and inputs, and what the loop decided."""
+"""The quality of a deployment as a page: signals, days, slices, inputs and decisions."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def quality_page(system: System, model: str) -> str:
     )
     _stages(page, system, name)
     signals = sorted(listed_signals(system.state.catalog, name), key=lambda one: -one.raised_at_us)
-    _what_is_wrong(page, system, [one for one in signals if one.ended_at_us is None])
+    _open_signals(page, system, [one for one in signals if one.ended_at_us is None])
     rows = _rows(system, name, now_us - DAYS * DAY_US)
     decisions = [one for one in Ledger(system.state.catalog).rows() if one.model == name]
     if rows:
@@ -85,8 +85,8 @@ def quality_page(system: System, model: str) -> str:
 
 
 def _rows(system: System, name: str, since_us: int | None, **how: Any) -> list[Row]:
-    asked: dict[str, Any] = {"by": "day", "slices": None, "until_us": None, "version": None, "amended": True, **how}
-    return quality_table(system, name, since_us=since_us, **asked).to_rows()
+    wanted: dict[str, Any] = {"by": "day", "slices": None, "until_us": None, "version": None, "amended": True, **how}
+    return quality_table(system, name, since_us=since_us, **wanted).to_rows()
 
 
 def _stages(page: Document, system: System, name: str) -> None:
@@ -94,40 +94,40 @@ def _stages(page: Document, system: System, name: str) -> None:
         (
             one.name,
             one.state,
-            "" if one.since_us is None else _moment(one.since_us),
-            "" if one.until_us is None else _moment(one.until_us),
+            "" if one.since_us is None else _shown_time(one.since_us),
+            "" if one.until_us is None else _shown_time(one.until_us),
             one.said,
         )
         for one in stages_of(system, name)
         if one.state != "done" or one.said
     )
-    page.heading("The stages of its loop")
+    page.heading("Stages of the loop")
     page.table(Table(headers=("stage", "state", "since", "until", "what"), rows=rows))
 
 
-def _what_is_wrong(page: Document, system: System, standing: list[Signal]) -> None:
-    page.heading("What is wrong")
+def _open_signals(page: Document, system: System, standing: list[Signal]) -> None:
+    page.heading("Open signals")
     if not standing:
         page.note("Nothing is red.", "good")
     for one in standing:
-        said = [one.message, f"Found {_moment(one.raised_at_us)}"]
-        said[1] += f" of {version_name(system, one.version)}." if one.version else "."
-        said += [f"It may come from {one.cause}."] if one.cause else []
-        said += [f"Owner: {one.owner}."] if one.owner else []
-        page.note(" ".join(said), "bad" if one.severity == "red" else "warning")
+        version = f" of {version_name(system, one.version)}" if one.version else ""
+        text = f"{one.message} Found {_shown_time(one.raised_at_us)}{version}."
+        text += f" It may come from {one.cause}." if one.cause else ""
+        text += f" Owner: {one.owner}." if one.owner else ""
+        page.note(text, "bad" if one.severity == "red" else "warning")
 
 
 def _days(page: Document, system: System, rows: list[Row], marks: list[Mark]) -> None:
     page.heading("Days")
     page.paragraph(
-        "Each day is closed once its labels had their time. Labels that came later or were corrected are counted as "
-        "far as was looked. The band is a 95 % interval that takes rows for independent."
+        "A day is closed once its labels had their time. Later and corrected labels are counted as of the newest "
+        "look. The band is a 95 % interval that treats rows as independent."
     )
     arms = sorted({row["arm"] for row in rows}, key=lambda arm: (arm != CHAMPION, arm))
     by_arm = {arm: [row for row in rows if row["arm"] == arm] for arm in arms}
-    _figure(page, by_arm, "loss", "Loss", marks, band=True)
+    _add_plot(page, by_arm, "loss", "Loss", marks, band=True)
     if any(row["excess_loss"] is not None for row in rows):
-        _figure(page, by_arm, "excess_loss", "Loss beyond what the scores themselves expect", marks)
+        _add_plot(page, by_arm, "excess_loss", "Loss beyond what the scores themselves expect", marks)
     scored = [row for row in rows if row["score"] is not None and row["arm"] == arms[0]]
     if scored:
         x = [row["block"] for row in scored]
@@ -136,10 +136,10 @@ def _days(page: Document, system: System, rows: list[Row], marks: list[Mark]) ->
     shares = {
         arm: [{**row, "share": row["labelled"] / row["predictions"]} for row in some] for arm, some in by_arm.items()
     }
-    _figure(page, shares, "share", "Share of predictions that have a label", marks)
+    _add_plot(page, shares, "share", "Share of predictions that have a label", marks)
 
 
-def _figure(
+def _add_plot(
     page: Document, by_arm: dict[str, list[Row]], what: str, title: str, marks: list[Mark], *, band: bool = False
 ) -> None:
     series = [
@@ -157,7 +157,7 @@ def _figure(
 
 
 def _one_a_day(by_arm: dict[str, list[Row]]) -> dict[str, list[Row]]:
-    """Of days that two versions answered in one arm, the row of the one that answered more."""
+    """One row a day and arm: that of the version that answered more."""
     found: dict[str, list[Row]] = {}
     for arm, rows in by_arm.items():
         most: dict[int, Row] = {}
@@ -231,14 +231,14 @@ def _inputs(page: Document, system: System, name: str) -> None:
 def _ended(page: Document, system: System, ended: list[Signal]) -> None:
     if not ended:
         return
-    page.heading("Ended in the last seven days")
+    page.heading("Signals ended in the last seven days")
     rows = tuple(
         (
             one.kind,
             one.subject,
             version_name(system, one.version) if one.version else "",
-            _moment(one.raised_at_us),
-            _moment(one.ended_at_us or 0),
+            _shown_time(one.raised_at_us),
+            _shown_time(one.ended_at_us or 0),
             one.ended_because or "",
         )
         for one in ended[:_MOST_ROWS]
@@ -247,13 +247,13 @@ def _ended(page: Document, system: System, ended: list[Signal]) -> None:
 
 
 def _decisions(page: Document, system: System, decisions: list[Decision]) -> None:
-    page.heading("What the loop decided")
+    page.heading("Decisions")
     if not decisions:
         page.paragraph("Nothing yet.")
         return
     rows = tuple(
         (
-            _moment(one.at_us),
+            _shown_time(one.at_us),
             one.act,
             "" if one.version is None else version_name(system, one.version),
             one.actor,
@@ -264,5 +264,5 @@ def _decisions(page: Document, system: System, decisions: list[Decision]) -> Non
     page.table(Table(headers=("when", "what", "version", "who", "why"), rows=rows))
 
 
-def _moment(at_us: int) -> str:
+def _shown_time(at_us: int) -> str:
     return format_time(at_us)[:16].replace("T", " ")

@@ -1,4 +1,4 @@
-"""The skew check: logged predictions against what the log says they should have been made from."""
+"""Skew checks: logged predictions compared with features recomputed from the log."""
 
 from __future__ import annotations
 
@@ -74,16 +74,16 @@ def check_skew(
     agreed, changes = {}, []
     for tally in tallies.values():
         known = before.get(tally.name)
-        told, agreed[tally.name] = settle_skew(
+        writes, agreed[tally.name] = settle_skew(
             catalog,
             tally.name,
             tally.compared,
             {} if known is None else known.agreed,
-            said=red_words(tally.found()),
+            found=red_words(tally.found()),
             owner=system.definitions.deployment(tally.name).owner,
             now_us=now_us,
         )
-        changes += told
+        changes += writes
     keep(catalog, report, agreed, changes)
     return report
 
@@ -116,7 +116,7 @@ def _compared(
 
 
 class _Tally:
-    """What was found of one model."""
+    """Counts and examples of one model."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -150,14 +150,14 @@ class _Tally:
             )
 
     def add_scores(self, system: System, rows: Rows) -> None:
-        """Let the stored version answer again from the inputs that were used; learners have moved on and are left."""
+        """Score the used inputs again by the stored version; online learners have changed since and are left out."""
         places = [n for n, p in enumerate(rows.predictions) if p.arm != "online"]
         if not places:
             return
         try:
             loaded = system.registry.load(rows.known.version)
         except TrimtabError as error:
-            self.unchecked[f"answers of {rows.known.version.name}: {error}"] += len(places)
+            self.unchecked[f"scores of {rows.known.version.name}: {error}"] += len(places)
             return
         allowed = 0.0 if loaded.artifact.row_exact else max(loaded.artifact.row_tolerance, 1e-12)
         self._count["scores"] += len(places)
@@ -169,7 +169,7 @@ class _Tally:
                 self._note(rows, row, SCORE, "unknown", (used, again), (NO_VIEW, NO_VIEW))
 
     def found(self) -> ModelSkew:
-        """The figures."""
+        """The counts."""
         return ModelSkew(
             model=self.name,
             rows=self._count["rows"],
@@ -221,8 +221,8 @@ class _Tally:
 
 
 def skew_lines(system: System) -> tuple[dict[str, str], list[str]]:
-    """What `status` says: a line for each deployment, and what is red."""
-    said: dict[str, str] = {}
+    """Lines of `trimtab status`: one for each deployment, and those that are red."""
+    lines: dict[str, str] = {}
     red: list[str] = []
     newest = newest_checks(system.state.catalog)
     now_us = system.clock.now_us()
@@ -230,12 +230,12 @@ def skew_lines(system: System) -> tuple[dict[str, str], list[str]]:
         check = newest.get(name)
         waiting_us = _unchecked_us(system, check, now_us)
         if check is None:
-            said[name] = "skew never checked"
+            lines[name] = "skew never checked"
         else:
             found, ago = check.found, _ago(now_us - check.at_us)
-            said[name] = f"skew checked {ago}: {found.rows:,} predictions, {found.mismatches:,} values differ"
+            lines[name] = f"skew checked {ago}: {found.rows:,} predictions, {found.mismatches:,} values differ"
             if not (found.rows or found.unchecked):
-                said[name] = f"skew checked {ago}: no prediction was there to check, which is no evidence"
+                lines[name] = f"skew checked {ago}: there was no prediction to check, which is no evidence"
             if found.red:
                 red.append(f"{name}: skew: {red_words(found)}; run: trimtab skew {name}")
             elif found.unchecked and not found.rows:
@@ -243,7 +243,7 @@ def skew_lines(system: System) -> tuple[dict[str, str], list[str]]:
         if waiting_us > DAY_US:
             waited = format_duration(waiting_us // DAY_US * DAY_US)
             red.append(f"{name}: predictions have not been checked for skew for {waited}; run: trimtab skew {name}")
-    return said, red
+    return lines, red
 
 
 def _ago(us: int) -> str:
@@ -251,7 +251,7 @@ def _ago(us: int) -> str:
 
 
 def _unchecked_us(system: System, check: CheckedModel | None, now_us: int) -> int:
-    """How long ago the first prediction was logged that no check has had the chance to draw; 0 when there is none."""
+    """Time since the first prediction after the newest check was logged; 0 when there is none."""
     predictions = system.predictions
     after = {} if check is None else predictions.positions_before(check.looked_at_us)
     first = [
@@ -273,10 +273,10 @@ def skew_checks(system: System, last: int) -> list[SkewReport]:
 
 
 def _furthest(prediction: Prediction, again: float | list[float]) -> tuple[float, float]:
-    """What was answered and what is answered again; of several classes of the one that differs most."""
+    """The logged score and the recomputed one; of several classes those that differ most."""
     if not isinstance(again, list):
         return prediction.score, again
     used = [] if prediction.scores is None else list(prediction.scores.values())
-    if len(used) != len(again):  # another version's answer: nothing of it is the same
+    if len(used) != len(again):  # another version's answer
         return prediction.score, math.nan
     return max(zip(used, again, strict=True), key=lambda pair: abs(pair[0] - pair[1]))

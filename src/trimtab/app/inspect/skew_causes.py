@@ -30,13 +30,7 @@ _ONLINE = ("live", "online")  # modes of answers that were read from online stat
 
 
 class Diagnosis:
-    """Looks for the causes of differences.
-
-    Args:
-        project: Whose predictions.
-        past: The log as it is now.
-        versions: What is known of versions.
-    """
+    """Finds the causes of differences."""
 
     def __init__(self, system: System, past: Past, versions: Versions) -> None:
         self._system = system
@@ -86,21 +80,21 @@ class Diagnosis:
         return found
 
     def _again(self, features: FeatureSet, part: Rows) -> Array:
-        """Where computing once more gives the same: a function of the arguments alone does."""
+        """Where recomputing gives the same again, as a function of its arguments alone does."""
         try:
             found = self._past.as_of(features, part.requests, part.at_us, part.positions)
             values, reasons = part.known.matrix(found.features)
-        except TrimtabError:  # a function that fails now and did not before is as unsteady as can be
+        except TrimtabError:  # a function that fails now
             return np.zeros(part.again.shape, bool)
         return ~differences(part.again, part.again_reasons, values, reasons)
 
     def _other_definitions(self, part: Rows) -> Array:
-        """Where definitions that are not the version's own give what was used."""
+        """Where other definitions than the version's give the used value."""
         found = np.zeros(part.used.shape, bool)
         for features in self._versions.others(part.known):
             try:
                 others = self._past.as_of(features, part.requests, part.at_us, part.positions).features
-            except TrimtabError:  # they cannot be computed here, so they speak for nothing
+            except TrimtabError:  # no evidence
                 continue
             values, reasons = part.known.matrix(others)
             found |= ~differences(part.used, part.used_reasons, values, reasons)
@@ -111,7 +105,7 @@ class Diagnosis:
         return here.cpu != there.cpu or here.packages.get("numpy") != there.packages.get("numpy")
 
     def _clock_behind(self, prediction: Prediction) -> bool:
-        """Whether the moment lies below the greatest append time in P, which online answers never do."""
+        """Whether t is before the greatest append time in P, which it never is for online answers."""
         if prediction.mode not in _ONLINE or PAST in prediction.flags:
             return False
         return any(self._appended_at(*place) > prediction.at_us for place in prediction.positions.items())
@@ -124,7 +118,7 @@ class Diagnosis:
         return self._appended[partition, position]
 
     def _history_changed(self, prediction: Prediction, sources: frozenset[str]) -> bool:
-        """Whether records of some sources that could have counted then are gone now."""
+        """Whether records of these sources that could have counted were erased."""
         if any(position > self._past.positions.get(name, 0) for name, position in prediction.positions.items()):
             return True
         if any(us >= prediction.made_at_us for us in self._forgotten_at_us) and sources:
@@ -138,7 +132,7 @@ class Diagnosis:
     def _removed(
         self, prediction: Prediction, views: Mapping[str, View], features: Iterable[str], lacking: Collection[str]
     ) -> bool:
-        """Whether some of these features looked at events that are not kept any more, as [retention] says."""
+        """Whether some of these features read events that [retention] has removed."""
         places = [(name, *name.partition(".")[::2]) for name in features]
         return any(
             sees_removed(views[view], one, self._kept_from, prediction.at_us, lacks=name in lacking)
@@ -155,7 +149,7 @@ class Diagnosis:
 
     @cached_property
     def _erased(self) -> Mapping[str, list[tuple[str, int]]]:
-        """By source, where records stood that were erased."""
+        """Partitions and positions of erased records, by source."""
         found: dict[str, list[tuple[str, int]]] = {}
         for block in self._past.reread():
             for record in block:
@@ -165,7 +159,7 @@ class Diagnosis:
 
 
 def _may_have_lost(views: Mapping[str, View], name: str, used: float, again: float) -> bool:
-    """Whether events that are gone explain how a feature of a view differs that nothing else is needed for."""
+    """Whether removed events explain the difference of a view's feature."""
     view, _, feature = name.partition(".")
     aggregate = views[view].features[feature]
     if aggregate.of is not None and aggregate.of.is_category:  # its numbers are places in a vocabulary
@@ -189,5 +183,5 @@ def _taken(rows: Rows, chosen: Array) -> Rows:
 
 
 def _inputs_agree(needed: frozenset[str], names: Sequence[str], differ: Array) -> bool:
-    """Whether every view feature that a feature is made of was an input itself, and was right."""
+    """Whether every view feature that a feature is computed from was an input and agrees."""
     return all(name in names and not differ[names.index(name)] for name in needed)

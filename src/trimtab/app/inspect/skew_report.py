@@ -1,4 +1,4 @@
-"""What a skew check found, and where checks are kept."""
+"""Results of skew checks, and their storage."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from trimtab.store.ports import Append, Catalog, Put, Remove
 
 KIND = "skew"  # of the newest check of each model in the catalogue
 JOURNAL = "skew"  # of all checks
-SCORE = "(score)"  # what stands for the model's answer among its inputs
+SCORE = "(score)"  # the name of the model's score among its inputs
 _SHOWN = 5
 
 
 class Mismatch(msgspec.Struct, frozen=True, kw_only=True):
-    """One value that was used and is another when it is computed again."""
+    """One used value that differs from the recomputed one."""
 
     prediction: str  # its id: `trimtab why ID` shows the rest
     model: str
@@ -66,7 +66,7 @@ class ModelSkew(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def red(self) -> dict[str, dict[str, int]]:
-        """The causes that somebody has to act on, by feature."""
+        """The causes that need action, by feature."""
         kept = {f: {c: n for c, n in of.items() if c not in EXPLAINED} for f, of in self.causes.items()}
         return {feature: of for feature, of in kept.items() if of}
 
@@ -77,7 +77,7 @@ class ModelSkew(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SkewReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a check of logged predictions found."""
+    """The result of a skew check."""
 
     format: int = 1
     at_us: int
@@ -195,15 +195,15 @@ def _model_lines(one: ModelSkew) -> list[str]:
     if pruned:
         features = ", ".join(f"{feature} {n:,}" for feature, n in sorted(pruned.items()))
         out.append(
-            f"    pruned: {features}: these look at events that [retention] has removed since, so nobody can compute "
-            f"again what was used; no fault, and no evidence for {sum(pruned.values()):,} of {one.values:,} values"
+            f"    pruned: {features}: these read events that [retention] has removed since, so what was used cannot be "
+            f"recomputed; no fault, and no evidence for {sum(pruned.values()):,} of {one.values:,} values"
         )
     if one.scores:
-        out.append(f"    {one.scores:,} answers were given again by their versions")
+        out.append(f"    {one.scores:,} scores were recomputed by their versions")
     if one.stale_rows:
         out.append(
-            f"    {one.stale_rows:,} predictions are right as of what was applied then; a record that was in the log "
-            "already would have changed them (late_view: staleness, no mismatch)"
+            f"    {one.stale_rows:,} predictions are right as of what was applied then; a record that was already in "
+            "the log would have changed them (late_view: staleness, no mismatch)"
         )
     out += [f"    not checked: {n:,}, {reason}" for reason, n in sorted(one.unchecked.items())]
     return out

@@ -1,4 +1,4 @@
-"""Logged predictions computed again as of their own (t, P), by the definitions their version was trained with."""
+"""Features of logged predictions recomputed as of their own (t, P), by their version's definitions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _BATCH = 10_000
 
 
 class Known(msgspec.Struct, frozen=True, eq=False):
-    """All that predictions of one version are computed again with."""
+    """A version with its artifact and feature definitions."""
 
     version: Version
     artifact: Artifact
@@ -51,7 +51,7 @@ class Known(msgspec.Struct, frozen=True, eq=False):
 
 
 class Rows(msgspec.Struct, frozen=True, eq=False):
-    """Predictions of one version: what was used, and what is computed again."""
+    """Predictions of one version: used values and recomputed ones."""
 
     known: Known
     predictions: list[Prediction]
@@ -61,8 +61,8 @@ class Rows(msgspec.Struct, frozen=True, eq=False):
     used_reasons: Array  # uint8 (rows, inputs)
     again: Array
     again_reasons: Array
-    apart: Array  # bool (rows,): the log had records at t that P had not
-    stale: Array  # bool (rows,): with them the inputs would have been others
+    apart: Array  # bool (rows,): the log had records at t that are not in P
+    stale: Array  # bool (rows,): these records would have changed the inputs
 
     @property
     def positions(self) -> list[dict[str, int]]:
@@ -70,11 +70,7 @@ class Rows(msgspec.Struct, frozen=True, eq=False):
 
 
 class Past:
-    """The event log as it is now, for questions about what it was.
-
-    Args:
-        project: Whose log.
-    """
+    """The event log as it is now, for features as of the past."""
 
     def __init__(self, system: System) -> None:
         self._system = system
@@ -82,7 +78,7 @@ class Past:
         self.positions: dict[str, int] = {}
         self.conflicts: frozenset[str] = frozenset()
         self.failure: str | None = None  # why there is no history
-        self._blocks: list[Sequence[LogRecord]] | None = None  # every record, once all were read
+        self._blocks: list[Sequence[LogRecord]] | None = None  # all records, once read
         try:
             self.frames, self.positions = system.history.frames_at(system.definitions.sources)
             conflicts = system.history.id_conflicts
@@ -108,7 +104,7 @@ class Past:
     def reread(self) -> Iterator[Sequence[LogRecord]]:
         """Every record, from the tables of record where the log was truncated, else from the log.
 
-        They are asked for several times, and are kept meanwhile where they fit into memory.
+        Kept in memory where they fit, because they are read several times.
         """
         if self._blocks is not None:
             yield from self._blocks
@@ -135,14 +131,14 @@ class Past:
 
 
 class Versions:
-    """What is known of versions; each is looked up once."""
+    """Versions with their definitions, each loaded once."""
 
     def __init__(self, system: System) -> None:
         self._system = system
         self._known: dict[str, Known | str] = {}
 
     def of(self, prediction: Prediction) -> Known | str:
-        """What the version of a prediction is computed again with; else why it cannot be."""
+        """The version of a prediction with its definitions, or why they cannot be used."""
         if prediction.version not in self._known:
             self._known[prediction.version] = self._look(prediction)
         return self._known[prediction.version]
@@ -164,14 +160,14 @@ class Versions:
             version = self._system.registry.get(prediction.version)
             artifact = decode_artifact(self._system.state.blob.get(version.artifact))
         except NotFound:
-            return f"version {prediction.version[:12]} is not in the registry any more"
+            return f"version {prediction.version[:12]} is no longer in the registry"
         except Corrupt as error:
             return f"version {prediction.version[:12]} cannot be read: {error}"
         try:
             features = self._system.live.of(version)
             check_functions(features)
         except (Misuse, Corrupt) as error:
-            return f"the definitions that {version.name} was trained with are not here any more: {error}"
+            return f"the definitions that {version.name} was trained with are gone: {error}"
         gone = {view.source.name for view in features.views} - self._system.definitions.sources.keys()
         if gone:
             return (
@@ -181,7 +177,7 @@ class Versions:
 
 
 def fits(known: Known, prediction: Prediction) -> str | None:
-    """Why a prediction cannot be compared with its version's definitions, if so."""
+    """Why a prediction cannot be compared with its version's definitions; None when it can."""
     width = len(known.features.names)
     if len(prediction.values) != 8 * width or len(prediction.reasons) != width:
         return f"the prediction does not have the inputs of {known.version.name}"
@@ -195,12 +191,12 @@ def compute(
     groups: Mapping[str, tuple[Known, list[Prediction]]],
     failed: Callable[[Sequence[Prediction], str], object],
 ) -> Iterator[Rows]:
-    """Compute predictions again, those of equal definitions together; one `Rows` a version.
+    """Recompute the features of predictions, one `Rows` for each version.
 
     Args:
         past: The log as it is now.
         groups: Predictions by version.
-        failed: Told of predictions that cannot be computed, and why: a plain function that fails, say.
+        failed: Called with predictions whose features cannot be computed, and why.
     """
     by_features: dict[str, list[tuple[Known, list[Prediction]]]] = {}
     for known, predictions in groups.values():

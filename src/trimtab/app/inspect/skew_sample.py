@@ -1,4 +1,4 @@
-"""A seeded sample of the prediction log: uniform over its length, and some of every version and arm."""
+"""Seeded samples of the prediction log, uniform and with some of every version and arm."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.serving.log.prediction_record import ERASED, decode
 from trimtab.store.log_places import begin_of
 
-_SEVERAL = 4  # times as many are looked at as are kept, so that rare versions and arms are among them
-_FEW = 20_000  # so many are read one and all
+_SEVERAL = 4  # times the sample are read, so that rare versions and arms are among them
+_FEW = 20_000  # logs of at most so many predictions are read whole
 _BLOCK = 10_000
 
 
@@ -23,19 +23,19 @@ def draw(
     after: Mapping[str, int],
     seed: int,
 ) -> list[Prediction]:
-    """Predictions by the time they were made: `count` of those wanted behind `after`, or (None) all.
+    """Predictions after the positions `after` by time: a sample of `count` of those wanted, or (None) all.
 
-    Long logs are cut into equal stretches, and one prediction of each is looked at. A quarter of the sample is shared
-    out evenly among versions, arms and modes, the rest falls to chance.
+    Long logs are cut into equal parts, and one prediction of each is read. A quarter of the sample is spread evenly
+    over versions, arms and modes, the rest is random.
     """
     ends = {name: last for name, last in predictions.log.positions().items() if last > after.get(name, 0)}
     total = sum(last - after.get(name, 0) for name, last in ends.items())
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     if count is None or total <= max(_FEW, _SEVERAL * count):
         found = [p for p in _all(predictions, ends, after) if wanted(p)]
     else:
-        found = [p for p in _spread(predictions, ends, after, _SEVERAL * count, chance) if wanted(p)]
-    chosen = found if count is None or len(found) <= count else _chosen(found, count, chance)
+        found = [p for p in _spread(predictions, ends, after, _SEVERAL * count, rng) if wanted(p)]
+    chosen = found if count is None or len(found) <= count else _chosen(found, count, rng)
     return sorted(chosen, key=lambda p: (p.made_at_us, p.id))
 
 
@@ -50,24 +50,24 @@ def _all(predictions: PredictionLog, ends: Mapping[str, int], after: Mapping[str
 
 
 def _spread(
-    predictions: PredictionLog, ends: Mapping[str, int], after: Mapping[str, int], looks: int, chance: random.Random
+    predictions: PredictionLog, ends: Mapping[str, int], after: Mapping[str, int], looks: int, rng: random.Random
 ) -> Iterator[Prediction]:
     for name, last in sorted(ends.items()):
         begin = after.get(name, 0)
         begin = max(begin, begin_of(predictions.log, name, last))
         total = sum(ends.values()) - sum(after.get(other, 0) for other in ends)
         share = max(1, round(looks * (last - begin) / total)) if last > begin else 0
-        places = sorted({begin + int((n + chance.random()) * (last - begin) / share) for n in range(share)})
+        places = sorted({begin + int((n + rng.random()) * (last - begin) / share) for n in range(share)})
         for place in places:
             for record in predictions.log.read(name, place, limit=1):
                 if not record.payload.startswith(ERASED):
                     yield decode(record.payload, name, record.position)
 
 
-def _chosen(found: Sequence[Prediction], count: int, chance: random.Random) -> list[Prediction]:
+def _chosen(found: Sequence[Prediction], count: int, rng: random.Random) -> list[Prediction]:
     groups: dict[tuple[str, str, str, str], list[int]] = {}
     order = list(range(len(found)))
-    chance.shuffle(order)
+    rng.shuffle(order)
     for place in order:
         p = found[place]
         groups.setdefault((p.model, p.version, p.arm, p.mode), []).append(place)

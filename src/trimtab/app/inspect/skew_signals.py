@@ -1,4 +1,4 @@
-"""Signals of skew: one for each version and cause, which ends when enough newer predictions agree again."""
+"""Signals of skew by version and cause, which end when enough newer predictions agree."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trimtab.monitoring.signals import listed_signals, settle_signals
 from trimtab.store.ports import Append, Catalog, Put, Remove
 
 SIGNAL = "skew"  # the kind of its signals
-_ENOUGH = 3.0  # times as many values as held one difference: of so many it would be missed once in twenty
+_ENOUGH = 3.0  # times the values that held one difference: at the old rate one in twenty would show none
 _GONE_US = DAY_US  # without a prediction of the version to compare
 _OVER = "newer predictions agree again, or the version makes none any more"
 
@@ -29,10 +29,10 @@ class Difference(msgspec.Struct):
 
 
 class Compared(msgspec.Struct):
-    """What a check found of one version."""
+    """Counts of one version in a check."""
 
     values: int = 0
-    red: dict[str, Difference] = {}  # by cause, of the causes that somebody has to act on
+    red: dict[str, Difference] = {}  # by cause, of the causes that need action
 
 
 def settle_skew(
@@ -41,35 +41,34 @@ def settle_skew(
     versions: Mapping[str, Compared],
     agreed: Mapping[str, Agreement],
     *,
-    said: str,
+    found: str,
     owner: str | None,
     now_us: int,
 ) -> tuple[list[Put | Remove | Append], dict[str, Agreement]]:
-    """The writes of the signals that a check begins and ends, and what agrees so far of those that stand.
+    """The writes that begin and end signals, and how many values agree so far for standing ones.
 
-    A difference stands until three times as many newer values were compared, without another one, as it was found
-    among; or until no prediction of its version was there to compare for a day. Predictions from before its end that
-    are compared once more begin it no second time, as long as it is listed.
+    A signal stands until three times as many newer values agree as it was found among, or until its version made no
+    prediction for a day. Older predictions that are checked again do not begin a listed signal a second time.
 
     Args:
         catalog: Where signals are.
         model: Whose.
         versions: What the check found, by address.
         agreed: What agreed before this check, by signal.
-        said: All that the check found of the model, in a few words.
+        found: What the check found of the model, in a few words.
         owner: Who is asked to act.
         now_us: The time of the check.
     """
     listed = [one for one in listed_signals(catalog, model) if one.kind == SIGNAL]
     over_us = {one.id.rpartition("/")[0]: one.ended_at_us for one in listed if one.ended_at_us is not None}
     standing = {one.id.rpartition("/")[0]: one for one in listed if one.ended_at_us is None}
-    found: list[Signal] = []
+    standing_now: list[Signal] = []
     after: dict[str, Agreement] = {}
     for version, compared in sorted(versions.items()):
         for cause, difference in sorted(compared.red.items()):
             name = _name(model, version, cause)
             if name in standing or difference.newest_us > (over_us.get(name) or difference.newest_us - 1):
-                found.append(_signal(name, model, version, cause, compared, said=said, now_us=now_us))
+                standing_now.append(_signal(name, model, version, cause, compared, found=found, now_us=now_us))
                 after[name] = Agreement(0, now_us)
     for name in standing.keys() - after.keys():
         signal, known = standing[name], agreed.get(name, Agreement(0, standing[name].raised_at_us))
@@ -78,10 +77,10 @@ def settle_skew(
             known = Agreement(known.values + newer, now_us)
         enough = known.values * signal.evidence["mismatches"] >= _ENOUGH * signal.evidence["values"]
         if not enough and now_us - known.compared_us < _GONE_US:
-            found.append(signal)
+            standing_now.append(signal)
             after[name] = known
     because = {SIGNAL: _OVER}
-    _, changes = settle_signals(catalog, model, (SIGNAL,), found, now_us=now_us, because=because, owner=owner)
+    _, changes = settle_signals(catalog, model, (SIGNAL,), standing_now, now_us=now_us, because=because, owner=owner)
     return changes, after
 
 
@@ -89,9 +88,9 @@ def _name(model: str, version: str, cause: str) -> str:
     return f"{SIGNAL}/{model}/{version[:12]}/{cause}"
 
 
-def _signal(name: str, model: str, version: str, cause: str, compared: Compared, *, said: str, now_us: int) -> Signal:
+def _signal(name: str, model: str, version: str, cause: str, compared: Compared, *, found: str, now_us: int) -> Signal:
     one = compared.red[cause]
-    found = share(one.mismatches, compared.values)
+    differing = share(one.mismatches, compared.values)
     return Signal(
         id=f"{name}/{now_us}",
         kind=SIGNAL,
@@ -101,11 +100,11 @@ def _signal(name: str, model: str, version: str, cause: str, compared: Compared,
         onset_us=one.first_us,
         severity="red",
         evidence={
-            "values": float(found.values),
-            "mismatches": float(found.mismatches),
-            "share_low": found.low,
-            "share_high": found.high,
+            "values": float(differing.values),
+            "mismatches": float(differing.mismatches),
+            "share_low": differing.low,
+            "share_high": differing.high,
         },
-        message=f"{said}. First: {one.line}",
+        message=f"{found}. First: {one.line}",
         subject=f"cause {cause}",
     )

@@ -1,4 +1,4 @@
-"""The skew check of a running service."""
+"""Skew checks of a running service."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from trimtab.serving.observe.metrics import Metrics
 
 _SAMPLE = 200
-_EVERY_S = 300.0  # between two checks of a service,
-_REST = 50.0  # and at least so many times as long as the last one took: under 2 % of one core
+_EVERY_S = 300.0  # between two checks
+_REST = 50.0  # and at least so many times the duration of the last one: under 2 % of one core
 
 
 class SkewWatch:
-    """Checks a sample of a service's newest predictions now and then, all the time.
+    """Checks samples of a service's newest predictions.
 
     Args:
-        project: What is served.
-        every_s: At least so long between two checks; a check that took long is followed by a longer rest.
+        system: The served project.
+        every_s: The shortest time between two checks; a longer one follows a slow check.
     """
 
     def __init__(self, system: System, *, every_s: float = _EVERY_S) -> None:
@@ -37,7 +37,7 @@ class SkewWatch:
         self._reached: dict[str, int] | None = None
 
     def check(self) -> SkewReport | None:
-        """Check what was predicted since the last time, when it is time to and there is something."""
+        """Check predictions since the last check, when it is due and there are any."""
         began_s = time.monotonic()
         ends = self._system.predictions.log.positions()
         if began_s < self._due_s or ends == self._reached or not ends:
@@ -55,7 +55,7 @@ class SkewWatch:
             self._due_s = time.monotonic() + max(self._every_s, _REST * (time.monotonic() - began_s))
 
     def show(self, metrics: Metrics) -> None:
-        """Let the figures be scraped."""
+        """Register the metrics."""
         metrics.counted(
             "trimtab_skew_checked_total",
             "Logged predictions whose features were computed again as of their own (t, P).",

@@ -1,4 +1,4 @@
-"""How a project is: what is deployed, how fresh everything is, and what is red."""
+"""The status of a project: deployments, freshness, and everything that is red."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ if TYPE_CHECKING:
 _RECENT_US = 14 * DAY_US
 _TICK_US = 2 * DAY_US  # between two ticks
 _ASIDE = ("duplicates", "id_conflicts", "corrections", "too_late", "no_entity", "refused_deletes", "failed")
-_STUCK_US = MINUTE_US  # a record may wait so long while somebody applies the log,
-_UNFOLLOWED_US = HOUR_US  # and so long while nobody does: a question in process catches up by itself
+_STUCK_US = MINUTE_US  # a record may wait so long while a process applies the log,
+_UNFOLLOWED_US = HOUR_US  # and so long without one: a prediction in process catches up by itself
 
 
 class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,15 +68,15 @@ class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     since: str | None
     trained_until: str | None
     imported: bool
-    watch: str  # what the quality alarm says
+    watch: str  # the state of the quality alarm
     phase: str
     last_decision: str | None
-    trust: str | None = None  # "pickle": the version in service runs code when it is loaded
-    cache: str | None = None  # how often its scores were remembered, where it remembers any
-    learner: str | None = None  # how many labels an online learner has learnt, and how many it could not
-    inputs: str | None = None  # why its columns are not watched, where they are not
+    trust: str | None = None  # "pickle": loading the version in service runs code
+    cache: str | None = None  # the hit rate of its score cache, if it has one
+    learner: str | None = None  # labels an online learner has learnt and set aside
+    inputs: str | None = None  # why its input columns are not monitored; None: they are
     ungated: str | None = None  # why it is in service though it passed no gate; None: it passed one
-    beside: dict[str, str] = {}  # by arm, canary or shadow, that has a share: which version, of how many requests
+    beside: dict[str, str] = {}  # by arm with a share, canary or shadow: its version and share of requests
 
 
 class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,20 +91,20 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole project at one moment."""
+    """The whole project at one time."""
 
     at: str
     frozen: bool
     deployments: list[DeploymentStatus]
     skew: dict[str, str]  # by model: what the newest check of its predictions found
     sources: list[SourceStatus]
-    unapplied: list[str]  # definitions of the project file that are not what is applied: "view carrier"
+    unapplied: list[str]  # definitions of the project file that differ from the applied ones: "view carrier"
     lag_records: int | None  # of the log, not yet in online features; None: those are damaged
-    views: dict[str, dict[str, int]]  # by view: what became of all records that it applied; empty: they are damaged
+    views: dict[str, dict[str, int]]  # by view: counts of its applied records by outcome; empty: views are damaged
     failures: list[FeatureFailure]  # features whose value failed for events
-    disk_bytes: int  # what the state folder takes
+    disk_bytes: int  # of the state folder
     service: ServiceState | None  # what serves the project now
-    signals: list[Signal]  # of monitors: those that stand, and those that ended within seven days
+    signals: list[Signal]  # of monitors: standing ones, and those that ended within seven days
     red: list[str]
 
     @property
@@ -222,7 +222,7 @@ def project_status(system: System) -> Status:
 
 
 def _shown(system: System, signal: Signal, now_us: int) -> bool:
-    """Whether a signal is of a model that is deployed, and stands or ended of late."""
+    """Whether a signal is of a deployed model, and stands or ended recently."""
     ended_us = signal.ended_at_us
     return signal.model in system.definitions.deployments and (ended_us is None or now_us - ended_us <= LISTED_US)
 
@@ -232,23 +232,23 @@ def _view_counts(system: System) -> dict[str, dict[str, int]]:
 
 
 def _applying(system: System, lag_records: int) -> list[str]:
-    """What keeps online features and a serving process from their work."""
+    """Errors of online features and of a serving process."""
     followed = system.views.followed()
-    failures = service_failures(system.state.catalog) if followed else {}  # else it ended without a word
-    red = [f"the serving process: {work} failed: {said}" for work, said in failures.items()]
+    failures = service_failures(system.state.catalog) if followed else {}  # else the service has ended
+    red = [f"the serving process: {work} failed: {text}" for work, text in failures.items()]
     stands = standing(system.state.catalog)
     if stands is not None and (followed or lag_records):
         red.append(
-            f"online features: no event is applied since {format_time(stands.at_us)}: {stands.why} Put that right "
+            f"online features: no event is applied since {format_time(stands.at_us)}: {stands.why} Correct that "
             "and restart the service; or, with it stopped, run: trimtab rebuild --all"
         )
     if followed:
         notes = shared_statuses(system.state_folder / "spool")
-        red += [f"the serving process: predictions cannot be logged: {said}" for said in notes]
+        red += [f"the serving process: predictions cannot be logged: {text}" for text in notes]
     behind_us = system.views.behind_us() if lag_records else 0
     if behind_us > (_STUCK_US if followed else _UNFOLLOWED_US):
         doing = (
-            "the process that applies events does not get on" if followed else "nobody applies them; run: trimtab serve"
+            "the process that applies events is stuck" if followed else "no process applies them; run: trimtab serve"
         )
         waited = format_duration(behind_us // MINUTE_US * MINUTE_US)
         red.append(f"online features: {lag_records:,} records have been waiting for up to {waited}; {doing}")
@@ -266,7 +266,7 @@ def _served_by(service: ServiceState) -> str:
 
 
 def _not_answering(service: ServiceState) -> list[str]:
-    """Workers that died and do not come back."""
+    """Workers that died and do not restart."""
     return [
         f"worker {one.slot} of the service does not answer; {one.ended}: {_last_line(one.last_words)}"
         for one in service.workers
@@ -275,10 +275,10 @@ def _not_answering(service: ServiceState) -> list[str]:
 
 
 def _reading_another_file(service: ServiceState) -> list[str]:
-    """Workers whose definitions are not those that the service began with. # D127"""
+    """Workers whose project file is not the one the service started with. # D127"""
     return [
         f"worker {one.slot} of the service reads a project file that has changed since the service started, and may "
-        "check and answer otherwise than the others: restart the service"
+        "answer differently from the others: restart the service"
         for one in service.workers
         if one.changed
     ]
@@ -298,8 +298,8 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
         red.append(f"{name}: no version is in service; run: trimtab {what} {name}")
     elif (lost := lost_artifact(system.state.blob, version)) is not None:
         made_of = None if version.imported is None else version.imported.file
-        mend = repair_lost(name, imported=made_of, changed=version.recipe != loop.deployment.model.hash)
-        red.append(f"{name}: {version.name} has lost its artifact: {lost} {mend}")
+        repair = repair_lost(name, imported=made_of, changed=version.recipe != loop.deployment.model.hash)
+        red.append(f"{name}: {version.name} has lost its artifact: {lost} {repair}")
     else:
         failure = _failure(system, version)
         if failure is not None:
@@ -308,21 +308,21 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
     if unwatched is not None:
         red.append(f"{name}: {unwatched}")
     if watch is None or not watch.figures:
-        said = "quality is not watched"
+        text = "quality is not watched"
     elif watch.alarming:
         onset = watch.onset
-        said = f"quality ALARM, since about {format_time(now_us if onset is None else onset.at_us)[:10]}"
+        text = f"quality ALARM, since about {format_time(now_us if onset is None else onset.at_us)[:10]}"
     elif watch.last_day_us is None:
-        said = "quality watched, no day closed yet"
+        text = "quality watched, no day closed yet"
     else:
-        said = f"quality steady, last closed day {format_time(watch.last_day_us)[:10]}"
+        text = f"quality steady, last closed day {format_time(watch.last_day_us)[:10]}"
         days = min(figure.spec.reference_blocks for figure in watch.figures.values())
-        said += f" (provisional: its reference is of {days} days)" if watch.provisional else ""
+        text += f" (provisional: its reference is of {days} days)" if watch.provisional else ""
         behind_us = loop.deployment.model.label.final_until(now_us) - watch.last_day_us - DAY_US
-        asked = not any(one.kind == "traffic_stopped" for one in standing_signals(system.state.catalog, name))
-        if behind_us > _RECENT_US and asked:
+        has_traffic = not any(one.kind == "traffic_stopped" for one in standing_signals(system.state.catalog, name))
+        if behind_us > _RECENT_US and has_traffic:
             red.append(f"{name}: no day was closed for {format_duration(behind_us // DAY_US * DAY_US)}; is `tick` run?")
-    said += f", {watch.unlisted:,} labels of no declared class" if watch is not None and watch.unlisted else ""
+    text += f", {watch.unlisted:,} labels of no declared class" if watch is not None and watch.unlisted else ""
     moved = system.registry.history(name, CHAMPION)
     red += [f"{name}: {line}" for line in _ticking(system, name, moved[-1].at_us if moved else None, now_us)]
     state = loop.controller.state
@@ -333,7 +333,7 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
         since=format_time(moved[-1].at_us) if moved else None,
         trained_until=None if version is None else format_time(system.registry.as_known(version).cut_us),
         imported=version is not None and version.imported is not None,
-        watch=said,
+        watch=text,
         phase=_phase(system, state, name),
         last_decision=None if last is None else f"{format_time(last.at_us)} {last.act}: {last.cause}",
         trust=None if version is None else version.trust,
@@ -341,12 +341,12 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
         learner=None if version is None else _learner(system, loop.deployment, version, now_us, red),
         inputs=None if version is None else without_profile(system.state.catalog, version.id),
         ungated=None if version is None else _ungated(system, version, moved),
-        beside=_beside(system, name),
+        beside=_arms(system, name),
     )
 
 
 def _failure(system: System, version: Version) -> str | None:
-    """Why a version cannot answer here; None where nothing says so."""
+    """Why a version cannot answer here; None when there is no such evidence."""
     absent = absent_library(version.runtime)
     if absent is not None:
         return f"{missing_library(version.runtime, ModuleNotFoundError(name=absent))}."
@@ -354,25 +354,25 @@ def _failure(system: System, version: Version) -> str | None:
         check_functions(system.live.of(version))
     except (Misuse, Corrupt) as error:
         return str(error)
-    if version.runtime in ("pickle", "torch"):  # what answers is code of the project: it may be another by now
+    if version.runtime in ("pickle", "torch"):  # it runs the project's code, which may have changed
         return failure_to_load(system.config, system.state_folder, version)
     return None
 
 
 def _cache(system: System, deployment: Deployment) -> str | None:
-    """What a deployment's version remembers, and how often that was asked for since the service began."""
+    """The score cache of a deployment, and its hit rate since the service began."""
     if deployment.cache is None:
         return None
-    room = f"remembers scores, in up to {format_bytes(deployment.cache.size_bytes)}"
+    room = f"caches scores, in up to {format_bytes(deployment.cache.size_bytes)}"
     if not system.views.followed():
         return f"{room} of each process that serves it"
     counts = shared_scrape(system.state_folder / FOLDER).total(CACHED_SCORES, ("model", "found"), model=deployment.name)
     share = found_share(counts, deployment.name)
-    return f"{room}; " + ("none was asked for yet" if share is None else f"{share:.1%} of {sum(counts.values()):,.0f}")
+    return f"{room}; " + ("no request yet" if share is None else f"{share:.1%} of {sum(counts.values()):,.0f}")
 
 
 def _learner(system: System, deployment: Deployment, version: Version, now_us: int, red: list[str]) -> str | None:
-    """Tell what an online learner has learnt; what it could not learn of late is red."""
+    """The labels an online learner has learnt; recent ones that it could not learn are red."""
     if deployment.learn != "online":
         return None
     try:
@@ -390,7 +390,7 @@ def _learner(system: System, deployment: Deployment, version: Version, now_us: i
     return f"learns online: {found.examples:,} labels learnt{aside}"
 
 
-def _beside(system: System, name: str) -> dict[str, str]:
+def _arms(system: System, name: str) -> dict[str, str]:
     shares = msgspec.structs.asdict(arm_shares(system.state.catalog, name))
     armed = {arm: system.registry.alias(name, arm) for arm, share in shares.items() if share > 0.0}
     return {
@@ -401,7 +401,7 @@ def _beside(system: System, name: str) -> dict[str, str]:
 
 
 def _armed_ungated(system: System, arm: str, version: Version) -> str:
-    """Say of a canary that passed no gate who lets it answer, and why."""
+    """Who set a canary without a passed gate, and why."""
     if arm != CANARY or system.registry.passed_gate(version) is not None:
         return ""
     move = system.registry.aliases(version.model)[arm]
@@ -409,11 +409,11 @@ def _armed_ungated(system: System, arm: str, version: Version) -> str:
 
 
 def _ungated(system: System, version: Version, moved: Sequence[AliasMove]) -> str | None:
-    """Who put a version in service that passed no gate, and why; None where it passed one."""
+    """Who put a version without a passed gate in service, and why; None if it passed one."""
     if system.registry.passed_gate(version) is not None:
         return None
     by = [f"{move.actor}: {move.why}" for move in moved if move.version == version.id]
-    return "; ".join(["no gate record that passed speaks for it", *by[-1:]])
+    return "; ".join(["it has no passed gate record", *by[-1:]])
 
 
 def _phase(system: System, state: LoopState, name: str) -> str:
@@ -422,8 +422,9 @@ def _phase(system: System, state: LoopState, name: str) -> str:
     if state.phase == APPROVAL and state.repair is not None and state.repair.successor is not None:
         waiting = system.registry.get(state.repair.successor).name
         until = format_time(state.expires_us)
-        ways = f"trimtab approve {name}, or trimtab reject {name} --why TEXT"
-        return f"{waiting} waits for approval until {until}: {ways}"
+        return (
+            f"{waiting} waits for approval until {until}: trimtab approve {name}, or trimtab reject {name} --why TEXT"
+        )
     if state.phase in (SHADOW_STAGE, CANARY_STAGE):
         stage = next(one for one in stages_of(system, name) if one.state == "now")
         tried = "?" if state.repair is None or state.repair.successor is None else state.repair.successor
@@ -434,7 +435,7 @@ def _phase(system: System, state: LoopState, name: str) -> str:
 
 
 def _ticking(system: System, name: str, since_us: int | None, now_us: int) -> list[str]:
-    """What is wrong with the loop's ticks: the newest one failed, or it is long ago."""
+    """Errors of the loop's ticks: the newest one failed, or is long ago."""
     turn = last_turn(system.state.catalog, name)
     if turn is not None and turn.last_error is not None:
         return [f"the newest tick failed: {turn.last_error}"]
@@ -446,7 +447,7 @@ def _ticking(system: System, name: str, since_us: int | None, now_us: int) -> li
 
 
 def _unwatched(loop: DeploymentLoop, version: str) -> str | None:
-    """Why the quality of the version in service is not watched in full, if so."""
+    """Why the quality of the version in service is not fully monitored; None when it is."""
     watch = loop.monitor.watch
     if watch is None or watch.version != version:
         return "quality is not watched: the version in service was not promoted by the loop; run: trimtab train"
@@ -456,7 +457,7 @@ def _unwatched(loop: DeploymentLoop, version: str) -> str | None:
     window = format_duration(loop.deployment.gate.window_us)
     return (
         f"{', '.join(missing)} not watched: the gate's window (the newest {window} of labelled days) had too few days, "
-        "or the same figure on each, to learn from; train on more days"
+        "or the same value on each, to learn from; train on more days"
     )
 
 

@@ -147,7 +147,7 @@ def report_document(result: ReplayResult) -> dict[str, Any]:
 
 
 def search_lines(found: PolicyChoice) -> list[str]:
-    """What a search over policies came to: quality and trainings in both parts, and what was chosen."""
+    """A search over policies for a terminal: quality and trainings in both parts, and the choice."""
     headers = [
         "policy",
         "trainings",
@@ -168,7 +168,7 @@ def search_lines(found: PolicyChoice) -> list[str]:
         for one in found.trials
     ]
     out = [
-        f"chosen on what was before {format_time(found.split_us)[:10]}, shown on what came then",
+        f"chosen on the time before {format_time(found.split_us)[:10]}, shown on the time after it",
         text_table(headers, rows),
         f"{found.chosen}: {found.why}",
         "",
@@ -192,17 +192,17 @@ def shown_name(metric: str) -> str:
 
 
 def comparisons(result: ReplayResult) -> list[Comparison]:
-    """The first line against every other one that answers the same question, where there are weeks to draw."""
-    main, *rivals = result.lines
+    """The first scenario compared with every other one of the same request, if there are enough weeks."""
+    main, *others = result.lines
     found = []
-    for rival in rivals:
-        with suppress(Misuse):  # another question, or one week only: nothing can be said
-            found.append(result.compare(main, rival))
+    for other in others:
+        with suppress(Misuse):  # another request, or only one week
+            found.append(result.compare(main, other))
     return found
 
 
 def quality_picture(result: ReplayResult) -> Markup:
-    """The first four lines' metric over a moving window; the first one's alarms and promotions are marked."""
+    """The metric of the first four scenarios over a moving window, with alarms and promotions of the first."""
     lines = list(result.lines.values())[:_DRAWN]
     series = [_moving(line) for line in reversed(lines)]  # the first one is drawn on top
     if result.optimum is not None:

@@ -1,4 +1,4 @@
-"""A project's event log and the requests it was asked, as the recorded events of a replay."""
+"""Replays of a project's event log and logged requests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from trimtab.store.file_lock import FileLock
 if TYPE_CHECKING:
     from trimtab.app.system import System
 
-_REPLAYS = "trimtab-replay-"  # and what makes the name unique; erasures and backups know it, too
+_REPLAYS = "trimtab-replay-"  # prefix of folders; erasures and backups know it, too
 _LOCK = "replay.lock"
 
 
@@ -50,7 +50,7 @@ def simulate_project(
 ) -> ReplayResult:
     """See `Project.simulate`."""
     if policies is not None and lines is not None:
-        raise Misuse("simulate: both lines and policies are given. Give lines of [demo], or policies.")
+        raise Misuse("simulate: both lines and policies are given. Give lines of [demo] or policies, not both.")
     if policies is None:
         chosen = scenarios_of(system.definitions, scenario_settings(system.config, lines))
     else:
@@ -87,38 +87,38 @@ def simulate_project(
 def _history(
     system: System, chosen: Sequence[Scenario], start: str | int | None, until: str | int | None
 ) -> tuple[dict[str, Columns], int, int]:
-    """What was recorded, by source, and from when until when it is replayed."""
+    """Recorded events by source, and the start and end of the replay."""
     request = chosen[0].deployment.model.request
     frames, _ = system.history.frames_at(system.definitions.sources)
     tables = {name: _recorded(source, frames[name]) for name, source in system.definitions.sources.items()}
-    tables[request.name] = _asked(system, request, frames[request.name])
+    tables[request.name] = _requests(system, request, frames[request.name])
     from_us = max(system.features_from_us(line.deployment.model) for line in chosen)
     whole = tables[request.name]["_known_at"].values >= from_us
     tables[request.name] = tables[request.name].take(whole)  # earlier ones need events that are not kept. # D23
-    asked = np.sort(tables[request.name]["_known_at"].values)
-    if not len(asked):
+    at_us = np.sort(tables[request.name]["_known_at"].values)
+    if not len(at_us):
         raise NotFound(
-            f"simulate: no request {request.name!r} was ingested or asked. Run: trimtab ingest {request.name} FILE"
+            f"simulate: no request {request.name!r} was ingested or logged. Run: trimtab ingest {request.name} FILE"
         )
     if demo := system.config.demo:
         start, until = demo.start if start is None else start, demo.until if until is None else until
-    start_us = int(asked[len(asked) // 4]) if start is None else given_time_us(start, "start", system.clock)
-    until_us = int(asked[-1]) + 1 if until is None else given_time_us(until, "until", system.clock)
+    start_us = int(at_us[len(at_us) // 4]) if start is None else given_time_us(start, "start", system.clock)
+    until_us = int(at_us[-1]) + 1 if until is None else given_time_us(until, "until", system.clock)
     if start_us < from_us:
         raise Misuse(
-            f"simulate: from {format_time(start_us)} on not all events are kept that features need ([retention]). "
+            f"simulate: events that features need are not kept from {format_time(start_us)} on ([retention]). "
             f"Start at {format_time(from_us)} or later (--start)."
         )
     return tables, start_us, until_us
 
 
 def clear_replays(state_folder: Path) -> list[str]:
-    """Remove what simulations left behind that were killed: folders in which nothing is locked; their names."""
+    """Remove the folders of killed simulations, in which nothing is locked; their names."""
     return [one.name for one in sorted(state_folder.glob(f"{_REPLAYS}*")) if one.is_dir() and _cleared(one)]
 
 
 def _cleared(folder: Path) -> bool:
-    with suppress(FileNotFoundError):  # somebody else removes it, or it ends just now
+    with suppress(FileNotFoundError):  # removed by another process meanwhile
         lock = None if any(map(FileLock.is_held, folder.rglob("*.lock"))) else FileLock.take(folder / _LOCK)
         if lock is not None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -129,7 +129,7 @@ def _cleared(folder: Path) -> bool:
 
 @contextmanager
 def _own_folder(state_folder: Path) -> Iterator[Path]:
-    """A folder for one replay, locked as long as it lasts and removed at its end."""
+    """A locked folder for one replay, removed at its end."""
     clear_replays(state_folder)
     folder, lock = _taken(state_folder)
     try:
@@ -149,18 +149,18 @@ def _taken(state_folder: Path) -> tuple[Path, FileLock]:
                 return folder, lock
             if lock is not None:
                 lock.release()
-        # before it had its lock, somebody took it for one that was left behind: another one
+        # another process removed it before it was locked
 
 
 def _recorded(source: Source, frame: EventFrame) -> Columns:
-    """Every version of every event, deletions included, each known when it became known."""
+    """Every version of every event, deletions included, with the time it became known."""
     columns = frame.columns.replace(
         {
-            source.time: Column("time", frame.event_at_us),  # a deletion may have no other
+            source.time: Column("time", frame.event_at_us),  # a deletion may have no time column
             "_known_at": Column("time", frame.known_at_us),
         }
     )
-    if source.key is None:  # events that say the same are told apart
+    if source.key is None:  # equal events are distinct
         ids = [f"{part}/{position}" for part, position in zip(frame.partition, frame.position, strict=True)]
         return columns.replace({"_id": column("str", ids)})
     if frame.deleted.any():
@@ -169,18 +169,18 @@ def _recorded(source: Source, frame: EventFrame) -> Columns:
     return columns
 
 
-def _asked(system: System, request: Request, frame: EventFrame) -> Columns:
-    """Every request once, as it stood when it was asked; `_known_at` says when that was."""
+def _requests(system: System, request: Request, frame: EventFrame) -> Columns:
+    """Every request once, as of its prediction; `_known_at` is the time of that."""
     logged: dict[str, LoggedRequest] = {}
     for model in system.definitions.models.values():
         if model.request.name == request.name:
-            asked = LoggedRequests(model, system.predictions, request_of=system.live.request_of)
-            asked.read()
-            for key, p in asked.first.items():
+            requests = LoggedRequests(model, system.predictions, request_of=system.live.request_of)
+            requests.read()
+            for key, p in requests.first.items():
                 if key not in logged or p.at_us < logged[key].at_us:
                     logged[key] = p
     known, at_us = ingested_requests(request, frame, NEVER_US - 1, deleted=True)
     fresh = np.array([str(key) not in logged for key in known[request.key].values.tolist()], bool)
     there = decode_requests(request, [p.request for p in logged.values()])
-    moments = np.concatenate([at_us[fresh], np.array([p.at_us for p in logged.values()], np.int64)])
-    return Columns.concat([known.take(fresh), there]).replace({"_known_at": Column("time", moments)})
+    times = np.concatenate([at_us[fresh], np.array([p.at_us for p in logged.values()], np.int64)])
+    return Columns.concat([known.take(fresh), there]).replace({"_known_at": Column("time", times)})

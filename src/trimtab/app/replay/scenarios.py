@@ -1,4 +1,4 @@
-"""The lines of a replay as a project's settings name them."""
+"""Scenarios of a replay, from the settings or from policies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trimtab.simulation.scenarios.scenario import Scenario
 from trimtab.steering.causes import Every, Triggers
 from trimtab.steering.definitions import Deployment
 
-DEMO_LOOKS_US = DAY_US  # between two looks of a demo at inputs: as often as its loop looks at quality
+DEMO_LOOKS_US = DAY_US  # between two checks of a demo's inputs: as often as its loop checks quality
 USUAL = (
     ScenarioSettings(name="policy", model="", policy="project"),
     ScenarioSettings(name="never", model="", policy="never"),
@@ -24,29 +24,29 @@ USUAL = (
 
 
 def scenarios_of(definitions: Definitions, settings: Sequence[ScenarioSettings]) -> list[Scenario]:
-    """A line for each setting.
+    """A scenario for each setting.
 
     Raises:
-        Misuse: An unknown model or line, or a time of day that is none.
+        Misuse: An unknown model or scenario, or an invalid time of day.
     """
-    names = [line.name for line in settings]
+    names = [one.name for one in settings]
     if len(set(names)) < len(names):
         raise Misuse(f"lines: a name occurs twice among {', '.join(names)}. Rename one.")
     lines = []
-    for line in settings:
-        if line.policy == "day_ahead" and line.like not in names:
-            raise Misuse(f"line {line.name!r}: like={line.like!r} is none of the lines {', '.join(names)}.")
-        day_ahead = line.policy == "day_ahead"
-        if sum(_is_own(definitions, other) and other.model == line.model for other in settings) > 1:
-            raise Misuse(f"line {line.name!r}: model {line.model!r} has two lines of policy project. Keep one.")
+    for one in settings:
+        if one.policy == "day_ahead" and one.like not in names:
+            raise Misuse(f"line {one.name!r}: like={one.like!r} is none of the lines {', '.join(names)}.")
+        day_ahead = one.policy == "day_ahead"
+        if sum(_is_own(definitions, other) and other.model == one.model for other in settings) > 1:
+            raise Misuse(f"line {one.name!r}: model {one.model!r} has two lines of policy project. Keep one.")
         lines.append(
             Scenario(
-                name=line.name,
-                deployment=_deployment(definitions, line),
+                name=one.name,
+                deployment=_deployment(definitions, one),
                 answers="day_ahead" if day_ahead else "live",
-                main=_is_own(definitions, line),
-                like=line.like or "",
-                scored_at_us=_time_of_day(line) if day_ahead else 0,
+                main=_is_own(definitions, one),
+                like=one.like or "",
+                scored_at_us=_time_of_day(one) if day_ahead else 0,
             )
         )
     return lines
@@ -55,13 +55,13 @@ def scenarios_of(definitions: Definitions, settings: Sequence[ScenarioSettings])
 def scenarios_of_policies(
     definitions: Definitions, policies: Sequence[Policy | str], model: str | None, folder: Path
 ) -> list[Scenario]:
-    """A line for each policy over one deployment.
+    """A scenario for each policy over one deployment.
 
     Args:
         definitions: The project's.
-        policies: Policies, or the words of the command line for them.
-        model: Whose deployment; None: the only one.
-        folder: Where the files of functions are looked for.
+        policies: Policies, or their words on the command line.
+        model: The deployment's model; None: the only one.
+        folder: Of the files of functions.
 
     Raises:
         Misuse: A word that names no policy, or a name that occurs twice.
@@ -75,32 +75,32 @@ def scenarios_of_policies(
     return [Scenario(name=one.name, deployment=one.rules(deployment), main=one.own, decide=one.decide) for one in found]
 
 
-def _is_own(definitions: Definitions, line: ScenarioSettings) -> bool:
-    """Whether the line is a deployment as the project declares it."""
-    return line.policy == "project" and (not line.model or line.model in definitions.deployments)
+def _is_own(definitions: Definitions, one: ScenarioSettings) -> bool:
+    """Whether the scenario is a deployment as the project declares it."""
+    return one.policy == "project" and (not one.model or one.model in definitions.deployments)
 
 
-def _deployment(definitions: Definitions, line: ScenarioSettings) -> Deployment:
-    if line.model and line.model not in definitions.models:
-        raise Misuse(f"line {line.name!r}: no model {line.model!r}. There is: {', '.join(definitions.models)}.")
+def _deployment(definitions: Definitions, one: ScenarioSettings) -> Deployment:
+    if one.model and one.model not in definitions.models:
+        raise Misuse(f"line {one.name!r}: no model {one.model!r}. There is: {', '.join(definitions.models)}.")
     usual = definitions.deployment(None)
-    found = definitions.deployments.get(line.model, usual)
-    if line.model and found.name != line.model:  # a model to compare with, under the usual rules
-        found = msgspec.structs.replace(found, model=definitions.models[line.model])
-    if line.policy == "never":
+    found = definitions.deployments.get(one.model, usual)
+    if one.model and found.name != one.model:  # a model to compare with, under the default rules
+        found = msgspec.structs.replace(found, model=definitions.models[one.model])
+    if one.policy == "never":
         return msgspec.structs.replace(found, retrain=Triggers())
-    if line.policy == "schedule":
+    if one.policy == "schedule":
         kept = tuple(rule for rule in found.retrain.any_of if isinstance(rule, Every))
         if not kept:
-            raise Misuse(f"line {line.name!r}: policy schedule, but {found.name!r} has no tt.every(...) in retrain=.")
+            raise Misuse(f"line {one.name!r}: policy schedule, but {found.name!r} has no tt.every(...) in retrain=.")
         return msgspec.structs.replace(found, retrain=Triggers(kept))
     return found
 
 
-def _time_of_day(line: ScenarioSettings) -> int:
-    hour, colon, minute = line.at.partition(":")
+def _time_of_day(one: ScenarioSettings) -> int:
+    hour, colon, minute = one.at.partition(":")
     if not (colon and hour.isdecimal() and minute.isdecimal() and int(hour) < 24 and int(minute) < 60):
-        raise Misuse(f'line {line.name!r}: at={line.at!r} is no time of day. Write UTC hours and minutes: "23:00".')
+        raise Misuse(f'line {one.name!r}: at={one.at!r} is no time of day. Write UTC hours and minutes: "23:00".')
     return int(hour) * HOUR_US + int(minute) * MINUTE_US
 
 

@@ -1,4 +1,4 @@
-"""`trimtab demo`: a project's recorded year through the whole loop, then the real service on what came of it."""
+"""The demo: a project's recorded year replayed through the loop, then served (`trimtab demo`)."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ from trimtab.simulation.replay import Progress, Recording, Replay, ReplaySetting
 from trimtab.simulation.results import ReplayResult, month_of
 
 Show = Callable[[str], object]
-_ASKED = 3
+_REQUESTS = 3
 _START_S = 60
 
 
 def run_demo(folder: Path, *, seed: int, show: Show) -> ReplayResult:
     """Run the `[demo]` of the project in `folder`.
 
-    Its state goes to `demo/` in the state folder, which is made anew; the report goes to `report.html` beside
+    Its state goes to `demo/` in the state folder, which is emptied first; the report goes to `report.html` next to
     `trimtab.toml`.
 
     Args:
-        folder: The project's.
-        seed: Same seed, same ledger.
+        folder: The project's folder.
+        seed: The same seed gives the same ledger.
         show: Called with each line of output.
 
     Raises:
@@ -55,7 +55,9 @@ def run_demo(folder: Path, *, seed: int, show: Show) -> ReplayResult:
     """
     config = load_config(folder, os.environ)
     if config.demo is None:
-        raise Misuse(f"{folder}/trimtab.toml: no [demo]. Say its loader, start, until and lines; see docs/settings.md.")
+        raise Misuse(
+            f"{folder}/trimtab.toml: found no [demo], needed loader, start, until and lines. Add it (docs/settings.md)."
+        )
     require(config.demo.requires)
     definitions = load_definitions(config.project_file)
     state = config.state_folder / "demo"
@@ -76,7 +78,7 @@ def run_demo(folder: Path, *, seed: int, show: Show) -> ReplayResult:
             version = project.registry.alias(model, "champion")
             if version is not None:
                 show(f"{model}: {version.name} ({version.id[:12]}) is in service")
-    _serve(config, state, result.until_us, _last_asked(definitions, tables, result.until_us), show)
+    _serve(config, state, result.until_us, _newest_requests(definitions, tables, result.until_us), show)
     report = folder / "report.html"
     found = comparisons(result)
     write_report(result, found, f"{definitions.deployment(None).name}: a year of the loop", report)
@@ -89,11 +91,11 @@ def run_demo(folder: Path, *, seed: int, show: Show) -> ReplayResult:
 
 
 def _load(config: Config, demo: DemoSettings, state: Path) -> dict[str, Path]:
-    """A file of recorded events for each source, by the project's loader."""
+    """Load a file of recorded events for each source by the project's loader."""
     name, colon, function = demo.loader.partition(":")
     file = config.folder / name
     if not colon or not file.is_file():
-        raise Misuse(f'[demo] loader={demo.loader!r}: write FILE.py:FUNCTION, e.g. "load.py:load".')
+        raise Misuse(f'[demo] loader={demo.loader!r}: needed FILE.py:FUNCTION, such as "load.py:load". Correct it.')
     spec = spec_from_file_location("trimtab_demo_loader", file)
     assert spec is not None  # a .py file always has one
     assert spec.loader is not None
@@ -150,7 +152,7 @@ def _replay(
 
 
 class _Shown:
-    """Prints each decision, and a line a month."""
+    """Shows each decision, and a line for each month."""
 
     def __init__(self, show: Show, start_us: int) -> None:
         self._show = show
@@ -159,7 +161,7 @@ class _Shown:
     def __call__(self, at: Progress) -> None:
         month = month_of(at.now_us - 1)
         if month != self._month:
-            self._show(f"{self._month} over: {at.entered:,} events, {at.predictions:,} predictions on all lines")
+            self._show(f"{self._month} over: {at.entered:,} events, {at.predictions:,} predictions in all scenarios")
             self._month = month
         for text in shown_decisions(at):
             self._show(text)
@@ -172,24 +174,24 @@ def _sum_up(result: ReplayResult, seconds: float, show: Show) -> None:
         f"{total:,} predictions logged"
     )
     show(
-        f"online = offline: {result.checked_rows:,} sampled questions read again from LMDB at their own moment, "
+        f"online = offline: {result.checked_rows:,} sampled requests read online again at their own time, "
         f"{result.mismatches:,} of {result.checked_values:,} values or reasons differ {result.first_mismatch}".rstrip()
     )
 
 
-def _last_asked(definitions: Definitions, tables: dict[str, Columns], until_us: int) -> list[dict[str, Any]]:
-    """The newest requests, as a client would send them."""
+def _newest_requests(definitions: Definitions, tables: dict[str, Columns], until_us: int) -> list[dict[str, Any]]:
+    """The newest requests, as a client sends them."""
     request = definitions.deployment(None).model.request
     table = tables[request.name].select(request.columns)
     times = table[request.time].values
-    newest = times.argsort(kind="stable")[(times < until_us).sum() - _ASKED : (times < until_us).sum()]
+    newest = times.argsort(kind="stable")[(times < until_us).sum() - _REQUESTS : (times < until_us).sum()]
     rows = table.take(newest).to_rows()
-    moments = [name for name, dtype in request.columns.items() if dtype == "time"]
-    return [{k: format_time(v) if k in moments and v is not None else v for k, v in row.items()} for row in rows]
+    times_of = [name for name, dtype in request.columns.items() if dtype == "time"]
+    return [{k: format_time(v) if k in times_of and v is not None else v for k, v in row.items()} for row in rows]
 
 
 def _serve(config: Config, state: Path, now_us: int, rows: list[dict[str, Any]], show: Show) -> None:
-    """Start `trimtab serve` on the final state, as of its last moment; ask it, and stop it."""
+    """Start `trimtab serve` on the final state as of its end, send requests, and stop it."""
     name = config.folder
     command = [sys.executable, "-m", "trimtab.cli", "--project", str(name), "serve", "--port", "0"]
     command += ["--as-of", format_time(now_us)]
@@ -199,10 +201,10 @@ def _serve(config: Config, state: Path, now_us: int, rows: list[dict[str, Any]],
         url = _url(server)
         show(f"\ntrimtab serve --as-of {format_time(now_us)} answers on {url}")
         model = load_definitions(config.project_file).deployment(None).name
-        answers = _ask(f"{url}/v1/models/{model}/predict", {"rows": rows})["predictions"]
+        answers = _post(f"{url}/v1/models/{model}/predict", {"rows": rows})["predictions"]
         for answer in answers:
             show(f"  {answer['request_id']}: {answer['score']:.4f} by {answer['version']}, id {answer['id']}")
-        show("  and was stopped again")
+        show("  stopped again")
     finally:
         server.terminate()
         server.wait(30)
@@ -222,7 +224,7 @@ def _url(server: subprocess.Popen[str]) -> str:
     raise Unavailable(f"demo: the service ended with status {server.wait(_START_S)} before it answered.")
 
 
-def _ask(url: str, body: dict[str, Any]) -> dict[str, Any]:
+def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:
     request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
     with urllib.request.urlopen(request, timeout=_START_S) as response:
         answer: dict[str, Any] = json.load(response)

@@ -1,4 +1,4 @@
-"""A project from one file: what `trimtab init` writes."""
+"""A new project from one data file (`trimtab init`)."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _TYPES: dict[Dtype, str] = {"float": "float", "int": "int", "bool": "bool", "str
 
 
 class Scaffolded(msgspec.Struct, frozen=True, kw_only=True):
-    """What was made, and what to do next."""
+    """The new project, and the commands to run next."""
 
     folder: Path
     files: tuple[str, ...]  # relative to the folder
     model: str
-    notes: tuple[str, ...]  # what was guessed, left out or changed
+    notes: tuple[str, ...]  # guesses, omissions and changes
     commands: tuple[str, ...]  # to run in the folder, in this order
 
 
@@ -41,7 +41,7 @@ def scaffold(file: Path, folder: Path | None, options: Options) -> Scaffolded:
 
     Raises:
         NotFound: No such file, or a named column is not in it.
-        Misuse: The file cannot be read, a role cannot be guessed or played.
+        Misuse: The file cannot be read, or a column cannot be guessed or used.
         Conflict: A file of the project exists already. Nothing was changed.
         Unavailable: The folder cannot be written.
     """
@@ -56,7 +56,7 @@ def scaffold(file: Path, folder: Path | None, options: Options) -> Scaffolded:
         there = [name for name in (*texts, data, labels) if (folder / name).exists()]
         if there:
             raise Conflict(
-                f"{folder}: these exist already: {', '.join(there)}. Choose another --folder, or move it away."
+                f"{folder}: found existing files: {', '.join(there)}. Choose another --folder, or move them away."
             )
         try:
             _write(table, planned, folder, texts, data, labels)
@@ -67,7 +67,7 @@ def scaffold(file: Path, folder: Path | None, options: Options) -> Scaffolded:
         row = _example(table, planned)
     notes = [*planned.notes, *(f"Left out: {name!r} {why}." for name, why in planned.left_out.items())]
     if ignored is False:
-        notes.append(f"Add {_STATE} to {folder / '.gitignore'}: it holds the state.")
+        notes.append(f"Add {_STATE} to {folder / '.gitignore'}: it is the project's state.")
     return Scaffolded(
         folder=folder,
         files=(*texts, data, labels),
@@ -85,7 +85,7 @@ def scaffold(file: Path, folder: Path | None, options: Options) -> Scaffolded:
 
 
 def _ignores(folder: Path) -> bool | None:
-    """Whether the folder's .gitignore leaves the state out; None: there is none."""
+    """Whether the folder's .gitignore excludes the state; None without one."""
     try:
         lines = (folder / ".gitignore").read_text("utf-8", "replace").splitlines()
     except FileNotFoundError:
@@ -96,7 +96,7 @@ def _ignores(folder: Path) -> bool | None:
 
 
 def _write(table: DataTable, planned: Plan, folder: Path, texts: dict[str, str], data: str, labels: str) -> None:
-    """All files or none: they are made beside their place, tried, and then moved."""
+    """Write all files or none: they are written to a temporary folder, loaded, and then linked."""
     made = [parent for parent in (folder, *folder.absolute().parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     moved: list[Path] = []
@@ -111,13 +111,13 @@ def _write(table: DataTable, planned: Plan, folder: Path, texts: dict[str, str],
             _write_data(table, planned, draft / data, draft / labels)
             (folder / "data").mkdir(exist_ok=True)
             for file in (data, labels, *texts):
-                os.link(draft / file, folder / file)  # unlike a rename it never replaces a file
+                os.link(draft / file, folder / file)  # unlike a rename, it never replaces a file
                 moved.append(folder / file)
     except BaseException:
         for path in moved:
             path.unlink(missing_ok=True)
         for path in (folder / "data", *made):
-            with contextlib.suppress(OSError):  # not empty: somebody else's
+            with contextlib.suppress(OSError):  # not empty
                 path.rmdir()
         raise
 
@@ -149,7 +149,7 @@ def _request_columns(planned: Plan) -> dict[str, Dtype]:
 
 
 def _example(table: DataTable, planned: Plan) -> str:
-    """The newest row with all that a request carries, as JSON."""
+    """The newest row as a request, in JSON."""
     columns = _request_columns(planned)
     picked = [f"epoch_us({quoted(n)})" if dtype == "time" else quoted(n) for n, dtype in columns.items()]
     found = table.one(
@@ -163,7 +163,7 @@ def _example(table: DataTable, planned: Plan) -> str:
     return json.dumps(row, ensure_ascii=False)
 
 
-# --- the texts
+# --- texts of files
 
 
 def _settings(planned: Plan) -> str:
@@ -180,7 +180,7 @@ def _project(planned: Plan) -> str:
     kind = "is" if planned.binary else "will be"
     what = f"{planned.label!r} {kind} {planned.label_value}" if planned.label_value else repr(planned.label)
     parts = [
-        f'"""Predicts {_one_line(what)}. Made by `trimtab init`; it is yours to change."""',
+        f'"""Predicts {_one_line(what)}. Written by `trimtab init`; change it as you like."""',
         "import trimtab as tt",
         _declarations(planned),
         *([_history(planned)] if planned.entity else []),
@@ -208,7 +208,7 @@ def _declarations(planned: Plan) -> str:
     value = f"tt.col({python(planned.label)})"
     if planned.label_value is not None:
         value += f" == {planned.label_value}"
-    return f"""# What the model is asked. The same columns come with every request: in a file, in Python, over HTTP.
+    return f"""# Requests to the model: the same columns in a file, in Python and over HTTP.
 question = tt.request(
     {python(planned.name)},
     key={key},
@@ -217,7 +217,7 @@ question = tt.request(
 {_columns(_request_columns(planned))}    }},
 )
 
-# What turned out. The file does not say when a label became known: {planned.wait} after its row is assumed.
+# Outcomes. The file does not say when a label became known: {planned.wait} after its row is assumed.
 labels = tt.source(
     {python(planned.labels)},
     key={key},
@@ -234,7 +234,7 @@ def _history(planned: Plan) -> str:
     if planned.classes:
         shares = [f'"share_{n}": tt.mean(truth == {python(one)})' for n, one in enumerate(planned.classes, 1)]
         features = ", ".join(['"rows": tt.count()', *shares])
-    return f"""# What was known of the same {_one_line(repr(planned.entity))} when the question was asked: never more.
+    return f"""# What was known of the same {_one_line(repr(planned.entity))} at the time of the request.
 history = tt.view(
     "history",
     source=labels,
@@ -263,13 +263,13 @@ def _comment(text: str) -> str:
 
 
 def _estimator(planned: Plan) -> str:
-    chances = planned.binary or bool(planned.classes)
-    kind = "Classifier" if chances else "Regressor"
+    classifier = planned.binary or bool(planned.classes)
+    kind = "Classifier" if classifier else "Regressor"
     if planned.trees:
         leaf = max(1, min(20, planned.rows // 50))
         made = f"LGBM{kind}(n_estimators=200, learning_rate=0.05, num_leaves=15, min_child_samples={leaf}, verbose=-1)"
         return f"def estimator():\n    from lightgbm import LGBM{kind}\n\n    return {made}"
-    name, arguments = ("LogisticRegression", "max_iter=1000") if chances else ("Ridge", "")
+    name, arguments = ("LogisticRegression", "max_iter=1000") if classifier else ("Ridge", "")
     return f"def estimator():\n    from sklearn.linear_model import {name}\n\n    return {name}({arguments})"
 
 
@@ -286,7 +286,7 @@ def _model(planned: Plan) -> str:
     metric={python(metric)},
 )
 
-# Retrain on proof that quality fell, or after 30 days; put in service only what proves to be better.
+# Train again when quality has dropped, or after 30 days; promote a version only if it is shown to be better.
 tt.deployment(
     model,
     retrain=tt.on_quality_drop() | tt.every("30d"),

@@ -1,4 +1,4 @@
-"""Which column is the time, the key and the label, and which are features: guessed only where there is one answer."""
+"""Roles of columns: time, key, label and features, guessed only where there is one candidate."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ _LABELS = re.compile(
 )
 _POSITIVE = ("yes", "y", "true", "t", "1", "positive", "pos", "good", "success", "fraud", "churned", "won")
 _NEGATIVE = ("no", "n", "false", "f", "0", "negative", "neg", "bad", "failure", "legit", "stayed", "lost")
-_CATEGORIES = 200  # a text with more values is no category
-_MOST_CLASSES = 20  # of a label that is text: more are rather names, and each needs rows of its own
+_CATEGORIES = 200  # a text column with more values is no category
+_MOST_CLASSES = 20  # of a text label: each class needs rows of its own
 _FEW_ROWS = 50
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What the caller said; None is guessed."""
+    """Options of the caller; None is guessed."""
 
     time: str | None = None
     key: str | None = None
     label: str | None = None
     positive: str | None = None  # the label's value that counts as 1
     time_format: str | None = None
-    wait: str = "1d"  # how long after a row's time its label is known
+    wait: str = "1d"  # from a row's time until its label is known
     estimator: Estimator = "auto"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What the project will declare."""
+    """The declarations of the new project."""
 
     name: str  # of the project and of the request
     model: str
@@ -51,22 +51,22 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     key: str  # of a row; a column of the data or a new one
     key_dtype: Dtype
     key_sql: str
-    entity: str | None  # the column whose values recur, when a row has no key of its own
+    entity: str | None  # the column with recurring values, when a row has no own key
     entity_dtype: Dtype
     label: str
     label_dtype: Dtype
-    label_value: str | None  # Python: what the label's column is compared with; None: the column itself
+    label_value: str | None  # Python: the value the label's column is compared with; None: the column itself
     binary: bool
-    classes: tuple[str, ...]  # of a label with several, the most frequent first
+    classes: tuple[str, ...]  # of a label with several classes, the most frequent first
     features: tuple[Profile, ...]
     left_out: dict[str, str]  # column -> why
     has_hours: bool  # whether times of day differ
     window: str  # of the gate
-    calibration: float  # of the gate: what chance alone may do to the mean of the window's labels
+    calibration: float  # of the gate: random error of the mean of the window's labels
     wait: str
     trees: bool
     rows: int
-    notes: tuple[str, ...]  # what was guessed or changed, for people
+    notes: tuple[str, ...]  # guesses and changes, for people
 
     @property
     def labels(self) -> str:
@@ -75,11 +75,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan(table: DataTable, options: Options) -> Plan:
-    """Decide what each column is.
+    """Decide the role of each column.
 
     Raises:
         NotFound: A named column does not exist.
-        Misuse: A role cannot be guessed (the message names the candidates), or a column cannot play it.
+        Misuse: A role cannot be guessed (the message names the candidates), or a column does not fit it.
     """
     for role in ("time", "key", "label"):
         column = getattr(options, role)
@@ -98,7 +98,7 @@ def plan(table: DataTable, options: Options) -> Plan:
     features, left_out = _features(table, {time, label} | ({key} if key else set()))
     if not features:
         raise Misuse(
-            f"file {table.file}: no column is left as a feature: "
+            f"file {table.file}: found no column left for features: "
             + "; ".join(f"{n!r} {w}" for n, w in left_out.items())
         )
     q = quoted(time)
@@ -109,7 +109,9 @@ def plan(table: DataTable, options: Options) -> Plan:
     window = _window(span_us)
     if span_us < 2 * duration_us(window):
         days = span_us / DAY_US
-        notes.append(f"The rows span {days:.1f} days; a version is judged on {window}, so load more before you train.")
+        notes.append(
+            f"The rows span {days:.1f} days; a version is judged on {window}, so load more data before you train."
+        )
     name = slug(re.sub(r"(\.(csv|tsv|parquet|gz))+$", "", table.file.name, flags=re.IGNORECASE), "project")
     return Plan(
         name=name,
@@ -161,26 +163,28 @@ def _time(table: DataTable, options: Options, notes: list[str]) -> str:
     if options.time is not None:
         time = _named(table, options.time)
     else:
-        moments = [c.name for c in table.columns.values() if c.dtype == "time"]
-        moments = moments or [c.name for c in table.columns.values() if c.dtype == "str" and table.tells_time(c.name)]
+        times = [c.name for c in table.columns.values() if c.dtype == "time"]
+        times = times or [c.name for c in table.columns.values() if c.dtype == "str" and table.holds_times(c.name)]
         named = [c.name for c in table.columns.values() if _TIMES.match(c.name) and c.dtype not in (None, "bool")]
-        exact = moments if len(moments) == 1 else [n for n in moments if n in named] or ([] if moments else named)
+        exact = times if len(times) == 1 else [n for n in times if n in named] or ([] if times else named)
         if len(exact) != 1:
-            found = f"several may be it: {_list(exact or moments)}" if exact or moments else "none looks like a time"
-            raise Misuse(f"file {table.file}: which column says when a row happened? {found}. Say it: --time COLUMN")
+            found = (
+                f"several candidates: {_list(exact or times)}" if exact or times else "no column that looks like a time"
+            )
+            raise Misuse(f"file {table.file}: found {found}. Name the time of a row: --time COLUMN")
         time = exact[0]
         notes.append(f"time: {time!r} (guessed)")
     if table.columns[time].dtype is None:
-        raise Misuse(f"column {time!r} holds lists or structs, needed is a time. Choose another --time.")
+        raise Misuse(f"column {time!r} holds lists or structs, needed a time. Choose another --time.")
     how = table.as_time(time, options.time_format)
     if how is not None:
         notes.append(f"{time!r} was read as {how}.")
     lacking = table.rows - table.columns[time].present
     if lacking == table.rows:
-        raise Misuse(f"column {time!r} has no moment in any row. Choose another --time.")
+        raise Misuse(f"column {time!r} has no time in any row. Choose another --time.")
     if lacking:
         notes.append(f"{lacking:,} rows have no readable {time!r}: ingestion will quarantine them.")
-    notes.append("Times without a zone are taken as UTC.")
+    notes.append("Times without a time zone are read as UTC.")
     return time
 
 
@@ -188,10 +192,11 @@ def _label(table: DataTable, options: Options, time: str, notes: list[str]) -> s
     if options.label is not None:
         label = _named(table, options.label)
         if label == time:
-            raise Misuse(f"--label {label!r} is the time column. Name the column to predict.")
+            raise Misuse(f"--label {label!r} is the time column. Name the column to predict: --label COLUMN")
         if table.columns[label].dtype in (None, "time"):
             raise Misuse(
-                f"column {label!r} is {table.columns[label].dtype or 'a list'}; needed is a number or a class."
+                f"column {label!r} is {table.columns[label].dtype or 'a list'}, needed a number or a class. "
+                "Choose another --label."
             )
         return label
     usable = [c for c in table.columns.values() if c.name != time and c.dtype not in (None, "time") and c.distinct > 1]
@@ -201,15 +206,15 @@ def _label(table: DataTable, options: Options, time: str, notes: list[str]) -> s
     if not guess:
         candidates = named or two or [c.name for c in usable]
         raise Misuse(
-            f"file {table.file}: which column is to be predicted? Candidates: {_list(candidates) or 'none'}. "
-            "Say it: --label COLUMN"
+            f"file {table.file}: found several columns to predict, or none. Candidates: {_list(candidates) or 'none'}. "
+            "Name it: --label COLUMN"
         )
     notes.append(f"label: {guess[0]!r} (guessed)")
     return guess[0]
 
 
 def _key(table: DataTable, options: Options, time: str, label: str, notes: list[str]) -> str | None:
-    """The column that identifies a row or an entity; None: rows are to be numbered."""
+    """The column that identifies a row or an entity; None: number the rows."""
     if options.key is not None:
         if options.key == ROW and ROW not in table.columns:
             return None
@@ -218,7 +223,7 @@ def _key(table: DataTable, options: Options, time: str, label: str, notes: list[
             raise Misuse(f"--key {key!r} is already the {'time' if key == time else 'label'}. Name another column.")
         if table.columns[key].dtype not in ("str", "int"):
             raise Misuse(
-                f"column {key!r} is {table.columns[key].dtype or 'a list'}; a key is text or a whole number. "
+                f"column {key!r} is {table.columns[key].dtype or 'a list'}; needed text or a whole number. "
                 f"Choose another --key, or --key {ROW} to number the rows."
             )
         return key
@@ -229,16 +234,16 @@ def _key(table: DataTable, options: Options, time: str, label: str, notes: list[
     guess = both if both else own if own else named
     if len(guess) != 1:
         raise Misuse(
-            f"file {table.file}: which column identifies a row, or who it is about? Candidates: "
+            f"file {table.file}: found no single column that identifies a row or its entity. Candidates: "
             f"{_list(guess or [c.name for c in usable]) or 'none'}. "
-            f"Say it: --key COLUMN (or --key {ROW} to number the rows)"
+            f"Name it: --key COLUMN (or --key {ROW} to number the rows)"
         )
     notes.append(f"key: {guess[0]!r} (guessed)")
     return guess[0]
 
 
 def _row_key(table: DataTable, key: str | None, time: str, notes: list[str]) -> tuple[str, Dtype, str, str | None]:
-    """Name, type and SQL of what identifies a row, and the entity when that is something else."""
+    """Name, type and SQL of the row's key, and the entity if that is another column."""
     if key is None:
         notes.append("Rows are numbered in a new column.")
         return unique("row_id", {c.lower() for c in table.columns}), "int", "row_number() OVER ()", None
@@ -249,8 +254,8 @@ def _row_key(table: DataTable, key: str | None, time: str, notes: list[str]) -> 
         return key, profile.dtype or "str", quoted(key), None
     name, k, t = unique("row_id", {c.lower() for c in table.columns}), quoted(key), quoted(time)
     notes.append(
-        f"{key!r} recurs ({profile.distinct:,} values in {table.rows:,} rows), so a row is known by {name!r}, made of "
-        f"{key!r} and {time!r}; the past labels of each {key!r} become features."
+        f"{key!r} recurs ({profile.distinct:,} values in {table.rows:,} rows), so the key of a row is {name!r}, made "
+        f"of {key!r} and {time!r}; the past labels of each {key!r} become features."
     )
     number = f"row_number() OVER (PARTITION BY {k}, {t})"
     stamp = f"strftime({t} AT TIME ZONE 'UTC', '%Y-%m-%dT%H:%M:%S.%fZ')"
@@ -259,25 +264,25 @@ def _row_key(table: DataTable, key: str | None, time: str, notes: list[str]) -> 
 
 
 def _classes(table: DataTable, label: str, positive: str | None, notes: list[str]) -> tuple[str, ...]:
-    """The texts that a label may be, where they are several and not too many; empty for every other label."""
+    """The classes of a text label with several; empty for every other label."""
     profile = table.columns[label]
     values = [str(value) for value, _ in table.values(label, _MOST_CLASSES + 1)]
     if positive is not None or profile.dtype != "str" or not 3 <= len(values) <= _MOST_CLASSES or "" in values:
         return ()
     notes.append(
         f"label: {label!r} is one of {len(values)} classes ({', '.join(values[:8])}{', ...' * (len(values) > 8)}); the "
-        "model gives a chance of each (--positive tells one from the rest)"
+        "model gives a probability of each (--positive VALUE makes it one class against the rest)"
     )
     return tuple(values)
 
 
 def _label_value(table: DataTable, label: str, positive: str | None, notes: list[str]) -> tuple[str | None, bool]:
-    """What the label's column is compared with (Python), and whether the label has two classes."""
+    """The value the label's column is compared with (Python), and whether the label has two classes."""
     profile = table.columns[label]
     values = table.values(label, 20)
     if len(values) < 2 and positive is None:
         held = f"only {values[0][0]!r}" if values else "no value"
-        raise Misuse(f"label {label!r} holds {held}. There is nothing to tell apart; choose another --label.")
+        raise Misuse(f"label {label!r} holds {held}, needed at least two values. Choose another --label.")
     if positive is not None:
         fit = [value for value, _ in table.values(label, 10_000) if str(value) == positive]
         if not fit:
@@ -289,20 +294,22 @@ def _label_value(table: DataTable, label: str, positive: str | None, notes: list
     if profile.distinct == 2 and len(values) == 2:
         chosen, known = _positive(values)
         if not known:
-            notes.append(f"label: {label!r} == {chosen!r} counts as 1, the rarer value (--positive says otherwise)")
+            notes.append(
+                f"label: {label!r} == {chosen!r} counts as 1, the rarer value (choose another with --positive)"
+            )
         return python(chosen), True
     if profile.dtype == "str":
         found = ", ".join(str(value) for value, _ in values[:8])
         raise Misuse(
-            f"label {label!r} has {profile.distinct:,} classes ({found}); needed are up to {_MOST_CLASSES}, or a "
-            f"number. Say which is to be told from the others: --positive {values[0][0]!r}"
+            f"label {label!r} has {profile.distinct:,} classes ({found}); needed up to {_MOST_CLASSES}, or a "
+            f"number. Predict one of them against the rest: --positive {values[0][0]!r}"
         )
     notes.append(f"label: {label!r} has {profile.distinct:,} values, so the model predicts the number.")
     return None, False
 
 
 def _positive(values: list[tuple[object, int]]) -> tuple[object, bool]:
-    """Which of two values is the one to find, and whether its name says so."""
+    """The positive one of two values, and whether its name says so."""
     for (value, _), (other, _) in (values, values[::-1]):
         v, o = (str(x).strip().lower().removesuffix(".0") for x in (value, other))
         if (v in _POSITIVE and o not in _POSITIVE) or (o in _NEGATIVE and v not in _NEGATIVE):
@@ -323,7 +330,7 @@ def _features(table: DataTable, taken: set[str]) -> tuple[list[Profile], dict[st
         elif c.distinct == 1 and c.present == table.rows:
             left_out[c.name] = f"is always {c.sample!r}"
         elif c.dtype == "time":
-            left_out[c.name] = "is a second time; what is known only later must not be a feature"
+            left_out[c.name] = "is a second time; what becomes known later must not be a feature"
         elif c.dtype == "str" and (c.distinct > _CATEGORIES or (c.distinct > _FEW_ROWS and 2 * c.distinct > c.present)):
             left_out[c.name] = f"is text with {c.distinct:,} different values; .hash_bucket(64) may help"
         elif c.dtype == "str" and c.distinct == table.rows and table.rows > 2:
@@ -336,7 +343,7 @@ def _features(table: DataTable, taken: set[str]) -> tuple[list[Profile], dict[st
 
 
 def _window(span_us: int) -> str:
-    """A fifth of the history, from 10 days (the quality alarm learns from no less) to 14."""
+    """A fifth of the history, between 10 days (the quality alarm needs them) and 14."""
     return f"{min(14, max(10, span_us // (5 * DAY_US)))}d"
 
 
@@ -349,10 +356,11 @@ def _calibration(
     classes: tuple[str, ...],
     window_us: int,
 ) -> float:
-    """Three standard errors of the labels' mean over the newest window, at least 0.03; of numbers in their spread."""
+    """Three standard errors of the labels' mean over the newest window, at least 0.03; for numbers in standard
+    deviations."""
     q, t = quoted(label), quoted(time)
     number = f"{q}::DOUBLE"
-    if classes:  # the most frequent one: shares nearest to a half vary most
+    if classes:  # the most frequent one: its share varies most
         value, binary = python(classes[0]), True
     if binary and value is not None:
         compared = literal(json.loads(value)) if value.startswith('"') else value

@@ -1,4 +1,4 @@
-"""What one CSV or Parquet file holds: its columns, typed, with the counts by which roles are guessed."""
+"""One CSV or Parquet file as a typed table, with the counts by which roles of columns are guessed."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 NULL_WORDS = ("", "na", "n/a", "nan", "nat", "null", "none")  # in a column that is no text
-_RESERVED = ("_id", "_known_at", "_op")  # mean something of their own in an event
+_RESERVED = ("_id", "_known_at", "_op")  # fields of an event
 _DELIMITERS = ",;\t|"
 _TEXT_FILES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
-# What people write who do not write ISO 8601; day-first and month-first stand apart, so that doubt shows.
+# Common formats other than ISO 8601; day-first and month-first are separate, so that doubt is noticed.
 _TIME_FORMATS = [
     *(f"{day}{clock}" for day in ("%d.%m.%Y", "%Y/%m/%d", "%d-%m-%Y") for clock in ("", " %H:%M", " %H:%M:%S")),
     *(f"{day}{clock}" for day in ("%b %d, %Y", "%d %b %Y", "%Y%m%d") for clock in ("", " %H:%M", " %H:%M:%S")),
@@ -37,21 +37,21 @@ _MONTH_FIRST = ["%m/%d/%Y", "%m/%d/%Y %H:%M", "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %I:
 
 
 class Profile(msgspec.Struct, frozen=True):
-    """One column: its name in the file, its type, and what it holds."""
+    """One column: its name in the file, its type and its values."""
 
     name: str
-    dtype: Dtype | None  # None: a type that events cannot carry (a list, a struct)
+    dtype: Dtype | None  # None: a type that events cannot hold (a list, a struct)
     present: int  # rows with a value
     distinct: int  # different values
     sample: str  # the first value
 
 
 class DataTable:
-    """A file in DuckDB as the table `data`, one column a source may declare for each of the file's."""
+    """A file as the DuckDB table `data`, with column names that a source may declare."""
 
     def __init__(self, file: Path) -> None:
         if file.is_dir():
-            raise Misuse(f"{file} is a folder, needed is a file. Give the path of one CSV or Parquet file.")
+            raise Misuse(f"{file} is a folder, needed a file. Give the path of one CSV or Parquet file.")
         regular_file(file)
         import duckdb
 
@@ -68,14 +68,14 @@ class DataTable:
             self._types = self._load()
             self.rows = int(self.one("SELECT count(*) FROM data")[0])
             if not self.rows:
-                raise Misuse(f"file {file}: has no rows below its header. Give a file with data.")
+                raise Misuse(f"file {file}: found no rows below its header. Give a file with data.")
             self.columns = {name: self._profile(name) for name in self._types}
         except BaseException:
             self.connection.close()
             raise
 
     def close(self) -> None:
-        """Let go of the data."""
+        """Release the data."""
         self.connection.close()
 
     def __enter__(self) -> DataTable:
@@ -85,75 +85,75 @@ class DataTable:
         self.close()
 
     def one(self, sql: str, values: Sequence[object] = ()) -> tuple[Any, ...]:
-        """The first row of a query's answer."""
+        """The first row of a query's result."""
         row: tuple[Any, ...] | None = self.connection.execute(sql, list(values)).fetchone()
         assert row is not None  # aggregates always give one
         return row
 
     def values(self, name: str, limit: int) -> list[tuple[Any, int]]:
-        """The most frequent finite values and how often they occur."""
+        """The most frequent finite values with their counts."""
         q = quoted(name)
         finite = f"isfinite({q})" if self.columns[name].dtype in ("float", "time") else f"{q} IS NOT NULL"
         sql = f"SELECT {q}, count(*) AS n FROM data WHERE {finite} GROUP BY 1 ORDER BY n DESC, 1 LIMIT {limit}"
         return [(value, int(n)) for value, n in self.connection.execute(sql).fetchall()]
 
     def as_time(self, name: str, time_format: str | None) -> str | None:
-        """Make a column one of moments, and say how its text or numbers were read; None when it was one.
+        """Convert a column to times, and say how it was read; None when it held times already.
 
         Raises:
-            Misuse: Most of its values are no moments, or day and month cannot be told apart.
+            Misuse: Most of its values are no times, or the order of day and month is unclear.
         """
         profile = self.columns[name]
         if profile.dtype == "time":
             return None
         q, how = quoted(name), "ISO 8601"
         if profile.dtype == "str":
-            moment, how = self._text_as_time(name, time_format)
+            time, how = self._text_as_time(name, time_format)
         elif profile.dtype in ("int", "float"):
             low, high = self.one(f"SELECT min(abs({q})), max(abs({q})) FROM data WHERE {q} <> 0")
             units = {"seconds": 1_000_000, "milliseconds": 1_000, "microseconds": 1}
             fit = [(u, f) for u, f in units.items() if low is not None and 1e14 <= float(high) * f < 1e16]
             if not fit:
                 raise Misuse(
-                    f"column {name!r}: {profile.sample!r} is no moment: as seconds, milliseconds or microseconds since "
-                    "1970 it would lie before 1973 or after 2286. Choose another --time."
+                    f"column {name!r}: {profile.sample!r} is no time: as seconds, milliseconds or microseconds since "
+                    "1970 it would be before 1973 or after 2286. Choose another --time."
                 )
             unit, factor = fit[0]
-            moment, how = f"make_timestamp(({q} * {factor})::BIGINT)::TIMESTAMPTZ", f"{unit} since 1970"
+            time, how = f"make_timestamp(({q} * {factor})::BIGINT)::TIMESTAMPTZ", f"{unit} since 1970"
         else:
-            raise Misuse(f"column {name!r} is {profile.dtype}, needed is a time. Choose another --time.")
-        self.connection.execute(f"ALTER TABLE data ALTER {q} TYPE TIMESTAMPTZ USING {_dated(moment)}")
+            raise Misuse(f"column {name!r} is {profile.dtype}, needed a time. Choose another --time.")
+        self.connection.execute(f"ALTER TABLE data ALTER {q} TYPE TIMESTAMPTZ USING {_dated(time)}")
         self._types[name] = "time"
         self.columns[name] = self._profile(name)
         return how
 
-    def tells_time(self, name: str) -> bool:
-        """Whether most of a text column's values are moments, however written."""
-        ways = _ways(name).values()
-        counts = self.one(f"SELECT {', '.join(f'count({way})' for way in ways)} FROM data")
+    def holds_times(self, name: str) -> bool:
+        """Whether most of a text column's values are times in a known format."""
+        formats = _time_formats(name).values()
+        counts = self.one(f"SELECT {', '.join(f'count({form})' for form in formats)} FROM data")
         return bool(2 * max(counts) > self.columns[name].present)
 
     def _text_as_time(self, name: str, time_format: str | None) -> tuple[str, str]:
-        t, ways = f"trim({quoted(name)})", _ways(name)
+        t, formats = f"trim({quoted(name)})", _time_formats(name)
         if time_format is not None:
-            ways = {f"the format {time_format}": f"try_strptime({t}, {literal(time_format)})::TIMESTAMPTZ"}
+            formats = {f"the format {time_format}": f"try_strptime({t}, {literal(time_format)})::TIMESTAMPTZ"}
         try:
-            counts = self.one(f"SELECT {', '.join(f'count({way})' for way in ways.values())} FROM data")
+            counts = self.one(f"SELECT {', '.join(f'count({form})' for form in formats.values())} FROM data")
         except self._error as error:
             raise Misuse(f"--time-format {time_format!r}: {_first_line(error)}") from error
         best = max(counts)
-        fit = [how for how, count in zip(ways, counts, strict=True) if count == best]
+        fit = [how for how, count in zip(formats, counts, strict=True) if count == best]
         if 2 * best <= self.columns[name].present:
             raise Misuse(
-                f"column {name!r}: {self.columns[name].sample!r} is no moment that can be read. Choose another --time, "
-                'or say how it is written, for example --time-format "%d.%m.%Y %H:%M".'
+                f"column {name!r}: {self.columns[name].sample!r} is no time in a known format. Choose another --time, "
+                'or give its format, for example --time-format "%d.%m.%Y %H:%M".'
             )
         if len(fit) > 1 and fit[0] == "day/month/year":
             raise Misuse(
-                f"column {name!r}: {self.columns[name].sample!r} may have the day or the month first. Say which: "
+                f"column {name!r}: {self.columns[name].sample!r} may have the day or the month first. Give its format: "
                 '--time-format "%d/%m/%Y" or "%m/%d/%Y" (and %H:%M:%S for hours).'
             )
-        return ways[fit[0]], fit[0]
+        return formats[fit[0]], fit[0]
 
     # --- loading
 
@@ -208,7 +208,7 @@ class DataTable:
         return next(((kind, cast) for kind, cast in casts.items() if fit[kind]), ("str", q))
 
     def _make(self, casts: Mapping[str, tuple[Dtype | None, str]]) -> dict[str, Dtype | None]:
-        """The table `data` from `raw`, with names that an event's own fields leave free."""
+        """Create the table `data` from `raw`, renaming columns named as an event's fields."""
         taken = {name.lower() for name in casts}
         new = {name: unique(name.lstrip("_"), taken) for name in casts if name in _RESERVED}
         self.renamed |= new
@@ -231,7 +231,7 @@ class DataTable:
         reason = next(
             (found for found in text.splitlines() if found.startswith(("Expected", "Invalid unicode", "Value"))), what
         )
-        raise Misuse(f"file {self.file}{where}: cannot be read: {reason.strip()} Mend the file.") from error
+        raise Misuse(f"file {self.file}{where}: cannot be read: {reason.strip()} Correct the file.") from error
 
 
 def quoted(name: str) -> str:
@@ -245,7 +245,7 @@ def literal(text: str) -> str:
 
 
 def unique(name: str, taken: Mapping[str, object] | set[str]) -> str:
-    """`name`, or with the first number behind it that makes it new.
+    """`name`, with a number appended if it is taken.
 
     >>> unique("id", {"id", "id_2"})
     'id_3'
@@ -258,7 +258,7 @@ def unique(name: str, taken: Mapping[str, object] | set[str]) -> str:
 
 
 def _apart(names: Sequence[str]) -> list[str]:
-    """Names that stay different when case does not count, as in SQL."""
+    """Names that differ without regard to case, as SQL needs."""
     out: list[str] = []
     taken = {name.lower() for name in names}
     seen: set[str] = set()
@@ -273,8 +273,8 @@ def _apart(names: Sequence[str]) -> list[str]:
     return out
 
 
-def _ways(name: str) -> dict[str, str]:
-    """SQL for the moment in a text column, by how it may be written; null where it is not."""
+def _time_formats(name: str) -> dict[str, str]:
+    """SQL for the time in a text column by format; null for other texts."""
     t = f"trim({quoted(name)})"
     return {
         "ISO 8601": f"CASE WHEN regexp_full_match({t}, {literal(ISO_8601)}) THEN TRY_CAST({t} AS TIMESTAMPTZ) END",
@@ -290,21 +290,23 @@ def _header(file: Path) -> tuple[list[str], str]:
     delimiter = max(_DELIMITERS, key=line.count) if any(map(line.count, _DELIMITERS)) else ","
     names = csv_header(file, delimiter)
     empty = [str(number) for number, name in enumerate(names, 1) if not name.strip()]
-    if empty == ["1"]:  # an index that some tool wrote without a name
+    if empty == ["1"]:  # an index without a name
         names[0], empty = unique("row_number", set(names)), []
     twice = sorted({name for name in names if names.count(name) > 1})
     if empty or twice:
         found = f"{', '.join(map(repr, twice))} more than once" if twice else f"no name for column {', '.join(empty)}"
-        raise Misuse(f"file {file}: its first line has {found}. Give every column a name of its own.")
+        raise Misuse(f"file {file}: its first line has {found}. Give every column its own name.")
     if all(re.fullmatch(r"[-+.\d\s:/]+", name) for name in names):
-        raise Misuse(f"file {file}: its first line ({', '.join(names)[:80]}) holds values. It must name the columns.")
+        raise Misuse(
+            f"file {file}: its first line ({', '.join(names)[:80]}) holds values, needed column names. Add a header."
+        )
     return names, delimiter
 
 
-def _dated(moment: str) -> str:
-    """SQL for a moment, null outside the years 1 to 9999, which events cannot carry."""
+def _dated(time: str) -> str:
+    """SQL for a time, null outside the years 1 to 9999 of events."""
     low, high = "TIMESTAMPTZ '0001-01-01 00:00:00Z'", "TIMESTAMPTZ '9999-12-31 23:59:59Z'"
-    return f"CASE WHEN {moment} BETWEEN {low} AND {high} THEN {moment} END"
+    return f"CASE WHEN {time} BETWEEN {low} AND {high} THEN {time} END"
 
 
 def _parquet_cast(q: str, kind: str) -> tuple[Dtype | None, str]:

@@ -1,4 +1,4 @@
-"""Moves of an alias that says who answers: alias and ledger change in one transaction. # D85, D149"""
+"""Moves of aliases together with their row of the ledger, in one transaction. # D85, D149"""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ NO_REASON = "No reason was given."
 
 
 class Ledgered:
-    """Writes a move together with its row of the ledger: to be given to the registry as `together`.
+    """Writes a move together with its row of the ledger: the registry's `together`.
 
     Args:
-        project: Whose ledger.
-        act: What the row says was done.
+        system: The project.
+        act: The act that the row names.
     """
 
-    decision: Decision  # the row, once it is written
+    decision: Decision  # the written row
 
     def __init__(self, system: System, act: str) -> None:
         self._system = system
@@ -47,7 +47,7 @@ class Ledgered:
 def write_row(
     system: System, row: AliasMove, changes: Sequence[Put | Append | Remove], act: str, evidence: Evidence
 ) -> Decision:
-    """Make changes and write the ledger's row of a move."""
+    """Write changes together with the ledger's row of a move."""
     entry = Entry(
         at_us=row.at_us,
         model=row.model,

@@ -1,4 +1,4 @@
-"""Who answers beside the version in service: the record of the shares, and how a person sets it."""
+"""Canary and shadow arms: their shares of requests, set by a person."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 ARMS = (CANARY, SHADOW)
-_ATTEMPTS = 20  # others set arms of the same model
+_ATTEMPTS = 20  # when other processes set arms of the same model
 
 
 def set_arm(system: System, reference: str, arm: str, *, share: float, why: str, actor: str) -> Decision:
@@ -32,17 +32,17 @@ def set_arm(system: System, reference: str, arm: str, *, share: float, why: str,
     name, reason = system.definitions.deployment(reference.partition("@")[0]).name, why or NO_REASON
     for _ in range(_ATTEMPTS):
         before, unmoved = catalog.get(KIND, name), registry.touch(name, arm)
-        there = registry.aliases(name).get(arm)  # read last: what changes any of them from here on is a conflict
+        there = registry.aliases(name).get(arm)  # read last: any later change is a conflict
         if there is None and "@" not in reference:
             raise NotFound(f"{name}: no version is its {arm} yet. Name one: {name}@N")
         version = registry.get(reference if there is None or "@" in reference else there.version)
-        if arm == CANARY and share > 0.0:  # a shadow answers nobody
+        if arm == CANARY and share > 0.0:  # a shadow answers no requests
             check_ungated(f"arm {version.name} as {arm}", registry.passed_gate(version), why)
         ledgered = LedgeredArm(system, share)
         try:
             if there is not None and there.version == version.id:
-                said = {"previous": there.version, "at_us": system.clock.now_us(), "why": reason, "actor": actor}
-                ledgered.write(msgspec.structs.replace(there, **said), [unmoved], before)
+                move = {"previous": there.version, "at_us": system.clock.now_us(), "why": reason, "actor": actor}
+                ledgered.write(msgspec.structs.replace(there, **move), [unmoved], before)
             else:
                 registry.move(
                     name,
@@ -56,21 +56,21 @@ def set_arm(system: System, reference: str, arm: str, *, share: float, why: str,
                 )
         except Conflict:
             if (catalog.get(KIND, name), registry.touch(name, arm)) == (before, unmoved):
-                raise  # nobody set an arm or moved this one: it is about something else
+                raise  # no arm was set or moved: the conflict has another cause
         else:
             return ledgered.decision
-    raise Conflict(f"arms of {name!r}: others set them {_ATTEMPTS} times meanwhile. Try again.")
+    raise Conflict(f"arms of {name!r}: other processes set them {_ATTEMPTS} times meanwhile. Try again.")
 
 
 class LedgeredArm:
-    """Writes a move of an arm's alias, its share, and the row of the ledger: `Ledgered`, of a canary or a shadow.
+    """Writes the move of an arm's alias, its share and the row of the ledger together.
 
     Args:
-        project: Whose ledger.
-        share: What share of the requests the arm has from now on; left out, it keeps its own.
+        system: The project.
+        share: The arm's new share of requests; left out, it is kept.
     """
 
-    decision: Decision  # the row, once it is written
+    decision: Decision  # the written row
 
     def __init__(self, system: System, share: float | None = None) -> None:
         self._system = system
@@ -81,7 +81,7 @@ class LedgeredArm:
         self.write(row, changes, self._system.state.catalog.get(KIND, row.model))
 
     def write(self, row: AliasMove, changes: Sequence[Put | Append | Remove], before: Record | None) -> None:
-        """Write all or nothing, if the record of the shares is what it was before."""
+        """Write all or nothing, if the record of the shares is unchanged."""
         shares = shares_of(before)
         if self._share is not None:
             shares = msgspec.structs.replace(shares, **{row.alias: self._share})
@@ -93,10 +93,10 @@ class LedgeredArm:
 
 
 def _evidence(registry: Registry, model: str, arm: str, version: Version) -> GateRecord | None:
-    """The newest record that speaks for a version, where a move of the arm needs one; None where there is none."""
+    """The newest passed gate of a version, if a move of the arm needs one; None when there is none."""
     if registry.needs(model).get(arm) != "gate":
         return None
-    rivals = {None if one is None else one.id for one in (registry.alias(model, arm), registry.alias(model, CHAMPION))}
+    targets = {None if one is None else one.id for one in (registry.alias(model, arm), registry.alias(model, CHAMPION))}
     passed = [gate for gate in registry.gates_of(version) if gate.passed]
-    fitting = [gate for gate in passed if gate.champion in rivals]
+    fitting = [gate for gate in passed if gate.champion in targets]
     return next(reversed(fitting or passed), None)

@@ -1,4 +1,4 @@
-"""`trimtab gc`: what the ledger and the prediction log need of the registry, and the collection of the rest."""
+"""Garbage collection of versions, searches and steps that nothing needs (`trimtab gc`)."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _ADDRESS_DIGITS = 64
 
 
 def collect_garbage(system: System, *, dry_run: bool, keep: Keep, searches: int, why: str, actor: str) -> Collection:
-    """What goes and what stays, with the reasons; unless it is only asked for, what goes is gone.
+    """Collect, or (`dry_run`) list what would be removed and kept, with the reasons.
 
-    Searches and finished steps go first, so that the blobs that they named go with the rest. # D106
+    Searches and finished steps are removed first, so that their blobs are removed with the rest. # D106
 
     Raises:
-        Conflict: Another collection is under way.
-        Misuse: Not even the newest search is to stay.
+        Conflict: Another collection is running.
+        Misuse: Not even the newest search would be kept.
     """
     from trimtab.registry.collecting.collector import Collector, Forgotten
 
     if searches < 1:
-        raise Misuse(f"collection: searches={searches}. At least the newest search of a model stays: give 1 or more.")
+        raise Misuse(f"collection: searches={searches}. At least the newest search of a model is kept: give 1 or more.")
     catalog, before_us = system.state.catalog, system.clock.now_us() - keep.youngest_us
     old = old_searches(catalog, newest=searches, keep=_searches_in_use(system), before_us=before_us)
     steps = orphaned_steps(catalog, system.recorded.all(), kind="train", before_us=before_us)
@@ -54,7 +54,7 @@ def collect_garbage(system: System, *, dry_run: bool, keep: Keep, searches: int,
 
 
 def _searches_in_use(system: System) -> set[str]:
-    """Those that chose the parameters of a version, whose page shows their trials, or would of the next training."""
+    """Searches that chose the parameters of a version, or would for the next training."""
     registry = system.registry
     chosen = [version.chosen for model in registry.models() for version in registry.versions(model)]
     deployments = system.definitions.deployments.values()
@@ -82,7 +82,7 @@ def _of_ledger(system: System, keep: Keep) -> dict[str, Reason]:
 
 
 def _of_predictions(system: System) -> dict[str, Reason]:
-    """By version, how many of its answers are still kept."""
+    """By version, the number of its logged predictions."""
     from trimtab.registry.collecting.collector import Reason
 
     counts: Counter[str] = Counter()

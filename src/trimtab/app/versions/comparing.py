@@ -1,4 +1,4 @@
-"""Two versions asked the same labelled rows, and their definitions side by side."""
+"""Comparison of two versions: their records, definitions and scores of the same labelled rows."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from trimtab.registry.describing.compare import Floats
     from trimtab.training.definitions import Model
 
-_MOVED_UNITS = 0.05  # from which on an answer counts as moved: 5 points of a chance, a twentieth of a number's spread
+_MOVED_UNITS = 0.05  # a greater difference is a move: 5 points of a probability, a twentieth of a number's spread
 
 
 def compare_versions(
@@ -53,19 +53,19 @@ def compare_versions(
     sides = _record(system, one), _record(system, other)
     try:
         features = feature_changes(system.live.of(sides[0].version), system.live.of(sides[1].version))
-    except Misuse as error:  # of an earlier trimtab, which stored no definitions
+    except Misuse as error:  # an earlier trimtab stored no definitions
         features = [FeatureChange(name="all", what="changed", words=f"not known: {error}")], 0
     predictions, why = None, ""
     if window_us is not None and sides[0].version.model == sides[1].version.model:
         try:
             predictions = _answers(system, sides, window_us, moved_by)
-        except (NotFound, Misuse, Conflict, Corrupt, Unavailable) as error:  # the rest is worth telling all the same
+        except (NotFound, Misuse, Conflict, Corrupt, Unavailable) as error:  # the rest is still compared
             why = str(error)
     return compare(*sides, features=features, predictions=predictions, not_scored=why)
 
 
 def window_of(window: str | int | None) -> int | None:
-    """How far back rows are asked for, in microseconds.
+    """The length of a window in microseconds.
 
     Raises:
         Misuse: It is no duration, or an empty one.
@@ -80,7 +80,7 @@ def window_of(window: str | int | None) -> int | None:
 
 
 def check_moved(moved: float | None) -> None:
-    """Refuse a difference that no answers can have.
+    """Refuse an impossible difference of scores.
 
     Raises:
         Misuse: It is not a number from 0 on.
@@ -90,7 +90,7 @@ def check_moved(moved: float | None) -> None:
 
 
 def feature_changes(one: FeatureSet, other: FeatureSet) -> tuple[list[FeatureChange], int]:
-    """What became of each feature that the estimator reads, and how many are the same."""
+    """The changes of features that the estimator reads, and the number of unchanged ones."""
     before, now = dict(_features(one)), dict(_features(other))
     found, same = [], 0
     for name in dict.fromkeys([*before, *now]):
@@ -115,18 +115,18 @@ def _record(system: System, reference: str) -> Record:
     try:
         return record_of(version, system.state.blob, evaluation)
     except NotFound:
-        system.registry.load(version)  # says who removed it, and when
+        system.registry.load(version)  # its error says who removed it, and when
         raise
 
 
 def _features(features: FeatureSet) -> Iterator[tuple[str, tuple[str, Part]]]:
-    """By name of what the model reads: the address of its definition with all that it is computed from, in words."""
+    """By feature: the address of its definition with everything it is computed from, and that in words."""
     for name in features.names:
         yield name, (content_hash(_made_of(features, name)), _words(features, name))
 
 
 def _made_of(features: FeatureSet, name: str) -> object:
-    """All that a feature's values depend on, as a JSON value."""
+    """Everything that a feature's values depend on, as a JSON value."""
     if name in features.transforms:
         expression = features.transforms[name]
         reads = [[read, _made_of(features, read)] for read in sorted(expression.columns()) if read != name]
@@ -163,7 +163,7 @@ def _view_feature(features: FeatureSet, name: str) -> tuple[Join, Aggregate]:
     return join, join.view.features[feature]
 
 
-class _Asked(msgspec.Struct, frozen=True, eq=False):
+class _LabelledRows(msgspec.Struct, frozen=True, eq=False):
     """Requests with final labels."""
 
     requests: Columns
@@ -178,32 +178,32 @@ def _answers(
     versions = sides[0].version, sides[1].version
     model = system.definitions.models.get(versions[0].model)
     if model is None:
-        raise NotFound(f"model {versions[0].model!r} is declared no more: there is no label to judge it by.")
-    asked = _labelled(system, model, versions, window_us)
-    scores = [_scores(system, model, version, asked) for version in versions]
+        raise NotFound(f"model {versions[0].model!r} is no longer declared, so there is no label to judge it by.")
+    rows = _labelled(system, model, versions, window_us)
+    scores = [_scores(system, model, version, rows) for version in versions]
     names = [side.artifact.class_names for side in sides]
     if names[0] != names[1]:
         scores[1] = aligned(scores[1], names[1], names[0], f"compare {versions[0].name} and {versions[1].name}")
     metric = sides[1].artifact.metric
-    rows = Rows(
+    scored = Rows(
         metric=metric,
-        keys=asked.requests[model.request.key].to_list(),
-        at_us=asked.at_us,
-        labels=asked.labels,
+        keys=rows.requests[model.request.key].to_list(),
+        at_us=rows.at_us,
+        labels=rows.labels,
         one=scores[0],
         other=scores[1],
         class_names=names[0],
-        lists=asked.lists,
+        lists=rows.lists,
     )
-    unit = 1.0 if names[0] else label_unit(metric, asked.labels)
+    unit = 1.0 if names[0] else label_unit(metric, rows.labels)
     return compare_predictions(
-        rows,
+        scored,
         moved_by=_MOVED_UNITS * unit if moved_by is None else moved_by,
         learnt_until_us=(sides[0].learnt_until_us, sides[1].learnt_until_us),
     )
 
 
-def _labelled(system: System, model: Model, versions: tuple[Version, Version], window_us: int) -> _Asked:
+def _labelled(system: System, model: Model, versions: tuple[Version, Version], window_us: int) -> _LabelledRows:
     """The newest requests whose labels are final, as far as both versions' features can be computed for them."""
     now_us = system.clock.now_us()
     kept = kept_from(system.state.catalog)
@@ -221,17 +221,19 @@ def _labelled(system: System, model: Model, versions: tuple[Version, Version], w
     if not there.any():
         raise NotFound(
             f"no request of {model.request.name!r} from {format_time(max(from_us, 0))[:10]} on has a final label: "
-            "there is nothing to ask both of them."
+            "there is nothing to compare both on."
         )
     end_us = int(at_us[there].max())
     inside = there & (at_us > end_us - window_us)
     chosen = np.flatnonzero(inside if lists is None else whole_lists(lists, inside))
     if not chosen.size:
         raise Misuse(f"window {format_duration(window_us)}: it holds no labelled request. Widen it.")
-    return _Asked(requests.take(chosen), at_us[chosen], found.values[chosen], None if lists is None else lists[chosen])
+    return _LabelledRows(
+        requests.take(chosen), at_us[chosen], found.values[chosen], None if lists is None else lists[chosen]
+    )
 
 
-def _scores(system: System, model: Model, version: Version, asked: _Asked) -> Floats:
+def _scores(system: System, model: Model, version: Version, rows: _LabelledRows) -> Floats:
     loaded = system.registry.load(version)
-    features = system.part(Loops).living_data().features_of(model, system.live.of(version), asked.requests, asked.at_us)
+    features = system.part(Loops).living_data().features_of(model, system.live.of(version), rows.requests, rows.at_us)
     return np.asarray(loaded.predict(loaded.encoding.matrix(features.values)), np.float64)

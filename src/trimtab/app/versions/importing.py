@@ -1,4 +1,4 @@
-"""Models that were made elsewhere, as versions of a project: held against golden rows or a labelled window first."""
+"""Import of model files as versions, checked against golden rows or a labelled window."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from trimtab.training.definitions import Model
     from trimtab.training.fitting.fitted import Fitted
 
-ACT = "import"  # in the ledger: a model that was made elsewhere is the first champion
+ACT = "import"  # in the ledger: an imported model is the first champion
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """How a model is to be imported."""
+class ImportRequest(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """Options of an import."""
 
     golden: GoldenRows | None
     window_us: int | None
@@ -49,59 +49,59 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     seen_until_us: int | None
 
 
-def import_version(system: System, path: Path, name: str, asked: Asked) -> Version:
+def import_version(system: System, path: Path, name: str, request: ImportRequest) -> Version:
     """See `Project.import_model`."""
     model = system.definitions.models.get(name)
     if model is None:
         declared = ", ".join(system.definitions.models) or "none"
         raise NotFound(f"import {path.name}: model {name!r} is not declared. There are: {declared}.")
-    if asked.first:
-        check_ungated(f"import {path.name} as the first champion", None, asked.why)
+    if request.first:
+        check_ungated(f"import {path.name} as the first champion", None, request.why)
     given = find_model(path)
-    golden = asked.golden or golden_of(path)
-    if golden is None and asked.window_us is None:
+    golden = request.golden or golden_of(path)
+    if golden is None and request.window_us is None:
         raise Misuse(
-            f"import {path.name}: nothing says that it answers as it should. Give golden rows (rows of its inputs with "
-            'the scores that it must give), or window="14d" to score it on the newest labelled rows.'
+            f"import {path.name}: there is nothing to check it with. Give golden rows (rows of its inputs with "
+            'the expected scores), or window="14d" to score it on the newest labelled rows.'
         )
-    cut_us = system.clock.now_us() if asked.seen_until_us is None else asked.seen_until_us
-    told, found = [], None
+    cut_us = system.clock.now_us() if request.seen_until_us is None else request.seen_until_us
+    checked, found = [], None
     with ModelProcess(given) as process:
         fitted, named = imported_model(
-            given, model, process=process, trust=asked.trust, categories=asked.categories, cut_us=cut_us
+            given, model, process=process, trust=request.trust, categories=request.categories, cut_us=cut_us
         )
         if golden is not None:
             fitted = with_golden(fitted, golden_matrix(fitted, golden, process.score))
-            told.append(f"{len(golden.rows):,} golden rows")
-        if asked.window_us is not None:
-            fitted, found = _scored(system, path.name, model, fitted, asked.window_us, process.score)
+            checked.append(f"{len(golden.rows):,} golden rows")
+        if request.window_us is not None:
+            fitted, found = _scored(system, path.name, model, fitted, request.window_us, process.score)
     evaluation = None
     if found is not None:
         start, end = format_time(found.start_us)[:10], format_time(found.end_us)[:10]
-        told.append(f"{found.rows:,} labelled rows from {start} to {end}")
+        checked.append(f"{found.rows:,} labelled rows from {start} to {end}")
         evaluation = save_evaluation(found, system.state.blob)
     version = system.registry.register(
         fitted,
         training_set=save_no_set(model, system.state.blob),
         evaluation=evaluation,
-        imported=provenance(given, named=named, golden=" and ".join(told), window_us=asked.window_us),
-        actor=asked.actor,
+        imported=provenance(given, named=named, golden=" and ".join(checked), window_us=request.window_us),
+        actor=request.actor,
     )
-    check_same(version, f"import {path.name}", seen_until_us=asked.seen_until_us, window_us=asked.window_us)
-    if asked.first:
-        _put_in_service(system, version, asked)
+    check_same(version, f"import {path.name}", seen_until_us=request.seen_until_us, window_us=request.window_us)
+    if request.first:
+        _put_in_service(system, version, request)
     return version
 
 
-def _put_in_service(system: System, version: Version, asked: Asked) -> None:
-    """Make it the first champion, and write down who did so: both or neither, and once is as good as twice."""
+def _put_in_service(system: System, version: Version, request: ImportRequest) -> None:
+    """Make it the first champion together with a row of the ledger; may be repeated."""
     system.registry.move(
         version.model,
         CHAMPION,
         version,
         first=True,
-        why=asked.why,
-        actor=asked.actor,
+        why=request.why,
+        actor=request.actor,
         together=Ledgered(system, ACT),
     )
 
@@ -109,7 +109,7 @@ def _put_in_service(system: System, version: Version, asked: Asked) -> None:
 def _scored(
     system: System, file: str, model: Model, fitted: Fitted, window_us: int, first: First
 ) -> tuple[Fitted, Evaluation]:
-    """The model with golden predictions, of the window's rows where it has none, and its evaluation on them."""
+    """The model with golden predictions, from the window's rows if it has none, and its evaluation on them."""
     plain = msgspec.structs.replace(model, rows="history")
     built = system.part(Loops).living_data().training_set(plain, cut_us=system.clock.now_us())
     if not built.usable.any():

@@ -138,7 +138,7 @@ def test_requests_that_wait_for_a_model_to_be_loaded_hold_up_nobody(shop: Any, r
         waiting: list[asyncio.Task[httpx.Response]] = []
         for count in range(1, 17):
             waiting.append(ask())
-            while predictor.loading.askers < count and not waiting[-1].done():
+            while predictor.loading.waiting < count and not waiting[-1].done():
                 await asyncio.sleep(0.001)
             if count == 8:
                 late_one = await ask(**{"x-timeout-ms": "50"})

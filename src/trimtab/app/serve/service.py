@@ -27,7 +27,7 @@ from trimtab.app.state.lost_records import refuse_lost
 from trimtab.app.state.service_failures import forget_failures
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
 from trimtab.serving.access_keys import MARKER
-from trimtab.serving.http.predict.model_calls import show_remembered
+from trimtab.serving.http.predict.service_metrics import show_cached
 from trimtab.serving.http.requests.access import is_loopback
 from trimtab.serving.http.server import accepting
 from trimtab.serving.http.server.server import listen, serve
@@ -121,7 +121,7 @@ def _write_cache_metrics(system: System, opened: ExitStack, folder: Path) -> Non
         clear(folder)  # a killed service's state
     if cached:
         figures = SharedMetrics(folder, "1")
-        show_remembered(figures, [system.served(name).endpoint for name in cached])
+        show_cached(figures, [system.served(name).endpoint for name in cached])
         opened.enter_context(MetricsWriter(figures))
 
 

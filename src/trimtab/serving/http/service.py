@@ -18,12 +18,11 @@ import msgspec
 from trimtab.core.errors import NotFound, TrimtabError, Unavailable
 from trimtab.serving.arms.endpoint import Endpoint
 from trimtab.serving.http.lifecycle import Lifecycle
-from trimtab.serving.http.predict.http_metrics import show_answers, show_load, show_log, show_telemetry
-from trimtab.serving.http.predict.model_calls import show_model_calls
 from trimtab.serving.http.predict.parts import Parts
 from trimtab.serving.http.predict.predict_metrics import PredictMetrics
 from trimtab.serving.http.predict.predicting import Predictor, Waiting
 from trimtab.serving.http.predict.scheduler import RequestScheduler
+from trimtab.serving.http.predict.service_metrics import show_service
 from trimtab.serving.http.predict.shadowing import Shadowing
 from trimtab.serving.http.requests.access import ANYBODY, Access, request_id
 from trimtab.serving.http.requests.arrow_body import ARROW_TYPE
@@ -129,7 +128,8 @@ class HttpService:
         self.lifecycle = Lifecycle(self._close)
         self._router = Router()
         self.mount(Application(self, SERVICE, _HINT))
-        self._show_metrics(endpoints)
+        show_service(parts, self.predictors.values())
+        show_process(parts.metrics)
 
     def mount(self, application: Application) -> None:
         """Answer at the addresses of an application, too."""
@@ -340,13 +340,3 @@ class HttpService:
         if more:
             waiting.append(more)
         return " ".join(waiting) or None
-
-    def _show_metrics(self, endpoints: Sequence[Endpoint]) -> None:
-        parts, metrics = self.parts, self.parts.metrics
-        show_answers(metrics, self.predictors)
-        show_load(metrics, parts.scheduler, lambda: parts.threads.under_way)
-        show_log(metrics, parts.commit)
-        if parts.telemetry is not None:
-            show_telemetry(metrics, parts.telemetry)
-        show_model_calls(metrics, endpoints)
-        show_process(metrics)

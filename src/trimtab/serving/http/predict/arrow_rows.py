@@ -1,4 +1,4 @@
-"""Predict requests whose rows are an Arrow stream, and answers as one: by the code of all other rows and answers."""
+"""Predict requests and responses as Arrow streams."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ async def answer_arrow(
     started: float,
     timeout_s: float | None,
 ) -> Reply:
-    """The answers to the rows of a stream, in their order: JSON, or Arrow where the request accepts that.
+    """The predictions of the rows of a stream, in order: as Arrow where the request accepts that, else as JSON.
 
     Args:
-        predictor: The model's.
+        predictor: Of the model.
         body: An Arrow IPC stream, one row a request.
         scope: The request.
         most_rows: More are refused.
         started: `perf_counter` when the request began to arrive.
-        timeout_s: How long after that an answer is of use.
+        timeout_s: The deadline, counted from then.
 
     Raises:
         Refused: There are too many rows (413).
         Misuse: The body is no stream, or a row is not as declared.
-        Unavailable: No version serves, or state or log cannot be used now; `Late` when the time is over.
+        Unavailable: No version is in service, or state or log cannot be used; `Late` after the deadline.
     """
     endpoint = predictor.endpoint
     answerer = endpoint.loaded or await predictor.loaded(started, timeout_s)
@@ -73,7 +73,7 @@ def _as_json(endpoint: Endpoint, answerer: Answerer, prepared: Sequence[Prepared
 
 
 def _as_arrow(endpoint: Endpoint, answerer: Answerer, prepared: Sequence[Prepared]) -> Reply:
-    """A row an answer; `flags` and `reasons` as JSON texts, of several classes a column `scores.CLASS` for each."""
+    """One row a prediction; `flags` and `reasons` as JSON texts, and a column `scores.CLASS` for each class."""
     from trimtab.core.columns.arrow_ipc import Values, write_ipc_stream
 
     answers = [

@@ -1,4 +1,4 @@
-"""Models that sleep, woken by those who ask."""
+"""Models that were unloaded, loaded again by the next request."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from trimtab.serving.problems import Refused
 
 
 class ModelLoading:
-    """Wakes one model: a thread loads its version, and whoever asks for it waits in the event loop.
+    """Loads the version of one model in a thread, while requests for it wait in the event loop.
 
-    However many ask, and however long a load takes, threads are there for other models and for events.  # D140
+    However many wait, and however long a load takes, threads stay free for other models and for events.  # D140
 
     Args:
         endpoint: The model.
@@ -24,30 +24,30 @@ class ModelLoading:
         self._endpoint = endpoint
         self._threads = threads
         self._load: asyncio.Task[Answerer] | None = None
-        self.askers = 0  # who wait
+        self.waiting = 0  # requests
 
     async def answerer(self) -> Answerer:
-        """The version that answers, once it is loaded; the load goes on when an asker does not wait any more.
+        """Wait for the version in service to be loaded; the load goes on when a client has gone.
 
         Raises:
-            Unavailable: There is none.
-            Refused: As many wait for it already as may wait, or are at work on something else (429).
+            Unavailable: There is no version.
+            Refused: Too many requests wait already, or all threads are busy (429).
         """
         if not self._endpoint.ready:
             raise self._endpoint.refusal()
-        if self.askers >= self._threads.at_once:
-            raise Refused(429, f"{self.askers} requests wait until the model is loaded. Ask again in a moment.")
+        if self.waiting >= self._threads.at_once:
+            raise Refused(429, f"{self.waiting} requests wait for the model to be loaded. Send it again soon.")
         if self._load is None:
             self._threads.check_room()
             self._load = asyncio.get_running_loop().create_task(self._threads.wait(lambda: self._endpoint.current))
             self._load.add_done_callback(self._loaded)
-        self.askers += 1
+        self.waiting += 1
         try:
             return await asyncio.shield(self._load)
         finally:
-            self.askers -= 1
+            self.waiting -= 1
 
     def _loaded(self, load: asyncio.Task[Answerer]) -> None:
-        self._load = None  # it keeps the version, or why there is none, also while the model sleeps again
+        self._load = None  # it would keep the version in memory after the model is unloaded again
         if not load.cancelled():
-            load.exception()  # whoever waits is told; where nobody does any more, nothing is to be said of it
+            load.exception()  # retrieved, so that asyncio does not log it: requests that wait raise it

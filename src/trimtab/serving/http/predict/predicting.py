@@ -1,6 +1,6 @@
-"""One model's predict address, from a body to the bytes of its answer: the hot path, whoever reads the request.
+"""From the body of a predict request to the bytes of its response: the hot path of every protocol.
 
-Nothing here may cost what it need not (`make bench ARGS=http_relaxed`).
+Each call counts here (`make bench ARGS=http_relaxed`), so some functions are flat for speed.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from trimtab.serving.protect.degradation import LATE
 
 _SAMPLED = 15  # a mask: one in 16
 _INLINE_BYTES = 64 << 10  # a larger body is read in a thread
-_TOO_MUCH = "the answer was not there in time. Ask for less at once, or give it more time."
-_LOADING = "the version is still being loaded. Ask again in a moment, or give it more time."
+_TOO_MUCH = "the prediction was not made in time. Send fewer rows at once, or allow more time (X-Timeout-Ms)."
+_LOADING = "the version is still being loaded. Send the request again soon, or allow more time (X-Timeout-Ms)."
 _T = TypeVar("_T")
 _encode = msgspec.json.Encoder().encode
 
@@ -40,9 +40,9 @@ Shared: TypeAlias = "Joined[SharedRow, Prepared]"  # a row that shares a call wi
 
 
 class Waiting:
-    """An answer that is there once `done` is: its predictions are being appended, or made in a thread.
+    """A response that is ready once `done` is: its predictions are being appended to the log, or made in a thread.
 
-    `shared` is whose call it shares with others, where it does.
+    `shared` is the call that it shares with rows of other requests, if any.
     """
 
     def __init__(self, done: asyncio.Future[Any], answer: Callable[[], bytes], shared: Shared | None = None) -> None:
@@ -51,11 +51,11 @@ class Waiting:
         self._answer = answer
 
     def begun_s(self, taken_s: float) -> float:
-        """When the work on it began that was taken at `taken_s`: what it waited for others is no service."""
+        """When its service began, if it was taken at `taken_s`: waiting for a shared call is not service."""
         return taken_s if self.shared is None else max(taken_s, self.shared.began_s)
 
     def answer(self) -> bytes:
-        """The body of the answer; raises what went wrong."""
+        """The body of the response; raises what went wrong."""
         failed: Any = self.done.exception()
         if failed is not None:
             raise failed
@@ -63,19 +63,19 @@ class Waiting:
 
 
 def is_late(prepared: Sequence[Prepared]) -> bool:
-    """Whether answers were made in the place of others, which may still be being made."""
+    """Whether these are fallbacks for late predictions, which a thread may still be computing."""
     first = prepared[0] if prepared else None
     return isinstance(first, Prediction) and LATE in first.flags
 
 
 class Predictor:
-    """Takes the bodies sent to one model's address.
+    """Answers the predict requests of one model.
 
     Args:
         endpoint: The model.
-        parts: What it shares with others.
+        parts: What all requests of the service share.
         metrics: Where its requests are counted.
-        shadowing: Lets shadows answer what was answered.
+        shadowing: Runs the shadow version on answered requests.
     """
 
     def __init__(self, endpoint: Endpoint, parts: Parts, metrics: PredictMetrics, shadowing: Shadowing) -> None:
@@ -93,40 +93,40 @@ class Predictor:
     def take(
         self, body: bytes, started: float, timeout_s: float | None = None, record: RequestRecord | None = None
     ) -> bytes | Waiting:
-        """The answer to a request's body, or what it waits for.
+        """The response to a request's body, or what it waits for.
 
         Args:
-            body: The whole of it.
+            body: The whole body.
             started: `perf_counter` when the request began to arrive.
-            timeout_s: How long after that an answer is of use.
-            record: Gets to know what became of it.
+            timeout_s: The deadline, counted from then.
+            record: Gets what became of the request.
 
         Raises:
-            Refused: Too many rows (413), or too much is under way for a large body (429).
+            Refused: Too many rows (413), or too many requests in flight for a large body (429).
             Misuse: The body is not as declared.
-            Unavailable: No version serves, or state or log cannot be used now; `Late` when the time is over.
+            Unavailable: No version is in service, or state or log cannot be used; `Late` after the deadline.
             ModelFailed: The model gave no number.
         """
         received = perf_counter()
         endpoint = self.endpoint
-        version = endpoint.loaded  # read once: another thread may let it sleep
+        version = endpoint.loaded  # read once: another thread may unload it
         if version is None or len(body) > _INLINE_BYTES:
             return _later(self._read_and_answer(version, body, started, timeout_s, record))
-        asked = version.rows.decode(body)
+        request = version.rows.decode(body)
         times = started, received, perf_counter()
-        rows, deadline_s = asked.rows, self._deadline_s(started, timeout_s)
-        if len(rows) > self._rows_inline or asked.at_us is not None:
-            return _later(self._answer(version, asked, times, deadline_s, record))
+        rows, deadline_s = request.rows, self._deadline_s(started, timeout_s)
+        if len(rows) > self._rows_inline or request.at_us is not None:
+            return _later(self._answer(version, request, times, deadline_s, record))
         if (joined := self._join(version, rows, deadline_s)) is not None:
-            return _later(self._answer(version, asked, times, deadline_s, record, joined=joined), joined)
+            return _later(self._answer(version, request, times, deadline_s, record, joined=joined), joined)
         answerer = self._timed(version, record)
         prepared = endpoint.prepare(answerer, rows, None, deadline_s)
         predicted = perf_counter()
         made = [one for one in prepared if isinstance(one, Prediction)]
         if made and not self._commit.buffer(made):
             done = self._commit.append(made)
-            return Waiting(done, partial(self._answered, answerer, asked, prepared, made, (*times, predicted)))
-        return self._answered(answerer, asked, prepared, made, (*times, predicted))
+            return Waiting(done, partial(self._answered, answerer, request, prepared, made, (*times, predicted)))
+        return self._answered(answerer, request, prepared, made, (*times, predicted))
 
     async def _read_and_answer(
         self,
@@ -136,18 +136,18 @@ class Predictor:
         timeout_s: float | None,
         record: RequestRecord | None,
     ) -> bytes:
-        """The answer of a version that may have to be loaded, to a body that a thread reads if it is large."""
+        """The response of a version that may have to be loaded, to a body that is decoded in a thread if large."""
         answerer = version or await self.loaded(started, timeout_s)
         received, large = perf_counter(), len(body) > _INLINE_BYTES
         decode = answerer.rows.decode
-        asked = await self.read(started, timeout_s, decode, body) if large else decode(body)
+        request = await self.read(started, timeout_s, decode, body) if large else decode(body)
         times, deadline_s = (started, received, perf_counter()), self._deadline_s(started, timeout_s)
-        return await self._answer(answerer, asked, times, deadline_s, record, begun=large)
+        return await self._answer(answerer, request, times, deadline_s, record, begun=large)
 
     async def _answer(
         self,
         version: Answerer,
-        asked: RequestBody,
+        request: RequestBody,
         times: tuple[float, ...],
         deadline_s: float | None,
         record: RequestRecord | None,
@@ -155,8 +155,8 @@ class Predictor:
         joined: Shared | None = None,
         begun: bool = False,
     ) -> bytes:
-        """The body of an answer that is not made at once; `joined` is what a call that others share gives."""
-        rows, at_us = asked.rows, asked.at_us
+        """The body of a response that is not made at once; `joined` is a call shared with other requests."""
+        rows, at_us = request.rows, request.at_us
         if len(rows) > self._limits.rows:
             raise Refused(413, f"body: {len(rows)} rows; the limit is {self._limits.rows}. Send them in parts.")
         answerer = self._timed(version, record)
@@ -168,33 +168,33 @@ class Predictor:
         times = *times, perf_counter()
         made = await self._safe(prepared)
         if len(rows) <= self._rows_inline:
-            return self._answered(answerer, asked, prepared, made, times)
+            return self._answered(answerer, request, prepared, made, times)
         logged = perf_counter()
-        body: bytes = await self.finish(is_late(prepared), self._body, answerer, asked, prepared)
+        body: bytes = await self.finish(is_late(prepared), self._body, answerer, request, prepared)
         self._done(answerer, rows, at_us, made, (*times, logged, perf_counter()))
         return body
 
     async def loaded(self, started: float, timeout_s: float | None) -> Answerer:
-        """The version that answers a request under way, once it is loaded; that goes on when the time is over.
+        """Wait for the version in service to be loaded; loading goes on after the deadline of this request.
 
         Args:
             started: `perf_counter` when the request began to arrive.
-            timeout_s: How long after that an answer is of use.
+            timeout_s: The deadline, counted from then.
 
         Raises:
-            Unavailable: There is none; `Late` when the time is over.
-            Refused: Too many wait for it, or too much is under way (429).
+            Unavailable: There is no version; `Late` after the deadline.
+            Refused: Too many requests wait for it, or are in flight (429).
         """
         with self._scheduler.aside():
             return await self._within(started, timeout_s, _LOADING, self.loading.answerer)
 
     async def read(self, started: float, timeout_s: float | None, decode: Callable[..., Any], *arguments: Any) -> Any:
-        """What `decode` reads of a request, in a thread; late, where nobody works, if a policy has an answer then.
+        """Decode a request in a thread; after the deadline in a waiting thread, if a policy has a fallback.
 
         Raises:
-            Unavailable: There is no version; `Late` when the time is over, and a policy has no answer.
+            Unavailable: There is no version; `Late` after the deadline without a fallback.
         """
-        if not self.endpoint.ready:  # no thread is asked to work for it
+        if not self.endpoint.ready:  # not worth a thread
             raise self.endpoint.refusal()
         try:
             return await self._within(started, timeout_s, _TOO_MUCH, partial(self._threads.work, decode, *arguments))
@@ -204,19 +204,19 @@ class Predictor:
             return await self._threads.wait(decode, *arguments)
 
     async def _within(
-        self, started: float, timeout_s: float | None, said: str, begin: Callable[[], Coroutine[Any, Any, _T]]
+        self, started: float, timeout_s: float | None, message: str, begin: Callable[[], Coroutine[Any, Any, _T]]
     ) -> _T:
-        """The first work of a request; `Late`, and what is `said`, when the time is over before."""
+        """The first work of a request; `Late` with this message after the deadline."""
         limit = _until(self._deadline_s(started, timeout_s))
         try:
             async with limit:
                 return await begin()
         except TimeoutError:
-            if not limit.expired():  # the function's own
+            if not limit.expired():  # raised by the function itself
                 raise
-            raise Late(said) from None
+            raise Late(message) from None
         finally:
-            del limit  # it names the task, whose error names this frame: together they would keep what was decoded
+            del limit  # it refers to the task, whose error refers to this frame: they would keep the decoded body
 
     async def answer_rows(
         self,
@@ -226,18 +226,18 @@ class Predictor:
         started: float,
         timeout_s: float | None = None,
     ) -> Sequence[Prepared]:
-        """An answer to each checked row, safe and counted: for other protocols than that of `take`.
+        """Predict each checked row, logged and counted: for protocols with bodies of their own.
 
         Args:
-            answerer: The version that answers.
-            rows: At most as many as the limits say.
-            at_us: The moment they ask about; None: now.
+            answerer: The version in service.
+            rows: At most as many as the limits allow.
+            at_us: As-of time; None: now.
             started: `perf_counter` when the request began to arrive.
-            timeout_s: How long after that an answer is of use.
+            timeout_s: The deadline, counted from then.
 
         Raises:
-            Misuse: `at_us` lies in the future.
-            Unavailable: State or log cannot be used now; `Late` when the time is over.
+            Misuse: `at_us` is in the future.
+            Unavailable: State or log cannot be used; `Late` after the deadline.
         """
         received = perf_counter()
         timed = self._timed(answerer, CURRENT.get())
@@ -248,31 +248,31 @@ class Predictor:
         return prepared
 
     def _timed(self, version: Answerer, record: RequestRecord | None) -> Answerer:
-        """What answers one request: the version, timed where somebody wants to know more of it."""
+        """The version for one request, timed if the request is sampled or has a record."""
         unsampled = self.endpoint.uses & _SAMPLED
         return version if unsampled and record is None else TimedAnswerer(version, record, sampled=not unsampled)
 
     def _join(self, version: Answerer, rows: Sequence[Row], deadline_s: float | None) -> Shared | None:
-        """Have one row answered by a call that others share, where that pays; None: it is to be answered by itself.
+        """Let a single row share a call of the model with other requests, where that is faster; None: it is not.
 
-        A row whose time is over shares none, for what is answered then is its own.
+        A row after its deadline shares no call, because its fallback is its own.
         """
         batching = self.endpoint.batching
         if batching is None or len(rows) != 1 or (deadline_s is not None and perf_counter() > deadline_s):
             return None
         return batching.join(version, partial(self._prepare_shared, version), SharedRow(rows[0], deadline_s))
 
-    def _prepare_shared(self, version: Answerer, asked: Sequence[SharedRow]) -> Sequence[Prepared]:
-        """What `Endpoint.prepare` gives to rows that share a call, which has the time of the one that has the most."""
-        until_s = [math.inf if one.deadline_s is None else one.deadline_s for one in asked]
+    def _prepare_shared(self, version: Answerer, shared: Sequence[SharedRow]) -> Sequence[Prepared]:
+        """`Endpoint.prepare` for rows that share a call; its deadline is the latest of theirs."""
+        until_s = [math.inf if one.deadline_s is None else one.deadline_s for one in shared]
         last_s = None if math.inf in until_s else max(until_s)
         timed = TimedAnswerer(version, None, sampled=False)
-        for one in asked:
+        for one in shared:
             one.timed = timed
-        return self.endpoint.prepare(timed, [one.row for one in asked], None, last_s, shared=len(asked) > 1)
+        return self.endpoint.prepare(timed, [one.row for one in shared], None, last_s, shared=len(shared) > 1)
 
     async def _joined(self, joined: Shared, answerer: Answerer) -> Sequence[Prepared]:
-        """The answer to one row that shared a call, and what the parts of that took."""
+        """The prediction of one row that shared a call, and the times of that call."""
         try:
             return [await joined.done]
         finally:
@@ -289,7 +289,7 @@ class Predictor:
         *,
         begun: bool = False,
     ) -> Sequence[Prepared]:
-        """What `Endpoint.prepare` gives: in a thread, by a call that others share, or here."""
+        """`Endpoint.prepare`: in a thread, by a shared call, or here."""
         if len(rows) > self._rows_inline or at_us is not None:
             return await self._prepare_slowly(answerer, rows, at_us, deadline_s, begun=begun)
         if (joined := self._join(version, rows, deadline_s)) is not None:
@@ -305,9 +305,9 @@ class Predictor:
         *,
         begun: bool,
     ) -> Sequence[Prepared]:
-        """What `Endpoint.prepare` gives, in a thread; that one goes on when the time is over, and nobody sees it.
+        """`Endpoint.prepare` in a thread, whose result is discarded after the deadline.
 
-        A request that a thread has begun on is not refused any more.
+        A request that a thread has begun on (`begun`) is not refused any more.
         """
         run = self._threads.go_on if begun else self._threads.work
         degrading = self.endpoint.degrading
@@ -317,7 +317,7 @@ class Predictor:
             async with limit:
                 prepared = await run(self.endpoint.prepare, answerer, rows, at_us, deadline_s)
         except TimeoutError:
-            if not limit.expired():  # the model's own
+            if not limit.expired():  # raised by the model
                 raise
             if degrading is None or at_us is not None:
                 raise Late(_TOO_MUCH) from None
@@ -325,11 +325,11 @@ class Predictor:
         return prepared
 
     async def finish(self, late: bool, function: Callable[..., Any], *arguments: Any) -> Any:
-        """The last work on answers, in a thread; of late ones where nobody works: what is late may hold all who do."""
+        """The last work on a response, in a thread; in a waiting thread if late: late work may occupy all others."""
         return await (self._threads.wait if late else self._threads.go_on)(function, *arguments)
 
     async def _safe(self, prepared: Sequence[Prepared]) -> list[Prediction]:
-        """The predictions among answers, once they are noted or appended."""
+        """The new predictions among these, once they are buffered durably or appended."""
         made = [one for one in prepared if isinstance(one, Prediction)]
         if made and not self._commit.buffer(made):
             await self._commit.append(made)
@@ -344,21 +344,21 @@ class Predictor:
     def _answered(
         self,
         answerer: Answerer,
-        asked: RequestBody,
+        request: RequestBody,
         prepared: Sequence[Prepared],
         made: Sequence[Prediction],
         times: tuple[float, ...],
     ) -> bytes:
-        """The body of an answer whose predictions are safe, counted."""
+        """The body of a response whose predictions are safe; it is counted."""
         logged = perf_counter()
-        body = self._body(answerer, asked, prepared)
-        self._done(answerer, asked.rows, asked.at_us, made, (*times, logged, perf_counter()))
+        body = self._body(answerer, request, prepared)
+        self._done(answerer, request.rows, request.at_us, made, (*times, logged, perf_counter()))
         return body
 
-    def _body(self, answerer: Answerer, asked: RequestBody, prepared: Sequence[Prepared]) -> bytes:
+    def _body(self, answerer: Answerer, request: RequestBody, prepared: Sequence[Prepared]) -> bytes:
         shown = self.endpoint.shown
         out = [one if isinstance(one, bytes) else _encode(shown(answerer, one)) for one in prepared]
-        return b'{"predictions":[' + b",".join(out) + b"]}" if asked.many else out[0]
+        return b'{"predictions":[' + b",".join(out) + b"]}" if request.many else out[0]
 
     def _done(
         self,
@@ -368,7 +368,7 @@ class Predictor:
         made: Sequence[Prediction],
         times: tuple[float, ...],
     ) -> None:
-        """Count one answered request by the ends of its stages; its shadow may answer what was asked about now."""
+        """Count an answered request by the ends of its stages; requests about the present are offered to the shadow."""
         shadow = self.endpoint.shadow
         if shadow is not None and at_us is None:
             self._shadowing.offer(shadow, rows)
@@ -376,7 +376,7 @@ class Predictor:
 
 
 def _until(deadline_s: float | None) -> asyncio.Timeout:
-    """A time-out at a moment of `perf_counter`; None: never."""
+    """A timeout at a time of `perf_counter`; None: never."""
     return asyncio.timeout(None if deadline_s is None else max(0.0, deadline_s - perf_counter()))
 
 

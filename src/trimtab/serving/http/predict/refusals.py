@@ -1,4 +1,4 @@
-"""Refusals on their way out: many are held back, so that clients that retry at once leave time for answers. # D0173"""
+"""Delay of refusals when there are many, so that clients that retry at once leave time for answers. # D0173"""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections import deque
 from collections.abc import Callable
 from time import perf_counter
 
-_PER_S = 1_000.0  # refusals for each second of answering
-_LEAST = 0.2  # of that where nothing is answered, or hardly anything
+_PER_S = 1_000.0  # refusals for each second spent on answers
+_LEAST = 0.2  # the least share of a second that counts as spent on answers
 _BURST = 100.0  # at once, after a pause
-_EVERY_S = 0.005  # between two looks at those that are held back
+_EVERY_S = 0.005  # between two batches of delayed refusals
 
 
 class Refusals:
-    """Refusals in the order of their requests: at once as long as they are few, else held back.
+    """Refusals in the order of their requests: sent at once while they are few, else delayed.
 
-    A client that retries at once waits for its refusal first, whether it keeps its connection or opens another. So it
-    is refused once for each millisecond that was spent on answers: where refusals are dear, there are fewer of them.
+    A client that retries at once first waits for its refusal. One refusal is sent for each millisecond that was spent
+    on answers, so refusals never take most of the time.
 
     Args:
-        busy: Whether there are answers that refusals take time from.
-        served_s: The seconds that were spent on answers so far.
+        busy: Whether requests are in flight.
+        served_s: The seconds spent on answers so far.
     """
 
     def __init__(self, busy: Callable[[], bool], served_s: Callable[[], float]) -> None:
@@ -29,15 +29,15 @@ class Refusals:
         self._served_s = served_s
         self._served_before_s = 0.0
         self._held: deque[Callable[[], object]] = deque()
-        self._left, self._left_at_s = _BURST, perf_counter()  # how many may leave at once, and when that was so
+        self._left, self._left_at_s = _BURST, perf_counter()  # how many may be sent at once, and when that was so
 
     @property
     def held(self) -> int:
-        """The number of refusals that are held back."""
+        """The number of refusals that are delayed."""
         return len(self._held)
 
     def at_once(self) -> bool:
-        """Return whether a refusal may leave now; if not, `hold` it."""
+        """Whether a refusal may be sent now; if not, `hold` it."""
         if self._held:
             return False
         if self._refilled() >= 1.0:
@@ -52,7 +52,7 @@ class Refusals:
         self._held.append(send)
 
     async def turn(self) -> None:
-        """Wait for the turn of a refusal that a task is about to send."""
+        """Wait until a task may send its refusal."""
         if self.at_once():
             return
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()

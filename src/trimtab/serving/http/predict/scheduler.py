@@ -1,4 +1,4 @@
-"""Predict requests in the order of their arrival: a few at a time, so that those that are refused need not wait."""
+"""Scheduling of predict requests: in order of arrival, a few at a time, so that refusals need not wait."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from time import perf_counter
 from trimtab.serving.http.predict.refusals import Refusals
 from trimtab.serving.protect.admission import GradientLimit
 
-_SLICE_S = 0.001  # of work between two looks at the connections
-_LONGEST_SLICE_S = 0.01  # as long as the look took, up to this
-_LOOKS = 4  # at connections after a long slice: a new one is accepted, set up, read and answered in so many
-_GAP_S = 0.00005  # a pause after which work begins anew
+_SLICE_S = 0.001  # of work before connections are polled again
+_LONGEST_SLICE_S = 0.01  # a slice is as long as the polling took, up to this
+_POLLS = 4  # after a long slice: a new connection is accepted, set up, read and answered in so many
+_GAP_S = 0.00005  # after a pause of this length a new burst begins
 _SAMPLED = 15  # a mask: one in 16 of what was answered at once
 _SAMPLED_WAITS = 3  # and one in four of what had to wait
 
 
 class RequestScheduler:
-    """Who may be answered now, later, or not at all.
+    """Decides whether a predict request is answered at once, queued or refused.
 
-    A request is answered at once while the process has been busy for less than a millisecond since it last looked at
-    all connections. The others queue, and connections are looked at again after each millisecond of work. What comes
-    while `limit` are under way is refused, by `refusals`.  # D82
+    A request is answered at once while the process has been busy for less than a millisecond since it last polled its
+    connections. Other requests queue, and connections are polled again after each millisecond of work. Requests that
+    arrive while `limit` are in flight are refused, by `refusals`.  # D82
     """
 
     def __init__(self, limit: GradientLimit) -> None:
         self.limit = limit
-        self.under_way = 0  # queued, or waiting for log or thread
+        self.under_way = 0  # requests in flight: queued, or waiting for log or thread
         self.refused = 0
         self.refusals = Refusals(lambda: self.under_way > 0, lambda: self._served_s)
-        self.queued_s: Callable[[float], None] | None = None  # counts what one in 16 waited that had to queue
-        self._queue: deque[tuple[float, Callable[[], bool | None]]] = deque()  # since when, and what is to be done
-        self._burst_s = self._ended_s = 0.0  # when the work at hand began, and when the last of it ended
-        self._tasks_s: float | None = None  # when the first task began since connections were looked at
+        self.queued_s: Callable[[float], None] | None = None  # histogram of the waits, one in 16
+        self._queue: deque[tuple[float, Callable[[], bool | None]]] = deque()  # since when, and the work
+        self._burst_s = self._ended_s = 0.0  # when the present burst began, and when its last work ended
+        self._tasks_s: float | None = None  # when the first task began since connections were polled
         self._answered = 0
         self._served_s = 0.0  # spent on answers
-        self._left_s = 0.0  # when the queue was last left for the connections
+        self._left_s = 0.0  # when work on the queue last paused for the connections
 
     @property
     def queued(self) -> int:
-        """How many wait for their turn."""
+        """How many requests wait for their turn."""
         return len(self._queue)
 
     def full(self) -> bool:
-        """Whether the next request is to be refused; then it is counted as that."""
+        """Whether to refuse the next request; it is counted as refused then."""
         if self.under_way < self.limit.limit:
             return False
         self.refused += 1
@@ -54,7 +54,7 @@ class RequestScheduler:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """A request under way does not count meanwhile: it only waits for its model to be loaded."""
+        """Do not count a request in flight meanwhile: it only waits for its model to be loaded."""
         self.under_way -= 1
         try:
             yield
@@ -70,10 +70,10 @@ class RequestScheduler:
         return received_s - self._burst_s < _SLICE_S
 
     async def turn(self) -> float:
-        """Wait for the turn of a request that a task has read; when it had, by `perf_counter`.
+        """Wait for the turn of a request that a task has read; returns `perf_counter` from before the wait.
 
-        It counts as under way until whoever waited counts it off. Many tasks may go on before connections are looked
-        at again: they may work for a millisecond together, whatever they are asked, and the others queue.
+        The request counts as in flight until the caller counts it off. Many tasks may run before connections are
+        polled again: they may work for a millisecond together, and the others queue.
         """
         loop, read_s = asyncio.get_running_loop(), perf_counter()
         if self._tasks_s is None:
@@ -85,7 +85,7 @@ class RequestScheduler:
         mine: asyncio.Future[None] = loop.create_future()
 
         def begin() -> bool:
-            if mine.done():  # the asker has gone
+            if mine.done():  # the client has gone
                 return False
             mine.set_result(None)
             return True
@@ -99,13 +99,13 @@ class RequestScheduler:
         return read_s
 
     def _look(self) -> None:
-        """Connections have been looked at since the first task began."""
+        """Connections have been polled since the first task began."""
         self._tasks_s = None
 
     def queue(self, work: Callable[[], bool | None], received_s: float) -> None:
-        """Do `work` in its turn; it counts as under way until `work`, or what that waits for, counts it off.
+        """Do `work` in its turn; it counts as in flight until `work`, or what that waits for, counts it off.
 
-        Work that gives True has let a task go on, which the next one waits for.
+        Work that returns True has resumed a task, which the next work waits for.
         """
         if not self._queue:
             self._left_s = perf_counter()
@@ -114,12 +114,12 @@ class RequestScheduler:
         self.under_way += 1
 
     def waits(self) -> None:
-        """A request that was begun at once is not answered yet: it waits for log or thread."""
+        """Count a request that was begun at once and now waits for log or thread."""
         self.under_way += 1
         self._ended_s = perf_counter()
 
     def answered(self, received_s: float, begun_s: float, *, waited: bool) -> None:
-        """An answer was given to a request that arrived at `received_s`, and was begun at `begun_s`."""
+        """Count a response to a request that arrived at `received_s` and was begun at `begun_s`."""
         self._ended_s = now_s = perf_counter()
         self._answered += 1
         self._served_s += now_s - begun_s
@@ -138,16 +138,16 @@ class RequestScheduler:
                 if work():
                     break
                 now_s = perf_counter()
-        finally:  # whatever one raised, the others have their turn
+        finally:  # also after an error the others have their turn
             self._left_s = perf_counter()
             if queue:
-                self._go_on_later(min(int((self._left_s - begun_s) / _SLICE_S), _LOOKS))
+                self._go_on_later(min(int((self._left_s - begun_s) / _SLICE_S), _POLLS))
             else:
                 self._burst_s = self._left_s
 
-    def _go_on_later(self, looks: int) -> None:
-        """Go on after some looks at the connections: there is always one."""
-        if looks > 1:
-            asyncio.get_running_loop().call_soon(self._go_on_later, looks - 1)
+    def _go_on_later(self, polls: int) -> None:
+        """Go on after polling the connections so many times, at least once."""
+        if polls > 1:
+            asyncio.get_running_loop().call_soon(self._go_on_later, polls - 1)
         else:
             asyncio.get_running_loop().call_soon(self._go_on)

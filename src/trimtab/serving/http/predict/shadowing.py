@@ -1,4 +1,4 @@
-"""Shadows work on spare capacity: a little, now and then, while nobody waits for an answer."""
+"""Shadow versions on spare capacity: a little work at a time, while no request is in flight."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from trimtab.serving.http.predict.scheduler import RequestScheduler
 from trimtab.serving.log.commit import GroupCommit
 
 _PAUSE_S = 0.005  # at least
-_WORK_S = 0.001  # after each pause, or one answer
-_PAUSES = 5  # times as long as the work before it a pause is: at most a sixth of the process's time
+_WORK_S = 0.001  # after each pause, or one prediction
+_PAUSES = 5  # a pause is so many times as long as the work before it: at most a sixth of the process's time
 
 
 class Shadowing:
-    """Lets shadows answer what they were offered.
+    """Runs shadows on the requests that they were offered.
 
     Args:
-        scheduler: Says whether anybody waits.
-        commit: Where their predictions go.
+        scheduler: Knows whether requests are in flight.
+        commit: Gets their predictions.
     """
 
     def __init__(self, scheduler: RequestScheduler, commit: GroupCommit) -> None:
@@ -32,7 +32,7 @@ class Shadowing:
         self._timer: asyncio.TimerHandle | None = None
 
     def offer(self, shadow: Shadow, rows: Sequence[Row]) -> None:
-        """Requests that were answered."""
+        """Offer answered requests to a shadow."""
         shadow.offer(rows)
         if shadow.waits:
             self._busy.add(shadow)
@@ -55,7 +55,7 @@ class Shadowing:
             self._later(max(_PAUSE_S, _PAUSES * (perf_counter() - begun_s)))
 
     def _log(self, made: Sequence[Prediction], figures: ShadowMetrics) -> None:
-        """Log what a shadow answered; what cannot be logged is dropped, for nobody waits for it."""
+        """Log predictions of a shadow; those that cannot be logged are dropped."""
 
         def logged(done: asyncio.Future[None]) -> None:
             if done.cancelled() or done.exception() is not None:

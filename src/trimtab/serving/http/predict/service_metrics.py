@@ -1,0 +1,149 @@
+"""Metrics of a service that are computed when they are read: one row of a table each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
+from typing import NamedTuple, TypeAlias
+
+from trimtab.serving.answer.batching import calls_by_size
+from trimtab.serving.answer.score_cache import CACHED_SCORES
+from trimtab.serving.arms.endpoint import Endpoint
+from trimtab.serving.http.predict.parts import Parts
+from trimtab.serving.http.predict.predicting import Predictor
+from trimtab.serving.observe.metrics import Metrics
+
+_Samples: TypeAlias = Iterable[tuple[tuple[str, ...], float]]
+
+
+class _Row(NamedTuple):
+    """A metric, and its samples in one service."""
+
+    is_counter: bool
+    name: str
+    about: str
+    labels: tuple[str, ...]
+    samples: Callable[[Parts, Sequence[Predictor]], _Samples]
+
+
+def show_service(parts: Parts, predictors: Collection[Predictor]) -> None:
+    """Let a service's metrics show its load, its prediction log, and what its models predicted and cost."""
+    models = list(predictors)
+    for row in _ROWS:
+        show = parts.metrics.counted if row.is_counter else parts.metrics.gauge
+        show(row.name, row.about, row.labels, partial(_read, row, parts, models))
+    waited = "How long requests that had to queue waited for others."
+    parts.scheduler.queued_s = parts.metrics.histogram("trimtab_queue_wait_seconds", waited).of(())
+    show_cached(parts.metrics, [one.endpoint for one in models])
+
+
+def show_cached(metrics: Metrics, endpoints: Sequence[Endpoint]) -> None:
+    """Let `metrics` show how often scores were found in the cache, for models that have one."""
+    caches = [(one.name, one.cached) for one in endpoints if one.cached is not None]
+    about = "Scores by whether they were in the cache."
+    metrics.counted(
+        CACHED_SCORES,
+        about,
+        ("model", "found"),
+        lambda: {(n, found): c for n, one in caches for found, c in (("yes", one.hits), ("no", one.misses))},
+    )
+
+
+def _read(row: _Row, parts: Parts, models: Sequence[Predictor]) -> dict[tuple[str, ...], float]:
+    return dict(row.samples(parts, models))
+
+
+def _in_flight(parts: Parts, models: Sequence[Predictor]) -> _Samples:
+    scheduler = parts.scheduler
+    yield ("predict",), scheduler.under_way
+    yield ("queued",), scheduler.queued
+    yield ("slow",), parts.threads.under_way
+    yield ("refused",), scheduler.refusals.held
+
+
+def _predictions(parts: Parts, models: Sequence[Predictor]) -> _Samples:
+    for one in models:
+        yield (one.endpoint.name, "logged"), one.metrics.logged
+        yield (one.endpoint.name, "precomputed"), one.metrics.stored
+        yield (one.endpoint.name, "dropped"), 0
+
+
+def _by_version(parts: Parts, models: Sequence[Predictor]) -> _Samples:
+    for one in models:
+        for (version, arm), count in list(one.metrics.answers.items()):
+            yield (one.endpoint.name, one.endpoint.label(version), arm), count
+
+
+def _shadows(parts: Parts, models: Sequence[Predictor]) -> _Samples:
+    for one in models:
+        for fate in ("answered", "dropped", "failed"):
+            yield (one.endpoint.name, fate), getattr(one.endpoint.shadowed, fate)
+
+
+def _breakers(parts: Parts, models: Sequence[Predictor]) -> _Samples:
+    for endpoint in (one.endpoint for one in models):
+        if endpoint.degrading is not None:
+            for whose, breaker in endpoint.degrading.breakers.items():
+                yield (endpoint.name, whose), breaker.is_open
+
+
+def _versions(parts: Parts, models: Sequence[Predictor]) -> _Samples:
+    for endpoint in (one.endpoint for one in models):
+        arms = [arm.answerer.served for arm in (endpoint.canary, endpoint.shadow) if arm is not None]
+        for served in (endpoint.serving, *arms):
+            if served is not None:
+                yield (served.model, served.label, served.version, served.arm), 1
+
+
+def _batches(parts: Parts, models: Sequence[Predictor]) -> _Samples:
+    for one in models:
+        for size, calls in calls_by_size(dict(one.endpoint.batched.calls)).items():
+            yield (one.endpoint.name, size), calls
+
+
+def _batch_waits(parts: Parts, models: Sequence[Predictor]) -> _Samples:
+    return (((e.name,), e.batched.waited_s) for e in (one.endpoint for one in models) if e.batched.calls)
+
+
+def _row_costs(parts: Parts, models: Sequence[Predictor]) -> _Samples:
+    for endpoint in (one.endpoint for one in models):
+        costs = endpoint.batched.costs
+        if endpoint.ready and costs.alone_s:
+            yield (endpoint.name, "1"), costs.alone_s
+            for rows, cost in costs.together_s.items():
+                yield (endpoint.name, str(rows)), cost
+
+
+def _dropped(parts: Parts, models: Sequence[Predictor]) -> _Samples:
+    return [] if parts.telemetry is None else [((), parts.telemetry.dropped)]
+
+
+_ROWS = [_Row(*row) for row in (
+    (False, "trimtab_requests_under_way", "Requests in flight.", ("kind",), _in_flight),
+    (False, "trimtab_admission_limit", "Predictions that may be in flight.", (),
+     lambda parts, _: [((), parts.scheduler.limit.limit)]),
+    (True, "trimtab_untold_requests_total", "Requests missing from access log or traces, which could not keep up.",
+     (), _dropped),
+    (False, "trimtab_prediction_log_failing", "1 while predictions cannot be logged.", (),
+     lambda parts, _: [((), parts.commit.failure is not None)]),
+    (False, "trimtab_predictions_noted", "Predictions in the spool that are not in the log yet.", (),
+     lambda parts, _: [((), parts.commit.buffered)]),
+    (True, "trimtab_prediction_log_failures_total", "Appends to the prediction log that failed.", (),
+     lambda parts, _: [((), parts.commit.failures)]),
+    (True, "trimtab_answered_requests_total", "Predict requests answered.", ("model",),
+     lambda _, models: [((one.endpoint.name,), one.metrics.requests) for one in models]),
+    (True, "trimtab_predictions_total",
+     "Predictions by fate; dropped stays 0: what can be neither buffered nor logged is refused.", ("model", "fate"),
+     _predictions),
+    (True, "trimtab_answers_total", "Predictions by the version that made them.", ("model", "version", "arm"),
+     _by_version),
+    (True, "trimtab_shadow_requests_total",
+     "Requests offered to the shadows of a model; answered are those that were logged.", ("model", "fate"), _shadows),
+    (False, "trimtab_breaker_open", "Features left alone after failures.", ("model", "whose"), _breakers),
+    (False, "trimtab_model_version", "The versions in service.", ("model", "version", "address", "arm"), _versions),
+    (True, "trimtab_model_batches_total", "Shared calls of a model by their largest number of rows.",
+     ("model", "rows"), _batches),
+    (True, "trimtab_model_batch_wait_seconds_total", "How long rows waited for others.", ("model",), _batch_waits),
+    (False, "trimtab_model_row_seconds", "Cost of a row, alone or in a batch of so many.", ("model", "rows"),
+     _row_costs),
+)]  # fmt: skip

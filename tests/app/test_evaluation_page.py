@@ -131,7 +131,7 @@ def test_a_summary_for_the_terminal_is_short_and_says_what_stands_out():
     text = evaluation_text(full())
     assert "1,200 labelled rows it had not seen, 2013-07-01 to 2013-07-15" in text
     assert "could not be judged: 7 missing" in text
-    assert "log_loss is higher than of all rows (0.4000), beyond chance: carrier = <b>EV." in text
+    assert "log_loss is significantly higher than of all rows (0.4000): carrier = <b>EV." in text
     assert text.index("sky (all)") < text.index("hour")
     assert re.search(r"one half +0\.5000 +1\.2500", text)
     assert len(text.splitlines()) < 45

@@ -214,7 +214,7 @@ def _lineage(card: Document, about: About) -> None:
         *((what, name) for name, what in about.relatives),
     ]
     card.heading("Lineage")
-    _add(card, ("what", "which"), rows)
+    _add(card, ("what", "value"), rows)
 
 
 def _remarks(card: Document, about: About) -> None:

@@ -64,7 +64,7 @@ def _predictions(comparison: Comparison) -> tuple[Table | None, list[str]]:
     if not found.most:
         return None, sentences
     of = ("of",) if any(row.of for row in found.most) else ()
-    headers = ("row", "asked", comparison.one, comparison.other, "label", *of)
+    headers = ("row", "time", comparison.one, comparison.other, "label", *of)
     rows = tuple(
         (row.key, format_time(row.at_us)[:16], row.one, row.other, row.label, *((row.of,) if of else ()))
         for row in found.most
@@ -75,9 +75,9 @@ def _predictions(comparison: Comparison) -> tuple[Table | None, list[str]]:
 def _verdict(comparison: Comparison, found: PredictionComparison) -> str:
     interval = found.difference.interval
     if interval is not None and interval.high < 0.0:
-        return f"{comparison.other} is better on these rows, beyond chance."
+        return f"{comparison.other} is significantly better on these rows."
     if interval is not None and interval.low > 0.0:
-        return f"{comparison.one} is better on these rows, beyond chance."
+        return f"{comparison.one} is significantly better on these rows."
     return "these rows do not separate them."
 
 

@@ -190,12 +190,12 @@ def _slices(document: Document, evaluation: Evaluation) -> None:
     if higher:
         listed = "; ".join(f"{one.column} = {one.holds}" for one in higher)
         document.note(
-            f"{evaluation.metric} is higher than of all rows ({_text(evaluation.value)}), beyond chance: {listed}."
+            f"{evaluation.metric} is significantly higher than of all rows ({_text(evaluation.value)}): {listed}."
         )
     document.paragraph(
         f"{evaluation.metric} of each slice, with an interval over its days; a dash where there are fewer than three. "
-        "\u25b2 marks those above the value of all rows beyond chance: a slice may be harder by nature, and of many "
-        "slices one in forty is marked by chance alone.",
+        "\u25b2 marks those significantly above the value of all rows: a slice may be harder by nature, and of many "
+        "slices one in forty is marked at random.",
         detail=True,
     )
     rows = [

@@ -1,1 +1,1 @@
-"""Export of versions as folders, and import of models that were trained elsewhere."""
+"""Export of versions as folders, and import of external models."""

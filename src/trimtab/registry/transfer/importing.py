@@ -1,4 +1,4 @@
-"""Import of models that were trained elsewhere, without running their code, as versions of a declared model.  # D62"""
+"""Import of external models as versions of a declared model, without running their code.  # D62"""
 
 from __future__ import annotations
 

@@ -24,22 +24,22 @@ class RetroactiveChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def retroactive_changes(
-    names: Iterable[str], asked: Columns, again: NDArray[np.int64], later: Columns, history: Columns
+    names: Iterable[str], served: Columns, again: NDArray[np.int64], later: Columns, history: Columns
 ) -> dict[str, RetroactiveChange]:
     """Compare the values of columns at request time with later ones.
 
     Args:
         names: The columns.
-        asked: Requests at request time.
-        again: The rows of `asked` whose later values are known.
+        served: Requests at request time.
+        again: The rows of `served` whose later values are known.
         later: The later values of these rows, in that order.
         history: Requests that are known from history alone, as they are learnt from.
     """
-    return {name: _of(asked[name], again, later[name], history[name]) for name in names}
+    return {name: _of(served[name], again, later[name], history[name]) for name in names}
 
 
-def _of(asked: Column, again: NDArray[np.int64], later: Column, history: Column) -> RetroactiveChange:
-    before = asked.take(again)
+def _of(served: Column, again: NDArray[np.int64], later: Column, history: Column) -> RetroactiveChange:
+    before = served.take(again)
     had, has = before.present(), later.present()
     same = np.asarray(before.values == later.values, bool)
     changed = (had != has) | (had & has & ~same)
@@ -47,8 +47,8 @@ def _of(asked: Column, again: NDArray[np.int64], later: Column, history: Column)
         twice=int(again.size),
         changed=int(changed.sum()),
         filled=int((changed & ~had).sum()),
-        asked=len(asked.values),
-        asked_filled=int(asked.present().sum()),
+        asked=len(served.values),
+        asked_filled=int(served.present().sum()),
         history=len(history.values),
         history_filled=int(history.present().sum()),
     )

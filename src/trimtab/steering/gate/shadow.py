@@ -9,8 +9,7 @@ import numpy as np
 from trimtab.core.time import DAY_US
 from trimtab.stats.inference.sequences import PairedSequence, distance_seen, paired_sequence
 from trimtab.stats.metrics.losses import Loss
-from trimtab.steering.candidates.recipes import Floats
-from trimtab.steering.gate.window import Window
+from trimtab.steering.gate.window import Floats, Window
 from trimtab.steering.ledger import Evidence
 from trimtab.steering.loop_state import PairedDay, Repair
 from trimtab.steering.rollouts import Rollout

@@ -248,7 +248,7 @@ class Alerting:
 
     def _is_unwell(self) -> bool:
         """Return whether a loop fails or has not ticked for long, or alerts do not reach a receiver."""
-        from trimtab.app.state.loop_turns import last_turn
+        from trimtab.app.state.loop_turn import last_turn
 
         now_us, addressees = self._clock.now_us(), self.settings.addressees
         ticks = [last_turn(self._catalog, name) for name in self._system.definitions.deployments]

@@ -16,7 +16,7 @@ from trimtab.app.keep.erasure import unfinished
 from trimtab.app.keep.retention import kept_longer
 from trimtab.app.online.applier_error import standing
 from trimtab.app.plan.planning import unapplied
-from trimtab.app.state.loop_turns import last_turn
+from trimtab.app.state.loop_turn import last_turn
 from trimtab.app.state.lost_records import RECOVER, lost_records
 from trimtab.app.state.service_failures import service_failures
 from trimtab.app.training.fresh_process import failure_to_load

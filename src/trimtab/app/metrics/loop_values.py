@@ -63,7 +63,7 @@ class LoopValues:
         return found
 
     def _of_loop(self, deployment: Deployment) -> Iterator[tuple[str, Labels, float]]:
-        from trimtab.app.state.loop_turns import last_turn
+        from trimtab.app.state.loop_turn import last_turn
         from trimtab.monitoring.quality.quality_signals import KINDS
         from trimtab.monitoring.signals import standing_signals
 

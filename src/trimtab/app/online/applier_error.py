@@ -40,7 +40,7 @@ def standing(catalog: Catalog) -> Standing | None:
 
 
 @contextmanager
-def standing_noted(catalog: Catalog, clock: Clock) -> Iterator[None]:
+def standing_recorded(catalog: Catalog, clock: Clock) -> Iterator[None]:
     """Store the error that stops the application of events in the block, or remove the stored one."""
     try:
         yield

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-from trimtab.app.online.applier_error import forget_standing, note_standing, standing_noted
+from trimtab.app.online.applier_error import forget_standing, note_standing, standing_recorded
 from trimtab.app.online.progress_log import ProgressLog
 from trimtab.app.online.rebuilding import Rebuilds
 from trimtab.app.online.stored_views import damage, missing
@@ -177,8 +177,8 @@ class Views:
         if not self._taken(lease):
             return False
         ends = self._state.events.positions()
-        noted = standing_noted(self._state.catalog, self._clock)
-        with self._released(lease), noted, ProgressLog("online features: reading the log") as log_progress:
+        recorded = standing_recorded(self._state.catalog, self._clock)
+        with self._released(lease), recorded, ProgressLog("online features: reading the log") as log_progress:
             self._take_up([*self.views, *self._new])
             for filled in self._work.fill():
                 view = self.store.plans[filled.view].name
@@ -416,7 +416,7 @@ class Views:
         if lease is None or not lease.held:
             return False
         if self._state.online.reopen_if_replaced(make=True):
-            _logger.warning("online features: what was stored is gone; they are made anew from the log")
+            _logger.warning("online features: the stored ones are gone; they are rebuilt from the log")
             self.__dict__.pop("_work", None)  # it may be within removed data
             self._work.mark()
         if self._dropping:

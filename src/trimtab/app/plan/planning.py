@@ -219,7 +219,7 @@ def _columns_in_use(system: System) -> dict[tuple[str, str], list[str]]:
     found: dict[tuple[str, str], list[str]] = {}
     try:
         models = list(system.definitions.deployments)
-    except Misuse:  # a column of another type is reported elsewhere
+    except Misuse:  # another column type is reported by `refusals`
         return found
     for model in models:
         version = system.registry.alias(model, CHAMPION)

@@ -81,7 +81,7 @@ class BackgroundTasks:
         self._folded_h = 0
         self._threads = [self._thread("aliases", self._run_following)] if answers else []
         if answers:
-            write = {"write service figures": self._metrics.write}
+            write = {"write service metrics": self._metrics.write}
             self._threads.append(self._thread("arm-figures", partial(self._run, WRITE_S, write)))
         self.skew: SkewWatch | None = None
         if keeps:
@@ -103,7 +103,7 @@ class BackgroundTasks:
         often: dict[str, Work] = {
             "look for views": system.views.look,
             "see the clock": system.state.check_clock,
-            "fold service figures": self._fold,
+            "merge service metrics": self._fold,
             **{f"teach {n}": t.teach for n, t in teachers.items()},
         }
         ticking: dict[str, Work] = {"tick": partial(tick_all, system), "retention": partial(retain_when_due, system)}
@@ -112,7 +112,7 @@ class BackgroundTasks:
         }
         self.skew = SkewWatch(system)
         self._threads += [
-            self._thread("keeper", partial(self._run, _ROUND_S, often)),
+            self._thread("background", partial(self._run, _ROUND_S, often)),
             self._thread("loop", partial(self._run_ticking, ticking, between)),
             self._thread("skew", partial(self._run, _SKEW_S, {"skew": self.skew.check})),
         ]

@@ -72,7 +72,7 @@ def behind_links(folder: str | Path) -> Path:
 
 
 def set_aside(folder: Path) -> Path:
-    """Where a restoration puts the state of before, for the moment until its own has taken the place."""
+    """The path for the previous state while a restoration puts its own in place."""
     folder = behind_links(folder)
     return folder.with_name(f".{folder.name}.before")
 

@@ -19,7 +19,7 @@ from trimtab.app.data.training_data import LivingData
 from trimtab.app.data.training_pin import Pin
 from trimtab.app.features.project_spec import ProjectSpec, executor
 from trimtab.app.state.lease import Lease
-from trimtab.app.state.loop_turns import KIND, Doing, Turn, last_turn
+from trimtab.app.state.loop_turn import KIND, Doing, Turn, last_turn
 from trimtab.app.state.state import kept_from
 from trimtab.app.system import System
 from trimtab.app.training.fresh_process import loads_in_new_process

@@ -22,7 +22,6 @@ from trimtab.app.state.lease import Lease
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.time import DAY_US, HOUR_US
-from trimtab.events import quarantine
 from trimtab.features.online.fill.fill import Filling
 from trimtab.features.online.store import BEGIN, write_cursors
 
@@ -230,23 +229,6 @@ def test_what_a_rebuild_in_progress_still_reads_stays_in_the_log(trained: Path) 
         push(3.0)
         project.retain()
         assert left() == []  # a rebuild that was broken off holds nothing
-
-
-def test_the_log_keeps_what_a_replay_that_was_broken_off_has_to_look_into(tmp_path: Path) -> None:
-    with opened(write(tmp_path)) as project:
-        project.push("readings", [row("a", shop.NOW_US - HOUR_US, 1.0)])
-        project.push("readings", [{"id": "b", "site": "north", "level": "high", "read_at": shop.NOW_US - HOUR_US}])
-        good = row("b", shop.NOW_US - HOUR_US, 2.0)
-        kept = project.state.quarantine.positions()
-        note = quarantine._Begun(tuple(kept.items()), project.ingestor.positions())
-        project.state.quarantine.append([quarantine._encoder.encode(note)])
-        project.push("readings", [good])  # and here the process was killed
-        done = project.retain()
-        assert done.truncated == {"p0001": 1}
-        assert "the replay of 1 quarantined rows was interrupted" in done.notes[0]
-        assert project.quarantine.replay(project.ingestor, fix=lambda _: good).accepted == 1
-        assert project.state.events.positions() == {"p0001": 2}  # it had come
-        assert project.retain().truncated == {"p0001": 1}
 
 
 def test_a_source_that_is_declared_no_more_holds_the_log_and_is_named(tmp_path: Path) -> None:

@@ -67,7 +67,6 @@ def _run(folder: Path, kills: int, seed: int) -> int:
         history = History(log, [RIGHT])
         history.refresh()
         assert sorted(history.frame("sales").columns["id"].to_list()) == sorted(f"s{i}" for i in range(ROWS))
-        assert sum(log.positions().values()) == ROWS  # none came twice
     return early
 
 

@@ -16,7 +16,7 @@ from trimtab.events.batch import OPS, Batch, Call, Problem
 from trimtab.events.definitions import Source
 from trimtab.events.files.files import Format, OnError, Rows, Table, is_table, read_rows
 from trimtab.events.quarantine import Quarantine, Quarantined, line_fields, raw_json
-from trimtab.events.records import Event, Op, decode, decode_all
+from trimtab.events.records import Event, Op, decode
 from trimtab.events.values.checks import (
     EXTRA,
 )
@@ -135,31 +135,6 @@ class Ingestor:
             part = columns.take(slice(start, start + _CHUNK))
             lists = {name: column.to_list() for name, column in part.by_name.items()}
             yield from map(decode, Batch(call, lists, part.rows, None, given=False).payloads())
-
-    def positions(self) -> dict[str, int]:
-        """The last position of every partition of the log."""
-        return self._log.positions()
-
-    def came_since(
-        self,
-        source: str,
-        rows: Sequence[Mapping[str, object]],
-        positions: Mapping[str, int],
-        *,
-        op: Op = "upsert",
-        history: bool = False,
-    ) -> list[bool]:
-        """Whether each row's event, as it would be now, was appended behind these positions of the log."""
-        what = self._source(source)
-        batch = Batch(self._call(what, op, history), _lists(what, rows), len(rows), None)
-        wanted = [_said(decode(payload)) for payload in batch.payloads()]
-        found: set[object] = set()
-        for partition, last in self._log.positions().items():
-            after = positions.get(partition, 0)
-            while after < last and (records := self._log.read(partition, after)):
-                found.update(_said(event) for event in decode_all([r.payload for r in records]))
-                after = records[-1].position
-        return [said in found for said in wanted]
 
     def load(
         self,
@@ -315,12 +290,6 @@ class Ingestor:
         problems = [batch.problem(row, offset) for row in sorted(batch.bad)[:_NAMED]]
         last = positions[-1] if payloads else 0
         return Pushed(len(payloads), len(batch.bad), self._log.partition, last, tuple(problems), batch.absent(rows))
-
-
-def _said(event: Event) -> object:
-    """What identifies an event when it comes again; a deletion may have been dated by its arrival."""
-    content = None if event.op == "delete" else (event.event_at_us, event.values)
-    return event.source, event.id, event.op, event.history, content
 
 
 def _lists(source: Source, rows: Sequence[Mapping[str, object]]) -> dict[str, list[Any]]:

@@ -53,10 +53,10 @@ class _Released(msgspec.Struct, frozen=True, array_like=True, tag="released"):
 
 
 class _Begun(msgspec.Struct, frozen=True, array_like=True, tag="begun"):
-    """Rows that are about to be given back. Unless they are released, the event log tells whether they were."""
+    """A note of earlier versions about rows to be given back; it is read, ignored and erased."""
 
     places: tuple[Place, ...]
-    positions: dict[str, int]  # of the event log, before
+    positions: dict[str, int]
 
 
 class _Erased(msgspec.Struct, frozen=True, array_like=True, tag="erased"):
@@ -100,18 +100,6 @@ class Pusher(Protocol):
 
     def fits(
         self, source: str, rows: Sequence[Mapping[str, object]], *, op: Op = ..., history: bool = ...
-    ) -> list[bool]: ...
-
-    def positions(self) -> dict[str, int]: ...
-
-    def came_since(
-        self,
-        source: str,
-        rows: Sequence[Mapping[str, object]],
-        positions: Mapping[str, int],
-        *,
-        op: Op = ...,
-        history: bool = ...,
     ) -> list[bool]: ...
 
 
@@ -203,8 +191,8 @@ class Quarantine:
         """Push the rows in quarantine again, after `fix` has changed them; None from `fix` leaves a row out.
 
         What does not fit stays as it was, with its first reason. Lines that did not fit their header stay too, unless
-        there is a `fix`: its fields are unknown. Rows go a thousand at a time, with a note before and one
-        after: when a crash came in between, the next replay looks into the log for what had arrived.
+        there is a `fix`: its fields are unknown. Rows go a thousand at a time. Those of a replay that
+        was interrupted may be pushed again by the next one: they are repetitions, which count once.
 
         Args:
             ingestor: Takes the rows.
@@ -228,7 +216,6 @@ class Quarantine:
             else:
                 groups.setdefault((kept.source, kept.op, kept.history), []).append((place, kept))
         failed: list[TrimtabError] = []
-        begun = self._begun()
         for (name, op, history), pending in groups.items():
             for start in range(0, len(pending), _TOGETHER):
                 part = [
@@ -237,7 +224,7 @@ class Quarantine:
                 ]
                 rows = [(place, _without_line(row)) for place, row in part if row is not None]
                 try:
-                    good = self._give_back(ingestor, name, rows, begun, op=op, history=history)
+                    good = self._give_back(ingestor, name, rows, op=op, history=history)
                 except (NotFound, Misuse) as error:
                     failed.append(error)
                     break
@@ -251,41 +238,14 @@ class Quarantine:
         return Replayed(accepted, stay, left_out)
 
     def _give_back(
-        self,
-        ingestor: Pusher,
-        source: str,
-        rows: Sequence[tuple[Place, Row]],
-        begun: Mapping[Place, Mapping[str, int]],
-        *,
-        op: Op,
-        history: bool,
+        self, ingestor: Pusher, source: str, rows: Sequence[tuple[Place, Row]], *, op: Op, history: bool
     ) -> set[Place]:
-        """Push the rows that fit and have not come already; those that are events now."""
+        """Push the rows that fit; returns their places."""
         fits = ingestor.fits(source, [row for _, row in rows], op=op, history=history)
         good = [each for each, ok in zip(rows, fits, strict=True) if ok]
-        doubtful = [each for each in good if each[0] in begun]
-        came: set[Place] = set()
-        if doubtful:
-            since = [begun[place] for place, _ in doubtful]
-            least = {name: min(one.get(name, 0) for one in since) for one in since for name in one}
-            found = ingestor.came_since(source, [row for _, row in doubtful], least, op=op, history=history)
-            came = {place for (place, _), ok in zip(doubtful, found, strict=True) if ok}
-        left = [each for each in good if each[0] not in came]
-        if left:
-            note = _Begun(tuple(place for place, _ in left), ingestor.positions())
-            self._log.append([_encoder.encode(note)])
-            ingestor.push(source, [row for _, row in left], op=op, history=history)
+        if good:
+            ingestor.push(source, [row for _, row in good], op=op, history=history)
         return {place for place, _ in good}
-
-    def looked_behind(self) -> list[dict[str, int]]:
-        """Behind which positions the next `replay` looks into the event log, for rows that a crash left in doubt."""
-        begun = self._begun()
-        return [begun[place] for place, _ in self._pending(None) if place in begun] if begun else []
-
-    def _begun(self) -> dict[Place, dict[str, int]]:
-        """The rows that were about to be given back, and where the event log stood then."""
-        notes = [record for _, record in self._records() if isinstance(record, _Begun)]
-        return {place: note.positions for note in notes for place in note.places}
 
     def _release(self, places: Sequence[Place]) -> None:
         if places:

@@ -208,19 +208,13 @@ def _truncate_events(system: System) -> tuple[dict[str, int], list[str]]:
     """Truncate the event log up to the slowest of its readers; records by partition, and notes on what was kept."""
     log, state = system.state.events, system.state
     followed, notes = _follower_positions(system)
-    doubtful = system.quarantine.looked_behind()
-    if doubtful:
-        notes.append(
-            f"the log is kept from where the replay of {len(doubtful):,} quarantined rows was interrupted, until they "
-            "are replayed or dropped"
-        )
     reached = {
         source: {partition: table.position(partition) for partition in log.positions()}
         for source, table in state.tables(system.sources, make=True).items()
     }
     cuts = {}
     for partition, last in log.positions().items():
-        behind = [positions.get(partition, 0) for positions in (*reached.values(), *doubtful)]
+        behind = [positions.get(partition, 0) for positions in reached.values()]
         cut = min([followed.get(partition, last), *behind])
         cut, strange = _before_strangers(log, partition, begin_of(log, partition, last), cut, system)
         cuts[partition] = cut

@@ -44,6 +44,10 @@ class BlockSums(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     histogram: dict[int, int] = {}  # of all scores, by `score_bins`
 
 
+_COUNTS = ("predictions", "labelled", "missing", "unlisted", "late")
+_SUMS = ("score", "label", "loss", "capped_loss", "score_squares", "label_squares", "loss_squares")
+
+
 class DayBlocks(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The predictions of one version under one arm on one UTC day, closed when the wait for their labels is over."""
 
@@ -77,20 +81,11 @@ def merged(blocks: Iterable[BlockSums]) -> BlockSums:
     for one in found:
         for place, count in one.histogram.items():
             histogram[place] = histogram.get(place, 0) + count
+    summed: dict[str, Any] = {name: sum(getattr(one, name) for one in found) for name in _COUNTS}
+    summed |= {name: add_exact(*(getattr(one, name) for one in found)) for name in _SUMS}
     return BlockSums(
-        predictions=sum(one.predictions for one in found),
-        labelled=sum(one.labelled for one in found),
-        missing=sum(one.missing for one in found),
-        unlisted=sum(one.unlisted for one in found),
-        late=sum(one.late for one in found),
-        score=add_exact(*(one.score for one in found)),
-        label=add_exact(*(one.label for one in found)),
-        loss=add_exact(*(one.loss for one in found)),
-        capped_loss=add_exact(*(one.capped_loss for one in found)),
+        **summed,
         expected_loss=None if None in expected else add_exact(*(one for one in expected if one is not None)),
-        score_squares=add_exact(*(one.score_squares for one in found)),
-        label_squares=add_exact(*(one.label_squares for one in found)),
-        loss_squares=add_exact(*(one.loss_squares for one in found)),
         histogram=dict(sorted(histogram.items())),
     )
 

@@ -13,6 +13,7 @@ from trimtab.core.time import DAY_US
 from trimtab.stats.inference.paired import paired_mean_bound
 from trimtab.stats.metrics.calibration_bound import calibration_error_bound
 from trimtab.steering.gate.facts import Facts
+from trimtab.steering.gate.findings import finding
 from trimtab.steering.gate.floor import FLOOR, FLOOR_OF_SLICES, floor_checks
 from trimtab.steering.gate.scales import calibration_gap, gap_unit
 from trimtab.steering.gate.slices import EVERY_SLICE, slice_checks
@@ -52,26 +53,20 @@ def percent(level: float) -> str:
     return f"{100 * level:.3g}%"
 
 
-def _check(name: str, held: bool, reason: str, *, figure: float | None = None, bound: float | None = None) -> GateCheck:
-    return GateCheck(name=name, figure=figure, bound=bound, verdict="held" if held else "failed", reason=reason)
-
-
-def _note(name: str, text: str, *, evidence: bool = True, figure: float | None = None) -> Iterator[GateCheck]:
+def _note(name: str, text: str, *, evidence: bool = True, value: float | None = None) -> Iterator[GateCheck]:
     if text:
-        yield GateCheck(
-            name=name, figure=figure, bound=None, verdict="held" if evidence else "no evidence", reason=text
-        )
+        yield finding(name, "held" if evidence else "no evidence", text, value=value)
 
 
 def _loads(facts: Facts) -> Iterator[GateCheck]:
     said = "was read back and gave the same scores." if facts.loads else "could not be read back with the same scores."
-    yield facts.own_checks.get(LOADS) or _check(LOADS, facts.loads, f"It {said}")
+    yield facts.own_checks.get(LOADS) or finding(LOADS, facts.loads, f"It {said}")
 
 
 def _finite(facts: Facts) -> Iterator[GateCheck]:
     bad = int((~np.isfinite(facts.scores)).sum())
     reason = f"{bad:,} of {len(facts.scores):,} rows got no finite score."
-    yield _check("finite", not bad, reason, figure=float(bad), bound=0.0)
+    yield finding("finite", not bad, reason, value=float(bad), bound=0.0)
 
 
 def _labels(facts: Facts) -> Iterator[GateCheck]:
@@ -81,7 +76,7 @@ def _labels(facts: Facts) -> Iterator[GateCheck]:
     if values.size <= 1:
         alike = "There are no labels" if not values.size else f"All {len(labels):,} labels are {values[0]:g}"
         reason = f"{alike}: nothing tells a good model from a constant. Judge on other days."
-        yield _check("labels", False, reason)
+        yield finding("labels", False, reason)
 
 
 def _lists(facts: Facts) -> Iterator[GateCheck]:
@@ -91,7 +86,7 @@ def _lists(facts: Facts) -> Iterator[GateCheck]:
     alike = int(np.unique(lists).size) - compared
     reason = f"{compared:,} lists of the window were compared"
     reason += f"; {alike:,} were left out, their rows are all alike." if alike else "."
-    yield _check("lists", compared > 0, reason, figure=float(compared), bound=1.0)
+    yield finding("lists", compared > 0, reason, value=float(compared), bound=1.0)
 
 
 def _floor(facts: Facts) -> Iterator[GateCheck]:
@@ -103,14 +98,14 @@ def _better_by_margin(facts: Facts) -> Iterator[GateCheck]:
     """The estimated difference of the mean losses against the margin."""
     most, difference = 0.0 - facts.rule.margin, facts.difference[0]
     reason = f"Mean loss minus the champion's {difference:+.4f}; asked for at most {most:+g}."
-    yield _check("better_by_margin", difference <= most, reason, figure=difference, bound=most)
+    yield finding("better_by_margin", difference <= most, reason, value=difference, bound=most)
 
 
 def _provably_better(facts: Facts) -> Iterator[GateCheck]:
     """The upper bound of the difference against none at all; with a margin below 0, against the loss it allows."""
     allowed, bound = max(0.0, -facts.rule.margin), facts.difference[1]
     reason = f"That difference is at most {bound:+.4f} at {percent(facts.rule.level)}; it must be below {allowed:g}."
-    yield _check("provably_better", bound < allowed, reason, figure=bound, bound=allowed)
+    yield finding("provably_better", bound < allowed, reason, value=bound, bound=allowed)
 
 
 def _not_provably_worse(facts: Facts) -> Iterator[GateCheck]:
@@ -118,7 +113,7 @@ def _not_provably_worse(facts: Facts) -> Iterator[GateCheck]:
     allowed, level = max(0.0, -facts.rule.margin), facts.rule.level
     low = paired_mean_bound(facts.differences, facts.at_us // DAY_US, level=level, side="lower").low
     reason = f"That difference is at least {low:+.4f} at {percent(level)}; above {allowed:g} it would be worse."
-    yield _check("not_provably_worse", low <= allowed, reason, figure=low, bound=allowed)
+    yield finding("not_provably_worse", low <= allowed, reason, value=low, bound=allowed)
 
 
 def _tries(facts: Facts) -> Iterator[GateCheck]:
@@ -126,7 +121,7 @@ def _tries(facts: Facts) -> Iterator[GateCheck]:
     if facts.comparisons > 1:
         level = percent(facts.rule.level)
         said = f"Judgement {facts.comparisons:.3g} of these days: proof is asked for at {level}."
-        yield from _note("tries", said, figure=facts.comparisons)
+        yield from _note("tries", said, value=facts.comparisons)
 
 
 def _calibrated(facts: Facts) -> Iterator[GateCheck]:
@@ -138,7 +133,7 @@ def _calibrated(facts: Facts) -> Iterator[GateCheck]:
         most = max(allowed, calibration_gap(facts.metric, labels, facts.champion_scores))
     why = "" if most == allowed else ", as far as the champion is off"
     reason = f"Calibration gap {gap:.4f}, allowed {most:.4g}{why}."
-    yield _check("calibrated", gap <= most, reason, figure=gap, bound=most)
+    yield finding("calibrated", gap <= most, reason, value=gap, bound=most)
 
 
 def _calibration_error(facts: Facts) -> Iterator[GateCheck]:
@@ -152,7 +147,7 @@ def _calibration_error(facts: Facts) -> Iterator[GateCheck]:
     why = "" if most == allowed else ", the champion's own"
     said = f"Calibration error {found.estimate:.4f}, at least {found.low:.4f} at {_CALIBRATION_LEVEL:.0%}"
     reason = f"{said}; allowed {most:.4g}{why}."
-    yield _check("calibration_error", found.low <= most, reason, figure=found.estimate, bound=most)
+    yield finding("calibration_error", found.low <= most, reason, value=found.estimate, bound=most)
 
 
 def _slices(facts: Facts) -> Iterator[GateCheck]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from trimtab.core.records import GateCheck
 from trimtab.core.time import DAY_US
 from trimtab.stats.inference.paired import paired_mean_bound
+from trimtab.steering.gate.findings import finding
 from trimtab.steering.gate.slices import Part, slice_checks
 
 FLOOR, FLOOR_OF_SLICES = "floor", "floor_of_slices"
@@ -81,13 +82,7 @@ def _against(name: str, losses: Floats, other: Floats, plain: float | None, at_u
     else:
         held = difference < 0.0
         reason = f"Mean loss {loss:.4g}, {'below' if held else 'not below'} {level:.4g}."
-    check = GateCheck(
-        name=f"baseline {name}",
-        figure=difference,
-        bound=tolerance,
-        verdict="held" if held else "failed",
-        reason=reason,
-    )
+    check = finding(f"baseline {name}", held, reason, value=difference, bound=tolerance)
     return _Against(name, differences, tolerance, check)
 
 
@@ -99,13 +94,7 @@ def _together(found: Sequence[_Against], best: _Against, losses: Floats) -> Gate
     else:
         reasons = " ".join(f"{one.name}: {one.check.reason}" for one in worse)
         reason = f"It is not better than what can be had without it. {reasons}"
-    return GateCheck(
-        name=FLOOR,
-        figure=float(best.differences.mean()),
-        bound=best.tolerance,
-        verdict="failed" if worse else "held",
-        reason=reason,
-    )
+    return finding(FLOOR, not worse, reason, value=float(best.differences.mean()), bound=best.tolerance)
 
 
 def _of_slices(best: _Against, parts: Sequence[Part], at_us: NDArray[np.int64], slice_margin: float) -> list[GateCheck]:

@@ -14,6 +14,7 @@ from trimtab.core.records import GateCheck
 from trimtab.core.time import DAY_US
 from trimtab.stats.inference.paired import paired_mean_bound
 from trimtab.steering.definitions import NamedSlice
+from trimtab.steering.gate.findings import Verdict, finding
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
 from trimtab.training.judge.parts import column_of, values_of
@@ -81,26 +82,15 @@ def slice_checks(
 
 
 def _judged(part: Part, differences: Floats, days: NDArray[np.int64], level: float, margin: float) -> GateCheck:
-    bound = paired_mean_bound(differences, days, level=level, side="lower")
-    worse = bound.low > margin
-    return GateCheck(
-        name=f"slice {part.name}",
-        figure=bound.estimate,
-        bound=bound.low,
-        verdict="failed" if worse else "held",
-        reason=f"Difference {bound.estimate:+.4f} on {len(differences):,} rows, at least {bound.low:+.4f} at "
-        f"{level:.2%}; allowed {margin:+g}.",
-    )
+    found = paired_mean_bound(differences, days, level=level, side="lower")
+    reason = f"Difference {found.estimate:+.4f} on {len(differences):,} rows, at least {found.low:+.4f} at "
+    reason += f"{level:.2%}; allowed {margin:+g}."
+    return finding(f"slice {part.name}", not found.low > margin, reason, value=found.estimate, bound=found.low)
 
 
 def _abstained(part: Part, rows: int, days: int) -> GateCheck:
-    return GateCheck(
-        name=f"slice {part.name}",
-        figure=None,
-        bound=None,
-        verdict="no evidence",
-        reason=f"{rows:,} rows on {days} days; needed are {LEAST_ROWS} on {LEAST_DAYS}.",
-    )
+    reason = f"{rows:,} rows on {days} days; needed are {LEAST_ROWS} on {LEAST_DAYS}."
+    return finding(f"slice {part.name}", "no evidence", reason)
 
 
 def _together(found: Sequence[GateCheck], margin: float, may_abstain: bool) -> GateCheck:
@@ -109,29 +99,17 @@ def _together(found: Sequence[GateCheck], margin: float, may_abstain: bool) -> G
     judged = len(found) - silent
     said = f"{judged} of {len(found)} slices judged" + (f", {silent} had too few rows" if silent else "")
     if worse:
-        return GateCheck(
-            name=EVERY_SLICE,
-            figure=max(one.figure for one in found if one.figure is not None and one.verdict == "failed"),
-            bound=margin,
-            verdict="failed",
-            reason=f"Provably worse on {', '.join(worse)}; {said}.",
-        )
+        most = max(one.figure for one in found if one.figure is not None and one.verdict == "failed")
+        return finding(EVERY_SLICE, False, f"Provably worse on {', '.join(worse)}; {said}.", value=most, bound=margin)
     if not judged and not may_abstain:
-        return GateCheck(
-            name=EVERY_SLICE,
-            figure=None,
-            bound=margin,
-            verdict="failed",
-            reason=f"None of {len(found)} slices could be judged: each needs {LEAST_ROWS} rows on {LEAST_DAYS} days. "
-            "Judge on more days (window=...), declare larger slices, or let them abstain (slices_may_abstain=True).",
+        reason = f"None of {len(found)} slices could be judged: each needs {LEAST_ROWS} rows on {LEAST_DAYS} days. "
+        reason += (
+            "Judge on more days (window=...), declare larger slices, or let them abstain (slices_may_abstain=True)."
         )
-    return GateCheck(
-        name=EVERY_SLICE,
-        figure=max((one.figure for one in found if one.figure is not None), default=None),
-        bound=margin,
-        verdict="held" if judged else "no evidence",
-        reason=f"Provably worse on none: {said}.",
-    )
+        return finding(EVERY_SLICE, False, reason, bound=margin)
+    most_or_none = max((one.figure for one in found if one.figure is not None), default=None)
+    verdict: Verdict = "held" if judged else "no evidence"
+    return finding(EVERY_SLICE, verdict, f"Provably worse on none: {said}.", value=most_or_none, bound=margin)
 
 
 def _all(training_set: TrainingSet, window: NDArray[np.bool_]) -> Columns:

@@ -12,6 +12,7 @@ from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Corrupt
 from trimtab.core.records import GateCheck
 from trimtab.registry import LoadedModel, Registry, Version
+from trimtab.steering.gate.findings import finding
 from trimtab.training.fitting.artifact import Artifact, golden_difference
 
 LOADS, FRESH_PROCESS, LATENCY = "loads", "fresh_process", "latency"
@@ -34,29 +35,20 @@ def loads(registry: Registry, version: Version) -> tuple[LoadedModel | None, Gat
     try:
         loaded = registry.load(version)
     except Corrupt as error:
-        return None, GateCheck(name=LOADS, figure=None, bound=None, verdict="failed", reason=str(error))
+        return None, finding(LOADS, False, str(error))
     difference = golden_difference(loaded.artifact, loaded.scorer)
-    return loaded, GateCheck(
-        name=LOADS,
-        figure=difference,
-        bound=0.0 if loaded.artifact.row_exact else loaded.artifact.row_tolerance,
-        verdict="held",
-        reason=f"Read back from the registry; repeated its {golden_rows(loaded.artifact)} golden predictions.",
-    )
+    bound = 0.0 if loaded.artifact.row_exact else loaded.artifact.row_tolerance
+    reason = f"Read back from the registry; repeated its {golden_rows(loaded.artifact)} golden predictions."
+    return loaded, finding(LOADS, True, reason, value=difference, bound=bound)
 
 
 def loads_in_fresh_process(proving: Proving | None, version: Version) -> GateCheck:
     """Check that a process that starts now loads the version and repeats its golden predictions."""
     if proving is None:
-        return GateCheck(name=FRESH_PROCESS, figure=None, bound=None, verdict="not measured", reason=_VIRTUAL)
+        return finding(FRESH_PROCESS, "not measured", _VIRTUAL)
     why = proving.fresh(version)
-    return GateCheck(
-        name=FRESH_PROCESS,
-        figure=None,
-        bound=None,
-        verdict="held" if why is None else "failed",
-        reason=why or "A new process loaded it from the registry and repeated its golden predictions.",
-    )
+    loaded = "A new process loaded it from the registry and repeated its golden predictions."
+    return finding(FRESH_PROCESS, why is None, why or loaded)
 
 
 def fast_enough(proving: Proving | None, loaded: LoadedModel | None, sample: Columns, limit_us: int) -> GateCheck:
@@ -67,16 +59,13 @@ def fast_enough(proving: Proving | None, loaded: LoadedModel | None, sample: Col
     """
     if proving is None or loaded is None:
         why = _VIRTUAL if proving is None else "It could not be loaded."
-        return GateCheck(name=LATENCY, figure=None, bound=limit_us / 1e3, verdict="not measured", reason=why)
+        return finding(LATENCY, "not measured", why, bound=limit_us / 1e3)
     p50_ms, p99_ms, calls = one_row_ms(loaded, sample, proving.stopwatch_ns)
-    return GateCheck(
-        name=LATENCY,
-        figure=p99_ms,
-        bound=limit_us / 1e3,
-        verdict="held" if p99_ms <= limit_us / 1e3 else "failed",
-        reason=f"p99 {p99_ms:.3g} ms, p50 {p50_ms:.3g} ms of one-row predictions, the best of {_ROUNDS} rounds of "
-        f"{calls}; allowed p99 {limit_us / 1e3:g} ms.",
+    reason = (
+        f"p99 {p99_ms:.3g} ms, p50 {p50_ms:.3g} ms of one-row predictions, the best of {_ROUNDS} rounds of {calls}; "
     )
+    reason += f"allowed p99 {limit_us / 1e3:g} ms."
+    return finding(LATENCY, p99_ms <= limit_us / 1e3, reason, value=p99_ms, bound=limit_us / 1e3)
 
 
 def one_row_ms(loaded: LoadedModel, sample: Columns, stopwatch_ns: Callable[[], int]) -> tuple[float, float, int]:

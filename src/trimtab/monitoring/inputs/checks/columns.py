@@ -122,13 +122,8 @@ def _nulls(
         evidence = {"share": share, "usual_high": high, "usual": column.null_share, "rows": float(window.rows)}
         said = f"{percent(share)} of its values of {window.said} are null (reason {reason}; {window.rows:,} rows)"
         usual = f"normal is at most {percent(high)}"
-        one = Finding(
-            kind="nulls",
-            subject=column.subject,
-            onset_us=window.onset_us,
-            evidence=evidence,
-            message=f"Column {column.name}: {said}; {usual}. Check what fills it.",
-        )
+        message = f"Column {column.name}: {said}; {usual}. Check what fills it."
+        one = Finding("nulls", column.subject, window.onset_us, evidence, message)
         if column.source is not None and reason in _STALE:
             stale.setdefault((column.source, reason), []).append((column.name, one))
         else:
@@ -146,14 +141,12 @@ def _of_source(source: str, reason: str, ones: list[tuple[str, Finding]]) -> Fin
     worst = max((one for _, one in ones), key=lambda one: one.evidence["share"])
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     share, high = worst.evidence["share"], worst.evidence["usual_high"]
-    return Finding(
-        kind="nulls",
-        subject=f"source {source}",
-        onset_us=min(one.onset_us for _, one in ones),
-        evidence={**worst.evidence, "columns": float(len(names))},
-        message=f"Source {source}: {said}: up to {percent(share)} of {shown} are null (reason {reason}); normal is "
-        f"at most {percent(high)}. Check {check}.",
+    evidence = {**worst.evidence, "columns": float(len(names))}
+    message = (
+        f"Source {source}: {said}: up to {percent(share)} of {shown} are null (reason {reason}); normal is "
+        f"at most {percent(high)}. Check {check}."
     )
+    return Finding("nulls", f"source {source}", min(one.onset_us for _, one in ones), evidence, message)
 
 
 def _new_values(column: ColumnProfile, place: int, graded: list[Window], gross: Window, stands: bool) -> list[Finding]:
@@ -165,17 +158,14 @@ def _new_values(column: ColumnProfile, place: int, graded: list[Window], gross: 
         return []
     window, count, high = off
     only = column.distinct <= 1 and column.kind != "category"  # the training rows had one value at most
+    evidence = {"share": count / window.rows, "usual_high": high, "rows": float(window.rows)}
+    message = (
+        f"Column {column.name}: {percent(count / window.rows)} of its values of {window.said} were never "
+        f"seen in training ({window.rows:,} rows); normal is at most {percent(high)}. Check how it is spelled and "
+        "which system sends it."
+    )
     return [
-        Finding(
-            kind="new_values",
-            subject=column.subject,
-            severity="info" if only else "red",
-            onset_us=window.onset_us,
-            evidence={"share": count / window.rows, "usual_high": high, "rows": float(window.rows)},
-            message=f"Column {column.name}: {percent(count / window.rows)} of its values of {window.said} were never "
-            f"seen in training ({window.rows:,} rows); normal is at most {percent(high)}. Check how it is spelled and "
-            "which system sends it.",
-        )
+        Finding("new_values", column.subject, window.onset_us, evidence, message, severity="info" if only else "red")
     ]
 
 
@@ -199,16 +189,12 @@ def _constant(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts]
         return []
     span = newest - oldest + 1
     shown = "" if column.kind in ("text", "category") else f" ({value:g})"
-    return [
-        Finding(
-            kind="constant",
-            subject=column.subject,
-            onset_us=oldest * HOUR_US,
-            evidence={"hours": float(span), "rows": float(rows), "usual_hours": float(column.constant_h)},
-            message=f"Column {column.name}: one value{shown} in all {rows:,} rows of the last {span} h; in training it "
-            f"stood still for at most {column.constant_h} h. Check that its sensor or its system still works.",
-        )
-    ]
+    evidence = {"hours": float(span), "rows": float(rows), "usual_hours": float(column.constant_h)}
+    message = (
+        f"Column {column.name}: one value{shown} in all {rows:,} rows of the last {span} h; in training it "
+        f"stood still for at most {column.constant_h} h. Check that its sensor or its system still works."
+    )
+    return [Finding("constant", column.subject, oldest * HOUR_US, evidence, message)]
 
 
 def _range(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts], *, stands: bool) -> list[Finding]:
@@ -227,18 +213,13 @@ def _range(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts], *
     low, high = min(hours[h].low[place] for h in hits), max(hours[h].high[place] for h in hits)
     worst = float(high if high > column.most else low)
     red = stands or count >= max(2.0, _FEW * rows)
-    return [
-        Finding(
-            kind="range",
-            subject=column.subject,
-            severity="red" if red else "info",
-            onset_us=hits[0] * HOUR_US,
-            evidence={"value": worst, "least": column.least, "most": column.most, "rows": float(count)},
-            message=f"Column {column.name}: {worst:,.6g} in {count:,} of {rows:,} rows; in training it was "
-            f"{column.lowest:,.6g} to {column.highest:,.6g}, and beyond {column.least:,.6g} or {column.most:,.6g} it "
-            "is out of all proportion. Check its unit and what measures it.",
-        )
-    ]
+    evidence = {"value": worst, "least": column.least, "most": column.most, "rows": float(count)}
+    message = (
+        f"Column {column.name}: {worst:,.6g} in {count:,} of {rows:,} rows; in training it was "
+        f"{column.lowest:,.6g} to {column.highest:,.6g}, and beyond {column.least:,.6g} or {column.most:,.6g} it "
+        "is out of all proportion. Check its unit and what measures it."
+    )
+    return [Finding("range", column.subject, hits[0] * HOUR_US, evidence, message, severity="red" if red else "info")]
 
 
 def _joint(profile: InputProfile, graded: list[Window]) -> list[Finding]:
@@ -251,15 +232,14 @@ def _joint(profile: InputProfile, graded: list[Window]) -> list[Finding]:
             continue
         first, second = (profile.columns[one].name for one in (pair.first, pair.second))
         share = float(apart[0][1] / apart[0][0])
+        evidence = {"together": share, "usual": pair.both / pair.either}
+        message = (
+            f"Columns {first} and {second}: missing together in {percent(share)} of the rows where one is; "
+            f"normal is {percent(pair.both / pair.either)}. Check what fills the one without the other."
+        )
         found.append(
             Finding(
-                kind="joint_nulls",
-                subject=f"columns {first} and {second}",
-                severity="info",
-                onset_us=graded[-1].onset_us,
-                evidence={"together": share, "usual": pair.both / pair.either},
-                message=f"Columns {first} and {second}: missing together in {percent(share)} of the rows where one is; "
-                f"normal is {percent(pair.both / pair.either)}. Check what fills the one without the other.",
+                "joint_nulls", f"columns {first} and {second}", graded[-1].onset_us, evidence, message, severity="info"
             )
         )
     return found

@@ -55,17 +55,21 @@ def value_findings(arrivals: Arrivals, since_us: int, now_us: int, skipped: froz
         value = float(newest[off][np.argmax(np.abs(newest[off]))])
         first_us = int(arrivals.known_us[middle:end][off][0])
         count, rows = int(off.sum()), int((~np.isnan(newest)).sum())
+        evidence = {"value": value, "least": least, "most": most, "events": float(count)}
+        message = (
+            f"Source {arrivals.frame.source}: {name} {value:,.6g} in {count:,} of {rows:,} events since "
+            f"{format_time(first_us)[:16]}; in the four weeks before it was {known.min():,.6g} to "
+            f"{known.max():,.6g}, and beyond {least:,.6g} or {most:,.6g} it is out of all proportion. Check its "
+            "unit and what measures it."
+        )
         found.append(
             Finding(
-                kind="range",
-                subject=f"column {arrivals.frame.source}.{name}",
+                "range",
+                f"column {arrivals.frame.source}.{name}",
+                first_us,
+                evidence,
+                message,
                 severity="red" if count >= _FEW * rows else "info",
-                onset_us=first_us,
-                evidence={"value": value, "least": least, "most": most, "events": float(count)},
-                message=f"Source {arrivals.frame.source}: {name} {value:,.6g} in {count:,} of {rows:,} events since "
-                f"{format_time(first_us)[:16]}; in the four weeks before it was {known.min():,.6g} to "
-                f"{known.max():,.6g}, and beyond {least:,.6g} or {most:,.6g} it is out of all proportion. Check its "
-                "unit and what measures it.",
             )
         )
     return found

@@ -93,17 +93,13 @@ def _stopped(feed: Feed, now_us: int) -> list[Finding]:
     usual_us = int(max(waits.max(initial=0), np.partition(gaps, high)[high]))
     if age_us < 2 * usual_us + _LATER_US:
         return []
-    return [
-        Finding(
-            kind="feed_stopped",
-            subject=f"source {feed.source}",
-            onset_us=since_us,
-            evidence={"age_s": age_us / 1e6, "usual_s": usual_us / 1e6},
-            message=f"Source {feed.source}: no event for {ago(age_us)}, the last one came "
-            f"{format_time(since_us)[:16]}; the usual gap is at most {ago(max(usual_us, MINUTE_US))}. Check what "
-            "sends them, and the quarantine.",
-        )
-    ]
+    evidence = {"age_s": age_us / 1e6, "usual_s": usual_us / 1e6}
+    message = (
+        f"Source {feed.source}: no event for {ago(age_us)}, the last one came "
+        f"{format_time(since_us)[:16]}; the usual gap is at most {ago(max(usual_us, MINUTE_US))}. Check what "
+        "sends them, and the quarantine."
+    )
+    return [Finding("feed_stopped", f"source {feed.source}", since_us, evidence, message)]
 
 
 def _late(feed: Feed, now_us: int) -> list[Finding]:
@@ -122,17 +118,13 @@ def _late(feed: Feed, now_us: int) -> list[Finding]:
     usual_us = max(int(usual[-1 - usual.size // 14]), 0)
     if behind_us < 2 * usual_us + _LATER_US:
         return []
-    return [
-        Finding(
-            kind="feed_late",
-            subject=f"source {feed.source}",
-            onset_us=dated_us + usual_us,
-            evidence={"behind_s": behind_us / 1e6, "usual_s": usual_us / 1e6},
-            message=f"Source {feed.source}: its newest event is dated {ago(now_us - dated_us)} ago; normal at this "
-            f"time of day is at most {ago(max(usual_us, MINUTE_US))}. Events come, but late: check the queue before "
-            "them.",
-        )
-    ]
+    evidence = {"behind_s": behind_us / 1e6, "usual_s": usual_us / 1e6}
+    message = (
+        f"Source {feed.source}: its newest event is dated {ago(now_us - dated_us)} ago; normal at this "
+        f"time of day is at most {ago(max(usual_us, MINUTE_US))}. Events come, but late: check the queue before "
+        "them."
+    )
+    return [Finding("feed_late", f"source {feed.source}", dated_us + usual_us, evidence, message)]
 
 
 def _wrong_clock(feed: Feed, now_us: int) -> list[Finding]:
@@ -170,10 +162,5 @@ def _wrong_clock(feed: Feed, now_us: int) -> list[Finding]:
 
 
 def _clock(feed: Feed, onset_us: int, evidence: dict[str, float], said: str) -> Finding:
-    return Finding(
-        kind="feed_clock",
-        subject=f"source {feed.source}",
-        onset_us=onset_us,
-        evidence=evidence,
-        message=f"Source {feed.source}: {said}. Check the clock and the time zone of what sends them.",
-    )
+    message = f"Source {feed.source}: {said}. Check the clock and the time zone of what sends them."
+    return Finding("feed_clock", f"source {feed.source}", onset_us, evidence, message)

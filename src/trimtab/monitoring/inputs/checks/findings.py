@@ -24,15 +24,15 @@ Kind: TypeAlias = Literal[
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
+class Finding(msgspec.Struct, frozen=True):
     """Something that differs from what is normal."""
 
     kind: Kind
     subject: str
-    severity: Literal["red", "info"] = "red"
     onset_us: int
     evidence: dict[str, float]
     message: str
+    severity: Literal["red", "info"] = "red"
 
     def signal(self, model: str, version: str, now_us: int) -> Signal:
         """The signal that begins with it now."""

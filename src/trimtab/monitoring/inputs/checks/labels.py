@@ -67,16 +67,12 @@ def _missing(newest: list[DayQuality], usual: Floats, subject: str) -> list[Find
         return []
     share, day = off[-1]
     came = f"{day.labelled:,} of {day.predictions:,}"
-    return [
-        Finding(
-            kind="labels_missing",
-            subject=subject,
-            onset_us=off[0][1].day_us,
-            evidence={"share": share, "usual_high": high, "predictions": float(day.predictions)},
-            message=f"Labels: {came} came for the requests of {_day(day)}, {percent(share)} are missing; normal is at "
-            f"most {percent(high)}. Check what sends them; those that came may be the fast ones only.",
-        )
-    ]
+    evidence = {"share": share, "usual_high": high, "predictions": float(day.predictions)}
+    message = (
+        f"Labels: {came} came for the requests of {_day(day)}, {percent(share)} are missing; normal is at "
+        f"most {percent(high)}. Check what sends them; those that came may be the fast ones only."
+    )
+    return [Finding("labels_missing", subject, off[0][1].day_us, evidence, message)]
 
 
 def _binary(newest: list[DayQuality], means: Floats, subject: str) -> list[Finding]:
@@ -142,9 +138,7 @@ def _found(
     message: str,
     severity: Literal["red", "info"] = "red",
 ) -> Finding:
-    return Finding(
-        kind=kind, subject=subject, severity=severity, onset_us=day.day_us, evidence=evidence, message=message
-    )
+    return Finding(kind, subject, day.day_us, evidence, message, severity=severity)
 
 
 def _day(day: DayQuality) -> str:

@@ -189,15 +189,13 @@ def _swapped(
                 continue
             taken |= {one.place, other.place}
             first, second = columns[one.place].name, columns[other.place].name
-            finding = Finding(
-                kind="swapped",
-                subject=subject,
-                onset_us=one.window.onset_us,
-                evidence={"distance": one.distance, "distance_other": other.distance, "swapped": max(as_other, as_one)},
-                message=f"Columns {first} and {second} look swapped since {one.window.said[:16]}: each has the shape "
+            evidence = {"distance": one.distance, "distance_other": other.distance, "swapped": max(as_other, as_one)}
+            message = (
+                f"Columns {first} and {second} look swapped since {one.window.said[:16]}: each has the shape "
                 f"that the other had in training (distance {as_other:.2f} and {as_one:.2f}; to its own "
-                f"{one.distance:.2f} and {other.distance:.2f}). Check the order in which they are sent.",
+                f"{one.distance:.2f} and {other.distance:.2f}). Check the order in which they are sent."
             )
+            finding = Finding("swapped", subject, one.window.onset_us, evidence, message)
             found.append((finding, (one.place, other.place)))
     return found
 
@@ -240,14 +238,12 @@ def _day_before(column: ColumnProfile, one: _Off, hours: Mapping[int, HourCounts
 
 
 def _still(column: ColumnProfile, one: _Off) -> Finding:
-    return Finding(
-        kind="units",
-        subject=column.subject,
-        onset_us=one.window.onset_us,
-        evidence={"median": float(np.median(one.values))},
-        message=f"Column {column.name} still lies where it never was in training, at a median of "
-        f"{np.median(one.values):,.5g}. Check the unit in which it is sent.",
+    evidence = {"median": float(np.median(one.values))}
+    message = (
+        f"Column {column.name} still lies where it never was in training, at a median of "
+        f"{np.median(one.values):,.5g}. Check the unit in which it is sent."
     )
+    return Finding("units", column.subject, one.window.onset_us, evidence, message)
 
 
 def _goes_on(layout: Layout, signal: Signal, hours: Mapping[int, HourCounts], newest: Window) -> list[Finding]:
@@ -277,7 +273,7 @@ def _goes_on(layout: Layout, signal: Signal, hours: Mapping[int, HourCounts], ne
     )
     evidence = {"median": now, "median_before": was}
     onset_us = newest.onset_us
-    return [Finding(kind="units", subject=column.subject, onset_us=onset_us, evidence=evidence, message=message)]
+    return [Finding("units", column.subject, onset_us, evidence, message)]
 
 
 def _course(one: _Off, hours: Mapping[int, HourCounts]) -> list[Floats]:
@@ -303,17 +299,13 @@ def _unit(layout: Layout, one: _Off, before: Floats | None, course: Sequence[Flo
     inside = 1.0 - float(_is_outside(best.back(one.values), column).mean())
     if inside < _INSIDE or not _fits(distance, one, one.usual):
         return []
-    return [
-        Finding(
-            kind="units",
-            subject=column.subject,
-            onset_us=one.window.onset_us,
-            evidence={"factor": best.a, "shift": best.b, "distance": one.distance, "mapped": distance},
-            message=f"Column {column.name} looks like x -> {best.said} since {one.window.said[:16]}: the median is "
-            f"{np.median(one.values):,.5g}, in training {usual[BINS // 2]:,.5g}; mapped back its shape fits again "
-            f"(distance {distance:.2f} instead of {one.distance:.2f}). Check the unit in which it is sent.",
-        )
-    ]
+    evidence = {"factor": best.a, "shift": best.b, "distance": one.distance, "mapped": distance}
+    message = (
+        f"Column {column.name} looks like x -> {best.said} since {one.window.said[:16]}: the median is "
+        f"{np.median(one.values):,.5g}, in training {usual[BINS // 2]:,.5g}; mapped back its shape fits again "
+        f"(distance {distance:.2f} instead of {one.distance:.2f}). Check the unit in which it is sent."
+    )
+    return [Finding("units", column.subject, one.window.onset_us, evidence, message)]
 
 
 def _moving_unit(column: ColumnProfile, one: _Off, before: Floats, course: Sequence[Floats]) -> list[Finding]:
@@ -332,17 +324,13 @@ def _moving_unit(column: ColumnProfile, one: _Off, before: Floats, course: Seque
     inside = 1.0 - float(_is_outside(best.back(one.values), column).mean())
     if inside < _INSIDE:
         return []
-    return [
-        Finding(
-            kind="units",
-            subject=column.subject,
-            onset_us=one.window.onset_us,
-            evidence={"factor": best.a, "shift": best.b, "median": float(now[1]), "median_before": float(then[1])},
-            message=f"Column {column.name} looks like x -> {best.said} since {one.window.said[:16]}: the median is "
-            f"{now[1]:,.5g}, on the day before it was {then[1]:,.5g}; mapped back {percent(inside)} of its values lie "
-            "where they were in training. Check the unit in which it is sent.",
-        )
-    ]
+    evidence = {"factor": best.a, "shift": best.b, "median": float(now[1]), "median_before": float(then[1])}
+    message = (
+        f"Column {column.name} looks like x -> {best.said} since {one.window.said[:16]}: the median is "
+        f"{now[1]:,.5g}, on the day before it was {then[1]:,.5g}; mapped back {percent(inside)} of its values lie "
+        "where they were in training. Check the unit in which it is sent."
+    )
+    return [Finding("units", column.subject, one.window.onset_us, evidence, message)]
 
 
 def _drift(layout: Layout, hours: Mapping[int, HourCounts], standing: Collection[tuple[str, str]]) -> list[Finding]:
@@ -369,16 +357,11 @@ def _drift(layout: Layout, hours: Mapping[int, HourCounts], standing: Collection
         if len(hits) < 2 and not stands[place]:
             continue
         newest, away, usual = hits[0]
-        found.append(
-            Finding(
-                kind="shape",
-                subject=column.subject,
-                severity="info",
-                onset_us=hits[-1][0].onset_us,
-                evidence={"distance": away, "usual_high": usual},
-                message=f"Column {column.name}: its values of {newest.said} are distributed otherwise than in training "
-                f"(distance {away:.2f}; normal is at most {usual:.2f}). That is drift, and no fault as long as the "
-                "quality holds.",
-            )
+        evidence = {"distance": away, "usual_high": usual}
+        message = (
+            f"Column {column.name}: its values of {newest.said} are distributed otherwise than in training "
+            f"(distance {away:.2f}; normal is at most {usual:.2f}). That is drift, and no fault as long as the "
+            "quality holds."
         )
+        found.append(Finding("shape", column.subject, hits[-1][0].onset_us, evidence, message, severity="info"))
     return found

@@ -98,16 +98,12 @@ def _stopped(counts: _Hours, now_us: int, last_us: int) -> list[Finding]:
     missed = float(np.nansum(counts.usual(hours)[counts.rows.size :]))
     if missed < _MISSED:
         return []
-    return [
-        Finding(
-            kind="traffic_stopped",
-            subject="traffic",
-            onset_us=last_us,
-            evidence={"hours": age_us / HOUR_US, "usual_hours": usual_us / HOUR_US, "missed": missed},
-            message=f"No request for {ago(age_us)}, the last one at {format_time(last_us)[:16]}; the usual gap is at "
-            f"most {ago(usual_us)}, and about {missed:,.0f} should have come. Check the clients and the network.",
-        )
-    ]
+    evidence = {"hours": age_us / HOUR_US, "usual_hours": usual_us / HOUR_US, "missed": missed}
+    message = (
+        f"No request for {ago(age_us)}, the last one at {format_time(last_us)[:16]}; the usual gap is at "
+        f"most {ago(usual_us)}, and about {missed:,.0f} should have come. Check the clients and the network."
+    )
+    return [Finding("traffic_stopped", "traffic", last_us, evidence, message)]
 
 
 def _doubled(counts: _Hours, profile: InputProfile | None, *, stands: bool) -> list[Finding]:
@@ -131,16 +127,12 @@ def _doubled(counts: _Hours, profile: InputProfile | None, *, stands: bool) -> l
         return []
     onset = (counts.first // _WINDOW_H + int(judged[-3:][hits][0])) * _WINDOW_H
     ratio = float(np.median(newest[hits]))
-    return [
-        Finding(
-            kind="traffic_doubled",
-            subject="traffic",
-            onset_us=onset * HOUR_US,
-            evidence={"ratio": ratio, "usual_high": high},
-            message=f"{ratio:.1f} times as many requests as usual since {format_time(onset * HOUR_US)[:16]} (normal "
-            f"is at most {high:.1f} times). Check whether a client sends requests twice, or there are new users.",
-        )
-    ]
+    evidence = {"ratio": ratio, "usual_high": high}
+    message = (
+        f"{ratio:.1f} times as many requests as usual since {format_time(onset * HOUR_US)[:16]} (normal "
+        f"is at most {high:.1f} times). Check whether a client sends requests twice, or there are new users."
+    )
+    return [Finding("traffic_doubled", "traffic", onset * HOUR_US, evidence, message)]
 
 
 def _expected(counts: _Hours, profile: InputProfile | None) -> Floats | None:
@@ -227,7 +219,7 @@ def _repeated(hours: Mapping[int, TrafficHour], is_repeating: Callable[[], Calla
         )
     else:
         return []
-    return [Finding(kind="duplicates", subject="traffic", onset_us=onset_us, evidence=evidence, message=said)]
+    return [Finding("duplicates", "traffic", onset_us, evidence, said)]
 
 
 def _asked_again(newest: Sequence[_HourGroup], before: Sequence[_HourGroup]) -> tuple[float, float, int] | None:

@@ -1,0 +1,18 @@
+"""Findings of the gate as records."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from trimtab.core.records import GateCheck
+
+Verdict = Literal["held", "failed", "no evidence", "not measured"]
+
+
+def finding(
+    name: str, verdict: Verdict | bool, reason: str, *, value: float | None = None, bound: float | None = None
+) -> GateCheck:
+    """One finding: whether it held, why in one sentence, its value and the bound of that."""
+    if isinstance(verdict, bool):
+        verdict = "held" if verdict else "failed"
+    return GateCheck(name=name, figure=value, bound=bound, verdict=verdict, reason=reason)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,13 +16,13 @@ from trimtab.core.time import HOUR_US
 from trimtab.monitoring.profiles.input_rows import RowReader, Rows
 from trimtab.monitoring.profiles.profile_records import NULL_CODES, Floats, InputProfile, null_code
 
-SAMPLED = 128  # rows of an hour that are kept whole, for the checks that compare shapes
-_QUICKLY = 1  # of zlib: a twelfth larger than the usual 6, in a fifth of the time
+SAMPLED = 128  # rows of an hour that are kept whole, for checks that compare distributions
+_QUICKLY = 1  # level of zlib: a twelfth larger than the default 6, in a fifth of the time
 Counts = NDArray[np.int64]
 
 
 class Layout:
-    """Where the counts of each column lie; made once from a profile."""
+    """The places of each column's counts in one array; made once from a profile."""
 
     def __init__(self, profile: InputProfile) -> None:
         self.profile = profile
@@ -28,7 +30,7 @@ class Layout:
         widths = [edges.size + 1 for edges in self.edges]
         self.offsets = np.concatenate([[0], np.cumsum(widths)]).astype(np.int64)
         bounds = [(column.least, column.most) for column in profile.columns]
-        # Up to each of them values are counted: the edges, then the most, then what is just below the least.
+        # Values are counted up to each of these: the edges, then the upper limit, then just below the lower one.
         self.counted_upto = [
             np.array(
                 [*edges, np.inf if most is None else most, -np.inf if least is None else np.nextafter(least, -np.inf)]
@@ -53,7 +55,7 @@ class Layout:
         return len(self.edges)
 
     def by_bin(self, bins: Counts) -> Counts:
-        """The counts of each column by bin, shape (columns, bins); of a column with fewer bins 0 behind them."""
+        """The counts of each column by bin, shape (columns, bins); 0 beyond the bins of a column."""
         found: Counts = np.append(bins, 0)[self._places]
         return found
 
@@ -65,7 +67,7 @@ class HourCounts(msgspec.Struct, frozen=True, eq=False):
     bins: Counts  # rows by bin, the columns one after the other; nulls are in none
     nulls: Counts  # (columns, NULL_CODES)
     strange: Counts  # (columns,): values that training did not see
-    outside: Counts  # (columns,): numbers out of all proportion
+    outside: Counts  # (columns,): extreme numbers
     low: Floats  # (columns,): the least value, infinity where there is none
     high: Floats
     pairs: Counts  # (pairs, 2): rows where either is null, and where both are
@@ -82,54 +84,56 @@ class HourCounts(msgspec.Struct, frozen=True, eq=False):
 
     def encode(self) -> bytes:
         """The bytes that are stored, the sampled rows among them."""
-        arrays = (self.bins, self.nulls, self.strange, self.outside, self.low, self.high, self.pairs, self.marks)
-        packed = b"".join(np.ascontiguousarray(one).tobytes() for one in (*arrays, self.sample))
+        packed = b"".join(np.ascontiguousarray(getattr(self, name)).tobytes() for name in _FIELDS)
         return zlib.compress(msgspec.msgpack.encode((self.rows, len(self.marks), packed)), _QUICKLY)
 
     @staticmethod
     def decode(data: bytes, layout: Layout) -> HourCounts | None:
         """The summary in some bytes; None where it was made with another profile."""
         rows, sampled, packed = msgspec.msgpack.decode(zlib.decompress(data), type=tuple[int, int, bytes])
-        columns, pairs = layout.width, layout.firsts.size
-        shapes: list[tuple[str, tuple[int, ...]]] = [
-            ("<i8", (int(layout.offsets[-1]),)),
-            ("<i8", (columns, NULL_CODES)),
-            ("<i8", (columns,)),
-            ("<i8", (columns,)),
-            ("<f8", (columns,)),
-            ("<f8", (columns,)),
-            ("<i8", (pairs, 2)),
-            ("<u8", (sampled,)),
-            ("<f8", (sampled, columns)),
-        ]
-        if len(packed) != 8 * sum(int(np.prod(shape)) for _, shape in shapes):
+        shapes = [field.shape(layout, sampled) for field in _FIELDS.values()]
+        sizes = [math.prod(shape) for shape in shapes]
+        if len(packed) != 8 * sum(sizes):
             return None
-        arrays, begin = [], 0
-        for dtype, shape in shapes:
-            count = int(np.prod(shape))
-            arrays.append(np.frombuffer(packed, dtype, count, begin).reshape(shape))
-            begin += 8 * count
-        return HourCounts(rows, *arrays)
+        found: dict[str, Any] = {}
+        begin = 0
+        for (name, field), shape, size in zip(_FIELDS.items(), shapes, sizes, strict=True):
+            found[name] = np.frombuffer(packed, field.dtype, size, begin).reshape(shape)
+            begin += 8 * size
+        return HourCounts(rows, **found)
+
+
+class _Field(msgspec.Struct, frozen=True):
+    """How an array of `HourCounts` is stored, and how those of several hours become one."""
+
+    dtype: str
+    shape: Callable[[Layout, int], tuple[int, ...]]  # of a layout and a number of sampled rows
+    merge: np.ufunc | None = np.add  # None: of the sampled rows those with the least marks are kept
+
+
+_FIELDS: dict[str, _Field] = {  # in the order of the struct and of the stored bytes
+    "bins": _Field("<i8", lambda layout, sampled: (int(layout.offsets[-1]),)),
+    "nulls": _Field("<i8", lambda layout, sampled: (layout.width, NULL_CODES)),
+    "strange": _Field("<i8", lambda layout, sampled: (layout.width,)),
+    "outside": _Field("<i8", lambda layout, sampled: (layout.width,)),
+    "low": _Field("<f8", lambda layout, sampled: (layout.width,), np.minimum),
+    "high": _Field("<f8", lambda layout, sampled: (layout.width,), np.maximum),
+    "pairs": _Field("<i8", lambda layout, sampled: (layout.firsts.size, 2)),
+    "marks": _Field("<u8", lambda layout, sampled: (sampled,), None),
+    "sample": _Field("<f8", lambda layout, sampled: (sampled, layout.width), None),
+}
 
 
 def merged(parts: Sequence[HourCounts]) -> HourCounts:
-    """Several summaries as one, whatever their order; there must be one at least."""
+    """One summary or more as one, whatever their order."""
     if len(parts) == 1:
         return parts[0]
-    marks = np.concatenate([one.marks for one in parts])
-    order = np.argsort(marks, kind="stable")[:SAMPLED]
-    return HourCounts(
-        sum(one.rows for one in parts),
-        np.add.reduce([one.bins for one in parts]),
-        np.add.reduce([one.nulls for one in parts]),
-        np.add.reduce([one.strange for one in parts]),
-        np.add.reduce([one.outside for one in parts]),
-        np.minimum.reduce([one.low for one in parts]),
-        np.maximum.reduce([one.high for one in parts]),
-        np.add.reduce([one.pairs for one in parts]),
-        marks[order],
-        np.concatenate([one.sample for one in parts])[order],
-    )
+    whole: dict[str, Any] = {name: [getattr(one, name) for one in parts] for name in _FIELDS}
+    order = np.argsort(np.concatenate(whole["marks"]), kind="stable")[:SAMPLED]
+    for name, field in _FIELDS.items():
+        arrays = whole[name]
+        whole[name] = np.concatenate(arrays)[order] if field.merge is None else field.merge.reduce(arrays)
+    return HourCounts(sum(one.rows for one in parts), **whole)
 
 
 def summarise(layout: Layout, reader: RowReader, predictions: Sequence[Prediction]) -> dict[int, HourCounts]:
@@ -143,7 +147,7 @@ def summarise(layout: Layout, reader: RowReader, predictions: Sequence[Predictio
 def summarise_rows(
     layout: Layout, rows: Rows, made_at_us: NDArray[np.int64], ids: Sequence[str]
 ) -> dict[int, HourCounts]:
-    """The same of rows that are at hand in columns, with the ids of their predictions."""
+    """As `summarise`, of rows in columns with the ids of their predictions."""
     hours = made_at_us // HOUR_US
     found: dict[int, HourCounts] = {}
     for hour in np.unique(hours).tolist():

@@ -22,12 +22,7 @@ class ColumnDistance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def column_distances(layout: Layout, hours: Iterable[HourCounts]) -> dict[str, ColumnDistance]:
-    """The distance of each column by its name; empty without rows.
-
-    Args:
-        layout: Of the profile.
-        hours: Summaries of closed hours, made with the same profile.
-    """
+    """The distance of each column by its name; empty without rows."""
     some = [one for one in hours if one.rows]
     if not some:
         return {}

@@ -107,12 +107,7 @@ def _in_columns(
 
 
 class RowReader:
-    """Reads rows from logged predictions of one version.
-
-    Args:
-        plans: The columns.
-        request: The request's columns in declared order.
-    """
+    """Reads rows from logged predictions of one version."""
 
     def __init__(self, plans: Sequence[ColumnPlan], request: Sequence[str]) -> None:
         places = {name: place for place, name in enumerate(request)}

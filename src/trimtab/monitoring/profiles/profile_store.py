@@ -37,13 +37,7 @@ def without_profile(catalog: Catalog, version: str) -> str | None:
 
 
 class Profiles:
-    """The input profiles of versions, made from their stored training sets when they are first needed.
-
-    Args:
-        catalog: Stores the records.
-        blob: Stores profiles, artifacts and training sets.
-        clock: For the times of profiles.
-    """
+    """The input profiles of versions, made from their stored training sets when they are first needed."""
 
     def __init__(self, catalog: Catalog, blob: Blob, clock: Clock) -> None:
         self._catalog = catalog

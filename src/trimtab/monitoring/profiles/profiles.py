@@ -92,7 +92,6 @@ class _ReferenceHours:
         self.rows = np.flatnonzero((hour >= self.first) & (hour < end))
         self.hour = (hour[self.rows] - self.first).astype(np.int64)
         self._starts = np.searchsorted(self.hour, np.arange(self.count))
-        self.per_hour = np.bincount(self.hour, minlength=self.count).astype(np.float64)
 
     def sums(self, values: Floats) -> Floats:
         """Sums by hour of a value of each row of the set, shape (hours,)."""
@@ -175,7 +174,7 @@ def _column(plan: ColumnPlan, place: int, rows: Rows, hours: _ReferenceHours) ->
     edges = profile.edges
     bins = np.searchsorted(edges, values)
     counts = np.bincount(bins[~null], minlength=edges.size + 1)
-    spreads = _spreads(kind, values, bins, counts, hours)
+    spreads = _spreads(_Column(kind, values, bins, counts, hours))
     return msgspec.structs.replace(profile, counts=counts.astype("<i8").tobytes(), spreads=spreads)
 
 
@@ -225,51 +224,81 @@ def _limits(values: Floats, quantiles: Floats, hours: _ReferenceHours) -> tuple[
     return limits(low, high, (least, lower, middle, upper))
 
 
-def _spreads(
-    kind: Kind, values: Floats, bins: NDArray[np.int64], counts: NDArray[np.int64], hours: _ReferenceHours
-) -> dict[Statistic, Spread]:
-    """The spreads of a window's share of nulls, share of new values, and distance from the whole."""
-    null = np.isnan(values)
+class _Column(msgspec.Struct, frozen=True, eq=False):
+    """A column of a training set, its values in bins."""
 
-    def share_of(mask: NDArray[np.bool_], among: NDArray[np.bool_] | None = None) -> Callable[[int], Floats]:
-        marked = hours.sums(mask.astype(np.float64))
-        all_rows = hours.per_hour if among is None else hours.sums(among.astype(np.float64))
+    kind: Kind
+    values: Floats  # shape (rows,), in the order of time; NaN is null
+    bins: NDArray[np.int64]  # shape (rows,)
+    counts: NDArray[np.int64]  # shape (bins,)
+    hours: _ReferenceHours
 
-        def of_length(length: int) -> Floats:
-            total = hours.windows(all_rows, length)
-            return np.where(total >= LEAST_ROWS, hours.windows(marked, length) / np.maximum(total, 1.0), np.nan)
-
-        return of_length
-
-    spreads: dict[Statistic, Spread] = {"null": hours.spread(share_of(null), float(null.mean()))}
-    if kind in ("code", "category", "text"):
-        half = len(values) // 2  # in time: values that are new in the newer half give the normal share
-        known = np.unique(values[:half][~null[:half]])
-        newer = np.arange(len(values)) >= half
-        new = newer & ~null & ~np.isin(values, known)
-        spreads["strange"] = hours.spread(share_of(new, newer), float(new.sum() / max(newer.sum(), 1)))
-    if kind not in ("text", "time") and counts.sum():
-        spreads["distance"] = hours.spread(_distances(bins, null, counts, hours), 0.0)
-    return spreads
+    @property
+    def null(self) -> NDArray[np.bool_]:
+        return np.isnan(self.values)
 
 
-def _distances(
-    bins: NDArray[np.int64], null: NDArray[np.bool_], counts: NDArray[np.int64], hours: _ReferenceHours
-) -> Callable[[int], Floats]:
+_OfLength = Callable[[int], Floats]  # a statistic of the windows of a length in hours, NaN where there is none
+
+
+def _share(column: _Column, mask: NDArray[np.bool_], among: NDArray[np.bool_]) -> tuple[_OfLength, float]:
+    """The share of marked rows among others in a window, and in all."""
+    hours = column.hours
+    marked, rows = hours.sums(mask.astype(np.float64)), hours.sums(among.astype(np.float64))
+
+    def of_length(length: int) -> Floats:
+        total = hours.windows(rows, length)
+        return np.where(total >= LEAST_ROWS, hours.windows(marked, length) / np.maximum(total, 1.0), np.nan)
+
+    return of_length, float(mask.sum() / max(among.sum(), 1))
+
+
+def _null_share(column: _Column) -> tuple[_OfLength, float] | None:
+    return _share(column, column.null, np.ones(len(column.values), np.bool_))
+
+
+def _new_share(column: _Column) -> tuple[_OfLength, float] | None:
+    """The share of values that are new in the newer half of the rows, among these."""
+    if column.kind not in ("code", "category", "text"):
+        return None
+    half, null = len(column.values) // 2, column.null
+    known = np.unique(column.values[:half][~null[:half]])
+    newer = np.arange(len(column.values)) >= half
+    return _share(column, newer & ~null & ~np.isin(column.values, known), newer)
+
+
+def _distance(column: _Column) -> tuple[_OfLength, float] | None:
     """The largest difference of the distribution functions of a window and of all rows (Kolmogorov-Smirnov)."""
-    there = hours.rows[~null[hours.rows]]
-    hour = hours.hour[~null[hours.rows]]
-    width = counts.size
-    table = np.bincount(hour * width + bins[there], minlength=hours.count * width).reshape(hours.count, width)
-    usual = np.cumsum(counts / counts.sum())
+    hours, counts, width = column.hours, column.counts, column.counts.size
+    if column.kind in ("text", "time") or not counts.sum():
+        return None
+    there = ~column.null[hours.rows]
+    places = hours.hour[there] * width + column.bins[hours.rows[there]]
+    table = np.bincount(places, minlength=hours.count * width).reshape(hours.count, width)
+    whole = np.cumsum(counts / counts.sum())
 
     def of_length(length: int) -> Floats:
         sums = hours.windows(table.astype(np.float64), length)
         total = sums.sum(axis=1)
-        found = np.abs(np.cumsum(sums, axis=1) / np.maximum(total, 1.0)[:, None] - usual).max(axis=1)
+        found = np.abs(np.cumsum(sums, axis=1) / np.maximum(total, 1.0)[:, None] - whole).max(axis=1)
         return np.where(total >= LEAST_ROWS, found, np.nan)
 
-    return of_length
+    return of_length, 0.0
+
+
+# The statistics whose spread over reference windows is kept, each None for columns that have none. For the newest hours
+# `inputs.checks` computes them from hourly counts.
+_STATISTICS: dict[Statistic, Callable[[_Column], tuple[_OfLength, float] | None]] = {
+    "null": _null_share,
+    "strange": _new_share,
+    "distance": _distance,
+}
+
+
+def _spreads(column: _Column) -> dict[Statistic, Spread]:
+    """The spread of each statistic that the column has."""
+    found = {name: statistic(column) for name, statistic in _STATISTICS.items()}
+    return {name: column.hours.spread(*one) for name, one in found.items() if one is not None}
 
 
 def _pairs(rows: Rows) -> tuple[Pair, ...]:

@@ -51,12 +51,7 @@ class ArmWatches:
         return self.watches.get(arm) or self._begun(arm, day, champion)
 
     def over(self, arms: Mapping[str, str], now_us: int) -> list[Watch]:
-        """The watches of arms that point to another version by now, or gave no answers for a week.
-
-        Args:
-            arms: The version of each arm.
-            now_us: The time of the look.
-        """
+        """The watches of arms that point to another version by now, or gave no answers for a week."""
         return [
             watch
             for (arm, version), watch in self.watches.items()

@@ -173,12 +173,7 @@ class QualityMonitor:
         return True
 
     def follow_arms(self, arms: Mapping[str, str], *, now_us: int) -> None:
-        """End the watches and the signals of arms that point to other versions by now, or do not answer any more.
-
-        Args:
-            arms: The version of each arm.
-            now_us: The time of the look.
-        """
+        """End the watches and the signals of arms that point to other versions by now, or do not answer any more."""
         over = self._arms.over(arms, now_us)
         if not over:
             return

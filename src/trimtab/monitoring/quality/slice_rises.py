@@ -19,12 +19,6 @@ def rise_by_slice(catalog: Catalog, model: str, name: str, onset: ChangeOnset) -
 
     Losses are not capped. Up to 28 closed days before the change are compared with those since; with fewer than three
     labelled days on either side it is 0.
-
-    Args:
-        catalog: Has the closed days.
-        model: The model's name.
-        name: The slice, as blocks name it: "state=FL".
-        onset: When the slice changed.
     """
     from_us = min(onset.earliest_us, onset.at_us) - BEFORE_DAYS * DAY_US
     days = [day for day in stored_days(catalog, model, from_us=from_us, slices=True) if day.arm not in (CANARY, SHADOW)]

@@ -46,11 +46,6 @@ class CandidateBuilder:
 
     The gate judges a recipe: candidate A, fitted on what was known when the window began, on the window. What goes in
     service is R, the same recipe fitted on the window too, with a pointer to A.
-
-    Args:
-        parts: The deployment and its stores.
-        recipe: Fits its model and scores rows.
-        options: How candidates are fitted, stored and tried.
     """
 
     def __init__(self, parts: DeploymentParts, recipe: Recipe, options: CandidateOptions) -> None:

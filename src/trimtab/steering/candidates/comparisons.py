@@ -41,12 +41,7 @@ from trimtab.training.data.sets import TrainingSet
 
 
 class Comparisons:
-    """Comparisons of one deployment's candidates with its champion.
-
-    Args:
-        parts: The deployment and its stores.
-        recipe: Scores rows with fitted models and stored versions.
-    """
+    """Comparisons of one deployment's candidates with its champion."""
 
     def __init__(self, parts: DeploymentParts, recipe: Recipe) -> None:
         self._parts = parts

@@ -62,13 +62,7 @@ def enough_from(unseen_from_us: int, label: Label) -> str:
 
 
 def lack_of_days(training_set: TrainingSet, window: JudgingWindow, seen: str) -> str | None:
-    """What is missing for a window of days, in one sentence; None when nothing is.
-
-    Args:
-        training_set: All rows.
-        window: Its newest closed days.
-        seen: Which version has learnt the days before, as a part of the sentence; may be empty.
-    """
+    """What is missing for a window of days, in one sentence; None when nothing is."""
     labelled = training_set.at_us[training_set.usable]
     if not labelled.size:
         states = ", ".join(f"{n} {state}" for state, n in training_set.manifest.by_state.items())

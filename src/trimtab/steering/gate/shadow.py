@@ -64,12 +64,7 @@ def judged(rollout: Rollout, days: Sequence[PairedDay], repair: Repair) -> Paire
 
 
 def visible(before: Sequence[PairedDay], days: int) -> float:
-    """The smallest difference, as a share of the champion's loss, that a shadow of some days can tell from none.
-
-    Args:
-        before: Days on which two such models were compared.
-        days: The number of days.
-    """
+    """The smallest difference, as a share of the champion's loss, that a shadow of some days can tell from none."""
     pooled = _pooled(before)
     if len(pooled) < 2:
         return float("inf")

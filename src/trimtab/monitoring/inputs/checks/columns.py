@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
@@ -23,6 +23,10 @@ _LOST_NATS = 7.0  # a probability of one in a thousand
 _OFTEN_NULL = 0.02  # share of nulls in training from which on they come in runs at any time of day
 _FEW = 0.01  # share of an hour's rows from which extreme numbers are red
 _RANGE_STANDS_H = 12  # hours for which a finding of extreme numbers stays red after its last row
+_COUNTS: dict[Statistic, Callable[[HourCounts, int], int]] = {  # of rows, by statistic and column
+    "null": lambda counts, place: int(counts.nulls[place].sum()),
+    "strange": lambda counts, place: int(counts.strange[place]),
+}
 _STALE = frozenset(("no_entity", "not_yet", "outside_window", "expired"))
 
 
@@ -66,8 +70,9 @@ def lost_columns(profile: InputProfile, counts: HourCounts) -> list[str]:
 def _off(
     column: ColumnProfile,
     statistic: Statistic,
-    counts: list[tuple[Window, int]],
-    gross: tuple[Window, int],
+    place: int,
+    graded: list[Window],
+    gross: Window,
     *,
     stands: bool,
 ) -> tuple[Window, int, float] | None:
@@ -85,18 +90,18 @@ def _off(
             return spread.most(window.hours)
         return spread.high_at(window.hours, window.last)
 
-    window, count = gross
+    window, count = gross, _COUNTS[statistic](gross.counts, place)
     high = high_of(window)
     if count >= _GROSS * window.rows and high <= 0.6 and evidence_above(count, window.rows, high) >= ENOUGH:
         return window, count, high
     hits = []
-    for window, count in counts:
-        high = high_of(window)
+    for window in graded:
+        high, count = high_of(window), _COUNTS[statistic](window.counts, place)
         margin = min(_MARGIN, 0.4 * (1.0 - high))
         least = high + margin if statistic == "null" else max(high + margin, 3.0 * high)
         if count >= least * window.rows and evidence_above(count, window.rows, high) >= ENOUGH:
             hits.append((window, count, high))
-    if not hits or hits[0][0] is not counts[0][0] or (len(hits) < 2 and not stands):
+    if not hits or hits[0][0] is not graded[0] or (len(hits) < 2 and not stands):
         return None
     (newest, count, high), (oldest, *_) = hits[0], hits[-1]
     return Window(oldest.first, newest.last, newest.counts, newest.sample), count, high
@@ -109,9 +114,8 @@ def _nulls(
     found: list[Finding] = []
     stale: dict[tuple[str, str], list[tuple[str, Finding]]] = {}
     for place, column in enumerate(profile.columns):
-        counts = [(window, int(window.counts.nulls[place].sum())) for window in graded]
         stands = any(("nulls", subject) in standing for subject in (column.subject, f"source {column.source}"))
-        off = _off(column, "null", counts, (gross, int(gross.counts.nulls[place].sum())), stands=stands)
+        off = _off(column, "null", place, graded, gross, stands=stands)
         if off is None:
             continue
         window, count, high = off
@@ -152,8 +156,7 @@ def _of_source(source: str, reason: str, ones: list[tuple[str, Finding]]) -> Fin
 def _new_values(column: ColumnProfile, place: int, graded: list[Window], gross: Window, stands: bool) -> list[Finding]:
     if "strange" not in column.spreads:
         return []
-    counts = [(window, int(window.counts.strange[place])) for window in graded]
-    off = _off(column, "strange", counts, (gross, int(gross.counts.strange[place])), stands=stands)
+    off = _off(column, "strange", place, graded, gross, stands=stands)
     if off is None:
         return []
     window, count, high = off

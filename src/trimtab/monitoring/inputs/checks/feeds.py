@@ -71,10 +71,6 @@ def feed_findings(arrivals: Arrivals, now_us: int) -> list[Finding]:
     """What is wrong with the arrivals of a source, compared with its own of the four weeks before.
 
     Nothing is tested where fewer than 20 events on 3 days are known.
-
-    Args:
-        arrivals: All events of the source.
-        now_us: The time of the check.
     """
     feed = Feed(arrivals, now_us)
     if not feed.enough:

@@ -212,9 +212,7 @@ def judged_table(
 ) -> Columns:
     """The predictions of a model that its days are judged by; with `made_late` also those about earlier times."""
     classes = outcomes.classes
-    table = outcomes.table(
-        [p for p in predictions if p.model == model and PAST not in p.flags and not p.is_degraded and _fits(p, classes)]
-    )
+    table = outcomes.table([p for p in predictions if counts(p, model) and _fits(p, classes)])
     mine = made_in_time(table)
     return table if made_late or mine.all() else table.take(mine)
 

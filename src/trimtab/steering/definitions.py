@@ -266,34 +266,6 @@ def deployment(
         Misuse: `learn` is neither, or "online" with a cache; a slice of the gate does not exist, or its checks do not
             fit the model's metric; a budget is below 1; `owner` is no text.
     """
-    if owner is not None and not (isinstance(owner, str) and owner.strip()):
-        raise Misuse(
-            f'deployment of {model.name!r}: owner={owner!r}. Give a text such as "team pricing", or leave it out.'
-        )
-    for what, fits in (("fits_per_day", fits_per_day), ("fits_per_week", fits_per_week)):
-        if fits is not None and fits < 1:
-            raise Misuse(f"deployment of {model.name!r}: {what}={fits} lets nothing be fitted. Give 1 or more.")
-    if learn not in ("batch", "online"):
-        raise Misuse(f'deployment of {model.name!r}: learn={learn!r} is neither "batch" nor "online".')
-    if learn == "online" and model.label.classes:
-        raise Misuse(
-            f'deployment of {model.name!r}: learn="online" of a label with {len(model.label.classes)} classes. '
-            'Online learners predict two classes or a number: use learn="batch".'
-        )
-    if learn == "online" and model.task == "ranking":
-        raise Misuse(
-            f'deployment of {model.name!r}: learn="online" of a model that ranks lists. Online learners take label by '
-            'label, and a list is judged once it has all of its labels: use learn="batch".'
-        )
-    if learn == "online" and rollout is not None and rollout.shadow_us is not None:
-        raise Misuse(
-            f'deployment of {model.name!r}: learn="online" changes the model with each label, and a shadow compares '
-            "models that stay as they are. Leave shadow= out of tt.rollout()."
-        )
-    if learn == "online" and cache is not None:
-        raise Misuse(
-            f'deployment of {model.name!r}: the scores of learn="online" change with each label. Leave cache= out.'
-        )
     triggers = Triggers() if retrain is None else retrain if isinstance(retrain, Triggers) else Triggers((retrain,))
     made = Deployment(
         model=model,
@@ -310,22 +282,56 @@ def deployment(
         cache=cache,
         owner=owner,
     )
-    _check_gate(made)
-    if degrade is not None and degrade.rule is not None and model.label.classes:
-        raise Misuse(
-            f"deployment of {model.name!r}: degrade's rule gives one number, the model has "
-            f"{len(model.label.classes)} classes. Give version= or last_answer= instead."
-        )
+    _check(made)
     collected = _collected.get()
     if collected is not None:
         collected.append(made)
     return made
 
 
-def _check_gate(made: Deployment) -> None:
-    """Refuse a gate that reads what the model does not have."""
-    model, gate = made.model, made.gate
-    what = f"deployment of {model.name!r}"
+def _check(made: Deployment) -> None:
+    """Refuse what contradicts itself, or a gate that reads what the model does not have."""
+    model, gate, rollout = made.model, made.gate, made.rollout
+    what, classes, online = f"deployment of {model.name!r}", len(model.label.classes), made.learn == "online"
+    owner, budgets = made.owner, {"fits_per_day": made.fits_per_day, "fits_per_week": made.fits_per_week}
+    wrong: tuple[tuple[bool, str], ...] = (
+        (
+            owner is not None and not (isinstance(owner, str) and owner.strip()),
+            f'owner={owner!r}. Give a text such as "team pricing", or leave it out.',
+        ),
+        *(
+            (fits is not None and fits < 1, f"{name}={fits} lets nothing be fitted. Give 1 or more.")
+            for name, fits in budgets.items()
+        ),
+        (made.learn not in ("batch", "online"), f'learn={made.learn!r} is neither "batch" nor "online".'),
+        (
+            online and classes > 0,
+            f'learn="online" of a label with {classes} classes. Online learners predict two classes or a number: '
+            'use learn="batch".',
+        ),
+        (
+            online and model.task == "ranking",
+            'learn="online" of a model that ranks lists. Online learners take label by label, and a list is judged '
+            'once it has all of its labels: use learn="batch".',
+        ),
+        (
+            online and rollout is not None and rollout.shadow_us is not None,
+            'learn="online" changes the model with each label, and a shadow compares models that stay as they are. '
+            "Leave shadow= out of tt.rollout().",
+        ),
+        (
+            online and made.cache is not None,
+            'the scores of learn="online" change with each label. Leave cache= out.',
+        ),
+        (
+            made.degrade is not None and made.degrade.rule is not None and classes > 0,
+            f"degrade's rule gives one number, the model has {classes} classes. Give version= or last_answer= instead.",
+        ),
+        (made.approval_us == 0, 'approval=0 leaves no time to answer. Give a duration such as "2d", or leave it out.'),
+    )
+    for is_wrong, why in wrong:
+        if is_wrong:
+            raise Misuse(f"{what}: {why}")
     names = [one for one in gate.slices if isinstance(one, str)]
     if names:
         checked_slices(model.name, model.request, model.features, names)
@@ -339,5 +345,3 @@ def _check_gate(made: Deployment) -> None:
             f"brier); its metric is {model.metric}. Leave it out"
             + ("." if model.task == "ranking" else ": `calibration` holds for numbers too.")
         )
-    if made.approval_us == 0:
-        raise Misuse(f'{what}: approval=0 leaves no time to answer. Give a duration such as "2d", or leave it out.')

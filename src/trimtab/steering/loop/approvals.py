@@ -44,5 +44,4 @@ class Approvals:
             if self._clock.now_us() < self._record.state.expires_us:
                 return []
             act, reason = "expire", f"No one answered until {format_time(self._record.state.expires_us)}."
-        gate = {"gate": repair.gate.id}
-        return self._record.refuse([self._record.entry(act, reason, gate, version=repair.successor, actor="policy")])
+        return self._record.refuse([self._record.entry_about(repair, act, reason, actor="policy")])

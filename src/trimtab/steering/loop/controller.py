@@ -102,7 +102,7 @@ class Controller:
         try:
             replaced = self._candidates.promote(repair, repair.reason, state.approved_by or state.asked_by)
         except (Conflict, Misuse, NotFound) as error:  # another champion, or evidence that is gone
-            entry = self._record.entry("refuse", str(error), gate, version=repair.successor)
+            entry = self._record.entry_about(repair, "refuse", str(error))
             return self._record.refuse([entry], self._exposure.share(repair, 0.0))
         _, anchored = self._monitor.anchor(  # as of the repair: the alias may have moved long before this is written
             repair.successor,
@@ -258,7 +258,7 @@ class Controller:
         if repair is None or self.state.phase not in (SHADOW, CANARY):  # these also while frozen: it ends something
             self.finish()
             repair = self._approvals.waiting(what)
-        entry = self._record.entry("reject", why, {"gate": repair.gate.id}, version=repair.successor, actor=actor)
+        entry = self._record.entry_about(repair, "reject", why, actor=actor)
         return self._record.refuse([entry], self._exposure.share(repair, 0.0))
 
     def _free(self, what: str) -> list[Decision]:

@@ -14,7 +14,7 @@ from trimtab.registry.protection import CHAMPION, hold, release
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.ledger import Entry, Evidence, Ledger
 from trimtab.steering.loop.quiet_times import after_cancel, after_refusal
-from trimtab.steering.loop_state import APPROVAL, FREEZE, IDLE, KIND, LoopState
+from trimtab.steering.loop_state import APPROVAL, FREEZE, IDLE, KIND, LoopState, Repair
 from trimtab.store.ports import Append, Catalog, Put, Remove
 
 
@@ -59,6 +59,13 @@ class DeploymentRecord:
             replaced=replaced,
             data_hash=data_hash,
         )
+
+    def entry_about(
+        self, repair: Repair, act: str, cause: str, evidence: Evidence | None = None, *, actor: str | None = None
+    ) -> Entry:
+        """A decision about the successor of a repair, with its gate record as evidence."""
+        found = {"gate": repair.gate.id, **(evidence or {})}
+        return self.entry(act, cause, found, version=repair.successor, actor=actor)
 
     def write(
         self, entries: Sequence[Entry], also: Sequence[Put | Remove | Append] = (), **changes: object

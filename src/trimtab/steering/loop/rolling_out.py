@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
 from trimtab.core.records import Decision
@@ -53,12 +55,12 @@ class RolloutStages:
 
     def begin(self, entries: Sequence[Entry], repair: Repair, **changes: Any) -> list[Decision]:
         """Begin the first stage of what passed the gate."""
-        rollout, gate = self._rollout, {"gate": repair.gate.id}
+        rollout = self._rollout
         if rollout.shadow_us is None or repair.gate.champion is None:
             return self.after_shadow(entries, repair, **changes)
         if not repair.gate_days:
             said = "Left out: nothing was compared with the version in service."
-            entry = self._entry("shadow", said, repair, entries, gate)
+            entry = self._entry("shadow", said, repair, entries)
             return self.after_shadow([*entries, entry], repair, **changes)
         said = (
             "Scores the rows that the version in service answers, as their labels come: "
@@ -66,7 +68,7 @@ class RolloutStages:
             f"{format_duration(rollout.within_us)} at most."
         )
         return self._record.write(
-            [*entries, self._entry("shadow", said, repair, entries, gate)],
+            [*entries, self._entry("shadow", said, repair, entries)],
             phase=SHADOW,
             repair=repair,
             stage_since_us=self._clock.now_us(),
@@ -82,7 +84,7 @@ class RolloutStages:
             return self.after_approval(entries, repair, **changes)
         expires_us = self._clock.now_us() + self._deployment.approval_us
         said = f"For a person to approve it, until {format_time(expires_us)}."
-        entry = self._entry("ask", said, repair, entries, {"gate": repair.gate.id})
+        entry = self._entry("ask", said, repair, entries)
         return self._record.write([*entries, entry], phase=APPROVAL, repair=repair, expires_us=expires_us, **changes)
 
     def after_approval(self, entries: Sequence[Entry], repair: Repair, **changes: Any) -> list[Decision]:
@@ -107,16 +109,14 @@ class RolloutStages:
 
     def _drop(self, repair: Repair, why: str, evidence: Evidence | None = None, **changes: Any) -> list[Decision]:
         """Refuse the candidate in a stage; it answers no more requests."""
-        known: Evidence = {"gate": repair.gate.id, **(evidence or {})}
-        entry = self._record.entry("refuse", why, known, version=repair.successor)
+        entry = self._record.entry_about(repair, "refuse", why, evidence)
         return self._record.refuse([entry], self._exposure.share(repair, 0.0), **changes)
 
     def supersede(self, cause: str) -> list[Decision]:
         """Drop the candidate in a stage for a more urgent cause; it is no refusal, and no quiet time grows."""
         repair = self._record.state.repair
         assert repair is not None  # it is in a stage
-        said, gate = f"Dropped for a more urgent cause. {cause}", {"gate": repair.gate.id}
-        entry = self._record.entry("supersede", said, gate, version=repair.successor)
+        entry = self._record.entry_about(repair, "supersede", f"Dropped for a more urgent cause. {cause}")
         return self._record.write([entry], self._exposure.share(repair, 0.0), **IDLE)
 
     def bake_of(self, repair: Repair, replaced: str | None, now_us: int) -> Bake | None:
@@ -157,7 +157,7 @@ class RolloutStages:
             also, repair = [*changes], self._record.state.repair
             if repair is not None:  # it was compared with the version that goes
                 gone = "The version that it was compared with was rolled back."
-                entries.append(self._record.entry("refuse", gone, {"gate": repair.gate.id}, version=repair.successor))
+                entries.append(self._record.entry_about(repair, "refuse", gone))
                 also += self._exposure.share(repair, 0.0)
             before = {"trained_at_us": bake.trained_at_us, "changes": Changes(), "follow_ups_us": ()}
             decisions.extend(self._record.refuse(entries, also, bake=None, **before))
@@ -176,7 +176,7 @@ class RolloutStages:
         try:
             new, until_us = self._candidates.shadow_days(repair, state.shadow_until_us, now_us)
         except ChampionFailed as error:  # a champion that cannot answer must not keep its successor out
-            entry = self._entry("compare", f"Left out: {error}", repair, [], {"gate": repair.gate.id})
+            entry = self._entry("compare", f"Left out: {error}", repair, [])
             return self.after_shadow([entry], repair)
         except (Corrupt, Misuse, NotFound) as error:
             return self._drop(repair, f"Its shadow failed: {error}")
@@ -188,7 +188,7 @@ class RolloutStages:
         said, evidence = said_of_shadow(*values), evidence_of_shadow(*values)
         known: dict[str, Any] = {"shadow": days, "shadow_until_us": until_us, "looked_us": now_us}
         if found.verdict == "promote":
-            entry = self._record.entry("compare", said, {"gate": repair.gate.id, **evidence}, version=repair.successor)
+            entry = self._record.entry_about(repair, "compare", said, evidence)
             return self.after_shadow([entry], repair, **known)
         over = lasted_us >= rollout.within_us or now_us - state.stage_since_us >= 2 * rollout.within_us
         if found.verdict == "reject" or over:
@@ -230,11 +230,11 @@ class RolloutStages:
         try:
             exposed = self._exposure.share(repair, share)
         except Conflict as error:  # another version answers as canary
-            refused = self._entry("refuse", str(error), repair, entries, {"gate": repair.gate.id})
+            refused = self._entry("refuse", str(error), repair, entries)
             spent = {name: value for name, value in changes.items() if name == "fits"}
             return self._record.refuse([*entries, refused], **spent)
         said = f"Answers {share:.0%} of the requests for {format_duration(self._rollout.step_us)}."
-        entry = self._entry("canary", said, repair, entries, {"gate": repair.gate.id, "share": share})
+        entry = self._entry("canary", said, repair, entries, share=share)
         return self._record.write(
             [*entries, entry],
             exposed,
@@ -245,12 +245,11 @@ class RolloutStages:
             **changes,
         )
 
-    def _entry(self, act: str, said: str, repair: Repair, entries: Sequence[Entry], evidence: dict[str, Any]) -> Entry:
+    def _entry(self, act: str, said: str, repair: Repair, entries: Sequence[Entry], **evidence: float) -> Entry:
         """A row of the ledger, with the actor of the row before it."""
         actor = entries[-1].actor if entries else None
-        return self._record.entry(
-            act, said, evidence, version=repair.successor, replaced=repair.gate.champion, actor=actor
-        )
+        made = self._record.entry_about(repair, act, said, evidence, actor=actor)
+        return msgspec.structs.replace(made, replaced=repair.gate.champion)
 
 
 def _is_early(new: Sequence[PairedDay], until_us: int, repair: Repair, closed_us: int) -> bool:

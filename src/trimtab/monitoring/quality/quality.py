@@ -22,7 +22,7 @@ from trimtab.monitoring.quality.watches import (
     advanced_slice,
     fresh,
     in_units_of,
-    learnt_figures,
+    learnt_values,
     learnt_slices,
     met,
     shortfalls,
@@ -120,7 +120,7 @@ class QualityMonitor:
         allowed = allowance or {}
         shared = len(self.kinds) + bool(slices)
         run_length = shared * self._run_length
-        figures, unwatched = learnt_figures(self.kinds, reference, run_length, allowed)
+        figures, unwatched = learnt_values(self.kinds, reference, run_length, allowed)
         each = run_length * len(self.kinds) * len(slices or {})
         of_slices = {kind: learnt_slices(kind, slices or {}, each, allowed) for kind in self.kinds}
         before = self._comparable()

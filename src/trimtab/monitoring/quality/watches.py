@@ -136,7 +136,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
         return None if onset is None or self.first_day_us is None else _dated(onset, self.first_day_us)
 
 
-def learnt_figures(
+def learnt_values(
     kinds: Sequence[str],
     days: Sequence[DayQuality],
     run_length: float,
@@ -182,7 +182,7 @@ def learnt_slices(
     """The watched values of one kind for each slice with enough reference days."""
     low = _SLICE_LOW if kind == CALIBRATION else LOW
     found = {
-        name: learnt_figures((kind,), days, run_length, allowance, low)[0].get(kind) for name, days in slices.items()
+        name: learnt_values((kind,), days, run_length, allowance, low)[0].get(kind) for name, days in slices.items()
     }
     known = {name: figure for name, figure in found.items() if figure is not None}
     return {name: _from_zero(figure) for name, figure in known.items()} if kind == CALIBRATION else known

@@ -13,7 +13,7 @@ from trimtab.steering.loop_state import APPROVAL, Repair
 
 
 class Approvals:
-    """Finds the candidate that waits for approval, and drops it when it cannot take over any more."""
+    """Finds the candidate that waits for approval, and drops it, by a row of the ledger, when it cannot take over."""
 
     def __init__(self, record: DeploymentRecord, candidates: Candidates, clock: Clock) -> None:
         self._record = record
@@ -39,9 +39,10 @@ class Approvals:
         """Drop the candidate if its time is over or another version became champion."""
         repair = self._record.state.repair
         assert repair is not None  # stored with the phase
-        act, reason = "refuse", overtaken(repair, self._candidates.champion())
-        if reason is None:
-            if self._clock.now_us() < self._record.state.expires_us:
-                return []
-            act, reason = "expire", f"No one answered until {format_time(self._record.state.expires_us)}."
-        return self._record.refuse([self._record.entry_about(repair, act, reason, actor="policy")])
+        reason, expires_us = overtaken(repair, self._candidates.champion()), self._record.state.expires_us
+        if reason is not None:
+            return self._record.refuse([self._record.entry_about(repair, "refuse", reason, actor="policy")])
+        if self._clock.now_us() < expires_us:
+            return []
+        reason = f"No one answered until {format_time(expires_us)}."
+        return self._record.refuse([self._record.entry_about(repair, "expire", reason, actor="policy")])

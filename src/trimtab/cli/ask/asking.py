@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @command("status")
 @click.option("--check", is_flag=True, help="Exit status 1 when something is red.")
 def status(check: bool) -> int:
-    """Show how the deployments and sources are.
+    """Show the state of deployments and sources.
 
     \b
     Example:
@@ -46,7 +46,9 @@ def why(prediction_id: str) -> None:
 
 @command("report")
 @click.argument("version")
-@click.option("--out", type=click.Path(), metavar="FILE", help="Where to; left out, reports/ in the state folder.")
+@click.option(
+    "--out", type=click.Path(), metavar="FILE", help="The file to write; left out, in reports/ of the state folder."
+)
 def report(version: str, out: str | None) -> None:
     """Write a version's evaluation and card as a page.
 
@@ -63,7 +65,7 @@ def report(version: str, out: str | None) -> None:
 @click.argument("action", type=click.Choice(["show", "verify"]), default="show", required=False)
 @click.option("--last", type=click.IntRange(min=1), metavar="N", help="Only the newest N rows.")
 def ledger(action: str, last: int | None) -> None:
-    """List every decision, or verify their chain.
+    """List every decision, or verify their chain of hashes.
 
     \b
     Example:

@@ -17,8 +17,8 @@ from trimtab.cli.output import show_each
 def exclusions(model: str | None, everything: bool, window: str | None, reason: str, actor: str | None) -> None:
     """List the times whose rows are not learnt from, or release one.
 
-    Rows of times in which inputs or labels were red are in no fit, no judgement and no reference, until a person who
-    knows better releases them. MODEL may be left out when the project's first deployment is meant.
+    Rows of times in which inputs or labels were red are used for no fit, gate or reference until a person releases
+    them. MODEL may be left out when the project's first deployment is meant.
 
     \b
     Example:

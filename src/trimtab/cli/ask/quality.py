@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     type=click.Choice(["hour", "day", "week", "month", "all", "batch"]),
     default="day",
     show_default=True,
-    help="How long a block is; or each batch of `trimtab predict`.",
+    help="The length of a block; or one for each batch of `trimtab predict`.",
 )
 @click.option("--slices", metavar="COLUMN", help="A row for each value of a column or named expression.")
 @click.option("--since", metavar="T", help="Leave out blocks that begin before T.")
@@ -45,10 +45,10 @@ def quality(
     reason: str,
     actor: str | None,
 ) -> None:
-    """Show the quality of what a model answered, by closed blocks.
+    """Show the quality of a model's answers, by closed blocks of time.
 
-    It is a table and a plot. A day is closed once its labels had their time. MODEL may be left out when the project's
-    first deployment is meant.
+    Prints a table and a plot. A day is closed once the wait for its labels is over. MODEL may be left out when the
+    project's first deployment is meant.
 
     \b
     Example:

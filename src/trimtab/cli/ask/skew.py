@@ -11,12 +11,19 @@ from trimtab.cli.output import progress, show, show_each
 
 @command("skew", safe="No prediction was changed; a check that was not finished is not kept.")
 @click.argument("model", required=False)
-@click.option("--sample", type=click.IntRange(min=1), default=1_000, show_default=True, metavar="N", help="How many.")
-@click.option("--all", "everything", is_flag=True, help="All of them, however long it takes.")
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    default=1_000,
+    show_default=True,
+    metavar="N",
+    help="The number of predictions.",
+)
+@click.option("--all", "everything", is_flag=True, help="All predictions.")
 @click.option("--since", metavar="T", help="Only predictions made at T or later.")
-@click.option("--seed", type=int, metavar="N", help="Draws the same sample again.")
-@click.option("--scores", is_flag=True, help="Let the stored versions give their answers again, too.")
-@click.option("--history", type=click.IntRange(min=1), metavar="N", help="Check nothing; show the newest N checks.")
+@click.option("--seed", type=int, metavar="N", help="Seed of the sample.")
+@click.option("--scores", is_flag=True, help="Also score the logged inputs again.")
+@click.option("--history", type=click.IntRange(min=1), metavar="N", help="Show the newest N checks instead.")
 def skew(
     model: str | None,
     sample: int,

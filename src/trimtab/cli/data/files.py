@@ -37,14 +37,14 @@ _INGEST_SAFE = "What was taken is safe in the log; run the same command again: r
     default=_FEW,
     show_default=True,
     metavar="SHARE",
-    help="Of the rows, how many may go to quarantine; with more the exit status is 1.",
+    help="The share of rows that may go to quarantine; beyond it the exit status is 1.",
 )
 def ingest(source: str, file: Path, live: bool, absent_as_null: bool, max_refused: float) -> int:
     """Load a file of a source's history into the log.
 
     FILE ends in .csv, .tsv, .parquet, .ndjson, .jsonl, .feather or .arrow; - reads JSON lines (or Arrow) from standard
     input. Rows that do not fit go to quarantine and are counted; columns that are not declared are named and left out.
-    Doing it again adds nothing that counts. When more rows went to quarantine than --max-refused allows, or all of
+    Loading a file again changes nothing. When more rows went to quarantine than --max-refused allows, or all of
     them, the exit status is 1; what fits is taken all the same.
 
     \b

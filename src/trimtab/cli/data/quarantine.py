@@ -21,12 +21,12 @@ _LONGEST = 160  # characters of a row that are shown
 @command("quarantine", safe="Rows that were given back or dropped stay so; run the same command again for the rest.")
 @click.argument("words", nargs=-1, metavar="[show|replay|drop] [SOURCE]")
 @click.option("--reason", metavar="REASON", help="Only rows with this reason.")
-@click.option("--yes", is_flag=True, help="Drop the rows: they cannot be had back.")
+@click.option("--yes", is_flag=True, help="Drop the rows: this cannot be undone.")
 def quarantine(words: tuple[str, ...], reason: str | None, yes: bool) -> None:
     """Show the rows that could not become events, try them again, or drop them.
 
-    Each is kept as it came, with its reason. After a fix, of a definition in project.py say, replay gives them to the
-    log again; those that fail again stay.
+    Each is kept as it came, with its reason. After a fix, for example in project.py, replay tries them again; those
+    that fail again stay.
 
     \b
     Example:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @command("materialise", safe="What was moved is in the tables; run the same command again for the rest.")
 def materialise() -> None:
-    """Move new events from the log into one Delta table a source.
+    """Move new events from the log into one Delta table per source.
 
     The log stays as it is; training and questions about the past then begin with the tables.
 
@@ -30,7 +30,7 @@ def materialise() -> None:
 
 @command("rebuild", safe="What was there before is kept; run the same command again.")
 @click.argument("view", required=False)
-@click.option("--all", "every", is_flag=True, help="All views, also where what is stored of them is damaged.")
+@click.option("--all", "every", is_flag=True, help="All views, also damaged ones.")
 def rebuild(view: str | None, every: bool) -> None:
     """Rebuild the online features of a view from history.
 
@@ -56,7 +56,7 @@ def rebuild(view: str | None, every: bool) -> None:
 @command("compact", safe="Every step is whole: run the same command again for the rest.")
 @click.option("--largest", type=click.IntRange(0, 1_000), default=0, metavar="N", help="Show the N largest states too.")
 def compact(largest: int) -> None:
-    """Give back the room of online features that nothing depends on any more.
+    """Free the space of online features that no answer depends on any more.
 
     No answer changes. A serving process does this by itself every hour.
 

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 _SAFE = "Nothing was written; what is done is kept: run the same command again and it goes on."
 
 _OUT = click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Where the table goes: .parquet or .csv."
+    "--out", type=click.Path(path_type=Path), required=True, help="The file to write: .parquet or .csv."
 )
 _FINAL = click.option(
     "--as-known",
     type=click.Choice(["then", "final"]),
     default="then",
     show_default=True,
-    help="What counts: what was known at that time, or what is known now.",
+    help="Use what was known at that time, or what is known now.",
 )
 _REASONS = click.option(
     "--reasons",
@@ -35,7 +35,7 @@ _EVENTS = click.option(
     "--events",
     multiple=True,
     metavar="SOURCE=PATH",
-    help="A Parquet file or folder to take instead of the history of a source; may be repeated.",
+    help="A Parquet file or folder to use instead of the history of a source; may be repeated.",
 )
 
 
@@ -60,8 +60,8 @@ def join(
 ) -> None:
     """Add features to a file of requests, each as of its own time.
 
-    REQUESTS is .parquet or .csv. The answer has its rows, in their order, and its columns, then the features. What
-    does not fit into memory is taken part by part; a run that was stopped goes on when it is started again.
+    REQUESTS is .parquet or .csv. The result has its rows, in their order, and its columns, then the features. Data
+    that do not fit into memory are processed in parts; a run that was stopped resumes when it is started again.
 
     \b
     Example:

@@ -26,14 +26,14 @@ _SAFE = "What is erased stays erased; run the same command again to finish."
     type=click.Path(path_type=Path, allow_dash=True),
     help="A file of keys, one a line (its values separated by commas); - reads standard input.",
 )
-@click.option("--dry-run", is_flag=True, help="Show what would go, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Change nothing; show what would be erased.")
 @click.option("--why", default="", metavar="TEXT", help="The reason, for the ledger; write no personal data.")
-@click.option("--training-sets", is_flag=True, help="Delete the rows of stored training sets that have rows of it.")
+@click.option("--training-sets", is_flag=True, help="Delete the rows of stored training sets that contain the key.")
 def forget(entity: str, key: tuple[str, ...], file: Path | None, dry_run: bool, why: str, training_sets: bool) -> None:
-    """Erase whom a key names from all that the project keeps.
+    """Erase a person, or another entity, from everything that the project keeps.
 
     ENTITY is an entity, or the column of a source that holds its key; KEY is one value for each of its columns, and
-    several keys may follow each other. Stop the service first. A run that was stopped is finished by the same command.
+    may be repeated. Stop the service first. The same command finishes a run that was stopped.
 
     \b
     Example:

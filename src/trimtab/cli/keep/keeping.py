@@ -14,9 +14,9 @@ from trimtab.core.errors import Misuse
 
 @command("disk")
 def disk() -> None:
-    """Show what takes how much disk, against the budget.
+    """Show the disk usage of each part of the state, and the budget.
 
-    With it stand what the next `trimtab retain` would give back, and how fast the state grows.
+    It also shows what the next `trimtab retain` would free, and how fast the state grows.
 
     \b
     Example:
@@ -28,12 +28,12 @@ def disk() -> None:
 
 
 @command("retain", safe="Nothing is lost; run the same command again for the rest.")
-@click.option("--dry-run", is_flag=True, help="Change nothing; say about what would be done.")
+@click.option("--dry-run", is_flag=True, help="Change nothing; show roughly what would be done.")
 def retain(dry_run: bool) -> None:
-    """Truncate the log to what tables do not have, and remove what is kept no longer.
+    """Truncate the log, and remove data past its retention.
 
-    Events go to the tables of record first, so that nothing is lost which [retention] in trimtab.toml does not name.
-    A running `trimtab serve` does this once a day when [retention] says anything.
+    Events go to the tables of record first, so only data past a limit of [retention] in trimtab.toml are removed. A
+    running `trimtab serve` does this once a day when [retention] says anything.
 
     \b
     Example:
@@ -62,10 +62,10 @@ def backup(to: Path) -> None:
 
 @command("restore", safe="The state is as it was before.")
 @click.argument("backup", metavar="BACKUP", type=click.Path(path_type=Path))
-@click.option("--into", type=click.Path(path_type=Path), help="The state folder to be; left out, the project's.")
+@click.option("--into", type=click.Path(path_type=Path), help="The state folder to make; left out, the project's.")
 @click.option("--force", is_flag=True, help="Replace the state that is there.")
 def restore(backup: Path, into: Path | None, force: bool) -> None:
-    """Bring a backup's state back, once every file's checksum was compared.
+    """Restore a backup's state, after comparing every file's checksum.
 
     \b
     Example:
@@ -86,9 +86,9 @@ def restore(backup: Path, into: Path | None, force: bool) -> None:
 def recover(yes: bool, dry_run: bool) -> None:
     """Go on after records were lost, or stamped by a clock that was ahead.
 
-    It says which positions of which log are gone and who had read them, then lets the log go on behind them. Append
-    times that are still to come become the present, and online features are rebuilt. Stop the service first. Where the
-    lost files or a newer backup can still be found, put those back instead.
+    It shows which positions of which log are lost and what had read them, then continues the log behind them. Append
+    times in the future become the present, and online features are rebuilt. Stop the service first. If the lost files
+    or a newer backup can still be found, restore those instead.
 
     \b
     Example:

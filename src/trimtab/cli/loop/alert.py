@@ -17,10 +17,10 @@ _WORDS = {"list": (0, 0), "test": (0, 1), "mute": (1, 1), "unmute": (1, 1)}
 @click.option("--for", "time", metavar="DURATION", help="How long to mute it: 4h, 2d; at most 90d.")
 @click.option("--why", "reason", default="", metavar="TEXT", help="Goes into the ledger.")
 def alert(words: tuple[str, ...], time: str | None, reason: str) -> int:
-    """Show who is alerted of what, try it, or mute something for a while.
+    """Show receivers and alerts, send a test alert, or mute a signal for a while.
 
     WHAT is a model, a kind of signal or a subject ("column temp"); or MODEL/KIND, or MODEL/KIND/SUBJECT with * for any.
-    Exit status 1 says that a test alert did not arrive.
+    Exit status 1: a test alert did not arrive.
 
     \b
     Example:

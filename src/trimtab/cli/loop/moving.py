@@ -26,9 +26,9 @@ _SAFE = "What was decided is in the ledger; a step that was not finished is done
 def promote(version: str, reason: str, dry_run: bool, seen_until: str | None, actor: str | None) -> int:
     """Judge a registered version, and put it in service when it passes.
 
-    VERSION is one of `trimtab versions`, of a training or an import. The gate is that of every candidate, on the newest
-    labelled days that neither it nor the version in service has seen. Exit status 1 says that it was refused; then
-    nothing has changed. Where the deployment asks for approval, it waits for `trimtab approve`.
+    VERSION is one of `trimtab versions`, trained or imported. It is judged by the same gate as every candidate, on the
+    newest labelled days that neither it nor the version in service has seen. Exit status 1: it was refused, and nothing
+    has changed. Where the deployment asks for approval, it waits for `trimtab approve`.
 
     \b
     Example:
@@ -93,7 +93,7 @@ def reject(model: str | None, reason: str, actor: str | None) -> None:
 def rollback(model: str, reason: str) -> None:
     """Let the previous version answer again, at once.
 
-    A service that runs follows within a second and fails no request. Called again, it goes one version further back.
+    A running service follows within a second and fails no request. Called again, it goes one version further back.
 
     \b
     Example:
@@ -106,10 +106,14 @@ def rollback(model: str, reason: str) -> None:
 
 @command("arm")
 @click.argument("version")
-@click.option("--as", "arm", type=click.Choice(["canary", "shadow"]), required=True, help="What the version is.")
-@click.option("--share", type=click.FloatRange(0, 1), required=True, help="Of the requests; 0 ends it.")
+@click.option("--as", "arm", type=click.Choice(["canary", "shadow"]), required=True, help="Canary or shadow.")
+@click.option("--share", type=click.FloatRange(0, 1), required=True, help="Share of the requests; 0 ends it.")
 @click.option(
-    "--why", "reason", default="", metavar="TEXT", help="For the ledger; needed of a canary that passed no gate."
+    "--why",
+    "reason",
+    default="",
+    metavar="TEXT",
+    help="Goes into the ledger; required for a canary that passed no gate.",
 )
 def arm(version: str, arm: str, share: float, reason: str) -> None:
     """Let a version answer next to the one in service: as canary or shadow.

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 @command("plan")
 def plan() -> int:
-    """Compare the project file with what is applied, and say what a change means.
+    """Compare the project file with the applied definitions, and show what a change means.
 
-    What is new, changed (field by field) and removed; which views would be filled from how many events; what happens
-    to the versions in service; what is dropped; what is dangerous. Nothing is done. Exit status 0: there is nothing
-    to do; 1: there is.
+    It lists new, changed (field by field) and removed definitions, the views to fill and from how many events, what
+    happens to the versions in service, what is dropped, and what is dangerous. Nothing is done. Exit status 0: there is
+    nothing to do; 1: there is.
 
     \b
     Example:
@@ -39,7 +39,7 @@ def plan() -> int:
 @command("apply", safe="Run `trimtab apply` again: it finishes what was begun. What is served goes on meanwhile.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def apply(yes: bool) -> None:
-    """Apply the project file: fill new views, drop what nothing uses.
+    """Apply the project file: fill new views, drop unused ones.
 
     Versions in service go on with the definitions that they were trained on, until one that was trained on the new
     ones is promoted.

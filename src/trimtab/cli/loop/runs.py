@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--model", metavar="NAME", help="Only those of one deployment.")
 @click.option("--last", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="The newest N.")
 def runs(model: str | None, last: int) -> None:
-    """List the runs: trainings, what came of them, and those still running.
+    """List the runs: trainings with their outcomes, and those still running.
 
     \b
     Example:
@@ -46,8 +46,8 @@ def runs(model: str | None, last: int) -> None:
 def run(action: str, run_id: str) -> None:
     """Show one run with its steps and what it printed, or cancel one that is running.
 
-    ID is that of `trimtab runs`, or the beginning of it. A run is cancelled in whichever process it is; what it had
-    finished by then stays finished.
+    ID is that of `trimtab runs`, or the beginning of it. A run of another process can be cancelled, too; its
+    finished steps stay.
 
     \b
     Example:

@@ -19,13 +19,13 @@ _SHOWN = 10
 
 @command("search", safe=_SAFE)
 @click.argument("model", required=False)
-@click.option("--trials", type=int, metavar="N", help="How many in all; left out, as the model declares.")
-@click.option("--time", metavar="TIME", help="How long all trials together may take, e.g. 10m.")
+@click.option("--trials", type=int, metavar="N", help="The number of trials; left out, as the model declares.")
+@click.option("--time", metavar="TIME", help="The time limit of all trials together, e.g. 10m.")
 def search(model: str | None, trials: int | None, time: str | None) -> None:
     """Look for the parameters of a model's estimator.
 
     MODEL may be left out when the project's first deployment is meant; it declares where to look with tt.search. The
-    best parameters are taken by the next `trimtab train`. A search that was stopped is gone on with.
+    best parameters are taken by the next `trimtab train`. A search that was stopped is resumed.
 
     \b
     Example:

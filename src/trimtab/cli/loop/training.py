@@ -28,8 +28,8 @@ def train(model: str | None) -> int:
     """Train a candidate now, judge it, promote or refuse it.
 
     MODEL may be left out when the project's first deployment is meant. The candidate takes over only when it passes
-    the gate; exit status 1 says that it was refused. Nothing is done when the version in service is what this data,
-    code and seed give. A training that was killed is gone on with: its finished steps are not done again.
+    the gate; exit status 1: it was refused. Nothing is done when the version in service is what this data,
+    code and seed give. A training that was killed is resumed: its finished steps are not done again.
 
     \b
     Example:
@@ -94,7 +94,7 @@ def tick() -> None:
 @command("stages", safe=_SAFE)
 @click.argument("model", required=False)
 def stages(model: str | None) -> None:
-    """Show the stages of a model's loop: what is done, where it stands, what comes next.
+    """Show the stages of a model's loop: done, current and next.
 
     MODEL may be left out when the project's first deployment is meant.
 

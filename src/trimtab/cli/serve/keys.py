@@ -28,7 +28,7 @@ _SHUT = (
     type=click.Choice(["read", "predict", "write", "admin"]),
     help="What the key may do; may be repeated. admin includes the others.",
 )
-@click.option("--rate", metavar="RATE", help="At most so many requests: 100/s, 600/min or 1000/h.")
+@click.option("--rate", metavar="RATE", help="Limit of requests: 100/s, 600/min or 1000/h.")
 def keys(words: tuple[str, ...], roles: tuple[str, ...], rate: str | None) -> None:
     """List the API keys of the service, make one, or remove one.
 

@@ -11,9 +11,11 @@ from trimtab.cli.output import show, show_json
 
 
 @command("openapi")
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Where to; left out, it is printed.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE", help="The file to write; left out, it is printed."
+)
 def openapi(out: Path | None) -> None:
-    """Write the OpenAPI 3.1 document of the service, which it has at /openapi.json too.
+    """Write the OpenAPI 3.1 document of the service, also served at /openapi.json.
 
     \b
     Example:

@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 
 @command("simulate", safe="A simulation changes nothing in the project's state.")
-@click.option("--line", "lines", multiple=True, metavar="NAME", help="Only this line of [demo]; may be repeated.")
+@click.option("--line", "lines", multiple=True, metavar="NAME", help="Only this scenario of [demo]; may be repeated.")
 @click.option(
     "--policy",
     "policies",
     multiple=True,
     metavar="POLICY",
-    help='Instead of lines: project, never, "every 30d", "ungated 30d", naive or FILE.py:FUNCTION; may be repeated.',
+    help='Instead of scenarios: project, never, "every 30d", "ungated 30d", naive, FILE.py:FUNCTION; may be repeated.',
 )
-@click.option("--model", metavar="NAME", help="Whose deployment the policies keep; left out, the only one.")
+@click.option("--model", metavar="NAME", help="The model whose deployment is replayed; left out, the only one.")
 @click.option(
     "--stream",
     metavar="WORDS",
     help='Generated events instead of the ingested ones: "days=100 per_day=500 season=0.3 concept=40 prior=60+14".',
 )
-@click.option("--faults", metavar="FILE", help="CSV of what goes wrong: kind, start, end, source, column, size.")
+@click.option("--faults", metavar="FILE", help="CSV of faults: kind, start, end, source, column, size.")
 @click.option("--search", is_flag=True, help="Choose among policies on the first half, show them on the second.")
 @click.option("--html", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Write a page as well.")
 @click.option("--start", metavar="TIME", help="ISO 8601; left out, [demo] start.")

@@ -16,9 +16,9 @@ from trimtab.core.errors import NotFound
 
 @command("init", safe="No file was made.")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--time", metavar="COLUMN", help="When a row happened, or is asked about.")
-@click.option("--key", metavar="COLUMN", help="What identifies a row, or whom it is about; `row` numbers the rows.")
-@click.option("--label", metavar="COLUMN", help="What is to be predicted: classes, or a number.")
+@click.option("--time", metavar="COLUMN", help="When a row happened, or the time of its request.")
+@click.option("--key", metavar="COLUMN", help="What identifies a row, or its entity; `row` numbers the rows.")
+@click.option("--label", metavar="COLUMN", help="What to predict: classes, or a number.")
 @click.option("--positive", metavar="VALUE", help="The label's value that counts as 1.")
 @click.option("--time-format", metavar="FORMAT", help='How the time is written, such as "%d/%m/%Y %H:%M".')
 @click.option("--wait", default="1d", show_default=True, metavar="DURATION", help="How long a label takes to be known.")
@@ -43,7 +43,7 @@ def init(
 ) -> None:
     """Make a project from one CSV or Parquet file.
 
-    Time, key and label are guessed where only one column can be meant. No file is ever overwritten.
+    Time, key and label are guessed where only one column fits. No file is ever overwritten.
 
     \b
     Example:
@@ -113,7 +113,7 @@ def doctor() -> int:
 
 @command("version")
 def version() -> None:
-    """Show the versions of trimtab and of what it stands on.
+    """Show the versions of trimtab and its dependencies.
 
     \b
     Example:

@@ -67,7 +67,7 @@ def versions(model: str | None, **wanted: Any) -> None:
 def tag(version: str, tags: tuple[str, ...], note: str | None) -> None:
     """Give a version tags, or a note.
 
-    Tags are never taken away, and neither they nor notes change the version's address.
+    Tags are never removed, and neither they nor notes change the version's address.
 
     \b
     Example:
@@ -103,23 +103,27 @@ def protect(model: str, alias: str, needs: Any, why: str) -> None:
 
 
 @command("gc", safe="What went is noted; run the same command again for the rest.")
-@click.option("--dry-run", is_flag=True, help="Change nothing; say what would go, and why the rest stays.")
-@click.option("--grace", default="7d", show_default=True, metavar="DURATION", help="What is newer stays.")
-@click.option("--rollbacks", type=click.IntRange(min=1), default=10, show_default=True, help="Steps back of an alias.")
-@click.option("--evidence", metavar="DURATION", help="Gate records and ledger rows older than this keep nothing.")
+@click.option("--dry-run", is_flag=True, help="Change nothing; show what would be removed, and why the rest stays.")
+@click.option("--grace", default="7d", show_default=True, metavar="DURATION", help="Keep everything newer.")
 @click.option(
-    "--searches", type=click.IntRange(min=1), default=10, show_default=True, metavar="N", help="The newest N stay."
+    "--rollbacks", type=click.IntRange(min=1), default=10, show_default=True, help="Rollbacks of each alias to keep."
 )
-@click.option("--why", default="nothing needs it any more", show_default=True, help="Told to who asks for one later.")
+@click.option("--evidence", metavar="DURATION", help="Ignore gate records and ledger rows older than this.")
+@click.option(
+    "--searches", type=click.IntRange(min=1), default=10, show_default=True, metavar="N", help="Keep the newest N."
+)
+@click.option(
+    "--why", default="nothing needs it any more", show_default=True, help="Shown when a removed one is loaded later."
+)
 def gc(dry_run: bool, **limits: Any) -> None:
-    """Remove what nothing needs any more: artifacts of versions, searches, results of steps.
+    """Remove unneeded artifacts of versions, searches and results of steps.
 
-    Their records stay, so that every question about the past is answered. Kept is what an alias points to or can go
-    back to, what a gate record, a ledger row or a logged prediction names, and everything new. Every version that the
-    loop trained has a gate record: without --evidence it stays. A dry run says what would let each version go.
+    Their records stay, so questions about the past can still be answered. Kept are versions that an alias points to or
+    can roll back to, versions named by a gate record, a ledger row or a logged prediction, and everything new. Every
+    version that the loop trained has a gate record, so it stays without --evidence. A dry run shows what keeps each.
 
-    Of searches the newest stay, and those that chose a version's parameters. Results of steps go that a killed training
-    had finished and that no other went on from.
+    The newest searches stay, and those that chose a version's parameters. Results of steps are removed when their
+    training was killed and never resumed.
 
     \b
     Example:

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 @click.argument("one")
 @click.argument("other")
 @click.option("--window", default="14d", show_default=True, metavar="DURATION", help="How far back labelled rows go.")
-@click.option("--no-rows", is_flag=True, help="Compare records only, and ask neither version.")
-@click.option("--moved", type=float, metavar="X", help="From which difference on an answer counts as moved.")
+@click.option("--no-rows", is_flag=True, help="Compare records only; score no rows.")
+@click.option("--moved", type=float, metavar="X", help="The difference from which an answer counts as moved.")
 @click.option("--html", type=click.Path(dir_okay=False), metavar="FILE", help="Write it as a page, too.")
 def compare(one: str, other: str, window: str, no_rows: bool, moved: float | None, html: str | None) -> None:
-    """Show what differs between two versions, and what each answers to the same rows.
+    """Show the differences between two versions, and their answers to the same rows.
 
     \b
     Example:
@@ -49,7 +49,7 @@ def compare(one: str, other: str, window: str, no_rows: bool, moved: float | Non
 @click.argument("version")
 @click.option("--html", type=click.Path(dir_okay=False), metavar="FILE", help="Write it as a page instead.")
 def card(version: str, html: str | None) -> None:
-    """Show a version's model card, made from its records alone, as Markdown.
+    """Show a version's model card as Markdown.
 
     \b
     Example:
@@ -66,7 +66,7 @@ def card(version: str, html: str | None) -> None:
 @click.argument("version")
 @click.argument("folder", type=click.Path(file_okay=False))
 @click.option("--mlflow", is_flag=True, help="Make it an MLflow model folder.")
-@click.option("--trust", type=click.Choice(["pickle"]), help="Let a version go that is stored with pickle.")
+@click.option("--trust", type=click.Choice(["pickle"]), help="Allow a version that is stored with pickle.")
 def export(version: str, folder: str, mlflow: bool, trust: Any) -> None:
     """Write a version as a folder that runs without trimtab, or that MLflow reads.
 
@@ -90,14 +90,14 @@ def export(version: str, folder: str, mlflow: bool, trust: Any) -> None:
 
 @command("import", safe="Nothing was registered.")
 @click.argument("path", type=click.Path())
-@click.option("--model", required=True, help="The declared model that it is a version of.")
+@click.option("--model", required=True, help="The declared model.")
 @click.option("--golden", type=click.Path(dir_okay=False), metavar="FILE", help="Rows with the scores it must give.")
-@click.option("--window", metavar="DURATION", help="Score it on the newest labelled rows, so far back.")
+@click.option("--window", metavar="DURATION", help="Score it on the labelled rows of this last period.")
 @click.option("--category", multiple=True, metavar="NAME=A,B", help="A category's values, in the model's own order.")
 @click.option("--seen-until", metavar="TIME", help="Until when it may have seen data; left out, now.")
 @click.option("--trust", type=click.Choice(["pickle"]), help="Allow a pickle, which runs code.")
 @click.option("--first", is_flag=True, help="Make it champion; allowed while there is none.")
-@click.option("--why", default="", metavar="TEXT", help="Why it is to answer without a gate: needed with --first.")
+@click.option("--why", default="", metavar="TEXT", help="Why it may answer without a gate; required with --first.")
 def import_(path: str, model: str, category: tuple[str, ...], **given: Any) -> None:
     """Register a model file, or an MLflow model folder, as a version.
 

@@ -39,9 +39,11 @@ def mute(system: System, what: str, *, time: str | int, why: str, actor: str) ->
         act="mute",
         cause=f"{what} until {until}: {why}",
         actor=actor,
-        evidence=_evidence(what, until),
+        evidence={"what": what, "until": until},
     )
-    return _write(system, row, [*_over(system, now_us), Put(KIND, what, msgspec.json.encode(made))])
+    over = [one.what for one in mutes(system.state.catalog) if now_us - one.until_us > 7 * DAY_US]
+    changes: list[Put | Remove] = [*(Remove(KIND, one) for one in over), Put(KIND, what, msgspec.json.encode(made))]
+    return Ledger(system.state.catalog).write([row], changes)[0]
 
 
 def unmute(system: System, what: str, *, why: str, actor: str) -> Decision:
@@ -57,23 +59,9 @@ def unmute(system: System, what: str, *, why: str, actor: str) -> Decision:
         act="unmute",
         cause=f"{what}: {why or 'No reason was given.'}",
         actor=actor,
-        evidence=_evidence(what, until),
+        evidence={"what": what, "until": until},
     )
-    return _write(system, row, [Remove(KIND, what)])
-
-
-def _evidence(what: str, until: str) -> dict[str, str | int | float | bool | None]:
-    return {"what": what, "until": until}
-
-
-def _write(system: System, row: Entry, changes: list[Put | Remove]) -> Decision:
-    return Ledger(system.state.catalog).write([row], changes)[0]
-
-
-def _over(system: System, now_us: int) -> list[Put | Remove]:
-    """The removal of mutes that ended long ago."""
-    found = mutes(system.state.catalog)
-    return [Remove(KIND, one.what) for one in found if now_us - one.until_us > 7 * DAY_US]
+    return Ledger(system.state.catalog).write([row], [Remove(KIND, what)])[0]
 
 
 def _model(system: System, what: str) -> str:

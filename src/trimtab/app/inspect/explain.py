@@ -88,9 +88,10 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
     def lines(self) -> list[str]:
         """The same for people."""
+        positions = ", ".join(f"{name} at {at}" for name, at in sorted(self.positions.items())) or "empty"
         out = [
             f"{self.prediction}: {self.model} answered {self._answer()} to {self.request_id}",
-            f"  made {self.made_at} as of {self.as_of} (log {_positions(self.positions)}), mode {self.mode}"
+            f"  made {self.made_at} as of {self.as_of} (log {positions}), mode {self.mode}"
             + (f", flags {', '.join(self.flags)}" if self.flags else ""),
             "  request " + ", ".join(f"{name}={value}" for name, value in self.request.items()),
             *([f"  {self.request_note}"] if self.request_note else []),
@@ -167,7 +168,7 @@ def explain_found(system: System, prediction: Prediction) -> Explanation:
                 for name, value, code in zip(names, values, prediction.reasons, strict=True)
             ],
             artifact.encoding.vocabularies,
-            partial(_texts, system, prediction, version) if _is_of_its_request(prediction) else dict,
+            dict if {LAST_ANSWER, RULE} & set(prediction.flags) else partial(_texts, system, prediction, version),
         ),
         shares=shares,
         no_shares=no_shares,
@@ -231,11 +232,6 @@ def _with_texts(
     return out
 
 
-def _is_of_its_request(prediction: Prediction) -> bool:
-    """Whether the inputs come from the request, not from an earlier answer or a rule."""
-    return not {LAST_ANSWER, RULE} & set(prediction.flags)
-
-
 def _texts(system: System, prediction: Prediction, version: Version) -> dict[str, str | None]:
     """The texts among a prediction's features, recomputed as of its (t, P); none when that is impossible."""
     try:
@@ -287,7 +283,3 @@ def _truth(system: System, prediction: Prediction) -> tuple[float | str | None, 
         return None, state
     value = float(found.values[0])
     return (model.label.class_names[int(value)] if model.label.classes else value), state
-
-
-def _positions(positions: dict[str, int]) -> str:
-    return ", ".join(f"{name} at {position}" for name, position in sorted(positions.items())) or "empty"

@@ -232,7 +232,8 @@ def skew_lines(system: System) -> tuple[dict[str, str], list[str]]:
         if check is None:
             lines[name] = "skew never checked"
         else:
-            found, ago = check.found, _ago(now_us - check.at_us)
+            found, minutes = check.found, (now_us - check.at_us) // MINUTE_US
+            ago = f"{format_duration(minutes * MINUTE_US)} ago" if minutes else "just now"
             lines[name] = f"skew checked {ago}: {found.rows:,} predictions, {found.mismatches:,} values differ"
             if not (found.rows or found.unchecked):
                 lines[name] = f"skew checked {ago}: there was no prediction to check, which is no evidence"
@@ -244,10 +245,6 @@ def skew_lines(system: System) -> tuple[dict[str, str], list[str]]:
             waited = format_duration(waiting_us // DAY_US * DAY_US)
             red.append(f"{name}: predictions have not been checked for skew for {waited}; run: trimtab skew {name}")
     return lines, red
-
-
-def _ago(us: int) -> str:
-    return "just now" if us < MINUTE_US else f"{format_duration(us // MINUTE_US * MINUTE_US)} ago"
 
 
 def _unchecked_us(system: System, check: CheckedModel | None, now_us: int) -> int:

@@ -37,11 +37,10 @@ class Mismatch(msgspec.Struct, frozen=True, kw_only=True):
 
     def line(self) -> str:
         """The same for people."""
-        used, again = (f"{_shown(v)}{f' ({r})' if r else ''}" for v, r in self._sides())
+        sides = (self.used, self.used_reason), (self.again, self.again_reason)
+        used, again = ("null" if v is None else repr(v) for v, _ in sides)
+        used, again = (f"{v}{f' ({r})' if r else ''}" for v, (_, r) in zip((used, again), sides, strict=True))
         return f"{self.prediction} as of {self.at}: {self.feature} was {used}, is {again} ({self.cause})"
-
-    def _sides(self) -> tuple[tuple[float | None, str | None], tuple[float | None, str | None]]:
-        return (self.used, self.used_reason), (self.again, self.again_reason)
 
 
 class ModelSkew(msgspec.Struct, frozen=True, kw_only=True):
@@ -211,7 +210,3 @@ def _model_lines(one: ModelSkew) -> list[str]:
 
 def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{n:,} {name}" for name, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _shown(value: float | None) -> str:
-    return "null" if value is None else repr(value)

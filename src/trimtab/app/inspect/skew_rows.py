@@ -215,11 +215,8 @@ def compute(
         for known, predictions in alike:
             part = slice(start, start + len(predictions))
             start = part.stop
-            yield _rows(known, predictions, requests.take(part), at_us[part], _part(found, part))
-
-
-def _part(found: AsOf, rows: slice) -> AsOf:
-    return AsOf(found.features.take(rows), found.newest.take(rows), found.apart[rows])
+            mine = AsOf(found.features.take(part), found.newest.take(part), found.apart[part])
+            yield _rows(known, predictions, requests.take(part), at_us[part], mine)
 
 
 def _rows(known: Known, predictions: list[Prediction], requests: Columns, at_us: Array, found: AsOf) -> Rows:

@@ -66,7 +66,7 @@ def settle_skew(
     after: dict[str, Agreement] = {}
     for version, compared in sorted(versions.items()):
         for cause, difference in sorted(compared.red.items()):
-            name = _name(model, version, cause)
+            name = f"{SIGNAL}/{model}/{version[:12]}/{cause}"
             if name in standing or difference.newest_us > (over_us.get(name) or difference.newest_us - 1):
                 standing_now.append(_signal(name, model, version, cause, compared, found=found, now_us=now_us))
                 after[name] = Agreement(0, now_us)
@@ -82,10 +82,6 @@ def settle_skew(
     because = {SIGNAL: _OVER}
     _, changes = settle_signals(catalog, model, (SIGNAL,), standing_now, now_us=now_us, because=because, owner=owner)
     return changes, after
-
-
-def _name(model: str, version: str, cause: str) -> str:
-    return f"{SIGNAL}/{model}/{version[:12]}/{cause}"
 
 
 def _signal(name: str, model: str, version: str, cause: str, compared: Compared, *, found: str, now_us: int) -> Signal:

@@ -212,7 +212,7 @@ def project_status(system: System) -> Status:
         sources=sources,
         unapplied=unapplied(system),
         lag_records=lag_records,
-        views={} if damage else _view_counts(system),
+        views={n: msgspec.structs.asdict(c) for n, c in ({} if damage else system.views.store.counts()).items()},
         failures=failures,
         disk_bytes=disk_bytes,
         service=service,
@@ -225,10 +225,6 @@ def _shown(system: System, signal: Signal, now_us: int) -> bool:
     """Whether a signal is of a deployed model, and stands or ended recently."""
     ended_us = signal.ended_at_us
     return signal.model in system.definitions.deployments and (ended_us is None or now_us - ended_us <= LISTED_US)
-
-
-def _view_counts(system: System) -> dict[str, dict[str, int]]:
-    return {name: msgspec.structs.asdict(counts) for name, counts in system.views.store.counts().items()}
 
 
 def _applying(system: System, lag_records: int) -> list[str]:
@@ -268,7 +264,7 @@ def _served_by(service: ServiceState) -> str:
 def _not_answering(service: ServiceState) -> list[str]:
     """Workers that died and do not restart."""
     return [
-        f"worker {one.slot} of the service does not answer; {one.ended}: {_last_line(one.last_words)}"
+        f"worker {one.slot} of the service does not answer; {one.ended}: {one.last_words.rpartition(chr(10))[2][:300]}"
         for one in service.workers
         if one.ended and not one.ready
     ]
@@ -282,10 +278,6 @@ def _reading_another_file(service: ServiceState) -> list[str]:
         for one in service.workers
         if one.changed
     ]
-
-
-def _last_line(words: str) -> str:
-    return words.rpartition("\n")[2][:300]
 
 
 def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: int, red: list[str]) -> DeploymentStatus:

@@ -10,7 +10,6 @@ import errno
 import hashlib
 import os
 import shutil
-import signal
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -31,7 +30,7 @@ from trimtab.core.hashing import bytes_hash
 from trimtab.core.sizes import format_bytes
 from trimtab.core.time import format_time
 from trimtab.core.urls import store_url
-from trimtab.run.signals import ENDING, caught
+from trimtab.core.version import VERSION
 from trimtab.serving.access_keys import MARKER
 from trimtab.store.durable_files import file_mode, make_folder, sync_directory, write_durably
 from trimtab.store.embedded_files import catalog_file, is_of_catalog, is_of_process
@@ -104,7 +103,9 @@ def back_up(system: System, to: Path) -> Backup:
     if behind_links(to).is_relative_to(behind_links(system.state_folder)):
         raise Misuse(f"backup: {to} lies in the state folder that is to be copied. Name a folder outside it.")
     partial = to.with_name(f".{to.name}.partial")
-    with _alone(system), _refused_clearly(to, "Nothing is left there"), _whole_or_nothing(partial, to, _put):
+    otherwise = f"{system.state.folder}: another process retains it or backs it up. Try again later."
+    alone = Lease(system.state.catalog, LEASE, system.state.folder).taken(otherwise, patience_s=_PATIENCE_S)
+    with alone, _refused_clearly(to, "Nothing is left there"), _whole_or_nothing(partial, to, _put):
         _room(system.state_folder, partial.parent)
         positions = _copy_parts(system, partial / _STATE)
         files = [_hashed(path, partial / _STATE) for path in _walk(partial / _STATE)]
@@ -112,7 +113,7 @@ def back_up(system: System, to: Path) -> Backup:
             format=FORMAT,
             project=system.config.project.name,
             made_at=format_time(system.clock.now_us()),
-            trimtab=_version(),
+            trimtab=VERSION,
             size_bytes=sum(file.size_bytes for file in files),
             positions=positions,
             files=files,
@@ -321,14 +322,6 @@ def _had_alone(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(system: System) -> Iterator[None]:
-    """Keep retention and other backups from running."""
-    otherwise = f"{system.state.folder}: another process retains it or backs it up. Try again later."
-    with Lease(system.state.catalog, LEASE, system.state.folder).taken(otherwise, patience_s=_PATIENCE_S):
-        yield
-
-
-@contextmanager
 def _refused_clearly(to: Path, left: str) -> Iterator[None]:
     """Turn an OSError into an error that says what is left."""
     try:
@@ -366,19 +359,18 @@ def _replace(partial: Path, to: Path) -> None:
     """Replace `to` by `partial`; the old folder comes back on failure and is removed on success."""
     old = set_aside(to)
     _remove(old)  # of one that was killed with its own state in place
-    with _unstoppable():
-        try:
-            _refuse_there(to, force=True)
-            if any(to.iterdir()):
-                to.rename(old)
-            partial.rename(to)
-            sync_directory(to.parent)
-        except BaseException:
-            _put_back(old, to, partial)
-            raise
-        if old.exists():
-            old.rename(partial)  # from now on nothing is set aside, whatever happens: the rest only gives room back
-        _remove(partial)
+    try:
+        _refuse_there(to, force=True)
+        if any(to.iterdir()):
+            to.rename(old)
+        partial.rename(to)
+        sync_directory(to.parent)
+    except BaseException:
+        _put_back(old, to, partial)
+        raise
+    if old.exists():
+        old.rename(partial)  # no longer set aside: the rest only frees disk space
+    _remove(partial)
 
 
 def _put_back(old: Path, to: Path, partial: Path) -> None:
@@ -401,14 +393,6 @@ def _remove(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def _unstoppable() -> Iterator[None]:
-    """Ignore Ctrl-C, SIGTERM and a closing terminal."""
-    own = [number for number in ENDING if signal.getsignal(number) is not None]  # None: not Python's
-    with caught(lambda *_: None, own):
-        yield
-
-
 def _room(folder: Path, to: Path) -> None:
     """Refuse a backup that does not fit on the disk."""
     needed, free = taken(folder).size_bytes, shutil.disk_usage(to).free
@@ -422,9 +406,3 @@ def _room(folder: Path, to: Path) -> None:
 def _walk(folder: Path) -> Iterator[Path]:
     for at, _, names in sorted(os.walk(folder)):
         yield from (path for name in sorted(names) if (path := Path(at, name)).is_file())
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("trimtab")

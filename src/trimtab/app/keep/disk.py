@@ -52,14 +52,12 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
         if self.frees_bytes is not None:
             out.append(f"the next `trimtab retain` frees about {format_bytes(self.frees_bytes)}")
         if self.growth_bytes is not None:
-            out.append(f"it grows by about {format_bytes(self.growth_bytes)} a day" + self._lasts())
+            lasts = ""
+            if self.budget_bytes is not None and self.growth_bytes and self.size_bytes < self.budget_bytes:
+                days = (self.budget_bytes - self.size_bytes + (self.frees_bytes or 0)) / self.growth_bytes
+                lasts = f": within the budget for {days:,.0f} days" if days < 10_000 else ""
+            out.append(f"it grows by about {format_bytes(self.growth_bytes)} a day{lasts}")
         return out + self.notes + [f"RED  {line}" for line in self.red]
-
-    def _lasts(self) -> str:
-        if self.budget_bytes is None or not self.growth_bytes or self.size_bytes >= self.budget_bytes:
-            return ""
-        days = (self.budget_bytes - self.size_bytes + (self.frees_bytes or 0)) / self.growth_bytes
-        return f": within the budget for {days:,.0f} days" if days < 10_000 else ""
 
 
 def disk_report(system: System) -> Disk:

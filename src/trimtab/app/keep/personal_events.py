@@ -83,7 +83,8 @@ class PersonalEvents:
 
     def follow_versions(self, tables: dict[str, Table]) -> None:
         """Collect the other versions of the found events, and decide which are erased or replaced."""
-        ids = {(s.source, s.id) for s in self._seen.values() if self._keyed(s.source)}
+        keyed = {name for name, source in self._sources.items() if source.key is not None}
+        ids = {(s.source, s.id) for s in self._seen.values() if s.source in keyed}
         if not ids:
             return
         names = [name.encode() for name in dict.fromkeys(source for source, _ in ids)]
@@ -219,9 +220,6 @@ class PersonalEvents:
     def _goes(self, record: LogRecord) -> bool:
         seen = self._seen.get((record.partition, record.position))
         return seen is not None and seen.goes
-
-    def _keyed(self, source: str) -> bool:
-        return source in self._sources and self._sources[source].key is not None
 
 
 class _Link:

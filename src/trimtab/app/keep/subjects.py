@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
 from typing import Any, Literal
 
 import msgspec
@@ -60,14 +59,15 @@ class Subject:
         self._places = _places(definitions, sources, self.columns)
         self.places = {
             source.name: sorted(
-                names for name, names in self._places if name == source.name and self._typed(source, names)
+                names for name, names in self._places if name == source.name and self._wanted(source.columns, names)
             )
             for source in sources
         }
         self.places = {name: places for name, places in self.places.items() if places}
         for key in self.keys:
             if not any(self._value(s, names, key) for s, places in self.places.items() for names in places):
-                found = ", ".join(f"{c} ({d})" for c, d in _dtypes(sources, self.columns).items())
+                dtypes = {name: dtype for source in sources for name, dtype in source.columns.items()}
+                found = ", ".join(f"{name} ({dtypes[name]})" for name in self.columns)
                 raise Misuse(f"forget: {', '.join(key)} cannot be a value of {found}. Give a whole number.")
         self._needles = [[[part.encode(), *map(_encode, _whole(part))] for part in key] for key in self.keys]
 
@@ -138,7 +138,7 @@ class Subject:
         for names in known:
             if all(name in row for name in names):
                 texts = tuple(_shown(row[name]) for name in names)
-                if texts in self._all:
+                if texts in self.keys:
                     self.met.add(texts)
                     return True
             elif self._mentioned(row.values()):  # a line that was not split into columns
@@ -147,7 +147,7 @@ class Subject:
 
     def _mentioned(self, values: Iterable[Any]) -> bool:
         text = " ".join(map(_shown, values))
-        found = {key for key in self.keys if all(part in text and _alone(part, text) for part in key)}
+        found = {key for key in self.keys if all(part in text and _word(part).search(text) for part in key)}
         self.met |= found
         return bool(found)
 
@@ -172,13 +172,6 @@ class Subject:
         found = {key for key in self.keys if texts.issuperset(key)}
         self.met |= found
         return bool(found)
-
-    @cached_property
-    def _all(self) -> frozenset[Key]:
-        return frozenset(self.keys)
-
-    def _typed(self, source: Source, names: Names) -> bool:
-        return bool(self._wanted(source.columns, names))
 
     def _wanted(self, dtypes: Mapping[str, Dtype], names: Names) -> dict[tuple[Any, ...], Key]:
         """The keys by their values in some columns, without impossible ones."""
@@ -232,11 +225,6 @@ def _places(definitions: Definitions, sources: Sequence[Source], columns: Names)
             return found
 
 
-def _dtypes(sources: Sequence[Source], columns: Names) -> dict[str, Dtype]:
-    found = {name: dtype for source in sources for name, dtype in source.columns.items()}
-    return {name: found[name] for name in columns}
-
-
 def _values(dtypes: Mapping[str, Dtype], names: Names, key: Key) -> tuple[Any, ...] | None:
     """The key as values of these columns; None when one is missing or cannot hold it."""
     values: list[Any] = []
@@ -251,15 +239,14 @@ def _values(dtypes: Mapping[str, Dtype], names: Names, key: Key) -> tuple[Any, .
     return tuple(values)
 
 
+def _word(part: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![\w-]){re.escape(part)}(?![\w-])")
+
+
 def _whole(key: str) -> list[int]:
     """The whole number of a text, if a column can hold it."""
     found = [int(key)] if _WHOLE.fullmatch(key) else []
     return [n for n in found if -(2**63) <= n < 2**63]
-
-
-def _alone(part: str, text: str) -> bool:
-    """Whether a text contains these characters as a word."""
-    return re.search(rf"(?<![\w-]){re.escape(part)}(?![\w-])", text) is not None
 
 
 def _shown(value: Any) -> str:

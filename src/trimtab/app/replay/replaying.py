@@ -131,25 +131,14 @@ def _cleared(folder: Path) -> bool:
 def _own_folder(state_folder: Path) -> Iterator[Path]:
     """A locked folder for one replay, removed at its end."""
     clear_replays(state_folder)
-    folder, lock = _taken(state_folder)
+    folder = Path(tempfile.mkdtemp(prefix=_REPLAYS, dir=state_folder))
+    lock = FileLock.take(folder / _LOCK)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        lock.release()
-
-
-def _taken(state_folder: Path) -> tuple[Path, FileLock]:
-    """A new folder and its lock."""
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=_REPLAYS, dir=state_folder))
-        with suppress(FileNotFoundError):
-            lock = FileLock.take(folder / _LOCK)
-            if lock is not None and lock.path.exists():
-                return folder, lock
-            if lock is not None:
-                lock.release()
-        # another process removed it before it was locked
+        if lock is not None:
+            lock.release()
 
 
 def _recorded(source: Source, frame: EventFrame) -> Columns:

@@ -254,12 +254,10 @@ def _features(planned: Plan) -> str:
     if planned.has_hours:
         lines.append(f"    {python(unique('hour', taken))}: tt.col({python(planned.time)}).hour(),\n")
     lines.append(f"    {python(unique('weekday', taken))}: tt.col({python(planned.time)}).weekday(),\n")
-    left = "".join(f"    # left out: {python(name)} {_comment(why)}\n" for name, why in planned.left_out.items())
+    left = "".join(
+        f"    # left out: {python(name)} {' '.join(why.split())}\n" for name, why in planned.left_out.items()
+    )
     return f"features = {{\n{''.join(lines)}{left}}}"
-
-
-def _comment(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _estimator(planned: Plan) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from trimtab.app.training.searches import forget_searches, old_searches, with_chosen
@@ -36,13 +35,14 @@ def collect_garbage(system: System, *, dry_run: bool, keep: Keep, searches: int,
     steps = orphaned_steps(catalog, system.recorded.all(), kind="train", before_us=before_us)
     forgotten = [Forgotten("search", f"{one.model}/{one.id}", one.ended_us or one.began_us) for one in old]
     forgotten += [Forgotten("step", f"{one.name}/{one.inputs_hash}", one.finished_at_us) for one in steps]
+    needs = _of_ledger(system, keep), _of_predictions(system)
     collector = Collector(
         system.state.catalog,
         system.state.blob,
         clock=system.clock,
         actor=actor,
         keep=keep,
-        also=_by_version(_of_ledger(system, keep), _of_predictions(system)),
+        also={version: [one[version] for one in needs if version in one] for version in {*needs[0], *needs[1]}},
         forgotten=forgotten,
     )
     if dry_run:
@@ -60,10 +60,6 @@ def _searches_in_use(system: System) -> set[str]:
     deployments = system.definitions.deployments.values()
     chosen += [with_chosen(system.state.catalog, one).model.chosen for one in deployments]
     return {one.search for one in chosen if one is not None}
-
-
-def _by_version(*found: dict[str, Reason]) -> dict[str, Sequence[Reason]]:
-    return {version: [one[version] for one in found if version in one] for version in {*found[0], *found[1]}}
 
 
 def _of_ledger(system: System, keep: Keep) -> dict[str, Reason]:

@@ -14,7 +14,7 @@ import pytest
 from trimtab.core.errors import Corrupt, Unavailable
 from trimtab.store import Append, Put
 from trimtab.store.sql_catalog import SqlCatalog
-from trimtab.store.sqlite.write_turn import WriteTurn
+from trimtab.store.sqlite.write_lock import WriteLock
 
 
 def write_one(path: Path, key: str) -> None:
@@ -24,7 +24,7 @@ def write_one(path: Path, key: str) -> None:
 
 @pytest.mark.fast
 def test_a_turn_belongs_to_one_and_the_next_waits_for_it(tmp_path: Path) -> None:
-    turns = [WriteTurn(tmp_path / "turn", wait_s=0.05) for _ in range(2)]
+    turns = [WriteLock(tmp_path / "turn", wait_s=0.05) for _ in range(2)]
     with turns[0].hold(), pytest.raises(Unavailable, match=r"others wrote for more than 0\.05 s"), turns[1].hold():
         pass
     with turns[1].hold():
@@ -34,7 +34,7 @@ def test_a_turn_belongs_to_one_and_the_next_waits_for_it(tmp_path: Path) -> None
 
 
 def test_threads_that_share_a_turn_take_it_one_after_the_other(tmp_path: Path) -> None:
-    turn, inside, most = WriteTurn(tmp_path / "turn", wait_s=10.0), 0, 0
+    turn, inside, most = WriteLock(tmp_path / "turn", wait_s=10.0), 0, 0
 
     def work() -> None:
         nonlocal inside, most
@@ -54,7 +54,7 @@ def test_threads_that_share_a_turn_take_it_one_after_the_other(tmp_path: Path) -
 
 
 def test_a_write_holds_the_turn_until_it_is_committed(tmp_path: Path) -> None:
-    turn = WriteTurn(tmp_path / "c.db-turn", wait_s=0.05)
+    turn = WriteLock(tmp_path / "c.db-turn", wait_s=0.05)
     with SqlCatalog.sqlite(tmp_path / "c.db") as catalog:
         catalog.write([Put("a", "b", b"1")])
         with catalog._transaction(catalog._writing), pytest.raises(Unavailable), turn.hold():

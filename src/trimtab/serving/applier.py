@@ -10,7 +10,7 @@ from types import TracebackType
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Unavailable
 from trimtab.serving.failures import not_applied
-from trimtab.store.log_order import in_order, stretches
+from trimtab.store.log_order import in_order, intervals
 from trimtab.store.ports import Log, LogRecord
 
 _logger = logging.getLogger(__name__)
@@ -147,7 +147,7 @@ class Applier:
         """Apply what is new, by append time; whether there was anything."""
         positions = self._positions if self._reading is None else self._reading()
         ends = self._log.positions()
-        parts = next(stretches(self._log, positions, ends, batch=self._batch, gaps=True), [])
+        parts = next(intervals(self._log, positions, ends, batch=self._batch, gaps=True), [])
         if not parts:
             self._behind_since_us = None
             return False

@@ -1,4 +1,4 @@
-"""The catalogue's tables, and how a database gets them."""
+"""The tables of the catalogue, and their migration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A DuckDB in memory, for files and tables."""
+"""Connections to an in-memory DuckDB, for files and tables."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 def open_duckdb(config: dict[str, str | bool | int | float | list[str]] | None = None) -> DuckDBPyConnection:
-    """A connection that draws no progress bar: DuckDB's goes to standard output after 2 s, between what is read there.
+    """A connection without a progress bar, which would go to standard output.
 
-    It has as many threads as `OMP_NUM_THREADS` allows numerical libraries, where that says anything. # D122
+    It has as many threads as `OMP_NUM_THREADS` allows, if that is set. # D122
 
     Args:
-        config: Settings of the database.
+        config: DuckDB settings.
 
     >>> with open_duckdb() as connection:
     ...     connection.execute("SELECT current_setting('enable_progress_bar')").fetchone()

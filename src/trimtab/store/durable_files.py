@@ -10,19 +10,19 @@ from pathlib import Path
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.store.regular_file import other_kind
 
-TEMPORARY = (".", ".new")  # how the name of a file begins and ends that is being written, or was when its writer died
+TEMPORARY = (".", ".new")  # prefix and suffix of a file that is being written, or was when its writer died
 _ROOM_BYTES = 1 << 18  # less is a full disk: the files that a database makes when it is opened take half of it
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Put the whole content under its name, synced; after a crash the name holds the old content or the new.
+    """Write a whole file, synced; after a crash it has the old content or the new.
 
     Raises:
-        Misuse: The name is that of a device or a pipe, which a file would take the place of.
+        Misuse: The name is that of a device or a pipe.
     """
     kind = other_kind(path)
     if kind not in (None, "folder"):  # a folder is the system's own error
-        raise Misuse(f"file {path}: is a {kind}, needed is a name for a new file. Give another one.")
+        raise Misuse(f"file {path}: found a {kind}, needed the name of a new file. Give another one.")
     fd, temporary = tempfile.mkstemp(prefix=TEMPORARY[0], suffix=TEMPORARY[1], dir=path.parent)
     try:
         with open(fd, "wb") as file:
@@ -39,10 +39,10 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def write_content(path: Path, data: bytes) -> None:
-    """Put content under a name that says what it must be (its hash), and sync it with that name.
+    """Write content under a name made of its hash, and sync both.
 
-    Killed, this leaves all or nothing; a power cut before it returned may leave a damaged file under the name. The
-    name is given before the first sync, which brings both to the disk: the second one finds little left to do. # D83
+    If killed, this leaves all or nothing; a power cut before it returns may leave a damaged file. The file is renamed
+    before the first sync, which writes both to the disk, so that the second sync has little left to do. # D83
     """
     fd, temporary = tempfile.mkstemp(prefix=TEMPORARY[0], suffix=TEMPORARY[1], dir=path.parent)
     with open(fd, "wb", buffering=0) as file:
@@ -61,9 +61,9 @@ def write_content(path: Path, data: bytes) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it that are missing, each open to no one more than the one above it.
+    """Make a folder and its missing parents, each with the permissions of its parent.
 
-    So all that lies in a private folder is private, and a group that a folder is opened to has what is made there.
+    So everything in a private folder is private, and a group that may read a folder may read what is made in it.
     """
     if not folder.is_dir():
         make_folder(folder.parent)
@@ -72,23 +72,23 @@ def make_folder(folder: Path) -> None:
 
 
 def file_mode(folder: Path) -> int:
-    """The mode of a new file in a folder: for its owner, and to be read by those whom the folder is open to."""
+    """The mode of a new file: writable by its owner, readable by those who may read the folder."""
     return 0o600 | folder.stat().st_mode & 0o044
 
 
 def narrow(path: Path) -> None:
-    """Close what something else has made to those whom the folder around it is not open to."""
-    with contextlib.suppress(PermissionError):  # another user's, who shares the folder
+    """Remove permissions of a file that its folder does not have."""
+    with contextlib.suppress(PermissionError):  # of another user who shares the folder
         path.chmod(path.stat().st_mode & (0o700 | path.parent.stat().st_mode & 0o077))
 
 
 def publish(made: Path, path: Path) -> None:
-    """Give a synced file its name, unless another process gave that name to its own first; `made` is gone then."""
+    """Give a synced file its final name, unless another process used that name first; `made` is removed."""
     try:
         os.link(made, path)
     except FileExistsError:
         pass
-    except OSError:  # a file system without links: there, two first processes at once are up to their locks
+    except OSError:  # a file system without links: there only locks keep two first processes apart
         os.replace(made, path)
     made.unlink(missing_ok=True)
     sync_directory(path.parent)
@@ -118,14 +118,14 @@ def check_writable(folder: Path) -> None:
 
 
 def existing(folder: Path) -> Path:
-    """`folder`, or the nearest one above it that is there."""
+    """`folder`, or its nearest parent that exists."""
     while not os.path.exists(folder) and folder != folder.parent:
         folder = folder.parent
     return folder
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
+    """Sync the names in a directory."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

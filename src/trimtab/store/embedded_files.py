@@ -46,12 +46,12 @@ def pairs_file(folder: Path) -> Path:
     return folder / _PAIRS
 
 
-def check_file(path: Path, mend: str) -> Kind | None:
+def check_file(path: Path, repair: str) -> Kind | None:
     """Check that a file of a state folder has a format that this version reads.
 
     Args:
         path: A file, of a store or of something else.
-        mend: What to do when it is a damaged key-value store, for the message.
+        repair: What to do when it is a damaged key-value store, for the message.
 
     Returns:
         The kind of store it is the main file of; None: of no store.
@@ -65,7 +65,7 @@ def check_file(path: Path, mend: str) -> Kind | None:
     if path.name == _PAIRS:
         from trimtab.store.lmdb.kv import LmdbKeyValue
 
-        with LmdbKeyValue(path.parent, mend=mend) as values:
+        with LmdbKeyValue(path.parent, repair=repair) as values:
             values.check()
         return "key-value store"
     if path.name == _BLOBS:

@@ -14,7 +14,7 @@ from trimtab.store.durable_files import TEMPORARY, make_folder, sync_directory, 
 from trimtab.store.ports import StoredBlob
 
 FORMAT = 2
-KNOWN = ("1", "2")  # 1: all blobs two folders deep, where those that lay there stay # D83
+KNOWN = ("1", "2")  # 1: blobs two folders deep; old ones stay there # D83
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -30,12 +30,12 @@ class FileBlob:
     def __init__(self, directory: Path) -> None:
         self.directory = Path(directory)
         try:
-            self._marked = self._format() == str(FORMAT)  # written with the first blob: who only reads writes nothing
+            self._marked = self._format() == str(FORMAT)  # written with the first blob
         except OSError as error:
             raise self._unavailable(error) from error
 
     def put(self, data: bytes) -> str:
-        """Store `data`; its hash. Durable when it returns; a damaged copy that is there already is replaced.
+        """Store `data`; its hash. Durable when it returns; a damaged copy is replaced.
 
         Raises:
             Unavailable: The disk is full or read-only; nothing was stored.
@@ -44,7 +44,7 @@ class FileBlob:
         path = self._path(digest)
         try:
             if _holds(path, data) and _renewed(path):
-                self._sync(path)  # who put it first may have been killed before that
+                self._sync(path)  # its first writer may have been killed before that
             else:
                 self._mark()
                 write_content(path, data)
@@ -74,14 +74,14 @@ class FileBlob:
         return self._path(digest).is_file()
 
     def stored(self, digest: str) -> StoredBlob | None:
-        """How large a blob is and when it was put last; None when it is not there."""
+        """Size and time of the last `put`; None if it is not there."""
         try:
             return _weighed(digest, self._path(digest).stat())
         except FileNotFoundError:
             return None
 
     def all(self) -> Iterator[StoredBlob]:
-        """Every blob, in no order; one that goes meanwhile may be among them or not."""
+        """Every blob, in no order; one that is removed meanwhile may be included or not."""
         for path in blob_files(self.directory):
             try:
                 yield _weighed(path.name, path.stat())
@@ -89,11 +89,11 @@ class FileBlob:
                 continue
 
     def expire(self, digest: str, before_us: int) -> bool:
-        """Remove it unless it was put since a moment, or is put at this one; False when it stays or was not there."""
+        """Remove it unless it was put since a time, or is being put; False if it stays or was not there."""
         path = self._path(digest)
         aside = path.with_name(f"{TEMPORARY[0]}{digest}.{os.getpid()}{TEMPORARY[1]}")
         try:
-            os.rename(path, aside)  # who puts it from here on finds none, and stores it anew
+            os.rename(path, aside)  # a `put` from here on finds none, and stores it again
             if aside.stat().st_mtime_ns // 1_000 >= before_us:
                 os.rename(aside, path)
                 return False
@@ -106,7 +106,7 @@ class FileBlob:
         return True
 
     def sweep(self, before_us: int, *, look: bool = False) -> int:
-        """Remove what a process was storing when it was killed, before a moment; its bytes. `look`: only count them."""
+        """Remove partial files that killed processes left before a time; their bytes. `look`: only count them."""
         found = 0
         for path in self.directory.glob(f"**/{TEMPORARY[0]}*{TEMPORARY[1]}"):
             try:
@@ -150,7 +150,7 @@ class FileBlob:
             raise self._unavailable(error) from error
 
     def _sync(self, path: Path) -> None:
-        """Make a blob's content durable, and the names that lead to it."""
+        """Sync a blob's content and the folders above it."""
         with path.open("rb") as file:
             os.fsync(file.fileno())
         while path != self.directory:
@@ -158,7 +158,7 @@ class FileBlob:
             sync_directory(path)
 
     def _mark(self) -> None:
-        """Write down the format, once."""
+        """Write the format file, once."""
         if not self._marked:
             make_folder(self.directory)
             if self._format() != str(FORMAT):
@@ -167,7 +167,7 @@ class FileBlob:
             self._marked = True
 
     def _format(self) -> str | None:
-        """The format that the directory says it has, one of `KNOWN`; None when nothing was ever put there."""
+        """The format of the directory, one of `KNOWN`; None if nothing was ever put there."""
         path = self.directory / "format"
         try:
             found = path.read_text("ascii", "replace").strip()
@@ -188,7 +188,7 @@ class FileBlob:
 
 
 def blob_file(directory: Path, digest: str) -> Path:
-    """Where a blob lies in a store's directory, or would."""
+    """The file of a blob in a store's directory, which need not exist."""
     path = directory / digest
     if not path.exists() and (earlier := directory / digest[:2] / digest[2:4] / digest).exists():
         return earlier
@@ -219,7 +219,7 @@ def _weighed(digest: str, found: os.stat_result) -> StoredBlob:
 
 
 def _renewed(path: Path) -> bool:
-    """Say that it was put now, so that a collection of garbage leaves it alone; False when one was faster."""
+    """Set its time to now, so that a garbage collection keeps it; False if it was just removed."""
     try:
         os.utime(path)
     except FileNotFoundError:

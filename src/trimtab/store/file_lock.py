@@ -1,4 +1,4 @@
-"""A file that one process holds: taken without waiting, let go by the system when its holder dies."""
+"""A lock on a file, taken without waiting and released by the system when its holder dies."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from trimtab.store.forks import guard, unguard
 
 
 class FileLock:
-    """An exclusive `flock` on a file that also says who holds it.
+    """An exclusive `flock` on a file that holds the pid of its owner.
 
-    A forked child inherits the open file and would keep the lock beyond its parent's death, so it closes its copy
-    as it starts: the lock stays with the process that took it.
+    A forked child inherits the open file and would keep the lock beyond its parent's death, so it closes its copy.
     """
 
     def __init__(self, path: Path, fd: int) -> None:
@@ -25,7 +24,7 @@ class FileLock:
 
     @staticmethod
     def take(path: Path) -> FileLock | None:
-        """The lock on `path`, or None while somebody else (or another object of this process) holds it."""
+        """The lock on `path`, or None while another process or object holds it."""
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, file_mode(path.parent))
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -42,7 +41,7 @@ class FileLock:
 
     @staticmethod
     def is_held(path: Path) -> bool:
-        """Whether somebody holds the lock on `path`: looked at for a moment, and nothing is made or written."""
+        """Whether the lock on `path` is held; makes and writes nothing."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -57,14 +56,14 @@ class FileLock:
 
     @staticmethod
     def holder(path: Path) -> str:
-        """The pid written in the lock file, "unknown" when there is none."""
+        """The pid in the lock file, "unknown" without one."""
         try:
             return path.read_text() or "unknown"
         except OSError:
             return "unknown"
 
     def release(self) -> None:
-        """Let go; nothing happens the second time."""
+        """Release the lock; does nothing the second time."""
         fd, self._fd = self._fd, -1
         unguard(self)
         if fd >= 0:

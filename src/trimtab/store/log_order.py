@@ -1,4 +1,4 @@
-"""The records of all partitions of a log as one sequence: by append time, partition and position."""
+"""Records of all partitions of a log in one order: append time, partition, position."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _appended_at = attrgetter("appended_at_us")
 
 
 class Gap(Exception):
-    """Records that are to be read were truncated from the log; whoever reads knows where else they may be."""
+    """Records to be read were truncated from the log; the caller may have them in a table."""
 
     def __init__(self, partition: str, first: int, last: int, found: int | None) -> None:
         there = "none" if found is None else f"{found} as the first"
@@ -22,32 +22,32 @@ class Gap(Exception):
 
 
 def append_order(record: LogRecord) -> tuple[int, str, int]:
-    """What records of several partitions are ordered by."""
+    """The sort key of records of several partitions."""
     return record.appended_at_us, record.partition, record.position
 
 
 def in_order(parts: Sequence[list[LogRecord]]) -> list[LogRecord]:
-    """The records of several partitions, each of them in order, as one sequence."""
+    """Merge the records of several partitions, each of them in order."""
     return parts[0] if len(parts) == 1 else sorted(chain.from_iterable(parts), key=append_order)
 
 
-def stretches(
+def intervals(
     log: Log, after: Mapping[str, int], upto: Mapping[str, int], *, batch: int = 10_000, gaps: bool = False
 ) -> Iterator[list[list[LogRecord]]]:
-    """What lies behind `after` up to `upto`, by stretches of append time: of each partition what lies in one.
+    """The records after `after` up to `upto`, by intervals of append time: a list for each partition in it.
 
-    Nothing in a later stretch comes before what an earlier one holds. Partitions come in the order of their names,
-    those that have nothing in a stretch are left out, and no record is read twice.
+    No record of a later interval comes before one of an earlier interval. Partitions are in the order of their names,
+    those without records in an interval are left out, and no record is read twice.
 
     Args:
-        log: What is read.
-        after: Positions that are done, by partition; those not named begin at the beginning.
-        upto: The last position wanted of each partition that is read.
-        batch: At most so many records of a partition at once.
-        gaps: Pass over what was truncated.
+        log: The log.
+        after: By partition, the position already read; others are read from the beginning.
+        upto: By partition to be read, the last position wanted.
+        batch: The largest number of records of a partition read at once.
+        gaps: Skip truncated records.
 
     Raises:
-        Gap: Some of the records were truncated, and `gaps` are not let pass.
+        Gap: Some of the records were truncated, and `gaps` is false.
     """
     chunks = {name: _chunks(log, name, after.get(name, 0), end, batch, gaps) for name, end in sorted(upto.items())}
     held: dict[str, list[LogRecord]] = {name: [] for name in chunks}
@@ -57,7 +57,7 @@ def stretches(
         if not held:
             return
         unread = [(r[-1].appended_at_us, name) for name, r in held.items() if r[-1].position < upto[name]]
-        bound = min(unread, default=None)  # behind it there may be records that are not read yet
+        bound = min(unread, default=None)  # after it there may be records that are not read yet
         cuts = {name: _until(records, name, bound) for name, records in held.items()}
         yield [records[: cuts[name]] for name, records in held.items() if cuts[name]]
         held = {name: records[cuts[name] :] for name, records in held.items()}
@@ -78,7 +78,7 @@ def _chunks(log: Log, partition: str, after: int, end: int, batch: int, gaps: bo
 
 
 def _until(records: list[LogRecord], partition: str, bound: tuple[int, str] | None) -> int:
-    """How many records are not behind the bound (append time, partition)."""
+    """The number of records that are not after the bound (append time, partition)."""
     if bound is None:
         return len(records)
     cut = bisect_right if partition <= bound[1] else bisect_left

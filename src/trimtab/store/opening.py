@@ -24,13 +24,13 @@ class _Backend(msgspec.Struct, frozen=True):
 
     opens: str  # "module:name" in trimtab.store
     example: str  # a URL
-    takes: tuple[str, ...] = ()  # of the arguments `clock`, `mend` and `mode`
+    takes: tuple[str, ...] = ()  # of the arguments `clock`, `repair` and `mode`
 
 
 _BACKENDS: dict[tuple[str, Port], _Backend] = {  # by scheme and port; a new backend is a row
     ("sqlite", "log"): _Backend("sqlite.log:SqliteLog", "sqlite:///var/lib/project/log", ("mode", "clock")),
     ("delta", "table"): _Backend("delta.table:DeltaTable", "delta:///var/lib/project/tables/landings"),
-    ("lmdb", "kv"): _Backend("lmdb.kv:LmdbKeyValue", "lmdb:///var/lib/project/online", ("mend",)),
+    ("lmdb", "kv"): _Backend("lmdb.kv:LmdbKeyValue", "lmdb:///var/lib/project/online", ("repair",)),
     ("file", "blob"): _Backend("file_blob:FileBlob", "file:///var/lib/project/blobs"),
     ("sqlite", "catalog"): _Backend(
         "sql_catalog:SqlCatalog.sqlite", "sqlite:///var/lib/project/catalog.db", ("mode", "clock")
@@ -46,13 +46,13 @@ def open(url: str, port: Literal["log"], *, clock: Clock | None = None) -> Log: 
 @overload
 def open(url: str, port: Literal["table"], *, clock: Clock | None = None) -> Table: ...
 @overload
-def open(url: str, port: Literal["kv"], *, mend: str | None = None) -> KeyValue: ...
+def open(url: str, port: Literal["kv"], *, repair: str | None = None) -> KeyValue: ...
 @overload
 def open(url: str, port: Literal["blob"], *, clock: Clock | None = None) -> Blob: ...
 @overload
 def open(url: str, port: Literal["catalog"], *, clock: Clock | None = None) -> Catalog: ...
 def open(
-    url: str, port: Port, *, clock: Clock | None = None, mend: str | None = None
+    url: str, port: Port, *, clock: Clock | None = None, repair: str | None = None
 ) -> Log | Table | KeyValue | Blob | Catalog:
     """The store at `url`, made when it is not there.
 
@@ -63,7 +63,7 @@ def open(
         url: Its address.
         port: The port it is wanted as.
         clock: Stamps a log's records and measures a catalogue's leases; left out, the system's.
-        mend: What errors say to do when a key-value store is damaged; left out, to restore it from a backup.
+        repair: What errors say to do when a key-value store is damaged; left out, to restore it from a backup.
 
     Raises:
         Misuse: The URL, or the port for it, is unknown; the message lists those that exist.
@@ -76,7 +76,7 @@ def open(
     trimtab.core.errors.Misuse: store: no backend for 'mysql:///x' as a log. Write sqlite:///var/lib/project/log.
     """
     backend, path, options = _parse(url, port)
-    given = {"clock": clock, "mend": mend, **options}
+    given = {"clock": clock, "repair": repair, **options}
     module, _, name = backend.opens.partition(":")
     found: Any = attrgetter(name)(import_module(f"trimtab.store.{module}"))
     opened: Log | Table | KeyValue | Blob | Catalog = found(

@@ -1,4 +1,4 @@
-"""The five ports: what every backend must do. Contract suites for them live in `trimtab.testing`."""
+"""The five ports: the protocols of every backend. Contract suites for them are in `trimtab.testing`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trimtab.core.columns.data import Columns
 
 
 class LogRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):  # it can hold no cycle
-    """One record of a log: where it stands, when it was appended, what it says."""
+    """One record of a log: its position, append time and payload."""
 
     partition: str
     position: int  # 1, 2, ... within the partition; never used twice
@@ -45,23 +45,23 @@ class Log(Protocol):
         ...
 
     def truncate(self, partition: str, through: int) -> int:
-        """Remove the records up to and including `through`; how many. Positions are not given again."""
+        """Remove the records up to and including `through`; their number. Positions are not used again."""
         ...
 
     def erase(self, partition: str, instead: Mapping[int, bytes]) -> int:
-        """Put other payloads in the place of records, by position; how many stood there. Append times stay.
+        """Replace the payloads of records, by position; the number replaced. Append times stay.
 
-        When it returns, what stood there before, and what was truncated, is on no page of the disk any more. Raises
-        Conflict while another process writes the partition: nothing was done.
+        When it returns, neither the old payloads nor truncated ones are on any page of the disk. Raises Conflict while
+        another process writes the partition: nothing was done.
         """
         ...
 
     def mark(self) -> Hashable | None:
-        """Something that is the same as before only if nobody appended in between; None: it cannot be told cheaply."""
+        """A value that stays the same only while no process appends; None: not cheaply known."""
         ...
 
     def maintenance(self) -> None:
-        """Do what appends do by themselves now and then, so that the next ones need not; appends wait meanwhile.
+        """Do the work that appends otherwise do now and then, such as a checkpoint; appends wait meanwhile.
 
         After the first call appends do it themselves only when it is long overdue. Raises Unavailable.
         """
@@ -72,20 +72,20 @@ class Log(Protocol):
 
 @runtime_checkable
 class Repairable(Protocol):
-    """A log whose partitions can be put right by hand: after a loss, or where a wrong clock stamped its records."""
+    """A log whose partitions can be repaired after a loss, or after a wrong clock stamped records."""
 
     def skip_to(self, partition: str, position: int, again: Iterable[tuple[bytes, int]]) -> None:
-        """Go on behind `position` in a partition, without the records up to there, and append payloads with their
-        append times there: all of it or nothing. A partition that is gone is made."""
+        """Continue a partition after `position`, without the records up to there, and append payloads with their
+        append times: all or nothing. A missing partition is made."""
         ...
 
     def restamp(self, partition: str, above_us: int, at_us: int) -> int:
-        """Give the records that were appended after `above_us` the append time `at_us`; how many."""
+        """Set the append time of records appended after `above_us` to `at_us`; their number."""
         ...
 
 
 class Table(Protocol):
-    """One table of record: rows only ever arrive, with the log position they came from."""
+    """One table of record: rows are appended with the log position that they came from."""
 
     def append(self, rows: Columns, *, writer: str, position: int) -> bool:
         """Add rows in one commit that also stores `position` for `writer`; False, and nothing is done, when that
@@ -101,12 +101,12 @@ class Table(Protocol):
         ...
 
     def delete(self, column: str, value: str) -> int:
-        """Remove, also from older versions' files, every row whose text `column` equals `value`; how many."""
+        """Remove, also from older versions' files, every row whose text `column` equals `value`; their number."""
         ...
 
     def erase(self, rows: Columns, instead: Columns | None = None) -> int:
         """Remove, also from older versions' files, every row that equals one of `rows` in all of its columns, and add
-        the rows `instead`, in one commit; how many went."""
+        the rows `instead`, in one commit; the number removed."""
         ...
 
     def compact(self) -> None:
@@ -122,33 +122,33 @@ class Table(Protocol):
 
 @runtime_checkable
 class Prunable(Protocol):
-    """A table whose oldest rows can go, as SQL conditions say; `rows` is the table in them."""
+    """A table whose rows can be removed by an SQL condition, in which `rows` is the table."""
 
     def prune(self, condition: str) -> int:
-        """Remove the rows that fulfil `condition`, in one commit; how many."""
+        """Remove the rows that fulfil `condition`, in one commit; their number."""
         ...
 
     def count(self, condition: str = "true") -> int:
-        """How many rows fulfil `condition`."""
+        """The number of rows that fulfil `condition`."""
         ...
 
     def vacuum(self, older_h: int) -> int:
-        """Give room back that only versions replaced `older_h` hours ago need; how many bytes."""
+        """Delete files that only versions replaced `older_h` hours ago need; the bytes freed."""
         ...
 
 
 @runtime_checkable
 class Copyable(Protocol):
-    """A store that writes itself, as it stands at one moment, to a new place, while others go on writing to it."""
+    """A store that can copy a consistent snapshot of itself while other processes write to it."""
 
     def copy_to(self, to: Path, /) -> object: ...
 
 
 @runtime_checkable
 class InFolder(Protocol):
-    """A store whose files lie in a folder of this machine, where something about it can be kept next to it."""
+    """A store whose files are in a folder of this machine, in which related files can be kept."""
 
-    folder: Path | None  # None: they do not
+    folder: Path | None  # None: it has no folder
 
 
 class KeyValue(Protocol):
@@ -165,7 +165,7 @@ class KeyValue(Protocol):
         ...
 
     def release_writer(self) -> None:
-        """Let another process write, until this one writes again: a write makes its process the only writer."""
+        """Let another process write until this one writes again. A write makes its process the only writer."""
         ...
 
     def scan(self, prefix: bytes, *, after: bytes = b"", limit: int = 10_000) -> Iterator[tuple[bytes, bytes]]:
@@ -180,9 +180,9 @@ class KeyValue(Protocol):
         ...
 
     def reopen_if_replaced(self, *, make: bool = False) -> bool:
-        """Go on with what lies at the store's place now, where somebody removed or replaced it; whether it is another.
+        """Open the store again if its files were removed or replaced; whether they were.
 
-        Raises Unavailable when nothing lies there: with `make`, which is for the writer, an empty one is begun instead.
+        Raises Unavailable if the files are missing; with `make`, for the writer, an empty store is made instead.
         """
         ...
 
@@ -210,16 +210,16 @@ class Blob(Protocol):
 
 
 class StoredBlob(msgspec.Struct, frozen=True):
-    """A blob as it lies in its store."""
+    """Size and time of a stored blob."""
 
     digest: str
     size_bytes: int
-    put_at_us: int  # when it was put last, by the store's clock
+    put_at_us: int  # the last `put`, by the store's clock
 
 
 @runtime_checkable
 class Listed(Protocol):
-    """A blob store that knows how large and how old its blobs are, and can be searched for what nobody needs."""
+    """A blob store that lists its blobs with size and age, so that unused ones can be removed."""
 
     def stored(self, digest: str) -> StoredBlob | None:
         """One blob; None when it is not there."""
@@ -230,16 +230,16 @@ class Listed(Protocol):
         ...
 
     def expire(self, digest: str, before_us: int) -> bool:
-        """Remove one unless it was put since a moment; False when it stays or was not there."""
+        """Remove one unless it was put since a time; False if it stays or was not there."""
         ...
 
     def sweep(self, before_us: int, *, look: bool = False) -> int:
-        """Remove what killed processes left half stored before a moment; its bytes. `look`: only count them."""
+        """Remove partial files that killed processes left before a time; their bytes. `look`: only count them."""
         ...
 
 
 class Record(msgspec.Struct, frozen=True):
-    """A small named document of the catalogue and how often it was written."""
+    """A small named document of the catalogue, and the number of its writes."""
 
     kind: str
     key: str
@@ -274,7 +274,7 @@ class Remove(msgspec.Struct, frozen=True, tag="remove"):
 
 
 class Append(msgspec.Struct, frozen=True, tag="append"):
-    """Add a line to a journal; `expected` is the sequence number it must get (None: whichever is next)."""
+    """Add a line to a journal; `expected` is the sequence number it must get (None: the next one)."""
 
     journal: str
     at_us: int
@@ -300,15 +300,15 @@ class Catalog(Protocol):
         ...
 
     def acquire(self, lease: str, holder: str, ttl_s: float) -> bool:
-        """Take or renew a lease; False while somebody else holds it and it has not run out."""
+        """Take or renew a lease; False while another holder has it and it has not run out."""
         ...
 
     def release(self, lease: str, holder: str) -> None:
-        """Give a lease back; nothing happens when `holder` does not hold it."""
+        """Release a lease; does nothing if `holder` does not hold it."""
         ...
 
     def mark(self) -> Hashable | None:
-        """Something that is the same as before only if nobody wrote in between; None: it cannot be told cheaply."""
+        """A value that stays the same only while no process writes; None: not cheaply known."""
         ...
 
     def close(self) -> None: ...

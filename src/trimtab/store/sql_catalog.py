@@ -1,4 +1,4 @@
-"""The catalogue over SQLAlchemy Core: SQLite embedded, written so that PostgreSQL can follow."""
+"""The catalogue over SQLAlchemy Core, in SQLite; the statements also fit PostgreSQL."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from trimtab.store.sqlite.changes import SqliteChanges
 from trimtab.store.sqlite.errors import SQLITE_RAISES, named
 from trimtab.store.sqlite.partition_file import FileId, file_id
 from trimtab.store.sqlite.wal import acknowledged_frames
-from trimtab.store.sqlite.write_turn import WriteTurn
+from trimtab.store.sqlite.write_lock import WriteLock
 
-_CHECKED_PAGES = 1_000  # up to 4 MB a database's structure is checked whenever it is opened, in a few ms
-_THREADS = 64  # that may use a catalogue at once; more have to wait
+_CHECKED_PAGES = 1_000  # 4 MB: the structure of smaller databases is checked whenever they are opened, in a few ms
+_THREADS = 64  # that may use a catalogue at once; others wait
 _SYNCHRONOUS = {"durable": "FULL", "relaxed": "NORMAL"}
-_BUSY_S = 30.0  # how long a writer waits for others before it is told to try again
+_BUSY_S = 30.0  # how long a writer waits for others before it fails
 
 
 class SqlCatalog:
@@ -47,24 +47,24 @@ class SqlCatalog:
     """
 
     def __init__(
-        self, engine: sa.Engine, *, what: str, clock: Clock | None = None, turn: WriteTurn | None = None
+        self, engine: sa.Engine, *, what: str, clock: Clock | None = None, lock: WriteLock | None = None
     ) -> None:
         self.what = what
         self.folder: Path | None = None
-        self._file: FileId | None = None  # None: it is no file of this machine
+        self._file: FileId | None = None  # None: not a file of this machine
         self._clock = clock or SystemClock()
         self._engine = engine
-        self._reading = engine.execution_options(trimtab_begin=None)  # one statement needs no transaction of its own
+        self._reading = engine.execution_options(trimtab_begin=None)  # a single statement needs no transaction
         self._writing = engine.execution_options(trimtab_begin="BEGIN IMMEDIATE")
-        self._turn = turn
+        self._lock = lock
         self._forked = False
-        self._changes = None if turn is None else SqliteChanges(Path(str(engine.url.database)))
+        self._changes = None if lock is None else SqliteChanges(Path(str(engine.url.database)))
         try:
             self._prepare(what)
         except BaseException:
             self.close()
             raise
-        if turn is not None:
+        if lock is not None:
             guard(self, Path(what))
 
     @staticmethod
@@ -74,7 +74,7 @@ class SqlCatalog:
         """The catalogue in an SQLite file, made when it is not there.
 
         `durable` syncs each write before it returns; `relaxed` survives kill -9 as well, but may lose the last writes,
-        whole ones, in a power failure: for what can be made again, as a replay is. # D0193
+        whole ones, in a power failure: for data that can be made again, such as a replay. # D0193
         """
         check_inherited(path)
         check_writable(path.parent)
@@ -89,7 +89,7 @@ class SqlCatalog:
                 f"{path}: cannot be made ({error}). Check free space and access, and try again."
             ) from error
         engine = _sqlite_engine(path, _SYNCHRONOUS[mode])
-        opened = SqlCatalog(engine, what=str(path), clock=clock, turn=_turn(path))
+        opened = SqlCatalog(engine, what=str(path), clock=clock, lock=_lock(path))
         opened.folder, opened._file = path.parent, file_id(str(path))
         return opened
 
@@ -117,8 +117,8 @@ class SqlCatalog:
 
         Raises:
             Conflict: An `expected` did not hold; the message names the first such change. Nothing was written.
-            Unavailable: The disk is full, others held the database for too long, or its file does not lie under its
-                name any more; nothing was written.
+            Unavailable: The disk is full, others held the database for too long, or its file was moved or
+                replaced; nothing was written.
         """
         for change in changes:
             _check_names(*((change.journal,) if isinstance(change, Append) else (change.kind, change.key)))
@@ -162,7 +162,7 @@ class SqlCatalog:
         return [Entry(row.journal, row.sequence, row.at_us, bytes(row.body)) for row in rows]
 
     def acquire(self, lease: str, holder: str, ttl_s: float) -> bool:
-        """Take or renew a lease; False while somebody else holds it and it has not run out."""
+        """Take or renew a lease; False while another holder has it and it has not run out."""
         _check_names(lease, holder)
         if not ttl_s > 0:
             raise Misuse(f"catalogue: a lease of {ttl_s} s. Give a time to live above zero.")
@@ -181,15 +181,15 @@ class SqlCatalog:
         return True
 
     def release(self, lease: str, holder: str) -> None:
-        """Give a lease back; nothing happens when `holder` does not hold it."""
+        """Release a lease; does nothing if `holder` does not hold it."""
         table = schema.lease
         with self._transaction(self._writing) as connection:
             connection.execute(sa.delete(table).where(table.c.lease == lease, table.c.holder == holder))
 
     def check(self) -> int:
-        """Verify the database's structure and every row; how many rows there are.
+        """Verify the database's structure and every row; the number of rows.
 
-        A read verifies what it finds. Only this also finds a row that damage has hidden.
+        A read verifies the rows it finds. Only this also finds a row that damage has hidden.
 
         Raises:
             Corrupt: Something is damaged or missing; the message names it.
@@ -208,12 +208,12 @@ class SqlCatalog:
         return rows
 
     def mark(self) -> tuple[int, int] | None:
-        """Something that is the same as before only if nobody wrote in between; None: not of this database."""
+        """A value that stays the same only while no process writes; None: not known for this database."""
         self._refuse_forked()
         return None if self._changes is None else self._changes.mark()
 
     def copy_to(self, path: Path) -> None:
-        """Write the catalogue, as it stands at one moment and without its leases, to a new SQLite file.
+        """Write a snapshot of the catalogue, without its leases, to a new SQLite file.
 
         Raises:
             Misuse: This catalogue is no SQLite file.
@@ -229,7 +229,7 @@ class SqlCatalog:
                 contextlib.closing(sqlite3.connect(path, isolation_level=None)) as copy,
             ):
                 source.backup(copy)
-                copy.execute(f"DELETE FROM {schema.lease.name}")  # whoever holds one holds it there, not here
+                copy.execute(f"DELETE FROM {schema.lease.name}")  # leases belong to the original
         except SQLITE_RAISES as error:
             raise named(error, f"copying {self.what} to {path}") from error
 
@@ -240,8 +240,8 @@ class SqlCatalog:
         if self._changes is not None:
             self._changes.close()
         self._engine.dispose()
-        if self._turn is not None:
-            self._turn.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def __enter__(self) -> SqlCatalog:
         return self
@@ -250,8 +250,8 @@ class SqlCatalog:
         self.close()
 
     def _prepare(self, what: str) -> None:
-        with self._my_turn():
-            if self._turn is not None:
+        with self._write_lock():
+            if self._lock is not None:
                 self._prepare_wal(Path(str(self._engine.url.database)))
             with self._transaction(self._engine) as connection:
                 if connection.dialect.name == "sqlite" and _pages(connection) < _CHECKED_PAGES:
@@ -259,11 +259,11 @@ class SqlCatalog:
                 revision = schema.revision_of(connection, what)
         if revision != schema.HEAD:
             with self._transaction(self._writing) as connection:
-                if schema.revision_of(connection, what) != schema.HEAD:  # nobody was faster
+                if schema.revision_of(connection, what) != schema.HEAD:  # no other process was faster
                     schema.migrate(connection)
 
     def _prepare_wal(self, path: Path) -> None:
-        """Go over to WAL once; find a damaged log before SQLite takes its damage for its end. # D57"""
+        """Switch to WAL mode once; detect a damaged log, which SQLite would silently cut off. # D57"""
         acknowledged = acknowledged_frames(path)
         with self._named(), self._engine.connect() as connection:
             raw: Any = connection.connection.dbapi_connection
@@ -271,21 +271,21 @@ class SqlCatalog:
                 raw.execute("PRAGMA journal_mode = WAL").fetchone()
             if acknowledged:
                 _, frames, _ = raw.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-                # The last connection of another process may have removed the log in between: then it is not there.
+                # The last connection of another process may have removed the log meanwhile.
                 if frames < acknowledged <= acknowledged_frames(path):
                     raise Corrupt(
                         f"{path}-wal: damaged: only {frames} of at least {acknowledged} acknowledged frames are sound. "
                         "Changes were lost; restore the catalogue from a copy."
                     )
 
-    def _my_turn(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if self._turn is None else self._turn.hold()
+    def _write_lock(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._lock is None else self._lock.hold()
 
     @contextlib.contextmanager
     def _transaction(self, engine: sa.Engine) -> Iterator[sa.Connection]:
         self._refuse_forked()
-        turn = self._my_turn() if engine is self._writing else contextlib.nullcontext()
-        with self._named(), turn, engine.connect() as connection:
+        lock = self._write_lock() if engine is self._writing else contextlib.nullcontext()
+        with self._named(), lock, engine.connect() as connection:
             if engine is self._reading:
                 yield connection
                 return
@@ -304,7 +304,9 @@ class SqlCatalog:
             if isinstance(error.orig, sqlite3.Error):
                 raise named(error.orig, self.what) from error
             if isinstance(error, sa.exc.IntegrityError):
-                raise Conflict(f"{self.what}: somebody else wrote the same row ({error.orig}). Read again.") from error
+                raise Conflict(
+                    f"{self.what}: another process wrote the same row ({error.orig}). Read again."
+                ) from error
             raise Unavailable(f"{self.what}: {error.orig}. Check the database, and try again.") from error
 
     def _put(self, connection: sa.Connection, change: Put) -> None:
@@ -379,7 +381,7 @@ class SqlCatalog:
 
 
 def _run(connection: sa.Connection, statement: sa.Executable, values: dict[str, Any]) -> Any:
-    """The cursor of a statement; of SQLite past SQLAlchemy, whose part costs seven times as much as the rest. # D83"""
+    """Run a statement; returns its cursor. SQLite bypasses SQLAlchemy, which takes seven times as long. # D83"""
     raw: Any = connection.connection.dbapi_connection
     if not isinstance(raw, sqlite3.Connection):
         return connection.execute(statement, values)
@@ -389,7 +391,7 @@ def _run(connection: sa.Connection, statement: sa.Executable, values: dict[str, 
 
 @functools.cache
 def _compiled(statement: Any) -> tuple[str, tuple[str, ...]]:
-    """A statement in SQLite's words, and the names of its parameters by place."""
+    """A statement as SQLite text, and the names of its parameters in order."""
     made = statement.compile(dialect=sqlite.dialect(paramstyle="qmark"))
     return str(made), tuple(made.positiontup)
 
@@ -399,7 +401,7 @@ def _pages(connection: sa.Connection) -> int:
 
 
 def _above(prefix: str) -> str | None:
-    """The least text behind all that begin with a prefix, by their characters; None where no one character gives it.
+    """The least text greater than all texts with a prefix; None if no single character gives it.
 
     >>> _above("day/2024-05")
     'day/2024-06'
@@ -411,24 +413,24 @@ def _above(prefix: str) -> str | None:
 def _check_names(*names: str) -> None:
     for name in names:
         if not name or "\0" in name:
-            raise Misuse(f"catalogue: {name!r} is no name. Give text that is not empty and has no zero character.")
+            raise Misuse(f"catalogue: {name!r} is not a name. Give text that is not empty and has no zero character.")
 
 
 def _create_sqlite(path: Path) -> None:
     """A migrated, empty catalogue, complete before it gets its name."""
     new = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.new")
-    turn = _turn(new)
+    lock = _lock(new)
     try:
-        SqlCatalog(_sqlite_engine(new), what=str(path), turn=turn).close()
+        SqlCatalog(_sqlite_engine(new), what=str(path), lock=lock).close()
         narrow(new)
         publish(new, path)
     finally:
-        for leftover in (new, Path(f"{new}-wal"), Path(f"{new}-shm"), Path(f"{new}-journal"), turn.path):
+        for leftover in (new, Path(f"{new}-wal"), Path(f"{new}-shm"), Path(f"{new}-journal"), lock.path):
             leftover.unlink(missing_ok=True)
 
 
-def _turn(path: Path) -> WriteTurn:
-    return WriteTurn(path.with_name(f"{path.name}-turn"), wait_s=_BUSY_S)
+def _lock(path: Path) -> WriteLock:
+    return WriteLock(path.with_name(f"{path.name}-turn"), wait_s=_BUSY_S)
 
 
 def _sqlite_engine(path: Path, synchronous: str = "FULL") -> sa.Engine:
@@ -463,10 +465,10 @@ _HERE = (schema.record.c.kind == sa.bindparam("of_kind"), schema.record.c.key ==
 _GET = sa.select(schema.record).where(*_HERE)
 _FIND = sa.select(schema.record).where(_HERE[0]).order_by(schema.record.c.key)
 _FROM = _FIND.where(schema.record.c.key >= sa.bindparam("of_prefix"))
-_FIND_PREFIX = _FROM.where(  # texts may be in another order than their characters
+_FIND_PREFIX = _FROM.where(  # the database may sort texts in another order
     sa.func.substr(schema.record.c.key, sa.literal_column("1"), sa.bindparam("of_length")) == sa.bindparam("of_prefix")
 )
-_FIND_BETWEEN = _FROM.where(schema.record.c.key < sa.bindparam("of_above"))  # not all that comes after is looked at
+_FIND_BETWEEN = _FROM.where(schema.record.c.key < sa.bindparam("of_above"))  # so that later keys are not scanned
 _REVISION = sa.select(schema.record.c.revision).where(*_HERE).with_for_update()
 _INSERT = {"sqlite": _new_record(sqlite), "postgresql": _new_record(postgresql)}
 _UPDATE = sa.update(schema.record).where(*_HERE, schema.record.c.revision == sa.bindparam("of_revision"))

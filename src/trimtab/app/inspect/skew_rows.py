@@ -22,7 +22,7 @@ from trimtab.features.frames import FeatureFrame
 from trimtab.features.offline.as_of import AsOf, evaluate_as_of
 from trimtab.features.stored import check_functions
 from trimtab.registry.versions import Version
-from trimtab.store.log_order import stretches
+from trimtab.store.log_order import intervals
 from trimtab.store.log_places import begin_of
 from trimtab.store.ports import LogRecord
 from trimtab.training.fitting.artifact import Artifact, decode_artifact
@@ -126,7 +126,7 @@ class Past:
                 kept = [r for r in block if r.position <= begins.get(r.partition, r.position)]
                 if kept:
                     yield kept
-        for parts in stretches(log, begins, ends, batch=_BATCH, gaps=True):
+        for parts in intervals(log, begins, ends, batch=_BATCH, gaps=True):
             yield from parts
 
 

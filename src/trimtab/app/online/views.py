@@ -26,7 +26,7 @@ from trimtab.features.online.generations import id_of
 from trimtab.features.online.packed.keys import cursor_name
 from trimtab.features.online.store import Cursor, OnlineStore, read_cursors
 from trimtab.serving.applier import Applier
-from trimtab.store.log_order import in_order, stretches
+from trimtab.store.log_order import in_order, intervals
 from trimtab.store.ports import LogRecord
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class Views:
             self._work.read_tables()
             positions = self.store.positions()
             last, done = sum(ends.values()), sum(positions.values())
-            for parts in stretches(self._state.events, positions, ends, batch=_BATCH, gaps=True):
+            for parts in intervals(self._state.events, positions, ends, batch=_BATCH, gaps=True):
                 log_progress("online features: reading the log", done, last)
                 self.store.apply(in_order(parts))
                 done += sum(map(len, parts))

@@ -262,8 +262,8 @@ class State:
         url = f"{self._urls[name]}?mode={mode}"
         return self._kept(store.open(url, "log", clock=clock or self._checked or self._clock))
 
-    def _key_values(self, name: str, remedy: str) -> KeyValue:
-        return self._kept(store.open(self._urls[name], "kv", mend=remedy))
+    def _key_values(self, name: str, repair: str) -> KeyValue:
+        return self._kept(store.open(self._urls[name], "kv", repair=repair))
 
     def _kept(self, opened: Part) -> Part:
         self._opened.append(opened)

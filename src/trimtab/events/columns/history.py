@@ -16,7 +16,7 @@ from trimtab.events.columns.versions import Versions
 from trimtab.events.definitions import Source
 from trimtab.events.records import ERASED, Event, decode_all
 from trimtab.events.tables import Moved, read_table
-from trimtab.store.log_order import Gap, stretches
+from trimtab.store.log_order import Gap, intervals
 from trimtab.store.ports import Log, LogRecord, Table
 
 _position = attrgetter("position")
@@ -81,7 +81,7 @@ class History:
         while True:
             try:
                 ends = {name: self._end(name, last) for name, last in self._log.positions().items()}
-                for parts in stretches(self._log, self.positions, ends):
+                for parts in intervals(self._log, self.positions, ends):
                     self._take(parts)
                     count += sum(map(len, parts))
                 return count

@@ -9,7 +9,7 @@ from trimtab.core.records import Prediction
 from trimtab.serving.log.logged_late import SOON_US, LoggedLate, check_search, holds_id
 from trimtab.serving.log.prediction_ids import id_time_us
 from trimtab.serving.log.prediction_record import ERASED, KNOWN, decode, encode, encode_value
-from trimtab.store.log_order import in_order, stretches
+from trimtab.store.log_order import in_order, intervals
 from trimtab.store.log_places import position_before, positions_before
 from trimtab.store.ports import Log, LogRecord
 
@@ -72,7 +72,7 @@ class PredictionLog:
                     f"prediction log: partition {name} ends at {ends.get(name, 0)}, and was read up to {position}: its "
                     "file was lost, or replaced by an older copy. Put the newer file back, or run: trimtab recover"
                 )
-        for parts in stretches(self.log, reached, ends, batch=_BLOCK, gaps=True):
+        for parts in intervals(self.log, reached, ends, batch=_BLOCK, gaps=True):
             reached = {**reached, **{records[-1].partition: records[-1].position for records in parts}}
             yield _decoded(in_order(parts), model), reached
         removed = {name: last for name, last in ends.items() if last > reached.get(name, 0)}

@@ -5,7 +5,7 @@ average while the mean is at or below the baseline; a fresh bet of 1 is placed e
 running value reaches the stated run length A. Whatever the shape of the values, a healthy stream then runs A days on
 average, and alarms within h days with a probability of at most h / A. For real days that needs four things (# D0003):
 
-- Days resemble the day before, so a day is judged against what the day before predicts (value - correlation * last).
+- Days resemble the day before, so a day is judged against the prediction from it: value - correlation * last.
 - A baseline from a few weeks is uncertain, so the null is "at most its upper confidence bound" from correlation-aware
   errors. Few reference days give a wide bound and a slow alarm, never a false one.
 - Bets win little from any one day, so a gross change has a rule of its own: two to seven days in a row, each so many

@@ -30,8 +30,8 @@ _SQL_TYPES: dict[Dtype, str] = {
 }
 _EMPTY: dict[Dtype, Any] = {"float": np.nan, "int": 0, "bool": False, "str": None, "time": 0}
 _NUMPY: dict[Dtype, Any] = {"float": np.float64, "int": np.int64, "bool": np.bool_, "str": object, "time": np.int64}
-_OPTIONS = "hive_partitioning = false, union_by_name = true"  # columns may have been added between two files
-# What the system, DuckDB and Delta's library say of it; the numbers are those of a file, a disk and a quota.
+_OPTIONS = "hive_partitioning = false, union_by_name = true"  # a later file may have more columns
+# Messages of the system, DuckDB and Delta's library; the numbers are those of a file, a disk and a quota.
 DISK_FULL = re.compile(r"(os error |\[?Errno |\"errno\":\s*\")(27|28|122)\b|No space left|Disk quota|File too large")
 _NAME = re.compile(r"(\d{20})-[0-9a-f]{16}-([0-9a-f]{64})\.parquet")
 
@@ -39,7 +39,7 @@ _NAME = re.compile(r"(\d{20})-[0-9a-f]{16}-([0-9a-f]{64})\.parquet")
 class ParquetFiles:
     """The data files in a directory.
 
-    A name is `order-chance-hash.parquet`: names sort in the order in which rows were appended, differ even when two
+    A name is `order-random-hash.parquet`: names sort in the order in which rows were appended, differ even when two
     writers append the same rows at once (one name in two commits would be one file), and say what the bytes must be.
     """
 
@@ -79,7 +79,7 @@ class ParquetFiles:
         """The rows of the named files, in their order; the columns are those of `dtypes`."""
         if not names:
             return Columns({name: Column(d, np.empty(0, _NUMPY[d])) for name, d in dtypes.items()})
-        there = set().union(*map(self._columns_of, names))  # a file of before a column was added has none
+        there = set().union(*map(self._columns_of, names))  # a file from before a column was added lacks it
         picks = [
             (f"epoch_us({given})" if dtype == "time" else given) + f" AS c{i}"
             for i, (name, dtype) in enumerate(dtypes.items())
@@ -90,13 +90,13 @@ class ParquetFiles:
         return Columns({name: _column(found[f"c{i}"], dtype) for i, (name, dtype) in enumerate(dtypes.items())})
 
     def count(self, name: str, where: str = "true", values: Sequence[Any] = ()) -> int:
-        """How many rows of a file fulfil `where`."""
+        """The number of rows of a file that fulfil `where`."""
         with self._cursor() as cursor:
             row = cursor.execute(self._select("count(*)", [name], where), list(values)).fetchone()
         return int(row[0]) if row is not None else 0
 
     def matching(self, names: Sequence[str], condition: str) -> int:
-        """How many rows of the named files fulfil `condition`, in which `rows` is all of them."""
+        """The number of rows of the named files that fulfil `condition`, in which `rows` is all of them."""
         if not names:
             return 0
         with self._cursor() as cursor, self._as_rows(cursor, names):
@@ -247,7 +247,7 @@ class _Cursor:
 
 
 def order_of(name: str) -> int:
-    """Where a file stands among the appends."""
+    """The number of the append that made a file."""
     match = _NAME.fullmatch(name)
     return int(match[1]) if match else 0
 

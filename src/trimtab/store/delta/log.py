@@ -135,7 +135,7 @@ class DeltaLog:
             )
 
     def begin_again(self, rows: Columns) -> None:
-        """Give a table without rows the columns of the first ones, its positions kept. # D163"""
+        """Give a table without rows the columns of its first rows; its positions are kept. # D163"""
         delta = self.refresh()
         if delta is None or self.active(delta) or not _contradict(self.dtypes(delta), rows):
             return
@@ -149,7 +149,7 @@ class DeltaLog:
                 self._sealed(delta, before)
 
     def widened(self, delta: deltalake.DeltaTable, rows: Columns) -> deltalake.DeltaTable:
-        """The table with all columns of `rows`, when they have all of the table's; else as it is."""
+        """Add the new columns of `rows` to the table, if they have all of its columns."""
         for _ in range(COMMIT_ATTEMPTS):
             there = self.dtypes(delta)
             found = {name: column.dtype for name, column in rows.by_name.items()}
@@ -210,7 +210,7 @@ class DeltaLog:
             self._seal(path.name)
 
     def _seal(self, name: str) -> None:
-        """Write down a log file's hash; a crash before this leaves that file unchecked, not wrong."""
+        """Write a log file's hash; after a crash before this the file is not checked."""
         checks = self.directory / "_checks"
         make_folder(checks)
         log = self.directory / "_delta_log" / name
@@ -236,7 +236,7 @@ class DeltaLog:
         try:
             expected = (self.directory / "_checks" / name).read_text("ascii", "replace")
         except FileNotFoundError:
-            return  # its writer was killed before it could seal it
+            return  # its writer was killed before sealing it
         try:
             sound = bytes_hash(path.read_bytes()) == expected
         except FileNotFoundError:
@@ -269,16 +269,16 @@ class DeltaLog:
         found = {name: column.dtype for name, column in rows.by_name.items()}
         if found != needed:
             differing = [name for name in {**found, **needed} if needed.get(name) != found.get(name)]
-            said = [f"{n!r}: found {found.get(n, 'none')}, needed {needed.get(n, 'none')}" for n in differing]
-            more = f"; and {len(said) - 5} more" if len(said) > 5 else ""
+            differences = [f"{n!r}: found {found.get(n, 'none')}, needed {needed.get(n, 'none')}" for n in differing]
+            more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
             raise Misuse(
-                f"table {self.directory}: these columns are not the table's: {'; '.join(said[:5])}{more}. Give rows of "
-                "its columns; a column whose type changed needs a new name."
+                f"table {self.directory}: these columns differ from the table's: {'; '.join(differences[:5])}{more}. "
+                "Give rows of its columns; a column whose type changed needs a new name."
             )
 
     @contextlib.contextmanager
     def locked(self, how: int) -> Iterator[None]:
-        """Shared while appending, alone while files are replaced: so no file vanishes before its commit."""
+        """Lock the table: shared while appending, exclusive while files are replaced, so that no file vanishes."""
         path = self.directory / "_lock"
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, file_mode(self.directory))
@@ -295,7 +295,7 @@ class DeltaLog:
 
 @contextlib.contextmanager
 def named(directory: Path) -> Iterator[None]:
-    """Delta's errors by our names; a lost race for a commit passes unchanged."""
+    """Convert Delta's errors to ours; a lost race for a commit passes unchanged."""
     try:
         yield
     except (delta_errors.CommitFailedError, delta_errors.TableNotFoundError):
@@ -311,7 +311,7 @@ def named(directory: Path) -> Iterator[None]:
 
 
 def _not_now(directory: Path, error: Exception) -> Unavailable:
-    """What to do about an error of the disk, of which the system or Delta's library tells."""
+    """The error for a failure of the disk, raised by the system or by Delta's library."""
     other = isinstance(error, PermissionError | FileNotFoundError) or not directory.is_dir()
     if DISK_FULL.search(str(error)) or (not other and shutil.disk_usage(directory).free < _ROOM_BYTES):
         return Unavailable(f"{directory}: the disk is full. Nothing was lost; free some space and do this again.")
@@ -319,7 +319,7 @@ def _not_now(directory: Path, error: Exception) -> Unavailable:
 
 
 def _plain(error: Exception) -> str:
-    """What an error says, in one line and without the colours of a terminal."""
+    """The message of an error in one line, without terminal colours."""
     return " ".join(_COLOUR.sub("", str(error)).split())
 
 

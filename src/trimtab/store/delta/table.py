@@ -1,4 +1,4 @@
-"""The embedded table of record: Delta Lake on disk, read and written with DuckDB."""
+"""The embedded table of record: Delta Lake on disk, with DuckDB."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class DeltaTable:
     """A `Table` in a directory, readable by everything that reads Delta Lake.
 
     A commit carries its writer's log position as an application transaction, with a second one as its checksum. Data
-    files are named by their hash and checked once in each process; the commits have their checksums beside them in
+    files are named by their hash and checked once in each process; checksums of the commits are in
     `_checks`. Safe for many threads and processes, but not in a child forked after a table was used.
 
     >>> import tempfile
@@ -66,7 +66,7 @@ class DeltaTable:
         guard(self, self.directory)
 
     def append(self, rows: Columns, *, writer: str, position: int) -> bool:
-        """Add rows in one commit that also stores `position` for `writer`; False when that is in already.
+        """Add rows in one commit that also stores `position` for `writer`; False if it is stored already.
 
         Columns that the table does not have yet become columns of it: null in all rows that are there. Of several
         processes that append for one writer at once, one takes a position: the commit of another, begun before, is
@@ -231,7 +231,7 @@ class DeltaTable:
     def vacuum(self, older_h: int) -> int:
         """Remove files that no version has needed for so many hours; how many bytes. Older versions go with them.
 
-        A version is never taken from whoever scans it here; other tools that read the table have `older_h` for that.
+        A version is never removed while trimtab scans it; `older_h` protects other tools that read the table.
         """
         with self._mutex, self._log.locked(fcntl.LOCK_EX):
             delta = self._log.refresh()
@@ -312,7 +312,7 @@ class DeltaTable:
 
     def _erase(self, active: set[str], condition: str, values: Sequence[Any]) -> None:
         """Remove files that no current version needs and that hold such a row, or can no longer say so."""
-        for leftover in self.directory.glob("_*.new"):  # of a process that was killed: nobody writes now
+        for leftover in self.directory.glob("_*.new"):  # of a killed process: no one writes now
             leftover.unlink(missing_ok=True)
         for name in self._files.on_disk():
             if name not in active:

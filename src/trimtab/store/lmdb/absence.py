@@ -1,8 +1,8 @@
-"""Whether keys that LMDB does not find are absent, and not hidden by a damaged page. # D0172
+"""Proof that keys which LMDB does not find are absent, and not hidden by a damaged page. # D0172
 
-A pair carries a checksum, a page does not: damage in a key, or in a page that leads to it, makes a look-up end where
-the key does not stand. It ends between two pairs then. If both are sound, and a look-up of either one finds it next to
-the other, then no key stands between them.
+A pair carries a checksum, a page does not: damage in a key, or in a page that leads to it, makes a look-up end at a
+wrong place, between two pairs. If both are sound, and a look-up of either one finds it next to
+the other, then no key is between them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def hidden(transaction: Any, keys: Iterable[bytes], exempt: bytes) -> bytes | No
         if (low is None or low < key) and (high is None or key < high):
             continue
         low = high = None
-        cursor = transaction.cursor()  # a used one may search no further than the page it stands on
+        cursor = transaction.cursor()  # a used one may search only its own page
         if there := cursor.set_range(key):
             high, value = cursor.item()
             if high <= key:

@@ -29,7 +29,7 @@ FORMAT = 1
 FORMAT_KEY = b"\x00trimtab/format"
 RESTORE = "Restore it from a backup."
 _MAX_READERS = 1_024
-READERS_S = 30.0  # between two looks for readers that were killed
+READERS_S = 30.0  # between two looks for killed readers
 _COPIED = 10_000  # pairs copied in one transaction
 _A = TypeVar("_A")
 _T = TypeVar("_T")
@@ -48,15 +48,15 @@ _DAMAGED = (lmdb.BadChecksumError, lmdb.CorruptedError, lmdb.InvalidError, lmdb.
 
 
 class LmdbEnvironment:
-    """The environment at a path, for all objects of this process that use it (LMDB forbids a second one).
+    """The environment at a path, shared by all objects of this process that use it (LMDB forbids a second one).
 
-    Replacing the memory map must not meet a reading thread. So each thread says `busy` around its reads, and whoever
-    replaces the map says `paused` and waits until nobody is; the interpreter lock keeps the two in order.
+    The memory map must not be replaced while a thread reads. So each thread sets `busy` around its reads, and replacing
+    the map sets `paused` and waits until no thread is busy; the interpreter lock keeps the two in order.
     """
 
-    def __init__(self, path: Path, map_bytes: int, mend: str) -> None:
+    def __init__(self, path: Path, map_bytes: int, repair: str) -> None:
         self.path = path
-        self.mend = mend  # what to do when it is damaged, for messages
+        self.repair = repair  # for messages: the repair of damage
         self.users = 1
         self.paused = False
         self._map_bytes = map_bytes
@@ -65,14 +65,14 @@ class LmdbEnvironment:
         self._threads: weakref.WeakSet[_Thread] = weakref.WeakSet()
         self._threads_mutex = threading.Lock()
         self._writer: FileLock | None = None
-        self._check_s = 0.0  # monotonic: when to look for readers that were killed
+        self._check_s = 0.0  # monotonic: the next look for killed readers
         self._closed = False
         self._file: tuple[int, int] | None = None  # device and number of the file that is open
         self._begin: Any = None
         self._open()
 
     def read(self, what: Callable[[Any, _A], _T], argument: _A) -> _T:
-        """`what(transaction, argument)` in a read transaction of its own."""
+        """Run `what(transaction, argument)` in a read transaction."""
         try:
             thread = self._local.thread
         except AttributeError:
@@ -97,7 +97,7 @@ class LmdbEnvironment:
                 self._recover(failure)
 
     def write(self, what: Callable[[Any], None]) -> None:
-        """`what(transaction)` in a write transaction, synced; again with a larger map when that is full.
+        """Run `what(transaction)` in a write transaction, synced; again with a larger map when that is full.
 
         Raises:
             Conflict: Another process writes here.
@@ -114,7 +114,7 @@ class LmdbEnvironment:
                     self._environment.set_mapsize(2 * self._environment.info()["map_size"])
 
     def copy(self, directory: Path) -> None:
-        """A consistent copy, without free pages, in a new directory; writing goes on."""
+        """Write a consistent copy, without free pages, to a new directory; writing goes on."""
         try:
             make_folder(directory)
             self.read(lambda transaction, to: self._environment.copy(str(to), compact=True), directory)
@@ -124,34 +124,34 @@ class LmdbEnvironment:
             raise Unavailable(f"{directory}: cannot be made ({error}). Check free space and access.") from error
 
     def release_writer(self) -> None:
-        """Let another process write; the next write takes the lock again."""
+        """Release the write lock; the next write takes it again."""
         with self._mutex:
             if self._writer is not None:
                 self._writer.release()
                 self._writer = None
 
     def reopen_if_replaced(self, *, make: bool) -> bool:
-        """Open what lies at the path now where that is another file than the one that is open; whether it was.
+        """Open the file at the path again if it is not the one that is open; whether it was another.
 
         Args:
-            make: Where nothing lies there any more, make an empty environment, which only the writer should.
+            make: If the file is missing, make an empty environment; only for the writer.
 
         Raises:
-            Unavailable: Nothing lies there, and is not to be made.
-            Corrupt: What lies there is damaged; each look tries again.
+            Unavailable: The file is missing, and `make` is false.
+            Corrupt: The file is damaged; each call tries again.
         """
         found = _file_at(self.path)
         if found == self._file:
             return False
         if found is None and not make:
             raise Unavailable(
-                f"{self.path}/data.mdb: was removed while this process reads it. Try again once it is made anew. If "
-                f"nobody makes it: {self.mend}"
+                f"{self.path}/data.mdb: was removed while this process reads it. Try again once it is there. If it "
+                f"is not made again: {self.repair}"
             )
         with self._mutex, self._alone():
             self._refuse_closed()
             self._environment.close()
-            if self._writer is not None:  # of a folder that is gone
+            if self._writer is not None:  # of the removed folder
                 self._writer.release()
                 self._writer = None
             try:
@@ -163,7 +163,7 @@ class LmdbEnvironment:
         return True
 
     def rewrite(self, gone: Iterable[bytes]) -> None:
-        """Put a file without these keys in the place of this one, which keeps old values on its free pages.
+        """Replace the file by one without these keys and without free pages, which keep old values.
 
         Raises:
             Conflict: Another process has the environment open; nothing was done.
@@ -173,7 +173,7 @@ class LmdbEnvironment:
             self._refuse_closed()
             if self._writer is None:
                 self._writer = self._take_writer()
-            for leftover in self.path.glob(".new-*"):  # of a process that was killed
+            for leftover in self.path.glob(".new-*"):  # of a killed process
                 shutil.rmtree(leftover, ignore_errors=True)
             with tempfile.TemporaryDirectory(prefix=".new-", dir=self.path) as directory:
                 self._copy(Path(directory), frozenset(gone))
@@ -185,7 +185,7 @@ class LmdbEnvironment:
                         self._open()
 
     def _copy(self, directory: Path, gone: Set[bytes]) -> None:
-        """Write all pairs but some into a new, synced environment."""
+        """Write all pairs except some into a new, synced environment."""
         size = self._environment.info()["map_size"]
         try:
             with (
@@ -198,10 +198,10 @@ class LmdbEnvironment:
                         writing.cursor().putmulti(some, append=True)
                 new.sync(True)
         except lmdb.Error as error:
-            raise named(error, self.path, self.mend) from error
+            raise named(error, self.path, self.repair) from error
 
     def _replace_file(self, made: Path) -> None:
-        """Swap the data file while it is certain that no process has it open; ours is closed."""
+        """Replace the data file while no process has it open; ours is closed."""
         fd = os.open(self.path / "lock.mdb", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, file_mode(self.path))
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)  # LMDB keeps a shared one while an environment is open
@@ -210,8 +210,8 @@ class LmdbEnvironment:
             sync_directory(self.path)
         except (BlockingIOError, PermissionError) as error:
             raise Conflict(
-                f"{self.path}: another process has it open (a notebook, a service?). Close the project there, and "
-                "do this again."
+                f"{self.path}: another process has it open (a notebook, a service?). Close the project there, "
+                "and try again."
             ) from error
         except OSError as error:
             raise Unavailable(f"{self.path}: {error}. Check free space and access, and try again.") from error
@@ -219,7 +219,7 @@ class LmdbEnvironment:
             os.close(fd)
 
     def _written(self, what: Callable[[Any], None]) -> bool:
-        """One try; False when the map is full."""
+        """One attempt; False when the map is full."""
         while True:
             try:
                 transaction = self._begin(write=True)
@@ -242,7 +242,7 @@ class LmdbEnvironment:
         return True
 
     def _abort(self, transaction: Any) -> None:
-        with self._alone():  # an abort waits until no thread reads, which busy readers would put off for ever
+        with self._alone():  # an abort waits until no thread reads, which busy readers would delay for ever
             transaction.abort()
 
     def close(self) -> None:
@@ -255,11 +255,11 @@ class LmdbEnvironment:
     def _open(self) -> None:
         data = self.path / "data.mdb"
         if (kind := other_kind(data)) is not None:
-            raise Corrupt(f"{data}: is a {kind}, needed is a file. {self.mend}")
+            raise Corrupt(f"{data}: found a {kind}, needed a file. {self.repair}")
         check_writable(self.path)
         try:
             if data.exists() and data.stat().st_size == 0:
-                raise Corrupt(f"{data}: empty, which it never is. {self.mend}")
+                raise Corrupt(f"{data}: empty, which it never is. {self.repair}")
             if not data.exists():
                 make_folder(self.path)
                 _create(self.path)
@@ -275,7 +275,7 @@ class LmdbEnvironment:
                 mode=file_mode(self.path),
             )
         except lmdb.Error as error:
-            raise named(error, self.path, self.mend) from error
+            raise named(error, self.path, self.repair) from error
         self._begin = self._environment.begin
         self._check_readers()
         try:
@@ -286,28 +286,28 @@ class LmdbEnvironment:
             raise
 
     def _check_readers(self) -> None:
-        """Clear the slots of readers that were killed while they read: else no page they saw is ever used again."""
+        """Clear the slots of killed readers, whose pages could otherwise never be used again."""
         self._environment.reader_check()
         self._check_s = time.monotonic() + READERS_S
 
     def _check_whole(self) -> None:
-        """Refuse a file that was cut short, before a read of what is gone ends the process."""
+        """Refuse a truncated file, before reading a missing page ends the process."""
         try:
             with self._begin(), (self.path / "data.mdb").open("rb") as file:
                 cut = is_cut(file)
         except lmdb.Error as error:
-            raise named(error, self.path, self.mend) from error
+            raise named(error, self.path, self.repair) from error
         if cut:
-            raise Corrupt(f"{self.path}/data.mdb: cut short, its end is missing. {self.mend}")
+            raise Corrupt(f"{self.path}/data.mdb: cut short, its end is missing. {self.repair}")
 
     def _check_format(self) -> None:
         try:
             with self._begin() as transaction:
                 found = transaction.get(FORMAT_KEY)
         except lmdb.Error as error:
-            raise named(error, self.path, self.mend) from error
+            raise named(error, self.path, self.repair) from error
         if found is None:
-            raise Corrupt(f"{self.path}: an LMDB environment, but none of trimtab's: it has no format. {self.mend}")
+            raise Corrupt(f"{self.path}: an LMDB environment that is not trimtab's: it has no format. {self.repair}")
         if found != str(FORMAT).encode():
             version = found.decode("ascii", "replace")
             raise Misuse(
@@ -315,32 +315,32 @@ class LmdbEnvironment:
             )
 
     def _recover(self, error: lmdb.Error) -> None:
-        """Do what makes another try worth while, or raise the error by our names."""
+        """Prepare another attempt, or raise the error as one of ours."""
         if isinstance(error, lmdb.MapResizedError):
             with self._mutex, self._alone():
                 self._refuse_closed()
                 self._environment.set_mapsize(0)  # another process has grown it
             return
-        if isinstance(error, lmdb.PanicError):  # a failed sync: LMDB wants the environment opened afresh
+        if isinstance(error, lmdb.PanicError):  # a failed sync: the environment must be opened again
             with self._mutex, self._alone():
                 self._refuse_closed()
                 self._environment.close()
                 self._open()
         self._refuse_closed()
-        raise named(error, self.path, self.mend) from error
+        raise named(error, self.path, self.repair) from error
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Until no thread reads, and while none starts to; the caller holds the mutex."""
+        """Wait until no thread reads, and let none start inside the block; the caller holds the mutex."""
         self.paused = True
         try:
-            while self._somebody_reads():
+            while self._is_read():
                 time.sleep(0.000_05)
             yield
         finally:
             self.paused = False
 
-    def _somebody_reads(self) -> bool:
+    def _is_read(self) -> bool:
         with self._threads_mutex:
             return any(thread.busy for thread in self._threads)
 
@@ -362,7 +362,7 @@ class LmdbEnvironment:
 
 
 class _Thread:
-    """Whether a thread reads just now."""
+    """Whether a thread is reading now."""
 
     __slots__ = ("__weakref__", "busy")
 
@@ -370,34 +370,34 @@ class _Thread:
         self.busy = False
 
 
-def named(error: lmdb.Error, path: Path, mend: str = RESTORE) -> TrimtabError:
-    """The error to raise for LMDB's `error`; `mend` is what to do when it is damaged."""
+def named(error: lmdb.Error, path: Path, repair: str = RESTORE) -> TrimtabError:
+    """The error to raise for LMDB's `error`; `repair` says what to do about damage."""
     if isinstance(error, lmdb.BadValsizeError):
         return Misuse(f"{path}: a key is empty or too long ({error}). Keys have 1 to 511 bytes.")
     if isinstance(error, lmdb.VersionMismatchError):
         return Misuse(f"{path}: another LMDB format ({error}). Use the trimtab that wrote it.")
     if isinstance(error, _DAMAGED):
-        return Corrupt(f"{path}/data.mdb: damaged ({error}). {mend}")
+        return Corrupt(f"{path}/data.mdb: damaged ({error}). {repair}")
     if isinstance(error, _NOT_NOW) or type(error) is lmdb.Error:
         return Unavailable(f"{path}: {error}. Check free space, limits and access, and try again; nothing was lost.")
-    return Corrupt(f"{path}: {type(error).__name__}: {error}. {mend}")
+    return Corrupt(f"{path}: {type(error).__name__}: {error}. {repair}")
 
 
-def share(path: Path, map_bytes: int, mend: str) -> LmdbEnvironment:
-    """The environment at `path`, opened or shared with who has it open in this process."""
+def share(path: Path, map_bytes: int, repair: str) -> LmdbEnvironment:
+    """The environment at `path`, shared within this process."""
     key = os.path.realpath(path)
     check_inherited(path)
     with _registry:
         environment = _environments.get(key)
         if environment is None:
-            environment = _environments[key] = LmdbEnvironment(path, map_bytes, mend)
+            environment = _environments[key] = LmdbEnvironment(path, map_bytes, repair)
         else:
             environment.users += 1
         return environment
 
 
 def unshare(environment: LmdbEnvironment) -> None:
-    """Give back what `share` gave; the last one closes it."""
+    """Release an environment of `share`; the last release closes it."""
     with _registry:
         environment.users -= 1
         if environment.users == 0:
@@ -406,7 +406,7 @@ def unshare(environment: LmdbEnvironment) -> None:
 
 
 def _create(path: Path) -> None:
-    """A synced environment that holds its format, complete before it gets its name."""
+    """Make a synced environment with its format, complete before it gets its name."""
     with tempfile.TemporaryDirectory(prefix=".new-", dir=path) as directory:
         try:
             with lmdb.open(directory, map_size=1 << 20) as environment, environment.begin(write=True) as transaction:
@@ -418,12 +418,12 @@ def _create(path: Path) -> None:
 
 
 def _refuse(error: TrimtabError, **_: object) -> Any:
-    """Stands in for the transactions of an environment that cannot be opened anew."""
+    """The transactions of an environment that could not be opened again."""
     raise error
 
 
 def _file_at(path: Path) -> tuple[int, int] | None:
-    """Which file lies there now."""
+    """Device and number of the data file."""
     try:
         found = os.stat(path / "data.mdb")
     except OSError:

@@ -35,7 +35,7 @@ class LmdbKeyValue:
     Args:
         directory: Made when it is not there.
         map_bytes: Address space to begin with.
-        mend: What to do when it is damaged, a sentence for messages: only whoever opens it knows what it holds.
+        repair: A sentence for messages about damage: only the caller knows what the store holds.
 
     >>> import tempfile
     >>> with LmdbKeyValue(Path(tempfile.mkdtemp())) as store:
@@ -44,11 +44,11 @@ class LmdbKeyValue:
     [b'2', None]
     """
 
-    def __init__(self, directory: Path, *, map_bytes: int = _FIRST_MAP_BYTES, mend: str = RESTORE) -> None:
+    def __init__(self, directory: Path, *, map_bytes: int = _FIRST_MAP_BYTES, repair: str = RESTORE) -> None:
         self.directory = Path(directory)
-        self._mend = mend
-        self._refusal: Misuse | None = None  # once it cannot be used any more
-        self._environment = share(self.directory, map_bytes, mend)
+        self._repair = repair
+        self._refusal: Misuse | None = None  # raised once it is closed
+        self._environment = share(self.directory, map_bytes, repair)
         self._read = self._environment.read
         guard(self, self.directory)
 
@@ -111,12 +111,12 @@ class LmdbKeyValue:
                 checks = map(_crc32, values, map(_crc32, keys))
                 tails = map(_tail, checks)
                 pairs = zip(keys, map(add, values, tails))  # noqa: B905  # one by one: no second copy of all values
-                cursor.putmulti(pairs, append=behind)  # behind all there is: full pages, no search
+                cursor.putmulti(pairs, append=behind)  # after all others: full pages, no search
 
         self._environment.write(change)
 
     def release_writer(self) -> None:
-        """Let another process write, until this one writes again."""
+        """Let another process write until this one writes again."""
         self._refuse_closed()
         self._environment.release_writer()
 
@@ -135,7 +135,7 @@ class LmdbKeyValue:
     def erase(self, keys: Iterable[bytes] = ()) -> None:
         """Delete keys so that neither they nor anything deleted or replaced before is on the disk any more.
 
-        The file is written anew, which takes as long as copying it; readers in this process wait for a moment.
+        The file is rewritten, which takes as long as copying it; readers in this process wait briefly.
 
         Raises:
             Conflict: Another process has the store open; nothing was done.
@@ -145,10 +145,10 @@ class LmdbKeyValue:
         self._environment.rewrite(keys)
 
     def check(self) -> int:
-        """Verify every pair, their order and their number; how many there are.
+        """Verify every pair, their order and their number; returns the number.
 
-        A `get` verifies what it finds, and the neighbours of what it does not find. Only this also finds a page that
-        was cut, or replaced by an older one, as a whole: run it after a copy was restored, or a disk is in doubt.
+        A `get` verifies the pair it finds, and the neighbours of a key it does not find. Only this also finds a page
+        that is missing or was replaced by an older one: run it after restoring a copy, or if a disk is in doubt.
 
         Raises:
             Corrupt: Something is damaged or missing; the message names it.
@@ -156,23 +156,23 @@ class LmdbKeyValue:
         return self._read(_check, self)
 
     def reopen_if_replaced(self, *, make: bool = False) -> bool:
-        """Read on in what lies in the directory now, where the file that was opened was removed or replaced.
+        """Open the store again if its file was removed or replaced.
 
         Args:
-            make: Where nothing lies there, begin an empty store: only for whoever writes.
+            make: If the file is missing, make an empty store; only for the writer.
 
         Returns:
-            Whether it is another one.
+            Whether it was another file.
 
         Raises:
-            Unavailable: Nothing lies there, and is not to be made.
-            Corrupt: What lies there is damaged; the next look tries again.
+            Unavailable: The file is missing, and `make` is false.
+            Corrupt: The file is damaged; the next call tries again.
         """
         self._refuse_closed()
         return self._environment.reopen_if_replaced(make=make)
 
     def copy_to(self, directory: Path) -> None:
-        """Write all pairs, as they stand at one moment, to a new directory; others may write meanwhile.
+        """Write a snapshot of all pairs to a new directory; others may write meanwhile.
 
         Raises:
             Unavailable: The disk is full or read-only.
@@ -181,7 +181,7 @@ class LmdbKeyValue:
         self._environment.copy(directory)
 
     def close(self) -> None:
-        """Give the environment back; nothing happens the second time."""
+        """Release the environment; does nothing the second time."""
         if self._refusal is None:
             self._refuse_from_now(
                 Misuse(f"{self.directory}: this key-value store is closed. Open it again with store.open.")
@@ -200,7 +200,7 @@ class LmdbKeyValue:
         self.close()
 
     def _check_keys(self, keys: Sequence[bytes]) -> None:
-        """Refuse what LMDB cannot hold; the keys are sorted."""
+        """Refuse keys that LMDB cannot hold; they are sorted."""
         if not keys or (max(map(len, keys)) <= _LONGEST_KEY_BYTES and keys[0][:1] > b"\0"):
             return
         wrong = next(key for key in keys if not 0 < len(key) <= _LONGEST_KEY_BYTES or key[0] == 0)
@@ -214,7 +214,7 @@ class LmdbKeyValue:
     def _damaged(self, key: bytes) -> Corrupt:
         return Corrupt(
             f"{self.directory}/data.mdb: the value of key {key!r}, or the page that has it, is damaged (wrong "
-            f"checksum). {self._mend}"
+            f"checksum). {self._repair}"
         )
 
     def _refuse_from_now(self, refusal: Misuse) -> None:
@@ -227,7 +227,7 @@ class LmdbKeyValue:
 
 
 def _get_all(transaction: Any, keys: Sequence[bytes]) -> tuple[list[bytes | None], bytes | None]:
-    """The values, and a key by which damage shows that may hide some of those that were not found."""
+    """The values, and a key at which damage shows that may hide a missing one."""
     found = list(map(transaction.get, keys))
     if None not in found:
         return found, None
@@ -258,13 +258,13 @@ def _check(transaction: Any, store: LmdbKeyValue) -> int:
             raise store._damaged(key)
         if key != FORMAT_KEY:
             store._verified(key, raw)
-        if transaction.get(key) is None:  # a cursor goes from leaf to leaf, a look-up by the pages above them
+        if transaction.get(key) is None:  # a cursor goes from leaf to leaf, a look-up through the pages above them
             raise Corrupt(
                 f"{store.directory}/data.mdb: key {key!r} is there and cannot be found: a page that leads to it is "
-                f"damaged. {store._mend}"
+                f"damaged. {store._repair}"
             )
         before, count = key, count + 1
     entries = transaction.stat()["entries"]
     if count != entries:
-        raise Corrupt(f"{store.directory}/data.mdb: {count} pairs where {entries} were written. {store._mend}")
+        raise Corrupt(f"{store.directory}/data.mdb: {count} pairs where {entries} were written. {store._repair}")
     return count - 1  # without the format's

@@ -1,4 +1,4 @@
-"""Whether a data file of LMDB was cut short: reading a page that is not there would end the process (SIGBUS)."""
+"""Detection of a truncated LMDB data file: reading a missing page would end the process (SIGBUS)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _LAST = struct.Struct("<QQ")  # last page, transaction
 _MAGIC = 0xBEEFC0DE
 _EMPTY = 2**64 - 1  # the root of a tree without pages
 _BRANCH = 0x01  # a page's flag
-_APART = 0x01  # a node's: its value lies on pages of its own
+_APART = 0x01  # a node's flag: its value has its own pages
 
 
 def is_cut(file: IO[bytes]) -> bool:
-    """Whether the newest trees lead to a page behind the end of a `data.mdb`.
+    """Whether the newest trees lead to a page after the end of a `data.mdb`.
 
-    A whole file may end before its last page: what was used and freed again by one transaction is not written. So
-    only a file that is shorter than all of its pages is walked through; that takes as long as reading it. A read
-    transaction that is open meanwhile keeps others from changing what is walked through.
+    A complete file may end before its last page: pages that one transaction used and freed are not written. So only a
+    file that is shorter than all of its pages is walked through, which takes as long as reading it. An open read
+    transaction keeps others from changing the trees meanwhile.
     """
     page_bytes, last, roots = _newest(file)
     if not page_bytes or os.fstat(file.fileno()).st_size >= (last + 1) * page_bytes:
@@ -31,7 +31,7 @@ def is_cut(file: IO[bytes]) -> bool:
 
 
 def _newest(file: IO[bytes]) -> tuple[int, int, list[int]]:
-    """Size and last number of pages, and the trees' roots; zeros where it is not as LMDB writes it on this machine."""
+    """Size and last number of pages, and the trees' roots; zeros if the file is not in the format of this machine."""
     found: list[tuple[int, int, int, list[int]]] = []
     page_bytes = 0
     for number in (0, 1):
@@ -49,7 +49,7 @@ def _newest(file: IO[bytes]) -> tuple[int, int, list[int]]:
 def _whole(file: IO[bytes], root: int, page_bytes: int) -> bool:
     """Whether all pages of a tree are there."""
     left = [] if root == _EMPTY else [root]
-    seen: set[int] = set()  # damage may lead back
+    seen: set[int] = set()  # damage may make a cycle
     while left:
         number = left.pop()
         if number in seen:
@@ -71,11 +71,11 @@ def _whole(file: IO[bytes], root: int, page_bytes: int) -> bool:
 
 
 def _led_to(page: bytes, flags: int, lower: int) -> Iterator[tuple[int, int]]:
-    """The pages that a page leads to: children with 0, and values of their own with the number of their pages."""
+    """The pages that a page leads to: children with 0, and large values with the number of their pages."""
     page_bytes = len(page)
     for at in struct.unpack_from(f"<{max(0, min(lower, page_bytes) - _HEAD_BYTES) // 2}H", page, _HEAD_BYTES):
         if at + 8 > page_bytes:
-            continue  # damaged otherwise: checksums say so
+            continue  # other damage: checksums find it
         low, high, of, key_bytes = struct.unpack_from("<HHHH", page, at)
         if flags & _BRANCH:
             yield low | high << 16 | of << 32, 0

@@ -1,4 +1,4 @@
-"""Whether anybody committed to an SQLite file since one last looked, in some microseconds."""
+"""Detection of commits to an SQLite file by other connections, in a few microseconds."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _openings = itertools.count()
 
 
 class SqliteChanges:
-    """Watches one file by a connection that never writes: its `data_version` changes with every commit of others.
+    """A connection to one file that never writes: its `data_version` changes with every commit of others.
 
-    Versions of two connections say nothing about each other, so a mark also says which connection it is of.
+    Versions of two connections cannot be compared, so a mark also holds the number of its connection.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,7 +26,7 @@ class SqliteChanges:
         self._opening = 0
 
     def mark(self) -> tuple[int, int]:
-        """Something that is the same as before only if nobody committed in between.
+        """A value that stays the same only while no one commits.
 
         Raises:
             Unavailable: The file cannot be read now.
@@ -42,7 +42,7 @@ class SqliteChanges:
             raise named(error, str(self._path)) from error
 
     def close(self) -> None:
-        """Let go of the connection; the next mark opens another, and is a new one."""
+        """Close the connection; the next mark opens another, and differs."""
         with self._mutex:
             connection, self._connection = self._connection, None
             if connection is not None:

@@ -1,4 +1,4 @@
-"""SQLite's result codes in the five errors, named for who acts."""
+"""Conversion of SQLite's result codes to trimtab's errors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sqlite3
 
 from trimtab.core.errors import Conflict, Corrupt, Misuse, TrimtabError, Unavailable
 
-SQLITE_RAISES = (sqlite3.Error, UnicodeDecodeError)  # the second where its message quotes bytes that damage changed
+SQLITE_RAISES = (sqlite3.Error, UnicodeDecodeError)  # the second if a message quotes damaged bytes
 _SHORT_READ = (sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS)
 _NOT_NOW = {
     sqlite3.SQLITE_FULL: "the disk (or quota) is full. Free some space and try again; what was acknowledged is safe",
@@ -29,7 +29,7 @@ def named(error: sqlite3.Error | UnicodeDecodeError, what: str) -> TrimtabError:
     if primary == sqlite3.SQLITE_TOOBIG:
         return Misuse(f"{what}: {error}. A value may have up to 1,000,000,000 bytes; store it in smaller parts.")
     if primary == sqlite3.SQLITE_CONSTRAINT:
-        return Conflict(f"{what}: {error}. Somebody else wrote the same row; read again, then decide.")
+        return Conflict(f"{what}: {error}. Another process wrote the same row; read again, then decide.")
     if primary in _NOT_NOW and code not in _SHORT_READ:
         return Unavailable(f"{what}: {_NOT_NOW[primary]} (SQLite: {error}).")
     return Corrupt(f"{what}: not a sound database file (SQLite: {error}). Restore it from a copy, or move it away.")

@@ -27,7 +27,7 @@ _LARGEST_PAYLOAD_BYTES = 500_000_000  # SQLite's limit of a row is 1,000,000,000
 class SqliteLog:
     """A `Log` in a directory: `p0001.db`, `p0002.db`, ... one for each process that ever wrote at the same time.
 
-    `durable` syncs before it acknowledges; `relaxed` survives kill -9 as well, but may lose the last moments in a
+    `durable` syncs before it acknowledges; `relaxed` survives kill -9 as well, but may lose the last records in a
     power cut. Safe to use from many threads.
 
     >>> import tempfile
@@ -43,16 +43,16 @@ class SqliteLog:
         self.directory = Path(directory)
         self.mode: Mode = mode
         self._clock = clock or SystemClock()
-        self._refusal: Misuse | None = None  # once it cannot be used any more
+        self._refusal: Misuse | None = None  # raised once it is closed
         self._writer: PartitionWriter | None = None
         self._readers: dict[str, PartitionReader] = {}
-        self._mutex = threading.Lock()  # the queue and who leads
-        self._files = threading.Lock()  # taking a partition, opening readers
+        self._mutex = threading.Lock()  # the queue and its leader
+        self._files = threading.Lock()  # guards the partition and the readers
         self._waiting: list[_Append] = []
         self._leader: _Append | None = None
         self._last_group = 1
         check_inherited(self.directory)
-        self._partitions()  # a directory, or nothing yet: the first append makes it
+        self._partitions()  # raises if it is not a directory; the first append makes it
         guard(self, self.directory)
 
     @property
@@ -61,7 +61,7 @@ class SqliteLog:
         return self._own().path.stem
 
     def append(self, payloads: Sequence[bytes], *, at_us: Sequence[int] | None = None) -> range:
-        """Append all of `payloads` or none; their positions, once they are safe.
+        """Append all of `payloads` or none; returns their positions once they are safe.
 
         Raises:
             Misuse: A payload is no bytes, or `at_us` does not fit.
@@ -99,9 +99,9 @@ class SqliteLog:
         return {name: self._reader(name).position() for name in self._partitions()}
 
     def truncate(self, partition: str, through: int) -> int:
-        """Remove the records up to and including `through`, and give their room back to the disk; how many.
+        """Remove the records up to and including `through`, and return their space to the disk; their number.
 
-        It goes in steps, between which appends get their turn. Whoever is stopped in between has truncated less.
+        It works in steps, between which appends run. If it is interrupted, fewer records are removed.
 
         Raises:
             Conflict: Another process writes that partition.
@@ -114,37 +114,37 @@ class SqliteLog:
         return removed
 
     def copy_to(self, directory: Path) -> dict[str, int]:
-        """Write every partition as it stands, complete, to a new directory; the last position of each copy.
+        """Write a snapshot of every partition to a new directory; the last position of each copy.
 
         Other threads and processes may append meanwhile. What was acknowledged before this call is in the copy.
         """
         try:
             make_folder(directory)
-            for lock in self.directory.glob("p*.lock"):  # a partition whose file was moved away stays taken
+            for lock in self.directory.glob("p*.lock"):  # a partition whose file was moved away stays reserved
                 (directory / lock.name).touch()
         except OSError as error:
             raise Unavailable(f"{directory}: cannot be made ({error}). Check free space and access.") from error
         return {name: self._reader(name).copy(directory / f"{name}.db") for name in self._partitions()}
 
     def erase(self, partition: str, instead: Mapping[int, bytes]) -> int:
-        """Put other payloads in the place of records, by position; how many stood there. Append times stay.
+        """Replace the payloads of records, by position; the number replaced. Append times stay.
 
-        The partition's file is written anew, so this takes as long as copying it.
+        The partition's file is rewritten, so this takes as long as copying it.
 
         Raises:
             Conflict: Another process writes that partition; nothing was done.
-            Unavailable: Another process reads it just now: the records are changed, but their old bytes are still on
-                the disk. Do it again.
+            Unavailable: Another process is reading it: the records are changed, but their old bytes are still on the
+                disk. Do it again.
         """
         return self._change(partition, lambda writer: writer.erase(instead))
 
     def skip_to(self, partition: str, position: int, again: Iterable[tuple[bytes, int]]) -> None:
-        """Go on behind `position` in a partition, without the records up to there; its file is made where it is gone.
+        """Continue a partition after `position`, without the records up to there; a missing file is made.
 
         Args:
-            partition: Which one.
-            position: Up to where others have read it, beyond what it holds.
-            again: Payloads, with their append times, to stand behind `position`, in the same transaction.
+            partition: Its name.
+            position: The last position that any reader has read, beyond those it holds.
+            again: Payloads with their append times, appended after `position` in the same transaction.
 
         Raises:
             Conflict: Another process writes that partition; nothing was done.
@@ -154,7 +154,7 @@ class SqliteLog:
         self._write_alone(partition, lambda writer: writer.skip_to(position, again))
 
     def restamp(self, partition: str, above_us: int, at_us: int) -> int:
-        """Give the records of a partition that were appended after `above_us` the append time `at_us`; how many.
+        """Set the append time of records appended after `above_us` to `at_us`; their number.
 
         Raises:
             Conflict: Another process writes that partition; nothing was done.
@@ -166,16 +166,16 @@ class SqliteLog:
         return tuple((name, self._reader(name).mark()) for name in self._partitions())
 
     def maintenance(self) -> None:
-        """Fold this process's write-ahead log into its file, so that no append has to."""
+        """Checkpoint this process's write-ahead log, so that no append has to."""
 
-        def fold() -> None:
+        def checkpoint() -> None:
             if self._writer is not None:
-                self._writer.fold()
+                self._writer.checkpoint()
 
-        self._alone(fold)
+        self._alone(checkpoint)
 
     def close(self) -> None:
-        """Wait for the append under way, then let the partition go; nothing happens the second time."""
+        """Wait for the running append, then release the partition; does nothing the second time."""
         if self._refusal is None or self._writer is not None:
             self._alone(self._close)
 
@@ -203,7 +203,7 @@ class SqliteLog:
                 self._writer = None
 
     def _change(self, partition: str, change: Callable[[PartitionWriter], int]) -> int:
-        """Change a partition while nobody appends to it, here or in another process."""
+        """Change a partition while no thread or process appends to it."""
         self._reader(partition)  # NotFound for a wrong name
         return self._write_alone(partition, change)
 
@@ -211,7 +211,7 @@ class SqliteLog:
         with self._files:
             writer = self._writer
         if writer is not None and writer.path.stem == partition:
-            return self._alone(lambda: change(self._own()))  # Misuse, if somebody closed it while this waited
+            return self._alone(lambda: change(self._own()))  # Misuse if it was closed meanwhile
         path, lock_path = self._path(partition), self.directory / f"{partition}.lock"
         lock = self._lock(lock_path)
         if lock is None:
@@ -223,22 +223,22 @@ class SqliteLog:
             writer.close()
 
     def _wait(self, mine: _Append) -> None:
-        """Return once somebody wrote it, or the lead is its own."""
+        """Return once it is written, or once it is the leader."""
         with self._mutex:
             if self._leader is None:
                 self._leader = mine
             self._waiting.append(mine)
         if self._leader is not mine:
-            mine.turn.acquire()
+            mine.wakeup.acquire()
 
     def _lead(self, mine: _Append) -> None:
-        """Write what waits in one transaction, leave the lead to the next one and wake whose was written."""
-        while self._last_group > 1:  # whom the last commit woke will be here in a moment: let them share this sync
+        """Write all waiting appends in one transaction, make the next one the leader, and wake those written."""
+        while self._last_group > 1:  # threads that the last commit woke append again soon: let them share this sync
             before = len(self._waiting)
             time.sleep(0)
             if len(self._waiting) == before:
                 break
-        with self._mutex:  # an empty one wants the lead alone
+        with self._mutex:  # an empty one runs alone, see `_alone`
             mine.group = group = list(takewhile(lambda each: each.payloads, self._waiting))
             del self._waiting[: len(group)]
         self._last_group = len(group)
@@ -252,8 +252,8 @@ class SqliteLog:
         self._pass_lead(mine)
         for each in group:
             if each is not mine:
-                each.turn.release()
-        mine.group = ()  # it holds itself: without this its payloads would wait for the collector
+                each.wakeup.release()
+        mine.group = ()  # a reference to itself: without this its payloads would wait for the collector
 
     def _write(self, group: list[_Append]) -> None:
         position = self._own().append([(each.payloads, each.at_us) for each in group], self._clock.now_us())
@@ -262,7 +262,7 @@ class SqliteLog:
             position += len(each.payloads)
 
     def _alone(self, work: Callable[[], _T]) -> _T:
-        """`work()` as the leader, without anything to append: nobody else touches the writer meanwhile."""
+        """Run `work` as the leader without an append, so that no one else uses the writer meanwhile."""
         mine = _Append((), None)
         try:
             self._wait(mine)
@@ -278,27 +278,27 @@ class SqliteLog:
             if self._leader is mine:
                 self._leader = following = self._waiting[0] if self._waiting else None
                 if following is not None:
-                    following.turn.release()
+                    following.wakeup.release()
 
     def _leave(self, mine: _Append, failure: BaseException | None = None) -> None:
-        """Wait no longer, and lead no longer, whatever an exception interrupted: others must not wait for ever. # D119
+        """Leave the queue after an exception at any point, so that others do not wait for ever. # D119
 
-        It may be called at any point, and again.
+        It may be called more than once.
         """
         with self._mutex:
             for each in mine.group:
                 if not each.done:
                     each.error = Unavailable(
                         f"{self.directory}: the append was interrupted ({failure!r}): it was written whole or "
-                        "not at all. Look whether it is there, or try again."
+                        "not at all. Check whether it is there, or try again."
                     )
                     each.done = True
             self._waiting = [each for each in self._waiting if each is not mine and not each.done]
         self._pass_lead(mine)
         with self._mutex:
             for waits in (*mine.group, self._leader):
-                if waits is not None and waits.turn.locked():  # it was not woken yet, or does not wait any more
-                    waits.turn.release()
+                if waits is not None and waits.wakeup.locked():  # not woken yet, or not waiting any more
+                    waits.wakeup.release()
         mine.group = ()
 
     def _own(self) -> PartitionWriter:
@@ -329,7 +329,7 @@ class SqliteLog:
                 continue
             if path.exists() or not used_before:
                 return open_writer(path, lock, self.mode)
-            lock.release()  # its file was moved away: views remember positions of it, which must not be given again
+            lock.release()  # its file was moved away: views hold positions of it, which must not be used again
         raise AssertionError("unreachable")
 
     def _lock(self, path: Path) -> FileLock | None:
@@ -370,9 +370,9 @@ class SqliteLog:
 
 
 class _Append:
-    """One call of `append` while it waits for its commit."""
+    """One call of `append` that waits for its commit."""
 
-    __slots__ = ("at_us", "done", "error", "group", "payloads", "positions", "turn")
+    __slots__ = ("at_us", "done", "error", "group", "payloads", "positions", "wakeup")
 
     def __init__(self, payloads: Sequence[bytes], at_us: Sequence[int] | None) -> None:
         for kind in set(map(type, payloads)):
@@ -390,6 +390,6 @@ class _Append:
         self.positions = range(0)
         self.error: TrimtabError | None = None
         self.done = False
-        self.group: Sequence[_Append] = ()  # what it writes, itself among them, when it leads
-        self.turn = threading.Lock()
-        self.turn.acquire()
+        self.group: Sequence[_Append] = ()  # the appends it writes as the leader, itself included
+        self.wakeup = threading.Lock()
+        self.wakeup.acquire()

@@ -39,16 +39,16 @@ _T = TypeVar("_T")
 
 _CHUNKS = (256, *range(32, 0, -1))  # rows of one INSERT: each statement drops and retakes the interpreter lock once
 _INSERTS = {n: "INSERT INTO record VALUES" + ",".join(["(?,?,?,?)"] * n) for n in _CHUNKS}
-_TRUNCATED = 20_000  # records that one transaction removes: appends get their turn in between
-_BUSY_MS = 5_000  # what `sqlite3.connect` sets
-_RETURNED = 2_000  # pages that one transaction gives back to the disk
-_LONG_OVERDUE = 10_000  # pages of a write-ahead log that appends fold where somebody else should have
+_TRUNCATED = 20_000  # records that one transaction removes: appends run in between
+_BUSY_MS = 5_000  # the default of `sqlite3.connect`
+_RETURNED = 2_000  # pages that one transaction returns to the disk
+_LONG_OVERDUE = 10_000  # pages of a write-ahead log at which appends checkpoint it themselves
 _readers = count()
 _NO_APPEND_US = -(2**62)  # before every append, that of a clock before 1970 too
 
 
 class PartitionWriter:
-    """The only connection that writes one partition's file and checkpoints it, for as long as it holds the lock."""
+    """The only connection that writes one partition's file and checkpoints it, as long as it holds the lock."""
 
     def __init__(self, path: Path, lock: FileLock, mode: Mode) -> None:
         self.path = path
@@ -57,7 +57,7 @@ class PartitionWriter:
         self.at_us = _NO_APPEND_US
         self._lock = lock
         self._path, self._wal_path = str(path), f"{path}-wal"
-        self._folds_late = False  # whether somebody calls `fold`
+        self._checkpoints_late = False  # `checkpoint` is called regularly
         self._connection: sqlite3.Connection | None = None
         self._file: FileId | None = None  # of the file that the connection has open
         self._wal: FileId | None = None  # of its write-ahead log
@@ -66,14 +66,14 @@ class PartitionWriter:
         self._open()
 
     def append(self, groups: Sequence[tuple[Sequence[bytes], Sequence[int] | None]], now_us: int) -> int:
-        """Write all groups in one transaction and give the first position, once they are safe.
+        """Write all groups in one transaction; returns the first position, once they are safe.
 
-        After an error the next call opens the file afresh and goes on from what is in it.
+        After an error the next call opens the file again and continues from its contents.
         """
         if self._connection is None:
             self._open()
         self._check_in_place()
-        values: list[int | bytes] = []  # row after row, as statements take them
+        values: list[int | bytes] = []  # of all rows, in order
         first = position = self.position
         at_us = self.at_us
         crc32, prefix = zlib.crc32, PREFIX
@@ -104,7 +104,7 @@ class PartitionWriter:
         return first + 1
 
     def _check_in_place(self) -> None:
-        """Refuse to write to a file that does not lie under its name any more. # D0169"""
+        """Refuse to write to a file that was moved or replaced. # D0169"""
         wal = file_id(self._wal_path)
         self._wal = self._wal or wal
         if file_id(self._path) == self._file and wal == self._wal:
@@ -116,7 +116,7 @@ class PartitionWriter:
         )
 
     def skip_to(self, position: int, again: Iterable[tuple[bytes, int]]) -> None:
-        """Give no position up to `position` again, and remove the records there; append payloads with their times."""
+        """Skip all positions up to `position`, remove the records there, and append payloads with their times."""
         at_us = _NO_APPEND_US
         with self._transaction() as connection:
             connection.execute("DELETE FROM record WHERE position <= ?", (position,))
@@ -131,7 +131,7 @@ class PartitionWriter:
         self._drop()
 
     def restamp(self, above_us: int, at_us: int) -> int:
-        """Give every record that was appended after `above_us` the append time `at_us` instead; how many."""
+        """Set the append time of records appended after `above_us` to `at_us`; their number."""
         with self._transaction() as connection:
             rows = connection.execute(f"{SELECT} WHERE appended_at_us > ? ORDER BY position", (above_us,)).fetchall()
             for record in verified(rows, rows[0][0] - 1 if rows else 0, self.path):
@@ -146,7 +146,7 @@ class PartitionWriter:
         return len(rows)
 
     def truncate(self, through: int) -> int:
-        """Remove the oldest records up to and including `through`, some thousands at a time; how many, 0: none left."""
+        """Remove the oldest records up to and including `through`, some thousands at a time; their number, 0: done."""
         with self._transaction() as connection:
             (first,) = connection.execute("SELECT min(position) FROM record").fetchone()
             if first is None or first > through:
@@ -161,9 +161,9 @@ class PartitionWriter:
         return removed
 
     def give_back(self) -> bool:
-        """Return pages that hold nothing any more to the disk, some at a time; whether there are more of them.
+        """Return free pages to the disk, some at a time; whether there are more.
 
-        A file that was made without a map of its pages is written anew, once most of it is free.
+        A file without a page map is rewritten once most of it is free.
         """
         with self._named() as connection:
             (free,) = connection.execute("PRAGMA freelist_count").fetchone()
@@ -177,19 +177,19 @@ class PartitionWriter:
                 connection.execute("VACUUM")
             if more:
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            else:  # the write-ahead log's own room too, unless somebody reads just now
+            else:  # and truncate the write-ahead log, unless it is being read
                 connection.execute("PRAGMA busy_timeout = 0")
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
                 connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
             return more
 
     def erase(self, instead: Mapping[int, bytes]) -> int:
-        """Give records other payloads, and write the file anew without what stood there; how many were changed.
+        """Replace payloads of records and rewrite the file without the old ones; the number changed.
 
-        A crash in between leaves changed records in a file that may still hold old bytes: do it again.
+        After a crash the file may have changed records and still hold old bytes: do it again.
 
         Raises:
-            Unavailable: Another process reads the file just now, or there is no space for the new one.
+            Unavailable: Another process is reading the file, or there is no space for the new one.
         """
         changed = 0
         with self._named() as connection:
@@ -203,26 +203,26 @@ class PartitionWriter:
                     connection.execute("UPDATE record SET crc = ?, payload = ? WHERE position = ?", row)
                     changed += 1
         with self._named() as connection:
-            connection.execute("VACUUM")  # pages keep copies of what once stood on them, secure_delete or not
+            connection.execute("VACUUM")  # pages keep copies of earlier contents in spite of secure_delete
             (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise Unavailable(f"{self.path}-wal: another process reads it, so old bytes stay in it. Do this again.")
         return changed
 
-    def fold(self) -> None:
-        """Bring what the write-ahead log holds to the file: two syncs, in which the interpreter's lock is free.
+    def checkpoint(self) -> None:
+        """Copy the write-ahead log to the file: two syncs, during which the interpreter lock is free.
 
-        Nobody appends meanwhile: SQLite before 3.51.3 can damage a file of which one connection folds what another one
+        No one may append meanwhile: SQLite before 3.51.3 can damage a file if one connection checkpoints while another
         commits (sqlite.org/wal.html#walresetbug).
         """
         with self._named() as connection:
-            if not self._folds_late:
-                self._folds_late = True
+            if not self._checkpoints_late:
+                self._checkpoints_late = True
                 connection.execute(f"PRAGMA wal_autocheckpoint = {_LONG_OVERDUE}")
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def close(self) -> None:
-        """Fold the write-ahead log into the file and let the partition go."""
+        """Checkpoint the write-ahead log and release the partition."""
         connection, self._connection = self._connection, None
         try:
             if connection is not None:
@@ -241,7 +241,7 @@ class PartitionWriter:
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[sqlite3.Connection]:
-        """The connection; dropped, and its error named, when it fails."""
+        """The connection; when it fails it is dropped and its error converted."""
         try:
             yield self._connection or self._open()
         except SQLITE_RAISES as error:
@@ -252,10 +252,10 @@ class PartitionWriter:
             raise
 
     def _drop(self) -> None:
-        """Forget a connection whose state is in doubt; the next call opens the file and reads where it stands."""
+        """Drop a connection whose state is in doubt; the next call opens the file and reads its position."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            with contextlib.suppress(sqlite3.Error):  # the error that brought us here is the one to report
+            with contextlib.suppress(sqlite3.Error):  # the first error is the one to report
                 connection.close()
 
     def _open(self) -> sqlite3.Connection:
@@ -272,10 +272,13 @@ class PartitionWriter:
                 connection.text_factory = bytes
                 head = check_format(connection, self.path)
                 connection.execute("PRAGMA journal_mode = WAL")
-                self._file, self._wal = file_id(what), None  # now: opened to write, a file of a lower layer is copied
+                self._file, self._wal = (
+                    file_id(what),
+                    None,
+                )  # now: opening to write may have copied the file
                 connection.execute(f"PRAGMA synchronous = {'FULL' if self.mode == 'durable' else 'NORMAL'}")
                 connection.execute("PRAGMA journal_size_limit = 67108864")
-                if self._folds_late:
+                if self._checkpoints_late:
                     connection.execute(f"PRAGMA wal_autocheckpoint = {_LONG_OVERDUE}")
                 _, frames, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
                 if head.durable and frames < acknowledged:
@@ -315,9 +318,9 @@ class PartitionReader:
         self.path = path
         self._mutex = threading.Lock()
         self._path = str(path)
-        check_writable(path.parent)  # SQLite makes a -shm file beside it
+        check_writable(path.parent)  # SQLite makes a -shm file next to it
         self._connection = self._opened()
-        self._number = next(_readers)  # versions of two connections say nothing about each other
+        self._number = next(_readers)  # versions of two connections cannot be compared
 
     def mark(self) -> tuple[int, int]:
         """A value that stays the same only while no process writes the file."""
@@ -340,7 +343,7 @@ class PartitionReader:
     def _read(self, connection: sqlite3.Connection, after: int, limit: int) -> list[LogRecord]:
         rows = connection.execute(f"{SELECT} WHERE position > ? ORDER BY position LIMIT ?", (after, limit)).fetchall()
         if rows and rows[0][0] == after + 1 and len(rows) == limit:
-            return verified(rows, after, self.path)  # nothing can be missing: spare the two look-ups below
+            return verified(rows, after, self.path)  # nothing can be missing, so the two look-ups below are not needed
         head = read_head(connection, self.path)
         last = sequence(connection, head)
         start = max(after, head.truncated_through)
@@ -356,8 +359,8 @@ class PartitionReader:
         return self._in_snapshot(lambda connection: sequence(connection, read_head(connection, self.path)))
 
     def copy(self, path: Path) -> int:
-        """Write the partition, as it stands at one moment, to a new file of the same name; the last position in it."""
-        with contextlib.closing(PartitionReader(self.path)) as source:  # its own: others read meanwhile
+        """Write a snapshot of the partition to a new file of the same name; its last position."""
+        with contextlib.closing(PartitionReader(self.path)) as source:  # a new connection: others read meanwhile
             return source._copied(path)
 
     def _copied(self, path: Path) -> int:
@@ -391,7 +394,7 @@ class PartitionReader:
                     connection.execute("ROLLBACK")
 
     def _reopen_if_replaced(self) -> None:
-        """Read on in the file that lies under the name now, which may be another one."""
+        """Open the file again if it was replaced."""
         found = file_id(self._path)
         if found == self._file:
             return
@@ -419,7 +422,7 @@ class PartitionReader:
 
 
 def open_writer(path: Path, lock: FileLock, mode: Mode) -> PartitionWriter:
-    """The writer of `path`; the lock is let go when it cannot be opened."""
+    """The writer of `path`; the lock is released if it cannot be opened."""
     try:
         return PartitionWriter(path, lock, mode)
     except BaseException:

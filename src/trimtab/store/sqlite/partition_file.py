@@ -42,7 +42,7 @@ PREFIX = struct.Struct("<qq").pack
 
 
 def file_id(path: str) -> FileId | None:
-    """Which file lies under a name now, by device and number; None: there is none."""
+    """The device and number of the file at a path; None: there is none."""
     try:
         found = os.stat(path)
     except OSError:
@@ -67,7 +67,7 @@ def create(path: Path) -> None:
             connection.execute("PRAGMA journal_mode = WAL")
         finally:
             connection.close()
-        for suffix in ("-wal", "-shm"):  # of a file that is gone: SQLite would apply it to this one
+        for suffix in ("-wal", "-shm"):  # of an earlier file: SQLite would apply it to this one
             with contextlib.suppress(FileNotFoundError):
                 os.rename(f"{path}{suffix}", f"{path}{suffix}.lost")
         narrow(new)
@@ -80,10 +80,10 @@ def create(path: Path) -> None:
 
 
 class Head(msgspec.Struct, frozen=True):
-    """What a partition's file says about itself."""
+    """The head row of a partition's file."""
 
     name: str
-    durable: bool  # the mode of its last writer: what a power cut may have done to its write-ahead log
+    durable: bool  # the mode of its last writer: whether a power cut may have damaged the write-ahead log
     truncated_through: int
     truncated_at_us: int
 
@@ -92,7 +92,7 @@ class Head(msgspec.Struct, frozen=True):
 
 
 def check_format(connection: sqlite3.Connection, path: Path) -> Head:
-    """The head of a file that is ours and not too new."""
+    """The head of a file, once its format is checked."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application != _APPLICATION:
@@ -109,7 +109,7 @@ def read_head(connection: sqlite3.Connection, path: Path) -> Head:
         ((name, durable, through, at_us, crc),) = connection.execute(query).fetchall()
         head = Head(name.decode(), durable == 1, through, at_us)
         sound = crc == head.crc()
-    except (ValueError, AttributeError):  # damage can remove the row, or make it or the error about it no text
+    except (ValueError, AttributeError):  # damage can remove the row, or make it undecodable
         sound = False
     if not sound:
         raise Corrupt(f"{path}: its head row is damaged. Restore the partition from a copy, or move its files away.")
@@ -119,20 +119,20 @@ def read_head(connection: sqlite3.Connection, path: Path) -> Head:
 
 
 def write_head(connection: sqlite3.Connection, head: Head) -> None:
-    """Put a head row in the place of the one that is there."""
+    """Replace the head row."""
     connection.execute("DELETE FROM head")
     row = (head.name, int(head.durable), head.truncated_through, head.truncated_at_us, head.crc())
     connection.execute("INSERT INTO head VALUES (?,?,?,?,?)", row)
 
 
 def sequence(connection: sqlite3.Connection, head: Head) -> int:
-    """The last position ever given, which AUTOINCREMENT keeps."""
+    """The last position ever used, which AUTOINCREMENT keeps."""
     row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'record'").fetchone()
     return head.truncated_through if row is None else int(row[0])
 
 
 def verified(rows: list[tuple[int, int, int, bytes]], after: int, path: Path) -> list[LogRecord]:
-    """The records of rows that stand behind position `after` without a gap, each against its checksum."""
+    """The records of rows that follow position `after` without a gap, each checked against its checksum."""
     crc32, prefix, name = zlib.crc32, PREFIX, path.stem
     records = []
     for position, at_us, crc, payload in rows:

@@ -1,4 +1,4 @@
-"""How much of a write-ahead log was certainly acknowledged, so that its damage is not taken for its end."""
+"""The part of a write-ahead log that was certainly acknowledged, to tell damage from its end."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _FRAME = 24  # bytes before each page: page number, size after commit (0: not a 
 
 
 def acknowledged_frames(database: Path) -> int:
-    """The number of the last commit frame that is followed by more frames of the same generation, 0 without one.
+    """The number of the last commit frame followed by more frames of the same generation, 0 without one.
 
-    SQLite takes the first frame with a wrong checksum for the end of the log, silently. With synchronous FULL the
+    SQLite silently takes the first frame with a wrong checksum for the end of the log. With synchronous FULL the
     next transaction starts only after a commit was synced, so a commit with frames behind it had been acknowledged
     and must still be readable. (The last transaction may be torn by a power cut; that is no damage.)
 

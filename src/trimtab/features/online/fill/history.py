@@ -9,7 +9,7 @@ from trimtab.core.columns.data import Column, Columns, Dtype, column
 from trimtab.core.errors import Misuse
 from trimtab.events.definitions import Source
 from trimtab.events.records import Event, decode_all, known_at_us, padded
-from trimtab.store.log_order import Gap, in_order, stretches
+from trimtab.store.log_order import Gap, in_order, intervals
 from trimtab.store.ports import Log, LogRecord
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def log_batches(
         Misuse: Some of them were truncated from the log.
     """
     try:
-        for parts in stretches(log, after, upto, batch=batch):
+        for parts in intervals(log, after, upto, batch=batch):
             yield in_order(parts)
     except Gap as gap:
         raise Misuse(

@@ -1,4 +1,4 @@
-"""Whose turn it is to write an SQLite file in WAL mode: one connection at a time, of all threads and processes."""
+"""A lock so that only one connection of all threads and processes writes an SQLite file in WAL mode."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from trimtab.core.errors import Unavailable
 from trimtab.store.durable_files import file_mode
 from trimtab.store.forks import guard
 
-_LONGEST_WAIT_S = 0.02  # between two looks at a lock that another process holds
+_LONGEST_WAIT_S = 0.02  # between two attempts to lock
 
 
-class WriteTurn:
-    """An exclusive `flock` on a file beside the database, held from before a write begins until it is committed.
+class WriteLock:
+    """An exclusive `flock` on a file next to the database, held from before a write until it is committed.
 
     SQLite before 3.51.3 can damage a database in WAL mode when one connection checkpoints while another one commits
-    (sqlite.org/wal.html#walresetbug). Commits, and the checkpoints that they bring, happen inside a turn only. # D57
+    (sqlite.org/wal.html#walresetbug). Commits, and the checkpoints they cause, only happen while it is held. # D57
 
     Args:
-        path: The lock file, made when it is first needed; it stays.
+        path: The lock file, made when first needed; it is not removed.
         wait_s: How long to wait for others.
     """
 
@@ -37,10 +37,10 @@ class WriteTurn:
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
-        """Nobody else writes meanwhile.
+        """Hold the lock: no one else writes inside the block.
 
         Raises:
-            Unavailable: Others did not stop in time, or the lock file cannot be made.
+            Unavailable: Others held it for too long, or the lock file cannot be made.
         """
         if not self._mutex.acquire(timeout=self._wait_s):
             raise self._late()
@@ -54,7 +54,7 @@ class WriteTurn:
             self._mutex.release()
 
     def close(self) -> None:
-        """Give the lock file's descriptor back; the next turn opens it again."""
+        """Close the lock file; the next `hold` opens it again."""
         with self._mutex:
             self._close()
 

@@ -1,4 +1,4 @@
-"""One curve over an axis of numbers, with named places on it."""
+"""Chart of one curve over a numeric axis, with named places on it."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def curve_chart(
         points: At least one pair of x and y, all of them finite.
         title: Shown above, and read out by screen readers.
         x_label: Under the axis.
-        y_label: Beside the axis.
-        places: Values of x with a name each: upright lines, every name on a line of its own above the plot.
+        y_label: Along the y axis.
+        places: Named values of x, drawn as vertical lines; each name has its own line above the plot.
         height: Of the plot, in its own units (the width is 760).
 
     Raises:

@@ -1,4 +1,4 @@
-"""One document for people: headings, text, facts, tables and plots, in the order they were added."""
+"""A document of headings, text, facts, tables and plots, in the order they were added."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Paragraph(msgspec.Struct, frozen=True):
 
     @property
     def prefix(self) -> str:
-        """The tone as a word, so that it is never said by colour alone."""
+        """The tone as a word, so that it is never shown by colour alone."""
         return {"good": "Good: ", "bad": "Bad: ", "warning": "Warning: "}.get(self.tone or "", "")
 
 
@@ -40,7 +40,7 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 class Plot(msgspec.Struct, frozen=True):
-    """A drawing, and the table or the lines of text that replace it where nothing can be drawn."""
+    """A drawing, and a table or lines of text to show where nothing can be drawn."""
 
     svg: Markup
     caption: str = ""

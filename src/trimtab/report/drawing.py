@@ -1,25 +1,25 @@
-"""What every plot is drawn with: the sheet, scales, text, colours, the legend."""
+"""Parts that all plots share: the sheet, scales, text, colours and the legend."""
 
 from collections.abc import Callable, Sequence
 
 from trimtab.report.markup import Markup, join, tag
 
-# Okabe & Ito (2008): told apart with every common colour blindness. The page may set other values (dark mode).
+# Okabe & Ito (2008): distinguishable with every common colour blindness. The page may set other values (dark mode).
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#555555")
-_DASHES = (None, "7 3", "2 3")  # a second and third round of the palette
+_DASHES = (None, "7 3", "2 3")  # line styles of the second and third use of the palette
 WIDTH = 760  # of every sheet, in its own units
 GRID = "stroke:var(--grid,#ddd);stroke-width:1"
 Scale = Callable[[float], float]
 
 
 def scale(low: float, high: float, start: float, end: float) -> Scale:
-    """Maps [low, high] to [start, end] on the sheet."""
+    """The function that maps [low, high] to [start, end] on the sheet."""
     span = high - low or 1
     return lambda value: round(start + (value - low) / span * (end - start), 2)
 
 
 def svg(title: str, described: str, height: float, *parts: Markup | None) -> Markup:
-    """The sheet with its title drawn, and title and description for screen readers."""
+    """The sheet with its title, and a description for screen readers."""
     return tag(
         "svg",
         tag("title", title),
@@ -59,7 +59,7 @@ def text(x: float, y: float, content: str, *, anchor: str | None = None, faint: 
 
 
 def upright(x: float, y: float, content: str) -> Markup:
-    """One line of text that runs upwards."""
+    """One line of vertical text."""
     return tag(
         "text",
         content,
@@ -86,12 +86,12 @@ def stroke(number: int) -> str:
 
 
 def text_width(content: str) -> float:
-    """How wide a text is drawn, about, at 12 px in a system font."""
+    """The approximate width of a text at 12 px in a system font."""
     return sum(10.0 if ord(c) > 0x2E7F else 6.6 for c in content)
 
 
 def shortened(content: str, width: float) -> str:
-    """The text, cut with an ellipsis where it is wider."""
+    """The text, cut with an ellipsis if it is wider."""
     if text_width(content) <= width:
         return content
     while content and text_width(content) > width - 8:

@@ -1,4 +1,4 @@
-"""HTML and SVG that cannot be injected into: whatever is not `Markup` is escaped on its way in."""
+"""HTML and SVG that are safe from injection: everything that is not `Markup` is escaped."""
 
 import html
 import re
@@ -39,6 +39,6 @@ def join(*children: object, between: str = "") -> Markup:
 
 
 def escaped(value: object) -> str:
-    """Text safe in content and in quoted attributes; floats get at most 6 digits, unfit characters a mark."""
+    """Text safe in content and in quoted attributes; floats have at most 6 digits, invalid characters are replaced."""
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
     return html.escape(_UNFIT.sub("\ufffd", text), quote=True)

@@ -1,4 +1,4 @@
-"""Plots as SVG text: lines over time, bars, calibration. No script, no network, colours from the page's variables."""
+"""Plots as SVG: lines over time, bars, calibration; without scripts, colours from the page's variables."""
 
 import math
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that happened: a vertical line with a label."""
+    """An event: a vertical line with a label."""
 
     at_us: int
     label: str
@@ -63,7 +63,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Bar(msgspec.Struct, frozen=True, kw_only=True):
-    """One bar, with its interval where there is one."""
+    """One bar, with an optional interval."""
 
     label: str
     value: float
@@ -94,7 +94,7 @@ def line_chart(
         series: At least one, with at least one value among them; values that are not finite are gaps.
         title: Shown above, and read out by screen readers.
         x_label: Under the time axis, which is in UTC.
-        y_label: Beside the value axis.
+        y_label: Along the value axis.
         marks: Alarms, promotions and changes; those outside the times of the series widen the axis.
         height: Of the drawing, in its own units (the width is 760).
 
@@ -110,7 +110,7 @@ def line_chart(
         if v is not None
     ]
     if not values:
-        raise Misuse(f"plot {title!r}: no finite value in {len(series)} series. Say so in words instead of a figure.")
+        raise Misuse(f"plot {title!r}: no finite value in {len(series)} series. Write a sentence instead of a plot.")
     lanes = _lanes(marks, x := scale(min(times), max(times), _LEFT, WIDTH - _RIGHT))
     legend, legend_height = legend_of([one.name for one in series])
     head = 30 + legend_height
@@ -197,7 +197,7 @@ def calibration_plot(curves: Sequence[tuple[str, Sequence[CalibrationPoint]]], *
     """
     points = [point for _, curve in curves for point in curve]
     if not points:
-        raise Misuse(f"plot {title!r}: no bin with rows. Say so in words instead of a figure.")
+        raise Misuse(f"plot {title!r}: no bin with rows. Write a sentence instead of a plot.")
     legend, legend_height = legend_of([name for name, _ in curves])
     top, size = 34 + legend_height, 330
     ticks = number_ticks(0.0, max(max(p.mean_score, p.label_share) for p in points))

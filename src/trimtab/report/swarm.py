@@ -1,4 +1,4 @@
-"""A swarm of points on each line: where a feature pushes answers, coloured by its value."""
+"""Swarm chart: how far a feature moves predictions, a point each, coloured by its value."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from trimtab.report.tables import written
 from trimtab.report.ticks import number_ticks
 
 _TOP, _LINE, _SPREAD = 54, 30, 11.0
-_BIN = 5.0  # points nearer than this along the axis lie one above the other
-_LOW, _HIGH, _NONE = (0, 114, 178), (213, 94, 0), "var(--faint,#999)"  # told apart with every colour blindness
+_BIN = 5.0  # points nearer than this along the axis are stacked
+_LOW, _HIGH, _NONE = (0, 114, 178), (213, 94, 0), "var(--faint,#999)"  # distinguishable with every colour blindness
 
 
 class Swarm(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,7 +26,7 @@ class Swarm(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def swarm_chart(swarms: Sequence[Swarm], *, title: str, x_label: str = "", shades: str = "") -> Markup:
-    """Points line by line; where many lie at one place they are spread upwards and downwards.
+    """Points line by line; where many share a place they are spread upwards and downwards.
 
     Args:
         swarms: The lines, in the order given.

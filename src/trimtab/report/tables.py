@@ -1,4 +1,4 @@
-"""Tables, written for a terminal, as HTML and as Markdown."""
+"""Tables for terminals, HTML and Markdown."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def sides(self) -> tuple[Align, ...]:
-        """The side of each column."""
+        """The alignment of each column."""
         return self.align or tuple(_side([row[i] for row in self.rows]) for i in range(len(self.headers)))
 
 
@@ -50,7 +50,7 @@ def text_table(headers: Sequence[str], rows: Sequence[Sequence[Cell]], align: Se
 
 
 def terminal_table(table: Table, most: int | None = None) -> str:
-    """A table for a terminal: its first `most` rows (None: all), and how many are not shown."""
+    """A table for a terminal: its first `most` rows (None: all), and the number of those not shown."""
     shown = table.rows[:most]
     lines = [[one_line(header) for header in table.headers]]
     lines += [[one_line(written(cell)) for cell in row] for row in shown]

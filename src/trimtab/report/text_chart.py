@@ -1,4 +1,4 @@
-"""A chart of a series in a terminal: one column a value, with a level to hold it against."""
+"""Bar chart of a series in a terminal, with a level to compare with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where an axis should be labelled: round numbers and round times."""
+"""Labels of an axis: round numbers and round times."""
 
 import math
 from datetime import UTC, datetime, timedelta

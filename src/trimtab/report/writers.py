@@ -1,4 +1,4 @@
-"""Documents as Markdown and as text for a terminal."""
+"""Writers of documents as Markdown and as text for a terminal."""
 
 from collections.abc import Iterator
 

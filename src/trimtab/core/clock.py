@@ -72,7 +72,7 @@ class CheckedClock:
         return now_us
 
     def jump(self) -> str | None:
-        """Why the clock cannot be trusted now; None if it can."""
+        """The reason not to trust the clock now; None if it can be trusted."""
         ahead_us = self._now_us() - self._elapsed_us() - self._most_us
         return _jumped(ahead_us) if ahead_us > TOLERANCE_US else None
 

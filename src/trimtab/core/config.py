@@ -37,9 +37,9 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grpc_port: int | None = None  # None: no gRPC; 0: any free one
     log: Literal["durable", "relaxed"] = "durable"
     max_body_bytes: int = 8 * 1024 * 1024
-    max_bodies_bytes: int = 256 * 1024 * 1024  # of memory, for the bodies of all requests of one process
+    max_bodies_bytes: int = 256 * 1024 * 1024  # memory for the bodies of all requests of one process
     max_rows: int = 10_000
-    model_memory_bytes: int = 1024**3  # of the versions that are kept loaded, by the size of their stored models
+    model_memory_bytes: int = 1024**3  # for loaded versions, by the size of their stored models
     workers: int = 1  # processes that answer; with more than one another one does all the rest
     require_key: bool | None = None  # None: once a key was made
     tls_cert: str | None = None  # PEM, relative to the folder; with it the service speaks HTTPS
@@ -82,7 +82,7 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     executor: Literal["process", "thread"] = "process"
     nice: int = 10  # added to the nice level of the process that trains
-    threads: int = 1  # of estimators and numerical libraries
+    threads: int = 1  # for estimators and numerical libraries
 
     def __post_init__(self) -> None:
         if not 0 <= self.nice <= 19:
@@ -128,7 +128,7 @@ def _kept_us(kept: str | None, key: str) -> int | None:
 class RetentionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Retention times of records; without one they are kept for ever."""
 
-    events: str | None = None  # of every source that `sources` does not name
+    events: str | None = None  # for every source that `sources` does not name
     sources: dict[str, str] = {}  # by source, a duration or "forever"
     predictions: str | None = None
     quarantine: str | None = None
@@ -251,7 +251,7 @@ def _allowed(error: str) -> str:
             kind = get_args(kind)[0]
         if key == "[]":
             kind = [one for one in get_args(kind) if one is not ...][-1]
-        else:  # of a union: the first type that has the key
+        else:  # in a union: the first type that has the key
             hints = [get_type_hints(one) for one in (get_args(kind) or (kind,))]
             kind = next(one[key] for one in hints if key in one)
     return f"; give one of {', '.join(map(repr, get_args(kind)))}"

@@ -36,7 +36,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=
     values: bytes  # the model's input row, little-endian float64 (NaN = null)
     reasons: bytes  # a code of features.REASONS a model input; 255: no view (a transform)
     flags: tuple[str, ...] = ()  # "past", "null_features", ...
-    scores: dict[str, float] | None = None  # of a model of several classes: the probability of each, as declared
+    scores: dict[str, float] | None = None  # the probability of each class, for a model of several
 
     @property
     def is_degraded(self) -> bool:
@@ -154,5 +154,5 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     version: str | None  # the version that it is about
     replaced: str | None  # the previous version
     data_hash: str | None
-    previous_hash: str  # of the row before; 64 zeros for the first
-    hash: str  # of this row without its hash
+    previous_hash: str  # hash of the previous row; 64 zeros for the first
+    hash: str  # hash of this row without this field

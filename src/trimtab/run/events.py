@@ -26,7 +26,7 @@ class StepEnded(msgspec.Struct, frozen=True, tag="ended", array_like=True):
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress", array_like=True):
-    """How much of the running step is done."""
+    """The share of the running step that is done."""
 
     done: float
     total: float

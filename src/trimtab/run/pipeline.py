@@ -71,7 +71,7 @@ class Recorded:
         self.on_event(StepBegan(name, inputs_hash))
         try:
             value, ended = self._done(name, inputs_hash, work, codec)
-        except Cancelled:  # as the run itself
+        except Cancelled:  # the whole run ends
             raise
         except Exception:  # the run may go on: a point of a learning curve that cannot be fitted
             self.on_event(StepEnded(name, cached=False, attempts=1, failed=True))

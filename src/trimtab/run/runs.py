@@ -24,7 +24,7 @@ from trimtab.store.ports import Catalog, Put, Record, Remove
 KIND = "run"
 _CANCEL = "run_cancel"
 _KEPT = 200  # runs; older ones are forgotten
-_LINES = 200  # of a run: the newest
+_LINES = 200  # the newest ones of a run
 _LINE_LENGTH = 500
 _END_BYTES = 4096  # disk space for the outcome of a run, reserved when it begins
 _WRITE_S = 0.5  # between two writes of a run's progress
@@ -253,7 +253,7 @@ class Tracked:
                 self._change(lines=(*self.run.lines, text[:_LINE_LENGTH])[-_LINES:])
 
     def cancelled(self) -> str | None:
-        """Why it must end; None if it was not cancelled. Call it now and then: it also writes recorded events."""
+        """The reason for it to end; None if it was not cancelled. Call it now and then: it also writes recorded events."""
         self._write()
         if self._lock is not None and self._cancelled is None and time.monotonic() - self._checked_s >= _WRITE_S:
             self._checked_s = time.monotonic()
@@ -348,7 +348,7 @@ def _interrupted(run: Run) -> Run:
 
 
 def _next(run: Run) -> str:
-    """What the next run of this kind does. A promotion keeps no steps: it judges what is known at its time."""
+    """The advice about the next run of this kind. A promotion keeps no steps: it judges what is known at its time."""
     kept = run.kind != "promote"
     return f"the next {run.kind} " + ("goes on from its finished steps." if kept else "starts again.")
 

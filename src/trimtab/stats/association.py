@@ -7,7 +7,7 @@ from statistics import NormalDist
 from trimtab.core.errors import Misuse
 from trimtab.stats.interval import Interval, check_level
 
-_HALVINGS = 60  # of the search for a bound
+_HALVINGS = 60  # steps of the search for a bound
 
 
 def auc_interval(value: float, positives: int, negatives: int, *, level: float = 0.95) -> Interval:
@@ -96,7 +96,7 @@ def _auc_variance(area: float, positives: int, negatives: int) -> float:
 
 
 def _edge(beyond: Callable[[float], bool], inside: float, outside: float) -> float:
-    """Where values towards `outside` begin to be too far."""
+    """The bound beyond which values towards `outside` are too far."""
     if not beyond(outside):
         return outside
     for _ in range(_HALVINGS):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 RecalibrationKind = Literal["platt", "isotonic", "beta"]
 LEAST_ROWS = 50
 _EDGE = 1e-15  # scores are taken for at least this far from 0 and 1
-_STEEPEST = 35.0  # of the log odds that a map gives
+_STEEPEST = 35.0  # the largest log odds that a map gives
 
 
 # The three maps. An exported model has the text of these functions, so they use NumPy and the two limits alone.
@@ -63,7 +63,7 @@ class LogOdds(msgspec.Struct, frozen=True, kw_only=True, tag="log_odds"):
         return lambda scores: map_log_odds(scores, self.rise, self.fall, self.offset)
 
     def row_mapping(self) -> Callable[[float], float]:
-        """What corrects one score, to the same bits: the same operations, without arrays."""
+        """The correction of one score with the same bits: the same operations, without arrays."""
         import numpy as np
 
         rise, fall, offset = self.rise, self.fall, self.offset
@@ -94,7 +94,7 @@ class Steps(msgspec.Struct, frozen=True, kw_only=True, tag="steps"):
         return lambda scores: map_steps(scores, at, to)
 
     def row_mapping(self) -> Callable[[float], float]:
-        """What corrects one score, to the same bits."""
+        """The correction of one score with the same bits."""
         import numpy as np
 
         at, to = np.array(self.scores), np.array(self.chances)
@@ -105,7 +105,7 @@ class ClassOdds(msgspec.Struct, frozen=True, kw_only=True, tag="class_odds"):
     """Platt's map of several classes: log probability = rise * log(p) + offset, scaled to a sum of 1.  # D91"""
 
     rise: float
-    offsets: tuple[float, ...]  # of each class
+    offsets: tuple[float, ...]  # one for each class
 
     @property
     def kind(self) -> Literal["platt"]:

@@ -7,13 +7,13 @@ from numpy.typing import ArrayLike, NDArray
 from trimtab.core.errors import Misuse
 
 CLIP = 1e-15  # the one clip of every log loss here: a score of 0 or 1 costs at most 34.5 nats
-OFF = 1e-5  # how far a row of probabilities may be from a sum of 1: some libraries compute in single precision
+OFF = 1e-5  # tolerance of the sum of a row of probabilities: some libraries compute in single precision
 
 FloatArray = NDArray[np.float64]
 
 
 class CalibrationBin(msgspec.Struct, frozen=True, kw_only=True):
-    """What the scores of one bin promised and what came."""
+    """Predicted and true rate of the rows in one bin."""
 
     low: float
     high: float

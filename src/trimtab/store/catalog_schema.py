@@ -75,7 +75,7 @@ def migrate(connection: sa.Connection) -> None:
     scripts = ScriptDirectory.from_config(config)
 
     def steps(revision: object, context: object) -> object:
-        return scripts._upgrade_revs(HEAD, revision)  # type: ignore[arg-type]  # what Alembic's own upgrade calls
+        return scripts._upgrade_revs(HEAD, revision)  # type: ignore[arg-type]  # as Alembic's own upgrade does
 
     with EnvironmentContext(config, scripts, fn=steps, destination_rev=HEAD) as environment:
         environment.configure(connection=connection, target_metadata=metadata)

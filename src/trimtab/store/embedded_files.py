@@ -15,11 +15,11 @@ Kind = Literal["catalogue", "log file", "key-value store", "blob store"]
 _CATALOG, _PAIRS, _BLOBS = "catalog.db", "data.mdb", "format"
 _LOCKS = (".lock", ".holder")  # suffixes
 _SQLITE = b"SQLite format 3\x00"
-_APPLICATION = slice(68, 72)  # of an SQLite header: the application id, which only logs have
+_APPLICATION = slice(68, 72)  # bytes of an SQLite header with the application id, which only logs have
 
 
 def embedded_urls(folder: Path) -> dict[str, str]:
-    """By part, the URL of each store that lies in a state folder unless the settings say otherwise."""
+    """By part, the URL of each embedded store of a state folder."""
     logs = {name: store_url("sqlite", folder / "log" / name) for name in ("events", "predictions", "quarantine")}
     values = {name: store_url("lmdb", folder / name) for name in ("online", "answers", "learners")}
     catalog, blob = store_url("sqlite", catalog_file(folder)), store_url("file", folder / "blob")
@@ -32,7 +32,7 @@ def catalog_file(folder: Path) -> Path:
 
 
 def is_of_catalog(name: str) -> bool:
-    """Whether a file's name is that of an embedded catalogue or of a file beside it."""
+    """Whether a name is that of an embedded catalogue or of one of its other files."""
     return name.startswith(_CATALOG)
 
 
@@ -97,7 +97,7 @@ def _check_catalog(path: Path) -> None:
             connection.close()
     except sqlite3.OperationalError as error:
         if "no such table" in str(error):
-            return  # of another program, or just made
+            return  # a file of another program, or just made
         raise Unavailable(f"{path}: cannot be read now ({error}). Try again.") from error
     except sqlite3.DatabaseError as error:
         raise Corrupt(f"{path}: {error}. Restore it from a backup.") from error

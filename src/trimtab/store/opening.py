@@ -24,7 +24,7 @@ class _Backend(msgspec.Struct, frozen=True):
 
     opens: str  # "module:name" in trimtab.store
     example: str  # a URL
-    takes: tuple[str, ...] = ()  # of the arguments `clock`, `repair` and `mode`
+    takes: tuple[str, ...] = ()  # some of the arguments `clock`, `repair` and `mode`
 
 
 _BACKENDS: dict[tuple[str, Port], _Backend] = {  # by scheme and port; a new backend is a row

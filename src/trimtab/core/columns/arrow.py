@@ -164,7 +164,7 @@ def _extension(chunked: arro3.ChunkedArray) -> str:
 
 def _python_values(name: str, chunked: arro3.ChunkedArray) -> list[Any]:
     """A column's values as Python's own, those of extension types as such."""
-    if "Interval" in str(chunked.type):  # for which arro3 has none
+    if "Interval" in str(chunked.type):  # arro3 cannot convert it
         raw = [value for array in chunked.chunks for value in _of_array(name, array, read_intervals)]
         return [None if value is None else Extension("interval", value) for value in raw]
     try:

@@ -28,7 +28,7 @@ _TAKEN = (
     "string_view date32 date64"
 )
 _LOOSE = "decimal time duration interval binary large_binary fixed_size_binary"  # some 100 bytes each in Python
-_MOST_LOOSE = 250_000  # of them in a body
+_MOST_LOOSE = 250_000  # the most values of loose columns in a body
 
 
 class NoPyarrow(Misuse):

@@ -36,7 +36,7 @@ class Piece(msgspec.Struct, frozen=True, eq=False):
     format: str
     rows: int
     buffers: Sequence[Bytes | None]
-    offset: int = 0  # of the first row in the buffers
+    offset: int = 0  # position of the first row in the buffers
     dictionary: Column | None = None  # then the buffers hold indices of its values
 
 

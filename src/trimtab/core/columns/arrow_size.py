@@ -22,13 +22,20 @@ MORE = b"\xff\xff\xff\xff"  # begins a message
 
 _SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3  # kinds of messages
 _TIMESTAMP, _UNION = 10, 14  # types that hold a text, a vector
-_CODES = {3: 3, 8: 2, 9: 4, 10: 4, 11: 3, 14: 2, 18: 4}  # of a type's unit, precision or mode: how many there are
+_CODES = {3: 3, 8: 2, 9: 4, 10: 4, 11: 3, 14: 2, 18: 4}  # number of units, precisions or modes, by type
 _BLOCK_BYTES = 24
 _MOST_FIELDS = 10_000  # columns, those inside of others too
 _MOST_DEPTH = 32
-_FIELD_BYTES = 700  # of memory for a column's description, and again for its array in each batch
-_VALUE_BYTES = {1: 9, 5: 72, 6: 2, 7: 72, 20: 72, 24: 72}  # of a `Column`, by the type's number: text, decimals
-_USUAL_BYTES = 17  # of other types: eight of a number, and its conversion
+_FIELD_BYTES = 700  # memory for a column's description, and again for its array in each batch
+_VALUE_BYTES = {
+    1: 9,
+    5: 72,
+    6: 2,
+    7: 72,
+    20: 72,
+    24: 72,
+}  # memory of a value in a `Column`, by the type's number: text, decimals
+_USUAL_BYTES = 17  # for other types: eight for a number, and its conversion
 
 _Message: TypeAlias = tuple[FlatTable, memoryview]  # header, body
 

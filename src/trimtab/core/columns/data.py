@@ -32,7 +32,7 @@ class Columns(msgspec.Struct, frozen=True, eq=False):
             raise Misuse(f"columns: lengths differ: {lengths}. Give every column one value a row.")
 
     def __len__(self) -> int:
-        """How many rows there are, as of any list of rows; `names` has the columns."""
+        """The number of rows, as for any list of rows; `names` has the columns."""
         return self.rows
 
     def __bool__(self) -> bool:
@@ -138,10 +138,10 @@ class Columns(msgspec.Struct, frozen=True, eq=False):
 class ArrowTable(msgspec.Struct, frozen=True, eq=False):
     """A table as it was read from Arrow's form."""
 
-    names: tuple[str, ...]  # of all its columns
+    names: tuple[str, ...]  # names of all columns
     columns: Columns  # those that were wanted
-    loose: Mapping[str, list[Any]] = {}  # of the wanted ones those that no `Column` holds exactly, as Python values
-    rows: int | None = None  # as the table counts them
+    loose: Mapping[str, list[Any]] = {}  # wanted columns that no `Column` holds exactly, as Python values
+    rows: int | None = None  # number of rows
 
 
 def read_arrow(given: Any, only: Collection[str] | None = None, *, loose: bool = False) -> ArrowTable:

@@ -244,7 +244,7 @@ class Expression(msgspec.Struct, frozen=True, eq=False):
         return Expression("month", (self,), (_zone(tz),))
 
     def bucket(self, edges: Sequence[float]) -> Expression:
-        """How many of the ascending `edges` are not above the value: 0 to len(edges)."""
+        """The number of the ascending `edges` that are not above the value: 0 to len(edges)."""
         numbers = tuple(float(_number(e, "bucket")) for e in edges)
         if not numbers or any(a >= b for a, b in itertools.pairwise(numbers)):
             raise Misuse(f"bucket({list(edges)}): give at least one edge, in strictly ascending order.")

@@ -36,7 +36,7 @@ LOW, HIGH = -1.5, 4.0  # clip of a day, in standard deviations against and along
 FAR = 8.0  # standard deviations beyond which a day predicts no more of the next
 LEAST_BLOCKS = 7
 RUNS = (2, 3, 4, 5, 6, 7)  # days in a row that may show a gross change
-_GROSS_SHARE = 0.25  # of the stated rate of false alarms
+_GROSS_SHARE = 0.25  # share of the stated rate of false alarms
 KEPT = 366  # days kept to date the onset
 _SIGNS: dict[Direction, tuple[Literal[-1, 1], ...]] = {"up": (1,), "down": (-1,), "both": (1, -1)}
 # One-sided confidence of the baseline's bound, by the least number of reference days; chosen in D0003 and D0177.
@@ -52,16 +52,16 @@ class AlarmSide(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AlarmSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What healthy means, fixed when a version is promoted."""
+    """The healthy level, fixed when a version is promoted."""
 
     run_length: float  # healthy days until a false alarm, on average at least
-    mean: float  # of the reference values
-    sd: float  # of a day's surprise: value less the prediction of the day before
-    correlation: float  # of neighbouring days
+    mean: float  # mean of the reference values
+    sd: float  # standard deviation of a day's surprise: value less the prediction of the day before
+    correlation: float  # correlation of neighbouring days
     least_rows: int  # smaller days are pooled with the next
     reference_blocks: int
     sides: tuple[AlarmSide, ...]
-    low: float = LOW  # what a day is clipped to against the alarm's direction, in standard deviations
+    low: float = LOW  # the limit of a day's value against the alarm's direction, in standard deviations
     runs: tuple[float, ...] = ()  # standard deviations above the baseline that are an alarm on 2, 3, ... days in a row
 
 
@@ -74,7 +74,7 @@ class Step(msgspec.Struct, frozen=True, array_like=True):
 
 
 class AlarmState(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the evidence has come. Sequential: days go in once, in order; what merges is each day's sums."""
+    """The evidence so far. Days are added once, in order; only sums within a day merge."""
 
     days: int = 0  # updates so far
     last: float = 0.0  # the prediction of the last block, as a distance from the reference mean before `correlation`
@@ -93,15 +93,15 @@ class AlarmState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Level(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a daily value has been since a change began."""
+    """The level of a daily value since a change began."""
 
     mean: float
-    sd: float  # of one day: that of the reference, or of these days where that is larger
+    sd: float  # standard deviation of one day: of the reference, or of these days if that is larger
     days: int
 
 
 class Onset(msgspec.Struct, frozen=True, kw_only=True):
-    """When the change began, in days of the alarm (1 = first update)."""
+    """The onset of the change, in days of the alarm (1 = first update)."""
 
     day: int
     earliest: int
@@ -258,7 +258,7 @@ def alarm_onset(spec: AlarmSpec, state: AlarmState) -> Onset | None:
 
 
 def alarm_level(spec: AlarmSpec, state: AlarmState) -> Level:
-    """Where the value has been since the onset of the change; of the reference before any day."""
+    """The level of the value since the onset of the change; before any day, that of the reference."""
     onset = alarm_onset(spec, state)
     values = [] if onset is None else [step.value for step in state.recent if step.day >= onset.day]
     if not values:
@@ -324,7 +324,7 @@ def _baseline(clipped: FloatArray, allowance: float) -> float:
 
 
 def _log_gains(side: AlarmSide, surprise: float, low: float) -> list[float]:
-    """What each stake gains; cut where the worst day would cost more than all of it."""
+    """The gain of each stake; limited so that the worst day cannot cost more than all of it."""
     most = 0.95 / (side.baseline - low)
     excess = max(low, min(HIGH, side.sign * surprise)) - side.baseline
     return [math.log1p(min(stake, most) * excess) for stake in side.stakes]

@@ -65,7 +65,7 @@ def paired_mean_bound(
 def blocks_needed(
     sd: float, margin: float, *, level: float = 0.95, power: float = 0.8, most: int = 10_000
 ) -> int | None:
-    """How many blocks a one-sided test needs to find a true mean difference of `margin`; None above `most`.
+    """The number of blocks that a one-sided test needs to find a true mean difference of `margin`; None above `most`.
 
     Args:
         sd: Standard deviation of the block means (for correlated blocks, times sqrt((1 + r) / (1 - r))).

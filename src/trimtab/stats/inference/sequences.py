@@ -28,14 +28,14 @@ from trimtab.core.errors import Misuse
 
 Verdict = Literal["promote", "hold", "reject"]
 SIZES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # true differences that are bet on, in standard deviations of a day
-CORRELATION = 0.3  # of neighbouring days that is allowed for; the evidence has room for .4 (# D0184)
+CORRELATION = 0.3  # correlation of neighbouring days that is allowed for; the evidence has room for .4 (# D0184)
 
 
 class PairedSequence(msgspec.Struct, frozen=True, kw_only=True):
-    """What the days so far say about successor minus champion."""
+    """The evidence of the days so far about successor minus champion."""
 
     days: int
-    mean: float  # of the days' mean differences; above 0 the successor is worse
+    mean: float  # mean of the days' differences; above 0 the successor is worse
     low: float  # with the stated level it is never below; minus infinity before the second day
     high: float  # with the stated level it is never above
     verdict: Verdict
@@ -107,7 +107,7 @@ def paired_sequence(
 def distance_seen(
     days: int, spread: float, *, known: int = 0, level: float = 0.95, correlation: float = CORRELATION
 ) -> float:
-    """How far from their observed mean so many days bound the true difference; infinite where they bound nothing.
+    """The distance from the observed mean within which so many days bound the true difference; may be infinite.
 
     A plan that allows for less than this cannot detect its own margin in so many days.
 

@@ -22,7 +22,9 @@ from trimtab.core.errors import Misuse
 
 _UP = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)  # tilts; with 0 among them evidence is never far below 1
 _DOWN = (0.0, -0.25, -1.0, -4.0)
-_CELLS = np.concatenate(([0.0], np.geomspace(1e-5, 0.1, 160), np.linspace(0.1, 1.0, 181)[1:]))  # of the lower share
+_CELLS = np.concatenate(
+    ([0.0], np.geomspace(1e-5, 0.1, 160), np.linspace(0.1, 1.0, 181)[1:])
+)  # values of the lower share
 
 Floats = NDArray[np.float64]
 

@@ -13,7 +13,7 @@ from trimtab.stats.scores import FloatArray, checked_probabilities
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """What one way to answer costs a row."""
+    """The cost a row of one way to choose a class."""
 
     cost: float
     interval: Interval | None  # None: fewer than two blocks
@@ -23,7 +23,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
 class Choices(msgspec.Struct, frozen=True, kw_only=True):
     """Costs of three ways to choose a class, on the same rows."""
 
-    costs: tuple[tuple[float, ...], ...]  # of each answer (second axis) to each true class (first axis)
+    costs: tuple[tuple[float, ...], ...]  # cost of each choice (second axis) by true class (first axis)
     rows: int
     likeliest: Choice
     cheapest: Choice  # the class of least expected cost, the best choice if the probabilities are right

@@ -10,7 +10,7 @@ Loss: TypeAlias = str  # one of `LOSSES` or `CLASS_LOSSES`, or what `pinball` or
 LossKind = Literal["binary", "multiclass", "regression", "count", "quantile", "ranking"]
 
 LOSSES = ("log_loss", "brier", "squared_error", "absolute_error", "poisson_deviance")
-CLASS_LOSSES = ("multi_log_loss", "multi_brier", "error_rate")  # of a row of probabilities, one for each class
+CLASS_LOSSES = ("multi_log_loss", "multi_brier", "error_rate")  # losses of a row of probabilities, one for each class
 PROBABILITIES = ("log_loss", "brier")
 PROBABILITY_LOSSES = (*PROBABILITIES, *CLASS_LOSSES)
 _OPEN, _OPEN_NDCG, _CLOSE = "pinball(", "ndcg_loss(", ")"
@@ -66,7 +66,7 @@ def ndcg_loss(top: int = 10) -> Loss:
 
 
 def top_of(metric: Loss) -> int | None:
-    """How many places a loss of lists looks at, None of every other.
+    """The number of places that a loss of lists looks at; None for other losses.
 
     >>> top_of("ndcg_loss(5)"), top_of("brier")
     (5, None)

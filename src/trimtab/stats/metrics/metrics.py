@@ -13,7 +13,7 @@ from trimtab.stats.metrics.metric_value import Better, MetricValue, Weighted, me
 from trimtab.stats.metrics.multiclass import multiclass_metrics
 from trimtab.stats.scores import FloatArray, auc, checked
 
-_BINS = 10  # of the calibration error
+_BINS = 10  # for the calibration error
 
 
 def score_metrics(

@@ -76,7 +76,7 @@ def _of_hits(gain: FloatArray, p: FloatArray, place: NDArray[np.int64], top: int
     begins = np.flatnonzero(found.rank == 0)
     hits = np.cumsum(hit)
     before: NDArray[np.int64] = (hits - hit)[begins]  # hits of the lists before
-    last = np.cumsum(np.bincount(found.tie)) - 1  # of each tie: it is listed there
+    last = np.cumsum(np.bincount(found.tie)) - 1  # the last place of each tie
     ends = last[found.tie]
     ranks = found.rank[ends] + 1
     precision = (hits[ends] - before[found.place]) / ranks

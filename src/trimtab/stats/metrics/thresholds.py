@@ -34,7 +34,7 @@ class Thresholds(msgspec.Struct, frozen=True, kw_only=True):
     false_negative: float
     rows: int
     best: ThresholdCost
-    best_interval: Interval | None  # of the threshold itself
+    best_interval: Interval | None  # interval of the threshold itself
     fair: ThresholdCost
     half: ThresholdCost  # at 0.5
     never: float  # the cost a row of always saying no

@@ -54,7 +54,7 @@ class DeltaLog:
 
     @staticmethod
     def move(writer: str, position: int) -> list[deltalake.Transaction]:
-        """What a commit stores to say that `writer` has reached `position`."""
+        """The transactions of a commit which record that `writer` has reached `position`."""
         check = deltalake.Transaction(f"{writer}#crc", _position_crc(writer, position))
         return [deltalake.Transaction(writer, position), check]
 

@@ -223,7 +223,7 @@ class DeltaTable:
             return removed
 
     def count(self, condition: str = "true") -> int:
-        """How many rows fulfil an SQL condition, in which `rows` is the table."""
+        """The number of rows that fulfil an SQL condition, in which `rows` is the table."""
         with self._mutex, self._log.locked(fcntl.LOCK_SH):
             delta = self._log.refresh()
             return 0 if delta is None else self._files.matching(self._log.active(delta), condition)

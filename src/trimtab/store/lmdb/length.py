@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator
 from typing import IO
 
-_HEAD_BYTES = 16  # of a page: number, pad, flags, and where its free space begins and ends
+_HEAD_BYTES = 16  # the head of a page: number, pad, flags, begin and end of its free space
 _META = struct.Struct("<IIQQ")  # magic, version, address, map size
 _TREE = struct.Struct("<IHHQQQQQ")  # page size, flags, depth, pages of three kinds, entries, root
 _LAST = struct.Struct("<QQ")  # last page, transaction

@@ -59,8 +59,8 @@ class PartitionWriter:
         self._path, self._wal_path = str(path), f"{path}-wal"
         self._checkpoints_late = False  # `checkpoint` is called regularly
         self._connection: sqlite3.Connection | None = None
-        self._file: FileId | None = None  # of the file that the connection has open
-        self._wal: FileId | None = None  # of its write-ahead log
+        self._file: FileId | None = None  # the file that the connection has open
+        self._wal: FileId | None = None  # its write-ahead log
         if not path.exists():
             create(path)
         self._open()
@@ -73,7 +73,7 @@ class PartitionWriter:
         if self._connection is None:
             self._open()
         self._check_in_place()
-        values: list[int | bytes] = []  # of all rows, in order
+        values: list[int | bytes] = []  # parameters of all rows, in order
         first = position = self.position
         at_us = self.at_us
         crc32, prefix = zlib.crc32, PREFIX

@@ -253,7 +253,7 @@ class Tracked:
                 self._change(lines=(*self.run.lines, text[:_LINE_LENGTH])[-_LINES:])
 
     def cancelled(self) -> str | None:
-        """The reason for it to end; None if it was not cancelled. Call it now and then: it also writes recorded events."""
+        """The reason to end; None if it was not cancelled. Call it now and then: it also writes recorded events."""
         self._write()
         if self._lock is not None and self._cancelled is None and time.monotonic() - self._checked_s >= _WRITE_S:
             self._checked_s = time.monotonic()

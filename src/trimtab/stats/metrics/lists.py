@@ -91,7 +91,7 @@ def list_ndcg(relevance: ArrayLike, scores: ArrayLike, lists: ArrayLike, *, top:
 
 
 def list_places(scores: FloatArray, lists: Ints) -> FloatArray:
-    """The place of each row in its list, from 0 for the first to 1 for the last; equal scores share the mean of their places.
+    """The place of each row in its list, 0 for the first to 1 for the last; equal scores share their mean place.
 
     >>> list_places(np.array([0.5, 2.0, 0.5, 7.0]), np.array([0, 0, 0, 1])).tolist()
     [0.75, 0.0, 0.75, 0.0]

@@ -18,7 +18,7 @@ from conftest import Shop
 from trimtab.core.clock import SystemClock
 from trimtab.core.errors import TrimtabError
 from trimtab.serving import Applier, HttpService, Limits, serve
-from trimtab.serving.http.requests.threads import leave
+from trimtab.serving.http.requests.threads import exit_now
 from trimtab.serving.http.service import ServiceHooks
 from trimtab.serving.inference.rest import mount_inference
 
@@ -73,7 +73,7 @@ def main(folder: Path, mode: Any, port: int, work_s: float = 0.0, grace_s: float
     finally:
         applier.close()
         shop.close()
-    leave(0)
+    exit_now(0)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.serving import access_keys
 from trimtab.serving.access_keys import AccessKeys, KeyWatch, Role, rate_per_s
-from trimtab.serving.http.requests.access import ANYBODY, Access, request_id
+from trimtab.serving.http.requests.access import NO_KEY, Access, request_id
 from trimtab.serving.http.routes.address import Application, Router
 from trimtab.serving.http.routes.addresses import PROJECT, SERVICE
 from trimtab.serving.inference.rest import ADDRESSES as INFERENCE
@@ -59,7 +59,7 @@ LOCAL = [(b"host", b"127.0.0.1:8117")]
 def test_while_there_never_was_a_key_everybody_on_this_machine_may_do_everything(keys: AccessKeys) -> None:
     access = knowing(keys)
     assert not access.asks
-    assert [access.admit(LOCAL, right) for right in RIGHTS] == [ANYBODY] * 4
+    assert [access.admit(LOCAL, right) for right in RIGHTS] == [NO_KEY] * 4
 
 
 def test_a_key_may_do_what_its_roles_say_and_admin_everything(keys: AccessKeys) -> None:
@@ -111,7 +111,7 @@ def test_require_key_closes_before_there_is_a_key_and_false_opens_all_but_admini
     assert refusal(knowing(keys, required=True), LOCAL, "read").status == 401
     key = keys.add("boss", ["admin"])
     access = knowing(keys, required=False)
-    assert [access.admit(LOCAL, right) for right in RIGHTS[:3]] == [ANYBODY] * 3
+    assert [access.admit(LOCAL, right) for right in RIGHTS[:3]] == [NO_KEY] * 3
     assert refusal(access, LOCAL, "admin").status == 403
     assert refusal(access, bearer(key + "x"), "predict").status == 401
     assert access.admit(bearer(key), "admin") == "boss"
@@ -120,7 +120,7 @@ def test_require_key_closes_before_there_is_a_key_and_false_opens_all_but_admini
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "shop.example", ""])
 def test_away_from_loopback_administration_needs_a_key(keys: AccessKeys, host: str) -> None:
     access = knowing(keys, host=host)
-    assert access.admit(LOCAL, "predict") == ANYBODY
+    assert access.admit(LOCAL, "predict") == NO_KEY
     problem = refusal(access, LOCAL, "admin")
     assert problem.status == 403
     assert "trimtab keys add NAME --role admin" in str(problem)
@@ -129,7 +129,7 @@ def test_away_from_loopback_administration_needs_a_key(keys: AccessKeys, host: s
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "localhost", "::1"])
 def test_another_hosts_name_or_page_may_not_administer_without_a_key(keys: AccessKeys, host: str) -> None:
     access = knowing(keys, host=host)
-    assert access.admit([(b"host", b"[::1]:80"), (b"origin", b"http://[::1]:80")], "admin") == ANYBODY
+    assert access.admit([(b"host", b"[::1]:80"), (b"origin", b"http://[::1]:80")], "admin") == NO_KEY
     for headers in (
         [(b"host", b"evil.example")],
         [(b"host", b"localhost.evil.example")],
@@ -343,7 +343,7 @@ def test_a_page_of_another_site_adds_nothing_to_a_log_without_a_key(
     keys: AccessKeys, said: list[tuple[bytes, bytes]]
 ) -> None:
     for access in (knowing(keys), knowing(keys, required=False), knowing(keys, host="0.0.0.0")):
-        assert access.let_in([*LOCAL, *said], "read") == ANYBODY
+        assert access.let_in([*LOCAL, *said], "read") == NO_KEY
         for right in ("predict", "write", "admin"):
             with pytest.raises(Refused) as caught:
                 access.let_in([*LOCAL, *said], right)  # type: ignore[arg-type]  # a right
@@ -360,4 +360,4 @@ def test_its_own_page_and_whoever_is_no_browser_ask_as_before(keys: AccessKeys) 
     own = [(b"origin", b"http://127.0.0.1:8117"), (b"sec-fetch-site", b"same-origin")]
     for said in ([], own, [(b"sec-fetch-site", b"none")], [(b"origin", b"https://x"), (b"x-api-key", b"of another")]):
         for right in ("predict", "write"):
-            assert access.let_in([*LOCAL, *said], right) == ANYBODY  # type: ignore[arg-type]  # a right
+            assert access.let_in([*LOCAL, *said], right) == NO_KEY  # type: ignore[arg-type]  # a right

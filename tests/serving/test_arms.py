@@ -154,7 +154,7 @@ def test_a_canary_that_reads_too_slowly_is_late_and_then_left_alone(shop: Any) -
     while reads < 5:
         (made,) = shop.endpoint.prepare(champion, rows, None, perf_counter() + 0.03)
         assert made.flags == ("late", "rule")
-    text = HttpService([shop.endpoint], shop.log).metrics.text()
+    text = HttpService([shop.endpoint], shop.log).parts.metrics.text()
     found = re.findall(r'trimtab_breaker_open{model="late",whose="(\w+)"} (\d)', text)
     assert dict(found) == {"champion": "0", "canary": "1", "fallback": "0"}
 

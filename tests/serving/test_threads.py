@@ -67,7 +67,7 @@ def test_what_a_thread_raises_is_raised() -> None:
     run(scene)
 
 
-def test_a_thread_that_comes_to_no_end_is_left_behind_and_what_waits_for_one_is_not_begun() -> None:
+def test_a_thread_that_comes_to_no_end_is_unfinished_and_what_waits_for_one_is_not_begun() -> None:
     over, begun, threads = threading.Event(), threading.Event(), Threads(16)
     done: list[int] = []
 

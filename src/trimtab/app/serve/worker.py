@@ -47,7 +47,7 @@ class WorkerTask(msgspec.Struct, frozen=True, kw_only=True):
 def main(line_fd: int, listener_fd: int) -> None:
     """Answer until the supervisor ends or says so."""
     from trimtab.core.clock import ShiftedClock
-    from trimtab.serving.http.requests.threads import leave
+    from trimtab.serving.http.requests.threads import exit_now
 
     line = WorkerChannel(line_fd)
     task = msgspec.msgpack.decode(line.task(), type=WorkerTask)
@@ -59,7 +59,7 @@ def main(line_fd: int, listener_fd: int) -> None:
         line.send(CHANGED)
     with listener, task.project.open(definitions, clock=clock) as system:
         answer(system, task, line, listener)
-    leave(0)
+    exit_now(0)
 
 
 def definitions_hash(definitions: Definitions) -> str:

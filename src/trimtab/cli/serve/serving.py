@@ -38,9 +38,9 @@ def serve(host: str | None, port: int | None, workers: int | None, grpc_port: in
     from trimtab.serving.workers.worker import environment
 
     os.environ.update(environment(os.environ))  # before the project file loads what they are for  # D92
-    from trimtab.serving.http.requests.threads import leave
+    from trimtab.serving.http.requests.threads import exit_now
 
-    manner().end = leave
+    manner().end = exit_now
     json = manner().json
     grpc: list[str] = []
 

@@ -22,8 +22,8 @@ from trimtab.monitoring.quality.watches import (
     advanced_slice,
     fresh,
     in_units_of,
-    learnt_values,
     learnt_slices,
+    learnt_values,
     met,
     shortfalls,
 )

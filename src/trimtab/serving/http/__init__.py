@@ -1,1 +1,1 @@
-"""The HTTP service: a direct road for predictions, raw ASGI for the rest."""
+"""The HTTP service: requests, routes, predictions and the server."""

@@ -24,7 +24,7 @@ from trimtab.serving.http.predict.predicting import Predictor, Waiting
 from trimtab.serving.http.predict.scheduler import RequestScheduler
 from trimtab.serving.http.predict.service_metrics import show_service
 from trimtab.serving.http.predict.shadowing import Shadowing
-from trimtab.serving.http.requests.access import ANYBODY, Access, request_id
+from trimtab.serving.http.requests.access import NO_KEY, Access, request_id
 from trimtab.serving.http.requests.arrow_body import ARROW_TYPE
 from trimtab.serving.http.requests.http_request import HttpRequest
 from trimtab.serving.http.requests.limits import Limits
@@ -39,12 +39,12 @@ from trimtab.serving.http.requests.wire import (
     Scope,
     Send,
     Sent,
-    asked_timeout,
     check_media_type,
     problem_reply,
     respond,
     retry_after,
     share_back,
+    timeout_of_request,
     whole_body,
 )
 from trimtab.serving.http.routes.address import Application, Match, Router
@@ -208,7 +208,7 @@ class HttpService:
         if record is not None:
             record.key = who
         kind = check_media_type(scope, _PREDICT_TYPES)
-        timeout_s = asked_timeout(scope)
+        timeout_s = timeout_of_request(scope)
         body = await whole_body(scope, receive, parts.limits.body_bytes, parts.limits.body_timeout_s)
         if scheduler.full():
             return self.overloaded(predictor)
@@ -255,7 +255,7 @@ class HttpService:
         model = self._known(match.names.get("model", "")) if match.route == "inference" else ""
         record = None if parts.telemetry is None else self._begun(scope, started)
         scope["request_id"] = request_id(scope["headers"]) if record is None else record.request_id
-        scope["who"] = ANYBODY
+        scope["who"] = NO_KEY
         send = sent = Sent(send, scope["request_id"])
         CURRENT.set(record)
         try:

@@ -10,7 +10,7 @@ import msgspec
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.serving.http.requests.http_request import HttpRequest, as_json
 from trimtab.serving.http.requests.room import check_decoded, decoded_bytes
-from trimtab.serving.http.requests.wire import Headers, Reply, asked_timeout, problem_reply, share_back
+from trimtab.serving.http.requests.wire import Headers, Reply, problem_reply, share_back, timeout_of_request
 from trimtab.serving.http.routes.address import Address, Application
 from trimtab.serving.http.service import HttpService
 from trimtab.serving.inference.binary import compressed, decompressed, encoding_of, read_infer, write_inferred
@@ -108,7 +108,7 @@ async def _infer(service: InferenceService, request: HttpRequest) -> Reply:
             length = int(value)
         elif name == b"accept-encoding":
             accepted = value.decode("latin-1")
-    timeout_s = asked_timeout(scope)
+    timeout_s = timeout_of_request(scope)
     body_sent = await _body(service, request)
     service.check_room(model)  # before any work on it
     if len(body_sent) > INLINE_BYTES:

@@ -1,7 +1,7 @@
-"""Who may ask what: API keys, their rights and their rates.
+"""Access rights: API keys with their roles and rates.
 
-Nothing here is asked while no key was ever made and none is required; with keys, a request costs one look-up in a
-dictionary (`Access.admit`).
+Without keys nothing is checked per prediction; with keys, a request costs one look-up in a dictionary
+(`Access.admit`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from time import monotonic
 from trimtab.serving.access_keys import AccessKey, Role, key_id
 from trimtab.serving.problems import Refused
 
-ANYBODY = "anybody"  # who asks without a key
-_SEEN = 4_096  # presented keys that are remembered as good
+NO_KEY = "anybody"  # the name of a client without a key, as it is logged
+_SEEN = 4_096  # verified keys that are cached
 _BEARER = b"bearer "
 _LOCAL = re.compile(rb"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?", re.IGNORECASE)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
@@ -26,7 +26,7 @@ _REALM = 'Bearer realm="trimtab"'
 
 
 def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The `X-Request-Id` of a request: the asker's where it is up to 128 of A-Z, a-z, 0-9 and ._:-, else a new one.
+    """The `X-Request-Id` of a request if it is up to 128 of A-Z, a-z, 0-9 and ._:-, else a new one.
 
     >>> request_id([(b"x-request-id", b"job-7.1")])
     'job-7.1'
@@ -36,18 +36,18 @@ def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     for name, value in headers:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return value.decode()
-    return f"{getrandbits(128):032x}"  # a name, no secret
+    return f"{getrandbits(128):032x}"  # not a secret
 
 
 class Access:
-    """What is asked of each request.
+    """Decides which client may do what.
 
     Args:
-        required: True: nobody asks without a key. None: as soon as a key was ever made. False: only what changes what
-            is served needs one.
-        host: The address that is listened on: away from loopback what changes what is served always needs a key.
-        share: What part of a key's rate this process lets through.
-        now_s: The time for rates.
+        required: Whether every request needs a key; None: once a key was ever made. If False, only administration
+            needs one.
+        host: The address of the server: beyond loopback, administration always needs a key.
+        share: The share of a key's rate that this process allows.
+        now_s: The clock for rates.
     """
 
     def __init__(
@@ -58,9 +58,9 @@ class Access:
         share: float = 1.0,
         now_s: Callable[[], float] = monotonic,
     ) -> None:
-        self.asks = bool(required)  # whether a request has to be admitted at all
+        self.asks = bool(required)  # whether requests have to be admitted
         self._required = required
-        self._closed = bool(required)  # nobody asks without a key
+        self._closed = bool(required)  # whether every request needs a key
         self._host = host
         self._local = is_loopback(host)
         self._share = share
@@ -69,10 +69,10 @@ class Access:
         self._seen: dict[bytes, _Holder] = {}
 
     def take(self, keys: Sequence[AccessKey], ever: bool) -> None:
-        """Know these keys from now on, and no others.
+        """Replace the known keys.
 
         Args:
-            keys: All that there are.
+            keys: All that exist.
             ever: Whether there ever was one.
         """
         before = self._by_id
@@ -82,28 +82,28 @@ class Access:
         self.asks = self._closed or bool(keys)
 
     def let_in(self, headers: Iterable[tuple[bytes, bytes]], right: Role) -> str:
-        """Who asks by HTTP: as `admit` where a key may be needed, else anybody but another site's page.
+        """Admit an HTTP request: by `admit` where a key may be needed, else unless another site's page sent it.
 
         Raises:
-            Refused: As `admit`; or a page of another site asks, without a key, for what is logged (403).
+            Refused: As `admit`; or a page of another site sends, without a key, what is logged (403).
         """
         if self.asks or right == "admin":
             return self.admit(headers, right)
         if right != "read" and _presented(headers) is None:
             _check_page(headers)
-        return ANYBODY
+        return NO_KEY
 
     def admit(self, headers: Iterable[tuple[bytes, bytes]], right: Role) -> str:
-        """Who asks; counts against the rate of the key.
+        """The name of the client's key; the request counts against its rate.
 
         Raises:
-            Refused: A key is needed, or unknown (401); it has not this right (403); it asks too often (429).
+            Refused: No key, or an unknown one (401); it lacks this right (403); it is above its rate (429).
         """
         presented = _presented(headers)
         if presented is None:
             return self._without(headers, right)
         seen = self._seen
-        holder = seen.get(presented)  # by hash with a random seed of the process: how long it takes tells nothing
+        holder = seen.get(presented)  # a dictionary with a random seed: its timing reveals nothing
         if holder is None:
             holder = self._verified(presented)
             if len(seen) >= _SEEN:
@@ -114,7 +114,7 @@ class Access:
         if holder.rate_per_s and (wait_s := holder.wait_s(self._now_s())):
             raise Refused(
                 429,
-                f"key {holder.name!r}: more than its rate of {holder.rate}. Ask again in {wait_s} s.",
+                f"key {holder.name!r}: more than its rate of {holder.rate}. Send it again in {wait_s} s.",
                 headers=((b"retry-after", b"%d" % wait_s),),
             )
         return holder.name
@@ -133,28 +133,28 @@ class Access:
         if right != "admin":
             if right != "read":
                 _check_page(headers)
-            return ANYBODY
+            return NO_KEY
         if self._by_id or not self._local:
             why = "" if self._local else f" while the server listens on {self._host}"
             raise Refused(
                 403,
-                f"what changes what is served needs a key{why}. Make one (trimtab keys add NAME --role admin) and send "
-                "it: Authorization: Bearer KEY.",
+                f"administration needs a key{why}. Make one (trimtab keys add NAME --role admin) and send it: "
+                "Authorization: Bearer KEY.",
                 headers=_challenge(),
             )
         host = next((value for name, value in headers if name == b"host"), b"")
-        if not _LOCAL.fullmatch(host) or _is_from_elsewhere(headers):
+        if not _LOCAL.fullmatch(host) or _is_cross_site(headers):
             raise Refused(
                 403,
-                "asked by way of another host or page: what changes what is served needs a key then (trimtab keys add "
-                "NAME --role admin).",
+                "sent by way of another host or page: administration needs a key then (trimtab keys add NAME --role "
+                "admin).",
                 headers=_challenge(),
             )
-        return ANYBODY
+        return NO_KEY
 
 
 class _Holder:
-    """A key that is known, and how much of its rate is left."""
+    """A known key, with what is left of its rate."""
 
     def __init__(self, key: AccessKey, share: float, before: _Holder | None) -> None:
         self.name = key.name
@@ -162,13 +162,13 @@ class _Holder:
         self.rights = frozenset(("read", "predict", "write", "admin") if "admin" in key.roles else key.roles)
         self.rate = key.rate
         self.rate_per_s = (key.rate_per_s or 0.0) * share
-        self._most = max(1.0, self.rate_per_s)  # at once, after a pause
+        self._most = max(1.0, self.rate_per_s)  # requests at once after a pause
         self._left, self._at_s = self._most, -math.inf
         if before is not None and before.rate_per_s == self.rate_per_s:
             self._left, self._at_s = before._left, before._at_s
 
     def wait_s(self, now_s: float) -> int:
-        """0 when a request may go on, which is counted; else after how many seconds."""
+        """0 when a request is allowed, which is counted; else the seconds to wait."""
         left = self._left + (now_s - self._at_s) * self.rate_per_s
         if left > self._most:
             left = self._most
@@ -181,17 +181,17 @@ class _Holder:
 
 
 def _presented(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
-    """The key that a request carries, whether it is known or not."""
+    """The key in a request, known or not."""
     for name, value in headers:
         if name == b"x-api-key" or (name == b"authorization" and value[:7].lower() == _BEARER):
             return value
     return None
 
 
-def _is_from_elsewhere(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether a browser sent a request for a page that is not this server's own.
+def _is_cross_site(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a browser sent a request for a page of another site.
 
-    Browsers say so themselves, and no page can keep them from it; whoever is no browser says nothing.  # D0107
+    Browsers add these headers themselves, and pages cannot remove them; other clients do not send them.  # D0107
     """
     host, origins, site = b"", [], b""
     for name, value in headers:
@@ -205,17 +205,17 @@ def _is_from_elsewhere(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 
 
 def _check_page(headers: Iterable[tuple[bytes, bytes]]) -> None:
-    if _is_from_elsewhere(headers):
+    if _is_cross_site(headers):
         raise Refused(
             403,
-            "asked by a page of another site: what is logged needs a key then (trimtab keys add NAME --role predict, "
+            "sent by a page of another site: what is logged needs a key then (trimtab keys add NAME --role predict, "
             "or write), sent as Authorization: Bearer KEY.",
             headers=_challenge(),
         )
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens on `host`."""
+    """Whether only this machine reaches a server on `host`."""
     import ipaddress
 
     if host == "localhost":
@@ -238,7 +238,7 @@ def _not_allowed(holder: _Holder, right: Role) -> Refused:
     has = ", ".join(sorted(holder.rights))
     return Refused(
         403,
-        f"key {holder.name!r} has not the role {right!r}; it has {has}. Ask with a key that has it.",
+        f"key {holder.name!r} lacks the role {right!r}; it has {has}. Use a key that has it.",
         headers=_challenge(f'error="insufficient_scope", scope="{right}"'),
     )
 

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 
 from trimtab.core.errors import Misuse
-from trimtab.serving.http.requests.access import ANYBODY
+from trimtab.serving.http.requests.access import NO_KEY
 from trimtab.serving.http.requests.limits import Limits
 from trimtab.serving.http.requests.threads import Threads
 from trimtab.serving.http.requests.wire import JSON_TYPE, Receive, Reply, Scope, check_media_type, whole_body
@@ -46,8 +46,8 @@ class HttpRequest:
     @property
     def actor(self) -> str:
         """The name of its key, as ledgers record it."""
-        who: str = self.scope.get("who", ANYBODY)
-        return "a person" if who == ANYBODY else who
+        who: str = self.scope.get("who", NO_KEY)
+        return "a person" if who == NO_KEY else who
 
     def query(self, known: tuple[str, ...]) -> dict[str, str]:
         """Its query, by name.

@@ -1,4 +1,4 @@
-"""What one process takes at once."""
+"""Limits on what one process takes at once."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from trimtab.core.errors import Misuse
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What one process takes at once; more is refused at once."""
+    """Limits on what one process takes at once; more is refused."""
 
     body_bytes: int = 4 << 20
-    bodies_bytes: int = 256 << 20  # of memory for the bodies of all requests, and what they are decoded to
+    bodies_bytes: int = 256 << 20  # memory for the bodies of all requests, encoded and decoded
     body_timeout_s: float = 10.0
-    rows: int = 10_000  # of one predict request or push
-    rows_inline: int = 64  # more are answered in a thread, so that others do not wait
+    rows: int = 10_000  # of a predict request or a push
+    rows_inline: int = 64  # more are answered in a thread
     predict_at_once: int = 512
-    slow_at_once: int = 64  # pushes and look-ups, which wait for a thread
+    slow_at_once: int = 64  # pushes and searches, which use threads
     wait_applied_s: float = 10.0
 
     def __post_init__(self) -> None:

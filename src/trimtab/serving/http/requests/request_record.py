@@ -17,7 +17,7 @@ from time import perf_counter, time_ns
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from trimtab.serving.http.requests.access import ANYBODY, request_id
+from trimtab.serving.http.requests.access import NO_KEY, request_id
 from trimtab.serving.http.requests.wire import Headers
 from trimtab.serving.observe.log_throttle import ThrottledLogger
 
@@ -67,7 +67,7 @@ class RequestRecord:
         self.headers = [one for one in headers if one[0] in _OF_TRACES and len(one[1]) <= _LONGEST_TEXT]
         self.client = client
         self.request_id = request_id(headers)
-        self.key = ANYBODY  # the name of the client's key
+        self.key = NO_KEY  # the name of the client's key
         self.route = "predict"
         self.model = ""
         self.status = 0

@@ -1,4 +1,4 @@
-"""The memory that bodies of requests take, bounded over all connections of one process.  # D0167"""
+"""A limit on the memory of request bodies, over all connections of one process.  # D0167"""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from contextlib import suppress
 
 from trimtab.serving.problems import Refused
 
-_SMALL_BYTES = 65_536  # of each body, not counted: small requests come through whatever large ones take
-_COPIES = 3  # of what a body says: its texts, and the records that are made of them
-_LEAST_BYTES = 24 << 20  # that any body may become, and eight times its size
-_TRIMMED_BYTES = 16 << 20  # once so much was in use, and nothing is, the system gets it back
-_OBJECT, _LIST, _VALUE = 64, 64, 45  # bytes of memory that a brace, a bracket and a comma of JSON stand for
-_FULL = "The bodies of other requests take all the memory that they may (serve.max_bodies_bytes). Send it again later."
+_SMALL_BYTES = 65_536  # of each body are not counted: small requests never lack memory
+_COPIES = 3  # of a body's content: its texts, and the records made of them
+_LEAST_BYTES = 24 << 20  # that any body may take decoded, besides eight times its size
+_TRIMMED_BYTES = 16 << 20  # after a use of so much, free memory is given back to the system
+_OBJECT, _LIST, _VALUE = 64, 64, 45  # bytes of memory for a brace, a bracket and a comma of JSON
+_FULL = "The bodies of other requests use all the memory for bodies (serve.max_bodies_bytes). Send it again later."
 
 
 def decoded_bytes(part: bytes) -> int:
-    """About how much memory a part of a body takes once it is decoded, by the signs of JSON in it.
+    """An estimate of the memory for a part of a body once decoded, from its JSON punctuation.
 
     >>> decoded_bytes(b'[{"x": 1}, {"x": 2}]')
     297
@@ -28,47 +28,47 @@ def decoded_bytes(part: bytes) -> int:
 
 
 def check_decoded(decoded: int, size: int) -> None:
-    """Refuse a body of `size` bytes that would become far more than it is (413)."""
+    """Refuse a body of `size` bytes that would take far more memory decoded (413)."""
     most = _LEAST_BYTES + 8 * size
     if decoded > most:
         raise Refused(413, f"body: decoded it would take about {decoded} bytes; the limit is {most}. Send it in parts.")
 
 
 def no_room() -> Refused:
-    """The refusal of a body that there is no room for (429)."""
+    """The refusal of a body that there is no memory for (429)."""
     return Refused(429, _FULL)
 
 
 class Room:
-    """What the bodies of requests take at this time, and what they may take.
+    """The memory of all request bodies.
 
     Args:
-        limit_bytes: For all together. A single one is decoded whatever it takes, while no other is.
+        limit_bytes: For all together. One body is decoded whatever it takes, while no other is.
     """
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
-        self._most = 0  # of them since memory was given back to the system
+        self._most = 0  # bytes used since memory was last given back to the system
         self._trim: Callable[[], object] = _trim()
-        self._decoded = 0  # requests whose body was decoded, and that are not answered yet
+        self._decoded = 0  # requests in flight whose body was decoded
         self._waiting: deque[tuple[Share, int, asyncio.Future[None]]] = deque()
 
     def share(self) -> Share:
-        """What one request takes; close it when that is free again."""
+        """The share of one request, to be closed at its end."""
         return Share(self)
 
     def fits(self, size: int) -> bool:
-        """Whether there is room for so many bytes more."""
+        """Whether so many more bytes fit."""
         return self.used_bytes + size <= self.limit_bytes
 
     def take(self, size: int) -> None:
-        """Count so many bytes more."""
+        """Count so many more bytes."""
         self.used_bytes += size
         self._most = max(self._most, self.used_bytes)
 
     def give_back(self, size: int, *, decoded: bool) -> None:
-        """Take back what a request took; those that wait for room go on in their order."""
+        """Free what a request used; requests that wait continue in order."""
         self.used_bytes -= size
         self._decoded -= decoded
         if not self.used_bytes and self._most > _TRIMMED_BYTES:
@@ -106,18 +106,18 @@ class Room:
 
 
 class Share:
-    """What the body of one request takes."""
+    """The memory of one request's body."""
 
     __slots__ = ("_decoded", "_received", "_room", "_taken")
 
     def __init__(self, room: Room) -> None:
         self._room = room
         self._received = 0  # bytes of the body
-        self._taken = 0  # of the room
+        self._taken = 0  # bytes counted in the room
         self._decoded = False
 
     def add(self, size: int) -> bool:
-        """Take what came of a body, before it is kept; False when there is no room for it."""
+        """Count bytes of a body that arrived, before they are kept; False when they do not fit."""
         self._received += size
         more = min(size, self._received - _SMALL_BYTES)
         if more <= 0:
@@ -129,25 +129,25 @@ class Share:
         return True
 
     async def decode(self, size: int, timeout_s: float) -> None:
-        """Wait until there is room for what a body becomes.
+        """Wait until there is memory for the decoded body.
 
         Args:
-            size: About how many bytes that are.
-            timeout_s: For at most so long.
+            size: An estimate of its bytes.
+            timeout_s: The longest wait.
 
         Raises:
-            Refused: There was none for so long (429).
+            Refused: There was none in time (429).
         """
         if size > _SMALL_BYTES:
             await self._room.decode(self, size, timeout_s)
 
     def decoded(self, size: int) -> None:
-        """Count what the room has let in."""
+        """Count the decoded body."""
         self._taken += size
         self._decoded = True
 
     def close(self) -> None:
-        """Give everything back; nothing happens the second time."""
+        """Free everything; the second call does nothing."""
         taken, decoded = self._taken, self._decoded
         self._taken, self._decoded = 0, False
         if taken or decoded:
@@ -155,7 +155,7 @@ class Share:
 
 
 def _trim() -> Callable[[], object]:
-    """What gives free memory back to the system: glibc keeps what lies between other things. Elsewhere nothing."""
+    """A function that gives free memory back to the system, where glibc keeps it; elsewhere a no-op."""
     import ctypes
 
     with suppress(AttributeError, OSError, TypeError):

@@ -1,4 +1,4 @@
-"""Where a service does what blocks, so that its event loop need not wait."""
+"""Thread pools of a service, for what would block its event loop."""
 
 from __future__ import annotations
 
@@ -16,24 +16,23 @@ from trimtab.serving.problems import Refused
 
 _AT_WORK = 8
 _LOOKING = 2
-_LOOK_S = 0.05  # between two looks whether somebody has lost patience
+_POLL_S = 0.05  # between two checks at the end whether to wait no longer
 _logger = logging.getLogger(__name__)
-_left_behind: set[Future[Any]] = set()  # what threads were at when their pools were closed
+_unfinished: set[Future[Any]] = set()  # work that went on when its pool was closed
 
 
 class Threads:
-    """Three pools: for the work of requests, for requests that only wait, and for looks at the process itself.
+    """Three pools: for work of requests, for requests that only wait, and for metrics and readiness.
 
-    However many wait for something, there is somebody to work; and however many are at work, metrics and readiness are
-    answered.
+    So requests that wait leave threads for work, and requests that work leave threads for metrics and readiness.
 
     Args:
-        at_once: How many requests may be at work or waiting.
+        at_once: How many requests may work or wait.
     """
 
     def __init__(self, at_once: int) -> None:
         self.at_once = at_once
-        self.under_way = 0  # until their thread is done with them, also when nobody waits for it any more
+        self.under_way = 0  # requests whose thread is not done, also when their client has gone
         self._working = ThreadPoolExecutor(_AT_WORK, "trimtab-http")
         self._waiting = ThreadPoolExecutor(at_once, "trimtab-waits")
         self._looking = ThreadPoolExecutor(_LOOKING, "trimtab-looks")
@@ -41,43 +40,43 @@ class Threads:
         self._closed = False
 
     def check_room(self) -> None:
-        """Refuse a request when too many are at work or waiting.
+        """Refuse a request when too many work or wait.
 
         Raises:
-            Refused: There are (429).
+            Refused: Too many do (429).
         """
         if self.under_way >= self.at_once:
-            raise Refused(429, f"{self.under_way} slow requests are under way. Ask again in a moment.")
+            raise Refused(429, f"{self.under_way} slow requests are in flight. Send it again soon.")
 
     async def work(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """The first work of a request.
 
         Raises:
-            Refused: Too many are under way (429); nothing was done.
+            Refused: Too many requests are in flight (429); nothing was done.
         """
         self.check_room()
         return await self._run(self._working, function, *arguments)
 
     async def go_on(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """More work of a request of which something was done already: never refused."""
+        """More work of a request that something was done for: never refused."""
         return await self._run(self._working, function, *arguments)
 
     async def wait(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Something that only waits, after what was done: never refused."""
+        """Work that only waits: never refused."""
         return await self._run(self._waiting, function, *arguments)
 
     async def look(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """A look at the process itself."""
+        """Work for metrics and readiness."""
         return await asyncio.wrap_future(self._begin(self._looking, function, *arguments))
 
     def close(self, within_s: float, hurried: Callable[[], bool] = lambda: False) -> None:
-        """Begin nothing more, and wait for what is under way; nothing happens the second time.
+        """Begin nothing more, and wait for work in flight; the second call does nothing.
 
-        Nobody can end a thread. One that is still at work when the time is over is left behind: see `leave`.
+        A thread cannot be ended. One that still works after `within_s` goes on: see `exit_now`.
 
         Args:
-            within_s: For at most so long.
-            hurried: Asked now and then: whether somebody has lost patience.
+            within_s: The longest wait.
+            hurried: Whether to wait no longer, checked now and then.
         """
         if self._closed:
             return
@@ -87,10 +86,10 @@ class Threads:
             pool.shutdown(wait=False, cancel_futures=True)
         at_work = set(self._futures)
         while at_work and (left_s := end_s - monotonic()) > 0 and not hurried():
-            _, at_work = wait(at_work, min(left_s, _LOOK_S))
+            _, at_work = wait(at_work, min(left_s, _POLL_S))
         if at_work:
-            _logger.warning("slow requests that are still at work, and nobody waits for any more: %d", len(at_work))
-            _left_behind.update(at_work)
+            _logger.warning("threads still work on %d slow requests at the end; not waiting for them", len(at_work))
+            _unfinished.update(at_work)
             return
         for pool in pools:
             pool.shutdown()  # its threads are idle, and end
@@ -99,7 +98,7 @@ class Threads:
         loop = asyncio.get_running_loop()
         self.under_way += 1
 
-        def left(_: Future[Any]) -> None:
+        def done(_: Future[Any]) -> None:
             with suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(self._left)
 
@@ -108,11 +107,11 @@ class Threads:
         except RuntimeError:  # closed
             self.under_way -= 1
             raise
-        future.add_done_callback(left)
+        future.add_done_callback(done)
         try:
             return await asyncio.wrap_future(future)
         finally:
-            del future  # its error names this frame: together they would keep what was decoded, and be collected late
+            del future  # its error refers to this frame: they would keep the decoded body until a collection
 
     def _begin(self, pool: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         future = pool.submit(function, *arguments)
@@ -125,20 +124,20 @@ class Threads:
 
 
 def still_at_work() -> int:
-    """How many threads go on, whose pools were closed: the interpreter waits for them when it ends."""
-    return sum(not future.done() for future in _left_behind)
+    """How many threads still work after their pool was closed; the interpreter would wait for them."""
+    return sum(not future.done() for future in _unfinished)
 
 
-def leave(status: int) -> None:
-    """End the process now if threads were left behind that are still at work; else nothing happens.
+def exit_now(status: int) -> None:
+    """End the process now if threads still work after their pool was closed; else do nothing.
 
-    The last act of a process that serves, when all else is closed. Whatever a request is at that nobody waits for
-    any more, a model that hangs for one, must not keep a port or a restart waiting. # D126
+    The last call of a serving process, when all else is closed: a hanging model, for instance, must not delay a
+    restart. # D126
     """
     if not still_at_work():
         return
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # nobody reads it
+        with suppress(OSError, ValueError):  # closed, or a broken pipe
             stream.flush()
     os._exit(status)

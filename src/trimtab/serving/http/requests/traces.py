@@ -1,4 +1,4 @@
-"""Requests as OpenTelemetry spans, made after the answer from the times that were measured (the extra `otel`)."""
+"""OpenTelemetry spans of requests, made after the response from measured times (extra `otel`)."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
 SAMPLER = "OTEL_TRACES_SAMPLER"
 QUEUE = "OTEL_BSP_MAX_QUEUE_SIZE"
 _EXPORT_S = 5.0  # for one attempt to hand spans to the collector
-_FLUSH_MS = 2_000  # for what is left at the end
-_MOST_WAITING = 5 * AT_ONCE * 6  # spans, of which a prediction has six: they come that many at once
+_FLUSH_MS = 2_000  # for spans left at the end
+_MOST_WAITING = 5 * AT_ONCE * 6  # spans: a prediction has six
 _SHOWN = ("decode", "log", "encode")  # stages that are spans as they were measured
 
 
 class Traces:
-    """Makes spans, and lets them be exported in the background.
+    """Makes spans, exported in the background.
 
     Args:
-        endpoint: Where OTLP over HTTP is taken; None: what the environment says.
-        exporter: Another one, instead.
+        endpoint: The OTLP collector (HTTP); None: that of the environment.
+        exporter: An exporter to use instead.
 
     Raises:
         Misuse: The extra is not installed.
@@ -48,15 +48,15 @@ class Traces:
             from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
         except ImportError as error:
             raise Misuse(
-                f'traces need what is not installed ({error.name}). Run: pip install "trimtab[otel]", or leave out '
+                f'traces: {error.name} is not installed. Run: pip install "trimtab[otel]", or leave out '
                 f"serve.traces and {ENDPOINTS[1]}."
             ) from error
         if exporter is None:
             exporter = OTLPSpanExporter(endpoint=endpoint, timeout=_EXPORT_S)
         logging.getLogger("opentelemetry.exporter.otlp.proto.http.trace_exporter").setLevel(logging.ERROR)
         self._provider = TracerProvider(resource=Resource.create(_named(os.environ)), shutdown_on_exit=False)
-        said = os.environ.get(QUEUE, "")
-        self._most = int(said) if said.isdecimal() else _MOST_WAITING
+        found = os.environ.get(QUEUE, "")
+        self._most = int(found) if found.isdecimal() else _MOST_WAITING
         self._exporter = _Counted(exporter)
         processor = BatchSpanProcessor(cast("Any", self._exporter), max_queue_size=self._most)
         self._provider.add_span_processor(processor)
@@ -74,9 +74,8 @@ class Traces:
     def write(self, records: Sequence[RequestRecord], ahead_ns: int) -> None:
         """Make the spans of requests that have ended.
 
-        They are made as they are to be handed on, without the tracer: it would open and end each, with a lock and a
-        context of its own, which takes five times as long.  # D0118
-        What the processor has no room for it drops, and says so nowhere: so it is given no more than it has room for.
+        They are made without the tracer, whose locks and contexts take five times as long.  # D0118
+        The processor drops spans that do not fit in its queue without a word, so it gets only as many as fit.
 
         Raises:
             DroppedRecordsError: Too many spans wait for the collector.
@@ -115,13 +114,13 @@ class Traces:
             )
         if dropped:
             raise DroppedRecordsError(
-                f"traces: {dropped:,} requests found no room among the {self._most:,} spans that may wait for the "
-                "collector. Let it take them faster, or trace a smaller share (serve.traces_share).",
+                f"traces: {dropped:,} requests dropped; {self._most:,} spans already wait for the collector. Make it "
+                "faster, or trace a smaller share (serve.traces_share).",
                 dropped,
             )
 
     def _parent(self, one: RequestRecord) -> Any:
-        """The span of the asker's that a request carries; None when it carries none."""
+        """The client's span that a request names; None when it names none."""
         carried = _carried(one)
         if "traceparent" not in carried:
             return None
@@ -129,20 +128,20 @@ class Traces:
         return context if context.is_valid else None
 
     def _is_wanted(self, one: RequestRecord, trace_id: int, name: str, attributes: Mapping[str, Any]) -> bool:
-        """Whether the sampler that the environment names keeps it."""
+        """Whether the sampler of the environment keeps it."""
         assert self._sampler is not None
         given = self._extract(_carried(one))
         found = self._sampler.should_sample(given, trace_id, name, self._server, attributes)
         return bool(found.decision.is_sampled())  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
-        """Hand on what is left, for about two seconds; what the collector does not take is dropped."""
+        """Export what is left, for about two seconds, and drop the rest."""
         self._provider.force_flush(_FLUSH_MS)
         self._provider.shutdown()
 
 
 class _Counted:
-    """An exporter, and how many spans it is done with, whether it could export them or not."""
+    """An exporter that counts the spans it has handled, exported or not."""
 
     def __init__(self, exporter: Any) -> None:
         self.done = 0
@@ -157,11 +156,11 @@ class _Counted:
 
 
 def endpoint_of_environment(environment: Mapping[str, str]) -> str | None:
-    """Where the environment says that traces go, if it does; None also where the extra is not installed.
+    """The collector that the environment names; None also where the extra is not installed.
 
     >>> endpoint_of_environment({"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"})
     """
-    if find_spec("opentelemetry") is None or find_spec("opentelemetry.sdk") is None:  # it speaks to other programs
+    if find_spec("opentelemetry") is None or find_spec("opentelemetry.sdk") is None:  # not for us
         return None
     if environment.get("OTEL_SDK_DISABLED", "").lower() == "true" or environment.get("OTEL_TRACES_EXPORTER") == "none":
         return None
@@ -169,9 +168,9 @@ def endpoint_of_environment(environment: Mapping[str, str]) -> str | None:
 
 
 def _named(environment: Mapping[str, str]) -> dict[str, Any]:
-    """How the service is called, where the environment does not say."""
-    said = "OTEL_SERVICE_NAME" in environment or "service.name" in environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    return {} if said else {"service.name": "trimtab"}
+    """The service's name, where the environment has none."""
+    found = "OTEL_SERVICE_NAME" in environment or "service.name" in environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    return {} if found else {"service.name": "trimtab"}
 
 
 def _carried(one: RequestRecord) -> dict[str, str]:
@@ -185,7 +184,7 @@ def _route(one: RequestRecord) -> str:
 
 
 def _attributes(one: RequestRecord) -> dict[str, Any]:
-    said: dict[str, Any] = {
+    found: dict[str, Any] = {
         "http.request.method": printable(one.method),
         "url.path": printable(one.path),
         "http.route": _route(one),
@@ -196,22 +195,22 @@ def _attributes(one: RequestRecord) -> dict[str, Any]:
     }
     if one.grpc:
         service, _, name = one.path.strip("/").rpartition("/")
-        said |= {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name, "trimtab.grpc_status": one.grpc}
+        found |= {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name, "trimtab.grpc_status": one.grpc}
     if one.model:
-        said["trimtab.model"] = one.model
+        found["trimtab.model"] = one.model
     if one.label:
-        said["trimtab.version"] = one.label
-        said["trimtab.predictions"] = one.answers
+        found["trimtab.version"] = one.label
+        found["trimtab.predictions"] = one.answers
     if one.made:
         first = one.made[0]
-        said |= {"trimtab.model": first.model, "trimtab.arm": first.arm, "trimtab.prediction_id": first.id}
+        found |= {"trimtab.model": first.model, "trimtab.arm": first.arm, "trimtab.prediction_id": first.id}
         if first.flags:
-            said["trimtab.flags"] = first.flags
-    return said
+            found["trimtab.flags"] = first.flags
+    return found
 
 
 def _parts(one: RequestRecord) -> list[tuple[str, float, float]]:
-    """The child spans: `features` and `model` lie within `predict`, one behind the other."""
+    """The child spans: `features` and `model` are parts of `predict`, in this order."""
     out = []
     for name, (start_s, end_s) in zip(STAGES, pairwise(one.times), strict=False):
         if name in _SHOWN and end_s > start_s:

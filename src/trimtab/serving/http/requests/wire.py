@@ -1,4 +1,4 @@
-"""ASGI at its barest: the body in, bounded in size and time; a response out in two messages."""
+"""ASGI messages: a request's body, limited in size and time, and a response."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ HEADERS: Headers = ((b"x-content-type-options", b"nosniff"),)  # of every respon
 _LONGEST_MS = 600_000
 _SEARCH_S = 10.0
 _PAUSES_S = itertools.cycle((b"1", b"2", b"3"))
-_CLOSE: Headers = ((b"connection", b"close"),)  # what is left of a body is no request
+_CLOSE: Headers = ((b"connection", b"close"),)  # the rest of a body must not be read as a request
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):
-    """What is sent back."""
+    """A response."""
 
     status: int
     body: bytes
@@ -40,15 +40,15 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
 
 
 class Gone(ConnectionError):
-    """The asker hung up before the request was complete."""
+    """The client hung up before the request was complete."""
 
 
 class Sent:
-    """Sends answers with what all but predictions have: no copies on the way, and the request's id.
+    """Sends a response with the headers that all but predictions have: no caching, and the request's id.
 
     Args:
-        send: What sends.
-        request_id: The request's.
+        send: ASGI's.
+        request_id: The id of the request.
     """
 
     def __init__(self, send: Send, request_id: str) -> None:
@@ -70,14 +70,14 @@ class Sent:
 
 
 async def whole_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s: float) -> bytes:
-    """The whole body, once it has arrived.
+    """The whole body.
 
-    Of one that is refused the rest is read all the same, and not kept: a client that is still sending when the
-    connection is closed does not get to read why.  # D0144
+    The rest of a body that is refused is read, too, and discarded: a client that is still sending when the connection
+    is closed would not read why.  # D0144
 
     Raises:
-        Refused: It is larger than `limit_bytes`, or would be once decoded (413), did not arrive in time (408), or there
-            is no room for it (429).
+        Refused: It is larger than `limit_bytes`, or would be far larger decoded (413), did not arrive in time (408), or
+            there is no memory for it (429).
         Gone: The client hung up.
     """
     announced, share = _announced(scope, limit_bytes), scope.get("share")
@@ -100,8 +100,8 @@ async def whole_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s
                     share_back(scope)
     except TimeoutError:
         check_size(max(announced, size), limit_bytes)
-        said = f"body: incomplete after {timeout_s:g} s. Send it faster, or less of it."
-        raise (Refused(408, said, headers=_CLOSE) if fits else no_room()) from None
+        text = f"body: incomplete after {timeout_s:g} s. Send it faster, or less of it."
+        raise (Refused(408, text, headers=_CLOSE) if fits else no_room()) from None
     check_size(max(announced, size), limit_bytes)
     if not fits:
         raise no_room()
@@ -114,7 +114,7 @@ async def whole_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s
 
 
 def share_back(scope: Scope) -> None:
-    """Give back what a request's body took, once nothing of it is needed any more."""
+    """Free the memory of a request's body, once it is not needed any more."""
     if (share := scope.get("share")) is not None:
         share.close()
 
@@ -126,7 +126,7 @@ def check_size(size_bytes: int, limit_bytes: int) -> None:
 
 
 def check_media_type(scope: Scope, allowed: tuple[bytes, ...]) -> bytes:
-    """The request's media type, one of `allowed`; the first of them when it has none.
+    """The request's media type, one of `allowed`; the first of them when it names none.
 
     Raises:
         Refused: It is another one (415).
@@ -148,7 +148,7 @@ def check_media_type(scope: Scope, allowed: tuple[bytes, ...]) -> bytes:
 
 
 def timeout_of(value: bytes) -> float | None:
-    """The seconds that a header `X-Timeout-Ms` gives an answer; None when it says nothing that can be understood.
+    """The seconds of a header `X-Timeout-Ms`; None when it is not a valid number.
 
     >>> timeout_of(b"250"), timeout_of(b"soon"), timeout_of(b"0")
     (0.25, None, None)
@@ -160,11 +160,11 @@ def timeout_of(value: bytes) -> float | None:
     return timeout_ms / 1_000 if 0 < timeout_ms <= _LONGEST_MS else None
 
 
-def asked_timeout(scope: Scope) -> float | None:
-    """The seconds after which nobody waits for the answer to this request any more, if it says so.
+def timeout_of_request(scope: Scope) -> float | None:
+    """The deadline of a request in seconds (`X-Timeout-Ms`), if it has one.
 
     Raises:
-        InvalidField: It says so in a way that cannot be understood.
+        InvalidField: The header is not a valid number.
     """
     for name, value in scope["headers"]:
         if name == TIMEOUT:
@@ -180,17 +180,17 @@ def asked_timeout(scope: Scope) -> float | None:
 
 
 def search_until(scope: Scope) -> float:
-    """Until when (`perf_counter`) something is looked for that a request names: as it says itself, or ten seconds.
+    """The time (`perf_counter`) when a search for a request ends: its deadline, or after ten seconds.
 
     Raises:
-        InvalidField: It says so in a way that cannot be understood.
+        InvalidField: The header `X-Timeout-Ms` is not a valid number.
     """
-    timeout_s = asked_timeout(scope)
+    timeout_s = timeout_of_request(scope)
     return perf_counter() + (_SEARCH_S if timeout_s is None else timeout_s)
 
 
 async def respond(send: Send, reply: Reply, *, head: bool = False) -> None:
-    """Send a whole response, whose type is not to be guessed; without its body when `head`."""
+    """Send a whole response, without its body when `head`."""
     size = b"content-length", b"%d" % len(reply.body)
     headers = [(b"content-type", reply.media_type), *HEADERS, size, *reply.headers]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
@@ -198,7 +198,7 @@ async def respond(send: Send, reply: Reply, *, head: bool = False) -> None:
 
 
 def problem_reply(error: BaseException, path: str) -> Reply:
-    """The problem detail of an error met at `path`."""
+    """The problem detail of an error at `path`."""
     problem = problem_of(error, path)
     headers: Headers = error.headers if isinstance(error, Refused) else ()
     if (
@@ -211,23 +211,23 @@ def problem_reply(error: BaseException, path: str) -> Reply:
 
 
 def retry_after() -> tuple[bytes, bytes]:
-    """The header that says when to try again: one to three seconds in turn, so that not all come at once."""
+    """The header `Retry-After`: one to three seconds in turn, so that clients do not all return at once."""
     return b"retry-after", next(_PAUSES_S)
 
 
 def _announced(scope: Scope, limit_bytes: int) -> int:
-    """The size of a body by its head, 0 where it does not say.
+    """The size of a body by its head, 0 where the head has none.
 
     Raises:
-        Refused: Its sender asked first (`Expect: 100-continue`) whether he may send so much (413).
+        Refused: It is too large, and the client waits before sending it (`Expect: 100-continue`, 413).
     """
-    size_bytes, asks = 0, False
+    size_bytes, expects = 0, False
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit():
             size_bytes = int(value)
         elif name == b"expect":
-            asks = True
-    if asks:
+            expects = True
+    if expects:
         check_size(size_bytes, limit_bytes)
     return size_bytes
 

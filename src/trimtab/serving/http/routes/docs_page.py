@@ -1,7 +1,7 @@
 """The page at `/docs`: every address with its schemas and a form to try it, made in the browser from `/openapi.json`.
 
-One file without anything from elsewhere. Its policy (`HEADERS`) lets the browser run this script and no other, and ask
-this server and no other. Whatever the document says is put in as text, never as HTML.
+One file that loads nothing from other hosts. Its policy (`HEADERS`) lets the browser run only this script and connect
+only to this server. Text of the document is inserted as text, never as HTML.
 """
 
 from __future__ import annotations

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from trimtab.core.errors import Misuse, NotFound, Unavailable
 from trimtab.serving.http.predict.parts import Parts
 from trimtab.serving.http.requests.http_request import HttpRequest
-from trimtab.serving.http.requests.wire import asked_timeout
-from trimtab.serving.http.routes.pushing import Push, Pushed, WaitApplied
+from trimtab.serving.http.requests.wire import timeout_of_request
+from trimtab.serving.http.routes.pushing import Push, WaitApplied
 from trimtab.serving.problems import InvalidField
+
+if TYPE_CHECKING:
+    from trimtab.events.ingest import Pushed
 
 
 class Taken(NamedTuple):
@@ -50,7 +53,7 @@ class EventIntake:
         """
         if self._push is None:
             raise NotFound("events: this server takes none. Push them where the event log is.")
-        wait, timeout_s = request.query(("wait",)).get("wait"), asked_timeout(request.scope)
+        wait, timeout_s = request.query(("wait",)).get("wait"), timeout_of_request(request.scope)
         if wait is None:
             return None
         if wait != "applied":

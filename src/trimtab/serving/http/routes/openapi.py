@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of a service: every address, and the schema of each model's rows and answers."""
+"""The OpenAPI 3.1 document of a service, with a schema for each model's rows and predictions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ARROW = "application/vnd.apache.arrow.stream"
 _REF = "#/components/schemas/{name}"
 _NAMES = re.compile(r"\{(\w+)\*?\}")
 _INT64 = {"minimum": -(2**63), "maximum": 2**63 - 1}
-_MOMENT: Schema = {
+_TIME: Schema = {
     "description": "ISO 8601 text, or UTC microseconds since 1970",
     "anyOf": [
         {"type": "string", "format": "date-time"},
@@ -34,12 +34,12 @@ _TYPES: dict[Dtype, Schema] = {
     "int": {"type": "integer", **_INT64},
     "bool": {"type": "boolean"},
     "str": {"type": "string"},
-    "time": _MOMENT,
+    "time": _TIME,
 }
 
 
 class ModelSchema(msgspec.Struct, frozen=True):
-    """What the document needs to know about a deployed model."""
+    """A deployed model in the document."""
 
     name: str
     request: Request
@@ -47,7 +47,7 @@ class ModelSchema(msgspec.Struct, frozen=True):
 
 
 class Described(msgspec.Struct, frozen=True, kw_only=True):
-    """What a document is made of."""
+    """The contents of a document."""
 
     title: str
     version: str
@@ -55,7 +55,7 @@ class Described(msgspec.Struct, frozen=True, kw_only=True):
     sources: Sequence[Source]
     entities: Mapping[str, int] = {}  # by name: how many values its key has
     key_required: bool = False
-    explanation: type[msgspec.Struct] = Problem  # what `?why` gives
+    explanation: type[msgspec.Struct] = Problem  # the response to `?why`
 
 
 def openapi(described: Described, addresses: Sequence[Address]) -> Schema:
@@ -118,25 +118,25 @@ def _row_schema(request: Request) -> Schema:
 
 
 def _event_schema(source: Source) -> Schema:
-    """An event: time and key, whatever columns there are, and what `_id`, `_known_at` and `_op` say of it.
+    """An event: time and key, further columns, and the fields `_id`, `_known_at` and `_op`.
 
     A deletion needs no time.
     """
     columns = source.declared if source.hidden else source.columns
     needed = [source.time] + ([source.key] if source.key and source.key != source.time else [])
     schemas = {name: _written(source, name) or dict(_TYPES[dtype]) for name, dtype in columns.items()}
-    moment = schemas[source.time]
+    time = schemas[source.time]
     properties = {name: schema if name in needed else _nullable(schema) for name, schema in schemas.items()}
     properties |= {
         "_id": _nullable({"type": "string"}),
-        "_known_at": _nullable(_MOMENT),
+        "_known_at": _nullable(_TIME),
         "_op": {"enum": ["upsert", None, *(["delete"] if source.key else [])]},
     }
     if source.key is None:
         return _object(properties, needed)
-    dated = {"required": [source.time], "properties": {source.time: moment}}
+    dated = {"required": [source.time], "properties": {source.time: time}}
     deleted = {"required": ["_op"], "properties": {"_op": {"const": "delete"}}}
-    properties[source.time] = _nullable(moment)
+    properties[source.time] = _nullable(time)
     return _object(properties, [source.key]) | {"anyOf": [dated, deleted]}
 
 
@@ -145,19 +145,19 @@ def _written(source: Source, column: str) -> Schema | None:
     written = source.declared_formats.get(column)
     if written is None:
         return None
-    said = f"A time in the format {written}, or RFC 3339 in full"
-    return {"description": said, "anyOf": [{"type": "string"}, {"type": "number"}]}
+    about = f"A time in the format {written}, or RFC 3339 in full"
+    return {"description": about, "anyOf": [{"type": "string"}, {"type": "number"}]}
 
 
 def _answer_schema(model: ModelSchema, answer: Schema) -> Schema:
-    """The answers of one model: of several classes with their chances."""
+    """The predictions of one model, with a probability for each class of several."""
     properties = {name: dict(schema) for name, schema in answer["properties"].items()}
     required = list(answer["required"])
     properties["model"] = {"const": model.name}
     if model.classes:
-        chances = {name: {"type": "number"} for name in model.classes}
+        probabilities = {name: {"type": "number"} for name in model.classes}
         properties["prediction"] = {"enum": list(model.classes)}
-        properties["scores"] = _object(chances, list(chances))
+        properties["scores"] = _object(probabilities, list(probabilities))
         required += ["prediction", "scores"]
     else:
         del properties["prediction"], properties["scores"]
@@ -299,7 +299,7 @@ def _parameter(where: str, name: str, models: Sequence[str]) -> Schema:
 
 def _predict(address: Address, model: ModelSchema, described: Described) -> Schema:
     row, answer = _ref(_row_name(model)), _ref(f"{model.name}.answer")
-    at = {"at": {**_MOMENT, "description": "Answer as of this moment in the past, from history"}}
+    at = {"at": {**_TIME, "description": "Answer as of this moment in the past, from history"}}
     many = _object({"predictions": {"type": "array", "items": answer}}, ["predictions"])
     operation = _operation(address, described, (), {"anyOf": [answer, many]}, model.name)
     operation["requestBody"] = _takes(

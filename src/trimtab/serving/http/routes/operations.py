@@ -16,7 +16,7 @@ Needs: TypeAlias = Literal["nothing", "reason", "gate"]
 
 
 class Serving(msgspec.Struct, frozen=True, kw_only=True):
-    """A version that answers."""
+    """A version in service."""
 
     version: str  # "late_flight@7"
     address: str
@@ -31,7 +31,7 @@ class ModelShown(msgspec.Struct, frozen=True, kw_only=True):
     learns: str  # "batch" or "online"
     metric: str
     versions: int  # how many are registered
-    serving: Serving | None  # None: no version answers yet, or it is loaded again by the next request
+    serving: Serving | None  # None: no version yet, or it is loaded by the next request
     aliases: dict[str, str]  # where each points: "late_flight@7"
 
 
@@ -55,7 +55,7 @@ class VersionShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AliasShown(msgspec.Struct, frozen=True, kw_only=True):
-    """Where an alias points, and what a move of it needs."""
+    """The version of an alias, and what a move of the alias needs."""
 
     alias: str
     version: str
@@ -64,33 +64,33 @@ class AliasShown(msgspec.Struct, frozen=True, kw_only=True):
     actor: str
     why: str
     needs: Needs
-    gated: bool  # a gate record that passed speaks for the version
+    gated: bool  # whether the version has a gate record that passed
 
 
 class Move(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where an alias is to point."""
+    """A move of an alias to a version."""
 
     version: str | int  # "late_flight@7", its number, or its address
-    expected: str | int | None  # where it must point now, as `version`; null: nowhere
+    expected: str | int | None  # its version now, given as `version`; null: none
     why: str
-    gate: str | None = None  # the id of the gate record that speaks for the version
+    gate: str | None = None  # the id of the version's gate record
 
 
 class RollBack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Back to where an alias pointed before."""
+    """A move of an alias back to its previous version."""
 
-    expected: str | int  # where it must point now
+    expected: str | int  # its version now
     why: str
 
 
 class AskRepair(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Why a candidate is to be made and judged."""
+    """A request for a repair: a candidate that is trained and judged."""
 
     why: str
 
 
 class RepairAsked(msgspec.Struct, frozen=True, kw_only=True):
-    """A repair that the loop takes up at its next tick."""
+    """A repair that the loop begins at its next tick."""
 
     model: str
     at_us: int
@@ -109,13 +109,13 @@ class EntityFeatures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LabelRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The truth about one request: it is named by a prediction or by its key."""
+    """The truth about one request, named by a prediction or by its key."""
 
     prediction: str | None = None  # the id of an answer
     request: str | int | None = None  # the request's key
-    value: Any = msgspec.UNSET  # of the one column that the label is made from
-    columns: dict[str, Any] = {}  # or columns of the label's source, by name
-    at: str | int | None = None  # when it happened; left out, now
+    value: Any = msgspec.UNSET  # of the label's column, if it has one
+    columns: dict[str, Any] = {}  # or values of several columns of its source, by name
+    at: str | int | None = None  # time of the event; left out, now
 
 
 class LabelProblem(msgspec.Struct, frozen=True):
@@ -128,13 +128,13 @@ class LabelProblem(msgspec.Struct, frozen=True):
 
 
 class Labelled(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of labels: the accepted ones are safe in the log."""
+    """Counts and problems of labels; the accepted ones are safe in the log."""
 
     source: str
     accepted: int
     quarantined: int
     problems: tuple[LabelProblem, ...]  # the first hundred
-    absent: tuple[str, ...] = ()  # columns of the source that some label did not give: null now
+    absent: tuple[str, ...] = ()  # columns of the source missing from some label: null now
 
 
 class StageShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,12 +143,12 @@ class StageShown(msgspec.Struct, frozen=True, kw_only=True):
     name: str  # "shadow", "canary 5%", "watch", ...
     state: Literal["done", "now", "next"]
     since: str | None = None
-    until: str | None = None  # when it is over, or begins
+    until: str | None = None  # its end, or its beginning
     said: str = ""
 
 
 class ModelOperations(Protocol):
-    """What can be asked about models, and done to them."""
+    """Reads and changes of models."""
 
     def models(self) -> list[ModelShown]: ...
 
@@ -163,38 +163,38 @@ class ModelOperations(Protocol):
         ...
 
     def stages(self, model: str) -> list[StageShown]:
-        """The stages of a model's loop: what is done, where it stands, what comes next."""
+        """The stages of a model's loop: done, present and next."""
         ...
 
     def move(self, model: str, alias: str, move: Move, *, actor: str) -> AliasMove:
-        """Point an alias elsewhere, where it points to what is expected and the evidence that it needs is there."""
+        """Point an alias to a version, if it points to the expected one and has the evidence that it needs."""
         ...
 
     def roll_back(self, model: str, alias: str, back: RollBack, *, actor: str) -> AliasMove:
-        """Point an alias to where it pointed before."""
+        """Point an alias to its previous version."""
         ...
 
-    def ask_repair(self, model: str, asked: AskRepair, *, actor: str) -> RepairAsked:
-        """Let the loop make and judge a candidate at its next tick."""
+    def ask_repair(self, model: str, request: AskRepair, /, *, actor: str) -> RepairAsked:
+        """Let the loop train and judge a candidate at its next tick."""
         ...
 
 
 class RecordOperations(Protocol):
-    """What can be asked about entities and predictions, and told about them."""
+    """Features, labels and explanations."""
 
     def features(self, entity: str, key: Sequence[str], model: str | None) -> EntityFeatures: ...
 
     def label_events(
         self, model: str, rows: Sequence[LabelRow], until_s: float | None = None
     ) -> tuple[str, list[dict[str, object]]]:
-        """The source of a model's label, and the events of it that tell these labels.
+        """The source of a model's label, and these labels as its events.
 
-        Predictions that they name are looked for until `until_s` (`perf_counter`).
+        Predictions named by labels are searched until `until_s` (`perf_counter`).
         """
         ...
 
     def find(self, prediction_id: str, until_s: float | None = None) -> Prediction:
-        """The prediction of an id, looked for until `until_s` (`perf_counter`)."""
+        """Find a prediction by its id, until `until_s` (`perf_counter`)."""
         ...
 
     def why(self, prediction: Prediction) -> msgspec.Struct:

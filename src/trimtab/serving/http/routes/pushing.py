@@ -1,9 +1,9 @@
-"""Events over HTTP: what takes them, and how they come in a body."""
+"""Bodies of events: JSON, NDJSON or an Arrow stream."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -13,62 +13,27 @@ from trimtab.serving.http.requests.arrow_body import ARROW_TYPE, table_of_body, 
 from trimtab.serving.http.requests.wire import JSON_TYPE
 from trimtab.serving.problems import InvalidField, decode_problem
 
+if TYPE_CHECKING:
+    from trimtab.events.ingest import Pushed
+
 NDJSON_TYPES = (b"application/x-ndjson", b"application/ndjson", b"application/jsonl")
 EVENT_TYPES = (JSON_TYPE, *NDJSON_TYPES, ARROW_TYPE)
 
 
-class PushProblem(Protocol):
-    """Why one row went to quarantine (`events.Problem`)."""
-
-    @property
-    def row(self) -> int: ...
-
-    @property
-    def field(self) -> str: ...
-
-    @property
-    def reason(self) -> str: ...
-
-    @property
-    def found(self) -> str: ...
-
-
-class Pushed(Protocol):
-    """What became of pushed rows (`events.Pushed`)."""
-
-    @property
-    def accepted(self) -> int: ...
-
-    @property
-    def quarantined(self) -> int: ...
-
-    @property
-    def partition(self) -> str: ...
-
-    @property
-    def position(self) -> int: ...
-
-    @property
-    def absent(self) -> tuple[str, ...]: ...
-
-    @property
-    def problems(self) -> Sequence[PushProblem]: ...
-
-
 class Push(Protocol):
-    """Takes events into the log (`Ingestor.push`); they are safe when it returns."""
+    """Appends events to the log (`Ingestor.push`); they are safe when it returns."""
 
     def __call__(self, source: str, rows: Sequence[Mapping[str, object]] | Columns | ArrowTable, /) -> Pushed: ...
 
 
 class WaitApplied(Protocol):
-    """Returns once the views have reached some positions (`Applier.wait_applied`)."""
+    """Waits until the views have reached positions of the log (`Applier.wait_applied`)."""
 
     def __call__(self, positions: Mapping[str, int], timeout_s: float, /) -> None: ...
 
 
 class EventsBody(msgspec.Struct, frozen=True):
-    """The body of a push, not yet read."""
+    """The body of a push, not decoded yet."""
 
     body: bytes
     media_type: bytes
@@ -76,13 +41,13 @@ class EventsBody(msgspec.Struct, frozen=True):
 
 
 def push_body(push: Push, source: str, sent: EventsBody) -> tuple[Pushed, int]:
-    """Push the events of a body; what became of them, and how many there were.
+    """Push the events of a body; returns the result and their number.
 
     Raises:
         NotFound: There is no such source.
-        InvalidField: A column is not declared, of another type, or missing; or an event is no object.
+        InvalidField: A column is undeclared, missing or of another type; or an event is not an object.
         Refused: There are too many events (413).
-        Misuse: The body is not what its media type says; the message names the place.
+        Misuse: The body is not of its media type; the message names the place.
     """
     try:
         rows, count = _rows(sent)
@@ -105,8 +70,8 @@ def event_rows(body: bytes, *, ndjson: bool) -> list[Mapping[str, object]]:
     """The events of a body: a JSON object, a list of them, or one a line.
 
     Raises:
-        Misuse: It is no JSON (names the place).
-        InvalidField: An event is something else than an object.
+        Misuse: It is not JSON; the message names the place.
+        InvalidField: An event is not an object.
     """
     if not ndjson:
         found = _json(body)

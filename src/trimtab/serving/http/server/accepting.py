@@ -1,7 +1,7 @@
-"""Connections among workers: each is taken by the one that has fewest, for it stays there as long as it is open.
+"""Accepting connections: each goes to the worker with the fewest, where it stays as long as it is open.
 
-Whoever the kernel wakes first would else take all that wait: a client's pool of connections, opened at once, would
-have one worker to itself and leave the others idle.  # D92
+Otherwise the worker that the kernel wakes first would accept all that wait: a client's pool of connections, opened at
+once, would use one worker and leave the others idle.  # D92
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from typing import Any
 _logger = logging.getLogger(__name__)
 _FILE = "connections"
 _COUNT = Struct("<I")
-_NOBODY = 0xFFFF_FFFF  # there is no worker in this place
+_NO_WORKER = 0xFFFF_FFFF
 _MOST = 64  # workers
-_POLITE_S, _MOST_POLITE_S = 0.001, 0.005  # so long one leaves a connection to others, for each that it has more
-_UNEVEN = 16  # a worker that has so many times as many takes one more than its share: many that wait are taken soon
-_AT_ONCE_S = 0.002  # connections are taken so long, and then those that are open have their turn
-_AT_THE_END_S = 0.5  # so long connections that wait are taken by a server that ends: thousands
+_POLITE_S, _MOST_POLITE_S = 0.001, 0.005  # a pause for each connection that this worker has more than another
+_UNEVEN = 16  # for each so many connections a worker may have one more than another, so that none waits long
+_AT_ONCE_S = 0.002  # of accepting before open connections have their turn
+_AT_THE_END_S = 0.5  # of accepting when the server ends
 _AFTER_ERROR_S = 1.0  # too many open files: some have to be closed first
 
 
 class Connections:
-    """How many connections each worker has open, in a small file that all of them have in memory.
+    """The numbers of open connections of all workers, in a file that they map into memory.
 
     Args:
         folder: Where the processes of one service write.
@@ -48,27 +48,27 @@ class Connections:
         _COUNT.pack_into(self._shared, self._at, count)
 
     def excess(self, count: int) -> int:
-        """How many `count` is above the fewest that a worker has; 0 or less: nobody has fewer."""
+        """By how much `count` is above the smallest number of a worker."""
         others: Iterator[tuple[int]] = _COUNT.iter_unpack(self._shared)
         return count - min(other for (other,) in others)
 
     def close(self) -> None:
-        """This worker takes no more."""
-        self.set(_NOBODY)
+        """Accept no more in this worker."""
+        self.set(_NO_WORKER)
         self._shared.close()
 
 
 def begin(folder: Path) -> None:
-    """Make the file, before the first worker is started; workers of a service that was killed keep theirs."""
+    """Create the file, before the first worker starts; workers of a service that was killed keep theirs."""
     end(folder)
-    (folder / _FILE).write_bytes(_COUNT.pack(_NOBODY) * _MOST)
+    (folder / _FILE).write_bytes(_COUNT.pack(_NO_WORKER) * _MOST)
 
 
 def left(folder: Path, slot: int) -> None:
-    """The worker in this place is gone."""
+    """Record that a worker has ended."""
     with (folder / _FILE).open("r+b") as file:
         file.seek((slot - 1) * _COUNT.size)
-        file.write(_COUNT.pack(_NOBODY))
+        file.write(_COUNT.pack(_NO_WORKER))
 
 
 def end(folder: Path) -> None:
@@ -77,17 +77,17 @@ def end(folder: Path) -> None:
 
 
 class Acceptor:
-    """Takes all connections that wait, in turn with other workers; what uvicorn asks of a server.
+    """Accepts connections in turn with other workers, with the interface that uvicorn expects of a server.
 
-    The event loop's own server takes one at each turn: where a turn takes 20 ms, 50 a second, and a look at
-    `/health/live` waits behind all that came before.  # D0173
+    The event loop's own server accepts one at each turn: 50 a second where a turn takes 20 ms, so a request for
+    `/health/live` would wait behind all earlier connections.  # D0173
 
     Args:
-        listener: The socket that connections are taken from.
-        protocol: Makes what reads a connection.
-        context: With it connections speak TLS.
-        connections: Those of all workers; None: there is only this one.
-        count: How many this one has now.
+        listener: The listening socket.
+        protocol: Creates the protocol of a connection.
+        context: For TLS; None: none.
+        connections: Those of all workers; None: there is only this worker.
+        count: Returns the number of this worker's connections.
     """
 
     def __init__(
@@ -104,14 +104,14 @@ class Acceptor:
         self._connections = connections
         self._count = count
         self._loop = asyncio.get_running_loop()
-        self._begun: set[asyncio.Task[None]] = set()  # connections that are being set up
+        self._begun: set[asyncio.Task[None]] = set()  # connections being set up
         self._later: asyncio.TimerHandle | None = None
         self._closed = False
-        self._announce(0)
-        self._loop.add_reader(listener.fileno(), self._look)
+        self._publish(0)
+        self._loop.add_reader(listener.fileno(), self._accept_fairly)
 
     def close(self) -> None:
-        """Take what waits, and no more: the kernel resets what nobody took when the socket is closed."""
+        """Accept what waits, then no more: the kernel resets the rest when the socket is closed."""
         self._closed = True
         self._loop.remove_reader(self._listener.fileno())
         until_s = perf_counter() + _AT_THE_END_S
@@ -123,29 +123,29 @@ class Acceptor:
             self._connections.close()
 
     async def set_up(self, timeout_s: float) -> None:
-        """Return once all connections that were taken are set up, or after `timeout_s`."""
+        """Wait until all accepted connections are set up, for at most `timeout_s`."""
         if self._begun:
             await asyncio.wait(self._begun, timeout=timeout_s)
 
     async def wait_closed(self) -> None: ...
 
     def beat(self) -> None:
-        """Announce to other workers how many there are: some were closed meanwhile."""
-        self._announce(self._mine())
+        """Publish the number of connections for other workers."""
+        self._publish(self._mine())
 
-    def _announce(self, mine: int) -> None:
+    def _publish(self, mine: int) -> None:
         if self._connections is not None:
             self._connections.set(mine)
 
     def _mine(self) -> int:
         return self._count() + len(self._begun)
 
-    def _look(self) -> None:
+    def _accept_fairly(self) -> None:
         until_s = perf_counter() + _AT_ONCE_S
         taken = True
         while taken and perf_counter() < until_s:
             mine = self._mine()
-            self._announce(mine)
+            self._publish(mine)
             excess = 0 if self._connections is None else self._connections.excess(mine) - mine // _UNEVEN
             if excess > 0:
                 self._pause(min(excess * _POLITE_S, _MOST_POLITE_S))
@@ -158,17 +158,17 @@ class Acceptor:
 
     def _go_on(self) -> None:
         self._later = None
-        self._loop.add_reader(self._listener.fileno(), self._look)
+        self._loop.add_reader(self._listener.fileno(), self._accept_fairly)
         self._take()
 
     def _take(self) -> bool:
-        """Take one connection, and return whether there was one."""
+        """Accept one connection; returns whether there was one."""
         try:
             connection, _ = self._listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return False  # somebody else has taken it, or it is gone
+            return False  # another worker accepted it, or it is gone
         except OSError as error:
-            _logger.error("no connection can be taken: %s", error)
+            _logger.error("connections: cannot be accepted: %s", error)
             self._pause(_AFTER_ERROR_S)
             return False
         connection.setblocking(False)
@@ -176,7 +176,7 @@ class Acceptor:
         task = self._loop.create_task(self._set_up(connection))
         self._begun.add(task)
         task.add_done_callback(partial(self._is_set_up, connection))
-        self._announce(self._mine())
+        self._publish(self._mine())
         return True
 
     def _is_set_up(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
@@ -188,8 +188,8 @@ class Acceptor:
         try:
             _, made = await self._loop.connect_accepted_socket(self._protocol, connection, ssl=self._context)
         except (OSError, ssl.SSLError) as error:  # it hung up, or does not speak TLS
-            _logger.debug("a connection was not set up: %s", error)
+            _logger.debug("connections: one was not set up: %s", error)
             connection.close()
             return
         if self._closed:
-            made.shutdown()  # the server ends, and has done so with all that it knew of
+            made.shutdown()  # the server ended meanwhile

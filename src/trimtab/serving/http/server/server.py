@@ -1,4 +1,4 @@
-"""One process that serves: uvicorn on a local address, started, announced and stopped in order."""
+"""One serving process: uvicorn on a local address, started and stopped in order."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from trimtab.serving.http.requests.wire import AsgiApp
 from trimtab.serving.http.server.accepting import Acceptor, Connections
 from trimtab.serving.http.server.tls import Tls, tls_context
 
-GRACE_S = 10.0  # for requests under way at the end
-_LAST_WORD_S = 1.0  # at the end, for who has not read what he was answered
+GRACE_S = 10.0  # for requests in flight at the end
+_LAST_READ_S = 1.0  # at the end, for clients to read their responses
 _BACKLOG = 2_048
-_TICKS = 10  # of a tenth of a second, between two beats
-_COLLECT_AFTER = 20_000  # objects more than were freed; a request leaves none behind
-_SWITCH_INTERVAL_S = 0.0005  # a thread that comes back from a sync gets the interpreter after at most this
+_TICKS = 10  # of a tenth of a second, between two heartbeats
+_COLLECT_AFTER = 20_000  # new objects; a request leaves none behind
+_SWITCH_INTERVAL_S = 0.0005  # after which a thread that returns from a sync gets the interpreter
 
 
 def serve(
@@ -42,27 +42,27 @@ def serve(
     tls: Tls | None = None,
     impatient: bool = True,
 ) -> None:
-    """Serve `app` until SIGTERM, SIGINT or SIGHUP; requests under way are finished first, for at most `grace_s`.
+    """Serve `app` until SIGTERM, SIGINT or SIGHUP; requests in flight are finished first, for at most `grace_s`.
 
-    A second signal ends it at once, unless it is a second SIGHUP: a terminal that closes says so twice. A thread that
-    is at work on a request then, or after `grace_s`, is left behind: `threads.leave` ends the process all the same.
+    A second signal ends it at once, unless it is a second SIGHUP: a closing terminal sends two. A thread that still
+    works on a request then cannot be ended: `threads.exit_now` ends the process all the same.
 
     Args:
-        app: An ASGI application; the service's predictions go the direct road.
+        app: An ASGI application; a service's predictions take the fast path.
         host: The address to listen on.
         port: 0 takes a free one.
-        grace_s: How long requests under way may take at the end.
-        announce: Called once with the URL when connections are taken; left out, a line is printed.
-        listener: A socket that listens already, instead of `host` and `port`; it is closed at the end.
-        connections: Those of all workers that take them from `listener`; closed at the end.
-        beat: Called about once a second by the event loop while it turns.
+        grace_s: How long requests in flight may take at the end.
+        announce: Called once with the URL when connections are accepted; left out, a line is printed.
+        listener: A listening socket instead of `host` and `port`; it is closed at the end.
+        connections: Those of all workers that accept from `listener`; closed at the end.
+        beat: Called by the event loop about once a second.
         tls: Speak HTTPS only, with this certificate.
         impatient: Whether a second signal ends it at once. If not, further ones are ignored until the process ends:
-            for a process that is told to end by several others, of which one has SIGKILL.
+            for a process that several others signal, one of which can kill it.
 
     Raises:
         Misuse: The certificate or its key cannot be used.
-        Unavailable: The port is taken, or the address is not this machine's; also of what the service has beside.
+        Unavailable: The port is taken, or the address is not this machine's; also for servers of other protocols.
     """
     context = None if tls is None else tls_context(tls)
     listener = listener or listen(host, port)
@@ -88,10 +88,10 @@ def serve(
     before = sys.getswitchinterval(), gc.get_threshold()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     gc.collect()
-    gc.freeze()  # what is loaded by now lives as long as the process: not worth a look at every collection
+    gc.freeze()  # what is loaded by now lives as long as the process: collections skip it
     gc.set_threshold(_COLLECT_AFTER, *before[1][1:])
     try:
-        with caught(server.handle_exit, for_good=not impatient):  # before there is a loop: none comes too early
+        with caught(server.handle_exit, for_good=not impatient):  # before the loop exists, so that no signal is lost
             server.run([listener])
     finally:
         server.release()
@@ -102,7 +102,7 @@ def serve(
 
 
 class _Announced(uvicorn.Server):
-    """A server that says when it takes connections, and that it turns; what its service has beside ends with it."""
+    """A uvicorn server that announces itself, sends heartbeats, and starts and ends its service."""
 
     def __init__(
         self,
@@ -120,12 +120,12 @@ class _Announced(uvicorn.Server):
         self._service = app if isinstance(app, HttpService) else None
         self._grace_s = grace_s
 
-    connections: Connections | None = None  # of all workers; None: nobody else takes them
+    connections: Connections | None = None  # of all workers; None: there is only this one
     impatient = True
     acceptors: Sequence[Acceptor] = ()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal lets requests finish; the second does not, where somebody is impatient."""
+        """Let requests finish after the first signal; after the second do not, if `impatient`."""
         self.force_exit = self.should_exit and self.impatient
         self.should_exit = True
 
@@ -138,7 +138,7 @@ class _Announced(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave signals to `serve`, which returns when one has come, so that its caller can close."""
+        """Let `serve` handle signals; it returns after one, so that its caller can close."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -149,7 +149,7 @@ class _Announced(uvicorn.Server):
         await super().startup([])
         if self.started:
             self.acceptors = [self._acceptor(listener) for listener in sockets or ()]
-            self.servers = list(self.acceptors)  # type: ignore[arg-type]  # they have what uvicorn asks of a server
+            self.servers = list(self.acceptors)  # type: ignore[arg-type]  # they have the interface that uvicorn needs
         if self.started:
             self._announce()
 
@@ -164,33 +164,33 @@ class _Announced(uvicorn.Server):
                 connection.transport.close()  # and its socket
 
     async def _wait_tasks_to_complete(self) -> None:
-        for acceptor in self.acceptors:  # what was taken last becomes a connection to wait for
-            await acceptor.set_up(_LAST_WORD_S)
+        for acceptor in self.acceptors:  # accepted sockets become connections to wait for
+            await acceptor.set_up(_LAST_READ_S)
         await super()._wait_tasks_to_complete()
 
     async def _hang_up(self) -> None:
-        """Let requests that are left be told that the service ends; who does not read his answers is hung up on."""
+        """Answer remaining requests that the service ends, and close connections that do not read their responses."""
         connections: list[Any] = list(self.server_state.connections)
         for connection in connections:
-            connection.pipeline.clear()  # what was not begun is not begun now
+            connection.pipeline.clear()  # requests that were not begun
         left = self.server_state.tasks
         for task in left:
-            if not task.cancelling():  # somebody has lost patience before the grace was over
+            if not task.cancelling():  # a second signal cancelled it already
                 task.cancel()
         if left:
-            await asyncio.wait(left, timeout=_LAST_WORD_S)
+            await asyncio.wait(left, timeout=_LAST_READ_S)
         if not left:
             return
         unread = [one for one in connections if one.flow.write_paused]
         for connection in unread:
-            connection.transport.close()  # nothing more is asked on it
-            connection.flow.resume_writing()  # what is to be sent waits for its reader in memory, and no request does
-        await asyncio.wait(left, timeout=_LAST_WORD_S)
+            connection.transport.close()  # no further requests
+            connection.flow.resume_writing()  # its response waits in memory, and its request does not
+        await asyncio.wait(left, timeout=_LAST_READ_S)
         for connection in unread:
             connection.transport.abort()
 
     def release(self) -> None:
-        """Wait for no thread any more, where a second signal came before the service was closed."""
+        """Stop waiting for threads, if a second signal came before the service was closed."""
         if self._service is not None and self.force_exit:
             self._service.parts.threads.close(0.0)
 
@@ -202,7 +202,7 @@ class _Announced(uvicorn.Server):
 
 
 def _protocol(app: AsgiApp) -> Any:
-    """What reads connections: a class for uvicorn, or what makes such objects."""
+    """The protocol of connections, as uvicorn takes it."""
     from trimtab.serving.http.server.fast_path import FastPath
     from trimtab.serving.http.service import HttpService
 
@@ -210,12 +210,12 @@ def _protocol(app: AsgiApp) -> Any:
 
 
 def url_of(listener: socket.socket, host: str, *, tls: bool = False) -> str:
-    """The address of a socket that listens on `host`."""
+    """The URL of a socket that listens on `host`."""
     return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
 
 
 def listen_advice(error: OSError, port: int, option: str) -> str:
-    """What helps where an address cannot be listened on."""
+    """Advice for an address that cannot be listened on."""
     if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
         return "Give an address of this machine (--host)."
     if error.errno == errno.EACCES:
@@ -224,14 +224,14 @@ def listen_advice(error: OSError, port: int, option: str) -> str:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; 0 takes a free port.
+    """A listening socket; port 0 takes a free one.
 
     Raises:
-        Misuse: There is no such port.
+        Misuse: The port is not a valid number.
         Unavailable: The port is taken, or the address is not this machine's.
     """
     if not 0 <= port <= 65_535:
-        raise Misuse(f"port {port} is none. Give 0 (any free one) to 65535.")
+        raise Misuse(f"port {port}: not a port. Give 0 (any free one) to 65535.")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)

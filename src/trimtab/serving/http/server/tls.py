@@ -1,4 +1,4 @@
-"""HTTPS: a certificate, its private key, and the oldest version of TLS that is spoken."""
+"""HTTPS: a certificate, its private key, and the oldest version of TLS allowed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trimtab.core.errors import Misuse
 
 
 class Tls(msgspec.Struct, frozen=True):
-    """Where certificate and key are, in PEM files."""
+    """The PEM files of certificate and key."""
 
     cert: Path  # with its chain
     key: Path | None  # None: it is in the certificate's file
@@ -20,10 +20,10 @@ class Tls(msgspec.Struct, frozen=True):
 
 
 def tls_context(tls: Tls) -> ssl.SSLContext:
-    """What speaks HTTPS with these files.
+    """The TLS context of these files.
 
     Raises:
-        Misuse: A file cannot be read, is no PEM, or the key is another certificate's or has a password.
+        Misuse: A file cannot be read or is not PEM, or the key belongs to another certificate or has a password.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3 if tls.least == "1.3" else ssl.TLSVersion.TLSv1_2

@@ -10,7 +10,7 @@ from alias_moves import AS_OF
 
 from trimtab.app.keep.backup import restore
 from trimtab.core.errors import Corrupt
-from trimtab.serving.access_keys import MARKER, KeyWatch
+from trimtab.serving.access_keys import MARKER, KeyFollower
 
 LOST = r"needed API keys .*keys\.json.*trimtab keys add"
 
@@ -68,7 +68,7 @@ def test_keys_of_an_older_version_are_marked_when_it_is_served(closed: Path) -> 
     marker.unlink()
     told: list[bool] = []
     with shop.opened(closed) as project:
-        with KeyWatch(project.keys, lambda keys, ever: told.append(ever)):
+        with KeyFollower(project.keys, lambda keys, ever: told.append(ever)):
             assert marker.exists()
         project.keys.remove("shop")  # and a key is needed all the same
         assert (project.keys.ever(), project.keys.lost()) == (True, False)

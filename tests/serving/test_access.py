@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.serving import access_keys
-from trimtab.serving.access_keys import AccessKeys, KeyWatch, Role, rate_per_s
+from trimtab.serving.access_keys import AccessKeys, KeyFollower, Role, rate_per_s
 from trimtab.serving.http.requests.access import NO_KEY, Access, request_id
 from trimtab.serving.http.routes.address import Application, Router
 from trimtab.serving.http.routes.addresses import PROJECT, SERVICE
@@ -211,7 +211,7 @@ def test_a_watch_tells_of_changes(keys: AccessKeys) -> None:
         told.append(([key.name for key in found], ever))
         came.set()
 
-    with KeyWatch(keys, tell):
+    with KeyFollower(keys, tell):
         assert told == [([], False)]
         for change in (lambda: keys.add("a", ["read"]), lambda: keys.remove("a")):
             came.clear()
@@ -256,7 +256,7 @@ def test_a_key_that_cannot_be_read_is_refused_and_holds_up_no_other(
     if isinstance(unreadable, dict):
         body = json.dumps(json.loads(record.body) | unreadable).encode()
     journal = Append("access_keys", 1, b"{}")
-    with KeyWatch(keys, tell):
+    with KeyFollower(keys, tell):
         assert access.admit(bearer(made["b"]), "read") == "b"
         changed(lambda: keys._catalog.write([Put("access_key", "b", body), journal]))
         assert refusal(access, bearer(made["b"]), "read").status == 401
@@ -266,7 +266,7 @@ def test_a_key_that_cannot_be_read_is_refused_and_holds_up_no_other(
         assert access.admit(bearer(made["c"]), "read") == "c"
     assert len(caplog.records) == 1
     assert "access key 'b' cannot be read, and is refused" in caplog.text
-    with KeyWatch(keys, tell):  # a service that begins with it
+    with KeyFollower(keys, tell):  # a service that begins with it
         assert access.admit(bearer(made["c"]), "read") == "c"
         assert [key.name for key in keys.all()] == ["c"]
         changed(lambda: keys.remove("b"))
@@ -288,7 +288,7 @@ def test_a_watch_goes_on_after_any_fault(
             raise RuntimeError("once")
         came.set()
 
-    with KeyWatch(keys, tell):
+    with KeyFollower(keys, tell):
         came.clear()
         keys.add("a", ["read"])
         assert came.wait(30)

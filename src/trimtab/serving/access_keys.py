@@ -1,7 +1,7 @@
-"""API keys as the catalogue keeps them: names, roles and hashes; the keys themselves are shown once and never stored.
+"""API keys in the catalogue: names, roles and hashes; the keys themselves are shown once and never stored.
 
-A key is 256 random bits, so that nobody can try them all, nor guess one from a dictionary: one SHA-256 of it is as
-good as a slow hash, and lets a server check a key in a microsecond.  # D96
+A key has 256 random bits and cannot be guessed: one SHA-256 is as safe as a slow hash, and checked in a microsecond.
+# D96
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ MARKER = "keys.json"  # in the state folder
 _KIND = "access_key"  # of records in the catalogue, by name
 _JOURNAL = "access_keys"  # who made and removed which, and what servers look at for changes
 _PREFIX = "trimtab"
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._@-]{0,62}")  # it is told in ledgers and logs
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._@-]{0,62}")  # it appears in ledgers and logs
 _RATE = re.compile(r"\s*(\d{1,9}(?:\.\d{1,6})?)\s*/\s*(s|min|h)\s*")
 _SECONDS = {"s": 1, "min": 60, "h": 3_600}
-_WATCH_S = 0.5  # between two looks of a server
+_POLL_S = 0.5  # between two checks of a server for changes
 _logger = logging.getLogger(__name__)
 
 
@@ -82,13 +82,13 @@ class AccessKeys:
         """Make a key; it is returned this once.
 
         Args:
-            name: Who will use it; told in ledgers and logs.
+            name: Its user; it appears in ledgers and logs.
             roles: What it may do; "admin" includes the others.
-            rate: At most so many requests, "100/s", "600/min" or "1000/h", in each serving process.
+            rate: The most requests, "100/s", "600/min" or "1000/h", in each serving process.
             actor: Who makes it.
 
         Raises:
-            Misuse: The name, a role or the rate is none.
+            Misuse: The name, a role or the rate is invalid.
             Conflict: There is a key of this name.
         """
         what = f"key {name!r}"
@@ -185,32 +185,32 @@ class AccessKeys:
         return Append(_JOURNAL, self._clock.now_us(), msgspec.json.encode(change))
 
 
-class KeyWatch:
-    """A thread that tells of changes of the keys, so that a server knows them within two seconds. Use it with `with`.
+class KeyFollower:
+    """A thread that follows changes of the keys, so that a server knows them within two seconds. Use it with `with`.
 
-    A key that cannot be read is left out, so that it is refused, and does not hold up what is told of the others.
+    A key that cannot be read is left out, so it is refused; the others are not affected.
 
     Args:
         keys: The keys.
-        tell: Called with all keys and whether there ever was one: at once, and after each change.
+        publish: Called with all keys and whether there ever was one: at once, and after each change.
 
     Raises:
         TrimtabError: The keys cannot be read: without them nothing is served.
     """
 
-    def __init__(self, keys: AccessKeys, tell: Callable[[Sequence[AccessKey], bool], object]) -> None:
+    def __init__(self, keys: AccessKeys, publish: Callable[[Sequence[AccessKey], bool], object]) -> None:
         self._keys = keys
-        self._tell = tell
+        self._publish = publish
         self._warned: set[str] = set()  # of the names of keys that cannot be read
         self._changes = keys.changes()
         if self._changes:
             with suppress(Unavailable):  # a state that is only read
                 keys.mark()  # its first key was made by a version that did not
-        tell(self._readable(), keys.ever())
+        publish(self._readable(), keys.ever())
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="trimtab-keys", daemon=True)
 
-    def __enter__(self) -> KeyWatch:
+    def __enter__(self) -> KeyFollower:
         self._thread.start()
         return self
 
@@ -224,14 +224,14 @@ class KeyWatch:
 
     def _run(self) -> None:
         failed = False
-        while not self._stop.wait(_WATCH_S):
+        while not self._stop.wait(_POLL_S):
             try:
                 changes = self._keys.changes(after=self._changes)
                 if changes != self._changes:
-                    self._tell(self._readable(), True)
+                    self._publish(self._readable(), True)
                     self._changes = changes
                 failed = False
-            except Exception as error:  # the keys that are known go on being good, and the next change is looked for
+            except Exception as error:  # known keys stay valid, and the next check may succeed
                 if not failed:
                     fault = not isinstance(error, TrimtabError)
                     _logger.warning("access keys cannot be read: %s", error, exc_info=fault)
@@ -244,7 +244,7 @@ class KeyWatch:
             if name not in self._warned:
                 _logger.warning(
                     "access key %r cannot be read, and is refused: its record is damaged, or of a later version. Make "
-                    "it anew (trimtab keys remove, trimtab keys add), or serve with the version that made it.",
+                    "it again (trimtab keys remove, trimtab keys add), or serve with the version that made it.",
                     name,
                 )
         self._warned = set(unreadable)
@@ -266,7 +266,7 @@ def rate_per_s(rate: str) -> float:
     """A rate such as "100/s" as a number a second.
 
     Raises:
-        Misuse: It is none.
+        Misuse: It is not a rate.
 
     >>> rate_per_s("600/min")
     10.0
@@ -279,6 +279,6 @@ def rate_per_s(rate: str) -> float:
 
 
 def key_id(key: str) -> str | None:
-    """The id in a key; None when it has not the form of one."""
+    """The id in a key; None when it does not have the form of a key."""
     parts = key.split("_", 2)
     return parts[1] if len(parts) == 3 and parts[0] == _PREFIX else None

@@ -1,4 +1,4 @@
-"""Errors on the wire: RFC 9457 problem details, from one table."""
+"""Errors over HTTP: RFC 9457 problem details, from one table."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from trimtab.serving.access_keys import KeyWatch
+from trimtab.serving.access_keys import KeyFollower
 from trimtab.serving.http.requests.access import Access
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def open_access(system: System, opened: ExitStack, *, host: str, workers: int) -
         workers: The number of worker processes: each allows its share of a key's rate.
     """
     access = Access(required=system.config.serve.require_key, host=host, share=1 / workers)
-    opened.enter_context(KeyWatch(system.keys, access.take))
+    opened.enter_context(KeyFollower(system.keys, access.take))
     return access
 
 

@@ -60,8 +60,8 @@ from trimtab.serving.problems import PROBLEM_TYPE, Refused
 from trimtab.serving.protect.admission import GradientLimit
 
 _logger = logging.getLogger(__name__)
-_TOO_MANY = "More predictions are in flight than can be answered soon. Ask again in a moment."
-_ENDED = "The service ends, and could not wait for this any longer. Ask again in a moment."
+_TOO_MANY = "More predictions are in flight than can be answered soon. Send it again soon."
+_ENDED = "The service ends, and could not wait for this any longer. Send it again soon."
 _HINT = "See /v1/models/NAME/predict, /v1/events/SOURCE, /metrics, /health/ready."
 _LEAST = 8  # predictions in flight that the limit always allows, where so many are allowed
 _PREDICT_TYPES = (JSON_TYPE, ARROW_TYPE)

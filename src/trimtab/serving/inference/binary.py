@@ -1,4 +1,4 @@
-"""The protocol's JSON, and tensors in binary behind it: bodies to requests, answers to bodies."""
+"""Bodies over HTTP: JSON, with binary tensors behind it, and compression."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ from trimtab.serving.inference.tensors import InputTensor
 from trimtab.serving.problems import Refused, decode_problem
 
 BINARY_SIZE = "binary_data_size"
-BINARY = "binary_data"  # a parameter of an output: its own answer in binary
-BINARY_OUTPUT = "binary_data_output"  # a parameter of a request: the same for all outputs
-_WINDOWS = {"gzip": 31, "deflate": 15}  # of zlib: with the header of gzip, or of zlib itself
-_MEMBERS = 256  # of a gzip: each costs a copy of what is behind it
+BINARY = "binary_data"  # a parameter of an output: send it in binary
+BINARY_OUTPUT = "binary_data_output"  # a parameter of a request: send all outputs in binary
+_WINDOWS = {"gzip": 31, "deflate": 15}  # window bits of zlib: with the header of gzip, or of zlib
 _QUICK = 1  # compression level
 
 
 class InputParameters(msgspec.Struct, frozen=True, gc=False):
-    """The parameters of an input; others are passed over."""
+    """The parameters of an input; others are ignored."""
 
     binary_data_size: int | None = None
     shared_memory_region: str | None = None
 
 
 class JsonInput(msgspec.Struct, frozen=True, gc=False):
-    """An input as JSON has it."""
+    """An input in JSON."""
 
     name: str
     shape: list[int]
@@ -40,14 +39,14 @@ class JsonInput(msgspec.Struct, frozen=True, gc=False):
 
 
 class JsonOutput(msgspec.Struct, frozen=True):
-    """An output asked for."""
+    """A requested output."""
 
     name: str
     parameters: dict[str, Any] = {}
 
 
 class JsonInfer(msgspec.Struct, frozen=True):
-    """A request as JSON has it; further fields are passed over."""
+    """A request in JSON; further fields are ignored."""
 
     inputs: list[JsonInput]
     id: str = ""
@@ -56,10 +55,10 @@ class JsonInfer(msgspec.Struct, frozen=True):
 
 
 class Read(msgspec.Struct, frozen=True, gc=False):
-    """A request, and which outputs go back in binary."""
+    """A request, and the outputs to send in binary."""
 
-    asked: Infer
-    binary: bool  # those that nothing is said about
+    request: Infer
+    binary: bool  # for outputs without a choice of their own
     binary_of: Mapping[str, bool]
 
 
@@ -73,11 +72,11 @@ def read_infer(model: str, version: str, body: bytes, header_bytes: int | None) 
     Args:
         model: Of the address.
         version: Of the address; may be empty.
-        body: JSON, and binary tensors behind it.
-        header_bytes: How long the JSON is; None: there is nothing behind it.
+        body: JSON, then binary tensors.
+        header_bytes: The length of the JSON; None: the whole body.
 
     Raises:
-        Misuse: It is no such request; says where.
+        Misuse: The body is not a valid request; the message names the place.
     """
     if header_bytes is not None and not 0 < header_bytes <= len(body):
         raise Misuse(f"inference-header-content-length: {header_bytes} of a body of {len(body)} bytes.")
@@ -87,7 +86,7 @@ def read_infer(model: str, version: str, body: bytes, header_bytes: int | None) 
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise decode_problem(error, head) from error
     check_parameters(given.parameters)
-    asked = Infer(
+    request = Infer(
         model=model,
         version=version,
         id=given.id,
@@ -99,11 +98,11 @@ def read_infer(model: str, version: str, body: bytes, header_bytes: int | None) 
     for one in given.outputs:
         check_parameters(one.parameters)
     binary_of = {one.name: bool(one.parameters[BINARY]) for one in given.outputs if BINARY in one.parameters}
-    return Read(asked, bool(given.parameters.get(BINARY_OUTPUT)), binary_of)
+    return Read(request, bool(given.parameters.get(BINARY_OUTPUT)), binary_of)
 
 
 def _inputs(given: Sequence[JsonInput], body: bytes, at: int) -> list[InputTensor]:
-    """The tensors, with their shares of what stands in the body from `at` on, in order."""
+    """The tensors, with their parts of the body from `at` on, in order."""
     out, end = [], len(body)
     for one in given:
         data = None if one.data is msgspec.UNSET else one.data
@@ -128,7 +127,7 @@ def _inputs(given: Sequence[JsonInput], body: bytes, at: int) -> list[InputTenso
 
 
 def write_inferred(inferred: Inferred, read: Read) -> tuple[bytes, int | None]:
-    """The body of an answer, and how long the JSON in it is; None: it is all of it."""
+    """The body of a response, and the length of its JSON; None: the whole body."""
     head: dict[str, Any] = {"model_name": inferred.model, "model_version": inferred.version}
     if inferred.id:
         head["id"] = inferred.id
@@ -151,43 +150,37 @@ def write_inferred(inferred: Inferred, read: Read) -> tuple[bytes, int | None]:
 
 
 def decompressed(body: bytes, encoding: str, limit_bytes: int) -> bytes:
-    """A body as it was before it was compressed.
+    """A body, decompressed.
 
     Raises:
-        Refused: It is larger than the limit then (413), or compressed otherwise (415).
-        Misuse: It is not what it says, or breaks off.
+        Refused: It is larger than the limit (413), or compressed in another way (415).
+        Misuse: It is not compressed as its header says, or incomplete.
     """
     if encoding in ("", "identity"):
         return body
     window = _WINDOWS.get(encoding)
     if window is None:
         raise Refused(415, f"content-encoding {encoding[:60]!r}: needed is gzip, deflate, or none.")
-    out, left = b"", body
-    for _ in range(_MEMBERS if encoding == "gzip" else 1):  # RFC 1952, 2.2: one member behind the other
-        inflater = zlib.decompressobj(window)
-        try:
-            out += inflater.decompress(left, limit_bytes + 1 - len(out))
-        except zlib.error as error:
-            what = f"no {encoding}" if left is body else f"{encoding} that has something else behind its end"
-            raise Misuse(f"body: {what} ({error}).") from error
-        if len(out) > limit_bytes:
-            raise too_large(f"more than {limit_bytes} bytes unpacked", limit_bytes)
-        if not inflater.eof:
-            raise Misuse(f"body: {encoding} that breaks off.")
-        left = inflater.unused_data
-        if not left:
-            return out
-    raise Misuse(f"body: {encoding} that has something behind its end, or more than {_MEMBERS} members.")
+    inflater = zlib.decompressobj(window)
+    try:
+        out = inflater.decompress(body, limit_bytes + 1)
+    except zlib.error as error:
+        raise Misuse(f"body: not {encoding} ({error}).") from error
+    if len(out) > limit_bytes:
+        raise too_large(f"more than {limit_bytes} bytes decompressed", limit_bytes)
+    if not inflater.eof or inflater.unused_data:
+        raise Misuse(f"body: {encoding} that is incomplete, or has more data behind its end.")
+    return out
 
 
 def compressed(body: bytes, encoding: str) -> bytes:
-    """A body in gzip or deflate."""
+    """A body, compressed by gzip or deflate."""
     deflater = zlib.compressobj(_QUICK, zlib.DEFLATED, _WINDOWS[encoding])
     return deflater.compress(body) + deflater.flush()
 
 
 def encoding_of(accepted: str) -> str | None:
-    """The compression of an answer among those that its asker takes; None: none.
+    """The compression of a response that its client accepts; None: none.
 
     >>> encoding_of("br, gzip;q=0.8"), encoding_of("gzip;q=0"), encoding_of("")
     ('gzip', None, None)

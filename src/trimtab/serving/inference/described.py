@@ -1,4 +1,4 @@
-"""What a server and its models are, in the words of the protocol; field names are those on the wire."""
+"""Descriptions of the server and its models; field names are those of the protocol."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from trimtab.serving.inference.tensors import BYTES
 PLATFORM = "trimtab"
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters", "statistics")
 SCORE, PREDICTION, ID, VERSION, REASONS, FLAGS = "score", "prediction", "id", "version", "reasons", "flags"
-ANY = -1  # as many as there are rows
+ANY = -1  # the number of rows
 
 
 class ServerMetadata(msgspec.Struct, frozen=True):
-    """Name, version and abilities of the server."""
+    """Name, version and extensions of the server."""
 
     name: str
     version: str
@@ -26,7 +26,7 @@ class ServerMetadata(msgspec.Struct, frozen=True):
 
 
 class TensorMetadata(msgspec.Struct, frozen=True):
-    """A tensor that a model takes or gives; -1: as many as there are rows."""
+    """An input or output of a model; a dimension of -1 is the number of rows."""
 
     name: str
     datatype: str
@@ -34,7 +34,7 @@ class TensorMetadata(msgspec.Struct, frozen=True):
 
 
 class ModelMetadata(msgspec.Struct, frozen=True):
-    """What a model takes and gives."""
+    """Inputs and outputs of a model."""
 
     name: str
     versions: tuple[str, ...]
@@ -67,7 +67,7 @@ class ConfigParameter(msgspec.Struct, frozen=True):
 
 
 class ModelConfig(msgspec.Struct, frozen=True):
-    """The same as the metadata in the form of a configuration, and what only that has room for."""
+    """The metadata in the form of a configuration, with further parameters."""
 
     name: str
     platform: str
@@ -79,7 +79,7 @@ class ModelConfig(msgspec.Struct, frozen=True):
 
 
 class ModelIndex(msgspec.Struct, frozen=True):
-    """A line of the repository's index."""
+    """An entry of the repository's index."""
 
     name: str
     version: str
@@ -93,7 +93,7 @@ def version_number(served: ServedVersion) -> str:
 
 
 def described_outputs(served: ServedVersion) -> tuple[TensorMetadata, ...]:
-    """What a version gives, in the order of answers."""
+    """The outputs of a version, in order."""
     several = len(served.classes)
     out = [TensorMetadata(SCORE, "FP64", (ANY, several) if several else (ANY,))]
     if several:

@@ -1,4 +1,4 @@
-"""gRPC messages of the protocol as requests, and inferences as messages."""
+"""Conversion of gRPC messages to requests, and of predictions to messages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def parsed_message(read: Callable[[bytes], Any], sent: bytes) -> Any:
 
 
 def _check_fields(sent: bytes) -> None:
-    """Refuse a message of very many fields: each may take a hundred times its size once it is read."""
+    """Refuse a message of very many fields: each may take a hundred times its size in memory."""
     at, count = 0, 0
     while at < len(sent):
         tag, at = _varint(sent, at)
@@ -49,11 +49,11 @@ def _check_fields(sent: bytes) -> None:
         elif kind in (1, 5):
             at += 8 if kind == 1 else 4
         else:
-            return  # groups: nothing that is declared has them
+            return  # groups, which no declared message has
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number, and where it ends."""
+    """A number, and its end."""
     found = shift = 0
     while at < len(data) and shift < 64:
         byte = data[at]
@@ -97,7 +97,7 @@ def _tensor(tensor: Any, raw: bytes | None) -> InputTensor:
             )
         data = list(getattr(tensor.contents, field))
     elif raw is None and 0 in tensor.shape:
-        data = []  # nothing to send
+        data = []  # it has no elements
     return InputTensor(tensor.name, tensor.datatype, list(tensor.shape), raw, data)
 
 
@@ -108,7 +108,7 @@ def _output(output: Any) -> str:
 
 
 def _parameters(given: Mapping[str, Any], *, refuse: bool = False) -> dict[str, Any]:
-    """Parameters as values; `refuse` those at once that would have to be heeded."""
+    """Parameters as values; `refuse` those that are not supported."""
     out = {}
     for name, value in given.items():
         choice = value.WhichOneof("parameter_choice")

@@ -1,4 +1,4 @@
-"""The protocol over gRPC, in the event loop of the HTTP service, on a port of its own."""
+"""The Open Inference Protocol over gRPC, in the event loop of the HTTP service, on its own port."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ _CODES = {
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
-_NOT_DONE = ("RepositoryModelLoad", "RepositoryModelUnload")  # they say why
+_NOT_SUPPORTED = ("RepositoryModelLoad", "RepositoryModelUnload")
 _DECODED = 10  # bytes of memory for a byte of a message
-_SHOWN = 1_000  # characters of an error: it travels in a header
+_SHOWN = 1_000  # characters of an error: it is sent in a header
 _logger = logging.getLogger(__name__)
 
 Certificate: TypeAlias = tuple[bytes, bytes]  # PEM: the private key, and the certificate with its chain
@@ -84,15 +84,15 @@ class GrpcServer:
         self._ending = asyncio.Event()
 
     async def start(self) -> None:
-        """Take requests from now on."""
+        """Take requests."""
         import grpc
 
         listener = self._listener
-        check_free(listener.host, self.port, listener.shared)  # again: it says so in the words of the system
+        check_free(listener.host, self.port, listener.shared)  # again, for the system's error message
 
         body_bytes = self._parts.limits.body_bytes
         options = [
-            ("grpc.max_receive_message_length", body_bytes),  # unpacked, too: from grpcio 1.83 on
+            ("grpc.max_receive_message_length", body_bytes),  # also after decompression, from grpcio 1.83 on
             ("grpc.so_reuseport", int(listener.shared)),
         ]
         self._server = grpc.aio.server(options=options)
@@ -104,14 +104,14 @@ class GrpcServer:
             else:
                 credentials = grpc.ssl_server_credentials([listener.certificate])
                 self.port = self._server.add_secure_port(address, credentials)
-        except RuntimeError as error:  # somebody took it since
+        except RuntimeError as error:  # taken meanwhile
             raise _taken(listener.host, self.port, error) from error
         await self._server.start()
         if listener.announce is not None:
             listener.announce(f"{address.rpartition(':')[0]}:{self.port}")
 
     async def stop(self, grace_s: float) -> None:
-        """Finish what is under way, for at most `grace_s`; new requests are refused, and streams that idle end."""
+        """Finish requests in flight within `grace_s`; new ones are refused, and idle streams end."""
         self._ending.set()
         await self._server.stop(grace_s)
 
@@ -131,7 +131,7 @@ class GrpcServer:
             "RepositoryIndex": ("read", self._repository_index),
             "RepositoryModelLoad": ("read", self._not_loaded),
             "RepositoryModelUnload": ("read", self._not_loaded),
-            "ModelInfer": ("predict", self._not_loaded),  # answered by itself
+            "ModelInfer": ("predict", self._not_loaded),  # handled by `_unary` itself
         }
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(self._unary(name, right, answer))
@@ -140,33 +140,33 @@ class GrpcServer:
         return {**handlers, "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._model_stream_infer)}
 
     def _unary(self, name: str, right: Role | None, answer: _Answer) -> Callable[[bytes, Any], Awaitable[bytes]]:
-        """A method from bytes to bytes; whatever goes wrong becomes a status."""
+        """A method from bytes to bytes; errors become statuses."""
         read = self._messages[f"{name}Request"].FromString
 
         async def outcome(sent: bytes, context: Any) -> bytes | tuple[Any, str]:
-            """The answer, or the status and text of what went wrong."""
+            """The response, or the status and text of an error."""
             model = ""
-            with self._telling(name, context) as asked:
+            with self._request(name, context) as request_state:
                 try:
-                    self._admit(context, right, asked)
+                    self._admit(context, right, request_state)
                     if name == "ModelInfer":
                         self._service.check_room()  # before any work on it
-                    request = await self._read(read, sent, asked)
+                    request = await self._read(read, sent, request_state)
                     if name == "ModelInfer":
                         model = request.model_name
-                        response = await self._model_infer(request, asked, len(sent))
+                        response = await self._model_infer(request, request_state, len(sent))
                     else:
                         response = await answer(request)
                     answered: bytes = response.SerializeToString()
                 except Exception as error:
-                    return self._failed(name, error, asked, model)
-                asked.ended(200, "OK", len(answered))
+                    return self._failed(name, error, request_state, model)
+                request_state.ended(200, "OK", len(answered))
             self._count("grpc", "OK", model)
             return answered
 
         async def handle(sent: bytes, context: Any) -> bytes:
             found = await outcome(sent, context)
-            sent = b""  # gRPC may keep the error of an abort for long, and this frame with it
+            sent = b""  # gRPC may keep the error of an abort, and this frame with it
             if isinstance(found, tuple):
                 await self._service.refusal_turn()
                 await context.abort(*found)
@@ -175,54 +175,54 @@ class GrpcServer:
         return handle
 
     async def _model_stream_infer(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-        """Requests one after another on one connection; one that fails does not end the stream."""
+        """Requests one after another in a stream, which goes on after one that fails."""
         name = "ModelStreamInfer"
         while (sent := await self._next(requests, context)) is not None:
-            with self._telling(name, context, again=True) as asked:
+            with self._request(name, context, again=True) as request_state:
                 try:
-                    self._admit(context, "predict", asked)  # each counts against the rate of the key
+                    self._admit(context, "predict", request_state)  # each counts against the rate of the key
                 except Exception as error:
-                    code, text = self._failed(name, error, asked)
+                    code, text = self._failed(name, error, request_state)
                     await context.abort(code, text)
-                answered = await self._streamed(sent, asked, context)
+                answered = await self._streamed(sent, request_state, context)
             yield answered
 
-    async def _streamed(self, sent: bytes, asked: _Asked, context: Any) -> bytes:
-        """What is answered to one request of a stream."""
+    async def _streamed(self, sent: bytes, request_state: _Request, context: Any) -> bytes:
+        """The response to one request of a stream."""
         response, model, request_id = self._messages["ModelStreamInferResponse"], "", ""
         try:
-            request = await self._read(self._messages["ModelInferRequest"].FromString, sent, asked)
+            request = await self._read(self._messages["ModelInferRequest"].FromString, sent, request_state)
             model, request_id = request.model_name, request.id
-            inferred = await self._model_infer(request, asked, len(sent))
+            inferred = await self._model_infer(request, request_state, len(sent))
             answered: bytes = response(infer_response=inferred).SerializeToString()
             self._count("grpc", "OK", model)
-            asked.ended(200, "OK", len(answered))
+            request_state.ended(200, "OK", len(answered))
         except Exception as error:
-            text = self._failed("ModelStreamInfer", error, asked, model)[1]
+            text = self._failed("ModelStreamInfer", error, request_state, model)[1]
             await self._service.refusal_turn()
-            of = self._messages["ModelInferResponse"](id=request_id)  # so that its asker knows which failed
+            of = self._messages["ModelInferResponse"](id=request_id)  # so that the client knows which failed
             answered = response(error_message=text, infer_response=of if request_id else None).SerializeToString()
         return answered
 
-    async def _read(self, read: Callable[[bytes], Any], sent: bytes, asked: _Asked) -> Any:
-        """The message in some bytes, once there is room for it."""
-        if not asked.share.add(len(sent)):
+    async def _read(self, read: Callable[[bytes], Any], sent: bytes, request_state: _Request) -> Any:
+        """The message in these bytes, once there is memory for it."""
+        if not request_state.share.add(len(sent)):
             raise no_room()
-        await asked.share.decode(_DECODED * len(sent), self._parts.limits.body_timeout_s)
+        await request_state.share.decode(_DECODED * len(sent), self._parts.limits.body_timeout_s)
         if len(sent) > INLINE_BYTES:
             return await self._parts.threads.work(parsed_message, read, sent)
         return parsed_message(read, sent)
 
     @contextmanager
-    def _telling(self, name: str, context: Any, *, again: bool = False) -> Iterator[_Asked]:
-        """One request, of which the watch is told when it has ended, whatever became of it.
+    def _request(self, name: str, context: Any, *, again: bool = False) -> Iterator[_Request]:
+        """One request; telemetry gets its record at the end, also after an error.
 
         Args:
-            name: Of its method.
-            context: What gRPC knows of it.
-            again: Whether it is one of several of a stream, which have their trailing metadata in common.
+            name: Its method.
+            context: Its gRPC context.
+            again: Whether it is one of a stream, whose requests share their trailing metadata.
         """
-        received_s, timeout_s = perf_counter(), context.time_remaining()  # together: the one counts from the other
+        received_s, timeout_s = perf_counter(), context.time_remaining()  # read together
         headers = _headers(context.invocation_metadata())
         record = begun(
             self._parts.telemetry, received_s, "gRPC", f"/{SERVICE}/{name}", headers, _client(context.peer())
@@ -232,16 +232,16 @@ class GrpcServer:
             if not again:
                 context.set_trailing_metadata((("x-request-id", record.request_id),))
         CURRENT.set(record)
-        asked = _Asked(received_s, timeout_s, headers, record, self._parts.room.share())
+        request_state = _Request(received_s, timeout_s, headers, record, self._parts.room.share())
         try:
-            yield asked
+            yield request_state
         finally:
-            asked.share.close()
+            request_state.share.close()
             if record is not None and self._parts.telemetry is not None:
                 self._parts.telemetry.end(record, record.status, record.size_bytes)
 
     async def _next(self, requests: AsyncIterator[bytes], context: Any) -> bytes | None:
-        """The next request of a stream, None at its end; a stream of a server that ends is ended."""
+        """The next request of a stream, None at its end; aborts the stream when the server ends."""
         coming = asyncio.ensure_future(anext(requests, None))
         leaving = asyncio.ensure_future(self._ending.wait())
         try:
@@ -251,7 +251,7 @@ class GrpcServer:
         finally:
             coming.cancel()
             leaving.cancel()
-        code, text = self._failed("ModelStreamInfer", Unavailable("the server ends. Ask again in a moment."), None)
+        code, text = self._failed("ModelStreamInfer", Unavailable("the server ends. Send it again soon."), None)
         await context.abort(code, text)
         return None
 
@@ -267,7 +267,7 @@ class GrpcServer:
     async def _model_ready(self, request: Any) -> Any:
         try:
             ready = await self._service.model_ready(request.name, request.version)
-        except NotFound:  # what is not here is not ready: clients ask in a loop until it is
+        except NotFound:  # not an error here: clients poll until it is ready
             ready = False
         return self._messages["ModelReadyResponse"](ready=ready)
 
@@ -289,43 +289,43 @@ class GrpcServer:
     async def _not_loaded(self, request: Any) -> Any:
         raise Misuse(NO_LOADING)
 
-    async def _model_infer(self, request: Any, asked: _Asked, size_bytes: int) -> Any:
+    async def _model_infer(self, request: Any, request_state: _Request, size_bytes: int) -> Any:
         threads, large = self._parts.threads, size_bytes > INLINE_BYTES
         infer = await threads.go_on(read_infer, request, size_bytes) if large else read_infer(request, size_bytes)
-        inferred = await self._service.infer(infer, asked.received_s, asked.timeout_s)
+        inferred = await self._service.infer(infer, request_state.received_s, request_state.timeout_s)
         finish = threads.wait if inferred.late else threads.go_on
         return await finish(self._write, inferred) if large else self._write(inferred)
 
     # -- messages -----------------------------------------------------------------------------------------------
 
     def _message(self, name: str, content: Any) -> Any:
-        """A message with what a Struct or a dictionary of the same field names has."""
+        """A message with the fields of a Struct or dictionary."""
         from google.protobuf.json_format import ParseDict
 
         return ParseDict(msgspec.to_builtins(content), self._messages[name]())
 
-    def _admit(self, context: Any, right: Role | None, asked: _Asked) -> None:
+    def _admit(self, context: Any, right: Role | None, request_state: _Request) -> None:
         if right is not None and self._parts.access.asks:
-            asked.is_by(self._parts.access.admit(asked.headers, right))
+            request_state.is_by(self._parts.access.admit(request_state.headers, right))
 
-    def _failed(self, name: str, error: Exception, asked: _Asked | None, model: str = "") -> tuple[Any, str]:
-        """The status of an error, counted, and in the process's log when it is our fault."""
+    def _failed(self, name: str, error: Exception, request_state: _Request | None, model: str = "") -> tuple[Any, str]:
+        """The status of an error, counted, and logged when it is the service's fault."""
         import grpc
 
         problem = problem_of(error, name)
         if problem.status == 500:
             self._throttled.error(f"gRPC {name} failed", error, of=model)
         code = _CODES.get(problem.status, "INTERNAL")
-        if name in _NOT_DONE and problem.status == 400:
+        if name in _NOT_SUPPORTED and problem.status == 400:
             code = "UNIMPLEMENTED"
         self._count("grpc", code, model)
-        if asked is not None:
-            asked.ended(problem.status, code, 0)
+        if request_state is not None:
+            request_state.ended(problem.status, code, 0)
         return grpc.StatusCode[code], problem.detail[:_SHOWN]
 
 
-class _Asked:
-    """One request, and its record where somebody wants to be told of it."""
+class _Request:
+    """One request, with its record if telemetry wants one."""
 
     __slots__ = ("_record", "headers", "received_s", "share", "timeout_s")
 
@@ -337,26 +337,26 @@ class _Asked:
         record: RequestRecord | None,
         share: Share,
     ) -> None:
-        self.received_s = received_s  # `perf_counter` when it came
-        self.timeout_s = timeout_s  # how long after that an answer is of use
+        self.received_s = received_s  # `perf_counter` on arrival
+        self.timeout_s = timeout_s  # deadline, counted from then
         self.headers = headers
-        self.share = share  # of the room for bodies
+        self.share = share  # of the memory for bodies
         self._record = record
 
     def is_by(self, who: str) -> None:
-        """Say who asks."""
+        """Set the name of the client's key."""
         if self._record is not None:
             self._record.key = who
 
     def ended(self, status: int, code: str, size_bytes: int) -> None:
-        """Say how it ended: the status that HTTP has for it, and gRPC's."""
+        """Set how it ended: HTTP's status, and gRPC's."""
         if self._record is not None:
             self._record.status, self._record.grpc, self._record.size_bytes = status, code, size_bytes
 
 
 def _built() -> dict[str, Any]:
     try:
-        import grpc  # noqa: F401  # asked for here, so that a missing one is told before anything starts
+        import grpc  # noqa: F401  # imported here, so that a missing one is an error before anything starts
 
         return build_messages()
     except ImportError as error:
@@ -364,7 +364,7 @@ def _built() -> dict[str, Any]:
 
 
 def _client(peer: str) -> tuple[str, int] | None:
-    """Address and port of who asks, as gRPC writes them.
+    """Address and port of a client, as gRPC writes them.
 
     >>> _client("ipv4:127.0.0.1:5000"), _client("ipv6:%5B::1%5D:5000"), _client("unix:")
     (('127.0.0.1', 5000), ('::1', 5000), None)
@@ -378,7 +378,7 @@ def _headers(given: Iterable[tuple[str, str | bytes]]) -> list[tuple[bytes, byte
 
 
 def check_free(host: str, port: int, shared: bool) -> None:
-    """Refuse a port that is taken before anything else is started; a `shared` one may be others' that share it, too."""
+    """Refuse a port that is taken, before anything starts; a `shared` one may be used by others that share it."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:

@@ -1,4 +1,4 @@
-"""Requests of the protocol, answered: what HTTP and gRPC have in common."""
+"""Requests of the Open Inference Protocol, independent of HTTP and gRPC."""
 
 from __future__ import annotations
 
@@ -43,52 +43,52 @@ from trimtab.serving.problems import Refused
 Parameter: TypeAlias = bool | int | float | str
 State: TypeAlias = Literal["READY", "UNAVAILABLE"]
 NO_LOADING = (
-    "models: all that are deployed are loaded here, and other versions take their place by promotion and rollback "
-    "(trimtab promote, trimtab rollback)."
+    "models: all that are deployed are loaded; other versions replace them by promotion and rollback (trimtab promote, "
+    "trimtab rollback)."
 )
-INLINE_BYTES = 64 << 10  # what is larger is read, written and compressed in a thread
-_TIMEOUT = "timeout"  # a parameter: after how many microseconds nobody waits any more
-_LONGEST_US = 600_000_000  # nobody waits longer, whatever is asked for
-_AT = "at"  # a parameter: the moment in the past that is asked about
-_REFUSED = {  # parameters that would change the meaning of an answer
-    "sequence_id": "requests are independent of each other here. Leave sequences out",
-    "shared_memory_region": "shared memory is not read here. Send the tensor in the request",
-    "classification": "classes are not ranked here. Ask for `score` and `prediction`",
+INLINE_BYTES = 64 << 10  # larger messages are read, written and compressed in a thread
+_TIMEOUT = "timeout"  # a parameter: the deadline in microseconds
+_LONGEST_US = 600_000_000  # the longest deadline
+_AT = "at"  # a parameter: as-of time, in the past
+_REFUSED = {  # parameters that would change the meaning of a prediction
+    "sequence_id": "requests are independent. Leave sequences out",
+    "shared_memory_region": "shared memory is not supported. Send the tensor in the request",
+    "classification": "classes are not ranked. Request `score` and `prediction`",
 }
 _SINGLE = frozenset((bool, int, float, str))
 _encode = msgspec.json.Encoder().encode
 
 
 class Infer(msgspec.Struct, frozen=True, gc=False):
-    """A request for an inference."""
+    """A request for predictions."""
 
     model: str
-    version: str  # empty: the one that serves
+    version: str  # empty: the one in service
     id: str
     parameters: Mapping[str, Parameter]
     inputs: Sequence[InputTensor]
-    outputs: Sequence[str]  # names; empty: all
-    size_bytes: int = 0  # of the message it came in
+    outputs: Sequence[str]  # names; none: all
+    size_bytes: int = 0  # of its message
 
 
 class Inferred(msgspec.Struct, frozen=True, gc=False):
-    """An inference: what answered, and the outputs asked for in that order."""
+    """Predictions: their version, and the requested outputs in order."""
 
     model: str
     version: str
     id: str
     parameters: Mapping[str, Parameter]
     outputs: Sequence[OutputTensor]
-    late: bool = False  # made in the place of what may still be being made
+    late: bool = False  # fallbacks for predictions that a thread may still be computing
 
 
 class InferenceService:
-    """The protocol over the models of a service; HTTP and gRPC ask it.
+    """The protocol over the models of a service, for HTTP and gRPC.
 
     Args:
         predictors: By the names of their models.
         parts: What all requests of the service share.
-        not_ready: A sentence about what is missing, or None.
+        not_ready: Returns what is missing until the service can answer, or None.
     """
 
     def __init__(
@@ -103,30 +103,30 @@ class InferenceService:
         self._statistics: dict[tuple[str, str], ModelStatistics] = {}
         show_statistics(parts.metrics, lambda: list(self._statistics.values()))
 
-    # -- what there is --------------------------------------------------------------------------------------------
+    # -- descriptions --------------------------------------------------------------------------------------------
 
     def server_metadata(self) -> ServerMetadata:
-        """Name, version and abilities of this server."""
+        """Name, version and extensions of this server."""
         return ServerMetadata("trimtab", installed("trimtab"))
 
     async def model_ready(self, model: str, version: str = "") -> bool:
-        """Whether a model answers, and with this version.
+        """Whether a model, and this version of it, is in service.
 
         Raises:
-            NotFound: There is no such model, or another version answers.
+            NotFound: There is no such model, or another version is in service.
         """
         if not self.predictor(model).endpoint.ready:
             return False
-        if version or not self.predictor(model).endpoint.unloaded:  # one that sleeps would answer; it is let sleep
+        if version or not self.predictor(model).endpoint.unloaded:  # an unloaded one is ready, and stays unloaded
             await self._serving(model, version)
         return True
 
     async def metadata(self, model: str, version: str = "") -> ModelMetadata:
-        """What a model takes and gives.
+        """Inputs and outputs of a model.
 
         Raises:
-            NotFound: There is no such model, or another version answers.
-            Unavailable: None answers yet.
+            NotFound: There is no such model, or another version is in service.
+            Unavailable: No version is in service yet.
         """
         answerer = (await self._serving(model, version))[1]
         return metadata(answerer.served, answerer.rows.request)
@@ -137,84 +137,84 @@ class InferenceService:
         return config(answerer.served, answerer.rows.request)
 
     async def statistics(self, model: str = "", version: str = "") -> list[ModelStatistics]:
-        """The figures of the versions that answer, in all processes of the service together: of one model, or of all.
+        """Statistics of the versions in service, summed over all processes: of one model, or of all.
 
         Those of other processes are about a second old. Raises as `metadata`.
         """
         if model:
-            asked = [(await self._serving(model, version))[1].served]
+            served_versions = [(await self._serving(model, version))[1].served]
         else:
             serving = (one.endpoint.serving for one in self._predictors.values())
-            asked = [served for served in serving if served is not None]
+            served_versions = [served for served in serving if served is not None]
         others = await self.parts.threads.look(lambda: statistics_told(self.parts.metrics.others()))
         out = []
-        for served in asked:
-            own = self._figures(served)
+        for served in served_versions:
+            own = self._statistics_of(served)
             theirs = others.get((own.name, own.version))
             out.append(own if theirs is None else own.plus(theirs))
         return out
 
     def index(self, *, ready: bool = False) -> list[ModelIndex]:
-        """A line for each model; those that answer when `ready`."""
+        """One entry for each model; only those in service when `ready`."""
         out = []
         for predictor in self._predictors.values():
             endpoint = predictor.endpoint
             if endpoint.serving is not None:
                 out.append(ModelIndex(endpoint.name, version_number(endpoint.serving), "READY", ""))
             elif endpoint.ready:
-                out.append(ModelIndex(endpoint.name, "", "READY", "it is loaded by its next request"))
+                out.append(ModelIndex(endpoint.name, "", "READY", "loaded by its next request"))
             elif not ready:
-                out.append(ModelIndex(endpoint.name, "", "UNAVAILABLE", "no version serves yet"))
+                out.append(ModelIndex(endpoint.name, "", "UNAVAILABLE", "no version is in service yet"))
         return out
 
     def check_room(self, model: str = "", *, counted: bool = False) -> None:
-        """Refuse an inference when more predictions are under way than can be answered soon.
+        """Refuse a request when more predictions are in flight than can be answered soon.
 
         Raises:
-            Refused: They are (429).
+            Refused: There are (429).
         """
         scheduler = self.parts.scheduler
         if scheduler.full() if counted else scheduler.under_way >= scheduler.limit.limit:
-            if (predictor := self._predictors.get(model)) is not None:  # by gRPC it is not read yet
+            if (predictor := self._predictors.get(model)) is not None:  # with gRPC the name is not read yet
                 predictor.endpoint.count_refused()
-            raise Refused(429, "More predictions are under way than can be answered soon. Ask again in a moment.")
+            raise Refused(429, "More predictions are in flight than can be answered soon. Send it again soon.")
 
     async def refusal_turn(self) -> None:
-        """Wait for the turn of a refusal that is about to be sent."""
+        """Wait until a refusal may be sent."""
         await self.parts.scheduler.refusals.turn()
 
     # -- answers --------------------------------------------------------------------------------------------------
 
-    async def infer(self, asked: Infer, started: float, timeout_s: float | None = None) -> Inferred:
-        """The answer, once its predictions are safe.
+    async def infer(self, request: Infer, started: float, timeout_s: float | None = None) -> Inferred:
+        """Predict; returns once the predictions are safe.
 
         Args:
-            asked: The request.
+            request: The request.
             started: `perf_counter` when it began to arrive.
-            timeout_s: How long after that an answer is of use; its parameter `timeout` may say less.
+            timeout_s: The deadline, counted from then; its parameter `timeout` may be earlier.
 
         Raises:
-            Misuse: A tensor, an output or a parameter is not as it has to be; it is named.
-            NotFound: There is no such model, or another version answers.
-            Refused: Too many requests are under way (429), or too many rows (413).
-            Unavailable: No version answers, or state or log cannot be used now; `Late` when the time is over.
+            Misuse: A tensor, an output or a parameter is invalid; it is named.
+            NotFound: There is no such model, or another version is in service.
+            Refused: Too many requests in flight (429), or too many rows (413).
+            Unavailable: No version is in service, or state or log cannot be used; `Late` after the deadline.
         """
-        predictor, scheduler = self.predictor(asked.model), self.parts.scheduler
-        self.check_room(asked.model, counted=True)
+        predictor, scheduler = self.predictor(request.model), self.parts.scheduler
+        self.check_room(request.model, counted=True)
         read_s = await scheduler.turn()
         begun_s = perf_counter()
         try:
             answerer = predictor.endpoint.loaded or await predictor.loaded(
-                started, _sooner(timeout_s, asked.parameters)
+                started, _sooner(timeout_s, request.parameters)
             )
-            _check_version(answerer, asked.version)
-            return await self._inferred(predictor, answerer, asked, started, timeout_s)
+            _check_version(answerer, request.version)
+            return await self._inferred(predictor, answerer, request, started, timeout_s)
         finally:
             scheduler.under_way -= 1
             scheduler.answered(read_s, begun_s, waited=True)
 
     def predictor(self, model: str) -> Predictor:
-        """What answers for a model.
+        """The predictor of a model.
 
         Raises:
             NotFound: There is no such model.
@@ -226,33 +226,33 @@ class InferenceService:
         return predictor
 
     async def _inferred(
-        self, predictor: Predictor, answerer: Answerer, asked: Infer, started: float, timeout_s: float | None
+        self, predictor: Predictor, answerer: Answerer, request: Infer, started: float, timeout_s: float | None
     ) -> Inferred:
-        begun, figures = perf_counter(), self._figures(answerer.served)
+        begun, statistics = perf_counter(), self._statistics_of(answerer.served)
         try:
-            return await self._outputs_of(predictor, answerer, asked, figures, (started, begun), timeout_s)
+            return await self._outputs_of(predictor, answerer, request, statistics, (started, begun), timeout_s)
         except Exception:
-            figures.failed(perf_counter() - begun)
+            statistics.failed(perf_counter() - begun)
             raise
 
     async def _outputs_of(
         self,
         predictor: Predictor,
         answerer: Answerer,
-        asked: Infer,
-        figures: ModelStatistics,
+        request: Infer,
+        statistics: ModelStatistics,
         times: tuple[float, float],
         timeout_s: float | None,
     ) -> Inferred:
         started, begun = times
-        check_parameters(asked.parameters)
-        wanted = _wanted(answerer, asked.outputs)
-        at_us, soon_s = _moment(asked.parameters), _sooner(timeout_s, asked.parameters)
-        check_names(asked.inputs, answerer.rows, answerer.served.inputs)  # first: it bounds what comes after
-        count = checked_count(asked.inputs, self.parts.limits.rows)
+        check_parameters(request.parameters)
+        wanted = _wanted(answerer, request.outputs)
+        at_us, soon_s = _as_of_us(request.parameters), _sooner(timeout_s, request.parameters)
+        check_names(request.inputs, answerer.rows, answerer.served.inputs)  # first: it bounds what comes after
+        count = checked_count(request.inputs, self.parts.limits.rows)
         rows: list[Row]
-        arguments = asked.inputs, count, answerer.rows, asked.parameters
-        if count > self.parts.limits.rows_inline or asked.size_bytes > INLINE_BYTES:
+        arguments = request.inputs, count, answerer.rows, request.parameters
+        if count > self.parts.limits.rows_inline or request.size_bytes > INLINE_BYTES:
             rows = await predictor.read(started, soon_s, rows_of, *arguments)
         else:
             rows = rows_of(*arguments)
@@ -263,8 +263,8 @@ class InferenceService:
             outputs = await predictor.finish(late, _outputs, predictor, answerer, prepared, wanted)
         else:
             outputs = _outputs(predictor, answerer, prepared, wanted)
-        figures.answered(count, begun, decoded, inferred, perf_counter())
-        return Inferred(asked.model, figures.version, asked.id, _echoed(asked.parameters), outputs, late)
+        statistics.answered(count, begun, decoded, inferred, perf_counter())
+        return Inferred(request.model, statistics.version, request.id, _echoed(request.parameters), outputs, late)
 
     async def _serving(self, model: str, version: str) -> tuple[Predictor, Answerer]:
         predictor = self.predictor(model)
@@ -272,28 +272,28 @@ class InferenceService:
         _check_version(answerer, version)
         return predictor, answerer
 
-    def _figures(self, served: ServedVersion) -> ModelStatistics:
+    def _statistics_of(self, served: ServedVersion) -> ModelStatistics:
         key = served.model, version_number(served)
-        figures = self._statistics.get(key)
-        if figures is None:
-            figures = self._statistics[key] = ModelStatistics(*key)
-        return figures
+        statistics = self._statistics.get(key)
+        if statistics is None:
+            statistics = self._statistics[key] = ModelStatistics(*key)
+        return statistics
 
 
 def _check_version(answerer: Answerer, version: str) -> None:
     number = version_number(answerer.served)
     if version not in ("", number):
         raise NotFound(
-            f"model {answerer.served.model!r}: version {version[:60]!r} is not served; version {number!r} is. Leave "
-            "the version out for the one that serves."
+            f"model {answerer.served.model!r}: version {version[:60]!r} is not in service; {number!r} is. Leave the "
+            "version out for the one in service."
         )
 
 
 def check_parameters(parameters: Mapping[str, Any]) -> None:
-    """Refuse parameters of requests, inputs and outputs that are no single values, or would have to be heeded.
+    """Refuse parameters that are not single values, or that are not supported and would change the result.
 
     Raises:
-        Misuse: There is one.
+        Misuse: There is such a parameter.
     """
     for name, value in parameters.items():
         if type(value) not in _SINGLE:
@@ -303,24 +303,24 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
 
 
 def _echoed(parameters: Mapping[str, Parameter]) -> Mapping[str, Parameter]:
-    """Those parameters that are not about the form of the answer."""
+    """The parameters that are sent back: all but that of the response's form."""
     if not parameters:
         return parameters
     return {name: value for name, value in parameters.items() if name != "binary_data_output"}
 
 
 def _sooner(timeout_s: float | None, parameters: Mapping[str, Any]) -> float | None:
-    """After how many seconds nobody waits any more, by the request or by its parameters; None: they do not say."""
+    """The earlier deadline in seconds of a request and of its parameters; None: there is none."""
     timeout_us = parameters.get(_TIMEOUT) or None
     if timeout_us is None:
         return timeout_s
     if type(timeout_us) is not int or timeout_us < 0:
         raise Misuse(f"parameter {_TIMEOUT!r}: {str(timeout_us)[:60]}. Give microseconds, a whole number above 0.")
-    asked_s = min(timeout_us, _LONGEST_US) / 1e6
-    return asked_s if timeout_s is None else min(timeout_s, asked_s)
+    own_s = min(timeout_us, _LONGEST_US) / 1e6
+    return own_s if timeout_s is None else min(timeout_s, own_s)
 
 
-def _moment(parameters: Mapping[str, Any]) -> int | None:
+def _as_of_us(parameters: Mapping[str, Any]) -> int | None:
     if (at := parameters.get(_AT)) is None:
         return None
     from trimtab.events.values.checks import given_time_us
@@ -329,7 +329,7 @@ def _moment(parameters: Mapping[str, Any]) -> int | None:
 
 
 def _wanted(answerer: Answerer, names: Sequence[str]) -> tuple[TensorMetadata, ...]:
-    """The outputs asked for.
+    """The requested outputs.
 
     Raises:
         Misuse: There is no such output.
@@ -340,7 +340,7 @@ def _wanted(answerer: Answerer, names: Sequence[str]) -> tuple[TensorMetadata, .
     by_name = {one.name: one for one in described}
     for name in names:
         if name not in by_name:
-            raise Misuse(f"output {name[:60]!r}: there is none. The outputs are {', '.join(by_name)}.")
+            raise Misuse(f"output {name[:60]!r}: unknown. The outputs are {', '.join(by_name)}.")
     return tuple(by_name[name] for name in dict.fromkeys(names))
 
 

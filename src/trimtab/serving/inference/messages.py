@@ -1,7 +1,7 @@
-"""The protocol's gRPC messages, declared by their published names and numbers, and built when they are needed.
+"""The gRPC messages of the protocol, built at run time from their published field names and numbers.
 
-They live in a pool of descriptors of their own, so that they do not meet the stubs of a client in the same process.
-Fields that are not declared here are passed over when they are read.  # D94
+They are in a descriptor pool of their own, apart from stubs of a client in the same process. Fields that are not
+declared here are ignored.  # D94
 """
 
 from __future__ import annotations

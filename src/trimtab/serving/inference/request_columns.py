@@ -24,18 +24,18 @@ EMPTY_IS_NULL = "empty_is_null"  # a parameter of requests
 
 
 def check_names(tensors: Sequence[InputTensor], request_rows: RequestRows, model_inputs: Sequence[str]) -> None:
-    """Refuse tensors that are no columns, or sent twice; looks at no more of them than there are columns, and one.
+    """Refuse tensors that are not columns of the request, or sent twice; looks at one more than there are columns.
 
     Args:
         tensors: One a column.
         request_rows: The request's declaration.
-        model_inputs: Names that are told to be no columns.
+        model_inputs: Inputs of the model, for the error message.
 
     Raises:
-        Misuse: A tensor is no column's, or a column is sent twice.
+        Misuse: A tensor is not a column, or a column is sent twice.
     """
     columns, found = request_rows.request.columns, set[str]()
-    for tensor in tensors:  # each is another column, or the last that is looked at
+    for tensor in tensors:  # each is a new column, or the last one looked at
         name = tensor.name
         if name not in columns:
             raise _no_column(name, request_rows.names, model_inputs)
@@ -45,10 +45,10 @@ def check_names(tensors: Sequence[InputTensor], request_rows: RequestRows, model
 
 
 def checked_count(tensors: Sequence[InputTensor], limit: int) -> int:
-    """How many rows the tensors of a request have: all the same number.
+    """The number of rows of a request's tensors.
 
     Raises:
-        Misuse: There is none, a shape is no column's, or they differ.
+        Misuse: There are no tensors, a shape is not a column's, or the numbers differ.
         Refused: There are more than `limit` rows.
     """
     if not tensors:
@@ -74,13 +74,13 @@ def rows_of(
     """Checked request rows.  # D94
 
     Args:
-        tensors: One a column, as `check_names` lets through; columns that are left out are null.
-        count: Of rows, as `checked_count` gives it.
+        tensors: One a column, checked by `check_names`; missing columns are null.
+        count: The number of rows, by `checked_count`.
         request_rows: The request's declaration.
-        parameters: Of the request; `empty_is_null` is looked at.
+        parameters: Of the request; `empty_is_null` counts here.
 
     Raises:
-        Misuse: Key or time is missing, or a tensor is not as declared; `InvalidField` for a value that is not.
+        Misuse: Key or time is missing, or a tensor is not as declared; `InvalidField` for a value.
     """
     columns = request_rows.request.columns
     given = {tensor.name: tensor for tensor in tensors}
@@ -102,7 +102,7 @@ def rows_of(
 
 
 def _column(tensor: InputTensor, dtype: Dtype, count: int, empty_is_null: bool) -> Sequence[Any]:
-    """The values of one column; None where one is null."""
+    """The values of one column; None for null."""
     datatype = tensor.datatype
     if datatype not in TAKEN[dtype]:
         raise Misuse(
@@ -138,7 +138,7 @@ def _no_column(name: str, names: Sequence[str], model_inputs: Sequence[str]) -> 
 
 
 def _as_input(error: InvalidField) -> InvalidField:
-    """The error of a row, told as that of an element."""
+    """The error of a row as one of a tensor's element."""
     row, _, name = error.pointer.partition("].")
     said = f"input {error.field!r}, element {row.removeprefix('rows[')}"
     text = str(error).replace(f"{error.pointer}: ", f"{said}: ", 1) if name else str(error)

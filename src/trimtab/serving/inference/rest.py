@@ -23,8 +23,8 @@ _MODEL = "/v2/models/{model}[/versions/{version}]"
 _OCTETS = b"application/octet-stream"
 _LENGTH = b"inference-header-content-length"
 _NUMBER = re.compile(rb"[0-9]{1,15}")
-_WORTH_BYTES = 1_024  # a smaller response is not compressed
-_UNPACKED = 16  # times as large as its compressed form a body may well be
+_WORTH_BYTES = 1_024  # smaller responses are not compressed
+_UNPACKED = 16  # a body may be so many times as large as its compressed form
 _HINT = (
     "See /v2, /v2/models/NAME, /v2/models/NAME/infer, /v2/repository/index; traces, logging and shared memory have no "
     "addresses."
@@ -73,7 +73,7 @@ async def _model(service: InferenceService, request: HttpRequest) -> Reply:
 async def _model_ready(service: InferenceService, request: HttpRequest) -> Reply:
     model, version = request.names.values()
     if not await service.model_ready(model, version):
-        raise Unavailable(f"model {model!r}: no version serves here.")
+        raise Unavailable(f"model {model!r}: no version is in service.")
     return as_json({"name": model, "ready": True})
 
 
@@ -116,7 +116,7 @@ async def _infer(service: InferenceService, request: HttpRequest) -> Reply:
         read = await predictor.read(started, timeout_s, read_infer, model, version, body_sent, length)
     else:
         read = read_infer(model, version, body_sent, length)
-    inferred = await service.infer(read.asked, started, timeout_s)
+    inferred = await service.infer(read.request, started, timeout_s)
     finish = service.parts.threads.wait if inferred.late else service.parts.threads.go_on
     if len(body_sent) > INLINE_BYTES or inferred.outputs[0].shape[0] > service.parts.limits.rows_inline:
         body, head_bytes = await finish(write_inferred, inferred, read)
@@ -153,13 +153,13 @@ async def _body(service: InferenceService, request: HttpRequest) -> bytes:
 
 
 def _unpacked(body: bytes, encoding: str, limit_bytes: int) -> tuple[bytes, int]:
-    """A body as it was before it was compressed, and about how much memory it takes once decoded."""
+    """A body, decompressed, and an estimate of its memory once decoded."""
     body = decompressed(body, encoding, limit_bytes)
     return body, decoded_bytes(body)
 
 
 def _described(path: str, handler: Any, operation: str, summary: str) -> Address:
-    """A row that describes something."""
+    """The row of an address that describes something."""
     gives = {"type": "object"}
     return Address("GET", path, "read", handler, operation, summary, _TAG, gives, query=None, **_SHARED)
 

@@ -1,4 +1,4 @@
-"""How often versions were asked by this protocol, and how long that took: in all processes of a service together."""
+"""Counts and times of requests by this protocol, by version, summed over all processes of a service."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHOWN = (ROWS, LAST, COUNTS, SECONDS)
 
 
 class Duration(msgspec.Struct):
-    """How often something was done, and how long that took in all."""
+    """How often something was done, and its total time."""
 
     count: int = 0
     ns: int = 0
@@ -41,12 +41,12 @@ class InferStatistics(msgspec.Struct):
     compute_input: Duration = msgspec.field(default_factory=Duration)  # tensors to rows
     compute_infer: Duration = msgspec.field(default_factory=Duration)  # features, model and log
     compute_output: Duration = msgspec.field(default_factory=Duration)  # answers to tensors
-    cache_hit: Duration = msgspec.field(default_factory=Duration)  # always 0, as is the next: clients look for both
+    cache_hit: Duration = msgspec.field(default_factory=Duration)  # always 0, as is the next: clients expect both
     cache_miss: Duration = msgspec.field(default_factory=Duration)
 
 
 class ModelStatistics(msgspec.Struct):
-    """The figures of one version since the process began."""
+    """The statistics of one version since the process began."""
 
     name: str
     version: str
@@ -54,12 +54,12 @@ class ModelStatistics(msgspec.Struct):
     inference_count: int = 0  # rows
     execution_count: int = 0  # requests
     inference_stats: InferStatistics = msgspec.field(default_factory=InferStatistics)
-    batch_stats: tuple[()] = ()  # nothing is counted under it, nor under the next two; clients look for them
+    batch_stats: tuple[()] = ()  # always empty, as are the next two: clients expect them
     response_stats: dict[str, Duration] = {}
     memory_usage: tuple[()] = ()
 
     def answered(self, rows: int, started: float, decoded: float, inferred: float, ended: float) -> None:
-        """Count a request by the ends of its parts, in seconds."""
+        """Count a request by the ends of its parts."""
         self.last_inference = time.time_ns() // 1_000_000
         self.inference_count += rows
         self.execution_count += 1
@@ -70,7 +70,7 @@ class ModelStatistics(msgspec.Struct):
         stats.compute_output.add(ended - inferred)
 
     def plus(self, other: ModelStatistics) -> ModelStatistics:
-        """The figures of two processes together."""
+        """The sum of the statistics of two processes."""
         mine, theirs = self.inference_stats, other.inference_stats
         return ModelStatistics(
             name=self.name,
@@ -82,12 +82,12 @@ class ModelStatistics(msgspec.Struct):
         )
 
     def failed(self, seconds: float) -> None:
-        """Count a request that got no answer."""
+        """Count a request that failed."""
         self.inference_stats.fail.add(seconds)
 
 
 def show_statistics(metrics: Metrics, figures: Callable[[], Iterable[ModelStatistics]]) -> None:
-    """Let `metrics` show the figures of this process, for Prometheus and for the other processes."""
+    """Let `metrics` show the statistics of this process, for Prometheus and for the other processes."""
     metrics.counted(
         ROWS,
         "Rows answered by the Open Inference Protocol.",
@@ -115,10 +115,10 @@ def show_statistics(metrics: Metrics, figures: Callable[[], Iterable[ModelStatis
 
 
 def statistics_told(text: str) -> dict[tuple[str, str], ModelStatistics]:
-    """What other processes show, added up, by model and version.
+    """The sum of the statistics of other processes, by model and version.
 
     Args:
-        text: In the format of Prometheus, each sample with its process.
+        text: Their metrics in the format of Prometheus, each sample with its process.
     """
     told = read_scrape("\n".join(line for line in text.split("\n") if line.startswith(_SHOWN)), 0.0)
     found: dict[tuple[str, str], ModelStatistics] = {}

@@ -26,17 +26,17 @@ _SHOWN = 40  # characters of a refused value
 
 
 class InputTensor(msgspec.Struct, frozen=True, gc=False):
-    """A tensor as it was sent: either `raw` or `data` has its elements."""
+    """A tensor of a request: either `raw` or `data` has its elements."""
 
     name: str
     datatype: str
     shape: Sequence[int]
-    raw: bytes | None = None  # little-endian, each of BYTES behind its size
+    raw: bytes | None = None  # little-endian; an element of BYTES follows its size
     data: Sequence[Any] | None = None  # one by one
 
 
 class OutputTensor(msgspec.Struct, frozen=True, gc=False):
-    """A tensor that is sent back."""
+    """A tensor of a response."""
 
     name: str
     datatype: str
@@ -60,7 +60,7 @@ class OutputTensor(msgspec.Struct, frozen=True, gc=False):
 
 
 def row_count(tensor: InputTensor) -> int:
-    """How many rows a tensor of shape [n] or [n, 1] has.
+    """The number of rows of a tensor of shape [n] or [n, 1].
 
     Raises:
         Misuse: It has another shape.
@@ -72,18 +72,18 @@ def row_count(tensor: InputTensor) -> int:
 
 
 def elements(tensor: InputTensor, count: int) -> Sequence[Any]:
-    """The elements of a tensor in order: numbers, truth values or texts; None for NaN and for null.
+    """The elements of a tensor in order: numbers, booleans or texts; None for NaN and null.
 
     Args:
-        tensor: What was sent.
-        count: How many there have to be; nothing is allocated for more than were sent.
+        tensor: The tensor.
+        count: Their number; nothing is allocated for more than were sent.
 
     Raises:
-        Misuse: Size or number of elements do not fit, or one is not of the datatype; the tensor is named.
+        Misuse: Their size or number is wrong, or one is not of the datatype; the message names the tensor.
     """
     name, datatype, raw = tensor.name, tensor.datatype, tensor.raw
     one = _ONES.get(datatype)
-    if count == 1 and raw is not None and one is not None and len(raw) == one.size:  # most of all tensors: one number
+    if count == 1 and raw is not None and one is not None and len(raw) == one.size:  # most tensors are one number
         number = one.unpack(raw)
         return number if number[0] == number[0] else (None,)
     if datatype not in _SIZES and datatype != BYTES:
@@ -138,7 +138,7 @@ def _text(name: str, index: int, element: bytes) -> str:
 
 
 def _given(name: str, datatype: str, data: Sequence[Any], count: int) -> Sequence[Any]:
-    """Elements that came one by one, as JSON or as typed contents."""
+    """Elements of JSON or of typed contents."""
     if len(data) != count:
         raise Misuse(f"input {_short(name)}: {len(data)} elements, but its shape says {count}.")
     if datatype == _BF16 and data:
@@ -168,7 +168,7 @@ def _of_kind(name: str, datatype: str, index: int, value: Any, kind: type) -> An
 
 
 def _number(name: str, datatype: str, index: int, value: Any) -> Any:
-    """A number as its datatype has it: 0.1 of FP32 is the nearest number of 32 bits."""
+    """A number rounded to its datatype: 0.1 of FP32 is the nearest 32-bit float."""
     if value is None:
         return None
     if type(value) is not int and (type(value) is not float or datatype not in FLOATS):
@@ -189,11 +189,11 @@ def _shape(shape: Sequence[int]) -> str:
 
 
 def _short(value: Any) -> str:
-    """A value as an error shows it; of a list or an object only how long it is: it may be nested beyond any `repr`."""
+    """A value in an error message; of a list or object the length: `repr` fails on deep nesting."""
     if isinstance(value, list | dict):
         return f"a {type(value).__name__} of {len(value)}"
     if isinstance(value, str | bytes):
-        value = value[: _SHOWN + 1]  # what is shown of it
+        value = value[: _SHOWN + 1]  # as much as is shown
     return _cut(repr(value))
 
 

@@ -155,7 +155,7 @@ class Share:
 
 
 def _trim() -> Callable[[], object]:
-    """A function that gives free memory back to the system, where glibc keeps it; elsewhere a no-op."""
+    """A function that gives free memory back to the system, where glibc keeps it; on other systems a no-op."""
     import ctypes
 
     with suppress(AttributeError, OSError, TypeError):

@@ -281,7 +281,7 @@ class FastPathProtocol(HttpToolsProtocol):
         """Close the connection if it was idle for long, or if its head took too long, however steadily it arrives."""
         self.timeout_keep_alive_task = None
         if self.transport.is_closing() or not self._is_free():
-            return  # a response under way sets the timer again
+            return  # the response in flight sets the timer again
         waited_s, longest_s = perf_counter() - self._since_s, self._parts.limits.body_timeout_s
         if self._head_bytes >= 0 and waited_s >= longest_s:
             text = f"The head of the request is incomplete after {longest_s:g} s. Send it faster."

@@ -9,7 +9,7 @@ class Outbox:
     """Responses that the connections of one event loop have to send.
 
     Each write between two pieces of work wakes a waiting client process, which costs more than the write itself. In
-    one batch, the first write wakes it and the others find it awake.
+    one batch, only the first write wakes it.
     """
 
     def __init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import json
@@ -99,6 +100,31 @@ def documented(thing: Any) -> bool:
     if inspect.isclass(thing):
         return bool(vars(thing).get("__doc__"))
     return bool(thing.__doc__) if inspect.isroutine(thing) or inspect.ismodule(thing) else True
+
+
+def test_tests_wait_for_what_they_need_and_not_for_a_time():
+    """Sleeps of 0.2 s and more are for soak tests; longer than 5 s they stand for work that never ends."""
+    found = []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        tree = ast.parse(path.read_text("utf-8"))
+        soak = {id(node) for top in ast.walk(tree) if _is_soak(top) for node in ast.walk(top)}
+        found += [
+            f"{path.relative_to(ROOT)}:{node.lineno}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and id(node) not in soak and 0.2 <= _slept_s(node) <= 5.0
+        ]
+    assert found == []
+
+
+def _is_soak(node: ast.AST) -> bool:
+    marked = isinstance(node, ast.FunctionDef) and any("soak" in ast.unparse(one) for one in node.decorator_list)
+    return marked or (isinstance(node, ast.ClassDef) and "Campaign" in node.name)
+
+
+def _slept_s(call: ast.Call) -> float:
+    name = ast.unparse(call.func).rpartition(".")[2]
+    value = call.args[0].value if name == "sleep" and call.args and isinstance(call.args[0], ast.Constant) else 0.0
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def test_layers_are_the_rooms_in_the_order_that_the_decision_and_the_tour_tell():

@@ -98,7 +98,7 @@ def test_work_without_a_measure_is_told_once(
     said: list[str] = []
     with progress("training"):
         within(30, lambda: said.append(capsys.readouterr().err) or "".join(said))
-        time.sleep(0.2)  # it is not told again
+        time.sleep(0.15)  # it is not repeated
     monkeypatch.setattr(output, "_EVERY_S", 120.0)
     with progress("quick"):
         pass

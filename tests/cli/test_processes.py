@@ -136,7 +136,7 @@ def test_a_signal_ends_it_cleanly_and_says_what_is_safe(number: signal.Signals, 
 def test_a_terminal_that_closes_says_so_twice_and_what_is_closed_then_is_closed() -> None:
     body = (
         "try:\n        print('working', flush=True)\n        time.sleep(60)\n"
-        "    finally:\n        print('closing', flush=True)\n        time.sleep(0.3)\n        print('closed')"
+        "    finally:\n        print('closing', flush=True)\n        time.sleep(0.15)\n        print('closed')"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", GUARDED.format(body=body)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -151,7 +151,7 @@ def test_a_terminal_that_closes_says_so_twice_and_what_is_closed_then_is_closed(
 
 
 def test_a_command_that_is_to_outlive_its_terminal_does() -> None:
-    body = "print('working', flush=True)\n    time.sleep(0.3)\n    print('done')"
+    body = "print('working', flush=True)\n    time.sleep(0.15)\n    print('done')"
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does; children inherit it
     try:
         process = subprocess.Popen([sys.executable, "-c", GUARDED.format(body=body)], stdout=subprocess.PIPE, text=True)

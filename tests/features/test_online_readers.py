@@ -64,8 +64,9 @@ def test_three_processes_read_one_instant_each_while_one_applies_rebuilds_and_gr
                     for _ in Filling(store, name, GivenLog(end)).steps():
                         pass
         kv.write({f"z{i}".encode(): bytes(100_000) for i in range(40)})  # beyond the map that all began with
-        store.apply([one(end + 1)])
-        time.sleep(0.2)
+        for n in range(end + 1, end + 11):
+            store.apply([one(n)])
+            time.sleep(0.02)
         for reader in readers:
             out, _ = reader.communicate(timeout=30)
             assert reader.returncode == 0

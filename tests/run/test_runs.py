@@ -39,15 +39,15 @@ SCRIPT = """
 import pathlib, sys, time
 from trimtab.core.clock import SystemClock
 from trimtab.core.ids import TimeIds
-from trimtab.run import Runs, StepBegan
+from trimtab.run import Runs, StepBegan, runs as module
 from trimtab.store.sql_catalog import SqlCatalog
 
+module._WRITE_S = 0.0  # write progress at once
 folder = pathlib.Path(sys.argv[1])
 runs = Runs(SqlCatalog.sqlite(folder / "catalog.db"), folder / "runs", clock=SystemClock(), ids=TimeIds(SystemClock()))
 run = runs.track("train", "m", actor="Ada")
 run.begin()
 run.record(StepBegan("fit", "h1"))
-time.sleep(0.6)
 run.cancelled()
 print(run.run.id, flush=True)
 time.sleep(60)

@@ -237,7 +237,7 @@ def test_a_key_that_cannot_be_read_is_refused_and_holds_up_no_other(
     keys: AccessKeys, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, unreadable: Any
 ) -> None:
     """The thread that follows the keys ended with it, and a key that was removed afterwards was good for ever."""
-    monkeypatch.setattr(access_keys, "_WATCH_S", 0.01)
+    monkeypatch.setattr(access_keys, "_POLL_S", 0.01)
     made = {name: keys.add(name, ["read"]) for name in ("a", "b", "c")}
     access, came = Access(), threading.Event()
 
@@ -278,7 +278,7 @@ def test_a_key_that_cannot_be_read_is_refused_and_holds_up_no_other(
 def test_a_watch_goes_on_after_any_fault(
     keys: AccessKeys, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(access_keys, "_WATCH_S", 0.01)
+    monkeypatch.setattr(access_keys, "_POLL_S", 0.01)
     told: list[int] = []
     came = threading.Event()
 

@@ -118,7 +118,7 @@ def test_server_and_models_describe_themselves(shop: Shop) -> None:
         ready = await client.post("/v2/repository/index", json={"ready": True})
         assert [one["name"] for one in ready.json()] == ["late"]
         assert "no version serves" in refused(await client.get("/v2/health/ready"), 503)
-        assert "no version serves" in refused(await client.get("/v2/models/unready/ready"), 503)
+        assert "no version is in service" in refused(await client.get("/v2/models/unready/ready"), 503)
         assert (await client.head("/v2/health/live")).status_code == 200
 
     talk(shop, say)
@@ -237,9 +237,6 @@ def test_binary_tensors_go_both_ways(shop: Shop) -> None:
         for name, pack in (("gzip", gzip.compress), ("deflate", zlib.compress)):
             packed = await client.post(INFER, content=pack(body), headers={**headers, "content-encoding": name})
             assert packed.content[int(packed.headers[LENGTH]) :] == answer.content[length:]
-        members = gzip.compress(body[:99]) + gzip.compress(b"") + gzip.compress(body[99:])
-        packed = await client.post(INFER, content=members, headers={**headers, "content-encoding": "gzip"})
-        assert packed.content[int(packed.headers[LENGTH]) :] == answer.content[length:]
         body, headers = binary(inputs, parameters={"binary_data_output": True})
         everything = await client.post(INFER, content=body, headers=headers)
         head = json.loads(everything.content[: int(everything.headers[LENGTH])])
@@ -316,7 +313,7 @@ def test_requests_that_cannot_be_understood_are_refused_by_name(shop: Shop) -> N
 
         inputs = asked(shop)
         assert "there are: late" in await no(404, "/v2/models/x/infer", inputs=inputs)
-        assert "version '2' is not served; version '1' is" in await no(
+        assert "version '2' is not in service; '1' is" in await no(
             404, "/v2/models/late/versions/2/infer", inputs=inputs
         )
         assert "'log_basket': an input of the model" in await no(
@@ -349,7 +346,7 @@ def test_requests_that_cannot_be_understood_are_refused_by_name(shop: Shop) -> N
             400, inputs=[{**inputs[0], "parameters": {BINARY_SIZE: 9}}, *inputs[1:]]
         )
         assert "needed is gzip" in await no(415, headers={"content-encoding": "br"}, inputs=inputs)
-        assert "no gzip" in await no(400, headers={"content-encoding": "gzip"}, inputs=inputs)
+        assert "not gzip" in await no(400, headers={"content-encoding": "gzip"}, inputs=inputs)
         assert "lies in the future" in await no(400, inputs=inputs, parameters={"at": "2099-01-01"})
         for at, said in (("soon", "is not ISO 8601"), (1_600_000_000, "looks like seconds"), (1.6e9, "is a float")):
             error = await no(400, inputs=inputs, parameters={"at": at})
@@ -360,22 +357,11 @@ def test_requests_that_cannot_be_understood_are_refused_by_name(shop: Shop) -> N
         assert "left behind" in refused(await client.post(INFER, content=body[:-1], headers=headers), 400)
         bomb = gzip.compress(bytes(50_000_000))
         big = refused(await client.post(INFER, content=bomb, headers={"content-encoding": "gzip"}), 413)
-        assert "unpacked" in big
-        twice = gzip.compress(bytes(60)) * 2
-        assert "unpacked" in refused(
-            await client.post(INFER, content=gzip.compress(bytes(3_000_000)) * 2, headers={"content-encoding": "gzip"}),
-            413,
-        )
-        for behind, said in (
-            (b"xx", "behind its end"),
-            (twice[:30], "breaks off"),
-            (gzip.compress(b"") * 300, "256 members"),
-        ):
-            answer = await client.post(INFER, content=twice + behind, headers={"content-encoding": "gzip"})
-            assert said in refused(answer, 400)
-        assert "breaks off" in refused(
-            await client.post(INFER, content=gzip.compress(b"{}")[:-9], headers={"content-encoding": "gzip"}), 400
-        )
+        assert "decompressed" in big
+        packed = gzip.compress(bytes(60))
+        for wrong in (packed + b"xx", packed[:20]):
+            answer = await client.post(INFER, content=wrong, headers={"content-encoding": "gzip"})
+            assert "is incomplete, or has more data behind its end" in refused(answer, 400)
         assert "Use POST" in refused(await client.get(INFER), 405)
         assert "Use GET" in refused(await client.post("/v2/models/late"), 405)
         assert "nothing is here" in refused(await client.get("/v2/trace/setting"), 404)

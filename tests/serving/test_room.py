@@ -57,7 +57,7 @@ def test_what_is_decoded_waits_for_its_turn_in_order_and_one_is_always_let_in() 
         left = asyncio.create_task(wait(gone, "gone", MB))
         await asyncio.sleep(0)
         assert not said
-        with pytest.raises(Refused, match="take all the memory that they may") as refusal:
+        with pytest.raises(Refused, match="use all the memory for bodies") as refusal:
             await room.share().decode(MB, 0.01)
         assert refusal.value.status == 429
         left.cancel()

@@ -31,7 +31,7 @@ def test_those_who_wait_and_those_who_work_keep_nobody_from_looking() -> None:
         await asyncio.sleep(0)
         assert threads.under_way == 16
         assert await threads.look(lambda: "looked") == "looked"
-        with pytest.raises(Refused, match="16 slow requests are under way"):
+        with pytest.raises(Refused, match="16 slow requests are in flight"):
             await threads.work(lambda: "too much")
         going = asyncio.ensure_future(threads.go_on(lambda: "done"))  # what was begun is not refused
         over.set()

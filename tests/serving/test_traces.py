@@ -71,7 +71,7 @@ def test_requests_whose_spans_find_no_room_are_counted_and_said_once(
         held.free.set()
     assert watch.dropped == 55
     assert Counter(Counter(span.context.trace_id for span in held.spans).values()) == {6: 100}  # whole ones
-    assert caplog.text.count("found no room among the 603 spans") == 1
+    assert caplog.text.count("603 spans already wait") == 1
 
 
 def test_there_is_room_again_when_the_collector_is_done_with_some(monkeypatch: pytest.MonkeyPatch) -> None:

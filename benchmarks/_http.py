@@ -181,7 +181,7 @@ def _stored_answer() -> bytes:
 
 
 def _answer() -> Any:
-    from trimtab.serving import Answer
+    from trimtab.serving.answer.served import Answer
 
     return Answer(
         id="p_01hf7yb0tr000001j6vmh6bcfn",
@@ -201,18 +201,14 @@ def _ours(folder: Path, kind: str) -> Any:
     """The product's service, log and all."""
     from trimtab.core.clock import SystemClock
     from trimtab.features.definitions import request
-    from trimtab.serving import (
-        Answerer,
-        BufferedLog,
-        Endpoint,
-        HttpService,
-        ModelInputs,
-        Precomputed,
-        PredictionIds,
-        PredictionLog,
-        Readers,
-        ServedVersion,
-    )
+    from trimtab.serving.answer.answering import Answerer
+    from trimtab.serving.answer.precomputed import Precomputed
+    from trimtab.serving.answer.served import ModelInputs, Readers, ServedVersion
+    from trimtab.serving.arms.endpoint import Endpoint
+    from trimtab.serving.http.service import HttpService
+    from trimtab.serving.log.buffered_log import BufferedLog
+    from trimtab.serving.log.prediction_ids import PredictionIds
+    from trimtab.serving.log.prediction_log import PredictionLog
     from trimtab.store.lmdb.kv import LmdbKeyValue
     from trimtab.store.sqlite.log import SqliteLog
 

@@ -17,7 +17,6 @@ import msgspec
 
 from trimtab import features as d
 from trimtab import store
-from trimtab.core.clock import SystemClock
 from trimtab.core.expressions.nodes import col
 from trimtab.events.definitions import source
 from trimtab.events.records import Event, encode
@@ -126,7 +125,7 @@ class Ingest:
         """Events per second: appended to the log, read from it and applied, durable on both sides."""
         ready = [self._events.batch(step_us) for _ in range(batches)]
         before = sum(self._online.positions().values())
-        with Applier(self._log, self._online.apply, self._online.positions, clock=SystemClock()).start() as applier:
+        with Applier(self._log, self._online.apply, self._online.positions).start() as applier:
             gc.collect()
             begin = time.perf_counter()
             for payloads, times in ready:

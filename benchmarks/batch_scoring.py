@@ -24,7 +24,10 @@ from trimtab.features.aggregates import latest
 from trimtab.features.definitions import request, view
 from trimtab.features.encoding import Encoding
 from trimtab.features.feature_set import feature_set
-from trimtab.serving import OfflineInputs, PredictionLog, ServedVersion, score_table
+from trimtab.serving.answer.batch import score_table
+from trimtab.serving.answer.inputs import OfflineInputs
+from trimtab.serving.answer.served import ServedVersion
+from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.training.runtimes import runtime_named
 
 NAME = "batch_scoring"

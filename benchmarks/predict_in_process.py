@@ -18,8 +18,12 @@ from _online import ASK, TEN_FEATURES, Reads
 from trimtab.core.clock import VirtualClock
 from trimtab.features.encoding import Encoding
 from trimtab.features.feature_set import feature_set
-from trimtab.serving import Answerer, OnlineInputs, PredictionIds, PredictionLog, Readers, ServedVersion
+from trimtab.serving.answer.answering import Answerer
+from trimtab.serving.answer.inputs import OnlineInputs
+from trimtab.serving.answer.served import Readers, ServedVersion
 from trimtab.serving.log.buffered_log import BufferedLog
+from trimtab.serving.log.prediction_ids import PredictionIds
+from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.store.sqlite.log import SqliteLog
 from trimtab.training.runtimes import runtime_named
 

@@ -174,7 +174,7 @@ def test_every_error_class_is_in_the_reference():
 
 def test_the_status_of_every_error_is_in_the_reference():
     from trimtab.cli.exits import STATUS_BY_ERROR as EXITS
-    from trimtab.serving import STATUS_BY_ERROR as HTTP
+    from trimtab.serving.problems import STATUS_BY_ERROR as HTTP
 
     lines = [f"| `{kind.__name__}` | {HTTP[kind]} | {EXITS[kind]} |" for kind in HTTP]
     assert [line for line in lines if line not in REFERENCE] == []

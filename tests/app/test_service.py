@@ -28,7 +28,7 @@ from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Misuse
 from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US, format_time
-from trimtab.serving import PredictionIds
+from trimtab.serving.log.prediction_ids import PredictionIds
 from trimtab.serving.log.prediction_record import encode
 from trimtab.serving.log.spool import Spool
 

@@ -26,17 +26,13 @@ from trimtab.features.encoding import fit
 from trimtab.features.feature_set import feature_set
 from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.online.store import OnlineStore
-from trimtab.serving import (
-    Answerer,
-    BufferedLog,
-    Endpoint,
-    OfflineInputs,
-    OnlineInputs,
-    PredictionIds,
-    PredictionLog,
-    Readers,
-    ServedVersion,
-)
+from trimtab.serving.answer.answering import Answerer
+from trimtab.serving.answer.inputs import OfflineInputs, OnlineInputs
+from trimtab.serving.answer.served import Readers, ServedVersion
+from trimtab.serving.arms.endpoint import Endpoint
+from trimtab.serving.log.buffered_log import BufferedLog
+from trimtab.serving.log.prediction_ids import PredictionIds
+from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.store.lmdb.kv import LmdbKeyValue
 from trimtab.store.sqlite.log import SqliteLog
 

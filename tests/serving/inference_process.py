@@ -9,7 +9,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from conftest import Shop
 from trimtab.core.clock import SystemClock
-from trimtab.serving import HttpService, Limits, serve
+from trimtab.serving.http.requests.limits import Limits
+from trimtab.serving.http.server.server import serve
+from trimtab.serving.http.service import HttpService
 from trimtab.serving.inference.grpc_server import GrpcListener, GrpcServer
 from trimtab.serving.inference.rest import mount_inference
 

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import msgspec
 import numpy as np
 
-from trimtab.serving import Example, OnlineDeployment
+from trimtab.serving.arms.online_learning import Example, OnlineDeployment
 from trimtab.store.lmdb.kv import LmdbKeyValue
 
 

@@ -13,17 +13,14 @@ from trimtab.core.expressions.nodes import col
 from trimtab.features import request
 from trimtab.features.encoding import Encoding
 from trimtab.features.feature_set import feature_set
-from trimtab.serving import (
-    Answerer,
-    Endpoint,
-    HttpService,
-    PredictionIds,
-    PredictionLog,
-    Readers,
-    ServedVersion,
-    serve,
-)
+from trimtab.serving.answer.answering import Answerer
 from trimtab.serving.answer.inputs import BareInputs
+from trimtab.serving.answer.served import Readers, ServedVersion
+from trimtab.serving.arms.endpoint import Endpoint
+from trimtab.serving.http.server.server import serve
+from trimtab.serving.http.service import HttpService
+from trimtab.serving.log.prediction_ids import PredictionIds
+from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.store.sqlite.log import SqliteLog
 from trimtab.training.runtimes import runtime_named
 

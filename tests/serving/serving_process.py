@@ -17,9 +17,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from conftest import Shop
 from trimtab.core.clock import SystemClock
 from trimtab.core.errors import TrimtabError
-from trimtab.serving import Applier, HttpService, Limits, serve
+from trimtab.serving.applier import Applier
+from trimtab.serving.http.requests.limits import Limits
 from trimtab.serving.http.requests.threads import exit_now
-from trimtab.serving.http.service import ServiceHooks
+from trimtab.serving.http.server.server import serve
+from trimtab.serving.http.service import HttpService, ServiceHooks
 from trimtab.serving.inference.rest import mount_inference
 
 
@@ -52,7 +54,7 @@ def main(folder: Path, mode: Any, port: int, work_s: float = 0.0, grace_s: float
     shop = Shop(folder, clock=SystemClock(), mode=mode, notes=mode == "relaxed")
     if work_s:
         shop.endpoint.swap(shop.answerer(scorer=Toiling(shop.scorer, work_s)))
-    applier = Applier(shop.events, shop.online.apply, shop.online.positions, clock=shop.clock).start()
+    applier = Applier(shop.events, shop.online.apply, shop.online.positions).start()
 
     def ready() -> str | None:
         return None if applier.failure is None else f"the views stand still: {applier.failure}"

@@ -23,11 +23,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from trimtab.core.errors import Unavailable
 from trimtab.core.records import Prediction
-from trimtab.serving import HttpService
 from trimtab.serving.http.requests.access_log import AccessLog, _Lines, printable
 from trimtab.serving.http.requests.request_record import STAGES, RequestRecord, Telemetry
 from trimtab.serving.http.requests.traces import Traces
-from trimtab.serving.http.service import ServiceHooks
+from trimtab.serving.http.service import HttpService, ServiceHooks
 
 pytestmark = pytest.mark.fast
 PARTS = "features", "model"

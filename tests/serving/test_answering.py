@@ -16,9 +16,14 @@ from trimtab.core.errors import Misuse, NotFound, Unavailable
 from trimtab.core.time import HOUR_US, format_time
 from trimtab.features.encoding import Encoding
 from trimtab.features.online.read.request_plan import RequestPlan
-from trimtab.serving import Answerer, Endpoint, InvalidField, OnlineInputs, Precomputed, PredictionIds, Readers
-from trimtab.serving.answer.served import shown
+from trimtab.serving.answer.answering import Answerer
+from trimtab.serving.answer.inputs import OnlineInputs
+from trimtab.serving.answer.precomputed import Precomputed
+from trimtab.serving.answer.served import Readers, shown
+from trimtab.serving.arms.endpoint import Endpoint
 from trimtab.serving.failures import ModelFailed
+from trimtab.serving.log.prediction_ids import PredictionIds
+from trimtab.serving.problems import InvalidField
 
 Shop = Any  # from conftest
 

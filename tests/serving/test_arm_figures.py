@@ -13,12 +13,12 @@ import pytest
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Unavailable
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
-from trimtab.serving import HttpService
 from trimtab.serving.answer.served import ServedVersion
 from trimtab.serving.arms.arm_counts import EndpointCounts, ServiceMetrics
 from trimtab.serving.arms.arm_metrics import KEPT_US, KIND, ArmMetrics, merge_metrics, service_metrics
 from trimtab.serving.arms.arms import Canary, Share
 from trimtab.serving.failures import Late
+from trimtab.serving.http.service import HttpService
 from trimtab.serving.protect.degradation import Degrading, degrade
 from trimtab.store.sql_catalog import SqlCatalog
 from trimtab.testing.builders import a_prediction

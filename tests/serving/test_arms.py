@@ -13,11 +13,11 @@ import pytest
 
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.core.records import Prediction
-from trimtab.serving import HttpService
 from trimtab.serving.arms.arms import SHADOWED_AT_MOST, ArmShares, Canary, Shadow, Share
 from trimtab.serving.failures import Late
 from trimtab.serving.http.predict.scheduler import RequestScheduler
 from trimtab.serving.http.predict.shadowing import Shadowing
+from trimtab.serving.http.service import HttpService
 from trimtab.serving.log.commit import GroupCommit
 from trimtab.serving.protect.admission import GradientLimit
 from trimtab.serving.protect.degradation import Degrading, degrade

@@ -15,7 +15,8 @@ import pytest
 from arro3.io import read_ipc_stream, write_ipc_stream
 
 from trimtab.core.columns.data import Columns
-from trimtab.serving import HttpService, Limits
+from trimtab.serving.http.requests.limits import Limits
+from trimtab.serving.http.service import HttpService
 from trimtab.serving.inference.rest import mount_inference
 
 ARROW = "application/vnd.apache.arrow.stream"

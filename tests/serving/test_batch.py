@@ -20,8 +20,9 @@ from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.records import Prediction
-from trimtab.serving import Manifest, batch_manifest, batch_prediction_ids, batch_predictions, score_table
+from trimtab.serving.answer.batch import Manifest, batch_manifest, batch_predictions, score_table
 from trimtab.serving.failures import ModelFailed
+from trimtab.serving.log.prediction_ids import batch_prediction_ids
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.serving.log.prediction_record import encode
 from trimtab.store.ports import Catalog
@@ -153,7 +154,7 @@ def test_a_name_belongs_to_one_table_and_version(shop: Shop, catalog: Catalog) -
 def test_a_batch_is_scored_by_one_process_at_a_time(shop: Shop, catalog: Catalog) -> None:
     table, at_us, _ = questions(shop, 5)
     assert catalog.acquire("batch/monday", "another process", 60.0)
-    with pytest.raises(Conflict, match="somebody else"):
+    with pytest.raises(Conflict, match="another process"):
         score(shop, catalog, table, at_us, batch_id="monday")
     catalog.release("batch/monday", "another process")
     assert score(shop, catalog, table, at_us, batch_id="monday").complete
@@ -167,7 +168,7 @@ def test_whoever_stood_still_while_another_finished_the_batch_logs_nothing_more(
         catalog.release("batch/monday", "one")
         assert score(shop, catalog, table, at_us, batch_id="monday", holder="another").complete
 
-    with pytest.raises(Conflict, match=r"stood still .* run it again"):
+    with pytest.raises(Conflict, match=r"paused for .* run it again"):
         score(shop, catalog, table, at_us, part_rows=6, batch_id="monday", holder="one", progress=stand_still)
     assert len(shop.log.read()[0]) == 20 + len(live)
 
@@ -419,7 +420,7 @@ def no_number(scores: Any) -> Any:
     [
         (raises, "the model raised ZeroDivisionError: by nothing"),
         (no_number, "the model gave no finite number, of row 15."),
-        (lambda scores: scores[1:], r"the model gave numbers of shape \(5,\); needed is \(6,\)."),
+        (lambda scores: scores[1:], r"found scores of shape \(5,\), needed \(6,\)"),
         (lambda scores: scores.astype(str), "the model gave no finite number."),
     ],
 )
@@ -515,9 +516,9 @@ def test_a_table_that_is_not_as_declared_is_refused(shop: Shop, catalog: Catalog
             "must be float",
         ),
         (table.replace({"more": table["basket"]}), at_us, "'more' is not declared"),
-        (table, np.zeros(2, np.int64), "1 rows, but 2 moments"),
+        (table, np.zeros(2, np.int64), "1 rows, but 2 times"),
         (table_of([shop.ask(id=None)], shop), at_us, "row 0 has no 'id'"),
-        (table, at_us + 1, "to come"),
+        (table, at_us + 1, "in the future"),
     ]
     for wrong, moments, message in cases:
         with pytest.raises(Misuse, match=message):

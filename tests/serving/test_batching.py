@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from trimtab.core.errors import Misuse, Unavailable
-from trimtab.serving import HttpService
 from trimtab.serving.answer.batching import (
     LONGEST_WAIT_S,
     MOST_ROWS,
@@ -24,6 +23,7 @@ from trimtab.serving.answer.batching import (
 from trimtab.serving.arms.arms import Canary, Share
 from trimtab.serving.http.predict.predicting import Waiting
 from trimtab.serving.http.requests.request_record import RequestRecord
+from trimtab.serving.http.service import HttpService
 from trimtab.serving.protect.degradation import Degrading, degrade
 
 

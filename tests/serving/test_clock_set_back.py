@@ -15,7 +15,9 @@ from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Misuse
 from trimtab.core.ids import TimeIds
 from trimtab.core.records import Prediction
-from trimtab.serving import BufferedLog, PredictionIds, PredictionLog, id_time_us
+from trimtab.serving.log.buffered_log import BufferedLog
+from trimtab.serving.log.prediction_ids import PredictionIds, id_time_us
+from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.serving.log.prediction_record import encode, payload_id
 from trimtab.serving.log.spool import remove_spools
 from trimtab.store.sqlite.log import SqliteLog

@@ -15,7 +15,10 @@ import pytest
 from trimtab.core.clock import SystemClock, VirtualClock
 from trimtab.core.errors import Unavailable
 from trimtab.core.records import Prediction
-from trimtab.serving import BufferedLog, GroupCommit, PredictionIds, PredictionLog
+from trimtab.serving.log.buffered_log import BufferedLog
+from trimtab.serving.log.commit import GroupCommit
+from trimtab.serving.log.prediction_ids import PredictionIds
+from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.testing import MemoryLog
 from trimtab.testing.builders import a_prediction
 

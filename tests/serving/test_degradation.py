@@ -24,10 +24,10 @@ from trimtab.core.records import Prediction
 from trimtab.features.encoding import fit
 from trimtab.features.feature_set import feature_set
 from trimtab.features.online.read.request_plan import RequestPlan
-from trimtab.serving import HttpService
 from trimtab.serving.answer.inputs import BareInputs, OnlineInputs
 from trimtab.serving.arms.endpoint import Endpoint
 from trimtab.serving.failures import Late, ModelFailed
+from trimtab.serving.http.service import HttpService
 from trimtab.serving.inference.rest import mount_inference
 from trimtab.serving.protect.degradation import Degrading, degrade
 

@@ -17,8 +17,9 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from trimtab.serving import HttpService, Limits
+from trimtab.serving.http.requests.limits import Limits
 from trimtab.serving.http.server.fast_path import FastPath, FastPathProtocol
+from trimtab.serving.http.service import HttpService
 
 PREDICT = "/v1/models/late/predict"
 ROW = {"id": "c1", "user": "ann", "basket": 12.5, "kind": "web", "at": 1_700_000_000_000_000}

@@ -19,9 +19,12 @@ import pytest
 from trimtab.core.errors import Misuse
 from trimtab.core.time import HOUR_US
 from trimtab.features.definitions import request
-from trimtab.serving import Endpoint, HttpService, Limits, Precomputed
+from trimtab.serving.answer.precomputed import Precomputed
 from trimtab.serving.answer.request_rows import RequestRows
 from trimtab.serving.answer.served import shown
+from trimtab.serving.arms.endpoint import Endpoint
+from trimtab.serving.http.requests.limits import Limits
+from trimtab.serving.http.service import HttpService
 from trimtab.serving.inference import inferring, rest
 from trimtab.serving.inference.binary import BINARY_SIZE
 from trimtab.serving.inference.request_columns import check_names, rows_of

@@ -263,7 +263,8 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from conftest import Shop
 from trimtab.core.errors import Unavailable
-from trimtab.serving import HttpService, serve
+from trimtab.serving.http.server.server import serve
+from trimtab.serving.http.service import HttpService
 from trimtab.serving.inference.grpc_server import GrpcListener, GrpcServer
 from trimtab.serving.inference.rest import mount_inference
 

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trimtab.serving import HttpService, Limits
+from trimtab.serving.http.requests.limits import Limits
+from trimtab.serving.http.service import HttpService
 from trimtab.serving.inference.rest import mount_inference
 from trimtab.serving.inference.tensors import DATATYPES, InputTensor, OutputTensor, elements
 

@@ -14,7 +14,7 @@ import pytest
 
 from processes import within
 from trimtab.events import decode
-from trimtab.serving import PredictionLog
+from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.serving.log.spool import Spool
 from trimtab.store.sqlite.log import SqliteLog
 

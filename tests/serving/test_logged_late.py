@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import NotFound
 from trimtab.core.records import Prediction
-from trimtab.serving import PredictionIds, PredictionLog, batch_prediction_ids
 from trimtab.serving.failures import Late
 from trimtab.serving.http.service import HttpService
 from trimtab.serving.log import logged_late
 from trimtab.serving.log.logged_late import LoggedLate
+from trimtab.serving.log.prediction_ids import PredictionIds, batch_prediction_ids
+from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.serving.log.prediction_record import ERASED
 from trimtab.store.ports import LogRecord
 from trimtab.testing import MemoryLog

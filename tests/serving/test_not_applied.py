@@ -8,15 +8,15 @@ from typing import Any
 import httpx
 import pytest
 
-from trimtab.core.clock import SystemClock
-from trimtab.serving import Applier, HttpService
+from trimtab.serving.applier import Applier
 from trimtab.serving.failures import NotApplied
+from trimtab.serving.http.service import HttpService
 
 Shop = Any  # from conftest
 
 
 def test_waiting_in_vain_for_the_views_has_a_problem_of_its_own(shop: Shop) -> None:
-    asleep = Applier(shop.events, lambda records: None, dict, clock=SystemClock())
+    asleep = Applier(shop.events, lambda records: None, dict)
     with pytest.raises(NotApplied, match=r"safe in the log.* Do not send it again"):
         asleep.wait_applied({shop.events.partition: 1_000}, 0.01)
     service = HttpService([shop.endpoint], shop.log, push=shop.ingestor.push, wait_applied=asleep.wait_applied)

@@ -24,8 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from learning_process import Averages, examples
 
 from trimtab.core.errors import Conflict, Corrupt, Misuse, Unavailable
-from trimtab.serving import Example, OnlineDeployment
-from trimtab.serving.arms.online_learning import learnt
+from trimtab.serving.arms.online_learning import Example, OnlineDeployment, learnt
 from trimtab.store.lmdb.kv import LmdbKeyValue
 from trimtab.testing import MemoryKeyValue
 

@@ -16,9 +16,20 @@ from hypothesis import strategies as st
 from trimtab.core.clock import SystemClock, VirtualClock
 from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.records import Prediction
-from trimtab.serving import PredictionIds, PredictionLog, input_matrix, prediction_columns, reason_matrix
-from trimtab.serving.log.prediction_ids import batch_prediction_ids, id_time_us
-from trimtab.serving.log.prediction_record import CLASSES, ERASED, FORMAT, decode, encode, encode_all, payload_writer
+from trimtab.serving.log.prediction_ids import PredictionIds, batch_prediction_ids, id_time_us
+from trimtab.serving.log.prediction_log import PredictionLog
+from trimtab.serving.log.prediction_record import (
+    CLASSES,
+    ERASED,
+    FORMAT,
+    decode,
+    encode,
+    encode_all,
+    input_matrix,
+    payload_writer,
+    prediction_columns,
+    reason_matrix,
+)
 from trimtab.store.sqlite.log import SqliteLog
 from trimtab.testing import MemoryLog
 from trimtab.testing.builders import a_prediction

@@ -15,10 +15,11 @@ import msgspec
 import pytest
 
 from trimtab.core.errors import Misuse
-from trimtab.serving import HttpService, Limits
 from trimtab.serving.http.requests.http_request import HttpRequest
+from trimtab.serving.http.requests.limits import Limits
 from trimtab.serving.http.requests.room import Room, check_decoded, decoded_bytes
 from trimtab.serving.http.requests.threads import Threads
+from trimtab.serving.http.service import HttpService
 from trimtab.serving.inference.rest import mount_inference
 from trimtab.serving.problems import Refused
 

@@ -20,8 +20,10 @@ import forked
 from trimtab import store
 from trimtab.core.clock import SystemClock
 from trimtab.core.columns.data import Columns
-from trimtab.serving import Endpoint, PredictionLog, batch_predictions, score_table
+from trimtab.serving.answer.batch import batch_predictions, score_table
 from trimtab.serving.answer.inputs import OfflineInputs
+from trimtab.serving.arms.endpoint import Endpoint
+from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.store.sqlite.log import SqliteLog
 from trimtab.training.runtimes import runtime_for
 

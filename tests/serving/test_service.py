@@ -14,16 +14,18 @@ import httpx
 import msgspec
 import pytest
 
-from trimtab.core.clock import SystemClock
 from trimtab.core.errors import Corrupt, Unavailable
 from trimtab.core.time import HOUR_US
-from trimtab.serving import Applier, Endpoint, HttpService, Limits, Precomputed
+from trimtab.serving.answer.precomputed import Precomputed
 from trimtab.serving.answer.request_rows import RequestRows
 from trimtab.serving.answer.served import shown
+from trimtab.serving.applier import Applier
+from trimtab.serving.arms.endpoint import Endpoint
 from trimtab.serving.http.requests.http_request import HttpRequest
+from trimtab.serving.http.requests.limits import Limits
 from trimtab.serving.http.requests.wire import Reply
 from trimtab.serving.http.routes.address import Address, Application
-from trimtab.serving.http.service import ServiceHooks
+from trimtab.serving.http.service import HttpService, ServiceHooks
 from trimtab.serving.inference.rest import mount_inference
 from trimtab.serving.observe.log_throttle import ThrottledLogger
 
@@ -312,7 +314,7 @@ def test_a_state_that_cannot_be_looked_at_is_not_ready(shop: Shop) -> None:
 
 def test_events_are_waited_for_no_longer_than_their_sender_waits(shop: Shop) -> None:
     """The answer says so in time, and the events are in the log."""
-    asleep = Applier(shop.events, lambda records: None, dict, clock=SystemClock())
+    asleep = Applier(shop.events, lambda records: None, dict)
 
     async def talk(client: httpx.AsyncClient) -> None:
         event = {"user": "ann", "amount": 1.0, "paid_at": 1_700_000_000_000_000}

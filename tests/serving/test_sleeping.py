@@ -23,9 +23,10 @@ from lightgbm import LGBMRegressor
 
 from trimtab.core.columns.data import Columns, Dtype
 from trimtab.core.errors import Unavailable
-from trimtab.serving import Endpoint, HttpService
 from trimtab.serving.answer.batching import BatchCosts
+from trimtab.serving.arms.endpoint import Endpoint
 from trimtab.serving.http.requests.limits import Limits
+from trimtab.serving.http.service import HttpService
 from trimtab.serving.inference.rest import mount_inference
 from trimtab.training.runtimes import runtime_named
 
@@ -144,7 +145,7 @@ def test_requests_that_wait_for_a_model_to_be_loaded_hold_up_nobody(shop: Any, r
                 late_one = await ask(**{"x-timeout-ms": "50"})
                 assert (late_one.status_code, "still being loaded" in late_one.text) == (504, True)
         refused = await ask()
-        assert (refused.status_code, "until the model is loaded" in refused.text) == (429, True)
+        assert (refused.status_code, "wait for the model to be loaded" in refused.text) == (429, True)
         for rows in (1, 70):
             sent = {"rows": [shop.ask(id=f"c{n}") for n in range(rows)]}
             answer = await client.post("/v1/models/quick/predict", json=sent)
@@ -203,7 +204,7 @@ def test_a_model_that_was_woken_is_let_go_of_when_it_sleeps_again(shop: Any, roa
 
     def wake() -> None:
         scorer = runtime_named("lightgbm").load(trees.encode())
-        made.extend([weakref.ref(scorer), weakref.ref(scorer._booster)])
+        made.extend([weakref.ref(scorer), weakref.ref(scorer.model)])
         endpoint.swap(shop.answerer(scorer=scorer))
 
     endpoint.unload(wake)

@@ -18,7 +18,10 @@ from hypothesis import strategies as st
 from trimtab.core.clock import SystemClock
 from trimtab.core.errors import Conflict, Unavailable
 from trimtab.core.records import Prediction
-from trimtab.serving import BufferedLog, GroupCommit, PredictionIds, PredictionLog
+from trimtab.serving.log.buffered_log import BufferedLog
+from trimtab.serving.log.commit import GroupCommit
+from trimtab.serving.log.prediction_ids import PredictionIds
+from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.serving.log.prediction_record import encode
 from trimtab.serving.log.spool import SIZE_BYTES, Spool, recover_spools, remove_spools
 from trimtab.serving.observe.shared_status import SharedStatus, shared_statuses

@@ -25,8 +25,8 @@ from processes import is_alive, within
 from trimtab.core.clock import SystemClock
 from trimtab.core.errors import NotFound, Unavailable
 from trimtab.core.records import Prediction
-from trimtab.serving import PredictionIds
 from trimtab.serving.http.server import accepting
+from trimtab.serving.log.prediction_ids import PredictionIds
 from trimtab.serving.observe.metrics import Metrics
 from trimtab.serving.workers import late_log
 from trimtab.serving.workers.late_log import LateLog
@@ -112,7 +112,7 @@ def test_a_service_whose_workers_cannot_start_says_why() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     supervisor = Supervisor(COMMAND, lambda slot: b"fail", listener, 1)
     with pytest.raises(
-        Unavailable, match=r"3 were tried: worker 1 .* status 1: doing: fail\nnothing can be loaded here"
+        Unavailable, match=r"3 failed to start: worker 1 .* status 1: doing: fail\nnothing can be loaded here"
     ):
         supervisor.run(lambda: None)
     assert listener.fileno() == -1

@@ -18,7 +18,7 @@ from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.records import Decision, Signal
 from trimtab.core.time import duration_us, parse_time_us
 from trimtab.monitoring.signals import every_signal
-from trimtab.serving import Answer
+from trimtab.serving.answer.served import Answer
 from trimtab.steering.ledger import Entry, Ledger
 from trimtab.store import Put, Remove
 

@@ -27,9 +27,9 @@ from trimtab.core.ids import TimeIds
 from trimtab.events.definitions import Source
 from trimtab.registry import LoadedModel, Registry, Version
 from trimtab.run import Runs
-from trimtab.serving import PredictionLog
 from trimtab.serving.access_keys import MARKER, AccessKeys
 from trimtab.serving.arms.arms import arm_shares
+from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.training.definitions import Model
 
 if TYPE_CHECKING:  # loaded where first needed: a service is ready before

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
-from trimtab.core.clock import Clock
 from trimtab.core.errors import Unavailable
 from trimtab.serving.failures import not_applied
 from trimtab.store.log_order import in_order, intervals
@@ -28,7 +27,6 @@ class Applier:
         log: The event log.
         apply: Takes records into the views, in the views' own transaction; skips those it has.
         applied: The positions that the views have reached.
-        clock: For the lag.
         batch: At most so many records of a partition at once: the state of a busy entity is then written, and the
             disk waited for, once. It should stay below a tenth of a second's work. # D114
         reading: Positions to read on from, where they are not `applied`: a view that is being filled joins later.
@@ -43,7 +41,6 @@ class Applier:
         apply: Callable[[Sequence[LogRecord]], object],
         applied: Callable[[], Mapping[str, int]],
         *,
-        clock: Clock,
         batch: int = 5_000,
         reading: Callable[[], Mapping[str, int]] | None = None,
         between: Callable[[bool], bool] | None = None,
@@ -52,14 +49,12 @@ class Applier:
         self.failure: Exception | None = None
         self._log = log
         self._apply = apply
-        self._clock = clock
         self._batch = batch
         self._applied = applied
         self._reading = reading
         self._between = between
         self._on_stop = stopped
         self._positions = dict(applied())
-        self._behind_since_us: int | None = None
         self._changed = threading.Condition()
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -84,11 +79,6 @@ class Applier:
         """How many records of the log are not applied yet."""
         applied = self.positions
         return sum(max(0, last - applied.get(name, 0)) for name, last in self._log.positions().items())
-
-    def lag_us(self) -> int:
-        """How long the oldest record that is not applied yet has been in the log; 0 when there is none."""
-        since_us = self._behind_since_us
-        return 0 if since_us is None else max(0, self._clock.now_us() - since_us)
 
     def wait_applied(self, positions: Mapping[str, int], timeout_s: float) -> None:
         """Return once the views have reached `positions`.
@@ -149,21 +139,14 @@ class Applier:
         ends = self._log.positions()
         parts = next(intervals(self._log, positions, ends, batch=self._batch, gaps=True), [])
         if not parts:
-            self._behind_since_us = None
             return False
-        new = in_order(parts)
-        self._behind_since_us = new[0].appended_at_us
-        reached = {**positions, **{part[0].partition: part[-1].position for part in parts}}
-        behind = any(reached.get(name, 0) < last for name, last in ends.items())
-        self._apply(new)
-        with self._changed:
-            if not behind:
-                self._behind_since_us = None
-            if self._reading is None:
-                self._positions.update(reached)
-                self._changed.notify_all()
+        self._apply(in_order(parts))
         if self._reading is not None:
             self._update_positions()
+            return True
+        with self._changed:
+            self._positions.update({part[0].partition: part[-1].position for part in parts})
+            self._changed.notify_all()
         return True
 
     def _update_positions(self) -> None:

@@ -216,7 +216,6 @@ class Views:
                 self._state.events,
                 self._applying(self.store, lease),
                 self._reached,
-                clock=self._clock,
                 reading=work.reading,
                 between=self._between,
                 stopped=partial(note_standing, self._state.catalog, self._clock),

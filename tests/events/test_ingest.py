@@ -14,6 +14,7 @@ from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import HOUR_US, MINUTE_US, format_time, parse_time_us
 from trimtab.events.columns.history import History
 from trimtab.events.definitions import Time, source
+from trimtab.events.files.files import read_rows
 from trimtab.events.ingest import Ingestor, Problem, Pushed
 from trimtab.events.quarantine import Quarantine
 from trimtab.events.records import Event, decode
@@ -219,12 +220,13 @@ def test_a_wrong_op_names_those_there_are(bench: Bench) -> None:
 def test_lines_of_deletions_need_no_more_than_the_key(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "a.ndjson").write_text('{"k": "a", "_op": "delete"}\n{"k": "b", "_op": "delete"}\n')
     for history in (False, True):
-        loaded = bench.ingestor.load_file("keyed", tmp_path / "a.ndjson", history=history)
-        assert (loaded.pushed.accepted, loaded.pushed.quarantined, loaded.absent) == (2, 0, ())
+        rows = read_rows(tmp_path / "a.ndjson", KEYED)
+        pushed = bench.ingestor.take("keyed", rows, history=history)
+        assert (pushed.accepted, pushed.quarantined, rows.absent) == (2, 0, ())
     assert [(e.op, e.event_at_us) for e in bench.events()] == [("delete", NOW)] * 4
     (tmp_path / "b.ndjson").write_text('{"k": "a", "_op": "delete"}\n{"k": "b"}\n')
     with pytest.raises(Misuse, match="needs column 'at'"):
-        bench.ingestor.load_file("keyed", tmp_path / "b.ndjson")
+        read_rows(tmp_path / "b.ndjson", KEYED)
 
 
 def test_a_declared_known_at_is_kept(bench: Bench) -> None:
@@ -314,11 +316,11 @@ def test_a_file_is_loaded_as_history_and_its_bad_rows_are_kept(bench: Bench, tmp
     path = tmp_path / "a.csv"
     path.write_text("k,at,x,more\na,1970-01-01,1.5,z\nb,1970-01-01,no,z\nc,1970-01-01,inf,z\nd\n")
     with pytest.raises(Misuse, match="line 3, column 'x'"):
-        bench.ingestor.load_file("keyed", path)
-    assert bench.events() == []
-    loaded = bench.ingestor.load_file("keyed", path, on_error="quarantine")
-    assert (loaded.pushed.accepted, loaded.pushed.quarantined, len(loaded.bad)) == (1, 0, 3)
-    assert (loaded.ignored, loaded.absent) == (("more",), ("n", "ok", "seen"))
+        read_rows(path, KEYED)
+    rows = read_rows(path, KEYED, on_error="quarantine")
+    pushed = bench.ingestor.take("keyed", rows, history=True)
+    assert (pushed.accepted, pushed.quarantined) == (1, 3)
+    assert (rows.ignored, rows.absent) == (("more",), ("n", "ok", "seen"))
     assert [(e.id, e.known_at_us) for e in bench.events()] == [("a", HOUR_US)]
     assert bench.quarantine.counts() == {"keyed": {"wrong_type": 1, "bad_line": 1, "infinite": 1}}
     bench.quarantine.replay(bench.ingestor, fix=lambda row: row | {"x": 2.0})

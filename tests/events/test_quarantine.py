@@ -13,6 +13,7 @@ from trimtab.core.time import HOUR_US
 from trimtab.events.columns.frames import NEVER_US
 from trimtab.events.columns.history import History
 from trimtab.events.definitions import source
+from trimtab.events.files.files import read_rows
 from trimtab.events.ingest import Ingestor
 from trimtab.events.quarantine import Quarantine, Replayed
 from trimtab.events.records import decode
@@ -198,7 +199,7 @@ def test_a_line_that_fits_no_header_is_not_guessed_at(tmp_path: Path, log: Any, 
     ingestor = Ingestor(log, [texts], clock=VirtualClock(0), quarantine=quarantine)
     file = tmp_path / "a.csv"
     file.write_text("at,a,b\n1970-01-01,comma,here,too\n1970-01-01,short\n")
-    assert len(ingestor.load_file("texts", file, on_error="quarantine").bad) == 2
+    assert ingestor.take("texts", read_rows(file, texts, on_error="quarantine")).quarantined == 2
     assert quarantine.replay(ingestor) == Replayed(0, 2, 0)
     assert log.positions() == {}
     assert quarantine.replay(ingestor, fix=lambda row: row) == Replayed(2, 0, 0)
@@ -208,7 +209,7 @@ def test_every_text_that_could_not_be_read_is_kept(tmp_path: Path, log: Any, qua
     ingestor = Ingestor(log, [PLAIN], clock=VirtualClock(0), quarantine=quarantine)
     file = tmp_path / "a.csv"
     file.write_text('who,x,at\na,"1,5",31.12.1970\n')
-    ingestor.load_file("plain", file, on_error="quarantine")
+    ingestor.take("plain", read_rows(file, PLAIN, on_error="quarantine"))
     assert [row.raw() for row in quarantine.read()] == [{"who": "a", "x": "1,5", "at": "31.12.1970"}]
 
 
@@ -221,7 +222,8 @@ def test_a_line_that_fits_no_header_is_kept_byte_by_byte(
     (tmp_path / "a.csv").write_bytes(
         b'who,x,at\nZo\xeb,1,1970-01-01\na,1,2,3,4\n"two\nlines",1,2,3,4\nb,"1,5",1970-01-01\n'.replace(b"\n", end)
     )
-    assert len(ingestor.load_file("plain", tmp_path / "a.csv", on_error="quarantine").bad) == 4
+    rows = read_rows(tmp_path / "a.csv", PLAIN, on_error="quarantine")
+    assert ingestor.take("plain", rows).quarantined == 4
     latin, many, two, wrong = (row.raw() for row in quarantine.read())
     assert base64.b64decode(latin["_line_base64"]) == b"Zo\xeb,1,1970-01-01"
     assert (latin["_line"], latin["_line_number"]) == ("Zo\ufffd,1,1970-01-01", 2)
@@ -243,7 +245,7 @@ def test_a_line_that_fits_no_header_is_kept_byte_by_byte(
 def test_a_line_that_is_no_json_is_kept_and_can_be_repaired(tmp_path: Path, log: Any, quarantine: Quarantine) -> None:
     ingestor = Ingestor(log, [PLAIN], clock=VirtualClock(0), quarantine=quarantine)
     (tmp_path / "a.ndjson").write_bytes(b'{"who": "a", "at": 0}\n{"who": "b", "at": 0,}\n{"who": "\xe9", "at": 0}\n')
-    ingestor.load_file("plain", tmp_path / "a.ndjson", on_error="quarantine")
+    ingestor.take("plain", read_rows(tmp_path / "a.ndjson", PLAIN, on_error="quarantine"))
     comma, latin = (row.raw() for row in quarantine.read())
     assert (comma["_line"], comma["_line_number"]) == ('{"who": "b", "at": 0,}', 2)
     assert base64.b64decode(latin["_line_base64"]) == b'{"who": "\xe9", "at": 0}'

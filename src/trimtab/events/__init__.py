@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from trimtab.events.batch import Problem
     from trimtab.events.columns.history import History
     from trimtab.events.files.files import Rows, Table, read_file, read_rows
-    from trimtab.events.ingest import Ingestor, LoadedFile, Pushed
+    from trimtab.events.ingest import Ingestor, Pushed
     from trimtab.events.quarantine import Quarantine, Quarantined, Replayed, SetAside
     from trimtab.events.tables import Materialised, materialise
     from trimtab.events.values.fitting import BadRow, FileRows
@@ -26,7 +26,6 @@ __all__ = [
     "FileRows",
     "History",
     "Ingestor",
-    "LoadedFile",
     "Materialised",
     "Problem",
     "Pushed",
@@ -54,7 +53,6 @@ _LAZY = {  # name -> its file; they load NumPy or DuckDB
     "FileRows": "values.fitting",
     "History": "columns.history",
     "Ingestor": "ingest",
-    "LoadedFile": "ingest",
     "Materialised": "tables",
     "Problem": "batch",
     "Pushed": "ingest",

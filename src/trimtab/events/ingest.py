@@ -14,13 +14,13 @@ from trimtab.core.columns.data import Columns, WrongColumn
 from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.events.batch import OPS, Batch, Call, Problem
 from trimtab.events.definitions import Source
-from trimtab.events.files.files import Format, OnError, Rows, Table, is_table, read_rows
+from trimtab.events.files.files import Table, is_table, read_rows
 from trimtab.events.quarantine import Quarantine, Quarantined, line_fields, raw_json
 from trimtab.events.records import Event, Op, decode
 from trimtab.events.values.checks import (
     EXTRA,
 )
-from trimtab.events.values.fitting import BadRow, FileRows
+from trimtab.events.values.fitting import FileRows
 from trimtab.store.ports import Log
 
 if TYPE_CHECKING:
@@ -42,15 +42,6 @@ class Pushed(msgspec.Struct, frozen=True):
     absent: tuple[
         str, ...
     ] = ()  # declared columns that some row of a source with a key lacks: null, whatever they were
-
-
-class LoadedFile(msgspec.Struct, frozen=True):
-    """Result of a load from a file."""
-
-    pushed: Pushed
-    bad: tuple[BadRow, ...]  # rows that do not fit their columns; they are in quarantine and not counted in `pushed`
-    ignored: tuple[str, ...]  # columns of the file that the source does not declare
-    absent: tuple[str, ...]  # declared columns that the file does not have
 
 
 class Ingestor:
@@ -163,28 +154,6 @@ class Ingestor:
             _check_append_times(what, columns, at_us)
         call = self._call(what, "upsert", history and at_us is None)
         return self._load(call, columns, at_us, 0)
-
-    def load_file(
-        self,
-        source: str,
-        given: Rows,
-        *,
-        history: bool = True,
-        on_error: OnError = "refuse",
-        file_format: Format | None = None,
-    ) -> LoadedFile:
-        """Append a file, or whatever else `read_rows` takes, see there and `load`.
-
-        Raises:
-            NotFound: There is no such source or file.
-            Misuse: It cannot be read, or lacks what is needed, or (`on_error` "refuse") has a row that does not fit
-                its columns. Nothing was done.
-        """
-        what = self._source(source)
-        rows = read_rows(given, what, on_error=on_error, file_format=file_format)
-        self._set_aside(what, rows, "upsert", history)
-        pushed = self.load(source, rows.columns, history=history)
-        return LoadedFile(pushed, rows.bad, rows.ignored, rows.absent)
 
     def take(
         self,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,10 +15,6 @@ from trimtab.events.columns.rows import DELETED, EVENT_AT, KNOWN_AT, PARTITION, 
 from trimtab.events.definitions import Source
 from trimtab.events.records import Event, Op, decode, encode
 from trimtab.store.ports import LogRecord
-
-_FEW = 32  # versions or repetitions of one id that are all judged again when another one comes
-
-_Order: TypeAlias = tuple[int, str, int]  # known at, partition, position
 
 
 class _Dropped(msgspec.Struct, frozen=True):
@@ -48,7 +43,7 @@ class Versions:
         self._rows = Rows(source.columns)
         self._first: dict[str, int] = {}  # id -> its row (of several: any)
         self._all: dict[str, list[int]] = {}  # id -> its rows in their order, when there are several
-        self._dropped: dict[str, list[_Dropped]] = {}  # id -> in their order
+        self._dropped: dict[str, list[_Dropped]] = {}  # by id
         self._holes: dict[tuple[int, int], tuple[str, ...]] = {}  # tombstone's place -> columns that it left null
 
     def add(self, records: Sequence[LogRecord], events: Sequence[Event]) -> None:
@@ -100,32 +95,10 @@ class Versions:
             if self._first.setdefault(event_id, row) != row:
                 touched.setdefault(event_id, []).append(row)
         kept_payloads = dict(enumerate(payloads, start)) if payloads is not None else {}
-        lows = {event_id: min(map(self._order, new)) for event_id, new in touched.items() if self._is_long(event_id)}
-        stay = {event_id: self._before(event_id, low) for event_id, low in lows.items()}
-        self._bring_back(touched, lows, kept_payloads)
+        self._bring_back(touched, kept_payloads)
         for event_id, rows in touched.items():
-            rows[:0] = self._all.get(event_id, [self._first[event_id]])[stay.get(event_id, 0) :]
-        self._resolve(touched, stay, start, set(ids), kept_payloads)
-
-    def _is_long(self, event_id: str) -> bool:
-        return len(self._all.get(event_id, ())) > _FEW or len(self._dropped.get(event_id, ())) > _FEW
-
-    def _before(self, event_id: str, low: _Order) -> int:
-        """How many of an id's rows stay what they are when all that comes is behind `low`.
-
-        Not the last one before it, which may end now, nor the one from which that takes what it leaves null.
-        """
-        rows = self._all.get(event_id, [])
-        if not self.source.key or not rows:
-            return 0
-        place = max(0, bisect_left(rows, low, key=self._order) - 1)
-        while place and self._rows[DELETED][rows[place]]:
-            place -= 1
-        return place
-
-    def _order(self, row: int) -> _Order:
-        partition, position = self._place(row)
-        return int(self._rows[KNOWN_AT][row]), self._partitions[partition], position
+            rows[:0] = self._all.get(event_id, [self._first[event_id]])
+        self._resolve(touched, start, set(ids), kept_payloads)
 
     def _note_holes(self, rows: Iterable[int]) -> None:
         partition, position = self._rows[PARTITION], self._rows[POSITION]
@@ -133,17 +106,9 @@ class Versions:
             nulls = tuple(name for name in self._rows.dtypes if not self._rows.present(name)[row])
             self._holes[int(partition[row]), int(position[row])] = nulls
 
-    def _bring_back(
-        self, touched: dict[str, list[int]], lows: Mapping[str, _Order], payloads: dict[int, bytes]
-    ) -> None:
-        """Take dropped records of the touched ids in again, to be judged with the new ones: those behind `lows`."""
-        back: list[tuple[str, _Dropped]] = []
-        for event_id in touched:
-            of_id = self._dropped.pop(event_id, [])
-            if event_id in lows:
-                stay = bisect_left(of_id, lows[event_id], key=self._order_of)
-                of_id, self._dropped[event_id] = of_id[stay:], of_id[:stay]
-            back += [(event_id, d) for d in of_id]
+    def _bring_back(self, touched: dict[str, list[int]], payloads: dict[int, bytes]) -> None:
+        """Take dropped records of the touched ids in again, to be judged with the new ones."""
+        back = [(event_id, dropped) for event_id in touched for dropped in self._dropped.pop(event_id, [])]
         if not back:
             return
         events = [decode(d.payload) for _, d in back]
@@ -162,18 +127,8 @@ class Versions:
             self.duplicates -= not dropped.conflict
         self._rows.append(block)
 
-    def _order_of(self, dropped: _Dropped) -> _Order:
-        return dropped.known_at_us, self._partitions[dropped.partition], dropped.position
-
-    def _resolve(
-        self,
-        touched: dict[str, list[int]],
-        stay: Mapping[str, int],
-        start: int,
-        batch: set[str],
-        payloads: dict[int, bytes],
-    ) -> None:
-        """Decide again which rows of the touched ids count and until when, behind those that stay."""
+    def _resolve(self, touched: dict[str, list[int]], start: int, batch: set[str], payloads: dict[int, bytes]) -> None:
+        """Decide again which rows of the touched ids count and until when."""
         names = list(touched)
         rows = np.array([row for name in names for row in touched[name]], np.int64)
         group = np.repeat(np.arange(len(names)), [len(touched[name]) for name in names])
@@ -191,12 +146,12 @@ class Versions:
         until[followed] = self._rows[KNOWN_AT][kept[1:][followed[:-1]]]
         self._rows.set(SUPERSEDED_AT, kept, until)
         self._fill_tombstones(kept, of)
-        self._index(names, kept, of, stay)
+        self._index(names, kept, of)
         dropped = np.concatenate([rows[conflict], left[repeats]])
         if len(dropped):
             owners = np.concatenate([group[conflict], group[~conflict][repeats]])
             self._drop(dropped, [names[g] for g in owners.tolist()], int(conflict.sum()), payloads)
-            self._close_gaps(dropped, start, batch | touched.keys(), stay)
+            self._close_gaps(dropped, start, batch | touched.keys())
 
     def _version_order(self, rows: NDArray[Any], group: NDArray[Any]) -> NDArray[Any]:
         rank = np.argsort(np.argsort(np.array(self._partitions)))  # the order of partitions is that of their names
@@ -221,13 +176,10 @@ class Versions:
             for name in self._holes[self._place(row)]:
                 self._rows.copy_value(name, row, before)
 
-    def _index(self, names: Sequence[str], kept: NDArray[Any], group: NDArray[Any], stay: Mapping[str, int]) -> None:
+    def _index(self, names: Sequence[str], kept: NDArray[Any], group: NDArray[Any]) -> None:
         bounds = np.searchsorted(group, np.arange(len(names) + 1)).tolist()
         rows: list[int] = kept.tolist()
         for name, a, b in zip(names, bounds, bounds[1:], strict=False):
-            if stay.get(name):
-                self._all[name][stay[name] :] = rows[a:b]
-                continue
             self._first[name] = rows[a]
             if b - a > 1:
                 self._all[name] = rows[a:b]
@@ -240,11 +192,7 @@ class Versions:
             partition, position = self._place(row)
             payload = payloads.get(row) or self._payload(row, owner)
             dropped = _Dropped(partition, position, int(known_at[row]), payload, i < conflicts)
-            of_id = self._dropped.setdefault(owner, [])
-            if of_id and self._order_of(dropped) < self._order_of(of_id[-1]):
-                insort(of_id, dropped, key=self._order_of)
-            else:
-                of_id.append(dropped)
+            self._dropped.setdefault(owner, []).append(dropped)
         self.id_conflicts += conflicts
         self.duplicates += len(rows) - conflicts
 
@@ -262,12 +210,11 @@ class Versions:
     def _place(self, row: int) -> tuple[int, int]:
         return int(self._rows[PARTITION][row]), int(self._rows[POSITION][row])
 
-    def _close_gaps(self, dropped: NDArray[Any], start: int, batch: set[str], unmoved: Mapping[str, int]) -> None:
+    def _close_gaps(self, dropped: NDArray[Any], start: int, ids: set[str]) -> None:
         """Remove dropped rows from the buffers and let the index follow: cheap while only new rows are dropped."""
         low = int(dropped.min())
-        ids = batch
         if low < start:
-            ids, unmoved = set(self._first), {}
+            ids = set(self._first)
         low = min(low, start)
         stay = np.ones(self._rows.size - low, bool)
         stay[dropped - low] = False
@@ -279,5 +226,4 @@ class Versions:
                 self._first[event_id] = moved[row - low]
             several = self._all.get(event_id)
             if several is not None:
-                begin = unmoved.get(event_id, 0)
-                several[begin:] = [r if r < low else moved[r - low] for r in several[begin:]]
+                several[:] = [r if r < low else moved[r - low] for r in several]

@@ -115,7 +115,7 @@ def test_a_bare_model_becomes_a_version_that_serves_only_once_it_is_promoted(emp
         assert project.registry.alias("buyer", "champion") is None
         with pytest.raises(Misuse, match="no gate record"):
             project.registry.move("buyer", "champion", made, why="it came from elsewhere")
-        with pytest.raises(Conflict, match=r"until 2024-03-20T00:00:00, not 2024-03-21.*scored on 7d, not 8d"):
+        with pytest.raises(Conflict, match=r"training cut is 2024-03-20T00:00:00, not 2024-03-21.*scored on 7d, not 8d"):
             project.import_model(
                 tmp_path / "theirs.txt", "buyer", golden=file, window="8d", categories=SITES, seen_until="2024-03-21"
             )
@@ -279,9 +279,9 @@ def test_nothing_is_registered_that_was_not_held_against_something(empty: Path, 
             project.import_model(tmp_path / "m.txt", "buyer", window="300d", categories=SITES)
         with pytest.raises(NotFound, match="model 'byer' is not declared"):
             project.import_model(tmp_path / "m.txt", "byer", window="7d")
-        with pytest.raises(NotFound, match="there is none"):
+        with pytest.raises(NotFound, match="not found"):
             project.import_model(tmp_path / "absent.txt", "buyer", window="7d")
-        with pytest.raises(NotFound, match="there is none"):
+        with pytest.raises(NotFound, match="not found"):
             project.import_model(tmp_path / "m.txt", "buyer", golden=tmp_path / "absent.ndjson")
         (tmp_path / "lines.ndjson").write_text('{"x": 1}\n')
         with pytest.raises(Misuse, match="a row has no 'score'"):
@@ -427,7 +427,7 @@ def test_a_file_of_pytorch_is_refused_with_the_way_by_onnx(tmp_path: Path, name:
 def test_a_pipe_is_no_model_and_has_no_golden_rows(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "m.onnx")
     for read in (find_model, read_golden):
-        with pytest.raises(Misuse, match="is a named pipe, needed is a file"):
+        with pytest.raises(Misuse, match="found a named pipe, needed a file"):
             read(tmp_path / "m.onnx")
 
 

@@ -103,7 +103,7 @@ def test_its_evaluation_tells_each_class_from_the_others(folder: Path):
         assert {one.holds for one in found.slices} == {"north", "south"}
         assert all(one.auc is not None for one in (*found.months, *found.slices))
         page = project.report("ending@champion", folder / "report")
-        assert "By class" in page.read_text()
+        assert "Classes" in page.read_text()
         assert all([of.name for of in one.classes] == list(CLASSES) for one in found.influences)
         assert found.recalibration == "platt"
         kept = {one.name: (one.kept, one.rows) for one in found.balance}
@@ -112,8 +112,8 @@ def test_its_evaluation_tells_each_class_from_the_others(folder: Path):
         assert found.choices is not None
         assert found.choices.cheapest.cost < found.choices.likeliest.cost
         assert found.choices.cheapest.answered[2] > found.choices.likeliest.answered[2]
-        assert "Which class to answer" in page.read_text()
-        assert "What moves its answers" in page.read_text()
+        assert "Cost of answers" in page.read_text()
+        assert "Contributions (SHAP)" in page.read_text()
         assert "No SHAP values" not in page.read_text()
         assert "| class | rows | share |" in page.with_suffix(".md").read_text()
         assert (

@@ -41,7 +41,7 @@ def test_one_version_is_shown_with_its_signature(folder: Path) -> None:
 
 def test_two_versions_are_compared_and_a_page_is_written(folder: Path, tmp_path: Path) -> None:
     text = run(folder, "compare", "buyer@1", "buyer@2", "--window", "5d", "--html", str(tmp_path / "c.html"))
-    assert "Answers to the same rows" in text
+    assert "Predictions for the same rows" in text
     assert (tmp_path / "c.html").read_text("utf-8").startswith("<!doctype html>")
     document: dict[str, Any] = json.loads(run(folder, "--json", "compare", "buyer@1", "buyer@2", "--no-rows"))
     assert document["predictions"] is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from trimtab.monitoring.inputs.input_hours import HourCounts, Layout
 from trimtab.stats.drift import js_distances
 
+# By field of `ColumnDistance`, what computes it from reference and newest counts, shape (columns, bins) each.
+_STATISTICS = {"distance": js_distances}
 HOURS = 24  # closed hours that are compared, so that the time of day makes no distance
 
 
@@ -30,11 +33,9 @@ def column_distances(layout: Layout, hours: Iterable[HourCounts]) -> dict[str, C
     actual = layout.by_bin(np.add.reduce([one.bins for one in some]))
     nulls = np.add.reduce([one.nulls for one in some]).sum(axis=1) / rows
     known: NDArray[np.bool_] = (layout.usual.sum(axis=1) > 0) & (actual.sum(axis=1) > 0)
-    away = np.zeros(layout.width)
-    away[known] = js_distances(layout.usual[known], actual[known])
-    return {
-        column.name: ColumnDistance(distance=away_by if there else None, null_share=share)
-        for column, away_by, there, share in zip(
-            layout.profile.columns, away.tolist(), known.tolist(), nulls.tolist(), strict=True
-        )
-    }
+    of_known = {name: iter(statistic(layout.usual[known], actual[known])) for name, statistic in _STATISTICS.items()}
+    found: dict[str, ColumnDistance] = {}
+    for column, is_known, share in zip(layout.profile.columns, known.tolist(), nulls.tolist(), strict=True):
+        values: dict[str, Any] = {name: float(next(one)) if is_known else None for name, one in of_known.items()}
+        found[column.name] = ColumnDistance(null_share=share, **values)
+    return found

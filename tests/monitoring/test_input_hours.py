@@ -60,7 +60,7 @@ def test_a_summary_counts_what_a_count_by_hand_does(logged: Logged) -> None:
     for hour, mine in by_hour.items():
         counts = found[hour]
         assert counts.rows == len(mine)
-        for place, column in enumerate(profile.columns[: profile.inputs]):
+        for place, column in enumerate(one for one in profile.columns if one.place == "input"):
             values = [np.frombuffer(one.values, "<f8")[place] for one in mine]
             there = [value for value in values if value == value]
             bins = Counter(sum(value > edge for edge in column.edges) for value in there)

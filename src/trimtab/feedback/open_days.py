@@ -218,12 +218,12 @@ def judged_table(
 
 
 def counts(prediction: Prediction, model: str) -> bool:
-    """Whether an answer counts for its version: not one about the past, or of a fallback."""
+    """Return whether an answer counts for its version: not one about the past, or of a fallback."""
     return prediction.model == model and not (prediction.flags and (PAST in prediction.flags or prediction.is_degraded))
 
 
 def made_in_time(predictions: Columns) -> NDArray[Any]:
-    """Which predictions were made no later than their as-of time, shape (rows,).
+    """A mask of the predictions that were made no later than their as-of time, shape (rows,).
 
     A row of a batch that is about an earlier time was not. A stored answer (`precomputed`) is given for a while.
     """
@@ -257,7 +257,7 @@ def _numbered(names: Column) -> NDArray[Any]:
 
 
 def _fits(prediction: Prediction, classes: Sequence[str]) -> bool:
-    """Whether an answer can be compared with the label: it has at least one of its classes, if there are any."""
+    """Return whether an answer can be compared with the label: it has at least one of its classes, if there are any."""
     if prediction.scores is None or not classes:
         return (prediction.scores is None) == (not classes)
     return any(name in prediction.scores for name in classes)

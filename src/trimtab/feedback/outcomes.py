@@ -111,7 +111,7 @@ class OutcomeJoin(LabelWait):
         self._key_dtype = key_dtype
 
     def join(self, predictions: Sequence[Prediction] | Columns, cut_us: int) -> OutcomeFrame:
-        """What was known at `cut_us` of each prediction's outcome; of a corrected label the newest version.
+        """The outcome of each prediction as known at `cut_us`, with the newest version of a corrected label.
 
         A label counts as late by when this version of it became known.
         """

@@ -38,7 +38,7 @@ class NamedSlice(msgspec.Struct, frozen=True):
 
 
 class BeatsChampion(msgspec.Struct, frozen=True, kw_only=True):
-    """What a candidate must prove on the newest labelled window that neither model has seen."""
+    """The rule of a gate: the proof that a candidate must give on the newest window that neither model has seen."""
 
     margin: float = 0.0  # least improvement of the mean loss; below 0: how much worse it may be
     level: float = 0.9  # one-sided confidence that there is an improvement at all
@@ -61,7 +61,7 @@ class BeatsChampion(msgspec.Struct, frozen=True, kw_only=True):
         return _REFIT_SHARE if self.refit_share is msgspec.UNSET else self.refit_share
 
     def compares(self, baseline: str) -> bool:
-        """Whether a candidate must be better than a baseline; those that need only labels always count."""
+        """Return whether a candidate must be better than a baseline; those that need only labels always count."""
         return self.baselines is msgspec.UNSET or baseline in (*ALWAYS_COMPARED, *self.baselines)
 
 

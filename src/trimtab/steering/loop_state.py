@@ -84,7 +84,7 @@ IDLE: dict[str, Any] = {  # the fields of a state that belong to a repair, as th
 
 
 def is_before(now_us: int, until_us: int) -> bool:
-    """Whether a time of a `LoopState` is in the future; 0 means not set, even where the clock is before 1970.
+    """Return whether a time of a `LoopState` is in the future; 0 means not set, even where the clock is before 1970.
 
     >>> is_before(-5, 0), is_before(5, 10)
     (False, True)

@@ -77,7 +77,7 @@ def alert_of(signal: Signal, what: AlertKind, *, version: str, owner: str | None
 
 
 def wants(receiver: Addressee, what: AlertKind, signal: Signal) -> bool:
-    """Whether a receiver gets a change of a signal."""
+    """Return whether a receiver gets a change of a signal."""
     grave = signal.severity == "red" or receiver.severity == "info"
     return grave and what in receiver.tell and (not receiver.models or signal.model in receiver.models)
 

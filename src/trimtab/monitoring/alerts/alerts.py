@@ -32,7 +32,7 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def waits(self) -> bool:
-        """Whether it may wait for the digest: not if it was held as info and is red by now."""
+        """Return whether it may wait for the digest: not if it was held as info and is red by now."""
         return self.held_us is not None and (self.held_as == "red" or self.signal.severity == "info")
 
     @property
@@ -206,7 +206,7 @@ def _with_digest(plan: Plan, rules: Rules, now_us: int) -> Plan:
 
 
 def _is_quiet(one: Incident, rules: Rules, now_us: int) -> bool:
-    """Whether it has been over for longer than the time of flapping.
+    """Return whether it has been over for longer than the time of flapping.
 
     For a monitor that records no end of its signals, this is the time since it last found the signal.
     """

@@ -21,7 +21,7 @@ class Mute(msgspec.Struct, frozen=True, kw_only=True):
     at_us: int
 
     def covers(self, signal: Signal) -> bool:
-        """Whether it mutes a signal.
+        """Return whether it mutes a signal.
 
         >>> mute = Mute(what="m/*/column x", until_us=9, why="", by="", at_us=0)
         >>> mute.covers(Signal(id="", kind="k", model="m", version="", raised_at_us=0, onset_us=0, severity="red",
@@ -41,5 +41,5 @@ def mutes(catalog: Catalog) -> list[Mute]:
 
 
 def muted(signal: Signal, found: list[Mute], now_us: int) -> bool:
-    """Whether a signal is muted now."""
+    """Return whether a signal is muted now."""
     return any(now_us < mute.until_us and mute.covers(signal) for mute in found)

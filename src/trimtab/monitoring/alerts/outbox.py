@@ -75,7 +75,7 @@ class ReceiverState(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def is_due(self, now_us: int) -> bool:
-        """Whether it may be tried; a time further ahead than any pause comes from a clock that was set back."""
+        """Return whether it may be tried; a time further ahead than any pause comes from a clock that was set back."""
         return not now_us < self.next_us <= now_us + LONGEST_US
 
 

@@ -104,7 +104,7 @@ class HourCounts(msgspec.Struct, frozen=True, eq=False):
 
 
 class _Field(msgspec.Struct, frozen=True):
-    """How an array of `HourCounts` is stored, and how those of several hours become one."""
+    """The storage of an array of `HourCounts`, and the way to merge those of several hours."""
 
     dtype: str
     shape: Callable[[Layout, int], tuple[int, ...]]  # of a layout and a number of sampled rows

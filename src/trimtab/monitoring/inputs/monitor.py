@@ -86,7 +86,7 @@ class InputMonitor:
 
     @property
     def unprofiled(self) -> str | None:
-        """Why the columns of the version in service are not checked; None where they are."""
+        """The reason why the columns of the version in service are not checked; None where they are."""
         return self._watched.unprofiled
 
     @property
@@ -268,7 +268,7 @@ class InputMonitor:
         return changes
 
     def _findings(self, watch: InputWatch, now_us: int, standing: _Standing) -> list[Finding]:
-        """Everything that is wrong now; nothing for a model that never had a request."""
+        """All findings now; none for a model that never had a request."""
         if not watch.traffic and not self._traffic.hours:
             return []
         reading = self._watched.reading
@@ -336,7 +336,7 @@ class InputMonitor:
 
 
 def _found_in(layout: Layout, hours: Mapping[int, HourCounts], standing: _Standing) -> list[Finding]:
-    """What is wrong with the columns in the newest week of hours."""
+    """Findings about the columns in the newest week of hours."""
     shapes = shape_findings(layout, hours, standing)
     units = {one.subject for one in shapes if one.kind == "units"}
     columns = column_findings(layout.profile, hours, standing)

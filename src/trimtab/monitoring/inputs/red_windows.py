@@ -37,7 +37,7 @@ class RedWindow(msgspec.Struct, frozen=True, kw_only=True):
     released_at_us: int | None = None
 
     def covers(self, at_us: int) -> bool:
-        """Whether it contains a time."""
+        """Return whether it contains a time."""
         return self.start_us <= at_us and (self.end_us is None or at_us < self.end_us)
 
 

@@ -30,7 +30,7 @@ class SourceChecks:
         self._feeds: dict[str, Arrivals] = {}
 
     def findings(self, now_us: int, checked_us: int, *, stopped: bool) -> list[Finding]:
-        """What is wrong with the sources of features, and of labels unless requests stopped before them.
+        """Findings about the sources of features, and of labels unless requests stopped before them.
 
         Args:
             now_us: The time of the check.

@@ -12,7 +12,7 @@ from trimtab.registry.protection import CHAMPION
 
 
 class Reading(msgspec.Struct, frozen=True, eq=False):
-    """How the rows of a version are read and counted."""
+    """The reader of a version's rows and the layout of their counts."""
 
     version: str
     layout: Layout
@@ -50,5 +50,5 @@ class WatchedVersion:
         return True
 
     def others(self, versions: set[str]) -> bool:
-        """Whether rows of some versions may be of another version than the one that is read."""
+        """Return whether rows of some versions may be of another version than the one that is read."""
         return self.reading is None or bool(versions - {self.reading.version})

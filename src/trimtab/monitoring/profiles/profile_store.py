@@ -31,7 +31,7 @@ class ProfileRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def without_profile(catalog: Catalog, version: str) -> str | None:
-    """Why a version, given by its address, has no profile; None where it has one, or none was needed yet."""
+    """The reason why a version, given by its address, has no profile; None where it has one, or none was needed yet."""
     record = catalog.get(KIND, version)
     return None if record is None else msgspec.json.decode(record.body, type=ProfileRecord).why
 

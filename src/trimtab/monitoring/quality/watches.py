@@ -85,7 +85,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def alarming(self) -> bool:
-        """Whether an alarm of all rows stands, against this version's level or the last healthy one's."""
+        """Return whether an alarm of all rows stands, against this version's level or the last healthy one's."""
         return any(figure.alarming for figure in (*self.figures.values(), *self.healthy.values()))
 
     @property
@@ -126,7 +126,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def provisional(self) -> bool:
-        """Whether the reference is of fewer than 28 days."""
+        """Return whether the reference is of fewer than 28 days."""
         return any(figure.spec.reference_blocks < FULL_REFERENCE for figure in self.figures.values())
 
     def onset_of(self, figure: MetricValue) -> ChangeOnset | None:
@@ -221,7 +221,7 @@ def advanced_slice(figure: MetricValue, kind: str, day: DayQuality, skipped: int
 
 
 def met(figure: MetricValue) -> bool:
-    """Whether the newest seven judged days are at the reference: within its bound; during an alarm, at its mean."""
+    """Return whether the newest seven judged days are within the reference's bound, or during an alarm at its mean."""
     steps = figure.state.recent[-MET_DAYS:]
     if len(steps) < MET_DAYS:
         return False

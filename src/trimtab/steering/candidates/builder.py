@@ -229,7 +229,7 @@ class CandidateBuilder:
         )
 
     def _hopeless(self, scores: Floats, case: Case) -> str | None:
-        """Why the declared shadow could never decide about a candidate; None where it could."""
+        """The reason why the declared shadow could never decide about a candidate; None where it could."""
         days = self._judge.paired_days(scores, case)
         return hopeless(self._deployment.rollout, days, stood_in=bool(case.answered.note))
 

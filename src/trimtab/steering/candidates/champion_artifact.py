@@ -21,12 +21,12 @@ class ChampionArtifact:
         self._fits = fits
 
     def lost(self) -> bool:
-        """Whether it is missing or damaged."""
+        """Return whether it is missing or damaged."""
         champion = self._parts.registry.alias(self._parts.deployment.name, CHAMPION)
         return champion is not None and lost_artifact(self._parts.blob, champion) is not None
 
     def put_back(self) -> None:
-        """Where it is lost, fit it again on the set that it was made of."""
+        """Fit it again on the set that it was made of, if it is lost."""
         champion = self._same_recipe()
         if champion is None or not self.lost():
             return

@@ -148,7 +148,7 @@ def with_features_of(
 
 
 def _to_restore(target: ComparisonTarget) -> str:
-    """What to do where the artifact of a comparison target is lost."""
+    """Instructions for the case that the artifact of a comparison target is lost."""
     version = target.version
     if target.note:  # it answers in place of the version in service
         days = f"train again once the champion has not seen {format_duration(LEAST_WINDOW_US)} of closed days"
@@ -158,7 +158,7 @@ def _to_restore(target: ComparisonTarget) -> str:
 
 
 def _why_champion_cannot_load(registry: Registry, model: Model) -> str | None:
-    """Why the version in service cannot be loaded here; None where it can, or its artifact is lost.
+    """The reason why the version in service cannot be loaded here; None where it can, or its artifact is lost.
 
     It could never be replaced if a candidate had to be better than its scores.
     """

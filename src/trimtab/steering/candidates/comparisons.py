@@ -81,7 +81,7 @@ class Comparisons:
         return onset_plan(training_set, judging_window(training_set, days_us, since_us), onset)
 
     def unseen(self, cut_us: int, changes: Changes) -> str | None:
-        """Why the closed days do not suffice, whatever their labels; None when they may. Reads no rows."""
+        """The reason why the closed days do not suffice, whatever their labels; None when they may. Reads no rows."""
         label = self._deployment.model.label
         closed_us = label.closed_until(cut_us)
         onset = changes.onset
@@ -101,7 +101,7 @@ class Comparisons:
         )
 
     def lack(self, training_set: TrainingSet, changes: Changes) -> str | None:
-        """What a candidate cannot be fitted or judged without, in one sentence; None when nothing is missing."""
+        """The data missing to fit or judge a candidate, in one sentence; None when nothing is missing."""
         target = self.target(labelled_until(training_set))
         return self.lack_of(training_set, self.plan(training_set, target, changes).window, target)
 
@@ -121,7 +121,7 @@ class Comparisons:
     def lack_to_judge(
         self, training_set: TrainingSet, window: JudgingWindow, own: ComparisonTarget, target: ComparisonTarget | None
     ) -> str | None:
-        """What a stored version cannot be judged without, in one sentence; None when nothing is missing."""
+        """The data missing to judge a stored version, in one sentence; None when nothing is missing."""
         model = self._deployment.model
         newer = own if target is None or own.unseen_from_us >= target.unseen_from_us else target
         known_us = model.label.final_at(newer.unseen_from_us)
@@ -199,7 +199,7 @@ class Comparisons:
         return Side(own.version, finite(scores, own.version), rows.features.values, version, own.note)
 
     def refreshes(self, changes: Changes, target: ComparisonTarget | None, answered: TargetScores) -> bool:
-        """Whether the candidate has the recipe of the version in service, and only time has asked for it."""
+        """Return whether the candidate has the recipe of the version in service, and only time has asked for it."""
         if not changes.refreshes or changes.onset is not None or target is None or answered.scores is None:
             return False
         same = target.version.recipe == self._deployment.model.hash
@@ -221,7 +221,7 @@ class Comparisons:
         return training_set, window.before, window.start_us
 
     def _other_recipe(self, target: ComparisonTarget, until_us: int) -> str:
-        """What can be judged although the champion has seen the days, as a sentence with a space before it."""
+        """A hint, with a leading space, that another recipe can be judged although the champion has seen the days."""
         model, version = self._deployment.model, target.version
         if self._learns or version.recipe != model.hash:
             return ""

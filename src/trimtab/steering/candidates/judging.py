@@ -138,7 +138,7 @@ class Judge:
         return compared_days(self._deployment.model.metric, window, scores, case.answered.scores)
 
     def too_far(self, again: Floats, scores: Floats, case: Case) -> str | None:
-        """Why a refit, which scores `again`, is too far from the candidate that passed; None when it is near enough.
+        """The refusal of a refit, with scores `again`, that is too far from its candidate; None if it is near enough.
 
         The larger the change that is repaired, the further two fits of the same recipe may be apart: at most the
         declared share (half) of the candidate's distance from the champion, where that is more than the bound.  # D0177

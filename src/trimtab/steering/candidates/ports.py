@@ -1,4 +1,4 @@
-"""What a loop needs from others: the parts of a deployment, and the protocols that `app` and `simulation` implement."""
+"""Ports of a loop: the parts of a deployment, and the protocols that `app` and `simulation` implement."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class DeploymentParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class CandidateOptions(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """How candidates are fitted, stored and tried; without the optional parts, as in a replay."""
+    """Options of fitting, storing and testing candidates; the defaults are those of a replay."""
 
     seed: int
     threads: int = 1  # that a fit may use
@@ -99,7 +99,7 @@ class Candidates(Protocol):
         ...
 
     def blocked(self, cut_us: int, changes: Changes) -> str | None:
-        """Why no candidate can be judged on the data known at `cut_us`, in one sentence; None when it can."""
+        """The reason why no candidate can be judged on the data known at `cut_us`, one sentence; None if it can."""
         ...
 
     def repair(self, cut_us: int, go_on: Callable[[], None], changes: Changes) -> Repair:

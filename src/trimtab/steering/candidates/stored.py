@@ -21,7 +21,7 @@ from trimtab.training.search import Chosen
 
 
 class Recording(msgspec.Struct, frozen=True):
-    """How the steps of a training are done, and what they depend on in addition to each other's results.
+    """The recording of a training's steps, and what they depend on in addition to each other's results.
 
     Without arguments nothing is recorded: for replays.
     """

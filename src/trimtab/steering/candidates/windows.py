@@ -62,7 +62,7 @@ def enough_from(unseen_from_us: int, label: Label) -> str:
 
 
 def lack_of_days(training_set: TrainingSet, window: JudgingWindow, seen: str) -> str | None:
-    """What is missing for a window of days, in one sentence; None when nothing is."""
+    """The data missing for a window of days, in one sentence; `seen` is a part of it. None when nothing is missing."""
     labelled = training_set.at_us[training_set.usable]
     if not labelled.size:
         states = ", ".join(f"{n} {state}" for state, n in training_set.manifest.by_state.items())
@@ -82,7 +82,7 @@ def lack_of_days(training_set: TrainingSet, window: JudgingWindow, seen: str) ->
 
 
 def lack_of_lessons(model: Model, window: JudgingWindow) -> str | None:
-    """What is missing to learn from before a window, in one sentence; None when nothing is missing."""
+    """The data missing to learn from before a window, in one sentence; None when nothing is missing."""
     chosen = model.chosen
     if chosen is not None and window.judged and window.start_us < chosen.until_us:
         return (
@@ -100,7 +100,7 @@ def lack_of_lessons(model: Model, window: JudgingWindow) -> str | None:
 
 
 def lack_of_labels(model: Model, training_set: TrainingSet, window: JudgingWindow) -> str | None:
-    """Why the labels of a window do not suffice to judge by, in one sentence; None when they do."""
+    """The reason why the labels of a window do not suffice to judge by, in one sentence; None when they do."""
     rows, first = window.rows, day_of(window.start_us)
     last = day_of(int(training_set.at_us[training_set.usable].max()))
     labelled_days = np.unique(training_set.begun_us[rows & training_set.informative] // DAY_US).size

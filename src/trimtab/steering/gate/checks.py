@@ -40,7 +40,7 @@ class Check(msgspec.Struct, frozen=True):
 
     @property
     def counts(self) -> bool:
-        """Whether it can refuse a candidate."""
+        """Return whether it can refuse a candidate."""
         return self.shown not in ("remark", "note")
 
 

@@ -40,7 +40,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
 
     @property
     def compares(self) -> bool:
-        """Whether the champion answered the rows."""
+        """Return whether the champion answered the rows."""
         return self.champion_scores is not None
 
     @property

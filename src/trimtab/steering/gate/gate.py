@@ -135,7 +135,7 @@ def _outcome(facts: Facts, decided: Sequence[tuple[Check, GateCheck]]) -> str:
 
 
 def _remarks(found: _Found) -> Iterator[str]:
-    """What is said of a judgement whether it passed or not: of what it is no evidence, and why more was needed."""
+    """Remarks on a judgement, passed or not: missing evidence, and reasons for a stronger or weaker proof."""
     for check, ones in found:
         silent = any(one.verdict == "no evidence" for one in ones)
         if check.shown == "remark" or (check.shown == "note" and silent):

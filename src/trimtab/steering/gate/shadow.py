@@ -77,7 +77,7 @@ def visible(before: Sequence[PairedDay], days: int) -> float:
 
 
 def hopeless(rollout: Rollout | None, before: Sequence[PairedDay], *, stood_in: bool = False) -> str | None:
-    """Why a shadow could not tell its margin within its time, with a table of what it can tell; None where it can.
+    """The refusal of a shadow that could not decide within its time, with a table of its precision; None if it can.
 
     The candidate's advantage on the judged days counts: a much better one needs less precision.
 

@@ -24,7 +24,7 @@ _VIRTUAL = "Virtual time has no other process and no clock of the machine to mea
 
 
 class Proving(msgspec.Struct, frozen=True):
-    """How a candidate is loaded in a new process and timed; a replay, in virtual time, has no such thing."""
+    """A new process and a stopwatch to test a candidate with; a replay, in virtual time, has neither."""
 
     fresh: Callable[[Version], str | None]  # why a new process cannot load a version; None: it repeats its predictions
     stopwatch_ns: Callable[[], int]  # never goes back

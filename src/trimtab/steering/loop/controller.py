@@ -333,7 +333,7 @@ class Controller:
         return self._record.write([self._record.entry("wait", bound.message)], ready_at_us=bound.until_us)
 
     def _looked_already(self, now_us: int) -> bool:
-        """Whether data were missing at the last look and nothing can have changed: a look may build a training set.
+        """Return whether data were missing at the last look and cannot have come: a look may build a training set.
 
         Days close at midnight; six hours let labels in that were loaded after it.
         """
@@ -382,7 +382,7 @@ class Controller:
         return self._stages.begin(entries, repair, fits=spent) + self.finish()
 
     def _followed(self, repair: Repair) -> dict[str, Any]:
-        """What is kept of the change that a repair was for: its onset, and when another repair is tried."""
+        """The state kept of the change that a repair was for: its onset, and the times of further repairs."""
         onset = self.state.changes.onset
         if onset is None or repair.gate.folds == 1:  # of a cause that has no change
             return {"changes": msgspec.structs.replace(self.state.changes, onset=None)}

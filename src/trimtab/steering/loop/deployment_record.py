@@ -94,7 +94,7 @@ class DeploymentRecord:
         return self.write([entry], **IDLE, **quiet)
 
     def frozen(self) -> str | None:
-        """Why all automation is stopped; None when it is not."""
+        """The reason why all automation is stopped; None when it is not."""
         record = self._catalog.get(FREEZE, "all")
         return None if record is None else str(msgspec.json.decode(record.body))
 
@@ -108,7 +108,7 @@ class DeploymentRecord:
             )
 
     def waits(self, state: LoopState) -> str:
-        """What waits for approval, until when, and how to answer."""
+        """A message about the candidate that waits for approval, until when, and how to answer."""
         name = self._deployment.name
         return (
             f"A candidate waits for approval until {format_time(state.expires_us)}. A person answers: "

@@ -8,7 +8,7 @@ from trimtab.steering.loop_state import Repair
 
 
 def overtaken(repair: Repair, champion: str | None) -> str | None:
-    """Why the comparison of a repair does not count any more, given the version in service; None while it does."""
+    """The reason why the comparison of a repair does not count any more: another champion; None while it counts."""
     before = repair.gate.champion
     if champion == before:
         return None

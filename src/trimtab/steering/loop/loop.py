@@ -117,7 +117,7 @@ class Loop:
 
     @property
     def positions(self) -> Positions:
-        """How far the prediction log was read when this was stored; None: read it from the start."""
+        """The position in the prediction log up to which it was read; None: read it from the start."""
         return self._reached.positions
 
     def add(
@@ -245,7 +245,7 @@ def _recipe(deployment: Deployment, live: LiveScores, options: CandidateOptions)
 
 
 def _list_column(model: Model) -> ListColumn | None:
-    """Where logged requests name their list; None for a model that is no ranking."""
+    """The place of the list in logged requests; None for a model that is no ranking."""
     if model.task != "ranking" or model.group is None:
         return None
     names = list(model.request.columns)
@@ -253,7 +253,7 @@ def _list_column(model: Model) -> ListColumn | None:
 
 
 def _slices(deployment: Deployment) -> RequestSlices | None:
-    """Where requests name the slices of their day."""
+    """The places of a deployment's slices in logged requests."""
     columns, parts = deployment.model.request.columns, request_slices(deployment)
     names = list(columns)
     return (

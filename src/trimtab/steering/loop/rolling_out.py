@@ -221,7 +221,7 @@ class RolloutStages:
         return self._record.write([], phase=PROMOTING)
 
     def _breach(self, version: str, against: str, since_us: int) -> str | None:
-        """What is wrong with the service since a version answers; None where nothing is, or none is served."""
+        """The breach of the service since a version answers; None without one, or where nothing is served."""
         return None if self._guard is None else self._guard(version, against, since_us=since_us)
 
     def _share(self, step: int, entries: Sequence[Entry], repair: Repair, **changes: Any) -> list[Decision]:
@@ -253,7 +253,7 @@ class RolloutStages:
 
 
 def _is_early(new: Sequence[PairedDay], until_us: int, repair: Repair, closed_us: int) -> bool:
-    """Whether the newest day closed only hours ago and has less than half of the labels of a typical day."""
+    """Return whether the newest day closed only hours ago and has less than half of the labels of a typical day."""
     if closed_us >= until_us + LABELS_US:
         return False
     typical = sorted(one.rows for one in repair.gate_days)

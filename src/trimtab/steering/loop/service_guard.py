@@ -33,7 +33,7 @@ class ServiceGuard:
         self._limits = limits
 
     def __call__(self, version: str, against: str, *, since_us: int) -> str | None:
-        """What is wrong with the service since a time, in one sentence; None where nothing is.
+        """The breach of the service by a version, in one sentence; None without one.
 
         Args:
             version: The address of the version that is guarded: a canary, or one that has just taken over.

@@ -95,7 +95,7 @@ def _details(name: str, deployment: Deployment, state: LoopState, now_us: int) -
 
 
 def _next_repair(deployment: Deployment, state: LoopState, now_us: int) -> str:
-    """What begins the next repair, and until when alarms are quiet."""
+    """The beginning of the next repair, and the quiet time of alarms, in words."""
     found = []
     periods = [one.period_us for one in deployment.retrain.singles() if isinstance(one, Every)]
     if periods and state.trained_at_us:

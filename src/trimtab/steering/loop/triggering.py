@@ -27,7 +27,7 @@ _KINDS: Final[dict[type, Cause]] = {
 
 
 class Trigger(msgspec.Struct, frozen=True):
-    """Why a repair begins."""
+    """The trigger of a repair."""
 
     kind: Cause
     cause: str  # one sentence
@@ -37,7 +37,7 @@ class Trigger(msgspec.Struct, frozen=True):
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """What the triggers read."""
+    """The input of the triggers."""
 
     now_us: int
     serves: bool  # whether a version is in service
@@ -83,7 +83,7 @@ def _requested(seen: Seen, state: LoopState) -> Trigger | None:
 
 
 def _quiet(kind: Cause, state: LoopState, seen: Seen) -> bool:
-    """Whether a cause is quiet; a further rise within the alarm, after the newest repair, ends the quiet time."""
+    """Return whether a cause is quiet; a further rise within the alarm since the last repair ends the quiet time."""
     if kind == "alarm" and seen.watch is not None and seen.watch.risen_us > state.risen_us:
         return False
     return is_before(seen.now_us, state.quiet_of(kind).until_us)
@@ -135,7 +135,7 @@ def _together(kind: Cause, parts: list[Trigger]) -> Trigger:
 
 
 def _settled_us(rules: Deployment, onset: ChangeOnset, now_us: int) -> int:
-    """When enough days have passed since a change, also since its latest likely day: too early, a repair is refused."""
+    """The time when enough days have passed since a change and its latest likely day; earlier repairs are refused."""
     least_us = (LEAST_DAYS + 1) * DAY_US  # rows of the newest day are too new to be judged
     settled_us = max(onset.at_us + rules.settle_us, onset.latest_us + min(rules.settle_us, least_us))
     return max(now_us, rules.model.label.final_at(settled_us))

@@ -57,7 +57,7 @@ def _handed_over(server: smtplib.SMTP, receiver: EmailReceiver, mail: EmailMessa
 
 
 def _accepted(mail: EmailMessage, refused: dict[str, tuple[int, bytes]]) -> str:
-    """Who the mail was accepted for. Some recipients are enough: to send it again would reach those twice."""
+    """The accepted recipients. Some are enough: to send the mail again would reach those twice."""
     return f"accepted for {mail['To']}" + (f", but not for {_refusals(refused)}" if refused else "")
 
 

@@ -33,7 +33,7 @@ _STALE = frozenset(("no_entity", "not_yet", "outside_window", "expired"))
 def column_findings(
     profile: InputProfile, hours: Mapping[int, HourCounts], standing: Collection[tuple[str, str]]
 ) -> list[Finding]:
-    """What is wrong with the values of single columns in the newest hours.
+    """Findings about the values of single columns in the newest hours.
 
     Args:
         profile: Of the rows that the version was fitted on.

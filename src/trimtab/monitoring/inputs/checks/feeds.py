@@ -47,7 +47,7 @@ class Feed:
 
     @property
     def enough(self) -> bool:
-        """Whether there are enough events to compare with."""
+        """Return whether there are enough events to compare with."""
         return self.known_us.size >= _LEAST_EVENTS and int(self.known_us[-1] - self.known_us[0]) >= _LEAST_DAYS * DAY_US
 
     def waits(self, since_us: int) -> NDArray[np.int64]:
@@ -68,7 +68,7 @@ class Feed:
 
 
 def feed_findings(arrivals: Arrivals, now_us: int) -> list[Finding]:
-    """What is wrong with the arrivals of a source, compared with its own of the four weeks before.
+    """Findings about the arrivals of a source, compared with its own of the four weeks before.
 
     Nothing is tested where fewer than 20 events on 3 days are known.
     """

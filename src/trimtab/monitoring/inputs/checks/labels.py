@@ -21,7 +21,7 @@ _SHIFT = 0.1
 
 
 def label_findings(days: Sequence[DayQuality], labels: LabelDays, *, subject: str, binary: bool) -> list[Finding]:
-    """What is wrong with the labels of the newest closed days.
+    """Findings about the labels of the newest closed days.
 
     Shares are tested against the high or low end of the training days (one day in fourteen left out) by a binomial
     bound, see `evidence_above`.

@@ -143,14 +143,14 @@ def _all_off(layout: Layout, newest: list[Window], standing: Collection[tuple[st
 
 
 def _is_beyond(values: Floats, lowest: Floats, highest: Floats) -> NDArray[np.bool_]:
-    """Which values lie far outside the training range of their column."""
+    """A mask of the values far outside the training range of their column."""
     room = _BEYOND * (highest - lowest)
     found: NDArray[np.bool_] = (values < lowest - room) | (values > highest + room)
     return found
 
 
 def _is_outside(values: Floats, column: ColumnProfile) -> NDArray[np.bool_]:
-    """Which values lie outside the training range."""
+    """A mask of the values outside the training range."""
     assert column.lowest is not None  # a column of numbers
     assert column.highest is not None
     found: NDArray[np.bool_] = (values < column.lowest) | (values > column.highest)
@@ -165,7 +165,7 @@ def _distance(values: Floats, column: ColumnProfile, edges: Floats) -> float:
 
 
 def _fits(distance: float, one: _Off, high: float) -> bool:
-    """Whether a distance is within what reference windows and random variation allow."""
+    """Return whether a distance is within what reference windows and random variation allow."""
     allowed = max(min(high, _ALONE), 0.1) + _NOISE / math.sqrt(max(one.values.size, 1))
     return distance <= allowed and distance <= 0.5 * one.distance
 

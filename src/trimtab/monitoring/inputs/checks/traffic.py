@@ -39,7 +39,7 @@ def traffic_findings(
     doubled: bool = False,
     is_repeating: Callable[[], Callable[[int], bool]] = lambda: lambda at_us: False,
 ) -> list[Finding]:
-    """What is wrong with the number of requests.
+    """Findings about the number of requests.
 
     Args:
         hours: Closed hours with requests, of the newest 60 days.

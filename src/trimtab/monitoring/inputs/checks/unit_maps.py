@@ -92,7 +92,7 @@ def _common_step(values: Floats) -> int:
 
 
 def _left_mark(one: UnitMap, values: Floats) -> bool:
-    """Whether whole numbers can only come from others by a map, as it leaves gaps between them.
+    """Return whether whole numbers can only come from others by a map, as it leaves gaps between them.
 
     Three metres in feet, rounded, are 10, and four are 13: never 11.
     """
@@ -103,7 +103,7 @@ def _left_mark(one: UnitMap, values: Floats) -> bool:
 
 
 def _stepped(one: UnitMap, middle: float, course: Sequence[Floats]) -> bool:
-    """Whether whole numbers moved by a map from one hour to the next, and stayed there.
+    """Return whether whole numbers moved by a map from one hour to the next, and stayed there.
 
     A count that really falls passes through the values between, as a count over a day does for a day.
     """

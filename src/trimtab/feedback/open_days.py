@@ -241,7 +241,7 @@ def _few_slices(day: DayBlocks, crowded: set[str]) -> DayBlocks:
 
 
 def _newest_of_each(table: Columns) -> Columns:
-    """The last answer to each row of a list on a day, by version, where a row was requested more than once. # D87"""
+    """The last answer to each row of a list on a day, by version, where a row was requested more than once. # D0086"""
     names = ("version", "arm", "list", "request_id")
     keys = zip(*(table[name].to_list() for name in names), (table["at"].values // DAY_US).tolist(), strict=True)
     newest = {key: row for row, key in enumerate(keys)}

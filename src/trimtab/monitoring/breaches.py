@@ -2,7 +2,7 @@
 
 Guardrails protect the service, not the quality: failures, latency, degraded responses, saturation, and answers that no
 working version would give. Every check compares shares by evidence that holds at all looks together, so that the
-verdict may be asked for at any time (`trimtab.stats.inference.share_evidence`).  # D198
+verdict may be asked for at any time (`trimtab.stats.inference.share_evidence`).  # D0198
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def left_out(catalog: Catalog, model: Model, cut_us: int) -> list[LeftOut]:
 
     They are the red windows that were not released, and the newest requests in service, for which it is too early to
     know whether they are faulty. Inputs are watched for a day. Labels are checked when their day is closed, and labels
-    of an earlier day may have come on a day that is still open. # D180
+    of an earlier day may have come on a day that is still open. # D0185
     """
     found = [
         LeftOut(
@@ -117,7 +117,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
         return Reach(label_wait_us=model.label.wait_us, label_source=model.label.source.name, sources=sources)
 
     def span(self, signal: Signal) -> tuple[int, int | None]:
-        """The times of the first request that is left out, and of the first one after it that counts again. # D180
+        """The times of the first request that is left out, and of the first one after it that counts again. # D0185
 
         A fault may have begun a day, or twice the time of its evidence, before it was found; a source that stopped did
         so after its last event. Labels that came since its beginning may belong to requests made a label's wait before;

@@ -38,13 +38,13 @@ class QualityMonitor:
     """Turns closed days of one model into signals; its whole state is one record of the catalogue.
 
     Where the scores are probabilities, the watched loss is the *excess loss*: the loss minus the loss that the scores
-    themselves expect. A season that the model knows, or requests that are harder to answer, move both alike.  # D0176
+    themselves expect. A season that the model knows, or requests that are harder to answer, move both alike.  # D0003
 
     With several classes the calibration gap is that of the most likely one: how often it is the label, minus its mean
-    probability. It lies in [-1, 1] as with two classes, so that the stated run length holds as well.  # D0077
+    probability. It lies in [-1, 1] as with two classes, so that the stated run length holds as well.  # D0076
 
     All alarms together keep the stated run length: each of the two values, and the slices together, get a multiple of
-    it (a union bound). The scores of a ranking are no probabilities: only the loss of its lists is watched.  # D87
+    it (a union bound). The scores of a ranking are no probabilities: only the loss of its lists is watched.  # D0086
 
     A watch is stored by version, too: after a rollback the level that the version had is watched again. The level of
     the last healthy version stays as a second anchor until seven days in a row have met it. Canaries and shadows are
@@ -354,7 +354,7 @@ def _slices_after(
 
 
 def _unlisted_severity(watch: Watch, day: DayQuality) -> Literal["no", "info", "red"]:
-    """The severity to signal for a day's labels of no declared class: each severity once while they come.  # D90"""
+    """The severity to signal for a day's labels of no declared class: each severity once while they come.  # D0076"""
     if not day.unlisted or watch.unlisted_told == "red":
         return "no"
     if day.unlisted >= UNLISTED_SHARE * (day.labelled + day.unlisted):

@@ -139,7 +139,7 @@ class CandidateBuilder:
         )
 
     def judge_stored(self, stored: Stored, cut_us: int, *, keep: bool = True) -> Repair:
-        """Judge a stored version against the champion on the newest window that neither has seen. # D88
+        """Judge a stored version against the champion on the newest window that neither has seen. # D0196
 
         Raises:
             Unavailable: There is no such window yet, or its labels do not suffice.

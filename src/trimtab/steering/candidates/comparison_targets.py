@@ -1,7 +1,7 @@
 """Comparison targets: the version that answers a gate's window for the one in service.
 
 A version answers from its own features. Where it has learnt from the window, the candidate that it is the refit of
-answers instead: the same recipe, which has not seen it. # D69
+answers instead: the same recipe, which has not seen it. # D0195
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def champion_target(
         registry: Has the versions and their gate records.
         champion: The version in service.
         model: The candidate's model. The same recipe again has to wait for days that the champion has not seen;
-            another recipe may be judged on earlier days, too. # D124
+            another recipe may be judged on earlier days, too. # D0195
         until_us: The end of the days.
         learns: Whether the champion learns as it answers, so that no earlier candidate can answer for it.
     """

@@ -111,7 +111,7 @@ def lack_of_labels(model: Model, training_set: TrainingSet, window: JudgingWindo
             f"needed are {LEAST_DAYS}. Load more, wait, or judge on more days: {_WIDER}."
         )
     labels = np.unique(training_set.target[rows])
-    if labels.size == 1 and window.judged:  # D88
+    if labels.size == 1 and window.judged:  # D0196
         names = model.label.class_names
         said = names[int(labels[0])] if model.task == "multiclass" else f"{labels[0]:g}"
         return (

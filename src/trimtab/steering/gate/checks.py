@@ -70,7 +70,7 @@ def _finite(facts: Facts) -> Iterator[GateCheck]:
 
 
 def _labels(facts: Facts) -> Iterator[GateCheck]:
-    """Refuse where all rows have one label: a constant is as good as any model there. # D88"""
+    """Refuse where all rows have one label: a constant is as good as any model there. # D0196"""
     labels = facts.window.labels
     values = np.unique(labels)
     if values.size <= 1:
@@ -80,7 +80,7 @@ def _labels(facts: Facts) -> Iterator[GateCheck]:
 
 
 def _lists(facts: Facts) -> Iterator[GateCheck]:
-    """Count the lists of a ranking that are compared: a list whose rows are all alike ranks in any order. # D86"""
+    """Count the lists of a ranking that are compared: a list whose rows are all alike ranks in any order. # D0086"""
     lists, compared = facts.window.lists, facts.losses.size
     assert lists is not None  # else the row is left out
     alike = int(np.unique(lists).size) - compared
@@ -109,7 +109,7 @@ def _provably_better(facts: Facts) -> Iterator[GateCheck]:
 
 
 def _not_provably_worse(facts: Facts) -> Iterator[GateCheck]:
-    """The lower bound of the difference, for a refit that nothing but time has asked for. # D201"""
+    """The lower bound of the difference, for a refit that nothing but time has asked for. # D0007"""
     allowed, level = max(0.0, -facts.rule.margin), facts.rule.level
     low = paired_mean_bound(facts.differences, facts.at_us // DAY_US, level=level, side="lower").low
     reason = f"That difference is at least {low:+.4f} at {percent(level)}; above {allowed:g} it would be worse."
@@ -117,7 +117,7 @@ def _not_provably_worse(facts: Facts) -> Iterator[GateCheck]:
 
 
 def _tries(facts: Facts) -> Iterator[GateCheck]:
-    """The number of the judgement: the best of several on the same days may be so by chance. # D124, D195"""
+    """The number of the judgement: the best of several on the same days may be so by chance. # D0195"""
     if facts.comparisons > 1:
         level = percent(facts.rule.level)
         said = f"Judgement {facts.comparisons:.3g} of these days: proof is asked for at {level}."
@@ -137,7 +137,7 @@ def _calibrated(facts: Facts) -> Iterator[GateCheck]:
 
 
 def _calibration_error(facts: Facts) -> Iterator[GateCheck]:
-    """Refuse what provably exceeds the allowed error over bins, and the champion's own. # D68"""
+    """Refuse what provably exceeds the allowed error over bins, and the champion's own. # D0007"""
     allowed, labels, days = facts.rule.calibration_error, facts.window.labels, facts.window.at_us // DAY_US
     assert allowed is not None  # else the row is left out
     most = allowed

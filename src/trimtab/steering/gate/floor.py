@@ -1,4 +1,4 @@
-"""The floor under every candidate: no worse than the best baseline, on the judged days and on each slice. # D194"""
+"""The floor under every candidate: no worse than the best baseline, on the judged days and on each slice. # D0194"""
 
 from __future__ import annotations
 

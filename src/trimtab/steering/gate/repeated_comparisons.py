@@ -1,4 +1,4 @@
-"""The error that comparisons on the same days share: each further one needs a stronger proof. # D124, D195"""
+"""The error that comparisons on the same days share: each further one needs a stronger proof. # D0195"""
 
 from __future__ import annotations
 

@@ -42,9 +42,9 @@ def refit_distance(metric: Loss) -> float:
 def mean_distance(one: Floats, other: Floats, lists: NDArray[np.int64] | None = None) -> float:
     """The mean distance of two models' answers.
 
-    For several classes it is that of the class that moved most, so that it is on the scale of one probability however
-    many classes there are. # D76 For a ranking, whose scores have no scale, it is the mean number of places by which a
-    row moved, as a share of its list: a third for two random orders. # D86
+    For several classes it is that of the class that moved most, so that it is on the scale of one probability for any
+    number of classes. # D0076 For a ranking, whose scores have no scale, it is the mean number of places by which a
+    row moved, as a share of its list: a third for two random orders. # D0086
 
     >>> mean_distance(np.array([[0.5, 0.25, 0.25]]), np.array([[0.25, 0.5, 0.25]]))
     0.25

@@ -1,4 +1,4 @@
-"""The paired shadow of a successor: a daily comparison with the champion on rows that both have scored. # D184"""
+"""The paired shadow of a successor: a daily comparison with the champion on rows that both have scored. # D0199"""
 
 from __future__ import annotations
 

@@ -55,13 +55,13 @@ def parts_of(
 def slice_checks(
     parts: Sequence[Part], differences: Floats, at_us: NDArray[np.int64], margin: float, *, may_abstain: bool = False
 ) -> list[GateCheck]:
-    """A check for each slice, and last one for all together. # D68
+    """A check for each slice, and last one for all together. # D0007
 
     Tested for each slice is whether the candidate's mean loss exceeds the champion's by more than `margin`. The slice
     fails where the one-sided lower bound of the difference, with days as blocks, is above the margin; each bound has
     the level 1 - 0.05 / slices (Bonferroni), so that a candidate that is worse on none is refused for its slices with
     probability 5 % at most. Slices with too few rows or days abstain. When all abstain, nothing that was declared has
-    been tested, so the check fails, unless they may abstain. # D88
+    been tested, so the check fails, unless they may abstain. # D0196
 
     Args:
         parts: The slices, as masks over the units.

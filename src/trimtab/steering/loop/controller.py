@@ -202,7 +202,7 @@ class Controller:
     def promote(self, stored: Stored, actor: str, why: str) -> list[Decision]:
         """Judge a stored version, and let it take over when it passes (and, where that is declared, is approved).
 
-        A refusal leaves everything as it is, quiet times included: it says nothing about the recipe. # D88
+        A refusal leaves everything as it is, quiet times included: it says nothing about the recipe. # D0196
 
         Raises:
             Unavailable: There is no window to judge on.

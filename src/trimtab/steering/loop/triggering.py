@@ -1,4 +1,4 @@
-"""Triggers of a repair: each cause with a quiet time of its own, the most urgent first. # D197"""
+"""Triggers of a repair: each cause with a quiet time of its own, the most urgent first. # D0197"""
 
 from __future__ import annotations
 

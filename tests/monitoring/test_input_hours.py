@@ -113,7 +113,7 @@ def test_any_split_into_blocks_gives_equal_summaries(logged: Logged, cuts: list[
     parts: list[HourCounts] = []
     for block in blocks[::-1] if backwards else blocks:
         for hour, counts in summarise(logged.layout, logged.reader, block).items():
-            found[hour] = found[hour].plus(counts) if hour in found else counts
+            found[hour] = merged((found[hour], counts)) if hour in found else counts
             parts.append(counts)
     assert found.keys() == whole.keys()
     assert all(same(found[hour], whole[hour]) for hour in whole)

@@ -24,7 +24,6 @@ def day_quality(
     *,
     cap: float = LOSS_CAP,
     lists: NDArray[Any] | None = None,
-    unlisted: NDArray[Any] | None = None,
 ) -> list[DayQuality]:
     """One summary for each UTC day of the predictions' as-of times, oldest first.
 
@@ -40,7 +39,6 @@ def day_quality(
         lists: For a ranking the list of each row, -1 for none, shape (rows,). Then lists are counted, with their rows
             of the day: as labelled those with all labels and rows that differ; as missing those that lack a label, and
             each row of no list. In the others no order is better than another. Sums of scores and labels are 0.
-        unlisted: A mask of rows with a label that is none of the classes; left out, there are none.
     """
     if lists is not None:
         days = at_us // DAY_US
@@ -51,7 +49,7 @@ def day_quality(
             for day in np.unique(days)
         ]
     all_rows = np.zeros(len(at_us), np.int64)
-    found = days_by_group(model, metric, version, at_us, scores, labels, all_rows, 1, cap=cap, unlisted=unlisted)
+    found = days_by_group(model, metric, version, at_us, scores, labels, all_rows, 1, cap=cap)
     return found[0]
 
 
@@ -66,7 +64,6 @@ def days_by_group(
     count: int,
     *,
     cap: float = LOSS_CAP,
-    unlisted: NDArray[Any] | None = None,
 ) -> list[list[DayQuality]]:
     """The summaries of `day_quality` for each of some groups of rows, by the group's number.
 
@@ -80,7 +77,6 @@ def days_by_group(
         groups: The group of each row, 0 to `count` - 1, shape (rows,).
         count: The number of groups.
         cap: The loss at which a row is capped.
-        unlisted: A mask of rows with a label that is none of the classes; left out, there are none.
     """
     days, place = np.unique(at_us // DAY_US, return_inverse=True)
     cells = groups * days.size + place.reshape(-1)
@@ -96,7 +92,6 @@ def days_by_group(
         return totals
 
     rows, labelled = counted(cells), counted(cells[there])
-    strange = [0] * len(rows) if unlisted is None else counted(cells[unlisted])
     sums = [counted(cells[there], values) for values in (p, y, losses, bounded_losses(losses, cap))]
     of_expected = None if expected is None else counted(cells[there], expected)
     found: list[list[DayQuality]] = [[] for _ in range(count)]
@@ -110,13 +105,12 @@ def days_by_group(
                     day_us=int(days[cell % days.size]) * DAY_US,
                     predictions=predictions,
                     labelled=labelled[cell],
-                    missing=predictions - labelled[cell] - strange[cell],
+                    missing=predictions - labelled[cell],
                     score_sum=score_sum,
                     label_sum=label_sum,
                     loss_sum=loss_sum,
                     capped_loss_sum=capped_sum,
                     expected_loss_sum=None if of_expected is None else of_expected[cell],
-                    unlisted=strange[cell],
                 )
             )
     return found

@@ -102,10 +102,10 @@ class Outbox:
         """The write that queues a message for a receiver."""
         return Put(KIND, f"{receiver}/{message.key}", msgspec.json.encode(Queued(now_us, message)), 0)
 
-    def queued(self, receiver: str = "") -> dict[str, list[Queued]]:
+    def queued(self) -> dict[str, list[Queued]]:
         """The waiting messages by receiver, oldest first."""
         found: dict[str, list[Queued]] = {}
-        for record in self._records(receiver):
+        for record in self._records():
             found.setdefault(record.key.partition("/")[0], []).append(_read(record))
         return found
 
@@ -193,7 +193,7 @@ class Outbox:
     def _is_old(self, one: Queued, now_us: int) -> bool:
         return now_us - one.made_us > self._keep_us
 
-    def _records(self, receiver: str) -> list[Record]:
+    def _records(self, receiver: str = "") -> list[Record]:
         found = self._catalog.find(KIND, f"{receiver}/" if receiver else "")
         return sorted(found, key=lambda record: (_read(record).made_us, record.key))
 

@@ -74,10 +74,6 @@ class HourCounts(msgspec.Struct, frozen=True, eq=False):
     marks: NDArray[np.uint64]  # of the sampled rows, ascending: the least hashes of prediction ids
     sample: Floats  # (sampled, columns)
 
-    def plus(self, other: HourCounts) -> HourCounts:
-        """Both together."""
-        return merged((self, other))
-
     def without_sample(self) -> HourCounts:
         """The same without the rows that were kept whole."""
         return msgspec.structs.replace(self, marks=self.marks[:0], sample=self.sample[:0])

@@ -17,7 +17,7 @@ from trimtab.monitoring.inputs.checks.findings import KINDS, LONGEST_H, Finding,
 from trimtab.monitoring.inputs.checks.labels import label_findings
 from trimtab.monitoring.inputs.checks.shapes import shape_findings
 from trimtab.monitoring.inputs.checks.traffic import KEPT_H, traffic_findings
-from trimtab.monitoring.inputs.input_hours import HourCounts, Layout, summarise
+from trimtab.monitoring.inputs.input_hours import HourCounts, Layout, merged, summarise
 from trimtab.monitoring.inputs.input_state import InputWatch, WatchStore, hour_of
 from trimtab.monitoring.inputs.open_traffic import OpenTraffic
 from trimtab.monitoring.inputs.profile_distances import HOURS, ColumnDistance, column_distances
@@ -164,7 +164,7 @@ class InputMonitor:
     def _take(self, counted: Mapping[int, HourCounts]) -> None:
         for hour, counts in counted.items():
             before = self._open.get(hour)
-            self._open[hour] = counts if before is None else before.plus(counts)
+            self._open[hour] = counts if before is None else merged((before, counts))
 
     def look(self, now_us: int, closed: Sequence[DayQuality] = ()) -> Settled:
         """Close the hours that are over and check the newest ones; what began and ended.

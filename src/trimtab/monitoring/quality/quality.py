@@ -143,7 +143,7 @@ class QualityMonitor:
         )
         return watch, [*self._puts(watch), *self._handed_over(watch, at_us, f"repaired by {name or version[:12]}")]
 
-    def follow(self, version: str | None, *, now_us: int, name: str = "") -> bool:
+    def follow(self, version: str | None, *, now_us: int) -> bool:
         """Watch the version in service after its alias was moved by hand; return whether the watch changed.
 
         A version that was watched before gets its earlier level. Another one has no reference, and is compared with the
@@ -168,7 +168,7 @@ class QualityMonitor:
             healthy_version=before.healthy_version or before.version,
             healthy_cap=_healthy_cap(before),
         )
-        self._catalog.write([*self._puts(watch), *self._handed_over(watch, now_us, f"{name or version[:12]} answers")])
+        self._catalog.write([*self._puts(watch), *self._handed_over(watch, now_us, f"{version[:12]} answers")])
         self.reload()
         return True
 

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 import forked
-from trimtab import store
 from trimtab.core.clock import SystemClock, VirtualClock
-from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
+from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.ids import TimeIds
 from trimtab.run import (
     Cancelled,
@@ -236,41 +235,6 @@ def test_a_step_whose_result_is_gone_is_done_again(catalog: Catalog, tmp_path: P
     assert steps.do("fit", lambda: "h", work, Codec(str.encode, bytes.decode)) == "result"
     assert len(calls) == 3
     forget_step(catalog, "train.fit", "nothing of this kind")
-
-
-def test_a_run_whose_end_the_catalogue_cannot_take_is_shown_as_it_ended(tmp_path: Path) -> None:
-    class Full:
-        """A catalogue on a disk that fills."""
-
-        def __init__(self, catalog: Any) -> None:
-            self._catalog = catalog
-            self.full = False
-
-        def write(self, changes: Any) -> None:
-            if self.full:
-                raise Unavailable("catalogue: the disk is full.")
-            self._catalog.write(changes)
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._catalog, name)
-
-    clock = VirtualClock(1)
-    with store.open(f"sqlite://{tmp_path}/other.db", "catalog") as catalog:
-        full: Any = Full(catalog)
-        runs = Runs(full, tmp_path / "runs", clock=clock, ids=TimeIds(clock))
-        tracked = runs.track("train", "m", actor="Ada")
-        tracked.begin()
-        tracked.record(StepBegan("fit", "h"))
-        full.full = True
-        with pytest.raises(Unavailable, match="disk is full"):
-            tracked.end("Promoted m@2.")
-        (shown,) = runs.all()
-        assert (shown.state, shown.outcome, [s.state for s in shown.steps]) == ("done", "Promoted m@2.", ["done"])
-        full.full = False
-        with runs.track("train", "m", actor="Ada") as following:
-            following.begin()
-        assert [(run.state, run.resumes) for run in runs.all()] == [("done", None)] * 2
-        assert list((tmp_path / "runs").iterdir()) == []
 
 
 def test_steps_of_runs_that_never_came_to_their_end_are_forsaken_once_they_are_old(

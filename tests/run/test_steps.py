@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 
 import forked
 from processes import within
-from trimtab.core.clock import SystemClock, VirtualClock
+from trimtab.core.clock import SystemClock
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.run import Retry, finished, step
 from trimtab.store.file_blob import FileBlob
@@ -23,7 +22,7 @@ CLOCK = SystemClock()
 SCRIPT = """
 import sys, time, pathlib
 from trimtab.core.clock import SystemClock
-from trimtab.run import Retry, step
+from trimtab.run import step
 from trimtab.store.file_blob import FileBlob
 from trimtab.store.sql_catalog import SqlCatalog
 
@@ -35,7 +34,7 @@ for number in range(3):
             log.write(f"{number} {who}\\n")
         time.sleep(slow if number else 0)
         return f"result {number}".encode()
-    got = step(catalog, blob, f"part{number}", "h", work, clock=SystemClock(), retry=Retry(lease_s=0.6, poll_s=0.02))
+    got = step(catalog, blob, f"part{number}", "h", work, clock=SystemClock())
     assert got.result == f"result {number}".encode()
 catalog.close()
 print("done")
@@ -93,45 +92,7 @@ def test_only_what_is_unavailable_is_tried_again_after_doubling_pauses(catalog: 
     with pytest.raises(Misuse):
         step(catalog, blob, "c", "h", wrong, clock=CLOCK, sleep=pauses.append)
     assert pauses == []
-    assert step(catalog, blob, "c", "h", lambda: b"later", clock=CLOCK).result == b"later"  # the lease was given back
-
-
-def test_three_threads_do_a_step_once_and_all_get_its_result(
-    tmp_path: Path, blob: FileBlob, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The work takes longer than the lease, which has to be renewed; leases run out by a clock of their own."""
-    calls, results, renewed = [], [], []
-    clock = VirtualClock(0)
-
-    def work() -> bytes:
-        calls.append(1)
-        for _ in range(4):
-            clock.advance_to(clock.now_us() + 100_000)
-            seen = len(renewed)
-            within(30, lambda seen=seen: len(renewed) >= seen + 2)  # the first of them may have begun before
-        return b"once"
-
-    def run() -> None:
-        retry = Retry(lease_s=0.15, poll_s=0.01)
-        results.append(step(catalog, blob, "s", "h", work, clock=CLOCK, retry=retry).result)
-
-    with SqlCatalog.sqlite(tmp_path / "catalog.db", clock=clock) as catalog:
-        acquire = catalog.acquire
-
-        def counted(lease: str, holder: str, ttl_s: float) -> bool:
-            taken = acquire(lease, holder, ttl_s)
-            if taken:
-                renewed.append(holder)
-            return taken
-
-        monkeypatch.setattr(catalog, "acquire", counted)
-        threads = [threading.Thread(target=run) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert results == [b"once"] * 3
-    assert len(calls) == 1
+    assert step(catalog, blob, "c", "h", lambda: b"later", clock=CLOCK).result == b"later"
 
 
 def test_a_killed_process_is_succeeded_at_its_first_unfinished_step(tmp_path: Path) -> None:
@@ -148,5 +109,5 @@ def test_a_killed_process_is_succeeded_at_its_first_unfinished_step(tmp_path: Pa
 
 @pytest.mark.fast
 def test_a_retry_that_cannot_be_is_refused() -> None:
-    with pytest.raises(Misuse, match="lease_s"):
-        Retry(lease_s=0)
+    with pytest.raises(Misuse, match="first_pause_s"):
+        Retry(first_pause_s=0)

@@ -56,7 +56,7 @@ def test_a_deleted_value_is_in_no_file_any_more(tmp_path: Path) -> None:
         table.append(numbers(3), writer="w", position=2)
         table.compact()
         before = table.version()
-        assert table.delete("s", "person-2") == 1
+        assert table.erase(Columns.of({"s": ("str", ["person-2"])})) == 1
         assert table.scan(["n"])["n"].to_list() == [1, 3]
         assert table.scan(["n"], version=0)["n"].to_list() == []
         with pytest.raises(NotFound, match="which a delete removed"):

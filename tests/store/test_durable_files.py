@@ -18,7 +18,7 @@ def test_a_file_is_replaced_and_what_is_no_file_stays(tmp_path: Path) -> None:
     write_durably(file, b"two")
     assert file.read_bytes() == b"two"
     os.mkfifo(pipe)  # as root, a file would take the place of /dev/null as well
-    with pytest.raises(Misuse, match="is a named pipe, needed is a name for a new file"):
+    with pytest.raises(Misuse, match="found a named pipe, needed the name of a new file"):
         write_durably(pipe, b"three")
     assert stat.S_ISFIFO(pipe.stat().st_mode)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "pipe"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -50,24 +49,6 @@ def test_a_truncation_gives_the_room_back_while_appends_go_on(tmp_path: Path) ->
         assert appended[0] > 0
         assert log.positions() == {"p0001": 30_000 + appended[0]}
         assert log.read("p0001", 0, limit=1)[0].position == 29_001
-    assert size_bytes(tmp_path) < before / 10
-
-
-def test_a_file_that_was_made_without_a_map_of_its_pages_is_written_anew_once_most_of_it_is_free(
-    tmp_path: Path,
-) -> None:
-    filled(tmp_path).close()
-    connection = sqlite3.connect(tmp_path / "p0001.db")
-    for pragma in ("journal_mode = DELETE", "auto_vacuum = NONE"):
-        connection.execute(f"PRAGMA {pragma}")
-    connection.execute("VACUUM")
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.close()
-    before = size_bytes(tmp_path)
-    with SqliteLog(tmp_path) as log:
-        assert log.truncate("p0001", 29_000) == 29_000
-        assert len(log.read("p0001", 29_000)) == 1_000
-        assert log.append([b"next"]) == range(30_001, 30_002)
     assert size_bytes(tmp_path) < before / 10
 
 

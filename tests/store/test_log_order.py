@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.store.log_order import Gap, append_order, in_order, stretches
+from trimtab.store.log_order import Gap, append_order, in_order, intervals
 from trimtab.store.log_places import begin_of
 from trimtab.store.ports import LogRecord
 
@@ -63,7 +63,7 @@ def test_stretches_in_order_are_all_records_sorted_and_each_is_read_once(
     expected = sorted(
         (r for name, records in log.records.items() for r in records[after[name] : upto[name]]), key=append_order
     )
-    found = [in_order(parts) for parts in stretches(log, after, upto, batch=batch)]
+    found = [in_order(parts) for parts in intervals(log, after, upto, batch=batch)]
     assert [record for stretch in found for record in stretch] == expected
     assert all(found)
     assert log.read_count == len(expected)
@@ -79,10 +79,10 @@ def test_what_was_truncated_is_a_gap_or_passed_over(
     assert {name: begin_of(log, name, last) for name, last in ends.items()} == truncated
     upto = {name: data.draw(st.integers(0, last), name) for name, last in ends.items()}
     left = [r for name, records in log.records.items() for r in records if r.position <= upto[name]]
-    found = [in_order(parts) for parts in stretches(log, {}, upto, batch=batch, gaps=True)]
+    found = [in_order(parts) for parts in intervals(log, {}, upto, batch=batch, gaps=True)]
     assert [record for stretch in found for record in stretch] == sorted(left, key=append_order)
     if len(left) < sum(upto.values()):
         with pytest.raises(Gap, match="needs the records of partition"):
-            list(stretches(log, {}, upto, batch=batch))
+            list(intervals(log, {}, upto, batch=batch))
     else:
-        assert [in_order(parts) for parts in stretches(log, {}, upto, batch=batch)] == found
+        assert [in_order(parts) for parts in intervals(log, {}, upto, batch=batch)] == found

@@ -90,7 +90,7 @@ class Recorded:
 
         key = f"{self._pipeline}.{name}"
         while True:
-            done = step(self._catalog, self._blob, key, inputs_hash, function, clock=self._clock, alone=True)
+            done = step(self._catalog, self._blob, key, inputs_hash, function, clock=self._clock)
             try:
                 value = made[0] if made else codec.decode(done.result)
             except (NotFound, Corrupt):

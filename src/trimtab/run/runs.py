@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import time
@@ -26,7 +25,6 @@ _CANCEL = "run_cancel"
 _KEPT = 200  # runs; older ones are forgotten
 _LINES = 200  # the newest ones of a run
 _LINE_LENGTH = 500
-_END_BYTES = 4096  # disk space for the outcome of a run, reserved when it begins
 _WRITE_S = 0.5  # between two writes of a run's progress
 
 State: TypeAlias = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
@@ -132,42 +130,13 @@ class Runs:
         """The run as it is now: interrupted, if its process died."""
         if run.is_over or FileLock.is_held(self._lock_path(run.id)):
             return run
-        return self._ended(run) or _interrupted(run)
-
-    def _ended(self, run: Run) -> Run | None:
-        """The outcome of a run that could not be written to the catalogue; None if it did not end by itself."""
-        try:
-            return msgspec.json.decode(self._end_path(run.id).read_bytes(), type=Run)
-        except (OSError, msgspec.DecodeError):  # missing, or still empty space
-            return None
+        return _interrupted(run)
 
     def _lock_path(self, run_id: str) -> Path:
         return self._folder / f"{run_id}.lock"
 
-    def _end_path(self, run_id: str) -> Path:
-        return self._folder / f"{run_id}.end"
-
-    def _reserve_end(self, run_id: str) -> None:
-        """Reserve disk space for the outcome of a run: when it ends the disk may be full."""
-        with self._end_path(run_id).open("wb") as file:
-            file.write(b" " * _END_BYTES)
-            file.flush()
-            os.fsync(file.fileno())
-
-    def _write_end(self, run: Run) -> None:
-        """Write the outcome into the reserved space; without it the run counts as interrupted."""
-        short = msgspec.structs.replace(run, lines=(), outcome=run.outcome[:_LINE_LENGTH])
-        data = msgspec.json.encode(short)
-        if len(data) > _END_BYTES:
-            data = msgspec.json.encode(msgspec.structs.replace(short, steps=()))
-        with contextlib.suppress(OSError), self._end_path(run.id).open("r+b") as file:
-            file.write(data.ljust(_END_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-
     def _clear(self, run_id: str) -> None:
         """Remove the files of a run that has ended."""
-        self._end_path(run_id).unlink(missing_ok=True)
         self._lock_path(run_id).unlink(missing_ok=True)
 
     def _settle(self) -> list[Run]:
@@ -228,7 +197,6 @@ class Tracked:
             make_folder(self._runs._folder)
             self._before = self._runs._settle()
             self._lock = FileLock.take(self._runs._lock_path(self.run.id))
-            self._runs._reserve_end(self.run.id)
         except OSError as error:
             raise Unavailable(f"{self._runs._folder}: cannot be written ({error}). Check space and access.") from error
         for step in self.run.steps:
@@ -283,9 +251,6 @@ class Tracked:
         try:
             self._catalog.write([self._put(), Remove(_CANCEL, self.run.id)])
             self._runs._clear(self.run.id)
-        except TrimtabError:
-            self._runs._write_end(self.run)
-            raise
         finally:
             lock.release()
 

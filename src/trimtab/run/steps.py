@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -42,12 +39,10 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
 
     times: int = 3
     first_pause_s: float = 0.1
-    lease_s: float = 30.0  # how long others wait for a crashed holder
-    poll_s: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.times < 0 or min(self.first_pause_s, self.lease_s, self.poll_s) <= 0:
-            raise Misuse(f"retry: {self}: give times >= 0 and pauses above 0 s.")
+        if self.times < 0 or self.first_pause_s <= 0:
+            raise Misuse(f"retry: {self}: give times >= 0 and first_pause_s above 0.")
 
 
 def step(
@@ -60,47 +55,34 @@ def step(
     clock: Clock,
     retry: Retry | None = None,
     sleep: Callable[[float], None] = time.sleep,
-    alone: bool = False,
 ) -> Done:
-    """The result of `function`, computed at most once for these inputs by all processes together.
+    """The result of `function`, computed once for these inputs.
 
     The result is stored before the step is recorded as finished, so a crash leaves either nothing or a finished step.
-    While one process works, others wait for it; if it dies they take over when its lease has run out.
+    The caller holds a lease that keeps other processes away, or has the catalogue to itself.
 
     Args:
-        catalog: Holds finished steps and leases.
+        catalog: Holds finished steps.
         blob: Holds results.
         name: The step's name, e.g. "train".
         inputs_hash: The content address of all that the result depends on, code included.
         function: A pure function of those inputs; may run again after a crash.
         clock: Stamps the record.
-        retry: Retries, and the lease's length; left out, three retries and 30 s.
+        retry: The retries; left out, three.
         sleep: Called to wait.
-        alone: The caller holds a lease that keeps other processes away, so none is taken here.
 
     Raises:
         Unavailable: It was still unavailable at the last retry.
-        Conflict: The lease was lost to another process, which finished with another result.
+        Conflict: Another process finished these inputs with another result.
     """
-    retry = retry or Retry()
-    lease, holder = f"{KIND}/{name}/{inputs_hash}", f"{os.getpid()}-{os.urandom(8).hex()}"
-    while True:
-        done = _done(catalog, blob, name, inputs_hash)
-        if done is not None:
-            return done
-        if alone:
-            return _finish(catalog, blob, name, inputs_hash, function, clock, retry, sleep)
-        if catalog.acquire(lease, holder, retry.lease_s):
-            break
-        sleep(retry.poll_s)
-    try:
-        done = _done(catalog, blob, name, inputs_hash)  # by the process that held the lease until now
-        if done is not None:
-            return done
-        with _renewed(catalog, lease, holder, retry.lease_s):
-            return _finish(catalog, blob, name, inputs_hash, function, clock, retry, sleep)
-    finally:
-        catalog.release(lease, holder)
+    done = _done(catalog, blob, name, inputs_hash)
+    if done is not None:
+        return done
+    if finished(catalog, name, inputs_hash) is not None:  # its result is gone
+        forget_step(catalog, name, inputs_hash)
+    result, attempts = _attempts(function, retry or Retry(), sleep)
+    _record(catalog, name, inputs_hash, blob.put(result), attempts, clock)
+    return Done(result=result, cached=False, attempts=attempts)
 
 
 def finished(catalog: Catalog, name: str, inputs_hash: str) -> Step | None:
@@ -125,24 +107,6 @@ def _done(catalog: Catalog, blob: Blob, name: str, inputs_hash: str) -> Done | N
         return None
 
 
-def _finish(
-    catalog: Catalog,
-    blob: Blob,
-    name: str,
-    inputs_hash: str,
-    function: Callable[[], bytes],
-    clock: Clock,
-    retry: Retry,
-    sleep: Callable[[float], None],
-) -> Done:
-    if finished(catalog, name, inputs_hash) is not None:  # its result is gone
-        forget_step(catalog, name, inputs_hash)
-    result, attempts = _attempts(function, retry, sleep)
-    digest = blob.put(result)
-    _record(catalog, name, inputs_hash, digest, attempts, clock)
-    return Done(result=result, cached=False, attempts=attempts)
-
-
 def _attempts(function: Callable[[], bytes], retry: Retry, sleep: Callable[[float], None]) -> tuple[bytes, int]:
     for attempt in range(retry.times):
         try:
@@ -160,28 +124,6 @@ def _record(catalog: Catalog, name: str, inputs_hash: str, digest: str, attempts
         other = finished(catalog, name, inputs_hash)
         if other is None or other.result != digest:
             raise Conflict(
-                f"step {name!r}: the lease ran out and another process finished these inputs with another result. "
-                "Make the step a pure function of its inputs, or give it a longer lease."
+                f"step {name!r}: another process finished these inputs with another result. Make the step a pure "
+                "function of its inputs."
             ) from None
-
-
-@contextmanager
-def _renewed(catalog: Catalog, lease: str, holder: str, ttl_s: float) -> Iterator[None]:
-    """Keep the lease while the body runs; a renewal that fails is tried again until the lease has run out."""
-    over = threading.Event()
-
-    def renew() -> None:
-        while not over.wait(ttl_s / 3):
-            try:
-                if not catalog.acquire(lease, holder, ttl_s):
-                    return  # lost: the record's own check decides who was first
-            except Unavailable:
-                continue
-
-    thread = threading.Thread(target=renew, name=f"lease {lease}", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()

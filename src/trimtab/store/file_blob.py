@@ -14,7 +14,7 @@ from trimtab.store.durable_files import TEMPORARY, make_folder, sync_directory, 
 from trimtab.store.ports import StoredBlob
 
 FORMAT = 2
-KNOWN = ("1", "2")  # 1: blobs two folders deep; old ones stay there # D83
+KNOWN = ("2",)  # the first format, with two levels of folders, was never released # D83
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -108,7 +108,7 @@ class FileBlob:
     def sweep(self, before_us: int, *, look: bool = False) -> int:
         """Remove partial files that killed processes left before a time; their bytes. `look`: only count them."""
         found = 0
-        for path in self.directory.glob(f"**/{TEMPORARY[0]}*{TEMPORARY[1]}"):
+        for path in self.directory.glob(f"{TEMPORARY[0]}*{TEMPORARY[1]}"):
             try:
                 seen = path.stat()
                 if seen.st_mtime_ns // 1_000 >= before_us:
@@ -144,18 +144,13 @@ class FileBlob:
     def _path(self, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):
             raise Misuse(f"blob: {digest!r} is no hash. Give the 64 hexadecimal digits that put returned.")
-        try:
-            return blob_file(self.directory, digest)
-        except OSError as error:
-            raise self._unavailable(error) from error
+        return blob_file(self.directory, digest)
 
     def _sync(self, path: Path) -> None:
-        """Sync a blob's content and the folders above it."""
+        """Sync a blob's content and its name."""
         with path.open("rb") as file:
             os.fsync(file.fileno())
-        while path != self.directory:
-            path = path.parent
-            sync_directory(path)
+        sync_directory(self.directory)
 
     def _mark(self) -> None:
         """Write the format file, once."""
@@ -189,18 +184,12 @@ class FileBlob:
 
 def blob_file(directory: Path, digest: str) -> Path:
     """The file of a blob in a store's directory, which need not exist."""
-    path = directory / digest
-    if not path.exists() and (earlier := directory / digest[:2] / digest[2:4] / digest).exists():
-        return earlier
-    return path
+    return directory / digest
 
 
 def blob_files(directory: Path) -> Iterator[Path]:
     """The files of all blobs in a store's directory."""
-    for pattern in ("*", "??/??/*"):
-        for path in directory.glob(pattern):
-            if _DIGEST.fullmatch(path.name):
-                yield path
+    return (path for path in directory.glob("*") if _DIGEST.fullmatch(path.name))
 
 
 def check_format(path: Path, found: str) -> None:

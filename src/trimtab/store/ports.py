@@ -100,10 +100,6 @@ class Table(Protocol):
         """The rows (of all columns, or of those named) in the newest version or in `version`."""
         ...
 
-    def delete(self, column: str, value: str) -> int:
-        """Remove, also from older versions' files, every row whose text `column` equals `value`; their number."""
-        ...
-
     def erase(self, rows: Columns, instead: Columns | None = None) -> int:
         """Remove, also from older versions' files, every row that equals one of `rows` in all of its columns, and add
         the rows `instead`, in one commit; the number removed."""

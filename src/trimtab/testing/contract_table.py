@@ -48,7 +48,6 @@ class TableContract:
         assert table.version() == -1
         assert table.position("w") == 0
         assert table.scan().rows == 0
-        assert table.delete("s", "x") == 0
         table.compact()
 
     def test_a_position_that_is_in_is_skipped(self, table: Table) -> None:
@@ -101,15 +100,6 @@ class TableContract:
         assert table.append(rows(24, 3), writer="w", position=9)
         assert same(table.scan(), rows(0, 27))
 
-    def test_what_is_deleted_is_gone_and_the_rest_stays(self, table: Table) -> None:
-        table.append(rows(0, 10), writer="w", position=1)
-        table.append(rows(0, 10), writer="w", position=2)
-        table.append(rows(20, 5), writer="w", position=3)
-        assert table.delete("s", "käse '7'") == 2
-        assert table.delete("s", "käse '7'") == 0
-        assert table.scan(["n"])["n"].to_list() == [n for n in [*range(10), *range(10), *range(20, 25)] if n != 7]
-        assert table.position("w") == 3
-
     def test_what_is_erased_gives_way_to_what_is_put_instead(self, table: Table) -> None:
         assert table.erase(Columns.of({"n": ("int", [1])})) == 0
         table.append(rows(0, 10), writer="w", position=1)
@@ -133,8 +123,6 @@ class TableContract:
             table.append(Columns.of({"other": ("int", [1])}), writer="w", position=2)
         with pytest.raises(Misuse):
             table.append(rows(0, 3), writer="w", position=0)
-        with pytest.raises(Misuse):
-            table.delete("n", "1")
         with pytest.raises(NotFound, match="absent"):
             table.scan(["absent"])
         assert same(table.scan(), rows(0, 3))

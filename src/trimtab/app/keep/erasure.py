@@ -178,7 +178,7 @@ def _erase(system: System, found: PersonalData, run: _Run) -> None:
         state.answers.erase(found.answers)
     if run.sources:
         _reset_views(system, run.sources.keys())
-    for leftover in (state.folder / "blob").glob("??/??/.*.new"):  # of a training that was killed: none runs now
+    for leftover in (state.folder / "blob").glob(".*.new"):  # of a training that was killed: none runs now
         leftover.unlink(missing_ok=True)
     for name in run.workspaces:
         shutil.rmtree(state.folder / name, ignore_errors=True)

@@ -31,7 +31,7 @@ from trimtab.features.offline.view_columns import evaluate_view
 from trimtab.features.parts.event_files import EventFiles, connected
 from trimtab.features.parts.event_parts import TOGETHER, Split, entities_of, frame_of_part, parts_of, settle, split
 from trimtab.features.parts.part_answers import Answers, packed, scattered, unpacked
-from trimtab.run.steps import Retry, step
+from trimtab.run.steps import step
 from trimtab.store.embedded_files import catalog_file
 
 Array = NDArray[Any]
@@ -41,7 +41,6 @@ _PER_EVENT_BYTES = (
     4_096  # of the limit: an event takes some 300 while its part is evaluated, and its entity may be large
 )
 _LAYOUT = 2  # of the files in the folder
-_RETRY = Retry(lease_s=2.0)  # the folder is this process's own: a lease only outlives a process that was killed
 
 
 class PartedViews:
@@ -123,7 +122,6 @@ class PartedViews:
                         self._evaluated(join.view, of_part, at, divided, part, final)
                     ),
                     clock=self._clock,
-                    retry=_RETRY,
                 )
                 found.append((rows, unpacked(made.result)))
             self._done()

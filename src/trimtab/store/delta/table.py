@@ -14,13 +14,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import deltalake
 import deltalake.exceptions as delta_errors
 from deltalake.transaction import AddAction, RemoveAction
 
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
-from trimtab.store.delta.files import ParquetFiles, order_of, quoted, runs, same_as_one_of
+from trimtab.store.delta.files import ParquetFiles, order_of, runs, same_as_one_of
 from trimtab.store.delta.log import COMMIT_ATTEMPTS, DeltaLog, named
 from trimtab.store.durable_files import make_folder, sync_directory
 from trimtab.store.forks import guard, unguard
@@ -146,19 +145,6 @@ class DeltaTable:
             self._files.check(name)
         return [self.directory / name for name in names]
 
-    def delete(self, column: str, value: str) -> int:
-        """Remove every row whose text `column` equals `value`, also from the files of older versions; how many.
-
-        Versions that needed such a file cannot be scanned any more.
-        """
-        with self._mutex, self._log.locked(fcntl.LOCK_EX):
-            delta = self._log.refresh()
-            if delta is None:
-                return 0
-            if self._log.dtypes(delta).get(column) != "str":
-                raise Misuse(f"{self.directory}: {column!r} is no text column. Delete by one of the text columns.")
-            return self._replace(delta, f"{quoted(column)} = ?", [value], None)
-
     def erase(self, rows: Columns, instead: Columns | None = None) -> int:
         """Remove every row that equals one of `rows` in all of its columns, and add `instead`, in one commit; how many.
 
@@ -182,7 +168,25 @@ class DeltaTable:
             if instead is not None:
                 delta = self._log.widened(delta, instead)
                 self._log.check_columns(delta, instead)
-            return self._replace(delta, *same_as_one_of(rows), instead)
+            condition, values = same_as_one_of(rows)
+            removed = 0
+            actions: list[AddAction | RemoveAction] = []
+            for name in self._log.active(delta):
+                found = self._files.count(name, condition, values)
+                if found:
+                    removed += found
+                    left = self._files.count(name) - found
+                    actions.append(self._remove(name, data_change=True))
+                    if left:
+                        new = self._files.rewrite([name], order_of(name), f"({condition}) IS NOT TRUE", values)
+                        actions.append(self._add(new, left))
+            if instead is not None and instead.rows:
+                new = self._files.write(instead, delta.version() + 1)
+                actions.append(self._add(new, instead.rows))
+            if actions:
+                self._log.commit(delta, actions, [])
+            self._erase(set(self._log.active(delta)), condition, values)
+            return removed
 
     def compact(self) -> None:
         """Merge neighbouring small files; the rows, their order and the older versions stay the same."""
@@ -286,29 +290,6 @@ class DeltaTable:
     def _remove(self, name: str, *, data_change: bool) -> RemoveAction:
         size = (self.directory / name).stat().st_size
         return RemoveAction(name, data_change, time.time_ns() // 1_000_000, size, {})
-
-    def _replace(
-        self, delta: deltalake.DeltaTable, condition: str, values: Sequence[Any], instead: Columns | None
-    ) -> int:
-        """Remove the rows that fulfil a condition, of older versions too, and add others; how many went."""
-        removed = 0
-        actions: list[AddAction | RemoveAction] = []
-        for name in self._log.active(delta):
-            found = self._files.count(name, condition, values)
-            if found:
-                removed += found
-                left = self._files.count(name) - found
-                actions.append(self._remove(name, data_change=True))
-                if left:
-                    new = self._files.rewrite([name], order_of(name), f"({condition}) IS NOT TRUE", values)
-                    actions.append(self._add(new, left))
-        if instead is not None and instead.rows:
-            new = self._files.write(instead, delta.version() + 1)
-            actions.append(self._add(new, instead.rows))
-        if actions:
-            self._log.commit(delta, actions, [])
-        self._erase(set(self._log.active(delta)), condition, values)
-        return removed
 
     def _erase(self, active: set[str], condition: str, values: Sequence[Any]) -> None:
         """Remove files that no current version needs and that hold such a row, or can no longer say so."""

@@ -161,27 +161,17 @@ class PartitionWriter:
         return removed
 
     def give_back(self) -> bool:
-        """Return free pages to the disk, some at a time; whether there are more.
-
-        A file without a page map is rewritten once most of it is free.
-        """
+        """Return free pages to the disk, some at a time; whether there are more."""
         with self._named() as connection:
             (free,) = connection.execute("PRAGMA freelist_count").fetchone()
-            (mapped,) = connection.execute("PRAGMA auto_vacuum").fetchone()
-            (pages,) = connection.execute("PRAGMA page_count").fetchone()
-            more = bool(free) if mapped else 2 * free > pages
-            if more and mapped:
+            if free:
                 connection.executescript(f"PRAGMA incremental_vacuum({_RETURNED})")  # `execute` stops after one page
-            elif more:
-                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-                connection.execute("VACUUM")
-            if more:
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             else:  # and truncate the write-ahead log, unless it is being read
                 connection.execute("PRAGMA busy_timeout = 0")
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
                 connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
-            return more
+            return bool(free)
 
     def erase(self, instead: Mapping[int, bytes]) -> int:
         """Replace payloads of records and rewrite the file without the old ones; the number changed.

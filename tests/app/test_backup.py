@@ -7,7 +7,6 @@ import fcntl
 import json
 import os
 import shutil
-import signal
 import stat
 import subprocess
 import sys
@@ -27,7 +26,6 @@ from trimtab.app.state.state_use import set_aside
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.time import DAY_US, HOUR_US, format_time
-from trimtab.run.signals import ENDING
 
 AS_OF = format_time(shop.NOW_US)
 FULL = """
@@ -103,7 +101,7 @@ def test_a_backup_of_a_served_project_has_all_that_was_acknowledged(trained: Pat
         for thread in threads:
             thread.start()
         try:
-            within(30, lambda: len(answered) > 5 and len(pushed) > 5)
+            within(30, lambda: min(len(answered), len(pushed)) > 3)
             before = len(answered), len(pushed)
             with at(trained) as project:
                 made = project.backup(tmp_path / "copy")
@@ -112,7 +110,6 @@ def test_a_backup_of_a_served_project_has_all_that_was_acknowledged(trained: Pat
             stop.set()
             for thread in threads:
                 thread.join()
-    assert min(before) > 3
     restored = shop.write_project(tmp_path / "restored", online=True)
     restore(tmp_path / "copy", restored / ".trimtab")
     with shop.opened(restored, shop.NOW_US + DAY_US) as project:
@@ -271,36 +268,6 @@ def test_a_project_whose_process_was_killed_can_be_replaced(trained: Path, tmp_p
         process.kill()
     restore(tmp_path / "copy", trained / ".trimtab", force=True)
     assert readings(trained) > 0
-
-
-@pytest.mark.parametrize("number", ENDING)
-def test_a_stop_that_comes_after_the_swap_is_too_late(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
-) -> None:
-    with at(trained) as project:
-        project.backup(tmp_path / "copy")
-        project.push("readings", [reading(1.0)])
-        state = project.state_folder
-    before, there = readings(trained), state.stat().st_ino
-    remove, stops = shutil.rmtree, []
-
-    def stop(path: Path, *more: Any, **options: Any) -> None:
-        if state.exists() and state.stat().st_ino != there:
-            stops.append(path)
-            os.kill(os.getpid(), number)
-        remove(path, *more, **options)
-
-    handlers = {each: signal.signal(each, lambda *_: pytest.fail("stopped")) for each in ENDING}
-    try:
-        with monkeypatch.context() as patched:
-            patched.setattr(shutil, "rmtree", stop)
-            restore(tmp_path / "copy", state, force=True)
-    finally:
-        for each, handler in handlers.items():
-            signal.signal(each, handler)
-    assert stops
-    assert readings(trained) == before - 1
-    assert sorted(path.name for path in trained.iterdir() if path.name.startswith(".")) == [".trimtab"]
 
 
 def test_a_swap_that_fails_half_way_leaves_the_state_of_before(

@@ -131,7 +131,7 @@ def test_events_that_nobody_applies_are_red_after_an_hour(project: Project) -> N
     shop.move(project, MINUTE_US)
     assert re.search("1 records have been waiting for up to 61min; no process applies", str(project.status().red))
     project.views.follow()  # and its applier is never started
-    assert re.search("does not get on", str(project.status().red))
+    assert re.search("is stuck", str(project.status().red))
     project.views.release()
 
 
@@ -246,7 +246,7 @@ def test_what_is_asked_about_must_be_named(tmp_path: Path) -> None:
     with shop.opened(shop.write_project(tmp_path / "two", online=True)) as project:
         with pytest.raises(Misuse, match="predict: no model is named, and there are buyer, learner"):
             project.predict(None, [shop.visit("a", shop.NOW_US)])  # type: ignore[arg-type]  # somebody forgot it
-        with pytest.raises(Misuse, match="why: None is no id"):
+        with pytest.raises(Misuse, match="why: None is not an id"):
             project.why(None)  # type: ignore[arg-type]  # no answer was kept
 
 

@@ -340,7 +340,7 @@ def test_events_that_retention_removed_explain_only_features_that_look_so_far_ba
         (line,) = (line for line in report.lines() if "pruned" in line)
         assert "site.ever 5" in line
         assert line.startswith("    pruned: site.")
-        assert "these look at events that [retention] has removed since" in line
+        assert "these read events that [retention] has removed since" in line
         assert report.is_red
 
 
@@ -472,4 +472,4 @@ def as_if_made(project: Project, version: str, change: Callable[[Any], Any]) -> 
     found = project.registry.get(version)
     other = msgspec.structs.replace(found, environment=change(found.environment))
     project.state.catalog.write([Put("version", found.id, msgspec.json.encode(other))])
-    project.registry._versions.clear()
+    project.registry._records._read.clear()

@@ -13,7 +13,7 @@ from alias_moves import promote
 from trimtab.app.models.version_memory import VersionMemory
 from trimtab.app.project import Project
 from trimtab.app.serve.operations import ProjectModels
-from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
+from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.time import DAY_US
 from trimtab.registry import LoadedModel, Version
 from trimtab.serving.arms.arms import ArmShares, arm_shares
@@ -228,87 +228,28 @@ def test_an_arm_that_cannot_be_is_refused_and_nothing_is_written(trained: Path) 
         assert arm_shares(project.state.catalog, "buyer").canary == 0.0
 
 
-@pytest.mark.parametrize("reference", ["buyer", "buyer@2"])
-def test_arms_that_two_processes_set_at_once_are_both_set(
-    trained: Path, monkeypatch: pytest.MonkeyPatch, reference: str
+@pytest.mark.parametrize("arm", ["canary", "shadow"])
+def test_an_arm_that_another_process_sets_meanwhile_is_a_conflict(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, arm: str
 ) -> None:
     with shop.opened(trained) as project, shop.opened(trained) as other:
-        for arm in ("canary", "shadow"):
-            project.set_arm("buyer@1", arm, share=0.1)
+        for each in ("canary", "shadow"):
+            project.set_arm("buyer@1", each, share=0.1)
         catalog = project.state.catalog
         write = catalog.write
 
         def late(changes: Sequence[Put | Append | Remove]) -> None:
             monkeypatch.setattr(catalog, "write", write)
-            other.set_arm("buyer", "shadow", share=0.5)
+            other.set_arm("buyer", arm, share=0.5)
             write(changes)
 
         monkeypatch.setattr(catalog, "write", late)
-        row = project.set_arm(reference, "canary", share=0.2)
-        assert arm_shares(catalog, "buyer") == ArmShares(canary=0.2, shadow=0.5)
-        assert project.ledger()[-1] == row
-        assert [d.evidence["share"] for d in project.ledger()[-2:]] == [0.5, 0.2]
-
-
-def test_a_share_is_given_to_the_version_that_another_process_made_the_arm(
-    trained: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with shop.opened(trained) as project, shop.opened(trained) as other:
-        project.set_arm("buyer@1", "canary", share=0.1)
-        catalog = project.state.catalog
-        write = catalog.write
-
-        def late(changes: Sequence[Put | Append | Remove]) -> None:
-            monkeypatch.setattr(catalog, "write", write)
-            other.set_arm("buyer@2", "canary", share=0.5)
-            write(changes)
-
-        monkeypatch.setattr(catalog, "write", late)
-        row = project.set_arm("buyer", "canary", share=0.2)
-        assert row.evidence == {"arm": "canary", "share": 0.2, "version": "buyer@2"}
-        assert project.registry.get("buyer@canary").name == "buyer@2"
-
-
-def test_a_share_is_not_said_of_a_version_that_the_alias_was_moved_from_meanwhile(
-    trained: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A move by the registry alone writes the alias, and neither share nor ledger."""
-    with shop.opened(trained) as project, shop.opened(trained) as other:
-        project.set_arm("buyer@1", "canary", share=0.1)
-        catalog = project.state.catalog
-        write = catalog.write
-
-        def late(changes: Sequence[Put | Append | Remove]) -> None:
-            monkeypatch.setattr(catalog, "write", write)
-            other.registry.move("buyer", "canary", "buyer@2", why="Newer.")
-            write(changes)
-
-        monkeypatch.setattr(catalog, "write", late)
-        row = project.set_arm("buyer", "canary", share=0.2)
-        assert row.evidence == {"arm": "canary", "share": 0.2, "version": "buyer@2"}
-        assert project.ledger()[-1] == row
-        assert project.registry.get("buyer@canary").name == "buyer@2"
-        assert arm_shares(catalog, "buyer") == ArmShares(canary=0.2)
-
-
-def test_a_version_that_another_process_made_the_arm_just_before_has_its_share_set(
-    trained: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with shop.opened(trained) as project, shop.opened(trained) as other:
-        project.set_arm("buyer@1", "canary", share=0.1)
-        registry = project.registry
-        get = registry.get
-
-        def late(reference: str) -> Version:
-            monkeypatch.setattr(registry, "get", get)
-            other.registry.move("buyer", "canary", "buyer@2", why="Newer.")
-            return get(reference)
-
-        monkeypatch.setattr(registry, "get", late)
-        row = project.set_arm("buyer@2", "canary", share=0.2)
-        assert row.evidence == {"arm": "canary", "share": 0.2, "version": "buyer@2"}
-        assert arm_shares(project.state.catalog, "buyer") == ArmShares(canary=0.2)
-        assert [move.why for move in registry.history("buyer", "canary")][1:] == ["Newer."]
+        with pytest.raises(Conflict):
+            project.set_arm("buyer", "canary", share=0.2)
+        rows = len(project.ledger())
+        project.set_arm("buyer", "canary", share=0.2)
+        assert len(project.ledger()) == rows + 1
+        assert arm_shares(catalog, "buyer") == ArmShares(canary=0.2, shadow=0.5 if arm == "shadow" else 0.1)
 
 
 def test_a_move_of_an_arm_over_http_is_in_the_ledger_as_one_by_hand(trained: Path) -> None:

@@ -1096,6 +1096,7 @@ class Project(System):
         Raises:
             NotFound: There is no such version or deployment.
             Misuse: No such arm, an invalid share, or neither a passed gate nor a reason.
+            Conflict: Another process set an arm of the model meanwhile. Try again.
         """
         from trimtab.app.versions.arms import set_arm
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trimtab.app.versions.alias_moves import NO_REASON, write_row
-from trimtab.core.errors import Conflict, Misuse, NotFound
+from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Decision, GateRecord
 from trimtab.registry import AliasMove, Registry, Version
 from trimtab.registry.evidence import check_ungated
@@ -21,45 +21,41 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 ARMS = (CANARY, SHADOW)
-_ATTEMPTS = 20  # when other processes set arms of the same model
 
 
 def set_arm(system: System, reference: str, arm: str, *, share: float, why: str, actor: str) -> Decision:
-    """See `Project.set_arm`."""
+    """See `Project.set_arm`.
+
+    Raises:
+        Conflict: Another process set an arm of the model meanwhile. Nothing was written.
+    """
     if arm not in ARMS:
-        raise Misuse(f"arm {arm!r}: there is none such. Give one of: {', '.join(ARMS)}.")
+        raise Misuse(f"arm {arm!r}: needed one of {', '.join(ARMS)}.")
     catalog, registry = system.state.catalog, system.registry
     name, reason = system.definitions.deployment(reference.partition("@")[0]).name, why or NO_REASON
-    for _ in range(_ATTEMPTS):
-        before, unmoved = catalog.get(KIND, name), registry.touch(name, arm)
-        there = registry.aliases(name).get(arm)  # read last: any later change is a conflict
-        if there is None and "@" not in reference:
-            raise NotFound(f"{name}: no version is its {arm} yet. Name one: {name}@N")
-        version = registry.get(reference if there is None or "@" in reference else there.version)
-        if arm == CANARY and share > 0.0:  # a shadow answers no requests
-            check_ungated(f"arm {version.name} as {arm}", registry.passed_gate(version), why)
-        ledgered = LedgeredArm(system, share)
-        try:
-            if there is not None and there.version == version.id:
-                move = {"previous": there.version, "at_us": system.clock.now_us(), "why": reason, "actor": actor}
-                ledgered.write(msgspec.structs.replace(there, **move), [unmoved], before)
-            else:
-                registry.move(
-                    name,
-                    arm,
-                    version,
-                    why=reason,
-                    gate=_evidence(registry, name, arm, version),
-                    expected_previous=None if there is None else there.version,
-                    actor=actor,
-                    together=ledgered,
-                )
-        except Conflict:
-            if (catalog.get(KIND, name), registry.touch(name, arm)) == (before, unmoved):
-                raise  # no arm was set or moved: the conflict has another cause
-        else:
-            return ledgered.decision
-    raise Conflict(f"arms of {name!r}: other processes set them {_ATTEMPTS} times meanwhile. Try again.")
+    before, unmoved = catalog.get(KIND, name), registry.touch(name, arm)
+    there = registry.aliases(name).get(arm)  # read last: any later change is a conflict
+    if there is None and "@" not in reference:
+        raise NotFound(f"{name}: no version is its {arm} yet. Name one: {name}@N")
+    version = registry.get(reference if there is None or "@" in reference else there.version)
+    if arm == CANARY and share > 0.0:  # a shadow answers no requests
+        check_ungated(f"arm {version.name} as {arm}", registry.passed_gate(version), why)
+    ledgered = LedgeredArm(system, share)
+    if there is not None and there.version == version.id:
+        move = {"previous": there.version, "at_us": system.clock.now_us(), "why": reason, "actor": actor}
+        ledgered.write(msgspec.structs.replace(there, **move), [unmoved], before)
+    else:
+        registry.move(
+            name,
+            arm,
+            version,
+            why=reason,
+            gate=_evidence(registry, name, arm, version),
+            expected_previous=None if there is None else there.version,
+            actor=actor,
+            together=ledgered,
+        )
+    return ledgered.decision
 
 
 class LedgeredArm:

@@ -46,24 +46,16 @@ def add_evaluation(document: Document, name: str, evaluation: Evaluation, *, see
     """
     _metrics(document, evaluation, seen)
     _baselines(document, name, evaluation)
-    if evaluation.classes:
-        _by_class(document, evaluation)
-    if evaluation.calibration:
-        _calibration(document, name, evaluation)
-    if evaluation.thresholds is not None:
-        _thresholds(document, evaluation)
-    if evaluation.choices is not None:
-        _choices(document, evaluation)
-    if evaluation.slices:
-        _slices(document, evaluation)
+    _by_class(document, evaluation)
+    _calibration(document, name, evaluation)
+    _thresholds(document, evaluation)
+    _choices(document, evaluation)
+    _slices(document, evaluation)
     _periods(document, evaluation)
     _importance(document, evaluation)
-    if evaluation.influences or evaluation.no_influences:
-        _contributions(document, evaluation)
-    if evaluation.folds:
-        _backtest(document, evaluation)
-    if len(evaluation.learning_curve) > 1:
-        _learning_curve(document, evaluation)
+    _contributions(document, evaluation)
+    _backtest(document, evaluation)
+    _learning_curve(document, evaluation)
     _labels_and_leaks(document, evaluation)
 
 
@@ -100,6 +92,8 @@ def _baselines(document: Document, name: str, evaluation: Evaluation) -> None:
 
 
 def _by_class(document: Document, evaluation: Evaluation) -> None:
+    if not evaluation.classes:
+        return
     document.heading("Classes")
     document.paragraph("Each class against all others; a row is answered as its likeliest class.", detail=True)
     headers = ("class", "rows", "AUC", "interval", "precision", "recall", "mean score", "share")
@@ -114,6 +108,8 @@ def _by_class(document: Document, evaluation: Evaluation) -> None:
 
 
 def _calibration(document: Document, name: str, evaluation: Evaluation) -> None:
+    if not evaluation.calibration:
+        return
     document.heading("Calibration", detail=True)
     if evaluation.classes:
         document.paragraph("Of the likeliest class: its probability, and how often it was the label.")
@@ -135,8 +131,8 @@ def _calibration(document: Document, name: str, evaluation: Evaluation) -> None:
 
 
 def _thresholds(document: Document, evaluation: Evaluation) -> None:
-    found = evaluation.thresholds
-    assert found is not None  # add_evaluation looked
+    if (found := evaluation.thresholds) is None:
+        return
     document.heading("Decision threshold")
     document.paragraph(
         f"A wrong yes costs {found.false_positive:g}, a wrong no {found.false_negative:g}. The threshold of least cost "
@@ -162,8 +158,8 @@ def _thresholds(document: Document, evaluation: Evaluation) -> None:
 
 
 def _choices(document: Document, evaluation: Evaluation) -> None:
-    found = evaluation.choices
-    assert found is not None  # add_evaluation looked
+    if (found := evaluation.choices) is None:
+        return
     names = [one.name for one in evaluation.classes]
     document.heading("Cost of answers")
     saved = f"{_text(found.saved)} a row ({_text(found.saved_interval)})"
@@ -185,6 +181,8 @@ def _choices(document: Document, evaluation: Evaluation) -> None:
 
 
 def _slices(document: Document, evaluation: Evaluation) -> None:
+    if not evaluation.slices:
+        return
     higher = [one for one in evaluation.slices if one.interval is not None and one.interval.above(evaluation.value)]
     document.heading("Slices", detail=not higher)
     if higher:
@@ -266,6 +264,8 @@ def _importance(document: Document, evaluation: Evaluation) -> None:
 
 def _contributions(document: Document, evaluation: Evaluation) -> None:
     found = evaluation.influences
+    if not found and not evaluation.no_influences:
+        return
     document.heading("Contributions (SHAP)", 3, detail=not found)
     if not found:
         document.paragraph(f"No SHAP values: {evaluation.no_influences}")
@@ -297,6 +297,8 @@ def _direction(one: Influence | ClassInfluence) -> str:
 
 
 def _backtest(document: Document, evaluation: Evaluation) -> None:
+    if not evaluation.folds:
+        return
     document.heading("Backtest")
     document.paragraph(
         f"{evaluation.metric} of the same recipe on each fold before these rows, fitted on what was known when the "
@@ -320,6 +322,8 @@ def _backtest(document: Document, evaluation: Evaluation) -> None:
 
 
 def _learning_curve(document: Document, evaluation: Evaluation) -> None:
+    if len(evaluation.learning_curve) < 2:
+        return
     document.heading("Learning curve", detail=True)
     document.paragraph(
         f"{evaluation.metric} on these rows of the same recipe fitted on the newest rows only; the last is the model."

@@ -115,7 +115,7 @@ def test_a_bare_model_becomes_a_version_that_serves_only_once_it_is_promoted(emp
         assert project.registry.alias("buyer", "champion") is None
         with pytest.raises(Misuse, match="no gate record"):
             project.registry.move("buyer", "champion", made, why="it came from elsewhere")
-        with pytest.raises(Conflict, match=r"training cut is 2024-03-20T00:00:00, not 2024-03-21.*scored on 7d, not 8d"):
+        with pytest.raises(Conflict, match=r"training cut is 2024-03-20T00:00:00, not 2024-03-21.*on 7d, not 8d"):
             project.import_model(
                 tmp_path / "theirs.txt", "buyer", golden=file, window="8d", categories=SITES, seen_until="2024-03-21"
             )

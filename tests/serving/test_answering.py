@@ -208,7 +208,7 @@ def test_an_endpoint_without_a_version_is_not_ready(shop: Shop) -> None:
     with pytest.raises(Unavailable, match=r"no version serves yet. Train one \(trimtab train late\), promote one, or"):
         endpoint.answer([shop.ask()])
     endpoint.fails_to_load = True
-    with pytest.raises(Unavailable, match=r"cannot be loaded here .* Promote another, or try again in a moment\.$"):
+    with pytest.raises(Unavailable, match=r"cannot be loaded here .* Promote another, or try again soon\.$"):
         endpoint.answer([shop.ask()])
 
 

@@ -177,7 +177,7 @@ def test_a_shadow_works_while_nobody_waits_and_is_logged(shop: Any) -> None:
         turns.under_way = 1
         shadowing.offer(shadow, [{**shop.ask(user), "at": 1} for user in users(10)])
         await asyncio.sleep(0.05)
-        assert shadow.figures.answered == 0  # somebody waits
+        assert shadow.counts.answered == 0  # somebody waits
         turns.under_way = 0
         while shadow.waits:
             await asyncio.sleep(0.005)
@@ -268,7 +268,7 @@ def test_of_a_large_request_only_what_a_shadow_may_get_to_is_looked_at(shop: Any
     shadow = Shadow(other(shop, "shadow"), Counted("late", 0.5, ["user"]))
     shadow.offer([shop.ask(user) for user in users(3 * SHADOWED_AT_MOST)])
     assert looked == SHADOWED_AT_MOST
-    assert shadow.figures.dropped == SHADOWED_AT_MOST
+    assert shadow.counts.dropped == SHADOWED_AT_MOST
 
 
 def test_what_became_of_requests_for_shadows_is_counted_for_all_of_them_and_only_grows(
@@ -309,7 +309,7 @@ def test_what_became_of_requests_for_shadows_is_counted_for_all_of_them_and_only
 
 
 def counted(shadow: Shadow) -> tuple[int, int, int]:
-    return shadow.figures.answered, shadow.figures.dropped, shadow.figures.failed
+    return shadow.counts.answered, shadow.counts.dropped, shadow.counts.failed
 
 
 def test_a_model_that_sleeps_is_woken_once_and_answers(shop: Any) -> None:

@@ -30,38 +30,38 @@ class Counting:
 
 
 def cached(model: Any, *, size_bytes: int = 1 << 20, inputs: int = 2) -> tuple[CachedScores, CacheMetrics]:
-    figures = CacheMetrics()
-    return CachedScores(model, inputs=inputs, cache=Cache(size_bytes=size_bytes), figures=figures), figures
+    metrics = CacheMetrics()
+    return CachedScores(model, inputs=inputs, cache=Cache(size_bytes=size_bytes), metrics=metrics), metrics
 
 
 @pytest.mark.fast
 @given(st.lists(st.tuples(st.sampled_from([0.0, -0.0, float("nan"), 5e-324, 1e300]), st.integers(0, 2)), max_size=40))
 def test_a_remembered_score_is_that_of_the_model_for_every_row(rows: list[tuple[float, int]]) -> None:
     for classes in (False, True):
-        scores, figures = cached(Counting(classes=classes))
+        scores, metrics = cached(Counting(classes=classes))
         plain = Counting(classes=classes)
         for row in ([a, float(b)] for a, b in rows):
             assert scores.predict_row(row) == plain.predict_row(row)
         matrix = np.array([[a, float(b)] for a, b in rows]).reshape(-1, 2)
         np.testing.assert_array_equal(scores.predict(matrix), plain.predict(matrix))
-        assert figures.hits + figures.misses == 2 * len(rows)
+        assert metrics.hits + metrics.misses == 2 * len(rows)
 
 
 def test_the_least_used_is_forgotten_first_and_memory_is_bounded() -> None:
     model = Counting()
-    scores, figures = cached(model, size_bytes=3 * (250 + 16))
+    scores, metrics = cached(model, size_bytes=3 * (250 + 16))
     for value in (1.0, 2.0, 3.0, 1.0, 4.0, 1.0):  # 2 goes for 4
         scores.predict_row([value, 0.0])
-    assert (model.asked, figures.hits, figures.misses) == (4, 2, 4)
+    assert (model.asked, metrics.hits, metrics.misses) == (4, 2, 4)
     scores.predict_row([2.0, 0.0])
     assert model.asked == 5
     assert len(scores._kept) == 3
-    assert figures.hit_rate == pytest.approx(2 / 7)
+    assert metrics.hit_rate == pytest.approx(2 / 7)
 
 
 def test_scores_of_classes_take_more_of_the_memory() -> None:
-    figures, kept = CacheMetrics(), Cache(size_bytes=100_000)
-    many = CachedScores(Counting(classes=True), inputs=2, classes=100, cache=kept, figures=figures)
+    metrics, kept = CacheMetrics(), Cache(size_bytes=100_000)
+    many = CachedScores(Counting(classes=True), inputs=2, classes=100, cache=kept, metrics=metrics)
     for value in range(200):
         many.predict_row([float(value), 0.0])
     assert 20 < len(many._kept) < 40
@@ -75,9 +75,9 @@ class TestTimeToLive:
     @pytest.fixture
     def scores(self, model: Counting) -> CachedScores:
         self.now_s = 100.0
-        self.figures = CacheMetrics()
+        self.metrics = CacheMetrics()
         kept = Cache(size_bytes=1 << 20, ttl_us=10_000_000)
-        return CachedScores(model, inputs=2, cache=kept, figures=self.figures, clock=lambda: self.now_s)
+        return CachedScores(model, inputs=2, cache=kept, metrics=self.metrics, clock=lambda: self.now_s)
 
     def test_a_score_that_is_too_old_is_asked_for_again(self, model: Counting, scores: CachedScores) -> None:
         row = [1.0, 2.0]
@@ -91,7 +91,7 @@ class TestTimeToLive:
         assert model.asked == 2
         self.now_s += 9.9
         scores.predict_row(row)
-        assert (model.asked, self.figures.hits, self.figures.misses) == (2, 3, 2)
+        assert (model.asked, self.metrics.hits, self.metrics.misses) == (2, 3, 2)
 
     def test_inputs_that_are_too_old_leave_the_memory_as_new_ones_come(self, scores: CachedScores) -> None:
         for value in range(50):
@@ -142,13 +142,13 @@ def test_no_score_is_remembered_of_a_model_that_left_rows_out(monkeypatch: pytes
 
 def test_a_large_batch_goes_straight_to_the_model() -> None:
     model = Counting()
-    scores, figures = cached(model)
+    scores, metrics = cached(model)
     scores.predict(np.zeros((300, 2)))
-    assert (model.asked, figures.misses) == (300, 0)
+    assert (model.asked, metrics.misses) == (300, 0)
 
 
 def test_threads_share_it() -> None:
-    scores, figures = cached(Counting(), size_bytes=20 * 266)
+    scores, metrics = cached(Counting(), size_bytes=20 * 266)
 
     def ask(seed: int) -> None:
         draw = np.random.default_rng(seed)
@@ -161,16 +161,16 @@ def test_threads_share_it() -> None:
     for thread in threads:
         thread.join()
     assert len(scores._kept) <= 20
-    assert figures.hits > 0
+    assert metrics.hits > 0
 
 
 def test_answers_with_a_remembered_score_have_an_id_and_a_log_row_of_their_own(shop: Any) -> None:
     model = Counting()
-    scores, figures = cached(model, inputs=len(shop.features.names))
+    scores, metrics = cached(model, inputs=len(shop.features.names))
     shop.endpoint.swap(shop.answerer(scorer=scores))
     model.asked = 0
     first, second = (shop.endpoint.answer([shop.ask()])[0] for _ in range(2))
     assert first.score == second.score
     assert first.id != second.id
     assert model.asked == 1
-    assert figures.hits > 0
+    assert metrics.hits > 0

@@ -13,7 +13,7 @@ def main(fd: int) -> None:
     line = WorkerChannel(fd)
     gone = threading.Event()
     task = line.task().decode()
-    line.watch(gone.set)
+    line.on_close(gone.set)
     print(f"doing: {task}", flush=True)
     if task == "fail":
         sys.exit("nothing can be loaded here")

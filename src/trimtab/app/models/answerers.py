@@ -171,7 +171,7 @@ class Answerers:
             return loaded.scorer
         figures = self.cached = self.cached or CacheMetrics()
         classes = len(loaded.artifact.class_names)
-        return CachedScores(loaded.scorer, inputs=len(loaded.inputs), classes=classes, cache=cache, figures=figures)
+        return CachedScores(loaded.scorer, inputs=len(loaded.inputs), classes=classes, cache=cache, metrics=figures)
 
     def answerer(self, loaded: LoadedModel, features: FeatureSet, arm: str | None = None) -> Answerer:
         """The answerer of a version as champion, or as one of the other arms."""

@@ -51,7 +51,7 @@ def main(line_fd: int, listener_fd: int) -> None:
 
     line = WorkerChannel(line_fd)
     task = msgspec.msgpack.decode(line.task(), type=WorkerTask)
-    line.watch(lambda: _end_alone(task.grace_s))
+    line.on_close(lambda: _end_alone(task.grace_s))
     listener = socket.socket(fileno=listener_fd)
     clock = None if task.ahead_us is None else ShiftedClock(time.monotonic_ns() // 1_000 + task.ahead_us)
     definitions = _definitions(task.project.config.project_file)

@@ -97,7 +97,7 @@ class CachedScores:
         inputs: How many numbers a row has.
         classes: How many scores the model gives a row; 0: a number.
         cache: Its size and time to live.
-        figures: Where hits and misses are counted.
+        metrics: Where hits and misses are counted.
         clock: A monotonic clock, in seconds.
     """
 
@@ -108,7 +108,7 @@ class CachedScores:
         inputs: int,
         classes: int = 0,
         cache: Cache,
-        figures: CacheMetrics,
+        metrics: CacheMetrics,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.model = scorer
@@ -118,7 +118,7 @@ class CachedScores:
         self._ttl_s = math.inf if cache.ttl_us is None else cache.ttl_us / 1e6
         self._clock = clock if cache.ttl_us is not None else lambda: 0.0
         self._kept: OrderedDict[bytes, tuple[Score, float]] = OrderedDict()  # score and its end, the least used first
-        self._metrics = figures
+        self._metrics = metrics
 
     def predict_row(self, row: list[float]) -> Score:
         """The score of one row."""

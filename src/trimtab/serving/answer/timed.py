@@ -20,13 +20,13 @@ class TimedAnswerer(Answerer):
 
     Args:
         one: The answerer.
-        exchange: The record of the request, if it is logged or traced; only passed on.
+        record: The record of the request, if it is logged or traced; only passed on.
         sampled: Whether the request counts in the histogram of stages.
     """
 
-    def __init__(self, one: Answerer, exchange: Any, *, sampled: bool) -> None:
+    def __init__(self, one: Answerer, record: Any, *, sampled: bool) -> None:
         self.__dict__.update(one.__dict__)
-        self.exchange = exchange
+        self.record = record
         self.sampled = sampled
         self.features_s = 0.0  # reading features
         self.timed = _TimedScorer(one.scorer)

@@ -69,14 +69,14 @@ class ArmMetrics:
             self._unwritten.clear()
 
 
-def metrics_key(figures: ServiceMetrics, minute: int, process: str) -> str:
+def metrics_key(metrics: ServiceMetrics, minute: int, process: str) -> str:
     """The key of the record of a version and arm in one minute of one process."""
-    return f"{_of(figures)}{minute:012d}/{process}"
+    return f"{_of(metrics)}{minute:012d}/{process}"
 
 
-def write_metrics(catalog: Catalog, figures: Mapping[str, ServiceMetrics]) -> None:
+def write_metrics(catalog: Catalog, records: Mapping[str, ServiceMetrics]) -> None:
     """Write records by their keys."""
-    catalog.write([Put(KIND, key, msgspec.json.encode(one)) for key, one in figures.items()])
+    catalog.write([Put(KIND, key, msgspec.json.encode(one)) for key, one in records.items()])
 
 
 def service_metrics(catalog: Catalog, model: str, version: str, arm: str, *, since_us: int) -> ServiceMetrics:
@@ -129,8 +129,8 @@ def merge_metrics(catalog: Catalog, now_us: int) -> int:
     return removed
 
 
-def _of(figures: ServiceMetrics) -> str:
-    return f"{figures.model}/{figures.version}/{figures.arm}/"
+def _of(metrics: ServiceMetrics) -> str:
+    return f"{metrics.model}/{metrics.version}/{metrics.arm}/"
 
 
 def _minute(key: str) -> int:

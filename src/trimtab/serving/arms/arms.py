@@ -103,13 +103,13 @@ class Shadow:
     Args:
         answerer: The version.
         share: Which requests it answers.
-        figures: The counts; the caller, who logs its predictions, adds to `answered`.
+        counts: The counts; the caller, who logs its predictions, adds to `answered`.
     """
 
-    def __init__(self, answerer: Answerer, share: Share, figures: ShadowMetrics | None = None) -> None:
+    def __init__(self, answerer: Answerer, share: Share, counts: ShadowMetrics | None = None) -> None:
         self.answerer = answerer
         self.share = share
-        self.figures = figures or ShadowMetrics()
+        self.counts = counts or ShadowMetrics()
         self._waiting: deque[Row] = deque()
         self._reads = GuardedReads(math.inf)  # no client waits for it: slow reads are no failures
         self._throttled = ThrottledLogger(_logger)
@@ -124,16 +124,16 @@ class Shadow:
         waiting = self._waiting
         unseen = len(rows) - SHADOWED_AT_MOST
         if unseen > 0:  # they would all be dropped: estimate how many belong to the share
-            self.figures.dropped += round(unseen * self.share.share)
+            self.counts.dropped += round(unseen * self.share.share)
             rows = rows[unseen:]
         try:
             waiting.extend([row for row in rows if self.share.holds(row)])
         except Exception as error:  # the champion's request has other columns; its clients have their answers
-            self.figures.failed += len(rows)
+            self.counts.failed += len(rows)
             self._log(error)
         while len(waiting) > SHADOWED_AT_MOST:
             waiting.popleft()
-            self.figures.dropped += 1
+            self.counts.dropped += 1
 
     def work(self, time_s: float) -> list[Prediction]:
         """Answer requests that wait, for so long at most; the predictions, not logged yet."""
@@ -146,7 +146,7 @@ class Shadow:
                 inputs = self._reads.inputs(self.answerer, [row], now_us, None)
                 made += self.answerer.scored([row], inputs, now_us, ())
             except Exception as error:  # a user's model may raise anything
-                self.figures.failed += 1
+                self.counts.failed += 1
                 self._log(error)
         return made
 

@@ -131,7 +131,7 @@ class Endpoint:
     def refusal(self) -> Unavailable:
         """The error where no version answers."""
         make = "Promote another" if self.fails_to_load else f"Train one (trimtab train {self.name}), promote one"
-        return Unavailable(f"model {self.name!r}: {self.missing} {make}, or try again in a moment.")
+        return Unavailable(f"model {self.name!r}: {self.missing} {make}, or try again soon.")
 
     def count_refused(self) -> None:
         """Count a request that is refused for saturation."""

@@ -110,7 +110,7 @@ class GuardedReads:
         """
         check_deadline(deadline_s)
         if not self.breaker.allows():
-            raise Unavailable("features: reads failed repeatedly, and are paused. Try again in a moment.")
+            raise Unavailable("features: reads failed repeatedly, and are paused. Try again soon.")
         thread, begun_s = get_ident(), perf_counter()
         self._slow_at_s[thread] = begun_s + self.slow_s(len(rows))
         try:

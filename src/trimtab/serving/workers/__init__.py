@@ -1,1 +1,1 @@
-"""Several processes that answer behind one port, and the one that watches them."""
+"""Worker processes that answer behind one port, and their supervisor."""

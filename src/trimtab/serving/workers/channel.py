@@ -38,10 +38,10 @@ class WorkerChannel:
 
     def send(self, message: bytes) -> None:
         """Send one of the messages above; without effect when the supervisor is gone or does not read."""
-        with contextlib.suppress(OSError):  # `watch` notices the end
+        with contextlib.suppress(OSError):  # `on_close` notices the end
             self._socket.send(message, socket.MSG_DONTWAIT)
 
-    def watch(self, gone: Callable[[], object]) -> None:
+    def on_close(self, gone: Callable[[], object]) -> None:
         """Call `gone`, in a thread, once the other end is closed."""
 
         def wait() -> None:

@@ -82,7 +82,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
         out = [
             f"{self.url}{up}{workers}{cpu}  memory {format_bytes(self.memory_bytes)}",
             f"requests {_per_s(self.requests)}   429 {_per_s(self.refused)}   errors {_per_s(self.errors)}",
-            f"under way {self.under_way:,} of {self.limit:,}   queued {self.queued:,}   slow {self.slow:,}",
+            f"in flight {self.under_way:,} of {self.limit:,}   queued {self.queued:,}   slow {self.slow:,}",
             self._health(),
             "",
             f"{'ms':12}{'p50':>9}{'p99':>9}   since start{'p50':>9}{'p99':>9}",
@@ -106,7 +106,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
         log = f"log {'FAILING' if self.log_failing else 'ok'}, noted {self.noted:,}"
         text = f"{log}{lag}   breaker {'OPEN: ' + ', '.join(self.breakers_open) if self.breakers_open else 'closed'}"
         text += f"   FAILING: {', '.join(self.failing_work)}" if self.failing_work else ""
-        return text + (f"   untold {self.untold:,}" if self.untold else "")
+        return text + (f"   telemetry dropped {self.untold:,}" if self.untold else "")
 
 
 def overview(before: Scrape | None, now: Scrape, url: str, model: str | None = None) -> Overview:

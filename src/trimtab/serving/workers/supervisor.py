@@ -99,10 +99,10 @@ class Supervisor:
         self._signals = 0
         self._was_ready = False
         self._selector = selectors.DefaultSelector()
-        self._waker, self._woken = socket.socketpair()
+        self._waker, self._wake_end = socket.socketpair()
         self._waker.setblocking(False)
-        self._woken.setblocking(False)
-        self._selector.register(self._woken, selectors.EVENT_READ, None)
+        self._wake_end.setblocking(False)
+        self._selector.register(self._wake_end, selectors.EVENT_READ, None)
 
     def states(self) -> list[SlotState]:
         """The state of each worker."""
@@ -167,7 +167,7 @@ class Supervisor:
         for key, _ in self._selector.select(wait_s):
             if key.data is None:
                 with contextlib.suppress(BlockingIOError):
-                    self._woken.recv(64)
+                    self._wake_end.recv(64)
                 continue
             slot, what = key.data
             worker: Worker = slot.worker
@@ -260,4 +260,4 @@ class Supervisor:
             self._forget(worker)
         self._selector.close()
         self._waker.close()
-        self._woken.close()
+        self._wake_end.close()

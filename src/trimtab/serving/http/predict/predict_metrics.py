@@ -76,7 +76,7 @@ class ModelMetrics:
             for observe, taken_s in zip(self._parts, (timed.features_s, timed.model_s), strict=True):
                 if taken_s:
                     observe(taken_s)
-        if (record := timed.exchange) is not None:
+        if (record := timed.record) is not None:
             record.made, record.answers, record.times = made[:1], rows, times
             record.label = self._endpoint.label(made[0].version) if made else timed.served.label
             record.features_s, record.model_s = timed.features_s, timed.model_s

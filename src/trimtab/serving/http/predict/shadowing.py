@@ -48,22 +48,22 @@ class Shadowing:
             for shadow in list(self._busy):
                 made = shadow.work(_WORK_S / len(self._busy))
                 if made:
-                    self._log(made, shadow.figures)
+                    self._log(made, shadow.counts)
                 if not shadow.waits:
                     self._busy.discard(shadow)
         if self._busy:
             self._later(max(_PAUSE_S, _PAUSES * (perf_counter() - begun_s)))
 
-    def _log(self, made: Sequence[Prediction], figures: ShadowMetrics) -> None:
+    def _log(self, made: Sequence[Prediction], counts: ShadowMetrics) -> None:
         """Log predictions of a shadow; those that cannot be logged are dropped."""
 
         def logged(done: asyncio.Future[None]) -> None:
             if done.cancelled() or done.exception() is not None:
-                figures.dropped += len(made)
+                counts.dropped += len(made)
             else:
-                figures.answered += len(made)
+                counts.answered += len(made)
 
         if self._commit.buffer(made):
-            figures.answered += len(made)
+            counts.answered += len(made)
         else:
             self._commit.append(made).add_done_callback(logged)

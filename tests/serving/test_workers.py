@@ -260,7 +260,7 @@ def test_all_connections_that_wait_are_taken_in_one_turn() -> None:
             held.callback(acceptor.close)
             for _ in range(20):
                 held.enter_context(socket.create_connection(listener.getsockname()))
-            acceptor._look()
+            acceptor._accept_fairly()
             return len(acceptor._begun)
 
     assert asyncio.run(taken()) == 20

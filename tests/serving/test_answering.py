@@ -54,7 +54,7 @@ def test_a_feature_without_a_fresh_value_says_why(shop: Shop) -> None:
     assert math.isnan(struct.unpack("<5d", shop.log.find(nobody.id).values)[4])
 
 
-def test_the_moment_of_asking_is_never_below_what_was_applied(shop: Shop) -> None:
+def test_the_as_of_time_is_never_below_what_was_applied(shop: Shop) -> None:
     shop.pay("ann", 10.0)
     applied_us = shop.clock.now_us()
     shop.clock = type(shop.clock)(applied_us - 1_000)  # this process's clock lags
@@ -212,7 +212,7 @@ def test_an_endpoint_without_a_version_is_not_ready(shop: Shop) -> None:
         endpoint.answer([shop.ask()])
 
 
-def test_a_warm_up_answers_nobody_and_hinders_nothing(shop: Shop) -> None:
+def test_a_warm_up_logs_no_answer_and_never_fails(shop: Shop) -> None:
     reads: list[Any] = []
     answerer = shop.answerer()
     read = answerer._read
@@ -305,7 +305,7 @@ class TestPrecomputed:
         (answer,) = endpoint.answer([shop.ask(id="zero", at=0, basket=-0.0)])
         assert (answer.id, answer.flags) == (made.id, ())
 
-    def test_an_old_one_is_made_anew_and_flagged(self, shop: Shop, endpoint: Endpoint) -> None:
+    def test_a_stale_answer_is_made_again_and_flagged(self, shop: Shop, endpoint: Endpoint) -> None:
         shop.wait(3600)
         assert endpoint.answer([shop.ask(at=0)])[0].mode == "precomputed"
         shop.wait(1)

@@ -18,7 +18,7 @@ from trimtab.testing import MemoryLog
 
 
 class View:
-    """A view that remembers what it was given, and fails when told to."""
+    """A view that keeps what it was given, and fails on request."""
 
     def __init__(self) -> None:
         self.records: list[LogRecord] = []

@@ -73,7 +73,7 @@ def test_who_is_in_a_share_stays_in_it_when_it_grows() -> None:
 
 
 def test_two_lines_of_a_model_split_its_entities_independently() -> None:
-    """With one hash for both, a shadow of a tenth would be asked about nobody but those whom a canary answers."""
+    """With one hash for both, a shadow of a tenth would get only the entities of the canary."""
     rows = [{"user": user} for user in users(4_000)]
     canary = [Share("m", 0.5, ["user"]).holds(row) for row in rows]
     for line in ("shadow", "canary-2", "holdback"):
@@ -137,7 +137,7 @@ def test_a_request_that_is_late_says_nothing_about_a_canary(shop: Any, policy: b
     assert reads.calls == 0
 
 
-def test_a_canary_that_reads_too_slowly_is_late_and_then_left_alone(shop: Any) -> None:
+def test_a_canary_that_reads_too_slowly_is_late_and_then_not_called(shop: Any) -> None:
     shop.endpoint.degrading = Degrading(degrade(rule=0.5), about=["user"])
     canary, reads = other(shop, "canary"), 0
     shop.endpoint.canary = Canary(canary, Share("late", 1.0, ["user"]))
@@ -159,7 +159,7 @@ def test_a_canary_that_reads_too_slowly_is_late_and_then_left_alone(shop: Any) -
     assert dict(found) == {"champion": "0", "canary": "1", "fallback": "0"}
 
 
-def test_where_nobody_can_say_whose_a_request_is_the_version_in_service_answers(shop: Any) -> None:
+def test_requests_whose_share_is_unknown_are_answered_by_the_version_in_service(shop: Any) -> None:
     """The column that names its entity has another name: every request failed while a canary ran."""
     shop.endpoint.canary = Canary(other(shop, "canary"), Share("late", 0.5, ["buyer"]))
     answers = shop.endpoint.answer([shop.ask(user) for user in users(3)])
@@ -167,7 +167,7 @@ def test_where_nobody_can_say_whose_a_request_is_the_version_in_service_answers(
     assert len(logged(shop)) == 3
 
 
-def test_a_shadow_works_while_nobody_waits_and_is_logged(shop: Any) -> None:
+def test_a_shadow_works_while_no_request_waits_and_is_logged(shop: Any) -> None:
     shadow = Shadow(other(shop, "shadow"), Share("late", 1.0, ["user"]))
     turns = RequestScheduler(GradientLimit())
     commit = GroupCommit(shop.log)
@@ -177,7 +177,7 @@ def test_a_shadow_works_while_nobody_waits_and_is_logged(shop: Any) -> None:
         turns.under_way = 1
         shadowing.offer(shadow, [{**shop.ask(user), "at": 1} for user in users(10)])
         await asyncio.sleep(0.05)
-        assert shadow.counts.answered == 0  # somebody waits
+        assert shadow.counts.answered == 0  # a request waits
         turns.under_way = 0
         while shadow.waits:
             await asyncio.sleep(0.005)
@@ -189,16 +189,14 @@ def test_a_shadow_works_while_nobody_waits_and_is_logged(shop: Any) -> None:
     assert [(p.arm, p.version) for p in logged(shop)] == [("shadow", f"{2:064}")] * 10
 
 
-def test_a_shadow_of_which_nobody_can_say_what_is_its_share_fails_by_itself(
-    shop: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_shadow_whose_share_is_unknown_fails_alone(shop: Any, caplog: pytest.LogCaptureFixture) -> None:
     shadow = Shadow(other(shop, "shadow"), Share("late", 0.5, ["buyer"]))
     shadow.offer([shop.ask(user) for user in users(3)])
     assert (counted(shadow), shadow.waits) == ((0, 0, 3), False)
     assert "late@2 (shadow): KeyError: 'buyer'" in caplog.text
 
 
-def test_a_shadow_that_falls_behind_or_fails_costs_nobody_anything(shop: Any) -> None:
+def test_a_shadow_that_falls_behind_or_fails_delays_no_request(shop: Any) -> None:
     shadow = Shadow(other(shop, "shadow", scorer=Broken()), Share("late", 1.0, ["user"]))
     shadow.offer([shop.ask(user) for user in users(SHADOWED_AT_MOST + 7)])
     assert counted(shadow) == (0, 7, 0)
@@ -274,7 +272,7 @@ def test_of_a_large_request_only_what_a_shadow_may_get_to_is_looked_at(shop: Any
 def test_what_became_of_requests_for_shadows_is_counted_for_all_of_them_and_only_grows(
     shop: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each new version in the shadow began its figures anew, and what could not be logged was counted as answered."""
+    """Each new version in the shadow began its counts again, and what could not be logged was counted as answered."""
     endpoint, everybody = shop.endpoint, Share("late", 1.0, ["user"])
     service = HttpService([endpoint], shop.log)
 
@@ -312,11 +310,11 @@ def counted(shadow: Shadow) -> tuple[int, int, int]:
     return shadow.counts.answered, shadow.counts.dropped, shadow.counts.failed
 
 
-def test_a_model_that_sleeps_is_woken_once_and_answers(shop: Any) -> None:
-    answerer, woken = shop.endpoint.current, []
+def test_an_unloaded_model_is_loaded_once_and_answers(shop: Any) -> None:
+    answerer, loaded_by = shop.endpoint.current, []
 
     def wake() -> None:
-        woken.append(threading.get_ident())
+        loaded_by.append(threading.get_ident())
         shop.endpoint.swap(answerer)
 
     shop.endpoint.unload(wake)
@@ -326,4 +324,4 @@ def test_a_model_that_sleeps_is_woken_once_and_answers(shop: Any) -> None:
     assert shop.endpoint.answer([shop.ask()])[0].version == "late@1"
     assert not shop.endpoint.unloaded
     shop.endpoint.answer([shop.ask()])
-    assert len(woken) == 1
+    assert len(loaded_by) == 1

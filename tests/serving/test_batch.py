@@ -160,7 +160,7 @@ def test_a_batch_is_scored_by_one_process_at_a_time(shop: Shop, catalog: Catalog
     assert score(shop, catalog, table, at_us, batch_id="monday").complete
 
 
-def test_whoever_stood_still_while_another_finished_the_batch_logs_nothing_more(shop: Shop, catalog: Catalog) -> None:
+def test_a_paused_process_logs_nothing_after_another_finished_the_batch(shop: Shop, catalog: Catalog) -> None:
     """Its lease ran out after the first part, and is free again by the time it goes on."""
     table, at_us, live = questions(shop, 20)
 
@@ -173,7 +173,7 @@ def test_whoever_stood_still_while_another_finished_the_batch_logs_nothing_more(
     assert len(shop.log.read()[0]) == 20 + len(live)
 
 
-def test_whoever_stood_still_while_another_died_behind_an_append_finds_that_part(
+def test_a_paused_process_finds_the_part_that_a_killed_one_appended(
     shop: Shop, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The manifest did not hear of the part, and says nothing of who had the lease."""
@@ -255,7 +255,7 @@ class _Stalled(PredictionLog):
         return super().append_payloads(payloads, at_us=at_us)
 
     def wait(self, ends: Any, timeout: float) -> Any:
-        """Wait for something, until somebody presses Ctrl-C because the append stands still."""
+        """Wait for something, until Ctrl-C, because the append hangs."""
         if self.left and self.stalls.is_set():
             self.left -= 1
             raise KeyboardInterrupt
@@ -284,7 +284,7 @@ class _InterruptedThreads(ThreadPoolExecutor):
         raise KeyboardInterrupt
 
 
-def test_nobody_goes_on_with_a_batch_while_a_part_of_it_may_still_be_logged(
+def test_a_batch_is_not_resumed_while_a_part_may_still_be_logged(
     shop: Shop, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was ended twice while the disk stood still."""
@@ -306,7 +306,7 @@ def test_nobody_goes_on_with_a_batch_while_a_part_of_it_may_still_be_logged(
     assert len(shop.log.read()[0]) == 30 + len(live)
 
 
-def test_whoever_ends_a_batch_holds_its_lease_until_its_part_is_logged(
+def test_an_interrupted_batch_keeps_its_lease_until_its_part_is_logged(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first Ctrl-C waits for a slow disk."""
@@ -346,7 +346,7 @@ def test_whoever_ends_a_batch_holds_its_lease_until_its_part_is_logged(
     catalog.close()
 
 
-def test_whoever_stood_still_before_an_append_looks_whether_another_made_it(
+def test_a_process_paused_before_an_append_checks_whether_another_made_it(
     shop: Shop, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process was stopped between the last look at its lease and the append, for longer than the lease lasts."""
@@ -392,11 +392,11 @@ def test_parts_that_stand_together_in_the_log_are_one_in_the_manifest(shop: Shop
     """They are still read as many at once as they were scored; what was logged between two of them parts them."""
     table, at_us, live = questions(shop, 40)
 
-    def answer_somebody(done: int, of: int) -> None:
+    def answer_another(done: int, of: int) -> None:
         if done == 12:
             shop.endpoint.answer([shop.ask("ann", id="between")])
 
-    manifest = score(shop, catalog, table, at_us, part_rows=6, progress=answer_somebody)
+    manifest = score(shop, catalog, table, at_us, part_rows=6, progress=answer_another)
     assert [part.rows for part in manifest.parts] == [12, 28]
     assert manifest == batch_manifest(catalog, manifest.id)
     assert [len(part) for part in batch_predictions(manifest, shop.log)][:2] == [6, 6]
@@ -488,7 +488,7 @@ def test_the_log_holds_what_the_predictions_written_one_by_one_would_be(
     assert [record.payload for record in shop.log.log.read(partition, after)] == expected
 
 
-def test_one_moment_for_all_rows(shop: Shop, catalog: Catalog) -> None:
+def test_one_time_for_all_rows(shop: Shop, catalog: Catalog) -> None:
     shop.pay("ann", 10.0)
     shop.wait(1)
     table = table_of([shop.ask(id="a"), shop.ask("bob", id="b")], shop)

@@ -165,7 +165,7 @@ def test_each_row_knows_when_its_own_call_began() -> None:
     asyncio.run(ask())
 
 
-def test_askers_that_go_away_are_not_answered_and_hold_up_nobody() -> None:
+def test_clients_that_go_away_delay_no_other() -> None:
     async def ask() -> None:
         calls: list[list[int]] = []
         batching: Batching[int, int] = Batching()
@@ -177,7 +177,7 @@ def test_askers_that_go_away_are_not_answered_and_hold_up_nobody() -> None:
     asyncio.run(ask())
 
 
-def test_of_many_askers_each_gets_its_own_answer_once_in_whatever_order_they_come() -> None:
+def test_each_of_many_clients_gets_its_own_answer_once() -> None:
     async def ask() -> None:
         draw = random.Random(5)
         batching: Batching[int, int] = Batching()
@@ -337,7 +337,7 @@ class Choosy(Slow):
 
 @pytest.mark.parametrize("canary", [False, True])
 def test_who_shares_a_call_with_a_row_that_cannot_be_answered_gets_his_own_answer(shop: Any, canary: bool) -> None:
-    """All were given degraded responses, or those of the version in service, for one row of somebody else."""
+    """All were given degraded responses, or those of the version in service, for one row of another client."""
     shop.endpoint.degrading = Degrading(degrade(rule=0.5), about=["user"])
     scorer = Choosy()
     shop.endpoint.swap(shop.answerer(scorer=Slow() if canary else scorer))
@@ -351,7 +351,7 @@ def test_who_shares_a_call_with_a_row_that_cannot_be_answered_gets_his_own_answe
     assert [one["flags"] for one in found] == [wrong if n == 3 else [] for n in range(6)]
 
 
-def test_who_shares_a_call_with_one_that_nothing_can_answer_gets_his_makeshift_answer(shop: Any) -> None:
+def test_a_row_that_shares_a_call_with_a_failing_one_gets_its_degraded_response(shop: Any) -> None:
     """In an outage one that the rule has no number for left all that shared its call without an answer."""
 
     def rule(row: dict[str, Any]) -> float:
@@ -370,7 +370,7 @@ def test_who_shares_a_call_with_one_that_nothing_can_answer_gets_his_makeshift_a
 
 
 def test_times_are_those_of_the_call_that_answered(shop: Any) -> None:
-    """Two versions' calls end in one turn of the loop: the figures of the last were those of both."""
+    """Two versions' calls end in one iteration of the loop: the counts of the last were those of both."""
     slow, quick = shop.answerer(scorer=Slow()), shop.answerer(number=2, scorer=Slow())
     read = slow._read
 

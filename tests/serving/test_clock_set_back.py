@@ -1,4 +1,4 @@
-"""A clock that is set back: every answer is found by its identifier, and logged once, whoever dies when."""
+"""A clock that is set back: every answer is found by its identifier and logged once, whichever process is killed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HOUR_US = 3_600 * SECOND_US
 
 
 class Wall:
-    """The machine's clock, which somebody sets."""
+    """The machine's clock, which can be set."""
 
     def __init__(self) -> None:
         self.us = START_US
@@ -140,7 +140,7 @@ def test_no_append_is_older_than_an_identifier_that_was_given(steps: list[int]) 
         assert ids.now_us() == max(made_us, wall.us)
 
 
-def test_an_answer_that_a_killed_process_noted_is_found_though_the_clock_was_set_back_since(tmp_path: Path) -> None:
+def test_an_answer_that_a_killed_process_buffered_is_found_after_the_clock_was_set_back(tmp_path: Path) -> None:
     wall = Wall()
     killed = Process(tmp_path, wall)
     killed.noted.add([payload := killed.answer()])

@@ -44,7 +44,7 @@ async def until(what: Callable[[], object]) -> None:
 
 
 class Disk(MemoryLog):
-    """A log on a disk that can be slow or full, and remembers its appends."""
+    """A log on a disk that can be slow or full, with its appends."""
 
     def __init__(self, stopwatch: VirtualClock | None = None) -> None:
         super().__init__()
@@ -71,8 +71,8 @@ def prediction() -> Prediction:
     return a_prediction(id=ids())
 
 
-def run(disk: Disk, askers: int, questions: int) -> list[str]:
-    """Askers that ask one question after the other; every answer is in the log when its asker has it."""
+def run(disk: Disk, clients: int, questions: int) -> list[str]:
+    """Clients that send one request after the other; every answer is in the log when its client has it."""
     log = PredictionLog(disk)
     commit = GroupCommit(log)
     answered = []
@@ -85,7 +85,7 @@ def run(disk: Disk, askers: int, questions: int) -> list[str]:
             answered.append(made.id)
 
     async def main() -> None:
-        await asyncio.gather(*(ask() for _ in range(askers)))
+        await asyncio.gather(*(ask() for _ in range(clients)))
 
     asyncio.run(main())
     commit.close()
@@ -93,17 +93,17 @@ def run(disk: Disk, askers: int, questions: int) -> list[str]:
 
 
 @pytest.mark.parametrize("slow_s", [0.0, 0.02])
-def test_an_answer_is_in_the_log_once_when_its_asker_has_it(slow_s: float) -> None:
+def test_an_answer_is_in_the_log_once_when_its_client_has_it(slow_s: float) -> None:
     disk = Disk()
     disk.slow_s = slow_s
-    answered = run(disk, askers=5, questions=12)
+    answered = run(disk, clients=5, questions=12)
     assert sorted(answered) == sorted(p.id for p in PredictionLog(disk).read()[0])
 
 
 @pytest.mark.usefixtures("stopwatch")
-def test_those_who_ask_together_share_an_append() -> None:
+def test_concurrent_answers_share_an_append() -> None:
     disk = Disk()
-    run(disk, askers=20, questions=3)
+    run(disk, clients=20, questions=3)
     assert max(size for size, _ in disk.appends) == 20
     assert {name for _, name in disk.appends} == {"MainThread"}
 
@@ -111,13 +111,13 @@ def test_those_who_ask_together_share_an_append() -> None:
 def test_a_slow_disk_does_not_hold_up_the_loop(stopwatch: VirtualClock) -> None:
     disk = Disk(stopwatch)
     disk.slow_s = 0.02
-    run(disk, askers=4, questions=30)
+    run(disk, clients=4, questions=30)
     names = [name for _, name in disk.appends]
     assert names[-1] == "trimtab-commit_0"
     assert names.index("trimtab-commit_0") < 10
 
 
-def test_the_loop_turns_while_the_thread_appends() -> None:
+def test_the_loop_runs_while_the_thread_appends() -> None:
     begun, may_end = threading.Event(), threading.Event()
 
     class Standing(Disk):
@@ -158,7 +158,7 @@ def test_the_loop_is_tried_again_when_the_disk_is_quick_again() -> None:
 
 
 @pytest.mark.parametrize("in_loop", [True, False])
-def test_a_full_disk_is_said_to_every_asker_and_passes(in_loop: bool) -> None:
+def test_a_full_disk_fails_every_append_until_it_has_room(in_loop: bool) -> None:
     disk = Disk()
     disk.full = True
 
@@ -191,7 +191,7 @@ def test_hundreds_of_answers_go_on_some_at_each_turn_of_the_loop() -> None:
     assert [count for count in done if count] == [32, 64, 96, 100]
 
 
-def test_an_asker_who_goes_away_disturbs_nobody() -> None:
+def test_a_client_that_goes_away_disturbs_no_other() -> None:
     disk = Disk()
 
     async def main() -> None:
@@ -204,7 +204,7 @@ def test_an_asker_who_goes_away_disturbs_nobody() -> None:
     assert len(PredictionLog(disk).read()[0]) == 2
 
 
-def test_a_log_that_fails_is_left_alone_and_its_askers_are_refused_quickly(stopwatch: VirtualClock) -> None:
+def test_a_log_that_fails_is_not_tried_for_a_while_and_refusals_are_quick(stopwatch: VirtualClock) -> None:
     class Counted(Disk):
         tries = 0
 
@@ -234,7 +234,7 @@ def test_a_log_that_fails_is_left_alone_and_its_askers_are_refused_quickly(stopw
     assert len(PredictionLog(disk).read()[0]) == 1
 
 
-def test_what_was_noted_is_appended_once_there_is_room_though_nobody_asks(tmp_path: Path) -> None:
+def test_the_buffer_is_appended_once_there_is_room_without_a_request(tmp_path: Path) -> None:
     disk = Disk()
     log = PredictionLog(BufferedLog(disk, tmp_path))
     disk.full = True
@@ -255,7 +255,7 @@ def test_what_was_noted_is_appended_once_there_is_room_though_nobody_asks(tmp_pa
 
 
 class Kept(Disk):
-    """A log whose upkeep takes as long as the test says."""
+    """A log whose maintenance takes as long as the test says."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -268,21 +268,21 @@ class Kept(Disk):
         self.begun.set()
         assert self.may_end.wait(30)
         if self.broken:
-            raise Unavailable("no room for upkeep")
+            raise Unavailable("no room for maintenance")
 
 
 def big() -> Prediction:
     return msgspec.structs.replace(prediction(), request=b"x" * 1_000_000)
 
 
-async def upkeep_or_rest(commit: GroupCommit, disk: Kept) -> None:
-    """Until the log's upkeep has begun, or all is written and none is to come."""
+async def maintenance_or_rest(commit: GroupCommit, disk: Kept) -> None:
+    """Wait until maintenance has begun, or everything is written."""
     await until(lambda: disk.begun.is_set() or not (commit.buffered or commit._in_maintenance))
 
 
 @pytest.mark.usefixtures("stopwatch")
 @pytest.mark.parametrize("noted", [True, False])
-def test_nothing_is_appended_during_the_logs_upkeep_and_everything_after(tmp_path: Path, noted: bool) -> None:
+def test_nothing_is_appended_during_maintenance_and_everything_after(tmp_path: Path, noted: bool) -> None:
     disk = Kept()
     log = PredictionLog(BufferedLog(disk, tmp_path) if noted else disk)
 
@@ -290,7 +290,7 @@ def test_nothing_is_appended_during_the_logs_upkeep_and_everything_after(tmp_pat
         commit = GroupCommit(log)
         while not disk.begun.is_set():
             await commit.append([big()])
-            await upkeep_or_rest(commit, disk)
+            await maintenance_or_rest(commit, disk)
         appends = len(disk.appends)
         made = [prediction() for _ in range(300)]
         waiting = [commit.append([one]) for one in made if not commit.buffer([one])]
@@ -309,7 +309,7 @@ def test_nothing_is_appended_during_the_logs_upkeep_and_everything_after(tmp_pat
     assert disk.names == ["trimtab-commit_0"]
 
 
-def test_a_reader_during_the_upkeep_does_not_hold_up_the_loop(tmp_path: Path) -> None:
+def test_a_reader_during_maintenance_does_not_hold_up_the_loop(tmp_path: Path) -> None:
     disk = Kept()
     log = PredictionLog(BufferedLog(disk, tmp_path))
 
@@ -317,7 +317,7 @@ def test_a_reader_during_the_upkeep_does_not_hold_up_the_loop(tmp_path: Path) ->
         commit = GroupCommit(log)
         while not disk.begun.is_set():
             assert commit.buffer([big()])
-            await upkeep_or_rest(commit, disk)
+            await maintenance_or_rest(commit, disk)
         assert commit.buffer([prediction()])  # which the reader is to see
         reading = asyncio.get_running_loop().run_in_executor(None, log.read)
         await asyncio.sleep(0.05)
@@ -331,7 +331,7 @@ def test_a_reader_during_the_upkeep_does_not_hold_up_the_loop(tmp_path: Path) ->
     log.close()
 
 
-def test_a_log_that_a_reader_could_write_is_well_again(tmp_path: Path) -> None:
+def test_a_buffer_that_a_reader_wrote_ends_the_failure(tmp_path: Path) -> None:
     disk = Disk()
     log = PredictionLog(BufferedLog(disk, tmp_path))
 
@@ -368,7 +368,9 @@ def test_a_prediction_that_cannot_be_encoded_fails_those_of_its_group_alone() ->
     assert len(PredictionLog(disk).read()[0]) == 2
 
 
-def test_who_finds_the_spool_full_during_the_upkeep_waits_without_holding_up_the_loop(tmp_path: Path) -> None:
+def test_answers_that_find_the_spool_full_during_maintenance_do_not_hold_up_the_loop(
+    tmp_path: Path,
+) -> None:
     disk = Kept()
     log = PredictionLog(BufferedLog(disk, tmp_path))
 
@@ -376,7 +378,7 @@ def test_who_finds_the_spool_full_during_the_upkeep_waits_without_holding_up_the
         commit = GroupCommit(log)
         while not disk.begun.is_set():
             assert commit.buffer([big()])
-            await upkeep_or_rest(commit, disk)
+            await maintenance_or_rest(commit, disk)
         appends = len(disk.appends)
         assert [commit.buffer([big()]) for _ in range(5)] == [True] * 4 + [False]
         late = commit.append([big()])
@@ -391,7 +393,7 @@ def test_who_finds_the_spool_full_during_the_upkeep_waits_without_holding_up_the
     log.close()
 
 
-def test_an_upkeep_that_fails_is_said_and_disturbs_nobody(caplog: pytest.LogCaptureFixture) -> None:
+def test_maintenance_that_fails_is_logged_and_disturbs_no_append(caplog: pytest.LogCaptureFixture) -> None:
     disk = Kept()
     disk.broken = True
     disk.may_end.set()
@@ -406,10 +408,10 @@ def test_an_upkeep_that_fails_is_said_and_disturbs_nobody(caplog: pytest.LogCapt
 
     asyncio.run(main())
     assert len(PredictionLog(disk).read()[0]) == 12
-    assert caplog.text.count("no room for upkeep") == len(disk.names) > 1
+    assert caplog.text.count("no room for maintenance") == len(disk.names) > 1
 
 
-def test_closing_waits_for_the_upkeep_and_appends_what_was_made_meanwhile(tmp_path: Path) -> None:
+def test_closing_waits_for_maintenance_and_appends_what_was_made_meanwhile(tmp_path: Path) -> None:
     disk = Kept()
     log = PredictionLog(BufferedLog(disk, tmp_path))
 
@@ -417,7 +419,7 @@ def test_closing_waits_for_the_upkeep_and_appends_what_was_made_meanwhile(tmp_pa
         commit = GroupCommit(log)
         while not disk.begun.is_set():
             await commit.append([big()])
-            await upkeep_or_rest(commit, disk)
+            await maintenance_or_rest(commit, disk)
         late, noted = commit.append([prediction()]), commit.buffer([prediction()])
         threading.Timer(0.05, disk.may_end.set).start()
         commit.close()

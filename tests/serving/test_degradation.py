@@ -1,4 +1,4 @@
-"""Answers when features or the model fail or are late: makeshift, flagged, logged, and never the version's own."""
+"""Degraded responses, when features or the model fail or are late: flagged and logged."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_model_that_gives_no_number_has_failed(shop: Any, number: float) -> No
         degraded.endpoint.answer([shop.ask(), shop.ask()])
 
 
-def test_null_features_leave_what_the_request_says(shop: Any) -> None:
+def test_null_features_keep_those_of_the_request(shop: Any) -> None:
     shop.pay("ann", 20.0)
     shop.wait(1)
     degraded = Degraded(shop, null_features=True)
@@ -154,7 +154,7 @@ def test_the_last_answer_about_the_same_entities_stands_in_while_it_is_fresh(sho
         degraded.answer("ann")
 
 
-def test_no_answer_is_remembered_where_nobody_can_say_what_it_is_about(shop: Any) -> None:
+def test_no_answer_is_kept_where_its_entities_are_unknown(shop: Any) -> None:
     """The request of the version in service has another column for it: every answer was an error."""
     degraded = Degraded(shop)
     degraded.endpoint.degrading = Degrading(degrade(last_answer="10m", rule=0.5), about=["buyer"])
@@ -224,7 +224,7 @@ def test_features_that_fail_again_and_again_are_left_alone(shop: Any) -> None:
     assert degraded.endpoint.degrading.breaker.is_open
 
 
-def test_askers_that_cannot_wait_do_not_keep_others_from_their_features(shop: Any) -> None:
+def test_clients_that_cannot_wait_do_not_keep_others_from_their_features(shop: Any) -> None:
     degraded = Degraded(shop, rule=0.5)
     rows = degraded.answerer.rows.check([shop.ask()])
     for _ in range(20):
@@ -237,7 +237,7 @@ def test_askers_that_cannot_wait_do_not_keep_others_from_their_features(shop: An
 
 
 def test_a_store_that_answers_too_late_again_and_again_is_left_alone(shop: Any) -> None:
-    """Every answer waited for it: it did not fail, so that the breaker never heard of it."""
+    """Every answer waited for it: it did not fail, so the breaker did not open."""
 
     def slow(*arguments: Any) -> Any:
         sleep(0.02)
@@ -442,7 +442,7 @@ def test_a_store_that_hangs_holds_up_no_answer_by_what_another_version_reads_of_
     asking.ask(talk)
 
 
-def test_askers_with_little_time_are_late_by_no_fault_of_the_store(shop: Any) -> None:
+def test_short_deadlines_are_no_fault_of_the_store(shop: Any) -> None:
     def slow(*arguments: Any) -> Any:
         sleep(0.002)
         return read(*arguments)
@@ -556,7 +556,7 @@ class Asking:
 
 @pytest.mark.parametrize("kind", ["many", "large", "arrow", "inference", "large inference"])
 def test_what_waits_for_a_thread_is_late_when_its_time_is_over(shop: Any, kind: str) -> None:
-    """Large bodies waited to be read for as long as it took, whatever their asker said."""
+    """Large bodies waited to be read for as long as it took, whatever their deadline."""
     asking = Asking(shop)
     path, body, media_type = asking.requests()[kind]
     headers = {"content-type": media_type}
@@ -582,7 +582,7 @@ def test_what_waits_for_a_thread_is_late_when_its_time_is_over(shop: Any, kind: 
 @pytest.mark.parametrize("kind", ["many", "large", "arrow", "inference", "large inference"])
 @pytest.mark.parametrize("policy", [False, True])
 def test_a_version_that_is_loaded_for_long_makes_an_answer_late(shop: Any, kind: str, policy: bool) -> None:
-    """Who asked a model that slept waited until it was loaded, whatever he or the policy said."""
+    """Requests for an unloaded model waited until it was loaded, whatever their deadline."""
     asking, answerer = Asking(shop), shop.endpoint.current
     path, body, media_type = asking.requests()[kind]
     headers = {"content-type": media_type}
@@ -616,7 +616,7 @@ def test_a_model_without_a_version_says_so_however_busy_the_service_is(shop: Any
 
     async def talk(client: httpx.AsyncClient) -> None:
         threads = asking.service.parts.threads
-        for busy in (8, threads.at_once - 8):  # nobody is free to work, then there is no room to wait either
+        for busy in (8, threads.at_once - 8):  # no thread is free, then there is no room to wait either
             others.extend(asyncio.create_task(threads.work(asking.over.wait, 60)) for _ in range(busy))
             await asyncio.sleep(0)
             answer = await client.post(path, content=body, headers={"content-type": media_type, "x-timeout-ms": "50"})
@@ -663,7 +663,7 @@ def test_a_model_that_raises_is_said_to_have_failed(shop: Any, kind: str, caplog
     asking = Asking(shop)
     one = json.dumps({"request": asking.rows[0]}).encode()
     path, body, media_type = {**asking.requests(), "one": ("/v1/models/late/predict", one, "application/json")}[kind]
-    Degraded(shop).model.error = Misuse("a secret of the model's")  # as if the asker were at fault
+    Degraded(shop).model.error = Misuse("a secret of the model's")  # as if the client were at fault
     said = "late@1: the model raised Misuse; the server's log says what."
 
     async def talk(client: httpx.AsyncClient) -> None:

@@ -1,4 +1,4 @@
-"""A server killed at random moments under load loses nothing that it acknowledged, and doubles nothing."""
+"""A server killed at random times under load loses nothing that it acknowledged, and doubles nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trimtab.store.sqlite.log import SqliteLog
 
 
 class Load:
-    """Clients that ask and push until the server is gone, and remember what was acknowledged to them."""
+    """Clients that send requests and events until the server is gone, and keep what was acknowledged."""
 
     def __init__(self, url: str, life: int) -> None:
         self.url = url
@@ -50,7 +50,7 @@ class Load:
                     else:
                         self._push(client, name, 1 + n % 3)
             except httpx.TransportError:
-                return  # the server was killed: what is under way was not acknowledged
+                return  # the server was killed: requests in flight were not acknowledged
 
     @property
     def acknowledged(self) -> int:
@@ -78,14 +78,14 @@ class Load:
 
 def campaign(start_server: Any, folder: Path, mode: str, kills: int, seed: int) -> tuple[int, int, int]:
     """Kill it `kills` times; how many acknowledged records are lost, are there twice, and how many there were."""
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     predictions: list[str] = []
     events: list[str] = []
     for life in range(kills):
         server = start_server(folder, mode)
         load = Load(server.url, life)
         within(60, lambda load=load: load.acknowledged)
-        time.sleep(chance.uniform(0.0, 0.7))
+        time.sleep(rng.uniform(0.0, 0.7))
         server.kill()
         load.join()
         assert load.refused == []

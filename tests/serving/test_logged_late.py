@@ -106,7 +106,7 @@ def test_ids_of_what_retention_removed_are_soon_known_to_be_gone(filled: Filled)
 
 
 def test_late_ones_are_found_behind_all_that_was_read_before(filled: Filled) -> None:
-    """A batch that took hours, and what a killed process had noted days before somebody recovered it."""
+    """A batch that took hours, and what a killed process had buffered days before it was recovered."""
     noted, batch = filled.ids(), batch_prediction_ids("b", filled.clock.now_us() + 5_000, range(300))
     assert filled.reads(noted) < 21_000
     filled.clock.advance_to(filled.clock.now_us() + 3 * DAY_US)
@@ -253,7 +253,7 @@ def test_a_search_ends_with_its_time_and_goes_on_with_the_next_one(filled: Fille
     assert filled.store.rows - before < 21_000 + 500 * tries  # each begins by looking near, and reads no block again
 
 
-def test_searches_leave_the_working_threads_to_those_who_work(shop: Any) -> None:
+def test_searches_do_not_occupy_the_working_threads(shop: Any) -> None:
     """Eight of them occupied every thread that answers large requests, and events, until they were through."""
     shop.log.close()
     store = CountingLog(VirtualClock(START_US))

@@ -1,4 +1,4 @@
-"""What is safe in the log and not in the views is an error of its own, so that nobody sends it twice."""
+"""A record that is in the log and not in the views has its own error, so that it is not sent twice."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Shop = Any  # from conftest
 
 
 def test_waiting_in_vain_for_the_views_has_a_problem_of_its_own(shop: Shop) -> None:
-    asleep = Applier(shop.events, lambda records: None, dict)
+    stopped = Applier(shop.events, lambda records: None, dict)
     with pytest.raises(NotApplied, match=r"safe in the log.* Do not send it again"):
-        asleep.wait_applied({shop.events.partition: 1_000}, 0.01)
-    service = HttpService([shop.endpoint], shop.log, push=shop.ingestor.push, wait_applied=asleep.wait_applied)
+        stopped.wait_applied({shop.events.partition: 1_000}, 0.01)
+    service = HttpService([shop.endpoint], shop.log, push=shop.ingestor.push, wait_applied=stopped.wait_applied)
 
     async def push() -> httpx.Response:
         event = {"user": "ann", "amount": 1.0, "paid_at": 1_700_000_000_000_000}

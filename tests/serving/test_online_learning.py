@@ -41,7 +41,7 @@ def deployment(store: Any, every_us: int = 10) -> OnlineDeployment:
 
 
 def scores(learnt_until: int) -> list[float]:
-    """What a learner says that learnt every label up to a moment once."""
+    """The scores of a learner that learnt every label up to a time once."""
     naive = Averages()
     naive.learn(
         np.array([[n % 5, n] for n in range(1, learnt_until + 1)], np.float64).reshape(-1, 2),
@@ -66,16 +66,16 @@ def test_it_predicts_before_it_learns(store: Any) -> None:
 
 @given(st.lists(st.integers(0, 60), max_size=12), st.sampled_from([0, 1, 10, 25]), st.randoms(use_true_random=False))
 def test_however_it_is_called_and_restarted_each_label_is_learnt_once(
-    steps: list[int], every_us: int, chance: random.Random
+    steps: list[int], every_us: int, rng: random.Random
 ) -> None:
     """Blocks are learnt when they are over; examples of open blocks and old ones may be brought again."""
     store = MemoryKeyValue()
     online, until = deployment(store, every_us), 0
     for step in steps:
         until += step
-        begin = chance.randint(0, max(0, online.saved.until_us))
+        begin = rng.randint(0, max(0, online.saved.until_us))
         online.learn(examples(begin, until), until_us=until)
-        if chance.random() < 0.5:
+        if rng.random() < 0.5:
             online = deployment(store, every_us)  # a restart
     learnt = until if every_us == 0 else max(0, (until + 1) // every_us * every_us - 1)
     assert online.saved.examples == (learnt if steps else 0)
@@ -250,7 +250,7 @@ class Failing(MemoryKeyValue):
 @pytest.mark.parametrize("saved", [0, 25])
 @pytest.mark.parametrize("follows", [False, True])
 def test_what_could_neither_be_saved_nor_taken_back_is_learnt_once(saved: int, follows: bool) -> None:
-    """The learner in memory has the block; whoever looks next takes that back."""
+    """The learner in memory has the block; the next call restores the saved state."""
     disk = Failing()
     online = deployment(disk)
     online.learn(examples(0, saved), until_us=saved)
@@ -375,15 +375,15 @@ def test_a_damaged_state_is_named(store: Any) -> None:
 
 
 def kills(folder: Path, count: int, seed: int) -> int:
-    """Kill a learning process at random moments; how many times what it left was wrong."""
-    chance = random.Random(seed)
+    """Kill a learning process at random times; how many times its state was wrong."""
+    rng = random.Random(seed)
     wrong, before = 0, 0
     for _ in range(count):
         command = [sys.executable, str(Path(__file__).with_name("learning_process.py")), str(folder), "30"]
         process = forked.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         process.stdout.readline()
-        time.sleep(chance.uniform(0.0, 0.3))
+        time.sleep(rng.uniform(0.0, 0.3))
         process.kill()
         process.communicate()
         with LmdbKeyValue(folder) as store:

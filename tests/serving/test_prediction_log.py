@@ -210,7 +210,7 @@ def test_partitions_are_read_in_the_order_of_appending(tmp_path: Path) -> None:
     st.integers(0, 2_000_000),
 )
 def test_a_prediction_is_found_by_its_id(steps: list[tuple[int, int]], delay_us: int) -> None:
-    """Also when its append comes long after it was made, and many share a moment."""
+    """Also when its append comes long after it was made, and many share a time."""
     clock = VirtualClock(1_700_000_000_000_000)
     store = MemoryLog(clock=clock)
     log, ids, made = PredictionLog(store), PredictionIds(clock, seed=1), []

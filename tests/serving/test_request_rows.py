@@ -1,4 +1,4 @@
-"""Bodies of requests: moments as people write them, and what is said of another form."""
+"""Bodies of requests: times as people write them, and errors of other forms."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trimtab.serving.problems import InvalidField
 pytestmark = pytest.mark.fast
 
 
-def test_a_date_is_a_moment_of_a_request_as_it_is_of_an_event() -> None:
+def test_a_date_is_a_time_in_a_request_as_in_an_event() -> None:
     columns: dict[str, Any] = {"id": str, "x": float, "at": Time}
     rows = RequestRows(request("visit", key="id", time="at", columns=columns))
     day_us = parse_time_us("2026-11-25")
@@ -36,7 +36,7 @@ def test_a_date_is_a_moment_of_a_request_as_it_is_of_an_event() -> None:
 
 @pytest.mark.parametrize("text", ["2024-01-07T23:59:59.9999996Z", "2024-01-07 23:59:59,12345678901+02:00"])
 def test_what_is_finer_than_a_microsecond_is_cut_off_wherever_it_stands(text: str) -> None:
-    """It was rounded, alone, and cut off where a row beside it had a date: another day, for one."""
+    """It was rounded, alone, and cut off where another row had a date: another day, for one."""
     columns: dict[str, Any] = {"id": str, "x": float, "at": Time, "due": Time}
     rows = RequestRows(request("visit", key="id", time="at", columns=columns))
     fine = {"id": "a", "x": 12.1234567, "at": text, "due": text}
@@ -80,8 +80,8 @@ def test_a_body_of_another_form_is_told_the_form(body: bytes, said: str) -> None
     ],
 )
 @pytest.mark.parametrize("begin", [b'{"request":{"id":"a","at":"2013-01-01"', b'{"rows":[{"id":"a","at":"2013-01-01"'])
-def test_what_breaks_off_behind_a_moment_is_refused_as_anywhere(begin: bytes, rest: bytes, said: str) -> None:
-    """A date is read a second time, as plain JSON: nobody knows yet what stands behind it."""
+def test_a_body_cut_off_behind_a_time_is_refused(begin: bytes, rest: bytes, said: str) -> None:
+    """A date is read a second time, as plain JSON: what follows it is not known yet."""
     columns: dict[str, Any] = {"id": str, "x": float, "at": Time}
     with pytest.raises(Misuse, match=said):
         RequestRows(request("visit", key="id", time="at", columns=columns)).decode(begin + rest)
@@ -104,7 +104,7 @@ FORMS = "ISO 8601 text (a date is its beginning in UTC) or UTC microseconds"
 
 @pytest.mark.parametrize(("value", "unit"), [(NOON // 10**6, "seconds"), (NOON // 1_000, "milliseconds")])
 @pytest.mark.parametrize("field", ["at", "born"])
-def test_integers_that_count_seconds_or_milliseconds_are_no_moments(field: str, value: int, unit: str) -> None:
+def test_integers_that_count_seconds_or_milliseconds_are_no_times(field: str, value: int, unit: str) -> None:
     rows = RequestRows(VISIT, lambda: NOON)
     row = {"id": "a", "at": NOON, "born": None, field: value}
     with pytest.raises(InvalidField) as refused:
@@ -120,7 +120,7 @@ def test_integers_that_count_seconds_or_milliseconds_are_no_moments(field: str, 
     assert RequestRows(VISIT, lambda: 10).check([row])[0][field] == value  # a clock of a test
 
 
-def test_texts_and_timestamps_of_1970_are_moments() -> None:
+def test_texts_and_timestamps_of_1970_are_times() -> None:
     rows, us = RequestRows(VISIT, lambda: NOON), 14 * DAY_US
     texts = ("1970-01-15", "1970-01-15T00:00:00Z", "1970-01-15T00:00")
     for text in texts:
@@ -147,7 +147,7 @@ class Moment(dt.datetime):
     """As pandas' is."""
 
 
-def test_texts_and_moments_of_a_kind_of_their_own_are_taken_as_what_they_are() -> None:
+def test_subclasses_of_texts_and_times_are_accepted() -> None:
     rows = RequestRows(request("visit", key="id", time="at", columns={"id": str, "site": str, "at": Time}))
     day_us = parse_time_us("2026-11-25")
     moments: list[Any] = [

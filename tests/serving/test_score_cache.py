@@ -36,7 +36,7 @@ def cached(model: Any, *, size_bytes: int = 1 << 20, inputs: int = 2) -> tuple[C
 
 @pytest.mark.fast
 @given(st.lists(st.tuples(st.sampled_from([0.0, -0.0, float("nan"), 5e-324, 1e300]), st.integers(0, 2)), max_size=40))
-def test_a_remembered_score_is_that_of_the_model_for_every_row(rows: list[tuple[float, int]]) -> None:
+def test_a_cached_score_is_that_of_the_model_for_every_row(rows: list[tuple[float, int]]) -> None:
     for classes in (False, True):
         scores, metrics = cached(Counting(classes=classes))
         plain = Counting(classes=classes)
@@ -93,7 +93,7 @@ class TestTimeToLive:
         scores.predict_row(row)
         assert (model.asked, self.metrics.hits, self.metrics.misses) == (2, 3, 2)
 
-    def test_inputs_that_are_too_old_leave_the_memory_as_new_ones_come(self, scores: CachedScores) -> None:
+    def test_scores_that_are_too_old_are_removed_as_new_ones_come(self, scores: CachedScores) -> None:
         for value in range(50):
             scores.predict_row([float(value), 0.0])
         for value in range(0, 50, 2):
@@ -116,7 +116,7 @@ def test_a_cache_that_can_hold_nothing_is_refused(size: Any, ttl: Any) -> None:
         cache(size, ttl=ttl)
 
 
-def test_what_a_deployment_remembers_is_no_part_of_its_address_and_no_learner_remembers() -> None:
+def test_a_cache_is_no_part_of_a_deployments_address_and_learners_have_none() -> None:
     given = {"estimator": object, "metric": "log_loss"}
     visits = tt.request("visits", key="id", time="at", columns={"id": str, "at": tt.Time, "x": float})
     sales = tt.source("sales", time="at", key="id", columns={"id": str, "at": tt.Time, "bought": bool})
@@ -127,8 +127,8 @@ def test_what_a_deployment_remembers_is_no_part_of_its_address_and_no_learner_re
         tt.deployment(model, learn="online", cache=tt.cache("1MB"))
 
 
-def test_no_score_is_remembered_of_a_model_that_left_rows_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The score of one row was remembered for another."""
+def test_no_score_is_cached_of_a_model_that_leaves_rows_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The score of one row was cached for another."""
     model = Counting()
     scores, _ = cached(model)
     rows = np.array([[1.0, 0.0], [np.nan, 0.0], [3.0, 0.0]])
@@ -164,7 +164,7 @@ def test_threads_share_it() -> None:
     assert metrics.hits > 0
 
 
-def test_answers_with_a_remembered_score_have_an_id_and_a_log_row_of_their_own(shop: Any) -> None:
+def test_answers_with_a_cached_score_have_an_id_and_a_log_row_of_their_own(shop: Any) -> None:
     model = Counting()
     scores, metrics = cached(model, inputs=len(shop.features.names))
     shop.endpoint.swap(shop.answerer(scorer=scores))

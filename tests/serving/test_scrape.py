@@ -48,18 +48,18 @@ def test_the_parser_of_prometheus_and_ours_read_the_same_of_several_processes() 
     assert {f.name: f.type for f in text_string_to_metric_families(text)}["hits"] == "counter"
 
 
-def test_a_counter_that_began_anew_grew_by_what_it_says() -> None:
+def test_a_counter_that_restarted_grew_by_its_value() -> None:
     before, now = (read_scrape(f'a{{w="1"}} {x}\na{{w="2"}} {y}\n', 0.0) for x, y in ((10, 5), (3, 9)))
     assert grown(before, now, "a") == {(): 7.0}
     assert grown(None, now, "a", ("w",)) == {("1",): 3.0, ("2",): 9.0}
 
 
 def test_quantiles_lie_in_the_bucket_of_the_true_one() -> None:
-    chance = random.Random(1)
+    rng = random.Random(1)
     made = Metrics()
     observe = made.histogram("h", "H.").of(())
     before = read_scrape(made.text(), 0.0)
-    values = sorted(chance.lognormvariate(-7, 1) for _ in range(2_000))
+    values = sorted(rng.lognormvariate(-7, 1) for _ in range(2_000))
     for value in values:
         observe(value)
     now = read_scrape(made.text(), 1.0)
@@ -93,6 +93,6 @@ def test_a_view_shows_what_failed_by_whatever_protocol() -> None:
     assert (found.refused.total, found.errors.total) == (161, 274)
 
 
-def test_a_label_may_hold_what_ends_a_line_elsewhere() -> None:
+def test_a_label_may_contain_line_separators() -> None:
     read = read_scrape('a{b="x\u2028y\x85z"} 2\n', 0.0)
     assert read.total("a", ("b",)) == {("x\u2028y\x85z",): 2.0}

@@ -38,7 +38,7 @@ def prediction(size: int = 10) -> Prediction:
 
 @pytest.mark.fast
 @given(st.lists(st.tuples(st.lists(st.integers(0, 5_000), max_size=4), st.booleans()), max_size=20), st.integers(0, 30))
-def test_what_was_noted_is_in_the_log_once_after_a_death_at_any_step(
+def test_buffered_payloads_are_in_the_log_once_after_a_kill_at_any_step(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[list[int], bool]], death: int
 ) -> None:
     """A step notes some answers; then they may be appended. Death leaves the spool as it is."""
@@ -120,7 +120,7 @@ def test_a_file_that_is_no_spool_becomes_one(tmp_path: Path, damage: bytes) -> N
         assert spool.recovered == 1
 
 
-def test_a_torn_note_is_left_out(tmp_path: Path) -> None:
+def test_a_torn_payload_is_left_out(tmp_path: Path) -> None:
     log = PredictionLog(MemoryLog())
     with Spool(tmp_path, log) as spool:
         spool.add([encode(prediction(50)), encode(prediction(50))])
@@ -142,7 +142,7 @@ class Disk(MemoryLog):
         return super().append(payloads, at_us=at_us)
 
 
-def test_noted_answers_reach_the_log_without_anybody_waiting(tmp_path: Path) -> None:
+def test_buffered_answers_reach_the_log_without_a_wait(tmp_path: Path) -> None:
     log = PredictionLog(BufferedLog(MemoryLog(), tmp_path))
 
     async def main() -> None:
@@ -176,7 +176,7 @@ def test_while_the_disk_is_full_answers_are_kept_until_the_spool_is_full_too(tmp
         await asyncio.sleep(0.01)
         assert isinstance(commit.failure, Unavailable)
         disk.full = False
-        while not commit.buffer([one]):  # the log is tried again after a moment
+        while not commit.buffer([one]):  # the log is tried again after a while
             await asyncio.sleep(0.02)
         await asyncio.sleep(0.1)
         assert commit.failure is None
@@ -188,7 +188,7 @@ def test_while_the_disk_is_full_answers_are_kept_until_the_spool_is_full_too(tmp
     assert [p.id for p in log.read()[0]] == [p.id for p in answered]
 
 
-def test_spools_are_removed_with_what_they_held_in_the_log_unless_somebody_lives(tmp_path: Path) -> None:
+def test_spools_are_removed_with_their_payloads_in_the_log_unless_a_process_lives(tmp_path: Path) -> None:
     log = PredictionLog(MemoryLog())
     living, dead = Spool(tmp_path, log), Spool(tmp_path, log)
     one, two = prediction(), prediction()
@@ -247,7 +247,7 @@ def test_answers_are_refused_while_there_is_no_room_for_a_spool(tmp_path: Path) 
     log.close()
 
 
-def test_a_note_for_which_there_is_no_room_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_status_for_which_there_is_no_room_leaves_nothing_behind(tmp_path: Path) -> None:
     with full():
         before = held()
         for _ in range(5):
@@ -261,7 +261,7 @@ def test_a_note_for_which_there_is_no_room_leaves_nothing_behind(tmp_path: Path)
         assert shared_statuses(tmp_path) == ["the disk is full"]
 
 
-def test_a_note_that_is_not_made_yet_says_nothing(tmp_path: Path) -> None:
+def test_a_status_that_is_being_made_is_empty(tmp_path: Path) -> None:
     """Its process has the lock, and the file has no content so far."""
     lock = FileLock.take(tmp_path / "note-0001.lock")
     assert lock is not None
@@ -270,8 +270,8 @@ def test_a_note_that_is_not_made_yet_says_nothing(tmp_path: Path) -> None:
     lock.release()
 
 
-def test_a_note_that_is_gone_again_says_nothing(tmp_path: Path) -> None:
-    """There was no room for it, and its process took it away while somebody looked: a link to nothing is like that."""
+def test_a_status_that_was_removed_is_empty(tmp_path: Path) -> None:
+    """There was no room for it, and its process removed it during the look: a link to nothing is like that."""
     lock = FileLock.take(tmp_path / "note-0001.lock")
     assert lock is not None
     (tmp_path / "note-0001").symlink_to(tmp_path / "gone")

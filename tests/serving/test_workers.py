@@ -123,7 +123,7 @@ def test_a_worker_that_was_never_ready_is_not_said_to_have_requests(caplog: pyte
     seen: set[int] = set()
     supervisor = Supervisor(
         COMMAND,
-        lambda slot: b"fail" if slot == 1 else b"asleep",
+        lambda slot: b"fail" if slot == 1 else b"idle",
         listener,
         2,
         each_round=lambda: seen.update(s.pid for s in supervisor.states() if s.pid),
@@ -169,7 +169,7 @@ def test_labels_may_hold_what_some_take_for_the_end_of_a_line() -> None:
     assert merged([("1", f"# TYPE a counter\n{sample}\n")]).split("\n")[1] == sample.replace("{", '{worker="1",')
 
 
-def test_a_nudge_is_passed_on() -> None:
+def test_a_wake_up_is_passed_on() -> None:
     wake_requested = threading.Event()
     with supervised("nudge", count=1, wake_requested=wake_requested.set):
         assert wake_requested.wait(60)
@@ -246,9 +246,7 @@ def test_a_connection_is_left_to_the_worker_that_has_fewer(tmp_path: Path, monke
     assert accepted(tmp_path, monkeypatch, {1: 10, 2: 0}, looking={1, 2}, polite_s=60.0) == {2: 8}
 
 
-def test_a_connection_that_nobody_else_takes_is_taken_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_connection_that_no_other_worker_takes_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert accepted(tmp_path, monkeypatch, {1: 10, 2: 0}, looking={1}, polite_s=0.001) == {1: 8}
 
 
@@ -288,7 +286,7 @@ def test_texts_of_several_processes_are_one_with_their_names() -> None:
 
 
 @pytest.mark.fast
-def test_whoever_is_asked_shows_the_figures_of_all_that_live(tmp_path: Path) -> None:
+def test_any_process_shows_the_metrics_of_all_living_ones(tmp_path: Path) -> None:
     mine, other = SharedMetrics(tmp_path, "1"), SharedMetrics(tmp_path, "engine")
     mine.counter("asked_total", "Asked.").add(by=2)
     other.counter("applied_total", "Applied.").add(by=5)
@@ -334,7 +332,7 @@ def test_no_counter_falls_while_nothing_can_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.fast
-def test_who_outlives_a_service_that_was_killed_does_not_hide_the_figures_of_the_next(tmp_path: Path) -> None:
+def test_a_worker_of_a_killed_service_does_not_hide_the_metrics_of_the_next(tmp_path: Path) -> None:
     left, one, two = (SharedMetrics(tmp_path, name, start) for name, start in (("1", "a"), ("1", "b"), ("2", "b")))
     for metrics, count in ((left, 7), (one, 3)):
         metrics.counter("asked_total", "Asked.").add(by=count)
@@ -367,7 +365,7 @@ def test_the_state_of_a_service_is_read_as_it_was_written(tmp_path: Path) -> Non
 
 
 @pytest.mark.fast
-def test_numerical_libraries_of_a_worker_use_one_thread_unless_told_otherwise() -> None:
+def test_numerical_libraries_of_a_worker_use_one_thread_by_default() -> None:
     assert environment({"OMP_NUM_THREADS": "4", "HOME": "x"}) == {
         "OMP_NUM_THREADS": "4",
         "OPENBLAS_NUM_THREADS": "1",

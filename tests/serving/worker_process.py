@@ -17,7 +17,7 @@ def main(fd: int) -> None:
     print(f"doing: {task}", flush=True)
     if task == "fail":
         sys.exit("nothing can be loaded here")
-    if task == "asleep":
+    if task == "idle":
         time.sleep(60)
     line.send(READY)
     if task == "nudge":

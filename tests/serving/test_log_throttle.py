@@ -1,4 +1,4 @@
-"""What goes wrong at every request is told at length seldom."""
+"""Failures of every request are logged in full at intervals."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def clock() -> Seconds:
 
 
 @pytest.fixture
-def seldom(clock: Seconds) -> ThrottledLogger:
+def throttled(clock: Seconds) -> ThrottledLogger:
     return ThrottledLogger(logging.getLogger("a service"), clock)
 
 
-def test_a_kind_is_said_once_in_ten_seconds_and_then_how_often_it_was_not(
-    seldom: ThrottledLogger, clock: Seconds, caplog: pytest.LogCaptureFixture
+def test_a_kind_is_logged_once_in_ten_seconds_with_the_number_suppressed(
+    throttled: ThrottledLogger, clock: Seconds, caplog: pytest.LogCaptureFixture
 ) -> None:
     for second in range(21):
         clock.now = 100.0 + second
-        seldom.warning("late@2 (shadow)", KeyError(second))
-        seldom.warning("late@3 (shadow)", KeyError("x"))
+        throttled.warning("late@2 (shadow)", KeyError(second))
+        throttled.warning("late@3 (shadow)", KeyError("x"))
     more = " (and 9 more since this was last logged)"
     said = [f"late@2 (shadow): KeyError: {n}{more * (n > 0)}" for n in (0, 10, 20)]
     assert [text for text in caplog.messages if "late@2" in text] == said
@@ -56,49 +56,49 @@ def tracebacks(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_every_fault_is_named_and_a_traceback_is_shown_once_of_each_place_and_model(
-    seldom: ThrottledLogger, clock: Seconds, caplog: pytest.LogCaptureFixture
+    throttled: ThrottledLogger, clock: Seconds, caplog: pytest.LogCaptureFixture
 ) -> None:
     for n in range(5):
-        seldom.error(f"POST (request {n}) failed", raised(0), of="late")
-        seldom.error(f"POST (request {n}) failed", raised(1, f"row\n{n}"), of="late")
-        seldom.error(f"GET (request {n}) failed", raised(0), of="early")
+        throttled.error(f"POST (request {n}) failed", raised(0), of="late")
+        throttled.error(f"POST (request {n}) failed", raised(1, f"row\n{n}"), of="late")
+        throttled.error(f"GET (request {n}) failed", raised(0), of="early")
     assert len(caplog.messages) == 15
     assert tracebacks(caplog) == ["POST (request 0) failed"] * 2 + ["GET (request 0) failed"]
     assert caplog.messages[10] == "POST (request 3) failed: ValueError('row\\n3')"  # a line stays one
     clock.now += 10
-    seldom.error("POST (request 6) failed", raised(0), of="late")
+    throttled.error("POST (request 6) failed", raised(0), of="late")
     assert tracebacks(caplog)[-1] == "POST (request 6) failed"
 
 
 def test_what_a_fault_was_raised_from_says_which_kind_it_is(
-    seldom: ThrottledLogger, caplog: pytest.LogCaptureFixture
+    throttled: ThrottledLogger, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever a model raises is raised anew, in one place, as the failure of a version."""
+    """What a model raises is raised again, in one place, as the failure of a version."""
     for n, cause in enumerate((raised(0), raised(1, "x"), raised(0))):
         try:
             raise RuntimeError("late@1: the model raised") from cause
         except RuntimeError as error:
-            seldom.error(f"{n}", error, of="late")
+            throttled.error(f"{n}", error, of="late")
     assert tracebacks(caplog) == ["0", "1"]
 
 
 @pytest.mark.parametrize("length", [1, 2, 3])
 def test_errors_that_are_their_own_causes_are_told(
-    seldom: ThrottledLogger, length: int, caplog: pytest.LogCaptureFixture
+    throttled: ThrottledLogger, length: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     errors = [ValueError(n) for n in range(length)]
     for n, error in enumerate(errors):
         error.__cause__ = errors[(n + 1) % length]
-    seldom.error("POST failed", errors[0], of="late")
+    throttled.error("POST failed", errors[0], of="late")
     assert caplog.messages == ["POST failed"]
 
 
-def test_kinds_without_end_take_no_memory_without_end(seldom: ThrottledLogger, clock: Seconds) -> None:
+def test_kinds_without_end_take_no_memory_without_end(throttled: ThrottledLogger, clock: Seconds) -> None:
     for n in range(5_000):
         clock.now += 0.005
-        seldom.warning(f"model {n}", KeyError("x"))
-    assert len(seldom._logged) <= 1_000
+        throttled.warning(f"model {n}", KeyError("x"))
+    assert len(throttled._logged) <= 1_000
     clock.now += 20
-    seldom.warning("another", KeyError("x"))
-    seldom.warning("another", KeyError("x"))
-    assert seldom._logged["another"][1] == 1
+    throttled.warning("another", KeyError("x"))
+    throttled.warning("another", KeyError("x"))
+    assert throttled._logged["another"][1] == 1

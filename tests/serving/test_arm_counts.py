@@ -1,4 +1,4 @@
-"""Figures of versions in service: counted by arm, written by the minute, put together by the hour, never lost twice."""
+"""Counts of versions in service: by arm, written by the minute, merged by the hour."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Models that fall asleep in the very moment in which they are asked: woken, and never by the event loop.
+"""Models that are unloaded during a request: loaded on demand, and never by the event loop.
 
-And versions that come into service without being asked anything, so that nobody waits for them.
+And versions that come into service without a request that waits for them.
 """
 
 from __future__ import annotations
@@ -48,22 +48,22 @@ class Drowsy(Endpoint):
         self.__dict__["_state"] = state
 
 
-def test_a_model_that_falls_asleep_while_it_is_asked_is_woken(shop: Any) -> None:
+def test_a_model_that_is_unloaded_during_a_request_is_loaded(shop: Any) -> None:
     endpoint, answerer = Drowsy("late"), shop.answerer()
     endpoint.swap(answerer)
     endpoint.wake = lambda: endpoint.swap(answerer)
     assert endpoint.current is answerer
-    slept: list[int] = []
+    unloaded: list[int] = []
 
     def wake() -> None:
         endpoint.swap(answerer)
-        if len(slept) < 2:  # memory is full: whoever follows aliases lets it sleep again at once
-            slept.append(1)
+        if len(unloaded) < 2:  # memory is full: it is unloaded again at once
+            unloaded.append(1)
             endpoint.unload(wake)
 
     endpoint.unload(wake)
     assert endpoint.answer([shop.ask()])[0].version == "late@1"
-    assert len(slept) == 2
+    assert len(unloaded) == 2
 
 
 def arrow_body(row: dict[str, Any]) -> bytes:
@@ -73,7 +73,7 @@ def arrow_body(row: dict[str, Any]) -> bytes:
     return out.getvalue()
 
 
-def asked(shop: Any, road: str) -> tuple[str, bytes, str]:
+def asked(shop: Any, protocol: str) -> tuple[str, bytes, str]:
     """The path, body and type of a request."""
     row = shop.ask()
     kinds = {"id": "BYTES", "user": "BYTES", "basket": "FP64", "kind": "BYTES", "at": "INT64"}
@@ -82,20 +82,20 @@ def asked(shop: Any, road: str) -> tuple[str, bytes, str]:
         "json": ("/v1/models/late/predict", msgspec.json.encode({"request": row}), "application/json"),
         "arrow": ("/v1/models/late/predict", arrow_body(row), "application/vnd.apache.arrow.stream"),
         "inference": ("/v2/models/late/infer", msgspec.json.encode({"inputs": tensors}), "application/json"),
-    }[road]
+    }[protocol]
 
 
-@pytest.mark.parametrize("road", ["json", "arrow", "inference"])
-def test_a_model_that_falls_asleep_while_it_is_asked_is_never_loaded_in_the_event_loop(shop: Any, road: str) -> None:
+@pytest.mark.parametrize("protocol", ["json", "arrow", "inference"])
+def test_a_model_that_is_unloaded_during_a_request_is_never_loaded_in_the_event_loop(shop: Any, protocol: str) -> None:
     endpoint, answerer = Drowsy("late"), shop.answerer()
     endpoint.swap(answerer)
-    woken: list[threading.Thread] = []
+    loaded_by: list[threading.Thread] = []
 
     def wake() -> None:
-        woken.append(threading.current_thread())
+        loaded_by.append(threading.current_thread())
         endpoint.swap(answerer)
 
-    path, body, kind = asked(shop, road)
+    path, body, kind = asked(shop, protocol)
     service = HttpService([endpoint], shop.log)
     mount_inference(service)
 
@@ -108,22 +108,22 @@ def test_a_model_that_falls_asleep_while_it_is_asked_is_never_loaded_in_the_even
 
     asyncio.run(ask())
     service.close()
-    assert len(woken) == 1
-    assert woken[0] is not threading.current_thread()
+    assert len(loaded_by) == 1
+    assert loaded_by[0] is not threading.current_thread()
 
 
-@pytest.mark.parametrize("road", ["json", "arrow", "inference"])
-def test_requests_that_wait_for_a_model_to_be_loaded_hold_up_nobody(shop: Any, road: str) -> None:
+@pytest.mark.parametrize("protocol", ["json", "arrow", "inference"])
+def test_requests_that_wait_for_a_model_to_be_loaded_hold_up_no_other(shop: Any, protocol: str) -> None:
     """Eight of them held every thread that works, and more of them whatever the limits leave to others."""
     late, quick = shop.endpoint, Endpoint("quick")
     answerer = shop.answerer()
     quick.swap(shop.answerer(model="quick"))
-    path, body, kind = asked(shop, road)
+    path, body, kind = asked(shop, protocol)
     loaded = threading.Event()
-    woken: list[threading.Thread] = []
+    loaded_by: list[threading.Thread] = []
 
     def wake() -> None:
-        woken.append(threading.current_thread())
+        loaded_by.append(threading.current_thread())
         assert loaded.wait(60)
         late.swap(answerer)
 
@@ -166,7 +166,7 @@ def test_requests_that_wait_for_a_model_to_be_loaded_hold_up_nobody(shop: Any, r
     finally:
         loaded.set()
         service.close()
-    assert len(woken) == 1
+    assert len(loaded_by) == 1
 
 
 def test_a_load_that_fails_is_told_to_all_who_wait_for_it_and_tried_again(shop: Any) -> None:
@@ -194,9 +194,9 @@ def test_a_load_that_fails_is_told_to_all_who_wait_for_it_and_tried_again(shop: 
     service.close()
 
 
-@pytest.mark.parametrize("road", ["json", "arrow", "inference"])
+@pytest.mark.parametrize("protocol", ["json", "arrow", "inference"])
 @pytest.mark.usefixtures("uncollected")
-def test_a_model_that_was_woken_is_let_go_of_when_it_sleeps_again(shop: Any, road: str) -> None:
+def test_a_loaded_model_is_released_when_it_is_unloaded_again(shop: Any, protocol: str) -> None:
     endpoint = shop.endpoint
     made: list[weakref.ref[Any]] = []
     rows = np.random.default_rng(0).normal(size=(100, len(shop.weights)))
@@ -210,7 +210,7 @@ def test_a_model_that_was_woken_is_let_go_of_when_it_sleeps_again(shop: Any, roa
     endpoint.unload(wake)
     service = HttpService([endpoint], shop.log)
     mount_inference(service)
-    path, body, kind = asked(shop, road)
+    path, body, kind = asked(shop, protocol)
 
     async def main() -> None:
         transport = httpx.ASGITransport(app=service)
@@ -224,7 +224,7 @@ def test_a_model_that_was_woken_is_let_go_of_when_it_sleeps_again(shop: Any, roa
     service.close()
 
 
-def test_why_a_load_failed_is_forgotten_once_it_was_told(shop: Any) -> None:
+def test_the_error_of_a_failed_load_is_not_kept(shop: Any) -> None:
     class Heavy:
         pass
 
@@ -251,7 +251,7 @@ def test_why_a_load_failed_is_forgotten_once_it_was_told(shop: Any) -> None:
     service.close()
 
 
-def test_nothing_is_said_of_a_load_that_fails_when_nobody_waits_for_it_any_more(shop: Any) -> None:
+def test_a_load_that_fails_after_its_requests_have_gone_is_not_logged(shop: Any) -> None:
     over, failed = threading.Event(), threading.Event()
 
     def wake() -> None:

@@ -1,4 +1,4 @@
-"""A log that notes first: the same as a log, whoever reads, and nothing is lost however its process ends."""
+"""A log with a buffer in front: the same as a log for readers, and nothing is lost however its process ends."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def read_back(folder: Path) -> list[str]:
     return found
 
 
-def test_notes_are_written_together_and_soon(tmp_path: Path) -> None:
+def test_buffered_payloads_are_written_together_and_soon(tmp_path: Path) -> None:
     disk = Disk()
     log = BufferedLog(disk, tmp_path)
     made = [payload() for _ in range(700)]
@@ -122,14 +122,14 @@ def test_notes_are_written_together_and_soon(tmp_path: Path) -> None:
         log.buffer([one])
     assert len(disk.sizes) < 30
     end_s = time.monotonic() + 5
-    while disk.positions() != {"p0001": 700}:  # of the log behind: nobody reads through this one
+    while disk.positions() != {"p0001": 700}:  # of the log itself: nothing reads through the buffer
         assert time.monotonic() < end_s
         time.sleep(0.01)
     assert [record.payload for record in disk.read("p0001", 0)] == made
     log.close()
 
 
-def test_what_was_noted_is_read_at_once(tmp_path: Path) -> None:
+def test_buffered_payloads_are_read_at_once(tmp_path: Path) -> None:
     log = BufferedLog(MemoryLog(), tmp_path)
     for n in range(1, 20):
         log.buffer([one := payload()])
@@ -137,7 +137,7 @@ def test_what_was_noted_is_read_at_once(tmp_path: Path) -> None:
     log.close()
 
 
-def test_an_append_has_places_behind_all_that_was_noted_from_many_threads(tmp_path: Path) -> None:
+def test_an_append_has_positions_behind_all_that_many_threads_buffered(tmp_path: Path) -> None:
     with SqliteLog(tmp_path / "log", mode="relaxed") as inner:
         log = BufferedLog(inner, tmp_path / "spool")
         given: dict[int, bytes] = {}
@@ -167,8 +167,8 @@ def test_an_append_has_places_behind_all_that_was_noted_from_many_threads(tmp_pa
         log.close()
 
 
-def test_notes_of_one_process_and_appends_of_another_keep_their_places(tmp_path: Path) -> None:
-    """What an append was told stays so, whoever brings notes of the dead to the log."""
+def test_buffers_of_one_process_and_appends_of_another_keep_their_positions(tmp_path: Path) -> None:
+    """Positions of an append stay valid when buffers of killed processes are recovered."""
     first = SqliteLog(tmp_path / "log", mode="relaxed")
     first.append([b"other"])
     second = BufferedLog(SqliteLog(tmp_path / "log", mode="relaxed"), tmp_path / "spool")
@@ -185,7 +185,7 @@ def test_notes_of_one_process_and_appends_of_another_keep_their_places(tmp_path:
     second.log.close()
 
 
-def test_on_a_full_disk_answers_are_noted_until_there_is_no_room(
+def test_on_a_full_disk_answers_are_buffered_until_there_is_no_room(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     disk = Disk()
@@ -222,7 +222,7 @@ def test_what_cannot_be_written_at_the_end_is_written_by_the_next(tmp_path: Path
     assert BufferedLog(disk, tmp_path).positions() == {"p0001": 1}  # reading is enough
 
 
-def test_letting_go_of_the_spool_writes_it(tmp_path: Path) -> None:
+def test_releasing_the_spool_writes_it(tmp_path: Path) -> None:
     disk = Disk()
     log = BufferedLog(disk, tmp_path)
     log.buffer([payload()])
@@ -241,7 +241,7 @@ def test_a_killed_process_lost_nothing_that_was_appended(tmp_path: Path, how: st
         command = [sys.executable, "-c", CHILD, str(tmp_path), how, "30"]
         with forked.Popen(command, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
-            said = [process.stdout.readline() for _ in range(20)]  # it is well under way
+            said = [process.stdout.readline() for _ in range(20)]  # it is running
             said += [process.stdout.readline() for _ in range(2_000 if how == "quick" else 100)]
             process.send_signal(signal.SIGKILL)
             said += process.stdout.read().splitlines(keepends=True)
@@ -252,7 +252,7 @@ def test_a_killed_process_lost_nothing_that_was_appended(tmp_path: Path, how: st
 
 
 @pytest.mark.parametrize("how", ["quick", "fork"])
-def test_a_process_that_ends_without_closing_leaves_nothing_noted(tmp_path: Path, how: str) -> None:
+def test_a_process_that_ends_without_closing_writes_its_buffer(tmp_path: Path, how: str) -> None:
     done = forked.run(
         [sys.executable, "-c", CHILD, str(tmp_path), how, "0.2"], stdout=subprocess.PIPE, check=True, timeout=60
     )
@@ -261,7 +261,7 @@ def test_a_process_that_ends_without_closing_leaves_nothing_noted(tmp_path: Path
     assert sorted(found) == sorted(done.stdout.decode().split())
 
 
-def test_upkeep_is_done_in_the_thread(tmp_path: Path) -> None:
+def test_maintenance_runs_in_the_thread(tmp_path: Path) -> None:
     names: list[str] = []
 
     class Kept(Disk):
@@ -279,7 +279,7 @@ def test_upkeep_is_done_in_the_thread(tmp_path: Path) -> None:
 
 
 class Interrupted(Disk):
-    """A log in front of which somebody presses Ctrl-C: before an append, or just after it."""
+    """A log interrupted by Ctrl-C: before an append, or just after it."""
 
     when = ""
 
@@ -324,7 +324,7 @@ def test_ctrl_c_neither_loses_nor_doubles_an_answer(tmp_path: Path) -> None:
         assert acknowledged <= set(found)
 
 
-def test_an_error_that_nobody_foresaw_neither_ends_the_thread_nor_reaches_whoever_noted(
+def test_an_unexpected_error_neither_ends_the_thread_nor_reaches_the_caller(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     disk = Disk()
@@ -340,14 +340,14 @@ def test_an_error_that_nobody_foresaw_neither_ends_the_thread_nor_reaches_whoeve
     assert disk.positions() == {}
     disk.failure = None
     end_s = time.monotonic() + 10
-    while disk.positions() != {"p0001": 600}:  # of the log behind: nobody reads, or notes more
+    while disk.positions() != {"p0001": 600}:  # of the log itself: nothing reads or buffers
         assert time.monotonic() < end_s
         time.sleep(0.01)
     assert [record.payload for record in disk.read("p0001", 0)] == made
     log.close()
 
 
-def test_an_upkeep_that_fails_in_a_way_that_nobody_foresaw_does_not_end_the_thread(
+def test_maintenance_that_fails_unexpectedly_does_not_end_the_thread(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken(Disk):

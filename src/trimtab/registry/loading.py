@@ -15,7 +15,7 @@ from trimtab.registry.versions import Version
 from trimtab.store.ports import Blob
 from trimtab.training.environment import current_environment, what_matters
 from trimtab.training.fitting.artifact import Artifact, decode_artifact, golden_difference, golden_rows, scorer_for
-from trimtab.training.fitting.path_choice import refuse_unlike_here
+from trimtab.training.fitting.path_choice import ROUNDING, allowed_difference, refuse_unlike_here
 from trimtab.training.runtimes.ports import Score, Scorer
 from trimtab.training.runtimes.scoring_paths import several_paths
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("trimtab.registry")
 _OTHER_MACHINE = 1e-9  # allowed difference of scores on another processor or library version
-_ROUNDING = 1e-12  # the smallest tolerance where equal bits are not promised
 _CODE = "Pickle does not store the code of its class: bring that back as it was when the version was trained."
 
 
@@ -175,7 +174,7 @@ def _check_golden(what: str, version: Version, artifact: Artifact, scorer: Score
         if name != "trimtab" and there.packages.get(name) != now
     ]
     changed += [one for one in matters if one.partition(" ")[0] in ("architecture", "processor", "Python")]
-    allowed = 0.0 if artifact.row_exact else max(artifact.row_tolerance, _ROUNDING)
+    allowed = allowed_difference(artifact)
     found = golden_difference(artifact, scorer)
     inner = several_paths(scorer)
     lost = None if inner is None else inner.row_call
@@ -198,4 +197,4 @@ def _check_golden(what: str, version: Version, artifact: Artifact, scorer: Score
 
 def _is_off(artifact: Artifact, scorer: Scorer, found: float, allowed: float) -> bool:
     """Whether the scoring path is wrong: the version's tolerance may have been measured by a wrong path as well."""
-    return not found <= allowed or (found > _ROUNDING and refuse_unlike_here(artifact, scorer, golden_rows(artifact)))
+    return not found <= allowed or (found > ROUNDING and refuse_unlike_here(artifact, scorer, golden_rows(artifact)))

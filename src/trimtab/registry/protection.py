@@ -21,7 +21,7 @@ _HOLD = "hold"  # kind of the records of aliases that wait for an approval
 
 
 class Protection(msgspec.Struct, frozen=True, kw_only=True):
-    """What moves of an alias need, since when, and by whom."""
+    """The requirement on moves of an alias."""
 
     format: Literal[1] = 1
     model: str
@@ -47,7 +47,7 @@ class Protections:
         self._actor = actor
 
     def needs(self, model: str, alias: str) -> Needs:
-        """What a move needs: the stricter of settings and record. Call it after reading the alias's place."""
+        """The requirement on moves: the stricter of settings and record. Call it after reading the alias's place."""
         if alias == CHAMPION:
             return "gate"
         record = self._catalog.get("protection", f"{model}/{alias}")

@@ -224,7 +224,7 @@ class Registry:
         return self._protections.of(model)
 
     def needs(self, model: str) -> dict[str, Needs]:
-        """What moves need, for each alias that is set or protected (by `protect` or by the settings)."""
+        """The requirements on moves, for each alias that is set or protected (by `protect` or by the settings)."""
         known = {CHAMPION, *self._declared.get(model, {}), *self._protections.of(model), *self.aliases(model)}
         return {alias: self._protections.needs(model, alias) for alias in sorted(known)}
 

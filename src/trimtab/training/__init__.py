@@ -1,4 +1,4 @@
-"""From a model definition and a cut-off to a pinned training set, a fitted model and its evaluation."""
+"""Training: from a model's definition and a cut to a training set, a fitted model and its evaluation."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -1,1 +1,1 @@
-"""What nothing reaches any more: artifacts of versions, and blobs that nothing names."""
+"""Garbage collection of artifacts and orphaned blobs."""

@@ -1,4 +1,4 @@
-"""Training sets: request rows with features as of their time and the labels known at a cut, pinned for good."""
+"""Training sets: request rows with features as of their time and the labels known at a cut."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Classes(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def width(self) -> int:
-        """How many classes are declared."""
+        """The number of declared classes."""
         return len(self.names)
 
     def probabilities(self, scores: NDArray[Any]) -> NDArray[Any]:

@@ -18,7 +18,7 @@ from trimtab.training.runtimes.table import runtime_named, runtime_row
 
 _TIME_NS = 20_000_000  # time for timing a path,
 _LEAST_CALLS = 5  # and calls at least
-_ROUNDING = 1e-12  # the smallest tolerance where equal bits are not promised
+ROUNDING = 1e-12  # the smallest tolerance where equal bits are not promised
 
 
 class RowTrial(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +63,7 @@ def machine_kind(environment: Environment, runtime: str) -> str:
 
 def allowed_difference(artifact: Artifact) -> float:
     """The largest allowed difference of a row and a batch: 0 (equal bits) where the version's runtime is row-exact."""
-    return 0.0 if artifact.row_exact else max(artifact.row_tolerance, _ROUNDING)
+    return 0.0 if artifact.row_exact else max(artifact.row_tolerance, ROUNDING)
 
 
 def refuse_unlike(scorer: Scorer, rows: Sequence[list[float]], *, parity: float) -> int | None:
@@ -138,7 +138,7 @@ def choose_row_call(
         found = [scorer.predict_row(row) for row in tested]
         apart = max(map(difference, expected, found))
         # the tolerance may have been measured by this very path, so it does not prove the path right
-        unlike = _ROUNDING < apart <= allowed and refuse_unlike_here(artifact, scorer, tested)
+        unlike = ROUNDING < apart <= allowed and refuse_unlike_here(artifact, scorer, tested)
         inner.choose(name)
         us = _median_us(scorer.predict_row, tested, stopwatch_ns)
         accepted = name == "library" or (apart <= allowed and not unlike)

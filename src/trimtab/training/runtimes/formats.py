@@ -1,4 +1,4 @@
-"""What can be done with stored models besides scoring: export, import, contributions, parameters."""
+"""Operations on stored models besides scoring: export, import, contributions, parameters."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class ExportedCode(msgspec.Struct, frozen=True):
     It may use NumPy as `np`, its library and what `needs` and `constants` list, and nothing else of trimtab.
     """
 
-    scorer: ExportedScorer  # of the file's bytes and the names of the inputs: what scores a matrix
-    needs: tuple[Callable[..., Any], ...] = ()  # functions that it calls
+    scorer: ExportedScorer  # takes the file's bytes and the names of the inputs, returns a function of a matrix
+    needs: tuple[Callable[..., Any], ...] = ()  # the functions of trimtab that it calls
     constants: dict[str, object] = {}  # msgspec copies defaults
 
     def text(self) -> str:

@@ -63,7 +63,7 @@ def row_score(scores: NDArray[Any]) -> Score:
 
 
 def second_of_two(scores: Any) -> NDArray[Any]:
-    """Of two classes the probability of the second; all other scores as they are."""
+    """Reduce probabilities of two classes to that of the second; other scores stay as they are."""
     import numpy as np
 
     found = np.asarray(scores, np.float64)

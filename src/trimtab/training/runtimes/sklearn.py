@@ -62,7 +62,7 @@ def _parameters(data: bytes) -> dict[str, str]:
 
 
 def _contributions(data: bytes, inputs: NDArray[Any], centred: bool) -> tuple[Any, Any] | None:
-    """Of linear models by their formula, where the mean of each input is 0."""
+    """Contributions of linear models by their formula, where the mean of each input is 0."""
     if not centred:
         return None
     fitted = loads(data)

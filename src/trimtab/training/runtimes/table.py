@@ -15,7 +15,7 @@ _HERE = "trimtab.training.runtimes."
 
 
 class RuntimeRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a runtime without loading its library. All else is in the `RUNTIME` of its module."""
+    """The facts of a runtime that are needed before its library is loaded. All else is in its module's `RUNTIME`."""
 
     name: str  # as versions store it
     module: str  # where its `RUNTIME` is

@@ -8,7 +8,7 @@ from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.registry.aliases import Aliases
 from trimtab.registry.protection import CHAMPION, Protections
-from trimtab.registry.removed import back, note_use, settle
+from trimtab.registry.removed import restart_grace, settle, take_back
 from trimtab.registry.version_records import VersionRecords, number_key
 from trimtab.registry.versions import Act, Imported, Version, version_id
 from trimtab.store.ports import Append, Blob, Catalog, Put, Remove
@@ -74,8 +74,8 @@ class Registration:
         for attempt in range(_ATTEMPTS):
             if attempt:  # the conflict may have been with a garbage collection
                 settle(self._catalog, self._blob, blobs)
-            returned = back(self._catalog, address, blobs, look=attempt > 0)
-            if attempt:  # after `back`: a collection that begins from now on makes the transaction fail
+            returned = take_back(self._catalog, address, blobs, look=attempt > 0)
+            if attempt:  # after `take_back`: a collection that begins from now on makes the transaction fail
                 self._put_again(fitted, blobs)
             found = self._records.find(address) if attempt else self._records.cached(address)
             changes: list[Put | Append | Remove] = [*returned, *self._pointing(fitted.model, alias, address)]
@@ -88,7 +88,7 @@ class Registration:
                 ]
             else:
                 version = found
-                changes.append(note_use(address, self._clock.now_us()))
+                changes.append(restart_grace(address, self._clock.now_us()))
             try:
                 self._catalog.write(changes)
             except Conflict:

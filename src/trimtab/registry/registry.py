@@ -29,8 +29,8 @@ from trimtab.registry.protection import (
 from trimtab.registry.registration import Origin, Registration
 from trimtab.registry.removed import refuse_removed
 from trimtab.registry.searching import Found, Search, Searcher
-from trimtab.registry.seen import Seen, as_known, say_seen
 from trimtab.registry.tags import Note, Tag, Tags
+from trimtab.registry.training_cuts import TrainingCut, as_known, set_training_cut
 from trimtab.registry.version_records import VersionRecords
 from trimtab.registry.versions import AliasMove, Imported, Version
 from trimtab.store.ports import Blob, Catalog, Put
@@ -178,7 +178,7 @@ class Registry:
         """A version's notes, oldest first."""
         return self._tags.notes(self._records.resolved(version).id)
 
-    def say_seen(self, version: Version | str, until_us: int, *, actor: str | None = None) -> Seen:
+    def set_training_cut(self, version: Version | str, until_us: int, *, actor: str | None = None) -> TrainingCut:
         """Set the training cut of an imported version; judgements use the newest one, see `as_known`.
 
         Args:
@@ -189,7 +189,7 @@ class Registry:
         Raises:
             Misuse: It was trained here, or the time is in the future.
         """
-        return say_seen(
+        return set_training_cut(
             self._catalog, self._records.resolved(version), until_us, clock=self._clock, actor=actor or self._actor
         )
 

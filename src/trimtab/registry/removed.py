@@ -75,7 +75,7 @@ def refuse_removed(catalog: Catalog, version: Version) -> None:
         )
 
 
-def back(catalog: Catalog, version: str, blobs: Iterable[str], *, look: bool) -> list[Remove]:
+def take_back(catalog: Catalog, version: str, blobs: Iterable[str], *, look: bool) -> list[Remove]:
     """Changes that take back the removal of a version and its blobs.
 
     Args:
@@ -136,6 +136,6 @@ def _going(catalog: Catalog, blobs: Sequence[str]) -> bool:
     return any(record is not None and fate_of(record.body).state != "gone" for record in found)
 
 
-def note_use(version: str, at_us: int) -> Put:
+def restart_grace(version: str, at_us: int) -> Put:
     """The change that starts a version's grace period again."""
     return Put(USED, version, str(at_us).encode())

@@ -183,7 +183,7 @@ class DeploymentLoop:
                 raise self._at_work("promote")
             self.catch_up()
             if seen_until_us is not None:  # the stated end counts from now on, whatever the outcome
-                self._system.registry.say_seen(version, seen_until_us, actor=actor)
+                self._system.registry.set_training_cut(version, seen_until_us, actor=actor)
             with self._training.turn(actor, watch, "promote"):
                 stored = Stored(version=version.id, seen_until_us=seen_until_us)
                 decisions = self.controller.promote(stored, actor, why)

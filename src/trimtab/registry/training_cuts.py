@@ -13,7 +13,7 @@ from trimtab.store.ports import Catalog, Put
 KIND = "seen_until"
 
 
-class Seen(msgspec.Struct, frozen=True, kw_only=True):
+class TrainingCut(msgspec.Struct, frozen=True, kw_only=True):
     """A training cut given for an imported version; the newest one counts."""
 
     format: int = 1
@@ -23,7 +23,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     actor: str
 
 
-def say_seen(catalog: Catalog, version: Version, until_us: int, *, clock: Clock, actor: str) -> Seen:
+def set_training_cut(catalog: Catalog, version: Version, until_us: int, *, clock: Clock, actor: str) -> TrainingCut:
     """Store the time until which a version has seen data.
 
     Raises:
@@ -35,7 +35,7 @@ def say_seen(catalog: Catalog, version: Version, until_us: int, *, clock: Clock,
     now_us = clock.now_us()
     if until_us > now_us:
         raise Misuse(f"{what} is in the future. Give the time until which it had seen data when it was made.")
-    seen = Seen(version=version.id, until_us=until_us, at_us=now_us, actor=actor)
+    seen = TrainingCut(version=version.id, until_us=until_us, at_us=now_us, actor=actor)
     catalog.write([Put(KIND, version.id, msgspec.json.encode(seen))])
     return seen
 
@@ -45,4 +45,4 @@ def as_known(catalog: Catalog, version: Version) -> Version:
     record = None if version.imported is None else catalog.get(KIND, version.id)
     if record is None:
         return version
-    return msgspec.structs.replace(version, cut_us=msgspec.json.decode(record.body, type=Seen).until_us)
+    return msgspec.structs.replace(version, cut_us=msgspec.json.decode(record.body, type=TrainingCut).until_us)

@@ -64,7 +64,7 @@ def judged(
     catalog.close()
 
 
-def test_a_card_tells_balance_leaks_gate_checks_lineage_and_remarks(judged: tuple[Registry, Version, Version]) -> None:
+def test_a_card_shows_balance_leaks_gate_checks_lineage_and_remarks(judged: tuple[Registry, Version, Version]) -> None:
     registry, version, refit = judged
     card = registry.card(version)
     for said in (

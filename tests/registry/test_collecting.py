@@ -182,7 +182,7 @@ def test_who_comes_between_wins_and_the_collection_takes_it_back(shop: Shop, mon
 
 
 @pytest.mark.parametrize("state", ["condemned", "leaving"])
-def test_a_collection_that_was_killed_is_ended_by_whoever_comes_next(shop: Shop, state: Any) -> None:
+def test_a_killed_collection_is_finished_by_the_next_process(shop: Shop, state: Any) -> None:
     version = shop.version("half")
     note = Removed(version=version.id, blobs=(version.artifact,), size_bytes=1, at_us=0, actor="a", why="b")
     body = msgspec.json.encode(note)

@@ -37,7 +37,7 @@ def test_what_passed_is_let_through() -> None:
     check_evidence(VERSION, record(*SOUND), first=False, champion="d" * 64)
 
 
-def test_without_a_record_the_checks_are_named_that_nobody_made() -> None:
+def test_without_a_record_the_missing_checks_are_named() -> None:
     assert "so nothing shows loads, finite, calibrated, better_by_margin, provably_better." in said(None)
 
 

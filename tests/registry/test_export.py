@@ -149,7 +149,7 @@ def test_a_calibrated_export_repeats_its_map_and_says_what_it_was_made_with(tree
 
 
 @pytest.mark.parametrize("calibration", [None, "platt"])
-def test_a_chance_of_each_declared_class_is_exported(tmp_path: Path, world: Any, calibration: Any) -> None:
+def test_a_probability_of_each_declared_class_is_exported(tmp_path: Path, world: Any, calibration: Any) -> None:
     delays = label(
         world.model.label.source, key="flight_id", value=col("delay").bucket([10, 60]), wait="1d", classes=[0, 1, 2]
     )

@@ -351,7 +351,7 @@ def test_a_gate_record_is_kept_once(shop: Shop) -> None:
         shop.registry.put_gate(msgspec.structs.replace(record, rows=7))
 
 
-def test_a_card_tells_the_whole_story_from_records(shop: Shop, world: Any) -> None:
+def test_a_card_shows_everything_from_records(shop: Shop, world: Any) -> None:
     training_set = world.training_set()
     split = time_split(training_set)
     found = evaluate(world.model, shop.fits[0], training_set, rows=split.holdout, train=split.train)

@@ -60,7 +60,7 @@ def forest(tmp_path: Path, make: Callable[..., Any]) -> Iterator[Forest]:
     made.catalog.close()
 
 
-def test_a_choice_is_made_once_a_kind_of_machine_and_followed_by_whoever_loads_the_version(forest: Forest) -> None:
+def test_a_choice_is_made_once_a_kind_of_machine_and_followed_at_each_load(forest: Forest) -> None:
     registry = forest.registry()
     loaded = registry.load(forest.version)
     assert registry.row_choices(forest.version) == []
@@ -90,7 +90,7 @@ def test_a_refit_takes_what_was_found_for_the_version_that_was_judged(forest: Fo
     assert forest.registry().load(refit).row_call == "library"
 
 
-def test_a_recorded_way_that_is_not_to_be_had_here_is_remarked_and_another_taken(
+def test_a_recorded_path_that_is_missing_here_is_logged_and_another_taken(
     forest: Forest, caplog: pytest.LogCaptureFixture
 ) -> None:
     registry = forest.registry()
@@ -103,7 +103,7 @@ def test_a_recorded_way_that_is_not_to_be_had_here_is_remarked_and_another_taken
     assert "Using 'trees'" in caplog.text
 
 
-def test_a_way_that_does_not_agree_is_never_chosen_however_quick(forest: Forest) -> None:
+def test_a_path_that_does_not_agree_is_never_chosen_however_quick(forest: Forest) -> None:
     loaded = forest.registry().load(forest.version)
     inner = several_paths(loaded.scorer)
     assert inner is not None
@@ -115,7 +115,7 @@ def test_a_way_that_does_not_agree_is_never_chosen_however_quick(forest: Forest)
     assert "refused" in found.text
 
 
-def test_a_way_whose_error_was_recorded_as_what_a_row_may_be_off_is_not_taken(
+def test_a_path_whose_error_is_in_the_recorded_tolerance_is_not_taken(
     forest: Forest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     artifact = msgspec.structs.replace(forest.fitted.artifact, row_tolerance=0.5)
@@ -152,7 +152,7 @@ def test_a_way_whose_error_was_recorded_as_what_a_row_may_be_off_is_not_taken(
     assert forest.registry().load(version).row_call == "trees"
 
 
-def test_a_model_with_one_way_has_no_choice(forest: Forest, make: Callable[..., Any]) -> None:
+def test_a_model_with_one_path_has_no_choice(forest: Forest, make: Callable[..., Any]) -> None:
     world = make()
     version = forest.registry().register(fit(world.model, world.training_set()), training_set=forest.training_set)
     loaded = forest.registry().load(version)

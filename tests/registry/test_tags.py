@@ -60,7 +60,7 @@ def desk(tmp_path: Path, world: Any, fits: list[Fitted]) -> Iterator[Desk]:
     made.catalog.close()
 
 
-def test_tags_are_a_set_with_who_and_when_beside_the_address(desk: Desk) -> None:
+def test_tags_are_a_set_with_author_and_time_outside_the_id(desk: Desk) -> None:
     version = desk.version()
     first = desk.registry.tag(version, "approved", "region:eu", note="Looked at by hand.")
     assert [(tag.tag, tag.actor, tag.at_us) for tag in first] == [
@@ -84,7 +84,7 @@ def test_tags_are_a_set_with_who_and_when_beside_the_address(desk: Desk) -> None
         desk.registry.tag(version, note="")
 
 
-def test_versions_are_found_by_what_is_said_and_what_they_are_made_of(desk: Desk, fits: list[Fitted]) -> None:
+def test_versions_are_found_by_tags_notes_and_definitions(desk: Desk, fits: list[Fitted]) -> None:
     training_set = desk.world.training_set()
     split = time_split(training_set)
     judged = evaluate(desk.world.model, fits[0], training_set, rows=split.holdout, train=split.train)
@@ -174,7 +174,7 @@ def test_a_protected_alias_takes_a_record_against_the_champion_in_service_too(de
         registry.move("late_flight", "canary", one, why="another one", gate=other)
 
 
-def test_a_protection_stops_a_move_that_is_under_way(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_protection_stops_a_running_move(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     version, registry = desk.version(), desk.registry
     needs = registry._protections.needs
 
@@ -292,7 +292,7 @@ def test_a_machine_of_another_kind_is_warned_of_or_refused(
         desk.registry.load(desk.version(0))
 
 
-def test_only_what_matters_to_a_runtime_is_said() -> None:
+def test_only_what_matters_to_a_runtime_is_listed() -> None:
     here = current_environment()
     assert here.architecture
     assert here.system
@@ -303,7 +303,7 @@ def test_only_what_matters_to_a_runtime_is_said() -> None:
     assert what_matters(before_it_was_recorded, here, "lightgbm") == []
 
 
-def test_settings_protect_beside_what_is_said_and_the_stricter_one_counts(desk: Desk) -> None:
+def test_settings_protect_as_well_and_the_stricter_requirement_counts(desk: Desk) -> None:
     declared: Any = {"late_flight": {"canary": "gate", "live": "reason"}, "new": {}}
     registry = Registry(desk.catalog, desk.blob, clock=VirtualClock(NOW_US), actor="x", declared=declared)
     version = desk.version(1)

@@ -158,7 +158,7 @@ def leaves_at_once() -> Any:
     raise SystemExit(3)
 
 
-def test_a_classifier_needs_no_predict_where_it_gives_chances_and_a_model_of_numbers_does(
+def test_a_classifier_with_probabilities_needs_no_predict_and_a_model_of_numbers_does(
     make: Callable[..., Any],
 ) -> None:
     world = make(days=20, estimator=Chances)
@@ -213,7 +213,7 @@ def test_a_misspelt_import_is_no_missing_library(make: Callable[..., Any]) -> No
         fit(world.model, world.training_set())
 
 
-def test_answers_that_differ_from_call_to_call_are_told_from_what_storing_loses(make: Callable[..., Any]) -> None:
+def test_scores_that_differ_between_calls_are_reported_apart_from_losses_of_storing(make: Callable[..., Any]) -> None:
     world = make(days=20, estimator=lambda: Answers(np.random.default_rng(1).random))
     with pytest.raises(Misuse, match=r"Answers scores the same rows differently a second time, by up to 0\.\d+"):
         fit(world.model, world.training_set(), trust="pickle")
@@ -275,7 +275,7 @@ class Locked:
         return np.full(len(inputs), 0.5)
 
 
-def test_what_cannot_be_stored_or_gives_no_chance_is_named_with_its_model(make: Callable[..., Any]) -> None:
+def test_what_cannot_be_stored_or_gives_no_probability_is_named_with_its_model(make: Callable[..., Any]) -> None:
     locked, classes = make(estimator=Locked), make(estimator=LinearSVC)
     with pytest.raises(Misuse, match=r"^model 'late_flight': .*cannot pickle '_thread\.lock'.*no lock, open file"):
         fit(locked.model, locked.training_set(), trust="pickle")

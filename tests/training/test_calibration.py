@@ -60,7 +60,7 @@ def test_the_map_comes_from_rows_that_the_trees_had_not_seen(world: Any, trainin
     assert 0.0 < found.rise < 0.6
 
 
-def test_a_level_that_moved_in_the_past_is_not_foretold_to_move_again(world: Any, training_set: TrainingSet) -> None:
+def test_a_past_change_of_level_is_not_predicted_to_repeat(world: Any, training_set: TrainingSet) -> None:
     """Late flights become twice as frequent after the first half; scores of the whole are right about the newest."""
     generator = np.random.default_rng(3)
     split = time_split(training_set)

@@ -20,7 +20,7 @@ from trimtab.training.judge.baselines import BASELINES
 from trimtab.training.judge.learning_curve import SHARES
 
 
-def test_an_evaluation_judges_the_holdout_beside_its_baselines(world: Any, training_set: TrainingSet) -> None:
+def test_an_evaluation_judges_the_holdout_next_to_its_baselines(world: Any, training_set: TrainingSet) -> None:
     split = time_split(training_set)
     fitted = fit(world.model, training_set, rows=split.train)
     found = evaluate(world.model, fitted, training_set, rows=split.holdout, train=split.train)

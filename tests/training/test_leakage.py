@@ -97,7 +97,7 @@ def test_a_feature_that_has_no_value_in_any_row_learnt_from_is_noted(world: Any,
     assert look(world.model, with_feature(training_set, "km", column("float", values))) == []
 
 
-def test_numbers_may_be_foretold_well_but_not_copied(make: Callable[..., Any]) -> None:
+def test_numbers_may_be_predicted_well_but_not_copied(make: Callable[..., Any]) -> None:
     world = make(
         metric="squared_error", value=col("delay"), late=lambda chance, risk: chance.exponential(30, risk.size)
     )
@@ -142,7 +142,7 @@ def test_a_column_that_only_history_has_is_refused(world: Any, training_set: Tra
         assert look(world.model, with_hindsight(training_set, distance=fine)) == []
 
 
-def test_the_labels_source_may_not_let_in_the_requests_own_moment(world: Any, training_set: TrainingSet) -> None:
+def test_the_labels_source_may_not_include_the_requests_own_time(world: Any, training_set: TrainingSet) -> None:
     landings = world.model.label.source
     late = {"late_rate_7d": mean(col("delay") >= 30, over="7d")}
     own = view("carrier", source=landings, by="carrier", features=late, boundary="inclusive")
@@ -172,7 +172,7 @@ def test_a_label_that_is_a_column_of_its_own_request_is_refused_as_a_feature(tra
     )
 
 
-def test_labels_that_are_known_when_requests_are_asked_are_refused(world: Any, training_set: TrainingSet) -> None:
+def test_labels_that_are_known_at_request_time_are_refused(world: Any, training_set: TrainingSet) -> None:
     early = msgspec.structs.replace(training_set.labels, known_at_us=training_set.at_us)
     planted = msgspec.structs.replace(training_set, labels=early)
     with pytest.raises(Misuse, match="labels were known at the time of their request: 'landings'"):
@@ -186,7 +186,7 @@ def judged(made: Model, training_set: TrainingSet) -> Evaluation:
 
 
 @pytest.mark.parametrize("new", ["new", "b\0", "a\0"], ids=repr)
-def test_groups_on_both_sides_are_told_apart_from_new_ones(world: Any, training_set: TrainingSet, new: str) -> None:
+def test_groups_on_both_sides_are_separated_from_new_ones(world: Any, training_set: TrainingSet, new: str) -> None:
     assert judged(world.model, training_set).leaks == ()
     split = time_split(training_set)
     names = np.array(["a", "b"], object)[(np.arange(training_set.rows) % 2)]

@@ -55,7 +55,7 @@ def test_the_hash_of_a_table_stays_what_it_was() -> None:
 
 
 @pytest.mark.parametrize("texts", [(["a", "bc"], ["ab", "c"]), (["", "a"], ["a", ""]), (["é", "x"], ["éx", ""])])
-def test_texts_are_told_apart_by_where_they_end(texts: tuple[list[str], list[str]]) -> None:
+def test_texts_with_different_boundaries_have_different_hashes(texts: tuple[list[str], list[str]]) -> None:
     one, other = (columns_hash(Columns.of({"s": ("str", values)})) for values in texts)
     assert one != other
 

@@ -324,7 +324,7 @@ def test_lists_beyond_the_library_or_of_no_name_are_named(shown: Searches):
         fit(made(), built)
 
 
-def test_a_ranker_without_lists_is_told_what_to_declare(training_set: TrainingSet):
+def test_a_ranker_without_lists_is_refused_with_what_to_declare(training_set: TrainingSet):
     with pytest.raises(Misuse, match=r"LGBMRanker learns from lists.*metric=tt.ndcg_loss\(10\) and group="):
         fit(made(metric="squared_error"), training_set)
 

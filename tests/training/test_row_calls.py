@@ -164,7 +164,7 @@ def test_a_pipeline_that_imputes_another_value_than_null_is_not_folded(first: fl
     np.testing.assert_allclose(alone, scorer.predict(counts[:50]), rtol=0, atol=1e-13)
 
 
-def test_a_quick_way_that_is_wrong_at_0_or_at_a_count_alone_does_not_agree() -> None:
+def test_a_path_that_is_wrong_only_at_0_or_at_a_count_does_not_agree() -> None:
     from sklearn.linear_model import Ridge
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -192,7 +192,7 @@ def test_a_pipeline_without_an_imputer_refuses_a_null_in_one_row_as_it_does_in_a
 
 @pytest.mark.parametrize("task", ["class", "classes", "number"])
 @pytest.mark.parametrize("library", ["lightgbm", "xgboost", "catboost"])
-def test_each_way_through_an_exact_runtime_gives_the_bits_of_a_batch(library: str, task: str) -> None:
+def test_each_path_of_an_exact_runtime_gives_the_bits_of_a_batch(library: str, task: str) -> None:
     package = pytest.importorskip(library)
     names = {"lightgbm": "LGBM{}", "xgboost": "XGB{}", "catboost": "CatBoost{}"}
     kind = names[library].format("Regressor" if task == "number" else "Classifier")

@@ -256,7 +256,7 @@ def test_what_is_proposed_lies_in_its_space_and_follows_from_what_came_before(
     assert Proposal(declared, trials).values == Proposal(declared, list(trials)).values
 
 
-def test_a_trial_tells_how_far_it_is_tree_by_tree(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_reports_progress_tree_by_tree(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trimtab.run.progress._EVERY_S", 0.0)
 
     def trees(rate: float = 0.1) -> LGBMClassifier:

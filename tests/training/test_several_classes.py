@@ -75,7 +75,7 @@ def several(
     )
 
 
-def test_a_fitted_model_answers_with_a_chance_of_each_declared_class_in_their_order(make: Any):
+def test_a_fitted_model_gives_a_probability_of_each_declared_class_in_their_order(make: Any):
     world = several(make)
     training_set = world.training_set()
     fitted = fit(world.model, training_set)
@@ -103,7 +103,7 @@ def test_whole_numbers_are_classes_too_and_teach_the_same(make: Any):
     assert other.model.label.class_names == ("0", "1", "2")
 
 
-def test_a_class_that_no_row_is_of_gets_a_small_chance_and_one_row_those_of_a_batch(make: Any):
+def test_a_class_without_rows_gets_a_small_probability_and_one_row_the_bits_of_a_batch(make: Any):
     world = several(make, instead={"cancelled": "late"})
     training_set = world.training_set()
     fitted = fit(world.model, training_set)
@@ -145,7 +145,7 @@ def test_an_evaluation_has_figures_of_each_class_and_baselines(make: Any):
     assert all(one.auc is not None for one in (*found.months, *found.weeks, *found.slices))
 
 
-def test_a_feature_that_tells_one_class_is_a_leak(make: Any):
+def test_a_feature_that_predicts_one_class_is_a_leak(make: Any):
     world = several(make, features=[{"name": col("carrier").category(), "km": col("distance")}])
     training_set = world.training_set()
     told = np.where(training_set.target == 2, 1.0, 0.0) + np.random.default_rng(0).normal(size=training_set.rows) / 50
@@ -212,7 +212,7 @@ def test_what_cannot_answer_of_several_classes_is_refused(make: Any):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.integers(1, 9), min_size=3, max_size=3), min_size=1, max_size=5), st.data())
-def test_chances_of_some_classes_become_those_of_all_to_the_bit_alone_and_together(rows: Any, data: Any):
+def test_probabilities_of_some_classes_become_those_of_all_with_the_same_bits_in_a_batch(rows: Any, data: Any):
     width = data.draw(st.integers(3, 6))
     fitted = tuple(sorted(data.draw(st.sets(st.integers(0, width - 1), min_size=3, max_size=3))))
     classes = Classes(names=tuple("abcdef"[:width]), fitted=fitted, rows=data.draw(st.integers(3, 10**6)))

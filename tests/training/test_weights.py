@@ -144,7 +144,7 @@ def test_a_weight_that_is_no_number_names_its_request(world: Any, training_set: 
         fit(declared(world, weights=col("distance") * 0), training_set)
 
 
-def test_a_sample_keeps_the_level_of_chances_and_the_same_rows(make: Callable[..., Any]) -> None:
+def test_a_sample_keeps_the_level_of_probabilities_and_the_same_rows(make: Callable[..., Any]) -> None:
     world = make(days=40, per_day=150)
     training_set = world.training_set()
     made = declared(world, sample=tt.sample(negatives=0.2, seed=3))
@@ -172,7 +172,7 @@ def test_a_sample_keeps_the_level_of_chances_and_the_same_rows(make: Callable[..
     assert balance[1].weight == pytest.approx(balance[1].rows / (balance[0].rows + balance[1].rows), abs=0.03)
 
 
-def test_balanced_scores_are_chances_once_they_are_calibrated(make: Callable[..., Any]) -> None:
+def test_balanced_scores_are_probabilities_once_they_are_calibrated(make: Callable[..., Any]) -> None:
     world = make(days=40, per_day=100)
     training_set = world.training_set()
     values, share = training_set.features.values, training_set.target[training_set.usable].mean()
@@ -209,7 +209,7 @@ def test_trees_of_the_library_follow_weights(world: Any, training_set: TrainingS
 
 
 @pytest.mark.fast
-def test_a_sample_by_class_is_told_by_name_and_leaves_the_hash_of_others_alone() -> None:
+def test_a_sample_by_class_names_the_class_and_keeps_the_hash_of_other_recipes() -> None:
     assert repr(tt.sample(classes={"on_time": 0.1, 3: 0.5}, rows=0.5)) == (
         "sample(rows=0.5, classes={'on_time': 0.1, '3': 0.5}, seed=0)"
     )
@@ -236,7 +236,7 @@ def bands(make: Any, **more: Any) -> Any:
     return made, build_training_set(made, world.requests, world.frames, cut_us=world.cut_us, positions={})
 
 
-def test_a_sample_by_class_keeps_the_level_of_chances(make: Any) -> None:
+def test_a_sample_by_class_keeps_the_level_of_probabilities(make: Any) -> None:
     plain, training_set = bands(make)
     sampled, _ = bands(make, sample=tt.sample(classes={1: 0.3}, seed=2))
     chosen = np.flatnonzero(training_set.usable)

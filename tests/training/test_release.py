@@ -1,4 +1,4 @@
-"""Scorers that nobody holds any more: they are freed at once, for a service seldom collects what holds itself."""
+"""Release of scorers: they are freed at once, since a service rarely collects reference cycles."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def weakly(scorer: Any) -> list[weakref.ref[Any]]:
 @pytest.mark.parametrize("target", [Y, THREE], ids=["two", "three"])
 @pytest.mark.parametrize("name", ESTIMATORS)
 @pytest.mark.usefixtures("uncollected")
-def test_a_scorer_that_nobody_holds_any_more_is_freed_without_the_collector(name: str, target: Any) -> None:
+def test_a_released_scorer_is_freed_without_the_collector(name: str, target: Any) -> None:
     estimator = ESTIMATORS[name]()
     runtime = runtime_for(estimator)
     runtime.configure(estimator, seed=0, threads=1)

@@ -20,10 +20,11 @@ from trimtab.steering.gate.slices import EVERY_SLICE, slice_checks
 from trimtab.steering.gate.version_checks import FRESH_PROCESS, LATENCY, LOADS
 
 Decide: TypeAlias = Callable[[Facts], Iterator[GateCheck]]
-# In the reason of a record, "named": a failed check is only named, as its numbers stand there anyway. "told": a failed
-# check is named, and its own reason facts. "remark": no check; its text is facts. "note": no check; its text is facts
-# only where it is no evidence. "slices": as "told", and its reason is given as well where a slice is no evidence.
-Shown: TypeAlias = Literal["named", "told", "remark", "note", "slices"]
+# How a record's reason shows a check. A failed one is always named there.
+# "numbers": nothing more, as the numbers that decided are in the reason anyway. "reason": its own reason follows.
+# "slices": as "reason", and also where a slice is no evidence. "remark": no check, its text is always shown.
+# "note": no check, its text is shown only where it is no evidence.
+Shown: TypeAlias = Literal["numbers", "reason", "slices", "remark", "note"]
 _CALIBRATION_LEVEL = 0.95  # one-sided, that a calibration error exceeds what is allowed
 _REFRESHED = (
     "A scheduled refit of the recipe in service need not be provably better, only better and not provably worse."
@@ -33,10 +34,10 @@ _REFRESHED = (
 class Check(msgspec.Struct, frozen=True):
     """One row of the gate."""
 
-    names: tuple[str, ...]  # that decide; whatever else `decide` gives (one a slice, one a baseline) is detail
+    names: tuple[str, ...]  # of the findings that decide; others (of a slice, of a baseline) are details
     decide: Decide
-    shown: Shown = "told"
-    needs: Callable[[Facts], bool] = lambda facts: True
+    shown: Shown = "reason"
+    needs: Callable[[Facts], bool] = lambda facts: True  # else the check is left out
 
     @property
     def counts(self) -> bool:
@@ -189,20 +190,20 @@ def _champion_note(facts: Facts) -> Iterator[GateCheck]:
 
 
 CHECKS: tuple[Check, ...] = (  # in the order of a record's findings
-    Check((LOADS,), _loads, "named"),
-    Check(("finite",), _finite, "named"),
+    Check((LOADS,), _loads, "numbers"),
+    Check(("finite",), _finite, "numbers"),
     Check(("labels",), _labels),
     Check(("lists",), _lists, needs=lambda facts: facts.ranks),
     Check(("candidate",), lambda facts: _note("candidate", facts.candidate_note), "note"),
     Check(("plan",), lambda facts: _note("plan", facts.plan_note), "note"),
     Check((FLOOR, FLOOR_OF_SLICES), _floor),
     Check(("rival",), _champion_note, "note"),
-    Check(("better_by_margin",), _better_by_margin, "named", _compares),
-    Check(("provably_better",), _provably_better, "named", _is_repair),
-    Check(("not_provably_worse",), _not_provably_worse, "named", _is_refresh),
+    Check(("better_by_margin",), _better_by_margin, "numbers", _compares),
+    Check(("provably_better",), _provably_better, "numbers", _is_repair),
+    Check(("not_provably_worse",), _not_provably_worse, "numbers", _is_refresh),
     Check(("refresh",), lambda facts: _note("refresh", _REFRESHED), "remark", _is_refresh),
     Check(("tries",), _tries, "remark", _is_repair),
-    Check(("calibrated",), _calibrated, "named", lambda facts: not facts.ranks),
+    Check(("calibrated",), _calibrated, "numbers", lambda facts: not facts.ranks),
     Check(("calibration_error",), _calibration_error, needs=lambda facts: facts.rule.calibration_error is not None),
     Check((EVERY_SLICE,), _slices, "slices", lambda facts: bool(facts.rule.slices)),
     Check((FRESH_PROCESS,), _own(FRESH_PROCESS)),

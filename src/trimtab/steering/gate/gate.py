@@ -131,7 +131,7 @@ def _outcome(facts: Facts, decided: Sequence[tuple[Check, GateCheck]]) -> str:
     if not failed:
         return f"Passed: {values}."
     refused = f"Refused, not {', not '.join(one.name for _, one in failed)}: {values}."
-    return " ".join([refused, *(one.reason for check, one in failed if check.shown != "named")])
+    return " ".join([refused, *(one.reason for check, one in failed if check.shown != "numbers")])
 
 
 def _remarks(found: _Found) -> Iterator[str]:

@@ -14,7 +14,7 @@ from worlds import day_us
 
 import trimtab as tt
 from trimtab import simulation, store
-from trimtab.app.replay.scenarios import lines_of_policies
+from trimtab.app.replay.scenarios import scenarios_of_policies
 from trimtab.app.state.definitions import Definitions
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Decision
@@ -49,7 +49,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Scenario]
     """Five policies; what `x` does turns round on day 6."""
     words = ["project", "never", "every 9d", "ungated 7d", "naive"]
     mine = simulation.Policy(name="fridays", decide=on_fridays)
-    lines = lines_of_policies(definitions(), [*words, mine], None, Path("."))
+    lines = scenarios_of_policies(definitions(), [*words, mine], None, Path("."))
     folder = tmp_path_factory.mktemp("policies")
     tables = worlds.make(7, days=DAYS, drift_day=6)
     return folder, lines, worlds.replay(folder, tables, lines, days=DAYS)
@@ -128,7 +128,7 @@ def test_naive_retraining_follows_drift_of_inputs_that_costs_nothing(tmp_path: P
     x = tables["visit"]["x"]
     moved = np.where(tables["visit"]["at"].values >= day_us(5), x.values + 4, x.values)
     tables["visit"] = tables["visit"].replace({"x": msgspec.structs.replace(x, values=moved)})
-    lines = lines_of_policies(definitions(), ["naive", "never"], None, tmp_path)
+    lines = scenarios_of_policies(definitions(), ["naive", "never"], None, tmp_path)
     result = worlds.replay(tmp_path, tables, lines, days=20)
     found = promoted(result, "naive")
     assert found
@@ -148,7 +148,7 @@ def test_words_that_name_no_policy_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="has no function 'limit'"):
         policies.policy_of("rules.py:limit", tmp_path)
     with pytest.raises(Misuse, match="a name occurs twice"):
-        lines_of_policies(definitions(), ["never", "never"], None, tmp_path)
+        scenarios_of_policies(definitions(), ["never", "never"], None, tmp_path)
 
 
 def test_a_learner_has_no_policy_without_a_gate(tmp_path: Path) -> None:

@@ -306,7 +306,7 @@ def test_where_a_restoration_was_killed_between_its_steps_nobody_begins_an_empty
         (trained / "..trimtab.partial").mkdir(exist_ok=True)
 
     cut_off()
-    with pytest.raises(Conflict, match=f"of before lies in {old}. .* put the state back: mv '{old}' '{state}'"):
+    with pytest.raises(Conflict, match=f"previous state is in {old}. .* put the state back: mv '{old}' '{state}'"):
         at(trained)
     assert not state.exists()
     with pytest.raises(Conflict, match="--force"):  # put back before anything else
@@ -314,7 +314,7 @@ def test_where_a_restoration_was_killed_between_its_steps_nobody_begins_an_empty
     assert readings(trained) == before
     cut_off()
     state.mkdir()  # by hand
-    with pytest.raises(Conflict, match="the state of before lies in"):
+    with pytest.raises(Conflict, match="the previous state is in"):
         at(trained)
     (tmp_path / "copy" / "state" / "format.json").rename(tmp_path / "format.json")
     with pytest.raises(Corrupt, match=r"format\.json"):

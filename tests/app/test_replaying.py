@@ -109,7 +109,7 @@ def test_requests_that_were_only_asked_belong_to_the_replay(project: Project) ->
     project.predict("buyer", [shop.visit("what if", shop.NOW_US)], at=shop.NOW_US)
     project.history.refresh()
     request = project.definitions.requests["visit"]
-    rows = replaying._asked(project, request, project.history.frame("visit")).to_rows()
+    rows = replaying._requests(project, request, project.history.frame("visit")).to_rows()
     assert [r["_known_at"] for r in rows if r["visit_id"] == "asked"] == [asked_us]
     assert [r for r in rows if r["visit_id"] == "what if"] == []
     result = project.simulate(lines=["never"], start=START_US, until=asked_us + 1)
@@ -150,25 +150,6 @@ def test_what_killed_replays_left_goes_with_the_next_one_and_what_runs_stays(pro
     running.release()
     older.release()
     assert replaying.clear_replays(project.state_folder) == ["trimtab-replay-runs", "trimtab-replay-runs-since-long"]
-
-
-def test_a_folder_that_somebody_took_for_a_leftover_is_made_anew(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[str] = []
-    make = replaying.tempfile.mkdtemp
-
-    def made_and_cleared(**given: Any) -> str:
-        """Another simulation looks for leftovers in the moment between folder and lock, the first time."""
-        made.append(make(**given))
-        if len(made) == 1:
-            assert replaying.clear_replays(project.state_folder) == [Path(made[0]).name]
-        return made[-1]
-
-    monkeypatch.setattr(replaying.tempfile, "mkdtemp", made_and_cleared)
-    with replaying._own_folder(project.state_folder) as folder:
-        assert (str(folder), folder.is_dir()) == (made[1], True)
-    assert leftovers(project) == []
 
 
 def test_policies_are_replayed_side_by_side_from_python_and_the_command_line(

@@ -66,7 +66,7 @@ def quality_table(
 ) -> Columns:
     """See `Project.quality`."""
     from trimtab.core.columns.data import Columns
-    from trimtab.monitoring.quality.quality_days import stored_days
+    from trimtab.monitoring.quality.quality_days import stored_batches, stored_days
 
     if by not in _BY:
         raise Misuse(f"quality: by={by!r}. Needed: one of {', '.join(_BY)}.")
@@ -81,49 +81,31 @@ def quality_table(
         version=None if version is None else system.registry.get(version).id,
         amended=amended,
     )
+    catalog, batches, dtypes = system.state.catalog, [], _DTYPES
     if by == "batch":
-        return _batch_table(system, deployment.name, wanted)
-    days = stored_days(
-        system.state.catalog,
-        deployment.name,
-        from_us=wanted.since_us,
-        until_us=wanted.until_us,
-        slices=slices is not None,
-    )
-    days = [day for day in days if wanted.version is None or day.version == wanted.version]
+        batches = [
+            one
+            for one in stored_batches(catalog, deployment.name)
+            if (since_us is None or one.made_at_us >= since_us) and (until_us is None or one.made_at_us < until_us)
+        ]
+        batches = [one for one in batches if wanted.version in (None, one.blocks.version)]
+        days, dtypes = [one.blocks for one in batches], {"batch": "str", **_DTYPES}
+    else:
+        stored = stored_days(catalog, deployment.name, from_us=since_us, until_us=until_us, slices=slices is not None)
+        days = [day for day in stored if wanted.version in (None, day.version)]
     if slices is not None:
         _check_slices(deployment.name, slices, days)
     names = {address: version_name(system, address) for address in {day.version for day in days}}
-    rows = [_row(key, blocks, names) for key, blocks in _grouped(days, wanted).items()]
-    return Columns.of({name: (dtype, [row[name] for row in rows]) for name, dtype in _DTYPES.items()})
-
-
-def _batch_table(system: System, model: str, wanted: Wanted) -> Columns:
-    """A row for each batch or slice of one, with the batch's id."""
-    from trimtab.core.columns.data import Columns
-    from trimtab.monitoring.quality.quality_days import stored_batches
-
-    batches = [
-        one
-        for one in stored_batches(system.state.catalog, model)
-        if (wanted.since_us is None or one.made_at_us >= wanted.since_us)
-        and (wanted.until_us is None or one.made_at_us < wanted.until_us)
-        and wanted.version in (None, one.blocks.version)
-    ]
-    if wanted.slices is not None:
-        _check_slices(model, wanted.slices, [one.blocks for one in batches])
-    names = {address: version_name(system, address) for address in {one.blocks.version for one in batches}}
-    rows = [
-        {
-            "batch": one.batch,
-            **_row((one.made_at_us, one.blocks.version, one.blocks.arm, name), [(sums, one.blocks)], names),
-        }
-        for one in batches
-        for _, name, sums in _parts(one.blocks, wanted)
-    ]
-    return Columns.of(
-        {name: (dtype, [row[name] for row in rows]) for name, dtype in {"batch": "str", **_DTYPES}.items()}
-    )
+    if by == "batch":
+        rows = [
+            _row((one.made_at_us, one.blocks.version, one.blocks.arm, name), [(sums, one.blocks)], names)
+            | {"batch": one.batch}
+            for one in batches
+            for _, name, sums in _parts(one.blocks, wanted)
+        ]
+    else:
+        rows = [_row(key, blocks, names) for key, blocks in _grouped(days, wanted).items()]
+    return Columns.of({name: (dtype, [row[name] for row in rows]) for name, dtype in dtypes.items()})
 
 
 def accept_level(system: System, model: str | None, why: str, actor: str) -> Decision:
@@ -223,11 +205,7 @@ def version_name(system: System, address: str) -> str:
 
 
 def mean_excess(blocks: Sequence[tuple[BlockSums, float]]) -> float | None:
-    """The mean loss in excess of what the scores expect; None without labels or expectations.
-
-    Args:
-        blocks: Each with its cap, which may differ from day to day.
-    """
+    """The mean loss in excess of what the scores expect, of blocks with their caps; None without labels."""
     from trimtab.stats.exact_sums import total_of
 
     rows = sum(one.labelled for one, _ in blocks)

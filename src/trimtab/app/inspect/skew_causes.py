@@ -39,12 +39,7 @@ class Diagnosis:
         self._appended: dict[tuple[str, int], int] = {}
 
     def causes(self, rows: Rows, differ: Array) -> dict[tuple[int, int], Cause]:
-        """The cause of each difference, by row and input.
-
-        Args:
-            rows: What was compared.
-            differ: Where it differs, bool (rows, inputs).
-        """
+        """The cause of each difference, by row and input; `differ` is bool (rows, inputs)."""
         chosen = np.flatnonzero(differ.any(1))
         if not len(chosen):
             return {}

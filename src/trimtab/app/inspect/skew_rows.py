@@ -191,13 +191,7 @@ def compute(
     groups: Mapping[str, tuple[Known, list[Prediction]]],
     failed: Callable[[Sequence[Prediction], str], object],
 ) -> Iterator[Rows]:
-    """Recompute the features of predictions, one `Rows` for each version.
-
-    Args:
-        past: The log as it is now.
-        groups: Predictions by version.
-        failed: Called with predictions whose features cannot be computed, and why.
-    """
+    """Recompute the features of predictions by version; `failed` gets those that cannot be computed, and why."""
     by_features: dict[str, list[tuple[Known, list[Prediction]]]] = {}
     for known, predictions in groups.values():
         by_features.setdefault(known.features.hash, []).append((known, predictions))

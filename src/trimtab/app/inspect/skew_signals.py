@@ -51,13 +51,9 @@ def settle_skew(
     prediction for a day. Older predictions that are checked again do not begin a listed signal a second time.
 
     Args:
-        catalog: Where signals are.
-        model: Whose.
         versions: What the check found, by address.
-        agreed: What agreed before this check, by signal.
-        found: What the check found of the model, in a few words.
-        owner: Who is asked to act.
-        now_us: The time of the check.
+        agreed: Values that agreed before this check, by signal.
+        found: The result of the check in a few words.
     """
     listed = [one for one in listed_signals(catalog, model) if one.kind == SIGNAL]
     over_us = {one.id.rpartition("/")[0]: one.ended_at_us for one in listed if one.ended_at_us is not None}

@@ -19,12 +19,7 @@ _REST = 50.0  # and at least so many times the duration of the last one: under 2
 
 
 class SkewWatch:
-    """Checks samples of a service's newest predictions.
-
-    Args:
-        system: The served project.
-        every_s: The shortest time between two checks; a longer one follows a slow check.
-    """
+    """Checks samples of a service's newest predictions, at most every `every_s` seconds, and less often if slow."""
 
     def __init__(self, system: System, *, every_s: float = _EVERY_S) -> None:
         self.checked = 0

@@ -108,44 +108,39 @@ class PersonalEvents:
                 seen.goes = seen.wanted or (seen.deletes and not another)
 
     def follow_labels(self, tables: dict[str, Table], keys: RequestKeys) -> None:
-        """Collect the labels of erased requests, except those that requests of others share.
-
-        Args:
-            tables: The tables of record.
-            keys: By model, the keys of erased requests, and those that predictions about others have as well.
-        """
+        """Collect the labels of erased requests, except those that requests of others share."""
         models = self._system.definitions.models.values()
         links = [
             _Link(m, keys) for m in models if (m.label.key,) not in self._subject.places.get(m.label.source.name, [])
         ]
         links = [link for link in links if link.keys]
-        names = [name.encode() for name in dict.fromkeys(n for link in links for n in (link.requests, link.labels))]
         if not links:
             return
         found: list[tuple[_Link, str, LogRecord, Event]] = []
-        for record in _records(self._system.state.events):
-            if any(name in record.payload for name in names):
-                event = decode(record.payload)
-                for link in links:
-                    if event.source == link.requests and not self._goes(record):
-                        link.keep(event)
-                    elif event.source == link.labels and (key := link.key_of(event, self._sources)) is not None:
-                        found.append((link, key, record, event))
-        for link in links:
-            for name in {link.requests, link.labels} & tables.keys():
-                rows = tables[name].scan()
-                column = "_id" if name == link.requests else link.column
-                chosen = [i for i, value in enumerate(rows[column].values.tolist()) if str(value) in link.keys]
-                for record, event in self._rows(name, rows, chosen):
-                    if name == link.requests and not self._goes(record):
-                        link.keep(event)
-                    elif name == link.labels and (key := link.key_of(event, self._sources)) is not None:
-                        found.append((link, key, record, event))
+        for record, event in self._linked(links, tables):
+            for link in links:
+                if event.source == link.requests and not self._goes(record):
+                    link.keep(event)
+                elif event.source == link.labels and (key := link.key_of(event, self._sources)) is not None:
+                    found.append((link, key, record, event))
         alone = [(record, event) for link, key, record, event in found if key in link.keys]
         for record, event in alone:
             self._add(record, event, wanted=True)
         if alone:
             self.follow_versions(tables)
+
+    def _linked(self, links: list[_Link], tables: dict[str, Table]) -> Iterator[tuple[LogRecord, Event]]:
+        """Requests and labels of these models, from the log and from tables."""
+        names = [name.encode() for name in dict.fromkeys(n for link in links for n in (link.requests, link.labels))]
+        for record in _records(self._system.state.events):
+            if any(name in record.payload for name in names):
+                yield record, decode(record.payload)
+        for link in links:
+            for name in {link.requests, link.labels} & tables.keys():
+                rows = tables[name].scan()
+                column = "_id" if name == link.requests else link.column
+                chosen = [i for i, value in enumerate(rows[column].values.tolist()) if str(value) in link.keys]
+                yield from self._rows(name, rows, chosen)
 
     def instead(self) -> Instead:
         """New payloads of the log."""

@@ -36,14 +36,7 @@ def write_report(result: ReplayResult, found: Sequence[Comparison], title: str, 
 
 
 def replay_document(result: ReplayResult, found: Sequence[Comparison], title: str, *, cpu: bool = False) -> Document:
-    """Everything about a replay, the first scenario compared with the others.
-
-    Args:
-        result: The replay.
-        found: What `comparisons` gave.
-        title: Of the document.
-        cpu: Whether to show the CPU seconds of scenarios, which differ from run to run.
-    """
+    """Everything about a replay; with `cpu` also CPU seconds, which differ from run to run."""
     cards = scorecards(result)
     scenarios = list(result.lines.values())
     document = Document(title, f"{format_time(result.start_us)} to {format_time(result.until_us)}")

@@ -57,12 +57,6 @@ def scenarios_of_policies(
 ) -> list[Scenario]:
     """A scenario for each policy over one deployment.
 
-    Args:
-        definitions: The project's.
-        policies: Policies, or their words on the command line.
-        model: The deployment's model; None: the only one.
-        folder: Of the files of functions.
-
     Raises:
         Misuse: A word that names no policy, or a name that occurs twice.
         NotFound: No such deployment, file or function.

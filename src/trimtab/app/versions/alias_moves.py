@@ -18,12 +18,7 @@ NO_REASON = "No reason was given."
 
 
 class Ledgered:
-    """Writes a move together with its row of the ledger: the registry's `together`.
-
-    Args:
-        system: The project.
-        act: The act that the row names.
-    """
+    """Writes a move together with its row of the ledger: the registry's `together`."""
 
     decision: Decision  # the written row
 

@@ -59,12 +59,7 @@ def set_arm(system: System, reference: str, arm: str, *, share: float, why: str,
 
 
 class LedgeredArm:
-    """Writes the move of an arm's alias, its share and the row of the ledger together.
-
-    Args:
-        system: The project.
-        share: The arm's new share of requests; left out, it is kept.
-    """
+    """Writes the move of an arm's alias, its new share (None: keep it) and the row of the ledger together."""
 
     decision: Decision  # the written row
 

@@ -88,22 +88,10 @@ def import_version(system: System, path: Path, name: str, request: ImportRequest
         actor=request.actor,
     )
     check_same(version, f"import {path.name}", seen_until_us=request.seen_until_us, window_us=request.window_us)
-    if request.first:
-        _put_in_service(system, version, request)
+    if request.first:  # with a row of the ledger; may be repeated
+        why, actor, together = request.why, request.actor, Ledgered(system, ACT)
+        system.registry.move(version.model, CHAMPION, version, first=True, why=why, actor=actor, together=together)
     return version
-
-
-def _put_in_service(system: System, version: Version, request: ImportRequest) -> None:
-    """Make it the first champion together with a row of the ledger; may be repeated."""
-    system.registry.move(
-        version.model,
-        CHAMPION,
-        version,
-        first=True,
-        why=request.why,
-        actor=request.actor,
-        together=Ledgered(system, ACT),
-    )
 
 
 def _scored(

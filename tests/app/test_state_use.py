@@ -86,7 +86,7 @@ def test_nobody_begins_a_state_in_the_moment_between_two_renames(
     hold.release()
     folder.rename(tmp_path / "other")
     monkeypatch.setattr(Path, "mkdir", lambda self, *a, **k: (late if self == folder else made)(self, *a, **k))
-    with pytest.raises(Conflict, match="the state of before lies in"):
+    with pytest.raises(Conflict, match="the previous state is in"):
         use(folder)
     assert not folder.exists()  # or it could not be put back by hand
 

@@ -166,7 +166,9 @@ def test_a_worker_that_a_signal_without_a_name_ended_is_said_to_be() -> None:
 
 def test_labels_may_hold_what_some_take_for_the_end_of_a_line() -> None:
     sample = 'a{b="one\u2028two\x85three\x0cfour"} 1'
-    assert merged([("1", f"# TYPE a counter\n{sample}\n")]).split("\n")[1] == sample.replace("{", '{worker="1",')
+    assert merged([("1", f"# HELP a A.\n# TYPE a counter\n{sample}\n")]).split("\n")[2] == sample.replace(
+        "{", '{worker="1",'
+    )
 
 
 def test_a_wake_up_is_passed_on() -> None:

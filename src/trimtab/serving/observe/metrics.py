@@ -8,6 +8,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
+import msgspec
+
 from trimtab.core.errors import Misuse
 
 LATENCY_BUCKETS_S = (
@@ -21,50 +23,18 @@ Read: TypeAlias = "Callable[[], Mapping[_Labels, float]]"
 class Counter:
     """Counts, one for each combination of label values."""
 
-    kind = "counter"
-
-    def __init__(self, name: str, help_text: str, labels: tuple[str, ...] = ()) -> None:
-        self.name = name
-        self.help_text = help_text
-        self.labels = labels
+    def __init__(self) -> None:
         self.values: dict[_Labels, float] = {}
 
     def add(self, *labels: str, by: float = 1) -> None:
         """Count one more (or `by` more)."""
         self.values[labels] = self.values.get(labels, 0) + by
 
-    def lines(self) -> list[str]:
-        """The sample lines."""
-        return _samples(self.name, self.labels, dict(self.values))
-
-
-class Reading:
-    """Values read at each scrape: `read` gives one for each combination of label values."""
-
-    def __init__(
-        self, name: str, help_text: str, labels: tuple[str, ...], read: Read, kind: Literal["gauge", "counter"]
-    ) -> None:
-        self.name = name
-        self.help_text = help_text
-        self.labels = labels
-        self.kind = kind
-        self._read = read
-
-    def lines(self) -> list[str]:
-        return _samples(self.name, self.labels, self._read())
-
 
 class Histogram:
     """Counts of values by bucket, for each combination of label values."""
 
-    kind = "histogram"
-
-    def __init__(
-        self, name: str, help_text: str, labels: tuple[str, ...] = (), buckets: Sequence[float] = LATENCY_BUCKETS_S
-    ) -> None:
-        self.name = name
-        self.help_text = help_text
-        self.labels = labels
+    def __init__(self, buckets: Sequence[float] = LATENCY_BUCKETS_S) -> None:
         self.buckets = tuple(buckets)
         self._series: dict[_Labels, _Series] = {}
 
@@ -75,7 +45,7 @@ class Histogram:
             series = self._series.setdefault(labels, _Series(self.buckets))
         return series.observe
 
-    def lines(self) -> list[str]:
+    def lines(self, name: str, labels: tuple[str, ...]) -> list[str]:
         """The sample lines: cumulative buckets, sum and count."""
         out = []
         edges = (*map(_number, self.buckets), "+Inf")
@@ -83,9 +53,9 @@ class Histogram:
             total = 0
             for edge, n in zip(edges, list(series.counts), strict=True):
                 total += n
-                out.append(f"{self.name}_bucket{_braces((*self.labels, 'le'), (*key, edge))} {total}")
-            out.append(f"{self.name}_sum{_braces(self.labels, key)} {_number(series.total)}")
-            out.append(f"{self.name}_count{_braces(self.labels, key)} {total}")
+                out.append(f"{name}_bucket{_braces((*labels, 'le'), (*key, edge))} {total}")
+            out.append(f"{name}_sum{_braces(labels, key)} {_number(series.total)}")
+            out.append(f"{name}_count{_braces(labels, key)} {total}")
         return out
 
 
@@ -104,7 +74,11 @@ class _Series:
         self.total += value
 
 
-_Metric: TypeAlias = Counter | Reading | Histogram
+class _Family(msgspec.Struct, frozen=True):
+    name: str
+    help_text: str
+    kind: Literal["counter", "gauge", "histogram"]
+    lines: Callable[[], list[str]]
 
 
 class Metrics:
@@ -121,48 +95,47 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        self._metrics: dict[str, _Metric] = {}
+        self._families: dict[str, _Family] = {}
         self._lock = threading.Lock()
 
     def counter(self, name: str, help_text: str, labels: tuple[str, ...] = ()) -> Counter:
         """A new counter."""
-        made = Counter(name, help_text, labels)
-        self._add(made)
+        made = Counter()
+        self.counted(name, help_text, labels, made.values.copy)
         return made
 
     def counted(self, name: str, help_text: str, labels: tuple[str, ...], read: Read) -> None:
         """A new counter whose value `read` gives at each scrape."""
-        self._add(Reading(name, help_text, labels, read, "counter"))
+        self._add(_Family(name, help_text, "counter", lambda: _samples(name, labels, read())))
 
     def gauge(self, name: str, help_text: str, labels: tuple[str, ...], read: Read) -> None:
         """A new gauge whose value `read` gives at each scrape."""
-        self._add(Reading(name, help_text, labels, read, "gauge"))
+        self._add(_Family(name, help_text, "gauge", lambda: _samples(name, labels, read())))
 
     def histogram(
         self, name: str, help_text: str, labels: tuple[str, ...] = (), buckets: Sequence[float] = LATENCY_BUCKETS_S
     ) -> Histogram:
         """A new histogram; its buckets are seconds unless others are given."""
-        made = Histogram(name, help_text, labels, buckets)
-        self._add(made)
+        made = Histogram(buckets)
+        self._add(_Family(name, help_text, "histogram", lambda: made.lines(name, labels)))
         return made
 
     def text(self) -> str:
         """Everything in the text format of Prometheus (version 0.0.4)."""
         lines = []
-        for metric in list(self._metrics.values()):
-            lines += [f"# HELP {metric.name} {_one_line(metric.help_text)}", f"# TYPE {metric.name} {metric.kind}"]
-            lines += metric.lines()
+        for one in list(self._families.values()):
+            lines += [f"# HELP {one.name} {_one_line(one.help_text)}", f"# TYPE {one.name} {one.kind}", *one.lines()]
         return "\n".join(lines) + "\n"
 
     def others(self) -> str:
         """The text of the other processes of this service; empty where there is none."""
         return ""
 
-    def _add(self, metric: _Metric) -> None:
+    def _add(self, family: _Family) -> None:
         with self._lock:
-            if metric.name in self._metrics:
-                raise Misuse(f"metric {metric.name!r}: exists already. Give each metric its own name.")
-            self._metrics[metric.name] = metric
+            if family.name in self._families:
+                raise Misuse(f"metric {family.name!r}: exists already. Give each metric its own name.")
+            self._families[family.name] = family
 
 
 def _samples(name: str, labels: tuple[str, ...], values: Mapping[_Labels, float]) -> list[str]:

@@ -25,8 +25,6 @@ _logger = logging.getLogger(__name__)
 _EVERY_S = 1.0
 _SUFFIX = ".prom"
 _FILE = re.compile(r"(?:(?P<start>\w+)\.)?(?P<name>\w+)-(?P<pid>\d+)\.(?:prom|new)")
-_HEAD = re.compile(r"# (?:HELP|TYPE) (\S+)")
-_BUCKETS = re.compile(r"_(?:bucket|sum|count)$")
 
 
 class SharedMetrics(Metrics):
@@ -134,30 +132,20 @@ def _texts(folder: Path, start: str, *, but: str = "") -> Iterator[tuple[str, st
 def merged(texts: Iterable[tuple[str, str]]) -> str:
     """Texts of several processes as one: every family once, every sample with its process as label `worker`.
 
-    >>> print(merged([("1", "# HELP a A.\\n# TYPE a counter\\na 2\\n"), ("2", 'a{b="c"} 1\\n')]), end="")
+    >>> texts = "# HELP a A.\\n# TYPE a counter\\na 2\\n", '# HELP a A.\\n# TYPE a counter\\na{b="c"} 1\\n'
+    >>> print(merged(zip("12", texts)), end="")
     # HELP a A.
     # TYPE a counter
     a{worker="1"} 2
     a{worker="2",b="c"} 1
     """
-    heads: dict[str, list[str]] = {}
-    samples: dict[str, list[str]] = {}
+    families: dict[str, list[str]] = {}
     for worker, text in texts:
-        known = set(heads)
-        for line in filter(None, text.split("\n")):  # `splitlines` would split within labels
-            if head := _HEAD.match(line):
-                samples.setdefault(head[1], [])
-                if head[1] not in known:
-                    heads.setdefault(head[1], []).append(line)
-            else:
-                samples.setdefault(_family(line, samples), []).append(_labelled(line, worker))
-    return "".join(f"{line}\n" for name in samples for line in (*heads.get(name, ()), *samples[name]))
-
-
-def _family(line: str, known: dict[str, list[str]]) -> str:
-    name = re.split(r"[{ ]", line, maxsplit=1)[0]
-    whole = _BUCKETS.sub("", name)
-    return whole if name not in known and whole in known else name
+        for family in f"\n{text}".split("\n# HELP ")[1:]:  # `splitlines` would split within labels
+            about, kind, *samples = family.rstrip("\n").split("\n")
+            lines = families.setdefault(about.partition(" ")[0], [f"# HELP {about}", kind])
+            lines += [_labelled(line, worker) for line in samples]
+    return "".join(f"{line}\n" for lines in families.values() for line in lines)
 
 
 def _labelled(line: str, worker: str) -> str:

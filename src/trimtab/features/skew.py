@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from trimtab.core.expressions.nodes import Expression
+from trimtab.stats.association import share_interval
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,7 +23,6 @@ Cause = Literal["online_state", "definition", "platform", "history_changed", "pr
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 EXPLAINED: frozenset[Cause] = frozenset(("platform", "history_changed", "pruned"))  # expected, not red # D37
 LAST_BITS = 4  # so many floats apart may platforms be
-_Z = 1.959963984540054  # of the normal distribution, for 95 %
 _BY_PLATFORM = frozenset(("log", "log1p", "exp", "**", "python"))  # operators whose last bits machines disagree on
 
 
@@ -51,13 +51,8 @@ def share(mismatches: int, values: int) -> Share:
     """
     if not values:
         return Share(0, 0, 0.0, 1.0)
-    p, z = mismatches / values, _Z
-    middle = p + z * z / (2 * values)
-    half = z * math.sqrt(p * (1 - p) / values + z * z / (4 * values * values))
-    scale = 1 + z * z / values
-    low = 0.0 if mismatches == 0 else max(0.0, (middle - half) / scale)
-    high = 1.0 if mismatches == values else min(1.0, (middle + half) / scale)
-    return Share(values, mismatches, low, high)
+    found = share_interval(mismatches, values)
+    return Share(values, mismatches, found.low, found.high)
 
 
 def differences(

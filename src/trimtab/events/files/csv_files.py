@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from trimtab.core.columns.data import Column, Columns, Dtype, column, float_column
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.shown import shown
-from trimtab.core.time import DAY_US, SECOND_US
 from trimtab.events.definitions import Source
 from trimtab.events.files.opened import count_lines, open_text
 from trimtab.events.time_formats import TimeFormat
@@ -332,55 +331,7 @@ def _quick_ints(texts: Sequence[str], nulls: frozenset[str]) -> Column | None:
     return Column("int", np.array(values, np.int64), there)
 
 
-def _quick_times(texts: Sequence[str], nulls: frozenset[str]) -> Column | None:
-    """Times that are all written alike, such as 2013-03-01, 2013-03-01 05:00:00 or 2013-03-01T05:00:00.123Z."""
-    there = None if nulls.isdisjoint(texts) else np.array([text not in nulls for text in texts], bool)
-    sample = next((text for text in texts if text not in nulls), "")
-    bare = sample.removesuffix("Z")
-    shape = "0000-00-00T00:00:00.000000"[: len(bare)]
-    if len(bare) not in (10, 16, 19, *range(21, 27)) or (len(bare) == 10 and bare != sample):
-        return None
-    if there is not None:
-        texts = [text if ok else sample for text, ok in zip(texts, there.tolist(), strict=True)]
-    joined = "".join(texts)
-    if not joined.isascii() or set(map(len, texts)) != {len(sample)}:
-        return None
-    letters = np.frombuffer(joined.encode(), np.uint8).reshape(len(texts), len(sample))
-    digits = letters - np.uint8(48)  # what is no digit is above 9
-    marks = [at for at, mark in enumerate(shape) if mark != "0"]
-    if (digits[:, [at for at, mark in enumerate(shape) if mark == "0"]] > 9).any():
-        return None
-    for at in marks:
-        allowed = (letters[:, at] == ord(shape[at])) | ((at == 10) & (letters[:, at] == 32))
-        if not allowed.all():
-            return None
-    if bare != sample and (letters[:, -1] != ord("Z")).any():
-        return None
-    return _times_of(digits.astype(np.int64), len(bare), there)
-
-
-def _times_of(digits: NDArray[Any], size: int, there: NDArray[Any] | None) -> Column | None:
-    def number(first: int, end: int) -> NDArray[Any]:
-        powers = 10 ** np.arange(end - first)[::-1]
-        found: NDArray[Any] = digits[:, first:end] @ powers if end <= size else np.zeros(len(digits), np.int64)
-        return found
-
-    year, month, day = number(0, 4), number(5, 7), number(8, 10)
-    clock = [number(first, first + 2) for first in (11, 14, 17)]
-    months = ((year - 1970) * 12 + month - 1).astype("M8[M]")
-    days = months.astype("M8[D]") + (day - 1)
-    sound = (year > 0) & (month > 0) & (month < 13) & (day > 0) & (days.astype("M8[M]") == months)
-    for part, end in zip(clock, (24, 60, 60), strict=True):
-        sound &= part < end
-    if not sound.all():
-        return None
-    fraction = number(20, size) * 10 ** (26 - size) if size > 20 else 0
-    seconds = (clock[0] * 60 + clock[1]) * 60 + clock[2]
-    us = days.astype(np.int64) * DAY_US + seconds * SECOND_US + fraction
-    return Column("time", us if there is None else np.where(there, us, 0), there)
-
-
-_QUICK = {"float": _quick_floats, "int": _quick_ints, "time": _quick_times}
+_QUICK = {"float": _quick_floats, "int": _quick_ints}
 _NULLS = frozenset(spelt for word in NULL_WORDS for spelt in (word, word.upper(), word.title())) | {"NaN", "NaT"}
 
 

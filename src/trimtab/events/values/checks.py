@@ -15,7 +15,7 @@ from trimtab.core.shown import shown
 from trimtab.core.time import format_time, parse_time_us
 from trimtab.events.records import Value
 from trimtab.events.time_formats import TimeFormat
-from trimtab.events.values.conversions import INT_MAX, INT_MIN, LARGEST, Reason, Refused, converted, kind_of, of_text
+from trimtab.events.values.conversions import INT_MAX, INT_MIN, LARGEST, Reason, Refused, converted, kind_of
 
 Report = Callable[[int, Reason, object], None]  # row, reason, what was found
 
@@ -91,16 +91,6 @@ def check(dtype: Dtype, values: Sequence[object], report: Report, written: TimeF
     if quick is not None:
         return quick
     return _one_by_one(converted, dtype, values, report)
-
-
-def check_texts(dtype: Dtype, texts: Sequence[str | None], report: Report) -> list[Value]:
-    """The values that fields of a text file write, None where there is none; else as `check`.
-
-    >>> check_texts("int", ["1", "1e3", "1_000", ""], lambda row, reason, found: print(row, reason, found))
-    2 wrong_type 1_000
-    [1, 1000, None, None]
-    """
-    return _one_by_one(lambda dtype, text: None if text is None else of_text(dtype, text), dtype, texts, report)
 
 
 def _one_by_one(

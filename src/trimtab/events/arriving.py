@@ -52,7 +52,7 @@ def arrivals(
     now_us: int,
     recent_us: int = 7 * DAY_US,
 ) -> list[Arrivals]:
-    """What came of each source up to the history's last `refresh`, one Struct a source, in their order.
+    """Arrivals of each source up to the history's last `refresh`, one Struct a source, in their order.
 
     All of it is derived from the log (and, for what was refused, from the quarantine): no counter is kept, so none
     can be wrong after a crash. Loaded history is as late as its source's `delay` says. Repetitions that were moved
@@ -121,7 +121,7 @@ def _of_source(
 
 
 def _following_deletions(source: Source, frame: EventFrame, replaced: NDArray[Any]) -> int:
-    """How many tombstones replaced another version: only rows that one may have replaced are looked at singly."""
+    """The number of tombstones that replaced another version."""
     if source.key is None:
         return 0
     gone, at = frame.deleted, frame.known_at_us

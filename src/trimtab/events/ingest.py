@@ -108,7 +108,7 @@ class Ingestor:
     def fits(
         self, source: str, rows: Sequence[Mapping[str, object]], *, op: Op = "upsert", history: bool = False
     ) -> list[bool]:
-        """Whether each row would become an event; nothing is done.
+        """Check which rows would become events; nothing is done.
 
         Raises:
             NotFound: There is no such source.

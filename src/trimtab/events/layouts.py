@@ -1,4 +1,4 @@
-"""Where the columns of a source lie in its events: a place is given once, and never to another column. # D34
+"""Layouts: places of columns in recorded events; a place is given once, and never to another column. # D34
 
 An event is a row of values without names. So a column that is declared later lies behind all that there were, and the
 place of one that is declared no more stays empty; whatever was recorded is then read as what it was.
@@ -59,7 +59,7 @@ def layout_with(layout: Layout | None, source: Source) -> Layout:
 
 
 def continues(layout: Layout, before: Layout) -> bool:
-    """Whether events that were written by one layout are read right by another one.
+    """True when events that were written by one layout are read correctly by another one.
 
     >>> continues(Layout({"at": "time", "x": "int"}), Layout({"at": "time"}))
     True

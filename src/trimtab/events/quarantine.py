@@ -86,7 +86,7 @@ class SetAside(msgspec.Struct, frozen=True):
 
 
 class Replayed(msgspec.Struct, frozen=True):
-    """What became of rows that were given back."""
+    """Result of a replay."""
 
     accepted: int
     quarantined: int  # do not fit: they stay
@@ -94,7 +94,7 @@ class Replayed(msgspec.Struct, frozen=True):
 
 
 class Pusher(Protocol):
-    """What a replay needs of an ingestor."""
+    """The part of an ingestor that a replay needs."""
 
     def push(self, source: str, rows: Sequence[Mapping[str, object]], *, op: Op = ..., history: bool = ...) -> Any: ...
 
@@ -123,7 +123,7 @@ class Quarantine:
         return [row for _, row in self._pending(source)]
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """How many rows are in quarantine, by source and reason."""
+        """The number of rows in quarantine, by source and reason."""
         out: dict[str, dict[str, int]] = {}
         for row in self.read():
             reasons = out.setdefault(row.source, {})
@@ -142,7 +142,7 @@ class Quarantine:
         return found
 
     def summary(self, source: str | None = None, *, examples: int = 3) -> list[SetAside]:
-        """What is in quarantine by source and reason, most rows first within a source."""
+        """Summaries of the quarantine by source and reason, most rows first within a source."""
         groups: dict[tuple[str, str], list[Quarantined]] = {}
         for row in self.read(source):
             groups.setdefault((row.source, row.reason), []).append(row)
@@ -341,7 +341,7 @@ def check_reason(reason: str | None) -> None:
 
 
 def line_fields(line: bytes, number: int, file: str | None) -> Row:
-    """What is kept of a line that could not be told apart.
+    """The fields kept of a line that could not be parsed.
 
     >>> line_fields(b"a,\\xe9", 7, "a.csv")
     {'_line': 'a,\ufffd', '_line_number': 7, '_file': 'a.csv', '_line_base64': 'YSzp'}
@@ -357,7 +357,7 @@ def line_fields(line: bytes, number: int, file: str | None) -> Row:
 
 
 def line_texts(row: Mapping[str, Any]) -> list[str]:
-    """What a line that could not be told apart may say: its text, and as Latin-1 when it is no UTF-8."""
+    """The possible texts of a line that could not be parsed: as UTF-8, and as Latin-1 when it is no UTF-8."""
     encoded = row.get("_line_base64")
     return [row["_line"], *([] if encoded is None else [base64.b64decode(encoded).decode("latin-1")])]
 

@@ -81,7 +81,7 @@ def decode_all(payloads: Sequence[bytes]) -> list[Event]:
 
 
 def erased(source: str) -> bytes:
-    """What stands in the place of an event that was erased: of which source it was, and no more. # D26
+    """The record in the place of an erased event: its source, and no more. # D26
 
     >>> decode(erased("visits")).source == ERASED
     True
@@ -90,7 +90,7 @@ def erased(source: str) -> bytes:
 
 
 def known_at_us(event: Event, record: LogRecord) -> int:
-    """When the event became known: never before it was appended, unless it was loaded as history."""
+    """The time at which the event became known: not before it was appended, unless it was loaded as history."""
     if event.history:
         return event.known_at_us
     declared = event.known_at_us != 0  # else 0 would lie ahead of a clock before 1970

@@ -36,7 +36,7 @@ FIELDS: dict[str, Dtype] = {
 
 
 class Materialised(msgspec.Struct, frozen=True):
-    """What a pass over the log moved."""
+    """Result of a pass over the log."""
 
     rows: dict[str, int]  # by source: rows that are new in its table
     positions: dict[str, int]  # by partition: up to here every record of the given sources is in its table

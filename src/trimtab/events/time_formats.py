@@ -167,7 +167,7 @@ _WHOLE = re.compile(r"\.0+$")
 
 
 def _is_whole(value: int | float | Decimal) -> bool:
-    """Whether it is a whole number of no more than twenty digits."""
+    """True for a whole number of no more than twenty digits."""
     return -(10**20) < value < 10**20 and value == int(value)
 
 

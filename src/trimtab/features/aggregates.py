@@ -106,7 +106,7 @@ class Aggregate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True): 
 
     @property
     def reach_us(self) -> int | None:
-        """How far before a request it looks at most, its hop included; None: at all of the past."""
+        """The longest time before a request that it sees, its hop included; None: all of the past."""
         return None if self.window_us is None else self.window_us + self.hop_us + self.until_us
 
     def dtype(self, columns: Mapping[str, Dtype]) -> Dtype:
@@ -120,7 +120,7 @@ class Aggregate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True): 
         return "int" if declared == "total" and dtype == "bool" else dtype
 
     def explains_loss(self, used: float, left: float) -> bool:
-        """Whether `used` can be its value over more events than those that give `left`; NaN is null.
+        """True when `used` can be its value over more events than those that give `left`; NaN is null.
 
         >>> count().explains_loss(7.0, 5.0), count().explains_loss(4.0, 5.0)
         (True, False)
@@ -148,7 +148,7 @@ def count(
     hop: Duration | None = None,
     until: Duration = 0,
 ) -> Aggregate:
-    """How many events (or how many with a value in `column`) fell in the window."""
+    """The number of events in the window, with `column` that of events with a value there."""
     return _windowed("count", column, over, where, hop, until)
 
 
@@ -277,7 +277,7 @@ def count_distinct(
     hop: Duration | None = None,
     until: Duration = 0,
 ) -> Aggregate:
-    """How many different values the window holds: exact below k (3 to 4,096), else an estimate.
+    """The number of distinct values in the window: exact below k (3 to 4,096), else an estimate.
 
     The estimate is that of the k least 64-bit hashes of the values; its standard error is about 1 / sqrt(k - 2) of
     the number, 6.3 % for k=256.

@@ -27,7 +27,7 @@ _MOST_CLASSES = 100  # of a label: the probability of each is logged with every 
 
 
 class Entity(msgspec.Struct, frozen=True, kw_only=True):
-    """What features are about, and the columns that name one. Make one with `entity()`."""
+    """The subject of features, and the columns that name it. Make one with `entity()`."""
 
     name: str
     columns: dict[str, Dtype]
@@ -164,7 +164,7 @@ class LabelWait:
     wait_us: int
 
     def final_at(self, at_us: Us) -> Us:
-        """When the label of a request made at `at_us` is final: a number, or an array of them."""
+        """The time at which the label of a request made at `at_us` is final; also for arrays."""
         return at_us + self.wait_us
 
     def final_until(self, now_us: int) -> int:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # the row by row half needs no NumPy
 
 
 class Encoding(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """How each feature becomes a float64; fitted in training and stored with the version. Make one with `fit()`.
+    """The map from features to float64, fitted in training and stored with the version. Make one with `fit()`.
 
     Null is NaN, and so is a category that training did not see.
     """

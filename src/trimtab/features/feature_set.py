@@ -21,7 +21,7 @@ Item: TypeAlias = View | Join | Mapping[str, Expression]
 
 
 class Stage(msgspec.Struct, frozen=True):
-    """What can be computed at once: from the request and from the stages before."""
+    """Joins and transforms that can be computed together, from the request and earlier stages."""
 
     joins: tuple[Join, ...]
     transforms: dict[str, Expression]

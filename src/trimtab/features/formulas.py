@@ -70,7 +70,7 @@ def hash_of(value: float | int | bool | str) -> int:
 
 
 def estimated(kth: int, k: int) -> int:
-    """How many different values there are when `kth` is the k-th least of their hashes.
+    """The estimated number of distinct values when `kth` is the k-th least of their hashes.
 
     Source: Bar-Yossef et al. (2002); unbiased, standard error 1 / sqrt(k - 2): Beyer et al. (2007).
 

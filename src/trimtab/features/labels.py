@@ -140,7 +140,7 @@ class LabelIndex:
 
 
 def _continues(frame: EventFrame, before: EventFrame) -> bool:
-    """Whether a history holds the rows of the one before, where they were."""
+    """True when a history has all rows of an earlier one at the same places."""
     rows = before.rows
     if frame.rows < rows or not np.array_equal(frame.position[:rows], before.position):
         return False
@@ -151,7 +151,7 @@ def _continues(frame: EventFrame, before: EventFrame) -> bool:
 
 
 def _greater(frame: EventFrame, one: Array, other: Array) -> Array:
-    """Where `one` comes after `other` in the order of events."""
+    """True where `one` comes after `other` in the order of events."""
     greater = np.zeros(len(one), bool)
     for field in (frame.position, frame.partition, frame.known_at_us, frame.event_at_us):
         a, b = field[one], field[other]

@@ -27,7 +27,7 @@ _BY_PLATFORM = frozenset(("log", "log1p", "exp", "**", "python"))  # operators w
 
 
 class Share(msgspec.Struct, frozen=True):
-    """How many of some values differ, as a share with its 95 % interval."""
+    """The share of values that differ, with its 95 % interval."""
 
     values: int
     mismatches: int
@@ -58,7 +58,7 @@ def share(mismatches: int, values: int) -> Share:
 def differences(
     used: NDArray[Any], used_reasons: NDArray[Any], again: NDArray[Any], again_reasons: NDArray[Any]
 ) -> NDArray[np.bool_]:
-    """Where values or reasons differ, shape (rows, inputs).
+    """A mask of values or reasons that differ, shape (rows, inputs).
 
     Args:
         used: What a model was shown, float64 (rows, inputs); null is NaN, whichever NaN.
@@ -77,7 +77,7 @@ def differences(
 
 
 def floats_apart(first: float, second: float) -> float:
-    """How many floats lie between two, infinity where one is no number.
+    """The number of floats between two, infinity where one is no number.
 
     >>> floats_apart(1.0, 1.0 + 2**-52), floats_apart(1.0, math.nan)
     (1.0, inf)
@@ -90,7 +90,7 @@ def floats_apart(first: float, second: float) -> float:
 
 
 class Dependencies:
-    """What each feature of a set is computed from, all the way down.
+    """The columns and features that each feature of a set is computed from, transitively.
 
     Args:
         features: The set.
@@ -114,11 +114,11 @@ class Dependencies:
         return frozenset().union(*(_operators(e) for name in self._closure(feature) for e in self._expressions(name)))
 
     def may_differ_by_platform(self, feature: str) -> bool:
-        """Whether two machines, or two versions of NumPy, may disagree on its last bits."""
+        """True when two machines, or two versions of NumPy, may disagree on its last bits."""
         return bool(self.operators(feature) & _BY_PLATFORM)
 
     def runs_code(self, feature: str) -> bool:
-        """Whether a plain Python function takes part."""
+        """True when a plain Python function takes part."""
         return "python" in self.operators(feature)
 
     def _closure(self, feature: str) -> set[str]:
@@ -156,7 +156,7 @@ def _operators(expression: Expression) -> frozenset[str]:
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found out about one value that differs."""
+    """Findings about one value that differs."""
 
     used: float
     again: float

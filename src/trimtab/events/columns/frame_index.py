@@ -28,7 +28,7 @@ def key_values(columns: Sequence[Column]) -> list[Any]:
 
 
 class Frame(Protocol):
-    """What an index reads of an `EventFrame`."""
+    """The part of an `EventFrame` that an index reads."""
 
     @property
     def rows(self) -> int: ...

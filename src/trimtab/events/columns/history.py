@@ -65,7 +65,7 @@ class History:
         return {name: v.id_conflicts for name, v in self._versions.items()}
 
     def keeps(self, source: Source) -> bool:
-        """Whether it has the events of a source, read as this one declares them."""
+        """True when it has the events of a source, read as this one declares them."""
         kept = self._versions.get(source.name)
         return kept is not None and kept.source == source
 

@@ -55,7 +55,7 @@ class Rows:
         return self._data[name][: self.size]
 
     def present(self, name: str) -> NDArray[Any]:
-        """Where the column has a value."""
+        """A mask of the rows with a value in the column."""
         return self._data[_valid(name)][: self.size]
 
     def block(self, tuples: Sequence[Sequence[Value]]) -> Block:
@@ -111,7 +111,7 @@ class Rows:
             self._nullable.add(name)
 
     def keep(self, start: int, kept: NDArray[Any]) -> None:
-        """Of the rows from `start` on keep those where `kept` is True, and close the gaps."""
+        """Keep those of the rows from `start` on where `kept` is True, and close the gaps."""
         end = start + int(kept.sum())
         for name in self._data:
             self._own(name, start)
@@ -120,7 +120,7 @@ class Rows:
         self.size = end
 
     def same(self, a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
-        """Whether the rows `a` and `b` say the same: event time, operation, values and nulls."""
+        """A mask of equal rows `a` and `b`: event time, operation, values and nulls."""
         equal: NDArray[np.bool_] = self[EVENT_AT][a] == self[EVENT_AT][b]
         equal &= self[DELETED][a] == self[DELETED][b]
         for name in self.dtypes:

@@ -1,4 +1,4 @@
-"""Which records of one source count: duplicates gone, versions of one id in the order they became known."""
+"""Versions of one source's events: which records count, without duplicates, in the order they became known."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ class Versions:
         return conflict
 
     def _fill_tombstones(self, kept: NDArray[Any], group: NDArray[Any]) -> None:
-        """What a tombstone leaves null it takes from the version before, so that its entity stays known."""
+        """Fill the nulls of tombstones from the version before, so that their entity stays known."""
         for i in np.flatnonzero(self._rows[DELETED][kept]).tolist():
             row = int(kept[i])
             before = int(kept[i - 1]) if i and group[i - 1] == group[i] else None

@@ -206,7 +206,7 @@ def _noting(stream: Iterator[str], taken: list[str]) -> Iterator[str]:
 
 
 def _spans(records: list[list[str]], lines: int) -> list[int]:
-    """How many lines each record takes: the line ends within its fields, and its own."""
+    """The number of lines of each record: the line ends within its fields, and its own."""
     if lines == len(records):
         return [1] * lines
     texts = map("\0".join, records)
@@ -236,7 +236,7 @@ class _ColumnParts:
         return zip(*self._parts.values(), strict=True)
 
     def add(self, rows: Sequence[list[str]]) -> tuple[NDArray[Any], dict[int, tuple[dict[str, Any], str, Reason, str]]]:
-        """Which rows fit, and of the others the values, the column at fault, the reason and what was found."""
+        """Add rows; gives a mask of those that fit, and of the others: values, column at fault, reason, what was found."""
         good = np.ones(len(rows), bool)
         if not rows:
             return good, {}
@@ -336,12 +336,12 @@ _NULLS = frozenset(spelt for word in NULL_WORDS for spelt in (word, word.upper()
 
 
 def _plain(text: str) -> bool:
-    """Whether Python's `float` and `int` take what the grammar of numbers does."""
+    """True when Python's `float` and `int` accept the same texts as the grammar of numbers."""
     return text.isascii() and "_" not in text
 
 
 def _fields(names: Sequence[str], wanted: Mapping[str, Dtype], values: Sequence[str]) -> dict[str, Any]:
-    """What a line that does not fit its header gives when its fields are counted from the left."""
+    """The fields of a line that does not fit its header, counted from the left."""
     pairs = zip(names, values, strict=False)
     return {name: _raw(value).decode(errors="replace") for name, value in pairs if name in wanted}
 
@@ -354,7 +354,7 @@ def _found(reason: Reason, text: str, written: TimeFormat | None) -> str:
 
 
 def _why(error: Exception) -> str:
-    """What the reader did not take, in the words of the file's owner."""
+    """The fault that the reader found, in words for the file's owner."""
     if isinstance(error, UnicodeEncodeError):
         return "bytes that are not UTF-8"
     if "expected after" in str(error):

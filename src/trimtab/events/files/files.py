@@ -107,13 +107,13 @@ def read_file(
 
 
 def is_table(given: object) -> TypeGuard[Table]:
-    """Whether it is a table in memory: `Columns`, or one of another library."""
+    """True for a table in memory: `Columns`, or one of another library."""
     arrow = hasattr(given, "__arrow_c_stream__") or hasattr(given, "__arrow_c_array__")
     return arrow or isinstance(given, Columns | ArrowTable)
 
 
 def _taken(given: Any, source: Source, kind: Format | None, nulls: Sequence[str]) -> tuple[str, FileRows]:
-    """What it is called in errors, and its rows."""
+    """The name for errors, and the rows."""
     if isinstance(given, str | Path):
         path = local_file(given)
         return f"file {path}", _read(path, source, kind or _format(path), nulls)

@@ -78,7 +78,7 @@ def open_text(path: Path) -> Iterator[Iterator[str]]:
 
 
 def count_lines(path: Path) -> int:
-    """How many lines a file has, by its bytes alone."""
+    """The number of lines of a file, by its bytes alone."""
     lines, last = 0, b""
     with open_bytes(path) as stream:
         while block := stream.read(_BLOCK):

@@ -43,12 +43,12 @@ class BadRow(msgspec.Struct, frozen=True):
 
     @property
     def place(self) -> str:
-        """Where to look: "line 7"."""
+        """The place for messages: "line 7"."""
         return f"{self.unit} {self.number}"
 
 
 class FileRows(msgspec.Struct, frozen=True, eq=False):
-    """What a file or table gave: declared columns, what it lacked and had in excess, and the rows that do not fit."""
+    """Result of reading a file or table: declared columns, missing and extra ones, and the rows that do not fit."""
 
     columns: Columns
     ignored: tuple[str, ...]  # its columns that the source does not declare
@@ -66,7 +66,7 @@ class FileRows(msgspec.Struct, frozen=True, eq=False):
 
 
 def dtypes_of(source: Source) -> dict[str, Dtype]:
-    """What rows of a source may hold."""
+    """The columns that rows of a source may have."""
     return source.declared | EXTRA
 
 
@@ -213,7 +213,7 @@ class _Problems:
         self.by_row: dict[int, tuple[str, Reason, object]] = {}
 
     def of(self, name: str) -> Report:
-        """What notes the problems of one column."""
+        """The function that records the problems of one column."""
 
         def report(row: int, reason: Reason, found: object) -> None:
             self.by_row.setdefault(row, (name, reason, found))
@@ -258,7 +258,7 @@ def _text(found: object, reason: Reason, written: TimeFormat | None) -> str:
 
 
 def _hint(found: Sequence[str]) -> str:
-    """What may be wrong with a header of one column."""
+    """A hint about a header of one column."""
     if len(found) == 1 and (";" in found[0] or "\t" in found[0]):
         return " Fields are separated by commas; in a file named .tsv by tabs."
     return ""

@@ -138,7 +138,7 @@ class _Behind:
         return np.array(found, np.int64)
 
     def _any(self) -> NDArray[np.bool_]:
-        """Which requests have any record behind P that was known at t."""
+        """Requests that have any record behind P that was known at t, as a mask."""
         frame, found = self._frame, np.zeros(len(self._at_us), bool)
         for number in range(len(frame.partitions)):
             mine = np.flatnonzero(frame.partition == number)
@@ -153,7 +153,7 @@ class _Behind:
         return bool((later & (frame.known_at_us[events] <= self._at_us[row])).any())
 
     def _was_replaced(self, events: Array, row: int) -> bool:
-        """Whether what replaced one of the events may lie behind P: something that became known at that time does."""
+        """True when the record that replaced one of the events may lie behind P, as some record of that time does."""
         until = self._frame.superseded_at_us[events]
         times = np.unique(until[until <= self._at_us[row]])
         if not len(times):

@@ -52,7 +52,7 @@ def evaluate(
 
 
 def evaluate_by(answer: ViewAnswer, features: FeatureSet, requests: Columns, at_us: NDArray[Any]) -> FeatureFrame:
-    """As `evaluate`, whatever answers the views: frames in memory, or events on disk."""
+    """Evaluate with any source of view values: frames in memory, or events on disk."""
     at_us = np.asarray(at_us, np.int64)
     check_requests(features, requests, at_us)
     columns = features.request.columns  # any other column of the table is no part of the question

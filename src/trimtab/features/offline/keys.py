@@ -1,4 +1,4 @@
-"""Which events and which requests are of one entity."""
+"""Matching of events and requests by entity."""
 
 from __future__ import annotations
 

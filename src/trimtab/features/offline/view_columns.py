@@ -59,7 +59,7 @@ def evaluate_view(
 
 
 def _enters(view: View, frame: EventFrame, rows: Array | slice) -> Array:
-    """When events begin to count: they have happened and are known."""
+    """The times from which events count: they have happened and are known."""
     enters: Array = np.maximum(frame.event_at_us[rows] + (view.boundary == "before"), frame.known_at_us[rows])
     return enters
 
@@ -90,7 +90,7 @@ def _earliest(view: View, at_us: int) -> int | None:
 def _match_known(
     view: View, known: Entities, keys: Sequence[Column], at_us: Array, near: Array | slice
 ) -> tuple[Array, Array, int, Array]:
-    """As `match_keys`, for entities that have a value, and why the other requests have none."""
+    """Match keys of entities that have a value, and give the reason why the other requests have none."""
     numbers = known.of(keys)
     unknown = np.full(len(at_us), NO_ENTITY, np.uint8)
     unknown[at_us >= known.known_us[numbers]] = NOT_YET
@@ -122,7 +122,7 @@ def _unknown(
 
 
 def _began(of_events: Array, times_us: Array, of_requests: Array, at_us: Array, entities: int) -> Array:
-    """Which requests are not before the first of their entity's times."""
+    """Requests that are not before the first of their entity's times, as a mask."""
     first = np.full(entities + 1, NEVER_US)  # the last one is that of no entity, number -1
     np.minimum.at(first, of_events, times_us)
     first[-1] = NEVER_US
@@ -166,7 +166,7 @@ class _Scatter:
 
 
 class _Answers:
-    """What the aggregates of one view share while they are computed."""
+    """The evaluation of one view: what its aggregates share."""
 
     def __init__(self, view: View, frame: EventFrame, events: Timeline, at_us: Array, unknown: Array) -> None:
         self.view = view
@@ -209,7 +209,7 @@ class _Answers:
         return Column(found.dtype, values, reasons == FOUND), reasons
 
     def _newest(self, max_age_us: int | None) -> tuple[Array, Array, Array]:
-        """Which requests have a newest event of at most that age, its row in the frame, and all requests' reasons."""
+        """Requests that have a newest event of at most that age, its row in the frame, and all requests' reasons."""
         if max_age_us not in self._newest_by_age:
             newest = np.full(len(self.unknown), -1, np.int64)
             newest[self.events.requests.rows] = np.append(self.events.rows, -1)[self._newest_place]

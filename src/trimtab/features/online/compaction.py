@@ -193,7 +193,7 @@ def _lost_ties(plan: ViewPlan, kv: KeyValue, name: bytes, before: bytes, after: 
 
 
 def _shrinks(plan: ViewPlan) -> bool:
-    """Whether anything in a view ever expires."""
+    """True when anything in a view ever expires."""
     return bool(plan.groups) or any(feature.max_age_us is not None for feature in plan.latest)
 
 

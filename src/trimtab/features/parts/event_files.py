@@ -1,4 +1,4 @@
-"""Where the events of a source lie on disk, in the form in which DuckDB reads all of them alike."""
+"""Event files of a source, in the form in which DuckDB reads all of them alike."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class EventFiles(msgspec.Struct, frozen=True, kw_only=True):
     partitions: tuple[str, ...]  # sorted
 
     def count(self, connection: duckdb.DuckDBPyConnection) -> int:
-        """How many records there are."""
+        """The number of records."""
         found = connection.execute(f"SELECT count(*) FROM ({self.select})").fetchone()
         return int(found[0]) if found else 0
 

@@ -144,7 +144,7 @@ def _select(source: Source, files: Sequence[Path], types: Mapping[str, str]) -> 
 
 
 def _cleaned(dtype: Dtype, name: str, kind: str) -> str:
-    """As ingestion has it: NaN is null, -0.0 is 0.0."""
+    """Normalise as ingestion does: NaN is null, -0.0 is 0.0."""
     sql = value(dtype, quoted(name), kind)
     return f"CASE WHEN isnan({sql}) THEN NULL ELSE {sql} + 0.0::DOUBLE END" if dtype == "float" else sql
 

@@ -30,7 +30,7 @@ def packed(answers: Answers) -> bytes:
 
 
 def unpacked(data: bytes) -> Answers:
-    """What `packed` was given."""
+    """The answers that were packed."""
     found = msgspec.msgpack.decode(data, type=dict[str, _Packed])
     return {name: (_column(p), np.frombuffer(p.codes, np.uint8)) for name, p in found.items()}
 

@@ -87,7 +87,7 @@ class PartedViews:
         self._connection = self._connected(4)
 
     def parts(self, view: View) -> int:
-        """How many parts the entities of a view are in."""
+        """The number of parts that the entities of a view are in."""
         name = view.source.name
         if name not in self._counts:
             with _named(self.folder):

@@ -66,7 +66,7 @@ class _Tiles:
         self._changes(series, given, enters, leaves)
 
     def between(self, start_us: Array, end_us: Array) -> tuple[Array, Array]:
-        """Of each request the first tile from one changed_at on, and the one behind the last before another."""
+        """The tiles between two times, for each request: the first, and the one behind the last."""
         places, entity = self._events.places, self._events.requests.entity
         low, high = (np.searchsorted(self._place, places.of_times(entity, at)) for at in (start_us, end_us))
         first = self._of_given[low]
@@ -112,7 +112,7 @@ class _Tiles:
 
 
 def _stays(events: Timeline) -> tuple[Array, Array]:
-    """Of each of the timeline's events: from which request on it counts, and from which on it does not any more."""
+    """The first request that each event of the timeline counts for, and the first after those."""
     requests = len(events.requests.rows)
     enters = np.empty(len(events.rows), np.int64)
     leaves = np.full(len(events.rows), requests)

@@ -17,7 +17,7 @@ Array = NDArray[Any]
 
 
 def distinct_counts(series: Series, window: Window, keep: int, hashed: Array) -> Array:
-    """How many different values each request's window holds: exact below `keep`, else estimated.
+    """The number of distinct values in each request's window: exact below `keep`, else estimated.
 
     Every value is there for some ranges of requests: the union of those of its events.
 

@@ -16,7 +16,7 @@ Array = NDArray[Any]
 
 
 class Orders:
-    """Where the first and the last values of one series lie in one window of every request.
+    """Places of the first and last values of one series in one window of every request.
 
     Places are those of the timeline's events; -1 where there is none. Of orderly events they follow from how many
     values lie before the window's edges. The others that give a value are few and mostly lie further back; only where
@@ -88,7 +88,7 @@ class Orders:
 
 
 def sorted_list(alive: list[Any]) -> tuple[Callable[[Any], None], Callable[[Any], None]]:
-    """How to put something into a sorted list, and take it out."""
+    """Functions that put an item into a sorted list, and take it out."""
 
     def add(item: Any) -> None:
         insort(alive, item)

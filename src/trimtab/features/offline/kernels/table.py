@@ -54,7 +54,7 @@ class Shared:
         return self.once("other", lambda: self.events.rows[self.events.other])
 
     def once(self, key: object, make: Callable[[], _Made]) -> _Made:
-        """What `make` gives, made once for each key."""
+        """The result of `make`, called once for each key."""
         if key not in self._made:
             self._made[key] = make()
         made: _Made = self._made[key]
@@ -171,7 +171,7 @@ def _top(one: Windowed) -> Found:
 
 
 def _places(one: Windowed, kind: AggregateKind) -> int:
-    """How many places of the same values and window the view has."""
+    """The greatest place of the same values and window in the view."""
     alike = [a.place for a in one.shared.aggregates if a.kind == kind and (series_key(a), span_of(a)) == one.key]
     return max(alike, default=1)
 

@@ -20,7 +20,7 @@ Span: TypeAlias = tuple[int | None, int, int]  # how long (None: a lifetime), th
 
 
 class Series:
-    """What the events of a timeline contribute to an aggregate.
+    """Values that the events of a timeline contribute to an aggregate.
 
     Args:
         column: The values; None: rows are counted.
@@ -39,7 +39,7 @@ class Series:
 
     @cached_property
     def counts(self) -> ExactSums:
-        """How many events give a value."""
+        """Events with a value, for sums."""
         assert self.gives is not None  # else they are as many as the rows
         return ExactSums(self.gives, "bool")
 
@@ -132,11 +132,11 @@ class Window:
 
     @cached_property
     def rows(self) -> Array:
-        """How many events each request's window holds."""
+        """The number of events in each request's window."""
         return self.high - self.low + self._cover_sum(np.ones(len(self._start), np.int64))
 
     def count(self, series: Series) -> Array:
-        """How many of them give a value."""
+        """The number of them that give a value."""
         if series.gives is None:
             return self.rows
         if id(series) not in self._counts:
@@ -168,7 +168,7 @@ class Window:
         return over_covers(op, self._start, self._stop, values, self._size, empty)
 
     def others(self) -> tuple[Array, Array, Array]:
-        """Of the others: place in the timeline, and from which request on up to which other one they are in it."""
+        """The other events in the window: place in the timeline, first request, and the one behind the last."""
         seen = self._start < self._stop
         return self.events.other[seen], self._start[seen], self._stop[seen]
 
@@ -204,6 +204,6 @@ class Window:
 
 
 def _passed(edge: Array, events: int) -> Array:
-    """Of each event how many requests have their window's edge, which only moves on, at or before it."""
+    """The number of requests whose window edge, which only moves on, lies at or before each event."""
     out: Array = np.cumsum(np.bincount(edge, minlength=events + 1))[:events]
     return out

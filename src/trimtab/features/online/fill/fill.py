@@ -113,7 +113,7 @@ class Filling:
         return self.store.plans[self.name].cursor_name
 
     def _front(self, cursors: Mapping[str, Cursor]) -> Cursor:
-        """Where the views are that are read: the furthest of them, or the end of the log when there are none."""
+        """The position of the views that are read: the furthest of them, or the end of the log when there are none."""
         return self._live_front(cursors) or log_end(self._log, self._moved)
 
     def _live_front(self, cursors: Mapping[str, Cursor]) -> Cursor | None:

@@ -103,7 +103,7 @@ class _Groups:
         self._latest = bool(plan.latest)
 
     def drop(self, name: bytes, row: Row) -> bool:
-        """Whether a row is sealed and no window can see it; of those only the latest matter, if they do."""
+        """Drop a row that is sealed and that no window can see; True when it was. Only the latest of those are kept."""
         if row[EVENT_AT] >= self.cut_us or row[EVENT_AT] > self.last_us or row[KNOWN_AT] > self.s_us:
             return False
         before = self.past.setdefault(name, [])
@@ -131,7 +131,7 @@ class _Groups:
                     self.rows[name].append(row)
 
     def states(self) -> Iterator[tuple[bytes, EntityState]]:
-        """Of each entity, in the order of their names."""
+        """The states by entity, in the order of their names."""
         for name in sorted(self.rows.keys() | self.past.keys() | self.dead.keys()):
             past = self.past.get(name)
             rows = [*(past or ()), *self.rows.get(name, ())]
@@ -316,7 +316,7 @@ def _take_stubs(kv: KeyValue, groups: _Groups, names: Sequence[bytes]) -> None:
 def _count_versions(
     kv: KeyValue, plan: ViewPlan, event_id: str, versions: Sequence[tuple[int, Version]], count: Counts
 ) -> None:
-    """What `apply` would have counted, the versions arriving in this order."""
+    """Count as `apply` does when the versions arrive in this order."""
     if len(versions) == 1:
         _, version = versions[0]
         count["corrections"] += version[4]
@@ -334,7 +334,7 @@ def _count_versions(
 
 
 def _rows(plan: ViewPlan, chunk: Columns) -> Iterator[tuple[Any, ...]]:
-    """Of each row: both clocks, place, id, operation, values in the order of the source's columns."""
+    """The rows of a chunk: both clocks, place, id, operation, values in the order of the source's columns."""
     values = zip(*(chunk[name].to_list() for name in plan.columns), strict=True)
     fields = ("_event_at", "_known_at", "_partition", "_position", "_id", "_op")
     return zip(*(chunk[name].values.tolist() for name in fields), values, strict=True)

@@ -36,7 +36,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Part(Protocol):
-    """Which names are wanted."""
+    """The names that are wanted."""
 
     parts: int
 
@@ -47,7 +47,7 @@ class Part(Protocol):
 
 
 def loads_columns(plan: ViewPlan) -> bool:
-    """Whether a view has nothing but latest values of plain columns, one entity a column, and no corrections."""
+    """True when a view has only latest values of plain columns, by one column, and no corrections."""
     return not plan.windowed and not plan.keyed and plan.values.plain and len(plan.view.by) == 1
 
 
@@ -199,7 +199,7 @@ class Bytes(msgspec.Struct, frozen=True, eq=False):
 
 
 def _frame(plan: ViewPlan, s_us: int) -> tuple[bytes, bytes]:
-    """What stands before and behind the one greatest row in a packed state at S."""
+    """The bytes before and behind the one latest row in a packed state at S."""
     state = EntityState(plan)
     state.seal(s_us)
     state.known = 1  # how many more there were, nothing asks

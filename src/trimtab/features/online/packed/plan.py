@@ -50,16 +50,16 @@ class ViewPlan:
 
     @property
     def windowed(self) -> bool:
-        """Whether it has anything but latest values."""
+        """True when it has anything but latest values."""
         return bool(self.groups) or self.life is not None
 
     @property
     def forever(self) -> bool:
-        """Whether some feature sees an event however old it is."""
+        """True when some feature sees an event however old it is."""
         return bool(self.latest) or self.life is not None
 
     def expired(self, event_at_us: int, s_us: int) -> bool:
-        """Whether no window can cover an event at `event_at_us` any more at `s_us` or later."""
+        """True when no window can cover an event at `event_at_us` any more at `s_us` or later."""
         if self.forever or event_at_us >= s_us - self.longest_us:
             return False
         return all(event_at_us < floor(s_us - g.over_us, g.hop_us) for g in self.groups)
@@ -76,7 +76,7 @@ class ViewPlan:
         return errors
 
     def sums_in(self, series: int) -> list[tuple[int, int]]:
-        """Where the sum of a series lies: group, place among its fields."""
+        """The places of the sum of a series: group, place among its fields."""
         places = [(at, group.fields) for at, group in enumerate(self.groups)]
         return [(at, 1 + fields.index((series, True))) for at, fields in places if (series, True) in fields]
 
@@ -108,7 +108,7 @@ class ViewPlan:
             feature.exponents_at = tuple(self.series.all[index].sum_place for index in feature.sums)
 
     def _sketch(self, aggregate: Aggregate, series: Series) -> SketchPlan | None:
-        """What tiles keep for an aggregate besides sums; aggregates of one series share it."""
+        """The sketch that tiles keep for an aggregate, if any; aggregates of one series share it."""
         online = aggregate.traits.online
         if online != "sketch" and not (online == "extreme" and aggregate.until_us):
             return None

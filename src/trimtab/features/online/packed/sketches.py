@@ -38,7 +38,7 @@ _ROOM = 8  # times as many hashes as one tile keeps: then superfluous ones are l
 
 
 class SketchPlan:
-    """What the tiles of a group keep of one series."""
+    """The sketch that the tiles of a group keep of one series."""
 
     def __init__(self, index: int, kind: AggregateKind, series: int, hop_us: int, keep: int, keyed: bool) -> None:
         self.index = index

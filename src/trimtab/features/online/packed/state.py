@@ -273,7 +273,7 @@ class EntityState:
             self._contend(rows)
 
     def _numbers(self, rows: list[Row]) -> list[list[Any]]:
-        """What each row adds to the sum of each series, over the state's exponents, which are made fine enough."""
+        """Numerators that each row adds to the sums, over the state's exponents, which are made fine enough."""
         real_sums = self.plan.series.real_sums
         if not real_sums:
             return [row[GIVES] for row in rows]

@@ -182,7 +182,7 @@ def push(stack: list[Any], start: int, value: Any, kind: str) -> None:
 
 
 def first_at(past: bytes, size: int, start: int) -> int:
-    """How many of the packed tiles begin before `start`."""
+    """The number of packed tiles that begin before `start`."""
     low, high = 0, len(past) // size
     while low < high:
         middle = (low + high) // 2
@@ -195,7 +195,7 @@ def first_at(past: bytes, size: int, start: int) -> int:
 
 
 def start_of(past: bytes, at: int = 0) -> int:
-    """Where the packed tile at a byte begins."""
+    """The start of the packed tile at a byte."""
     return int.from_bytes(past[at : at + 8], "little", signed=True)
 
 

@@ -187,7 +187,7 @@ def needed(versions: list[Version], s_us: int) -> list[Version]:
 
 
 def _repeats(version: Version, before: Version) -> bool:
-    """Whether a version has the content of the one before."""
+    """True when a version has the content of the one before."""
     return version[4] == before[4] and (version[4] or version[3:] == before[3:])
 
 

@@ -221,7 +221,7 @@ def _places(features: Sequence[Feature]) -> list[int]:
 
 
 class _Starts:
-    """Where the windows of a view begin; they stay there until the first of them leaves a hop."""
+    """Starts of the windows of a view; they change when the first of them leaves a hop."""
 
     def __init__(self, groups: Sequence[Group]) -> None:
         self._windows = [(window.over_us, group.hop_us) for group in groups for window in group.windows]

@@ -43,12 +43,12 @@ class OnlineRows(msgspec.Struct, frozen=True, gc=False):  # it can hold no cycle
     positions: dict[str, int]  # P; not to be written to
 
     def reason(self, row: int, feature: str) -> Reason:
-        """Why a value is what it is."""
+        """The reason of a value."""
         return REASONS[self.reasons[row][self.names.index(feature)]]
 
 
 class RequestPlan:
-    """What to look up for one model, and how to put a row of features together from it.
+    """Plan of the look-ups for one model, and of the rows of features made from them.
 
     Safe to use from many threads, and from other processes than the one that keeps the store up to date.
 
@@ -86,7 +86,7 @@ class RequestPlan:
         return self.read_checked(rows, now_us)
 
     def read_checked(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> OnlineRows:
-        """As `read`, of requests whose columns are known to be there and of their types."""
+        """Read the features of requests whose columns were checked before."""
         for _ in range(_TRIES):
             answer = self._read(rows, now_us)
             if answer is not None:
@@ -130,7 +130,7 @@ class RequestPlan:
         return [_StagePlan(stage, self.features, plans, self._layout) for stage in self.features.stages]
 
     def _cursor_of(self, packed: bytes | None) -> tuple[Cursor, tuple[int, ...]]:
-        """How far the views have read the log, and the generations that their states are of."""
+        """The position of the views in the log, and the generations of their states."""
         seen, cursor, generations = self._cursor
         if packed == seen:
             return cursor, generations
@@ -164,7 +164,7 @@ class RequestPlan:
 
 
 class _Layout:
-    """Where each feature lies in a row: first those that the model reads, in order, then blocks of whole views."""
+    """Places of features in a row: first those that the model reads, in order, then blocks of whole views."""
 
     def __init__(self, features: FeatureSet) -> None:
         self.places = {name: i for i, name in enumerate(features.names)}
@@ -209,7 +209,7 @@ class _StagePlan:
         self._chained = bool(read & (stage.transforms.keys() - columns.keys()))
 
     def keys(self, rows: Sequence[Mapping[str, Any]], values: Sequence[list[Any]]) -> list[bytes]:
-        """What to look up: the positions, then each row's states."""
+        """The keys to look up: the positions, then each row's states."""
         keys = [POSITIONS_KEY]
         for row in self._with(self._keyed_by, rows, values) if self._keyed_by else rows:
             for key_of, prefixes in self._prefixes:

@@ -24,7 +24,7 @@ class Arrivals(msgspec.Struct, frozen=True, kw_only=True):
     accepted: int  # records in the log: the five that follow
     events: int  # distinct ones, deleted ones too
     corrections: int  # versions that replaced another one
-    deletions: int  # of events that had come before; others are counted in `events`
+    deletions: int  # deletions of known events; others are counted in `events`
     duplicates: int  # records that repeat what was known
     id_conflicts: int  # records that give an id another content although the source has no key: they do not count
     live: int  # events that count now: the newest version of each, unless it is a deletion

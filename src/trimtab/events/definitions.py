@@ -28,10 +28,10 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     time: str  # the column that says when it happened
     columns: dict[str, Dtype]  # in declared order; the time column among them
     key: str | None = None  # the column that identifies an event; without one, its content and `_id` do
-    delay_us: int = 0  # how long after its time an event of loaded history became known
+    delay_us: int = 0  # time from an event of loaded history to its becoming known
     future_tolerance_us: int = 5 * MINUTE_US  # further ahead of the log's clock is quarantined
     about: About = NOTHING
-    hidden: tuple[str, ...] = ()  # of `columns`: no longer declared, but still in recorded events (`layouts.py`)
+    hidden: tuple[str, ...] = ()  # columns no longer declared, but still in recorded events (`layouts.py`)
     first: int | None = None  # how many of `columns` enter an event's id even when they are null; None: all # D48
     time_formats: dict[str, str] | msgspec.UnsetType = msgspec.UNSET  # by time column; unset: in no document # D0178
 

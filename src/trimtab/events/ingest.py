@@ -37,7 +37,7 @@ class Pushed(msgspec.Struct, frozen=True):
     accepted: int
     quarantined: int
     partition: str
-    position: int  # of the last accepted row; 0 when there was none
+    position: int  # position of the last accepted row; 0 when there was none
     problems: tuple[Problem, ...] = ()  # the first hundred
     absent: tuple[
         str, ...

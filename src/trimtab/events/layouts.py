@@ -14,7 +14,7 @@ from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.events.definitions import Source
 
-KIND = "layout"  # of the records in a catalogue, by source name
+KIND = "layout"  # kind of the records in a catalogue, by source name
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -22,7 +22,7 @@ class Layout(msgspec.Struct, frozen=True):
 
     columns: dict[str, Dtype]
     format: Literal[1] = 1
-    first: int | None = None  # how many there were before one was added; None: none was, or by an earlier trimtab # D48
+    first: int | None = None  # number of columns before one was added; None: none was, or by an earlier trimtab # D48
     recorded: bool | None = None  # whether an event was ever recorded; None: an earlier trimtab wrote this # D163
 
 

@@ -21,7 +21,7 @@ from trimtab.store.ports import Log
 Row = dict[str, Any]
 Place: TypeAlias = tuple[str, int]  # partition and position
 _UNREADABLE = "bad_line"  # the reason of lines whose fields were counted from the left
-_LINE = ("_line", "_line_base64", "_line_number", "_file")  # what is kept of such a line besides its fields
+_LINE = ("_line", "_line_base64", "_line_number", "_file")  # kept of such a line besides its fields
 _TOGETHER = 1_000  # rows that are given back in one push
 
 
@@ -81,7 +81,7 @@ class SetAside(msgspec.Struct, frozen=True):
     rows: int
     since_us: int  # when the oldest of them came
     newest_us: int
-    fields: dict[str, int]  # how many by the column at fault, most first
+    fields: dict[str, int]  # number by column at fault, most first
     examples: tuple[Example, ...]  # the newest ones, newest first
 
 
@@ -232,7 +232,7 @@ class Quarantine:
                 accepted += len(good)
                 stay += len(rows) - len(good)
                 left_out += len(part) - len(rows)
-        self._erase_released()  # what is refused goes the next time
+        self._erase_released()  # refused partitions are erased the next time
         if failed:
             raise failed[0]
         return Replayed(accepted, stay, left_out)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _COMMIT = 200_000  # records of one partition that go into one commit a table
-_COMMIT_BYTES = 16 << 20  # of payloads, after which a commit takes no more: their values take 20 times as much
+_COMMIT_BYTES = 16 << 20  # payload size that ends a commit: values take 20 times as much in memory
 _BATCH = 10_000
 
 # A record's own fields. They begin with an underscore, so that a source may have columns of these names.
@@ -38,7 +38,7 @@ FIELDS: dict[str, Dtype] = {
 class Materialised(msgspec.Struct, frozen=True):
     """Result of a pass over the log."""
 
-    rows: dict[str, int]  # by source: rows that are new in its table
+    rows: dict[str, int]  # new rows by source
     positions: dict[str, int]  # by partition: up to here every record of the given sources is in its table
     unknown: int  # records of sources that were not given, among those read: truncating the log loses them
 

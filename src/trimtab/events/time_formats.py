@@ -21,7 +21,7 @@ from trimtab.core.time import parse_time_us
 _UNITS = {"unix_s": 6, "unix_ms": 3, "unix_us": 0, "unix_ns": -3}  # decimal places between the unit and microseconds
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,9})?")
 _EXACT = Context(prec=60)
-_LARGEST_EXPONENT = 30  # of a number that may be within the years 1 to 9999 in some unit
+_LARGEST_EXPONENT = 30  # beyond it no number lies within the years 1 to 9999 in any unit
 # A time as Python, pandas, msgspec and trimtab write one that has a type: it is read under every format.
 _FULL = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d(?::\d\d)?)?", re.ASCII)
 

@@ -32,8 +32,8 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     dtype: Literal["int", "float", "value", "total"]  # "value": that of the values; "total": the same, int for bool
     zero: bool = False  # an empty window gives 0, else null
     numeric: bool = False  # takes numbers and truth values only
-    online: Literal["latest", "sums", "extreme", "sketch"] = "sketch"  # what an online state keeps for it
-    sums: tuple[Literal["value", "float", "square"], ...] = ()  # of the values, of these as floats, of their squares
+    online: Literal["latest", "sums", "extreme", "sketch"] = "sketch"  # the form in an online state
+    sums: tuple[Literal["value", "float", "square"], ...] = ()  # sums kept: values, values as floats, squares
     decays: bool = False  # values weigh less with their age
     places: str = ""  # the function that declares several places of it: `last_n`, `top_k`
     explains_loss: Callable[[float, float, int], bool] = lambda used, left, keep: True
@@ -65,10 +65,10 @@ KINDS: dict[AggregateKind, Kind] = {
     "decayed_mean": Kind(dtype="float", numeric=True, online="sums", sums=("float",), decays=True),
 }
 
-MOST_PLACES = 100  # of `last_n` and `top_k`
+MOST_PLACES = 100  # limit for `last_n` and `top_k`
 MOST_KEPT = 4_096  # hashes of `count_distinct`
 MOST_STEPS = 10_000  # hops of a decayed window: each has a weight
-MOST_HALF_LIVES = 1_000  # of a decayed window: all weights are floats
+MOST_HALF_LIVES = 1_000  # limit for decayed windows: beyond it weights would not be floats
 
 _HOPS_US = [
     *(n * unit for unit in (SECOND_US, MINUTE_US) for n in (1, 2, 5, 10, 15, 30)),
@@ -90,9 +90,9 @@ class Aggregate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True): 
     hop_us: int = 0
     max_age_us: int | None = None  # `latest` only
     until_us: int = 0  # the window ends so long before the time of the request, rounded down to a hop; 0: at it
-    place: int = 1  # of `last` and `top`: 1 is the newest, the most frequent
-    keep: int = 0  # of `count_distinct`: how many hashes are kept
-    half_life_us: int = 0  # of `decayed_sum` and `decayed_mean`
+    place: int = 1  # for `last` and `top`: 1 is the newest, the most frequent
+    keep: int = 0  # for `count_distinct`: the number of hashes
+    half_life_us: int = 0  # for `decayed_sum` and `decayed_mean`
 
     @property
     def traits(self) -> Kind:
@@ -454,7 +454,7 @@ def _windowed(
         hop_us = default_hop_us(over_us - until_us)
     of = None if column is None else value_of(column)
     if isinstance(of, Expression) and of.is_category and KINDS[kind].dtype == "int":
-        of = of.args[0]  # what is counted is no category
+        of = of.args[0]  # counting needs no category
     return Aggregate(kind=kind, of=of, where=where, over_us=over_us, hop_us=hop_us, until_us=until_us)
 
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 Boundary = Literal["before", "inclusive"]
 Us = TypeVar("Us", int, "NDArray[Any]")
-KEYS: tuple[Dtype, ...] = ("str", "int")  # what a column that names an entity may hold
-_MOST_CLASSES = 100  # of a label: the probability of each is logged with every prediction
+KEYS: tuple[Dtype, ...] = ("str", "int")  # types of columns that name an entity
+_MOST_CLASSES = 100  # of a label; each one's probability is logged with every prediction
 
 
 class Entity(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +47,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     by: tuple[str, ...]  # the source's columns that name the entity
     features: dict[str, Aggregate]
     boundary: Boundary = "before"
-    entity: str = ""  # what people call it
+    entity: str = ""  # the name for people
     about: About = NOTHING
 
     @property
@@ -128,7 +128,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """A question asked of a model. Make one with `request()`."""
 
     source: Source  # a request type is also a source: its history can be ingested
-    lead_us: int = 0  # how long before its time it is asked
+    lead_us: int = 0  # how long before its time it is made
 
     @property
     def name(self) -> str:
@@ -183,7 +183,7 @@ class Label(LabelWait, msgspec.Struct, frozen=True, kw_only=True):
     key: str  # the column of `source` that holds the request's key
     value: Expression
     wait_us: int
-    classes: tuple[str, ...] | tuple[int, ...] = ()  # what the value may be, in order; empty: a number or yes and no
+    classes: tuple[str, ...] | tuple[int, ...] = ()  # possible values, in order; empty: a number or yes and no
 
     @property
     def hash(self) -> str:

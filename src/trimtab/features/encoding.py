@@ -26,8 +26,8 @@ class Encoding(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     Null is NaN, and so is a category that training did not see.
     """
 
-    dtypes: dict[str, Dtype]  # of every feature, in the order of the matrix
-    vocabularies: dict[str, tuple[str, ...]]  # of the categories; a category's number is its place
+    dtypes: dict[str, Dtype]  # every feature, in the order of the matrix
+    vocabularies: dict[str, tuple[str, ...]]  # by category feature; a category's number is its place
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -36,8 +36,8 @@ class FeatureSet(msgspec.Struct, frozen=True, kw_only=True):
     request: Request
     joins: tuple[Join, ...]
     transforms: dict[str, Expression]  # over the request's columns and other features
-    known: dict[str, Dtype]  # of every column and feature that can be computed with
-    dtypes: dict[str, Dtype]  # of every feature that the model reads, in order
+    known: dict[str, Dtype]  # every column and feature that can be read
+    dtypes: dict[str, Dtype]  # every feature that the model reads, in order
     categories: tuple[str, ...]  # the features that are encoded by a vocabulary
     stages: tuple[Stage, ...]
 
@@ -81,7 +81,7 @@ def feature_set(request: Request, features: Sequence[Item], *, texts: bool = Fal
         raise Misuse(f"features of request {request.name!r}: {shown(features)[:100]} is no list. Write features=[...].")
     joins: dict[str, Join] = {}
     transforms: dict[str, Expression] = {}
-    names: list[str] = []  # of what the model reads
+    names: list[str] = []  # features that the model reads
     for item in features:
         if isinstance(item, View | Join):
             join = item.join() if isinstance(item, View) else item

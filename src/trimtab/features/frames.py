@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Reason = Literal["found", "no_entity", "not_yet", "outside_window", "expired", "null", "unavailable", "failed"]
-REASONS: tuple[Reason, ...] = (  # by code; "unavailable": it could not be read when it was asked for
+REASONS: tuple[Reason, ...] = (  # in the order of their codes; "unavailable": it could not be read at the time
     "found", "no_entity", "not_yet", "outside_window", "expired", "null", "unavailable", "failed"
 )  # fmt: skip
 UNAVAILABLE = REASONS.index("unavailable")

@@ -23,7 +23,7 @@ class StoredFeatures(msgspec.Struct, frozen=True, kw_only=True):
     request: Request
     joins: tuple[Join, ...]
     transforms: dict[str, Expression]
-    names: tuple[str, ...]  # of the features that the model reads, in order
+    names: tuple[str, ...]  # features that the model reads, in order
 
 
 def encode_features(features: FeatureSet) -> bytes:

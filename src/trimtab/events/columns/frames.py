@@ -32,7 +32,7 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
     partition: NDArray[Any]  # int16: index into `partitions`, which is sorted by name
     position: NDArray[Any]  # int64
     partitions: tuple[str, ...]
-    index: FrameIndex | None = None  # of the history that the frame is of; shared with its other frames
+    index: FrameIndex | None = None  # index of the frame's history, shared with its other frames
 
     @property
     def rows(self) -> int:

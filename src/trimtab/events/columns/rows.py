@@ -13,7 +13,7 @@ from trimtab.events.columns.frame_index import FrameIndex
 from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.events.records import Value, padded
 
-Block = dict[str, NDArray[Any]]  # by the names below, as `Rows` keeps them
+Block = dict[str, NDArray[Any]]  # columns of `Rows`, by the names below
 
 EVENT_AT, KNOWN_AT, SUPERSEDED_AT = "@event_at", "@known_at", "@superseded_at"
 DELETED, PARTITION, POSITION = "@deleted", "@partition", "@position"

@@ -226,7 +226,7 @@ class _ColumnParts:
         self._nulls = frozenset(nulls)
         self._parts: dict[str, list[Column]] = {name: [column(dtype, [])] for name, dtype in wanted.items()}
         self._shared: dict[str, dict[str, Any]] = {name: dict.fromkeys(nulls) for name in wanted}
-        self.rows = 0  # that were added
+        self.rows = 0  # added so far
 
     def table(self) -> Columns:
         """All that was added."""
@@ -236,7 +236,7 @@ class _ColumnParts:
         return zip(*self._parts.values(), strict=True)
 
     def add(self, rows: Sequence[list[str]]) -> tuple[NDArray[Any], dict[int, tuple[dict[str, Any], str, Reason, str]]]:
-        """Add rows; gives a mask of those that fit, and of the others: values, column at fault, reason, what was found."""
+        """Add rows; gives a mask of those that fit, and for the others: values, column at fault, reason, finding."""
         good = np.ones(len(rows), bool)
         if not rows:
             return good, {}

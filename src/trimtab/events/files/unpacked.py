@@ -12,7 +12,7 @@ from trimtab.events.files.opened import open_bytes
 _BLOCK = 1 << 20
 _LEAST_TEXT, _TIMES_TEXT = 4 << 20, 100  # bytes that a packed text may have, and times its size
 _LEAST_TABLE, _TIMES_TABLE = 48 << 20, 400  # bytes of memory that a Parquet file may take, and times its size
-_VALUE_BYTES: dict[Dtype, int] = {"str": 80}  # of memory; of other types 20
+_VALUE_BYTES: dict[Dtype, int] = {"str": 80}  # bytes of memory a value; other types take 20
 
 
 def check_gzip(path: Path) -> None:

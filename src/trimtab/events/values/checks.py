@@ -19,7 +19,11 @@ from trimtab.events.values.conversions import INT_MAX, INT_MIN, LARGEST, Reason,
 
 Report = Callable[[int, Reason, object], None]  # row, reason, what was found
 
-EXTRA: dict[str, Dtype] = {"_id": "str", "_known_at": "time", "_op": "str"}  # what a row may have besides its columns
+EXTRA: dict[str, Dtype] = {
+    "_id": "str",
+    "_known_at": "time",
+    "_op": "str",
+}  # columns that a row may have besides the declared ones
 # As seconds or milliseconds these integers are times from 1980 to 2050, as microseconds of early 1970. # D49
 OTHER_UNITS = {"seconds": (315_532_800, 2_524_608_000), "milliseconds": (315_532_800_000, 2_524_608_000_000)}
 LAST_OF_OTHER_UNITS_US = OTHER_UNITS["milliseconds"][1]

@@ -152,7 +152,7 @@ _KINDS: dict[type, Kind] = {
     UUID: "uuid",
 }
 _PARENTS: tuple[tuple[Kind, type, Callable[[Any], Any]], ...] = (
-    ("int", int, int.__int__),  # of an enumeration its number
+    ("int", int, int.__int__),  # an enumeration as its number
     ("float", float, float.__float__),
     ("text", str, str.__str__),  # not what an enumeration makes of it
     ("decimal", Decimal, lambda value: value),
@@ -276,7 +276,9 @@ TYPED: Mapping[Dtype, Mapping[Kind, Rule]] = {
     },
 }
 
-WRITTEN: frozenset[Kind] = frozenset({"int", "float", "decimal", "text"})  # of a time: by its format, if it has one
+WRITTEN: frozenset[Kind] = frozenset(
+    {"int", "float", "decimal", "text"}
+)  # times are read by their format, if they have one
 
 # Text files: there is text alone, so that more is read from it than from a text among typed values.
 NULL_WORDS = frozenset({"", "na", "n/a", "nan", "nat", "null", "none"})  # in columns that are no text, in any case
@@ -297,7 +299,7 @@ def _int_of(text: str) -> int:
     number = _number(text)
     if "e" not in text.lower():
         return _int(number)
-    nearest = float(number)  # as JSON's
+    nearest = float(number)  # as in JSON
     if math.isinf(nearest):
         raise Refused("too_large")
     return _int(nearest)

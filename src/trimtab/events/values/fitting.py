@@ -34,12 +34,12 @@ class BadRow(msgspec.Struct, frozen=True):
 
     unit: Literal["line", "row"]  # only text has lines
     number: int  # counts from 1
-    row: dict[str, Any]  # by declared column: what could be read as declared, and the raw text of what could not
+    row: dict[str, Any]  # by declared column: the value where it could be read, else the raw text
     field: str
     reason: Reason
     found: str
     line: bytes | None = None  # the line as it came, when it could not be told apart
-    file: str | None = None  # that the line is of
+    file: str | None = None  # the file of the line
 
     @property
     def place(self) -> str:

@@ -27,7 +27,7 @@ from trimtab.store.ports import LogRecord
 Array: TypeAlias = NDArray[Any]
 Reread: TypeAlias = Callable[[], Iterable[Sequence[LogRecord]]]  # all records of the log, in any order, in blocks
 Wanted: TypeAlias = "dict[str, set[Any]]"  # keys by view hash
-LookUps: TypeAlias = "list[tuple[Join, Sequence[Column]]]"  # what was looked up
+LookUps: TypeAlias = "list[tuple[Join, Sequence[Column]]]"  # joins and the keys looked up
 
 _SINGLE = 4  # so few rows are evaluated one by one
 

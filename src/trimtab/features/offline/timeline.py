@@ -52,7 +52,7 @@ class Places(msgspec.Struct, frozen=True, eq=False):
 class RequestPlaces(msgspec.Struct, frozen=True, eq=False):
     """Requests of known entities, in the order of their places."""
 
-    rows: Array  # where they stand among all requests
+    rows: Array  # their rows among all requests
     entity: Array
     at_us: Array
     place: Array
@@ -64,12 +64,12 @@ class Timeline(msgspec.Struct, frozen=True, eq=False):
     places: Places
     requests: RequestPlaces
     rows: Array  # in the frame
-    row_place: Array  # of each of them
+    row_place: Array  # place of each row
     orderly: Array | slice  # those that became known in order
     other: Array  # those that did not, or were superseded
     other_entity: Array
     other_superseded_at_us: Array
-    event_place: Array  # of the orderly
+    event_place: Array  # places of the orderly events
     first: Array  # the range [first, entered) of the orderly of each request's entity that had entered
     entered: Array
     other_from: Array  # the first request that each of the others counts for

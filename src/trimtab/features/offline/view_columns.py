@@ -42,7 +42,7 @@ def evaluate_view(
     else:
         of_events, of_requests, entities = match_keys([frame.columns[name].take(near) for name in view.by], keys)
         unknown = _unknown(of_events, enters, frame.known_at_us[near], of_requests, at_us, entities)
-        if not isinstance(near, slice):  # who has no event nearby may have one further away
+        if not isinstance(near, slice):  # an entity without an event nearby may have one further away
             rest = np.flatnonzero(unknown != FOUND)
             unknown[rest] = _unknown_at_all(view, [key.take(rest) for key in keys], at_us[rest], frame)
     found = np.flatnonzero(unknown == FOUND)

@@ -25,7 +25,7 @@ class Compacted(msgspec.Struct, frozen=True, kw_only=True):
 
     states: int = 0  # looked at
     shrunk: int = 0
-    freed_bytes: int = 0  # of states; the file reuses their room
+    freed_bytes: int = 0  # bytes of states; the file reuses their room
     index_rows: int = 0  # deleted
     done: bool = False  # every view has been walked once
 

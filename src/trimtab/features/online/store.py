@@ -53,7 +53,7 @@ class ViewApplied(msgspec.Struct, frozen=True, kw_only=True):
     too_late: int = 0  # outside all windows when they became known
     no_entity: int = 0  # the view's `by` column is null
     refused_deletes: int = 0  # deletions in a source without a key: the view cannot find the event
-    raw_rows_read: int = 0  # by corrections
+    raw_rows_read: int = 0  # rows read by corrections
     failed: int = 0  # a feature's value failed for it, see `FeatureFailures`
 
 
@@ -74,7 +74,7 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
 
     s_us: int  # S: the greatest append time applied
     positions: dict[str, int]  # the last position of each partition
-    generation: int = 0  # of its states' keys
+    generation: int = 0  # generation of its states' keys
     counts: tuple[int, ...] = ()  # `ViewApplied` over all records applied, in the order of its fields
     failures: dict[str, FeatureFailures] = {}  # by feature
 
@@ -111,7 +111,7 @@ class OnlineStore:
     def __init__(self, kv: KeyValue, views: Sequence[View], *, filling: bool = False) -> None:
         self.kv = kv
         self._filling = filling
-        self.plans: dict[str, ViewPlan] = {}  # by name; further definitions of one name carry a part of their hash
+        self.plans: dict[str, ViewPlan] = {}  # by name; further definitions of a name have a part of their hash
         self._set_views(views)
 
     def apply(self, records: Sequence[LogRecord], *, reached: Mapping[str, int] | None = None) -> Applied:
@@ -374,7 +374,7 @@ class _RowChanges:
 
     def __init__(self) -> None:
         self.s_us = BEGIN.s_us
-        self.gone: dict[tuple[str, int], Row] = {}  # by the place of their records
+        self.gone: dict[tuple[str, int], Row] = {}  # by place of the record
         self.come: dict[tuple[str, int], Row] = {}
 
     def withdraw(self, row: Row, s_us: int) -> None:

@@ -29,7 +29,7 @@ _READY: dict[Dtype, set[str]] = {
     "str": {"VARCHAR"},
     "time": {"DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS", "TIMESTAMP WITH TIME ZONE"},
 }
-_MADE: dict[Dtype, str] = {  # of files that were converted
+_MADE: dict[Dtype, str] = {  # column types of converted files
     "float": "DOUBLE",
     "int": "BIGINT",
     "bool": "BOOLEAN",
@@ -90,7 +90,7 @@ def _converted(source: Source, files: Sequence[Path], names: Sequence[str], fold
     """The rows of files by the table of conversions, in files of the same order."""
     if not folder.exists():
         fresh = folder.with_name(folder.name + ".new")
-        shutil.rmtree(fresh, ignore_errors=True)  # of a run that was stopped
+        shutil.rmtree(fresh, ignore_errors=True)  # left by a run that was stopped
         fresh.mkdir(parents=True)
         with open_duckdb() as connection:
             for number, table in enumerate(_tables(source, files, names)):

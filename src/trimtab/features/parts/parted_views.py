@@ -38,9 +38,9 @@ Array = NDArray[Any]
 
 LEAST_MEMORY_BYTES = 256 << 20
 _PER_EVENT_BYTES = (
-    4_096  # of the limit: an event takes some 300 while its part is evaluated, and its entity may be large
+    4_096  # share of the limit: an event takes some 300 while its part is evaluated, and its entity may be large
 )
-_LAYOUT = 2  # of the files in the folder
+_LAYOUT = 2  # version of the files in the folder
 
 
 class PartedViews:

@@ -60,7 +60,7 @@ class _Tiles:
         entity = self._place // events.places.span
         new = np.concatenate([[True], (hop[1:] != hop[:-1]) | (entity[1:] != entity[:-1])])
         self._of_given = np.append(np.cumsum(new) - 1, np.count_nonzero(new))  # the tile of each; one behind the last
-        self.hop = hop[new]  # of each tile: how many hops after the epoch it begins
+        self.hop = hop[new]  # start of each tile, in hops since the epoch
         self._width = len(events.requests.rows) + 1
         enters, leaves = (times[given] for times in _stays(events))
         self._changes(series, given, enters, leaves)

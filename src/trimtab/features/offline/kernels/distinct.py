@@ -72,7 +72,7 @@ class _Ranking:
         self._alive: list[int] = []
         self._put, self._take = sorted_list(self._alive)
         self._bounded = len(hashed) > RANKED
-        self._hashes: list[int] = []  # of the values that are there, in order
+        self._hashes: list[int] = []  # hashes of the present values, in order
         self._put_hash, self._take_hash = sorted_list(self._hashes)
         self._first: list[int] | None = None
 

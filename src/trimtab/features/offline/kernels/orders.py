@@ -26,7 +26,7 @@ class Orders:
     def __init__(self, series: Series, window: Window, most: int) -> None:
         events = window.events
         self._window = window
-        self._most = most  # how many last ones will be asked for
+        self._most = most  # number of last values that are needed
         self._places: Array | None = None if isinstance(events.orderly, slice) else events.orderly
         gives = None if series.gives is None else series.gives[events.orderly]
         self._given = None if gives is None else np.flatnonzero(gives)  # among the orderly

@@ -21,7 +21,7 @@ def over_ranges(op: np.ufunc, values: Array, low: Array, high: Array, empty: Any
     """
     out = np.full(len(low), empty, values.dtype)
     logarithm = np.frexp(np.maximum(high - low, 0).astype(np.float64))[1] - 1  # rounded down; -1 of an empty range
-    level = np.minimum(logarithm, _LEVELS + 1).astype(np.int8)  # of the table that answers; one more: none does
+    level = np.minimum(logarithm, _LEVELS + 1).astype(np.int8)  # level of the table that answers; one more: none does
     table = values
     for k in range(_LEVELS + 1):
         if k:
@@ -54,7 +54,7 @@ def over_covers(op: np.ufunc, start: Array, stop: Array, values: Array, size: in
         rows = np.flatnonzero(level == k)
         op.at(out, start[rows], values[rows])
         op.at(out, stop[rows] - 2**k, values[rows])
-        if k:  # what covers 2**k places covers two halves
+        if k:  # a range of 2**k places is two halves
             half = 2 ** (k - 1)
             out[half:] = op(out[half:], out[:-half])
     return out

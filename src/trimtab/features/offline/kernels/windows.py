@@ -16,7 +16,7 @@ from trimtab.features.offline.kernels.ranges import over_covers, over_ranges
 from trimtab.features.offline.timeline import Timeline, leaves_us, starts_us
 
 Array = NDArray[Any]
-Span: TypeAlias = tuple[int | None, int, int]  # how long (None: a lifetime), the hop, and until how long ago
+Span: TypeAlias = tuple[int | None, int, int]  # length (None: a lifetime), hop, and the age at which it ends
 
 
 class Series:

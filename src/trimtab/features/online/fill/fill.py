@@ -201,7 +201,7 @@ def log_end(log: Log, moved: Moved | None = None) -> Cursor:
     through = {} if moved is None else moved.through
     positions = {name: position for name, position in {**through, **log.positions()}.items() if position}
     last = [r.appended_at_us for name, position in positions.items() for r in log.read(name, position - 1, limit=1)]
-    newest_us = BEGIN.s_us if moved is None else moved.newest_us  # of records that are in tables alone
+    newest_us = BEGIN.s_us if moved is None else moved.newest_us  # records that are only in tables
     return Cursor(max([BEGIN.s_us, newest_us, *last]), positions)
 
 

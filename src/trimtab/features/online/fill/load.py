@@ -26,7 +26,7 @@ from trimtab.features.online.packed.ties import beyond
 from trimtab.features.online.packed.versions import Link, Version, VersionIndex, needed
 from trimtab.store.ports import KeyValue
 
-MOST_ROWS = 1_000_000  # that lie in memory at once
+MOST_ROWS = 1_000_000  # rows in memory at once
 _WRITE = 20_000  # keys in one transaction
 _STEP = 5_000  # rows between two yields
 _FALLING = 2**63 - 1
@@ -99,7 +99,7 @@ class _Groups:
         self.last_us = s_us if plan.inclusive else s_us - 1
         self.rows: dict[bytes, list[Row]] = defaultdict(list)
         self.past: dict[bytes, list[Row]] = {}  # sealed rows that no window sees, those of the greatest event time
-        self.dead: dict[bytes, Row] = {}  # of versions that ended before they happened, the first to happen
+        self.dead: dict[bytes, Row] = {}  # the first to happen of versions that ended before they happened
         self._latest = bool(plan.latest)
 
     def drop(self, name: bytes, row: Row) -> bool:
@@ -177,7 +177,7 @@ def _plain(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
     """Events that have one content each: repetitions are found by event time and id."""
     groups = _Groups(plan, s_us)
     names: dict[Any, bytes] = {}
-    firsts: dict[tuple[int, str], tuple[Row, bytes, bytes]] = {}  # of each event: its row, its entity, its content
+    firsts: dict[tuple[int, str], tuple[Row, bytes, bytes]] = {}  # event -> its row, entity and content
     forgets = plan.life is None  # a repetition of what no window sees would change nothing
     entity_of, expired = plan.entity_of, plan.expired
     for chunk in rows:
@@ -240,7 +240,7 @@ def _lower(first: Row, again: Row) -> None:
 
 def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts, part: _Part) -> Iterator[int]:
     """Events that may be corrected: a part of the ids with all their versions; states, when that is all of them."""
-    versions: dict[str, list[tuple[int, Version]]] = {}  # by id: S when it was applied, the version
+    versions: dict[str, list[tuple[int, Version]]] = {}  # id -> S when it was applied, and the version
     for chunk in rows:
         if part.is_first:
             count["applied"] += chunk.rows
@@ -261,7 +261,7 @@ def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
         _count_versions(kv, plan, event_id, arrived, count)
         of_id = sorted((version for _, version in arrived), key=_version_order)
         chain = index.chain(event_id, of_id)
-        if len(of_id) == 1:  # of several, `_count_versions` has counted
+        if len(of_id) == 1:  # several were counted by `_count_versions`
             count.fail_new(plan, chain, of_id[0])
         kept = needed(of_id, s_us)
         if not plan.forever and all(v[0] < groups.cut_us and v[3] < groups.cut_us for v in kept):
@@ -280,7 +280,7 @@ def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
             yield _STEP
     yield from _written(kv, sorted(keep.items()))
     yield from _written(kv, ((key, b"") for key in sorted(entries)))
-    if part.parts > 1:  # what the index does not say: who has had rows that count no more
+    if part.parts > 1:  # entities whose rows count no more: the index does not have them
         groups.rows.clear()
         _take_stubs(kv, groups, [*groups.past, *groups.dead])
     yield from _written(kv, _packed(plan, groups.states()))

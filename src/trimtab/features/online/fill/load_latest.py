@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 Array: TypeAlias = "NDArray[Any]"
 ByRows: TypeAlias = Callable[[ViewPlan, Mapping[bytes, list[Row]], int], Iterator[tuple[bytes, bytes]]]
 
-_FLOAT, _INT, _NULL, _FALSE, _TRUE = 0xCB, 0xD3, 0xC0, 0xC2, 0xC3  # of MessagePack
+_FLOAT, _INT, _NULL, _FALSE, _TRUE = 0xCB, 0xD3, 0xC0, 0xC2, 0xC3  # MessagePack type bytes
 _LONGEST = 160  # bytes of a name or text that a matrix is made for; a row with a longer one goes by itself
 _CHUNK = 20_000  # entities whose bytes are made at once
-_WORDS = 4  # of eight bytes, by which names are sorted as numbers
+_WORDS = 4  # eight-byte words by which names are sorted as numbers
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -110,7 +110,7 @@ class LatestLoad:
             yield dict(zip(self._keys(prefix, rows, raw, some), self._packed(rows, raw, some, frame), strict=True))
         if odd.any():
             groups: dict[bytes, list[Row]] = defaultdict(list)
-            tied = np.sort(order[np.repeat(odd, ends - starts)])  # as they came: of repetitions the first one counts
+            tied = np.sort(order[np.repeat(odd, ends - starts)])  # in order of arrival: the first of repetitions counts
             for entity, row in self._as_rows(rows.take(tied)):
                 groups[name_bytes(entity)].append(row)
             yield dict(self._by_rows(self.plan, groups, self._s_us))
@@ -134,7 +134,7 @@ class LatestLoad:
         odd_rows = (event_at > last) | (known_at > self._s_us)
         for texts in raw.values():
             odd_rows |= texts.odd
-        tied = np.zeros(len(order), bool)  # with the row before, of the same entity
+        tied = np.zeros(len(order), bool)  # ties with the row before, within an entity
         sorted_at = event_at[order]
         tied[1:] = ~begins[1:] & (sorted_at[1:] == sorted_at[:-1])
         ends = np.append(starts[1:], len(order)) - 1
@@ -202,7 +202,7 @@ def _frame(plan: ViewPlan, s_us: int) -> tuple[bytes, bytes]:
     """The bytes before and behind the one latest row in a packed state at S."""
     state = EntityState(plan)
     state.seal(s_us)
-    state.known = 1  # how many more there were, nothing asks
+    state.known = 1  # the exact number is not needed
     mark: Any = "\x00here\x00"
     state.latest_rows = [mark]
     head, tail = state.pack().split(_encode(mark))

@@ -30,9 +30,7 @@ class Kept:
             self._values = [padded(values, width) for values in self._values]
         self._entities = list(map(plan.entity_of, self._values))
         self.repeated: set[tuple[str, int]] = set()  # places of records that repeat an event
-        self.errors: dict[
-            tuple[str, int], Mapping[int, str]
-        ] = {}  # of series that failed for the others, set by `rows`
+        self.errors: dict[tuple[str, int], Mapping[int, str]] = {}  # errors of failed series, set by `rows`
         if repeats is not None and True in repeats:
             self.repeated = {
                 (a[2].partition, a[2].position) for a, again in zip(arrivals, repeats, strict=True) if again

@@ -12,9 +12,9 @@ from trimtab.features.formulas import steps_of, weights
 from trimtab.features.online.packed.series import Series
 from trimtab.features.online.packed.sketches import SketchPlan
 
-Extreme: TypeAlias = tuple[int, Literal["min", "max"]]  # of which series, which end
+Extreme: TypeAlias = tuple[int, Literal["min", "max"]]  # series, and its end
 
-FEW = 6  # of the oldest tiles: rarely have more left all windows since the last event
+FEW = 6  # oldest tiles to look at first: rarely have more expired since the last event
 
 
 class Feature:
@@ -29,10 +29,10 @@ class Feature:
         self.sums = sums  # the series whose sums it needs
         self.count_at = 0  # places in a tile's fields
         self.sums_at: tuple[int, ...] = ()
-        self.exponents_at: tuple[int, ...] = ()  # of sums of floats: their places among a state's exponents
+        self.exponents_at: tuple[int, ...] = ()  # places of float sums among a state's exponents
         self.stack = 0  # place among the stacks of extremes
         self.sketch: SketchPlan | None = None
-        self.weights: tuple[float, ...] = ()  # of tiles by their age in hops
+        self.weights: tuple[float, ...] = ()  # weights of tiles by age in hops
         if aggregate.traits.decays:
             assert aggregate.over_us is not None  # `decayed_sum()` gives a window
             steps = steps_of(aggregate.over_us, aggregate.hop_us)
@@ -69,7 +69,7 @@ class Group:
     def __init__(self, hop_us: int) -> None:
         self.hop_us = hop_us
         self.windows: list[Window] = []  # the longest first
-        self.over_us = 0  # of the longest window
+        self.over_us = 0  # length of the longest window
         self.fields: list[tuple[int, bool]] = []  # after the count of rows: of which series; its sum, else its count
         self.fields_of: Callable[[Sequence[Any]], tuple[Any, ...]] = _rows_alone  # a tile's fields of a block's numbers
         self.sum_places: tuple[int, ...] = ()
@@ -77,7 +77,7 @@ class Group:
         self.width = 1
         self.zeros = [0]
         self.few = struct.Struct("")  # the first few packed tiles, where no sum takes more than one word
-        self.tiles: dict[int, struct.Struct] = {}  # by words a sum: how a tile is packed
+        self.tiles: dict[int, struct.Struct] = {}  # layout of a packed tile, by words a sum
 
     def add(self, feature: Feature, over_us: int, until_us: int, series: Series) -> None:
         """Add a feature to the window that it is over."""

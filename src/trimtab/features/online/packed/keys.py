@@ -12,13 +12,13 @@ import msgspec
 
 from trimtab.core.errors import Misuse
 
-Row: TypeAlias = list[Any]  # what a view keeps of an event, by the places below
+Row: TypeAlias = list[Any]  # an event as a view keeps it, with the places below
 EVENT_AT, KNOWN_AT, PARTITION, POSITION, UNTIL, ID, GIVES, FAILS = range(8)
 # GIVES: one a series; None in a tombstone. FAILS: the series whose value failed; most rows end before it. # D156
-Name: TypeAlias = str | int | tuple[str | int, ...]  # of an entity or an event
+Name: TypeAlias = str | int | tuple[str | int, ...]  # the name of an entity or event
 
 _FIRST = 0  # the generation of views that took the log record by record from its start
-_LONGEST_BYTES = 160  # of an entity or id inside a key; longer ones are hashed
+_LONGEST_BYTES = 160  # limit for an entity or id inside a key; longer ones are hashed
 _time = struct.Struct(">Q").pack
 
 

@@ -143,13 +143,13 @@ class ViewSeries:
 
     def __init__(self) -> None:
         self.of_features: list[Series] = []  # one a feature
-        self.stated: dict[str, Series] = {}  # by content, those that are not derived from others
-        self.derived: list[tuple[int, bool]] = []  # from which one, whether squared
+        self.stated: dict[str, Series] = {}  # series not derived from others, by content
+        self.derived: list[tuple[int, bool]] = []  # source series, and whether squared
         self.all: list[Series | DerivedSeries] = []
-        self.names: list[list[str]] = []  # of features, by stated series
+        self.names: list[list[str]] = []  # names of features, by stated series
         self.real_sums: list[int] = []  # those with a sum of floats
-        self.uses: tuple[tuple[int, bool, bool], ...] = ()  # of each: number, whether summed, whether ranked
-        self.ones: tuple[int, ...] = ()  # as many
+        self.uses: tuple[tuple[int, bool, bool], ...] = ()  # number, summed, ranked
+        self.ones: tuple[int, ...] = ()  # one for each series
         self.values: EventValues
 
     def of(self, name: str, aggregate: Aggregate, view: View) -> Series:

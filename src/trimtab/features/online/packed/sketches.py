@@ -48,7 +48,7 @@ class SketchPlan:
         self.series = series
         self.hop_us = hop_us  # 0: one tile for the whole lifetime
         self.keyed = keyed
-        self.over_us = 0  # of the longest window
+        self.over_us = 0  # length of the longest window
         self.keep = 1
         self.prunes = not keyed and hop_us > 0 and self.sketch.prune is not None
 
@@ -66,7 +66,7 @@ class SketchPlan:
 class Sketch(msgspec.Struct, frozen=True):
     """One kind of sketch."""
 
-    add: Callable[[SketchPlan, Any, Row, Any], Any]  # what a tile keeps (None: nothing yet), a row, its value
+    add: Callable[[SketchPlan, Any, Row, Any], Any]  # tile content (None: nothing yet), row, value -> new content
     read: Callable[[SketchPlan, list[Any]], list[Any]]  # tiles, the oldest first -> values, place 1 first
     prune: Callable[[SketchPlan, Tiles], None] | None = None  # drops from older tiles what newer ones make superfluous
     has_entries: bool = False  # tiles keep entries, which a repetition of their event may change
@@ -244,7 +244,7 @@ def _prune_distinct(plan: SketchPlan, tiles: Tiles) -> None:
     if sum([len(packed) for packed in kept if packed]) < _ROOM * plan.keep * _HASH_BYTES:
         return
     newer: set[int] = set()
-    least: list[int] = []  # of them, in order
+    least: list[int] = []  # the least hashes, in order
     for at in range(len(kept) - 1, -1, -1):
         packed = kept[at]
         if packed:

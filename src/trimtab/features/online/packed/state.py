@@ -77,7 +77,7 @@ class EntityState:
         self.plan = plan
         self.lost_extremes: list[tuple[int, int, int, int]] = []  # group, stack; event times to read again: from, to
         self.lost_life: set[int] = set()  # lifetime extremes to find again
-        self.lost_tiles: dict[tuple[int, int], None] = {}  # of sketches, to make again
+        self.lost_tiles: dict[tuple[int, int], None] = {}  # tiles of sketches to make again
         self.lost_latest = False
         if packed is None:
             self.wide, self.s_us, self.known = False, BEGIN_US, 0
@@ -141,7 +141,7 @@ class EntityState:
         """Move the append time on, and seal all that it has passed."""
         still: list[Row] = []
         live: list[Row] = []
-        dead: Row | None = None  # of those that ended before they happened the first to happen
+        dead: Row | None = None  # the first to happen of versions that ended before they happened
         last = s_us if self.plan.inclusive else s_us - 1
         for row in self.unsealed:
             if row[EVENT_AT] > last or row[KNOWN_AT] > s_us:

@@ -59,7 +59,7 @@ class Ties:
                 self._put(there)
         if not self._plan.windowed:
             count["duplicates"] += len(rows) - len(kept)
-        return rows if self._plan.windowed else kept  # what windows keep of an event depends on its record, too
+        return rows if self._plan.windowed else kept  # windows depend on the record of an event, too
 
     def settle(self) -> None:
         """After the batch was sealed, keep the rows of highest order in the state, and store the others."""

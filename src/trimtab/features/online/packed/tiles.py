@@ -19,11 +19,11 @@ from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.packed.series import Contribution
 
 Block: TypeAlias = tuple[list[Any], list[Any], list[Any]]
-# how many rows, then of each series how many values, then their sum; the least value of each; the greatest of each
-Tiles: TypeAlias = list[Any]  # by the places below
+# count of rows, then counts of values by series, then sums by series; least values by series; greatest values
+Tiles: TypeAlias = list[Any]  # with the places below
 TILE, CURRENT, TOTALS, PAST, WORDS, STACKS = range(6)
 BEGIN_US = -(2**62)  # before all events
-first_start = struct.Struct("<q").unpack_from  # of packed tiles: where the first begins, alone in a tuple
+first_start = struct.Struct("<q").unpack_from  # start of the first packed tile, in a tuple
 
 
 def empty(group: Group) -> Tiles:

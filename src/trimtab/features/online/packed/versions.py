@@ -39,7 +39,7 @@ class VersionIndex:
     def __init__(self, plan: ViewPlan, kv: KeyValue, ids: Sequence[str] = ()) -> None:
         self.plan = plan
         self._kv = kv
-        self._versions: dict[bytes, list[Version]] = {}  # by name
+        self._versions: dict[bytes, list[Version]] = {}  # name -> versions
         self._changed: set[bytes] = set()  # names
         self._entries: dict[bytes, dict[bytes, bool]] = {}  # entity -> entries put (True) and deleted (False)
         names = list(dict.fromkeys(map(name_bytes, ids)))
@@ -100,7 +100,7 @@ class VersionIndex:
         for version in versions:
             if counted and _repeats(version, counted[-1]):
                 continue
-            if version[4] and counted:  # what a tombstone leaves null it takes from the version before
+            if version[4] and counted:  # nulls of a tombstone come from the version before
                 filled = [b if v is None else v for v, b in zip(version[5], counted[-1][5], strict=True)]
                 version = [*version[:5], filled]
             counted.append(version)

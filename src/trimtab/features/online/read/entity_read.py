@@ -32,7 +32,7 @@ class ViewNow(msgspec.Struct, frozen=True, kw_only=True):
     """One view's features of an entity."""
 
     view: str
-    newest_at_us: int | None  # of its events that count; of windows alone the beginning of the newest step (hop)
+    newest_at_us: int | None  # newest counting event; with windows only, the start of the newest hop
     age_us: int | None  # since then
     features: dict[str, FeatureNow]
 

@@ -27,7 +27,7 @@ Reader: TypeAlias = Callable[[bytes | None, int, list[Any], list[int]], None]
 # packed state, time of the read (at least the append time of the state); values and reasons to write into
 
 FOUND, NO_ENTITY, NOT_YET, OUTSIDE, EXPIRED, NULL, _, FAILED = range(len(REASONS))
-_NEVER_US = 2**62  # behind all events
+_NEVER_US = 2**62  # after all events
 
 
 def reader(plan: ViewPlan, at: int) -> Reader:
@@ -155,7 +155,7 @@ def _values(features: Sequence[Feature], at: int, indent: str, low: str, high: s
 
 
 def _sketch(feature: Feature, what: str, place: int, low: str, high: str) -> Iterator[str]:
-    assert feature.sketch is not None  # as was asked before
+    assert feature.sketch is not None
     n, rank = feature.sketch.index, feature.aggregate.place
     yield f"if merged{n} is None: merged{n} = sketch_values(sketch{n}, sketches[{n}], {low}, {high})"
     yield f"if {rank} <= len(merged{n}): {what} = merged{n}[{rank - 1}]"
@@ -225,7 +225,7 @@ class _Starts:
 
     def __init__(self, groups: Sequence[Group]) -> None:
         self._windows = [(window.over_us, group.hop_us) for group in groups for window in group.windows]
-        self.lows: tuple[int, ...] = (0, 0)  # from when and until when they begin where the others say
+        self.lows: tuple[int, ...] = (0, 0)  # valid from, valid until, then the starts
 
     def begin(self, t_us: int) -> tuple[int, ...]:
         """The same, as of a time."""

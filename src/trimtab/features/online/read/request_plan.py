@@ -36,7 +36,7 @@ _TYPES: dict[Dtype, frozenset[type]] = {
 class OnlineRows(msgspec.Struct, frozen=True, gc=False):  # it can hold no cycle
     """Features of some requests as of (t, P): one list a request, in its order."""
 
-    names: tuple[str, ...]  # of the features
+    names: tuple[str, ...]  # feature names
     values: list[list[Any]]  # None for null; a category is its text
     reasons: list[list[int]]  # codes: places in `REASONS`; of a transform "found", "null" or "failed"
     at_us: int  # t: the time of the read, at least the greatest append time in P
@@ -169,8 +169,8 @@ class _Layout:
     def __init__(self, features: FeatureSet) -> None:
         self.places = {name: i for i, name in enumerate(features.names)}
         self.width = len(features.names)
-        self.starts: dict[str, int] = {}  # of each join's features, side by side
-        self.copies: dict[str, list[tuple[int, int]]] = {}  # of each join: from its block to where the model reads
+        self.starts: dict[str, int] = {}  # first place of each join's features
+        self.copies: dict[str, list[tuple[int, int]]] = {}  # by join: place in its block, place that the model reads
         for join in features.joins:
             names = [f"{join.name}.{feature}" for feature in join.view.features]
             if join.select is None:

@@ -67,7 +67,7 @@ def naive(log: Any, name: str) -> dict[str, int | None]:
 
 @pytest.mark.fast
 @given(steps=steps)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_counts_are_those_of_a_naive_reading(steps: list[Any], make_log: Any) -> None:
     log, clock = make_log(), VirtualClock(0)
     quarantine = Quarantine(make_log("q1"))

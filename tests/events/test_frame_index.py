@@ -27,7 +27,7 @@ _steps = st.lists(
 
 
 @pytest.mark.fast
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(_steps)
 def test_a_frame_finds_its_own_entities_and_times_however_the_history_goes_on(make_log: Any, steps: list[Any]) -> None:
     with pytest.MonkeyPatch.context() as patch:

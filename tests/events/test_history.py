@@ -161,7 +161,7 @@ _records = st.lists(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(_records, st.randoms(use_true_random=False))
 def test_history_agrees_with_a_naive_reading_however_often_it_is_refreshed(records: list[Any], rng: Any) -> None:
     log = ListLogs()
@@ -223,7 +223,7 @@ def test_ids_of_many_versions_and_repetitions_agree_with_a_naive_reading(seed: i
                 assert found == _naive(log.all(), kept)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["p1", "p2", "p3"]), st.integers(0, 2), st.booleans()), max_size=30))
 def test_rows_of_several_partitions_come_by_append_time_partition_and_position(appends: list[Any]) -> None:
     log = ListLogs()

@@ -360,7 +360,7 @@ _anything = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(rows=st.lists(st.dictionaries(st.sampled_from([*KEYED.columns, "_id", "_known_at", "_op"]), _anything)))
 def test_anything_at_all_is_either_an_event_or_in_quarantine(make_log: Any, rows: list[dict[str, Any]]) -> None:
     bench = Bench(make_log)
@@ -393,7 +393,7 @@ _cells = {
 }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(rows=st.lists(st.fixed_dictionaries(_cells), max_size=8), history=st.booleans())
 def test_rows_and_tables_give_the_same_events_and_quarantine(
     make_log: Any, rows: list[dict[str, Any]], history: bool

@@ -181,7 +181,7 @@ _steps = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(_steps, st.booleans())
 def test_a_history_from_tables_and_the_rest_of_the_log_is_the_history_of_the_whole_log(
     make_log: Any, steps: list[Any], pin: bool

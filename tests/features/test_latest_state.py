@@ -37,7 +37,7 @@ def arriving(draw: st.DrawFn) -> list[tuple[list[Row], int]]:
     return batches
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=80)
 @given(arriving(), st.sampled_from(["before", "inclusive"]))
 def test_the_short_way_gives_the_bytes_of_the_long_way(batches: list[tuple[list[Row], int]], at: Boundary) -> None:
     plan = ViewPlan(view("v", source=KEYLESS, by="key", features=LATEST, boundary=at))

@@ -62,7 +62,7 @@ def table(given_rows: list[tuple[Any, ...]], first: int) -> Columns:
     return Columns({name: column(dtype, values) for name, dtype, values in fields})
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(
     st.lists(st.lists(rows, min_size=1, max_size=6), min_size=1, max_size=4),
     st.sampled_from(["who", "number"]),
@@ -132,7 +132,7 @@ names = st.one_of(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.lists(names, min_size=1, max_size=40), st.sampled_from(["", "the same beginning, "]))
 def test_names_are_put_in_the_order_of_their_bytes(texts: list[str], begin: str) -> None:
     column = np.empty(len(texts), object)

@@ -78,18 +78,20 @@ def test_three_processes_read_one_instant_each_while_one_applies_rebuilds_and_gr
 def test_the_slot_of_a_reader_that_was_killed_is_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lmdb_environment, "READERS_S", 0.0)
     reading = """
-import sys, time
+import sys
 from pathlib import Path
 from trimtab.store.lmdb.kv import LmdbKeyValue
 def hold(transaction, argument):
     print("reading", flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 with LmdbKeyValue(Path(sys.argv[1])) as kv:
     kv._environment.read(hold, None)
 """
     with LmdbKeyValue(tmp_path) as kv:
         kv.write({b"a": b"1"})
-        process = forked.Popen([sys.executable, "-c", reading, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        process = forked.Popen(
+            [sys.executable, "-c", reading, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         assert process.stdout is not None
         process.stdout.readline()
         held = kv._environment._environment.readers()
@@ -99,7 +101,7 @@ with LmdbKeyValue(Path(sys.argv[1])) as kv:
         grown = (tmp_path / "data.mdb").stat().st_size
         process.kill()
         process.wait()
-        process.stdout.close()
+        process.communicate()
         for i in range(200):
             kv.write({b"a": bytes([i]) * 50_000})
         assert str(process.pid) not in kv._environment._environment.readers()

@@ -62,7 +62,7 @@ def sets(draw: st.DrawFn) -> FeatureSet:
 
 
 @given(sets())
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 def test_a_document_gives_the_same_definitions(features: FeatureSet) -> None:
     document = encode_features(features)
     again = decode_features(document, features.hash)

@@ -16,7 +16,7 @@ from trimtab.stats.metrics.loss_names import PROBABILITY_LOSSES
 from trimtab.stats.metrics.losses import Loss, bounded_losses, expected_losses, row_losses
 from trimtab.stats.metrics.multiclass import top_class
 
-BINS = 20  # of equal width, of probabilities
+BINS = 20  # bins of equal width for probabilities
 _STEPS = 4  # bins for each doubling of other numbers
 _MOST = 1e290  # limit of a row's value, so that sums stay finite
 
@@ -32,7 +32,7 @@ class BlockSums(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     labelled: int = 0
     missing: int = 0  # no label came within the wait
     unlisted: int = 0  # the label is none of the declared classes
-    late: int = 0  # of `labelled`, known only after the wait; 0 but in amended blocks
+    late: int = 0  # labelled rows whose label came after the wait; 0 but in amended blocks
     score: ExactSum = ()
     label: ExactSum = ()
     loss: ExactSum = ()
@@ -41,7 +41,7 @@ class BlockSums(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     score_squares: ExactSum = ()
     label_squares: ExactSum = ()
     loss_squares: ExactSum = ()
-    histogram: dict[int, int] = {}  # of all scores, by `score_bins`
+    histogram: dict[int, int] = {}  # all scores by `score_bins`
 
 
 _COUNTS = ("predictions", "labelled", "missing", "unlisted", "late")

@@ -71,7 +71,7 @@ class ListColumn(msgspec.Struct, frozen=True):
     """The place in a logged request of the list that its row belongs to."""
 
     place: int
-    columns: int  # that a request has, as declared
+    columns: int  # number of columns of a request, as declared
 
     def of(self, prediction: Prediction) -> str | None:
         """The list of a prediction; None where its request has none, or has other columns than declared."""

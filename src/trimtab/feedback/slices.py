@@ -12,7 +12,7 @@ from trimtab.core.expressions.by_columns import evaluate_columns
 from trimtab.core.expressions.nodes import Expression
 from trimtab.core.records import Prediction
 
-_MOST_CHARACTERS = 60  # of a value in a slice's name
+_MOST_CHARACTERS = 60  # most characters of a value in a slice's name
 _KINDS: dict[Dtype, tuple[type, ...]] = {
     "str": (str,), "bool": (bool,), "int": (int,), "time": (int,), "float": (int, float),
 }  # fmt: skip
@@ -22,9 +22,9 @@ class RequestSlices(msgspec.Struct, frozen=True):
     """The slices of a logged request: one for each value of some columns, and of expressions over them."""
 
     places: dict[str, int]  # by column: its place in a request
-    columns: int  # that a request has, as declared
+    columns: int  # number of columns of a request, as declared
     named: dict[str, Expression] = {}  # by the slice's name
-    dtypes: dict[str, Dtype] = {}  # of all columns in declared order, for expressions
+    dtypes: dict[str, Dtype] = {}  # types of all columns in declared order, for expressions
 
     def of(self, predictions: Sequence[Prediction]) -> dict[str, Column]:
         """By name the value in each request, as `slice_column` gives it.

@@ -19,16 +19,16 @@ from trimtab.serving.arms.arm_counts import LATENCY_EDGES_S, PER_OCTAVE, Service
 from trimtab.stats.inference.share_evidence import log_above, log_below, log_higher
 
 BreachKind = Literal["failures", "latency", "degraded", "constant", "strange", "saturation"]
-_TAILS = (0.1, 0.05, 0.01)  # of latencies, above the percentiles that are compared
+_TAILS = (0.1, 0.05, 0.01)  # shares of latencies above the percentiles that are compared
 _TAIL = 0.01  # above the one that has a limit of its own
-_LEAST_SCORES = 100  # of the champion, before scores can be called unlike its own
+_LEAST_SCORES = 100  # scores of the champion before others can be called unlike them
 
 
 class Breach(msgspec.Struct, frozen=True, kw_only=True):
     """A limit that a version is proven to exceed."""
 
     kind: BreachKind
-    figure: float  # of the version, seconds for "latency", else a share
+    figure: float  # the version's value: seconds for "latency", else a share
     bound: float  # the most that is allowed
     message: str  # one sentence
 

@@ -10,7 +10,7 @@ from trimtab.core.records import Signal
 from trimtab.core.time import DAY_US
 from trimtab.store.ports import Append, Catalog, Put, Remove
 
-KIND = "signal"  # of the records of signals that stand or ended lately
+KIND = "signal"  # records of signals that stand or ended lately
 JOURNAL = "signals"  # every beginning, change and end, in order
 LISTED_US = 7 * DAY_US  # how long a signal that has ended stays listed
 OVER = "it is no longer found"
@@ -21,7 +21,7 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
 
     begun: list[Signal] = []  # new ones, and those that went from info to red
     ended: list[Signal] = []
-    gone: list[Signal] = []  # that ended long ago and are not listed any more
+    gone: list[Signal] = []  # ended long ago, not listed any more
     listed: list[Signal] = []  # all that stand now or ended lately
 
 

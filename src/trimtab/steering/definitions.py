@@ -83,13 +83,13 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     learn: Learn = "batch"
     cooldown_us: int = 7 * 86_400_000_000  # quiet time after a candidate; doubles with each refusal in a row
     settle_us: int = 7 * 86_400_000_000  # labelled days after the onset that a repair waits for
-    fits_per_day: int | None = None  # that automation may make; None: any number
+    fits_per_day: int | None = None  # limit for automation; None: any number
     fits_per_week: int | None = None
     approval_us: int | None = None  # how long a passed candidate waits for a person; None: it does not
     rollout: Rollout | None = None  # the stages between gate and full service; None: there are none
     degrade: Degradation | None = None  # the answer when features or model fail; no part of the address
-    cache: Cache | None = None  # of scores of the version in service; no part of the address
-    owner: str | None = None  # of its signals; no part of the address
+    cache: Cache | None = None  # scores of the version in service; no part of the address
+    owner: str | None = None  # acts on its signals; no part of the address
 
     @property
     def name(self) -> str:

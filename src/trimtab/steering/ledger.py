@@ -20,7 +20,7 @@ from trimtab.store.ports import Append, Catalog, InFolder, Put, Remove
 
 GENESIS = "0" * 64
 JOURNAL = "ledger"
-HEAD = "ledger.head"  # in the catalogue's folder
+HEAD = "ledger.head"  # a file in the catalogue's folder
 FORGET = "forget"  # the act of an erasure
 
 Evidence = Mapping[str, str | int | float | bool | None]

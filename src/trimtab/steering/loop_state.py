@@ -10,9 +10,9 @@ from trimtab.core.records import LOSS_CAP, ChangeOnset, DayQuality, GateRecord
 from trimtab.store.ports import Catalog
 
 Cause = Literal["first", "call", "alarm", "slice", "follow-up", "labels", "schedule", "person"]
-KIND = "loop"  # of the record that holds a `LoopState`
+KIND = "loop"  # records with a `LoopState`
 FREEZE = "freeze"
-REQUEST: Final = "repair_request"  # of the record of a repair that was requested over HTTP
+REQUEST: Final = "repair_request"  # records of repairs that were requested over HTTP
 APART: Final = ("call", "slice", "labels")  # causes whose quiet times are in `LoopState.quiets`
 SHADOW: Final = "shadow"
 APPROVAL: Final = "waiting for approval"
@@ -39,18 +39,18 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
     reason: str  # why it passed or was refused, one sentence
     reference: tuple[DayQuality, ...]  # healthy days, which the successor's watch is anchored at
     cut_us: int
-    rows: int  # that the candidate was fitted on
+    rows: int  # rows that the candidate was fitted on
     data_hash: str
     loss_cap: float = LOSS_CAP  # the cap of the losses in `reference`
     slices: dict[str, tuple[DayQuality, ...]] = {}  # the same days of each slice
     allowance: dict[str, float] = {}  # by kind of signal, how far the refit's healthy days may be from `reference`
-    name: str = ""  # of the successor, for people
+    name: str = ""  # the successor's name, for people
     left_out: dict[str, int] = {}  # by reason, rows of the set that were left out: faulty inputs or labels
-    fits: int = 1  # that were made for it
+    fits: int = 1  # fits made for it
     unseen_from_us: int = 0  # the successor has learnt nothing of requests since then
     gate_days: tuple[PairedDay, ...] = ()  # candidate and champion on the judged days; empty: nothing was compared
     stood_in: bool = False  # another version answered for the champion, so the days do not give the usual spread
-    trained_us: int | None = None  # of a stored version: its own cut; None: `cut_us`
+    trained_us: int | None = None  # own cut of a stored version; None: `cut_us`
 
 
 class Requested(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,8 +64,8 @@ class Requested(msgspec.Struct, frozen=True, kw_only=True):
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
     """Changes of the data that a plan accounts for."""
 
-    onset: ChangeOnset | None = None  # of the change to be repaired now
-    repaired: ChangeOnset | None = None  # of the last change, which the version in service has repaired
+    onset: ChangeOnset | None = None  # the change to be repaired now
+    repaired: ChangeOnset | None = None  # the last change, which the version in service has repaired
     refreshes: bool = False  # no change is known: a schedule, or a number of new labels, asks for newer data
 
 
@@ -108,7 +108,7 @@ class Quiet(msgspec.Struct, frozen=True):
 class Bake(msgspec.Struct, frozen=True, kw_only=True):
     """The time after a promotion in which a breach of the service rolls it back."""
 
-    version: str  # that took over
+    version: str  # the version that took over
     replaced: str
     since_us: int
     until_us: int

@@ -20,7 +20,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     id: str  # the same for all receivers and deliveries
     what: AlertKind
     severity: Severity
-    kind: str  # of the signal: "no_labels"
+    kind: str  # kind of the signal: "no_labels"
     model: str
     version: str  # "late_flight@7"
     subject: str  # "column temp"; empty: the whole model

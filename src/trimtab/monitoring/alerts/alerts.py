@@ -14,7 +14,7 @@ from trimtab.core.time import DAY_US, duration_us
 from trimtab.monitoring.signals import JOURNAL, standing_signals
 from trimtab.store.ports import Catalog, Entry
 
-KIND, KEY = "alerts", "state"  # of the record in the catalogue
+KIND, KEY = "alerts", "state"  # kind and key of the record in the catalogue
 WEEK_US = 7 * DAY_US
 _LISTED_US = 4 * WEEK_US  # how long pages are kept, for the realised rate
 Budget: TypeAlias = tuple[str, Severity]  # the model and the severity that it is for
@@ -56,7 +56,7 @@ class AlertState(msgspec.Struct, frozen=True, kw_only=True):
 
     cursor: int = 0
     incidents: dict[str, Incident] = {}  # by model, kind and subject
-    over: list[Incident] = []  # those of whose name another one has begun
+    over: list[Incident] = []  # those that another incident of the same name has replaced
     pages: list[Page] = []
 
     def spent(self, now_us: int, *, days: int = 7) -> Counter[Budget]:
@@ -155,7 +155,7 @@ def plan_alerts(state: AlertState, rules: Rules, now_us: int) -> Plan:
         if name not in paged:
             kept[name] = msgspec.structs.replace(one, held_us=one.held_us or now_us, held_as=one.signal.severity)
             continue
-        assert one.news is not None  # of those that are fresh
+        assert one.news is not None  # fresh incidents have news
         alerts.append(SignalChange(one, one.news))
         if not _is_quiet(one, rules, now_us):  # else its end was sent with its beginning
             kept[name] = _as_sent(one)

@@ -17,7 +17,7 @@ from trimtab.monitoring.alerts.alert_records import Message
 from trimtab.store.ports import Catalog, Put, Record, Remove
 
 _logger = logging.getLogger(__name__)
-KIND, STATES = "alert_outbox", "alert_receiver"  # of the records in the catalogue
+KIND, STATES = "alert_outbox", "alert_receiver"  # kinds of the records in the catalogue
 FIRST_US, LONGEST_US = 10 * SECOND_US, 15 * MINUTE_US  # pauses between two attempts
 DROPPED_US = 7 * DAY_US  # how long the status stays red after messages were dropped
 _ROUND_S = 10.0  # time for one receiver, after which its other messages wait for the next round
@@ -27,7 +27,7 @@ class Sent(msgspec.Struct, frozen=True):
     """The outcome of one delivery."""
 
     ok: bool
-    said: str  # what came back, or what is wrong
+    said: str  # the answer, or what is wrong
     retry_s: float = 0.0  # the pause that the receiver asks for
 
 
@@ -43,7 +43,7 @@ class ReceiverState(msgspec.Struct, frozen=True, kw_only=True):
 
     delivered: int = 0
     delivered_us: int | None = None  # the newest
-    said: str = ""  # what came back then
+    said: str = ""  # the answer to it
     failing_since_us: int | None = None
     error: str = ""
     tries: int = 0  # failed attempts in a row
@@ -155,7 +155,7 @@ class Outbox:
     def _guarded(self, name: str, receiver: Receiver, send: Send) -> None:
         try:
             self._empty(name, receiver, send)
-        except TrimtabError as error:  # of the catalogue: the messages stay queued
+        except TrimtabError as error:  # an error of the catalogue: the messages stay queued
             _logger.warning("alerts to %s: %s", name, error)
         except Exception:  # a thread's outer loop
             _logger.exception("alerts to %s failed", name)

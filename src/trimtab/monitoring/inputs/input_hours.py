@@ -40,7 +40,7 @@ class Layout:
         self.has_least = [least is not None for least, _ in bounds]
         self.known = [np.frombuffer(column.known, "<f8") for column in profile.columns]
         self._places = np.full((len(widths), max(widths, default=1)), int(self.offsets[-1]))
-        self.usual = np.zeros(self._places.shape, np.int64)  # of the training rows, as `by_bin`
+        self.usual = np.zeros(self._places.shape, np.int64)  # counts of the training rows, as `by_bin` gives them
         for place, (width, column) in enumerate(zip(widths, profile.columns, strict=True)):
             self._places[place, :width] = np.arange(self.offsets[place], self.offsets[place + 1])
             counts = np.frombuffer(column.counts, "<i8")
@@ -71,7 +71,7 @@ class HourCounts(msgspec.Struct, frozen=True, eq=False):
     low: Floats  # (columns,): the least value, infinity where there is none
     high: Floats
     pairs: Counts  # (pairs, 2): rows where either is null, and where both are
-    marks: NDArray[np.uint64]  # of the sampled rows, ascending: the least hashes of prediction ids
+    marks: NDArray[np.uint64]  # the least hashes of prediction ids, ascending: the sampled rows
     sample: Floats  # (sampled, columns)
 
     def without_sample(self) -> HourCounts:
@@ -103,7 +103,7 @@ class _Field(msgspec.Struct, frozen=True):
     """The storage of an array of `HourCounts`, and the way to merge those of several hours."""
 
     dtype: str
-    shape: Callable[[Layout, int], tuple[int, ...]]  # of a layout and a number of sampled rows
+    shape: Callable[[Layout, int], tuple[int, ...]]  # from a layout and a number of sampled rows
     merge: np.ufunc | None = np.add  # None: of the sampled rows those with the least marks are kept
 
 

@@ -26,7 +26,7 @@ class InputWatch(msgspec.Struct, frozen=True, kw_only=True):
     last_us: int | None = None  # when the newest request came
     traffic: dict[int, TrafficHour] = {}  # closed hours with requests, of the newest 60 days
     days: list[DayQuality] = []  # closed days of the newest 60
-    columns: dict[str, ColumnDistance] = {}  # of the newest 24 closed hours
+    columns: dict[str, ColumnDistance] = {}  # distances in the newest 24 closed hours
 
 
 class StoredHour(msgspec.Struct, frozen=True, kw_only=True):

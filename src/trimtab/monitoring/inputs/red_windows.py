@@ -30,7 +30,7 @@ class RedWindow(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     kind: str
     subject: str
-    start_us: int  # of the requests concerned, by the time they were made
+    start_us: int  # times of the requests concerned
     end_us: int | None  # None: it goes on
     released_why: str | None = None  # the reason of a person who released it: its rows count again
     released_by: str | None = None

@@ -150,7 +150,7 @@ class RowReader:
             return self._texts.of(values)
         try:
             return np.array(values, np.float64)
-        except (TypeError, ValueError):  # of another version's shape
+        except (TypeError, ValueError):  # a request of another version
             return np.array([v if isinstance(v, int | float) else np.nan for v in values], np.float64)
 
 

@@ -66,7 +66,7 @@ class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     place: Place
     kind: Kind
     of: str | None  # the request's column that an input is, or is the category of
-    source: str | None  # of the events that an input comes from
+    source: str | None  # the source whose events an input comes from
     rows: int
     nulls: tuple[int, ...]  # rows by reason, `NULL_CODES` of them
     distinct: int  # number of distinct values

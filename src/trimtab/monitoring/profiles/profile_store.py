@@ -17,7 +17,7 @@ from trimtab.store.ports import Blob, Catalog, Put
 from trimtab.training.data.sets import TrainingSet, load_training_set
 from trimtab.training.fitting.artifact import decode_artifact
 
-KIND = "input_profile"  # of the records, by the version's address
+KIND = "input_profile"  # kind of the records; the key is the version's address
 
 
 class ProfileRecord(msgspec.Struct, frozen=True, kw_only=True):

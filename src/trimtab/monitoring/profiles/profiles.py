@@ -32,11 +32,11 @@ from trimtab.monitoring.profiles.proportion import limits
 from trimtab.training.data.sets import TrainingSet
 
 ROWS_AT_MOST = 2_000_000  # the newest ones
-LEAST_ROWS = 20  # of a reference window that counts
+LEAST_ROWS = 20  # least rows of a reference window
 _LEFT_OUT = 14  # one window in this many is left out of the high end
 _CODES_AT_MOST = 64  # distinct integers
 _PAIRS_AT_MOST = 64
-_TOGETHER, _TOGETHER_ROWS = 0.9, 30  # of a pair: share of rows where both are null among those where one is
+_TOGETHER, _TOGETHER_ROWS = 0.9, 30  # least share of rows with both null among those with one, and their number
 
 
 def make_profile(features: FeatureSet, encoding: Encoding, training_set: TrainingSet) -> InputProfile:

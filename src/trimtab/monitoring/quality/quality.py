@@ -66,7 +66,7 @@ class QualityMonitor:
         self._model = model
         self._run_length = run_length_days
         self._owner = owner
-        self.kinds: tuple[str, ...] = (LOSS, CALIBRATION) if calibrated else (LOSS,)  # that are watched
+        self.kinds: tuple[str, ...] = (LOSS, CALIBRATION) if calibrated else (LOSS,)  # the watched kinds
         self._arms = ArmWatches(catalog, model, self._stored)
         self.reload()
 

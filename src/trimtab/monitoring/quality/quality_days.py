@@ -29,7 +29,7 @@ class BatchBlocks(msgspec.Struct, frozen=True, kw_only=True):
 
     batch: str
     made_at_us: int
-    blocks: DayBlocks  # of that day, without hours
+    blocks: DayBlocks  # the day, without hours
 
 
 def store_batch(batch: BatchBlocks) -> Put:

@@ -111,7 +111,7 @@ def _of_arm(signal: Signal, arm: str) -> Signal:
 
 def _slices(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
     """Signals of the worst slices with an alarm, each with its level and a 95 % interval."""
-    alarming: dict[str, tuple[str, MetricValue, Level]] = {}  # of both values of a slice the one further away
+    alarming: dict[str, tuple[str, MetricValue, Level]] = {}  # the value of a slice that is further away
     for kind, figures in ((LOSS, watch.slices), (CALIBRATION, watch.slice_gaps)):
         for name, figure in figures.items():
             if figure.alarming:

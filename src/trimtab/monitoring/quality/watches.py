@@ -65,7 +65,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     version: str
     anchored_at_us: int
-    figures: dict[str, MetricValue]  # by signal kind
+    figures: dict[str, MetricValue]  # by kind of signal
     unwatched: dict[str, str] = {}  # by signal kind, why its reference cannot be used
     loss_cap: float = LOSS_CAP  # the loss at which one row is capped, in units of the metric
     first_day_us: int | None = None  # the first day observed
@@ -79,7 +79,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     healthy: dict[str, MetricValue] = {}  # second anchor: the level of the last healthy version, until it is met again
     healthy_version: str | None = None
     healthy_cap: float | None = None  # the cap of its losses; None: that of this version
-    metric: str = ""  # of the losses
+    metric: str = ""  # the metric of the losses
     short_of: dict[str, float] = {}  # by kind, by how much the reference itself is above that level
     arm: str = ""  # "canary" or "shadow"; empty: the version in service
 

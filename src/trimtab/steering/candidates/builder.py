@@ -58,7 +58,7 @@ class CandidateBuilder:
         self._sets = TrainingSets(parts, options)
         self._fits = Fits(parts, recipe, options)
         self.artifact = ChampionArtifact(parts, self._sets, self._fits)
-        self._kept: tuple[int, TrainingSet] | None = None  # from `blocked` to `repair` of the same cut
+        self._kept: tuple[int, TrainingSet] | None = None  # the set of `blocked`, for a `repair` of the same cut
 
     def champion(self) -> str | None:
         version = self.comparisons.champion()
@@ -280,4 +280,4 @@ class CandidateBuilder:
         return found
 
 
-_NEVER: Final[Codec[Any]] = Codec(lambda value: b"", lambda data: None)  # of steps that are not recorded
+_NEVER: Final[Codec[Any]] = Codec(lambda value: b"", lambda data: None)  # for steps that are not recorded

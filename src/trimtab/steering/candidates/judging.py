@@ -43,7 +43,9 @@ class Case(msgspec.Struct, frozen=True, eq=False):
     window: JudgingWindow
     answered: TargetScores
     choices: int = 1  # number of candidates and windows that this pair was chosen from
-    folds: tuple[tuple[Rows, Rows], ...] = ()  # of each fit: rows it answers, rows it learnt; empty: one fit, no folds
+    folds: tuple[
+        tuple[Rows, Rows], ...
+    ] = ()  # for each fit, the rows it answers and the rows it learnt; empty: one fit
     plan: str = ""  # in words, where it is not the default one
     refreshes: bool = False  # the recipe in service, refitted only because time has passed
 

@@ -68,7 +68,7 @@ class Made(msgspec.Struct, frozen=True, eq=False):
 
     source: Source
     candidate: Fitted  # the fit of the first fold
-    scores: Floats  # of the longest window's rows, each from the fit that has not seen it
+    scores: Floats  # for the longest window, each row from the fit that has not seen it
 
 
 def newest_plan(training_set: TrainingSet, window: JudgingWindow, since_us: int | None = None) -> Plan:

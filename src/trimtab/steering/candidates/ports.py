@@ -82,7 +82,7 @@ class CandidateOptions(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """Options of fitting, storing and testing candidates; the defaults are those of a replay."""
 
     seed: int
-    threads: int = 1  # that a fit may use
+    threads: int = 1  # for one fit
     around: Callable[[Recipe], Recipe] = lambda recipe: recipe  # a replay shares fits between its scenarios
     save: Callable[[TrainingSet, Blob], str] = save_training_set
     evaluates: bool = True  # whether candidates get an evaluation with baselines and intervals

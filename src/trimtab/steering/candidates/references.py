@@ -26,7 +26,7 @@ from trimtab.training.definitions import Model
 
 LEAST_SLICE_DAYS: Final = 14  # days with labels that a slice needs; with fewer its healthy level is not known
 LONG_REFERENCE: Final = 84  # days: holidays and a bad week weigh little among so many
-MOST_SLICES: Final = 200  # of one column
+MOST_SLICES: Final = 200  # most values of one column
 AS_NEW_US: Final = 7 * DAY_US  # a version fitted this long before some days is as good as a fit made for them
 
 
@@ -53,7 +53,7 @@ class Answers(msgspec.Struct, frozen=True, eq=False):
     """Scores of rows that the recipe was not fitted on."""
 
     rows: Rows  # a mask over the training set
-    scores: Floats  # of those rows, shape (rows,), for several classes (rows, classes)
+    scores: Floats  # shape (rows,), for several classes (rows, classes)
 
 
 class Reference(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from trimtab.steering.definitions import LEAST_WINDOW_US
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
 
-LEAST_DAYS = 5  # of a window that must have labels: a week without its weekend
+LEAST_DAYS = 5  # days of a window that must have labels: a week without its weekend
 LEAST_WINDOW = format_duration(LEAST_WINDOW_US)
 _WIDER = "tt.beats_champion(window=...)"
 
@@ -23,7 +23,7 @@ class JudgingWindow(msgspec.Struct, frozen=True, eq=False):
 
     start_us: int
     end_us: int
-    rows: NDArray[np.bool_]  # of the training set: labelled ones of the window
+    rows: NDArray[np.bool_]  # a mask over the training set: labelled rows of the window
     before: Rows  # rows whose labels were final when the window began
     judged: bool = True  # False where only the rows before are used
 

@@ -34,7 +34,7 @@ _REFRESHED = (
 class Check(msgspec.Struct, frozen=True):
     """One row of the gate."""
 
-    names: tuple[str, ...]  # of the findings that decide; others (of a slice, of a baseline) are details
+    names: tuple[str, ...]  # findings that decide; others (a slice, a baseline) are details
     decide: Decide
     shown: Shown = "reason"
     needs: Callable[[Facts], bool] = lambda facts: True  # else the check is left out
@@ -128,7 +128,7 @@ def _tries(facts: Facts) -> Iterator[GateCheck]:
 def _calibrated(facts: Facts) -> Iterator[GateCheck]:
     """The distance of mean score and mean label; the champion's own is allowed as well."""
     labels, gap = facts.window.labels, facts.gap
-    assert gap is not None  # of a ranking the row is left out
+    assert gap is not None  # rankings leave this row out
     allowed = most = facts.rule.calibration * gap_unit(facts.metric, labels)
     if facts.champion_scores is not None:
         most = max(allowed, calibration_gap(facts.metric, labels, facts.champion_scores))

@@ -25,13 +25,13 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
     rule: BeatsChampion  # already made stricter for repeated comparisons
     window: Window
     metric: Loss
-    scores: Floats  # of the candidate
+    scores: Floats  # the candidate's
     champion: str | None
     champion_scores: Floats | None
     row_parts: tuple[Part, ...]
     baseline_scores: Mapping[str, Floats]
     loads: bool
-    own_checks: Mapping[str, GateCheck]  # of the stored candidate by itself, by name
+    own_checks: Mapping[str, GateCheck]  # by name, checks of the stored candidate by itself
     candidate_note: str
     champion_note: str
     plan_note: str

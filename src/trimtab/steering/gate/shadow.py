@@ -14,7 +14,7 @@ from trimtab.steering.ledger import Evidence
 from trimtab.steering.loop_state import PairedDay, Repair
 from trimtab.steering.rollouts import Rollout
 
-LEAST_ROWS = 30  # of a comparison: days with fewer labels are merged with the next
+LEAST_ROWS = 30  # days with fewer labels are merged with the next
 _TABLE = (1, 3, 7, 14, 28)  # days in the table that is shown with a refusal
 
 

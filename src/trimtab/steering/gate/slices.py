@@ -20,7 +20,7 @@ from trimtab.training.definitions import Model
 from trimtab.training.judge.parts import column_of, values_of
 
 EVERY_SLICE = "every_slice"
-LEAST_ROWS = 50  # of a slice, and the days on which it has some; a smaller slice is no evidence
+LEAST_ROWS = 50  # rows and days that a slice needs; a smaller one is no evidence
 LEAST_DAYS = 5
 LEVEL = 0.95  # confidence of all bounds together
 

@@ -22,7 +22,7 @@ class Window(msgspec.Struct, frozen=True, eq=False):
     end_us: int
     at_us: NDArray[Any]  # int64, shape (rows,)
     labels: Floats
-    lists: NDArray[np.int64] | None = None  # of a ranking: the list of each row; then `at_us` is when its list began
+    lists: NDArray[np.int64] | None = None  # the list of each row of a ranking; then `at_us` is when its list began
 
     def losses(self, metric: Loss, scores: Floats) -> tuple[Floats, NDArray[np.int64]]:
         """The loss of each unit and the number of one of its rows; units are rows, in a ranking lists."""

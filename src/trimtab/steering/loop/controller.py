@@ -384,7 +384,7 @@ class Controller:
     def _followed(self, repair: Repair) -> dict[str, Any]:
         """The state kept of the change that a repair was for: its onset, and the times of further repairs."""
         onset = self.state.changes.onset
-        if onset is None or repair.gate.folds == 1:  # of a cause that has no change
+        if onset is None or repair.gate.folds == 1:  # the cause has no change
             return {"changes": msgspec.structs.replace(self.state.changes, onset=None)}
         repaired = {"changes": Changes(repaired=onset)}
         if self.state.begun_by == "follow-up":

@@ -32,7 +32,7 @@ class Trigger(msgspec.Struct, frozen=True):
     kind: Cause
     cause: str  # one sentence
     ready_at_us: int  # the repair waits until then
-    onset: ChangeOnset | None = None  # of the change that is to be repaired
+    onset: ChangeOnset | None = None  # the change that is to be repaired
     actor: str | None = None  # the person who asked for it
 
 
@@ -44,7 +44,9 @@ class Seen(msgspec.Struct, frozen=True):
     watch: Watch | None
     requested: Requested | None
     new_labels: Callable[[], int]  # the number of labels since the newest training
-    rise_by_slice: Callable[[str, ChangeOnset], float]  # of the loss of all rows since the slice changed, as a share
+    rise_by_slice: Callable[
+        [str, ChangeOnset], float
+    ]  # rise of the loss of all rows since the slice changed, as a share
 
 
 def find_trigger(rules: Deployment, state: LoopState, seen: Seen) -> Trigger | None:

@@ -19,7 +19,7 @@ class DeliveryContext:
 
     def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
         self.environment = environment
-        self.folder = folder  # of the project
+        self.folder = folder  # the project's folder
         self._found: set[str] = set()
 
     def filled(self, text: str) -> str:

@@ -13,17 +13,17 @@ from trimtab.monitoring.inputs.checks.findings import ENOUGH, Finding, Window, e
 from trimtab.monitoring.inputs.input_hours import HourCounts
 from trimtab.monitoring.profiles.profile_records import NO_REASON, ColumnProfile, InputProfile, Statistic
 
-GRADED_ROWS = 40  # of a window whose share is judged; two of the newest three windows must be off
-GROSS_ROWS = 20  # of a window in which nearly all rows are off
+GRADED_ROWS = 40  # least rows of a window; two of the newest three must be off
+GROSS_ROWS = 20  # least rows of a window in which nearly all rows are off
 _GROSS = 0.95
-_MARGIN = 0.2  # of a share above the high end of its reference windows, or 0.4 of the rest up to 1
+_MARGIN = 0.2  # distance of a share above the high end of reference windows, at most 0.4 of the rest up to 1
 _CONSTANT_ROWS, _CONSTANT_H = 30, 3
 _CONSTANT_NATS = 20.0
 _LOST_NATS = 7.0  # a probability of one in a thousand
 _OFTEN_NULL = 0.02  # share of nulls in training from which on they come in runs at any time of day
 _FEW = 0.01  # share of an hour's rows from which extreme numbers are red
 _RANGE_STANDS_H = 12  # hours for which a finding of extreme numbers stays red after its last row
-_COUNTS: dict[Statistic, Callable[[HourCounts, int], int]] = {  # of rows, by statistic and column
+_COUNTS: dict[Statistic, Callable[[HourCounts, int], int]] = {  # numbers of rows, by statistic and column
     "null": lambda counts, place: int(counts.nulls[place].sum()),
     "strange": lambda counts, place: int(counts.strange[place]),
 }

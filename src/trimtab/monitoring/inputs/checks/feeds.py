@@ -11,7 +11,7 @@ from trimtab.monitoring.inputs.checks.findings import Finding, ago
 
 REFERENCE_DAYS = 28
 _LEAST_EVENTS = 20
-_LEAST_DAYS = 3  # of events, before anything is checked
+_LEAST_DAYS = 3  # days with events before anything is checked
 _PHASES_US = (-HOUR_US, 0, HOUR_US)
 _LATER_US = HOUR_US  # beyond twice the normal gap
 _NEWEST_US = 3 * HOUR_US  # the arrivals whose dates are checked

@@ -50,7 +50,7 @@ class Finding(msgspec.Struct, frozen=True):
         )
 
 
-Known: TypeAlias = dict[object, list[Finding]]  # by what they were found in
+Known: TypeAlias = dict[object, list[Finding]]  # the key says in which data they were found
 
 
 class Window(msgspec.Struct, frozen=True, eq=False):

@@ -12,7 +12,7 @@ from trimtab.core.time import format_time
 from trimtab.monitoring.inputs.checks.findings import ENOUGH, Finding, Kind, evidence_above, percent
 from trimtab.monitoring.profiles.profile_records import Floats, LabelDays
 
-_ROWS = 40  # of a day that is judged
+_ROWS = 40  # least rows of a day
 _MARGIN, _GROSS = 0.2, 0.3  # share of missing labels above the reference days', on two of three days; on one
 _TURNED, _LOPSIDED = 0.1, 0.3
 _NEARLY = 10.0  # times rarer than on the reference days

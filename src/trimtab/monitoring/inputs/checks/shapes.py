@@ -16,7 +16,7 @@ from trimtab.monitoring.inputs.checks.unit_maps import UnitMap, unit_maps
 from trimtab.monitoring.inputs.input_hours import HourCounts, Layout, merged
 from trimtab.monitoring.profiles.profile_records import BINS, ColumnProfile, Floats
 
-SHAPE_ROWS = 100  # of a window whose shape is compared
+SHAPE_ROWS = 100  # least rows of a window
 _FAR, _ABOVE = 0.3, 0.15  # a large distance of distribution functions; the same above the high end of windows
 _NOISE = 1.36  # the 5 % quantile of a Kolmogorov-Smirnov distance, times the root of the rows
 _SUDDEN = 0.3  # how much nearer to the profile the same hours of the day before were
@@ -40,7 +40,7 @@ class _Off(msgspec.Struct, frozen=True, eq=False):
     values: Floats  # sampled, of the newest window
     window: Window
     outside: bool  # many of the values lie far outside the training range
-    windows: int = 1  # of the newest three that are off
+    windows: int = 1  # how many of the newest three are off
     stands: bool = False  # whether a finding of another unit stands
 
 
@@ -343,7 +343,7 @@ def _drift(layout: Layout, hours: Mapping[int, HourCounts], standing: Collection
     for window in days:
         distance, rows = distances(layout, window.counts)
         high = _highs(layout, window)
-        # what stands goes on at less, so that it does not end and begin again
+        # a lower limit for findings that stand, so that they do not end and begin again
         least = np.where(stands, high, np.maximum(high + _DRIFTED, 2 * _DRIFTED))
         off = varies & (rows >= SHAPE_ROWS // 2) & (distance >= least + _NOISE / np.sqrt(np.maximum(rows, 1)))
         for place in np.flatnonzero(off).tolist():

@@ -14,7 +14,7 @@ from trimtab.monitoring.profiles.profile_records import Floats, InputProfile
 
 KEPT_H = 60 * 24
 _WEEK_H, _DAY_H = 168, 24
-_LEARNT_H = 48  # of traffic before it is checked
+_LEARNT_H = 48  # hours of traffic before it is checked
 _MISSED = 30.0  # requests that should have come
 _WINDOW_H, _ROWS = 6, 60
 _DOUBLE, _STILL = 1.7, 1.35  # times the normal requests, to begin and to go on
@@ -158,7 +158,7 @@ class _HourGroup(msgspec.Struct, frozen=True):
 
     first: int
     last: int
-    hours: int  # with requests
+    hours: int  # number of hours with requests
     rows: int
     distinct: int
     questions: int

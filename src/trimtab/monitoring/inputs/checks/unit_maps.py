@@ -14,7 +14,7 @@ _FRACTIONS = 0.3  # share of values that are not whole any more, where all were
 _MARKED = 0.95  # share of values that are multiples, up to rounding
 _SCALES = 5.0  # a factor without a name is one from here on; less may be drift
 _MOST = 2.0**53  # beyond which not every whole number is a float
-_CHUNK_ROWS = 30  # whose median is looked at
+_CHUNK_ROWS = 30  # rows of one median
 _NEAR = 0.15  # share of the distance between the old values and the mapped ones
 _BETWEEN = 1  # chunks that may lie further from both: the one in which the unit changed
 

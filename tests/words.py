@@ -27,7 +27,7 @@ _BETWEEN = r"(?:[\s_#-]+|)"  # `~` of a pattern
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _NAME_IN_TEXT = re.compile(r"`[^`]*`|\]\([^)]*\)")
 _NAME_IN_F_STRING = re.compile(r"`[^`]*`|\{[^{}]*\}")
-_CODE_LINE = re.compile(r"^\s*(?:>>>|\.\.\.).*$", re.MULTILINE)
+_CODE_LINE = re.compile(r"^\s*(?:>>>|\.\.\.).*$|^\s+\w+(?=: )", re.MULTILINE)  # also the names under `Args:`
 _FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _ONE_NAME = re.compile(r"[^\s\"']+")
 _IDENTIFIER = re.compile(r"\w+")

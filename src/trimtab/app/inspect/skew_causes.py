@@ -172,7 +172,6 @@ def _taken(rows: Rows, chosen: Array) -> Rows:
         rows.used_reasons[chosen],
         rows.again[chosen],
         rows.again_reasons[chosen],
-        rows.apart[chosen],
         rows.stale[chosen],
     )
 

@@ -61,8 +61,7 @@ class Rows(msgspec.Struct, frozen=True, eq=False):
     used_reasons: Array  # uint8 (rows, inputs)
     again: Array
     again_reasons: Array
-    apart: Array  # bool (rows,): the log had records at t that are not in P
-    stale: Array  # bool (rows,): these records would have changed the inputs
+    stale: Array  # bool (rows,): records in the log at t, but not in P, would have changed the inputs
 
     @property
     def positions(self) -> list[dict[str, int]]:
@@ -227,6 +226,5 @@ def _rows(known: Known, predictions: list[Prediction], requests: Columns, at_us:
         used_reasons=np.frombuffer(b"".join(p.reasons for p in predictions), np.uint8).reshape(-1, width),
         again=again,
         again_reasons=again_reasons,
-        apart=found.apart,
         stale=found.apart & other.any(1),
     )

@@ -40,10 +40,11 @@ def replay_document(result: ReplayResult, found: Sequence[Comparison], title: st
     cards = scorecards(result)
     scenarios = list(result.lines.values())
     document = Document(title, f"{format_time(result.start_us)} to {format_time(result.until_us)}")
-    document.paragraph(
+    text = (
         f"{result.entered:,} events, {result.quarantined:,} quarantined; {result.checked_rows:,} requests read again "
-        f"online: {result.mismatches:,} of {result.checked_values:,} values differ between training and serving."
     )
+    text += f"online: {result.mismatches:,} of {result.checked_values:,} values differ between training and serving."
+    document.paragraph(f"{text} {result.first_mismatch}".rstrip())
     document.table(_card_table(cards, [one.cpu_s for one in scenarios] if cpu else None))
     own = list(dict.fromkeys(one.name for scenario in scenarios for one in scenario.measures[1:]))
     if own:

@@ -71,7 +71,8 @@ def run_demo(folder: Path, *, seed: int, show: Show) -> ReplayResult:
     result = _replay(config, config.demo, definitions, files, tables, seed, show)
     seconds = perf_counter() - started
     shutil.rmtree(state / "data")
-    _sum_up(result, seconds, show)
+    total = sum(len(scenario.scores) for scenario in result.lines.values())
+    show(f"\nreplayed in {seconds:.1f} s: {total:,} predictions logged")
     with Project(config, definitions, clock=VirtualClock(result.until_us), state=state) as project:
         show(f"\nledger: {project.verify_ledger()} decisions, each chained to the one before")
         for model in definitions.deployments:
@@ -165,18 +166,6 @@ class _Shown:
             self._month = month
         for text in shown_decisions(at):
             self._show(text)
-
-
-def _sum_up(result: ReplayResult, seconds: float, show: Show) -> None:
-    total = sum(len(line.scores) for line in result.lines.values())
-    show(
-        f"\nreplayed in {seconds:.1f} s: {result.entered:,} events in the log, {result.quarantined:,} quarantined, "
-        f"{total:,} predictions logged"
-    )
-    show(
-        f"online = offline: {result.checked_rows:,} sampled requests read online again at their own time, "
-        f"{result.mismatches:,} of {result.checked_values:,} values or reasons differ {result.first_mismatch}".rstrip()
-    )
 
 
 def _newest_requests(definitions: Definitions, tables: dict[str, Columns], until_us: int) -> list[dict[str, Any]]:

@@ -276,7 +276,7 @@ def test_an_arm_that_needs_a_gate_takes_the_record_that_a_version_has(trained: P
         project.registry.protect("buyer", "canary", "gate", why="askers see its answers")
         project.export("buyer@1", tmp_path / "out")
         stranger = project.import_model(tmp_path / "out", "buyer").name
-        with pytest.raises(Misuse, match="no gate record"):
+        with pytest.raises(Misuse, match="no passed gate record"):
             project.set_arm(stranger, "canary", share=0.1)
         project.set_arm("buyer@1", "canary", share=0.1)
         (row,) = project.registry.history("buyer", "canary")

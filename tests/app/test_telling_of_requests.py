@@ -299,7 +299,7 @@ def test_top_shows_the_service_of_the_project_in_80_columns(told: Path, url: str
     assert (done.returncode, done.stderr) == (0, "")
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert "\x1b" not in done.stdout
-    for words in (url, "buyer  buyer@2  champion", "under way", "log ok", "breaker closed", "  features", "p99"):
+    for words in (url, "buyer  buyer@2  champion", "in flight", "log ok", "breaker closed", "  features", "p99"):
         assert words in done.stdout
     found = json.loads(run(told, "top", "--once", "--every", "0.3", "--url", url, "--json").stdout)
     assert found["answers"][0]["name"] == ["buyer", "buyer@2", "champion"]

@@ -39,14 +39,13 @@ def show_service(parts: Parts, predictors: Collection[Predictor]) -> None:
 
 def show_cached(metrics: Metrics, endpoints: Sequence[Endpoint]) -> None:
     """Let `metrics` show how often scores were found in the cache, for models that have one."""
-    caches = [(one.name, one.cached) for one in endpoints if one.cached is not None]
+
+    def read() -> dict[tuple[str, ...], float]:
+        caches = [(one.name, one.cached) for one in endpoints if one.cached is not None]  # made with the first version
+        return {(n, found): c for n, one in caches for found, c in (("yes", one.hits), ("no", one.misses))}
+
     about = "Scores by whether they were in the cache."
-    metrics.counted(
-        CACHED_SCORES,
-        about,
-        ("model", "found"),
-        lambda: {(n, found): c for n, one in caches for found, c in (("yes", one.hits), ("no", one.misses))},
-    )
+    metrics.counted(CACHED_SCORES, about, ("model", "found"), read)
 
 
 def _read(row: _Row, parts: Parts, models: Sequence[Predictor]) -> dict[tuple[str, ...], float]:

@@ -190,7 +190,7 @@ class _RowsApart:
             looked: LookUps = []
             found = self._pass(records, requests, at_us, positions, looked)
             complete = True
-            for join, keys in looked:  # a view may be looked several times, under several names
+            for join, keys in looked:  # a view may be looked up several times, under several names
                 new = _keys(keys) - self._wanted[join.view.hash]  # keys that only these records give
                 self._wanted[join.view.hash] |= new
                 complete = complete and not new

@@ -1087,9 +1087,8 @@ class Project(System):
 
         Args:
             version: "late_flight@7"; the model's name alone keeps the version that the arm has.
-            arm: "canary": clients get its answers to a share of the requests. "shadow": it answers a share a second
-                time, on spare capacity, and no client sees it. Both are logged under the arm's name.
-            share: From 0, which ends it, to 1. The same entities are always in it, and stay in it when it grows.
+            arm: "canary" (clients get its answers) or "shadow" (logged only, on spare capacity).
+            share: Of requests, from 0, which ends it, to 1. A greater share keeps the entities of a smaller one.
             why: For the ledger and the alias's history; required for a canary that passed no gate.
             actor: Who sets it.
 

@@ -43,9 +43,9 @@ def test_a_catalogue_is_durable_unless_it_is_asked_to_be_relaxed(tmp_path: Path)
     for query, synchronous in [("", 2), ("?mode=durable", 2), ("?mode=relaxed", 1)]:  # FULL, and NORMAL
         catalog = store.open(f"sqlite://{tmp_path}/c.db{query}", "catalog")
         assert isinstance(catalog, SqlCatalog)
-        with catalog._transaction("BEGIN IMMEDIATE") as connection:
-            assert connection.execute("PRAGMA synchronous").fetchone() == (synchronous,)
-            assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        with catalog._transaction(catalog._writing) as connection:
+            assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == synchronous
+            assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
         catalog.close()
 
 

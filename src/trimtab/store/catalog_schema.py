@@ -1,40 +1,70 @@
-"""Schema revisions of the catalogue, and their migration by Alembic."""
+"""The tables of the catalogue, and their migration."""
 
 from __future__ import annotations
 
-import sqlite3
-from pathlib import Path
+import sqlalchemy as sa
 
 from trimtab.core.errors import Misuse
 
 HEAD = "0002"
 KNOWN = ("0001", "0002")  # every revision that this version can read or migrate, oldest first
 
+_text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")  # by bytes, as SQLite compares
+metadata = sa.MetaData()
+record = sa.Table(
+    "record",
+    metadata,
+    sa.Column("kind", _text, primary_key=True),
+    sa.Column("key", _text, primary_key=True),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("crc", sa.BigInteger, nullable=False),
+)
+journal = sa.Table(
+    "journal",
+    metadata,
+    sa.Column("journal", _text, primary_key=True),
+    sa.Column("sequence", sa.BigInteger, primary_key=True),
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("crc", sa.BigInteger, nullable=False),
+)
+lease = sa.Table(
+    "lease",
+    metadata,
+    sa.Column("lease", _text, primary_key=True),
+    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("expires_at_us", sa.BigInteger, nullable=False),
+    sa.Column("crc", sa.BigInteger, nullable=False),
+)
+_version = sa.Table("alembic_version", sa.MetaData(), sa.Column("version_num", sa.String(32), primary_key=True))
 
-def revision_of(connection: sqlite3.Connection, what: str) -> str | None:
+
+def revision_of(connection: sa.Connection, what: str) -> str | None:
     """The database's schema revision, None when it has no tables yet.
 
     Raises:
         Misuse: A newer trimtab made it, or it belongs to something else.
     """
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if "alembic_version" not in tables:
+    tables = set(sa.inspect(connection).get_table_names())
+    if _version.name not in tables:
         if tables:
             found = ", ".join(sorted(tables)[:5])
             raise Misuse(f"{what}: no trimtab catalogue: it has tables ({found}) but no version. Give an empty one.")
         return None
-    revisions = [revision for (revision,) in connection.execute("SELECT version_num FROM alembic_version")]
+    revisions = connection.execute(sa.select(_version.c.version_num)).scalars().all()
     if len(revisions) != 1 or revisions[0] not in KNOWN:
-        found = ", ".join(map(str, revisions)) or "none"
+        found = ", ".join(revisions) or "none"
         raise Misuse(
             f"{what}: schema revision {found}, this trimtab knows {', '.join(KNOWN)}. Use the trimtab that wrote it."
         )
     return str(revisions[0])
 
 
-def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the database to the newest schema and commit, in the caller's transaction."""
-    import sqlalchemy as sa
+def migrate(connection: sa.Connection) -> None:
+    """Bring the database to the newest schema, in the caller's transaction."""
+    from pathlib import Path
+
     from alembic.config import Config
     from alembic.runtime.environment import EnvironmentContext
     from alembic.script import ScriptDirectory
@@ -47,8 +77,6 @@ def migrate(connection: sqlite3.Connection) -> None:
     def steps(revision: object, context: object) -> object:
         return scripts._upgrade_revs(HEAD, revision)  # type: ignore[arg-type]  # as Alembic's own upgrade does
 
-    engine = sa.create_engine("sqlite://", creator=lambda: connection, poolclass=sa.pool.StaticPool)
-    with EnvironmentContext(config, scripts, fn=steps, destination_rev=HEAD) as environment, engine.connect() as given:
-        environment.configure(connection=given)
+    with EnvironmentContext(config, scripts, fn=steps, destination_rev=HEAD) as environment:
+        environment.configure(connection=connection, target_metadata=metadata)
         environment.run_migrations()
-        given.commit()

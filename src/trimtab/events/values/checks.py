@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from trimtab.core.shown import shown
 from trimtab.core.time import format_time, parse_time_us
 from trimtab.events.records import Value
 from trimtab.events.time_formats import TimeFormat
-from trimtab.events.values.conversions import Reason, Refused, converted, kind_of
+from trimtab.events.values.conversions import INT_MAX, INT_MIN, LARGEST, Reason, Refused, converted, kind_of
 
 Report = Callable[[int, Reason, object], None]  # row, reason, what was found
 
@@ -88,11 +89,86 @@ def check(dtype: Dtype, values: Sequence[object], report: Report, written: TimeF
     3 wrong_type x
     [1.0, None, 0.0, None]
     """
+    if written is not None and dtype == "time":
+        return _one_by_one(lambda dtype, value: converted(dtype, value, written), dtype, values, report)
+    quick = _QUICK[dtype](values, set(map(type, values)) - {_ABSENT})
+    if quick is not None:
+        return quick
+    return _one_by_one(converted, dtype, values, report)
+
+
+def _one_by_one(
+    convert: Callable[[Dtype, Any], Value], dtype: Dtype, values: Sequence[Any], report: Report
+) -> list[Value]:
     out: list[Value] = []
     for row, value in enumerate(values):
         try:
-            out.append(converted(dtype, value, written))
+            out.append(convert(dtype, value))
         except Refused as refused:
             report(row, refused.reason, value)
             out.append(None)
     return out
+
+
+# The quick ways take a whole column when nothing in it is unusual, and answer None when something may be.
+
+
+def _quick_floats(values: Sequence[Any], kinds: set[type]) -> list[Value] | None:
+    if not kinds <= {float, int}:
+        return None
+    try:
+        array = np.array([np.nan if v is None else v for v in values], np.float64) + 0.0  # -0.0 + 0.0 = 0.0
+    except OverflowError:
+        return None
+    if (np.abs(array) > LARGEST).any():
+        return None
+    out: list[Value] = array.tolist()
+    for row in np.flatnonzero(np.isnan(array)).tolist():
+        out[row] = None
+    return out
+
+
+def _quick_ints(values: Sequence[Any], kinds: set[type]) -> list[Value] | None:
+    if kinds - {int}:
+        return None
+    there = [v for v in values if v is not None]
+    if there and not (min(there) >= INT_MIN and max(there) <= INT_MAX):
+        return None
+    return list(values)
+
+
+def _quick_bools(values: Sequence[Any], kinds: set[type]) -> list[Value] | None:
+    return None if kinds - {bool} else list(values)
+
+
+def _quick_texts(values: Sequence[Any], kinds: set[type]) -> list[Value] | None:
+    if kinds - {str}:
+        return None
+    text = "".join([v for v in values if v is not None])
+    return list(values) if text.isascii() or _encodable(text) else None
+
+
+def _quick_times(values: Sequence[Any], kinds: set[type]) -> list[Value] | None:
+    if not kinds <= {dt.datetime, str, int}:
+        return None
+    try:
+        return [None if v is None else parse_time_us(v) for v in values]
+    except (Misuse, ValueError):  # a ValueError: an int too long to be written into the message
+        return None
+
+
+_QUICK: dict[Dtype, Callable[[Sequence[Any], set[type]], list[Value] | None]] = {
+    "float": _quick_floats,
+    "int": _quick_ints,
+    "bool": _quick_bools,
+    "str": _quick_texts,
+    "time": _quick_times,
+}
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -12,7 +12,7 @@ from trimtab.core.clock import Clock
 from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse
 from trimtab.core.shown import shown
-from trimtab.core.time import format_time, parse_time_us
+from trimtab.core.time import EARLIEST_US, LATEST_US, format_time, parse_time_us
 from trimtab.events.records import Value
 from trimtab.events.time_formats import TimeFormat
 from trimtab.events.values.conversions import INT_MAX, INT_MIN, LARGEST, Reason, Refused, converted, kind_of
@@ -151,6 +151,10 @@ def _quick_texts(values: Sequence[Any], kinds: set[type]) -> list[Value] | None:
 def _quick_times(values: Sequence[Any], kinds: set[type]) -> list[Value] | None:
     if not kinds <= {dt.datetime, str, int}:
         return None
+    if not kinds - {int}:
+        there = [v for v in values if v is not None]
+        in_range = not there or (min(there) >= EARLIEST_US and max(there) <= LATEST_US)
+        return list(values) if in_range else None
     try:
         return [None if v is None else parse_time_us(v) for v in values]
     except (Misuse, ValueError):  # a ValueError: an int too long to be written into the message

@@ -298,11 +298,15 @@ def _run_bounds(run_length: float, sides: int) -> tuple[float, ...]:
 
 
 def _grossly_away(spec: AlarmSpec, newest: tuple[float, ...]) -> bool:
-    return any(
-        len(newest) >= days and min(side.sign * one for one in newest[-days:]) >= bound + max(0.0, side.baseline)
-        for days, bound in zip(RUNS, spec.runs, strict=False)
-        for side in spec.sides
-    )
+    """Whether the newest days are each above the bound of a run of their length."""
+    for side in spec.sides:
+        base = max(0.0, side.baseline)
+        if not spec.runs or side.sign * newest[-1] < min(spec.runs) + base:
+            continue  # nearly every day ends here
+        for days, bound in zip(RUNS, spec.runs, strict=False):
+            if len(newest) >= days and min(side.sign * one for one in newest[-days:]) >= bound + base:
+                return True
+    return False
 
 
 def _correlation(away: FloatArray) -> float:

@@ -74,7 +74,7 @@ def found(seed: int, canary: Draw, *, share: float = 0.05, champion: Draw = requ
     return None
 
 
-@pytest.mark.parametrize("share", [0.05, 0.25, 0.5])
+@pytest.mark.parametrize("share", [0.25, *(pytest.param(one, marks=pytest.mark.soak) for one in (0.05, 0.5))])
 def test_an_equal_version_is_hardly_ever_found_in_breach_in_a_day_of_looks(share: float) -> None:
     rung = 0
     for seed in range(40):

@@ -34,7 +34,7 @@ def red(world: World, folder: Path) -> set[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("least", [0.3, 0.15, 0.08])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(one, marks=pytest.mark.soak) for one in (1, 2))])
 def test_a_count_that_falls_in_a_storm_is_no_other_unit(seed: int, least: float, tmp_path: Path) -> None:
     """Over a day's count a storm of half a day comes within a day and a half, and goes as slowly."""
     world, since_us = counting(seed)

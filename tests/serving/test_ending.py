@@ -46,7 +46,7 @@ def test_a_request_that_comes_to_no_end_keeps_no_process_longer_than_its_grace(
         server.process.kill()
     asker.join(30)
     assert status == 0
-    assert complaints.endswith("slow requests that are still at work, and nobody waits for any more: 1\n")
+    assert complaints.endswith("threads still work on 1 slow requests at the end; not waiting for them\n")
     assert "Traceback" not in complaints, complaints
     (answer,) = answers
     assert answer[0] == 503

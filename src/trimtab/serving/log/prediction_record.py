@@ -1,7 +1,7 @@
 """The record of a prediction: its bytes in the log, its columns, and the form that people read.
 
-All three follow the fields of `core.records.Prediction`: a field with a default that is added there is written and
-read without a change here; to be shown it needs a line in `LoggedPrediction` or in `_COLUMNS`.
+All three follow the fields of `core.records.Prediction`. A field with a default that is added there, as the last one,
+is written and read without a change here; to be shown it needs a line in `LoggedPrediction` or in `_COLUMNS`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ from trimtab.features.frames import NO_VIEW, REASONS
 if TYPE_CHECKING:  # NumPy is loaded on first use, so that `import trimtab` stays light
     from numpy.typing import NDArray
 
-FORMAT = b"\x01"  # first byte of a payload; then a msgpack array of the fields in order, without `scores`
-CLASSES = b"\x02"  # first byte of a prediction with several classes: the same array, with its `scores`. # D76
+FORMAT = b"\x01"  # first byte of a payload; then a msgpack array of the fields in order, without defaults at its end
+CLASSES = b"\x02"  # first byte of a prediction with several classes, which has `scores`: all fields. # D76
 ERASED = b"\x00"  # first byte of an erased prediction; then its identifier. # D26
 KNOWN = FORMAT, CLASSES
-_FIELDS = Prediction.__struct_fields__  # `scores` is the last
+_FIELDS = Prediction.__struct_fields__
+_DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Prediction)}
+_ALWAYS = _FIELDS.index("scores")  # so many fields are in every payload
+_TAIL = tuple(_DEFAULTS[name] for name in _FIELDS[_ALWAYS:])
 _COLUMNS: dict[str, tuple[str, Dtype]] = {  # a column's name -> field and type
     **{name: (name, "str") for name in ("id", "request_id", "model", "version", "arm", "mode")},
     "made_at": ("made_at_us", "time"),
@@ -38,7 +41,9 @@ _FEW_VALUES = frozenset({"model", "version", "arm", "mode"})
 def encode(prediction: Prediction) -> bytes:
     """The payload of a prediction."""
     fields = msgspec.structs.astuple(prediction)
-    return FORMAT + encode_value(fields[:-1]) if prediction.scores is None else CLASSES + encode_value(fields)
+    if fields[_ALWAYS:] == _TAIL:
+        return FORMAT + encode_value(fields[:_ALWAYS])
+    return (FORMAT if prediction.scores is None else CLASSES) + encode_value(fields)
 
 
 def payload_writer(
@@ -50,11 +55,9 @@ def payload_writer(
     values, reasons. Written flat, since every answer goes through it.
     """
     of_version = msgspec.Raw(b"".join(map(encode_value, (model, version, arm, "live"))))
-    behind = _FIELDS[_FIELDS.index("reasons") + 1 : -1]  # fields that have their defaults
-    defaults = {field.name: field.default for field in msgspec.structs.fields(Prediction)}
-    rest = msgspec.Raw(b"".join(encode_value(defaults[name]) for name in behind))
-    places = len(_FIELDS) - 1
-    head = FORMAT + encode_value([None] * places)[:-places]  # msgpack's head of an array of so many fields
+    behind = _FIELDS[_FIELDS.index("reasons") + 1 : _ALWAYS]  # fields that have their defaults
+    rest = msgspec.Raw(b"".join(encode_value(_DEFAULTS[name]) for name in behind))
+    head = FORMAT + encode_value([None] * _ALWAYS)[:-_ALWAYS]  # msgpack's head of an array of so many fields
     encode_fields = encode_value
 
     def write(
@@ -98,7 +101,8 @@ def encode_all(common: Prediction, columns: Mapping[str, Sequence[Any]]) -> list
     if lengths.keys() - _FIELDS or len(set(lengths.values())) != 1:
         raise Misuse(f"predictions: found columns {lengths}, needed fields of a prediction, all of one length.")
     several = common.scores is not None or "scores" in columns
-    format_, fields = (CLASSES, _FIELDS) if several else (FORMAT, _FIELDS[:-1])
+    tail = [columns.get(name, getattr(common, name)) for name in _FIELDS[_ALWAYS:]]
+    format_, fields = CLASSES if several else FORMAT, _FIELDS[:_ALWAYS] if tail == [*_TAIL] else _FIELDS
     of_field = (columns[name] if name in columns else repeat(getattr(common, name)) for name in fields)
     return [format_ + encode_value(row) for row in zip(*of_field, strict=False)]  # `repeat` is endless
 

@@ -94,7 +94,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
         for title, rates in (("answers", self.answers), ("nulls", self.nulls), ("flags", self.flags)):
             out += ["", *_table(title, rates)] if rates or title == "answers" else []
         if self.remembered:
-            out += ["", f"{'remembered scores':20}{'lately':>12}{'since start':>14}"]
+            out += ["", f"{'cached scores':20}{'lately':>12}{'since start':>14}"]
             out += [
                 f"{'  ' + one.model[:48]:20}{_share(one.lately):>12}{_share(one.since_start):>14}"
                 for one in self.remembered[:_SHOWN]
@@ -103,7 +103,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
     def _health(self) -> str:
         lag = "" if self.views_lag_records is None else f"   views lag {self.views_lag_records:,}"
-        log = f"log {'FAILING' if self.log_failing else 'ok'}, noted {self.noted:,}"
+        log = f"log {'FAILING' if self.log_failing else 'ok'}, buffered {self.noted:,}"
         text = f"{log}{lag}   breaker {'OPEN: ' + ', '.join(self.breakers_open) if self.breakers_open else 'closed'}"
         text += f"   FAILING: {', '.join(self.failing_work)}" if self.failing_work else ""
         return text + (f"   telemetry dropped {self.untold:,}" if self.untold else "")

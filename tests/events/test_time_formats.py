@@ -23,6 +23,7 @@ from trimtab.events import Ingestor, Quarantine, read_rows
 from trimtab.events.definitions import Source, Time, source
 from trimtab.events.records import decode
 from trimtab.events.time_formats import time_format
+from trimtab.serving.http.routes.addresses import PROJECT, SERVICE
 from trimtab.serving.http.routes.openapi import Described, openapi
 from trimtab.testing import MemoryLog
 
@@ -256,7 +257,7 @@ def test_rows_in_quarantine_are_taken_by_a_replay_whatever_their_times_were(tmp_
 
 def test_the_service_describes_events_with_their_time_formats() -> None:
     described = Described(title="t", version="1", models=[], sources=[_source({"seen": "unix_s"})])
-    properties = openapi(described)["components"]["schemas"]["s.event"]["properties"]
+    properties = openapi(described, (*SERVICE, *PROJECT))["components"]["schemas"]["s.event"]["properties"]
     assert "unix_s" in properties["seen"]["description"]
     assert properties["seen"]["anyOf"] == [{"type": "string"}, {"type": "number"}, {"type": "null"}]
     assert properties["at"]["anyOf"][0] == {"type": "string", "format": "date-time"}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -108,7 +109,9 @@ def test_an_export_answers_as_the_version_does(name: str, tmp_path: Path, world:
     np.testing.assert_allclose(Model(tmp_path / "out").predict(columns), expected, rtol=0, atol=done.tolerance)
     if loaded.artifact.row_exact:
         assert done.difference == 0.0
-    if name != "sklearn linear":  # the same code as of the pipeline
+    code = (tmp_path / "out" / done.check).read_text()
+    assert re.search(r"^\s*(import|from) trimtab", code, flags=re.MULTILINE) is None
+    if name in ("lightgbm", "sklearn pipeline"):
         found = run(tmp_path / "out", done.check, "--check")  # where trimtab cannot be imported
         assert found.returncode == 0, found.stderr
         assert "late_flight@1: 9 golden predictions repeated" in found.stdout

@@ -19,7 +19,7 @@ from trimtab.store.file_lock import FileLock
 from trimtab.store.sqlite import log as sqlite_log
 from trimtab.store.sqlite.log import SqliteLog
 
-TURNS = ("append", "close", "_close", "maintenance", "_alone", "_wait", "_lead", "_write", "_pass_lead", "_leave")
+TURNS = ("append", "close", "_close", "maintenance", "_alone", "_wait", "_lead", "_write", "_pass_lead", "_dequeue")
 WAIT_S = 20  # what passes in milliseconds, unless somebody waits for ever
 
 

@@ -24,7 +24,7 @@ def define(name: str, lines: Iterable[str], names: Mapping[str, object], *, abou
         about: Shown in tracebacks.
 
     Raises:
-        ValueError: The text holds something else; that is a mistake of whoever wrote it.
+        ValueError: The text holds something else; that is a bug of the caller.
 
     >>> define("scaled", ["def scaled(x):", "  return factor * x + 1"], {"factor": 3}, about="a scale")(2)
     7

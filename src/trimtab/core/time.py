@@ -83,7 +83,7 @@ def parse_time_us(value: str | int | dt.datetime | dt.date) -> int:
     """UTC microseconds of an ISO 8601 text, a datetime, a date or an int; naive means UTC.
 
     Raises:
-        Misuse: It is no moment, or lies outside the years 1 to 9999.
+        Misuse: It is not a time, or is outside the years 1 to 9999.
 
     >>> parse_time_us("2013-03-01T05:00:00+01:00") == parse_time_us("2013-03-01 04:00")
     True

@@ -1,7 +1,7 @@
 """Refusal to use, in a forked child, what its parent has open.
 
 SQLite and LMDB keep locks by process. A child that went on with its parent's connections, or opened the same files
-beside them, would take the parent's locks for its own and could damage the files.
+next to them, would take the parent's locks for its own and could damage the files.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def read_piece(piece: Piece) -> Column:
     if kind in _NUMBERS:
         return _number(piece, _fixed(piece, _NUMBERS[kind]), valid)
     if kind[:3] in _TIMES:
-        return _column("time", _moments(_fixed(piece, _TIMES[kind[:3]][0]), *_TIMES[kind[:3]][1:]), valid)
+        return _column("time", _times(_fixed(piece, _TIMES[kind[:3]][0]), *_TIMES[kind[:3]][1:]), valid)
     if kind in ("u", "U"):
         return _texts(piece, _slices(piece, "<i4" if kind == "u" else "<i8"), valid)
     if kind == "vu":
@@ -144,7 +144,7 @@ def _number(piece: Piece, values: NDArray[Any], valid: NDArray[Any] | None) -> C
     return _column("int", values.astype(np.int64), valid)
 
 
-def _moments(values: NDArray[Any], times: int, divided_by: int) -> NDArray[Any]:
+def _times(values: NDArray[Any], times: int, divided_by: int) -> NDArray[Any]:
     wide = values.astype(np.int64)
     if divided_by > 1:
         return np.floor_divide(wide, divided_by)

@@ -77,7 +77,7 @@ class SqliteLog:
             if not mine.done:
                 self._lead(mine)
         except BaseException as failure:
-            self._leave(mine, failure)
+            self._dequeue(mine, failure)
             raise
         if mine.error is not None:
             raise type(mine.error)(*mine.error.args) from mine.error
@@ -267,9 +267,9 @@ class SqliteLog:
         try:
             self._wait(mine)
             found = work()
-            self._leave(mine)
+            self._dequeue(mine)
         except BaseException:
-            self._leave(mine)
+            self._dequeue(mine)
             raise
         return found
 
@@ -280,7 +280,7 @@ class SqliteLog:
                 if following is not None:
                     following.wakeup.release()
 
-    def _leave(self, mine: _Append, failure: BaseException | None = None) -> None:
+    def _dequeue(self, mine: _Append, failure: BaseException | None = None) -> None:
         """Leave the queue after an exception at any point, so that others do not wait for ever. # D119
 
         It may be called more than once.
@@ -297,7 +297,7 @@ class SqliteLog:
         self._pass_lead(mine)
         with self._mutex:
             for waits in (*mine.group, self._leader):
-                if waits is not None and waits.wakeup.locked():  # not woken yet, or not waiting any more
+                if waits is not None and waits.wakeup.locked():  # not released yet, or not waiting any more
                     waits.wakeup.release()
         mine.group = ()
 

@@ -1,4 +1,4 @@
-"""One row through trees that lleaves or treelite made machine code of, beside LightGBM's C interface.  # D120
+"""One row through trees that lleaves or treelite made machine code of, beside LightGBM's C interface.  # D1
 
 No benchmark of `make bench`: neither is a dependency. With a Python that has them, and LightGBM:
 

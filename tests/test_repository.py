@@ -76,7 +76,7 @@ def test_help_loads_no_heavy_module():
 
 
 def test_what_serves_is_loaded_without_what_computes_columns():
-    """A service is ready before it needs them.  # D151"""
+    """A service is ready before it needs them.  # D92"""
     serving = "import trimtab.app.project, trimtab.app.serve.service, trimtab.app.system, trimtab.cli.start.replaying"
     assert loaded_by(serving) & (HEAVY - {"lmdb", "sqlalchemy", "uvicorn"}) == set()
 

@@ -133,7 +133,7 @@ def test_a_reference_of_an_earlier_trimtab_goes_on_with_the_loss_itself(tmp_path
 
 @pytest.mark.soak
 def test_false_alarms_and_delays_over_many_streams(soak_report, tmp_path):
-    """`pytest -m soak -s tests/monitoring/test_excess_loss.py`: the figures of D0176."""
+    """`pytest -m soak -s tests/monitoring/test_excess_loss.py`: the figures of D0003."""
     seeds = np.random.SeedSequence().generate_state(300).tolist()
     after = REFERENCE + 20
     worlds: dict[str, dict[str, Any]] = {

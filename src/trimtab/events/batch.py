@@ -154,7 +154,7 @@ class Batch:
             self.bad.setdefault(row, (source.time, "future", self._lists[source.time][row]))
 
     def _refuse_other_units(self, dated: NDArray[np.int64]) -> None:
-        """Refuse integers sent as times that count seconds or milliseconds. # D49"""
+        """Refuse integers sent as times that count seconds or milliseconds. # D178"""
         names = [name for name, dtype in {**self._call.source.columns, **EXTRA}.items() if dtype == "time"]
         for name in names:
             given = self._lists.get(name)
@@ -209,7 +209,7 @@ class Batch:
 
 
 def _without_added_nulls(rows: Iterable[tuple[Value, ...]], first: int) -> Iterator[tuple[Value, ...]]:
-    """Rows without trailing nulls in added columns, so that ids outlive added columns. # D48"""
+    """Rows without trailing nulls in added columns, so that ids outlive added columns. # D34"""
     for row in rows:
         end = len(row)
         while end > first and row[end - 1] is None:

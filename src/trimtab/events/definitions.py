@@ -32,7 +32,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     future_tolerance_us: int = 5 * MINUTE_US  # further ahead of the log's clock is quarantined
     about: About = NOTHING
     hidden: tuple[str, ...] = ()  # columns no longer declared, but still in recorded events (`layouts.py`)
-    first: int | None = None  # how many of `columns` enter an event's id even when they are null; None: all # D48
+    first: int | None = None  # how many of `columns` enter an event's id even when they are null; None: all # D34
     time_formats: dict[str, str] | msgspec.UnsetType = msgspec.UNSET  # by time column; unset: in no document # D0178
 
     @property

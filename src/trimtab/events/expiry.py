@@ -3,7 +3,7 @@
 All rows of an event expire together, when every version of it happened and became known before that time. The newest
 such event of each entity stays, so that the entity and its newest value stay known. Of events that were appended after
 that time (history that was loaded late) the newest of each hour stays, and the first of each partition: answers of that
-time did not know what was loaded later. # D165
+time did not know what was loaded later. # D23
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class Ingestor:
             rows: One mapping an event, or a table with one row an event.
             op: The operation of rows that have no `_op`.
             history: Known at = event time + the source's delay. Rows dated ahead of the clock
-                are refused all the same. # D130
+                are refused all the same. # D21
 
         Raises:
             NotFound: There is no such source.

@@ -22,8 +22,8 @@ class Layout(msgspec.Struct, frozen=True):
 
     columns: dict[str, Dtype]
     format: Literal[1] = 1
-    first: int | None = None  # number of columns before one was added; None: none was, or by an earlier trimtab # D48
-    recorded: bool | None = None  # whether an event was ever recorded; None: an earlier trimtab wrote this # D163
+    first: int | None = None  # number of columns before one was added; None: none was, or by an earlier trimtab # D34
+    recorded: bool | None = None  # whether an event was ever recorded; None: an earlier trimtab wrote this # D34
 
 
 def decode_layout(body: bytes, source: str) -> Layout:

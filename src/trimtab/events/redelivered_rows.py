@@ -1,4 +1,4 @@
-"""Detection of rows that were recorded before their source's columns changed and come again as new events. # D48"""
+"""Detection of rows that were recorded before their source's columns changed and come again as new events. # D34"""
 
 from __future__ import annotations
 

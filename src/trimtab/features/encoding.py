@@ -60,7 +60,7 @@ class Encoding(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def row(self) -> Callable[[Sequence[Any]], list[float]]:
         """A function of the features of one row, given in order, None for null: the bits of `matrix`.
 
-        It is written for these features: a loop over as many encoders takes four times as long.  # D115
+        It is written for these features: a loop over as many encoders takes four times as long.  # D108
         """
         values = {f"v{n}": name for n, name in enumerate(self.dtypes)}
         scope: dict[str, Any] = {"nan": math.nan}

@@ -19,7 +19,7 @@ _as_word = struct.Struct("<d").pack
 
 
 def variance(n: int, s1: float, s2: float) -> float:
-    """The sample variance of n >= 2 values from their sum and the sum of their squares, each rounded once. # D13
+    """The sample variance of n >= 2 values from their sum and the sum of their squares, each rounded once. # D9
 
     >>> variance(3, 6.0, 14.0)
     1.0
@@ -36,7 +36,7 @@ def deviation(n: int, s1: float, s2: float) -> float:
 
 @lru_cache(maxsize=256)
 def weights(hop_us: int, half_life_us: int, steps: int) -> tuple[float, ...]:
-    """Weights of values that are 0, 1, ... `steps` hops old, rounded correctly: the same on every machine. # D15
+    """Weights of values that are 0, 1, ... `steps` hops old, rounded correctly: the same on every machine. # D14
 
     >>> weights(1, 2, 4)
     (1.0, 0.7071067811865476, 0.5, 0.3535533905932738, 0.25)

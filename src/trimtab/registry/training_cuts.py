@@ -1,4 +1,4 @@
-"""Training cuts of imported versions that were given after the import.  # D105"""
+"""Training cuts of imported versions that were given after the import.  # D62"""
 
 from __future__ import annotations
 

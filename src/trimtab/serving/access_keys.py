@@ -70,7 +70,7 @@ class AccessKeys:
     Args:
         catalog: Where they are.
         clock: When they are made.
-        marker: A file that says, apart from the catalogue, that there was a key once. # D0171
+        marker: A file that says, apart from the catalogue, that there was a key once. # D0096
     """
 
     def __init__(self, catalog: Catalog, *, clock: Clock, marker: Path | None = None) -> None:

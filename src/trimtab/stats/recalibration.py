@@ -102,7 +102,7 @@ class Steps(msgspec.Struct, frozen=True, kw_only=True, tag="steps"):
 
 
 class ClassOdds(msgspec.Struct, frozen=True, kw_only=True, tag="class_odds"):
-    """Platt's map of several classes: log probability = rise * log(p) + offset, scaled to a sum of 1.  # D91"""
+    """Platt's map of several classes: log probability = rise * log(p) + offset, scaled to a sum of 1.  # D76"""
 
     rise: float
     offsets: tuple[float, ...]  # one for each class

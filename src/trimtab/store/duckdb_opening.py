@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def open_duckdb(config: dict[str, str | bool | int | float | list[str]] | None = None) -> DuckDBPyConnection:
     """A connection without a progress bar, which would go to standard output.
 
-    It has as many threads as `OMP_NUM_THREADS` allows, if that is set. # D122
+    It has as many threads as `OMP_NUM_THREADS` allows, if that is set. # D92
 
     Args:
         config: DuckDB settings.

@@ -74,7 +74,7 @@ class SqlCatalog:
         """The catalogue in an SQLite file, made when it is not there.
 
         `durable` syncs each write before it returns; `relaxed` survives kill -9 as well, but may lose the last writes,
-        whole ones, in a power failure: for data that can be made again, such as a replay. # D0193
+        whole ones, in a power failure: for data that can be made again, such as a replay. # D0190
         """
         check_inherited(path)
         check_writable(path.parent)

@@ -248,7 +248,7 @@ def checked_costs(name: str, costs: GivenCosts, *, binary: bool, label: Label) -
 
 
 def _class_costs(name: str, costs: GivenCosts, classes: Sequence[str]) -> tuple[tuple[float, ...], ...]:
-    """The cost of each answer (second axis) to each true class (first axis); a right answer costs 0.  # D91"""
+    """The cost of each answer (second axis) to each true class (first axis); a right answer costs 0.  # D76"""
     first, second = classes[:2]
     needed = (
         f"model {name!r}: costs={costs!r}. Needed: the costs of wrong answers, for each true class of "

@@ -20,7 +20,7 @@ GivenWeights: TypeAlias = Expression | str | Callable[..., Any]
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """The shares of rows to fit on; kept rows are weighted by one over their share. Make one with `sample`.
 
-    The key of a row and the seed decide whether it is kept, so that training again keeps the same rows.  # D65
+    The key of a row and the seed decide whether it is kept, so that training again keeps the same rows.  # D54
     """
 
     negatives: float = 1.0

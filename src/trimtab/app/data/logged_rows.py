@@ -1,4 +1,4 @@
-"""Logged feature values as training rows: `rows="logged"`.  # D66"""
+"""Logged feature values as training rows: `rows="logged"`.  # D54"""
 
 from __future__ import annotations
 

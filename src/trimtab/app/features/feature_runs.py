@@ -108,7 +108,7 @@ def run_in_memory(history: SharedHistory, model: Model) -> Iterator[OpenedRun]:
 
 @contextmanager
 def run_of_model(system: System, model: Model) -> Iterator[OpenedRun]:
-    """A computation of a model's features, on disk or in memory as `opened_run` decides; same bits. # D45"""
+    """A computation of a model's features, on disk or in memory as `opened_run` decides; same bits. # D28"""
     if _fits(system):
         with run_in_memory(system.history, model) as opened:
             yield opened

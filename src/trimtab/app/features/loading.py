@@ -53,7 +53,7 @@ def load_rows(
 
 
 def _refuse_again(system: System, source: str, rows: FileRows, history: bool) -> None:
-    """Refuse rows without a key that were recorded before and would count twice. # D48"""
+    """Refuse rows without a key that were recorded before and would count twice. # D34"""
     what = system.definitions.source(source)
     changed = changed_columns(what, rows)
     if not changed:

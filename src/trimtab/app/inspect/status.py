@@ -271,7 +271,7 @@ def _not_answering(service: ServiceState) -> list[str]:
 
 
 def _reading_another_file(service: ServiceState) -> list[str]:
-    """Workers whose project file is not the one the service started with. # D127"""
+    """Workers whose project file is not the one the service started with. # D36"""
     return [
         f"worker {one.slot} of the service reads a project file that has changed since the service started, and may "
         "answer differently from the others: restart the service"

@@ -174,7 +174,7 @@ class ServedModel:
             raise
 
     def _follow(self, find: Find) -> LoadedModel | None:
-        """Put loaded versions in place; no load happens while the mutex is held.  # D128"""
+        """Put loaded versions in place; no load happens while the mutex is held.  # D80"""
         name = self.deployment.name
         version = self._registry.alias(name, CHAMPION)
         if version is None:
@@ -204,7 +204,7 @@ class ServedModel:
         return before
 
     def _wake_with(self, version: Version, before: Version, find: Find) -> LoadedModel | None:
-        """Load the version in service if it can answer now, else the one that did before.  # D139
+        """Load the version in service if it can answer now, else the one that did before.  # D80
 
         Raises:
             Unavailable: Neither can answer.

@@ -25,7 +25,7 @@ class VersionMemory:
     """Loads versions and keeps them within a number of bytes; held versions are never dropped.
 
     A version is loaded once, however many threads request it, and no thread waits for the load of another version.  #
-    D128
+    D80
 
     A version counts with the size of its stored model; in memory it may take more.
 
@@ -125,7 +125,7 @@ class VersionMemory:
             return sum(map(_size, self._kept.values()))
 
     def too_full(self) -> bool:
-        """Whether answering versions exceed the limit; waiting ones do not count.  # D128"""
+        """Whether answering versions exceed the limit; waiting ones do not count.  # D80"""
         with self._mutex:
             answering = frozenset().union(*self._answering.values())
             return sum(_size(one) for address, one in self._kept.items() if address in answering) > self.cap_bytes

@@ -40,7 +40,7 @@ Work: TypeAlias = "Callable[[], object]"
 class BackgroundTasks:
     """Six threads: follow aliases, write service metrics, teach learners, tick loops, check skew, deliver alerts.
 
-    The first never waits for the load of a version.  # D128
+    The first never waits for the load of a version.  # D80
 
     A task that fails is retried in the next round and does not hold up the others. Errors of the last round are in
     `failures` and in the catalogue (`service_failures`). There the newest process has the record: one that outlives a

@@ -143,7 +143,7 @@ class ProjectModels:
         return RepairAsked(model=model, at_us=at_us, actor=actor, why=requested.why)
 
     def _ledgered(self, alias: str, act: str) -> Ledgered | LedgeredArm | None:
-        """The writer of the ledger's row, for an alias that affects answers. # D149"""
+        """The writer of the ledger's row, for an alias that affects answers. # D85"""
         if alias in ARMS:
             return LedgeredArm(self._system)
         return Ledgered(self._system, act) if alias == CHAMPION else None
@@ -314,7 +314,7 @@ def _readers(definitions: Definitions, label: Label) -> dict[str, str]:
 def _left_out(source: str, lost: dict[str, str], number: int) -> InvalidField:
     """Read columns that a label leaves out.
 
-    They would become null for all readers, as the newest event of a key counts. # D136
+    They would become null for all readers, as the newest event of a key counts. # D21
     """
     field = next(iter(lost))
     readers = ", ".join(f"{column!r} ({who} reads it)" for column, who in lost.items())

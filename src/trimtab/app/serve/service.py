@@ -126,7 +126,7 @@ def _write_cache_metrics(system: System, opened: ExitStack, folder: Path) -> Non
 
 
 def refuse_lost_keys(system: System) -> None:
-    """Refuse to serve if API keys existed and are gone, unless the settings say who may call. # D0171
+    """Refuse to serve if API keys existed and are gone, unless the settings say who may call. # D0096
 
     Raises:
         Corrupt: The catalogue was lost, or is older than the first key.

@@ -85,7 +85,7 @@ def _definitions(file: Path) -> Definitions:
 
 
 def _end_alone(grace_s: float) -> None:
-    """End the worker in order although its supervisor is gone. # D126"""
+    """End the worker in order although its supervisor is gone. # D92"""
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(grace_s + _OVER_S)
     os._exit(1)

@@ -21,7 +21,7 @@ class Layouts:
     """The layouts of a project's sources.
 
     Reading writes nothing: a new column has a place from then on, which is stored before the first event with it
-    (`note`). So the catalogue knows the type of every column ever recorded, whatever happens to the events. # D163
+    (`note`). So the catalogue knows the type of every column ever recorded, whatever happens to the events. # D34
 
     Args:
         state: The state folder, with the catalogue.

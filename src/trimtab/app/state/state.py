@@ -97,7 +97,7 @@ class State:
     @cached_property
     def written_predictions(self) -> Log:
         """The written part of the prediction log, without buffered answers."""
-        return self._log("predictions", self._prediction_mode, self.prediction_ids)  # D119
+        return self._log("predictions", self._prediction_mode, self.prediction_ids)  # D170
 
     def clock_jump(self) -> str | None:
         """Why nothing can be recorded now, because the machine's clock jumped ahead; None: it did not."""

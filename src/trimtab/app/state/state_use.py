@@ -1,4 +1,4 @@
-"""Locks of a state folder: shared by open projects, exclusive for a restoration.  # D133
+"""Locks of a state folder: shared by open projects, exclusive for a restoration.  # D25
 
 The lock is on the folder itself. So it needs no file, no later process can miss it, and the system frees it when its
 process dies.

@@ -1,6 +1,6 @@
 """Loading a version in a new process, as a service does after a restart.
 
-Versions whose artifact runs code are also inspected this way, not in the inspecting process itself. # D135
+Versions whose artifact runs code are also inspected this way, not in the inspecting process itself. # D53
 """
 
 from __future__ import annotations

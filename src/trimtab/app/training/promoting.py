@@ -1,4 +1,4 @@
-"""Promote a named version: judged like a candidate, promoted only when it passes.  # D88"""
+"""Promote a named version: judged like a candidate, promoted only when it passes.  # D196"""
 
 from __future__ import annotations
 

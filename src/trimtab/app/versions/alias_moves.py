@@ -1,4 +1,4 @@
-"""Moves of aliases together with their row of the ledger, in one transaction. # D85, D149"""
+"""Moves of aliases together with their row of the ledger, in one transaction. # D85"""
 
 from __future__ import annotations
 

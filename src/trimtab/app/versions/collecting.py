@@ -20,7 +20,7 @@ _ADDRESS_DIGITS = 64
 def collect_garbage(system: System, *, dry_run: bool, keep: Keep, searches: int, why: str, actor: str) -> Collection:
     """Collect, or (`dry_run`) list what would be removed and kept, with the reasons.
 
-    Searches and finished steps are removed first, so that their blobs are removed with the rest. # D106
+    Searches and finished steps are removed first, so that their blobs are removed with the rest. # D59
 
     Raises:
         Conflict: Another collection is running.

@@ -1,4 +1,4 @@
-"""Files that are small and would become large: found before anything is built of them.  # D0168"""
+"""Files that are small and would become large: found before anything is built of them.  # D0160"""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ EXTRA: dict[str, Dtype] = {
     "_known_at": "time",
     "_op": "str",
 }  # columns that a row may have besides the declared ones
-# As seconds or milliseconds these integers are times from 1980 to 2050, as microseconds of early 1970. # D49
+# As seconds or milliseconds these integers are times from 1980 to 2050, as microseconds of early 1970. # D178
 OTHER_UNITS = {"seconds": (315_532_800, 2_524_608_000), "milliseconds": (315_532_800_000, 2_524_608_000_000)}
 LAST_OF_OTHER_UNITS_US = OTHER_UNITS["milliseconds"][1]
 _ABSENT = type(None)
@@ -51,7 +51,7 @@ def time_shown(value: object, written: TimeFormat | None = None) -> str:
 
 
 def given_time_us(value: str | int | dt.datetime | dt.date, field: str, clock: Clock | None = None) -> int:
-    """UTC microseconds of a time that a caller gave; an integer in another unit is refused, as in events. # D49
+    """UTC microseconds of a time that a caller gave; an integer in another unit is refused, as in events. # D178
 
     Args:
         value: ISO 8601 text, a datetime, a date or microseconds.

@@ -247,7 +247,7 @@ def _fit(found: Column, dtype: Dtype, report: Report, written: TimeFormat | None
 
 
 def _report_units(values: NDArray[Any], there: NDArray[Any], report: Report) -> None:
-    """Report integers that count seconds or milliseconds. # D49"""
+    """Report integers that count seconds or milliseconds. # D178"""
     for row in np.flatnonzero(there & (values >= 0) & (values < LAST_OF_OTHER_UNITS_US)).tolist():
         if other_unit(values[row]):
             report(row, "bad_time", int(values[row]))

@@ -54,7 +54,7 @@ def evaluate_as_of(
 
     A record behind P that became known after t changes nothing, so that nearly all rows can be evaluated at once, with
     the events of the whole log. Rows of which an entity has a record behind P that was known at t are found, and are
-    evaluated again with their entities' records up to P. # D38
+    evaluated again with their entities' records up to P. # D37
 
     Args:
         features: What to compute.

@@ -1,7 +1,7 @@
 """Events on disk, split by the hash of their entity, so that features can be evaluated a part at a time.
 
 All versions of an event must be seen together to know which of them counts, and a correction may move an event to
-another entity. So versions are told apart first, by id, and the split by entity comes after (D29).
+another entity. So versions are told apart first, by id, and the split by entity comes after (D28).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Orphaned blobs: nothing names them, since their process was killed before it recorded them.  # D84"""
+"""Orphaned blobs: nothing names them, since their process was killed before it recorded them.  # D59"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MLflow model folders, written and read without MLflow. # D61"""
+"""MLflow model folders, written and read without MLflow. # D60"""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ class Answerer:
         return [shown(p, self.served) for p in predictions]
 
     def _answer_row(self, given: Mapping[str, Any]) -> Answer:
-        """The answer to one row as of now: `predict`, `log.buffer` and `shown` written flat, for speed. # D132"""
+        """The answer to one row as of now: `predict`, `log.buffer` and `shown` written flat, for speed. # D108"""
         row = self.rows.plain(given) or self.rows.check((given,))[0]
         served, now_us = self.served, self.now_us()
         inputs = self._read((row,), now_us)

@@ -119,7 +119,7 @@ def score_table(
         record = batch_manifest(catalog, name)
         latest_us = (
             now_us if record is None else max(now_us, record.made_at_us)
-        )  # the clock may have been set back. # D119
+        )  # the clock may have been set back. # D170
         if times_us.size and times_us.max() > latest_us:
             latest = format_time(int(times_us.max()))
             raise Misuse(f"batch: row {times_us.argmax()} is about {latest}, which lies in the future.")
@@ -320,7 +320,7 @@ class _Held:
 
 
 def _log_all(batch: _Batch, left: Sequence[range], log: PredictionLog, held: _Held, clock: Clock) -> None:
-    """Append part after part, each in one transaction, while the model scores the next one. # D110
+    """Append part after part, each in one transaction, while the model scores the next one. # D108
 
     One thread scores, one appends, one evaluates features. This one waits for them and renews the lease: no part is
     appended before the manifest has the previous one.
@@ -335,7 +335,7 @@ def _log_all(batch: _Batch, left: Sequence[range], log: PredictionLog, held: _He
                 place = log.locate(first_id)
                 held.keep()  # the search may have taken long
             if place is None:
-                at_us = max(clock.now_us(), held.manifest.made_at_us)  # it may have been set back since. # D119
+                at_us = max(clock.now_us(), held.manifest.made_at_us)  # it may have been set back since. # D170
                 place = log.log.partition, log.append_payloads(payloads, at_us=[at_us] * len(payloads)).start
             return place
         finally:

@@ -1,7 +1,7 @@
 """Micro-batching: concurrent requests of one row share a call of the model, where that was measured to be cheaper.
 
 It is measured when a version is put in place: most models take microseconds a row, and a batch would only delay
-them.  # D100
+them.  # D108
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Generated checks of rows from Python whose values need no conversion. # D115"""
+"""Generated checks of rows from Python whose values need no conversion. # D108"""
 
 from __future__ import annotations
 

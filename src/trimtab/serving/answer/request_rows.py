@@ -60,7 +60,7 @@ class RequestRows:
 
     A body is `{"request": {...}}` for one row or `{"rows": [{...}, ...]}` for many; `"at"` is a time in the past.
     Every declared column must be there; null is allowed except for key and time. An integer that looks like seconds or
-    milliseconds is refused, as in events.  # D49
+    milliseconds is refused, as in events.  # D178
 
     Args:
         request: The declaration.

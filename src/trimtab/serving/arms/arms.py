@@ -58,7 +58,7 @@ class Share:
         model: Shares of different models are independent.
         share: From 0 to 1; a larger share contains the smaller ones.
         about: The columns of a request that identify its entities.
-        line: The use of the share; shares of one model for different lines are independent, too.  # D117
+        line: The use of the share; shares of one model for different lines are independent, too.  # D102
 
     >>> share = Share("late", 0.25, ["user"])
     >>> 200 < sum(share.holds({"user": n}) for n in range(1_000)) < 300

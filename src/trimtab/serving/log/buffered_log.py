@@ -122,7 +122,7 @@ class BufferedLog:
         self._check_process()
         if not wait and self._writing.locked():
             return False
-        with self._writing:  # `acquire` before `try` may be interrupted in between. # D119
+        with self._writing:  # `acquire` before `try` may be interrupted in between. # D170
             self._write()
         return True
 

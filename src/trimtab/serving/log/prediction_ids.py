@@ -28,7 +28,7 @@ class PredictionIds:
     shape is that of `core.ids.TimeIds`. A `seed` gives the same identifiers again (a simulation).
 
     They are also the clock of the log that predictions with them go to: no append is older than its identifiers, so
-    that bisection finds them. # D119
+    that bisection finds them. # D170
 
     >>> from trimtab.core.clock import VirtualClock
     >>> ids = PredictionIds(VirtualClock(5_000), seed=1)

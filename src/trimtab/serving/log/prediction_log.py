@@ -47,7 +47,7 @@ class PredictionLog:
     def append_payloads(self, payloads: Sequence[bytes], *, at_us: Sequence[int] | None = None) -> range:
         """Append predictions that are encoded already.
 
-        Predictions of another process need append times: none may lie before its prediction's identifier. # D119
+        Predictions of another process need append times: none may lie before its prediction's identifier. # D170
         """
         return self.log.append(payloads, at_us=at_us)
 

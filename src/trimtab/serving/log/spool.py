@@ -132,7 +132,7 @@ def _recovered(path: Path, log: PredictionLog) -> int:
 def _emptied(mapped: mmap.mmap, log: PredictionLog) -> int:
     """Append what a spool holds and the log does not; how many that were."""
     lost = [p for p in _payloads(mapped) if log.locate(payload_id(p)) is None]
-    if lost:  # by the time of the answers: the clock may have been set back since. # D119
+    if lost:  # by the time of the answers: the clock may have been set back since. # D170
         log.append_payloads(lost, at_us=list(accumulate(map(_answered_at_us, lost), max)))
     mapped[8:_BEGIN] = _pack_used(0)
     return len(lost)

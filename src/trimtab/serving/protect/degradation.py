@@ -191,7 +191,7 @@ class Degrading:
         return canary.scored(rows, inputs, now_us, flags)
 
     def late(self, answerer: Answerer, rows: Sequence[Row], flags: tuple[str, ...] = ()) -> list[Prediction]:
-        """Degraded responses after the deadline; the fallback version may read, unless the store is slow.  # D141
+        """Degraded responses after the deadline; the fallback version may read, unless the store is slow.  # D82
 
         Raises:
             Late: The policy has no answer.
@@ -242,7 +242,7 @@ class Degrading:
     def _by_another(
         self, rows: Sequence[Row], now_us: int, flags: tuple[str, ...], deadline_s: float | None
     ) -> list[Prediction]:
-        """The answers of the fallback version; none when it cannot give them. It reads until `deadline_s`.  # D141"""
+        """The answers of the fallback version; none when it cannot give them. It reads until `deadline_s`.  # D82"""
         other = self.fallback() if rows and self.policy.version is not None else None
         if other is None:
             return []

@@ -28,7 +28,7 @@ from trimtab.core.errors import Misuse
 
 Verdict = Literal["promote", "hold", "reject"]
 SIZES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # true differences that are bet on, in standard deviations of a day
-CORRELATION = 0.3  # correlation of neighbouring days that is allowed for; the evidence has room for .4 (# D0184)
+CORRELATION = 0.3  # correlation of neighbouring days that is allowed for; the evidence has room for .4 (# D0199)
 
 
 class PairedSequence(msgspec.Struct, frozen=True, kw_only=True):

@@ -135,7 +135,7 @@ class DeltaLog:
             )
 
     def begin_again(self, rows: Columns) -> None:
-        """Give a table without rows the columns of its first rows; its positions are kept. # D163"""
+        """Give a table without rows the columns of its first rows; its positions are kept. # D34"""
         delta = self.refresh()
         if delta is None or self.active(delta) or not _contradict(self.dtypes(delta), rows):
             return

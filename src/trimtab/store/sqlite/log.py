@@ -281,7 +281,7 @@ class SqliteLog:
                     following.wakeup.release()
 
     def _dequeue(self, mine: _Append, failure: BaseException | None = None) -> None:
-        """Leave the queue after an exception at any point, so that others do not wait for ever. # D119
+        """Leave the queue after an exception at any point, so that others do not wait for ever. # D170
 
         It may be called more than once.
         """

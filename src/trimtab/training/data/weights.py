@@ -151,7 +151,7 @@ def _declared(model: Model, expression: Expression, training_set: TrainingSet, r
 
 
 def _check_of_lists(model: Model, training_set: TrainingSet, rows: NDArray[np.int64], weights: Floats) -> None:
-    """Refuse different weights within one list, which is learnt as a whole. # D125"""
+    """Refuse different weights within one list, which is learnt as a whole. # D86"""
     lists = training_set.lists_of(rows)
     if lists is None:
         return

@@ -31,7 +31,7 @@ def recalibrate(
 
     The change of the mean label from a fold's past to its predicted part is no error of the scores and is removed
     first. The map corrects the shape, and the level only as far as the scores miss that of their own training rows
-    (`class_weight="balanced"`).  # D0041
+    (`class_weight="balanced"`).  # D0040
 
     Args:
         name: The model's.

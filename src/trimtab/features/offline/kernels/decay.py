@@ -16,7 +16,7 @@ Array = NDArray[Any]
 
 
 def decayed(series: Series, events: Timeline, event_at_us: Array, span: Span, half_life_us: int) -> tuple[Array, Array]:
-    """The weighted sum of the values in each request's window, and the sum of their weights. # D15
+    """The weighted sum of the values in each request's window, and the sum of their weights. # D14
 
     Args:
         series: The values.

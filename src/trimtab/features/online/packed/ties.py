@@ -1,4 +1,4 @@
-"""Ties: rows that share an entity's newest event time, when its state cannot keep them all. # D164
+"""Ties: rows that share an entity's newest event time, when its state cannot keep them all. # D33
 
 A source without a key repeats events without marking them: each of these rows must be known by its id, and may turn out
 to be older than it seemed. The rows of lower order lie under keys of their own; the state keeps the others, at least

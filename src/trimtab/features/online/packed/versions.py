@@ -1,7 +1,7 @@
 """Versions of a keyed source's events, for one view: the one that counts, and the rows of each entity.
 
 Only versions that a later record can still make count are kept: the one in force at S, its repetitions, the one before
-it, and those that become known after S. # D164
+it, and those that become known after S. # D33
 """
 
 from __future__ import annotations

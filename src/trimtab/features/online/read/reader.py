@@ -275,7 +275,7 @@ def _first_in(stack: list[Any], low: int) -> Any:
 
 
 def _decayed(feature: Feature, tiles: list[list[int]], now: int, exponents: list[int]) -> float:
-    """The value of tiles that weigh less with every hop, where `now` is the number of the last one. # D15"""
+    """The value of tiles that weigh less with every hop, where `now` is the number of the last one. # D14"""
     weighted = weight = 0.0
     weights, hop_us = feature.weights, feature.aggregate.hop_us
     count_at, sum_at, exponent = feature.count_at, feature.sums_at[0], exponents[feature.exponents_at[0]]

@@ -13,7 +13,7 @@ from trimtab.serving.problems import Refused
 class ModelLoading:
     """Loads the version of one model in a thread, while requests for it wait in the event loop.
 
-    However many wait, and however long a load takes, threads stay free for other models and for events.  # D140
+    However many wait, and however long a load takes, threads stay free for other models and for events.  # D80
 
     Args:
         endpoint: The model.

@@ -1,4 +1,4 @@
-"""Delay of refusals when there are many, so that clients that retry at once leave time for answers. # D0173"""
+"""Delay of refusals when there are many, so that clients that retry at once leave time for answers. # D0082"""
 
 from __future__ import annotations
 

@@ -191,7 +191,7 @@ def _presented(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
 def _is_cross_site(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     """Whether a browser sent a request for a page of another site.
 
-    Browsers add these headers themselves, and pages cannot remove them; other clients do not send them.  # D0107
+    Browsers add these headers themselves, and pages cannot remove them; other clients do not send them.  # D0096
     """
     host, origins, site = b"", [], b""
     for name, value in headers:

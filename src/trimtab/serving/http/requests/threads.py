@@ -132,7 +132,7 @@ def exit_now(status: int) -> None:
     """End the process now if threads still work after their pool was closed; else do nothing.
 
     The last call of a serving process, when all else is closed: a hanging model, for instance, must not delay a
-    restart. # D126
+    restart. # D92
     """
     if not still_at_work():
         return

@@ -73,7 +73,7 @@ async def whole_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s
     """The whole body.
 
     The rest of a body that is refused is read, too, and discarded: a client that is still sending when the connection
-    is closed would not read why.  # D0144
+    is closed would not read why.  # D0167
 
     Raises:
         Refused: It is larger than `limit_bytes`, or would be far larger decoded (413), did not arrive in time (408), or

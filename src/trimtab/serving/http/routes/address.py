@@ -102,7 +102,7 @@ class Router:
     def find(self, method: str, path: str) -> Match:
         """Where a request goes, and the right that it needs.
 
-        Where nothing answers to it, it needs no more than the right to read (D134).
+        Where nothing answers to it, it needs no more than the right to read (D96).
         """
         for place in self._places.get(path.split("/", 2)[1] if "/" in path else "", {}).values():
             if (found := place.pattern.fullmatch(path)) is not None:

@@ -80,7 +80,7 @@ class Acceptor:
     """Accepts connections in turn with other workers, with the interface that uvicorn expects of a server.
 
     The event loop's own server accepts one at each turn: 50 a second where a turn takes 20 ms, so a request for
-    `/health/live` would wait behind all earlier connections.  # D0173
+    `/health/live` would wait behind all earlier connections.  # D0082
 
     Args:
         listener: The listening socket.

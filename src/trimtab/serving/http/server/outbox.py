@@ -1,4 +1,4 @@
-"""Batched writes: responses of one turn of the event loop are sent together. # D112"""
+"""Batched writes: responses of one turn of the event loop are sent together. # D108"""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ Needs: TypeAlias = Literal["nothing", "reason", "gate"]
 
 
 class Serving(msgspec.Struct, frozen=True, kw_only=True):
-    """A version in service."""
+    """A version that answers."""
 
     version: str  # "late_flight@7"
     address: str
@@ -55,7 +55,7 @@ class VersionShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AliasShown(msgspec.Struct, frozen=True, kw_only=True):
-    """The version of an alias, and what a move of the alias needs."""
+    """Where an alias points, and what a move of it needs."""
 
     alias: str
     version: str
@@ -68,7 +68,7 @@ class AliasShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Move(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A move of an alias to a version."""
+    """Where an alias is to point."""
 
     version: str | int  # "late_flight@7", its number, or its address
     expected: str | int | None  # its version now, given as `version`; null: none
@@ -77,20 +77,20 @@ class Move(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class RollBack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A move of an alias back to its previous version."""
+    """Back to where an alias pointed before."""
 
     expected: str | int  # its version now
     why: str
 
 
 class AskRepair(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A request for a repair: a candidate that is trained and judged."""
+    """Why a candidate is to be made and judged."""
 
     why: str
 
 
 class RepairAsked(msgspec.Struct, frozen=True, kw_only=True):
-    """A repair that the loop begins at its next tick."""
+    """A repair that the loop takes up at its next tick."""
 
     model: str
     at_us: int
@@ -109,7 +109,7 @@ class EntityFeatures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LabelRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The truth about one request, named by a prediction or by its key."""
+    """The truth about one request: it is named by a prediction or by its key."""
 
     prediction: str | None = None  # the id of an answer
     request: str | int | None = None  # the request's key
@@ -128,7 +128,7 @@ class LabelProblem(msgspec.Struct, frozen=True):
 
 
 class Labelled(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts and problems of labels; the accepted ones are safe in the log."""
+    """What became of labels: the accepted ones are safe in the log."""
 
     source: str
     accepted: int

@@ -1,4 +1,4 @@
-"""Definitions of entities, views, joins, requests and labels."""
+"""Definitions of entities, views, joins, requests and labels, and the time at which a label is final."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from trimtab.app.state.state_use import set_aside
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.time import DAY_US, HOUR_US, format_time
+from trimtab.run.signals import ENDING
 
 AS_OF = format_time(shop.NOW_US)
 FULL = """
@@ -268,6 +270,36 @@ def test_a_project_whose_process_was_killed_can_be_replaced(trained: Path, tmp_p
         process.kill()
     restore(tmp_path / "copy", trained / ".trimtab", force=True)
     assert readings(trained) > 0
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_a_stop_that_comes_after_the_swap_is_too_late(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    with at(trained) as project:
+        project.backup(tmp_path / "copy")
+        project.push("readings", [reading(1.0)])
+        state = project.state_folder
+    before, there = readings(trained), state.stat().st_ino
+    remove, stops = shutil.rmtree, []
+
+    def stop(path: Path, *more: Any, **options: Any) -> None:
+        if state.exists() and state.stat().st_ino != there:
+            stops.append(path)
+            os.kill(os.getpid(), number)
+        remove(path, *more, **options)
+
+    handlers = {each: signal.signal(each, lambda *_: pytest.fail("stopped")) for each in ENDING}
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(shutil, "rmtree", stop)
+            restore(tmp_path / "copy", state, force=True)
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+    assert stops
+    assert readings(trained) == before - 1
+    assert sorted(path.name for path in trained.iterdir() if path.name.startswith(".")) == [".trimtab"]
 
 
 def test_a_swap_that_fails_half_way_leaves_the_state_of_before(

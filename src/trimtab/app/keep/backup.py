@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import shutil
+import signal
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -31,6 +32,7 @@ from trimtab.core.sizes import format_bytes
 from trimtab.core.time import format_time
 from trimtab.core.urls import store_url
 from trimtab.core.version import VERSION
+from trimtab.run.signals import ENDING, caught
 from trimtab.serving.access_keys import MARKER
 from trimtab.store.durable_files import file_mode, make_folder, sync_directory, write_durably
 from trimtab.store.embedded_files import catalog_file, is_of_catalog, is_of_process
@@ -135,7 +137,7 @@ def read_manifest(backup: str | Path) -> Backup:
     backup = Path(backup)
     path = backup / MANIFEST
     if (kind := other_kind(path)) is not None:
-        raise Misuse(f"{path}: is a {kind}, needed is a file. Name a folder that `trimtab backup` wrote.")
+        raise Misuse(f"{path}: found a {kind}, needed a file. Name a folder that `trimtab backup` wrote.")
     if not path.is_file():
         raise NotFound(f"{backup}: no backup (it has no {MANIFEST}). Name a folder that `trimtab backup` wrote.")
     try:
@@ -359,18 +361,19 @@ def _replace(partial: Path, to: Path) -> None:
     """Replace `to` by `partial`; the old folder comes back on failure and is removed on success."""
     old = set_aside(to)
     _remove(old)  # of one that was killed with its own state in place
-    try:
-        _refuse_there(to, force=True)
-        if any(to.iterdir()):
-            to.rename(old)
-        partial.rename(to)
-        sync_directory(to.parent)
-    except BaseException:
-        _put_back(old, to, partial)
-        raise
-    if old.exists():
-        old.rename(partial)  # no longer set aside: the rest only frees disk space
-    _remove(partial)
+    with _uninterrupted():  # else a signal after the swap would be reported as a state that is unchanged
+        try:
+            _refuse_there(to, force=True)
+            if any(to.iterdir()):
+                to.rename(old)
+            partial.rename(to)
+            sync_directory(to.parent)
+        except BaseException:
+            _put_back(old, to, partial)
+            raise
+        if old.exists():
+            old.rename(partial)  # no longer set aside: the rest only frees disk space
+        _remove(partial)
 
 
 def _put_back(old: Path, to: Path, partial: Path) -> None:
@@ -391,6 +394,14 @@ def _remove(folder: Path) -> None:
         folder.unlink()
     else:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ignore Ctrl-C, SIGTERM and a closing terminal."""
+    own = [number for number in ENDING if signal.getsignal(number) is not None]  # None: not Python's
+    with caught(lambda *_: None, own):
+        yield
 
 
 def _room(folder: Path, to: Path) -> None:

@@ -133,12 +133,12 @@ class ProjectModels:
             together=self._ledgered(alias, "roll_back"),
         )
 
-    def ask_repair(self, model: str, asked: AskRepair, *, actor: str) -> RepairAsked:
+    def ask_repair(self, model: str, wanted: AskRepair, *, actor: str) -> RepairAsked:
         """Request a candidate at the loop's next tick; the newest request counts."""
         self._known(model)
-        check_reason(f"repair of {model!r}", asked.why)
+        check_reason(f"repair of {model!r}", wanted.why)
         at_us = self._system.clock.now_us()
-        requested = Requested(at_us=at_us, actor=actor, why=asked.why.strip())
+        requested = Requested(at_us=at_us, actor=actor, why=wanted.why.strip())
         self._system.state.catalog.write([Put(REQUEST, model, msgspec.json.encode(requested))])
         return RepairAsked(model=model, at_us=at_us, actor=actor, why=requested.why)
 

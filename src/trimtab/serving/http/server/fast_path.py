@@ -292,9 +292,16 @@ class FastPathProtocol(HttpToolsProtocol):
             self._wait_for_head()
 
 
+class _NoEvent:
+    """The event of a cycle that no task waits for."""
+
+    def set(self) -> None: ...
+
+
 class _InFlight:
     """A request on the fast path that is answered later, and what uvicorn needs of a cycle."""
 
+    message_event = _NoEvent()
     more_body = False  # its body was read
     response_started = False
     waiting_for_100_continue = False
@@ -309,7 +316,6 @@ class _InFlight:
         self.received_s = connection._received_s
         self.keep_alive = True
         self.disconnected = self.response_complete = False
-        self.message_event = asyncio.Event()
 
     def answer(self) -> None:
         """Answer it, now that it has its turn."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from functools import partial
+from typing import TYPE_CHECKING
 
 from trimtab.app.data.logged_rows import encodings
 from trimtab.app.data.training_data import LivingData
-from trimtab.app.features.feature_runs import OpenedRun, run_of_model
 from trimtab.app.state.state import kept_from
 from trimtab.app.system import System
 from trimtab.app.training.learning import Teacher
@@ -18,6 +18,9 @@ from trimtab.monitoring.inputs.red_windows import left_out
 from trimtab.steering.loop.stages import Stage, stages
 from trimtab.steering.loop_state import loop_state
 from trimtab.training.definitions import Model
+
+if TYPE_CHECKING:
+    from trimtab.app.features.feature_runs import OpenedRun
 
 
 def stages_of(system: System, model: str | None = None) -> list[Stage]:
@@ -72,4 +75,6 @@ class Loops:
             loop.read_ahead()
 
     def _run_of_model(self, model: Model) -> AbstractContextManager[OpenedRun]:
+        from trimtab.app.features.feature_runs import run_of_model  # imported here: it loads DuckDB
+
         return run_of_model(self._system, model)

@@ -39,7 +39,7 @@ _TITLES = {
     404: "There is no such thing here",
     405: "This address takes another method",
     408: "The request did not arrive in time",
-    409: "Somebody else changed or holds it",
+    409: "Changed or held by another client",
     413: "The request is too large",
     415: "This media type is not taken",
     422: "A field of the request is not as declared",

@@ -205,11 +205,11 @@ ADDRESSES = (
         {"required": True, "content": {"application/json": {"schema": _INFER}, "application/octet-stream": _BINARY}},
         headers=("X-Timeout-Ms",), query=None, **_SHARED,
     ),
-    _described("/v2/models/stats", _statistics, "v2_all_stats", "The figures of all models"),
+    _described("/v2/models/stats", _statistics, "v2_all_stats", "The statistics of all models"),
     _described(_MODEL, _model, "v2_model", "What a model takes and gives"),
     _described(f"{_MODEL}/ready", _model_ready, "v2_model_ready", "Whether it answers"),
     _described(f"{_MODEL}/config", _config, "v2_config", "How it is set up"),
-    _described(f"{_MODEL}/stats", _statistics, "v2_stats", "Its figures"),
+    _described(f"{_MODEL}/stats", _statistics, "v2_stats", "Its statistics"),
     Address(
         "POST", "/v2/repository/index", "read", _index, "v2_index", "The models there are", _TAG,
         {"type": "array", "items": {"type": "object"}},

@@ -48,7 +48,7 @@ SERVICE = (
         query=None, route="ready",
     ),
     Address(
-        "GET", "/metrics", "read", service.metrics, "metrics", "Figures for Prometheus", "service", "text/plain",
+        "GET", "/metrics", "read", service.metrics, "metrics", "Metrics for Prometheus", "service", "text/plain",
         query=None, route="metrics",
     ),
 )  # fmt: skip

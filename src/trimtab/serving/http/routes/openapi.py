@@ -299,7 +299,7 @@ def _parameter(where: str, name: str, models: Sequence[str]) -> Schema:
 
 def _predict(address: Address, model: ModelSchema, described: Described) -> Schema:
     row, answer = _ref(_row_name(model)), _ref(f"{model.name}.answer")
-    at = {"at": {**_TIME, "description": "Answer as of this moment in the past, from history"}}
+    at = {"at": {**_TIME, "description": "Answer as of this time in the past, from history"}}
     many = _object({"predictions": {"type": "array", "items": answer}}, ["predictions"])
     operation = _operation(address, described, (), {"anyOf": [answer, many]}, model.name)
     operation["requestBody"] = _takes(

@@ -1,8 +1,8 @@
-"""Exact sums of floats: integers over a power of two, rounded once when they are read.
+"""Exact sums of floats as integers over a power of two, rounded once when a sum is read.
 
 A float is `numerator / 2**exponent`. Sums of numerators over one exponent are integers, so they do not depend on the
-order of the rows and a row can be taken out again; Python's division of integers rounds correctly, so a sum read back
-is that of `math.fsum`.
+order of the rows, and a row can be subtracted again. Python's division of integers rounds correctly, so a sum equals
+that of `math.fsum` when it is read.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def rounded(numerator: int, exponent: int) -> float:
 
 
 def fits(total: int) -> bool:
-    """True when an integer sum fits 64 bits; one that does not has failed.
+    """Return whether an integer sum fits 64 bits. A sum that does not fit has failed.
 
     >>> fits(2**63 - 1), fits(2**63)
     (True, False)

@@ -1,1 +1,1 @@
-"""Features of many requests at once: columns, prefix sums, no state."""
+"""Features of many requests at once, computed from columns and prefix sums, without stored state."""

@@ -1,4 +1,4 @@
-"""Features as known now: later knowledge counts for the past too, to measure retroactive change."""
+"""Features computed as if everything known now had always been known, to measure retroactive change."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from trimtab.core.columns.data import Column
 from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.features.frames import FeatureFrame
 
-_ALWAYS_US = -(2**62)  # known before any time
+_ALWAYS_US = -(2**62)  # a time before all requests
 
 
 def as_known_now(frame: EventFrame) -> EventFrame:
-    """A frame in which all events were always known: of each id only the last version counts, from its event time on.
+    """Return a frame in which all events were always known.
 
-    The order of events stays (event time, known at, partition, position): a row's place in it becomes its position.
+    Only the last version of each event id counts, from its event time on. The events stay in the order (event time,
+    known at, partition, position), because each row's index in this order becomes its position.
     """
     order = np.lexsort((frame.position, frame.partition, frame.known_at_us, frame.event_at_us))
     position = np.empty(frame.rows, np.int64)
@@ -36,7 +37,7 @@ def as_known_now(frame: EventFrame) -> EventFrame:
 
 
 def differing_values(then: FeatureFrame, final: FeatureFrame) -> dict[str, int]:
-    """The number of values of each feature that differ from what was known then: in bits, nulls or reasons."""
+    """For each feature, count the values that differ between `then` and `final` in bits, nulls or reasons."""
     return {name: _differing(name, then, final) for name in final.values.names}
 
 

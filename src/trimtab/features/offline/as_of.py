@@ -1,4 +1,7 @@
-"""Features of many requests, each as of its own time and its own positions of the log."""
+"""Features of many requests, each as of its own time t and its own position P in the log.
+
+P is what a request had seen of the log: a position in each partition.
+"""
 
 from __future__ import annotations
 
@@ -25,19 +28,19 @@ from trimtab.features.offline.view_columns import evaluate_view
 from trimtab.store.ports import LogRecord
 
 Array: TypeAlias = NDArray[Any]
-Reread: TypeAlias = Callable[[], Iterable[Sequence[LogRecord]]]  # all records of the log, in any order, in blocks
-Wanted: TypeAlias = "dict[str, set[Any]]"  # keys by view hash
-LookUps: TypeAlias = "list[tuple[Join, Sequence[Column]]]"  # joins and the keys looked up
+Reread: TypeAlias = Callable[[], Iterable[Sequence[LogRecord]]]  # returns batches of all log records, in any order
+Wanted: TypeAlias = "dict[str, set[Any]]"  # the keys of entities, by view hash
+LookUps: TypeAlias = "list[tuple[Join, Sequence[Column]]]"  # each join with the keys that were looked up
 
-_SINGLE = 4  # so few rows are evaluated one by one
+_SINGLE = 4  # this many rows or fewer are evaluated one by one
 
 
 class AsOf(msgspec.Struct, frozen=True, eq=False):
-    """Features of requests as of their own positions, and with all that is in the log by now."""
+    """Features of requests, once as of their own positions and once with all records now in the log."""
 
-    features: FeatureFrame  # as of (t, P)
-    newest: FeatureFrame  # as of t, whatever the position
-    apart: NDArray[np.bool_]  # rows whose entities have records behind P that were known at t
+    features: FeatureFrame  # with the records up to P that were known at t
+    newest: FeatureFrame  # with all records that were known at t
+    apart: NDArray[np.bool_]  # mask of rows whose entities have records after P that were known at t
 
 
 def evaluate_as_of(
@@ -50,20 +53,21 @@ def evaluate_as_of(
     conflicts: Collection[str] = (),
     reread: Reread,
 ) -> AsOf:
-    """The features of each request as of its own (t, P).
+    """Compute the features of each request as of its own time t and its own log position P.
 
-    A record behind P that became known after t changes nothing, so that nearly all rows can be evaluated at once, with
-    the events of the whole log. Rows of which an entity has a record behind P that was known at t are found, and are
-    evaluated again with their entities' records up to P. # D37
+    A record after P that became known after t changes nothing. Nearly all rows can therefore be evaluated together,
+    with the events of the whole log. A row may differ if one of its entities has a record after P that was known at t.
+    Such rows are evaluated again with only the records of their entities up to P. # D37
 
     Args:
         features: What to compute.
-        requests: The request's columns.
-        at_us: t of each request, int64 microseconds.
-        positions: P of each request.
-        frames: The events of each view's source, of the whole log.
-        conflicts: Sources of which records were dropped for their id's sake: any record of them may change any row.
-        reread: Gives the log's records again, for the rows that are evaluated again.
+        requests: The columns of the requests.
+        at_us: The time t of each request in microseconds, int64.
+        positions: The log position P of each request, by partition.
+        frames: The events of the source of each view from the whole log, by source name.
+        conflicts: Sources with records that were dropped because of a conflict of ids. For these sources, any record
+            may change any row.
+        reread: Returns the records of the log again, for the rows that are evaluated a second time.
 
     Raises:
         Misuse: A column or a source is missing or of the wrong type.
@@ -92,9 +96,9 @@ def _at_once(
     conflicts: Collection[str],
     looked: LookUps,
 ) -> tuple[FeatureFrame, NDArray[np.bool_]]:
-    """The features with all the events of some frames, and for which rows that need not be what (t, P) gives.
+    """Compute the features from all events of `frames`, and a mask of the rows that may differ as of t and P.
 
-    What is looked up is added to `looked`.
+    The joins and keys that are looked up are appended to `looked`.
     """
     behind = {name: _Behind(frame, at_us, positions) for name, frame in frames.items()}
     apart = np.zeros(len(at_us), bool)
@@ -109,7 +113,7 @@ def _at_once(
 
 
 class _Behind:
-    """The records of one source that lie behind each request's P although they were known at its t."""
+    """The records of one source that come after a request's P although they were known at its t."""
 
     def __init__(self, frame: EventFrame, at_us: Array, positions: Sequence[Mapping[str, int]]) -> None:
         self._frame = frame
@@ -121,7 +125,7 @@ class _Behind:
         self._by_known: tuple[Array, Array] | None = None
 
     def touched(self, view: View, keys: Sequence[Column], *, everything: bool) -> Array:
-        """The requests whose entity in a view such a record may concern."""
+        """Return the requests whose entity in `view` may be affected by a record after P that was known at t."""
         if everything or not len(self._rows):
             return self._rows
         frame = self._frame
@@ -138,7 +142,7 @@ class _Behind:
         return np.array(found, np.int64)
 
     def _any(self) -> NDArray[np.bool_]:
-        """Requests that have any record behind P that was known at t, as a mask."""
+        """Return a mask of the requests for which some record after P was known at t."""
         frame, found = self._frame, np.zeros(len(self._at_us), bool)
         for number in range(len(frame.partitions)):
             mine = np.flatnonzero(frame.partition == number)
@@ -153,7 +157,11 @@ class _Behind:
         return bool((later & (frame.known_at_us[events] <= self._at_us[row])).any())
 
     def _was_replaced(self, events: Array, row: int) -> bool:
-        """True when the record that replaced one of the events may lie behind P, as some record of that time does."""
+        """Return whether an event may have been replaced by a record that comes after P.
+
+        The frame does not say which record replaced the event. Every record that became known at the time of the
+        replacement is therefore taken into account.
+        """
         until = self._frame.superseded_at_us[events]
         times = np.unique(until[until <= self._at_us[row]])
         if not len(times):
@@ -167,13 +175,14 @@ class _Behind:
 
 
 class _RowsApart:
-    """Evaluates requests with the records of their entities alone, up to each one's P.
+    """Evaluates requests using only the records of their entities up to each request's P.
 
     Args:
         features: What to compute.
-        wanted: The entities, by view; it grows when a view is looked up by what another one gives.
-        conflicts: Sources of which any record may change any row.
-        reread: Gives the log's records.
+        wanted: The keys of the entities, by view hash. Keys are added when the features of one view give the keys of
+            another.
+        conflicts: Sources for which any record may change any row.
+        reread: Returns the records of the log.
     """
 
     def __init__(self, features: FeatureSet, wanted: Wanted, conflicts: Collection[str], reread: Reread) -> None:
@@ -184,7 +193,7 @@ class _RowsApart:
         self._sources = {view.source.name: view.source for view in features.views}
 
     def evaluate(self, requests: Columns, at_us: Array, positions: Sequence[Mapping[str, int]]) -> FeatureFrame:
-        """The features of the requests, in their order."""
+        """Compute the features of the requests, in the order of the requests."""
         while True:
             records = entity_records(self._features.views, self._wanted, self._reread)
             looked: LookUps = []
@@ -205,7 +214,11 @@ class _RowsApart:
         positions: Sequence[Mapping[str, int]],
         looked: LookUps,
     ) -> FeatureFrame:
-        """Many at once as long as that pays, from the greatest P down; then P by P upward."""
+        """Evaluate all requests once with the given records.
+
+        As long as this saves work, many requests are evaluated together at the greatest P. The remaining requests are
+        evaluated in groups of equal P, from the smallest P up.
+        """
         parts: list[FeatureFrame] = []
         order: list[Array] = []
         left = np.arange(len(at_us))
@@ -242,7 +255,10 @@ def _within(positions: Mapping[str, int], upto: Mapping[str, int]) -> bool:
 
 
 class _Growing:
-    """The events of some records up to positions that mostly grow."""
+    """The events of some records up to given positions.
+
+    Positions that grow from call to call are cheap, because only new records are added.
+    """
 
     def __init__(self, sources: Mapping[str, Source], records: Mapping[str, Sequence[tuple[LogRecord, Event]]]) -> None:
         self._sources = sources
@@ -273,7 +289,10 @@ def _position(one: tuple[LogRecord, Event]) -> int:
 
 
 def looked_up(features: FeatureSet, requests: Columns, at_us: Array, frames: Mapping[str, EventFrame]) -> Wanted:
-    """The entities that requests look up, by view hash; those that features lead to as they stand now."""
+    """Return the keys of the entities that requests look up, by view hash.
+
+    This includes entities whose keys come from current feature values.
+    """
     wanted: Wanted = {view.hash: set() for view in features.views}
 
     def answer(join: Join, keys: Sequence[Column], at_us: Array) -> Mapping[str, tuple[Column, Array]]:
@@ -285,7 +304,7 @@ def looked_up(features: FeatureSet, requests: Columns, at_us: Array, frames: Map
 
 
 def same_positions(positions: Sequence[Mapping[str, int]]) -> list[tuple[Mapping[str, int], Array]]:
-    """Requests of the same P together, by the length of the log they saw."""
+    """Group the requests by their log position P, from the smallest P to the greatest."""
     groups: dict[tuple[tuple[str, int], ...], list[int]] = {}
     for row, of_row in enumerate(positions):
         groups.setdefault(tuple(sorted(of_row.items())), []).append(row)
@@ -296,12 +315,14 @@ def same_positions(positions: Sequence[Mapping[str, int]]) -> list[tuple[Mapping
 def entity_records(
     views: Sequence[View], wanted: Mapping[str, set[Any]], reread: Reread
 ) -> dict[str, list[tuple[LogRecord, Event]]]:
-    """By source, the records of entities and those of every other version of the same events, by position.
+    """Return the records of entities by source, sorted by position.
+
+    All versions of an event are included if any version belongs to one of the entities.
 
     Args:
-        views: Whose entities.
-        wanted: Their keys, by view hash.
-        reread: Gives the log's records.
+        views: The views that the entities belong to.
+        wanted: The keys of the entities, by view hash.
+        reread: Returns the records of the log.
     """
     lookups: dict[str, list[tuple[Callable[[Event], Any], set[Any]]]] = {}
     for view in views:
@@ -309,7 +330,7 @@ def entity_records(
         lookups.setdefault(view.source.name, []).append((_key_reader(places), wanted.get(view.hash, set())))
     found: dict[str, dict[tuple[str, int], tuple[LogRecord, Event]]] = {name: {} for name in lookups}
     ids: dict[str, set[str]] = {name: set() for name in lookups}
-    several = False  # versions of one event
+    several = False  # whether events may have several versions
     for block in reread():
         for record, event in zip(block, decode_all([r.payload for r in block]), strict=True):
             of_source = lookups.get(event.source)
@@ -328,7 +349,7 @@ def entity_records(
 
 
 def _key_reader(places: Sequence[int]) -> Callable[[Event], Any]:
-    """The function from an event to its entity, as `key_values` writes it."""
+    """Return a function that extracts the entity key of an event, in the form of `key_values`."""
     if len(places) == 1:
         place = places[0]
         return lambda event: event.values[place] if place < len(event.values) else None
@@ -340,7 +361,7 @@ def _keys(keys: Sequence[Column]) -> set[Any]:
 
 
 def _replaced(frame: FeatureFrame, rows: Array, exact: FeatureFrame) -> FeatureFrame:
-    """A frame with some of its rows replaced."""
+    """Replace some rows of a frame."""
     places = np.arange(frame.values.rows)
     places[rows] = frame.values.rows + np.arange(len(rows))
     return FeatureFrame.concat([frame, exact]).take(places)

@@ -1,4 +1,7 @@
-"""Features of many requests at once, from the history of the sources: for training, batch scoring and audits."""
+"""Features of many requests at once, computed from the sources' history.
+
+Training, batch scoring and audits use this module.
+"""
 
 from __future__ import annotations
 
@@ -19,23 +22,24 @@ from trimtab.features.frames import FeatureFrame
 from trimtab.features.offline.view_columns import evaluate_view
 
 _logger = logging.getLogger(__name__)
-# The value and the reason's code of each feature of a joined view, for the entities that columns name, at times.
+# Takes a joined view, the key columns of the entities and the times of the requests. Returns for each feature of the
+# view its values and the codes of the reasons for its nulls.
 ViewAnswer: TypeAlias = Callable[[Join, Sequence[Column], NDArray[Any]], Mapping[str, tuple[Column, NDArray[Any]]]]
 
 
 def evaluate(
     features: FeatureSet, requests: Columns, at_us: NDArray[Any], frames: Mapping[str, EventFrame]
 ) -> FeatureFrame:
-    """The features of each request, with what was known at its time and no more.
+    """Compute the features of each request from what was known at the request's time, and from nothing later.
 
     Args:
         features: What to compute.
-        requests: The request's columns.
-        at_us: The time of each, int64 microseconds: the request's time minus its lead.
-        frames: The events of each view's source, by source, up to the wanted position.
+        requests: The columns of the requests.
+        at_us: The time of each request in microseconds, int64: the request's own time minus its lead.
+        frames: The events of the source of each view, by source name, up to the wanted position of the log.
 
     Returns:
-        As many rows as `requests`, in their order.
+        One row for each request, in the order of the requests.
 
     Raises:
         Misuse: A column or a source is missing or of the wrong type.
@@ -52,10 +56,10 @@ def evaluate(
 
 
 def evaluate_by(answer: ViewAnswer, features: FeatureSet, requests: Columns, at_us: NDArray[Any]) -> FeatureFrame:
-    """Evaluate with any source of view values: frames in memory, or events on disk."""
+    """Evaluate the features with `answer`, which computes the values of views from any storage of events."""
     at_us = np.asarray(at_us, np.int64)
     check_requests(features, requests, at_us)
-    columns = features.request.columns  # any other column of the table is no part of the question
+    columns = features.request.columns  # the features do not depend on any other column of the table
     known = Columns({n: c for n, c in requests.by_name.items() if n in columns or n not in features.known})
     values: dict[str, Column] = {}
     reasons: dict[str, NDArray[Any]] = {}
@@ -83,7 +87,7 @@ def evaluate_by(answer: ViewAnswer, features: FeatureSet, requests: Columns, at_
 
 
 def check_requests(features: FeatureSet, requests: Columns, at_us: NDArray[Any]) -> None:
-    """Refuse requests that lack what features are computed from.
+    """Refuse requests that lack a column or a time that the features are computed from.
 
     Raises:
         Misuse: A column is missing or of the wrong type, or there is not one time a row.

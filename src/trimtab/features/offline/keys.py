@@ -15,7 +15,7 @@ Array = NDArray[Any]
 
 
 def match_keys(events: Sequence[Column], requests: Sequence[Column]) -> tuple[Array, Array, int]:
-    """Numbers for the entities that are wanted for, each named by one or more columns.
+    """Give each requested entity a number, and return the numbers for events and requests.
 
     Returns:
         The number of each event's entity and of each request's, int64, -1 for a null and for an entity that no
@@ -38,7 +38,7 @@ def _match(events: Column, requests: Column) -> tuple[Array, Array, int]:
 
 
 def _paired(first: Array, second: Array, width: int) -> Column:
-    """Two numbers as one, null where either is -1."""
+    """Combine two numbers into one number, which is null where either number is -1."""
     there = (first >= 0) & (second >= 0)
     return Column("int", np.where(there, first * max(width, 1) + second, 0), there)
 
@@ -61,7 +61,7 @@ def _match_ints(events: Column, requests: Column) -> tuple[Array, Array, int]:
         return np.full(len(events), -1, np.int64), of_requests, 0
     low, high = int(wanted.min()), int(wanted.max())
     if high - low <= 4 * (len(events) + len(requests)) and low > -(2**63) and high < 2**63 - 1:
-        numbers = np.full(high - low + 3, -1, np.int64)  # a place below and one above stay empty
+        numbers = np.full(high - low + 3, -1, np.int64)  # with an unused element at each end, for keys out of range
         numbers[wanted - low + 1] = 0
         there = np.flatnonzero(numbers == 0)
         numbers[there] = np.arange(len(there))

@@ -1,9 +1,9 @@
-"""Timeline: the events of the requested entities in order, next to the times of the requests.
+"""Timeline: the events of the requested entities in order, along with the times of the requests.
 
-Every live event counts from when it enters (it has happened and is known) until it is superseded or leaves a window.
-Most events become known in the order in which they happened: for those, what counts at a time is one range of the
-order, for any window. The few others - known after a later event of their entity, or corrected - are counted one by
-one into the requests that they cover.
+A live event counts from the time when it has both happened and become known, until it is superseded or leaves the
+window. Most events become known in the order in which they happened. The events of this kind that count at some time
+form one contiguous range of the order, for any window. The few other events became known after a later event of their
+entity, or were corrected. Each of them is added individually to the requests that see it.
 """
 
 from __future__ import annotations
@@ -22,15 +22,18 @@ _FAR_US = 2**61  # longer than any window
 
 
 class Places(msgspec.Struct, frozen=True, eq=False):
-    """Times of entities as integers of one order, entity by entity: number * span + place of the time."""
+    """Pairs of an entity and a time as integers that sort by entity and then by time.
+
+    Each integer is the number of the entity * span + the place of the time.
+    """
 
     first_us: int
     span: int
-    times: Array | None  # sorted; None: a place is the distance from `first_us`
+    times: Array | None  # sorted distinct times; None: the place of a time is its distance from `first_us`
 
     @staticmethod
     def of(entities: int, *times: Array) -> Places:
-        """An order in which these times differ."""
+        """Choose places for these times, so that different times have different places."""
         first = min(int(m.min(initial=NEVER_US)) for m in times) - 1
         last = max(int(m.max(initial=-NEVER_US)) for m in times) + 1
         if (last - first + 1) * max(entities, 1) < 2**63:
@@ -39,7 +42,7 @@ class Places(msgspec.Struct, frozen=True, eq=False):
         return Places(first, len(distinct) + 1, distinct)
 
     def of_times(self, entity: Array, at_us: Array) -> Array:
-        """The places of times, of entities by number."""
+        """Return the places of times, where `entity` has the number of the entity of each time."""
         if self.times is None:
             place = np.clip(at_us, self.first_us, self.first_us + self.span - 1)
             place -= self.first_us
@@ -50,41 +53,47 @@ class Places(msgspec.Struct, frozen=True, eq=False):
 
 
 class RequestPlaces(msgspec.Struct, frozen=True, eq=False):
-    """Requests of known entities, in the order of their places."""
+    """Requests of known entities, sorted by their places."""
 
-    rows: Array  # their rows among all requests
+    rows: Array  # the row of each request among all requests
     entity: Array
     at_us: Array
     place: Array
 
 
 class Timeline(msgspec.Struct, frozen=True, eq=False):
-    """Live events in the order of (entity, event time, known at, partition, position)."""
+    """Live events, sorted by (entity, event time, known at, partition, position)."""
 
     places: Places
     requests: RequestPlaces
-    rows: Array  # in the frame
-    row_place: Array  # place of each row
-    orderly: Array | slice  # those that became known in order
-    other: Array  # those that did not, or were superseded
+    rows: Array  # the row in the frame of each event
+    row_place: Array  # the place of each event
+    orderly: Array | slice  # indexes of the events that became known in order
+    other: Array  # indexes of the events that did not, or that were superseded
     other_entity: Array
     other_superseded_at_us: Array
-    event_place: Array  # places of the orderly events
-    first: Array  # the range [first, entered) of the orderly of each request's entity that had entered
+    event_place: Array  # the places of the orderly events
+    first: Array  # [first, entered): the orderly events that count at a request, before any window
     entered: Array
-    other_from: Array  # the first request that each of the others counts for
+    other_from: Array  # the first request that counts each of the other events
 
     def since(self, start_us: Array) -> Array:
-        """For each request the first orderly event that is not dated before `start_us`."""
+        """For each request, return its entity's first orderly event with an event time of at least `start_us`."""
         return np.searchsorted(self.event_place, self.places.of_times(self.requests.entity, start_us))
 
     def from_(self, enters_us: Array) -> Array:
-        """For each of the others the first request that it counts for, if it enters a window at `enters_us`."""
+        """For each event that is not orderly, return the first request that counts it.
+
+        `enters_us` is the time at which the event enters the window.
+        """
         reached = np.searchsorted(self.requests.place, self.places.of_times(self.other_entity, enters_us))
         return np.maximum(reached, self.other_from)
 
     def until(self, leaves_us: Array | int) -> Array:
-        """For each of the others the first request that it no longer counts for, if it leaves at `leaves_us`."""
+        """For each event that is not orderly, return the first request that no longer counts it.
+
+        `leaves_us` is the time at which the event leaves the window.
+        """
         gone = np.minimum(leaves_us, self.other_superseded_at_us)
         return np.searchsorted(self.requests.place, self.places.of_times(self.other_entity, gone))
 
@@ -92,15 +101,15 @@ class Timeline(msgspec.Struct, frozen=True, eq=False):
 def timeline(
     frame: EventFrame, rows: Array, entity: Array, enters_us: Array, given: tuple[Array, Array, Array], entities: int
 ) -> Timeline:
-    """Order events for requests.
+    """Build the timeline of some events and requests.
 
     Args:
-        frame: Where the events are.
-        rows: Which of them are live and of a requested entity.
-        entity: The entity's number of each of `rows`.
-        enters_us: When each of `rows` has both happened and become known.
-        given: Of requests: their rows, their entities' numbers, their times.
-        entities: How many entities there are.
+        frame: The frame that holds the events.
+        rows: The rows of the frame that are live events of requested entities.
+        entity: The number of the entity of each of `rows`.
+        enters_us: The time when each of `rows` has both happened and become known.
+        given: The rows of the requests, the numbers of their entities, and their times.
+        entities: The number of entities.
     """
     event_at = frame.event_at_us[rows]
     places = Places.of(entities, event_at, enters_us, given[2])
@@ -136,14 +145,17 @@ def timeline(
 
 
 def leaves_us(event_at_us: Array, over_us: int, hop_us: int) -> Array:
-    """The first time whose window of `over_us`, its tail rounded down to a hop, does not hold the event."""
+    """Return the first time at which a window of `over_us` no longer contains the event.
+
+    The start of the window is rounded down to a hop.
+    """
     hop = hop_us or 1
     out: Array = event_at_us // hop * hop + (hop + min(over_us, _FAR_US))
     return out
 
 
 def starts_us(at_us: Array, over_us: int, hop_us: int) -> Array:
-    """The start of the window of `over_us` at `at_us`, rounded down to a hop."""
+    """Return the start of a window of `over_us` that ends at `at_us`. The start is rounded down to a hop."""
     hop = hop_us or 1
     out: Array = (at_us - min(over_us, _FAR_US)) // hop * hop
     return out
@@ -159,7 +171,7 @@ def _in_order(given: tuple[Array, Array, Array], places: Places) -> RequestPlace
 
 
 def _total_order(place: Array, frame: EventFrame, rows: Array) -> tuple[Array, Array]:
-    """The order of events, and their places in it."""
+    """Sort the events of the timeline. Returns their order, and their places in this order."""
     order = np.argsort(place)
     ordered = place[order]
     same = ordered[1:] == ordered[:-1]
@@ -176,8 +188,11 @@ def _total_order(place: Array, frame: EventFrame, rows: Array) -> tuple[Array, A
 
 
 def _orderly(enters: Array, stays: Array) -> Array:
-    """Events that no later event of their entity preceded in becoming known, and that no version replaced."""
+    """Return a mask of the orderly events.
+
+    An event is orderly if no later event of its entity became known before it, and if no version replaced it.
+    """
     bound = enters if stays.all() else np.where(stays, enters, NEVER_US)
-    least = np.minimum.accumulate(bound[::-1])[::-1]  # an entity's places all lie below those of the next
+    least = np.minimum.accumulate(bound[::-1])[::-1]  # all places of an entity lie below those of the next entity
     out: Array = stays & (enters <= least)
     return out

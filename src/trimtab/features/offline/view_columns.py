@@ -33,7 +33,10 @@ FOUND, NO_ENTITY, NOT_YET, OUTSIDE, EXPIRED, NULL = (
 def evaluate_view(
     view: View, keys: Sequence[Column], at_us: Array, frame: EventFrame
 ) -> dict[str, tuple[Column, Array]]:
-    """The value and the reason's code of each feature, for the entity that `keys` name at `at_us`, row by row."""
+    """Compute the value and the reason code of each feature, for the entity that each row of `keys` names.
+
+    Each row is computed as of its time in `at_us`.
+    """
     near = _near(view, at_us, frame)
     enters = _enters(view, frame, near)
     if frame.index is not None and (len(keys) > 1 or keys[0].dtype == "str"):
@@ -42,7 +45,7 @@ def evaluate_view(
     else:
         of_events, of_requests, entities = match_keys([frame.columns[name].take(near) for name in view.by], keys)
         unknown = _unknown(of_events, enters, frame.known_at_us[near], of_requests, at_us, entities)
-        if not isinstance(near, slice):  # an entity without an event nearby may have one further away
+        if not isinstance(near, slice):  # an entity without events near the requests may have earlier or later ones
             rest = np.flatnonzero(unknown != FOUND)
             unknown[rest] = _unknown_at_all(view, [key.take(rest) for key in keys], at_us[rest], frame)
     found = np.flatnonzero(unknown == FOUND)
@@ -59,13 +62,13 @@ def evaluate_view(
 
 
 def _enters(view: View, frame: EventFrame, rows: Array | slice) -> Array:
-    """The times from which events count: they have happened and are known."""
+    """Return the times from which events count, which is when they have both happened and become known."""
     enters: Array = np.maximum(frame.event_at_us[rows] + (view.boundary == "before"), frame.known_at_us[rows])
     return enters
 
 
 def _near(view: View, at_us: Array, frame: EventFrame) -> Array | slice:
-    """The events that can matter to some request, when they are few; else all."""
+    """Return the events that can affect some request if they are few, and otherwise all events."""
     start = _earliest(view, int(at_us.min(initial=NEVER_US)))
     if start is None or len(at_us) == 0:
         return slice(None)
@@ -77,7 +80,7 @@ def _near(view: View, at_us: Array, frame: EventFrame) -> Array | slice:
 
 
 def _earliest(view: View, at_us: int) -> int | None:
-    """Before which no event matters to a request at `at_us` or later; None when all may."""
+    """Return the time before which no event affects a request at `at_us` or later, or None if there is no such time."""
     starts = []
     for aggregate in view.features.values():
         if aggregate.window_us is None:
@@ -90,7 +93,7 @@ def _earliest(view: View, at_us: int) -> int | None:
 def _match_known(
     view: View, known: Entities, keys: Sequence[Column], at_us: Array, near: Array | slice
 ) -> tuple[Array, Array, int, Array]:
-    """Match keys of entities that have a value, and give the reason why the other requests have none."""
+    """Number the entities that have a value, for events and requests, and give each other request its reason."""
     numbers = known.of(keys)
     unknown = np.full(len(at_us), NO_ENTITY, np.uint8)
     unknown[at_us >= known.known_us[numbers]] = NOT_YET
@@ -113,7 +116,10 @@ def _unknown_at_all(view: View, keys: Sequence[Column], at_us: Array, frame: Eve
 def _unknown(
     of_events: Array, enters: Array, known_at_us: Array, of_requests: Array, at_us: Array, entities: int
 ) -> Array:
-    """The reason why a request can have no value at all: its entity is unknown, or all its events are yet to come."""
+    """Return the reason why a request can have no value at all, or FOUND.
+
+    There is no value if the request's entity is unknown, or if all events of the entity come after the request.
+    """
     out = np.full(len(at_us), NO_ENTITY, np.uint8)
     out[_began(of_events, enters, of_requests, at_us, entities)] = FOUND
     if (out != FOUND).any():
@@ -122,8 +128,8 @@ def _unknown(
 
 
 def _began(of_events: Array, times_us: Array, of_requests: Array, at_us: Array, entities: int) -> Array:
-    """Requests that are not before the first of their entity's times, as a mask."""
-    first = np.full(entities + 1, NEVER_US)  # the last one is that of no entity, number -1
+    """Return a mask of the requests that come at or after the earliest of their entity's times."""
+    first = np.full(entities + 1, NEVER_US)  # the last element stands for no entity, number -1
     np.minimum.at(first, of_events, times_us)
     first[-1] = NEVER_US
     began: Array = at_us >= first[of_requests]
@@ -131,7 +137,10 @@ def _began(of_events: Array, times_us: Array, of_requests: Array, at_us: Array, 
 
 
 class _Scatter:
-    """Puts the answers for known requests among all requests: null or 0, and the reason, where nothing was found."""
+    """Spreads the results for requests with events over all requests.
+
+    A request without a result gets null or 0, and a reason.
+    """
 
     def __init__(self, unknown: Array, rows: Array) -> None:
         self.unknown = unknown
@@ -139,7 +148,10 @@ class _Scatter:
         self._reasons: dict[int, tuple[Array, Array, Array]] = {}
 
     def column(self, dtype: Dtype, answer: tuple[Array, Array] | None, zero: bool) -> tuple[Column, Array]:
-        """The column and the codes of its reasons; `zero`: what is neither found nor failed is 0 instead of null."""
+        """Return the column and its reason codes.
+
+        With `zero`, values that are neither found nor failed are 0 instead of null.
+        """
         kind = {"float": np.float64, "bool": np.bool_, "str": np.object_}.get(dtype, np.int64)
         missing: Any = {"float": 0.0 if zero else np.nan, "str": None}.get(dtype, 0)
         values: Array = np.full(len(self.unknown), missing, kind)
@@ -157,16 +169,18 @@ class _Scatter:
         return Column(dtype, values, None if valid.all() else valid), reasons
 
     def _of(self, codes: Array) -> tuple[Array, Array]:
-        """The reasons of all requests, and where a value was found: once for aggregates that share their codes."""
+        """Return the reasons of all requests, and a mask of found values. Both are computed once for each `codes`
+        array.
+        """
         if id(codes) not in self._reasons:
             reasons = self.unknown.copy()
             reasons[self.rows] = codes
-            self._reasons[id(codes)] = (codes, reasons, reasons == FOUND)  # `codes` kept, so that its id stays its own
+            self._reasons[id(codes)] = (codes, reasons, reasons == FOUND)  # keeping `codes` alive reserves its id
         return self._reasons[id(codes)][1:]
 
 
 class _Answers:
-    """The evaluation of one view: what its aggregates share."""
+    """The evaluation of one view, with the tables that the view's aggregates share."""
 
     def __init__(self, view: View, frame: EventFrame, events: Timeline, at_us: Array, unknown: Array) -> None:
         self.view = view
@@ -181,7 +195,7 @@ class _Answers:
         self._shared = Shared(aggregates, events, frame.event_at_us)
 
     def all(self) -> dict[str, tuple[Column, Array]]:
-        """Each feature's column and the codes of its reasons, in the order of all requests."""
+        """Return the column and the reason codes of each feature, in the order of all requests."""
         scatter = _Scatter(self.unknown, self.events.requests.rows)
         answers = {}
         for name, aggregate in self.view.features.items():
@@ -209,7 +223,11 @@ class _Answers:
         return Column(found.dtype, values, reasons == FOUND), reasons
 
     def _newest(self, max_age_us: int | None) -> tuple[Array, Array, Array]:
-        """Requests that have a newest event of at most that age, its row in the frame, and all requests' reasons."""
+        """Find the newest event of each request's entity that is at most `max_age_us` old.
+
+        Returns a mask of the requests with such an event, the rows of these events in the frame, and the reasons of all
+        requests.
+        """
         if max_age_us not in self._newest_by_age:
             newest = np.full(len(self.unknown), -1, np.int64)
             newest[self.events.requests.rows] = np.append(self.events.rows, -1)[self._newest_place]
@@ -226,7 +244,7 @@ class _Answers:
 
     @cached_property
     def _newest_place(self) -> Array:
-        """The greatest event of each request's entity, as its place in the timeline; -1 for none."""
+        """The place in the timeline of the newest event of each request's entity, or -1 if there is no event."""
         events = self.events
         last = np.where(events.entered > events.first, events.entered - 1, -1)
         if isinstance(events.orderly, slice):

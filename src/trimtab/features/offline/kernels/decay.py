@@ -1,4 +1,7 @@
-"""Decayed sums: what each tile holds at each request, weighed by the tile's age."""
+"""Decayed sums: the contents of each tile as each request sees them, weighted by the age of the tile.
+
+A tile is the part of an entity's events that lies within one hop of the window.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,14 @@ Array = NDArray[Any]
 
 
 def decayed(series: Series, events: Timeline, event_at_us: Array, span: Span, half_life_us: int) -> tuple[Array, Array]:
-    """The weighted sum of the values in each request's window, and the sum of their weights. # D14
+    """Return the weighted sum of the values in each request's window, and the sum of the weights. # D14
 
     Args:
         series: The values.
         events: The events and the requests.
-        event_at_us: The event times of all of the timeline's events.
+        event_at_us: The time of every event of the timeline.
         span: The window.
-        half_life_us: At which age a value weighs half.
+        half_life_us: The age at which the weight of a value has fallen to one half.
     """
     over_us, hop_us, until_us = span
     assert over_us is not None  # `decayed_sum()` gives a window
@@ -35,12 +38,12 @@ def decayed(series: Series, events: Timeline, event_at_us: Array, span: Span, ha
     tiles = _Tiles(series, events, given, event_at_us, hop_us)
     ends_us = requests.at_us + 1 if not until_us else starts_us(requests.at_us, until_us, hop_us)
     first, behind = tiles.between(starts_us(requests.at_us, over_us, hop_us), ends_us)
-    order = np.argsort(first - behind, kind="stable")  # the longest first: those with more tiles lie in front
+    order = np.argsort(first - behind, kind="stable")  # requests with the most tiles come first
     first, length = first[order], (behind - first)[order]
     now, table = requests.at_us[order] // hop_us, np.array(weights(hop_us, half_life_us, steps_of(over_us, hop_us)))
     sums, counts = np.zeros(len(order)), np.zeros(len(order))
     for step in range(int(length.max(initial=0))):
-        some = int(np.searchsorted(-length, -step))  # longer than `step`
+        some = int(np.searchsorted(-length, -step))  # the number of requests with more than `step` tiles
         tile = first[:some] + step
         total, count = tiles.at(tile, order[:some])
         w = table[now[:some] - tiles.hop[tile]]
@@ -51,7 +54,7 @@ def decayed(series: Series, events: Timeline, event_at_us: Array, span: Span, ha
 
 
 class _Tiles:
-    """The sums of tiles as they change from request to request: events enter them, and versions leave."""
+    """The sums of each tile, as events become known and replaced versions drop out from request to request."""
 
     def __init__(self, series: Series, events: Timeline, given: Array, event_at_us: Array, hop_us: int) -> None:
         self._events = events
@@ -59,21 +62,23 @@ class _Tiles:
         hop = event_at_us[given] // hop_us
         entity = self._place // events.places.span
         new = np.concatenate([[True], (hop[1:] != hop[:-1]) | (entity[1:] != entity[:-1])])
-        self._of_given = np.append(np.cumsum(new) - 1, np.count_nonzero(new))  # the tile of each; one behind the last
-        self.hop = hop[new]  # start of each tile, in hops since the epoch
+        self._of_given = np.append(
+            np.cumsum(new) - 1, np.count_nonzero(new)
+        )  # the tile of each value, and a tile number after the last
+        self.hop = hop[new]  # the start of each tile, in hops since the epoch
         self._width = len(events.requests.rows) + 1
         enters, leaves = (times[given] for times in _stays(events))
         self._changes(series, given, enters, leaves)
 
     def between(self, start_us: Array, end_us: Array) -> tuple[Array, Array]:
-        """The tiles between two times, for each request: the first, and the one behind the last."""
+        """For each request, return the first tile of a time range and the tile after the last."""
         places, entity = self._events.places, self._events.requests.entity
         low, high = (np.searchsorted(self._place, places.of_times(entity, at)) for at in (start_us, end_us))
         first = self._of_given[low]
         return first, np.where(high > low, self._of_given[high - 1] + 1, first)
 
     def at(self, tile: Array, request: Array) -> tuple[Array, Array]:
-        """The sums and counts of tiles as requests see them."""
+        """Return the sums and the counts of tiles as the given requests see them."""
         change = self._last[tile]
         late = np.flatnonzero(self._changed_at[change] > request)
         if len(late):
@@ -104,7 +109,7 @@ class _Tiles:
             prefix = np.concatenate([[0], np.cumsum(limb * sign)])
             totals.append(prefix[1:] - prefix[before])
         counts = np.concatenate([[0], np.cumsum(sign)])
-        nothing = len(order)  # the place of a tile that holds nothing
+        nothing = len(order)  # the index of the entry for an empty tile
         self._last = np.where(last >= self._first, last, nothing)
         self._sums = np.append(sums.rounded(totals), 0.0)
         self._counts = np.append((counts[1:] - counts[before]).astype(np.float64), 0.0)
@@ -112,7 +117,7 @@ class _Tiles:
 
 
 def _stays(events: Timeline) -> tuple[Array, Array]:
-    """The first request that each event of the timeline counts for, and the first after those."""
+    """For each event of the timeline, return the first request that counts it and the first later one that does not."""
     requests = len(events.requests.rows)
     enters = np.empty(len(events.rows), np.int64)
     leaves = np.full(len(events.rows), requests)

@@ -1,4 +1,4 @@
-"""Numbers of distinct values in windows, and the most frequent ones."""
+"""The number of distinct values in windows, and the most frequent values in windows."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ Array = NDArray[Any]
 
 
 def distinct_counts(series: Series, window: Window, keep: int, hashed: Array) -> Array:
-    """The number of distinct values in each request's window: exact below `keep`, else estimated.
+    """Return the number of distinct values in each request's window.
 
-    Every value is there for some ranges of requests: the union of those of its events.
+    The number is exact below `keep`, and an estimate from there on. A value is in the windows of the requests that see
+    at least one event with this value. These requests form ranges: the union of the ranges of the value's events.
 
     Args:
         series: The values.
         window: The windows.
-        keep: How many hashes the estimate is made of.
-        hashed: Of each event of the timeline the hash of its value.
+        keep: The number of hashes that an estimate is made from.
+        hashed: The hash of the value of each event of the timeline.
     """
     place, start, stop = window.covers(series)
     start, stop, value = _ranges(start, stop, hashed[place])
@@ -36,7 +37,7 @@ def distinct_counts(series: Series, window: Window, keep: int, hashed: Array) ->
     if not many.any():
         return counts
     before = np.concatenate([[0], np.cumsum(many)])
-    needed = before[stop] > before[start]  # some row with many values sees it
+    needed = before[stop] > before[start]  # ranges that include at least one request with many values
     alive: list[int] = []
     replayed = replay(start[needed], stop[needed], value[needed], np.flatnonzero(many), *sorted_list(alive))
     counts[many] = [estimated(alive[keep - 1], keep) for _ in replayed]
@@ -44,11 +45,11 @@ def distinct_counts(series: Series, window: Window, keep: int, hashed: Array) ->
 
 
 def most_frequent(series: Series, window: Window, most: int) -> tuple[Array, Array]:
-    """The values of each request's window by falling count, those of equal count by their order.
+    """Rank the values in each request's window by falling count, and values of equal count in their own order.
 
     Returns:
-        The different values that there are, in order; and which of them come first to last in each window, shape
-        (requests, most), -1 for none.
+        The distinct values in sorted order, and the ranking of each window as indexes of these values, of shape
+        (requests, most). An index of -1 fills the ranking where the window has fewer values.
     """
     place, start, stop = window.covers(series)
     assert series.column is not None  # `top_k()` requires it
@@ -63,7 +64,10 @@ def most_frequent(series: Series, window: Window, most: int) -> tuple[Array, Arr
 
 
 class _Ranking:
-    """Counts of values by their codes, in falling order: a sorted list of code - count * number of codes."""
+    """The values present in a window, ranked by falling count. Each value is represented by its code.
+
+    `_alive` is a sorted list with one number for each value: code - count * number of codes. Its order is the ranking.
+    """
 
     def __init__(self, hashed: list[int]) -> None:
         self._hashed = hashed
@@ -72,7 +76,7 @@ class _Ranking:
         self._alive: list[int] = []
         self._put, self._take = sorted_list(self._alive)
         self._bounded = len(hashed) > RANKED
-        self._hashes: list[int] = []  # hashes of the present values, in order
+        self._hashes: list[int] = []  # sorted hashes of the values that are present
         self._put_hash, self._take_hash = sorted_list(self._hashes)
         self._first: list[int] | None = None
 
@@ -83,7 +87,7 @@ class _Ranking:
         self._count(code, -1)
 
     def first(self, most: int) -> list[int]:
-        """The codes that come first."""
+        """Return the codes of the first `most` values of the ranking."""
         if self._first is None:
             if len(self._counts) <= RANKED:
                 self._first = [key % self._width for key in self._alive[:most]]
@@ -112,14 +116,14 @@ class _Ranking:
 
 
 def _ranges(start: Array, stop: Array, value: Array) -> tuple[Array, Array, Array]:
-    """The ranges of requests in which each value is there, from those of its events, which may overlap."""
+    """Merge the ranges of requests of the events of each value, which may overlap, into disjoint ranges."""
     if len(start) == 0:
         return start, stop, value
     order = np.lexsort((start, value))
     start, stop, value = start[order], stop[order], value[order]
     new = np.concatenate([[True], value[1:] != value[:-1]])
     width = int(stop.max()) + 1
-    offset = np.cumsum(new) * width  # so that a value's stops exceed those of the values before it
+    offset = np.cumsum(new) * width  # makes the stops of a value greater than those of all preceding values
     reached = np.maximum.accumulate(stop + offset) - offset
     first = new.copy()
     first[1:] |= start[1:] > reached[:-1]

@@ -1,7 +1,8 @@
-"""Exact sums over ranges of a column: integer prefix sums, rounded once when they are read.
+"""Exact sums over ranges of a column: prefix sums of integers, rounded once when a sum is read.
 
-A float is cut into limbs, integers over one common power of two, so that prefix sums and their differences are exact
-and the result is that of `math.fsum` over the range, whatever the order.
+Each float is split into limbs, which are integers over a common power of two. Prefix sums of limbs and their
+differences are therefore exact. The result equals that of `math.fsum` over the range, in whatever order the values are
+added.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from trimtab.core.columns.data import Dtype
 Array = NDArray[Any]
 Limbs = list[Array]  # int64, least significant first
 
-_EXACT = 2**53  # integers up to it are floats
-_KEPT = 62  # bits that are kept for rounding, the last one sticky
-_HALF = 32  # bits of the lower limb of integers
+_EXACT = 2**53  # every integer of at most this magnitude is exactly a float
+_KEPT = 62  # number of bits kept for rounding; the last bit is sticky
+_HALF = 32  # number of bits in the lower limb of an integer
 
 
 class ExactSums:
-    """Sums over any choice of some values.
+    """Values that can be summed exactly over any choice of rows.
 
     Args:
-        values: float64, int64 or bool, without NaN; 0 where there is no value.
-        dtype: The type of the column: float, else the sums are integers.
+        values: float64, int64 or bool values without NaN, and 0 for rows without a value.
+        dtype: The type of the column. The sums are floats if it is float, and integers otherwise.
 
     >>> sums = ExactSums(np.array([1e16, 1.0, -1e16]), "float")
     >>> prefix = sums.prefix(slice(None))
@@ -40,11 +41,11 @@ class ExactSums:
         self._limbs = _float_limbs(values) if self.is_float else _int_limbs(values.astype(np.int64, copy=False))
 
     def limbs(self, rows: Array | slice) -> Limbs:
-        """The limbs of the values at `rows`."""
+        """Return the limbs of the values at `rows`."""
         return [limb[rows] for limb in self._limbs.limbs]
 
     def prefix(self, rows: Array | slice) -> Limbs:
-        """Prefix sums of the limbs of the values at `rows`, beginning with 0."""
+        """Return the prefix sums of the limbs of the values at `rows`. The first prefix sum is 0."""
         out = []
         for limb in self._limbs.limbs:
             chosen = limb[rows]
@@ -55,20 +56,24 @@ class ExactSums:
         return out
 
     def rounded(self, totals: Sequence[Array]) -> Array:
-        """The sums whose limbs are `totals`: float64 rounded once, or int64, modulo 2**64 where `overflows`."""
+        """Return the sums whose limbs are `totals`.
+
+        Sums of floats are float64, rounded once. Sums of integers are int64; where a sum `overflows`, it is reduced
+        modulo 2**64.
+        """
         return self.floats(totals) if self.is_float else _whole(totals)[0]
 
     def overflows(self, totals: Sequence[Array]) -> Array | None:
-        """True for sums that are integers and do not fit 64 bits; None: there is none."""
+        """Return a mask of the integer sums that do not fit 64 bits, or None if all sums fit."""
         return None if self.is_float else _whole(totals)[1]
 
     def floats(self, totals: Sequence[Array]) -> Array:
-        """The sums whose limbs are `totals` as float64, rounded once, however large sums of integers are."""
+        """Return the sums whose limbs are `totals` as float64, rounded once, even for integer sums beyond 64 bits."""
         return _rounded(list(totals), self._limbs.width, self._limbs.exponent)
 
 
 class _Split:
-    """Values in limbs: value = sum of limbs[j] * 2**(exponent + j * width)."""
+    """Values split into limbs: value = sum of limbs[j] * 2**(exponent + j * width)."""
 
     def __init__(self, limbs: Limbs, width: int, exponent: int) -> None:
         self.limbs = limbs
@@ -86,14 +91,14 @@ def _float_limbs(values: Array) -> _Split:
         place = exponent + j * width
         whole = _scaled(rest, -place)
         if j:
-            np.trunc(whole, out=whole)  # toward zero, so that the rest is exact too
+            np.trunc(whole, out=whole)  # rounds toward zero, so that the rest is exact
             rest = np.subtract(rest, _scaled(whole, place), out=None if rest is values else rest)
         limbs.append(whole.astype(np.int64))
     return _Split(limbs[::-1], width, exponent)
 
 
 def _bits(values: Array) -> tuple[int, int]:
-    """Powers of two between which all bits of all values lie: the lowest bit's, and one above the highest's."""
+    """Return two powers of two: that of the lowest bit set in any value, and one above that of the highest bit."""
     magnitude = np.abs(values)
     greatest = float(magnitude.max(initial=0.0))
     if greatest == 0.0:
@@ -108,7 +113,7 @@ def _bits(values: Array) -> tuple[int, int]:
 
 
 def _scaled(values: Array, power: int) -> Array:
-    """values * 2**power: a multiplication, where the power is a float."""
+    """Return values * 2**power. A plain multiplication is used where 2**power is a float."""
     out: Array = values * 2.0**power if abs(power) <= 1000 else np.ldexp(values, power)
     return out
 
@@ -121,7 +126,7 @@ def _int_limbs(values: Array) -> _Split:
 
 
 def _whole(totals: Sequence[Array]) -> tuple[Array, Array | None]:
-    """Integer sums modulo 2**64, and which of them do not fit."""
+    """Return the integer sums modulo 2**64, and a mask of those that do not fit 64 bits, or None if all fit."""
     if len(totals) == 1:
         return totals[0], None
     low, high = totals[0] & (2**_HALF - 1), totals[1] + (totals[0] >> _HALF)
@@ -133,7 +138,9 @@ def _rounded(totals: Limbs, width: int, exponent: int) -> Array:
     if len(totals) == 1:
         return _scaled(totals[0].astype(np.float64), exponent)
     low, *middle, high = _carried(totals, width)
-    if not middle and np.abs(high).max(initial=0) < _EXACT:  # two floats, both exact: their sum is rounded once
+    if (
+        not middle and np.abs(high).max(initial=0) < _EXACT
+    ):  # both parts are exactly floats, so only their sum is rounded
         return _scaled(_scaled(high.astype(np.float64), width) + low.astype(np.float64), exponent)
     negative = high < 0
     carried = _carried([np.where(negative, -limb, limb) for limb in totals], width)
@@ -145,7 +152,7 @@ def _rounded(totals: Limbs, width: int, exponent: int) -> Array:
 
 
 def _carried(limbs: Limbs, width: int) -> Limbs:
-    """The same numbers with all limbs but the last in [0, 2**width)."""
+    """Carry between the limbs so that all limbs but the last are in [0, 2**width). The numbers stay the same."""
     out: Limbs = [limbs[0]]
     for limb in limbs[1:]:
         carry = out[-1] >> width
@@ -155,21 +162,23 @@ def _carried(limbs: Limbs, width: int) -> Limbs:
 
 
 def _rounded_magnitude(limbs: Array, width: int, exponent: int) -> Array:
-    """Correctly rounded floats of non-negative limbs, shape (limbs, rows), all of them below 2**width."""
+    """Return correctly rounded floats from non-negative limbs below 2**width, of shape (limbs, rows)."""
     count, rows = limbs.shape
     first = count - 1 - np.argmax(limbs[::-1] != 0, axis=0)  # the highest limb that is not 0
     padded = np.concatenate([np.zeros((2, rows), np.int64), limbs])
     columns = np.arange(rows)
     a, b, c = (padded[first + 2 - back, columns] for back in (0, 1, 2))
-    nonzero = np.concatenate([np.zeros((3, rows), bool), np.cumsum(limbs != 0, axis=0) > 0])  # at or below a limb
-    rest = nonzero[first, columns]  # below c
+    nonzero = np.concatenate(
+        [np.zeros((3, rows), bool), np.cumsum(limbs != 0, axis=0) > 0]
+    )  # whether any limb at or below this limb is not 0
+    rest = nonzero[first, columns]  # whether any limb below c is not 0
     bits = np.frexp(a.astype(np.float64))[1].astype(np.int64)
-    room = _KEPT - bits  # bits that are left after a
-    after = room - width  # and after b
+    room = _KEPT - bits  # number of kept bits that remain after a
+    after = room - width  # number of kept bits that remain after a and b
     kept = a << room
     kept |= np.where(after >= 0, b << np.maximum(after, 0), b >> np.maximum(-after, 0))
     b_lost = np.where(after < 0, b & ((1 << np.maximum(-after, 0)) - 1), 0)
-    c_shift = np.where(after >= 0, width - after, 0)  # bits of c that do not fit
+    c_shift = np.where(after >= 0, width - after, 0)  # number of bits of c that do not fit
     kept |= np.where(after >= 0, c >> np.clip(c_shift, 0, 62), 0)
     c_lost = np.where(after >= 0, c & ((1 << np.clip(c_shift, 0, 62)) - 1), c)
     kept |= ((b_lost | c_lost) != 0) | rest

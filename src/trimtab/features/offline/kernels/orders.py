@@ -1,4 +1,4 @@
-"""The first and the last values of windows, found by their places in the timeline."""
+"""The first and the last values of windows, given by their places in the timeline."""
 
 from __future__ import annotations
 
@@ -16,30 +16,33 @@ Array = NDArray[Any]
 
 
 class Orders:
-    """Places of the first and last values of one series in one window of every request.
+    """The places of the first and last values of a series in each request's window.
 
-    Places are those of the timeline's events; -1 where there is none. Of orderly events they follow from how many
-    values lie before the window's edges. The others that give a value are few and mostly lie further back; only where
-    one of them is among the last few they are merged in row by row.
+    A place is an index into the timeline's events, or -1 for no value. Among orderly events, the places follow from the
+    number of values that lie before the edges of the window. The other events with a value are few and mostly lie
+    further back. They are merged in row by row, and only for windows where one of them may be among the last `most`
+    values.
     """
 
     def __init__(self, series: Series, window: Window, most: int) -> None:
         events = window.events
         self._window = window
-        self._most = most  # number of last values that are needed
+        self._most = most  # the number of last values that are needed
         self._places: Array | None = None if isinstance(events.orderly, slice) else events.orderly
         gives = None if series.gives is None else series.gives[events.orderly]
-        self._given = None if gives is None else np.flatnonzero(gives)  # among the orderly
+        self._given = (
+            None if gives is None else np.flatnonzero(gives)
+        )  # indexes of the orderly events that have a value
         counts = None if gives is None else np.concatenate([[0], np.cumsum(gives)])
         self._low, self._high = (edge if counts is None else counts[edge] for edge in (window.low, window.high))
         other, start, stop = window.others()
         there = slice(None) if series.gives is None else series.gives[other]
         self._other, self._start, self._stop = other[there], start[there], stop[there]
         self._merged: Array | None = None
-        self._rows = np.zeros(0, np.int64)  # those that are merged
+        self._rows = np.zeros(0, np.int64)  # the requests that need merging
 
     def first(self) -> Array:
-        """The first value of each window."""
+        """The place of the first value in each window."""
         found = self._at(self._low)
         if len(self._other) == 0:
             return found
@@ -49,7 +52,7 @@ class Orders:
         return np.where(found == never, -1, found)
 
     def last(self, place: int) -> Array:
-        """The value at a place from the end: 1 is the last."""
+        """The place of the value that is `place`-th from the end of each window; the last value is number 1."""
         found = self._at(self._high - place)
         if len(self._other):
             if self._merged is None:
@@ -58,7 +61,7 @@ class Orders:
         return found
 
     def _at(self, index: Array) -> Array:
-        """The places of values by their number among those of the orderly."""
+        """Turn indexes among the values of orderly events into places in the timeline, -1 outside the window."""
         there = (index >= self._low) & (index < self._high)
         found = np.where(there, index, 0)
         if self._given is not None:
@@ -68,7 +71,10 @@ class Orders:
         return np.where(there, found, -1)
 
     def _merge(self) -> Array:
-        """For rows where one of the others may be among the last: these, the last first, shape (rows, most)."""
+        """Find the requests that need merging, and return the places of their last values.
+
+        The last value comes first. The result has the shape (requests that need merging, most).
+        """
         least = self._at(self._high - self._most)
         greatest = over_covers(np.maximum, self._start, self._stop, self._other, len(least), np.int64(-1))
         self._rows = np.flatnonzero((greatest >= 0) & (greatest > least))
@@ -88,7 +94,7 @@ class Orders:
 
 
 def sorted_list(alive: list[Any]) -> tuple[Callable[[Any], None], Callable[[Any], None]]:
-    """Functions that put an item into a sorted list, and take it out."""
+    """Return two functions: the first inserts an item into the sorted list, the second removes an item."""
 
     def add(item: Any) -> None:
         insort(alive, item)
@@ -102,15 +108,15 @@ def sorted_list(alive: list[Any]) -> tuple[Callable[[Any], None], Callable[[Any]
 def replay(
     start: Array, stop: Array, items: Array, rows: Array, add: Callable[[Any], None], remove: Callable[[Any], None]
 ) -> Iterator[int]:
-    """Go through rows in order, while items come and go; gives each row when all that it sees is there.
+    """Go through rows in order while items come and go. Yield each row when exactly the items it sees are present.
 
     Args:
         start: The first row that sees each item.
-        stop: The first one after it that does not see it any more.
-        items: What comes and goes.
-        rows: Which rows to stop at, rising.
-        add: Takes an item.
-        remove: Takes one that is there out.
+        stop: The first later row that does not see the item any more.
+        items: The items that come and go.
+        rows: The rows to stop at, in rising order.
+        add: Called with each item that comes.
+        remove: Called with each item that goes.
     """
     order = np.argsort(start, kind="stable")
     coming, comes = items[order].tolist(), start[order].tolist()

@@ -1,4 +1,4 @@
-"""The smallest or greatest of many ranges at once: doubling tables, a level at a time."""
+"""The smallest or greatest values of many ranges at once, from doubling tables that are built one at a time."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-_BLOCK = 16  # ranges of twice as many values hold a whole aligned block; longer tables are made over blocks only
+_BLOCK = 16  # a range of 2 * 16 values holds a whole aligned block; longer ranges use the extremes of whole blocks
 _LEVELS = 4
 
 
 def over_ranges(op: np.ufunc, values: Array, low: Array, high: Array, empty: Any) -> Array:
-    """`op` (np.minimum or np.maximum) over values[low:high] of every pair; `empty` where low >= high.
+    """Apply `op` (np.minimum or np.maximum) to values[low:high] of each pair; `empty` where low >= high.
 
     >>> over_ranges(np.minimum, np.array([3, 1, 2]), np.array([0, 2]), np.array([2, 2]), 9).tolist()
     [1, 9]
     """
     out = np.full(len(low), empty, values.dtype)
-    logarithm = np.frexp(np.maximum(high - low, 0).astype(np.float64))[1] - 1  # rounded down; -1 of an empty range
-    level = np.minimum(logarithm, _LEVELS + 1).astype(np.int8)  # level of the table that answers; one more: none does
+    logarithm = np.frexp(np.maximum(high - low, 0).astype(np.float64))[1] - 1  # rounded down; -1 for an empty range
+    level = np.minimum(logarithm, _LEVELS + 1).astype(
+        np.int8
+    )  # the table to use; _LEVELS + 1: the range is too long for any
     table = values
     for k in range(_LEVELS + 1):
         if k:
@@ -42,19 +44,21 @@ def over_ranges(op: np.ufunc, values: Array, low: Array, high: Array, empty: Any
 
 
 def over_covers(op: np.ufunc, start: Array, stop: Array, values: Array, size: int, empty: Any) -> Array:
-    """`op` at each of `size` places over the values whose range [start, stop) covers it; `empty` where none does.
+    """For each of `size` places, apply `op` to the values whose range [start, stop) contains the place.
+
+    The result is `empty` at places that no range contains.
 
     >>> over_covers(np.maximum, np.array([0, 1]), np.array([2, 4]), np.array([7, 5]), 4, 0).tolist()
     [7, 7, 5, 5]
     """
     out = np.full(size, empty, values.dtype)
     length = stop - start
-    level = np.frexp(np.maximum(length, 0).astype(np.float64))[1] - 1  # floor of the logarithm; -1 of empty ranges
+    level = np.frexp(np.maximum(length, 0).astype(np.float64))[1] - 1  # rounded down; -1 for empty ranges
     for k in range(int(level.max(initial=-1)), -1, -1):
         rows = np.flatnonzero(level == k)
         op.at(out, start[rows], values[rows])
         op.at(out, stop[rows] - 2**k, values[rows])
-        if k:  # a range of 2**k places is two halves
+        if k:  # hand the result of a range of 2**k places on to its two halves
             half = 2 ** (k - 1)
             out[half:] = op(out[half:], out[:-half])
     return out

@@ -1,4 +1,7 @@
-"""The offline kernel of each kind of aggregate: one value and reason code per request, from shared tables."""
+"""The offline kernels, one for each kind of aggregate.
+
+A kernel computes a value and a reason code for each request. Kernels use tables that the aggregates of a view share.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +29,15 @@ FOUND, NULL = REASONS.index("found"), REASONS.index("null")
 
 
 class Shared:
-    """Tables that the aggregates of one view share, each made once.
+    """Tables that the aggregates of one view share. Each table is computed once.
 
-    Nothing in it refers back to what holds it, so that large tables are freed without the garbage collector.
+    This object holds no reference to the objects that hold it. Large tables are therefore freed without the garbage
+    collector.
 
     Args:
         aggregates: All of the view's aggregates.
         events: The view's events and requests.
-        event_at_us: The event times of all rows of the frame.
+        event_at_us: The time of every row of the frame.
     """
 
     def __init__(self, aggregates: list[Aggregate], events: Timeline, event_at_us: Array) -> None:
@@ -43,7 +47,7 @@ class Shared:
         self._made: dict[object, Any] = {}
 
     def event_at_us(self) -> Array:
-        """The event times of all events of the timeline."""
+        """The time of every event of the timeline."""
         return self._event_at_us[self.events.rows]
 
     def window(self, span: Span) -> Window:
@@ -54,7 +58,7 @@ class Shared:
         return self.once("other", lambda: self.events.rows[self.events.other])
 
     def once(self, key: object, make: Callable[[], _Made]) -> _Made:
-        """The result of `make`, called once for each key."""
+        """Return the result of `make`, which is called only once for each key."""
         if key not in self._made:
             self._made[key] = make()
         made: _Made = self._made[key]
@@ -62,32 +66,32 @@ class Shared:
 
 
 class Windowed(msgspec.Struct, frozen=True, eq=False):
-    """One aggregate over one window: what its kernel computes from."""
+    """One aggregate over one window, with everything that its kernel needs."""
 
     aggregate: Aggregate
     series: Series
     window: Window
-    count: Array  # values in each request's window
-    codes: Array  # reason codes by these counts
+    count: Array  # number of values in each request's window
+    codes: Array  # reason code of each request, determined by the count
     shared: Shared
 
     @property
     def key(self) -> tuple[str, Span]:
-        """Same for aggregates of the same values over the same window."""
+        """A key that is equal for aggregates of the same values over the same window."""
         return series_key(self.aggregate), span_of(self.aggregate)
 
     def without(self, missing: Array, code: int) -> Array:
-        """The codes, with another one where a value that was found is missing."""
+        """Return the reason codes, with FOUND replaced by `code` where `missing` is true."""
         return np.where((self.codes == FOUND) & missing, np.uint8(code), self.codes)
 
 
 def span_of(aggregate: Aggregate) -> Span:
-    """The window of an aggregate."""
+    """The length, hop and end of an aggregate's window."""
     return aggregate.over_us, aggregate.hop_us, aggregate.until_us
 
 
 def series_key(aggregate: Aggregate) -> str:
-    """Same for aggregates of the same values."""
+    """A key that is equal for aggregates of the same values."""
     return " ".join("" if e is None else e.hash for e in (aggregate.of, aggregate.where))
 
 
@@ -105,7 +109,10 @@ def _mean(one: Windowed) -> Found:
 
 
 def _extreme(one: Windowed) -> Found:
-    """The smallest or greatest values, for all windows over the series at once: they share its tables."""
+    """Return the smallest or greatest values.
+
+    The first call for a series computes all its windows at once, because they share tables.
+    """
     kind, (key, span) = one.aggregate.kind, one.key
 
     def make() -> dict[Span, Array]:
@@ -128,7 +135,7 @@ def _deviation(one: Windowed) -> Found:
 
 
 def _decayed(one: Windowed) -> tuple[Array, Array]:
-    """The weighted sums and the sums of weights."""
+    """Return the weighted sums, and the sums of the weights."""
     shared, half_life_us = one.shared, one.aggregate.half_life_us
     return shared.once(
         ("decayed", one.key, half_life_us),
@@ -171,13 +178,16 @@ def _top(one: Windowed) -> Found:
 
 
 def _places(one: Windowed, kind: AggregateKind) -> int:
-    """The greatest place of the same values and window in the view."""
+    """Return the greatest `place` of the view's aggregates of this kind over the same values and window."""
     alike = [a.place for a in one.shared.aggregates if a.kind == kind and (series_key(a), span_of(a)) == one.key]
     return max(alike, default=1)
 
 
 def _taken(one: Windowed, places: Array, values: Array | None = None) -> Found:
-    """The values at places (the series' own, unless others are given); null at place -1."""
+    """Return the values at places, and null where the place is -1.
+
+    The places index `values`, or the series' own values if `values` is None.
+    """
     column = one.series.column
     assert column is not None  # `first()` and its like require it
     values = column.values if values is None else values
@@ -203,4 +213,4 @@ KERNELS: dict[AggregateKind, Callable[[Windowed], Found]] = {
     "top": _top,
     "decayed_sum": _decayed_sum,
     "decayed_mean": _decayed_mean,
-}  # `latest` is no window: see `view_columns.py`
+}  # `latest` has no window and is computed in `view_columns.py`

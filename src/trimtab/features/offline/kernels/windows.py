@@ -1,4 +1,7 @@
-"""Windows over a timeline: differences of prefix sums, and doubling tables for the smallest and greatest."""
+"""Windows over a timeline.
+
+Sums over windows are differences of prefix sums. The smallest and greatest values come from doubling tables.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +19,17 @@ from trimtab.features.offline.kernels.ranges import over_covers, over_ranges
 from trimtab.features.offline.timeline import Timeline, leaves_us, starts_us
 
 Array = NDArray[Any]
-Span: TypeAlias = tuple[int | None, int, int]  # length (None: a lifetime), hop, and the age at which it ends
+Span: TypeAlias = tuple[int | None, int, int]  # length (None: no limit), hop, and end: the age of the youngest events
 
 
 class Series:
-    """Values that the events of a timeline contribute to an aggregate.
+    """The values that the events of a timeline contribute to an aggregate.
 
     Args:
-        column: The values; None: rows are counted.
-        mask: Which events may contribute; None: all.
-        orderly: The orderly events of the timeline.
-        other: The others.
+        column: The value of each event. None if the aggregate counts events.
+        mask: True for the events that may contribute. None if all events may contribute.
+        orderly: The places in the timeline of its orderly events.
+        other: The places in the timeline of all other events.
     """
 
     def __init__(self, column: Column | None, mask: Array | None, orderly: Array | slice, other: Array) -> None:
@@ -35,36 +38,38 @@ class Series:
         self.other = other
         valid = None if column is None else column.valid
         self.is_float = column is not None and column.dtype == "float"
-        self.gives = mask if valid is None else valid if mask is None else valid & mask  # None: every event does
+        self.gives = (
+            mask if valid is None else valid if mask is None else valid & mask
+        )  # True for the events that contribute a value; None: all do
 
     @cached_property
     def counts(self) -> ExactSums:
-        """Events with a value, for sums."""
-        assert self.gives is not None  # else they are as many as the rows
+        """The number of events with a value, in a form that can be summed over windows."""
+        assert self.gives is not None  # otherwise `Window.rows` is the number
         return ExactSums(self.gives, "bool")
 
     @cached_property
     def sums(self) -> ExactSums:
-        """The values, for sums."""
+        """The values, in a form that can be summed over windows."""
         assert self.column is not None  # `sum()` and `mean()` require it
         values = self.column.values
         return ExactSums(values if self.gives is None else np.where(self.gives, values, 0), self.column.dtype)
 
     @cached_property
     def floats(self) -> Array:
-        """The values as float64; 0 where there is none."""
+        """The values as float64, and 0 for events without a value."""
         assert self.column is not None  # `var()` and its like require it
         values = self.column.values.astype(np.float64, copy=False)
         return values if self.gives is None else np.where(self.gives, values, 0.0)
 
     @cached_property
     def float_sums(self) -> ExactSums:
-        """The values as floats, for sums."""
+        """The values as floats, in a form that can be summed over windows."""
         return self.sums if self.is_float else ExactSums(self.floats, "float")
 
     @cached_property
     def square_sums(self) -> ExactSums:
-        """Their squares, each rounded."""
+        """The squares of the values, each rounded to a float, in a form that can be summed over windows."""
         return ExactSums(self.floats * self.floats, "float")
 
     @cached_property
@@ -88,7 +93,10 @@ class Series:
         return self.sums.prefix(self.orderly)
 
     def extremes(self, kind: str, windows: Sequence[Window]) -> list[Array]:
-        """The smallest ("min") or greatest ("max") values in each of some windows; anything where there is none."""
+        """Return the smallest ("min") or greatest ("max") values in each of several windows.
+
+        The result is arbitrary for requests whose window holds no value.
+        """
         assert self.column is not None  # `min()` and `max()` require it
         op = np.minimum if kind == "min" else np.maximum
         values = self.column.values.astype(np.int8) if self.column.dtype == "bool" else self.column.values
@@ -104,12 +112,12 @@ class Series:
 
 
 class Window:
-    """One window at every request.
+    """One window definition, applied at the time of every request.
 
     Args:
         events: The events and the requests.
-        other_at_us: The event times of the others.
-        span: Its length, hop and end.
+        other_at_us: The times of the events that are not orderly.
+        span: The length, hop and end of the window.
     """
 
     def __init__(self, events: Timeline, other_at_us: Array, span: Span) -> None:
@@ -136,7 +144,7 @@ class Window:
         return self.high - self.low + self._cover_sum(np.ones(len(self._start), np.int64))
 
     def count(self, series: Series) -> Array:
-        """The number of them that give a value."""
+        """The number of events in each request's window that contribute a value."""
         if series.gives is None:
             return self.rows
         if id(series) not in self._counts:
@@ -145,35 +153,48 @@ class Window:
         return self._counts[id(series)]
 
     def total(self, series: Series) -> tuple[Array, Array | None]:
-        """The exact sum of their values, and where a sum of integers does not fit 64 bits; None: nowhere."""
+        """Return the exact sum of the values in each request's window, and a mask of failed sums.
+
+        A sum of integers fails when it does not fit 64 bits. The mask is None when no sum failed.
+        """
         if series.is_float:
             return self.rounded_total(series), None
         totals = self._totals(series.prefix_sums, series.sums.limbs(series.other))
         return series.sums.rounded(totals), series.sums.overflows(totals)
 
     def rounded_total(self, series: Series) -> Array:
-        """The exact sum of their values, rounded once to a float, however large it is."""
+        """The exact sum of the values in each window, rounded once to a float, even if it exceeds 64 bits."""
         return self._sum(series, series.sums, lambda: series.prefix_sums)
 
     def float_total(self, series: Series) -> Array:
-        """The exact sum of their values as floats, rounded once."""
+        """The exact sum of the values as floats, rounded once."""
         return self._sum(series, series.float_sums, lambda: series.prefix_floats)
 
     def square_total(self, series: Series) -> Array:
-        """The exact sum of the squares of their values, rounded once."""
+        """The exact sum of the squares of the values, rounded once."""
         return self._sum(series, series.square_sums, lambda: series.prefix_squares)
 
     def cover_extreme(self, op: np.ufunc, values: Array, empty: Any) -> Array:
-        """The smallest or greatest of the others' values."""
+        """Return the smallest or greatest value of the events that are not orderly, for each request's window.
+
+        `values` has one value for each such event.
+        """
         return over_covers(op, self._start, self._stop, values, self._size, empty)
 
     def others(self) -> tuple[Array, Array, Array]:
-        """The other events in the window: place in the timeline, first request, and the one behind the last."""
+        """Return the events in some request's window that are not orderly, and the range of requests that see each.
+
+        The three arrays are the place of each event in the timeline, the first request that sees the event, and the
+        first later request that does not.
+        """
         seen = self._start < self._stop
         return self.events.other[seen], self._start[seen], self._stop[seen]
 
     def covers(self, series: Series) -> tuple[Array, Array, Array]:
-        """The same of all events that give a value and are in some request's window."""
+        """Return all events that contribute a value to some request's window, and the requests that see each.
+
+        The arrays are those of `others`, here also for the orderly events.
+        """
         events = len(self.events.event_place)
         start, stop = (_passed(edge, events) for edge in (self.high, self.low))
         orderly = np.arange(events) if isinstance(self.events.orderly, slice) else self.events.orderly
@@ -194,7 +215,7 @@ class Window:
         return [p[self.high] - p[self.low] + self._cover_sum(o) for p, o in zip(prefix, others, strict=True)]
 
     def _cover_sum(self, values: Array) -> Array | int:
-        """The sum of the others' values, each over the requests that it covers."""
+        """For each request, add up the values of the events that are not orderly and are in its window."""
         if len(values) == 0:
             return 0
         steps = np.zeros(self._size + 1, np.int64)
@@ -204,6 +225,9 @@ class Window:
 
 
 def _passed(edge: Array, events: int) -> Array:
-    """The number of requests whose window edge, which only moves on, lies at or before each event."""
+    """For each event, count the requests whose window edge lies at or before the event.
+
+    An edge never moves back from one request to the next.
+    """
     out: Array = np.cumsum(np.bincount(edge, minlength=events + 1))[:events]
     return out

@@ -62,9 +62,8 @@ class _Tiles:
         hop = event_at_us[given] // hop_us
         entity = self._place // events.places.span
         new = np.concatenate([[True], (hop[1:] != hop[:-1]) | (entity[1:] != entity[:-1])])
-        self._of_given = np.append(
-            np.cumsum(new) - 1, np.count_nonzero(new)
-        )  # the tile of each value, and a tile number after the last
+        # The tile of each value, and then the number that follows the last tile.
+        self._of_given = np.append(np.cumsum(new) - 1, np.count_nonzero(new))
         self.hop = hop[new]  # the start of each tile, in hops since the epoch
         self._width = len(events.requests.rows) + 1
         enters, leaves = (times[given] for times in _stays(events))

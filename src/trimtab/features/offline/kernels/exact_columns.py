@@ -138,9 +138,7 @@ def _rounded(totals: Limbs, width: int, exponent: int) -> Array:
     if len(totals) == 1:
         return _scaled(totals[0].astype(np.float64), exponent)
     low, *middle, high = _carried(totals, width)
-    if (
-        not middle and np.abs(high).max(initial=0) < _EXACT
-    ):  # both parts are exactly floats, so only their sum is rounded
+    if not middle and np.abs(high).max(initial=0) < _EXACT:  # both parts are exact floats; only their sum is rounded
         return _scaled(_scaled(high.astype(np.float64), width) + low.astype(np.float64), exponent)
     negative = high < 0
     carried = _carried([np.where(negative, -limb, limb) for limb in totals], width)
@@ -168,9 +166,8 @@ def _rounded_magnitude(limbs: Array, width: int, exponent: int) -> Array:
     padded = np.concatenate([np.zeros((2, rows), np.int64), limbs])
     columns = np.arange(rows)
     a, b, c = (padded[first + 2 - back, columns] for back in (0, 1, 2))
-    nonzero = np.concatenate(
-        [np.zeros((3, rows), bool), np.cumsum(limbs != 0, axis=0) > 0]
-    )  # whether any limb at or below this limb is not 0
+    # Whether any limb at or below a limb is not 0, with an offset of 3.
+    nonzero = np.concatenate([np.zeros((3, rows), bool), np.cumsum(limbs != 0, axis=0) > 0])
     rest = nonzero[first, columns]  # whether any limb below c is not 0
     bits = np.frexp(a.astype(np.float64))[1].astype(np.int64)
     room = _KEPT - bits  # number of kept bits that remain after a

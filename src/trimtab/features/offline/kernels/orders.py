@@ -30,9 +30,8 @@ class Orders:
         self._most = most  # the number of last values that are needed
         self._places: Array | None = None if isinstance(events.orderly, slice) else events.orderly
         gives = None if series.gives is None else series.gives[events.orderly]
-        self._given = (
-            None if gives is None else np.flatnonzero(gives)
-        )  # indexes of the orderly events that have a value
+        # The indexes of the orderly events that have a value.
+        self._given = None if gives is None else np.flatnonzero(gives)
         counts = None if gives is None else np.concatenate([[0], np.cumsum(gives)])
         self._low, self._high = (edge if counts is None else counts[edge] for edge in (window.low, window.high))
         other, start, stop = window.others()

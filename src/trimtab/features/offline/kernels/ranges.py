@@ -21,9 +21,8 @@ def over_ranges(op: np.ufunc, values: Array, low: Array, high: Array, empty: Any
     """
     out = np.full(len(low), empty, values.dtype)
     logarithm = np.frexp(np.maximum(high - low, 0).astype(np.float64))[1] - 1  # rounded down; -1 for an empty range
-    level = np.minimum(logarithm, _LEVELS + 1).astype(
-        np.int8
-    )  # the table to use; _LEVELS + 1: the range is too long for any
+    # The number of the table to use. _LEVELS + 1 means that the range is too long for any table.
+    level = np.minimum(logarithm, _LEVELS + 1).astype(np.int8)
     table = values
     for k in range(_LEVELS + 1):
         if k:

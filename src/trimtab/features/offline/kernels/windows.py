@@ -38,9 +38,8 @@ class Series:
         self.other = other
         valid = None if column is None else column.valid
         self.is_float = column is not None and column.dtype == "float"
-        self.gives = (
-            mask if valid is None else valid if mask is None else valid & mask
-        )  # True for the events that contribute a value; None: all do
+        # True for the events that contribute a value. None if all events do.
+        self.gives = mask if valid is None else valid if mask is None else valid & mask
 
     @cached_property
     def counts(self) -> ExactSums:

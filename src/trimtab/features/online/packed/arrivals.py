@@ -13,11 +13,12 @@ from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.packed.series import Contribution
 from trimtab.store.ports import LogRecord
 
-Arrival: TypeAlias = tuple[int, int, LogRecord, Event]  # S when it is applied, known at
+# the append time S at which the record is applied, known at, record, event
+Arrival: TypeAlias = tuple[int, int, LogRecord, Event]
 
 
 class Kept:
-    """Arrivals of a source without a key that are rows of an entity."""
+    """The arrivals, for a source without a key, that are rows of an entity."""
 
     def __init__(
         self, plan: ViewPlan, arrivals: list[Arrival], repeats: list[bool] | None, count: Counter[str]
@@ -29,8 +30,9 @@ class Kept:
         if {*map(len, self._values)} - {width}:
             self._values = [padded(values, width) for values in self._values]
         self._entities = list(map(plan.entity_of, self._values))
-        self.repeated: set[tuple[str, int]] = set()  # places of records that repeat an event
-        self.errors: dict[tuple[str, int], Mapping[int, str]] = {}  # errors of failed series, set by `rows`
+        self.repeated: set[tuple[str, int]] = set()  # partition and position of records that repeat an event
+        # errors of failed series by partition and position, set by `rows`
+        self.errors: dict[tuple[str, int], Mapping[int, str]] = {}
         if repeats is not None and True in repeats:
             self.repeated = {
                 (a[2].partition, a[2].position) for a, again in zip(arrivals, repeats, strict=True) if again
@@ -40,12 +42,12 @@ class Kept:
             self._drop(deleted, count)
         if not plan.forever:
             early_us = plan.longest_us
-            for _, known_at, _, event in self._arrivals:  # history is applied late, and was known in time
+            for _, known_at, _, event in self._arrivals:  # compares with known at, because history is applied late
                 if event.event_at_us < known_at - early_us and plan.expired(event.event_at_us, known_at):
                     count["too_late"] += 1
 
     def rows(self) -> Iterable[tuple[Arrival, bytes, list[Contribution]]]:
-        """Each arrival with its entity's name and what it gives to each series."""
+        """Return each arrival with the name of its entity and its contribution to each series."""
         names = map(_Names().__getitem__, self._entities)
         gives, errors = self._plan.values.of_many(self._values)
         for n, of_event in errors.items():
@@ -63,7 +65,7 @@ class Kept:
 
 
 class _Names(dict[Any, bytes]):
-    """Key parts of entities, each made once."""
+    """The name of each entity as part of a key. Each name is made once."""
 
     def __missing__(self, entity: Any) -> bytes:
         name = self[entity] = name_bytes(entity)

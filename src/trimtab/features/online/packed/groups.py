@@ -1,4 +1,4 @@
-"""The layout of a view's windows: which tiles they share, and where the values of each feature lie in them."""
+"""The layout of a view's windows: which windows share tiles, and where the tiles hold the values of features."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from trimtab.features.formulas import steps_of, weights
 from trimtab.features.online.packed.series import Series
 from trimtab.features.online.packed.sketches import SketchPlan
 
-Extreme: TypeAlias = tuple[int, Literal["min", "max"]]  # series, and its end
+Extreme: TypeAlias = tuple[int, Literal["min", "max"]]  # index of the series, and which extreme
 
-FEW = 6  # oldest tiles to look at first: rarely have more expired since the last event
+FEW = 6  # oldest tiles to look at first; rarely have more tiles expired since the last event
 
 
 class Feature:
-    """One feature: what it is computed from, and where that lies."""
+    """One feature: what it is computed from, and where a state holds these values."""
 
     def __init__(self, index: int, name: str, aggregate: Aggregate, series: Series, sums: Sequence[int]) -> None:
         self.index = index
@@ -26,13 +26,13 @@ class Feature:
         self.aggregate = aggregate
         self.series = series.index
         self.real = series.real
-        self.sums = sums  # the series whose sums it needs
-        self.count_at = 0  # places in a tile's fields
+        self.sums = sums  # indexes of the series whose sums the feature needs
+        self.count_at = 0  # index in a tile's fields; likewise `sums_at`
         self.sums_at: tuple[int, ...] = ()
-        self.exponents_at: tuple[int, ...] = ()  # places of float sums among a state's exponents
-        self.stack = 0  # place among the stacks of extremes
+        self.exponents_at: tuple[int, ...] = ()  # indexes of float sums among a state's exponents
+        self.stack = 0  # index among the stacks of extremes
         self.sketch: SketchPlan | None = None
-        self.weights: tuple[float, ...] = ()  # weights of tiles by age in hops
+        self.weights: tuple[float, ...] = ()  # the weight of a tile by its age in hops
         if aggregate.traits.decays:
             assert aggregate.over_us is not None  # `decayed_sum()` gives a window
             steps = steps_of(aggregate.over_us, aggregate.hop_us)
@@ -48,14 +48,14 @@ class Feature:
 
     @property
     def empty(self) -> float | int | None:
-        """Its value where the window has none."""
+        """The value of the feature where the window holds no value."""
         if not self.kind.zero:
             return None
         return 0.0 if self.kind.dtype == "float" or (self.kind.dtype == "total" and self.real) else 0
 
 
 class Window:
-    """The features over one length of time."""
+    """The features that share one window."""
 
     def __init__(self, over_us: int, until_us: int) -> None:
         self.over_us = over_us
@@ -64,23 +64,28 @@ class Window:
 
 
 class Group:
-    """Windows that share one row of tiles: those of one hop, or (`hop_us` 0) those that never end."""
+    """Windows that share one sequence of tiles.
+
+    These are all windows of one hop, or, with `hop_us` 0, all windows that never end.
+    """
 
     def __init__(self, hop_us: int) -> None:
         self.hop_us = hop_us
-        self.windows: list[Window] = []  # the longest first
-        self.over_us = 0  # length of the longest window
-        self.fields: list[tuple[int, bool]] = []  # after the count of rows: of which series; its sum, else its count
-        self.fields_of: Callable[[Sequence[Any]], tuple[Any, ...]] = _rows_alone  # a tile's fields of a block's numbers
+        self.windows: list[Window] = []  # sorted, the longest first
+        self.over_us = 0  # the length of the longest window
+        # the fields after the count of rows: index of the series, True for its sum and False for its count
+        self.fields: list[tuple[int, bool]] = []
+        # picks the fields of a tile from the numbers of a block
+        self.fields_of: Callable[[Sequence[Any]], tuple[Any, ...]] = _rows_alone
         self.sum_places: tuple[int, ...] = ()
         self.extremes: list[Extreme] = []
         self.width = 1
         self.zeros = [0]
-        self.few = struct.Struct("")  # the first few packed tiles, where no sum takes more than one word
-        self.tiles: dict[int, struct.Struct] = {}  # layout of a packed tile, by words a sum
+        self.few = struct.Struct("")  # the first few packed tiles, for sums of one word
+        self.tiles: dict[int, struct.Struct] = {}  # the layout of a packed tile, by the number of words in a sum
 
     def add(self, feature: Feature, over_us: int, until_us: int, series: Series) -> None:
-        """Add a feature to the window that it is over."""
+        """Add a feature to its window."""
         window = next((w for w in self.windows if (w.over_us, w.until_us) == (over_us, until_us)), None)
         if window is None:
             window = Window(over_us, until_us)
@@ -101,13 +106,19 @@ class Group:
         self.sum_places = tuple(place for (_, is_sum), place in fields.items() if is_sum)
 
     def compile(self, series: int) -> None:
-        """Fix which numbers of a block of so many series are a tile's fields, once all features are added."""
+        """Fix which numbers of a block are the fields of a tile, once all features are added.
+
+        `series` is the number of series in a block.
+        """
         self.few = struct.Struct(f"<{FEW * (1 + self.width)}q")
         if self.fields:
             self.fields_of = itemgetter(0, *(1 + i + (series if is_sum else 0) for i, is_sum in self.fields))
 
     def packing(self, words: int) -> struct.Struct:
-        """The layout of a tile in bytes when a sum takes `words` of 8 bytes: start, count of rows, fields."""
+        """Return the layout in bytes of a packed tile: start, count of rows, fields.
+
+        `words` is the number of 8-byte words that a sum takes.
+        """
         if words not in self.tiles:
             wide = "q" if words == 1 else f"{8 * words}s"
             self.tiles[words] = struct.Struct("<qq" + "".join(wide if is_sum else "q" for _, is_sum in self.fields))

@@ -1,4 +1,4 @@
-"""Rows as a view keeps them, and the keys under which the store has its states."""
+"""The layout of rows in a view's states, and the keys under which the store holds the states."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import msgspec
 
 from trimtab.core.errors import Misuse
 
-Row: TypeAlias = list[Any]  # an event as a view keeps it, with the places below
+Row: TypeAlias = list[Any]  # an event as a view keeps it, with the indexes below
 EVENT_AT, KNOWN_AT, PARTITION, POSITION, UNTIL, ID, GIVES, FAILS = range(8)
-# GIVES: one a series; None in a tombstone. FAILS: the series whose value failed; most rows end before it. # D156
+# GIVES: one contribution for each series, or None for a tombstone. FAILS: the series whose value failed. Most rows have
+# no element FAILS. # D156
 Name: TypeAlias = str | int | tuple[str | int, ...]  # the name of an entity or event
 
-_FIRST = 0  # the generation of views that took the log record by record from its start
+_FIRST = 0  # the generation of views that have applied the log record by record from its start
 _LONGEST_BYTES = 160  # limit for an entity or id inside a key; longer ones are hashed
 _time = struct.Struct(">Q").pack
 
@@ -25,45 +26,52 @@ _time = struct.Struct(">Q").pack
 class KeySpace(msgspec.Struct, frozen=True):
     """The prefixes of the keys of one generation of a view."""
 
-    index: bytes  # keyed: id -> its versions; else: event time and id of what was applied
-    rows: bytes  # keyed: entity, falling event time, id; else: rows that tie for the newest event time
+    index: bytes  # source with a key: id -> its versions; otherwise: event time and id of applied events
+    rows: bytes  # source with a key: entity, falling event time, id; otherwise: rows that tie for the newest event time
     states: bytes
 
     @staticmethod
     def of(view_id: bytes, generation: int) -> KeySpace:
-        """The prefixes of a generation.
+        """Return the key prefixes of a generation.
 
-        A later generation lies behind all earlier ones, and its states behind its index: so it is written by appending.
+        The keys of a later generation sort after those of all earlier ones, and its states sort after its index. A
+        generation is therefore written by appending.
         """
         base = b"" if generation == _FIRST else b"x" + generation.to_bytes(4, "big")
         return KeySpace(base + b"i" + view_id, base + b"r" + view_id, base + b"v" + view_id)
 
     @property
     def all(self) -> tuple[bytes, bytes, bytes]:
-        """The three of them."""
+        """The three prefixes."""
         return self.index, self.rows, self.states
 
     def applied(self, event_at_us: int, event_id: str) -> bytes:
-        """The key by which a view of a source without a key knows an event that it has applied."""
+        """Return the key that records that a view has applied an event. Only sources without a key need such keys."""
         return self.applied_from(event_at_us) + name_bytes(event_id)
 
     def applied_from(self, event_at_us: int) -> bytes:
-        """The beginning of such keys of one event time; it sorts behind those of all earlier ones."""
+        """Return the beginning of the keys of applied events of one event time.
+
+        It sorts after the keys of all earlier event times.
+        """
         return self.index + _time(event_at_us + 2**63)
 
 
 def cursor_name(address: str) -> str:
-    """The name of a view in the record of positions, from its address; its keys begin with these bytes, too."""
+    """Return the name of a view in the record of positions, from the view's address.
+
+    The keys of the view contain the same name in binary form.
+    """
     return address[:16]
 
 
 def floor(at_us: int, hop_us: int) -> int:
-    """The last multiple of `hop_us` not above `at_us`."""
+    """Return the greatest multiple of `hop_us` that is not greater than `at_us`."""
     return at_us - at_us % hop_us
 
 
 def name_bytes(value: Name) -> bytes:
-    """An entity or an id as part of a key: short, and unique."""
+    """Return an entity or an id as a short and unique part of a key."""
     if isinstance(value, str):
         raw = value.encode() if value.isascii() else value.encode("utf-8", "surrogatepass")
         return b"s" + raw if len(raw) <= _LONGEST_BYTES else b"h" + blake2b(raw, digest_size=32).digest()
@@ -77,7 +85,9 @@ def name_bytes(value: Name) -> bytes:
 
 
 def entity_of(places: Sequence[int] | Sequence[str]) -> Callable[[Any], Any]:
-    """The function from values to their entity: one of them, several, or None where any is null.
+    """Return a function that extracts the entity from values.
+
+    The entity is one value or a tuple of several values, and None if any of them is null.
 
     >>> entity_of([1])(["a", 7]), entity_of(["x", "y"])({"x": "a", "y": None})
     (7, None)

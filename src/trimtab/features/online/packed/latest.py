@@ -1,6 +1,6 @@
-"""Fast path for entities of which only latest values are kept: no full unpacking of the state.
+"""A fast path for entities with only latest values, which does not unpack the whole state.
 
-The benchmark `ingest_latest` carries it: without it applying takes 1.4 times as long.
+The benchmark `ingest_latest` justifies it: applying records takes 1.4 times as long without it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def latest_state(plan: ViewPlan, packed: bytes | None, rows: list[Row], s_us: int) -> bytes | None:
-    """The packed state of an entity, of a view of nothing but latest values, after some rows were sealed at `s_us`.
+    """Return the packed state of an entity after some rows were sealed at `s_us`.
+
+    All features of the view are latest values.
 
     Args:
-        plan: The view; its source has no key.
-        packed: The state before; None when there was none.
-        rows: At least one.
-        s_us: The append time at which the last of them is applied.
+        plan: The view. Its source has no key.
+        packed: The state before, or None if there was none.
+        rows: The rows, at least one.
+        s_us: The append time at which the last of the rows is applied.
 
     Returns:
         The bytes that `EntityState` packs; None when a row is open or was before, or two are or were of one event time

@@ -1,4 +1,4 @@
-"""A view compiled for online use: which values an event gives, and what a state keeps of them."""
+"""A view compiled for online use: which values its events give, and what a state keeps of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trimtab.features.online.packed.sketches import SketchPlan
 
 
 class ViewPlan:
-    """A view, compiled."""
+    """A compiled view."""
 
     def __init__(self, view: View) -> None:
         self.view = view
@@ -40,43 +40,43 @@ class ViewPlan:
 
     @property
     def cursor_name(self) -> str:
-        """Its name in the record of positions."""
+        """The name of the view in the record of positions."""
         return self.id.hex()
 
     @property
     def values(self) -> EventValues:
-        """The function from an event's values to what they give to each series."""
+        """Evaluates what an event contributes to each series."""
         return self.series.values
 
     @property
     def windowed(self) -> bool:
-        """True when it has anything but latest values."""
+        """True if the view has any feature that is not a latest value."""
         return bool(self.groups) or self.life is not None
 
     @property
     def forever(self) -> bool:
-        """True when some feature sees an event however old it is."""
+        """True if some feature sees an event however old the event is."""
         return bool(self.latest) or self.life is not None
 
     def expired(self, event_at_us: int, s_us: int) -> bool:
-        """True when no window can cover an event at `event_at_us` any more at `s_us` or later."""
+        """Return whether no window can contain an event at `event_at_us` any more, at `s_us` or later."""
         if self.forever or event_at_us >= s_us - self.longest_us:
             return False
         return all(event_at_us < floor(s_us - g.over_us, g.hop_us) for g in self.groups)
 
     def earliest_us(self, s_us: int) -> int:
-        """The earliest event time that some window can still see."""
+        """Return the earliest event time that some window can still see."""
         return min(floor(s_us - group.over_us, group.hop_us) for group in self.groups)
 
     def give(self, row: Row, values: Sequence[Any]) -> Mapping[int, str]:
-        """Let a row give what its event's values come to; the errors of series that failed, by number."""
+        """Set the row's contributions from its event's values. Returns the errors of failed series, by index."""
         row[GIVES], errors = self.series.values.of(values)
         if errors:
             row.append([*errors])
         return errors
 
     def sums_in(self, series: int) -> list[tuple[int, int]]:
-        """The places of the sum of a series: group, place among its fields."""
+        """Return where the sum of a series is kept, as pairs of a group and an index among the group's fields."""
         places = [(at, group.fields) for at, group in enumerate(self.groups)]
         return [(at, 1 + fields.index((series, True))) for at, fields in places if (series, True) in fields]
 
@@ -96,7 +96,7 @@ class ViewPlan:
                 self.life = self.life or Group(0)
                 self.life.add(feature, 0, 0, series)
             else:
-                hop_us = aggregate.hop_us or 1  # exact: every microsecond is a tile
+                hop_us = aggregate.hop_us or 1  # without a hop, every microsecond is a tile
                 group = groups.setdefault(hop_us, Group(hop_us))
                 group.add(feature, aggregate.over_us, aggregate.until_us, series)
         self.groups = [groups[hop] for hop in sorted(groups)]
@@ -108,7 +108,7 @@ class ViewPlan:
             feature.exponents_at = tuple(self.series.all[index].sum_place for index in feature.sums)
 
     def _sketch(self, aggregate: Aggregate, series: Series) -> SketchPlan | None:
-        """The sketch that tiles keep for an aggregate, if any; aggregates of one series share it."""
+        """Return the sketch that tiles keep for an aggregate, if any. Aggregates of one series share a sketch."""
         online = aggregate.traits.online
         if online != "sketch" and not (online == "extreme" and aggregate.until_us):
             return None

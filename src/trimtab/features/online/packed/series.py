@@ -1,4 +1,4 @@
-"""Series: the values that events give to a view's features, each evaluated once for all features that use it."""
+"""Series: the values that events give to a view's features. Features of equal values share one series."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ Contribution: TypeAlias = float | int | bool | str | None
 
 
 class Series:
-    """One value of an event: an expression where a condition holds, shared by all features of it."""
+    """One value of an event: an expression, where a condition holds. All features of this value share the series."""
 
     def __init__(self, index: int, aggregate: Aggregate, columns: Mapping[str, Dtype], what: str) -> None:
         self.index = index
         self.dtype: Dtype = "bool" if aggregate.of is None else aggregate.of.dtype(columns, what)
         self.real = self.dtype == "float"
-        self.summed = False  # some feature needs its sum
-        self.sum_place = 0  # among the exponents of float sums
-        self.every = aggregate.of is None and aggregate.where is None  # counts every row
+        self.summed = False  # whether some feature needs the sum
+        self.sum_place = 0  # index among the exponents of float sums
+        self.every = aggregate.of is None and aggregate.where is None  # whether the series counts every row
         self.value = None if self.every else _value(aggregate, columns, what)
-        self.column = _plain_column(aggregate, columns)  # the place of the column, when it is a plain column
+        self.column = _plain_column(aggregate, columns)  # index of the column if the value is a plain column
 
 
 class DerivedSeries:
-    """The values of another series as floats, or the squares of these, for their sums."""
+    """The values of another series as floats, or the squares of these floats. Only their sums are used."""
 
     def __init__(self, index: int, of: Series, squared: bool) -> None:
         self.index = index
@@ -48,12 +48,14 @@ class DerivedSeries:
 
 
 class EventValues:
-    """The contributions of events' values to each series; a value that fails is None, with its error.
+    """Evaluates what the values of an event contribute to each series.
+
+    A contribution that cannot be computed is None, and its error is reported.
 
     Args:
-        stated: The series that are evaluated.
-        derived: The series made from them: from which one, whether squared.
-        columns: The source's columns.
+        stated: The series that are evaluated from the event.
+        derived: For each derived series, the index of the series it is made from, and whether its values are squared.
+        columns: The columns of the source.
     """
 
     def __init__(self, stated: Sequence[Series], derived: Sequence[tuple[int, bool]], columns: tuple[str, ...]) -> None:
@@ -74,16 +76,16 @@ class EventValues:
     def of_many(
         self, rows: Sequence[Sequence[Any]]
     ) -> tuple[Iterable[list[Contribution]], dict[int, Mapping[int, str]]]:
-        """The same for many events: the contributions of each, and the errors by the event's place.
+        """Evaluate many events: return the contributions of each, and the errors by the index of the event.
 
-        They are evaluated together, and one by one only where something failed.
+        The events are evaluated together, and one by one only if something failed.
         """
         before = failures.count
         try:
             given = self._columnwise(rows) if self.plain and rows else [self._given(values) for values in rows]
             if failures.count == before:
                 return given, {}
-        except Exception:  # as above: each is evaluated alone
+        except Exception:  # a value has another type than its column; evaluate each event alone
             _logger.debug("events: values do not fit their columns", exc_info=True)
         found = [self._one_by_one(values) for values in rows]
         return [gives for gives, _ in found], {n: errors for n, (_, errors) in enumerate(found) if errors}
@@ -97,7 +99,7 @@ class EventValues:
         return self._with_derived(given) if self._derived else given
 
     def _columnwise(self, rows: Sequence[Sequence[Any]]) -> Iterable[list[Contribution]]:
-        """Evaluate plain columns column by column, which is faster."""
+        """Evaluate series of plain columns column by column, which is faster."""
         columns = list(zip(*rows, strict=True))
         given: list[Iterable[Contribution]] = []
         for series in self._stated:
@@ -139,16 +141,17 @@ class EventValues:
 
 
 class ViewSeries:
-    """The series of one view: those that its features state, then those derived from them for their sums."""
+    """The series of one view: first those that its features state, then those derived from them for sums."""
 
     def __init__(self) -> None:
-        self.of_features: list[Series] = []  # one a feature
-        self.stated: dict[str, Series] = {}  # series not derived from others, by content
-        self.derived: list[tuple[int, bool]] = []  # source series, and whether squared
+        self.of_features: list[Series] = []  # the series of each feature
+        self.stated: dict[str, Series] = {}  # the series that features state, by content
+        self.derived: list[tuple[int, bool]] = []  # the index of the original series, and whether it is squared
         self.all: list[Series | DerivedSeries] = []
-        self.names: list[list[str]] = []  # names of features, by stated series
-        self.real_sums: list[int] = []  # those with a sum of floats
-        self.uses: tuple[tuple[int, bool, bool], ...] = ()  # number, summed, ranked
+        self.names: list[list[str]] = []  # the names of the features of each stated series
+        self.real_sums: list[int] = []  # indexes of the series with a sum of floats
+        # for each series: index, whether summed, whether extremes are kept
+        self.uses: tuple[tuple[int, bool, bool], ...] = ()
         self.ones: tuple[int, ...] = ()  # one for each series
         self.values: EventValues
 
@@ -166,11 +169,14 @@ class ViewSeries:
         return series
 
     def sums(self, kind: Kind, series: Series) -> tuple[int, ...]:
-        """The series whose sums an aggregate needs, once all stated ones are there."""
+        """Return the indexes of the series whose sums an aggregate needs. All stated series must exist by then."""
         return tuple(self._sum(one, series) for one in kind.sums)
 
     def compile(self, ranked: Set[int], columns: tuple[str, ...]) -> None:
-        """Fix what follows from all series; `ranked` are those of which extremes are kept."""
+        """Set up everything that depends on all series.
+
+        `ranked` has the indexes of the series of which extremes are kept.
+        """
         self.values = EventValues(list(self.stated.values()), self.derived, columns)
         self.real_sums = [s.index for s in self.all if s.summed and s.real]
         for place, index in enumerate(self.real_sums):
@@ -197,7 +203,7 @@ def _value(aggregate: Aggregate, columns: Mapping[str, Dtype], what: str) -> Cal
         return compile_row(expression, columns, what)
 
     if aggregate.where is None:
-        assert aggregate.of is not None  # else it counts every row
+        assert aggregate.of is not None  # otherwise the series counts every row
         return compiled(aggregate.of)
     where = compiled(aggregate.where)
     if aggregate.of is None:
@@ -213,7 +219,7 @@ def _plain_column(aggregate: Aggregate, columns: Mapping[str, Dtype]) -> int | N
 
 
 def _as_read(value: Any, real: bool) -> Contribution:
-    """A column's value as an expression reads it."""
+    """Return a column's value in the form in which an expression reads it."""
     if real and value is not None:
         return value + 0.0 if -GREATEST <= value <= GREATEST else None
     result: Contribution = value

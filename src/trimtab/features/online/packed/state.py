@@ -1,8 +1,8 @@
-"""The packed state of one entity in one view: what is sealed, and the rows that are not yet.
+"""The packed state of one entity in one view: its sealed rows in aggregated form, and its unsealed rows.
 
-A row is sealed by the first write of its entity at which the log's append time has passed its event time and its known
-at: from then on it counts at every time that can be asked about. An unsealed row is kept whole, with both of its
-clocks. A version that is known to end later stays unsealed until it has ended.
+A row is sealed by the first write of its entity at which the log's append time has passed both the row's event time and
+its known at. From then on the row counts at every time that can be asked about. An unsealed row is kept whole, with
+both of its times. A version that is known to end later stays unsealed until it has ended.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ from trimtab.features.online.packed.tiles import (
 )
 
 FORMAT = 1
-SKETCHES = 10  # their place in the list
+SKETCHES = 10  # index of the sketches in the packed list
 _WORD = 2**63
-_TIED = 16  # rows of one event time, of a source with a key
+_TIED = 16  # how many latest rows of one event time are kept, for a source with a key
 _SCALES = len(SCALES)
 _from_bytes = int.from_bytes
 
@@ -59,25 +59,28 @@ decode = msgspec.msgpack.Decoder(list).decode
 
 
 class EntityState:
-    """One entity of one view, unpacked for writing.
+    """The state of one entity in one view, unpacked for writing.
 
-    The packed value is a list: format, tag of the definition, whether sums beyond 64 bits lie in it as bytes, S,
-    how many records were ever sealed, unsealed rows, the latest sealed rows (several only when they share the event
-    time), exponents of the float sums, for each group of windows its tiles, and the fields and extremes of windows
-    that never end. Tiles are: start and fields of the newest tile, the older tiles packed, their totals in each
-    window at S, the words that a sum takes there, and a stack for each extreme. Where some feature needs more than
-    sums and extremes, its sketches follow (`sketches.py`).
+    The packed value is a list of the format, the tag of the definition, whether some sums are stored as bytes because
+    they exceed 64 bits, the append time S, the number of records that were ever sealed, the unsealed rows, the latest
+    sealed rows (several only if they share the event time), the exponents of the float sums, the tiles of each group of
+    windows, and the fields and extremes of windows that never end.
+
+    The tiles of a group are the start and the fields of the newest tile, the packed older tiles, the totals of the
+    older tiles in each window at S, the number of words that a packed sum takes, and one stack for each extreme. If
+    some feature needs more than sums and extremes, its sketches follow at the end of the list (see `sketches.py`).
 
     Args:
         plan: The view.
-        packed: The bytes, or the list that `unpack` gives; None: nothing is known of the entity.
+        packed: The bytes, or the list that `unpack` returns. None if nothing is known of the entity.
     """
 
     def __init__(self, plan: ViewPlan, packed: bytes | list[Any] | None = None) -> None:
         self.plan = plan
-        self.lost_extremes: list[tuple[int, int, int, int]] = []  # group, stack; event times to read again: from, to
-        self.lost_life: set[int] = set()  # lifetime extremes to find again
-        self.lost_tiles: dict[tuple[int, int], None] = {}  # tiles of sketches to make again
+        # group, stack, and the event times to read again (first, last)
+        self.lost_extremes: list[tuple[int, int, int, int]] = []
+        self.lost_life: set[int] = set()  # indexes of the lifetime extremes to find again
+        self.lost_tiles: dict[tuple[int, int], None] = {}  # the tiles of sketches to make again, as (sketch, start)
         self.lost_latest = False
         if packed is None:
             self.wide, self.s_us, self.known = False, BEGIN_US, 0
@@ -96,7 +99,7 @@ class EntityState:
             self.sketches = others[0] if others else []
 
     def pack(self) -> bytes:
-        """The bytes to store."""
+        """Return the bytes to store."""
         state = [
             FORMAT,
             self.plan.tag,
@@ -117,13 +120,14 @@ class EntityState:
         return _encode([*state, tiles, [_wide_out(self.life[0]), self.life[1]] if self.life else [], *others])
 
     def find_open(self, partition: str, position: int) -> Row | None:
-        """The unsealed row that came from a record."""
+        """Return the unsealed row that came from a record, if there is one."""
         return next((r for r in self.unsealed if r[POSITION] == position and r[PARTITION] == partition), None)
 
     def repeat(self, row: Row) -> bool:
-        """Take a repetition of an event that has only one content: the first record of it counts.
+        """Apply a repetition of an event. The event has only one content, and its first record counts.
 
-        False when no such event is unsealed, among the latest or in a sketch; then nothing depends on which counts.
+        Returns False if the event is neither unsealed, nor among the latest rows, nor in a sketch. In this case nothing
+        depends on which of its records counts.
         """
         found = False
         for rows in (self.unsealed, self.latest_rows):
@@ -138,10 +142,10 @@ class EntityState:
         return found
 
     def seal(self, s_us: int) -> None:
-        """Move the append time on, and seal all that it has passed."""
+        """Move the append time forward to `s_us`, and seal all rows that it has passed."""
         still: list[Row] = []
         live: list[Row] = []
-        dead: Row | None = None  # the first to happen of versions that ended before they happened
+        dead: Row | None = None  # among the versions that ended before they happened, the earliest by event time
         last = s_us if self.plan.inclusive else s_us - 1
         for row in self.unsealed:
             if row[EVENT_AT] > last or row[KNOWN_AT] > s_us:
@@ -157,15 +161,16 @@ class EntityState:
                 still.append(row)
             else:
                 self.known += 1
-        if dead is not None:  # it says no more than when its entity has had an event
+        if dead is not None:  # this row is kept only because it shows from when on the entity has had an event
             still.append(dead)
         self.unsealed = still
         self._advance(s_us, live)
 
     def as_of(self, t_us: int) -> bool:
-        """Seal for a read at `t_us` all that counts then, also what is known to end later; False: nothing counts yet.
+        """Prepare the state for a read at `t_us`, by sealing all that counts at that time.
 
-        The state can be read afterwards, and is good for nothing else.
+        This includes versions that are known to end later. Returns False if nothing counts yet. Afterwards the state
+        can be read, but must not be used for anything else.
         """
         last = t_us if self.plan.inclusive else t_us - 1
         begun = [row for row in self.unsealed if row[EVENT_AT] <= last and row[KNOWN_AT] <= t_us]
@@ -175,7 +180,7 @@ class EntityState:
         return True
 
     def _advance(self, s_us: int, live: list[Row]) -> None:
-        """Move the append time on, and add rows that are sealed from then on."""
+        """Move the append time forward, and add rows that are sealed from then on."""
         for group, tiles in zip(self.plan.groups, self.tiles, strict=True):
             advance(group, tiles, self.s_us, s_us)
         self.s_us = s_us
@@ -185,7 +190,7 @@ class EntityState:
             sketches.drop(sketch, kept, s_us)
 
     def unseal(self, row: Row) -> None:
-        """Take out a sealed row; what depended on it alone must then be restored from the raw rows."""
+        """Remove a sealed row. What depended on this row must then be restored from the raw rows with `restore`."""
         plan = self.plan
         block = block_of(plan, [row], self._numbers([row]))
         for index, (group, tiles) in enumerate(zip(plan.groups, self.tiles, strict=True)):
@@ -208,10 +213,10 @@ class EntityState:
                 self.lost_latest |= not self.latest_rows
 
     def restore(self, rows: Callable[[int, int], Iterable[Row]]) -> int:
-        """Restore what depended on rows that were taken out; returns how many raw rows were read.
+        """Restore what depended on rows that were removed. Returns how many raw rows were read.
 
         Args:
-            rows: The sealed rows of the entity with event time from the first to the second, the newest first.
+            rows: Returns the sealed rows of the entity between two event times, both included, the newest first.
         """
         read = 0
         newest = self.s_us if self.plan.inclusive else self.s_us - 1
@@ -273,7 +278,7 @@ class EntityState:
             self._contend(rows)
 
     def _numbers(self, rows: list[Row]) -> list[list[Any]]:
-        """Numerators that each row adds to the sums, over the state's exponents, which are made fine enough."""
+        """Return the numerators that each row adds to the sums. The state's exponents are raised as needed."""
         real_sums = self.plan.series.real_sums
         if not real_sums:
             return [row[GIVES] for row in rows]
@@ -287,7 +292,7 @@ class EntityState:
                     continue
                 exponent = exponents[i]
                 scaled = value * SCALES[exponent] if exponent < _SCALES else 0.5
-                if scaled.is_integer():  # mostly: scaling by a power of two is exact, and three times as fast
+                if scaled.is_integer():  # the usual case: scaling by a power of two is exact, and three times as fast
                     numbers[series] = int(scaled)
                 else:
                     numerator, denominator = value.as_integer_ratio()
@@ -304,7 +309,7 @@ class EntityState:
         return numbers_of
 
     def _rescale(self, i: int, exponent: int) -> None:
-        """Give the sums of a series a finer unit."""
+        """Make the unit of the sums of a series finer."""
         shift = exponent - self.exponents[i]
         self.exponents[i] = exponent
         series = self.plan.series.real_sums[i]
@@ -325,10 +330,11 @@ class EntityState:
                 extremes[place] = value
 
     def _contend(self, rows: list[Row]) -> None:
-        """Make sealed rows the latest ones, if they are.
+        """Keep those of the sealed rows that are the latest ones.
 
-        Of a source with a key only the last of those that share the newest event time are kept, and none is added
-        before them: when these are lost, the raw rows have all. Of other sources all are kept (see `ties.py`).
+        For a source with a key, only the last of the rows that share the newest event time are kept, and no row is
+        added before them. If the kept rows are lost, all rows can be read from the raw rows. For other sources, all
+        rows of the newest event time are kept (see `ties.py`).
         """
         newest_us = max((row[EVENT_AT] for row in rows), default=BEGIN_US)
         before = self.latest_rows if self.latest_rows and self.latest_rows[-1][EVENT_AT] >= newest_us else []
@@ -342,7 +348,7 @@ class EntityState:
 
 
 def unpack(plan: ViewPlan, packed: bytes) -> list[Any]:
-    """The stored list of a state.
+    """Return the stored list of a state.
 
     Raises:
         Corrupt: The bytes are of another format or definition.
@@ -352,7 +358,7 @@ def unpack(plan: ViewPlan, packed: bytes) -> list[Any]:
 
 
 def fitting(plan: ViewPlan, state: list[Any]) -> list[Any]:
-    """The stored list of a state, with sums beyond 64 bits as integers.
+    """Return the stored list of a state, with sums beyond 64 bits turned into integers.
 
     Raises:
         Corrupt: It is of another format or definition.
@@ -363,7 +369,8 @@ def fitting(plan: ViewPlan, state: list[Any]) -> list[Any]:
             f"{plan.tag:08x}. Rebuild the view from the log."
         )
     if state[2]:
-        for group, tiles in zip(plan.groups, state[8]):  # noqa: B905  # as many: of this plan; it is quicker
+        # The groups are those of this plan, so both are equally long; without `strict`, zip() is faster.
+        for group, tiles in zip(plan.groups, state[8]):  # noqa: B905
             current = tiles[CURRENT]
             if current and group.sum_places:
                 totals = tiles[TOTALS]
@@ -386,5 +393,5 @@ def _order(row: Row) -> Any:
 
 
 def _wide_out(fields: list[int]) -> list[Any]:
-    """Fields, those beyond 64 bits as bytes."""
+    """Return the fields, with those beyond 64 bits as bytes."""
     return [v if -_WORD <= v < _WORD else v.to_bytes(v.bit_length() // 8 + 1, "little", signed=True) for v in fields]

@@ -1,8 +1,8 @@
-"""Ties: rows that share an entity's newest event time, when its state cannot keep them all. # D33
+"""Ties: rows that share an entity's newest event time, when the state cannot keep them all. # D33
 
-A source without a key repeats events without marking them: each of these rows must be known by its id, and may turn out
-to be older than it seemed. The rows of lower order lie under keys of their own; the state keeps the others, at least
-`KEPT` as long as there are such keys.
+A source without a key repeats events without marking the repetitions. Each tied row must therefore be recognized by its
+id, and may turn out to be older than it seemed. The rows that come first in the order are stored under keys of their
+own. The state keeps the other rows, and at least `KEPT` rows as long as there are such keys.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ _decode = msgspec.msgpack.Decoder(list).decode
 
 
 class Ties:
-    """Stored ties of one entity, while a batch is applied to its state.
+    """The stored ties of one entity, while a batch is applied to the entity's state.
 
     Args:
-        plan: The view; its source has no key.
+        plan: The view. Its source has no key.
         kv: The store.
-        name: The entity's part of a key.
+        name: The name of the entity as part of a key.
         state: The state before the batch.
     """
 
     def __init__(self, plan: ViewPlan, kv: KeyValue, name: bytes, state: EntityState) -> None:
         self.changes: dict[bytes, bytes | None] = {}
         self._plan, self._kv, self._name, self._state = plan, kv, name, state
-        self._spills = len(state.latest_rows) >= KEPT  # some may lie in the store
+        self._spills = len(state.latest_rows) >= KEPT  # the store may have more tied rows
         self._at_us = state.latest_rows[-1][EVENT_AT] if state.latest_rows else None
         self._least = _place(state.latest_rows[0]) if state.latest_rows else []
 
     def new(self, rows: list[Row], count: Counter[str]) -> list[Row]:
-        """The rows without those that repeat one in the store; the first record of an event counts."""
+        """Return the rows without those that repeat a stored row. The first record of an event counts."""
         tied = {key_of(self._plan, self._name, row): row for row in rows if row[EVENT_AT] == self._at_us}
         if not (self._spills and tied):
             return rows
@@ -59,10 +59,10 @@ class Ties:
                 self._put(there)
         if not self._plan.windowed:
             count["duplicates"] += len(rows) - len(kept)
-        return rows if self._plan.windowed else kept  # windows depend on the record of an event, too
+        return rows if self._plan.windowed else kept  # windows depend on repeated records, too
 
     def settle(self) -> None:
-        """After the batch was sealed, keep the rows of highest order in the state, and store the others."""
+        """After the batch is sealed, keep the last rows of the order in the state, and store the other rows."""
         state = self._state
         if self._spills and state.latest_rows[-1][EVENT_AT] != self._at_us:
             self.changes |= dict.fromkeys(key for key, _ in rows_of(self._plan, self._kv, self._name))
@@ -91,7 +91,10 @@ class Ties:
 
 
 def beyond(plan: ViewPlan, name: bytes, state: EntityState) -> Iterator[tuple[bytes, bytes]]:
-    """Move the ties that a state made from history cannot keep under keys of their own; gives keys and values."""
+    """Move the ties that do not fit a state made from history to keys of their own.
+
+    Returns the keys and their values.
+    """
     if not plan.keyed and len(state.latest_rows) > 2 * KEPT:
         for row in state.latest_rows[:-KEPT]:
             yield key_of(plan, name, row), _encode(row)
@@ -99,13 +102,13 @@ def beyond(plan: ViewPlan, name: bytes, state: EntityState) -> Iterator[tuple[by
 
 
 def key_of(plan: ViewPlan, name: bytes, row: Row) -> bytes:
-    """The key of a row of an entity."""
+    """Return the key of a row of an entity."""
     event_at_us: int = row[EVENT_AT]
     return _prefix(plan, name) + (_LAST - event_at_us).to_bytes(8, "big") + name_bytes(row[ID])
 
 
 def rows_of(plan: ViewPlan, kv: KeyValue, name: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """All stored rows of an entity, by their keys."""
+    """Return all stored rows of an entity, sorted by their keys."""
     prefix, after = _prefix(plan, name), b""
     while found := list(kv.scan(prefix, after=after, limit=_SCAN)):
         yield from found

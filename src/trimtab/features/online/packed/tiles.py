@@ -1,8 +1,8 @@
-"""Tiles of one group of windows: exact sums over the past in steps of a hop, of which a read touches few.
+"""Tiles of one group of windows: exact sums and extremes of past rows, one tile for each hop of time.
 
-Rows are added to the tile of their event time. The newest tile is kept unpacked; older ones are packed one after
-another, fixed in width, with their totals for each window, so that a later read subtracts only the tiles that have left
-since. Extremes are kept in stacks of suffix extremes.
+A row is added to the tile of its event time. The newest tile is kept unpacked. Older tiles are packed one after
+another, all of one width. Their totals are kept for each window, so that a later read only subtracts the tiles that
+have left the window since. Extremes are kept in stacks of suffix extremes.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.packed.series import Contribution
 
 Block: TypeAlias = tuple[list[Any], list[Any], list[Any]]
-# count of rows, then counts of values by series, then sums by series; least values by series; greatest values
-Tiles: TypeAlias = list[Any]  # with the places below
+# [count of rows, count of values of each series, sum of each series], least value of each series, greatest values
+Tiles: TypeAlias = list[Any]  # a list with the indexes below
 TILE, CURRENT, TOTALS, PAST, WORDS, STACKS = range(6)
-BEGIN_US = -(2**62)  # before all events
-first_start = struct.Struct("<q").unpack_from  # start of the first packed tile, in a tuple
+BEGIN_US = -(2**62)  # a time before all events
+first_start = struct.Struct("<q").unpack_from  # returns a tuple with the start of the first packed tile
 
 
 def empty(group: Group) -> Tiles:
-    """No tile at all."""
+    """Return the state without any tile."""
     return [None, [], [], b"", 1, [[] for _ in group.extremes]]
 
 
 def block_of(plan: ViewPlan, rows: Sequence[Row], numbers_of: Sequence[list[Any]]) -> Block:
-    """Sums and extremes of some rows, for every group in which they share a tile.
+    """Return the sums and extremes of some rows, for all groups in which these rows belong to one tile.
 
     Args:
         plan: The view.
-        rows: At least one.
-        numbers_of: What each row adds to the sum of each series; None where it gives no value.
+        rows: The rows, at least one.
+        numbers_of: The numbers that each row adds to the sum of each series, or None where the row gives no value.
     """
     if len(rows) == 1:
         gives, numbers = rows[0][GIVES], numbers_of[0]
@@ -65,7 +65,7 @@ def block_of(plan: ViewPlan, rows: Sequence[Row], numbers_of: Sequence[list[Any]
 
 
 def add_block(group: Group, tiles: Tiles, s_us: int, start: int, block: Block) -> None:
-    """Add sealed rows to the tile at `start`; `s_us` is the S that the tiles' totals are of."""
+    """Add sealed rows to the tile at `start`. `s_us` is the time S that the totals refer to."""
     low = s_us - group.over_us
     if start < low - low % group.hop_us:
         return
@@ -89,12 +89,12 @@ def add_block(group: Group, tiles: Tiles, s_us: int, start: int, block: Block) -
             if value is None:
                 continue
             if stack and stack[-2] == start and not (value < stack[-1] if kind == "min" else value > stack[-1]):
-                continue  # most values: the newest tile has a more extreme one
+                continue  # the usual case: the newest tile already has a more extreme value
             push(stack, start, value, kind)
 
 
 def take_out(group: Group, tiles: Tiles, s_us: int, row: Row, block: Block) -> list[tuple[int, int, int]]:
-    """Take out a row that was added as this block.
+    """Remove a row that was added as this block.
 
     Returns:
         Which stacks lost an extreme, and the event times (first and last) whose other rows must be pushed again.
@@ -124,12 +124,12 @@ def take_out(group: Group, tiles: Tiles, s_us: int, row: Row, block: Block) -> l
 
 
 def advance(group: Group, tiles: Tiles, since_us: int, s_us: int) -> None:
-    """Bring the totals from one S to a later one, and drop the tiles that no window needs."""
+    """Update the totals from one time S to a later one, and drop the tiles that no window needs any more."""
     newest, hop_us = tiles[TILE], group.hop_us
     low = s_us - group.over_us
     low -= low % hop_us
     if newest is None or (since_us - group.over_us >= low and len(group.windows) == 1):
-        return  # no tile has left
+        return  # no tile has left a window
     if newest < low:
         tiles[:] = empty(group)
         return
@@ -149,7 +149,7 @@ def advance(group: Group, tiles: Tiles, since_us: int, s_us: int) -> None:
 
 
 def rescale(group: Group, tiles: Tiles, place: int, shift: int) -> None:
-    """Give the sum at a place of the fields of at least one tile a unit that is finer by some bits."""
+    """Make the unit of one sum finer by `shift` bits. The group has at least one tile."""
     tiles[CURRENT][place] <<= shift
     for total in tiles[TOTALS]:
         total[place] <<= shift
@@ -163,8 +163,8 @@ def rescale(group: Group, tiles: Tiles, place: int, shift: int) -> None:
 def push(stack: list[Any], start: int, value: Any, kind: str) -> None:
     """Add a value of the tile at `start` to a stack of suffix extremes: start, value, start, value, ...
 
-    Each entry is the extreme of its own tile and all later ones, so entries get more extreme toward the front, and
-    the extreme of a window is the first entry in it.
+    Each entry is the extreme of its own tile and all later tiles. Entries therefore get more extreme toward the front,
+    and the extreme of a window is the first entry that lies in the window.
     """
     place = len(stack)
     while place and stack[place - 2] >= start:
@@ -182,7 +182,7 @@ def push(stack: list[Any], start: int, value: Any, kind: str) -> None:
 
 
 def first_at(past: bytes, size: int, start: int) -> int:
-    """The number of packed tiles that begin before `start`."""
+    """Return the number of packed tiles that begin before `start`."""
     low, high = 0, len(past) // size
     while low < high:
         middle = (low + high) // 2
@@ -195,18 +195,21 @@ def first_at(past: bytes, size: int, start: int) -> int:
 
 
 def start_of(past: bytes, at: int = 0) -> int:
-    """The start of the packed tile at a byte."""
+    """Return the start of the packed tile that begins at byte `at`."""
     return int.from_bytes(past[at : at + 8], "little", signed=True)
 
 
 def less_expired(group: Group, tiles: Tiles, total: list[int], since: int, low: int) -> list[int]:
-    """The total of a window's older tiles once it begins at `low`, given its total when it began at `since`."""
+    """Return the total of a window's older tiles when the window begins at `low`.
+
+    `total` is their total when the window began at `since`.
+    """
     past = tiles[PAST]
     (first,) = first_start(past)
     if first >= low or since >= low:
         return total
     words = tiles[WORDS]
-    begins_before = first + group.hop_us <= since  # the total is without the first tiles
+    begins_before = first + group.hop_us <= since  # the total does not include the first tiles
     if words == 1 and not begins_before and len(past) >= group.few.size:
         few, stride = group.few.unpack_from(past), group.width + 1
         gone = bisect_left(few[::stride], low)
@@ -224,7 +227,10 @@ def less_expired(group: Group, tiles: Tiles, total: list[int], since: int, low: 
 
 
 def tiles_between(group: Group, tiles: Tiles, low: int, high: int) -> list[list[int]]:
-    """The tiles that begin from `low` on and before `high`: start, count of rows, fields; the oldest first."""
+    """Return the tiles that begin at `low` or later and before `high`, the oldest first.
+
+    Each tile is a list of its start, its count of rows, and its fields.
+    """
     words, past = tiles[WORDS], tiles[PAST]
     size = group.packing(words).size
     found: list[list[int]] = []
@@ -238,9 +244,10 @@ def tiles_between(group: Group, tiles: Tiles, low: int, high: int) -> list[list[
 
 
 def fields_between(group: Group, tiles: Tiles, fields: list[int], low: int, high: int) -> list[int]:
-    """The fields of a window that ends before `high`, given those of the one up to now.
+    """Return the fields of a window that begins at `low` and ends before `high`.
 
-    The fewer tiles are added up: those in the window, or those after it.
+    `fields` are those of the window from `low` until now. Either the tiles in the window are added up, or the tiles
+    after the window are subtracted, whichever are fewer.
     """
     past, words = tiles[PAST], tiles[WORDS]
     size = group.packing(words).size
@@ -261,14 +268,14 @@ def fields_between(group: Group, tiles: Tiles, fields: list[int], low: int, high
 
 
 def past_tiles(group: Group, tiles: Tiles) -> list[list[int]]:
-    """The older tiles, unpacked: start, count of rows, fields."""
+    """Return the older tiles, unpacked. Each is a list of its start, its count of rows, and its fields."""
     words = tiles[WORDS]
     found = group.packing(words).iter_unpack(tiles[PAST])
     return [list(t) if words == 1 else [t[0], *_narrow(t)] for t in found]
 
 
 def _close(group: Group, tiles: Tiles, s_us: int) -> None:
-    """Pack the newest tile behind the older ones."""
+    """Append the newest tile to the packed older tiles."""
     newest, current = tiles[TILE], tiles[CURRENT]
     try:
         tiles[PAST] += _packed(group, tiles[WORDS], [newest, *current])
@@ -280,7 +287,7 @@ def _close(group: Group, tiles: Tiles, s_us: int) -> None:
 
 
 def _add_to_totals(group: Group, tiles: Tiles, s_us: int, start: int, fields: list[int]) -> None:
-    """Add to the totals of the windows that cover the tile at `start`; the longest one does."""
+    """Add fields to the totals of the windows that contain the tile at `start`. The longest window always does."""
     totals = tiles[TOTALS]
     totals[0] = list(map(add, totals[0], fields))
     for place in range(1, len(totals)):
@@ -289,7 +296,7 @@ def _add_to_totals(group: Group, tiles: Tiles, s_us: int, start: int, fields: li
 
 
 def _add_late(group: Group, tiles: Tiles, s_us: int, delta: list[int]) -> None:
-    """Add to an older tile, or insert a new one."""
+    """Add fields to an older tile, or insert a new tile among the older ones."""
     packing = group.packing(tiles[WORDS])
     size, past = packing.size, tiles[PAST]
     at = first_at(past, size, delta[0]) * size
@@ -300,7 +307,7 @@ def _add_late(group: Group, tiles: Tiles, s_us: int, delta: list[int]) -> None:
             old = found[1:] if tiles[WORDS] == 1 else _narrow(found)
             tile, after = [delta[0], *map(add, old, delta[1:])], at + size
     try:
-        middle = _packed(group, tiles[WORDS], tile) if tile[1] else b""  # a tile without rows is none
+        middle = _packed(group, tiles[WORDS], tile) if tile[1] else b""  # a tile without rows is dropped
     except (OverflowError, struct.error):
         rows = past_tiles(group, tiles)
         tiles[WORDS] = _words(group, tiles[WORDS], tile)
@@ -312,7 +319,10 @@ def _add_late(group: Group, tiles: Tiles, s_us: int, delta: list[int]) -> None:
 
 
 def _lose(group: Group, stack: list[Any], start: int, value: Contribution) -> int | None:
-    """Take a value of the tile at `start` out of a stack; the first event time that it stood for, if it was in."""
+    """Remove a value of the tile at `start` from a stack of extremes.
+
+    Returns the first event time for which the entry was the extreme, or None if the value was not in the stack.
+    """
     if value is not None:
         for i in range(0, len(stack), 2):
             if stack[i] == start and stack[i + 1] == value:
@@ -323,7 +333,7 @@ def _lose(group: Group, stack: list[Any], start: int, value: Contribution) -> in
 
 
 def _sum(tiles: Iterable[tuple[Any, ...]], words: int) -> list[int]:
-    """The fields of some packed tiles, added up."""
+    """Add up the fields of some packed tiles."""
     if words == 1:
         _, *fields = map(sum, zip(*tiles, strict=True))
     else:
@@ -348,11 +358,11 @@ def _packed(group: Group, words: int, tile: list[int]) -> bytes:
 
 
 def _words(group: Group, words: int, tile: list[int]) -> int:
-    """The 8-byte words that the sums of a tile need, not below `words`."""
+    """Return how many 8-byte words the sums of a tile need, but at least `words`."""
     sums = [v for v, (_, is_sum) in zip(tile[2:], group.fields, strict=True) if is_sum]
     return max([words, *(value.bit_length() // 64 + 1 for value in sums)])
 
 
 def _narrow(tile: tuple[Any, ...]) -> list[int]:
-    """The count of rows and the fields of a tile whose sums take several words."""
+    """Return the count of rows and the fields of a packed tile whose sums take several words."""
     return [int.from_bytes(v, "little", signed=True) if type(v) is bytes else v for v in tile[1:]]

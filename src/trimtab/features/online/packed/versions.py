@@ -1,7 +1,7 @@
-"""Versions of a keyed source's events, for one view: the one that counts, and the rows of each entity.
+"""Versions of the events of a source with a key, for one view, and the rows of each entity.
 
-Only versions that a later record can still make count are kept: the one in force at S, its repetitions, the one before
-it, and those that become known after S. # D33
+Of the versions of an id, only those are kept that a later record can still make count: the version in force at time S,
+its repetitions, the version before them, and the versions that become known after S. # D33
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from trimtab.features.online.packed.keys import EVENT_AT, GIVES, KNOWN_AT, Row, 
 from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.store.ports import KeyValue
 
-Version: TypeAlias = list[Any]  # known at, partition, position, event at, is a tombstone, values
-Link: TypeAlias = tuple[bytes | None, Row]  # a version that counts: its entity, its row
+Version: TypeAlias = list[Any]  # known at, partition, position, event at, whether it is a tombstone, values
+Link: TypeAlias = tuple[bytes | None, Row]  # the entity and the row of a version that counts
 _CHUNK = 64
-_REPEATS = 64  # repetitions of one version that are kept: the first and the last of more
+_REPEATS = 64  # of more repetitions of one version, only the first and the last are kept
 _LAST = 2**63 - 1
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -30,26 +30,27 @@ _decode = msgspec.msgpack.Decoder(list[list[Any]]).decode
 
 
 class VersionIndex:
-    """The raw rows of one view in the store, and the changes of one batch.
+    """The raw rows of one view in the store, with the changes of one batch.
 
-    Every id has its versions under its own key. Every entity has an entry for each id whose newest version is its own,
-    the newest event time first, so that the rows in any interval can be found.
+    The versions of each id are stored under one key. Each entity also has one entry for every id whose newest version
+    belongs to the entity. The entries are sorted by falling event time, so that the rows in any interval can be found.
     """
 
     def __init__(self, plan: ViewPlan, kv: KeyValue, ids: Sequence[str] = ()) -> None:
         self.plan = plan
         self._kv = kv
-        self._versions: dict[bytes, list[Version]] = {}  # name -> versions
-        self._changed: set[bytes] = set()  # names
-        self._entries: dict[bytes, dict[bytes, bool]] = {}  # entity -> entries put (True) and deleted (False)
+        self._versions: dict[bytes, list[Version]] = {}  # the versions by the name of their id
+        self._changed: set[bytes] = set()  # the names of ids with changed versions
+        self._entries: dict[bytes, dict[bytes, bool]] = {}  # by entity: entries to write (True) and to delete (False)
         names = list(dict.fromkeys(map(name_bytes, ids)))
         for name, packed in zip(names, kv.get_many([plan.keys.index + n for n in names]), strict=True):
             self._versions[name] = self._unpacked(packed)
 
     def add(self, event_id: str, version: Version, s_us: int) -> tuple[list[Link], list[Link]]:
-        """Add a version of an id, applied at S; gives the links that no longer count, and those that newly do.
+        """Add a version of an id, applied at time S.
 
-        Links of versions that are no longer kept are not among them: no read sees their rows.
+        Returns the links that no longer count, and the links that newly count. The links of versions that are no longer
+        kept are left out, because no read sees their rows.
         """
         name = name_bytes(event_id)
         if not self._versions[name]:  # most ids have one version
@@ -70,7 +71,7 @@ class VersionIndex:
         return [link for link in before if link not in after], [link for link in after if link not in before]
 
     def rows(self, entity: bytes, s_us: int, first_us: int, last_us: int) -> Iterator[Row]:
-        """The rows of an entity that are sealed at `s_us`, with event time in these bounds, the newest first."""
+        """Return the rows of an entity in a range of event times that are sealed at `s_us`, the newest first."""
         for event_at, name in self._found(entity, first_us, last_us):
             chain = self.chain("", self._read(name))
             if chain:
@@ -85,7 +86,7 @@ class VersionIndex:
                 self._forget(entity, event_at, name)
 
     def changes(self) -> Iterator[tuple[bytes, bytes | None]]:
-        """Keys and their new values; None: delete."""
+        """Return the changed keys with their new values. A value of None deletes the key."""
         for name in self._changed:
             versions = self._versions[name]
             yield self.plan.keys.index + name, _encode(versions) if versions else None
@@ -94,13 +95,16 @@ class VersionIndex:
                 yield key, b"" if there else None
 
     def chain(self, event_id: str, versions: list[Version]) -> list[Link]:
-        """The versions that count: a repetition of the one before does not. The rule of the log's history. # D4"""
+        """Return the versions that count, by the rule of the log's history.
+
+        A version that repeats the version before it does not count. # D4
+        """
         plan = self.plan
         counted: list[Version] = []
         for version in versions:
             if counted and _repeats(version, counted[-1]):
                 continue
-            if version[4] and counted:  # nulls of a tombstone come from the version before
+            if version[4] and counted:  # the nulls of a tombstone are filled from the preceding version
                 filled = [b if v is None else v for v, b in zip(version[5], counted[-1][5], strict=True)]
                 version = [*version[:5], filled]
             counted.append(version)
@@ -128,7 +132,7 @@ class VersionIndex:
         return self.plan.keys.rows + bytes([len(entity)]) + entity
 
     def _found(self, entity: bytes, first_us: int, last_us: int) -> Iterator[tuple[int, bytes]]:
-        """Event times and names of the entity's entries, the newest first."""
+        """Return the event times and names of the entity's entries, the newest first."""
         prefix = self._prefix(entity)
         start, end = prefix + _falling(last_us), prefix + _falling(first_us) + b"\xff"
         entries = dict(self._entries.get(entity, {}))
@@ -160,17 +164,18 @@ class VersionIndex:
         versions = [] if packed is None else _decode(packed)
         width = len(self.plan.columns)
         for version in versions:
-            if len(version[5]) < width:  # kept before its source had all of today's columns
+            if len(version[5]) < width:  # was stored before the source had all of today's columns
                 version[5] = list(padded(version[5], width))
         return versions
 
 
 def needed(versions: list[Version], s_us: int) -> list[Version]:
-    """The versions of an id, in order, that can still count at S or later, whatever else becomes known.
+    """Return the versions of an id that can still count at time S or later, whatever else becomes known.
 
-    A late record may come before the version in force at S. That matters only if it has the same content (then it is
-    the first of them), or lies between the version in force and a repetition of it (which then counts); and a tombstone
-    takes what it has null from the version before. So these are kept, and the older ones are not.
+    The versions keep their order. A late record may sort before the version in force at S. It matters in two cases: if
+    it has the same content, it becomes the first of the repetitions; if it lies between the version in force and a
+    repetition, that repetition counts from then on. A tombstone also takes the values that are null in it from the
+    version before it. The versions that these cases involve are kept, and older versions are not.
     """
     first = next((i for i in range(len(versions) - 1, -1, -1) if versions[i][0] <= s_us), 0)
     in_force = first
@@ -187,7 +192,7 @@ def needed(versions: list[Version], s_us: int) -> list[Version]:
 
 
 def _repeats(version: Version, before: Version) -> bool:
-    """True when a version has the content of the one before."""
+    """Return whether a version has the content of the version before it."""
     return version[4] == before[4] and (version[4] or version[3:] == before[3:])
 
 
@@ -196,5 +201,5 @@ def _order(version: Version) -> Any:
 
 
 def _falling(at_us: int) -> bytes:
-    """Eight bytes that sort the latest time first."""
+    """Return eight bytes for a time that sort the latest time first."""
     return (_LAST - at_us).to_bytes(8, "big")

@@ -169,8 +169,9 @@ class _Scatter:
         return Column(dtype, values, None if valid.all() else valid), reasons
 
     def _of(self, codes: Array) -> tuple[Array, Array]:
-        """Return the reasons of all requests, and a mask of found values. Both are computed once for each `codes`
-        array.
+        """Return the reasons of all requests, and a mask of found values.
+
+        Both are computed only once for each array of codes, because aggregates may share their codes.
         """
         if id(codes) not in self._reasons:
             reasons = self.unknown.copy()

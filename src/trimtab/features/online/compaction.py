@@ -1,4 +1,4 @@
-"""Compaction of online states in bounded steps, and the largest states. # D33"""
+"""Compaction of online states in bounded steps, and the list of the largest states. # D33"""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _SCAN = 5_000
 
 
 class Compacted(msgspec.Struct, frozen=True, kw_only=True):
-    """Result of a compaction step."""
+    """The result of a compaction step."""
 
-    states: int = 0  # looked at
+    states: int = 0  # how many states were looked at
     shrunk: int = 0
-    freed_bytes: int = 0  # bytes of states; the file reuses their room
-    index_rows: int = 0  # deleted
-    done: bool = False  # every view has been walked once
+    freed_bytes: int = 0  # bytes of states; the file reuses this space
+    index_rows: int = 0  # how many index rows were deleted
+    done: bool = False  # whether every view has been walked once
 
     def __add__(self, other: Compacted) -> Compacted:
         return Compacted(
@@ -40,38 +40,39 @@ class Compacted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StateSize(msgspec.Struct, frozen=True, kw_only=True):
-    """Size of the state of one entity."""
+    """The size of the state of one entity."""
 
     view: str
-    entity: Name | None  # None: its name is long, and only a hash of it is kept
+    entity: Name | None  # None: the name is so long that only its hash is kept
     size_bytes: int
 
 
 class Compaction:
-    """A repeated walk over all states of a store, by the process that applies to it.
+    """A repeated walk over all states of a store, in the process that applies records to the store.
 
-    Every state is brought to S, the append time that its view has reached: rows that S has passed are sealed, and
-    tiles, extremes and latest values that no read at S or later can see are dropped. An entity stays known: one that
-    gets no more events keeps a stub. Rows of the index that no correction or repetition can need are deleted. A read
-    gives the same bits before and after.
+    Every state is advanced to S, the append time that its view has reached. Rows that S has passed are sealed. Tiles,
+    extremes and latest values that no read at S or later can see are dropped. An entity stays known: an entity that
+    gets no more events keeps a stub. Index rows that no correction or repetition can need are deleted. A read gives the
+    same bits before and after.
     """
 
     def __init__(self, store: OnlineStore) -> None:
         self._store = store
         self._plans = {name: ViewPlan(plan.view) for name, plan in store.plans.items()}
-        self._left = list(self._plans)  # views still to be walked
+        self._left = list(self._plans)  # views that are still to be walked
         self._after = b""
         self._in_index = False
 
     def step(self, limit: int = 500) -> Compacted:
-        """Look at up to `limit` states or rows of an index, in one transaction."""
+        """Look at up to `limit` states or index rows, in one transaction."""
         cursors = self._store.cursors()
         while self._left:
             plan = self._plans[self._left[0]]
             cursor = cursors.get(plan.cursor_name)
             if cursor is not None and _shrinks(plan):
                 before = plan.keys.states
-                if place(plan, cursor.generation).keys.states != before:  # it was filled again: walk it from its start
+                # the view was filled again, so walk it from the start
+                if place(plan, cursor.generation).keys.states != before:
                     self._after, self._in_index = b"", False
                 found = (
                     self._index_step(plan, cursor.s_us, limit)
@@ -89,7 +90,7 @@ class Compaction:
         return Compacted(done=True)
 
     def whole(self) -> Iterator[Compacted]:
-        """The steps of one walk over everything."""
+        """Walk over everything once, and yield the result of each step."""
         while True:
             found = self.step(_SCAN)
             yield found
@@ -97,7 +98,7 @@ class Compaction:
                 return
 
     def _state_step(self, plan: ViewPlan, s_us: int, limit: int) -> Compacted | None:
-        """The next states; None when there are none."""
+        """Compact the next states. Returns None if no states are left."""
         kv = self._store.kv
         states = list(kv.scan(plan.keys.states, after=self._after, limit=limit))
         if not states:
@@ -122,7 +123,7 @@ class Compaction:
         return Compacted(states=len(states), shrunk=shrunk, freed_bytes=freed, index_rows=len(rows))
 
     def _index_step(self, plan: ViewPlan, s_us: int, limit: int) -> Compacted | None:
-        """The next index rows of events that may not come again; None when there are none."""
+        """Delete the next index rows of events that cannot be repeated any more. Returns None if none are left."""
         horizon_us = _horizon_us(plan, s_us)
         if horizon_us is None:
             return None
@@ -135,7 +136,7 @@ class Compaction:
 
 
 def largest_states(store: OnlineStore, n: int = 10) -> list[StateSize]:
-    """The entities with the largest states over all views, the largest first."""
+    """Return the entities with the largest states over all views, the largest first."""
     cursors = store.cursors()
     best: list[tuple[int, str, bytes]] = []
     for view, given in store.plans.items():
@@ -149,7 +150,7 @@ def largest_states(store: OnlineStore, n: int = 10) -> list[StateSize]:
 
 
 def name_of(raw: bytes) -> Name | None:
-    """The entity that a part of a key stands for; None: only a hash of it is kept.
+    """Return the entity that a part of a key stands for, or None if the key only has a hash of its name.
 
     >>> from trimtab.features.online.packed.plan import name_bytes
     >>> [name_of(name_bytes(name)) for name in ("UA", -3, ("JFK", 7), "x" * 200)]
@@ -173,7 +174,7 @@ def name_of(raw: bytes) -> Name | None:
 
 
 def _smaller(plan: ViewPlan, packed: bytes, s_us: int) -> bytes | None:
-    """A state at S, when it is smaller than what is stored."""
+    """Return a state advanced to S if it is smaller than the stored state, and otherwise None."""
     state = EntityState(plan, packed)
     state.seal(s_us)
     ages = [feature.max_age_us for feature in plan.latest]
@@ -186,19 +187,19 @@ def _smaller(plan: ViewPlan, packed: bytes, s_us: int) -> bytes | None:
 
 
 def _lost_ties(plan: ViewPlan, kv: KeyValue, name: bytes, before: bytes, after: bytes) -> Changes:
-    """Deletions of an entity's stored ties that its new state no longer needs."""
+    """Return the deletions of an entity's stored ties that its new state no longer needs."""
     if len(EntityState(plan, before).latest_rows) < KEPT or EntityState(plan, after).latest_rows:
         return {}
     return dict.fromkeys(key for key, _ in rows_of(plan, kv, name))
 
 
 def _shrinks(plan: ViewPlan) -> bool:
-    """True when anything in a view ever expires."""
+    """Return whether anything in a view ever expires."""
     return bool(plan.groups) or any(feature.max_age_us is not None for feature in plan.latest)
 
 
 def _horizon_us(plan: ViewPlan, s_us: int) -> int | None:
-    """The time before which events cannot matter any more; None: all of them can."""
+    """Return the time before which events cannot matter any more, or None if all events can."""
     if plan.life is not None:
         return None
     horizon_us = plan.earliest_us(s_us) if plan.groups else NEVER_US

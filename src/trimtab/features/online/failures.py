@@ -1,4 +1,4 @@
-"""Values that failed for an event, counted by feature, each with the last event for which it did. # D156"""
+"""Counts of the events for which a feature's value failed, with the last such event of each feature. # D156"""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import msgspec
 from trimtab.features.online.packed.keys import FAILS, PARTITION, POSITION, Row
 from trimtab.features.online.packed.plan import ViewPlan
 
-_LONGEST = 200  # characters of an id or an error that are kept
+_LONGEST = 200  # how many characters of an id or an error are kept
 
 
 class FeatureFailures(msgspec.Struct, frozen=True, array_like=True):
-    """Number of events for which a feature's value failed, and the one that became known last."""
+    """The number of events for which a feature's value failed, and the event that became known last."""
 
     count: int
     known_at_us: int
@@ -31,11 +31,11 @@ class FeatureFailures(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Counts(Counter[str]):
-    """Counts of `ViewApplied` for one view, and what failed."""
+    """The counts of `ViewApplied` for one view, and the failures of its features."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.failures: dict[str, FeatureFailures] = {}  # by feature
+        self.failures: dict[str, FeatureFailures] = {}  # by name of the feature
 
     def fail(self, plan: ViewPlan, row: Row, errors: Mapping[int, str]) -> None:
         """Count an event for which series failed."""
@@ -51,7 +51,10 @@ class Counts(Counter[str]):
             self.failures = together(self.failures, more)
 
     def fail_new(self, plan: ViewPlan, come: Sequence[tuple[bytes | None, Row]], version: Sequence[Any]) -> None:
-        """Count a version of an event if series failed for it; `come` are the entities and rows that it makes count."""
+        """Count a version of an event if series failed for it.
+
+        `come` has the entities and rows that count because of this version.
+        """
         _, partition, position, _, _, values = version
         for entity, row in come:
             if entity is not None and len(row) > FAILS and row[PARTITION : POSITION + 1] == [partition, position]:
@@ -59,7 +62,7 @@ class Counts(Counter[str]):
 
 
 def together(one: Mapping[str, FeatureFailures], other: Mapping[str, FeatureFailures]) -> dict[str, FeatureFailures]:
-    """The failures of both, by feature."""
+    """Add up two sets of failures, by feature."""
     return {**one, **{name: one[name] + more if name in one else more for name, more in other.items()}}
 
 

@@ -1,4 +1,4 @@
-"""Online store: the features of every entity, kept up to date from the event log."""
+"""The online store: the features of every entity, kept up to date from the event log."""
 
 from __future__ import annotations
 
@@ -37,54 +37,54 @@ from trimtab.features.online.packed.versions import VersionIndex
 from trimtab.store.ports import KeyValue, LogRecord
 
 POSITIONS_KEY = b"p"
-Changes: TypeAlias = dict[bytes, bytes | None]  # None: delete
+Changes: TypeAlias = dict[bytes, bytes | None]  # None deletes the key
 
 _check = struct.Struct(">I").pack
-_PRUNE = 2_000  # entries of expired events looked at in one batch
+_PRUNE = 2_000  # how many entries of expired events one batch looks at
 
 
 class ViewApplied(msgspec.Struct, frozen=True, kw_only=True):
-    """Effect of one batch of records on one view."""
+    """The effect of one batch of records on one view. All fields are counts."""
 
-    applied: int = 0  # records of its source, whatever became of them
-    duplicates: int = 0  # repetitions of an event, where noticed
-    id_conflicts: int = 0  # another content under an id of a source without a key: the first stays
-    corrections: int = 0  # another version of an event, or its deletion
-    too_late: int = 0  # outside all windows when they became known
-    no_entity: int = 0  # the view's `by` column is null
-    refused_deletes: int = 0  # deletions in a source without a key: the view cannot find the event
+    applied: int = 0  # records of the view's source, whatever became of them
+    duplicates: int = 0  # repetitions of an event, as far as they were noticed
+    id_conflicts: int = 0  # different content for an id, in a source without a key; the first content stays
+    corrections: int = 0  # further versions of an event, or its deletion
+    too_late: int = 0  # events outside all windows when they became known
+    no_entity: int = 0  # events with a null in a `by` column of the view
+    refused_deletes: int = 0  # deletions in a source without a key, where the view cannot find the event
     raw_rows_read: int = 0  # rows read by corrections
-    failed: int = 0  # a feature's value failed for it, see `FeatureFailures`
+    failed: int = 0  # events for which the value of a feature failed, see `FeatureFailures`
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
-    """Effect of one batch of records."""
+    """The effect of one batch of records."""
 
     records: int
-    skipped: int  # at or below every view's position
-    views: Mapping[str, ViewApplied]  # by name
+    skipped: int  # records that every view had already applied
+    views: Mapping[str, ViewApplied]  # by name of the view
 
     def total(self, name: str) -> int:
-        """One count of `ViewApplied`, over all views."""
+        """Return one count of `ViewApplied`, added up over all views."""
         return sum(getattr(view, name) for view in self.views.values())
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
-    """Position of a view in the log, and what it has counted so far."""
+    """The position of a view in the log, and what it has counted so far."""
 
-    s_us: int  # S: the greatest append time applied
-    positions: dict[str, int]  # the last position of each partition
-    generation: int = 0  # generation of its states' keys
-    counts: tuple[int, ...] = ()  # `ViewApplied` over all records applied, in the order of its fields
+    s_us: int  # S, the greatest append time that was applied
+    positions: dict[str, int]  # the last applied position of each partition
+    generation: int = 0  # the generation of the keys of the view's states
+    counts: tuple[int, ...] = ()  # the fields of `ViewApplied` over all applied records, in order
     failures: dict[str, FeatureFailures] = {}  # by feature
 
     @property
     def place(self) -> tuple[int, dict[str, int]]:
-        """S and the positions."""
+        """The append time S and the positions."""
         return self.s_us, self.positions
 
     def counted(self, more: Counts) -> Cursor:
-        """This cursor with counts added."""
+        """Return a copy of this cursor with counts added."""
         before = dict(zip(COUNT_NAMES, self.counts, strict=False))
         counts = tuple(before.get(name, 0) + more.get(name, 0) for name in COUNT_NAMES)
         return msgspec.structs.replace(self, counts=counts, failures=together(self.failures, more.failures))
@@ -97,32 +97,34 @@ _decode = msgspec.msgpack.Decoder(dict[str, Cursor]).decode
 
 
 class OnlineStore:
-    """Views of the event log in a key-value store: one packed state an entity and view.
+    """Views of the event log in a key-value store, with one packed state for each entity and view.
 
-    All that a batch changes, the positions read included, is one transaction of the store. So after a crash the same
-    records can be given again: those at or below a view's position are skipped.
+    Everything that a batch changes is written in one transaction of the store, including the positions read. The same
+    records can therefore be given again after a crash: records at or below a view's position are skipped.
 
     Args:
-        kv: Where the states are. One process may apply, many may read.
-        views: The views to keep up to date. A view whose definition has changed starts empty, next to the old one.
-        filling: Apply to the states that are being filled, not to those that are read (`fill/fill.py`).
+        kv: The store of the states. One process may apply records; many processes may read.
+        views: The views to keep up to date. A view whose definition has changed starts empty, next to the old
+            definition.
+        filling: Apply to the states that are being filled, instead of those that are read (`fill/fill.py`).
     """
 
     def __init__(self, kv: KeyValue, views: Sequence[View], *, filling: bool = False) -> None:
         self.kv = kv
         self._filling = filling
-        self.plans: dict[str, ViewPlan] = {}  # by name; further definitions of a name have a part of their hash
+        # By name of the view. A second definition of the same name has a part of its hash as a suffix of the name.
+        self.plans: dict[str, ViewPlan] = {}
         self._set_views(views)
 
     def apply(self, records: Sequence[LogRecord], *, reached: Mapping[str, int] | None = None) -> Applied:
-        """Take records into all views that have not read them yet.
+        """Apply records to all views that have not applied them yet.
 
-        Records of a partition must come in order and without gaps; partitions may be mixed in any way.
+        The records of a partition must come in order and without gaps. Partitions may be mixed in any way.
 
         Args:
-            records: What to take.
-            reached: The positions that the records reach, where they come from tables of record (# D23): records that
-                are missing between them, or up to these positions, concern no view.
+            records: The records to apply.
+            reached: The positions that the records reach, if they come from tables of record (# D23). Records that are
+                missing between them, or up to these positions, concern no view.
 
         Raises:
             Misuse: Records are missing between a view's position and these.
@@ -152,7 +154,7 @@ class OnlineStore:
         return Applied(records=len(records), skipped=max(0, len(records) - taken), views=views)
 
     def positions(self) -> dict[str, int]:
-        """The positions that every view has reached: where to continue reading the log."""
+        """The positions that every view has reached, from which reading of the log continues."""
         cursors = self.cursors()
         found = [cursors.get(self._name(plan), BEGIN).positions for plan in self.plans.values()]
         names = set().union(*found) if found else set()
@@ -161,41 +163,47 @@ class OnlineStore:
 
     @property
     def s_us(self) -> int:
-        """S: the greatest append time applied to all views."""
+        """S, the greatest append time that was applied to all views."""
         cursors = self.cursors()
         return min((cursors.get(self._name(plan), BEGIN).s_us for plan in self.plans.values()), default=BEGIN.s_us)
 
     def counts(self) -> dict[str, ViewApplied]:
-        """Counts over all records that each view has applied, by its name, each record counted once.
+        """Counts over all records that each view has applied, by the name of the view. Each record counts once.
 
-        A view that was filled from history counts as if it had applied the records one by one, except for repetitions
-        that nothing depends on any more.
+        A view that was filled from history has the counts of a view that applied the records one by one, except for
+        repetitions that nothing depends on any more.
         """
         cursors = self.cursors()
         found = {name: cursors.get(self._name(plan), BEGIN).counts for name, plan in self.plans.items()}
         return {name: ViewApplied(**dict(zip(COUNT_NAMES, counts, strict=False))) for name, counts in found.items()}
 
     def failures(self) -> dict[str, dict[str, FeatureFailures]]:
-        """Events for which a feature's value failed since the view was filled, by view and feature."""
-        cursors = read_cursors(self.kv)  # also while another thread applies
+        """The events for which the value of a feature failed since the view was filled, by view and feature."""
+        cursors = read_cursors(self.kv)  # safe even while another thread applies
         found = {name: cursors.get(self._name(plan), BEGIN).failures for name, plan in self.plans.items()}
         return {name: failures for name, failures in found.items() if failures}
 
     def reset(self) -> int:
-        """Delete the states of this store's views, to be filled again from the start of the log; how many keys."""
+        """Delete the states of this store's views, to be filled again from the start of the log.
+
+        Returns how many keys were deleted.
+        """
         mine = {plan.cursor_name for plan in self.plans.values()}
         return self._drop(mine.union(name for name in self.cursors() if id_of(name) in mine))
 
     def drop_others(self) -> int:
-        """Delete the states of views and definitions that this store does not have; how many keys."""
+        """Delete the states of views and definitions that this store does not have.
+
+        Returns how many keys were deleted.
+        """
         mine = {plan.cursor_name for plan in self.plans.values()}
         return self._drop({name for name in self.cursors() if id_of(name) not in mine})
 
     def take_up(self, views: Sequence[View]) -> None:
-        """Keep exactly these views up to date from now on; nothing may be applied meanwhile.
+        """Keep exactly these views up to date from now on. Nothing may be applied meanwhile.
 
-        The states of a view that is behind the others, because it was not kept up to date for a while, are deleted:
-        it is filled again. The states of other views stay, see `drop_others`.
+        A view is behind the other views if it was not kept up to date for a while. Its states are deleted, so that it
+        is filled again. The states of views that are not among `views` stay, see `drop_others`.
         """
         self._set_views(views)
         cursors = self.cursors()
@@ -214,7 +222,7 @@ class OnlineStore:
         self.plans = plans  # in one step: other threads may be reading
 
     def _drop(self, ids: Set[str]) -> int:
-        """Mark views as being deleted, and delete their keys; after a crash in between they are still marked."""
+        """Mark views as being deleted, and delete their keys. After a crash in between, the marks remain."""
         cursors = self.cursors()
         marked = {(GOING + name if name in ids else name): cursor for name, cursor in cursors.items()}
         write_cursors(self.kv, marked)
@@ -233,21 +241,21 @@ class OnlineStore:
         return gone
 
     def cursors(self) -> dict[str, Cursor]:
-        """The cursor of each view, by its name in the record of positions (see `generations.py`)."""
+        """The cursor of each view, by the view's name in the record of positions (see `generations.py`)."""
         cursors = read_cursors(self.kv)
         if any(name.startswith(GOING) for name in cursors):
             self._sweep(cursors)
         return cursors
 
     def _name(self, plan: ViewPlan) -> str:
-        """The name of what this store applies to in the record of positions."""
+        """The name, in the record of positions, of the states that this store applies to."""
         return FILLING + plan.cursor_name if self._filling else plan.cursor_name
 
     def _by_cursor(self, stored: Mapping[str, Cursor]) -> list[tuple[Cursor, list[ViewPlan]]]:
         groups: list[tuple[Cursor, list[ViewPlan]]] = []
         for plan in self.plans.values():
             if self._name(plan) not in stored and FILLING + plan.cursor_name in stored:
-                continue  # it joins the others when it is filled
+                continue  # the view is applied to once it is filled
             cursor = stored.get(self._name(plan), BEGIN)
             for other, plans in groups:
                 if other.place == cursor.place:
@@ -258,7 +266,7 @@ class OnlineStore:
         return groups
 
     def _apply_plain(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Counts) -> None:
-        """Apply events that have one content each: only repetitions need to be found."""
+        """Apply events of a source without a key. Each has only one content, so only repetitions must be found."""
         count["applied"] += len(arrivals)
         repeats = self._repeats(plan, arrivals, changes, count) if plan.windowed else None
         kept = Kept(plan, arrivals, repeats, count)
@@ -303,7 +311,10 @@ class OnlineStore:
             changes[key] = state.pack()
 
     def _repeats(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Counter[str]) -> list[bool]:
-        """Flags of arrivals that were applied before, by an index of event times and ids that windows can still see."""
+        """Return which arrivals repeat an event that was applied before.
+
+        They are found by an index of the event times and ids that windows can still see.
+        """
         keys = [plan.keys.applied(event.event_at_us, event.id) for _, _, _, event in arrivals]
         stored = zip(keys, self.kv.get_many(keys), strict=True)
         found = {key: there for key, there in stored if there is not None}
@@ -329,7 +340,7 @@ class OnlineStore:
         return repeats
 
     def _apply_keyed(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Counts) -> None:
-        """Apply events that may be corrected or deleted: their versions decide which rows an entity has."""
+        """Apply events that may be corrected or deleted. Their versions determine the rows of each entity."""
         index = VersionIndex(plan, self.kv, [event.id for _, _, _, event in arrivals])
         groups: dict[bytes, _RowChanges] = defaultdict(_RowChanges)
         for s_us, known_at, record, event in arrivals:
@@ -370,11 +381,14 @@ class OnlineStore:
 
 
 class _RowChanges:
-    """Rows of an entity that one batch adds and removes; a row that it adds and removes again is none."""
+    """The rows that one batch adds to an entity and removes from it.
+
+    A row that the batch both adds and removes is left out.
+    """
 
     def __init__(self) -> None:
         self.s_us = BEGIN.s_us
-        self.gone: dict[tuple[str, int], Row] = {}  # by place of the record
+        self.gone: dict[tuple[str, int], Row] = {}  # by partition and position of the record
         self.come: dict[tuple[str, int], Row] = {}
 
     def withdraw(self, row: Row, s_us: int) -> None:
@@ -389,7 +403,7 @@ class _RowChanges:
 
 
 def read_cursors(kv: KeyValue) -> dict[str, Cursor]:
-    """The stored cursors of all views, also of those that are being filled or deleted.
+    """Return the stored cursors of all views, including those that are being filled or deleted.
 
     Raises:
         Corrupt: The store is damaged.
@@ -403,14 +417,14 @@ def write_cursors(kv: KeyValue, cursors: Mapping[str, Cursor]) -> None:
 
 
 def cursors_of(packed: bytes | None) -> dict[str, Cursor]:
-    """The cursor of each view, by the hexadecimal id of its definition."""
+    """Return the cursor of each view, by the hexadecimal id of the view's definition."""
     return {} if packed is None else _decode(packed)
 
 
 def _arrivals(
     cursor: Cursor, records: Sequence[LogRecord], sources: set[str], reached: Mapping[str, int] | None
 ) -> tuple[Cursor, dict[str, list[Arrival]]]:
-    """The records behind a cursor, by source, and the cursor behind them."""
+    """Return the records after a cursor, by source, and the cursor after these records."""
     s_us, positions = cursor.s_us, dict(cursor.positions)
     fresh: list[LogRecord] = []
     sealed_at: list[int] = []
@@ -438,14 +452,17 @@ def _arrivals(
 
 
 def _without(changes: Changes, deletes: Sequence[bytes]) -> dict[bytes, bytes]:
-    """The changes that are no deletions."""
+    """Return the changes that are not deletions."""
     for key in deletes:
         del changes[key]
     return cast("dict[bytes, bytes]", changes)
 
 
 def _repeated(state: EntityState, rows: list[Row], count: Counter[str]) -> set[tuple[str, int]]:
-    """Records that repeat an unsealed or latest row, by place; for a view of latest values no others matter."""
+    """Return the records that repeat an unsealed or latest row, by partition and position.
+
+    A view of latest values depends on no other repetitions.
+    """
     known = {(row[EVENT_AT], row[ID]) for row in (*state.unsealed, *state.latest_rows)}
     again = set()
     for row in rows:
@@ -458,7 +475,7 @@ def _repeated(state: EntityState, rows: list[Row], count: Counter[str]) -> set[t
 
 
 def _mark(rows: list[Row], errors: Mapping[tuple[str, int], Mapping[int, str]]) -> None:
-    """Add to rows the series that failed for them."""
+    """Add to each row the series whose value failed for it."""
     for row in rows:
         of_row = errors.get((row[PARTITION], row[POSITION]))
         if of_row:
@@ -472,7 +489,7 @@ def _count_failed(
     errors: Mapping[tuple[str, int], Mapping[int, str]],
     count: Counts,
 ) -> None:
-    """Count the rows for which series failed and that repeat no others."""
+    """Count the rows for which series failed, except rows that repeat an event."""
     for row in rows:
         place = row[PARTITION], row[POSITION]
         if place in errors and place not in again:
@@ -480,7 +497,7 @@ def _count_failed(
 
 
 def _withdraw(state: EntityState, row: Row) -> None:
-    """Take out a row that no longer counts, unsealed or sealed; one that had ended is in neither."""
+    """Remove a row that no longer counts from the unsealed or sealed rows. A row that had ended is in neither."""
     last = state.s_us if state.plan.inclusive else state.s_us - 1
     found = state.find_open(row[PARTITION], row[POSITION])
     if found is not None:

@@ -1,1 +1,1 @@
-"""Views filled from history."""
+"""Filling of views from the history of their sources."""

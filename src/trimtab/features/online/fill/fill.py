@@ -1,4 +1,4 @@
-"""Filling of views from history next to what is read, caught up with the log and then switched at once. # D31"""
+"""Filling of views from history while other states are read, with a switch to the new states at the end. # D31"""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ from trimtab.store.ports import KeyValue, Log
 if TYPE_CHECKING:
     from trimtab.events.tables import Moved
 
-_TAIL = 6_000  # records that the last step applies before a view takes its place: more than are applied in between
-_SWEPT = 5_000  # keys deleted in one transaction
+_TAIL = 6_000  # records that one step applies while catching up; more than the store applies during one step
+_SWEPT = 5_000  # how many keys are deleted in one transaction
 
 
 class Filled(msgspec.Struct, frozen=True, kw_only=True):
-    """Progress of the filling of a view."""
+    """The progress of the filling of a view."""
 
-    view: str  # its name in the store
-    rows: int  # records taken so far
-    of: int  # about how many there are
-    done: bool  # the view is read from now on
+    view: str  # the view's name in the store
+    rows: int  # how many records were read so far
+    of: int  # about how many records there are in total
+    done: bool  # whether the view can be read
 
 
 class Filling:
-    """Fills one view while others, and its own previous states, are read and applied to.
+    """Fills one view while other views, and the view's previous states, are still read and applied to.
 
-    `steps` does the work. Between two steps the store may apply records; nothing of the view is read before the last
-    step, which makes all of it readable in one transaction. A process that dies leaves the view marked; the
-    next filling starts from scratch and deletes what was left.
+    `steps` does the work. The store may apply records between two steps. Nothing of the new states is read before the
+    last step, which makes all of them readable in one transaction. If the process dies, the view stays marked as being
+    filled. The next filling starts from scratch and deletes what was left.
 
     Args:
-        store: The store of all views; the same object or process applies and fills.
+        store: The store of all views. The same object or process applies records and fills views.
         name: The view's name in the store.
         log: The event log.
-        moved: What of the log is in tables of record, when it may have been truncated.
-        most_rows: How many records may lie in memory at once; more history than that is read several times.
+        moved: The records that are in tables of record, if the log may have been truncated.
+        most_rows: How many records may be in memory at once. A longer history is read several times.
 
     Raises:
         NotFound: The store has no such view.
@@ -71,7 +71,7 @@ class Filling:
         self._most_rows = most_rows
 
     def begin(self) -> Cursor:
-        """Mark the view as being filled; the position to fill it to, and its generation."""
+        """Mark the view as being filled. Returns the position to fill it to, with its new generation."""
         store = self.store
         cursors = store.cursors()
         mark = FILLING + self._id
@@ -85,7 +85,7 @@ class Filling:
         return cursors[mark]
 
     def steps(self) -> Iterator[Filled]:
-        """Fill the view in bounded steps; the last one says `done`.
+        """Fill the view in bounded steps. `done` is true from the step on that makes the view readable.
 
         Raises:
             Misuse: Records that are needed were truncated from the log, and there is no table of record.
@@ -113,7 +113,7 @@ class Filling:
         return self.store.plans[self.name].cursor_name
 
     def _front(self, cursors: Mapping[str, Cursor]) -> Cursor:
-        """The position of the views that are read: the furthest of them, or the end of the log when there are none."""
+        """The furthest position of the views that are read, or the end of the log if no view is read."""
         return self._live_front(cursors) or log_end(self._log, self._moved)
 
     def _live_front(self, cursors: Mapping[str, Cursor]) -> Cursor | None:
@@ -121,7 +121,7 @@ class Filling:
         return max(live, key=_reach, default=None)
 
     def _switch(self, front: Cursor) -> None:
-        """Let the view be read, in one transaction."""
+        """Make the view readable, in one transaction."""
         cursors = self.store.cursors()
         before = cursors.get(self._id)
         filled = cursors.pop(FILLING + self._id)
@@ -138,7 +138,7 @@ class Filling:
 def load_steps(
     store: OnlineStore, name: str, rows: History, target: Cursor, *, most_rows: int = MOST_ROWS
 ) -> Iterator[Filled]:
-    """Write the states of a view that is marked as being filled, from its source's rows up to `target`."""
+    """Write the states of a view that is marked as being filled, from the rows of its source up to `target`."""
     plan = place(ViewPlan(store.plans[name].view), target.generation)
     count = Counts()
     done = 0
@@ -158,27 +158,30 @@ def fill(
     moved: Moved | None = None,
     most_rows: int = MOST_ROWS,
 ) -> Iterator[Filled]:
-    """Fill views from history: those named, or all that are not filled yet. The iterator does the work.
+    """Fill the named views from history, or all views that are not filled yet. The iterator does the work.
 
     Args:
         store: The store of all views.
         log: The event log.
-        views: Their names in the store; a view that is read already is rebuilt, and read meanwhile.
-        moved: What of the log is in tables of record, when it may have been truncated.
-        most_rows: How many records may lie in memory at once.
+        views: The names of views in the store. A view that is already read is rebuilt, and stays readable meanwhile.
+        moved: The records that are in tables of record, if the log may have been truncated.
+        most_rows: How many records may be in memory at once.
     """
     for name in unfilled(store) if views is None else views:
         yield from Filling(store, name, log, moved=moved, most_rows=most_rows).steps()
 
 
 def unfilled(store: OnlineStore) -> list[str]:
-    """The views that have not applied a record yet, by their names in the store."""
+    """Return the views that have not applied a record yet, by their names in the store."""
     cursors = store.cursors()
     return [name for name, plan in store.plans.items() if plan.cursor_name not in cursors]
 
 
 def mark_unfilled(store: OnlineStore, log: Log, moved: Moved | None = None) -> list[str]:
-    """Keep views that begin from being applied to before they are filled; the names of those not marked before."""
+    """Mark new views as being filled, so that nothing is applied to them before they are filled.
+
+    Returns the names of the views that were not marked before.
+    """
     cursors = store.cursors()
     names = [name for name in unfilled(store) if FILLING + store.plans[name].cursor_name not in cursors]
     for name in names:
@@ -187,7 +190,7 @@ def mark_unfilled(store: OnlineStore, log: Log, moved: Moved | None = None) -> l
 
 
 def live_positions(store: OnlineStore) -> dict[str, int] | None:
-    """Up to where the views that are read have applied the log; None: there is none."""
+    """Return the positions up to which all views that are read have applied the log, or None if no view is read."""
     cursors = store.cursors()
     live = [cursors[p.cursor_name].positions for p in store.plans.values() if p.cursor_name in cursors]
     if not live:
@@ -197,16 +200,16 @@ def live_positions(store: OnlineStore) -> dict[str, int] | None:
 
 
 def log_end(log: Log, moved: Moved | None = None) -> Cursor:
-    """The end of a log as a cursor: S is the greatest append time there."""
+    """Return the end of a log as a cursor, where S is the greatest append time in the log."""
     through = {} if moved is None else moved.through
     positions = {name: position for name, position in {**through, **log.positions()}.items() if position}
     last = [r.appended_at_us for name, position in positions.items() for r in log.read(name, position - 1, limit=1)]
-    newest_us = BEGIN.s_us if moved is None else moved.newest_us  # records that are only in tables
+    newest_us = BEGIN.s_us if moved is None else moved.newest_us  # for records that are only in tables
     return Cursor(max([BEGIN.s_us, newest_us, *last]), positions)
 
 
 def sweep(store: OnlineStore, limit: int) -> bool:
-    """Delete up to `limit` keys of generations that are read no more; whether some are left."""
+    """Delete up to `limit` keys of generations that are not read any more. Returns whether some keys are left."""
     cursors = store.cursors()
     names = [name for name in cursors if name.startswith(LEFT)]
     if not names:

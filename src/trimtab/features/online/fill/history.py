@@ -1,4 +1,4 @@
-"""The records of one source up to a position, in columns: what a view is filled from."""
+"""The records of one source up to a position, as tables. Views are filled from these records."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ _FIELDS: dict[str, Dtype] = {
     "_position": "int",
     "_id": "str",
     "_op": "str",
-    "_s_at": "time",  # S when the record was applied: the greatest append time up to it
+    "_s_at": "time",  # S when the record was applied: the greatest append time up to this record
 }
 
 
 class SourceRows:
     """Every record of one source up to some positions, in the order in which a view applies them.
 
-    Each `iter` reads them again, in tables of the source's columns and `_event_at`, `_known_at`, `_partition`,
-    `_position`, `_id`, `_op` and `_s_at`, so that what lies in memory at once is bounded.
+    Each iteration reads the records again, in tables that hold the source's columns and `_event_at`, `_known_at`,
+    `_partition`, `_position`, `_id`, `_op` and `_s_at`. The tables are small, so that memory stays bounded.
 
     Args:
         log: The event log.
-        source: Whose records.
-        positions: Up to where, of each partition.
-        moved: What of the log is in tables of record: then it may have been truncated up to where they reach.
+        source: The source of the records.
+        positions: The last position to read in each partition.
+        moved: The records that are in tables of record. The log may have been truncated up to the positions that these
+            tables reach.
 
     Raises:
         Misuse: Records that are needed were truncated from the log.
@@ -54,7 +55,7 @@ class SourceRows:
     ) -> None:
         self.source = source
         self.positions = dict(positions)
-        self.most = sum(positions.values())  # at most so many rows
+        self.most = sum(positions.values())  # the greatest possible number of rows
         self._log = log
         self._moved = moved
 
@@ -70,7 +71,7 @@ class SourceRows:
                 s_us = int(rows["_s_at"].values[-1])
                 for start in range(0, rows.rows, _BATCH):
                     yield rows.take(slice(start, start + _BATCH))
-        # a partition that is gone from the log has in the tables all that it had
+        # all records of a partition that is gone from the log are in the tables
         upto = self.positions if self._moved is None else {n: p for n, p in self.positions.items() if n in there}
         for records in log_batches(self._log, after, upto):
             s_at = []
@@ -91,7 +92,7 @@ class SourceRows:
 def log_batches(
     log: Log, after: Mapping[str, int], upto: Mapping[str, int], *, batch: int = _BATCH
 ) -> Iterator[list[LogRecord]]:
-    """The records behind `after` up to `upto`, of all partitions, by (append time, partition, position).
+    """Yield the records after `after` up to `upto`, of all partitions, by (append time, partition, position).
 
     Raises:
         Misuse: Some of them were truncated from the log.

@@ -1,8 +1,8 @@
-"""States of one view made from history at once, equal in meaning to those made record by record. # D31
+"""States of one view made from history at once, equal in meaning to states made record by record. # D31
 
-The rows are taken entity by entity, each in order of event time, so that a state is unpacked and packed once and its
-tiles only grow at their newer end. What lies in memory is bounded: history of more rows than that is read several
-times, each time for a part of the entities.
+The rows are processed entity by entity, each in order of event time. A state is therefore unpacked and packed only
+once, and its tiles only grow at the newer end. Memory is bounded: a history with more rows than the limit is read
+several times, each time for a part of the entities.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from trimtab.features.online.packed.ties import beyond
 from trimtab.features.online.packed.versions import Link, Version, VersionIndex, needed
 from trimtab.store.ports import KeyValue
 
-MOST_ROWS = 1_000_000  # rows in memory at once
-_WRITE = 20_000  # keys in one transaction
-_STEP = 5_000  # rows between two yields
+MOST_ROWS = 1_000_000  # the default number of rows in memory at once
+_WRITE = 20_000  # how many keys are written in one transaction
+_STEP = 5_000  # how many rows are processed between two yields
 _FALLING = 2**63 - 1
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
@@ -36,7 +36,7 @@ _decode_versions = msgspec.msgpack.Decoder(list[list[Any]]).decode
 
 
 class History(Protocol):
-    """The rows to load, as `SourceRows` gives them: readable again and again, and how many there are at most."""
+    """The rows to load. They can be read repeatedly, and their greatest possible number is known (see `SourceRows`)."""
 
     @property
     def most(self) -> int: ...
@@ -47,18 +47,18 @@ class History(Protocol):
 def load(
     kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts, *, most_rows: int = MOST_ROWS
 ) -> Iterator[int]:
-    """Write the states of a view as of `s_us`, under the plan's prefixes, where nothing lies yet.
+    """Write the states of a view as of `s_us`, under the plan's prefixes, which must hold no keys yet.
 
-    The iterator does the work: it stops after each bounded part of it, and gives how many rows it took since the last
-    stop (a row may be taken several times).
+    The iterator does the work in bounded parts. After each part it yields how many rows it has read since the last
+    part. A row may be read several times.
 
     Args:
-        kv: Where to write.
-        plan: The view, placed on a generation that nothing reads.
-        rows: Every record of its source that it is to know.
-        s_us: S: the greatest append time of the log up to where `rows` ends.
-        count: The counts of `ViewApplied`, added to.
-        most_rows: How many rows may lie in memory at once.
+        kv: The store to write to.
+        plan: The view, with the keys of a generation that nothing reads.
+        rows: Every record of the view's source that the states are made from.
+        s_us: S, the greatest append time of the log up to the end of `rows`.
+        count: The counts of `ViewApplied`, which are added to.
+        most_rows: How many rows may be in memory at once.
     """
     parts = max(1, -(-rows.most // most_rows))
     for number in range(parts):
@@ -79,7 +79,7 @@ def load(
 
 
 class _Part:
-    """One of several parts of all names, by a hash."""
+    """One of several parts of all names, selected by a hash of the name."""
 
     def __init__(self, number: int, parts: int) -> None:
         self.number, self.parts = number, parts
@@ -90,20 +90,23 @@ class _Part:
 
 
 class _Groups:
-    """The rows of each entity that its state depends on."""
+    """The rows of each entity that the entity's state depends on."""
 
     def __init__(self, plan: ViewPlan, s_us: int) -> None:
         self.plan = plan
         self.s_us = s_us
-        self.cut_us = plan.earliest_us(s_us) if plan.groups else NEVER_US  # no window sees what is before it
+        self.cut_us = plan.earliest_us(s_us) if plan.groups else NEVER_US  # no window sees events before this time
         self.last_us = s_us if plan.inclusive else s_us - 1
         self.rows: dict[bytes, list[Row]] = defaultdict(list)
-        self.past: dict[bytes, list[Row]] = {}  # sealed rows that no window sees, those of the greatest event time
-        self.dead: dict[bytes, Row] = {}  # the first to happen of versions that ended before they happened
+        self.past: dict[bytes, list[Row]] = {}  # sealed rows that no window sees, of the greatest event time
+        self.dead: dict[bytes, Row] = {}  # of versions that ended before they happened, the earliest
         self._latest = bool(plan.latest)
 
     def drop(self, name: bytes, row: Row) -> bool:
-        """Drop a row that is sealed and that no window can see; True when it was. Only the latest of those are kept."""
+        """Drop a row if it is sealed and no window can see it. Returns whether it was dropped.
+
+        Of the dropped rows only the latest ones are kept, for latest values.
+        """
         if row[EVENT_AT] >= self.cut_us or row[EVENT_AT] > self.last_us or row[KNOWN_AT] > self.s_us:
             return False
         before = self.past.setdefault(name, [])
@@ -115,14 +118,17 @@ class _Groups:
         return True
 
     def end(self, name: bytes, row: Row) -> None:
-        """Take the row of a version that ended by S: it says that its entity is known, once it has happened."""
+        """Record that an entity has had a version that ended by S.
+
+        Once the version has happened, the entity counts as known.
+        """
         if row[EVENT_AT] <= self.last_us:
             self.past.setdefault(name, [])
         elif name not in self.dead or row[EVENT_AT] < self.dead[name][EVENT_AT]:
             self.dead[name] = row
 
     def take(self, chain: Iterable[Link]) -> None:
-        """Take the rows of an id's versions."""
+        """Add the rows of the versions of an id."""
         for name, row in chain:
             if name is not None:
                 if row[UNTIL] <= self.s_us:
@@ -131,7 +137,7 @@ class _Groups:
                     self.rows[name].append(row)
 
     def states(self) -> Iterator[tuple[bytes, EntityState]]:
-        """The states by entity, in the order of their names."""
+        """Return the state of each entity, in the order of the entities' names."""
         for name in sorted(self.rows.keys() | self.past.keys() | self.dead.keys()):
             past = self.past.get(name)
             rows = [*(past or ()), *self.rows.get(name, ())]
@@ -141,14 +147,17 @@ class _Groups:
 
 
 def entity_state(plan: ViewPlan, rows: list[Row], s_us: int, *, known: bool = False) -> EntityState:
-    """The state at `s_us` of an entity that has these rows; `known`: and has had others."""
+    """Return the state at `s_us` of an entity with these rows.
+
+    `known` tells whether the entity has also had other rows.
+    """
     state = EntityState(plan)
     state.seal(s_us)
     state.known = int(known)
     rows.sort(key=_row_order)
     hop_us = plan.groups[0].hop_us if plan.groups else 0
     at, end = 0, len(rows)
-    while at < end:  # rows of one tile together
+    while at < end:  # add the rows of one tile together
         first = at
         at += 1
         if hop_us:
@@ -163,7 +172,7 @@ def entity_state(plan: ViewPlan, rows: list[Row], s_us: int, *, known: bool = Fa
 
 
 def _entity_states(plan: ViewPlan, groups: Mapping[bytes, list[Row]], s_us: int) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values of entities without a key, each with its rows; repetitions are taken out."""
+    """Return the keys and values of entities of a source without a key, after removing repetitions from the rows."""
     return _packed(plan, ((name, entity_state(plan, _distinct(rows), s_us)) for name, rows in groups.items()))
 
 
@@ -174,11 +183,12 @@ def _packed(plan: ViewPlan, states: Iterable[tuple[bytes, EntityState]]) -> Iter
 
 
 def _plain(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts, part: _Part) -> Iterator[int]:
-    """Events that have one content each: repetitions are found by event time and id."""
+    """Load events of a source without a key, whose repetitions are found by event time and id."""
     groups = _Groups(plan, s_us)
     names: dict[Any, bytes] = {}
-    firsts: dict[tuple[int, str], tuple[Row, bytes, bytes]] = {}  # event -> its row, entity and content
-    forgets = plan.life is None  # a repetition of what no window sees would change nothing
+    # by event: its row, entity, and check sum of the content
+    firsts: dict[tuple[int, str], tuple[Row, bytes, bytes]] = {}
+    forgets = plan.life is None  # a repetition of an event that no window sees changes nothing
     entity_of, expired = plan.entity_of, plan.expired
     for chunk in rows:
         if part.is_first:
@@ -223,7 +233,7 @@ def _plain(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
 
 
 def _distinct(rows: Sequence[Row]) -> list[Row]:
-    """One entity's rows without repetitions: of those the first in the order of rows is kept."""
+    """Return one entity's rows without repetitions. The first row in the order of rows is kept."""
     firsts: dict[tuple[int, str], Row] = {}
     for row in rows:
         first = firsts.setdefault((row[EVENT_AT], row[ID]), row)
@@ -233,14 +243,17 @@ def _distinct(rows: Sequence[Row]) -> list[Row]:
 
 
 def _lower(first: Row, again: Row) -> None:
-    """Let an event have the place of the first record of it."""
+    """Give an event the known at, partition and position of its first record."""
     if again[KNOWN_AT : POSITION + 1] < first[KNOWN_AT : POSITION + 1]:
         first[KNOWN_AT : POSITION + 1] = again[KNOWN_AT : POSITION + 1]
 
 
 def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts, part: _Part) -> Iterator[int]:
-    """Events that may be corrected: a part of the ids with all their versions; states, when that is all of them."""
-    versions: dict[str, list[tuple[int, Version]]] = {}  # id -> S when it was applied, and the version
+    """Load the versions of the ids of one part, for a source whose events may be corrected.
+
+    If there is only one part, write the states, too.
+    """
+    versions: dict[str, list[tuple[int, Version]]] = {}  # by id: S when each version was applied, and the version
     for chunk in rows:
         if part.is_first:
             count["applied"] += chunk.rows
@@ -261,7 +274,7 @@ def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
         _count_versions(kv, plan, event_id, arrived, count)
         of_id = sorted((version for _, version in arrived), key=_version_order)
         chain = index.chain(event_id, of_id)
-        if len(of_id) == 1:  # several were counted by `_count_versions`
+        if len(of_id) == 1:  # with several versions, `_count_versions` has counted failures
             count.fail_new(plan, chain, of_id[0])
         kept = needed(of_id, s_us)
         if not plan.forever and all(v[0] < groups.cut_us and v[3] < groups.cut_us for v in kept):
@@ -280,14 +293,17 @@ def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
             yield _STEP
     yield from _written(kv, sorted(keep.items()))
     yield from _written(kv, ((key, b"") for key in sorted(entries)))
-    if part.parts > 1:  # entities whose rows count no more: the index does not have them
+    if part.parts > 1:  # write stubs for entities that are not in the index, because none of their rows counts any more
         groups.rows.clear()
         _take_stubs(kv, groups, [*groups.past, *groups.dead])
     yield from _written(kv, _packed(plan, groups.states()))
 
 
 def _keyed_states(kv: KeyValue, plan: ViewPlan, s_us: int, part: _Part) -> Iterator[int]:
-    """The states of a part of the entities, from the index of all versions and the stubs of who has had others."""
+    """Write the states of a part of the entities, from the index of all versions and from stubs.
+
+    A stub is the state of an entity that was written because the entity has had rows that are not in the index.
+    """
     groups = _Groups(plan, s_us)
     index = VersionIndex(plan, kv)
     after = b""
@@ -302,7 +318,7 @@ def _keyed_states(kv: KeyValue, plan: ViewPlan, s_us: int, part: _Part) -> Itera
 
 
 def _take_stubs(kv: KeyValue, groups: _Groups, names: Sequence[bytes]) -> None:
-    """Take what the states of some entities say that were written before."""
+    """Add what the already written states of some entities contain."""
     keys = [groups.plan.keys.states + name for name in names]
     for name, packed in zip(names, kv.get_many(keys), strict=True):
         if packed is not None:
@@ -316,7 +332,7 @@ def _take_stubs(kv: KeyValue, groups: _Groups, names: Sequence[bytes]) -> None:
 def _count_versions(
     kv: KeyValue, plan: ViewPlan, event_id: str, versions: Sequence[tuple[int, Version]], count: Counts
 ) -> None:
-    """Count as `apply` does when the versions arrive in this order."""
+    """Count versions as `apply` counts them when they arrive in this order."""
     if len(versions) == 1:
         _, version = versions[0]
         count["corrections"] += version[4]
@@ -334,14 +350,14 @@ def _count_versions(
 
 
 def _rows(plan: ViewPlan, chunk: Columns) -> Iterator[tuple[Any, ...]]:
-    """The rows of a chunk: both clocks, place, id, operation, values in the order of the source's columns."""
+    """Return the rows of a chunk: event time, known at, partition, position, id, operation, and values by column."""
     values = zip(*(chunk[name].to_list() for name in plan.columns), strict=True)
     fields = ("_event_at", "_known_at", "_partition", "_position", "_id", "_op")
     return zip(*(chunk[name].values.tolist() for name in fields), values, strict=True)
 
 
 def _written(kv: KeyValue, pairs: Iterable[tuple[bytes, bytes]]) -> Iterator[int]:
-    """Write pairs, in bounded transactions."""
+    """Write pairs of keys and values in bounded transactions."""
     puts: dict[bytes, bytes] = {}
     for key, value in pairs:
         puts[key] = value
@@ -356,9 +372,10 @@ def _written(kv: KeyValue, pairs: Iterable[tuple[bytes, bytes]]) -> Iterator[int
 
 
 def _written_in_thread(kv: KeyValue, pieces: Iterator[dict[bytes, bytes]]) -> Iterator[int]:
-    """Write pieces, a transaction each, while the next one is made: half of a write is waiting for the disk.
+    """Write each piece in a transaction, while the next piece is made.
 
-    Nothing is being written while the caller does other things.
+    This saves time because half of a write is waiting for the disk. Nothing is being written while the caller does
+    other things.
     """
     with ThreadPoolExecutor(1, "trimtab-load") as thread:
         piece = next(pieces, None)

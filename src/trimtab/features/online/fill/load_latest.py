@@ -1,7 +1,8 @@
-"""States of views of latest values, made from columns: the latest row of each entity, byte by byte. # D31
+"""States of views of latest values, made from columns. # D31
 
-A state of such a view is a fixed frame around one row, and a row is a fixed sequence of MessagePack values. So the
-states of many entities are one matrix of bytes, a row an entity, with a mask where values differ in length.
+The state of such a view is a fixed frame around one row, and a row is a fixed sequence of MessagePack values. The
+states of many entities are therefore built as one matrix of bytes with a row for each entity. A mask marks the bytes
+that are used, because values differ in length.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ Array: TypeAlias = "NDArray[Any]"
 ByRows: TypeAlias = Callable[[ViewPlan, Mapping[bytes, list[Row]], int], Iterator[tuple[bytes, bytes]]]
 
 _FLOAT, _INT, _NULL, _FALSE, _TRUE = 0xCB, 0xD3, 0xC0, 0xC2, 0xC3  # MessagePack type bytes
-_LONGEST = 160  # bytes of a name or text that a matrix is made for; a row with a longer one goes by itself
-_CHUNK = 20_000  # entities whose bytes are made at once
-_WORDS = 4  # eight-byte words by which names are sorted as numbers
+_LONGEST = 160  # longest name or text in a matrix, in bytes; rows with longer ones are packed one by one
+_CHUNK = 20_000  # for how many entities the bytes are made at once
+_WORDS = 4  # how many eight-byte words of a name are sorted as numbers, at most
 
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class Part(Protocol):
-    """The names that are wanted."""
+    """Selects the names that are loaded."""
 
     parts: int
 
@@ -47,18 +48,21 @@ class Part(Protocol):
 
 
 def loads_columns(plan: ViewPlan) -> bool:
-    """True when a view has only latest values of plain columns, by one column, and no corrections."""
+    """Return whether a view can be loaded by `LatestLoad`.
+
+    It can if it has only latest values of plain columns, is declared by one column, and its source has no key.
+    """
     return not plan.windowed and not plan.keyed and plan.values.plain and len(plan.view.by) == 1
 
 
 class LatestLoad:
-    """Takes a source's rows chunk by chunk, then gives the packed state of each entity.
+    """Reads the rows of a source chunk by chunk, and then gives the packed state of each entity.
 
     Args:
         plan: The view.
-        s_us: S.
-        count: The counts of `ViewApplied`, added to.
-        by_rows: Makes what is stored of the few entities that a matrix does not fit.
+        s_us: The append time S of the states.
+        count: The counts of `ViewApplied`, which are added to.
+        by_rows: Makes the keys and values of the few entities that do not fit a matrix.
     """
 
     def __init__(self, plan: ViewPlan, s_us: int, count: Counter[str], by_rows: ByRows) -> None:
@@ -72,7 +76,7 @@ class LatestLoad:
         self._parts: list[Columns] = []
 
     def take(self, chunk: Columns, part: Part) -> None:
-        """Take some rows, of the part's entities."""
+        """Add some rows, of entities in the part."""
         import numpy as np
 
         live = chunk["_op"].values != "delete"
@@ -90,7 +94,7 @@ class LatestLoad:
         self._parts.append(kept if named.all() else kept.take(named))
 
     def states(self) -> Iterator[dict[bytes, bytes]]:
-        """Key and packed state of every entity, in pieces, most of them in the order of their keys."""
+        """Yield the key and the packed state of every entity, in pieces that mostly follow the order of the keys."""
         import numpy as np
 
         parts = [part for part in self._parts if part.rows]
@@ -110,20 +114,24 @@ class LatestLoad:
             yield dict(zip(self._keys(prefix, rows, raw, some), self._packed(rows, raw, some, frame), strict=True))
         if odd.any():
             groups: dict[bytes, list[Row]] = defaultdict(list)
-            tied = np.sort(order[np.repeat(odd, ends - starts)])  # in order of arrival: the first of repetitions counts
+            # in order of arrival, because the first of several repetitions counts
+            tied = np.sort(order[np.repeat(odd, ends - starts)])
             for entity, row in self._as_rows(rows.take(tied)):
                 groups[name_bytes(entity)].append(row)
             yield dict(self._by_rows(self.plan, groups, self._s_us))
 
     def _greatest(self, rows: Columns, raw: Mapping[str, Bytes]) -> tuple[Array, Array, Array]:
-        """The rows by entity, the greatest one last; where each entity starts; which entities do not fit a matrix."""
+        """Sort the rows by entity, with the greatest row of each entity last.
+
+        Returns the order, where each entity starts in the order, and which entities do not fit a matrix.
+        """
         import numpy as np
 
         event_at, known_at = rows["_event_at"].values, rows["_known_at"].values
         names = raw[self._by].values if self._by in raw else rows[self._by].values
         order = _by_name(names)
         in_order = names[order]
-        begins = np.ones(len(order), bool)  # another entity
+        begins = np.ones(len(order), bool)  # True where the entity changes
         begins[1:] = in_order[1:] != in_order[:-1]
         if not begins.all():
             group = np.empty(len(order), np.int64)
@@ -134,7 +142,7 @@ class LatestLoad:
         odd_rows = (event_at > last) | (known_at > self._s_us)
         for texts in raw.values():
             odd_rows |= texts.odd
-        tied = np.zeros(len(order), bool)  # ties with the row before, within an entity
+        tied = np.zeros(len(order), bool)  # True where a row ties with the preceding row of its entity
         sorted_at = event_at[order]
         tied[1:] = ~begins[1:] & (sorted_at[1:] == sorted_at[:-1])
         ends = np.append(starts[1:], len(order)) - 1
@@ -148,7 +156,7 @@ class LatestLoad:
         return _cut([_constant(prefix + b"s"), _texts(names.values[some], names.lengths[some])], len(some))
 
     def _packed(self, rows: Columns, raw: Mapping[str, Bytes], some: Array, frame: tuple[bytes, bytes]) -> list[bytes]:
-        """The packed states of entities, each of the one row that wins."""
+        """Return the packed states of entities, each made of the entity's greatest row."""
         head, tail = frame
 
         def texts(name: str) -> list[Piece]:
@@ -187,22 +195,25 @@ class LatestLoad:
 
 
 class Bytes(msgspec.Struct, frozen=True, eq=False):
-    """Texts in UTF-8. An odd one is too long for a matrix, or ends in a zero byte, and only serves to order by."""
+    """Texts in UTF-8.
 
-    values: Array  # bytes, of fixed width, or objects
+    An odd text is too long for a matrix or ends in a zero byte. It is only used to sort by.
+    """
+
+    values: Array  # bytes of fixed width, or objects
     lengths: Array
-    odd: Array  # bool
-    constant: str | None = None  # all of them are this
+    odd: Array  # True for odd texts
+    constant: str | None = None  # the text, if all texts are equal
 
     def take(self, rows: Array) -> Bytes:
         return Bytes(self.values[rows], self.lengths[rows], self.odd[rows])
 
 
 def _frame(plan: ViewPlan, s_us: int) -> tuple[bytes, bytes]:
-    """The bytes before and behind the one latest row in a packed state at S."""
+    """Return the bytes before and after the one latest row in a packed state at S."""
     state = EntityState(plan)
     state.seal(s_us)
-    state.known = 1  # the exact number is not needed
+    state.known = 1  # only whether the number is 0 matters
     mark: Any = "\x00here\x00"
     state.latest_rows = [mark]
     head, tail = state.pack().split(_encode(mark))
@@ -210,13 +221,14 @@ def _frame(plan: ViewPlan, s_us: int) -> tuple[bytes, bytes]:
 
 
 def _as_bytes(texts: Column) -> Bytes:
-    """A column's texts; null is empty."""
+    """Return the texts of a column, with nulls as empty texts."""
     import numpy as np
 
     values: list[Any] = texts.values.tolist()
     if texts.valid is not None:
         values = ["" if value is None else value for value in values]
-    elif len(values) > 1 and values[0] is values[-1] and len(set(values)) == 1:  # such as the partition
+    # all texts are equal, as those of the partition usually are
+    elif len(values) > 1 and values[0] is values[-1] and len(set(values)) == 1:
         one, n = _as_bytes(texts.take(slice(1))), len(values)
         same, lengths, odd = (np.broadcast_to(array, n) for array in (one.values, one.lengths, one.odd))
         return Bytes(same, lengths, odd, values[0])
@@ -239,10 +251,10 @@ def _as_bytes(texts: Column) -> Bytes:
 
 
 def _by_name(names: Array) -> Array:
-    """The order of names; which comes first of equal ones is left open.
+    """Return the order of names. Equal names come in any order.
 
-    Texts are compared eight bytes at a time, as numbers, where few bytes are not the same in all of them: numbers are
-    sorted ten times as fast.
+    If only a few bytes differ between the texts, they are compared as numbers of eight bytes. Numbers are sorted ten
+    times as fast as texts.
     """
     import numpy as np
 
@@ -265,7 +277,7 @@ def _by_name(names: Array) -> Array:
 
 
 def _codes(names: Array) -> Array:
-    """Numbers in the order of the names, of which there are few."""
+    """Return numbers that sort like the names, which have few distinct values."""
     import numpy as np
 
     if (names == names[0]).all():
@@ -277,12 +289,12 @@ class Piece(msgspec.Struct, frozen=True, eq=False):
     """Some bytes of every entity, written in place so that wide tables are not copied."""
 
     width: int
-    put: Callable[[Array], object]  # into a matrix of bytes, an entity a row
-    there: Array | None = None  # bool, of that shape: which bytes are there; None: all
+    put: Callable[[Array], object]  # writes into a matrix of bytes with a row for each entity
+    there: Array | None = None  # True for odd texts, of that shape: which bytes are there; None: all
 
 
 def _cut(pieces: Sequence[Piece], n: int) -> list[bytes]:
-    """The bytes of each of `n` rows."""
+    """Return the bytes of each of `n` rows."""
     import numpy as np
 
     width, at = sum(piece.width for piece in pieces), 0
@@ -302,7 +314,7 @@ def _cut(pieces: Sequence[Piece], n: int) -> list[bytes]:
 
 
 def _bytes(values: Array, there: Array | None = None) -> Piece:
-    """Bytes that are there already, one or a row of them an entity."""
+    """Return given bytes as a piece: the same bytes for all entities, or one row of bytes for each."""
     import numpy as np
 
     return Piece(values.shape[-1], lambda out: np.copyto(out, values), there)
@@ -315,7 +327,7 @@ def _constant(raw: bytes) -> Piece:
 
 
 def _numbers(kind: int, values: Array, present: Array | None = None) -> Piece:
-    """Numbers of eight bytes, int64 or float64, behind their kind; null takes one."""
+    """Return eight-byte numbers (int64 or float64) as a piece, each after its type byte. A null takes one byte."""
     import numpy as np
 
     there = None
@@ -333,7 +345,7 @@ def _numbers(kind: int, values: Array, present: Array | None = None) -> Piece:
 
 
 def _values(values: Column) -> list[Piece]:
-    """A column of numbers or truth values as the view gives it."""
+    """Return a column of numbers or truth values as pieces, with the values that an expression reads."""
     import numpy as np
 
     if values.dtype == "bool":
@@ -349,7 +361,7 @@ def _values(values: Column) -> list[Piece]:
 
 
 def _texts(values: Array, lengths: Array) -> Piece:
-    """Texts as they are."""
+    """Return texts as a piece, without their lengths."""
     import numpy as np
 
     width = int(lengths.max()) if len(lengths) else 0
@@ -359,7 +371,7 @@ def _texts(values: Array, lengths: Array) -> Piece:
 
 
 def _headed(texts: Bytes, present: Array) -> list[Piece]:
-    """Texts behind their length; null takes one byte."""
+    """Return texts as pieces, each text after its length. A null takes one byte."""
     import numpy as np
 
     text = _texts(texts.values, texts.lengths)

@@ -1,17 +1,20 @@
-"""Sketches: what tiles keep besides sums. First and last values, hashes of different values, counts by value.
+"""Sketches: what tiles keep besides sums, for first and last values, distinct counts and frequent values.
 
-A sketch is what one tile (or a lifetime) keeps of one series; those of several tiles are merged when they are read. The
-state is two lists, the starts of the tiles and what each keeps:
+A sketch is what one tile (or a whole lifetime) keeps of one series. The sketches of several tiles are merged when they
+are read. The state consists of two lists: the starts of the tiles, and what each tile keeps:
 
-- `first`: the first row, `last`: the last `keep` rows, as entries; where events have no key, all that share the event
-  time of the row at the cut are kept, because a repetition can lower an event's known at and so its place among them;
-- `count_distinct`: the `keep` least hashes, eight bytes each, in order;
-- `top`: counts by value, of the 1,024 values of least hash, and the greatest of these hashes when it is full;
+- `first`: the first row as an entry; `last`: the last `keep` rows as entries. If events have no key, all rows are kept
+  that share the event time of the last row that is still kept. A repetition can lower the known at of an event, and so
+  change the order of these rows.
+- `count_distinct`: the `keep` least hashes, eight bytes each, in order.
+- `top`: the counts by value, of the 1,024 values with the least hashes, and the greatest of these hashes when there are
+  1,024 of them.
 - `min`, `max`: the extreme, for windows that end before the time of the request.
 
-So a state is bounded by the number of tiles times what one keeps. A row is taken out by making its tile's sketch again
-from the other rows. Where no row can be taken out and all windows end at the time of the request, older tiles drop what
-newer ones make superfluous: then a state holds about `keep` last rows, and `keep` hashes times a logarithm. # D14
+The size of a state is therefore bounded by the number of tiles times what one tile keeps. To remove a row, the sketch
+of its tile is remade from the other rows. If no row can be removed and all windows end at the time of the request,
+older tiles drop what newer tiles make superfluous. A state then holds about `keep` last rows, or `keep` hashes times a
+logarithm. # D14
 """
 
 from __future__ import annotations
@@ -28,13 +31,14 @@ from trimtab.features.aggregates import Aggregate, AggregateKind
 from trimtab.features.formulas import RANKED, estimated, hash_of
 from trimtab.features.online.packed.keys import EVENT_AT, GIVES, ID, KNOWN_AT, POSITION, Row, floor
 
-Tiles: TypeAlias = list[list[Any]]  # starts of tiles, rising; what each keeps
-Entry: TypeAlias = list[Any]  # the first four places of a row, id (None: the row can be found by its place), value
+Tiles: TypeAlias = list[list[Any]]  # the rising starts of the tiles, and the content of each tile
+# the first four elements of a row, id (None if partition and position identify the row), value
+Entry: TypeAlias = list[Any]
 STARTS, KEPT = range(2)
 _ENTRY_ID, _VALUE = 4, 5
 _HASH_BYTES = 8
-_NO_HASH = 2**64  # above all
-_ROOM = 8  # times as many hashes as one tile keeps: then superfluous ones are looked for
+_NO_HASH = 2**64  # greater than any hash
+_ROOM = 8  # prune when the tiles hold this many times the hashes of one tile
 
 
 class SketchPlan:
@@ -46,34 +50,34 @@ class SketchPlan:
         self.kind = kind
         self.sketch = SKETCHES[kind]
         self.series = series
-        self.hop_us = hop_us  # 0: one tile for the whole lifetime
+        self.hop_us = hop_us  # 0: there is one tile for the whole lifetime
         self.keyed = keyed
-        self.over_us = 0  # length of the longest window
+        self.over_us = 0  # the length of the longest window
         self.keep = 1
         self.prunes = not keyed and hop_us > 0 and self.sketch.prune is not None
 
     def include(self, aggregate: Aggregate) -> None:
-        """Keep enough for one more aggregate."""
+        """Make the sketch keep enough for one more aggregate."""
         self.keep = max(self.keep, aggregate.place, aggregate.keep)
         self.over_us = max(self.over_us, aggregate.over_us or 0)
         self.prunes &= not aggregate.until_us
 
     def start_of(self, at_us: int) -> int:
-        """The start of the tile of a time."""
+        """Return the start of the tile that contains a time."""
         return at_us - at_us % self.hop_us if self.hop_us else 0
 
 
 class Sketch(msgspec.Struct, frozen=True):
-    """One kind of sketch."""
+    """The functions of one kind of sketch."""
 
-    add: Callable[[SketchPlan, Any, Row, Any], Any]  # tile content (None: nothing yet), row, value -> new content
-    read: Callable[[SketchPlan, list[Any]], list[Any]]  # tiles, the oldest first -> values, place 1 first
-    prune: Callable[[SketchPlan, Tiles], None] | None = None  # drops from older tiles what newer ones make superfluous
-    has_entries: bool = False  # tiles keep entries, which a repetition of their event may change
+    add: Callable[[SketchPlan, Any, Row, Any], Any]  # tile content (None if empty), row, value -> new content
+    read: Callable[[SketchPlan, list[Any]], list[Any]]  # contents of tiles, the oldest first -> values, place 1 first
+    prune: Callable[[SketchPlan, Tiles], None] | None = None  # drops what newer tiles make superfluous
+    has_entries: bool = False  # tiles keep entries, which a repetition of an event may change
 
 
 def empty() -> Tiles:
-    """No tile at all."""
+    """Return the state without any tile."""
     return [[], []]
 
 
@@ -89,11 +93,11 @@ def put(plan: SketchPlan, tiles: Tiles, row: Row) -> None:
         starts.insert(at, start)
         kept.insert(at, None)
         if plan.prunes:
-            assert plan.sketch.prune is not None  # `prunes` says so
+            assert plan.sketch.prune is not None  # implied by `prunes`
             plan.sketch.prune(plan, tiles)
             starts, kept = tiles
             at = bisect_left(starts, start)
-            if at == len(starts) or starts[at] != start:  # it lies before all that matters
+            if at == len(starts) or starts[at] != start:  # pruning dropped the tile, because newer tiles hold enough
                 return
     kept[at] = plan.sketch.add(plan, kept[at], row, value)
 
@@ -109,7 +113,7 @@ def drop(plan: SketchPlan, tiles: Tiles, s_us: int) -> None:
 
 
 def holds(plan: SketchPlan, tiles: Tiles, row: Row) -> int | None:
-    """The start of the tile that must be made again when a row is taken out."""
+    """Return the start of the tile that must be remade when a row is removed, or None if no tile holds the row."""
     start = plan.start_of(row[EVENT_AT])
     at = bisect_left(tiles[STARTS], start)
     there = row[GIVES][plan.series] is not None and at < len(tiles[STARTS]) and tiles[STARTS][at] == start
@@ -117,7 +121,7 @@ def holds(plan: SketchPlan, tiles: Tiles, row: Row) -> int | None:
 
 
 def remake(plan: SketchPlan, tiles: Tiles, start: int, rows: Iterable[Row]) -> int:
-    """Make a tile again from all its rows, the newest first; how many were read."""
+    """Remake a tile from all its rows, which come newest first. Returns how many rows were read."""
     starts, kept = tiles
     at = bisect_left(starts, start)
     if at < len(starts) and starts[at] == start:
@@ -126,7 +130,7 @@ def remake(plan: SketchPlan, tiles: Tiles, start: int, rows: Iterable[Row]) -> i
     for row in rows:
         read += 1
         put(plan, tiles, row)
-        if plan.kind == "last" and at < len(kept) and starts[at] == start:  # older rows change nothing any more
+        if plan.kind == "last" and at < len(kept) and starts[at] == start:  # older rows change nothing
             entries = kept[at]
             if len(entries) >= plan.keep and row[EVENT_AT] < entries[-plan.keep][EVENT_AT]:
                 break
@@ -134,7 +138,10 @@ def remake(plan: SketchPlan, tiles: Tiles, start: int, rows: Iterable[Row]) -> i
 
 
 def repeat(plan: SketchPlan, tiles: Tiles, row: Row) -> bool:
-    """Take a repetition of an event: the first record of it counts. False when no entry depends on it."""
+    """Apply a repetition of an event, whose first record counts.
+
+    Returns False if no entry depends on which record of the event counts.
+    """
     if not plan.sketch.has_entries:
         return False
     starts, kept = tiles
@@ -152,7 +159,7 @@ def repeat(plan: SketchPlan, tiles: Tiles, row: Row) -> bool:
 
 
 def read(plan: SketchPlan, tiles: Tiles, low: int, high: int) -> list[Any]:
-    """The values of a window that begins at `low` and ends before `high`, the one at place 1 first."""
+    """Return the values of a window that begins at `low` and ends before `high`, with place 1 first."""
     starts, kept = tiles
     return plan.sketch.read(plan, kept[bisect_left(starts, low) : bisect_left(starts, high)])
 
@@ -228,7 +235,7 @@ def _add_max(plan: SketchPlan, greatest: Any, row: Row, value: Any) -> Any:
 
 
 def _prune_last(plan: SketchPlan, tiles: Tiles) -> None:
-    """Drop the tiles before the last `keep` rows."""
+    """Drop the tiles that lie before the last `keep` rows."""
     starts, kept = tiles
     enough = 0
     for at in range(len(starts) - 1, -1, -1):
@@ -239,12 +246,12 @@ def _prune_last(plan: SketchPlan, tiles: Tiles) -> None:
 
 
 def _prune_distinct(plan: SketchPlan, tiles: Tiles) -> None:
-    """Drop the hashes that newer tiles have too, or that are not among the least with those of newer tiles."""
+    """Drop the hashes that newer tiles also have, or that are not among the least hashes together with newer tiles."""
     kept = tiles[KEPT]
     if sum([len(packed) for packed in kept if packed]) < _ROOM * plan.keep * _HASH_BYTES:
         return
     newer: set[int] = set()
-    least: list[int] = []  # the least hashes, in order
+    least: list[int] = []  # the least hashes, sorted
     for at in range(len(kept) - 1, -1, -1):
         packed = kept[at]
         if packed:
@@ -257,7 +264,7 @@ def _prune_distinct(plan: SketchPlan, tiles: Tiles) -> None:
             for h in still:
                 insort(least, h)
             del least[plan.keep :]
-    left = [at for at, packed in enumerate(kept) if packed != b""]  # None: the one that is being added
+    left = [at for at, packed in enumerate(kept) if packed != b""]  # None is the tile that is being added
     tiles[:] = [[tiles[STARTS][at] for at in left], [kept[at] for at in left]]
 
 

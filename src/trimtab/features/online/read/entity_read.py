@@ -1,4 +1,4 @@
-"""Current online features of one entity, outside of any request."""
+"""The current online features of one entity, read without a request."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class ViewNow(msgspec.Struct, frozen=True, kw_only=True):
     """One view's features of an entity."""
 
     view: str
-    newest_at_us: int | None  # newest counting event; with windows only, the start of the newest hop
-    age_us: int | None  # since then
+    newest_at_us: int | None  # time of the newest event that counts; with windows only, the start of its hop
+    age_us: int | None  # the time since `newest_at_us`
     features: dict[str, FeatureNow]
 
 
 class EntityNow(msgspec.Struct, frozen=True, kw_only=True):
-    """An entity's features as of (t, P)."""
+    """The features of an entity at a time t, as of positions P of the log."""
 
     at_us: int
     positions: dict[str, int]
@@ -46,12 +46,12 @@ class EntityNow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_entity(kv: KeyValue, views: Sequence[View], entity: Sequence[str | int], now_us: int) -> EntityNow:
-    """The features of one entity in some views, all as of one time.
+    """Read the features of one entity in some views, all as of one time.
 
     Args:
-        kv: Where an `OnlineStore` keeps them.
-        views: Views that are by as many columns as `entity` has values.
-        entity: The values that name it, of the types that the views' columns have.
+        kv: The key-value store of an `OnlineStore`.
+        views: The views. Each is declared by as many columns as `entity` has values.
+        entity: The values that name the entity, of the types of the views' columns.
         now_us: The time of the read.
 
     Raises:

@@ -1,8 +1,9 @@
-"""Reads of packed states: one Python function a view, written when the view is compiled. # D113
+"""Reads of packed states, by one Python function for each view, generated when the view is compiled. # D113
 
-What a read has to do is known once the view is: which fields lie where, which of them each feature needs, and how it
-makes its value of them. `reader` writes that down without the loops and choices that a general read takes every time.
-Rows that are not sealed yet are sealed first, in a copy of the state; then every state is read alike.
+The steps of a read depend only on the view: which fields lie where, which fields each feature needs, and how the
+feature is computed from them. `reader` generates code for exactly these steps. This avoids the loops and decisions that
+a general read would repeat every time. If a state has unsealed rows, they are sealed first in a copy of the state. All
+states can then be read in the same way.
 """
 
 from __future__ import annotations
@@ -24,16 +25,17 @@ from trimtab.features.online.packed.state import FORMAT, EntityState, decode, fi
 from trimtab.features.online.packed.tiles import fields_between, first_start, less_expired, tiles_between
 
 Reader: TypeAlias = Callable[[bytes | None, int, list[Any], list[int]], None]
-# packed state, time of the read (at least the append time of the state); values and reasons to write into
+# Parameters: the packed state, the time of the read (at least the append time of the state), and the lists of values
+# and reasons to write into.
 
 FOUND, NO_ENTITY, NOT_YET, OUTSIDE, EXPIRED, NULL, _, FAILED = range(len(REASONS))
-_NEVER_US = 2**62  # after all events
+_NEVER_US = 2**62  # a time after all events
 
 
 def reader(plan: ViewPlan, at: int) -> Reader:
-    """The function that writes a view's features into `values` and `reasons`, from place `at` on.
+    """Generate the function that writes a view's features into `values` and `reasons`, starting at index `at`.
 
-    `reasons` holds "found" before.
+    All reasons must be "found" before the call.
 
     >>> from trimtab.features import aggregates as d
     >>> from trimtab.features.definitions import view
@@ -64,7 +66,7 @@ def _lines(plan: ViewPlan, at: int) -> Iterator[str]:
     yield f"  if packed is None: unknown(plan, {NO_ENTITY}, values, reasons, at); return"
     yield "  state = decode(packed)"
     yield f"  if state[0] != {FORMAT} or state[1] != {plan.tag} or state[2]: state = fitting(plan, state)"
-    yield "  if state[5] or not state[4]:"  # rows that are not sealed, or none that ever was
+    yield "  if state[5] or not state[4]:"  # some rows are unsealed, or no row was ever sealed
     yield "    state = sealed(plan, state, t_us, values, reasons, at)"
     yield "    if state is None: return"
     others = ", sketches" if plan.sketches else ""
@@ -137,9 +139,9 @@ def _window(group: Group, window: Window, g: int, w: int, at: int) -> Iterator[s
 
 
 def _values(features: Sequence[Feature], at: int, indent: str, low: str, high: str, extreme: str) -> Iterator[str]:
-    """The values and reasons of features from their window's fields."""
+    """Generate the code that computes the values and reasons of features from the fields of their window."""
     for index in sorted({feature.sketch.index for feature in features if feature.sketch is not None}):
-        yield f"{indent}merged{index} = None"  # several features may share it
+        yield f"{indent}merged{index} = None"  # several features may share the merged sketch
     for feature in features:
         place = at + feature.index
         what, count = f"values[{place}]", f"f{feature.count_at}"
@@ -180,7 +182,7 @@ def _mean(feature: Feature, what: str, place: int) -> Iterator[str]:
     if feature.real:
         yield from _rounded(feature)
         yield f"{what} = v / f{feature.count_at} + 0.0"
-    else:  # rounded once, however large the sum is
+    else:  # the division rounds once, however large the sum is
         yield f"{what} = float(f{feature.sums_at[0]}) / f{feature.count_at} + 0.0"
 
 
@@ -216,19 +218,19 @@ _OF_SUMS: dict[AggregateKind, Callable[[Feature, str, int], Iterator[str]]] = {
 
 
 def _places(features: Sequence[Feature]) -> list[int]:
-    """The fields of a window that features need."""
+    """Return the indexes of the window's fields that features need."""
     return sorted({0}.union(*({feature.count_at, *feature.sums_at} for feature in features)))
 
 
 class _Starts:
-    """Starts of the windows of a view; they change when the first of them leaves a hop."""
+    """The starts of the windows of a view. They change when the first window moves on by a hop."""
 
     def __init__(self, groups: Sequence[Group]) -> None:
         self._windows = [(window.over_us, group.hop_us) for group in groups for window in group.windows]
-        self.lows: tuple[int, ...] = (0, 0)  # valid from, valid until, then the starts
+        self.lows: tuple[int, ...] = (0, 0)  # the times between which the starts are valid, then the starts
 
     def begin(self, t_us: int) -> tuple[int, ...]:
-        """The same, as of a time."""
+        """Compute the starts as of a time."""
         lows = [floor(t_us - over_us, hop_us) for over_us, hop_us in self._windows]
         since = max(low + over_us for low, (over_us, _) in zip(lows, self._windows, strict=True))
         until = min(low + over_us + hop_us for low, (over_us, hop_us) in zip(lows, self._windows, strict=True))
@@ -239,7 +241,10 @@ class _Starts:
 def _sealed(
     plan: ViewPlan, state: list[Any], t_us: int, values: list[Any], reasons: list[int], at: int
 ) -> list[Any] | None:
-    """A state whose rows that count at `t_us` are sealed; None: nothing counts, and the reasons are written."""
+    """Return a state in which the rows that count at `t_us` are sealed.
+
+    Returns None if nothing counts; the values and reasons are then already written.
+    """
     rows: list[Row] = state[5]
     entity = EntityState(plan, state)
     if entity.as_of(t_us):
@@ -250,24 +255,24 @@ def _sealed(
 
 
 def _unknown(plan: ViewPlan, reason: int, values: list[Any], reasons: list[int], at: int) -> None:
-    """Write what an entity without a record has."""
+    """Write the values and reasons of an entity for which nothing counts."""
     for i, feature in enumerate(plan.features, at):
         values[i] = feature.empty
         reasons[i] = reason
 
 
 def _null_of(row: Row, series: int) -> int:
-    """The reason code of a row that has no value of a series."""
+    """Return the reason code of a row that has no value of a series."""
     return FAILED if len(row) > FAILS and series in row[FAILS] else NULL
 
 
 def _added(one: list[int], other: list[int]) -> list[int]:
-    """The fields of both."""
+    """Add two lists of fields."""
     return list(map(add, one, other))
 
 
 def _first_in(stack: list[Any], low: int) -> Any:
-    """The extreme of a window that begins at `low`."""
+    """Return the extreme of a window that begins at `low`."""
     for i in range(0, len(stack), 2):
         if stack[i] >= low:
             return stack[i + 1]
@@ -275,7 +280,7 @@ def _first_in(stack: list[Any], low: int) -> Any:
 
 
 def _decayed(feature: Feature, tiles: list[list[int]], now: int, exponents: list[int]) -> float:
-    """The value of tiles that weigh less with every hop, where `now` is the number of the last one. # D14"""
+    """Compute a decayed sum or mean from tiles. `now` is the number of the hop at the time of the read. # D14"""
     weighted = weight = 0.0
     weights, hop_us = feature.weights, feature.aggregate.hop_us
     count_at, sum_at, exponent = feature.count_at, feature.sums_at[0], exponents[feature.exponents_at[0]]

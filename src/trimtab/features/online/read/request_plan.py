@@ -1,4 +1,4 @@
-"""Online read of one model: compiled once, one look-up in the store for all views of all rows."""
+"""The online read of one model: compiled once, with one look-up in the store for all views of all rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trimtab.features.online.read.reader import FAILED, FOUND, NULL, reader
 from trimtab.features.online.store import BEGIN, POSITIONS_KEY, Cursor, cursors_of
 from trimtab.store.ports import KeyValue
 
-NOWHERE = b"-"  # a key that nothing has
+NOWHERE = b"-"  # a key that is never written
 _TRIES = 20
 
 _TYPES: dict[Dtype, frozenset[type]] = {
@@ -33,27 +33,27 @@ _TYPES: dict[Dtype, frozenset[type]] = {
 }
 
 
-class OnlineRows(msgspec.Struct, frozen=True, gc=False):  # it can hold no cycle
-    """Features of some requests as of (t, P): one list a request, in its order."""
+class OnlineRows(msgspec.Struct, frozen=True, gc=False):  # the object cannot be part of a cycle
+    """The features of some requests at a time t, as of positions P of the log: one list for each request, in order."""
 
-    names: tuple[str, ...]  # feature names
-    values: list[list[Any]]  # None for null; a category is its text
-    reasons: list[list[int]]  # codes: places in `REASONS`; of a transform "found", "null" or "failed"
-    at_us: int  # t: the time of the read, at least the greatest append time in P
-    positions: dict[str, int]  # P; not to be written to
+    names: tuple[str, ...]  # the names of the features
+    values: list[list[Any]]  # None for null; a category is given as text
+    reasons: list[list[int]]  # indexes into `REASONS`; for transforms "found", "null" or "failed"
+    at_us: int  # t, the time of the read; at least the greatest append time in P
+    positions: dict[str, int]  # P; must not be modified
 
     def reason(self, row: int, feature: str) -> Reason:
-        """The reason of a value."""
+        """Return the reason of a value."""
         return REASONS[self.reasons[row][self.names.index(feature)]]
 
 
 class RequestPlan:
-    """Plan of the look-ups for one model, and of the rows of features made from them.
+    """The look-ups for one model, and how rows of features are made from them.
 
-    Safe to use from many threads, and from other processes than the one that keeps the store up to date.
+    A plan may be used from many threads, and from other processes than the one that keeps the store up to date.
 
     Args:
-        features: The model's features.
+        features: The features of the model.
         kv: The key-value store that an `OnlineStore` of the same views writes to.
     """
 
@@ -61,7 +61,8 @@ class RequestPlan:
         self.features = features
         self.names = features.names
         self._plans = [ViewPlan(view) for view in {view.hash: view for view in features.views}.values()]
-        self._get_many = kv.get_many if self._plans else _nothing  # without views a store that hangs delays no answer
+        # without views, a store that hangs must not delay predictions
+        self._get_many = kv.get_many if self._plans else _nothing
         self._layout = _Layout(features)
         self._width = self._layout.width
         generations = (0,) * len(self._plans)
@@ -71,7 +72,7 @@ class RequestPlan:
         self._cursor: tuple[bytes | None, Cursor, tuple[int, ...]] = (None, BEGIN, generations)
 
     def read(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> OnlineRows:
-        """The features of requests asked at `now_us`.
+        """Read the features of requests that are asked at `now_us`.
 
         Raises:
             Misuse: A request lacks a column or has another type there.
@@ -86,7 +87,7 @@ class RequestPlan:
         return self.read_checked(rows, now_us)
 
     def read_checked(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> OnlineRows:
-        """Read the features of requests whose columns were checked before."""
+        """Read the features of requests whose columns were already checked."""
         for _ in range(_TRIES):
             answer = self._read(rows, now_us)
             if answer is not None:
@@ -96,7 +97,10 @@ class RequestPlan:
         )
 
     def _read(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> OnlineRows | None:
-        """The features as of one snapshot; None when the views moved on between two stages, or their states did."""
+        """Read the features as of one snapshot.
+
+        Returns None if the views or the keys of their states changed between two look-ups.
+        """
         nulls: list[Any] = [None] * self._width
         found_all = [FOUND] * self._width
         values, reasons = [nulls], [found_all]
@@ -110,7 +114,7 @@ class RequestPlan:
             if n == 0:
                 packed = found[0]
                 cursor, generations = self._cursor_of(packed)
-                if generations != placed:  # a view was filled again: its states have other keys
+                if generations != placed:  # a view was filled again, so its states have other keys
                     self._placed = generations, self._stages_of(generations)
                     return None
                 if cursor.s_us > now_us:
@@ -118,19 +122,19 @@ class RequestPlan:
             elif found[0] != packed:
                 return None
             stage.fill(rows, found, t_us, values, reasons)
-        if self._width > len(self.names):  # some features were only computed with
+        if self._width > len(self.names):  # some features are only needed to compute other features
             read = len(self.names)
             values, reasons = [row[:read] for row in values], [row[:read] for row in reasons]
         return OnlineRows(self.names, values, reasons, t_us, cursor.positions)
 
     def _stages_of(self, generations: tuple[int, ...]) -> list[_StagePlan]:
-        """The look-ups, where each view's states are of one generation."""
+        """Compile the look-ups for the given generation of each view's states."""
         pairs = zip(self._plans, generations, strict=True)
         plans = {plan.view.hash: place(ViewPlan(plan.view), generation) for plan, generation in pairs}
         return [_StagePlan(stage, self.features, plans, self._layout) for stage in self.features.stages]
 
     def _cursor_of(self, packed: bytes | None) -> tuple[Cursor, tuple[int, ...]]:
-        """The position of the views in the log, and the generations of their states."""
+        """Return the position of the views in the log, and the generations of their states."""
         seen, cursor, generations = self._cursor
         if packed == seen:
             return cursor, generations
@@ -164,13 +168,18 @@ class RequestPlan:
 
 
 class _Layout:
-    """Places of features in a row: first those that the model reads, in order, then blocks of whole views."""
+    """The places of features in a row.
+
+    The features that the model reads come first, in order. Then follow all features of each view of which only a part
+    is read.
+    """
 
     def __init__(self, features: FeatureSet) -> None:
         self.places = {name: i for i, name in enumerate(features.names)}
         self.width = len(features.names)
-        self.starts: dict[str, int] = {}  # first place of each join's features
-        self.copies: dict[str, list[tuple[int, int]]] = {}  # by join: place in its block, place that the model reads
+        self.starts: dict[str, int] = {}  # the first place of the features of each join
+        # by join: pairs of a feature's place in the join's range and the place that the model reads
+        self.copies: dict[str, list[tuple[int, int]]] = {}
         for join in features.joins:
             names = [f"{join.name}.{feature}" for feature in join.view.features]
             if join.select is None:
@@ -184,11 +193,11 @@ class _Layout:
 
 
 class _StagePlan:
-    """One look-up, and what can be computed after it."""
+    """One look-up, and the features that can be computed after it."""
 
     def __init__(self, stage: Stage, features: FeatureSet, plans: Mapping[str, ViewPlan], layout: _Layout) -> None:
         columns = features.request.columns
-        joins = sorted(stage.joins, key=lambda join: join.by)  # views of one entity side by side
+        joins = sorted(stage.joins, key=lambda join: join.by)  # puts views of the same entity next to each other
         self._prefixes = [
             (entity_of(by), [plans[join.view.hash].keys.states for join in of])
             for by, of in groupby(joins, lambda join: join.by)
@@ -209,7 +218,7 @@ class _StagePlan:
         self._chained = bool(read & (stage.transforms.keys() - columns.keys()))
 
     def keys(self, rows: Sequence[Mapping[str, Any]], values: Sequence[list[Any]]) -> list[bytes]:
-        """The keys to look up: the positions, then each row's states."""
+        """Return the keys to look up: that of the positions, then those of each row's states."""
         keys = [POSITIONS_KEY]
         for row in self._with(self._keyed_by, rows, values) if self._keyed_by else rows:
             for key_of, prefixes in self._prefixes:
@@ -219,7 +228,7 @@ class _StagePlan:
                 else:
                     suffix = name_bytes(entity)
                     for prefix in prefixes:
-                        keys.append(prefix + suffix)  # quicker than a comprehension of so few
+                        keys.append(prefix + suffix)  # faster than a comprehension for so few keys
         return keys
 
     def fill(
@@ -247,13 +256,13 @@ class _StagePlan:
                     if value is None:
                         why[place] = NULL if failures.count == before else FAILED
                     if self._chained and name is not None:
-                        known[name] = value  # type: ignore[index]  # a dict, when chained
+                        known[name] = value  # type: ignore[index]  # a dict, if chained
 
     @staticmethod
     def _with(
         others: Sequence[tuple[str, int]], rows: Sequence[Mapping[str, Any]], values: Sequence[list[Any]]
     ) -> Sequence[Mapping[str, Any]]:
-        """The requests, with features added to their columns."""
+        """Return the requests with features added to their columns."""
         if not others:
             return rows
         return [
@@ -266,5 +275,5 @@ def _nothing(keys: Sequence[bytes]) -> list[bytes | None]:
 
 
 def _others(names: Set[str], columns: Mapping[str, Dtype], layout: _Layout) -> list[tuple[str, int]]:
-    """Those of some names that are features, and where they lie."""
+    """Return those of some names that are features, with their places."""
     return [(name, layout.places[name]) for name in sorted(names - columns.keys())]

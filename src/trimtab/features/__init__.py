@@ -1,4 +1,7 @@
-"""Views, requests and labels: one definition, evaluated offline in columns and online in rows, to the same bits."""
+"""Views, requests and labels, evaluated offline in columns and online in rows.
+
+Both evaluations use the same definition and give equal values to the last bit.
+"""
 
 from __future__ import annotations
 

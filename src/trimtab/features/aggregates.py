@@ -23,21 +23,24 @@ Duration: TypeAlias = str | int
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of aggregate. A new one is a row here, a kernel (offline) and a sketch or sums (online).
+    """One kind of aggregate.
 
-    The kernels are in `offline/kernels/table.py`, the sketches in `online/packed/sketches.py`, and the values made of
-    sums in `online/read/reader.py`.
+    A new kind needs a row in `KINDS`, an offline kernel in `offline/kernels/table.py`, and online either a sketch in
+    `online/packed/sketches.py` or a value computed from sums in `online/read/reader.py`.
     """
 
-    dtype: Literal["int", "float", "value", "total"]  # "value": that of the values; "total": the same, int for bool
-    zero: bool = False  # an empty window gives 0, else null
-    numeric: bool = False  # takes numbers and truth values only
+    # "value": the type of the values; "total": the type of the values, but int for bool
+    dtype: Literal["int", "float", "value", "total"]
+    zero: bool = False  # whether an empty window gives 0 instead of null
+    numeric: bool = False  # whether only numbers and truth values are accepted
     online: Literal["latest", "sums", "extreme", "sketch"] = "sketch"  # the form in an online state
-    sums: tuple[Literal["value", "float", "square"], ...] = ()  # sums kept: values, values as floats, squares
-    decays: bool = False  # values weigh less with their age
-    places: str = ""  # the function that declares several places of it: `last_n`, `top_k`
+    # the sums that are kept: of values, of values as floats, of squares
+    sums: tuple[Literal["value", "float", "square"], ...] = ()
+    decays: bool = False  # whether the weight of a value falls with its age
+    places: str = ""  # the function that declares several places, `last_n` or `top_k`
     explains_loss: Callable[[float, float, int], bool] = lambda used, left, keep: True
-    # Whether `used` can be the value over more events than those that give `left` (NaN: null); `keep`: the aggregate's.
+    # Parameters: used, left, keep. Whether `used` can be the value over more events than those that give `left`. NaN
+    # stands for null; `keep` is the aggregate's.
 
 
 def _null_or(holds: Callable[[float, float], bool]) -> Callable[[float, float, int], bool]:
@@ -57,7 +60,7 @@ KINDS: dict[AggregateKind, Kind] = {
     "std": Kind(dtype="float", numeric=True, online="sums", sums=("float", "square")),
     "first": Kind(dtype="value", explains_loss=_not_null),
     "last": Kind(dtype="value", places="last_n", explains_loss=_not_null),
-    "count_distinct": Kind(  # exact below `keep`, an estimate from there on
+    "count_distinct": Kind(  # exact below `keep`, and an estimate from there on
         dtype="int", zero=True, explains_loss=lambda used, left, keep: used >= builtins.min(left, keep)
     ),
     "top": Kind(dtype="value", places="top_k"),
@@ -66,51 +69,51 @@ KINDS: dict[AggregateKind, Kind] = {
 }
 
 MOST_PLACES = 100  # limit for `last_n` and `top_k`
-MOST_KEPT = 4_096  # hashes of `count_distinct`
-MOST_STEPS = 10_000  # hops of a decayed window: each has a weight
-MOST_HALF_LIVES = 1_000  # limit for decayed windows: beyond it weights would not be floats
+MOST_KEPT = 4_096  # limit for the number of hashes of `count_distinct`
+MOST_STEPS = 10_000  # limit for the hops of a decayed window; each hop has a weight
+MOST_HALF_LIVES = 1_000  # limit for decayed windows; smaller weights would not be floats
 
 _HOPS_US = [
     *(n * unit for unit in (SECOND_US, MINUTE_US) for n in (1, 2, 5, 10, 15, 30)),
     *(n * HOUR_US for n in (1, 2, 3, 4, 6, 12)),
     DAY_US,
 ]
-_SHOWN = 100  # characters of a value in a message
-_STEPS = 32  # in a half-life
+_SHOWN = 100  # how many characters of a value a message shows
+_STEPS = 32  # hops in a half-life
 _HALF_LIVES = 10
 
 
-class Aggregate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):  # so addresses outlive new fields
-    """One value computed from an entity's events: which kind, of which expression, over which window."""
+class Aggregate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):  # keeps addresses when fields are added
+    """One value computed from an entity's events: an aggregate of some kind, of an expression over a window."""
 
     kind: AggregateKind
-    of: Expression | None = None  # None: `count()` of rows
+    of: Expression | None = None  # None for `count()` of rows
     where: Expression | None = None
-    over_us: int | None = None  # None: lifetime (and always for `latest`)
+    over_us: int | None = None  # None for the whole lifetime, and always for `latest`
     hop_us: int = 0
-    max_age_us: int | None = None  # `latest` only
-    until_us: int = 0  # the window ends so long before the time of the request, rounded down to a hop; 0: at it
-    place: int = 1  # for `last` and `top`: 1 is the newest, the most frequent
+    max_age_us: int | None = None  # only for `latest`
+    until_us: int = 0  # the window ends this long before the time of the request, rounded down to a hop
+    place: int = 1  # for `last` and `top`: 1 is the newest or the most frequent value
     keep: int = 0  # for `count_distinct`: the number of hashes
     half_life_us: int = 0  # for `decayed_sum` and `decayed_mean`
 
     @property
     def traits(self) -> Kind:
-        """The row of its kind in `KINDS`."""
+        """The entry in `KINDS` for this kind."""
         return KINDS[self.kind]
 
     @property
     def window_us(self) -> int | None:
-        """The length of its window, of `latest` its greatest age; None: without end."""
+        """The length of the window, or for `latest` the greatest age. None if there is no limit."""
         return self.max_age_us if self.traits.online == "latest" else self.over_us
 
     @property
     def reach_us(self) -> int | None:
-        """The longest time before a request that it sees, its hop included; None: all of the past."""
+        """The longest time before a request that the aggregate sees, including its hop. None for all of the past."""
         return None if self.window_us is None else self.window_us + self.hop_us + self.until_us
 
     def dtype(self, columns: Mapping[str, Dtype]) -> Dtype:
-        """The type of its value over a source with these columns."""
+        """Return the type of the aggregate's value over a source with these columns."""
         declared = self.traits.dtype
         if declared == "int" or declared == "float":
             return declared
@@ -120,7 +123,7 @@ class Aggregate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True): 
         return "int" if declared == "total" and dtype == "bool" else dtype
 
     def explains_loss(self, used: float, left: float) -> bool:
-        """True when `used` can be its value over more events than those that give `left`; NaN is null.
+        """Return whether `used` can be the value over more events than those that give `left`. NaN is null.
 
         >>> count().explains_loss(7.0, 5.0), count().explains_loss(4.0, 5.0)
         (True, False)
@@ -129,14 +132,14 @@ class Aggregate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True): 
 
 
 class Several(msgspec.Struct, frozen=True, kw_only=True):
-    """Aggregates by place: under the name `x` a view has the features `x_1` to `x_n`."""
+    """The same aggregate at places 1 to n. Under the name `x` a view then has the features `x_1` to `x_n`."""
 
     of: Aggregate
     n: int
 
 
 def latest(column: str | Expression, *, max_age: Duration | None = None) -> Aggregate:
-    """The value of an entity's newest event; older than `max_age` is null with reason `expired`."""
+    """The value of an entity's newest event. A value older than `max_age` is null with the reason `expired`."""
     return Aggregate(kind="latest", of=value_of(column), max_age_us=None if max_age is None else duration_us(max_age))
 
 
@@ -148,11 +151,11 @@ def count(
     hop: Duration | None = None,
     until: Duration = 0,
 ) -> Aggregate:
-    """The number of events in the window, with `column` that of events with a value there."""
+    """The number of events in the window. With `column`, only events with a value in the column count."""
     return _windowed("count", column, over, where, hop, until)
 
 
-def sum(  # the field's word for it, used as tt.sum
+def sum(  # named as in the field, and used as tt.sum
     column: str | Expression,
     *,
     over: Duration | None = None,
@@ -160,7 +163,7 @@ def sum(  # the field's word for it, used as tt.sum
     hop: Duration | None = None,
     until: Duration = 0,
 ) -> Aggregate:
-    """The exact sum over the window, rounded once; 0 for an empty one."""
+    """The exact sum over the window, rounded once. An empty window gives 0."""
     return _windowed("sum", column, over, where, hop, until)
 
 
@@ -172,7 +175,7 @@ def mean(
     hop: Duration | None = None,
     until: Duration = 0,
 ) -> Aggregate:
-    """The exact sum divided by the number of values; null for an empty window."""
+    """The exact sum divided by the number of values. An empty window gives null."""
     return _windowed("mean", column, over, where, hop, until)
 
 
@@ -184,10 +187,10 @@ def var(
     hop: Duration | None = None,
     until: Duration = 0,
 ) -> Aggregate:
-    """The sample variance (divided by n - 1) over the window; null below 2 values.
+    """The sample variance (divided by n - 1) over the window. Fewer than 2 values give null.
 
-    Its relative error is about 1e-16 * (mean / std)**2: of values far from 0 that hardly differ, take the variance of
-    their distance from a constant, `tt.var(tt.col("x") - 1e6)`.
+    The relative error is about 1e-16 * (mean / std)**2. If the values are far from 0 and hardly differ, take the
+    variance of their distance from a constant: `tt.var(tt.col("x") - 1e6)`.
     """
     return _windowed("var", column, over, where, hop, until)
 
@@ -200,7 +203,7 @@ def std(
     hop: Duration | None = None,
     until: Duration = 0,
 ) -> Aggregate:
-    """The sample standard deviation over the window, the root of `var`; null below 2 values."""
+    """The sample standard deviation over the window, which is the root of `var`. Fewer than 2 values give null."""
     return _windowed("std", column, over, where, hop, until)
 
 
@@ -212,7 +215,7 @@ def min(
     hop: Duration | None = None,
     until: Duration = 0,
 ) -> Aggregate:
-    """The smallest value in the window; null for an empty one."""
+    """The smallest value in the window. An empty window gives null."""
     return _windowed("min", column, over, where, hop, until)
 
 
@@ -224,7 +227,7 @@ def max(
     hop: Duration | None = None,
     until: Duration = 0,
 ) -> Aggregate:
-    """The greatest value in the window; null for an empty one."""
+    """The greatest value in the window. An empty window gives null."""
     return _windowed("max", column, over, where, hop, until)
 
 
@@ -236,7 +239,7 @@ def first(
     hop: Duration | None = None,
     until: Duration = 0,
 ) -> Aggregate:
-    """The oldest value in the window, of any type, nulls left out; null when there is none."""
+    """The oldest value in the window, of any type. Nulls are skipped; without a value the result is null."""
     return _windowed("first", column, over, where, hop, until)
 
 
@@ -248,9 +251,9 @@ def last(
     hop: Duration | None = None,
     until: Duration = 0,
 ) -> Aggregate:
-    """The newest value in the window, of any type, nulls left out; null when there is none.
+    """The newest value in the window, of any type. Nulls are skipped; without a value the result is null.
 
-    `latest` is the value of the newest event, null or not.
+    In contrast, `latest` is the value of the newest event even if this value is null.
     """
     return _windowed("last", column, over, where, hop, until)
 
@@ -264,7 +267,10 @@ def last_n(
     hop: Duration | None = None,
     until: Duration = 0,
 ) -> Several:
-    """The n newest values in the window, 1 to 100: under the name `x` the features `x_1` (the newest) to `x_n`."""
+    """The n newest values in the window, n from 1 to 100.
+
+    Under the name `x` a view has the features `x_1` (the newest value) to `x_n`.
+    """
     return Several(of=_windowed("last", column, over, where, hop, until), n=n)
 
 
@@ -277,10 +283,10 @@ def count_distinct(
     hop: Duration | None = None,
     until: Duration = 0,
 ) -> Aggregate:
-    """The number of distinct values in the window: exact below k (3 to 4,096), else an estimate.
+    """The number of distinct values in the window.
 
-    The estimate is that of the k least 64-bit hashes of the values; its standard error is about 1 / sqrt(k - 2) of
-    the number, 6.3 % for k=256.
+    The number is exact below k (3 to 4,096), and from there on estimated from the k least 64-bit hashes of the values.
+    The standard error of the estimate is about 1 / sqrt(k - 2) of the number, which is 6.3 % for k=256.
     """
     found = _windowed("count_distinct", column, over, where, hop, until)
     return msgspec.structs.replace(found, keep=k)
@@ -295,10 +301,11 @@ def top_k(
     hop: Duration | None = None,
     until: Duration = 0,
 ) -> Several:
-    """The k most frequent values in the window, 1 to 100: under the name `x` the features `x_1` to `x_k`.
+    """The k most frequent values in the window, k from 1 to 100.
 
-    Values of equal count come in their own order. It is exact up to 1,024 different values in the window; of more it
-    finds the most frequent among the 1,024 of least hash.
+    Under the name `x` a view has the features `x_1` (the most frequent value) to `x_k`. Values of equal count are
+    sorted by value. The result is exact for up to 1,024 distinct values in the window. Otherwise only the 1,024 values
+    with the least hashes are ranked.
     """
     return Several(of=_windowed("top", column, over, where, hop, until), n=k)
 
@@ -312,10 +319,10 @@ def decayed_sum(
     hop: Duration | None = None,
     until: Duration = 0,
 ) -> Aggregate:
-    """The sum of values that weigh half as much with every `half_life` of age; 0 for an empty window.
+    """The sum of values whose weight halves with every `half_life` of age. An empty window gives 0.
 
-    Ages are counted in whole hops, by default the largest usual step that is not above 1/32 of the half-life. Values
-    older than `over`, by default 10 half-lives (a weight of 0.001), are left out.
+    Ages are counted in whole hops. The default hop is the largest usual step that is at most 1/32 of the half-life.
+    Values older than `over` are left out; its default is 10 half-lives (a weight of 0.001).
     """
     return _decayed("decayed_sum", column, half_life, over, where, hop, until)
 
@@ -329,12 +336,12 @@ def decayed_mean(
     hop: Duration | None = None,
     until: Duration = 0,
 ) -> Aggregate:
-    """The mean of values that weigh half as much with every `half_life` of age; null for an empty window."""
+    """The mean of values whose weight halves with every `half_life` of age. An empty window gives null."""
     return _decayed("decayed_mean", column, half_life, over, where, hop, until)
 
 
 def default_hop_us(over_us: int) -> int:
-    """The largest usual step not above 1/128 of the window; 0 (exact) below one second.
+    """Return the largest usual step of at most 1/128 of the window, and 0 (exact) if it is below one second.
 
     >>> default_hop_us(duration_us("7d")) == duration_us("1h")
     True
@@ -343,12 +350,12 @@ def default_hop_us(over_us: int) -> int:
 
 
 def value_of(column: str | Expression) -> Expression:
-    """The expression that a column's name, or an expression, stands for."""
+    """Return the expression for a column's name. An expression is returned unchanged."""
     return col(column) if isinstance(column, str) else column
 
 
 def expanded(what: str, features: Mapping[str, Aggregate | Several]) -> dict[str, Aggregate]:
-    """The features of a view, those by place each under a name of its own.
+    """Return the features of a view, with each place of `Several` under a name of its own.
 
     Raises:
         Misuse: Too many or too few places, or two features of one name; `what` names the view.
@@ -368,12 +375,13 @@ def expanded(what: str, features: Mapping[str, Aggregate | Several]) -> dict[str
             if one in out:
                 some = name if isinstance(given, Several) else one.rpartition("_")[0]
                 raise Misuse(f"{what}: two features are called {one!r}; {some!r} stands for several. Rename one.")
-            out[one] = aggregate  # type: ignore[assignment]  # `check_aggregate` refuses what is no aggregate
+            # `check_aggregate` refuses anything that is not an aggregate.
+            out[one] = aggregate  # type: ignore[assignment]
     return out
 
 
 def check_aggregate(what: str, aggregate: Aggregate, source: Source) -> None:
-    """Refuse what cannot be computed from the source; `what` names the feature.
+    """Refuse an aggregate that cannot be computed from the source. `what` names the feature in errors.
 
     Raises:
         Misuse: A column that does not exist or has the wrong type, an impossible window.
@@ -393,7 +401,7 @@ def check_aggregate(what: str, aggregate: Aggregate, source: Source) -> None:
 
 
 def _check_expressions(what: str, aggregate: Aggregate) -> None:
-    """Refuse what is no expression where one is needed."""
+    """Refuse anything that is not an expression where an expression is needed."""
     of: Any = aggregate.of
     where: Any = aggregate.where
     if of is None and aggregate.kind != "count":
@@ -454,7 +462,7 @@ def _windowed(
         hop_us = default_hop_us(over_us - until_us)
     of = None if column is None else value_of(column)
     if isinstance(of, Expression) and of.is_category and KINDS[kind].dtype == "int":
-        of = of.args[0]  # counting needs no category
+        of = of.args[0]  # counting does not need categories
     return Aggregate(kind=kind, of=of, where=where, over_us=over_us, hop_us=hop_us, until_us=until_us)
 
 
@@ -478,5 +486,5 @@ def _decayed(
 
 
 def _usual_step_us(most_us: int) -> int:
-    """The largest usual step that is not above `most_us`; 0 when all are."""
+    """Return the largest usual step of at most `most_us`, or 0 if there is none."""
     return next((hop for hop in reversed(_HOPS_US) if hop <= most_us), 0)

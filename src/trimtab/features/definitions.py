@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 Boundary = Literal["before", "inclusive"]
 Us = TypeVar("Us", int, "NDArray[Any]")
-KEYS: tuple[Dtype, ...] = ("str", "int")  # types of columns that name an entity
-_MOST_CLASSES = 100  # of a label; each one's probability is logged with every prediction
+KEYS: tuple[Dtype, ...] = ("str", "int")  # the types of columns that may name an entity
+_MOST_CLASSES = 100  # limit for the classes of a label; each prediction logs the probability of each class
 
 
 class Entity(msgspec.Struct, frozen=True, kw_only=True):
-    """The subject of features, and the columns that name it. Make one with `entity()`."""
+    """The subject of features, with the columns that name it. Make an entity with `entity()`."""
 
     name: str
     columns: dict[str, Dtype]
@@ -40,29 +40,29 @@ class Entity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
-    """Features of one entity from one source. Make one with `view()`."""
+    """Features of one entity, computed from the events of one source. Make a view with `view()`."""
 
     name: str
     source: Source
     by: tuple[str, ...]  # the source's columns that name the entity
     features: dict[str, Aggregate]
     boundary: Boundary = "before"
-    entity: str = ""  # the name for people
+    entity: str = ""  # the name of the entity, for people
     about: About = NOTHING
 
     @property
     def hash(self) -> str:
-        """The content address of this definition, of its source as much included as it reads. # D34"""
+        """The content address of this definition, including those parts of the source that the view reads. # D34"""
         content = self.source.content_of(sorted(self.columns_read))
         return content_hash([self.name, content, self.by, self.features, self.boundary])
 
     @property
     def columns_read(self) -> set[str]:
-        """The source's columns that its features are computed from, and those that name the entity."""
+        """The columns of the source that the features are computed from, and those that name the entity."""
         return {*self.by}.union(*(_columns_read(aggregate) for aggregate in self.features.values()))
 
     def __getitem__(self, feature: str) -> Expression:
-        """One of its features, to compute with or to look another view up by.
+        """Return a feature as an expression, to compute other features with or to look up another view by.
 
         Raises:
             Misuse: There is no such feature.
@@ -70,13 +70,14 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         return self.join()[feature]
 
     def join(self, name: str | None = None, *, by: By | None = None, select: Sequence[str] | None = None) -> Join:
-        """This view as a request sees it: under another name, looked up by other columns, or in part.
+        """Use this view in a request under another name, looked up by other columns, or with only some features.
 
         Args:
-            name: What its features are called after; left out, the view's name.
-            by: The request's columns, or other features (`plane["model"]`), that hold the entity; left out, columns
-                of the names that the view is declared by.
-            select: The features that the model reads; left out, all. The others can still be computed with.
+            name: The prefix of the features' names. By default the view's name.
+            by: The request's columns, or other features (`plane["model"]`), that hold the entity. By default the
+                columns with the names that the view is declared by.
+            select: The features that the model reads. By default all. The other features can still be used in
+                expressions.
 
         Raises:
             Misuse: More or fewer columns than the view is by, or a feature that it does not have.
@@ -102,15 +103,15 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Join(msgspec.Struct, frozen=True, kw_only=True):
-    """A view as a request sees it. Make one with `View.join()`; a view alone is joined under its own name."""
+    """A view as a request uses it. Make a join with `View.join()`. A plain view is joined under its own name."""
 
-    name: str  # its features are called `name.feature`
+    name: str  # the features are called `name.feature`
     view: View
-    by: tuple[str, ...]  # columns of the request, or features, in the order of the view's
-    select: tuple[str, ...] | None = None  # the features that the model reads; None: all
+    by: tuple[str, ...]  # columns of the request, or features, in the order of the view's `by`
+    select: tuple[str, ...] | None = None  # the features that the model reads; None for all
 
     def __getitem__(self, feature: str) -> Expression:
-        """One of its features, to compute with or to look another view up by."""
+        """Return a feature as an expression, to compute other features with or to look up another view by."""
         if feature not in self.view.features:
             raise Misuse(f"view {self.view.name!r}: no feature {feature!r} among {', '.join(self.view.features)}.")
         return col(f"{self.name}.{feature}")
@@ -125,10 +126,10 @@ By: TypeAlias = str | Expression | Entity | Sequence[str | Expression]
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """A question asked of a model. Make one with `request()`."""
+    """A question asked of a model. Make a request type with `request()`."""
 
     source: Source  # a request type is also a source: its history can be ingested
-    lead_us: int = 0  # how long before its time it is made
+    lead_us: int = 0  # how long before its time a request is made
 
     @property
     def name(self) -> str:
@@ -141,7 +142,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> str:
-        assert self.source.key is not None  # `request()` requires it
+        assert self.source.key is not None  # required by `request()`
         return self.source.key
 
     @property
@@ -158,32 +159,36 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LabelWait:
-    """The time that labels are waited for; whatever has `wait_us` inherits it."""
+    """The time that labels are waited for. Classes with a field `wait_us` inherit from this class."""
 
     __slots__ = ()
     wait_us: int
 
     def final_at(self, at_us: Us) -> Us:
-        """The time at which the label of a request made at `at_us` is final; also for arrays."""
+        """Return the time at which the label of a request made at `at_us` is final. Arrays are accepted, too."""
         return at_us + self.wait_us
 
     def final_until(self, now_us: int) -> int:
-        """The time of the newest request whose label is final at `now_us`."""
+        """Return the time of the newest request whose label is final at `now_us`."""
         return now_us - self.wait_us
 
     def closed_until(self, now_us: int) -> int:
-        """The midnight before which every request has a final label at `now_us`: its days are closed."""
+        """Return the latest midnight before which every request has a final label at `now_us`.
+
+        The days before this midnight are closed.
+        """
         return self.final_until(now_us) // DAY_US * DAY_US
 
 
 class Label(LabelWait, msgspec.Struct, frozen=True, kw_only=True):
-    """The truth about a request, from later events of a source. Make one with `label()`."""
+    """The truth about a request, taken from later events of a source. Make a label with `label()`."""
 
     source: Source
     key: str  # the column of `source` that holds the request's key
     value: Expression
     wait_us: int
-    classes: tuple[str, ...] | tuple[int, ...] = ()  # possible values, in order; empty: a number or yes and no
+    # possible values, in order; empty if the label is a number or a truth value
+    classes: tuple[str, ...] | tuple[int, ...] = ()
 
     @property
     def hash(self) -> str:
@@ -194,18 +199,19 @@ class Label(LabelWait, msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The classes as answers name them; a label is the place of its class among these."""
+        """The classes as text, as predictions name them. A label is the index of its class in this list."""
         return tuple(str(one) for one in self.classes)
 
 
 def entity(
     name: str, columns: Mapping[str, type], *, description: str = "", owner: str = "", tags: Sequence[str] = ()
 ) -> Entity:
-    """Declare what features are about, where a key needs a type, a description or several columns.
+    """Declare the subject of features. This is needed if the key needs a type, a description or several columns.
 
     Args:
         name: Lower-case name, unique in the project.
-        columns: The columns that name one together, each str or int. Views by this entity have them in their source.
+        columns: The columns that together name an entity, each str or int. The sources of views by this entity have
+            these columns.
         description: For people.
         owner: For people.
         tags: Such as "pii".
@@ -239,12 +245,12 @@ def view(
     """Declare features of an entity, computed from a source's events.
 
     Args:
-        name: Lower-case name, unique in the project; a feature is then called `name.feature`.
+        name: Lower-case name, unique in the project. The features are called `name.feature`.
         source: Where the events come from.
-        by: The source's columns (str or int) that name the entity: one, a list of several, or an `entity()`.
-        features: Name and aggregate of each feature.
+        by: The source's columns (str or int) that name the entity: one name, a list of several, or an `entity()`.
+        features: The name and the aggregate of each feature.
         boundary: "before": an event counts from the microsecond after its time, so that a row's own event can never
-            leak into it; "inclusive": from its time on.
+            leak into its features. "inclusive": an event counts from its time on.
         description: For people.
         owner: For people.
         tags: Such as "pii".
@@ -290,7 +296,7 @@ def request(
     owner: str = "",
     tags: Sequence[str] = (),
 ) -> Request:
-    """Declare a request: its key, its time and its columns; made `lead` before its time.
+    """Declare a request: its key, its time and its columns. A request is made `lead` before its time.
 
     Raises:
         Misuse: As `source()`.
@@ -307,15 +313,17 @@ def label(
     wait: str | int,
     classes: Sequence[str] | Sequence[int] | None = None,
 ) -> Label:
-    """Declare the truth: the value of the event of `source` whose `key` is the request's; final after `wait`.
+    """Declare the label of a request: the value of the event of `source` whose `key` is the request's key.
+
+    The label is final after `wait`.
 
     Args:
         source: The source of labels.
         key: The column of `source` that holds the request's key.
-        value: A number or a truth value; with `classes` a text or a whole number.
+        value: A number or a truth value. With `classes`, a text or a whole number.
         wait: How long after its request a label is waited for.
-        classes: What the value may be, 3 to 100 of them; their order is that of every version's probabilities. A value
-            that is none of them is counted as `unlisted`, and nothing is learnt from it.
+        classes: The possible values, 3 to 100. Their order is the order of the probabilities of every version. A value
+            that is not in the list is counted as `unlisted`, and is not used for training.
 
     Raises:
         Misuse: A column that does not exist, a value of another type, or classes that are no list of different ones.
@@ -341,7 +349,7 @@ def label(
 def _checked_classes(
     what: str, given: Sequence[str] | Sequence[int], dtype: Dtype
 ) -> tuple[str, ...] | tuple[int, ...]:
-    """The classes of a label, once they can be told apart."""
+    """Return the classes of a label after checking that they are different and of the label's type."""
     needed = f"{what}: classes={given!r}. Needed: a list of 3 to {_MOST_CLASSES} different "
     if dtype not in ("str", "int"):
         raise Misuse(f"{what}: classes of a value that is {dtype}. Needed: a text or a whole number.")
@@ -354,11 +362,11 @@ def _checked_classes(
     if len(set(listed)) < len(listed) or not 3 <= len(listed) <= _MOST_CLASSES:
         twice = next((f"; {one!r} is there twice" for one in listed if listed.count(one) > 1), "")
         raise Misuse(f"{needed}values; found {len(listed)}{twice}.")
-    return tuple(listed)  # type: ignore[return-value]  # all of one kind, as was checked
+    return tuple(listed)  # type: ignore[return-value]  # all of one type, as checked above
 
 
 def _columns_of(by: By, what: str) -> tuple[str, ...]:
-    """The names that `by` stands for."""
+    """Return the names that `by` stands for."""
     if isinstance(by, Entity):
         return tuple(by.columns)
     if not isinstance(by, str | Expression | Sequence):
@@ -384,7 +392,7 @@ def _check_source(what: str, given: object) -> None:
 
 
 def _columns_read(aggregate: Aggregate) -> set[str]:
-    """The source's columns that an aggregate reads, in whichever of its fields."""
+    """Return the source's columns that an aggregate reads in any of its fields."""
     found = [getattr(aggregate, field) for field in aggregate.__struct_fields__]
     return set[str]().union(*(value.columns() for value in found if isinstance(value, Expression)))
 

@@ -16,18 +16,18 @@ from trimtab.core.columns.data import Columns, Dtype
 from trimtab.core.errors import Misuse
 from trimtab.features.feature_set import FeatureSet
 
-if TYPE_CHECKING:  # the row by row half needs no NumPy
+if TYPE_CHECKING:  # encoding single rows does not need NumPy
     from numpy.typing import NDArray
 
 
 class Encoding(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """The map from features to float64, fitted in training and stored with the version. Make one with `fit()`.
+    """The map from features to float64. It is fitted in training and stored with the version. Make it with `fit()`.
 
-    Null is NaN, and so is a category that training did not see.
+    A null becomes NaN, and so does a category that did not occur in training.
     """
 
     dtypes: dict[str, Dtype]  # every feature, in the order of the matrix
-    vocabularies: dict[str, tuple[str, ...]]  # by category feature; a category's number is its place
+    vocabularies: dict[str, tuple[str, ...]]  # by category feature; the number of a category is its index
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -35,7 +35,7 @@ class Encoding(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return tuple(self.dtypes)
 
     def matrix(self, values: Columns) -> NDArray[Any]:
-        """The features of many rows, float64, shape (rows, features).
+        """Encode the features of many rows. Returns float64 of shape (rows, features).
 
         Raises:
             Misuse: A feature is missing or of another type.
@@ -58,9 +58,10 @@ class Encoding(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def row(self) -> Callable[[Sequence[Any]], list[float]]:
-        """A function of the features of one row, given in order, None for null: the bits of `matrix`.
+        """Return a function that encodes the features of one row, with the same bits as `matrix`.
 
-        It is written for these features: a loop over as many encoders takes four times as long.  # D108
+        The function takes the values in order, with None for null. Its code is generated for these features, because a
+        loop over encoders takes four times as long.  # D108
         """
         values = {f"v{n}": name for n, name in enumerate(self.dtypes)}
         scope: dict[str, Any] = {"nan": math.nan}
@@ -84,7 +85,9 @@ class Encoding(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
 
 def fit(features: FeatureSet, values: Columns) -> Encoding:
-    """The encoding for training rows: each category's vocabulary, the most frequent first, ties in text order.
+    """Fit the encoding to training rows.
+
+    The vocabulary of each category starts with the most frequent value. Values of equal frequency are in text order.
 
     >>> from trimtab.core.expressions.nodes import col
     >>> from trimtab.features.definitions import request

@@ -1,4 +1,4 @@
-"""The features of a model, in order: those of views, and those computed from the request and from other features."""
+"""The features of a model in order: those of views, and those computed from the request and other features."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ Item: TypeAlias = View | Join | Mapping[str, Expression]
 
 
 class Stage(msgspec.Struct, frozen=True):
-    """Joins and transforms that can be computed together, from the request and earlier stages."""
+    """Joins and transforms that can be computed together, from the request and from earlier stages."""
 
     joins: tuple[Join, ...]
     transforms: dict[str, Expression]
 
 
 class FeatureSet(msgspec.Struct, frozen=True, kw_only=True):
-    """Features in declared order. Make one with `feature_set()`.
+    """Features in the order of their declaration. Make a feature set with `feature_set()`.
 
-    A name inside it is a column of the request, a feature of a view (`view.feature`) or a transform.
+    A name in a feature set is a column of the request, a feature of a view (`view.feature`) or a transform.
     """
 
     request: Request
     joins: tuple[Join, ...]
-    transforms: dict[str, Expression]  # over the request's columns and other features
+    transforms: dict[str, Expression]  # expressions over the request's columns and other features
     known: dict[str, Dtype]  # every column and feature that can be read
     dtypes: dict[str, Dtype]  # every feature that the model reads, in order
     categories: tuple[str, ...]  # the features that are encoded by a vocabulary
@@ -48,7 +48,7 @@ class FeatureSet(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def views(self) -> tuple[View, ...]:
-        """The views that are joined, each once, in the order first listed."""
+        """The views that are joined, each once, in the order in which they are first listed."""
         return tuple({join.view.hash: join.view for join in self.joins}.values())
 
     @property
@@ -59,19 +59,19 @@ class FeatureSet(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hash(self) -> str:
-        """The content address of this definition, the order of the features included."""
+        """The content address of this definition, including the order of the features."""
         return content_hash([self.request.hash, [join.hash for join in self.joins], self.transforms, self.names])
 
 
 def feature_set(request: Request, features: Sequence[Item], *, texts: bool = False) -> FeatureSet:
-    """The features a model declares.
+    """Declare the features of a model.
 
     Args:
-        request: Whose columns there are to compute with and to look views up by.
-        features: Views, views joined under another name, and dicts of named expressions over the request's columns
-            and over other features.
-        texts: Whether features may be texts: for tables that people read, not for estimators. Such a table may have a
-            column called like a feature; expressions then read the feature.
+        request: The request whose columns are used in expressions and to look up views.
+        features: Views, views joined under another name, and dicts of named expressions. Expressions use the request's
+            columns and other features.
+        texts: Whether features may be texts. This is meant for tables that people read, not for estimators. Such a
+            table may have a column with the name of a feature; expressions then read the feature.
 
     Raises:
         Misuse: Two features of one name, an entity that nothing carries, features that need each other, a string
@@ -176,7 +176,7 @@ def _check_entity(request: Request, join: Join, known: Mapping[str, Dtype]) -> N
 
 
 def _stages(request: Request, joins: Mapping[str, Join], transforms: Mapping[str, Expression]) -> tuple[Stage, ...]:
-    """Joins and transforms in the order in which they can be computed.
+    """Return joins and transforms in the order in which they can be computed.
 
     Raises:
         Misuse: Some need each other, or what nothing gives.
@@ -195,7 +195,9 @@ def _stages(request: Request, joins: Mapping[str, Join], transforms: Mapping[str
         circle = error.args[1]
         raise Misuse(f"features: {' needs '.join(circle[::-1])}. Break the circle.") from None
     depth: dict[str, int] = {}
-    for node in order:  # a view waits for its keys' stage; a transform is computed in the stage of what it reads
+    # a view is looked up one stage after its keys are computed; a transform is computed in the last stage that it reads
+    # from
+    for node in order:
         least = max((depth[n] for n in graph[node]), default=0)
         depth[node] = least + 1 if node.startswith("view ") and graph[node] else least
     place = {node: i for i, node in enumerate(order)}

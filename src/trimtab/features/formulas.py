@@ -1,6 +1,7 @@
-"""Formulas of aggregates for one row; those for columns give the same bits.
+"""Formulas of aggregates for one row.
 
-Those are in `offline/kernels/formula_columns.py`. Each is one fixed sequence of float64 operations, or of integers.
+The formulas for columns in `offline/kernels/formula_columns.py` give the same bits. Each formula is a fixed sequence of
+operations on float64 numbers or integers.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from decimal import Context, Decimal
 from functools import lru_cache
 from hashlib import blake2b
 
-RANKED = 1_024  # different values that `top_k` counts in one window
+RANKED = 1_024  # how many distinct values `top_k` counts in one window
 _INT_MAX = 2**63 - 1
 _WORD = 2**64 - 1
 _DIGITS = Context(prec=60)
@@ -19,7 +20,9 @@ _as_word = struct.Struct("<d").pack
 
 
 def variance(n: int, s1: float, s2: float) -> float:
-    """The sample variance of n >= 2 values from their sum and the sum of their squares, each rounded once. # D9
+    """Return the sample variance of n >= 2 values.
+
+    `s1` is the sum of the values and `s2` the sum of their squares, each rounded once. # D9
 
     >>> variance(3, 6.0, 14.0)
     1.0
@@ -30,13 +33,15 @@ def variance(n: int, s1: float, s2: float) -> float:
 
 
 def deviation(n: int, s1: float, s2: float) -> float:
-    """The root of `variance`."""
+    """Return the square root of `variance`."""
     return math.sqrt(variance(n, s1, s2))
 
 
 @lru_cache(maxsize=256)
 def weights(hop_us: int, half_life_us: int, steps: int) -> tuple[float, ...]:
-    """Weights of values that are 0, 1, ... `steps` hops old, rounded correctly: the same on every machine. # D14
+    """Return the weights of values that are 0, 1, ... `steps` hops old. # D14
+
+    The weights are rounded correctly and therefore the same on every machine.
 
     >>> weights(1, 2, 4)
     (1.0, 0.7071067811865476, 0.5, 0.3535533905932738, 0.25)
@@ -50,12 +55,12 @@ def weights(hop_us: int, half_life_us: int, steps: int) -> tuple[float, ...]:
 
 
 def steps_of(over_us: int, hop_us: int) -> int:
-    """The greatest age of a value in a window, in hops."""
+    """Return the greatest age of a value in a window, in hops."""
     return over_us // hop_us + 1
 
 
 def hash_of(value: float | int | bool | str) -> int:
-    """Sixty-four bits of a value, the same on every machine: equal values of one type have equal ones.
+    """Return a 64-bit hash of a value, the same on every machine. Equal values of one type have equal hashes.
 
     >>> hash_of(0), hash_of("a") == hash_of("b")
     (16294208416658607535, False)
@@ -70,7 +75,10 @@ def hash_of(value: float | int | bool | str) -> int:
 
 
 def estimated(kth: int, k: int) -> int:
-    """The estimated number of distinct values when `kth` is the k-th least of their hashes.
+    """Estimate the number of distinct values, where `kth` is the k-th least of their hashes.
+
+    Source: Bar-Yossef et al. (2002). The estimate is unbiased and has the standard error 1 / sqrt(k - 2): Beyer et al.
+    (2007).
 
     Source: Bar-Yossef et al. (2002); unbiased, standard error 1 / sqrt(k - 2): Beyer et al. (2007).
 

@@ -1,4 +1,4 @@
-"""Feature values with the reason for each."""
+"""Feature values, each with its reason."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Reason = Literal["found", "no_entity", "not_yet", "outside_window", "expired", "null", "unavailable", "failed"]
-REASONS: tuple[Reason, ...] = (  # in the order of their codes; "unavailable": it could not be read at the time
+REASONS: tuple[Reason, ...] = (  # in the order of their codes; "unavailable": the value could not be read at the time
     "found", "no_entity", "not_yet", "outside_window", "expired", "null", "unavailable", "failed"
 )  # fmt: skip
 UNAVAILABLE = REASONS.index("unavailable")
 FAILED = REASONS.index("failed")
-NO_VIEW = 255  # the code of a feature that comes from no view, and did not fail
+NO_VIEW = 255  # the code of a feature that does not come from a view and did not fail
 
 
 class FeatureFrame(msgspec.Struct, frozen=True, eq=False):
-    """Feature values of requests: as many rows, in their order.
+    """The feature values of requests, with one row for each request, in their order.
 
-    `values` has a column a feature, named `view.feature` or by its transform; `reasons` a uint8 array of codes (the
-    index into `REASONS`) for each feature that comes from a view; `failed` a bool array for each transform that failed
-    in some rows, true in these.
+    `values` has a column for each feature, named `view.feature` or by its transform. `reasons` has a uint8 array of
+    codes (indexes into `REASONS`) for each feature that comes from a view. `failed` has a bool array for each transform
+    that failed in some rows, and is true in these rows.
     """
 
     values: Columns
@@ -34,7 +34,7 @@ class FeatureFrame(msgspec.Struct, frozen=True, eq=False):
     failed: Mapping[str, NDArray[Any]] = {}
 
     def codes(self, names: Sequence[str]) -> NDArray[Any]:
-        """The reason codes of features, uint8 (rows, names), as predictions log them."""
+        """Return the reason codes of features as predictions log them: uint8, of shape (rows, names)."""
         import numpy as np
 
         out = np.full((self.values.rows, len(names)), NO_VIEW, np.uint8)
@@ -46,7 +46,7 @@ class FeatureFrame(msgspec.Struct, frozen=True, eq=False):
         return out
 
     def take(self, rows: NDArray[Any] | slice) -> FeatureFrame:
-        """The frame at `rows` (positions, a boolean mask or a slice)."""
+        """Return the frame at `rows` (positions, a boolean mask or a slice)."""
         return FeatureFrame(
             self.values.take(rows),
             {name: codes[rows] for name, codes in self.reasons.items()},
@@ -55,7 +55,7 @@ class FeatureFrame(msgspec.Struct, frozen=True, eq=False):
 
     @staticmethod
     def concat(parts: Sequence[FeatureFrame]) -> FeatureFrame:
-        """Frames of the same features, one after the other."""
+        """Concatenate frames of the same features."""
         import numpy as np
 
         names = {name for part in parts for name in part.failed}

@@ -17,35 +17,36 @@ from trimtab.features.definitions import Label
 
 Array = NDArray[Any]
 LabelState = Literal["labelled", "late", "pending", "missing", "unlisted"]
-LABEL_STATES: tuple[LabelState, ...] = ("labelled", "late", "pending", "missing", "unlisted")  # by code
-LABELLED, LATE, PENDING, MISSING, UNLISTED = range(5)  # unlisted: it is none of the label's classes
+LABEL_STATES: tuple[LabelState, ...] = ("labelled", "late", "pending", "missing", "unlisted")  # indexed by code
+LABELLED, LATE, PENDING, MISSING, UNLISTED = range(5)  # unlisted: the value is not one of the label's classes
 
 
 class LabelFrame(msgspec.Struct, frozen=True, eq=False):
-    """The labels of requests: as many rows, in their order."""
+    """The labels of requests, with one row for each request, in their order."""
 
-    values: Array  # float64, NaN where there is none; of classes the place in the declared list
+    values: Array  # float64, NaN where there is no label; for classes the index in the declared list
     state: Array  # uint8: the index into `LABEL_STATES`
-    known_at_us: Array  # int64: when the label became known, also an unlisted one; `NEVER_US` where there is none
+    known_at_us: Array  # int64: when the label became known, even if it is unlisted; `NEVER_US` where there is no label
 
 
 class LabelIndex:
-    """Finds labels by the key of their request in a history that grows.
+    """Finds the labels of requests by their keys, in a history that grows.
 
     Args:
-        label: Where labels come from and how long to wait for them.
+        label: The source of the labels, and how long to wait for them.
     """
 
     def __init__(self, label: Label) -> None:
         self.label = label
         self._places = {value: float(place) for place, value in enumerate(label.classes)}
         self._frame: EventFrame | None = None
-        self._last: dict[Any, int] = {}  # key -> its last row
-        self._previous: Array = np.zeros(0, np.int64)  # row -> the row before it of the same key, -1 for none
+        self._last: dict[Any, int] = {}  # the last row of each key
+        # for each row the preceding row of the same key, or -1 if there is none
+        self._previous: Array = np.zeros(0, np.int64)
         self._rows = 0
 
     def update(self, frame: EventFrame) -> None:
-        """Take in the history of the label's source; quick when it is the last one plus further rows.
+        """Use a new history of the label's source. This is fast if the history continues the last one.
 
         Raises:
             Misuse: It is the history of another source.
@@ -72,15 +73,15 @@ class LabelIndex:
         self._frame = frame
 
     def join(self, keys: Sequence[Any] | Array, at_us: Array, cut_us: int | Array) -> LabelFrame:
-        """The labels of requests as they were known at `cut_us`.
+        """Return the labels of requests as they were known at `cut_us`.
 
-        The label of a request is the greatest event of its key that is dated at or after the request, was known at
-        the cut, and was neither deleted nor corrected by then. A label without a value is none.
+        The label of a request is the greatest event of its key that is dated at or after the request, was known at the
+        cut, and had neither been deleted nor corrected by then. A label without a value counts as no label.
 
         Args:
-            keys: The requests' keys; None has no label.
+            keys: The keys of the requests. A key of None has no label.
             at_us: The times of the requests, int64.
-            cut_us: What became known later does not count; one time for all, or one a request.
+            cut_us: Labels that became known later do not count. One time for all requests, or one for each.
         """
         at_us = np.asarray(at_us, np.int64)
         cut_us = np.broadcast_to(np.asarray(cut_us, np.int64), at_us.shape)
@@ -106,7 +107,7 @@ class LabelIndex:
         return LabelFrame(values, states, known_at)
 
     def _numbers(self, values: Array) -> Array:
-        """Labels as numbers; NaN for a class that is not declared."""
+        """Return labels as numbers, with NaN for a class that is not declared."""
         if not self._places:
             return values.astype(np.float64)
         return np.fromiter(map(self._places.get, values.tolist(), repeat(np.nan)), np.float64, len(values))
@@ -119,14 +120,17 @@ class LabelIndex:
         return state
 
     def _best(self, row: Array, at_us: Array, cut_us: Array) -> Array:
-        """The row of the greatest event that counts for each request, -1 for none, from the last event of its key."""
+        """For each request, find the row of the greatest event that counts, starting from the last event of its key.
+
+        The row is -1 if there is no such event.
+        """
         best = np.full(len(row), -1, np.int64)
         frame = self._frame
         if frame is None:
             return best
         wanted = np.flatnonzero(row >= 0)
         row = row[wanted]
-        while len(wanted):  # once for each version of the key that has most
+        while len(wanted):  # one pass for each event of the key with the most events
             counts = (frame.event_at_us[row] >= at_us[wanted]) & ~frame.deleted[row]
             cut = cut_us[wanted]
             counts &= (frame.known_at_us[row] <= cut) & (frame.superseded_at_us[row] > cut)
@@ -140,7 +144,7 @@ class LabelIndex:
 
 
 def _continues(frame: EventFrame, before: EventFrame) -> bool:
-    """True when a history has all rows of an earlier one at the same places."""
+    """Return whether a history starts with all rows of an earlier history."""
     rows = before.rows
     if frame.rows < rows or not np.array_equal(frame.position[:rows], before.position):
         return False
@@ -151,7 +155,7 @@ def _continues(frame: EventFrame, before: EventFrame) -> bool:
 
 
 def _greater(frame: EventFrame, one: Array, other: Array) -> Array:
-    """True where `one` comes after `other` in the order of events."""
+    """Return a mask that is true where `one` comes after `other` in the order of events."""
     greater = np.zeros(len(one), bool)
     for field in (frame.position, frame.partition, frame.known_at_us, frame.event_at_us):
         a, b = field[one], field[other]

@@ -1,4 +1,4 @@
-"""Skew: used feature values against the same values computed again, bit for bit, with the reasons."""
+"""Skew: the comparison of used feature values with the same values computed again, bit for bit, with the reasons."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from trimtab.features.definitions import Join
     from trimtab.features.feature_set import FeatureSet
 
-# Checks stored before D0037 was amended may also name "online_state".
+# Checks that were stored before D0037 was amended may even name "online_state".
 Cause = Literal["online_state", "definition", "platform", "history_changed", "pruned", "code", "clock", "unknown"]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
-EXPLAINED: frozenset[Cause] = frozenset(("platform", "history_changed", "pruned"))  # expected, not red # D37
-LAST_BITS = 4  # so many floats apart may platforms be
-_BY_PLATFORM = frozenset(("log", "log1p", "exp", "**", "python"))  # operators whose last bits machines disagree on
+EXPLAINED: frozenset[Cause] = frozenset(("platform", "history_changed", "pruned"))  # expected, so not an alarm # D37
+LAST_BITS = 4  # how many floats apart the results of two platforms may be
+_BY_PLATFORM = frozenset(("log", "log1p", "exp", "**", "python"))  # operators whose last bits differ between machines
 
 
 class Share(msgspec.Struct, frozen=True):
@@ -36,12 +36,14 @@ class Share(msgspec.Struct, frozen=True):
 
     @property
     def estimate(self) -> float:
-        """The share itself; NaN of nothing."""
+        """The share itself, or NaN if there are no values."""
         return self.mismatches / self.values if self.values else math.nan
 
 
 def share(mismatches: int, values: int) -> Share:
-    """The share of values that differ, with Wilson's interval; of no values nothing is known: [0, 1].
+    """Return the share of values that differ, with Wilson's interval. Without any values the interval is [0, 1].
+
+    Source: Wilson (1927), Probable inference, the law of succession, and statistical inference.
 
     Source: Wilson (1927), Probable inference, the law of succession, and statistical inference.
 
@@ -58,13 +60,13 @@ def share(mismatches: int, values: int) -> Share:
 def differences(
     used: NDArray[Any], used_reasons: NDArray[Any], again: NDArray[Any], again_reasons: NDArray[Any]
 ) -> NDArray[np.bool_]:
-    """A mask of values or reasons that differ, shape (rows, inputs).
+    """Return a mask of the values or reasons that differ, of shape (rows, inputs).
 
     Args:
-        used: What a model was shown, float64 (rows, inputs); null is NaN, whichever NaN.
-        used_reasons: Their reason codes, uint8.
-        again: The same, computed again.
-        again_reasons: Their reason codes.
+        used: The values that the model was given, float64 of shape (rows, inputs). Any NaN is null.
+        used_reasons: The reason codes of `used`, uint8.
+        again: The values computed again.
+        again_reasons: The reason codes of `again`.
 
     >>> found = np.zeros((1, 2), "u1")
     >>> differences(np.array([[0.0, np.nan]]), found, np.array([[-0.0, np.nan]]), found)
@@ -77,7 +79,7 @@ def differences(
 
 
 def floats_apart(first: float, second: float) -> float:
-    """The number of floats between two, infinity where one is no number.
+    """Return how many floats lie between two floats, or infinity if one of them is NaN.
 
     >>> floats_apart(1.0, 1.0 + 2**-52), floats_apart(1.0, math.nan)
     (1.0, inf)
@@ -90,10 +92,10 @@ def floats_apart(first: float, second: float) -> float:
 
 
 class Dependencies:
-    """The columns and features that each feature of a set is computed from, transitively.
+    """The columns and features that each feature of a set is computed from, directly or indirectly.
 
     Args:
-        features: The set.
+        features: The feature set.
     """
 
     def __init__(self, features: FeatureSet) -> None:
@@ -101,28 +103,28 @@ class Dependencies:
         self._joins = {join.name: join for join in features.joins}
 
     def of(self, feature: str) -> frozenset[str]:
-        """The view features that a feature is or is computed from, as `view.feature`."""
+        """Return the view features, as `view.feature`, that a feature is computed from. A view feature has itself."""
         return frozenset(name for name in self._closure(feature) if self._join_of(name) is not None)
 
     def sources(self, feature: str) -> frozenset[str]:
-        """The sources whose events it depends on."""
+        """Return the sources whose events a feature depends on."""
         joins = (self._join_of(name) for name in self._closure(feature))
         return frozenset(join.view.source.name for join in joins if join is not None)
 
     def operators(self, feature: str) -> frozenset[str]:
-        """The operators of all expressions on the way."""
+        """Return the operators of all expressions that a feature depends on."""
         return frozenset().union(*(_operators(e) for name in self._closure(feature) for e in self._expressions(name)))
 
     def may_differ_by_platform(self, feature: str) -> bool:
-        """True when two machines, or two versions of NumPy, may disagree on its last bits."""
+        """Return whether two machines, or two versions of NumPy, may disagree on the last bits of a feature."""
         return bool(self.operators(feature) & _BY_PLATFORM)
 
     def runs_code(self, feature: str) -> bool:
-        """True when a plain Python function takes part."""
+        """Return whether a feature depends on a plain Python function."""
         return "python" in self.operators(feature)
 
     def _closure(self, feature: str) -> set[str]:
-        """The feature and every feature that it needs, also for the keys of views."""
+        """Return a feature and every feature that it needs, including features that views are looked up by."""
         seen: set[str] = set()
         waiting = [feature]
         while waiting:
@@ -156,22 +158,22 @@ def _operators(expression: Expression) -> frozenset[str]:
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """Findings about one value that differs."""
+    """The findings about one value that differs."""
 
     used: float
     again: float
     same_reason: bool
-    clock_behind: bool = False  # the time lies below the greatest append time in P
-    other_definitions: bool = False  # definitions that are not the version's give what was used
-    history_changed: bool = False  # records of its source that counted are gone
-    pruned: bool = False  # it looks at events that are kept no longer, as [retention] says
-    unsteady: bool = False  # computed twice in a row it differs
-    code_alone: bool = False  # all that a Python function was given is as it was
-    other_platform: bool = False  # the version names another NumPy or processor than this machine's
+    clock_behind: bool = False  # the time is earlier than the greatest append time in P
+    other_definitions: bool = False  # definitions other than the version's give the used value
+    history_changed: bool = False  # records of its source that counted are missing
+    pruned: bool = False  # it needs events that are not kept any more because of [retention]
+    unsteady: bool = False  # two computations in a row differ
+    code_alone: bool = False  # all inputs of a Python function are unchanged
+    other_platform: bool = False  # the version was made with another NumPy or processor than this machine's
 
 
 def cause_of(evidence: Evidence, *, platform_sensitive: bool) -> Cause:
-    """The first cause that the evidence speaks for, else "unknown".
+    """Return the first cause that the evidence supports, or "unknown".
 
     >>> cause_of(Evidence(used=1.0, again=2.0, same_reason=True, pruned=True), platform_sensitive=False)
     'pruned'

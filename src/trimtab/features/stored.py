@@ -1,4 +1,4 @@
-"""Definitions as documents: what a version was trained on outlives the project file that said it. # D35"""
+"""Feature definitions as documents, so that a version's definitions outlive the project file. # D35"""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ from trimtab.features.feature_set import FeatureSet, Item, feature_set
 
 
 class StoredFeatures(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a feature set is made of; the rest of it follows."""
+    """All that a feature set is made of. The rest of the set is derived."""
 
     format: Literal[1] = 1
     request: Request
     joins: tuple[Join, ...]
     transforms: dict[str, Expression]
-    names: tuple[str, ...]  # features that the model reads, in order
+    names: tuple[str, ...]  # the features that the model reads, in order
 
 
 def encode_features(features: FeatureSet) -> bytes:
-    """The document of a feature set: JSON, the same for equal definitions, without what is said for people.
+    """Return the JSON document of a feature set.
+
+    Equal definitions have equal documents. Descriptions and other texts for people are left out.
 
     >>> from trimtab.core.expressions.nodes import col
     >>> from trimtab.features.definitions import request
@@ -47,11 +49,11 @@ def encode_features(features: FeatureSet) -> bytes:
 
 
 def decode_features(data: bytes, digest: str) -> FeatureSet:
-    """The feature set of a document.
+    """Return the feature set of a document.
 
     Args:
         data: The document.
-        digest: The address (`FeatureSet.hash`) of the definitions that it must hold.
+        digest: The address (`FeatureSet.hash`) of the definitions that the document must hold.
 
     Raises:
         Corrupt: It is no such document, or holds other definitions.
@@ -70,7 +72,7 @@ def decode_features(data: bytes, digest: str) -> FeatureSet:
 
 
 def with_sources(features: FeatureSet, change: Callable[[Source], Source]) -> FeatureSet:
-    """The same features over changed sources; their addresses must not depend on the change."""
+    """Return the same features over changed sources. The change must not affect the addresses of the features."""
     views: dict[str, View] = {}
 
     def of(join: Join) -> Join:
@@ -88,7 +90,7 @@ def with_sources(features: FeatureSet, change: Callable[[Source], Source]) -> Fe
 
 
 def check_functions(features: FeatureSet) -> None:
-    """Make sure that this process has the code of every plain function among the features.
+    """Check that this process has the code of every plain Python function among the features.
 
     Raises:
         Misuse: One was changed or removed; the message names it and says what to do.
@@ -111,7 +113,7 @@ def _check_functions(expression: Expression) -> None:
 
 
 def _items(stored: StoredFeatures) -> list[Item]:
-    """Views and expressions in the order that gives the same names in the same order."""
+    """Return views and expressions in an order that produces the same names in the same order."""
     joins = {f"{join.name}.{feature}": join for join in stored.joins for feature in join.view.features}
     left = list(stored.joins)
     items: list[Item] = []
@@ -120,7 +122,7 @@ def _items(stored: StoredFeatures) -> list[Item]:
         if join is None:
             items.append({name: stored.transforms[name]})
             continue
-        while join in left:  # those before it give no name
+        while join in left:  # the joins before this one give no names
             items.append(left.pop(0))
     return [*items, *left]
 

@@ -1,1 +1,1 @@
-"""Features of more events than memory holds: split by entity on disk, part by part."""
+"""Features of more events than fit in memory: events are split by entity on disk and evaluated part by part."""

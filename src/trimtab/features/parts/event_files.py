@@ -1,4 +1,4 @@
-"""Event files of a source, in the form in which DuckDB reads all of them alike."""
+"""Event files of a source, as queries of one form that DuckDB can read."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _SQL: dict[Dtype, str] = {"float": "DOUBLE", "int": "BIGINT", "bool": "BOOLEAN",
 
 
 class EventFiles(msgspec.Struct, frozen=True, kw_only=True):
-    """Records of one source in Parquet files: repetitions among them, versions not told apart yet.
+    """The records of one source in Parquet files, before repetitions and versions are resolved.
 
-    `select` is a query that gives `id` (text) and `h`, alike where ids are (uint64), `event_at`, `known_at`, `position`
-    (int64), `partition` (the index into `partitions`), `deleted`, and the source's columns as `c0`, `c1`, ... in
-    declared order, times in microseconds.
+    `select` is a query with these columns: `id` (text); `h` (uint64), which is equal for equal ids; `event_at`,
+    `known_at` and `position` (int64); `partition` (the index into `partitions`); `deleted`; and the source's columns as
+    `c0`, `c1`, ... in declared order. Times are in microseconds.
     """
 
     source: Source
@@ -39,14 +39,14 @@ _FOR_TWO_THREADS = 256 << 20
 
 
 def connected(scratch: Path, memory_bytes: int) -> duckdb.DuckDBPyConnection:
-    """DuckDB with a limit of memory; what does not fit goes to `scratch`."""
+    """Open DuckDB with a memory limit. Data that does not fit goes to `scratch`."""
     config: dict[str, str | bool | int | float | list[str]] = {
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
         "memory_limit": f"{memory_bytes >> 20}MiB",
         "preserve_insertion_order": False,
         "temp_directory": str(scratch),
-        "threads": 2 if memory_bytes >= _FOR_TWO_THREADS else 1,  # each holds row groups of its own
+        "threads": 2 if memory_bytes >= _FOR_TWO_THREADS else 1,  # each thread holds row groups of its own
     }
     connection = open_duckdb(config)
     connection.execute("SET TimeZone = 'UTC'")
@@ -56,19 +56,20 @@ def connected(scratch: Path, memory_bytes: int) -> duckdb.DuckDBPyConnection:
 def table_events(
     source: Source, files: Sequence[Path], partitions: Sequence[str], positions: Mapping[str, int]
 ) -> EventFiles:
-    """The records in a table of record up to some positions.
+    """Select the records in a table of record up to some positions.
 
     Args:
-        source: What they are of.
+        source: The source of the records.
         files: The table's Parquet files.
-        partitions: The log's partitions that may be in it.
-        positions: P: no record behind them.
+        partitions: The partitions of the log that the table may contain.
+        positions: P, the last position to select in each partition.
     """
     names = tuple(sorted(partitions))
     limits = ", ".join(str(positions.get(name, 0)) for name in names)
     parts = f"[{', '.join(map(literal, names))}]"
     place = f'list_position({parts}, "_partition")'
-    there = _described(files, files[0].parent) if files else {}  # a table from before a column was added lacks it
+    # a table that was written before a column was added lacks the column
+    there = _described(files, files[0].parent) if files else {}
     picked = {
         name: value(d, quoted(name)) if name in there else f"NULL::{_SQL[d]}" for name, d in source.columns.items()
     }
@@ -83,24 +84,24 @@ def table_events(
 
 
 def parquet(files: Sequence[Path]) -> str:
-    """SQL for the rows of Parquet files."""
+    """Return SQL for the rows of Parquet files."""
     return f"read_parquet([{', '.join(map(pattern, files))}], hive_partitioning = false, union_by_name = true)"
 
 
 def value(dtype: Dtype, sql: str, kind: str = "TIMESTAMP WITH TIME ZONE") -> str:
-    """SQL for a column's value as it is computed with; `kind` is what the file holds."""
-    if dtype == "time" and kind == "TIMESTAMP_NS":  # DuckDB's own cast rounds
+    """Return SQL for a column's value in the form for computing. `kind` is the type in the file."""
+    if dtype == "time" and kind == "TIMESTAMP_NS":  # DuckDB's own cast rounds to nearest
         return f"((epoch_ns({sql}) - (epoch_ns({sql}) % 1000 + 1000) % 1000) // 1000)"
     return f"epoch_us({sql}::TIMESTAMPTZ)" if dtype == "time" else f"{sql}::{_SQL[dtype]}"
 
 
 def quoted(name: str) -> str:
-    """An SQL identifier."""
+    """Return an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def literal(text: str | Path) -> str:
-    """An SQL text."""
+    """Return an SQL text literal."""
     return "'" + str(text).replace("'", "''") + "'"
 
 
@@ -117,7 +118,7 @@ def _nothing(source: Source) -> str:
 
 
 def _described(files: Sequence[Path], path: Path) -> dict[str, str]:
-    """The columns of Parquet files and DuckDB's types of them; `path` names them in errors."""
+    """Return the columns of Parquet files with their DuckDB types. `path` names the files in errors."""
     try:
         with open_duckdb() as connection:
             described = connection.execute(f"DESCRIBE SELECT * FROM {parquet(files)}").fetchall()
@@ -127,5 +128,5 @@ def _described(files: Sequence[Path], path: Path) -> dict[str, str]:
 
 
 def pattern(path: Path) -> str:
-    """A path as text, where DuckDB would take * ? [ for more than themselves."""
+    """Return a path as text in which DuckDB reads * ? [ literally."""
     return literal(re.sub(r"([*?\[])", r"[\1]", str(path)))

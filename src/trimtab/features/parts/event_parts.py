@@ -1,7 +1,7 @@
-"""Events on disk, split by the hash of their entity, so that features can be evaluated a part at a time.
+"""Events on disk, split by the hash of their entity, so that features can be evaluated one part at a time.
 
 All versions of an event must be seen together to know which of them counts, and a correction may move an event to
-another entity. So versions are told apart first, by id, and the split by entity comes after (D28).
+another entity. Versions are therefore resolved first, by id, and the events are split by entity afterwards (D28).
 """
 
 from __future__ import annotations
@@ -29,39 +29,39 @@ Array = NDArray[Any]
 _OWN = ("event_at", "known_at", "superseded_at", "deleted", '"partition"', '"position"')
 _NUMPY: dict[Dtype, Any] = {"float": np.float64, "int": np.int64, "bool": np.bool_, "time": np.int64}
 _BLANK: dict[Dtype, Any] = {"float": np.nan, "int": 0, "bool": False, "str": None, "time": 0}
-_COUNTED = 16  # parts whose ids are counted at once
-_WRITTEN = 4  # groups of records whose ids recur that are written at once
-TOGETHER = 500_000  # records whose versions are told apart at once, at most
+_COUNTED = 16  # for how many parts ids are counted at once
+_WRITTEN = 4  # how many groups of records with recurring ids are written at once
+TOGETHER = 500_000  # for how many records versions are resolved at once, at most
 
 
 class Split(msgspec.Struct, frozen=True, kw_only=True):
-    """Events of one source in folders by part, those without an entity left out."""
+    """The events of one source in folders, one for each part. Events without an entity are left out."""
 
     source: Source
     by: tuple[str, ...]  # the source's columns that name the entity
-    names: tuple[str, ...]  # the columns that were kept, the entity's among them
+    names: tuple[str, ...]  # the columns that were kept, including those that name the entity
     parts: int
     partitions: tuple[str, ...]
     folder: Path
 
     def files(self, part: int | None = None) -> list[Path]:
-        """The files of one part, or of all."""
+        """Return the pattern for the files of one part, or of all parts if `part` is None."""
         return sorted(self.folder.glob(f"part={'*' if part is None else part}/*.parquet"))
 
 
 def settle(
     events: EventFiles, folder: Path, connection: duckdb.DuckDBPyConnection, parts: int = 1, together: int = TOGETHER
 ) -> str:  # fmt: skip
-    """A query for the versions that count, with `superseded_at` and without ids.
+    """Return a query for the versions that count, with `superseded_at` and without ids.
 
-    Only records whose id recurs go through Python; the others are single versions.
+    Only records whose id recurs are processed in Python. All other records are single versions.
 
     Args:
         events: All records.
-        folder: Where files that the query needs are made, unless they are there; it must stay.
-        connection: Reads and writes.
-        parts: What the events are split into afterwards; ids are counted a few parts' worth at a time.
-        together: Records whose versions are told apart at once, all their columns in memory.
+        folder: The folder for files that the query needs. Existing files are used again, and the folder must be kept.
+        connection: The DuckDB connection.
+        parts: The number of parts that the events are split into afterwards. Ids are counted for a few parts at a time.
+        together: How many records are resolved at once, with all their columns in memory.
     """
     recurring = [folder / f"recurring-{turn:05}.parquet" for turn in range(-(-parts // _COUNTED))]
     if not folder.exists():
@@ -87,16 +87,16 @@ def split(
     settled: str, events: EventFiles, by: tuple[str, ...], names: Sequence[str], parts: int, folder: Path,
     connection: duckdb.DuckDBPyConnection,
 ) -> Split:  # fmt: skip
-    """Split versions by entity, unless the folder is there.
+    """Split versions by entity, unless the folder already exists.
 
     Args:
-        settled: What `settle` gave.
-        events: What it was given.
+        settled: The query that `settle` returned.
+        events: The records that were given to `settle`.
         by: The columns that name the entity.
         names: The other columns to keep.
-        parts: How many parts.
-        folder: Where they go.
-        connection: Reads and writes.
+        parts: The number of parts.
+        folder: The folder to write the parts to.
+        connection: The DuckDB connection.
     """
     columns = list(events.source.columns)
     kept = tuple(name for name in columns if name in {*by, *names})
@@ -116,7 +116,7 @@ def split(
 
 
 def frame_of_part(split: Split, part: int, connection: duckdb.DuckDBPyConnection) -> EventFrame:
-    """The events of one part, in no particular order."""
+    """Return the events of one part, in no particular order."""
     files = split.files(part)
     columns = {name: (list(split.source.columns).index(name), split.source.columns[name]) for name in split.names}
     texts = {name: _texts(connection, files, i) for name, (i, dtype) in columns.items() if dtype == "str"}
@@ -136,7 +136,7 @@ def frame_of_part(split: Split, part: int, connection: duckdb.DuckDBPyConnection
 
 
 def parts_of(keys: Sequence[Column], parts: int, connection: duckdb.DuckDBPyConnection) -> Array:
-    """The part of each entity that `keys` name; any part where a key is null."""
+    """Return the part of each entity that `keys` name. The part is arbitrary where a key is null."""
     columns: dict[str, Array] = {f"k{n}": key.values for n, key in enumerate(keys)}
     sql = ", ".join(f"k{n}::{'VARCHAR' if key.dtype == 'str' else 'BIGINT'}" for n, key in enumerate(keys))
     connection.register("entities", columns | {"n": np.arange(len(keys[0]))})
@@ -150,7 +150,7 @@ def parts_of(keys: Sequence[Column], parts: int, connection: duckdb.DuckDBPyConn
 def entities_of(
     split: Split, known_by_us: int | None, connection: duckdb.DuckDBPyConnection
 ) -> list[Column]:  # fmt: skip
-    """The entities that have a record known at a time (None: at any), each once, in order."""
+    """Return each entity that has a record known at a time (None: at any time), once and in order."""
     columns = list(split.source.columns)
     keys = [f"c{columns.index(name)}" for name in split.by]
     dtypes = [split.source.columns[name] for name in split.by]
@@ -170,7 +170,7 @@ def entities_of(
 def _settle_recurring(
     events: EventFiles, folder: Path, connection: duckdb.DuckDBPyConnection, together: int
 ) -> None:  # fmt: skip
-    """Tell the versions of recurring ids apart, some of the ids at a time."""
+    """Resolve the versions of recurring ids, for some of the ids at a time."""
     recurring = parquet(sorted(folder.glob("recurring-*.parquet")))
     found = connection.execute(f"SELECT sum(n) FROM {recurring}").fetchone()
     groups = -(-int((found and found[0]) or 0) // together)
@@ -198,7 +198,7 @@ def _settle_group(
 
 
 def _recorded(source: Source, partitions: tuple[str, ...], rows: dict[str, Array]) -> Columns:
-    """Records as a table of record has them."""
+    """Return records in the form of a table of record."""
     names, places = np.array(partitions, object), rows["partition"]
     table = {
         "_id": Column("str", np.ma.getdata(rows["id"])),
@@ -233,7 +233,10 @@ def _write(frame: EventFrame, path: Path, connection: duckdb.DuckDBPyConnection)
 
 
 def _texts(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], column: int) -> Array | None:
-    """The distinct texts of a column, which its type `texts<column>` then counts; None where there are none."""
+    """Return the distinct texts of a column, or None if there are none.
+
+    The type `texts<column>` is created to number these texts.
+    """
     if not files:
         return None
     query = f"SELECT DISTINCT c{column} FROM {parquet(files)} WHERE c{column} IS NOT NULL"
@@ -276,7 +279,7 @@ def _columns(numbers: Any) -> str:
 
 
 def _fresh(folder: Path) -> Path:
-    """An empty folder to be renamed once it is whole; what a crash left under its name is removed."""
+    """Return an empty folder that is renamed once it is complete. Leftovers of a crash are removed."""
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -284,7 +287,7 @@ def _fresh(folder: Path) -> Path:
 
 
 def _keep(fresh: Path, folder: Path) -> None:
-    """Give a folder its name once all that is in it is on the disk."""
+    """Give a folder its final name once all its content is on the disk."""
     for path in fresh.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Parquet files that stand for a source's history: read where they lie, or converted first, as `ingest` reads them."""
+"""Parquet files that serve as a source's history, read directly or after a conversion by the rules of `ingest`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from trimtab.features.parts.event_files import EventFiles, literal, parquet, pat
 from trimtab.store.duckdb_opening import open_duckdb
 
 _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
-# Types of columns that DuckDB reads as the table of conversions does; whatever has another one is converted by that.
+# The column types that DuckDB reads just as the table of conversions does. Columns of other types are converted by the
+# table.
 _READY: dict[Dtype, set[str]] = {
     "float": {"FLOAT", "DOUBLE", *_INTEGERS},
     "int": _INTEGERS,
@@ -29,7 +30,7 @@ _READY: dict[Dtype, set[str]] = {
     "str": {"VARCHAR"},
     "time": {"DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS", "TIMESTAMP WITH TIME ZONE"},
 }
-_MADE: dict[Dtype, str] = {  # column types of converted files
+_MADE: dict[Dtype, str] = {  # the column types of converted files
     "float": "DOUBLE",
     "int": "BIGINT",
     "bool": "BOOLEAN",
@@ -41,22 +42,24 @@ _INSTEAD = "Leave these rows out, or ingest the files: `trimtab ingest {}` sends
 
 
 def folder_events(source: Source, path: Path, converted: Path) -> EventFiles:
-    """The events in a Parquet file, or in all those of a folder, as history: known at their time plus the delay.
+    """Read the events in a Parquet file, or in all Parquet files of a folder, as history.
 
-    They become events as they would by `ingest`, with one difference: where that would send a row to quarantine, this
-    refuses the files.
+    Known at is the event time plus the source's delay. The events are those that `ingest` would make, with one
+    difference: if `ingest` would send a row to quarantine, the files are refused.
 
     Args:
-        source: What they are of.
+        source: The source of the events.
         path: The file or folder.
-        converted: A folder to be made for files that need it; it is used again when it is there, and must stay.
+        converted: A folder to create for files that need a conversion. An existing folder is used again, and the folder
+            must be kept.
 
     Raises:
         NotFound: There is no such file.
         Misuse: A column is missing, or a row is no event; the message names it.
         Corrupt: A file is damaged.
     """
-    source = msgspec.structs.replace(source, columns=source.declared, hidden=(), first=None)  # no recorded places
+    # there are no recorded positions
+    source = msgspec.structs.replace(source, columns=source.declared, hidden=(), first=None)
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
         raise NotFound(f"events of {source.name!r}: no Parquet file at {path}. Give one, or a folder of some.")
@@ -69,7 +72,7 @@ def folder_events(source: Source, path: Path, converted: Path) -> EventFiles:
 
 
 def _types(source: Source, files: Sequence[Path], path: Path) -> tuple[dict[str, str], bool]:
-    """The columns there are and types of them, and whether all files have just these, which need no conversion."""
+    """Return the columns and their types, and whether all files have exactly these and need no conversion."""
     found = parquet_types(files)
     there = dict.fromkeys(name for types in found for name in types)
     for name, dtype in source.columns.items():
@@ -87,10 +90,10 @@ def _types(source: Source, files: Sequence[Path], path: Path) -> tuple[dict[str,
 
 
 def _converted(source: Source, files: Sequence[Path], names: Sequence[str], folder: Path) -> list[Path]:
-    """The rows of files by the table of conversions, in files of the same order."""
+    """Convert rows by the table of conversions. Returns files of the same order."""
     if not folder.exists():
         fresh = folder.with_name(folder.name + ".new")
-        shutil.rmtree(fresh, ignore_errors=True)  # left by a run that was stopped
+        shutil.rmtree(fresh, ignore_errors=True)  # left by an interrupted run
         fresh.mkdir(parents=True)
         with open_duckdb() as connection:
             for number, table in enumerate(_tables(source, files, names)):
@@ -103,7 +106,7 @@ def _converted(source: Source, files: Sequence[Path], names: Sequence[str], fold
 
 
 def _tables(source: Source, files: Sequence[Path], names: Sequence[str]) -> Iterator[Columns]:
-    """Batches of rows with all these columns; one at least."""
+    """Yield batches of rows that have all the columns, at least one batch."""
     dtypes = dtypes_of(source)
     some = False
     for file in files:
@@ -121,7 +124,7 @@ def _or_null(columns: Columns, name: str, dtype: Dtype) -> Column:
 
 
 def _select(source: Source, files: Sequence[Path], types: Mapping[str, str]) -> str:
-    """The query of `EventFiles`."""
+    """Return the query of `EventFiles`."""
     columns = {name: _cleaned(dtype, name, types[name]) for name, dtype in source.columns.items()}
     time = columns[source.time]
     known = f"{time} + {source.delay_us}"
@@ -133,7 +136,7 @@ def _select(source: Source, files: Sequence[Path], types: Mapping[str, str]) -> 
     else:
         identity, hashed = f"md5(to_json(struct_pack({struct}))::VARCHAR)", f"hash({', '.join(columns.values())})"
     picked = "".join(f", {sql} AS c{i}" for i, sql in enumerate(columns.values()))
-    names = ", ".join(map(literal, files))  # a file is a partition: sorted, as partitions are
+    names = ", ".join(map(literal, files))  # each file is a partition, and partitions are sorted
     return (
         f"SELECT {identity} AS id, {hashed} AS h, {time} AS event_at, {known} AS known_at, "
         f'(list_position([{names}], "_trimtab_file") - 1)::SMALLINT AS "partition", '
@@ -144,7 +147,7 @@ def _select(source: Source, files: Sequence[Path], types: Mapping[str, str]) -> 
 
 
 def _cleaned(dtype: Dtype, name: str, kind: str) -> str:
-    """Normalise as ingestion does: NaN is null, -0.0 is 0.0."""
+    """Return SQL that normalises a value as ingestion does: NaN becomes null, and -0.0 becomes 0.0."""
     sql = value(dtype, quoted(name), kind)
     return f"CASE WHEN isnan({sql}) THEN NULL ELSE {sql} + 0.0::DOUBLE END" if dtype == "float" else sql
 
@@ -166,7 +169,7 @@ def _refuse_misfits(source: Source, files: Sequence[Path], types: Mapping[str, s
             found = connection.execute(f"SELECT {counts} FROM {parquet(files)}").fetchone()
     except duckdb.Error as error:
         raise Corrupt(f"{path}: {str(error).splitlines()[0]} Restore that file from a copy.") from error
-    assert found is not None  # an aggregate gives one row
+    assert found is not None  # an aggregate always returns one row
     for what, count in zip(tests, found, strict=True):
         if count:
             raise Misuse(
@@ -176,8 +179,8 @@ def _refuse_misfits(source: Source, files: Sequence[Path], types: Mapping[str, s
 
 
 def _beyond(name: str, kind: str) -> str:
-    """SQL for whether a time lies outside the years 1 to 9999, or is infinite."""
-    if kind == "TIMESTAMP_NS":  # its years are 1677 to 2262
+    """Return SQL for whether a time lies outside the years 1 to 9999, or is infinite."""
+    if kind == "TIMESTAMP_NS":  # this type only has the years 1677 to 2262
         return f"NOT isfinite({quoted(name)})"
     bound, zone = ("TIMESTAMPTZ", " 00:00:00+00") if kind.endswith("ZONE") else (kind.split("_")[0], "")
     return f"NOT ({quoted(name)} >= {bound} '0001-01-01{zone}' AND {quoted(name)} < {bound} '10000-01-01{zone}')"

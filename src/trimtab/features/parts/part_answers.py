@@ -1,4 +1,4 @@
-"""Answers of a view as bytes, and put together from those of its parts."""
+"""The results of a view as bytes, and their combination from the results of its parts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from trimtab.core.columns.data import Column, Dtype
 
 Array = NDArray[Any]
-Answers: TypeAlias = "dict[str, tuple[Column, Array]]"  # by feature: values, and the codes of their reasons
+Answers: TypeAlias = "dict[str, tuple[Column, Array]]"  # by feature: the values, and the codes of their reasons
 
 _KINDS: dict[str, Any] = {"float": "<f8", "bool": "?", "int": "<i8", "time": "<i8"}
 
@@ -25,18 +25,21 @@ class _Packed(msgspec.Struct, frozen=True, array_like=True):
 
 
 def packed(answers: Answers) -> bytes:
-    """Answers as bytes; equal ones give equal bytes."""
+    """Return results as bytes. Equal results give equal bytes."""
     return msgspec.msgpack.encode({name: _packed(column, codes) for name, (column, codes) in answers.items()})
 
 
 def unpacked(data: bytes) -> Answers:
-    """The answers that were packed."""
+    """Return the results that were packed."""
     found = msgspec.msgpack.decode(data, type=dict[str, _Packed])
     return {name: (_column(p), np.frombuffer(p.codes, np.uint8)) for name, p in found.items()}
 
 
 def scattered(found: Sequence[tuple[Array, Answers]], rows: int) -> Answers:
-    """The answers of all rows from those of parts, each with the rows that it answers; together they are all rows."""
+    """Combine the results of parts into the results of all rows.
+
+    Each result comes with the row numbers that it belongs to. Together the parts have all rows.
+    """
     if not found:
         return {}
     out: Answers = {}

@@ -1,6 +1,6 @@
-"""Views answered from events on disk, a part of the entities at a time, each part at most once.
+"""Views evaluated from events on disk, one part of the entities at a time, and each part at most once.
 
-What `evaluate` does with frames in memory, for histories that do not fit: the values are the same bits.
+This replaces `evaluate` with frames in memory for histories that do not fit. The values have the same bits.
 """
 
 from __future__ import annotations
@@ -38,23 +38,24 @@ Array = NDArray[Any]
 
 LEAST_MEMORY_BYTES = 256 << 20
 _PER_EVENT_BYTES = (
-    4_096  # share of the limit: an event takes some 300 while its part is evaluated, and its entity may be large
+    # bytes of the limit for each event of a part: evaluating an event takes about 300, and some entities are large
+    4_096
 )
-_LAYOUT = 2  # version of the files in the folder
+_LAYOUT = 2  # the version of the format of the files in the folder
 
 
 class PartedViews:
-    """Answers views from events on disk.
+    """Evaluates views from events on disk.
 
-    Everything that it makes goes to a folder, so that a run that was stopped goes on where it was. Only one process may
-    work in it at a time, see `claimed`.
+    All results are kept in a folder, so that an interrupted run continues where it stopped. Only one process at a time
+    may work in the folder, see `claimed`.
 
     Args:
-        folder: Made when it is not there. What is in it of other events is not taken for these.
-        events: The events of each source, by its name.
-        address: The content address of all that these events are: positions, or files.
-        memory_bytes: About how much memory may be used, Python's own and the requests included.
-        clock: Stamps finished parts.
+        folder: The folder, which is created if needed. Results in it for other events are not used.
+        events: The events of each source, by source name.
+        address: The content address of these events as a whole, such as positions or files.
+        memory_bytes: About how much memory may be used, including that of Python and of the requests.
+        clock: Gives the times that finished parts are stamped with.
         done: Called after each piece of work.
 
     Raises:
@@ -87,7 +88,7 @@ class PartedViews:
         self._connection = self._connected(4)
 
     def parts(self, view: View) -> int:
-        """The number of parts that the entities of a view are in."""
+        """Return the number of parts that the entities of a view are split into."""
         name = view.source.name
         if name not in self._counts:
             with _named(self.folder):
@@ -95,13 +96,13 @@ class PartedViews:
         return max(1, math.ceil(self._counts[name] * _PER_EVENT_BYTES / self.memory_bytes))
 
     def answer(self, join: Join, keys: Sequence[Column], at_us: Array, *, final: bool = False) -> Answers:
-        """The value and the reason's code of each feature of a view, for the entity that `keys` name at `at_us`.
+        """Compute the value and the reason code of each feature of a view, for the entity in each row of `keys`.
 
         Args:
-            join: Of which view.
+            join: The joined view.
             keys: The columns that name the entities.
-            at_us: The times, int64 microseconds.
-            final: Without the test of known at, see `as_known_now`.
+            at_us: The time of each row in microseconds, int64.
+            final: Whether to count events before they became known, see `as_known_now`.
         """
         divided = self._split(join.view)
         address = content_hash([self.address, join.view.hash, final, divided.parts, _digest(keys, at_us)])
@@ -118,7 +119,7 @@ class PartedViews:
                     self._blob,
                     "features",
                     content_hash([address, part]),
-                    lambda of_part=of_part, at=at, part=part: packed(  # type: ignore[misc]  # bound as they are now
+                    lambda of_part=of_part, at=at, part=part: packed(  # type: ignore[misc]  # binds the current values
                         self._evaluated(join.view, of_part, at, divided, part, final)
                     ),
                     clock=self._clock,
@@ -128,7 +129,7 @@ class PartedViews:
         return scattered(found, len(at_us))
 
     def entities(self, view: View, known_by_us: int | None) -> list[Column]:
-        """The key columns of the entities that have a record known at a time (None: at any), in order."""
+        """Return the key columns of the entities that have a record known at a time (None: at any time), in order."""
         divided = self._split(view)
         with _named(self.folder):
             return entities_of(divided, known_by_us, self._connection)
@@ -164,13 +165,13 @@ class PartedViews:
         key = content_hash([view.source.hash, view.by, sorted(names)])[:16]
         if key not in self._splits:
             events, parts = self._of(view), self.parts(view)
-            self._connection.close()  # its memory is needed for what follows
+            self._connection.close()  # frees its memory for the next step
             try:
                 with _named(self.folder), self._connected(2) as connection:
                     name = view.source.name
                     if name not in self._settled:
                         versions = self.folder / f"{name}.versions.{self.address[:16]}"
-                        together = min(TOGETHER, self.memory_bytes // _PER_EVENT_BYTES)  # as in a part
+                        together = min(TOGETHER, self.memory_bytes // _PER_EVENT_BYTES)  # same as in a part
                         self._settled[name] = settle(events, versions, connection, parts, together)
                     folder = self.folder / f"{name}.{key}.{self.address[:16]}"
                     self._splits[key] = split(
@@ -188,13 +189,13 @@ class PartedViews:
         return in_slices(view, keys, at_us, as_known_now(frame) if final else frame, self._slices(view, frame))
 
     def _slices(self, view: View, frame: EventFrame) -> int:
-        """The number of time intervals to evaluate a part in: one entity may have more events than a part should."""
+        """Return how many time intervals a part is divided into, since an entity may have too many events."""
         bounded = all(a.window_us is not None for a in view.features.values())
         return math.ceil(frame.rows * _PER_EVENT_BYTES / 4 / self.memory_bytes) if bounded else 1
 
 
 def in_slices(view: View, keys: Sequence[Column], at_us: Array, frame: EventFrame, slices: int) -> Answers:
-    """`evaluate_view`, by intervals of time, each of which needs only the events near it."""
+    """Compute `evaluate_view` by intervals of time, each of which only needs the events near it."""
     if slices <= 1:
         return evaluate_view(view, keys, at_us, frame)
     order = np.argsort(at_us, kind="stable")
@@ -213,11 +214,11 @@ def _digest(keys: Sequence[Column], at_us: Array) -> str:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[Path]:
-    """A folder that no other process works in meanwhile; made when it is not there.
+    """Claim a folder, so that no other process works in it meanwhile. The folder is created if needed.
 
     Raises:
         Conflict: Another process works in it.
-        Unavailable: It cannot be made.
+        Unavailable: The folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -234,7 +235,7 @@ def claimed(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _named(folder: Path) -> Iterator[None]:
-    """DuckDB's errors by our names."""
+    """Turn DuckDB's errors into trimtab's errors."""
     try:
         yield
     except (duckdb.OutOfMemoryException, duckdb.IOException, OSError) as error:
@@ -243,5 +244,5 @@ def _named(folder: Path) -> Iterator[None]:
             f"{folder}: {first} Free some memory or disk, or raise `memory_bytes`, and run it again: it goes on from "
             "here."
         ) from error
-    except duckdb.Error as error:  # whatever else it may find in a file that was sound when it was described
+    except duckdb.Error as error:  # any other error in a file that was sound when it was described
         raise Corrupt(f"{str(error).splitlines()[0]} Restore that file from a copy.") from error

@@ -290,7 +290,7 @@ class Piece(msgspec.Struct, frozen=True, eq=False):
 
     width: int
     put: Callable[[Array], object]  # writes into a matrix of bytes with a row for each entity
-    there: Array | None = None  # True for odd texts, of that shape: which bytes are there; None: all
+    there: Array | None = None  # bool matrix of the same shape, True for the bytes that are used; None: all are used
 
 
 def _cut(pieces: Sequence[Piece], n: int) -> list[bytes]:

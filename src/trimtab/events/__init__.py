@@ -1,4 +1,4 @@
-"""Sources: from raw records to validated, de-duplicated events in the log; quarantine; columnar history."""
+"""Sources: how raw records become validated events in the log, without duplicates; quarantine; history in columns."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,7 @@ __all__ = [
     "source",
 ]
 
-_LAZY = {  # name -> its file; they load NumPy or DuckDB
+_LAZY = {  # by name: the module that has it; these modules load NumPy or DuckDB
     "Arrivals": "arriving",
     "BadRow": "values.fitting",
     "FileRows": "values.fitting",

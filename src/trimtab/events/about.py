@@ -1,4 +1,4 @@
-"""Description, owner and tags of a definition. They are not part of its content address."""
+"""The description, the owner and the tags of a definition. They are not part of its content address."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trimtab.core.errors import Misuse
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
-    """Description, owner and tags. Make one with `about()`."""
+    """A description, an owner and tags. Make it with `about()`."""
 
     description: str = ""
     owner: str = ""
@@ -21,10 +21,10 @@ NOTHING = About()
 
 
 def about(description: str, owner: str, tags: Sequence[str], what: str) -> About:
-    """Check and keep what was declared; `what` names the definition in errors.
+    """Check what was declared, and return it. `what` names the definition in errors.
 
     Raises:
-        Misuse: Something is no text; the tags are one text instead of several.
+        Misuse: Some value is not text, or the tags are one text instead of several.
 
     >>> about("Delays by carrier.", "ops", ["pii"], "view 'carrier'").tags
     ('pii',)

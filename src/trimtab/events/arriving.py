@@ -1,4 +1,7 @@
-"""Arrivals of each source: counts, delays and ages, taken from the log's records and so exact after any crash."""
+"""The arrivals of each source: counts, delays and ages.
+
+All numbers are computed from the records of the log, and are therefore exact after any crash.
+"""
 
 from __future__ import annotations
 
@@ -18,29 +21,29 @@ from trimtab.events.quarantine import Quarantine
 
 
 class Arrivals(msgspec.Struct, frozen=True, kw_only=True):
-    """Arrivals of one source at one time; times and ages in microseconds, None where there are none."""
+    """The arrivals of one source at one time. Times and ages are in microseconds, and None if there are none."""
 
     source: str
-    accepted: int  # records in the log: the five that follow
-    events: int  # distinct ones, deleted ones too
-    corrections: int  # versions that replaced another one
-    deletions: int  # deletions of known events; others are counted in `events`
-    duplicates: int  # records that repeat what was known
-    id_conflicts: int  # records that give an id another content although the source has no key: they do not count
+    accepted: int  # records in the log, which is the sum of the next five fields
+    events: int  # distinct events, including deleted ones
+    corrections: int  # versions that replaced another version
+    deletions: int  # deletions of known events; other deletions are counted in `events`
+    duplicates: int  # records that repeat a known event
+    id_conflicts: int  # records, without effect, that give an id different content although the source has no key
     live: int  # events that count now: the newest version of each, unless it is a deletion
-    quarantined: dict[str, int]  # rows that were refused and wait, by reason
+    quarantined: dict[str, int]  # rows in quarantine, by reason
     recent: int  # versions that became known in the recent past
-    late_p50_us: int | None  # of these: known at - event time; half of them are not later,
-    late_p95_us: int | None  # 95 in a hundred,
-    late_max_us: int | None  # all
-    newest_event_us: int | None  # the greatest event time that is not to come
-    newest_arrival_us: int | None  # the greatest known at that is not to come; repetitions bring nothing new
+    late_p50_us: int | None  # the lateness (known at - event time) that half of the recent versions do not exceed
+    late_p95_us: int | None  # the lateness that 95 % of them do not exceed
+    late_max_us: int | None  # the greatest lateness
+    newest_event_us: int | None  # the greatest event time that is not in the future
+    newest_arrival_us: int | None  # the greatest known at that is not in the future; repetitions do not count
     event_age_us: int | None
     arrival_age_us: int | None
 
     @property
     def future(self) -> int:
-        """Rows that were refused because they are dated too far ahead."""
+        """How many rows were refused because they are dated too far ahead."""
         return self.quarantined.get("future", 0)
 
 
@@ -52,19 +55,19 @@ def arrivals(
     now_us: int,
     recent_us: int = 7 * DAY_US,
 ) -> list[Arrivals]:
-    """Arrivals of each source up to the history's last `refresh`, one Struct a source, in their order.
+    """Return the arrivals of each source up to the history's last `refresh`, in the order of the sources.
 
-    All of it is derived from the log (and, for what was refused, from the quarantine): no counter is kept, so none
-    can be wrong after a crash. Loaded history is as late as its source's `delay` says. Repetitions that were moved
-    into tables of record and truncated from the log are counted no more. A few passes over arrays: 25 to 110 ms for a
-    million records.
+    All of it is derived from the log, and the refused rows from the quarantine. No counter is kept, so no counter can
+    be wrong after a crash. Loaded history is as late as the `delay` of its source says. Repetitions that were moved
+    into tables of record and truncated from the log are not counted any more. The computation takes a few passes over
+    arrays: 25 to 110 ms for a million records.
 
     Args:
-        history: The event log in columns; refresh it first.
-        sources: Of it.
-        quarantine: Rows that were refused; left out, none are counted.
-        now_us: Ages count up to it; what becomes known later is not there yet.
-        recent_us: How far back lateness is looked at.
+        history: The event log in columns. Refresh it first.
+        sources: Sources of the history.
+        quarantine: The refused rows. Without it, no refused rows are counted.
+        now_us: The time up to which ages count. Events that become known later are left out.
+        recent_us: How far back lateness is measured.
 
     Raises:
         NotFound: The history does not keep one of the sources.
@@ -121,11 +124,11 @@ def _of_source(
 
 
 def _following_deletions(source: Source, frame: EventFrame, replaced: NDArray[Any]) -> int:
-    """The number of tombstones that replaced another version."""
+    """Count the tombstones that replaced another version."""
     if source.key is None:
         return 0
     gone, at = frame.deleted, frame.known_at_us
-    at_once = gone & (frame.superseded_at_us == at)  # a tombstone replaced as it came: by no tombstone
+    at_once = gone & (frame.superseded_at_us == at)  # a tombstone that was replaced at once, but not by a tombstone
     maybe = np.flatnonzero(replaced & ~at_once)
     maybe = maybe[np.isin(frame.superseded_at_us[maybe], np.unique(at[gone]))]
     keys = frame.columns[source.key].values
@@ -139,5 +142,5 @@ def _greatest(times: NDArray[Any]) -> int | None:
 
 
 def _share(ordered: NDArray[Any], percent: int) -> int | None:
-    """The smallest value that so many in a hundred do not exceed."""
+    """Return the smallest value that is not exceeded by `percent` of the values."""
     return int(ordered[max(0, -(-len(ordered) * percent // 100) - 1)]) if len(ordered) else None

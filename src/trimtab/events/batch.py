@@ -1,4 +1,4 @@
-"""Rows of one call, checked column by column and encoded as the records of their events."""
+"""The rows of one call, checked column by column and encoded as the records of their events."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _encode = msgspec.msgpack.Encoder().encode
 class Problem(msgspec.Struct, frozen=True):
     """The reason why one row went to quarantine."""
 
-    row: int  # its index in the call
+    row: int  # the index of the row in the call
     field: str
     reason: Reason
     found: str
 
 
 class Call(msgspec.Struct, frozen=True):
-    """Facts that hold for all rows of a call."""
+    """The facts that hold for all rows of a call."""
 
     source: Source
     op: Op
@@ -47,12 +47,12 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class Batch:
-    """Rows in lists, checked; `bad` holds the first problem of each row that has one."""
+    """Rows in lists, with their checks. `bad` has the first problem of each row that has a problem."""
 
     def __init__(
         self, call: Call, lists: dict[str, list[Any]], count: int, at_us: NDArray[Any] | None, *, given: bool = True
     ) -> None:
-        self._given = given  # the values are as they were sent, not those of a table that was checked before
+        self._given = given  # whether the values are as they were sent, and not from a table that was already checked
         self.bad: dict[int, tuple[str, Reason, object]] = {}
         self._call = call
         self._lists = lists
@@ -65,25 +65,25 @@ class Batch:
         self._ids = self._identify()
 
     def payloads(self) -> list[bytes]:
-        """One record a row; those of bad rows are not to be used."""
+        """Return the record of each row. The records of bad rows must not be used."""
         call, times = self._call, self._values[self._call.source.time]
         rows = self._rows()
         ops = repeat(call.op) if self._ops is None else self._ops
-        # In the order of `Event`, which reads what a plain tuple writes.
+        # In the order of the fields of `Event`, which decodes an encoded tuple.
         fields = (repeat(call.source.name), self._ids, times, self._known_at(times), ops, repeat(call.history), rows)
-        return list(map(_encode, zip(*fields)))  # noqa: B905  # some repeat without end
+        return list(map(_encode, zip(*fields)))  # noqa: B905  # some are endless
 
     def problem(self, row: int, offset: int) -> Problem:
         field, reason, found = self.bad[row]
         needed = f"; needed is {' or '.join(map(repr, OPS))}" if (field, reason) == ("_op", "wrong_type") else ""
         source = self._call.source
         said = time_shown(found, source.time_format(field)) if reason == "bad_time" else shown(found)[:200]
-        if reason == "future" and isinstance(found, int | float):  # a number says little
-            said = time_text(self._values[source.time][row])  # type: ignore[arg-type]  # it is dated
+        if reason == "future" and isinstance(found, int | float):  # a time is easier to read than a number
+            said = time_text(self._values[source.time][row])  # type: ignore[arg-type]  # it has a time
         return Problem(row + offset, field, reason, said + needed)
 
     def absent(self, rows: Sequence[Mapping[str, object]] | None) -> tuple[str, ...]:
-        """The declared columns that are missing in some row that replaces another."""
+        """Return the declared columns that are missing in some row that replaces a previous row."""
         ops = [self._call.op] * self._count if self._ops is None else self._ops
         replacing = [row for row, op in enumerate(ops) if op != "delete" and row not in self.bad]
         if self._call.source.key is None or not replacing:
@@ -100,7 +100,10 @@ class Batch:
         return Quarantined(call.source.name, raw_json(raw), reason, field, call.now_us, call.op, call.history)
 
     def _table_row(self, row: int) -> dict[str, Any]:
-        """A row of a table; times as text where a number would be read by a declared format."""
+        """Return a row of a table.
+
+        Times are texts in columns with a declared format, because the format would read a number in its own unit.
+        """
         raw = {name: values[row] for name, values in self._lists.items()}
         formatted = [n for n, value in raw.items() if self._call.source.time_format(n) and isinstance(value, int)]
         return raw | {name: time_text(raw[name]) for name in formatted}
@@ -113,7 +116,7 @@ class Batch:
 
     def _column(self, name: str, dtype: Dtype) -> list[Value]:
         values = self._lists.get(name)
-        written = self._call.source.time_format(name) if self._given else None  # a table's times were read before
+        written = self._call.source.time_format(name) if self._given else None  # the times of a table were already read
         return [None] * self._count if values is None else check(dtype, values, self._reporter(name), written)
 
     def _checked_ops(self) -> list[Op] | None:
@@ -160,13 +163,13 @@ class Batch:
             given = self._lists.get(name)
             if given is None or (name == self._call.source.time and not (dated < LAST_OF_OTHER_UNITS_US).any()):
                 continue
-            if self._call.source.time_format(name) is not None:  # its unit is declared
+            if self._call.source.time_format(name) is not None:  # the unit is declared
                 continue
             for row in [row for row, value in enumerate(given) if other_unit(value)]:
                 self.bad.setdefault(row, (name, "bad_time", given[row]))
 
     def _bare_deletions(self) -> None:
-        """Drop the values of deletions but key and time: the version before has the entity."""
+        """Set all values of deletions to null except the key and the time. The version before has the entity."""
         source = self._call.source
         if self._ops is None and self._call.op != "delete":
             return
@@ -195,7 +198,7 @@ class Batch:
         return [made if own is None else f"{own}@{made}" for own, made in zip(given, hashes, strict=True)]  # D6
 
     def _rows(self) -> Iterator[tuple[Value, ...]]:
-        """The values of each row, as its event has them."""
+        """Return the values of each row in the form of an event."""
         source, rows = self._call.source, zip(*self._values.values(), strict=True)
         return rows if source.first is None or source.key is not None else _without_added_nulls(rows, source.first)
 
@@ -209,7 +212,7 @@ class Batch:
 
 
 def _without_added_nulls(rows: Iterable[tuple[Value, ...]], first: int) -> Iterator[tuple[Value, ...]]:
-    """Rows without trailing nulls in added columns, so that ids outlive added columns. # D34"""
+    """Return rows without trailing nulls in added columns, so that adding columns does not change ids. # D34"""
     for row in rows:
         end = len(row)
         while end > first and row[end - 1] is None:

@@ -15,38 +15,40 @@ from trimtab.events.about import NOTHING, About, about
 from trimtab.events.time_formats import TimeFormat, checked_formats
 from trimtab.events.time_formats import time_format as format_of
 
-Time = dt.datetime  # the type to declare for a column of times
+Time = dt.datetime  # the type to declare for a column with times
 
 _DTYPES: dict[object, Dtype] = {float: "float", int: "int", bool: "bool", str: "str", dt.datetime: "time"}
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """Events of one kind. Make one with `source()`."""
+    """Events of one kind. Make a source with `source()`."""
 
     name: str
-    time: str  # the column that says when it happened
-    columns: dict[str, Dtype]  # in declared order; the time column among them
-    key: str | None = None  # the column that identifies an event; without one, its content and `_id` do
-    delay_us: int = 0  # time from an event of loaded history to its becoming known
-    future_tolerance_us: int = 5 * MINUTE_US  # further ahead of the log's clock is quarantined
+    time: str  # the column with the time when an event happened
+    columns: dict[str, Dtype]  # in declared order, including the time column
+    key: str | None = None  # the column that identifies an event; without a key, its content and `_id` identify it
+    delay_us: int = 0  # for loaded history, the time between an event and when it became known
+    future_tolerance_us: int = 5 * MINUTE_US  # events dated further ahead of the log's clock go to quarantine
     about: About = NOTHING
-    hidden: tuple[str, ...] = ()  # columns no longer declared, but still in recorded events (`layouts.py`)
-    first: int | None = None  # how many of `columns` enter an event's id even when they are null; None: all # D34
-    time_formats: dict[str, str] | msgspec.UnsetType = msgspec.UNSET  # by time column; unset: in no document # D0178
+    hidden: tuple[str, ...] = ()  # columns that are not declared any more, but are in recorded events (`layouts.py`)
+    # how many of `columns` are part of an event's id even if they are null; None for all # D34
+    first: int | None = None
+    # by time column; not part of any document if unset # D0178
+    time_formats: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def declared(self) -> dict[str, Dtype]:
-        """The columns that it is declared with."""
+        """The columns that the source is declared with."""
         return {name: self.columns[name] for name in self.columns if name not in self.hidden}
 
     @property
     def declared_formats(self) -> dict[str, str]:
-        """The format of each time column that has one."""
+        """The format of each time column that has a declared format."""
         return {} if self.time_formats is msgspec.UNSET else self.time_formats
 
     def time_format(self, column: str) -> TimeFormat | None:
-        """The declared format of a column's times; None: the one grammar of times."""
+        """Return the declared format of a column's times. None means the general grammar of times."""
         written = self.declared_formats.get(column)
         return None if written is None else format_of(written)
 
@@ -57,13 +59,13 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         return content_hash(_Content(*own))
 
     def content_of(self, columns: Iterable[str]) -> object:
-        """The content that a reader of some columns depends on; other columns may change. # D34"""
+        """Return the content that a reader of some columns depends on. Other columns do not affect it. # D34"""
         read = {name: self.columns[name] for name in columns}
         return [self.name, self.time, self.key and [self.key, self.columns[self.key]], read]
 
 
 class _Content(msgspec.Struct, frozen=True):
-    """The content of a source, as it is hashed."""
+    """The content of a source in the form that is hashed."""
 
     name: str
     time: str
@@ -91,15 +93,17 @@ def source(
 
     Args:
         name: Lower-case name, unique in the project.
-        time: The column that says when an event happened; it need not be repeated in `columns`.
-        columns: Name and type of each column: float, int, bool, str or `Time`.
-        key: The column that identifies an event. A later event of the same key corrects the earlier one, or deletes it.
-            Without one an event is what it says: the same again is a repetition, anything else another event.
-        delay: For history loaded in bulk: known at = event time + `delay`.
+        time: The column with the time when an event happened. It need not be repeated in `columns`.
+        columns: The name and the type of each column: float, int, bool, str or `Time`.
+        key: The column that identifies an event. A later event with the same key corrects or deletes the earlier event.
+            Without a key, an event is identified by its content: equal content is a repetition, and any other content
+            is another event.
+        delay: For history that is loaded in bulk: known at = event time + `delay`.
         future_tolerance: How far ahead of the clock an event may be dated.
-        time_format: How texts and numbers say a time, for all time columns or by column: directives of `strptime` such
-            as "%d.%m.%Y %H:%M" (UTC, unless %z says otherwise), or "unix_s", "unix_ms", "unix_us", "unix_ns". Left out,
-            ISO 8601 text and microseconds. Stored events do not depend on it.
+        time_format: How texts and numbers represent times, for all time columns or by column. Either directives of
+            `strptime` such as "%d.%m.%Y %H:%M" (in UTC, unless %z gives another offset), or "unix_s", "unix_ms",
+            "unix_us" or "unix_ns". The default is ISO 8601 text and microseconds. Stored events do not depend on the
+            format.
         description: For people.
         owner: For people.
         tags: Such as "pii".
@@ -136,7 +140,7 @@ def source(
 
 
 def declared_columns(columns: Mapping[str, type], what: str) -> dict[str, Dtype]:
-    """The dtypes of declared columns; `what` names the definition in errors."""
+    """Return the dtypes of declared columns. `what` names the definition in errors."""
     if not isinstance(columns, Mapping):
         raise Misuse(f'{what}: columns={shown(columns)[:100]} is no mapping. Give names and types: {{"temp": float}}.')
     check_columns(columns, what)
@@ -149,7 +153,9 @@ def declared_columns(columns: Mapping[str, type], what: str) -> dict[str, Dtype]
 
 
 def check_columns(names: Iterable[str], what: str) -> None:
-    """Refuse column names that files or tables of record could not tell apart from others; `what` names the definition.
+    """Refuse column names that would be ambiguous in files or tables of record.
+
+    `what` names the definition in errors.
 
     Raises:
         Misuse: A name is no text, empty, begins with an underscore, or differs from another in case alone.
@@ -169,7 +175,7 @@ def check_columns(names: Iterable[str], what: str) -> None:
 
 
 def check_name(name: str, kind: str) -> None:
-    """Refuse a name that could not be a file, a metric or a URL part."""
+    """Refuse a name that could not be used for a file, a metric or a part of a URL."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         plain = re.sub(r"[^a-z0-9_]", "_", name.lower()) if isinstance(name, str) else ""
         hint = f" Name it {plain!r}." if _NAME.fullmatch(plain) else ""

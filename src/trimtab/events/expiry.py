@@ -1,9 +1,10 @@
-"""Expiry of rows in a table of record once events before some time are not kept. # D23
+"""Expiry of rows in a table of record after their retention time. # D23
 
-All rows of an event expire together, when every version of it happened and became known before that time. The newest
-such event of each entity stays, so that the entity and its newest value stay known. Of events that were appended after
-that time (history that was loaded late) the newest of each hour stays, and the first of each partition: answers of that
-time did not know what was loaded later. # D23
+Events before some time are not kept. All rows of an event expire together, if every version of the event happened and
+became known before that time. The newest such event of each entity stays, so that the entity and its newest value stay
+known. For history that was loaded late, further events stay: of the events that were appended after that time, the
+newest of each hour and the first of each partition. They are needed because answers given at that time did not use what
+was loaded later. # D23
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from collections.abc import Collection, Sequence
 
 
 def expired(before_us: int, entities: Collection[Sequence[str]]) -> str:
-    """The SQL condition for rows that expire, for `Prunable.prune`.
+    """Return the SQL condition for the rows that expire, for `Prunable.prune`.
 
     Args:
         before_us: Events before this time are not kept.
-        entities: The columns by which views name an entity, one sequence a view.
+        entities: The columns that name an entity, as one sequence for each view.
     """
     before = f"make_timestamptz({before_us})"
     young = f'SELECT "_id" FROM rows WHERE greatest("_event_at", "_known_at") >= {before}'
@@ -26,7 +27,10 @@ def expired(before_us: int, entities: Collection[Sequence[str]]) -> str:
 
 
 def _kept(old: str, before: str, by: Sequence[str]) -> str:
-    """The ids of the old events that stay of each entity; one that holds is newer than one that was deleted."""
+    """Return the ids of the old events that stay for each entity.
+
+    An event that still counts is newer than an event that was deleted.
+    """
     entity = ", ".join('"' + column.replace('"', '""') + '"' for column in by)
     versions = 'PARTITION BY "_id" ORDER BY "_known_at" DESC, "_partition" DESC, "_position" DESC'
     places = '"_event_at" DESC, "_known_at" DESC, "_partition" DESC, "_position" DESC'

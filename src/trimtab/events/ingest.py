@@ -1,4 +1,4 @@
-"""Ingestion: rows and tables in, checked events in the log."""
+"""Ingestion: rows and tables are checked and appended to the log as events."""
 
 from __future__ import annotations
 
@@ -26,34 +26,33 @@ from trimtab.store.ports import Log
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_CHUNK = 10_000  # rows of a load that are appended together
-_SLICE = 20_000  # rows between two reports of progress
-_NAMED = 100  # problems that `Pushed` names; the quarantine has all
+_CHUNK = 10_000  # how many rows of a load are appended together
+_SLICE = 20_000  # how many rows lie between two reports of progress
+_NAMED = 100  # how many problems `Pushed` lists; the quarantine has all of them
 
 
 class Pushed(msgspec.Struct, frozen=True):
-    """Result of a push. Accepted rows are safe in the log."""
+    """The result of a push. The accepted rows are safely stored in the log."""
 
     accepted: int
     quarantined: int
     partition: str
-    position: int  # position of the last accepted row; 0 when there was none
-    problems: tuple[Problem, ...] = ()  # the first hundred
-    absent: tuple[
-        str, ...
-    ] = ()  # declared columns that some row of a source with a key lacks: null, whatever they were
+    position: int  # position of the last accepted row, or 0 if no row was accepted
+    problems: tuple[Problem, ...] = ()  # the first hundred problems
+    absent: tuple[str, ...] = ()  # for a source with a key: declared columns that some row lacks, which became null
 
 
 class Ingestor:
-    """The one way into an event log.
+    """The only way to add events to an event log.
 
     Args:
-        log: Where events go.
+        log: The event log.
         sources: The sources that may be ingested.
-        clock: Tells which events lie in the future, and dates quarantined rows.
-        quarantine: Where refused rows go.
-        future_ok: Sources that may be dated ahead (requests).
-        note: Called with a source's name before the first of its events is appended; what it raises is raised.
+        clock: Gives the time by which events in the future are detected and quarantined rows are dated.
+        quarantine: Where refused rows are kept.
+        future_ok: The sources that may be dated in the future (requests).
+        note: Called with the name of a source before its first event is appended. An exception that it raises is passed
+            on.
     """
 
     def __init__(
@@ -79,19 +78,21 @@ class Ingestor:
     ) -> Pushed:
         """Append rows: mappings, or a table of `Columns`, polars, pandas, pyarrow or DuckDB.
 
-        A row may leave columns out (null), but not its time and key, and may carry `_id`, `_known_at` and `_op`. An
-        event's id is its key. In a source without one it is what the event says (its time and every value) and its
-        `_id`, so that an exact repetition is dropped, and events that say the same can be told apart.
-        In a source with a key a row replaces the whole previous row: `absent` names the columns that became null.
-        A deletion needs a source with a key, and no more than the key: other columns are not kept, and without a
+        A row may leave columns out, which are then null, but not its time and key. It may have `_id`, `_known_at` and
+        `_op`. The id of an event is its key. In a source without a key, the id is made from the event's content (its
+        time and all values) and its `_id`. An exact repetition is therefore dropped, and different `_id` values keep
+        events of equal content apart.
+
+        In a source with a key, a row replaces the whole previous row; `absent` lists the columns that became null as a
+        result. A deletion needs a source with a key. It only needs the key: other columns are not kept, and without a
         time it is dated now.
 
         Args:
-            source: The source's name.
-            rows: One mapping an event, or a table with one row an event.
-            op: The operation of rows that have no `_op`.
-            history: Known at = event time + the source's delay. Rows dated ahead of the clock
-                are refused all the same. # D21
+            source: The name of the source.
+            rows: One mapping for each event, or a table with one row for each event.
+            op: The operation of rows without `_op`.
+            history: Whether known at = event time + the source's delay. Rows dated ahead of the clock are refused in
+                any case. # D21
 
         Raises:
             NotFound: There is no such source.
@@ -108,7 +109,7 @@ class Ingestor:
     def fits(
         self, source: str, rows: Sequence[Mapping[str, object]], *, op: Op = "upsert", history: bool = False
     ) -> list[bool]:
-        """Check which rows would become events; nothing is done.
+        """Return which rows would become events. Nothing is changed.
 
         Raises:
             NotFound: There is no such source.
@@ -120,7 +121,7 @@ class Ingestor:
         return [row not in bad for row in range(len(rows))]
 
     def events(self, source: str, columns: Columns, *, history: bool) -> Iterator[Event]:
-        """The events that a table's rows would be recorded as; nothing is done."""
+        """Return the events that a table's rows would be recorded as. Nothing is changed."""
         call = self._call(self._source(source), "upsert", history)
         for start in range(0, columns.rows, _CHUNK):
             part = columns.take(slice(start, start + _CHUNK))
@@ -135,13 +136,14 @@ class Ingestor:
         history: bool = True,
         at_us: NDArray[Any] | None = None,
     ) -> Pushed:
-        """Append a table, ten thousand rows at a time; doing it again adds nothing that counts.
+        """Append a table, ten thousand rows at a time. Loading it again adds only repetitions.
 
         Args:
-            source: The source's name.
-            columns: Its columns, and `_id`, `_known_at`, `_op` where wanted; what is left out is null.
-            history: Known at = event time + the source's delay, where `_known_at` says nothing else.
-            at_us: Append times (a replay): one a row, never decreasing. The rows are then no history.
+            source: The name of the source.
+            columns: The columns of the source, and optionally `_id`, `_known_at` and `_op`. Missing columns are null.
+            history: Whether known at = event time + the source's delay, unless `_known_at` has a value.
+            at_us: The append times of the rows (for a replay), one for each row and never decreasing. The rows are then
+                not history.
 
         Raises:
             NotFound: There is no such source.
@@ -164,14 +166,16 @@ class Ingestor:
         history: bool = False,
         progress: Callable[[int, int], object] | None = None,
     ) -> Pushed:
-        """Append rows that were read, slice by slice, and put those that do not fit into quarantine; both are counted.
+        """Append rows that were read, slice by slice, and put rows that do not fit into quarantine.
+
+        Both are counted.
 
         Args:
-            source: The source's name.
-            rows: What `read_rows` gave.
-            op: The operation of rows that have no `_op`.
-            history: Known at = event time + the source's delay.
-            progress: Called with rows done and rows in all, every twenty thousand.
+            source: The name of the source.
+            rows: The result of `read_rows`.
+            op: The operation of rows without `_op`.
+            history: Whether known at = event time + the source's delay.
+            progress: Called every twenty thousand rows with the number of processed rows and the total number.
         """
         what = self._source(source)
         _check_columns(what, rows.columns)
@@ -241,7 +245,7 @@ class Ingestor:
         at_us: NDArray[Any] | None,
         offset: int,
     ) -> Pushed:
-        """Check rows given as lists, put the bad ones into quarantine and the good ones into the log."""
+        """Check rows given as lists, put bad rows into quarantine, and append good rows to the log."""
         count = len(next(iter(lists.values()), ())) if rows is None else len(rows)
         batch = Batch(call, lists, count, at_us, given=rows is not None)
         payloads = batch.payloads()
@@ -262,7 +266,7 @@ class Ingestor:
 
 
 def _lists(source: Source, rows: Sequence[Mapping[str, object]]) -> dict[str, list[Any]]:
-    """The values of each column that some row has."""
+    """Return the values of each column that some row has."""
     names = set().union(*rows)
     return {name: [row.get(name) for row in rows] for name in (*source.columns, *EXTRA) if name in names}
 

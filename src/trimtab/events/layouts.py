@@ -1,7 +1,8 @@
-"""Layouts: places of columns in recorded events; a place is given once, and never to another column. # D34
+"""Layouts: the place of each column in recorded events. A place is never reused for another column. # D34
 
-An event is a row of values without names. So a column that is declared later lies behind all that there were, and the
-place of one that is declared no more stays empty; whatever was recorded is then read as what it was.
+An event is a row of values without names. A column that is declared later is therefore added behind all existing
+columns, and the place of a column that is not declared any more stays empty. Every recorded event can then still be
+read correctly.
 """
 
 from __future__ import annotations
@@ -14,20 +15,21 @@ from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.events.definitions import Source
 
-KIND = "layout"  # kind of the records in a catalogue, by source name
+KIND = "layout"  # the kind of layout records in a catalogue, which are named by source
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """Every column that a source ever had, in the order in which its events hold them."""
+    """Every column that a source has ever had, in the order in which events store them."""
 
     columns: dict[str, Dtype]
     format: Literal[1] = 1
-    first: int | None = None  # number of columns before one was added; None: none was, or by an earlier trimtab # D34
-    recorded: bool | None = None  # whether an event was ever recorded; None: an earlier trimtab wrote this # D34
+    # number of columns before one was added; None: no column was added, or an earlier trimtab added it # D34
+    first: int | None = None
+    recorded: bool | None = None  # whether an event was ever recorded; None: written by an earlier trimtab # D34
 
 
 def decode_layout(body: bytes, source: str) -> Layout:
-    """A layout as it was kept.
+    """Decode a stored layout.
 
     Raises:
         Corrupt: It is none.
@@ -39,7 +41,9 @@ def decode_layout(body: bytes, source: str) -> Layout:
 
 
 def layout_with(layout: Layout | None, source: Source) -> Layout:
-    """The layout that has places for all columns of a source; the same one when it has them already.
+    """Return a layout that has places for all columns of a source.
+
+    This is the given layout if it has them already.
 
     Raises:
         Misuse: A column is declared as another type than the recorded events hold.
@@ -59,7 +63,7 @@ def layout_with(layout: Layout | None, source: Source) -> Layout:
 
 
 def continues(layout: Layout, before: Layout) -> bool:
-    """True when events that were written by one layout are read correctly by another one.
+    """Return whether events that were written by one layout are read correctly by another layout.
 
     >>> continues(Layout({"at": "time", "x": "int"}), Layout({"at": "time"}))
     True
@@ -68,14 +72,14 @@ def continues(layout: Layout, before: Layout) -> bool:
 
 
 def retyped(layout: Layout, source: Source) -> dict[str, tuple[Dtype, Dtype]]:
-    """The columns that are declared as another type than is recorded: that, and the declared one."""
+    """Return the columns whose declared type differs from the recorded type: both types by column."""
     both = layout.columns.keys() & source.declared.keys()
     pairs = {name: (layout.columns[name], source.declared[name]) for name in source.columns if name in both}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def laid_out(source: Source, layout: Layout) -> Source:
-    """The source with its columns in their places, and previous columns, hidden, in theirs.
+    """Return the source with its columns in their places. Columns that are not declared any more are hidden.
 
     >>> from trimtab.events.definitions import source
     >>> now = source("weather", time="at", columns={"wind": float, "temp": float})

@@ -1,4 +1,4 @@
-"""Rows that cannot become events: kept with the reason, counted, and given back after a fix."""
+"""Rows that cannot become events. They are kept with the reason, counted, and pushed again after a fix."""
 
 from __future__ import annotations
 
@@ -20,47 +20,50 @@ from trimtab.store.ports import Log
 
 Row = dict[str, Any]
 Place: TypeAlias = tuple[str, int]  # partition and position
-_UNREADABLE = "bad_line"  # the reason of lines whose fields were counted from the left
-_LINE = ("_line", "_line_base64", "_line_number", "_file")  # kept of such a line besides its fields
-_TOGETHER = 1_000  # rows that are given back in one push
+_UNREADABLE = "bad_line"  # the reason of lines of a file that do not fit the header
+_LINE = ("_line", "_line_base64", "_line_number", "_file")  # what is kept of such a line besides its fields
+_TOGETHER = 1_000  # how many rows a replay pushes together
 
 
 class Quarantined(msgspec.Struct, frozen=True, array_like=True, tag="row"):
-    """A row that was refused, why, and when."""
+    """A row that was refused, with the reason and the time."""
 
     source: str
-    row: str  # the raw row, JSON
+    row: str  # the raw row as JSON
     reason: str  # see `trimtab.events.values.conversions.Reason`
     field: str  # the column at fault
     at_us: int
     op: Op = "upsert"
-    history: bool = False  # it came with a load of history
+    history: bool = False  # whether the row came with a load of history
 
     def raw(self) -> Row:
-        """The row as it came; times are ISO 8601 text, infinities the texts "inf" and "-inf".
+        """Return the row as it came. Times are ISO 8601 text, and infinities are the texts "inf" and "-inf".
 
-        Of a line that could not be told apart, it has `_line`, the text, `_line_number`, `_file`, and, when it is no
-        UTF-8, `_line_base64`, the bytes.
+        A line of a file that could not be split into fields has `_line` (its text), `_line_number`, `_file`, and, if it
+        is not UTF-8, `_line_base64` (its bytes).
         """
         row: Row = json.loads(self.row)
         return row
 
 
 class _Released(msgspec.Struct, frozen=True, array_like=True, tag="released"):
-    """Rows that were given to the ingestor again, or up: they count no longer. It stands until they are erased."""
+    """A note about rows that were replayed or dropped, and so do not count any more.
+
+    The note is kept until these rows are erased.
+    """
 
     places: tuple[Place, ...]
 
 
 class _Begun(msgspec.Struct, frozen=True, array_like=True, tag="begun"):
-    """A note of earlier versions about rows to be given back; it is read, ignored and erased."""
+    """A note about a started replay, written by earlier versions. It is ignored and erased."""
 
     places: tuple[Place, ...]
     positions: dict[str, int]
 
 
 class _Erased(msgspec.Struct, frozen=True, array_like=True, tag="erased"):
-    """A row or note that is erased: it no longer counts, and its content is lost. # D26"""
+    """A row or note that was erased. It does not count any more, and its content is lost. # D26"""
 
     source: str
 
@@ -79,22 +82,22 @@ class SetAside(msgspec.Struct, frozen=True):
     source: str
     reason: str
     rows: int
-    since_us: int  # when the oldest of them came
+    since_us: int  # when the oldest row came
     newest_us: int
-    fields: dict[str, int]  # number by column at fault, most first
-    examples: tuple[Example, ...]  # the newest ones, newest first
+    fields: dict[str, int]  # number of rows by column at fault, most frequent first
+    examples: tuple[Example, ...]  # the newest rows, newest first
 
 
 class Replayed(msgspec.Struct, frozen=True):
-    """Result of a replay."""
+    """The result of a replay."""
 
     accepted: int
-    quarantined: int  # do not fit: they stay
-    left_out: int  # `fix` gave None: they are gone for good
+    quarantined: int  # rows that still do not fit, and stay in quarantine
+    left_out: int  # rows for which `fix` returned None, which are removed for good
 
 
 class Pusher(Protocol):
-    """The part of an ingestor that a replay needs."""
+    """The methods of an ingestor that a replay needs."""
 
     def push(self, source: str, rows: Sequence[Mapping[str, object]], *, op: Op = ..., history: bool = ...) -> Any: ...
 
@@ -108,22 +111,22 @@ _decoder = msgspec.msgpack.Decoder(Quarantined | _Released | _Begun | _Erased)
 
 
 class Quarantine:
-    """Refused rows in a log of their own."""
+    """Refused rows, kept in a separate log."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
 
     def add(self, rows: Sequence[Quarantined]) -> None:
-        """Keep `rows`; they are safe when it returns."""
+        """Keep `rows`. They are safely stored when the call returns."""
         if rows:
             self._log.append([_encoder.encode(row) for row in rows])
 
     def read(self, source: str | None = None) -> list[Quarantined]:
-        """The rows in quarantine, of one source or of all, oldest first within a partition."""
+        """Return the rows in quarantine, of one source or of all sources, oldest first within a partition."""
         return [row for _, row in self._pending(source)]
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """The number of rows in quarantine, by source and reason."""
+        """Return the number of rows in quarantine, by source and reason."""
         out: dict[str, dict[str, int]] = {}
         for row in self.read():
             reasons = out.setdefault(row.source, {})
@@ -131,9 +134,10 @@ class Quarantine:
         return out
 
     def find(self, wanted: Callable[[Quarantined], bool]) -> dict[str, dict[int, bytes]]:
-        """The rows that are `wanted`: by partition and position, what `Log.erase` puts instead.
+        """Find the rows for which `wanted` is true. Returns, by partition and position, the records that replace them.
 
-        Rows that were replayed or dropped are among them while their content is still there.
+        The result is passed to `Log.erase`. Rows that were replayed or dropped are included while their content still
+        exists.
         """
         found: dict[str, dict[int, bytes]] = {}
         for (partition, position), record in self._records():
@@ -142,7 +146,10 @@ class Quarantine:
         return found
 
     def summary(self, source: str | None = None, *, examples: int = 3) -> list[SetAside]:
-        """Summaries of the quarantine by source and reason, most rows first within a source."""
+        """Return summaries of the quarantine by source and reason.
+
+        Within a source, the most frequent reason comes first.
+        """
         groups: dict[tuple[str, str], list[Quarantined]] = {}
         for row in self.read(source):
             groups.setdefault((row.source, row.reason), []).append(row)
@@ -159,15 +166,16 @@ class Quarantine:
         return sorted(out, key=lambda group: (group.source, -group.rows, group.reason))
 
     def drop(self, source: str | None = None, *, reason: str | None = None) -> int:
-        """Give up rows, of one source or of all, with one reason or with any; how many.
+        """Remove rows of one source or of all, with one reason or with any. Returns how many rows were removed.
 
-        They count no longer, and their content leaves the disk, also that of rows which an earlier call could not
-        erase. Who is stopped in between does it again.
+        The rows do not count any more, and their content is erased from the disk. Rows that an earlier call could not
+        erase are erased, too. If the call is interrupted, call it again.
 
         Raises:
             NotFound: There is no such reason.
-            Conflict: Another process writes their file: they count no longer, but their content is still there.
-            Unavailable: Another process reads it just now, with the same result.
+            Conflict: Another process writes the file of the rows. They do not count any more, but their content is
+                still there.
+            Unavailable: Another process is reading the file of the rows. The effect is the same as of Conflict.
         """
         check_reason(reason)
         places = [place for place, row in self._pending(source) if reason in (None, row.reason)]
@@ -188,22 +196,24 @@ class Quarantine:
         reason: str | None = None,
         fix: Callable[[Row], Row | None] | None = None,
     ) -> Replayed:
-        """Push the rows in quarantine again, after `fix` has changed them; None from `fix` leaves a row out.
+        """Push the rows in quarantine again after `fix` has changed them.
 
-        What does not fit stays as it was, with its first reason. Lines that did not fit their header stay too, unless
-        there is a `fix`: its fields are unknown. Rows go a thousand at a time. Those of a replay that
-        was interrupted may be pushed again by the next one: they are repetitions, which count once.
+        If `fix` returns None, the row is removed. A row that does not fit stays as it was, with its first reason. Lines
+        of files that did not fit their header stay, too, unless there is a `fix`, because their fields are unknown. A
+        thousand rows are pushed at a time. If a replay is interrupted, the next replay may push some rows again. These
+        are repetitions, which count once.
 
         Args:
-            ingestor: Takes the rows.
-            source: Of one source; left out, of all.
-            reason: With one reason; left out, with any.
-            fix: Changes a row, for good. What it leaves of `_line` and the like (see `Quarantined.raw`) is not pushed.
+            ingestor: The ingestor to push the rows to.
+            source: Only rows of this source. By default rows of all sources.
+            reason: Only rows with this reason. By default rows with any reason.
+            fix: Changes a row for good. Fields such as `_line` (see `Quarantined.raw`) that are still in the row are
+                not pushed.
 
         Raises:
-            NotFound: There is no such reason; or a row's source is declared no more, and rows of the others were given
-                back.
-            Misuse: A row has a column that its source does not declare. Rows of the other sources were given back.
+            NotFound: There is no such reason; or the source of a row is not declared any more, and the rows of the
+                other sources were pushed.
+            Misuse: A row has a column that its source does not declare. The rows of the other sources were pushed.
         """
         check_reason(reason)
         groups: dict[tuple[str, Op, bool], list[tuple[Place, Quarantined]]] = {}
@@ -240,7 +250,7 @@ class Quarantine:
     def _give_back(
         self, ingestor: Pusher, source: str, rows: Sequence[tuple[Place, Row]], *, op: Op, history: bool
     ) -> set[Place]:
-        """Push the rows that fit; returns their places."""
+        """Push the rows that fit. Returns their places."""
         fits = ingestor.fits(source, [row for _, row in rows], op=op, history=history)
         good = [each for each, ok in zip(rows, fits, strict=True) if ok]
         if good:
@@ -252,7 +262,10 @@ class Quarantine:
             self._log.append([_encoder.encode(_Released(tuple(places)))])
 
     def _erase_released(self) -> list[Conflict | Unavailable]:
-        """Erase the rows that are released, then the notes that are no longer needed; returns the refusals. # D26"""
+        """Erase the rows that were replayed or dropped, then the notes that are not needed any more.
+
+        Returns the errors of partitions that could not be erased. # D26
+        """
         rows: dict[Place, str] = {}
         notes: dict[Place, tuple[Place, ...]] = {}
         released: set[Place] = set()
@@ -264,7 +277,7 @@ class Quarantine:
                 released.update(record.places if isinstance(record, _Released) else ())
         instead: dict[str, dict[int, bytes]] = {
             partition: {} for partition, _ in released
-        }  # to rewrite, with rows or none
+        }  # the partitions to rewrite, even those without rows to erase
         for partition, position in released & rows.keys():
             instead[partition][position] = _encoder.encode(_Erased(rows[partition, position]))
         refused: list[Conflict | Unavailable] = []
@@ -281,7 +294,7 @@ class Quarantine:
         return refused
 
     def _remove_notes(self, over: Iterable[Place]) -> None:
-        """Remove notes, and whatever says nothing any more at the head of a partition."""
+        """Erase notes, and truncate records without content at the start of a partition."""
         over = set(over)
         heads: dict[str, int] = {}
         ended: set[str] = set()
@@ -292,7 +305,7 @@ class Quarantine:
                 ended.add(partition)
         behind = {place for place in over if place[1] > heads.get(place[0], 0)}
         for partition in sorted({partition for partition, _ in over}):
-            with suppress(Conflict, Unavailable):  # notes hold no personal data: they are erased the next time
+            with suppress(Conflict, Unavailable):  # notes hold no personal data, so they can wait until the next time
                 if partition in heads:
                     self._log.truncate(partition, heads[partition])
                 gone = {position: _encoder.encode(_Erased("")) for name, position in behind if name == partition}
@@ -328,12 +341,12 @@ class Quarantine:
 
 
 def check_reason(reason: str | None) -> None:
-    """Refuse what is no reason for quarantine; None stands for any.
+    """Refuse a text that is not a reason for quarantine. None stands for any reason.
 
     Raises:
         NotFound: It is none; the message lists those there are.
     """
-    from trimtab.events.values.conversions import Reason  # loads numpy
+    from trimtab.events.values.conversions import Reason  # loads NumPy
 
     reasons = get_args(Reason)
     if reason is not None and reason not in reasons:
@@ -341,7 +354,7 @@ def check_reason(reason: str | None) -> None:
 
 
 def line_fields(line: bytes, number: int, file: str | None) -> Row:
-    """The fields kept of a line that could not be parsed.
+    """Return the fields that are kept of a line that could not be parsed.
 
     >>> line_fields(b"a,\\xe9", 7, "a.csv")
     {'_line': 'a,\ufffd', '_line_number': 7, '_file': 'a.csv', '_line_base64': 'YSzp'}
@@ -357,7 +370,10 @@ def line_fields(line: bytes, number: int, file: str | None) -> Row:
 
 
 def line_texts(row: Mapping[str, Any]) -> list[str]:
-    """The possible texts of a line that could not be parsed: as UTF-8, and as Latin-1 when it is no UTF-8."""
+    """Return the possible texts of a line that could not be parsed.
+
+    If the line is not UTF-8, the second text is its content read as Latin-1.
+    """
     encoded = row.get("_line_base64")
     return [row["_line"], *([] if encoded is None else [base64.b64decode(encoded).decode("latin-1")])]
 
@@ -367,7 +383,7 @@ def _without_line(row: Row) -> Row:
 
 
 def raw_json(row: Mapping[str, object]) -> str:
-    """A row as JSON whatever it holds: what JSON cannot say becomes text.
+    """Return a row as JSON, whatever it contains. Values that JSON does not support become text.
 
     >>> raw_json({"x": float("inf"), "at": dt.datetime(2013, 1, 1)})
     '{"x": "inf", "at": "2013-01-01T00:00:00"}'

@@ -1,4 +1,4 @@
-"""One event as it lies in the log: the format every view reads."""
+"""One event in the form in which it is stored in the log and read by every view."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -10,27 +10,27 @@ from trimtab.store.ports import LogRecord
 
 Op = Literal["upsert", "delete"]
 Value = float | int | bool | str | None
-NEVER_US = 2**63 - 1  # a time that does not come
+NEVER_US = 2**63 - 1  # stands for a time that never comes
 
 
-class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):  # it can hold no cycle
-    """One version of one event, a record of the event log.
+class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):  # the object cannot be part of a cycle
+    """One version of one event, which is a record of the event log.
 
-    `values` come in the order of the source's declared columns, the time column among them, None for null. A
-    tombstone (`op` "delete") may leave all but its key null.
+    `values` are in the order of the source's columns, including the time column, with None for null. In a tombstone
+    (`op` "delete") all values except the key may be null.
     """
 
     source: str
     id: str
     event_at_us: int
-    known_at_us: int  # as declared; 0 when it was not
+    known_at_us: int  # as declared, or 0 if it was not declared
     op: Op
-    history: bool  # loaded in bulk: `known_at_us` holds although the record was appended later
+    history: bool  # loaded in bulk, so `known_at_us` counts although the record was appended later
     values: tuple[Value, ...]
 
 
 def padded(values: Sequence[Value], width: int) -> tuple[Value, ...]:
-    """The values of an event in a source of `width` columns: null in those that it has had only since.
+    """Return the values of an event with nulls added for columns that the source did not have at the time.
 
     >>> padded((1, "a"), 3)
     (1, 'a', None)
@@ -38,14 +38,14 @@ def padded(values: Sequence[Value], width: int) -> tuple[Value, ...]:
     return (*values[:width], *(None,) * (width - len(values)))
 
 
-ERASED = "!"  # the source of a record that says nothing any more; no source may have such a name
+ERASED = "!"  # the source of an erased record; no real source may have such a name
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Event)
 
 
 def encode(event: Event) -> bytes:
-    """The record's payload.
+    """Return the payload of the record.
 
     >>> event = Event("weather", "a", 5, 0, "upsert", False, ("JFK", 5, None))
     >>> decode(encode(event)) == event
@@ -55,7 +55,7 @@ def encode(event: Event) -> bytes:
 
 
 def decode(payload: bytes) -> Event:
-    """The event of a record's payload.
+    """Return the event of a record's payload.
 
     Raises:
         Corrupt: The bytes are no event.
@@ -69,7 +69,7 @@ def decode(payload: bytes) -> Event:
 
 
 def decode_all(payloads: Sequence[bytes]) -> list[Event]:
-    """The events of many payloads.
+    """Return the events of many payloads.
 
     Raises:
         Corrupt: One of them is no event.
@@ -77,11 +77,11 @@ def decode_all(payloads: Sequence[bytes]) -> list[Event]:
     try:
         return list(map(_decoder.decode, payloads))
     except msgspec.DecodeError:
-        return list(map(decode, payloads))  # says which
+        return list(map(decode, payloads))  # raises the error for the bad payload
 
 
 def erased(source: str) -> bytes:
-    """The record in the place of an erased event: its source, and no more. # D26
+    """Return the record that replaces an erased event. It has only the name of the source. # D26
 
     >>> decode(erased("visits")).source == ERASED
     True
@@ -90,8 +90,11 @@ def erased(source: str) -> bytes:
 
 
 def known_at_us(event: Event, record: LogRecord) -> int:
-    """The time at which the event became known: not before it was appended, unless it was loaded as history."""
+    """Return the time at which an event became known.
+
+    Unless the event was loaded as history, it was not known before it was appended.
+    """
     if event.history:
         return event.known_at_us
-    declared = event.known_at_us != 0  # else 0 would lie ahead of a clock before 1970
+    declared = event.known_at_us != 0  # otherwise 0 would be ahead of a clock before 1970
     return max(event.known_at_us, record.appended_at_us) if declared else record.appended_at_us

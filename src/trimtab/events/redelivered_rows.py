@@ -1,4 +1,7 @@
-"""Detection of rows that were recorded before their source's columns changed and come again as new events. # D34"""
+"""Detection of recorded rows that are sent again after their source's columns changed. # D34
+
+Such rows would be recorded as new events, because their ids have changed.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ from trimtab.store.ports import Log
 
 
 def changed_columns(source: Source, rows: FileRows) -> list[str]:
-    """The columns that give rows of a source without a key another identity than before.
+    """Return the columns because of which rows of a source without a key get other ids than before.
 
     These are columns that were added to the source and have a value in some row, and columns that the rows still have
-    and the source no longer declares.
+    although the source does not declare them any more.
     """
     if source.key is not None:
         return []
@@ -26,19 +29,19 @@ def changed_columns(source: Source, rows: FileRows) -> list[str]:
 
 
 def redelivered(source: Source, events: Iterable[Event], log: Log, moved: Moved) -> int:
-    """The number of events that equal a recorded one except for changed columns, and would be recorded as other events.
+    """Count the events that equal a recorded event except for changed columns, but would be recorded as new events.
 
-    Reads the log and the table of record once.
+    The log and the table of record are read once.
 
     Args:
-        source: Their source, its columns in their places.
-        events: The events as they would be recorded.
+        source: The source of the events, with its columns in their places.
+        events: The events in the form in which they would be recorded.
         log: The event log.
         moved: The part of the log that is in tables of record.
     """
     added = [place for place in range(len(source.columns)) if _added(source, place)]
     both = [place for place, name in enumerate(source.columns) if place not in added and name not in source.hidden]
-    known: dict[object, dict[str, tuple[object, ...]]] = {}  # values in `both` -> id -> values in `added`
+    known: dict[object, dict[str, tuple[object, ...]]] = {}  # by values in `both`, then by id: the values in `added`
     for event in events:
         known.setdefault(_identity(event, both), {})[event.id] = _values(event, added)
     again: set[str] = set()

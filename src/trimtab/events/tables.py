@@ -1,4 +1,4 @@
-"""Tables of record: what the log says, one table a source, for good."""
+"""Tables of record: permanent copies of the log's events, with one table for each source."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from trimtab.store.ports import Log, LogRecord, Table
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_COMMIT = 200_000  # records of one partition that go into one commit a table
-_COMMIT_BYTES = 16 << 20  # payload size that ends a commit: values take 20 times as much in memory
+_COMMIT = 200_000  # how many records of one partition go into one commit of each table
+_COMMIT_BYTES = 16 << 20  # size of payloads that ends a commit; values take 20 times as much memory
 _BATCH = 10_000
 
-# A record's own fields. They begin with an underscore, so that a source may have columns of these names.
+# The fields of a record. They begin with an underscore, so that they differ from the columns of all sources.
 FIELDS: dict[str, Dtype] = {
     "_event_at": "time",
-    "_known_at": "time",  # the effective one
+    "_known_at": "time",  # the effective known at
     "_append_at": "time",
     "_partition": "str",
     "_position": "int",
@@ -36,36 +36,37 @@ FIELDS: dict[str, Dtype] = {
 
 
 class Materialised(msgspec.Struct, frozen=True):
-    """Result of a pass over the log."""
+    """The result of one pass over the log."""
 
-    rows: dict[str, int]  # new rows by source
-    positions: dict[str, int]  # by partition: up to here every record of the given sources is in its table
-    unknown: int  # records of sources that were not given, among those read: truncating the log loses them
+    rows: dict[str, int]  # how many new rows each source has
+    # by partition: the position up to which the tables have every record of the given sources
+    positions: dict[str, int]
+    unknown: int  # records of other sources that were read; truncating the log would lose them
 
 
 class Moved(msgspec.Struct, frozen=True):
-    """The part of the log that is in tables of record, where readers of a truncated log continue."""
+    """The part of the log that is in tables of record. Readers of a truncated log start from these tables."""
 
     tables: dict[str, Table]  # by source
-    through: dict[str, int]  # by partition: up to here every record of every source is in its table
+    through: dict[str, int]  # by partition: the position up to which the tables have every record of every source
     newest_us: int = -(2**62)  # the greatest append time of the log when it was truncated
 
 
 def materialise(
     log: Log, sources: Sequence[Source], tables: Mapping[str, Table], *, through: Mapping[str, int] | None = None
 ) -> Materialised:
-    """Move what is new in the log into the sources' tables of record, every version and tombstone.
+    """Copy what is new in the log into the tables of record of the sources, including all versions and tombstones.
 
-    The log's position rides in each commit, under the partition's name, so what is in already is skipped and a crash
-    neither loses nor doubles a row; nor does another pass that was there in between. The log stays as it is: afterwards
+    Each commit stores the position in the log under the name of the partition. Records that are already in a table are
+    skipped, so neither a crash nor another pass in between loses or doubles a row. The log is not changed. Afterwards
     it may be truncated up to `positions`.
 
     Args:
         log: The event log.
-        sources: The sources to move.
-        tables: Their tables, by source name.
-        through: Positions up to which every record of every source is in its table: so those of a source that was
-            declared after the log was truncated are none.
+        sources: The sources whose records are copied.
+        tables: The tables, by source name.
+        through: The positions up to which every record of every source is in its table. A source that was declared
+            after the log was truncated therefore has no records up to these positions.
 
     Raises:
         Misuse: A source has no table, or its table was made for other columns.
@@ -85,13 +86,16 @@ def materialise(
             upto, strange = _read(log, partition, after, min(end, after + _COMMIT), groups)
             unknown += strange
             for source in sources:
-                there = max(reached[source.name], tables[source.name].position(partition))  # another pass may be ahead
+                # another pass may have written more
+                there = max(reached[source.name], tables[source.name].position(partition))
                 new = [(r, e) for r, e in groups[source.name] if r.position > there]
-                if new or upto == end:  # the last commit moves every position, so that the next pass begins there
+                # the last commit sets the positions of all partitions, where the next pass starts
+                if new or upto == end:
                     moved = tables[source.name].append(table_rows(source, new), writer=partition, position=upto)
                     rows[source.name] += len(new) if moved else 0
             after = upto
-        for source in sources:  # one declared after a truncation: its table counts as complete up to there
+        # the table of a source declared after a truncation counts as complete up to the truncation
+        for source in sources:
             if tables[source.name].position(partition) < end:
                 tables[source.name].append(table_rows(source, []), writer=partition, position=end)
     return Materialised(rows, ends, unknown)
@@ -100,9 +104,9 @@ def materialise(
 def recorded(
     tables: Mapping[str, Table], sources: Sequence[Source], after: Mapping[str, int], *, batch: int = 5_000
 ) -> Iterator[list[LogRecord]]:
-    """The records behind `after` that are in tables of record, as the log had them, by append time.
+    """Return the records after `after` that are in tables of record, as they were in the log, by append time.
 
-    Of a table whose source is not among `sources` a record's place and time are true, but it has no values.
+    A record of a source that is not in `sources` has its true partition, position and time, but no values.
     """
     columns = {source.name: list(source.columns) for source in sources}
     declared = {source.name: source.columns for source in sources}
@@ -148,7 +152,9 @@ def _records(source: str, rows: Columns, columns: Sequence[str]) -> Iterator[Log
 def _read(
     log: Log, partition: str, after: int, end: int, groups: dict[str, list[tuple[LogRecord, Event]]]
 ) -> tuple[int, int]:
-    """Sort records after `after` into groups, up to `end` or until they are large enough for one commit.
+    """Sort the records after `after` into groups by source.
+
+    It stops at `end`, or when the groups are large enough for one commit.
 
     Returns:
         The last position, and how many were in no group.
@@ -174,7 +180,7 @@ def _read(
 
 
 def table_rows(source: Source, rows: Sequence[tuple[LogRecord, Event]]) -> Columns:
-    """Records of a source as rows of its table of record."""
+    """Return records of a source as rows of its table of record."""
     fields: dict[str, list[Any]] = {
         "_event_at": [e.event_at_us for _, e in rows],
         "_known_at": [known_at_us(e, r) for r, e in rows],
@@ -195,7 +201,7 @@ def table_rows(source: Source, rows: Sequence[tuple[LogRecord, Event]]) -> Colum
 
 
 def with_columns(rows: Columns, columns: Mapping[str, Dtype]) -> Columns:
-    """Rows of a table of record that have all of these columns: null where the table was written without them."""
+    """Return rows of a table of record with all of these columns. Columns that the table did not have are null."""
     lacking = {name: dtype for name, dtype in columns.items() if name not in rows}
     if not lacking or not rows.by_name:
         return rows
@@ -203,24 +209,25 @@ def with_columns(rows: Columns, columns: Mapping[str, Dtype]) -> Columns:
 
 
 class Recorded(msgspec.Struct, frozen=True, eq=False):
-    """One source's table of record, read once: rows by (append time, partition, position)."""
+    """The table of record of one source, read once. Its rows are sorted by (append time, partition, position)."""
 
-    rows: Columns | None  # None: there is no table
-    reached: dict[str, int]  # partition -> the position up to which it has every record of the source
+    rows: Columns | None  # None if there is no table
+    reached: dict[str, int]  # by partition: the position up to which the table has every record of the source
 
 
 def read_table(
     table: Table | None, partitions: Sequence[str], upto: Mapping[str, int] | None, through: Mapping[str, int]
 ) -> Recorded:
-    """The rows of a table of record, of the partitions and positions in `upto` when it is given.
+    """Read a table of record, or only the partitions and positions in `upto` if it is given.
 
-    Up to `through` it has every record of its source; there are none where there is no table.
+    Up to `through` the table has every record of its source. If there is no table, the source has no records up to
+    there.
     """
     if table is None:
         return Recorded(None, dict(through))
     reached = {
         name: max(table.position(name), through.get(name, 0)) for name in {*partitions, *through}
-    }  # first, so that the rows are not older than this
+    }  # read first, so that the rows are at least as new as the positions
     rows = table.scan()
     if not rows.rows:
         return Recorded(rows, reached)

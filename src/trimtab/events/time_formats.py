@@ -1,6 +1,7 @@
-"""Time formats that a source declares: `%d.%m.%Y %H:%M`, `unix_s`. Each text has one meaning, or none.  # D0178
+"""Time formats that a source declares, such as `%d.%m.%Y %H:%M` or `unix_s`.  # D0178
 
-Stricter than `strptime`: no digits are guessed apart, zones are differences to UTC, and names are English.
+In each format a text has exactly one meaning, or none. The formats are stricter than `strptime`: the number of digits
+is fixed where it matters, zones are offsets from UTC, and names are English.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from trimtab.core.errors import Misuse
 from trimtab.core.shown import shown
 from trimtab.core.time import parse_time_us
 
-_UNITS = {"unix_s": 6, "unix_ms": 3, "unix_us": 0, "unix_ns": -3}  # decimal places between the unit and microseconds
+# number of decimal places between the unit and microseconds
+_UNITS = {"unix_s": 6, "unix_ms": 3, "unix_us": 0, "unix_ns": -3}
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,9})?")
 _EXACT = Context(prec=60)
-_LARGEST_EXPONENT = 30  # beyond it no number lies within the years 1 to 9999 in any unit
-# A time as Python, pandas, msgspec and trimtab write one that has a type: it is read under every format.
+_LARGEST_EXPONENT = 30  # greater numbers are outside the years 1 to 9999 in every unit
+# The text form in which Python, pandas, msgspec and trimtab write typed times. It is accepted under every format.
 _FULL = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d(?::\d\d)?)?", re.ASCII)
 
 _MONTHS = ["January", "February", "March", "April", "May", "June", "July"]
@@ -35,8 +37,8 @@ _WORDS = {
     "A": _DAYS,
     "p": ["AM", "PM"],
 }
-_DIGITS = {"Y": 4, "y": 2, "m": 2, "d": 2, "H": 2, "I": 2, "M": 2, "S": 2, "j": 3}  # at most so many
-_FIXED = {"Y", "y"}  # exactly so many, wherever they stand
+_DIGITS = {"Y": 4, "y": 2, "m": 2, "d": 2, "H": 2, "I": 2, "M": 2, "S": 2, "j": 3}  # the greatest number of digits
+_FIXED = {"Y", "y"}  # the exact number of digits, wherever they stand
 _ZONE = r"Z|UTC|[+-](?:[01][0-9]|2[0-3])(?::?[0-5][0-9])?"
 _SHORT = {"T": "%H:%M:%S", "F": "%Y-%m-%d", "D": "%m/%d/%y", "R": "%H:%M"}
 _PART = re.compile(r"%(.)|([^%])", re.DOTALL)
@@ -45,7 +47,7 @@ _EXAMPLES = 'Write one such as "%d.%m.%Y %H:%M", or name a unit: "unix_s", "unix
 
 
 class TimeFormat:
-    """A declared format of times. Get one with `time_format`."""
+    """A declared format of times. Make it with `time_format`."""
 
     def __init__(self, text: str, of_text: Callable[[str], int | None], of_number: Callable[[Any], int]) -> None:
         self.text = text
@@ -53,7 +55,7 @@ class TimeFormat:
         self._of_number = of_number
 
     def us(self, value: str | int | float | Decimal) -> int:
-        """UTC microseconds of a text or number, rounded down to one.
+        """Return UTC microseconds for a text or number, rounded down.
 
         Raises:
             Misuse: It does not fit the format, or lies outside the years 1 to 9999.
@@ -71,7 +73,9 @@ class TimeFormat:
 
 @lru_cache(maxsize=256)
 def time_format(text: str) -> TimeFormat:
-    """The format that a text declares: `unix_s`, `unix_ms`, `unix_us`, `unix_ns`, or directives of `strptime`.
+    """Return the format that a text declares.
+
+    The text is `unix_s`, `unix_ms`, `unix_us`, `unix_ns`, or directives of `strptime`.
 
     Raises:
         Misuse: It is none, or a text of it could be read in two ways.
@@ -87,7 +91,7 @@ def time_format(text: str) -> TimeFormat:
 
 
 def checked_formats(given: str | Mapping[str, str] | None, columns: Mapping[str, str], what: str) -> dict[str, str]:
-    """The format of each time column that has one; `what` names the definition in errors.
+    """Return the format of each time column that has a format. `what` names the definition in errors.
 
     Raises:
         Misuse: A format is none, or is declared for what is no time column.
@@ -103,7 +107,7 @@ def checked_formats(given: str | Mapping[str, str] | None, columns: Mapping[str,
             raise Misuse(f"{what}: time_format names {shown(name)[:100]}; its time columns are {', '.join(times)}.")
         try:
             time_format(text)
-        except (Misuse, TypeError) as error:  # a TypeError: no text, and not to be hashed either
+        except (Misuse, TypeError) as error:  # a TypeError means that the format is neither text nor hashable
             said = error if isinstance(error, Misuse) else f"{shown(text)[:100]} is no text. {_EXAMPLES}"
             raise Misuse(f"{what}: time_format of column {name!r}: {said}") from None
     return by_column
@@ -114,8 +118,8 @@ def _misfit(text: str, value: object) -> Misuse:
 
 
 def _counted(text: str, places: int) -> TimeFormat:
-    """A count of some unit since 1970."""
-    quantum = Decimal(1).scaleb(-places)  # a microsecond, in the unit
+    """Return UTC microseconds for a count of some unit since 1970."""
+    quantum = Decimal(1).scaleb(-places)  # one microsecond in the unit
 
     def of_number(value: int | float | Decimal) -> int:
         number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)  # as JSON and CSV write a float
@@ -143,7 +147,7 @@ def _written(text: str) -> TimeFormat:
 
     def of_text(value: str) -> int | None:
         if parts.digits_alone:
-            value = _WHOLE.sub("", value)  # a whole number, as a table writes it whose column has gaps
+            value = _WHOLE.sub("", value)  # a whole number as a table with gaps in the column writes it
         found = match(value)
         if found is None:
             return None
@@ -167,7 +171,7 @@ _WHOLE = re.compile(r"\.0+$")
 
 
 def _is_whole(value: int | float | Decimal) -> bool:
-    """True for a whole number of no more than twenty digits."""
+    """Return whether a value is a whole number of at most twenty digits."""
     return -(10**20) < value < 10**20 and value == int(value)
 
 
@@ -191,7 +195,7 @@ def _parts(text: object) -> _Parts:
 
 
 def _pieces(text: str) -> Iterator[tuple[str, str]]:
-    """Directives, those for several written out, and the letters between them."""
+    """Split a format into directives, with combined directives expanded, and the text between them."""
     for found in _PART.finditer(text):
         directive, letter = found[1] or "", found[2] or ""
         if directive in _SHORT:
@@ -221,7 +225,7 @@ def _pattern(text: str, directive: str, packed: bool, behind: list[tuple[str, st
 
 
 def _check_meaning(text: str, groups: list[str]) -> None:
-    """Refuse a format by which a text would have several meanings, or none."""
+    """Refuse a format in which a text could have several meanings, or none."""
     there = set(groups)
     month, hour = there & {"m", "b", "B"}, there & {"H", "I"}
     wrong = None
@@ -242,7 +246,7 @@ def _check_meaning(text: str, groups: list[str]) -> None:
 
 
 def _us(found: Mapping[str, str]) -> int:
-    """UTC microseconds of the texts by directive.
+    """Return UTC microseconds for the texts of the directives.
 
     Raises:
         ValueError: There is no such time.
@@ -263,7 +267,7 @@ def _us(found: Mapping[str, str]) -> int:
 
 
 def _century(year: int) -> int:
-    return year + (1900 if year > 68 else 2000)  # as POSIX has it
+    return year + (1900 if year > 68 else 2000)  # as in POSIX
 
 
 def _month(found: Mapping[str, str]) -> int:

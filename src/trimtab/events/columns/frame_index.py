@@ -1,4 +1,4 @@
-"""Index of a growing history: its entities, when each became known, and which rows are of which time."""
+"""Index of a growing history: which entities it has, when each became known, and which rows are near a time."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from trimtab.events.records import NEVER_US
 
 Array = NDArray[Any]
 
-_BLOCK = 1_024  # rows whose least and greatest event time are kept
+_BLOCK = 1_024  # for each so many rows, the least and the greatest event time are kept
 
 
 def key_values(columns: Sequence[Column]) -> list[Any]:
-    """One hashable value a row, a tuple for several columns; None where any is null."""
+    """Return one hashable value for each row: a tuple if there are several columns, and None if any value is null."""
     if len(columns) == 1:
         found: list[Any] = columns[0].values.tolist() if columns[0].dtype == "str" else columns[0].to_list()
         return found
@@ -43,17 +43,17 @@ class Frame(Protocol):
 class Entities(msgspec.Struct, frozen=True, eq=False):
     """The distinct entities in some columns of a frame, numbered in order of appearance.
 
-    The arrays by number have one more place, the last: that of no entity, number -1.
+    The arrays that are indexed by number have one more element at the end, for number -1, which means no entity.
     """
 
-    numbers: Mapping[Any, int]  # by value (of several columns a tuple); also those of later frames
+    numbers: Mapping[Any, int]  # by value (a tuple if there are several columns); may include entities of later frames
     count: int
-    of_rows: Array  # int32, one a row; -1 for null
-    known_us: Array  # by number: when its first event became known; `NEVER_US` for none
-    enters_us: tuple[Array, Array]  # when its first event had happened and was known: strictly, or inclusively
+    of_rows: Array  # int32: the number of the entity of each row, -1 for null
+    known_us: Array  # by number: when the first event of the entity became known, or `NEVER_US`
+    enters_us: tuple[Array, Array]  # when the first event counts: from after its time, or from its time on
 
     def of(self, keys: Sequence[Column]) -> Array:
-        """The numbers of entities, -1 for null and for those that the frame does not have."""
+        """Return the numbers of entities: -1 for null and for entities that the frame does not have."""
         found = np.fromiter(map(self.numbers.get, key_values(keys), repeat(-1)), np.int64, len(keys[0]))
         found[found >= self.count] = -1
         return found
@@ -62,27 +62,27 @@ class Entities(msgspec.Struct, frozen=True, eq=False):
 class FrameIndex:
     """Finds entities and intervals of time in the frames of one source's history.
 
-    Rows of the history stay as they are: a frame has the rows of every earlier frame, and more.
+    The rows of a history do not change: a later frame has the rows of every earlier frame, and more rows after them.
     """
 
     def __init__(self) -> None:
-        self._entities: dict[tuple[str, ...], _Growing] = {}  # by columns
+        self._entities: dict[tuple[str, ...], _Growing] = {}  # by the columns that name the entities
         self._first_us = np.empty(0, np.int64)  # the least event time of each full block of rows
         self._last_us = np.empty(0, np.int64)
         self._lock = threading.Lock()
 
     def entities(self, frame: Frame, columns: tuple[str, ...]) -> Entities:
-        """The entities that columns of a frame name; rows that are new since the last frame are added."""
+        """Return the entities in some columns of a frame. Rows that are new since the last frame are added."""
         with self._lock:
             growing = self._entities.get(columns)
             if growing is None:
                 growing = self._entities[columns] = _Growing(columns)
-            if frame.rows < growing.rows:  # an earlier frame
+            if frame.rows < growing.rows:  # the frame is older than the last one
                 growing = _Growing(columns)
             return growing.upto(frame)
 
     def around(self, frame: Frame, first_us: int, last_us: int) -> slice:
-        """A range of rows that has all events from `first_us` to `last_us`, and some more."""
+        """Return a range of rows that includes all events from `first_us` to `last_us`, and may include others."""
         with self._lock:
             full = frame.rows // _BLOCK
             known = len(self._first_us)
@@ -98,7 +98,7 @@ class FrameIndex:
 
 
 class _Growing:
-    """The entities in some columns of the frames so far."""
+    """The entities in some columns of all frames so far."""
 
     def __init__(self, columns: tuple[str, ...]) -> None:
         self.rows = 0
@@ -142,7 +142,7 @@ class _Growing:
         self._of_rows[self.rows : rows] = of_new
 
     def _earliest(self, before: Array, of_new: Array, times_us: Array) -> Array:
-        """The earliest time of each entity, with those before; arrays that were given out stay as they are."""
+        """Return the earliest time of each entity, including earlier frames. Arrays returned before do not change."""
         first = np.full(len(self._numbers) + 1, NEVER_US)
         first[: len(before) - 1] = before[:-1]
         np.minimum.at(first, of_new, times_us)

@@ -1,4 +1,4 @@
-"""The history of one source in columns: every version of every event, with both clocks."""
+"""The history of one source in columns: every version of every event, with event time and known at."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from trimtab.core.columns.data import Columns
-from trimtab.events.records import NEVER_US as NEVER_US  # for its many users
+from trimtab.events.records import NEVER_US as NEVER_US  # re-exported for the many users of this module
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 
 class EventFrame(msgspec.Struct, frozen=True, eq=False):
-    """Events of one source in log order: duplicates gone, versions resolved.
+    """The events of one source in log order, without duplicates and with resolved versions.
 
-    All arrays have one entry an event. A version counts from its `known_at_us` until `superseded_at_us`, when a later
-    version of the same id became known (`NEVER_US`: it is the newest). Versions of one id are ordered by
-    (known at, partition, position), see D4. A tombstone (`deleted`) supersedes and contributes nothing itself.
+    All arrays have one element for each version of an event. A version counts from its `known_at_us` until
+    `superseded_at_us`, when a later version of the same id became known. `NEVER_US` means that it is the newest
+    version. Versions of one id are ordered by (known at, partition, position), see D4. A tombstone (`deleted`)
+    supersedes other versions, and contributes nothing itself.
     """
 
     source: str
@@ -29,17 +30,17 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
     known_at_us: NDArray[Any]  # int64
     superseded_at_us: NDArray[Any]  # int64
     deleted: NDArray[Any]  # bool
-    partition: NDArray[Any]  # int16: index into `partitions`, which is sorted by name
+    partition: NDArray[Any]  # int16: index into `partitions`, which are sorted by name
     position: NDArray[Any]  # int64
     partitions: tuple[str, ...]
-    index: FrameIndex | None = None  # index of the frame's history, shared with its other frames
+    index: FrameIndex | None = None  # index of the frame's history, shared by all its frames
 
     @property
     def rows(self) -> int:
         return len(self.event_at_us)
 
     def take(self, rows: NDArray[Any] | slice) -> EventFrame:
-        """The events at `rows` (positions, a boolean mask or a slice)."""
+        """Return the events at `rows` (positions, a boolean mask or a slice)."""
         return EventFrame(
             self.source,
             self.columns.take(rows),

@@ -25,15 +25,15 @@ _position = attrgetter("position")
 class History:
     """A columnar view of an event log.
 
-    It reads when told to (`refresh`), and is then the same as a history built from nothing up to `positions`.
+    The log is read by `refresh`. The result is the same as that of a history built from scratch up to `positions`.
 
     Args:
         log: The event log.
-        sources: The sources to keep; records of others are skipped and counted in `unknown`.
-        upto: Read no further than this position of each partition (partitions not named: not at all).
-        tables: Tables of record by source name, or what gives them, to start from: then the log may have been
-            truncated up to where they reach. They are read at the first `refresh`, and again by one that finds that
-            the log was truncated beyond where it had come.
+        sources: The sources to keep. Records of other sources are skipped, and counted in `unknown`.
+        upto: The last position to read in each partition. Partitions that are not named are not read.
+        tables: Tables of record by source name, or a function that returns them. If they are given, the log may have
+            been truncated up to the positions that the tables reach. They are read at the first `refresh`, and again by
+            a `refresh` that finds that the log was truncated beyond the positions read so far.
     """
 
     def __init__(
@@ -47,8 +47,9 @@ class History:
         self._log = log
         self._upto = upto
         self._moved = tables if callable(tables) else partial(Moved, dict(tables or {}), {})
-        self._recorded: dict[str, dict[str, int]] = {}  # source -> partition -> position that its table reached
-        self._partitions: list[str] = []  # in the order seen
+        # by source and partition: the position that the source's table has reached
+        self._recorded: dict[str, dict[str, int]] = {}
+        self._partitions: list[str] = []  # in the order in which they appeared
         self._versions = {source.name: Versions(source, self._partitions) for source in sources}
         self._frames: dict[str, EventFrame] = {}
         self.positions: dict[str, int] = {}
@@ -56,23 +57,23 @@ class History:
 
     @property
     def duplicates(self) -> dict[str, int]:
-        """Records of each source that repeat what was known."""
+        """The number of records of each source that repeat a known event."""
         return {name: v.duplicates for name, v in self._versions.items()}
 
     @property
     def id_conflicts(self) -> dict[str, int]:
-        """Records of each source that give an id another content although the source has no key."""
+        """The number of records that give an id different content although the source has no key, by source."""
         return {name: v.id_conflicts for name, v in self._versions.items()}
 
     def keeps(self, source: Source) -> bool:
-        """True when it has the events of a source, read as this one declares them."""
+        """Return whether the history has the events of a source in the form that this source declares."""
         kept = self._versions.get(source.name)
         return kept is not None and kept.source == source
 
     def refresh(self) -> int:
-        """Read what is new in the log; how many records.
+        """Read the new records of the log. Returns the number of records.
 
-        Records of several partitions are taken by (append time, partition, position).
+        Records of several partitions are processed by (append time, partition, position).
 
         Raises:
             Misuse: Records that were not read yet have been truncated from the log.
@@ -95,9 +96,9 @@ class History:
                     ) from None
 
     def frame(self, source: str) -> EventFrame:
-        """The events of one source as of the last `refresh`.
+        """Return the events of one source as of the last `refresh`.
 
-        A frame never changes; the same object comes back until `refresh` finds new records of the source.
+        A frame never changes. The same object is returned until `refresh` finds new records of the source.
 
         Raises:
             NotFound: The history keeps no such source.
@@ -109,7 +110,10 @@ class History:
         return self._frames[source]
 
     def _read_tables(self) -> int:
-        """Take what the tables have and is not held, and go on with the log where the shortest of them ends."""
+        """Add the records of the tables that are not held yet.
+
+        The log is then read from the end of the shortest table on.
+        """
         moved = self._moved()
         if not moved.tables:
             return 0
@@ -129,7 +133,8 @@ class History:
             held.update({p: max(after[p], found.reached.get(p, 0)) for p in self._partitions})
         for partition in self._partitions:
             reached = [positions.get(partition, 0) for positions in self._recorded.values()]
-            # A partition that is gone from the log cannot be read on: it is where the longest table says.
+            # A partition that is gone from the log cannot be read any further. Its position is that of the longest
+            # table.
             position = min(reached) if partition in partitions else max(reached)
             self.positions[partition] = self._end(partition, max(position, self.positions.get(partition, 0)))
         return count
@@ -139,7 +144,7 @@ class History:
 
     def _take(self, parts: list[list[LogRecord]]) -> None:
         kept: dict[str, tuple[list[LogRecord], list[Event]]] = {}
-        mixed: set[str] = set()  # sources with records in several parts
+        mixed: set[str] = set()  # sources with records in several partitions
         for part in parts:
             partition = part[0].partition
             if partition not in self._partitions:
@@ -157,7 +162,7 @@ class History:
                 else:
                     kept[name] = records[new:], events[new:]
         for name, (records, events) in kept.items():
-            if name in mixed:  # the order of partitions stays among equal append times
+            if name in mixed:  # a stable sort keeps the order of partitions among equal append times
                 order = sorted(range(len(records)), key=[r.appended_at_us for r in records].__getitem__)
                 records, events = [records[i] for i in order], [events[i] for i in order]
             if records:

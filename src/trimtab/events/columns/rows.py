@@ -1,4 +1,4 @@
-"""Columns that grow: the buffers behind one source's history."""
+"""Columns that grow: the buffers that hold one source's history."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trimtab.events.columns.frame_index import FrameIndex
 from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.events.records import Value, padded
 
-Block = dict[str, NDArray[Any]]  # columns of `Rows`, by the names below
+Block = dict[str, NDArray[Any]]  # columns of `Rows`; fields have the names below
 
 EVENT_AT, KNOWN_AT, SUPERSEDED_AT = "@event_at", "@known_at", "@superseded_at"
 DELETED, PARTITION, POSITION = "@deleted", "@partition", "@position"
@@ -27,14 +27,14 @@ _KINDS: dict[str, Any] = {
     POSITION: np.int64,
 }
 _VALUES: dict[Dtype, Any] = {"float": np.float64, "int": np.int64, "time": np.int64, "bool": np.bool_, "str": object}
-_SHARED_TEXTS = 20_000  # distinct texts of a column kept once; a column of more is a column of keys
+_SHARED_TEXTS = 20_000  # up to how many distinct texts of a column are shared; a column with more probably has keys
 
 
 class Rows:
-    """Rows of one source in buffers that double, so that a long history costs each row a constant.
+    """The rows of one source, in buffers that double so that the cost of each row is constant.
 
-    A frame is a view of the buffers. Rows are only added behind it; to change a row that a frame shows, the buffer
-    is copied first, so a frame never changes.
+    A frame is a view of the buffers. New rows are added after the rows of a frame. Before a row of a frame is changed,
+    the buffer is copied. A frame therefore never changes.
     """
 
     def __init__(self, dtypes: Mapping[str, Dtype]) -> None:
@@ -47,19 +47,19 @@ class Rows:
             kinds[name], kinds[_valid(name)] = _VALUES[dtype], np.bool_
         self._data: Block = {name: np.empty(0, kind) for name, kind in kinds.items()}
         self._index = FrameIndex()
-        self._shown = 0  # rows that some frame shows
-        self._lent: set[str] = set()  # buffers that some frame is a view of
+        self._shown = 0  # the number of rows that are in some frame
+        self._lent: set[str] = set()  # the buffers that some frame is a view of
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        """The values of a column or of one of the row's own fields; read only."""
+        """Return the values of a column or of a field such as `EVENT_AT`. They must not be modified."""
         return self._data[name][: self.size]
 
     def present(self, name: str) -> NDArray[Any]:
-        """A mask of the rows with a value in the column."""
+        """Return a mask of the rows that have a value in the column."""
         return self._data[_valid(name)][: self.size]
 
     def block(self, tuples: Sequence[Sequence[Value]]) -> Block:
-        """The declared columns of rows of values; what a row lacks at its end (a newer column) is null."""
+        """Return the declared columns of rows of values. Newer columns that a row does not have are null."""
         width = len(self.dtypes)
         if not {width}.issuperset(map(len, tuples)):
             tuples = [padded(row, width) for row in tuples]
@@ -69,7 +69,7 @@ class Rows:
         return block
 
     def block_of(self, columns: Columns) -> Block:
-        """The declared columns of a table of record; those that it does not have yet are null."""
+        """Return the declared columns of a table of record. Columns that the table does not have yet are null."""
         block: Block = {}
         for name, dtype in self.dtypes.items():
             if name not in columns:
@@ -81,7 +81,7 @@ class Rows:
         return block
 
     def append(self, block: Block) -> None:
-        """Add rows: the declared columns and all fields but the superseding, which starts at never."""
+        """Add rows with all columns and fields except `SUPERSEDED_AT`, which is set to `NEVER_US`."""
         count = len(block[EVENT_AT])
         end = self.size + count
         self._reserve(end)
@@ -94,12 +94,12 @@ class Rows:
         self.size = end
 
     def set(self, name: str, rows: NDArray[Any], values: NDArray[Any]) -> None:
-        """Write one of the row's fields at `rows`."""
+        """Write a field at `rows`."""
         self._own(name, int(rows.min(initial=self.size)))
         self._data[name][rows] = values
 
     def copy_value(self, name: str, row: int, source: int | None) -> None:
-        """Give `row` the value of `source` in one column, or null."""
+        """Set the value of a column in `row` to the value in row `source`, or to null if `source` is None."""
         self._own(name, row)
         self._own(_valid(name), row)
         values, valid = self._data[name], self._data[_valid(name)]
@@ -111,7 +111,7 @@ class Rows:
             self._nullable.add(name)
 
     def keep(self, start: int, kept: NDArray[Any]) -> None:
-        """Keep those of the rows from `start` on where `kept` is True, and close the gaps."""
+        """Of the rows from `start` on, keep only those where `kept` is true, and close the gaps."""
         end = start + int(kept.sum())
         for name in self._data:
             self._own(name, start)
@@ -120,7 +120,7 @@ class Rows:
         self.size = end
 
     def same(self, a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
-        """A mask of equal rows `a` and `b`: event time, operation, values and nulls."""
+        """Return a mask of the pairs of rows from `a` and `b` with the same event time, operation, values and nulls."""
         equal: NDArray[np.bool_] = self[EVENT_AT][a] == self[EVENT_AT][b]
         equal &= self[DELETED][a] == self[DELETED][b]
         for name in self.dtypes:
@@ -131,7 +131,7 @@ class Rows:
         return equal
 
     def values(self, row: int) -> list[Value]:
-        """The values of one row, None for null."""
+        """Return the values of one row, with None for null."""
         out: list[Value] = []
         for name in self.dtypes:
             value = self._data[name][row]
@@ -140,7 +140,7 @@ class Rows:
         return out
 
     def frame(self, source: str, partitions: Sequence[str]) -> EventFrame:
-        """All rows; `partitions` are the names that the field `PARTITION` counts."""
+        """Return all rows as a frame. The field `PARTITION` is an index into `partitions`."""
         self._shown, self._lent = self.size, set(self._data)
         columns = {
             name: Column(dtype, self[name], self.present(name) if name in self._nullable else None)
@@ -173,7 +173,7 @@ class Rows:
         return self._shared_texts(name, values), valid
 
     def _shared_texts(self, name: str, values: Any) -> NDArray[Any]:
-        """Texts as an array that holds equal ones once, while there are few distinct ones."""
+        """Return texts as an array. Equal texts are the same object while there are few distinct texts."""
         texts = self._texts[name]
         if len(texts) < _SHARED_TEXTS:
             values = list(map(texts.setdefault, values, values))
@@ -192,9 +192,9 @@ class Rows:
         self._lent.clear()
 
     def _own(self, name: str, row: int) -> None:
-        """Before a write to `row`: make sure that no frame shows it."""
+        """Before a write to `row`, make sure that no frame shows the row."""
         if row < self._shown and name != SUPERSEDED_AT:
-            self._index = FrameIndex()  # earlier frames keep the one that fits their rows
+            self._index = FrameIndex()  # earlier frames keep the index that fits their rows
         if row < self._shown and name in self._lent:
             self._data[name] = self._data[name].copy()
             self._lent.discard(name)

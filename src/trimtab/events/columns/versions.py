@@ -18,41 +18,47 @@ from trimtab.store.ports import LogRecord
 
 
 class _Dropped(msgspec.Struct, frozen=True):
-    """A record that does not count now; a record that comes between two versions later can make it count again."""
+    """A record that does not count now.
+
+    It can count again if a later record is inserted between two versions.
+    """
 
     partition: int
     position: int
     known_at_us: int
     payload: bytes
-    conflict: bool  # another content under an id that may have only one; else a repetition
+    conflict: bool  # True for different content of an id that may have only one; False for a repetition
 
 
 class Versions:
     """The versions of one source's events.
 
-    The result depends on the set of records alone, not on the order in which they were added: the versions of an id
-    are ordered by (known at, partition, position); a version that says the same as the one before it is a repetition
-    and is dropped; without a key the first upsert decides and every other content is a conflict and is dropped.
+    The result only depends on the set of records, not on the order in which they were added. The versions of an id are
+    ordered by (known at, partition, position). A version with the same content as the version before it is a
+    repetition, and is dropped. In a source without a key, the first upsert of an id determines its content, and
+    different content is a conflict and is dropped.
     """
 
     def __init__(self, source: Source, partitions: list[str]) -> None:
         self.source = source
         self.duplicates = 0
         self.id_conflicts = 0
-        self._partitions = partitions  # grows; rows hold the index
+        self._partitions = partitions  # this list grows; rows hold indexes into it
         self._rows = Rows(source.columns)
-        self._first: dict[str, int] = {}  # id -> its row (of several: any)
-        self._all: dict[str, list[int]] = {}  # id -> its rows in their order, when there are several
+        self._first: dict[str, int] = {}  # by id: a row of the id
+        self._all: dict[str, list[int]] = {}  # by id: all rows in the order of versions, if the id has several
         self._dropped: dict[str, list[_Dropped]] = {}  # by id
-        self._holes: dict[tuple[int, int], tuple[str, ...]] = {}  # tombstone's place -> columns that it left null
+        # by partition and position of a tombstone: the columns that are null in its record
+        self._holes: dict[tuple[int, int], tuple[str, ...]] = {}
 
     def add(self, records: Sequence[LogRecord], events: Sequence[Event]) -> None:
-        """Add the records of this source, whatever their order."""
+        """Add records of this source, in any order."""
         place = {name: i for i, name in enumerate(self._partitions)}
         appended_at = np.array([r.appended_at_us for r in records], np.int64)
         declared = np.array([e.known_at_us for e in events], np.int64)
         history = np.array([e.history for e in events], bool)
-        known = np.where(declared == 0, appended_at, np.maximum(declared, appended_at))  # as `known_at_us`
+        # As in the function `known_at_us`.
+        known = np.where(declared == 0, appended_at, np.maximum(declared, appended_at))
         block = self._rows.block([e.values for e in events])
         block |= {
             EVENT_AT: np.array([e.event_at_us for e in events], np.int64),
@@ -79,7 +85,7 @@ class Versions:
         self._add(block, rows["_id"].values.tolist(), None)
 
     def frame(self) -> EventFrame:
-        """All versions that count."""
+        """Return all versions that count."""
         return self._rows.frame(self.source.name, self._partitions)
 
     def _add(self, block: Block, ids: Sequence[str], payloads: Sequence[bytes] | None) -> None:
@@ -107,7 +113,7 @@ class Versions:
             self._holes[int(partition[row]), int(position[row])] = nulls
 
     def _bring_back(self, touched: dict[str, list[int]], payloads: dict[int, bytes]) -> None:
-        """Take dropped records of the touched ids in again, to be judged with the new ones."""
+        """Add the dropped records of the touched ids again, so that they are resolved together with the new records."""
         back = [(event_id, dropped) for event_id in touched for dropped in self._dropped.pop(event_id, [])]
         if not back:
             return
@@ -128,7 +134,7 @@ class Versions:
         self._rows.append(block)
 
     def _resolve(self, touched: dict[str, list[int]], start: int, batch: set[str], payloads: dict[int, bytes]) -> None:
-        """Decide again which rows of the touched ids count and until when."""
+        """Determine again which rows of the touched ids count, and until when."""
         names = list(touched)
         rows = np.array([row for name in names for row in touched[name]], np.int64)
         group = np.repeat(np.arange(len(names)), [len(touched[name]) for name in names])
@@ -154,12 +160,12 @@ class Versions:
             self._close_gaps(dropped, start, batch | touched.keys())
 
     def _version_order(self, rows: NDArray[Any], group: NDArray[Any]) -> NDArray[Any]:
-        rank = np.argsort(np.argsort(np.array(self._partitions)))  # the order of partitions is that of their names
+        rank = np.argsort(np.argsort(np.array(self._partitions)))  # partitions are ordered by name
         partition = rank[self._rows[PARTITION][rows]]
         return np.lexsort((self._rows[POSITION][rows], partition, self._rows[KNOWN_AT][rows], group))
 
     def _conflicts(self, rows: NDArray[Any], group: NDArray[Any]) -> NDArray[Any]:
-        """Upserts that differ from the first upsert of their id."""
+        """Return a mask of the upserts that differ from the first upsert of their id."""
         live = ~self._rows[DELETED][rows]
         starts = np.flatnonzero(np.diff(group, prepend=-1))
         nowhere = len(rows)
@@ -197,7 +203,7 @@ class Versions:
         self.duplicates += len(rows) - conflicts
 
     def _payload(self, row: int, event_id: str) -> bytes:
-        """A record like the one that the row came from; the known at is the effective one."""
+        """Encode a row as a record like its original record, with the effective known at."""
         deleted = bool(self._rows[DELETED][row])
         values = self._rows.values(row)
         if deleted:
@@ -211,7 +217,10 @@ class Versions:
         return int(self._rows[PARTITION][row]), int(self._rows[POSITION][row])
 
     def _close_gaps(self, dropped: NDArray[Any], start: int, ids: set[str]) -> None:
-        """Remove dropped rows from the buffers and let the index follow: cheap while only new rows are dropped."""
+        """Remove dropped rows from the buffers, and adapt the index.
+
+        This is cheap as long as only new rows are dropped.
+        """
         low = int(dropped.min())
         if low < start:
             ids = set(self._first)

@@ -1,4 +1,7 @@
-"""CSV: records by Python's reader, values by the table of conversions, every line of the file accounted for.  # D160"""
+"""CSV files: Python's reader splits the records, and the table of conversions converts the values.  # D160
+
+Every line of a file ends up in a row or in the list of bad lines.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +24,17 @@ from trimtab.events.values.checks import time_shown
 from trimtab.events.values.conversions import INT_MAX, INT_MIN, LARGEST, NULL_WORDS, Reason, Refused, of_text
 from trimtab.events.values.fitting import BadRow, FileRows, file_rows, time_text, wanted_columns
 
-_CHUNK = 1_000  # records that are held as text at a time
-_TOGETHER = 50_000  # rows that `read_texts` gives at a time
-_LONGEST = 1 << 24  # characters of a field
+_CHUNK = 1_000  # how many records are held as text at a time
+_TOGETHER = 50_000  # how many rows `read_texts` yields at a time
+_LONGEST = 1 << 24  # the greatest length of a field in characters
 _OPEN = "a quote that is not closed"
 
 
 def read_csv(path: Path, source: Source, nulls: Sequence[str]) -> FileRows:
-    """The rows of a CSV file with a header; see `read_file`.
+    """Read the rows of a CSV file with a header; see `read_file`.
 
-    Fields are separated by commas (.tsv: tabs) and may be quoted, a quote within quotes doubled; lines end in LF, CRLF
-    or CR; blank lines are no rows.
+    Fields are separated by commas, or by tabs in .tsv files. They may be quoted, with a quote inside quotes doubled.
+    Lines end in LF, CRLF or CR. Blank lines are not rows.
     """
     what = f"file {path}"
     with open_text(path) as stream:
@@ -63,18 +66,18 @@ def read_csv(path: Path, source: Source, nulls: Sequence[str]) -> FileRows:
 
 
 def csv_header(path: Path, delimiter: str | None = None) -> list[str]:
-    """The names in the first record of a file; left out, the delimiter is that of `read_csv`."""
+    """Return the names in the first record of a file. The default of `delimiter` is that of `read_csv`."""
     with open_text(path) as stream:
         return _Records(stream, delimiter or ("\t" if ".tsv" in path.suffixes else ",")).header(f"file {path}")
 
 
 def read_texts(path: Path, delimiter: str, names: Sequence[str]) -> Iterator[Columns]:
-    """All columns of a CSV file as text, some thousand rows at a time; empty fields are null.
+    """Read all columns of a CSV file as text, some thousand rows at a time. Empty fields are null.
 
     Args:
         path: The file.
-        delimiter: What separates its fields.
-        names: What its columns are called, whatever its header says.
+        delimiter: The separator of the fields.
+        names: The names of the columns, which replace those of the header.
 
     Raises:
         Misuse: A line does not fit; the message names it.
@@ -98,29 +101,30 @@ def read_texts(path: Path, delimiter: str, names: Sequence[str]) -> Iterator[Col
 
 
 class _Part:
-    """Some records: those with as many fields as the header, the line on which each begins, and the others."""
+    """Some records: rows with as many fields as the header, the line on which each row begins, and bad records."""
 
     def __init__(self) -> None:
         self.rows: list[list[str]] = []
         self.lines: list[int] = []
-        self.bad: list[tuple[int, bytes, list[str], str]] = []  # line, its bytes, its fields, what is wrong
+        # number of the line, its bytes, its fields, and what is wrong
+        self.bad: list[tuple[int, bytes, list[str], str]] = []
 
 
 class _Records:
-    """The records of a text, with the lines they take.
+    """The records of a text, with their line numbers.
 
-    A record that cannot be read costs its first line alone: what the reader took behind it is read again.
+    If a record cannot be read, only its first line is lost. The lines that the reader took after it are read again.
     """
 
     def __init__(self, stream: Iterator[str], delimiter: str) -> None:
         csv.field_size_limit(max(csv.field_size_limit(), _LONGEST))
-        self.lines = 0  # taken so far
-        self.count = 0  # records without the header
+        self.lines = 0  # how many lines were read so far
+        self.count = 0  # how many records were read, without the header
         self._stream = stream
         self._delimiter = delimiter
 
     def header(self, what: str) -> list[str]:
-        """The names of the columns.
+        """Return the names of the columns.
 
         Raises:
             Misuse: There is no record, or the first one cannot be read.
@@ -143,7 +147,7 @@ class _Records:
         return names
 
     def parts(self, width: int) -> Iterator[_Part]:
-        """All records behind the header, some thousand at a time."""
+        """Yield all records after the header, some thousand at a time."""
         lines: list[str] = []
         while True:
             more = list(islice(self._stream, max(_CHUNK, len(lines))))
@@ -160,7 +164,7 @@ class _Records:
             spans = _spans(records, len(lines))
             end = sum(spans)
             part = self._part(records, spans, lines[:end], width)
-            if error and not (error == _OPEN and more):  # else the record goes on in the next lines
+            if error and not (error == _OPEN and more):  # otherwise the record continues in the next lines
                 line = lines[end].rstrip("\r\n")
                 fields = next(csv.reader([line], delimiter=self._delimiter), [])
                 part.bad.append((self.lines + end + 1, _raw(line), fields, f"{error}: {_shown(line)}"))
@@ -206,7 +210,7 @@ def _noting(stream: Iterator[str], taken: list[str]) -> Iterator[str]:
 
 
 def _spans(records: list[list[str]], lines: int) -> list[int]:
-    """The number of lines of each record: the line ends within its fields, and its own."""
+    """Return the number of lines of each record, which may include line ends within its fields."""
     if lines == len(records):
         return [1] * lines
     texts = map("\0".join, records)
@@ -226,17 +230,20 @@ class _ColumnParts:
         self._nulls = frozenset(nulls)
         self._parts: dict[str, list[Column]] = {name: [column(dtype, [])] for name, dtype in wanted.items()}
         self._shared: dict[str, dict[str, Any]] = {name: dict.fromkeys(nulls) for name in wanted}
-        self.rows = 0  # added so far
+        self.rows = 0  # how many rows were added so far
 
     def table(self) -> Columns:
-        """All that was added."""
+        """Return all rows that were added."""
         return Columns.concat([Columns(dict(zip(self._parts, part, strict=True))) for part in self._by_part()])
 
     def _by_part(self) -> Iterator[tuple[Column, ...]]:
         return zip(*self._parts.values(), strict=True)
 
     def add(self, rows: Sequence[list[str]]) -> tuple[NDArray[Any], dict[int, tuple[dict[str, Any], str, Reason, str]]]:
-        """Add rows; gives a mask of those that fit, and for the others: values, column at fault, reason, finding."""
+        """Add the rows that fit. Returns a mask of these rows, and the faults of the other rows.
+
+        A fault consists of the values of the row, the column at fault, the reason, and what was found.
+        """
         good = np.ones(len(rows), bool)
         if not rows:
             return good, {}
@@ -268,7 +275,7 @@ class _ColumnParts:
         if dtype == "str":
             shared = self._shared[name]
             values = np.empty(len(texts), object)
-            values[:] = list(map(shared.setdefault, texts, texts))  # equal texts are held once, nulls are None
+            values[:] = list(map(shared.setdefault, texts, texts))  # stores equal texts once, and nulls as None
             there = (
                 None
                 if self._nulls.isdisjoint(texts)
@@ -284,7 +291,7 @@ class _ColumnParts:
 def _by_distinct(
     dtype: Dtype, texts: Sequence[str], nulls: frozenset[str], written: TimeFormat | None
 ) -> tuple[Column, dict[int, Reason]]:
-    """A column by the table of conversions, each distinct text once."""
+    """Convert a column by the table of conversions, each distinct text once."""
     known: dict[str, Any] = {}
     refused: dict[str, Reason] = {}
     for text in set(texts):
@@ -297,7 +304,8 @@ def _by_distinct(
     return column(dtype, [known[text] for text in texts]), problems
 
 
-# A whole column at once where nothing in it is unusual, None where something may be; the values are the table's.
+# Each function converts a whole column at once, to the values of the table of conversions. It returns None if the
+# column may have an unusual text.
 
 
 def _quick_floats(texts: Sequence[str], nulls: frozenset[str]) -> Column | None:
@@ -336,12 +344,12 @@ _NULLS = frozenset(spelt for word in NULL_WORDS for spelt in (word, word.upper()
 
 
 def _plain(text: str) -> bool:
-    """True when Python's `float` and `int` accept the same texts as the grammar of numbers."""
+    """Return whether Python's `float` and `int` accept the same ones of these texts as the grammar of numbers."""
     return text.isascii() and "_" not in text
 
 
 def _fields(names: Sequence[str], wanted: Mapping[str, Dtype], values: Sequence[str]) -> dict[str, Any]:
-    """The fields of a line that does not fit its header, counted from the left."""
+    """Return the fields of a line that does not fit the header, counted from the left."""
     pairs = zip(names, values, strict=False)
     return {name: _raw(value).decode(errors="replace") for name, value in pairs if name in wanted}
 
@@ -354,7 +362,7 @@ def _found(reason: Reason, text: str, written: TimeFormat | None) -> str:
 
 
 def _why(error: Exception) -> str:
-    """The fault that the reader found, in words for the file's owner."""
+    """Return the fault that the reader found, in words for the owner of the file."""
     if isinstance(error, UnicodeEncodeError):
         return "bytes that are not UTF-8"
     if "expected after" in str(error):

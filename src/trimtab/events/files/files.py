@@ -1,4 +1,4 @@
-"""Rows of a source from anything: files, tables of other libraries, lists of mappings, streams of bytes."""
+"""Rows of a source from files, tables of other libraries, lists of mappings, and streams of bytes."""
 
 from __future__ import annotations
 
@@ -57,19 +57,20 @@ def read_rows(
     file_format: Format | None = None,
     nulls: Sequence[str] = ("",),
 ) -> FileRows:
-    """Rows of a source from anything that holds them, with the source's types; times without a zone are UTC.
+    """Read rows of a source from anything that holds rows. The result has the types of the source.
 
-    Besides the declared columns it takes `_id`, `_known_at` and `_op` where there are such.
+    Times without a zone are UTC. Besides the declared columns, `_id`, `_known_at` and `_op` are read if they exist.
 
     Args:
         given: The path of a file that ends in .csv, .tsv, .ndjson, .jsonl (text also in .gz), .parquet, .arrow,
             .arrows, .feather or .ipc; a table with `__arrow_c_stream__` or `__arrow_c_array__`; `Columns`; a list of
             mappings; an open stream of JSON lines or of Arrow's bytes.
-        source: What the rows must be.
-        on_error: Refuse all at a row that does not fit, or leave such rows out and list them in `bad`.
-        file_format: Says it when the name does not.
-        nulls: Texts of a CSV file that mean null in every column; in columns that are no text, words such as NA,
-            NaN and null mean it anyway.
+        source: The source of the rows.
+        on_error: Whether to refuse everything at the first row that does not fit, or to leave such rows out and list
+            them in `bad`.
+        file_format: The format of a file whose name does not tell it.
+        nulls: Texts that mean null in every column of a CSV file. In columns of other types than text, words such as
+            NA, NaN and null always mean null.
 
     Raises:
         NotFound: There is no such file.
@@ -88,7 +89,7 @@ def read_rows(
 
 
 def problem_of(bad: BadRow, dtypes: Mapping[str, str]) -> str:
-    """A sentence that says where a row does not fit, what was found and what was needed."""
+    """Return a sentence that says where a row does not fit, what was found and what was needed."""
     if bad.reason == "bad_line":
         return f"{bad.place}: needed a line that fits, found {bad.found} (bad_line)."
     return f"{bad.place}, column {bad.field!r}: needed {dtypes[bad.field]}, found {bad.found} ({bad.reason})."
@@ -107,13 +108,13 @@ def read_file(
 
 
 def is_table(given: object) -> TypeGuard[Table]:
-    """True for a table in memory: `Columns`, or one of another library."""
+    """Return whether something is a table in memory: `Columns`, or a table of another library."""
     arrow = hasattr(given, "__arrow_c_stream__") or hasattr(given, "__arrow_c_array__")
     return arrow or isinstance(given, Columns | ArrowTable)
 
 
 def _taken(given: Any, source: Source, kind: Format | None, nulls: Sequence[str]) -> tuple[str, FileRows]:
-    """The name for errors, and the rows."""
+    """Return the name for errors, and the rows."""
     if isinstance(given, str | Path):
         path = local_file(given)
         return f"file {path}", _read(path, source, kind or _format(path), nulls)
@@ -176,7 +177,7 @@ def _format(path: Path) -> Format:
 
 
 def _fit_lines(what: str, source: Source, text: Iterable[bytes], file: str | None = None) -> FileRows:
-    """Newline-delimited JSON: the rules of `push`, line by line."""
+    """Read newline-delimited JSON line by line, by the rules of `push`."""
     lines: list[int] = []
     rows: list[dict[str, Any]] = []
     bad: list[BadRow] = []
@@ -195,6 +196,6 @@ def _fit_lines(what: str, source: Source, text: Iterable[bytes], file: str | Non
 
 
 def _lines(text: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines that end in LF, CRLF or CR, without their ends."""
+    """Split text into lines that end in LF, CRLF or CR, without their ends."""
     for line in text:
         yield from line.splitlines() or (b"",)

@@ -1,4 +1,4 @@
-"""Text files as bytes, lines and text: unpacked, their lines counted, their faults named."""
+"""Text files as bytes, lines and text: unpacking, counting of lines, and errors that name the file."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 
 
 def local_file(given: str | Path) -> Path:
-    """The path of a file that is there.
+    """Return the path of an existing file.
 
     Raises:
         NotFound: There is none.
         Misuse: It is a folder, or an address such as s3://bucket/file.
     """
     path = Path(given)
-    if url := _URL.match(str(given)):  # a path of it has lost a slash
+    if url := _URL.match(str(given)):  # `Path` removes one of the two slashes of an address
         address = f"{url[1]}://{str(given)[url.end() :].lstrip('/')}"
         raise Misuse(
             f"file {address}: found an address, needed a file of this machine. Copy it here, or read it with polars, "
@@ -42,14 +42,14 @@ def local_file(given: str | Path) -> Path:
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[IO[bytes]]:
-    """A file's bytes, unpacked where its name ends in .gz.
+    """Open a file for reading bytes. A file whose name ends in .gz is unpacked.
 
     Raises:
-        Misuse: It cannot be read; from within the block too.
+        Misuse: The file cannot be read. Errors while reading within the block are raised as Misuse, too.
     """
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
-            yield stream  # type: ignore[misc]  # gzip's file is one of bytes
+            yield stream  # type: ignore[misc]  # gzip's file yields bytes
     except gzip.BadGzipFile as error:
         raise Misuse(
             f"file {path}: found no gzip data, which a name in .gz needs ({error}). Pack it, or rename it."
@@ -64,10 +64,12 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def open_text(path: Path) -> Iterator[Iterator[str]]:
-    """The lines of a file with their ends: LF, CRLF or CR. Bytes that are not UTF-8 are surrogates.
+    """Open a file for reading lines with their ends, which are LF, CRLF or CR.
+
+    Bytes that are not UTF-8 become surrogates.
 
     Raises:
-        Misuse: It cannot be read, or is UTF-16.
+        Misuse: The file cannot be read, or is UTF-16.
     """
     with open_bytes(path) as stream:
         start = stream.read(2)
@@ -78,7 +80,7 @@ def open_text(path: Path) -> Iterator[Iterator[str]]:
 
 
 def count_lines(path: Path) -> int:
-    """The number of lines of a file, by its bytes alone."""
+    """Count the lines of a file without decoding its bytes."""
     lines, last = 0, b""
     with open_bytes(path) as stream:
         while block := stream.read(_BLOCK):

@@ -1,4 +1,4 @@
-"""Parquet: DuckDB unpacks it into Arrow batches, so that its values are those of every Arrow table."""
+"""Parquet files: DuckDB reads them as Arrow batches, so that their values are those of any Arrow table."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from trimtab.events.files.unpacked import check_table
 from trimtab.events.values.fitting import FileRows, fit_table, wanted_columns
 from trimtab.store.duckdb_opening import open_duckdb
 
-_DURATION = 18  # among the types of Arrow's schema
-# Nothing that DuckDB would find out from a path or a column's name.
+_DURATION = 18  # the type number in Arrow's schema
+# Turns off everything that DuckDB would infer from a path or from the name of a column.
 _AS_IT_IS = "hive_partitioning=false, union_by_name=false, binary_as_string=false"
 
 
 def read_parquet(path: Path, source: Source) -> FileRows:
-    """The rows of a Parquet file; see `read_file`."""
+    """Read the rows of a Parquet file; see `read_file`."""
     what = f"file {path}"
     with _opened(path) as (connection, scan):
         names = [str(name) for name, *_ in connection.execute(f"DESCRIBE SELECT * FROM {scan}").fetchall()]
@@ -40,10 +40,10 @@ def read_parquet(path: Path, source: Source) -> FileRows:
 
 
 def parquet_batches(path: Path, source: Source) -> Iterator[FileRows]:
-    """The rows of a Parquet file as `read_parquet` gives them, some hundred thousand at a time.
+    """Yield the rows of a Parquet file as `read_parquet` returns them, some hundred thousand at a time.
 
     Raises:
-        Misuse: It cannot be read, or the time or key is missing.
+        Misuse: The file cannot be read, or the time or key is missing.
     """
     what = f"file {path}"
     with _opened(path) as (connection, scan):
@@ -60,10 +60,10 @@ def parquet_batches(path: Path, source: Source) -> Iterator[FileRows]:
 
 
 def parquet_types(paths: Sequence[Path]) -> list[dict[str, str]]:
-    """DuckDB's type of each column of each Parquet file; of an extension type of Arrow its name.
+    """Return the DuckDB type of each column of each Parquet file. For an extension type of Arrow, return its name.
 
     Raises:
-        Misuse: One cannot be read.
+        Misuse: A file cannot be read.
     """
     found = []
     with _connected() as connection:
@@ -76,7 +76,7 @@ def parquet_types(paths: Sequence[Path]) -> list[dict[str, str]]:
 
 
 def _extended(names: tuple[str, ...], found: ArrowTable, kinds: Mapping[str, str], rows: int) -> ArrowTable:
-    """The table with columns of extension types as such."""
+    """Return the table with columns of extension types marked as such."""
     extended = {
         name: [None if value is None else Extension(kind, value) for value in found.columns[name].to_list()]
         for name, kind in kinds.items()
@@ -87,10 +87,10 @@ def _extended(names: tuple[str, ...], found: ArrowTable, kinds: Mapping[str, str
 
 
 def parquet_columns(path: Path) -> dict[str, Dtype]:
-    """The columns of a Parquet file and what each holds.
+    """Return the columns of a Parquet file, with the type that each column would have in a source.
 
     Raises:
-        Misuse: It cannot be read, or a column holds what no column of ours can.
+        Misuse: The file cannot be read, or a column has a type that no column of a source can have.
     """
     with _opened(path) as (connection, scan):
         none = read_arrow(connection.sql(f"SELECT * FROM {scan} LIMIT 0")).columns
@@ -98,7 +98,10 @@ def parquet_columns(path: Path) -> dict[str, Dtype]:
 
 
 def _extensions(connection: duckdb.DuckDBPyConnection, path: Path) -> dict[str, str]:
-    """The types of columns that Parquet keeps in a schema of Arrow next to its own: extension types, durations."""
+    """Return the types of columns that a Parquet file keeps in an additional Arrow schema.
+
+    These are extension types and durations.
+    """
     pairs = connection.execute(f"SELECT key, value FROM parquet_kv_metadata({_path(path)})").fetchall()
     stored = next((value for key, value in pairs if bytes(key) == b"ARROW:schema"), None)
     found: dict[str, str] = {}
@@ -108,7 +111,7 @@ def _extensions(connection: duckdb.DuckDBPyConnection, path: Path) -> dict[str, 
         schema = FlatTable.root(base64.b64decode(stored)[8:]).table(2)
         for field in () if schema is None else schema.tables(1):
             said = {pair.text(0): pair.text(1) for pair in field.tables(6)}
-            duration = "duration" if field.number(2, "<B") == _DURATION else ""  # an integer in Parquet
+            duration = "duration" if field.number(2, "<B") == _DURATION else ""  # stored as an integer in Parquet
             found[field.text(0)] = said.get("ARROW:extension:name", duration)
     except ValueError as error:
         raise Misuse(f"file {path}: its Arrow schema is damaged ({error}). Write it again.") from error
@@ -117,7 +120,7 @@ def _extensions(connection: duckdb.DuckDBPyConnection, path: Path) -> dict[str, 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
-    """A connection, and the SQL that scans the file."""
+    """Open a connection, and return it with the SQL that scans the file."""
     with _named(path), _connected() as connection:
         yield connection, _scan(path)
 
@@ -139,7 +142,7 @@ def _scan(path: Path) -> str:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Errors of DuckDB's as those of the file."""
+    """Raise DuckDB's errors as errors of the file."""
     try:
         yield
     except (duckdb.Error, Unread) as error:
@@ -150,7 +153,7 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def _path(path: Path) -> str:
-    """The path as DuckDB takes it literally."""
+    """Return the path in a form that DuckDB takes literally."""
     text = "".join(f"[{c}]" if c in "*?[" else c for c in str(path.absolute()))
     return "'" + text.replace("'", "''") + "'"
 

@@ -1,4 +1,4 @@
-"""Files that are small and would become large: found before anything is built of them.  # D0160"""
+"""Detection of small files that would become very large when they are unpacked.  # D0160"""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from trimtab.core.errors import Misuse
 from trimtab.events.files.opened import open_bytes
 
 _BLOCK = 1 << 20
-_LEAST_TEXT, _TIMES_TEXT = 4 << 20, 100  # bytes that a packed text may have, and times its size
-_LEAST_TABLE, _TIMES_TABLE = 48 << 20, 400  # bytes of memory that a Parquet file may take, and times its size
-_VALUE_BYTES: dict[Dtype, int] = {"str": 80}  # bytes of memory a value; other types take 20
+# limit for an unpacked text: bytes that are always allowed, and the factor of the file size
+_LEAST_TEXT, _TIMES_TEXT = 4 << 20, 100
+# limit for the memory of a Parquet file: bytes that are always allowed, and the factor of the file size
+_LEAST_TABLE, _TIMES_TABLE = 48 << 20, 400
+_VALUE_BYTES: dict[Dtype, int] = {"str": 80}  # bytes of memory for each value; values of other types take 20
 
 
 def check_gzip(path: Path) -> None:
     """Refuse a packed text that is far longer than its file.
 
     Raises:
-        Misuse: It is, or is no gzip.
+        Misuse: The text is far longer, or the file is not gzip.
     """
     most, found = _LEAST_TEXT + _TIMES_TEXT * path.stat().st_size, 0
     with open_bytes(path) as stream:
@@ -33,15 +35,15 @@ def check_gzip(path: Path) -> None:
 
 
 def check_table(path: Path, rows: int, wanted: Mapping[str, Dtype]) -> None:
-    """Refuse a file whose rows would take far more memory than it is large.
+    """Refuse a file whose rows would take far more memory than the size of the file.
 
     Args:
         path: The file.
-        rows: How many it says that it has.
-        wanted: The columns that are read of it.
+        rows: The number of rows that the file claims to have.
+        wanted: The columns that are read from the file.
 
     Raises:
-        Misuse: They would.
+        Misuse: The rows would take far more memory.
     """
     most = _LEAST_TABLE + _TIMES_TABLE * path.stat().st_size
     needed = rows * sum(_VALUE_BYTES.get(dtype, 20) for dtype in wanted.values())

@@ -1,4 +1,4 @@
-"""The rules for values: what a row's fields become in an event, or why the row goes to quarantine."""
+"""The rules for values: how the fields of a row become values of an event, or why the row goes to quarantine."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from trimtab.events.records import Value
 from trimtab.events.time_formats import TimeFormat
 from trimtab.events.values.conversions import INT_MAX, INT_MIN, LARGEST, Reason, Refused, converted, kind_of
 
-Report = Callable[[int, Reason, object], None]  # row, reason, what was found
+Report = Callable[[int, Reason, object], None]  # parameters: row, reason, what was found
 
 EXTRA: dict[str, Dtype] = {
     "_id": "str",
     "_known_at": "time",
     "_op": "str",
-}  # columns that a row may have besides the declared ones
-# As seconds or milliseconds these integers are times from 1980 to 2050, as microseconds of early 1970. # D178
+}  # the columns that a row may have besides the declared columns
+# As seconds or milliseconds, these integers are times from 1980 to 2050. As microseconds, they are times in early 1970.
+# # D178
 OTHER_UNITS = {"seconds": (315_532_800, 2_524_608_000), "milliseconds": (315_532_800_000, 2_524_608_000_000)}
 LAST_OF_OTHER_UNITS_US = OTHER_UNITS["milliseconds"][1]
 _ABSENT = type(None)
 
 
 def other_unit(value: object) -> str | None:
-    """The unit that an integer is most likely in, where it is given as a time and would lie in early 1970.
+    """Return the likely unit of an integer that is given as a time and would be a time in early 1970.
 
     >>> other_unit(1_709_251_200), other_unit(1_709_251_200_000), other_unit(1_709_251_200_000_000)
     ('seconds', 'milliseconds', None)
@@ -42,7 +43,10 @@ def other_unit(value: object) -> str | None:
 
 
 def time_shown(value: object, written: TimeFormat | None = None) -> str:
-    """A value that is no time, for people; with the format it lacks, or the unit that an integer seems to be in."""
+    """Return a value that is not a valid time in a form for people.
+
+    The text mentions the format that the value does not fit, or the likely unit of an integer.
+    """
     if written is not None:
         return f"{shown(value)[:150]}, which does not fit the format {written.text!r}"
     unit = other_unit(value)
@@ -51,15 +55,17 @@ def time_shown(value: object, written: TimeFormat | None = None) -> str:
 
 
 def given_time_us(value: str | int | dt.datetime | dt.date, field: str, clock: Clock | None = None) -> int:
-    """UTC microseconds of a time that a caller gave; an integer in another unit is refused, as in events. # D178
+    """Return UTC microseconds for a time that a caller gave.
+
+    An integer in another unit is refused, as in events. # D178
 
     Args:
         value: ISO 8601 text, a datetime, a date or microseconds.
-        field: What it was given as; messages begin with it.
-        clock: While it stands in early 1970 (a test's, a simulation's) such integers are times.
+        field: The name of the argument. Messages begin with it.
+        clock: The clock. While it is in early 1970, as in tests and simulations, small integers are accepted as times.
 
     Raises:
-        Misuse: It is no time.
+        Misuse: The value is not a time.
     """
     if other_unit(value) and (clock is None or clock.now_us() > LAST_OF_OTHER_UNITS_US):
         raise Misuse(f"{field}: {time_shown(value)}. Give ISO 8601 text, a datetime or microseconds.")
@@ -70,7 +76,7 @@ def given_time_us(value: str | int | dt.datetime | dt.date, field: str, clock: C
 
 
 def typed_time(value: object) -> object:
-    """A date or datetime as text that every format reads alike, however JSON would write it; others as they are."""
+    """Return a date or datetime as text that every format accepts. Other values are returned unchanged."""
     kind, plain = kind_of(value)
     if kind not in ("date", "datetime"):
         return value
@@ -81,9 +87,9 @@ def typed_time(value: object) -> object:
 
 
 def check(dtype: Dtype, values: Sequence[object], report: Report, written: TimeFormat | None = None) -> list[Value]:
-    """The values as an event holds them: NaN is null, -0.0 is 0.0, times are microseconds.
+    """Convert values to the form of an event: NaN is null, -0.0 is 0.0, and times are microseconds.
 
-    A value that cannot be is reported and null in the result; `written` as in `converted`.
+    A value that cannot be converted is reported, and null in the result. For `written` see `converted`.
 
     >>> check("float", [1, float("nan"), -0.0, "x"], lambda row, reason, found: print(row, reason, found))
     3 wrong_type x
@@ -110,7 +116,7 @@ def _one_by_one(
     return out
 
 
-# The quick ways take a whole column when nothing in it is unusual, and answer None when something may be.
+# The fast functions convert a whole column. They return None if the column may have an unusual value.
 
 
 def _quick_floats(values: Sequence[Any], kinds: set[type]) -> list[Value] | None:
@@ -157,7 +163,7 @@ def _quick_times(values: Sequence[Any], kinds: set[type]) -> list[Value] | None:
         return list(values) if in_range else None
     try:
         return [None if v is None else parse_time_us(v) for v in values]
-    except (Misuse, ValueError):  # a ValueError: an int too long to be written into the message
+    except (Misuse, ValueError):  # a ValueError: the int is too long to be written into the message
         return None
 
 

@@ -1,7 +1,8 @@
-"""The table of conversions: a declared type and the kind of a value found give the event's value or a refusal.  # D160
+"""The table of conversions from the declared type and the kind of a found value to the event's value.  # D160
 
-Every entry point uses it: rows, JSON, Arrow, pandas, polars, DuckDB and Parquet by `TYPED`, the fields of CSV by
-`TEXTS`. Whatever is quicker for a whole column must give the same, which tests hold against it.
+A conversion gives the event's value, or refuses the value with a reason. Every way of adding events uses this table:
+rows, JSON, Arrow, pandas, polars, DuckDB and Parquet use `TYPED`, and the fields of CSV files use `TEXTS`. Faster
+functions for whole columns must give the same results, which tests check.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from trimtab.events.records import Value
 from trimtab.events.time_formats import TimeFormat
 
 Reason = Literal[
-    "missing",  # no time, no key, no id where one is needed
+    "missing",  # no time, key or id although one is needed
     "wrong_type",
     "infinite",
-    "too_large",  # beyond 1e150, or beyond 64 bits for an int
-    "bad_time",  # no time, outside the years 1 to 9999, or an integer that counts seconds or milliseconds
-    "bad_text",  # text that has no UTF-8 form
-    "no_key",  # a deletion in a source that declares no key: declare one
+    "too_large",  # greater than 1e150, or for an int greater than 64 bits
+    "bad_time",  # not a time, outside the years 1 to 9999, or an integer that counts seconds or milliseconds
+    "bad_text",  # text that cannot be encoded in UTF-8
+    "no_key",  # a deletion in a source that does not declare a key
     "future",  # dated further ahead of the clock than the source tolerates
-    "bad_line",  # a line of a file that does not fit its header
+    "bad_line",  # a line of a file that does not fit the header
 ]
 Kind = Literal["null", "bool", "int", "float", "decimal", "text", "date", "datetime", "uuid", "other"]
 Rule: TypeAlias = Callable[[Any], Value] | Reason
@@ -42,7 +43,7 @@ INT_MIN, INT_MAX = -(2**63), 2**63 - 1
 
 
 class Refused(Exception):
-    """A value that cannot be, with its reason."""
+    """A value that cannot be converted, with the reason."""
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason)
@@ -50,15 +51,15 @@ class Refused(Exception):
 
 
 def converted(dtype: Dtype, value: object, written: TimeFormat | None = None) -> Value:
-    """The value as an event holds it.
+    """Convert a value to the form of an event.
 
     Args:
         dtype: The declared type.
-        value: What was found.
-        written: How texts and numbers say a time, if the source declares it.
+        value: The value that was found.
+        written: The format of times in texts and numbers, if the source declares one.
 
     Raises:
-        Refused: It cannot be one of that type.
+        Refused: The value cannot be converted to the type.
 
     >>> converted("float", 3), converted("int", Decimal("9007199254740993")), converted("str", float("nan"))
     (3.0, 9007199254740993, None)
@@ -75,10 +76,10 @@ def converted(dtype: Dtype, value: object, written: TimeFormat | None = None) ->
 
 
 def of_text(dtype: Dtype, text: str, written: TimeFormat | None = None) -> Value:
-    """The value that a field of a text file writes; `written` as in `converted`.
+    """Convert a field of a text file. For `written` see `converted`.
 
     Raises:
-        Refused: It writes none of that type.
+        Refused: The field cannot be converted to the type.
 
     >>> of_text("float", " 1.5 "), of_text("int", "1e3"), of_text("bool", "Yes"), of_text("float", "n/a")
     (1.5, 1000, True, None)
@@ -92,7 +93,7 @@ def of_text(dtype: Dtype, text: str, written: TimeFormat | None = None) -> Value
 
 
 def kind_of(value: object) -> tuple[Kind, Any]:
-    """The kind of a value, and the value without what NumPy, pandas or an enumeration puts around it."""
+    """Return the kind of a value, and the value without wrappers of NumPy, pandas or an enumeration."""
     kind = _KINDS.get(type(value))
     if kind is None:
         kind, value = _unusual(value)
@@ -111,7 +112,7 @@ def _unusual(value: Any) -> tuple[Kind, Any]:
         return ("null", None) if np.isnat(value) else ("datetime", _numpy_us(value))
     if isinstance(value, np.timedelta64):
         return "other", value
-    if isinstance(value, np.floating):  # a long double has no Python value
+    if isinstance(value, np.floating):  # a long double has no Python equivalent
         return "float", float(value)
     if isinstance(value, np.generic | np.ndarray) and value.ndim == 0:
         inner = value[()] if isinstance(value, np.ndarray) else value.item()
@@ -123,7 +124,7 @@ def _unusual(value: Any) -> tuple[Kind, Any]:
 
 
 def _numpy_us(value: Any) -> int:
-    """Microseconds, rounded down, of any unit: NumPy's own cast wraps around."""
+    """Return microseconds, rounded down, for a NumPy time of any unit. NumPy's own cast overflows silently."""
     unit, count = np.datetime_data(value.dtype)
     if unit in ("Y", "M"):
         months = (12 if unit == "Y" else 1) * count * int(value.astype(np.int64))
@@ -135,7 +136,7 @@ def _numpy_us(value: Any) -> int:
     return int(value.astype(np.int64)) * count * over // under
 
 
-_PER_UNIT = {  # microseconds in so many units
+_PER_UNIT = {  # the number of microseconds in a number of units
     **{u: (us, 1) for u, us in {"W": 604_800_000_000, "D": 86_400_000_000, "h": 3_600_000_000}.items()},
     **{u: (us, 1) for u, us in {"m": 60_000_000, "s": 1_000_000, "ms": 1_000, "us": 1}.items()},
     **{u: (1, of) for u, of in {"ns": 1_000, "ps": 10**6, "fs": 10**9, "as": 10**12}.items()},
@@ -152,9 +153,9 @@ _KINDS: dict[type, Kind] = {
     UUID: "uuid",
 }
 _PARENTS: tuple[tuple[Kind, type, Callable[[Any], Any]], ...] = (
-    ("int", int, int.__int__),  # an enumeration as its number
+    ("int", int, int.__int__),  # an enumeration with integer values counts as its number
     ("float", float, float.__float__),
-    ("text", str, str.__str__),  # not what an enumeration makes of it
+    ("text", str, str.__str__),  # not the text that an enumeration defines
     ("decimal", Decimal, lambda value: value),
     ("datetime", dt.datetime, lambda value: value),
     ("date", dt.date, lambda value: value),
@@ -217,7 +218,7 @@ def _same(value: Any) -> Value:
     return given
 
 
-# A declared type, then the kind of what was found: how it is converted, or why it is refused.
+# By declared type and by kind of the found value: the function that converts the value, or the reason to refuse it.
 TYPED: Mapping[Dtype, Mapping[Kind, Rule]] = {
     "float": {
         "bool": "wrong_type",
@@ -278,10 +279,11 @@ TYPED: Mapping[Dtype, Mapping[Kind, Rule]] = {
 
 WRITTEN: frozenset[Kind] = frozenset(
     {"int", "float", "decimal", "text"}
-)  # times are read by their format, if they have one
+)  # times are read by their declared format, if there is one
 
-# Text files: there is text alone, so that more is read from it than from a text among typed values.
-NULL_WORDS = frozenset({"", "na", "n/a", "nan", "nat", "null", "none"})  # in columns that are no text, in any case
+# For text files. They only have texts, so more forms are accepted than for a text among typed values.
+# for columns of other types than text, in upper or lower case
+NULL_WORDS = frozenset({"", "na", "n/a", "nan", "nat", "null", "none"})
 _BOOLS = dict.fromkeys(("true", "t", "yes", "y", "1"), True) | dict.fromkeys(("false", "f", "no", "n", "0"), False)
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,9})?")
 _INFINITE = re.compile(r"[+-]?inf(?:inity)?", re.IGNORECASE)

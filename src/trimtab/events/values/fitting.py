@@ -1,4 +1,4 @@
-"""Fitting of given tables and rows to the columns that a source declares, with the rows that do not fit."""
+"""Fitting of given tables and rows to the columns that a source declares, and the rows that do not fit."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ from trimtab.events.values.conversions import TYPED, WRITTEN, Kind, Reason
 
 
 class BadRow(msgspec.Struct, frozen=True):
-    """A row of a file or table that does not fit: where, what it held, why."""
+    """A row of a file or table that does not fit: where it is, what it has, and why it does not fit."""
 
-    unit: Literal["line", "row"]  # only text has lines
-    number: int  # counts from 1
-    row: dict[str, Any]  # by declared column: the value where it could be read, else the raw text
+    unit: Literal["line", "row"]  # only text files have lines
+    number: int  # counted from 1
+    row: dict[str, Any]  # by declared column: the value if it could be read, otherwise the raw text
     field: str
     reason: Reason
     found: str
-    line: bytes | None = None  # the line as it came, when it could not be told apart
+    line: bytes | None = None  # the line as it came, if it could not be split into fields
     file: str | None = None  # the file of the line
 
     @property
     def place(self) -> str:
-        """The place for messages: "line 7"."""
+        """The location for messages, such as "line 7"."""
         return f"{self.unit} {self.number}"
 
 
 class FileRows(msgspec.Struct, frozen=True, eq=False):
-    """Result of reading a file or table: declared columns, missing and extra ones, and the rows that do not fit."""
+    """The result of reading a file or table: its declared, missing and extra columns, and the rows that do not fit."""
 
     columns: Columns
-    ignored: tuple[str, ...]  # its columns that the source does not declare
-    absent: tuple[str, ...]  # declared columns that it does not have: null
+    ignored: tuple[str, ...]  # columns of the file that the source does not declare
+    absent: tuple[str, ...]  # declared columns that the file does not have, which are null
     bad: tuple[BadRow, ...] = ()
-    kept: NDArray[Any] | None = None  # the row or line of each of `columns`, counting from 0; None: they are all
-    counted: int | None = None  # rows, as the file or table counts them by itself
+    kept: NDArray[Any] | None = None  # the row or line of each row in `columns`, counted from 0; None if all rows fit
+    counted: int | None = None  # the number of rows according to the file or table
 
     def __post_init__(self) -> None:
         if self.counted not in (None, self.columns.rows + len(self.bad)):
@@ -66,15 +66,15 @@ class FileRows(msgspec.Struct, frozen=True, eq=False):
 
 
 def dtypes_of(source: Source) -> dict[str, Dtype]:
-    """The columns that rows of a source may have."""
+    """Return the columns that rows of a source may have, with their types."""
     return source.declared | EXTRA
 
 
 def wanted_columns(what: str, source: Source, found: Sequence[str]) -> dict[str, Dtype]:
-    """The columns to read, of those found; `what` names the file or table in errors.
+    """Return those of the found columns that must be read. `what` names the file or table in errors.
 
     Raises:
-        Misuse: A name comes twice, or the source's time or key is missing.
+        Misuse: A name is repeated, or the source's time or key is missing.
     """
     twice = {name for name, times in Counter(found).items() if times > 1 and name}
     if twice:
@@ -99,19 +99,19 @@ def file_rows(
     kept: NDArray[Any] | None = None,
     counted: int | None = None,
 ) -> FileRows:
-    """The result of reading what has the columns `found`, of which `wanted` were read."""
+    """Return the result of reading a file with the columns `found`, of which `wanted` were read."""
     ignored = tuple(name for name in found if name not in wanted)
     absent = tuple(name for name in source.declared if name not in wanted)
     return FileRows(columns, ignored, absent, tuple(sorted(bad, key=lambda b: b.number)), kept, counted)
 
 
 def fit_table(what: str, source: Source, table: ArrowTable) -> FileRows:
-    """A table's columns as the source declares them, by the table of conversions.
+    """Convert a table to the columns that the source declares, by the table of conversions.
 
     Args:
         what: Names the table in errors.
-        source: What the rows must be.
-        table: It, with the columns that the source declares read.
+        source: The source of the rows.
+        table: The table, with the declared columns already read.
 
     Raises:
         Misuse: The time or key is missing.
@@ -138,7 +138,7 @@ def fit_table(what: str, source: Source, table: ArrowTable) -> FileRows:
 
 
 def _raw_value(source: Source, table: ArrowTable, name: str, row: int) -> Any:
-    """A value as it came; a time as text where a number would be something else when it is given back."""
+    """Return a value as it came. A time becomes text if its number would be read differently in a replay."""
     if name in table.loose:
         return table.loose[name][row]
     found = table.columns[name]
@@ -155,23 +155,23 @@ def fit_rows(
     lines: Sequence[int] | None = None,
     bad: Sequence[BadRow] = (),
 ) -> FileRows:
-    """Mappings as a table, by the rules of a push.
+    """Convert mappings to a table, by the rules of a push.
 
     Args:
-        what: Names them in errors.
-        source: What the rows must be.
-        rows: One mapping a row.
-        lines: The line of each, when they come from text.
-        bad: Lines that are no mappings.
+        what: Names the rows in errors.
+        source: The source of the rows.
+        rows: One mapping for each row.
+        lines: The line of each row, if the rows come from text.
+        bad: Lines that are not mappings.
 
     Raises:
-        Misuse: A row is no mapping, or none has the time or the key.
+        Misuse: A row is not a mapping, or no row has the time or the key.
     """
     for number, row in enumerate(rows, 1):
         if not isinstance(row, Mapping):
             raise Misuse(f"{what}: row {number} is a {type(row).__name__}. Give one mapping a row.")
     names = list(dict.fromkeys(name for row in rows for name in row))
-    bare = bool(rows) and all(row.get("_op") == "delete" for row in rows)  # they need no more than the key
+    bare = bool(rows) and all(row.get("_op") == "delete" for row in rows)  # deletions only need the key
     if bare and source.time not in names:
         names.append(source.time)
     wanted = wanted_columns(what, source, names) if rows else source.declared
@@ -197,23 +197,23 @@ def fit_rows(
 
 
 def raw_row(source: Source, row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row as it came, but dates and datetimes as text where JSON's form of them does not fit the declared format."""
+    """Return a row as it came, with dates and datetimes as text if the declared format cannot read their JSON form."""
     return {n: typed_time(value) if n in source.declared_formats else value for n, value in row.items()}
 
 
 def time_text(us: int) -> str:
-    """A time as text that every format reads, in or outside the years 1 to 9999."""
+    """Return a time as text that every format accepts, inside and outside the years 1 to 9999."""
     return format_time(us) if EARLIEST_US <= us <= LATEST_US else f"{us} us"
 
 
 class _Problems:
-    """The first problem of each row that has one: column, reason, what was found."""
+    """The first problem of each row that has a problem: the column, the reason, and what was found."""
 
     def __init__(self) -> None:
         self.by_row: dict[int, tuple[str, Reason, object]] = {}
 
     def of(self, name: str) -> Report:
-        """The function that records the problems of one column."""
+        """Return the function that records the problems of one column."""
 
         def report(row: int, reason: Reason, found: object) -> None:
             self.by_row.setdefault(row, (name, reason, found))
@@ -225,7 +225,7 @@ _KINDS: dict[Dtype, Kind] = {"float": "float", "int": "int", "bool": "bool", "st
 
 
 def _fit(found: Column, dtype: Dtype, report: Report, written: TimeFormat | None) -> Column:
-    """A column by the table of conversions."""
+    """Convert a column by the table of conversions."""
     if found.dtype == dtype:
         return found
     if not found.present().any():
@@ -258,7 +258,7 @@ def _text(found: object, reason: Reason, written: TimeFormat | None) -> str:
 
 
 def _hint(found: Sequence[str]) -> str:
-    """A hint about a header of one column."""
+    """Return a hint for a header with only one column."""
     if len(found) == 1 and (";" in found[0] or "\t" in found[0]):
         return " Fields are separated by commas; in a file named .tsv by tabs."
     return ""

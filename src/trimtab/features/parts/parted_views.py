@@ -37,10 +37,8 @@ from trimtab.store.embedded_files import catalog_file
 Array = NDArray[Any]
 
 LEAST_MEMORY_BYTES = 256 << 20
-_PER_EVENT_BYTES = (
-    # bytes of the limit for each event of a part: evaluating an event takes about 300, and some entities are large
-    4_096
-)
+# Bytes of the limit for each event of a part. Evaluating an event takes about 300 bytes, but an entity may be large.
+_PER_EVENT_BYTES = 4_096
 _LAYOUT = 2  # the version of the format of the files in the folder
 
 

@@ -32,9 +32,9 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     future_tolerance_us: int = 5 * MINUTE_US  # events dated further ahead of the log's clock go to quarantine
     about: About = NOTHING
     hidden: tuple[str, ...] = ()  # columns that are not declared any more, but are in recorded events (`layouts.py`)
-    # how many of `columns` are part of an event's id even if they are null; None for all # D34
+    # How many of `columns` are part of an event's id even if they are null; None for all # D34
     first: int | None = None
-    # by time column; not part of any document if unset # D0178
+    # By time column; not part of any document if unset # D0178
     time_formats: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
 
     @property

@@ -23,7 +23,7 @@ class Layout(msgspec.Struct, frozen=True):
 
     columns: dict[str, Dtype]
     format: Literal[1] = 1
-    # number of columns before one was added; None: no column was added, or an earlier trimtab added it # D34
+    # Number of columns before one was added; None: no column was added, or an earlier trimtab added it # D34
     first: int | None = None
     recorded: bool | None = None  # whether an event was ever recorded; None: written by an earlier trimtab # D34
 

@@ -39,7 +39,7 @@ class Materialised(msgspec.Struct, frozen=True):
     """The result of one pass over the log."""
 
     rows: dict[str, int]  # how many new rows each source has
-    # by partition: the position up to which the tables have every record of the given sources
+    # By partition: the position up to which the tables have every record of the given sources.
     positions: dict[str, int]
     unknown: int  # records of other sources that were read; truncating the log would lose them
 
@@ -86,15 +86,15 @@ def materialise(
             upto, strange = _read(log, partition, after, min(end, after + _COMMIT), groups)
             unknown += strange
             for source in sources:
-                # another pass may have written more
+                # Another pass may have written more.
                 there = max(reached[source.name], tables[source.name].position(partition))
                 new = [(r, e) for r, e in groups[source.name] if r.position > there]
-                # the last commit sets the positions of all partitions, where the next pass starts
+                # The last commit sets the positions of all partitions, where the next pass starts.
                 if new or upto == end:
                     moved = tables[source.name].append(table_rows(source, new), writer=partition, position=upto)
                     rows[source.name] += len(new) if moved else 0
             after = upto
-        # the table of a source declared after a truncation counts as complete up to the truncation
+        # The table of a source declared after a truncation counts as complete up to the truncation.
         for source in sources:
             if tables[source.name].position(partition) < end:
                 tables[source.name].append(table_rows(source, []), writer=partition, position=end)

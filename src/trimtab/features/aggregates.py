@@ -34,7 +34,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     zero: bool = False  # whether an empty window gives 0 instead of null
     numeric: bool = False  # whether only numbers and truth values are accepted
     online: Literal["latest", "sums", "extreme", "sketch"] = "sketch"  # the form in an online state
-    # the sums that are kept: of values, of values as floats, of squares
+    # The sums that are kept: of values, of values as floats, of squares.
     sums: tuple[Literal["value", "float", "square"], ...] = ()
     decays: bool = False  # whether the weight of a value falls with its age
     places: str = ""  # the function that declares several places, `last_n` or `top_k`

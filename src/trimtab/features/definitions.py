@@ -187,7 +187,7 @@ class Label(LabelWait, msgspec.Struct, frozen=True, kw_only=True):
     key: str  # the column of `source` that holds the request's key
     value: Expression
     wait_us: int
-    # possible values, in order; empty if the label is a number or a truth value
+    # Possible values, in order; empty if the label is a number or a truth value.
     classes: tuple[str, ...] | tuple[int, ...] = ()
 
     @property

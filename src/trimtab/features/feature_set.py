@@ -195,8 +195,8 @@ def _stages(request: Request, joins: Mapping[str, Join], transforms: Mapping[str
         circle = error.args[1]
         raise Misuse(f"features: {' needs '.join(circle[::-1])}. Break the circle.") from None
     depth: dict[str, int] = {}
-    # a view is looked up one stage after its keys are computed; a transform is computed in the last stage that it reads
-    # from
+    # A view is looked up one stage after its keys are computed; a transform is computed in the last stage that it reads
+    # from.
     for node in order:
         least = max((depth[n] for n in graph[node]), default=0)
         depth[node] = least + 1 if node.startswith("view ") and graph[node] else least

@@ -41,7 +41,7 @@ class LabelIndex:
         self._places = {value: float(place) for place, value in enumerate(label.classes)}
         self._frame: EventFrame | None = None
         self._last: dict[Any, int] = {}  # the last row of each key
-        # for each row the preceding row of the same key, or -1 if there is none
+        # For each row the preceding row of the same key, or -1 if there is none.
         self._previous: Array = np.zeros(0, np.int64)
         self._rows = 0
 

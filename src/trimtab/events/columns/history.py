@@ -47,7 +47,7 @@ class History:
         self._log = log
         self._upto = upto
         self._moved = tables if callable(tables) else partial(Moved, dict(tables or {}), {})
-        # by source and partition: the position that the source's table has reached
+        # By source and partition: the position that the source's table has reached.
         self._recorded: dict[str, dict[str, int]] = {}
         self._partitions: list[str] = []  # in the order in which they appeared
         self._versions = {source.name: Versions(source, self._partitions) for source in sources}

@@ -48,7 +48,7 @@ class Versions:
         self._first: dict[str, int] = {}  # by id: a row of the id
         self._all: dict[str, list[int]] = {}  # by id: all rows in the order of versions, if the id has several
         self._dropped: dict[str, list[_Dropped]] = {}  # by id
-        # by partition and position of a tombstone: the columns that are null in its record
+        # By partition and position of a tombstone: the columns that are null in its record.
         self._holes: dict[tuple[int, int], tuple[str, ...]] = {}
 
     def add(self, records: Sequence[LogRecord], events: Sequence[Event]) -> None:

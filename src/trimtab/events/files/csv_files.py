@@ -106,7 +106,7 @@ class _Part:
     def __init__(self) -> None:
         self.rows: list[list[str]] = []
         self.lines: list[int] = []
-        # number of the line, its bytes, its fields, and what is wrong
+        # Number of the line, its bytes, its fields, and what is wrong.
         self.bad: list[tuple[int, bytes, list[str], str]] = []
 
 

@@ -10,9 +10,9 @@ from trimtab.core.errors import Misuse
 from trimtab.events.files.opened import open_bytes
 
 _BLOCK = 1 << 20
-# limit for an unpacked text: bytes that are always allowed, and the factor of the file size
+# Limit for an unpacked text: bytes that are always allowed, and the factor of the file size.
 _LEAST_TEXT, _TIMES_TEXT = 4 << 20, 100
-# limit for the memory of a Parquet file: bytes that are always allowed, and the factor of the file size
+# Limit for the memory of a Parquet file: bytes that are always allowed, and the factor of the file size.
 _LEAST_TABLE, _TIMES_TABLE = 48 << 20, 400
 _VALUE_BYTES: dict[Dtype, int] = {"str": 80}  # bytes of memory for each value; values of other types take 20
 

@@ -24,8 +24,7 @@ EXTRA: dict[str, Dtype] = {
     "_known_at": "time",
     "_op": "str",
 }  # the columns that a row may have besides the declared columns
-# As seconds or milliseconds, these integers are times from 1980 to 2050. As microseconds, they are times in early 1970.
-# # D178
+# As seconds or milliseconds, these integers are times from 1980 to 2050. As microseconds, they are in 1970. # D178
 OTHER_UNITS = {"seconds": (315_532_800, 2_524_608_000), "milliseconds": (315_532_800_000, 2_524_608_000_000)}
 LAST_OF_OTHER_UNITS_US = OTHER_UNITS["milliseconds"][1]
 _ABSENT = type(None)

@@ -282,7 +282,7 @@ WRITTEN: frozenset[Kind] = frozenset(
 )  # times are read by their declared format, if there is one
 
 # For text files. They only have texts, so more forms are accepted than for a text among typed values.
-# for columns of other types than text, in upper or lower case
+# The words of null in columns of other types than text, in upper or lower case.
 NULL_WORDS = frozenset({"", "na", "n/a", "nan", "nat", "null", "none"})
 _BOOLS = dict.fromkeys(("true", "t", "yes", "y", "1"), True) | dict.fromkeys(("false", "f", "no", "n", "0"), False)
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,9})?")

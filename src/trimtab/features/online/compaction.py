@@ -71,7 +71,7 @@ class Compaction:
             cursor = cursors.get(plan.cursor_name)
             if cursor is not None and _shrinks(plan):
                 before = plan.keys.states
-                # the view was filled again, so walk it from the start
+                # The view was filled again, so walk it from the start.
                 if place(plan, cursor.generation).keys.states != before:
                     self._after, self._in_index = b"", False
                 found = (

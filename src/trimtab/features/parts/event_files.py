@@ -68,7 +68,7 @@ def table_events(
     limits = ", ".join(str(positions.get(name, 0)) for name in names)
     parts = f"[{', '.join(map(literal, names))}]"
     place = f'list_position({parts}, "_partition")'
-    # a table that was written before a column was added lacks the column
+    # A table that was written before a column was added lacks the column.
     there = _described(files, files[0].parent) if files else {}
     picked = {
         name: value(d, quoted(name)) if name in there else f"NULL::{_SQL[d]}" for name, d in source.columns.items()

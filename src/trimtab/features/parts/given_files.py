@@ -58,7 +58,7 @@ def folder_events(source: Source, path: Path, converted: Path) -> EventFiles:
         Misuse: A column is missing, or a row is no event; the message names it.
         Corrupt: A file is damaged.
     """
-    # there are no recorded positions
+    # There are no recorded positions.
     source = msgspec.structs.replace(source, columns=source.declared, hidden=(), first=None)
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or not files[0].is_file():

@@ -71,7 +71,7 @@ class SourceRows:
                 s_us = int(rows["_s_at"].values[-1])
                 for start in range(0, rows.rows, _BATCH):
                     yield rows.take(slice(start, start + _BATCH))
-        # all records of a partition that is gone from the log are in the tables
+        # All records of a partition that is gone from the log are in the tables.
         upto = self.positions if self._moved is None else {n: p for n, p in self.positions.items() if n in there}
         for records in log_batches(self._log, after, upto):
             s_at = []

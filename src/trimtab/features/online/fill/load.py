@@ -186,7 +186,7 @@ def _plain(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
     """Load events of a source without a key, whose repetitions are found by event time and id."""
     groups = _Groups(plan, s_us)
     names: dict[Any, bytes] = {}
-    # by event: its row, entity, and check sum of the content
+    # By event: its row, entity, and check sum of the content.
     firsts: dict[tuple[int, str], tuple[Row, bytes, bytes]] = {}
     forgets = plan.life is None  # a repetition of an event that no window sees changes nothing
     entity_of, expired = plan.entity_of, plan.expired

@@ -114,7 +114,7 @@ class LatestLoad:
             yield dict(zip(self._keys(prefix, rows, raw, some), self._packed(rows, raw, some, frame), strict=True))
         if odd.any():
             groups: dict[bytes, list[Row]] = defaultdict(list)
-            # in order of arrival, because the first of several repetitions counts
+            # In order of arrival, because the first of several repetitions counts.
             tied = np.sort(order[np.repeat(odd, ends - starts)])
             for entity, row in self._as_rows(rows.take(tied)):
                 groups[name_bytes(entity)].append(row)
@@ -227,7 +227,7 @@ def _as_bytes(texts: Column) -> Bytes:
     values: list[Any] = texts.values.tolist()
     if texts.valid is not None:
         values = ["" if value is None else value for value in values]
-    # all texts are equal, as those of the partition usually are
+    # All texts are equal, as those of the partition usually are.
     elif len(values) > 1 and values[0] is values[-1] and len(set(values)) == 1:
         one, n = _as_bytes(texts.take(slice(1))), len(values)
         same, lengths, odd = (np.broadcast_to(array, n) for array in (one.values, one.lengths, one.odd))

@@ -13,7 +13,7 @@ from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.packed.series import Contribution
 from trimtab.store.ports import LogRecord
 
-# the append time S at which the record is applied, known at, record, event
+# The append time S at which the record is applied, known at, record, event.
 Arrival: TypeAlias = tuple[int, int, LogRecord, Event]
 
 
@@ -31,7 +31,7 @@ class Kept:
             self._values = [padded(values, width) for values in self._values]
         self._entities = list(map(plan.entity_of, self._values))
         self.repeated: set[tuple[str, int]] = set()  # partition and position of records that repeat an event
-        # errors of failed series by partition and position, set by `rows`
+        # Errors of failed series by partition and position, set by `rows`.
         self.errors: dict[tuple[str, int], Mapping[int, str]] = {}
         if repeats is not None and True in repeats:
             self.repeated = {

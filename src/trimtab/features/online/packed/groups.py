@@ -73,9 +73,9 @@ class Group:
         self.hop_us = hop_us
         self.windows: list[Window] = []  # sorted, the longest first
         self.over_us = 0  # the length of the longest window
-        # the fields after the count of rows: index of the series, True for its sum and False for its count
+        # The fields after the count of rows: index of the series, True for its sum and False for its count.
         self.fields: list[tuple[int, bool]] = []
-        # picks the fields of a tile from the numbers of a block
+        # Picks the fields of a tile from the numbers of a block.
         self.fields_of: Callable[[Sequence[Any]], tuple[Any, ...]] = _rows_alone
         self.sum_places: tuple[int, ...] = ()
         self.extremes: list[Extreme] = []

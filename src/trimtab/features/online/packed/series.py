@@ -150,7 +150,7 @@ class ViewSeries:
         self.all: list[Series | DerivedSeries] = []
         self.names: list[list[str]] = []  # the names of the features of each stated series
         self.real_sums: list[int] = []  # indexes of the series with a sum of floats
-        # for each series: index, whether summed, whether extremes are kept
+        # For each series: index, whether summed, whether extremes are kept.
         self.uses: tuple[tuple[int, bool, bool], ...] = ()
         self.ones: tuple[int, ...] = ()  # one for each series
         self.values: EventValues

@@ -32,7 +32,7 @@ from trimtab.features.formulas import RANKED, estimated, hash_of
 from trimtab.features.online.packed.keys import EVENT_AT, GIVES, ID, KNOWN_AT, POSITION, Row, floor
 
 Tiles: TypeAlias = list[list[Any]]  # the rising starts of the tiles, and the content of each tile
-# the first four elements of a row, id (None if partition and position identify the row), value
+# The first four elements of a row, id (None if partition and position identify the row), value.
 Entry: TypeAlias = list[Any]
 STARTS, KEPT = range(2)
 _ENTRY_ID, _VALUE = 4, 5

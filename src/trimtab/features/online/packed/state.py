@@ -77,7 +77,7 @@ class EntityState:
 
     def __init__(self, plan: ViewPlan, packed: bytes | list[Any] | None = None) -> None:
         self.plan = plan
-        # group, stack, and the event times to read again (first, last)
+        # Group, stack, and the event times to read again (first, last).
         self.lost_extremes: list[tuple[int, int, int, int]] = []
         self.lost_life: set[int] = set()  # indexes of the lifetime extremes to find again
         self.lost_tiles: dict[tuple[int, int], None] = {}  # the tiles of sketches to make again, as (sketch, start)

@@ -61,7 +61,7 @@ class RequestPlan:
         self.features = features
         self.names = features.names
         self._plans = [ViewPlan(view) for view in {view.hash: view for view in features.views}.values()]
-        # without views, a store that hangs must not delay predictions
+        # Without views, a store that hangs must not delay predictions.
         self._get_many = kv.get_many if self._plans else _nothing
         self._layout = _Layout(features)
         self._width = self._layout.width
@@ -178,7 +178,7 @@ class _Layout:
         self.places = {name: i for i, name in enumerate(features.names)}
         self.width = len(features.names)
         self.starts: dict[str, int] = {}  # the first place of the features of each join
-        # by join: pairs of a feature's place in the join's range and the place that the model reads
+        # By join: pairs of a feature's place in the join's range and the place that the model reads.
         self.copies: dict[str, list[tuple[int, int]]] = {}
         for join in features.joins:
             names = [f"{join.name}.{feature}" for feature in join.view.features]
@@ -241,7 +241,7 @@ class _StagePlan:
     ) -> None:
         """Write this stage's features into the rows."""
         at = 1
-        for answer, why in zip(values, reasons):  # noqa: B905  # as many; it is quicker
+        for answer, why in zip(values, reasons):  # noqa: B905  # equally long; faster without `strict`
             for read in self._views:
                 read(found[at], t_us, answer, why)
                 at += 1

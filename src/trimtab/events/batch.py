@@ -204,7 +204,7 @@ class Batch:
 
     def _known_at(self, times: list[Value]) -> Sequence[Value]:
         delay = self._call.source.delay_us
-        # A row without a time was refused before, so none is null.
+        # Rows without a time were already refused, so no time is null.
         usual = [time + delay for time in times] if self._call.history else [0] * self._count  # type: ignore[operator]
         if "_known_at" not in self._lists:
             return usual

@@ -104,13 +104,13 @@ def source(
             `strptime` such as "%d.%m.%Y %H:%M" (in UTC, unless %z gives another offset), or "unix_s", "unix_ms",
             "unix_us" or "unix_ns". The default is ISO 8601 text and microseconds. Stored events do not depend on the
             format.
-        description: For people.
-        owner: For people.
-        tags: Such as "pii".
+        description: A text for people.
+        owner: A name for people.
+        tags: Labels for people, such as "pii".
 
     Raises:
-        Misuse: A name or type that cannot be (a column that begins with an underscore, two that differ in case
-            alone), a `key` that is no column, or a `time_format` that is none.
+        Misuse: A name or type is not allowed (a column begins with an underscore, or two columns differ only in case),
+            `key` is not a column, or `time_format` is not a format.
 
     >>> source("weather", time="observed_at", delay="1h", columns={"origin": str, "temp": float}).delay_us
     3600000000
@@ -158,7 +158,7 @@ def check_columns(names: Iterable[str], what: str) -> None:
     `what` names the definition in errors.
 
     Raises:
-        Misuse: A name is no text, empty, begins with an underscore, or differs from another in case alone.
+        Misuse: A name is not text, is empty, begins with an underscore, or differs from another name only in case.
     """
     seen: dict[str, str] = {}
     for name in names:

@@ -96,8 +96,8 @@ class Ingestor:
 
         Raises:
             NotFound: There is no such source.
-            Misuse: A row is no mapping, a column is not declared, or a table's column is of another type. Nothing was
-                done.
+            Misuse: A row is not a mapping, a column is not declared, or a table's column is of another type. No row was
+                appended.
         """
         what = self._source(source)
         _check_op(source, op)
@@ -113,7 +113,7 @@ class Ingestor:
 
         Raises:
             NotFound: There is no such source.
-            Misuse: A row is no mapping or has a column that the source does not declare.
+            Misuse: A row is not a mapping, or has a column that the source does not declare.
         """
         what = self._source(source)
         rows = _checked_rows(what, rows)
@@ -147,8 +147,8 @@ class Ingestor:
 
         Raises:
             NotFound: There is no such source.
-            Misuse: A column is unknown or of another type, time or key is missing, or `at_us` does not fit. Nothing
-                was done.
+            Misuse: A column is unknown or of another type, the time or key is missing, or `at_us` does not fit. No row
+                was appended.
         """
         what = self._source(source)
         _check_columns(what, columns)

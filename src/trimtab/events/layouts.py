@@ -32,7 +32,7 @@ def decode_layout(body: bytes, source: str) -> Layout:
     """Decode a stored layout.
 
     Raises:
-        Corrupt: It is none.
+        Corrupt: The bytes are not a layout.
     """
     try:
         return msgspec.json.decode(body, type=Layout)
@@ -46,7 +46,7 @@ def layout_with(layout: Layout | None, source: Source) -> Layout:
     This is the given layout if it has them already.
 
     Raises:
-        Misuse: A column is declared as another type than the recorded events hold.
+        Misuse: A column is declared with another type than that of the recorded events.
     """
     if layout is None:
         return Layout(dict(source.declared), recorded=False)

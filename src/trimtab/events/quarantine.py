@@ -175,7 +175,7 @@ class Quarantine:
             NotFound: There is no such reason.
             Conflict: Another process writes the file of the rows. They do not count any more, but their content is
                 still there.
-            Unavailable: Another process is reading the file of the rows. The effect is the same as of Conflict.
+            Unavailable: Another process is reading the file of the rows. The effect is that of Conflict.
         """
         check_reason(reason)
         places = [place for place, row in self._pending(source) if reason in (None, row.reason)]
@@ -344,7 +344,7 @@ def check_reason(reason: str | None) -> None:
     """Refuse a text that is not a reason for quarantine. None stands for any reason.
 
     Raises:
-        NotFound: It is none; the message lists those there are.
+        NotFound: The text is not a reason. The message lists the reasons.
     """
     from trimtab.events.values.conversions import Reason  # loads NumPy
 

@@ -58,7 +58,7 @@ def decode(payload: bytes) -> Event:
     """Return the event of a record's payload.
 
     Raises:
-        Corrupt: The bytes are no event.
+        Corrupt: The bytes are not an event.
     """
     try:
         return _decoder.decode(payload)
@@ -72,7 +72,7 @@ def decode_all(payloads: Sequence[bytes]) -> list[Event]:
     """Return the events of many payloads.
 
     Raises:
-        Corrupt: One of them is no event.
+        Corrupt: A payload is not an event.
     """
     try:
         return list(map(_decoder.decode, payloads))

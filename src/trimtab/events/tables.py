@@ -157,7 +157,7 @@ def _read(
     It stops at `end`, or when the groups are large enough for one commit.
 
     Returns:
-        The last position, and how many were in no group.
+        The last position, and how many records belong to no group.
     """
     strange = size_bytes = 0
     while after < end and size_bytes < _COMMIT_BYTES:

@@ -58,7 +58,7 @@ class TimeFormat:
         """Return UTC microseconds for a text or number, rounded down.
 
         Raises:
-            Misuse: It does not fit the format, or lies outside the years 1 to 9999.
+            Misuse: The value does not fit the format, or is outside the years 1 to 9999.
         """
         if not isinstance(value, str):
             return parse_time_us(self._of_number(value))
@@ -78,7 +78,7 @@ def time_format(text: str) -> TimeFormat:
     The text is `unix_s`, `unix_ms`, `unix_us`, `unix_ns`, or directives of `strptime`.
 
     Raises:
-        Misuse: It is none, or a text of it could be read in two ways.
+        Misuse: The text is not a format, or times in this format could be read in two ways.
 
     >>> time_format("%d.%m.%Y %H:%M").us("31.12.2024 14:05") == parse_time_us("2024-12-31T14:05:00Z")
     True
@@ -94,7 +94,7 @@ def checked_formats(given: str | Mapping[str, str] | None, columns: Mapping[str,
     """Return the format of each time column that has a format. `what` names the definition in errors.
 
     Raises:
-        Misuse: A format is none, or is declared for what is no time column.
+        Misuse: A format is not valid, or is declared for a column that has no times.
     """
     if given is None:
         return {}

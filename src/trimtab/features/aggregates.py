@@ -358,7 +358,8 @@ def expanded(what: str, features: Mapping[str, Aggregate | Several]) -> dict[str
     """Return the features of a view, with each place of `Several` under a name of its own.
 
     Raises:
-        Misuse: Too many or too few places, or two features of one name; `what` names the view.
+        Misuse: The number of places is too large or too small, or two features have the same name. `what` names the
+            view.
 
     >>> sorted(expanded("example", {"x": last_n("x", 2)}))
     ['x_1', 'x_2']
@@ -384,7 +385,7 @@ def check_aggregate(what: str, aggregate: Aggregate, source: Source) -> None:
     """Refuse an aggregate that cannot be computed from the source. `what` names the feature in errors.
 
     Raises:
-        Misuse: A column that does not exist or has the wrong type, an impossible window.
+        Misuse: A column does not exist or has the wrong type, or the window is impossible.
     """
     if not isinstance(aggregate, Aggregate):
         raise Misuse(f"{what}: {shown(aggregate)} is no aggregate. Use tt.latest, tt.count, tt.mean, ...")

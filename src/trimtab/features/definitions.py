@@ -80,7 +80,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
                 expressions.
 
         Raises:
-            Misuse: More or fewer columns than the view is by, or a feature that it does not have.
+            Misuse: The number of columns is not that of the view's `by`, or a feature does not exist.
 
         >>> from trimtab.features.aggregates import count
         >>> airport = view("airport", source=source("landings", time="at", columns={"dest": str}), by="dest",
@@ -128,7 +128,7 @@ By: TypeAlias = str | Expression | Entity | Sequence[str | Expression]
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """A question asked of a model. Make a request type with `request()`."""
 
-    source: Source  # a request type is also a source: its history can be ingested
+    source: Source  # a request type is also a source, so that its history can be ingested
     lead_us: int = 0  # how long before its time a request is made
 
     @property
@@ -212,12 +212,12 @@ def entity(
         name: Lower-case name, unique in the project.
         columns: The columns that together name an entity, each str or int. The sources of views by this entity have
             these columns.
-        description: For people.
-        owner: For people.
-        tags: Such as "pii".
+        description: A text for people.
+        owner: A name for people.
+        tags: Labels for people, such as "pii".
 
     Raises:
-        Misuse: No columns, or one of another type.
+        Misuse: There are no columns, or a column is of another type.
 
     >>> entity("route", {"origin": str, "dest": str}).columns
     {'origin': 'str', 'dest': 'str'}
@@ -251,12 +251,12 @@ def view(
         features: The name and the aggregate of each feature.
         boundary: "before": an event counts from the microsecond after its time, so that a row's own event can never
             leak into its features. "inclusive": an event counts from its time on.
-        description: For people.
-        owner: For people.
-        tags: Such as "pii".
+        description: A text for people.
+        owner: A name for people.
+        tags: Labels for people, such as "pii".
 
     Raises:
-        Misuse: A column that does not exist or has the wrong type, an empty or impossible definition.
+        Misuse: A column does not exist or has the wrong type, or the definition is empty or impossible.
     """
     what = f"view {name!r}"
     check_name(name, "view")
@@ -299,7 +299,7 @@ def request(
     """Declare a request: its key, its time and its columns. A request is made `lead` before its time.
 
     Raises:
-        Misuse: As `source()`.
+        Misuse: For the reasons of `source()`.
     """
     declared = source(name, key=key, time=time, columns=columns, description=description, owner=owner, tags=tags)
     return Request(source=declared, lead_us=duration_us(lead))
@@ -326,7 +326,7 @@ def label(
             that is not in the list is counted as `unlisted`, and is not used for training.
 
     Raises:
-        Misuse: A column that does not exist, a value of another type, or classes that are no list of different ones.
+        Misuse: A column does not exist, a value is of another type, or the classes are not a list of different values.
     """
     _check_source("label", source)
     if key not in source.columns:

@@ -10,16 +10,16 @@ from __future__ import annotations
 from trimtab.core.expressions.primitives import INT_MAX, INT_MIN
 
 UNITS = [2.0**-exponent for exponent in range(400)]
-# What the numerator of a sum of values (of magnitudes up to 1e150) times its unit gives is `rounded` too, in half the
-# time: it is rounded on becoming a float, and a power of two only moves its exponent. Numerators over finer units, or
-# of squares, may lie beyond the floats.
+# For sums of values of magnitudes up to 1e150, the numerator times UNITS[exponent] equals `rounded`, in half the time.
+# The numerator is rounded when it becomes a float, and a power of two only changes its exponent. Numerators over finer
+# units, or of squares, may be too large for a float.
 
 SCALES = [2.0**exponent for exponent in range(400)]
-# The same the other way: a value times the scale is its numerator over that exponent, if it is a whole number at all.
+# A value times SCALES[exponent] is its numerator over this exponent, provided that the product is a whole number.
 
 
 def split(value: float) -> tuple[int, int]:
-    """The numerator and the least exponent (0 or more) of a finite float.
+    """Return the numerator and the least exponent (0 or more) of a finite float.
 
     >>> split(0.75)
     (3, 2)
@@ -29,7 +29,7 @@ def split(value: float) -> tuple[int, int]:
 
 
 def rounded(numerator: int, exponent: int) -> float:
-    """The float nearest to `numerator / 2**exponent`.
+    """Return the float nearest to `numerator / 2**exponent`.
 
     >>> rounded(3, 2)
     0.75

@@ -74,8 +74,8 @@ def feature_set(request: Request, features: Sequence[Item], *, texts: bool = Fal
             table may have a column with the name of a feature; expressions then read the feature.
 
     Raises:
-        Misuse: Two features of one name, an entity that nothing carries, features that need each other, a string
-            without `.category()`.
+        Misuse: Two features have the same name, the key of a view is neither a column nor a feature, features depend on
+            each other in a circle, or a string has no `.category()`.
     """
     if isinstance(features, View | Join | Mapping | str) or not isinstance(features, Iterable):
         raise Misuse(f"features of request {request.name!r}: {shown(features)[:100]} is no list. Write features=[...].")
@@ -179,7 +179,7 @@ def _stages(request: Request, joins: Mapping[str, Join], transforms: Mapping[str
     """Return joins and transforms in the order in which they can be computed.
 
     Raises:
-        Misuse: Some need each other, or what nothing gives.
+        Misuse: Some of them depend on each other in a circle, or on a name that does not exist.
     """
     homes = {**{f"{j.name}.{f}": f"view {j.name}" for j in joins.values() for f in j.view.features}}
     homes |= {name: f"feature {name}" for name in transforms if name not in request.columns}

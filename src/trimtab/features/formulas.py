@@ -77,10 +77,7 @@ def hash_of(value: float | int | bool | str) -> int:
 def estimated(kth: int, k: int) -> int:
     """Estimate the number of distinct values, where `kth` is the k-th least of their hashes.
 
-    Source: Bar-Yossef et al. (2002). The estimate is unbiased and has the standard error 1 / sqrt(k - 2): Beyer et al.
-    (2007).
-
-    Source: Bar-Yossef et al. (2002); unbiased, standard error 1 / sqrt(k - 2): Beyer et al. (2007).
+    Source: Bar-Yossef et al. (2002). By Beyer et al. (2007) it is unbiased, with a standard error of 1 / sqrt(k - 2).
 
     >>> estimated(2**63, 256)
     509

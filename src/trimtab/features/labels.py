@@ -49,7 +49,7 @@ class LabelIndex:
         """Use a new history of the label's source. This is fast if the history continues the last one.
 
         Raises:
-            Misuse: It is the history of another source.
+            Misuse: The history is that of another source.
         """
         if frame.source != self.label.source.name:
             raise Misuse(f"labels: needs the events of {self.label.source.name!r}; these are of {frame.source!r}.")

@@ -45,8 +45,6 @@ def share(mismatches: int, values: int) -> Share:
 
     Source: Wilson (1927), Probable inference, the law of succession, and statistical inference.
 
-    Source: Wilson (1927), Probable inference, the law of succession, and statistical inference.
-
     >>> found = share(0, 1_000)
     >>> found.low, round(found.high, 4)
     (0.0, 0.0038)

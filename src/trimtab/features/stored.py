@@ -52,11 +52,11 @@ def decode_features(data: bytes, digest: str) -> FeatureSet:
     """Return the feature set of a document.
 
     Args:
-        data: The document.
+        data: The JSON document.
         digest: The address (`FeatureSet.hash`) of the definitions that the document must hold.
 
     Raises:
-        Corrupt: It is no such document, or holds other definitions.
+        Corrupt: The document cannot be read, or holds other definitions.
     """
     what = f"feature definitions {digest[:12]}"
     try:
@@ -93,7 +93,7 @@ def check_functions(features: FeatureSet) -> None:
     """Check that this process has the code of every plain Python function among the features.
 
     Raises:
-        Misuse: One was changed or removed; the message names it and says what to do.
+        Misuse: A function was changed or removed. The message names it and says what to do.
     """
     for expression in features.transforms.values():
         _check_functions(expression)

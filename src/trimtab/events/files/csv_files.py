@@ -80,7 +80,7 @@ def read_texts(path: Path, delimiter: str, names: Sequence[str]) -> Iterator[Col
         names: The names of the columns, which replace those of the header.
 
     Raises:
-        Misuse: A line does not fit; the message names it.
+        Misuse: A line does not fit. The message names the line.
     """
     with open_text(path) as stream:
         records = _Records(stream, delimiter)
@@ -344,7 +344,7 @@ _NULLS = frozenset(spelt for word in NULL_WORDS for spelt in (word, word.upper()
 
 
 def _plain(text: str) -> bool:
-    """Return whether Python's `float` and `int` accept the same ones of these texts as the grammar of numbers."""
+    """Return whether Python's `float` and `int` accept exactly those texts that the grammar of numbers accepts."""
     return text.isascii() and "_" not in text
 
 

@@ -62,9 +62,9 @@ def read_rows(
     Times without a zone are UTC. Besides the declared columns, `_id`, `_known_at` and `_op` are read if they exist.
 
     Args:
-        given: The path of a file that ends in .csv, .tsv, .ndjson, .jsonl (text also in .gz), .parquet, .arrow,
+        given: The path of a file that ends in .csv, .tsv, .ndjson or .jsonl (these also with .gz), .parquet, .arrow,
             .arrows, .feather or .ipc; a table with `__arrow_c_stream__` or `__arrow_c_array__`; `Columns`; a list of
-            mappings; an open stream of JSON lines or of Arrow's bytes.
+            mappings; or an open stream of JSON lines or of Arrow's bytes.
         source: The source of the rows.
         on_error: Whether to refuse everything at the first row that does not fit, or to leave such rows out and list
             them in `bad`.
@@ -74,8 +74,8 @@ def read_rows(
 
     Raises:
         NotFound: There is no such file.
-        Misuse: It cannot be read, lacks the source's time or key, has a column of another type, or (refuse) a row
-            that does not fit; the message names file, line and column.
+        Misuse: The rows cannot be read, lack the source's time or key, or have a column of another type. With
+            `on_error` "refuse", also if a row does not fit; the message then names file, line and column.
     """
     what, rows = _taken(given, source, file_format, nulls)
     if rows.bad and on_error == "refuse":
@@ -103,7 +103,7 @@ def read_file(
     file_format: Format | None = None,
     nulls: Sequence[str] = ("",),
 ) -> FileRows:
-    """Read a file of a source's events, see `read_rows`."""
+    """Read a file of a source's events; see `read_rows`."""
     return read_rows(Path(path), source, on_error=on_error, file_format=file_format, nulls=nulls)
 
 

@@ -21,8 +21,8 @@ def local_file(given: str | Path) -> Path:
     """Return the path of an existing file.
 
     Raises:
-        NotFound: There is none.
-        Misuse: It is a folder, or an address such as s3://bucket/file.
+        NotFound: There is no such file.
+        Misuse: The path is a folder, or an address such as s3://bucket/file.
     """
     path = Path(given)
     if url := _URL.match(str(given)):  # `Path` removes one of the two slashes of an address

@@ -60,7 +60,7 @@ def evaluate_as_of(
     Such rows are evaluated again with only the records of their entities up to P. # D37
 
     Args:
-        features: What to compute.
+        features: The features to compute.
         requests: The columns of the requests.
         at_us: The time t of each request in microseconds, int64.
         positions: The log position P of each request, by partition.
@@ -178,7 +178,7 @@ class _RowsApart:
     """Evaluates requests using only the records of their entities up to each request's P.
 
     Args:
-        features: What to compute.
+        features: The features to compute.
         wanted: The keys of the entities, by view hash. Keys are added when the features of one view give the keys of
             another.
         conflicts: Sources for which any record may change any row.

@@ -33,7 +33,7 @@ def evaluate(
     """Compute the features of each request from what was known at the request's time, and from nothing later.
 
     Args:
-        features: What to compute.
+        features: The features to compute.
         requests: The columns of the requests.
         at_us: The time of each request in microseconds, int64: the request's own time minus its lead.
         frames: The events of the source of each view, by source name, up to the wanted position of the log.
@@ -90,7 +90,7 @@ def check_requests(features: FeatureSet, requests: Columns, at_us: NDArray[Any])
     """Refuse requests that lack a column or a time that the features are computed from.
 
     Raises:
-        Misuse: A column is missing or of the wrong type, or there is not one time a row.
+        Misuse: A column is missing or of the wrong type, or the number of times is not the number of rows.
     """
     what = f"request {features.request.name!r}"
     needed = features.request_columns

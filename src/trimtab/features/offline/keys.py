@@ -18,8 +18,8 @@ def match_keys(events: Sequence[Column], requests: Sequence[Column]) -> tuple[Ar
     """Give each requested entity a number, and return the numbers for events and requests.
 
     Returns:
-        The number of each event's entity and of each request's, int64, -1 for a null and for an entity that no
-        request asks for; and how many entities there are.
+        The number of each event's entity, the number of each request's entity, and the count of entities. The numbers
+        are int64, and -1 for a null or an entity that no request asks for.
 
     >>> from trimtab.core.columns.data import column
     >>> match_keys([column("int", [5, 9, 5])], [column("int", [9, None, 7])])

@@ -1,8 +1,8 @@
 """Timeline: the events of the requested entities in order, along with the times of the requests.
 
 A live event counts from the time when it has both happened and become known, until it is superseded or leaves the
-window. Most events become known in the order in which they happened. The events of this kind that count at some time
-form one contiguous range of the order, for any window. The few other events became known after a later event of their
+window. Most events become known in the order in which they happened. For any time and any window, those of these events
+that count form one contiguous range of the order. The few other events became known after a later event of their
 entity, or were corrected. Each of them is added individually to the requests that see it.
 """
 

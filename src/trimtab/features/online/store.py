@@ -53,7 +53,7 @@ class ViewApplied(msgspec.Struct, frozen=True, kw_only=True):
     too_late: int = 0  # events outside all windows when they became known
     no_entity: int = 0  # events with a null in a `by` column of the view
     refused_deletes: int = 0  # deletions in a source without a key, where the view cannot find the event
-    raw_rows_read: int = 0  # rows read by corrections
+    raw_rows_read: int = 0  # raw rows that were read to apply corrections
     failed: int = 0  # events for which the value of a feature failed, see `FeatureFailures`
 
 
@@ -127,8 +127,8 @@ class OnlineStore:
                 missing between them, or up to these positions, concern no view.
 
         Raises:
-            Misuse: Records are missing between a view's position and these.
-            Corrupt: A record is no event, or a stored state is not what was written.
+            Misuse: Records are missing between a view's position and the given records.
+            Corrupt: A record is not an event, or a stored state was damaged.
         """
         stored = self.cursors()
         changes: Changes = {}
@@ -219,7 +219,7 @@ class OnlineStore:
         for digest, view in {view.hash: view for view in views}.items():
             plan = before.get(digest) or ViewPlan(view)
             plans[f"{view.name}@{digest[:8]}" if view.name in plans else view.name] = plan
-        self.plans = plans  # in one step: other threads may be reading
+        self.plans = plans  # assigned in one step, because other threads may be reading
 
     def _drop(self, ids: Set[str]) -> int:
         """Mark views as being deleted, and delete their keys. After a crash in between, the marks remain."""

@@ -55,7 +55,7 @@ def folder_events(source: Source, path: Path, converted: Path) -> EventFiles:
 
     Raises:
         NotFound: There is no such file.
-        Misuse: A column is missing, or a row is no event; the message names it.
+        Misuse: A column is missing, or a row is not an event. The message names it.
         Corrupt: A file is damaged.
     """
     # There are no recorded positions.

@@ -57,7 +57,7 @@ class PartedViews:
         done: Called after each piece of work.
 
     Raises:
-        Misuse: The limit of memory is too low.
+        Misuse: The memory limit is too low.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class PartedViews:
             return entities_of(divided, known_by_us, self._connection)
 
     def prepare(self, views: Sequence[View]) -> None:
-        """Split the events that views need."""
+        """Split the events that some views need."""
         for view in views:
             self._split(view)
             self._done()
@@ -215,7 +215,7 @@ def claimed(folder: Path) -> Iterator[Path]:
     """Claim a folder, so that no other process works in it meanwhile. The folder is created if needed.
 
     Raises:
-        Conflict: Another process works in it.
+        Conflict: Another process works in the folder.
         Unavailable: The folder cannot be created.
     """
     try:

@@ -1,1 +1,1 @@
-"""The kernel of each kind of aggregate, and what it computes with: exact sums, windows, orders."""
+"""The kernel of each kind of aggregate, and the exact sums, windows and orders that the kernels use."""

@@ -95,7 +95,7 @@ def log_batches(
     """Yield the records after `after` up to `upto`, of all partitions, by (append time, partition, position).
 
     Raises:
-        Misuse: Some of them were truncated from the log.
+        Misuse: Some of these records were truncated from the log.
     """
     try:
         for parts in intervals(log, after, upto, batch=batch):

@@ -19,7 +19,7 @@ EVENT_AT, KNOWN_AT, PARTITION, POSITION, UNTIL, ID, GIVES, FAILS = range(8)
 Name: TypeAlias = str | int | tuple[str | int, ...]  # the name of an entity or event
 
 _FIRST = 0  # the generation of views that have applied the log record by record from its start
-_LONGEST_BYTES = 160  # limit for an entity or id inside a key; longer ones are hashed
+_LONGEST_BYTES = 160  # limit for the length of an entity or id in a key; longer names are hashed
 _time = struct.Struct(">Q").pack
 
 

@@ -26,8 +26,8 @@ def latest_state(plan: ViewPlan, packed: bytes | None, rows: list[Row], s_us: in
         s_us: The append time at which the last of the rows is applied.
 
     Returns:
-        The bytes that `EntityState` packs; None when a row is open or was before, or two are or were of one event time
-        and may repeat or tie with each other: `EntityState` and `Ties` know what becomes of these.
+        The bytes that `EntityState` would pack. None if `EntityState` and `Ties` are needed, because some row is or was
+        unsealed, or because rows of the same event time may repeat or tie with each other.
     """
     last_us = s_us if plan.inclusive else s_us - 1
     times = [row[EVENT_AT] for row in rows]

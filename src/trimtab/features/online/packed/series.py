@@ -65,11 +65,11 @@ class EventValues:
         self._columns = columns
 
     def of(self, values: Sequence[Any]) -> tuple[list[Contribution], Mapping[int, str]]:
-        """The contributions of one event, None for nothing, and the errors of series that failed, by number."""
+        """Return the contributions of one event, with None for none, and the errors of failed series by index."""
         before = failures.count
         try:
             given = self._given(values)
-        except Exception:  # a value of another type than its column
+        except Exception:  # a value has another type than its column
             return self._one_by_one(values)
         return (given, _NONE) if failures.count == before else self._one_by_one(values)
 
@@ -141,7 +141,7 @@ class EventValues:
 
 
 class ViewSeries:
-    """The series of one view: first those that its features state, then those derived from them for sums."""
+    """The series of one view: first those that its features state, then those that are derived from them for sums."""
 
     def __init__(self) -> None:
         self.of_features: list[Series] = []  # the series of each feature
@@ -156,7 +156,7 @@ class ViewSeries:
         self.values: EventValues
 
     def of(self, name: str, aggregate: Aggregate, view: View) -> Series:
-        """The series of a feature; features of the same values share it."""
+        """Return the series of a feature. Features of equal values share a series."""
         content = content_hash((aggregate.of, aggregate.where))
         if content not in self.stated:
             what = f"view {view.name!r}, feature {name!r}"

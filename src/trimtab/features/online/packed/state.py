@@ -361,7 +361,7 @@ def fitting(plan: ViewPlan, state: list[Any]) -> list[Any]:
     """Return the stored list of a state, with sums beyond 64 bits turned into integers.
 
     Raises:
-        Corrupt: It is of another format or definition.
+        Corrupt: The list is of another format or definition.
     """
     if state[0] != FORMAT or state[1] != plan.tag:
         raise Corrupt(

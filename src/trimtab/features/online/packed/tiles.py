@@ -97,7 +97,8 @@ def take_out(group: Group, tiles: Tiles, s_us: int, row: Row, block: Block) -> l
     """Remove a row that was added as this block.
 
     Returns:
-        Which stacks lost an extreme, and the event times (first and last) whose other rows must be pushed again.
+        The stacks that lost an extreme, each with the first and the last event time of the rows that must be pushed
+        again.
     """
     start = floor(row[EVENT_AT], group.hop_us)
     if start < floor(s_us - group.over_us, group.hop_us):

@@ -56,7 +56,7 @@ def read_entity(kv: KeyValue, views: Sequence[View], entity: Sequence[str | int]
 
     Raises:
         Unavailable: A view is being filled; ask again.
-        Corrupt: A stored state is not what was written.
+        Corrupt: A stored state was damaged.
     """
     name = entity[0] if len(entity) == 1 else tuple(entity)
     suffix = name_bytes(name)

@@ -234,7 +234,7 @@ class _Starts:
         lows = [floor(t_us - over_us, hop_us) for over_us, hop_us in self._windows]
         since = max(low + over_us for low, (over_us, _) in zip(lows, self._windows, strict=True))
         until = min(low + over_us + hop_us for low, (over_us, hop_us) in zip(lows, self._windows, strict=True))
-        self.lows = since, until, *lows  # in one step: other threads may be reading
+        self.lows = since, until, *lows  # assigned in one step, because other threads may be reading
         return since, until, *lows
 
 

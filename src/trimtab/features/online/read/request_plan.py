@@ -75,10 +75,10 @@ class RequestPlan:
         """Read the features of requests that are asked at `now_us`.
 
         Raises:
-            Misuse: A request lacks a column or has another type there.
-            Unavailable: The views have read the log up to different positions: one of them is being filled; or they
-                moved on again and again between look-ups of which one needs what another found.
-            Corrupt: A stored state is not what was written.
+            Misuse: A request lacks a column, or has a value of another type in a column.
+            Unavailable: The views have read the log up to different positions, because one of them is being filled; or
+                they kept moving on between look-ups that depend on each other.
+            Corrupt: A stored state was damaged.
         """
         for row in rows:
             for name, types in self._needed:
@@ -218,7 +218,7 @@ class _StagePlan:
         self._chained = bool(read & (stage.transforms.keys() - columns.keys()))
 
     def keys(self, rows: Sequence[Mapping[str, Any]], values: Sequence[list[Any]]) -> list[bytes]:
-        """Return the keys to look up: that of the positions, then those of each row's states."""
+        """Return the keys to look up: the key of the positions, then the keys of each row's states."""
         keys = [POSITIONS_KEY]
         for row in self._with(self._keyed_by, rows, values) if self._keyed_by else rows:
             for key_of, prefixes in self._prefixes:
@@ -275,5 +275,5 @@ def _nothing(keys: Sequence[bytes]) -> list[bytes | None]:
 
 
 def _others(names: Set[str], columns: Mapping[str, Dtype], layout: _Layout) -> list[tuple[str, int]]:
-    """Return those of some names that are features, with their places."""
+    """Of some names, return those that are features, with the places of the features."""
     return [(name, layout.places[name]) for name in sorted(names - columns.keys())]

@@ -34,8 +34,8 @@ class Arrivals(msgspec.Struct, frozen=True, kw_only=True):
     quarantined: dict[str, int]  # rows in quarantine, by reason
     recent: int  # versions that became known in the recent past
     late_p50_us: int | None  # the lateness (known at - event time) that half of the recent versions do not exceed
-    late_p95_us: int | None  # the lateness that 95 % of them do not exceed
-    late_max_us: int | None  # the greatest lateness
+    late_p95_us: int | None  # the lateness that 95 % of the recent versions do not exceed
+    late_max_us: int | None  # the greatest lateness of the recent versions
     newest_event_us: int | None  # the greatest event time that is not in the future
     newest_arrival_us: int | None  # the greatest known at that is not in the future; repetitions do not count
     event_age_us: int | None
@@ -142,5 +142,5 @@ def _greatest(times: NDArray[Any]) -> int | None:
 
 
 def _share(ordered: NDArray[Any], percent: int) -> int | None:
-    """Return the smallest value that is not exceeded by `percent` of the values."""
+    """Return the smallest value that `percent` % of the values do not exceed."""
     return int(ordered[max(0, -(-len(ordered) * percent // 100) - 1)]) if len(ordered) else None

@@ -29,7 +29,7 @@ def expired(before_us: int, entities: Collection[Sequence[str]]) -> str:
 def _kept(old: str, before: str, by: Sequence[str]) -> str:
     """Return the ids of the old events that stay for each entity.
 
-    An event that still counts is newer than an event that was deleted.
+    In the order of age, an event that still counts is newer than any event that was deleted.
     """
     entity = ", ".join('"' + column.replace('"', '""') + '"' for column in by)
     versions = 'PARTITION BY "_id" ORDER BY "_known_at" DESC, "_partition" DESC, "_position" DESC'

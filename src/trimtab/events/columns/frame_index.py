@@ -16,7 +16,7 @@ from trimtab.events.records import NEVER_US
 
 Array = NDArray[Any]
 
-_BLOCK = 1_024  # for each so many rows, the least and the greatest event time are kept
+_BLOCK = 1_024  # number of rows for which one least and one greatest event time are kept
 
 
 def key_values(columns: Sequence[Column]) -> list[Any]:

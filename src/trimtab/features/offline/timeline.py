@@ -69,13 +69,13 @@ class Timeline(msgspec.Struct, frozen=True, eq=False):
     rows: Array  # the row in the frame of each event
     row_place: Array  # the place of each event
     orderly: Array | slice  # indexes of the events that became known in order
-    other: Array  # indexes of the events that did not, or that were superseded
+    other: Array  # indexes of all other events, which became known late or were superseded
     other_entity: Array
     other_superseded_at_us: Array
     event_place: Array  # the places of the orderly events
-    first: Array  # [first, entered): the orderly events that count at a request, before any window
-    entered: Array
-    other_from: Array  # the first request that counts each of the other events
+    first: Array  # for each request: the first orderly event of its entity
+    entered: Array  # for each request: the first orderly event of its entity that does not count yet
+    other_from: Array  # for each of the other events: the first request that counts it
 
     def since(self, start_us: Array) -> Array:
         """For each request, return its entity's first orderly event with an event time of at least `start_us`."""

@@ -62,7 +62,7 @@ def evaluate_view(
 
 
 def _enters(view: View, frame: EventFrame, rows: Array | slice) -> Array:
-    """Return the times from which events count, which is when they have both happened and become known."""
+    """Return the time from which each event counts, which is when it has both happened and become known."""
     enters: Array = np.maximum(frame.event_at_us[rows] + (view.boundary == "before"), frame.known_at_us[rows])
     return enters
 
@@ -93,7 +93,7 @@ def _earliest(view: View, at_us: int) -> int | None:
 def _match_known(
     view: View, known: Entities, keys: Sequence[Column], at_us: Array, near: Array | slice
 ) -> tuple[Array, Array, int, Array]:
-    """Number the entities that have a value, for events and requests, and give each other request its reason."""
+    """Number the entities that have a value, for events and requests. Other requests get the reason for no value."""
     numbers = known.of(keys)
     unknown = np.full(len(at_us), NO_ENTITY, np.uint8)
     unknown[at_us >= known.known_us[numbers]] = NOT_YET
@@ -116,9 +116,9 @@ def _unknown_at_all(view: View, keys: Sequence[Column], at_us: Array, frame: Eve
 def _unknown(
     of_events: Array, enters: Array, known_at_us: Array, of_requests: Array, at_us: Array, entities: int
 ) -> Array:
-    """Return the reason why a request can have no value at all, or FOUND.
+    """Return why each request can have no value at all, or FOUND if it can have a value.
 
-    There is no value if the request's entity is unknown, or if all events of the entity come after the request.
+    A request has no value if its entity is unknown, or if all events of the entity come after the request.
     """
     out = np.full(len(at_us), NO_ENTITY, np.uint8)
     out[_began(of_events, enters, of_requests, at_us, entities)] = FOUND

@@ -18,10 +18,10 @@ Array = NDArray[Any]
 class Orders:
     """The places of the first and last values of a series in each request's window.
 
-    A place is an index into the timeline's events, or -1 for no value. Among orderly events, the places follow from the
-    number of values that lie before the edges of the window. The other events with a value are few and mostly lie
-    further back. They are merged in row by row, and only for windows where one of them may be among the last `most`
-    values.
+    A place is an index into the timeline's events, or -1 for no value. For orderly events (see `timeline.py`), the
+    places follow from the number of values that lie before the edges of the window. The other events with a value are
+    few and mostly lie further back. They are merged in row by row, and only for windows where one of them may be among
+    the last `most` values.
     """
 
     def __init__(self, series: Series, window: Window, most: int) -> None:

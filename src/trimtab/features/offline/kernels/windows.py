@@ -1,6 +1,8 @@
 """Windows over a timeline.
 
-Sums over windows are differences of prefix sums. The smallest and greatest values come from doubling tables.
+Sums over windows are differences of prefix sums. The smallest and greatest values come from doubling tables. Both need
+orderly events, which became known in the order in which they happened (see `timeline.py`). The few other events are
+added individually to the requests that see them.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class Feature:
         self.series = series.index
         self.real = series.real
         self.sums = sums  # indexes of the series whose sums the feature needs
-        self.count_at = 0  # index in a tile's fields; likewise `sums_at`
+        self.count_at = 0  # index of the count among a tile's fields; `sums_at` has the indexes of the sums
         self.sums_at: tuple[int, ...] = ()
         self.exponents_at: tuple[int, ...] = ()  # indexes of float sums among a state's exponents
         self.stack = 0  # index among the stacks of extremes

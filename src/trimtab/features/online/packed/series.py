@@ -20,7 +20,10 @@ Contribution: TypeAlias = float | int | bool | str | None
 
 
 class Series:
-    """One value of an event: an expression, where a condition holds. All features of this value share the series."""
+    """One value of an event: the value of an expression if a condition holds.
+
+    Features of the same value share the series.
+    """
 
     def __init__(self, index: int, aggregate: Aggregate, columns: Mapping[str, Dtype], what: str) -> None:
         self.index = index

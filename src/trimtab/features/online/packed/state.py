@@ -61,13 +61,13 @@ decode = msgspec.msgpack.Decoder(list).decode
 class EntityState:
     """The state of one entity in one view, unpacked for writing.
 
-    The packed value is a list of the format, the tag of the definition, whether some sums are stored as bytes because
-    they exceed 64 bits, the append time S, the number of records that were ever sealed, the unsealed rows, the latest
-    sealed rows (several only if they share the event time), the exponents of the float sums, the tiles of each group of
-    windows, and the fields and extremes of windows that never end.
+    The packed value is a list of: the format; the tag of the definition; whether some sums are stored as bytes because
+    they exceed 64 bits; the append time S; the number of records that were ever sealed; the unsealed rows; the latest
+    sealed rows (several only if they share the event time); the exponents of the float sums; the tiles of each group of
+    windows; and the fields and extremes of windows that never end.
 
-    The tiles of a group are the start and the fields of the newest tile, the packed older tiles, the totals of the
-    older tiles in each window at S, the number of words that a packed sum takes, and one stack for each extreme. If
+    The tiles of a group consist of the start and the fields of the newest tile, the packed older tiles, the totals of
+    the older tiles in each window at S, the number of words that a packed sum takes, and one stack for each extreme. If
     some feature needs more than sums and extremes, its sketches follow at the end of the list (see `sketches.py`).
 
     Args:
@@ -330,11 +330,11 @@ class EntityState:
                 extremes[place] = value
 
     def _contend(self, rows: list[Row]) -> None:
-        """Keep those of the sealed rows that are the latest ones.
+        """Add those of some sealed rows that belong to the latest rows.
 
         For a source with a key, only the last of the rows that share the newest event time are kept, and no row is
-        added before them. If the kept rows are lost, all rows can be read from the raw rows. For other sources, all
-        rows of the newest event time are kept (see `ties.py`).
+        added before them. If the kept rows are lost, the latest rows are read again from the raw rows. For other
+        sources, all rows of the newest event time are kept (see `ties.py`).
         """
         newest_us = max((row[EVENT_AT] for row in rows), default=BEGIN_US)
         before = self.latest_rows if self.latest_rows and self.latest_rows[-1][EVENT_AT] >= newest_us else []

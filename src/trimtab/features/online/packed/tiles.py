@@ -1,8 +1,9 @@
 """Tiles of one group of windows: exact sums and extremes of past rows, one tile for each hop of time.
 
 A row is added to the tile of its event time. The newest tile is kept unpacked. Older tiles are packed one after
-another, all of one width. Their totals are kept for each window, so that a later read only subtracts the tiles that
-have left the window since. Extremes are kept in stacks of suffix extremes.
+another, all of one width. Their totals are kept for each window as of S, the append time up to which the rows are
+sealed. A later read then only subtracts the tiles that have left the window since S. Extremes are kept in stacks of
+suffix extremes.
 """
 
 from __future__ import annotations

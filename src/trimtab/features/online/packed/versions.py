@@ -1,7 +1,8 @@
 """Versions of the events of a source with a key, for one view, and the rows of each entity.
 
-Of the versions of an id, only those are kept that a later record can still make count: the version in force at time S,
-its repetitions, the version before them, and the versions that become known after S. # D33
+Of the versions of an id, only those are kept that can still count after a later record arrives. These are the version
+in force at S (the greatest append time that was applied), its repetitions, the version before them, and the versions
+that become known after S. # D33
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class VersionIndex:
             self._versions[name] = self._unpacked(packed)
 
     def add(self, event_id: str, version: Version, s_us: int) -> tuple[list[Link], list[Link]]:
-        """Add a version of an id, applied at time S.
+        """Add a version of an id, applied at append time S.
 
         Returns the links that no longer count, and the links that newly count. The links of versions that are no longer
         kept are left out, because no read sees their rows.
@@ -172,10 +173,11 @@ class VersionIndex:
 def needed(versions: list[Version], s_us: int) -> list[Version]:
     """Return the versions of an id that can still count at time S or later, whatever else becomes known.
 
-    The versions keep their order. A late record may sort before the version in force at S. It matters in two cases: if
-    it has the same content, it becomes the first of the repetitions; if it lies between the version in force and a
-    repetition, that repetition counts from then on. A tombstone also takes the values that are null in it from the
-    version before it. The versions that these cases involve are kept, and older versions are not.
+    The versions keep their order. A late record may sort before the version in force at S. It only matters in two
+    cases. If it has the same content as the version in force, it becomes the first of the repetitions. If it lies
+    between the version in force and a repetition, that repetition counts from then on. Besides, a tombstone takes the
+    values that are null in it from the version before it. The versions that are needed in these cases are kept, and
+    older versions are dropped.
     """
     first = next((i for i in range(len(versions) - 1, -1, -1) if versions[i][0] <= s_us), 0)
     in_force = first

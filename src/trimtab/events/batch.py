@@ -169,7 +169,10 @@ class Batch:
                 self.bad.setdefault(row, (name, "bad_time", given[row]))
 
     def _bare_deletions(self) -> None:
-        """Set all values of deletions to null except the key and the time. The version before has the entity."""
+        """Set all values of deletions to null except the key and the time.
+
+        The entity of a deletion is known from the version before.
+        """
         source = self._call.source
         if self._ops is None and self._call.op != "delete":
             return

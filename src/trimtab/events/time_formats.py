@@ -38,7 +38,7 @@ _WORDS = {
     "p": ["AM", "PM"],
 }
 _DIGITS = {"Y": 4, "y": 2, "m": 2, "d": 2, "H": 2, "I": 2, "M": 2, "S": 2, "j": 3}  # the greatest number of digits
-_FIXED = {"Y", "y"}  # the exact number of digits, wherever they stand
+_FIXED = {"Y", "y"}  # directives that always need exactly this number of digits
 _ZONE = r"Z|UTC|[+-](?:[01][0-9]|2[0-3])(?::?[0-5][0-9])?"
 _SHORT = {"T": "%H:%M:%S", "F": "%Y-%m-%d", "D": "%m/%d/%y", "R": "%H:%M"}
 _PART = re.compile(r"%(.)|([^%])", re.DOTALL)

@@ -130,7 +130,7 @@ class LabelIndex:
             return best
         wanted = np.flatnonzero(row >= 0)
         row = row[wanted]
-        while len(wanted):  # one pass for each event of the key with the most events
+        while len(wanted):  # as many passes as the key with the most events has events
             counts = (frame.event_at_us[row] >= at_us[wanted]) & ~frame.deleted[row]
             cut = cut_us[wanted]
             counts &= (frame.known_at_us[row] <= cut) & (frame.superseded_at_us[row] > cut)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from trimtab.features.definitions import Join
     from trimtab.features.feature_set import FeatureSet
 
-# Checks that were stored before D0037 was amended may even name "online_state".
+# Checks that were stored before D0037 was amended may also have the cause "online_state".
 Cause = Literal["online_state", "definition", "platform", "history_changed", "pruned", "code", "clock", "unknown"]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 EXPLAINED: frozenset[Cause] = frozenset(("platform", "history_changed", "pruned"))  # expected, so not an alarm # D37
@@ -77,7 +77,7 @@ def differences(
 
 
 def floats_apart(first: float, second: float) -> float:
-    """Return how many floats lie between two floats, or infinity if one of them is NaN.
+    """Return the distance of two numbers, counted in floats. It is infinity if one of them is NaN.
 
     >>> floats_apart(1.0, 1.0 + 2**-52), floats_apart(1.0, math.nan)
     (1.0, inf)
@@ -101,7 +101,10 @@ class Dependencies:
         self._joins = {join.name: join for join in features.joins}
 
     def of(self, feature: str) -> frozenset[str]:
-        """Return the view features, as `view.feature`, that a feature is computed from. A view feature has itself."""
+        """Return the view features that a feature is computed from, as `view.feature`.
+
+        For a view feature, this includes the feature itself.
+        """
         return frozenset(name for name in self._closure(feature) if self._join_of(name) is not None)
 
     def sources(self, feature: str) -> frozenset[str]:

@@ -344,7 +344,7 @@ _NULLS = frozenset(spelt for word in NULL_WORDS for spelt in (word, word.upper()
 
 
 def _plain(text: str) -> bool:
-    """Return whether Python's `float` and `int` accept exactly those texts that the grammar of numbers accepts."""
+    """Return whether Python's `float` and `int` read numbers in this text just as the grammar of numbers does."""
     return text.isascii() and "_" not in text
 
 

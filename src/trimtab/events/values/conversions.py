@@ -28,7 +28,7 @@ Reason = Literal[
     "missing",  # no time, key or id although one is needed
     "wrong_type",
     "infinite",
-    "too_large",  # greater than 1e150, or for an int greater than 64 bits
+    "too_large",  # beyond 1e150, or an int that does not fit 64 bits
     "bad_time",  # not a time, outside the years 1 to 9999, or an integer that counts seconds or milliseconds
     "bad_text",  # text that cannot be encoded in UTF-8
     "no_key",  # a deletion in a source that does not declare a key

@@ -23,7 +23,7 @@ from trimtab.features.offline.view_columns import evaluate_view
 
 _logger = logging.getLogger(__name__)
 # Takes a joined view, the key columns of the entities and the times of the requests. Returns for each feature of the
-# view its values and the codes of the reasons for its nulls.
+# view its values and the codes of their reasons.
 ViewAnswer: TypeAlias = Callable[[Join, Sequence[Column], NDArray[Any]], Mapping[str, tuple[Column, NDArray[Any]]]]
 
 

@@ -15,7 +15,7 @@ Array = NDArray[Any]
 
 
 def match_keys(events: Sequence[Column], requests: Sequence[Column]) -> tuple[Array, Array, int]:
-    """Give each requested entity a number, and return the numbers for events and requests.
+    """Number the requested entities, each named by one or more columns, for events and requests.
 
     Returns:
         The number of each event's entity, the number of each request's entity, and the count of entities. The numbers

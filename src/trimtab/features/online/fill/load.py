@@ -99,13 +99,13 @@ class _Groups:
         self.last_us = s_us if plan.inclusive else s_us - 1
         self.rows: dict[bytes, list[Row]] = defaultdict(list)
         self.past: dict[bytes, list[Row]] = {}  # sealed rows that no window sees, of the greatest event time
-        self.dead: dict[bytes, Row] = {}  # of versions that ended before they happened, the earliest
+        self.dead: dict[bytes, Row] = {}  # the earliest of the versions that ended before they happened
         self._latest = bool(plan.latest)
 
     def drop(self, name: bytes, row: Row) -> bool:
         """Drop a row if it is sealed and no window can see it. Returns whether it was dropped.
 
-        Of the dropped rows only the latest ones are kept, for latest values.
+        If the view has latest values, the dropped rows with the newest event time are kept in `past`.
         """
         if row[EVENT_AT] >= self.cut_us or row[EVENT_AT] > self.last_us or row[KNOWN_AT] > self.s_us:
             return False

@@ -42,7 +42,7 @@ class Kept:
             self._drop(deleted, count)
         if not plan.forever:
             early_us = plan.longest_us
-            for _, known_at, _, event in self._arrivals:  # compares with known at, because history is applied late
+            for _, known_at, _, event in self._arrivals:  # compared with known at, because history is applied late
                 if event.event_at_us < known_at - early_us and plan.expired(event.event_at_us, known_at):
                     count["too_late"] += 1
 

@@ -145,7 +145,7 @@ class EntityState:
         """Move the append time forward to `s_us`, and seal all rows that it has passed."""
         still: list[Row] = []
         live: list[Row] = []
-        dead: Row | None = None  # among the versions that ended before they happened, the earliest by event time
+        dead: Row | None = None  # the earliest of the versions that ended before they happened
         last = s_us if self.plan.inclusive else s_us - 1
         for row in self.unsealed:
             if row[EVENT_AT] > last or row[KNOWN_AT] > s_us:
@@ -278,7 +278,10 @@ class EntityState:
             self._contend(rows)
 
     def _numbers(self, rows: list[Row]) -> list[list[Any]]:
-        """Return the numerators that each row adds to the sums. The state's exponents are raised as needed."""
+        """Return the numerators that each row adds to the sums.
+
+        If a value needs a finer unit, the exponent of its series in the state is raised.
+        """
         real_sums = self.plan.series.real_sums
         if not real_sums:
             return [row[GIVES] for row in rows]

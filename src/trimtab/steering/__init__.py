@@ -11,7 +11,7 @@ __all__ = ["Window", "judge"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:  # NumPy loads with the first of them
+    if name in __all__:  # loading the first of these names also loads NumPy
         home = "gate" if name == "judge" else "window"
         return getattr(import_module(f"trimtab.steering.gate.{home}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

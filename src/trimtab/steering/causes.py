@@ -12,7 +12,7 @@ from trimtab.core.time import duration_us
 
 
 class _Joined(msgspec.Struct, frozen=True):
-    """A trigger that can be joined: `|` means either, `&` both at the same time."""
+    """A trigger that can be joined with another: `|` means that either suffices, `&` that both must hold at once."""
 
     def __or__(self, other: Trigger | Triggers) -> Triggers:
         return _listed(self) | other
@@ -28,7 +28,7 @@ class OnQualityDrop(_Joined, frozen=True, tag="on_quality_drop"):
 
 
 class OnSliceDrop(_Joined, frozen=True, tag="on_slice_drop"):
-    """Retrain when the alarm of a slice rings; all slices share the rate of `OnQualityDrop`."""
+    """Retrain when the quality alarm of a slice rings; all slices together share the rate of `OnQualityDrop`."""
 
 
 class OnNewLabels(_Joined, frozen=True, tag="on_new_labels"):
@@ -54,7 +54,7 @@ Trigger: TypeAlias = Single | AllOf
 
 
 class Triggers(msgspec.Struct, frozen=True):
-    """Several triggers, any of which starts a repair; without any, never."""
+    """Several triggers, any of which starts a repair; without any trigger, no repair is ever started."""
 
     any_of: tuple[Trigger, ...] = ()
 
@@ -65,7 +65,7 @@ class Triggers(msgspec.Struct, frozen=True):
         return Triggers(tuple(_both(one, also) for one in self.any_of for also in _listed(other).any_of))
 
     def singles(self) -> Iterator[Single]:
-        """Every single trigger, however it is joined."""
+        """Every single trigger, whether it is joined by `|` or by `&`."""
         for one in self.any_of:
             yield from parts_of_trigger(one)
 
@@ -76,9 +76,9 @@ def parts_of_trigger(trigger: Trigger) -> tuple[Single, ...]:
 
 
 def on_quality_drop(*, run_length: str | int = "1000d") -> OnQualityDrop:
-    """Retrain when the quality alarm rings; `run_length` is the stated mean time between false alarms.
+    """Retrain when the quality alarm rings; `run_length` is the stated mean time between two false alarms.
 
-    The alarm of a slice counts, too, if that slice alone raised the loss of all rows by a tenth or more.
+    The alarm of a slice starts a repair, too, if that slice alone has raised the loss of all rows by a tenth or more.
     """
     return OnQualityDrop(duration_us(run_length) / duration_us("1d"))
 
@@ -114,7 +114,7 @@ def every(period: str | int) -> Every:
 def _listed(given: _Joined | Triggers) -> Triggers:
     if isinstance(given, Triggers):
         return given
-    assert isinstance(given, OnQualityDrop | OnSliceDrop | OnNewLabels | Every | AllOf)  # every subclass
+    assert isinstance(given, OnQualityDrop | OnSliceDrop | OnNewLabels | Every | AllOf)  # includes every subclass
     return Triggers((given,))
 
 

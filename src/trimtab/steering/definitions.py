@@ -24,11 +24,11 @@ Learn = Literal["batch", "online"]
 ALWAYS_COMPARED = ("constant", "random")  # baselines that need only labels
 _BASELINES = ("last_value", "seasonal_naive", "as_shown", "best_feature", "linear")
 _REFIT_SHARE = 0.5
-LEAST_WINDOW_US = 7 * DAY_US  # on fewer days the standard error is above any useful margin
+LEAST_WINDOW_US = 7 * DAY_US  # with fewer days, the standard error is larger than any useful margin
 
 
 class NamedSlice(msgspec.Struct, frozen=True):
-    """Rows on which a candidate may not be worse: where an expression is true, or by each of its values."""
+    """Rows on which a candidate may not be worse: those where an expression is true, or each of its values."""
 
     name: str
     of: Expression
@@ -40,33 +40,33 @@ class NamedSlice(msgspec.Struct, frozen=True):
 class BeatsChampion(msgspec.Struct, frozen=True, kw_only=True):
     """The rule of a gate: the proof that a candidate must give on the newest window that neither model has seen."""
 
-    margin: float = 0.0  # least improvement of the mean loss; below 0: how much worse it may be
-    level: float = 0.9  # one-sided confidence that there is an improvement at all
+    margin: float = 0.0  # least improvement of the mean loss; if negative, how much worse the candidate may be
+    level: float = 0.9  # one-sided confidence that the candidate is better at all
     window_us: int = 14 * 86_400_000_000
-    calibration: float = 0.03  # greatest |mean score - mean label| on the window; for numbers in sds of the labels
-    slices: tuple[str | NamedSlice, ...] = ()  # columns and features whose values are judged one by one
+    calibration: float = 0.03  # greatest |mean score - mean label|; for numbers in sds of the labels
+    slices: tuple[str | NamedSlice, ...] = ()  # columns and features of which each value is judged as a slice
     slice_margin: float = 0.0  # how much worse the mean loss of a slice may be
-    calibration_error: float | None = None  # greatest distance of predicted and observed share, over bins; None: any
-    latency_us: int | None = None  # greatest p99 of a one-row prediction; None: any
-    # An unset field has its default and is no part of the address.
+    calibration_error: float | None = None  # greatest distance of shares over bins; None: no limit
+    latency_us: int | None = None  # greatest p99 of the time of a one-row prediction; None: no limit
+    # An unset field has its default value and is left out of the content address.
     slices_may_abstain: Literal[True] | msgspec.UnsetType = msgspec.UNSET
-    baselines: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET  # in addition to the constant; unset: all
-    refit_distance: float | msgspec.UnsetType = msgspec.UNSET  # between refit and candidate, in label units
-    refit_share: float | msgspec.UnsetType = msgspec.UNSET  # the same, as a share of candidate to champion
+    baselines: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET  # besides the constant; unset: all
+    refit_distance: float | msgspec.UnsetType = msgspec.UNSET  # of refit and candidate, in label units
+    refit_share: float | msgspec.UnsetType = msgspec.UNSET  # the same, as a share of the change
     prove_refreshes: Literal[True] | msgspec.UnsetType = msgspec.UNSET  # refits by schedule must be provably better
 
     @property
     def share_of_change(self) -> float:
-        """The distance of a refit from its candidate that is allowed, as a share of candidate to champion."""
+        """The allowed distance of a refit from its candidate, as a share of candidate to champion."""
         return _REFIT_SHARE if self.refit_share is msgspec.UNSET else self.refit_share
 
     def compares(self, baseline: str) -> bool:
-        """Return whether a candidate must be better than a baseline; those that need only labels always count."""
+        """Return whether a candidate must beat a baseline; baselines that need only labels must always be beaten."""
         return self.baselines is msgspec.UNSET or baseline in (*ALWAYS_COMPARED, *self.baselines)
 
 
 class _FirstRules(msgspec.Struct, frozen=True):
-    """The first four rules of a gate: the address of a gate that sets no other one is made of these."""
+    """The first four rules of a gate. A gate that sets no other rule has a content address made of these four only."""
 
     margin: float
     level: float
@@ -81,15 +81,15 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     retrain: Triggers
     gate: BeatsChampion
     learn: Learn = "batch"
-    cooldown_us: int = 7 * 86_400_000_000  # quiet time after a candidate; doubles with each refusal in a row
-    settle_us: int = 7 * 86_400_000_000  # labelled days after the onset that a repair waits for
-    fits_per_day: int | None = None  # limit for automation; None: any number
+    cooldown_us: int = 7 * 86_400_000_000  # quiet time after a candidate; it doubles with each consecutive refusal
+    settle_us: int = 7 * 86_400_000_000  # duration of labelled days after the onset of a change that a repair waits for
+    fits_per_day: int | None = None  # limit of fits that automation may make; None: no limit
     fits_per_week: int | None = None
-    approval_us: int | None = None  # how long a passed candidate waits for a person; None: it does not
-    rollout: Rollout | None = None  # the stages between gate and full service; None: there are none
-    degrade: Degradation | None = None  # the answer when features or model fail; no part of the address
-    cache: Cache | None = None  # scores of the version in service; no part of the address
-    owner: str | None = None  # acts on its signals; no part of the address
+    approval_us: int | None = None  # how long a candidate waits for it; None: not needed
+    rollout: Rollout | None = None  # the stages between gate and full service; None: no such stages
+    degrade: Degradation | None = None  # the answer when features or model fail; not part of the content address
+    cache: Cache | None = None  # cache of the scores of the version in service; not part of the content address
+    owner: str | None = None  # who acts on the signals of the deployment; not part of the content address
 
     @property
     def name(self) -> str:
@@ -115,7 +115,7 @@ _collected: ContextVar[list[Deployment] | None] = ContextVar("collected_deployme
 
 
 def collect_deployments(into: list[Deployment] | None) -> None:
-    """Let `deployment()` append to `into` as well (None: no longer), while a project file is read."""
+    """Let `deployment()` also append each deployment to `into` while a project file is read; None ends that."""
     _collected.set(into)
 
 
@@ -137,34 +137,39 @@ def beats_champion(
 ) -> BeatsChampion:
     """The rule that a candidate must beat the champion: a mean loss lower by `margin`, and provably lower at `level`.
 
-    A scheduled refit of the recipe in service passes when its mean loss is lower by `margin`, and not provably higher.
+    A scheduled refit of the recipe in service passes when its mean loss is lower by `margin` and is not provably higher
+    than the champion's.
 
     Args:
-        margin: Least improvement of the mean loss on the window. Below 0: how much worse it may be, and then it must be
-            provably no worse than that at `level`; for models that are replaced for another reason.
-        level: One-sided confidence that there is an improvement at all, with days as blocks: 0.9 lets one in ten
-            equal candidates through, which costs nothing and which the anchored alarm watches.
-        window: The length of the window: the newest labelled days that the candidate has not seen.
-        calibration: Greatest distance of mean score and mean label on the window; for numbers as a share of the
-            labels' standard deviation there.
-        slices: Columns of the request and features; or expressions over them by name. A candidate that is provably
-            worse than the champion on a value of a column, or on the rows where an expression is true, is refused. Of
-            candidates that are worse on no slice at most one in twenty is refused for them.
+        margin: Least improvement of the mean loss on the window. A negative margin says how much worse the candidate
+            may be. The candidate must then be provably no worse than that at `level`. Negative margins are for models
+            that are replaced for a reason other than their loss.
+        level: One-sided confidence that the candidate is better at all, with days as blocks. A level of 0.9 lets one in
+            ten candidates pass that are only as good as the champion. Such a pass costs nothing, and the anchored alarm
+            watches the promoted version.
+        window: The length of the window, which consists of the newest labelled days that the candidate has not seen.
+        calibration: Greatest distance between mean score and mean label. For numbers it is a share of the standard
+            deviation of the labels on the window.
+        slices: Columns of the request and features, or a dict of expressions by slice name. A candidate is refused that
+            is provably worse than the champion on a value of a column, or on the rows where an expression is true. Of
+            the candidates that are worse on no slice, at most one in twenty is refused by this rule.
         slice_margin: How much worse the mean loss of a slice may be.
-        calibration_error: Greatest root mean squared distance of predicted and observed share over ten bins. A
-            candidate is refused that provably exceeds it, and the champion's own. For probabilities of one class.
+        calibration_error: Greatest root mean squared distance of predicted and observed shares over ten bins. A
+            candidate is refused whose error provably exceeds both this limit and the champion's error. Only for
+            probabilities of one class.
         latency: Greatest p99 of one-row predictions, measured in the gate: "5ms".
-        slices_may_abstain: Whether a candidate may pass where none of the slices has enough rows to be judged.
+        slices_may_abstain: Whether a candidate may pass if no slice has enough rows to be judged.
         baselines: The baselines that a candidate must beat in addition to a constant (in a ranking, a random order),
-            whatever the champion does: "last_value", "seasonal_naive" and "linear", for a ranking "as_shown",
+            whatever the champion's loss is: "last_value", "seasonal_naive" and "linear"; for a ranking "as_shown",
             "best_feature" and "linear". Left out: all of them.
-        refit_distance: The greatest mean distance between the refit that goes into service and the judged candidate:
-            for probabilities 0.1, for numbers in standard deviations of the labels 0.25, for a ranking in places as a
-            share of the list 0.2.
-        refit_share: The same as a share of the distance between candidate and champion (0.5): the larger counts, so
-            that the repair of a large change may move further.
-        prove_refreshes: Whether refits of the recipe in service that a schedule or a number of new labels asks for
-            must be provably better as well. Left out, they must be better by `margin` and not provably worse.
+        refit_distance: The greatest mean distance between the judged candidate and the refit that goes into service.
+            The default is 0.1 for probabilities, 0.25 standard deviations of the labels for numbers, and for a ranking
+            0.2, in places as a share of the list.
+        refit_share: The same limit as a share of the distance between candidate and champion (default 0.5). The larger
+            of the two limits counts, so that the repair of a large change may move the scores further.
+        prove_refreshes: Whether a refit of the recipe in service must be provably better even if only a schedule or a
+            number of new labels asked for the refit. Left out, such a refit must be better by `margin` and not provably
+            worse.
 
     Raises:
         Misuse: An unknown baseline, a margin, a level or a distance that makes no sense, a window shorter than 7 days,
@@ -243,24 +248,25 @@ def deployment(
     """Put a model in service.
 
     Args:
-        model: What answers.
+        model: The model that answers requests.
         retrain: `on_quality_drop()`, `on_slice_drop()`, `on_new_labels(5_000)`, `every("30d")`, or some of them joined
             by `|` (any of them) and `&` (all at the same time); None: never.
         gate: What a candidate must prove; `beats_champion()` when left out.
         learn: "batch", or "online": predict first, then learn from each label as it arrives (needs `partial_fit`).
         cooldown: Quiet time after a candidate; it doubles with each refusal in a row.
         settle: Duration of labelled days after the onset of a change that a repair waits for.
-        approval: How long a candidate that passed the gate waits for a person to approve it ("2d"); without an answer
-            it is dropped, as if it had been refused. None: it needs no approval.
+        approval: How long a candidate that passed the gate waits for a person to approve it ("2d"). Without an approval
+            in that time the candidate is dropped, as if it had been refused. None: no approval is needed.
         rollout: The stages between gate and full service, made with `rollout()`: a shadow, then growing shares of the
             requests. None: full service at once.
-        fits_per_day: How many fits automation may make in 24 hours; a repair that is due then waits, and the ledger
-            says so. None: any number. What a person asks for counts, and is not held up.
-        fits_per_week: The same of seven days.
-        degrade: The answer when features or the model fail or are late, made with `degrade()`; None: an error.
+        fits_per_day: How many fits automation may make in 24 hours. Once they are used up, a due repair waits, and the
+            ledger says so. None: no limit. Fits that a person asks for are counted but never held up.
+        fits_per_week: How many fits automation may make in seven days, with the same rules as `fits_per_day`.
+        degrade: The answer when features or the model fail or are late, made with `degrade()`; None: such requests get
+            an error.
         cache: A cache of scores of the version in service, made with `cache()`; None: none. For models that take much
             longer than a look-up (about a microsecond) and often get equal requests.
-        owner: The team or person that acts on signals, named in alerts.
+        owner: The team or person that acts on the signals of this deployment; alerts name the owner.
 
     Raises:
         Misuse: `learn` is neither, or "online" with a cache; a slice of the gate does not exist, or its checks do not
@@ -290,7 +296,7 @@ def deployment(
 
 
 def _check(made: Deployment) -> None:
-    """Refuse what contradicts itself, or a gate that reads what the model does not have."""
+    """Refuse rules that contradict each other, and a gate that reads a column that the model does not have."""
     model, gate, rollout = made.model, made.gate, made.rollout
     what, classes, online = f"deployment of {model.name!r}", len(model.label.classes), made.learn == "online"
     owner, budgets = made.owner, {"fits_per_day": made.fits_per_day, "fits_per_week": made.fits_per_week}

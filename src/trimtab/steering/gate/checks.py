@@ -20,12 +20,12 @@ from trimtab.steering.gate.slices import EVERY_SLICE, slice_checks
 from trimtab.steering.gate.version_checks import FRESH_PROCESS, LATENCY, LOADS
 
 Decide: TypeAlias = Callable[[Facts], Iterator[GateCheck]]
-# How a record's reason shows a check. A failed one is always named there.
-# "numbers": nothing more, as the numbers that decided are in the reason anyway. "reason": its own reason follows.
-# "slices": as "reason", and also where a slice is no evidence. "remark": no check, its text is always shown.
-# "note": no check, its text is shown only where it is no evidence.
+# How the reason of a gate record shows a check. A failed check is always named in the reason.
+# "numbers": nothing more, as that reason has the numbers anyway. "reason": the reason of the check follows.
+# "slices": like "reason", and also if a slice has too little evidence. "remark": not a check, its text is always shown.
+# "note": not a check, its text is shown only if evidence is missing.
 Shown: TypeAlias = Literal["numbers", "reason", "slices", "remark", "note"]
-_CALIBRATION_LEVEL = 0.95  # one-sided, that a calibration error exceeds what is allowed
+_CALIBRATION_LEVEL = 0.95  # one-sided confidence that a calibration error exceeds the allowed one
 _REFRESHED = (
     "A scheduled refit of the recipe in service need not be provably better, only better and not provably worse."
 )
@@ -34,19 +34,19 @@ _REFRESHED = (
 class Check(msgspec.Struct, frozen=True):
     """One row of the gate."""
 
-    names: tuple[str, ...]  # findings that decide; others (a slice, a baseline) are details
+    names: tuple[str, ...]  # names of the findings that decide; other findings (a slice, a baseline) are details
     decide: Decide
     shown: Shown = "reason"
-    needs: Callable[[Facts], bool] = lambda facts: True  # else the check is left out
+    needs: Callable[[Facts], bool] = lambda facts: True  # where this returns False, the check is left out
 
     @property
     def counts(self) -> bool:
-        """Return whether it can refuse a candidate."""
+        """Return whether this check can refuse a candidate."""
         return self.shown not in ("remark", "note")
 
 
 def percent(level: float) -> str:
-    """A level of confidence for people.
+    """A level of confidence as a percentage for people to read.
 
     >>> percent(0.9), percent(0.98889)
     ('90%', '98.9%')
@@ -71,7 +71,7 @@ def _finite(facts: Facts) -> Iterator[GateCheck]:
 
 
 def _labels(facts: Facts) -> Iterator[GateCheck]:
-    """Refuse where all rows have one label: a constant is as good as any model there. # D0196"""
+    """Refuse a window in which all rows have one label: no model is better than a constant there. # D0196"""
     labels = facts.window.labels
     values = np.unique(labels)
     if values.size <= 1:
@@ -81,9 +81,9 @@ def _labels(facts: Facts) -> Iterator[GateCheck]:
 
 
 def _lists(facts: Facts) -> Iterator[GateCheck]:
-    """Count the lists of a ranking that are compared: a list whose rows are all alike ranks in any order. # D0086"""
+    """Count the lists of a ranking that can be compared. A list whose labels are all alike cannot. # D0086"""
     lists, compared = facts.window.lists, facts.losses.size
-    assert lists is not None  # else the row is left out
+    assert lists is not None  # else the check is left out
     alike = int(np.unique(lists).size) - compared
     reason = f"{compared:,} lists of the window were compared"
     reason += f"; {alike:,} were left out, their rows are all alike." if alike else "."
@@ -96,21 +96,21 @@ def _floor(facts: Facts) -> Iterator[GateCheck]:
 
 
 def _better_by_margin(facts: Facts) -> Iterator[GateCheck]:
-    """The estimated difference of the mean losses against the margin."""
+    """Check the estimated difference of the mean losses against the margin."""
     most, difference = 0.0 - facts.rule.margin, facts.difference[0]
     reason = f"Mean loss minus the champion's {difference:+.4f}; asked for at most {most:+g}."
     yield finding("better_by_margin", difference <= most, reason, value=difference, bound=most)
 
 
 def _provably_better(facts: Facts) -> Iterator[GateCheck]:
-    """The upper bound of the difference against none at all; with a margin below 0, against the loss it allows."""
+    """Check that the upper bound of the difference is below 0; below the allowed loss if the margin is negative."""
     allowed, bound = max(0.0, -facts.rule.margin), facts.difference[1]
     reason = f"That difference is at most {bound:+.4f} at {percent(facts.rule.level)}; it must be below {allowed:g}."
     yield finding("provably_better", bound < allowed, reason, value=bound, bound=allowed)
 
 
 def _not_provably_worse(facts: Facts) -> Iterator[GateCheck]:
-    """The lower bound of the difference, for a refit that nothing but time has asked for. # D0007"""
+    """Check that the lower bound of the difference is not above 0, for a refit that is only due by time. # D0007"""
     allowed, level = max(0.0, -facts.rule.margin), facts.rule.level
     low = paired_mean_bound(facts.differences, facts.at_us // DAY_US, level=level, side="lower").low
     reason = f"That difference is at least {low:+.4f} at {percent(level)}; above {allowed:g} it would be worse."
@@ -118,7 +118,7 @@ def _not_provably_worse(facts: Facts) -> Iterator[GateCheck]:
 
 
 def _tries(facts: Facts) -> Iterator[GateCheck]:
-    """The number of the judgement: the best of several on the same days may be so by chance. # D0195"""
+    """A remark on how often these days were judged, as the best of several may look better by chance. # D0195"""
     if facts.comparisons > 1:
         level = percent(facts.rule.level)
         said = f"Judgement {facts.comparisons:.3g} of these days: proof is asked for at {level}."
@@ -126,9 +126,9 @@ def _tries(facts: Facts) -> Iterator[GateCheck]:
 
 
 def _calibrated(facts: Facts) -> Iterator[GateCheck]:
-    """The distance of mean score and mean label; the champion's own is allowed as well."""
+    """Check the distance of mean score and mean label; as large a distance as the champion's is allowed as well."""
     labels, gap = facts.window.labels, facts.gap
-    assert gap is not None  # rankings leave this row out
+    assert gap is not None  # rankings leave this check out
     allowed = most = facts.rule.calibration * gap_unit(facts.metric, labels)
     if facts.champion_scores is not None:
         most = max(allowed, calibration_gap(facts.metric, labels, facts.champion_scores))
@@ -138,9 +138,9 @@ def _calibrated(facts: Facts) -> Iterator[GateCheck]:
 
 
 def _calibration_error(facts: Facts) -> Iterator[GateCheck]:
-    """Refuse what provably exceeds the allowed error over bins, and the champion's own. # D0007"""
+    """Refuse an error over bins that provably exceeds the allowed error and the champion's error. # D0007"""
     allowed, labels, days = facts.rule.calibration_error, facts.window.labels, facts.window.at_us // DAY_US
-    assert allowed is not None  # else the row is left out
+    assert allowed is not None  # else the check is left out
     most = allowed
     found = calibration_error_bound(labels, facts.scores, days, level=_CALIBRATION_LEVEL)
     if facts.champion_scores is not None:
@@ -163,7 +163,7 @@ def _slices(facts: Facts) -> Iterator[GateCheck]:
 
 
 def _own(name: str) -> Decide:
-    """A check that the stored candidate passed or failed by itself."""
+    """A check that was made on the stored candidate alone."""
 
     def decide(facts: Facts) -> Iterator[GateCheck]:
         if name in facts.own_checks:
@@ -189,7 +189,7 @@ def _champion_note(facts: Facts) -> Iterator[GateCheck]:
         yield from _note("rival", facts.champion_note, evidence=facts.compares)
 
 
-CHECKS: tuple[Check, ...] = (  # in the order of a record's findings
+CHECKS: tuple[Check, ...] = (  # in the order in which a record lists its findings
     Check((LOADS,), _loads, "numbers"),
     Check(("finite",), _finite, "numbers"),
     Check(("labels",), _labels),

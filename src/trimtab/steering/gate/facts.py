@@ -1,4 +1,4 @@
-"""The facts of one judgement: what was put forward, and the values that several checks read."""
+"""The facts of one judgement: the candidate, the champion, the rows, and the values that several checks read."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
     rule: BeatsChampion  # already made stricter for repeated comparisons
     window: Window
     metric: Loss
-    scores: Floats  # the candidate's
+    scores: Floats  # scores of the candidate
     champion: str | None
     champion_scores: Floats | None
     row_parts: tuple[Part, ...]
     baseline_scores: Mapping[str, Floats]
     loads: bool
-    own_checks: Mapping[str, GateCheck]  # by name, checks of the stored candidate by itself
+    own_checks: Mapping[str, GateCheck]  # checks made on the stored candidate alone, by name
     candidate_note: str
     champion_note: str
     plan_note: str
@@ -40,7 +40,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
 
     @property
     def compares(self) -> bool:
-        """Return whether the champion answered the rows."""
+        """Return whether there are scores of the champion for the rows."""
         return self.champion_scores is not None
 
     @property
@@ -73,8 +73,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
 
     @cached_property
     def champion_losses(self) -> Floats:
-        """The champion's loss of each unit, shape (units,); only where it answered."""
-        assert self.champion_scores is not None  # rows that need it are left out otherwise
+        """The champion's loss of each unit, shape (units,). Only available if there are scores of the champion."""
+        assert self.champion_scores is not None  # otherwise these checks are left out
         return self.window.losses(self.metric, self.champion_scores)[0]
 
     @cached_property
@@ -84,7 +84,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
 
     @cached_property
     def difference(self) -> tuple[float, float]:
-        """The mean difference and its one-sided upper bound at the rule's level, with days as blocks."""
+        """The mean difference and its one-sided upper bound at the level of the rule, with days as blocks."""
         found = paired_mean_bound(self.differences, self.at_us // DAY_US, level=self.rule.level, side="upper")
         return found.estimate, found.high
 

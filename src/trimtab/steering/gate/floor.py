@@ -1,4 +1,4 @@
-"""The floor under every candidate: no worse than the best baseline, on the judged days and on each slice. # D0194"""
+"""The floor for every candidate: no worse than the best baseline, on the judged days and on each slice. # D0194"""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from trimtab.steering.gate.slices import Part, slice_checks
 
 FLOOR, FLOOR_OF_SLICES = "floor", "floor_of_slices"
 _LINEAR: Final = "linear"
-_LEVEL: Final = 0.95  # one-sided confidence that the linear model is better, before a candidate is refused for it
-_KEPT: Final = 0.8  # share of the linear model's gain over the other baselines that a useful candidate keeps
+_LEVEL: Final = 0.95  # one-sided confidence that the linear model is better, above which a candidate is refused
+_KEPT: Final = 0.8  # share of the linear model's gain over the other baselines that a candidate must keep
 
 Floats = NDArray[np.float64]
 
 
 class _Against(msgspec.Struct, frozen=True, eq=False):
-    """A candidate against one baseline."""
+    """The comparison of a candidate with one baseline."""
 
     name: str
     differences: Floats  # loss of the candidate minus loss of the baseline, by unit
-    tolerance: float  # how far the mean loss may be above the baseline's
+    tolerance: float  # how much larger than the baseline's mean loss the candidate's may be
     check: GateCheck
 
 
@@ -43,13 +43,15 @@ def floor_checks(
     """A finding for each baseline, then two checks: `floor` for the whole window, `floor_of_slices` for its slices.
 
     A candidate must have a lower mean loss than each baseline that reads no features. The linear model of the same
-    features may be the candidate itself, so it refuses only where it is provably better (one-sided 95 %, days as
-    blocks) by more than a fifth of its gain over the best other baseline. On a slice the candidate may not be provably
-    worse than the best baseline of the window by more than `slice_margin`, all slices together at 95 % (Bonferroni).
+    features is treated differently because the candidate may itself be that model. It refuses a candidate only if it is
+    provably better (one-sided 95 %, days as blocks) by more than a fifth of its gain over the best other baseline. On a
+    slice, the candidate may not be provably worse by more than `slice_margin` than the baseline that is best on the
+    window. All slices are tested together at 95 % (Bonferroni).
 
     Args:
-        losses: The candidate's, shape (units,).
-        baselines: The losses by baseline, shape (units,); one that is not finite everywhere is left out.
+        losses: The losses of the candidate, shape (units,).
+        baselines: The losses of each baseline by name, shape (units,); a baseline with a loss that is not finite is
+            left out.
         at_us: The time of each unit, shape (units,).
         parts: The slices, as masks over the units.
         slice_margin: How much worse the mean loss of a slice may be.

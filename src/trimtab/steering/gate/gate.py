@@ -13,7 +13,7 @@ from trimtab.steering.gate.repeated_comparisons import stricter
 from trimtab.steering.gate.slices import EVERY_SLICE, Part
 from trimtab.steering.gate.window import Floats, Window
 
-_Found = list[tuple[Check, list[GateCheck]]]  # the findings of each row that applies, in order
+_Found = list[tuple[Check, list[GateCheck]]]  # the findings of each check that applies, in order
 
 
 def judge(
@@ -40,31 +40,36 @@ def judge(
     plan: str = "",
     refreshes: bool = False,
 ) -> GateRecord:
-    """Compare a candidate with the champion by every check of `gate.checks`; the record says which held.
+    """Compare a candidate with the champion by every check of `gate.checks`; the record says which checks held.
 
     Args:
-        rule: What must be proved.
-        window: The rows.
+        rule: What the candidate must prove.
+        window: The rows on which both are judged.
         gate_id: The record's id.
         model: The model's name.
         metric: The loss whose mean is compared.
         candidate: Address of the candidate.
-        candidate_scores: Its scores of the window's rows, shape (rows,); of a ranking whole lists are compared.
+        candidate_scores: The candidate's scores of the window's rows, shape (rows,); for a ranking, whole lists are
+            compared.
         champion: Address of the version in service, None when there is none.
-        champion_scores: Its scores of the same rows; None: nothing is compared.
+        champion_scores: The champion's scores of the same rows; None if nothing is compared.
         judged_at_us: The time of the judgement.
         loads: Whether the stored candidate was read back and gave the same scores.
         parts: The slices of the window that the rule names.
-        trials: Checks of the stored candidate by itself; one called "loads" replaces what `loads` says.
-        rival: Which version answered in place of the champion, or why none did, in one sentence; empty: the champion.
-        stand_in: Which version answered in place of the candidate, in one sentence; empty: the candidate.
+        trials: Checks that were made on the stored candidate alone; a trial called "loads" replaces the value of
+            `loads`.
+        rival: The version that answered in place of the champion, or why no version did, in one sentence; empty if the
+            champion itself answered.
+        stand_in: The version that answered in place of the candidate, in one sentence; empty if the candidate itself
+            answered.
         baselines: The scores of the same rows by baseline; a candidate must be better than the best of them.
-        tries: 1 plus, for each earlier comparison with a champion, the share of these days that it covered; above 1
-            the proof has to be stronger.
-        choices: Number of candidates and windows that this pair was chosen from; they share the allowed error.
-        folds: Number of fits that answered the window, each a part of it that it had not learnt from.
-        plan: Which rows were learnt from and judged, in one sentence; empty: the default plan.
-        refreshes: Whether this is the recipe in service, refitted only because time has passed.
+        tries: 1 plus, for each earlier comparison with a champion, the share of these days that it covered. Above 1 the
+            proof has to be stronger.
+        choices: Number of pairs of candidate and window that this pair was chosen from. All of them share the allowed
+            error.
+        folds: Number of fits that scored the window; each scored a part of the window that it had not learnt from.
+        plan: Which rows were learnt from and which were judged, in one sentence; empty for the default plan.
+        refreshes: Whether the candidate is the recipe in service, refitted only because time has passed.
     """
     facts = Facts(
         rule=rule if refreshes else stricter(rule, tries, choices),
@@ -110,7 +115,7 @@ def judge(
 
 
 def _decided(found: _Found) -> Iterator[tuple[Check, GateCheck]]:
-    """The findings that held or failed, each with its row; details of slices and baselines are not among them."""
+    """The findings that decide, each with its check; details about slices and baselines are left out."""
     for check, ones in found:
         for one in ones:
             if check.counts and one.name in check.names and one.verdict in ("held", "failed"):
@@ -118,7 +123,7 @@ def _decided(found: _Found) -> Iterator[tuple[Check, GateCheck]]:
 
 
 def _outcome(facts: Facts, decided: Sequence[tuple[Check, GateCheck]]) -> str:
-    """Passed or refused, the values that decided, and the reasons of what failed."""
+    """Return whether the candidate passed, the values that decided, and the reasons of each failed check."""
     if facts.compares:
         difference, bound = facts.difference
         values = f"difference {difference:+.4f}, at most {bound:+.4f} at {percent(facts.rule.level)}"
@@ -135,7 +140,7 @@ def _outcome(facts: Facts, decided: Sequence[tuple[Check, GateCheck]]) -> str:
 
 
 def _remarks(found: _Found) -> Iterator[str]:
-    """Remarks on a judgement, passed or not: missing evidence, and reasons for a stronger or weaker proof."""
+    """Remarks on a judgement, passed or not: missing evidence, and why the proof had to be stronger or weaker."""
     for check, ones in found:
         silent = any(one.verdict == "no evidence" for one in ones)
         if check.shown == "remark" or (check.shown == "note" and silent):

@@ -1,4 +1,4 @@
-"""The error that comparisons on the same days share: each further one needs a stronger proof. # D0195"""
+"""The error that all comparisons on the same days share: each further comparison needs a stronger proof. # D0195"""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def comparisons_of(registry: Registry, model: str, judgement: Judgement) -> floa
 
 
 def number_of(judgement: Judgement, made: Iterable[tuple[int, Judgement]]) -> float:
-    """1 plus, for each earlier judgement, the share of this one's days that it covered.
+    """1 plus, for each earlier judgement, the share of the days of this judgement that the earlier one covered.
 
-    A retry on a window of which half is new counts for a half, one of other days for nothing. The same recipe on the
-    same window is the same judgement and keeps its number.
+    A retry on a window of which half is new counts for a half; a judgement of other days counts for nothing. The same
+    recipe on the same window is the same judgement and keeps its number.
 
     Args:
         judgement: The judgement to number.
-        made: Those made so far, with their times.
+        made: The judgements made so far, each with its time.
 
     >>> week = Judgement("a", 0, 7)
     >>> number_of(Judgement("a", 0, 14), [(1, week)]), number_of(Judgement("b", 0, 7), [(1, week)])
@@ -51,10 +51,10 @@ def number_of(judgement: Judgement, made: Iterable[tuple[int, Judgement]]) -> fl
 
 
 def stricter(rule: BeatsChampion, number: float, choices: int = 1) -> BeatsChampion:
-    """The rule for judgement number `number`, of the best of `choices` pairs of candidate and window.
+    """The rule for judgement number `number`, which chose the best of `choices` pairs of candidate and window.
 
-    The error 1 - level is divided by the choices (Bonferroni) and by the square of the number, so that all comparisons
-    on the same days together let a candidate that equals the champion through with at most pi**2 / 6 = 1.65 times that
+    The error 1 - level is divided by the choices (Bonferroni) and by the square of the number. All comparisons on the
+    same days together then let a candidate that only equals the champion pass with at most pi**2 / 6 = 1.65 times that
     error (the sum of 1 / k**2).
 
     >>> from trimtab.steering.definitions import beats_champion

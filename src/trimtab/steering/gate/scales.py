@@ -1,4 +1,4 @@
-"""Units of differences: probabilities count as they are, numbers against their own spread."""
+"""Units of score differences: probabilities are compared as they are, numbers relative to the spread of the labels."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from trimtab.stats.metrics.loss_names import CLASS_LOSSES, PROBABILITIES, PROBAB
 Floats = NDArray[np.float64]
 
 _FAR = 3.0  # a cap is at least the loss of an error of three times the median error
-_KEPT_OF_MEAN = 0.95  # share of the mean loss that a cap leaves, where rows differ that much
-_FEW = 0.99  # quantile of the losses above which rows are always capped
+_KEPT_OF_MEAN = 0.95  # share of the mean loss that must remain under a cap when the losses of rows differ widely
+_FEW = 0.99  # losses above this quantile are always capped
 _REFIT_PROBABILITY = 0.1
 _REFIT_NUMBER = 0.25
 _REFIT_PLACES = 0.2
@@ -22,7 +22,7 @@ _REFIT_PLACES = 0.2
 def label_unit(metric: Loss, labels: Floats) -> float:
     """The unit of differences of scores: 1 for probabilities, for numbers the standard deviation of the labels.
 
-    So that euros and cents are judged alike.
+    With this unit, amounts in euros and in cents are judged alike.
 
     >>> label_unit("log_loss", np.array([0.0, 1.0])), label_unit("squared_error", np.array([100.0, 300.0]))
     (1.0, 100.0)
@@ -42,9 +42,9 @@ def refit_distance(metric: Loss) -> float:
 def mean_distance(one: Floats, other: Floats, lists: NDArray[np.int64] | None = None) -> float:
     """The mean distance of two models' answers.
 
-    For several classes it is that of the class that moved most, so that it is on the scale of one probability for any
-    number of classes. # D0076 For a ranking, whose scores have no scale, it is the mean number of places by which a
-    row moved, as a share of its list: a third for two random orders. # D0086
+    For several classes it is the distance of the class that moved most, so that the scale is that of one probability,
+    whatever the number of classes. # D0076 The scores of a ranking have no scale. Its distance is the mean number of
+    places by which a row moved, as a share of the list: two random orders are a third apart. # D0086
 
     >>> mean_distance(np.array([[0.5, 0.25, 0.25]]), np.array([[0.25, 0.5, 0.25]]))
     0.25
@@ -57,14 +57,14 @@ def mean_distance(one: Floats, other: Floats, lists: NDArray[np.int64] | None = 
 def loss_cap(metric: Loss, losses: Floats) -> float:
     """The loss at which one row is capped in the daily sums, from the losses of a healthy reference.
 
-    For probabilities it is three times the log loss of a coin. For numbers it is the loss of an error of three times
-    the median error: nine times the median squared error; for a quantile, such an error on its costlier side. For
-    counts it is nine times the median deviance, or the mean where that is larger, as most rows may be 0 and cost next
-    to nothing. Where rows differ so much that such a cap would hide a part of the loss, the cap leaves 95 % of the mean
-    loss, but is at most the 99 % quantile of the losses.
+    For probabilities the cap is three times the log loss of a coin. For numbers it is the loss of an error of three
+    times the median error: nine times the median squared error; for a quantile, the loss of such an error on its
+    costlier side. For counts it is nine times the median deviance, or nine times the mean deviance where that is
+    larger, because most rows may be 0 and have nearly no loss. If rows differ so much that such a cap would hide a part
+    of the loss, the cap is raised until 95 % of the mean loss remains, but never above the 99 % quantile of the losses.
 
-    For the log loss of several classes it is three times the mean, at least the loss of a coin; their other losses, and
-    those of lists, are bounded already.
+    For the log loss of several classes the cap is three times the mean, at least the loss of a coin. The other losses
+    of several classes, and those of lists, are bounded already.
 
     >>> loss_cap("absolute_error", np.array([1.0, 2.0, 50.0])), loss_cap("squared_error", np.array([1.0, 4.0, 900.0]))
     (6.0, 36.0)
@@ -77,7 +77,7 @@ def loss_cap(metric: Loss, losses: Floats) -> float:
     mean = float(losses.mean()) if losses.size else 0.0
     if metric in CLASS_LOSSES:
         return max(LOSS_CAP, _FAR * mean) if metric == "multi_log_loss" else 2.0 if metric == "multi_brier" else 1.0
-    typical = max(typical, mean) if metric == "poisson_deviance" else typical or mean  # 0: most rows are exact
+    typical = max(typical, mean) if metric == "poisson_deviance" else typical or mean  # 0: most are exact
     if not (typical > 0.0 and np.isfinite(_far(metric) * typical)):
         return LOSS_CAP
     most = float(np.quantile(losses, _FEW, method="lower"))
@@ -85,17 +85,18 @@ def loss_cap(metric: Loss, losses: Floats) -> float:
 
 
 def _leaving(losses: Floats, share: float) -> float:
-    """The smallest cap that leaves a share of the mean loss."""
+    """The smallest cap under which a given share of the mean loss remains."""
     ordered = np.sort(losses)
-    left = np.cumsum(ordered) + ordered * np.arange(ordered.size - 1, -1, -1)  # sum of losses with the cap at each row
+    left = np.cumsum(ordered) + ordered * np.arange(ordered.size - 1, -1, -1)  # sums with each loss as the cap
     return float(ordered[np.searchsorted(left, share * left[-1])])
 
 
 def calibration_gap(metric: Loss, labels: Floats, scores: Floats) -> float:
     """The distance of mean score and mean label, 0 or above, in the labels' unit.
 
-    For a quantile it is the distance of the share of labels up to the score from the quantile's own share; for several
-    classes that of the class whose mean probability is furthest from its share of the labels.
+    For a quantile, it is the distance between the share of labels at or below the score and the level of the quantile.
+    For several classes, it is the distance of the class whose mean probability is furthest from its share of the
+    labels.
 
     >>> calibration_gap("pinball(0.5)", np.array([1.0, 2.0, 3.0, 4.0]), np.full(4, 3.0))
     0.25

@@ -14,8 +14,8 @@ from trimtab.steering.ledger import Evidence
 from trimtab.steering.loop_state import PairedDay, Repair
 from trimtab.steering.rollouts import Rollout
 
-LEAST_ROWS = 30  # days with fewer labels are merged with the next
-_TABLE = (1, 3, 7, 14, 28)  # days in the table that is shown with a refusal
+LEAST_ROWS = 30  # a day with fewer labels is merged with the following day
+_TABLE = (1, 3, 7, 14, 28)  # numbers of days in the table that a refusal shows
 
 
 def compared_days(metric: Loss, window: Window, scores: Floats, champion: Floats) -> tuple[PairedDay, ...]:
@@ -24,8 +24,8 @@ def compared_days(metric: Loss, window: Window, scores: Floats, champion: Floats
     Args:
         metric: The loss.
         window: Times, labels and lists of the rows.
-        scores: The successor's, shape (rows,).
-        champion: The champion's, shape (rows,).
+        scores: The scores of the successor, shape (rows,).
+        champion: The scores of the champion, shape (rows,).
     """
     own, rows = window.losses(metric, scores)
     other, _ = window.losses(metric, champion)
@@ -44,9 +44,10 @@ def compared_days(metric: Loss, window: Window, scores: Floats, champion: Floats
 def judged(rollout: Rollout, days: Sequence[PairedDay], repair: Repair) -> PairedSequence:
     """The sequential test of a shadow on its days so far: promote, reject or hold, valid at every look.
 
-    Tested is whether the successor's mean daily loss exceeds the champion's by the margin. The days on which the gate
-    compared a candidate of the same recipe give the spread of daily differences. Days on which another version answered
-    for the champion do not: it may have been the candidate itself.
+    The test asks whether the successor's mean daily loss exceeds the champion's by the margin. The spread of daily
+    differences comes from the days on which the gate compared a candidate of the same recipe. Days on which another
+    version answered for the champion are not used for the spread, because that version may have been the candidate
+    itself.
 
     Args:
         rollout: Has the margin and the least time.
@@ -57,19 +58,19 @@ def judged(rollout: Rollout, days: Sequence[PairedDay], repair: Repair) -> Paire
     """
     pooled = _pooled(days)
     before = () if repair.stood_in else repair.gate_days
-    margin = rollout.margin * level_of(repair)  # fixed before the first day
+    margin = rollout.margin * level_of(repair)  # settings of the test, fixed before the first day of the shadow
     least = (rollout.shadow_us or DAY_US) // DAY_US
     earlier = [one.difference for one in _pooled(before)]
     return paired_sequence([one.difference for one in pooled], margin=margin, earlier=earlier, least=least)
 
 
 def visible(before: Sequence[PairedDay], days: int) -> float:
-    """The smallest difference, as a share of the champion's loss, that a shadow of some days can tell from none."""
+    """The smallest difference that a shadow of some days can tell from none, as a share of the champion's loss."""
     pooled = _pooled(before)
     if len(pooled) < 2:
         return float("inf")
     spread = float(np.std([one.difference for one in pooled], ddof=1))
-    merged = len(before) / len(pooled)  # with few labels several days are one comparison
+    merged = len(before) / len(pooled)  # with few labels, several days together make one comparison
     comparisons = int(days / merged)
     if comparisons < 1:
         return float("inf")
@@ -77,14 +78,15 @@ def visible(before: Sequence[PairedDay], days: int) -> float:
 
 
 def hopeless(rollout: Rollout | None, before: Sequence[PairedDay], *, stood_in: bool = False) -> str | None:
-    """The refusal of a shadow that could not decide within its time, with a table of its precision; None if it can.
+    """The refusal of a shadow that could not decide within its time, with a table of its precision; else None.
 
-    The candidate's advantage on the judged days counts: a much better one needs less precision.
+    The precision that is needed depends on the candidate's advantage on the judged days: a much better candidate needs
+    less.
 
     Args:
         rollout: The declared rollout; without a shadow there is nothing to decide.
-        before: The days of the gate.
-        stood_in: Whether another version answered for the champion there, so that the days do not give the spread.
+        before: The days that the gate compared.
+        stood_in: Whether another version answered for the champion on those days, so that they do not give the spread.
     """
     if rollout is None or rollout.shadow_us is None or not before or stood_in:
         return None
@@ -104,7 +106,7 @@ def hopeless(rollout: Rollout | None, before: Sequence[PairedDay], *, stood_in: 
 
 
 def level_of(repair: Repair) -> float:
-    """The champion's mean loss on the days of the gate, of which margins and differences are shares."""
+    """The champion's mean loss on the days of the gate; margins and differences are shares of this loss."""
     return _mean_loss(repair.gate_days) or 1.0
 
 
@@ -140,7 +142,7 @@ def _share(value: float) -> str:
 
 
 def _pooled(days: Sequence[PairedDay]) -> list[PairedDay]:
-    """The days, those with few rows merged with the next ones; an incomplete last one is left out."""
+    """The days, with each day of few rows merged into the following days; an incomplete last group is left out."""
     found: list[PairedDay] = []
     open_day: PairedDay | None = None
     for day in days:

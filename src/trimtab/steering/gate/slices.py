@@ -1,4 +1,4 @@
-"""Slices of a gate's window: a bound for each of how much worse the candidate is, corrected for their number."""
+"""Slices of a gate's window: for each, a bound of how much worse the candidate is, corrected for their number."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from trimtab.training.definitions import Model
 from trimtab.training.judge.parts import column_of, values_of
 
 EVERY_SLICE = "every_slice"
-LEAST_ROWS = 50  # rows and days that a slice needs; a smaller one is no evidence
+LEAST_ROWS = 50  # rows and days that a slice needs; a smaller slice is not judged
 LEAST_DAYS = 5
-LEVEL = 0.95  # confidence of all bounds together
+LEVEL = 0.95  # confidence that all bounds hold together
 
 Floats = NDArray[np.float64]
 
@@ -37,7 +37,7 @@ class Part(msgspec.Struct, frozen=True, eq=False):
 def parts_of(
     slices: Sequence[str | NamedSlice], model: Model, training_set: TrainingSet, window: NDArray[np.bool_]
 ) -> list[Part]:
-    """The slices of the rows of a window: each value of a column, for numbers four ranges, and each expression."""
+    """The slices of the rows of a window: each value of a column (of numbers, four ranges) and each expression."""
     found: list[Part] = []
     for one in slices:
         name = one if isinstance(one, str) else one.name
@@ -55,13 +55,13 @@ def parts_of(
 def slice_checks(
     parts: Sequence[Part], differences: Floats, at_us: NDArray[np.int64], margin: float, *, may_abstain: bool = False
 ) -> list[GateCheck]:
-    """A check for each slice, and last one for all together. # D0007
+    """A check for each slice, and a last check for all slices together. # D0007
 
-    Tested for each slice is whether the candidate's mean loss exceeds the champion's by more than `margin`. The slice
-    fails where the one-sided lower bound of the difference, with days as blocks, is above the margin; each bound has
-    the level 1 - 0.05 / slices (Bonferroni), so that a candidate that is worse on none is refused for its slices with
-    probability 5 % at most. Slices with too few rows or days abstain. When all abstain, nothing that was declared has
-    been tested, so the check fails, unless they may abstain. # D0196
+    The check of a slice tests whether the candidate's mean loss exceeds the champion's by more than `margin`. A slice
+    fails if the one-sided lower bound of the difference, with days as blocks, is above the margin. Each bound has the
+    level 1 - 0.05 / slices (Bonferroni), so that a candidate that is worse on no slice is refused for its slices with a
+    probability of at most 5 %. Slices with too few rows or days abstain. If all of them abstain, none of the declared
+    slices has been tested, so the last check fails unless `may_abstain` is set. # D0196
 
     Args:
         parts: The slices, as masks over the units.

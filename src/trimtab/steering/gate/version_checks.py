@@ -1,4 +1,4 @@
-"""Checks of a stored candidate by itself: that it loads, here and in a new process, and how fast it answers."""
+"""Checks of a stored candidate alone: that it loads, both here and in a new process, and how fast it predicts."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from trimtab.steering.gate.findings import finding
 from trimtab.training.fitting.artifact import Artifact, golden_difference
 
 LOADS, FRESH_PROCESS, LATENCY = "loads", "fresh_process", "latency"
-_SAMPLE = 200  # rows of the window that are predicted one by one in a round
+_SAMPLE = 200  # number of rows of the window that one round predicts one by one
 _ROUNDS = 5
-_ROUND_NS = 1_000_000_000  # a round of a slow model ends after this time,
-_LEAST_CALLS = 20  # but not before this many calls
+_ROUND_NS = 1_000_000_000  # a round of a slow model ends after this time
+_LEAST_CALLS = 20  # but no round has fewer calls than this
 _VIRTUAL = "Virtual time has no other process and no clock of the machine to measure it with."
 
 
 class Proving(msgspec.Struct, frozen=True):
-    """A new process and a stopwatch to test a candidate with; a replay, in virtual time, has neither."""
+    """A new process and a stopwatch to test a candidate with. A replay runs in virtual time and has neither."""
 
-    fresh: Callable[[Version], str | None]  # why a new process cannot load a version; None: it repeats its predictions
-    stopwatch_ns: Callable[[], int]  # never goes back
+    fresh: Callable[[Version], str | None]  # why a new process cannot load a version; None if it can
+    stopwatch_ns: Callable[[], int]  # a monotonic clock
 
 
 def loads(registry: Registry, version: Version) -> tuple[LoadedModel | None, GateCheck]:
-    """The stored version as it is read back, and the check that it repeats its golden predictions."""
+    """Return the stored version as it is read back, and the check that it repeats its golden predictions."""
     try:
         loaded = registry.load(version)
     except Corrupt as error:
@@ -54,8 +54,8 @@ def loads_in_fresh_process(proving: Proving | None, version: Version) -> GateChe
 def fast_enough(proving: Proving | None, loaded: LoadedModel | None, sample: Columns, limit_us: int) -> GateCheck:
     """Check that the p99 of one-row predictions is at most `limit_us`.
 
-    It times encoding and prediction of rows of the window, one by one. The best of several rounds counts: other load of
-    the machine makes a round slower, never faster.
+    The check times the encoding and prediction of rows of the window, one by one. The best of several rounds counts,
+    because other load on the machine can make a round slower but never faster.
     """
     if proving is None or loaded is None:
         why = _VIRTUAL if proving is None else "It could not be loaded."
@@ -69,7 +69,7 @@ def fast_enough(proving: Proving | None, loaded: LoadedModel | None, sample: Col
 
 
 def one_row_ms(loaded: LoadedModel, sample: Columns, stopwatch_ns: Callable[[], int]) -> tuple[float, float, int]:
-    """The p50 and p99 of one-row predictions in milliseconds, each of its best round, and the calls of a round."""
+    """The p50 and p99 of one-row predictions in milliseconds, each of its best round, and the calls per round."""
     chosen = np.unique(np.linspace(0, sample.rows - 1, _SAMPLE).astype(np.int64))
     columns = sample.take(chosen).select(loaded.inputs)
     rows = list(zip(*(column.to_list() for column in columns.by_name.values()), strict=True))

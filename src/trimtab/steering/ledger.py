@@ -1,7 +1,8 @@
-"""The ledger: one row for each act, with the hash of the row before.
+"""The ledger: one row for each decision, which contains the hash of the row before it.
 
-The newest row's number and hash are also kept in a file next to the catalogue, written after the row, so that rows
-removed from the end are noticed. A kill between the two writes leaves the file behind by that row, never ahead.
+The sequence number and the hash of the newest row are also kept in a file next to the catalogue, so that rows removed
+from the end are noticed. The file is written after the row. If the process is killed between the two writes, the file
+is one row behind, but it is never ahead.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from trimtab.store.ports import Append, Catalog, InFolder, Put, Remove
 
 GENESIS = "0" * 64
 JOURNAL = "ledger"
-HEAD = "ledger.head"  # a file in the catalogue's folder
-FORGET = "forget"  # the act of an erasure
+HEAD = "ledger.head"  # name of a file in the catalogue's folder
+FORGET = "forget"  # the act of a row that records an erasure
 
 Evidence = Mapping[str, str | int | float | bool | None]
-_ATTEMPTS = 20  # other deployments and people append to the same ledger
+_ATTEMPTS = 20  # attempts to append, as other deployments and people write to the same ledger
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """A decision to be written: a row without its place in the chain."""
+    """A decision to be written: a row of the ledger without its position in the chain."""
 
     at_us: int
     model: str
@@ -42,14 +43,14 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Head(msgspec.Struct, frozen=True):
-    """The newest row, as the file next to the catalogue has it."""
+    """The number and hash of the newest row, as the file next to the catalogue has them."""
 
     sequence: int
     hash: str
 
 
 class Ledger:
-    """Decisions in an append-only journal of the catalogue, chained by their hashes."""
+    """Decisions in an append-only journal of the catalogue, each chained to the one before by its hash."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
@@ -58,10 +59,10 @@ class Ledger:
         self._last: Decision | None = None
 
     def write(self, entries: Sequence[Entry], also: Sequence[Put | Append | Remove] = ()) -> list[Decision]:
-        """Append decisions and change what they are about in one write.
+        """Append decisions, and change in the same write what the decisions are about.
 
         Raises:
-            Conflict: An `expected` of `also` did not hold, or other processes appended without a pause.
+            Conflict: An `expected` value of `also` did not hold, or other processes appended without a pause.
         """
         for _ in range(_ATTEMPTS):
             last = self._newest()
@@ -73,7 +74,7 @@ class Ledger:
                 self._catalog.write([*appends, *also])
             except Conflict:
                 if self._newest() == last:
-                    raise  # the ledger's place was free: a change of `also` did not hold
+                    raise  # no other process appended, so an expected value of `also` did not hold
                 continue
             self._last = rows[-1] if rows else last
             if rows:
@@ -90,12 +91,12 @@ class Ledger:
         return out
 
     def verify(self) -> int:
-        """Check the whole chain; the number of rows.
+        """Check the whole chain and return the number of rows.
 
         Raises:
-            Corrupt: A row was changed, removed or put in; the message names the first one.
+            Corrupt: A row was changed, removed or inserted; the message names the first such row.
         """
-        head, previous = self._read_head(), GENESIS  # the head first: rows may be added meanwhile
+        head, previous = self._read_head(), GENESIS  # the head is read first, as rows may be added meanwhile
         rows = self.rows()
         for n, row in enumerate(rows, 1):
             if row.sequence != n or row.previous_hash != previous or row.hash != _hash(row):
@@ -111,10 +112,11 @@ class Ledger:
         return len(rows)
 
     def _store_head(self, last: Decision) -> None:
-        """Store the newest row's hash next to the catalogue; a newer one is never replaced."""
+        """Store the number and hash of the newest row next to the catalogue; a newer row's are never replaced."""
         if self._head is None:
             return
-        with suppress(OSError, Corrupt):  # a full disk: the next row is stored; a damaged file: `verify` names it
+        # after a full disk, the next row's head is stored; `verify` reports a damaged file
+        with suppress(OSError, Corrupt):
             before = self._read_head()
             if before is None or before.sequence < last.sequence:
                 write_durably(self._head, msgspec.json.encode(_Head(last.sequence, last.hash)))

@@ -1,4 +1,4 @@
-"""The stored state of a deployment's loop; loading it loads no NumPy."""
+"""The stored state of a deployment's loop. This module does not load NumPy."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from trimtab.core.records import LOSS_CAP, ChangeOnset, DayQuality, GateRecord
 from trimtab.store.ports import Catalog
 
 Cause = Literal["first", "call", "alarm", "slice", "follow-up", "labels", "schedule", "person"]
-KIND = "loop"  # records with a `LoopState`
+KIND = "loop"  # kind of the records that hold a `LoopState`
 FREEZE = "freeze"
-REQUEST: Final = "repair_request"  # records of repairs that were requested over HTTP
-APART: Final = ("call", "slice", "labels")  # causes whose quiet times are in `LoopState.quiets`
+REQUEST: Final = "repair_request"  # kind of the records of repairs that were requested over HTTP
+APART: Final = ("call", "slice", "labels")  # causes whose quiet times are stored in `LoopState.quiets`
 SHADOW: Final = "shadow"
 APPROVAL: Final = "waiting for approval"
 CANARY: Final = "canary"
@@ -24,33 +24,33 @@ Phase = Literal["idle", "waiting", "shadow", "waiting for approval", "canary", "
 class PairedDay(msgspec.Struct, frozen=True, kw_only=True):
     """One closed day of two models that scored the same rows."""
 
-    day_us: int  # its beginning
-    rows: int  # labelled rows, in a ranking lists
-    difference: float  # mean loss of the successor minus the champion's
+    day_us: int  # the beginning of the day
+    rows: int  # number of labelled rows, in a ranking of lists
+    difference: float  # mean loss of the successor minus mean loss of the champion
     champion: float  # mean loss of the champion
 
 
 class Repair(msgspec.Struct, frozen=True, kw_only=True):
-    """A candidate, its judgement, and the version to put in service when it passed."""
+    """A candidate, its judgement, and the version to put in service if the candidate passed."""
 
-    candidate: str  # address of what was judged
+    candidate: str  # address of the version that was judged
     gate: GateRecord
-    successor: str | None  # address of the version to promote, the recipe refitted on all labels; None: refused
-    reason: str  # why it passed or was refused, one sentence
-    reference: tuple[DayQuality, ...]  # healthy days, which the successor's watch is anchored at
+    successor: str | None  # address of the refit on all labels, which is promoted; None: refused
+    reason: str  # why the candidate passed or was refused, in one sentence
+    reference: tuple[DayQuality, ...]  # healthy days that the watch of the successor compares with
     cut_us: int
-    rows: int  # rows that the candidate was fitted on
+    rows: int  # number of rows that the candidate was fitted on
     data_hash: str
-    loss_cap: float = LOSS_CAP  # the cap of the losses in `reference`
-    slices: dict[str, tuple[DayQuality, ...]] = {}  # the same days of each slice
+    loss_cap: float = LOSS_CAP  # the cap of the losses of a row in `reference`
+    slices: dict[str, tuple[DayQuality, ...]] = {}  # the healthy days of each slice
     allowance: dict[str, float] = {}  # by kind of signal, how far the refit's healthy days may be from `reference`
     name: str = ""  # the successor's name, for people
-    left_out: dict[str, int] = {}  # by reason, rows of the set that were left out: faulty inputs or labels
-    fits: int = 1  # fits made for it
-    unseen_from_us: int = 0  # the successor has learnt nothing of requests since then
+    left_out: dict[str, int] = {}  # number of rows that were left out, by reason: faulty inputs or labels
+    fits: int = 1  # number of fits that were made for this repair
+    unseen_from_us: int = 0  # the successor has learnt from no request made at or after this time
     gate_days: tuple[PairedDay, ...] = ()  # candidate and champion on the judged days; empty: nothing was compared
-    stood_in: bool = False  # another version answered for the champion, so the days do not give the usual spread
-    trained_us: int | None = None  # own cut of a stored version; None: `cut_us`
+    stood_in: bool = False  # another version answered for the champion: these days do not show the usual spread
+    trained_us: int | None = None  # the cut of a stored version; None: the same as `cut_us`
 
 
 class Requested(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,14 +62,14 @@ class Requested(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
-    """Changes of the data that a plan accounts for."""
+    """Changes of the data that the plan of a repair takes into account."""
 
-    onset: ChangeOnset | None = None  # the change to be repaired now
+    onset: ChangeOnset | None = None  # the change that is to be repaired now
     repaired: ChangeOnset | None = None  # the last change, which the version in service has repaired
-    refreshes: bool = False  # no change is known: a schedule, or a number of new labels, asks for newer data
+    refreshes: bool = False  # no change is known; only a schedule or a number of new labels asks for a repair
 
 
-IDLE: dict[str, Any] = {  # the fields of a state that belong to a repair, as they are after it
+IDLE: dict[str, Any] = {  # values that the fields of a state about a repair have after the repair
     "phase": "idle",
     "cause": "",
     "repair": None,
@@ -84,7 +84,7 @@ IDLE: dict[str, Any] = {  # the fields of a state that belong to a repair, as th
 
 
 def is_before(now_us: int, until_us: int) -> bool:
-    """Return whether a time of a `LoopState` is in the future; 0 means not set, even where the clock is before 1970.
+    """Return whether a clock's time is before a time of a `LoopState`; a time of 0 is not set, so nothing is before it.
 
     >>> is_before(-5, 0), is_before(5, 10)
     (False, True)
@@ -101,14 +101,14 @@ def loop_state(catalog: Catalog, model: str) -> LoopState:
 class Quiet(msgspec.Struct, frozen=True):
     """The quiet time of a cause."""
 
-    until_us: int = 0  # it starts nothing before this
-    cooldown_us: int = 0  # the next one after a refusal; 0: the declared one
+    until_us: int = 0  # the cause starts no repair before this time
+    cooldown_us: int = 0  # length of the quiet time after the next refusal; 0: the declared length
 
 
 class Bake(msgspec.Struct, frozen=True, kw_only=True):
     """The time after a promotion in which a breach of the service rolls it back."""
 
-    version: str  # the version that took over
+    version: str  # the version that has taken over
     replaced: str
     since_us: int
     until_us: int
@@ -121,33 +121,33 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     phase: Phase = "idle"
     cause: str = ""
     triggered_at_us: int = 0
-    ready_at_us: int = 0  # waiting: until then
+    ready_at_us: int = 0  # phase "waiting": the time until which the repair waits
     begun_by: Cause = "schedule"
     changes: Changes = Changes()
-    follow_ups_us: tuple[int, ...] = ()  # after the repair of a change: times of further repairs, with more days since
-    quiet_until_us: int = 0  # the schedule starts nothing before this
-    cooldown_us: int = 0  # the quiet time after its next refusal
-    alarm_quiet_until_us: int = 0  # the same of alarms, whose refusals are counted apart
+    follow_ups_us: tuple[int, ...] = ()  # times of further repairs of the repaired change, with more days
+    quiet_until_us: int = 0  # the schedule starts no repair before this time
+    cooldown_us: int = 0  # length of the schedule's quiet time after its next refusal
+    alarm_quiet_until_us: int = 0  # quiet time of alarms, whose refusals are counted separately
     alarm_cooldown_us: int = 0
-    quiets: dict[str, Quiet] = {}  # the same of call, slice and labels
+    quiets: dict[str, Quiet] = {}  # quiet times of the causes call, slice and labels
     fits: tuple[tuple[int, int], ...] = ()  # times and numbers of fits of the last seven days
-    lack: str = ""  # waiting: what was missing at the newest look; empty: no look yet
-    looked_us: int = 0  # the time of that look; in a shadow: when the newest days were compared
-    looked_for: str | None = None  # the version in service then
-    risen_us: int = 0  # the newest rise within an alarm that was repaired: a newer one ends the quiet time of alarms
+    lack: str = ""  # phase "waiting": the data missing at the newest look; empty: no look yet
+    looked_us: int = 0  # the time of that look; in a shadow: of the newest comparison
+    looked_for: str | None = None  # the version in service at the time of that look
+    risen_us: int = 0  # newest rise within a repaired alarm; a newer rise ends the quiet time of alarms
     trained_at_us: int = 0  # the cut of the version in service; schedules count from here
-    repair: Repair | None = None  # from the shadow to promoting: what passed the gate
-    stage_since_us: int = 0  # shadow, canary: when the stage, or its present share, began
-    shadow_until_us: int = 0  # shadow: days before this are compared
+    repair: Repair | None = None  # phases from shadow to promoting: the repair that passed the gate
+    stage_since_us: int = 0  # phases shadow and canary: when the stage, or the present share, began
+    shadow_until_us: int = 0  # phase "shadow": days before this time are already compared
     shadow: tuple[PairedDay, ...] = ()  # the days compared so far; kept until the next repair
-    canary_step: int = 0  # canary: which share, 0 for the first
+    canary_step: int = 0  # phase "canary": index of the present share
     bake: Bake | None = None  # after a promotion, while the service is guarded
-    expires_us: int = 0  # waiting for approval: until then
-    approved_by: str | None = None  # promoting: the person who approved it, if any
-    asked_by: str | None = None  # the person who asked for what is in flight, if any
+    expires_us: int = 0  # phase "approval": the time until which the candidate waits
+    approved_by: str | None = None  # phase "promoting": the person who approved the candidate, if any
+    asked_by: str | None = None  # the person who asked for the repair in flight, if any
 
     def quiet_of(self, kind: Cause) -> Quiet:
-        """The quiet time of a cause."""
+        """The quiet time of causes of one kind."""
         if kind in APART:
             return self.quiets.get(kind, Quiet())
         if kind == "alarm":
@@ -155,5 +155,5 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
         return Quiet(self.quiet_until_us, self.cooldown_us)
 
     def fits_since(self, at_us: int) -> int:
-        """The number of fits since a time of the last seven days."""
+        """The number of fits since a time, which must lie within the last seven days."""
         return sum(fits for when_us, fits in self.fits if when_us > at_us)

@@ -15,11 +15,11 @@ from trimtab.monitoring.guardrails import Guardrails
 class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     """The stages between the gate and full service. Make one with `rollout()`."""
 
-    shadow_us: int | None = None  # least time of the comparison with the champion; None: no shadow
-    within_us: int = 14 * DAY_US  # most time of the comparison
+    shadow_us: int | None = None  # least duration of the comparison with the champion; None: no shadow
+    within_us: int = 14 * DAY_US  # greatest duration of the comparison
     margin: float = 0.02  # how much worse the successor may be, as a share of the champion's loss
     canary: tuple[float, ...] = ()  # growing shares of the requests that the successor answers
-    step_us: int = 3_600_000_000  # how long each of them lasts
+    step_us: int = 3_600_000_000  # how long each share lasts
     bake_us: int = 0  # how long the service is guarded after the successor took over
     guardrails: Guardrails = Guardrails()  # the limits of the guard
 
@@ -36,21 +36,23 @@ def rollout(
 ) -> Rollout:
     """The stages by which a candidate that passed the gate comes into service.
 
-    In the paired shadow the successor scores the logged rows that the champion answered, as their labels come: no
-    request waits for it and none is answered by it. Day by day a sequential test says promote, hold or reject. Canaries
-    then answer a share of the requests, always of the same entities, and guard the service: errors, latency and answers
-    unlike the champion's. They are no test of quality: they have few of the labels, and of other requests than the
-    champion's.
+    In the paired shadow, the successor scores the logged rows that the champion answered, as the labels of these rows
+    arrive. No request waits for the successor, and none is answered by it. Day by day, a sequential test decides to
+    promote, hold or reject. Canaries then answer a share of the requests, always those of the same entities. They guard
+    the service against errors, latency, and answers unlike the champion's. They do not test quality, because they see
+    few labels, and labels of requests other than the champion's.
 
     Args:
-        shadow: The least time in the shadow ("1d"), in whole closed days; None: no shadow.
-        within: The most time there, twice that where faulty days delay it. A successor that is still undecided then is
-            refused; one that cannot be decided by then for lack of labels is refused at once.
-        margin: How much worse than the champion's the successor's loss may be, as a share of it.
-        canary: Shares of the requests, growing, each above 0 and below 1; none: all requests at once.
+        shadow: The least duration of the shadow ("1d"), in whole closed days; None: no shadow.
+        within: The greatest duration of the shadow, which doubles where faulty days delay it. A successor that is still
+            undecided by then is refused. A successor that cannot be decided by then, for lack of labels, is refused at
+            once.
+        margin: How much worse than the champion the successor may be, as a share of the champion's loss.
+        canary: Growing shares of the requests, each above 0 and below 1; if empty, the successor answers all requests
+            at once.
         step: How long each share lasts.
-        bake: How long after the last step the service is guarded and rolled back on a breach; left out, the length of a
-            step where there are canaries, else 0.
+        bake: How long after the last step the service is guarded, so that a breach rolls the successor back. Left out,
+            it is the length of a step if there are canaries, else 0.
         guardrails: The limits of the guard, made with `guardrails()`; left out, its defaults.
 
     Raises:

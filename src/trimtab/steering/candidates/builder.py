@@ -1,4 +1,4 @@
-"""Candidates of one deployment: fitted, judged by the gate, refitted, registered and promoted."""
+"""Candidates of one deployment: how they are fitted, judged by the gate, refitted, registered and promoted."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ T = TypeVar("T")
 class CandidateBuilder:
     """Makes and judges versions of one deployment, and registers them.
 
-    The gate judges a recipe: candidate A, fitted on what was known when the window began, on the window. What goes in
-    service is R, the same recipe fitted on the window too, with a pointer to A.
+    The gate judges a recipe. Candidate A is fitted on what was known when the window began, and it is judged on the
+    window. The version that goes into service is R: the same recipe, fitted on the window as well, with a pointer to A.
     """
 
     def __init__(self, parts: DeploymentParts, recipe: Recipe, options: CandidateOptions) -> None:
@@ -58,14 +58,15 @@ class CandidateBuilder:
         self._sets = TrainingSets(parts, options)
         self._fits = Fits(parts, recipe, options)
         self.artifact = ChampionArtifact(parts, self._sets, self._fits)
-        self._kept: tuple[int, TrainingSet] | None = None  # the set of `blocked`, for a `repair` of the same cut
+        # the training set that `blocked` read, kept for a `repair` of the same cut
+        self._kept: tuple[int, TrainingSet] | None = None
 
     def champion(self) -> str | None:
         version = self.comparisons.champion()
         return None if version is None else version.id
 
     def arms(self) -> dict[str, str]:
-        """The versions that answer next to the one in service, by arm."""
+        """The versions that answer next to the version in service, by arm."""
         found = self._parts.registry.aliases(self._deployment.name)
         return {arm: found[arm].version for arm in (CANARY, SHADOW) if arm in found}
 
@@ -82,7 +83,7 @@ class CandidateBuilder:
         return None
 
     def repair(self, cut_us: int, go_on: Callable[[], None], changes: Changes, actor: str | None = None) -> Repair:
-        """See `Candidates.repair`; `actor` asked for the versions, left out, the registry's."""
+        """See `Candidates.repair`; `actor` is who asked for the versions; left out, the registry's actor."""
         model, compared = self._deployment.model, self.comparisons
         self._fits.count = 0
         kept, self._kept = self._kept, None
@@ -95,7 +96,8 @@ class CandidateBuilder:
         try:
             made = self._fits.of_plan(training_set, plan)
         except Misuse:
-            if not isinstance(self._options.recording.steps, AtOnce):  # a recorded set was stored for this
+            # a recorded training set was stored for this repair
+            if not isinstance(self._options.recording.steps, AtOnce):
                 self._sets.discard(training_set)
             raise
         answered = compared.answered(target, training_set, plan.window)
@@ -143,12 +145,12 @@ class CandidateBuilder:
 
         Raises:
             Unavailable: There is no such window yet, or its labels do not suffice.
-            Misuse: It cannot be loaded here, has another task, or its features cannot be computed any more.
-            Corrupt: What is stored of it is damaged.
+            Misuse: The version cannot be loaded here, has another task, or its features cannot be computed any more.
+            Corrupt: The stored data of the version are damaged.
         """
         model, registry, compared = self._deployment.model, self._parts.registry, self.comparisons
         version = registry.get(stored.version)
-        registry.load(version)  # before anything that takes long
+        registry.load(version)  # checked before anything that takes long
         training_set = self._done("data", lambda: self._parts.data.training_set(model, cut_us=cut_us))
         until_us = labelled_until(training_set)
         own = version_target(registry, version, model, until_us, seen_until_us=stored.seen_until_us)
@@ -175,7 +177,7 @@ class CandidateBuilder:
         )
 
     def promote(self, repair: Repair, why: str, actor: str | None = None) -> str | None:
-        assert repair.successor is not None  # the controller promotes only what passed
+        assert repair.successor is not None  # the controller promotes only versions that passed
         move = self._parts.registry.move
         return move(self._deployment.name, CHAMPION, repair.successor, gate=repair.gate, why=why, actor=actor).previous
 
@@ -183,7 +185,7 @@ class CandidateBuilder:
         return self.comparisons.paired_days(repair, since_us, cut_us)
 
     def _gate(self, side: Side, case: Case) -> GateRecord:
-        """The gate record of a new candidate, stored."""
+        """The gate record of a new candidate, which is stored."""
         recording = self._options.recording
         gate = recording.steps.do(
             "judge",
@@ -211,7 +213,7 @@ class CandidateBuilder:
         return version
 
     def _repair(self, case: Case, gate: GateRecord, scores: Floats, reference: Reference, cut_us: int) -> Repair:
-        """A repair as far as it follows from its judgement, refused; what differs is replaced by the caller."""
+        """A refused repair with everything that follows from its judgement; the caller replaces what differs."""
         return Repair(
             candidate=gate.candidate,
             gate=gate,
@@ -229,14 +231,14 @@ class CandidateBuilder:
         )
 
     def _hopeless(self, scores: Floats, case: Case) -> str | None:
-        """The reason why the declared shadow could never decide about a candidate; None where it could."""
+        """The reason why the declared shadow could never decide about a candidate; None if it could decide."""
         days = self._judge.paired_days(scores, case)
         return hopeless(self._deployment.rollout, days, stood_in=bool(case.answered.note))
 
     def _reference(
         self, version: Version, case: Case, scores: Floats, answered: list[Answers], *, slices: bool = True
     ) -> Reference:
-        """Healthy days of a version, from scores of its recipe of rows that it had not learnt."""
+        """The healthy days of a version, from scores that its recipe gave to rows that it had not learnt from."""
         model, parts = self._deployment.model, request_slices(self._deployment) if slices else ()
         cap, labels = self._judge.cap(scores, case), self._parts.labels
         return healthy_reference(model, version.id, case.training_set, answered, labels, cap=cap, slices=parts)
@@ -244,11 +246,13 @@ class CandidateBuilder:
     def _earlier(
         self, training_set: TrainingSet, plan: Plan, best: Made, window: JudgingWindow, target: ComparisonTarget | None
     ) -> list[Answers]:
-        """Scores of the days before the window that complete the reference.
+        """Scores of the days before the window, which complete the reference.
 
-        They are of a fit on what was before, or of the version in service where that was fitted not long before.
+        They come from a fit on still earlier rows, or from the version in service if it was fitted not long before
+        these days.
         """
-        if plan.folds[1:] or self._deployment.learn == "online":  # days before a change are no reference after it
+        # days before a change are no reference for the time after the change
+        if plan.folds[1:] or self._deployment.learn == "online":
             return []
         found = walk_forward_rows(training_set, window)
         if found is None:
@@ -269,13 +273,13 @@ class CandidateBuilder:
     def _evaluation(
         self, best: Made, training_set: TrainingSet, fold: Rows, window: JudgingWindow, champion: Floats | None
     ) -> str | None:
-        """The candidate's evaluation on what it has not seen of the window."""
+        """The evaluation of a candidate on the rows of the window that it has not seen."""
         of_fold = msgspec.structs.replace(window, rows=window.rows & fold)
         scores = None if champion is None else champion[fold[window.rows]]
         return self._fits.evaluation(best.candidate, training_set, of_fold, scores)
 
     def _done(self, name: str, work: Callable[[], T]) -> T:
-        """A step that is done again each time."""
+        """A step that is not recorded, but done again each time."""
         found: T = self._options.recording.steps.do(name, None, work, _NEVER)
         return found
 

@@ -1,4 +1,4 @@
-"""The artifact of the version in service: whether a training would give it again, and its repair where it is lost."""
+"""The artifact of the version in service: whether a training would give it again, and its repair if it is lost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trimtab.training.data.sets import load_training_set
 
 
 class ChampionArtifact:
-    """The champion's artifact, which equal rows, code and seed give again bit by bit."""
+    """The champion's artifact, which the same rows, code and seed reproduce bit by bit."""
 
     def __init__(self, parts: DeploymentParts, sets: TrainingSets, fits: Fits) -> None:
         self._parts = parts
@@ -21,12 +21,12 @@ class ChampionArtifact:
         self._fits = fits
 
     def lost(self) -> bool:
-        """Return whether it is missing or damaged."""
+        """Return whether the artifact is missing or damaged."""
         champion = self._parts.registry.alias(self._parts.deployment.name, CHAMPION)
         return champion is not None and lost_artifact(self._parts.blob, champion) is not None
 
     def put_back(self) -> None:
-        """Fit it again on the set that it was made of, if it is lost."""
+        """If the artifact is lost, fit the champion again on the training set that it was made from."""
         champion = self._same_recipe()
         if champion is None or not self.lost():
             return
@@ -34,13 +34,13 @@ class ChampionArtifact:
         try:
             training_set = load_training_set(champion.training_set, self._parts.blob, key=key)
         except (NotFound, Corrupt):
-            return  # it is lost too, or was never stored with its rows
+            return  # the training set is lost too, or was stored without its rows
         self._fits.fit("refit", training_set, training_set.usable)
 
     def same(self, cut_us: int) -> Version | None:
-        """The champion, if a training now would give it again: same data, code and seed; else None.
+        """The champion, if a training now would reproduce it (same data, code and seed), else None.
 
-        Where its artifact is lost, it is fitted again, which puts the same bytes back.
+        If its artifact is lost, the champion is fitted again, which puts the same bytes back.
         """
         champion = self._same_recipe()
         if champion is None:
@@ -54,6 +54,6 @@ class ChampionArtifact:
         return champion
 
     def _same_recipe(self) -> Version | None:
-        """The champion, where it has the recipe that is declared now."""
+        """The champion if it has the recipe that is declared now, else None."""
         champion = self._parts.registry.alias(self._parts.deployment.name, CHAMPION)
         return champion if champion is not None and champion.recipe == self._parts.deployment.model.hash else None

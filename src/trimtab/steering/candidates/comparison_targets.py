@@ -1,7 +1,7 @@
-"""Comparison targets: the version that answers a gate's window for the one in service.
+"""Comparison targets: versions that score the window of a gate in place of the version in service.
 
-A version answers from its own features. Where it has learnt from the window, the candidate that it is the refit of
-answers instead: the same recipe, which has not seen it. # D0195
+A version scores the window from its own features. If it has learnt from the window, the candidate of which it is the
+refit is used instead, because that candidate has the same recipe but has not seen the window. # D0195
 """
 
 from __future__ import annotations
@@ -24,32 +24,33 @@ from trimtab.training.definitions import Model
 
 
 class ComparisonTarget(msgspec.Struct, frozen=True, eq=False):
-    """A version that answers for another one, usually the one in service."""
+    """A version that is used in a comparison in place of another version, usually of the version in service."""
 
     version: Version
-    unseen_from_us: int  # it has learnt nothing of requests since then
-    note: str = ""  # which version answers, where it is not simply the one in service
+    unseen_from_us: int  # it has learnt nothing from requests made since then
+    note: str = ""  # which version scores the rows, if not simply the version in service
 
 
 class TargetScores(msgspec.Struct, frozen=True, eq=False):
     """A comparison target's scores of the rows of a window."""
 
-    scores: Floats | None  # None: it could not answer
-    note: str  # which version answered, or why none did; empty: the version in service, as it is
+    scores: Floats | None  # None: the version could not score the rows
+    note: str  # which version scored, or why none did; empty: the version in service as it is
 
 
 def champion_target(
     registry: Registry, champion: Version | None, model: Model, until_us: int, *, learns: bool = False
 ) -> ComparisonTarget | None:
-    """The comparison target of a new candidate on days before `until_us`; None where there is none.
+    """The comparison target of a new candidate on days before `until_us`; None if no version can be used.
 
     Args:
         registry: Has the versions and their gate records.
         champion: The version in service.
-        model: The candidate's model. The same recipe again has to wait for days that the champion has not seen;
-            another recipe may be judged on earlier days, too. # D0195
+        model: The candidate's model. If it has the champion's recipe, it has to wait for days that the champion has not
+            seen. A different recipe may be judged on earlier days, too. # D0195
         until_us: The end of the days.
-        learns: Whether the champion learns as it answers, so that no earlier candidate can answer for it.
+        learns: Whether the champion learns from each label in service, so that no earlier candidate can stand in for
+            it.
     """
     if champion is None:
         return None
@@ -65,14 +66,15 @@ def champion_target(
 def version_target(
     registry: Registry, version: Version, model: Model, until_us: int, *, seen_until_us: int | None = None
 ) -> ComparisonTarget:
-    """The version itself where days before `until_us` are left that it has not seen; else the candidate it refits.
+    """The version itself if it has not seen all days before `until_us`, else the candidate of which it is the refit.
 
     Args:
-        registry: Has both, and their gate records.
-        version: The version to answer for.
-        model: The model whose requests are answered.
+        registry: Has both versions, and their gate records.
+        version: The version that the target stands in for.
+        model: The model whose requests are scored.
         until_us: The end of the days.
-        seen_until_us: Until when it may have seen data, where that is known better than its record says.
+        seen_until_us: The time until which the version may have seen data, if that is known better than its record
+            says.
     """
     version = registry.as_known(version)
     own = "" if version.features == model.features.hash else "with its own features"
@@ -88,7 +90,7 @@ def version_target(
     if not judged:
         return ComparisonTarget(version, unseen_from_us, note)
     started_us = max(gate.window_start_us for gate in judged)
-    if version.refit_of is None:  # a candidate: it was fitted on what was known when that window began
+    if version.refit_of is None:  # a candidate, fitted on what was known when that window began
         return ComparisonTarget(version, started_us, note)
     origin = registry.get(version.refit_of)
     note = f"{origin.name} answered for its refit {version.name}, which has seen the window{own and f', {own}'}."
@@ -98,12 +100,13 @@ def version_target(
 def target_scores(
     parts: DeploymentParts, recipe: Recipe, target: ComparisonTarget, training_set: TrainingSet, rows: Rows
 ) -> TargetScores:
-    """A comparison target's scores of some rows of a training set, from its own features.
+    """The scores that a comparison target gives to some rows of a training set, from its own features.
 
     Raises:
-        NotFound: It has the candidate's features, and its artifact is lost: nothing can be judged without it.
-        Corrupt: The same of a damaged one.
-        Misuse: It has the candidate's features and cannot be loaded here, although the version in service can.
+        NotFound: The target has the candidate's features, and its artifact is lost, so nothing can be judged without
+            it.
+        Corrupt: The target has the candidate's features, and its artifact is damaged.
+        Misuse: The target has the candidate's features and cannot be loaded here, although the version in service can.
     """
     model, registry = parts.deployment.model, parts.registry
     if target.version.features == model.features.hash:
@@ -133,8 +136,8 @@ def with_features_of(
     """Some rows of a training set, with the features that a version was trained with.
 
     Raises:
-        Misuse: Its task is another one than the model's, or its features cannot be computed any more.
-        NotFound: The same.
+        Misuse: The version has another task than the model, or its features cannot be computed any more.
+        NotFound: A source or column of its features is gone.
     """
     if loaded.artifact.task != model.task:
         raise Misuse(f"its task is {loaded.artifact.task}, needed is {model.task}.")
@@ -148,9 +151,9 @@ def with_features_of(
 
 
 def _to_restore(target: ComparisonTarget) -> str:
-    """Instructions for the case that the artifact of a comparison target is lost."""
+    """Instructions on how to restore the lost artifact of a comparison target."""
     version = target.version
-    if target.note:  # it answers in place of the version in service
+    if target.note:  # the target stands in for the version in service
         days = f"train again once the champion has not seen {format_duration(LEAST_WINDOW_US)} of closed days"
         return f"Bring all of the state back from a backup (trimtab restore BACKUP --force), or {days}."
     made_of = None if version.imported is None else version.imported.file
@@ -158,9 +161,9 @@ def _to_restore(target: ComparisonTarget) -> str:
 
 
 def _why_champion_cannot_load(registry: Registry, model: Model) -> str | None:
-    """The reason why the version in service cannot be loaded here; None where it can, or its artifact is lost.
+    """The reason why the version in service cannot be loaded here; None if it can, or if its artifact is lost.
 
-    It could never be replaced if a candidate had to be better than its scores.
+    Such a version could never be replaced if a candidate had to be better than its scores.
     """
     champion = registry.alias(model.name, CHAMPION)
     if champion is None:

@@ -1,4 +1,4 @@
-"""The comparison of a candidate or a stored version with the champion: on which days, and what is missing for it."""
+"""The comparison of a candidate or stored version with the champion: the days for it, and the data missing for it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from trimtab.training.data.sets import TrainingSet
 
 
 class Comparisons:
-    """Comparisons of one deployment's candidates with its champion."""
+    """The comparisons of one deployment's candidates with its champion."""
 
     def __init__(self, parts: DeploymentParts, recipe: Recipe) -> None:
         self._parts = parts
@@ -54,24 +54,24 @@ class Comparisons:
         return self._parts.registry.alias(self._deployment.name, CHAMPION)
 
     def target(self, until_us: int) -> ComparisonTarget | None:
-        """The comparison target of a new candidate; None where no version can answer for the champion."""
+        """The comparison target of a new candidate; None if no version can stand in for the champion."""
         model, registry = self._deployment.model, self._parts.registry
         return champion_target(registry, self.champion(), model, until_us, learns=self._learns)
 
     def target_of_stored(self, until_us: int) -> ComparisonTarget | None:
-        """The comparison target of a stored version; None where no version can answer for the champion."""
+        """The comparison target of a stored version; None if no version can stand in for the champion."""
         champion = self.champion()
         if champion is None or self.target(until_us) is None:
             return None
         return version_target(self._parts.registry, champion, self._deployment.model, until_us)
 
     def window(self, training_set: TrainingSet, *targets: ComparisonTarget | None) -> JudgingWindow:
-        """The newest closed days that have labels, as far as none of the targets has learnt from them."""
+        """The newest closed days that have labels and that none of the targets has learnt from."""
         seen_us = max((one.unseen_from_us for one in targets if one is not None), default=-(2**62))
         return judging_window(training_set, self._deployment.gate.window_us, seen_us)
 
     def plan(self, training_set: TrainingSet, target: ComparisonTarget | None, changes: Changes) -> Plan:
-        """The rows to learn from and to judge on; a model that learns online is judged by what it answered."""
+        """The rows to learn from and to judge on; a model that learns online is judged by its logged answers."""
         onset = changes.onset
         if onset is None or target is None or self._learns:
             since_us = None if self._learns or changes.repaired is None else changes.repaired.at_us
@@ -106,7 +106,7 @@ class Comparisons:
         return self.lack_of(training_set, self.plan(training_set, target, changes).window, target)
 
     def lack_of(self, training_set: TrainingSet, window: JudgingWindow, target: ComparisonTarget | None) -> str | None:
-        """As `lack`, of a window and a comparison target."""
+        """The same as `lack`, for a given window and comparison target."""
         model, seen = self._deployment.model, ""
         if target is not None:
             seen = f", the champion has learnt all that was known at {day_of(target.version.cut_us)}"
@@ -114,7 +114,8 @@ class Comparisons:
         if lack is not None:
             return lack if target is None else lack + self._other_recipe(target, labelled_until(training_set))
         lack = lack_of_lessons(model, window)
-        if lack is None and np.unique(training_set.target[window.before]).size > 1:  # one value: the fit says more
+        # with a single value, the error of the fit says more
+        if lack is None and np.unique(training_set.target[window.before]).size > 1:
             return lack_of_labels(model, training_set, window)
         return lack
 
@@ -138,7 +139,7 @@ class Comparisons:
     def answered(
         self, target: ComparisonTarget | None, training_set: TrainingSet, window: JudgingWindow
     ) -> TargetScores:
-        """The target's scores of the window; none where there is no target."""
+        """The target's scores of the window, or no scores if there is no target."""
         if target is None:
             champion = self.champion()
             other = "" if champion is None else f"{champion.name} answers another kind of question, judged by "
@@ -151,12 +152,12 @@ class Comparisons:
     def paired_days(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[PairedDay, ...], int]:
         """See `Candidates.shadow_days`."""
         model = self._deployment.model
-        assert repair.successor is not None  # it is in its shadow
-        assert repair.gate.champion is not None  # and compared with this
+        assert repair.successor is not None  # the successor is in its shadow
+        assert repair.gate.champion is not None  # and is compared with the champion
         try:
             since_or_lists_us = since_us if model.group is None else since_us - DAY_US  # a list may have begun before
             training_set = self._parts.data.training_set(model, cut_us=cut_us, since_us=since_or_lists_us, answers=True)
-        except NotFound:  # there was no request
+        except NotFound:  # there was no request since then
             return (), since_us
         too_new_us = [one.start_us for one in training_set.manifest.left_out or () if one.end_us is None]
         until_us = min([model.label.closed_until(cut_us), *too_new_us]) // DAY_US * DAY_US
@@ -174,10 +175,10 @@ class Comparisons:
         return compared_days(model.metric, window, own, other), until_us
 
     def _scores_of(self, address: str, unseen_from_us: int, training_set: TrainingSet, rows: Rows) -> Floats:
-        """A version's scores of some rows, from its own features.
+        """The scores that a version gives to some rows, from its own features.
 
         Raises:
-            Misuse: It cannot answer.
+            Misuse: The version cannot score the rows.
         """
         target = ComparisonTarget(self._parts.registry.get(address), unseen_from_us)
         found = target_scores(self._parts, self._recipe, target, training_set, rows)
@@ -188,7 +189,7 @@ class Comparisons:
     def stored_side(
         self, version: Version, own: ComparisonTarget, training_set: TrainingSet, window: JudgingWindow
     ) -> Side:
-        """A stored version's scores of the window's rows, with the features that it reads."""
+        """The scores that a stored version gives to the rows of the window, with the features that it reads."""
         model = self._deployment.model
         try:
             loaded = self._parts.registry.load(own.version)
@@ -199,7 +200,7 @@ class Comparisons:
         return Side(own.version, finite(scores, own.version), rows.features.values, version, own.note)
 
     def refreshes(self, changes: Changes, target: ComparisonTarget | None, answered: TargetScores) -> bool:
-        """Return whether the candidate has the recipe of the version in service, and only time has asked for it."""
+        """Return whether the candidate has the recipe of the version in service, and only time has asked for a refit."""
         if not changes.refreshes or changes.onset is not None or target is None or answered.scores is None:
             return False
         same = target.version.recipe == self._deployment.model.hash
@@ -211,7 +212,7 @@ class Comparisons:
         They are the rows that a first candidate would be fitted on: no gate from this cut on judges on any of them.
 
         Raises:
-            Unavailable: There are too few.
+            Unavailable: There are too few such rows.
         """
         training_set = self._parts.data.training_set(self._deployment.model, cut_us=cut_us)
         window = msgspec.structs.replace(self.window(training_set, None), judged=False)

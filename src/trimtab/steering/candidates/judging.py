@@ -1,4 +1,4 @@
-"""The judgement of a candidate by its deployment's rules: the case, both sides, and what a refit may change."""
+"""The judgement of a candidate by the rules of its deployment: the rows, both sides, and the limit for its refit."""
 
 from __future__ import annotations
 
@@ -42,22 +42,22 @@ class Case(msgspec.Struct, frozen=True, eq=False):
     training_set: TrainingSet
     window: JudgingWindow
     answered: TargetScores
-    choices: int = 1  # number of candidates and windows that this pair was chosen from
+    choices: int = 1  # number of pairs of candidate and window that this pair was chosen from
     folds: tuple[
         tuple[Rows, Rows], ...
-    ] = ()  # for each fit, the rows it answers and the rows it learnt; empty: one fit
-    plan: str = ""  # in words, where it is not the default one
-    refreshes: bool = False  # the recipe in service, refitted only because time has passed
+    ] = ()  # for each fit, the rows it scores and the rows it learnt from; empty: one fit
+    plan: str = ""  # the plan in words; empty for the default plan
+    refreshes: bool = False  # whether this is the recipe in service, refitted only because time has passed
 
 
 class Side(msgspec.Struct, frozen=True, eq=False):
-    """The version that is put forward, on the rows of a window."""
+    """The version that is put forward, with its scores of the rows of a window."""
 
-    judged: Version  # the version that answered
+    judged: Version  # the version that scored the rows
     scores: Floats
-    sample: Columns  # the features that it was given
-    tried: Version  # the version that would go in service: the one that answered, or its refit
-    note: str = ""  # which version answered, where that is not simply the version as it is
+    sample: Columns  # the features that this version was given
+    tried: Version  # the version that would go into service: this version or its refit
+    note: str = ""  # which version scored the rows, if not simply the version as it is
 
 
 class Judge:
@@ -65,7 +65,8 @@ class Judge:
 
     Args:
         parts: The deployment and its stores.
-        proving: A new process and a stopwatch for candidates; None (in virtual time): they are not tried with them.
+        proving: A new process and a stopwatch to test candidates with; None in virtual time, where candidates are not
+            tested so.
     """
 
     def __init__(self, parts: DeploymentParts, proving: Proving | None = None) -> None:
@@ -91,7 +92,7 @@ class Judge:
             return paired_mean_bound(losses - against, units.at_us[rows] // DAY_US, level=level, side="upper").high
 
         windows = plan.windows if answered.scores is not None else plan.windows[:1]
-        numbers = [one for one in made if np.isfinite(one.scores).all()] or made[:1]  # `finite` refuses it
+        numbers = [one for one in made if np.isfinite(one.scores).all()] or made[:1]  # `finite` refuses such scores
         pairs = [(one, window) for one in numbers for window in windows]
         best, window = pairs[0] if len(pairs) == 1 else min(pairs, key=proof)
         return best, msgspec.structs.replace(window, before=plan.learnt(best.source, plan.folds[0]))
@@ -133,7 +134,7 @@ class Judge:
         )
 
     def paired_days(self, scores: Floats, case: Case) -> tuple[PairedDay, ...]:
-        """Candidate and champion by day on the judged rows; empty where nothing was compared."""
+        """Candidate and champion by day on the judged rows; empty if nothing was compared."""
         if case.answered.scores is None:
             return ()
         window = _gate_window(case.training_set, case.window)
@@ -142,8 +143,9 @@ class Judge:
     def too_far(self, again: Floats, scores: Floats, case: Case) -> str | None:
         """The refusal of a refit, with scores `again`, that is too far from its candidate; None if it is near enough.
 
-        The larger the change that is repaired, the further two fits of the same recipe may be apart: at most the
-        declared share (half) of the candidate's distance from the champion, where that is more than the bound.  # D0177
+        The larger the change that is repaired, the further apart two fits of the same recipe may be. The limit is the
+        larger of the declared distance and the declared share (half) of the candidate's distance from the champion.  #
+        D0177
         """
         metric, rows = self._deployment.model.metric, case.window.rows
         lists, unit = case.training_set.lists_of(rows), label_unit(metric, case.training_set.target[rows])
@@ -160,7 +162,7 @@ class Judge:
         return f"{reason} {_STEADIER}" if by_heart else reason
 
     def cap(self, scores: Floats, case: Case) -> float:
-        """The loss at which a row, in a ranking a list, is capped in the daily sums."""
+        """The loss at which a row (in a ranking, a list) is capped in the daily sums."""
         metric, rows = self._deployment.model.metric, case.window.rows
         target, lists = case.training_set.target[rows], case.training_set.lists_of(rows)
         return loss_cap(metric, unit_losses(metric, target, scores, lists)[0])
@@ -188,12 +190,12 @@ class Judge:
         return None if version is None else version.id
 
     def _comparisons(self, side: Side, case: Case) -> float:
-        """The number of this judgement among those that were made on its days: 1 and more."""
+        """The number of this judgement among all judgements that were made on its days; at least 1."""
         judgement = Judgement(side.judged.recipe, case.window.start_us, case.window.end_us)
         return comparisons_of(self._parts.registry, self._deployment.name, judgement)
 
     def _own_checks(self, side: Side) -> list[GateCheck]:
-        """The checks of the stored candidate by itself, "loads" first."""
+        """The checks that are made on the stored candidate alone, "loads" first."""
         loaded, read_back = loads(self._parts.registry, side.tried)
         found = [read_back, loads_in_fresh_process(self._proving, side.tried)]
         if self._rules.latency_us is not None:
@@ -202,10 +204,10 @@ class Judge:
 
 
 def finite(scores: Floats, version: Version) -> Floats:
-    """Scores that can be compared.
+    """Return the scores if they can be compared.
 
     Raises:
-        Misuse: Some are no number.
+        Misuse: Some scores are not finite numbers.
     """
     bad = int((~np.isfinite(scores)).sum())
     if bad:
@@ -216,7 +218,7 @@ def finite(scores: Floats, version: Version) -> Floats:
 
 
 def _gate_window(training_set: TrainingSet, window: JudgingWindow) -> Window:
-    """The rows of some days as a gate judges them."""
+    """The rows of some days, in the form that a gate judges."""
     rows = window.rows
     where = (training_set.begun_us[rows], training_set.target[rows], training_set.lists_of(rows))
     return Window(window.start_us, window.end_us, *where)

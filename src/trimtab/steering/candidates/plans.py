@@ -1,4 +1,4 @@
-"""The plan of a repair: the rows that are learnt from, judged on and refitted on."""
+"""The plan of a repair: the rows that it learns from, judges on and refits on."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ class Source(msgspec.Struct, frozen=True, eq=False):
     """A choice of rows that a candidate may learn from."""
 
     name: str
-    rows: Rows  # for the candidate, which never learns from what it is judged on
-    refit: Rows  # for what goes in service
-    half_life_us: int | None = None  # a row older by this counts half; None: all rows count alike
+    rows: Rows  # rows for the candidate, which never learns from the rows it is judged on
+    refit: Rows  # rows for the refit that goes into service
+    half_life_us: int | None = None  # age after which the weight of a row halves; None: all rows count alike
 
 
 class Plan(msgspec.Struct, frozen=True, eq=False):
     """The rows that a repair learns from and is judged on.
 
-    Each fold of the days is answered by a fit that has learnt from none of its rows. With one fold there is one fit;
-    with two folds of alternate days, all days since a change are judged and each fit learns from half of them.
+    The rows of each fold are scored by a fit that has learnt from none of them. With one fold there is one fit. With
+    two folds of alternate days, all days since a change are judged, and each fit learns from half of them.
     """
 
-    windows: tuple[JudgingWindow, ...]  # the longest first, which contains the others
+    windows: tuple[JudgingWindow, ...]  # the longest window first, which contains all other windows
     folds: tuple[Rows, ...]  # disjoint; together the rows of the longest window
     sources: tuple[Source, ...]
 
     @property
     def window(self) -> JudgingWindow:
-        """The longest window: its rows are answered."""
+        """The longest window: all its rows are scored."""
         return self.windows[0]
 
     @property
     def choices(self) -> int:
-        """The number of pairs of source and window, of which the best is put forward: they share the gate's error."""
+        """The number of pairs of source and window, of which the best is put forward. They share the error of the gate."""
         return len(self.sources) * len(self.windows)
 
     def learnt(self, source: Source, fold: Rows) -> Rows:
-        """The rows that the fit which answers a fold learns from."""
+        """The rows from which the fit that scores a fold learns."""
         return source.rows & ~fold
 
     def assembled(self, answers: Sequence[Floats]) -> Floats:
-        """The scores of the longest window's rows in their order, from the scores of each fold."""
+        """The scores of the longest window's rows, in the order of the rows, from the scores of each fold."""
         if len(self.folds) == 1:
             return answers[0]
         whole = np.empty((int(self.window.rows.sum()), *answers[0].shape[1:]))
@@ -64,20 +64,20 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
 
 
 class Made(msgspec.Struct, frozen=True, eq=False):
-    """The fits of one source, and their scores."""
+    """The fits from one source, and their scores."""
 
     source: Source
     candidate: Fitted  # the fit of the first fold
-    scores: Floats  # for the longest window, each row from the fit that has not seen it
+    scores: Floats  # for the rows of the longest window, each by the fit that has not seen the row
 
 
 def newest_plan(training_set: TrainingSet, window: JudgingWindow, since_us: int | None = None) -> Plan:
-    """Learn from what was final when the window began, judge on the window, refit on everything.
+    """Learn from what was final when the window began, judge on the window, and refit on everything.
 
     Args:
         training_set: All rows.
         window: The newest closed days.
-        since_us: When the last repaired change began; then learning from the days since is a second choice.
+        since_us: When the last repaired change began. If given, the rows since then are a second source.
     """
     usable = training_set.usable
     sources = [Source("all history", window.before, usable)]
@@ -90,10 +90,11 @@ def newest_plan(training_set: TrainingSet, window: JudgingWindow, since_us: int 
 def onset_plan(training_set: TrainingSet, window: JudgingWindow, onset: ChangeOnset) -> Plan:
     """Judge several sources on the days since a change, by folds of alternate days.  # D0177
 
-    A candidate that is judged on the newest fortnight has learnt nothing of a change that began within it. Here every
-    fit has seen half of the days since the change. An onset that was dated too early leaves days from before the
-    change among them, which favour the champion. So a second window begins at the latest likely onset, or seven days
-    ago where that is later, if enough of its days have labels; and the days since then are a source of their own.
+    A candidate that is judged on the newest fortnight has learnt nothing about a change that began within that
+    fortnight. In this plan every fit has seen half of the days since the change. If the onset was dated too early,
+    these days include days from before the change, which favour the champion. So there is a second window, which begins
+    at the latest likely onset, or seven days ago where that is later, if enough of its days have labels. The days since
+    then are also a source of their own.
 
     Args:
         training_set: All rows.
@@ -137,5 +138,5 @@ def plan_in_words(plan: Plan, source: Source, window: JudgingWindow) -> str:
 
 
 def of_window(scores: NDArray[np.float64], plan: Plan, window: JudgingWindow) -> Floats:
-    """The scores of one of the plan's windows, from those of its longest window."""
+    """The scores for one of the plan's windows, taken from the scores for its longest window."""
     return scores[window.rows[plan.window.rows]]

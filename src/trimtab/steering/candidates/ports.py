@@ -27,14 +27,14 @@ from trimtab.training.definitions import Model
 
 
 class ChampionFailed(Exception):
-    """The version in service cannot answer, so that nothing can be compared with it."""
+    """Raised because the version in service cannot score rows, so that nothing can be compared with it."""
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
     """A stored version that a person puts forward."""
 
-    version: str  # its address
-    seen_until_us: int | None = None  # until when it may have seen data, where a person says so
+    version: str  # the address of the version
+    seen_until_us: int | None = None  # the time until which it may have seen data, if a person says so
 
 
 class TrainingData(Protocol):
@@ -47,33 +47,33 @@ class TrainingData(Protocol):
 
         Args:
             model: The model whose requests they are.
-            cut_us: What became known later does not count.
-            since_us: Leave out requests made before.
-            answers: Give the logged answers to the rows, too, where there is a log to read them from.
+            cut_us: Anything that became known later is left out.
+            since_us: Requests made earlier are left out.
+            answers: Also return the logged answers to the rows, if there is a log to read them from.
         """
         ...
 
     def features_of(
         self, model: Model, features: FeatureSet, requests: Columns, at_us: NDArray[np.int64]
     ) -> FeatureFrame:
-        """The features of another definition for some of the model's requests, each as of its time.
+        """The features that another definition gives for some of the model's requests, each as of the request's time.
 
         Raises:
-            Misuse: A column of the request, or a source, is gone.
-            NotFound: The same.
+            Misuse: A column of the request, or a source, does not exist any more.
+            NotFound: The same as for `Misuse`.
         """
         ...
 
 
 class DeploymentParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """One deployment with its data and its stores: what every part of its loop works on."""
+    """One deployment with its data and its stores, which every part of its loop works on."""
 
     deployment: Deployment
     data: TrainingData
-    labels: LabelReader  # finds labels as they stood when a day was closed
+    labels: LabelReader  # finds labels as they were when a day was closed
     registry: Registry
-    catalog: Catalog  # state, signals and ledger
-    blob: Blob  # training sets
+    catalog: Catalog  # stores state, signals and ledger
+    blob: Blob  # stores training sets
     clock: Clock
     ids: Ids  # names gate records
 
@@ -82,12 +82,12 @@ class CandidateOptions(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """Options of fitting, storing and testing candidates; the defaults are those of a replay."""
 
     seed: int
-    threads: int = 1  # for one fit
+    threads: int = 1  # number of threads for one fit
     around: Callable[[Recipe], Recipe] = lambda recipe: recipe  # a replay shares fits between its scenarios
     save: Callable[[TrainingSet, Blob], str] = save_training_set
-    evaluates: bool = True  # whether candidates get an evaluation with baselines and intervals
-    recording: Recording = Recording()  # how steps are done, so that none is done twice
-    proving: Proving | None = None  # a new process and a stopwatch; None: candidates are not tried with them
+    evaluates: bool = True  # whether an evaluation with baselines and intervals is made of each candidate
+    recording: Recording = Recording()  # runs steps so that no step is done twice
+    proving: Proving | None = None  # a new process and a stopwatch to test candidates with; None: no such tests
     profile: Callable[[Version, TrainingSet], object] | None = None  # makes the input profile of a successor
 
 
@@ -99,33 +99,34 @@ class Candidates(Protocol):
         ...
 
     def blocked(self, cut_us: int, changes: Changes) -> str | None:
-        """The reason why no candidate can be judged on the data known at `cut_us`, one sentence; None if it can."""
+        """The reason why no candidate can be judged on the data known at `cut_us`, in one sentence; None if one can."""
         ...
 
     def repair(self, cut_us: int, go_on: Callable[[], None], changes: Changes) -> Repair:
-        """Train a candidate on what was known at `cut_us` and judge it against the champion.
+        """Train a candidate on the data known at `cut_us`, and judge it against the champion.
 
         Args:
-            cut_us: Only what was known by then counts.
-            go_on: Called before the gate; what it raises ends the repair.
-            changes: Days since a change that is repaired now are judged, and partly learnt from.
+            cut_us: Only data known by then are used.
+            go_on: Called before the gate; an error that it raises ends the repair.
+            changes: If they contain a change that is to be repaired now, the days since it are judged, and partly
+                learnt from.
 
         Raises:
-            Misuse: No candidate can be made of these data or by this recipe.
+            Misuse: No candidate can be made from these data or by this recipe.
         """
         ...
 
     def judge_stored(self, stored: Stored, cut_us: int, *, keep: bool = True) -> Repair:
-        """Judge a stored version against the champion on what was known at `cut_us`; `keep` stores the gate record.
+        """Judge a stored version against the champion on the data known at `cut_us`; `keep` stores the gate record.
 
         Raises:
-            Unavailable: There is no window that neither has seen.
-            Misuse: It cannot answer here.
+            Unavailable: There is no window that neither version has seen.
+            Misuse: The version cannot score rows here.
         """
         ...
 
     def promote(self, repair: Repair, why: str, actor: str | None = None) -> str | None:
-        """Put the successor in service; return the address of what it replaced. May be repeated.
+        """Put the successor into service, and return the address of the version that it replaced. May be repeated.
 
         Raises:
             Conflict: The champion is not the one that the gate compared with.
@@ -136,7 +137,7 @@ class Candidates(Protocol):
         """Successor and champion by day on requests since a time, and until when days are complete at `cut_us`.
 
         Raises:
-            Misuse: The successor cannot answer.
-            ChampionFailed: The champion cannot.
+            Misuse: The successor cannot score rows.
+            ChampionFailed: The champion cannot score rows.
         """
         ...

@@ -21,10 +21,11 @@ class Approvals:
         self._clock = clock
 
     def waiting(self, what: str) -> Repair:
-        """The candidate that waits, once it is sure that it can still take over; `what` begins error messages.
+        """The candidate that waits for approval and can still take over; `what` is the beginning of error messages.
 
         Raises:
-            Conflict: None waits, its time is over, the champion was changed meanwhile, or automation is frozen.
+            Conflict: No candidate waits, the time for an answer is over, the champion was changed meanwhile, or
+                automation is frozen.
         """
         if self._record.state.phase != APPROVAL:
             raise Conflict(f"{what}: no candidate waits for approval. See: trimtab status")

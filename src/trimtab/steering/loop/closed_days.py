@@ -13,17 +13,17 @@ from trimtab.store.ports import Catalog
 
 
 class ClosedDays:
-    """The closed days of one deployment, read again once a day was closed."""
+    """The closed days of one deployment, which are read again whenever another day is closed."""
 
     def __init__(self, catalog: Catalog, deployment: Deployment, monitor: QualityMonitor) -> None:
         self._catalog = catalog
         self._deployment = deployment
         self._monitor = monitor
         self._rises: dict[tuple[str, ChangeOnset, int | None], float] = {}  # by slice, onset and newest closed day
-        self._counted = (-1, -1, 0)  # time of the training, newest day, labels between them
+        self._counted = (-1, -1, 0)  # time of the training, newest closed day, number of labels between them
 
     def new_labels(self, trained_us: int) -> int:
-        """The number of labels in days that closed since a training."""
+        """The number of labels in the days that were closed since a training."""
         newest_us = self._newest_us()
         if newest_us is None:
             return 0

@@ -39,16 +39,17 @@ from trimtab.steering.loop_state import (
 )
 from trimtab.store.ports import Catalog, Remove
 
-FOLLOW_UP_DAYS = (7, 21)  # labelled days after the repair of a change, when more is known of the time since
-LOOK_AGAIN_US = 6 * HOUR_US  # how long data that were missing are taken to be missing, unless a day was closed
+FOLLOW_UP_DAYS = (7, 21)  # days after a repair on which a further repair is made, with more labels since the change
+LOOK_AGAIN_US = 6 * HOUR_US  # pause before looking again for missing data, unless a day is closed earlier
 
 
 class Controller:
     """Steers one deployment. `tick` may be called at any time and any number of times.
 
-    A crash between any two of its writes is harmless. What a step decides is stored with the next phase in one write,
-    so a candidate is either judged and recorded or neither; and a promotion is stored with all its evidence before the
-    alias moves, so that the next process finishes it: `finish` may be repeated.
+    A crash between any two writes of the controller is harmless. The decision of a step is stored in the same write as
+    the next phase, so a candidate is either both judged and recorded, or neither. A promotion is stored with all its
+    evidence before the alias moves. If the process ends in between, the next process finishes the promotion: `finish`
+    may be repeated.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Controller:
         return self._record.state
 
     def reload(self) -> None:
-        """Read the state again: another process may have changed it."""
+        """Read the state again, because another process may have changed it."""
         self._record.reload()
 
     def check_frozen(self) -> None:
@@ -87,9 +88,9 @@ class Controller:
         self._record.check_frozen()
 
     def finish(self) -> list[Decision]:
-        """Finish a promotion that was in flight when a process ended; the decisions taken.
+        """Finish a promotion that was in flight when a process ended; return the decisions that were made.
 
-        While automation is frozen the alias stays where it is, and only what has happened is recorded.
+        While automation is frozen the alias stays where it is, and only what has already happened is recorded.
         """
         state = self.state
         repair = state.repair
@@ -101,10 +102,11 @@ class Controller:
         gate = {"gate": repair.gate.id}
         try:
             replaced = self._candidates.promote(repair, repair.reason, state.approved_by or state.asked_by)
-        except (Conflict, Misuse, NotFound) as error:  # another champion, or evidence that is gone
+        except (Conflict, Misuse, NotFound) as error:  # the champion is another version, or the evidence is gone
             entry = self._record.entry_about(repair, "refuse", str(error))
             return self._record.refuse([entry], self._exposure.share(repair, 0.0))
-        _, anchored = self._monitor.anchor(  # as of the repair: the alias may have moved long before this is written
+        # anchored at the time of the repair, as the alias may have moved long before this write
+        _, anchored = self._monitor.anchor(
             repair.successor,
             repair.reference,
             at_us=repair.cut_us,
@@ -129,7 +131,7 @@ class Controller:
         return decisions
 
     def tick(self) -> list[Decision]:
-        """Do what is due; the decisions taken, oldest first."""
+        """Do everything that is due; return the decisions that were made, oldest first."""
         decisions = self.finish()
         if decisions or self._record.frozen() is not None:
             return decisions
@@ -162,24 +164,24 @@ class Controller:
         except Conflict:
             if self._record.frozen() is None:
                 raise
-            return decisions  # frozen meanwhile: nothing was decided, or what was is carried out later
+            return decisions  # automation was frozen meanwhile: a decision that was made is carried out later
         except _Failed as failed:
             return decisions + failed.decisions
 
     def train(self, actor: str) -> list[Decision]:
-        """Make and judge a candidate now, whatever is due; the gate decides as ever.
+        """Make and judge a candidate now, whether a repair is due or not; the gate decides as usual.
 
         Raises:
-            Unavailable: No candidate can be judged on what is known now; the message says why.
-            Misuse: No candidate can be made; the ledger says so too.
-            Cancelled: A person cancelled it.
+            Unavailable: No candidate can be judged on the data known now; the message says why.
+            Misuse: No candidate can be made; the ledger records that too.
+            Cancelled: A person cancelled the training.
             Conflict: Automation is frozen, or a candidate waits for approval.
         """
         decisions = self._free(f"train {self._deployment.name!r}")
         now_us = self._clock.now_us()
         changes = msgspec.structs.replace(self.state.changes, onset=self._onset())
         blocked = self._candidates.blocked(now_us, changes)
-        if blocked is not None and changes.onset is not None:  # too soon after it: judge on the newest days instead
+        if blocked is not None and changes.onset is not None:  # too soon after the change: judge on the newest days
             changes = msgspec.structs.replace(changes, onset=None)
             blocked = self._candidates.blocked(now_us, changes)
         if blocked is not None:
@@ -200,18 +202,18 @@ class Controller:
             raise failed.error from failed.error.__cause__
 
     def promote(self, stored: Stored, actor: str, why: str) -> list[Decision]:
-        """Judge a stored version, and let it take over when it passes (and, where that is declared, is approved).
+        """Judge a stored version, and let it take over when it passes (and is approved, where approval is declared).
 
-        A refusal leaves everything as it is, quiet times included: it says nothing about the recipe. # D0196
+        A refusal leaves everything as it was, quiet times included, because it says nothing about the recipe. # D0196
 
         Raises:
             Unavailable: There is no window to judge on.
-            Misuse: It cannot answer here.
+            Misuse: The version cannot answer here.
             Conflict: Automation is frozen, a candidate waits for approval, or another process has changed the state.
         """
         decisions = self._free(f"promote {stored.version[:12]} of {self._deployment.name!r}")
         if self._candidates.champion() == stored.version:
-            return decisions  # by what was in flight when a process ended
+            return decisions  # promoted by the repair that was in flight when a process ended
         repair = self._candidates.judge_stored(stored, self._clock.now_us())
         self.check_frozen()
         gate = repair.gate
@@ -232,8 +234,9 @@ class Controller:
         """Let the candidate that waits for approval take over.
 
         Raises:
-            Conflict: None waits, its time is over, the champion is not the one that the gate compared it with, or
-                automation is frozen. A candidate that can never take over any more is dropped, and the ledger says so.
+            Conflict: No candidate waits, the time for an answer is over, the champion is not the version that the gate
+                compared the candidate with, or automation is frozen. A candidate that can never take over any more is
+                dropped, and the ledger records that.
         """
         self.finish()
         repair = self._approvals.waiting(f"approve {self._deployment.name!r}")
@@ -245,24 +248,25 @@ class Controller:
         return decisions + self.finish()
 
     def reject(self, actor: str, why: str) -> list[Decision]:
-        """Drop the candidate in a stage of its rollout, or that waits for approval; it counts as a refusal.
+        """Drop the candidate that is in a stage of its rollout or waits for approval; this counts as a refusal.
 
         Raises:
             Misuse: No reason is given.
-            Conflict: As `approve`.
+            Conflict: For the same reasons as in `approve`.
         """
         what = f"reject {self._deployment.name!r}"
         if not why.strip():
             raise Misuse(f"{what}: why? Give one sentence for the ledger.")
         repair = self.state.repair
-        if repair is None or self.state.phase not in (SHADOW, CANARY):  # these also while frozen: it ends something
+        # allowed even while automation is frozen, as a rejection only ends something
+        if repair is None or self.state.phase not in (SHADOW, CANARY):
             self.finish()
             repair = self._approvals.waiting(what)
         entry = self._record.entry_about(repair, "reject", why, actor=actor)
         return self._record.refuse([entry], self._exposure.share(repair, 0.0))
 
     def _free(self, what: str) -> list[Decision]:
-        """Finish what was in flight, and check that a person may begin something; the decisions taken."""
+        """Finish what was in flight, and check that a person may begin a repair; return the decisions."""
         self.check_frozen()
         decisions = self.finish()
         if self.state.phase == APPROVAL:
@@ -278,12 +282,12 @@ class Controller:
         return decisions
 
     def _onset(self) -> ChangeOnset | None:
-        """The onset of the change that the watch found; None where it found none."""
+        """The onset of the change that the watch found; None if it found no change."""
         watch = self._monitor.watch
         return None if watch is None else watch.onset
 
     def _trigger(self, now_us: int) -> Trigger | None:
-        """The trigger of a repair now; while one waits, only a more urgent one."""
+        """The trigger of a repair that holds now; while another repair waits, only a more urgent trigger counts."""
         record = self._catalog.get(REQUEST, self._deployment.name)
         requested = None if record is None else msgspec.json.decode(record.body, type=Requested)
         serves, watch = self._candidates.champion() is not None, self._monitor.watch
@@ -292,14 +296,14 @@ class Controller:
         found = find_trigger(self._deployment, state, seen)
         if found is None or state.phase == "idle":
             return found
-        if state.begun_by == "person":  # what people asked for may be in a shadow for weeks
+        if state.begun_by == "person":  # such versions may be in a shadow for weeks
             staged = state.phase in (SHADOW, CANARY)
             return found if staged and found.kind in ("call", "alarm") else None
         urgent = state.begun_by in PRIORITY and PRIORITY.index(found.kind) < PRIORITY.index(state.begun_by)
         return found if urgent else None
 
     def _begun(self, trigger: Trigger, now_us: int) -> list[Decision]:
-        """Record what begins a repair."""
+        """Record the trigger that begins a repair."""
         changes = msgspec.structs.replace(self.state.changes, onset=trigger.onset)
         known = {} if trigger.onset is None else msgspec.to_builtins(trigger.onset)
         evidence: Evidence = {"onset_us": known.get("at_us"), **known}
@@ -326,16 +330,17 @@ class Controller:
         )
 
     def _bound(self, now_us: int) -> list[Decision] | None:
-        """Record once that a budget allows no fit, and until when; None where no budget is spent."""
+        """Record, only once, that a budget allows no fit, and until when. Return None if no budget is used up."""
         bound = spent_budget(self._deployment, self.state, now_us)
         if bound is None:
             return None
         return self._record.write([self._record.entry("wait", bound.message)], ready_at_us=bound.until_us)
 
     def _looked_already(self, now_us: int) -> bool:
-        """Return whether data were missing at the last look and cannot have come: a look may build a training set.
+        """Return whether data were missing at the last look and cannot have arrived since.
 
-        Days close at midnight; six hours let labels in that were loaded after it.
+        A look may build a training set, so needless looks are avoided. Days close at midnight. A pause of six hours
+        lets in labels that were loaded after that.
         """
         state = self.state
         if (
@@ -350,21 +355,22 @@ class Controller:
     def _blocked(self, now_us: int) -> str | None:
         try:
             return self._candidates.blocked(now_us, self.state.changes)
-        except NotFound as error:  # there was never a request
+        except NotFound as error:  # there has never been a request
             return str(error)
 
     def _repair(self, now_us: int) -> list[Decision]:
-        """Train, judge, and promote or refuse.
+        """Train a candidate, judge it, and promote or refuse it.
 
         Raises:
-            _Failed: No candidate could be made, or a person cancelled it; it is recorded, and the quiet time runs.
+            _Failed: No candidate could be made, or a person cancelled the training. The failure is recorded, and the
+                quiet time begins.
             Conflict: Automation was frozen meanwhile, or another process has changed the state.
         """
         state, record = self.state, self._record
         try:
             changes = msgspec.structs.replace(state.changes, refreshes=state.begun_by in ("schedule", "labels"))
             repair = self._candidates.repair(now_us, self.check_frozen, changes)
-        except Cancelled as error:  # by a person: the next trigger may come after the declared quiet time
+        except Cancelled as error:  # a person cancelled the training: the declared quiet time begins, not a doubled one
             raise _Failed(error, record.cancel(record.entry("cancel", str(error), {"cut_us": now_us}))) from error
         except Misuse as error:
             entry = record.entry("failed", str(error), {"cause": state.cause, "cut_us": now_us})
@@ -382,9 +388,9 @@ class Controller:
         return self._stages.begin(entries, repair, fits=spent) + self.finish()
 
     def _followed(self, repair: Repair) -> dict[str, Any]:
-        """The state kept of the change that a repair was for: its onset, and the times of further repairs."""
+        """The fields of the state about the change that was repaired: its onset, and the times of further repairs."""
         onset = self.state.changes.onset
-        if onset is None or repair.gate.folds == 1:  # the cause has no change
+        if onset is None or repair.gate.folds == 1:  # the cause of the repair is not a change of the data
             return {"changes": msgspec.structs.replace(self.state.changes, onset=None)}
         repaired = {"changes": Changes(repaired=onset)}
         if self.state.begun_by == "follow-up":
@@ -394,7 +400,7 @@ class Controller:
 
 
 class _Failed(Exception):
-    """A fit failed or was cancelled; carries the error and the decisions recorded about it."""
+    """Raised because a fit failed or was cancelled; carries the error and the decisions that were recorded about it."""
 
     def __init__(self, error: Misuse | Cancelled, decisions: list[Decision]) -> None:
         super().__init__(str(error))

@@ -19,7 +19,7 @@ from trimtab.store.ports import Append, Catalog, Put, Remove
 
 
 class DeploymentRecord:
-    """The `LoopState` of one deployment, and the ledger that its decisions go to."""
+    """The `LoopState` of one deployment, and the ledger that records its decisions."""
 
     def __init__(self, deployment: Deployment, *, ledger: Ledger, catalog: Catalog, clock: Clock) -> None:
         self._deployment = deployment
@@ -29,7 +29,7 @@ class DeploymentRecord:
         self.reload()
 
     def reload(self) -> None:
-        """Read the state again: another process may have changed it."""
+        """Read the state again, because another process may have changed it."""
         record = self._catalog.get(KIND, self._deployment.name)
         self._revision = 0 if record is None else record.revision
         cooldown_us = self._deployment.cooldown_us
@@ -47,7 +47,7 @@ class DeploymentRecord:
         data_hash: str | None = None,
         actor: str | None = None,
     ) -> Entry:
-        """A decision to be written; the actor defaults to who asked for what is in flight, else to the policy."""
+        """A decision to be written. Left out, the actor is who asked for the repair in flight, else the policy."""
         return Entry(
             at_us=self._clock.now_us(),
             model=self._deployment.name,
@@ -70,7 +70,7 @@ class DeploymentRecord:
     def write(
         self, entries: Sequence[Entry], also: Sequence[Put | Remove | Append] = (), **changes: object
     ) -> list[Decision]:
-        """Write decisions, the state after them and what belongs to it, in one write.
+        """Store decisions, the state after them, and other changes that belong to them, in one write.
 
         Raises:
             Conflict: Another process has changed the state.
@@ -108,7 +108,7 @@ class DeploymentRecord:
             )
 
     def waits(self, state: LoopState) -> str:
-        """A message about the candidate that waits for approval, until when, and how to answer."""
+        """A message about the candidate that waits for approval: until when it waits, and how to answer."""
         name = self._deployment.name
         return (
             f"A candidate waits for approval until {format_time(state.expires_us)}. A person answers: "

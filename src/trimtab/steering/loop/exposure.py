@@ -14,7 +14,7 @@ from trimtab.store.ports import Catalog, Put
 
 
 class Exposure:
-    """Moves the canary of one model, and its champion back."""
+    """Moves the canary of one model, and rolls its champion back."""
 
     def __init__(self, model: str, registry: Registry, catalog: Catalog) -> None:
         self._model = model
@@ -30,7 +30,7 @@ class Exposure:
     def share(self, repair: Repair, share: float) -> list[Put]:
         """The changes that let the successor of a repair answer a share of the requests.
 
-        The alias points to the successor before they are written, with a share of 0.
+        Before these changes are written, the alias already points to the successor, with a share of 0.
 
         Raises:
             Conflict: Another version answers as canary.
@@ -45,7 +45,7 @@ class Exposure:
                 f"rollout of {name!r}: another version answers {shares.canary:.0%} of the requests as canary. End that "
                 f"first: trimtab arm {name} --as canary --share 0"
             )
-        assert repair.successor is not None  # it passed
+        assert repair.successor is not None  # the repair has passed the gate
         if other:
             why = "The rollout of what passed the gate."
             self._registry.move(name, CANARY, repair.successor, gate=repair.gate, why=why)
@@ -54,7 +54,7 @@ class Exposure:
         return [Put(KIND, name, msgspec.json.encode(changed), expected=revision)]
 
     def roll_back(self, version: str, why: str, together: Together) -> None:
-        """Let the version before the given one answer again; `together` writes the changes of that with more.
+        """Let the version that was replaced by the given one answer again; `together` writes these changes with others.
 
         Raises:
             Conflict: Another process moved the alias meanwhile.

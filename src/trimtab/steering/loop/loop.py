@@ -38,26 +38,26 @@ from trimtab.training.definitions import Model
 
 KIND = "loop_reader"
 Positions = dict[str, int] | None
-AMENDED_AFTER = (1, 7, 28)  # days after a day was closed, it is amended with late and corrected labels
+AMENDED_AFTER = (1, 7, 28)  # so many days after it was closed, a day is amended with late and corrected labels
 
 
 class Reached(msgspec.Struct, frozen=True):
-    """The position that a loop has reached."""
+    """The position in time and in the prediction log that a loop has reached."""
 
     closed_until_us: int = -(2**62)  # days before this time are closed for good
-    positions: dict[str, int] | None = None  # how far the prediction log was read; None: not at all yet
-    extents: dict[int, tuple[Extent, ...]] = {}  # where the predictions of each day are in the log, by day number
-    too_late: int = 0  # predictions that were logged after their day was closed
+    positions: dict[str, int] | None = None  # position up to which the prediction log was read; None: not read yet
+    extents: dict[int, tuple[Extent, ...]] = {}  # positions of the predictions of each day in the log, by day number
+    too_late: int = 0  # number of predictions that were logged after their day was closed
 
 
 class Loop:
-    """One deployment's loop from logged predictions to decisions; a project and a replay wire the same parts.
+    """One deployment's loop from logged predictions to decisions; projects and replays use the same parts.
 
     Args:
         parts: The deployment and its stores.
-        options: How candidates are fitted, stored and tried.
-        live: The scores that an online deployment gave.
-        outside: Wraps the builder of candidates; a project lets it work in another process.
+        options: How candidates are fitted, stored and tested.
+        live: The scores that an online deployment gave in service.
+        outside: Wraps the builder of candidates; a project uses it to run the builder in another process.
         predictions: The log in which predictions wait for their labels; None: they wait in memory.
         served: Whether requests are answered by a service, whose metrics guard canaries.
     """
@@ -97,7 +97,7 @@ class Loop:
             metric=model.metric,
         )
         self.builder = CandidateBuilder(parts, options.around(_recipe(deployment, live, options)), options)
-        self.newly_closed: list[DayQuality] = []  # by the last call of `close_days`
+        self.newly_closed: list[DayQuality] = []  # days closed by the last call of `close_days`
         self.controller = Controller(
             deployment,
             monitor=self.monitor,
@@ -112,20 +112,20 @@ class Loop:
 
     @property
     def closed_until_us(self) -> int:
-        """Days before this time are closed."""
+        """The time before which all days are closed."""
         return self._days.closed_until_us
 
     @property
     def positions(self) -> Positions:
-        """The position in the prediction log up to which it was read; None: read it from the start."""
+        """The position up to which the prediction log was read; None: read it from the start."""
         return self._reached.positions
 
     def add(
         self, predictions: Sequence[Prediction], *, before: Mapping[str, int] | None = None, reached: Positions = None
     ) -> None:
-        """Take in predictions as they were logged; for a loop with a log, what is there between two positions."""
+        """Add logged predictions to the open days; with a log, they are all that it has between two positions."""
         if self._logged is not None:
-            assert reached is not None  # given with what was read of the log
+            assert reached is not None  # always given together with predictions that were read from the log
             self._logged.reads(before or {}, reached)
             self._reached = msgspec.structs.replace(self._reached, positions=reached)
         self._days.add(predictions)
@@ -133,8 +133,8 @@ class Loop:
     def close_days(self) -> list[Signal]:
         """Close the days whose labels are due and check them; return the signals that began.
 
-        The blocks, the watch, the signals and the position are stored in one write. If that fails, nothing is stored
-        and the days in memory are not valid any more: `reload` before the next call.
+        The blocks, the watch, the signals and the position are stored in one write. If that write fails, nothing is
+        stored, and the days in memory are no longer valid: call `reload` before the next call.
         """
         now_us = self._clock.now_us()
         self.monitor.follow(self.builder.champion(), now_us=now_us)
@@ -205,7 +205,7 @@ class Loop:
         self._days.too_late = self._reached.too_late
 
     def _batches(self, closed_until_us: int) -> list[Put]:
-        """The writes that store batches made on closed days, each once."""
+        """The writes that store batches made on closed days, each of them once."""
         if self._predictions is None:
             return []
         since_us = closed_until_us - KEPT_US
@@ -215,14 +215,14 @@ class Loop:
             due = one.complete and since_us <= one.made_at_us < closed_until_us
             if one.model != self._model.name or one.id in known or not due:
                 continue
-            with suppress(NotFound):  # its predictions are kept no longer
+            with suppress(NotFound):  # the predictions of this day are no longer kept
                 block = self._days.of_batch(batch_predictions(one, self._predictions), one.made_at_us)
                 if block is not None:
                     changes.append(store_batch(BatchBlocks(batch=one.id, made_at_us=one.made_at_us, blocks=block)))
         return changes
 
     def _amended(self, from_us: int, until_us: int, now_us: int) -> list[DayBlocks]:
-        """Days closed some time ago whose labels have changed since, with the labels known now."""
+        """Days closed some time ago of which labels have changed since then, with the labels that are known now."""
         if self._logged is None:
             return []
         found: list[DayBlocks] = []
@@ -238,14 +238,14 @@ class Loop:
 
 
 def _recipe(deployment: Deployment, live: LiveScores, options: CandidateOptions) -> Recipe:
-    """The recipe of a deployment, by how it learns."""
+    """The recipe of a deployment: online or batch, depending on how the deployment learns."""
     if deployment.learn == "batch":
         return BatchRecipe(deployment.model, seed=options.seed, threads=options.threads)
     return OnlineRecipe(deployment.model, live, seed=options.seed)
 
 
 def _list_column(model: Model) -> ListColumn | None:
-    """The place of the list in logged requests; None for a model that is no ranking."""
+    """The index of the list column in logged requests; None for a model that is not a ranking."""
     if model.task != "ranking" or model.group is None:
         return None
     names = list(model.request.columns)
@@ -253,7 +253,7 @@ def _list_column(model: Model) -> ListColumn | None:
 
 
 def _slices(deployment: Deployment) -> RequestSlices | None:
-    """The places of a deployment's slices in logged requests."""
+    """The indices of the columns of a deployment's slices in logged requests."""
     columns, parts = deployment.model.request.columns, request_slices(deployment)
     names = list(columns)
     return (
@@ -269,7 +269,7 @@ def _slices(deployment: Deployment) -> RequestSlices | None:
 
 
 def _guard(deployment: Deployment, registry: Registry, catalog: Catalog) -> ServiceGuard:
-    """The guard of a deployment's rollouts; its stages share the stated probability of a false alarm."""
+    """The guard of a deployment's rollouts. All stages together have the stated probability of a false alarm."""
     rollout = deployment.rollout or Rollout()
     stages = max(1, len(rollout.canary) + bool(rollout.bake_us))
     limits = msgspec.structs.replace(rollout.guardrails, false_alarms=rollout.guardrails.false_alarms / stages)

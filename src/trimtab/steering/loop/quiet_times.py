@@ -35,7 +35,7 @@ def after_promotion(cooldown_us: int, now_us: int) -> dict[str, Any]:
 
 def _quiet(state: LoopState, until_us: int, next_us: int | None = None) -> dict[str, Any]:
     kind = state.begun_by
-    if kind == "follow-up":  # there are only two of them
+    if kind == "follow-up":  # the only two remaining causes
         return {}
     if kind in APART:
         cooldown_us = state.quiet_of(kind).cooldown_us if next_us is None else next_us

@@ -13,13 +13,13 @@ from trimtab.store.ports import Catalog
 
 
 class ServiceGuard:
-    """Compares the service metrics of a version with those of the one that answers, or answered before.
+    """Compares the service metrics of a version with those of the version that answers now, or answered before.
 
     Args:
         model: The model's name.
-        registry: Knows which version is in service.
+        registry: Says which version is in service.
         catalog: Has the metrics, which serving processes write every ten seconds.
-        limits: What is a breach.
+        limits: The limits whose violation is a breach.
         arm: The arm of the version in service.
     """
 
@@ -33,19 +33,19 @@ class ServiceGuard:
         self._limits = limits
 
     def __call__(self, version: str, against: str, *, since_us: int) -> str | None:
-        """The breach of the service by a version, in one sentence; None without one.
+        """The breach of the service by a version, in one sentence; None without a breach.
 
         Args:
             version: The address of the version that is guarded: a canary, or one that has just taken over.
-            against: The version that answers otherwise, or answered before.
-            since_us: Since when `version` answers.
+            against: The version that answers the other requests, or that answered before.
+            since_us: The time since which `version` answers.
         """
         champion = self._registry.alias(self._model, CHAMPION)
         took_over = champion is not None and champion.id == version
         own = service_metrics(
             self._catalog, self._model, version, self._arm if took_over else CANARY, since_us=since_us
         )
-        before_us = since_us - DAY_US if took_over else since_us  # the replaced version does not answer any more
+        before_us = since_us - DAY_US if took_over else since_us  # the replaced version no longer answers requests
         other = service_metrics(self._catalog, self._model, against, self._arm, since_us=before_us)
         found = breach(own, other, self._limits)
         return None if found is None else found.message

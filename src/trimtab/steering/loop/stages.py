@@ -1,4 +1,4 @@
-"""The stages of a repair as a list: which are done, which is now, and which come next and when."""
+"""The stages of a repair as a list: which stages are done, which stage is now, and which come next and when."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ WATCH = "watch"
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
-    """One stage of a deployment's loop."""
+    """One stage of a deployment's loop, for people to read."""
 
     name: str  # "wait for labels", "fit and judge", "shadow", "approval", "canary 5%", "promote", "bake", "watch", ...
     state: Literal["done", "now", "next"]
-    since_us: int | None = None  # now: since when
-    until_us: int | None = None  # when it is over, or begins, as far as that is known
-    said: str = ""  # what it waits for, or has found
+    since_us: int | None = None  # for the present stage: its beginning
+    until_us: int | None = None  # the time when the stage ends, or begins, as far as that is known
+    said: str = ""  # what the stage waits for, or has found
 
 
 def stages(deployment: Deployment, state: LoopState, now_us: int) -> list[Stage]:
-    """The stages of the repair that is in flight, or of none; exactly one of them is now."""
+    """The stages of the repair that is in flight, or of the next repair if there is none; exactly one stage is now."""
     names = _names(deployment)
     at = names.index(_present(deployment, state, now_us))
     found = []
@@ -35,7 +35,7 @@ def stages(deployment: Deployment, state: LoopState, now_us: int) -> list[Stage]
         since_us, until_us, said = _details(name, deployment, state, now_us) if place == at else (None, None, "")
         reached: Literal["done", "now", "next"] = "done" if place < at else "now" if place == at else "next"
         found.append(Stage(name=name, state=reached, since_us=since_us, until_us=until_us, said=said))
-    if state.phase == "idle":  # the stages before are those of the next repair
+    if state.phase == "idle":  # all earlier stages in the list belong to the next repair
         found = [*found[at:], *(msgspec.structs.replace(one, state="next") for one in found[:at])]
     return found + _follow_ups(state)
 
@@ -71,7 +71,7 @@ def _present(deployment: Deployment, state: LoopState, now_us: int) -> str:
 
 
 def _details(name: str, deployment: Deployment, state: LoopState, now_us: int) -> tuple[int | None, int | None, str]:
-    """The beginning of a stage, its end, and what it waits for or has found."""
+    """The beginning of a stage, the end of the stage, and what it waits for or has found."""
     rollout = deployment.rollout or Rollout()
     if name in ("wait for labels", "fit and judge"):
         until_us = state.ready_at_us if is_before(now_us, state.ready_at_us) else None
@@ -95,7 +95,7 @@ def _details(name: str, deployment: Deployment, state: LoopState, now_us: int) -
 
 
 def _next_repair(deployment: Deployment, state: LoopState, now_us: int) -> str:
-    """The beginning of the next repair, and the quiet time of alarms, in words."""
+    """The beginning of the next repair, and the end of the quiet time of alarms, in words."""
     found = []
     periods = [one.period_us for one in deployment.retrain.singles() if isinstance(one, Every)]
     if periods and state.trained_at_us:

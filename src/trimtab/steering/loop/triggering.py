@@ -1,4 +1,4 @@
-"""Triggers of a repair: each cause with a quiet time of its own, the most urgent first. # D0197"""
+"""Triggers of a repair: each cause has a quiet time of its own, and the most urgent cause comes first. # D0197"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trimtab.steering.causes import Every, OnNewLabels, OnQualityDrop, OnSliceDr
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.loop_state import Cause, LoopState, Requested, is_before
 
-HARMFUL_RISE: Final = 0.1  # rise of the loss of all rows by one slice, from which its alarm counts as one of the whole
+HARMFUL_RISE: Final = 0.1  # a slice that raised the loss of all rows by this share triggers like the whole
 
 PRIORITY: Final[tuple[Cause, ...]] = ("first", "call", "alarm", "slice", "follow-up", "labels", "schedule")
 _KINDS: Final[dict[type, Cause]] = {
@@ -27,17 +27,17 @@ _KINDS: Final[dict[type, Cause]] = {
 
 
 class Trigger(msgspec.Struct, frozen=True):
-    """The trigger of a repair."""
+    """The trigger of a repair: its cause, the reason, and when the repair may begin."""
 
     kind: Cause
-    cause: str  # one sentence
-    ready_at_us: int  # the repair waits until then
-    onset: ChangeOnset | None = None  # the change that is to be repaired
-    actor: str | None = None  # the person who asked for it
+    cause: str  # the reason, in one sentence
+    ready_at_us: int  # the repair waits until this time
+    onset: ChangeOnset | None = None  # the change of the data that is to be repaired
+    actor: str | None = None  # the person who asked for the repair
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """The input of the triggers."""
+    """The values that decide about triggers."""
 
     now_us: int
     serves: bool  # whether a version is in service
@@ -46,13 +46,14 @@ class Seen(msgspec.Struct, frozen=True):
     new_labels: Callable[[], int]  # the number of labels since the newest training
     rise_by_slice: Callable[
         [str, ChangeOnset], float
-    ]  # rise of the loss of all rows since the slice changed, as a share
+    ]  # by slice: the rise of the loss of all rows since the slice changed, as a share
 
 
 def find_trigger(rules: Deployment, state: LoopState, seen: Seen) -> Trigger | None:
-    """The most urgent cause that holds and is not quiet; None where there is none.
+    """The most urgent cause that holds and is not quiet; None if there is no such cause.
 
-    A cause of several parts, joined by `&`, has the kind of its most urgent part, and so that one's quiet time.
+    A cause of several parts, joined by `&`, has the kind of its most urgent part, and therefore the quiet time of that
+    kind.
     """
     now_us = seen.now_us
     found: list[Trigger] = []
@@ -85,14 +86,14 @@ def _requested(seen: Seen, state: LoopState) -> Trigger | None:
 
 
 def _quiet(kind: Cause, state: LoopState, seen: Seen) -> bool:
-    """Return whether a cause is quiet; a further rise within the alarm since the last repair ends the quiet time."""
+    """Return whether a cause is quiet. If the alarm has risen further since the last repair, the quiet time is over."""
     if kind == "alarm" and seen.watch is not None and seen.watch.risen_us > state.risen_us:
         return False
     return is_before(seen.now_us, state.quiet_of(kind).until_us)
 
 
 def _holding(rule: Single, rules: Deployment, state: LoopState, seen: Seen) -> Trigger | None:
-    """The trigger of a single rule; None where it does not hold now."""
+    """The trigger of a single rule; None if the rule does not hold now."""
     now_us, watch = seen.now_us, seen.watch
     match rule:
         case OnQualityDrop():
@@ -122,7 +123,7 @@ def _holding(rule: Single, rules: Deployment, state: LoopState, seen: Seen) -> T
 def _of_slices(
     kind: Cause, said: str, onsets: Mapping[str, ChangeOnset], rules: Deployment, now_us: int
 ) -> Trigger | None:
-    """The trigger for slices whose alarms stand; None where there are none."""
+    """The trigger for slices with a standing alarm; None if there are no such slices."""
     if not onsets:
         return None
     onset = max(onsets.values(), key=lambda one: one.at_us)
@@ -137,7 +138,7 @@ def _together(kind: Cause, parts: list[Trigger]) -> Trigger:
 
 
 def _settled_us(rules: Deployment, onset: ChangeOnset, now_us: int) -> int:
-    """The time when enough days have passed since a change and its latest likely day; earlier repairs are refused."""
-    least_us = (LEAST_DAYS + 1) * DAY_US  # rows of the newest day are too new to be judged
+    """The time when enough days have passed since the latest likely day of a change; until then, repairs wait."""
+    least_us = (LEAST_DAYS + 1) * DAY_US  # the rows of the newest day are too new to be judged
     settled_us = max(onset.at_us + rules.settle_us, onset.latest_us + min(rules.settle_us, least_us))
     return max(now_us, rules.model.label.final_at(settled_us))

@@ -1,8 +1,8 @@
 """The check of a version's service metrics on real requests against its guardrails.
 
-Guardrails protect the service, not the quality: failures, latency, degraded responses, saturation, and answers that no
-working version would give. Every check compares shares by evidence that holds at all looks together, so that the
-verdict may be asked for at any time (`trimtab.stats.inference.share_evidence`).  # D0198
+Guardrails protect the service, not the quality of answers: they limit failures, latency, degraded responses,
+saturation, and answers that no working version would give. Every check compares shares by evidence that is valid at all
+looks together, so that the verdict may be asked for at any time (`trimtab.stats.inference.share_evidence`).  # D0198
 """
 
 from __future__ import annotations
@@ -19,27 +19,28 @@ from trimtab.serving.arms.arm_counts import LATENCY_EDGES_S, PER_OCTAVE, Service
 from trimtab.stats.inference.share_evidence import log_above, log_below, log_higher
 
 BreachKind = Literal["failures", "latency", "degraded", "constant", "strange", "saturation"]
-_TAILS = (0.1, 0.05, 0.01)  # shares of latencies above the percentiles that are compared
-_TAIL = 0.01  # above the one that has a limit of its own
-_LEAST_SCORES = 100  # scores of the champion before others can be called unlike them
+_TAILS = (0.1, 0.05, 0.01)  # shares of latencies above each percentile that is compared
+_TAIL = 0.01  # share above the percentile that has a limit of its own
+_LEAST_SCORES = 100  # number of the champion's scores needed before other scores can be called unlike them
 
 
 class Breach(msgspec.Struct, frozen=True, kw_only=True):
-    """A limit that a version is proven to exceed."""
+    """A limit that a version provably exceeds."""
 
     kind: BreachKind
-    figure: float  # the version's value: seconds for "latency", else a share
-    bound: float  # the most that is allowed
+    figure: float  # the value of the version: seconds for "latency", else a share
+    bound: float  # the greatest allowed value
     message: str  # one sentence
 
 
 def breach(canary: ServiceMetrics, champion: ServiceMetrics, limits: Guardrails) -> Breach | None:
-    """The first limit that a version is proven to exceed; None while there is none, or too few requests.
+    """The first limit that a version provably exceeds; None if it exceeds none, or if there are too few requests.
 
     Args:
         canary: The metrics of the version since its rollout or its stage began.
-        champion: The metrics of the version that it is compared with: of the same time, or, after a promotion, before.
-        limits: What is allowed.
+        champion: The metrics of the version that it is compared with, from the same time; after a promotion, from the
+            time before.
+        limits: The limits of the rollout.
 
     >>> from trimtab.monitoring.guardrails import guardrails
     >>> champion = ServiceMetrics(model="late", version="7f", arm="champion", requests=5_000, failures=10)
@@ -55,7 +56,7 @@ def breach(canary: ServiceMetrics, champion: ServiceMetrics, limits: Guardrails)
 
 
 def _breaches(ours: ServiceMetrics, theirs: ServiceMetrics, limits: Guardrails, wanted: float) -> Iterator[Breach]:
-    """Every breach with evidence of `wanted` nats or more."""
+    """Every breach for which there are `wanted` nats of evidence or more."""
     if limits.failures is not None:
         pairs = (ours.failures, ours.requests), (theirs.failures, theirs.requests)
         yield from _more("failures", "of its requests failed", pairs, limits.failures, wanted)
@@ -79,7 +80,7 @@ def _breaches(ours: ServiceMetrics, theirs: ServiceMetrics, limits: Guardrails, 
 def _more(
     kind: BreachKind, what: str, pairs: tuple[tuple[int, int], tuple[int, int]], allowed: float, wanted: float
 ) -> Iterator[Breach]:
-    """A share that is higher than the other version's by more than is allowed."""
+    """A share that exceeds the share of the other version by more than is allowed."""
     (count, total), (before, of) = pairs
     if log_higher((min(count, total), total), (min(before, of), of), lambda share: share + allowed) >= wanted:
         theirs = before / max(of, 1)
@@ -91,11 +92,11 @@ def _more(
 def _slower(
     ours: ServiceMetrics, theirs: ServiceMetrics, times: float, easy_s: float, wanted: float
 ) -> Iterator[Breach]:
-    """A percentile of latency above `times` that of the other version, wherever that one truly lies."""
+    """A percentile of latency above `times` that of the other version, wherever in its bucket the latter lies."""
     if not ours.timed:
         return
     buckets = len(LATENCY_EDGES_S) + 1
-    at = np.arange(buckets)  # the possible buckets of the other version's percentile
+    at = np.arange(buckets)  # the buckets in which the other version's percentile may lie
     most = np.maximum(at + math.ceil(PER_OCTAVE * math.log2(times) - 1e-9), np.searchsorted(LATENCY_EDGES_S, easy_s))
     above, from_here = _from(ours.latencies, buckets)[np.minimum(most + 1, buckets)], _from(theirs.latencies, buckets)
     logs = {
@@ -120,7 +121,7 @@ def _slow(ours: ServiceMetrics, most_s: float, wanted: float) -> Iterator[Breach
 
 
 def _constant(ours: ServiceMetrics, theirs: ServiceMetrics, allowed: float, wanted: float) -> Iterator[Breach]:
-    """Scores that are always the same, where the other version's are not."""
+    """Scores that are always the same, although the scores of the other version are not."""
     pairs = (min(ours.repeats, ours.scored), ours.scored), (min(theirs.repeats, theirs.scored), theirs.scored)
     if ours.scored and log_higher(*pairs, lambda share: share + allowed * (1.0 - share)) >= wanted:
         mine, other = ours.repeats / ours.scored, theirs.repeats / max(theirs.scored, 1)
@@ -130,7 +131,7 @@ def _constant(ours: ServiceMetrics, theirs: ServiceMetrics, allowed: float, want
 
 
 def _strange(ours: ServiceMetrics, theirs: ServiceMetrics, allowed: float, wanted: float) -> Iterator[Breach]:
-    """Scores in a range where the other version has none."""
+    """Scores in a range in which the other version has no scores."""
     if theirs.scored < _LEAST_SCORES:
         return
     usual = {near for bucket in theirs.scores for near in (bucket - 1, bucket, bucket + 1)}
@@ -144,7 +145,7 @@ def _strange(ours: ServiceMetrics, theirs: ServiceMetrics, allowed: float, wante
 
 
 def _from(counts: Mapping[int, int], buckets: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """The counts of each bucket and all above it, with 0 at the end."""
+    """For each bucket, the count of that bucket and all buckets above it, with 0 at the end."""
     found = np.zeros(buckets + 1, np.int64)
     for bucket, count in counts.items():
         found[bucket] = count

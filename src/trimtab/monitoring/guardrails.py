@@ -11,7 +11,7 @@ from trimtab.core.time import SECOND_US, duration_us
 
 
 class Guardrails(msgspec.Struct, frozen=True, kw_only=True):
-    """The limits of a rollout; None: not checked. Make them with `guardrails()`."""
+    """The limits of a rollout; None means that a limit is not checked. Make them with `guardrails()`."""
 
     latency: float | None = 1.5
     latency_s: float | None = None
@@ -41,21 +41,22 @@ def guardrails(
     """Limits that a version must keep in service while it is rolled out; None leaves a check out.
 
     Args:
-        latency: The greatest ratio of its 90th, 95th and 99th percentile of latency to the champion's.
-        p99: The greatest 99th percentile, whatever the champion's is: "250ms".
-        easy: A percentile up to this is no breach of `latency`.
-        failures: How much higher than the champion's the share of requests may be whose features or model failed.
-        degraded: The same for requests that got a degraded response.
-        refused: The same for requests that were refused for saturation; for versions that served one after the other.
-        constant: The greatest share of its scores that equal the one before, among those where the champion's do not.
-        strange: The greatest share of its scores that are less than half or more than twice as large as all of the
-            champion's, or of another sign; approximate, as scores are compared by powers of two.
-        least: Requests before a verdict.
-        false_alarms: The probability that a version that is no worse is ever found in breach, at all looks and by all
+        latency: The greatest ratio between the version's and the champion's 90th, 95th and 99th percentile of latency.
+        p99: The greatest 99th percentile of latency, whatever the champion's is: "250ms".
+        easy: A percentile up to this latency is never a breach of `latency`.
+        failures: How much larger than the champion's the share of requests may be for which features or model failed.
+        degraded: How much larger than the champion's the share of requests may be that got a degraded response.
+        refused: How much larger than the champion's the share of requests may be that were refused because of
+            saturation; only for a version that served after the other one, not at the same time.
+        constant: The greatest share of scores that equal the score before, if the champion's scores do not.
+        strange: The greatest share of scores that are less than half or more than twice as large as all scores of the
+            champion, or of another sign; approximate, because scores are compared by powers of two.
+        least: The number of requests that are needed for a verdict.
+        false_alarms: The probability that a version that is no worse is ever found in breach, over all looks and all
             checks together.
 
     Raises:
-        Misuse: A limit is out of its range, or there is none.
+        Misuse: A limit is out of its range, or no limit is set.
 
     >>> guardrails(latency=2.0, p99="250ms").latency_s
     0.25
@@ -88,6 +89,6 @@ def guardrails(
 
 
 def checks_of(limits: Guardrails) -> int:
-    """The number of checks."""
+    """The number of checks that have a limit."""
     checks = (limits.latency, limits.latency_s, limits.failures, limits.degraded, limits.refused)
     return sum(one is not None for one in (*checks, limits.constant, limits.strange))

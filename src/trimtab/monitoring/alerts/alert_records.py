@@ -17,7 +17,7 @@ _WORDS = {"begun": "", "graver": "GRAVER ", "ended": "ENDED "}
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
     """An alert about one change of one signal."""
 
-    id: str  # the same for all receivers and deliveries
+    id: str  # the same identifier for all receivers and deliveries
     what: AlertKind
     severity: Severity
     kind: str  # kind of the signal: "no_labels"
@@ -26,22 +26,22 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     subject: str  # "column temp"; empty: the whole model
     owner: str | None
     since: str  # when the change began, ISO 8601
-    found: str  # when it was found
-    message: str  # one sentence
+    found: str  # when the change was found
+    message: str  # what was found, in one sentence
     cause: str | None
     evidence: dict[str, float]
     ended: str | None
     ended_because: str | None
-    returned: int  # how often it ended and came back within the time of flapping
+    returned: int  # how often the signal ended and came back within the time of flapping
     todo: str
     docs: str
-    look: list[str]  # commands
+    look: list[str]  # commands that help
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
     """The content of one delivery to one receiver."""
 
-    key: str  # the same however often it is delivered
+    key: str  # the same identifier however often the message is delivered
     kind: Literal["alerts", "digest", "test"]
     project: str
     at: str
@@ -51,7 +51,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def alert_of(signal: Signal, what: AlertKind, *, version: str, owner: str | None, returned: int) -> Alert:
-    """An alert about a signal; `owner` is used where the signal names none."""
+    """An alert about a signal; `owner` is named if the signal names no owner."""
     look = ["trimtab status"] + ([f"trimtab quality {signal.model}"] if signal.model else [])
     return Alert(
         id=f"{signal.id}/{signal.raised_at_us}/{what}",
@@ -83,7 +83,7 @@ def wants(receiver: Addressee, what: AlertKind, signal: Signal) -> bool:
 
 
 def title_of(alerts: list[Alert], project: str, *, digest: bool = False) -> str:
-    """One line for a subject, about the most severe alert."""
+    """One line about the most severe alert, for a subject."""
     if digest:
         return f"{project}: {len(alerts)} alert{'s' * (len(alerts) != 1)} held back"
     first = min(alerts, key=lambda one: (one.what == "ended", one.severity != "red"))

@@ -1,4 +1,4 @@
-"""Rules of alerts: which changes of signals are sent now, which wait for the digest, which are not sent.  # D0183"""
+"""Rules of alerts: which changes of signals are sent now, wait for the digest, or are not sent.  # D0183"""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from trimtab.store.ports import Catalog, Entry
 
 KIND, KEY = "alerts", "state"  # kind and key of the record in the catalogue
 WEEK_US = 7 * DAY_US
-_LISTED_US = 4 * WEEK_US  # how long pages are kept, for the realised rate
-Budget: TypeAlias = tuple[str, Severity]  # the model and the severity that it is for
+_LISTED_US = 4 * WEEK_US  # how long pages are kept, for the rate that is shown
+Budget: TypeAlias = tuple[str, Severity]  # the model and the severity of a page
 
 
 class Incident(msgspec.Struct, frozen=True, kw_only=True):
-    """A signal from its beginning until its end was sent, with all its returns within the time of flapping."""
+    """A signal from its beginning until its end was sent, including all its returns within the time of flapping."""
 
-    signal: Signal  # as it was found last
-    seen_us: int  # when the journal last recorded that it stands
+    signal: Signal  # the signal as it was last found
+    seen_us: int  # when the journal last recorded that the signal stands
     returned: int = 0
     told: Literal["", "info", "red"] = ""  # the highest severity that was sent
-    held_us: int | None = None  # since when it waits for the digest
-    held_as: Literal["", "info", "red"] = ""  # its severity then
+    held_us: int | None = None  # the time since which the incident waits for the digest
+    held_as: Literal["", "info", "red"] = ""  # the severity of the signal when the wait began
 
     @property
     def waits(self) -> bool:
-        """Return whether it may wait for the digest: not if it was held as info and is red by now."""
+        """Return whether the incident may wait for the digest: not if it was held back as info and is red by now."""
         return self.held_us is not None and (self.held_as == "red" or self.signal.severity == "info")
 
     @property
     def news(self) -> AlertKind | None:
-        """The change of it that is still to be sent; None: all were."""
+        """The change of the incident that is still to be sent; None if all changes were sent."""
         if not self.told:
             return "begun"
         return "graver" if self.told == "info" and self.signal.severity == "red" else None
 
 
 class Page(msgspec.Struct, frozen=True):
-    """One message about a beginning or a worsening, as the budget counts it."""
+    """One message about a beginning or a worsening; pages are what a budget counts."""
 
     model: str
     severity: Severity
@@ -56,11 +56,11 @@ class AlertState(msgspec.Struct, frozen=True, kw_only=True):
 
     cursor: int = 0
     incidents: dict[str, Incident] = {}  # by model, kind and subject
-    over: list[Incident] = []  # those that another incident of the same name has replaced
+    over: list[Incident] = []  # incidents that another incident of the same name has replaced
     pages: list[Page] = []
 
     def spent(self, now_us: int, *, days: int = 7) -> Counter[Budget]:
-        """Pages of the newest days by model and severity."""
+        """Pages of the newest days by model and severity, as a budget counts them."""
         return Counter((one.model, one.severity) for one in self.pages if one.at_us > now_us - days * DAY_US)
 
 
@@ -72,12 +72,12 @@ class SignalChange(msgspec.Struct, frozen=True):
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything but the signals that decides what is sent."""
+    """Everything apart from the signals that decides what is sent."""
 
     settings: AlertsSettings
-    wanted: Callable[[AlertKind, Signal], bool]  # whether any receiver is to get it
+    wanted: Callable[[AlertKind, Signal], bool]  # returns whether any receiver gets a change
     muted: Callable[[Signal], bool]
-    stands: Collection[str]  # ids of the signals that stand, by their monitors
+    stands: Collection[str]  # ids of the signals that stand according to their monitors
 
     @property
     def flapping_us(self) -> int:
@@ -85,16 +85,16 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a look: the state afterwards, and the alerts to send."""
+    """The result of a look: the new state, and the alerts to send."""
 
     state: AlertState
     alerts: list[SignalChange] = []
     digest: list[SignalChange] = []
-    exhausted: list[Budget] = []  # budgets that this look has used up
+    exhausted: list[Budget] = []  # the budgets that this look has used up
 
 
 def read_signals(catalog: Catalog, state: AlertState | None) -> tuple[AlertState, list[Entry]]:
-    """The state and the journal entries since. At the first look the signals that stand count as having just begun."""
+    """The state, and the newer journal entries; at the first look, signals that stand count as just begun."""
     if state is not None:
         return state, _entries(catalog, state.cursor)
     entries = _entries(catalog, 0)
@@ -104,7 +104,7 @@ def read_signals(catalog: Catalog, state: AlertState | None) -> tuple[AlertState
 
 
 def take_in(state: AlertState, entries: Iterable[Entry], flapping_us: int) -> AlertState:
-    """The state after journal entries: signals began, became red, ended, or came back."""
+    """The state after some journal entries: signals began, became red, ended, or came back."""
     incidents, over, cursor = dict(state.incidents), list(state.over), state.cursor
     for entry in entries:
         cursor = entry.sequence
@@ -129,10 +129,10 @@ def take_in(state: AlertState, entries: Iterable[Entry], flapping_us: int) -> Al
 
 
 def plan_alerts(state: AlertState, rules: Rules, now_us: int) -> Plan:
-    """Decide what is sent now; nothing is stored or sent here.
+    """Decide what is sent now. Nothing is stored or sent by this function.
 
     Args:
-        state: After `take_in`.
+        state: The state that `take_in` returned.
         rules: Settings, receivers and mutes.
         now_us: The time of the look.
     """
@@ -155,9 +155,9 @@ def plan_alerts(state: AlertState, rules: Rules, now_us: int) -> Plan:
         if name not in paged:
             kept[name] = msgspec.structs.replace(one, held_us=one.held_us or now_us, held_as=one.signal.severity)
             continue
-        assert one.news is not None  # fresh incidents have news
+        assert one.news is not None  # an incident that has just begun has news
         alerts.append(SignalChange(one, one.news))
-        if not _is_quiet(one, rules, now_us):  # else its end was sent with its beginning
+        if not _is_quiet(one, rules, now_us):  # otherwise its end was sent together with its beginning
             kept[name] = _as_sent(one)
     waiting = [one for one in state.over if one.held_us is not None or rules.muted(one.signal)]
     before = [one for one in state.over if one not in waiting and one.signal.ended_at_us is not None]
@@ -172,7 +172,8 @@ def _within_budget(
 ) -> tuple[set[str], list[Page], list[Budget]]:
     """The names that are sent, the pages to keep, and the budgets that this look has used up.
 
-    All that begins in one look is one page of its model and severity. What no receiver gets costs nothing.
+    All incidents of one model and severity that begin in one look are a single page. Incidents that no receiver gets
+    cost nothing.
     """
     spent, limit = state.spent(now_us), rules.settings.pages_per_week
     costly = {name: _budget(one) for name, one in fresh.items() if rules.wanted(one.news or "begun", one.signal)}
@@ -186,7 +187,7 @@ def _within_budget(
 
 
 def _with_digest(plan: Plan, rules: Rules, now_us: int) -> Plan:
-    """The plan with a digest of what was held back, once the oldest of it has waited long enough."""
+    """The plan with a digest of what was held back, if the oldest of it has waited long enough."""
     state = plan.state
     held = [one for one in [*state.over, *state.incidents.values()] if one.held_us is not None]
     held = [one for one in held if not rules.muted(one.signal)]
@@ -206,9 +207,9 @@ def _with_digest(plan: Plan, rules: Rules, now_us: int) -> Plan:
 
 
 def _is_quiet(one: Incident, rules: Rules, now_us: int) -> bool:
-    """Return whether it has been over for longer than the time of flapping.
+    """Return whether the signal has been over for longer than the time of flapping.
 
-    For a monitor that records no end of its signals, this is the time since it last found the signal.
+    If a monitor records no end of its signals, the time since it last found the signal counts.
     """
     ended_us = one.signal.ended_at_us
     if ended_us is None and one.signal.id in rules.stands:
@@ -225,7 +226,7 @@ def _budget(one: Incident) -> Budget:
 
 
 def _name(signal: Signal) -> str:
-    """The identity of a signal for people: the same fault of a new version is no news."""
+    """The identity of a signal for people: the same fault found with a new version is not news."""
     return f"{signal.model}/{signal.kind}/{signal.subject}"
 
 

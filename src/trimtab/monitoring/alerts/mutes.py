@@ -1,4 +1,4 @@
-"""Mutes: signals that cause no alert until a given time."""
+"""Mutes, which keep signals from causing alerts until a given time."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ ANY = "*"
 
 
 class Mute(msgspec.Struct, frozen=True, kw_only=True):
-    """One mute, as a person requested it."""
+    """One mute, in the form in which a person requested it."""
 
-    what: str  # a model, a kind or a subject; or MODEL/KIND, MODEL/KIND/SUBJECT with * for any
+    what: str  # a model, a kind or a subject; or MODEL/KIND or MODEL/KIND/SUBJECT, where * means any
     until_us: int
     why: str
     by: str
     at_us: int
 
     def covers(self, signal: Signal) -> bool:
-        """Return whether it mutes a signal.
+        """Return whether this mute applies to a signal.
 
         >>> mute = Mute(what="m/*/column x", until_us=9, why="", by="", at_us=0)
         >>> mute.covers(Signal(id="", kind="k", model="m", version="", raised_at_us=0, onset_us=0, severity="red",
@@ -36,7 +36,7 @@ class Mute(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def mutes(catalog: Catalog) -> list[Mute]:
-    """All mutes that were not removed, also those whose time is over."""
+    """All mutes that were not removed, including those whose time is over."""
     return [msgspec.json.decode(record.body, type=Mute) for record in catalog.find(KIND)]
 
 

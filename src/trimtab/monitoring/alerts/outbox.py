@@ -17,9 +17,9 @@ from trimtab.monitoring.alerts.alert_records import Message
 from trimtab.store.ports import Catalog, Put, Record, Remove
 
 _logger = logging.getLogger(__name__)
-KIND, STATES = "alert_outbox", "alert_receiver"  # kinds of the records in the catalogue
+KIND, STATES = "alert_outbox", "alert_receiver"  # kinds of the records of the outbox in the catalogue
 FIRST_US, LONGEST_US = 10 * SECOND_US, 15 * MINUTE_US  # pauses between two attempts
-DROPPED_US = 7 * DAY_US  # how long the status stays red after messages were dropped
+DROPPED_US = 7 * DAY_US  # how long the status of a receiver stays red after messages were dropped
 _ROUND_S = 10.0  # time for one receiver, after which its other messages wait for the next round
 
 
@@ -27,7 +27,7 @@ class Sent(msgspec.Struct, frozen=True):
     """The outcome of one delivery."""
 
     ok: bool
-    said: str  # the answer, or what is wrong
+    said: str  # the answer of the receiver, or what is wrong
     retry_s: float = 0.0  # the pause that the receiver asks for
 
 
@@ -42,17 +42,17 @@ class ReceiverState(msgspec.Struct, frozen=True, kw_only=True):
     """The record of deliveries to one receiver."""
 
     delivered: int = 0
-    delivered_us: int | None = None  # the newest
-    said: str = ""  # the answer to it
+    delivered_us: int | None = None  # time of the newest one
+    said: str = ""  # the answer to that attempt
     failing_since_us: int | None = None
     error: str = ""
     tries: int = 0  # failed attempts in a row
     next_us: int = 0  # the earliest time of the next attempt
     dropped: int = 0  # alerts that could not be delivered in time
-    dropped_us: int | None = None  # the newest
+    dropped_us: int | None = None  # time of the newest one
 
     def failed(self, sent: Sent, now_us: int) -> ReceiverState:
-        """The state after one more failure; each doubles the pause."""
+        """The state after one more failure; each failure doubles the pause."""
         pause_us = min(LONGEST_US, FIRST_US * 2 ** min(self.tries, 20))
         return msgspec.structs.replace(
             self,
@@ -83,11 +83,11 @@ Send = Callable[[Receiver, Message], Sent]
 
 
 class Outbox:
-    """Messages by receiver, in the catalogue. Only the holder of the lease may call `deliver`.
+    """Messages by receiver, stored in the catalogue. Only the holder of the lease may call `deliver`.
 
     Args:
-        catalog: Stores them.
-        clock: For pauses and ages.
+        catalog: Stores the messages.
+        clock: Gives the time for pauses and ages.
         keep_us: The age at which a message is dropped.
     """
 
@@ -95,7 +95,7 @@ class Outbox:
         self._catalog = catalog
         self._clock = clock
         self._keep_us = keep_us
-        self._working: dict[str, threading.Thread] = {}  # by receiver, the thread that empties its outbox now
+        self._working: dict[str, threading.Thread] = {}  # by receiver, the thread that now delivers its messages
 
     @staticmethod
     def put(receiver: str, message: Message, now_us: int) -> Put:
@@ -110,11 +110,11 @@ class Outbox:
         return found
 
     def states(self) -> dict[str, ReceiverState]:
-        """The state of each receiver that was ever sent a message."""
+        """The state of each receiver to which a message was ever sent."""
         return {one.key: msgspec.json.decode(one.body, type=ReceiverState) for one in self._catalog.find(STATES)}
 
     def due(self, receivers: Mapping[str, Receiver]) -> list[str]:
-        """The receivers with messages to deliver or to drop now."""
+        """The receivers that have messages to deliver or to drop now."""
         now_us, states = self._clock.now_us(), self.states()
         return [
             name
@@ -125,9 +125,9 @@ class Outbox:
         ]
 
     def deliver(self, receivers: Mapping[str, Receiver], send: Send) -> list[threading.Thread]:
-        """Begin to empty the outbox, with a thread for each receiver that is due, so that none waits for another.
+        """Begin to deliver the messages, with a thread for each due receiver, so that no receiver waits for another.
 
-        The messages of a receiver that is not declared any more are dropped.
+        Messages for a receiver that is no longer declared are dropped.
         """
         threads = []
         for name in self.due(receivers):
@@ -145,7 +145,7 @@ class Outbox:
         return threads
 
     def note(self, name: str, sent: Sent) -> None:
-        """Record the outcome of a delivery that was not queued, a heartbeat; only changes are written."""
+        """Record the outcome of a delivery that was not queued (a heartbeat); only changed outcomes are written."""
         before = self._state(name)
         if sent.ok and before.failing_since_us is None:
             return
@@ -155,9 +155,9 @@ class Outbox:
     def _guarded(self, name: str, receiver: Receiver, send: Send) -> None:
         try:
             self._empty(name, receiver, send)
-        except TrimtabError as error:  # an error of the catalogue: the messages stay queued
+        except TrimtabError as error:  # after an error of the catalogue the messages stay queued
             _logger.warning("alerts to %s: %s", name, error)
-        except Exception:  # a thread's outer loop
+        except Exception:  # the outer loop of a thread
             _logger.exception("alerts to %s failed", name)
 
     def _empty(self, name: str, receiver: Receiver, send: Send) -> None:
@@ -208,7 +208,7 @@ class Outbox:
 def _tried(receiver: Receiver, message: Message, send: Send) -> Sent:
     try:
         return send(receiver, message)
-    except Exception as error:  # any error of a library is a failure of this receiver, shown as such
+    except Exception as error:  # any error of a library counts, and is shown, as a failure of this receiver
         _logger.exception("a receiver failed in a way that is not expected")
         return Sent(False, f"{type(error).__name__}: {error}")
 

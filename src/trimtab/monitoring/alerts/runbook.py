@@ -1,4 +1,4 @@
-"""The runbook: one line for each kind of signal; docs/alerts.md has more under the kind's name."""
+"""The runbook: one line for each kind of signal; docs/alerts.md says more in the section of each kind."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ OTHERWISE = "Look at the evidence and at trimtab status, and find out since when
 
 
 def todo(kind: str) -> str:
-    """The line for a kind of signal."""
+    """What to do about a kind of signal, in one line."""
     return RUNBOOK.get(kind, OTHERWISE)
 
 
 def link(kind: str) -> str:
-    """The place in the documents about a kind of signal.
+    """The section of the documents about a kind of signal.
 
     >>> link("skew")
     'docs/alerts.md#skew'

@@ -81,7 +81,7 @@ class Comparisons:
         return onset_plan(training_set, judging_window(training_set, days_us, since_us), onset)
 
     def unseen(self, cut_us: int, changes: Changes) -> str | None:
-        """The reason why the closed days do not suffice, whatever their labels; None when they may. Reads no rows."""
+        """The reason why too few closed days are unseen, whatever their labels; None if enough may be. Reads no row."""
         label = self._deployment.model.label
         closed_us = label.closed_until(cut_us)
         onset = changes.onset
@@ -200,16 +200,17 @@ class Comparisons:
         return Side(own.version, finite(scores, own.version), rows.features.values, version, own.note)
 
     def refreshes(self, changes: Changes, target: ComparisonTarget | None, answered: TargetScores) -> bool:
-        """Return whether the candidate has the recipe of the version in service, and only time has asked for a refit."""
+        """Return whether the candidate has the recipe of the version in service, and only time asked for the refit."""
         if not changes.refreshes or changes.onset is not None or target is None or answered.scores is None:
             return False
         same = target.version.recipe == self._deployment.model.hash
         return same and self._deployment.gate.prove_refreshes is msgspec.UNSET
 
     def searchable(self, cut_us: int) -> tuple[TrainingSet, Rows, int]:
-        """The set of a cut, which of its rows a search may see, and by when all of their labels were known.
+        """The training set of a cut, its rows that a search may see, and the time when all their labels were known.
 
-        They are the rows that a first candidate would be fitted on: no gate from this cut on judges on any of them.
+        These rows are the ones that a first candidate would be fitted on. No gate from this cut on judges on any of
+        them.
 
         Raises:
             Unavailable: There are too few such rows.

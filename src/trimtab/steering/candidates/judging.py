@@ -78,7 +78,7 @@ class Judge:
     def best(
         self, training_set: TrainingSet, plan: Plan, made: Sequence[Made], answered: TargetScores
     ) -> tuple[Made, JudgingWindow]:
-        """The source and the window that prove most; `before` of the window is what that candidate has learnt."""
+        """The fits and the window that prove most; `before` of that window is what those fits have learnt from."""
         metric = self._deployment.model.metric
 
         def proof(pair: tuple[Made, JudgingWindow]) -> float:
@@ -168,7 +168,7 @@ class Judge:
         return loss_cap(metric, unit_losses(metric, target, scores, lists)[0])
 
     def _baselines(self, case: Case) -> dict[str, Floats]:
-        """The scores of the window's rows by baseline; those that the rules leave out, or that have none, are not."""
+        """The scores of the window's rows by baseline, without those that the rules leave out or that have none."""
         model, rows = self._deployment.model, case.window.rows
         parts = [
             (judged & rows, baseline_scores(model, case.training_set, np.flatnonzero(judged & rows), learnt, seed=0))

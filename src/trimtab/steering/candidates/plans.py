@@ -46,7 +46,7 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def choices(self) -> int:
-        """The number of pairs of source and window, of which the best is put forward. They share the error of the gate."""
+        """The number of pairs of source and window, of which the best is put forward; they share the gate's error."""
         return len(self.sources) * len(self.windows)
 
     def learnt(self, source: Source, fold: Rows) -> Rows:

@@ -92,7 +92,7 @@ class CandidateOptions(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class Candidates(Protocol):
-    """Makes, judges and puts forward versions: a `CandidateBuilder`, or what runs one in another process."""
+    """Makes, judges and puts forward versions: a `CandidateBuilder`, or a runner of one in another process."""
 
     def champion(self) -> str | None:
         """The address of the version in service."""

@@ -1,4 +1,4 @@
-"""Recipes: fitting a candidate, and scoring the gate's window as service would have."""
+"""Recipes: how a candidate is fitted, and how the gate's window is scored as it would be in service."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Rows = NDArray[np.bool_]
 
 
 class Scoring(Protocol):
-    """A model that can score: one that was just fitted, or a stored version."""
+    """A model that can score rows: either just fitted, or a stored version."""
 
     @property
     def artifact(self) -> Artifact: ...
@@ -32,14 +32,14 @@ class Scoring(Protocol):
 
 
 class Recipe(Protocol):
-    """Fits a model and scores a window's rows as service would have."""
+    """Fits a model, and scores the rows of a window as they would be scored in service."""
 
     def fit(self, training_set: TrainingSet, rows: Rows) -> Fitted: ...
 
     def candidate_scores(self, fitted: Scoring, training_set: TrainingSet, window: Rows) -> Floats: ...
 
     def champion_scores(self, champion: LoadedModel, training_set: TrainingSet, window: Rows) -> Floats:
-        """The scores that the champion gave, or would have given: logged ones where they are the same."""
+        """The scores that the champion gave, or would have given. Logged scores are used where they are the same."""
         ...
 
 
@@ -88,7 +88,7 @@ class LiveScores(Protocol):
 
 
 class OnlineRecipe:
-    """A model that predicts first and learns from each label; candidates are judged the same way, hour by hour."""
+    """A model that predicts first and then learns from each label; candidates are judged the same way, hour by hour."""
 
     def __init__(self, model: Model, live: LiveScores, *, seed: int) -> None:
         self._model = model
@@ -96,12 +96,12 @@ class OnlineRecipe:
         self._seed = seed
 
     def fit(self, training_set: TrainingSet, rows: Rows) -> Fitted:
-        from trimtab.training.fitting.online import fit_online  # here: it loads scikit-learn
+        from trimtab.training.fitting.online import fit_online  # imported here because it loads scikit-learn
 
         return fit_online(self._model, training_set, rows=rows, seed=self._seed)
 
     def candidate_scores(self, fitted: Scoring, training_set: TrainingSet, window: Rows) -> Floats:
-        from trimtab.training.fitting.online import OnlineLearner  # here: it loads scikit-learn
+        from trimtab.training.fitting.online import OnlineLearner  # imported here because it loads scikit-learn
 
         learner = OnlineLearner(fitted.artifact)
         matrix = fitted.artifact.encoding.matrix(training_set.features.values.take(window))
@@ -120,7 +120,7 @@ class OnlineRecipe:
         return scores
 
     def champion_scores(self, champion: LoadedModel, training_set: TrainingSet, window: Rows) -> Floats:
-        """The logged scores; where a row has none, that of the version as it was registered."""
+        """The logged scores; a row without a logged score gets the score of the version as it was registered."""
         logged = self._live.scores_of(
             training_set.keys.take(window).to_list(),
             version=champion.version.id,

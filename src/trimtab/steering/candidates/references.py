@@ -1,4 +1,4 @@
-"""The reference of a version: healthy days of its recipe that it was not fitted on, as a whole and by slice."""
+"""The reference of a version: healthy days that its recipe was not fitted on, in total and by slice."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ from trimtab.steering.definitions import Deployment, NamedSlice
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
 
-LEAST_SLICE_DAYS: Final = 14  # days with labels that a slice needs; with fewer its healthy level is not known
-LONG_REFERENCE: Final = 84  # days: holidays and a bad week weigh little among so many
-MOST_SLICES: Final = 200  # most values of one column
-AS_NEW_US: Final = 7 * DAY_US  # a version fitted this long before some days is as good as a fit made for them
+LEAST_SLICE_DAYS: Final = 14  # days with labels that a slice needs; with fewer, its healthy level is unknown
+LONG_REFERENCE: Final = 84  # number of days, so many that holidays and a bad week weigh little
+MOST_SLICES: Final = 200  # greatest number of values of one column
+AS_NEW_US: Final = 7 * DAY_US  # a version fitted at most this long before some days is used instead of a new fit
 
 
 def request_slices(deployment: Deployment) -> tuple[str | NamedSlice, ...]:
     """The slices of a deployment's days: columns of the request, and the gate's expressions over them.
 
-    The columns are those that the gate names, else texts and truth values. Slices that read features are left out: a
-    logged request has none. A ranking has no slices, as its days are judged by whole lists.
+    The columns are those that the gate names; if it names none, the columns of texts and truth values. Slices that read
+    features are left out, because a logged request has no features. A ranking has no slices, because its days are
+    judged by whole lists.
     """
     model = deployment.model
     if model.task == "ranking":
@@ -57,7 +58,7 @@ class Answers(msgspec.Struct, frozen=True, eq=False):
 
 
 class Reference(msgspec.Struct, frozen=True, kw_only=True):
-    """Healthy days, oldest first."""
+    """Healthy days, oldest first, in total and by slice."""
 
     days: tuple[DayQuality, ...]
     slices: dict[str, tuple[DayQuality, ...]]
@@ -73,14 +74,14 @@ def healthy_reference(
     cap: float,
     slices: Sequence[str | NamedSlice],
 ) -> Reference:
-    """The days of some scores, with the labels that live days would have closed with, as a whole and by slice.
+    """The days of some scores, in total and by slice, with the labels that live days would have been closed with.
 
     Args:
         model: The model.
-        version: The version whose reference they become.
+        version: The version that the days become the reference of.
         training_set: The rows.
-        answered: Scores of rows of different days, oldest first.
-        labels: Finds labels as they stood when a day was closed.
+        answered: Scores of rows. Each element has rows of other days; oldest first.
+        labels: Finds labels as they were when a day was closed.
         cap: The loss at which a row is capped.
         slices: Columns of the request, and expressions over them.
     """
@@ -106,10 +107,10 @@ def healthy_reference(
 
 
 def walk_forward_rows(training_set: TrainingSet, window: JudgingWindow) -> tuple[Rows, Rows] | None:
-    """The rows to learn from and the rows to judge on for the days before a window that complete a reference.
+    """The rows to learn from and the rows to judge, for days before a window that complete a reference.
 
-    A reference has 84 days where twice as many rows are left to learn from, else 28. None where the window has that
-    many days already, or where fewer rows would be left to learn from than are judged.
+    A reference has 84 days if twice as many rows as are judged are left to learn from, else 28 days. Return None if the
+    window has that many days already, or if fewer rows would be left to learn from than would be judged.
     """
     at_us, usable = training_set.at_us, training_set.usable
     for days, rest in ((LONG_REFERENCE, 2.0), (FULL_REFERENCE, 1.0)):
@@ -123,14 +124,15 @@ def walk_forward_rows(training_set: TrainingSet, window: JudgingWindow) -> tuple
 
 
 def refit_allowance(metric: Loss, scores: Floats, again: Floats, cap: float) -> dict[str, float]:
-    """The distance that a refit's healthy days may have from its candidate's, by kind of signal, in the value's units.
+    """The allowed distance of a refit's healthy days from its candidate's, by kind of signal, in the value's units.
 
-    The reference is of the candidate; what serves is the refit. If the candidate's scores were true probabilities, the
-    expected daily values of the refit would differ from the candidate's by this much, without any change of the world.
+    The reference comes from the candidate, but the refit goes into service. If the candidate's scores were true
+    probabilities, the expected daily values of the refit would differ from those of the candidate by this much, without
+    any change of the data.
 
     Args:
         metric: The model's loss.
-        scores: The candidate's, shape (rows,), for several classes (rows, classes).
+        scores: The scores of the candidate, shape (rows,), for several classes (rows, classes).
         again: The refit's scores of the same rows.
         cap: The loss at which a row is capped.
     """
@@ -153,9 +155,9 @@ def refit_allowance(metric: Loss, scores: Floats, again: Floats, cap: float) -> 
 
 
 def _named(part: str | NamedSlice, requests: Columns, rows: Rows) -> tuple[list[str], NDArray[np.int64]]:
-    """The names of slices as closed days have them, and the number of each row's slice, -1 for none."""
+    """The names of slices as closed days have them, and the index of the slice of each row, -1 for none."""
     name, read = (part, {part}) if isinstance(part, str) else (part.name, part.of.columns())
-    if not all(one in requests for one in read):  # the set was made before it was declared
+    if not all(one in requests for one in read):  # the training set was made before this column was declared
         return [], np.full(int(rows.sum()), -1, np.int64)
     if isinstance(part, str):
         column = requests[part].take(rows)
@@ -168,7 +170,7 @@ def _named(part: str | NamedSlice, requests: Columns, rows: Rows) -> tuple[list[
 
 
 def _values(column: Column) -> tuple[list[str], NDArray[np.int64]]:
-    """The values of a column as texts, and the number of each row's value, -1 for none; empty with too many values."""
+    """The values of a column as texts, and each row's index among them, -1 for none; empty with too many values."""
     numbers: dict[str, int] = {}
     present = column.present().tolist()
     groups = [

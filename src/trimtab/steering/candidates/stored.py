@@ -1,4 +1,4 @@
-"""Results of a training's steps as bytes, and the addresses of their inputs."""
+"""The results of a training's steps as bytes, and the addresses of the inputs of these steps."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from trimtab.training.search import Chosen
 
 
 class Recording(msgspec.Struct, frozen=True):
-    """The recording of a training's steps, and what they depend on in addition to each other's results.
+    """The recording of a training's steps, and what all steps depend on in addition to the results of earlier steps.
 
-    Without arguments nothing is recorded: for replays.
+    Without arguments nothing is recorded; replays use that.
     """
 
     steps: Steps = AtOnce()
-    pin: Callable[[Model, int], object] = lambda model, cut_us: None  # everything that the set of a cut depends on
+    # everything that the training set of a cut depends on
+    pin: Callable[[Model, int], object] = lambda model, cut_us: None
     code: Callable[[], object] = lambda: None  # recipe, seed, threads and environment
 
 
 class _StoredFit(msgspec.Struct, frozen=True, kw_only=True):
-    """A fitted model, its artifact in the blob that its version will name."""
+    """A fitted model. Its artifact is in the same blob that its version will name."""
 
     model: str
     recipe: str
@@ -46,11 +47,12 @@ class _StoredFit(msgspec.Struct, frozen=True, kw_only=True):
     chosen: Chosen | None = None
 
 
-_AS_THEY_ARE = [name for name in _StoredFit.__struct_fields__ if name != "artifact"]  # fields of `Fitted` as well
+# these are also fields of `Fitted`
+_AS_THEY_ARE = [name for name in _StoredFit.__struct_fields__ if name != "artifact"]
 
 
 def fit_codec(blob: Blob) -> Codec[Fitted]:
-    """The codec of fitted models; equal training gives equal bytes."""
+    """The codec of fitted models; the same training gives the same bytes."""
 
     def encode(fitted: Fitted) -> bytes:
         fields = {name: getattr(fitted, name) for name in _AS_THEY_ARE}
@@ -67,7 +69,7 @@ def fit_codec(blob: Blob) -> Codec[Fitted]:
 
 
 def set_codec(blob: Blob, key: str) -> Codec[TrainingSet]:
-    """The codec of training sets, stored by their manifests; `key` is the request's key column."""
+    """The codec of training sets, which are stored by their manifests; `key` is the key column of the request."""
 
     def encode(training_set: TrainingSet) -> bytes:
         return blob.get(save_training_set(training_set, blob))
@@ -76,7 +78,7 @@ def set_codec(blob: Blob, key: str) -> Codec[TrainingSet]:
 
 
 def digest_codec(blob: Blob) -> Codec[str | None]:
-    """The codec of the address of a stored blob; None where nothing was made."""
+    """The codec of the address of a stored blob, or of None if nothing was made."""
 
     def decode(data: bytes) -> str | None:
         digest = data.decode() or None

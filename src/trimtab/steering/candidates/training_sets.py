@@ -1,4 +1,4 @@
-"""Pinned training sets of one deployment, stored unless a check finds that they are of no use."""
+"""Pinned training sets of one deployment, which are stored unless a check finds that they are of no use."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from trimtab.training.data.sets import TrainingSet, load_manifest, save_training
 
 
 class Unusable(Exception):
-    """A training set that no candidate is made of; the message says why."""
+    """Raised because no candidate can be made from a training set; the message says why."""
 
 
 class TrainingSets:
-    """Builds the training set of a cut as a step that is done once."""
+    """Builds the training set of a cut, as a step that is done only once."""
 
     def __init__(self, parts: DeploymentParts, options: CandidateOptions) -> None:
         self._model = parts.deployment.model
@@ -30,11 +30,11 @@ class TrainingSets:
         """The training set of a cut.
 
         Args:
-            cut_us: Only what was known by then is in it.
-            lack: Says why a set is of no use; such a set is not stored.
+            cut_us: Only what was known by then is in the set.
+            lack: Returns why a set is of no use, or None; a set of no use is not stored.
 
         Raises:
-            Unusable: For the reason that `lack` gave.
+            Unusable: The set is of no use, for the reason that `lack` gave.
         """
         model, recording = self._model, self._options.recording
 
@@ -51,11 +51,11 @@ class TrainingSets:
         return checked(recording.steps.do("snapshot", lambda: recording.pin(model, cut_us), build, codec))
 
     def save(self, training_set: TrainingSet) -> str:
-        """Store a set of which a version is made; return the address of its manifest."""
+        """Store a set from which a version is made; return the address of its manifest."""
         return self._options.save(training_set, self._parts.blob)
 
     def discard(self, training_set: TrainingSet) -> None:
-        """Delete a stored set, unless a version was made of it."""
+        """Delete a stored set, unless a version was made from it."""
         blob, digest = self._parts.blob, save_training_set(training_set, self._parts.blob)
         parquet = load_manifest(digest, blob).parquet
         for version in self._parts.registry.versions(self._model.name):
@@ -66,7 +66,7 @@ class TrainingSets:
             blob.delete(one)
 
     def differs_from(self, version: Version) -> Callable[[TrainingSet], str | None]:
-        """For `at`: refuses every set but the one that a version was made of, also where that one's rows are lost."""
+        """A `lack` for `at`: it refuses all sets but the one that a version was made from, even one without rows."""
         try:
             made_of = msgspec.structs.replace(load_manifest(version.training_set, self._parts.blob), parquet=None)
         except (NotFound, Corrupt):

@@ -1,4 +1,4 @@
-"""The window of days that a gate judges on, and what is missing to judge on it."""
+"""The window of days that a gate judges on, and the data that are missing to judge on it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _WIDER = "tt.beats_champion(window=...)"
 
 
 class JudgingWindow(msgspec.Struct, frozen=True, eq=False):
-    """The days that models are judged on, and the rows of a training set that lie before."""
+    """The days that models are judged on, and the rows of a training set before these days."""
 
     start_us: int
     end_us: int
     rows: NDArray[np.bool_]  # a mask over the training set: labelled rows of the window
     before: Rows  # rows whose labels were final when the window began
-    judged: bool = True  # False where only the rows before are used
+    judged: bool = True  # False if only the rows before the window are used
 
 
 def judging_window(training_set: TrainingSet, window_us: int, unseen_from_us: int) -> JudgingWindow:
-    """The newest closed days that have labels, at most `window_us` long, none before `unseen_from_us`."""
+    """The newest closed days that have labels: at most `window_us` long, and none before `unseen_from_us`."""
     usable, begun_us = training_set.usable, training_set.begun_us
     end_us = labelled_until(training_set)
     start_us = max(end_us - window_us, unseen_from_us)
@@ -42,7 +42,7 @@ def judging_window(training_set: TrainingSet, window_us: int, unseen_from_us: in
 
 
 def labelled_until(training_set: TrainingSet) -> int:
-    """The end of the newest closed day that has labels; of the newest closed day where none has."""
+    """The end of the newest closed day that has labels; if no day has labels, the end of the newest closed day."""
     closed_us = training_set.manifest.closed_until(training_set.manifest.cut_us)
     begun_us = training_set.begun_us
     labelled = begun_us[training_set.usable & (begun_us < closed_us)]
@@ -50,19 +50,19 @@ def labelled_until(training_set: TrainingSet) -> int:
 
 
 def unseen_from(training_set: TrainingSet) -> int:
-    """The first midnight after the newest row of a set that is learnt from."""
+    """The first midnight after the newest row of a training set that is learnt from."""
     learnt_us = training_set.begun_us[training_set.usable]
     last_us = int(learnt_us.max()) if learnt_us.size else training_set.manifest.cut_us
     return (last_us // DAY_US + 1) * DAY_US
 
 
 def enough_from(unseen_from_us: int, label: Label) -> str:
-    """The first day with enough closed days unseen by a version that has seen everything before `unseen_from_us`."""
+    """The first day on which enough days are closed that were not seen before `unseen_from_us`."""
     return day_of(label.final_at(-(-(unseen_from_us + LEAST_WINDOW_US) // DAY_US) * DAY_US))
 
 
 def lack_of_days(training_set: TrainingSet, window: JudgingWindow, seen: str) -> str | None:
-    """The data missing for a window of days, in one sentence; `seen` is a part of it. None when nothing is missing."""
+    """The days missing for a window, in one sentence that contains `seen`; None if no days are missing."""
     labelled = training_set.at_us[training_set.usable]
     if not labelled.size:
         states = ", ".join(f"{n} {state}" for state, n in training_set.manifest.by_state.items())
@@ -82,7 +82,7 @@ def lack_of_days(training_set: TrainingSet, window: JudgingWindow, seen: str) ->
 
 
 def lack_of_lessons(model: Model, window: JudgingWindow) -> str | None:
-    """The data missing to learn from before a window, in one sentence; None when nothing is missing."""
+    """The data missing to learn from before a window, in one sentence; None if nothing is missing."""
     chosen = model.chosen
     if chosen is not None and window.judged and window.start_us < chosen.until_us:
         return (
@@ -100,7 +100,7 @@ def lack_of_lessons(model: Model, window: JudgingWindow) -> str | None:
 
 
 def lack_of_labels(model: Model, training_set: TrainingSet, window: JudgingWindow) -> str | None:
-    """The reason why the labels of a window do not suffice to judge by, in one sentence; None when they do."""
+    """The reason why the labels of a window do not suffice to judge, in one sentence; None if they suffice."""
     rows, first = window.rows, day_of(window.start_us)
     last = day_of(int(training_set.at_us[training_set.usable].max()))
     labelled_days = np.unique(training_set.begun_us[rows & training_set.informative] // DAY_US).size
@@ -132,7 +132,7 @@ def day_of(at_us: int) -> str:
 
 
 def rows_left_out(training_set: TrainingSet) -> dict[str, int]:
-    """The number of rows of a set that were left out, by reason."""
+    """The number of rows of a training set that were left out, by reason."""
     found: dict[str, int] = {}
     for one in training_set.manifest.left_out or ():
         found[one.why] = found.get(one.why, 0) + one.rows

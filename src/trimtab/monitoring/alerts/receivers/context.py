@@ -23,10 +23,10 @@ class DeliveryContext:
         self._found: set[str] = set()
 
     def filled(self, text: str) -> str:
-        """The text with the environment's value in the place of each `$NAME`.
+        """The text with each `$NAME` replaced by the value of the environment.
 
         Raises:
-            Misuse: The environment has no such variable, or an empty one.
+            Misuse: The environment has no such variable, or the variable is empty.
         """
         if "$" not in text:
             return text
@@ -38,7 +38,7 @@ class DeliveryContext:
         return Template(text).substitute(self.environment)
 
     def hidden(self, text: str) -> str:
-        """The text with *** in the place of every value that was filled in."""
+        """The text with *** in place of every value that was filled in."""
         for value in sorted(self._found, key=len, reverse=True):
             text = text.replace(value, "***")
         return text

@@ -1,4 +1,4 @@
-"""Receivers over HTTP: webhooks, Slack and compatible ones, and heartbeats."""
+"""Receivers over HTTP: webhooks, Slack and services that accept the same messages, and heartbeats."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from trimtab.monitoring.alerts.outbox import Sent
 from trimtab.monitoring.alerts.receivers.context import DeliveryContext
 
 KEY, SIGNATURE = "Idempotency-Key", "X-Trimtab-Signature"
-_SHOWN = 200  # characters of an answer that are shown
-_SLACK = 30_000  # characters of a message; Slack accepts 40,000
+_SHOWN = 200  # number of characters of an answer that are shown
+_SLACK = 30_000  # most characters of a message; Slack accepts 40,000
 
 
 def send_webhook(receiver: WebhookReceiver, message: Message, context: DeliveryContext) -> Sent:
-    """POST the message as JSON, signed where a secret is set."""
+    """POST the message as JSON, signed if a secret is set."""
     body = msgspec.json.encode(message)
     headers = {name: context.filled(value) for name, value in receiver.headers.items()}
     headers |= {"Content-Type": "application/json", KEY: message.key}
@@ -36,7 +36,7 @@ def send_webhook(receiver: WebhookReceiver, message: Message, context: DeliveryC
 
 
 def send_slack(receiver: SlackReceiver, message: Message, context: DeliveryContext) -> Sent:
-    """POST the message as one text, as Slack, Mattermost and Discord (its address with /slack) accept it."""
+    """POST the message as one text, in the form that Slack, Mattermost and Discord (address with /slack) accept."""
     text = "\n".join([f"*{_escaped(message.title)}*", *map(_escaped, lines(message))])
     text = text if len(text) <= _SLACK else f"{text[:_SLACK]}\n… see: trimtab alert list"
     headers = {"Content-Type": "application/json", KEY: message.key}
@@ -97,7 +97,7 @@ def _escaped(text: str) -> str:
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """An alert goes to the address in the settings, or nowhere: a redirected POST would become a GET."""
+    """Refuses redirects: an alert goes only to the address in the settings, and a redirected POST would become a GET."""
 
     def redirect_request(self, *_: Any) -> None:
         return None

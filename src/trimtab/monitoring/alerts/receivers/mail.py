@@ -15,7 +15,7 @@ from trimtab.monitoring.alerts.receivers.context import DeliveryContext
 
 
 def send_mail(receiver: EmailReceiver, message: Message, context: DeliveryContext) -> Sent:
-    """Hand the message to the server; a mail's id is the same however often it is sent."""
+    """Hand the message to the server; the identifier of a mail is the same however often it is sent."""
     mail = _mail(receiver, message, context)
     host = context.filled(receiver.host)
     kind = smtplib.SMTP_SSL if receiver.security == "tls" else smtplib.SMTP
@@ -23,7 +23,7 @@ def send_mail(receiver: EmailReceiver, message: Message, context: DeliveryContex
     try:
         with closing(kind(host, receiver.port_used, timeout=receiver.timeout_s, **options)) as server:
             accepted = _handed_over(server, receiver, mail, context)
-            with suppress(OSError, smtplib.SMTPException):  # the server has the mail, whatever it answers now
+            with suppress(OSError, smtplib.SMTPException):  # the server has accepted the mail, whatever it answers now
                 server.quit()
             return Sent(True, accepted)
     except smtplib.SMTPResponseException as error:
@@ -48,7 +48,7 @@ def _mail(receiver: EmailReceiver, message: Message, context: DeliveryContext) -
 
 
 def _handed_over(server: smtplib.SMTP, receiver: EmailReceiver, mail: EmailMessage, context: DeliveryContext) -> str:
-    """Hand a mail to a connected server; return for whom it was accepted."""
+    """Hand a mail to a connected server; return the recipients for whom the server accepted it."""
     if receiver.security == "starttls":
         server.starttls(context=ssl.create_default_context())
     if receiver.user is not None and receiver.password is not None:
@@ -57,7 +57,7 @@ def _handed_over(server: smtplib.SMTP, receiver: EmailReceiver, mail: EmailMessa
 
 
 def _accepted(mail: EmailMessage, refused: dict[str, tuple[int, bytes]]) -> str:
-    """The accepted recipients. Some are enough: to send the mail again would reach those twice."""
+    """The accepted recipients. A part of them suffices, because a second mail would reach the same people twice."""
     return f"accepted for {mail['To']}" + (f", but not for {_refusals(refused)}" if refused else "")
 
 

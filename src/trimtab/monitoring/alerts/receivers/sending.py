@@ -22,7 +22,7 @@ from trimtab.monitoring.alerts.alert_records import Message
 from trimtab.monitoring.alerts.outbox import Sent
 from trimtab.monitoring.alerts.receivers.context import DeliveryContext
 
-# The module and the function of each kind. A module is loaded when one is used: a service starts without them.
+# The module and the function for each kind of receiver. A module is loaded only when its kind is first used.
 _SENDERS: dict[type, tuple[str, str]] = {
     WebhookReceiver: ("http", "send_webhook"),
     SlackReceiver: ("http", "send_slack"),
@@ -34,13 +34,13 @@ _SENDERS: dict[type, tuple[str, str]] = {
 
 
 def send(receiver: Receiver, message: Message, *, folder: Path, environment: Mapping[str, str]) -> Sent:
-    """Deliver a message; what is wrong is in the answer, without any secret.
+    """Deliver a message; the result says what is wrong, without any secret.
 
     Args:
-        receiver: Where to.
-        message: The message; a heartbeat carries none of it.
-        folder: What names of files are relative to.
-        environment: Has the values of `$NAME` in the settings.
+        receiver: The receiver.
+        message: The message; a heartbeat does not send it.
+        folder: The folder that relative file names refer to.
+        environment: Has the values for `$NAME` in the settings.
     """
     module, name = _SENDERS[type(receiver)]
     context = DeliveryContext(environment, folder)

@@ -1,4 +1,4 @@
-"""Records stamped by a clock that was ahead: finding them and correcting their append times.  # D0170"""
+"""Find records that were stamped by a clock that was ahead, and correct their append times.  # D0170"""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ REPAIR = "Look at the clock first; if it is right now, run: trimtab recover"
 
 
 class Ahead(msgspec.Struct, frozen=True, kw_only=True):
-    """Records stamped with times in the future."""
+    """A group of records, or a stored time, that was stamped with a time in the future."""
 
-    where: str  # "p0001", a partition of the event log; or the other place of the time
-    first: int | None  # the first such position
+    where: str  # a partition of the event log, such as "p0001", or what else has the time
+    first: int | None  # the position of the first record stamped in the future; None if unknown
     records: int
-    newest: str  # the latest such time
+    newest: str  # the latest of the times in the future
     ahead_us: int
 
     def __str__(self) -> str:
@@ -44,7 +44,7 @@ class Ahead(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def stamped_ahead(state: State, now_us: int) -> list[Ahead]:
-    """Records of the event log and of its readers that were stamped later than now plus the tolerance."""
+    """Find the records and readers of the event log whose times are later than now plus the tolerance."""
     log, found = state.events, list[Ahead]()
     for partition, last in log.positions().items():
         newest = log.read(partition, max(0, last - 1), limit=1)
@@ -53,7 +53,7 @@ def stamped_ahead(state: State, now_us: int) -> list[Ahead]:
             found.append(_ahead(partition, newest[-1].appended_at_us, now_us, before + 1, last - before))
     others = {"what was truncated": truncation(state.catalog).newest_us}
     if state.online_file() is not None:
-        with suppress(Corrupt):  # reported where features are read
+        with suppress(Corrupt):  # whoever reads the features reports this error
             others["online features"] = max((c.s_us for c in read_cursors(state.online).values()), default=now_us)
     found += [
         _ahead(where, newest_us, now_us) for where, newest_us in others.items() if newest_us > now_us + TOLERANCE_US
@@ -62,12 +62,12 @@ def stamped_ahead(state: State, now_us: int) -> list[Ahead]:
 
 
 def restamp(system: System, found: Sequence[Ahead], now_us: int, actor: str) -> None:
-    """Set future append times to now, in the tables of record and then in the log.
+    """Set append times in the future to now, first in the tables of record and then in the log.
 
-    Online features must be rebuilt afterwards; until then they show that this is not finished.
+    The online features must be rebuilt afterwards. Until then, their own times show that the repair is not finished.
 
     Raises:
-        Conflict: Another process writes a partition, or the tables.
+        Conflict: Another process writes to a partition or to the tables.
     """
     state = system.state
     if not isinstance(state.events, Repairable):
@@ -93,7 +93,10 @@ def restamp(system: System, found: Sequence[Ahead], now_us: int, actor: str) -> 
 
 
 def _restamp_table(table: Table, now_us: int) -> None:
-    """Rewrite the rows of a table that were appended in the future; declared times stay."""
+    """Rewrite the rows of a table that were appended in the future.
+
+    Known-at times that were declared with the events stay as they are.
+    """
     rows = table.scan()
     if not rows.rows:
         return

@@ -1,4 +1,4 @@
-"""The feature catalogue: meaning, freshness, values and users of sources, entities, views and features."""
+"""The feature catalogue: sources, entities, views and features, with their meaning, values and users."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ EntryKind = Literal["source", "entity", "view", "feature"]
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One source, entity, view or feature."""
+    """A source, an entity, a view or a feature in the catalogue."""
 
     kind: EntryKind
-    name: str  # a feature's: "view.feature", or "model:feature" where computed from others
-    dtype: str | None = None  # a feature's
-    meaning: dict[str, str]  # as text: columns; kind, window and hop
+    name: str  # features: "view.feature", or "model:feature" if the model computes it
+    dtype: str | None = None  # of features only
+    meaning: dict[str, str]  # as text: the columns; of a feature, its kind, window and hop
     description: str = ""
     owner: str = ""
     tags: tuple[str, ...] = ()
-    version: int | None = None  # the applied version number; None: not applied in this form
-    hash: str | None = None  # the definition's hash
-    lineage: tuple[str, ...] = ()  # the columns it is computed from, as `source.column`
+    version: int | None = None  # the applied version's number; None if this form is not applied
+    hash: str | None = None  # the hash of the definition
+    lineage: tuple[str, ...] = ()  # the columns that the entry is computed from, as `source.column`
     used_by: tuple[str, ...] = ()
-    events: int | None = None  # its source's
-    newest: str | None = None  # the newest event's time
-    known_ago: str | None = None  # time since the last one became known; often not the newest one
-    values: dict[str, Values] = {}  # by model, with the feature's name there
-    others: tuple[Entry, ...] = ()  # other entries of the same name, from `Catalogue.find`
+    events: int | None = None  # the number of events of the source
+    newest: str | None = None  # the time of the newest event
+    known_ago: str | None = None  # time since an event last became known, which is often not the newest event
+    values: dict[str, Values] = {}  # by model, together with the feature's name in that model
+    others: tuple[Entry, ...] = ()  # other entries of the same name, set by `Catalogue.find`
 
     def lines(self) -> list[str]:
-        """All of it, for people."""
+        """Return everything about the entry as lines of text."""
         version = "not applied" if self.version is None else f"version {self.version}"
         out = [f"{self.kind} {self.name}" + (f" ({self.dtype})" if self.dtype else "")]
         out += [f"  {self.description}"] if self.description else []
@@ -67,25 +67,26 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         return out + [line for other in self.others for line in other.lines()]
 
     def has(self, text: str) -> bool:
-        """Whether some text is in its name, description, owner, tags or columns, whatever the case."""
+        """Return whether the name, description, owner, tags or columns contain a text, ignoring case."""
         own = [self.name, self.description, self.owner, *self.tags, *self.lineage]
         columns = [name.removeprefix("column ") for name in self.meaning if name.startswith("column ")]
         return any(text.casefold() in one.casefold() for one in [*own, *columns])
 
 
 class Catalogue(msgspec.Struct, frozen=True):
-    """Entries: sources, entities, views, features."""
+    """The entries for all sources, entities, views and features."""
 
     entries: list[Entry]
 
     def find(self, name: str) -> Entry:
-        """The entry of a name; entries of other kinds with this name (an entity and its view) are its `others`.
+        """Return the entry of a name.
 
-        A feature's model is optional where the feature's name is unique.
+        Entries of other kinds with the same name, such as an entity and its view, are in the field `others` of the
+        result. The model in a feature's name may be left out if only one model has a feature of that name.
 
         Raises:
-            NotFound: There is none.
-            Misuse: There are several.
+            NotFound: No entry has this name.
+            Misuse: Several entries have this name.
         """
         found = [one for one in self.entries if one.name == name]
         found = found or [one for one in self.entries if one.name.partition(":")[2] == name]
@@ -96,11 +97,11 @@ class Catalogue(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(found[0], others=tuple(found[1:]))
 
     def lines(self) -> list[str]:
-        """A line each."""
+        """Return one line of text for each entry."""
         width = max((len(one.name) for one in self.entries), default=0)
         out = []
         for one in self.entries:
-            named = {"kind": "", "is": ""}  # kinds not named in a line
+            named = {"kind": "", "is": ""}  # fields whose names are not shown
             meaning = " ".join(f"{named.get(field, field)} {words}".strip() for field, words in one.meaning.items())
             said = [*([one.dtype] if one.dtype else []), *([meaning] if one.kind == "feature" else [])]
             if one.kind in ("source", "view") and one.events is not None:
@@ -220,7 +221,10 @@ class _Entries:
             yield msgspec.structs.replace(entry, dtype=dtype, lineage=lineage, values=values)
 
     def _users(self, view: View) -> list[tuple[str, Join]]:
-        """The models of the project file and the versions that use a view, with its name there."""
+        """Return the models and versions that use a view, each with the name that it gives the view.
+
+        The models are those of the project file.
+        """
         found: list[tuple[str, Join]] = []
         for model in self._definitions.models.values():
             found += [(model.name, join) for join in model.features.joins if join.view.name == view.name]
@@ -231,7 +235,7 @@ class _Entries:
         return found
 
     def _computing(self, model: str, name: str, expression: Expression) -> Iterator[str]:
-        """The versions of a model that compute a feature of this name from others."""
+        """Yield the versions of a model that compute a feature of this name from other features or columns."""
         for version, features in self._versions:
             if version.partition("@")[0] == model and name in features.transforms:
                 same = features.transforms[name].same_as(expression)
@@ -239,7 +243,10 @@ class _Entries:
 
     @cached_property
     def _versions(self) -> list[tuple[str, FeatureSet]]:
-        """Every version with its aliases and its definitions, each read once."""
+        """Return the name of every version, including its aliases, with its definitions.
+
+        The definitions of each version are read once.
+        """
         registry, known, found = self._system.registry, dict[str, FeatureSet | None](), []
         for model in [record.key for record in self._system.state.catalog.find("version_count")]:
             aliases: dict[str, list[str]] = {}
@@ -257,12 +264,12 @@ class _Entries:
     def _definitions_of(self, version: Version) -> FeatureSet | None:
         try:
             return self._system.live.of(version)
-        except (Misuse, NotFound, Corrupt):  # erased, or stored by an earlier trimtab and changed since: unknown
+        except (Misuse, NotFound, Corrupt):  # erased, or in a form of an earlier trimtab that is not read any more
             return None
 
 
 def aggregate_words(view: View, name: str) -> dict[str, str]:
-    """A view's feature as declared, `last_n(x, 3), place 2`, with its arguments by name.
+    """Describe a feature of a view as it was declared, such as `last_n(x, 3), place 2`, with its arguments by name.
 
     >>> from trimtab import features as f
     >>> from trimtab.events import source
@@ -295,7 +302,7 @@ def _at_place_1(aggregate: Aggregate) -> Aggregate:
 
 
 def _lineage(features: FeatureSet, names: Iterable[str]) -> set[str]:
-    """The columns of the request and of sources that some features are computed from."""
+    """Return the columns of the request and of sources from which the given features are computed."""
     found: set[str] = set()
     joins = {join.name: join for join in features.joins}
     for name in names:

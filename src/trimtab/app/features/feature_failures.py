@@ -1,4 +1,4 @@
-"""Features whose value failed for events, as `status` shows them."""
+"""Features that could not be computed for some events, as `trimtab status` shows them."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
     from trimtab.features.online.failures import FeatureFailures
     from trimtab.store.ports import Log
 
-_RED_US = DAY_US  # log time after the last failure
+_RED_US = DAY_US  # a failure is recent for so long, measured by the times in the log
 
 
 class FeatureFailure(msgspec.Struct, frozen=True, kw_only=True):
-    """A feature whose value failed for events, with the last of them."""
+    """A feature that could not be computed for some events, with the last of these events."""
 
     view: str
     feature: str
     source: str
-    events: int  # the number of events since the view was filled
-    event: str  # the last event's id
-    at: str  # the last event's time
+    events: int  # the number of failed events since the view was filled
+    event: str  # the id of the last failed event
+    at: str  # the time of the last failed event
     error: str
-    recent: bool  # it came within the last day of the log
+    recent: bool  # whether the last failure lies within the last day of the log
 
     @property
     def line(self) -> str:
-        """The text form, with the remedy."""
+        """The failure as one line of text, with its remedy."""
         events = "1 event" if self.events == 1 else f"{self.events:,} events"
         return (
             f"view {self.view!r}, feature {self.feature!r}: its value failed for {events} of source {self.source!r} "
@@ -41,7 +41,7 @@ class FeatureFailure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def feature_failures(system: System) -> list[FeatureFailure]:
-    """The failures in all views, by view and feature."""
+    """Return the failures in all views, sorted by view and feature."""
     store = system.views.store
     found = []
     for name, failures in store.failures().items():
@@ -64,16 +64,22 @@ def feature_failures(system: System) -> list[FeatureFailure]:
 
 
 def failure_counts(system: System) -> dict[tuple[str, ...], int]:
-    """The number of events for which features failed, by view and feature; empty while features are unreadable."""
+    """Return for how many events each feature failed, by view and feature.
+
+    The result is empty if the online features cannot be read.
+    """
     try:
         found = system.views.store.failures()
     except TrimtabError:
-        return {}  # reported by readiness and `status`
+        return {}  # the readiness check and `status` report this error
     return {(view, feature): one.count for view, failures in found.items() for feature, one in failures.items()}
 
 
 def _appended_us(log: Log, failure: FeatureFailures) -> int:
-    """The append time of the last event; if it was truncated from the log, the time it became known."""
+    """Return when the last failed event was appended.
+
+    If the event was truncated from the log, return the time at which it became known.
+    """
     if failure.partition in log.positions():
         for record in log.read(failure.partition, failure.position - 1, limit=1):
             if record.position == failure.position:

@@ -1,4 +1,7 @@
-"""Tables of features as files, written block by block, complete or not at all."""
+"""Write tables of features to files, block by block.
+
+A file is either written completely or not at all.
+"""
 
 from __future__ import annotations
 
@@ -18,25 +21,26 @@ from trimtab.features.parts.event_files import literal, parquet, quoted
 from trimtab.store.duckdb_opening import open_duckdb
 from trimtab.store.durable_files import publish
 
-GROUP_ROWS = (
-    122_880  # rows of a row group: blocks are multiples, so that a file's bytes do not depend on the block size
-)
+GROUP_ROWS = 122_880  # rows per row group; block sizes are multiples of it, so the file's bytes do not depend on them
 
 _SQL: dict[Dtype, str] = {"float": "DOUBLE", "int": "BIGINT", "bool": "BOOLEAN", "str": "VARCHAR"}
-Block = Callable[[slice], "tuple[Columns, dict[str, int]]"]  # a block: its table and the counts of each feature
+Block = Callable[[slice], "tuple[Columns, dict[str, int]]"]  # computes a block: its table, and a count for each feature
 
 
 def write_table(
     out: Path, scratch: Path | None, cuts: Sequence[slice], block: Block, counts: Mapping[str, int]
 ) -> dict[str, int]:
-    """Write blocks as one Parquet or CSV file; the sums of their counts. Equal tables give equal bytes.
+    """Write blocks as one Parquet or CSV file and return the sums of their counts.
+
+    Equal tables give files with equal bytes.
 
     Args:
-        out: The file.
-        scratch: A folder for blocks, so that a stopped run can resume; None: not resumable.
-        cuts: The rows of each block.
-        block: Computes a block.
-        counts: Initial counts by name, all zero.
+        out: The file to write.
+        scratch: A folder for intermediate blocks, which lets a stopped run resume. With None, a stopped run cannot
+            resume.
+        cuts: The range of rows of each block.
+        block: Computes the table and the counts of one block.
+        counts: The names of all counts, each with the value zero.
 
     Raises:
         Conflict: The file exists.
@@ -98,7 +102,7 @@ def _put_together(files: Sequence[Path], out: Path) -> None:
 
 
 def _connected() -> duckdb.DuckDBPyConnection:
-    """A DuckDB with one thread that keeps the order of rows: the same bytes each time."""
+    """Open a DuckDB with one thread that keeps the order of rows, so that it writes the same bytes each time."""
     connection = open_duckdb({"threads": 1, "preserve_insertion_order": True})
     connection.execute("SET TimeZone = 'UTC'")
     return connection

@@ -1,4 +1,4 @@
-"""Computation of features for many requests: in memory, or in parts from events on disk (D28)."""
+"""Compute features for many requests: in memory, or in parts from events on disk (D28)."""
 
 from __future__ import annotations
 
@@ -46,28 +46,31 @@ if TYPE_CHECKING:
 
 Meter = Callable[[int, int], object]
 
-_LEFT_S = 7 * 86_400  # retention of a stopped run
-_VALUE_BYTES = 48  # approximate memory of one value of a request; texts are largest
+_LEFT_S = 7 * 86_400  # the files of a stopped run are kept for so long
+_VALUE_BYTES = 48  # the approximate memory of one value of a request; texts take the most
 
 
 class Run(Protocol):
     """Computes the features of the requests of one call."""
 
-    positions: dict[str, int]  # P: the log positions read
-    parts: int  # the largest number of parts of a view
-    scratch: Path | None  # folder for intermediate files; None: none needed
+    positions: dict[str, int]  # how far each partition of the event log was read
+    parts: int  # the largest number of parts into which a view is divided
+    scratch: Path | None  # folder for intermediate files; None if no folder is needed
 
     @property
     def where(self) -> str:
-        """The place of computation, as text."""
+        """Where the features are computed, as text for people."""
         ...
 
     def begin(self, rows: int, *, evaluations: int, columns: int) -> None:
-        """Prepare for a number of requests, with the number of evaluations and of values per request."""
+        """Prepare to compute a number of requests.
+
+        `evaluations` says how often each request is evaluated, `columns` how many values each request has.
+        """
         ...
 
     def blocks(self, rows: int) -> list[slice]:
-        """The requests, in blocks that fit."""
+        """Divide the requests into blocks that fit into memory."""
         ...
 
     def evaluate(
@@ -75,18 +78,21 @@ class Run(Protocol):
     ) -> FeatureFrame: ...  # fmt: skip
 
     def entities(self, view: View, known_by_us: int | None) -> list[Column]:
-        """The key columns of entities with a record known at a time (None: at any), in order."""
+        """Return the key columns of the entities that have a record known at a time, sorted by key.
+
+        With None, a record known at any time counts.
+        """
         ...
 
 
 class OpenedRun(msgspec.Struct, frozen=True, eq=False):
-    """The computation of a model's features, with the history of its requests and labels."""
+    """Computes the features of one model, and holds the history of the model's requests and labels."""
 
     run: Run
-    frames: Mapping[str, EventFrame]  # at least those sources, up to the same positions
+    frames: Mapping[str, EventFrame]  # at least the sources of requests and labels, up to the positions of `run`
 
     def evaluate(self, features: FeatureSet, requests: Columns, at_us: NDArray[Any]) -> FeatureFrame:
-        """The features of all requests, each as of its time."""
+        """Compute the features of all requests, each as of the time of the request."""
         self.run.begin(requests.rows, evaluations=1, columns=len(requests.names) + len(features.names))
         return FeatureFrame.concat(
             [
@@ -101,14 +107,17 @@ OpenRun: TypeAlias = "Callable[[Model], AbstractContextManager[OpenedRun]]"
 
 @contextmanager
 def run_in_memory(history: SharedHistory, model: Model) -> Iterator[OpenedRun]:
-    """A computation of a model's features from a history in memory."""
+    """Open a computation of a model's features from the history in memory."""
     frames, positions = history.frames_at(_request_sources(model) | {view.source.name for view in model.features.views})
     yield OpenedRun(_InMemory(frames, positions, None), frames)
 
 
 @contextmanager
 def run_of_model(system: System, model: Model) -> Iterator[OpenedRun]:
-    """A computation of a model's features, on disk or in memory as `opened_run` decides; same bits. # D28"""
+    """Open a computation of a model's features, in memory or on disk as `opened_run` decides. # D28
+
+    Both ways give values that are equal to the last bit.
+    """
     if _fits(system):
         with run_in_memory(system.history, model) as opened:
             yield opened
@@ -125,14 +134,16 @@ def run_of_model(system: System, model: Model) -> Iterator[OpenedRun]:
 def opened_run(
     system: System, features: FeatureSet, what: Sequence[Any], events: Mapping[str, Path], progress: Meter | None
 ) -> Iterator[Run]:
-    """A computation of features: in memory if all events fit into half of `features.memory_bytes`, else on disk.
+    """Open a computation of features.
+
+    It runs in memory if all events fit into half of `features.memory_bytes`, and on disk otherwise.
 
     Args:
-        project: Whose history.
-        features: The features.
-        what: Everything else that the result depends on; a stopped run resumes only for the same.
-        events: By source: Parquet files to read instead of the history.
-        progress: Called with pieces of work done and in total.
+        system: The project whose history is read.
+        features: The features to compute.
+        what: Everything else that the result depends on. A stopped run is resumed only if all of this is unchanged.
+        events: Parquet files to read instead of the history, by the name of the source.
+        progress: Called after each piece of work with the number of pieces done and the total number.
     """
     sources = {view.source.name: view.source for view in features.views}
     for name in events:
@@ -158,7 +169,10 @@ def _kept(
     progress: Meter | None,
     positions: Mapping[str, int] | None = None,
 ) -> Iterator[Run]:
-    """A computation on disk, in a folder that stays if it is stopped; `positions` are P, default: the current ones."""
+    """Open a computation on disk, in a folder that is kept if the computation is stopped.
+
+    `positions` says how far the event log is read; by default, up to its current end.
+    """
     limit_bytes = system.config.features.memory_bytes
     made_by = [limit_bytes, VERSION, duckdb.__version__, np.__version__]
     inputs_hash = content_hash([features.hash, _plain(what), _files(events), made_by])
@@ -169,9 +183,9 @@ def _kept(
             with _on_disk(system, features, sources, events, folder, progress, positions) as run:
                 yield run
         except (Misuse, NotFound, Corrupt):
-            shutil.rmtree(folder, ignore_errors=True)  # nothing to resume
+            shutil.rmtree(folder, ignore_errors=True)  # after such an error there is nothing to resume
             raise
-        shutil.rmtree(folder, ignore_errors=True)  # finished
+        shutil.rmtree(folder, ignore_errors=True)  # the run is finished
 
 
 @contextmanager
@@ -266,7 +280,7 @@ class _OnDisk:
         return self.views.entities(view, known_by_us)
 
     def step(self) -> None:
-        """Called after each piece of work."""
+        """Count a finished piece of work and report the progress."""
         self._done += 1
         if self._progress is not None and self._steps:
             self._progress(min(self._done, self._steps), self._steps)
@@ -277,7 +291,7 @@ def _fits(system: System) -> bool:
 
 
 def _request_sources(model: Model) -> set[str]:
-    """The sources of a model's requests and labels."""
+    """Return the names of the sources of a model's requests and labels."""
     return {model.request.name, model.label.source.name}
 
 
@@ -290,12 +304,15 @@ def _sweep(folder: Path) -> None:
 
 
 def _pinned(system: System, folder: Path) -> dict[str, int]:
-    """P: that of the resumed run, else the log's current positions."""
+    """Return how far a run reads the event log.
+
+    A resumed run keeps its positions; a new run takes the current end of the log.
+    """
     file = folder / "positions.json"
     if not file.exists():
         positions = system.state.events.positions()
         tables = system.state.tables(system.sources, make=False)
-        for table in tables.values():  # partitions gone from the log end where the tables say
+        for table in tables.values():  # for partitions removed from the log, the tables know the last position
             for name, last in _reached(table).items():
                 positions.setdefault(name, last)
         write_durably(file, msgspec.json.encode(dict(sorted(positions.items()))))
@@ -326,7 +343,7 @@ def _event_files(
         move_into_tables(system)
         tables = system.state.tables(system.sources, make=False)
         return found | {s.name: table_events(s, _parquet_of(tables[s.name]), list(positions), positions) for s in rest}
-    with ExitStack() as stack:  # no tables of record yet: the log as tables, for this run only
+    with ExitStack() as stack:  # there are no tables of record yet: write the log as tables for this run only
         made: dict[str, Table] = {}
         for source in rest:
             url = store_url("delta", folder / "tables" / source.name)
@@ -353,7 +370,7 @@ def _parquet_of(table: Table) -> list[Path]:
 
 
 def _files(events: Mapping[str, Path]) -> list[Any]:
-    """The identity of Parquet files: names, sizes and modification times."""
+    """Return what identifies Parquet files: their names, sizes and modification times."""
     out: list[Any] = []
     for name, path in sorted(events.items()):
         files = sorted(Path(path).glob("*.parquet")) if Path(path).is_dir() else [Path(path)]

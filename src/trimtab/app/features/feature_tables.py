@@ -1,4 +1,4 @@
-"""Tables of features: joined to requests as of their times, or snapshots of all entities."""
+"""Tables of features: joined to requests as of the requests' times, or snapshots of all entities."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ Of: TypeAlias = Model | Item | Sequence[Item]
 When: TypeAlias = str | int | dt.datetime
 Meter: TypeAlias = Callable[[int, int], object]
 
-_MOST_TIMES = 100_000  # snapshots per call: hourly for eleven years
+_MOST_TIMES = 100_000  # the most snapshots in one call; enough for one per hour during eleven years
 
 
 class FeatureTable(Columns, frozen=True, eq=False, kw_only=True):
     """Requests and their features, in the order of the requests."""
 
-    positions: dict[str, int]  # P: the log positions read
-    let_in: dict[str, int]  # as_known="final": values of each feature that differ from those known then
+    positions: dict[str, int]  # how far each partition of the event log was read
+    let_in: dict[str, int]  # with as_known="final": how many values differ from those known then
 
     def __len__(self) -> int:
         return self.rows
 
     def __bool__(self) -> bool:
-        return True  # an empty table is true as well
+        return True  # even an empty table is true
 
 
 class FeatureFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,16 +64,16 @@ class FeatureFile(msgspec.Struct, frozen=True, kw_only=True):
     features: tuple[str, ...]
     positions: dict[str, int]
     let_in: dict[str, int]
-    parts: int  # the largest number of parts of a view; 1: all in memory
+    parts: int  # the largest number of parts into which a view was divided; 1 if all was in memory
 
 
 class How(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of a feature table: as-known mode, reasons, output, events."""
+    """The options of a feature table: what counts as known, whether to add reasons, the output file, and the events."""
 
     as_known: AsKnown = "then"
     reasons: bool = False
     out: Path | None = None
-    events: Mapping[str, Path] = {}  # by source: Parquet files to read instead of the history
+    events: Mapping[str, Path] = {}  # Parquet files to read instead of the history, by the name of the source
     progress: Meter | None = None
 
     def __post_init__(self) -> None:
@@ -132,7 +132,7 @@ def snapshot_features(
 
 
 def times_between(start: When, end: When, every: str | int, clock: Clock) -> list[int]:
-    """The times from `start` on, `every` so long, before `end`."""
+    """Return the times from `start` to before `end`, at intervals of `every`."""
     step = _step_us(every)
     first, last = given_time_us(start, "snapshots: start", clock), given_time_us(end, "snapshots: end", clock)
     if last <= first:
@@ -164,7 +164,7 @@ def _wanted(system: System, requests: Rows, of: Of | None, at: When | None) -> _
         declared = {name: model.request.columns[name] for name in model.request.columns if name in needed}
         items: list[View | Join | Mapping[str, Expression]] = []
     else:
-        assert of is not None  # else `_model` gave one, or raised
+        assert of is not None  # without `of`, `_model` returns a model or raises
         items = _items(system, of)
         declared = _entity_columns(items)
         if at is None:
@@ -175,7 +175,7 @@ def _wanted(system: System, requests: Rows, of: Of | None, at: When | None) -> _
         lead_us = model.request.lead_us if model is not None and at is None else 0
         at_us = _times(table, column) - lead_us
     else:
-        assert at is not None  # else the model's own column, which exists
+        assert at is not None  # without `at`, the model's own time column is used, which always exists
         at_us = np.full(table.rows, _one_time(table, at, system.clock), np.int64)
     if table.rows:
         _refuse_future(system, int(at_us.max()))
@@ -185,7 +185,7 @@ def _wanted(system: System, requests: Rows, of: Of | None, at: When | None) -> _
 
 
 def _model(system: System, of: Of | None) -> Model | None:
-    """The model whose features are wanted; None if views are."""
+    """Return the model whose features are wanted, or None if the features of views are wanted."""
     models = system.definitions.models
     if isinstance(of, Model):
         return of
@@ -218,7 +218,7 @@ def _items(system: System, of: Of) -> list[View | Join | Mapping[str, Expression
 
 
 def _entity_columns(items: Sequence[View | Join | Mapping[str, Expression]]) -> dict[str, Dtype]:
-    """The columns that requests must have to look up views."""
+    """Return the columns that requests need so that views can be looked up."""
     joins = [item.join() if isinstance(item, View) else item for item in items if isinstance(item, View | Join)]
     computed = {f"{join.name}.{feature}" for join in joins for feature in join.view.features}
     computed |= {name for item in items if isinstance(item, Mapping) for name in item}
@@ -263,7 +263,7 @@ def _refuse_future(system: System, at_us: int) -> None:
 
 
 def _refuse_removed(system: System, features: FeatureSet, first_us: int, events: Mapping[str, Path]) -> None:
-    """Refuse times whose features need removed events."""
+    """Refuse times for which the features would need events that were removed."""
     kept_from_us = kept_from(system.state.catalog)
     for view in features.views:
         if view.source.name in kept_from_us and view.source.name not in events:
@@ -277,7 +277,7 @@ def _refuse_removed(system: System, features: FeatureSet, first_us: int, events:
 
 
 def _entities(run: Run, views: Sequence[View], at_us: int, *, final: bool) -> Columns:
-    """The entities with an event known by a time in one of the views' sources, in order."""
+    """Return the entities, sorted by key, that have an event known by a time in the source of any of the views."""
     first = views[0]
     found = [run.entities(view, None if final else at_us) for view in views]
     if len(found) == 1:
@@ -327,9 +327,11 @@ def _computed(run: Run, wanted: _Wanted, how: How) -> FeatureTable | FeatureFile
 
 
 def _joined(features: FeatureSet, requests: Columns, found: FeatureFrame, *, reasons: bool) -> Columns:
-    """The requests' columns, then the features, each followed by its reason if requested and possible.
+    """Return the columns of the requests, followed by the features.
 
-    A feature that is a column under its own name is already there; another one of a column's name gets a longer one.
+    If reasons are requested, each feature that can be null for several reasons is followed by its reason. A feature
+    that only repeats the request column of the same name is not added again. Another feature with the name of a request
+    column is renamed to `feature.<name>`.
     """
     out = dict(requests.by_name)
     names = np.array(REASONS, object)

@@ -1,4 +1,4 @@
-"""Recent values of a model's features, from logged predictions or else from its training set."""
+"""Recent values of a model's features, from logged predictions or, if these are few, from its training set."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 _ROWS = 5_000
-_ENOUGH = 100  # predictions; with fewer, the training set is used
+_ENOUGH = 100  # with fewer logged predictions than this, the training set is used
 _TOP = 5
 
 
 class Values(msgspec.Struct, frozen=True, kw_only=True):
-    """A feature's values in a sample."""
+    """The values of one feature in a sample."""
 
     sample: str  # "the newest 5,000 predictions of late_flight@7"
     rows: int
-    nulls: dict[str, float]  # share of rows by reason
-    mean: float | None = None  # numbers: histogram edges and counts, up to `top`
+    nulls: dict[str, float]  # the share of rows without a value, by reason
+    mean: float | None = None  # from here to `greatest`: only for numbers
     std: float | None = None
     least: float | None = None
     quantiles: dict[str, float] = {}  # "5%", "25%", "50%", "75%", "95%"
     greatest: float | None = None
-    top: dict[str, float] = {}  # categories: share of rows
+    top: dict[str, float] = {}  # of categories only: the share of rows of each of the most frequent values
 
     @property
     def null_share(self) -> float:
         return sum(self.nulls.values())
 
     def lines(self) -> list[str]:
-        """The text form."""
+        """Return the values as lines of text."""
         nulls = ", ".join(f"{share:.1%} {reason}" for reason, share in self.nulls.items()) or "none"
         out = [f"{self.rows:,} rows: {self.sample}", f"null: {nulls}"]
         if self.mean is not None and self.least is not None and self.greatest is not None:
@@ -57,7 +57,7 @@ class Values(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sample(msgspec.Struct, frozen=True, eq=False):
-    """The values of all features of a version, in columns."""
+    """The values of all features of a version, as columns."""
 
     model: str  # "late_flight@7"
     what: str
@@ -66,9 +66,9 @@ class Sample(msgspec.Struct, frozen=True, eq=False):
 
 
 def sample_of(system: System, model: str) -> Sample | None:
-    """The newest predictions of a model's version in service; if they are few, its training set.
+    """Return the newest predictions of a model's version in service or, if these are few, rows of its training set.
 
-    For a model with none in service, the newest version.
+    If no version of the model is in service, the newest version is taken.
     """
     version = system.registry.alias(model, CHAMPION) or next(reversed(system.registry.versions(model)), None)
     if version is None:
@@ -77,7 +77,7 @@ def sample_of(system: System, model: str) -> Sample | None:
 
 
 def values_of(sample: Sample, feature: str) -> Values | None:
-    """The values of one feature; None when the version did not read it."""
+    """Return the values of one feature, or None if the version did not read the feature."""
     column = sample.values.get(feature)
     if column is None or not len(column):
         return None
@@ -143,7 +143,7 @@ def _of_training_set(system: System, version: Version) -> Sample | None:
     try:
         key = system.live.of(version).request.key
         found = load_training_set(version.training_set, system.state.blob, key=key)
-    except (NotFound, Misuse, Corrupt):  # a replay's, erased, or with unknown definitions
+    except (NotFound, Misuse, Corrupt):  # the set belongs to a replay or is erased, or its definitions are unknown
         return None
     rows = slice(max(0, found.rows - _ROWS), found.rows)
     values = {name: column.take(rows) for name, column in found.features.values.by_name.items()}

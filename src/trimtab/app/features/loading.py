@@ -1,4 +1,7 @@
-"""Loading rows of any kind into the event log; invalid ones go to quarantine, undeclared columns are named."""
+"""Load rows of any kind into the event log.
+
+Invalid rows go to quarantine, and undeclared columns are reported.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class Ingested(Pushed, frozen=True):
-    """The outcome of loading rows: counts, and columns that differ from the source's."""
+    """The outcome of loading rows: counts, and the columns that differ from the columns of the source."""
 
-    ignored: tuple[str, ...] = ()  # its undeclared columns, which are not kept
+    ignored: tuple[str, ...] = ()  # the undeclared columns of the rows, which are not kept
 
 
 def load_rows(
@@ -53,7 +56,7 @@ def load_rows(
 
 
 def _refuse_again(system: System, source: str, rows: FileRows, history: bool) -> None:
-    """Refuse rows without a key that were recorded before and would count twice. # D34"""
+    """Refuse rows without a key that were recorded earlier and would count twice. # D34"""
     what = system.definitions.source(source)
     changed = changed_columns(what, rows)
     if not changed:

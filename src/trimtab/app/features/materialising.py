@@ -1,4 +1,7 @@
-"""Moving the event log into tables of record, one process at a time, and none during an erasure. # D23, # D26"""
+"""Move the event log into tables of record. # D23, # D26
+
+Only one process at a time moves events, and none during an erasure.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,14 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 LEASE = "tables"
-_PATIENCE_S = 60.0  # another process is usually done by then
+_PATIENCE_S = 60.0  # by then another process has usually finished
 
 
 def move_into_tables(system: System) -> Materialised:
     """See `Project.materialise`."""
     with writing_tables(system.state, patience_s=_PATIENCE_S):
         moved = system.state.moved(system.sources)
-        system.layouts.keep()  # a table's columns stay
+        system.layouts.keep()  # store the layouts first, because the columns of a table cannot change later
         tables = system.state.tables(system.sources, make=True)
         done = materialise(system.state.events, system.sources, tables, through=moved.through)
         store_ends(system.state)
@@ -31,14 +34,14 @@ def move_into_tables(system: System) -> Materialised:
 
 @contextmanager
 def writing_tables(state: State, *, patience_s: float = 0.0) -> Iterator[None]:
-    """Hold the tables of record: no other process moves or erases events during the block.
+    """Hold the tables of record, so that no other process moves or erases events during the block.
 
     Args:
         state: The state folder.
-        patience_s: Seconds to wait for another process.
+        patience_s: How many seconds to wait for another process that holds the tables.
 
     Raises:
-        Conflict: Another process still holds them.
+        Conflict: Another process still holds the tables.
     """
     otherwise = (
         f"{state.folder}: another process moves events into tables of record (`trimtab materialise` or `retain`, a "

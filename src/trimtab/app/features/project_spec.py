@@ -1,4 +1,4 @@
-"""A project's specification for another process, and the executor of its tasks."""
+"""Describe a project so that another process can open it, and choose the executor of the project's tasks."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ if TYPE_CHECKING:
 
 
 class ProjectSpec(msgspec.Struct, frozen=True):
-    """The settings and the state folder of a project; the project file is read where it is opened."""
+    """The settings and the state folder of a project.
+
+    The process that opens the project reads the project file.
+    """
 
     settings: dict[str, Any]
     state: str
 
     @staticmethod
     def of(config: Config, state: Path) -> ProjectSpec:
-        """Of settings and a state folder."""
+        """Return the specification of these settings and this state folder."""
         return ProjectSpec(msgspec.to_builtins(config, enc_hook=str), str(state))
 
     @property
@@ -32,7 +35,7 @@ class ProjectSpec(msgspec.Struct, frozen=True):
         return msgspec.convert(self.settings, Config, dec_hook=lambda kind, value: kind(value))
 
     def open(self, definitions: Definitions | None = None, *, clock: Clock | None = None) -> System:
-        """Open the project; the caller closes it."""
+        """Open the project. The caller must close it."""
         from trimtab.app.state.definitions import (
             load_definitions,
         )  # imported here: a process that only creates tasks does not need it
@@ -44,14 +47,14 @@ class ProjectSpec(msgspec.Struct, frozen=True):
 
 
 def child(settings: TrainingSettings) -> ProcessExecutor:
-    """A child process with the settings' priority and threads."""
+    """Return an executor in a child process, with the priority and the number of threads of the settings."""
     return ProcessExecutor(nice=settings.nice, threads=settings.threads)
 
 
 def executor(settings: TrainingSettings, clock: Clock, here: dict[str, Any]) -> Executor:
-    """The executor of a project's tasks: a child process, or a thread that shares `here`.
+    """Return the executor of a project's tasks: a child process, or a thread that shares `here`.
 
-    With another clock than the system's it is a thread: a child process would live in another time.
+    If the clock is not the system's clock, the executor is a thread, because a child process would have another time.
     """
     if settings.executor == "thread" or not isinstance(clock, SystemClock):
         return ThreadExecutor(here)

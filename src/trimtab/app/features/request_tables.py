@@ -1,4 +1,4 @@
-"""Tables of requests from files, columns, Arrow tables or rows, with all their rows and columns."""
+"""Read tables of requests from files, columns, Arrow tables or rows, with all their rows and columns."""
 
 from __future__ import annotations
 
@@ -22,16 +22,18 @@ _PYTHON: dict[type, Dtype] = {bool: "bool", int: "int", float: "float", str: "st
 
 
 def request_table(given: Rows, declared: Mapping[str, Dtype], times: str | None = None) -> Columns:
-    """A table with all its rows and columns, declared columns in their declared types.
+    """Return a table with all its rows and columns. Declared columns have their declared types.
 
     Args:
         given: A file, a table of any library, or a list of dicts: see `read_rows`.
-        declared: The needed columns and their types. Others stay as they are: in a CSV file, text.
-        times: The name of a column of times, if any.
+        declared: The needed columns and their types. Other columns keep the type they have; in a CSV file, this is
+            text.
+        times: The name of a column of times, if there is such a column.
 
     Raises:
-        NotFound: There is no such file.
-        Misuse: A needed column is missing or of another type, or one has an unsupported type; the message names it.
+        NotFound: The file does not exist.
+        Misuse: A needed column is missing or has another type, or some column has an unsupported type. The message
+            names the column.
     """
     table, found = _with_columns(given)
     if isinstance(table, list) and not table:  # an empty table
@@ -51,7 +53,7 @@ def request_table(given: Rows, declared: Mapping[str, Dtype], times: str | None 
 
 
 def _with_columns(given: Rows) -> tuple[Rows, dict[str, Dtype]]:
-    """A table that is read once, with the types of its columns."""
+    """Return a table that needs to be read only once, with the types of its columns."""
     if isinstance(given, str | Path):
         path = local_file(given)
         ending = next((s for s in reversed(path.suffixes) if s != ".gz"), "").lower()

@@ -1,4 +1,4 @@
-"""Requests of a model from the prediction log and from ingested history."""
+"""Read the requests of a model from the prediction log and from the ingested history."""
 
 from __future__ import annotations
 
@@ -22,37 +22,38 @@ if TYPE_CHECKING:
 
 _TYPES: dict[Dtype, Any] = {"str": str | None, "int": int | None, "float": float | None, "bool": bool | None}
 _TYPES["time"] = int | None
-_BLOCK = 500  # requests decoded at once
+_BLOCK = 500  # the number of requests that are decoded at once
 _LIVE_MODES = frozenset({"live", "online", "replay"})
 
 RequestOf: TypeAlias = "Callable[[str], Request | None]"
 
 
 class LoggedRequest(msgspec.Struct, frozen=True, gc=False):
-    """A request as it was first answered."""
+    """A request with the first answer that it got."""
 
     request_id: str
     at_us: int
     version: str  # the id of the version that answered
-    request: bytes  # its columns, as encoded in the prediction log
+    request: bytes  # the columns of the request, as encoded in the prediction log
     values: bytes  # the model's inputs, if requested
-    reasons: bytes = b""  # the reasons of missing inputs
-    answer: float | dict[str, float] | None = None  # the version's own score of these inputs, if requested
+    reasons: bytes = b""  # the reason of each missing input
+    answer: float | dict[str, float] | None = None  # the score that the version itself gave these inputs, if requested
 
 
 class LoggedRequests:
-    """Requests as they were first answered, from the prediction log.
+    """The requests of a model with their first answers, from the prediction log.
 
-    Only live requests count: no precomputed or batch answers, no requests about the past. A request that a version knew
-    with other columns is matched by column name, with nulls for new columns; if that is impossible, it is skipped and
-    counted.
+    Only live requests count. Precomputed answers, batches and requests about the past do not. If a version was
+    answering when the request had other columns, these are matched by name, and new columns are null. A request that
+    cannot be converted like this is skipped and counted.
 
     Args:
         model: The model.
         predictions: The prediction log.
         since_us: Skip requests before this time.
-        inputs: Keep the model's inputs and its answer, too.
-        asked_as: Returns the request as a version (by id) knew it; default: as declared now.
+        inputs: Whether to keep the model's inputs and its answer as well.
+        asked_as: Returns the request definition that a version, given by its id, was trained with. Without it, all
+            requests are taken as declared now.
     """
 
     def __init__(
@@ -64,18 +65,18 @@ class LoggedRequests:
         inputs: bool = False,
         request_of: RequestOf | None = None,
     ) -> None:
-        self.first: dict[str, LoggedRequest] = {}  # by request key, in the order asked
+        self.first: dict[str, LoggedRequest] = {}  # by request key, in the order of the requests
         self.other_shapes = 0
         self._model = model
         self._predictions = predictions
         self._since_us = since_us
         self._inputs = inputs
         self._asked_as = request_of
-        self._taken: dict[str, Callable[[bytes], bytes | None]] = {}  # by version
+        self._taken: dict[str, Callable[[bytes], bytes | None]] = {}  # the converter of each version's requests
         self._reached = {} if since_us is None else predictions.positions_before(since_us)
 
     def read(self) -> None:
-        """Read new predictions of the log."""
+        """Read the predictions that are new in the log."""
         for block, reached in self._predictions.blocks(self._reached, model=self._model.name):
             self._reached = reached
             for p in block:
@@ -83,7 +84,7 @@ class LoggedRequests:
                     self._take(p)
 
     def forget(self, before_us: int) -> list[str]:
-        """Drop requests before a time; their keys."""
+        """Drop the requests before a time and return their keys."""
         old = [key for key, p in self.first.items() if p.at_us < before_us]
         for key in old:
             del self.first[key]
@@ -107,14 +108,17 @@ class LoggedRequests:
 
 
 def _own_answer(p: Prediction) -> float | dict[str, float] | None:
-    """The score of a prediction if its registered version gave it to the logged inputs; else None."""
+    """Return the score of a prediction if a registered version computed it from the logged inputs, else None."""
     if p.mode != "live" or p.arm == "online" or p.is_degraded:  # an online learner has changed since
         return None
     return p.score if p.scores is None else p.scores
 
 
 def _taken_as(known: Request, now: Request) -> Callable[[bytes], bytes | None]:
-    """A converter from a logged request to the columns declared now; it gives None where that is impossible."""
+    """Return a converter from a logged request to the columns declared now.
+
+    The converter returns None if a request cannot be converted.
+    """
     unchanged = list(known.columns.items()) == list(now.columns.items())
     names, same = list(known.columns), known.columns.items() & now.columns.items()
     places = [names.index(name) if (name, dtype) in same else None for name, dtype in now.columns.items()]
@@ -134,7 +138,7 @@ def _taken_as(known: Request, now: Request) -> Callable[[bytes], bytes | None]:
 
 
 def request_shape(request: Request) -> Callable[[bytes], bool]:
-    """A test whether a logged request has the columns declared now, by number and type."""
+    """Return a test for whether a logged request has as many columns as declared now, and of the same types."""
     decode = _row_decoder(request)
 
     def fits(packed: bytes) -> bool:
@@ -148,10 +152,10 @@ def request_shape(request: Request) -> Callable[[bytes], bool]:
 
 
 def decode_requests(request: Request, packed: Sequence[bytes]) -> Columns:
-    """The columns of logged requests of the declared shape (see `request_shape`)."""
+    """Return the columns of logged requests that have the declared shape (see `request_shape`)."""
     decode = _row_decoder(request)
     parts = []
-    for start in range(0, len(packed), _BLOCK):  # small enough for the processor's cache
+    for start in range(0, len(packed), _BLOCK):  # a block is small enough for the processor's cache
         values = zip(*map(decode, packed[start : start + _BLOCK]), strict=True)
         of_columns = zip(request.columns.items(), values, strict=True)
         parts.append(Columns.of({name: (dtype, given) for (name, dtype), given in of_columns}))
@@ -164,7 +168,9 @@ def _row_decoder(request: Request) -> Callable[[bytes], tuple[Any, ...]]:
 
 
 def are_among(keys: NDArray[Any], some: NDArray[Any]) -> NDArray[np.bool_]:
-    """Mask of the keys that are among some others; NumPy's own `isin` compares texts pairwise.
+    """Return a mask of the keys that occur in `some`.
+
+    NumPy's own `isin` would compare texts pairwise, which is slow.
 
     >>> are_among(np.array(["a", "b", "a"], object), np.array(["a", "c"], object)).tolist()
     [True, False, True]
@@ -178,10 +184,11 @@ def are_among(keys: NDArray[Any], some: NDArray[Any]) -> NDArray[np.bool_]:
 def ingested_requests(
     request: Request, frame: EventFrame, cut_us: int, *, deleted: bool = False
 ) -> tuple[Columns, NDArray[Any]]:
-    """Requests ingested and known at a cut, each once, with their times.
+    """Return the ingested requests that are known at a cut, each once, together with their times.
 
-    A changed request is taken as it stood at its own time; a version replaced before its time does not count. One
-    deleted by the cut does not count either, or (`deleted`) only if its time had not come.
+    A request that was changed is taken as it stood at its own time. A version of a request does not count if it was
+    replaced before the time of the request. A request that was deleted by the cut does not count. With `deleted`, it
+    does count unless it was deleted before its own time.
     """
     at_us: NDArray[Any] = frame.event_at_us - request.lead_us
     keys = frame.columns[request.key].values

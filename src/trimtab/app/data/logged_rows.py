@@ -1,4 +1,4 @@
-"""Logged feature values as training rows: `rows="logged"`.  # D54"""
+"""Logged feature values as training rows, for `rows="logged"`.  # D54"""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ _KINDS = {"float": np.float64, "int": np.int64, "time": np.int64, "bool": np.boo
 
 
 def encodings(registry: Registry, blob: Blob) -> EncodingOf:
-    """Returns the encoding of a version by its id, None for a version with other features; cached."""
+    """Return a function that finds the encoding of a version by its id.
+
+    The function returns None for a version that has other features. It keeps the encodings that it has found.
+    """
     known: dict[tuple[str, str], Encoding | None] = {}
 
     def encoding_of(address: str, features: FeatureSet) -> Encoding | None:
@@ -40,15 +43,17 @@ def encodings(registry: Registry, blob: Blob) -> EncodingOf:
 
 
 def logged_features(features: FeatureSet, rows: Sequence[LoggedRequest], encoding_of: EncodingOf) -> FeatureFrame:
-    """The features of requests as their answers used them; encoded again, they have the logged bits.
+    """Return the features of requests with the values that their answers used.
+
+    When these features are encoded again, they equal the logged inputs to the last bit.
 
     Args:
         features: The model's features.
-        rows: Requests with their logged inputs, of versions with these features.
-        encoding_of: Returns each version's encoding, which gives the meaning of category numbers.
+        rows: Requests with their logged inputs. The versions that answered them must have these features.
+        encoding_of: Returns the encoding of each version, which says what the numbers of categories mean.
 
     Raises:
-        Corrupt: A logged row does not match its version's features.
+        Corrupt: A logged row does not match the features of its version.
     """
     width = len(features.names)
     for row in rows:
@@ -83,7 +88,7 @@ def _texts(
     values = np.full(len(numbers), None, object)
     for version in set(versions.tolist()):
         encoding = encoding_of(version, features)
-        assert encoding is not None  # rows of versions with other features were excluded before
+        assert encoding is not None  # the caller has excluded rows of versions with other features
         here = there & (versions == version)
         values[here] = np.array(encoding.vocabularies[name], object)[numbers[here].astype(np.int64)]
     return Column("str", values, None if there.all() else there)

@@ -1,4 +1,4 @@
-"""Columns of requests at request time against the same columns now, for leakage checks."""
+"""Compare columns of requests at the time of the request with the same columns now, to detect leakage."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from trimtab.training.data.retroactive_changes import RetroactiveChange, retroac
 def retroactive_changes_of(
     request: Request, names: Iterable[str], frame: EventFrame, logged: Columns, learnt: Columns, cut_us: int
 ) -> dict[str, RetroactiveChange]:
-    """The columns' values when requests were made, and their values now.
+    """Return for each column its values when the requests were made, and its values now.
 
-    A request's original values come from its prediction, or from a version of its event that existed at its time and
-    was replaced later. Other requests are known from history alone.
+    The original values of a request come from its prediction. Without a prediction, they come from a version of its
+    event that existed at the time of the request and was replaced later. The other requests are known only from the
+    history.
 
     Args:
         request: The request.
-        names: The columns that features read; key and time are skipped.
-        frame: The requests' history.
-        asked: Requests of the prediction log.
-        learnt: Training requests as their history has them.
-        cut_us: Ignore what became known later.
+        names: The columns that features read. The key and the time are skipped.
+        frame: The history of the requests.
+        logged: The requests of the prediction log.
+        learnt: The training requests, with the values that the history has now.
+        cut_us: Whatever became known after this time is ignored.
     """
     names = [name for name in sorted(names) if name not in (request.key, request.time)]
     if not names:

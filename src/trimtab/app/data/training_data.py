@@ -43,21 +43,23 @@ _logger = logging.getLogger(__name__)
 
 
 class LivingData:
-    """Builds training sets as of a cut, with features as of each request's own time.
+    """Builds training sets as of a cut. The features of each request are as of the request's own time.
 
-    A request may be ingested, logged, or both; the log takes precedence, since its time is recorded and not derived.
+    A request may be ingested, logged, or both. If it is both, the logged request is taken, because its time was
+    recorded, whereas the time of an ingested request is derived.
 
     Args:
         open_run: Opens the computation of a model's features, in memory or on disk, with the history of its requests
             and labels.
         predictions: The prediction log.
-        kept_from: By source, the time before which its events were removed: requests that need them, for a feature or
-            their label, are excluded.
-        request_of: Returns the request as a version (by id) knew it, None where that is unknown.
-        check: Refuses a model, by name, whose definitions must not be trained here.
-        encoding_of: Returns the encoding of a version with the model's features, for logged rows.
-        placed: Gives a version's definitions their places in this project's events.
-        left_out: By model and cut, the time windows whose rows are excluded.
+        kept_from: Returns by source the time before which events were removed. Requests that need removed events for a
+            feature or for their label are excluded.
+        request_of: Returns the request definition that a version, given by its id, was trained with, or None if
+            unknown.
+        check: Raises if the definitions of a model, given by its name, must not be trained here.
+        encoding_of: Returns the encoding of a version that has the model's features, which logged rows need.
+        placed: Sets the columns in a version's definitions to their places in the stored events of this project.
+        left_out: Returns the time windows whose rows are excluded, by model and cut.
     """
 
     def __init__(
@@ -72,8 +74,8 @@ class LivingData:
         placed: Callable[[FeatureSet], FeatureSet] = lambda features: features,
         left_out: Callable[[Model, int], Sequence[LeftOut]] = lambda model, cut_us: (),
     ) -> None:
-        self._kept: tuple[str, int, LoggedRequests] | None = None  # kept from `requests` to `training_set` of one cut
-        self.other_shapes = 0  # skipped predictions: their request had other columns
+        self._kept: tuple[str, int, LoggedRequests] | None = None  # read by `requests`, used again by `training_set`
+        self.other_shapes = 0  # the number of predictions skipped because their request had other columns
         self._open_run = open_run
         self._predictions = predictions
         self._kept_from = kept_from
@@ -86,10 +88,12 @@ class LivingData:
     def training_set(
         self, model: Model, *, cut_us: int, since_us: int | None = None, answers: bool = False
     ) -> TrainingSet:
-        """The training set of all requests up to `cut_us`, or since a time; `answers` adds the logged answers.
+        """Return the training set of all requests up to `cut_us`, or only of those since a time.
+
+        `answers` adds the answers that were logged.
 
         Raises:
-            NotFound: There is no request.
+            NotFound: The model has no request.
             Conflict: Other definitions of the model were applied at the same time.
         """
         self._check(model.name)
@@ -123,21 +127,21 @@ class LivingData:
     def features_of(
         self, model: Model, features: FeatureSet, requests: Columns, at_us: NDArray[np.int64]
     ) -> FeatureFrame:
-        """The features of another version's definitions, for some of the model's requests.
+        """Compute features by the definitions of another version, for some of the model's requests.
 
         Raises:
-            Misuse: They need a column of the request that is no longer declared.
-            NotFound: They need a source that is no longer declared.
+            Misuse: The definitions need a column of the request that is no longer declared.
+            NotFound: The definitions need a source that is no longer declared.
         """
         placed = self._placed(features)
         with self._open_run(msgspec.structs.replace(model, features=placed)) as opened:
             return opened.evaluate(placed, requests, at_us)
 
     def requests(self, model: Model, frame: EventFrame, cut_us: int) -> tuple[Columns, NDArray[Any]]:
-        """The requests and their times, ordered by time.
+        """Return the requests, ordered by time, and their times.
 
         Raises:
-            NotFound: There is none.
+            NotFound: The model has no request.
             Conflict: Other definitions of the model were applied at the same time.
         """
         self._check(model.name)
@@ -151,7 +155,10 @@ class LivingData:
         return LoggedRequests(model, self._predictions, since_us=since_us, inputs=inputs, request_of=request_of)
 
     def _read_for_pin(self, model: Model, cut_us: int, since_us: int | None, answers: bool) -> LoggedRequests:
-        """The log as read for the pin of this cut; reads of other cuts are dropped, as they hold erased data."""
+        """Return the log that was read to compute the pin of this cut, or read it now.
+
+        What was read for other cuts is dropped, because it may hold data that was erased since.
+        """
         if since_us is not None or answers:
             return self._logged_requests_of(model, since_us, answers)
         kept, self._kept = self._kept, None
@@ -182,7 +189,7 @@ class LivingData:
         return _Chosen(requests.take(order), at_us[order], origins, rows, logged=logged, history=history)
 
     def _logged(self, model: Model, logged: list[LoggedRequest]) -> _Chosen:
-        """The requests answered by versions with the model's features, with their logged inputs."""
+        """Return the requests that versions with the model's features answered, with their logged inputs."""
         rows = [row for row in logged if self._encoding_of(row.version, model.features) is not None]
         rows.sort(key=lambda row: row.at_us)
         requests, at_us = _table(model, rows)
@@ -198,7 +205,7 @@ class LivingData:
     def _of_what_is_kept(
         self, model: Model, at_us: NDArray[Any], *, labels_only: bool = False, since_us: int | None = None
     ) -> NDArray[np.int64]:
-        """The rows whose features and labels can still be computed from the kept events. # D23"""
+        """Return the rows whose features and labels can still be computed from the events that are kept. # D23"""
         kept_from = self._kept_from()
         from_us = labels_from_us(model, kept_from)
         if not labels_only:
@@ -210,7 +217,7 @@ class LivingData:
         return kept if since_us is None else kept[at_us[kept] >= since_us]
 
     def _logged_requests(self, model: Model, cut_us: int, logged: LoggedRequests) -> list[LoggedRequest]:
-        """The first prediction of each request, from the prediction log."""
+        """Return the first prediction of each request from the prediction log."""
         logged.read()
         self.other_shapes = logged.other_shapes
         if logged.other_shapes:
@@ -229,12 +236,12 @@ class _Chosen(msgspec.Struct, frozen=True, eq=False):
     requests: Columns
     at_us: NDArray[Any]
     origins: dict[str, int]
-    rows: Sequence[LoggedRequest | None]  # as logged; None: known from history alone
-    logged: Columns | None = None  # without `rows="logged"`: the logged ones
-    history: Columns | None = None  # and those known from history alone
+    rows: Sequence[LoggedRequest | None]  # each request as logged; None if only the history has it
+    logged: Columns | None = None  # the logged requests; None with `rows="logged"`
+    history: Columns | None = None  # the requests that only the history has; None with `rows="logged"`
 
     def hindsight(self, model: Model, frame: EventFrame, cut_us: int) -> dict[str, RetroactiveChange]:
-        """The read columns' values when requests were made, and at the cut."""
+        """Return for each column that is read its values when the requests were made, and its values at the cut."""
         if self.logged is None or self.history is None:
             return {}
         read = model.features.request_columns
@@ -246,16 +253,16 @@ def _table(model: Model, rows: Sequence[LoggedRequest]) -> tuple[Columns, NDArra
 
 
 def settled_cut(model: Model, frames: Mapping[str, EventFrame], at_us: NDArray[Any], cut_us: int) -> int:
-    """The last time up to `cut_us` at which the training set changed.
+    """Return the last time up to `cut_us` at which the training set changed.
 
-    A set as of that time equals the one as of `cut_us`, so training twice on the same data gives the same version id,
-    however much time has passed in between.
+    A training set as of that time equals the training set as of `cut_us`. So training twice on the same data gives the
+    same version id, however much time passes between the two trainings.
 
     Args:
         model: The model.
-        frames: At least the events of its requests and labels.
-        at_us: The requests' times.
-        cut_us: Ignore what became known later.
+        frames: The events of the model's requests and labels, at least.
+        at_us: The times of the requests.
+        cut_us: Whatever became known after this time is ignored.
     """
     day_ends_us = (at_us // DAY_US + 1) * DAY_US
     final_us = model.label.final_at(at_us)

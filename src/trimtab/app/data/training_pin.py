@@ -15,13 +15,15 @@ from trimtab.training.definitions import Model
 
 
 class Pin:
-    """Computes the pin of a training set without computing features; sets with equal pins are equal.
+    """Computes the pin of a training set without computing its features.
+
+    Two sets with equal pins are equal.
 
     Args:
-        data: Finds the requests.
+        data: Finds the requests of the set.
         history: The history of requests and labels.
-        kept_from: By source, the time before which its events were removed.
-        catalog: The ledger, with erasures.
+        kept_from: Returns by source the time before which events were removed.
+        catalog: Has the ledger, in which erasures are recorded.
     """
 
     def __init__(
@@ -38,10 +40,10 @@ class Pin:
         self._kept_from = kept_from
 
     def __call__(self, model: Model, cut_us: int) -> object:
-        """The pin of a model's set at a cut, as a JSON value.
+        """Return the pin of a model's training set at a cut, as a JSON value.
 
         Raises:
-            NotFound: There is no request.
+            NotFound: The model has no request.
         """
         frames, positions = self._history.frames_at({model.request.name, model.label.source.name})
         requests, at_us = self._data.requests(model, frames[model.request.name], cut_us)

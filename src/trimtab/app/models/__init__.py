@@ -1,1 +1,1 @@
-"""Loaded versions: one served model per deployment, within a memory limit."""
+"""The versions loaded in this process: one served model per deployment, within a memory limit."""

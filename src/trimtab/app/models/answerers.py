@@ -1,4 +1,4 @@
-"""Answerers: a loaded version with its inputs, scorer and log, ready to answer for a deployment."""
+"""Make answerers: loaded versions with their inputs, scorer and log, ready to answer for a deployment."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ class FeaturesOf(Protocol):
 
 
 class KeptPast:
-    """A `PastReader` that refuses times whose events are no longer all kept. # D23"""
+    """A `PastReader` that refuses times for which some of the needed events have been removed. # D23"""
 
     def __init__(self, inputs: OfflineInputs, features_from: Callable[[], int]) -> None:
         self._inputs = inputs
         self._features_from = features_from
 
     def read(self, rows: Sequence[Row], at_us: int) -> ModelInputs:
-        """The inputs of checked rows as of `at_us`.
+        """Return the model inputs of checked rows as of `at_us`.
 
         Raises:
-            Misuse: Needed events were removed, as [retention] says.
+            Misuse: Needed events were removed, as the settings in [retention] say.
         """
         refuse_before(at_us, self._features_from())
         return self._inputs.read(rows, at_us)
 
 
 def refuse_before(at_us: int, from_us: int) -> None:
-    """Refuse a time from which not all events are left.
+    """Refuse times from which not all events are kept any more.
 
     Raises:
-        Misuse: It is such a time.
+        Misuse: The time lies before `from_us`, so events that it needs were removed.
     """
     if at_us < from_us:
         raise Misuse(
@@ -64,10 +64,11 @@ def refuse_before(at_us: int, from_us: int) -> None:
 
 
 class VersionFeatures(msgspec.Struct, frozen=True):
-    """The feature definitions of versions, and what is kept for them.
+    """The feature definitions of versions, and whether these features can be read and computed.
 
-    `of` returns the definitions that a version was trained with; `holds` whether their online features can be read
-    (unknown ones start to be filled); `from_us` the first time as of which they can be computed from kept events.
+    `of` returns the definitions that a version was trained with. `holds` returns whether the online features of some
+    definitions can be read; if they are unknown, it starts to fill them. `from_us` returns the first time as of which
+    the features can be computed from the events that are kept.
     """
 
     of: FeaturesOf
@@ -80,12 +81,12 @@ class Answerers:
 
     Args:
         deployment: The deployment.
-        features: The versions' feature definitions.
+        features: The feature definitions of versions.
         online: The online feature state.
         learners: The states of online learners.
-        snapshot: Returns history for requests about the past.
+        snapshot: Returns the history from which requests about the past are answered.
         log: The prediction log.
-        clock: The request time.
+        clock: Gives the time of each request.
         ids: Assigns prediction ids.
     """
 
@@ -113,22 +114,25 @@ class Answerers:
         self._ids = ids
 
     def holds(self, features: FeatureSet) -> bool:
-        """Whether the online features of definitions can be read; unknown ones start to be filled."""
+        """Return whether the online features of some definitions can be read.
+
+        Features of unknown definitions start to be filled.
+        """
         return self._features.holds(features)
 
     def features_from_us(self, features: FeatureSet) -> int:
-        """The first time as of which features can be computed from kept events."""
+        """Return the first time as of which features can be computed from the events that are kept."""
         return self._features.from_us(features)
 
     def features(self, loaded: LoadedModel) -> FeatureSet:
-        """The feature definitions that a version was trained with, each column of a source in its place."""
+        """Return the definitions that a version was trained with, with each column at its place in stored events."""
         return self._features.of(loaded.version, loaded)
 
     def checked(self, version: Version, loaded: LoadedModel | None = None) -> FeatureSet:
-        """The version's feature definitions, if this machine has the functions that they need.
+        """Return a version's feature definitions if this machine has the functions that they need.
 
         Raises:
-            Misuse: It has not.
+            Misuse: A function that the definitions need is missing on this machine.
         """
         features = self._features.of(version, loaded)
         try:
@@ -138,7 +142,7 @@ class Answerers:
         return features
 
     def served(self, loaded: LoadedModel, arm: str | None = None) -> ServedVersion:
-        """How answers name the version."""
+        """Return how answers name the version."""
         arm = arm or (CHAMPION if self.deployment.learn == "batch" else "online")
         version = loaded.version
         return ServedVersion(
@@ -151,11 +155,11 @@ class Answerers:
         )
 
     def offline(self, loaded: LoadedModel) -> OfflineInputs:
-        """Model inputs from history."""
+        """Return a reader of model inputs that computes them from the history."""
         return OfflineInputs(self.features(loaded), loaded.encoding, self._snapshot)
 
     def scorer(self, loaded: LoadedModel) -> RowScorer:
-        """The fitted model; for an online deployment, the learner with everything it has learnt."""
+        """Return the fitted model or, for an online deployment, the learner with everything that it has learnt."""
         if self.deployment.learn == "batch":
             return self._caching(loaded)
         name = learner_name(self.deployment.name, loaded.version.id)
@@ -174,7 +178,7 @@ class Answerers:
         return CachedScores(loaded.scorer, inputs=len(loaded.inputs), classes=classes, cache=cache, metrics=figures)
 
     def answerer(self, loaded: LoadedModel, features: FeatureSet, arm: str | None = None) -> Answerer:
-        """The answerer of a version as champion, or as one of the other arms."""
+        """Return an answerer that answers with a version as the champion or as another arm."""
         policy = self.deployment.degrade
         bare = BareInputs(features, loaded.encoding) if policy is not None and policy.null_features else None
         return Answerer(

@@ -1,4 +1,4 @@
-"""The served model of a deployment: versions loaded and swapped when an alias moves."""
+"""The served model of a deployment: it loads versions and swaps them when an alias moves."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from trimtab.serving.protect.degradation import Degradation, Degrading
 from trimtab.steering.definitions import Deployment
 from trimtab.store.ports import KeyValue
 
-Find: TypeAlias = Callable[[Version], LoadedModel | None]  # None while the version is not in memory
+Find: TypeAlias = Callable[[Version], LoadedModel | None]  # returns None while the version is not in memory
 _logger = logging.getLogger(__name__)
 
 
 class ServedModel:
-    """One deployment's endpoint and the versions behind it.
+    """The endpoint of one deployment, and the versions that answer behind it.
 
     Args:
         answerers: Makes the answerers of its versions.
         registry: The versions and aliases.
         memory: The loaded versions.
-        shares: Returns the shares of the canary and the shadow.
+        shares: Returns the shares of requests that the canary and the shadow get.
         answers: Precomputed answers.
-        max_age_us: The maximum age of a precomputed answer.
+        max_age_us: The maximum age at which a precomputed answer is still given.
     """
 
     def __init__(
@@ -51,19 +51,19 @@ class ServedModel:
     ) -> None:
         deployment = answerers.deployment
         self.answerers = answerers
-        self._use = answerers.clock.now_us(), 0  # the last time a request was seen, and the number of requests then
+        self._use = answerers.clock.now_us(), 0  # when a request was last noticed, and the number of requests by then
         self._registry = registry
-        self._mutex = threading.Lock()  # for `_follow`: one thread follows aliases, another teaches learners
+        self._mutex = threading.Lock()  # for `_follow`: one thread follows aliases, another thread teaches learners
         self._memory = memory
         self._shares = shares
         self._loaded: LoadedModel | None = None
-        self._last: Version | None = None  # the version that answers, or did when the model was unloaded
-        self._asked_in_vain = False  # unloaded: to be loaded at the next request
-        self._told_waiting: str | None = None  # the version being waited for, once logged
-        self._waits: set[str] = set()  # versions being loaded or filled with features: they stay in memory
+        self._last: Version | None = None  # the version that answers, or that answered before the model was unloaded
+        self._asked_in_vain = False  # a request failed to load the unloaded model, so `follow` loads it
+        self._told_waiting: str | None = None  # the version for which the log already says that it is waited for
+        self._waits: set[str] = set()  # versions that wait for their load or features stay in memory
         self.precomputed = Precomputed(answers, deployment.name, max_age_us=max_age_us)
-        self._other_arms: dict[str, Answerer] = {}  # by alias: versions that answer alongside the champion
-        self._arm_failure: TrimtabError | None = None  # why one of them cannot answer
+        self._other_arms: dict[str, Answerer] = {}  # the answerers alongside the champion, by alias
+        self._arm_failure: TrimtabError | None = None  # why one of these arms cannot answer
         degrading = None if deployment.degrade is None else self._degrading(deployment.degrade)
         self.endpoint = Endpoint(deployment.name, degrading=degrading)
 
@@ -72,21 +72,22 @@ class ServedModel:
         return self.answerers.deployment
 
     def refresh(self) -> LoadedModel:
-        """Follow the alias: load and swap when it has moved; the version that answers from now on.
+        """Follow the alias, and return the version that answers from now on.
 
-        A version answers with the feature definitions that it was trained with, whatever the project file says now.
-        While their online features are being filled, the previous version continues to answer. It stays in memory, so
-        that a rollback waits for no load.
+        If the alias has moved, its version is loaded and replaces the previous one. A version answers with the feature
+        definitions that it was trained with, even if the project file has changed since. While the online features of a
+        new version are being filled, the previous version continues to answer. The previous version stays in memory
+        after a swap, so that a rollback need not load it.
 
         Raises:
-            NotFound: No version was ever promoted.
+            NotFound: No version has been promoted yet.
             Corrupt: The version cannot be loaded; the previous one continues to answer.
             Misuse: Code that its features need is missing; the previous version continues to answer.
         """
         return self._load_and_follow(arms=True)
 
     def _load_and_follow(self, *, arms: bool) -> LoadedModel:
-        """Follow the alias once its version is loaded; with `arms`, the canary and shadow, too."""
+        """Load the version of the alias and put it in place. With `arms`, do the same for the canary and the shadow."""
         missing: list[Version] = []
         failed: dict[str, Exception] = {}
         while True:
@@ -98,7 +99,7 @@ class ServedModel:
             missing.clear()
             try:
                 self._memory.get(version, self.deployment.name)
-            except Exception as error:  # any error of a user's estimator
+            except Exception as error:  # a user's estimator may raise any error
                 failed[version.id] = error
 
     def _find(self, version: Version, *, missing: list[Version], failed: Mapping[str, Exception]) -> LoadedModel | None:
@@ -110,9 +111,11 @@ class ServedModel:
         return found
 
     def follow(self, *, wait: bool = False) -> None:
-        """Follow the alias for a process that polls; an unloaded model stays unloaded unless a request failed for it.
+        """Follow the alias in a process that polls.
 
-        Versions not in memory are loaded by a thread and put in place by a later call, unless it is to `wait`.
+        An unloaded model stays unloaded unless a request failed to load it. A version that is not in memory is loaded
+        by a thread, and a later call puts it in place. With `wait`, this call itself loads the version and puts it in
+        place.
         """
         self.last_used_us()
         if self._stays_unloaded:
@@ -127,7 +130,7 @@ class ServedModel:
             raise self._arm_failure
 
     def last_used_us(self) -> int:
-        """The time of the last request or load, as far as it was seen."""
+        """Return when the model was last requested or loaded, as far as calls of this method have noticed it."""
         used_at_us, uses = self._use
         if self.endpoint.uses != uses:
             used_at_us = self.answerers.clock.now_us()
@@ -140,17 +143,18 @@ class ServedModel:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all versions that should answer do: champion, canary and shadow."""
+        """Whether all versions that should answer do answer: the champion, the canary and the shadow."""
         return self._loaded is not None and self._arm_failure is None
 
     def see_stored(self) -> None:
-        """Start to give precomputed answers if there are any now."""
+        """Let the endpoint give precomputed answers if any are stored now."""
         self.endpoint.precomputed = self.precomputed if self.precomputed.holds_any() else None
 
     def sleep(self) -> bool:
-        """Unload all versions until the next request; False when there are none, or a learner would be lost.
+        """Unload all versions until the next request, and return whether they were unloaded.
 
-        False, too, while another version is about to take over: that is checked only while the model is loaded.
+        Nothing is unloaded if no version is loaded or if the state of an online learner would be lost. Nor is anything
+        unloaded while another version is about to take over, because only a loaded model checks for that.
         """
         with self._mutex:
             if self._loaded is None or self.answerers.learner is not None or self.endpoint.unloaded:
@@ -165,16 +169,19 @@ class ServedModel:
             return True
 
     def _wake(self) -> None:
-        """Load an unloaded model for a request; canary and shadow are left to the thread that follows aliases."""
+        """Load an unloaded model for a request.
+
+        The canary and the shadow are left to the thread that follows aliases.
+        """
         try:
             self._load_and_follow(arms=False)
-            self._use = self.answerers.clock.now_us(), self._use[1]  # the request is still to come
-        except Exception:  # any error of a user's estimator; the thread that follows aliases logs it and retries
+            self._use = self.answerers.clock.now_us(), self._use[1]  # the request of this load is counted later
+        except Exception:  # a user's estimator may raise any error; the thread that follows aliases logs it and retries
             self._asked_in_vain = self.endpoint.unloaded
             raise
 
     def _follow(self, find: Find) -> LoadedModel | None:
-        """Put loaded versions in place; no load happens while the mutex is held.  # D80"""
+        """Put loaded versions in place. No version is loaded while the mutex is held.  # D80"""
         name = self.deployment.name
         version = self._registry.alias(name, CHAMPION)
         if version is None:
@@ -183,7 +190,7 @@ class ServedModel:
         self._waits = set()
         try:
             return self._follow_champion(version, find)
-        finally:  # ending a canary must not wait for the champion's features or repair
+        finally:  # a canary must end even while the champion waits for features or a repair
             if self._loaded is not None:
                 self._follow_arms(find)
 
@@ -204,10 +211,10 @@ class ServedModel:
         return before
 
     def _wake_with(self, version: Version, before: Version, find: Find) -> LoadedModel | None:
-        """Load the version in service if it can answer now, else the one that did before.  # D80
+        """Load the version in service if it can answer now, and otherwise the version that answered before it.  # D80
 
         Raises:
-            Unavailable: Neither can answer.
+            Unavailable: Neither of the two versions can answer.
         """
         try:
             features = self.answerers.checked(version)
@@ -216,19 +223,19 @@ class ServedModel:
                 return None if loaded is None else self._put(loaded, features)
             why = "its online features are being filled"
             self._say_waiting(version, before)
-        except Exception as error:  # any error of a user's estimator; logged once the model is loaded
+        except Exception as error:  # a user's estimator may raise any error; logged once the model is loaded
             why = f"{type(error).__name__}: {error}"
         try:
             loaded = find(before)
             return None if loaded is None else self._put(loaded, self.answerers.checked(before, loaded))
-        except Exception as error:  # the same
+        except Exception as error:  # again, a user's estimator may raise any error
             raise Unavailable(
                 f"{version.name} cannot answer yet ({why}), and {before.name}, which answered before it, cannot any "
                 f"more: {error}"
             ) from error
 
     def _put(self, loaded: LoadedModel, features: FeatureSet) -> LoadedModel:
-        """Make a version answer from now on."""
+        """Let a version answer from now on."""
         costs = self._memory.costs(loaded.version) if self.deployment.learn == "batch" else None
         answerer = self.answerers.answerer(loaded, features)
         self.endpoint.cached = self.answerers.cached
@@ -238,7 +245,7 @@ class ServedModel:
         return loaded
 
     def _follow_arms(self, find: Find) -> None:
-        """Put canary and shadow in place; the errors where that fails."""
+        """Put the canary and the shadow in place. If that fails, keep the error for `follow` to raise."""
         try:
             self._put_arms(find)
         finally:
@@ -258,9 +265,9 @@ class ServedModel:
             try:
                 if share and (one := self._arm_answerer(alias, find)) is not None:
                     found[alias] = one
-            except TrimtabError as error:  # the champion and the other arm do not wait for it
+            except TrimtabError as error:  # the champion and the other arm go on without this arm
                 self._arm_failure = error
-            except Exception as error:  # only the text is kept: the error's frames hold what was read
+            except Exception as error:  # keep only its text, because its frames hold all the data that was read
                 self._arm_failure = Misuse(
                     f"{self.deployment.name} ({alias}): it cannot be loaded here: {type(error).__name__}: {error}"
                 )
@@ -284,12 +291,13 @@ class ServedModel:
         elif endpoint.shadow.share.share != shares.shadow:
             endpoint.shadow.share = Share(name, shares.shadow, about, line=SHADOW)
         for one in found.values():
-            endpoint.know(one.served)  # also after more promotions than are cached
+            endpoint.know(one.served)  # so that the endpoint knows the version even after many promotions
 
     def _arm_answerer(self, alias: str, find: Find) -> Answerer | None:
-        """The answerer of an alias's version; None while there is none, or its features are being filled.
+        """Return the answerer of an alias's version.
 
-        While it is loaded, the previous one answers.
+        The result is None while the alias has no version, or while the features of its version are being filled. While
+        a new version is being loaded, the previous answerer is returned.
         """
         version = self._registry.alias(self.deployment.name, alias)
         before = self._other_arms.get(alias)

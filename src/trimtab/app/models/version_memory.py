@@ -1,4 +1,4 @@
-"""The versions in memory: those in service, and recently used ones within a memory limit."""
+"""The versions in memory: versions in service, and recently used versions within a memory limit."""
 
 from __future__ import annotations
 
@@ -17,38 +17,41 @@ from trimtab.registry import LoadedModel, Version
 if TYPE_CHECKING:
     from trimtab.serving.answer.batching import BatchCosts
 
-_RETRY_S = 2.0  # until a failed load is retried: each try reads and verifies the version  # D80
+_RETRY_S = 2.0  # a failed load is retried after so long, because each try reads the whole version  # D80
 _logger = logging.getLogger(__name__)
 
 
 class VersionMemory:
-    """Loads versions and keeps them within a number of bytes; held versions are never dropped.
+    """Loads versions and keeps them within a memory limit. Held versions are never dropped.
 
-    A version is loaded once, however many threads request it, and no thread waits for the load of another version.  #
-    D80
+    A version is loaded only once, even if many threads request it. No thread waits for the load of another version.
+    # D80
 
-    A version counts with the size of its stored model; in memory it may take more.
+    Each version counts with the size of its stored model. In memory, the version may take more.
 
     Args:
-        load: Loads a version; called by several threads.
-        cap_bytes: The memory limit.
-        retry_s: Seconds until `begin` retries a failed load.
+        load: Loads a version. Several threads may call it at the same time.
+        cap_bytes: The memory limit in bytes.
+        retry_s: The number of seconds after which `begin` retries a failed load.
     """
 
     def __init__(self, load: Callable[[Version], LoadedModel], cap_bytes: int, *, retry_s: float = _RETRY_S) -> None:
         self.cap_bytes = cap_bytes
         self._load = load
         self._retry_s = retry_s
-        self._mutex = threading.RLock()  # never held during a load
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()  # most recently used last
-        self._answering: dict[str, frozenset[str]] = {}  # version ids by holder
-        self._waiting: dict[str, frozenset[str]] = {}  # the same, of versions that do not answer yet
-        self._loads: dict[str, Future[LoadedModel]] = {}  # running loads
+        self._mutex = threading.RLock()  # is never held while a version is loaded
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()  # the most recently used version is last
+        self._answering: dict[str, frozenset[str]] = {}  # ids of versions that answer, by holder
+        self._waiting: dict[str, frozenset[str]] = {}  # ids of versions that do not answer yet, by holder
+        self._loads: dict[str, Future[LoadedModel]] = {}  # the loads that are running, by version id
         self._failed: dict[str, _Failed] = {}
         self._threads: dict[str, threading.Thread] = {}
 
     def find(self, version: Version, holder: str) -> LoadedModel | None:
-        """A version if it is in memory; `holder` holds it from now on, also if it is still to be loaded."""
+        """Return a version if it is in memory.
+
+        From now on `holder` holds the version, even if it must still be loaded.
+        """
         with self._mutex:
             self._waiting[holder] = self._waiting.get(holder, frozenset()) | {version.id}
             kept = self._kept.get(version.id)
@@ -58,11 +61,11 @@ class VersionMemory:
             return kept.loaded
 
     def get(self, version: Version, holder: str) -> LoadedModel:
-        """A loaded version, after waiting for its load; `holder` holds it.
+        """Return a loaded version, and wait for its load if necessary. From now on `holder` holds the version.
 
         Raises:
-            Corrupt: It cannot be loaded.
-            Misuse: Not on this machine.
+            Corrupt: The version cannot be loaded.
+            Misuse: The version cannot be loaded on this machine.
         """
         load: Future[LoadedModel] = Future()
         try:
@@ -72,15 +75,15 @@ class VersionMemory:
                     return found
                 under_way = self._loads.setdefault(version.id, load)
             return self._run(version, load) if under_way is load else under_way.result()
-        except BaseException as error:  # also on an interrupt: other threads may wait for it
+        except BaseException as error:  # even after an interrupt, because other threads may wait for this load
             self._give_up(version, load, error)
             raise
 
     def begin(self, version: Version, holder: str) -> LoadedModel | None:
-        """Like `get` without waiting: None while a thread loads it.
+        """Return a version like `get`, but without waiting. The result is None while a thread loads the version.
 
         Raises:
-            TrimtabError: The error of the last try, until another one succeeds.
+            TrimtabError: The last try to load failed with this error, and no later try has succeeded yet.
         """
         with self._mutex:
             found = self.find(version, holder)
@@ -91,41 +94,41 @@ class VersionMemory:
                 load: Future[LoadedModel] = Future()
                 given = version, load
                 thread = threading.Thread(target=self._run_apart, args=given, name="trimtab-load", daemon=True)
-                thread.start()  # starting may fail; the thread's end waits for the mutex
+                thread.start()  # before the entries below: starting may fail, and the thread's end waits for the mutex
                 self._loads[version.id], self._threads[version.id] = load, thread
         if failed is not None:
             raise failed.kind(failed.said)
         return None
 
     def hold(self, holder: str, answering: Iterable[str], waiting: Iterable[str] = ()) -> None:
-        """Set the versions that `holder` answers with, or will; others may be dropped."""
+        """Set the versions that `holder` answers with and those that it waits for. All others may be dropped."""
         with self._mutex:
             before, now = self._answering.get(holder, frozenset()), frozenset(answering)
-            for address in before - now:  # the previous version counts as most recently used: a rollback needs it
+            for address in before - now:  # a rollback needs the previous version, so it counts as just used
                 if address in self._kept:
                     self._kept.move_to_end(address)
             self._answering[holder], self._waiting[holder] = now, frozenset(waiting)
             self._drop()
 
     def costs(self, version: Version) -> BatchCosts | None:
-        """The time per row of a version alone and in a batch; None when it is not in memory."""
+        """Return the time per row of a version alone and in a batch, or None if the version is not in memory."""
         with self._mutex:
             kept = self._kept.get(version.id)
         return None if kept is None else kept.costs
 
     @property
     def threads(self) -> list[threading.Thread]:
-        """The threads that load a version now."""
+        """The threads that are loading a version now."""
         with self._mutex:
             return list(self._threads.values())
 
     def used_bytes(self) -> int:
-        """The size of all versions in memory."""
+        """Return the total size of all versions in memory."""
         with self._mutex:
             return sum(map(_size, self._kept.values()))
 
     def too_full(self) -> bool:
-        """Whether answering versions exceed the limit; waiting ones do not count.  # D80"""
+        """Return whether the answering versions exceed the limit. Versions that wait do not count.  # D80"""
         with self._mutex:
             answering = frozenset().union(*self._answering.values())
             return sum(_size(one) for address, one in self._kept.items() if address in answering) > self.cap_bytes
@@ -149,9 +152,9 @@ class VersionMemory:
             raise
 
     def _give_up(self, version: Version, load: Future[LoadedModel], error: BaseException) -> None:
-        """End a failed load: tell the waiting threads, and let the next request retry.
+        """End a failed load: tell the waiting threads that it failed, and let a later request retry it.
 
-        An interrupt concerns only the loading thread: the others are told that the load failed.
+        An interrupt concerns only the thread that was loading, so the waiting threads only learn that the load failed.
         """
         failed = _failure(version, error, monotonic() + self._retry_s)
         try:
@@ -165,9 +168,9 @@ class VersionMemory:
 
     def _run_apart(self, version: Version, load: Future[LoadedModel]) -> None:
         try:
-            with suppress(TrimtabError):  # `begin` raises it
+            with suppress(TrimtabError):  # the next call of `begin` raises this error
                 self._run(version, load)
-        except Exception:  # the thread's outer loop: any error of a user's estimator
+        except Exception:  # a user's estimator may raise any error, and nothing above this catches it
             _logger.exception("%s cannot be loaded", version.name)
         finally:
             with self._mutex:
@@ -189,11 +192,11 @@ class _Kept(NamedTuple):
 
 
 class _Failed(NamedTuple):
-    """A failed load; not the error itself, whose frames hold what was read."""
+    """A failed load. The error itself is not kept, because its frames hold all the data that was read."""
 
     kind: type[TrimtabError]
     said: str
-    again_s: float  # the time of the next retry
+    again_s: float  # the monotonic time from which the load may be retried
 
 
 def _failure(version: Version, error: BaseException, again_s: float) -> _Failed:

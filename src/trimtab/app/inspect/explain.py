@@ -1,4 +1,4 @@
-"""Explanations of a prediction: its features, version, training set, gate and decisions."""
+"""Explain a prediction by its features, version, training set, gate and decisions."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
     from trimtab.registry import Version
 
-_NEAR = 1e-6  # relative distance of a recomputed score to the logged one
+_NEAR = 1e-6  # a recomputed score equals the logged score up to this relative distance
 
 
 class Input(msgspec.Struct, frozen=True):
-    """One used model input."""
+    """One input that the model used."""
 
     feature: str
     value: float | None
-    reason: str | None  # None: computed from the request itself
-    text: str | None = None  # of a category, whose `value` is its number in the version's vocabulary
-    unseen: bool = False  # a text that training did not see, so that `value` is None
+    reason: str | None  # None if the input is not read from a view
+    text: str | None = None  # categories only: the text; `value` is its number in the version's vocabulary
+    unseen: bool = False  # whether training did not see the text, so that `value` is None
 
 
 class Share(msgspec.Struct, frozen=True):
@@ -48,12 +48,15 @@ class Share(msgspec.Struct, frozen=True):
 
 
 class Shares(msgspec.Struct, frozen=True):
-    """SHAP values of a raw score (log odds of a class, the number, the log of a count)."""
+    """The SHAP values of a raw score.
+
+    The raw score is the log odds of a class, the predicted number itself, or the log of a predicted count.
+    """
 
     base: float  # the raw score of an average row
-    raw: float  # the base and all shares; a calibration comes after it
-    shares: tuple[Share, ...]  # the greatest first
-    of: str | None = None  # of several classes: the one whose raw score it is
+    raw: float  # the sum of the base and all shares, before any calibration
+    shares: tuple[Share, ...]  # the largest share first
+    of: str | None = None  # with several classes: the class whose raw score this is
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,32 +65,32 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     prediction: str
     request_id: str
     request: dict[str, Any]
-    request_note: str | None  # why its columns have no names
+    request_note: str | None  # why the columns of the request have no names
     model: str
     version: str  # "late_flight@7"
     address: str
     mode: str
     flags: tuple[str, ...]
-    score: float  # with `scores` that of the likeliest class
+    score: float  # if there are `scores`, the score of the likeliest class
     made_at: str
     as_of: str
     positions: dict[str, int]
     inputs: list[Input]
-    shares: Shares | None  # None: see `no_shares`
+    shares: Shares | None  # if None, `no_shares` says why
     no_shares: str | None
     trained_until: str
     training_rows: int
     training_set: str
     gate: GateRecord | None
     promoted: Decision | None
-    label: float | str | None  # of several classes the true one
+    label: float | str | None  # with several classes, the true class
     label_state: str
-    answer: str | None = None  # the likeliest class, of a model of several
+    answer: str | None = None  # the likeliest class, for a model of several classes
     scores: dict[str, float] | None = None  # the probability of each class, as declared
-    imported: str | None = None  # the file that the version came from; None: it was trained here
+    imported: str | None = None  # the file that the version was imported from; None if it was trained here
 
     def lines(self) -> list[str]:
-        """The same for people."""
+        """The explanation as lines of text."""
         positions = ", ".join(f"{name} at {at}" for name, at in sorted(self.positions.items())) or "empty"
         out = [
             f"{self.prediction}: {self.model} answered {self._answer()} to {self.request_id}",
@@ -186,7 +189,7 @@ def explain_found(system: System, prediction: Prediction) -> Explanation:
 
 
 def _shares(artifact: Artifact, values: Sequence[float], score: float) -> tuple[Shares | None, str | None]:
-    """The contribution of each feature, or why there are none."""
+    """Return the contribution of each feature, or the reason why there are no contributions."""
     from trimtab.training.fitting.contributions import contributions
 
     row = np.array([values], np.float64)
@@ -194,7 +197,7 @@ def _shares(artifact: Artifact, values: Sequence[float], score: float) -> tuple[
         found = contributions(artifact, row)
         answers = scorer_for(artifact).predict(row)[0]
         off = abs(float(np.max(answers)) - score)
-    except (Misuse, Unavailable) as error:  # this kind of model has none, or its library is not here
+    except (Misuse, Unavailable) as error:  # this kind of model has no SHAP values, or its library is not installed
         return None, str(error)
     if not off <= _NEAR * max(1.0, abs(score)):
         return (
@@ -202,7 +205,7 @@ def _shares(artifact: Artifact, values: Sequence[float], score: float) -> tuple[
             f"the stored version's score is {off:.3g} away: a learner has learnt since, or this is another machine",
         )
     of, values_of, base, raw = None, found.values[0], found.base[0], found.raw[0]
-    if found.classes:  # of two that were fitted there is one raw score: that of the second
+    if found.classes:  # a model of two classes has one raw score: that of the second class
         likeliest = artifact.class_names[int(np.argmax(answers))]
         of = likeliest if likeliest in found.classes else found.classes[-1]
         place = found.classes.index(of)
@@ -215,7 +218,10 @@ def _shares(artifact: Artifact, values: Sequence[float], score: float) -> tuple[
 def _with_texts(
     inputs: list[Input], vocabularies: Mapping[str, Sequence[str]], computed: Callable[[], Mapping[str, str | None]]
 ) -> list[Input]:
-    """Inputs with the texts of their categories; `computed` gives those without a number."""
+    """Add the texts of categories to the inputs.
+
+    `computed` has the texts of categories that have no number in the vocabulary.
+    """
     out = []
     texts: Mapping[str, str | None] | None = None
     for one in inputs:
@@ -226,14 +232,17 @@ def _with_texts(
         else:
             texts = computed() if texts is None else texts
             text = texts.get(one.feature)
-            seen = text in vocabularies[one.feature]  # then the history gives another text now
+            seen = text in vocabularies[one.feature]  # if training saw the text, the history gives another text now
             unseen = one.reason == "found" or (text is not None and not seen)
             out.append(msgspec.structs.replace(one, text=None if seen else text, unseen=unseen))
     return out
 
 
 def _texts(system: System, prediction: Prediction, version: Version) -> dict[str, str | None]:
-    """The texts among a prediction's features, recomputed as of its (t, P); none when that is impossible."""
+    """Return the text features of a prediction, recomputed as of its time and from the records applied then.
+
+    The result is empty if they cannot be recomputed.
+    """
     try:
         features = system.live.of(version)
         if not request_shape(features.request)(prediction.request):
@@ -243,13 +252,16 @@ def _texts(system: System, prediction: Prediction, version: Version) -> dict[str
         request = Columns.of({n: (t, [v]) for (n, t), v in zip(columns.items(), row, strict=True)})
         frames = system.views.snapshot(prediction.positions)[0] if features.views else {}
         found = evaluate(features, request, np.array([prediction.at_us]), frames).values
-    except (Misuse, NotFound, Corrupt):  # its definitions or history are gone
+    except (Misuse, NotFound, Corrupt):  # the definitions or the history are gone
         return {}
     return {name: column.to_list()[0] for name, column in found.by_name.items() if column.dtype == "str"}
 
 
 def _request(system: System, prediction: Prediction, version: Version) -> tuple[dict[str, Any], str | None]:
-    """The request's columns by name as its version knew them, or by number with a remark."""
+    """Return the columns of the request by name, as the version knew them.
+
+    If the names are unknown, return the columns by number with a remark.
+    """
     row = msgspec.msgpack.decode(prediction.request)
     try:
         declared = system.live.of(version).request

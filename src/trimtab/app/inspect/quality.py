@@ -1,4 +1,4 @@
-"""Quality by day, week, slice or batch, from the closed blocks that the loop stored."""
+"""Quality by day, week, slice or other period, from the blocks that the loop stored for closed days."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ _DTYPES: dict[str, Any] = {
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """A selection of blocks."""
+    """Which blocks to show, and how to group them."""
 
     by: By = "day"
-    slices: str | None = None  # a column or a named expression: one row a value; None: no slices
+    slices: str | None = None  # a column or a named expression, each value of which gets a row; None: no slices
     since_us: int | None = None
     until_us: int | None = None
-    version: str | None = None  # its address
-    amended: bool = False  # with labels that came late or were corrected
+    version: str | None = None  # the address of the version
+    amended: bool = False  # whether to include labels that came late or were corrected
 
 
 def quality_table(
@@ -142,7 +142,7 @@ def accept_level(system: System, model: str | None, why: str, actor: str) -> Dec
 
 
 def quality_lines(table: Columns, level: float | None) -> list[str]:
-    """A table of blocks and a chart of their loss, for a terminal."""
+    """Return lines for a terminal: a table of blocks and a chart of their loss."""
     from trimtab.report.tables import text_table
     from trimtab.report.text_chart import text_chart
 
@@ -195,7 +195,10 @@ def quality_lines(table: Columns, level: float | None) -> list[str]:
 
 
 def version_name(system: System, address: str) -> str:
-    """The name of a version by its address, or the beginning of the address if it was collected."""
+    """Return the name of the version of an address.
+
+    If the version was collected, return the beginning of the address.
+    """
     from trimtab.core.errors import NotFound
 
     try:
@@ -205,7 +208,10 @@ def version_name(system: System, address: str) -> str:
 
 
 def mean_excess(blocks: Sequence[tuple[BlockSums, float]]) -> float | None:
-    """The mean loss in excess of what the scores expect, of blocks with their caps; None without labels."""
+    """Return by how much the mean loss exceeds the loss that the scores expect, or None without labels.
+
+    Each block comes with the cap of its losses.
+    """
     from trimtab.stats.exact_sums import total_of
 
     rows = sum(one.labelled for one, _ in blocks)
@@ -216,7 +222,7 @@ def mean_excess(blocks: Sequence[tuple[BlockSums, float]]) -> float | None:
 
 
 def _grouped(days: Iterable[DayBlocks], wanted: Wanted) -> dict[tuple[Any, ...], list[tuple[BlockSums, DayBlocks]]]:
-    """The sums of each row of the table, in order."""
+    """Return the sums that make up each row of the table, in the order of the rows."""
     groups: dict[tuple[Any, ...], list[tuple[BlockSums, DayBlocks]]] = {}
     for day in days:
         for start_us, name, sums in _parts(day, wanted):

@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
     from trimtab.core.records import Decision, Signal
 
-DAYS = 120  # of blocks on the page
+DAYS = 120  # the number of days that the page shows
 SLICE_DAYS = 28
 _MOST_ROWS = 20
 Row = dict[str, Any]
 
 
 def write_quality_page(system: System, model: str | None, to: Path) -> Path:
-    """Write the page of a deployment into the file or folder `to`; the file.
+    """Write the page of a deployment into the file or folder `to`, and return the path of the file.
 
     Raises:
-        NotFound: There is no such deployment.
-        Unavailable: There is no room for the file, or no access.
+        NotFound: The deployment does not exist.
+        Unavailable: The file cannot be written, for lack of space or access.
     """
     name = system.definitions.deployment(model).name
     file = to if to.suffix == ".html" else to / f"{name}-quality.html"
@@ -47,12 +47,12 @@ def write_quality_page(system: System, model: str | None, to: Path) -> Path:
 
 
 def quality_page(system: System, model: str) -> str:
-    """A self-contained HTML page about the quality of a deployment.
+    """Return a self-contained HTML page about the quality of a deployment.
 
-    It reads closed days, signals and the ledger, never the log.
+    The page is made from closed days, signals and the ledger, never from the log.
 
     Raises:
-        NotFound: There is no such deployment.
+        NotFound: The deployment does not exist.
     """
     name = system.definitions.deployment(model).name
     now_us = system.clock.now_us()
@@ -157,7 +157,10 @@ def _add_plot(
 
 
 def _one_a_day(by_arm: dict[str, list[Row]]) -> dict[str, list[Row]]:
-    """One row a day and arm: that of the version that answered more."""
+    """Return one row for each day and arm.
+
+    Of several versions on one day, the row of the version that answered more requests is taken.
+    """
     found: dict[str, list[Row]] = {}
     for arm, rows in by_arm.items():
         most: dict[int, Row] = {}

@@ -1,4 +1,4 @@
-"""Skew checks: logged predictions compared with features recomputed from the log."""
+"""Skew checks: compare the inputs of logged predictions with features recomputed from the event log."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from trimtab.features.skew import EXPLAINED, Cause, differences
 if TYPE_CHECKING:
     from trimtab.app.system import System
 
-_EXAMPLES = 3  # of each feature and cause
+_EXAMPLES = 3  # the number of examples kept for each feature and cause
 
 
 def check_skew(
@@ -116,7 +116,7 @@ def _compared(
 
 
 class _Tally:
-    """Counts and examples of one model."""
+    """The counts and examples that a check finds for one model."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -125,10 +125,10 @@ class _Tally:
         self._count = Counter[str]()
         self._causes: dict[str, Counter[str]] = {}
         self._arms, self._versions, self._modes = Counter[str](), Counter[str](), Counter[str]()
-        self.compared: dict[str, Compared] = {}  # by version's address
+        self.compared: dict[str, Compared] = {}  # by the address of the version
 
     def add(self, rows: Rows, diagnosis: Diagnosis) -> None:
-        """Compare one version's rows."""
+        """Compare the used values of one version's predictions with the recomputed values."""
         differ = differences(rows.used, rows.used_reasons, rows.again, rows.again_reasons)
         self._count["rows"] += len(rows.predictions)
         self._count["values"] += differ.size
@@ -150,7 +150,10 @@ class _Tally:
             )
 
     def add_scores(self, system: System, rows: Rows) -> None:
-        """Score the used inputs again by the stored version; online learners have changed since and are left out."""
+        """Let the stored version score the used inputs again, and compare the scores.
+
+        Predictions of online learners are left out, because the learners have changed since.
+        """
         places = [n for n, p in enumerate(rows.predictions) if p.arm != "online"]
         if not places:
             return
@@ -169,7 +172,7 @@ class _Tally:
                 self._note(rows, row, SCORE, "unknown", (used, again), (NO_VIEW, NO_VIEW))
 
     def found(self) -> ModelSkew:
-        """The counts."""
+        """Return the counts as the result of the check."""
         return ModelSkew(
             model=self.name,
             rows=self._count["rows"],
@@ -221,7 +224,7 @@ class _Tally:
 
 
 def skew_lines(system: System) -> tuple[dict[str, str], list[str]]:
-    """Lines of `trimtab status`: one for each deployment, and those that are red."""
+    """Return lines for `trimtab status`: one line for each deployment by name, and a list of the red lines."""
     lines: dict[str, str] = {}
     red: list[str] = []
     newest = newest_checks(system.state.catalog)
@@ -248,7 +251,7 @@ def skew_lines(system: System) -> tuple[dict[str, str], list[str]]:
 
 
 def _unchecked_us(system: System, check: CheckedModel | None, now_us: int) -> int:
-    """Time since the first prediction after the newest check was logged; 0 when there is none."""
+    """Return the time since the first prediction after the newest check was logged, or 0 if there is none."""
     predictions = system.predictions
     after = {} if check is None else predictions.positions_before(check.looked_at_us)
     first = [
@@ -260,7 +263,7 @@ def _unchecked_us(system: System, check: CheckedModel | None, now_us: int) -> in
 
 
 def skew_checks(system: System, last: int) -> list[SkewReport]:
-    """The newest checks, oldest first."""
+    """Return the newest checks, the oldest of them first."""
     found: list[SkewReport] = []
     after = 0
     while block := checks(system.state.catalog, after=after):
@@ -270,10 +273,13 @@ def skew_checks(system: System, last: int) -> list[SkewReport]:
 
 
 def _furthest(prediction: Prediction, again: float | list[float]) -> tuple[float, float]:
-    """The logged score and the recomputed one; of several classes those that differ most."""
+    """Return the logged score and the recomputed score.
+
+    Of several classes, return the scores of the class for which the two differ most.
+    """
     if not isinstance(again, list):
         return prediction.score, again
     used = [] if prediction.scores is None else list(prediction.scores.values())
-    if len(used) != len(again):  # another version's answer
+    if len(used) != len(again):  # the answer was given by another version
         return prediction.score, math.nan
     return max(zip(used, again, strict=True), key=lambda pair: abs(pair[0] - pair[1]))

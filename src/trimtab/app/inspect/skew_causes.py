@@ -1,4 +1,4 @@
-"""Causes of differences between logged and recomputed values."""
+"""Find out why recomputed values differ from logged values."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 Array = NDArray[Any]
-_ONLINE = ("live", "online")  # modes of answers that were read from online state
+_ONLINE = ("live", "online")  # the modes of answers whose features were read from the online state
 
 
 class Diagnosis:
-    """Finds the causes of differences."""
+    """Finds the cause of each difference between a used and a recomputed value."""
 
     def __init__(self, system: System, past: Past, versions: Versions) -> None:
         self._system = system
@@ -39,7 +39,10 @@ class Diagnosis:
         self._appended: dict[tuple[str, int], int] = {}
 
     def causes(self, rows: Rows, differ: Array) -> dict[tuple[int, int], Cause]:
-        """The cause of each difference, by row and input; `differ` is bool (rows, inputs)."""
+        """Return the cause of each difference by row and input.
+
+        `differ` marks the values that differ, as bool (rows, inputs).
+        """
         chosen = np.flatnonzero(differ.any(1))
         if not len(chosen):
             return {}
@@ -75,21 +78,24 @@ class Diagnosis:
         return found
 
     def _again(self, features: FeatureSet, part: Rows) -> Array:
-        """Where recomputing gives the same again, as a function of its arguments alone does."""
+        """Return where a second recomputation gives the same value as the first.
+
+        This is so everywhere unless a function of the user depends on more than its arguments.
+        """
         try:
             found = self._past.as_of(features, part.requests, part.at_us, part.positions)
             values, reasons = part.known.matrix(found.features)
-        except TrimtabError:  # a function that fails now
+        except TrimtabError:  # a function of the user fails now
             return np.zeros(part.again.shape, bool)
         return ~differences(part.again, part.again_reasons, values, reasons)
 
     def _other_definitions(self, part: Rows) -> Array:
-        """Where other definitions than the version's give the used value."""
+        """Return where definitions other than the version's own give the value that was used."""
         found = np.zeros(part.used.shape, bool)
         for features in self._versions.others(part.known):
             try:
                 others = self._past.as_of(features, part.requests, part.at_us, part.positions).features
-            except TrimtabError:  # no evidence
+            except TrimtabError:  # definitions that fail give no evidence
                 continue
             values, reasons = part.known.matrix(others)
             found |= ~differences(part.used, part.used_reasons, values, reasons)
@@ -100,7 +106,10 @@ class Diagnosis:
         return here.cpu != there.cpu or here.packages.get("numpy") != there.packages.get("numpy")
 
     def _clock_behind(self, prediction: Prediction) -> bool:
-        """Whether t is before the greatest append time in P, which it never is for online answers."""
+        """Return whether a record that the answer had read was appended after the time of the answer.
+
+        This never happens to online answers unless the clock was set back.
+        """
         if prediction.mode not in _ONLINE or PAST in prediction.flags:
             return False
         return any(self._appended_at(*place) > prediction.at_us for place in prediction.positions.items())
@@ -113,7 +122,7 @@ class Diagnosis:
         return self._appended[partition, position]
 
     def _history_changed(self, prediction: Prediction, sources: frozenset[str]) -> bool:
-        """Whether records of these sources that could have counted were erased."""
+        """Return whether records of these sources were erased that could have counted for the prediction."""
         if any(position > self._past.positions.get(name, 0) for name, position in prediction.positions.items()):
             return True
         if any(us >= prediction.made_at_us for us in self._forgotten_at_us) and sources:
@@ -127,7 +136,7 @@ class Diagnosis:
     def _removed(
         self, prediction: Prediction, views: Mapping[str, View], features: Iterable[str], lacking: Collection[str]
     ) -> bool:
-        """Whether some of these features read events that [retention] has removed."""
+        """Return whether one of these features reads events that were removed by the settings in [retention]."""
         places = [(name, *name.partition(".")[::2]) for name in features]
         return any(
             sees_removed(views[view], one, self._kept_from, prediction.at_us, lacks=name in lacking)
@@ -144,7 +153,7 @@ class Diagnosis:
 
     @cached_property
     def _erased(self) -> Mapping[str, list[tuple[str, int]]]:
-        """Partitions and positions of erased records, by source."""
+        """The partitions and positions of erased records, by source."""
         found: dict[str, list[tuple[str, int]]] = {}
         for block in self._past.reread():
             for record in block:
@@ -154,10 +163,10 @@ class Diagnosis:
 
 
 def _may_have_lost(views: Mapping[str, View], name: str, used: float, again: float) -> bool:
-    """Whether removed events explain the difference of a view's feature."""
+    """Return whether removed events can explain the difference of a view's feature."""
     view, _, feature = name.partition(".")
     aggregate = views[view].features[feature]
-    if aggregate.of is not None and aggregate.of.is_category:  # its numbers are places in a vocabulary
+    if aggregate.of is not None and aggregate.of.is_category:  # the numbers of a category only index a vocabulary
         return True
     return aggregate.explains_loss(used, again)
 
@@ -177,5 +186,5 @@ def _taken(rows: Rows, chosen: Array) -> Rows:
 
 
 def _inputs_agree(needed: frozenset[str], names: Sequence[str], differ: Array) -> bool:
-    """Whether every view feature that a feature is computed from was an input and agrees."""
+    """Return whether every view feature that a feature is computed from was an input itself and does not differ."""
     return all(name in names and not differ[names.index(name)] for name in needed)

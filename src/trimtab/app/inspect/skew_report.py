@@ -1,4 +1,4 @@
-"""Results of skew checks, and their storage."""
+"""The results of skew checks, and how they are stored."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from trimtab.features.skew import EXPLAINED, Cause, Share
 from trimtab.features.skew import share as share_of
 from trimtab.store.ports import Append, Catalog, Put, Remove
 
-KIND = "skew"  # of the newest check of each model in the catalogue
-JOURNAL = "skew"  # of all checks
-SCORE = "(score)"  # the name of the model's score among its inputs
+KIND = "skew"  # the kind of catalogue record that has the newest check of a model
+JOURNAL = "skew"  # the journal of all checks
+SCORE = "(score)"  # stands for the model's score where inputs are named
 _SHOWN = 5
 
 
 class Mismatch(msgspec.Struct, frozen=True, kw_only=True):
-    """One used value that differs from the recomputed one."""
+    """A value that a prediction used and that differs from the recomputed value."""
 
-    prediction: str  # its id: `trimtab why ID` shows the rest
+    prediction: str  # the id of the prediction: `trimtab why ID` shows the rest
     model: str
     version: str  # "late_flight@7"
     arm: str
     mode: str
     made_at: str
-    at: str  # t
-    positions: dict[str, int]  # P
+    at: str  # the time of the request, as of which its features were computed
+    positions: dict[str, int]  # how far the event log was applied when the prediction was made
     feature: str
     cause: Cause
-    used: float | None  # as the model was shown it
+    used: float | None  # the value that the model got
     again: float | None
-    used_reason: str | None  # None: computed, from no view
+    used_reason: str | None  # None: the value is not read from a view
     again_reason: str | None
 
     def line(self) -> str:
-        """The same for people."""
+        """The mismatch as one line of text."""
         sides = (self.used, self.used_reason), (self.again, self.again_reason)
         used, again = ("null" if v is None else repr(v) for v, _ in sides)
         used, again = (f"{v}{f' ({r})' if r else ''}" for v, (_, r) in zip((used, again), sides, strict=True))
@@ -44,23 +44,23 @@ class Mismatch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelSkew(msgspec.Struct, frozen=True, kw_only=True):
-    """One model's part in a check."""
+    """The result of a check for one model."""
 
     model: str
-    rows: int = 0  # predictions that were computed again
+    rows: int = 0  # the number of predictions whose features were recomputed
     values: int = 0
     rows_differing: int = 0
-    causes: dict[str, dict[str, int]] = {}  # by feature and cause: values that differ
-    stale_rows: int = 0  # right as of P; with the whole log at t they would have been others
+    causes: dict[str, dict[str, int]] = {}  # the number of values that differ, by feature and cause
+    stale_rows: int = 0  # right for the records applied then; all records in the log would give others
     arms: dict[str, int] = {}
     versions: dict[str, int] = {}
     modes: dict[str, int] = {}
-    scores: int = 0  # answers given again by the stored version
-    unchecked: dict[str, int] = {}  # by reason: predictions that could not be computed again
+    scores: int = 0  # the number of scores that the stored version computed again
+    unchecked: dict[str, int] = {}  # the number of predictions that could not be recomputed, by reason
 
     @property
     def mismatches(self) -> int:
-        """Values that differ, whatever the cause."""
+        """The number of values that differ, for any cause."""
         return sum(n for of_feature in self.causes.values() for n in of_feature.values())
 
     @property
@@ -71,7 +71,7 @@ class ModelSkew(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def share(self) -> Share:
-        """How many values differ, with a 95 % interval."""
+        """The share of values that differ, with a 95 % interval."""
         return share_of(self.mismatches, self.values)
 
 
@@ -80,39 +80,39 @@ class SkewReport(msgspec.Struct, frozen=True, kw_only=True):
 
     format: int = 1
     at_us: int
-    by: str  # who checked: "a person", "service"
+    by: str  # who made the check: "a person" or "service"
     seed: int
     since_us: int | None
     models: list[ModelSkew]
-    examples: list[Mismatch]  # the first ones of each feature and cause
+    examples: list[Mismatch]  # the first mismatches of each feature and cause
 
     @property
     def rows(self) -> int:
-        """Predictions that were computed again."""
+        """The number of predictions whose features were recomputed."""
         return sum(one.rows for one in self.models)
 
     @property
     def values(self) -> int:
-        """Values that were compared."""
+        """The number of values that were compared."""
         return sum(one.values for one in self.models)
 
     @property
     def mismatches(self) -> int:
-        """Values that differ, whatever the cause."""
+        """The number of values that differ, for any cause."""
         return sum(one.mismatches for one in self.models)
 
     @property
     def share(self) -> Share:
-        """How many values differ, with a 95 % interval."""
+        """The share of values that differ, with a 95 % interval."""
         return share_of(self.mismatches, self.values)
 
     @property
     def is_red(self) -> bool:
-        """Whether a value differs that should not, or there was nothing to compare."""
+        """Whether a value differs for a cause that needs action, or nothing could be compared."""
         return not self.rows or any(one.red for one in self.models)
 
     def lines(self) -> list[str]:
-        """The same for people."""
+        """The result as lines of text."""
         found = self.share
         out = [
             f"skew as of {format_time(self.at_us)}: {self.rows:,} predictions, {self.values:,} values computed "
@@ -121,7 +121,7 @@ class SkewReport(msgspec.Struct, frozen=True, kw_only=True):
         ]
         for one in self.models:
             out += _model_lines(one)
-        told = [one for one in self.examples if one.cause != "pruned"]  # one line says enough of those
+        told = [one for one in self.examples if one.cause != "pruned"]  # pruned values need no examples
         out += [f"  {one.line()}; trimtab why {one.prediction}" for one in told]
         if not self.rows:
             out.append("RED  no prediction was checked: there is no evidence either way")
@@ -130,24 +130,24 @@ class SkewReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Agreement(msgspec.Struct, frozen=True):
-    """What was compared since a difference was found last, without another one."""
+    """What was compared since the last difference was found."""
 
     values: int
-    compared_us: int  # when a prediction of its version was compared last
+    compared_us: int  # when a prediction of the signal's version was last compared
 
 
 class CheckedModel(msgspec.Struct, frozen=True):
-    """The newest check of one model that found predictions, as the catalogue keeps it."""
+    """The newest check of one model that found predictions, as the catalogue stores it."""
 
-    looked_at_us: int  # when predictions were last drawn, whether there were any
-    at_us: int  # when some were checked
+    looked_at_us: int  # when predictions were last looked for, even if there were none
+    at_us: int  # when predictions were last checked
     by: str
     found: ModelSkew
-    agreed: dict[str, Agreement] = {}  # by signal that stands
+    agreed: dict[str, Agreement] = {}  # by signal that has not ended
 
 
 def red_words(found: ModelSkew) -> str:
-    """What is wrong, in a few words."""
+    """Describe in a few words which values differ."""
     values = sum(n for of in found.red.values() for n in of.values())
     worst = sorted(found.red.items(), key=lambda item: (-sum(item[1].values()), item[0]))
     said = "; ".join(f"{feature}: {', '.join(f'{n:,} {c}' for c, n in of.items())}" for feature, of in worst[:_SHOWN])
@@ -155,12 +155,12 @@ def red_words(found: ModelSkew) -> str:
 
 
 def newest_checks(catalog: Catalog) -> dict[str, CheckedModel]:
-    """The newest check of each model."""
+    """Return the newest check of each model."""
     return {r.key: msgspec.json.decode(r.body, type=CheckedModel) for r in catalog.find(KIND)}
 
 
 def checks(catalog: Catalog, *, after: int = 0, limit: int = 10_000) -> list[SkewReport]:
-    """Checks as they were made, oldest first."""
+    """Return the stored checks, oldest first."""
     return [msgspec.json.decode(e.body, type=SkewReport) for e in catalog.journal(JOURNAL, after=after, limit=limit)]
 
 
@@ -170,7 +170,7 @@ def keep(
     agreed: Mapping[str, dict[str, Agreement]],
     signals: Sequence[Put | Remove | Append],
 ) -> None:
-    """Store a check, and the signals that it begins and ends, in one transaction."""
+    """Store a check in one transaction with the signals that it begins and ends."""
     changes: list[Put | Remove | Append] = [Append(JOURNAL, report.at_us, msgspec.json.encode(report))]
     before = newest_checks(catalog)
     for one in report.models:

@@ -1,4 +1,7 @@
-"""Features of logged predictions recomputed as of their own (t, P), by their version's definitions."""
+"""Recompute the features of logged predictions, by the definitions of the version that answered.
+
+Each prediction is recomputed as of its own time and from the records that were applied at that time.
+"""
 
 from __future__ import annotations
 
@@ -46,12 +49,12 @@ class Known(msgspec.Struct, frozen=True, eq=False):
         return self.artifact.encoding
 
     def matrix(self, found: FeatureFrame) -> tuple[Array, Array]:
-        """Model inputs, float64 (rows, inputs), and reason codes, uint8 (rows, inputs)."""
+        """Return the model's inputs, float64 (rows, inputs), and their reason codes, uint8 (rows, inputs)."""
         return self.encoding.matrix(found.values), found.codes(self.features.names)
 
 
 class Rows(msgspec.Struct, frozen=True, eq=False):
-    """Predictions of one version: used values and recomputed ones."""
+    """Predictions of one version, with the values that were used and the recomputed values."""
 
     known: Known
     predictions: list[Prediction]
@@ -61,7 +64,7 @@ class Rows(msgspec.Struct, frozen=True, eq=False):
     used_reasons: Array  # uint8 (rows, inputs)
     again: Array
     again_reasons: Array
-    stale: Array  # bool (rows,): records in the log at t, but not in P, would have changed the inputs
+    stale: Array  # bool (rows,): whether logged records not applied yet would have changed the inputs
 
     @property
     def positions(self) -> list[dict[str, int]]:
@@ -69,26 +72,26 @@ class Rows(msgspec.Struct, frozen=True, eq=False):
 
 
 class Past:
-    """The event log as it is now, for features as of the past."""
+    """The event log as it is now, from which features as of the past are computed."""
 
     def __init__(self, system: System) -> None:
         self._system = system
         self.frames: dict[str, EventFrame] = {}
         self.positions: dict[str, int] = {}
         self.conflicts: frozenset[str] = frozenset()
-        self.failure: str | None = None  # why there is no history
-        self._blocks: list[Sequence[LogRecord]] | None = None  # all records, once read
+        self.failure: str | None = None  # why no history can be read
+        self._blocks: list[Sequence[LogRecord]] | None = None  # all records, after they were read once
         try:
             self.frames, self.positions = system.history.frames_at(system.definitions.sources)
             conflicts = system.history.id_conflicts
             self.conflicts = frozenset(name for name, count in conflicts.items() if count)
-        except (Misuse, Corrupt) as error:  # truncated, and no table has it
+        except (Misuse, Corrupt) as error:  # records were truncated, and no table has them
             self.failure = str(error)
 
     def as_of(
         self, features: FeatureSet, requests: Columns, at_us: Array, positions: Sequence[Mapping[str, int]]
     ) -> AsOf:
-        """The features of requests, each as of its own (t, P)."""
+        """Compute the features of each request as of its own time and from its own log positions."""
         sources = {view.source.name for view in features.views}
         return evaluate_as_of(
             features,
@@ -101,9 +104,9 @@ class Past:
         )
 
     def reread(self) -> Iterator[Sequence[LogRecord]]:
-        """Every record, from the tables of record where the log was truncated, else from the log.
+        """Yield every record, from the tables of record where the log was truncated, and otherwise from the log.
 
-        Kept in memory where they fit, because they are read several times.
+        The records are kept in memory if they fit, because they are read several times.
         """
         if self._blocks is not None:
             yield from self._blocks
@@ -130,20 +133,20 @@ class Past:
 
 
 class Versions:
-    """Versions with their definitions, each loaded once."""
+    """The versions of predictions with their definitions, each loaded once."""
 
     def __init__(self, system: System) -> None:
         self._system = system
         self._known: dict[str, Known | str] = {}
 
     def of(self, prediction: Prediction) -> Known | str:
-        """The version of a prediction with its definitions, or why they cannot be used."""
+        """Return the version of a prediction with its definitions, or the reason why they cannot be used."""
         if prediction.version not in self._known:
             self._known[prediction.version] = self._look(prediction)
         return self._known[prediction.version]
 
     def others(self, known: Known) -> list[FeatureSet]:
-        """Other definitions that give inputs of the same names and types."""
+        """Return other definitions that give inputs of the same names and types."""
         seen = [one.features for one in self._known.values() if isinstance(one, Known)]
         same = {
             features.hash: features
@@ -176,7 +179,7 @@ class Versions:
 
 
 def fits(known: Known, prediction: Prediction) -> str | None:
-    """Why a prediction cannot be compared with its version's definitions; None when it can."""
+    """Return why a prediction cannot be compared by its version's definitions, or None if it can be compared."""
     width = len(known.features.names)
     if len(prediction.values) != 8 * width or len(prediction.reasons) != width:
         return f"the prediction does not have the inputs of {known.version.name}"
@@ -190,7 +193,10 @@ def compute(
     groups: Mapping[str, tuple[Known, list[Prediction]]],
     failed: Callable[[Sequence[Prediction], str], object],
 ) -> Iterator[Rows]:
-    """Recompute the features of predictions by version; `failed` gets those that cannot be computed, and why."""
+    """Recompute the features of predictions, version by version.
+
+    `failed` is called with the predictions that cannot be recomputed, and with the reason.
+    """
     by_features: dict[str, list[tuple[Known, list[Prediction]]]] = {}
     for known, predictions in groups.values():
         by_features.setdefault(known.features.hash, []).append((known, predictions))

@@ -1,4 +1,4 @@
-"""Seeded samples of the prediction log, uniform and with some of every version and arm."""
+"""Draw seeded samples of the prediction log: uniform, with some predictions of every version and arm."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.serving.log.prediction_record import ERASED, decode
 from trimtab.store.log_places import begin_of
 
-_SEVERAL = 4  # times the sample are read, so that rare versions and arms are among them
-_FEW = 20_000  # logs of at most so many predictions are read whole
+_SEVERAL = 4  # read so many times the sample size, so that rare versions and arms are found
+_FEW = 20_000  # a log of at most so many predictions is read completely
 _BLOCK = 10_000
 
 
@@ -23,10 +23,11 @@ def draw(
     after: Mapping[str, int],
     seed: int,
 ) -> list[Prediction]:
-    """Predictions after the positions `after` by time: a sample of `count` of those wanted, or (None) all.
+    """Return predictions that come after the positions `after`, in order of time.
 
-    Long logs are cut into equal parts, and one prediction of each is read. A quarter of the sample is spread evenly
-    over versions, arms and modes, the rest is random.
+    A sample of `count` of the wanted predictions is returned, or all of them if `count` is None. A long log is divided
+    into equal parts, and one prediction of each part is read. A quarter of the sample is spread evenly over versions,
+    arms and modes. The rest is random.
     """
     ends = {name: last for name, last in predictions.log.positions().items() if last > after.get(name, 0)}
     total = sum(last - after.get(name, 0) for name, last in ends.items())

@@ -1,4 +1,4 @@
-"""Signals of skew by version and cause, which end when enough newer predictions agree."""
+"""Signals of skew by version and cause. A signal ends when enough newer predictions agree."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from trimtab.features.skew import share
 from trimtab.monitoring.signals import listed_signals, settle_signals
 from trimtab.store.ports import Append, Catalog, Put, Remove
 
-SIGNAL = "skew"  # the kind of its signals
-_ENOUGH = 3.0  # times the values that held one difference: at the old rate one in twenty would show none
-_GONE_US = DAY_US  # without a prediction of the version to compare
+SIGNAL = "skew"  # the kind of these signals
+_ENOUGH = 3.0  # if so many expected differences stay out, chance explains it only 1 time in 20
+_GONE_US = DAY_US  # after so long without a prediction of the version, the signal ends
 _OVER = "newer predictions agree again, or the version makes none any more"
 
 
 class Difference(msgspec.Struct):
-    """Values of one version that differ for one cause."""
+    """The values of one version that differ for the same cause."""
 
     mismatches: int
-    first_us: int  # when the first and the newest of these predictions were made
+    first_us: int  # when the first of the predictions with such a value was made; below, the newest
     newest_us: int
-    line: str  # the first one, for people
+    line: str  # the first difference, as text
 
 
 class Compared(msgspec.Struct):
-    """Counts of one version in a check."""
+    """What a check found for one version."""
 
     values: int = 0
-    red: dict[str, Difference] = {}  # by cause, of the causes that need action
+    red: dict[str, Difference] = {}  # by cause, for those causes that need action
 
 
 def settle_skew(
@@ -45,14 +45,15 @@ def settle_skew(
     owner: str | None,
     now_us: int,
 ) -> tuple[list[Put | Remove | Append], dict[str, Agreement]]:
-    """The writes that begin and end signals, and how many values agree so far for standing ones.
+    """Return the writes that begin and end signals, and how many values agree so far for each standing signal.
 
-    A signal stands until three times as many newer values agree as it was found among, or until its version made no
-    prediction for a day. Older predictions that are checked again do not begin a listed signal a second time.
+    A signal ends when newer values agree that are three times as many as the values among which one difference was
+    found. It also ends when its version made no prediction for a day. If older predictions are checked again, their
+    differences do not begin a signal a second time.
 
     Args:
-        versions: What the check found, by address.
-        agreed: Values that agreed before this check, by signal.
+        versions: What the check found, by the address of the version.
+        agreed: The values that agreed before this check, by signal.
         found: The result of the check in a few words.
     """
     listed = [one for one in listed_signals(catalog, model) if one.kind == SIGNAL]

@@ -1,4 +1,4 @@
-"""Skew checks of a running service."""
+"""Skew checks that a running service makes by itself."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ if TYPE_CHECKING:
     from trimtab.serving.observe.metrics import Metrics
 
 _SAMPLE = 200
-_EVERY_S = 300.0  # between two checks
-_REST = 50.0  # and at least so many times the duration of the last one: under 2 % of one core
+_EVERY_S = 300.0  # the least time between two checks
+_REST = 50.0  # and so many durations of the last check, so that checks take under 2 % of a core
 
 
 class SkewWatch:
-    """Checks samples of a service's newest predictions, at most every `every_s` seconds, and less often if slow."""
+    """Checks samples of a service's newest predictions.
+
+    It checks at most every `every_s` seconds, and less often if a check takes long.
+    """
 
     def __init__(self, system: System, *, every_s: float = _EVERY_S) -> None:
         self.checked = 0
-        self.mismatches: Counter[tuple[str, str]] = Counter()  # by feature and cause
+        self.mismatches: Counter[tuple[str, str]] = Counter()  # the number of differing values, by feature and cause
         self.checked_at_us: int | None = None
         self._system = system
         self._every_s = every_s
@@ -32,12 +35,12 @@ class SkewWatch:
         self._reached: dict[str, int] | None = None
 
     def check(self) -> SkewReport | None:
-        """Check predictions since the last check, when it is due and there are any."""
+        """Check the predictions since the last check, if a check is due and there are new predictions."""
         began_s = time.monotonic()
         ends = self._system.predictions.log.positions()
         if began_s < self._due_s or ends == self._reached or not ends:
             return None
-        from trimtab.app.inspect.skew import check_skew  # here: a service is ready without it
+        from trimtab.app.inspect.skew import check_skew  # imported here: a service is ready without it
 
         try:
             now_us = self._system.clock.now_us()
@@ -50,7 +53,7 @@ class SkewWatch:
             self._due_s = time.monotonic() + max(self._every_s, _REST * (time.monotonic() - began_s))
 
     def show(self, metrics: Metrics) -> None:
-        """Register the metrics."""
+        """Register the metrics of skew checks."""
         metrics.counted(
             "trimtab_skew_checked_total",
             "Logged predictions whose features were computed again as of their own (t, P).",

@@ -54,14 +54,14 @@ if TYPE_CHECKING:
     from trimtab.steering.definitions import Deployment
 
 _RECENT_US = 14 * DAY_US
-_TICK_US = 2 * DAY_US  # between two ticks
+_TICK_US = 2 * DAY_US  # longer between two ticks is an error
 _ASIDE = ("duplicates", "id_conflicts", "corrections", "too_late", "no_entity", "refused_deletes", "failed")
-_STUCK_US = MINUTE_US  # a record may wait so long while a process applies the log,
-_UNFOLLOWED_US = HOUR_US  # and so long without one: a prediction in process catches up by itself
+_STUCK_US = MINUTE_US  # how long a record may wait if a process applies the log
+_UNFOLLOWED_US = HOUR_US  # how long if none does: a prediction in process catches up by itself
 
 
 class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One deployment."""
+    """The status of one deployment."""
 
     model: str
     version: str | None  # "late_flight@7"; None: nothing is in service
@@ -73,38 +73,38 @@ class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_decision: str | None
     trust: str | None = None  # "pickle": loading the version in service runs code
     cache: str | None = None  # the hit rate of its score cache, if it has one
-    learner: str | None = None  # labels an online learner has learnt and set aside
-    inputs: str | None = None  # why its input columns are not monitored; None: they are
-    ungated: str | None = None  # why it is in service though it passed no gate; None: it passed one
-    beside: dict[str, str] = {}  # by arm with a share, canary or shadow: its version and share of requests
+    learner: str | None = None  # how many labels an online learner has learnt and set aside
+    inputs: str | None = None  # why the input columns are not monitored; None if they are
+    ungated: str | None = None  # why the version is in service without a passed gate; None if it passed one
+    beside: dict[str, str] = {}  # for canary and shadow, if they have a share: version and share of requests
 
 
 class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One source of events."""
+    """The status of one source of events."""
 
     name: str
     events: int
-    newest: str | None  # event time of the newest one
-    quarantined: dict[str, int]  # by reason
+    newest: str | None  # the event time of the newest event
+    quarantined: dict[str, int]  # the number of rows in quarantine, by reason
     duplicates: int
     id_conflicts: int
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole project at one time."""
+    """The status of the whole project at one time."""
 
     at: str
     frozen: bool
     deployments: list[DeploymentStatus]
-    skew: dict[str, str]  # by model: what the newest check of its predictions found
+    skew: dict[str, str]  # what the newest check of a model's predictions found, by model
     sources: list[SourceStatus]
     unapplied: list[str]  # definitions of the project file that differ from the applied ones: "view carrier"
-    lag_records: int | None  # of the log, not yet in online features; None: those are damaged
-    views: dict[str, dict[str, int]]  # by view: counts of its applied records by outcome; empty: views are damaged
-    failures: list[FeatureFailure]  # features whose value failed for events
-    disk_bytes: int  # of the state folder
-    service: ServiceState | None  # what serves the project now
-    signals: list[Signal]  # of monitors: standing ones, and those that ended within seven days
+    lag_records: int | None  # log records that are not applied yet; None if online features are damaged
+    views: dict[str, dict[str, int]]  # by view: its applied records by outcome; empty if views are damaged
+    failures: list[FeatureFailure]  # features that could not be computed for some events
+    disk_bytes: int  # the size of the state folder
+    service: ServiceState | None  # the service that serves the project now
+    signals: list[Signal]  # signals that stand or ended within the last seven days
     red: list[str]
 
     @property
@@ -119,7 +119,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.lag_records:,} records behind the log"
 
     def lines(self) -> list[str]:
-        """The same for people."""
+        """The status as lines of text."""
         out = [f"as of {self.at}" + (", FROZEN: no automation" if self.frozen else "")]
         for d in self.deployments:
             if d.version is None:
@@ -151,7 +151,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         for name, counts in self.views.items():
             asides = [f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items() if n and what in _ASIDE]
             out.append(f"  {name}: {counts['applied']:,} records" + (f" ({', '.join(asides)})" if asides else ""))
-        out += [f"  FAILED {one.line}" for one in self.failures if not one.recent]  # the others are red
+        out += [
+            f"  FAILED {one.line}" for one in self.failures if not one.recent
+        ]  # recent failures are among the red lines
         out.append(f"disk: {format_bytes(self.disk_bytes)}")
         out += [] if self.service is None else [_served_by(self.service)]
         for one in self.signals:
@@ -179,7 +181,7 @@ def project_status(system: System) -> Status:
     skew, differing = skew_lines(system)
     red += differing
     signals = [signal for signal in listed_signals(system.state.catalog) if _shown(system, signal, now_us)]
-    told = {(SIGNAL, line.partition(": skew: ")[0]) for line in differing}  # of the newest check
+    told = {(SIGNAL, line.partition(": skew: ")[0]) for line in differing}  # already shown by the newest check
     red += [
         f"{one.model}: {one.message}" + (f" At that time: {one.cause}." if one.cause else "")
         for one in signals
@@ -222,15 +224,15 @@ def project_status(system: System) -> Status:
 
 
 def _shown(system: System, signal: Signal, now_us: int) -> bool:
-    """Whether a signal is of a deployed model, and stands or ended recently."""
+    """Return whether a signal belongs to a deployed model, and stands or ended recently."""
     ended_us = signal.ended_at_us
     return signal.model in system.definitions.deployments and (ended_us is None or now_us - ended_us <= LISTED_US)
 
 
 def _applying(system: System, lag_records: int) -> list[str]:
-    """Errors of online features and of a serving process."""
+    """Return the errors of online features and of a serving process."""
     followed = system.views.followed()
-    failures = service_failures(system.state.catalog) if followed else {}  # else the service has ended
+    failures = service_failures(system.state.catalog) if followed else {}  # else they are of a service that ended
     red = [f"the serving process: {work} failed: {text}" for work, text in failures.items()]
     stands = standing(system.state.catalog)
     if stands is not None and (followed or lag_records):
@@ -262,7 +264,7 @@ def _served_by(service: ServiceState) -> str:
 
 
 def _not_answering(service: ServiceState) -> list[str]:
-    """Workers that died and do not restart."""
+    """Return a line for each worker that died and does not restart."""
     return [
         f"worker {one.slot} of the service does not answer; {one.ended}: {one.last_words.rpartition(chr(10))[2][:300]}"
         for one in service.workers
@@ -271,7 +273,7 @@ def _not_answering(service: ServiceState) -> list[str]:
 
 
 def _reading_another_file(service: ServiceState) -> list[str]:
-    """Workers whose project file is not the one the service started with. # D36"""
+    """Return a line for each worker that reads another project file than the service started with. # D36"""
     return [
         f"worker {one.slot} of the service reads a project file that has changed since the service started, and may "
         "answer differently from the others: restart the service"
@@ -338,7 +340,7 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
 
 
 def _failure(system: System, version: Version) -> str | None:
-    """Why a version cannot answer here; None when there is no such evidence."""
+    """Return why a version cannot answer here, or None if nothing speaks against it."""
     absent = absent_library(version.runtime)
     if absent is not None:
         return f"{missing_library(version.runtime, ModuleNotFoundError(name=absent))}."
@@ -346,13 +348,13 @@ def _failure(system: System, version: Version) -> str | None:
         check_functions(system.live.of(version))
     except (Misuse, Corrupt) as error:
         return str(error)
-    if version.runtime in ("pickle", "torch"):  # it runs the project's code, which may have changed
+    if version.runtime in ("pickle", "torch"):  # the version runs the project's code, which may have changed
         return failure_to_load(system.config, system.state_folder, version)
     return None
 
 
 def _cache(system: System, deployment: Deployment) -> str | None:
-    """The score cache of a deployment, and its hit rate since the service began."""
+    """Describe the score cache of a deployment, with its hit rate since the service began."""
     if deployment.cache is None:
         return None
     room = f"caches scores, in up to {format_bytes(deployment.cache.size_bytes)}"
@@ -364,7 +366,7 @@ def _cache(system: System, deployment: Deployment) -> str | None:
 
 
 def _learner(system: System, deployment: Deployment, version: Version, now_us: int, red: list[str]) -> str | None:
-    """The labels an online learner has learnt; recent ones that it could not learn are red."""
+    """Describe which labels an online learner has learnt. Labels that it recently could not learn are red."""
     if deployment.learn != "online":
         return None
     try:
@@ -393,7 +395,7 @@ def _arms(system: System, name: str) -> dict[str, str]:
 
 
 def _armed_ungated(system: System, arm: str, version: Version) -> str:
-    """Who set a canary without a passed gate, and why."""
+    """Say who set a canary that passed no gate, and why."""
     if arm != CANARY or system.registry.passed_gate(version) is not None:
         return ""
     move = system.registry.aliases(version.model)[arm]
@@ -401,7 +403,7 @@ def _armed_ungated(system: System, arm: str, version: Version) -> str:
 
 
 def _ungated(system: System, version: Version, moved: Sequence[AliasMove]) -> str | None:
-    """Who put a version without a passed gate in service, and why; None if it passed one."""
+    """Say who put a version in service that passed no gate, and why. Return None if the version passed a gate."""
     if system.registry.passed_gate(version) is not None:
         return None
     by = [f"{move.actor}: {move.why}" for move in moved if move.version == version.id]
@@ -427,7 +429,7 @@ def _phase(system: System, state: LoopState, name: str) -> str:
 
 
 def _ticking(system: System, name: str, since_us: int | None, now_us: int) -> list[str]:
-    """Errors of the loop's ticks: the newest one failed, or is long ago."""
+    """Return an error if the loop's newest tick failed or is long ago."""
     turn = last_turn(system.state.catalog, name)
     if turn is not None and turn.last_error is not None:
         return [f"the newest tick failed: {turn.last_error}"]
@@ -439,7 +441,7 @@ def _ticking(system: System, name: str, since_us: int | None, now_us: int) -> li
 
 
 def _unwatched(loop: DeploymentLoop, version: str) -> str | None:
-    """Why the quality of the version in service is not fully monitored; None when it is."""
+    """Return why the quality of the version in service is not fully monitored, or None if it is."""
     watch = loop.monitor.watch
     if watch is None or watch.version != version:
         return "quality is not watched: the version in service was not promoted by the loop; run: trimtab train"

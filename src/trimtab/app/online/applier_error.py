@@ -1,4 +1,4 @@
-"""A note in the catalogue of the error that stopped the process that applies events, for all other processes."""
+"""The error that stopped the process that applies events, noted in the catalogue for all other processes."""
 
 from __future__ import annotations
 
@@ -25,26 +25,29 @@ class Standing(msgspec.Struct, frozen=True):
 
 
 def note_standing(catalog: Catalog, clock: Clock, error: Exception) -> None:
-    """Note that an error stopped it."""
+    """Note the error that stopped the process that applies events."""
     standing = Standing(f"{type(error).__name__}: {error}", clock.now_us())
     try:
         catalog.write([Put(KIND, _KEY, msgspec.json.encode(standing))])
-    except TrimtabError as also:  # a full disk, mostly: it is logged all the same, and readiness says so
+    except TrimtabError as also:  # mostly a full disk; the error is still logged, and the readiness check shows it
         _logger.warning("that events are not applied cannot be noted: %s", also)
 
 
 def standing(catalog: Catalog) -> Standing | None:
-    """The error that stopped it; None: there is none, or events were applied since."""
+    """Return the error that stopped the process that applies events.
+
+    The result is None if no error was noted, or if events were applied since.
+    """
     record = catalog.get(KIND, _KEY)
     return None if record is None else msgspec.json.decode(record.body, type=Standing)
 
 
 @contextmanager
 def standing_recorded(catalog: Catalog, clock: Clock) -> Iterator[None]:
-    """Store the error that stops the application of events in the block, or remove the stored one."""
+    """Store an error that stops the application of events in the block. Without an error, remove the stored one."""
     try:
         yield
-    except (Conflict, Unavailable):  # temporary
+    except (Conflict, Unavailable):  # such an error is temporary
         raise
     except Exception as error:
         note_standing(catalog, clock, error)
@@ -53,6 +56,6 @@ def standing_recorded(catalog: Catalog, clock: Clock) -> Iterator[None]:
 
 
 def forget_standing(catalog: Catalog) -> None:
-    """Remove the note: events are applied again."""
+    """Remove the note, because events are applied again."""
     if catalog.get(KIND, _KEY) is not None:
         catalog.write([Remove(KIND, _KEY)])

@@ -12,14 +12,14 @@ from trimtab.events.definitions import Source
 from trimtab.events.tables import Moved
 from trimtab.store.ports import Log, Table
 
-# frames by source, and the log positions they reach
+# event frames by source, and the log positions up to which they have the events
 FramesAt: TypeAlias = "tuple[dict[str, EventFrame], dict[str, int]]"
 
-_EVENT_BYTES = 1_000  # approximate memory of one event, with the evaluation of features
+_EVENT_BYTES = 1_000  # approximate memory of one event, including the computation of features
 
 
 class SharedHistory(History):
-    """A `History` that threads may share; its frames never change."""
+    """A `History` that several threads may share. Its frames never change."""
 
     def __init__(
         self,
@@ -33,22 +33,22 @@ class SharedHistory(History):
         self._mutex = threading.RLock()
 
     def refresh(self) -> int:
-        """Read new records of the log; their number."""
+        """Read the new records of the log, and return their number."""
         with self._mutex:
             return super().refresh()
 
     def frame(self, source: str) -> EventFrame:
-        """The events of one source as of the last `refresh`."""
+        """Return the events of one source as of the last `refresh`."""
         with self._mutex:
             return super().frame(source)
 
     def frames_at(self, sources: Iterable[str]) -> FramesAt:
-        """The newest events of some sources and the positions they reach, consistently."""
+        """Return the newest events of some sources, and the positions up to which all of them were read."""
         with self._mutex:
             self.refresh()
             return {name: self.frame(name) for name in sources}, dict(self.positions)
 
 
 def fits_memory(log: Log, memory_bytes: int) -> bool:
-    """Whether all events of a log fit into half of the given memory, with what is computed from them."""
+    """Return whether all events of a log, with what is computed from them, fit into half of the given memory."""
     return sum(log.positions().values()) * _EVENT_BYTES <= memory_bytes // 2

@@ -7,14 +7,15 @@ import threading
 from types import TracebackType
 
 _logger = logging.getLogger(__name__)
-_QUICK_S = 0.5  # work that is done by then says nothing; a command has been starting for as long before
-_EVERY_S = 10.0  # between two lines
+_QUICK_S = 0.5  # work that is done by then logs nothing; a command takes as long to start
+_EVERY_S = 10.0  # the time between two lines
 
 
 class ProgressLog:
-    """Logs the current step and its progress: after half a second, then every ten. Use it in `with`, and call it.
+    """Logs the current step and its progress after half a second, and then every ten seconds.
 
-    The lines are warnings, so that they reach standard error without logging set up: a person waits there.
+    Use it in `with`, and call it at each step. Its lines are warnings, so that they reach standard error even if
+    logging is not set up: a person waits for the command.
     """
 
     def __init__(self, what: str, *, quick_s: float = _QUICK_S, every_s: float = _EVERY_S) -> None:
@@ -25,7 +26,7 @@ class ProgressLog:
         self._thread = threading.Thread(target=self._log, name="trimtab-progress", daemon=True)
 
     def __call__(self, what: str, done: int, of: int) -> None:
-        """Set the step and its progress: `done` of about `of` records."""
+        """Set the current step and its progress: `done` of about `of` records."""
         self._what, self._far = what, f"{min(1.0, done / of) if of else 1.0:.0%} of {of:,} records"
 
     def __enter__(self) -> ProgressLog:

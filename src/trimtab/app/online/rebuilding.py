@@ -1,4 +1,4 @@
-"""Requests to the process that applies the log to rebuild a view, kept in the catalogue."""
+"""Requests to rebuild a view, stored in the catalogue for the process that applies the log."""
 
 from __future__ import annotations
 
@@ -28,21 +28,22 @@ class Rebuild(msgspec.Struct, frozen=True):
 
 
 class Rebuilds:
-    """The requested rebuilds: one catalogue record per view, removed when it is done.
+    """The requested rebuilds. Each view has one record in the catalogue, which is removed when the rebuild is done.
 
-    A failed one stays until it is requested again, so that every waiting process reads the error.
+    The record of a failed rebuild stays until the rebuild is requested again, so that every waiting process reads the
+    error.
     """
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
     def next(self) -> str | None:
-        """A view to rebuild."""
+        """Return the name of a view that must be rebuilt, if any."""
         found = ((record.key, _decode(record.body)) for record in self._catalog.find(KIND))
         return next((view for view, rebuild in found if rebuild.failure is None), None)
 
     def note(self, view: str, rebuild: Rebuild) -> None:
-        """Store the progress."""
+        """Store the progress of a rebuild."""
         self._catalog.write([_put(view, rebuild)])
 
     def done(self, view: str) -> None:
@@ -50,19 +51,19 @@ class Rebuilds:
         self._catalog.write([Remove(KIND, view)])
 
     def failed(self, view: str, why: str) -> None:
-        """Store the error of a failed rebuild."""
+        """Store the error of a rebuild that failed."""
         self.note(view, Rebuild(failure=f"the process that applies events could not rebuild it: {why}"))
 
     def wait(self, view: str, followed: Callable[[], bool], progress: Callable[[int, int], object] | None) -> None:
-        """Request a rebuild of a view from the process that applies the log, and wait for it.
+        """Request that the process that applies the log rebuilds a view, and wait until it is done.
 
         Args:
             view: The view's name.
-            followed: Whether such a process is running.
-            progress: Called with records done and records in total.
+            followed: Returns whether a process that applies the log is running.
+            progress: Called with the number of records done and the total number of records.
 
         Raises:
-            Unavailable: The rebuild failed, or the process ended before.
+            Unavailable: The rebuild failed, or the process ended before the rebuild was done.
         """
         self.note(view, Rebuild())
         while (record := self._catalog.get(KIND, view)) is not None:
@@ -71,7 +72,7 @@ class Rebuilds:
                 raise Unavailable(f"view {view!r}: {rebuild.failure}")
             if not followed():
                 ended = Rebuild(failure=_ENDED.format(view=view))
-                with suppress(Conflict):  # it finished just before it ended
+                with suppress(Conflict):  # the process finished the rebuild just before it ended
                     self._catalog.write([_put(view, ended, expected=record.revision)])
                 continue
             if progress is not None and rebuild.of:

@@ -1,4 +1,4 @@
-"""Stored online features: damage, and records not applied yet."""
+"""Stored online features: whether they are damaged, and how many records are not applied yet."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from trimtab.features.online.store import BEGIN, Cursor, read_cursors
 
 
 def damage(state: State) -> str | None:
-    """The damage that makes online features unreadable, and the remedy; None while they can be read.
+    """Return the damage that makes online features unreadable, with the remedy, or None if they can be read.
 
-    A single damaged state is found when its entity is read.
+    Damage to the state of a single entity is found only when that entity is read.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -29,15 +29,15 @@ def damage(state: State) -> str | None:
 
 
 def missing(state: State, views: Collection[str], positions: Mapping[str, int]) -> int:
-    """The number of records up to `positions` of the event log that some views have not applied.
+    """Return the number of records up to `positions` of the event log that some views have not applied.
 
     Args:
         state: The state folder.
-        views: The hashes of their definitions.
-        positions: Positions by partition of the log.
+        views: The hashes of the definitions of these views.
+        positions: A position for each partition of the log.
 
     Raises:
-        Corrupt: The stored features are damaged; the message has the command that repairs them.
+        Corrupt: The stored features are damaged. The message has the command that repairs them.
 
     >>> import tempfile
     >>> from pathlib import Path

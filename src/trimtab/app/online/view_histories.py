@@ -1,4 +1,4 @@
-"""Histories of views' sources, for requests about the past."""
+"""Histories of the sources of views, for requests about the past."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class ViewHistories:
-    """The histories of views' sources: the process's own where it has them as declared, else separate ones."""
+    """The histories of the sources of views.
+
+    The process's own history is used for sources that it has as declared, and separate histories for other sources.
+    """
 
     def __init__(self, state: State, sources: Sequence[Source], shared: Callable[[], SharedHistory]) -> None:
         self._state = state
@@ -23,7 +26,10 @@ class ViewHistories:
         self._own: SharedHistory | None = None
 
     def frames(self, upto: Mapping[str, int] | None) -> FramesAt:
-        """Every source's events, all or up to some positions, and the positions they reach, consistently."""
+        """Return the events of every source, all or up to some positions, and the positions that were read.
+
+        All sources are read up to the same positions.
+        """
         history = self._current() if upto is None else self._read(upto)
         return history.frames_at([source.name for source in self._sources])
 

@@ -1,4 +1,4 @@
-"""Work on online features besides applying records: filling new views, rebuilding, compaction."""
+"""Work on online features other than applying records: filling new views, rebuilding, and compaction."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from trimtab.events.tables import Moved
 
 _logger = logging.getLogger(__name__)
-_COMPACT_US = HOUR_US  # between two compactions
-_LOOK_S = 1.0  # between two checks for requested rebuilds
-_AGAIN_S = 60.0  # until the next try after a failure
-_NOTE_S = 0.5  # between two progress updates
+_COMPACT_US = HOUR_US  # the time between two compactions
+_LOOK_S = 1.0  # the time between two checks for requested rebuilds
+_AGAIN_S = 60.0  # the time until the next try after a failure
+_NOTE_S = 0.5  # the time between two updates of the progress
 
 
 class ViewWork:
-    """Work on the states of views, in bounded pieces between which records are applied.
+    """Work on the states of views, in short pieces between which records are applied.
 
     Args:
         state: The log, online state and catalogue.
         store: The views' states.
         sources: The views' sources.
-        clock: Tells when compaction is due.
+        clock: Tells when a compaction is due.
     """
 
     def __init__(self, state: State, store: OnlineStore, sources: Sequence[Source], *, clock: Clock) -> None:
@@ -47,21 +47,24 @@ class ViewWork:
         self._clock = clock
         self._rebuilds = Rebuilds(state.catalog)
         self._filling: Iterator[Filled] | None = None
-        self._rebuilt: str | None = None  # the requested view
+        self._rebuilt: str | None = None  # the view that is being rebuilt on request
         self._rows = 0
-        self._look_s = 0.0  # monotonic: the next check for requested rebuilds
-        self._again_s = 0.0  # and for new views to fill
+        self._look_s = 0.0  # monotonic time of the next check for requested rebuilds
+        self._again_s = 0.0  # monotonic time of the next check for new views to fill
         self._stored_s = 0.0
         self._compaction = Compaction(store)
         self._compact_us = clock.now_us() + _COMPACT_US
 
     def fill(self, names: Sequence[str] | None = None) -> Iterator[Filled]:
-        """Fill views, those named or all new ones, from the log, and from tables of record where it is truncated."""
+        """Fill the named views, or all new views, from the log.
+
+        Where the log is truncated, the views are filled from the tables of record.
+        """
         moved = self._state.moved(self._sources) if any(self._truncated().values()) else None
         return fill(self._store, self._state.events, views=names, moved=moved)
 
     def read_tables(self) -> None:
-        """Bring views that are behind the start of a truncated log up to it, from the tables of record."""
+        """Bring views that are behind the start of a truncated log up to that start, from the tables of record."""
         live = live_positions(self._store)
         truncated = self._truncated()
         if live is None or all(position <= live.get(name, 0) for name, position in truncated.items()):
@@ -75,26 +78,29 @@ class ViewWork:
         self._store.apply([], reached=reached)
 
     def _truncated(self) -> dict[str, int]:
-        """By partition of the log, the position up to which it was truncated."""
+        """Return for each partition of the log the position up to which it was truncated."""
         log = self._state.events
         return {name: begin_of(log, name, last) for name, last in log.positions().items()}
 
     def _reached(self, moved: Moved, partition: str) -> int:
-        """By partition, the position up to which every source of the views has its records in a table."""
+        """Return the position of a partition up to which all sources of the views have their records in tables."""
         tables, through = moved.tables, moved.through.get(partition, 0)
         found = [tables[s.name].position(partition) if s.name in tables else 0 for s in self._sources]
         return min((max(position, through) for position in found), default=0)
 
     def mark(self) -> None:
-        """Exclude new views from the records to come: they are filled first and join the others then."""
+        """Exclude new views from the records to come.
+
+        New views are filled first, and from then on they get the same records as the other views.
+        """
         moved = self._state.moved(self._sources) if any(self._truncated().values()) else None
         mark_unfilled(self._store, self._state.events, moved)
 
     def reading(self) -> Mapping[str, int]:
-        """The positions from which to read the log: those of the views that can be read.
+        """Return the positions from which to read the log, which are those of the views that can be read.
 
         Raises:
-            Corrupt: The log no longer has the records that they read.
+            Corrupt: The log no longer has the records after these positions.
         """
         live = live_positions(self._store)
         ends = self._state.events.positions()
@@ -104,13 +110,13 @@ class ViewWork:
         return live
 
     def piece(self, busy: bool) -> bool:
-        """Do one bounded piece of due work; whether more is due at once.
+        """Do one short piece of work that is due, and return whether more work is due at once.
 
         Args:
-            busy: Records were applied just before: do only work that a process waits for.
+            busy: Whether records were applied just before. If so, only work that a process waits for is done.
 
         Raises:
-            Unavailable: Another process writes; try again.
+            Unavailable: Another process writes. Try again.
         """
         try:
             if self._filling is None:
@@ -128,7 +134,7 @@ class ViewWork:
             return False
 
     def _next(self) -> Iterator[Filled] | None:
-        """The steps of the next fill."""
+        """Return the steps of the next fill, or None if nothing must be filled now."""
         now_s = time.monotonic()
         if now_s >= self._again_s and unfilled(self._store) and any(self._state.events.positions().values()):
             self._rebuilt = None

@@ -1,4 +1,4 @@
-"""Online features of a project: applying the event log to them, and reading history."""
+"""The online features of a project: how the event log is applied to them, and how history is read."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 LEASE = "views"
 _BATCH = 5_000
-_PATIENCE_S = 3.0  # long enough for another process to finish catching up
+_PATIENCE_S = 3.0  # within this time, another process usually finishes catching up
 
 
 class Views:
-    """The views that versions in service need, kept up to date with the event log. Threads may share it.
+    """The views that versions in service need, kept up to date with the event log. Threads may share the object.
 
-    The set of needed views changes while a project is open: views of a promoted version, or of applied definitions, are
-    filled next to the others; views that nothing needs are removed by `drop`.
+    The set of needed views changes while a project is open. Views of a promoted version or of newly applied definitions
+    are filled next to the existing views. Views that nothing needs are removed by `drop`.
 
     Args:
         state: The log, online state and leases.
-        needed: Returns the views needed now, each definition once.
-        history: Returns the event log in columns, which this process decodes once for all.
-        clock: For the applier's lag.
+        needed: Returns the views that are needed now, each definition once.
+        history: Returns the event log in columns, which this process decodes only once.
+        clock: Gives the time from which the lag of the applier is measured.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Views:
         self._needed = needed
         self._following: Lease | None = None
         self._conflict: str | None = None
-        self._new: tuple[View, ...] = ()  # for the applier to add
+        self._new: tuple[View, ...] = ()  # views that the applier must add
         self._file: tuple[int, int] | None = None  # the file of online features that this process reads
         self._dropping = False
         self._have(needed())
@@ -77,12 +77,12 @@ class Views:
 
     @property
     def blocked(self) -> str | None:
-        """Why new records cannot be applied, or a new view cannot be filled; None if neither."""
+        """Why new records cannot be applied or a new view cannot be filled, or None if both are possible."""
         return self._conflict or (self._work.failure if "_work" in self.__dict__ else None)
 
     @cached_property
     def store(self) -> OnlineStore:
-        """The views' states."""
+        """The states of the views."""
         return OnlineStore(self._state.online, self.views)
 
     @cached_property
@@ -90,7 +90,7 @@ class Views:
         return ViewWork(self._state, self.store, self._sources, clock=self._clock)
 
     def holds(self, features: FeatureSet) -> bool:
-        """Whether features can be read: their views are filled, and as up to date as the others.
+        """Return whether features can be read: their views are filled and as up to date as the other views.
 
         Unknown views are added by the process that applies the log.
         """
@@ -98,7 +98,7 @@ class Views:
         return self.filled(features.views)
 
     def filled(self, views: Sequence[View]) -> bool:
-        """Whether some views can be read as of now."""
+        """Return whether the views can be read as of now."""
         if not any(self._state.events.positions().values()):
             return True
         cursors = read_cursors(self._state.online)
@@ -107,21 +107,21 @@ class Views:
         return all(cursor is not None and front is not None and cursor.place == front.place for cursor in found)
 
     def look(self) -> bool:
-        """Check which views are needed; whether there are new ones to fill."""
+        """Find out which views are needed, and return whether some of them must be filled."""
         held = {view.hash for view in self.views}
         self._new = tuple(view for view in self._needed() if view.hash not in held)
         return bool(self._new)
 
     @property
     def follows(self) -> bool:
-        """Whether this object applies the log."""
+        """Whether this object applies the event log."""
         return self._following is not None
 
     def unneeded(self, needed: Iterable[str] | None = None) -> list[str]:
-        """Stored views that nothing needs any more, by a prefix of their hash.
+        """Return the stored views that nothing needs any more, each by a prefix of its hash.
 
         Args:
-            needed: The hashes of needed views; default: those needed now.
+            needed: The hashes of needed views. By default, these are the views needed now.
         """
         addresses = [view.hash for view in self._needed()] if needed is None else needed
         kept = {cursor_name(address) for address in addresses}
@@ -129,9 +129,9 @@ class Views:
         return sorted({id_of(name) for name in cursors} - kept)
 
     def drop(self) -> bool:
-        """Delete the online features that nothing needs; False while another process applies the log.
+        """Delete the online features that nothing needs. Return False if another process applies the log.
 
-        In a serving process its applier does it soon after.
+        In a serving process, the applier deletes them soon afterwards.
         """
         if self._following is not None:
             self._dropping = True
@@ -145,7 +145,7 @@ class Views:
         return True
 
     def _take_up(self, views: Sequence[View]) -> None:
-        """Set the views to exactly these; only for the process that applies the log."""
+        """Replace the set of views by exactly these views. Only the process that applies the log may do this."""
         known = {view.hash: view for view in self.views}
         views = [known.get(view.hash, view) for view in views]
         self._new = ()
@@ -155,14 +155,15 @@ class Views:
             self.__dict__.pop("_work", None)
 
     def catch_up(self) -> bool:
-        """Apply new records of the log, unless another process does; whether this call did.
+        """Apply new records of the log, and return whether this call did so.
 
-        Records appended while it runs are left to the next call, so that it ends however fast others push. New views
-        are filled from history. Afterwards another process may apply. In a serving process it does nothing: its applier
-        does the work. If it takes longer than half a second, it logs its progress.
+        Nothing is done if another process applies the log. In a serving process, this call does nothing either, because
+        its applier does the work. Records that are appended during the call are left to the next call, so that this
+        call ends however fast others push. New views are filled from history. After the call, another process may apply
+        the log. A call that takes longer than half a second logs its progress.
 
-        If another process has replaced the file of online features, the new file is read from now on; while that is
-        being filled, the old one is.
+        If another process has replaced the file of online features, the new file is read from now on. While the new
+        file is being filled, the old file is read.
         """
         if self._following is not None:
             return False
@@ -193,10 +194,12 @@ class Views:
         return True
 
     def follow(self) -> Applier:
-        """A thread, to be started, that applies the log; until `release` no other process applies.
+        """Return a thread, not yet started, that applies the log.
+
+        Until `release` is called, no other process applies the log.
 
         Raises:
-            Conflict: Another process applies.
+            Conflict: Another process applies the log.
         """
         lease = self._lease()
         if not self._taken(lease, patience_s=_PATIENCE_S):
@@ -225,13 +228,13 @@ class Views:
             raise
 
     def release(self) -> None:
-        """Let other processes apply, after `follow` and once its applier is closed."""
+        """Let other processes apply the log. Call this after `follow`, once its applier is closed."""
         lease, self._following = self._following, None
         if lease is not None:
             self._give_back(lease)
 
     def rebuild(self, view: str, *, progress: Callable[[int, int], object] | None = None) -> int:
-        """Rebuild a view's states from history, in all its definitions; the old ones are read until then.
+        """Rebuild the states of a view from history, in all its definitions. Until then, the old states are read.
 
         If another process applies the log, that process does the work and this call waits for it.
 
@@ -239,9 +242,9 @@ class Views:
             How many records of its source it has.
 
         Raises:
-            NotFound: No deployed model uses such a view.
+            NotFound: No deployed model uses a view of this name.
             Misuse: Needed records were truncated from the log, and no table of record has them.
-            Unavailable: The process that applies the log ended, or failed, before it was done.
+            Unavailable: The process that applies the log ended or failed before the view was rebuilt.
         """
         names = [name for name, plan in self.store.plans.items() if plan.name == view]
         if not names:
@@ -258,31 +261,31 @@ class Views:
         return max(self.store.counts()[name].applied for name in names)
 
     def damage(self) -> str | None:
-        """The damage that makes online features unreadable, and the remedy; None while they can be read.
+        """Return the damage that makes online features unreadable, with the remedy, or None if they can be read.
 
-        A single damaged state is found when its entity is read.
+        Damage to the state of a single entity is found only when that entity is read.
         """
         return damage(self._state)
 
     def missing(self, positions: Mapping[str, int]) -> int:
-        """The number of records up to `positions` of the event log that stored views have not applied.
+        """Return the number of records up to `positions` of the event log that stored views have not applied.
 
         Raises:
-            Corrupt: The stored features are damaged; the message has the command that repairs them.
+            Corrupt: The stored features are damaged. The message has the command that repairs them.
         """
         return missing(self._state, [view.hash for view in self.views], positions)
 
     def rebuild_all(self, *, progress: Callable[[int, int], object] | None = None) -> int:
-        """Rebuild all online features from history, also when the stored ones are damaged.
+        """Rebuild all online features from history, even if the stored features are damaged.
 
-        A process that applies the log does it view by view while this call waits; otherwise the store starts empty, and
-        the old one is restored on failure.
+        If another process applies the log, that process rebuilds them view by view while this call waits. Otherwise the
+        rebuild starts with an empty store, and the old store is restored if the rebuild fails.
 
         Returns:
             How many records the views have taken, in sum.
 
         Raises:
-            Conflict: They are damaged and another process applies the log; nothing was done.
+            Conflict: The stored features are damaged, and another process applies the log. Nothing was done.
             Misuse: Needed records were truncated from the log, and no table of record has them.
         """
         lease = self._lease()
@@ -302,14 +305,14 @@ class Views:
                 forget_standing(self._state.catalog)
                 return sum(counts.applied for counts in self.store.counts().values())
         finally:
-            with suppress(Corrupt):  # the restored one is as damaged as before
+            with suppress(Corrupt):  # the restored store is as damaged as before
                 self._give_back(lease)
 
     def compact(self) -> Compacted:
-        """Reclaim the space of states that no answer can depend on any more.
+        """Reclaim the space of states that no answer can need any more.
 
         Raises:
-            Conflict: Another process applies the log; it compacts by itself.
+            Conflict: Another process applies the log. That process compacts by itself.
         """
         lease = self._lease()
         if self._following is not None or not self._taken(lease):
@@ -321,15 +324,15 @@ class Views:
             return sum(Compaction(self.store).whole(), Compacted())
 
     def followed(self) -> bool:
-        """Whether any process applies the log now."""
+        """Return whether any process applies the log now."""
         return self._following is not None or not self._lease().free()
 
     def lag_records(self) -> int:
-        """The number of log records that the views have not read."""
+        """Return the number of log records that the views have not read."""
         return sum(last - applied for applied, last in self._lags().values())
 
     def behind_us(self) -> int:
-        """The age of the oldest log record that the views have not read; 0 when there is none."""
+        """Return the age of the oldest log record that the views have not read, or 0 if they have read all."""
         waiting = [
             record.appended_at_us
             for name, (applied, _) in self._lags().items()
@@ -338,14 +341,17 @@ class Views:
         return max(0, self._clock.now_us() - min(waiting)) if waiting else 0
 
     def snapshot(self, upto: Mapping[str, int] | None) -> tuple[Mapping[str, EventFrame], Mapping[str, int]]:
-        """Every source's events, all or up to some positions, and the positions they reach, consistently."""
+        """Return the events of every source, all or up to some positions, and the positions that were read.
+
+        All sources are read up to the same positions.
+        """
         return self._histories.frames(upto)
 
     def _reopen_if_replaced(self, lease: Lease) -> bool:
-        """Switch to the current file; False while another process is building it.
+        """Switch to the current file. Return False while another process is building that file.
 
-        The file is checked before the one set aside: a process that rebuilds everything moves the file away first, and
-        removes the one set aside last.
+        The current file is checked before the file set aside. A process that rebuilds everything moves the current file
+        aside first, and removes the file set aside last.
         """
         online, file = self._state.online, self._state.online_file()
         if file != self._file:
@@ -357,7 +363,7 @@ class Views:
         return True
 
     def _taken(self, lease: Lease, *, patience_s: float = 0.0) -> bool:
-        """Take the lease, and write to the current file, without the remains of a killed process."""
+        """Take the lease and open the current file for writing. Remove what a killed process has left behind."""
         if not lease.take(patience_s=patience_s):
             return False
         try:
@@ -371,14 +377,14 @@ class Views:
 
     @contextmanager
     def _released(self, lease: Lease) -> Iterator[None]:
-        """Let other processes write online features afterwards."""
+        """Let other processes write online features after the block."""
         try:
             yield
         finally:
             self._give_back(lease)
 
     def _give_back(self, lease: Lease) -> None:
-        """Let other processes write online features, also when this project was closed in the meantime."""
+        """Let other processes write online features, even if this project was closed in the meantime."""
         try:
             self._state.online.release_writer()
         finally:
@@ -392,7 +398,10 @@ class Views:
         return Lease(self._state.catalog, LEASE, self._state.folder)
 
     def _applying(self, store: OnlineStore, lease: Lease) -> Callable[[Sequence[LogRecord]], object]:
-        """`store.apply`, raising "try again" while another process writes: the applier retries."""
+        """Return a function that applies records to the store.
+
+        While another process writes, the function raises `Unavailable`, and the applier tries again.
+        """
 
         def apply(records: Sequence[LogRecord]) -> object:
             if not lease.held:
@@ -410,7 +419,7 @@ class Views:
         return apply
 
     def _between(self, busy: bool) -> bool:
-        """The applier's work between two reads of the log."""
+        """Do the work of the applier that is due between two reads of the log."""
         lease = self._following
         if lease is None or not lease.held:
             return False
@@ -427,11 +436,11 @@ class Views:
         return self._work.piece(busy)
 
     def _reached(self) -> dict[str, int]:
-        """The views' positions; empty where no view waits for records."""
+        """Return the positions that the views have reached. Without views, return the end of the log."""
         return self.store.positions() if self.views else self._state.events.positions()
 
     def _lags(self) -> dict[str, tuple[int, int]]:
-        """Partitions that the views have not read to their end: the applied position and the last one."""
+        """Return the partitions that the views have not read to their end, with the applied and the last position."""
         if not self.views:
             return {}
         applied = self.store.positions()

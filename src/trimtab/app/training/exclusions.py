@@ -1,4 +1,4 @@
-"""Time windows excluded from training because inputs or labels were faulty, and their release."""
+"""Time windows that are excluded from training because inputs or labels were faulty, and their release."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def release(system: System, window: str, *, model: str | None, why: str, actor: 
 
 
 def exclusion_lines(found: Sequence[RedWindow]) -> list[str]:
-    """Windows for people, oldest first."""
+    """Return one line of text for each window, oldest first."""
     lines = []
     for one in found:
         until = "now" if one.end_us is None else format_time(one.end_us)[:16]

@@ -1,6 +1,6 @@
-"""Loading a version in a new process, as a service does after a restart.
+"""Load a version in a new process, as a service does after a restart.
 
-Versions whose artifact runs code are also inspected this way, not in the inspecting process itself. # D53
+Versions whose artifact runs code are also inspected in a new process, and not in the inspecting process itself. # D53
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ _TRIED = 200  # rows for comparing a version's scoring paths
 
 
 class LoadArguments(msgspec.Struct, frozen=True, kw_only=True):
-    """What a new process is to load."""
+    """What a new process should load."""
 
     version: str
     project: ProjectSpec
-    chooses: bool = True  # whether to choose its fastest one-row call, too
+    chooses: bool = True  # whether to choose the version's fastest one-row call as well
 
 
 def loads_in_new_process(config: Config, state: Path, version: Version) -> str | None:
-    """Why a new process cannot load a version and reproduce its golden predictions; None: it can.
+    """Return why a new process cannot load a version, or None if it can.
 
-    The chosen one-row call is logged: the training run shows it.
+    The process must also reproduce the golden predictions of the version. The one-row call that it chooses is logged,
+    and the training run shows it.
     """
     try:
         chosen = _load_in_child(config, state, version, chooses=True, longest_s=math.inf)
@@ -51,9 +52,9 @@ def loads_in_new_process(config: Config, state: Path, version: Version) -> str |
 
 
 def failure_to_load(config: Config, state: Path, version: Version) -> str | None:
-    """Why a new process cannot load a version whose artifact runs code; None: it can.
+    """Return why a new process cannot load a version whose artifact runs code, or None if it can.
 
-    Nothing is chosen or written, and the code has one minute.
+    Nothing is chosen or written, and the code may run for one minute.
     """
     try:
         _load_in_child(config, state, version, chooses=False, longest_s=_LONGEST_S)
@@ -65,7 +66,7 @@ def failure_to_load(config: Config, state: Path, version: Version) -> str | None
 
 
 def _load_in_child(config: Config, state: Path, version: Version, *, chooses: bool, longest_s: float) -> bytes:
-    """What `load` gives in a new process."""
+    """Return what `load` returns in a new process."""
     arguments = LoadArguments(version=version.id, project=ProjectSpec.of(config, state), chooses=chooses)
     end_s = time.monotonic() + longest_s
     with closing(child(config.training)) as process:
@@ -77,7 +78,7 @@ def _load_in_child(config: Config, state: Path, version: Version, *, chooses: bo
 
 
 def load(argument: bytes, place: Workplace) -> bytes:
-    """Load the requested version in a project opened for this, and choose its fastest one-row call if requested.
+    """Load a version in a project that is opened for this. Choose its fastest one-row call if requested.
 
     Returns:
         What was found, for people; nothing where there is only one way.
@@ -92,7 +93,7 @@ def load(argument: bytes, place: Workplace) -> bytes:
 
 
 def _newest_rows(system: System, loaded: LoadedModel) -> list[list[float]]:
-    """The newest rows that the version was trained or judged on; none where they are lost."""
+    """Return the newest rows that the version was trained or judged on, or none if they are lost."""
     import numpy as np
 
     from trimtab.training.data.sets import load_training_set
@@ -103,6 +104,6 @@ def _newest_rows(system: System, loaded: LoadedModel) -> list[list[float]]:
         rows = load_training_set(version.training_set, system.state.blob, key=key)
         newest = np.flatnonzero(rows.usable)[-_TRIED:]
         found: list[list[float]] = loaded.encoding.matrix(rows.features.values.take(newest)).tolist()
-    except TrimtabError:  # the golden rows always exist
+    except TrimtabError:  # then the golden rows are used, which always exist
         return []
     return found

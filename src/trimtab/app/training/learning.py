@@ -1,4 +1,4 @@
-"""Teaching online learners: each request teaches once, as soon as its label is known."""
+"""Teach online learners. Each request teaches once, as soon as its label is known."""
 
 from __future__ import annotations
 
@@ -24,19 +24,21 @@ from trimtab.steering.definitions import Deployment
 if TYPE_CHECKING:
     from trimtab.app.system import System
 
-_WAITS = 2  # label waits after which a prediction without label is dropped
-_GRACE_US = 60 * SECOND_US  # until an event that became known has reached the log, and this reader
+_WAITS = 2  # after so many label waits, a prediction without a label is dropped
+_GRACE_US = 60 * SECOND_US  # by then an event that became known has reached the log and this reader
 
 
 class Teacher:
     """Teaches one deployment's learner the labels of its own predictions, in the order they became known.
 
-    A request teaches once: in the block of known-at time in which it first has a label, by its value at the block's
-    end. Later corrections teach nothing, nor do requests of an excluded window known by then. All of that follows from
-    the logs and from the learner's saved position, so a restart or another process continues unchanged.
+    The time at which labels become known is divided into blocks. Each request teaches once: in the first block in which
+    it has a label, with the value that the label has at the end of the block. A later correction of the label teaches
+    nothing. Nor does a request of a time window that is known by then to be excluded. All of this follows from the logs
+    and from the learner's saved position, so that a restarted process or another process continues in the same way.
 
-    A new version starts from its own fit, and then learns what became known after its data cut: predictions of the
-    previous version that wait for their label are encoded again. Threads may share it.
+    A new version starts from its own fit, and then learns what became known after its data cut. Predictions of the
+    previous version that still wait for their label are encoded again for the new version. Several threads may share a
+    teacher.
     """
 
     def __init__(self, system: System, deployment: Deployment) -> None:
@@ -49,9 +51,9 @@ class Teacher:
         self._mutex = threading.Lock()
 
     def teach(self) -> int:
-        """Teach the labels that became known since the last call, up to a minute ago; their number.
+        """Teach the labels that became known since the last call, up to a minute ago, and return their number.
 
-        Does nothing while another process teaches.
+        Nothing is taught while another process teaches.
         """
         with self._mutex:
             try:
@@ -69,8 +71,8 @@ class Teacher:
         loaded = served.refresh()
         learner = served.answerers.learner
         if learner is None or learner.name != learner_name(model.name, loaded.version.id):
-            return 0  # another version came into service in between: the next round teaches its learner
-        system.state.check_clock()  # otherwise nothing is learnt until the clock has caught up. # D0170
+            return 0  # another version came into service meanwhile; the next round teaches its learner
+        system.state.check_clock()  # with a clock ahead, nothing would be learnt until it is right again. # D0170
         now_us = system.clock.now_us()
         until_us = now_us - _GRACE_US
         if loaded.version.id != self._version:
@@ -78,7 +80,7 @@ class Teacher:
             self._taught.clear()
             self._requests = None
         if self._requests is None:
-            request = served.answerers.features(loaded).request  # as this version knows it
+            request = served.answerers.features(loaded).request  # as this version was trained with
             self._requests = LoggedRequests(
                 msgspec.structs.replace(model, request=request),
                 system.predictions,
@@ -108,12 +110,15 @@ class Teacher:
             Example(inputs.get(key, b""), label, known_us, key, faults.get(key, "")) for key, known_us, label in found
         ]
         taught = learner.learn(examples, until_us=until_us, positions=positions)
-        self._taught |= seen  # only now: what could not be saved is taught by the next call
+        self._taught |= seen  # only now, so that the next call teaches what could not be saved
         self._forget(now_us - _WAITS * model.label.wait_us)
         return taught
 
     def _known(self, cut_us: int, seen: AbstractSet[str] = frozenset()) -> list[tuple[str, int, float]]:
-        """Requests with a label at `cut_us` that have not taught yet and are not `seen`, by known-at time."""
+        """Return the requests that have a label at `cut_us`, in the order in which the labels became known.
+
+        Requests that have taught already, and those in `seen`, are left out.
+        """
         assert self._requests is not None
         logged = {key: p for key, p in self._requests.first.items() if p.at_us <= cut_us}
         waiting = {key: p for key, p in logged.items() if key not in self._taught and key not in seen}
@@ -128,9 +133,10 @@ class Teacher:
         return [(waiting_keys[n], int(found.known_at_us[n]), float(found.values[n])) for n in there]
 
     def _encoded(self, keys: list[str], loaded: LoadedModel) -> tuple[dict[str, bytes], dict[str, str]]:
-        """Model inputs of requests, and why others have none.
+        """Return the model inputs of requests, and the reason why other requests have no inputs.
 
-        They are those logged by this version, else computed again from history as of their time.
+        The inputs logged by this version are taken. For requests that another version answered, the inputs are computed
+        from history as of the time of the request.
         """
         assert self._requests is not None
         first = self._requests.first
@@ -143,18 +149,18 @@ class Teacher:
                 inputs |= compute(others)
             except (Unavailable, Corrupt, OSError, MemoryError):
                 raise
-            except Exception:  # of one request: the others are taught
+            except Exception:  # if a single request causes the error, the other requests are taught
                 for one in others:
                     try:
                         inputs |= compute([one])
                     except Exception as error:
                         faults[one.request_id] = f"its inputs: {type(error).__name__}: {error}"
                 if len(faults) == len(others) > 1:
-                    raise  # of all requests
+                    raise  # every request causes an error
         return inputs, faults
 
     def _offline(self, loaded: LoadedModel) -> Callable[[list[LoggedRequest]], dict[str, bytes]]:
-        """A function that recomputes the inputs of requests."""
+        """Return a function that recomputes the inputs of requests."""
         offline = self._system.served(self._deployment.name).answerers.offline(loaded)
         names = {view.source.name for view in offline.features.views}
         declared = names <= self._system.definitions.sources.keys()
@@ -175,7 +181,7 @@ class Teacher:
 
 
 def _block_ends(learner: OnlineDeployment, begun_us: int, until_us: int) -> range:
-    """The ends of finished blocks that are not learnt yet."""
+    """Return the ends of those finished blocks that have not been learnt yet."""
     every_us = learner.every_us
     first_us = (begun_us + 1) // every_us * every_us + every_us - 1
     return range(first_us, (until_us + 1) // every_us * every_us, every_us)

@@ -1,4 +1,4 @@
-"""The loop of one deployment: reads predictions, closes days, watches quality, trains and promotes."""
+"""The loop of one deployment: it reads predictions, closes days, watches quality, trains and promotes."""
 
 from __future__ import annotations
 
@@ -47,14 +47,15 @@ from trimtab.store.ports import Put
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.environment import current_environment
 
-_OWN_TIME = ("live", "online", "replay")  # modes of live answers
+_OWN_TIME = ("live", "online", "replay")  # the modes of answers that were given live
 
 
 class DeploymentLoop:
     """Reads predictions, closes days, watches quality and steers one deployment.
 
-    Any number of processes and threads may call `tick` and `train`: a lease lets one at a time act, which first reads
-    what the others stored. If a lease is lost all the same, expected revisions of writes decide.
+    Any number of processes and threads may call `tick` and `train`. A lease lets only one of them act at a time, and it
+    first reads what the others have stored. If the lease is lost in spite of this, writes that expect an older revision
+    fail.
     """
 
     def __init__(self, system: System, deployment: Deployment, data: LivingData) -> None:
@@ -87,8 +88,8 @@ class DeploymentLoop:
         self._loop = Loop(parts, options, live=self, outside=self._outside, predictions=system.predictions)
         self.monitor = self._loop.monitor
         self.controller = self._loop.controller
-        self._ticked = False  # whether the last tick closed its days
-        self._inputs_read = False  # whether the input monitor has its open hours
+        self._ticked = False  # whether the last tick closed the days that were due
+        self._inputs_read = False  # whether the input monitor has the predictions of its open hours
         self._reading = threading.Lock()  # held while open days are changed
 
     @cached_property
@@ -109,10 +110,10 @@ class DeploymentLoop:
         return self.deployment.hash
 
     def tick(self, busy: Callable[[str], object] | None = None) -> list[Decision]:
-        """Close due days, check them, and act; does nothing while another process does.
+        """Close the days that are due, check them, and act. Do nothing while another process does this.
 
         Args:
-            busy: Called with the process that holds the loop, if any.
+            busy: Called with the name of the process that holds the loop, if another process holds it.
         """
         with self._turn("tick") as mine, self._training.turn("the loop"):
             self._ticked = False
@@ -120,7 +121,7 @@ class DeploymentLoop:
                 if busy is not None:
                     busy(str(self._at_work("tick")))
                 return []
-            read_us = self._clock.now_us()  # records that arrive during the tick are not missing
+            read_us = self._clock.now_us()  # records that arrive during the tick do not count as missing
             self.catch_up()
             decisions = self._loop.controller.finish()
             with self._reading:
@@ -134,11 +135,13 @@ class DeploymentLoop:
             return decisions
 
     def train(self, actor: str, watch: Watch | None = None) -> list[Decision]:
-        """Train and judge a candidate now; does nothing when the version in service is what data and code give.
+        """Train and judge a candidate now.
+
+        Nothing is done if training on the present data and code would give the version in service.
 
         Args:
-            actor: Who trains.
-            watch: Called with the run at each progress.
+            actor: Who starts the training.
+            watch: Called with the run whenever it makes progress.
 
         Raises:
             Cancelled: The run was cancelled.
@@ -163,18 +166,18 @@ class DeploymentLoop:
     def promote(
         self, version: Version, actor: str, why: str, *, seen_until_us: int | None, watch: Watch | None = None
     ) -> list[Decision]:
-        """Judge a stored version and promote it when it passes; does nothing when it is in service.
+        """Judge a stored version, and promote it if it passes. Do nothing if it is in service already.
 
         Args:
             version: The version.
             actor: Who promotes it.
-            why: For the ledger and the alias's history.
-            seen_until_us: The end of its training data, where that is known better than by its record.
-            watch: Called with the run at each progress.
+            why: The reason, for the ledger and the history of the alias.
+            seen_until_us: The end of the version's training data, if it is known better than from the version's record.
+            watch: Called with the run whenever it makes progress.
 
         Raises:
-            Unavailable: There is no window to judge on; the message says when there will be.
-            Misuse: It cannot answer here.
+            Unavailable: No window of data is available to judge on. The message says when there will be one.
+            Misuse: The version cannot answer here.
             Conflict: Another process, which the message names, holds the loop; or automation is frozen, or a candidate
                 waits for approval.
         """
@@ -182,7 +185,7 @@ class DeploymentLoop:
             if not mine:
                 raise self._at_work("promote")
             self.catch_up()
-            if seen_until_us is not None:  # the stated end counts from now on, whatever the outcome
+            if seen_until_us is not None:  # the stated end counts from now on, even if the version is refused
                 self._system.registry.set_training_cut(version, seen_until_us, actor=actor)
             with self._training.turn(actor, watch, "promote"):
                 stored = Stored(version=version.id, seen_until_us=seen_until_us)
@@ -193,7 +196,10 @@ class DeploymentLoop:
     def judge_stored(
         self, version: Version, actor: str, *, seen_until_us: int | None, watch: Watch | None = None
     ) -> GateRecord:
-        """Judge a stored version without keeping the result, except in the run. Errors as `promote`."""
+        """Judge a stored version. The result is kept only in the run.
+
+        The same errors are raised as by `promote`.
+        """
         with self._turn("promote") as mine:
             if not mine:
                 raise self._at_work("promote")
@@ -205,7 +211,7 @@ class DeploymentLoop:
                 return gate
 
     def work(self, arguments: TrainingArguments, place: Workplace) -> TrainingResult:
-        """Do one task of a training, here or in the process that opened the project for it."""
+        """Do one task of a training, in this process or in the process that opened the project for the task."""
         self._steps.on_event = place.emit
         builder, cut_us = self._loop.builder, arguments.cut_us
         match arguments.what:
@@ -221,11 +227,11 @@ class DeploymentLoop:
                 check = self.controller.check_frozen
                 return TrainingResult(repair=builder.repair(cut_us, check, arguments.changes, arguments.actor))
             case "judge":
-                assert arguments.stored is not None  # sent with the task
+                assert arguments.stored is not None  # the task names the version
                 return TrainingResult(repair=builder.judge_stored(arguments.stored, cut_us, keep=arguments.keep))
 
     def searchable(self, cut_us: int) -> tuple[TrainingSet, NDArray[np.bool_], int]:
-        """The data that a search may use at a cut: see `Comparisons.searchable`."""
+        """Return the data that a parameter search may use at a cut: see `Comparisons.searchable`."""
         return self._loop.builder.comparisons.searchable(cut_us)
 
     def answer(self, what: Literal["approve", "reject"], actor: str, why: str) -> list[Decision]:
@@ -234,7 +240,7 @@ class DeploymentLoop:
         Args:
             what: "approve" or "reject".
             actor: Who decides.
-            why: For the ledger; required to reject.
+            why: The reason, for the ledger. It is required to reject a candidate.
 
         Raises:
             Misuse: No reason is given.
@@ -253,9 +259,10 @@ class DeploymentLoop:
                 return decisions
 
     def scores_of(self, keys: list[object], *, version: str, since_us: int) -> NDArray[np.float64]:
-        """A version's first live score for each request since a time; NaN where there is none.
+        """Return the first live score that a version gave each request since a time, or NaN where there is none.
 
-        Precomputed answers, batches and requests about the past say nothing about quality in service.
+        Precomputed answers, batches and requests about the past say nothing about quality in service, so they are
+        ignored.
         """
         name = self.deployment.name
         scores: dict[str, float] = {}
@@ -269,7 +276,7 @@ class DeploymentLoop:
         return np.array([scores.get(str(key), np.nan) for key in keys], np.float64)
 
     def catch_up(self) -> None:
-        """Read new records, and the state that other processes stored."""
+        """Read new records, and the state that other processes have stored."""
         self._system.asked_history.refresh()
         self._labels.update(self._system.asked_history.frame(self.deployment.model.label.source.name))
         with self._reading:
@@ -279,7 +286,7 @@ class DeploymentLoop:
     def read_ahead(self) -> None:
         """Read new predictions, so that the next tick has less to read.
 
-        Does nothing before the first tick, during one, or after one that closed no days.
+        Nothing is read before the first tick, during a tick, or after a tick that failed to close its days.
         """
         if self._reading.acquire(blocking=False):
             try:
@@ -290,7 +297,7 @@ class DeploymentLoop:
 
     def _at_work(self, what: Doing) -> Conflict:
         turn = last_turn(self._catalog, self.deployment.name)
-        over = turn is None or turn.ended_us is not None  # it has begun, but not recorded it yet
+        over = turn is None or turn.ended_us is not None  # then the holder has begun, but has not recorded its turn yet
         who = "another process" if turn is None or over else f"{turn.holder} (its {turn.doing})"
         return Conflict(f"{what} {self.deployment.name!r}: {who} is at work on it. Try again when it is done.")
 
@@ -307,7 +314,7 @@ class DeploymentLoop:
         return self._training
 
     def _arguments(self, **what: Any) -> TrainingArguments:
-        """The arguments of a training task."""
+        """Return the complete arguments of a training task."""
         return TrainingArguments(
             **what,
             actor=self.controller.state.asked_by or "policy",
@@ -317,7 +324,7 @@ class DeploymentLoop:
         )
 
     def _proving(self) -> Proving | None:
-        """A new process and a timer for candidates; only with the system's clock."""
+        """Return a new process and a timer to try candidates with, or None if the clock is not the system's clock."""
         if not isinstance(self._clock, SystemClock):
             return None
         return Proving(
@@ -325,7 +332,7 @@ class DeploymentLoop:
         )
 
     def _made_by(self) -> object:
-        """Everything but data that a version depends on, as JSON values."""
+        """Return everything except data that a version depends on, as JSON values."""
         made_in = msgspec.to_builtins(current_environment())
         return [
             self.deployment.model.hash,
@@ -337,7 +344,7 @@ class DeploymentLoop:
 
     def _read_predictions(self) -> None:
         seen = self._loop.positions
-        if seen is None:  # a new project, or an earlier trimtab's
+        if seen is None:  # a new project, or one of an earlier trimtab
             seen = self._system.predictions.positions_before(self._loop.closed_until_us)
         if not self._inputs_read:
             self._read_inputs_again(seen)
@@ -347,7 +354,7 @@ class DeploymentLoop:
             seen = reached
 
     def _read_inputs_again(self, until: Mapping[str, int]) -> None:
-        """Give the input monitor the predictions of its open hours that the loop has read already."""
+        """Give the input monitor those predictions of its open hours that the loop has already read."""
         self.inputs.reload()
         for name, after in self._system.predictions.positions_before(self.inputs.read_from_us).items():
             for block in self._system.predictions.between(name, after, until.get(name, 0), model=self.deployment.name):
@@ -360,11 +367,14 @@ class DeploymentLoop:
 
     @contextmanager
     def _turn(self, doing: Doing) -> Iterator[bool]:
-        """Hold the loop for the block and record it; False when another process or thread holds it."""
+        """Hold the loop during the block, and record the turn.
+
+        The block gets False if another process or thread holds the loop.
+        """
         name, who = self.deployment.name, f"process {os.getpid()} on {platform.node()}"
         lease = Lease(
             self._catalog, f"loop.{name}", self._system.state_folder
-        )  # of this turn: threads exclude each other too
+        )  # a new lease for each turn, so that threads exclude each other as well
         if not lease.take():
             yield False
             return

@@ -1,4 +1,4 @@
-"""The loops of a project's deployments: built from the open system, one per deployment."""
+"""The loops of a project's deployments, one for each deployment, made from the open system."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 
 def stages_of(system: System, model: str | None = None) -> list[Stage]:
-    """The stages of a deployment's loop: done, current and next, each with its times."""
+    """Return the stages of a deployment's loop, both past and to come, each with its times."""
     deployment = system.definitions.deployment(model)
     return stages(deployment, loop_state(system.state.catalog, deployment.name), system.clock.now_us())
 
 
 class Loops:
-    """The loops and the teachers of online learners of one open system; get it by `system.part(Loops)`."""
+    """The loops and the teachers of online learners of one open system. Use `system.part(Loops)` to get them."""
 
     def __init__(self, system: System) -> None:
         self._system = system
@@ -38,7 +38,10 @@ class Loops:
         self._teachers: dict[str, Teacher] = {}
 
     def loop(self, model: str | None = None) -> DeploymentLoop:
-        """The loop of one deployment, with the parameters of its newest search; rebuilt when a search has ended."""
+        """Return the loop of a deployment, with the parameters of its newest search.
+
+        The loop is made anew when a search has ended.
+        """
         system = self._system
         catalog = system.state.catalog
         deployment = with_chosen(catalog, system.definitions.deployment(model))
@@ -48,14 +51,14 @@ class Loops:
         return found
 
     def teacher(self, model: str) -> Teacher:
-        """The teacher of one online deployment's learner."""
+        """Return the teacher of an online deployment's learner."""
         deployment = self._system.definitions.deployment(model)
         if deployment.name not in self._teachers:
             self._teachers[deployment.name] = Teacher(self._system, deployment)
         return self._teachers[deployment.name]
 
     def living_data(self) -> LivingData:
-        """Training sets of the project, and the features that other versions need for the same requests."""
+        """The training sets of the project, and the features that other versions need for the same requests."""
         system = self._system
         return LivingData(
             self._run_of_model,
@@ -69,7 +72,10 @@ class Loops:
         )
 
     def read_ahead(self, model: str) -> None:
-        """Read new predictions between ticks, if the loop has ticked before: under load a minute of them is a lot."""
+        """Read new predictions between ticks if the loop has ticked before.
+
+        Under load, even one minute of predictions takes long to read.
+        """
         loop = self._loops.get(model)
         if loop is not None:
             loop.read_ahead()

@@ -1,4 +1,4 @@
-"""Promote a named version: judged like a candidate, promoted only when it passes.  # D196"""
+"""Promote a named version. It is judged like a candidate, and promoted only if it passes.  # D196"""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ class Promotion(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of promoting a version."""
 
     version: str  # "late_flight@7"
-    state: State  # the last two: dry run
-    gate: GateRecord | None  # its judgement; None: it is in service already
-    decisions: list[Decision]  # the ledger's rows
+    state: State  # the last two states come from dry runs
+    gate: GateRecord | None  # how the version was judged; None if it is in service already
+    decisions: list[Decision]  # the rows that were written to the ledger
 
     @property
     def refused(self) -> bool:
         return self.state in ("refused", "does not pass")
 
     def lines(self) -> Iterator[str]:
-        """The text form, without the ledger's rows."""
+        """Yield the outcome as lines of text, without the rows of the ledger."""
         if self.gate is None:
             yield f"{self.version}: {self.state}"
         elif self.state == "refused":
@@ -56,7 +56,7 @@ class Promotion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PromotionRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """How a version is to be put in service."""
+    """How a version should be put in service."""
 
     why: str
     actor: str

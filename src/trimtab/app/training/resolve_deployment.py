@@ -1,4 +1,4 @@
-"""The deployment meant when none is named: the only possible one, or an error."""
+"""Find the deployment that is meant if none is named: the only possible deployment, or an error."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from trimtab.store.ports import Catalog
 
 
 def waiting(what: str, model: str | None, names: Sequence[str], catalog: Catalog) -> str | None:
-    """The named deployment, else the one whose candidate waits for approval, else the only one.
+    """Return the named deployment, or the one whose candidate waits for approval, or the only deployment.
 
     Raises:
-        Misuse: Candidates of several wait and none is named.
-        Conflict: There are several, and no candidate waits.
+        Misuse: Candidates of several deployments wait, and none is named.
+        Conflict: The project has several deployments, and no candidate waits.
     """
     if model is not None or len(names) < 2:
         return model
@@ -29,11 +29,11 @@ def waiting(what: str, model: str | None, names: Sequence[str], catalog: Catalog
 
 
 def searched_for(what: str, model: str | None, names: Sequence[str], catalog: Catalog) -> str | None:
-    """The named deployment, else the one that was searched, else the only one.
+    """Return the named deployment, or the one that was searched, or the only deployment.
 
     Raises:
-        Misuse: Several were searched and none is named.
-        NotFound: There are several, and none was searched.
+        Misuse: Several deployments were searched, and none is named.
+        NotFound: The project has several deployments, and none was searched.
     """
     if model is not None or len(names) < 2:
         return model

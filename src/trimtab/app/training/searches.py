@@ -1,4 +1,4 @@
-"""Parameter searches in the catalogue: their trials, and the parameters of the next training."""
+"""Parameter searches in the catalogue: their trials, and the parameters that the next training uses."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ TRIAL = "trial"
 
 
 class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One search: its data, budget and result."""
+    """A search with its data, budget and result."""
 
     format: Literal[1] = 1
-    id: str  # hash of everything its trials depend on
+    id: str  # the hash of everything that the trials depend on
     model: str
     metric: str
-    made_by: str  # the same without the data
-    search: Search  # with the budget of the newest call
-    cut_us: int  # data known by then was used,
-    until_us: int  # of requests up to this time: a gate judges on later days
+    made_by: str  # the hash of everything except data that the trials depend on
+    search: Search  # has the budget of the newest call
+    cut_us: int  # only data known by this time was used
+    until_us: int  # only requests up to this time were used: a gate judges on later days
     rows: int
     began_us: int
-    ended_us: int | None = None  # None: running, or interrupted
+    ended_us: int | None = None  # None if the search is running or was interrupted
     best: Trial | None = None
 
 
 class Searched(msgspec.Struct, frozen=True, kw_only=True):
-    """A search with its trials."""
+    """A search together with its trials."""
 
     search: SearchRecord
     trials: tuple[Trial, ...]
 
     def lines(self, *, most: int | None = None) -> list[str]:
-        """The text form, best trials first.
+        """Return lines of text, the best trials first.
 
         Args:
-            most: The maximum number of rows of the table.
+            most: The maximum number of rows of the table; None for all.
         """
         found, took_s = self.search, sum(trial.took_s for trial in self.trials)
         how = "running or interrupted" if found.ended_us is None else "done"
@@ -64,7 +64,7 @@ class Searched(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def trial_table(searched: Searched, *, most: int | None = None) -> Table:
-    """The trials of a search, best first; pruned and failed ones last."""
+    """Return the trials of a search as a table, best first. Pruned and failed trials are last."""
     order = {"done": 0, "pruned": 1, "failed": 2}
     trials = sorted(searched.trials, key=lambda t: (order[t.state], t.value or 0.0, t.number))[:most]
     return Table(
@@ -85,22 +85,22 @@ def trial_table(searched: Searched, *, most: int | None = None) -> Table:
 
 
 def searches(catalog: Catalog, model: str) -> list[SearchRecord]:
-    """The searches of a model, oldest first."""
+    """Return the searches of a model, oldest first."""
     found = [_decoded(one.body) for one in catalog.find(KIND, f"{model}/")]
     return sorted(found, key=lambda one: (one.began_us, one.id))
 
 
 def searched(catalog: Catalog, record: SearchRecord) -> Searched:
-    """A search with its trials so far."""
+    """Return a search with the trials that have ended so far."""
     trials = [msgspec.json.decode(one.body, type=Trial) for one in catalog.find(TRIAL, f"{record.id}/")]
     return Searched(search=record, trials=tuple(trials))
 
 
 def newest_search(catalog: Catalog, model: str) -> Searched:
-    """The newest search of a model with its trials.
+    """Return the newest search of a model with its trials.
 
     Raises:
-        NotFound: It has none.
+        NotFound: The model has no search.
     """
     found = searches(catalog, model)
     if not found:
@@ -109,13 +109,19 @@ def newest_search(catalog: Catalog, model: str) -> Searched:
 
 
 def search_of(catalog: Catalog, model: str, chosen: Chosen | None) -> Searched | None:
-    """The search that chose a version's parameters; None where there is none, or it was removed."""
+    """Return the search that chose a version's parameters.
+
+    The result is None if no search chose them, or if the search was removed.
+    """
     record = None if chosen is None else catalog.get(KIND, f"{model}/{chosen.search}")
     return None if record is None else searched(catalog, _decoded(record.body))
 
 
 def old_searches(catalog: Catalog, *, newest: int, keep: Collection[str], before_us: int) -> list[SearchRecord]:
-    """Searches that may be removed: beyond the newest of each model, older than a time, not to be kept."""
+    """Return the searches that may be removed.
+
+    They are older than a time, not among the newest of their model, and not marked to be kept.
+    """
     found = sorted((_decoded(one.body) for one in catalog.find(KIND)), key=lambda one: (one.model, -one.began_us))
     out: list[SearchRecord] = []
     for _, of_model in groupby(found, key=lambda one: one.model):
@@ -124,14 +130,14 @@ def old_searches(catalog: Catalog, *, newest: int, keep: Collection[str], before
 
 
 def forget_searches(catalog: Catalog, records: Iterable[SearchRecord]) -> None:
-    """Remove searches with their trials."""
+    """Remove searches together with their trials."""
     for record in records:
         trials = (Remove(TRIAL, one.key) for one in catalog.find(TRIAL, f"{record.id}/"))
         catalog.write([Remove(KIND, f"{record.model}/{record.id}"), *trials])
 
 
 def with_chosen(catalog: Catalog, deployment: Deployment) -> Deployment:
-    """The deployment with the parameters of its model's newest finished search, if they still fit."""
+    """Return the deployment with the parameters of its model's newest finished search, if they still fit."""
     declared = deployment.model.search
     if declared is None:
         return deployment

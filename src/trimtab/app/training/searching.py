@@ -1,4 +1,4 @@
-"""A parameter search as a run: in its own process, resumable and cancellable."""
+"""A parameter search as a run in its own process, which can be resumed and cancelled."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ RUN = "search"
 
 
 class SearchArguments(msgspec.Struct, frozen=True, kw_only=True):
-    """What the process that searches is to do."""
+    """What the searching process should do."""
 
     model: str
-    search: Search  # with this call's budget
-    made_by: str  # the caller's definitions; others are not searched
+    search: Search  # has the budget of this call
+    made_by: str  # the hash of the caller's definitions; with other definitions nothing is searched
     project: ProjectSpec
 
 
 class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Which search it was; None: the project file is not what the asking process has."""
+    """The id of the search that was made, or None if the project file differs from that of the caller."""
 
     search: str | None
 
@@ -90,7 +90,7 @@ def search_model(
             )
         found = searched(system.state.catalog, _record(system, model.name, done.search))
         best = found.search.best
-        assert best is not None  # of a finished search
+        assert best is not None  # a finished search has a best trial
         run.end(
             f"{len(found.trials)} trials; the best: {found.search.metric} {best.value:.4f} with "
             f"{parameters_text(best.values)}."
@@ -99,7 +99,7 @@ def search_model(
 
 
 def work(argument: bytes, place: Workplace) -> bytes:
-    """Search, with the project that this process keeps or one opened for the search."""
+    """Search, with the project that this process keeps or with a project opened for the search."""
     arguments = msgspec.msgpack.decode(argument, type=SearchArguments)
     system: System = place.keep("project", lambda stack: stack.enter_context(arguments.project.open()))
     model = msgspec.structs.replace(system.definitions.deployment(arguments.model).model, search=arguments.search)
@@ -118,7 +118,7 @@ def _search(system: System, model: Model, arguments: SearchArguments, place: Wor
     for cut_us in [*(one.cut_us for one in before[-1:]), system.clock.now_us()]:
         training_set, rows, until_us = system.part(Loops).loop(model.name).searchable(cut_us)
         address = content_hash([arguments.made_by, address_of_set(training_set), address_of_rows(rows)])
-        if any(one.id == address for one in before):  # of an interrupted search, unless its data is gone
+        if any(one.id == address for one in before):  # the data of an interrupted search, which is continued
             break
     place.emit(StepEnded("snapshot", cached=False, attempts=1))
     there = catalog.get(KIND, f"{model.name}/{address}")
@@ -133,7 +133,7 @@ def _search(system: System, model: Model, arguments: SearchArguments, place: Wor
         rows=int(rows.sum()),
         began_us=system.clock.now_us(),
         ended_us=None if there is None else _decoded(there.body).ended_us,
-        best=None if there is None else _decoded(there.body).best,  # until a trial beats it
+        best=None if there is None else _decoded(there.body).best,  # until a later trial is better
     )
     _write(system, record)
     place.emit(StepBegan("trials", None))
@@ -168,15 +168,15 @@ def _search(system: System, model: Model, arguments: SearchArguments, place: Wor
 
 
 def _made_by(system: System, model: Model) -> str:
-    """The hash of everything but data and budget that a search depends on."""
-    assert model.search is not None  # checked by the caller
+    """Return the hash of everything that a search depends on except its data and budget."""
+    assert model.search is not None  # the caller has checked this
     where = msgspec.to_builtins(current_environment())
     return content_hash([model.hash, model.search.hash, system.config.seed, system.config.training.threads, where])
 
 
 def _record(system: System, model: str, address: str) -> SearchRecord:
     record = system.state.catalog.get(KIND, f"{model}/{address}")
-    assert record is not None  # just written
+    assert record is not None  # the record was written above
     return _decoded(record.body)
 
 

@@ -1,4 +1,4 @@
-"""One tick of every deployment."""
+"""One tick of all deployments."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class Ticked(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     decisions: list[Decision]
-    at_work: str | None = None  # the process that holds it, so that it was skipped; None: not skipped
+    at_work: str | None = None  # the process that holds the loop, so that the tick was skipped; None if it was not
 
 
 def tick_all(system: System, watch: Callable[[Ticked], object] | None = None) -> list[Decision]:
     """See `Project.tick`."""
-    system.state.check_clock()  # else days in the future would be closed. # D0170
+    system.state.check_clock()  # with a clock ahead, days in the future would be closed. # D0170
     decisions: list[Decision] = []
     failed: list[Exception] = []
     for name in system.definitions.deployments:
         try:
             ticked = _tick(system, name)
-        except Exception as error:  # any error of a user's code; recorded by the loop, and raised below
+        except Exception as error:  # a user's code may raise any error; the loop records it, and it is raised below
             failed.append(error)
             continue
         decisions += ticked.decisions

@@ -1,4 +1,4 @@
-"""Trainings as runs: recorded with their steps, done in a child process, cancellable.  # D53"""
+"""Trainings as runs: their steps are recorded, a child process does them, and they can be cancelled.  # D53"""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Watch = Callable[[Run], object]
 
 
 class TrainingRuns:
-    """The candidate builder as the controller sees it: long work is a task of an executor.
+    """Builds candidates for the controller, with each long piece of work as a task of an executor.
 
     Args:
-        builder: Does the work, here or in another process.
+        builder: Does the work, in this process or in another.
         runs: Records the runs.
         registry: Names versions.
-        model: Its name.
+        model: The name of the model.
         arguments: Completes the arguments of a task.
         executor: Runs the tasks.
-        worker: Does them in this process, where the executor's has another project file.
+        worker: Does the tasks in this process if the process of the executor has another project file.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class TrainingRuns:
 
     @contextmanager
     def turn(self, actor: str, watch: Watch | None = None, kind: Kind = "train") -> Iterator[Tracked]:
-        """One training: a run, recorded once there is something to train."""
+        """Make one training a run. The run is recorded only when something must be trained."""
         self._run, self._watch = self._runs.track(kind, self._model, actor=actor), watch or (lambda run: None)
         try:
             with self._run:
@@ -69,7 +69,7 @@ class TrainingRuns:
                 executor.close()
 
     def ended(self, decisions: Sequence[Decision]) -> None:
-        """Record the outcome of this turn's run."""
+        """Record how the run of this turn ended."""
         last = next((d for d in reversed(decisions) if d.act in ("promote", "refuse", "ask", "shadow", "canary")), None)
         if last is not None:
             name = "" if last.version is None else self._registry.get(last.version).name
@@ -78,7 +78,10 @@ class TrainingRuns:
             self._run.end(said.get(last.act) or f"{name} was {refusal(last.cause)}")
 
     def unchanged(self, cut_us: int) -> str | None:
-        """The text for a training without result: it would give the version in service, or repaired that."""
+        """Return the text of a training that gives no candidate, or None if it gives one.
+
+        Training gives no candidate if it would give the version in service, or if it only repaired that version.
+        """
         done, champion = self._done("same", cut_us), self._registry.alias(self._model, CHAMPION)
         if champion is None or (done.same is None and not done.put_back):
             return None
@@ -99,7 +102,7 @@ class TrainingRuns:
         self._run.begin()
         try:
             repair = self._done("repair", cut_us, changes=changes).repair
-        except Exception as error:  # the run records any error, also where the loop continues after it
+        except Exception as error:  # the run records every error, even if the loop continues after it
             self._run.end(error=error)
             raise
         assert repair is not None
@@ -144,7 +147,7 @@ class TrainingRuns:
 
 
 def refusal(cause: str) -> str:
-    """The word "refused" and the reason, without repeating "refused".
+    """Return the word "refused" and the reason, without repeating the word.
 
     >>> refusal("Refused, not better: log_loss 0.41 against 0.40.")
     'refused, not better: log_loss 0.41 against 0.40.'

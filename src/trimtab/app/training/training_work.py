@@ -1,4 +1,4 @@
-"""Training tasks: their arguments and results, for the executor."""
+"""Training tasks: the arguments that an executor gets and the results that it returns."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ What = Literal["same", "blocked", "repair", "judge"]
 
 
 class TrainingArguments(msgspec.Struct, frozen=True, kw_only=True):
-    """What a task is to do."""
+    """What a training task should do."""
 
     what: What
     cut_us: int
-    actor: str  # who trains: recorded on the versions
+    actor: str  # who trains, which is recorded on the versions
     model: str
-    deployment: str  # the hash of the caller's definitions
+    deployment: str  # the hash of the deployment as the caller declares it
     project: ProjectSpec
     changes: Changes = Changes()
-    stored: Stored | None = None  # the version to judge,
-    keep: bool = True  # and whether to keep the record
+    stored: Stored | None = None  # the stored version to judge, if any
+    keep: bool = True  # whether to keep the record of its judgement
 
 
 class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it."""
+    """What a training task found or made."""
 
-    changed: bool = False  # the project file differs from the caller's: nothing was done
+    changed: bool = False  # whether nothing was done, as the project file differs from the caller's
     lack: str | None = None
     same: Version | None = None
-    put_back: bool = False  # its lost artifact was restored
+    put_back: bool = False  # whether the lost artifact of the version was restored
     repair: Repair | None = None
 
 
 class Worker(Protocol):
-    """Does the tasks; a `DeploymentLoop`."""
+    """Does training tasks, as a `DeploymentLoop` does."""
 
     def work(self, arguments: TrainingArguments, place: Workplace) -> TrainingResult: ...
 
@@ -49,7 +49,7 @@ class Worker(Protocol):
 
 
 def task(arguments: TrainingArguments) -> Task:
-    """The executor's task for some arguments."""
+    """Return the executor's task for the arguments."""
     about = f"training of model {arguments.model!r}"
     return Task(
         "trimtab.app.training.training_child:work",

@@ -151,9 +151,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         for name, counts in self.views.items():
             asides = [f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items() if n and what in _ASIDE]
             out.append(f"  {name}: {counts['applied']:,} records" + (f" ({', '.join(asides)})" if asides else ""))
-        out += [
-            f"  FAILED {one.line}" for one in self.failures if not one.recent
-        ]  # recent failures are among the red lines
+        out += [f"  FAILED {one.line}" for one in self.failures if not one.recent]  # the recent ones are red
         out.append(f"disk: {format_bytes(self.disk_bytes)}")
         out += [] if self.service is None else [_served_by(self.service)]
         for one in self.signals:

@@ -1,4 +1,4 @@
-"""Applied definitions: documents with version numbers in the catalogue.  # D36"""
+"""Applied definitions: documents in the catalogue, with version numbers.  # D36"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NOW, _EVERY = "definition", "definition_version"
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
-    """A definition as it was applied; equal content keeps its version number."""
+    """A definition as it was applied. It keeps its version number as long as its content is equal."""
 
     document: Document
     version: int
@@ -29,24 +29,24 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AppliedDefinitions:
-    """The last applied definitions, and every version of each."""
+    """The definitions that were applied last, and every earlier version of each definition."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._revisions: dict[str, int] = {}
 
     def now(self) -> dict[str, Applied]:
-        """The applied definitions by `kind/name`; empty before the first apply."""
+        """Return the applied definitions by `kind/name`. Before the first apply, the result is empty."""
         records = self._catalog.find(_NOW)
         self._revisions = {record.key: record.revision for record in records}
         return {record.key: _decoded(record.body, record.key) for record in records}
 
     def versions(self, key: str) -> list[Applied]:
-        """Every version of one definition, oldest first."""
+        """Return every version of a definition, oldest first."""
         return [_decoded(record.body, key) for record in self._catalog.find(_EVERY, f"{key}/")]
 
     def view_names(self) -> dict[str, str]:
-        """The names of all views ever applied, by definition hash."""
+        """Return the names of all views that were ever applied, by the hash of their definition."""
         found = (_decoded(record.body, record.key).document for record in self._catalog.find(_EVERY, "view/"))
         return {document.hash: document.name for document in found}
 
@@ -60,7 +60,7 @@ class AppliedDefinitions:
         cause: str,
         actor: str,
     ) -> Decision:
-        """Replace the applied definitions and append the ledger's row, in one transaction.
+        """Replace the applied definitions and append the row of the ledger, in one transaction.
 
         Raises:
             Conflict: Another process applied definitions since `before` was read.
@@ -99,7 +99,7 @@ class AppliedDefinitions:
         return 1 + max((one.version for one in versions), default=0), True
 
     def _features(self, models: Sequence[Model]) -> list[Put | Remove]:
-        """The changes that store the models' features as documents and remove those of removed models."""
+        """Return the changes that store the models' features as documents, and that remove those of removed models."""
         changes: list[Put | Remove] = []
         for model in models:
             document = encode_features(model.features).decode()

@@ -1,4 +1,4 @@
-"""Definitions of a project file: its sources, views, models and deployments."""
+"""The definitions of a project file: its sources, views, models and deployments."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Named = TypeVar("Named", Source, Entity, Request, View, Model, Deployment)
 class Definitions(msgspec.Struct, frozen=True):
     """The definitions of a project, by name."""
 
-    sources: dict[str, Source]  # including the requests' own sources
+    sources: dict[str, Source]  # including the sources of requests
     requests: dict[str, Request]
     views: dict[str, View]
     models: dict[str, Model]
@@ -36,7 +36,7 @@ class Definitions(msgspec.Struct, frozen=True):
     entities: dict[str, Entity] = {}
 
     def placed(self, place: Callable[[Source], Source]) -> Definitions:
-        """The same definitions, over sources whose columns have their places in stored events."""
+        """Return the same definitions over sources whose columns have their places in stored events."""
         sources = {name: place(source) for name, source in self.sources.items()}
 
         def of(source: Source) -> Source:
@@ -60,10 +60,10 @@ class Definitions(msgspec.Struct, frozen=True):
         )
 
     def deployment(self, name: str | None) -> Deployment:
-        """The deployment of model `name`; the first one when `name` is None.
+        """Return the deployment of model `name`, or the first deployment if `name` is None.
 
         Raises:
-            NotFound: There is none of that name, or none at all.
+            NotFound: No deployment has this name, or the project has no deployment.
         """
         if name is None and self.deployments:
             return next(iter(self.deployments.values()))
@@ -73,10 +73,10 @@ class Definitions(msgspec.Struct, frozen=True):
         return self.deployments[name]
 
     def source(self, name: str) -> Source:
-        """The source called `name`.
+        """Return the source called `name`.
 
         Raises:
-            NotFound: There is none of that name.
+            NotFound: No source has this name.
         """
         if name not in self.sources:
             raise NotFound(f"no source {name!r}. There is: {', '.join(self.sources)}.")
@@ -84,11 +84,11 @@ class Definitions(msgspec.Struct, frozen=True):
 
 
 def load_definitions(file: Path) -> Definitions:
-    """Run a project file and collect what it declares.
+    """Run a project file and collect the definitions that it declares.
 
     Raises:
         NotFound: The file does not exist.
-        Misuse: It does not import (the message names the line and the cause), or declares one name twice.
+        Misuse: The file cannot be imported, or it declares a name twice. The message names the line and the cause.
     """
     if not file.is_file():
         raise NotFound(f"{file}: not found. The project file is named by `file` under [project] in trimtab.toml.")
@@ -102,7 +102,10 @@ def load_definitions(file: Path) -> Definitions:
 
 
 class _Compiled(SourceFileLoader):
-    """A loader that always compiles: cached bytecode recognises an edited file only by its second and size."""
+    """A loader that always compiles.
+
+    Cached bytecode would recognise an edited file only by its size and the second of the edit.
+    """
 
     def get_code(self, fullname: str) -> CodeType:
         path = self.get_filename(fullname)
@@ -112,16 +115,16 @@ class _Compiled(SourceFileLoader):
 def _run(file: Path) -> ModuleType:
     name = f"trimtab_project_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file, loader=_Compiled(name, str(file)))
-    assert spec is not None  # a .py file always has one
+    assert spec is not None  # a .py file always has a spec
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its functions look their module up there
+    sys.modules[spec.name] = module  # the functions of the module look it up there
     sys.path.insert(0, str(file.parent))
     try:
         spec.loader.exec_module(module)
     except TrimtabError as error:
         raise Misuse(f"{file}{_line(error, file)}: {error}") from error
-    except (Exception, SystemExit) as error:  # any error of the user's file, with its line
+    except (Exception, SystemExit) as error:  # the user's file may raise any error, which is shown with its line
         raise Misuse(f"{file}{_line(error, file)}: {type(error).__name__}: {error}{_meant(error, module)}") from error
     finally:
         sys.path.remove(str(file.parent))
@@ -132,7 +135,7 @@ def _meant(error: BaseException, module: ModuleType) -> str:
     if not isinstance(error, (AttributeError, NameError)):
         return ""
     near: list[str] = []
-    with suppress(Exception, SystemExit):  # listing names may run the file's code: no hint then
+    with suppress(Exception, SystemExit):  # listing names may run the file's code and fail: then no hint is given
         listed = vars(module) if isinstance(error, NameError) else getattr(error.obj, "__all__", None) or dir(error.obj)
         near = get_close_matches(error.name or "", listed, n=1)
     return f". Did you mean {near[0]!r}?" if near else ""

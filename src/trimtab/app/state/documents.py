@@ -1,4 +1,4 @@
-"""Definitions as text documents, for the catalogue, for comparison and for people."""
+"""Definitions as text documents, for the catalogue, for comparisons and for people."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from trimtab.training.definitions import Model
 
 Kind = Literal["source", "entity", "view", "request", "model", "deployment"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-Part = dict[str, str]  # text by field; the field "" has no name
-_FORMAT_OF = "time format of"  # the prefix of a note
+Part = dict[str, str]  # text by field; "" is the field without a name
+_FORMAT_OF = "time format of"  # how the name of a note about a time format begins
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
-    """One definition as text."""
+    """A definition as text."""
 
     format: Literal[1] = 1
     kind: Kind
     name: str
     hash: str
-    parts: dict[str, Part]  # "" is the definition itself; others are its columns, features, joined views
-    notes: Part  # descriptions: they do not change the meaning
+    parts: dict[str, Part]  # "" is the definition itself; other parts are columns, features and joined views
+    notes: Part  # descriptions, which do not change the meaning
 
     @property
     def key(self) -> str:
@@ -41,7 +41,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def documents(definitions: Definitions) -> dict[str, Document]:
-    """Every definition of a project, by `kind/name`."""
+    """Return every definition of a project by `kind/name`."""
     found = [
         _document("source", source.name, source.hash, _source(source), source.about, _formats(source))
         for source in definitions.sources.values()
@@ -65,12 +65,12 @@ def documents(definitions: Definitions) -> dict[str, Document]:
 
 
 def formats_of(document: Document) -> Part:
-    """The notes about a source's time formats, on which all workers must agree."""
+    """Return the notes about the time formats of a source, on which all workers must agree."""
     return {name: said for name, said in document.notes.items() if name.startswith(_FORMAT_OF)}
 
 
 def differences(before: Document, now: Document) -> list[str]:
-    """The changes between two documents: `feature late_rate_7d: over 7d -> 14d`.
+    """Return the changes between two documents, such as `feature late_rate_7d: over 7d -> 14d`.
 
     >>> old = Document(kind="view", name="v", hash="1", parts={"feature n": {"kind": "mean", "over": "7d"}}, notes={})
     >>> new = Document(kind="view", name="v", hash="2", parts={"feature n": {"kind": "mean", "over": "14d"}}, notes={})
@@ -90,12 +90,12 @@ def differences(before: Document, now: Document) -> list[str]:
 
 
 def note_differences(before: Document, now: Document) -> list[str]:
-    """The changes of descriptions."""
+    """Return the changes of descriptions between two documents."""
     return list(part_differences(before.notes, now.notes))
 
 
 def words_of(struct: msgspec.Struct) -> Part:
-    """A definition's fields as text, without those at their defaults."""
+    """Return the fields of a definition as text, without fields that have their default values."""
     out: Part = {}
     for field in msgspec.structs.fields(type(struct)):
         value = getattr(struct, field.name)
@@ -105,7 +105,7 @@ def words_of(struct: msgspec.Struct) -> Part:
 
 
 def expression_words(expression: Expression) -> str:
-    """An expression as text; Python functions by a prefix of their code's hash."""
+    """Return an expression as text. Python functions are shown by a prefix of the hash of their code."""
     codes = [f"code {code[:8]}" for code in _codes(expression)]
     return ", ".join([repr(expression), *codes])
 
@@ -117,7 +117,10 @@ def _document(
 
 
 def _formats(source: Source) -> Part:
-    """A source's time formats: they change what is read from now on, nothing stored.  # D0178"""
+    """Return the time formats of a source as text.
+
+    A changed format changes how new rows are read, but nothing that is stored.  # D0178
+    """
     return {f"{_FORMAT_OF} {name}": written for name, written in source.declared_formats.items()}
 
 
@@ -176,7 +179,7 @@ def _deployment(deployment: Deployment) -> Part:
 
 
 def part_differences(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
-    """The changes of one part, field by field: `over 7d -> 14d`."""
+    """Yield the changes of one part, field by field, such as `over 7d -> 14d`."""
     for field in dict.fromkeys([*before, *now]):
         one, other = before.get(field, "none"), now.get(field, "none")
         if one != other:
@@ -184,7 +187,7 @@ def part_differences(before: Mapping[str, str], now: Mapping[str, str]) -> Itera
 
 
 def phrase_of(part: Part) -> str:
-    """A part in one line."""
+    """Return a part as one line of text."""
     return ", ".join(f"{field} {words}".strip() for field, words in part.items())
 
 

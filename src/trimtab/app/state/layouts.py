@@ -1,4 +1,4 @@
-"""Places of sources' columns in stored events, kept in the catalogue.  # D34"""
+"""The places of sources' columns in stored events, kept in the catalogue.  # D34"""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 class Layouts:
     """The layouts of a project's sources.
 
-    Reading writes nothing: a new column has a place from then on, which is stored before the first event with it
-    (`note`). So the catalogue knows the type of every column ever recorded, whatever happens to the events. # D34
+    Looking up a place writes nothing. A new column has a place from then on, and `note` stores the place before the
+    first event with this column. So the catalogue knows the type of every column that was ever recorded, even if the
+    events are removed. # D34
 
     Args:
-        state: The state folder, with the catalogue.
+        state: The state folder, which has the catalogue.
     """
 
     def __init__(self, state: State) -> None:
@@ -33,14 +34,14 @@ class Layouts:
         self._now = {name: layout for name, (layout, _) in self._kept.items()}
 
     def kept(self, source: str) -> Layout | None:
-        """The stored places of a source's columns; None before its first event."""
+        """Return the stored places of a source's columns, or None before the first event of the source."""
         return self._kept[source][0] if source in self._kept else None
 
     def place(self, source: Source) -> Source:
-        """A source with its columns in their places.
+        """Return a source with each column at its place in stored events.
 
         Raises:
-            Misuse: A column is declared as another type than recorded events hold it.
+            Misuse: A column is declared with another type than it has in recorded events.
         """
         try:
             self._now[source.name] = layout_with(self._now.get(source.name), source)
@@ -51,7 +52,7 @@ class Layouts:
         return laid_out(source, self._now[source.name])
 
     def note(self, source: str) -> None:
-        """Store a source's layout before its first event with it.
+        """Store the layout of a source before the first event that has this layout.
 
         Raises:
             Conflict: Another process has stored other columns since.
@@ -60,7 +61,7 @@ class Layouts:
         self._write([source])
 
     def keep(self) -> None:
-        """Store new columns of sources that are in the catalogue already.
+        """Store the new columns of sources that are in the catalogue already.
 
         Raises:
             Conflict: Another process has stored other columns since.
@@ -68,7 +69,7 @@ class Layouts:
         self._write(list(self._kept))
 
     def has_events(self, source: str) -> bool:
-        """Whether any event of a source was ever recorded."""
+        """Return whether any event of a source was ever recorded."""
         layout = self.kept(source)
         if layout is None or layout.recorded is None:
             return self._was_recorded(source)
@@ -100,7 +101,10 @@ class Layouts:
             self._kept |= {name: (layout, revisions[name] + 1) for name, layout in new.items()}
 
     def _was_recorded(self, source: str) -> bool:
-        """The layout by the log and the tables of record, where an earlier trimtab wrote none."""
+        """Return whether a source has events in the log or in tables of record.
+
+        This is needed for an earlier trimtab, which stored no layouts.
+        """
         events, catalog = self._state.events, self._state.catalog
         table = self._state.table(source, make=False)
         if source in kept_from(catalog) or (table is not None and table.scan(["_id"]).rows):

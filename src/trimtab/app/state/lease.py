@@ -1,4 +1,4 @@
-"""Exclusive leases: a catalogue record renewed by a thread, and a file lock that ends with its holder."""
+"""Exclusive leases: a catalogue record that a thread renews, and a file lock that ends with its holder."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from trimtab.store.ports import Catalog
 
 _logger = logging.getLogger(__name__)
 LEASE_S = 30.0
-_LOOK_S = 0.05  # between two attempts while another process holds it
+_LOOK_S = 0.05  # the time between two attempts while another process holds the lease
 
 
 class Lease:
-    """One lease of the catalogue, held by at most one object in all processes.
+    """A lease in the catalogue that at most one object in all processes holds.
 
-    A lock on a file of the state folder goes with it, which the system frees when its process dies, so that the next
-    holder need not wait until the dead one's lease expires.
+    A lock on a file of the state folder belongs to the lease. The system frees this lock when the process of the holder
+    dies, so that the next holder need not wait until the lease expires.
 
     Args:
-        catalog: The store of the lease.
-        name: The lease's name.
+        catalog: The catalogue that stores the lease.
+        name: The name of the lease.
         folder: The folder of the lock file.
-        ttl_s: Seconds without renewal after which it expires.
+        ttl_s: The number of seconds without renewal after which the lease expires.
     """
 
     def __init__(self, catalog: Catalog, name: str, folder: Path, *, ttl_s: float = LEASE_S) -> None:
@@ -41,25 +41,25 @@ class Lease:
         self._holder_path = folder / f"{name}.holder"
         self._ttl_s = ttl_s
         self._lock: FileLock | None = None
-        self._until_s = 0.0  # monotonic time at which it expires
+        self._until_s = 0.0  # the monotonic time at which the lease expires
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     @property
     def held(self) -> bool:
-        """Whether this object holds it now."""
+        """Whether this object holds the lease now."""
         return self._lock is not None and time.monotonic() < self._until_s
 
     @contextmanager
     def taken(self, otherwise: str, *, patience_s: float = 0.0) -> Iterator[None]:
-        """Hold it for the block.
+        """Hold the lease for the block.
 
         Args:
-            otherwise: The error message when another process holds it.
-            patience_s: Seconds to wait for another holder.
+            otherwise: The error message if another process holds the lease.
+            patience_s: How many seconds to wait for another holder.
 
         Raises:
-            Conflict: Another process still holds it.
+            Conflict: Another process still holds the lease.
             Unavailable: The lock file or the catalogue cannot be written now.
         """
         if not self.take(patience_s=patience_s):
@@ -70,10 +70,12 @@ class Lease:
             self.release()
 
     def take(self, *, patience_s: float = 0.0) -> bool:
-        """Acquire it and renew it in a thread until `release`; False when another process still holds it.
+        """Acquire the lease and renew it in a thread until `release`.
+
+        Return False if another process still holds the lease.
 
         Args:
-            patience_s: Seconds to wait for another holder.
+            patience_s: How many seconds to wait for another holder.
 
         Raises:
             Unavailable: The lock file or the catalogue cannot be written now.
@@ -86,7 +88,7 @@ class Lease:
         return True
 
     def release(self) -> None:
-        """Release it; does nothing when it is not held."""
+        """Release the lease. Nothing happens if it is not held."""
         lock, self._lock = self._lock, None
         if lock is None:
             return
@@ -99,7 +101,7 @@ class Lease:
             lock.release()
 
     def free(self) -> bool:
-        """Whether it is free, as far as can be seen without writing."""
+        """Return whether the lease is free, as far as this can be told without writing."""
         try:
             return self._lock is None and not FileLock.is_held(self._path)
         except OSError as error:
@@ -137,7 +139,7 @@ class Lease:
             raise Unavailable(f"{self._path}: cannot be made ({error}). Check space and access.") from error
 
     def _release_the_dead(self) -> None:
-        """Release the lease of a dead holder: the lock file was free."""
+        """Release the lease of a holder that has died, which is known because its lock file was free."""
         if self._holder_path.exists():
             self._catalog.release(self._name, self._holder_path.read_text())
 

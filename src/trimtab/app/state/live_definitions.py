@@ -1,4 +1,4 @@
-"""Feature definitions in use: the applied ones, and those of versions that an alias names.  # D35"""
+"""The feature definitions in use: applied definitions, and those of versions that an alias names.  # D35"""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from trimtab.steering.loop_state import LoopState
 from trimtab.store.ports import Blob, Catalog
 from trimtab.training.fitting.artifact import decode_artifact
 
-APPLIED = "applied_features"  # catalogue records: the definitions applied for each model
-_MOST = 1_024  # cached versions
+APPLIED = "applied_features"  # the kind of catalogue record with the definitions applied for a model
+_MOST = 1_024  # the most versions whose definitions are cached
 
 
 class AppliedFeatures(msgspec.Struct, frozen=True):
     """The feature definitions applied for a model."""
 
     hash: str
-    document: str  # from `encode_features`
+    document: str  # written by `encode_features`
 
 
 class LiveDefinitions:
     """The feature definitions for which online features are kept.
 
     Args:
-        definitions: The project file's.
+        definitions: The definitions of the project file.
         registry: The versions.
-        catalog: The applied definitions and pending promotions.
-        blob: The versions' artifacts, with their definitions.
-        place: Returns a source with its columns in their places in stored events.
-        clock: Tells since when a version is out of service.
+        catalog: Has the applied definitions and the pending promotions.
+        blob: Has the artifacts of versions, which contain their definitions.
+        place: Returns a source with each column at its place in stored events.
+        clock: Tells for how long a version has been out of service.
     """
 
     def __init__(
@@ -61,21 +61,23 @@ class LiveDefinitions:
         self._blob = blob
         self._place = place
         self._clock = clock
-        self._begun = {record.key: record.body for record in catalog.find(APPLIED)}  # when the project file was read
-        self._mutex = threading.Lock()  # of the cache; never held while reading
-        self._of_version: OrderedDict[str, FeatureSet] = OrderedDict()  # least recently used first
-        self._applied: dict[str, FeatureSet] = {}  # by version id
+        self._begun = {record.key: record.body for record in catalog.find(APPLIED)}  # as applied when the file was read
+        self._mutex = threading.Lock()  # guards the cache; it is not held during reads
+        self._of_version: OrderedDict[str, FeatureSet] = OrderedDict()  # by version id, least recently used first
+        self._applied: dict[str, FeatureSet] = {}  # by the hash of the definitions
 
     def of(self, version: Version, loaded: LoadedModel | None = None) -> FeatureSet:
-        """The definitions that a version was trained with; the project file's own objects where they are equal.
+        """Return the definitions that a version was trained with.
+
+        Where they equal definitions of the project file, the objects of the project file are returned.
 
         Args:
             version: The version.
-            loaded: The version in memory, so that its artifact, which may be large, is not read again.
+            loaded: The version in memory, if it is there, so that its artifact, which may be large, is not read again.
 
         Raises:
-            Misuse: It was stored without them, and the project file's differ.
-            Corrupt: They cannot be read.
+            Misuse: The version was stored without its definitions, and those of the project file differ.
+            Corrupt: The definitions cannot be read.
         """
         declared = self._definitions.models.get(version.model)
         if declared is not None and declared.features.hash == version.features:
@@ -93,14 +95,17 @@ class LiveDefinitions:
         return found
 
     def request_of(self, version: str) -> Request | None:
-        """The request as a version (by id) knew it; None where that is unknown."""
+        """Return the request definition that a version was trained with, or None if it is unknown.
+
+        The version is given by its id.
+        """
         try:
             return self.of(self._registry.get(version)).request
-        except (NotFound, Misuse, Corrupt):  # erased, or stored by an earlier trimtab and changed since
+        except (NotFound, Misuse, Corrupt):  # erased, or in a form of an earlier trimtab that is not read any more
             return None
 
     def applied(self, model: str) -> FeatureSet | None:
-        """The definitions applied for a model; None before the first apply."""
+        """Return the definitions applied for a model, or None before the first apply."""
         record = self._catalog.get(APPLIED, model)
         if record is None:
             return None
@@ -111,10 +116,10 @@ class LiveDefinitions:
         return self._applied[found.hash]
 
     def check_newest(self, model: str) -> None:
-        """Refuse to train when newer definitions were applied since the project file was read.
+        """Refuse to train if newer definitions were applied since the project file was read.
 
         Raises:
-            Conflict: There are newer ones.
+            Conflict: Newer definitions were applied.
         """
         record, declared = self._catalog.get(APPLIED, model), self._definitions.models.get(model)
         if record is None or declared is None or record.body == self._begun.get(model):
@@ -126,10 +131,10 @@ class LiveDefinitions:
             )
 
     def versions(self, model: str) -> list[Version]:
-        """The versions of a model whose definitions are needed.
+        """Return the versions of a model whose definitions are needed.
 
-        They are those with an alias, the one about to be promoted, and the replaced champion during the new one's
-        cooldown.
+        These are the versions that an alias names and a version that is about to be promoted. During the cooldown after
+        a promotion, the replaced champion is needed as well.
         """
         moves = self._registry.aliases(model)
         needed = [move.version for move in moves.values()]
@@ -145,18 +150,18 @@ class LiveDefinitions:
         return [self._registry.get(address) for address in dict.fromkeys(needed)]
 
     def features(self) -> dict[str, list[FeatureSet]]:
-        """The definitions that online features must be kept for, by model."""
+        """Return by model the definitions that online features must be kept for."""
         found: dict[str, list[FeatureSet]] = {}
         for name in self._models():
             sets: list[FeatureSet] = []
             for version in self.versions(name):
                 try:
                     sets.append(self.of(version))
-                except (Misuse, Corrupt):  # an earlier trimtab's, changed since: its predictions fail with a message
+                except (Misuse, Corrupt):  # in an earlier form: predictions fail with a message
                     continue
             try:
                 applied = self.applied(name)
-            except Corrupt:  # the same; the project file's views are filled when a version with them is promoted
+            except Corrupt:  # in an earlier form; its views are filled at a promotion
                 applied = None
             deployment = self._definitions.deployments.get(name)
             if applied is not None:
@@ -167,7 +172,7 @@ class LiveDefinitions:
         return found
 
     def views(self) -> list[View]:
-        """The views of all of them, each definition once."""
+        """Return the views of all these definitions, each definition once."""
         sets = [features for of_model in self.features().values() for features in of_model]
         return list({view.hash: view for features in sets for view in features.views}.values())
 

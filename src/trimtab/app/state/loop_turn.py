@@ -1,4 +1,4 @@
-"""The newest tick, training or decision of each deployment's loop, in the catalogue."""
+"""The newest tick, training or decision of each deployment's loop, as stored in the catalogue."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     doing: Doing
     holder: str  # "process 412 on wheelhouse"
     began_us: int
-    ended_us: int | None  # None: running, or its process died
+    ended_us: int | None  # None if the turn is running or its process died
     last_tick_us: int | None  # the end of the last successful tick
-    last_error: str | None  # the last tick's; None: it succeeded
+    last_error: str | None  # the error of the last tick; None if it succeeded
 
 
 def last_turn(catalog: Catalog, model: str) -> Turn | None:
-    """The newest turn of a deployment's loop; None: it never had one.
+    """Return the newest turn of a deployment's loop, or None if it never had a turn.
 
-    A loop fails when `last_error` is not None, or when `last_tick_us` is long ago.
+    A loop is failing if `last_error` is not None, or if `last_tick_us` is long ago.
     """
     record = catalog.get(KIND, model)
     return None if record is None else msgspec.json.decode(record.body, type=Turn)

@@ -1,7 +1,7 @@
-"""Records that readers have read and a log no longer has: lost, or replaced by an older copy.  # D0169
+"""Find records that readers have read but a log no longer has: lost, or replaced by an older copy.  # D0169
 
-Readers of a log store their positions. If a stored position is beyond the log's end, the log would assign it again and
-its readers would skip the new record; so nothing is appended until `trimtab recover`.
+Readers of a log store their positions. If a stored position is beyond the end of the log, the log would assign this
+position again, and the reader would skip the new record. So nothing is appended until `trimtab recover` has run.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from trimtab.store.ports import Put
 
 EVENTS, PREDICTIONS = "events", "predictions"
 RECOVER = "Put its newest files back (trimtab restore BACKUP --force), or go on without those records: trimtab recover"
-_READ = "read"  # the catalogue's record of the logs' ends at the last check
-Read = dict[str, dict[str, int]]  # by log and partition
+_READ = "read"  # the catalogue record of how far the logs reached at the last check
+Read = dict[str, dict[str, int]]  # positions by log and partition
 
 
 class Lost(msgspec.Struct, frozen=True, kw_only=True):
-    """Records of one partition that were read before and are missing now."""
+    """The records of one partition that were read earlier and are missing now."""
 
     log: str  # "events" or "predictions"
     partition: str
-    end: int  # the last position in the log; 0: the file is missing or empty
+    end: int  # the last position in the log; 0 if the file is missing or empty
     reached: int  # the last position that was read
-    readers: dict[str, int]  # readers beyond the end, with their positions
+    readers: dict[str, int]  # the readers beyond the end of the log, with their positions
 
     def __str__(self) -> str:
         records = self.reached - self.end
@@ -46,12 +46,12 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_past(log: str, ends: Mapping[str, int], readers: Mapping[str, Mapping[str, int]]) -> list[Lost]:
-    """The missing records of a log, by comparing its ends with its readers' positions.
+    """Compare the ends of a log with the positions of its readers, and return the missing records.
 
     Args:
-        log: The log's name.
-        ends: The last position of each partition, read after the readers' positions.
-        readers: Positions reached, by reader and partition.
+        log: The name of the log.
+        ends: The last position of each partition. It must be read after the positions of the readers.
+        readers: The positions that were reached, by reader and partition.
     """
     found: dict[str, dict[str, int]] = {}
     for name, reached in readers.items():
@@ -65,21 +65,22 @@ def read_past(log: str, ends: Mapping[str, int], readers: Mapping[str, Mapping[s
 
 
 def refuse_read_past(log: str, ends: Mapping[str, int], readers: Mapping[str, Mapping[str, int]]) -> None:
-    """Refuse a log that ends before its readers' positions.
+    """Refuse a log that ends before the position of one of its readers.
 
     Raises:
-        Corrupt: Records are missing; the message names the first partition and the remedy.
+        Corrupt: Records are missing. The message names the first such partition and the remedy.
     """
     for lost in read_past(log, ends, readers):
         raise Corrupt(f"{lost} Nothing is appended to it meanwhile. {RECOVER}")
 
 
 def lost_records(state: State, *, tables: bool = False) -> list[Lost]:
-    """The missing records of the event and prediction logs, by their readers' positions.
+    """Return the missing records of the event and prediction logs, found by the positions of their readers.
 
     Args:
         state: The state folder.
-        tables: Check the tables of record as well, which is slower; the catalogue knows earlier positions.
+        tables: Whether to check the tables of record as well. This is slower, and the catalogue knows their earlier
+            positions.
     """
     stored = stored_ends(state)
     events: dict[str, Mapping[str, int]] = {
@@ -100,7 +101,7 @@ def refuse_lost(state: State) -> None:
     """Refuse to append to an event log with missing records.
 
     Raises:
-        Corrupt: Records are missing; the message names the remedy.
+        Corrupt: Records are missing. The message names the remedy.
     """
     for lost in lost_records(state):
         if lost.log == EVENTS:
@@ -108,20 +109,20 @@ def refuse_lost(state: State) -> None:
 
 
 def stored_ends(state: State) -> Read:
-    """The logs' ends at the last `store_ends`."""
+    """Return how far the logs reached at the last call of `store_ends`."""
     record = state.catalog.get(KEPT, _READ)
     return {} if record is None else msgspec.json.decode(record.body, type=Read)
 
 
 def store_ends(state: State) -> None:
-    """Store the logs' ends: records missing up to there later were lost."""
+    """Store how far the logs reach. Records up to there that are missing later were lost."""
     before = state.catalog.get(KEPT, _READ)
     stored: Read = {} if before is None else msgspec.json.decode(before.body, type=Read)
     ends = {EVENTS: state.events.positions(), PREDICTIONS: state.written_predictions.positions()}
     now = {name: {**stored.get(name, {}), **_greater(stored.get(name, {}), found)} for name, found in ends.items()}
     if now != stored:
         put = Put(KEPT, _READ, msgspec.json.encode(now), expected=0 if before is None else before.revision)
-        with suppress(Conflict):  # another process has just stored it
+        with suppress(Conflict):  # another process has just stored the ends
             state.catalog.write([put])
 
 
@@ -130,29 +131,29 @@ def _greater(stored: Mapping[str, int], found: Mapping[str, int]) -> dict[str, i
 
 
 def _views(state: State) -> dict[str, Mapping[str, int]]:
-    """Positions of the stored views; empty where there are none, or they are damaged."""
+    """Return the positions of the stored views. Without stored views, or if they are damaged, return nothing."""
     if state.online_file() is None:
         return {}
     try:
         cursors = read_cursors(state.online)
-    except (Corrupt, Unavailable):  # reported where features are read
+    except (Corrupt, Unavailable):  # whoever reads the features reports this error
         return {}
     return {f"view {id_of(name)[:8]}": cursor.positions for name, cursor in cursors.items() if name.isalnum()}
 
 
 def _learners(state: State) -> dict[str, dict[str, int]]:
-    """Positions read for online learners; empty where there are none, or they are damaged."""
+    """Return the positions that online learners have read, or nothing if there are none or they are damaged."""
     if not pairs_file(state.folder / "learners").exists():
         return {}
     try:
         reached = positions_learnt(state.learners)
-    except (Corrupt, Unavailable):  # reported where their models are served
+    except (Corrupt, Unavailable):  # whoever serves the models reports this error
         return {}
     return {f"learner {name}": positions for name, positions in reached.items()}
 
 
 def _tables(state: State, readers: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
-    """Positions of the tables of record, in the partitions that the log or another reader knows."""
+    """Return the positions of the tables of record, in partitions that the log or another reader knows."""
     partitions = {*state.events.positions(), *(name for reached in readers.values() for name in reached)}
     found: dict[str, dict[str, int]] = {}
     for path in sorted((state.folder / "tables").glob("*/_delta_log")):

@@ -1,4 +1,4 @@
-"""Retention needed by a project's definitions, checked against its settings.  # D23"""
+"""How long data must be kept for a project's definitions, checked against its settings.  # D23"""
 
 from __future__ import annotations
 
@@ -23,14 +23,17 @@ ALWAYS_US = -(2**62)
 
 
 class Need(msgspec.Struct, frozen=True):
-    """A minimum retention, and its reason."""
+    """How long data must be kept at least, and why."""
 
     us: int
     why: str
 
 
 def view_reach(view: View) -> Need:
-    """The longest window of a view's features; lifetime features and newest events do not count."""
+    """Return the longest window of a view's features.
+
+    Lifetime features and the newest event of an entity do not count.
+    """
     reach = Need(0, f"view {view.name!r}")
     for name, aggregate in view.features.items():
         us = aggregate.reach_us
@@ -40,12 +43,12 @@ def view_reach(view: View) -> Need:
 
 
 def views_in_use(definitions: Definitions, live: Iterable[View]) -> list[View]:
-    """The declared views and those of versions in service, each definition once."""
+    """Return the declared views and the views of versions in service, each definition once."""
     return list({view.hash: view for view in [*definitions.views.values(), *live]}.values())
 
 
 def source_needs(definitions: Definitions, live: Iterable[View] = ()) -> dict[str, Need]:
-    """The minimum retention of events by source; `live` are the views of versions in service."""
+    """Return by source how long events must be kept at least. `live` are the views of versions in service."""
     needs: dict[str, Need] = {}
     of_live = ((view.source.name, view_reach(view)) for view in live)
     for source, need in chain(_all_needs(definitions), of_live):
@@ -55,7 +58,7 @@ def source_needs(definitions: Definitions, live: Iterable[View] = ()) -> dict[st
 
 
 def prediction_need(definitions: Definitions) -> Need:
-    """The minimum retention of predictions: until their day is closed, judged and learnt from."""
+    """Return how long predictions must be kept: until their day is closed, judged and learnt from."""
     need = Need(0, "nothing")
     for deployment in definitions.deployments.values():
         us = _judged_us(deployment) + deployment.model.label.wait_us
@@ -65,7 +68,7 @@ def prediction_need(definitions: Definitions) -> Need:
 
 
 def lifetime_features(views: Iterable[View]) -> dict[str, list[str]]:
-    """Features that use the whole past, such as `carrier.flights`, by source."""
+    """Return by source the features that use the whole past, such as `carrier.flights`."""
     found: dict[str, list[str]] = {}
     for view in views:
         names = [
@@ -77,7 +80,7 @@ def lifetime_features(views: Iterable[View]) -> dict[str, list[str]]:
 
 
 def newest_features(views: Iterable[View]) -> dict[str, list[str]]:
-    """Features that use an entity's newest event, however old, by source."""
+    """Return by source the features that use the newest event of an entity, however old it is."""
     found: dict[str, list[str]] = {}
     for view in views:
         for name, one in view.features.items():
@@ -87,10 +90,10 @@ def newest_features(views: Iterable[View]) -> dict[str, list[str]]:
 
 
 def check_retention(settings: RetentionSettings, definitions: Definitions) -> None:
-    """Refuse settings that keep less than the definitions need.
+    """Refuse settings that keep data for less time than the definitions need.
 
     Raises:
-        Misuse: They do, or they name an undeclared source; the message names both sides.
+        Misuse: The settings keep too little, or name an undeclared source. The message names both sides.
     """
     for name in settings.sources:
         if name not in definitions.sources:
@@ -113,11 +116,11 @@ def check_retention(settings: RetentionSettings, definitions: Definitions) -> No
 
 
 def features_from_us(features: FeatureSet, kept_from_us: Mapping[str, int]) -> int:
-    """The first time as of which features can be computed from the kept history.
+    """Return the first time as of which features can be computed from the events that are kept.
 
     Args:
-        features: A model's, or those that a version was trained with.
-        kept_from_us: By source, the time before which events were removed.
+        features: The features of a model, or those that a version was trained with.
+        kept_from_us: The time before which events were removed, by source.
     """
     times = [
         kept_from_us[view.source.name] + view_reach(view).us
@@ -128,15 +131,15 @@ def features_from_us(features: FeatureSet, kept_from_us: Mapping[str, int]) -> i
 
 
 def sees_removed(view: View, feature: str, kept_from_us: Mapping[str, int], at_us: int, *, lacks: bool) -> bool:
-    """Whether a view's feature reads, as of a time, events that were removed since.
+    """Return whether a view's feature reads, as of a time, events that have been removed since.
 
     Args:
-        view: As the version in question has it.
-        feature: One of its features.
-        kept_from_us: By source, the time before which events were removed.
-        at_us: The as-of time.
-        lacks: Whether the remaining events give no value: an entity's newest event stays, unless it is corrected or
-            deleted later.
+        view: The view as it is defined for the version.
+        feature: The name of a feature of the view.
+        kept_from_us: The time before which events were removed, by source.
+        at_us: The time as of which the feature is computed.
+        lacks: Whether the remaining events give no value. The newest event of an entity is kept, unless it is corrected
+            or deleted later.
     """
     removed_us = kept_from_us.get(view.source.name)
     if removed_us is None:
@@ -149,7 +152,7 @@ def sees_removed(view: View, feature: str, kept_from_us: Mapping[str, int], at_u
 
 
 def labels_from_us(model: Model, kept_from_us: Mapping[str, int]) -> int:
-    """The first request time whose label can still be found."""
+    """Return the first request time for which the label can still be found."""
     return kept_from_us.get(model.label.source.name, ALWAYS_US)
 
 
@@ -171,7 +174,7 @@ def _all_needs(definitions: Definitions) -> Iterator[tuple[str, Need]]:
 
 
 def _days(us: int) -> str:
-    """A duration in whole days, rounded up."""
+    """Return a duration as text in whole days, rounded up."""
     return f"{-(-us // DAY_US)}d"
 
 

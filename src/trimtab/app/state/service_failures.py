@@ -1,4 +1,4 @@
-"""Failures of background work in serving processes, as the catalogue keeps them."""
+"""Failures of background work in serving processes, as stored in the catalogue."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     pass
 
 
-KIND = "service"  # of the records in the catalogue
+KIND = "service"  # the kind of these records in the catalogue
 
 OF_WORKERS = "failures/"
 
 
 class FailureRecord(msgspec.Struct, frozen=True):
-    """The errors of one process's background tasks in their last round."""
+    """The errors that the background tasks of one process had in their last round."""
 
-    by: str = ""  # the newest process in its place; only that one writes here
-    failures: dict[str, str] = msgspec.field(default_factory=dict)  # by work
+    by: str = ""  # the newest process in this role, which alone may write the record
+    failures: dict[str, str] = msgspec.field(default_factory=dict)  # the error of each task
 
 
 def service_failures(catalog: Catalog) -> dict[str, str]:
-    """The errors of the last round in serving processes, by task."""
+    """Return the errors of the last round in all serving processes, by task."""
     found: dict[str, str] = {}
     for record in catalog.find(KIND):
         worker = record.key.removeprefix(OF_WORKERS)
@@ -35,12 +35,12 @@ def service_failures(catalog: Catalog) -> dict[str, str]:
 
 
 def forget_failures(catalog: Catalog, worker: int | None = None) -> None:
-    """Remove the failures of a worker that is gone, or of a service that is."""
+    """Remove the failures of a worker or of a service that has ended."""
     keys = [record.key for record in catalog.find(KIND)] if worker is None else [f"{OF_WORKERS}{worker}"]
     if keys:
         catalog.write([Remove(KIND, key) for key in keys])
 
 
 def read_failures(record: Record) -> FailureRecord:
-    """The failures that one record holds."""
+    """Return the failures that a record holds."""
     return msgspec.json.decode(record.body, type=FailureRecord)

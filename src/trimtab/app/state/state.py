@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from trimtab.events.tables import Moved
 
 FORMAT = 1
-KEPT = "retention"  # the kind of the catalogue's records of what was removed
-REBUILD = "Repair it: trimtab rebuild --all"  # where online features are damaged
-RESTORE = "Repair it: trimtab restore BACKUP --force"  # where anything else is
-ASIDE = "online.before"  # the old online features during a rebuild of all
+KEPT = "retention"  # the kind of catalogue record that says what was removed
+REBUILD = "Repair it: trimtab rebuild --all"  # the remedy for damaged online features
+RESTORE = "Repair it: trimtab restore BACKUP --force"  # the remedy for any other damage
+ASIDE = "online.before"  # the folder of the old online features while all are rebuilt
 _SOURCE = "source/"
 
 
@@ -41,7 +41,7 @@ class StateFormat(msgspec.Struct, frozen=True):
 
 
 class Closeable(Protocol):
-    """Anything with `close`."""
+    """Anything with a method `close`."""
 
     def close(self) -> None: ...
 
@@ -50,17 +50,19 @@ Part = TypeVar("Part", bound=Closeable)
 
 
 class State:
-    """One project's state, each store opened on first use; no backup can be restored there until it is closed.
+    """The state of one project. Each store is opened when it is first used.
+
+    Until the state is closed, no backup can be restored to its folder.
 
     Args:
-        folder: Made when it is not there.
-        clock: Stamps appended records.
-        prediction_mode: Whether an appended prediction waits for a sync.
+        folder: The state folder, which is made if it does not exist.
+        clock: Stamps the records that are appended.
+        prediction_mode: Whether an appended prediction waits until it is synced to the disk.
 
     Raises:
         Misuse: The folder was written by a newer trimtab.
         Corrupt: `format.json` cannot be read.
-        Conflict: A backup is being restored there, or that was cut off.
+        Conflict: A backup is being restored to the folder, or a restoration was interrupted.
         Unavailable: The folder cannot be made.
     """
 
@@ -68,7 +70,7 @@ class State:
         self.folder = in_utf8(folder)
         self._clock = clock
         self._checked = CheckedClock(clock) if isinstance(clock, SystemClock) else None
-        self.prediction_ids = PredictionIds(self._checked or clock)  # of all that this process answers
+        self.prediction_ids = PredictionIds(self._checked or clock)  # the ids of all predictions made here
         self._prediction_mode = prediction_mode
         self._online_file = str(pairs_file(folder / "online"))
         self._urls = embedded_urls(self.folder)
@@ -87,7 +89,7 @@ class State:
 
     @cached_property
     def predictions(self) -> Log:
-        """The prediction log; one that does not wait for a sync is a `BufferedLog`."""
+        """The prediction log. A log that does not wait for a sync is a `BufferedLog`."""
         if self._prediction_mode != "relaxed":
             return self.written_predictions
         from trimtab.serving.log.buffered_log import BufferedLog
@@ -96,15 +98,15 @@ class State:
 
     @cached_property
     def written_predictions(self) -> Log:
-        """The written part of the prediction log, without buffered answers."""
+        """The prediction log without buffered answers."""
         return self._log("predictions", self._prediction_mode, self.prediction_ids)  # D170
 
     def clock_jump(self) -> str | None:
-        """Why nothing can be recorded now, because the machine's clock jumped ahead; None: it did not."""
+        """Why nothing can be recorded now, because the clock of the machine jumped ahead; None if it did not."""
         return None if self._checked is None else self._checked.jump()
 
     def check_clock(self) -> None:
-        """Raise Unavailable while nothing can be recorded because the machine's clock jumped ahead."""
+        """Raise Unavailable if nothing can be recorded because the clock of the machine jumped ahead."""
         if (jump := self.clock_jump()) is not None:
             raise Unavailable(jump)
 
@@ -127,11 +129,11 @@ class State:
 
     @cached_property
     def online(self) -> KeyValue:
-        """Online feature state."""
+        """The store of the states of online features."""
         return self._key_values("online", REBUILD)
 
     def online_file(self) -> tuple[int, int] | None:
-        """The identity of the online features' file, as device and inode; None: there is none."""
+        """Return the device and inode of the file of online features, or None if the file does not exist."""
         try:
             found = os.stat(self._online_file)
         except OSError:
@@ -140,18 +142,18 @@ class State:
 
     @property
     def online_aside(self) -> bool:
-        """Whether online features are set aside: a rebuild of all is running, or was killed."""
+        """Whether online features are set aside, because a rebuild of all of them is running or was killed."""
         return (self.folder / ASIDE).exists()
 
     def drop_aside(self) -> None:
-        """Delete what a killed rebuild set aside; only for the holder of the views' lease."""
+        """Delete what a killed rebuild has set aside. Only the holder of the views' lease may do this."""
         shutil.rmtree(self.folder / ASIDE, ignore_errors=True)
 
     @contextmanager
     def fresh_online(self) -> Iterator[None]:
-        """Start with empty online features, also when the stored ones are too damaged to open.
+        """Start with empty online features, even if the stored features are too damaged to open.
 
-        The old ones are set aside during the block, and restored when it raises.
+        The old features are set aside during the block, and restored if the block raises.
 
         Raises:
             Unavailable: The folder cannot be moved.
@@ -170,7 +172,7 @@ class State:
             if aside.exists():
                 shutil.rmtree(there, ignore_errors=True)
                 os.rename(aside, there)
-                with suppress(TrimtabError):  # it is as damaged as it was
+                with suppress(TrimtabError):  # the restored store is as damaged as before
                     self.online.reopen_if_replaced(make=True)
             raise
         self.drop_aside()
@@ -186,13 +188,13 @@ class State:
         return self._key_values("learners", RESTORE)
 
     def damaged_stores(self) -> list[str]:
-        """Existing key-value stores that cannot be opened, with the remedy.
+        """Return a line for each existing key-value store that cannot be opened, with the remedy.
 
-        Online features are rebuilt from the log; see `damage` of `stored_views`.
+        Online features are not checked here, because they can be rebuilt from the log: see `damage` of `stored_views`.
         """
         found: list[str] = []
         for name in ("answers", "learners"):
-            if pairs_file(self.folder / name).exists():  # else it would be made
+            if pairs_file(self.folder / name).exists():  # opening a missing store would make it
                 try:
                     getattr(self, name)
                 except Corrupt as error:
@@ -200,19 +202,19 @@ class State:
         return found
 
     def tables(self, sources: Sequence[Source], *, make: bool) -> dict[str, Table]:
-        """The sources' tables of record: those that exist, or (`make`) all."""
+        """Return the tables of record of the sources that exist already or, with `make`, of all sources."""
         found = {source.name: self.table(source.name, make=make) for source in sources}
         return {name: table for name, table in found.items() if table is not None}
 
     def table(self, source: str, *, make: bool) -> Table | None:
-        """A source's table of record; None when there is none, and it is not to be made."""
+        """Return the table of record of a source. Without `make`, return None if it does not exist."""
         folder = self.folder / "tables" / source
         if source not in self._tables and (make or folder.exists()):
             self._tables[source] = self._kept(store.open(store_url("delta", folder), "table"))
         return self._tables.get(source)
 
     def moved(self, sources: Sequence[Source]) -> Moved:
-        """The part of the event log that is in tables of record, with which histories of these sources start.
+        """Return the part of the event log that is in tables of record, with which histories of these sources start.
 
         Raises:
             Corrupt: A table lacks rows that the log no longer has.
@@ -233,9 +235,9 @@ class State:
         return Moved(tables, truncated.through, truncated.newest_us)
 
     def mark(self) -> Hashable | None:
-        """A value that changes when the catalogue, the event log or the file of online features is written.
+        """Return a value that changes whenever the catalogue, the event log or the file of online features is written.
 
-        None: it cannot be told cheaply.
+        The result is None if such a value cannot be told cheaply.
         """
         catalog, events = self.catalog.mark(), self.events.mark()
         return None if catalog is None or events is None else (catalog, events, self.online_file())
@@ -271,21 +273,21 @@ class State:
 
 
 class Truncation(msgspec.Struct, frozen=True):
-    """The truncated part of the event log; stored before it is truncated."""
+    """The part of the event log that is truncated. It is stored before the log is truncated."""
 
-    through: dict[str, int] = {}  # by partition: up to here every record is in its source's table
-    sources: dict[str, dict[str, int]] = {}  # by source and partition: up to here its table has to reach
-    newest_us: int = -(2**62)  # the greatest append time that the log had then; before all while nothing was truncated
+    through: dict[str, int] = {}  # by partition: the position up to which each record is in its source's table
+    sources: dict[str, dict[str, int]] = {}  # by source and partition: how far the table must reach
+    newest_us: int = -(2**62)  # the greatest append time in the log then; the default is before all
 
 
 def truncation(catalog: Catalog) -> Truncation:
-    """The part of the event log that is only in tables of record."""
+    """Return the part of the event log that is only in tables of record."""
     record = catalog.get(KEPT, "log")
     return Truncation() if record is None else msgspec.json.decode(record.body, type=Truncation)
 
 
 def kept_from(catalog: Catalog) -> dict[str, int]:
-    """By source, the time before which its events were removed, or are being removed, by the settings."""
+    """Return by source the time before which events were removed, or are being removed, by the settings."""
     found = catalog.find(KEPT, _SOURCE)
     return {record.key.removeprefix(_SOURCE): msgspec.json.decode(record.body, type=int) for record in found}
 
@@ -293,12 +295,12 @@ def kept_from(catalog: Catalog) -> dict[str, int]:
 def truncation_put(
     catalog: Catalog, tables: Mapping[str, Mapping[str, int]], through: Mapping[str, int], newest_us: int
 ) -> Put:
-    """The catalogue change that must precede a truncation of the log.
+    """Return the change of the catalogue that must precede a truncation of the log.
 
     Args:
         catalog: The catalogue.
-        tables: By source and partition, the position that its table has reached.
-        through: By partition, the last position to truncate.
+        tables: The position that each table has reached, by source and partition.
+        through: The last position to truncate, by partition.
         newest_us: The latest append time in the log.
     """
     before = truncation(catalog)
@@ -318,10 +320,10 @@ def note_kept_from(catalog: Catalog, source: str, before_us: int) -> None:
 
 
 def check_format(folder: Path) -> None:
-    """Refuse a state folder that this version does not read; a folder without `format.json` is new.
+    """Refuse a state folder that this version does not read. A folder without `format.json` counts as new.
 
     Raises:
-        Misuse: It was written by a newer trimtab.
+        Misuse: The folder was written by a newer trimtab.
         Corrupt: `format.json` cannot be read.
     """
     file = folder / FILE

@@ -1,7 +1,7 @@
 """Locks of a state folder: shared by open projects, exclusive for a restoration.  # D25
 
-The lock is on the folder itself. So it needs no file, no later process can miss it, and the system frees it when its
-process dies.
+The folder itself is locked. So no extra file is needed, no later process can miss the lock, and the system frees the
+lock when its process dies.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from trimtab.core.errors import Conflict, Unavailable
 from trimtab.store.durable_files import sync_directory
 from trimtab.store.forks import check_inherited, guard, unguard
 
-FILE = "format.json"  # every state folder has it
-PRIVATE = 0o700  # the mode of a new state folder, and of a backup; what is made in it follows
+FILE = "format.json"  # every state folder has this file
+PRIVATE = 0o700  # the mode of new state folders and backups, and of what is made in them
 
 
 class FolderHold:
-    """A lock on a folder, until it is released or garbage-collected."""
+    """A lock on a folder that lasts until it is released or garbage-collected."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -29,10 +29,10 @@ class FolderHold:
 
     @staticmethod
     def take(folder: Path, *, alone: bool) -> FolderHold | None:
-        """Lock the folder, shared or alone; None while another process holds a conflicting lock.
+        """Lock the folder, shared or alone. Return None while another process holds a conflicting lock.
 
         Raises:
-            OSError: There is no such folder, or it cannot be opened.
+            OSError: The folder does not exist or cannot be opened.
         """
         while True:
             hold = FolderHold(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
@@ -46,44 +46,47 @@ class FolderHold:
                 return hold
             if hold.is_of(folder):
                 return hold
-            hold.release()  # replaced since it was opened
+            hold.release()  # the folder was replaced since it was opened
 
     def is_of(self, folder: Path) -> bool:
-        """Whether the locked folder is still the one at this path."""
+        """Return whether the locked folder is still the folder at this path."""
         try:
             return os.path.samestat(os.fstat(self._fd), os.stat(folder))
         except FileNotFoundError:
             return False
 
     def release(self) -> None:
-        """Release the folder; nothing happens the second time."""
+        """Release the folder. A second call does nothing."""
         unguard(self)
         self._finalizer()
 
     def after_fork(self) -> None:
-        """In a forked child: close the inherited copy; the parent keeps the folder."""
+        """Close the inherited copy of the lock in a forked child. The parent keeps the folder locked."""
         if self._finalizer.detach() is not None:
             os.close(self._fd)
 
 
 def behind_links(folder: str | Path) -> Path:
-    """The folder itself, where a link leads to it; unlike `Path.resolve`, no error where links lead in a circle."""
+    """Return the folder itself if a link leads to it.
+
+    Unlike `Path.resolve`, this raises no error for links that lead in a circle.
+    """
     return Path(os.path.realpath(folder))
 
 
 def set_aside(folder: Path) -> Path:
-    """The path for the previous state while a restoration puts its own in place."""
+    """Return the path to which a restoration moves the previous state while it puts the new state in place."""
     folder = behind_links(folder)
     return folder.with_name(f".{folder.name}.before")
 
 
 def use(folder: Path) -> FolderHold | None:
-    """Have a state folder together with others; it is made when it is not there.
+    """Lock a state folder for use together with other processes. The folder is made if it does not exist.
 
-    None: it cannot be opened.
+    The result is None if the folder cannot be opened.
 
     Raises:
-        Conflict: A backup is being restored there; or a restoration was killed between its two steps.
+        Conflict: A backup is being restored to the folder, or a restoration was killed between its two steps.
         Unavailable: The folder cannot be made.
     """
     check_inherited(folder)
@@ -95,7 +98,7 @@ def use(folder: Path) -> FolderHold | None:
             _refuse_set_aside(folder)
             made = _make(folder)
             continue
-        except OSError:  # the read reports more
+        except OSError:  # reading the folder later reports the error in more detail
             return None
         if hold is None:
             raise _restoring(folder)
@@ -115,11 +118,13 @@ def use(folder: Path) -> FolderHold | None:
 
 
 def have_alone(folder: Path) -> tuple[FolderHold, bool]:
-    """Lock a state folder exclusively, and whether it was made for that; one set aside is put back first.
+    """Lock a state folder exclusively, and return whether the folder was made for that.
+
+    If a state was set aside, it is put back first.
 
     Raises:
-        Conflict: A process has it open.
-        OSError: It cannot be made or opened.
+        Conflict: A process has the folder open.
+        OSError: The folder cannot be made or opened.
     """
     old = set_aside(folder)
     if old.is_dir() and not (
@@ -141,7 +146,7 @@ def have_alone(folder: Path) -> tuple[FolderHold, bool]:
 
 
 def _make(folder: Path) -> bool:
-    """Make the folder, or the target of a link; False if another process was faster."""
+    """Make the folder, or the target of a link to it. Return False if another process was faster."""
     folder = behind_links(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +159,7 @@ def _make(folder: Path) -> bool:
 
 
 def _refuse_set_aside(folder: Path) -> None:
-    """Refuse to start a new state where an old one is set aside."""
+    """Refuse to start a new state if an old state is set aside."""
     old = set_aside(folder)
     try:
         hold = FolderHold.take(old, alone=False)
@@ -174,6 +179,6 @@ def _restoring(folder: Path) -> Conflict:
 
 
 def _unlock(fd: int) -> None:
-    with suppress(OSError):  # a file system that locks no folders
-        fcntl.flock(fd, fcntl.LOCK_UN)  # frees it even if a child has a copy of the descriptor
+    with suppress(OSError):  # some file systems lock no folders
+        fcntl.flock(fd, fcntl.LOCK_UN)  # frees the lock even if a child has a copy of the descriptor
     os.close(fd)

@@ -72,7 +72,7 @@ class Teacher:
         learner = served.answerers.learner
         if learner is None or learner.name != learner_name(model.name, loaded.version.id):
             return 0  # another version came into service meanwhile; the next round teaches its learner
-        system.state.check_clock()  # with a clock ahead, nothing would be learnt until it is right again. # D0170
+        system.state.check_clock()  # a clock ahead would stop learning until the time it shows. # D0170
         now_us = system.clock.now_us()
         until_us = now_us - _GRACE_US
         if loaded.version.id != self._version:

@@ -1,7 +1,8 @@
-"""Backup and restore of the state folder, whole and verified or not at all (`trimtab backup`, `restore`). # D25
+"""Back up and restore the state folder (`trimtab backup`, `restore`). # D25
 
-What follows a log is copied before the log, and what names a blob before the blobs: so no copied position lies beyond
-the copied log, and no copied record names a blob that is not there.
+A backup is complete and verified, or it is not made at all. Readers of a log are copied before the log, and stores that
+name a blob are copied before the blobs. So no copied position lies beyond the copied log, and no copied record names a
+missing blob.
 """
 
 from __future__ import annotations
@@ -46,29 +47,29 @@ if TYPE_CHECKING:
 FORMAT = 1
 MANIFEST = "backup.json"
 _STATE = "state"
-_LOGS = ("quarantine", "predictions", "events")  # a prediction holds positions of the event log
+_LOGS = ("quarantine", "predictions", "events")  # predictions first: they hold positions of the event log
 _STORES = ("online", "answers", "learners")
-_OWN = {"log", "tables", "blob", *_STORES}  # copied by their stores
-_PASSING = ("trimtab-replay-", "backfill")  # temporary folders of runs
-_PATIENCE_S = 60.0  # wait for a running retention
+_OWN = {"log", "tables", "blob", *_STORES}  # parts that their stores copy
+_PASSING = ("trimtab-replay-", "backfill")  # temporary folders of runs, which are not copied
+_PATIENCE_S = 60.0  # how long to wait for a running retention
 _BLOCK = 1 << 20
 _HASH_DIGITS = 64
 
 
 class BackupFile(msgspec.Struct, frozen=True):
-    """One file of a backup."""
+    """A file of a backup."""
 
-    path: str  # relative to the state folder
+    path: str  # the path relative to the state folder
     size_bytes: int
     sha256: str
 
 
 class Positions(msgspec.Struct, frozen=True, kw_only=True):
-    """The log positions of the copied logs, tables and views."""
+    """How far the copied logs, tables and views reach in the logs."""
 
-    logs: dict[str, dict[str, int]]  # by log and partition
-    tables: dict[str, dict[str, int]]  # by source and partition
-    views: dict[str, dict[str, int]]  # by view's id and partition
+    logs: dict[str, dict[str, int]]  # positions by log and partition
+    tables: dict[str, dict[str, int]]  # positions by source and partition
+    views: dict[str, dict[str, int]]  # positions by the view's id and partition
 
 
 class Backup(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +84,7 @@ class Backup(msgspec.Struct, frozen=True, kw_only=True):
     files: list[BackupFile]
 
     def lines(self) -> list[str]:
-        """The same for people."""
+        """The backup as lines of text."""
         logs = ", ".join(f"{sum(ends.values()):,} {name}" for name, ends in self.positions.logs.items())
         return [
             f"{self.project} as of {self.made_at}: {len(self.files):,} files, {format_bytes(self.size_bytes)}; {logs}"
@@ -91,7 +92,7 @@ class Backup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Sealed(msgspec.Struct, frozen=True):
-    """The manifest's file."""
+    """The content of the manifest's file."""
 
     sha256: str
     manifest: msgspec.Raw
@@ -130,9 +131,9 @@ def read_manifest(backup: str | Path) -> Backup:
     """Read and verify the manifest of a backup.
 
     Raises:
-        NotFound: There is no backup.
-        Misuse: It was made by a newer trimtab.
-        Corrupt: Its manifest is damaged.
+        NotFound: There is no backup in this folder.
+        Misuse: The backup was made by a newer trimtab.
+        Corrupt: The manifest of the backup is damaged.
     """
     backup = Path(backup)
     path = backup / MANIFEST
@@ -159,20 +160,21 @@ def read_manifest(backup: str | Path) -> Backup:
 def restore(
     backup: str | Path, into: str | Path, *, force: bool = False, progress: Callable[[int, int], object] | None = None
 ) -> Backup:
-    """Bring a backup's state to a folder, after every file's checksum was compared.
+    """Restore the state of a backup to a folder, after the checksum of every file was compared.
 
     Args:
-        backup: What `back_up` wrote.
-        into: The state folder to be; a project's is `.trimtab`. A link stays, and what it leads to is replaced.
-        force: Replace the state that is there.
-        progress: Called with bytes done and bytes in all.
+        backup: The folder that `back_up` wrote.
+        into: The state folder to restore to; in a project, this is `.trimtab`. If it is a link, the link stays and its
+            target is replaced.
+        force: Whether to replace a state that is in the folder already.
+        progress: Called with the number of bytes done and the total number of bytes.
 
     Raises:
-        NotFound: There is no backup.
+        NotFound: There is no backup in this folder.
         Misuse: `into` is a file.
-        Conflict: There is state already, or a process has it open.
-        Corrupt: A file of the backup is damaged or missing; the message names it, and nothing was changed.
-        Unavailable: The disk is full or read-only; nothing was changed.
+        Conflict: The folder has a state already, or a process has it open.
+        Corrupt: A file of the backup is damaged or missing. The message names the file, and nothing was changed.
+        Unavailable: The disk is full or read-only. Nothing was changed.
     """
     backup, into = Path(backup).absolute(), behind_links(into)
     manifest = read_manifest(backup)
@@ -181,25 +183,25 @@ def restore(
     _refuse_there(into, force)
     partial = into.with_name(f".{into.name}.partial")
     with _refused_clearly(into, "Nothing was changed"), _had_alone(into):
-        _refuse_there(into, force)  # another process may have written it since
+        _refuse_there(into, force)  # another process may have written a state since
         with _whole_or_nothing(partial, into, _replace):
             done = 0
-            partial.chmod(stat.S_IMODE(into.stat().st_mode))  # open to those whom the folder was open to
+            partial.chmod(stat.S_IMODE(into.stat().st_mode))  # keeps the access rights of the folder
             for file in manifest.files:
                 _restore_file(backup / _STATE, partial, file)
                 done += file.size_bytes
                 if progress is not None:
                     progress(done, manifest.size_bytes)
             check_format(partial)
-            if (into / MARKER).exists() and not (partial / MARKER).exists():  # a backup from before the first key
+            if (into / MARKER).exists() and not (partial / MARKER).exists():  # the backup was made before the first key
                 shutil.copyfile(into / MARKER, partial / MARKER)
     return manifest
 
 
 def _copy_parts(system: System, to: Path) -> Positions:
-    """Copy every part, followers first; how far the copies go."""
+    """Copy all parts, readers before logs, and return how far the copies reach."""
     state, folder = system.state, system.state_folder
-    _copy_rest(folder, to)  # answers on their way to the prediction log among it
+    _copy_rest(folder, to)  # includes answers that are not in the prediction log yet
     _copied(state.catalog, catalog_file(to))
     for name in _STORES:
         if (folder / name).exists():
@@ -214,7 +216,7 @@ def _copy_parts(system: System, to: Path) -> Positions:
 
 
 def _positions(to: Path, logs: dict[str, dict[str, int]]) -> Positions:
-    """The log positions stored in the copies of views and tables."""
+    """Return the log positions that are stored in the copies of views and tables."""
     from trimtab.features.online.store import read_cursors
 
     tables: dict[str, dict[str, int]] = {}
@@ -240,7 +242,7 @@ def _copied(part: object, to: Path) -> object:
 
 
 def _copy_rest(folder: Path, to: Path) -> None:
-    """Copy everything else, without locks and temporary files."""
+    """Copy all other files except locks and temporary files."""
     make_folder(to)
     for path in sorted(folder.iterdir()):
         if path.is_dir() and path.name not in _OWN and not path.name.startswith((".", *_PASSING)):
@@ -259,12 +261,12 @@ def _copy_file(path: Path, to: Path) -> None:
     make_folder(to.parent)
     try:
         shutil.copyfile(path, to)
-    except FileNotFoundError:  # removed since it was listed
+    except FileNotFoundError:  # the file was removed since it was listed
         to.unlink(missing_ok=True)
 
 
 def _hashed(path: Path, folder: Path) -> BackupFile:
-    """A file of the copy, synced; a file that is named by its hash is compared with it."""
+    """Sync a file of the copy to the disk and return its entry. A file named by its hash is compared with it."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         os.fchmod(file.fileno(), 0o600)
@@ -298,7 +300,7 @@ def _restore_file(source: Path, to: Path, file: BackupFile) -> None:
 
 
 def _refuse_there(folder: Path, force: bool) -> None:
-    """Refuse to replace state without `force`, and state that a process uses."""
+    """Refuse to replace a state without `force`, and to replace a state that a process uses."""
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     if not force:
@@ -310,7 +312,10 @@ def _refuse_there(folder: Path, force: bool) -> None:
 
 @contextmanager
 def _had_alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from opening a project there; a folder made for that is removed on failure."""
+    """Keep other processes from opening a project in the folder.
+
+    If the folder was made for this, it is removed when the block fails.
+    """
     hold, made = have_alone(folder)
     try:
         yield
@@ -325,7 +330,7 @@ def _had_alone(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _refused_clearly(to: Path, left: str) -> Iterator[None]:
-    """Turn an OSError into an error that says what is left."""
+    """Turn an OSError into an error that says what is left on the disk."""
     try:
         yield
     except OSError as error:
@@ -338,8 +343,8 @@ def _refused_clearly(to: Path, left: str) -> Iterator[None]:
 
 @contextmanager
 def _whole_or_nothing(partial: Path, to: Path, put: Callable[[Path, Path], None]) -> Iterator[None]:
-    """Work in `partial`, which is moved to `to` at the end, or removed."""
-    _remove(partial)  # of one that was killed
+    """Work in the folder `partial`. At the end it is moved to `to`, or removed if the block fails."""
+    _remove(partial)  # left by a process that was killed
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir(mode=PRIVATE)
@@ -358,10 +363,13 @@ def _put(partial: Path, to: Path) -> None:
 
 
 def _replace(partial: Path, to: Path) -> None:
-    """Replace `to` by `partial`; the old folder comes back on failure and is removed on success."""
+    """Replace the folder `to` by `partial`.
+
+    If this fails, the old folder is put back. If it succeeds, the old folder is removed.
+    """
     old = set_aside(to)
-    _remove(old)  # of one that was killed with its own state in place
-    with _uninterrupted():  # else a signal after the swap would be reported as a state that is unchanged
+    _remove(old)  # left by a process that was killed with its own state in place
+    with _uninterrupted():  # a signal after the swap must not report an unchanged state
         try:
             _refuse_there(to, force=True)
             if any(to.iterdir()):
@@ -372,7 +380,7 @@ def _replace(partial: Path, to: Path) -> None:
             _put_back(old, to, partial)
             raise
         if old.exists():
-            old.rename(partial)  # no longer set aside: the rest only frees disk space
+            old.rename(partial)  # from here on, the old state is not set aside; the rest only frees space
         _remove(partial)
 
 
@@ -389,7 +397,7 @@ def _put_back(old: Path, to: Path, partial: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Delete a folder as far as possible, or a link itself."""
+    """Delete a folder as far as possible. Of a link, delete only the link itself."""
     if folder.is_symlink():
         folder.unlink()
     else:
@@ -398,14 +406,14 @@ def _remove(folder: Path) -> None:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ignore Ctrl-C, SIGTERM and a closing terminal."""
-    own = [number for number in ENDING if signal.getsignal(number) is not None]  # None: not Python's
+    """Ignore Ctrl-C, SIGTERM and the end of the terminal during the block."""
+    own = [number for number in ENDING if signal.getsignal(number) is not None]  # None: not set by Python
     with caught(lambda *_: None, own):
         yield
 
 
 def _room(folder: Path, to: Path) -> None:
-    """Refuse a backup that does not fit on the disk."""
+    """Refuse to make a backup that does not fit on the disk."""
     needed, free = taken(folder).size_bytes, shutil.disk_usage(to).free
     if needed > free:
         raise Unavailable(

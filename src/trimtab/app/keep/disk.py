@@ -17,28 +17,28 @@ if TYPE_CHECKING:
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """One part of the state folder."""
+    """The disk usage of one part of the state folder."""
 
     name: str
     size_bytes: int
-    of: dict[str, int]  # the same by partition or by source
+    of: dict[str, int]  # the bytes of each partition or source
 
 
 class Disk(msgspec.Struct, frozen=True, kw_only=True):
-    """Disk usage of the state folder."""
+    """The disk usage of the state folder."""
 
     folder: str
     parts: list[Part]
     size_bytes: int
-    free_bytes: int  # on its disk
+    free_bytes: int  # the free space on the disk of the folder
     budget_bytes: int | None
-    frees_bytes: int | None  # about what the next `trimtab retain` would free; None: the state cannot be read
-    growth_bytes: int | None  # about, a day
+    frees_bytes: int | None  # what `trimtab retain` would free, roughly; None if the state cannot be read
+    growth_bytes: int | None  # the growth of a day, roughly
     notes: list[str]
     red: list[str]
 
     def lines(self) -> list[str]:
-        """The same for people."""
+        """The disk usage as lines of text."""
         width = max(len(part.name) for part in self.parts)
         out = []
         for part in self.parts:
@@ -61,7 +61,7 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def disk_report(system: System) -> Disk:
-    """See `Project.disk`. A full disk is reported as far as file sizes tell."""
+    """See `Project.disk`. On a full disk, only what file sizes tell is reported."""
     now = taken(system.state_folder)
     budget = system.config.retention.budget_bytes
     red = over_budget(now.size_bytes, budget)
@@ -81,13 +81,13 @@ def disk_report(system: System) -> Disk:
 
 
 def _outlook(system: System, now: Taken) -> tuple[int | None, int | None, list[str]]:
-    """What `retain` would free, the growth of a day, and remarks."""
+    """Return what `retain` would free, how much a day adds, and remarks."""
     from trimtab.app.keep.retention import growths, last_retained, plan_retention
 
     try:
         last = last_retained(system.state.catalog)
         notes = [] if last is None else [f"last retain: {last.at}, freed {format_bytes(last.freed_bytes)}"]
         plan, growth = plan_retention(system), round(sum(growths(system, now).values()))
-    except Unavailable as error:  # a full disk, where these numbers matter most, or a read-only one
+    except Unavailable as error:  # a full disk, where these numbers matter most, or a read-only disk
         return None, None, [f"what `trimtab retain` frees, and the growth, cannot be read now: {error}"]
     return max(0, plan.freed_bytes), growth, notes + plan.notes

@@ -1,4 +1,4 @@
-"""Bytes on disk by part of the state folder, and the growth of its logs."""
+"""The disk usage of each part of the state folder, and the growth of its logs."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _PARTS = {
     "reports": "reports",
 }
 
-_WINDOW_US = 7 * DAY_US  # over which growth is measured
+_WINDOW_US = 7 * DAY_US  # the time over which growth is measured
 
-_SAMPLED = 200  # events that are looked at for how many came as they happened
+_SAMPLED = 200  # so many events are read to estimate the share that came as they happened
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """Bytes on disk by part, and by what is in it."""
+    """The disk usage of each part, and of what the part contains."""
 
     parts: dict[str, dict[str, int]]
 
@@ -48,7 +48,7 @@ class Taken(msgspec.Struct, frozen=True):
 
 
 def taken(folder: Path) -> Taken:
-    """Disk usage of each part of a state folder."""
+    """Return the disk usage of each part of a state folder."""
     parts: dict[str, dict[str, int]] = {"event log": {}, "tables of record": {}}
     for path, size in _files(folder):
         part, what = _part(path.relative_to(folder).parts)
@@ -58,7 +58,7 @@ def taken(folder: Path) -> Taken:
 
 
 def over_budget(size_bytes: int, budget_bytes: int | None) -> str | None:
-    """An error message when a state folder exceeds its budget."""
+    """Return an error message if a state folder exceeds its budget."""
     if budget_bytes is None or size_bytes <= budget_bytes:
         return None
     return (
@@ -69,7 +69,10 @@ def over_budget(size_bytes: int, budget_bytes: int | None) -> str | None:
 
 
 def log_growth(log: Log, sizes: Mapping[str, int], now_us: int, *, events: bool) -> float | None:
-    """Bytes a day that a log has grown by in the last week, without loads of history; None when it is empty."""
+    """Return by how many bytes a day a log grew in the last week, not counting loads of history.
+
+    The result is None if the log is empty.
+    """
     bytes_a_day, days = 0.0, 0.0
     since = positions_before(log, now_us - _WINDOW_US)
     for partition, after in since.items():
@@ -85,19 +88,19 @@ def log_growth(log: Log, sizes: Mapping[str, int], now_us: int, *, events: bool)
 
 
 def record_bytes(log: Log, partition: str, size: int) -> float:
-    """About how many bytes of a partition's file a record takes; 0 when there is none."""
+    """Return about how many bytes a record takes in the file of a partition, or 0 if it has no records."""
     held = _held(log, partition)
     return 0.0 if held is None else size / max(1, held[1] - held[0])
 
 
 def _held(log: Log, partition: str) -> tuple[int, int, int] | None:
-    """The position before a partition's first record, its last position, and the first append time."""
+    """Return the position before a partition's first record, its last position, and the first append time."""
     first = log.read(partition, 0, limit=1)
     return (first[0].position - 1, log.positions()[partition], first[0].appended_at_us) if first else None
 
 
 def _live_share(log: Log, partition: str, after: int, last: int) -> float:
-    """The share of events that did not come in a load of history."""
+    """Return the share of events that came as they happened, and not in a load of history."""
     from trimtab.events.records import decode_all
 
     step = max(1, (last - after) // _SAMPLED)
@@ -124,5 +127,5 @@ def _files(folder: Path) -> Iterator[tuple[Path, int]]:
             path = Path(at, name)
             try:
                 yield path, path.lstat().st_blocks * 512
-            except FileNotFoundError:  # it was temporary
+            except FileNotFoundError:  # a temporary file that was removed meanwhile
                 continue

@@ -1,7 +1,7 @@
-"""Erasure of entities by their keys from everything that a project keeps (`trimtab forget`). # D26
+"""Erase entities by their keys from everything that a project keeps (`trimtab forget`). # D26
 
-A run finds what there is, stores its plan (without the key), carries it out, and ends with a row in the ledger. A run
-that was stopped is finished by the next one for the same keys: each of its steps may be repeated.
+A run searches all data, stores its plan (without the key), carries the plan out, and ends with a row in the ledger. If
+a run is stopped, the next run for the same keys finishes it, because each of its steps may be repeated.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 ACT = "forget"
-KIND = "forget"  # of the catalogue's records of runs that are not finished, by the key's hash
+KIND = "forget"  # the kind of catalogue record of an unfinished run, by the hash of the key
 _SALT = "forget_salt"
-_WORKSPACES = ("trimtab-replay-*", "backfill/*", "demo", ASIDE)  # what is made from the logs and can be made again
-_NAMED = 10  # keys of which nothing was found
-_LEAST_BYTES = 6  # a shorter key is found in any file by chance
+_WORKSPACES = ("trimtab-replay-*", "backfill/*", "demo", ASIDE)  # folders made from the logs, which can be made again
+_NAMED = 10  # the most keys without data that are named
+_LEAST_BYTES = 6  # a shorter key would be found in any file by chance
 _WORDS = {
     "events": "events",
     "table_rows": "rows of tables of record",
@@ -63,22 +63,22 @@ class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
     """The result of an erasure, or of a dry run."""
 
     entity: str
-    keys: int  # how many were given
-    nothing: list[str]  # keys without any data
-    columns: dict[str, list[str]]  # by source: the columns that were searched
-    counts: dict[str, int]  # by place
-    sources: dict[str, int]  # events by source
-    training_sets: list[SeenSet]  # stored sets that have rows of the entity, see `sets_deleted`
-    learners: list[str]  # models whose online learner may have learnt from it
-    workspaces: list[str]  # folders with copies, left by simulations, demos and joins
-    residue: list[str]  # files of the state folder that have the key's bytes afterwards
+    keys: int  # how many keys were given
+    nothing: list[str]  # the keys for which no data was found
+    columns: dict[str, list[str]]  # the columns that were searched, by source
+    counts: dict[str, int]  # the number of finds in each kind of data
+    sources: dict[str, int]  # the number of events by source
+    training_sets: list[SeenSet]  # the stored sets that have rows of the entity; see `sets_deleted`
+    learners: list[str]  # the models whose online learner may have learnt from the entity
+    workspaces: list[str]  # folders with copies of data, left by simulations, demos and joins
+    residue: list[str]  # files of the state folder that still have the bytes of a key afterwards
     dry_run: bool
-    key_hash: str  # of all keys of a run together; each key's own is in its row of the ledger
-    ledger_row: int | None  # the last one: there is one for each key
-    sets_deleted: bool = False  # whether the rows of these training sets were deleted, or would be
+    key_hash: str  # the hash of all keys together; the ledger has one hash for each key
+    ledger_row: int | None  # the last of the rows, of which each key has one
+    sets_deleted: bool = False  # whether the rows of the training sets were, or would be, deleted
 
     def lines(self) -> list[str]:
-        """The same for people."""
+        """The result as lines of text."""
         verb = "would go" if self.dry_run else "erased"
         counts = {_WORDS[place]: n for place, n in self.counts.items() if place != "training_sets"}
         who = self.entity if self.keys == 1 else f"{self.keys:,} keys of {self.entity}"
@@ -107,13 +107,13 @@ class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Run(msgspec.Struct, frozen=True, kw_only=True):
-    """The plan of an unfinished run, without personal data: what a new search cannot find any more."""
+    """The plan of an unfinished run, without personal data: what a new search could not find any more."""
 
     begun_at_us: int
     counts: dict[str, int]
     sources: dict[str, int]
-    partitions: dict[str, list[str]]  # by log: files to rewrite
-    rows: dict[str, list[tuple[str, int, str]]]  # by source: rows of its table
+    partitions: dict[str, list[str]]  # the partitions whose files must be rewritten, by log
+    rows: dict[str, list[tuple[str, int, str]]]  # the rows of tables to erase, by source
     sets: list[SeenSet]
     workspaces: list[str]
     why: str = ""
@@ -156,7 +156,7 @@ def forget(
 
 
 def unfinished(catalog: Catalog) -> list[str]:
-    """A line for each unfinished run; only the key's hash identifies it."""
+    """Return one line for each unfinished run. Only the hash identifies the key."""
     return [
         f"forget: a run of {format_time(msgspec.json.decode(record.body, type=_Run).begun_at_us)} is not finished "
         f"(key hash {record.key}); run the same command again"
@@ -165,7 +165,10 @@ def unfinished(catalog: Catalog) -> list[str]:
 
 
 def _erase(system: System, found: PersonalData, run: _Run) -> None:
-    """Erase what a run plans; every step may be repeated. The log comes first: the rest is made from it."""
+    """Erase what a run has planned. Every step may be repeated.
+
+    The log is erased first, because everything else is made from it.
+    """
     state = system.state
     for name, log in _logs(system).items():
         for partition in run.partitions.get(name, []):
@@ -178,14 +181,14 @@ def _erase(system: System, found: PersonalData, run: _Run) -> None:
         state.answers.erase(found.answers)
     if run.sources:
         _reset_views(system, run.sources.keys())
-    for leftover in (state.folder / "blob").glob(".*.new"):  # of a training that was killed: none runs now
+    for leftover in (state.folder / "blob").glob(".*.new"):  # left by a killed training: none runs now
         leftover.unlink(missing_ok=True)
     for name in run.workspaces:
         shutil.rmtree(state.folder / name, ignore_errors=True)
 
 
 def _empty_spools(system: System) -> None:
-    """Move answers that a killed service had buffered into the log, where they are found."""
+    """Move the answers that a killed service had buffered into the log, so that they are found there."""
     folder, answers = system.state.spools, system.state.predictions
     if isinstance(answers, BufferedLog):
         answers.release()
@@ -194,11 +197,14 @@ def _empty_spools(system: System) -> None:
 
 
 def _reset_views(system: System, sources: Collection[str]) -> None:
-    """Reset the online state of these sources' views, to be filled from the log, and keep no page of what it was."""
+    """Reset the online states of the views of these sources, so that they are filled again from the log.
+
+    No page of the file keeps the old states.
+    """
     if not (system.state.folder / "online").exists():
         return
     kv = system.state.online
-    kv.erase()  # refused before anything is lost while another process has it open
+    kv.erase()  # raises before anything is lost if another process has the store open
     every = system.views.views
     OnlineStore(kv, every).drop_others()
     if reset := [view for view in every if view.source.name in sources]:
@@ -208,7 +214,7 @@ def _reset_views(system: System, sources: Collection[str]) -> None:
 
 
 def _write_rows(system: System, subject: Subject, run: _Run, salt: bytes, *, actor: str, deleted: bool) -> Decision:
-    """Write a ledger row for each key that had data; the counts are those of the whole run."""
+    """Write a row of the ledger for each key that had data. The counts in each row are those of the whole run."""
     met = [key for key in subject.keys if key in subject.met] or list(subject.keys)
     versions = sorted({version for one in run.sets for version in one.versions})
     entries = [
@@ -248,7 +254,7 @@ def _planned(system: System, found: PersonalData) -> _Run:
 
 
 def _joined(before: _Run | None, now: _Run) -> _Run:
-    """The plan of a stopped run together with what is found now."""
+    """Return the plan of a stopped run together with what was found now."""
     if before is None:
         return now
     return _Run(
@@ -276,7 +282,7 @@ def _united(one: Mapping[str, list[_Some]], other: Mapping[str, list[_Some]]) ->
 
 
 def _places(rows: Sequence[tuple[str, int, str]]) -> Columns:
-    """The rows of a table by origin; a deletion that replaced a version has another `_op`."""
+    """Return where the rows of a table come from. A deletion that replaced a version has another `_op`."""
     partitions, positions, ops = zip(*rows, strict=True)
     return Columns.of(
         {"_partition": ("str", list(partitions)), "_position": ("int", list(positions)), "_op": ("str", list(ops))}
@@ -336,7 +342,10 @@ def _learners(system: System, subject: Subject) -> list[str]:
 
 
 def _workspaces(folder: Path) -> Iterator[str]:
-    """Folders of simulations, demos and long joins that no longer run: nothing in them is locked."""
+    """Yield the folders of simulations, demos and long joins that no longer run.
+
+    A folder of a run that goes on has a locked file.
+    """
     for path in sorted(path for pattern in _WORKSPACES for path in folder.glob(pattern)):
         files = [lock for lock in sorted(path.rglob("*")) if lock.name == "lock" or lock.suffix == ".lock"]
         locks = [FileLock.take(lock) for lock in files]
@@ -348,7 +357,10 @@ def _workspaces(folder: Path) -> Iterator[str]:
 
 
 def _leftovers(folder: Path, subject: Subject) -> Iterator[str]:
-    """Files that have a key's bytes; none when the key is so short that any file may have them."""
+    """Yield the files that have the bytes of a key.
+
+    Nothing is yielded if the key is so short that any file may have its bytes by chance.
+    """
     needles = subject.stored_as(_LEAST_BYTES)
     if not needles:
         return
@@ -366,11 +378,14 @@ def _leftovers(folder: Path, subject: Subject) -> Iterator[str]:
 
 @contextmanager
 def _alone(system: System) -> Iterator[None]:
-    """Keep other processes from serving, training, retaining and backing up; logs refuse those that append."""
+    """Keep other processes from serving, training, retaining and backing up during the block.
+
+    Processes that append are refused by the logs.
+    """
     state = system.state
     names = [LEASE, RETENTION, *(f"loop.{name}" for name in system.definitions.deployments)]
     with ExitStack() as held:
-        held.enter_context(writing_tables(state))  # records read before would come back into the tables
+        held.enter_context(writing_tables(state))  # else another process could move erased records into the tables
         for name in names:
             otherwise = (
                 f"{state.folder}: another process serves or trains this project ({name}). Stop it, run forget, and "
@@ -384,16 +399,16 @@ def _pending(system: System, subject: Subject, digest: str) -> _Run | None:
     record = system.state.catalog.get(KIND, digest)
     if record is None:
         return None
-    subject.met.update(subject.keys)  # the stored plan does not say which of them had data
+    subject.met.update(subject.keys)  # the stored plan does not say which of the keys had data
     return msgspec.json.decode(record.body, type=_Run)
 
 
 def _salt(system: System, *, make: bool) -> bytes:
-    """The project's own salt: without it, keys could be guessed from their hashes."""
+    """Return the project's own salt, without which keys could be guessed from their hashes."""
     catalog = system.state.catalog
     record = catalog.get(_SALT, "1")
     if record is None and make:
-        with suppress(Conflict):  # another process made it just now
+        with suppress(Conflict):  # another process has just made the salt
             catalog.write([Put(_SALT, "1", msgspec.json.encode(os.urandom(32).hex()), expected=0)])
         record = catalog.get(_SALT, "1")
     return b"" if record is None else bytes.fromhex(msgspec.json.decode(record.body, type=str))
@@ -405,7 +420,7 @@ def _hashed(subject: Subject, key: Sequence[str], salt: bytes) -> str:
 
 
 def _digest(subject: Subject, salt: bytes) -> str:
-    """The hash of a key, or of several together in any order."""
+    """Return the hash of a key, or of several keys together in any order."""
     hashes = sorted(_hashed(subject, key, salt) for key in subject.keys)
     return hashes[0] if len(hashes) == 1 else hashlib.blake2b("".join(hashes).encode(), digest_size=16).hexdigest()
 

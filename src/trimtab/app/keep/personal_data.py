@@ -1,4 +1,4 @@
-"""Personal data of a subject: in logs, tables, stored answers and training sets, and its replacements."""
+"""Find the personal data of a subject in logs, tables, stored answers and training sets, with replacements."""
 
 from __future__ import annotations
 
@@ -35,28 +35,28 @@ _PARQUET = b"PAR1"
 class SeenSet(msgspec.Struct, frozen=True, kw_only=True):
     """A stored training set that has rows of the subject."""
 
-    blob: str  # of its rows
+    blob: str  # the address of the blob with the rows of the set
     rows: int
-    versions: tuple[str, ...]  # fitted on it
+    versions: tuple[str, ...]  # the versions that were fitted on the set
 
 
 class PersonalData(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that was found of a subject."""
+    """All the data that was found about a subject."""
 
     events: Instead
-    sources: dict[str, int]  # events by source
+    sources: dict[str, int]  # the number of events by source
     tables: dict[str, TableErasure]  # by source
     predictions: Instead
     quarantine: Instead
-    answers: list[bytes]  # keys
+    answers: list[bytes]  # the keys of stored answers
     sets: list[SeenSet]
 
     def in_log(self, name: str) -> Instead:
-        """The replacements in a log: "events", "predictions" or "quarantine"."""
+        """Return the replacements in a log, which is "events", "predictions" or "quarantine"."""
         return {"events": self.events, "predictions": self.predictions, "quarantine": self.quarantine}[name]
 
     def counts(self) -> dict[str, int]:
-        """How many of each kind."""
+        """Return how many pieces of each kind of data were found."""
         return {
             "events": _size(self.events),
             "table_rows": sum(len(table.rows) for table in self.tables.values()),
@@ -68,7 +68,7 @@ class PersonalData(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_personal_data(system: System, subject: Subject) -> PersonalData:
-    """Search everything; nothing is changed."""
+    """Search all data of a project. Nothing is changed."""
     state = system.state
     found = PersonalEvents(system, subject)
     found.search_log()
@@ -91,7 +91,7 @@ def find_personal_data(system: System, subject: Subject) -> PersonalData:
 
 @contextmanager
 def open_tables(system: System) -> Iterator[dict[str, Table]]:
-    """Open every table of record, also those of sources that are no longer declared."""
+    """Open every table of record, even of sources that are no longer declared."""
     folder = system.state.folder / "tables"
     names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     with ExitStack() as opened:
@@ -104,7 +104,7 @@ def open_tables(system: System) -> Iterator[dict[str, Table]]:
 def _predictions(
     system: System, subject: Subject, erased_ids: Callable[[str], set[str]]
 ) -> tuple[Instead, RequestKeys]:
-    """The replacements of predictions, and by model the keys of their requests."""
+    """Return the replacements of predictions, and the keys of their requests by model."""
     models = system.definitions.models
     shapes = {name: request_shape(model.request) for name, model in models.items()}
     keys: RequestKeys = {name: (erased_ids(models[name].request.name), set()) for name in shapes}
@@ -140,14 +140,14 @@ def _answers(system: System, subject: Subject) -> list[bytes]:
 
 
 def _training_sets(system: System, subject: Subject) -> Iterator[SeenSet]:
-    """Stored sets with rows of the subject, and the versions that were fitted on each."""
+    """Yield the stored sets with rows of the subject, and the versions that were fitted on each set."""
     versions: dict[str, list[Version]] = {}
     requests: dict[str, str] = {}
     for record in system.state.catalog.find("version_count"):
         for version in system.registry.versions(record.key):
             try:
                 parquet = load_manifest(version.training_set, system.state.blob).parquet
-            except NotFound:  # its manifest was removed by hand
+            except NotFound:  # the manifest of the set was removed by hand
                 continue
             if parquet is not None:
                 versions.setdefault(parquet, []).append(version)
@@ -170,7 +170,7 @@ def _rows_of(system: System, subject: Subject, blob: str, model: str | None) -> 
 
 
 def _parquet_blobs(folder: Path) -> Iterator[str]:
-    """Blobs that are tables, also those that no version refers to."""
+    """Yield the blobs that are tables, even those that no version refers to."""
     for path in blob_files(folder):
         with path.open("rb") as file:
             if file.read(len(_PARQUET)) == _PARQUET:
@@ -182,7 +182,10 @@ def _size(places: Instead) -> int:
 
 
 def partitions_of(log: Log, changed: Iterable[str]) -> list[str]:
-    """The partitions whose files are rewritten: those that change, and those that were ever truncated."""
+    """Return the partitions whose files must be rewritten.
+
+    These are the partitions that change, and the partitions that were ever truncated.
+    """
     wanted = set(changed)
     wanted.update(partition for partition, last in log.positions().items() if begin_of(log, partition, last))
     return sorted(wanted)

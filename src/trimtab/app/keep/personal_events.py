@@ -1,4 +1,4 @@
-"""Events of a subject in the log and in tables of record, and their replacements."""
+"""Find the events of a subject in the log and in tables of record, with their replacements."""
 
 from __future__ import annotations
 
@@ -21,40 +21,41 @@ from trimtab.training.definitions import Model
 if TYPE_CHECKING:
     from trimtab.app.system import System
 
-Instead = dict[str, dict[int, bytes]]  # by partition and position: the new payload
-Place = tuple[str, int]  # partition, position
-RequestKeys = dict[str, tuple[set[str], set[str]]]  # by model: keys of erased requests; those that others share
+Instead = dict[str, dict[int, bytes]]  # the new payload, by partition and position
+Place = tuple[str, int]  # partition and position
+# By model: the keys of erased requests, and the keys that requests which stay share with them.
+RequestKeys = dict[str, tuple[set[str], set[str]]]
 _BATCH = 10_000
 
 
 class TableErasure(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows to erase from one source's table of record."""
+    """The rows to erase from one source's table of record."""
 
-    rows: list[tuple[str, int, str]]  # partition, position, op
-    instead: Columns | None  # rows to put in
+    rows: list[tuple[str, int, str]]  # partition and position, op
+    instead: Columns | None  # the rows that are put in place of erased rows
 
 
 class _Seen(msgspec.Struct):
-    """One record of the event log or a table, and whether it is erased."""
+    """A record of the event log or of a table, and whether it is erased."""
 
     source: str
     id: str
-    order: tuple[int, str, int]  # known at, partition, position: the order of an id's versions
+    order: tuple[int, str, int]  # orders the versions of an id: known-at time, partition and position
     deletes: bool
-    wanted: bool  # it carries the key itself
+    wanted: bool  # whether the record itself has the key
     appended_at_us: int
     event: Event
     in_log: bool = False
     in_table: bool = False
-    replaced: bool = False  # a deletion takes its place
+    replaced: bool = False  # whether a deletion is put in its place
     goes: bool = True
 
 
 class PersonalEvents:
     """Finds a subject's events, and the deletions that name them.
 
-    A source with a key may have corrections: where an event belonged to another entity before it was the subject's, a
-    deletion replaces the subject's version, or the earlier version would count again. # D26
+    A source with a key may have corrections. If an event belonged to another entity before it belonged to the subject,
+    a deletion replaces the subject's version. Otherwise the earlier version would count again. # D26
     """
 
     def __init__(self, system: System, subject: Subject) -> None:
@@ -64,7 +65,7 @@ class PersonalEvents:
         self._seen: dict[Place, _Seen] = {}
 
     def search_log(self) -> None:
-        """Collect the records of the log that carry the key."""
+        """Collect the records of the log that have the key."""
         tests: dict[str, Fits] = {ERASED: lambda values: False}
         for record in _records(self._system.state.events):
             if self._subject.may_be_in(record.payload):
@@ -75,14 +76,14 @@ class PersonalEvents:
                     self._add(record, event, wanted=True)
 
     def search_table(self, name: str, table: Table) -> None:
-        """Collect the rows of a table that carry the key."""
+        """Collect the rows of a table that have the key."""
         rows = table.scan()
         if rows.rows:
             chosen = self._subject.of_table(name if name in self._sources else None, rows)
             self._add_rows(name, rows, chosen, wanted=True)
 
     def follow_versions(self, tables: dict[str, Table]) -> None:
-        """Collect the other versions of the found events, and decide which are erased or replaced."""
+        """Collect the other versions of the events found, and decide which of them are erased or replaced."""
         keyed = {name for name, source in self._sources.items() if source.key is not None}
         ids = {(s.source, s.id) for s in self._seen.values() if s.source in keyed}
         if not ids:
@@ -108,7 +109,7 @@ class PersonalEvents:
                 seen.goes = seen.wanted or (seen.deletes and not another)
 
     def follow_labels(self, tables: dict[str, Table], keys: RequestKeys) -> None:
-        """Collect the labels of erased requests, except those that requests of others share."""
+        """Collect the labels of erased requests, except labels that requests of other entities share."""
         models = self._system.definitions.models.values()
         links = [
             _Link(m, keys) for m in models if (m.label.key,) not in self._subject.places.get(m.label.source.name, [])
@@ -130,7 +131,7 @@ class PersonalEvents:
             self.follow_versions(tables)
 
     def _linked(self, links: list[_Link], tables: dict[str, Table]) -> Iterator[tuple[LogRecord, Event]]:
-        """Requests and labels of these models, from the log and from tables."""
+        """Yield the requests and labels of these models, from the log and from tables."""
         names = [name.encode() for name in dict.fromkeys(n for link in links for n in (link.requests, link.labels))]
         for record in _records(self._system.state.events):
             if any(name in record.payload for name in names):
@@ -143,7 +144,7 @@ class PersonalEvents:
                 yield from self._rows(name, rows, chosen)
 
     def instead(self) -> Instead:
-        """New payloads of the log."""
+        """Return the new payloads of records in the log."""
         found: Instead = {}
         for (partition, position), seen in self._seen.items():
             if seen.goes and seen.in_log:
@@ -152,7 +153,7 @@ class PersonalEvents:
         return found
 
     def in_tables(self) -> dict[str, TableErasure]:
-        """Rows to erase from the tables, by source."""
+        """Return the rows to erase from tables, by source."""
         found: dict[str, TableErasure] = {}
         going = sorted((s.source, place) for place, s in self._seen.items() if s.goes and s.in_table)
         for name, group in groupby(going, key=lambda one: one[0]):
@@ -168,7 +169,7 @@ class PersonalEvents:
         return found
 
     def by_source(self) -> Counter[str]:
-        """Events by source, each counted once wherever it lies."""
+        """Return the number of events by source. An event counts once even if it is in several places."""
         return Counter(seen.source for seen in self._seen.values() if seen.goes)
 
     def _add(self, record: LogRecord, event: Event, *, wanted: bool) -> None:
@@ -202,14 +203,14 @@ class PersonalEvents:
             yield LogRecord(row["_partition"], row["_position"], row["_append_at"], b""), event
 
     def _deletion(self, seen: _Seen) -> Event:
-        """A deletion in place of the erased version: only key and time are left."""
+        """Return the deletion that replaces an erased version. Only its key and time are left."""
         source, event = self._sources[seen.source], seen.event
         kept = {source.key, source.time}
         values = [v if name in kept else None for name, v in zip(source.columns, event.values, strict=False)]
         return msgspec.structs.replace(event, op="delete", values=tuple(values))
 
     def erased_ids(self, source: str) -> set[str]:
-        """The ids of a source's erased events."""
+        """Return the ids of a source's erased events."""
         return {seen.id for seen in self._seen.values() if seen.source == source and seen.goes and not seen.deletes}
 
     def _goes(self, record: LogRecord) -> bool:
@@ -218,7 +219,7 @@ class PersonalEvents:
 
 
 class _Link:
-    """Keys of a model's erased requests, and the columns of their labels."""
+    """The keys of a model's erased requests, and the column of their labels that has the key."""
 
     def __init__(self, model: Model, keys: RequestKeys) -> None:
         self.requests, self.labels, self.column = model.request.name, model.label.source.name, model.label.key
@@ -226,12 +227,12 @@ class _Link:
         self.keys = erased - shared
 
     def keep(self, event: Event) -> None:
-        """Keep the label of a request that stays, even if an erased one has the same key."""
+        """Keep the label of a request that stays, even if an erased request has the same key."""
         if event.op == "upsert":
             self.keys.discard(event.id)
 
     def key_of(self, event: Event, sources: Mapping[str, Source]) -> str | None:
-        """The request's key in a label event, if that request is erased."""
+        """Return the key of the request that a label event belongs to, if that request is erased."""
         place = list(sources[self.labels].columns).index(self.column)
         value = event.values[place] if place < len(event.values) else None
         return None if value is None or str(value) not in self.keys else str(value)

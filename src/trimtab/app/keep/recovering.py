@@ -1,7 +1,7 @@
-"""Recovery after lost records, or records stamped by a wrong clock (`trimtab recover`). # D0169, # D0170
+"""Recover after lost records, or after records stamped by a wrong clock (`trimtab recover`). # D0169, # D0170
 
-Nothing that is still there is removed: records of the log go to the tables first. Each step may be repeated, so that
-the same command goes on after a kill at any point.
+Nothing that is still there is removed: records of the log are moved to the tables first. Each step may be repeated, so
+that the same command can continue after it was killed at any point.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 ACT = "recover"
-_NOTHING_US = -(2**62)  # before all append times
+_NOTHING_US = -(2**62)  # a time before all append times
 
 
 class LostRange(msgspec.Struct, frozen=True, kw_only=True):
-    """Records of one partition that a log has lost."""
+    """The records that a log has lost in one partition."""
 
     log: str
     partition: str
     first: int
     last: int
-    in_tables: int  # how many of them, the first ones, are in every source's table of record
-    readers: dict[str, int]  # by reader of some of them, the position it reached
-    appended_again: int  # records that no reader would take: they get new positions
+    in_tables: int  # how many of them, from the first on, are in every source's table of record
+    readers: dict[str, int]  # the position reached by each reader that has read some of them
+    appended_again: int  # records that readers would skip, so that they get new positions
 
     def lines(self) -> list[str]:
-        """The same for people."""
+        """The lost range as lines of text."""
         records = self.last - self.first + 1
         what = "events" if self.log == EVENTS else "predictions"
         out = [
@@ -61,18 +61,18 @@ class LostRange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Recovered(msgspec.Struct, frozen=True, kw_only=True):
-    """What was repaired, or (`dry_run`) would be."""
+    """What was repaired or, with `dry_run`, would be repaired."""
 
     dry_run: bool
     lost: list[LostRange]
-    stamped_ahead: list[Ahead]  # records with append times in the future, which get the present
+    stamped_ahead: list[Ahead]  # records with append times in the future, which are set to now
 
     @property
     def is_empty(self) -> bool:
         return not (self.lost or self.stamped_ahead)
 
     def lines(self) -> list[str]:
-        """The same for people."""
+        """The result as lines of text."""
         if self.is_empty:
             return ["nothing to recover: the logs hold all that was read, and no record was stamped by a clock ahead"]
         out = [line for one in self.lost for line in one.lines()]
@@ -103,7 +103,7 @@ def recover(system: System, *, dry_run: bool = False, actor: str = "a person") -
         if done.stamped_ahead:
             restamp(system, done.stamped_ahead, now_us, actor)
     if done.stamped_ahead:
-        system.reopen()  # everything read before is outdated
+        system.reopen()  # whatever was read earlier is outdated
         system.views.rebuild_all()
     return done
 
@@ -127,13 +127,13 @@ def _range(system: System, lost: Lost) -> LostRange:
 
 
 def _named(system: System, readers: Mapping[str, int]) -> dict[str, int]:
-    """Views by their names, where they are in use."""
+    """Return readers with the names of views instead of hashes, for views that are in use."""
     names = {f"view {plan.cursor_name[:8]}": f"view {name}" for name, plan in system.views.store.plans.items()}
     return {names.get(reader, reader): position for reader, position in readers.items()}
 
 
 def _go_on(system: System, lost: LostRange, actor: str) -> None:
-    """Continue a partition after the last position read from it, recorded in the ledger first."""
+    """Continue a partition after the last position that was read from it. The ledger records this first."""
     state = system.state
     log = state.events if lost.log == EVENTS else state.written_predictions
     if not isinstance(log, Repairable):
@@ -159,15 +159,18 @@ def _go_on(system: System, lost: LostRange, actor: str) -> None:
         truncated = truncation_put(state.catalog, reached, {lost.partition: lost.last}, now_us)
         Ledger(state.catalog).write([row], [truncated])
         again = ((record.payload, now_us) for record in _unread(system, lost.partition, end))
-    else:  # in no table: all that are left get later positions
+    else:  # predictions are in no table: all that are left get later positions
         Ledger(state.catalog).write([row])
         again = ((record.payload, record.appended_at_us) for record in _records(log, lost.partition, end))
     log.skip_to(lost.partition, lost.last, again)
 
 
 def _unread(system: System, partition: str, end: int) -> Iterator[LogRecord]:
-    """Events that no reader has taken: they came after the loss, at positions that had been read before it, or their
-    source is not declared, so that no table takes them."""
+    """Yield the events that no reader has taken.
+
+    They came after the loss, at positions that had been read before the loss, or they belong to sources that are not
+    declared, so that no table takes them.
+    """
     seen_us, known = _seen_us(system, partition, end), {ERASED, *system.definitions.sources}
     for record in _records(system.state.events, partition, end):
         if record.appended_at_us > seen_us or decode(record.payload).source not in known:
@@ -175,10 +178,10 @@ def _unread(system: System, partition: str, end: int) -> Iterator[LogRecord]:
 
 
 def _seen_us(system: System, partition: str, end: int) -> int:
-    """The greatest append time read by readers that are past the partition's end."""
+    """Return the greatest append time that was read by the readers beyond the end of the partition."""
     state, seen = system.state, [_NOTHING_US]
     if state.online_file() is not None:
-        with suppress(Corrupt):  # damaged features are rebuilt anyway
+        with suppress(Corrupt):  # damaged features are rebuilt in any case
             cursors = read_cursors(state.online).values()
             seen += [cursor.s_us for cursor in cursors if cursor.positions.get(partition, 0) > end]
     for table in state.tables(system.sources, make=False).values():

@@ -1,7 +1,7 @@
-"""Retention: move the log into tables, truncate it, and remove what the settings do not keep (`trimtab retain`). # D23
+"""Move the log into tables, truncate it, and remove what the settings do not keep (`trimtab retain`). # D23
 
-A kill at any point is harmless: records are durable in a table before the log loses them, removals are recorded
-before they happen, and each step may be repeated.
+A process may be killed at any point without harm. Records are durable in a table before the log loses them, removals
+are recorded before they happen, and each step may be repeated.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ if TYPE_CHECKING:
 
 LEASE = "retention"
 _BATCH = 10_000
-_SPARED_H = 1  # replaced files of a table stay this long for other tools that read it
-_FILES = 32  # a table of more files is compacted
-_LEARNT_WAITS = 2  # a learner reads predictions back to so many label waits
-_IN_TABLE = 0.3  # about the share of an event's bytes in the log that it takes in a table
+_SPARED_H = 1  # replaced files of a table stay so long, for other tools that read the table
+_FILES = 32  # a table with more files is compacted
+_LEARNT_WAITS = 2  # a learner reads predictions that are up to so many label waits old
+_IN_TABLE = 0.3  # an event in a table takes about this share of its bytes in the log
 
 
 class Retained(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a run, or (`dry_run`) an estimate of it."""
+    """The result of a run or, with `dry_run`, an estimate of the result."""
 
     at: str
     dry_run: bool
-    truncated: dict[str, int]  # by partition of the event log: records that are in tables alone now
-    expired: dict[str, int]  # by source: events that are not kept any longer
+    truncated: dict[str, int]  # by partition of the event log: records that only tables have now
+    expired: dict[str, int]  # the number of events removed, by source
     predictions: int
     quarantined: int
     freed_bytes: int
-    size_bytes: int  # afterwards
+    size_bytes: int  # the size of the state folder afterwards
     budget_bytes: int | None
-    growth_bytes: dict[str, float]  # a day, by log, as measured before it was truncated
-    notes: list[str]  # what was kept, and why; what differs from now on
+    growth_bytes: dict[str, float]  # growth of a day by log, as measured before the log was truncated
+    notes: list[str]  # what was kept and why, and what is different from now on
     red: list[str]
 
     def lines(self) -> list[str]:
-        """The same for people."""
+        """The result as lines of text."""
         truncated, removed = ("would truncate", "would remove") if self.dry_run else ("truncated", "removed")
         out = [f"{truncated} {sum(self.truncated.values()):,} records of the event log, which are in tables of record"]
         out += [f"{removed} {rows:,} events of {source}" for source, rows in self.expired.items() if rows]
@@ -77,7 +77,10 @@ def retain(system: System, *, dry_run: bool = False) -> Retained:
 
 
 def retain_when_due(system: System) -> Retained | None:
-    """Run once a day, if [retention] is set; None when it is not due, or another process runs it."""
+    """Apply the retention once a day if [retention] is set.
+
+    The result is None if it is not due, or if another process does it.
+    """
     last = last_retained(system.state.catalog)
     if not system.config.retention.is_set:
         return None
@@ -90,7 +93,7 @@ def retain_when_due(system: System) -> Retained | None:
 
 
 def plan_retention(system: System) -> Retained:
-    """Estimate what a run would do now; nothing is changed."""
+    """Estimate what a run would do now. Nothing is changed."""
     size = taken(system.state_folder)
     log, notes = system.state.events, _differences(system)
     followed, held = _follower_positions(system) if system.views.followed() else ({}, [])  # else a run catches up
@@ -143,13 +146,13 @@ def plan_retention(system: System) -> Retained:
 
 
 def last_retained(catalog: Catalog) -> _Last | None:
-    """The newest run that ended."""
+    """Return the result of the newest run that has ended."""
     record = catalog.get(KEPT, "last")
     return None if record is None else msgspec.json.decode(record.body, type=_Last)
 
 
 class _Last(msgspec.Struct, frozen=True, kw_only=True):
-    """The stored result of a run."""
+    """The stored result of the newest run."""
 
     at_us: int
     freed_bytes: int
@@ -205,7 +208,10 @@ def _retain(system: System) -> Retained:
 
 
 def _truncate_events(system: System) -> tuple[dict[str, int], list[str]]:
-    """Truncate the event log up to the slowest of its readers; records by partition, and notes on what was kept."""
+    """Truncate the event log up to the slowest of its readers.
+
+    Return the number of records by partition, and notes on what was kept.
+    """
     log, state = system.state.events, system.state
     followed, notes = _follower_positions(system)
     reached = {
@@ -220,7 +226,7 @@ def _truncate_events(system: System) -> tuple[dict[str, int], list[str]]:
         cuts[partition] = cut
         notes += strange
     noted = truncation_put(state.catalog, reached, cuts, _newest_us(system))
-    state.catalog.write([noted])  # first, so that a reader can tell truncation from loss
+    state.catalog.write([noted])  # stored first, so that a reader can tell a truncation from a loss
     truncated = {}
     for partition, cut in cuts.items():
         truncated[partition] = _truncate(log, {partition: cut}, notes)
@@ -228,7 +234,10 @@ def _truncate_events(system: System) -> tuple[dict[str, int], list[str]]:
 
 
 def _truncate(log: Log, cuts: Mapping[str, int], notes: list[str]) -> int:
-    """Truncate the partitions that no other process writes, and add a note for each of the others; the count."""
+    """Truncate the partitions that no other process writes, and return the number of records truncated.
+
+    For each other partition, a note is added.
+    """
     removed = 0
     for partition, cut in cuts.items():
         last = log.positions().get(partition, 0)
@@ -242,9 +251,10 @@ def _truncate(log: Log, cuts: Mapping[str, int], notes: list[str]) -> int:
 
 
 def _follower_positions(system: System) -> tuple[dict[str, int], list[str]]:
-    """The position of the slowest online view by partition, and notes on it. Tables follow by `materialise`.
+    """Return the position of the slowest online view in each partition, and notes on these positions.
 
-    Labels, outcomes, learners and training sets read histories, which begin with the tables: they need no log.
+    Tables are brought up to date by `materialise`. Labels, outcomes, learners and training sets read histories, which
+    begin with the tables, so they do not need the log.
     """
     if not system.views.views:
         return {}, []
@@ -261,22 +271,23 @@ def _follower_positions(system: System) -> tuple[dict[str, int], list[str]]:
 
 
 def _filling_positions(system: System) -> tuple[list[dict[str, int]], list[str]]:
-    """Positions from which views that are being filled read the log, and their names. # D31
+    """Return the positions from which views that are being filled read the log, and the names of the views. # D31
 
-    A process that fills a view applies the log; without one a fill was interrupted, and the next one begins again.
+    A process that fills a view is also the one that applies the log. If no process applies the log, the fill was
+    interrupted, and the next fill begins again.
     """
     if not system.views.followed():
         return [], []
     store = system.views.store
     names = {plan.cursor_name: plan.name for plan in store.plans.values()}
     filling = {id_of(name): cursor for name, cursor in store.cursors().items() if name.startswith(FILLING)}
-    # One without counts still loads the history from the tables.
+    # A view without counts is still loading the history from the tables.
     reading = [cursor.positions if cursor.counts else {} for cursor in filling.values()]
     return reading, [names.get(one, one) for one in filling]
 
 
 def _before_strangers(log: Log, partition: str, after: int, cut: int, system: System) -> tuple[int, list[str]]:
-    """The cut, lowered to before the first record of an undeclared source, which is in no table."""
+    """Return the cut, lowered to before the first record of an undeclared source, which is in no table."""
     known = {ERASED, *system.definitions.sources}
     while after < cut:
         records = log.read(partition, after, limit=min(_BATCH, cut - after))
@@ -293,7 +304,7 @@ def _before_strangers(log: Log, partition: str, after: int, cut: int, system: Sy
 
 
 def _expire(system: System, tables: Mapping[str, Table]) -> dict[str, int]:
-    """Remove events older than the settings keep; rows by source."""
+    """Remove the events that are older than the settings allow, and return the number of rows by source."""
     gone, entities = {}, _entities(system)
     already = kept_from(system.state.catalog)
     for source, table in tables.items():
@@ -303,13 +314,13 @@ def _expire(system: System, tables: Mapping[str, Table]) -> dict[str, int]:
         before_us = max((_newest_us(system) - kept_us) // DAY_US * DAY_US, already.get(source, -(2**62)))
         condition = expired(before_us, entities[source])
         if table.count(condition):
-            note_kept_from(system.state.catalog, source, before_us)  # first: fewer events than this says are harmless
+            note_kept_from(system.state.catalog, source, before_us)  # first, as events kept longer do no harm
             gone[source] = table.prune(condition)
     return gone
 
 
 def _entities(system: System) -> dict[str, list[tuple[str, ...]]]:
-    """By source, the columns by which views name an entity."""
+    """Return by source the columns by which views name an entity."""
     found: dict[str, list[tuple[str, ...]]] = {name: [] for name in system.definitions.sources}
     for view in views_in_use(system.definitions, system.live.views()):
         found.setdefault(view.source.name, []).append(view.by)
@@ -317,14 +328,20 @@ def _entities(system: System) -> dict[str, list[tuple[str, ...]]]:
 
 
 def _kept_us(system: System, source: str) -> int | None:
-    """How long events of a source are kept: the setting, or how far a version in service looks back if longer."""
+    """Return how long the events of a source are kept.
+
+    This is the setting, or the time that a version in service looks back if that is longer.
+    """
     kept_us = system.config.retention.events_us(source)
     need = source_needs(system.definitions, system.live.views()).get(source)
     return kept_us if kept_us is None or need is None else max(kept_us, -(-need.us // DAY_US) * DAY_US)
 
 
 def _closed_before(system: System) -> dict[str, int]:
-    """By partition of the prediction log, the last position that is old enough, in a closed day and learnt from."""
+    """Return for each partition of the prediction log the last position that may be removed.
+
+    The prediction at that position is old enough, its day is closed, and it was learnt from.
+    """
     from trimtab.steering.loop.loop import KIND, Reached
 
     kept_us = system.config.retention.predictions_us
@@ -345,9 +362,9 @@ def _quarantined_before(system: System) -> dict[str, int]:
 
 
 def _newest_us(system: System) -> int:
-    """The greatest append time of events and predictions, at most now.
+    """Return the greatest append time of events and predictions, but at most now.
 
-    Ages count from it, so that a clock ahead removes nothing.
+    Ages are measured from this time, so that a clock ahead removes nothing.
     """
     newest = [
         record.appended_at_us
@@ -365,14 +382,14 @@ def _vacuum(tables: Mapping[str, Table], older_h: int) -> int:
 
 
 def _compact(system: System, tables: Mapping[str, Table]) -> None:
-    """Merge the files of tables that have many."""
+    """Merge the files of tables that have many files."""
     for source, table in tables.items():
         if sum(1 for _ in (system.state_folder / "tables" / source).glob("*.parquet")) > _FILES:
             table.compact()
 
 
 def kept_longer(system: System) -> list[str]:
-    """Sources whose events are kept longer than set, because a version in service looks back further."""
+    """Return the sources whose events are kept longer than set, because a version in service looks back further."""
     settings, found = system.config.retention, []
     for source, need in source_needs(system.definitions, system.live.views()).items():
         set_us, kept_us = settings.events_us(source), _kept_us(system, source)
@@ -386,7 +403,7 @@ def kept_longer(system: System) -> list[str]:
 
 
 def _differences(system: System) -> list[str]:
-    """Features that retention changes, because they saw more than is kept."""
+    """Return the features that retention changes, because they used events that are no longer kept."""
     settings, notes = system.config.retention, []
     views = views_in_use(system.definitions, system.live.views())
     for source, names in lifetime_features(views).items():
@@ -405,7 +422,7 @@ def _differences(system: System) -> list[str]:
 
 
 def growths(system: System, size: Taken) -> dict[str, float]:
-    """Bytes a day by log; of a truncated one as the previous run measured it."""
+    """Return the growth of each log in bytes a day. For a truncated log, take what the previous run measured."""
     last = last_retained(system.state.catalog)
     growths = {} if last is None else dict(last.growth_bytes)
     state, now_us = system.state, system.clock.now_us()

@@ -1,4 +1,4 @@
-"""Subjects of an erasure: their keys, the columns that hold these, and tests of rows."""
+"""The subjects of an erasure: their keys, the columns that hold the keys, and tests of rows."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ from trimtab.events.quarantine import line_texts
 from trimtab.features.online.packed.keys import name_bytes
 
 Names = tuple[str, ...]  # the columns that hold one key together
-Key = tuple[str, ...]  # one text for each of them
-Fits = Callable[[Sequence[Any]], bool]  # whether a row, its values in the order of its columns, carries the key
+Key = tuple[str, ...]  # one text for each column
+Fits = Callable[[Sequence[Any]], bool]  # whether a row, given as values in the order of columns, has the key
 
 _KEYS: tuple[Dtype, ...] = ("str", "int")
-_FEW = 20  # with more keys, decoding every record is cheaper than searching its bytes
+_FEW = 20  # with more keys, it is cheaper to decode every record than to search its bytes
 _ENDS: tuple[Literal["big", "little"], ...] = ("big", "little")
 _WHOLE = re.compile(r"-?[0-9]{1,19}")
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class Subject:
-    """An entity and some keys; `met` has those that were found.
+    """An entity and some of its keys; `met` has the keys that were found.
 
-    Columns of one name hold the same entity in every source. So do a request's key and the column that its label is
-    found by, and a view's columns and those of a request that it is looked up by, whatever they are called.
+    Columns of the same name hold the same entity in every source. Columns of different names hold the same entity if
+    they are joined: the key of a request and the column by which its label is found, or the columns of a view and the
+    columns of a request by which the view is looked up.
 
     Args:
         definitions: The project's definitions.
-        sources: The project's sources, their columns in the order of recorded events.
-        entity: An entity, or a column of any source.
-        keys: Keys, each with one text for each of its columns.
+        sources: The project's sources, with columns in the order of recorded events.
+        entity: The name of an entity, or of a column of any source.
+        keys: The keys, each with one text for each of the entity's columns.
 
     Raises:
-        NotFound: There is neither an entity nor a column of this name.
-        Misuse: A key has another number of parts, or none of the columns can hold it.
+        NotFound: No entity and no column has this name.
+        Misuse: A key has another number of parts than the entity has columns, or none of the columns can hold it.
     """
 
     def __init__(self, definitions: Definitions, sources: Sequence[Source], entity: str, *keys: Sequence[str]) -> None:
@@ -73,27 +74,30 @@ class Subject:
 
     @property
     def shown(self) -> str:
-        """The entity and its key, or how many, for messages."""
+        """The entity with its key, or with the number of its keys, for messages."""
         if len(self.keys) > 1:
             return f"these {len(self.keys):,} keys of {self.entity}"
         return f"{self.entity} {', '.join(map(repr, self.keys[0]))}"
 
     def names(self, source: str, columns: Sequence[str]) -> list[str | int | tuple[str | int, ...]]:
-        """The keys as entity names of a view by some columns of a source, without impossible ones."""
+        """Return the keys as the names by which a view looks up entities in some columns of a source.
+
+        Keys that these columns cannot hold are left out.
+        """
         values = (self._value(source, tuple(columns), key) for key in self.keys)
         return [one if len(one) > 1 else one[0] for one in values if one is not None]
 
     def may_be_in(self, payload: bytes) -> bool:
-        """Whether a record in MessagePack can carry a key: a fast check before it is decoded."""
+        """Return whether a record in MessagePack can have a key, as a fast check before it is decoded."""
         if len(self.keys) > _FEW:
             return True
         return any(all(any(needle in payload for needle in part) for part in key) for key in self._needles)
 
     def stored_as(self, least_bytes: int) -> list[bytes]:
-        """The longest part of each key in the forms that files store: text and, for whole numbers, MessagePack, eight
-        bytes of either order (tables, packed values) and names of online features.
+        """Return the longest part of each key in the forms in which files store it.
 
-        Parts of fewer than `least_bytes` bytes are left out.
+        These are text and, for whole numbers, MessagePack, eight bytes in either order (in tables and packed values)
+        and the names of online features. Parts with fewer than `least_bytes` bytes are left out.
         """
         longest = [max(key, key=lambda part: len(part.encode())) for key in self.keys]
         parts = [part for part in longest if len(part.encode()) >= least_bytes]
@@ -104,19 +108,19 @@ class Subject:
         return found
 
     def of_event(self, source: str) -> Fits:
-        """The test for events of a source; of an undeclared one, any value may be the key."""
+        """Return the test for events of a source. In an undeclared source, any value may be the key."""
         if source not in self._sources:
             return self._anywhere
         return self._fits(source, self._sources[source].columns)
 
     def of_request(self, model: str, fits: bool) -> Fits:
-        """The test for a model's requests; `fits`: whether their columns are those declared now."""
+        """Return the test for a model's requests. `fits` says whether their columns are those declared now."""
         if not fits or model not in self._requests:
             return self._anywhere
         return self._fits(self._requests[model].name, self._requests[model].columns)
 
     def of_table(self, source: str | None, rows: Columns) -> list[int]:
-        """The rows of a table that carry the key; without a source, any columns of these names count."""
+        """Return the rows of a table that have the key. Without a source, all columns of these names count."""
         known = self.places.get(source or "")
         every = {names for _, names in self._places} if known is None else set(known)
         found: set[int] = set()
@@ -131,8 +135,8 @@ class Subject:
         return sorted(found)
 
     def of_raw(self, source: str, row: Mapping[str, Any]) -> bool:
-        """Whether a quarantined row carries the key, whatever the types of its values."""
-        if "_line" in row:  # a line that could not be parsed
+        """Return whether a row in quarantine has the key, whatever the types of its values."""
+        if "_line" in row:  # the row is a line that could not be parsed
             return self._mentioned(line_texts(row))
         known = self.places.get(source, [] if source in self._sources else [self.columns])
         for names in known:
@@ -141,7 +145,7 @@ class Subject:
                 if texts in self.keys:
                     self.met.add(texts)
                     return True
-            elif self._mentioned(row.values()):  # a line that was not split into columns
+            elif self._mentioned(row.values()):  # the row is a line that was not split into columns
                 return True
         return False
 
@@ -174,7 +178,7 @@ class Subject:
         return bool(found)
 
     def _wanted(self, dtypes: Mapping[str, Dtype], names: Names) -> dict[tuple[Any, ...], Key]:
-        """The keys by their values in some columns, without impossible ones."""
+        """Return the keys by their values in some columns, without keys that the columns cannot hold."""
         values = ((_values(dtypes, names, key), key) for key in self.keys)
         return {found: key for found, key in values if found is not None}
 
@@ -183,11 +187,11 @@ class Subject:
 
 
 def columns_of(definitions: Definitions, sources: Sequence[Source], entity: str) -> Names:
-    """The columns that identify an entity.
+    """Return the columns that identify an entity.
 
     Raises:
-        NotFound: There is neither an entity nor a column of this name.
-        Misuse: It is a column of neither text nor whole numbers.
+        NotFound: No entity and no column has this name.
+        Misuse: The column holds neither text nor whole numbers.
     """
     entities = {view.entity: tuple(view.by) for view in definitions.views.values()}
     if entity in entities:
@@ -205,7 +209,7 @@ def columns_of(definitions: Definitions, sources: Sequence[Source], entity: str)
 
 
 def _places(definitions: Definitions, sources: Sequence[Source], columns: Names) -> set[tuple[str, Names]]:
-    """Each source with the columns that hold the entity: by name, and by joins with these."""
+    """Return each source with the columns that hold the entity, by their name or by a join."""
     links: list[tuple[tuple[str, Names], tuple[str, Names]]] = []
     for model in definitions.models.values():
         request, label = model.request, model.label
@@ -226,7 +230,7 @@ def _places(definitions: Definitions, sources: Sequence[Source], columns: Names)
 
 
 def _values(dtypes: Mapping[str, Dtype], names: Names, key: Key) -> tuple[Any, ...] | None:
-    """The key as values of these columns; None when one is missing or cannot hold it."""
+    """Return the key as values of these columns, or None if a column is missing or cannot hold its value."""
     values: list[Any] = []
     for name, part in zip(names, key, strict=True):
         dtype = dtypes.get(name)
@@ -244,7 +248,7 @@ def _word(part: str) -> re.Pattern[str]:
 
 
 def _whole(key: str) -> list[int]:
-    """The whole number of a text, if a column can hold it."""
+    """Return the whole number that a text stands for, if a column can hold it."""
     found = [int(key)] if _WHOLE.fullmatch(key) else []
     return [n for n in found if -(2**63) <= n < 2**63]
 

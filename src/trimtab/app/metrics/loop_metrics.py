@@ -54,7 +54,7 @@ class LoopMetrics:
     """Metrics of the loop for scrapes, read again only after the catalogue was written.
 
     Args:
-        project: Whose loop.
+        system: The project whose loops are measured.
     """
 
     def __init__(self, system: System) -> None:

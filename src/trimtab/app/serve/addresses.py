@@ -1,4 +1,4 @@
-"""Keys, addresses and the OpenAPI document of a project's service."""
+"""The keys, addresses and OpenAPI document of a project's service."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 def open_access(system: System, opened: ExitStack, *, host: str, workers: int) -> Access:
-    """The access rights of the service, by the project's keys and settings; later changes are followed.
+    """Return the access rights of the service, by the project's keys and settings. Later changes are followed.
 
     Args:
-        project: What is served.
-        opened: Closes them.
-        host: The address the service listens on.
-        workers: The number of worker processes: each allows its share of a key's rate.
+        system: The project that is served.
+        opened: Closes the access rights.
+        host: The address at which the service listens.
+        workers: The number of worker processes. Each of them allows its share of a key's rate.
     """
     access = Access(required=system.config.serve.require_key, host=host, share=1 / workers)
     opened.enter_context(KeyFollower(system.keys, access.take))
@@ -34,19 +34,19 @@ def open_access(system: System, opened: ExitStack, *, host: str, workers: int) -
 def mount_project(
     system: System, service: HttpService, find: Callable[[str, float | None], Prediction]
 ) -> InferenceService:
-    """Let a service answer at a project's addresses and at those of the Open Inference Protocol.
+    """Let a service answer at the addresses of a project and of the Open Inference Protocol.
 
     Args:
-        system: What is served.
+        system: The project that is served.
         service: The service.
-        find: Finds a prediction by id, until a deadline (`perf_counter`).
+        find: Finds a prediction by its id. It gives up at a deadline (`perf_counter`).
     """
     from trimtab.serving.http.routes.address import Application
     from trimtab.serving.http.routes.addresses import PROJECT
     from trimtab.serving.http.routes.project_routes import ProjectRoutes
     from trimtab.serving.inference.rest import mount_inference
 
-    def load() -> tuple[ModelOperations, RecordOperations]:  # later, so that a service is ready sooner
+    def load() -> tuple[ModelOperations, RecordOperations]:  # loaded later, so that a service is ready sooner
         from trimtab.app.serve.operations import ProjectModels, ProjectRecords
 
         return ProjectModels(system), ProjectRecords(system, find)
@@ -57,7 +57,7 @@ def mount_project(
 
 
 def openapi_json(system: System) -> bytes:
-    """The OpenAPI document of a project's service."""
+    """Return the OpenAPI document of a project's service."""
     import msgspec
 
     from trimtab.app.inspect.explain import Explanation

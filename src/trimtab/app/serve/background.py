@@ -28,30 +28,30 @@ if TYPE_CHECKING:
     from trimtab.serving.observe.metrics import Metrics
 
 _logger = logging.getLogger(__name__)
-_FOLLOW_S = 0.2  # between two checks of an alias, 1 ms each; a rollback waits for the next one  # D80
-_ROUND_S = 2.0  # between two checks for labels, and retries
+_FOLLOW_S = 0.2  # the time between two checks of an alias; a rollback waits for the next check  # D80
+_ROUND_S = 2.0  # the time between two checks for labels, and between retries
 _TICK_S = 60.0
-_SKEW_S = 5.0  # between two checks whether a skew check is due
-_ALERTS_S = 5.0  # between two checks of signals
-_GRACE_S = 5.0  # for running rounds at the end; all state survives an interruption
+_SKEW_S = 5.0  # the time between two looks for a due skew check
+_ALERTS_S = 5.0  # the time between two checks of signals
+_GRACE_S = 5.0  # how long running rounds have at the end; an interruption loses no state
 Work: TypeAlias = "Callable[[], object]"
 
 
 class BackgroundTasks:
     """Six threads: follow aliases, write service metrics, teach learners, tick loops, check skew, deliver alerts.
 
-    The first never waits for the load of a version.  # D80
+    The thread that follows aliases never waits for the load of a version.  # D80
 
-    A task that fails is retried in the next round and does not hold up the others. Errors of the last round are in
-    `failures` and in the catalogue (`service_failures`). There the newest process has the record: one that outlives a
-    killed service does not overwrite it.
+    A task that fails is retried in the next round and does not hold up the other tasks. The errors of the last round
+    are in `failures` and in the catalogue (`service_failures`). In the catalogue, only the newest process writes the
+    record, so that a process that outlives a killed service does not overwrite it.
 
     Args:
-        project: What is served.
-        answers: Whether this process answers, and so follows aliases.
-        keeps: Whether it does everything else; one process of a service does.
-        worker: The worker's number, for its failure record.
-        stands: Whether events are no longer applied: then answers are flagged.
+        system: The project that is served.
+        answers: Whether this process answers requests, and therefore follows aliases.
+        keeps: Whether this process does everything except answering. Only one process of a service does this.
+        worker: The number of the worker, for its record of failures.
+        stands: Returns whether events are no longer applied. If so, answers are flagged.
     """
 
     def __init__(
@@ -63,9 +63,9 @@ class BackgroundTasks:
         worker: int | None = None,
         stands: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.failures: dict[str, str] = {}  # the last round's error by task
-        self.failed: Counter[str] = Counter()  # failed rounds by task
-        _ = system.registry, system.views, system.state.learners  # opened before threads share them
+        self.failures: dict[str, str] = {}  # the error of each task in the last round
+        self.failed: Counter[str] = Counter()  # the number of failed rounds of each task
+        _ = system.registry, system.views, system.state.learners  # these parts are opened before threads share them
         self._system = system
         self._catalog = system.state.catalog
         self._record_key = "failures" if worker is None else f"{OF_WORKERS}{worker}"
@@ -75,7 +75,7 @@ class BackgroundTasks:
         self._names = tuple(system.definitions.deployments) if answers else ()
         self._stands = stands
         self._follow = {**self._following(wait=False), "flag answers": self._flag}
-        if answers and not keeps:  # the process with `keeps` checks where it applies events
+        if answers and not keeps:  # a process with `keeps` checks this where it applies events
             self._follow["read online features"] = system.state.online.reopen_if_replaced
         self._metrics = ArmMetrics(self._catalog, system.clock, self._counts)
         self._folded_h = 0
@@ -124,7 +124,7 @@ class BackgroundTasks:
         return [self._system.served(name).endpoint.counts for name in self._names]
 
     def _fold(self) -> None:
-        """Merge old service metrics, once an hour."""
+        """Merge old service metrics once an hour."""
         now_us = self._system.clock.now_us()
         if now_us // HOUR_US != self._folded_h:
             merge_metrics(self._catalog, now_us)
@@ -147,11 +147,11 @@ class BackgroundTasks:
         )
 
     def follow(self) -> None:
-        """Let every deployment answer with its alias's version, once that is loaded."""
+        """Let every deployment answer with the version of its alias, once that version is loaded."""
         self._round({**self._follow, **self._following(wait=True)})
 
     def _flag(self) -> None:
-        """Flag answers while events are not applied."""
+        """Flag answers as long as events are not applied."""
         stands = self._stands()
         for name in self._names:
             self._system.served(name).endpoint.see_applied(stands)
@@ -166,7 +166,7 @@ class BackgroundTasks:
         return self
 
     def close(self) -> None:
-        """Stop after the running rounds, or without them when they take long: they end with the process."""
+        """Stop after the running rounds. If these take long, stop without them: they end with the process."""
         self._stop.set()
         end_s = time.monotonic() + _GRACE_S
         for thread in [*self._threads, *self._system.version_memory.threads]:
@@ -200,7 +200,7 @@ class BackgroundTasks:
             ticked_s = time.monotonic()
 
     def _run_following(self) -> None:
-        """Follow each alias closely, whatever failed last time: it may have moved back, or a canary ended."""
+        """Follow each alias, even if this failed last time: the alias may have moved back, or a canary has ended."""
         counted_s = time.monotonic()
         while not self._stop.wait(_FOLLOW_S):
             count = time.monotonic() >= counted_s + _ROUND_S
@@ -209,7 +209,7 @@ class BackgroundTasks:
                 counted_s = time.monotonic()
 
     def _round(self, works: Mapping[str, Work], *, count: bool = True) -> None:
-        """Run each of the tasks; without `count`, repeated errors are neither logged nor counted again."""
+        """Run each of the tasks. Without `count`, repeated errors are neither logged nor counted again."""
         for name, work in works.items():
             if self._stop.is_set():
                 return
@@ -218,10 +218,10 @@ class BackgroundTasks:
                 work()
             except TrimtabError as error:
                 failure = str(error)
-            except Exception as error:  # the thread's outer loop: no error of a user's estimator may end it
+            except Exception as error:  # no error of a user's estimator may end the thread
                 failure = f"{type(error).__name__}: {error}"
                 if not self._stop.is_set() and (count or self.failures.get(name) != failure):
-                    _logger.exception("%s failed", name)  # an interrupted task may raise anything
+                    _logger.exception("%s failed", name)  # an interrupted task may raise any error
             if not self._stop.is_set() and (count or self.failures.get(name) != failure):
                 self._judge(name, failure)
 
@@ -230,7 +230,7 @@ class BackgroundTasks:
             before = self.failures
             self.failures = {
                 work: said for work, said in before.items() if work != name
-            }  # replaced, as other threads may be reading it
+            }  # a new dict, because other threads may be reading the old one
             if failure is not None:
                 self.failures[name] = failure
                 self.failed = Counter({**self.failed, name: self.failed[name] + 1})
@@ -240,18 +240,18 @@ class BackgroundTasks:
                 _logger.warning("%s: %s", name, failure)
             try:
                 self._store_failures(self.failures)
-            except TrimtabError as error:  # shown in the metrics all the same
+            except TrimtabError as error:  # the metrics still show the failures
                 _logger.warning("%s", error)
 
     def _store_failures(self, failures: dict[str, str], *, replace: bool = False) -> None:
-        """Store the failures; with `replace`, at the start, replace another process's record."""
+        """Store the failures. With `replace`, which is given at the start, replace the record of another process."""
         body = msgspec.json.encode(FailureRecord(self._name, failures))
         if replace:
             self._catalog.write([Put(KIND, self._record_key, body)])
             return
         found = self._catalog.get(KIND, self._record_key)
         if found is None or self._is_own(found):
-            with suppress(Conflict):  # another process's record now
+            with suppress(Conflict):  # the record now belongs to another process
                 self._catalog.write([Put(KIND, self._record_key, body, 0 if found is None else found.revision)])
 
     def _forget(self) -> None:
@@ -269,7 +269,7 @@ class BackgroundTasks:
         try:
             served.follow(wait=wait)
             endpoint.fails_to_load = False
-        except NotFound:  # no version yet: reported by the endpoint and `status`
+        except NotFound:  # there is no version yet, which the endpoint and `status` report
             if endpoint.ready:
                 raise
         except Exception:

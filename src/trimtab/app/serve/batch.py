@@ -1,4 +1,4 @@
-"""Batch predictions for a table of requests: resumable, written to a file, stored for the service on request."""
+"""Batch predictions for a table of requests. A batch can be resumed, written to a file, and stored for the service."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from trimtab.store.regular_file import other_kind
 if TYPE_CHECKING:
     from trimtab.app.system import System
 
-_UNUSED_KEY = b"\xff"  # a key of no answer
+_UNUSED_KEY = b"\xff"  # a key that no answer has
 
 
 def answer_table(
@@ -69,7 +69,7 @@ def answer_table(
     refuse_before(int(np.min(times, initial=made_at_us)), kept_from_us)
     try:
         if mode == "precomputed":
-            system.state.answers.write({}, [_UNUSED_KEY])  # fails now rather than after an hour of scoring
+            system.state.answers.write({}, [_UNUSED_KEY])  # so that an error occurs now, not after an hour of work
         with _scoring(system, name) as holder:
             manifest = score_table(
                 answering,
@@ -97,9 +97,10 @@ def answer_table(
 
 @contextmanager
 def _scoring(system: System, name: str) -> Iterator[str]:
-    """Hold a batch while scoring it, by a file lock that ends with the process.
+    """Hold a batch while it is scored, by a file lock that ends with the process.
 
-    So the next process takes over from a dead one at once; without the lock it waits until the lease expires.
+    The next process can then take over from a dead process at once. Without the lock, it would wait until the lease
+    expires.
     """
     folder, catalog = system.state.folder / "batches", system.state.catalog
     try:
@@ -124,7 +125,10 @@ def _scoring(system: System, name: str) -> Iterator[str]:
 
 
 def _batch_name(version: str, table: Columns, at_us: int | None, mode: str) -> str:
-    """The id of a batch: the same table, version and time give the same id, so a repetition logs nothing twice."""
+    """Return the id of a batch.
+
+    The same table, version and time give the same id, so that a repetition logs nothing twice.
+    """
     columns = [
         [name, of_column.dtype, bytes_hash(msgspec.msgpack.encode(of_column.to_list()))]
         for name, of_column in table.by_name.items()
@@ -133,7 +137,7 @@ def _batch_name(version: str, table: Columns, at_us: int | None, mode: str) -> s
 
 
 def _times(request: Request, table: Columns, made_at_us: int) -> NDArray[Any]:
-    """Each request's own time; future ones are answered as of the batch's start."""
+    """Return the own time of each request. Requests in the future are answered as of the start of the batch."""
     times: NDArray[Any] = np.minimum(table[request.time].values - request.lead_us, made_at_us)
     return times
 
@@ -141,7 +145,7 @@ def _times(request: Request, table: Columns, made_at_us: int) -> NDArray[Any]:
 def _stored(
     system: System, request: Request, served: ServedVersion, manifest: Manifest
 ) -> Iterator[tuple[Any, str, str, Answer]]:
-    """The answers that the service gives for each row while they are fresh."""
+    """Yield for each row the answer that the service gives as long as it is fresh."""
     names = tuple(request.columns)
     for part in batch_predictions(manifest, system.predictions):
         for p in part:
@@ -150,10 +154,10 @@ def _stored(
 
 
 def _write(system: System, manifest: Manifest, out: Path) -> None:
-    """Write the answers as a file, complete or not at all.
+    """Write the answers to a file, either completely or not at all.
 
     Raises:
-        Unavailable: The file cannot be written; the answers are logged, so the next try only writes them.
+        Unavailable: The file cannot be written. The answers are logged, so that the next try only writes them.
     """
     import duckdb
 
@@ -162,7 +166,7 @@ def _write(system: System, manifest: Manifest, out: Path) -> None:
     parts = parts or [prediction_columns([], classes)]
     several = ["prediction", *(f"scores.{name}" for name in classes)] if classes else []
     table = Columns.concat(parts).select(["id", "request_id", "model", "version", "at", "score", *several])
-    name = system.registry.get(manifest.version).name  # as in every answer
+    name = system.registry.get(manifest.version).name  # the name that every answer has
     table = table.replace({"version": column("str", [name] * table.rows)})
     if (kind := other_kind(out)) is not None:
         raise Misuse(f"file {out}: is a {kind}, needed is a name for a new file. Give another one.")

@@ -1,7 +1,7 @@
-"""`trimtab serve` with several workers: the supervising process, which does everything but answer.
+"""`trimtab serve` with several workers: the supervising process, which does everything except answering.
 
-It owns the listening socket, applies events (the only writer of online features), teaches learners and ticks the loop.
-Workers (`app/serve/worker.py`) give all answers.  # D92
+It owns the listening socket, applies events (as the only writer of online features), teaches learners and ticks the
+loop. Workers (`app/serve/worker.py`) give all answers.  # D92
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
     from trimtab.serving.applier import Applier
 
-NAME = "engine"  # this process's name among the workers
-_WRITE_S = 1.0  # between two writes of metrics and state
+NAME = "engine"  # the name of this process among the workers
+_WRITE_S = 1.0  # the time between two writes of metrics and state
 _logger = logging.getLogger(__name__)
 
 
@@ -62,14 +62,14 @@ def serve_with_workers(
     grpc: GrpcAddress | None = None,
     grpc_ready: Callable[[str], object] | None = None,
 ) -> None:
-    """Serve a project by `count` workers until SIGTERM, SIGINT or SIGHUP.
+    """Serve a project with `count` workers until SIGTERM, SIGINT or SIGHUP.
 
     Raises:
         Misuse: A setting is wrong, or the project's clock cannot be given to another process.
         Unavailable: The port is taken, or no worker can be started.
         Conflict: Another process serves the project.
     """
-    limits(system)  # refused once here, not by every worker
+    limits(system)  # so that wrong settings are refused once, and not by every worker
     tls = tls_of(system)
     if tls is not None:
         tls_context(tls)
@@ -78,13 +78,13 @@ def serve_with_workers(
     with ExitStack() as opened:
         applier = system.views.follow()
         opened.callback(system.views.release)
-        with suppress(OSError):  # a folder that cannot be written is reported below
+        with suppress(OSError):  # if the folder cannot be written, this is reported below
             remove_state(folder)
         forget_failures(system.state.catalog)
         listener = opened.enter_context(when_port_is_free(folder, lambda: listen(host, port)))
         when_port_is_free(folder, lambda: check_grpc(grpc, tls))
         opened.callback(accepting.end, folder)
-        _cleared(folder)  # only now: a killed start leaves its mark for the next one
+        _cleared(folder)  # only now, so that a killed start leaves its mark for the next start
         opened.enter_context(applier.start())
         background = BackgroundTasks(system, answers=False)
         metrics = SharedMetrics(folder, NAME, task.start)
@@ -113,7 +113,7 @@ def serve_with_workers(
 
 
 class _Engine:
-    """The metrics and state of the supervising process and its workers."""
+    """The metrics and the state of the supervising process and its workers."""
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ class _Engine:
         )
 
     def publish(self) -> None:
-        """Write metrics and state when due, or when a worker started or ended."""
+        """Write metrics and state if they are due, or if a worker has started or ended."""
         now_s, workers = time.monotonic(), self._supervisor.states()
         if now_s - self._written_s < _WRITE_S and workers == self._written_workers:
             return
@@ -169,7 +169,7 @@ class _Engine:
                 ),
             )
             self._failed = False
-        except Exception as error:  # a full disk or an unreadable log: workers must be supervised all the same
+        except Exception as error:  # workers must be supervised even if the disk is full or a log is unreadable
             if not self._failed:
                 _logger.warning("the state of the service cannot be written: %s", error)
             self._failed = True
@@ -180,11 +180,11 @@ class _Engine:
             clear(self._folder, str(slot), pid)
             accepting.left(self._folder, slot)
             forget_failures(self._system.state.catalog, slot)
-        except Exception as error:  # its successor overwrites it
+        except Exception as error:  # the next worker overwrites the metrics
             _logger.warning("what worker %d left cannot be removed: %s", slot, error)
 
     def close(self) -> None:
-        """End the service: remove its metrics and state."""
+        """End the service: remove its metrics and its state."""
         clear(self._folder)
         accepting.end(self._folder)
         remove_state(self._folder)
@@ -209,12 +209,12 @@ def _task(system: System, folder: Path) -> WorkerTask:
         fill_s=FILL_S,
         grace_s=GRACE_S,
         definitions=definitions_hash(system.definitions),
-        start=uuid.uuid4().hex,  # not the process id: every container has a process 1
+        start=uuid.uuid4().hex,  # not the process id, because every container has a process 1
     )
 
 
 def _cleared(folder: Path) -> None:
-    """Empty the workers' folder of a killed service; from now on workers may be left behind."""
+    """Empty the folder that the workers of a killed service left. From now on, workers may be left behind again."""
     try:
         make_folder(folder)
         clear(folder)

@@ -1,4 +1,4 @@
-"""Progress of online features that another process applies events to, for workers that wait for it."""
+"""How far another process has applied events to online features, for workers that wait for this."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from trimtab.serving.workers.states import ServiceState
 
 _LOOK_S, _LONGEST_LOOK_S = 0.001, 0.02
-_ASK_S = 0.1  # between two reads of that process's state
-_KNOWN_S = 1.0  # cache time of the list of views
+_ASK_S = 0.1  # the time between two reads of the state of that process
+_KNOWN_S = 1.0  # how long the list of views is cached
 
 
 class FollowedViews:
-    """The views of a project in a process that only reads them. Threads may share it.
+    """The views of a project in a process that only reads them. Threads may share the object.
 
     Args:
-        project: Whose.
+        system: The project that has the views.
         wake: Wakes the process that applies events.
-        told: Returns the last published state of that process.
+        told: Returns the state that this process published last.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class FollowedViews:
         self._known_s = -_KNOWN_S
 
     def missing(self, positions: Mapping[str, int]) -> int:
-        """The number of records up to `positions` of the event log that the views have not applied.
+        """Return how many records up to `positions` of the event log the views have not applied.
 
         Raises:
-            Unavailable: The stored views are gone and not rebuilt yet.
-            Corrupt: They are damaged; the message has the command that repairs them.
+            Unavailable: The stored views are gone and have not been rebuilt yet.
+            Corrupt: The stored views are damaged. The message has the command that repairs them.
         """
         state = self._system.state
         state.online.reopen_if_replaced()
@@ -54,7 +54,7 @@ class FollowedViews:
         """Wait until the views have reached `positions`.
 
         Raises:
-            NotApplied: They have not within `timeout_s`, or events are no longer applied.
+            NotApplied: The views have not reached them within `timeout_s`, or events are no longer applied.
         """
         begun_s = checked_s = time.monotonic()
         look_s = _LOOK_S

@@ -1,4 +1,4 @@
-"""gRPC of a served project, by the setting `serve.grpc_port`, next to HTTP in every answering process."""
+"""gRPC for a served project, by the setting `serve.grpc_port`. Every answering process serves it next to HTTP."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class GrpcAddress(msgspec.Struct, frozen=True):
     """The address of the gRPC server."""
 
     host: str
-    port: int  # 0: any free port
-    shared: bool = False  # by several processes
+    port: int  # the port; 0 for any free port
+    shared: bool = False  # whether several processes share the port
 
 
 def grpc_address(system: System, host: str, port: int | None, workers: int) -> GrpcAddress | None:
-    """The address by option or setting; None: no gRPC.
+    """Return the address by option or setting, or None if there is no gRPC.
 
     Raises:
-        Misuse: Several processes would listen on ports of their own.
+        Misuse: Each of several processes would listen on a port of its own.
     """
     port = system.config.serve.grpc_port if port is None else port
     if port is None:
@@ -46,12 +46,12 @@ def grpc_address(system: System, host: str, port: int | None, workers: int) -> G
 def grpc_server(
     address: GrpcAddress | None, tls: Tls | None, announce: Callable[[str], object] | None = None
 ) -> MakeGrpc | None:
-    """The factory of a service's gRPC server.
+    """Return the factory of a service's gRPC server.
 
     Args:
-        address: The address; None: no gRPC.
-        tls: The certificate; with it only TLS is accepted.
-        announce: Called with the address when requests are accepted.
+        address: The address, or None for no gRPC.
+        tls: The certificate. With a certificate, only TLS is accepted.
+        announce: Called with the address as soon as requests are accepted.
     """
     if address is None:
         return None
@@ -67,14 +67,14 @@ def grpc_server(
 
 
 def check_grpc(address: GrpcAddress | None, tls: Tls | None) -> None:
-    """Refuse once what every worker would refuse, before the first one starts.
+    """Refuse once, before any worker starts, what every worker would refuse.
 
-    The port must be free of other services: if it were shared with another service's workers, each would get some of
-    the other's requests.
+    No other service may use the port. If workers of another service shared it, each service would get some requests of
+    the other.
 
     Raises:
         Misuse: The certificate cannot be used.
-        Unavailable: The port is taken, or the address is not this machine's.
+        Unavailable: The port is taken, or the address does not belong to this machine.
     """
     if address is None:
         return
@@ -85,10 +85,10 @@ def check_grpc(address: GrpcAddress | None, tls: Tls | None) -> None:
 
 
 def _certificate(tls: Tls | None) -> tuple[bytes, bytes] | None:
-    """Private key and certificate, as for HTTPS.
+    """Return the private key and the certificate, which are the same as for HTTPS.
 
     Raises:
-        Misuse: They cannot be used, or the required TLS version is newer than gRPC supports.
+        Misuse: The files cannot be used, or the required TLS version is newer than gRPC supports.
     """
     if tls is None:
         return None

@@ -1,4 +1,4 @@
-"""Parts shared by the service, the engine and its workers."""
+"""Parts that the service, the engine and its workers share."""
 
 from __future__ import annotations
 
@@ -37,25 +37,26 @@ FILL_S = 10.0  # how long a start waits for features to be filled
 
 T = TypeVar("T")
 
-_LEFT_S = GRACE_S + 5.0  # until orphaned workers of a killed supervisor release the port
+_LEFT_S = GRACE_S + 5.0  # by then, orphaned workers of a killed supervisor have released the port
 
 _LOOK_S = 0.05
 
-_MARK = "connections"  # made by `accepting` before the first worker, removed after the last
+_MARK = "connections"  # a file made by `accepting` before the first worker and removed after the last
 
 
 def when_port_is_free(folder: Path, take: Callable[[], T]) -> T:
-    """The result of `take`, which listens at a port; retried while workers of a killed service may still hold it.
+    """Return the result of `take`, which listens at a port.
 
-    The mark of such workers stays until the port is taken, so that a start which is killed while waiting leaves it to
-    the next one. Without a mark there is no wait.
+    As long as workers of a killed service may hold the port, `take` is tried again. The mark of such workers is kept
+    until the port is taken. So if this start is killed while it waits, the next start finds the mark. Without a mark,
+    there is no wait.
 
     Args:
         folder: The folder of the service's processes.
-        take: Listens, or checks whether that is possible.
+        take: Listens at the port, or checks whether that is possible.
 
     Raises:
-        Unavailable: The error of `take`, at once or after the wait.
+        Unavailable: The error of `take`, raised at once or after the wait.
     """
     end_s = monotonic() + _LEFT_S
     while True:
@@ -66,7 +67,7 @@ def when_port_is_free(folder: Path, take: Callable[[], T]) -> T:
                 raise
             if monotonic() >= end_s:
                 with suppress(OSError):
-                    accepting.end(folder)  # another service has it: the next start fails at once
+                    accepting.end(folder)  # another service has the port, so the next start fails at once
                 raise
         sleep(_LOOK_S)
 
@@ -76,7 +77,7 @@ def _is_taken(error: Unavailable) -> bool:
 
 
 def _may_be_left(folder: Path) -> bool:
-    """Whether a service had workers and did not see them end."""
+    """Return whether a service had workers and did not see them end."""
     return (folder / _MARK).exists()
 
 
@@ -92,25 +93,25 @@ def http_service(
     ready: Callable[[], str | None],
     grpc: MakeGrpc | None = None,
 ) -> HttpService:
-    """The HTTP service of this process, over every deployment.
+    """Return the HTTP service of this process, which serves every deployment.
 
     Args:
-        project: What is served.
-        opened: Closes its parts.
+        system: The project that is served.
+        opened: Closes the parts of the service.
         log: The prediction log.
-        metrics: Gets its metrics.
-        host: The address it listens on.
+        metrics: Gets the metrics of the service.
+        host: The address at which the service listens.
         workers: The number of answering processes.
-        wait_applied: Waits for the online features.
-        ready: Returns what is missing until it can answer; None: ready.
+        wait_applied: Waits until events are applied to the online features.
+        ready: Returns what is missing before the service can answer, or None if it is ready.
         grpc: Creates the gRPC server.
     """
     models = [system.served(name) for name in system.definitions.deployments]
     spools, answers = system.state.spools, system.state.predictions
-    if isinstance(answers, BufferedLog):  # answers do not wait for the log, yet survive the process
+    if isinstance(answers, BufferedLog):  # answers do not wait for the log, but survive the end of the process
         answers.open()
     else:
-        recover_spools(spools, system.predictions)  # it may have been relaxed when it was killed
+        recover_spools(spools, system.predictions)  # a killed service may have left buffered answers
     status = opened.enter_context(SharedStatus(spools))
     service = HttpService(
         [model.endpoint for model in models],
@@ -139,13 +140,13 @@ def print_grpc(address: str) -> None:
 
 
 def limits(system: System) -> Limits:
-    """The settings-driven request limits."""
+    """Return the limits of requests by the settings."""
     settings = system.config.serve
     return Limits(body_bytes=settings.max_body_bytes, bodies_bytes=settings.max_bodies_bytes, rows=settings.max_rows)
 
 
 def tls_of(system: System) -> Tls | None:
-    """The certificate by the settings; None: plain HTTP."""
+    """Return the certificate by the settings, or None for plain HTTP."""
     settings, folder = system.config.serve, system.config.folder
     if settings.tls_cert is None:
         return None
@@ -168,7 +169,7 @@ def show_engine(system: System, metrics: Metrics, applier: Applier, background: 
 
 
 def what_hinders(system: System, applier: Applier) -> str | None:
-    """Why events cannot be recorded or applied; None if they can."""
+    """Return why events cannot be recorded or applied, or None if they can."""
     if (jump := system.state.clock_jump()) is not None:
         return jump
     if applier.failure:
@@ -177,15 +178,15 @@ def what_hinders(system: System, applier: Applier) -> str | None:
 
 
 def stands_still(system: System, applier: Applier, begun: Mapping[str, int]) -> str | None:
-    """Why online features do not follow the log; None if they do.
+    """Return why online features do not follow the log, or None if they do.
 
     Args:
-        project: What is served.
+        system: The project that is served.
         applier: Applies events to the features.
-        begun: The log's positions at the start of the service: below them, features are still being filled.
+        begun: The positions of the log at the start of the service. Below them, features are still being filled.
 
     Raises:
-        Corrupt: The features are damaged; the message has the command that repairs them.
+        Corrupt: The features are damaged. The message has the command that repairs them.
     """
     left = system.views.missing(begun)  # from the store, not the applier: it may have been replaced
     if hindrance := what_hinders(system, applier):

@@ -1,4 +1,4 @@
-"""`trimtab serve` in one process: HTTP, the applier, learners and the loop."""
+"""`trimtab serve` in one process: HTTP, the applier, the learners and the loop."""
 
 from __future__ import annotations
 
@@ -96,15 +96,15 @@ def serve_project(
         )
         background.follow()
         opened.enter_context(background.start())
-        with suppress(Unavailable):  # readiness says so; requests get the features that exist
+        with suppress(Unavailable):  # the readiness check shows this; requests get the features that exist
             applier.wait_applied(begun, FILL_S)
         listener = opened.enter_context(when_port_is_free(folder, lambda: listen(host, port)))
-        accepting.end(folder)  # orphaned workers have ended
+        accepting.end(folder)  # orphaned workers of an earlier service have ended
         _write_cache_metrics(system, opened, folder)
         opened.callback(remove_state, folder)
 
         def announce(url: str) -> None:
-            with suppress(OSError):  # a full disk: clients use the address in the settings
+            with suppress(OSError):  # on a full disk, clients use the address in the settings
                 make_folder(folder)
                 now_us = time_ns() // 1_000
                 write_state(folder, ServiceState(pid=os.getpid(), url=url, at_us=now_us, workers=[]))
@@ -114,11 +114,11 @@ def serve_project(
 
 
 def _write_cache_metrics(system: System, opened: ExitStack, folder: Path) -> None:
-    """Write score cache metrics for `trimtab status`; workers write all their metrics."""
+    """Write the metrics of score caches for `trimtab status`. Workers write all their metrics instead."""
     cached = [name for name, one in system.definitions.deployments.items() if one.cache is not None]
-    with suppress(OSError):  # a full disk: `status` then shows none
+    with suppress(OSError):  # on a full disk, `status` shows no score caches
         make_folder(folder)
-        clear(folder)  # a killed service's state
+        clear(folder)  # the state of a killed service
     if cached:
         figures = SharedMetrics(folder, "1")
         show_cached(figures, [system.served(name).endpoint for name in cached])
@@ -129,7 +129,7 @@ def refuse_lost_keys(system: System) -> None:
     """Refuse to serve if API keys existed and are gone, unless the settings say who may call. # D0096
 
     Raises:
-        Corrupt: The catalogue was lost, or is older than the first key.
+        Corrupt: The catalogue was lost, or it is older than the first key.
     """
     if system.config.serve.require_key is None and system.keys.lost():
         raise Corrupt(
@@ -140,7 +140,7 @@ def refuse_lost_keys(system: System) -> None:
 
 
 def open_to_all(system: System, host: str) -> str | None:
-    """The warning for a service that other machines reach and that needs no key; None: no warning."""
+    """Return the warning for a service that other machines reach and that needs no key, or None otherwise."""
     required = system.config.serve.require_key
     closed = system.keys.ever() if required is None else required
     if closed or is_loopback(host):

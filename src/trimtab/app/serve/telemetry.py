@@ -1,4 +1,4 @@
-"""The access log and traces of a service, by the settings."""
+"""The access log and the traces of a service, by the settings."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ OFF = "off"
 
 
 def check_telemetry(system: System, workers: int) -> None:
-    """Refuse once what each of several workers would refuse.
+    """Refuse once, before any worker starts, what each of several workers would refuse.
 
     Raises:
-        Misuse: The access log of several processes cannot go to standard output.
+        Misuse: The access log of several processes cannot be written to standard output.
     """
     if workers > 1 and system.config.serve.access_log == STANDARD_OUTPUT:
         raise Misuse('serve.access_log="-": standard output is for one process. Name a file, or serve with workers=1.')
 
 
 def open_telemetry(system: System, opened: ExitStack) -> Telemetry | None:
-    """The request telemetry; None where none is configured.
+    """Return the request telemetry, or None if none is configured.
 
     Raises:
         Misuse: Traces need the extra `otel`.

@@ -25,27 +25,27 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 _LOAD_S, _RETRY_S = 3.0, 0.5
-_OVER_S = 2.0  # beyond the grace period, to close everything
-_SILENT_US = 10_000_000  # without progress of the applying process, it counts as stopped
+_OVER_S = 2.0  # time beyond the grace period in which to close everything
+_SILENT_US = 10_000_000  # the applying process counts as stopped after so long without progress
 
 
 class WorkerTask(msgspec.Struct, frozen=True, kw_only=True):
     """The arguments of a worker process."""
 
-    slot: int  # its number, from 1
+    slot: int  # the number of the worker, from 1
     count: int  # the number of workers
     project: ProjectSpec
     folder: str  # the folder of the service's processes
-    ahead_us: int | None  # the project's offset to the monotonic clock; None: the system's clock
+    ahead_us: int | None  # the offset of the project's clock to the monotonic clock; None: system clock
     fill_s: float  # how long to wait for online features
-    grace_s: float  # for requests in flight at the end
+    grace_s: float  # how long requests in flight have at the end
     definitions: str  # the hash of the definitions when the service started
     grpc: GrpcAddress | None = None
-    start: str = ""  # the service's id, for its metrics
+    start: str = ""  # the id of the service, for its metrics
 
 
 def main(line_fd: int, listener_fd: int) -> None:
-    """Answer until the supervisor ends or says so."""
+    """Answer until the supervisor ends or tells the worker to end."""
     from trimtab.core.clock import ShiftedClock
     from trimtab.serving.http.requests.threads import exit_now
 
@@ -63,17 +63,19 @@ def main(line_fd: int, listener_fd: int) -> None:
 
 
 def definitions_hash(definitions: Definitions) -> str:
-    """The hash of everything that a project file declares, without descriptions."""
+    """Return the hash of everything that a project file declares, except descriptions."""
     from trimtab.app.state.documents import documents, formats_of
 
     return content_hash([[key, one.hash, formats_of(one)] for key, one in sorted(documents(definitions).items())])
 
 
 def _definitions(file: Path) -> Definitions:
-    """The project file's definitions now; the service could read them when it started.
+    """Return the definitions that the project file has now.
+
+    The service could read them when it started.
 
     Raises:
-        TrimtabError: They can no longer be read.
+        TrimtabError: The definitions can no longer be read.
     """
     from trimtab.app.state.definitions import load_definitions
 
@@ -85,7 +87,7 @@ def _definitions(file: Path) -> Definitions:
 
 
 def _end_alone(grace_s: float) -> None:
-    """End the worker in order although its supervisor is gone. # D92"""
+    """End the worker in good order although its supervisor is gone. # D92"""
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(grace_s + _OVER_S)
     os._exit(1)
@@ -122,7 +124,7 @@ def answer(system: System, task: WorkerTask, line: WorkerChannel, listener: sock
         _load(background)
         opened.enter_context(background.start())
         opened.enter_context(MetricsWriter(metrics))
-        with suppress(Unavailable):  # readiness says so; requests get the features that exist
+        with suppress(Unavailable):  # the readiness check shows this; requests get the features that exist
             views.wait_applied(begun, task.fill_s)
         serve(
             service,
@@ -137,7 +139,7 @@ def answer(system: System, task: WorkerTask, line: WorkerChannel, listener: sock
 
 
 def _load(background: BackgroundTasks) -> None:
-    """Load every version in service; one that fails is retried briefly, while other workers answer."""
+    """Load every version in service. A load that fails is retried for a short time, while other workers answer."""
     end_s = time.monotonic() + _LOAD_S
     background.follow()
     while background.failures and time.monotonic() < end_s:
@@ -146,7 +148,7 @@ def _load(background: BackgroundTasks) -> None:
 
 
 def missing_here(task: WorkerTask, left: int) -> str | None:
-    """Why online features do not follow the log; None if they do."""
+    """Return why online features do not follow the log, or None if they do."""
     from trimtab.serving.workers.states import read_state
 
     state = read_state(Path(task.folder))
@@ -161,7 +163,7 @@ def missing_here(task: WorkerTask, left: int) -> str | None:
 
 
 def _stands(task: WorkerTask) -> bool:
-    """True once the process that applies events has stopped doing so."""
+    """Return whether the process that applies events has stopped doing so."""
     from trimtab.serving.workers.states import read_state
 
     state = read_state(Path(task.folder))

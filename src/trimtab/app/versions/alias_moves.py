@@ -1,4 +1,4 @@
-"""Moves of aliases together with their row of the ledger, in one transaction. # D85"""
+"""Move aliases together with the row of the ledger, in one transaction. # D85"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NO_REASON = "No reason was given."
 
 
 class Ledgered:
-    """Writes a move together with its row of the ledger: the registry's `together`."""
+    """Writes the move of an alias together with its row of the ledger. It is the `together` of the registry."""
 
     decision: Decision  # the written row
 
@@ -27,7 +27,7 @@ class Ledgered:
         self._act = act
 
     def __call__(self, row: AliasMove, changes: Sequence[Put | Append | Remove]) -> None:
-        """Write both or neither."""
+        """Write both, or neither of them."""
         self.decision = write_row(self._system, row, changes, self._act, self._evidence(row))
 
     def _evidence(self, row: AliasMove) -> Evidence:
@@ -42,7 +42,7 @@ class Ledgered:
 def write_row(
     system: System, row: AliasMove, changes: Sequence[Put | Append | Remove], act: str, evidence: Evidence
 ) -> Decision:
-    """Write changes together with the ledger's row of a move."""
+    """Write changes together with the row of the ledger for a move."""
     entry = Entry(
         at_us=row.at_us,
         model=row.model,

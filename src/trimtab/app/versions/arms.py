@@ -1,4 +1,4 @@
-"""Canary and shadow arms: their shares of requests, set by a person."""
+"""Canary and shadow arms, and their shares of requests, which a person sets."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def set_arm(system: System, reference: str, arm: str, *, share: float, why: str,
     catalog, registry = system.state.catalog, system.registry
     name, reason = system.definitions.deployment(reference.partition("@")[0]).name, why or NO_REASON
     before, unmoved = catalog.get(KIND, name), registry.touch(name, arm)
-    there = registry.aliases(name).get(arm)  # read last: any later change is a conflict
+    there = registry.aliases(name).get(arm)  # read last, so that any later change is a conflict
     if there is None and "@" not in reference:
         raise NotFound(f"{name}: no version is its {arm} yet. Name one: {name}@N")
     version = registry.get(reference if there is None or "@" in reference else there.version)
@@ -59,7 +59,10 @@ def set_arm(system: System, reference: str, arm: str, *, share: float, why: str,
 
 
 class LedgeredArm:
-    """Writes the move of an arm's alias, its new share (None: keep it) and the row of the ledger together."""
+    """Writes the move of an arm's alias, its new share and the row of the ledger together.
+
+    If `share` is None, the arm keeps its share.
+    """
 
     decision: Decision  # the written row
 
@@ -68,11 +71,11 @@ class LedgeredArm:
         self._share = share
 
     def __call__(self, row: AliasMove, changes: Sequence[Put | Append | Remove]) -> None:
-        """Write all or nothing."""
+        """Write everything, or nothing."""
         self.write(row, changes, self._system.state.catalog.get(KIND, row.model))
 
     def write(self, row: AliasMove, changes: Sequence[Put | Append | Remove], before: Record | None) -> None:
-        """Write all or nothing, if the record of the shares is unchanged."""
+        """Write everything, or nothing if the record of the shares has changed."""
         shares = shares_of(before)
         if self._share is not None:
             shares = msgspec.structs.replace(shares, **{row.alias: self._share})
@@ -84,7 +87,10 @@ class LedgeredArm:
 
 
 def _evidence(registry: Registry, model: str, arm: str, version: Version) -> GateRecord | None:
-    """The newest passed gate of a version, if a move of the arm needs one; None when there is none."""
+    """Return the newest passed gate of a version, if the move of the arm needs a gate.
+
+    The result is None if the move needs no gate, or if the version passed none.
+    """
     if registry.needs(model).get(arm) != "gate":
         return None
     targets = {None if one is None else one.id for one in (registry.alias(model, arm), registry.alias(model, CHAMPION))}

@@ -1,4 +1,4 @@
-"""Garbage collection of versions, searches and steps that nothing needs (`trimtab gc`)."""
+"""Garbage collection of versions, searches and steps that nothing needs any more (`trimtab gc`)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _ADDRESS_DIGITS = 64
 
 
 def collect_garbage(system: System, *, dry_run: bool, keep: Keep, searches: int, why: str, actor: str) -> Collection:
-    """Collect, or (`dry_run`) list what would be removed and kept, with the reasons.
+    """Collect garbage. With `dry_run`, list what would be removed and kept, with the reasons.
 
-    Searches and finished steps are removed first, so that their blobs are removed with the rest. # D59
+    Searches and finished steps are removed first, so that their blobs are removed together with the other blobs. # D59
 
     Raises:
         Conflict: Another collection is running.
@@ -54,7 +54,7 @@ def collect_garbage(system: System, *, dry_run: bool, keep: Keep, searches: int,
 
 
 def _searches_in_use(system: System) -> set[str]:
-    """Searches that chose the parameters of a version, or would for the next training."""
+    """Return the searches that chose the parameters of a version, or that would choose them for the next training."""
     registry = system.registry
     chosen = [version.chosen for model in registry.models() for version in registry.versions(model)]
     deployments = system.definitions.deployments.values()
@@ -63,7 +63,7 @@ def _searches_in_use(system: System) -> set[str]:
 
 
 def _of_ledger(system: System, keep: Keep) -> dict[str, Reason]:
-    """By version, the newest ledger row that names it."""
+    """Return for each version the newest row of the ledger that names it."""
     from trimtab.registry.collecting.collector import Reason
 
     now_us, found = system.clock.now_us(), {}
@@ -78,7 +78,7 @@ def _of_ledger(system: System, keep: Keep) -> dict[str, Reason]:
 
 
 def _of_predictions(system: System) -> dict[str, Reason]:
-    """By version, the number of its logged predictions."""
+    """Return for each version the number of its logged predictions."""
     from trimtab.registry.collecting.collector import Reason
 
     counts: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Comparison of two versions: their records, definitions and scores of the same labelled rows."""
+"""Compare two versions by their records, their definitions and their scores of the same labelled rows."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from trimtab.registry.describing.compare import Floats
     from trimtab.training.definitions import Model
 
-_MOVED_UNITS = 0.05  # a greater difference is a move: 5 points of a probability, a twentieth of a number's spread
+_MOVED_UNITS = 0.05  # a greater difference is a move: 5 points of probability, 1/20 of the spread
 
 
 def compare_versions(
@@ -65,10 +65,10 @@ def compare_versions(
 
 
 def window_of(window: str | int | None) -> int | None:
-    """The length of a window in microseconds.
+    """Return the length of a window in microseconds.
 
     Raises:
-        Misuse: It is no duration, or an empty one.
+        Misuse: The text is no duration, or the duration is empty.
     """
     try:
         window_us = None if window is None else duration_us(window)
@@ -83,14 +83,14 @@ def check_moved(moved: float | None) -> None:
     """Refuse an impossible difference of scores.
 
     Raises:
-        Misuse: It is not a number from 0 on.
+        Misuse: The difference is not a number from 0 on.
     """
     if moved is not None and not 0.0 <= moved < float("inf"):
         raise Misuse(f"compare: moved: {moved} is no difference of two answers. Give a number from 0 on, such as 0.05.")
 
 
 def feature_changes(one: FeatureSet, other: FeatureSet) -> tuple[list[FeatureChange], int]:
-    """The changes of features that the estimator reads, and the number of unchanged ones."""
+    """Return the changes of the features that the estimator reads, and the number of unchanged features."""
     before, now = dict(_features(one)), dict(_features(other))
     found, same = [], 0
     for name in dict.fromkeys([*before, *now]):
@@ -115,18 +115,21 @@ def _record(system: System, reference: str) -> Record:
     try:
         return record_of(version, system.state.blob, evaluation)
     except NotFound:
-        system.registry.load(version)  # its error says who removed it, and when
+        system.registry.load(version)  # raises an error that says who removed the version, and when
         raise
 
 
 def _features(features: FeatureSet) -> Iterator[tuple[str, tuple[str, Part]]]:
-    """By feature: the address of its definition with everything it is computed from, and that in words."""
+    """Yield each feature with the address and the description of its definition.
+
+    Both cover everything that the feature is computed from.
+    """
     for name in features.names:
         yield name, (content_hash(_made_of(features, name)), _words(features, name))
 
 
 def _made_of(features: FeatureSet, name: str) -> object:
-    """Everything that a feature's values depend on, as a JSON value."""
+    """Return everything that the values of a feature depend on, as a JSON value."""
     if name in features.transforms:
         expression = features.transforms[name]
         reads = [[read, _made_of(features, read)] for read in sorted(expression.columns()) if read != name]
@@ -164,12 +167,12 @@ def _view_feature(features: FeatureSet, name: str) -> tuple[Join, Aggregate]:
 
 
 class _LabelledRows(msgspec.Struct, frozen=True, eq=False):
-    """Requests with final labels."""
+    """Requests whose labels are final."""
 
     requests: Columns
     at_us: NDArray[np.int64]
     labels: Floats
-    lists: NDArray[np.int64] | None  # of a ranking
+    lists: NDArray[np.int64] | None  # for a ranking, the list of each request
 
 
 def _answers(
@@ -204,7 +207,7 @@ def _answers(
 
 
 def _labelled(system: System, model: Model, versions: tuple[Version, Version], window_us: int) -> _LabelledRows:
-    """The newest requests whose labels are final, as far as both versions' features can be computed for them."""
+    """Return the newest requests with final labels for which the features of both versions can be computed."""
     now_us = system.clock.now_us()
     kept = kept_from(system.state.catalog)
     from_us = max(labels_from_us(model, kept), *(features_from_us(system.live.of(v), kept) for v in versions))

@@ -1,4 +1,4 @@
-"""The evaluation of a version as a page, with its card and its numbers in files, and as text for a terminal."""
+"""The evaluation of a version: as a page, as a card and numbers in files, and as text for a terminal."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ _MOST_TRIALS = 30
 
 
 def write_evaluation(registry: Registry, blob: Blob, catalog: Catalog, reference: str, to: Path) -> Path:
-    """Write a version's page into the file or folder `to`, its card as Markdown and its numbers as JSON next to it.
+    """Write the page of a version into the file or folder `to`.
+
+    The card is written next to it as Markdown, and the numbers as JSON.
 
     Raises:
-        NotFound: Neither it nor the version it refits was evaluated.
-        Unavailable: There is no room for a file, or no access; no file is half written.
+        NotFound: Neither the version nor the version that it refits was evaluated.
+        Unavailable: A file cannot be written, for lack of space or access. No file is half written.
     """
     version = registry.get(reference)
     evaluation = evaluation_of(registry, blob, version)
@@ -52,10 +54,10 @@ def write_evaluation(registry: Registry, blob: Blob, catalog: Catalog, reference
 
 
 def evaluation_of(registry: Registry, blob: Blob, version: Version) -> Evaluation:
-    """The evaluation of a version, or of the candidate that it is a refit of.
+    """Return the evaluation of a version, or of the candidate that the version is a refit of.
 
     Raises:
-        NotFound: Neither was evaluated.
+        NotFound: Neither of the two was evaluated.
     """
     judged = version if version.refit_of is None else registry.get(version.refit_of)
     if judged.evaluation is None:
@@ -66,7 +68,7 @@ def evaluation_of(registry: Registry, blob: Blob, version: Version) -> Evaluatio
 
 
 def evaluation_page(version: Version, evaluation: Evaluation, searched: Searched | None = None) -> str:
-    """A self-contained HTML page about the evaluation of one version."""
+    """Return a self-contained HTML page about the evaluation of a version."""
     page = Document(f"{version.name}: evaluation")
     add_evaluation(page, version.name, evaluation, seen=possibly_seen(version, evaluation.start_us))
     if searched is not None:
@@ -87,7 +89,7 @@ def evaluation_page(version: Version, evaluation: Evaluation, searched: Searched
 
 
 def evaluation_text(evaluation: Evaluation) -> str:
-    """The summary of an evaluation for a terminal."""
+    """Return the summary of an evaluation for a terminal."""
     document = Document(f"{evaluation.model}: evaluation")
     add_evaluation(document, evaluation.model, evaluation)
     return terminal_text(document)

@@ -1,4 +1,4 @@
-"""Import of model files as versions, checked against golden rows or a labelled window."""
+"""Import model files as versions. They are checked against golden rows or a labelled window."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from trimtab.training.definitions import Model
     from trimtab.training.fitting.fitted import Fitted
 
-ACT = "import"  # in the ledger: an imported model is the first champion
+ACT = "import"  # the act in the ledger: an imported model becomes the first champion
 
 
 class ImportRequest(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """Options of an import."""
+    """The options of an import."""
 
     golden: GoldenRows | None
     window_us: int | None
@@ -88,7 +88,7 @@ def import_version(system: System, path: Path, name: str, request: ImportRequest
         actor=request.actor,
     )
     check_same(version, f"import {path.name}", seen_until_us=request.seen_until_us, window_us=request.window_us)
-    if request.first:  # with a row of the ledger; may be repeated
+    if request.first:  # writes a row of the ledger; this step may be repeated
         why, actor, together = request.why, request.actor, Ledgered(system, ACT)
         system.registry.move(version.model, CHAMPION, version, first=True, why=why, actor=actor, together=together)
     return version
@@ -97,7 +97,10 @@ def import_version(system: System, path: Path, name: str, request: ImportRequest
 def _scored(
     system: System, file: str, model: Model, fitted: Fitted, window_us: int, first: First
 ) -> tuple[Fitted, Evaluation]:
-    """The model with golden predictions, from the window's rows if it has none, and its evaluation on them."""
+    """Return the model with golden predictions, and its evaluation on the rows of the window.
+
+    If the model has no golden predictions, they are made from the rows of the window.
+    """
     plain = msgspec.structs.replace(model, rows="history")
     built = system.part(Loops).living_data().training_set(plain, cut_us=system.clock.now_us())
     if not built.usable.any():

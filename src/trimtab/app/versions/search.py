@@ -1,4 +1,4 @@
-"""Search of registered versions, and their signatures."""
+"""Search registered versions, and read their signatures."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from trimtab.registry.searching import Found, Search
 
 
 def search_versions(system: System, model: str | None = None, wanted: Search | None = None) -> list[Found]:
-    """The versions that match, of one model or of all.
+    """Return the versions that match, of one model or of all models.
 
     Raises:
-        NotFound: There is no such model, metric, feature or source.
+        NotFound: A model, metric, feature or source of this name does not exist.
     """
     found = system.registry.search(wanted or Search(), model=model)
     if model is not None and not found:
@@ -23,10 +23,10 @@ def search_versions(system: System, model: str | None = None, wanted: Search | N
 
 
 def version_signature(system: System, version: str) -> Signature:
-    """The inputs and the output of a version.
+    """Return the inputs and the output of a version.
 
     Raises:
-        NotFound: There is no such version, or its artifact was removed.
+        NotFound: The version does not exist, or its artifact was removed.
     """
     loaded = system.registry.load(version)
     return signature_of(loaded.version, loaded.artifact)

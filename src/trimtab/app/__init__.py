@@ -22,6 +22,6 @@ __all__ = ["Definitions", "Explanation", "Project", "Status", "load_definitions"
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:  # what a project is made of loads with the first name asked for
+    if name in _HOMES:  # the parts of a project are loaded when the first name is used
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The parts of an open project, each opened when it is first needed."""
+"""The parts of an open project. Each part is opened when it is first needed."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from trimtab.serving.arms.arms import arm_shares
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.training.definitions import Model
 
-if TYPE_CHECKING:  # loaded where first needed: a service is ready before
+if TYPE_CHECKING:  # loaded where they are first needed, so that a service is ready sooner
     from trimtab.app.models.served_model import ServedModel
     from trimtab.app.online.history import SharedHistory
     from trimtab.events import Ingestor, Quarantine
 
 Part = TypeVar("Part")
 _logger = logging.getLogger(__name__)
-_LOOK_S = 0.2  # between two checks for events that another process applied
+_LOOK_S = 0.2  # the time between two checks for events that another process applied
 _MADE_ONCE = (
     "_ingestor",
     "quarantine",
@@ -60,13 +60,13 @@ _MADE_ONCE = (
 class System:
     """The parts of an open project: state, definitions, event log, features, registry, served models.
 
-    Close it, or use it in `with`. Parts taken from it are closed with it.
+    Close the system after use, or use it in `with`. Parts that were taken from it are closed with it.
 
     Args:
-        config: The project's settings.
-        definitions: What its project file declares.
-        clock: The time of everything that happens; default: the system's.
-        state: Another state folder than the settings name.
+        config: The settings of the project.
+        definitions: What the project file declares.
+        clock: Gives the time of everything that happens. By default, this is the system's clock.
+        state: The state folder, if it differs from the one in the settings.
 
     Raises:
         Misuse: The state was written by a newer trimtab.
@@ -83,7 +83,7 @@ class System:
         self._begin()
 
     def reopen(self) -> None:
-        """Close everything and start again from what is stored."""
+        """Close everything, and start again from what is stored."""
         self.close()
         self._begin()
 
@@ -101,7 +101,10 @@ class System:
         self._parts: dict[object, Any] = {}
 
     def part(self, kind: Callable[[System], Part]) -> Part:
-        """The one part of a kind that knows this system, made when it is first needed (`system.part(Loops)`)."""
+        """Return the part of a kind that belongs to this system, such as `system.part(Loops)`.
+
+        The part is made when it is first needed.
+        """
         with self._mutex:
             if kind not in self._parts:
                 self._parts[kind] = kind(self)
@@ -123,21 +126,24 @@ class System:
 
     @cached_property
     def layouts(self) -> Layouts:
-        """The places of sources' columns in stored events."""
+        """The places of the sources' columns in stored events."""
         return Layouts(self.state)
 
     @cached_property
     def definitions(self) -> Definitions:
-        """The definitions of the project file, with each source column in its place.
+        """The definitions of the project file, with each source column at its place in stored events.
 
         Raises:
-            Misuse: A column is declared as another type than recorded events hold it.
+            Misuse: A column is declared with another type than it has in recorded events.
         """
         return self.declared.placed(self.layouts.place)
 
     @cached_property
     def live(self) -> LiveDefinitions:
-        """The feature definitions in use, including those of versions trained before the project file changed."""
+        """The feature definitions in use.
+
+        These include the definitions of versions that were trained before the project file changed.
+        """
         return LiveDefinitions(
             self.definitions,
             registry=self.registry,
@@ -153,8 +159,8 @@ class System:
 
     @property
     def ingestor(self) -> Ingestor:
-        """The event intake: checks rows and appends them to the log."""
-        with self._mutex:  # several threads may ask first
+        """The intake of events, which checks rows and appends them to the log."""
+        with self._mutex:  # several threads may be the first to ask
             return self._ingestor
 
     @cached_property
@@ -174,15 +180,15 @@ class System:
 
     @cached_property
     def quarantine(self) -> Quarantine:
-        """Rows that were refused."""
+        """The rows that were refused."""
         from trimtab.events import Quarantine
 
         return Quarantine(self.state.quarantine)
 
     @property
     def history(self) -> SharedHistory:
-        """The event log in columns, as of its last refresh; starts with the tables of record, if any."""
-        with self._mutex:  # several threads may ask first
+        """The event log in columns, as of its last refresh. It starts with the tables of record, if there are any."""
+        with self._mutex:  # several threads may be the first to ask
             return self._history
 
     @cached_property
@@ -193,7 +199,10 @@ class System:
 
     @cached_property
     def asked_history(self) -> SharedHistory:
-        """The requests and labels of deployments in columns: `history` itself if that fits into memory."""
+        """The requests and labels of deployments in columns.
+
+        This is `history` itself if all events fit into memory.
+        """
         from trimtab.app.online.history import SharedHistory, fits_memory
 
         if fits_memory(self.state.events, self.config.features.memory_bytes):
@@ -210,7 +219,7 @@ class System:
 
     @cached_property
     def registry(self) -> Registry:
-        """Registered versions and their aliases."""
+        """The registered versions and their aliases."""
         from trimtab.training.environment import current_environment
 
         protected = self.config.registry.protected
@@ -243,7 +252,7 @@ class System:
         return Runs(self.state.catalog, self.state_folder / "runs", clock=self.clock, ids=TimeIds(self.clock))
 
     def served(self, model: str) -> ServedModel:
-        """The served model of one deployment: its loaded versions behind one endpoint."""
+        """The served model of a deployment: its loaded versions behind one endpoint."""
         from trimtab.app.models.answerers import Answerers, VersionFeatures
         from trimtab.app.models.served_model import ServedModel
 
@@ -273,9 +282,9 @@ class System:
         return self._served[deployment.name]
 
     def current(self, model: str) -> ServedModel:
-        """The served model of one deployment, up to date: alias followed, online features caught up.
+        """Return the served model of a deployment, with its alias followed and its online features caught up.
 
-        Checked when another process has written to the catalogue or the event log since the last call.
+        This is checked only if another process has written to the catalogue or the event log since the last call.
         """
         served = self.served(model)
         mark, now_s = self.state.mark(), monotonic()
@@ -291,18 +300,18 @@ class System:
 
     @cached_property
     def version_memory(self) -> VersionMemory:
-        """The versions loaded in this process."""
+        """The versions that are loaded in this process."""
         return VersionMemory(self._load, self.config.serve.model_memory_bytes)
 
     def _load(self, version: Version) -> LoadedModel:
-        """Load a version and choose its fastest one-row call; in virtual time the default call stays."""
+        """Load a version and choose its fastest one-row call. In virtual time, the default call is kept."""
         loaded = self.registry.load(version)
         if isinstance(self.clock, SystemClock):
             self.registry.choose_row_call(loaded)
         return loaded
 
     def make_room(self) -> None:
-        """Unload the least recently used models while loaded versions take more memory than allowed."""
+        """Unload the least recently used models as long as loaded versions take more memory than allowed."""
         for model in sorted(self._served.values(), key=lambda one: one.last_used_us()):
             if not self.version_memory.too_full():
                 return
@@ -312,11 +321,11 @@ class System:
                 )
 
     def features_from_us(self, model: Model) -> int:
-        """The first time as of which a model's features can be computed from the kept history."""
+        """Return the first time as of which a model's features can be computed from the events that are kept."""
         return features_from_us(model.features, kept_from(self.state.catalog))
 
     def followed(self) -> bool:
-        """Whether this process applies the event log to online features, as a service does."""
+        """Return whether this process applies the event log to online features, as a service does."""
         return "views" in self.__dict__ and self.views.followed()
 
     def __enter__(self) -> Self:
@@ -326,11 +335,11 @@ class System:
         self.close()
 
     def close(self) -> None:
-        """Close everything, and let other processes apply events; a second call does nothing."""
+        """Close everything, and let other processes apply events. A second call does nothing."""
         if self._state is None:
             return
         try:
-            if "views" in self.__dict__:  # it was opened
+            if "views" in self.__dict__:  # only if the views were opened
                 self.views.release()
         finally:
             self._state.close()

@@ -1,1 +1,1 @@
-"""Alerts: delivery to receivers, the overview, and mutes."""
+"""Alerts: their delivery to receivers, their overview, and mutes."""

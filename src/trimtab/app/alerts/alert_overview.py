@@ -1,4 +1,4 @@
-"""An overview of alerts: receivers with their state, waiting alerts, mutes, and pages against the budget."""
+"""An overview of alerts: the state of receivers, waiting alerts, mutes, and the budget of pages."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ _WEEKS = 4
 
 
 class ReceiverOverview(msgspec.Struct, frozen=True, kw_only=True):
-    """One receiver."""
+    """The state of one receiver."""
 
     name: str
-    kind: str  # "gone": it is not declared any more
-    to: str  # without secrets
+    kind: str  # "gone" if the receiver is not declared any more
+    to: str  # the address, without secrets
     severity: str
     models: list[str]
-    waiting: int  # alerts in the outbox
-    oldest: str | None  # since when the oldest waits
-    delivered: int  # messages
+    waiting: int  # the number of alerts in the outbox
+    oldest: str | None  # since when the oldest alert waits
+    delivered: int  # the number of messages delivered
     delivered_at: str | None
     failing_since: str | None
     error: str
     next_try: str | None
-    dropped: int  # alerts that could not be delivered in time
+    dropped: int  # the number of alerts that could not be delivered in time
     dropped_at: str | None
 
 
 class IncidentOverview(msgspec.Struct, frozen=True, kw_only=True):
-    """One signal that is not over."""
+    """A signal that is not over."""
 
     what: str  # "late_flight/no_labels"
     severity: str
     found: str
-    ended: str | None  # it may still come back within the time of flapping
+    ended: str | None  # when it ended; it may still come back within the time of flapping
     told: bool
     held: bool
     muted: bool
@@ -59,14 +59,14 @@ class IncidentOverview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BudgetOverview(msgspec.Struct, frozen=True, kw_only=True):
-    """The pages of one model and severity."""
+    """The pages for one model and severity."""
 
     model: str
     severity: str
-    pages: int  # in the newest seven days
+    pages: int  # the number of pages in the newest seven days
     of: int
-    a_week: float  # mean of the newest four weeks
-    held: int  # alerts that wait for a digest
+    a_week: float  # the mean number of pages a week in the newest four weeks
+    held: int  # the number of alerts that wait for a digest
 
 
 class AlertOverview(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,7 +79,7 @@ class AlertOverview(msgspec.Struct, frozen=True, kw_only=True):
     budgets: list[BudgetOverview]
 
     def lines(self) -> list[str]:
-        """The same for people."""
+        """The overview as lines of text."""
         if not self.receivers:
             return ["No receiver is declared: signals cause no alerts. See docs/alerts.md, [alerts.receivers.NAME]."]
         out = [f"as of {self.at}", "receivers"]
@@ -125,7 +125,7 @@ def alert_overview(system: System) -> AlertOverview:
 
 
 def red_receivers(system: System) -> list[str]:
-    """Failing receivers and recently dropped alerts, as lines of `trimtab status`."""
+    """Return failing receivers and recently dropped alerts, as lines of `trimtab status`."""
     now_us, states = system.clock.now_us(), system.part(Alerting).outbox.states()
     if not any(one.failing_since_us or one.dropped_us for one in states.values()):
         return []
@@ -183,7 +183,7 @@ def _receiver(name: str, one: Receiver | None, state: ReceiverState, waiting: li
 
 
 def _address(one: Receiver) -> str:
-    """The address of a receiver without secrets, such as the path of a webhook."""
+    """Return the address of a receiver without secrets, such as the path of a webhook."""
     match one:
         case EmailReceiver():
             return ", ".join(one.to)

@@ -1,4 +1,4 @@
-"""Delivery of alerts: one process at a time turns new signals into messages to receivers."""
+"""Deliver alerts: one process at a time turns new signals into messages to receivers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 LEASE = "alerts"
-_ROUND_S = 45.0  # for all receivers at once: more than the longest timeout and its preparation
+_ROUND_S = 45.0  # the time for all receivers at once, more than the longest timeout
 _TICKED_US = DAY_US  # a loop without a tick for so long is unhealthy
 
 
@@ -57,11 +57,14 @@ class TriedReceiver(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Alerting:
-    """Turns signals into messages and delivers them. `look` may be called at any time by any number of processes.
+    """Turns signals into messages and delivers them.
+
+    Any number of processes may call `look` at any time.
 
     Args:
         system: The project.
-        environment: Values of `$NAME` in the settings; left out, the process's environment.
+        environment: The values of `$NAME` in the settings. By default, these are the environment variables of the
+            process.
     """
 
     def __init__(self, system: System, environment: Mapping[str, str] | None = None) -> None:
@@ -70,7 +73,7 @@ class Alerting:
         self._catalog = system.state.catalog
         self._clock = system.clock
         self._ids = TimeIds(system.clock)
-        self._beaten_s: dict[str, float] = {}  # by heartbeat: when it was last sent, monotonic
+        self._beaten_s: dict[str, float] = {}  # the monotonic time at which each heartbeat was last sent
         self._looking = threading.Lock()
         self.outbox = Outbox(self._catalog, self._clock, duration_us(self.settings.keep))
 
@@ -81,12 +84,13 @@ class Alerting:
     def look(self) -> None:
         """Put new alerts into the outbox, and deliver as many as the receivers accept.
 
-        Returns at once when there is nothing to do, and within 45 seconds in any case. Does nothing while another
-        thread or process does this.
+        The call returns at once if there is nothing to do, and within 45 seconds in any case. It does nothing while
+        another thread or process delivers alerts.
 
         Raises:
-            Unavailable: The catalogue cannot be read or written now, or the clock jumped ahead: mutes would be over.
-            Conflict: Another process wrote meanwhile, after this one lost its lease. Nothing was done.
+            Unavailable: The catalogue cannot be read or written now, or the clock jumped ahead, so that mutes would be
+                over.
+            Conflict: This process lost its lease, and another process wrote meanwhile. Nothing was done.
         """
         if not self._looking.acquire(blocking=False):
             return
@@ -108,10 +112,10 @@ class Alerting:
             self._looking.release()
 
     def test(self, receiver: str | None = None) -> list[TriedReceiver]:
-        """Send a test alert to one receiver or to all, past the outbox.
+        """Send a test alert to one receiver or to all receivers, without using the outbox.
 
         Raises:
-            NotFound: There is no such receiver.
+            NotFound: There is no receiver of this name.
         """
         receivers = self.settings.receivers
         if receiver is not None and receiver not in receivers:
@@ -120,12 +124,12 @@ class Alerting:
         return [self._tested(name, receivers[name]) for name in names]
 
     def state(self) -> AlertState:
-        """Open incidents, with signals that no look has seen yet."""
+        """Return the open incidents, including signals that no call of `look` has seen yet."""
         state, entries = read_signals(self._catalog, self._stored()[0])
         return take_in(state, entries, duration_us(self.settings.flapping))
 
     def plan(self) -> tuple[Plan, AlertState | None, int]:
-        """The plan of a look now, the state before it, and the revision of that state's record."""
+        """Return what `look` would do now, the state before it, and the revision of that state's record."""
         before, revision = self._stored()
         now_us = self._clock.now_us()
         found = mutes(self._catalog)
@@ -152,7 +156,7 @@ class Alerting:
         self._catalog.write([Put(KIND, KEY, msgspec.json.encode(plan.state), revision), *puts])
 
     def _messages(self, plan: Plan, now_us: int) -> list[tuple[str, Message]]:
-        """The messages of a plan: at most one of new alerts and one digest for each receiver."""
+        """Return the messages of a plan. Each receiver gets at most one message of new alerts and one digest."""
         found = []
         limit = self.settings.pages_per_week
         used_up = [
@@ -196,7 +200,7 @@ class Alerting:
     def _version_name(self, signal: Signal) -> str:
         try:
             return self._system.registry.get(signal.version).name if signal.version else ""
-        except (NotFound, Misuse):  # a version from before a restore
+        except (NotFound, Misuse):  # the version was lost by a restore
             return signal.version[:12]
 
     def _wanted(self, what: AlertKind, signal: Signal) -> bool:
@@ -225,7 +229,7 @@ class Alerting:
         return TriedReceiver(receiver=name, kind=kind_of(receiver), ok=sent.ok, said=sent.said, took_s=took_s)
 
     def _beat(self) -> list[threading.Thread]:
-        """Send the due heartbeats while the project is healthy."""
+        """Send the heartbeats that are due, while the project is healthy."""
         now_s = time.monotonic()
         due = {
             name: one
@@ -262,7 +266,10 @@ class Alerting:
         return (None, 0) if record is None else (msgspec.json.decode(record.body, type=AlertState), record.revision)
 
     def _forget(self) -> None:
-        """Drop state and outbox when no receiver is declared; a later one gets the signals that stand then."""
+        """Remove state and outbox if no receiver is declared.
+
+        A receiver that is declared later gets the signals that stand then.
+        """
         kept = [self._catalog.get(KIND, KEY), *self._catalog.find(OUTBOX)]
         gone = [Remove(one.kind, one.key) for one in kept if one is not None]
         if gone:
@@ -270,7 +277,10 @@ class Alerting:
 
 
 def alert_after_tick(system: System) -> None:
-    """Deliver the alerts of a tick, unless a serving process does. Failures are logged, as the tick succeeded."""
+    """Deliver the alerts of a tick, unless a serving process does so.
+
+    Failures are only logged, because the tick itself succeeded.
+    """
     try:
         if not system.config.alerts.receivers or not system.views.followed():
             system.part(Alerting).look()
@@ -279,7 +289,7 @@ def alert_after_tick(system: System) -> None:
 
 
 def kind_of(receiver: Receiver) -> str:
-    """The kind of a receiver, as the settings name it.
+    """Return the kind of a receiver, as the settings name it.
 
     >>> from trimtab.core.alert_settings import FileReceiver
     >>> kind_of(FileReceiver(path="alerts.jsonl"))
@@ -292,7 +302,7 @@ def check_receivers(settings: AlertsSettings, definitions: Definitions, file: Pa
     """Refuse receivers for models that are not deployed.
 
     Raises:
-        Misuse: One names such a model.
+        Misuse: A receiver names a model that is not deployed.
     """
     for name, receiver in settings.addressees.items():
         for model in receiver.models:

@@ -1,4 +1,4 @@
-"""Mutes of alerts, each with an end, a reason and a row of the ledger."""
+"""Mutes of alerts. Each mute has an end, a reason and a row of the ledger."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _model(system: System, what: str) -> str:
 
 
 def _check_known(system: System, what: str) -> None:
-    """Refuse a mute that matches nothing, such as a misspelt one."""
+    """Refuse a mute that matches nothing, such as a misspelt mute."""
     signals = listed_signals(system.state.catalog)
     models = {*system.definitions.deployments, *(one.model for one in signals)}
     kinds = {*RUNBOOK, *(one.kind for one in signals)}

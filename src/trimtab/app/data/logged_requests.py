@@ -52,7 +52,7 @@ class LoggedRequests:
         predictions: The prediction log.
         since_us: Skip requests before this time.
         inputs: Whether to keep the model's inputs and its answer as well.
-        asked_as: Returns the request definition that a version, given by its id, was trained with. Without it, all
+        request_of: Returns the request definition that a version, given by its id, was trained with. Without it, all
             requests are taken as declared now.
     """
 

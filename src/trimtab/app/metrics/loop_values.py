@@ -1,4 +1,4 @@
-"""Values of the loop's metrics, from catalogue records only."""
+"""The values of the loop's metrics, read only from records of the catalogue."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ if TYPE_CHECKING:
     from trimtab.steering.definitions import Deployment
 
 Labels: TypeAlias = tuple[str, ...]
-Samples: TypeAlias = "dict[str, dict[Labels, float]]"  # by metric, then by label values
+Samples: TypeAlias = "dict[str, dict[Labels, float]]"  # by metric and then by the values of the labels
 
 PHASES = ("idle", "waiting", "shadow", "waiting for approval", "canary", "promoting")
 SEVERITIES = ("red", "info")
-# A week of days before the newest closed one, last read so many days after their close:
-# a day is read again 1, 7 and 28 days later (`steering.loop.AMENDED_AFTER`).
+# For each age in days, seven days that were last read at this age, counted back from the newest closed day.
+# A day is read again 1, 7 and 28 days after its close (`steering.loop.AMENDED_AFTER`).
 AGES = {0: range(7), 1: range(1, 7), 7: range(7, 14), 28: range(28, 35)}
 
 
 class DayValues(msgspec.Struct, frozen=True, kw_only=True):
-    """The values of a model's closed days, which change only when another day closes."""
+    """The values of a model's closed days, which change only when another day is closed."""
 
-    read_at: int  # the revision of the record of closed days
+    read_at: int  # the revision of the record of closed days that was read
     samples: dict[str, dict[Labels, float]]
 
 
 class LoopValues:
-    """Reads the values; closed days only after another one was closed."""
+    """Reads the values of the metrics. Closed days are read again only after another day was closed."""
 
     def __init__(self, system: System) -> None:
         self._system = system
         self._days: dict[str, DayValues] = {}  # by model
 
     def read(self) -> Samples:
-        """The values of all deployments as of now.
+        """Return the values of all deployments as of now.
 
         Raises:
             TrimtabError: A record cannot be read.
@@ -95,7 +95,7 @@ class LoopValues:
         watch = None if record is None else msgspec.json.decode(record.body, type=Watch)
         champion = self._system.registry.aliases(deployment.name).get(CHAMPION)
         if watch is not None and (champion is None or watch.version != champion.version):
-            watch = None  # a version no longer in service: the next tick moves it
+            watch = None  # of a version no longer in service, until the next tick
         for kind in (LOSS,) if deployment.model.task == "ranking" else (LOSS, CALIBRATION):
             yield "trimtab_quality_watched", (kind,), watch is not None and kind in watch.figures
         if watch is not None and watch.figures:
@@ -154,14 +154,14 @@ class LoopValues:
 
 
 def _newest(day: DaySums) -> Iterator[tuple[str, float]]:
-    """The values of the newest closed day of a version and arm."""
+    """Yield the values of the newest closed day of a version and arm."""
     from trimtab.stats.exact_sums import rounded
 
     sums = day.whole
     yield "trimtab_quality_day_predictions", sums.predictions
     if sums.labelled:
         yield "trimtab_quality_day_loss", rounded(sums.loss) / sums.labelled
-        if sums.histogram:  # rankings have only losses
+        if sums.histogram:  # rankings have losses, but no histogram
             yield "trimtab_quality_day_gap", (rounded(sums.score) - rounded(sums.label)) / sums.labelled
     excess = mean_excess([(sums, day.cap)])
     if excess is not None:
@@ -169,7 +169,10 @@ def _newest(day: DaySums) -> Iterator[tuple[str, float]]:
 
 
 def _evidence(watch: Watch) -> Iterator[tuple[str, Labels, float]]:
-    """The evidence of each alarm; of slices only the largest, so that many slices give no more series."""
+    """Yield the evidence of each alarm.
+
+    Of slices only the largest evidence is taken, so that many slices do not give many series.
+    """
     from trimtab.monitoring.quality.watches import SLICE
 
     name = "trimtab_quality_evidence_ratio"
@@ -189,7 +192,7 @@ def _ratio(figure: MetricValue) -> float:
 
 
 def _put_share(found: Samples, name: str, labels: Labels, days: Iterable[DaySums], *, amended: bool) -> None:
-    """The labelled share of some days; nothing where there were no predictions."""
+    """Add the share of labelled predictions of some days, if there were predictions."""
     sums = [one.amended if amended and one.amended is not None else one.whole for one in days]
     predictions = sum(one.predictions for one in sums)
     if predictions:

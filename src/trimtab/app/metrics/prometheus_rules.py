@@ -9,11 +9,11 @@ _RUNBOOK, _HERE = "runbook_url: ", "docs/"
 
 
 def rules_text(name: str = RULES, *, docs: str | None = None) -> str:
-    """One of the two files.
+    """Return one of the two files.
 
     Args:
         name: `RULES` or `TESTS`.
-        docs: The URL of the folder `docs`, for links to runbooks; default: relative links.
+        docs: The URL of the folder `docs`, for links to runbooks. Without it, the links are relative.
     """
     text = (files("trimtab.app.metrics") / "prometheus" / name).read_text("utf-8")
     return text if docs is None else text.replace(_RUNBOOK + _HERE, f"{_RUNBOOK}{docs.rstrip('/')}/")

@@ -1,4 +1,4 @@
-"""Apply a plan: store documents, fill online features, remove unneeded ones.  # D36"""
+"""Apply a plan: store documents, fill online features, and remove features that nothing needs.  # D36"""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _LOOK_S = 0.1
 class AppliedPlan(msgspec.Struct, frozen=True, kw_only=True):
     """The result of applying a plan."""
 
-    decision: Decision | None  # None: the documents had been applied before
+    decision: Decision | None  # None if the documents were applied already
     filled: list[str]  # the views that were filled
     dropped: list[str]
 
     def lines(self) -> list[str]:
-        """The text form."""
+        """The result as lines of text."""
         out = [] if self.decision is None else [f"applied: {self.decision.cause} (ledger row {self.decision.sequence})"]
         out += [f"filled: view {name}" for name in self.filled]
         out += [f"dropped: online features of view {name}" for name in self.dropped]
@@ -51,7 +51,7 @@ def apply_plan(
 
 
 def apply_first(system: System) -> Decision | None:
-    """Apply the definitions of a project that has none applied; None when it has."""
+    """Apply the definitions of a project that has applied none yet. Otherwise return None."""
     if AppliedDefinitions(system.state.catalog).now() or refusals(system):
         return None
     try:
@@ -63,14 +63,14 @@ def apply_first(system: System) -> Decision | None:
 
 
 def drop_unneeded(system: System, actor: str = "policy") -> list[str]:
-    """Delete unneeded online features, with a row of the ledger; the names of their views."""
+    """Delete unneeded online features, write a row of the ledger, and return the names of their views."""
     views = system.views
     gone = views.unneeded()
     if not gone or (views.followed() and not views.follows):
-        return []  # the serving process does it at its own tick
+        return []  # the serving process deletes them at its own tick
     names = named_views(system, gone)
     if not views.drop():
-        return []  # another process has started to apply the log: it does it
+        return []  # another process has started to apply the log, and will delete them
     said = ", ".join(names)
     cause = f"No version in service, nor what is applied, uses view {said} any more: online features dropped."
     entry = Entry(
@@ -96,7 +96,7 @@ def _write(system: System, actor: str, prefix: str = "") -> Decision | None:
 def _fill(
     system: System, views: list[View], progress: Callable[[int, int], object] | None, patience_s: float
 ) -> list[str]:
-    """Fill new views, here or by the process that applies the log; their names."""
+    """Fill new views, here or in the process that applies the log, and return their names."""
     held = system.views
     lacking = {view.hash: view for view in views if not held.filled([view])}
     total = len(lacking)

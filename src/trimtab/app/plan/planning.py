@@ -1,4 +1,4 @@
-"""Plan: the consequences of a changed project file.  # D36"""
+"""Plan: what follows from a changed project file.  # D36"""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ What = Literal["new", "changed", "removed", "noted", "unchanged"]
 _PER_S = {
     True: 40_000,
     False: 120_000,
-}  # events per second for filling a view with windows, and one of latest values only
+}  # events per second when filling a view: True with windows, False with only latest values
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,23 +34,23 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     kind: Kind
     name: str
     what: What
-    version: int | None  # the applied version number
-    changes: list[str]  # field by field, as text
-    notes: list[str]  # changes of description, owner and tags: they do not change the meaning
+    version: int | None  # the version number of the applied definition
+    changes: list[str]  # the changes of each field, as text
+    notes: list[str]  # changes of description, owner and tags, which do not change the meaning
 
 
 class Backfill(msgspec.Struct, frozen=True, kw_only=True):
-    """A view whose online features must be filled from history."""
+    """A view whose online features must be filled from the history."""
 
     view: str
     source: str
     events: int
-    since: str | None  # the oldest event's time
+    since: str | None  # the time of the oldest event
     about_s: float
 
 
 class Affected(msgspec.Struct, frozen=True, kw_only=True):
-    """The effect on a model's version in service."""
+    """What changes for a model's version in service."""
 
     model: str
     version: str | None
@@ -60,7 +60,7 @@ class Affected(msgspec.Struct, frozen=True, kw_only=True):
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """The project file compared with the applied definitions."""
 
-    first: bool  # nothing was applied yet
+    first: bool  # whether nothing has been applied yet
     changes: list[Change]
     backfills: list[Backfill]
     affected: list[Affected]
@@ -70,7 +70,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def changed(self) -> list[Change]:
-        """The changes of meaning."""
+        """The changes that change the meaning of a definition."""
         return [change for change in self.changes if change.what not in ("unchanged", "noted")]
 
     @property
@@ -80,7 +80,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return not (self.changed or noted or self.backfills or self.dropped or self.refused)
 
     def lines(self) -> list[str]:
-        """The text form."""
+        """The plan as lines of text."""
         out = ["Nothing was applied yet: all of it is new."] if self.first else []
         for sign, what in (("+", "new"), ("~", "changed"), ("-", "removed"), (" ", "noted")):
             for change in self.changes:
@@ -127,7 +127,10 @@ def plan_project(system: System) -> Plan:
 
 
 def unapplied(system: System) -> list[str]:
-    """The definitions of the project file that differ from the applied ones; empty before the first apply."""
+    """Return the definitions of the project file that differ from the applied definitions.
+
+    Before the first apply, the result is empty.
+    """
     before = AppliedDefinitions(system.state.catalog).now()
     now = documents(system.declared)
     changed = [key for key, one in now.items() if key not in before or before[key].document.hash != one.hash]
@@ -156,9 +159,9 @@ def _plan(
 
 
 def change_of(key: str, before: Applied | None, now: Document | None) -> Change:
-    """The change of one definition."""
+    """Return the change of one definition."""
     document = now or (before.document if before is not None else None)
-    assert document is not None  # at least one of the two has the key
+    assert document is not None  # at least one of the two documents exists
     what: What = "new" if before is None else "removed" if now is None else "unchanged"
     changes: list[str] = []
     notes: list[str] = []
@@ -172,7 +175,7 @@ def change_of(key: str, before: Applied | None, now: Document | None) -> Change:
 
 
 def refusals(system: System) -> list[str]:
-    """The changes that cannot be applied, each with an alternative."""
+    """Return the changes that cannot be applied, each with an alternative."""
     found = []
     for source in system.declared.sources.values():
         layout = system.layouts.kept(source.name)
@@ -191,7 +194,7 @@ def _dangers(system: System, before: Mapping[str, Applied]) -> Iterator[str]:
     for name, source in system.declared.sources.items():
         layout = system.layouts.kept(name)
         if layout is None:
-            continue  # no events yet
+            continue  # the source has no events yet
         removed = [c for c in layout.columns if c not in source.declared]
         old = before.get(f"source/{name}") or before.get(f"request/{name}")
         known = removed if old is None else [c for c in removed if f"column {c}" in old.document.parts]
@@ -215,11 +218,11 @@ def _dangers(system: System, before: Mapping[str, Applied]) -> Iterator[str]:
 
 
 def _columns_in_use(system: System) -> dict[tuple[str, str], list[str]]:
-    """The versions in service that read a column of a source."""
+    """Return for each column of a source the versions in service that read it."""
     found: dict[tuple[str, str], list[str]] = {}
     try:
         models = list(system.definitions.deployments)
-    except Misuse:  # another column type is reported by `refusals`
+    except Misuse:  # `refusals` reports that a column has another type
         return found
     for model in models:
         version = system.registry.alias(model, CHAMPION)
@@ -292,7 +295,7 @@ def _deployed(one: Applied) -> bool:
 def _views_of(system: System, version: Version) -> tuple[View, ...]:
     try:
         return system.live.of(version).views
-    except (Misuse, Corrupt):  # stored by an earlier trimtab, and changed since
+    except (Misuse, Corrupt):  # in a form of an earlier trimtab that is not read any more
         return ()
 
 
@@ -303,7 +306,7 @@ def _changed_views(old: Sequence[View], new: FeatureSet) -> str:
 
 
 def _dropped(system: System, wanted: Mapping[str, FeatureSet]) -> list[str]:
-    """The stored views that nothing needs once the plan is applied."""
+    """Return the stored views that nothing needs once the plan is applied."""
     needed = {view.hash for features in wanted.values() for view in features.views}
     for model in wanted:
         for version in system.live.versions(model):
@@ -312,7 +315,7 @@ def _dropped(system: System, wanted: Mapping[str, FeatureSet]) -> list[str]:
 
 
 def named_views(system: System, gone: Sequence[str]) -> list[str]:
-    """Views by name and hash, from prefixes of their hashes."""
+    """Return the names and hashes of views from prefixes of their hashes."""
     known = {
         cursor_name(digest): name for digest, name in AppliedDefinitions(system.state.catalog).view_names().items()
     }

@@ -1,4 +1,4 @@
-"""Scenarios that share no features with the others, replayed in a child process at the same time."""
+"""Replay scenarios that share no features with other scenarios in a child process at the same time."""
 
 from __future__ import annotations
 
@@ -24,28 +24,31 @@ from trimtab.simulation.scenarios.scenario import Scenario
 
 
 class ReplayTask(msgspec.Struct, frozen=True):
-    """Scenarios of [demo] to replay in a child process."""
+    """The scenarios of [demo] that a child process should replay."""
 
     project: str
-    files: dict[str, str]  # recorded events by source
-    folder: str  # for its state
+    files: dict[str, str]  # the file of recorded events for each source
+    folder: str  # the folder for the state of the child process
     scenarios: list[str]
     seed: int
 
 
 def split(scenarios: Sequence[Scenario]) -> tuple[list[Scenario], list[Scenario]]:
-    """Scenarios to replay here, which share features or the project's own state, and those for a child process."""
+    """Divide the scenarios into those to replay here and those for a child process.
+
+    Scenarios that share features, or that use the project's own state, are replayed here.
+    """
     shared = scenarios[0].deployment.model.features.hash
     here = [one for one in scenarios if one.main or one.deployment.model.features.hash == shared]
     return here, [one for one in scenarios if one not in here]
 
 
 class ChildReplay:
-    """A replay in a child process, begun at once; `close` ends it.
+    """A replay in a child process that begins at once. `close` ends it.
 
     Args:
-        task: What to replay; without scenarios there is no child.
-        show: Called with each decision, in another thread.
+        task: What to replay. Without scenarios, no child process is started.
+        show: Called with each decision, from another thread.
     """
 
     def __init__(self, task: ReplayTask, show: Callable[[str], object]) -> None:
@@ -57,16 +60,16 @@ class ChildReplay:
         self._result = self._thread.submit(self._run) if task.scenarios else None
 
     def results(self) -> dict[str, ScenarioResult]:
-        """The result of each scenario, once the child is done.
+        """Return the result of each scenario, once the child process is done.
 
         Raises:
-            Unavailable: The process died.
+            Unavailable: The child process died.
         """
         found: dict[str, ScenarioResult] = {} if self._result is None else pickle.loads(self._result.result())
         return found
 
     def close(self) -> None:
-        """End the child if it still runs."""
+        """End the child process if it is still running."""
         self._closed.set()
         self._thread.shutdown()
         self._executor.close()
@@ -84,7 +87,7 @@ class ChildReplay:
 
 
 def shown_decisions(at: Progress) -> list[str]:
-    """A line for each decision since the last progress."""
+    """Return a line for each decision since the last progress."""
     return [
         f"  {format_time(at.now_us)[:10]} {name:12} {d.act:8} {(d.version or '')[:8]:8} {d.cause}"
         for name, d in at.decisions
@@ -92,12 +95,15 @@ def shown_decisions(at: Progress) -> list[str]:
 
 
 def replay_scenarios(argument: bytes, place: Workplace) -> bytes:
-    """Replay the scenarios of a task; their results by name, pickled for the parent process."""
+    """Replay the scenarios of a task.
+
+    The results, by name of the scenario, are pickled for the parent process.
+    """
     logging.getLogger().setLevel(logging.WARNING)  # the parent shows what is logged
     task = msgspec.msgpack.decode(argument, type=ReplayTask)
     config = load_config(Path(task.project), os.environ)
     definitions = load_definitions(config.project_file)
-    assert config.demo is not None  # the parent has read it
+    assert config.demo is not None  # the parent process has read it
     tables = {source: read_file(path, definitions.source(source)).columns for source, path in task.files.items()}
     folder = Path(task.folder)
     folder.mkdir(parents=True)

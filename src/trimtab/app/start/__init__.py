@@ -1,1 +1,1 @@
-"""New projects, demos and replays."""
+"""New projects, and demos."""

@@ -1,4 +1,4 @@
-"""The demo: a project's recorded year replayed through the loop, then served (`trimtab demo`)."""
+"""The demo: the recorded year of a project is replayed through the loop, then served (`trimtab demo`)."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ _START_S = 60
 def run_demo(folder: Path, *, seed: int, show: Show) -> ReplayResult:
     """Run the `[demo]` of the project in `folder`.
 
-    Its state goes to `demo/` in the state folder, which is emptied first; the report goes to `report.html` next to
-    `trimtab.toml`.
+    The state is written to `demo/` in the state folder, which is emptied first. The report is written to `report.html`
+    next to `trimtab.toml`.
 
     Args:
-        folder: The project's folder.
+        folder: The folder of the project.
         seed: The same seed gives the same ledger.
         show: Called with each line of output.
 
@@ -92,13 +92,13 @@ def run_demo(folder: Path, *, seed: int, show: Show) -> ReplayResult:
 
 
 def _load(config: Config, demo: DemoSettings, state: Path) -> dict[str, Path]:
-    """Load a file of recorded events for each source by the project's loader."""
+    """Let the project's loader write a file of recorded events for each source."""
     name, colon, function = demo.loader.partition(":")
     file = config.folder / name
     if not colon or not file.is_file():
         raise Misuse(f'[demo] loader={demo.loader!r}: needed FILE.py:FUNCTION, such as "load.py:load". Correct it.')
     spec = spec_from_file_location("trimtab_demo_loader", file)
-    assert spec is not None  # a .py file always has one
+    assert spec is not None  # a .py file always has a spec
     assert spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -117,7 +117,7 @@ def _replay(
     seed: int,
     show: Show,
 ) -> ReplayResult:
-    """Replay all scenarios: those with features of their own in a child process."""
+    """Replay all scenarios. Scenarios with features of their own are replayed in a child process."""
     state = config.state_folder / "demo"
     start_us, until_us = parse_time_us(demo.start), parse_time_us(demo.until)
     scenarios = scenarios_of(definitions, demo.lines)
@@ -153,7 +153,7 @@ def _replay(
 
 
 class _Shown:
-    """Shows each decision, and a line for each month."""
+    """Shows each decision as a line, and a line for each month."""
 
     def __init__(self, show: Show, start_us: int) -> None:
         self._show = show
@@ -169,7 +169,7 @@ class _Shown:
 
 
 def _newest_requests(definitions: Definitions, tables: dict[str, Columns], until_us: int) -> list[dict[str, Any]]:
-    """The newest requests, as a client sends them."""
+    """Return the newest requests, in the form in which a client sends them."""
     request = definitions.deployment(None).model.request
     table = tables[request.name].select(request.columns)
     times = table[request.time].values
@@ -180,7 +180,7 @@ def _newest_requests(definitions: Definitions, tables: dict[str, Columns], until
 
 
 def _serve(config: Config, state: Path, now_us: int, rows: list[dict[str, Any]], show: Show) -> None:
-    """Start `trimtab serve` on the final state as of its end, send requests, and stop it."""
+    """Start `trimtab serve` on the final state, as of the end of the replay, send requests, and stop it."""
     name = config.folder
     command = [sys.executable, "-m", "trimtab.cli", "--project", str(name), "serve", "--port", "0"]
     command += ["--as-of", format_time(now_us)]
@@ -205,7 +205,7 @@ def _serve(config: Config, state: Path, now_us: int, rows: list[dict[str, Any]],
 
 
 def _url(server: subprocess.Popen[str]) -> str:
-    assert server.stdout is not None  # it was started with a pipe
+    assert server.stdout is not None  # the server was started with a pipe
     for line in server.stdout:
         found = re.search(r"http://\S+", line)
         if found:

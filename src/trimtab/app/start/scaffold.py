@@ -1,4 +1,4 @@
-"""A new project from one data file (`trimtab init`)."""
+"""Make a new project from one data file (`trimtab init`)."""
 
 from __future__ import annotations
 
@@ -27,21 +27,23 @@ _TYPES: dict[Dtype, str] = {"float": "float", "int": "int", "bool": "bool", "str
 
 
 class Scaffolded(msgspec.Struct, frozen=True, kw_only=True):
-    """The new project, and the commands to run next."""
+    """The new project, with the commands to run next."""
 
     folder: Path
-    files: tuple[str, ...]  # relative to the folder
+    files: tuple[str, ...]  # the paths of the files, relative to the folder
     model: str
-    notes: tuple[str, ...]  # guesses, omissions and changes
-    commands: tuple[str, ...]  # to run in the folder, in this order
+    notes: tuple[str, ...]  # what was guessed, left out and changed
+    commands: tuple[str, ...]  # the commands to run in the folder, in this order
 
 
 def scaffold(file: Path, folder: Path | None, options: Options) -> Scaffolded:
-    """Make a project in `folder` (left out: one named after the file) that trains on the file's rows.
+    """Make a project in `folder` that trains on the rows of a file.
+
+    Without `folder`, the folder is named after the file.
 
     Raises:
-        NotFound: No such file, or a named column is not in it.
-        Misuse: The file cannot be read, or a column cannot be guessed or used.
+        NotFound: The file does not exist, or it does not have a column that is named.
+        Misuse: The file cannot be read, or the role of a column cannot be guessed, or a column does not fit its role.
         Conflict: A file of the project exists already. Nothing was changed.
         Unavailable: The folder cannot be written.
     """
@@ -85,7 +87,7 @@ def scaffold(file: Path, folder: Path | None, options: Options) -> Scaffolded:
 
 
 def _ignores(folder: Path) -> bool | None:
-    """Whether the folder's .gitignore excludes the state; None without one."""
+    """Return whether the .gitignore of the folder excludes the state, or None if there is no .gitignore."""
     try:
         lines = (folder / ".gitignore").read_text("utf-8", "replace").splitlines()
     except FileNotFoundError:
@@ -96,7 +98,10 @@ def _ignores(folder: Path) -> bool | None:
 
 
 def _write(table: DataTable, planned: Plan, folder: Path, texts: dict[str, str], data: str, labels: str) -> None:
-    """Write all files or none: they are written to a temporary folder, loaded, and then linked."""
+    """Write all files, or none.
+
+    The files are written to a temporary folder, loaded, and then linked into place.
+    """
     made = [parent for parent in (folder, *folder.absolute().parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     moved: list[Path] = []
@@ -111,13 +116,13 @@ def _write(table: DataTable, planned: Plan, folder: Path, texts: dict[str, str],
             _write_data(table, planned, draft / data, draft / labels)
             (folder / "data").mkdir(exist_ok=True)
             for file in (data, labels, *texts):
-                os.link(draft / file, folder / file)  # unlike a rename, it never replaces a file
+                os.link(draft / file, folder / file)  # unlike a rename, a link never replaces a file
                 moved.append(folder / file)
     except BaseException:
         for path in moved:
             path.unlink(missing_ok=True)
         for path in (folder / "data", *made):
-            with contextlib.suppress(OSError):  # not empty
+            with contextlib.suppress(OSError):  # the folder is not empty
                 path.rmdir()
         raise
 
@@ -149,7 +154,7 @@ def _request_columns(planned: Plan) -> dict[str, Dtype]:
 
 
 def _example(table: DataTable, planned: Plan) -> str:
-    """The newest row as a request, in JSON."""
+    """Return the newest row as a request in JSON."""
     columns = _request_columns(planned)
     picked = [f"epoch_us({quoted(n)})" if dtype == "time" else quoted(n) for n, dtype in columns.items()]
     found = table.one(

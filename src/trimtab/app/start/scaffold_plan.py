@@ -1,4 +1,4 @@
-"""Roles of columns: time, key, label and features, guessed only where there is one candidate."""
+"""The roles of columns: time, key, label and features. A role is guessed only if one column fits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trimtab.core.time import DAY_US, duration_us, format_time
 
 Estimator = Literal["auto", "linear", "trees"]
 
-ROW = "row"  # as --key: number the rows
+ROW = "row"  # as the value of --key: number the rows
 _TIMES = re.compile(
     r"(?i)^(at|time|timestamp|datetime|date|when|ts|event_?time|created_?at|occurred_?at|.*_(at|time|ts))$"
 )
@@ -25,48 +25,48 @@ _LABELS = re.compile(
 )
 _POSITIVE = ("yes", "y", "true", "t", "1", "positive", "pos", "good", "success", "fraud", "churned", "won")
 _NEGATIVE = ("no", "n", "false", "f", "0", "negative", "neg", "bad", "failure", "legit", "stayed", "lost")
-_CATEGORIES = 200  # a text column with more values is no category
-_MOST_CLASSES = 20  # of a text label: each class needs rows of its own
+_CATEGORIES = 200  # a text column with more different values is not a category
+_MOST_CLASSES = 20  # the most classes of a text label, as each class needs enough rows
 _FEW_ROWS = 50
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of the caller; None is guessed."""
+    """The options of the caller. An option that is None is guessed."""
 
     time: str | None = None
     key: str | None = None
     label: str | None = None
-    positive: str | None = None  # the label's value that counts as 1
+    positive: str | None = None  # the value of the label that counts as 1
     time_format: str | None = None
-    wait: str = "1d"  # from a row's time until its label is known
+    wait: str = "1d"  # the time from a row until its label is known
     estimator: Estimator = "auto"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """The declarations of the new project."""
+    """The names, columns and settings that the files of the new project declare."""
 
-    name: str  # of the project and of the request
+    name: str  # the name of the project and of the request
     model: str
     time: str
-    key: str  # of a row; a column of the data or a new one
+    key: str  # the key of a row: a column of the data, or a new column
     key_dtype: Dtype
     key_sql: str
-    entity: str | None  # the column with recurring values, when a row has no own key
+    entity: str | None  # the column with recurring values, if rows have no key of their own
     entity_dtype: Dtype
     label: str
     label_dtype: Dtype
-    label_value: str | None  # Python: the value the label's column is compared with; None: the column itself
+    label_value: str | None  # the value, in Python, that counts as 1; None: the column is the label
     binary: bool
-    classes: tuple[str, ...]  # of a label with several classes, the most frequent first
+    classes: tuple[str, ...]  # the classes, if the label has several, the most frequent first
     features: tuple[Profile, ...]
-    left_out: dict[str, str]  # column -> why
-    has_hours: bool  # whether times of day differ
-    window: str  # of the gate
-    calibration: float  # of the gate: random error of the mean of the window's labels
+    left_out: dict[str, str]  # the columns left out, each with the reason
+    has_hours: bool  # whether the times of day differ
+    window: str  # the window of the gate
+    calibration: float  # of the gate: the random error of the mean label in the window
     wait: str
     trees: bool
     rows: int
-    notes: tuple[str, ...]  # guesses and changes, for people
+    notes: tuple[str, ...]  # what was guessed and changed, as text
 
     @property
     def labels(self) -> str:
@@ -78,8 +78,8 @@ def plan(table: DataTable, options: Options) -> Plan:
     """Decide the role of each column.
 
     Raises:
-        NotFound: A named column does not exist.
-        Misuse: A role cannot be guessed (the message names the candidates), or a column does not fit it.
+        NotFound: A column that is named does not exist.
+        Misuse: A role cannot be guessed, or a column does not fit its role. The message names the candidates.
     """
     for role in ("time", "key", "label"):
         column = getattr(options, role)
@@ -140,7 +140,7 @@ def plan(table: DataTable, options: Options) -> Plan:
 
 
 def slug(text: str, otherwise: str) -> str:
-    """A name as definitions want it: a letter, then a-z, 0-9 and _.
+    """Return a name of the form that definitions need: a letter, then a-z, 0-9 and _.
 
     >>> slug("Days since 1st order (%)", "x"), slug("2fast", "x"), slug("金額", "x")
     ('days_since_1st_order', 'x_2fast', 'x')
@@ -214,7 +214,7 @@ def _label(table: DataTable, options: Options, time: str, notes: list[str]) -> s
 
 
 def _key(table: DataTable, options: Options, time: str, label: str, notes: list[str]) -> str | None:
-    """The column that identifies a row or an entity; None: number the rows."""
+    """Return the column that identifies a row or an entity, or None if the rows must be numbered."""
     if options.key is not None:
         if options.key == ROW and ROW not in table.columns:
             return None
@@ -243,7 +243,7 @@ def _key(table: DataTable, options: Options, time: str, label: str, notes: list[
 
 
 def _row_key(table: DataTable, key: str | None, time: str, notes: list[str]) -> tuple[str, Dtype, str, str | None]:
-    """Name, type and SQL of the row's key, and the entity if that is another column."""
+    """Return the name, type and SQL of the row's key, and the column of the entity if that is another column."""
     if key is None:
         notes.append("Rows are numbered in a new column.")
         return unique("row_id", {c.lower() for c in table.columns}), "int", "row_number() OVER ()", None
@@ -264,7 +264,7 @@ def _row_key(table: DataTable, key: str | None, time: str, notes: list[str]) -> 
 
 
 def _classes(table: DataTable, label: str, positive: str | None, notes: list[str]) -> tuple[str, ...]:
-    """The classes of a text label with several; empty for every other label."""
+    """Return the classes of a text label with several classes. For any other label, return nothing."""
     profile = table.columns[label]
     values = [str(value) for value, _ in table.values(label, _MOST_CLASSES + 1)]
     if positive is not None or profile.dtype != "str" or not 3 <= len(values) <= _MOST_CLASSES or "" in values:
@@ -277,7 +277,10 @@ def _classes(table: DataTable, label: str, positive: str | None, notes: list[str
 
 
 def _label_value(table: DataTable, label: str, positive: str | None, notes: list[str]) -> tuple[str | None, bool]:
-    """The value the label's column is compared with (Python), and whether the label has two classes."""
+    """Return the value of the label that counts as 1, and whether the label has two classes.
+
+    The value is Python source, or None if the column itself is the label.
+    """
     profile = table.columns[label]
     values = table.values(label, 20)
     if len(values) < 2 and positive is None:
@@ -309,7 +312,7 @@ def _label_value(table: DataTable, label: str, positive: str | None, notes: list
 
 
 def _positive(values: list[tuple[object, int]]) -> tuple[object, bool]:
-    """The positive one of two values, and whether its name says so."""
+    """Return which of two values is positive, and whether the values tell this by their names."""
     for (value, _), (other, _) in (values, values[::-1]):
         v, o = (str(x).strip().lower().removesuffix(".0") for x in (value, other))
         if (v in _POSITIVE and o not in _POSITIVE) or (o in _NEGATIVE and v not in _NEGATIVE):
@@ -343,7 +346,7 @@ def _features(table: DataTable, taken: set[str]) -> tuple[list[Profile], dict[st
 
 
 def _window(span_us: int) -> str:
-    """A fifth of the history, between 10 days (the quality alarm needs them) and 14."""
+    """Return a fifth of the history, but at least the 10 days that the quality alarm needs and at most 14 days."""
     return f"{min(14, max(10, span_us // (5 * DAY_US)))}d"
 
 
@@ -356,11 +359,13 @@ def _calibration(
     classes: tuple[str, ...],
     window_us: int,
 ) -> float:
-    """Three standard errors of the labels' mean over the newest window, at least 0.03; for numbers in standard
-    deviations."""
+    """Return three standard errors of the mean label in the newest window, at least 0.03.
+
+    For numbers, the result is in standard deviations of the label.
+    """
     q, t = quoted(label), quoted(time)
     number = f"{q}::DOUBLE"
-    if classes:  # the most frequent one: its share varies most
+    if classes:  # take the most frequent class, because its share varies most
         value, binary = python(classes[0]), True
     if binary and value is not None:
         compared = literal(json.loads(value)) if value.startswith('"') else value
@@ -384,7 +389,7 @@ def _trees(estimator: Estimator) -> bool:
 
 
 def python(value: object) -> str:
-    """A value as Python source.
+    """Return a value as Python source.
 
     >>> python('say "hi"'), python(1.0), python(True)
     ('"say \\\\"hi\\\\""', '1.0', 'True')

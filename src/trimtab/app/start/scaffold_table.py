@@ -1,4 +1,4 @@
-"""One CSV or Parquet file as a typed table, with the counts by which roles of columns are guessed."""
+"""A CSV or Parquet file as a typed table, with the counts from which the roles of columns are guessed."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from trimtab.store.regular_file import regular_file
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-NULL_WORDS = ("", "na", "n/a", "nan", "nat", "null", "none")  # in a column that is no text
-_RESERVED = ("_id", "_known_at", "_op")  # fields of an event
+NULL_WORDS = ("", "na", "n/a", "nan", "nat", "null", "none")  # texts that count as null if the column is not text
+_RESERVED = ("_id", "_known_at", "_op")  # names that the fields of an event use
 _DELIMITERS = ",;\t|"
 _TEXT_FILES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
-# Common formats other than ISO 8601; day-first and month-first are separate, so that doubt is noticed.
+# Common formats other than ISO 8601. Day-first and month-first are separate, so that doubtful times are noticed.
 _TIME_FORMATS = [
     *(f"{day}{clock}" for day in ("%d.%m.%Y", "%Y/%m/%d", "%d-%m-%Y") for clock in ("", " %H:%M", " %H:%M:%S")),
     *(f"{day}{clock}" for day in ("%b %d, %Y", "%d %b %Y", "%Y%m%d") for clock in ("", " %H:%M", " %H:%M:%S")),
@@ -37,12 +37,12 @@ _MONTH_FIRST = ["%m/%d/%Y", "%m/%d/%Y %H:%M", "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %I:
 
 
 class Profile(msgspec.Struct, frozen=True):
-    """One column: its name in the file, its type and its values."""
+    """One column: its name in the file, its type, and what is known of its values."""
 
     name: str
-    dtype: Dtype | None  # None: a type that events cannot hold (a list, a struct)
-    present: int  # rows with a value
-    distinct: int  # different values
+    dtype: Dtype | None  # None if events cannot hold the type, such as a list or a struct
+    present: int  # the number of rows with a value
+    distinct: int  # the number of different values
     sample: str  # the first value
 
 
@@ -85,23 +85,23 @@ class DataTable:
         self.close()
 
     def one(self, sql: str, values: Sequence[object] = ()) -> tuple[Any, ...]:
-        """The first row of a query's result."""
+        """Return the first row of the result of a query."""
         row: tuple[Any, ...] | None = self.connection.execute(sql, list(values)).fetchone()
-        assert row is not None  # aggregates always give one
+        assert row is not None  # aggregates always give a row
         return row
 
     def values(self, name: str, limit: int) -> list[tuple[Any, int]]:
-        """The most frequent finite values with their counts."""
+        """Return the most frequent finite values of a column, each with its count."""
         q = quoted(name)
         finite = f"isfinite({q})" if self.columns[name].dtype in ("float", "time") else f"{q} IS NOT NULL"
         sql = f"SELECT {q}, count(*) AS n FROM data WHERE {finite} GROUP BY 1 ORDER BY n DESC, 1 LIMIT {limit}"
         return [(value, int(n)) for value, n in self.connection.execute(sql).fetchall()]
 
     def as_time(self, name: str, time_format: str | None) -> str | None:
-        """Convert a column to times, and say how it was read; None when it held times already.
+        """Convert a column to times and say how it was read. Return None if the column held times already.
 
         Raises:
-            Misuse: Most of its values are no times, or the order of day and month is unclear.
+            Misuse: Most values of the column are no times, or the order of day and month is unclear.
         """
         profile = self.columns[name]
         if profile.dtype == "time":
@@ -128,7 +128,7 @@ class DataTable:
         return how
 
     def holds_times(self, name: str) -> bool:
-        """Whether most of a text column's values are times in a known format."""
+        """Return whether most values of a text column are times in a known format."""
         formats = _time_formats(name).values()
         counts = self.one(f"SELECT {', '.join(f'count({form})' for form in formats)} FROM data")
         return bool(2 * max(counts) > self.columns[name].present)
@@ -192,7 +192,7 @@ class DataTable:
         kinds = {
             "bool": f"lower({t}) IN ('true', 'false')",
             "int": f"regexp_full_match({t}, '[+-]?(0|[1-9][0-9]*)') AND TRY_CAST({t} AS BIGINT) IS NOT NULL",
-            # Leading zeros and more digits than 64 bits hold are codes, and no numbers.
+            # Digits with leading zeros, or more digits than 64 bits hold, are codes and not numbers.
             "float": f"TRY_CAST({t} AS DOUBLE) IS NOT NULL AND NOT regexp_matches({t}, '^[+-]?(0[0-9]|[0-9]{{19}})|_')",
             "time": f"regexp_full_match({t}, {literal(ISO_8601)}) AND TRY_CAST({t} AS TIMESTAMPTZ) IS NOT NULL",
         }
@@ -208,7 +208,7 @@ class DataTable:
         return next(((kind, cast) for kind, cast in casts.items() if fit[kind]), ("str", q))
 
     def _make(self, casts: Mapping[str, tuple[Dtype | None, str]]) -> dict[str, Dtype | None]:
-        """Create the table `data` from `raw`, renaming columns named as an event's fields."""
+        """Create the table `data` from `raw`. Columns that are named like a field of an event are renamed."""
         taken = {name.lower() for name in casts}
         new = {name: unique(name.lstrip("_"), taken) for name in casts if name in _RESERVED}
         self.renamed |= new
@@ -235,17 +235,17 @@ class DataTable:
 
 
 def quoted(name: str) -> str:
-    """A column's name in SQL."""
+    """Return the name of a column in SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def literal(text: str) -> str:
-    """A text in SQL."""
+    """Return a text in SQL."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def unique(name: str, taken: Mapping[str, object] | set[str]) -> str:
-    """`name`, with a number appended if it is taken.
+    """Return `name`, with a number appended if the name is taken.
 
     >>> unique("id", {"id", "id_2"})
     'id_3'
@@ -258,7 +258,7 @@ def unique(name: str, taken: Mapping[str, object] | set[str]) -> str:
 
 
 def _apart(names: Sequence[str]) -> list[str]:
-    """Names that differ without regard to case, as SQL needs."""
+    """Return names that differ even without regard to case, as SQL needs them."""
     out: list[str] = []
     taken = {name.lower() for name in names}
     seen: set[str] = set()
@@ -274,7 +274,7 @@ def _apart(names: Sequence[str]) -> list[str]:
 
 
 def _time_formats(name: str) -> dict[str, str]:
-    """SQL for the time in a text column by format; null for other texts."""
+    """Return for each format the SQL that reads the time of a text column, which is null for other texts."""
     t = f"trim({quoted(name)})"
     return {
         "ISO 8601": f"CASE WHEN regexp_full_match({t}, {literal(ISO_8601)}) THEN TRY_CAST({t} AS TIMESTAMPTZ) END",
@@ -290,7 +290,7 @@ def _header(file: Path) -> tuple[list[str], str]:
     delimiter = max(_DELIMITERS, key=line.count) if any(map(line.count, _DELIMITERS)) else ","
     names = csv_header(file, delimiter)
     empty = [str(number) for number, name in enumerate(names, 1) if not name.strip()]
-    if empty == ["1"]:  # an index without a name
+    if empty == ["1"]:  # the column is an index without a name
         names[0], empty = unique("row_number", set(names)), []
     twice = sorted({name for name in names if names.count(name) > 1})
     if empty or twice:
@@ -304,7 +304,7 @@ def _header(file: Path) -> tuple[list[str], str]:
 
 
 def _dated(time: str) -> str:
-    """SQL for a time, null outside the years 1 to 9999 of events."""
+    """Return SQL for a time that is null outside the years 1 to 9999, which events can hold."""
     low, high = "TIMESTAMPTZ '0001-01-01 00:00:00Z'", "TIMESTAMPTZ '9999-12-31 23:59:59Z'"
     return f"CASE WHEN {time} BETWEEN {low} AND {high} THEN {time} END"
 
@@ -328,7 +328,7 @@ def _list(texts: Sequence[str]) -> str:
 
 
 def _no_glob(path: Path) -> str:
-    """The path as DuckDB takes it literally."""
+    """Return the path in a form that DuckDB takes literally."""
     return "".join(f"[{c}]" if c in "*?[" else c for c in str(path.absolute()))
 
 

@@ -1,4 +1,4 @@
-"""The parts of an open project. Each part is opened when it is first needed."""
+"""The parts of an open project, each opened when it is first needed."""
 
 from __future__ import annotations
 

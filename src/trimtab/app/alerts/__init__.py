@@ -1,1 +1,1 @@
-"""Alerts: their delivery to receivers, their overview, and mutes."""
+"""Alerts: delivery to receivers, the overview, and mutes."""

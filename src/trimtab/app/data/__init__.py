@@ -1,1 +1,1 @@
-"""Training data: labelled requests from the ingested history and from the prediction log."""
+"""Training data: labelled requests from ingested history and from the prediction log."""

@@ -31,7 +31,7 @@ _NEAR = 1e-6  # a recomputed score equals the logged score up to this relative d
 
 
 class Input(msgspec.Struct, frozen=True):
-    """One input that the model used."""
+    """One used model input."""
 
     feature: str
     value: float | None
@@ -48,10 +48,7 @@ class Share(msgspec.Struct, frozen=True):
 
 
 class Shares(msgspec.Struct, frozen=True):
-    """The SHAP values of a raw score.
-
-    The raw score is the log odds of a class, the predicted number itself, or the log of a predicted count.
-    """
+    """SHAP values of a raw score (log odds of a class, the number, the log of a count)."""
 
     base: float  # the raw score of an average row
     raw: float  # the sum of the base and all shares, before any calibration

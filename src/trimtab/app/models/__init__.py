@@ -1,1 +1,1 @@
-"""The versions loaded in this process: one served model per deployment, within a memory limit."""
+"""Loaded versions: one served model per deployment, within a memory limit."""

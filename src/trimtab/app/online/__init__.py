@@ -1,1 +1,1 @@
-"""Online features: the process that applies the event log to them, and the data they are rebuilt from."""
+"""Online features: the process that applies the event log, and what they are rebuilt from."""

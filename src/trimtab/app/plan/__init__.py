@@ -1,1 +1,1 @@
-"""Changes of definitions: how they are planned, and how the plan is applied."""
+"""Changes of definitions: the plan, and how it is applied."""

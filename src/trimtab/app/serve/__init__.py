@@ -1,1 +1,1 @@
-"""The service: `trimtab serve`, its workers, its background tasks and its operations."""
+"""The service: `trimtab serve`, its workers, background tasks and operations."""

@@ -1,1 +1,1 @@
-"""New projects, and demos."""
+"""New projects, demos and replays."""

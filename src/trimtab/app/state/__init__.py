@@ -1,1 +1,1 @@
-"""The state folder, and what the catalogue keeps of a project's definitions."""
+"""The state folder and what the catalogue keeps of a project's definitions."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 _LONGEST_S = 60.0  # the time limit for a user's code in an inspection
-_TRIED = 200  # rows for comparing a version's scoring paths
+_TRIED = 200  # the number of rows on which a version's ways to score a row are compared
 
 
 class LoadArguments(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,7 +81,7 @@ def load(argument: bytes, place: Workplace) -> bytes:
     """Load a version in a project that is opened for this. Choose its fastest one-row call if requested.
 
     Returns:
-        What was found, for people; nothing where there is only one way.
+        What was found, for people; empty if the version has only one way to score a row.
     """
     arguments = msgspec.msgpack.decode(argument, type=LoadArguments)
     with arguments.project.open() as system:

@@ -244,8 +244,8 @@ class DeploymentLoop:
 
         Raises:
             Misuse: No reason is given.
-            Conflict: None waits, its time is over, the champion has changed, automation is frozen, or another process
-                holds the loop.
+            Conflict: No candidate waits, its time is over, the champion has changed, automation is frozen, or another
+                process holds the loop.
         """
         with self._turn(what) as mine:
             if not mine:
@@ -324,7 +324,10 @@ class DeploymentLoop:
         )
 
     def _proving(self) -> Proving | None:
-        """Return a new process and a timer to try candidates with, or None if the clock is not the system's clock."""
+        """Return how candidates are tried: by a load in a new process, and with a timer.
+
+        The result is None if the clock is not the system's clock.
+        """
         if not isinstance(self._clock, SystemClock):
             return None
         return Proving(

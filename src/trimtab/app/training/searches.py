@@ -120,7 +120,7 @@ def search_of(catalog: Catalog, model: str, chosen: Chosen | None) -> Searched |
 def old_searches(catalog: Catalog, *, newest: int, keep: Collection[str], before_us: int) -> list[SearchRecord]:
     """Return the searches that may be removed.
 
-    They are older than a time, not among the newest of their model, and not marked to be kept.
+    These are older than a time, not among the newest searches of their model, and not marked to be kept.
     """
     found = sorted((_decoded(one.body) for one in catalog.find(KIND)), key=lambda one: (one.model, -one.began_us))
     out: list[SearchRecord] = []

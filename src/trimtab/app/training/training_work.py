@@ -60,5 +60,5 @@ def task(arguments: TrainingArguments) -> Task:
 
 
 def answer(task_result: bytes) -> TrainingResult:
-    """The decoded result of a task."""
+    """Return the decoded result of a task."""
     return msgspec.msgpack.decode(task_result, type=TrainingResult)

@@ -46,7 +46,7 @@ __all__ = [
     "walk_forward",
 ]
 
-_ROOM = {  # where each name lives whose module loads NumPy or more
+_ROOM = {  # the modules of the names that are loaded at their first use, because those modules load NumPy or more
     "CurvePoint": "judge.learning_curve",
     "Environment": "environment",
     "Evaluation": "judge.evaluation",

@@ -27,14 +27,14 @@ RowsFrom: TypeAlias = Literal["history", "logged"]
 
 
 class Costs(msgspec.Struct, frozen=True, kw_only=True):
-    """Costs of wrong answers, in any unit, where scores at or above a threshold are answered with yes."""
+    """Costs of wrong answers, in any unit. A score at or above the threshold stands for the answer yes."""
 
     false_positive: float
     false_negative: float
 
 
 class ClassCosts(msgspec.Struct, frozen=True, kw_only=True):
-    """Costs of wrong answers, in any unit: rows are true classes, columns answers, both in the declared order."""
+    """Costs of wrong answers, in any unit. Rows are true classes, columns are answers, both in the declared order."""
 
     rows: tuple[tuple[float, ...], ...]
 
@@ -46,25 +46,26 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     request: Request
     features: FeatureSet
     label: Label
-    estimator: Callable[..., Any]  # called for every fit: a new, unfitted estimator
+    estimator: Callable[..., Any]  # called for every fit; returns a new, unfitted estimator
     metric: Metric
-    calibration: RecalibrationKind | None = None  # part of the recipe
-    slices: tuple[str, ...] = ()  # columns and features evaluated value by value; not part of the recipe
-    costs: Costs | ClassCosts | None = None  # for evaluations; not part of the recipe
-    weights: Weights | None = None  # part of the recipe, like the two below
+    calibration: RecalibrationKind | None = None  # part of the model's hash
+    slices: tuple[str, ...] = ()  # columns and features evaluated value by value; not part of the model's hash
+    costs: Costs | ClassCosts | None = None  # for evaluations; not part of the model's hash
+    weights: Weights | None = None  # part of the model's hash, like the next two fields
     sample: Sample | None = None
     rows: RowsFrom = "history"
-    group: str | None = None  # a column whose values should not be on both sides of a split; in a ranking its lists
-    allow_leakage: tuple[str, ...] = ()  # columns, features and views that are no leak; part of the recipe
-    trust: Trust | None = None  # "pickle": its versions may run code when loaded; part of the recipe
-    search: Search | None = None  # not part of the recipe; its result is:
-    chosen: Chosen | None = None  # from the project's newest search; never declared
+    # A column whose values should not be on both sides of a split; in a ranking the column that names the list.
+    group: str | None = None
+    allow_leakage: tuple[str, ...] = ()  # columns, features and views that are no leak; part of the model's hash
+    trust: Trust | None = None  # "pickle": versions may run code when they are loaded; part of the model's hash
+    search: Search | None = None  # not part of the model's hash, but the search's result is:
+    chosen: Chosen | None = None  # the parameters from the project's newest search; never declared
 
     def new_estimator(self) -> Any:
-        """A new estimator with the chosen parameters, or with the function's defaults where none are chosen.
+        """Return a new estimator with the chosen parameters, or with the function's defaults if none are chosen.
 
         Raises:
-            Misuse: None are chosen, and the function has no defaults.
+            Misuse: No parameters are chosen, and the function has no defaults.
         """
         if self.chosen is not None:
             return self.estimator(**self.chosen.values)
@@ -81,13 +82,13 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def about(self) -> list[str]:
-        """The columns of a request that name its entities, or its key where it has none."""
+        """The columns of a request that name its entities. A request without entities has its key here."""
         named = {name for join in self.features.joins for name in join.by} & self.request.columns.keys()
         return [name for name in self.request.columns if name in named] or [self.request.key]
 
     @property
     def hash(self) -> str:
-        """The hash of the recipe: features, label, metric, estimator's code, and the other declared parts."""
+        """The hash of all declarations that affect training: features, label, metric, the estimator's code and more."""
         parts: list[object] = [self.name, self.features.hash, self.label.hash, self.metric, code_hash(self.estimator)]
         if self.calibration is not None:
             parts.append(self.calibration)
@@ -128,40 +129,40 @@ def model(
 
     Args:
         name: Lower-case name, unique in the project.
-        request: The requests that it answers.
+        request: The requests that the model predicts for.
         features: Views, views joined under other names, and dicts of named expressions over the request's columns
             and other features, in order.
-        label: The label it learns.
+        label: The label that the model learns.
         estimator: A function without arguments that makes an unfitted estimator with `fit` and `predict_proba` (or
             `predict` for a number). With `search`, a function of the parameters that are searched for.
-        metric: The loss that the gate judges by: "log_loss" or "brier" for the probability of a class,
-            "multi_log_loss", "multi_brier" or "error_rate" for several classes (`tt.label(..., classes=[...])`),
-            "squared_error" or "absolute_error" for a number, "poisson_deviance" for a count, `tt.pinball(0.9)` for a
-            quantile, `tt.ndcg_loss(10)` for the order of the rows of a list. Give the estimator
-            the same objective.
-        calibration: For probabilities: the map that corrects the estimator's scores, fitted in training on the newer
-            half of the rows, each scored by an estimator that had not seen it. "platt", "beta", "isotonic" or None; for
-            several classes "platt" or None.
-        slices: Columns of the request and features that are evaluated value by value.
+        metric: The loss by which the gate compares versions. For the probability of a class: "log_loss" or "brier". For
+            several classes (`tt.label(..., classes=[...])`): "multi_log_loss", "multi_brier" or "error_rate". For a
+            number: "squared_error" or "absolute_error". For a count: "poisson_deviance". For a quantile:
+            `tt.pinball(0.9)`. For the order of the rows of a list: `tt.ndcg_loss(10)`. Give the estimator the same
+            objective.
+        calibration: For probabilities, the kind of map that corrects the estimator's scores. Training fits the map on
+            the newer half of the rows, each scored by an estimator that was not fitted on it. "platt", "beta",
+            "isotonic" or None; for several classes "platt" or None.
+        slices: Columns of the request and features. Evaluations show the metric for each of their values.
         costs: For probabilities: {"false_positive": 1, "false_negative": 5}; evaluations then look for the best
-            threshold. For several classes the costs of wrong answers by true class: {"late": 1, "cancelled":
+            threshold. For several classes: the costs of wrong answers by true class, {"late": 1, "cancelled":
             {"on_time": 9, "late": 3}, ...}; evaluations then compare rules of choosing an answer.
-        weights: The weight of each row in the fit: "balanced" (all classes alike), a column, a feature, an
-            expression, or a function whose arguments name columns and features.
-        sample: `tt.sample(negatives=0.1)` fits on a share of the rows, each weighted by one over its share.
+        weights: The weight of each row in the fit: "balanced" (all classes have the same total weight), a column, a
+            feature, an expression, or a function whose arguments name columns and features.
+        sample: `tt.sample(negatives=0.1)` fits on a share of the rows and weights each row by one over its share.
         rows: "history": all known requests, with features computed as of their time. "logged": the requests that were
             served, with the feature values that were used.
-        group: A column of the request or a feature, e.g. the customer: evaluations show rows of known
-            groups and of new groups separately. In a ranking the column of the request that names the list (a search, a
-            page): its rows are learnt from, split and judged together.
-        allow_leakage: Features, columns and views that look like leaks and are none.
-        trust: "pickle" allows an estimator that no safe format can store, any class with `fit` and `predict`. Loading
-            such a version runs code from it, which is recorded on the version.
-        search: `tt.search({"depth": tt.integer(3, 12)}, trials=50)`: where `trimtab search` looks for parameters. Until
-            the first search, the defaults of the estimator's function are used.
+        group: A column of the request or a feature, e.g. the customer. Evaluations then show rows of known groups and
+            of new groups separately. In a ranking: the column of the request that names the list (a search, a page).
+            The rows of a list are learnt from, split and judged together.
+        allow_leakage: Features, columns and views that look like leaks but are not leaks.
+        trust: "pickle" allows an estimator that no safe format can store: any class with `fit` and `predict`. Loading a
+            version of such a model runs code from its file. The version records this.
+        search: `tt.search({"depth": tt.integer(3, 12)}, trials=50)` declares the parameters that `trimtab search`
+            tries. Until the first search, the defaults of the estimator's function are used.
 
     Raises:
-        Misuse: Two features of one name, a column that does not exist, an estimator that cannot be called.
+        Misuse: Two features have one name, a column does not exist, or the estimator cannot be called.
     """
     check_name(name, "model")
     if not callable(estimator):
@@ -223,7 +224,7 @@ def checked_slices(name: str, request: Request, features: FeatureSet, slices: Se
     """Check the columns to slice by.
 
     Raises:
-        Misuse: One is neither a column of the request nor a feature of the model.
+        Misuse: A column is neither in the request nor a feature of the model.
     """
     return _checked_names(name, "slices", slices, (*request.columns, *features.names))
 
@@ -232,7 +233,8 @@ def checked_costs(name: str, costs: GivenCosts, *, binary: bool, label: Label) -
     """Check the costs of errors.
 
     Raises:
-        Misuse: Unknown or missing keys, a cost below 0 or infinite, all costs 0, or a model of numbers.
+        Misuse: Keys are unknown or missing, a cost is below 0 or infinite, all costs are 0, or the model predicts
+            numbers.
     """
     if label.classes:
         return ClassCosts(rows=_class_costs(name, costs, label.class_names))

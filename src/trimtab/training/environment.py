@@ -1,4 +1,4 @@
-"""The environment a version is made in: recorded with it, never part of its id."""
+"""The environment in which a version is made. It is recorded with the version but is never part of the version's id."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     python: str
     packages: dict[str, str]
     cpu: str  # the widest instruction set NumPy found: transcendental functions differ between them in the last bit
-    commit: str | None = None  # of the project's repository; None when it is in none
-    system: str = ""  # "Linux"; "": made before it was recorded
-    architecture: str = ""  # "x86_64", "aarch64"; "": made before it was recorded
+    commit: str | None = None  # of the project's repository; None: the project is in no repository
+    system: str = ""  # "Linux"; "": the version is older than this field
+    architecture: str = ""  # "x86_64", "aarch64"; "": the version is older than this field
 
 
 def current_environment(folder: Path | None = None) -> Environment:
-    """This process's environment; `folder` is where the project's repository is looked for.
+    """Return the environment of this process; the project's repository is searched from `folder`.
 
     >>> "trimtab" in current_environment().packages
     True
@@ -53,10 +53,10 @@ def current_environment(folder: Path | None = None) -> Environment:
 
 
 def what_matters(there: Environment, here: Environment, runtime: str) -> list[str]:
-    """The differences of two environments that may keep a version from loading or change its scores.
+    """Return the differences of two environments that may keep a version from loading or may change its scores.
 
-    Counted are the major version of what reads the runtime's bytes, processor, architecture and, for pickles, Python.
-    Absent libraries are not listed: the runtime reports them.
+    Compared are processor, architecture, the major version of the library that reads the runtime's bytes and, for
+    pickles, the Python version. Missing libraries are not listed, because the runtime reports them.
 
     >>> here = current_environment()
     >>> what_matters(here, here, "lightgbm")
@@ -79,7 +79,7 @@ def what_matters(there: Environment, here: Environment, runtime: str) -> list[st
 
 
 def absent_library(runtime: str) -> str | None:
-    """The first module that reads a runtime's bytes and is not installed here; None: all are installed.
+    """Return the first module that reads a runtime's bytes and is not installed; None if all are installed.
 
     >>> absent_library("sklearn") is None
     True
@@ -98,7 +98,9 @@ def _packages() -> dict[str, str]:
 
 
 def _version(package: str) -> str | None:
-    """The version of an installed package: by its usual name first, since a search of all packages is slow."""
+    """Return the version of an installed package. The usual name is tried first, because searching all packages is
+    slow.
+    """
     for name in DISTRIBUTIONS.get(package, (package,)):
         try:
             return metadata.version(name)
@@ -109,9 +111,9 @@ def _version(package: str) -> str | None:
 
 @functools.cache
 def cpu_level() -> str:
-    """The widest instruction set that NumPy uses on this machine: avx512, avx2, asimd or baseline.
+    """Return the widest instruction set that NumPy uses on this machine: avx512, avx2, asimd or baseline.
 
-    On Linux it is read from /proc/cpuinfo; otherwise, or where settings disable some of it, NumPy reports it.
+    On Linux it is read from /proc/cpuinfo. On other systems, or where settings disable a part of it, NumPy reports it.
     """
     flags = None if os.environ.keys() & _NUMPY_SETTINGS else _processor_flags()
     if flags is None or "numpy" in sys.modules:
@@ -129,7 +131,7 @@ def _numpy_level() -> str:
 
 
 def _processor_flags() -> frozenset[str] | None:
-    """The features of an x86 processor, as Linux names them; None where they cannot be read."""
+    """The features of an x86 processor, as Linux names them; None if they cannot be read."""
     if platform.machine() != "x86_64":
         return None
     try:

@@ -42,7 +42,7 @@ class Number(msgspec.Struct, frozen=True, tag="number"):
 
 
 class Choice(msgspec.Struct, frozen=True, tag="choice"):
-    """One of several values without an order. Make one with `choice`."""
+    """One of several values that have no order. Make one with `choice`."""
 
     options: tuple[Value, ...]
 
@@ -65,11 +65,11 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hash(self) -> str:
-        """The hash of everything that the trials depend on: all but the budget."""
+        """The hash of everything that the trials depend on, which is all but the budget."""
         return content_hash([list(self.spaces.items()), self.seed, self.prune, self.folds])
 
     def holds(self, values: Mapping[str, Value]) -> bool:
-        """Whether `values` has a valid value for each parameter."""
+        """Return whether `values` has a valid value for each parameter."""
         return values.keys() == self.spaces.keys() and all(self.spaces[n].holds(v) for n, v in values.items())
 
 
@@ -77,7 +77,7 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True):
     """The best parameters that a search found."""
 
     values: dict[str, Value]
-    search: str  # the search's hash
+    search: str  # the hash of the search
     trial: int
     until_us: int  # labels that became known later were not used
 
@@ -89,9 +89,9 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     number: int  # 0, 1, ...
     values: dict[str, Value]
     state: Literal["done", "pruned", "failed"]
-    value: float | None  # over the rows of all its folds; None: it failed
-    folds: tuple[float, ...]  # the metric on each of them
-    rows: tuple[int, ...]  # the rows of each
+    value: float | None  # over the rows of all folds; None: the trial failed
+    folds: tuple[float, ...]  # the metric on each fold
+    rows: tuple[int, ...]  # the number of rows in each fold
     took_s: float
     error: str = ""
 
@@ -103,10 +103,10 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def integer(low: int, high: int, *, log: bool = False) -> Integer:
-    """A whole number from `low` to `high`, both included; `log`: searched evenly in its logarithm.
+    """A whole number from `low` to `high`, both included; with `log` searched evenly in its logarithm.
 
     Raises:
-        Misuse: A bound is no whole number, the range is empty, or `log` with a bound below 1.
+        Misuse: A bound is no whole number, the range is empty, or `log` is set and a bound is below 1.
 
     >>> integer(7, 63, log=True)
     Integer(low=7, high=63, log=True)
@@ -119,10 +119,10 @@ def integer(low: int, high: int, *, log: bool = False) -> Integer:
 
 
 def number(low: float, high: float, *, log: bool = False) -> Number:
-    """A number from `low` to `high`; `log`: searched evenly in its logarithm.
+    """A number from `low` to `high`; with `log` searched evenly in its logarithm.
 
     Raises:
-        Misuse: A bound is no finite number, the range is empty, or `log` with a bound of 0 or below.
+        Misuse: A bound is no finite number, the range is empty, or `log` is set and a bound is 0 or below.
 
     >>> number(0.01, 0.3, log=True)
     Number(low=0.01, high=0.3, log=True)
@@ -139,7 +139,7 @@ def choice(*options: Value) -> Choice:
     """One of several texts, numbers, True, False or None.
 
     Raises:
-        Misuse: Fewer than two options, two equal ones, or one of another type.
+        Misuse: There are fewer than two options, two are equal, or an option has another type.
 
     >>> choice("gbdt", "dart")
     Choice(options=('gbdt', 'dart'))
@@ -164,15 +164,17 @@ def search(
     """Declare the search for an estimator's parameters; each trial is judged walking forward in time.
 
     Args:
-        spaces: By name of an argument of the estimator's function: `integer`, `number` or `choice`.
+        spaces: For each searched argument of the estimator's function: `integer`, `number` or `choice`.
         trials: The number of parameter sets to try.
-        time: The time for all trials together ("10m"); a running trial is finished. Left out, no limit.
-        seed: The same seed, data and number of trials give the same best parameters, also across interruptions.
-        prune: End a trial after a fold where it is worse than the median of earlier trials.
-        folds: The number of parts of the newer half of the rows, each predicted by a fit on earlier rows.
+        time: The time for all trials together ("10m"); a running trial is finished. If it is left out, time is not
+            limited.
+        seed: The same seed, data and number of trials give the same best parameters, even if the search is interrupted.
+        prune: End a trial early if it is worse than the median of earlier trials after a fold.
+        folds: The newer half of the rows is divided into this many parts. Each part is predicted by a fit on earlier
+            rows.
 
     Raises:
-        Misuse: No parameter, or an invalid budget.
+        Misuse: No parameter is given, or the budget is invalid.
     """
     if not isinstance(spaces, Mapping) or not spaces:
         raise Misuse(f"search: {spaces!r} names no parameter. Needed: {_FORM}.")
@@ -194,10 +196,10 @@ def search(
 
 
 def with_budget(declared: Search, *, trials: int | None, time: str | int | None) -> Search:
-    """The search with another budget of trials or of time; the same trials come first.
+    """Return the search with another budget of trials or of time; its trials begin with the same ones.
 
     Raises:
-        Misuse: An invalid budget.
+        Misuse: The budget is invalid.
     """
     given = search(declared.spaces, trials=declared.trials if trials is None else trials, time=time)
     time_us = declared.time_us if time is None else given.time_us
@@ -205,10 +207,10 @@ def with_budget(declared: Search, *, trials: int | None, time: str | int | None)
 
 
 def checked_search(name: str, given: Search | None, estimator: Callable[..., Any]) -> Search | None:
-    """Check that the estimator's function takes the searched parameters, and needs no others.
+    """Check that the estimator's function takes the searched parameters and needs no other arguments.
 
     Raises:
-        Misuse: It is no `tt.search(...)`, or the function takes other arguments.
+        Misuse: The argument is no `tt.search(...)`, or the function takes other arguments.
     """
     if given is not None and not isinstance(given, Search):
         raise Misuse(f"model {name!r}: search={given!r}. Needed: {_FORM}.")
@@ -235,7 +237,7 @@ def checked_search(name: str, given: Search | None, estimator: Callable[..., Any
 
 
 def defaults(given: Search, estimator: Callable[..., Any]) -> dict[str, Value] | None:
-    """The function's own defaults of all parameters; None where one is missing or outside its space."""
+    """The function's own defaults of all parameters; None if one is missing or outside its space."""
     taken = _arguments(estimator) or {}
     own = {n: taken[n].default for n in given.spaces if n in taken and taken[n].default is not inspect.Parameter.empty}
     return own if given.holds(own) else None
@@ -248,17 +250,17 @@ def lacking(given: Search, estimator: Callable[..., Any]) -> list[str]:
 
 
 def parameters_text(values: Mapping[str, Value]) -> str:
-    """Parameters as one line of text."""
+    """Return parameters as one line of text."""
     return ", ".join(f"{n}={v:.4g}" if isinstance(v, float) else f"{n}={v}" for n, v in values.items())
 
 
 def budget_text(given: Search) -> str:
-    """The budget of a search, as text."""
+    """Return the budget of a search as text."""
     return f"{given.trials} trials" + ("" if given.time_us is None else f" or {format_duration(given.time_us)}")
 
 
 def _arguments(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
     try:
         return inspect.signature(function).parameters
-    except (TypeError, ValueError):  # one written in C
+    except (TypeError, ValueError):  # a function written in C
         return None

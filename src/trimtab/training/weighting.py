@@ -18,16 +18,18 @@ GivenWeights: TypeAlias = Expression | str | Callable[..., Any]
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """The shares of rows to fit on; kept rows are weighted by one over their share. Make one with `sample`.
+    """The shares of rows to fit on. Each kept row is weighted by one over its share. Make one with `sample`.
 
-    The key of a row and the seed decide whether it is kept, so that training again keeps the same rows.  # D54
+    The key of a row and the seed decide whether the row is kept, so that another training keeps the same rows.  # D54
     """
 
     negatives: float = 1.0
     positives: float = 1.0
     rows: float = 1.0
     seed: int = 0
-    classes: dict[str, float] | msgspec.UnsetType = msgspec.UNSET  # unset: earlier recipes keep their hash
+    classes: dict[str, float] | msgspec.UnsetType = (
+        msgspec.UNSET
+    )  # omitted from the hash if unset, so that the hashes of earlier models stay valid
 
     def __repr__(self) -> str:
         shares = {"negatives": self.negatives, "positives": self.positives, "rows": self.rows}
@@ -44,17 +46,18 @@ def sample(
     classes: Mapping[str | int, float] | None = None,
     seed: int = 0,
 ) -> Sample:
-    """Fit on a share of the rows, each weighted by one over its share, so that probabilities keep their level.
+    """Fit on a share of the rows and weight each row by one over its share, so that mean probabilities stay right.
 
     Args:
         negatives: The share of the rows with label 0 that is kept.
         positives: The share of the rows with label 1 that is kept.
-        rows: The share of all rows that is kept, whatever their label; the only one for numbers and counts.
-        classes: For several classes, the shares of some: {"on_time": 0.1}; all rows of the others are kept.
+        rows: The share of all rows that is kept, whatever their label. Only this share is valid for numbers and counts.
+        classes: For several classes, the shares of some of them: {"on_time": 0.1}. All rows of the other classes are
+            kept.
         seed: Another seed keeps other rows.
 
     Raises:
-        Misuse: A share outside (0, 1], or all of them 1.
+        Misuse: A share is outside (0, 1], or all shares are 1.
 
     >>> sample(negatives=0.1, seed=1)
     sample(negatives=0.1, seed=1)
@@ -85,14 +88,14 @@ def checked_sample(
     """Check that the model has the classes that a sample names.
 
     Args:
-        name: The model's.
-        given: What was declared.
-        binary: Whether it predicts the probability of one class.
+        name: The name of the model.
+        given: The declared sample.
+        binary: Whether the model predicts the probability of one class.
         classes: The names of several classes.
-        ranks: Whether it orders lists, which are kept as a whole.
+        ranks: Whether the model orders lists, which are kept as a whole.
 
     Raises:
-        Misuse: It is no `tt.sample(...)`, or names classes that the model does not have.
+        Misuse: The sample is no `tt.sample(...)`, or names classes that the model does not have.
     """
     if given is None:
         return None
@@ -109,16 +112,16 @@ def checked_sample(
 
 
 def checked_weights(name: str, given: GivenWeights | None, known: dict[str, Dtype], *, classes: bool) -> Weights | None:
-    """The weights as an expression over the request's columns and the model's features, or "balanced".
+    """Return the weights as an expression over the request's columns and the model's features, or as "balanced".
 
     Args:
-        name: The model's.
+        name: The name of the model.
         given: "balanced", a column or feature, an expression, or a function whose arguments name columns and features.
         known: The available columns and features.
         classes: Whether the model has classes to balance.
 
     Raises:
-        Misuse: An unknown column, a weight that is no number, or "balanced" for a model without classes.
+        Misuse: A column is unknown, a weight is no number, or the model has no classes for "balanced".
     """
     if given is None:
         return None

@@ -1,4 +1,4 @@
-"""The artifact of a version: encoding, step, estimator, classes, calibration and golden predictions in one blob."""
+"""The artifact of a version: encoding, scaling, estimator, classes, calibration and golden predictions in one blob."""
 
 from __future__ import annotations
 
@@ -23,53 +23,54 @@ from trimtab.training.runtimes.table import runtime_named
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_encoder = msgspec.msgpack.Encoder()  # keeps the order of dicts: the encoding's is that of the matrix
+# keeps the order of dicts, because the order of the encoding is that of the matrix
+_encoder = msgspec.msgpack.Encoder()
 
 
 class Golden(msgspec.Struct, frozen=True):
-    """A few input rows and their scores when the model was fitted; compared again wherever it is loaded."""
+    """A few input rows with their scores at the time of the fit. Every load of the model compares the scores again."""
 
     rows: bytes  # little-endian float64, row after row (NaN: null)
-    scores: bytes  # little-endian float64, of several classes row after row
+    scores: bytes  # little-endian float64; with several classes row after row
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
-    """A fitted model without its history: equal training gives equal bytes."""
+    """A fitted model without its history: equal trainings give equal bytes."""
 
-    format: Literal[1, 2] = 1  # 2: of several classes, which an earlier trimtab cannot score
+    format: Literal[1, 2] = 1  # 2: several classes, which an earlier trimtab cannot score
     model: str
     task: Task
     metric: Metric
     runtime: str
     trust: Trust | None
-    kind: str  # the estimator's class, for people
+    kind: str  # the name of the estimator's class, shown to people
     inputs: tuple[str, ...]  # the features, in the order of the matrix
     encoding: Encoding
     step: Standardize | None
     estimator: bytes
     row_exact: bool
-    row_tolerance: float  # the largest difference seen between one row and a batch; 0 when `row_exact`
+    # the largest difference seen between the score of one row and that of a batch; 0 if `row_exact`
+    row_tolerance: float
     golden: Golden
-    definitions: bytes = (
-        b""  # the document of its feature definitions (`features.stored`); empty: stored by an earlier trimtab
-    )
-    recalibration: Recalibration | None = None  # the map that corrects its scores
-    classes: Classes | msgspec.UnsetType = msgspec.UNSET  # left out of the bytes where there is one number a row
+    # the document of the feature definitions (`features.stored`); empty: stored by an earlier trimtab
+    definitions: bytes = b""
+    recalibration: Recalibration | None = None  # the map that corrects the estimator's scores
+    classes: Classes | msgspec.UnsetType = msgspec.UNSET  # left out of the bytes if each row has one number
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The classes of a row's probabilities, in order; empty where a row has one number."""
+        """The classes of a row's probabilities, in order; empty if a row has one number."""
         return () if self.classes is msgspec.UNSET else self.classes.names
 
     def features(self, digest: str) -> FeatureSet:
-        """The feature definitions that it was trained with.
+        """The feature definitions that the model was trained with.
 
         Args:
-            digest: Their hash, from the version.
+            digest: The hash of the definitions, from the version.
 
         Raises:
-            Corrupt: They cannot be read, or have another hash.
-            Misuse: It was stored without them, by an earlier trimtab.
+            Corrupt: The definitions cannot be read, or have another hash.
+            Misuse: The artifact was stored without definitions, by an earlier trimtab.
         """
         if not self.definitions:
             raise Misuse(
@@ -80,7 +81,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CalibratedScorer:
-    """A scorer whose scores are recalibrated, by the same operations for one row and for many."""
+    """A scorer that recalibrates the scores of another one, by the same operations for one row and for many."""
 
     def __init__(self, recalibration: Recalibration, scorer: Scorer) -> None:
         self._corrected = recalibration.mapping()
@@ -95,15 +96,15 @@ class CalibratedScorer:
 
 
 def encode_artifact(artifact: Artifact) -> bytes:
-    """The artifact's bytes, the same for an equal one."""
+    """Return the artifact's bytes; equal artifacts give equal bytes."""
     return _encoder.encode(artifact)
 
 
 def decode_artifact(data: bytes) -> Artifact:
-    """An artifact from its bytes.
+    """Return the artifact that the bytes hold.
 
     Raises:
-        Corrupt: They hold no artifact.
+        Corrupt: The bytes hold no artifact.
     """
     try:
         artifact = msgspec.msgpack.decode(data, type=Artifact)
@@ -115,25 +116,25 @@ def decode_artifact(data: bytes) -> Artifact:
 
 
 def scorer_for(artifact: Artifact) -> Scorer:
-    """A scorer of matrix rows, calibration included.
+    """Return a scorer of matrix rows, calibration included.
 
     Raises:
         Misuse: The artifact's runtime is not installed.
-        Corrupt: Its estimator is damaged.
+        Corrupt: The stored estimator is damaged.
     """
     scorer = uncalibrated_scorer(artifact)
     return scorer if artifact.recalibration is None else CalibratedScorer(artifact.recalibration, scorer)
 
 
 def uncalibrated_scorer(artifact: Artifact) -> Scorer:
-    """A scorer of matrix rows without calibration; see `scorer_for`."""
+    """Return a scorer of matrix rows without calibration; see `scorer_for`."""
     scorer = runtime_named(artifact.runtime).load(artifact.estimator)
     stepped = scorer if artifact.step is None else StandardizedScorer(artifact.step, scorer)
     return stepped if artifact.classes is msgspec.UNSET else ClassScorer(artifact.classes, stepped)
 
 
 def make_golden(scorer: Scorer, matrix: NDArray[Any], *, rows: int = 8) -> Golden:
-    """Golden predictions for rows spread over a matrix, and for a row of nulls."""
+    """Return the golden predictions for some rows spread over a matrix, and for a row of nulls."""
     import numpy as np
 
     chosen = np.unique(np.linspace(0, len(matrix) - 1, rows).astype(np.int64))
@@ -142,7 +143,7 @@ def make_golden(scorer: Scorer, matrix: NDArray[Any], *, rows: int = 8) -> Golde
 
 
 def golden_difference(artifact: Artifact, scorer: Scorer) -> float:
-    """The largest difference between golden and present scores, row by row and as a batch; 0 for equal bits."""
+    """Return the largest difference between golden and present scores, row by row and as a batch; 0 for equal bits."""
     rows = golden_rows(artifact)
     classes = len(artifact.class_names) or 1
     expected = list(struct.iter_unpack(f"<{classes}d", artifact.golden.scores))
@@ -157,7 +158,7 @@ def golden_rows(artifact: Artifact) -> list[list[float]]:
 
 
 def score_rows(scorer: Scorer, rows: list[list[float]]) -> list[Score]:
-    """The scores of a batch, without NumPy where the scorer works without it."""
+    """Return the scores of a batch, computed without NumPy if the scorer works without NumPy."""
     if isinstance(scorer, PlainScorer):
         return scorer.predict_rows(rows)
     import numpy as np
@@ -171,7 +172,7 @@ def _scores_of(score: Score) -> Sequence[float]:
 
 
 def _largest_difference(expected: Sequence[Sequence[float]], found: Sequence[Sequence[float]]) -> float:
-    """Infinite for another shape, and where a score is NaN."""
+    """Return the largest difference of two arrays; infinite if their shapes differ or a score is NaN."""
     if [*map(len, expected)] != [*map(len, found)]:
         return math.inf
     apart = [abs(a - b) for one, other in zip(expected, found, strict=True) for a, b in zip(one, other, strict=True)]

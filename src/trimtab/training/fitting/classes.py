@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def all_classes(scores: Any, fitted: Any, width: int, rows: int) -> Any:
-    """Probabilities of all classes, shape (rows, width), from those of the fitted ones. Exports copy this function.
+    """Spread probabilities of the fitted classes over all classes, shape (rows, width). Exports copy this function.
 
     Args:
-        scores: Shape (rows, fitted classes); of two also the probability of the second alone, shape (rows,).
-        fitted: The places of the fitted classes.
+        scores: Shape (rows, fitted classes). For two fitted classes also shape (rows,): the probability of the second.
+        fitted: The position of each fitted class among the declared classes.
         width: The number of declared classes.
         rows: The number of training rows.
     """
@@ -38,13 +38,13 @@ def all_classes(scores: Any, fitted: Any, width: int, rows: int) -> Any:
 class Classes(msgspec.Struct, frozen=True, kw_only=True):
     """The declared classes of a model, and which of them its estimator was fitted on.
 
-    A class without training rows gets the probability 1 / (rows + classes) (Laplace's rule of succession): small and
-    not 0, so that the log loss of its first row is finite.  # D0076
+    A class without training rows gets the probability 1 / (rows + classes) (Laplace's rule of succession). It is small
+    but not 0, so that the log loss of the first row of this class is finite.  # D0076
     """
 
-    names: tuple[str, ...]  # as declared, in this order
-    fitted: tuple[int, ...]  # the places of those that the estimator was fitted on, ascending; at least two
-    rows: int  # that it was fitted on
+    names: tuple[str, ...]  # all declared classes, in the declared order
+    fitted: tuple[int, ...]  # the positions of the classes that the estimator was fitted on, ascending; at least two
+    rows: int  # the number of rows that the estimator was fitted on
 
     @property
     def width(self) -> int:
@@ -52,13 +52,14 @@ class Classes(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.names)
 
     def probabilities(self, scores: NDArray[Any]) -> NDArray[Any]:
-        """Probabilities of all declared classes from an estimator's scores, shape (rows, classes).
+        """Return probabilities of all declared classes from an estimator's scores, shape (rows, classes).
 
         Args:
-            scores: Shape (rows, fitted classes); of two also the probability of the second alone, shape (rows,).
+            scores: Shape (rows, fitted classes). For two fitted classes also shape (rows,): the probability of the
+                second.
 
         Raises:
-            Misuse: They have another shape.
+            Misuse: The scores have another shape.
         """
         known = len(self.fitted)
         if (scores.shape[1:] or (2,)) != (known,):
@@ -70,7 +71,7 @@ class Classes(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
     def probabilities_row(self, scores: float | list[float]) -> list[float]:
-        """The same for one row, to the bit."""
+        """Return the probabilities of one row, with the same bits as `probabilities`."""
         if not isinstance(scores, list):
             scores = [1.0 - scores, scores]
         if len(scores) == self.width:
@@ -102,17 +103,18 @@ class ClassScorer:
 
 
 def aligned(scores: NDArray[Any], given: Sequence[str], wanted: Sequence[str], what: str) -> NDArray[Any]:
-    """Probabilities of the classes `wanted`, in their order, from those of a version that declared others.
+    """Rearrange the probabilities of a version for the classes `wanted`, which may differ from the version's own.
 
-    A class that the version did not know has probability 0; that of classes which are no longer declared is distributed
-    over the others.
+    A class that the version did not know has probability 0. The probability of classes that are no longer declared is
+    distributed over the other classes.
 
     Raises:
-        Misuse: The two have no class in common.
+        Misuse: The version and `wanted` have no class in common.
     """
     import numpy as np
 
-    from trimtab.stats.metrics.multiclass import normalized  # here: it loads SciPy, and scoring does without
+    # imported here because it loads SciPy, which scoring does not need
+    from trimtab.stats.metrics.multiclass import normalized
 
     if tuple(given) == tuple(wanted):
         return scores

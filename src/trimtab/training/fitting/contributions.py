@@ -1,4 +1,4 @@
-"""Contributions of features to a score: SHAP values of trees by their library, of linear models by their formula."""
+"""Contributions of features to a score (SHAP values): by the library for trees, by a formula for linear models."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from trimtab.training.runtimes.table import runtime_named
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_OFF = 1e-4  # allowed difference of the sum and the raw score, relative to scores above 1; XGBoost has single precision
+# allowed difference between the sum and the raw score, relative to scores above 1; XGBoost has single precision
+_OFF = 1e-4
 
 
 class Contributions(msgspec.Struct, frozen=True, eq=False):
-    """Contributions to the estimator's raw score: log odds of a class, the number, the log of a Poisson count.
+    """Contributions to the estimator's raw score: log odds of a class, a number, or the log of a Poisson count.
 
-    `base` plus the sum of a row of `values` is that row of `raw`. Calibration is applied after the raw score.
-
-    With several classes each has a raw score of its own: there is one more axis, the last, in the order of `classes`.
+    `base` plus the sum of a row of `values` is that row of `raw`. Calibration is applied after the raw score. With
+    several classes each class has its own raw score. All arrays then have one more axis, the last one, in the order of
+    `classes`.
     """
 
     names: tuple[str, ...]
@@ -30,14 +31,14 @@ class Contributions(msgspec.Struct, frozen=True, eq=False):
     raw: NDArray[Any]  # shape (rows,)
     classes: tuple[
         str, ...
-    ] = ()  # those with a raw score, where there are several; of two fitted classes the second alone
+    ] = ()  # with several classes those that have a raw score; for two fitted classes only the second
 
 
 def contributions(artifact: Artifact, matrix: NDArray[Any]) -> Contributions:
-    """The SHAP values of rows of an encoded matrix, checked against the raw scores that they must add up to.
+    """Return the SHAP values of rows of an encoded matrix, after a check that they add up to the raw scores.
 
     Raises:
-        Misuse: The runtime has none, or they do not add up.
+        Misuse: The runtime computes no SHAP values, or they do not add up to the raw scores.
 
     Source: Lundberg, Erion & Lee (2018), "Consistent individualized feature attribution for tree ensembles"; of linear
     models with features taken as independent, Lundberg & Lee (2017), corollary 1.
@@ -53,14 +54,15 @@ def contributions(artifact: Artifact, matrix: NDArray[Any]) -> Contributions:
         more = (len(classes),) if classes else ()
         empty = np.empty((0, *more))
         return Contributions(artifact.inputs, np.empty((0, len(artifact.inputs), *more)), empty, empty, classes)
-    computed = compute(artifact.estimator, inputs, artifact.step is not None)  # after the step each mean is 0
+    computed = compute(artifact.estimator, inputs, artifact.step is not None)  # standardized inputs have mean 0
     if computed is None:
         raise _none(artifact)
     found, raw = (np.asarray(one, np.float64) for one in computed)
     wanted = (len(inputs), max(len(classes), 1), len(artifact.inputs) + 1)
     if found.size != np.prod(wanted) or raw.size != np.prod(wanted[:2]):
         raise Misuse(f"contributions of {artifact.model!r}: {found.shape} values for {inputs.shape} inputs.")
-    found, raw = np.moveaxis(found.reshape(wanted), 1, 2), raw.reshape(wanted[:2])  # all give class by class
+    # every runtime gives one row of values per class
+    found, raw = np.moveaxis(found.reshape(wanted), 1, 2), raw.reshape(wanted[:2])
     if not classes:
         found, raw = found[..., 0], raw[..., 0]
     off = np.abs(found.sum(axis=1) - raw) / np.maximum(1.0, np.abs(raw))
@@ -73,7 +75,7 @@ def contributions(artifact: Artifact, matrix: NDArray[Any]) -> Contributions:
 
 
 def _scored_classes(artifact: Artifact) -> tuple[str, ...]:
-    """The classes with a raw score: the fitted ones, of two the second; empty without classes."""
+    """The classes that have a raw score: the fitted classes, or of two only the second. Empty without classes."""
     if artifact.classes is msgspec.UNSET:
         return ()
     known = tuple(artifact.classes.names[place] for place in artifact.classes.fitted)

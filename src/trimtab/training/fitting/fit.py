@@ -44,8 +44,8 @@ from trimtab.training.fitting.standardize import Standardize, fit_standardize
 from trimtab.training.runtimes.ports import ListRuntime, Runtime, Scorer, Trust
 from trimtab.training.runtimes.table import missing_library, runtime_for, runtime_named
 
-_CHECKED = 4_096  # rows whose scores are checked after a fit
-_ALONE = 200  # rows that are also scored one by one
+_CHECKED = 4_096  # the number of rows whose scores are checked after a fit
+_ALONE = 200  # the number of rows that are also scored one by one
 
 
 class Prepared(msgspec.Struct, frozen=True, eq=False):
@@ -53,12 +53,13 @@ class Prepared(msgspec.Struct, frozen=True, eq=False):
 
     encoding: Encoding
     step: Standardize | None
-    matrix: NDArray[Any]  # encoded, before the step
+    matrix: NDArray[Any]  # encoded, but not yet standardized
     inputs: NDArray[Any]  # the estimator's inputs
     target: NDArray[Any]  # int64 classes, or float64 numbers
-    weights: NDArray[Any] | None  # of each row; None: equal weights
-    classes: Classes | None  # for a label with several; the fit numbers those that occur without gaps
-    sizes: NDArray[np.int64] | None = None  # for a ranking: the rows of each list, which stand together
+    weights: NDArray[Any] | None  # the weight of each row; None: equal weights
+    classes: Classes | None  # for a label with several classes; the fit numbers the classes that occur without gaps
+    # for a ranking: the number of rows of each list; the rows of a list stand together
+    sizes: NDArray[np.int64] | None = None
 
 
 def fit(
@@ -73,16 +74,17 @@ def fit(
     """Fit a model on the usable rows of a training set.
 
     Args:
-        model: The recipe.
+        model: The definition of the model.
         training_set: Rows with features and labels as of their time.
-        rows: A mask of the rows to use; left out, all usable ones.
-        seed: For estimators that take one and have none.
-        threads: One by default: next to other processes, more wait for each other.
+        rows: A mask of the rows to use; by default all usable rows.
+        seed: The seed of estimators that take a seed and have none.
+        threads: The number of threads. The default is one, because more threads wait for each other when other
+            processes run.
         trust: "pickle" allows an estimator that no safe format can store.
 
     Raises:
-        Misuse: Too few or unfit labels, a leak that the model does not allow, or an estimator that fails or gives
-            invalid scores; the message names the model and the cause.
+        Misuse: There are too few labels, a label is invalid, there is a leak that the model does not allow, or the
+            estimator fails or gives invalid scores. The message names the model and the cause.
         Unavailable: A system library is missing.
     """
     chosen, _ = training_target(model, training_set, rows)
@@ -99,7 +101,7 @@ def fit_unchecked(
     threads: int = 1,
     trust: Trust | None = None,
 ) -> Fitted:
-    """`fit` without the search for leaks, for a set that was searched already."""
+    """Fit a model like `fit`, but without the search for leaks, on a set that was already searched."""
     trust = trust or model.trust
     chosen = training_target(model, training_set, rows)
     recalibration = None
@@ -125,7 +127,7 @@ def fit_unchecked(
             fitted = runtime.fit(estimator, prepared.inputs, target, model.features.names, prepared.weights)
     except TrimtabError as error:
         raise type(error)(f"model {model.name!r}: {error}") from error
-    except (Exception, SystemExit) as error:  # whatever an estimator of the user's raises
+    except (Exception, SystemExit) as error:  # the user's estimator may raise anything
         raise Misuse(
             f"model {model.name!r}: {type(estimator).__name__}.fit raised {type(error).__name__}: {error} "
             f"(on {prepared.inputs.shape[0]} rows x {prepared.inputs.shape[1]} features){place_raised(error)}"
@@ -134,7 +136,7 @@ def fit_unchecked(
 
 
 def _fold(model: Model, training_set: TrainingSet, **how: Any) -> Fitted:
-    """A fit inside another, without progress reports of its own."""
+    """Run a fit inside another fit, without progress reports of its own."""
     with listening(None):
         return fit_unchecked(model, training_set, **how)
 
@@ -142,7 +144,7 @@ def _fold(model: Model, training_set: TrainingSet, **how: Any) -> Fitted:
 def training_target(
     model: Model, training_set: TrainingSet, rows: NDArray[np.bool_] | None
 ) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """The numbers of the rows to fit on, and their labels; refuses labels that cannot be learnt from."""
+    """Return the numbers of the rows to fit on and their labels. Refuse labels that cannot be learnt from."""
     what = f"model {model.name!r}"
     mask = training_set.usable if rows is None else training_set.usable & rows
     chosen = np.flatnonzero(mask)
@@ -186,7 +188,7 @@ def training_target(
 
 
 def _check_lists(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64]) -> None:
-    """Refuse a relevance below 0, and lists without any order."""
+    """Refuse a relevance below 0, and lists whose rows are all equally relevant."""
     relevance = training_set.target[chosen]
     bad = np.flatnonzero(relevance < 0.0)
     if bad.size:
@@ -214,22 +216,23 @@ def _sizes(estimator: Any, prepared: Prepared) -> NDArray[np.int64]:
 
 
 def new_estimator(model: Model, trust: Trust | None, *, seed: int, threads: int) -> tuple[Any, Runtime]:
-    """A new estimator of the model's with seed and threads set, and its runtime."""
+    """Return a new estimator of the model with seed and threads set, and the estimator's runtime."""
     try:
         estimator = model.new_estimator()
     except ModuleNotFoundError as error:
         raise missing_library(error.name or "estimator", error) from error
-    except TrimtabError:  # it has no parameters yet, or names what it lacks
+    except TrimtabError:  # the message already names what the model lacks
         raise
-    except (Exception, SystemExit) as error:  # whatever a function of the user's raises
+    except (Exception, SystemExit) as error:  # the user's function may raise anything
         misspelt = isinstance(error, ImportError) and str(error).startswith("cannot import name")
         if isinstance(error, ImportError) and not misspelt:
             raise missing_library(error.name or "estimator", error) from error
-        if isinstance(error, OSError) and error.errno is None:  # a library's own: the linker gives no number
+        # raised while a library was loaded: the linker's errors have no number
+        if isinstance(error, OSError) and error.errno is None:
             raise missing_library("estimator", error) from error
         why = f"its estimator function raised {type(error).__name__}: {error}{place_raised(error)}"
         raise Misuse(f"model {model.name!r}: {why}") from error
-    if not callable(getattr(estimator, "learn_one", None)):  # as River's have
+    if not callable(getattr(estimator, "learn_one", None)):  # River's estimators have learn_one instead of fit
         probabilities = model.task in ("binary", "multiclass") and callable(getattr(estimator, "predict_proba", None))
         for needed in ("fit",) if probabilities else ("fit", "predict"):
             if not callable(getattr(estimator, needed, None)):
@@ -246,12 +249,12 @@ def new_estimator(model: Model, trust: Trust | None, *, seed: int, threads: int)
 def prepare(
     model: Model, training_set: TrainingSet, target: tuple[NDArray[np.int64], NDArray[Any]], *, needs_step: bool
 ) -> Prepared:
-    """Fit encoding and step on the rows to fit on, and apply them."""
+    """Fit the encoding and the scaling on the rows to fit on, and apply both."""
     weighed = weigh(model, training_set, *target)
     sizes = None
     lists = training_set.lists_of(weighed.kept) if model.task == "ranking" else None
     if lists is not None:
-        order = np.argsort(lists, kind="stable")  # by list, and within a list in the order of requests
+        order = np.argsort(lists, kind="stable")  # sorted by list, and within a list in the order of requests
         weights = None if weighed.weights is None else weighed.weights[order]
         weighed = Weighed(weighed.kept[order], weighed.target[order], weights)
         sizes = np.unique(lists, return_counts=True)[1]
@@ -278,7 +281,7 @@ def finish(
     seed: int,
     recalibration: Recalibration | None = None,
 ) -> Fitted:
-    """Save a fitted model, load it again, and compare it with the one in memory."""
+    """Save a fitted model, load it again, and compare the loaded model with the one in memory."""
     classes = prepared.classes
     runtime, stored = _stored(model.name, estimator, runtime, trust)
     draft = Artifact(
@@ -308,7 +311,7 @@ def finish(
     sample = np.unique(np.linspace(0, len(prepared.matrix) - 1, _CHECKED).astype(np.int64))
     width = len(draft.class_names)
     own = checked_scores(model.name, model.task, plain, prepared.matrix[sample], classes=width)
-    if runtime.name in ("pickle", "torch"):  # the user's own code answers
+    if runtime.name in ("pickle", "torch"):  # the scores come from the user's own code
         check_repeats(model.name, estimator, prepared.inputs[sample], runtime.parity, classes)
     check_parity(model.name, own, estimator, prepared.inputs[sample], runtime.parity, classes)
     scores = checked_scores(model.name, model.task, scorer, prepared.matrix[sample], classes=width)
@@ -319,7 +322,7 @@ def finish(
     if runtime.row_exact and tolerance:
         raise Misuse(f"model {model.name!r}: {runtime.name} scores one row and a batch {tolerance:.3g} apart here.")
     artifact = msgspec.structs.replace(draft, row_tolerance=tolerance, golden=golden)
-    if not runtime.row_exact:  # loading scores the golden rows one by one
+    if not runtime.row_exact:  # loading a model scores the golden rows one by one
         with answering(model.name):
             worst = max(tolerance, golden_difference(artifact, scorer))
         artifact = msgspec.structs.replace(artifact, row_tolerance=worst)
@@ -344,7 +347,9 @@ def finish(
 
 
 def _stored(name: str, estimator: Any, runtime: Runtime, trust: Trust | None) -> tuple[Runtime, bytes]:
-    """An estimator's bytes and the runtime that reads them; a pipeline may have parts that only pickle can store."""
+    """Return an estimator's bytes and the runtime that reads them. A pipeline may have parts that only pickle can
+    store.
+    """
     try:
         return runtime, runtime.save(estimator)
     except Misuse as error:
@@ -361,6 +366,9 @@ def _settle_row_call(
     plain: Scorer, scorer: Scorer, matrix: NDArray[Any], sample: NDArray[np.int64], golden: Golden, runtime: Runtime
 ) -> Golden:
     """Refuse a scoring path whose scores differ from the library's.
+
+    Returns the golden predictions. If the path is refused, they include the row with the path's largest error, so that
+    every load of the model refuses the path too.
 
     Returns:
         The golden predictions; where the path is refused, with the row of its largest error, so that each load of the

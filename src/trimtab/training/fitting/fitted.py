@@ -21,32 +21,32 @@ class Fitted(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """The result of `fit`: the artifact, its bytes, and its origin."""
 
     model: str
-    recipe: str  # the model definition's hash
-    features: str  # the feature definitions' hash
+    recipe: str  # the hash of the model's definition
+    features: str  # the hash of the feature definitions
     artifact: Artifact
     data: bytes  # the artifact's bytes
-    digest: str  # their SHA-256
+    digest: str  # the SHA-256 of these bytes
     scorer: Scorer
-    importance: dict[str, float] | None  # by feature, as the library computes it
+    importance: dict[str, float] | None  # by feature, as the model's library computes importance
     cut_us: int
     positions: dict[str, int]
-    rows: int  # rows that it was fitted on
+    rows: int  # the number of rows that the model was fitted on
     seed: int
-    chosen: Chosen | None = None  # the parameters that a search chose
+    chosen: Chosen | None = None  # the parameters that a search chose; None: there was no search
 
     def matrix(self, values: Columns) -> NDArray[Any]:
-        """Feature values encoded as the model's inputs."""
+        """Return feature values encoded as the model's inputs."""
         return self.artifact.encoding.matrix(values)
 
     def predict(self, values: Columns) -> NDArray[Any]:
-        """The score of each row of feature values."""
+        """Return the score of each row of feature values."""
         return self.scorer.predict(self.matrix(values))
 
     def contributions(self, values: Columns) -> Contributions:
-        """Contributions of the features to the raw score of each row of feature values (SHAP values).
+        """Return the SHAP values: the features' contributions to the raw score of each row of feature values.
 
         Raises:
-            Misuse: The model's library computes none: LightGBM, XGBoost and CatBoost do.
+            Misuse: The model's library computes no SHAP values. LightGBM, XGBoost and CatBoost compute them.
         """
         from trimtab.training.fitting.contributions import contributions
 

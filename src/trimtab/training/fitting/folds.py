@@ -1,4 +1,4 @@
-"""Walk forward in time: fit on what was known, and predict the next part of the rows."""
+"""Walk forward in time: fit on what was known before the next part of the rows, and predict that part."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class OutOfFold(msgspec.Struct, frozen=True, eq=False):
 
     scores: NDArray[np.float64]  # NaN where no fold predicted
     fold: NDArray[np.int64]  # -1 where no fold predicted
-    starts_us: tuple[int, ...]  # of each fold
+    starts_us: tuple[int, ...]  # the start of each fold
 
 
 class Part(msgspec.Struct, frozen=True, eq=False):
-    """A fold: rows, predicted by a fit on what was known before them."""
+    """One fold: the rows of a time interval, predicted by a fit on what was known before them."""
 
     number: int
     start_us: int
-    rows: NDArray[np.int64]  # their numbers; empty where many rows share one time
-    scores: NDArray[np.float64]  # of each of them
+    rows: NDArray[np.int64]  # the numbers of the rows; empty if many rows share one time
+    scores: NDArray[np.float64]  # the prediction for each row
 
 
 def walk(
@@ -46,16 +46,16 @@ def walk(
     first: float,
     what: str,
 ) -> Iterator[Part]:
-    """Fit on what was known and predict the next part, `folds` times; parts have equally many rows.
+    """Fit on what was known and predict the next part, `folds` times. All parts have equally many rows.
 
     Args:
-        fit_on: Fits on the rows of a mask.
-        score: A fitted model's scores of feature values.
-        training_set: Where the rows are.
-        among: The rows that take part.
-        folds: How many parts are predicted.
+        fit_on: Fits on the rows that a mask selects.
+        score: Returns a fitted model's scores of feature values.
+        training_set: The set that holds the rows.
+        among: A mask of the rows that take part.
+        folds: The number of parts to predict.
         first: The share of the rows before the first part.
-        what: The beginning of error messages.
+        what: The text that error messages begin with.
 
     Raises:
         Misuse: There are too few rows, or a fit fails; the message names the fold.
@@ -75,7 +75,7 @@ def walk(
 
 
 def time_parts(training_set: TrainingSet, among: Mask, *, folds: int, first: float) -> Iterator[tuple[int, Mask]]:
-    """Consecutive parts of equally many rows after the `first` share of them: the start and the rows of each."""
+    """Divide the rows after the `first` share of them into consecutive parts of equal size: their starts and rows."""
     begun_us = training_set.begun_us
     times = np.sort(begun_us[among])
     step = (1.0 - first) / folds
@@ -94,7 +94,7 @@ def predict_forward(
     first: float,
     what: str,
 ) -> OutOfFold:
-    """All parts of a `walk` together."""
+    """Join the predictions of all parts of a `walk`."""
     parts = list(walk(fit_on, score, training_set, among, folds=folds, first=first, what=what))
     fold = np.full(training_set.rows, -1, np.int64)
     width = next((part.scores.shape[1:] for part in parts if part.rows.size), ())  # with several classes one more axis
@@ -107,7 +107,7 @@ def predict_forward(
 
 
 def known_before(training_set: TrainingSet, start_us: int) -> Mask:
-    """Usable rows whose label was final and known at `start_us`; in a ranking whole lists of such rows."""
+    """Usable rows whose label was final and known at `start_us`. In a ranking only whole lists of such rows."""
     final = training_set.manifest.final_at(training_set.at_us) <= start_us
     known = training_set.label_known_at_us <= start_us
     return training_set.whole(training_set.usable & final & known)

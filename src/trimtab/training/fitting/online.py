@@ -21,26 +21,26 @@ from trimtab.training.runtimes.ports import Score, Scorer
 from trimtab.training.runtimes.sklearn import RUNTIME, LinearScorer
 from trimtab.training.runtimes.skops_bytes import dumps, loads
 
-_BATCH = 1_000  # rows of one `partial_fit` in the first fit
+_BATCH = 1_000  # the number of rows per call of `partial_fit` in the first fit
 
 
 class OnlineState(msgspec.Struct, frozen=True, kw_only=True):
     """A snapshot of a learner."""
 
     format: Literal[1] = 1
-    base: str  # hash of the estimator it started from
+    base: str  # the hash of the estimator that the learner started from
     learned: int
     estimator: bytes
 
 
 class OnlineLearner:
-    """Predicts, and learns from labels with the estimator's `partial_fit`. One thread at a time.
+    """A model that predicts, and learns from labels with the estimator's `partial_fit`. Use it in one thread at a time.
 
-    It starts from an artifact and keeps that artifact's encoding and impute-and-scale step. Learning the same labels
-    in the same batches gives the same bits, also across `state` and `restore`.
+    The learner starts from an artifact and keeps that artifact's encoding and scaling. Learning the same labels in the
+    same batches gives the same bits, even across `state` and `restore`.
 
     Raises:
-        Misuse: The artifact's estimator is not scikit-learn's, or cannot learn in parts.
+        Misuse: The artifact's estimator is not scikit-learn's, or has no `partial_fit`.
     """
 
     _scorer: Scorer
@@ -54,16 +54,16 @@ class OnlineLearner:
         if artifact.recalibration is not None:
             raise Misuse(_no_calibration(artifact.model, artifact.recalibration.kind))
         self.artifact = artifact
-        self.learned = 0  # rows since the artifact
+        self.learned = 0  # the number of rows learnt since the artifact was made
         self._base = bytes_hash(artifact.estimator)
         self._use(loads(artifact.estimator))
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[np.float64]:
-        """The score of each row of an encoded matrix."""
+        """Return the score of each row of an encoded matrix."""
         return np.asarray(self._scorer.predict(self._stepped(matrix)), np.float64)
 
     def predict_row(self, row: list[float]) -> Score:
-        """The score of one encoded row."""
+        """Return the score of one encoded row."""
         step = self.artifact.step
         return self._scorer.predict_row(row if step is None else step.apply_row(row))
 
@@ -71,7 +71,8 @@ class OnlineLearner:
         """Learn from encoded rows and their labels, in this order.
 
         Raises:
-            Misuse: Labels that are no numbers (or not 0 and 1), or of another length; nothing was learnt.
+            Misuse: A label is no number, or a class is not 0 or 1, or the numbers of labels and rows differ. Nothing
+                was learnt.
         """
         target = np.asarray(labels, np.float64)
         if target.shape != (len(matrix),) or not np.isfinite(target).all():
@@ -82,11 +83,11 @@ class OnlineLearner:
             return
         partial_fit(self._estimator, self._stepped(matrix), target)
         self.learned += len(target)
-        if isinstance(self._scorer, LinearScorer):  # it holds a copy of the weights
+        if isinstance(self._scorer, LinearScorer):  # the scorer holds a copy of the old weights
             self._scorer = RUNTIME.scorer(self._estimator)
 
     def state(self) -> bytes:
-        """A snapshot; after `restore` the next prediction has the same bits."""
+        """Return a snapshot. After `restore` the next prediction has the same bits."""
         state = OnlineState(base=self._base, learned=self.learned, estimator=dumps(self._estimator))
         return msgspec.msgpack.encode(state)
 
@@ -95,7 +96,7 @@ class OnlineLearner:
 
         Raises:
             Corrupt: The bytes are damaged.
-            Misuse: It started from another artifact.
+            Misuse: The snapshot is of a learner that started from another artifact.
         """
         try:
             state = msgspec.msgpack.decode(data, type=OnlineState)
@@ -125,12 +126,12 @@ def fit_online(
     seed: int = 0,
     passes: int = 5,
 ) -> Fitted:
-    """The first fit of an online learner: `partial_fit` over the usable rows in order of time, `passes` times.
+    """Fit an online learner for the first time: `partial_fit` over the usable rows in order of time, `passes` times.
 
-    The result registers like any other; `OnlineLearner(fitted.artifact)` goes on from it.
+    Register the result like any other fitted model. `OnlineLearner(fitted.artifact)` continues from it.
 
     Raises:
-        Misuse: As `fit`, or the estimator has no `partial_fit`.
+        Misuse: For the reasons of `fit`, or because the estimator has no `partial_fit`.
     """
     if model.task == "multiclass":
         raise Misuse(
@@ -159,7 +160,7 @@ def fit_online(
 
 
 def partial_fit(estimator: Any, inputs: NDArray[Any], target: NDArray[Any]) -> None:
-    """Let an estimator learn some rows; a classifier needs the list of its classes at the first call."""
+    """Let an estimator learn some rows. A classifier needs the list of its classes at the first call."""
     if not is_classifier(estimator):
         estimator.partial_fit(inputs, target)
     elif hasattr(estimator, "classes_"):

@@ -16,9 +16,9 @@ from trimtab.training.runtimes.ports import Score, Scorer
 from trimtab.training.runtimes.scoring_paths import several_paths
 from trimtab.training.runtimes.table import runtime_named, runtime_row
 
-_TIME_NS = 20_000_000  # time for timing a path,
-_LEAST_CALLS = 5  # and calls at least
-ROUNDING = 1e-12  # the smallest tolerance where equal bits are not promised
+_TIME_NS = 20_000_000  # each path is timed for so long,
+_LEAST_CALLS = 5  # and for at least so many calls
+ROUNDING = 1e-12  # the smallest tolerance for runtimes that do not promise equal bits
 
 
 class RowTrial(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,19 +26,19 @@ class RowTrial(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     us: float  # the median of one call, in microseconds
-    difference: float  # the largest, to the scores of the same rows as a batch
-    accepted: bool  # whether it is within the version's tolerance
+    difference: float  # the largest difference from the scores of the same rows as a batch
+    accepted: bool  # whether the difference is within the version's tolerance
 
 
 class RowChoice(msgspec.Struct, frozen=True, kw_only=True):
     """The scoring path of a version on machines of one kind, with the measured alternatives."""
 
     format: int = 1
-    version: str  # its id
+    version: str  # the id of the version
     machine: str  # see `machine_kind`
     chosen: str
-    allowed: float  # 0: equal bits
-    rows: int  # measured rows
+    allowed: float  # the allowed difference; 0: equal bits
+    rows: int  # the number of measured rows
     at_us: int
     trials: tuple[RowTrial, ...]
 
@@ -62,18 +62,18 @@ def machine_kind(environment: Environment, runtime: str) -> str:
 
 
 def allowed_difference(artifact: Artifact) -> float:
-    """The largest allowed difference of a row and a batch: 0 (equal bits) where the version's runtime is row-exact."""
+    """The largest allowed difference between a row and a batch; 0 (equal bits) if the runtime is row-exact."""
     return 0.0 if artifact.row_exact else max(artifact.row_tolerance, ROUNDING)
 
 
 def refuse_unlike(scorer: Scorer, rows: Sequence[list[float]], *, parity: float) -> int | None:
-    """Switch a scorer to the library's path where its own path is wrong.
+    """Switch a scorer to the library's path if the scorer's own path is wrong.
 
-    A path is wrong where it differs from a batch by more than `parity` and by more than the library's path does.
-    Nothing else may use the scorer meanwhile.
+    A path is wrong if its scores differ from those of a batch by more than `parity`, and by more than the library's own
+    path does. Nothing else may use the scorer meanwhile.
 
     Args:
-        scorer: The loaded scorer without calibration, whose steps enlarge differences of a last bit.
+        scorer: The loaded scorer without calibration, because calibration may enlarge a difference in the last bit.
         rows: Rows of the matrix.
         parity: The largest allowed difference, relative to scores above 1.
 
@@ -96,7 +96,7 @@ def refuse_unlike(scorer: Scorer, rows: Sequence[list[float]], *, parity: float)
 
 
 def refuse_unlike_here(artifact: Artifact, scorer: Scorer, rows: Sequence[list[float]]) -> bool:
-    """Apply `refuse_unlike` to a version's scorer, calibrated or not; True where its path was refused."""
+    """Apply `refuse_unlike` to a version's scorer, calibrated or not; return True if the path was refused."""
     plain = scorer.inner if isinstance(scorer, CalibratedScorer) else scorer
     parity = 0.0 if artifact.row_exact else runtime_named(artifact.runtime).parity
     return refuse_unlike(plain, rows, parity=parity) is not None
@@ -112,15 +112,13 @@ def choose_row_call(
     at_us: int,
     stopwatch_ns: Callable[[], int] = perf_counter_ns,
 ) -> RowChoice | None:
-    """Measure each scoring path on the golden rows and on others, and switch `scorer` to the fastest that agrees.
-
-    Nothing else may use the scorer meanwhile.
+    """Measure each scoring path on golden and other rows, and switch `scorer` to the fastest that agrees.
 
     Args:
         artifact: The version's artifact.
-        scorer: Its loaded scorer.
-        rows: More rows of the matrix, from the days that it was judged on.
-        version: Its id.
+        scorer: The loaded scorer of the version.
+        rows: More rows of the matrix, from the days that the version was judged on.
+        version: The id of the version.
         machine: The `machine_kind` of this machine.
         at_us: The present time.
         stopwatch_ns: A monotonic clock.
@@ -157,7 +155,7 @@ def choose_row_call(
 
 
 def difference(one: Score, other: Score) -> float:
-    """The largest difference between two scores of a row; infinite for other classes, and where one is NaN."""
+    """The largest difference between two scores of a row; infinite if the classes differ or a score is NaN."""
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         return max(map(difference, one, other), default=0.0)
     if isinstance(one, list) or isinstance(other, list):
@@ -166,7 +164,7 @@ def difference(one: Score, other: Score) -> float:
 
 
 def _differences(scorer: Scorer, rows: Sequence[list[float]], expected: Sequence[Score]) -> list[float]:
-    """The difference of each row's score and the expected one, relative to scores above 1."""
+    """The difference between each row's score and the expected score, relative to scores above 1."""
     return [
         difference(scorer.predict_row(row), score) / (1.0 if isinstance(score, list) else max(1.0, abs(score)))
         for row, score in zip(rows, expected, strict=True)

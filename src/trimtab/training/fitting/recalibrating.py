@@ -14,8 +14,8 @@ from trimtab.training.data.sets import TrainingSet
 from trimtab.training.fitting.fitted import Fitted
 from trimtab.training.fitting.folds import Mask, predict_forward
 
-_FOLDS = 3  # over the newer half of the rows, so that calibration costs about two fits more  # D0040
-_LEVEL_ROWS = 20_000  # of a fold's past, whose mean score is compared with their mean label
+_FOLDS = 3  # over the newer half of the rows, so that calibration costs about two more fits  # D0040
+_LEVEL_ROWS = 20_000  # rows of a fold's past; their mean score is compared with their mean label
 Score = Callable[[Fitted, Any], NDArray[np.float64]]
 
 
@@ -29,22 +29,23 @@ def recalibrate(
 ) -> Recalibration:
     """Walk forward over the newer half of the rows, and fit the map to the labels of the predicted parts.
 
-    The change of the mean label from a fold's past to its predicted part is no error of the scores and is removed
-    first. The map corrects the shape, and the level only as far as the scores miss that of their own training rows
-    (`class_weight="balanced"`).  # D0040
+    The mean label may change between a fold's past and its predicted part. This change is no error of the scores and is
+    removed first. The map corrects the shape of the scores. It moves their mean only as far as the scores miss the mean
+    label of their own training rows (as with `class_weight="balanced"`).  # D0040
 
     Args:
-        name: The model's.
+        name: The name of the model.
         kind: The kind of map.
-        training_set: The rows.
+        training_set: The set that holds the rows.
         among: The rows that the model is fitted on.
-        fit_on: Fits the model without calibration on the rows of a mask.
-        score: A fitted model's scores of feature values.
+        fit_on: Fits the model without calibration on the rows that a mask selects.
+        score: Returns a fitted model's scores of feature values.
 
     Raises:
-        Misuse: There are too few rows, one class only, or a fit fails.
+        Misuse: There are too few rows, only one class occurs, or a fit fails.
     """
-    misses: list[Any] = []  # by fold, in log odds; for several classes the logarithm of each class's factor
+    # one offset per fold, in log odds; with several classes the logarithm of a factor for each class
+    misses: list[Any] = []
 
     def fit_and_miss(past: Mask) -> Fitted:
         fitted = fit_on(past)
@@ -70,9 +71,9 @@ def recalibrate(
 
 
 def _level_missed(fitted: Fitted, score: Score, training_set: TrainingSet, past: Mask) -> Any:
-    """Log odds of the mean score less those of the mean label, on the training rows.
+    """The log odds of the mean score minus those of the mean label, on the training rows.
 
-    For several classes logarithms of mean probabilities less those of shares, shape (classes,).
+    With several classes: the logarithms of mean probabilities minus those of the classes' shares, shape (classes,).
     """
     rows = np.flatnonzero(training_set.usable & past)
     rows = rows[np.unique(np.linspace(0, rows.size - 1, _LEVEL_ROWS).astype(np.int64))]
@@ -85,12 +86,12 @@ def _level_missed(fitted: Fitted, score: Score, training_set: TrainingSet, past:
 
 
 def _log_odds(values: NDArray[np.float64]) -> float:
-    """The log odds of the mean, with half a row of each label added."""
+    """The log odds of the mean of labels, with half a row of each label added."""
     mean = (float(values.sum()) + 0.5) / (values.size + 1.0)
     return float(np.log(mean / (1.0 - mean)))
 
 
 def _shares(labels: NDArray[np.float64], classes: int) -> NDArray[np.float64]:
-    """The share of each class, with half a row of each added."""
+    """The share of each class, with half a row of each class added."""
     counts = np.bincount(labels.astype(np.int64), minlength=classes)
     return np.asarray((counts + 0.5) / (labels.size + 0.5 * classes), np.float64)

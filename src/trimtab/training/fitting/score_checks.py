@@ -1,4 +1,4 @@
-"""Checks of a model's scores: shape and range, the stored model against the one in memory, repeatability."""
+"""Checks of scores: shape, range, repeatability, and whether the stored model agrees with the one in memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OF_PYTHON = (sysconfig.get_path("stdlib"), "<")
 
 
 def fitted_values(fitted: Fitted, values: Columns) -> NDArray[np.float64]:
-    """Checked scores of feature values."""
+    """Return the scores of feature values, after checks."""
     artifact = fitted.artifact
     return checked_scores(
         fitted.model, artifact.task, fitted.scorer, fitted.matrix(values), classes=len(artifact.class_names)
@@ -35,12 +35,12 @@ def fitted_values(fitted: Fitted, values: Columns) -> NDArray[np.float64]:
 def checked_scores(
     name: str, task: Task, scorer: Scorer, matrix: NDArray[Any], *, classes: int = 0
 ) -> NDArray[np.float64]:
-    """Score rows, and check that there is one number a row and, for a class, a probability.
+    """Score rows, and check that there is one number per row and, for a class, that it is a probability.
 
     With several classes, whose number is `classes`, each row has probabilities that add up to 1.
 
     Raises:
-        Misuse: The scores are something else.
+        Misuse: The scores have another shape, or are no probabilities.
     """
     with answering(name):
         scores = np.asarray(scorer.predict(matrix), np.float64)
@@ -77,12 +77,12 @@ def checked_scores(
 
 @contextmanager
 def answering(name: str) -> Iterator[None]:
-    """Turn errors of an estimator that scores into `Misuse` of its model."""
+    """Turn errors that an estimator raises while it scores into `Misuse` of the estimator's model."""
     try:
         yield
-    except Misuse as error:  # it names what it lacks
+    except Misuse as error:  # the message already names what is missing
         raise Misuse(f"model {name!r}: {error}") from error
-    except (Exception, SystemExit) as error:  # whatever an estimator of the user's raises
+    except (Exception, SystemExit) as error:  # the user's estimator may raise anything
         why = f"its prediction raised {type(error).__name__}: {error}{place_raised(error)}"
         raise Misuse(f"model {name!r}: {why}") from error
 
@@ -95,7 +95,7 @@ def check_parity(
     allowed: float,
     classes: Classes | None,
 ) -> None:
-    """Refuse an estimator whose stored form scores otherwise than the one in memory.
+    """Refuse an estimator whose stored form gives other scores than the estimator in memory.
 
     Raises:
         Misuse: The scores differ by more than `allowed`, relative to scores above 1.
@@ -142,7 +142,10 @@ def _apart(own: NDArray[np.float64], scores: NDArray[np.float64]) -> float:
 
 
 def place_raised(error: BaseException) -> str:
-    """Where an error was raised, as the end of a message: the innermost line of the user's code, else of a library."""
+    """Return where an error was raised, as the end of a message.
+
+    The place is the innermost line of the user's code, or else of a library.
+    """
     frames = [one for one in traceback.extract_tb(error.__traceback__) if not one.filename.startswith(_OWN)]
     of_user = [f for f in frames if "site-packages" not in f.filename and not f.filename.startswith(_OF_PYTHON)]
     if not frames:

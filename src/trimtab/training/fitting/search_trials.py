@@ -22,20 +22,20 @@ from trimtab.training.fitting.folds import Mask, walk
 from trimtab.training.fitting.score_checks import fitted_values
 from trimtab.training.search import Chosen, Number, Search, Space, Trial, Value, defaults, parameters_text
 
-_FIRST = 0.5  # share of the rows before the first fold
-_ALIKE = 5  # failed trials without a success, after which the search ends
-_BEFORE_PRUNING = 5  # trials that are never ended early
+_FIRST = 0.5  # the share of the rows before the first fold
+_ALIKE = 5  # the search ends after so many failed trials without a success
+_BEFORE_PRUNING = 5  # so many first trials are never ended early
 
 
 class Proposal:
-    """Parameters to try next.  # D72
+    """The parameters to try next.  # D72
 
-    It depends on the search, its seed and the earlier trials alone, so that an interrupted search continues exactly.
+    They depend only on the search, its seed and the earlier trials, so that an interrupted search continues exactly.
 
     Args:
-        search: The search.
-        before: The finished trials, in their order.
-        first: The parameters of the first trial; left out, they are drawn.
+        search: The definition of the search.
+        before: The finished trials, in the order in which they ran.
+        first: The parameters of the first trial; if left out, they are drawn.
 
     Raises:
         Misuse: Optuna is not installed.
@@ -60,7 +60,7 @@ class Proposal:
         self.values: dict[str, Value] = {name: self._trial.params[name] for name in search.spaces}
 
     def is_prunable(self, fold: int, value: float) -> bool:
-        """Whether the trial may end after a fold, being worse than the median of earlier trials."""
+        """Return whether the trial may end after a fold because it is worse than the median of earlier trials."""
         self._trial.report(value, fold)
         return bool(self._trial.should_prune())
 
@@ -80,19 +80,19 @@ def run_trials(
     """Run trials until the model's budget of trials or time is used up, and return all of them.
 
     Args:
-        model: The model, with its `search`.
-        training_set: Where the rows are.
-        among: A mask of the rows that trials may use: not those that a gate will judge on.
+        model: The model; its `search` is declared.
+        training_set: The set that holds the rows.
+        among: A mask of the rows that trials may use. It excludes the rows that a gate will judge on.
         before: Finished trials of the same search.
-        seed: Given to estimators.
-        threads: Threads of a fit.
+        seed: The seed given to estimators.
+        threads: The number of threads of a fit.
         keep: Called with each finished trial.
-        progress: Called with the used share of the budget; may raise to end the search.
+        progress: Called with the used share of the budget. It may raise to end the search.
         timer: A clock in seconds.
 
     Raises:
-        Misuse: There is nothing to learn from or too little for the folds, the rows leak, the first five trials fail,
-            or Optuna is not installed.
+        Misuse: There is nothing to learn from or too little for the folds, the features leak the label, the first five
+            trials fail, or Optuna is not installed.
     """
     search = model.search
     if search is None:
@@ -129,13 +129,13 @@ def run_trials(
 
 
 def best_trial(trials: Sequence[Trial]) -> Trial | None:
-    """The finished trial with the lowest metric, the earliest of equals; None where none is finished."""
+    """The finished trial with the lowest metric, or the earliest of equal ones; None if no trial is finished."""
     done = [trial for trial in trials if trial.state == "done"]
     return min(done, key=lambda trial: (trial.value, trial.number)) if done else None
 
 
 def with_parameters(model: Model, values: dict[str, Value]) -> Model:
-    """The model with these parameters."""
+    """Return the model with these parameters."""
     return msgspec.structs.replace(model, chosen=Chosen(values=values, search="", trial=0, until_us=0))
 
 
@@ -154,7 +154,7 @@ def _run_trial(
     search = model.search
     assert search is not None  # checked by the caller
     fixed, began_s = with_parameters(model, proposal.values), timer()
-    finished = 0  # folds
+    finished = 0  # the number of finished folds
 
     def fitted(rows: Mask) -> Fitted:
         with listening(lambda done, total: progress((finished + done / total) / search.folds)):
@@ -186,7 +186,7 @@ def _run_trial(
                     break
             finished = part.number + 1
             progress(finished / search.folds)
-    except (Misuse, Corrupt) as error:  # the estimator refuses the parameters, or fails with them
+    except (Misuse, Corrupt) as error:  # the estimator refuses the parameters, or fails with these parameters
         trial = msgspec.structs.replace(trial, state="failed", value=None, error=str(error))
     return msgspec.structs.replace(trial, took_s=timer() - began_s)
 
@@ -197,7 +197,7 @@ def _is_over(search: Search, trials: Sequence[Trial]) -> bool:
 
 
 def _used(search: Search, trials: Sequence[Trial], share: float) -> float:
-    """The used share of the budget, where the running trial is done to `share`."""
+    """The used share of the budget when the share `share` of the running trial is done."""
     took_us = sum(trial.took_s for trial in trials) * 1e6
     of_time = 0.0 if search.time_us is None else took_us / search.time_us
     return min(1.0, max(of_time, (len(trials) + share) / search.trials))

@@ -1,4 +1,4 @@
-"""Splits by time with a gap of one label wait, so that fits use only what was known before the judged rows."""
+"""Splits by time. A gap of one label wait keeps from the fits what was unknown before the judged rows."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ class TimeSplit(msgspec.Struct, frozen=True, eq=False):
 
     train: NDArray[np.bool_]
     holdout: NDArray[np.bool_]
-    start_us: int  # of the holdout
+    start_us: int  # the start of the holdout
     end_us: int
 
 
 def time_split(training_set: TrainingSet, *, holdout_us: int = 14 * DAY_US) -> TimeSplit:
-    """Split off the newest `holdout_us` with final labels; train on all that was known when it began.
+    """Split off the newest `holdout_us` of rows with final labels; train on all that was known when they began.
 
     Raises:
-        Misuse: One of the two sides is empty.
+        Misuse: The training side or the holdout has no rows.
     """
     end_us = training_set.manifest.final_until(training_set.manifest.cut_us) + 1
     start_us = end_us - holdout_us
-    begun_us = training_set.begun_us  # no list is divided
+    begun_us = training_set.begun_us  # lists are kept whole
     holdout = training_set.usable & (begun_us >= start_us) & (begun_us < end_us)
     train = known_before(training_set, start_us)
     if not holdout.any() or not train.any():

@@ -1,4 +1,4 @@
-"""Impute and scale, for estimators that refuse nulls."""
+"""Imputation and scaling, for estimators that refuse nulls."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def standardized(matrix: Any, means: Any, scales: Any) -> Any:
-    """(value - mean) / scale for each input, and 0 for null. Exports copy this function."""
+    """Return (value - mean) / scale for each input, and 0 for null. Exports copy this function."""
     import numpy as np
 
     scaled = (matrix - np.array(means)) / np.array(scales)
@@ -22,21 +22,21 @@ def standardized(matrix: Any, means: Any, scales: Any) -> Any:
 
 
 class Standardize(msgspec.Struct, frozen=True):
-    """(value - mean) / scale for each input, and 0 (the mean) for null; fitted on training rows.
+    """Computes (value - mean) / scale for each input, and 0 (the mean) for null; fitted on training rows.
 
-    An input without any value is 0 throughout, one without spread is only centred.
+    An input without any value becomes 0 in all rows. An input whose values are all equal is only centred.
     """
 
     means: tuple[float, ...]
     scales: tuple[float, ...]
 
     def apply(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        """The matrix, without nulls."""
+        """Return the standardized matrix, without nulls."""
         scaled: NDArray[Any] = standardized(matrix, self.means, self.scales)
         return scaled
 
     def apply_row(self, row: list[float]) -> list[float]:
-        """The same, to the bit, for one row."""
+        """Return one row standardized, with the same bits as `apply`."""
         return [
             (value - mean) / scale if value == value else 0.0  # NaN is not equal to itself
             for value, mean, scale in zip(row, self.means, self.scales, strict=True)
@@ -44,7 +44,7 @@ class Standardize(msgspec.Struct, frozen=True):
 
 
 class StandardizedScorer:
-    """A scorer of standardized inputs."""
+    """A scorer that standardizes its inputs before another scorer scores them."""
 
     def __init__(self, step: Standardize, scorer: Scorer) -> None:
         self._step = step
@@ -73,5 +73,6 @@ def fit_standardize(matrix: NDArray[Any], weights: NDArray[Any] | None = None) -
         means = np.where(there, matrix * row, 0.0).sum(axis=0) / total
         variances = np.where(there, (matrix - means) ** 2 * row, 0.0).sum(axis=0) / total
     scales = np.sqrt(variances)
-    scales[~(scales > 1e-12 * np.maximum(1.0, np.abs(means)))] = 1.0  # rounding is no spread
+    # differences by rounding alone do not count as spread
+    scales[~(scales > 1e-12 * np.maximum(1.0, np.abs(means)))] = 1.0
     return Standardize(tuple(means.tolist()), tuple(scales.tolist()))

@@ -1,1 +1,1 @@
-"""Evaluation: baselines, backtests, slices, importance."""
+"""Evaluation of fitted models: baselines, backtests, slices, importance."""

@@ -1,4 +1,4 @@
-"""Backtest of a recipe before the holdout: fit on the past of each fold, and judge on the fold."""
+"""Backtest of a model's definition before the holdout: fit on the past of each fold, and judge on the fold."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from trimtab.training.fitting.folds import known_before, time_parts
 from trimtab.training.judge.parts import Judged, metrics_of
 
 FOLDS = 4
-_FIRST = 0.5  # share of the rows before the first fold
-_MOST_ROWS = 50_000  # the newest rows, as in the learning curve
-_LEAST_ROWS = 200  # fewer make folds too small to judge by
+_FIRST = 0.5  # the share of the rows before the first fold
+_MOST_ROWS = 50_000  # each fit uses at most this many of the newest rows, as in the learning curve
+_LEAST_ROWS = 200  # with fewer rows the folds are too small to judge by
 
 
 class Fold(msgspec.Struct, frozen=True, kw_only=True):
-    """One fold of a walk forward: rows, predicted by a fit on what was known before them."""
+    """One fold of a walk forward: the rows of a time interval, predicted by a fit on what was known before them."""
 
     start_us: int
-    end_us: int  # of its last row
+    end_us: int  # the time of the last row
     fitted_rows: int
     rows: int
-    value: float | None  # of the model's metric; None: its past could not be fitted
+    value: float | None  # the value of the model's metric; None: the fold's past could not be fitted
     auc: float | None
     mean_score: float | None
     mean_label: float | None
-    interval: Interval | None  # of `value`; None: fewer than three days
+    interval: Interval | None  # the interval of `value`; None: fewer than three days
 
 
 def backtest(
@@ -42,12 +42,13 @@ def backtest(
     training_set: TrainingSet,
     train: NDArray[np.bool_],
 ) -> tuple[Fold, ...]:
-    """Four folds over the newer half of the rows before the holdout; none where there are fewer than 200.
+    """Judge four folds over the newer half of the rows before the holdout; return none if there are fewer than 200
+    rows.
 
     Args:
-        refit: Fits the recipe on the rows of a mask.
-        judge: Scores the rows of these numbers with a fitted model.
-        training_set: The rows.
+        refit: Fits the model on the rows that a mask selects.
+        judge: Scores the rows of the given numbers with a fitted model.
+        training_set: The set that holds the rows.
         train: The training rows before the holdout.
     """
     numbers = np.flatnonzero(training_set.usable & train & np.isfinite(training_set.target))
@@ -78,7 +79,7 @@ def _fold(
     start_us, end_us = int(at_us.min()), int(at_us.max())
     try:
         fitted = refit(past)
-    except Misuse:  # one class only, or too few rows for its features or its calibration
+    except Misuse:  # the past has only one class, or too few rows for the features or the calibration
         return Fold(
             start_us=start_us,
             end_us=end_us,

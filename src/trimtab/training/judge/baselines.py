@@ -21,11 +21,11 @@ from trimtab.training.fitting.score_checks import fitted_values
 from trimtab.training.judge.list_baselines import Scores, list_baseline_scores
 
 _LINEAR_ROWS = 50_000  # the newest training rows that the linear baseline is fitted on
-_QUANTILE_ROWS = 2_000  # for a quantile: the size of its linear programme grows with the square of the rows
-_LAST_LABELS = 100  # labels in the mean that is the "last value" of a class or a count
+_QUANTILE_ROWS = 2_000  # for a quantile, because the size of its linear programme grows with the square of the rows
+_LAST_LABELS = 100  # the "last value" of a class or a count is the mean of so many labels
 
 _WEEK_H = 7 * 24
-_WEEKS = 4  # to look back for the newest week with known labels
+_WEEKS = 4  # the number of weeks to look back for one with known labels
 BASELINES = ("constant", "last_value", "seasonal_naive", "linear")
 
 
@@ -38,14 +38,14 @@ def baselines(
     champion_scores: Scores | None,
     seed: int,
 ) -> dict[str, float | None]:
-    """The metric of each baseline on the rows `chosen`; None where a baseline cannot be computed.
+    """Return the metric of each baseline on the rows `chosen`; None for a baseline that cannot be computed.
 
     Args:
-        model: Its metric and features.
-        training_set: The rows.
+        model: The model with its metric and features.
+        training_set: The set that holds the rows.
         chosen: The numbers of the judged rows.
         train: The training rows.
-        champion_scores: The scores of the version in service for `chosen`; left out, it is no baseline.
+        champion_scores: The scores of the version in service for `chosen`. If left out, this version is no baseline.
         seed: The seed of the linear model.
     """
     labels = training_set.target[chosen]
@@ -62,17 +62,17 @@ def baselines(
 def baseline_scores(
     model: Model, training_set: TrainingSet, chosen: NDArray[Any], train: NDArray[np.bool_], *, seed: int
 ) -> dict[str, Scores | None]:
-    """The predictions of each baseline for the rows `chosen`; None where a baseline cannot be computed.
+    """Return the predictions of each baseline for the rows `chosen`; None for one that cannot be computed.
 
-    "constant" is the best constant of the training rows. "last_value" is the newest label known at request time, for
-    classes and counts the mean of the newest hundred. "seasonal_naive" is the mean label of the same hour a week
-    earlier, or of the newest of four weeks in which labels were known. "linear" is a linear model of the features. A
-    quantile has neither "last_value" nor "seasonal_naive", since single labels do not estimate it. Rankings have the
-    baselines of `list_baseline_scores`.
+    "constant" is the best constant of the training rows. "last_value" is the newest label known at request time; for
+    classes and counts it is the mean of the newest hundred labels. "seasonal_naive" is the mean label of the same hour
+    a week earlier; if no label of that hour was known, it is taken from the newest of the last four weeks that has
+    known labels. "linear" is a linear model of the features. A quantile has neither "last_value" nor "seasonal_naive",
+    because single labels do not estimate a quantile. Rankings have the baselines of `list_baseline_scores`.
 
     Args:
-        model: Its metric and features.
-        training_set: The rows.
+        model: The model with its metric and features.
+        training_set: The set that holds the rows.
         chosen: The numbers of the rows to predict.
         train: The training rows.
         seed: The seed of the linear model.
@@ -97,9 +97,9 @@ def baseline_scores(
 
 
 def constant_scores(model: Model, learnt: Scores, rows: int) -> Scores | None:
-    """The best constant of the labels `learnt`, repeated for `rows` rows; None without labels.
+    """Return the best constant of the labels `learnt`, repeated for `rows` rows; None without labels.
 
-    Shape (rows,), with several classes (rows, classes).
+    The shape is (rows,); with several classes it is (rows, classes).
     """
     learnt = learnt[np.isfinite(learnt)]
     if not learnt.size:
@@ -111,7 +111,7 @@ def constant_scores(model: Model, learnt: Scores, rows: int) -> Scores | None:
 
 
 def _middle(model: Model, learnt: Scores) -> float:
-    """The best constant."""
+    """The best constant of the labels for the metric."""
     quantile = quantile_of(model.metric)
     if quantile is not None:
         return float(np.quantile(learnt, quantile))
@@ -119,9 +119,9 @@ def _middle(model: Model, learnt: Scores) -> float:
 
 
 def _last_values(model: Model, training_set: TrainingSet, at_us: NDArray[Any], start: float) -> Scores | None:
-    """The newest label known at each time; for classes and counts the mean of the newest hundred.
+    """The newest label known at each time; for classes and counts the mean of the newest hundred labels.
 
-    None for a quantile.
+    The result is None for a quantile.
     """
     if model.task == "quantile":
         return None
@@ -135,7 +135,7 @@ def _last_values(model: Model, training_set: TrainingSet, at_us: NDArray[Any], s
 
 
 def _last_classes(training_set: TrainingSet, at_us: NDArray[Any], start: Scores) -> Scores:
-    """The shares of the classes among the newest hundred labels known at each time and one row of `start`."""
+    """The shares of the classes at each time, among the newest hundred known labels and one row of `start`."""
     labels, seen = _seen(training_set, at_us)
     ones = labels[:, None] == np.arange(start.size)
     sums = np.vstack([np.zeros(start.size), np.cumsum(ones, axis=0)])
@@ -145,10 +145,10 @@ def _last_classes(training_set: TrainingSet, at_us: NDArray[Any], start: Scores)
 
 
 def _last_week(model: Model, training_set: TrainingSet, at_us: NDArray[Any], constant: Scores) -> Scores | None:
-    """The mean label of the same hour a week earlier, for each time; the constant where none was known.
+    """The mean label of the same hour a week earlier, for each time; the constant if no such label was known.
 
-    For classes and counts the constant counts as one more label, so that few labels give no extreme prediction. An
-    hour counts once all of its labels are known.
+    For classes and counts the constant counts as one more label, so that few labels give no extreme prediction. An hour
+    is used only when all of its labels are known.
     """
     if model.task == "quantile":
         return None
@@ -176,7 +176,7 @@ def _last_week(model: Model, training_set: TrainingSet, at_us: NDArray[Any], con
 
 
 def _seen(training_set: TrainingSet, at_us: NDArray[Any]) -> tuple[Scores, NDArray[np.int64]]:
-    """Labels in the order in which they became known, and the number known at each time."""
+    """Return the labels in the order in which they became known, and how many were known at each time."""
     there = training_set.usable & np.isfinite(training_set.target)
     order = np.argsort(training_set.label_known_at_us[there], kind="stable")
     known_us = training_set.label_known_at_us[there][order]
@@ -186,7 +186,7 @@ def _seen(training_set: TrainingSet, at_us: NDArray[Any]) -> tuple[Scores, NDArr
 def linear_scores(
     model: Model, training_set: TrainingSet, chosen: NDArray[Any], train: NDArray[np.bool_], *, seed: int
 ) -> Scores | None:
-    """The scores of a linear model of the newest training rows for `chosen`; None where it cannot be fitted."""
+    """Return the scores of a linear model of the newest training rows for `chosen`; None if it cannot be fitted."""
     from sklearn.exceptions import ConvergenceWarning
 
     most = _QUANTILE_ROWS if model.task == "quantile" else _LINEAR_ROWS
@@ -205,10 +205,10 @@ def linear_scores(
     )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a baseline may stop short of its optimum
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a baseline need not reach its optimum
             fitted = fit_unchecked(plain, training_set, rows=mask, seed=seed)
         return fitted_values(fitted, training_set.features.values.take(chosen))
-    except Misuse:  # one class only, or fewer rows than features
+    except Misuse:  # there is only one class, or there are fewer rows than features
         return None
 
 

@@ -1,4 +1,4 @@
-"""Groups and rows that are on both sides of a split."""
+"""Groups and equal rows that are on both sides of a split."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from trimtab.training.definitions import Model
 from trimtab.training.fitting.fitted import Fitted
 from trimtab.training.judge.parts import Judged, Slice, column_of, metrics_of
 
-_DISTINCT = 0.9  # share of different rows among the training rows, from which on repetitions are unusual
-_LEAST_SHARE = 0.01  # of the judged rows, beyond twice the repetitions among the training rows
+_DISTINCT = 0.9  # if at least this share of the training rows is distinct, repetitions are unusual
+_LEAST_SHARE = 0.01  # the least share of judged rows to warn of, beyond twice the share of repetitions in training
 _LEAST_ROWS = 5
-_MOST_LEARNT = 200_000  # the newest rows
+_MOST_LEARNT = 200_000  # at most this many of the newest rows
 _MOST_JUDGED = 20_000
 
 
@@ -30,8 +30,8 @@ class Sides(msgspec.Struct, frozen=True, eq=False):
 
 
 def group_slices(model: Model, training_set: TrainingSet, sides: Sides, judged: Judged) -> tuple[Slice, ...]:
-    """Metrics of rows of groups in the training rows, and of rows of new groups."""
-    if model.group is None or model.task == "ranking":  # no split divides its lists
+    """Return the metrics of rows whose group is in the training rows, and of rows whose group is new."""
+    if model.group is None or model.task == "ranking":  # in a ranking the groups are lists, which no split divides
         return ()
     before = _of_learnt_groups(model.group, model, training_set, sides)
     return tuple(
@@ -42,7 +42,7 @@ def group_slices(model: Model, training_set: TrainingSet, sides: Sides, judged: 
 
 
 def group_leaks(model: Model, training_set: TrainingSet, sides: Sides, slices: tuple[Slice, ...]) -> Iterator[Leak]:
-    """Warn of groups on both sides, with the metric of known and of new groups."""
+    """Warn of groups that are on both sides, with the metric of known and of new groups."""
     group = model.group
     if group is None or not slices or slices[0].holds != "learnt from":
         return
@@ -63,7 +63,7 @@ def group_leaks(model: Model, training_set: TrainingSet, sides: Sides, slices: t
 
 
 def repeated_rows(model: Model, fitted: Fitted, training_set: TrainingSet, sides: Sides) -> Iterator[Leak]:
-    """Warn of judged rows equal to a training row in all features and the label, where nearly all rows differ."""
+    """Warn of judged rows that equal a training row in all features and the label, if nearly all rows are distinct."""
     learnt = _digests(fitted, training_set, sides.learnt[-_MOST_LEARNT:])
     spread = np.linspace(0, sides.judged.size - 1, _MOST_JUDGED).astype(np.int64)
     judged = _digests(fitted, training_set, sides.judged[np.unique(spread)])
@@ -93,16 +93,16 @@ def _of_learnt_groups(group: str, model: Model, training_set: TrainingSet, sides
 
 
 def _names(group: str, model: Model, training_set: TrainingSet) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """The group of each row, and whether it has one."""
+    """Return the group of each row, and whether the row has a group."""
     column = column_of(model, training_set, group)
     return column.values, column.present()
 
 
 def _digests(fitted: Fitted, training_set: TrainingSet, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """A 64-bit hash of each row."""
+    """Return a 64-bit hash of each row."""
     matrix = fitted.matrix(training_set.features.values.take(rows))
     table = np.column_stack([matrix, training_set.target[rows]])
-    table[np.isnan(table)] = np.nan  # one NaN, whatever its bits were
+    table[np.isnan(table)] = np.nan  # all NaN get the same bits
     bits = np.ascontiguousarray(table + 0.0).view(np.uint64)
     found = np.zeros(len(bits), np.uint64)
     for place in range(bits.shape[1]):

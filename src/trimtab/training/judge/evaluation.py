@@ -39,8 +39,9 @@ from trimtab.training.judge.influence import Influence, influences
 from trimtab.training.judge.learning_curve import SHARES, CurvePoint, learning_curve
 from trimtab.training.judge.parts import Judged, Month, Slice, Week, mean_interval, months_of, slices_of, weeks_of
 
-_REPEATS = (50, 200)  # bootstrap draws, at least and at most
-_DRAWN = 40_000_000  # rows over all draws: above 200,000 rows there are fewer draws, and a million rows take about 10 s
+_REPEATS = (50, 200)  # the least and the largest number of bootstrap draws
+# the total rows of all draws: above 200,000 rows there are fewer draws; a million rows take about 10 s
+_DRAWN = 40_000_000
 _PARTS = 4  # slow parts besides fits: metrics, importance, contributions, baselines
 
 
@@ -55,39 +56,39 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     artifact: str
     metric: Metric
     rows: int
-    start_us: int  # of the first row
-    end_us: int  # of the last row
+    start_us: int  # the time of the first row
+    end_us: int  # the time of the last row
     value: float
     interval: Interval | None  # None: fewer than two blocks
     block: Literal["day", "week", "list"]
-    auc: float | None  # with several classes the mean over each against the rest
+    auc: float | None  # with several classes the mean AUC of each class against the others
     auc_interval: Interval | None
     calibration_error: float | None
-    calibration: tuple[CalibrationBin, ...]  # with several classes of the likeliest one
+    calibration: tuple[CalibrationBin, ...]  # with several classes the calibration of the likeliest class
     months: tuple[Month, ...]
     # The metric of "constant", "last_value", "seasonal_naive" and "linear", for a ranking of "random", "as_shown",
     # "best_feature" and "linear"; None: it cannot be computed.
     baselines: dict[str, float | None]
     importance: dict[str, float]
     importance_kind: Literal["library", "permutation"]
-    figures: tuple[MetricValue, ...] = ()  # all metrics of the model's task, its own first
-    classes: tuple[ClassMetrics, ...] = ()  # with several classes each against all others
+    figures: tuple[MetricValue, ...] = ()  # all metrics of the model's task; the model's own metric comes first
+    classes: tuple[ClassMetrics, ...] = ()  # with several classes the metrics of each class against the others
     confusion: tuple[tuple[int, ...], ...] = ()  # rows by label, then by likeliest class, in the order of `classes`
     weeks: tuple[Week, ...] = ()
     slices: tuple[Slice, ...] = ()
-    recalibration: RecalibrationKind | None = None  # the kind of calibration
-    raw_calibration: tuple[CalibrationBin, ...] = ()  # before calibration
+    recalibration: RecalibrationKind | None = None  # the kind of calibration of the model
+    raw_calibration: tuple[CalibrationBin, ...] = ()  # the metric before calibration
     raw_calibration_error: float | None = None
-    permuted: tuple[Permuted, ...] = ()  # on the holdout, by feature and by view
+    permuted: tuple[Permuted, ...] = ()  # the permutation importance on the holdout, by feature and by view
     learning_curve: tuple[CurvePoint, ...] = ()  # the last one is the model itself
-    thresholds: Thresholds | None = None  # where the model or the caller gives costs
-    choices: Choices | None = None  # the same for several classes
-    left_out: dict[str, int] = {}  # rows of the holdout that were not judged, by reason
-    leaks: tuple[Leak, ...] | None = None  # possible leaks; None: not looked for
+    thresholds: Thresholds | None = None  # set if the model or the caller gives costs
+    choices: Choices | None = None  # set if costs are given for several classes
+    left_out: dict[str, int] = {}  # the number of rows of the holdout that were not judged, by reason
+    leaks: tuple[Leak, ...] | None = None  # possible leaks; None: nobody looked for leaks
     balance: tuple[Balance, ...] = ()  # the classes in the training rows and in the holdout
     folds: tuple[Fold, ...] = ()  # the backtest before the holdout
     influences: tuple[Influence, ...] = ()  # SHAP values on the holdout, the largest first
-    no_influences: str = ""  # the reason, where there are none
+    no_influences: str = ""  # the reason if there are no SHAP values
 
 
 def evaluate(
@@ -107,21 +108,21 @@ def evaluate(
     """Evaluate a fitted model on `rows` of a training set.
 
     Args:
-        model: The recipe; the linear baseline uses its features.
+        model: The model's definition; the linear baseline uses its features.
         fitted: The fitted model.
-        training_set: The rows of both sides.
-        rows: A mask of the holdout; rows without a final label, or with one that is no number, are left out.
-        train: A mask of the training rows of baselines.
+        training_set: The set that holds the rows of training and holdout.
+        rows: A mask of the holdout. Rows without a final label, or with a label that is no number, are left out.
+        train: A mask of the training rows, for the baselines.
         seed: The seed of the bootstrap and of permutations.
-        block: The unit of the intervals: rows of one block are taken as dependent; in a ranking it is the list.
-        slices: Columns and features to evaluate value by value; left out, the model's own.
+        block: The unit of the intervals. Rows of one block are taken as dependent. In a ranking the unit is the list.
+        slices: Columns and features to evaluate value by value. By default those of the model.
         costs: {"false_positive": 1, "false_negative": 5} to look for the best threshold; with several classes the costs
-            of wrong answers by true class. Left out, the model's own.
+            of wrong answers by true class. By default those of the model.
         champion_scores: The scores of the version in service for the usable rows of the holdout, in order.
-        refit: Fits the recipe on the rows of a mask; if given, there are a learning curve and a backtest.
+        refit: Fits the model on the rows that a mask selects. If given, a learning curve and a backtest are computed.
 
     Raises:
-        Misuse: The holdout has no labelled row, a prediction is invalid, or a slice or a cost is.
+        Misuse: The holdout has no labelled row, or a prediction, a slice or a cost is invalid.
     """
     usable = np.flatnonzero(training_set.usable & rows)
     finite = np.isfinite(training_set.target[usable])
@@ -143,7 +144,7 @@ def evaluate(
     judged = _judged(model, training_set, chosen, fitted)
     labels, scores, at_us = judged.labels, judged.scores, judged.at_us
     blocks = at_us // (DAY_US if block == "day" else 7 * DAY_US)
-    drawn = chosen.size * max(1, len(model.label.classes) // 4)  # each draw ranks each class
+    drawn = chosen.size * max(1, len(model.label.classes) // 4)  # each draw sorts the rows for each class
     repeats = min(max(_DRAWN // drawn, _REPEATS[0]), _REPEATS[1])
     if judged.lists is None:
         figures = score_metrics(model.metric, labels, scores, blocks, repeats=repeats, seed=seed)
@@ -231,7 +232,7 @@ def evaluate(
 
 
 class _Steps:
-    """Progress of an evaluation; its parts and its fits are equal steps."""
+    """Progress of an evaluation. All of its parts and fits count as steps of equal length."""
 
     def __init__(self, parts: int) -> None:
         self._parts = parts
@@ -242,29 +243,29 @@ class _Steps:
         report(self._done, self._parts)
 
     def each(self, refit: Callable[[NDArray[np.bool_]], Fitted]) -> Callable[[NDArray[np.bool_]], Fitted]:
-        """`refit`, counting each fit as a step."""
+        """Call `refit`, and count each fit as a step."""
 
         def counted(rows: NDArray[np.bool_]) -> Fitted:
             try:
-                with listening(None):  # the progress within a fit is not that of the evaluation
+                with listening(None):  # progress within a fit must not be reported as progress of the evaluation
                     return refit(rows)
-            finally:  # a failed fit is a step, too
+            finally:  # a failed fit counts as a step, too
                 self.one_more()
 
         return counted
 
 
 def save_evaluation(evaluation: Evaluation, blob: Blob) -> str:
-    """Store an evaluation, and return its hash."""
+    """Store an evaluation and return its hash."""
     return blob.put(msgspec.json.encode(evaluation))
 
 
 def load_evaluation(digest: str, blob: Blob) -> Evaluation:
-    """A stored evaluation.
+    """Load a stored evaluation.
 
     Raises:
-        NotFound: It is not stored.
-        Corrupt: Its blob is damaged.
+        NotFound: No evaluation with this hash is stored.
+        Corrupt: The evaluation's blob is damaged.
     """
     try:
         return msgspec.json.decode(blob.get(digest), type=Evaluation)
@@ -276,7 +277,7 @@ def _check_labels(model: Model, labels: NDArray[np.float64]) -> None:
     """Refuse labels that are invalid for the metric.
 
     Raises:
-        Misuse: A class other than 0 and 1, or a count or a relevance below 0.
+        Misuse: A class is neither 0 nor 1, or a count or a relevance is below 0.
     """
     unfit = {"binary": ~np.isin(labels, (0.0, 1.0)), "count": labels < 0.0, "ranking": labels < 0.0}.get(model.task)
     if unfit is not None and unfit.any():
@@ -299,9 +300,10 @@ def _judged(model: Model, training_set: TrainingSet, chosen: NDArray[Any], fitte
 
 
 def _left_out(training_set: TrainingSet, rows: NDArray[np.bool_], no_number: int, alike: int) -> dict[str, int]:
-    """Counts of the holdout's rows that are not judged, by reason: no final label, or one that is no number.
+    """Count the holdout's rows that are not judged, by reason: they have no final label, or one that is no number.
 
-    In a ranking also rows of no list, of lists without all labels, or of lists whose rows are alike.
+    In a ranking also rows without a list, rows of lists with missing labels, and rows of lists in which all labels are
+    equal.
     """
     out = rows & ~training_set.usable
     states = training_set.labels.state[out]
@@ -322,14 +324,14 @@ def _left_out(training_set: TrainingSet, rows: NDArray[np.bool_], no_number: int
 
 
 def _uncalibrated(fitted: Fitted, values: Any, labels: NDArray[np.float64]) -> tuple[Any, Any]:
-    """Labels, and scores without calibration; with several classes those of the likeliest one."""
+    """Return labels, and scores without calibration; with several classes those of the likeliest class."""
     scorer, classes = uncalibrated_scorer(fitted.artifact), len(fitted.artifact.class_names)
     scores = checked_scores(fitted.model, fitted.artifact.task, scorer, fitted.matrix(values), classes=classes)
     return top_class(labels, scores)[::-1] if classes else (labels, scores)
 
 
 def _importance(fitted: Fitted, shuffled: Sequence[Permuted]) -> dict[str, float]:
-    """The library's importances as shares; where it has none, the rise of the metric by permutation."""
+    """The library's importances as shares. If the library has none, the rise of the metric by permutation."""
     if fitted.importance is None:
         return {one.name: one.rise for one in shuffled if one.features == (one.name,)}
     total = sum(fitted.importance.values()) or 1.0

@@ -14,28 +14,28 @@ from trimtab.training.definitions import Model
 from trimtab.training.fitting.fitted import Fitted
 
 _REPEATS = 5
-_ROWS = (200, 2_000)  # at least and at most, of the holdout
-_ANSWERS = 500_000  # predictions in all: with hundreds of features fewer rows are used
-_SLOW_ANSWERS = 60_000  # for runtimes that score row by row
+_ROWS = (200, 2_000)  # the least and the largest number of rows of the holdout to shuffle
+_ANSWERS = 500_000  # the number of all predictions: with hundreds of features fewer rows are used
+_SLOW_ANSWERS = 60_000  # the number of predictions for runtimes that score row by row
 
 
 class Permuted(msgspec.Struct, frozen=True, kw_only=True):
-    """One feature, or the features of one view shuffled together."""
+    """The importance of one feature, or of the features of one view that are shuffled together."""
 
     name: str
     features: tuple[str, ...]
-    rise: float  # of the metric: the mean over the repeats; about 0 or below for unused features
-    spread: float  # standard deviation over the repeats
+    rise: float  # the mean rise of the metric over the repeats; about 0 or below for unused features
+    spread: float  # the standard deviation over the repeats
     repeats: int
 
 
 def permuted(
     model: Model, fitted: Fitted, training_set: TrainingSet, chosen: NDArray[Any], *, seed: int
 ) -> tuple[Permuted, ...]:
-    """The rise of the metric on rows of the holdout by feature, then by view of several features.
+    """The rise of the metric on rows of the holdout by feature, then by view with several features.
 
-    Features with the same information replace each other, so that each alone seems unimportant; the view's value
-    shows their importance together.
+    Features with the same information replace each other, so that each feature alone seems unimportant. The value of
+    the view shows their importance together.
 
     Source: Breiman (2001); Fisher, Rudin & Dominici (2019).
     """
@@ -73,7 +73,7 @@ def permuted(
 
 
 def _sample(training_set: TrainingSet, chosen: NDArray[Any], most: int, generator: np.random.Generator) -> NDArray[Any]:
-    """About `most` of the rows, in order; in a ranking whole lists."""
+    """About `most` of the rows, in order. In a ranking whole lists are drawn."""
     lists = training_set.lists_of(chosen)
     if lists is None:
         kept: NDArray[Any] = chosen[np.sort(generator.permutation(chosen.size)[:most])]
@@ -85,7 +85,7 @@ def _sample(training_set: TrainingSet, chosen: NDArray[Any], most: int, generato
 
 
 def _views(inputs: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """The features of each view that has several: those named "view.feature"."""
+    """The features of each view that has several features. Such features are named "view.feature"."""
     by_view: dict[str, list[str]] = {}
     for name in inputs:
         view, dot, _ = name.partition(".")

@@ -13,16 +13,16 @@ from trimtab.training.data.sets import TrainingSet
 from trimtab.training.fitting.contributions import contributions
 from trimtab.training.fitting.fitted import Fitted
 
-_ROWS = 2_000  # of the holdout, to explain
-_POINTS = 120  # of them, kept for the plot
-_FEATURES = 15  # kept with points
+_ROWS = 2_000  # the number of rows of the holdout to explain
+_POINTS = 120  # the number of explained rows that are kept for the plot
+_FEATURES = 15  # the number of features whose points are kept
 
 
 class ClassInfluence(msgspec.Struct, frozen=True, kw_only=True):
     """One feature's contributions to the raw scores of one class."""
 
-    name: str  # the class
-    mean: float  # of absolute contributions
+    name: str  # the name of the class
+    mean: float  # the mean of absolute contributions
     direction: float | None  # see `Influence`
 
 
@@ -30,22 +30,25 @@ class Influence(msgspec.Struct, frozen=True, kw_only=True):
     """One feature's contributions to the raw scores of the holdout (log odds, the number, the log of a count)."""
 
     name: str
-    mean: float  # of absolute contributions, with several classes over these as well
-    direction: float | None  # rank correlation of value and contribution, -1 to 1; None: no order, or no spread
-    points: tuple[tuple[float, float | None], ...] = ()  # contribution, and the value's rank from 0 to 1 (None: null)
-    classes: tuple[ClassInfluence, ...] = ()  # with several classes each class's own, instead of direction and points
+    mean: float  # the mean of absolute contributions, with several classes also over the classes
+    # rank correlation of value and contribution, -1 to 1; None: the values have no order or are all equal
+    direction: float | None
+    # pairs of a contribution and the rank of the value, from 0 to 1 (None: null)
+    points: tuple[tuple[float, float | None], ...] = ()
+    # with several classes each class has its own values here instead of direction and points
+    classes: tuple[ClassInfluence, ...] = ()
 
 
 def influences(
     fitted: Fitted, training_set: TrainingSet, chosen: NDArray[Any], *, seed: int
 ) -> tuple[tuple[Influence, ...], str]:
-    """The features' contributions, the largest first, and the reason where there are none.
+    """Return the features' contributions, the largest first, and a reason if there are none.
 
     Args:
         fitted: The fitted model.
-        training_set: The rows.
+        training_set: The set that holds the rows.
         chosen: The numbers of the rows of the holdout.
-        seed: The seed of the drawn rows.
+        seed: The seed by which rows are drawn.
     """
     order = np.random.default_rng(seed).permutation(chosen.size)[:_ROWS]
     values = training_set.features.values.take(chosen[np.sort(order)])
@@ -91,7 +94,7 @@ def influences(
 
 
 def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Mean ranks from 0 to 1, the same for equal values; NaN for null."""
+    """Mean ranks from 0 to 1. Equal values have equal ranks; null has NaN."""
     ranks = np.full(values.size, np.nan)
     there = ~np.isnan(values)
     _, inverse, counts = np.unique(values[there], return_inverse=True, return_counts=True)

@@ -15,16 +15,16 @@ from trimtab.training.fitting.fitted import Fitted
 from trimtab.training.judge.parts import Judged, mean_interval
 
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)
-_MOST_ROWS = 50_000  # of a fit for the curve
+_MOST_ROWS = 50_000  # the largest number of rows of a fit for the curve
 _LEAST_ROWS = 50
 
 
 class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
-    """One size of training set."""
+    """The metric for one size of the training set."""
 
-    rows: int  # the newest before the holdout
-    since_us: int  # the request time of the oldest
-    value: float | None  # the metric on the holdout; None: so few rows cannot be fitted
+    rows: int  # the number of the newest rows before the holdout
+    since_us: int  # the request time of the oldest of these rows
+    value: float | None  # the metric on the holdout; None: the model cannot be fitted on so few rows
     interval: Interval | None
 
 
@@ -34,12 +34,14 @@ def learning_curve(
     training_set: TrainingSet,
     train: NDArray[np.bool_],
 ) -> tuple[CurvePoint, ...]:
-    """Points for the newest eighth, quarter, half and all of the rows, up to 50,000; the model itself is not refitted.
+    """The metric for the newest eighth, quarter, half and all of the rows, up to 50,000.
+
+    The evaluated model itself is not fitted again.
 
     Args:
-        refit: Fits the recipe on the rows of a mask.
+        refit: Fits the model's definition on the rows that a mask selects.
         judge: Scores the holdout with a fitted model.
-        training_set: The rows.
+        training_set: The set that holds the rows.
         train: The training rows before the holdout.
     """
     numbers = np.flatnonzero(training_set.usable & train)
@@ -54,7 +56,7 @@ def learning_curve(
         since_us = int(begun_us[numbers[-rows]])
         try:
             judged = judge(refit(training_set.whole(mask)))
-        except Misuse:  # one class only, or too few rows for its features or its calibration
+        except Misuse:  # there is only one class, or there are too few rows for the features or the calibration
             points.append(CurvePoint(rows=rows, since_us=since_us, value=None, interval=None))
             continue
         found, at_us = judged.losses()

@@ -22,15 +22,15 @@ def list_baseline_scores(
     train: NDArray[np.bool_],
     linear_scores: Callable[[Model, TrainingSet, NDArray[Any], NDArray[np.bool_]], Scores | None],
 ) -> dict[str, Scores | None]:
-    """The scores by which each baseline orders the rows `chosen`; None where a baseline cannot be computed.
+    """Return the scores by which each baseline orders the rows `chosen`; None for one that cannot be computed.
 
-    "random" is the mean over all orders, "as_shown" the order of request times (rows of one time as they stand in the
-    set), "best_feature" the order of the feature and direction that did best on the training rows, "linear" a linear
-    model of the relevance of each row.
+    "random" is the mean over all orders. "as_shown" is the order of request times; rows of one time keep their order in
+    the set. "best_feature" is the order of one feature, ascending or descending: the best one on the training rows.
+    "linear" is a linear model of the relevance of each row.
 
     Args:
-        model: Its metric and features.
-        training_set: The rows.
+        model: The model with its metric and features.
+        training_set: The set that holds the rows.
         chosen: The numbers of the rows to order.
         train: The training rows.
         linear_scores: The scores of a linear model.
@@ -48,7 +48,7 @@ def list_baseline_scores(
 
 
 def _best_feature(model: Model, training_set: TrainingSet, learnt: NDArray[Any]) -> tuple[str, float] | None:
-    """The feature and the direction that order the training rows best; texts have no order."""
+    """The feature and the direction that order the training rows best. Texts have no order and are skipped."""
     if not learnt.size:
         return None
     losses = [
@@ -61,7 +61,7 @@ def _best_feature(model: Model, training_set: TrainingSet, learnt: NDArray[Any])
 
 
 def _ordered_by(training_set: TrainingSet, rows: NDArray[Any], name: str, sign: float) -> Scores:
-    """Scores that put rows in the order of a feature, null last."""
+    """Scores that put rows in the order of a feature, with null last."""
     column = training_set.features.values[name].take(rows)
     values = sign * column.values.astype(np.float64)
     there = column.present() & ~np.isnan(values)

@@ -20,9 +20,9 @@ from trimtab.stats.scores import auc
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Metric, Model
 
-_MOST_VALUES = 12  # of a column; rarer values are judged together
-_BUCKETS = 4  # of a column of numbers
-_LEAST_DAYS = 3  # fewer do not show the spread of days
+_MOST_VALUES = 12  # the largest number of values of a column; rarer values are judged together
+_BUCKETS = 4  # the number of ranges of a column of numbers
+_LEAST_DAYS = 3  # fewer days do not show how days differ
 _MONDAY = 3  # 1970-01-01 was a Thursday
 
 
@@ -31,17 +31,17 @@ class Month(msgspec.Struct, frozen=True, kw_only=True):
 
     month: str  # "2013-07"
     rows: int
-    value: float  # of the model's metric
-    auc: float | None  # with several classes their mean; None for numbers, or with one class only
-    mean_score: float  # with several classes the mean probability of the likeliest one
-    mean_label: float  # with several classes the share of rows whose label it is
+    value: float  # the value of the model's metric
+    auc: float | None  # with several classes the mean over them; None for numbers, or if only one class occurs
+    mean_score: float  # with several classes the mean probability of the likeliest class
+    mean_label: float  # with several classes the share of rows whose likeliest class is right
     interval: Interval | None = None  # of `value`; None: fewer than three days
 
 
 class Week(msgspec.Struct, frozen=True, kw_only=True):
     """One week (UTC, from Monday) of the holdout."""
 
-    week: str  # its Monday: "2013-07-01"
+    week: str  # the Monday of the week: "2013-07-01"
     rows: int
     value: float
     auc: float | None
@@ -69,25 +69,25 @@ class Judged(msgspec.Struct, frozen=True, eq=False):
     metric: Metric
     binary: bool
     labels: NDArray[np.float64]
-    scores: NDArray[np.float64]  # with several classes (rows, classes)
+    scores: NDArray[np.float64]  # shape (rows,); with several classes (rows, classes)
     at_us: NDArray[np.int64]  # in a ranking the start of each row's list
     lists: NDArray[np.int64] | None = None  # in a ranking the list of each row
 
     def losses(self, here: NDArray[np.bool_] | slice = slice(None)) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """The losses of some rows and their times; in a ranking those of their lists."""
+        """Return the losses of some rows and their times. In a ranking the losses are those of the rows' lists."""
         lists = None if self.lists is None else self.lists[here]
         found, units = unit_losses(self.metric, self.labels[here], self.scores[here], lists)
         return found, self.at_us[here][units]
 
 
 def months_of(judged: Judged) -> tuple[Month, ...]:
-    """The months that have rows, oldest first."""
+    """Return the metrics of the months that have rows, oldest first."""
     names = judged.at_us.astype("datetime64[us]").astype("datetime64[M]")
     return tuple(Month(month=str(month), **metrics_of(judged, names == month)) for month in np.unique(names))
 
 
 def weeks_of(judged: Judged) -> tuple[Week, ...]:
-    """The weeks that have rows, oldest first."""
+    """Return the metrics of the weeks that have rows, oldest first."""
     mondays = (judged.at_us // DAY_US + _MONDAY) // 7 * 7 - _MONDAY
     return tuple(
         Week(week=format_time(int(monday) * DAY_US)[:10], **metrics_of(judged, mondays == monday))
@@ -98,7 +98,7 @@ def weeks_of(judged: Judged) -> tuple[Week, ...]:
 def slices_of(
     judged: Judged, model: Model, training_set: TrainingSet, chosen: NDArray[Any], columns: tuple[str, ...]
 ) -> tuple[Slice, ...]:
-    """Slices by the values of each column; `chosen` are the judged rows."""
+    """Return slices by the values of each column; `chosen` are the judged rows."""
     return tuple(
         Slice(column=name, holds=holds, **metrics_of(judged, here))
         for name in columns
@@ -109,17 +109,17 @@ def slices_of(
 def mean_interval(losses: NDArray[np.float64], at_us: NDArray[Any]) -> Interval | None:
     """The closed-form interval of a mean loss over autocorrelated days; None below three days.
 
-    Student's t over days, so that three days of rows give a wide interval.
+    The interval uses Student's t over days, so that three days of rows give a wide interval.
     """
     days = at_us // DAY_US
     if np.unique(days).size < _LEAST_DAYS:
         return None
     found = paired_mean_bound(losses, days)
-    return msgspec.structs.replace(found, low=max(0.0, found.low))  # no loss is below 0
+    return msgspec.structs.replace(found, low=max(0.0, found.low))  # losses are at least 0
 
 
 def metrics_of(judged: Judged, here: NDArray[np.bool_]) -> dict[str, Any]:
-    """The metrics of some rows, by the names of `Month`; in a ranking those of all lists with such a row."""
+    """Return the metrics of some rows, by the names of `Month`. In a ranking whole lists with such a row are judged."""
     if judged.lists is not None:
         here = np.isin(judged.lists, judged.lists[here])
     y, p = judged.labels[here], judged.scores[here]
@@ -139,10 +139,10 @@ def metrics_of(judged: Judged, here: NDArray[np.bool_]) -> dict[str, Any]:
 
 
 def column_of(model: Model, training_set: TrainingSet, name: str) -> Column:
-    """A feature, or a column of the request.
+    """Return the values of a feature, or of a column of the request.
 
     Raises:
-        Misuse: There is none of that name.
+        Misuse: There is no feature and no column of that name.
     """
     for table in (training_set.features.values, training_set.requests):
         if name in table:
@@ -151,10 +151,10 @@ def column_of(model: Model, training_set: TrainingSet, name: str) -> Column:
 
 
 def values_of(column: Column) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """The parts of a column with their names, each with at least one row, null last."""
+    """The parts of a column with their names. Each part has at least one row, and null comes last."""
     there = column.present()
     values = column.values[there]
-    kinds, counts = np.unique(values, return_counts=True)  # without conversion: NumPy texts lose NULs at their end
+    kinds, counts = np.unique(values, return_counts=True)  # not converted, because NumPy texts lose NULs at their end
     if column.dtype in ("float", "int", "time") and kinds.size > _MOST_VALUES:
         yield from _ranges(column, there)
     else:
@@ -175,7 +175,7 @@ def _kinds(column: Column, there: NDArray[np.bool_], kinds: NDArray[Any]) -> Ite
 
 
 def _ranges(column: Column, there: NDArray[np.bool_]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Ranges of about equally many rows; boundary values belong to the lower range."""
+    """Ranges of about equally many rows. A value on a boundary belongs to the lower range."""
     edges = np.unique(np.quantile(column.values[there], np.linspace(0.0, 1.0, _BUCKETS + 1), method="inverted_cdf"))
     place = np.searchsorted(edges[1:-1], column.values, side="left")
     for number in range(max(1, edges.size - 1)):

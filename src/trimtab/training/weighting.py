@@ -27,9 +27,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     positives: float = 1.0
     rows: float = 1.0
     seed: int = 0
-    classes: dict[str, float] | msgspec.UnsetType = (
-        msgspec.UNSET
-    )  # omitted from the hash if unset, so that the hashes of earlier models stay valid
+    # omitted from the hash if unset, so that the hashes of earlier models stay valid
+    classes: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
 
     def __repr__(self) -> str:
         shares = {"negatives": self.negatives, "positives": self.positives, "rows": self.rows}

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-_ROUNDING = 1e-12  # the largest difference between one row and a batch of versions whose logged scores are used
+_ROUNDING = 1e-12  # logged scores are used of versions whose scores of one row and of a batch differ by at most this
 
 
 class Answered(Protocol):
@@ -22,17 +22,19 @@ class Answered(Protocol):
 
     @property
     def values(self) -> bytes:
-        """Its inputs: little-endian float64."""
+        """The inputs of the version: little-endian float64."""
         ...
 
     @property
     def answer(self) -> float | dict[str, float] | None:
-        """Its score, or the probability of each class by name; None: the version had no part in the answer."""
+        """The version's score, or the probability of each class by name; None: the answer did not come from the
+        version.
+        """
         ...
 
 
 class StoredModel(Protocol):
-    """The model of a version, as far as its logged answers are compared with it: an artifact."""
+    """The parts of a version's artifact that are needed to compare the version with its logged answers."""
 
     @property
     def class_names(self) -> tuple[str, ...]: ...
@@ -47,29 +49,29 @@ class StoredModel(Protocol):
 class LoggedAnswers(msgspec.Struct, frozen=True, eq=False):
     """The logged answers to the rows of a training set."""
 
-    rows: NDArray[Any]  # an `Answered` each, None where nothing was logged
+    rows: NDArray[Any]  # an `Answered` for each row; None: nothing was logged
 
     @staticmethod
     def of(rows: Sequence[Answered | None]) -> LoggedAnswers:
-        """The answers in the order of the rows."""
+        """Make the logged answers from answers in the order of the rows."""
         array = np.empty(len(rows), object)
         array[:] = rows
         return LoggedAnswers(array)
 
     def take(self, rows: NDArray[Any]) -> LoggedAnswers:
-        """The answers to some rows (numbers or a mask)."""
+        """Return the answers to some rows (numbers or a mask)."""
         return LoggedAnswers(self.rows[rows])
 
     def scores_of(self, version: str, artifact: StoredModel, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-        """A version's logged scores of these inputs, NaN where it did not answer or had other inputs.
+        """A version's logged scores of these inputs. A score is NaN if the version did not answer or had other inputs.
 
-        A score depends on version and inputs alone, so the version would give the same ones again: to the bit, or
-        within 1e-12 where the library does not promise that. No scores are used of a version that differs by more
-        between one row and a batch.
+        A score depends only on the version and the inputs, so the version would give the logged scores again. They
+        would be equal to the bit, or within 1e-12 if the library does not promise equal bits. If the version's scores
+        of one row and of a batch differ by more than that, no logged scores are used.
 
         Args:
-            version: Its id.
-            artifact: Its artifact.
+            version: The id of the version.
+            artifact: The artifact of the version.
             matrix: The inputs, shape (rows, inputs).
 
         Returns:

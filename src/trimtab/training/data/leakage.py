@@ -30,16 +30,16 @@ Check = Literal[
 ]
 Severity = Literal["error", "warning"]
 
-# Predictive power of a single feature, by the lower end of its interval, that is an error or a warning.  # D64
+# From which predictive power on a single feature is an error or a warning (lower end of the interval).  # D64
 TOO_GOOD: dict[Task, tuple[float, float]] = {
     "binary": (0.98, 0.95),  # AUC
-    "multiclass": (0.98, 0.95),  # AUC of one class against the rest
+    "multiclass": (0.98, 0.95),  # AUC of one class against the others
     "regression": (0.999, 0.98),  # R2: a last value may legitimately predict the next one up to 0.99
     "quantile": (0.999, 0.98),
     "count": (0.999, 0.98),
     "ranking": (0.999, 0.98),
 }
-_LEAST_SHARE = 0.05  # of requests whose column changed, by the lower end of the interval
+_LEAST_SHARE = 0.05  # the least share of requests with a changed column (lower end of the interval)
 _LEAST_CHANGED = 5
 _LEAST_ASKED = 30
 
@@ -51,16 +51,16 @@ class Leak(msgspec.Struct, frozen=True, kw_only=True):
     name: str  # the feature, column or view
     severity: Severity  # an error refuses the fit
     found: str  # a sentence with numbers
-    todo: str  # what to do about it
-    allowed: bool = False  # the model's `allow_leakage` names it
+    todo: str  # advice to the user
+    allowed: bool = False  # whether the model's `allow_leakage` names the leak
 
 
 def find_leaks(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64]) -> tuple[Leak, ...]:
     """Find possible leaks, errors first.
 
     Args:
-        model: Its features and its label.
-        training_set: Where the rows are.
+        model: The model with its features and its label.
+        training_set: The set that holds the rows.
         chosen: The rows to fit on.
     """
     found = [
@@ -78,7 +78,7 @@ def refuse_leaks(model: Model, leaks: Iterable[Leak]) -> None:
     """Refuse a fit on information that is not known in service.
 
     Raises:
-        Misuse: There is an error that the model does not allow; the message has all of them.
+        Misuse: There is an error that the model does not allow; the message lists all such errors.
     """
     errors = [leak for leak in leaks if leak.severity == "error" and not leak.allowed]
     if not errors:
@@ -92,13 +92,13 @@ def refuse_leaks(model: Model, leaks: Iterable[Leak]) -> None:
 
 
 def as_allowed(model: Model, leaks: Iterable[Leak]) -> tuple[Leak, ...]:
-    """The same leaks, those that the model allows marked, errors first."""
+    """Return the same leaks, errors first, and mark those that the model allows."""
     marked = [msgspec.structs.replace(leak, allowed=leak.name in model.allow_leakage) for leak in leaks]
     return tuple(sorted(marked, key=lambda leak: leak.severity))
 
 
 def _without_values(training_set: TrainingSet, chosen: NDArray[np.int64]) -> Iterator[Leak]:
-    """Features that are null in all training rows: no leak, but as easily overlooked."""
+    """Features that are null in all training rows. They are no leak, but are as easily overlooked."""
     for name, column in training_set.features.values.take(chosen).by_name.items():
         if chosen.size and not column.present().any():
             yield Leak(
@@ -111,7 +111,7 @@ def _without_values(training_set: TrainingSet, chosen: NDArray[np.int64]) -> Ite
 
 
 def _label_columns(model: Model) -> Iterator[Leak]:
-    """Features that read the same column of the request as the label, where both are of one source."""
+    """Features that read the same column as the label, if the request and the label have the same source."""
     if model.label.source.name != model.request.name:
         return
     for column in sorted(model.label.value.columns() & model.features.request_columns):
@@ -126,7 +126,7 @@ def _label_columns(model: Model) -> Iterator[Leak]:
 
 
 def _own_labels(model: Model) -> Iterator[Leak]:
-    """Views over the label's source that include events of the request's own time."""
+    """Views over the label's source that include events at the time of the request itself."""
     for join in model.features.joins:
         if join.view.boundary == "inclusive" and join.view.source.name == model.label.source.name:
             yield Leak(
@@ -143,7 +143,7 @@ def _own_labels(model: Model) -> Iterator[Leak]:
 
 
 def _known_later(model: Model, seen: dict[str, RetroactiveChange]) -> Iterator[Leak]:
-    """Columns of the request whose values in history differ from those at request time."""
+    """Columns of the request whose values in history differ from the values at request time."""
     for column, one in seen.items():
         features = ", ".join(readers(model.features, column))
         if not features or not one.history_filled:
@@ -186,7 +186,10 @@ def _known_later(model: Model, seen: dict[str, RetroactiveChange]) -> Iterator[L
 
 
 def _label_at_request(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64]) -> Iterator[Leak]:
-    """A label's source dated by the time of the request, so that features of other requests know outcomes too early."""
+    """A label's source whose events have the time of the request instead of the time of the outcome.
+
+    Features of other requests then know outcomes too early.
+    """
     views = [join.name for join in model.features.joins if join.view.source.name == model.label.source.name]
     if not views or not chosen.size:
         return
@@ -233,12 +236,12 @@ def _often(some: int, of: int) -> bool:
 
 
 def readers(features: FeatureSet, column: str) -> list[str]:
-    """The features that are computed from a column of the request, other features in between included."""
+    """Return the features that are computed from a column of the request, directly or through other features."""
     return [name for name in features.names if column in columns_read(features, name)]
 
 
 def columns_read(features: FeatureSet, name: str) -> set[str]:
-    """The columns of the request that a feature is computed from or looked up by."""
+    """Return the columns of the request that a feature is computed from or looked up by."""
     joins = {join.name: join for join in features.joins}
     found: set[str] = set()
     waiting, seen = [name], set[str]()

@@ -26,7 +26,7 @@ _BLANK: dict[Dtype, Any] = {"float": np.nan, "int": 0, "time": 0, "bool": False,
 
 
 def write_parquet(table: Columns) -> bytes:
-    """A table of at least one column as Parquet; rows keep their order, equal tables give equal bytes."""
+    """Write a table of at least one column as Parquet. Rows keep their order, and equal tables give equal bytes."""
 
     casts = ", ".join(
         f"{_from_number(column.dtype, _quoted(name))}::{_SQL[column.dtype]} AS {_quoted(name)}"
@@ -41,7 +41,7 @@ def write_parquet(table: Columns) -> bytes:
 
 
 def read_parquet(data: bytes) -> Columns:
-    """The table that `write_parquet` wrote.
+    """Read the table that `write_parquet` wrote.
 
     Raises:
         Corrupt: The bytes are no Parquet file.

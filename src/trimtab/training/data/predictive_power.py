@@ -15,10 +15,10 @@ from trimtab.stats.scores import auc
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
 
-_MOST_ROWS = 5_000  # spread over the training rows; half of them for each class, so that rare classes are seen
+_MOST_ROWS = 5_000  # rows spread over the training rows; half of them of each class, so that rare classes are seen
 _LEAST_ROWS = 20
-_LEAST_SHARE = 0.05  # of rows with a value, below which the feature is not judged by its values' order
-_BINS = 64  # of a number
+_LEAST_SHARE = 0.05  # if fewer rows have a value, the feature is not judged by the order of its values
+_BINS = 64  # the number of ranges of a feature of numbers
 
 Floats = NDArray[np.float64]
 
@@ -27,23 +27,24 @@ class FeaturePower(msgspec.Struct, frozen=True, kw_only=True):
     """The predictive power of one feature alone."""
 
     name: str
-    measure: Literal["AUC", "R2"]  # of classes the area under the ROC curve, of numbers the squared correlation
+    measure: Literal["AUC", "R2"]  # for classes the area under the ROC curve, for numbers the squared correlation
     value: float
     interval: Interval
     rows: int
-    of: str = ""  # with several classes the predicted one, in words that follow "the label"
+    of: str = ""  # with several classes the predicted class, in words that follow "the label"
 
 
 def predictive_power(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64]) -> tuple[FeaturePower, ...]:
-    """The better of two predictions from each feature: by its values' order, and by the mean label of its ranges.
+    """The predictive power of each feature: by the order of its values, or by the mean label of ranges of values.
 
-    The second, by range or category, is learnt on the older half of the rows and judged on the newer one. Intervals
-    take rows for independent. Features without predictive power and sets of fewer than twenty rows are left out. With
-    several classes, each is judged against the rest, and the best predicted one is reported.
+    The better one of the two is reported. Mean labels of ranges or categories are learnt on the older half of the rows
+    and judged on the newer half. Intervals take rows as independent. Features without predictive power, and sets of
+    fewer than twenty rows, are left out. With several classes each class is judged against the others, and the class
+    that is predicted best is reported.
 
     Args:
-        model: Its features and its task.
-        training_set: Where the rows are.
+        model: The model with its features and its task.
+        training_set: The set that holds the rows.
         chosen: The rows to judge on.
     """
     order = chosen[np.argsort(training_set.at_us[chosen], kind="stable")]
@@ -63,7 +64,7 @@ def predictive_power(model: Model, training_set: TrainingSet, chosen: NDArray[np
 def _power(
     model: Model, training_set: TrainingSet, order: NDArray[np.int64], target: Floats, *, binary: bool, of: str
 ) -> tuple[FeaturePower, ...]:
-    """The same for rows in the order of time and one target."""
+    """The predictive power of each feature for one target, for rows in the order of time."""
     if binary:
         ones = target == 1.0
         half = _MOST_ROWS // 2
@@ -91,7 +92,7 @@ def _spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
 
 
 class _Places(msgspec.Struct, frozen=True, eq=False):
-    values: Floats  # NaN for null; for a text its number among the texts
+    values: Floats  # NaN for null; a text is represented by its number among the texts
     ordered: bool
 
 
@@ -124,9 +125,8 @@ def _by_range(places: _Places, labels: Floats, binary: bool) -> tuple[float, Int
     counts = np.bincount(bins[:half], minlength=int(bins.max()) + 1)
     sums = np.bincount(bins[:half], weights=labels[:half], minlength=counts.size)
     middle = float(labels[:half].mean())
-    means = (sums + middle) / (
-        counts + 1
-    )  # each starts from one row of the overall mean, so that rare ones weigh little
+    # Each mean starts from one row with the overall mean, so that rare values have little effect.
+    means = (sums + middle) / (counts + 1)
     scores, target = means[bins[half:]], labels[half:]
     if np.ptp(scores) == 0.0:
         return None
@@ -134,7 +134,7 @@ def _by_range(places: _Places, labels: Floats, binary: bool) -> tuple[float, Int
 
 
 def _bins(places: _Places, half: int) -> NDArray[np.int64]:
-    """The bin of each value; the last bin is of nulls."""
+    """Return the bin of each value. The last bin is for nulls."""
     values = places.values
     there = ~np.isnan(values)
     if places.ordered:
@@ -162,7 +162,7 @@ def _explained(value: float, rows: int) -> tuple[float, Interval, int]:
 
 
 def _squared(one: Floats, other: Floats) -> float:
-    """The squared correlation, 0 where one has no spread."""
+    """Return the squared correlation, or 0 if all values of one side are equal."""
     a, b = one - one.mean(), other - other.mean()
     scale = float((a * a).sum()) * float((b * b).sum())
     return min(1.0, float((a * b).sum()) ** 2 / scale) if scale > 0.0 else 0.0

@@ -12,13 +12,15 @@ from trimtab.core.columns.data import Column, Columns
 
 
 class RetroactiveChange(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts of one column of the request. Rows of a training set come from logged requests, or from history alone."""
+    """Counts for one column of the request. A row of a training set is a logged request, or is known from history
+    alone.
+    """
 
     twice: int  # requests that are known both at request time and at the cut
-    changed: int  # of these: with another value at the cut
-    filled: int  # of those: null at request time
+    changed: int  # of the requests in `twice`: their value at the cut is another one
+    filled: int  # of the requests in `changed`: their value at request time was null
     asked: int  # requests known at request time
-    asked_filled: int  # of these: with a value
+    asked_filled: int  # of the requests in `asked`: their value was not null
     history: int  # rows that are known from history alone
     history_filled: int
 
@@ -26,10 +28,10 @@ class RetroactiveChange(msgspec.Struct, frozen=True, kw_only=True):
 def retroactive_changes(
     names: Iterable[str], served: Columns, again: NDArray[np.int64], later: Columns, history: Columns
 ) -> dict[str, RetroactiveChange]:
-    """Compare the values of columns at request time with later ones.
+    """Compare the values of columns at request time with the values that are known later.
 
     Args:
-        names: The columns.
+        names: The names of the columns.
         served: Requests at request time.
         again: The rows of `served` whose later values are known.
         later: The later values of these rows, in that order.

@@ -28,22 +28,22 @@ from trimtab.training.definitions import Model
 class ListCounts(msgspec.Struct, frozen=True, kw_only=True):
     """The lists of a ranking's training set."""
 
-    column: str  # of the request: the rows of one list share its value
+    column: str  # the column of the request that has the same value in all rows of a list
     lists: int
-    whole: int  # lists all of whose rows have a final label: only these are learnt from and judged
-    told: int  # of those, lists whose rows differ in relevance: others have no best order
-    longest: int  # rows
-    rows_without: int  # that belong to no list: the column is null
+    whole: int  # lists in which every row has a final label: only these are learnt from and judged
+    told: int  # whole lists whose rows differ in relevance: other lists have no best order
+    longest: int  # the number of rows of the longest list
+    rows_without: int  # rows that belong to no list, because the column is null
 
     @property
     def text(self) -> str:
-        """The lists that may be learnt from, as a part of a sentence."""
+        """How many lists may be learnt from, as a part of a sentence."""
         without = f", and {self.rows_without:,} rows have no {self.column!r}" if self.rows_without else ""
         return f"of {self.lists:,} lists {self.whole:,} have a final label for each of their rows{without}"
 
 
 class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
-    """A time interval that is left out of training and judging: its inputs or labels were faulty."""
+    """A time interval that is left out of training and judging, because its inputs or labels were faulty."""
 
     start_us: int
     end_us: int | None  # None: it had not ended when the set was made
@@ -51,46 +51,46 @@ class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
     rows: int = 0  # rows of the set that would have been usable
 
     def covers(self, at_us: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """A mask of the times within the interval."""
+        """Return a mask of the times within the interval."""
         within = at_us >= self.start_us
         return within if self.end_us is None else within & (at_us < self.end_us)
 
 
 class Manifest(LabelWait, msgspec.Struct, frozen=True, kw_only=True):
-    """The contents of a training set; the manifest's hash identifies the set."""
+    """The contents of a training set. The hash of the manifest identifies the set."""
 
     format: Literal[1] = 1
     model: str
     request: str  # hash of the request's definition
     features: str  # hash of the feature definitions
     label: str  # hash of the label's definition
-    cut_us: int  # only what was known by then is in it
-    wait_us: int  # after which a label counts as final
-    positions: dict[str, int]  # P: the log positions that it was built from
+    cut_us: int  # the set has only what was known at this time
+    wait_us: int  # the wait after which a label counts as final
+    positions: dict[str, int]  # the log positions that the set was built from
     rows: int
-    usable: int  # rows with a final label: those that may be learnt from
-    by_state: dict[str, int]  # rows by label state
-    by_reason: dict[str, dict[str, int]]  # rows by reason, for each feature of a view
-    data_hash: str  # of all values, reasons and labels
-    hindsight: dict[str, RetroactiveChange] = {}  # by column of the request
-    origins: dict[str, int] = {}  # rows by origin: "history", "asked" or "logged"; empty: not recorded
-    lists: ListCounts | msgspec.UnsetType = msgspec.UNSET  # set for rankings alone
-    left_out: tuple[LeftOut, ...] | msgspec.UnsetType = msgspec.UNSET  # unset where nothing is left out
-    parquet: str | None = None  # the blob that holds them, once saved
+    usable: int  # rows with a final label: only these may be learnt from
+    by_state: dict[str, int]  # the number of rows by label state
+    by_reason: dict[str, dict[str, int]]  # the number of rows by reason, for each feature of a view
+    data_hash: str  # the hash of all values, reasons and labels
+    hindsight: dict[str, RetroactiveChange] = {}  # the changes by column of the request
+    origins: dict[str, int] = {}  # the number of rows by origin: "history", "asked" or "logged"; empty: not recorded
+    lists: ListCounts | msgspec.UnsetType = msgspec.UNSET  # set only for rankings
+    left_out: tuple[LeftOut, ...] | msgspec.UnsetType = msgspec.UNSET  # unset if nothing is left out
+    parquet: str | None = None  # the blob that holds the rows, if they were saved
 
 
 class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """Rows in the order of the requests; arrays have one entry a row."""
+    """Rows in the order of the requests. Each array has one entry per row."""
 
     manifest: Manifest
-    keys: Column  # the requests' keys
+    keys: Column  # the keys of the requests
     requests: Columns
-    at_us: NDArray[np.int64]  # t: the request time of each row
+    at_us: NDArray[np.int64]  # the request time of each row
     features: FeatureFrame
     labels: LabelFrame
-    lists: NDArray[np.int64] | None = None  # for rankings: the number of each row's list, -1 for none
-    answers: LoggedAnswers | None = None  # logged answers to the rows, where they were loaded; not stored
-    half_life_us: int | None = None  # a row older by this counts half in a fit; None: age does not matter
+    lists: NDArray[np.int64] | None = None  # for rankings: the number of each row's list; -1: the row is in no list
+    answers: LoggedAnswers | None = None  # logged answers to the rows, if they were loaded; not stored
+    half_life_us: int | None = None  # a row that is older by this age counts half in a fit; None: age does not matter
 
     @property
     def rows(self) -> int:
@@ -98,20 +98,21 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     @property
     def target(self) -> NDArray[np.float64]:
-        """The labels, NaN where there is none."""
+        """The labels; NaN where a row has no label."""
         return self.labels.values
 
     @property
     def label_known_at_us(self) -> NDArray[np.int64]:
-        """When each label became known, `NEVER_US` where there is none."""
+        """The time at which each label became known; `NEVER_US` if it is not known."""
         return self.labels.known_at_us
 
     @property
     def usable(self) -> NDArray[np.bool_]:
         """Rows that may be learnt from: labelled, and requested long enough before the cut for any label to be final.
 
-        A label that came early does not make its row usable: else rows with fast labels would be over-represented. In a
-        ranking all rows of the list must be usable. Rows of left-out intervals are not.
+        A label that came early does not make its row usable, because rows with fast labels would then be
+        over-represented. In a ranking a row is usable only if all rows of its list are usable. Rows of left-out
+        intervals are not usable.
         """
         usable = self._final
         for one in self.manifest.left_out or ():
@@ -126,7 +127,7 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     @property
     def begun_us(self) -> NDArray[np.int64]:
-        """The time that puts each row on a side of a split: its own, in a ranking that of its list's first row."""
+        """The time that puts each row on one side of a split. In a ranking it is that of the first row of the list."""
         if self.lists is None or not self.rows:
             return self.at_us
         begun = np.full(int(self.lists.max()) + 2, NEVER_US, np.int64)  # the last entry is for rows without a list
@@ -135,7 +136,7 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     @property
     def informative(self) -> NDArray[np.bool_]:
-        """Usable rows that a model can be judged by: in a ranking those of lists whose rows differ in relevance."""
+        """Usable rows that a model can be judged by. In a ranking: rows of lists whose rows differ in relevance."""
         usable = self.usable
         if self.lists is None or not usable.any():
             return usable
@@ -146,15 +147,15 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return mask
 
     def whole(self, rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """The rows whose whole list is among `rows`; without lists all of `rows`."""
+        """Return the rows whose whole list is among `rows`. Without lists these are all of `rows`."""
         return rows if self.lists is None else whole_lists(self.lists, rows)
 
     def lists_of(self, rows: NDArray[Any]) -> NDArray[np.int64] | None:
-        """The list of each of some rows (numbers or a mask); None where there are no lists."""
+        """Return the list of each of some rows (numbers or a mask); None if the set has no lists."""
         return None if self.lists is None else self.lists[rows]
 
     def take(self, rows: NDArray[Any]) -> TrainingSet:
-        """Some rows; the manifest stays that of the whole."""
+        """Return some rows. The manifest stays that of the whole set."""
         labels = self.labels
         return msgspec.structs.replace(
             self,
@@ -177,18 +178,18 @@ def build_training_set(
     positions: Mapping[str, int],
     left_out: Sequence[LeftOut] = (),
 ) -> TrainingSet:
-    """The training set of requests from history, computed as serving would have done at their time.
+    """Build the training set of requests from history, with features as serving would have computed them.
 
     Args:
-        model: Its request, features and label.
-        requests: The request's columns; rows after the cut are left out.
+        model: The model with its request, features and label.
+        requests: The columns of the requests. Rows after the cut are left out.
         frames: The history of every source that the features and the label use, by name.
-        cut_us: Nothing that became known later is used.
-        positions: P, the log positions that the frames were read up to.
+        cut_us: The cut. Nothing that became known later is used.
+        positions: The log positions up to which the frames were read.
         left_out: Intervals that are left out of training and judging.
 
     Raises:
-        Misuse: A column or a source is missing, a key or a time is null, or no request is before the cut.
+        Misuse: A column or a source is missing, a key or a time is null, or no request is older than the cut.
     """
     what = f"training set of {model.name!r}"
     requests = requests.select(model.request.columns)
@@ -224,12 +225,12 @@ def assemble(
     origins: Mapping[str, int] | None = None,
     left_out: Sequence[LeftOut] = (),
 ) -> TrainingSet:
-    """A training set of values that are known already: those of served predictions (log and wait).
+    """Make a training set of values that are already known: those of served predictions (log and wait).
 
-    Rows of the intervals in `left_out` stay in the set and are counted; they are not used in training or judging.
+    Rows of the intervals in `left_out` stay in the set and are counted, but they are not used in training or judging.
 
     Raises:
-        Misuse: Parts of different lengths, or features other than the model's.
+        Misuse: The parts have different lengths, or the features are not those of the model.
     """
     what = f"training set of {model.name!r}"
     lengths = {
@@ -288,26 +289,26 @@ def assemble(
 
 
 def save_training_set(training_set: TrainingSet, blob: Blob) -> str:
-    """Store a set as Parquet with its manifest, and return the manifest's hash: the same for an equal set."""
+    """Store a set as Parquet with its manifest, and return the manifest's hash. Equal sets have equal hashes."""
     parquet = blob.put(write_parquet(_flat(training_set)))
     return blob.put(_encoded(msgspec.structs.replace(training_set.manifest, parquet=parquet)))
 
 
 def save_manifest(training_set: TrainingSet, blob: Blob) -> str:
-    """Store a set's manifest without its rows, and return its hash.
+    """Store a set's manifest without the rows, and return the manifest's hash.
 
-    The rows can be built again from the log by definitions, positions and cut, and compared by the data hash. For
-    replays, which make many sets.
+    The rows can be built again from the log by definitions, positions and cut, and compared by the data hash. Replays
+    use this function, because they make many sets.
     """
     return blob.put(_encoded(training_set.manifest))
 
 
 def load_manifest(digest: str, blob: Blob) -> Manifest:
-    """The manifest of a saved set.
+    """Load the manifest of a saved set.
 
     Raises:
-        NotFound: It is not stored.
-        Corrupt: It is damaged.
+        NotFound: The manifest is not stored.
+        Corrupt: The manifest is damaged.
     """
     try:
         return msgspec.json.decode(blob.get(digest), type=Manifest)
@@ -319,8 +320,8 @@ def load_training_set(digest: str, blob: Blob, *, key: str) -> TrainingSet:
     """Load a saved set; `key` is the request's key column.
 
     Raises:
-        NotFound: It is not stored.
-        Corrupt: Its values are not those of the manifest.
+        NotFound: The set is not stored.
+        Corrupt: The stored values are not those of the manifest.
     """
     manifest = load_manifest(digest, blob)
     if manifest.parquet is None:
@@ -352,11 +353,11 @@ def load_training_set(digest: str, blob: Blob, *, key: str) -> TrainingSet:
 
 
 def whole_lists(lists: NDArray[np.int64], rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The rows whose whole list is among `rows`.
+    """Return the rows whose whole list is among `rows`.
 
     Args:
-        lists: The number of each row's list, -1 for none, shape (rows,).
-        rows: A mask over them.
+        lists: The number of each row's list, shape (rows,); -1 for rows in no list.
+        rows: A mask over the rows.
 
     >>> whole_lists(np.array([0, 0, 1, 1, -1]), np.array([True, True, True, False, True])).tolist()
     [True, True, False, False, False]
@@ -368,8 +369,8 @@ def whole_lists(lists: NDArray[np.int64], rows: NDArray[np.bool_]) -> NDArray[np
 
 
 def numbered_lists(requests: Columns, column: str | None) -> NDArray[np.int64]:
-    """The number of each row's list, -1 for none. Lists are numbered by id, whatever the order of rows."""
-    assert column is not None  # a ranking declares it
+    """The number of each row's list; -1 for no list. Lists are numbered by id, whatever the order of rows."""
+    assert column is not None  # always declared by a ranking
     given = requests[column]
     there = given.present()
     lists = np.full(len(there), -1, np.int64)
@@ -392,7 +393,7 @@ def _counted(draft: TrainingSet, column: str | None) -> ListCounts | msgspec.Uns
 
 
 def _flat(training_set: TrainingSet) -> Columns:
-    """The whole set as one table."""
+    """Return the whole set as one table."""
     labels = training_set.labels
     return Columns(
         {

@@ -25,27 +25,27 @@ Floats = NDArray[np.float64]
 class Weighed(msgspec.Struct, frozen=True, eq=False):
     """The rows to fit on, and the weight of each."""
 
-    kept: NDArray[np.int64]  # numbers of rows of the training set
+    kept: NDArray[np.int64]  # the numbers of these rows in the training set
     target: NDArray[Any]
     weights: Floats | None  # None: equal weights
 
 
 class Balance(msgspec.Struct, frozen=True, kw_only=True):
-    """One class in the training rows and in the holdout."""
+    """The rows of one class in the training rows and in the holdout."""
 
     label: float
-    rows: int  # usable training rows
-    kept: int  # of these, kept by the sample
-    weight: float  # its share of all weights in the fit
+    rows: int  # the number of usable training rows
+    kept: int  # the number of usable training rows that the sample keeps
+    weight: float  # the class's share of all weights in the fit
     holdout: int
-    name: str = ""  # where several classes are declared
+    name: str = ""  # set if several classes are declared
 
 
 def weigh(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64], target: NDArray[Any]) -> Weighed:
-    """The sampled rows among `chosen` and their weights, as the model declares them.
+    """Return the sampled rows among `chosen` and their weights, as the model declares them.
 
     Raises:
-        Misuse: A weight is missing, below 0 or infinite, all are 0, or the sample leaves too little.
+        Misuse: A weight is missing, below 0 or infinite, all weights are 0, or the sample leaves too few rows.
     """
     kept, weights = np.arange(chosen.size), None
     if model.sample is not None:
@@ -76,7 +76,7 @@ def age_weights(begun_us: NDArray[np.int64], half_life_us: int) -> Floats:
 def balance_of(
     model: Model, training_set: TrainingSet, train: NDArray[np.bool_], holdout: Floats
 ) -> tuple[Balance, ...]:
-    """Rows, kept rows and share of the weights by class; empty for a model of numbers."""
+    """Return rows, kept rows and share of the weights for each class; empty for a model of numbers."""
     if model.task not in ("binary", "multiclass"):
         return ()
     labels = [0.0, 1.0] if model.task == "binary" else [float(place) for place in range(len(model.label.classes))]
@@ -84,7 +84,7 @@ def balance_of(
     target = training_set.target[chosen]
     try:
         weighed = weigh(model, training_set, chosen, target)
-    except Misuse:  # too few rows for the sample: the fit was refused as well
+    except Misuse:  # the sample leaves too few rows, for which the fit was refused as well
         weighed = Weighed(chosen, target, None)
     weights = np.ones(weighed.kept.size) if weighed.weights is None else weighed.weights
     total = float(weights.sum()) or 1.0
@@ -151,7 +151,7 @@ def _declared(model: Model, expression: Expression, training_set: TrainingSet, r
 
 
 def _check_of_lists(model: Model, training_set: TrainingSet, rows: NDArray[np.int64], weights: Floats) -> None:
-    """Refuse different weights within one list, which is learnt as a whole. # D86"""
+    """Refuse different weights within one list, because a list is learnt as a whole. # D86"""
     lists = training_set.lists_of(rows)
     if lists is None:
         return
@@ -169,7 +169,7 @@ def _check_of_lists(model: Model, training_set: TrainingSet, rows: NDArray[np.in
 
 
 def _balanced(target: NDArray[Any], weights: Floats) -> Floats:
-    """Weights by which all classes that occur count alike, with the same sum."""
+    """Weights that give all occurring classes the same total weight. The sum of all weights stays the same."""
     there, place = np.unique(target, return_inverse=True)
     sums = np.bincount(place, weights=weights)
     return weights * (float(weights.sum()) / (there.size * sums))[place]

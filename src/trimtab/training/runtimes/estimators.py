@@ -1,4 +1,4 @@
-"""Wrappers of estimators for ONNX and PyTorch; importing them loads neither library."""
+"""Wrappers of estimators for ONNX and PyTorch. Importing this module loads neither library."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class LibraryRuntime:
-    """A runtime whose estimators are fitted as scikit-learn's are: by their own `fit`, in place."""
+    """A runtime whose estimators are fitted like those of scikit-learn: by their own `fit`, in place."""
 
     format = Format()
     parity = 1e-9
@@ -33,7 +33,7 @@ class LibraryRuntime:
         weights: NDArray[Any] | None = None,
     ) -> Any:
         given: dict[str, Any] = {}
-        if weights is not None:  # of a pipeline, its last part takes them
+        if weights is not None:  # in a pipeline the last part takes the weights
             steps = getattr(estimator, "steps", None)
             name, part = steps[-1] if steps else ("", estimator)
             if not takes_weights(part.fit, "sample_weight"):
@@ -45,14 +45,14 @@ class LibraryRuntime:
 
     @contextmanager
     def progress(self, estimator: Any) -> Iterator[dict[str, Any]]:
-        """Options for the estimator's `fit` that report its progress while someone listens.
+        """Yield options for the estimator's `fit` that report its progress while someone listens.
 
-        The fitted model is the same with and without.
+        The options do not change the fitted model.
         """
         yield {}
 
     def scoring_paths(self, model: Any) -> Mapping[str, RowCall]:
-        """Faster paths for one row than the library's own, the fastest first; each gives the same scores."""
+        """Return faster paths for one row than the library's own, the fastest first. All give the same scores."""
         return {}
 
     def importance(self, fitted: Any) -> NDArray[Any] | None:
@@ -60,12 +60,12 @@ class LibraryRuntime:
 
 
 def takes_weights(function: Any, name: str) -> bool:
-    """Whether a function has a parameter for weights."""
+    """Return whether a function has a parameter for weights."""
     return name in inspect.signature(function).parameters
 
 
 def no_weights(estimator: Any) -> Misuse:
-    """The error for an estimator that takes no weights."""
+    """Return the error for an estimator that takes no weights."""
     return Misuse(
         f"estimator {type(estimator).__name__}: its fit takes no sample_weight, and the model declares weights or a "
         "sample. Leave weights and sample out, or choose an estimator that takes them."
@@ -73,7 +73,7 @@ def no_weights(estimator: Any) -> Misuse:
 
 
 def tree_count(estimator: Any, default: int) -> int:
-    """The number of trees that an estimator will add."""
+    """Return the number of trees that an estimator will add."""
     params = estimator.get_params()
     names = ("iterations", "n_estimators", "num_boost_round", "num_trees")
     return next((int(params[name]) for name in names if params.get(name)), default)

@@ -1,4 +1,4 @@
-"""ONNX: scikit-learn estimators converted when they are saved, scored by ONNX Runtime."""
+"""ONNX: scikit-learn estimators are converted when they are saved, and scored by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _flavor(file: str, kind: str, made_with: Mapping[str, str]) -> dict[str, Any
 def _inspect(file: ModelFile) -> Inspected:
     try:
         session = open_session(file.data)
-    except Exception as error:  # ONNX Runtime raises a dozen kinds of its own, all of them for bytes it cannot read
+    except Exception as error:  # all of ONNX Runtime's dozen error types mean unreadable bytes
         if "external data" in str(error).lower():
             raise Misuse(
                 "onnx: its weights lie in another file. Save it as one (torch.onnx.export: external_data=False)."
@@ -90,10 +90,10 @@ def _inspect(file: ModelFile) -> Inspected:
 
 
 def _scores_nulls(session: Any, inputs: int) -> bool:
-    """Whether a row of nulls has finite scores."""
+    """Return whether a row of nulls has finite scores."""
     try:
         return bool(np.isfinite(run_session(session, np.full((1, inputs), np.nan))).all())
-    except Exception:  # ONNX Runtime's own kinds: a node refuses what it makes of NaN, such as a place in a table
+    except Exception:  # ONNX Runtime's own errors: NaN becomes e.g. an index that a node refuses
         return False
 
 
@@ -101,8 +101,8 @@ class OnnxRuntime(LibraryRuntime):
     """Fits with scikit-learn and scores with ONNX Runtime."""
 
     name = "onnx"
-    row_exact = False  # kernels for one row and for many differ in the last bits
-    parity = 1e-5  # converters compute in single precision where ONNX has no other kernel
+    row_exact = False  # the kernels for one row and for many rows differ in the last bits
+    parity = 1e-5  # converters compute in single precision if ONNX has no other kernel
     format = Format(
         export_file="model.onnx",
         exported=ExportedCode(score_exported, needs=(open_session, run_session)),
@@ -141,15 +141,16 @@ class OnnxRuntime(LibraryRuntime):
 
 
 class OnnxModel:
-    """A session over a graph with one input of shape (rows, inputs)."""
+    """A session for a graph with one input of shape (rows, inputs)."""
 
     def __init__(self, data: bytes) -> None:
         try:
             self.session = open_session(data)
-        except Exception as error:  # ONNX Runtime raises a dozen kinds of its own, all of them for bytes it cannot read
+        except Exception as error:  # all of ONNX Runtime's dozen error types mean unreadable bytes
             raise Corrupt(f"onnx: these {len(data)} bytes are no model: {str(error)[:200]}") from error
         taken, given = self.session.get_inputs()[0].shape, self.session.get_outputs()[-1].shape
-        self._columns = taken[1] if len(taken) == 2 and isinstance(taken[1], int) else 0  # 0: any number
+        # 0: the graph takes any number of columns
+        self._columns = taken[1] if len(taken) == 2 and isinstance(taken[1], int) else 0
         self._classes = given[1] if len(given) == 2 and isinstance(given[1], int) else 1
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
@@ -164,7 +165,7 @@ class OnnxModel:
 
 
 def _converted(estimator: BaseEstimator) -> bytes:
-    """The graph in double precision, or in single where ONNX Runtime has no kernels of double for a part of it."""
+    """Convert to a graph in double precision, or in single precision if a part has no double kernel."""
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 
     if _splits_on_null(estimator):
@@ -193,13 +194,13 @@ def _graph(estimator: BaseEstimator, kind: Any) -> bytes:
         model = skl2onnx.convert_sklearn(
             estimator, name="model", initial_types=shape, options=options, target_opset=_OPSET
         )
-    except Exception as error:  # a converter may raise anything for a part that it does not know
+    except Exception as error:  # a converter may raise anything for a part that is unknown to it
         raise _unconverted(estimator, error) from error
     return bytes(model.SerializeToString(deterministic=True))
 
 
 def _splits_on_null(estimator: BaseEstimator) -> bool:
-    """Whether a tree in it has a split that only separates null from all values: its threshold is infinite."""
+    """Whether a tree in the estimator has a split that only separates null from all values (infinite threshold)."""
     waiting: list[Any] = [estimator]
     seen: set[int] = set()
     while waiting:

@@ -35,14 +35,17 @@ def _inspect(file: ModelFile) -> Inspected:
 def _loads(data: bytes) -> Any:
     try:
         return pickle.loads(data)
-    except (Exception, SystemExit) as error:  # it may run any code, and raise anything
+    except (Exception, SystemExit) as error:  # a pickle may run any code and raise anything
         raise Corrupt(
             f"pickle: these {len(data)} bytes are no estimator of this project: {type(error).__name__}: {error}."
         ) from error
 
 
 class PickleRuntime(LibraryRuntime):
-    """An estimator with `accepts_null = True` gets NaN for null; any other gets imputed, scaled columns."""
+    """Saves any estimator. If the estimator has `accepts_null = True`, it gets NaN for null.
+
+    Every other estimator gets imputed and scaled columns.
+    """
 
     name = "pickle"
     row_exact = False

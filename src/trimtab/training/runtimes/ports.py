@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 Trust = Literal["pickle"]  # "pickle": loading the version runs code
 
 
-Score: TypeAlias = float | list[float]  # of one row: a number, or a probability of each of three or more classes
+Score: TypeAlias = float | list[float]  # the score of one row: a number, or the probabilities of three or more classes
 
 
 class Scorer(Protocol):
     """A fitted model that scores; many threads may call it at once."""
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        """The probability of the positive class (or the number) of each row: float64 (rows, inputs) to (rows,).
+        """Return the probability of the positive class (or the number) of each row: float64 (rows, inputs) to (rows,).
 
-        Of three or more classes a probability of each: (rows, classes).
+        With three or more classes return a probability of each class: (rows, classes).
         """
         ...
 
     def predict_row(self, row: list[float]) -> Score:
-        """The same for one row (NaN for null), by the fastest path."""
+        """Return the score of one row (NaN for null), by the fastest path."""
         ...
 
 
@@ -37,7 +37,7 @@ class PlainScorer(Scorer, Protocol):
     """A scorer that works without NumPy."""
 
     def predict_rows(self, rows: list[list[float]]) -> list[Score]:
-        """The scores of a batch: the bits of `predict`."""
+        """Return the scores of a batch, with the same bits as `predict`."""
         ...
 
 
@@ -45,19 +45,19 @@ def check_columns(library: str, matrix: NDArray[Any], inputs: int) -> None:
     """Refuse a matrix whose columns are not the inputs of a model.
 
     Raises:
-        Misuse: It has fewer or more, or another number of dimensions.
+        Misuse: The matrix has another number of columns, or another number of dimensions.
     """
     if matrix.ndim != 2 or matrix.shape[1] != inputs:
         raise Misuse(f"{library}: inputs of shape {matrix.shape}; needed are {inputs} columns.")
 
 
 def wrong_row(library: str, given: int, inputs: int) -> Misuse:
-    """The error for a row with fewer or more values than a model has inputs."""
+    """Return the error for a row whose number of values is not the number of the model's inputs."""
     return Misuse(f"{library}: {inputs} numbers are needed, {given} values were given.")
 
 
 def row_score(scores: NDArray[Any]) -> Score:
-    """The score of the only row of a batch."""
+    """Return the score of the only row of a batch."""
     found: Score = scores[0].tolist()
     return found
 
@@ -78,12 +78,12 @@ class Runtime(Protocol):
 
     @property
     def format(self) -> Format:
-        """Export, import, contributions and parameters of its stored models."""
+        """Export, import, contributions and parameters of the runtime's stored models."""
         ...
 
     @property
     def row_exact(self) -> bool:
-        """Whether one row and a batch give the same bits."""
+        """Whether scoring one row and scoring a batch give the same bits."""
         ...
 
     @property
@@ -92,15 +92,15 @@ class Runtime(Protocol):
         ...
 
     def handles(self, estimator: Any) -> bool:
-        """Whether this is the estimator's runtime."""
+        """Return whether this runtime fits the estimator."""
         ...
 
     def accepts_null(self, estimator: Any) -> bool:
-        """Whether it can be fitted with NaN; otherwise nulls are imputed and columns scaled first."""
+        """Return whether the estimator can be fitted with NaN. If not, nulls are imputed and columns scaled first."""
         ...
 
     def configure(self, estimator: Any, *, seed: int, threads: int) -> None:
-        """Set seed and threads on an unfitted estimator; a seed that the user chose stays."""
+        """Set seed and threads on an unfitted estimator. A seed that the user chose is kept."""
         ...
 
     def fit(
@@ -111,31 +111,34 @@ class Runtime(Protocol):
         names: tuple[str, ...],
         weights: NDArray[Any] | None = None,
     ) -> Any:
-        """Fit on `inputs` of shape (rows, inputs), named by `names`; each row counts by its weight.
+        """Fit on `inputs` of shape (rows, inputs), named by `names`, with one weight per row.
 
-        Raises Misuse for weights that the estimator does not take.
+        Raises Misuse for weights if the estimator takes none.
         """
         ...
 
     def save(self, fitted: Any) -> bytes:
-        """The fitted estimator as bytes, the same for an equal one. Raises Misuse for one that it cannot save."""
+        """Return the fitted estimator as bytes; equal estimators give equal bytes.
+
+        Raises Misuse for an estimator that cannot be saved.
+        """
         ...
 
     def load(self, data: bytes) -> Scorer:
-        """A scorer from saved bytes. Raises Corrupt when they hold no model."""
+        """Return a scorer from saved bytes. Raises Corrupt if the bytes hold no model."""
         ...
 
     def importance(self, fitted: Any) -> NDArray[Any] | None:
-        """The library's importance of each input; None when it computes none."""
+        """Return the library's importance of each input; None if the library computes none."""
         ...
 
 
 @runtime_checkable
 class ListRuntime(Protocol):
-    """A runtime with estimators that learn from whole lists; its others learn the relevance of each row."""
+    """A runtime with estimators that learn from whole lists. Its other estimators learn the relevance of each row."""
 
     def ranks(self, estimator: Any) -> bool:
-        """Whether this estimator learns from lists."""
+        """Return whether this estimator learns from lists."""
         ...
 
     def fit_lists(
@@ -146,9 +149,9 @@ class ListRuntime(Protocol):
         sizes: NDArray[Any],
         weights: NDArray[Any] | None = None,
     ) -> Any:
-        """Fit on lists: rows of one list stand together, and `sizes` has the number of rows of each, in order.
+        """Fit on lists. Rows of one list stand together, and `sizes` has the number of rows of each list, in order.
 
-        `weights` has the weight of each list; None: all alike.
+        `weights` has the weight of each list; None: all lists have the same weight.
 
         Raises Misuse for lists or a relevance that the library does not take.
         """

@@ -1,4 +1,4 @@
-"""River: models that learn row by row, saved with skops; only River's own types are loaded."""
+"""River: models that learn row by row. They are saved with skops, and only River's own types are loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trimtab.training.runtimes.library import LibraryRuntime, no_weights, takes_
 from trimtab.training.runtimes.ports import Score, check_columns, wrong_row
 from trimtab.training.runtimes.skops_bytes import ALLOWED, dumps, loads
 
-# Beginnings of the names of types in River's models: its own and plain containers. Nothing that can be called.
+# Prefixes of the type names allowed in River's models: River's own types and plain containers, nothing callable.
 OWN_TYPES = (
     "river.",
     "builtins.frozenset",
@@ -28,15 +28,16 @@ OWN_TYPES = (
 
 
 class _Saved(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The stored form: the inputs' names, by which River models know their features, and the model."""
+    """The stored form: the names of the inputs, by which River models know their features, and the model."""
 
     names: tuple[str, ...]
     model: bytes
-    classes: int = 0  # three or more: its classes are the numbers below; else they are False and True
+    # three or more: the classes are the numbers below this one; otherwise the classes are False and True
+    classes: int = 0
 
 
 def row_scorer(model: Any, inputs: Sequence[str], classes: int) -> Callable[[list[float]], Any]:
-    """A function that scores one row; `classes` is the number of classes where there are three or more."""
+    """Return a function that scores one row; `classes` is the number of classes if there are three or more."""
     import math
 
     from river import base
@@ -75,7 +76,7 @@ def _inspect(file: ModelFile) -> Inspected:
 
 
 class RiverRuntime(LibraryRuntime):
-    """Learns the rows one by one, in order."""
+    """Fits a model on the rows one by one, in order."""
 
     name = "river"
     row_exact = True
@@ -138,7 +139,7 @@ class RiverRuntime(LibraryRuntime):
 
 
 class RiverScorer:
-    """A model with the names of its inputs. It does not learn here, so threads may share it."""
+    """A model with the names of its inputs. The model does not learn here, so threads may share it."""
 
     def __init__(self, model: Any, names: tuple[str, ...], classes: int = 0) -> None:
         self.model = model

@@ -1,4 +1,4 @@
-"""Scoring paths of a loaded model: calls that score one row, by name, the fastest first.  # D99"""
+"""The scoring paths of a loaded model: named calls that score one row, the fastest first.  # D99"""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ RowCall: TypeAlias = "Callable[[list[float]], Score]"
 
 
 class ScoringPaths:
-    """A scorer that scores one row by one of several paths. Choose one before threads share it.
+    """A scorer that scores one row by one of several paths. Choose a path before threads share the scorer.
 
-    No path may hold this object, not even as a bound method: the two would hold each other, and the model would stay in
-    memory after its release until the garbage collector runs, which a service rarely lets it do.
+    No path may hold a reference to this object, not even as a bound method. Such a cycle would keep the model in memory
+    after its release until the garbage collector runs, and a service rarely lets the collector run.
 
     Args:
-        model: The library's own model, whose `predict_row` is the path "library": right by definition.
+        model: The library's own model. Its `predict_row` is the path "library", which is right by definition.
         quick: Faster paths, in the order of preference.
     """
 
@@ -37,10 +37,10 @@ class ScoringPaths:
         return self.model.predict(matrix)
 
     def choose(self, name: str) -> None:
-        """Take the path `name` from now on.
+        """Use the path `name` from now on.
 
         Raises:
-            NotFound: It is not there; the message lists those that are.
+            NotFound: There is no such path; the message lists the paths that exist.
         """
         if name not in self.row_calls:
             raise NotFound(f"one-row call {name!r}: here there are {', '.join(self.row_calls)}.")
@@ -54,17 +54,17 @@ class PlainScoringPaths(ScoringPaths):
     model: PlainScorer
 
     def predict_rows(self, rows: list[list[float]]) -> list[Score]:
-        """The scores of a batch, computed without NumPy."""
+        """Return the scores of a batch, computed without NumPy."""
         return self.model.predict_rows(rows)
 
 
 def with_paths(model: Scorer, quick: Mapping[str, RowCall]) -> ScoringPaths:
-    """A model with its faster paths for one row."""
+    """Return a model with faster paths for one row."""
     return PlainScoringPaths(model, quick) if isinstance(model, PlainScorer) else ScoringPaths(model, quick)
 
 
 def per_thread(prepare: Callable[[], RowCall]) -> RowCall:
-    """A path whose call each thread prepares for itself at its first row."""
+    """Return a path whose call is prepared separately by each thread, at the first row that the thread scores."""
     local = threading.local()
 
     def prepared(row: list[float]) -> Score:
@@ -79,7 +79,7 @@ def per_thread(prepare: Callable[[], RowCall]) -> RowCall:
 
 
 def several_paths(scorer: object) -> ScoringPaths | None:
-    """The scoring paths inside a scorer; None where there is only one path."""
+    """Return the scoring paths inside a scorer; None if there is only one path."""
     while (inner := getattr(scorer, "inner", None)) is not None:
         scorer = inner
     return scorer if isinstance(scorer, ScoringPaths) and len(scorer.row_calls) > 1 else None

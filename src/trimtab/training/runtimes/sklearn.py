@@ -1,4 +1,4 @@
-"""scikit-learn: saved with skops; linear models are scored by a dot product of their own."""
+"""scikit-learn: models are saved with skops. Linear models are scored by a dot product computed here."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def score_exported(data: bytes, inputs: list[str]) -> Any:
 
 
 def inputs_of(estimator: Any) -> dict[str, Any]:
-    """The names and the number of an estimator's inputs, as far as it says them."""
+    """Return the names and the number of an estimator's inputs, as far as the estimator states them."""
     names = getattr(estimator, "feature_names_in_", None)
     return {
         "inputs": () if names is None else tuple(map(str, names)),
@@ -62,7 +62,7 @@ def _parameters(data: bytes) -> dict[str, str]:
 
 
 def _contributions(data: bytes, inputs: NDArray[Any], centred: bool) -> tuple[Any, Any] | None:
-    """Contributions of linear models by their formula, where the mean of each input is 0."""
+    """Return the contributions of linear models by their formula, if the mean of each input is 0."""
     if not centred:
         return None
     fitted = loads(data)
@@ -91,7 +91,7 @@ class SklearnRuntime(LibraryRuntime):
     """Any estimator made of scikit-learn's own parts."""
 
     name = "sklearn"
-    row_exact = False  # a batch goes through other BLAS kernels than one row
+    row_exact = False  # BLAS uses other kernels for a batch than for one row
     format = Format(
         export_file="model.skops",
         exported=ExportedCode(score_exported, needs=(second_of_two, estimator_scores), constants={"ALLOWED": ALLOWED}),
@@ -129,7 +129,7 @@ class SklearnRuntime(LibraryRuntime):
         return self.scorer(loads(data))
 
     def scorer(self, fitted: Any) -> Scorer:
-        """A scorer of a fitted estimator."""
+        """Return a scorer of a fitted estimator."""
         if is_classifier(fitted) and not hasattr(fitted, "predict_proba"):
             raise Misuse(
                 f"estimator {type(fitted).__name__}: it gives classes and no probabilities. "
@@ -151,7 +151,8 @@ class SklearnRuntime(LibraryRuntime):
         if weights is None:
             return None
         sizes = np.abs(np.asarray(weights, np.float64))
-        return sizes.mean(axis=0) if sizes.ndim == 2 and len(sizes) > 1 else sizes.reshape(-1)  # over classes
+        # the mean over the classes
+        return sizes.mean(axis=0) if sizes.ndim == 2 and len(sizes) > 1 else sizes.reshape(-1)
 
 
 class EstimatorModel:
@@ -159,7 +160,8 @@ class EstimatorModel:
 
     def __init__(self, estimator: Any) -> None:
         self.estimator = estimator
-        self._inputs = getattr(estimator, "n_features_in_", None)  # None: the user's own class, which does not say
+        # None: the user's own class, which does not state the number
+        self._inputs = getattr(estimator, "n_features_in_", None)
         self._threads = ThreadpoolController()
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
@@ -169,14 +171,17 @@ class EstimatorModel:
             return np.empty((0, classes) if classes > 2 else 0)
         if self._inputs is not None:
             check_columns(type(self.estimator).__name__, matrix, self._inputs)
-        with self._threads.limit(limits=1):  # next to other processes, more threads wait for each other
+        with self._threads.limit(limits=1):  # more threads would wait for each other when other processes run
             return np.asarray(estimator_scores(self.estimator, matrix))
 
     def predict_row(self, row: list[float]) -> Score:
         return row_score(self.predict(np.array([row], np.float64)))
 
     def where_finite(self, call: RowCall) -> RowCall:
-        """The call for rows of ordinary size: others are the library's to refuse, in its own words."""
+        """Return a call that leaves rows with very large values to the library.
+
+        The library refuses such rows with its own message.
+        """
         alone = self.predict_row
 
         def finite(row: list[float]) -> Score:
@@ -186,7 +191,10 @@ class EstimatorModel:
         return finite
 
     def agrees(self, call: RowCall) -> bool:
-        """Whether a call gives the library's scores but for the last bits, on rows at random, of counts and of 0."""
+        """Whether a call gives the library's scores up to the last bits.
+
+        The scores are compared on random rows, on rows of small whole numbers, and on rows with zeros.
+        """
         draw, width = np.random.default_rng(0), self.estimator.n_features_in_
         rows = np.vstack([draw.normal(size=(24, width)), draw.integers(-1, 4, size=(24, width)).astype(np.float64)])
         rows[:12] *= 100.0
@@ -199,7 +207,7 @@ class EstimatorModel:
 
 
 class LinearScorer:
-    """Scores a linear model without its library: a dot product, and for a class the logistic function."""
+    """Scores a linear model without the library: by a dot product, and for a class the logistic function of it."""
 
     def __init__(self, estimator: Any) -> None:
         self._weights = np.ascontiguousarray(estimator.coef_, np.float64).reshape(-1)

@@ -1,7 +1,8 @@
-"""One row through scikit-learn's models without scikit-learn, whose checks of a call take longer than the model.
+"""Score one row of scikit-learn's models without scikit-learn, whose checks take longer than the model.
 
-Trees are walked in plain Python with the library's own arithmetic (inputs in float32, sums in the order of the trees);
-pipelines of scalers and a linear model become one dot product. Compare such a call with the library before use.  # D99
+Trees are walked in plain Python with the library's own arithmetic (inputs in float32, sums in the order of the trees).
+Pipelines of scalers and a linear model become one dot product. Before such a call is used, its scores must be compared
+with the library's.  # D99
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from trimtab.core.errors import Misuse
 from trimtab.training.runtimes.ports import Score, wrong_row
 from trimtab.training.runtimes.scoring_paths import RowCall
 
-_MOST_NODES = 400_000  # more take much memory as Python's objects, and long to unpack
-# A leaf: (-1, value). A node: (input, threshold, node below or at it, node above it, node of null).
+_MOST_NODES = 400_000  # more nodes need much memory as Python objects, and take long to unpack
+# A leaf: (-1, value). A node: (input, threshold, node for values up to it, node for larger values, node for null).
 _Node: TypeAlias = "tuple[Any, ...]"
 
 
 def quick_row(fitted: Any) -> tuple[str, RowCall] | None:
-    """A name and a call for one row; None for an estimator that this file does not know."""
+    """Return the name of a path and its call for one row; None for an estimator that this module does not know."""
     kind = type(fitted).__name__
     module = type(fitted).__module__
     if kind == "Pipeline" and module.startswith("sklearn."):
@@ -37,7 +38,7 @@ def quick_row(fitted: Any) -> tuple[str, RowCall] | None:
 
 
 def is_softmax(fitted: Any) -> bool:
-    """Whether it is a logistic regression of several classes that scores by the softmax of dot products."""
+    """Whether the model is a logistic regression of several classes that applies softmax to dot products."""
     kind = type(fitted)
     if not kind.__module__.startswith("sklearn.linear_model.") or kind.__name__ != "LogisticRegression":
         return False
@@ -45,7 +46,7 @@ def is_softmax(fitted: Any) -> bool:
 
 
 def is_linear(fitted: Any) -> bool:
-    """Whether it is a model that scores by one dot product; each is compared with its own scores when it is fitted."""
+    """Whether the model scores by one dot product. Every fit compares these scores with the library's."""
     kind = type(fitted)
     if not kind.__module__.startswith("sklearn.linear_model.") or not hasattr(fitted, "coef_"):
         return False
@@ -58,7 +59,7 @@ def is_linear(fitted: Any) -> bool:
 
 
 def _forest(fitted: Any) -> RowCall | None:
-    """A forest or a single tree: the mean of the trees' values."""
+    """The call for a forest or a single tree: the mean of the trees' values."""
     if getattr(fitted, "n_outputs_", 1) != 1:
         return None
     trees = [tree.tree_ for tree in getattr(fitted, "estimators_", [fitted])]
@@ -67,7 +68,7 @@ def _forest(fitted: Any) -> RowCall | None:
     classes = len(fitted.classes_) if hasattr(fitted, "classes_") else 0
     if classes == 1:
         return None
-    place = slice(1, 2) if classes == 2 else slice(None)  # of two classes the probability of the second is the score
+    place = slice(1, 2) if classes == 2 else slice(None)  # with two classes the score is the probability of the second
     roots = [_nodes(tree, place) for tree in trees]
     inputs, count = int(fitted.n_features_in_), len(roots)
 
@@ -96,7 +97,7 @@ _FORESTS = (
 
 
 def _leaf(node: _Node, values: Sequence[float]) -> Any:
-    """The value of the leaf that a row comes to."""
+    """Return the value of the leaf that a row ends in."""
     while len(node) == 5:
         place, threshold, below, above, null = node
         value = values[place]
@@ -110,7 +111,7 @@ def _leaf(node: _Node, values: Sequence[float]) -> Any:
 
 
 def _nodes(tree: Any, place: slice) -> _Node:
-    """A tree of the library as nested tuples; children stand after their parents in it."""
+    """Return a tree of the library as nested tuples. In the library's arrays children come after their parents."""
     state = tree.__getstate__()["nodes"]
     null_left = state["missing_go_to_left"].astype(bool).tolist() if "missing_go_to_left" in state.dtype.names else []
     left, right = tree.children_left.tolist(), tree.children_right.tolist()
@@ -133,7 +134,7 @@ def _checked(row: list[float], inputs: int) -> None:
 
 
 def _singles(row: list[float], inputs: int) -> Sequence[float]:
-    """A row in float32, as the library rounds it."""
+    """Return a row rounded to float32, as the library rounds it."""
     _checked(row, inputs)
     return array("f", row)
 
@@ -150,12 +151,12 @@ def _logistic(score: float) -> float:
 
 
 def _folded(pipeline: Any) -> RowCall | None:
-    """Imputers, scalers and a linear model as one dot product over the inputs, with what stands for null."""
+    """Fold imputers, scalers and a linear model into one dot product over the inputs, with replacements for nulls."""
     *steps, last = [part for _, part in pipeline.steps]
     if not is_linear(last):
         return None
     width = getattr(pipeline, "n_features_in_", None)
-    if width is None:  # the first part is one of the user's own, which need not say it
+    if width is None:  # the first part is the user's own class, which need not state the number of inputs
         return None
     factor, shift, instead = np.ones(width), np.zeros(width), np.full(width, np.nan)
     for part in steps:
@@ -179,7 +180,7 @@ def _folded(pipeline: Any) -> RowCall | None:
     def dot(row: list[float]) -> Score:
         _checked(row, width)
         total: float = sum(map(mul, row, by_input)) + offset
-        if total != total:  # some input is null
+        if total != total:  # some input is NaN (null)
             total = sum(map(mul, [v if v == v else n for v, n in zip(row, nulls, strict=True)], by_input)) + offset
             if total != total:
                 raise Misuse("scikit-learn: a value is null, and no part of the pipeline imputes it.")
@@ -189,7 +190,10 @@ def _folded(pipeline: Any) -> RowCall | None:
 
 
 def _affine(part: Any, width: int) -> tuple[Any, Any, Any] | None:
-    """Factors, what is added, and what stands for null, of a part that does no more to each input; None: it does."""
+    """Return the factor, the summand and the replacement of null by which a part changes each input.
+
+    The result is None if the part does anything else.
+    """
     kind = type(part).__name__
     if not type(part).__module__.startswith(("sklearn.preprocessing.", "sklearn.impute.")):
         return None

@@ -1,4 +1,4 @@
-"""Fitted scikit-learn estimators as bytes that run no code when loaded, the same for equal estimators."""
+"""Save fitted scikit-learn estimators as bytes that run no code when loaded. Equal estimators give equal bytes."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
 
 
 def dumps(fitted: Any, *, also: tuple[str, ...] = ()) -> bytes:
-    """A fitted estimator in the skops format.
+    """Return a fitted estimator in the skops format.
 
     Args:
         fitted: The estimator.
-        also: Beginnings of names of types that may be in it besides the fixed list: those of its own library.
+        also: Prefixes of further type names that the estimator may contain: those of the estimator's own library.
 
     Raises:
-        Misuse: It holds another type.
+        Misuse: The estimator contains a type that is not allowed.
     """
     try:
         data = skops.io.dumps(fitted)
         strange = [name for name in skops.io.get_untrusted_types(data=data) if not _is_allowed(name, also)]
-    except Exception as error:  # whatever a type of the user's raises when it is taken apart
+    except Exception as error:  # a type of the user may raise anything while it is taken apart
         raise _refused(fitted, f"{type(error).__name__}: {error}") from error
     if strange:
         raise _refused(fitted, f"it holds {', '.join(sorted(strange))}")
@@ -45,7 +45,7 @@ def dumps(fitted: Any, *, also: tuple[str, ...] = ()) -> bytes:
 
 
 def loads(data: bytes, *, also: tuple[str, ...] = ()) -> Any:
-    """The estimator again.
+    """Load the estimator from its bytes.
 
     Raises:
         Corrupt: The bytes are damaged, or hold a type that is not allowed.
@@ -53,7 +53,7 @@ def loads(data: bytes, *, also: tuple[str, ...] = ()) -> Any:
     try:
         trusted = [name for name in skops.io.get_untrusted_types(data=data) if _is_allowed(name, also)] if also else []
         return skops.io.loads(data, trusted=[*ALLOWED, *trusted])
-    except Exception as error:  # a zip file, JSON and NumPy files inside: damage raises many kinds of errors
+    except Exception as error:  # a zip file with JSON and NumPy files, so that damage raises many kinds of errors
         raise Corrupt(f"skops: these {len(data)} bytes are no trusted estimator: {error}") from error
 
 
@@ -69,7 +69,7 @@ def _refused(fitted: Any, why: str) -> Misuse:
 
 
 def _canonical(data: bytes) -> bytes:
-    """The same archive without what differs from run to run: memory addresses in names and links, timestamps."""
+    """Remove from an archive what differs from run to run: timestamps, and memory addresses in names and links."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         schema = msgspec.json.decode(archive.read("schema.json"))
         addresses: dict[int, int] = {}
@@ -85,8 +85,11 @@ def _canonical(data: bytes) -> bytes:
 
 
 def _rename(node: Any, addresses: dict[int, int], files: dict[str, str]) -> None:
-    """Number addresses and files in order of appearance; a plain value gets a number of its own, since it is arbitrary
-    whether Python keeps one or two objects for equal numbers."""
+    """Number addresses and files in order of appearance.
+
+    Each plain value gets a number of its own, because it is arbitrary whether Python keeps one object or two for equal
+    values.
+    """
     if isinstance(node, list):
         for part in node:
             _rename(part, addresses, files)
@@ -96,7 +99,7 @@ def _rename(node: Any, addresses: dict[int, int], files: dict[str, str]) -> None
             plain = bool(node.get("is_json"))
             number = len(addresses) if plain else addresses.setdefault(address, len(addresses))
             if plain:
-                addresses[-1 - len(addresses)] = number  # takes the number, and no real address is negative
+                addresses[-1 - len(addresses)] = number  # reserves the number; no real address is negative
             node["__id__"] = number
         file = node.get("file")
         if isinstance(file, str):

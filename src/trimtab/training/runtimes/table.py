@@ -1,4 +1,4 @@
-"""The table of model runtimes: one row per library, readable before the library is loaded."""
+"""The table of model runtimes. It has one row per library and can be read without loading the library."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ _HERE = "trimtab.training.runtimes."
 
 
 class RuntimeRow(msgspec.Struct, frozen=True, kw_only=True):
-    """The facts of a runtime that are needed before its library is loaded. All else is in its module's `RUNTIME`."""
+    """The facts about a runtime that are needed before its library is loaded. The rest is in the module's `RUNTIME`."""
 
-    name: str  # as versions store it
-    module: str  # where its `RUNTIME` is
+    name: str  # the name that versions store
+    module: str  # the module that has the runtime's `RUNTIME`
     library: str  # the module that must be installed
-    estimators: str = ""  # the package of its estimators, or the full name of their class; "": chosen by `trust` alone
-    packages: dict[str, str]  # the modules that stored bytes are read with, and the distributions that bring them
-    extra_modules: tuple[str, ...] = ()  # more that the extra installs; it has the runtime's name
-    has_extra: bool = True  # False: installed with trimtab
-    file_format: str = ""  # the name of its model files' format, where that is not the runtime's
-    endings: tuple[str, ...] = ()  # of model files that can be imported
+    estimators: str = ""  # the package of the estimators, or the full name of their class; "": chosen by `trust` alone
+    packages: dict[str, str]  # the modules that read stored bytes, and the distributions that contain these modules
+    extra_modules: tuple[str, ...] = ()  # further modules that the extra (named like the runtime) installs
+    has_extra: bool = True  # False: the library is installed with trimtab
+    file_format: str = ""  # the name of the model files' format; empty: the runtime's name
+    endings: tuple[str, ...] = ()  # the endings of model files that can be imported
     file_kind: str = ""  # the format in words, for records of imports
-    memory_bytes: int | None = None  # for reading a foreign file, besides 32 times its size; None: no limit
+    # memory for reading a foreign file, besides 32 times the file's size; None: no limit
+    memory_bytes: int | None = None
 
     @property
     def format(self) -> str:
-        """The name of the format of its model files."""
+        """The name of the format of the runtime's model files."""
         return self.file_format or self.name
 
 
-# In the order in which estimators are compared: XGBoost's and LightGBM's are scikit-learn's too.
+# Estimators are compared with these rows in order. Those of XGBoost and LightGBM would match scikit-learn, too.
 ROWS = (
     RuntimeRow(
         name="lightgbm",
@@ -119,10 +120,10 @@ _SAFE = ", ".join(row.name for row in ROWS if row.estimators)
 
 
 def runtime_row(name: str) -> RuntimeRow:
-    """The row of a runtime.
+    """Return the row of a runtime.
 
     Raises:
-        NotFound: There is none of that name.
+        NotFound: There is no runtime of that name.
     """
     if name not in _BY_NAME:
         raise NotFound(f"runtime {name!r}: there are {_SAFE} and pickle.")
@@ -130,10 +131,11 @@ def runtime_row(name: str) -> RuntimeRow:
 
 
 def runtime_for(estimator: Any, *, trust: Trust | None = None) -> Runtime:
-    """The runtime that fits and saves `estimator`.
+    """Return the runtime that fits and saves `estimator`.
 
     Raises:
-        Misuse: Only pickle can store it, which runs code when it is loaded, and `trust` does not allow that.
+        Misuse: Only pickle can store the estimator. A pickle runs code when it is loaded, and `trust` does not allow
+            that.
     """
     kinds = type(estimator).__mro__
     names = {kind.__module__.partition(".")[0] for kind in kinds} | {f"{k.__module__}.{k.__qualname__}" for k in kinds}
@@ -152,12 +154,12 @@ def runtime_for(estimator: Any, *, trust: Trust | None = None) -> Runtime:
 
 
 def runtime_named(name: str) -> Runtime:
-    """The runtime of a stored version.
+    """Return the runtime of a stored version.
 
     Raises:
-        NotFound: There is none of that name.
-        Misuse: Its library is not installed.
-        Unavailable: Its library cannot be loaded by this machine.
+        NotFound: There is no runtime of that name.
+        Misuse: The runtime's library is not installed.
+        Unavailable: The runtime's library cannot be loaded on this machine.
     """
     row = runtime_row(name)
     try:
@@ -170,7 +172,7 @@ def runtime_named(name: str) -> Runtime:
 
 
 def missing_library(name: str, error: ImportError | OSError) -> Misuse | Unavailable:
-    """The error for a library that did not load; its message says what to install."""
+    """Return the error for a library that did not load; the message says what to install."""
     if "libgomp" in str(error):
         return Unavailable(
             f"runtime {name}: the system's OpenMP library is missing ({error}). apt-get install libgomp1"
@@ -188,6 +190,6 @@ def missing_library(name: str, error: ImportError | OSError) -> Misuse | Unavail
 
 
 def _extra_of(module: str) -> str | None:
-    """The extra of a runtime, or of a module that it installs."""
+    """Return the extra that installs a runtime, or a module."""
     found = (row.name for row in ROWS if row.has_extra and module in (row.name, row.library, *row.extra_modules))
     return next(found, None)

@@ -1,7 +1,7 @@
-"""PyTorch on the processor: weights are stored as plain numbers, and the project's code builds the module again.
+"""PyTorch on the processor. Weights are stored as plain numbers, and the project's code builds the module again.
 
-Nothing in the stored bytes is run: they hold arrays, and for a user's own module the name and the hash of the function
-that builds it, which must be the same as when it was trained.  # D74
+Nothing in the stored bytes is run, because they hold only arrays. For a user's own module they also hold the name and
+the hash of the function that builds the module. This function must be the same as at training.  # D74
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _DRAWS = Lock()  # PyTorch has one generator for all threads
 
 
 class _Array(msgspec.Struct, frozen=True, array_like=True):
-    """One tensor of a state: little-endian, row after row."""
+    """One tensor of a module's state: little-endian, row after row."""
 
     name: str
     dtype: str
@@ -43,17 +43,18 @@ class _Saved(msgspec.Struct, frozen=True, kw_only=True):
     code: str | None  # the hash of that function's code
     inputs: int
     outputs: int  # 1, or the number of classes
-    chances: bool  # whether it gives probabilities
-    level: float  # of numbers: the module's output is in units of `spread` from `level`, those of its training rows
+    chances: bool  # whether the module gives probabilities
+    # for numbers: mean of the training labels; the module's output is the distance from it in units of `spread`
+    level: float
     spread: float
     arrays: tuple[_Array, ...]
 
 
 class TorchRuntime(LibraryRuntime):
-    """Fits by Adam in small batches, seeded and on the processor alone."""
+    """Fits by Adam in small batches, with a seed, and on the processor alone."""
 
     name = "torch"
-    row_exact = False  # single precision, and other kernels for one row than for many
+    row_exact = False  # single precision; one row and many rows use different kernels
     parity = 1e-6
 
     def handles(self, estimator: Any) -> bool:
@@ -77,7 +78,7 @@ class TorchRuntime(LibraryRuntime):
     ) -> TorchScorer:
         import torch
 
-        _named(estimator.build)  # refuse what cannot be stored before the fit
+        _named(estimator.build)  # before the fit, refuse what cannot be stored
         probability = bool(np.issubdtype(target.dtype, np.integer))
         outputs = int(target.max()) + 1 if probability and target.max() > 1 else 1
         level, spread = (0.0, 1.0) if probability else _level_and_spread(target, weights)
@@ -111,9 +112,9 @@ class TorchRuntime(LibraryRuntime):
             saved = msgspec.msgpack.decode(data, type=_Saved)
         except msgspec.DecodeError as error:
             raise Corrupt(f"torch: these {len(data)} bytes are no model: {error}") from error
-        torch.set_num_threads(1)  # next to other work, more than one wait for each other
+        torch.set_num_threads(1)  # more threads would wait for each other when other work runs
         build = None if saved.build is None else _builder(saved.build, saved.code)
-        with _drawing(0):  # the first weights, which are thrown away
+        with _drawing(0):  # the module's initial weights are drawn, and replaced below
             module = _built(build, saved.layers, saved.inputs, saved.outputs)
         try:
             module.load_state_dict({one.name: _tensor(one) for one in saved.arrays}, strict=True)
@@ -123,11 +124,11 @@ class TorchRuntime(LibraryRuntime):
 
 
 class TorchScorer:
-    """A module that scores; scoring does not change it, so threads may share it."""
+    """A module that scores. Scoring does not change the module, so threads may share it."""
 
     def __init__(self, module: Any, about: _Saved) -> None:
         self.module = module.eval()
-        self.about = about  # all but its weights
+        self.about = about  # everything stored except the weights
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
         import torch
@@ -135,7 +136,8 @@ class TorchScorer:
         about = self.about
         check_columns("torch", matrix, about.inputs)
         with torch.inference_mode():
-            raw = self.module(torch.from_numpy(np.array(matrix, np.float32, order="C")))  # a copy it may write to
+            # a copy that the module may write to
+            raw = self.module(torch.from_numpy(np.array(matrix, np.float32, order="C")))
             raw = _shaped(raw, len(matrix), about.outputs).to(torch.float64)
             if about.chances:
                 raw = torch.sigmoid(raw) if about.outputs == 1 else torch.softmax(raw, dim=1)
@@ -168,7 +170,7 @@ def _learn(
     for epoch in range(estimator.epochs):
         for step, rows in enumerate(_batches(torch.from_numpy(order.permutation(len(x))), estimator.batch_rows)):
             optimizer.zero_grad()
-            with _drawing((seed, epoch, step)):  # dropout and the like
+            with _drawing((seed, epoch, step)):  # restores the training mode of dropout and similar layers
                 raw = _shaped(module(x[rows]), len(rows), outputs)
             if outputs > 1:
                 losses = functions.cross_entropy(raw, y[rows], reduction="none")
@@ -182,9 +184,9 @@ def _learn(
 
 @contextmanager
 def _drawing(seed: int | tuple[int, ...]) -> Iterator[None]:
-    """Seed PyTorch's generator and keep other threads off it; restore its state afterwards.
+    """Seed PyTorch's generator and lock it for other threads; restore the generator's state afterwards.
 
-    Hold it for one step at a time, so that a long fit keeps no other thread from loading a model.
+    Use it for one step at a time, so that a long fit does not keep other threads from loading a model.
     """
     import torch
 
@@ -199,7 +201,10 @@ def _drawing(seed: int | tuple[int, ...]) -> Iterator[None]:
 
 
 def _batches(order: Any, rows: int) -> list[Any]:
-    """Batches of `rows` rows; a last one of a single row joins the previous one, since some layers need two."""
+    """Return batches of `rows` rows.
+
+    A last batch of one row joins the previous one, because some layers need two rows.
+    """
     parts = list(order.split(rows))
     if len(parts) > 1 and rows > 1 and len(parts[-1]) == 1:
         parts[-2:] = [order[-rows - 1 :]]
@@ -207,17 +212,17 @@ def _batches(order: Any, rows: int) -> list[Any]:
 
 
 def _level_and_spread(target: NDArray[Any], weights: NDArray[Any] | None) -> tuple[float, float]:
-    """Mean and standard deviation (1 where there is none): Adam's steps are made for numbers near 1."""
+    """Return mean and standard deviation (1 if all are equal). Labels are scaled because Adam needs numbers near 1."""
     level = float(np.average(target, weights=weights))
     spread = float(np.sqrt(np.average((target - level) ** 2, weights=weights)))
     return level, spread if spread > 0.0 else 1.0
 
 
 def _named(build: Any) -> str | None:
-    """The name by which a function that builds a module can be imported; None: there is no such function.
+    """Return the name by which a function that builds a module can be imported; None if there is no such function.
 
     Raises:
-        Misuse: It cannot be imported by a name.
+        Misuse: The function cannot be imported by a name.
     """
     import torch
 
@@ -244,7 +249,7 @@ def _built(build: Any, layers: tuple[int, ...], inputs: int, outputs: int) -> An
     if build is not None:
         try:
             module = build(inputs, outputs)
-        except Exception as error:  # whatever a function of the user's raises
+        except Exception as error:  # the user's function may raise anything
             raise Misuse(
                 f"torch: {build.__qualname__}({inputs}, {outputs}) raised {type(error).__name__}: {error}"
             ) from error
@@ -259,7 +264,7 @@ def _built(build: Any, layers: tuple[int, ...], inputs: int, outputs: int) -> An
 
 
 def _shaped(raw: Any, rows: int, outputs: int) -> Any:
-    """The module's output as (rows,) where it has one output, else (rows, outputs)."""
+    """Return the module's output with shape (rows,) if it has one output, otherwise with shape (rows, outputs)."""
     import torch
 
     if not isinstance(raw, torch.Tensor):
@@ -271,7 +276,7 @@ def _shaped(raw: Any, rows: int, outputs: int) -> Any:
 
 
 def _builder(name: str, code: str | None) -> Any:
-    """The function that builds a module, if it is still the one of the training."""
+    """Return the function that builds a module, if it is still the function of the training."""
     module, _, path = name.partition(":")
     try:
         found: Any = sys.modules.get(module) or import_module(module)

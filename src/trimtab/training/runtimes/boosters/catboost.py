@@ -1,4 +1,4 @@
-"""CatBoost: saved in its own binary format, without the timestamp and the id that it gives every model."""
+"""CatBoost: saved in its own binary format, without the timestamp and the id that the library gives every model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trimtab.training.runtimes.library import LibraryRuntime, tree_count
 from trimtab.training.runtimes.ports import Score, check_columns, row_score, second_of_two
 from trimtab.training.runtimes.scoring_paths import RowCall, ScoringPaths, with_paths
 
-_PER_FIT = {"model_guid": "", "train_finish_time": ""}  # metadata that differs between equal models
+_PER_FIT = {"model_guid": "", "train_finish_time": ""}  # metadata that the library sets differently for equal models
 
 
 def read_model(data: bytes) -> Any:
@@ -114,7 +114,8 @@ class CatboostRuntime(LibraryRuntime):
 
     @contextmanager
     def progress(self, estimator: Any) -> Iterator[dict[str, Any]]:
-        on_cpu = str(estimator.get_params().get("task_type", "CPU")).upper() == "CPU"  # callbacks run there alone
+        # CatBoost calls callbacks only on the CPU
+        on_cpu = str(estimator.get_params().get("task_type", "CPU")).upper() == "CPU"
         yield {"callbacks": [_Reporter(tree_count(estimator, 1_000))]} if on_cpu and is_listening() else {}
 
     def ranks(self, estimator: Any) -> bool:
@@ -152,7 +153,7 @@ class CatboostRuntime(LibraryRuntime):
         return {} if compiled is None or not model.agrees(compiled) else {"compiled": compiled}
 
     def importance(self, fitted: Any) -> NDArray[Any] | None:
-        kind = "PredictionValuesChange"  # a ranker's own default reads the training rows again
+        kind = "PredictionValuesChange"  # a ranker's default kind would read the training rows again
         return np.asarray(fitted.get_feature_importance(type=kind), np.float64)
 
 
@@ -178,7 +179,7 @@ class CatboostModel:
         return row_score(self.predict(np.array([row], np.float64)))
 
     def agrees(self, call: RowCall) -> bool:
-        """Whether a call gives the bits of a batch, on random rows and on odd ones."""
+        """Return whether a call gives the bits of a batch, on random rows and on rows with unusual values."""
         rows = np.random.default_rng(0).normal(scale=30.0, size=(64, self._inputs))
         rows[1], rows[2, ::2], rows[3, ::3], rows[4, ::2], rows[5] = np.nan, np.nan, 5e-324, -0.0, 3e38
         rows[6:32] /= 100.0

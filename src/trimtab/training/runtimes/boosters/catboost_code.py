@@ -1,8 +1,8 @@
-"""CatBoost's symmetric trees compiled to a Python expression: a tenth of the time of a call of the library.
+"""CatBoost's symmetric trees compiled to a Python expression, which takes a tenth of the time of the library.
 
-The library builds a pool from each row before it scores. Its score is a sum of leaves in the order of the trees, in
-float64, over inputs in float32. The expression is the same sum, and is used only where it gives the library's bits.
-# D99
+The library builds a pool from each row before it scores the row. Its score is a sum of leaves in the order of the
+trees, in float64, over inputs in float32. The expression computes the same sum, and is used only if it gives the same
+bits as the library. # D99
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MOST_SPLITS = 30_000  # a larger model takes long to compile
 
 class _Split(msgspec.Struct):
     border: float
-    float_feature_index: int  # absent: a split of another kind, which is refused
+    float_feature_index: int  # decoding fails for a split of another kind, which has no such field
 
 
 class _Tree(msgspec.Struct):
@@ -49,7 +49,7 @@ class _Model(msgspec.Struct):
 
 
 def compiled_row(model: Any, *, probability: bool) -> RowCall | None:
-    """A call for one row; None for a model of another shape (several classes, other trees), or a very large one."""
+    """Return a call for one row; None for a very large model, several classes, or trees of another kind."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.json"
         try:
@@ -86,7 +86,7 @@ def compiled_row(model: Any, *, probability: bool) -> RowCall | None:
 
 
 def model_error() -> type[Exception]:
-    """The library's exception class."""
+    """Return the library's exception class."""
     import catboost
 
     error: type[Exception] = catboost.CatBoostError
@@ -94,11 +94,11 @@ def model_error() -> type[Exception]:
 
 
 def _is_high(feature: _Feature) -> bool:
-    return feature.nan_value_treatment == "AsTrue"  # null is above every border; otherwise below
+    return feature.nan_value_treatment == "AsTrue"  # null is above every border; with other settings below
 
 
 def _is_plain(model: _Model, places: dict[int, int]) -> bool:
-    """Whether each tree is a table over splits of numbers, so that only numbers are compiled."""
+    """Whether each tree is a table over splits of numbers. Only such trees are compiled."""
     return sorted(places.values()) == list(range(len(places))) and all(
         len(tree.leaf_values) == 1 << len(tree.splits or ())
         and all(split.float_feature_index in places and math.isfinite(split.border) for split in tree.splits or ())
@@ -107,7 +107,7 @@ def _is_plain(model: _Model, places: dict[int, int]) -> bool:
 
 
 def _sum_of_leaves(trees: list[_Tree], places: dict[int, int], inputs: int) -> Any:
-    """A function from float32 inputs to the sum of their leaves."""
+    """Return a function from float32 inputs to the sum of the leaves that they fall in."""
     lines = ["def total(row):", f"    {' '.join(f'x{place},' for place in range(inputs))} = row", "    s = 0.0"]
     for number, tree in enumerate(trees):
         bits = [

@@ -17,8 +17,8 @@ from trimtab.training.runtimes.scoring_paths import RowCall, ScoringPaths, with_
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_LONGEST = 10_000  # rows of a list: the library's own limit
-_DEGREES = 31  # of relevance, where `label_gain` gives no others: 0 to 30
+_LONGEST = 10_000  # the largest number of rows of a list, a limit of the library
+_DEGREES = 31  # the degrees of relevance, 0 to 30, unless `label_gain` sets others
 _PARAMETER = re.compile(r"^\[([^:\]]+): ([^\]]*)\]$", re.MULTILINE)
 
 
@@ -68,9 +68,12 @@ def _inspect(file: ModelFile) -> Inspected:
 
 
 def _check_trees(data: bytes) -> None:
-    """Refuse a booster that ends within its trees, by the sizes that it states: LightGBM reads on, or crashes."""
+    """Refuse a booster whose trees are shorter than the sizes that it states, because LightGBM would crash.
+
+    LightGBM itself reads beyond the end of such bytes.
+    """
     sizes = re.search(rb"^tree_sizes=([\d ]*)", data, re.MULTILINE)
-    if sizes is None:  # not stated by old versions
+    if sizes is None:  # old versions of LightGBM do not state the sizes
         return
     stated = sum(int(size) for size in sizes[1].split())
     found = len(data) - (data.find(b"\nTree=0") + 1 or len(data))
@@ -79,7 +82,7 @@ def _check_trees(data: bytes) -> None:
 
 
 class LightgbmRuntime(LibraryRuntime):
-    """Fits with a fixed seed and no race between threads, so that equal data give equal text."""
+    """Fits with a fixed seed and deterministic threads, so that equal data give equal text."""
 
     name = "lightgbm"
     row_exact = True

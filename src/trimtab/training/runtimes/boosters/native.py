@@ -1,4 +1,4 @@
-"""Shared libraries of models, called through their C interface without the Python package around them."""
+"""Load shared libraries of models, to call them through the C interface without the Python package around them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 @cache
 def native_library(package: str, *places: str) -> ctypes.CDLL:
-    """The shared library of an installed package, loaded without importing the package.
+    """Load the shared library of an installed package without importing the package.
 
     Args:
-        package: Which package.
-        places: Paths of the library in its folder, on one system or another.
+        package: The name of the package.
+        places: Possible paths of the library in the package's folder, one per operating system.
 
     Raises:
         Misuse: The package is not installed.
-        Unavailable: It has no such library, or the system lacks what that needs.
+        Unavailable: The package has no such library, or the system lacks something that the library needs.
     """
     try:
         found = find_spec(package)
@@ -40,7 +40,7 @@ def native_library(package: str, *places: str) -> ctypes.CDLL:
 
 
 def matrix_address(matrix: NDArray[Any]) -> tuple[NDArray[Any], int]:
-    """A matrix as C reads it, row after row of float64, and its address; keep the matrix while C reads."""
+    """Return a matrix as C reads it, row after row of float64, and its address. Keep the matrix while C reads it."""
     import numpy as np
 
     plain = np.ascontiguousarray(matrix, np.float64)

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 def read_booster(data: bytes) -> Any:
-    """The library's booster, and the rounds that count: after early stopping those up to the best; (0, 0): all."""
+    """Return the library's booster, and the range of rounds that count.
+
+    After early stopping the rounds up to the best one count. The range (0, 0) stands for all rounds.
+    """
     import xgboost
 
     booster = xgboost.Booster({"nthread": 1})
@@ -53,7 +56,7 @@ def _parameters(data: bytes) -> dict[str, str]:
 
 
 def _collect(node: Any, found: dict[str, str]) -> None:
-    """Add the parameters of a configuration, at whatever depth they are."""
+    """Add the parameters of a configuration at any depth."""
     for name, value in node.items() if isinstance(node, dict) else ():
         if isinstance(value, str) and name not in ("version", "name"):
             found[name] = value
@@ -67,7 +70,8 @@ def _contributions(data: bytes, inputs: NDArray[Any], centred: bool) -> tuple[An
 
     booster, rounds = read_booster(data)
     table = xgboost.DMatrix(inputs, missing=np.nan, nthread=1)
-    plain: Any = {"iteration_range": rounds, "validate_features": False}  # it may name inputs, which a matrix does not
+    # the booster may name its inputs, but a matrix has no names
+    plain: Any = {"iteration_range": rounds, "validate_features": False}
     return booster.predict(table, pred_contribs=True, **plain), booster.predict(table, output_margin=True, **plain)
 
 

@@ -1,4 +1,4 @@
-"""XGBoost's models scored through its C interface: without its Python package and its checks of every call.  # D99"""
+"""Score XGBoost's models through the C interface, without the Python package and its checks of each call.  # D99"""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _CONFIG = (
     '{"type": 0, "training": false, "iteration_begin": 0, "iteration_end": %d, "missing": NaN, "strict_shape": false, '
     '"cache_id": 0}'
 )
-_QUIET = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(lambda _: None)  # what it would print
+_QUIET = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(lambda _: None)  # discards what the library would print
 
 
 def no_linear(what: str) -> Misuse:
-    """The error for a linear booster: the library scores rows in memory with trees alone."""
+    """Return the error for a linear booster, because the library scores rows in memory only with trees."""
     return Misuse(
         f'{what}: booster="gblinear" is no tree, and XGBoost scores rows in memory with trees alone. Take '
         'booster="gbtree", or a linear model of scikit-learn (LogisticRegression, ElasticNet).'
@@ -35,11 +35,11 @@ class Booster:
     """The library's own model, read from its bytes; many threads may call it at once."""
 
     def __init__(self, data: bytes) -> None:
-        self.handle = ctypes.c_void_p()  # first: `__del__` reads it even when what follows fails
-        if data[:1] != b"{":  # its parser ends the process at some bytes that are none of its own
+        self.handle = ctypes.c_void_p()  # first, because `__del__` reads the handle even if what follows fails
+        if data[:1] != b"{":  # the library's parser ends the process at some foreign bytes
             raise Corrupt(f"xgboost: these {len(data)} bytes are no booster in UBJSON.")
         self.library = native_library("xgboost", "lib/libxgboost.so", "lib/libxgboost.dylib", "lib/xgboost.dll")
-        if "xgboost" not in sys.modules:  # its package prints as it likes
+        if "xgboost" not in sys.modules:  # if the Python package is loaded, its own logging stays
             self.library.XGBRegisterLogCallback(_QUIET)
         self.library.XGBGetLastError.restype = ctypes.c_char_p
         self._done("XGBoosterCreate", None, ctypes.c_uint64(0), ctypes.byref(self.handle))
@@ -47,7 +47,7 @@ class Booster:
             self._done("XGBoosterLoadModelFromBuffer", self.handle, ctypes.c_char_p(data), ctypes.c_uint64(len(data)))
         except OSError as error:
             raise Corrupt(f"xgboost: these {len(data)} bytes are no booster: {str(error)[:200]}") from error
-        self._done("XGBoosterSetParam", self.handle, b"nthread", b"1")  # next to other processes, more wait
+        self._done("XGBoosterSetParam", self.handle, b"nthread", b"1")  # more threads would wait
         if self._is_linear():
             raise no_linear("xgboost")
         count = ctypes.c_uint64()
@@ -64,10 +64,11 @@ class Booster:
             return np.empty(0 if classes == 1 else (0, classes))
         plain, address = matrix_address(matrix)
         found, shape = self._score(address, len(plain))
-        return np.array(np.ctypeslib.as_array(found, shape), np.float64)  # a copy: the library overwrites its own
+        # a copy, because the library overwrites its array
+        return np.array(np.ctypeslib.as_array(found, shape), np.float64)
 
     def predict_rows(self, rows: list[list[float]]) -> list[Score]:
-        """The scores of a batch, computed without NumPy."""
+        """Return the scores of a batch, computed without NumPy."""
         given = (ctypes.c_double * (len(rows) * self.inputs))(*[value for row in rows for value in self.checked(row)])
         found, shape = self._score(ctypes.addressof(given), len(rows))
         if len(shape) == 1:
@@ -79,27 +80,30 @@ class Booster:
         return self.predict_rows([row])[0]
 
     def prepared_call(self) -> RowCall:
-        """A call for one row, for one thread."""
+        """Return a call for one row, for use by one thread."""
         return _RowCall(self).score
 
     def checked(self, row: list[float]) -> list[float]:
-        """The row, if it has as many numbers as there are inputs."""
+        """Return the row, after a check that it has as many numbers as there are inputs."""
         if len(row) != self.inputs:
             raise wrong_row("xgboost", len(row), self.inputs)
         return row
 
     def scores_of_nothing(self) -> list[float]:
-        """The scores of a row of nulls: one number, or one for each class."""
+        """Return the scores of a row of nulls: one number, or one for each class."""
         row = (ctypes.c_double * self.inputs)(*[float("nan")] * self.inputs)
         found, shape = self._score(ctypes.addressof(row), 1)
         return list(found[: shape[1] if len(shape) == 2 else 1])
 
     def why(self) -> str:
-        """The library's message about its newest error in this thread."""
+        """Return the library's message about its newest error in this thread."""
         return str(self.library.XGBGetLastError().decode("utf-8", "replace"))
 
     def _score(self, rows_at: int, rows: int) -> tuple[Any, tuple[int, ...]]:
-        """Score rows of float64 in memory: the address of the scores until this thread's next call, and their shape."""
+        """Score rows of float64 in memory; return the address of the scores and their shape.
+
+        The scores stay at this address until the next call of this thread.
+        """
         interface = (_INTERFACE % (rows_at, rows, self.inputs)).encode()
         shape, dims = ctypes.POINTER(ctypes.c_uint64)(), ctypes.c_uint64()
         found = ctypes.POINTER(ctypes.c_float)()
@@ -116,7 +120,9 @@ class Booster:
         return found, tuple(shape[: dims.value])
 
     def _rounds(self) -> int:
-        """The number of rounds that count: after early stopping those up to the best; 0: all."""
+        """Return the number of rounds that count. After early stopping these are the rounds up to the best; 0: all
+        rounds.
+        """
         text, there = ctypes.c_char_p(), ctypes.c_int()
         self._done("XGBoosterGetAttr", self.handle, b"best_iteration", ctypes.byref(text), ctypes.byref(there))
         return int(text.value) + 1 if there.value and text.value else 0
@@ -136,7 +142,7 @@ class Booster:
 
 
 class _RowCall:
-    """A call of one thread, whose buffer is described to the library once."""
+    """A call of one thread. Its buffer is described to the library once."""
 
     def __init__(self, booster: Booster) -> None:
         inputs = booster.inputs

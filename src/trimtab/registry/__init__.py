@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AliasMove", "LoadedModel", "Registry", "Version"]
 
-_ROOM = {"LoadedModel": "loading", "Registry": "registry"}  # these load NumPy
+_ROOM = {"LoadedModel": "loading", "Registry": "registry"}  # loaded at the first use, because these modules load NumPy
 
 
 def __getattr__(name: str) -> Any:

@@ -12,20 +12,21 @@ from trimtab.registry.removed import VERSION as REMOVED
 from trimtab.registry.versions import Act, AliasMove
 from trimtab.store.ports import Append, Catalog, Put, Remove
 
-Together = Callable[[AliasMove, Sequence[Put | Append | Remove]], object]  # writes a move and more in one transaction
+# writes a move and further changes in one transaction
+Together = Callable[[AliasMove, Sequence[Put | Append | Remove]], object]
 _NOWHERE = b"null"  # the body of an alias that was protected before its first move
-_ATTEMPTS = 50  # of a move that conflicts with garbage collection alone
+_ATTEMPTS = 50  # attempts of a move that conflicts only with garbage collection
 
 
 class Place(msgspec.Struct, frozen=True):
-    """The state of an alias: its newest row (None before the first), and the revision that a change must find."""
+    """The state of an alias: its newest row (None before the first), and the revision on which a change depends."""
 
     row: AliasMove | None
     revision: int
 
     @property
     def version(self) -> str | None:
-        """The id of the version it points to; None before its first move."""
+        """The id of the version that the alias points to; None before the first move."""
         return None if self.row is None else self.row.version
 
 
@@ -38,39 +39,42 @@ class Aliases:
         self._actor = actor
 
     def place(self, model: str, alias: str) -> Place:
-        """The present state of an alias."""
+        """Return the present state of an alias."""
         record = self._catalog.get("alias", f"{model}/{alias}")
         if record is None:
             return Place(None, 0)
         return Place(None if record.body == _NOWHERE else _decoded(record.body), record.revision)
 
     def touch(self, model: str, alias: str) -> Put:
-        """A change that conflicts with every other move of the alias since now."""
+        """Return a change that conflicts with every other move of the alias from now on."""
         record = self._catalog.get("alias", f"{model}/{alias}")
         if record is None:
             return Put("alias", f"{model}/{alias}", _NOWHERE, expected=0)
         return Put("alias", f"{model}/{alias}", record.body, expected=record.revision)
 
     def places(self, model: str) -> dict[str, AliasMove]:
-        """The newest row of each alias of a model."""
+        """Return the newest row of each alias of a model."""
         records = self._catalog.find("alias", f"{model}/")
         moves = [_decoded(record.body) for record in records if record.body != _NOWHERE]
         return {move.alias: move for move in moves}
 
     def history(self, model: str, alias: str) -> Iterator[AliasMove]:
-        """Every row of an alias, oldest first."""
+        """Return every row of an alias, oldest first."""
         after = 0
         while entries := self._catalog.journal(f"alias/{model}/{alias}", after=after, limit=1_000):
             yield from (_decoded(entry.body) for entry in entries)
             after = entries[-1].sequence
 
     def earlier(self, model: str, alias: str) -> str | None:
-        """The version before its newest move that was not itself rolled back; None where there is none."""
+        """The version that a roll-back would restore; None if there is none.
+
+        This is the version before the newest move that was not rolled back itself.
+        """
         reach = self.reach(model, alias)
         return reach[1] if len(reach) > 1 else None
 
     def reach(self, model: str, alias: str) -> list[str]:
-        """The version it points to, then those that consecutive roll-backs would restore."""
+        """Return the version that the alias points to, then those that consecutive roll-backs would restore."""
         stack: list[str] = []
         for row in self.history(model, alias):
             if row.act == "roll_back":
@@ -91,7 +95,7 @@ class Aliases:
         gate: str | None = None,
         actor: str | None = None,
     ) -> AliasMove:
-        """The next row of the history."""
+        """Return the next row of the history."""
         before, now_us = place.row, self._clock.now_us()
         return AliasMove(
             sequence=1 if before is None else before.sequence + 1,
@@ -107,7 +111,7 @@ class Aliases:
         )
 
     def changes(self, row: AliasMove, place: Place) -> list[Put | Append]:
-        """The changes that write `row`; they conflict where the alias is no longer at `place`."""
+        """Return the changes that write `row`. They conflict if the state of the alias is no longer `place`."""
         body, key = msgspec.json.encode(row), f"{row.model}/{row.alias}"
         return [
             Put("alias", key, body, expected=place.revision),
@@ -117,16 +121,18 @@ class Aliases:
     def write(
         self, row: AliasMove, place: Place, *, unless: Sequence[Remove] = (), together: Together | None = None
     ) -> AliasMove:
-        """Write `row`.
+        """Write `row` to the history.
 
         Args:
-            row: From `next_row`.
-            place: The alias's state when the row was made.
-            unless: Further records that must not exist.
-            together: Writes the row and more in one transaction; called again after a conflict with something else.
+            row: The row, from `next_row`.
+            place: The state of the alias when the row was made.
+            unless: Records that must not exist; otherwise the write conflicts.
+            together: Writes the row and further changes in one transaction. It is called again after a conflict with
+                something else.
 
         Raises:
-            Conflict: The alias is no longer at `place`; the message says who moved it, and where to.
+            Conflict: The state of the alias is no longer `place`; the message says who moved the alias, and to which
+                version.
         """
         for _ in range(_ATTEMPTS):
             changes = [*self.changes(row, place), Remove(REMOVED, row.version, expected=0), *unless]

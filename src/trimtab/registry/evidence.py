@@ -11,20 +11,20 @@ from trimtab.registry.versions import Version
 from trimtab.stats.metrics.loss_names import top_of
 from trimtab.store.ports import Catalog, Put
 
-_ALONE = ("loads", "finite", "calibrated")  # checks of every gate,
-_OF_LISTS = ("loads", "finite", "lists")  # of a gate of rankings,
-_COMPARED = ("better_by_margin", "provably_better")  # of a comparison with a champion,
-_REFRESHED = ("better_by_margin", "not_provably_worse")  # of a scheduled refit
+_ALONE = ("loads", "finite", "calibrated")  # the checks of every gate
+_OF_LISTS = ("loads", "finite", "lists")  # the checks of every gate of rankings
+_COMPARED = ("better_by_margin", "provably_better")  # further checks of a comparison with a champion
+_REFRESHED = ("better_by_margin", "not_provably_worse")  # further checks of a scheduled refit
 
 
 class Gates:
-    """Reads and keeps gate records."""
+    """Reads and stores gate records."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
     def put(self, record: GateRecord) -> None:
-        """Keep a record; the same one again changes nothing.
+        """Store a record. To store an equal record again changes nothing.
 
         Raises:
             Conflict: Another record has this id.
@@ -40,10 +40,10 @@ class Gates:
                 raise Conflict(f"gate {record.id}: another record has this id. Give each judgement its own.") from None
 
     def get(self, gate_id: str) -> GateRecord:
-        """A record.
+        """Return a record.
 
         Raises:
-            NotFound: It was never kept.
+            NotFound: The record was never stored.
         """
         record = self._catalog.get("gate", gate_id)
         if record is None:
@@ -51,13 +51,15 @@ class Gates:
         return msgspec.json.decode(record.body, type=GateRecord)
 
     def of(self, version: Version) -> list[GateRecord]:
-        """The records that judged a version, or the one that it refits, by id."""
+        """Return the records that judged a version, or the version that it refits, by id."""
         candidates = [version.id] + ([] if version.refit_of is None else [version.refit_of])
         keys = [record.key for one in candidates for record in self._catalog.find("gate_of", f"{one}/")]
         return [self.get(key.partition("/")[2]) for key in sorted(keys, key=lambda k: k.partition("/")[2])]
 
     def passed(self, version: Version) -> GateRecord | None:
-        """The newest record by which a version, or the one that it refits, passed a gate; None: it passed none."""
+        """Return the newest record by which a version, or the version that it refits, passed a gate; None if there is
+        none.
+        """
         passed = [gate for gate in self.of(version) if gate.passed]
         return max(passed, key=lambda gate: gate.judged_at_us, default=None)
 
@@ -71,12 +73,12 @@ def check_evidence(
         version: The version to promote.
         gate: The stored record given as evidence.
         first: Promote it as the first champion, without a record.
-        champion: The id of the present champion; for another protected alias that of its version, or the champion.
+        champion: The id of the present champion. For another protected alias: the id of the version to compare with.
         alias: The alias to move.
 
     Raises:
         Misuse: The evidence is missing or speaks against it.
-        Conflict: It was judged against another champion than the present one.
+        Conflict: The version was judged against another champion than the present one.
     """
     what = f"promote {version.name} ({version.id[:12]})" + ("" if alias == "champion" else f" to {alias!r}")
     if first and champion is None:
@@ -109,12 +111,12 @@ def check_ungated(what: str, gate: GateRecord | None, why: str) -> None:
     """Refuse to put a version in service that passed no gate, unless a reason is given. # D196
 
     Args:
-        what: The act, for the message.
-        gate: A record that the version passed; None: there is none.
-        why: The given reason.
+        what: What is to be done, for the message.
+        gate: A record by which the version passed; None: there is no such record.
+        why: The reason given by the user.
 
     Raises:
-        Misuse: There is neither a record nor a reason of ten letters or more.
+        Misuse: There is neither a record nor a reason of ten characters or more.
     """
     if gate is None and len(why.strip()) < SHORTEST_REASON:
         raise Misuse(
@@ -124,7 +126,7 @@ def check_ungated(what: str, gate: GateRecord | None, why: str) -> None:
 
 
 def _instead(version: Version, alias: str, champion: str | None) -> str:
-    """The advice where a version has no record."""
+    """Return the advice for a version without a record."""
     if alias != "champion":
         return (
             f"Name one that passed its gate (trimtab card {version.name} shows whether it did), or ask for less: "
@@ -135,15 +137,15 @@ def _instead(version: Version, alias: str, champion: str | None) -> str:
 
 
 def _how(version: Version, alias: str) -> str:
-    """The command that judges a version and puts it in service."""
+    """Return the command that judges a version and puts it in service."""
     return f" (trimtab promote {version.name})" if alias == "champion" else ""
 
 
 def _lacking(gate: GateRecord) -> list[str]:
-    """The failed and the missing checks of a candidate, a sentence each."""
+    """Return the failed and the missing checks of a candidate, one sentence each."""
     reasons = {one.name: one.reason for one in gate.findings}
     lacking = [f"Not {name}: {reasons.get(name, gate.reason)}" for name, held in gate.checks.items() if not held]
-    if gate.findings:  # records of an earlier trimtab have none
+    if gate.findings:  # records of an earlier trimtab have no checks
         alone = _alone(gate.metric)
         compared = _REFRESHED if _REFRESHED[1] in gate.checks else _COMPARED
         needed = alone if gate.champion_metric is None else (*alone, *compared)

@@ -1,4 +1,4 @@
-"""Registration of fitted models as versions, safe next to other processes and to garbage collection."""
+"""Registration of fitted models as versions, safe while other processes register and collect garbage."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from trimtab.training.environment import Environment, current_environment
 from trimtab.training.fitting.fitted import Fitted
 
 _REASON = "Registered."
-_ATTEMPTS = 50  # to get a number that no other process takes
+_ATTEMPTS = 50  # tries to get a number that no other process takes
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
-    """The records that a version is registered with."""
+    """The hashes and records that a version is registered with."""
 
-    training_set: str  # the manifest's hash
+    training_set: str  # the hash of the training set's manifest
     refit_of: str | None = None
     evaluation: str | None = None
     imported: Imported | None = None
@@ -51,7 +51,7 @@ class Registration:
         self._environment = environment
 
     def register(self, fitted: Fitted, origin: Origin, *, alias: str | None, actor: str) -> Version:
-        """The version of a fitted model, an equal one that exists or a new one; see `Registry.register`."""
+        """Return the version of a fitted model: an equal one that exists, or a new one. See `Registry.register`."""
         what = f"register {fitted.model!r}"
         for name, digest in (("training set", origin.training_set), ("evaluation", origin.evaluation)):
             if digest is not None and not self._blob.exists(digest):
@@ -75,7 +75,7 @@ class Registration:
             if attempt:  # the conflict may have been with a garbage collection
                 settle(self._catalog, self._blob, blobs)
             returned = take_back(self._catalog, address, blobs, look=attempt > 0)
-            if attempt:  # after `take_back`: a collection that begins from now on makes the transaction fail
+            if attempt:  # only after `take_back`, because a collection that begins later makes the transaction fail
                 self._put_again(fitted, blobs)
             found = self._records.find(address) if attempt else self._records.cached(address)
             changes: list[Put | Append | Remove] = [*returned, *self._pointing(fitted.model, alias, address)]
@@ -92,13 +92,13 @@ class Registration:
             try:
                 self._catalog.write(changes)
             except Conflict:
-                continue  # it exists already, or another process registered a version or moved the alias: try again
+                continue  # the version exists already, or another process registered one or moved the alias: try again
             self._records.keep(version)
             return version
         raise Conflict(f"{what}: others took {_ATTEMPTS} numbers meanwhile. Try again.")
 
     def _numbered(self, fitted: Fitted, address: str, origin: Origin, actor: str) -> tuple[Version, int]:
-        """The version with the next free number, and the revision of the count that must still hold."""
+        """Return the version with the next free number, and the revision that the counter must still have."""
         count = self._catalog.get("version_count", fitted.model)
         if self._environment is None:
             self._environment = current_environment()
@@ -127,7 +127,7 @@ class Registration:
         return version, 0 if count is None else count.revision
 
     def _pointing(self, model: str, alias: str | None, address: str) -> list[Put | Append]:
-        """The changes that point an alias to the version; none where it points there."""
+        """Return the changes that point an alias to the version; none if the alias already points to it."""
         if alias is None:
             return []
         place = self._aliases.place(model, alias)

@@ -30,23 +30,23 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
 
 
 class Search(msgspec.Struct, frozen=True, kw_only=True):
-    """Conditions on versions; those left out do not matter."""
+    """Conditions on versions. A condition that is left out does not matter."""
 
-    text: str | None = None  # in its name, address, actor, tags, notes, aliases or the names of its inputs
+    text: str | None = None  # a text in the name, id, actor, tags, notes, aliases or names of inputs
     tag: str | None = None
-    metric: str | None = None  # a metric of its evaluation: "log_loss", or with a bound: "auc>0.8"
-    feature: str | None = None  # a feature that the model reads, or its view
-    source: str | None = None  # a source of its features
+    metric: str | None = None  # a metric of the evaluation: "log_loss", or with a bound: "auc>0.8"
+    feature: str | None = None  # a feature that the model reads, or a view of such features
+    source: str | None = None  # a source of the model's features
 
     def __post_init__(self) -> None:
         if self.metric is not None:
             self.bound()
 
     def bound(self) -> tuple[str, Callable[[float], bool] | None]:
-        """The metric's name, and the condition on its value.
+        """Return the metric's name, and the condition on its value.
 
         Raises:
-            Misuse: It cannot be read.
+            Misuse: The metric cannot be parsed.
         """
         found = _METRIC.fullmatch(self.metric or "")
         try:
@@ -65,16 +65,16 @@ class Found(msgspec.Struct, frozen=True):
     """A version as shown in a list."""
 
     version: Version
-    metric: str  # the searched one, else its own
-    value: float | None  # of that metric, if it or the version it refits was evaluated
+    metric: str  # the searched metric, otherwise the version's own metric
+    value: float | None  # the value of `metric`; None: neither this version nor the one it refits was evaluated
     tags: tuple[str, ...]
     notes: tuple[Note, ...]
     aliases: tuple[str, ...]
-    removed: bool  # its artifact was removed
+    removed: bool  # whether the version's artifact was removed
 
 
 class _Made(msgspec.Struct, frozen=True):
-    features: frozenset[str]  # names, and those of their views
+    features: frozenset[str]  # the names of the features and of their views
     sources: frozenset[str]
 
 
@@ -86,13 +86,13 @@ class Searcher:
         self._blob = blob
         self._tags = tags
         self._aliases = aliases
-        self._made: dict[str, _Made] = {}  # by the hash of the definitions
+        self._made: dict[str, _Made] = {}  # by the hash of the feature definitions
 
     def find(self, versions: list[Version], search: Search) -> list[Found]:
-        """The matching ones of `versions`, in their order.
+        """Return the matching versions among `versions`, in the same order.
 
         Raises:
-            NotFound: None of them has such a metric, feature or source.
+            NotFound: None of the versions has such a metric, feature or source.
         """
         metrics = {version.id: self._metrics(version, versions) for version in versions}
         self._check(versions, search, metrics)
@@ -161,12 +161,13 @@ class Searcher:
         return self._made[version.features]
 
     def _metrics(self, version: Version, versions: list[Version]) -> dict[str, float]:
-        """Its evaluated metrics by name; empty where it was not evaluated."""
+        """Return the evaluated metrics of a version by name; empty if it was not evaluated."""
         judged = version.evaluation or next((v.evaluation for v in versions if v.id == version.refit_of), None)
         if judged is None:
             return {}
         try:
-            from trimtab.training.judge.evaluation import load_evaluation  # imported here: serving does without it
+            # imported here because serving does not need it
+            from trimtab.training.judge.evaluation import load_evaluation
 
             return _metrics_of(load_evaluation(judged, self._blob))
         except NotFound:

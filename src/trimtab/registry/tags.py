@@ -1,4 +1,4 @@
-"""Tags and notes of versions, with author and time; they are only added, and never part of a version's id."""
+"""Tags and notes of versions, with author and time. They are only added, and never part of a version's id."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class Tags:
         self._actor = actor
 
     def add(self, version: str, tags: Iterable[str], *, actor: str | None = None) -> list[Tag]:
-        """Give a version tags, and return the new ones; existing tags stay as they are.
+        """Add tags to a version, and return the new ones. Existing tags stay as they are.
 
         Raises:
-            Misuse: A tag is invalid; nothing was written.
+            Misuse: A tag is invalid. No tag was written.
         """
         wanted = list(dict.fromkeys(tags))
         for tag in wanted:
@@ -60,17 +60,17 @@ class Tags:
             made = Tag(version=version, tag=tag, at_us=self._clock.now_us(), actor=actor or self._actor)
             try:
                 self._catalog.write([Put("tag", f"{version}/{tag}", msgspec.json.encode(made), expected=0)])
-            except Conflict:  # it exists, maybe since now
+            except Conflict:  # the tag exists; another process may have just added it
                 continue
             new.append(made)
         return new
 
     def of(self, version: str) -> list[Tag]:
-        """A version's tags, by name."""
+        """Return the tags of a version, by name."""
         return [msgspec.json.decode(record.body, type=Tag) for record in self._catalog.find("tag", f"{version}/")]
 
     def all(self) -> dict[str, list[Tag]]:
-        """The tags of every version that has some."""
+        """Return the tags of every version that has tags."""
         found: dict[str, list[Tag]] = {}
         for record in self._catalog.find("tag"):
             tag = msgspec.json.decode(record.body, type=Tag)
@@ -78,10 +78,10 @@ class Tags:
         return found
 
     def note(self, version: str, text: str, *, actor: str | None = None) -> Note:
-        """Add a remark.
+        """Add a note to a version.
 
         Raises:
-            Misuse: It is empty, or longer than 10,000 letters.
+            Misuse: The note is empty, or longer than 10,000 characters.
         """
         if not text.strip() or len(text) > _LONGEST_NOTE:
             raise Misuse(f"note: {len(text):,} letters; give 1 to {_LONGEST_NOTE:,}.")
@@ -90,5 +90,5 @@ class Tags:
         return made
 
     def notes(self, version: str) -> list[Note]:
-        """A version's notes, oldest first."""
+        """Return the notes of a version, oldest first."""
         return [msgspec.json.decode(line.body, type=Note) for line in self._catalog.journal(f"notes/{version}")]

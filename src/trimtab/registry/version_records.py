@@ -1,4 +1,4 @@
-"""Version records in the catalogue, each checked against its id."""
+"""Version records in the catalogue. Each record is checked against its id."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PREFIX = re.compile(r"[0-9a-f]{6,64}")
 
 
 class VersionRecords:
-    """The versions in a catalogue; those that were read stay in memory, since they never change."""
+    """The versions in a catalogue. Versions that were read stay in memory, because they never change."""
 
     def __init__(self, catalog: Catalog, aliases: Aliases) -> None:
         self._catalog = catalog
@@ -23,7 +23,7 @@ class VersionRecords:
         self._read: dict[str, Version] = {}
 
     def get(self, reference: str) -> Version:
-        """A version by "model@7", "model@champion" or the beginning of its id; see `Registry.get`."""
+        """Return a version by "model@7", "model@champion" or the beginning of its id; see `Registry.get`."""
         model, at, rest = reference.partition("@")
         if at and rest.isdecimal():
             record = self._catalog.get("version_number", number_key(model, int(rest)))
@@ -38,33 +38,33 @@ class VersionRecords:
         return self._by_prefix(rest if at else model, model if at else None)
 
     def resolved(self, version: Version | str) -> Version:
-        """The stored version of a reference, or of a version at hand."""
+        """Return the stored version that a reference names, or that equals a given version."""
         return self.stored(version.id) if isinstance(version, Version) else self.get(version)
 
     def of_model(self, model: str) -> list[Version]:
-        """All versions of a model by number."""
+        """Return all versions of a model by number."""
         records = self._catalog.find("version_number", f"{model}/")
         return [self.stored(record.body.decode()) for record in records]
 
     def models(self) -> list[str]:
-        """The models that have versions."""
+        """Return the models that have versions."""
         return [record.key for record in self._catalog.find("version_count")]
 
     def name(self, version_id: str | None) -> str:
-        """The name of a version for messages, also of one that is not stored."""
+        """Return the name of a version for messages, even if the version is not stored."""
         found = None if version_id is None else self.find(version_id)
         return "no version" if version_id is None else version_id if found is None else found.name
 
     def cached(self, version_id: str) -> Version | None:
-        """The version, if it was read or registered before."""
+        """Return the version if it is in memory."""
         return self._read.get(version_id)
 
     def keep(self, version: Version) -> None:
-        """Keep a version in memory that was just registered."""
+        """Keep a version that was just registered in memory."""
         self._read[version.id] = version
 
     def find(self, version_id: str) -> Version | None:
-        """The version of an id; None where there is none."""
+        """Return the version with an id; None if there is none."""
         if version_id not in self._read:
             record = self._catalog.get("version", version_id)
             if record is None:
@@ -73,10 +73,10 @@ class VersionRecords:
         return self._read[version_id]
 
     def stored(self, version_id: str) -> Version:
-        """The version of an id.
+        """Return the version with an id.
 
         Raises:
-            NotFound: There is none.
+            NotFound: There is no version with this id.
         """
         found = self.find(version_id)
         if found is None:
@@ -104,7 +104,7 @@ class VersionRecords:
 
 
 def number_key(model: str, number: int) -> str:
-    """The catalogue's key of a version's number."""
+    """Return the catalogue's key for a version's number."""
     return f"{model}/{number:08d}"
 
 

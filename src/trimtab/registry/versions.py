@@ -19,11 +19,11 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True):
     """The origin of an imported version."""
 
     file: str  # the name of the file or folder
-    sha256: str  # of the model file's bytes
+    sha256: str  # the SHA-256 of the model file's bytes
     kind: str  # "LightGBM text", "MLflow folder, flavour xgboost"
-    inputs_named: bool  # whether the file names its inputs; else only their number could be compared
-    golden: str  # what it was compared with: "12 golden rows", "the 413 labelled rows from ..."
-    window_us: int | None = None  # the length of the window of labelled rows it was scored on
+    inputs_named: bool  # whether the file names its inputs; if not, only their number was compared
+    golden: str  # the rows that the model was checked on: "12 golden rows", "the 413 labelled rows from ..."
+    window_us: int | None = None  # the length of the window of labelled rows that the model was scored on
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,23 +33,23 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     id: str  # `version_id` of the fields up to `refit_of`
     model: str
     number: int  # `model@number`: 1, 2, ... for distinct ids
-    artifact: str  # the blob of its artifact
-    recipe: str  # hash of the model's definition, the estimator's code included
-    features: str  # hash of the feature definitions
+    artifact: str  # the hash of the artifact's blob
+    recipe: str  # the hash of the model's definition, including the estimator's code
+    features: str  # the hash of the feature definitions
     runtime: str
-    trust: Trust | None  # "pickle": loading it runs code, which was allowed
-    training_set: str  # the blob that holds the training set's manifest
-    refit_of: str | None  # the judged version whose recipe this one refits
+    trust: Trust | None  # "pickle": loading the version runs code, and the user allowed that
+    training_set: str  # the hash of the blob with the training set's manifest
+    refit_of: str | None  # the judged version whose definition was fitted again on more data
     metric: str
     cut_us: int  # the training cut: only what was known by then was used
-    positions: dict[str, int]  # P: the log positions that were read
-    rows: int  # training rows with a label
-    evaluation: str | None  # the blob that holds its evaluation
+    positions: dict[str, int]  # the log positions that were read
+    rows: int  # the number of training rows with a label
+    evaluation: str | None  # the hash of the blob with the version's evaluation
     made_at_us: int
     actor: str
     environment: Environment
-    chosen: Chosen | None = None  # the parameters that it was fitted with, and the search that found them
-    imported: Imported | None = None  # None: it was trained here
+    chosen: Chosen | None = None  # the parameters of the fit, and the search that found them
+    imported: Imported | None = None  # None: the version was trained here
 
     @property
     def name(self) -> str:
@@ -57,23 +57,23 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AliasMove(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of an alias's history; the alias points to the version of the newest row."""
+    """One row of an alias's history. The alias points to the version of the newest row."""
 
     format: Literal[1] = 1
     sequence: int  # 1, 2, ... within the alias's history
     model: str
     alias: str
-    version: str  # the id it points to from now on
-    previous: str | None  # where it pointed before
+    version: str  # the id of the version that the alias points to from now on
+    previous: str | None  # the id of the version that the alias pointed to before
     act: Act
-    gate: str | None  # the gate record that allowed it
+    gate: str | None  # the id of the gate record that allowed the move
     at_us: int  # never decreases within a history
     actor: str
     why: str
 
 
 def possibly_seen(version: Version, start_us: int) -> str:
-    """The warning about metrics on rows from `start_us` on that an imported version may have seen; "" otherwise."""
+    """Return a warning if an imported version may have been trained on rows from `start_us` on; otherwise ""."""
     if version.imported is None or version.cut_us < start_us:
         return ""
     return (
@@ -93,12 +93,12 @@ def version_id(
     training_set: str,
     refit_of: str | None,
 ) -> str:
-    """Hash a version's id from its content: equal training gives the same id, on every machine and at any time."""
+    """Hash a version's id from its content. Equal trainings give the same id, on every machine and at any time."""
     return content_hash(["version", 1, model, artifact, recipe, features, runtime, trust, training_set, refit_of])
 
 
 def id_of(version: Version) -> str:
-    """The id that a version must have by its own fields."""
+    """Return the id that a version must have by its own fields."""
     return version_id(
         model=version.model,
         artifact=version.artifact,

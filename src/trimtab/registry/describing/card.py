@@ -31,16 +31,16 @@ class About(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     manifest: Manifest
     evaluation: Evaluation | None
     judged: str  # the name of the evaluated version
-    gates: Sequence[GateRecord]  # that judged it, or the version it refits
-    moves: Sequence[AliasMove]  # that pointed to it
+    gates: Sequence[GateRecord]  # the records that judged this version, or the version that it refits
+    moves: Sequence[AliasMove]  # the moves that pointed an alias to this version
     tags: Sequence[Tag]
     notes: Sequence[Note]
-    relatives: Sequence[tuple[str, str]]  # other versions by name, and their relation to it
-    row_choices: Sequence[RowChoice] = ()  # the scoring path of one row, by kind of machine
+    relatives: Sequence[tuple[str, str]]  # the names of other versions, and their relation to this one
+    row_choices: Sequence[RowChoice] = ()  # the choices of a scoring path for one row, by kind of machine
 
 
 def stored_parts(version: Version, blob: Blob) -> tuple[Artifact, Manifest]:
-    """The stored parts of a version besides its record.
+    """Read the stored parts of a version besides its record.
 
     Raises:
         Corrupt: A stored part is damaged; the message names the blob.
@@ -49,7 +49,7 @@ def stored_parts(version: Version, blob: Blob) -> tuple[Artifact, Manifest]:
 
 
 def card_document(about: About) -> Document:
-    """The card of a version."""
+    """Make the card of a version."""
     card = Document(f"{about.version.name}: model card", "Made from the records of the registry alone")
     _identity(card, about)
     _signature(card, signature_of(about.version, about.artifact))
@@ -171,7 +171,7 @@ def _gates(card: Document, gates: Sequence[GateRecord]) -> None:
         card.paragraph(f"{gate.id}: {gate.reason}")
     if not gates:
         card.paragraph("No gate record.")
-    named = ("gate",) if len(gates) > 1 else ()  # the sentence above names a single one
+    named = ("gate",) if len(gates) > 1 else ()  # with one record the sentence above names it already
     rows = [
         (
             *(gate.id for _ in named),

@@ -22,7 +22,7 @@ from trimtab.training.fitting.artifact import Artifact, decode_artifact
 from trimtab.training.judge.evaluation import Evaluation
 from trimtab.training.runtimes.table import runtime_named
 
-_WITHOUT_EFFECT = frozenset(  # parameters that say where and how fast a model was fitted
+_WITHOUT_EFFECT = frozenset(  # parameters that tell only where and how fast a model was fitted
     {"device_type", "gpu_id", "nthread", "num_threads", "thread_count", "n_jobs", "verbosity"}
 )
 Value: TypeAlias = str | int | float | None
@@ -30,7 +30,7 @@ Floats: TypeAlias = NDArray[np.float64]
 
 
 class Pair(msgspec.Struct, frozen=True):
-    """One value of both versions."""
+    """One value in both versions."""
 
     what: str
     one: Value
@@ -42,7 +42,7 @@ class Pair(msgspec.Struct, frozen=True):
 
 
 class FeatureChange(msgspec.Struct, frozen=True, kw_only=True):
-    """The change of a feature from one version to the other, by the hash of its definition."""
+    """The change of a feature from one version to the other version, by the hash of its definition."""
 
     name: str
     what: Literal["added", "removed", "changed"]
@@ -50,7 +50,7 @@ class FeatureChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MetricPair(msgspec.Struct, frozen=True, kw_only=True):
-    """One metric of the two stored evaluations, each on its own holdout."""
+    """One metric of two stored evaluations, each on the holdout of that evaluation."""
 
     name: str
     better: Better
@@ -61,38 +61,41 @@ class MetricPair(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RowDifference(msgspec.Struct, frozen=True, kw_only=True):
-    """A row with different predictions."""
+    """A row for which the two versions predict differently."""
 
     key: str
     at_us: int
     one: float
     other: float
     label: float | str
-    of: str = ""  # with several classes the one whose probability differs most
+    of: str = ""  # with several classes the class whose probability differs most
 
 
 class Mean(msgspec.Struct, frozen=True):
-    """A mean over rows; rows of one day are taken as dependent."""
+    """A mean over rows. Rows of one day are taken as dependent."""
 
     value: float
-    interval: Interval | None  # None: the rows are of one day
+    interval: Interval | None  # None: all rows are of one day
 
 
 class PredictionComparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Predictions of both versions for the same labelled rows, each by its own features as of their time."""
+    """Predictions of both versions for the same labelled rows.
+
+    Each version predicts from its own features, computed as of the time of each row.
+    """
 
     rows: int
     start_us: int
     end_us: int
     metric: str
-    one: Mean  # of the metric
+    one: Mean  # the mean loss by the metric
     other: Mean
-    difference: Mean  # of the metric, other less one: below 0 the other is better
+    difference: Mean  # mean loss of `other` minus that of `one`: below 0 `other` is better
     moved_by: float
-    moved: float  # the share of rows whose prediction differs by more than that
+    moved: float  # the share of rows whose prediction differs by more than `moved_by`
     mean_moved: float
     most_moved: float
-    seen_one: int  # rows that it may have been fitted on
+    seen_one: int  # the number of rows that `one` may have been fitted on
     seen_other: int
     most: tuple[RowDifference, ...]  # the rows that differ most
 
@@ -108,13 +111,13 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     features: tuple[FeatureChange, ...]
     same_features: int
     recipe: tuple[Pair, ...]
-    parameters: tuple[Pair, ...] | None  # None: the format of one of them keeps none
+    parameters: tuple[Pair, ...] | None  # None: the format of one of the versions keeps no parameters
     environment: tuple[Pair, ...]
     metrics: tuple[MetricPair, ...]
-    metrics_on: tuple[str, str]  # the rows of each evaluation, "" where there is none
+    metrics_on: tuple[str, str]  # the rows of each evaluation; "": there is no evaluation
     predictions: PredictionComparison | None
-    not_scored: str = ""  # why there are no predictions
-    same_rows: bool = False  # both were evaluated, and on the same rows
+    not_scored: str = ""  # the reason why `predictions` is None
+    same_rows: bool = False  # whether both were evaluated on the same rows
 
 
 class Record(msgspec.Struct, frozen=True, eq=False):
@@ -123,16 +126,16 @@ class Record(msgspec.Struct, frozen=True, eq=False):
     version: Version
     artifact: Artifact
     manifest: Manifest
-    evaluation: Evaluation | None  # its own, or that of the candidate it refits
+    evaluation: Evaluation | None  # the version's own, or that of the candidate that it refits
 
     @property
     def learnt_until_us(self) -> int:
-        """The latest time of its possible training rows."""
+        """The latest time of rows that the version may have been trained on."""
         version = self.version
         seen_us = version.cut_us if version.imported is not None else self.manifest.final_until(version.cut_us)
         if self.evaluation is None or version.evaluation is None or version.imported is not None:
             return seen_us
-        return min(seen_us, self.evaluation.start_us - 1)  # it was fitted on what came before its holdout
+        return min(seen_us, self.evaluation.start_us - 1)  # the version was fitted only on rows older than its holdout
 
 
 class Rows(msgspec.Struct, frozen=True, eq=False):
@@ -142,18 +145,18 @@ class Rows(msgspec.Struct, frozen=True, eq=False):
     keys: list[Any]
     at_us: NDArray[np.int64]
     labels: Floats
-    one: Floats  # shape (rows,), or (rows, classes)
+    one: Floats  # shape (rows,); with several classes (rows, classes)
     other: Floats
     class_names: tuple[str, ...] = ()
     lists: NDArray[np.int64] | None = None  # in a ranking the list of each row
 
 
 def record_of(version: Version, blob: Blob, evaluation: Evaluation | None) -> Record:
-    """The stored parts of a version.
+    """Read the stored parts of a version.
 
     Raises:
-        NotFound: One was removed.
-        Corrupt: One is damaged.
+        NotFound: A part was removed.
+        Corrupt: A part is damaged.
     """
     return Record(
         version, decode_artifact(blob.get(version.artifact)), load_manifest(version.training_set, blob), evaluation
@@ -168,17 +171,17 @@ def compare(
     predictions: PredictionComparison | None,
     not_scored: str = "",
 ) -> Comparison:
-    """The comparison of two versions of one model.
+    """Compare two versions of one model.
 
     Args:
-        one: The first, usually the older.
-        other: The second.
+        one: The first version, usually the older.
+        other: The second version.
         features: The changes of features, and the number of unchanged ones.
         predictions: The result of `compare_predictions`.
-        not_scored: The reason where there is none.
+        not_scored: The reason why there are no predictions.
 
     Raises:
-        Misuse: They are versions of different models.
+        Misuse: The versions are of different models.
     """
     if one.version.model != other.version.model:
         raise Misuse(
@@ -210,16 +213,17 @@ def compare_predictions(
     """Compare the predictions of two versions for the same labelled rows.
 
     Args:
-        rows: At least one.
-        moved_by: The difference from which on a prediction counts as moved; in a ranking a share of its list's places.
-        learnt_until_us: For each version the latest time of its possible training rows.
+        rows: The rows to compare; at least one.
+        moved_by: A prediction counts as moved from this difference on. In a ranking it is a share of the positions in a
+            list.
+        learnt_until_us: For each version the latest time of rows that it may have been trained on.
         most: The number of rows to list that differ most.
     """
     one, units = unit_losses(rows.metric, rows.labels, rows.one, rows.lists)
     losses = one, unit_losses(rows.metric, rows.labels, rows.other, rows.lists)[0]
     days = rows.at_us[units] // DAY_US
     apart = np.abs(rows.other - rows.one)
-    if rows.lists is not None:  # scores of a ranking have no scale, so count places in the list
+    if rows.lists is not None:  # scores of a ranking have no scale, so count positions in the list
         apart = np.abs(list_places(rows.other, rows.lists) - list_places(rows.one, rows.lists))
     distance = apart if apart.ndim == 1 else apart.max(axis=1)
     order = np.argsort(-distance, kind="stable")[:most]
@@ -331,7 +335,7 @@ def _metrics(one: Evaluation | None, other: Evaluation | None) -> Iterator[Metri
     for name in dict.fromkeys([*mine, *theirs]):
         a, b = mine.get(name), theirs.get(name)
         known = a or b
-        assert known is not None  # the name is from one of the two
+        assert known is not None  # the name comes from one of the two evaluations
         yield MetricPair(
             name=name,
             better=known.better,
@@ -357,13 +361,14 @@ def _judged_on(record: Record) -> str:
 
 
 def parameters_of(artifact: Artifact) -> dict[str, str] | None:
-    """The parameters that a stored estimator was fitted with, as text, without those that have no effect on it.
+    """Return the parameters that affected a stored estimator's fit, as text.
 
-    None where the format keeps none (a pickle is not opened for it), or its library is not installed.
+    The result is None if the format keeps no parameters, or if the library is not installed. A pickle is not opened for
+    this.
     """
     try:
         read = runtime_named(artifact.runtime).format.parameters
         found = None if read is None else read(artifact.estimator)
-    except (Corrupt, Misuse, Unavailable, ImportError):  # the library is absent, or reads these bytes no more
+    except (Corrupt, Misuse, Unavailable, ImportError):  # the library is absent, or does not read these bytes any more
         return None
     return None if found is None else {name: found[name] for name in sorted(found) if name not in _WITHOUT_EFFECT}

@@ -14,7 +14,7 @@ _SIGNS = {"added": "+", "removed": "-", "changed": "~"}
 
 
 def comparison_document(comparison: Comparison) -> Document:
-    """The differences of two versions; a page also has all that is the same."""
+    """Return the differences of two versions. On a page, equal values are shown too."""
     out = Document(f"{comparison.one} and {comparison.other}", "Differences of two versions, by their records")
     out.heading("The versions")
     out.table(_pair_table(comparison, comparison.about))
@@ -153,6 +153,6 @@ def _with_interval(mean: Mean, form: str = ".4f") -> str:
 
 
 def _side(value: float | None, interval: Interval | None) -> tuple[str, str]:
-    """A metric and its interval, as text."""
+    """Return a metric and its interval as text."""
     ends = "–" if interval is None else f"{interval.low:,.4f} to {interval.high:,.4f}"
     return "–" if value is None else f"{value:,.4f}", ends

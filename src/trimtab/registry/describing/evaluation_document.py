@@ -1,4 +1,4 @@
-"""Sections about an evaluation, for the page, the card and the terminal."""
+"""Sections about an evaluation, for the report page, the model card and the terminal."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from trimtab.training.judge.evaluation import Evaluation
 from trimtab.training.judge.influence import ClassInfluence, Influence
 from trimtab.training.judge.parts import Month, Slice, Week
 
-_FEATURES = 30  # at most, of plots and tables
+_FEATURES = 30  # the largest number of features in plots and tables
 _TERMINAL_FEATURES = 8
-_WEEKS = 8  # more are a plot on a page
-_UNBROKEN = "\u00a0"  # a space at which a page breaks no line
+_WEEKS = 8  # a page shows more weeks as a plot
+_UNBROKEN = "\u00a0"  # a space at which no line is broken
 _HIGHER = "\u00a0\u25b2"
 
 
@@ -39,10 +39,10 @@ def add_evaluation(document: Document, name: str, evaluation: Evaluation, *, see
     """Add a section for each part of an evaluation that was computed.
 
     Args:
-        document: Where to.
-        name: What was evaluated, for the plots.
+        document: The document to add to.
+        name: The name of the evaluated version, for the plots.
         evaluation: The evaluation.
-        seen: A sentence about rows that the model may have been trained on; empty when it was not.
+        seen: A sentence about rows that the model may have been trained on; empty if there are no such rows.
     """
     _metrics(document, evaluation, seen)
     _baselines(document, name, evaluation)
@@ -374,7 +374,7 @@ def _leak_text(leak: Leak) -> str:
 
 
 def _text(value: object) -> str:
-    """A cell: numbers to four places, both ends of an interval, a dash for none."""
+    """Return a cell: numbers to four decimals, both ends of an interval, a dash for None."""
     match value:
         case None:
             return "–"
@@ -388,7 +388,7 @@ def _text(value: object) -> str:
 
 
 def _table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1) -> Table:
-    """A table whose first `left` columns are text, the others numbers."""
+    """Return a table whose first `left` columns are text; the other columns are numbers."""
     text, number = cast(tuple[Align, Align], get_args(Align))
     return Table(
         headers=tuple(headers),
@@ -409,8 +409,8 @@ def _points(bins: tuple[CalibrationBin, ...]) -> list[CalibrationPoint]:
 
 
 def _part_headers(evaluation: Evaluation) -> tuple[str, ...]:
-    """Headers of what months, weeks and slices share."""
-    area = ("AUC",) if evaluation.calibration else ()  # of probabilities only
+    """The headers of the columns that the tables of months, weeks and slices share."""
+    area = ("AUC",) if evaluation.calibration else ()  # only probabilities have an AUC
     means = () if evaluation.block == "list" else ("mean score", "mean label")  # scores of a ranking have no scale
     return ("rows", evaluation.metric, "interval", *area, *means)
 

@@ -23,17 +23,18 @@ _OUTPUTS: dict[str, tuple[str, float | None, float | None]] = {
 
 
 class Field(msgspec.Struct, frozen=True, kw_only=True):
-    """One column."""
+    """One column of a schema."""
 
     name: str
-    type: FieldType  # "time": UTC microseconds inside; "category": a text of a vocabulary, any other counts as null
-    null: bool  # may be null
-    read: bool = True  # for a request: read by features; key and time may only identify it
+    # "time": stored as UTC microseconds; "category": a text of a vocabulary, any other text counts as null
+    type: FieldType
+    null: bool  # whether the value may be null
+    read: bool = True  # for a request: whether features read the column; key and time may only identify the request
     values: tuple[str, ...] = ()  # the vocabulary of a category
 
 
 class Output(msgspec.Struct, frozen=True, kw_only=True):
-    """The output of each row."""
+    """The output for each row."""
 
     name: str
     task: Task
@@ -44,17 +45,17 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True):
-    """The schemas of one version, as it was stored."""
+    """The schemas of one version, as they were stored with it."""
 
     format: Literal[1] = 1
     version: str
     request: tuple[Field, ...]  # the columns that a caller sends; empty for versions of an earlier trimtab
-    inputs: tuple[Field, ...]  # the estimator's inputs in order: the columns of an exported model's rows
+    inputs: tuple[Field, ...]  # the estimator's inputs in order, which are the columns of an exported model's rows
     output: Output
 
 
 def signature_of(version: Version, artifact: Artifact) -> Signature:
-    """The signature of a version, from what is stored with it: a change of the project file does not change it."""
+    """Make the signature of a version from what is stored with it. Changes of the project file do not affect it."""
     meaning, low, high = _OUTPUTS.get(artifact.task, ("the score", None, None))
     return Signature(
         version=version.name,
@@ -76,7 +77,7 @@ def _input(artifact: Artifact, name: str) -> Field:
 def _request(version: Version, artifact: Artifact) -> tuple[Field, ...]:
     try:
         features = artifact.features(version.features)
-    except Misuse:  # stored without them, by an earlier trimtab
+    except Misuse:  # stored without feature definitions, by an earlier trimtab
         return ()
     request, read = features.request, features.request_columns
     return tuple(

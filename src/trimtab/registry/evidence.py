@@ -57,8 +57,9 @@ class Gates:
         return [self.get(key.partition("/")[2]) for key in sorted(keys, key=lambda k: k.partition("/")[2])]
 
     def passed(self, version: Version) -> GateRecord | None:
-        """Return the newest record by which a version, or the version that it refits, passed a gate; None if there is
-        none.
+        """Return the newest record by which a version passed a gate; None if there is none.
+
+        A record of the version that it refits counts as well.
         """
         passed = [gate for gate in self.of(version) if gate.passed]
         return max(passed, key=lambda gate: gate.judged_at_us, default=None)

@@ -36,7 +36,7 @@ class LoadedModel(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def row_call(self) -> str | None:
-        """The scoring path of one row; None where there is only one."""
+        """The name of the scoring path for one row; None if there is only one path."""
         inner = several_paths(self.scorer)
         return None if inner is None else inner.row_call
 
@@ -51,25 +51,25 @@ class LoadedModel(msgspec.Struct, frozen=True, eq=False):
         return self.artifact.inputs
 
     def features(self) -> FeatureSet:
-        """The feature definitions that it was trained with, also where the project declares others now.
+        """The feature definitions that the version was trained with, even if the project now declares others.
 
         Raises:
-            Corrupt: They cannot be read, or are others.
-            Misuse: It was stored without them, by an earlier trimtab.
+            Corrupt: The definitions cannot be read, or have another hash.
+            Misuse: The version was stored without definitions, by an earlier trimtab.
         """
         return self.artifact.features(self.version.features)
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        """The score of each matrix row; with several classes shape (rows, classes)."""
+        """Return the score of each matrix row; with several classes shape (rows, classes)."""
         return self.scorer.predict(matrix)
 
     def predict_row(self, row: list[float]) -> Score:
-        """The score of one row (NaN for null); with several classes a list."""
+        """Return the score of one row (NaN for null); with several classes a list."""
         return self.scorer.predict_row(row)
 
 
 def lost_artifact(blob: Blob, version: Version) -> str | None:
-    """The problem with a version's artifact: it is missing, or does not match its hash; None where it is sound."""
+    """Return what is wrong with a version's artifact (missing, or another hash); None if it is intact."""
     try:
         blob.get(version.artifact)
     except (Corrupt, NotFound) as error:
@@ -78,12 +78,12 @@ def lost_artifact(blob: Blob, version: Version) -> str | None:
 
 
 def repair_lost(model: str, *, imported: str | None, changed: bool = False) -> str:
-    """Advice, as commands, where the artifact of the version in service is lost.
+    """Return advice, as commands, for the case that the artifact of the version in service is lost.
 
     Args:
-        model: Its name.
-        imported: The name of the imported file; None: it was trained here.
-        changed: The project declares another recipe now.
+        model: The name of the model.
+        imported: The name of the imported file; None: the version was trained here.
+        changed: Whether the project now declares the model differently.
 
     >>> repair_lost("late_flight", imported=None)[:72]
     'Run: trimtab train late_flight (it fits it again and puts the same bytes'
@@ -109,13 +109,13 @@ def load_version(
     Args:
         blob: The blob store.
         version: The version.
-        features: The feature definitions whose values it will get, or their hash.
-        row_call: Gives the chosen scoring path of a version; called where there are several.
+        features: The feature definitions of the values that the version will get, or their hash.
+        row_call: Returns the chosen scoring path of a version. It is called only if there are several paths.
 
     Raises:
         Corrupt: The blob is missing or damaged, or does not belong to the version.
-        Misuse: Other feature definitions, or a machine that cannot load it (another architecture or library) or does
-            not repeat the golden predictions.
+        Misuse: The feature definitions differ, or this machine cannot load the version (another architecture or
+            library) or does not repeat the golden predictions.
     """
     what = f"version {version.name} ({version.id[:12]})"
     given = features.hash if isinstance(features, FeatureSet) else features
@@ -136,7 +136,7 @@ def load_version(
         if sound and version.runtime == "pickle":
             raise Misuse(f"{what}: {error} {_CODE} Or retrain it here.") from error
         if sound and (changed := what_matters(version.environment, here, version.runtime)):
-            raise Misuse(  # the bytes are intact: this machine cannot read them
+            raise Misuse(  # the bytes are intact, but this machine cannot read them
                 f"{what}: {version.runtime} cannot load it here: {error} Changed since training: {', '.join(changed)}. "
                 "Load it where it was made, install the versions it was made with, or retrain it here."
             ) from error
@@ -196,5 +196,5 @@ def _check_golden(what: str, version: Version, artifact: Artifact, scorer: Score
 
 
 def _is_off(artifact: Artifact, scorer: Scorer, found: float, allowed: float) -> bool:
-    """Whether the scoring path is wrong: the version's tolerance may have been measured by a wrong path as well."""
+    """Whether the scoring path is wrong, even if the version's tolerance was measured by a wrong path."""
     return not found <= allowed or (found > ROUNDING and refuse_unlike_here(artifact, scorer, golden_rows(artifact)))

@@ -1,4 +1,4 @@
-"""Protected aliases: what a move needs, and holds while an approval is pending."""
+"""Protected aliases: what a move of an alias needs. While an approval is pending, moves are refused."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from trimtab.registry.aliases import Aliases
 from trimtab.store.ports import Append, Catalog, Put, Remove
 
 Needs = Literal["nothing", "reason", "gate"]
-Declared = Mapping[str, Mapping[str, Needs]]  # by declared model, the aliases that the settings protect
+Declared = Mapping[str, Mapping[str, Needs]]  # for each declared model, the aliases that the settings protect
 _STRICTER: tuple[Needs, ...] = ("nothing", "reason", "gate")
 CHAMPION = "champion"  # always needs a gate record
-SHORTEST_REASON = 10  # letters
-_HOLD = "hold"  # kind of the records of aliases that wait for an approval
+SHORTEST_REASON = 10  # characters
+_HOLD = "hold"  # the kind of the records for aliases that wait for an approval
 
 
 class Protection(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,9 +33,9 @@ class Protection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Protections:
-    """Reads and changes protections. A change counts for every move that is not committed yet.
+    """Reads and changes protections. A change applies to every move that is not committed yet.
 
-    A protection and the alias's own record are written in one transaction, so that a move which read the previous
+    A protection and the alias's own record are written in one transaction. Therefore a move that read the previous
     protection conflicts.
     """
 
@@ -47,7 +47,7 @@ class Protections:
         self._actor = actor
 
     def needs(self, model: str, alias: str) -> Needs:
-        """The requirement on moves: the stricter of settings and record. Call it after reading the alias's place."""
+        """Return the stricter requirement on moves, of settings and record. Call this after reading the alias."""
         if alias == CHAMPION:
             return "gate"
         record = self._catalog.get("protection", f"{model}/{alias}")
@@ -58,7 +58,7 @@ class Protections:
         return self._declared.get(model, {}).get(alias, "nothing")
 
     def of(self, model: str) -> dict[str, Protection]:
-        """The protections that were declared for a model's aliases."""
+        """Return the protections that were declared for a model's aliases."""
         found = (msgspec.json.decode(r.body, type=Protection) for r in self._catalog.find("protection", f"{model}/"))
         return {one.alias: one for one in found}
 
@@ -66,7 +66,7 @@ class Protections:
         """Declare what a move needs from now on.
 
         Raises:
-            Misuse: It is "champion", which always needs a gate record, or the settings ask for more.
+            Misuse: The alias is "champion", which always needs a gate record, or the settings ask for more.
             Conflict: The alias was moved meanwhile; try again.
         """
         what, key = f"alias {model}@{alias}", f"{model}/{alias}"
@@ -102,17 +102,17 @@ class Protections:
 
 
 def hold(model: str, alias: str, reason: str) -> Put:
-    """The change that refuses moves of an alias but roll-backs until `release`; `reason` is the message."""
+    """Return the change that refuses moves of an alias (except roll-backs) until `release`; `reason` is the message."""
     return Put(_HOLD, f"{model}/{alias}", msgspec.json.encode(reason))
 
 
 def release(model: str, alias: str) -> Remove:
-    """The change that allows moves of an alias again."""
+    """Return the change that allows moves of an alias again."""
     return Remove(_HOLD, f"{model}/{alias}")
 
 
 def not_held(model: str, alias: str) -> Remove:
-    """The condition of a transaction that moves an alias."""
+    """Return the condition that a transaction needs to move an alias."""
     return Remove(_HOLD, f"{model}/{alias}", expected=0)
 
 
@@ -120,7 +120,7 @@ def refuse_held(catalog: Catalog, model: str, alias: str) -> None:
     """Refuse to move an alias that waits for an approval.
 
     Raises:
-        Conflict: It is held; the message says who must approve, and how.
+        Conflict: An approval is pending; the message says who must approve, and how.
     """
     record = catalog.get(_HOLD, f"{model}/{alias}")
     if record is not None:
@@ -131,7 +131,7 @@ def check_reason(what: str, why: str) -> None:
     """Refuse a reason that is too short.
 
     Raises:
-        Misuse: It has fewer than ten letters.
+        Misuse: The reason has fewer than ten characters.
     """
     if len(why.strip()) < SHORTEST_REASON:
         raise Misuse(f"{what}: why={why!r} is too short. Give a reason of {SHORTEST_REASON} letters or more.")

@@ -55,7 +55,7 @@ class Registry:
         clock: The source of all timestamps.
         actor: The default actor of calls.
         environment: The environment recorded in versions; left out, the present one.
-        declared: The declared models, also those without a version, and the aliases that the settings protect.
+        declared: The declared models, including those without a version, and the aliases that the settings protect.
     """
 
     def __init__(
@@ -105,12 +105,12 @@ class Registry:
 
         Args:
             fitted: The result of `fit`.
-            training_set: The manifest's hash, from `save_training_set`.
-            refit_of: The id of the judged version whose recipe this one refits on more data.
+            training_set: The hash of the training set's manifest, from `save_training_set`.
+            refit_of: The id of the judged version whose definition this version fits again on more data.
             evaluation: The hash of a stored evaluation.
-            alias: An alias to point to it in the same transaction ("champion" needs evidence: use `move`).
-            imported: Its origin, if it was not trained here.
-            actor: Who registers it; left out, the registry's.
+            alias: An alias to point to the version in the same transaction ("champion" needs evidence: use `move`).
+            imported: The origin of the model if it was not trained here.
+            actor: Who registers the version; by default the registry's actor.
 
         Raises:
             Misuse: The training set or the evaluation is not stored, or the alias is "champion".
@@ -123,28 +123,28 @@ class Registry:
         return self._registration.register(fitted, origin, alias=alias, actor=actor or self._actor)
 
     def get(self, reference: str) -> Version:
-        """A version by "model@7", "model@champion" or the beginning of its id (at least 6 digits).
+        """Return a version by "model@7", "model@champion" or the beginning of its id (at least 6 digits).
 
         Raises:
-            NotFound: There is none; the message lists the existing ones.
-            Misuse: Several ids begin like this.
+            NotFound: There is no such version; the message lists the existing ones.
+            Misuse: Several ids have this beginning.
         """
         return self._records.get(reference)
 
     def versions(self, model: str) -> list[Version]:
-        """All versions of a model by number."""
+        """Return all versions of a model by number."""
         return self._records.of_model(model)
 
     def models(self) -> list[str]:
-        """The models that have versions."""
+        """Return the models that have versions."""
         return self._records.models()
 
     def search(self, search: Search | None = None, *, model: str | None = None) -> list[Found]:
-        """The matching versions, with their tags, notes, aliases and evaluated metric.
+        """Return the matching versions, with their tags, notes, aliases and evaluated metric.
 
         Args:
-            search: The conditions; left out, every version.
-            model: The model; left out, all models.
+            search: The conditions; by default every version matches.
+            model: The model; by default all models.
 
         Raises:
             NotFound: None of these versions has such a metric, feature or source.
@@ -153,13 +153,13 @@ class Registry:
         return self._searcher.find(versions, search or Search())
 
     def tag(self, version: Version | str, *tags: str, note: str | None = None, actor: str | None = None) -> list[Tag]:
-        """Give a version tags and a note, and return the new tags. They are never part of its id.
+        """Add tags and a note to a version, and return the new tags. They are never part of the version's id.
 
         Args:
             version: The version, or any reference that `get` takes.
-            tags: Up to 100 of a-z, 0-9 and _ . : = - each. Tags are never taken away.
-            note: A remark.
-            actor: Who adds them; left out, the registry's.
+            tags: Up to 100 tags of the characters a-z, 0-9 and _ . : = -. Tags are never removed.
+            note: A remark about the version.
+            actor: Who adds the tags and the note; by default the registry's actor.
 
         Raises:
             Misuse: A tag or the note is invalid.
@@ -171,46 +171,46 @@ class Registry:
         return new
 
     def tags(self, version: Version | str) -> list[Tag]:
-        """A version's tags, by name."""
+        """Return the tags of a version, by name."""
         return self._tags.of(self._records.resolved(version).id)
 
     def notes(self, version: Version | str) -> list[Note]:
-        """A version's notes, oldest first."""
+        """Return the notes of a version, oldest first."""
         return self._tags.notes(self._records.resolved(version).id)
 
     def set_training_cut(self, version: Version | str, until_us: int, *, actor: str | None = None) -> TrainingCut:
-        """Set the training cut of an imported version; judgements use the newest one, see `as_known`.
+        """Set the training cut of an imported version. Judgements use the newest cut; see `as_known`.
 
         Args:
             version: The version, or any reference that `get` takes.
-            until_us: The time until which it has seen data, in UTC microseconds.
-            actor: Who sets it; left out, the registry's.
+            until_us: The time until which the version may have been trained on data, in UTC microseconds.
+            actor: Who sets the cut; by default the registry's actor.
 
         Raises:
-            Misuse: It was trained here, or the time is in the future.
+            Misuse: The version was trained here, or the time is in the future.
         """
         return set_training_cut(
             self._catalog, self._records.resolved(version), until_us, clock=self._clock, actor=actor or self._actor
         )
 
     def as_known(self, version: Version) -> Version:
-        """The version with its newest training cut."""
+        """Return the version with its newest training cut."""
         return as_known(self._catalog, version)
 
     def protect(self, model: str, alias: str, needs: Needs, *, why: str, actor: str | None = None) -> Protection:
-        """Set what a move of an alias needs from now on, also for running moves of other processes.
+        """Set what a move of an alias needs from now on, even for running moves of other processes.
 
         Args:
             model: The model.
-            alias: Any but "champion", which always needs a passed gate record.
-            needs: "gate" (a passed gate record against the champion, or the version it points to), "reason" (one of ten
-                letters or more) or "nothing". Rolling back is always allowed.
+            alias: Any alias except "champion", which always needs a passed gate record.
+            needs: "gate" (a passed gate record against the champion, or against the version that the alias points to),
+                "reason" (a reason of ten characters or more) or "nothing". Rolling back is always allowed.
             why: One sentence for the history.
-            actor: Who sets it; left out, the registry's.
+            actor: Who sets the protection; by default the registry's actor.
 
         Raises:
-            NotFound: The model is not declared, and has no version.
-            Misuse: It is "champion", no reason is given, or the settings require more.
+            NotFound: The model is not declared and has no version.
+            Misuse: The alias is "champion", no reason is given, or the settings require more.
             Conflict: The alias was moved meanwhile.
         """
         _check_alias(f"alias {model}@{alias}", alias, why)
@@ -220,11 +220,11 @@ class Registry:
         return self._protections.change(model, alias, needs, why, actor=actor)
 
     def protections(self, model: str) -> dict[str, Protection]:
-        """The protections set with `protect`, by alias; the settings may require more."""
+        """Return the protections set with `protect`, by alias. The settings may require more."""
         return self._protections.of(model)
 
     def needs(self, model: str) -> dict[str, Needs]:
-        """The requirements on moves, for each alias that is set or protected (by `protect` or by the settings)."""
+        """Return the requirements on moves for each alias that is set or protected (by `protect` or the settings)."""
         known = {CHAMPION, *self._declared.get(model, {}), *self._protections.of(model), *self.aliases(model)}
         return {alias: self._protections.needs(model, alias) for alias in sorted(known)}
 
@@ -233,13 +233,13 @@ class Registry:
 
         Args:
             version: The version, or any reference that `get` takes.
-            features: The feature definitions whose values it will get; others than those of its training, or another
-                order, are refused. A hash alone does not check the order.
+            features: The feature definitions of the values that the version will get. They must equal those of the
+                training and have the same order. (A hash alone does not check the order.)
 
         Raises:
             NotFound: There is no such version, or its artifact was removed; the message says by whom, and when.
             Corrupt: Stored bytes are damaged; the message names the blob.
-            Misuse: The definitions changed, or this machine does not repeat the golden predictions.
+            Misuse: The definitions differ, or this machine does not repeat the golden predictions.
         """
         target = self._records.resolved(version)
         try:
@@ -249,11 +249,11 @@ class Registry:
             raise
 
     def choose_row_call(self, loaded: LoadedModel, rows: Sequence[list[float]] = ()) -> RowChoice | None:
-        """Choose the fastest scoring path of a loaded version on this machine, unless that was done before.
+        """Choose the fastest scoring path of a loaded version on this machine, unless a choice is already stored.
 
         Args:
-            loaded: The version, which nothing else may use meanwhile; it uses the path from then on.
-            rows: Rows to measure with, besides the golden ones.
+            loaded: The loaded version, which uses the path from then on. Nothing else may use the version meanwhile.
+            rows: Rows to measure with, in addition to the golden rows.
 
         Returns:
             The choice; None where there is only one path.
@@ -261,20 +261,23 @@ class Registry:
         return self._row_calls.choose(loaded, rows)
 
     def row_choices(self, version: Version | str) -> list[RowChoice]:
-        """The scoring paths of a version by kind of machine; of a refit without any those of its judged version."""
+        """Return the choices of a scoring path by kind of machine.
+
+        For a refit without choices of its own, return those of the version that was judged.
+        """
         return self._row_calls.of(self._records.resolved(version))
 
     def alias(self, model: str, alias: str) -> Version | None:
-        """The version that an alias points to; None where it was never set."""
+        """Return the version that an alias points to; None if the alias was never set."""
         address = self._aliases.place(model, alias).version
         return None if address is None else self._records.stored(address)
 
     def aliases(self, model: str) -> dict[str, AliasMove]:
-        """The newest move of each alias of a model."""
+        """Return the newest move of each alias of a model."""
         return self._aliases.places(model)
 
     def touch(self, model: str, alias: str) -> Put:
-        """A change that conflicts with every other move of the alias since now."""
+        """Return a change that conflicts with every other move of the alias from now on."""
         return self._aliases.touch(model, alias)
 
     def move(
@@ -292,23 +295,23 @@ class Registry:
     ) -> AliasMove:
         """Point an alias to a version, in one transaction with the row of its history.
 
-        Where it points there already, nothing changes, and the row of that move is returned.
+        If the alias already points to this version, nothing changes, and the row of the earlier move is returned.
 
         Args:
             model: The model.
             alias: "champion", "challenger", "shadow" or a name of your own.
             version: The version, or any reference that `get` takes.
             why: One sentence for the history.
-            gate: For "champion": the passed gate record of this version, or of the one that it refits.
-            first: For "champion": there is none yet, and this one starts without a gate.
+            gate: For "champion": the passed gate record of this version, or of the version that it refits.
+            first: For "champion": there is no champion yet, and this version becomes the first one without a gate.
             expected_previous: The id that the alias must point to now (None: no version).
-            actor: Who moves it; left out, the registry's.
-            together: Writes the row and its changes in one transaction with more (the ledger's).
+            actor: Who moves the alias; by default the registry's actor.
+            together: Writes the row and its changes in one transaction with further changes (those of the ledger).
 
         Raises:
-            Misuse: "champion" without the evidence that it needs; the message names what is missing.
-            Conflict: It was moved meanwhile, the evidence compares with another champion, or a candidate waits for
-                approval: the message says how to approve.
+            Misuse: The evidence that "champion" needs is missing; the message says what is missing.
+            Conflict: The alias was moved meanwhile, the evidence compares with another champion, or a candidate waits
+                for approval. The message says how to approve.
         """
         target = self._records.resolved(version)
         what = f"alias {model}@{alias}"
@@ -324,12 +327,12 @@ class Registry:
         stored = None if gate is None else self.get_gate(gate if isinstance(gate, str) else gate.id)
         if stored is not None and isinstance(gate, GateRecord) and stored != gate:
             raise Misuse(f"{what}: gate record {gate.id} differs from the stored one. Give the stored one.")
-        needs = self._protections.needs(model, alias)  # after the place was read: a change of it is a conflict
+        needs = self._protections.needs(model, alias)  # read after the alias, so that a later change is a conflict
         if needs == "gate":
             compared = place.version
             in_service = self._aliases.place(model, CHAMPION).version
             if stored is not None and in_service is not None and stored.champion == in_service:
-                compared = in_service  # a version that beat the one in service may have other aliases, too
+                compared = in_service  # a version that beat the champion may take other aliases, too
             check_evidence(target, stored, first=first, champion=compared, alias=alias)
             if first:
                 check_ungated(f"{what} to {target.name}", stored or self.passed_gate(target), why)
@@ -361,19 +364,19 @@ class Registry:
         actor: str | None = None,
         together: Together | None = None,
     ) -> AliasMove:
-        """Point an alias to its version before the newest move that was not itself rolled back.
+        """Point an alias back to the version before its newest move that was not rolled back itself.
 
         Args:
             model: The model.
-            alias: Its alias.
+            alias: The alias to roll back.
             why: One sentence for the history.
             expected_previous: The id that the alias must point to now.
-            actor: Who rolls back; left out, the registry's.
-            together: Writes the row and its changes in one transaction with more (the ledger's).
+            actor: Who rolls back; by default the registry's actor.
+            together: Writes the row and its changes in one transaction with further changes (those of the ledger).
 
         Raises:
             NotFound: There is no earlier version.
-            Conflict: It was moved meanwhile.
+            Conflict: The alias was moved meanwhile.
         """
         place = self._aliases.place(model, alias)
         self._check_expected(f"alias {model}@{alias}", expected_previous, place)
@@ -386,11 +389,11 @@ class Registry:
         return self._aliases.write(row, place, together=together)
 
     def history(self, model: str, alias: str) -> list[AliasMove]:
-        """Every move of an alias, oldest first."""
+        """Return every move of an alias, oldest first."""
         return list(self._aliases.history(model, alias))
 
     def at(self, model: str, alias: str, time_us: int) -> Version | None:
-        """The version that an alias pointed to at a time; None before its first move."""
+        """Return the version that an alias pointed to at a time; None before the first move."""
         found = None
         for row in self._aliases.history(model, alias):
             if row.at_us > time_us:
@@ -399,7 +402,7 @@ class Registry:
         return None if found is None else self._records.stored(found)
 
     def put_gate(self, record: GateRecord) -> None:
-        """Store a gate record; the same one again changes nothing.
+        """Store a gate record. To store an equal record again changes nothing.
 
         Raises:
             Conflict: Another record has this id.
@@ -407,23 +410,26 @@ class Registry:
         self._gates.put(record)
 
     def get_gate(self, gate_id: str) -> GateRecord:
-        """A gate record.
+        """Return a gate record.
 
         Raises:
-            NotFound: It was never stored.
+            NotFound: The record was never stored.
         """
         return self._gates.get(gate_id)
 
     def gates_of(self, version: Version) -> list[GateRecord]:
-        """The gate records that judged this version, or the one that it refits, by id."""
+        """Return the gate records that judged this version, or the version that it refits, by id."""
         return self._gates.of(version)
 
     def passed_gate(self, version: Version) -> GateRecord | None:
-        """The newest record by which this version, or the one that it refits, passed a gate; None: it passed none."""
+        """Return the newest record by which this version passed a gate; None if there is none.
+
+        A record of the version that this one refits counts as well.
+        """
         return self._gates.passed(version)
 
     def card(self, version: Version | str, *, html: bool = False) -> str:
-        """The model card in Markdown or as a page, made from the records alone.
+        """Return the model card in Markdown or as a page, made only from stored records.
 
         Raises:
             NotFound: There is no such version, or its artifact was removed.
@@ -442,7 +448,7 @@ class Registry:
 
 
 def _by_name(model: str, alias: str) -> str:
-    """The command that points an alias to a chosen version."""
+    """Return the command that points an alias to a chosen version."""
     if alias == CHAMPION:
         return f"Put one of `trimtab versions {model}` in service by its name: trimtab promote {model}@N"
     return f"Point it to a version by its name: registry.move({model!r}, {alias!r}, ...)."
@@ -454,7 +460,7 @@ def _check_alias(what: str, alias: str, why: str) -> None:
 
 
 def _about(registry: Registry, catalog: Catalog, blob: Blob, version: Version) -> About:
-    """The records of a version's card."""
+    """Return the records for a version's card."""
     from trimtab.registry.describing.card import About, stored_parts
     from trimtab.training.judge.evaluation import load_evaluation
 
@@ -478,7 +484,7 @@ def _about(registry: Registry, catalog: Catalog, blob: Blob, version: Version) -
 
 
 def _relatives(version: Version, versions: list[Version]) -> list[tuple[str, str]]:
-    """The related versions among `versions`, by name, and their relation."""
+    """Return the versions among `versions` that are related to this one, by name, and how they are related."""
     found = []
     for other in versions:
         if other.id == version.refit_of:

@@ -1,9 +1,10 @@
-"""Removed versions: the record stays and says who removed the artifact, when and why.
+"""Removed versions. The record of a removed version stays and says who removed the artifact, when and why.
 
-Garbage collection and registration may run at the same time. Before a blob is removed it gets a record (`condemned`),
-in one transaction with the version's. Registrations and moves of aliases require in their own transaction that there is
-no such record, so one of the two comes first for all processes. After its transaction the collection checks the
-references to the blobs once more, takes back those that are needed by now, and only then removes the others. # D59
+Garbage collection and registration may run at the same time. Before a blob is removed, it gets a record (`condemned`)
+in one transaction with the version's own record. Registrations and moves of aliases require in their transactions that
+no such record exists. Therefore all processes agree on which of the two came first. After its transaction the
+collection checks the references to the blobs again. It keeps those that are needed by now, and only then removes the
+others. # D59
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from trimtab.core.time import format_time
 from trimtab.registry.versions import Version
 from trimtab.store.ports import Blob, Catalog, Put, Record, Remove
 
-VERSION, BLOB, USED = "removed", "removed_blob", "version_used"  # kinds of the catalogue's records
+VERSION, BLOB, USED = "removed", "removed_blob", "version_used"  # kinds of records in the catalogue
 LEASE = "collection"  # held by the process that removes blobs
 LEASE_S = 60.0
-NO_VERSION = "-"  # for blobs that no version names
+NO_VERSION = "-"  # stands for the version of blobs that no version names
 _WAIT_S = 30.0
 
 
 class Removed(msgspec.Struct, frozen=True, kw_only=True):
-    """The removal of a version's artifact."""
+    """The record of the removal of a version's artifact."""
 
     format: Literal[1] = 1
     version: str
@@ -39,23 +40,23 @@ class Removed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fate(msgspec.Struct, frozen=True):
-    """The state of a blob's removal: `condemned` can still be taken back, `leaving` cannot."""
+    """The state of a blob's removal: `condemned` (can still be taken back), `leaving` (cannot), or `gone`."""
 
     state: Literal["condemned", "leaving", "gone"]
-    version: str  # whose removal this is part of
+    version: str  # the version whose removal includes this blob
 
     def put(self, digest: str, *, expected: int | None = None) -> Put:
-        """The change that stores the state, over the revision `expected`."""
+        """Return the change that stores the state, if the record still has the revision `expected`."""
         return Put(BLOB, digest, msgspec.json.encode(self), expected=expected)
 
 
 def fate_of(body: bytes) -> Fate:
-    """The fate in a record of kind `BLOB`."""
+    """Return the state that a record of kind `BLOB` holds."""
     return msgspec.json.decode(body, type=Fate)
 
 
 def removed(catalog: Catalog, version: str) -> Removed | None:
-    """The removal of a version's artifact; None while it is kept."""
+    """Return the removal of a version's artifact; None if the artifact was not removed."""
     record = catalog.get(VERSION, version)
     return None if record is None else msgspec.json.decode(record.body, type=Removed)
 
@@ -64,7 +65,7 @@ def refuse_removed(catalog: Catalog, version: Version) -> None:
     """Refuse a version whose artifact was removed.
 
     Raises:
-        NotFound: It was removed; the message says who removed it, when and why.
+        NotFound: The artifact was removed; the message says who removed it, when and why.
     """
     found = removed(catalog, version.id)
     if found is not None:
@@ -76,13 +77,13 @@ def refuse_removed(catalog: Catalog, version: Version) -> None:
 
 
 def take_back(catalog: Catalog, version: str, blobs: Iterable[str], *, look: bool) -> list[Remove]:
-    """Changes that take back the removal of a version and its blobs.
+    """Return changes that take back the removal of a version and its blobs.
 
     Args:
         catalog: The catalogue.
-        version: The version's id.
-        blobs: Its blobs.
-        look: Remove existing records; otherwise the transaction conflicts where there are some.
+        version: The id of the version.
+        blobs: The blobs of the version.
+        look: Whether to look for removal records and delete them. Otherwise the transaction conflicts if there are any.
     """
     keys = [(VERSION, version), *((BLOB, digest) for digest in dict.fromkeys(blobs))]
     found = [catalog.get(kind, key) if look else None for kind, key in keys]
@@ -112,10 +113,10 @@ def settle(catalog: Catalog, blob: Blob, blobs: Sequence[str]) -> None:
 
 
 def finish(catalog: Catalog, blob: Blob) -> None:
-    """Finish the work of a killed collection. Needs the lease.
+    """Finish the work of a killed collection. The caller must hold the lease.
 
-    Blobs that were leaving are removed; those that were only condemned stay, since their references were not checked
-    again.
+    Blobs in the state `leaving` are removed. Blobs that were only condemned stay, because their references were not
+    checked again.
     """
     for record in catalog.find(BLOB):
         fate = fate_of(record.body)
@@ -127,7 +128,10 @@ def finish(catalog: Catalog, blob: Blob) -> None:
 
 
 def _leaves(record: Record) -> bool:
-    """Whether a blob is being deleted: that cannot be taken back, so the transaction must conflict and be retried."""
+    """Return whether a blob is being deleted.
+
+    A deletion cannot be taken back, so the transaction must conflict and be retried.
+    """
     return record.kind == BLOB and fate_of(record.body).state == "leaving"
 
 
@@ -137,5 +141,5 @@ def _going(catalog: Catalog, blobs: Sequence[str]) -> bool:
 
 
 def restart_grace(version: str, at_us: int) -> Put:
-    """The change that starts a version's grace period again."""
+    """Return the change that starts a version's grace period again."""
     return Put(USED, version, str(at_us).encode())

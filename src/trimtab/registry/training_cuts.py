@@ -1,4 +1,4 @@
-"""Training cuts of imported versions that were given after the import.  # D62"""
+"""Training cuts of imported versions that the user gave after the import.  # D62"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KIND = "seen_until"
 
 
 class TrainingCut(msgspec.Struct, frozen=True, kw_only=True):
-    """A training cut given for an imported version; the newest one counts."""
+    """A training cut given for an imported version. The newest one counts."""
 
     format: int = 1
     version: str
@@ -24,10 +24,10 @@ class TrainingCut(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def set_training_cut(catalog: Catalog, version: Version, until_us: int, *, clock: Clock, actor: str) -> TrainingCut:
-    """Store the time until which a version has seen data.
+    """Store the time until which a version may have been trained on data.
 
     Raises:
-        Misuse: It was trained here, or the time is in the future.
+        Misuse: The version was trained here, or the time is in the future.
     """
     what = f"version {version.name}: seen_until={format_time(until_us)}"
     if version.imported is None:
@@ -41,7 +41,7 @@ def set_training_cut(catalog: Catalog, version: Version, until_us: int, *, clock
 
 
 def as_known(catalog: Catalog, version: Version) -> Version:
-    """The version with its newest training cut."""
+    """Return the version with its newest training cut."""
     record = None if version.imported is None else catalog.get(KIND, version.id)
     if record is None:
         return version

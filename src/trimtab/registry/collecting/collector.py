@@ -1,4 +1,4 @@
-"""Garbage collection: find versions that nothing needs, and remove their blobs."""
+"""Garbage collection: find versions that are not needed any more, and remove their blobs."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ _EVER_US = 2**62
 
 
 class Reason(msgspec.Struct, frozen=True):
-    """A reason why a version is kept, and what would free it of this reason."""
+    """A reason why a version is kept, and what the user can do to remove this reason."""
 
     text: str
     frees: str
-    evidence_us: int | None = None  # the age of a record that counts as evidence: `--evidence` below it frees
+    # the age of a record that counts as evidence; a smaller `--evidence` frees the version
+    evidence_us: int | None = None
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """A version that is kept, the reasons, and all that would free it."""
+    """A version that is kept, the reasons, and everything that would free it."""
 
     version: str
     name: str
@@ -41,7 +42,7 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 class Going(msgspec.Struct, frozen=True):
-    """A version to remove, with its blobs but for those that a kept version also has."""
+    """A version to remove, with its blobs except those that a kept version needs as well."""
 
     version: str
     name: str
@@ -49,25 +50,25 @@ class Going(msgspec.Struct, frozen=True):
 
     @property
     def size_bytes(self) -> int:
-        """The space that its removal frees."""
+        """The space that the removal of the version frees."""
         return sum(one.size_bytes for one in self.blobs)
 
 
 class Forgotten(msgspec.Struct, frozen=True):
-    """A record besides versions to remove: it is small, but the blobs that it names become orphans."""
+    """A record to remove that is no version. The record is small, but the blobs that it names become orphans."""
 
     what: Literal["search", "step"]
     name: str  # "late_flight/6f1c...": a search; "train.fit/09ab...": a finished step
-    at_us: int  # its end, or its start where it did not end
+    at_us: int  # the time at which it ended, or started if it did not end
 
 
 class Collection(msgspec.Struct, frozen=True):
-    """The findings of a collection, or its results."""
+    """What a collection found, or what it removed."""
 
     kept: tuple[Kept, ...]
     going: tuple[Going, ...]
-    orphans: tuple[StoredBlob, ...] = ()  # blobs that nothing names
-    unfinished_bytes: int = 0  # of partial files, left by killed processes
+    orphans: tuple[StoredBlob, ...] = ()  # blobs that no record names
+    unfinished_bytes: int = 0  # the size of partial files that killed processes left behind
     forgotten: tuple[Forgotten, ...] = ()  # searches and finished steps to remove
 
     @property
@@ -78,15 +79,16 @@ class Collection(msgspec.Struct, frozen=True):
 
 
 class Keep(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits of a collection: what it must keep."""
+    """What a collection must keep."""
 
-    grace_us: int = 7 * DAY_US  # everything registered or stored since stays
-    rollbacks: int = 10  # roll-back steps to keep of each alias
-    evidence_us: int | None = None  # gate records and ledger rows older than this keep no version; None: all of them do
+    grace_us: int = 7 * DAY_US  # everything that was registered or stored within this time stays
+    rollbacks: int = 10  # the number of roll-back steps to keep for each alias
+    # older gate records and ledger rows keep no version; None: all of them keep their versions
+    evidence_us: int | None = None
 
     @property
     def youngest_us(self) -> int:
-        """The age from which on orphaned blobs may be removed."""
+        """The age that an orphaned blob must reach before it may be removed."""
         return max(self.grace_us, YOUNGEST_US)
 
     def __post_init__(self) -> None:
@@ -103,8 +105,8 @@ class Collector:
         clock: The clock for ages.
         actor: Who collects.
         keep: What must be kept.
-        also: Further reasons by version, from outside the registry (a ledger row, logged predictions).
-        forgotten: Records to remove as well; the blobs that they name are not kept for their sake.
+        also: Further reasons to keep versions, from outside the registry (a ledger row, logged predictions).
+        forgotten: Further records to remove. The blobs that they name are not kept for their sake.
     """
 
     def __init__(
@@ -131,7 +133,7 @@ class Collector:
         self._aliases = Aliases(catalog, clock=clock, actor=actor)
 
     def look(self) -> Collection:
-        """The versions and blobs to remove and those to keep, as of now."""
+        """Return the versions and blobs to remove and those to keep, as of now."""
         now_us = self._clock.now_us()
         versions = self._versions()
         why = self._reasons(versions, now_us)
@@ -158,7 +160,7 @@ class Collector:
         )
 
     def collect(self, *, why: str) -> Collection:
-        """Remove what nothing needs, and return what was kept and what was removed.
+        """Remove what is not needed any more, and return what was kept and what was removed.
 
         Raises:
             Conflict: Another collection is running.
@@ -180,7 +182,7 @@ class Collector:
             self._catalog.release(gone.LEASE, holder)
 
     def _collect(self, one: Going, why: str, holder: str) -> bool:
-        """Remove one version's blobs, unless it became needed meanwhile."""
+        """Remove the blobs of one version, unless the version became needed meanwhile."""
         if not self._catalog.acquire(gone.LEASE, holder, gone.LEASE_S):
             raise Conflict("collection: it took so long that another one began. Run it again.")
         digests = [blob.digest for blob in one.blobs]
@@ -211,7 +213,7 @@ class Collector:
         return True
 
     def _collect_orphans(self, found: Sequence[StoredBlob]) -> tuple[StoredBlob, ...]:
-        """Remove orphaned blobs that are still not named, and return them."""
+        """Remove orphaned blobs that are still not named by any record, and return them."""
         condemned = self._condemn([one.digest for one in found], gone.NO_VERSION)
         if condemned is None:
             return ()
@@ -221,14 +223,15 @@ class Collector:
             mine = {one.digest: condemned[one.digest]}
             leaves = one in still and self._make_final(mine, gone.NO_VERSION)
             if leaves and self._listed.expire(one.digest, self._before_us(now_us)):
-                went.append(one)  # a process that is about to name it finds this record, and stores it again
+                # a process that is about to name the blob finds this record, and stores the blob again
+                went.append(one)
                 self._catalog.write([gone.Fate("gone", gone.NO_VERSION).put(one.digest)])
             else:
                 self._catalog.write([Remove(gone.BLOB, one.digest)])
         return tuple(went)
 
     def _condemn(self, digests: Sequence[str], version: str, *also: Put) -> dict[str, int] | None:
-        """Record that blobs will be removed: the record's revision by blob, None after a conflict."""
+        """Record that blobs will be removed. Return the record's revision for each blob, or None after a conflict."""
         found = {digest: self._catalog.get(gone.BLOB, digest) for digest in digests}
         before = {digest: 0 if record is None else record.revision for digest, record in found.items()}
         fate = gone.Fate("condemned", version)
@@ -239,7 +242,7 @@ class Collector:
         return {digest: revision + 1 for digest, revision in before.items()}
 
     def _make_final(self, condemned: Mapping[str, int], version: str) -> bool:
-        """Make the removal final; False where another process took a record of `_condemn` back."""
+        """Make the removal final. Return False if another process deleted a record of `_condemn`."""
         fate = gone.Fate("leaving", version)
         try:
             self._catalog.write([fate.put(digest, expected=revision) for digest, revision in condemned.items()])
@@ -257,7 +260,7 @@ class Collector:
         return now_us - self._keep.youngest_us
 
     def _versions(self, *, without: str | None = None) -> dict[str, Version]:
-        """All versions that are not removed."""
+        """Return all versions that are not removed."""
         removed = {record.key for record in self._catalog.find(gone.VERSION)} | {without}
         return {r.key: _decoded(r.body) for r in self._catalog.find("version") if r.key not in removed}
 
@@ -277,13 +280,13 @@ class Collector:
         return blobs if parquet is None else [*blobs, parquet]
 
     def _profile(self, version: str) -> list[str]:
-        """The blob of a version's input profile, from monitoring."""
+        """Return the blob of a version's input profile, which monitoring stored."""
         record = self._catalog.get("input_profile", version)
         blob = None if record is None else msgspec.json.decode(record.body).get("blob")
         return [] if blob is None else [blob]
 
     def _reasons(self, versions: Mapping[str, Version], now_us: int) -> dict[str, list[Reason]]:
-        """The reasons to keep each version, only of versions that have one."""
+        """Return the reasons to keep each version; versions without a reason are left out."""
         why: dict[str, list[Reason]] = {}
 
         def add(version: str | None, text: str, frees: str = "", evidence_us: int | None = None) -> None:
@@ -309,7 +312,7 @@ class Collector:
             if now_us - at_us < self._keep.grace_us:
                 within = f"registered {format_time(at_us)}, within {format_duration(self._keep.grace_us)}"
                 add(one.id, within, f"--grace {_below(now_us - at_us)}")
-        for one in sorted(versions.values(), key=lambda version: -version.number):  # refits first
+        for one in sorted(versions.values(), key=lambda version: -version.number):  # refits come first
             if one.id in why and one.refit_of is not None:
                 add(one.refit_of, f"{one.name} refits it", f"removing {one.name}")
         return why
@@ -330,14 +333,14 @@ def _decoded(body: bytes) -> Version:
 
 
 def _freeing(reasons: Sequence[Reason]) -> tuple[str, ...]:
-    """Everything that must be asked for or done to free a version of all its reasons."""
+    """Return everything that the user must ask for or do to remove all reasons to keep a version."""
     ages_us = [one.evidence_us for one in reasons if one.evidence_us is not None]
     evidence = [f"--evidence {_below(min(ages_us))}"] if ages_us else []
     return tuple(dict.fromkeys([*(one.frees for one in reasons if one.frees), *evidence]))
 
 
 def _below(age_us: int) -> str:
-    """The longest whole number of days, else of hours, that is shorter than an age."""
+    """Return the longest whole number of days, or otherwise hours, that is shorter than an age."""
     days, hours = (max(age_us - 1, 0) // unit_us for unit_us in (DAY_US, HOUR_US))
     return f"{days}d" if days else f"{hours}h" if hours else "0s"
 

@@ -1,4 +1,4 @@
-"""Orphaned blobs: nothing names them, since their process was killed before it recorded them.  # D59"""
+"""Orphaned blobs: blobs that no record names, because their process was killed before it recorded them.  # D59"""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from trimtab.core.time import DAY_US
 from trimtab.run.steps import KIND as STEP
 from trimtab.store.ports import Blob, Catalog, Listed, StoredBlob
 
-YOUNGEST_US = DAY_US  # whatever the grace: a running training stores before it records
+YOUNGEST_US = DAY_US  # independent of the grace period, because a running training stores blobs before it records them
 _DIGEST = re.compile(rb"[0-9a-f]{64}")
-_FOLLOWED_BYTES = 1 << 20  # documents that name other blobs are small
+_FOLLOWED_BYTES = 1 << 20  # only small blobs are read, because documents that name other blobs are small
 
 
 def orphans(
@@ -24,14 +24,14 @@ def orphans(
     before_us: int,
     without: Collection[str] = (),
 ) -> tuple[StoredBlob, ...]:
-    """The blobs that no version and no finished step names, directly or through what they name, by age.
+    """Return the blobs that no version and no finished step names, directly or through other blobs, by age.
 
     Args:
         catalog: The catalogue with the finished steps.
         blob: The blob store.
-        listed: The same store, as a list.
+        listed: The same store, with the interface that lists blobs.
         needed: The blobs of versions.
-        before_us: Only blobs that were stored before this time.
+        before_us: Only blobs that were stored before this time are returned.
         without: The keys of finished steps that do not count.
     """
     old = {found.digest: found for found in listed.all() if found.put_at_us < before_us}

@@ -24,7 +24,7 @@ from trimtab.training.fitting.artifact import Artifact
 from trimtab.training.runtimes.ports import Trust
 from trimtab.training.runtimes.table import runtime_named, runtime_row
 
-LEAST_TOLERANCE = 1e-9  # other processors and library versions differ in the last bits
+LEAST_TOLERANCE = 1e-9  # scores differ in the last bits on other processors and with other library versions
 
 
 class Exported(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,8 +34,8 @@ class Exported(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
     files: tuple[str, ...]
     check: str  # the file to run with --check, which repeats the golden predictions
-    golden: int  # rows
-    difference: float  # the largest of the exported code here, relative to scores above 1
+    golden: int  # the number of golden rows
+    difference: float  # the largest difference of the exported code on this machine, relative to scores above 1
     tolerance: float  # the largest difference that the check allows
 
 
@@ -45,17 +45,17 @@ def export_version(
     """Write a version as a folder that runs without trimtab, and repeat the golden predictions with it.
 
     Args:
-        loaded: The version.
-        folder: The folder to write; it must not exist yet, or be empty.
-        card: Its model card, Markdown.
-        mlflow: Make it an MLflow model folder as well.
-        trust: "pickle" allows to export a version that was stored with pickle.
+        loaded: The loaded version.
+        folder: The folder to write. It must not exist, or it must be empty.
+        card: The version's model card in Markdown.
+        mlflow: Whether to make the folder an MLflow model folder as well.
+        trust: "pickle" allows the export of a version that was stored with pickle.
 
     Raises:
         Misuse: The version is a pickle and `trust` does not allow that, its runtime has no export, or the exported code
             does not repeat the golden predictions.
-        Conflict: There is something at `folder`.
-        Unavailable: It cannot be written.
+        Conflict: `folder` exists and is not empty.
+        Unavailable: The folder cannot be written.
     """
     what, artifact = f"export {loaded.version.name}", loaded.artifact
     if artifact.runtime == "pickle" and (mlflow or trust != "pickle"):
@@ -101,7 +101,7 @@ def export_version(
 
 
 def exported_files(loaded: LoadedModel, *, card: str, mlflow: bool) -> dict[str, bytes]:
-    """The content of each file of an export, by its name."""
+    """Return the content of each file of an export, by the file's name."""
     artifact, version = loaded.artifact, loaded.version
     signature = signature_of(version, artifact)
     form = runtime_named(artifact.runtime).format
@@ -146,16 +146,17 @@ def _code_file(mlflow: bool) -> str:
 
 
 def _exported_model(folder: Path, code: str) -> Any:
-    """The model of a folder, as the code in it reads it."""
+    """Return the model of a folder, as the exported code reads it."""
     file = folder / code
     module = ModuleType("trimtab_exported")
     module.__file__ = str(file)
-    exec(compile(file.read_text("utf-8"), str(file), "exec"), module.__dict__)  # trimtab's own text: `exported_code`
+    # the text is trimtab's own, from `exported_code`
+    exec(compile(file.read_text("utf-8"), str(file), "exec"), module.__dict__)
     return module.Model(folder)
 
 
 def _made_with(loaded: LoadedModel) -> dict[str, str]:
-    """The versions of Python and of the packages that score it: those of training, else those installed here."""
+    """Return the versions of Python and of the scoring packages: those of training, otherwise those installed here."""
     there = loaded.version.environment
     found = {"python": there.python}
     for module, package in {"numpy": "numpy", **runtime_row(loaded.artifact.runtime).packages}.items():
@@ -180,7 +181,7 @@ def _calibration(recalibration: Recalibration) -> dict[str, Any]:
 
 
 def _golden(artifact: Artifact, signature: Signature) -> dict[str, Any]:
-    """The golden rows as callers of the export write them, and their scores."""
+    """Return the golden rows in the form in which users of the export write rows, and their scores."""
     scores = golden_scores(artifact)
     matrix = np.frombuffer(artifact.golden.rows, "<f8").reshape(len(scores), len(artifact.inputs))
     rows = [
@@ -194,13 +195,13 @@ def _golden(artifact: Artifact, signature: Signature) -> dict[str, Any]:
 
 
 def golden_scores(artifact: Artifact) -> Any:
-    """The golden scores, shape (rows,), of several classes (rows, classes)."""
+    """Return the golden scores, shape (rows,); with several classes (rows, classes)."""
     scores = np.frombuffer(artifact.golden.scores, "<f8")
     return scores.reshape(-1, len(artifact.class_names)) if artifact.class_names else scores
 
 
 def _value(kind: str, values: tuple[str, ...], number: float) -> object:
-    """The input value that a number of the matrix encodes."""
+    """Return the input value that a number of the matrix encodes."""
     if number != number:
         return None
     if kind == "category":

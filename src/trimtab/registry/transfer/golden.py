@@ -1,4 +1,4 @@
-"""Golden rows of imported models: rows whose scores the model must repeat before it is registered."""
+"""Golden rows of imported models. A model must repeat the scores of these rows before it is registered."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from trimtab.training.fitting.artifact import encode_artifact, make_golden
 from trimtab.training.fitting.fitted import Fitted
 from trimtab.training.fitting.score_checks import checked_scores
 
-_TOLERANCE = 1e-6  # relative to scores above 1: other machines, other versions, single precision
+_TOLERANCE = 1e-6  # relative to scores above 1; allows for other machines, other versions and single precision
 
 
 First: TypeAlias = "Callable[[Fitted, NDArray[np.float64]], None]"
 
 
 class GoldenRows(msgspec.Struct, frozen=True, eq=False):
-    """Rows of the model's inputs, and the scores that it must repeat."""
+    """Rows of the model's inputs, and the scores that the model must repeat."""
 
     rows: list[dict[str, Any]]
     scores: NDArray[np.float64]
@@ -33,7 +33,7 @@ class GoldenRows(msgspec.Struct, frozen=True, eq=False):
 
 
 def golden_of(path: Path) -> GoldenRows | None:
-    """The golden rows of a folder that trimtab exported; None where there are none."""
+    """Return the golden rows of a folder that trimtab exported; None if there are none."""
     file = path / "golden.json"
     if not path.is_dir() or not file.is_file():
         return None
@@ -42,7 +42,7 @@ def golden_of(path: Path) -> GoldenRows | None:
 
 
 def read_golden(file: Path, *, classes: Sequence[str] = ()) -> GoldenRows:
-    """Golden rows of a file: a golden.json, or JSON lines with the inputs and "score" (for classes a list).
+    """Read golden rows from a golden.json, or from JSON lines with the inputs and "score" (for classes a list).
 
     Raises:
         NotFound: There is no such file.
@@ -73,9 +73,9 @@ def golden_matrix(fitted: Fitted, golden: GoldenRows, first: First) -> NDArray[n
     """Encode golden rows, and check that the model repeats their scores.
 
     Args:
-        fitted: The model.
+        fitted: The imported model.
         golden: The rows and their scores.
-        first: Scores rows with the model in another process, before this one does.
+        first: Scores rows in another process before this process scores them.
 
     Raises:
         Misuse: A score differs; the message names the row.
@@ -107,10 +107,12 @@ def golden_matrix(fitted: Fitted, golden: GoldenRows, first: First) -> NDArray[n
 
 
 def with_golden(fitted: Fitted, matrix: NDArray[np.float64]) -> Fitted:
-    """Complete a model for registration: golden predictions of these rows, and the tolerance of one row and a batch.
+    """Complete a model for registration with golden predictions of these rows, and its row tolerance.
+
+    The row tolerance is the largest difference between the scores of one row and of a batch.
 
     Raises:
-        Misuse: Its scores of them, or of a row of nulls, are invalid.
+        Misuse: The model's scores of these rows, or of a row of nulls, are invalid.
     """
     several = np.vstack([matrix, np.full((1, matrix.shape[1]), np.nan)])
     scores = _checked(fitted, several)

@@ -36,28 +36,28 @@ from trimtab.training.runtimes.ports import Trust
 from trimtab.training.runtimes.table import ROWS, runtime_named, runtime_row
 
 _CHECKED_ROWS = 10_000
-LONGEST_S = 60.0  # to read a file, and to score some rows; plus a second a megabyte
+LONGEST_S = 60.0  # time to read a file and to score some rows; one more second is added per megabyte
 _TORCH = (".pt", ".pt2", ".pth", ".ckpt", ".safetensors")
-_NO_NAME = re.compile(r"(Column_|f|x|feature_|)\d+")  # default names of inputs in libraries
+_NO_NAME = re.compile(r"(Column_|f|x|feature_|)\d+")  # the default names that libraries give to inputs
 
 
 class FoundModel(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """A model file that was found and not read yet."""
+    """A model file that was found but not parsed yet."""
 
-    path: Path  # the file, or its folder
+    path: Path  # the file, or the folder that holds it
     format: str
     data: bytes
     kind: str  # the format in words
-    declared: tuple[str, ...] = ()  # the inputs that its folder names
+    declared: tuple[str, ...] = ()  # the inputs that the folder names
     exported: dict[str, Any] | None = None  # the model.json of a folder that trimtab wrote
 
 
 def find_model(path: Path) -> FoundModel:
-    """The model file at a path: itself, or in an MLflow model folder or one that trimtab exported.
+    """Find the model file at a path: the file itself, or a file in a folder of MLflow or of trimtab's export.
 
     Raises:
         NotFound: There is no such file.
-        Misuse: Its format cannot be imported.
+        Misuse: The file's format cannot be imported.
     """
     if path.is_dir():
         if (path / "model.json").is_file():
@@ -81,10 +81,10 @@ def find_model(path: Path) -> FoundModel:
 
 
 class ModelProcess:
-    """A child process that reads a model file and scores rows first, since some bytes end or hang a process.
+    """A child process that reads a model file and scores rows first, because damaged files can end or hang a process.
 
     Args:
-        given: The file.
+        given: The model file.
     """
 
     def __init__(self, given: FoundModel) -> None:
@@ -99,7 +99,7 @@ class ModelProcess:
         self._executor.close()
 
     def inspect(self, file: ModelFile) -> Inspected:
-        """Read the file with its library.
+        """Read the file with the model's library.
 
         Raises:
             Misuse: The library finds no model, takes too long, or ends the process.
@@ -107,7 +107,7 @@ class ModelProcess:
         return msgspec.msgpack.decode(self._run("inspect", file, "read"), type=Inspected)
 
     def score(self, fitted: Fitted, matrix: NDArray[np.float64]) -> None:
-        """Score the first rows and the last, as the estimator reads them; the scores are not compared here.
+        """Score the first rows and the last one, as the estimator reads them. The scores are not compared here.
 
         Raises:
             Misuse: The model takes too long, or ends the process.
@@ -122,7 +122,7 @@ class ModelProcess:
 
     def _run(self, function: str, argument: ModelFile | ScoringTask, done: str) -> bytes:
         given = self._given
-        longest_s = LONGEST_S + len(given.data) / 1e6  # a second a megabyte
+        longest_s = LONGEST_S + len(given.data) / 1e6  # one second per megabyte
         end_s = monotonic() + longest_s
         task = Task(
             f"trimtab.registry.transfer.inspecting:{function}",
@@ -165,18 +165,19 @@ def imported_model(
     categories: Mapping[str, Sequence[str]] | None,
     cut_us: int,
 ) -> tuple[Fitted, bool]:
-    """An imported model as a fitted one, without golden predictions yet, and whether it names its inputs.
+    """Return an imported model as a fitted one, without golden predictions yet, and whether its file names inputs.
 
     Args:
-        given: Its file.
-        model: The declared model whose features it reads.
+        given: The model file.
+        model: The declared model whose features the imported model reads.
         process: The process that reads the file first.
-        trust: "pickle" allows a pickle, which runs code.
+        trust: "pickle" allows a pickle, which runs code when it is loaded.
         categories: The values of each category, in the order of their numbers.
-        cut_us: The time until which it may have seen data.
+        cut_us: The time until which the model may have been trained on data.
 
     Raises:
-        Misuse: Its library cannot read it, its inputs are not the model's features, or a category's values are missing.
+        Misuse: The model's library cannot read the file, the inputs are not the features of the declared model, or a
+            category's values are missing.
     """
     what = f"import {given.path.name}"
     if given.format == "pickle" and trust != "pickle":
@@ -243,11 +244,11 @@ def imported_model(
 
 
 def check_inputs(given: FoundModel, inspected: Inspected, model: Model) -> bool:
-    """Check that the inputs are the model's features in their order; True where the file names them.
+    """Check that the inputs are the model's features in the same order. Return True if the file names them.
 
     Raises:
-        Misuse: They are not; the message names missing and unknown ones. Or an exported version predicts another kind
-            of label.
+        Misuse: The inputs differ (the message names missing and unknown ones), or an exported version predicts another
+            kind of label.
     """
     what, wanted = f"import {given.path.name}", model.features.names
     if given.exported is not None and given.exported["features"] != model.features.hash:
@@ -299,7 +300,10 @@ def _check_kind(what: str, exported: dict[str, Any], model: Model) -> None:
 
 
 def _classes(given: FoundModel, names: tuple[str, ...]) -> Classes:
-    """The classes of an exported version, which may be fitted on fewer than declared; for other files all classes."""
+    """Return the classes of an exported version, which may be fitted on fewer than declared.
+
+    For other files return all classes.
+    """
     exported = None if given.exported is None else given.exported.get("classes")
     if exported is not None:
         return msgspec.convert(exported, Classes)
@@ -327,7 +331,7 @@ def save_no_set(model: Model, blob: Blob) -> str:
 
 
 def provenance(given: FoundModel, *, named: bool, golden: str, window_us: int | None) -> Imported:
-    """The origin of an imported version, for its record."""
+    """Return the origin of an imported version, for the version's record."""
     return Imported(
         file=given.path.name,
         sha256=bytes_hash(given.data),
@@ -339,13 +343,13 @@ def provenance(given: FoundModel, *, named: bool, golden: str, window_us: int | 
 
 
 def check_same(version: Version, what: str, *, seen_until_us: int | None, window_us: int | None) -> None:
-    """Refuse to import the same content again with other options; those left out stay as they were.
+    """Refuse to import the same content again with other options. Options that are left out stay as they were.
 
     Raises:
-        Conflict: An option differs; the message names it, and what to do.
+        Conflict: An option differs; the message names the option and says what to do.
     """
     imported, other = version.imported, []
-    assert imported is not None  # its recipe is the hash of an imported file
+    assert imported is not None  # the recipe of an imported version is the hash of its file
     if seen_until_us is not None and seen_until_us != version.cut_us:
         then, now = format_time(version.cut_us)[:19], format_time(seen_until_us)[:19]
         other.append(f"its training cut is {then}, not {now} (trimtab promote takes --seen-until, too)")
@@ -381,7 +385,7 @@ def _read(
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"\W", "_", name)  # LightGBM keeps no spaces in names
+    return re.sub(r"\W", "_", name)  # LightGBM replaces spaces in names
 
 
 def _encoding(

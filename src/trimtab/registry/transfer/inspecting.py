@@ -1,4 +1,4 @@
-"""Tasks of a child process: read a foreign model file and score rows with it, since damaged bytes can end a process."""
+"""Tasks of a child process: read a foreign model file and score rows with it. Damaged bytes may end this process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trimtab.training.runtimes.formats import Inspected, ModelFile
 from trimtab.training.runtimes.ports import Scorer
 from trimtab.training.runtimes.table import ROWS, RuntimeRow, runtime_named, runtime_row
 
-_MOST_SCORES = 10_000  # of a row: one a class
+_MOST_SCORES = 10_000  # the scores of a row: one per class
 _OUT_OF_MEMORY = ("bad_alloc", "allocate memory", "out of memory")
 _BY_FORMAT = {row.format: row for row in ROWS}
 
@@ -25,13 +25,13 @@ class ScoringTask(msgspec.Struct, frozen=True, kw_only=True):
     """A model, and rows to score with it."""
 
     runtime: str
-    data: bytes  # as the runtime stores it
-    rows: bytes  # float64, row by row
+    data: bytes  # the model as the runtime stores it
+    rows: bytes  # float64, row after row
     columns: int
 
 
 def inspect(argument: bytes, place: Workplace) -> bytes:
-    """Read a model file, load the model and score a row; a task."""
+    """Read a model file, load the model and score a row. This is a task of the child process."""
     file = msgspec.msgpack.decode(argument, type=ModelFile)
     row = _BY_FORMAT[file.format]
     limit_memory(row, len(file.data))
@@ -41,7 +41,10 @@ def inspect(argument: bytes, place: Workplace) -> bytes:
 
 
 def score(argument: bytes, place: Workplace) -> bytes:
-    """Score rows with a model, as a batch and one by one, before the importing process does so; a task."""
+    """Score rows with a model, as a batch and one by one, before the importing process does so.
+
+    This is a task of the child process.
+    """
     task = msgspec.msgpack.decode(argument, type=ScoringTask)
     limit_memory(runtime_row(task.runtime), len(task.data) + len(task.rows))
     rows = np.frombuffer(task.rows, np.float64).reshape(-1, task.columns)
@@ -50,7 +53,7 @@ def score(argument: bytes, place: Workplace) -> bytes:
 
 
 def _score(scorer: Scorer, rows: NDArray[np.float64]) -> None:
-    """Score rows; wrong scores are found and named by the process that imports the model."""
+    """Score rows without checks, because the process that imports the model finds and names wrong scores."""
     try:
         scores = np.asarray(scorer.predict(rows))
         if scores.size > _MOST_SCORES * len(rows):
@@ -59,25 +62,25 @@ def _score(scorer: Scorer, rows: NDArray[np.float64]) -> None:
             scorer.predict_row(row)
     except Corrupt:
         raise
-    except Exception as error:  # of any library
+    except Exception as error:  # the library may raise anything
         if isinstance(error, MemoryError) or any(text in str(error).lower() for text in _OUT_OF_MEMORY):
             raise Corrupt(f"the model takes far more memory than its file, for {len(rows)} rows.") from error
 
 
 def inspect_file(file: ModelFile) -> Inspected:
-    """The model in a file; read in this process."""
+    """Return the model in a file, read in this process."""
     read = runtime_named(_BY_FORMAT[file.format].name).format.inspect
-    assert read is not None  # each format with a file can be read
+    assert read is not None  # every format with a file has a reader
     return read(file)
 
 
 def limit_memory(row: RuntimeRow, size: int) -> None:
-    """Limit this process to the memory that a model of `size` bytes and its rows can need; on Linux alone."""
+    """Limit the memory of this process to what a model of `size` bytes and its rows can need. Only on Linux."""
     if row.memory_bytes is None or sys.platform != "linux":
         return
     import resource
 
-    for module in (row.library, row.module):  # what loads before counts as used
+    for module in (row.library, row.module):  # libraries that are loaded first count as used memory
         import_module(module)
     lines = Path("/proc/self/status").read_text().splitlines()
     used = 1024 * int(next(line for line in lines if line.startswith("VmData")).split()[1])

@@ -17,7 +17,8 @@ from trimtab.training.runtimes.table import ROWS, RuntimeRow, runtime_named
 
 MLMODEL = "MLmodel"
 CODE_FOLDER, CODE_MODULE = "code", "trimtab_model"
-_TYPES = {"float": "double", "int": "double", "time": "double", "bool": "boolean", "category": "string"}  # int: nulls
+# int is a double, because an int cannot be null
+_TYPES = {"float": "double", "int": "double", "time": "double", "bool": "boolean", "category": "string"}
 
 OF_TORCH = (
     "It holds weights, and its module is code that is not in it or that only PyTorch runs. Save it as ONNX and import "
@@ -33,17 +34,17 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     """The model file of an MLflow folder."""
 
     file: Path
-    format: str  # of the runtimes' table
-    inputs: tuple[str, ...]  # of its signature; empty: it has none with names
+    format: str  # a format of the table of runtimes
+    inputs: tuple[str, ...]  # the inputs of the folder's signature; empty: there is none, or it has no names
 
 
 def mlflow_files(
     version: Version, artifact: Artifact, signature: Signature, *, file: str, made_with: Mapping[str, str]
 ) -> dict[str, bytes]:
-    """The files that make an export an MLflow model folder, read by `mlflow.pyfunc.load_model`.
+    """Return the files that make an export an MLflow model folder, readable by `mlflow.pyfunc.load_model`.
 
-    The flavour "python_function" gives the version's own scores. A library's own flavour next to it is the bare
-    estimator: it takes the encoded matrix and has no calibration.
+    The flavour "python_function" gives the version's own scores. A second flavour, that of the library, is the bare
+    estimator: it takes the encoded matrix and does not calibrate.
     """
     packages = [f"{name}=={number}" for name, number in made_with.items() if name != "python"]
     flavors: dict[str, Any] = {
@@ -82,11 +83,11 @@ def mlflow_files(
 
 
 def read_mlflow(folder: Path) -> Found:
-    """The model file that an MLflow folder names, of the first flavour that can be imported.
+    """Return the model file that an MLflow folder names, of the first flavour that can be imported.
 
     Raises:
-        NotFound: It is no MLflow model folder, or the file it names is not there.
-        Misuse: It has no such flavour, or names a file outside of itself.
+        NotFound: The folder is no MLflow model folder, or the file that it names does not exist.
+        Misuse: The folder has no such flavour, or names a file outside of the folder.
     """
     what = f"import {folder}"
     try:
@@ -113,7 +114,7 @@ def read_mlflow(folder: Path) -> Found:
 
 
 def _write_yaml(document: Mapping[str, Any], indent: int = 0) -> str:
-    """A document in block style; its values as JSON writes them, which is YAML too.
+    """Write a document in block style. Values are written as in JSON, which is valid YAML.
 
     >>> print(_write_yaml({"flavors": {"lightgbm": {"data": "model.txt", "code": None}}}), end="")
     flavors:

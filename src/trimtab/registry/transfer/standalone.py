@@ -41,11 +41,11 @@ _NEEDED = {
 
 
 class ModelError(ValueError):
-    """An unfit row, file or library; the message names what was found and what is needed."""
+    """Raised because a row, a file or a library does not fit; the message names what was found and what is needed."""
 
 
 class Inputs:
-    """A model's inputs in order: names, types, and the vocabularies of categories."""
+    """The inputs of a model in order: names, types, and the vocabularies of categories."""
 
     def __init__(self, inputs: Sequence[Mapping[str, Any]]) -> None:
         self.names = [str(one["name"]) for one in inputs]
@@ -57,7 +57,7 @@ class Inputs:
         }
 
     def matrix(self, rows: Any) -> Any:
-        """The rows as numbers, float64, shape (rows, inputs): null and unseen categories are NaN.
+        """Return the rows as numbers, float64, shape (rows, inputs). Null and unseen categories are NaN.
 
         Raises:
             ModelError: An input is missing, unknown or of another type.
@@ -79,9 +79,9 @@ class Inputs:
         return out
 
     def _number(self, name: str, value: Any, row: int) -> float:
-        if hasattr(value, "item"):  # a NumPy number
+        if hasattr(value, "item"):  # converts a NumPy number
             value = value.item()
-        if value is None or type(value).__name__ in ("NAType", "NaTType"):  # pandas' nulls
+        if value is None or type(value).__name__ in ("NAType", "NaTType"):  # null values of pandas
             return math.nan
         if isinstance(value, float) and value != value:
             return math.nan
@@ -100,7 +100,7 @@ class Model:
     """An exported model, read from its folder after a check of the hash of its bytes.
 
     Raises:
-        ModelError: The folder is no export, was written by a newer trimtab, or a file in it was changed.
+        ModelError: The folder is no export, was written by a newer trimtab, or contains a changed file.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -116,10 +116,10 @@ class Model:
         self._score = exported_scorer(self.about["runtime"], data, self._inputs.names)
 
     def predict(self, rows: Any) -> Any:
-        """The score of each row: float64, shape (rows,), of several classes (rows, classes).
+        """Return the score of each row: float64, shape (rows,); with several classes (rows, classes).
 
         Args:
-            rows: Dicts, a dict of columns, or a data frame, with the model's inputs; null is None or NaN.
+            rows: Dicts, a dict of columns, or a data frame, with the model's inputs. Null is None or NaN.
 
         Raises:
             ModelError: An input is missing, unknown or of another type.
@@ -136,11 +136,11 @@ class Model:
         return scores if calibration is None else _calibrated(calibration, scores)
 
     def matrix(self, rows: Any) -> Any:
-        """The rows as numbers; see `Inputs`."""
+        """Return the rows as numbers; see `Inputs`."""
         return self._inputs.matrix(rows)
 
     def check(self) -> tuple[int, float, float]:
-        """Repeat the golden predictions: their number, the largest difference, and the allowed one."""
+        """Repeat the golden predictions. Return their number, the largest difference, and the allowed difference."""
         golden = read_document(self.folder / "golden.json")
         rows, expected = golden["rows"], np.array(golden["scores"], np.float64)
         together = self.predict(rows)
@@ -151,17 +151,17 @@ class Model:
 
 
 def load(folder: str | Path = ".") -> Model:
-    """The model of an exported folder."""
+    """Load the model of an exported folder."""
     return Model(folder)
 
 
 def _load_pyfunc(path: str) -> _Pyfunc:
-    """MLflow's entry point to load the folder."""
+    """The function by which MLflow loads the folder."""
     return _Pyfunc(Model(path))
 
 
 class _Pyfunc:
-    """The model behind MLflow's interface."""
+    """The model with the interface that MLflow expects."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -171,7 +171,7 @@ class _Pyfunc:
 
 
 def read_document(file: Path) -> dict[str, Any]:
-    """The JSON document of a file."""
+    """Read the JSON document in a file."""
     try:
         found = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -182,7 +182,7 @@ def read_document(file: Path) -> dict[str, Any]:
 
 
 def _columns(rows: Any, inputs: list[str]) -> dict[str, list[Any]]:
-    """Rows of any shape as columns."""
+    """Return rows of any form as columns."""
     if isinstance(rows, Mapping):
         found = {str(name): list(values) for name, values in rows.items()}
     elif hasattr(rows, "columns") and hasattr(rows, "__getitem__"):  # a data frame
@@ -217,7 +217,7 @@ def _calibrated(calibration: dict[str, Any], scores: Any) -> Any:
 
 
 def _rows_of(file: Path, model: Model) -> list[dict[str, Any]]:
-    """The rows of a CSV file (an empty field is null) or of a file with a JSON document on each line."""
+    """Read the rows of a CSV file (an empty field is null) or of a file with a JSON document on each line."""
     text = file.read_text("utf-8-sig")
     if file.suffix in (".ndjson", ".jsonl"):
         return [json.loads(line) for line in text.splitlines() if line.strip()]
@@ -240,7 +240,7 @@ def _read(name: str, kind: str, text: Any, row: int) -> Any:
 
 
 def main(arguments: list[str]) -> int:
-    """The command line; its exit status."""
+    """Run the command line, and return its exit status."""
     here = Path(__file__).resolve().parent
     folder = here if (here / "model.json").exists() else here.parent
     if len(arguments) != 1 or arguments[0] in ("-h", "--help"):

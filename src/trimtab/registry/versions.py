@@ -57,7 +57,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AliasMove(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of an alias's history. The alias points to the version of the newest row."""
+    """One row of an alias's history; the alias points to the version of the newest row."""
 
     format: Literal[1] = 1
     sequence: int  # 1, 2, ... within the alias's history

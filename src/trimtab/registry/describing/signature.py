@@ -23,7 +23,7 @@ _OUTPUTS: dict[str, tuple[str, float | None, float | None]] = {
 
 
 class Field(msgspec.Struct, frozen=True, kw_only=True):
-    """One column of a schema."""
+    """One column."""
 
     name: str
     # "time": stored as UTC microseconds; "category": a text of a vocabulary, any other text counts as null
@@ -34,7 +34,7 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Output(msgspec.Struct, frozen=True, kw_only=True):
-    """The output for each row."""
+    """The output of each row."""
 
     name: str
     task: Task
@@ -45,7 +45,7 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True):
-    """The schemas of one version, as they were stored with it."""
+    """The schemas of one version, as it was stored."""
 
     format: Literal[1] = 1
     version: str

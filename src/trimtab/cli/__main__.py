@@ -1,4 +1,4 @@
-"""`python -m trimtab.cli`: the command where no script is installed."""
+"""`python -m trimtab.cli` runs the command if no script is installed."""
 
 from trimtab.cli.group import main
 

@@ -14,7 +14,7 @@ import click
 from trimtab.cli.exits import Manner, end_in_time, guarded
 from trimtab.cli.options import manner_options
 
-# By heading of the help: each command and its module.
+# The commands under each heading of the help, each with its module.
 _VERBS = {
     "Start": {
         "init": "start.starting",
@@ -90,7 +90,7 @@ COMMANDS = {name: module for verbs in _VERBS.values() for name, module in verbs.
 
 
 class Commands(click.Group):
-    """A group that imports a command's module when it is needed."""
+    """A group that imports a command's module only when the command is needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -106,7 +106,7 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         near = [] if args[0] in COMMANDS or args[0].startswith("-") else get_close_matches(args[0], COMMANDS, n=1)
-        if near and not ctx.resilient_parsing:  # completion goes through here, too, and says nothing
+        if near and not ctx.resilient_parsing:  # shell completion also calls this method, and must print nothing
             ctx.fail(f"No such command {args[0]!r}. Did you mean {near[0]!r}?")
         return super().resolve_command(ctx, args)
 

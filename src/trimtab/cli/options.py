@@ -1,4 +1,4 @@
-"""What every command takes, and how it opens its project."""
+"""The options that every command takes, and how a command opens its project."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def manner_options(function: F) -> F:
-    """`--project`, `--json` and `--debug`, before or after the command's name."""
+    """Add `--project`, `--json` and `--debug`, which may stand before or after the command's name."""
     for option in (
         click.option("--debug", is_flag=True, expose_value=False, callback=_set_manner, help="Show tracebacks."),
         click.option("--json", is_flag=True, expose_value=False, callback=_set_manner, help="Answer in JSON."),
@@ -40,12 +40,12 @@ def manner_options(function: F) -> F:
 
 def _set_manner(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
     if value:
-        assert parameter.name is not None  # a declared option has a name
+        assert parameter.name is not None  # a declared option always has a name
         setattr(ctx.ensure_object(Manner), parameter.name, value)
 
 
 def command(name: str, *, safe: str = "Nothing was changed.") -> Callable[[Callable[..., Any]], click.Command]:
-    """Declare a command; `safe` says what holds when it is stopped."""
+    """Declare a command. `safe` is the sentence that is printed if the command is stopped."""
 
     def declare(function: Callable[..., Any]) -> click.Command:
         return click.command(name, cls=_command_class(safe))(manner_options(function))
@@ -64,7 +64,7 @@ def _command_class(safe: str) -> type[click.Command]:
 
 
 def _check_text(ctx: click.Context) -> None:
-    """Refuse, before any work, text that cannot be kept; names of files are bytes, and may be any."""
+    """Refuse text that cannot be stored, before any work. Names of files are bytes and may be any bytes."""
     for parameter in ctx.command.params:
         given = ctx.params.get(parameter.name or "")
         for text in given if isinstance(given, tuple) else (given,):
@@ -77,15 +77,15 @@ def _check_text(ctx: click.Context) -> None:
 
 
 def manner() -> Manner:
-    """How the running command is to speak."""
+    """Return the options of the running command: how it prints and which project it uses."""
     return click.get_current_context().ensure_object(Manner)
 
 
 def project_folder() -> Path:
-    """The folder named by `--project`, or the nearest one upward that is a project.
+    """Return the folder named by `--project`, or the nearest project at or above the current folder.
 
     Raises:
-        NotFound: There is none.
+        NotFound: There is no project.
     """
     from trimtab.core.config import FILE
 
@@ -100,15 +100,15 @@ def project_folder() -> Path:
 
 
 def project_config() -> Config:
-    """The settings of the project."""
+    """Return the settings of the project."""
     from trimtab.core.config import load_config
 
     return load_config(project_folder(), os.environ)
 
 
 def opened_project(*, as_of: str | None = None) -> Project:
-    """The project, open: use it with `with`. `as_of` lets its clock start at another time than now."""
-    folder = project_folder()  # first: a folder that is none is told without loading anything
+    """Open the project; use it with `with`. `as_of` lets its clock start at another time than now."""
+    folder = project_folder()  # first, so that a missing project is reported without loading anything
     from trimtab.app import open_project
     from trimtab.core.clock import ShiftedClock
 
@@ -118,9 +118,10 @@ def opened_project(*, as_of: str | None = None) -> Project:
 
 
 def say_which(project: Project, model: str | None, command: str) -> str | None:
-    """The deployment that is meant: the first when none was named, which is said on standard error if there are more.
+    """Return the deployment that is meant: the named one, or otherwise the first.
 
-    None: there is no deployment at all.
+    If none was named and there are several, the choice is printed on standard error. The result is None if there is no
+    deployment at all.
     """
     names = list(project.definitions.deployments)
     if model is None and len(names) > 1:
@@ -132,10 +133,10 @@ def say_which(project: Project, model: str | None, command: str) -> str | None:
 
 
 def refuse_given(why: str, *names: str) -> None:
-    """Refuse options and arguments, by their parameter's name, that were given although they would change nothing.
+    """Refuse options and arguments, by their parameter's name, that were given but would have no effect.
 
     Raises:
-        UsageError: One was; the message names it, and goes on with `why`.
+        UsageError: Such an option was given. The message names it and continues with `why`.
     """
     context = click.get_current_context()
     for parameter in context.command.params:
@@ -145,7 +146,7 @@ def refuse_given(why: str, *names: str) -> None:
 
 
 def account() -> str:
-    """Who asks: the name of the account that the command runs under."""
+    """Return the name of the account that the command runs under."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # an account without a name
@@ -153,10 +154,10 @@ def account() -> str:
 
 
 def time_given(option: str, text: str | None) -> int | None:
-    """The time that an option names, in UTC microseconds; None when it was left out.
+    """Return the time that an option names, in UTC microseconds; None if the option was left out.
 
     Raises:
-        Misuse: It is none; the message names the option.
+        Misuse: The option is no time; the message names the option.
     """
     from trimtab.core.time import parse_time_us
 

@@ -17,17 +17,17 @@ from trimtab.cli.exits import Manner, printable
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-_QUICK_S = 1.0  # work that is done by then shows no progress
-_EVERY_S = 10.0  # between two lines where no terminal is
+_QUICK_S = 1.0  # work that ends within this time shows no progress
+_EVERY_S = 10.0  # the time between two lines if there is no terminal
 
 
 def show(document: Any, lines: Iterable[str]) -> None:
-    """Print the document where `--json` was given, else the lines."""
+    """Print the document if `--json` was given, otherwise the lines."""
     show_json(document) if _is_json() else show_lines(lines)
 
 
 def show_each(documents: Iterable[Any], lines: Iterable[str]) -> None:
-    """Print one document a line where `--json` was given, else the lines."""
+    """Print one document per line if `--json` was given, otherwise the lines."""
     if not _is_json():
         show_lines(lines)
         return
@@ -40,13 +40,13 @@ def _is_json() -> bool:
 
 
 def show_lines(lines: Iterable[str], *, err: bool = False) -> None:
-    """Print lines, on standard error where `err`; control characters in them are shown, not obeyed."""
+    """Print lines, on standard error if `err` is set. Control characters are shown as escapes."""
     for line in lines:
         click.echo("\n".join(printable(part) for part in line.split("\n")), err=err)
 
 
 def show_json(document: Any) -> None:
-    """Print one JSON document on one line, so that NDJSON comes of several."""
+    """Print one JSON document on one line, so that several documents are NDJSON."""
     import msgspec
 
     click.echo(msgspec.json.encode(document, enc_hook=_plain).decode())
@@ -55,12 +55,12 @@ def show_json(document: Any) -> None:
 def _plain(value: object) -> object:
     if isinstance(value, Path):
         return str(value)
-    raise NotImplementedError(f"{type(value).__name__} has no JSON form")  # what msgspec asks of a hook
+    raise NotImplementedError(f"{type(value).__name__} has no JSON form")  # msgspec expects this error from a hook
 
 
 @contextmanager
 def progress(what: str) -> Iterator[Meter]:
-    """Show that `what` goes on once it takes longer than a second, and how far it is as soon as that is known."""
+    """Show progress if `what` takes longer than a second, with the share that is done as soon as it is known."""
     meter = Meter(what)
     try:
         yield meter
@@ -69,17 +69,18 @@ def progress(what: str) -> Iterator[Meter]:
 
 
 class Meter:
-    """Progress of slow work: a bar on a terminal, else a line every ten seconds. Call it with done and total."""
+    """Progress of slow work: a bar on a terminal, otherwise a line every ten seconds. Call it with done and total."""
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._lock = threading.RLock()  # the bar begins in another thread
+        self._lock = threading.RLock()  # the bar is started by another thread
         self._told_at = time.monotonic()
-        self._share: float | None = None  # of the work that is done; None: not known
+        self._share: float | None = None  # the share of the work that is done; None: not known
         self._bar: Progress | None = None
         self._closed = False
         self._terminal = sys.stderr.isatty()
-        self._timer = threading.Timer(_QUICK_S if self._terminal else _EVERY_S, self._show)  # work that never calls
+        # for work that never reports progress
+        self._timer = threading.Timer(_QUICK_S if self._terminal else _EVERY_S, self._show)
         self._timer.daemon = True
         self._timer.start()
 
@@ -92,13 +93,13 @@ class Meter:
                 self._show()
 
     def say(self, what: str, share: float | None = None) -> None:
-        """Show another activity from now on, and the share of it that is done; None: not known."""
+        """Show another activity from now on, and the share of it that is done (None: not known)."""
         with self._lock:
             self._what, self._share = what, share
             if self._bar is not None:
                 task = self._bar.task_ids[0]
                 if share is None:
-                    self._bar.tasks[0].total = None  # it pulses again; `update` cannot say so
+                    self._bar.tasks[0].total = None  # the bar pulses again; `update` cannot set this
                 self._bar.update(task, description=what, completed=share or 0.0, total=None if share is None else 1.0)
 
     def close(self) -> None:
@@ -134,7 +135,7 @@ class Meter:
         bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TaskProgressColumn("{task.percentage:>3.0f}%"),  # nothing while it is not known
+            TaskProgressColumn("{task.percentage:>3.0f}%"),  # empty while the share is not known
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=Console(stderr=True),

@@ -60,7 +60,7 @@ def _watch(look: Callable[[], tuple[str, Scrape]], before: tuple[str, Scrape], e
         while True:
             try:
                 now = look()
-            except (Unavailable, Misuse) as error:  # it may come back, or its certificate is being renewed
+            except (Unavailable, Misuse) as error:  # the service may come back, or its certificate is being renewed
                 show([str(error)])
             else:
                 _show(before, now, model, show)
@@ -70,7 +70,7 @@ def _watch(look: Callable[[], tuple[str, Scrape]], before: tuple[str, Scrape], e
 
 @contextmanager
 def _screen() -> Iterator[Callable[[list[str]], object]]:
-    """What shows lines: in place on a terminal, else one view after the other."""
+    """Yield a function that shows lines: in place on a terminal, otherwise one view after the other."""
     if not sys.stdout.isatty() or manner().json:
         yield show_lines
         return
@@ -96,22 +96,23 @@ def _show(
 
 
 def _looking(url: str | None, key: str | None, cafile: str | None) -> Callable[[], tuple[str, Scrape]]:
-    """A function that reads the service's metrics; it returns the address, too."""
+    """Return a function that reads the service's metrics. It also returns the service's address."""
     config = None if url is not None else project_config()
     given = f"http://{url}" if url is not None and "//" not in url else url
 
     def look() -> tuple[str, Scrape]:
         where = (given or _address(config)).rstrip("/")
-        return where, _scrape(where, key, _context(config, cafile))  # certificates are renewed
+        # the certificate is read each time, because it may be renewed
+        return where, _scrape(where, key, _context(config, cafile))
 
     return look
 
 
 def _address(config: Config | None) -> str:
-    """The address of the running service, else that of the settings."""
+    """Return the address of the running service. If no service is running, return the address in the settings."""
     from trimtab.serving.workers.states import FOLDER, read_state
 
-    assert config is not None  # without --url
+    assert config is not None  # only called without --url
     state = read_state(config.state_folder / FOLDER)
     if state is not None:
         return state.url
@@ -120,7 +121,7 @@ def _address(config: Config | None) -> str:
 
 
 def _context(config: Config | None, cafile: str | None) -> SSLContext | None:
-    """Trust the certificates of `cafile`, else the project's own, under any host name.
+    """Trust the certificates of `cafile`, or otherwise those of the project, under any host name.
 
     Raises:
         Misuse: The file cannot be read, or has no certificate.
@@ -141,12 +142,15 @@ def _context(config: Config | None, cafile: str | None) -> SSLContext | None:
     except (OSError, ValueError) as error:
         named = f"serve.tls_cert {served}" if cafile is None else f"--cafile {cafile}"
         raise Misuse(f"{named}: {error}. Give a PEM file with a certificate.") from error
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the root may be missing
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the root certificate may be missing
     return context
 
 
 def _first(file: Path) -> str:
-    """The first certificate of a chain, the service's own: certificates of the same issuer are not trusted."""
+    """Return the first certificate of a chain, which is the service's own.
+
+    Other certificates of the same issuer are not trusted.
+    """
     text = file.read_bytes().decode("latin-1")
     found = re.search("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", text, re.DOTALL)
     if found is None:

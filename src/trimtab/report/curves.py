@@ -1,4 +1,4 @@
-"""Chart of one curve over a numeric axis, with named places on it."""
+"""Chart of one curve over a numeric axis, with named positions on the axis."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trimtab.report.tables import written
 from trimtab.report.ticks import number_ticks
 
 _LEFT, _RIGHT, _TOP = 62, 16, 34
-_LINE = 15  # of the labels above the plot
+_LINE = 15  # the height of a line of labels above the plot
 
 
 def curve_chart(
@@ -24,15 +24,15 @@ def curve_chart(
     places: Sequence[tuple[float, str]] = (),
     height: int = 240,
 ) -> Markup:
-    """A curve through points in the order given.
+    """Draw a curve through points in the given order.
 
     Args:
         points: At least one pair of x and y, all of them finite.
-        title: Shown above, and read out by screen readers.
-        x_label: Under the axis.
-        y_label: Along the y axis.
+        title: The text above the plot, which screen readers read out.
+        x_label: The text under the axis.
+        y_label: The text along the y axis.
         places: Named values of x, drawn as vertical lines; each name has its own line above the plot.
-        height: Of the plot, in its own units (the width is 760).
+        height: The height of the plot, in its own units (the width is 760).
 
     Raises:
         Misuse: There is nothing to draw.

@@ -1,4 +1,4 @@
-"""A document of headings, text, facts, tables and plots, in the order they were added."""
+"""A document of headings, text, facts, tables and plots, in the order in which they were added."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Heading(msgspec.Struct, frozen=True):
 
 
 class Paragraph(msgspec.Struct, frozen=True):
-    """Plain text; with a tone, a statement set apart, such as a gate's verdict."""
+    """Plain text. With a tone it is a statement that is set apart, such as a gate's verdict."""
 
     text: str
     tone: Tone | None = None
@@ -34,13 +34,13 @@ class Paragraph(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """Names with their values."""
+    """Names with values."""
 
     values: dict[str, Cell]
 
 
 class Plot(msgspec.Struct, frozen=True):
-    """A drawing, and a table or lines of text to show where nothing can be drawn."""
+    """A drawing, and a table or lines of text that are shown where nothing can be drawn."""
 
     svg: Markup
     caption: str = ""
@@ -54,15 +54,15 @@ class Part(msgspec.Struct, frozen=True):
     """One part of a document."""
 
     content: Content
-    detail: bool = False  # left out in a terminal
-    most: int | None = None  # rows of a table in a terminal
+    detail: bool = False  # whether the part is left out in a terminal
+    most: int | None = None  # the largest number of rows of a table in a terminal
 
 
 class Document:
     """Parts in the order they are added. Write it with `html_page`, `markdown_text` or `terminal_text`.
 
-    Every adding method takes `detail`: such parts are left out in a terminal, which shows a summary. A heading with
-    `detail` takes its whole section along.
+    Every adding method takes `detail`. Parts with `detail` are left out in a terminal, which shows a summary. A heading
+    with `detail` hides its whole section.
 
     >>> from trimtab.report import html_page, terminal_text
     >>> document = Document("Late flights, July")
@@ -84,7 +84,7 @@ class Document:
         self.parts: list[Part] = []
 
     def heading(self, text: str, level: Literal[2, 3] = 2, *, detail: bool = False) -> None:
-        """Begin a section; a page lists those of level 2 at the top once there are three."""
+        """Begin a section. A page with three or more sections of level 2 lists them at the top."""
         self.parts.append(Part(Heading(text, level), detail))
 
     def paragraph(self, text: str, *, detail: bool = False) -> None:
@@ -92,7 +92,7 @@ class Document:
         self.parts.append(Part(Paragraph(text), detail))
 
     def note(self, text: str, tone: Tone = "plain", *, detail: bool = False) -> None:
-        """Add a statement set apart; its tone is written as well as coloured."""
+        """Add a statement that is set apart. Its tone is written as a word and shown as a colour."""
         self.parts.append(Part(Paragraph(text, tone), detail))
 
     def facts(self, facts: Mapping[str, Cell], *, detail: bool = False) -> None:
@@ -100,12 +100,12 @@ class Document:
         self.parts.append(Part(Facts(dict(facts)), detail))
 
     def table(self, table: Table, *, detail: bool = False, most: int | None = None) -> None:
-        """Add a table; one without rows is left out.
+        """Add a table. A table without rows is left out.
 
         Args:
-            table: Its headers and rows.
+            table: The table with its headers and rows.
             detail: Leave it out in a terminal.
-            most: Rows shown in a terminal, the first ones; the others are counted. None shows all.
+            most: The number of rows shown in a terminal. The rows after these are only counted. None shows all rows.
         """
         if table.rows:
             self.parts.append(Part(table, detail, most))
@@ -122,14 +122,15 @@ class Document:
         """Add a drawing.
 
         Args:
-            svg: What a plot function of `trimtab.report` made.
-            caption: One or two sentences under it.
-            plain: Shown instead in Markdown and in a terminal: a table, or lines such as those of `text_chart`.
+            svg: The result of a plot function of `trimtab.report`.
+            caption: One or two sentences under the drawing.
+            plain: Shown instead of the drawing in Markdown and in a terminal: a table, or lines such as those of
+                `text_chart`.
             detail: Leave it out in a terminal.
-            most: Rows of a plain table shown in a terminal.
+            most: The number of rows of a plain table shown in a terminal.
 
         Raises:
-            Misuse: It is a plain string, which could hold anything.
+            Misuse: `svg` is a plain string, which may contain unsafe markup.
         """
         if not isinstance(svg, Markup):
             raise Misuse(f"document: a plot must come from a plot function, found {type(svg).__name__}.")

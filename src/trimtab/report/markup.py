@@ -1,4 +1,4 @@
-"""HTML and SVG that are safe from injection: everything that is not `Markup` is escaped."""
+"""HTML and SVG that are safe from injection, because everything that is not `Markup` is escaped."""
 
 import html
 import re
@@ -8,16 +8,16 @@ _VOID = {"br", "hr", "meta"}
 
 
 class Markup(str):
-    """Text that is already markup; only `tag` and `join` should make it."""
+    """Text that is already markup. Only `tag` and `join` should create it."""
 
     __slots__ = ()
 
 
 def tag(name: str, /, *children: object, **attributes: object) -> Markup:
-    """One element: children that are not markup are escaped, attributes always.
+    """Return one element. Children that are not markup are escaped, attributes always.
 
-    An attribute that is None or False is left out, True is written bare; `class_` becomes `class`, `stroke_width`
-    becomes `stroke-width`.
+    An attribute that is None or False is left out. An attribute that is True is written without a value. `class_`
+    becomes `class`, and `stroke_width` becomes `stroke-width`.
 
     >>> tag("td", "a < b", class_="number", data_row=3)
     '<td class="number" data-row="3">a &lt; b</td>'
@@ -33,12 +33,15 @@ def tag(name: str, /, *children: object, **attributes: object) -> Markup:
 
 
 def join(*children: object, between: str = "") -> Markup:
-    """Children one after another, escaped where they are not markup; None is left out."""
+    """Join children, which are escaped if they are not markup. None is left out."""
     parts = [child if isinstance(child, Markup) else escaped(child) for child in children if child is not None]
     return Markup(between.join(parts))
 
 
 def escaped(value: object) -> str:
-    """Text safe in content and in quoted attributes; floats have at most 6 digits, invalid characters are replaced."""
+    """Return text that is safe in content and in quoted attributes.
+
+    Floats have at most 6 digits, and invalid characters are replaced.
+    """
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
     return html.escape(_UNFIT.sub("\ufffd", text), quote=True)

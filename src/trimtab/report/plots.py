@@ -1,4 +1,4 @@
-"""Plots as SVG: lines over time, bars, calibration; without scripts, colours from the page's variables."""
+"""Plots as SVG without scripts: lines over time, bars, calibration. Their colours are variables of the page."""
 
 import math
 from collections.abc import Sequence
@@ -34,14 +34,14 @@ _MARKS: dict[MarkKind, tuple[str, str | None]] = {
     "note": ("var(--faint,#777)", "2 2"),
 }
 _LEFT, _RIGHT = 62, 16
-_LANES = 4  # rows of mark labels above a plot; further marks keep their line and tooltip
+_LANES = 4  # rows for labels of marks above a plot; marks without room keep their line and tooltip
 
 
 class Series(msgspec.Struct, frozen=True, kw_only=True):
-    """One named line; None is a gap. `low` and `high` draw its band."""
+    """One named line. None is a gap. `low` and `high` draw the line's band."""
 
     name: str
-    x: Sequence[int]  # UTC, microseconds since 1970, ascending
+    x: Sequence[int]  # UTC microseconds since 1970, ascending
     y: Sequence[float | None]
     low: Sequence[float | None] | None = None
     high: Sequence[float | None] | None = None
@@ -72,7 +72,7 @@ class Bar(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CalibrationPoint(msgspec.Struct, frozen=True, kw_only=True):
-    """Mean score and label share of the rows of one bin."""
+    """Mean score, share of positive labels and number of rows of one bin."""
 
     mean_score: float
     label_share: float
@@ -88,15 +88,15 @@ def line_chart(
     marks: Sequence[Mark] = (),
     height: int = 300,
 ) -> Markup:
-    """Lines over time with a legend, bands and marks.
+    """Draw lines over time with a legend, bands and marks.
 
     Args:
-        series: At least one, with at least one value among them; values that are not finite are gaps.
-        title: Shown above, and read out by screen readers.
-        x_label: Under the time axis, which is in UTC.
-        y_label: Along the value axis.
-        marks: Alarms, promotions and changes; those outside the times of the series widen the axis.
-        height: Of the drawing, in its own units (the width is 760).
+        series: At least one, and at least one series has a value. Values that are not finite are gaps.
+        title: The text above the plot, which screen readers read out.
+        x_label: The text under the time axis, which is in UTC.
+        y_label: The text along the value axis.
+        marks: Alarms, promotions and changes. Marks outside the times of the series widen the axis.
+        height: The height of the drawing, in its own units (the width is 760).
 
     Raises:
         Misuse: There is nothing to draw.
@@ -149,7 +149,7 @@ def line_chart(
 
 
 def bar_chart(bars: Sequence[Bar], *, title: str, x_label: str = "") -> Markup:
-    """Horizontal bars from zero, in the order given, each with its value and its interval."""
+    """Draw horizontal bars from zero, in the given order, each with its value and its interval."""
     ends = [v for bar in bars for v in (bar.value, bar.low, bar.high) if v is not None]
     if not ends or not all(map(math.isfinite, ends)):
         raise Misuse(f"plot {title!r}: needs at least one bar and only finite values, found {len(bars)} bars.")
@@ -189,11 +189,11 @@ def bar_chart(bars: Sequence[Bar], *, title: str, x_label: str = "") -> Markup:
 
 
 def calibration_plot(curves: Sequence[tuple[str, Sequence[CalibrationPoint]]], *, title: str) -> Markup:
-    """Label share against mean score; a calibrated model lies on the diagonal. Points grow with their rows.
+    """Draw label share against mean score. A calibrated model lies on the diagonal; larger bins have larger points.
 
     Args:
-        curves: Name and points of each model.
-        title: Shown above.
+        curves: The name and the points of each model.
+        title: The text above the plot.
     """
     points = [point for _, curve in curves for point in curve]
     if not points:
@@ -294,7 +294,7 @@ def _band(one: Series, number: int, x: Scale, y: Scale) -> Markup | None:
 
 
 def _lanes(marks: Sequence[Mark], x: Scale) -> dict[int, int]:
-    """The label row of each mark, so that no two labels overlap; marks without room have none."""
+    """Return the row for the label of each mark, so that no two labels overlap. Marks without room have no row."""
     ends = [-math.inf] * _LANES
     lanes: dict[int, int] = {}
     for number in sorted(range(len(marks)), key=lambda n: marks[n].at_us):
@@ -320,7 +320,8 @@ def _mark_line(mark: Mark, at: float, lane: int | None, top: float, bottom: floa
 
 def _mark_label(mark: Mark, at: float, lane: int, top: float) -> Markup:
     start, end = _label_span(mark, at)
-    style = f"fill:{_MARKS[mark.kind][0]};paint-order:stroke;stroke:var(--paper,#fff);stroke-width:5px"  # a halo
+    # a halo around the text
+    style = f"fill:{_MARKS[mark.kind][0]};paint-order:stroke;stroke:var(--paper,#fff);stroke-width:5px"
     middle, height = round((start + end) / 2, 2), top + 12 + 15 * lane
     return tag("text", shortened(mark.label, 200.0), x=middle, y=height, text_anchor="middle", style=style)
 

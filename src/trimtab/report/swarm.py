@@ -1,4 +1,4 @@
-"""Swarm chart: how far a feature moves predictions, a point each, coloured by its value."""
+"""Swarm chart: how much a feature changes predictions. Each point is a prediction, coloured by the feature's value."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ from trimtab.report.tables import written
 from trimtab.report.ticks import number_ticks
 
 _TOP, _LINE, _SPREAD = 54, 30, 11.0
-_BIN = 5.0  # points nearer than this along the axis are stacked
-_LOW, _HIGH, _NONE = (0, 114, 178), (213, 94, 0), "var(--faint,#999)"  # distinguishable with every colour blindness
+_BIN = 5.0  # points that are nearer than this along the axis are stacked
+# colours that differ with every kind of colour blindness
+_LOW, _HIGH, _NONE = (0, 114, 178), (213, 94, 0), "var(--faint,#999)"
 
 
 class Swarm(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of a swarm chart: points with a place on the axis, and a shade from 0 to 1 (None: none)."""
+    """One line of a swarm chart. Each point has a position on the axis and a shade from 0 to 1 (None: no shade)."""
 
     label: str
     points: Sequence[tuple[float, float | None]]
 
 
 def swarm_chart(swarms: Sequence[Swarm], *, title: str, x_label: str = "", shades: str = "") -> Markup:
-    """Points line by line; where many share a place they are spread upwards and downwards.
+    """Draw points line by line. Points at the same position are spread upwards and downwards.
 
     Args:
-        swarms: The lines, in the order given.
-        title: Shown above, and read out by screen readers.
-        x_label: Under the axis.
-        shades: What the colours mean: "value of the feature".
+        swarms: The lines, in the order in which they are drawn.
+        title: The text above the plot, which screen readers read out.
+        x_label: The text under the axis.
+        shades: The meaning of the colours: "value of the feature".
 
     Raises:
-        Misuse: There is nothing to draw, or a place is no finite number.
+        Misuse: There is nothing to draw, or a position is no finite number.
     """
     places = [at for swarm in swarms for at, _ in swarm.points]
     if not places or not all(map(math.isfinite, places)):
@@ -66,7 +67,10 @@ def swarm_chart(swarms: Sequence[Swarm], *, title: str, x_label: str = "", shade
 
 
 def _spread(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, float, float | None]]:
-    """The points with how far each is moved off its line, alternately down and up where several share a place."""
+    """Return how far each point is moved off its line, so that points at the same position do not overlap.
+
+    Such points are moved down and up in turn.
+    """
     by_bin: dict[int, list[tuple[float, float | None]]] = {}
     for at, shade in points:
         by_bin.setdefault(int(at // _BIN), []).append((at, shade))

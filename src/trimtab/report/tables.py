@@ -16,7 +16,7 @@ _LONGEST_WORD = 32  # longer words, such as a hash, may be broken
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
-    """Headers over rows; without `align`, columns of numbers are right-aligned."""
+    """Headers over rows. Without `align`, columns of numbers are right-aligned."""
 
     headers: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -37,7 +37,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def text_table(headers: Sequence[str], rows: Sequence[Sequence[Cell]], align: Sequence[Align] | None = None) -> str:
-    """A plain table for a terminal, without a trailing newline.
+    """Return a plain table for a terminal, without a trailing newline.
 
     >>> print(text_table(["model", "AUC"], [["never", 0.705], ["ours", 0.7564]]))
     model     AUC
@@ -50,7 +50,7 @@ def text_table(headers: Sequence[str], rows: Sequence[Sequence[Cell]], align: Se
 
 
 def terminal_table(table: Table, most: int | None = None) -> str:
-    """A table for a terminal: its first `most` rows (None: all), and the number of those not shown."""
+    """Return a table for a terminal: the first `most` rows (None: all), and how many more there are."""
     shown = table.rows[:most]
     lines = [[one_line(header) for header in table.headers]]
     lines += [[one_line(written(cell)) for cell in row] for row in shown]
@@ -67,14 +67,14 @@ def terminal_table(table: Table, most: int | None = None) -> str:
 
 
 def markdown_table(table: Table) -> str:
-    """The table as Markdown, without a trailing newline."""
+    """Return the table as Markdown, without a trailing newline."""
     cells = [table.headers, ["---"] * len(table.headers), *([written(cell) for cell in row] for row in table.rows)]
     lines = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def html_table(table: Table) -> Markup:
-    """The table as HTML, in a box that scrolls sideways where the page is narrow."""
+    """Return the table as HTML, in a box that scrolls sideways if the page is narrow."""
     sides = table.sides
     head = [tag("th", header, scope="col", class_=side) for header, side in zip(table.headers, sides, strict=True)]
     body = [
@@ -87,12 +87,12 @@ def html_table(table: Table) -> Markup:
 
 
 def _html_cell(text: str, side: Align) -> Markup:
-    whole = len(text) <= _LONGEST_WORD and " " not in text  # a date has hyphens and should not be broken
+    whole = len(text) <= _LONGEST_WORD and " " not in text  # a date has hyphens, but should not be broken at them
     return tag("td", text, class_=f"{side} whole" if whole else side)
 
 
 def written(cell: Cell) -> str:
-    """A cell as text: thousands separated, floats to 4 significant digits, None as a dash.
+    """Return a cell as text: thousands separated, floats to 4 significant digits, None as a dash.
 
     >>> [written(cell) for cell in (336776, 0.123456, 12345.6, None, True)]
     ['336,776', '0.1235', '12,346', '–', 'yes']
@@ -114,7 +114,7 @@ def _side(cells: list[Cell]) -> Align:
 
 
 def one_line(text: str) -> str:
-    """The text in one line, without characters that could control a terminal."""
+    """Return the text in one line, without characters that could control a terminal."""
     return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs") else c for c in " ".join(text.split()))
 
 

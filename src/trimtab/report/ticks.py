@@ -12,7 +12,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def number_ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round numbers (steps of 1, 2 or 5 times a power of ten), from at or below `low` to at or above `high`.
+    """Return round numbers from at or below `low` to at or above `high`.
+
+    The steps are 1, 2 or 5 times a power of ten.
 
     >>> number_ticks(0.37, 0.41)
     [0.37, 0.38, 0.39, 0.4, 0.41]
@@ -33,7 +35,7 @@ def number_ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def time_ticks(low_us: int, high_us: int, most: int = 8) -> list[tuple[int, str]]:
-    """Round UTC times inside [low, high] with their labels; a label names the day or year where it changes.
+    """Return round UTC times inside [low, high] with labels. A label names the day or the year if it changes there.
 
     >>> day = 86_400_000_000
     >>> [label for _, label in time_ticks(15_706 * day, 16_070 * day, most=5)]
@@ -56,7 +58,7 @@ def time_ticks(low_us: int, high_us: int, most: int = 8) -> list[tuple[int, str]
 
 
 def utc(at_us: int) -> datetime:
-    """The UTC time of so many microseconds since 1970."""
+    """Return the UTC time of a number of microseconds since 1970."""
     return _EPOCH + timedelta(microseconds=at_us)
 
 

@@ -1,4 +1,4 @@
-"""Writers of documents as Markdown and as text for a terminal."""
+"""Documents written as Markdown, and as text for a terminal."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from trimtab.report.tables import Table, markdown_table, one_line, terminal_tabl
 
 
 def markdown_text(document: Document) -> str:
-    """The document as Markdown, ending with a newline.
+    """Return the document as Markdown, ending with a newline.
 
     >>> document = Document("churn@7")
     >>> document.note("The gate passed it.", "good")
@@ -21,7 +21,7 @@ def markdown_text(document: Document) -> str:
 
 
 def terminal_text(document: Document) -> str:
-    """The document's summary for a terminal, without a trailing newline: what is marked as detail is left out."""
+    """Return the document's summary for a terminal, without a trailing newline. Parts marked as detail are left out."""
     head = one_line(document.title) + (f"\n{one_line(document.subtitle)}" if document.subtitle else "")
     out, after_heading = head, False
     for part in _summary(document):
@@ -32,8 +32,8 @@ def terminal_text(document: Document) -> str:
 
 
 def _summary(document: Document) -> Iterator[Part]:
-    """Parts without details: neither those marked so, nor sections whose heading is."""
-    hidden: int | None = None  # level of the heading that hides what follows
+    """Return the parts that are no details: neither marked as detail, nor in a section whose heading is so marked."""
+    hidden: int | None = None  # the level of the heading that hides the parts after it
     for part in document.parts:
         if isinstance(part.content, Heading) and (hidden is None or part.content.level <= hidden):
             hidden = part.content.level if part.detail else None

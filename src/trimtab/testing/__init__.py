@@ -1,4 +1,4 @@
-"""Contract suites that every backend of a port must pass, and real fakes: shipped for authors of backends."""
+"""Test suites that every backend of a port must pass, and real fakes. They are shipped for authors of backends."""
 
 from typing import TYPE_CHECKING, Any
 

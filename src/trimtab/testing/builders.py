@@ -16,7 +16,7 @@ _new_id = PredictionIds(SystemClock())
 
 
 def a_prediction(**changes: Any) -> Prediction:
-    """An answer of version "v" of model "m"; each has an id of its own.
+    """Make an answer of version "v" of model "m". Each answer has its own id.
 
     >>> a_prediction(model="late", score=0.25).score
     0.25
@@ -40,7 +40,7 @@ def a_prediction(**changes: Any) -> Prediction:
 
 
 def a_signal(raised_at_us: int = 0, **changes: Any) -> Signal:
-    """A red signal: half of column x of model "m" is null.
+    """Make a red signal: half of column x of model "m" is null.
 
     >>> a_signal(5, severity="info").onset_us
     5
@@ -62,7 +62,7 @@ def a_signal(raised_at_us: int = 0, **changes: Any) -> Signal:
 
 
 def a_version(**changes: Any) -> Version:
-    """Version 1 of model "m", trained on 1,000 rows.
+    """Make version 1 of model "m", trained on 1,000 rows.
 
     >>> a_version(number=7).name
     'm@7'

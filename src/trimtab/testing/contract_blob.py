@@ -1,4 +1,4 @@
-"""What every `Blob` must do, as tests."""
+"""Tests of what every `Blob` must do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trimtab.store.ports import Blob
 
 
 class BlobContract:
-    """Subclass it, name the class `Test...` and give a fixture `blobs`: an empty blob store."""
+    """Subclass this class, name the subclass `Test...` and give a fixture `blobs`: an empty blob store."""
 
     @pytest.fixture
     def blobs(self) -> Blob:

@@ -1,4 +1,4 @@
-"""What every `Catalog` must do, as tests."""
+"""Tests of what every `Catalog` must do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from trimtab.store.ports import Append, Catalog, Entry, Put, Record, Remove
 
 
 class CatalogContract:
-    """Subclass it, name the class `Test...` and give a fixture `catalog`: an empty one on the clock of `clock`."""
+    """Subclass this class, name the subclass `Test...` and give a fixture `catalog`.
+
+    The fixture is an empty catalogue on the clock of the fixture `clock`.
+    """
 
     @pytest.fixture
     def clock(self) -> VirtualClock:
@@ -35,7 +38,8 @@ class CatalogContract:
         assert [r.key for r in catalog.find("version", "late@")] == ["late@10", "late@2"]
         assert [r.key for r in catalog.find("version", "lat%")] == ["lat%"]
         assert [r.key for r in catalog.find("version", "lä")] == ["läte"]
-        edges = ["\ud7ff", "\ud7ffa", "\ue000", "\U0010ffff", "\U0010ffffb"]  # no character, or none at all, is next
+        # after these, the next code point is no character or does not exist
+        edges = ["\ud7ff", "\ud7ffa", "\ue000", "\U0010ffff", "\U0010ffffb"]
         catalog.write([Put("edge", key, b"") for key in edges])
         assert [r.key for r in catalog.find("edge", "\ud7ff")] == edges[:2]
         assert [r.key for r in catalog.find("edge", "\U0010ffff")] == edges[3:]
@@ -82,7 +86,7 @@ class CatalogContract:
         assert not catalog.acquire("controller", "b", 10.0)
         assert catalog.acquire("other", "b", 10.0)
         clock.advance_to(clock.now_us() + 9_000_000)
-        assert catalog.acquire("controller", "a", 10.0)  # renewed
+        assert catalog.acquire("controller", "a", 10.0)  # the lease is renewed
         clock.advance_to(clock.now_us() + 9_999_999)
         assert not catalog.acquire("controller", "b", 10.0)
         clock.advance_to(clock.now_us() + 1)
@@ -133,7 +137,7 @@ class CatalogContract:
         catalog.write([Put("kind", "key", b"0")])
         mark = catalog.mark()
         if mark is None:
-            return  # not known: the caller has to look
+            return  # the catalogue does not know, so the caller has to read it
         catalog.get("kind", "key")
         catalog.find("kind")
         assert (catalog.mark(), catalog.mark()) == (mark, mark)

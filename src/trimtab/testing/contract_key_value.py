@@ -1,4 +1,4 @@
-"""What every `KeyValue` must do, as tests."""
+"""Tests of what every `KeyValue` must do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trimtab.store.ports import KeyValue
 
 
 class KeyValueContract:
-    """Subclass it, name the class `Test...` and give a fixture `store`: an empty key-value store."""
+    """Subclass this class, name the subclass `Test...` and give a fixture `store`: an empty key-value store."""
 
     @pytest.fixture
     def store(self) -> KeyValue:

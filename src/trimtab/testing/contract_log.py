@@ -1,4 +1,4 @@
-"""What every `Log` must do, as tests."""
+"""Tests of what every `Log` must do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from trimtab.store.ports import Log, LogRecord
 
 
 class LogContract:
-    """Subclass it, name the class `Test...` and give a fixture `log`: an empty log on the clock of fixture `clock`."""
+    """Subclass this class, name the subclass `Test...` and give a fixture `log`.
+
+    The fixture is an empty log on the clock of the fixture `clock`.
+    """
 
     @pytest.fixture
     def clock(self) -> VirtualClock:
@@ -126,7 +129,7 @@ class LogContract:
         log.append([b"a"])
         mark = log.mark()
         if mark is None:
-            return  # not known: the caller has to look
+            return  # the log does not know, so the caller has to read it
         log.read(log.partition, 0)
         assert (log.mark(), log.mark()) == (mark, mark)
         seen = {mark}

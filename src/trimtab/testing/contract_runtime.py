@@ -1,4 +1,4 @@
-"""What every `Runtime` must do, as tests."""
+"""Tests of what every `Runtime` must do."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ sys.stdout.buffer.write(np.asarray(scorer.predict(np.load(sys.argv[3]))).tobytes
 
 
 class RuntimeContract:
-    """Subclass it, name the class `Test...` and give a fixture `make`: a function that makes an unfitted estimator.
+    """Subclass this class, name the subclass `Test...` and give a fixture `make`.
 
-    `classes` says whether it answers with the probability of the positive class; else it answers with numbers.
-    `several` says that it answers with probabilities of three classes instead. `trust` is given to `runtime_for`.
-    `refusal` is what rows with too few or too many inputs raise, and `refused` a pattern that its message matches.
+    `make` is a function that makes an unfitted estimator. `classes` says whether the estimator predicts the probability
+    of the positive class; otherwise it predicts numbers. `several` says that the estimator predicts probabilities of
+    three classes instead. `trust` is given to `runtime_for`. Rows with too few or too many inputs must raise `refusal`,
+    whose message must match the pattern `refused`.
     """
 
     classes = True
@@ -44,7 +45,7 @@ class RuntimeContract:
         raise NotImplementedError("give a fixture `make` with a function that makes an unfitted estimator")
 
     def data(self) -> tuple[Any, Any]:
-        """Inputs of shape (300, 5), and what is to be learnt."""
+        """Return inputs of shape (300, 5), and their labels."""
         rng = np.random.default_rng(0)
         inputs = rng.normal(size=(300, len(NAMES)))
         numbers = inputs[:, 0] + 0.5 * rng.normal(size=300)
@@ -53,11 +54,11 @@ class RuntimeContract:
         return inputs, (numbers > 0).astype(np.int64) if self.classes else numbers
 
     def shape(self, rows: int) -> tuple[int, ...]:
-        """Of the answers to so many rows."""
+        """Return the shape of the scores of `rows` rows."""
         return (rows, 3) if self.several else (rows,)
 
     def fitted(self, make: Callable[[], Any]) -> tuple[Any, Any, bytes]:
-        """A runtime, a fitted estimator and its bytes."""
+        """Return a runtime, a fitted estimator and its bytes."""
         estimator = make()
         runtime = runtime_for(estimator, trust=self.trust)
         runtime.configure(estimator, seed=3, threads=1)
@@ -128,7 +129,8 @@ class RuntimeContract:
 
     def test_bytes_that_are_no_model_are_corrupt(self, make: Callable[[], Any]) -> None:
         runtime = runtime_for(make(), trust=self.trust)
-        for data in (b"", b"nothing"):  # damaged ones never get here: a version's bytes are checked by hash first
+        # damaged bytes never get here, because a version's bytes are first checked by hash
+        for data in (b"", b"nothing"):
             with pytest.raises(Corrupt):
                 runtime.load(data)
 
@@ -142,7 +144,8 @@ class RuntimeContract:
             scorer.predict_row(rows[0].tolist())
         if isinstance(scorer, PlainScorer):
             with pytest.raises(self.refusal, match=self.refused):
-                scorer.predict_rows([rows[0].tolist(), [0.5] * (2 * len(NAMES) - inputs)])  # as many numbers as of two
+                # as many numbers as two right rows have
+                scorer.predict_rows([rows[0].tolist(), [0.5] * (2 * len(NAMES) - inputs)])
         for name, call in getattr(scorer, "row_calls", {}).items():
             with pytest.raises(self.refusal, match=self.refused):
                 pytest.fail(f"{name} answered {call(rows[0].tolist())}")

@@ -1,4 +1,4 @@
-"""What every `Table` must do, as tests."""
+"""Tests of what every `Table` must do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trimtab.store.ports import Table
 
 
 def rows(first: int, count: int) -> Columns:
-    """Rows of every type, with nulls."""
+    """Return rows of every type, with nulls."""
     numbers = range(first, first + count)
     return Columns.of(
         {
@@ -25,14 +25,14 @@ def rows(first: int, count: int) -> Columns:
 
 
 def same(left: Columns, right: Columns) -> bool:
-    """Equal names, types, values and nulls, in this order."""
+    """Check that names, types, values and nulls are equal and in the same order."""
     return left.names == right.names and all(
         left[n].dtype == right[n].dtype and left[n].to_list() == right[n].to_list() for n in left.names
     )
 
 
 class TableContract:
-    """Subclass it, name the class `Test...` and give a fixture `table`: an empty table."""
+    """Subclass this class, name the subclass `Test...` and give a fixture `table` that returns an empty table."""
 
     @pytest.fixture
     def table(self) -> Table:

@@ -1,4 +1,4 @@
-"""Real fakes: a log and a key-value store in memory, which pass the same contracts."""
+"""Real fakes: a log and a key-value store in memory, which pass the same test suites as real backends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trimtab.store.ports import LogRecord
 
 
 class MemoryLog:
-    """A `Log` of one partition, gone with the process.
+    """A `Log` of one partition that ends with the process.
 
     >>> log = MemoryLog()
     >>> log.append([b"one"])
@@ -25,7 +25,7 @@ class MemoryLog:
         self._mutex = threading.Lock()
         self._records: list[LogRecord] = []
         self._position = 0
-        self._at_us = -(2**62)  # before every append
+        self._at_us = -(2**62)  # smaller than every append time
 
     def append(self, payloads: Sequence[bytes], *, at_us: Sequence[int] | None = None) -> range:
         if not all(isinstance(payload, bytes) for payload in payloads):
@@ -75,10 +75,10 @@ class MemoryLog:
         return self._position
 
     def maintenance(self) -> None:
-        """There is none."""
+        """A log in memory needs no maintenance."""
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing, because nothing is held open."""
 
     def _check(self, partition: str) -> None:
         if partition != self.partition:
@@ -86,7 +86,7 @@ class MemoryLog:
 
 
 class MemoryKeyValue:
-    """A `KeyValue` that is gone with the process.
+    """A `KeyValue` that ends with the process.
 
     >>> store = MemoryKeyValue()
     >>> store.write({b"a": b"1"})
@@ -116,7 +116,7 @@ class MemoryKeyValue:
             self._values.update(puts)
 
     def release_writer(self) -> None:
-        """Only this process can write here."""
+        """Do nothing, because only this process can write here."""
 
     def scan(self, prefix: bytes, *, after: bytes = b"", limit: int = 10_000) -> Iterator[tuple[bytes, bytes]]:
         with self._mutex:
@@ -127,8 +127,8 @@ class MemoryKeyValue:
         self.write({}, keys)
 
     def reopen_if_replaced(self, *, make: bool = False) -> bool:
-        """Nothing to do: memory is not replaced."""
+        """Do nothing, because memory is not replaced."""
         return False
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing, because nothing is held open."""

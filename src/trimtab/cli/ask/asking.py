@@ -85,7 +85,7 @@ def ledger(action: str, last: int | None) -> None:
 
 
 def shown_decisions(decisions: Sequence[Decision]) -> list[str]:
-    """One line a decision: when, about which model, by whom, what, and why."""
+    """Return one line per decision: when, about which model, by whom, what, and why."""
     from trimtab.core.time import format_time
 
     lines = []

@@ -91,7 +91,10 @@ def quality(
 
 
 def _level(project: Project, model: str | None) -> float | None:
-    """The excess loss that is healthy for what serves, in units of the metric; None where it is not watched."""
+    """Return the healthy excess loss of the version in service, in units of the metric.
+
+    The result is None if the excess loss is not watched.
+    """
     from trimtab.monitoring.quality.watches import LOSS
 
     name = project.definitions.deployment(model).name

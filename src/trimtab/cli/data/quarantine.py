@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trimtab.events.quarantine import Example, SetAside
 
 _ACTIONS = ("show", "replay", "drop")
-_LONGEST = 160  # characters of a row that are shown
+_LONGEST = 160  # the number of characters of a row to show
 
 
 @command("quarantine", safe="Rows that were given back or dropped stay so; run the same command again for the rest.")
@@ -71,7 +71,7 @@ def _shown(groups: Sequence[SetAside]) -> list[str]:
 
 
 def _example(example: Example) -> str:
-    """What was at fault, then the rest."""
+    """Return an example of a quarantined row: the faulty value first, then the rest of the row."""
     row = example.row
     if "_line" in row:
         return f"line {row['_line_number']}{f' of {file}' if (file := row.get('_file')) else ''}: {row['_line']}"

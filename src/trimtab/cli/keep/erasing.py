@@ -65,7 +65,7 @@ def _groups(entity: str, values: Sequence[str], columns: Sequence[str]) -> list[
 
 
 def _lines(entity: str, file: Path, columns: Sequence[str]) -> list[Sequence[str]]:
-    """The keys in a file; a first line that names the columns is none."""
+    """Return the keys in a file. A first line that names the columns is no key."""
     if str(file) != "-":
         regular_file(file, "--from")
     try:

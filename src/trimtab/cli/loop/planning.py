@@ -81,7 +81,7 @@ def features(name: str | None, search: str | None) -> None:
 
 
 def _one(found: Catalogue, name: str) -> Entry:
-    """The entry of a name; else the names that look like it, instead of all."""
+    """Return the entry of a name. If there is none, the error lists similar names instead of all names."""
     try:
         return found.find(name)
     except NotFound:
@@ -93,7 +93,7 @@ def _one(found: Catalogue, name: str) -> Entry:
 
 
 def say_first(project: Project) -> None:
-    """Apply what was never applied, and say so in one line."""
+    """Apply definitions that were never applied, and print one line about it."""
     first = project.apply_first()
     if first is not None:
         print(printable(f"trimtab: {first.cause}"), file=sys.stderr)

@@ -66,7 +66,7 @@ def run(action: str, run_id: str) -> None:
 
 
 def run_lines(run: Run, now_us: int | None = None) -> Iterator[str]:
-    """A run for a terminal; with the present time, also how long it has been running."""
+    """Return the lines about a run for a terminal. With the present time they tell how long it has been running."""
     from trimtab.report.tables import text_table
 
     yield f"{run.id}: {run.kind} {run.model}, {run.state}"
@@ -89,7 +89,7 @@ def run_lines(run: Run, now_us: int | None = None) -> Iterator[str]:
 
 
 def show_doing(meter: Meter, run: Run) -> None:
-    """Let a meter show what a run is at, and the share of that step that is done."""
+    """Let a meter show the current step of a run, and the share of the step that is done."""
     verb = {"train": "training", "promote": "judging"}.get(run.kind, run.kind)
     if not run.steps:
         meter.say(f"{verb} {run.model}")
@@ -100,7 +100,7 @@ def show_doing(meter: Meter, run: Run) -> None:
 
 
 def _said(run: Run) -> str:
-    """How it ended; the state says already that one was cancelled."""
+    """Return how a run ended. Of a cancelled run only the outcome is returned, because the state says the rest."""
     told = run.outcome.removeprefix(f"run {run.id}: ")
     return f"{run.error}: {told}" if run.error and run.state != "cancelled" else told
 
@@ -113,13 +113,16 @@ def _short(run: Run) -> str:
 
 
 def _at(run: Run) -> str:
-    """The step that a run is at, and how far it is where that is known."""
+    """Return the current step of a run, and the share that is done if it is known."""
     step = _step(run)
     return f"{step.name} {_far(step)}".rstrip()
 
 
 def _step(run: Run) -> RunStep:
-    """The step that a run with steps is at: of several within each other the outermost, whose share is of them all."""
+    """Return the current step of a run with steps.
+
+    Of several steps within each other it is the outermost, because its share covers all of them.
+    """
     return next((step for step in run.steps if step.state == "running"), run.steps[-1])
 
 
@@ -130,7 +133,10 @@ def _state(step: RunStep) -> str:
 
 
 def _far(step: RunStep) -> str:
-    """How far a step is: what says so is its longest part, and not all of it."""
+    """Return the share of a step that is done.
+
+    The share is reported by the longest part of the step, so that the step may go on after 100 %.
+    """
     if step.progress is None:
         return ""
     return f"{step.progress:.0%}" if step.progress < 1.0 else "100%, finishing"
@@ -143,7 +149,7 @@ def _shown_time(at_us: int) -> str:
 
 
 def _took(work: Run | RunStep, now_us: int | None) -> str:
-    """How long it took, or takes so far; nothing where it is not known when it ended."""
+    """Return how long a run or a step took, or takes so far; empty if the time of its end is not known."""
     if work.ended_us is not None:
         return f"{(work.ended_us - work.began_us) / 1e6:.1f} s"
     if now_us is None or work.state != "running":

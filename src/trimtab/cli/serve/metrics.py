@@ -1,4 +1,4 @@
-"""The command for what watches the service's metrics: metrics."""
+"""The command `metrics`, for systems that watch the metrics of the service."""
 
 from __future__ import annotations
 

@@ -37,7 +37,8 @@ def serve(host: str | None, port: int | None, workers: int | None, grpc_port: in
 
     from trimtab.serving.workers.worker import environment
 
-    os.environ.update(environment(os.environ))  # before the project file loads what they are for  # D92
+    # set before the project file loads the libraries that read these variables  # D92
+    os.environ.update(environment(os.environ))
     from trimtab.serving.http.requests.threads import exit_now
 
     manner().end = exit_now

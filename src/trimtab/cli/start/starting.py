@@ -91,7 +91,7 @@ def doctor() -> int:
     try:
         folder: Path | None = project_folder()
     except NotFound:
-        folder = None  # then only the machine is checked
+        folder = None  # without a project only the machine is checked
     with progress("looking around"):
         findings = examine(folder, os.environ)
     ill = missing(findings)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from trimtab.registry.collecting.collector import Collection
     from trimtab.registry.searching import Found
 
-_MOST_REASONS = 3  # of a version that stays, in a dry run
-_SHOWN = 12  # digits of an address
+_MOST_REASONS = 3  # the largest number of reasons per kept version that a dry run prints
+_SHOWN = 12  # the number of digits of an id to show
 
 
 @command("versions")

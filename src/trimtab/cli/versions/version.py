@@ -115,7 +115,7 @@ def import_(path: str, model: str, category: tuple[str, ...], **given: Any) -> N
     if manner().json:
         show_json(version)
         return
-    assert version.imported is not None  # it was, just now
+    assert version.imported is not None  # the version was just imported
     named = "by name" if version.imported.inputs_named else "by their number alone: the file names none"
     lines = [
         f"{version.name} ({version.id[:12]}): {version.imported.kind}, held against {version.imported.golden}; its "

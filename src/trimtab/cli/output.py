@@ -103,7 +103,7 @@ class Meter:
                 self._bar.update(task, description=what, completed=share or 0.0, total=None if share is None else 1.0)
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Stop the progress bar and restore the terminal."""
         self._timer.cancel()
         with self._lock:
             self._closed = True

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _log = logging.getLogger("trimtab.registry")
-_OTHER_MACHINE = 1e-9  # allowed difference of scores on another processor or library version
+_OTHER_MACHINE = 1e-9  # the allowed difference of scores on another processor or with another library version
 _CODE = "Pickle does not store the code of its class: bring that back as it was when the version was trained."
 
 
 class LoadedModel(msgspec.Struct, frozen=True, eq=False):
-    """A loaded version. Threads may share it."""
+    """A loaded version, which threads may share."""
 
     version: Version
     artifact: Artifact

@@ -72,7 +72,7 @@ class Registration:
         )
         blobs = [fitted.digest, origin.training_set, *([] if origin.evaluation is None else [origin.evaluation])]
         for attempt in range(_ATTEMPTS):
-            if attempt:  # the conflict may have been with a garbage collection
+            if attempt:  # a garbage collection may have caused the conflict
                 settle(self._catalog, self._blob, blobs)
             returned = take_back(self._catalog, address, blobs, look=attempt > 0)
             if attempt:  # only after `take_back`, because a collection that begins later makes the transaction fail

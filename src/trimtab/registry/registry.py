@@ -45,7 +45,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
 class Registry:
-    """Versions and aliases of all models of a project; safe to use from many processes.
+    """The versions and aliases of all models of a project. Many processes may use them at once.
 
     The catalogue and the blob store belong to the caller, who closes them.
 
@@ -54,7 +54,7 @@ class Registry:
         blob: The store of artifacts.
         clock: The source of all timestamps.
         actor: The default actor of calls.
-        environment: The environment recorded in versions; left out, the present one.
+        environment: The environment recorded in versions; by default the present one.
         declared: The declared models, including those without a version, and the aliases that the settings protect.
     """
 
@@ -101,7 +101,7 @@ class Registry:
         imported: Imported | None = None,
         actor: str | None = None,
     ) -> Version:
-        """Register a fitted model, and return its version: the existing one where an equal model was registered before.
+        """Register a fitted model, and return its version. An equal model that is registered keeps its version.
 
         Args:
             fitted: The result of `fit`.
@@ -256,7 +256,7 @@ class Registry:
             rows: Rows to measure with, in addition to the golden rows.
 
         Returns:
-            The choice; None where there is only one path.
+            The choice; None if there is only one path.
         """
         return self._row_calls.choose(loaded, rows)
 

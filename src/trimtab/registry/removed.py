@@ -21,7 +21,7 @@ from trimtab.registry.versions import Version
 from trimtab.store.ports import Blob, Catalog, Put, Record, Remove
 
 VERSION, BLOB, USED = "removed", "removed_blob", "version_used"  # kinds of records in the catalogue
-LEASE = "collection"  # held by the process that removes blobs
+LEASE = "collection"  # the lease that a process holds while it removes blobs
 LEASE_S = 60.0
 NO_VERSION = "-"  # stands for the version of blobs that no version names
 _WAIT_S = 30.0

@@ -1,4 +1,4 @@
-"""Version records and how their ids are hashed; moves of aliases."""
+"""Version records and the hashing of their ids, and moves of aliases."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def curve_chart(
         title: The text above the plot, which screen readers read out.
         x_label: The text under the axis.
         y_label: The text along the y axis.
-        places: Named values of x, drawn as vertical lines; each name has its own line above the plot.
+        places: Named values of x, drawn as vertical lines. Each name has its own line of text above the plot.
         height: The height of the plot, in its own units (the width is 760).
 
     Raises:

@@ -15,7 +15,7 @@ Tone = Literal["good", "bad", "warning", "plain"]
 
 
 class Heading(msgspec.Struct, frozen=True):
-    """The title of a section (level 2) or of a part of one (level 3)."""
+    """The title of a section (level 2) or of a part of a section (level 3)."""
 
     text: str
     level: Literal[2, 3] = 2
@@ -96,7 +96,7 @@ class Document:
         self.parts.append(Part(Paragraph(text, tone), detail))
 
     def facts(self, facts: Mapping[str, Cell], *, detail: bool = False) -> None:
-        """Add names and values, side by side."""
+        """Add names and values that are shown side by side."""
         self.parts.append(Part(Facts(dict(facts)), detail))
 
     def table(self, table: Table, *, detail: bool = False, most: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Records with ordinary values, for tests that care about one or two fields."""
+"""Records with ordinary values, for tests that need only one or two fields of their own."""
 
 from __future__ import annotations
 

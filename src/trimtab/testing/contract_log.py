@@ -65,7 +65,7 @@ class LogContract:
 
     def test_append_time_never_decreases(self, log: Log, clock: VirtualClock) -> None:
         log.append([b"a"], at_us=[5_000_000])
-        log.append([b"b"])  # the clock stands at one second
+        log.append([b"b"])  # the test's clock shows one second
         log.append([b"c", b"d"], at_us=[2_000_000, 6_000_000])
         assert [r.appended_at_us for r in log.read(log.partition, 0)] == [5_000_000, 5_000_000, 5_000_000, 6_000_000]
 

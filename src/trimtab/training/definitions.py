@@ -221,7 +221,7 @@ def model(
 
 
 def checked_slices(name: str, request: Request, features: FeatureSet, slices: Sequence[str]) -> tuple[str, ...]:
-    """Check the columns to slice by.
+    """Check the columns by whose values evaluations are sliced.
 
     Raises:
         Misuse: A column is neither in the request nor a feature of the model.
@@ -250,7 +250,7 @@ def checked_costs(name: str, costs: GivenCosts, *, binary: bool, label: Label) -
 
 
 def _class_costs(name: str, costs: GivenCosts, classes: Sequence[str]) -> tuple[tuple[float, ...], ...]:
-    """The cost of each answer (second axis) to each true class (first axis); a right answer costs 0.  # D76"""
+    """The cost of each answer (second axis) for each true class (first axis). A right answer costs 0.  # D76"""
     first, second = classes[:2]
     needed = (
         f"model {name!r}: costs={costs!r}. Needed: the costs of wrong answers, for each true class of "

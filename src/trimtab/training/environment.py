@@ -30,7 +30,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
 
     python: str
     packages: dict[str, str]
-    cpu: str  # the widest instruction set NumPy found: transcendental functions differ between them in the last bit
+    cpu: str  # the widest instruction set that NumPy found; results of e.g. exp depend on it in the last bit
     commit: str | None = None  # of the project's repository; None: the project is in no repository
     system: str = ""  # "Linux"; "": the version is older than this field
     architecture: str = ""  # "x86_64", "aarch64"; "": the version is older than this field

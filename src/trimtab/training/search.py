@@ -79,14 +79,14 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True):
     values: dict[str, Value]
     search: str  # the hash of the search
     trial: int
-    until_us: int  # labels that became known later were not used
+    until_us: int  # the search did not use labels that became known later
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """One set of parameters and its result. `value` is the model's own metric; smaller is better."""
 
     format: Literal[1] = 1
-    number: int  # 0, 1, ...
+    number: int  # counted from 0
     values: dict[str, Value]
     state: Literal["done", "pruned", "failed"]
     value: float | None  # over the rows of all folds; None: the trial failed
@@ -161,7 +161,7 @@ def search(
     prune: bool = True,
     folds: int = 3,
 ) -> Search:
-    """Declare the search for an estimator's parameters; each trial is judged walking forward in time.
+    """Declare the search for an estimator's parameters. Trials are judged by fits that walk forward in time.
 
     Args:
         spaces: For each searched argument of the estimator's function: `integer`, `number` or `choice`.
@@ -196,7 +196,7 @@ def search(
 
 
 def with_budget(declared: Search, *, trials: int | None, time: str | int | None) -> Search:
-    """Return the search with another budget of trials or of time; its trials begin with the same ones.
+    """Return the search with another budget of trials or of time. The search still begins with the same trials.
 
     Raises:
         Misuse: The budget is invalid.

@@ -1,4 +1,4 @@
-"""Declared weights and samples of training rows."""
+"""Weights and samples of training rows, as a model declares them."""
 
 from __future__ import annotations
 

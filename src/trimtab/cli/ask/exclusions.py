@@ -1,4 +1,4 @@
-"""`trimtab exclusions`: which rows are not learnt from because inputs or labels were faulty?"""
+"""`trimtab exclusions`: list the rows that are not learnt from because inputs or labels were faulty."""
 
 from __future__ import annotations
 

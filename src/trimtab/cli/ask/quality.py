@@ -1,4 +1,4 @@
-"""`trimtab quality`: how good were the answers?"""
+"""`trimtab quality`: show how good the answers were."""
 
 from __future__ import annotations
 

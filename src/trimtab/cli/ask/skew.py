@@ -1,4 +1,4 @@
-"""`trimtab skew`: were predictions made from what they should have been made from?"""
+"""`trimtab skew`: check that predictions were made from the right values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command for rows that could not become events: quarantine."""
+"""The command `quarantine`, for rows that could not become events."""
 
 from __future__ import annotations
 

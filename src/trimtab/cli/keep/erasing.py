@@ -1,4 +1,4 @@
-"""The command that erases: forget."""
+"""The command `forget`, which erases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command for alerts: alert."""
+"""The command `alert`, for alerts and their receivers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that change which version answers, and when: promote, approve, reject, rollback, arm, freeze, unfreeze."""
+"""Commands that change which version answers, or that stop automation."""
 
 from __future__ import annotations
 

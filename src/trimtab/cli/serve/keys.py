@@ -1,4 +1,4 @@
-"""The command for API keys: keys."""
+"""The command `keys`, for API keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command for the OpenAPI document of the service: openapi."""
+"""The command `openapi`, for the OpenAPI document of the service."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Forgotten(msgspec.Struct, frozen=True):
     """A record to remove that is no version. The record is small, but the blobs that it names become orphans."""
 
     what: Literal["search", "step"]
-    name: str  # "late_flight/6f1c...": a search; "train.fit/09ab...": a finished step
+    name: str  # "late_flight/6f1c..." for a search; "train.fit/09ab..." for a finished step
     at_us: int  # the time at which it ended, or started if it did not end
 
 
@@ -103,7 +103,7 @@ class Collector:
         catalog: The registry's catalogue.
         blob: The blob store.
         clock: The clock for ages.
-        actor: Who collects.
+        actor: The name of whoever collects.
         keep: What must be kept.
         also: Further reasons to keep versions, from outside the registry (a ledger row, logged predictions).
         forgotten: Further records to remove. The blobs that they name are not kept for their sake.

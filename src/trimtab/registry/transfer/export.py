@@ -52,7 +52,7 @@ def export_version(
         trust: "pickle" allows the export of a version that was stored with pickle.
 
     Raises:
-        Misuse: The version is a pickle and `trust` does not allow that, its runtime has no export, or the exported code
+        Misuse: The version is a pickle and `trust` does not allow that, the runtime has no export, or the exported code
             does not repeat the golden predictions.
         Conflict: `folder` exists and is not empty.
         Unavailable: The folder cannot be written.

@@ -311,7 +311,7 @@ def _classes(given: FoundModel, names: tuple[str, ...]) -> Classes:
 
 
 def save_no_set(model: Model, blob: Blob) -> str:
-    """Store the empty manifest of an imported version, and return its hash."""
+    """Store the empty training-set manifest of an imported version, and return the manifest's hash."""
     manifest = Manifest(
         model=model.name,
         request=model.request.hash,

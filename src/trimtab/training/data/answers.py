@@ -75,7 +75,7 @@ class LoggedAnswers(msgspec.Struct, frozen=True, eq=False):
             matrix: The inputs, shape (rows, inputs).
 
         Returns:
-            Shape (rows,), with several classes (rows, classes).
+            Scores of shape (rows,); with several classes (rows, classes).
         """
         classes = artifact.class_names
         scores = np.full((len(matrix), len(classes)) if classes else len(matrix), np.nan)

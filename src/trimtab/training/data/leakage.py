@@ -48,9 +48,9 @@ class Leak(msgspec.Struct, frozen=True, kw_only=True):
     """Something that a model may have learnt from and will not have at request time."""
 
     check: Check
-    name: str  # the feature, column or view
+    name: str  # the name of the feature, column or view
     severity: Severity  # an error refuses the fit
-    found: str  # a sentence with numbers
+    found: str  # one sentence that tells the finding, with numbers
     todo: str  # advice to the user
     allowed: bool = False  # whether the model's `allow_leakage` names the leak
 

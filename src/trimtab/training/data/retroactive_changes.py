@@ -16,12 +16,12 @@ class RetroactiveChange(msgspec.Struct, frozen=True, kw_only=True):
     alone.
     """
 
-    twice: int  # requests that are known both at request time and at the cut
+    twice: int  # the number of requests that are known both at request time and at the cut
     changed: int  # of the requests in `twice`: their value at the cut is another one
     filled: int  # of the requests in `changed`: their value at request time was null
-    asked: int  # requests known at request time
+    asked: int  # the number of requests that are known at request time
     asked_filled: int  # of the requests in `asked`: their value was not null
-    history: int  # rows that are known from history alone
+    history: int  # the number of rows that are known from history alone
     history_filled: int
 
 

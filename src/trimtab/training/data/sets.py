@@ -1,4 +1,4 @@
-"""Training sets: request rows with features as of their time and the labels known at a cut."""
+"""Training sets: rows of requests with features as of their time and with the labels known at a cut."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
     """A time interval that is left out of training and judging, because its inputs or labels were faulty."""
 
     start_us: int
-    end_us: int | None  # None: it had not ended when the set was made
+    end_us: int | None  # None: the interval had not ended when the set was made
     why: str  # "null_values of column temp"
-    rows: int = 0  # rows of the set that would have been usable
+    rows: int = 0  # the number of rows of the set that would have been usable
 
     def covers(self, at_us: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return a mask of the times within the interval."""
@@ -61,9 +61,9 @@ class Manifest(LabelWait, msgspec.Struct, frozen=True, kw_only=True):
 
     format: Literal[1] = 1
     model: str
-    request: str  # hash of the request's definition
-    features: str  # hash of the feature definitions
-    label: str  # hash of the label's definition
+    request: str  # the hash of the request's definition
+    features: str  # the hash of the feature definitions
+    label: str  # the hash of the label's definition
     cut_us: int  # the set has only what was known at this time
     wait_us: int  # the wait after which a label counts as final
     positions: dict[str, int]  # the log positions that the set was built from
@@ -317,7 +317,7 @@ def load_manifest(digest: str, blob: Blob) -> Manifest:
 
 
 def load_training_set(digest: str, blob: Blob, *, key: str) -> TrainingSet:
-    """Load a saved set; `key` is the request's key column.
+    """Load a saved set. `key` is the name of the request's key column.
 
     Raises:
         NotFound: The set is not stored.

@@ -1,4 +1,4 @@
-"""Row weights and samples of a fit, and its class balance."""
+"""Weights and samples of the rows of a fit, and the balance of classes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 
 class Weighed(msgspec.Struct, frozen=True, eq=False):
-    """The rows to fit on, and the weight of each."""
+    """The rows to fit on, and the weight of each row."""
 
     kept: NDArray[np.int64]  # the numbers of these rows in the training set
     target: NDArray[Any]
@@ -64,7 +64,7 @@ def weigh(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64], ta
 
 
 def age_weights(begun_us: NDArray[np.int64], half_life_us: int) -> Floats:
-    """Weights by age, shape (rows,): 1 for the newest row, half as much for each half-life before it.
+    """Weights by age, shape (rows,). The newest row has weight 1, and each half-life of age halves the weight.
 
     >>> age_weights(np.array([0, 10, 20]), 10).tolist()
     [0.25, 0.5, 1.0]

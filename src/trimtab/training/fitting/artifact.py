@@ -153,7 +153,7 @@ def golden_difference(artifact: Artifact, scorer: Scorer) -> float:
 
 
 def golden_rows(artifact: Artifact) -> list[list[float]]:
-    """The rows of the golden predictions, NaN for null."""
+    """Return the rows of the golden predictions, with NaN for null."""
     return [list(row) for row in struct.iter_unpack(f"<{len(artifact.inputs)}d", artifact.golden.rows)]
 
 

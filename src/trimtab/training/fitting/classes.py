@@ -1,4 +1,4 @@
-"""Probabilities of all declared classes from those of the classes that an estimator was fitted on."""
+"""Probabilities of all declared classes, made from those of the classes that an estimator was fitted on."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def fit(
 
     Args:
         model: The definition of the model.
-        training_set: Rows with features and labels as of their time.
+        training_set: The rows with features and labels as of their time.
         rows: A mask of the rows to use; by default all usable rows.
         seed: The seed of estimators that take a seed and have none.
         threads: The number of threads. The default is one, because more threads wait for each other when other
@@ -367,12 +367,9 @@ def _settle_row_call(
 ) -> Golden:
     """Refuse a scoring path whose scores differ from the library's.
 
-    Returns the golden predictions. If the path is refused, they include the row with the path's largest error, so that
-    every load of the model refuses the path too.
-
     Returns:
-        The golden predictions; where the path is refused, with the row of its largest error, so that each load of the
-        model refuses it too.
+        The golden predictions. If the path is refused, they include the row of its largest error, so that each load
+        of the model refuses the path too.
     """
     spread = np.linspace(0, len(matrix) - 1, _ALONE).astype(np.int64)
     there = np.frombuffer(golden.rows, "<f8").reshape(-1, matrix.shape[1])

@@ -22,8 +22,8 @@ Mask = NDArray[np.bool_]
 class OutOfFold(msgspec.Struct, frozen=True, eq=False):
     """Predictions for rows that their models were not fitted on."""
 
-    scores: NDArray[np.float64]  # NaN where no fold predicted
-    fold: NDArray[np.int64]  # -1 where no fold predicted
+    scores: NDArray[np.float64]  # NaN for rows that no fold predicted
+    fold: NDArray[np.int64]  # the number of the fold that predicted each row; -1: no fold did
     starts_us: tuple[int, ...]  # the start of each fold
 
 
@@ -97,7 +97,8 @@ def predict_forward(
     """Join the predictions of all parts of a `walk`."""
     parts = list(walk(fit_on, score, training_set, among, folds=folds, first=first, what=what))
     fold = np.full(training_set.rows, -1, np.int64)
-    width = next((part.scores.shape[1:] for part in parts if part.rows.size), ())  # with several classes one more axis
+    # with several classes scores have one more axis
+    width = next((part.scores.shape[1:] for part in parts if part.rows.size), ())
     scores: NDArray[np.float64] = np.full((training_set.rows, *width), np.nan)
     for part in parts:
         fold[part.rows] = part.number

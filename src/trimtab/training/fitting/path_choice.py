@@ -74,11 +74,11 @@ def refuse_unlike(scorer: Scorer, rows: Sequence[list[float]], *, parity: float)
 
     Args:
         scorer: The loaded scorer without calibration, because calibration may enlarge a difference in the last bit.
-        rows: Rows of the matrix.
+        rows: Rows of the matrix to compare on.
         parity: The largest allowed difference, relative to scores above 1.
 
     Returns:
-        The row with the largest error; None where the path stays.
+        The row with the largest error; None if the scorer keeps its path.
     """
     inner = several_paths(scorer)
     if inner is None or inner.row_call == "library":
@@ -124,7 +124,7 @@ def choose_row_call(
         stopwatch_ns: A monotonic clock.
 
     Returns:
-        The choice; None where there is only one path.
+        The choice; None if there is only one path.
     """
     inner = several_paths(scorer)
     if inner is None:
@@ -135,7 +135,7 @@ def choose_row_call(
         inner.choose(name)
         found = [scorer.predict_row(row) for row in tested]
         apart = max(map(difference, expected, found))
-        # the tolerance may have been measured by this very path, so it does not prove the path right
+        # this path itself may have measured the tolerance, so the tolerance does not prove the path right
         unlike = ROUNDING < apart <= allowed and refuse_unlike_here(artifact, scorer, tested)
         inner.choose(name)
         us = _median_us(scorer.predict_row, tested, stopwatch_ns)

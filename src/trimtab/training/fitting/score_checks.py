@@ -109,7 +109,7 @@ def check_parity(
 
 
 def check_repeats(name: str, estimator: Any, inputs: NDArray[Any], allowed: float, classes: Classes | None) -> None:
-    """Refuse a user's own estimator that changes its input rows, or scores them differently a second time."""
+    """Refuse a user's own estimator that changes its input rows, or that scores equal rows differently."""
     given = inputs.copy()
     first = _own_answers(estimator, given, classes)
     if not np.array_equal(given, inputs, equal_nan=True):

@@ -44,7 +44,7 @@ def time_split(training_set: TrainingSet, *, holdout_us: int = 14 * DAY_US) -> T
 
 
 def walk_forward(model: Model, training_set: TrainingSet, *, folds: int = 5, seed: int = 0) -> OutOfFold:
-    """Fit on the past and predict the next part, `folds` times; parts have equally many usable rows.
+    """Fit on the past and predict the next part, `folds` times. All parts have equally many usable rows.
 
     Raises:
         Misuse: There are too few rows, or a fit fails; the message names the fold.

@@ -58,7 +58,7 @@ class StandardizedScorer:
 
 
 def fit_standardize(matrix: NDArray[Any], weights: NDArray[Any] | None = None) -> Standardize:
-    """Means and standard deviations of the values that are not null, each row counting by its weight."""
+    """Return means and standard deviations of the values that are not null. Each row counts by its weight."""
     import numpy as np
 
     there = ~np.isnan(matrix)

@@ -1,4 +1,4 @@
-"""Baselines of a model: a constant, the last value, last week's value, a linear model."""
+"""Baselines of a model: a constant, the last value, the value of last week, a linear model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluation of a fitted model on rows that it was not fitted on, next to baselines."""
+"""Evaluation of a fitted model on rows that it was not fitted on, compared with baselines."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from trimtab.training.judge.parts import Judged, Month, Slice, Week, mean_interv
 _REPEATS = (50, 200)  # the least and the largest number of bootstrap draws
 # the total rows of all draws: above 200,000 rows there are fewer draws; a million rows take about 10 s
 _DRAWN = 40_000_000
-_PARTS = 4  # slow parts besides fits: metrics, importance, contributions, baselines
+_PARTS = 4  # the number of slow parts besides fits: metrics, importance, contributions, baselines
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +59,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     start_us: int  # the time of the first row
     end_us: int  # the time of the last row
     value: float
-    interval: Interval | None  # None: fewer than two blocks
+    interval: Interval | None  # None: there are fewer than two blocks
     block: Literal["day", "week", "list"]
     auc: float | None  # with several classes the mean AUC of each class against the others
     auc_interval: Interval | None
@@ -67,25 +67,26 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     calibration: tuple[CalibrationBin, ...]  # with several classes the calibration of the likeliest class
     months: tuple[Month, ...]
     # The metric of "constant", "last_value", "seasonal_naive" and "linear", for a ranking of "random", "as_shown",
-    # "best_feature" and "linear"; None: it cannot be computed.
+    # "best_feature" and "linear"; None: the baseline cannot be computed.
     baselines: dict[str, float | None]
     importance: dict[str, float]
     importance_kind: Literal["library", "permutation"]
     figures: tuple[MetricValue, ...] = ()  # all metrics of the model's task; the model's own metric comes first
     classes: tuple[ClassMetrics, ...] = ()  # with several classes the metrics of each class against the others
-    confusion: tuple[tuple[int, ...], ...] = ()  # rows by label, then by likeliest class, in the order of `classes`
+    # number of rows by label, then by likeliest class, in the order of `classes`
+    confusion: tuple[tuple[int, ...], ...] = ()
     weeks: tuple[Week, ...] = ()
     slices: tuple[Slice, ...] = ()
     recalibration: RecalibrationKind | None = None  # the kind of calibration of the model
     raw_calibration: tuple[CalibrationBin, ...] = ()  # the metric before calibration
     raw_calibration_error: float | None = None
     permuted: tuple[Permuted, ...] = ()  # the permutation importance on the holdout, by feature and by view
-    learning_curve: tuple[CurvePoint, ...] = ()  # the last one is the model itself
+    learning_curve: tuple[CurvePoint, ...] = ()  # the last point is the model itself
     thresholds: Thresholds | None = None  # set if the model or the caller gives costs
     choices: Choices | None = None  # set if costs are given for several classes
     left_out: dict[str, int] = {}  # the number of rows of the holdout that were not judged, by reason
     leaks: tuple[Leak, ...] | None = None  # possible leaks; None: nobody looked for leaks
-    balance: tuple[Balance, ...] = ()  # the classes in the training rows and in the holdout
+    balance: tuple[Balance, ...] = ()  # the rows of each class in training and in the holdout
     folds: tuple[Fold, ...] = ()  # the backtest before the holdout
     influences: tuple[Influence, ...] = ()  # SHAP values on the holdout, the largest first
     no_influences: str = ""  # the reason if there are no SHAP values

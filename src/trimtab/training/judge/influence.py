@@ -27,7 +27,7 @@ class ClassInfluence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Influence(msgspec.Struct, frozen=True, kw_only=True):
-    """One feature's contributions to the raw scores of the holdout (log odds, the number, the log of a count)."""
+    """One feature's contributions to the raw scores of the holdout (log odds, a number, or the log of a count)."""
 
     name: str
     mean: float  # the mean of absolute contributions, with several classes also over the classes

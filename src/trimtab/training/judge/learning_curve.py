@@ -1,4 +1,4 @@
-"""Learning curve: the metric of models fitted on more and more of the newest training rows."""
+"""Learning curve: the metric of models that are fitted on increasing numbers of the newest training rows."""
 
 from __future__ import annotations
 

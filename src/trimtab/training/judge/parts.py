@@ -167,7 +167,8 @@ def _kinds(column: Column, there: NDArray[np.bool_], kinds: NDArray[Any]) -> Ite
     rest = there.copy()
     most = kinds if kinds.size <= _MOST_VALUES + 1 else kinds[:_MOST_VALUES]
     for place, kind in enumerate(most.tolist()):
-        here = there & (column.values == most[place : place + 1])  # a plain text would lose NULs at its end
+        # a slice of one, because a plain text would lose NULs at its end
+        here = there & (column.values == most[place : place + 1])
         rest &= ~here
         yield _named(column, kind), here
     if rest.any():

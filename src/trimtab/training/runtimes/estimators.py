@@ -23,19 +23,19 @@ class OnnxEstimator:
         return self
 
     def predict(self, inputs: Any) -> Any:
-        """The estimator's own predictions; probabilities come from `predict_proba`."""
+        """Return the estimator's own predictions; probabilities come from `predict_proba`."""
         return self.estimator.predict(inputs)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "predict_proba":  # only where the estimator has it
+        if name == "predict_proba":  # only if the wrapped estimator has the method
             return getattr(self.estimator, name)
         raise AttributeError(name)
 
 
 def onnx(estimator: Any) -> OnnxEstimator:
-    """Score an estimator with ONNX Runtime: it is converted when it is stored, and compared with itself.
+    """Score an estimator with ONNX Runtime. It is converted when it is stored, and compared with the original.
 
-    The two may differ by 1e-5 of a score, because some of ONNX's kernels are of single precision.
+    The scores of the two may differ by 1e-5, because some of ONNX's kernels have single precision.
 
     Args:
         estimator: A scikit-learn estimator or pipeline.
@@ -48,7 +48,7 @@ def onnx(estimator: Any) -> OnnxEstimator:
 
 
 class TorchEstimator:
-    """A PyTorch module and how it is fitted. Make one with `neural()`."""
+    """The description of a PyTorch module and of its fit. Make one with `neural()`."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class TorchEstimator:
         return runtime_named("torch").fit(self, inputs, target, tuple(map(str, range(inputs.shape[1]))))
 
     def predict(self, inputs: Any) -> Any:
-        """Refused: `fit` returns the scorer."""
+        """Raises an error, because the scorer that `fit` returns predicts."""
         raise Misuse(f"{self!r}: it does not predict. Call predict of what fit returned.")
 
 
@@ -90,19 +90,20 @@ def neural(
     learning_rate: float = 1e-3,
     seed: int | None = None,
 ) -> TorchEstimator:
-    """A neural network of PyTorch, on the processor (extra `torch`).
+    """Declare a neural network of PyTorch, which runs on the processor (extra `torch`).
 
     Args:
-        layers: Widths of its hidden layers; or a function of the number of inputs and outputs that returns a
-            `torch.nn.Module`, which returns logits of classes or a number: (rows, outputs). It must be at the top of
-            a file, and is stored by its name and the hash of its code; only the weights are stored as numbers.
-        epochs: How often all rows are seen.
-        batch_rows: Rows of one step.
-        learning_rate: Of Adam.
-        seed: Left out, the project's.
+        layers: The widths of the hidden layers. Or a function of the numbers of inputs and outputs that returns a
+            `torch.nn.Module`, whose result has shape (rows, outputs): logits of classes, or a number. The function must
+            be at the top level of a file. Its name and the hash of its code are stored; of the module only the weights
+            are stored, as numbers.
+        epochs: The number of times that all rows are seen.
+        batch_rows: The number of rows per step.
+        learning_rate: The learning rate of Adam.
+        seed: The seed; by default that of the project.
 
     Raises:
-        Misuse: A width, an epoch or a batch below 1, or a learning rate that is none.
+        Misuse: A width, an epoch or a batch is below 1, or the learning rate is invalid.
 
     >>> neural([16])
     neural([16])

@@ -41,9 +41,9 @@ class ExportedCode(msgspec.Struct, frozen=True):
     of trimtab.
     """
 
-    scorer: ExportedScorer  # takes the file's bytes and the names of the inputs, returns a function of a matrix
+    scorer: ExportedScorer  # takes the file's bytes and the inputs' names, and returns a function of a matrix
     needs: tuple[Callable[..., Any], ...] = ()  # the functions of trimtab that the scorer calls
-    constants: dict[str, object] = {}  # msgspec copies defaults
+    constants: dict[str, object] = {}  # safe as a default, because msgspec copies defaults
 
     def text(self) -> str:
         """Return the Python source of the constants and functions; the last function is `score_exported`."""

@@ -23,7 +23,7 @@ _NUMBERS = re.compile(r"tensor\((bool|float|float16|double|u?int\d+)\)")
 
 
 def open_session(data: bytes) -> Any:
-    """A session of ONNX Runtime on one thread."""
+    """Return a session of ONNX Runtime on one thread."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -33,7 +33,7 @@ def open_session(data: bytes) -> Any:
 
 
 def run_session(session: Any, matrix: Any) -> Any:
-    """Scores of a graph with one input and its scores as the last output: of a classifier after the classes."""
+    """Return the scores of a graph with one input. Scores are its last output, for a classifier after the classes."""
     import numpy as np
 
     taken = session.get_inputs()[0]

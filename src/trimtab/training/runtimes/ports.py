@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from trimtab.training.runtimes.formats import Format
 
-Trust = Literal["pickle"]  # "pickle": loading the version runs code
+Trust = Literal["pickle"]  # "pickle": the user allows that loading the version runs code
 
 
 Score: TypeAlias = float | list[float]  # the score of one row: a number, or the probabilities of three or more classes
@@ -63,7 +63,7 @@ def row_score(scores: NDArray[Any]) -> Score:
 
 
 def second_of_two(scores: Any) -> NDArray[Any]:
-    """Reduce probabilities of two classes to that of the second; other scores stay as they are."""
+    """Reduce probabilities of two classes to those of the second class. Other scores stay as they are."""
     import numpy as np
 
     found = np.asarray(scores, np.float64)

@@ -49,7 +49,7 @@ class ScoringPaths:
 
 
 class PlainScoringPaths(ScoringPaths):
-    """Scoring paths of a model that does without NumPy."""
+    """Scoring paths of a model that works without NumPy."""
 
     model: PlainScorer
 

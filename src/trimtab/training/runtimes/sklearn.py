@@ -26,7 +26,7 @@ _LARGE = 3.0e38  # larger numbers overflow a float32
 
 
 def estimator_scores(estimator: Any, matrix: Any) -> Any:
-    """Scores through `predict_proba`, or `predict` where that is missing."""
+    """Return scores by `predict_proba`, or by `predict` if the estimator has no `predict_proba`."""
     import numpy as np
 
     if hasattr(estimator, "predict_proba"):
@@ -68,7 +68,7 @@ def _contributions(data: bytes, inputs: NDArray[Any], centred: bool) -> tuple[An
     fitted = loads(data)
     if not (is_linear(fitted) or is_softmax(fitted)):
         return None
-    weights = np.atleast_2d(np.asarray(fitted.coef_, np.float64))  # (scores, inputs)
+    weights = np.atleast_2d(np.asarray(fitted.coef_, np.float64))  # shape (scores, inputs)
     offsets = np.asarray(fitted.intercept_, np.float64).reshape(-1) + np.zeros(len(weights))
     last = np.broadcast_to(offsets[None, :, None], (len(inputs), len(offsets), 1))
     return np.concatenate([inputs[:, None, :] * weights, last], axis=2), inputs @ weights.T + offsets

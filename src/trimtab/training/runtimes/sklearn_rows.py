@@ -160,7 +160,7 @@ def _folded(pipeline: Any) -> RowCall | None:
         return None
     factor, shift, instead = np.ones(width), np.zeros(width), np.full(width, np.nan)
     for part in steps:
-        if isinstance(part, str):  # "passthrough"
+        if isinstance(part, str):  # the part is "passthrough"
             continue
         known = _affine(part, width)
         if known is None:
@@ -200,7 +200,8 @@ def _affine(part: Any, width: int) -> tuple[Any, Any, Any] | None:
     ones, zeros = np.ones(width), np.zeros(width)
     if kind == "SimpleImputer":
         numbers = np.asarray(part.statistics_)
-        of_null = isinstance(part.missing_values, float) and math.isnan(part.missing_values)  # 0.0 is a float too
+        # missing_values may also be a float such as 0.0
+        of_null = isinstance(part.missing_values, float) and math.isnan(part.missing_values)
         plain = of_null and not part.add_indicator and numbers.dtype.kind == "f"
         return (ones, zeros, numbers) if plain and numbers.shape == (width,) and np.isfinite(numbers).all() else None
     if kind == "StandardScaler":

@@ -12,7 +12,7 @@ import skops.io
 from trimtab.core.errors import Corrupt, Misuse
 
 # Types inside scikit-learn's own estimators that skops does not trust by itself. All are plain containers of fitted
-# numbers; none runs code when it is restored. Never extended from a file that is being loaded.
+# numbers; none runs code when it is restored. Never extend this list from a file that is being loaded.
 ALLOWED = (
     "numpy.dtype",
     "sklearn.calibration._CalibratedClassifier",

@@ -39,10 +39,10 @@ class _Array(msgspec.Struct, frozen=True, array_like=True):
 class _Saved(msgspec.Struct, frozen=True, kw_only=True):
     format: Literal[1] = 1
     layers: tuple[int, ...]
-    build: str | None  # "module:function" of a user's own module; None: a network of `layers`
+    build: str | None  # "module:function" that builds the user's own module; None: a network of `layers`
     code: str | None  # the hash of that function's code
     inputs: int
-    outputs: int  # 1, or the number of classes
+    outputs: int  # 1 for a number or one probability, otherwise the number of classes
     chances: bool  # whether the module gives probabilities
     # for numbers: mean of the training labels; the module's output is the distance from it in units of `spread`
     level: float

@@ -24,7 +24,7 @@ _PER_FIT = {"model_guid": "", "train_finish_time": ""}  # metadata that the libr
 
 
 def read_model(data: bytes) -> Any:
-    """The library's model from its bytes."""
+    """Return the library's model from its bytes."""
     import catboost
 
     model = catboost.CatBoost()
@@ -33,7 +33,7 @@ def read_model(data: bytes) -> Any:
 
 
 def predict_model(model: Any, matrix: Any) -> Any:
-    """The library's scores: probabilities where the model was saved as a classifier, else raw numbers."""
+    """Return the library's scores: probabilities if the model was saved as a classifier, otherwise raw numbers."""
     probability = model.get_metadata()["trimtab"] == "probability"
     kind = "Probability" if probability else "RawFormulaVal"
     return second_of_two(model.predict(matrix, prediction_type=kind, thread_count=1))

@@ -1,4 +1,4 @@
-"""LightGBM: saved as booster text, scored by the library itself through its C interface."""
+"""LightGBM: models are saved as booster text, and scored by the library through its C interface."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PARAMETER = re.compile(r"^\[([^:\]]+): ([^\]]*)\]$", re.MULTILINE)
 
 
 def read_booster(data: bytes) -> Any:
-    """The library's booster from its text."""
+    """Return the library's booster from its text."""
     import lightgbm
 
     return lightgbm.Booster(model_str=data.decode())

@@ -27,7 +27,7 @@ _QUIET = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(lambda _: None)  # discards wha
 
 
 class Booster:
-    """The library's own model, read from its text; many threads may call it at once."""
+    """The library's own model, read from text. Many threads may call it at once."""
 
     def __init__(self, text: bytes) -> None:
         self.handle = ctypes.c_void_p()  # first, because `__del__` reads the handle even if what follows fails
@@ -120,7 +120,7 @@ class Booster:
 
 
 class _RowCall:
-    """A call of one thread: a handle and buffers of its own."""
+    """A call for use by one thread, with a handle and buffers of its own."""
 
     def __init__(self, booster: Booster) -> None:
         self._handle = ctypes.c_void_p()  # first, because `__del__` reads the handle even if what follows fails

@@ -1,4 +1,4 @@
-"""XGBoost: saved as UBJSON, scored by the library itself through its C interface."""
+"""XGBoost: models are saved as UBJSON, and scored by the library through its C interface."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def no_linear(what: str) -> Misuse:
 
 
 class Booster:
-    """The library's own model, read from its bytes; many threads may call it at once."""
+    """The library's own model, read from bytes. Many threads may call it at once."""
 
     def __init__(self, data: bytes) -> None:
         self.handle = ctypes.c_void_p()  # first, because `__del__` reads the handle even if what follows fails

@@ -1,4 +1,4 @@
-"""Answers in process: from checked request rows to logged predictions."""
+"""Answering in the same process: from checked request rows to predictions in the log."""
 
 from __future__ import annotations
 
@@ -35,22 +35,25 @@ if TYPE_CHECKING:
     import datetime as dt
 
 _logger = logging.getLogger(__name__)
-PAST = "past"  # the flag of an answer as of another time than now
+PAST = "past"  # the flag of an answer that was computed as of a time in the past
 
 
 class Answerer:
-    """Answers requests with one version of one model; compiled once when the version is loaded.
+    """Answers requests with one version of one model.
+
+    The code that handles a request is compiled once, when the version is loaded.
 
     Args:
-        served: Which version, and its inputs' names.
+        served: The version, with the names of its inputs.
         request: The request's definition.
-        readers: Where its inputs come from.
+        readers: The readers that give the version its inputs.
         scorer: The fitted model.
-        log: Where every prediction goes.
-        clock: The time of answers.
+        log: The log to which every prediction is written.
+        clock: Gives the time of each answer.
         ids: Gives a new identifier at each call.
-        of_others: Rows were checked for another version, the champion, whose request may have other columns, or the
-            same in another order; they are logged as this version's request declares them.
+        of_others: True when the rows were checked for another version, the champion. The champion's request may have
+            other columns, or the same columns in another order. The log holds the columns as this version's request
+            declares them.
     """
 
     def __init__(
@@ -73,7 +76,7 @@ class Answerer:
         self.now_us = clock.now_us
         self._ids = ids
         self._key = request.key
-        self._read = readers.now.read  # bound once, as what follows: the hot path looks up nothing else
+        self._read = readers.now.read  # these methods are bound once, which saves look-ups on the hot path
         self._predict_row = scorer.predict_row
         self._payload = payload_writer(served.model, served.version, served.arm)
         self._pack = struct.Struct(f"<{len(served.inputs)}d").pack
@@ -86,7 +89,7 @@ class Answerer:
     def warm_up(self) -> None:
         """Read the features of a made-up row, so that the first request does not wait for lazy initialisation (9 ms).
 
-        The model is warm by then: it repeats its golden predictions when it is loaded.
+        The model needs no warm-up here, because it repeats its golden predictions when it is loaded.
         """
         request, now_us = self.rows.request, self.now_us()
         key: str | int = "-" if request.key_dtype == "str" else 0
@@ -94,19 +97,19 @@ class Answerer:
             self._read(
                 self.rows.check([dict.fromkeys(self.rows.names) | {request.key: key, request.time: now_us}]), now_us
             )
-        except Exception as error:  # a user's function may fail on nulls, or the store may not be there yet
+        except Exception as error:  # a user's function may fail on nulls, or the store may not exist yet
             _logger.info("%s: not warmed up: %s: %s", self.served.label, type(error).__name__, error)
 
     def answer(self, rows: Sequence[Mapping[str, Any]], *, at: str | int | dt.datetime | None = None) -> list[Answer]:
-        """Answers to rows from Python, in their order, once their predictions are logged.
+        """Return the answers to rows from Python, in the order of the rows, once their predictions are logged.
 
         Args:
-            rows: Request rows; every declared column must be there.
-            at: A time in the past to answer as of; left out, now.
+            rows: Request rows. Every declared column must be present.
+            at: A time in the past as of which to answer. If left out, the answers are as of now.
 
         Raises:
-            Misuse: A row is not as declared (names the field), or `at` lies in the future.
-            Unavailable: Online state or the log cannot be used now; nothing was logged.
+            Misuse: A row is not as declared (the message names the field), or `at` lies in the future.
+            Unavailable: The online state or the log cannot be used now. Nothing was logged.
         """
         if at is None and len(rows) == 1 and not self.served.classes:
             return [self._answer_row(rows[0])]
@@ -115,7 +118,10 @@ class Answerer:
         return [shown(p, self.served) for p in predictions]
 
     def _answer_row(self, given: Mapping[str, Any]) -> Answer:
-        """The answer to one row as of now: `predict`, `log.buffer` and `shown` written flat, for speed. # D108"""
+        """Return the answer to one row as of now.
+
+        The bodies of `predict`, `log.buffer` and `shown` are inlined here for speed. # D108
+        """
         row = self.rows.plain(given) or self.rows.check((given,))[0]
         served, now_us = self.served, self.now_us()
         inputs = self._read((row,), now_us)
@@ -123,7 +129,7 @@ class Answerer:
         try:
             score: Any = self._predict_row(values)
             finite = math.isfinite(score)
-        except Exception as error:  # a user's model may raise anything, or give anything for a number
+        except Exception as error:  # a user's model may raise any error, and return any object instead of a number
             raise model_raised(served, error) from error
         if not finite:
             raise no_number(served)
@@ -154,7 +160,7 @@ class Answerer:
         flags: tuple[str, ...] = (),
         deadline_s: float | None = None,
     ) -> list[Prediction]:
-        """Predictions for checked rows, not logged yet: the caller logs them before it shows an answer."""
+        """Return predictions for checked rows. They are not logged: the caller logs them before it shows an answer."""
         if not rows:
             return []
         now_us = self.now_us()
@@ -163,7 +169,10 @@ class Answerer:
         return self.scored(rows, self._read_past(rows, at_us, now_us), now_us, (*flags, PAST))
 
     def inputs(self, rows: Sequence[Row], now_us: int, deadline_s: float | None = None) -> ModelInputs:
-        """The model inputs as of now; `Late` when the deadline has passed before or after reading them."""
+        """Return the model inputs as of now.
+
+        Raises `Late` if the deadline has passed before or after the inputs are read.
+        """
         if deadline_s is None:
             return self._read(rows, now_us)
         check_deadline(deadline_s)
@@ -172,17 +181,17 @@ class Answerer:
         return found
 
     def scored(self, rows: Sequence[Row], inputs: ModelInputs, now_us: int, flags: tuple[str, ...]) -> list[Prediction]:
-        """The model's predictions from its inputs.
+        """Return the model's predictions for its inputs.
 
         Raises:
-            ModelFailed: It raised, or did not give a finite number for each row.
+            ModelFailed: The model raised an error, or did not return a finite number for each row.
         """
         if len(rows) == 1:
             values = inputs.rows[0]
             try:
                 score = self._predict_row(values)
                 sound = _is_number(score, len(self.served.classes))
-            except Exception as error:  # a user's model may raise anything, or give anything for a number
+            except Exception as error:  # a user's model may raise any error, and return any object instead of a number
                 raise model_raised(self.served, error) from error
             if not sound:
                 raise no_number(self.served)
@@ -227,7 +236,7 @@ class Answerer:
         )
 
     def repeated(self, last: Prediction, row: Row, now_us: int, flags: tuple[str, ...]) -> Prediction:
-        """An earlier answer, as the answer to another request."""
+        """Return an earlier answer as the answer to another request."""
         return msgspec.structs.replace(
             last,
             id=self._ids(),
@@ -238,7 +247,7 @@ class Answerer:
         )
 
     def ruled(self, row: Row, score: float, now_us: int, flags: tuple[str, ...]) -> Prediction:
-        """An answer of a fixed score: neither features nor the model were used."""
+        """Return an answer with a fixed score, for which neither features nor the model were used."""
         width, nothing = len(self.served.inputs), ModelInputs((), (), now_us, {})
         return self._prediction(row, [math.nan] * width, bytes([NO_VIEW]) * width, score, now_us, nothing, flags)
 
@@ -256,12 +265,12 @@ class Answerer:
 
 
 def _in_order(row: Row) -> list[Any]:
-    """The columns of a row that was checked for the version itself."""
+    """Return the columns of a row that was checked for this version itself, in declared order."""
     return [*row.values()]
 
 
 def _is_number(score: object, classes: int) -> bool:
-    """Whether a score is a finite number, or such a number for each of so many classes."""
+    """Return whether a score is a finite number or, for several classes, one finite number for each class."""
     if isinstance(score, list):
         return len(score) == classes and all(map(math.isfinite, score))
     return isinstance(score, float) and not classes and math.isfinite(score)

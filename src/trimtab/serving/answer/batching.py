@@ -1,7 +1,7 @@
-"""Micro-batching: concurrent requests of one row share a call of the model, where that was measured to be cheaper.
+"""Micro-batching: concurrent requests of one row share a call of the model where this was measured to be cheaper.
 
-It is measured when a version is put in place: most models take microseconds a row, and a batch would only delay
-them.  # D108
+The costs are measured when a version is put in place. Most models take microseconds for a row, and a batch would only
+delay the answers.  # D108
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import msgspec
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-WORTH_S = 50e-6  # gathering a row takes longer than answering one that costs less
+WORTH_S = 50e-6  # a row that costs less is answered faster than it is gathered
 LONGEST_WAIT_S = 0.002
 MOST_ROWS = 64  # of one batch
 _SIZES = (8, 32)  # of timed batches
-_GAIN = 1.5  # how many times cheaper a row of a batch must be
-_LOOKS = 4  # iterations of the loop during which a batch may go on growing
-_CALLS = 3  # of each size; the fastest counts
+_GAIN = 1.5  # how many times cheaper a row in a batch must be than a row alone
+_LOOKS = 4  # iterations of the event loop during which a batch may grow
+_CALLS = 3  # calls that are timed for each size; the fastest counts
 
 _Row = TypeVar("_Row")
 _Answer = TypeVar("_Answer")
@@ -38,14 +38,14 @@ class Scores(Protocol):
 
 
 class BatchCosts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a row costs a model, alone and in batches."""
+    """The time that a model takes for a row, alone and in batches."""
 
     alone_s: float
-    together_s: dict[int, float] = {}  # by rows of a batch; empty: not measured, since a row costs next to nothing
+    together_s: dict[int, float] = {}  # by rows of a batch; empty if not measured, because a row costs next to nothing
 
     @property
     def pays(self) -> bool:
-        """Whether batches are cheaper.
+        """Return whether batches are cheaper than single rows.
 
         >>> BatchCosts(alone_s=0.005, together_s={8: 0.0007, 32: 0.0002}).pays
         True
@@ -54,15 +54,15 @@ class BatchCosts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def wait_s(self) -> float:
-        """How long a row waits for others: no longer than it costs."""
+        """Return how long a row waits for other rows: at most the time that the model takes for one row."""
         return min(self.alone_s, LONGEST_WAIT_S)
 
 
 def measure_costs(scorer: Scores, inputs: int, *, stopwatch_s: Callable[[], float] = perf_counter) -> BatchCosts:
-    """Time a model with rows of zeros; batches only where one row takes so long that they may be cheaper.
+    """Time a model with rows of zeros. Batches are timed only if one row takes so long that they may be cheaper.
 
     Args:
-        scorer: The model, ready to answer.
+        scorer: The model, ready to score.
         inputs: How many numbers a row has.
         stopwatch_s: A monotonic clock, in seconds.
     """
@@ -77,54 +77,55 @@ def measure_costs(scorer: Scores, inputs: int, *, stopwatch_s: Callable[[], floa
         for rows in _SIZES:
             matrix = np.zeros((rows, inputs))
             together_s[rows] = _quickest_s(lambda given=matrix: scorer.predict(given), stopwatch_s) / rows  # type: ignore[misc]
-    except Exception:  # a model that fails on zeros: no batches
+    except Exception:  # the model fails on zeros: do not use batches
         return BatchCosts(alone_s=0.0)
     return BatchCosts(alone_s=alone_s, together_s=together_s)
 
 
 class Joined(Generic[_Row, _Answer]):
-    """A row that shares a call: `done` has its answer, or the error of answering it alone."""
+    """A row that shares a call. `done` holds its answer, or the error that was raised when it was answered alone."""
 
     def __init__(self, group: object, answers: _Answers, row: _Row, done: asyncio.Future[_Answer]) -> None:
         self.group = group
         self.answers = answers
         self.row = row
         self.done = done
-        self.joined_s = self.began_s = perf_counter()  # when the call began, once it has
+        self.joined_s = self.began_s = perf_counter()  # `began_s` is set again when the call begins
 
 
 class Batching(Generic[_Row, _Answer]):
-    """Gathers single rows of one event loop, and answers them by common calls.
+    """Gathers single rows of one event loop, and answers them by common calls of the model.
 
-    A row that comes alone is answered at the end of the loop's iteration. After a call that answered several, the next
-    ones wait until as many are there again, but no longer than `BatchCosts.wait_s`: clients that were just answered
-    send their next requests. When a common call fails, each row is answered alone, unless all of them would fail.
+    A row that comes alone is answered at the end of the loop's iteration. Clients that were just answered often send
+    their next requests at once. So after a call that answered several rows, the next rows wait until as many rows have
+    come again, but no longer than `BatchCosts.wait_s`. When a common call fails, each row is answered alone, unless all
+    of the rows would fail.
 
     Args:
-        of_all: Whether each row of a call would raise the same error.
+        of_all: Tells for an error whether each row of the call would raise the same error.
     """
 
     def __init__(self, of_all: Callable[[Exception], bool] = lambda error: False) -> None:
         self._of_all = of_all
         self.costs = BatchCosts(alone_s=0.0)
-        self.calls: dict[int, int] = {}  # by how many rows they answered
-        self.waited_s = 0.0  # by all rows
+        self.calls: dict[int, int] = {}  # number of calls by the number of rows that they answered
+        self.waited_s = 0.0  # number of rows in all calls
         self._gathered: list[Joined[_Row, _Answer]] = []
-        self._expected = 1  # rows of the last batch
+        self._expected = 1  # number of rows in the last batch
         self._timer: asyncio.Handle | None = None
 
     @property
     def rows(self) -> int:
-        """How many rows were answered."""
+        """Return how many rows were answered."""
         return sum(rows * calls for rows, calls in self.calls.items())
 
     def join(self, group: object, answers: _Answers, row: _Row) -> Joined[_Row, _Answer]:
-        """Answer `row` by the next call.
+        """Let the next call answer `row`.
 
         Args:
             group: Only rows of one group share a call.
-            answers: A function that gives the answers to rows, in their order.
-            row: The row.
+            answers: A function that takes rows and returns their answers in the order of the rows.
+            row: The request row.
         """
         loop = asyncio.get_running_loop()
         one: Joined[_Row, _Answer] = Joined(group, answers, row, loop.create_future())
@@ -132,7 +133,7 @@ class Batching(Generic[_Row, _Answer]):
         count = len(self._gathered)
         if count >= MOST_ROWS:
             self._flush()
-        elif count == self._expected:  # enough, and what else comes in this iteration
+        elif count == self._expected:  # there are enough rows; those that come in this iteration are added
             self._set(loop.call_soon(self._look, loop, count, _LOOKS))
         elif count == 1:
             self._set(loop.call_later(self.costs.wait_s, self._flush))
@@ -144,7 +145,7 @@ class Batching(Generic[_Row, _Answer]):
         self._timer = timer
 
     def _look(self, loop: asyncio.AbstractEventLoop, seen: int, looks: int) -> None:
-        """Wait another iteration while rows keep coming."""
+        """Wait for another iteration of the loop while rows keep coming."""
         if looks and len(self._gathered) > seen:
             self._set(loop.call_soon(self._look, loop, len(self._gathered), looks - 1))
         else:
@@ -153,7 +154,7 @@ class Batching(Generic[_Row, _Answer]):
     def _flush(self) -> None:
         self._set(None)
         gathered, self._gathered = self._gathered, []
-        waiting = [one for one in gathered if not one.done.done()]  # a client may have gone
+        waiting = [one for one in gathered if not one.done.done()]  # the client may have closed its connection
         self._expected = max(1, len(waiting))
         now_s = perf_counter()
         groups: dict[int, list[Joined[_Row, _Answer]]] = {}
@@ -167,7 +168,7 @@ class Batching(Generic[_Row, _Answer]):
     def _answer(self, together: list[Joined[_Row, _Answer]]) -> None:
         try:
             found = together[0].answers([one.row for one in together])
-        except Exception as error:  # a model may raise anything
+        except Exception as error:  # a model may raise any error
             if len(together) > 1 and not self._of_all(error):
                 for one in together:
                     self._answer([one])
@@ -187,7 +188,9 @@ class Batching(Generic[_Row, _Answer]):
 
 
 def calls_by_size(calls: Mapping[int, int]) -> dict[str, int]:
-    """Calls by the power of two that their rows do not exceed, for metrics.
+    """Return the number of calls by size, for metrics.
+
+    The size of a call is the least power of two that is not below its number of rows.
 
     >>> calls_by_size({1: 5, 3: 2, 4: 1})
     {'1': 5, '4': 3}
@@ -200,7 +203,7 @@ def calls_by_size(calls: Mapping[int, int]) -> dict[str, int]:
 
 
 def _quickest_s(call: Callable[[], object], stopwatch_s: Callable[[], float]) -> float:
-    call()  # the first one may load and prepare
+    call()  # the first call may load and prepare something
     taken = []
     for _ in range(_CALLS):
         before = stopwatch_s()

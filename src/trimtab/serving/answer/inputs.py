@@ -1,4 +1,4 @@
-"""Model inputs from features: online as of now, offline for a table or the past; both to the same bits."""
+"""Model inputs from features, with the same bits online (as of now) and offline (for a table or a time in the past)."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class OnlineInputs:
     """An `InputReader` over a request plan and a version's encoding.
 
     Args:
-        plan: Reads the features.
-        encoding: Turns them into numbers.
-        of_others: Rows were checked for another version, the champion, whose request may have other columns.
+        plan: Reads the features of a request.
+        encoding: Turns features into numbers.
+        of_others: True when rows were checked for another version, the champion, whose request may have other columns.
 
     Raises:
-        Misuse: The encoding was fitted on other features; in `read`, such a row lacks a column, or has another
-            type there.
+        Misuse: The encoding was fitted on other features. `read` raises it if a row of the champion's request lacks a
+            column of this version's request, or has another type in the column.
     """
 
     def __init__(self, plan: RequestPlan, encoding: Encoding, *, of_others: bool = False) -> None:
@@ -49,7 +49,7 @@ class OnlineInputs:
         self._throttled = ThrottledLogger(_logger)
 
     def read(self, rows: Sequence[Row], now_us: int) -> ModelInputs:
-        """The inputs of checked rows as of `now_us`, never below what has been applied."""
+        """Return the inputs of checked rows as of `now_us`, or as of the latest applied event if that is later."""
         found = self._read(rows, now_us)
         values, reasons = found.values, found.reasons
         if self._transforms:
@@ -60,15 +60,15 @@ class OnlineInputs:
                     else:
                         codes[place] = NO_VIEW
         encode = self._encode
-        if len(rows) == 1:  # faster than a comprehension
+        if len(rows) == 1:  # a loop is faster here than a comprehension
             return ModelInputs([encode(values[0])], [bytes(reasons[0])], found.at_us, found.positions)
         return ModelInputs([*map(encode, values)], [*map(bytes, reasons)], found.at_us, found.positions)
 
 
 class BareInputs:
-    """An `InputReader` without online state: features of the request itself, and null for all others.
+    """An `InputReader` without online state: it gives features of the request itself, and null for all other features.
 
-    Features of views are null with the reason `unavailable`, and so are transforms that use one.
+    Features of views are null with the reason `unavailable`. So are transforms that use such a feature.
     """
 
     def __init__(self, features: FeatureSet, encoding: Encoding) -> None:
@@ -79,7 +79,7 @@ class BareInputs:
         self._columns = frozenset(features.request.columns)
         own = set(self._columns)
         self._transforms: list[tuple[str, RowFunction]] = []
-        for stage in features.stages:  # each transform comes after those that it uses
+        for stage in features.stages:  # each transform comes after the transforms that it uses
             for name, expression in stage.transforms.items():
                 if expression.columns() <= own:
                     own.add(name)
@@ -87,7 +87,7 @@ class BareInputs:
         self._reasons = bytes(UNAVAILABLE if name in self._joined else NO_VIEW for name in features.names)
 
     def read(self, rows: Sequence[Row], now_us: int) -> ModelInputs:
-        """The inputs of checked rows, without online state."""
+        """Return the inputs of checked rows, without online state."""
         encoded, reasons = [], []
         for row in rows:
             known, own, codes = dict(row), dict.fromkeys(self._names), bytearray(self._reasons)
@@ -96,7 +96,7 @@ class BareInputs:
                 own[name] = value = compute(known)
                 if value is None and failures.count != before:
                     codes[self._names.index(name)] = FAILED
-                if name not in self._columns:  # a column keeps its value
+                if name not in self._columns:  # a feature that is a column of the request keeps its value
                     known[name] = value
             encoded.append(self._encode([own[name] for name in self._names]))
             reasons.append(bytes(codes))
@@ -104,14 +104,15 @@ class BareInputs:
 
 
 class OfflineInputs:
-    """Model inputs of many requests, each as of its own time, from the history of the sources; also a `PastReader`.
+    """Model inputs of many requests, each as of its own time, computed from the history of the sources.
 
-    Nothing that became known after that time is used.
+    Nothing that became known after the time of a request is used for the request. This class is also a `PastReader`.
 
     Args:
         features: The model's features.
-        encoding: The version's encoding of them.
-        snapshot: Gives the events of every source and their positions: up to the positions it is given, or (None) all.
+        encoding: The version's encoding of the features.
+        snapshot: Returns the events of every source and the positions of the event log that they reach. It takes the
+            positions up to which to read, or None for all events.
     """
 
     def __init__(
@@ -125,14 +126,14 @@ class OfflineInputs:
     def compute(
         self, requests: Columns, at_us: NDArray[Any], frames: Mapping[str, EventFrame]
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """The model's matrix, float64 (rows, inputs), and the reason codes, uint8 (rows, inputs)."""
+        """Return the model's matrix, float64 (rows, inputs), and the reason codes, uint8 (rows, inputs)."""
         from trimtab.features.offline.evaluation import evaluate
 
         found = evaluate(self.features, requests, at_us, frames)
         return self.encoding.matrix(found.values), found.codes(self.features.names)
 
     def read(self, rows: Sequence[Row], at_us: int) -> ModelInputs:
-        """The inputs of checked rows as of `at_us`."""
+        """Return the inputs of checked rows as of `at_us`."""
         import numpy as np
 
         frames, positions = self.snapshot(None)

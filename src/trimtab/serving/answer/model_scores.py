@@ -1,4 +1,4 @@
-"""Scores of many rows, checked for shape, type and finiteness; the errors of a model that fails."""
+"""Scores of many rows, checked for shape, type and finiteness, and the errors for a model that fails."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ _NUMBERS = frozenset("biuf")  # NumPy's kinds of numbers
 
 
 def scores_of(served: ServedVersion, scorer: RowScorer, matrix: NDArray[Any], *, first: int = 0) -> NDArray[Any]:
-    """The scores of some rows: float64 (rows,), of several classes (rows, classes).
+    """Return the scores of some rows: float64 (rows,), or for several classes (rows, classes).
 
     Args:
-        served: Which version scores.
-        scorer: Its model.
+        served: The version that scores.
+        scorer: The model of the version.
         matrix: The model's inputs, float64 (rows, inputs).
-        first: The number of the first row, for messages.
+        first: The number of the first row, for error messages.
 
     Raises:
-        ModelFailed: It raised, or gave no finite number, or not one for each row and class.
+        ModelFailed: The model raised an error, or did not return a finite number for each row and class.
     """
     import numpy as np
 
     try:
         found = np.asarray(scorer.predict(matrix))
-    except Exception as error:  # a user's model may raise anything, or give anything for a number
+    except Exception as error:  # a user's model may raise any error, and return any object instead of a number
         raise model_raised(served, error) from error
     needed = (len(matrix), len(served.classes)) if served.classes else (len(matrix),)
     if found.shape != needed:
@@ -44,13 +44,13 @@ def scores_of(served: ServedVersion, scorer: RowScorer, matrix: NDArray[Any], *,
 
 
 def no_number(served: ServedVersion, row: int | None = None) -> ModelFailed:
-    """The error of a model that gave no finite number, with the row of several if that is known."""
+    """Return the error for a model that gave no finite number. The error names the row if that is known."""
     each = f" for each of {len(served.classes)} classes" if served.classes else ""
     of_row = "" if row is None else f", of row {row}"
     return ModelFailed(f"{served.label}: the model gave no finite number{each}{of_row}.")
 
 
 def model_raised(served: ServedVersion, error: Exception) -> ModelFailed:
-    """The error of a model that raised; `error`'s own words are not shown to remote clients."""
+    """Return the error for a model that raised `error`. The text of `error` is not shown to remote clients."""
     raised = f"{served.label}: the model raised {type(error).__name__}"
     return ModelFailed(f"{raised}: {error}", shown=f"{raised}; the server's log says what.")

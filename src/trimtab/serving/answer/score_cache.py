@@ -1,7 +1,7 @@
 """Cached scores: the same version gives the same score for the same inputs.
 
-Inputs are still read as of now, and every answer still has an id and a row in the log, with the same bits as without a
-cache: only the model is not called again.  # D101
+Only the call of the model is saved. Inputs are still read as of now, and every answer still has an identifier and a row
+in the log, with the same bits as without a cache.  # D101
 """
 
 from __future__ import annotations
@@ -24,31 +24,35 @@ if TYPE_CHECKING:
 
     from trimtab.training.runtimes.ports import Score
 
-CACHED_SCORES = "trimtab_remembered_scores_total"  # the metric: by model, and whether it was `found`: yes or no
-_ENTRY_BYTES = 250  # of an entry besides its inputs: bytes object, number, its end, place in the dictionary
-_LIST_BYTES, _CLASS_BYTES = 56, 32  # of the scores of several classes: the list, and a number with its place in it
-_MOST_LOOKED_UP = 256  # rows of a batch; those of a larger one hardly repeat
+CACHED_SCORES = (
+    "trimtab_remembered_scores_total"  # the metric; its labels are the model and `found`, which is yes or no
+)
+_ENTRY_BYTES = 250  # bytes of an entry besides its inputs: bytes object, score, expiry, slot in the dictionary
+_LIST_BYTES, _CLASS_BYTES = 56, 32  # bytes for several classes: the list; each number with its slot in the list
+_MOST_LOOKED_UP = 256  # most rows of a batch that is cached; rows of larger batches hardly repeat
 _LEAST_BYTES, _MOST_BYTES = 1_000, 1 << 36
-_LOOKED_AT = 2  # least used entries, checked for age at each new one
+_LOOKED_AT = 2  # how many of the least recently used entries are checked for age when an entry is added
 
 
 class Cache(msgspec.Struct, frozen=True, kw_only=True):
     """The size of a deployment's cache of scores. Make one with `cache()`."""
 
     size_bytes: int  # in each process that answers
-    ttl_us: int | None = None  # None: until the cache is full, or another version serves
+    ttl_us: int | None = None  # None: scores are kept until the cache is full or another version serves
 
 
 def cache(size: str | int = "64MB", *, ttl: str | int | None = None) -> Cache:
     """Cache the scores of the version in service by its inputs.
 
     Args:
-        size: About how much memory they may take in each process that answers: "64MB", or bytes.
-        ttl: How long a score is used at most: "10m". A score does not become stale, since inputs are read again for
-            each answer; a ttl limits how long inputs are kept in memory. None: until the cache is full.
+        size: About how much memory the cached scores may take in each process that answers, such as "64MB", or a number
+            of bytes.
+        ttl: How long a score may be used, such as "10m". A score never becomes stale, because inputs are read again for
+            each answer. A ttl only limits how long inputs are kept in memory. None: scores are kept until the cache is
+            full.
 
     Raises:
-        Misuse: No size between 1 kB and 64 GiB, or no duration above 0.
+        Misuse: The size is not between 1 kB and 64 GiB, or the ttl is not a duration above 0.
 
     >>> cache("1MB", ttl="10m")
     Cache(size_bytes=1000000, ttl_us=600000000)
@@ -63,7 +67,7 @@ def cache(size: str | int = "64MB", *, ttl: str | int | None = None) -> Cache:
 
 
 class CacheMetrics:
-    """Hits and misses of one model's caches, of all its versions."""
+    """Hits and misses of the caches of one model, summed over all its versions."""
 
     def __init__(self) -> None:
         self.hits = 0
@@ -88,15 +92,15 @@ class Scores(Protocol):
 
 
 class CachedScores:
-    """A model with a cache of its scores by the bytes of its inputs, the least recently used removed first.
+    """A model with a cache of its scores by the bytes of its inputs. The least recently used scores are removed first.
 
-    Each version has its own cache. Scores that are too old are not used; they are removed as new ones come.
+    Each version has its own cache. Scores that are too old are not used. They are removed when new scores are added.
 
     Args:
         scorer: The model.
         inputs: How many numbers a row has.
-        classes: How many scores the model gives a row; 0: a number.
-        cache: Its size and time to live.
+        classes: How many scores the model gives for a row. 0: a single number.
+        cache: The size and time to live of the cache.
         metrics: Where hits and misses are counted.
         clock: A monotonic clock, in seconds.
     """
@@ -117,11 +121,13 @@ class CachedScores:
         self._most = max(1, cache.size_bytes // (_ENTRY_BYTES + 8 * inputs + score_bytes))
         self._ttl_s = math.inf if cache.ttl_us is None else cache.ttl_us / 1e6
         self._clock = clock if cache.ttl_us is not None else lambda: 0.0
-        self._kept: OrderedDict[bytes, tuple[Score, float]] = OrderedDict()  # score and its end, the least used first
+        self._kept: OrderedDict[bytes, tuple[Score, float]] = (
+            OrderedDict()
+        )  # each score with its expiry, the least recently used first
         self._metrics = metrics
 
     def predict_row(self, row: list[float]) -> Score:
-        """The score of one row."""
+        """Return the score of one row."""
         key = self._pack(*row)
         score = self._cached(key, self._clock())
         if score is None:
@@ -133,7 +139,7 @@ class CachedScores:
         return score
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        """The scores of many rows; of a small batch the model is called for new ones only."""
+        """Return the scores of many rows. For a small batch the model is called only for rows that are not cached."""
         import numpy as np
 
         if not 0 < len(matrix) <= _MOST_LOOKED_UP:
@@ -159,18 +165,21 @@ class CachedScores:
         kept, now_s = self._kept, self._clock()
         self._metrics.misses += 1
         kept[key] = score, now_s + self._ttl_s
-        self._used(key)  # it may replace an old score
+        self._used(key)  # the new score may replace an old one
         if len(kept) > self._most:
             kept.popitem(last=False)
         if self._ttl_s < math.inf:
             self._remove_old(now_s)
 
     def _remove_old(self, now_s: float) -> None:
-        """Remove the least used scores if they are too old: all of them in time, as long as new ones come."""
+        """Remove the least recently used scores if they are too old.
+
+        Each call looks at a few scores, so that all old ones are removed in time as long as new ones are added.
+        """
         for _ in range(_LOOKED_AT):
             try:
                 key, (score, end_s) = self._kept.popitem(last=False)
-            except KeyError:  # another thread removed the last
+            except KeyError:  # another thread removed the last entry
                 return
             if now_s < end_s:
                 self._kept[key] = score, end_s
@@ -180,5 +189,5 @@ class CachedScores:
     def _used(self, key: bytes, *, last: bool = True) -> None:
         try:
             self._kept.move_to_end(key, last)
-        except KeyError:  # another thread has just removed it
+        except KeyError:  # another thread has just removed this entry
             return

@@ -1,4 +1,7 @@
-"""Batch scoring: a table of requests to logged predictions, in parts, each exactly once however often it is resumed."""
+"""Batch scoring: turns a table of requests into logged predictions.
+
+The table is scored in parts. However often a batch is resumed, each part is logged exactly once.
+"""
 
 from __future__ import annotations
 
@@ -28,15 +31,15 @@ from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.serving.log.prediction_record import encode_all
 from trimtab.store.ports import Catalog, Put
 
-KIND = "batch"  # of the manifests in the catalogue
+KIND = "batch"  # the kind of the manifests in the catalogue
 PART_ROWS = 12_500
-_TOGETHER_ROWS = 50_000  # rows of one evaluation of features: each one reads through the events
-LEASE_S = 60.0  # after which another process may resume a batch
+_TOGETHER_ROWS = 50_000  # rows of one evaluation of features; each evaluation reads through all events
+LEASE_S = 60.0  # time without renewal after which another process may resume a batch
 _T = TypeVar("_T")
 
 
 class Part(msgspec.Struct, frozen=True):
-    """A range of the prediction log with consecutive predictions of a batch."""
+    """A range of the prediction log that holds consecutive predictions of a batch."""
 
     partition: str
     first: int
@@ -44,7 +47,7 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """The definition and the progress of a batch; a record of the catalogue."""
+    """The definition and the progress of a batch, kept as a record of the catalogue."""
 
     format: Literal[1] = 1
     id: str
@@ -54,12 +57,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     part_rows: int
     made_at_us: int
-    positions: dict[str, int]  # P of the first run, which resumed runs use, too
+    positions: dict[str, int]  # positions of the event log at the first run; resumed runs use the same positions
     parts: tuple[Part, ...] = ()
 
     @property
     def complete(self) -> bool:
-        """Whether every row has been answered."""
+        """Return whether every row has been answered."""
         return sum(part.rows for part in self.parts) == self.rows
 
 
@@ -79,30 +82,31 @@ def score_table(
     part_rows: int = PART_ROWS,
     progress: Callable[[int, int], object] | None = None,
 ) -> Manifest:
-    """Answer every row of a table and log the answers; the finished manifest.
+    """Answer every row of a table, log the answers, and return the finished manifest.
 
-    Calling it again with the same table and version repeats nothing: parts that are in the log are found there by
-    their identifiers, which follow from the batch and the row.
+    A second call with the same table and version repeats nothing. The identifiers of predictions follow from the batch
+    and the row, so parts that are already in the log are found there.
 
     Args:
         served: The version that answers.
-        requests: The request's columns, one row a request.
-        at_us: The time each row is about (int64 microseconds), or one time for all.
+        requests: The request's columns, with one row for each request.
+        at_us: The time as of which each row is answered (int64 microseconds), or one time for all rows.
         inputs: Evaluates the features.
-        scorer: The fitted model; a thread calls it.
-        log: Where the predictions go.
-        catalog: Where the manifest is kept.
-        clock: The time of the batch.
-        batch_id: Its name; left out, the hash of version, table and times.
-        holder: Holds the lease `lease_of`; left out, a new name.
-        mode: The predictions' mode: "batch", or "precomputed" for answers made ahead.
-        part_rows: Rows scored and logged together.
-        progress: Called after each part with the rows done and the rows there are.
+        scorer: The fitted model. Another thread calls it.
+        log: The log to which the predictions are written.
+        catalog: The catalogue in which the manifest is kept.
+        clock: Gives the time of the batch.
+        batch_id: The name of the batch. If left out, the hash of version, table and times.
+        holder: The name that holds the lease `lease_of`. If left out, a new name.
+        mode: The predictions' mode: "batch", or "precomputed" for answers that are made ahead of requests.
+        part_rows: The number of rows that are scored and logged together.
+        progress: Called after each part with the number of rows done and the number of all rows.
 
     Raises:
-        Misuse: A column is missing or of the wrong type, a key or time is null, or the lengths differ.
-        ModelFailed: The model raised, or gave no finite number for a row; parts before that one are logged.
-        Conflict: A batch of this name has another table or version, or another process is scoring it.
+        Misuse: A column is missing or of the wrong type, a key or time is null, or the columns differ in length.
+        ModelFailed: The model raised an error, or gave no finite number for a row. The parts before that row are
+            logged.
+        Conflict: A batch with this name has another table or version, or another process is scoring this batch.
     """
     times_us = np.full(requests.rows, at_us, np.int64) if isinstance(at_us, int) else np.asarray(at_us, np.int64)
     table = _checked(inputs, requests, times_us)
@@ -136,25 +140,27 @@ def score_table(
         )
         held = _Held(catalog, holder, begun_s, *_begin(catalog, fresh), progress)
         left = _left(held.manifest)
-        if record is not None and left:  # it may have been appended and not written to the manifest
+        if record is not None and left:  # the part may have been appended but not written to the manifest
             place = log.locate(batch_prediction_ids(name, held.manifest.made_at_us, left[0])[0])
             if place is not None:
                 held.add(Part(*place, len(left.pop(0))))
         batch = _Batch(served, inputs, scorer, mode, table, times_us, frames, held.manifest)
         _log_all(batch, left, log, held, clock)
     finally:
-        if held is None or not held.appending:  # else the part may still be appended: the lease expires
+        if (
+            held is None or not held.appending
+        ):  # otherwise the part may still be appended, so the lease is left to expire
             catalog.release(lease, holder)
     return held.manifest
 
 
 def lease_of(batch_id: str) -> str:
-    """The lease on a batch while it is scored."""
+    """Return the name of the lease that is held on a batch while it is scored."""
     return f"batch/{batch_id}"
 
 
 def batch_predictions(manifest: Manifest, log: PredictionLog) -> Iterator[list[Prediction]]:
-    """The predictions of a batch in the order of its table, in the parts that were scored."""
+    """Return the predictions of a batch in the order of its table, in the parts that were scored."""
     for part in manifest.parts:
         for done in range(0, part.rows, manifest.part_rows):
             rows = min(manifest.part_rows, part.rows - done)
@@ -162,18 +168,18 @@ def batch_predictions(manifest: Manifest, log: PredictionLog) -> Iterator[list[P
 
 
 def batch_manifest(catalog: Catalog, batch_id: str) -> Manifest | None:
-    """The manifest of a batch, None when there is none of this name."""
+    """Return the manifest of a batch, or None when there is no batch with this name."""
     record = catalog.get(KIND, batch_id)
     return None if record is None else msgspec.json.decode(record.body, type=Manifest)
 
 
 def batch_manifests(catalog: Catalog) -> list[Manifest]:
-    """The manifests of all batches."""
+    """Return the manifests of all batches."""
     return [msgspec.json.decode(record.body, type=Manifest) for record in catalog.find(KIND, "")]
 
 
 class _Batch:
-    """Makes the predictions of a part."""
+    """Makes the predictions of each part of a batch."""
 
     def __init__(
         self,
@@ -209,7 +215,10 @@ class _Batch:
         )
 
     def parts(self, left: Sequence[range]) -> Iterator[tuple[range, NDArray[Any], dict[str, list[Any]]]]:
-        """Each part: its rows, model inputs and request fields; several are evaluated together."""
+        """Yield for each part its rows, model inputs and request fields.
+
+        The features of several parts are evaluated together.
+        """
         count = max(1, _TOGETHER_ROWS // max(map(len, left), default=1))
         for n in range(0, len(left), count):
             together = left[n : n + count]
@@ -220,7 +229,7 @@ class _Batch:
                 yield rows, matrix[cut], {name: values[cut] for name, values in questions.items()}
 
     def questions(self, rows: range) -> tuple[NDArray[Any], dict[str, list[Any]]]:
-        """Of rows of the table: the model's inputs, and the predictions' fields but for scores."""
+        """Return for some rows of the table the model's inputs, and the predictions' fields except the scores."""
         cut, common = slice(rows.start, rows.stop), self._common
         table, at_us = self._table.take(cut), self._at_us[cut]
         matrix, reasons = self._inputs.compute(table, at_us, self._frames)
@@ -235,11 +244,11 @@ class _Batch:
         }
 
     def predict(self, rows: range, matrix: NDArray[Any]) -> NDArray[Any]:
-        """The scores of some rows of the table: float64 (rows,), of several classes (rows, classes)."""
+        """Return the scores of some rows of the table: float64 (rows,), or for several classes (rows, classes)."""
         return scores_of(self._served, self._scorer, matrix, first=rows.start)
 
     def payloads(self, questions: Mapping[str, list[Any]], scores: NDArray[Any]) -> list[bytes]:
-        """The payloads of answers."""
+        """Return the payloads of answers."""
         if scores.ndim == 1:
             return encode_all(self._common, {**questions, "score": scores.tolist()})
         named = [dict(zip(self._served.classes, row, strict=True)) for row in scores.tolist()]
@@ -263,16 +272,16 @@ class _Held:
         self._holder = holder
         self._revision = revision
         self._progress = progress
-        self._held_at_s = held_at_s  # when its lease was last taken, by `monotonic`
-        self._lapsed = False  # whether it expired since the last part was added
+        self._held_at_s = held_at_s  # the time by `monotonic` at which the lease was last taken
+        self._lapsed = False  # whether the lease expired since the last part was added
         self._keeping = threading.Lock()
-        self.appending = False  # whether a part may still be appended
+        self.appending = False  # whether a part may still be in the process of being appended
 
     def keep(self) -> None:
         """Renew the lease.
 
         Raises:
-            Conflict: It expired, and another process resumed the batch.
+            Conflict: The lease expired, and another process resumed the batch.
         """
         with self._keeping:
             name, record, now_s = self.manifest.id, None, monotonic()
@@ -287,29 +296,29 @@ class _Held:
             self._held_at_s = now_s
 
     def keep_until(self, end: Future[_T]) -> Future[_T]:
-        """Wait for a thread, and renew the lease meanwhile; `Conflict` as `keep`."""
+        """Wait for a thread, and renew the lease meanwhile. Raises `Conflict` like `keep`."""
         while not wait([end], LEASE_S / 3).done:
             self.keep()
         return end
 
     def outlast(self, append: Future[Any]) -> None:
-        """Wait for the end of an append after a failure, and renew the lease while it is free."""
+        """Wait for the end of an append after a failure, and renew the lease meanwhile as long as it is free."""
         while not wait([append], LEASE_S / 3).done:
             self._catalog.acquire(lease_of(self.manifest.id), self._holder, LEASE_S)
 
     def is_alone(self) -> bool:
-        """Whether no other process can have appended the next part, and the lease lasts long enough to append it.
+        """Return whether no other process can have appended the next part, and the lease outlasts the next append.
 
         Raises:
-            Conflict: As `keep`.
+            Conflict: The lease expired, and another process resumed the batch.
         """
-        paused = monotonic() - self._held_at_s > LEASE_S / 2  # `keep_until` renews it more often
+        paused = monotonic() - self._held_at_s > LEASE_S / 2  # `keep_until` renews the lease more often than this
         if paused:
             self.keep()
         return not (paused or self._lapsed)
 
     def add(self, part: Part) -> None:
-        """Add a part, which is in the log, to the manifest."""
+        """Add a part that is already in the log to the manifest."""
         self.manifest = msgspec.structs.replace(self.manifest, parts=_joined(self.manifest.parts, part))
         name = self.manifest.id
         self._catalog.write([Put(KIND, name, msgspec.json.encode(self.manifest), expected=self._revision)])
@@ -320,10 +329,10 @@ class _Held:
 
 
 def _log_all(batch: _Batch, left: Sequence[range], log: PredictionLog, held: _Held, clock: Clock) -> None:
-    """Append part after part, each in one transaction, while the model scores the next one. # D108
+    """Append part after part, each in one transaction, while the model scores the next part. # D108
 
-    One thread scores, one appends, one evaluates features. This one waits for them and renews the lease: no part is
-    appended before the manifest has the previous one.
+    One thread scores, one appends, and one evaluates features. The calling thread waits for them and renews the lease.
+    No part is appended before the previous part is in the manifest.
     """
     scoring: tuple[range, Mapping[str, list[Any]], Future[NDArray[Any]]] | None = None
     appending: tuple[range, Future[tuple[str, int]]] | None = None
@@ -331,11 +340,11 @@ def _log_all(batch: _Batch, left: Sequence[range], log: PredictionLog, held: _He
     def append(payloads: Sequence[bytes], first_id: str) -> tuple[str, int]:
         try:
             place = None
-            if not held.is_alone():  # another process may have appended it, and ended
+            if not held.is_alone():  # another process may have appended the part, and ended
                 place = log.locate(first_id)
                 held.keep()  # the search may have taken long
             if place is None:
-                at_us = max(clock.now_us(), held.manifest.made_at_us)  # it may have been set back since. # D170
+                at_us = max(clock.now_us(), held.manifest.made_at_us)  # the clock may have been set back since. # D170
                 place = log.log.partition, log.append_payloads(payloads, at_us=[at_us] * len(payloads)).start
             return place
         finally:
@@ -376,7 +385,9 @@ def _thread() -> ThreadPoolExecutor:
 
 
 def _joined(parts: tuple[Part, ...], part: Part) -> tuple[Part, ...]:
-    """Parts with the next one, merged with the last where it follows directly, so that manifests stay short.
+    """Return the parts with the next part added.
+
+    The next part is merged with the last part where it follows directly, so that manifests stay short.
 
     >>> _joined((Part("p", 1, 10),), Part("p", 11, 5))
     (Part(partition='p', first=1, rows=15),)
@@ -387,21 +398,21 @@ def _joined(parts: tuple[Part, ...], part: Part) -> tuple[Part, ...]:
 
 
 def _left(manifest: Manifest) -> list[range]:
-    """The rows of each part that the manifest does not have yet."""
+    """Return the rows of each part that the manifest does not have yet."""
     done = sum(part.rows for part in manifest.parts)
     starts = range(done, manifest.rows, manifest.part_rows)
     return [range(start, min(start + manifest.part_rows, manifest.rows)) for start in starts]
 
 
 def _rows(matrix: NDArray[Any]) -> list[bytes]:
-    """The bytes of each row."""
+    """Return the bytes of each row."""
     whole = np.ascontiguousarray(matrix).view(f"V{matrix.shape[1] * matrix.itemsize}")  # each row one element
     found: list[bytes] = whole.ravel().tolist()
     return found
 
 
 def _begin(catalog: Catalog, fresh: Manifest) -> tuple[Manifest, int]:
-    """The manifest to resume from, and its revision."""
+    """Return the manifest to resume from, and its revision."""
     record = catalog.get(KIND, fresh.id)
     if record is None:
         catalog.write([Put(KIND, fresh.id, msgspec.json.encode(fresh), expected=0)])

@@ -1,4 +1,4 @@
-"""Precomputed answers: stored by request key, and given while they are fresh."""
+"""Precomputed answers: they are stored by request key, and given while they are fresh."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trimtab.store.ports import KeyValue
 FORMAT = 1
 _ALL = b"precomputed/"
 _BLOCK = 5_000
-_LONGEST_KEY_BYTES = 300  # longer request keys are hashed: key-value stores bound their keys
+_LONGEST_KEY_BYTES = 300  # longer request keys are hashed, because key-value stores limit the length of keys
 State = Literal["found", "stale", "missing"]
 
 
@@ -32,10 +32,11 @@ MISSING = Looked("missing")
 
 
 class Precomputed:
-    """Answers of one model, stored by request key.
+    """The precomputed answers of one model, stored by request key.
 
-    An answer is given only for the columns it was made from: a request with other columns is `missing`, and so is an
-    unknown key. An answer of another version, or older than is allowed, is `stale`.
+    An answer is given only to a request with the columns that the answer was made from. A look-up of an unknown key, or
+    of a request with other columns, is `missing`. A look-up that finds an answer of another version, or an answer older
+    than is allowed, is `stale`.
     """
 
     def __init__(self, store: KeyValue, model: str, *, max_age_us: int) -> None:
@@ -44,10 +45,12 @@ class Precomputed:
         self.max_age_us = max_age_us
 
     def put(self, answers: Iterable[tuple[Row, str, str, Answer]]) -> int:
-        """Store answers, a block a transaction, and return how many; one of the same key is replaced.
+        """Store answers, in one transaction for each block, and return how many were stored.
+
+        An answer replaces a stored answer with the same key.
 
         Args:
-            answers: For each: the request row, the request's key, the version's address and the answer to give.
+            answers: For each answer: the request row, the request's key, the version's address and the answer to give.
         """
         count = 0
         waiting = iter(answers)
@@ -64,14 +67,14 @@ class Precomputed:
         return count
 
     def holds_any(self) -> bool:
-        """Whether any answer of this model was ever stored."""
+        """Return whether any answer of this model was ever stored."""
         return next(iter(self._store.scan(self._prefix, limit=1)), None) is not None
 
     def look_up(self, row: Row, key: str, version: str, now_us: int) -> Looked:
-        """The stored answer of `version` to a checked row, if there is a fresh one.
+        """Look up the stored answer of `version` to a checked row, and tell whether it is fresh.
 
         Raises:
-            Corrupt: The stored bytes are no answer.
+            Corrupt: The stored bytes cannot be read as an answer.
         """
         stored = self._store.get(self._key(key))
         if stored is None:
@@ -97,10 +100,10 @@ class Precomputed:
 
 
 def stored_requests(store: KeyValue) -> Iterator[tuple[bytes, str, list[Any]]]:
-    """The stored answers: key in the store, model, and columns of the request in declared order.
+    """Yield for each stored answer its key in the store, its model, and the columns of its request in declared order.
 
     Raises:
-        Corrupt: The stored bytes are no answer.
+        Corrupt: The stored bytes cannot be read as an answer.
     """
     after = b""
     while found := list(store.scan(_ALL, after=after, limit=_BLOCK)):
@@ -116,13 +119,13 @@ def stored_requests(store: KeyValue) -> Iterator[tuple[bytes, str, list[Any]]]:
 
 
 def _positive(value: Any) -> Any:
-    """A value with 0.0 for -0.0, which tables do not keep."""
+    """Return a value, with 0.0 instead of -0.0, because tables do not keep -0.0."""
     return value + 0.0 if value.__class__ is float else value
 
 
 class _Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     format: int
-    columns: bytes  # of the request that was scored, msgpack array in declared order
+    columns: bytes  # columns of the request that was scored, as a msgpack array in declared order
     version: str
     as_of_us: int
     answer: bytes

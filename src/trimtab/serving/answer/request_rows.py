@@ -1,4 +1,4 @@
-"""Request rows, checked completely before any work."""
+"""Request rows, checked completely before any work begins."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from trimtab.features.definitions import Request
 from trimtab.serving.answer.plain_rows import EARLY_US, YEAR_9999_US, plain_check
 from trimtab.serving.problems import InvalidField, decode_problem
 
-Row = dict[str, Any]  # a request's columns in declared order: None for null, microseconds for times
+Row = dict[str, Any]  # a request's columns in declared order, with None for null and microseconds for times
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _NOTHING = object()
 _UNSET, _datetime = msgspec.UNSET, dt.datetime
-_SHOWN = 60  # characters of a refused value
+_SHOWN = 60  # most characters of a refused value in a message
 _FORM = 'Send {"request": {...}} for one row or {"rows": [{...}, ...]} for many; "at" next to it is a time.'
 _FINE = re.compile(rb":\d\d[.,]\d{7}")  # seconds with more digits than microseconds, or some other number
 _NO_TIME = "Invalid RFC3339"  # of msgspec, which accepts no date and no time without seconds
@@ -48,7 +48,7 @@ _NEEDED: dict[Dtype, str] = {
 
 
 class RequestBody(msgspec.Struct, frozen=True, gc=False):
-    """A decoded body: its rows, whether they were a list, and its explicit as-of time."""
+    """A decoded body: its rows, whether the body held a list of rows, and its explicit as-of time."""
 
     rows: list[Row]
     many: bool
@@ -56,15 +56,15 @@ class RequestBody(msgspec.Struct, frozen=True, gc=False):
 
 
 class RequestRows:
-    """Decodes and checks the rows of one request definition; compiled once.
+    """Decodes and checks the rows of one request definition. The checks are compiled once.
 
-    A body is `{"request": {...}}` for one row or `{"rows": [{...}, ...]}` for many; `"at"` is a time in the past.
-    Every declared column must be there; null is allowed except for key and time. An integer that looks like seconds or
-    milliseconds is refused, as in events.  # D178
+    A body is `{"request": {...}}` for one row or `{"rows": [{...}, ...]}` for many rows. `"at"` is a time in the past.
+    Every declared column must be present. Null is allowed except for key and time. An integer time that looks like
+    seconds or milliseconds is refused, as in events.  # D178
 
     Args:
-        request: The declaration.
-        now_us: The clock; in early 1970 (of a test) such integers are accepted.
+        request: The declaration of the request.
+        now_us: The clock. If it stands in early 1970 (in a test), integers that look like seconds are accepted.
 
     >>> from trimtab.features.definitions import request
     >>> rows = RequestRows(request("visit", key="id", time="at", columns={"id": str, "x": float}))
@@ -88,7 +88,7 @@ class RequestRows:
             fields.append((f"c{index}", kind if name in required else kind | None))
         if all(name.isidentifier() and not keyword.iskeyword(name) and name[:1] != "_" for name in self.names):
             fields = [(name, kind) for name, (_, kind) in zip(self.names, fields, strict=True)]
-            self._as_row: Callable[[Any], Row] = msgspec.structs.asdict  # twice as fast as zipping
+            self._as_row: Callable[[Any], Row] = msgspec.structs.asdict  # twice as fast as `zip`
         else:
             self._as_row = lambda checked: dict(zip(self.names, msgspec.structs.astuple(checked), strict=True))
         rename = {field: name for (field, _), name in zip(fields, self.names, strict=True)}
@@ -111,17 +111,17 @@ class RequestRows:
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(body)
 
     def decode(self, body: bytes) -> RequestBody:
-        """The rows of a JSON body.
+        """Return the rows of a JSON body.
 
         Raises:
-            Misuse: The body is no JSON or has the wrong form; `InvalidField` when one field is at fault.
+            Misuse: The body is not JSON or has the wrong form. `InvalidField` is raised when one field is at fault.
         """
         try:
             parsed = self._decoder.decode(body)
         except _UNDECODABLE as error:
             parsed = self._decoded_again(body, error)
         unset = msgspec.UNSET
-        if self._has_time_texts(parsed) and _FINE.search(body) is not None:  # which msgspec rounds
+        if self._has_time_texts(parsed) and _FINE.search(body) is not None:  # msgspec rounds such numbers
             parsed = msgspec.convert(self._with_times(msgspec.json.decode(body)), self._body)
         at_us = None if parsed.at is unset else self._time_us(parsed.at, "at", "$.at")
         if parsed.request is not unset:
@@ -133,29 +133,29 @@ class RequestRows:
         return RequestBody([self._plain(row, f"$.rows[{n}]") for n, row in enumerate(parsed.rows)], True, at_us)
 
     def _has_time_texts(self, parsed: Any) -> bool:
-        """Whether a body has a time as text."""
+        """Return whether a body has a time as text."""
         if parsed.at.__class__ is _datetime:
             return True
         rows = parsed.rows
         if rows is _UNSET:
             rows = () if parsed.request is _UNSET else (parsed.request,)
         first, more = self._first_time_of, self._more_times_of
-        for row in rows:  # faster than a generator
+        for row in rows:  # a loop is faster here than a generator
             if first(row).__class__ is _datetime or (more and any(one(row).__class__ is _datetime for one in more)):
                 return True
         return False
 
     def _decoded_again(self, body: bytes, error: Exception) -> Any:
-        """Decode a body with times that msgspec does not accept, or raise its problem."""
+        """Decode a body with times that msgspec does not accept, or raise the error that explains its problem."""
         if _NO_TIME in str(error):
             try:
                 return msgspec.convert(self._with_times(msgspec.json.decode(body)), self._body)
-            except _UNDECODABLE as still:  # perhaps of fields behind that time
+            except _UNDECODABLE as still:  # the problem may lie in fields behind that time
                 error = still
         raise self._explained(decode_problem(error, body), body) from error
 
     def _with_times(self, given: dict[str, Any]) -> dict[str, Any]:
-        """A body as plain JSON, with times as msgspec accepts them."""
+        """Return a body as plain JSON, with its times in a form that msgspec accepts."""
         rows = [given.get("request"), *(given.get("rows") or ())] if isinstance(given.get("rows"), list) else []
         for row in rows or [given.get("request")]:
             if isinstance(row, dict):
@@ -165,10 +165,13 @@ class RequestRows:
         return given
 
     def check(self, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
-        """Rows from Python, by the same rules as rows from JSON; NaN is null, NumPy scalars are accepted.
+        """Return rows from Python, checked by the same rules as rows from JSON.
+
+        NaN is null, and NumPy scalars are accepted.
 
         Raises:
-            Misuse: A row is no mapping; `InvalidField` names the row and the field at fault, what was found and needed.
+            Misuse: A row is not a mapping. `InvalidField` names the row and the field at fault, what was found and what
+                is needed.
         """
         out = []
         for number, row in enumerate(rows):
@@ -188,11 +191,11 @@ class RequestRows:
         return out
 
     def _encodable(self, row: Row, number: int) -> Row:
-        """The row, if its texts are valid UTF-8: those of Python need not be."""
+        """Return the row if its texts are valid UTF-8, which texts in Python need not be."""
         for name in self._texts:
             value = row[name]
             if value is not None and value.__class__ is not str:
-                row[name] = value = str.__str__(value)  # a subclass, which cannot be logged
+                row[name] = value = str.__str__(value)  # an instance of a subclass, which cannot be logged
             if value is None or value.isascii():
                 continue
             try:
@@ -203,7 +206,7 @@ class RequestRows:
         return row
 
     def _checked_python(self, row: Mapping[str, Any], number: int) -> Any:
-        """A row that holds NaN, NumPy scalars, or something wrong."""
+        """Check a row that holds NaN, NumPy scalars, or something wrong."""
         try:
             plain = {name: _time(value) if name in self._times else _python(value) for name, value in row.items()}
             return msgspec.convert(plain, self._row)
@@ -232,11 +235,13 @@ class RequestRows:
         return value
 
     def _explained(self, problem: Misuse, source: bytes | Mapping[str, Any]) -> Misuse:
-        """The problem, with the found value and the needed one."""
+        """Return the problem, extended by the value that was found and the value that is needed."""
         problem = _plainer(problem)
         if not isinstance(problem, InvalidField):
             return Misuse(f"{problem} {_FORM}") if str(problem).startswith("body: Expected") else problem
-        if problem.pointer == f"$.{problem.field}" and isinstance(source, bytes):  # a field of the body, not of a row
+        if problem.pointer == f"$.{problem.field}" and isinstance(
+            source, bytes
+        ):  # the problem is in a field of the body, not of a row
             known = {"request": "an object", "rows": "a list of objects", "at": _NEEDED["time"]}
             needed = f" Needed: {known[problem.field]}." if problem.field in known else ""
             unknown = "" if needed else f"$.{problem.field} is no field of a body"
@@ -252,7 +257,10 @@ class RequestRows:
 
 
 def rows_of_table(table: Columns) -> list[Row]:
-    """The rows of a table, to be checked; its timestamps may be of any year, since their unit is known."""
+    """Return the rows of a table for a later check.
+
+    The table's timestamps may be of any year, since their unit is known.
+    """
     rows = table.to_rows()
     for name, one in table.by_name.items():
         if one.dtype == "time" and ((one.values >= 0) & (one.values < EARLY_US)).any():
@@ -262,12 +270,12 @@ def rows_of_table(table: Columns) -> list[Row]:
 
 
 def _with_unit(us: int) -> int | dt.datetime:
-    """A time as a datetime where its number could be read as seconds."""
+    """Return a time as a datetime where its number could be mistaken for seconds."""
     return _EPOCH + us * _MICROSECOND if 0 <= us < EARLY_US else us
 
 
 def _plainer(problem: Misuse) -> Misuse:
-    """The problem without the name of a standard that is not required."""
+    """Return the problem without the name of a standard that is not required."""
     if not isinstance(problem, InvalidField) or _NO_TIME not in str(problem):
         return problem
     text = str(problem).replace(f"{_NO_TIME} encoded datetime", "not a time")
@@ -275,13 +283,13 @@ def _plainer(problem: Misuse) -> Misuse:
 
 
 def _found(source: bytes | Mapping[str, Any], pointer: str) -> str:
-    """What stands at `pointer`, shortened; "nothing" when it is missing."""
+    """Return the shortened value at `pointer`, or "nothing" when there is no value."""
     try:
         value: Any = msgspec.json.decode(source) if isinstance(source, bytes) else source
         for name, index in re.findall(r"\.([^.\[]+)|\[(\d+)\]", pointer):
             value = value[int(index)] if index else value.get(name, _NOTHING)
     except (msgspec.MsgspecError, ValueError, RecursionError, LookupError, AttributeError):
-        return "something that cannot be shown"  # the body is cut off, or a name contains a dot
+        return "something that cannot be shown"  # the body is truncated, or a name contains a dot
     text = "nothing" if value is _NOTHING else repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
@@ -294,7 +302,10 @@ def _in_row(problem: Misuse, number: int) -> Misuse:
 
 
 def _as_time(value: Any) -> Any:
-    """A text or date as microseconds if it is a time; else unchanged, to be refused."""
+    """Return a text or date as microseconds if it is a time.
+
+    Any other value is returned unchanged, and refused later.
+    """
     if isinstance(value, str | dt.date) and not isinstance(value, dt.datetime):
         try:
             return _with_unit(parse_time_us(value))
@@ -304,7 +315,10 @@ def _as_time(value: Any) -> Any:
 
 
 def _time(value: Any) -> Any:
-    """A time by the rules of events, as msgspec accepts it; any other value unchanged, to be refused."""
+    """Read a time by the rules of events, and return it in a form that msgspec accepts.
+
+    Any other value is returned unchanged, and refused later.
+    """
     from trimtab.events.values.conversions import Refused, converted, kind_of
 
     try:
@@ -316,7 +330,7 @@ def _time(value: Any) -> Any:
 
 
 def _python(value: Any) -> Any:
-    """A NumPy scalar as Python's; NaN as null."""
+    """Return a NumPy scalar as a Python value, and NaN as null."""
     if type(value).__module__ == "numpy" and hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and value != value else value

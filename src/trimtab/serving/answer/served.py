@@ -19,10 +19,12 @@ _NO_REASONS: dict[str, str] = {}
 
 
 class ModelInputs(msgspec.Struct, frozen=True, gc=False):
-    """The model inputs of some requests, and the as-of pair (t, P) they were read at."""
+    """The model inputs of some requests, with the time and the log positions as of which they were read."""
 
-    rows: Sequence[list[float]]  # encoded, null is NaN: one row a request, in the version's declared order
-    reasons: Sequence[bytes]  # a code of features.REASONS a model input; NO_VIEW: a transform
+    rows: Sequence[
+        list[float]
+    ]  # encoded inputs, NaN for null: one row for each request, in the version's declared order
+    reasons: Sequence[bytes]  # for each model input a code of features.REASONS, or NO_VIEW for a transform
     at_us: int
     positions: dict[str, int]
 
@@ -31,10 +33,12 @@ class InputReader(Protocol):
     """Reads model inputs as of now from online state, by a plan compiled once for one version."""
 
     def read(self, rows: Sequence[Row], now_us: int) -> ModelInputs:
-        """The inputs of checked rows, all as of one time: `now_us`, never below what has been applied.
+        """Return the inputs of checked rows, all as of one time.
+
+        The time is `now_us`, or that of the latest applied event if that is later.
 
         Raises:
-            Unavailable: Online state cannot be read now.
+            Unavailable: The online state cannot be read now.
         """
         ...
 
@@ -46,11 +50,11 @@ class PastReader(Protocol):
 
 
 class Readers(msgspec.Struct):
-    """Where one version's model inputs come from."""
+    """The readers from which one version gets its model inputs."""
 
     now: InputReader
-    past: PastReader | None = None  # without one requests about the past are refused
-    bare: InputReader | None = None  # inputs without features of views, for degraded responses
+    past: PastReader | None = None  # if None, requests about the past are refused
+    bare: InputReader | None = None  # gives inputs without features of views, for degraded responses
     reads_state: bool = True  # whether `now` reads online state at all
 
 
@@ -58,23 +62,26 @@ class RowScorer(Protocol):
     """A fitted model: one row at a time, or many."""
 
     def predict(self, matrix: NDArray[Any], /) -> NDArray[Any]:
-        """Scores of a float64 matrix, shape (rows,); of several classes (rows, classes)."""
+        """Return the scores of a float64 matrix, of shape (rows,) or for several classes (rows, classes)."""
         ...
 
     def predict_row(self, row: list[float], /) -> float | list[float]:
-        """The score of one row: the bits of `predict` where the runtime is row-exact."""
+        """Return the score of one row.
+
+        The bits are those of `predict` where the runtime gives the same bits for any number of rows.
+        """
         ...
 
 
 class ServedVersion(msgspec.Struct, frozen=True, kw_only=True):
-    """Which version answers, and under which names."""
+    """The version that answers, and the names under which it answers."""
 
     model: str  # "late_flight"
     version: str  # the content address, which predictions carry
     label: str  # "late_flight@7", which answers show
     arm: str  # the alias or deployment line: "champion", ...
     inputs: tuple[str, ...]  # names of the model inputs, in order
-    classes: tuple[str, ...] = ()  # names of a row of scores; empty: one number a row
+    classes: tuple[str, ...] = ()  # the class names of the scores; empty if the model gives one number for a row
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -95,7 +102,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
 
 
 def shown(prediction: Prediction, served: ServedVersion) -> Answer:
-    """The answer that shows a prediction of a version."""
+    """Return the answer that shows a prediction of a version to a client."""
     return Answer(
         id=prediction.id,
         request_id=prediction.request_id,
@@ -113,7 +120,7 @@ def shown(prediction: Prediction, served: ServedVersion) -> Answer:
 
 
 def named_reasons(reasons: bytes, inputs: Sequence[str]) -> dict[str, str]:
-    """Why inputs have no fresh value, by name; those that were found are left out.
+    """Return by name why inputs have no fresh value. Inputs that were found are left out.
 
     >>> named_reasons(bytes([0, 4, 255]), ["sky.wind", "sky.temp", "hour"])
     {'sky.temp': 'expired'}

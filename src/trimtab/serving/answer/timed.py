@@ -1,4 +1,4 @@
-"""An answerer that times features and model, for requests that are sampled, logged or traced."""
+"""An answerer that measures the time of features and model, for requests that are sampled, logged or traced."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class TimedAnswerer(Answerer):
-    """A copy of an answerer for one request, which gives the same answers and measures how long its parts take.
+    """A copy of an answerer for one request, which gives the same answers and measures how long the stages take.
 
     Args:
         one: The answerer.
-        record: The record of the request, if it is logged or traced; only passed on.
+        record: The record of the request, if the request is logged or traced. It is only passed on.
         sampled: Whether the request counts in the histogram of stages.
     """
 
@@ -35,11 +35,11 @@ class TimedAnswerer(Answerer):
 
     @property
     def model_s(self) -> float:
-        """How long the model's calls took."""
+        """Return how long the model's calls took."""
         return self.timed.taken_s
 
     def take_times(self, shared: TimedAnswerer) -> None:
-        """Take over the times of a call that answered several requests, this one among them."""
+        """Take over the times of a call that answered several requests, including this request."""
         self.features_s, self.timed.taken_s = shared.features_s, shared.timed.taken_s
 
     def inputs(self, rows: Sequence[Row], now_us: int, deadline_s: float | None = None) -> ModelInputs:
@@ -51,7 +51,7 @@ class TimedAnswerer(Answerer):
 
 
 class _TimedScorer:
-    """A model that sums how long its calls take."""
+    """A model that sums the time of its calls."""
 
     def __init__(self, scorer: RowScorer) -> None:
         self.taken_s = 0.0

@@ -1,7 +1,7 @@
-"""Counts of each version in service, by arm: requests, failures, latencies, scores.
+"""Counts of each version in service, by arm: requests, failures, latencies and scores.
 
-A request counts once for each arm that answers some of its rows. Its latency is the time that its arm took for
-features and model, without queueing, and is measured for requests with one row.
+A request counts once for each arm that answers some of its rows. Its latency is the time that the arm took for features
+and model, without queueing. It is measured only for requests with one row.
 """
 
 from __future__ import annotations
@@ -19,41 +19,46 @@ from trimtab.core.records import FALLBACK_VERSION, LAST_ANSWER, NULL_FEATURES, R
 from trimtab.serving.answer.served import ServedVersion
 from trimtab.serving.protect.degradation import FEATURES_FAILED, MODEL_FAILED
 
-PER_OCTAVE = 32  # buckets from a latency to twice that
+PER_OCTAVE = 32  # number of buckets between a latency and twice that latency
 LATENCY_EDGES_S = tuple(math.exp2(n / PER_OCTAVE) for n in range(-16 * PER_OCTAVE, 6 * PER_OCTAVE + 1))  # 15 us to 64 s
 _DEGRADED = frozenset((NULL_FEATURES, LAST_ANSWER, FALLBACK_VERSION, RULE))
 _FAILED = frozenset((FEATURES_FAILED, MODEL_FAILED))
 _SUMS = ("requests", "failures", "degraded", "refused", "repeats")
 _ZERO = 1_100  # above every exponent of a float
-_VERSIONS = 64  # kept in a process; the oldest are dropped
+_VERSIONS = 64  # most counts that a process keeps; the oldest are dropped
 
 
 class ServiceMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Counts of one version under one arm; sums, so that those of several processes and times add up."""
+    """Counts of one version under one arm.
+
+    All counts are sums, so those of several processes and times can be added.
+    """
 
     model: str
-    version: str  # its address
+    version: str  # the version's address
     arm: str
-    requests: int = 0  # routed to this arm
-    failures: int = 0  # of them: features or model failed, whether or not another answer was given
-    degraded: int = 0  # of them: a degraded response was given
-    refused: int = 0  # other requests, refused for saturation (429) while the version was in service
-    repeats: int = 0  # scores equal to the previous one
-    latencies: dict[int, int] = {}  # by bucket: index of its upper edge in `LATENCY_EDGES_S`
-    scores: dict[int, int] = {}  # by bucket: see `score_bucket`
+    requests: int = 0  # requests that were routed to this arm
+    failures: int = 0  # requests whose features or model failed, even if another answer was given
+    degraded: int = 0  # requests that got a degraded response
+    refused: int = 0  # further requests, refused for saturation (429) while the version was in service
+    repeats: int = 0  # scores that equal the previous score
+    latencies: dict[int, int] = {}  # latencies by bucket; a bucket is the index of its upper edge in `LATENCY_EDGES_S`
+    scores: dict[int, int] = {}  # scores by bucket, see `score_bucket`
 
     @property
     def timed(self) -> int:
-        """The number of requests whose latency was measured."""
+        """Return the number of requests whose latency was measured."""
         return sum(self.latencies.values())
 
     @property
     def scored(self) -> int:
-        """The number of scores that the version itself gave; one of a request with several rows."""
+        """Return the number of scores that the version itself gave. A request with several rows counts as one score."""
         return sum(self.scores.values())
 
     def latency_s(self, share: float) -> float:
-        """A quantile of the latencies in seconds: the upper edge of its bucket, at most 2.2 % too high; 0 without any.
+        """Return a quantile of the latencies in seconds, or 0 if no latency was measured.
+
+        The result is the upper edge of the quantile's bucket, which is at most 2.2 % too high.
 
         Args:
             share: In (0, 1]: 0.99 for the 99th percentile.
@@ -66,11 +71,11 @@ class ServiceMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         return 0.0
 
     def plus(self, other: ServiceMetrics) -> ServiceMetrics:
-        """The sum of both, named as this one."""
+        """Return the sum of both counts, under the name of this one."""
         return self._combined(other, 1)
 
     def minus(self, before: ServiceMetrics) -> ServiceMetrics:
-        """The counts since `before`."""
+        """Return the counts since `before`."""
         return self._combined(before, -1)
 
     def _combined(self, other: ServiceMetrics, sign: int) -> ServiceMetrics:
@@ -80,7 +85,7 @@ class ServiceMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         return msgspec.structs.replace(self, **sums)
 
     def lines(self) -> list[str]:
-        """Lines for a terminal.
+        """Return lines of text for a terminal.
 
         >>> counts = ServiceMetrics(model="late", version="7f3a", arm="canary", requests=200, failures=3)
         >>> print(*counts.lines(), sep=chr(10))
@@ -98,7 +103,7 @@ class ServiceMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 class ArmCounts:
-    """Counts of one version and arm since this process began; only the thread that answers adds to them."""
+    """Counts of one version and arm since this process began. Only the thread that answers requests adds to them."""
 
     __slots__ = ("_last", "_of", "_scores", "degraded", "failures", "latencies", "refused", "repeats", "requests")
 
@@ -106,11 +111,11 @@ class ArmCounts:
         self._of = served
         self.requests = self.failures = self.degraded = self.refused = self.repeats = 0
         self.latencies = [0] * (len(LATENCY_EDGES_S) + 1)
-        self._scores: defaultdict[int, int] = defaultdict(int)  # as of `score_bucket`
+        self._scores: defaultdict[int, int] = defaultdict(int)  # by buckets of `score_bucket`
         self._last: float | None = None
 
     def answered(self, made: Sequence[Prediction], taken_s: float, shared: bool) -> None:
-        """Count the answers to one request, or to several with one row each that shared a call."""
+        """Count the answers to one request, or to several one-row requests that shared a call."""
         if len(made) != 1 and not shared:
             if made:
                 self.requests += 1
@@ -135,17 +140,17 @@ class ArmCounts:
         self.failures += requests
 
     def answered_instead(self, requests: int, made: Sequence[Prediction]) -> None:
-        """Count answers of another version in its place."""
+        """Count answers that another version gave instead of this version."""
         if not _DEGRADED.isdisjoint(made[0].flags):
             self.degraded += requests
 
     def snapshot(self) -> ServiceMetrics:
-        """The counts so far."""
+        """Return the counts so far."""
         return ServiceMetrics(
             model=self._of.model,
             version=self._of.version,
             arm=self._of.arm,
-            failures=self.failures,  # read before `requests`: another thread counts
+            failures=self.failures,  # read before `requests`, because another thread may be counting
             degraded=self.degraded,
             repeats=self.repeats,
             scores=dict(self._scores),
@@ -161,7 +166,7 @@ class ArmCounts:
                 self.failures += 1
             if not _DEGRADED.isdisjoint(flags):
                 self.degraded += 1
-                return  # not a score of this version
+                return  # the score is not one of this version
         if one.score == self._last:
             self.repeats += 1
         self._last = one.score
@@ -175,7 +180,7 @@ class EndpointCounts:
         self._counts: dict[tuple[str, str], ArmCounts] = {}
 
     def of(self, served: ServedVersion) -> ArmCounts:
-        """The counts of a version under its arm."""
+        """Return the counts of a version under its arm."""
         key = served.version, served.arm
         found = self._counts.get(key)
         if found is None:
@@ -185,12 +190,12 @@ class EndpointCounts:
         return found
 
     def all(self) -> list[ArmCounts]:
-        """All counts, in the order of first answers."""
+        """Return all counts, in the order in which the versions first answered."""
         return list(self._counts.values())
 
 
 def score_bucket(score: float) -> int:
-    """The bucket of a finite score: one for each power of two, each sign, and zero.
+    """Return the bucket of a finite score. There is a bucket for each power of two with each sign, and one for zero.
 
     >>> [score_bucket(score) for score in (-0.3, 0.0, 0.3, 0.49, 0.5, 1.0, 2.0)]
     [-1099, 0, 1099, 1099, 1100, 1101, 1102]

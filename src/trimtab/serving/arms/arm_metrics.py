@@ -1,8 +1,8 @@
 """Counts of every version and arm in the catalogue, where any process can read and add them up.
 
-Each process that answers has a record for each minute, version and arm, and writes those of the newest minute every
-few seconds; a killed one loses what it counted since. Minutes older than three hours are merged into hours, which are
-kept for eight days.
+Each process that answers has a record for each minute, version and arm. It writes the records of the newest minute
+every few seconds. A killed process loses the counts since its last write. Minutes older than three hours are merged
+into hours, which are kept for eight days.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.serving.arms.arm_counts import EndpointCounts, ServiceMetrics
 from trimtab.store.ports import Catalog, Put, Record, Remove
 
-KIND = "arm_figures"  # of the records; their keys are model/version/arm/minute/process
+KIND = "arm_figures"  # the kind of the records, whose keys are model/version/arm/minute/process
 WRITE_S = 10.0  # between two writings
 MINUTES_US = 3 * HOUR_US  # how long records of minutes are kept
 KEPT_US = 8 * DAY_US
-_HOUR = "hour"  # instead of a process: all of them, in one hour
-_MOST_KEPT = 1_000  # records that could not be written yet; beyond, the oldest are lost
+_HOUR = "hour"  # stands in keys instead of a process: the sum of all processes in one hour
+_MOST_KEPT = 1_000  # most records that could not be written yet and are kept; the oldest of more are lost
 
 
 class ArmMetrics:
-    """Writes the counts of one process.
+    """Writes the counts of one process to the catalogue.
 
     Args:
-        catalog: Where records go.
-        clock: Their time.
-        counts: Gives the counts of every endpoint of the process.
+        catalog: The catalogue to which records are written.
+        clock: Gives the time of the records.
+        counts: Returns the counts of every endpoint of the process.
     """
 
     def __init__(self, catalog: Catalog, clock: Clock, counts: Callable[[], Iterable[EndpointCounts]]) -> None:
@@ -42,16 +42,20 @@ class ArmMetrics:
         self._process = uuid.uuid4().hex[:12]
         self._before: dict[str, ServiceMetrics] = {}  # the counts at the last write, by version and arm
         self._minute = 0
-        self._records: dict[str, ServiceMetrics] = {}  # by key: this minute's, and those not written yet
+        self._records: dict[
+            str, ServiceMetrics
+        ] = {}  # records by key: those of this minute, and those that are not written yet
         self._unwritten: set[str] = set()  # keys of records that differ from the stored ones
 
     def write(self) -> None:
-        """Write what was counted since the last write, if anything.
+        """Write what was counted since the last write. Does nothing if nothing was counted.
 
         Raises:
-            Unavailable: The catalogue cannot be written now; the next call writes it.
+            Unavailable: The catalogue cannot be written now. The next call writes the counts.
         """
-        self._minute = max(self._minute, self._clock.now_us() // MINUTE_US)  # never back: its records may be written
+        self._minute = max(
+            self._minute, self._clock.now_us() // MINUTE_US
+        )  # the minute never goes back, because records of later minutes may be written
         for counts in [one for endpoint in self._counts() for one in endpoint.all()]:
             now = counts.snapshot()
             of = _of(now)
@@ -70,7 +74,7 @@ class ArmMetrics:
 
 
 def metrics_key(metrics: ServiceMetrics, minute: int, process: str) -> str:
-    """The key of the record of a version and arm in one minute of one process."""
+    """Return the key of the record of a version and arm in one minute of one process."""
     return f"{_of(metrics)}{minute:012d}/{process}"
 
 
@@ -80,13 +84,13 @@ def write_metrics(catalog: Catalog, records: Mapping[str, ServiceMetrics]) -> No
 
 
 def service_metrics(catalog: Catalog, model: str, version: str, arm: str, *, since_us: int) -> ServiceMetrics:
-    """The counts of a version under an arm in all processes since a time.
+    """Return the counts of a version under an arm in all processes since a time.
 
-    Records are kept by the minute for three hours, then by the hour for eight days; the one that contains `since_us`
-    is counted whole. The newest ten seconds may be missing.
+    Records are kept by the minute for three hours, then by the hour for eight days. The record that contains `since_us`
+    is counted as a whole. The counts of the newest ten seconds may be missing.
 
     Args:
-        catalog: Where records are.
+        catalog: The catalogue with the records.
         model: The model.
         version: The version's address.
         arm: "champion" or "canary".
@@ -101,7 +105,10 @@ def service_metrics(catalog: Catalog, model: str, version: str, arm: str, *, sin
 
 
 def merge_metrics(catalog: Catalog, now_us: int) -> int:
-    """Merge old minutes into hours, and remove old hours; how many records were removed. For one process at a time."""
+    """Merge old minutes into hours, remove old hours, and return how many records were removed.
+
+    Only one process may do this at a time.
+    """
     minutes: dict[str, list[Record]] = {}
     removed = 0
     for record in catalog.find(KIND):
@@ -123,7 +130,7 @@ def merge_metrics(catalog: Catalog, now_us: int) -> int:
         changes.append(Put(KIND, key, msgspec.json.encode(whole), 0 if before is None else before.revision))
         try:
             catalog.write(changes)
-        except Conflict:  # another process merges or writes them: the next call does it
+        except Conflict:  # another process is merging or writing these records; the next call merges them
             continue
         removed += len(records)
     return removed

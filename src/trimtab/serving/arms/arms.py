@@ -1,4 +1,4 @@
-"""Canary and shadow: versions that answer a share of the requests, for clients or for the log only."""
+"""Canary and shadow: a canary answers a share of the requests for clients, a shadow for the log only."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from trimtab.serving.observe.log_throttle import ThrottledLogger
 from trimtab.serving.protect.breaker import GuardedReads
 from trimtab.store.ports import Catalog, Record
 
-CANARY, SHADOW = "canary", "shadow"  # aliases, and the arms of their versions' answers
-SHADOWED_AT_MOST = 1_000  # requests that wait for a shadow; the oldest of more are dropped
+CANARY, SHADOW = "canary", "shadow"  # names of aliases, which are also the arms of the answers of their versions
+SHADOWED_AT_MOST = 1_000  # most requests that wait for a shadow; the oldest of more are dropped
 _logger = logging.getLogger(__name__)
 
 
 class ArmShares(msgspec.Struct, frozen=True, kw_only=True):
-    """The shares of a model's requests for each alias; a record of the catalogue."""
+    """The shares of a model's requests for each alias, kept as a record of the catalogue."""
 
     canary: float = 0.0
     shadow: float = 0.0
@@ -38,27 +38,27 @@ class ArmShares(msgspec.Struct, frozen=True, kw_only=True):
                 raise Misuse(f"{name}: found a share of {share:g}, needed 0 (none) to 1 (all).")
 
 
-KIND = "arms"  # of the records of the catalogue, by model
+KIND = "arms"  # the kind of the records in the catalogue, whose keys are models
 
 
 def arm_shares(catalog: Catalog, model: str) -> ArmShares:
-    """The shares of a model's canary and shadow."""
+    """Return the shares of a model's canary and shadow."""
     return shares_of(catalog.get(KIND, model))
 
 
 def shares_of(record: Record | None) -> ArmShares:
-    """The shares in a record; without one all requests go to the version in service."""
+    """Return the shares in a record. Without a record all requests go to the version in service."""
     return ArmShares() if record is None else msgspec.json.decode(record.body, type=ArmShares)
 
 
 class Share:
-    """A fixed share of the entities: always the same ones for the same model and line.
+    """A fixed share of the entities. For the same model and line it always holds the same entities.
 
     Args:
         model: Shares of different models are independent.
-        share: From 0 to 1; a larger share contains the smaller ones.
+        share: From 0 to 1. A larger share contains every smaller share.
         about: The columns of a request that identify its entities.
-        line: The use of the share; shares of one model for different lines are independent, too.  # D102
+        line: The use of the share. Shares of one model for different lines are independent, too.  # D102
 
     >>> share = Share("late", 0.25, ["user"])
     >>> 200 < sum(share.holds({"user": n}) for n in range(1_000)) < 300
@@ -69,11 +69,13 @@ class Share:
         self.share = share
         self._below = round(share * 2**64)
         self.about = tuple(about)
-        salted = model if line == CANARY else f"{line}\0{model}"  # canaries without a line, as stored before lines
+        salted = (
+            model if line == CANARY else f"{line}\0{model}"
+        )  # canaries have no line, so that their shares stay as they were before lines existed
         self._salt = blake2b(salted.encode(), digest_size=16).digest()
 
     def holds(self, row: Row) -> bool:
-        """Whether the entities of a request belong to the share."""
+        """Return whether the entities of a request belong to the share."""
         named = _encode([row[name] for name in self.about])
         return int.from_bytes(blake2b(named, digest_size=8, salt=self._salt).digest(), "little") < self._below
 
@@ -86,24 +88,24 @@ class Canary(msgspec.Struct, frozen=True, eq=False):
 
 
 class ShadowMetrics:
-    """Counts of requests offered to the shadows of one model."""
+    """Counts of the requests that were offered to the shadows of one model."""
 
     def __init__(self) -> None:
-        self.answered = 0  # and logged
+        self.answered = 0  # answered and logged
         self.dropped = 0  # not answered in time, or not logged
         self.failed = 0
 
 
 class Shadow:
-    """A version that answers a share of the requests again, for the log only.
+    """A version that answers a share of the requests a second time, for the log only.
 
-    `work` answers requests that wait; what it cannot answer in time is dropped and counted. Its reads have a circuit
-    breaker, too.
+    `work` answers the requests that wait. Requests that it cannot answer in time are dropped and counted. The shadow's
+    reads have a circuit breaker of their own.
 
     Args:
         answerer: The version.
-        share: Which requests it answers.
-        counts: The counts; the caller, who logs its predictions, adds to `answered`.
+        share: The share of the requests that it answers.
+        counts: The counts. The caller, who logs the predictions, adds to `answered`.
     """
 
     def __init__(self, answerer: Answerer, share: Share, counts: ShadowMetrics | None = None) -> None:
@@ -111,24 +113,26 @@ class Shadow:
         self.share = share
         self.counts = counts or ShadowMetrics()
         self._waiting: deque[Row] = deque()
-        self._reads = GuardedReads(math.inf)  # no client waits for it: slow reads are no failures
+        self._reads = GuardedReads(math.inf)  # no client waits for the shadow, so slow reads are not failures
         self._throttled = ThrottledLogger(_logger)
 
     @property
     def waits(self) -> bool:
-        """Whether requests wait."""
+        """Return whether requests wait for the shadow."""
         return bool(self._waiting)
 
     def offer(self, rows: Sequence[Row]) -> None:
         """Take requests that the version in service has answered."""
         waiting = self._waiting
         unseen = len(rows) - SHADOWED_AT_MOST
-        if unseen > 0:  # they would all be dropped: estimate how many belong to the share
+        if unseen > 0:  # all of them would be dropped, so estimate how many belong to the share
             self.counts.dropped += round(unseen * self.share.share)
             rows = rows[unseen:]
         try:
             waiting.extend([row for row in rows if self.share.holds(row)])
-        except Exception as error:  # the champion's request has other columns; its clients have their answers
+        except (
+            Exception
+        ) as error:  # the champion's request has other columns; clients already have the champion's answers
             self.counts.failed += len(rows)
             self._log(error)
         while len(waiting) > SHADOWED_AT_MOST:
@@ -136,7 +140,7 @@ class Shadow:
             self.counts.dropped += 1
 
     def work(self, time_s: float) -> list[Prediction]:
-        """Answer requests that wait, for so long at most; the predictions, not logged yet."""
+        """Answer requests that wait, within a limited time, and return the predictions, which are not logged yet."""
         until_s = perf_counter() + time_s
         made: list[Prediction] = []
         while self._waiting and perf_counter() < until_s:
@@ -145,7 +149,7 @@ class Shadow:
                 now_us = self.answerer.now_us()
                 inputs = self._reads.inputs(self.answerer, [row], now_us, None)
                 made += self.answerer.scored([row], inputs, now_us, ())
-            except Exception as error:  # a user's model may raise anything
+            except Exception as error:  # a user's model may raise any error
                 self.counts.failed += 1
                 self._log(error)
         return made

@@ -1,4 +1,4 @@
-"""One model's endpoint: the version that answers now, swapped without a failed request."""
+"""One model's endpoint: it holds the version that answers now, and swaps versions without a failed request."""
 
 from __future__ import annotations
 
@@ -28,38 +28,41 @@ if TYPE_CHECKING:
 
     from trimtab.serving.answer.timed import TimedAnswerer
 
-CANARY_FAILED = "canary_failed"  # the flag of an answer that the canary should have given
+CANARY_FAILED = "canary_failed"  # the flag of an answer that another version gave because the canary failed
 _KNOWN = 8
 _throttled = ThrottledLogger(logging.getLogger(__name__))
 
-Prepared: TypeAlias = Prediction | bytes  # made now and to be logged, or a stored answer's JSON, logged by its batch
+Prepared: TypeAlias = (
+    Prediction | bytes
+)  # a prediction that was made now and must be logged, or the JSON of a stored answer, which its batch has logged
 
 
 class SharedRow:
-    """A row of a request that shares a call with those of others."""
+    """A row of a request that shares a call of the model with the rows of other requests."""
 
     __slots__ = ("deadline_s", "row", "timed")
 
     def __init__(self, row: Row, deadline_s: float | None) -> None:
         self.row = row
-        self.deadline_s = deadline_s  # until when (`perf_counter`) its answer is of use
-        self.timed: TimedAnswerer | None = None  # what answered it
+        self.deadline_s = deadline_s  # the time (`perf_counter`) after which the answer is of no use
+        self.timed: TimedAnswerer | None = None  # the answerer that answered the row
 
 
 class _Unloaded(msgspec.Struct, frozen=True):
-    """In the place of a version that is loaded on demand."""
+    """The placeholder of a version that is loaded on demand."""
 
     load: Callable[[], object]
 
 
 class Endpoint:
-    """One model's address.
+    """The address of one model.
 
-    `current` is read once a request, and a swap replaces it in one step: a request that began with the old version
-    ends with it. With `precomputed`, a fresh stored answer is given first; otherwise the answer is made now and
-    flagged `precomputed_stale` or `precomputed_missing`. With `degrading`, what fails or is late is answered as its
-    policy says. A `canary` answers its share of the requests; where it fails, the version in service does. An unloaded
-    endpoint has released its version and loads it before the next answer.
+    `current` is read once for each request, and a swap replaces it in one step. So a request that began with the old
+    version ends with the old version. With `precomputed`, a fresh stored answer is given first. Without a fresh one,
+    the answer is made now and flagged `precomputed_stale` or `precomputed_missing`. With `degrading`, requests that
+    fail or are late are answered as the policy says. A `canary` answers its share of the requests. Where the canary
+    fails, the version in service answers. An unloaded endpoint has released its version, and loads the version before
+    the next answer.
     """
 
     def __init__(
@@ -70,11 +73,11 @@ class Endpoint:
         self.degrading = degrading
         self.canary: Canary | None = None
         self.shadow: Shadow | None = None
-        self.shadowed = ShadowMetrics()  # of all its shadows
-        self.counts = EndpointCounts()  # of answers as of now, by version and arm
+        self.shadowed = ShadowMetrics()  # counts of all shadows of this model
+        self.counts = EndpointCounts()  # counts of answers as of now, by version and arm
         self.batched: Batching[SharedRow, Prepared] = Batching(self._fails_all)
-        self.cached: CacheMetrics | None = None  # of cached scores, with a cache
-        self.fails_to_load = False  # a version that one of its aliases names
+        self.cached: CacheMetrics | None = None  # counts of cached scores, if there is a cache
+        self.fails_to_load = False  # the address of a version that one of the model's aliases names
         self.uses = 0  # requests
         self.flags: tuple[str, ...] = ()  # of all answers as of now: `BEHIND` while events are not applied
         self._state: Answerer | _Unloaded | None = None  # None until the first version
@@ -83,39 +86,39 @@ class Endpoint:
 
     @property
     def ready(self) -> bool:
-        """Whether a version answers, loaded or not: from the first one on."""
+        """Return whether a version answers, whether or not it is loaded. True from the first version on."""
         return self._state is not None
 
     @property
     def missing(self) -> str:
-        """Why no version answers, where none does."""
+        """Return why no version answers, if none does."""
         if self.fails_to_load:
             return "the version in service cannot be loaded here (trimtab status says why)."
         return "no version serves yet."
 
     @property
     def unloaded(self) -> bool:
-        """Whether the version has to be loaded before it can answer."""
+        """Return whether the version has to be loaded before it can answer."""
         return isinstance(self._state, _Unloaded)
 
     @property
     def serving(self) -> ServedVersion | None:
-        """The version that answers now; None when there is none, or it is unloaded."""
+        """Return the version that answers now, or None when there is none or it is unloaded."""
         answerer = self.loaded
         return None if answerer is None else answerer.served
 
     @property
     def loaded(self) -> Answerer | None:
-        """The version that answers now, without waiting: None where there is none, or it is unloaded."""
+        """Return the version that answers now, without waiting, or None when there is none or it is unloaded."""
         state = self._state
         return None if isinstance(state, _Unloaded) else state
 
     @property
     def current(self) -> Answerer:
-        """The version that answers now, loaded if it must be.
+        """Return the version that answers now, and load it first if it is unloaded.
 
         Raises:
-            Unavailable: None has been put in place yet.
+            Unavailable: No version has been put in place yet.
         """
         while isinstance(state := self._state, _Unloaded):
             state.load()
@@ -125,11 +128,11 @@ class Endpoint:
 
     @property
     def batching(self) -> Batching[SharedRow, Prepared] | None:
-        """What gathers single rows, where a batch is cheaper than its rows."""
+        """Return the object that gathers single rows, or None where a batch is not cheaper than its rows."""
         return self.batched if self.batched.costs.pays else None
 
     def refusal(self) -> Unavailable:
-        """The error where no version answers."""
+        """Return the error for requests while no version answers."""
         make = "Promote another" if self.fails_to_load else f"Train one (trimtab train {self.name}), promote one"
         return Unavailable(f"model {self.name!r}: {self.missing} {make}, or try again soon.")
 
@@ -139,14 +142,14 @@ class Endpoint:
             self.counts.of(serving).refused += 1
 
     def swap(self, answerer: Answerer, *, costs: BatchCosts | None = None) -> None:
-        """Let `answerer` answer from the next request on.
+        """Let `answerer` answer all requests from the next one on.
 
         Args:
             answerer: The version to serve.
             costs: The costs of its rows; left out, they are measured here.
 
         Raises:
-            Misuse: It is another model's; the old version goes on serving.
+            Misuse: The version is one of another model. The old version goes on serving.
         """
         served = answerer.served
         if served.model != self.name:
@@ -159,32 +162,40 @@ class Endpoint:
         self.batched.costs = costs
 
     def unload(self, load: Callable[[], object]) -> None:
-        """Release the version; `load` is called before the next answer, and swaps it in again, or raises."""
+        """Release the version.
+
+        `load` is called before the next answer. It swaps the version in again, or raises an error.
+        """
         self.canary = self.shadow = None
         self._state = _Unloaded(load)
 
     def see_applied(self, stands: bool) -> None:
-        """Flag answers from now on while no event is applied to the features that they are made from."""
+        """Flag answers from now on if `stands`: no event is applied to the features that they are made from."""
         answerer = self.loaded
         reads = answerer is None or answerer.readers.reads_state
         self.flags = (BEHIND,) if stands and reads else ()
 
     def know(self, served: ServedVersion) -> None:
-        """Know how a version is named in answers; the newest eight are kept whole, of all others the label."""
+        """Remember how a version is named in answers.
+
+        The newest eight versions are kept whole. Of all other versions only the label is kept.
+        """
         self._labels[served.version] = served.label
         known = {address: one for address, one in self._served.items() if address != served.version}
         self._served = dict([*known.items(), (served.version, served)][-_KNOWN:])
 
     def label(self, version: str) -> str:
-        """The name of a version in answers; its address where it never answered."""
+        """Return the name of a version in answers, or its address if it never answered."""
         return self._labels.get(version, version)
 
     def answer(self, rows: Sequence[Mapping[str, Any]], *, at: str | int | dt.datetime | None = None) -> list[Answer]:
-        """Answers to rows from Python, in their order, once the new ones are logged: the same as over HTTP.
+        """Return the answers to rows from Python, in the order of the rows, once the new answers are logged.
+
+        The answers are the same as over HTTP.
 
         Raises:
-            Misuse: A row is not as declared (names the field), or `at` lies in the future.
-            Unavailable: No version serves, or state or log cannot be used now; nothing was logged.
+            Misuse: A row is not as declared (the message names the field), or `at` lies in the future.
+            Unavailable: No version serves, or the online state or the log cannot be used now. Nothing was logged.
         """
         answerer = self.current
         bare = self.precomputed is None and self.degrading is None and self.canary is None and not self.flags
@@ -208,15 +219,15 @@ class Endpoint:
         *,
         shared: bool = False,
     ) -> Sequence[Prepared]:
-        """An answer to each checked row; the predictions among them are not logged yet.
+        """Return an answer to each checked row. The predictions among the answers are not logged yet.
 
         Args:
             answerer: The version that answers.
             rows: The request rows.
-            at_us: The time they are about; None: now.
-            deadline_s: Until when (`perf_counter`) the answers are of use.
-            shared: The rows are of several requests: an error that one of them may cause is raised, so that each is
-                answered alone, and no other gets a degraded response.
+            at_us: The time as of which to answer. None: now.
+            deadline_s: The time (`perf_counter`) after which the answers are of no use.
+            shared: Whether the rows are of several requests. If so, an error that one of the rows may cause is raised.
+                The caller then answers each row alone, so that no other request gets a degraded response.
         """
         self.uses += 1
         if at_us is not None:
@@ -240,11 +251,11 @@ class Endpoint:
         return prepared
 
     def _fails_all(self, error: Exception) -> bool:
-        """Whether each row of a shared call would raise the same error."""
+        """Return whether each row of a shared call would raise the same error."""
         return is_of_all(error) and self.precomputed is None and self.degrading is None and self.canary is None
 
     def _look_up(self, precomputed: Precomputed, row: Row, key: str, version: str, now_us: int) -> Looked:
-        """The stored answer to a row; one that cannot be read counts as missing."""
+        """Return the stored answer to a row. A stored answer that cannot be read counts as missing."""
         try:
             return precomputed.look_up(row, key, version, now_us)
         except (Unavailable, Corrupt) as error:
@@ -252,9 +263,9 @@ class Endpoint:
             return MISSING
 
     def shown(self, answerer: Answerer, prediction: Prediction) -> Answer:
-        """The answer that shows a prediction of `prepare`."""
+        """Return the answer that shows a prediction of `prepare`."""
         served = answerer.served
-        if prediction.version != served.version:  # of another arm
+        if prediction.version != served.version:  # the prediction is of another arm
             served = self._served.get(prediction.version, served)
         return shown(prediction, served)
 
@@ -273,7 +284,7 @@ class Endpoint:
         try:
             made = self._predict_here(answerer, rows, flags, deadline_s, shared)
         except Exception as error:
-            if not shared or self._fails_all(error):  # else each row is answered alone, and counted then
+            if not shared or self._fails_all(error):  # otherwise each row is answered alone, and counted then
                 counts.failed(len(rows) if shared else 1)
             raise
         counts.answered(made, perf_counter() - begun_s, shared)
@@ -295,8 +306,11 @@ class Endpoint:
         deadline_s: float | None,
         shared: bool,
     ) -> list[Prediction]:
-        """Predictions of the canary for its share, of the version in service for the rest and where that fails."""
-        taken, its = [True] * len(rows), rows  # until the share has said which
+        """Return predictions of the canary for its share, and of the version in service for all other rows.
+
+        Where the canary fails, the version in service answers the rows of the share, too.
+        """
+        taken, its = [True] * len(rows), rows  # assume all rows, until the share is known
         counts = self.counts.of(canary.answerer.served)
         try:
             taken = [canary.share.holds(row) for row in rows]
@@ -304,11 +318,11 @@ class Endpoint:
             begun_s = perf_counter()
             theirs = self._by_canary(canary.answerer, answerer, its, flags, deadline_s)
             counts.answered(theirs, perf_counter() - begun_s, shared)
-        except Late:  # the policy has nothing to answer; of a shared call each row is answered alone
+        except Late:  # the policy has no answer; the rows of a shared call are answered alone
             if not shared:
                 counts.failed(1)
             raise
-        except Exception as error:  # a user's model may raise anything
+        except Exception as error:  # a user's model may raise any error
             if shared and not is_of_all(error):
                 raise
             _throttled.warning(f"{canary.answerer.served.label} (canary)", error)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT = 1
-_NAMED = 20  # newest examples that were set aside, kept by name
-_PROBES = 100  # examples that show whether a learner still learns
+_NAMED = 20  # number of the newest examples set aside that are kept by name
+_PROBES = 100  # number of examples that are used to test whether a learner still learns
 _LONGEST_WHY = 300
 _logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _logger = logging.getLogger(__name__)
 class Learner(Protocol):
     """A model that learns from a few rows at a time, and whose state can be saved and restored.
 
-    `copy.deepcopy` of it must be independent.
+    A `copy.deepcopy` of a learner must be independent of the learner.
     """
 
     def predict(self, matrix: NDArray[Any], /) -> NDArray[Any]: ...
@@ -36,7 +36,7 @@ class Learner(Protocol):
     def predict_row(self, row: list[float], /) -> float | list[float]: ...
 
     def learn(self, matrix: NDArray[Any], labels: NDArray[Any], /) -> None:
-        """Learn rows together, in order: float64 matrix (rows, inputs), float64 labels (rows,)."""
+        """Learn rows together, in order, from a float64 matrix (rows, inputs) and float64 labels (rows,)."""
         ...
 
     def state(self) -> bytes: ...
@@ -45,17 +45,17 @@ class Learner(Protocol):
 
 
 class Example(msgspec.Struct, frozen=True, gc=False):
-    """The inputs of a prediction, its label, and when that became known."""
+    """The inputs of a prediction, its label, and the time when the label became known."""
 
     values: bytes  # the model's input row as in the prediction log: little-endian float64
     label: float
     known_at_us: int
     request_id: str = ""
-    fault: str = ""  # why it cannot be learnt, where that is known before
+    fault: str = ""  # why the example cannot be learnt, if that is known before learning
 
 
 class SetAside(msgspec.Struct, frozen=True):
-    """An example that could not be learnt."""
+    """An example that the learner could not learn."""
 
     request_id: str
     label: float
@@ -86,12 +86,12 @@ class LearnerState(msgspec.Struct, frozen=True, array_like=True):
 
 
 def learner_name(model: str, version: str) -> str:
-    """The name of the learner that began from `version`."""
+    """Return the name of the learner that began from `version`."""
     return f"{model}/{version[:16]}"
 
 
 def learnt(store: KeyValue, name: str) -> Learnt | None:
-    """Read the saved progress of the learner `name`; None: it has not saved anything yet.
+    """Read the saved progress of the learner `name`. Returns None if the learner has not saved anything yet.
 
     Raises:
         Corrupt: The saved state is damaged.
@@ -104,7 +104,7 @@ def learnt(store: KeyValue, name: str) -> Learnt | None:
 
 
 def positions_learnt(store: KeyValue) -> dict[str, dict[str, int]]:
-    """The positions up to which each saved learner has read the event log, by its name.
+    """Return by name the positions up to which each saved learner has read the event log.
 
     Raises:
         Corrupt: A saved state is damaged.
@@ -117,18 +117,19 @@ def positions_learnt(store: KeyValue) -> dict[str, dict[str, int]]:
 class OnlineDeployment:
     """A learner and its progress, saved in one write, so that each label is learnt exactly once.
 
-    An example that the learner refuses, alone or among others, is set aside in the same write, and learning goes on.
-    A learner that also refuses what it has learnt before is broken: nothing is set aside then.
+    An example that the learner refuses, alone or together with other examples, is set aside in the same write, and
+    learning goes on. A learner that refuses even examples that it has learnt before is broken. In that case nothing is
+    set aside.
 
-    It is a `RowScorer`: answers come from a copy of the learner as it was saved last, so they neither wait for
-    learning nor see a part of it.
+    The deployment is a `RowScorer`. Its answers come from a copy of the learner as it was saved last. So answers do not
+    wait for learning, and never come from a learner that has learnt only a part.
 
     Args:
-        name: Its name in the store, e.g. "late_flight/online".
-        learner: The initial learner; a saved state replaces its own.
-        store: Where the state is kept.
-        every_us: Examples are learnt in blocks of this length of known-at time, each once it is over (`HOUR_US`);
-            0: all of a call together.
+        name: The name of the deployment in the store, e.g. "late_flight/online".
+        learner: The initial learner. A saved state replaces the state of this learner.
+        store: The store in which the state is kept.
+        every_us: Examples are learnt in blocks of this length (`HOUR_US`) by the time when they became known. A block
+            is learnt once its time is over. 0: all examples of a call are learnt together.
     """
 
     def __init__(self, name: str, learner: Learner, store: KeyValue, *, every_us: int) -> None:
@@ -148,20 +149,20 @@ class OnlineDeployment:
         self._restore()
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        """The scores of rows."""
+        """Return the scores of rows."""
         return self._shown.predict(matrix)
 
     def predict_row(self, row: list[float]) -> float | list[float]:
-        """The score of one row."""
+        """Return the score of one row."""
         return self._shown.predict_row(row)
 
     def follow(self) -> bool:
-        """Load the saved state, if another process saved it or `learn` failed; whether it was loaded.
+        """Load the saved state if another process saved it or `learn` failed, and return whether it was loaded.
 
-        False while another thread learns, which saves its state at the end.
+        Returns False while another thread learns, because that thread saves its state at the end.
 
         Raises:
-            Corrupt: The saved state is damaged; answers go on as before.
+            Corrupt: The saved state is damaged. Answers go on as before.
         """
         if not self._lock.acquire(blocking=False):
             return False
@@ -174,13 +175,13 @@ class OnlineDeployment:
             self._lock.release()
 
     def learn(self, examples: Sequence[Example], *, until_us: int, positions: Mapping[str, int] | None = None) -> int:
-        """Learn and save what became known after `saved.until_us` and up to `until_us`; how many examples were learnt.
+        """Learn and save the examples that became known after `saved.until_us` and up to `until_us`.
 
-        If it fails, nothing was learnt, and the call can be repeated.
+        Returns how many examples were learnt. If the call fails, nothing was learnt, and the call can be repeated.
 
         Args:
-            examples: All examples of that time, in the order in which they became known; older ones are skipped, and
-                those of a block that is not over must be given again in a later call.
+            examples: All examples of that time, in the order in which they became known. Older examples are skipped.
+                Examples of a block that is not over must be given again in a later call.
             until_us: Nothing more can become known at or before this time.
             positions: The positions up to which the event log was read; saved with the state.
 
@@ -219,7 +220,7 @@ class OnlineDeployment:
         return len(new) - len(aside)
 
     def _learn_blocks(self, new: list[Example]) -> list[SetAside]:
-        """Learn blocks; the examples that were set aside."""
+        """Learn blocks of examples, and return the examples that were set aside."""
         every_us = self.every_us
         blocks = [list(block) for _, block in groupby(new, key=lambda e: e.known_at_us // every_us if every_us else 0)]
         if not any(e.fault for e in new):
@@ -227,13 +228,13 @@ class OnlineDeployment:
                 for block in blocks:
                     _learn(self._learner, block)
                 return []
-            except Exception:  # find the faulty ones, beginning with the saved state
+            except Exception:  # find the faulty examples, beginning with the saved state
                 self._restore()
                 self._dirty = True
         return [one for block in blocks for one in self._learn_carefully(block, new)]
 
     def _learn_carefully(self, block: list[Example], new: list[Example]) -> list[SetAside]:
-        """Learn a block without the examples that the learner refuses; those, set aside."""
+        """Learn a block without the examples that the learner refuses, and return those examples as set aside."""
         before = copy.deepcopy(self._learner)
         faults = {id(e): e.fault for e in block if e.fault}
         rest = [e for e in block if not e.fault]
@@ -269,7 +270,7 @@ class OnlineDeployment:
         self._stored, self.saved = stored, saved
 
     def _restore(self) -> None:
-        """Load the saved state; if that fails, the next call begins with it."""
+        """Load the saved state. If that fails, the next call begins with loading the state."""
         stored = self._store.get(self._key)
         saved = self._initial if stored is None else _read(self.name, stored)
         self._dirty = True
@@ -280,7 +281,7 @@ class OnlineDeployment:
 
 
 def described(one: SetAside) -> str:
-    """A sentence about an example that was set aside."""
+    """Return a sentence about an example that was set aside."""
     return f"the label {one.label:g} of request {one.request_id!r} was set aside: {one.why}"
 
 
@@ -307,7 +308,7 @@ def _learn(learner: Learner, rows: Sequence[Example]) -> None:
 
 
 def _refusal(learner: Learner, rows: Sequence[Example]) -> str:
-    """Why a learner refuses some rows, "" if it does not; it is not changed."""
+    """Return why a learner refuses some rows, or "" if it accepts them. The learner is not changed."""
     try:
         _learn(copy.deepcopy(learner), rows)
     except MemoryError:
@@ -318,7 +319,7 @@ def _refusal(learner: Learner, rows: Sequence[Example]) -> str:
 
 
 def _refused(learner: Learner, rows: Sequence[Example]) -> dict[int, str]:
-    """The rows that a learner refuses alone, by `id`, with the reason: found by halving."""
+    """Return by `id` the rows that a learner refuses alone, with the reason. The rows are found by repeated halving."""
     why = _refusal(learner, rows)
     if not why:
         return {}

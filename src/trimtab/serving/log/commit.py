@@ -18,29 +18,30 @@ from trimtab.serving.log.log_health import LogHealth
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.serving.log.prediction_record import encode
 
-SLOW_S = 0.005  # appends that usually take longer are made in the thread
-_LOOKS = 4  # iterations of the loop that a group waits for more to join
-_WEIGHT = 0.1  # of the newest append in `usual_s`
-_RETRY_AFTER = 256  # appends in the thread before the loop is tried again
-_FINISHED_TOGETHER = 32  # answers in one iteration of the loop
-_LATER_S = 0.02  # how long buffered answers wait for more to share their append
-_APPEND_BYTES = 8 << 10  # what a disk writes for the smallest append
+SLOW_S = 0.005  # if appends usually take longer than this, they are made in the thread
+_LOOKS = 4  # iterations of the loop for which a group waits for more answers
+_WEIGHT = 0.1  # weight of the newest append in `usual_s`
+_RETRY_AFTER = 256  # number of appends in the thread before appending in the loop is tried again
+_FINISHED_TOGETHER = 32  # most answers that are completed in one iteration of the loop
+_LATER_S = 0.02  # how long buffered answers wait for more answers that share their append
+_APPEND_BYTES = 8 << 10  # bytes that a disk writes for the smallest append
 _logger = logging.getLogger(__name__)
 
 _Waiting: TypeAlias = "tuple[Sequence[Prediction], asyncio.Future[None]]"
 
 
 class GroupCommit:
-    """Appends predictions for the tasks of one event loop; each answer leaves once its predictions are in the log.
+    """Appends predictions for the tasks of one event loop. Each answer leaves once its predictions are in the log.
 
-    Predictions made in one iteration of the loop are appended together at its end: in the loop itself while appends
-    are quick, syncs included, since a thread costs more than a solid-state disk takes; in a thread while they are
-    slow, where whatever arrives meanwhile shares the next append. The log's maintenance runs in that thread, too, and
-    appends wait for it.  # D108
+    Predictions made in one iteration of the loop are appended together at its end. While appends are quick, syncs
+    included, they are made in the loop itself, because a thread costs more time than a solid-state disk takes. While
+    appends are slow, they are made in a thread. Predictions that arrive meanwhile share the next append. The
+    maintenance of the log runs in that thread, too, and appends wait for it.  # D108
 
-    In front of a `BufferedLog` answers leave as soon as they are buffered, and are written in the loop some
-    milliseconds later. While the log cannot be written they stay buffered and are retried; once the buffer is full,
-    requests are refused. After two failures the log is not tried for a while, so that refusals are quick.
+    In front of a `BufferedLog`, answers leave as soon as they are buffered, and are written in the loop some
+    milliseconds later. While the log cannot be written, the answers stay buffered and the write is retried. Once the
+    buffer is full, requests are refused. After two failures the log is not tried for a while, so that refusals are
+    quick.
 
     Args:
         log: The prediction log.
@@ -52,12 +53,12 @@ class GroupCommit:
         self._log = log
         self._buffer = log.log if isinstance(log.log, BufferedLog) else None
         self._health = LogHealth(failing)
-        self._timer: asyncio.TimerHandle | None = None  # until the buffer is written
-        self._turn: list[_Waiting] = []  # to append at the end of this iteration
-        self._handed: list[_Waiting] = []  # to append in the thread
+        self._timer: asyncio.TimerHandle | None = None  # the timer for writing the buffer
+        self._turn: list[_Waiting] = []  # predictions to append at the end of this iteration
+        self._handed: list[_Waiting] = []  # predictions to append in the thread
         self._mutex = threading.Lock()  # of `_handed`
         self._in_loop = True
-        self._in_thread = 0  # appends in the thread since the loop was left
+        self._in_thread = 0  # number of appends in the thread since the last append in the loop
         self._written_bytes = 0  # since the last maintenance
         self._in_maintenance = False
         self._thread = ThreadPoolExecutor(1, "trimtab-commit")
@@ -65,24 +66,24 @@ class GroupCommit:
 
     @property
     def buffered(self) -> int:
-        """Predictions that were answered and buffered, and are not in the log yet."""
+        """Return the number of answered predictions that are buffered and not in the log yet."""
         return 0 if self._buffer is None else self._buffer.buffered
 
     @property
     def failures(self) -> int:
-        """How many appends failed."""
+        """Return how many appends failed."""
         return self._health.failures
 
     @property
     def failure(self) -> Exception | None:
-        """Why nothing can be appended now."""
+        """Return why nothing can be appended now."""
         waits = self.buffered > 0
         return self._health.current(waits=waits, known_at_once=self._buffer is not None)
 
     # -- through the buffer -------------------------------------------------------------------------------------
 
     def buffer(self, predictions: Sequence[Prediction]) -> bool:
-        """Buffer `predictions`, which are in the log later; False when they must be appended first."""
+        """Buffer `predictions`, which reach the log later. Returns False when they must be appended first."""
         buffer = self._buffer
         if buffer is None:
             return False
@@ -98,7 +99,7 @@ class GroupCommit:
         return True
 
     def append_buffered(self) -> None:
-        """Write the buffer, or schedule a retry; `failure` says why it cannot be written."""
+        """Write the buffer, or schedule a retry. If the buffer cannot be written, `failure` says why."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -109,8 +110,10 @@ class GroupCommit:
             if buffer.flush(wait=self._closed):
                 self._health.succeeded()
             else:
-                pause_s = _LATER_S  # a reader writes it now, or the log is in maintenance
-        except Exception as error:  # the answers were given: kept, retried, shown in `failure`
+                pause_s = _LATER_S  # a reader is writing the buffer now, or the log is in maintenance
+        except (
+            Exception
+        ) as error:  # the answers were given, so they are kept and retried, and `failure` shows the error
             pause_s = self._health.failed(error)
         if pause_s and not self._closed:
             self._timer = asyncio.get_running_loop().call_later(pause_s, self.append_buffered)
@@ -118,20 +121,21 @@ class GroupCommit:
             self._start_maintenance()
 
     def _make_room(self, buffer: BufferedLog) -> bool:
-        """Write the whole buffer; whether that succeeded."""
+        """Write the whole buffer, and return whether that succeeded."""
         try:
             buffer.make_room()
-        except Exception as error:  # the request is refused, with this as its reason
+        except Exception as error:  # the request is refused, with this error as the reason
             self._health.failed(error)
             return False
         return True
 
-    # -- without it ---------------------------------------------------------------------------------------------
+    # -- without the buffer -------------------------------------------------------------------------------------
 
     def append(self, predictions: Sequence[Prediction]) -> asyncio.Future[None]:
-        """Append `predictions`: a future that is done once they are in the log.
+        """Append `predictions`, and return a future that is done once they are in the log.
 
-        It raises Unavailable when the log cannot be written now; none of them are in it then.
+        The future raises Unavailable when the log cannot be written now. In that case none of the predictions are in
+        the log.
         """
         loop = asyncio.get_running_loop()
         done = loop.create_future()
@@ -146,7 +150,7 @@ class GroupCommit:
         return done
 
     def close(self) -> None:
-        """Append what is buffered or waits in the thread, then stop it."""
+        """Append the predictions that are buffered or wait in the thread, then stop the thread."""
         self._closed = True
         self._thread.shutdown()
         self.append_buffered()
@@ -154,8 +158,10 @@ class GroupCommit:
 
     def _flush(self, loop: asyncio.AbstractEventLoop, seen: int, looks: int) -> None:
         if self._in_maintenance:
-            return  # its end appends
-        if looks and len(self._turn) > seen:  # clients that were just answered ask again: let them join
+            return  # the end of the maintenance appends
+        if (
+            looks and len(self._turn) > seen
+        ):  # clients that were just answered send their next requests: let those requests join
             loop.call_soon(self._flush, loop, len(self._turn), looks - 1)
             return
         self._append_turn()
@@ -185,17 +191,19 @@ class GroupCommit:
             self._maintain()
 
     def _appended(self, waiting: Sequence[_Waiting], error: Exception | None) -> None:
-        """In the loop, after an append in the thread."""
+        """Complete the answers in the loop, after an append in the thread."""
         self._finish(waiting, error)
         self._in_thread += 1
-        if self._in_thread >= _RETRY_AFTER and not self._in_loop:  # waiting for the thread makes appends look slow
+        if (
+            self._in_thread >= _RETRY_AFTER and not self._in_loop
+        ):  # waiting for the thread makes appends look slower than they are
             self._in_loop, self.usual_s = True, SLOW_S / 2
 
     def _finish(self, waiting: Sequence[_Waiting], error: Exception | None) -> None:
-        """Complete futures, some in each iteration: hundreds at once would hold up all other tasks."""
+        """Complete futures, only some in each iteration, because hundreds at once would delay all other tasks."""
         together = len(waiting) if self._closed else _FINISHED_TOGETHER
         for _, future in waiting[:together]:
-            if not future.done():  # the client may have gone
+            if not future.done():  # the client may have closed its connection
                 if error is None:
                     future.set_result(None)
                 else:
@@ -208,7 +216,7 @@ class GroupCommit:
         try:
             payloads = [encode(p) for predictions, _ in waiting for p in predictions]
             self._log.append_payloads(payloads)
-        except Exception as error:  # every task that waits gets it
+        except Exception as error:  # every task that waits gets the error
             self._health.failed(error)
             return error
         finally:
@@ -224,7 +232,7 @@ class GroupCommit:
     # -- maintenance of the log ---------------------------------------------------------------------------------
 
     def _start_maintenance(self) -> None:
-        """Have the thread maintain the log."""
+        """Let the thread do the maintenance of the log."""
         if self._in_maintenance or self._closed:
             return
         self._in_maintenance = True
@@ -240,13 +248,13 @@ class GroupCommit:
         self._written_bytes = 0
         try:
             self._log.log.maintenance()
-        except TrimtabError as error:  # the next append reports it
+        except TrimtabError as error:  # the next append reports the error
             _logger.warning("maintenance of the prediction log failed: %s", error)
-        except Exception:  # a fault of the log: appends go on
+        except Exception:  # the log has a fault, but appends go on
             _logger.exception("maintenance of the prediction log failed")
 
     def _maintained(self) -> None:
-        """In the loop, after a maintenance: append what was made meanwhile."""
+        """Append in the loop, after a maintenance, what was made meanwhile."""
         self._in_maintenance = False
         if not self._closed:
             self.append_buffered()

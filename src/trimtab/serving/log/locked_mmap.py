@@ -1,4 +1,4 @@
-"""A memory-mapped file that outlives the process that writes it; its lock says whether that process lives."""
+"""A memory-mapped file that outlives the process that writes it. Its lock tells whether that process is alive."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class LockedMmap:
     """A memory-mapped file whose lock this process holds.
 
     Args:
-        path: The file, made when it is not there.
-        lock: Its lock, released when the file cannot be made.
-        size_bytes: Its length; a file of another length is replaced. The room is allocated at once: a full disk cannot
-            fail a write.
+        path: The file. It is made if it does not exist.
+        lock: The lock of the file. It is released when the file cannot be made.
+        size_bytes: The length of the file. A file of another length is replaced. The whole space is allocated at once,
+            so that a full disk cannot make a write fail.
     """
 
     def __init__(self, path: Path, lock: FileLock, size_bytes: int) -> None:
@@ -32,20 +32,20 @@ class LockedMmap:
 
     @staticmethod
     def take(path: Path, size_bytes: int) -> LockedMmap | None:
-        """The file, or None while another process holds it.
+        """Return the file, or None while another process holds it.
 
         Raises:
-            OSError: It cannot be made; nothing is held then.
+            OSError: The file cannot be made. No lock is held in this case.
         """
         lock = FileLock.take(lock_of(path))
         return None if lock is None else LockedMmap(path, lock, size_bytes)
 
     @staticmethod
     def first_free(folder: Path, name: str, size_bytes: int) -> LockedMmap:
-        """The first of `NAME-0001`, `NAME-0002`, ... that no other process holds.
+        """Return the first of `NAME-0001`, `NAME-0002`, ... that no other process holds.
 
         Raises:
-            OSError: It cannot be made; nothing is held then.
+            OSError: The file cannot be made. No lock is held in this case.
         """
         for number in count(1):
             held = LockedMmap.take(folder / f"{name}-{number:04}", size_bytes)
@@ -72,7 +72,7 @@ def _mapped(path: Path, size_bytes: int) -> mmap.mmap:
                 os.ftruncate(fd, 0)
                 os.posix_fallocate(fd, 0, size_bytes)
             except OSError:
-                path.unlink()  # a part of it would only take room
+                path.unlink()  # an incomplete file would only take up space
                 raise
         return mmap.mmap(fd, 0)
     finally:
@@ -80,5 +80,5 @@ def _mapped(path: Path, size_bytes: int) -> mmap.mmap:
 
 
 def lock_of(path: Path) -> Path:
-    """The lock of a `LockedMmap`."""
+    """Return the lock of a `LockedMmap`."""
     return path.with_suffix(".lock")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import perf_counter
 
-_STALE_S = 5.0  # a failure that old says nothing: no request came since
+_STALE_S = 5.0  # age from which a failure says nothing about now, because no request came since
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
 
 
 class LogHealth:
-    """The failures of one log: counted, reported when they begin and end, retried with growing pauses.
+    """The failures of one log: they are counted, reported when they begin and end, and retried after growing pauses.
 
     Args:
         failing: Called with the reason when the log begins to fail, and with None when it works again.
@@ -25,17 +25,17 @@ class LogHealth:
 
     @property
     def waits(self) -> bool:
-        """Whether it is too early to try the log again; the first failure is retried at once."""
+        """Return whether it is too early to try the log again. The first failure is retried at once."""
         return self.error is not None and perf_counter() < self._retry_at_s
 
     def current(self, *, waits: bool, known_at_once: bool) -> Exception | None:
-        """Why nothing can be written now.
+        """Return why nothing can be written to the log now.
 
-        A process that is not ready gets no requests, and so never tries the log again. Therefore a failure is
+        A process that is not ready gets no requests, and so would never try the log again. Therefore a failure is
         forgotten after five seconds, unless something waits to be written.
 
         Args:
-            waits: Whether something waits to be written: then the log is being tried.
+            waits: Whether something waits to be written. If so, the log is being tried.
             known_at_once: Whether an empty buffer shows that the log works again.
         """
         stale = known_at_once or perf_counter() - self._failed_at_s > _STALE_S
@@ -44,7 +44,7 @@ class LogHealth:
         return self.error
 
     def failed(self, error: Exception) -> float:
-        """Count a failure; after how many seconds to retry."""
+        """Count a failure, and return the number of seconds after which to retry."""
         begins, self.error = self.error is None, error
         self.failures += 1
         self._in_a_row += 1
@@ -57,7 +57,7 @@ class LogHealth:
         return pause_s
 
     def succeeded(self) -> None:
-        """The log was written."""
+        """Note that the log was written."""
         if self.error is not None:
             self.error, self._in_a_row, self._retry_at_s = None, 0, 0.0
             self._failing(None)

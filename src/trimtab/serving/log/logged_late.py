@@ -12,15 +12,17 @@ from trimtab.serving.log.prediction_ids import id_front, id_time_us
 from trimtab.store.log_places import begin_of
 from trimtab.store.ports import Log, LogRecord
 
-SOON_US = 1_000_000  # a record appended within this of its identifier is found by bisection; all others are late
+SOON_US = (
+    1_000_000  # a record appended within this time of its identifier is found by bisection; all other records are late
+)
 _BLOCK = 2_000  # positions
-_HEAD_BYTES = 8  # an identifier begins within so many bytes of a payload
+_HEAD_BYTES = 8  # an identifier begins within this many bytes of a payload
 _PREFIX = b"p_"
 _FRONT_BYTES = len(id_front(0))
 
 
 class _Block(msgspec.Struct, frozen=True, gc=False):
-    """First and last time of the late records in some positions of a partition, as fronts of identifiers."""
+    """The first and last time of the late records in a range of positions of a partition, as fronts of identifiers."""
 
     through: int  # the position up to which the block was read
     first: bytes = b"~"  # greater than every identifier
@@ -28,10 +30,11 @@ class _Block(msgspec.Struct, frozen=True, gc=False):
 
 
 class LoggedLate:
-    """Finds records that lie far behind their time, and reads each block of the log once in the life of a process.
+    """Finds records that were logged long after their time, and reads each block of the log only once.
 
-    Of a block only the first and the last time of its late records is kept. So a second search reads just the blocks
-    that may hold what it looks for, and what was appended since.
+    A block is a range of positions. Only the first and the last time of its late records is kept, as long as the
+    process lives. So a second search reads just the blocks that may hold the wanted record, and what was appended
+    since.
 
     Args:
         log: The prediction log.
@@ -39,8 +42,8 @@ class LoggedLate:
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self._blocks: dict[str, dict[int, _Block]] = {}  # by partition and number
-        self._reading = threading.Lock()  # two searches do not read the same block
+        self._blocks: dict[str, dict[int, _Block]] = {}  # blocks by partition and number
+        self._reading = threading.Lock()  # prevents two searches from reading the same block
 
     def find(
         self, prediction_id: str, needle: bytes, place: tuple[str, int, int], deadline_s: float | None
@@ -48,20 +51,20 @@ class LoggedLate:
         """Find the record of a prediction that was logged more than `SOON_US` after it was made.
 
         Args:
-            prediction_id: Its identifier.
-            needle: The same as it stands in payloads.
-            place: The partition, the position behind which to search, and the last position to search.
-            deadline_s: When to give up (`perf_counter`); None: never.
+            prediction_id: The identifier of the prediction.
+            needle: The bytes of the identifier as they stand in payloads.
+            place: The partition, the position after which to search, and the last position to search.
+            deadline_s: The time (`perf_counter`) at which to give up. None: never.
 
         Raises:
-            Late: The deadline passed. What was read is known to the next search, which gets further.
+            Late: The deadline passed. The next search skips the blocks that were read, and so gets further.
         """
         partition, after, last = place
         front = id_front(id_time_us(prediction_id)).encode()
         begin = begin_of(self._log, partition, last)
         blocks = self._blocks.setdefault(partition, {})
         for number in [one for one in list(blocks) if (one + 1) * _BLOCK <= begin]:
-            blocks.pop(number, None)  # truncated
+            blocks.pop(number, None)  # the block was truncated
         for number in range(max(after, begin) // _BLOCK, -(-last // _BLOCK)):
             block = self._block(partition, number, min((number + 1) * _BLOCK, last), deadline_s)
             if block.first <= front <= block.last:
@@ -72,7 +75,7 @@ class LoggedLate:
         return None
 
     def _block(self, partition: str, number: int, end: int, deadline_s: float | None) -> _Block:
-        """A block, read up to `end`."""
+        """Return a block, read up to `end`."""
         blocks = self._blocks[partition]
         with self._reading:
             block = blocks.get(number) or _Block(number * _BLOCK)
@@ -90,18 +93,20 @@ def check_search(deadline_s: float | None) -> None:
 
 
 def holds_id(payload: bytes, needle: bytes) -> bool:
-    """Whether a payload, also of an erased prediction, begins with an identifier."""
+    """Return whether a payload begins with an identifier, even if its prediction was erased."""
     return payload.find(needle, 0, len(needle) + _HEAD_BYTES) >= 0
 
 
 def _extended(block: _Block, records: list[LogRecord], end: int) -> _Block:
-    """A block with what was read of it up to `end`."""
+    """Return a block, extended by what was read up to `end`."""
     first, last = block.first, block.last
     appended_at_us, soon = -1, b""
     for record in records:
         if record.appended_at_us != appended_at_us:
             appended_at_us = record.appended_at_us
-            soon = id_front(max(0, appended_at_us - SOON_US + 999)).encode()  # rounded up: earlier fronts are late
+            soon = id_front(
+                max(0, appended_at_us - SOON_US + 999)
+            ).encode()  # rounded up, because records with earlier fronts are late
         at = record.payload.find(_PREFIX, 0, _HEAD_BYTES + len(_PREFIX))
         front = record.payload[at : at + _FRONT_BYTES]
         if front < soon and at >= 0:

@@ -18,34 +18,38 @@ from trimtab.serving.log.prediction_record import decode, payload_id
 from trimtab.store.durable_files import make_folder
 from trimtab.store.file_lock import FileLock
 
-SIZE_BYTES = 4 << 20  # a third of a second of answers, which the log's maintenance may take; part of the format
-_MAGIC = b"trSp\x01\0\0\0"  # the last byte that is not zero is the format
+SIZE_BYTES = (
+    4 << 20
+)  # holds the answers of a third of a second, the time that the log's maintenance may take; part of the format
+_MAGIC = b"trSp\x01\0\0\0"  # the last byte that is not zero is the number of the format
 _USED = struct.Struct("<q")
-_HEAD = struct.Struct("<II")  # of each payload: size and CRC-32
+_HEAD = struct.Struct("<II")  # the header of each payload: size and CRC-32
 _HEAD_BYTES = _HEAD.size
 _pack_used, _pack_head, _crc32 = _USED.pack, _HEAD.pack, zlib.crc32
 _FILES = "spool-" + "[0-9]" * 4
-_BEGIN = 16  # behind magic and the count of used bytes
+_BEGIN = 16  # payloads begin after the magic number and the count of used bytes
 
 
 class Spool:
-    """Payloads between answer and log.
+    """Payloads that were answered but are not in the log yet.
 
-    Adding one is a copy into memory that the system keeps when the process is killed. The next process that opens a
-    spool appends what it holds to the log, unless it is there. A power cut may lose it.
+    Adding a payload is a copy into memory that the system keeps when the process is killed. The next process that opens
+    a spool appends the payloads in it to the log, unless they are there already. A power cut may lose a spool.
 
     Args:
-        directory: Where spools are; one for each process that serves at the same time.
-        log: The log that its payloads go to.
+        directory: The folder of the spools. There is a spool for each process that serves at the same time.
+        log: The log to which the payloads are written.
     """
 
     def __init__(self, directory: Path, log: PredictionLog) -> None:
         try:
             make_folder(directory)
-            self.recovered = recover_spools(directory, log)  # predictions found in spools and not in the log
+            self.recovered = recover_spools(
+                directory, log
+            )  # number of predictions that were found in spools but not in the log
             self._file = LockedMmap.first_free(directory, "spool", SIZE_BYTES)
             try:
-                self.recovered += _emptied(self._file.memory, log)  # its process may have died since
+                self.recovered += _emptied(self._file.memory, log)  # the process of the spool may have died since
             except BaseException:
                 self._file.close()
                 raise
@@ -56,7 +60,7 @@ class Spool:
         self._used = 0
 
     def add(self, payloads: Sequence[bytes]) -> bool:
-        """Add payloads, all or none; False when there is no room for them."""
+        """Add all payloads or none. Returns False when there is no room for them."""
         framed = _framed(payloads[0]) if len(payloads) == 1 else b"".join(map(_framed, payloads))
         at = _BEGIN + self._used
         end = at + len(framed)
@@ -65,11 +69,13 @@ class Spool:
         view = self._map
         view[at:end] = framed
         self._used = used = end - _BEGIN
-        view[8:_BEGIN] = _pack_used(used)  # last: it makes them valid; `pack_into` would write zeros first
+        view[8:_BEGIN] = _pack_used(
+            used
+        )  # written last, because the count makes the payloads valid; `pack_into` would write zeros first
         return True
 
     def clear(self) -> None:
-        """Empty it: everything is in the log."""
+        """Empty the spool, because all its payloads are in the log."""
         self._used = 0
         self._map[8:_BEGIN] = _pack_used(0)
 
@@ -88,12 +94,10 @@ def _framed(payload: bytes) -> bytes:
 
 
 def recover_spools(directory: Path, log: PredictionLog) -> int:
-    """Append to `log` what dead processes left in their spools; how many predictions were not in it.
-
-    Spools of living processes are skipped.
+    """Append to `log` what dead processes left in their spools, and return how many predictions were not in the log.
 
     Raises:
-        Unavailable: They cannot be read, or the log cannot be written.
+        Unavailable: The spools cannot be read, or the log cannot be written.
     """
     try:
         return sum(_recovered(path, log) for path in sorted(directory.glob(_FILES)))
@@ -102,11 +106,11 @@ def recover_spools(directory: Path, log: PredictionLog) -> int:
 
 
 def remove_spools(directory: Path, log: PredictionLog) -> None:
-    """Append to `log` what spools hold, and delete them: their pages keep old payloads.
+    """Append to `log` what spools hold, and delete the spools, because their pages keep old payloads.
 
     Raises:
-        Conflict: A living process holds one; those of dead ones may be gone.
-        Unavailable: They cannot be read or deleted, or the log cannot be written.
+        Conflict: A living process holds a spool. Spools of dead processes may already be deleted.
+        Unavailable: The spools cannot be read or deleted, or the log cannot be written.
     """
     try:
         for path in sorted(directory.glob(_FILES)):
@@ -130,9 +134,9 @@ def _recovered(path: Path, log: PredictionLog) -> int:
 
 
 def _emptied(mapped: mmap.mmap, log: PredictionLog) -> int:
-    """Append what a spool holds and the log does not; how many that were."""
+    """Append the payloads of a spool that the log does not hold, and return how many were appended."""
     lost = [p for p in _payloads(mapped) if log.locate(payload_id(p)) is None]
-    if lost:  # by the time of the answers: the clock may have been set back since. # D170
+    if lost:  # append times are those of the answers, because the clock may have been set back since. # D170
         log.append_payloads(lost, at_us=list(accumulate(map(_answered_at_us, lost), max)))
     mapped[8:_BEGIN] = _pack_used(0)
     return len(lost)
@@ -142,12 +146,12 @@ def _answered_at_us(payload: bytes) -> int:
     prediction = decode(payload, "a spool", 0)
     try:
         return max(prediction.made_at_us, id_time_us(prediction.id))
-    except Misuse:  # an identifier without a time
+    except Misuse:  # the identifier holds no time
         return prediction.made_at_us
 
 
 def _payloads(mapped: mmap.mmap) -> list[bytes]:
-    """What a spool holds, up to the first damage (which only a power cut leaves)."""
+    """Return the payloads of a spool, up to the first damage. Only a power cut leaves damage."""
     (used,) = _USED.unpack(mapped[8:_BEGIN]) if mapped[:8] == _MAGIC else (0,)
     end = min(_BEGIN + max(used, 0), len(mapped))
     at, found = _BEGIN, []

@@ -53,9 +53,7 @@ class ArmMetrics:
         Raises:
             Unavailable: The catalogue cannot be written now. The next call writes the counts.
         """
-        self._minute = max(
-            self._minute, self._clock.now_us() // MINUTE_US
-        )  # the minute never goes back, because records of later minutes may be written
+        self._minute = max(self._minute, self._clock.now_us() // MINUTE_US)  # never an earlier minute than before
         for counts in [one for endpoint in self._counts() for one in endpoint.all()]:
             now = counts.snapshot()
             of = _of(now)

@@ -69,9 +69,8 @@ class Share:
         self.share = share
         self._below = round(share * 2**64)
         self.about = tuple(about)
-        salted = (
-            model if line == CANARY else f"{line}\0{model}"
-        )  # canaries have no line, so that their shares stay as they were before lines existed
+        # the line of canaries is left out, so that their shares stay as they were before lines existed
+        salted = model if line == CANARY else f"{line}\0{model}"
         self._salt = blake2b(salted.encode(), digest_size=16).digest()
 
     def holds(self, row: Row) -> bool:

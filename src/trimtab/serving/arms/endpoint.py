@@ -32,9 +32,8 @@ CANARY_FAILED = "canary_failed"  # the flag of an answer that another version ga
 _KNOWN = 8
 _throttled = ThrottledLogger(logging.getLogger(__name__))
 
-Prepared: TypeAlias = (
-    Prediction | bytes
-)  # a prediction that was made now and must be logged, or the JSON of a stored answer, which its batch has logged
+# a prediction that was made now and must be logged, or the JSON of a stored answer, which its batch has logged
+Prepared: TypeAlias = Prediction | bytes
 
 
 class SharedRow:

@@ -12,9 +12,8 @@ from trimtab.serving.log.prediction_ids import id_front, id_time_us
 from trimtab.store.log_places import begin_of
 from trimtab.store.ports import Log, LogRecord
 
-SOON_US = (
-    1_000_000  # a record appended within this time of its identifier is found by bisection; all other records are late
-)
+# a record appended within this time of its identifier is found by bisection; all other records are late
+SOON_US = 1_000_000
 _BLOCK = 2_000  # positions
 _HEAD_BYTES = 8  # an identifier begins within this many bytes of a payload
 _PREFIX = b"p_"

@@ -18,9 +18,8 @@ from trimtab.serving.log.prediction_record import decode, payload_id
 from trimtab.store.durable_files import make_folder
 from trimtab.store.file_lock import FileLock
 
-SIZE_BYTES = (
-    4 << 20
-)  # holds the answers of a third of a second, the time that the log's maintenance may take; part of the format
+# holds the answers of a third of a second, because the log's maintenance may take so long; part of the format
+SIZE_BYTES = 4 << 20
 _MAGIC = b"trSp\x01\0\0\0"  # the last byte that is not zero is the number of the format
 _USED = struct.Struct("<q")
 _HEAD = struct.Struct("<II")  # the header of each payload: size and CRC-32
@@ -44,9 +43,7 @@ class Spool:
     def __init__(self, directory: Path, log: PredictionLog) -> None:
         try:
             make_folder(directory)
-            self.recovered = recover_spools(
-                directory, log
-            )  # number of predictions that were found in spools but not in the log
+            self.recovered = recover_spools(directory, log)  # how many predictions of spools the log lacked
             self._file = LockedMmap.first_free(directory, "spool", SIZE_BYTES)
             try:
                 self.recovered += _emptied(self._file.memory, log)  # the process of the spool may have died since
@@ -69,9 +66,8 @@ class Spool:
         view = self._map
         view[at:end] = framed
         self._used = used = end - _BEGIN
-        view[8:_BEGIN] = _pack_used(
-            used
-        )  # written last, because the count makes the payloads valid; `pack_into` would write zeros first
+        # written last, because the count makes the payloads valid; `pack_into` would write zeros first
+        view[8:_BEGIN] = _pack_used(used)
         return True
 
     def clear(self) -> None:

@@ -121,7 +121,7 @@ class CachedScores:
         self._most = max(1, cache.size_bytes // (_ENTRY_BYTES + 8 * inputs + score_bytes))
         self._ttl_s = math.inf if cache.ttl_us is None else cache.ttl_us / 1e6
         self._clock = clock if cache.ttl_us is not None else lambda: 0.0
-        self._kept: OrderedDict[bytes, tuple[Score, float]] = OrderedDict()  # score and expiry, least recently used first
+        self._kept: OrderedDict[bytes, tuple[Score, float]] = OrderedDict()  # scores with expiry, oldest use first
         self._metrics = metrics
 
     def predict_row(self, row: list[float]) -> Score:

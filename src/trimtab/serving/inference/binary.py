@@ -1,4 +1,4 @@
-"""Bodies over HTTP: JSON, with binary tensors behind it, and compression."""
+"""Bodies over HTTP: JSON, followed by binary tensors, and their compression."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from trimtab.serving.inference.tensors import InputTensor
 from trimtab.serving.problems import Refused, decode_problem
 
 BINARY_SIZE = "binary_data_size"
-BINARY = "binary_data"  # a parameter of an output: send it in binary
-BINARY_OUTPUT = "binary_data_output"  # a parameter of a request: send all outputs in binary
-_WINDOWS = {"gzip": 31, "deflate": 15}  # window bits of zlib: with the header of gzip, or of zlib
+BINARY = "binary_data"  # the parameter of an output that asks to send the output in binary
+BINARY_OUTPUT = "binary_data_output"  # the parameter of a request that asks to send all outputs in binary
+_WINDOWS = {"gzip": 31, "deflate": 15}  # window bits of zlib, for a header of gzip or of zlib
 _QUICK = 1  # compression level
 
 
 class InputParameters(msgspec.Struct, frozen=True, gc=False):
-    """The parameters of an input; others are ignored."""
+    """The parameters of an input. Other parameters are ignored."""
 
     binary_data_size: int | None = None
     shared_memory_region: str | None = None
@@ -46,7 +46,7 @@ class JsonOutput(msgspec.Struct, frozen=True):
 
 
 class JsonInfer(msgspec.Struct, frozen=True):
-    """A request in JSON; further fields are ignored."""
+    """A request in JSON. Further fields are ignored."""
 
     inputs: list[JsonInput]
     id: str = ""
@@ -58,7 +58,7 @@ class Read(msgspec.Struct, frozen=True, gc=False):
     """A request, and the outputs to send in binary."""
 
     request: Infer
-    binary: bool  # for outputs without a choice of their own
+    binary: bool  # applies to outputs without a choice of their own
     binary_of: Mapping[str, bool]
 
 
@@ -67,16 +67,16 @@ _encode = msgspec.json.Encoder().encode
 
 
 def read_infer(model: str, version: str, body: bytes, header_bytes: int | None) -> Read:
-    """The request in a body.
+    """Return the request in a body.
 
     Args:
-        model: Of the address.
-        version: Of the address; may be empty.
-        body: JSON, then binary tensors.
-        header_bytes: The length of the JSON; None: the whole body.
+        model: The model in the address.
+        version: The version in the address, which may be empty.
+        body: JSON, followed by binary tensors.
+        header_bytes: The length of the JSON. None: the whole body is JSON.
 
     Raises:
-        Misuse: The body is not a valid request; the message names the place.
+        Misuse: The body is not a valid request. The message names the place in the body.
     """
     if header_bytes is not None and not 0 < header_bytes <= len(body):
         raise Misuse(f"inference-header-content-length: {header_bytes} of a body of {len(body)} bytes.")
@@ -102,7 +102,7 @@ def read_infer(model: str, version: str, body: bytes, header_bytes: int | None) 
 
 
 def _inputs(given: Sequence[JsonInput], body: bytes, at: int) -> list[InputTensor]:
-    """The tensors, with their parts of the body from `at` on, in order."""
+    """Return the tensors, with their parts of the body from `at` on, in order."""
     out, end = [], len(body)
     for one in given:
         data = None if one.data is msgspec.UNSET else one.data
@@ -127,7 +127,7 @@ def _inputs(given: Sequence[JsonInput], body: bytes, at: int) -> list[InputTenso
 
 
 def write_inferred(inferred: Inferred, read: Read) -> tuple[bytes, int | None]:
-    """The body of a response, and the length of its JSON; None: the whole body."""
+    """Return the body of a response and the length of its JSON. The length is None if the whole body is JSON."""
     head: dict[str, Any] = {"model_name": inferred.model, "model_version": inferred.version}
     if inferred.id:
         head["id"] = inferred.id
@@ -150,11 +150,11 @@ def write_inferred(inferred: Inferred, read: Read) -> tuple[bytes, int | None]:
 
 
 def decompressed(body: bytes, encoding: str, limit_bytes: int) -> bytes:
-    """A body, decompressed.
+    """Return the decompressed body.
 
     Raises:
-        Refused: It is larger than the limit (413), or compressed in another way (415).
-        Misuse: It is not compressed as its header says, or incomplete.
+        Refused: The body is larger than the limit (413), or compressed by another method (415).
+        Misuse: The body is incomplete, or not compressed as its header says.
     """
     if encoding in ("", "identity"):
         return body
@@ -174,13 +174,13 @@ def decompressed(body: bytes, encoding: str, limit_bytes: int) -> bytes:
 
 
 def compressed(body: bytes, encoding: str) -> bytes:
-    """A body, compressed by gzip or deflate."""
+    """Return the body compressed by gzip or deflate."""
     deflater = zlib.compressobj(_QUICK, zlib.DEFLATED, _WINDOWS[encoding])
     return deflater.compress(body) + deflater.flush()
 
 
 def encoding_of(accepted: str) -> str | None:
-    """The compression of a response that its client accepts; None: none.
+    """Return a compression of the response that the client accepts, or None to send it uncompressed.
 
     >>> encoding_of("br, gzip;q=0.8"), encoding_of("gzip;q=0"), encoding_of("")
     ('gzip', None, None)

@@ -1,4 +1,4 @@
-"""Descriptions of the server and its models; field names are those of the protocol."""
+"""Descriptions of the server and its models. The field names are those of the protocol."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trimtab.serving.inference.tensors import BYTES
 PLATFORM = "trimtab"
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters", "statistics")
 SCORE, PREDICTION, ID, VERSION, REASONS, FLAGS = "score", "prediction", "id", "version", "reasons", "flags"
-ANY = -1  # the number of rows
+ANY = -1  # stands for the number of rows
 
 
 class ServerMetadata(msgspec.Struct, frozen=True):
@@ -26,7 +26,7 @@ class ServerMetadata(msgspec.Struct, frozen=True):
 
 
 class TensorMetadata(msgspec.Struct, frozen=True):
-    """An input or output of a model; a dimension of -1 is the number of rows."""
+    """An input or output of a model. A dimension of -1 stands for the number of rows."""
 
     name: str
     datatype: str
@@ -72,7 +72,7 @@ class ModelConfig(msgspec.Struct, frozen=True):
     name: str
     platform: str
     backend: str
-    max_batch_size: int  # 0: rows are the first dimension of every shape
+    max_batch_size: int  # 0: the rows are the first dimension of every shape
     input: tuple[ConfiguredInput, ...]
     output: tuple[ConfiguredOutput, ...]
     parameters: Mapping[str, ConfigParameter]
@@ -88,12 +88,12 @@ class ModelIndex(msgspec.Struct, frozen=True):
 
 
 def version_number(served: ServedVersion) -> str:
-    """The number of a version, "7" of "late_flight@7"."""
+    """Return the number of a version, such as "7" of "late_flight@7"."""
     return served.label.rpartition("@")[2]
 
 
 def described_outputs(served: ServedVersion) -> tuple[TensorMetadata, ...]:
-    """The outputs of a version, in order."""
+    """Return the outputs of a version, in order."""
     several = len(served.classes)
     out = [TensorMetadata(SCORE, "FP64", (ANY, several) if several else (ANY,))]
     if several:
@@ -102,7 +102,7 @@ def described_outputs(served: ServedVersion) -> tuple[TensorMetadata, ...]:
 
 
 def metadata(served: ServedVersion, request: Request) -> ModelMetadata:
-    """The metadata of a version."""
+    """Return the metadata of a version."""
     return ModelMetadata(
         name=served.model,
         versions=(version_number(served),),
@@ -113,7 +113,7 @@ def metadata(served: ServedVersion, request: Request) -> ModelMetadata:
 
 
 def config(served: ServedVersion, request: Request) -> ModelConfig:
-    """The configuration of a version."""
+    """Return the configuration of a version."""
     described = metadata(served, request)
     needed = (request.key, request.time)
     parameters = {

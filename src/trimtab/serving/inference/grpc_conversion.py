@@ -15,14 +15,14 @@ _CONTENTS = {
     "INT64": "int64_contents", "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
     "UINT64": "uint64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents",
 }  # fmt: skip
-_MOST_FIELDS = 10_000  # of a message, without those within others
+_MOST_FIELDS = 10_000  # most fields of a message, without the fields of nested messages
 
 
 def parsed_message(read: Callable[[bytes], Any], sent: bytes) -> Any:
-    """The message in some bytes.
+    """Return the message in some bytes.
 
     Raises:
-        Misuse: There is none; `Refused` (413): it has too many fields.
+        Misuse: The bytes hold no message. `Refused` (413) is raised when the message has too many fields.
     """
     from google.protobuf.message import DecodeError
 
@@ -34,7 +34,7 @@ def parsed_message(read: Callable[[bytes], Any], sent: bytes) -> Any:
 
 
 def _check_fields(sent: bytes) -> None:
-    """Refuse a message of very many fields: each may take a hundred times its size in memory."""
+    """Refuse a message of very many fields, because each field may take a hundred times its size in memory."""
     at, count = 0, 0
     while at < len(sent):
         tag, at = _varint(sent, at)
@@ -53,7 +53,7 @@ def _check_fields(sent: bytes) -> None:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number, and its end."""
+    """Return a number, and the position of its end."""
     found = shift = 0
     while at < len(data) and shift < 64:
         byte = data[at]
@@ -64,10 +64,10 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def read_infer(request: Any, size_bytes: int) -> Infer:
-    """The request in a `ModelInferRequest`.
+    """Return the request in a `ModelInferRequest`.
 
     Raises:
-        Misuse: Its tensors or parameters are not as the protocol has them.
+        Misuse: The tensors or parameters are not as the protocol demands.
     """
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
@@ -97,7 +97,7 @@ def _tensor(tensor: Any, raw: bytes | None) -> InputTensor:
             )
         data = list(getattr(tensor.contents, field))
     elif raw is None and 0 in tensor.shape:
-        data = []  # it has no elements
+        data = []  # the tensor has no elements
     return InputTensor(tensor.name, tensor.datatype, list(tensor.shape), raw, data)
 
 
@@ -108,7 +108,7 @@ def _output(output: Any) -> str:
 
 
 def _parameters(given: Mapping[str, Any], *, refuse: bool = False) -> dict[str, Any]:
-    """Parameters as values; `refuse` those that are not supported."""
+    """Return parameters as values. With `refuse`, refuse parameters that are not supported."""
     out = {}
     for name, value in given.items():
         choice = value.WhichOneof("parameter_choice")
@@ -129,7 +129,7 @@ def _choice(value: bool | int | float | str) -> str:
 
 
 def write_inferred(response_type: Callable[..., Any], inferred: Inferred) -> Any:
-    """An inference as a `ModelInferResponse`."""
+    """Return an inference as a `ModelInferResponse`."""
     response = response_type(model_name=inferred.model, model_version=inferred.version, id=inferred.id)
     for name, value in inferred.parameters.items():
         setattr(response.parameters[name], _choice(value), value)

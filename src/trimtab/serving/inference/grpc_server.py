@@ -39,12 +39,12 @@ _CODES = {
     504: "DEADLINE_EXCEEDED",
 }
 _NOT_SUPPORTED = ("RepositoryModelLoad", "RepositoryModelUnload")
-_DECODED = 10  # bytes of memory for a byte of a message
-_SHOWN = 1_000  # characters of an error: it is sent in a header
+_DECODED = 10  # bytes of memory that a byte of a message may take
+_SHOWN = 1_000  # most characters of an error, which is sent in a header
 _logger = logging.getLogger(__name__)
 
-Certificate: TypeAlias = tuple[bytes, bytes]  # PEM: the private key, and the certificate with its chain
-Count: TypeAlias = Callable[[str, str, str], object]  # of requests, by route, status and model
+Certificate: TypeAlias = tuple[bytes, bytes]  # the private key, and the certificate with its chain, both in PEM
+Count: TypeAlias = Callable[[str, str, str], object]  # counts requests by route, status and model
 _Answer: TypeAlias = Callable[[Any], Awaitable[Any]]
 
 
@@ -52,8 +52,8 @@ class GrpcListener(msgspec.Struct, frozen=True):
     """Where and how a gRPC server listens."""
 
     host: str = "127.0.0.1"
-    port: int = 0  # 0: any free one
-    certificate: Certificate | None = None  # with it only TLS is spoken
+    port: int = 0  # 0: any free port
+    certificate: Certificate | None = None  # if given, the server speaks only TLS
     shared: bool = False  # whether other processes listen on the same port
     announce: Callable[[str], object] | None = None  # called with the address once requests are taken
 
@@ -62,13 +62,13 @@ class GrpcServer:
     """Takes requests of the protocol over gRPC.
 
     Args:
-        service: What answers them.
-        count: Counts requests, as route `grpc`.
+        service: Answers the requests.
+        count: Counts requests under the route `grpc`.
         listener: Where to listen.
 
     Raises:
         Misuse: grpcio is not installed.
-        Unavailable: The port is taken, or the address is not this machine's; also from `start`.
+        Unavailable: The port is taken, or the address is not one of this machine. `start` may raise it, too.
     """
 
     def __init__(self, service: InferenceService, count: Count, listener: GrpcListener) -> None:
@@ -84,15 +84,16 @@ class GrpcServer:
         self._ending = asyncio.Event()
 
     async def start(self) -> None:
-        """Take requests."""
+        """Begin to take requests."""
         import grpc
 
         listener = self._listener
-        check_free(listener.host, self.port, listener.shared)  # again, for the system's error message
+        check_free(listener.host, self.port, listener.shared)  # try again, for the error message of the system
 
         body_bytes = self._parts.limits.body_bytes
         options = [
-            ("grpc.max_receive_message_length", body_bytes),  # also after decompression, from grpcio 1.83 on
+            # from grpcio 1.83 on the limit also holds after decompression
+            ("grpc.max_receive_message_length", body_bytes),
             ("grpc.so_reuseport", int(listener.shared)),
         ]
         self._server = grpc.aio.server(options=options)
@@ -104,14 +105,14 @@ class GrpcServer:
             else:
                 credentials = grpc.ssl_server_credentials([listener.certificate])
                 self.port = self._server.add_secure_port(address, credentials)
-        except RuntimeError as error:  # taken meanwhile
+        except RuntimeError as error:  # the port was taken meanwhile
             raise _taken(listener.host, self.port, error) from error
         await self._server.start()
         if listener.announce is not None:
             listener.announce(f"{address.rpartition(':')[0]}:{self.port}")
 
     async def stop(self, grace_s: float) -> None:
-        """Finish requests in flight within `grace_s`; new ones are refused, and idle streams end."""
+        """Finish requests in flight within `grace_s`. New requests are refused, and idle streams end."""
         self._ending.set()
         await self._server.stop(grace_s)
 
@@ -140,17 +141,17 @@ class GrpcServer:
         return {**handlers, "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._model_stream_infer)}
 
     def _unary(self, name: str, right: Role | None, answer: _Answer) -> Callable[[bytes, Any], Awaitable[bytes]]:
-        """A method from bytes to bytes; errors become statuses."""
+        """Make a method from bytes to bytes, which turns errors into gRPC statuses."""
         read = self._messages[f"{name}Request"].FromString
 
         async def outcome(sent: bytes, context: Any) -> bytes | tuple[Any, str]:
-            """The response, or the status and text of an error."""
+            """Return the response, or the status and text of an error."""
             model = ""
             with self._request(name, context) as request_state:
                 try:
                     self._admit(context, right, request_state)
                     if name == "ModelInfer":
-                        self._service.check_room()  # before any work on it
+                        self._service.check_room()  # before any work on the message
                     request = await self._read(read, sent, request_state)
                     if name == "ModelInfer":
                         model = request.model_name
@@ -166,7 +167,7 @@ class GrpcServer:
 
         async def handle(sent: bytes, context: Any) -> bytes:
             found = await outcome(sent, context)
-            sent = b""  # gRPC may keep the error of an abort, and this frame with it
+            sent = b""  # gRPC may keep the error of an abort, which keeps this frame alive
             if isinstance(found, tuple):
                 await self._service.refusal_turn()
                 await context.abort(*found)
@@ -175,12 +176,13 @@ class GrpcServer:
         return handle
 
     async def _model_stream_infer(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-        """Requests one after another in a stream, which goes on after one that fails."""
+        """Answer the requests of a stream one after another. The stream goes on after a request that fails."""
         name = "ModelStreamInfer"
         while (sent := await self._next(requests, context)) is not None:
             with self._request(name, context, again=True) as request_state:
                 try:
-                    self._admit(context, "predict", request_state)  # each counts against the rate of the key
+                    # each request of the stream counts against the rate of the key
+                    self._admit(context, "predict", request_state)
                 except Exception as error:
                     code, text = self._failed(name, error, request_state)
                     await context.abort(code, text)
@@ -188,7 +190,7 @@ class GrpcServer:
             yield answered
 
     async def _streamed(self, sent: bytes, request_state: _Request, context: Any) -> bytes:
-        """The response to one request of a stream."""
+        """Return the response to one request of a stream."""
         response, model, request_id = self._messages["ModelStreamInferResponse"], "", ""
         try:
             request = await self._read(self._messages["ModelInferRequest"].FromString, sent, request_state)
@@ -200,12 +202,12 @@ class GrpcServer:
         except Exception as error:
             text = self._failed("ModelStreamInfer", error, request_state, model)[1]
             await self._service.refusal_turn()
-            of = self._messages["ModelInferResponse"](id=request_id)  # so that the client knows which failed
+            of = self._messages["ModelInferResponse"](id=request_id)  # tells the client which request failed
             answered = response(error_message=text, infer_response=of if request_id else None).SerializeToString()
         return answered
 
     async def _read(self, read: Callable[[bytes], Any], sent: bytes, request_state: _Request) -> Any:
-        """The message in these bytes, once there is memory for it."""
+        """Return the message in these bytes, once there is memory for it."""
         if not request_state.share.add(len(sent)):
             raise no_room()
         await request_state.share.decode(_DECODED * len(sent), self._parts.limits.body_timeout_s)
@@ -215,14 +217,14 @@ class GrpcServer:
 
     @contextmanager
     def _request(self, name: str, context: Any, *, again: bool = False) -> Iterator[_Request]:
-        """One request; telemetry gets its record at the end, also after an error.
+        """Handle one request. Telemetry gets the record of the request at the end, even after an error.
 
         Args:
-            name: Its method.
-            context: Its gRPC context.
-            again: Whether it is one of a stream, whose requests share their trailing metadata.
+            name: The name of the gRPC method.
+            context: The gRPC context of the request.
+            again: Whether the request is one of a stream, whose requests share their trailing metadata.
         """
-        received_s, timeout_s = perf_counter(), context.time_remaining()  # read together
+        received_s, timeout_s = perf_counter(), context.time_remaining()  # read both values together
         headers = _headers(context.invocation_metadata())
         record = begun(
             self._parts.telemetry, received_s, "gRPC", f"/{SERVICE}/{name}", headers, _client(context.peer())
@@ -241,7 +243,7 @@ class GrpcServer:
                 self._parts.telemetry.end(record, record.status, record.size_bytes)
 
     async def _next(self, requests: AsyncIterator[bytes], context: Any) -> bytes | None:
-        """The next request of a stream, None at its end; aborts the stream when the server ends."""
+        """Return the next request of a stream, or None at its end. Aborts the stream when the server ends."""
         coming = asyncio.ensure_future(anext(requests, None))
         leaving = asyncio.ensure_future(self._ending.wait())
         try:
@@ -267,7 +269,7 @@ class GrpcServer:
     async def _model_ready(self, request: Any) -> Any:
         try:
             ready = await self._service.model_ready(request.name, request.version)
-        except NotFound:  # not an error here: clients poll until it is ready
+        except NotFound:  # not an error here, because clients poll until the server is ready
             ready = False
         return self._messages["ModelReadyResponse"](ready=ready)
 
@@ -299,7 +301,7 @@ class GrpcServer:
     # -- messages -----------------------------------------------------------------------------------------------
 
     def _message(self, name: str, content: Any) -> Any:
-        """A message with the fields of a Struct or dictionary."""
+        """Return a message with the fields of a Struct or dictionary."""
         from google.protobuf.json_format import ParseDict
 
         return ParseDict(msgspec.to_builtins(content), self._messages[name]())
@@ -309,7 +311,7 @@ class GrpcServer:
             request_state.is_by(self._parts.access.admit(request_state.headers, right))
 
     def _failed(self, name: str, error: Exception, request_state: _Request | None, model: str = "") -> tuple[Any, str]:
-        """The status of an error, counted, and logged when it is the service's fault."""
+        """Return the status of an error. The error is counted, and it is logged when the service is at fault."""
         import grpc
 
         problem = problem_of(error, name)
@@ -325,7 +327,7 @@ class GrpcServer:
 
 
 class _Request:
-    """One request, with its record if telemetry wants one."""
+    """One request, with its record if telemetry wants a record."""
 
     __slots__ = ("_record", "headers", "received_s", "share", "timeout_s")
 
@@ -337,10 +339,10 @@ class _Request:
         record: RequestRecord | None,
         share: Share,
     ) -> None:
-        self.received_s = received_s  # `perf_counter` on arrival
-        self.timeout_s = timeout_s  # deadline, counted from then
+        self.received_s = received_s  # `perf_counter` when the request arrived
+        self.timeout_s = timeout_s  # deadline, counted from the arrival
         self.headers = headers
-        self.share = share  # of the memory for bodies
+        self.share = share  # the request's share of the memory for bodies
         self._record = record
 
     def is_by(self, who: str) -> None:
@@ -349,7 +351,7 @@ class _Request:
             self._record.key = who
 
     def ended(self, status: int, code: str, size_bytes: int) -> None:
-        """Set how it ended: HTTP's status, and gRPC's."""
+        """Set how the request ended, as a status of HTTP and of gRPC."""
         if self._record is not None:
             self._record.status, self._record.grpc, self._record.size_bytes = status, code, size_bytes
 
@@ -364,7 +366,7 @@ def _built() -> dict[str, Any]:
 
 
 def _client(peer: str) -> tuple[str, int] | None:
-    """Address and port of a client, as gRPC writes them.
+    """Return address and port of a client, from the form in which gRPC writes them.
 
     >>> _client("ipv4:127.0.0.1:5000"), _client("ipv6:%5B::1%5D:5000"), _client("unix:")
     (('127.0.0.1', 5000), ('::1', 5000), None)
@@ -378,7 +380,10 @@ def _headers(given: Iterable[tuple[str, str | bytes]]) -> list[tuple[bytes, byte
 
 
 def check_free(host: str, port: int, shared: bool) -> None:
-    """Refuse a port that is taken, before anything starts; a `shared` one may be used by others that share it."""
+    """Refuse a port that is taken, before anything starts.
+
+    A `shared` port may be used by other processes that share it.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:

@@ -46,10 +46,10 @@ NO_LOADING = (
     "models: all that are deployed are loaded; other versions replace them by promotion and rollback (trimtab promote, "
     "trimtab rollback)."
 )
-INLINE_BYTES = 64 << 10  # larger messages are read, written and compressed in a thread
-_TIMEOUT = "timeout"  # a parameter: the deadline in microseconds
+INLINE_BYTES = 64 << 10  # messages larger than this are read, written and compressed in a thread
+_TIMEOUT = "timeout"  # the parameter with the deadline in microseconds
 _LONGEST_US = 600_000_000  # the longest deadline
-_AT = "at"  # a parameter: as-of time, in the past
+_AT = "at"  # the parameter with the as-of time, which lies in the past
 _REFUSED = {  # parameters that would change the meaning of a prediction
     "sequence_id": "requests are independent. Leave sequences out",
     "shared_memory_region": "shared memory is not supported. Send the tensor in the request",
@@ -63,31 +63,31 @@ class Infer(msgspec.Struct, frozen=True, gc=False):
     """A request for predictions."""
 
     model: str
-    version: str  # empty: the one in service
+    version: str  # empty: the version in service
     id: str
     parameters: Mapping[str, Parameter]
     inputs: Sequence[InputTensor]
-    outputs: Sequence[str]  # names; none: all
-    size_bytes: int = 0  # of its message
+    outputs: Sequence[str]  # names of the wanted outputs; if empty, all outputs are sent
+    size_bytes: int = 0  # size of its message
 
 
 class Inferred(msgspec.Struct, frozen=True, gc=False):
-    """Predictions: their version, and the requested outputs in order."""
+    """Predictions, with their version and the requested outputs in order."""
 
     model: str
     version: str
     id: str
     parameters: Mapping[str, Parameter]
     outputs: Sequence[OutputTensor]
-    late: bool = False  # fallbacks for predictions that a thread may still be computing
+    late: bool = False  # whether these are fallbacks for predictions that a thread may still be computing
 
 
 class InferenceService:
-    """The protocol over the models of a service, for HTTP and gRPC.
+    """Implements the protocol over the models of a service, for HTTP and gRPC.
 
     Args:
-        predictors: By the names of their models.
-        parts: What all requests of the service share.
+        predictors: The predictors by the names of their models.
+        parts: The objects that all requests of the service share.
         not_ready: Returns what is missing until the service can answer, or None.
     """
 
@@ -106,23 +106,24 @@ class InferenceService:
     # -- descriptions --------------------------------------------------------------------------------------------
 
     def server_metadata(self) -> ServerMetadata:
-        """Name, version and extensions of this server."""
+        """Return the name, version and extensions of this server."""
         return ServerMetadata("trimtab", installed("trimtab"))
 
     async def model_ready(self, model: str, version: str = "") -> bool:
-        """Whether a model, and this version of it, is in service.
+        """Return whether a model, and the given version of the model, is in service.
 
         Raises:
             NotFound: There is no such model, or another version is in service.
         """
         if not self.predictor(model).endpoint.ready:
             return False
-        if version or not self.predictor(model).endpoint.unloaded:  # an unloaded one is ready, and stays unloaded
+        # an unloaded version counts as ready, and stays unloaded
+        if version or not self.predictor(model).endpoint.unloaded:
             await self._serving(model, version)
         return True
 
     async def metadata(self, model: str, version: str = "") -> ModelMetadata:
-        """Inputs and outputs of a model.
+        """Return the inputs and outputs of a model.
 
         Raises:
             NotFound: There is no such model, or another version is in service.
@@ -132,14 +133,14 @@ class InferenceService:
         return metadata(answerer.served, answerer.rows.request)
 
     async def config(self, model: str, version: str = "") -> ModelConfig:
-        """The configuration of a model; raises as `metadata`."""
+        """Return the configuration of a model. Raises the same errors as `metadata`."""
         answerer = (await self._serving(model, version))[1]
         return config(answerer.served, answerer.rows.request)
 
     async def statistics(self, model: str = "", version: str = "") -> list[ModelStatistics]:
-        """Statistics of the versions in service, summed over all processes: of one model, or of all.
+        """Return statistics of the versions in service, summed over all processes, for one model or for all models.
 
-        Those of other processes are about a second old. Raises as `metadata`.
+        The counts of other processes are about a second old. Raises the same errors as `metadata`.
         """
         if model:
             served_versions = [(await self._serving(model, version))[1].served]
@@ -155,7 +156,7 @@ class InferenceService:
         return out
 
     def index(self, *, ready: bool = False) -> list[ModelIndex]:
-        """One entry for each model; only those in service when `ready`."""
+        """Return one entry for each model. With `ready`, return only entries for models in service."""
         out = []
         for predictor in self._predictors.values():
             endpoint = predictor.endpoint
@@ -171,11 +172,12 @@ class InferenceService:
         """Refuse a request when more predictions are in flight than can be answered soon.
 
         Raises:
-            Refused: There are (429).
+            Refused: There are too many predictions in flight (429).
         """
         scheduler = self.parts.scheduler
         if scheduler.full() if counted else scheduler.under_way >= scheduler.limit.limit:
-            if (predictor := self._predictors.get(model)) is not None:  # with gRPC the name is not read yet
+            # with gRPC the name of the model is not read yet
+            if (predictor := self._predictors.get(model)) is not None:
                 predictor.endpoint.count_refused()
             raise Refused(429, "More predictions are in flight than can be answered soon. Send it again soon.")
 
@@ -186,18 +188,19 @@ class InferenceService:
     # -- answers --------------------------------------------------------------------------------------------------
 
     async def infer(self, request: Infer, started: float, timeout_s: float | None = None) -> Inferred:
-        """Predict; returns once the predictions are safe.
+        """Predict, and return once the predictions are safe.
 
         Args:
             request: The request.
-            started: `perf_counter` when it began to arrive.
-            timeout_s: The deadline, counted from then; its parameter `timeout` may be earlier.
+            started: The time (`perf_counter`) when the request began to arrive.
+            timeout_s: The deadline, counted from `started`. The request's parameter `timeout` may set an earlier one.
 
         Raises:
-            Misuse: A tensor, an output or a parameter is invalid; it is named.
+            Misuse: A tensor, an output or a parameter is invalid. The message names it.
             NotFound: There is no such model, or another version is in service.
-            Refused: Too many requests in flight (429), or too many rows (413).
-            Unavailable: No version is in service, or state or log cannot be used; `Late` after the deadline.
+            Refused: Too many requests are in flight (429), or there are too many rows (413).
+            Unavailable: No version is in service, or the online state or the log cannot be used now. `Late` is raised
+                after the deadline.
         """
         predictor, scheduler = self.predictor(request.model), self.parts.scheduler
         self.check_room(request.model, counted=True)
@@ -214,7 +217,7 @@ class InferenceService:
             scheduler.answered(read_s, begun_s, waited=True)
 
     def predictor(self, model: str) -> Predictor:
-        """The predictor of a model.
+        """Return the predictor of a model.
 
         Raises:
             NotFound: There is no such model.
@@ -248,7 +251,8 @@ class InferenceService:
         check_parameters(request.parameters)
         wanted = _wanted(answerer, request.outputs)
         at_us, soon_s = _as_of_us(request.parameters), _sooner(timeout_s, request.parameters)
-        check_names(request.inputs, answerer.rows, answerer.served.inputs)  # first: it bounds what comes after
+        # first, because this check limits the work of the following ones
+        check_names(request.inputs, answerer.rows, answerer.served.inputs)
         count = checked_count(request.inputs, self.parts.limits.rows)
         rows: list[Row]
         arguments = request.inputs, count, answerer.rows, request.parameters
@@ -293,7 +297,7 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
     """Refuse parameters that are not single values, or that are not supported and would change the result.
 
     Raises:
-        Misuse: There is such a parameter.
+        Misuse: A parameter is not a single value, or is not supported and would change the result.
     """
     for name, value in parameters.items():
         if type(value) not in _SINGLE:
@@ -303,14 +307,14 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
 
 
 def _echoed(parameters: Mapping[str, Parameter]) -> Mapping[str, Parameter]:
-    """The parameters that are sent back: all but that of the response's form."""
+    """Return the parameters that are sent back: all except the parameter for the form of the response."""
     if not parameters:
         return parameters
     return {name: value for name, value in parameters.items() if name != "binary_data_output"}
 
 
 def _sooner(timeout_s: float | None, parameters: Mapping[str, Any]) -> float | None:
-    """The earlier deadline in seconds of a request and of its parameters; None: there is none."""
+    """Return in seconds the earlier of the deadlines of a request and of its parameters, or None without a deadline."""
     timeout_us = parameters.get(_TIMEOUT) or None
     if timeout_us is None:
         return timeout_s
@@ -329,10 +333,10 @@ def _as_of_us(parameters: Mapping[str, Any]) -> int | None:
 
 
 def _wanted(answerer: Answerer, names: Sequence[str]) -> tuple[TensorMetadata, ...]:
-    """The requested outputs.
+    """Return the requested outputs.
 
     Raises:
-        Misuse: There is no such output.
+        Misuse: A requested output does not exist.
     """
     described = described_outputs(answerer.served)
     if not names:

@@ -1,7 +1,7 @@
 """The gRPC messages of the protocol, built at run time from their published field names and numbers.
 
-They are in a descriptor pool of their own, apart from stubs of a client in the same process. Fields that are not
-declared here are ignored.  # D94
+The messages have a descriptor pool of their own, so that they do not collide with the stubs of a client in the same
+process. Fields that are not declared here are ignored.  # D94
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ _FIELD = re.compile(r"(?:(repeated|oneof) )?(map<)?([\w.]+)>? (\w+) = (\d+)")
 
 
 def build_messages() -> dict[str, Any]:
-    """The class of each message, by name ("ModelInferRequest").
+    """Return the class of each message by name, such as "ModelInferRequest".
 
     Raises:
         ImportError: protobuf is not installed.

@@ -1,4 +1,4 @@
-"""Tensors as request rows: one tensor a column, one row an element."""
+"""Tensors as request rows: each tensor is a column, and each of its elements belongs to a row."""
 
 from __future__ import annotations
 
@@ -15,27 +15,30 @@ from trimtab.serving.problems import InvalidField, Refused
 DATATYPE_OF: dict[Dtype, str] = {"float": "FP64", "int": "INT64", "bool": "BOOL", "str": BYTES, "time": BYTES}
 TAKEN: dict[Dtype, tuple[str, ...]] = {
     "float": (*FLOATS, *INTEGERS),
-    "int": (*INTEGERS, *FLOATS),  # numbers without a fraction: as pandas keeps integers among which some are missing
+    # floats without a fraction are integers: pandas keeps an integer column with missing values as floats
+    "int": (*INTEGERS, *FLOATS),
     "bool": ("BOOL",),
     "str": (BYTES,),
     "time": (BYTES, "INT64"),
 }
-EMPTY_IS_NULL = "empty_is_null"  # a parameter of requests
+EMPTY_IS_NULL = "empty_is_null"  # the name of a parameter of requests
 
 
 def check_names(tensors: Sequence[InputTensor], request_rows: RequestRows, model_inputs: Sequence[str]) -> None:
-    """Refuse tensors that are not columns of the request, or sent twice; looks at one more than there are columns.
+    """Refuse tensors that are not columns of the request, or that were sent twice.
+
+    The check looks at no more tensors than there are columns, plus one.
 
     Args:
-        tensors: One a column.
+        tensors: The tensors, one for each column.
         request_rows: The request's declaration.
-        model_inputs: Inputs of the model, for the error message.
+        model_inputs: The inputs of the model, for the error message.
 
     Raises:
         Misuse: A tensor is not a column, or a column is sent twice.
     """
     columns, found = request_rows.request.columns, set[str]()
-    for tensor in tensors:  # each is a new column, or the last one looked at
+    for tensor in tensors:  # each tensor is a new column, or the last tensor that is looked at
         name = tensor.name
         if name not in columns:
             raise _no_column(name, request_rows.names, model_inputs)
@@ -45,10 +48,10 @@ def check_names(tensors: Sequence[InputTensor], request_rows: RequestRows, model
 
 
 def checked_count(tensors: Sequence[InputTensor], limit: int) -> int:
-    """The number of rows of a request's tensors.
+    """Return the number of rows of a request's tensors.
 
     Raises:
-        Misuse: There are no tensors, a shape is not a column's, or the numbers differ.
+        Misuse: There are no tensors, a shape is not that of a column, or the tensors differ in their number of rows.
         Refused: There are more than `limit` rows.
     """
     if not tensors:
@@ -71,16 +74,17 @@ def rows_of(
     request_rows: RequestRows,
     parameters: Mapping[str, Any],
 ) -> list[Row]:
-    """Checked request rows.  # D94
+    """Return checked request rows.  # D94
 
     Args:
-        tensors: One a column, checked by `check_names`; missing columns are null.
-        count: The number of rows, by `checked_count`.
+        tensors: The tensors, one for each column, checked by `check_names`. Missing columns are null.
+        count: The number of rows, as returned by `checked_count`.
         request_rows: The request's declaration.
-        parameters: Of the request; `empty_is_null` counts here.
+        parameters: The parameters of the request. Only `empty_is_null` is used here.
 
     Raises:
-        Misuse: Key or time is missing, or a tensor is not as declared; `InvalidField` for a value.
+        Misuse: The key or the time is missing, or a tensor is not as declared. `InvalidField` is raised for a wrong
+            value.
     """
     columns = request_rows.request.columns
     given = {tensor.name: tensor for tensor in tensors}
@@ -102,7 +106,7 @@ def rows_of(
 
 
 def _column(tensor: InputTensor, dtype: Dtype, count: int, empty_is_null: bool) -> Sequence[Any]:
-    """The values of one column; None for null."""
+    """Return the values of one column, with None for null."""
     datatype = tensor.datatype
     if datatype not in TAKEN[dtype]:
         raise Misuse(
@@ -120,7 +124,7 @@ def _column(tensor: InputTensor, dtype: Dtype, count: int, empty_is_null: bool) 
 def _whole(name: str, index: int, value: float | None) -> int | None:
     if value is None:
         return None
-    if not value.is_integer():  # also when it is infinite
+    if not value.is_integer():  # this holds for an infinite value, too
         raise Misuse(
             f"input {name!r}: element {index} is {value!r}, but the column is declared int. Send whole numbers."
         )
@@ -138,7 +142,7 @@ def _no_column(name: str, names: Sequence[str], model_inputs: Sequence[str]) -> 
 
 
 def _as_input(error: InvalidField) -> InvalidField:
-    """The error of a row as one of a tensor's element."""
+    """Return the error of a row as the error of a tensor's element."""
     row, _, name = error.pointer.partition("].")
     said = f"input {error.field!r}, element {row.removeprefix('rows[')}"
     text = str(error).replace(f"{error.pointer}: ", f"{said}: ", 1) if name else str(error)

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol over HTTP: every address under `/v2`. Its errors are `{"error": "..."}`."""
+"""The Open Inference Protocol over HTTP: every address under `/v2`. Its errors have the form `{"error": "..."}`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OCTETS = b"application/octet-stream"
 _LENGTH = b"inference-header-content-length"
 _NUMBER = re.compile(rb"[0-9]{1,15}")
 _WORTH_BYTES = 1_024  # smaller responses are not compressed
-_UNPACKED = 16  # a body may be so many times as large as its compressed form
+_UNPACKED = 16  # a body may be at most this many times as large as its compressed form
 _HINT = (
     "See /v2, /v2/models/NAME, /v2/models/NAME/infer, /v2/repository/index; traces, logging and shared memory have no "
     "addresses."
@@ -46,7 +46,7 @@ def mount_inference(service: HttpService) -> InferenceService:
 
 
 def _error_reply(error: BaseException, path: str) -> Reply:
-    """An error in the protocol's form."""
+    """Return an error in the protocol's form."""
     reply = problem_reply(error, path)
     problem = msgspec.json.decode(reply.body, type=Problem)
     return Reply(reply.status, _encode({"error": problem.detail}), headers=reply.headers)
@@ -110,7 +110,7 @@ async def _infer(service: InferenceService, request: HttpRequest) -> Reply:
             accepted = value.decode("latin-1")
     timeout_s = timeout_of_request(scope)
     body_sent = await _body(service, request)
-    service.check_room(model)  # before any work on it
+    service.check_room(model)  # before any work on the request
     if len(body_sent) > INLINE_BYTES:
         predictor = service.predictor(model)
         read = await predictor.read(started, timeout_s, read_infer, model, version, body_sent, length)
@@ -153,13 +153,13 @@ async def _body(service: InferenceService, request: HttpRequest) -> bytes:
 
 
 def _unpacked(body: bytes, encoding: str, limit_bytes: int) -> tuple[bytes, int]:
-    """A body, decompressed, and an estimate of its memory once decoded."""
+    """Return a decompressed body, and an estimate of its memory once decoded."""
     body = decompressed(body, encoding, limit_bytes)
     return body, decoded_bytes(body)
 
 
 def _described(path: str, handler: Any, operation: str, summary: str) -> Address:
-    """The row of an address that describes something."""
+    """Return the row of an address that describes something."""
     gives = {"type": "object"}
     return Address("GET", path, "read", handler, operation, summary, _TAG, gives, query=None, **_SHARED)
 
@@ -187,7 +187,8 @@ _INFER: dict[str, Any] = {
     },
     "required": ["inputs"],
 }
-_INDEX: dict[str, Any] = {"type": "object", "properties": {"ready": {"type": "boolean"}}}  # further fields say nothing
+# further fields of this body are ignored
+_INDEX: dict[str, Any] = {"type": "object", "properties": {"ready": {"type": "boolean"}}}
 
 ADDRESSES = (
     _described("/v2", _server, "v2_server", "About the server"),

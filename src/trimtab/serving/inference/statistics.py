@@ -33,15 +33,16 @@ class Duration(msgspec.Struct):
 
 
 class InferStatistics(msgspec.Struct):
-    """The parts of requests."""
+    """Counts and times of the parts of requests."""
 
     success: Duration = msgspec.field(default_factory=Duration)
     fail: Duration = msgspec.field(default_factory=Duration)
     queue: Duration = msgspec.field(default_factory=Duration)
     compute_input: Duration = msgspec.field(default_factory=Duration)  # tensors to rows
-    compute_infer: Duration = msgspec.field(default_factory=Duration)  # features, model and log
+    compute_infer: Duration = msgspec.field(default_factory=Duration)  # time of features, model and log
     compute_output: Duration = msgspec.field(default_factory=Duration)  # answers to tensors
-    cache_hit: Duration = msgspec.field(default_factory=Duration)  # always 0, as is the next: clients expect both
+    # this field and the next are always 0, but clients expect them
+    cache_hit: Duration = msgspec.field(default_factory=Duration)
     cache_miss: Duration = msgspec.field(default_factory=Duration)
 
 
@@ -54,12 +55,12 @@ class ModelStatistics(msgspec.Struct):
     inference_count: int = 0  # rows
     execution_count: int = 0  # requests
     inference_stats: InferStatistics = msgspec.field(default_factory=InferStatistics)
-    batch_stats: tuple[()] = ()  # always empty, as are the next two: clients expect them
+    batch_stats: tuple[()] = ()  # this field and the next two are always empty, but clients expect them
     response_stats: dict[str, Duration] = {}
     memory_usage: tuple[()] = ()
 
     def answered(self, rows: int, started: float, decoded: float, inferred: float, ended: float) -> None:
-        """Count a request by the ends of its parts."""
+        """Count a request by the times at which its parts ended."""
         self.last_inference = time.time_ns() // 1_000_000
         self.inference_count += rows
         self.execution_count += 1
@@ -70,7 +71,7 @@ class ModelStatistics(msgspec.Struct):
         stats.compute_output.add(ended - inferred)
 
     def plus(self, other: ModelStatistics) -> ModelStatistics:
-        """The sum of the statistics of two processes."""
+        """Return the sum of the statistics of two processes."""
         mine, theirs = self.inference_stats, other.inference_stats
         return ModelStatistics(
             name=self.name,
@@ -115,10 +116,10 @@ def show_statistics(metrics: Metrics, figures: Callable[[], Iterable[ModelStatis
 
 
 def statistics_told(text: str) -> dict[tuple[str, str], ModelStatistics]:
-    """The sum of the statistics of other processes, by model and version.
+    """Return the sum of the statistics of other processes, by model and version.
 
     Args:
-        text: Their metrics in the format of Prometheus, each sample with its process.
+        text: The metrics of the other processes in the format of Prometheus, where each sample names its process.
     """
     told = read_scrape("\n".join(line for line in text.split("\n") if line.startswith(_SHOWN)), 0.0)
     found: dict[tuple[str, str], ModelStatistics] = {}

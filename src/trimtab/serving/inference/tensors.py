@@ -1,4 +1,4 @@
-"""Tensors: named, typed elements in row-major order, as raw bytes or one by one."""
+"""Tensors: named, typed elements in row-major order, given as raw bytes or one by one."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _CODES = {
     "INT64": "q", "INT32": "i", "INT16": "h", "INT8": "b", "UINT64": "Q", "UINT32": "I", "UINT16": "H", "UINT8": "B",
 }  # fmt: skip
 DATATYPES = (*_CODES, _BF16, BYTES)
-_ONES = {name: struct.Struct(f"<{code}") for name, code in _CODES.items()}  # of one element
+_ONES = {name: struct.Struct(f"<{code}") for name, code in _CODES.items()}  # convert one element from and to bytes
 _SIZES = {**{name: one.size for name, one in _ONES.items()}, _BF16: 2}
-_SIZE = struct.Struct("<I")  # in front of each element of BYTES
-_SHOWN = 40  # characters of a refused value
+_SIZE = struct.Struct("<I")  # the size that precedes each element of BYTES
+_SHOWN = 40  # most characters of a refused value in a message
 
 
 class InputTensor(msgspec.Struct, frozen=True, gc=False):
-    """A tensor of a request: either `raw` or `data` has its elements."""
+    """A tensor of a request. Its elements are in either `raw` or `data`."""
 
     name: str
     datatype: str
     shape: Sequence[int]
-    raw: bytes | None = None  # little-endian; an element of BYTES follows its size
-    data: Sequence[Any] | None = None  # one by one
+    raw: bytes | None = None  # little-endian bytes; each element of BYTES is preceded by its size
+    data: Sequence[Any] | None = None  # the elements one by one
 
 
 class OutputTensor(msgspec.Struct, frozen=True, gc=False):
@@ -41,10 +41,10 @@ class OutputTensor(msgspec.Struct, frozen=True, gc=False):
     name: str
     datatype: str
     shape: tuple[int, ...]
-    values: Sequence[Any]  # flat; texts for BYTES
+    values: Sequence[Any]  # the elements as a flat list; texts for BYTES
 
     def raw(self) -> bytes:
-        """Its elements as bytes.
+        """Return the elements as bytes.
 
         >>> OutputTensor("id", "BYTES", (1,), ["ab"]).raw()
         b'\\x02\\x00\\x00\\x00ab'
@@ -60,10 +60,10 @@ class OutputTensor(msgspec.Struct, frozen=True, gc=False):
 
 
 def row_count(tensor: InputTensor) -> int:
-    """The number of rows of a tensor of shape [n] or [n, 1].
+    """Return the number of rows of a tensor of shape [n] or [n, 1].
 
     Raises:
-        Misuse: It has another shape.
+        Misuse: The tensor has another shape.
     """
     shape = tensor.shape
     if not 1 <= len(shape) <= 2 or shape[0] < 0 or (len(shape) == 2 and shape[1] != 1):
@@ -72,18 +72,20 @@ def row_count(tensor: InputTensor) -> int:
 
 
 def elements(tensor: InputTensor, count: int) -> Sequence[Any]:
-    """The elements of a tensor in order: numbers, booleans or texts; None for NaN and null.
+    """Return the elements of a tensor in order: numbers, booleans or texts, and None for NaN and null.
 
     Args:
         tensor: The tensor.
-        count: Their number; nothing is allocated for more than were sent.
+        count: The number of elements. No more memory is allocated than for the elements that were sent.
 
     Raises:
-        Misuse: Their size or number is wrong, or one is not of the datatype; the message names the tensor.
+        Misuse: The size or the number of the elements is wrong, or an element is not of the datatype. The message names
+            the tensor.
     """
     name, datatype, raw = tensor.name, tensor.datatype, tensor.raw
     one = _ONES.get(datatype)
-    if count == 1 and raw is not None and one is not None and len(raw) == one.size:  # most tensors are one number
+    # fast, because most tensors are a single number
+    if count == 1 and raw is not None and one is not None and len(raw) == one.size:
         number = one.unpack(raw)
         return number if number[0] == number[0] else (None,)
     if datatype not in _SIZES and datatype != BYTES:
@@ -138,12 +140,12 @@ def _text(name: str, index: int, element: bytes) -> str:
 
 
 def _given(name: str, datatype: str, data: Sequence[Any], count: int) -> Sequence[Any]:
-    """Elements of JSON or of typed contents."""
+    """Return elements that were given in JSON or in typed contents."""
     if len(data) != count:
         raise Misuse(f"input {_short(name)}: {len(data)} elements, but its shape says {count}.")
     if datatype == _BF16 and data:
         raise Misuse(f"input {_short(name)}: {_BF16} is taken as raw bytes only. Send it in binary, or as FP32.")
-    if data and isinstance(data[0], list):  # the rows of a shape [n, 1]
+    if data and isinstance(data[0], list):  # the nested rows of a tensor of shape [n, 1]
         for index, row in enumerate(data):
             if not isinstance(row, list) or len(row) != 1:
                 raise Misuse(
@@ -168,7 +170,7 @@ def _of_kind(name: str, datatype: str, index: int, value: Any, kind: type) -> An
 
 
 def _number(name: str, datatype: str, index: int, value: Any) -> Any:
-    """A number rounded to its datatype: 0.1 of FP32 is the nearest 32-bit float."""
+    """Return a number rounded to its datatype. For example, 0.1 of FP32 is the nearest 32-bit float."""
     if value is None:
         return None
     if type(value) is not int and (type(value) is not float or datatype not in FLOATS):
@@ -189,11 +191,11 @@ def _shape(shape: Sequence[int]) -> str:
 
 
 def _short(value: Any) -> str:
-    """A value in an error message; of a list or object the length: `repr` fails on deep nesting."""
+    """Return a value for an error message. For a list or object it is the length: `repr` fails on deep nesting."""
     if isinstance(value, list | dict):
         return f"a {type(value).__name__} of {len(value)}"
     if isinstance(value, str | bytes):
-        value = value[: _SHOWN + 1]  # as much as is shown
+        value = value[: _SHOWN + 1]  # only as much as is shown
     return _cut(repr(value))
 
 

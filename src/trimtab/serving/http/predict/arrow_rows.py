@@ -32,20 +32,23 @@ async def answer_arrow(
     started: float,
     timeout_s: float | None,
 ) -> Reply:
-    """The predictions of the rows of a stream, in order: as Arrow where the request accepts that, else as JSON.
+    """Return the predictions of the rows of a stream, in order.
+
+    They are sent as Arrow where the request accepts Arrow, otherwise as JSON.
 
     Args:
-        predictor: Of the model.
-        body: An Arrow IPC stream, one row a request.
-        scope: The request.
-        most_rows: More are refused.
-        started: `perf_counter` when the request began to arrive.
-        timeout_s: The deadline, counted from then.
+        predictor: The predictor of the model.
+        body: An Arrow IPC stream with one row for each request.
+        scope: ASGI's scope of the HTTP request.
+        most_rows: A stream with more rows is refused.
+        started: The time (`perf_counter`) when the request began to arrive.
+        timeout_s: The deadline, counted from `started`.
 
     Raises:
         Refused: There are too many rows (413).
-        Misuse: The body is no stream, or a row is not as declared.
-        Unavailable: No version is in service, or state or log cannot be used; `Late` after the deadline.
+        Misuse: The body is not a stream, or a row is not as declared.
+        Unavailable: No version is in service, or the online state or the log cannot be used now. `Late` is raised after
+            the deadline.
     """
     endpoint = predictor.endpoint
     answerer = endpoint.loaded or await predictor.loaded(started, timeout_s)
@@ -53,7 +56,8 @@ async def answer_arrow(
     def read() -> list[Row]:
         table = table_of_body(body, most_rows, "rows").columns
         declared = answerer.rows.request.columns
-        unknown = [name for name in table.names if name not in declared][:1]  # one is enough to be refused
+        # one wrong row is enough to refuse the request
+        unknown = [name for name in table.names if name not in declared][:1]
         return answerer.rows.check(rows_of_table(table.select([n for n in table.names if n in declared] + unknown)))
 
     rows: list[Row] = await predictor.read(started, timeout_s, read)
@@ -73,7 +77,10 @@ def _as_json(endpoint: Endpoint, answerer: Answerer, prepared: Sequence[Prepared
 
 
 def _as_arrow(endpoint: Endpoint, answerer: Answerer, prepared: Sequence[Prepared]) -> Reply:
-    """One row a prediction; `flags` and `reasons` as JSON texts, and a column `scores.CLASS` for each class."""
+    """Return a table with one row for each prediction.
+
+    `flags` and `reasons` are JSON texts. There is a column `scores.CLASS` for each class.
+    """
     from trimtab.core.columns.arrow_ipc import Values, write_ipc_stream
 
     answers = [

@@ -1,4 +1,4 @@
-"""Models that were unloaded, loaded again by the next request."""
+"""Loading of models that were unloaded, when the next request needs them."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from trimtab.serving.problems import Refused
 class ModelLoading:
     """Loads the version of one model in a thread, while requests for it wait in the event loop.
 
-    However many wait, and however long a load takes, threads stay free for other models and for events.  # D80
+    However many requests wait, and however long a load takes, threads stay free for other models and for events.  # D80
 
     Args:
-        endpoint: The model.
-        threads: Where its version is loaded.
+        endpoint: The endpoint of the model.
+        threads: The threads in which the version is loaded.
     """
 
     def __init__(self, endpoint: Endpoint, threads: Threads) -> None:
         self._endpoint = endpoint
         self._threads = threads
         self._load: asyncio.Task[Answerer] | None = None
-        self.waiting = 0  # requests
+        self.waiting = 0  # number of requests that wait
 
     async def answerer(self) -> Answerer:
-        """Wait for the version in service to be loaded; the load goes on when a client has gone.
+        """Wait until the version in service is loaded. Loading goes on even if the client has gone.
 
         Raises:
             Unavailable: There is no version.
@@ -48,6 +48,6 @@ class ModelLoading:
             self.waiting -= 1
 
     def _loaded(self, load: asyncio.Task[Answerer]) -> None:
-        self._load = None  # it would keep the version in memory after the model is unloaded again
+        self._load = None  # the task would keep the version in memory after the model is unloaded again
         if not load.cancelled():
-            load.exception()  # retrieved, so that asyncio does not log it: requests that wait raise it
+            load.exception()  # retrieve the error, so that asyncio does not log it; the waiting requests raise it

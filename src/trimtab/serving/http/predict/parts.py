@@ -1,4 +1,4 @@
-"""What the requests of one service share."""
+"""Objects that the requests of one service share."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from trimtab.serving.observe.metrics import Metrics
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the requests of one service share."""
+    """Objects that the requests of one service share."""
 
-    access: Access  # who may do what
+    access: Access  # decides which client may do what
     commit: GroupCommit  # where predictions are appended before their responses leave
     limits: Limits
     metrics: Metrics
     room: Room  # memory for bodies
-    scheduler: RequestScheduler  # which predict requests have their turn
+    scheduler: RequestScheduler  # decides which predict requests have their turn
     telemetry: Telemetry | None  # gets a record of every request
-    threads: Threads  # for what blocks
+    threads: Threads  # run work that would block the event loop

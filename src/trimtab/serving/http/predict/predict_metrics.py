@@ -1,4 +1,4 @@
-"""Metrics of predict requests; each model's series are bound once, so that counting costs next to nothing."""
+"""Metrics of predict requests. Each model's series are bound once, so that counting costs next to nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trimtab.serving.arms.endpoint import Endpoint
 from trimtab.serving.http.requests.request_record import STAGES
 from trimtab.serving.observe.metrics import SIZE_BUCKETS, Histogram, Metrics
 
-_UNREMARKABLE = bytes((0, NO_VIEW))  # reasons that are not counted
+_UNREMARKABLE = bytes((0, NO_VIEW))  # reasons for missing values that are not counted
 _PARTS = ("features", "model")  # of the stage `predict`
 
 
@@ -32,8 +32,8 @@ class ModelMetrics:
     def __init__(self, endpoint: Endpoint, shared: PredictMetrics) -> None:
         self.requests = 0
         self.logged = 0
-        self.stored = 0  # answered by a precomputed prediction
-        self.answers: dict[tuple[str, str], int] = {}  # made now, by version and arm
+        self.stored = 0  # requests that were answered by a precomputed prediction
+        self.answers: dict[tuple[str, str], int] = {}  # predictions that were made now, by version and arm
         self._endpoint = endpoint
         self._nulls, self._flags = shared.nulls, shared.flags
         name = endpoint.name
@@ -46,10 +46,10 @@ class ModelMetrics:
         """Count one answered request.
 
         Args:
-            answerer: What answered.
-            rows: How many rows it had.
-            made: Predictions that were logged.
-            times: The ends of its stages.
+            answerer: The answerer that answered the request.
+            rows: The number of rows of the request.
+            made: The predictions that were logged.
+            times: The times at which the stages ended.
         """
         self.requests += 1
         logged = len(made)
@@ -71,7 +71,7 @@ class ModelMetrics:
         if timed.sampled:
             self._rows(rows)
             for observe, start, end in zip(self._stages, times, times[1:], strict=False):
-                if end != start:  # a stage that this request had
+                if end != start:  # this request went through the stage
                     observe(end - start)
             for observe, taken_s in zip(self._parts, (timed.features_s, timed.model_s), strict=True):
                 if taken_s:

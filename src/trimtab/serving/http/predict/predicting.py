@@ -1,6 +1,6 @@
 """From the body of a predict request to the bytes of its response: the hot path of every protocol.
 
-Each call counts here (`make bench ARGS=http_relaxed`), so some functions are flat for speed.
+Each function call costs measurable time here (`make bench ARGS=http_relaxed`), so some functions are inlined for speed.
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ from trimtab.serving.http.requests.request_record import CURRENT, RequestRecord
 from trimtab.serving.problems import Refused
 from trimtab.serving.protect.degradation import LATE
 
-_SAMPLED = 15  # a mask: one in 16
-_INLINE_BYTES = 64 << 10  # a larger body is read in a thread
+_SAMPLED = 15  # a bit mask that selects one request in 16
+_INLINE_BYTES = 64 << 10  # a body larger than this is read in a thread
 _TOO_MUCH = "the prediction was not made in time. Send fewer rows at once, or allow more time (X-Timeout-Ms)."
 _LOADING = "the version is still being loaded. Send the request again soon, or allow more time (X-Timeout-Ms)."
 _T = TypeVar("_T")
 _encode = msgspec.json.Encoder().encode
 
-Shared: TypeAlias = "Joined[SharedRow, Prepared]"  # a row that shares a call with those of other requests
+Shared: TypeAlias = "Joined[SharedRow, Prepared]"  # a row that shares a call of the model with rows of other requests
 
 
 class Waiting:
-    """A response that is ready once `done` is: its predictions are being appended to the log, or made in a thread.
+    """A response that is ready once `done` is done.
 
-    `shared` is the call that it shares with rows of other requests, if any.
+    Until then its predictions are being appended to the log, or made in a thread. `shared` is the call that it shares
+    with rows of other requests, or None.
     """
 
     def __init__(self, done: asyncio.Future[Any], answer: Callable[[], bytes], shared: Shared | None = None) -> None:
@@ -51,11 +52,14 @@ class Waiting:
         self._answer = answer
 
     def begun_s(self, taken_s: float) -> float:
-        """When its service began, if it was taken at `taken_s`: waiting for a shared call is not service."""
+        """Return when the service of the request began, if it was taken at `taken_s`.
+
+        The time of waiting for a shared call is not service.
+        """
         return taken_s if self.shared is None else max(taken_s, self.shared.began_s)
 
     def answer(self) -> bytes:
-        """The body of the response; raises what went wrong."""
+        """Return the body of the response, or raise the error that occurred."""
         failed: Any = self.done.exception()
         if failed is not None:
             raise failed
@@ -63,7 +67,7 @@ class Waiting:
 
 
 def is_late(prepared: Sequence[Prepared]) -> bool:
-    """Whether these are fallbacks for late predictions, which a thread may still be computing."""
+    """Return whether these are fallbacks for late predictions, which a thread may still be computing."""
     first = prepared[0] if prepared else None
     return isinstance(first, Prediction) and LATE in first.flags
 
@@ -72,9 +76,9 @@ class Predictor:
     """Answers the predict requests of one model.
 
     Args:
-        endpoint: The model.
-        parts: What all requests of the service share.
-        metrics: Where its requests are counted.
+        endpoint: The endpoint of the model.
+        parts: The objects that all requests of the service share.
+        metrics: Counts the requests of the model.
         shadowing: Runs the shadow version on answered requests.
     """
 
@@ -85,7 +89,8 @@ class Predictor:
         self.loading = ModelLoading(endpoint, parts.threads)
         self._commit = parts.commit
         self._limits = parts.limits
-        self._rows_inline = min(parts.limits.rows_inline, parts.limits.rows)  # more are refused, or use a thread
+        # more rows than this are refused, or use a thread
+        self._rows_inline = min(parts.limits.rows_inline, parts.limits.rows)
         self._scheduler = parts.scheduler
         self._threads = parts.threads
         self._shadowing = shadowing
@@ -93,23 +98,24 @@ class Predictor:
     def take(
         self, body: bytes, started: float, timeout_s: float | None = None, record: RequestRecord | None = None
     ) -> bytes | Waiting:
-        """The response to a request's body, or what it waits for.
+        """Return the response to a request's body, or the `Waiting` for it.
 
         Args:
             body: The whole body.
-            started: `perf_counter` when the request began to arrive.
-            timeout_s: The deadline, counted from then.
-            record: Gets what became of the request.
+            started: The time (`perf_counter`) when the request began to arrive.
+            timeout_s: The deadline, counted from `started`.
+            record: The record that receives what became of the request.
 
         Raises:
-            Refused: Too many rows (413), or too many requests in flight for a large body (429).
+            Refused: There are too many rows (413), or too many requests in flight for a large body (429).
             Misuse: The body is not as declared.
-            Unavailable: No version is in service, or state or log cannot be used; `Late` after the deadline.
-            ModelFailed: The model gave no number.
+            Unavailable: No version is in service, or the online state or the log cannot be used now. `Late` is raised
+                after the deadline.
+            ModelFailed: The model raised an error or gave no number.
         """
         received = perf_counter()
         endpoint = self.endpoint
-        version = endpoint.loaded  # read once: another thread may unload it
+        version = endpoint.loaded  # read once, because another thread may unload the version
         if version is None or len(body) > _INLINE_BYTES:
             return _later(self._read_and_answer(version, body, started, timeout_s, record))
         request = version.rows.decode(body)
@@ -136,7 +142,7 @@ class Predictor:
         timeout_s: float | None,
         record: RequestRecord | None,
     ) -> bytes:
-        """The response of a version that may have to be loaded, to a body that is decoded in a thread if large."""
+        """Return the response when the version may have to be loaded, or a thread has to decode the body."""
         answerer = version or await self.loaded(started, timeout_s)
         received, large = perf_counter(), len(body) > _INLINE_BYTES
         decode = answerer.rows.decode
@@ -155,7 +161,10 @@ class Predictor:
         joined: Shared | None = None,
         begun: bool = False,
     ) -> bytes:
-        """The body of a response that is not made at once; `joined` is a call shared with other requests."""
+        """Return the body of a response that is not made at once.
+
+        `joined` is the row of the request in a call that it shares with other requests.
+        """
         rows, at_us = request.rows, request.at_us
         if len(rows) > self._limits.rows:
             raise Refused(413, f"body: {len(rows)} rows; the limit is {self._limits.rows}. Send them in parts.")
@@ -175,26 +184,28 @@ class Predictor:
         return body
 
     async def loaded(self, started: float, timeout_s: float | None) -> Answerer:
-        """Wait for the version in service to be loaded; loading goes on after the deadline of this request.
+        """Wait until the version in service is loaded. Loading goes on after the deadline of this request.
 
         Args:
-            started: `perf_counter` when the request began to arrive.
-            timeout_s: The deadline, counted from then.
+            started: The time (`perf_counter`) when the request began to arrive.
+            timeout_s: The deadline, counted from `started`.
 
         Raises:
-            Unavailable: There is no version; `Late` after the deadline.
-            Refused: Too many requests wait for it, or are in flight (429).
+            Unavailable: There is no version. `Late` is raised after the deadline.
+            Refused: Too many requests wait for the version, or are in flight (429).
         """
         with self._scheduler.aside():
             return await self._within(started, timeout_s, _LOADING, self.loading.answerer)
 
     async def read(self, started: float, timeout_s: float | None, decode: Callable[..., Any], *arguments: Any) -> Any:
-        """Decode a request in a thread; after the deadline in a waiting thread, if a policy has a fallback.
+        """Decode a request in a thread.
+
+        After the deadline it is decoded in a thread for waiting requests, if the policy has a fallback.
 
         Raises:
-            Unavailable: There is no version; `Late` after the deadline without a fallback.
+            Unavailable: There is no version. `Late` is raised after the deadline if there is no fallback.
         """
-        if not self.endpoint.ready:  # not worth a thread
+        if not self.endpoint.ready:  # without a version a thread would be wasted
             raise self.endpoint.refusal()
         try:
             return await self._within(started, timeout_s, _TOO_MUCH, partial(self._threads.work, decode, *arguments))
@@ -206,17 +217,18 @@ class Predictor:
     async def _within(
         self, started: float, timeout_s: float | None, message: str, begin: Callable[[], Coroutine[Any, Any, _T]]
     ) -> _T:
-        """The first work of a request; `Late` with this message after the deadline."""
+        """Run the first work of a request in a thread. Raises `Late` with this message after the deadline."""
         limit = _until(self._deadline_s(started, timeout_s))
         try:
             async with limit:
                 return await begin()
         except TimeoutError:
-            if not limit.expired():  # raised by the function itself
+            if not limit.expired():  # the function itself raised the error
                 raise
             raise Late(message) from None
         finally:
-            del limit  # it refers to the task, whose error refers to this frame: they would keep the decoded body
+            # the variable refers to the task, whose error refers to this frame: both would keep the decoded body alive
+            del limit
 
     async def answer_rows(
         self,
@@ -226,18 +238,18 @@ class Predictor:
         started: float,
         timeout_s: float | None = None,
     ) -> Sequence[Prepared]:
-        """Predict each checked row, logged and counted: for protocols with bodies of their own.
+        """Predict each checked row, log and count the predictions. For protocols with bodies of their own.
 
         Args:
             answerer: The version in service.
-            rows: At most as many as the limits allow.
-            at_us: As-of time; None: now.
-            started: `perf_counter` when the request began to arrive.
-            timeout_s: The deadline, counted from then.
+            rows: The checked rows, at most as many as the limits allow.
+            at_us: The as-of time. None: now.
+            started: The time (`perf_counter`) when the request began to arrive.
+            timeout_s: The deadline, counted from `started`.
 
         Raises:
             Misuse: `at_us` is in the future.
-            Unavailable: State or log cannot be used; `Late` after the deadline.
+            Unavailable: The online state or the log cannot be used now. `Late` is raised after the deadline.
         """
         received = perf_counter()
         timed = self._timed(answerer, CURRENT.get())
@@ -248,14 +260,14 @@ class Predictor:
         return prepared
 
     def _timed(self, version: Answerer, record: RequestRecord | None) -> Answerer:
-        """The version for one request, timed if the request is sampled or has a record."""
+        """Return the version for one request. It measures times if the request is sampled or has a record."""
         unsampled = self.endpoint.uses & _SAMPLED
         return version if unsampled and record is None else TimedAnswerer(version, record, sampled=not unsampled)
 
     def _join(self, version: Answerer, rows: Sequence[Row], deadline_s: float | None) -> Shared | None:
-        """Let a single row share a call of the model with other requests, where that is faster; None: it is not.
+        """Let a single row share a call of the model with other requests where that is faster. Otherwise return None.
 
-        A row after its deadline shares no call, because its fallback is its own.
+        A row after its deadline does not share a call, because its fallback is its own.
         """
         batching = self.endpoint.batching
         if batching is None or len(rows) != 1 or (deadline_s is not None and perf_counter() > deadline_s):
@@ -263,7 +275,7 @@ class Predictor:
         return batching.join(version, partial(self._prepare_shared, version), SharedRow(rows[0], deadline_s))
 
     def _prepare_shared(self, version: Answerer, shared: Sequence[SharedRow]) -> Sequence[Prepared]:
-        """`Endpoint.prepare` for rows that share a call; its deadline is the latest of theirs."""
+        """Call `Endpoint.prepare` for rows that share a call. The deadline is the latest of the rows' deadlines."""
         until_s = [math.inf if one.deadline_s is None else one.deadline_s for one in shared]
         last_s = None if math.inf in until_s else max(until_s)
         timed = TimedAnswerer(version, None, sampled=False)
@@ -272,7 +284,7 @@ class Predictor:
         return self.endpoint.prepare(timed, [one.row for one in shared], None, last_s, shared=len(shared) > 1)
 
     async def _joined(self, joined: Shared, answerer: Answerer) -> Sequence[Prepared]:
-        """The prediction of one row that shared a call, and the times of that call."""
+        """Return the prediction of one row that shared a call, and the times of the call."""
         try:
             return [await joined.done]
         finally:
@@ -289,7 +301,7 @@ class Predictor:
         *,
         begun: bool = False,
     ) -> Sequence[Prepared]:
-        """`Endpoint.prepare`: in a thread, by a shared call, or here."""
+        """Call `Endpoint.prepare` in a thread, by a shared call, or directly."""
         if len(rows) > self._rows_inline or at_us is not None:
             return await self._prepare_slowly(answerer, rows, at_us, deadline_s, begun=begun)
         if (joined := self._join(version, rows, deadline_s)) is not None:
@@ -305,9 +317,9 @@ class Predictor:
         *,
         begun: bool,
     ) -> Sequence[Prepared]:
-        """`Endpoint.prepare` in a thread, whose result is discarded after the deadline.
+        """Call `Endpoint.prepare` in a thread. After the deadline its result is discarded.
 
-        A request that a thread has begun on (`begun`) is not refused any more.
+        A request that a thread has begun to work on (`begun`) cannot be refused any more.
         """
         run = self._threads.go_on if begun else self._threads.work
         degrading = self.endpoint.degrading
@@ -317,7 +329,7 @@ class Predictor:
             async with limit:
                 prepared = await run(self.endpoint.prepare, answerer, rows, at_us, deadline_s)
         except TimeoutError:
-            if not limit.expired():  # raised by the model
+            if not limit.expired():  # the model raised the error
                 raise
             if degrading is None or at_us is not None:
                 raise Late(_TOO_MUCH) from None
@@ -325,11 +337,14 @@ class Predictor:
         return prepared
 
     async def finish(self, late: bool, function: Callable[..., Any], *arguments: Any) -> Any:
-        """The last work on a response, in a thread; in a waiting thread if late: late work may occupy all others."""
+        """Do the last work on a response in a thread.
+
+        A late response is finished in a thread for waiting requests, because late work may occupy all other threads.
+        """
         return await (self._threads.wait if late else self._threads.go_on)(function, *arguments)
 
     async def _safe(self, prepared: Sequence[Prepared]) -> list[Prediction]:
-        """The new predictions among these, once they are buffered durably or appended."""
+        """Return the new predictions among these, once they are buffered durably or appended."""
         made = [one for one in prepared if isinstance(one, Prediction)]
         if made and not self._commit.buffer(made):
             await self._commit.append(made)
@@ -349,7 +364,7 @@ class Predictor:
         made: Sequence[Prediction],
         times: tuple[float, ...],
     ) -> bytes:
-        """The body of a response whose predictions are safe; it is counted."""
+        """Return the body of a response whose predictions are safe, and count the response."""
         logged = perf_counter()
         body = self._body(answerer, request, prepared)
         self._done(answerer, request.rows, request.at_us, made, (*times, logged, perf_counter()))
@@ -368,7 +383,10 @@ class Predictor:
         made: Sequence[Prediction],
         times: tuple[float, ...],
     ) -> None:
-        """Count an answered request by the ends of its stages; requests about the present are offered to the shadow."""
+        """Count an answered request by the times at which its stages ended.
+
+        Requests about the present are then offered to the shadow.
+        """
         shadow = self.endpoint.shadow
         if shadow is not None and at_us is None:
             self._shadowing.offer(shadow, rows)
@@ -376,7 +394,7 @@ class Predictor:
 
 
 def _until(deadline_s: float | None) -> asyncio.Timeout:
-    """A timeout at a time of `perf_counter`; None: never."""
+    """Return a context that times out at a time of `perf_counter`, or never if the time is None."""
     return asyncio.timeout(None if deadline_s is None else max(0.0, deadline_s - perf_counter()))
 
 

@@ -11,12 +11,12 @@ from time import perf_counter
 from trimtab.serving.http.predict.refusals import Refusals
 from trimtab.serving.protect.admission import GradientLimit
 
-_SLICE_S = 0.001  # of work before connections are polled again
-_LONGEST_SLICE_S = 0.01  # a slice is as long as the polling took, up to this
-_POLLS = 4  # after a long slice: a new connection is accepted, set up, read and answered in so many
-_GAP_S = 0.00005  # after a pause of this length a new burst begins
-_SAMPLED = 15  # a mask: one in 16 of what was answered at once
-_SAMPLED_WAITS = 3  # and one in four of what had to wait
+_SLICE_S = 0.001  # seconds of work before connections are polled again
+_LONGEST_SLICE_S = 0.01  # a slice of work is as long as the polling took, but at most this long
+_POLLS = 4  # polls after a long slice: a new connection is accepted, set up, read and answered in this many polls
+_GAP_S = 0.00005  # after a pause of this length a new burst of requests begins
+_SAMPLED = 15  # a bit mask: one in 16 of the requests that were answered at once is sampled
+_SAMPLED_WAITS = 3  # one in four of the requests that had to wait is sampled
 
 
 class RequestScheduler:
@@ -32,21 +32,22 @@ class RequestScheduler:
         self.under_way = 0  # requests in flight: queued, or waiting for log or thread
         self.refused = 0
         self.refusals = Refusals(lambda: self.under_way > 0, lambda: self._served_s)
-        self.queued_s: Callable[[float], None] | None = None  # histogram of the waits, one in 16
-        self._queue: deque[tuple[float, Callable[[], bool | None]]] = deque()  # since when, and the work
+        self.queued_s: Callable[[float], None] | None = None  # histogram of the waits, of one request in 16
+        # the queue: the time since which each work waits, and the work
+        self._queue: deque[tuple[float, Callable[[], bool | None]]] = deque()
         self._burst_s = self._ended_s = 0.0  # when the present burst began, and when its last work ended
         self._tasks_s: float | None = None  # when the first task began since connections were polled
         self._answered = 0
-        self._served_s = 0.0  # spent on answers
+        self._served_s = 0.0  # seconds spent on answers
         self._left_s = 0.0  # when work on the queue last paused for the connections
 
     @property
     def queued(self) -> int:
-        """How many requests wait for their turn."""
+        """Return how many requests wait for their turn."""
         return len(self._queue)
 
     def full(self) -> bool:
-        """Whether to refuse the next request; it is counted as refused then."""
+        """Return whether to refuse the next request. If so, the request is counted as refused."""
         if self.under_way < self.limit.limit:
             return False
         self.refused += 1
@@ -54,7 +55,7 @@ class RequestScheduler:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Do not count a request in flight meanwhile: it only waits for its model to be loaded."""
+        """Do not count a request as in flight inside the block, because it only waits for its model to be loaded."""
         self.under_way -= 1
         try:
             yield
@@ -62,7 +63,7 @@ class RequestScheduler:
             self.under_way += 1
 
     def free(self, received_s: float) -> bool:
-        """Whether a request that arrived at `received_s` may be answered at once."""
+        """Return whether a request that arrived at `received_s` may be answered at once."""
         if self._queue:
             return False
         if received_s - self._ended_s > _GAP_S:
@@ -70,10 +71,10 @@ class RequestScheduler:
         return received_s - self._burst_s < _SLICE_S
 
     async def turn(self) -> float:
-        """Wait for the turn of a request that a task has read; returns `perf_counter` from before the wait.
+        """Wait for the turn of a request that a task has read. Returns `perf_counter` from before the wait.
 
-        The request counts as in flight until the caller counts it off. Many tasks may run before connections are
-        polled again: they may work for a millisecond together, and the others queue.
+        The request counts as in flight until the caller counts it off. Many tasks may run before connections are polled
+        again. Together they may work for a millisecond, and the remaining tasks queue.
         """
         loop, read_s = asyncio.get_running_loop(), perf_counter()
         if self._tasks_s is None:
@@ -85,7 +86,7 @@ class RequestScheduler:
         mine: asyncio.Future[None] = loop.create_future()
 
         def begin() -> bool:
-            if mine.done():  # the client has gone
+            if mine.done():  # the client has closed its connection
                 return False
             mine.set_result(None)
             return True
@@ -99,13 +100,14 @@ class RequestScheduler:
         return read_s
 
     def _look(self) -> None:
-        """Connections have been polled since the first task began."""
+        """Note that connections have been polled since the first task began."""
         self._tasks_s = None
 
     def queue(self, work: Callable[[], bool | None], received_s: float) -> None:
-        """Do `work` in its turn; it counts as in flight until `work`, or what that waits for, counts it off.
+        """Do `work` in its turn.
 
-        Work that returns True has resumed a task, which the next work waits for.
+        The work counts as in flight until the work, or what the work waits for, counts it off. Work that returns True
+        has resumed a task, and the next work waits for that task.
         """
         if not self._queue:
             self._left_s = perf_counter()
@@ -114,7 +116,7 @@ class RequestScheduler:
         self.under_way += 1
 
     def waits(self) -> None:
-        """Count a request that was begun at once and now waits for log or thread."""
+        """Count a request that was begun at once and now waits for the log or a thread."""
         self.under_way += 1
         self._ended_s = perf_counter()
 
@@ -138,7 +140,7 @@ class RequestScheduler:
                 if work():
                     break
                 now_s = perf_counter()
-        finally:  # also after an error the others have their turn
+        finally:  # even after an error the remaining work has its turn
             self._left_s = perf_counter()
             if queue:
                 self._go_on_later(min(int((self._left_s - begun_s) / _SLICE_S), _POLLS))
@@ -146,7 +148,7 @@ class RequestScheduler:
                 self._burst_s = self._left_s
 
     def _go_on_later(self, polls: int) -> None:
-        """Go on after polling the connections so many times, at least once."""
+        """Go on after polling the connections this many times, at least once."""
         if polls > 1:
             asyncio.get_running_loop().call_soon(self._go_on_later, polls - 1)
         else:

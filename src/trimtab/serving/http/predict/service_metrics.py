@@ -1,4 +1,4 @@
-"""Metrics of a service that are computed when they are read: one row of a table each."""
+"""Metrics of a service that are computed when they are read. Each metric is a row of a table."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def show_cached(metrics: Metrics, endpoints: Sequence[Endpoint]) -> None:
     """Let `metrics` show how often scores were found in the cache, for models that have one."""
 
     def read() -> dict[tuple[str, ...], float]:
-        caches = [(one.name, one.cached) for one in endpoints if one.cached is not None]  # made with the first version
+        # the cache is made with the first version
+        caches = [(one.name, one.cached) for one in endpoints if one.cached is not None]
         return {(n, found): c for n, one in caches for found, c in (("yes", one.hits), ("no", one.misses))}
 
     about = "Scores by whether they were in the cache."

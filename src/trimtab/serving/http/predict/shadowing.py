@@ -1,4 +1,4 @@
-"""Shadow versions on spare capacity: a little work at a time, while no request is in flight."""
+"""Shadow versions on spare capacity: they do a little work at a time, while no request is in flight."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from trimtab.serving.log.commit import GroupCommit
 
 _PAUSE_S = 0.005  # at least
 _WORK_S = 0.001  # after each pause, or one prediction
-_PAUSES = 5  # a pause is so many times as long as the work before it: at most a sixth of the process's time
+# a pause is this many times as long as the work before the pause: shadows use at most a sixth of the process's time
+_PAUSES = 5
 
 
 class Shadowing:
-    """Runs shadows on the requests that they were offered.
+    """Runs shadows on the requests that were offered to them.
 
     Args:
         scheduler: Knows whether requests are in flight.
-        commit: Gets their predictions.
+        commit: Receives the predictions of the shadows.
     """
 
     def __init__(self, scheduler: RequestScheduler, commit: GroupCommit) -> None:
@@ -55,7 +56,7 @@ class Shadowing:
             self._later(max(_PAUSE_S, _PAUSES * (perf_counter() - begun_s)))
 
     def _log(self, made: Sequence[Prediction], counts: ShadowMetrics) -> None:
-        """Log predictions of a shadow; those that cannot be logged are dropped."""
+        """Log predictions of a shadow. Predictions that cannot be logged are dropped."""
 
         def logged(done: asyncio.Future[None]) -> None:
             if done.cancelled() or done.exception() is not None:

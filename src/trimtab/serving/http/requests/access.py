@@ -1,6 +1,6 @@
 """Access rights: API keys with their roles and rates.
 
-Without keys nothing is checked per prediction; with keys, a request costs one look-up in a dictionary
+Without keys, nothing is checked for a prediction. With keys, a request costs one look-up in a dictionary
 (`Access.admit`).
 """
 
@@ -18,7 +18,7 @@ from trimtab.serving.access_keys import AccessKey, Role, key_id
 from trimtab.serving.problems import Refused
 
 NO_KEY = "anybody"  # the name of a client without a key, as it is logged
-_SEEN = 4_096  # verified keys that are cached
+_SEEN = 4_096  # most verified keys that are cached
 _BEARER = b"bearer "
 _LOCAL = re.compile(rb"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?", re.IGNORECASE)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
@@ -26,7 +26,7 @@ _REALM = 'Bearer realm="trimtab"'
 
 
 def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The `X-Request-Id` of a request if it is up to 128 of A-Z, a-z, 0-9 and ._:-, else a new one.
+    """Return the `X-Request-Id` of a request if it is up to 128 of A-Z, a-z, 0-9 and ._:-, otherwise a new id.
 
     >>> request_id([(b"x-request-id", b"job-7.1")])
     'job-7.1'
@@ -36,16 +36,16 @@ def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     for name, value in headers:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return value.decode()
-    return f"{getrandbits(128):032x}"  # not a secret
+    return f"{getrandbits(128):032x}"  # an id is not a secret
 
 
 class Access:
     """Decides which client may do what.
 
     Args:
-        required: Whether every request needs a key; None: once a key was ever made. If False, only administration
-            needs one.
-        host: The address of the server: beyond loopback, administration always needs a key.
+        required: Whether every request needs a key. None: requests need a key once any key was ever made. If False,
+            only administration needs a key.
+        host: The address of the server. Beyond loopback, administration always needs a key.
         share: The share of a key's rate that this process allows.
         now_s: The clock for rates.
     """
@@ -72,8 +72,8 @@ class Access:
         """Replace the known keys.
 
         Args:
-            keys: All that exist.
-            ever: Whether there ever was one.
+            keys: All keys that exist.
+            ever: Whether a key ever existed.
         """
         before = self._by_id
         self._by_id = {key.id: _Holder(key, self._share, before.get(key.id)) for key in keys}
@@ -82,10 +82,14 @@ class Access:
         self.asks = self._closed or bool(keys)
 
     def let_in(self, headers: Iterable[tuple[bytes, bytes]], right: Role) -> str:
-        """Admit an HTTP request: by `admit` where a key may be needed, else unless another site's page sent it.
+        """Admit an HTTP request.
+
+        Where a key may be needed, `admit` decides. Otherwise the request is admitted unless the page of another site
+        sent it.
 
         Raises:
-            Refused: As `admit`; or a page of another site sends, without a key, what is logged (403).
+            Refused: `admit` refused the request, or a page of another site sent it without a key, and the request would
+                be logged (403).
         """
         if self.asks or right == "admin":
             return self.admit(headers, right)
@@ -94,16 +98,17 @@ class Access:
         return NO_KEY
 
     def admit(self, headers: Iterable[tuple[bytes, bytes]], right: Role) -> str:
-        """The name of the client's key; the request counts against its rate.
+        """Return the name of the client's key. The request counts against the rate of the key.
 
         Raises:
-            Refused: No key, or an unknown one (401); it lacks this right (403); it is above its rate (429).
+            Refused: The request has no key or an unknown key (401), the key lacks this right (403), or it is above its
+                rate (429).
         """
         presented = _presented(headers)
         if presented is None:
             return self._without(headers, right)
         seen = self._seen
-        holder = seen.get(presented)  # a dictionary with a random seed: its timing reveals nothing
+        holder = seen.get(presented)  # the dictionary hashes with a random seed, so its timing reveals nothing
         if holder is None:
             holder = self._verified(presented)
             if len(seen) >= _SEEN:
@@ -154,7 +159,7 @@ class Access:
 
 
 class _Holder:
-    """A known key, with what is left of its rate."""
+    """A known key, with the rest of its rate."""
 
     def __init__(self, key: AccessKey, share: float, before: _Holder | None) -> None:
         self.name = key.name
@@ -162,13 +167,13 @@ class _Holder:
         self.rights = frozenset(("read", "predict", "write", "admin") if "admin" in key.roles else key.roles)
         self.rate = key.rate
         self.rate_per_s = (key.rate_per_s or 0.0) * share
-        self._most = max(1.0, self.rate_per_s)  # requests at once after a pause
+        self._most = max(1.0, self.rate_per_s)  # most requests at once after a pause
         self._left, self._at_s = self._most, -math.inf
         if before is not None and before.rate_per_s == self.rate_per_s:
             self._left, self._at_s = before._left, before._at_s
 
     def wait_s(self, now_s: float) -> int:
-        """0 when a request is allowed, which is counted; else the seconds to wait."""
+        """Return 0 and count the request if it is allowed, otherwise the seconds to wait."""
         left = self._left + (now_s - self._at_s) * self.rate_per_s
         if left > self._most:
             left = self._most
@@ -181,7 +186,7 @@ class _Holder:
 
 
 def _presented(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
-    """The key in a request, known or not."""
+    """Return the key in a request, known or not."""
     for name, value in headers:
         if name == b"x-api-key" or (name == b"authorization" and value[:7].lower() == _BEARER):
             return value
@@ -189,9 +194,9 @@ def _presented(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
 
 
 def _is_cross_site(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether a browser sent a request for a page of another site.
+    """Return whether a browser sent a request for a page of another site.
 
-    Browsers add these headers themselves, and pages cannot remove them; other clients do not send them.  # D0096
+    Browsers add these headers themselves, and pages cannot remove them. Other clients do not send them.  # D0096
     """
     host, origins, site = b"", [], b""
     for name, value in headers:
@@ -215,7 +220,7 @@ def _check_page(headers: Iterable[tuple[bytes, bytes]]) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server on `host`."""
+    """Return whether a server on `host` is reached only from this machine."""
     import ipaddress
 
     if host == "localhost":

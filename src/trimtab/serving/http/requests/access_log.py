@@ -18,17 +18,18 @@ from trimtab.serving.http.requests.request_record import STAGES, RequestRecord, 
 
 STANDARD_OUTPUT = "-"
 _EMPTY = '""'
-_CACHED = 1_000  # texts of each kind
-_LONG = 500  # characters of a text that is not cached: clients choose paths
+_CACHED = 1_000  # most cached texts of each kind
+_LONG = 500  # longer texts are not cached, because clients choose paths
 _SHORT_US = 2_000
-_SHORT = tuple(f"{us / 1_000:.3f}" for us in range(_SHORT_US))  # milliseconds as text: most stages are short
+# cached texts of milliseconds, because most stages are short
+_SHORT = tuple(f"{us / 1_000:.3f}" for us in range(_SHORT_US))
 _STAGES = tuple(f',"{name}":' for name in STAGES)
-_CHECK_S = 1.0  # between two checks whether the file was moved
+_CHECK_S = 1.0  # time between two checks whether the file was moved
 _logger = logging.getLogger(__name__)
 
 
 class AccessLog:
-    """Appends lines to a file, also while other processes do: each block of lines is one write.
+    """Appends lines to a file, even while other processes do so. Each block of lines is one write.
 
     Args:
         where: A path, or `-` for standard output.
@@ -41,7 +42,7 @@ class AccessLog:
 
     def __init__(self, where: Path | str) -> None:
         self._path = None if where == STANDARD_OUTPUT else Path(where)
-        self._torn = False  # whether its last line was written in part
+        self._torn = False  # whether the last line was written only in part
         self._failing = False  # whether the file was moved and cannot be opened again
         self._check_at_s = monotonic() + _CHECK_S
         self._lines = _Lines()
@@ -53,10 +54,10 @@ class AccessLog:
             ) from error
 
     def write(self, records: Sequence[RequestRecord], ahead_ns: int) -> None:
-        """Append a line for each.
+        """Append a line for each record.
 
         Raises:
-            OSError: They cannot be written, or not all of them.
+            OSError: Some or all of the lines cannot be written.
         """
         self._reopen_if_moved()
         line = self._lines.line
@@ -75,7 +76,7 @@ class AccessLog:
             os.close(self._fd)
 
     def _reopen_if_moved(self) -> None:
-        """Open the file again when it was moved or removed; while that fails, lines go on to the old one."""
+        """Open the file again when it was moved or removed. While that fails, lines are written to the old file."""
         if self._path is None or monotonic() < self._check_at_s:
             return
         self._check_at_s = monotonic() + _CHECK_S
@@ -107,8 +108,8 @@ class AccessLog:
 class _Lines:
     """Formats records as lines of JSON.
 
-    What many lines have in common is encoded once and cached, which saves half of the time. Text that clients choose
-    goes through the encoder; the rest is numbers and checked text.
+    Texts that many lines have in common are encoded once and cached, which saves half of the time. Text that clients
+    choose goes through the encoder. The rest is numbers and checked text.
     """
 
     def __init__(self) -> None:
@@ -119,7 +120,7 @@ class _Lines:
         self._hosts: dict[str, str] = {}
 
     def line(self, one: RequestRecord, ahead_ns: int) -> str:
-        """The line of a record; `ahead_ns` is by how much the wall clock is ahead of `perf_counter`."""
+        """Return the line of a record. `ahead_ns` is by how much the wall clock is ahead of `perf_counter`."""
         second, us = divmod((int(one.received_s * 1e9) + ahead_ns) // 1_000, 1_000_000)
         if second != self._second:
             self._second, self._time = second, format_time(second * 1_000_000)[:-1]
@@ -169,13 +170,13 @@ class _Lines:
 
 
 def _request(one: RequestRecord) -> dict[str, Any]:
-    """The request and its client."""
+    """Return the fields of the request and its client."""
     found: dict[str, Any] = {"method": printable(one.method), "path": printable(one.path), "route": one.route}
     return found | {"status": one.status} | ({"grpc": one.grpc} if one.grpc else {}) | {"key": one.key}
 
 
 def printable(text: str) -> str:
-    """Text without invisible characters: they are escaped, also those that JSON leaves alone.
+    """Return text in which invisible characters are escaped, even those that JSON leaves alone.
 
     >>> printable("/v1/models/a"), printable(chr(0x9b) + "2J")
     ('/v1/models/a', '\\\\x9b2J')
@@ -184,7 +185,7 @@ def printable(text: str) -> str:
 
 
 def _stages(one: RequestRecord) -> str:
-    """The times of its stages as fields of JSON, in milliseconds."""
+    """Return the times of the stages as fields of JSON, in milliseconds."""
     text, before, short = "", one.times[0], _SHORT
     for named, end in zip(_STAGES, one.times[1:], strict=False):
         if end != before:
@@ -199,6 +200,6 @@ def _stages(one: RequestRecord) -> str:
 
 
 def _ms(seconds: float) -> str:
-    """Milliseconds with three decimals."""
+    """Return milliseconds with three decimals."""
     us = int(seconds * 1e6 + 0.5)
     return _SHORT[us] if 0 <= us < _SHORT_US else f"{seconds * 1e3:.3f}"

@@ -1,4 +1,4 @@
-"""One HTTP request as handlers see it: names in its path, its query and its body."""
+"""One HTTP request as handlers see it: the names in its path, its query and its body."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from trimtab.serving.problems import InvalidField, decode_problem
 
 T = TypeVar("T")
 
-_INLINE_BYTES = 64 << 10  # a larger body is decoded in a thread
+_INLINE_BYTES = 64 << 10  # a body larger than this is decoded in a thread
 _encode = msgspec.json.Encoder().encode
 
 
 class HttpRequest:
-    """A request whose address is known and whose client is let in.
+    """A request whose address is known and whose client was admitted.
 
     Args:
-        scope: ASGI's description of it.
-        receive: Gives its body.
-        names: Values of the names in its address.
-        limits: The largest body, and how long it may take.
-        threads: Where large bodies are decoded.
+        scope: ASGI's description of the request.
+        receive: Gives the body of the request.
+        names: The values of the names in its address.
+        limits: The limits on the size of the body and on the time that it may take.
+        threads: The threads in which large bodies are decoded.
     """
 
     def __init__(
@@ -45,15 +45,15 @@ class HttpRequest:
 
     @property
     def actor(self) -> str:
-        """The name of its key, as ledgers record it."""
+        """Return the name of the client's key, as ledgers record it."""
         who: str = self.scope.get("who", NO_KEY)
         return "a person" if who == NO_KEY else who
 
     def query(self, known: tuple[str, ...]) -> dict[str, str]:
-        """Its query, by name.
+        """Return the query, by name.
 
         Raises:
-            Misuse: A name is not among `known`, or given twice.
+            Misuse: A name is not among `known`, or is given twice.
         """
         pairs = parse_qsl(self.scope["query_string"].decode("latin-1"), keep_blank_values=True)
         found = dict(pairs)
@@ -64,24 +64,27 @@ class HttpRequest:
         return found
 
     def segments(self) -> list[str]:
-        """The parts of its path, split before they are decoded: a part may hold an encoded slash."""
+        """Return the parts of the path.
+
+        The path is split before it is decoded, because a part may hold an encoded slash.
+        """
         raw: bytes = self.scope.get("raw_path") or self.scope["path"].encode()
         return [unquote(part) for part in raw.partition(b"?")[0].decode("latin-1").split("/")]
 
     async def body(self) -> bytes:
-        """Its whole body.
+        """Return the whole body.
 
         Raises:
-            Refused: It is too large or too slow.
+            Refused: The body is too large or too slow.
         """
         return await whole_body(self.scope, self.receive, self._limits.body_bytes, self._limits.body_timeout_s)
 
     async def decoded(self, kind: type[T]) -> T:
-        """Its body, decoded from JSON and checked.
+        """Return the body, decoded from JSON and checked.
 
         Raises:
-            Refused: Its media type is not JSON, or it is too large or too slow.
-            Misuse: It is not of this kind; `InvalidField` names the field.
+            Refused: The media type is not JSON, or the body is too large or too slow.
+            Misuse: The body does not fit the expected type. `InvalidField` names the field.
         """
         check_media_type(self.scope, (JSON_TYPE,))
         body = await self.body()
@@ -96,12 +99,12 @@ class HttpRequest:
 
 
 def as_json(document: Any) -> Reply:
-    """A response of JSON."""
+    """Return a response of JSON."""
     return Reply(200, _encode(document))
 
 
 def _explained(problem: Misuse) -> Misuse:
-    """The problem of a body that has no declared columns."""
+    """Return the problem of a body that has no declared columns."""
     if not isinstance(problem, InvalidField) or "is missing" not in str(problem):
         return problem
     return InvalidField(f"{problem.pointer}: is missing, and needed.", field=problem.field, pointer=problem.pointer)

@@ -8,15 +8,15 @@ from trimtab.core.errors import Misuse
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits on what one process takes at once; more is refused."""
+    """Limits on what one process takes at once. What exceeds a limit is refused."""
 
     body_bytes: int = 4 << 20
     bodies_bytes: int = 256 << 20  # memory for the bodies of all requests, encoded and decoded
     body_timeout_s: float = 10.0
-    rows: int = 10_000  # of a predict request or a push
-    rows_inline: int = 64  # more are answered in a thread
+    rows: int = 10_000  # most bytes of the body of a predict request or a push
+    rows_inline: int = 64  # a request with more rows is answered in a thread
     predict_at_once: int = 512
-    slow_at_once: int = 64  # pushes and searches, which use threads
+    slow_at_once: int = 64  # most pushes and searches at once, which use threads
     wait_applied_s: float = 10.0
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """Records of requests, and their way to the access log and to traces.
 
-The event loop only appends the record of a finished request to a list; a thread does the rest. When it cannot keep up,
-records are dropped and counted, and no request waits.
+The event loop only appends the record of a finished request to a list. A thread does the rest. When the thread cannot
+keep up, records are dropped and counted, and no request waits.
 """
 
 from __future__ import annotations
@@ -24,41 +24,41 @@ from trimtab.serving.observe.log_throttle import ThrottledLogger
 if TYPE_CHECKING:
     from trimtab.core.records import Prediction
 
-STAGES = ("read", "decode", "predict", "log", "encode")  # of a prediction, by their ends
+STAGES = ("read", "decode", "predict", "log", "encode")  # stages of a prediction, given by their ends
 GONE = 499  # the status of a request whose client hung up
-MOST_WAITING = 50_000  # records that may wait for the thread
-AT_ONCE = 500  # records given to a sink
+MOST_WAITING = 50_000  # most records that may wait for the thread
+AT_ONCE = 500  # most records given to a sink at once
 _EVERY_S = 0.1
-_END_S = 3.0  # for records that wait when the service ends
+_END_S = 3.0  # time for records that wait when the service ends
 _OF_TRACES = frozenset((b"traceparent", b"tracestate"))
-_LONGEST_TEXT = 2_048  # characters of a path or header that are kept: clients choose them
+_LONGEST_TEXT = 2_048  # most characters of a path or header that are kept, because clients choose both
 _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]([0-9a-f])")
 _logger = logging.getLogger(__name__)
-CURRENT: ContextVar[RequestRecord | None] = ContextVar("record", default=None)  # of the running task
+CURRENT: ContextVar[RequestRecord | None] = ContextVar("record", default=None)  # the record of the running task
 
 
-RawHeaders: TypeAlias = "Iterable[tuple[bytes, bytes]]"  # headers as they came, names in lower case
+RawHeaders: TypeAlias = "Iterable[tuple[bytes, bytes]]"  # headers as they came, with names in lower case
 Client: TypeAlias = "tuple[str, int] | None"
 
 
 class RequestRecord:
-    """One request, and what became of it.
+    """One request, and what became of the request.
 
     Args:
-        received_s: `perf_counter` when it began to arrive.
-        method: Of HTTP, or `gRPC`.
-        path: Its address, without a query.
-        headers: All of them; those of traces are kept.
-        client: Address and port of the client.
+        received_s: The time (`perf_counter`) when the request began to arrive.
+        method: The method of HTTP, or `gRPC`.
+        path: The address without a query.
+        headers: All headers. Only those of traces are kept.
+        client: The address and port of the client.
     """
 
-    # of a prediction; class attributes, so that most records do without
-    label = ""  # of the version that answered: "late_flight@7"
-    made: Sequence[Prediction] = ()  # the first that was logged: many records may wait
+    # fields of a prediction; class attributes, so that most records need not set them
+    label = ""  # the label of the version that answered: "late_flight@7"
+    made: Sequence[Prediction] = ()  # only the first prediction that was logged, because many records may wait
     answers = 0
-    times: tuple[float, ...] = ()  # the ends of its stages
+    times: tuple[float, ...] = ()  # the times at which the stages ended
     features_s = model_s = 0.0
-    grpc = ""  # the name of its status in gRPC
+    grpc = ""  # the name of the status in gRPC
 
     def __init__(self, received_s: float, method: str, path: str, headers: RawHeaders, client: Client) -> None:
         self.received_s = received_s
@@ -74,16 +74,16 @@ class RequestRecord:
         self.size_bytes = 0  # of the response's body
         self.ended_s = received_s
         self.traced = False
-        self.observed = False  # whether telemetry wants it
+        self.observed = False  # whether telemetry wants this record
 
     @property
     def named(self) -> Headers:
-        """The header that carries the request's id back."""
+        """Return the header that carries the request's id back."""
         return ((b"x-request-id", self.request_id.encode()),)
 
 
 def trace_id(headers: RawHeaders) -> str:
-    """The trace that a request belongs to by its `traceparent`; empty when it says none.
+    """Return the trace to which a request belongs by its `traceparent`, or an empty text without one.
 
     >>> trace_id([(b"traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")])
     '0af7651916cd43dd8448eb211c80319c'
@@ -95,7 +95,7 @@ def trace_id(headers: RawHeaders) -> str:
 
 
 class DroppedRecordsError(Exception):
-    """A sink had no room for `count` records; it took the others."""
+    """A sink had no room for `count` records. It took the other records."""
 
     def __init__(self, message: str, count: int) -> None:
         super().__init__(message)
@@ -103,12 +103,12 @@ class DroppedRecordsError(Exception):
 
 
 class Sink(Protocol):
-    """Takes records of requests that have ended; called in one thread only."""
+    """Takes records of requests that have ended. It is called in one thread only."""
 
-    traces: bool  # whether it takes only requests that are traced
+    traces: bool  # whether the sink takes only requests that are traced
 
     def write(self, records: Sequence[RequestRecord], ahead_ns: int) -> None:
-        """Take some. `ahead_ns` is by how much the wall clock is ahead of `perf_counter`.
+        """Take some records. `ahead_ns` is by how much the wall clock is ahead of `perf_counter`.
 
         Raises:
             DroppedRecordsError: There was no room for some of them.
@@ -122,7 +122,7 @@ class Telemetry:
     """Hands records of requests that have ended to sinks, in a thread.
 
     Args:
-        sinks: Where records go.
+        sinks: The sinks that receive the records.
         traced_share: The share of requests to trace among those without a `traceparent`.
         most: How many records may wait for the thread.
     """
@@ -135,7 +135,7 @@ class Telemetry:
         self._share = traced_share
         self._most = most
         self._ended: deque[RequestRecord] = deque()
-        self._failing: set[Sink] = set()  # whose last write failed
+        self._failing: set[Sink] = set()  # sinks whose last write failed
         self._throttled = ThrottledLogger(_logger)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="trimtab-telemetry", daemon=True)
@@ -152,13 +152,13 @@ class Telemetry:
 
     @property
     def waiting(self) -> int:
-        """How many records wait for the thread."""
+        """Return how many records wait for the thread."""
         return len(self._ended)
 
     def begin(
         self, received_s: float, method: str, path: str, headers: RawHeaders, client: Client
     ) -> RequestRecord | None:
-        """The record of a request that came; None when no sink wants it."""
+        """Return the record of a request that came, or None when no sink wants the record."""
         traced = self._traces and self._is_traced(headers)
         if not (traced or self._all):
             return None
@@ -167,7 +167,7 @@ class Telemetry:
         return record
 
     def end(self, record: RequestRecord, status: int, size_bytes: int) -> None:
-        """Note how a request ended; status 0: its client hung up."""
+        """Note how a request ended. Status 0 means that the client hung up."""
         if not record.observed:
             return
         if len(self._ended) >= self._most:
@@ -181,7 +181,7 @@ class Telemetry:
     def _is_traced(self, headers: RawHeaders) -> bool:
         for name, value in headers:
             if name == b"traceparent" and (match := _TRACEPARENT.fullmatch(value)):
-                return match[2] in b"13579bdf"  # the flag "sampled" of the client
+                return match[2] in b"13579bdf"  # the client's flag "sampled"
         return random() < self._share
 
     def _run(self) -> None:
@@ -202,10 +202,10 @@ class Telemetry:
                     if its:
                         sink.write(its, ahead_ns)
                         self._failing.discard(sink)
-                except DroppedRecordsError as error:  # again and again while it is too slow
+                except DroppedRecordsError as error:  # raised again and again while the sink is too slow
                     self.dropped += error.count
                     self._throttled.warning("telemetry: records were dropped", error)
-                except Exception as error:  # a full disk, or a fault: neither telemetry nor a request may end
+                except Exception as error:  # a full disk, or a fault: it must end neither telemetry nor a request
                     self.dropped += len(its)
                     if sink not in self._failing:
                         self._failing.add(sink)
@@ -215,7 +215,7 @@ class Telemetry:
 def begun(
     telemetry: Telemetry | None, received_s: float, method: str, path: str, headers: RawHeaders, client: Client
 ) -> RequestRecord | None:
-    """The record of a request, where telemetry wants one or its response has to carry its id; else None."""
+    """Return the record of a request where telemetry wants one or the response has to carry the id, otherwise None."""
     record = None if telemetry is None else telemetry.begin(received_s, method, path, headers, client)
     if record is None and any(name == b"x-request-id" for name, _ in headers):
         record = RequestRecord(received_s, method, path, headers, client)

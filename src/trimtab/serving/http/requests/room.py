@@ -10,16 +10,16 @@ from contextlib import suppress
 
 from trimtab.serving.problems import Refused
 
-_SMALL_BYTES = 65_536  # of each body are not counted: small requests never lack memory
-_COPIES = 3  # of a body's content: its texts, and the records made of them
-_LEAST_BYTES = 24 << 20  # that any body may take decoded, besides eight times its size
-_TRIMMED_BYTES = 16 << 20  # after a use of so much, free memory is given back to the system
+_SMALL_BYTES = 65_536  # this many bytes of each body are not counted, so that small requests never lack memory
+_COPIES = 3  # bytes of memory for a byte of content: the texts, and the records made of them
+_LEAST_BYTES = 24 << 20  # bytes that any decoded body may take, besides eight times its size
+_TRIMMED_BYTES = 16 << 20  # after this many bytes were used, free memory is given back to the system
 _OBJECT, _LIST, _VALUE = 64, 64, 45  # bytes of memory for a brace, a bracket and a comma of JSON
 _FULL = "The bodies of other requests use all the memory for bodies (serve.max_bodies_bytes). Send it again later."
 
 
 def decoded_bytes(part: bytes) -> int:
-    """An estimate of the memory for a part of a body once decoded, from its JSON punctuation.
+    """Return an estimate of the memory for a part of a body once decoded, from its JSON punctuation.
 
     >>> decoded_bytes(b'[{"x": 1}, {"x": 2}]')
     297
@@ -35,7 +35,7 @@ def check_decoded(decoded: int, size: int) -> None:
 
 
 def no_room() -> Refused:
-    """The refusal of a body that there is no memory for (429)."""
+    """Return the refusal of a body for which there is no memory (429)."""
     return Refused(429, _FULL)
 
 
@@ -43,7 +43,8 @@ class Room:
     """The memory of all request bodies.
 
     Args:
-        limit_bytes: For all together. One body is decoded whatever it takes, while no other is.
+        limit_bytes: The limit for all bodies together. One body is decoded whatever memory it takes, while no other
+            body is.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -55,25 +56,25 @@ class Room:
         self._waiting: deque[tuple[Share, int, asyncio.Future[None]]] = deque()
 
     def share(self) -> Share:
-        """The share of one request, to be closed at its end."""
+        """Return the share of one request. It must be closed at the end of the request."""
         return Share(self)
 
     def fits(self, size: int) -> bool:
-        """Whether so many more bytes fit."""
+        """Return whether this many more bytes fit."""
         return self.used_bytes + size <= self.limit_bytes
 
     def take(self, size: int) -> None:
-        """Count so many more bytes."""
+        """Count this many more bytes."""
         self.used_bytes += size
         self._most = max(self._most, self.used_bytes)
 
     def give_back(self, size: int, *, decoded: bool) -> None:
-        """Free what a request used; requests that wait continue in order."""
+        """Free the bytes that a request used. Requests that wait continue in order."""
         self.used_bytes -= size
         self._decoded -= decoded
         if not self.used_bytes and self._most > _TRIMMED_BYTES:
             self._most = 0
-            threading.Thread(target=self._trim, name="trimtab-trim").start()  # it may take 0.1 s
+            threading.Thread(target=self._trim, name="trimtab-trim").start()  # the trim may take 0.1 s
         while self._waiting and self._may_decode(self._waiting[0][1]):
             share, size, turn = self._waiting.popleft()
             if not turn.done():
@@ -93,7 +94,7 @@ class Room:
         except TimeoutError:
             raise no_room() from None
         finally:
-            with suppress(ValueError):  # it had its turn
+            with suppress(ValueError):  # the request had its turn
                 self._waiting.remove(entry)
 
     def _may_decode(self, size: int) -> bool:
@@ -112,12 +113,12 @@ class Share:
 
     def __init__(self, room: Room) -> None:
         self._room = room
-        self._received = 0  # bytes of the body
+        self._received = 0  # bytes of the body so far
         self._taken = 0  # bytes counted in the room
         self._decoded = False
 
     def add(self, size: int) -> bool:
-        """Count bytes of a body that arrived, before they are kept; False when they do not fit."""
+        """Count bytes of a body that arrived, before they are kept. Returns False when they do not fit."""
         self._received += size
         more = min(size, self._received - _SMALL_BYTES)
         if more <= 0:
@@ -132,11 +133,11 @@ class Share:
         """Wait until there is memory for the decoded body.
 
         Args:
-            size: An estimate of its bytes.
+            size: An estimate of the body's bytes when decoded.
             timeout_s: The longest wait.
 
         Raises:
-            Refused: There was none in time (429).
+            Refused: There was no memory in time (429).
         """
         if size > _SMALL_BYTES:
             await self._room.decode(self, size, timeout_s)
@@ -147,7 +148,7 @@ class Share:
         self._decoded = True
 
     def close(self) -> None:
-        """Free everything; the second call does nothing."""
+        """Free everything. A second call does nothing."""
         taken, decoded = self._taken, self._decoded
         self._taken, self._decoded = 0, False
         if taken or decoded:
@@ -155,7 +156,10 @@ class Share:
 
 
 def _trim() -> Callable[[], object]:
-    """A function that gives free memory back to the system, where glibc keeps it; on other systems a no-op."""
+    """Return a function that gives free memory back to the system.
+
+    It works where glibc keeps the memory. On other systems it does nothing.
+    """
     import ctypes
 
     with suppress(AttributeError, OSError, TypeError):

@@ -18,17 +18,17 @@ from trimtab.serving.http.requests.request_record import AT_ONCE, STAGES, Droppe
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 SAMPLER = "OTEL_TRACES_SAMPLER"
 QUEUE = "OTEL_BSP_MAX_QUEUE_SIZE"
-_EXPORT_S = 5.0  # for one attempt to hand spans to the collector
-_FLUSH_MS = 2_000  # for spans left at the end
-_MOST_WAITING = 5 * AT_ONCE * 6  # spans: a prediction has six
-_SHOWN = ("decode", "log", "encode")  # stages that are spans as they were measured
+_EXPORT_S = 5.0  # time for one attempt to hand spans to the collector
+_FLUSH_MS = 2_000  # time for spans that are left at the end
+_MOST_WAITING = 5 * AT_ONCE * 6  # most spans that wait; a prediction has six spans
+_SHOWN = ("decode", "log", "encode")  # stages that become spans as they were measured
 
 
 class Traces:
-    """Makes spans, exported in the background.
+    """Makes spans, which are exported in the background.
 
     Args:
-        endpoint: The OTLP collector (HTTP); None: that of the environment.
+        endpoint: The OTLP collector (HTTP). None: the collector that the environment names.
         exporter: An exporter to use instead.
 
     Raises:
@@ -65,7 +65,8 @@ class Traces:
             ReadableSpan, resource=self._provider.resource, instrumentation_scope=InstrumentationScope("trimtab")
         )
         self._context = partial(SpanContext, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
-        self._sampler = self._provider.sampler if SAMPLER in os.environ else None  # else all that come here are kept
+        # otherwise all requests that come here are kept
+        self._sampler = self._provider.sampler if SAMPLER in os.environ else None
         self._extract = TraceContextTextMapPropagator().extract
         self._carrying = get_current_span
         self._server, self._inside = SpanKind.SERVER, SpanKind.INTERNAL
@@ -74,8 +75,9 @@ class Traces:
     def write(self, records: Sequence[RequestRecord], ahead_ns: int) -> None:
         """Make the spans of requests that have ended.
 
-        They are made without the tracer, whose locks and contexts take five times as long.  # D0118
-        The processor drops spans that do not fit in its queue without a word, so it gets only as many as fit.
+        The spans are made without the tracer, whose locks and contexts take five times as long.  # D0118
+
+        The processor silently drops spans that do not fit in its queue, so it gets only as many spans as fit.
 
         Raises:
             DroppedRecordsError: Too many spans wait for the collector.
@@ -120,7 +122,7 @@ class Traces:
             )
 
     def _parent(self, one: RequestRecord) -> Any:
-        """The client's span that a request names; None when it names none."""
+        """Return the client's span that a request names, or None when it names no span."""
         carried = _carried(one)
         if "traceparent" not in carried:
             return None
@@ -128,14 +130,14 @@ class Traces:
         return context if context.is_valid else None
 
     def _is_wanted(self, one: RequestRecord, trace_id: int, name: str, attributes: Mapping[str, Any]) -> bool:
-        """Whether the sampler of the environment keeps it."""
+        """Return whether the sampler of the environment keeps the request."""
         assert self._sampler is not None
         given = self._extract(_carried(one))
         found = self._sampler.should_sample(given, trace_id, name, self._server, attributes)
         return bool(found.decision.is_sampled())  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
-        """Export what is left, for about two seconds, and drop the rest."""
+        """Export the remaining spans, for about two seconds, and drop the rest."""
         self._provider.force_flush(_FLUSH_MS)
         self._provider.shutdown()
 
@@ -156,11 +158,14 @@ class _Counted:
 
 
 def endpoint_of_environment(environment: Mapping[str, str]) -> str | None:
-    """The collector that the environment names; None also where the extra is not installed.
+    """Return the collector that the environment names, or None.
+
+    Returns None also where the extra is not installed.
 
     >>> endpoint_of_environment({"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"})
     """
-    if find_spec("opentelemetry") is None or find_spec("opentelemetry.sdk") is None:  # not for us
+    # the setting is not for this service
+    if find_spec("opentelemetry") is None or find_spec("opentelemetry.sdk") is None:
         return None
     if environment.get("OTEL_SDK_DISABLED", "").lower() == "true" or environment.get("OTEL_TRACES_EXPORTER") == "none":
         return None
@@ -168,7 +173,7 @@ def endpoint_of_environment(environment: Mapping[str, str]) -> str | None:
 
 
 def _named(environment: Mapping[str, str]) -> dict[str, Any]:
-    """The service's name, where the environment has none."""
+    """Return the name of the service, where the environment gives no name."""
     found = "OTEL_SERVICE_NAME" in environment or "service.name" in environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
     return {} if found else {"service.name": "trimtab"}
 
@@ -210,7 +215,7 @@ def _attributes(one: RequestRecord) -> dict[str, Any]:
 
 
 def _parts(one: RequestRecord) -> list[tuple[str, float, float]]:
-    """The child spans: `features` and `model` are parts of `predict`, in this order."""
+    """Return the child spans. `features` and `model` are parts of `predict`, in this order."""
     out = []
     for name, (start_s, end_s) in zip(STAGES, pairwise(one.times), strict=False):
         if name in _SHOWN and end_s > start_s:

@@ -23,7 +23,7 @@ Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
 JSON_TYPE = b"application/json"
 TIMEOUT = b"x-timeout-ms"
-HEADERS: Headers = ((b"x-content-type-options", b"nosniff"),)  # of every response
+HEADERS: Headers = ((b"x-content-type-options", b"nosniff"),)  # headers of every response
 _LONGEST_MS = 600_000
 _SEARCH_S = 10.0
 _PAUSES_S = itertools.cycle((b"1", b"2", b"3"))
@@ -44,16 +44,16 @@ class Gone(ConnectionError):
 
 
 class Sent:
-    """Sends a response with the headers that all but predictions have: no caching, and the request's id.
+    """Sends a response with the headers of all responses but predictions: no caching, and the request's id.
 
     Args:
-        send: ASGI's.
+        send: ASGI's function for sending.
         request_id: The id of the request.
     """
 
     def __init__(self, send: Send, request_id: str) -> None:
         self.status = 0
-        self.size_bytes = 0  # of the body, so far
+        self.size_bytes = 0  # bytes of the body so far
         self._send = send
         self._headers = (
             (b"cache-control", b"no-store"),
@@ -70,14 +70,14 @@ class Sent:
 
 
 async def whole_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s: float) -> bytes:
-    """The whole body.
+    """Return the whole body.
 
-    The rest of a body that is refused is read, too, and discarded: a client that is still sending when the connection
-    is closed would not read why.  # D0167
+    The rest of a refused body is read, too, and discarded. Otherwise a client that is still sending when the connection
+    is closed would not read the reason.  # D0167
 
     Raises:
-        Refused: It is larger than `limit_bytes`, or would be far larger decoded (413), did not arrive in time (408), or
-            there is no memory for it (429).
+        Refused: The body is larger than `limit_bytes` or would be far larger decoded (413), the body did not arrive in
+            time (408), or there is no memory for the body (429).
         Gone: The client hung up.
     """
     announced, share = _announced(scope, limit_bytes), scope.get("share")
@@ -85,7 +85,7 @@ async def whole_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s
     try:
         async with asyncio.timeout(timeout_s):
             while more:
-                message = await receive()  # it may be the head alone that has arrived
+                message = await receive()  # perhaps only the head has arrived
                 if message["type"] != "http.request":
                     raise Gone
                 part: bytes = message.get("body", b"")
@@ -94,7 +94,7 @@ async def whole_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s
                 fits = fits and (share is None or max(announced, size) > limit_bytes or share.add(len(part)))
                 if fits and max(announced, size) <= limit_bytes:
                     parts.append(part)
-                    decoded += decoded_bytes(part)  # part by part: the event loop is held up by none for long
+                    decoded += decoded_bytes(part)  # part by part, so that no part delays the event loop for long
                 else:
                     parts.clear()
                     share_back(scope)
@@ -114,7 +114,7 @@ async def whole_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s
 
 
 def share_back(scope: Scope) -> None:
-    """Free the memory of a request's body, once it is not needed any more."""
+    """Free the memory of a request's body, once the body is not needed any more."""
     if (share := scope.get("share")) is not None:
         share.close()
 
@@ -126,10 +126,10 @@ def check_size(size_bytes: int, limit_bytes: int) -> None:
 
 
 def check_media_type(scope: Scope, allowed: tuple[bytes, ...]) -> bytes:
-    """The request's media type, one of `allowed`; the first of them when it names none.
+    """Return the request's media type, which must be in `allowed`. Without one, return the first of `allowed`.
 
     Raises:
-        Refused: It is another one (415).
+        Refused: The media type is not in `allowed` (415).
     """
     for name, value in scope["headers"]:
         if name == b"content-encoding" and value.lower() != b"identity":
@@ -148,7 +148,7 @@ def check_media_type(scope: Scope, allowed: tuple[bytes, ...]) -> bytes:
 
 
 def timeout_of(value: bytes) -> float | None:
-    """The seconds of a header `X-Timeout-Ms`; None when it is not a valid number.
+    """Return the seconds of a header `X-Timeout-Ms`, or None when it is not a valid number.
 
     >>> timeout_of(b"250"), timeout_of(b"soon"), timeout_of(b"0")
     (0.25, None, None)
@@ -161,7 +161,7 @@ def timeout_of(value: bytes) -> float | None:
 
 
 def timeout_of_request(scope: Scope) -> float | None:
-    """The deadline of a request in seconds (`X-Timeout-Ms`), if it has one.
+    """Return the deadline of a request in seconds (`X-Timeout-Ms`), if it has a deadline.
 
     Raises:
         InvalidField: The header is not a valid number.
@@ -180,7 +180,9 @@ def timeout_of_request(scope: Scope) -> float | None:
 
 
 def search_until(scope: Scope) -> float:
-    """The time (`perf_counter`) when a search for a request ends: its deadline, or after ten seconds.
+    """Return the time (`perf_counter`) when a search for a request ends.
+
+    The time is the request's deadline, or ten seconds from now.
 
     Raises:
         InvalidField: The header `X-Timeout-Ms` is not a valid number.
@@ -198,7 +200,7 @@ async def respond(send: Send, reply: Reply, *, head: bool = False) -> None:
 
 
 def problem_reply(error: BaseException, path: str) -> Reply:
-    """The problem detail of an error at `path`."""
+    """Return the problem detail of an error at `path`."""
     problem = problem_of(error, path)
     headers: Headers = error.headers if isinstance(error, Refused) else ()
     if (
@@ -211,15 +213,18 @@ def problem_reply(error: BaseException, path: str) -> Reply:
 
 
 def retry_after() -> tuple[bytes, bytes]:
-    """The header `Retry-After`: one to three seconds in turn, so that clients do not all return at once."""
+    """Return the header `Retry-After`.
+
+    Its values are one to three seconds in turn, which spreads the clients' returns.
+    """
     return b"retry-after", next(_PAUSES_S)
 
 
 def _announced(scope: Scope, limit_bytes: int) -> int:
-    """The size of a body by its head, 0 where the head has none.
+    """Return the size of a body by its head, or 0 where the head has no size.
 
     Raises:
-        Refused: It is too large, and the client waits before sending it (`Expect: 100-continue`, 413).
+        Refused: The body is too large, and the client waits before sending it (`Expect: 100-continue`, 413).
     """
     size_bytes, expects = 0, False
     for name, value in scope["headers"]:
@@ -233,7 +238,7 @@ def _announced(scope: Scope, limit_bytes: int) -> int:
 
 
 def too_large(found: str, limit_bytes: int) -> Refused:
-    """The refusal of a body (413)."""
+    """Return the refusal of a body that is too large (413)."""
     return Refused(413, f"body: {found}; the limit is {limit_bytes}. Send it in parts.", headers=_CLOSE)
 
 

@@ -1,7 +1,7 @@
-"""Accepting connections: each goes to the worker with the fewest, where it stays as long as it is open.
+"""Accepting connections: each connection goes to the worker with the fewest connections, and stays there.
 
-Otherwise the worker that the kernel wakes first would accept all that wait: a client's pool of connections, opened at
-once, would use one worker and leave the others idle.  # D92
+Otherwise the worker that the kernel wakes first would accept all waiting connections. A client's pool of connections,
+opened at once, would use one worker and leave the other workers idle.  # D92
 """
 
 from __future__ import annotations
@@ -22,19 +22,21 @@ _logger = logging.getLogger(__name__)
 _FILE = "connections"
 _COUNT = Struct("<I")
 _NO_WORKER = 0xFFFF_FFFF
-_MOST = 64  # workers
-_POLITE_S, _MOST_POLITE_S = 0.001, 0.005  # a pause for each connection that this worker has more than another
-_UNEVEN = 16  # for each so many connections a worker may have one more than another, so that none waits long
-_AT_ONCE_S = 0.002  # of accepting before open connections have their turn
-_AT_THE_END_S = 0.5  # of accepting when the server ends
-_AFTER_ERROR_S = 1.0  # too many open files: some have to be closed first
+_MOST = 64  # most workers
+# pause for each connection by which this worker exceeds the worker with the fewest
+_POLITE_S, _MOST_POLITE_S = 0.001, 0.005
+# for each this many connections a worker may have one more than another worker, so that no client waits long
+_UNEVEN = 16
+_AT_ONCE_S = 0.002  # seconds of accepting before open connections have their turn
+_AT_THE_END_S = 0.5  # seconds of accepting when the server ends
+_AFTER_ERROR_S = 1.0  # pause when there are too many open files, of which some have to be closed first
 
 
 class Connections:
     """The numbers of open connections of all workers, in a file that they map into memory.
 
     Args:
-        folder: Where the processes of one service write.
+        folder: The folder to which the processes of one service write.
         slot: The number of this worker, from 1.
     """
 
@@ -48,18 +50,18 @@ class Connections:
         _COUNT.pack_into(self._shared, self._at, count)
 
     def excess(self, count: int) -> int:
-        """By how much `count` is above the smallest number of a worker."""
+        """Return by how much `count` exceeds the smallest number of connections of a worker."""
         others: Iterator[tuple[int]] = _COUNT.iter_unpack(self._shared)
         return count - min(other for (other,) in others)
 
     def close(self) -> None:
-        """Accept no more in this worker."""
+        """Accept no more connections in this worker."""
         self.set(_NO_WORKER)
         self._shared.close()
 
 
 def begin(folder: Path) -> None:
-    """Create the file, before the first worker starts; workers of a service that was killed keep theirs."""
+    """Create the file, before the first worker starts. Workers of a killed service keep their old file."""
     end(folder)
     (folder / _FILE).write_bytes(_COUNT.pack(_NO_WORKER) * _MOST)
 
@@ -79,14 +81,14 @@ def end(folder: Path) -> None:
 class Acceptor:
     """Accepts connections in turn with other workers, with the interface that uvicorn expects of a server.
 
-    The event loop's own server accepts one at each turn: 50 a second where a turn takes 20 ms, so a request for
-    `/health/live` would wait behind all earlier connections.  # D0082
+    The event loop's own server accepts one connection in each turn of the loop. That is 50 a second where a turn takes
+    20 ms, so a request for `/health/live` would wait behind all earlier connections.  # D0082
 
     Args:
         listener: The listening socket.
         protocol: Creates the protocol of a connection.
-        context: For TLS; None: none.
-        connections: Those of all workers; None: there is only this worker.
+        context: The TLS context. None: no TLS.
+        connections: The connections of all workers. None: there is only this worker.
         count: Returns the number of this worker's connections.
     """
 
@@ -111,7 +113,7 @@ class Acceptor:
         self._loop.add_reader(listener.fileno(), self._accept_fairly)
 
     def close(self) -> None:
-        """Accept what waits, then no more: the kernel resets the rest when the socket is closed."""
+        """Accept the connections that wait, then no more. The kernel resets the rest when the socket is closed."""
         self._closed = True
         self._loop.remove_reader(self._listener.fileno())
         until_s = perf_counter() + _AT_THE_END_S
@@ -162,11 +164,11 @@ class Acceptor:
         self._take()
 
     def _take(self) -> bool:
-        """Accept one connection; returns whether there was one."""
+        """Accept one connection, and return whether there was one."""
         try:
             connection, _ = self._listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return False  # another worker accepted it, or it is gone
+            return False  # another worker accepted the connection, or the client closed it
         except OSError as error:
             _logger.error("connections: cannot be accepted: %s", error)
             self._pause(_AFTER_ERROR_S)
@@ -181,13 +183,13 @@ class Acceptor:
 
     def _is_set_up(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
         self._begun.discard(task)
-        if task.cancelled():  # the loop ends
+        if task.cancelled():  # the loop is ending
             connection.close()
 
     async def _set_up(self, connection: socket.socket) -> None:
         try:
             _, made = await self._loop.connect_accepted_socket(self._protocol, connection, ssl=self._context)
-        except (OSError, ssl.SSLError) as error:  # it hung up, or does not speak TLS
+        except (OSError, ssl.SSLError) as error:  # the client hung up, or does not speak TLS
             _logger.debug("connections: one was not set up: %s", error)
             connection.close()
             return

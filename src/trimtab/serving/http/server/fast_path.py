@@ -1,7 +1,7 @@
 """The fast path: a whole predict request with a known head is answered without the parser and without ASGI.
 
-uvicorn makes a scope, a cycle, an event and a task for every request, and two messages for every response: more work
-than the prediction is. Any other request goes through ASGI; both paths meet in `predicting.py`.  # D81
+uvicorn makes a scope, a cycle, an event and a task for every request, and two messages for every response. That takes
+longer than the prediction itself. Any other request goes through ASGI. Both paths meet in `predicting.py`.  # D81
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from trimtab.serving.http.service import HttpService
 from trimtab.serving.problems import Refused
 
 _LONGEST_HEAD_BYTES = 65_536
-_LONGEST_PATH = 1_024  # characters of a path that is refused
-_LINGER_S = 0.5  # at the end, for what is just being sent on an idle connection
+_LONGEST_PATH = 1_024  # most characters of a refused path in a message
+_LINGER_S = 0.5  # time at the end for a request that is just being sent on an idle connection
 _HEADERS = b"".join(b"%b: %b\r\n" % header for header in HEADERS)
 _OK = STATUS_LINE[200] + b"content-type: application/json\r\n" + _HEADERS + b"content-length: %d\r\n\r\n%b"
 _CLOSE = ((b"connection", b"close"),)
 
 
 class FastPath:
-    """What the connections of one service share."""
+    """The objects that the connections of one service share."""
 
     def __init__(self, service: HttpService) -> None:
         self.service = service
@@ -39,12 +39,12 @@ class FastPath:
         self.outbox = Outbox()
 
     def __call__(self, **given: Any) -> FastPathProtocol:
-        """A new connection."""
+        """Make the protocol of a new connection."""
         return FastPathProtocol(self, **given)
 
 
 class FastPathProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with the fast path; one object a connection."""
+    """uvicorn's protocol with the fast path. Each connection has an object of its own."""
 
     def __init__(self, fast: FastPath, **given: Any) -> None:
         super().__init__(**given)
@@ -52,12 +52,12 @@ class FastPathProtocol(HttpToolsProtocol):
         self._fast = fast
         self._service = fast.service
         self._parts = fast.service.parts
-        self._received_s = 0.0  # when something last arrived
-        self._since_s = 0.0  # when a head began to arrive, or the connection to be idle
-        self._head_bytes = -1  # of a head that arrives in several segments; -1: none does
+        self._received_s = 0.0  # the time when something last arrived
+        self._since_s = 0.0  # the time when a head began to arrive, or when the connection became idle
+        self._head_bytes = -1  # length of a head that arrives in several segments; -1: no head arrives so
         self._within = False  # whether the parser is within a message
-        self._messages = 0  # that began with what arrived last
-        self._leaving = False  # the service ends
+        self._messages = 0  # number of messages that began in the data that arrived last
+        self._leaving = False  # whether the service is ending
         self._running: RequestResponseCycle | None = None  # the last request that was begun through ASGI
 
     # -- requests -----------------------------------------------------------------------------------------------
@@ -77,7 +77,8 @@ class FastPathProtocol(HttpToolsProtocol):
             self._decline_upgrade(data[offered.args[0] :])
             return
         except httptools.HttpParserError as error:
-            wrong = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else error  # our own
+            # the parser wraps errors that our own callbacks raise
+            wrong = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else error
             self.send_400_response(f"What came is no HTTP request: {wrong}.")
             return
         if fresh and self._messages == 1 and not self._within and self.parser.get_http_version() == "1.1":
@@ -92,12 +93,12 @@ class FastPathProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["received_s"] = self._since_s = self._received_s  # type: ignore[typeddict-unknown-key]  # ours
+        self.scope["received_s"] = self._since_s = self._received_s  # type: ignore[typeddict-unknown-key]  # our own key
         self._messages += 1
         self._within, self._head_bytes = True, 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._head_bytes >= 0:  # else it is a trailer, which nothing reads
+        if self._head_bytes >= 0:  # otherwise the header is a trailer, which nothing reads
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -117,7 +118,10 @@ class FastPathProtocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def _decline_upgrade(self, rest: bytes) -> None:
-        """Take a request as if it had not offered another protocol: Java's client offers HTTP/2 with each first one."""
+        """Take a request as if it had not offered another protocol.
+
+        Java's client offers HTTP/2 with the first request of each connection.
+        """
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()
         if method == b"CONNECT":
             self.send_400_response("CONNECT is not taken.")
@@ -130,13 +134,17 @@ class FastPathProtocol(HttpToolsProtocol):
         self.data_received(b"\r\n".join((*lines, b"", rest)))
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what cannot be read, in the form of errors at its address, and close the connection."""
+        """Refuse data that cannot be read as a request, and close the connection.
+
+        The refusal has the form of errors at the request's address.
+        """
         self._refuse(Refused(400, msg, headers=_CLOSE))
 
     def _refuse(self, refused: Refused) -> None:
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
-            if not self.pipeline and not cycle.more_body:  # an earlier request: its response is the last one
+            # an earlier request is in flight, and its response is the last on this connection
+            if not self.pipeline and not cycle.more_body:
                 cycle.keep_alive = False
                 return
             if self.pipeline or cycle.response_started:
@@ -151,7 +159,7 @@ class FastPathProtocol(HttpToolsProtocol):
     # -- the fast path ------------------------------------------------------------------------------------------
 
     def _is_free(self) -> bool:
-        """Whether nothing on this connection waits to be answered or sent."""
+        """Return whether nothing on this connection waits to be answered or sent."""
         return (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
 
     def _answer(self, known: KnownHead, body: bytes) -> None:
@@ -187,12 +195,12 @@ class FastPathProtocol(HttpToolsProtocol):
                 self._wait(known, record).wait_for(answer, begun_s)
                 return
             self._send(answer, record)
-        scheduler.answered(received_s, begun_s, waited=False)  # a failure took its time, too
+        scheduler.answered(received_s, begun_s, waited=False)  # a failure takes time, too
         self.server_state.total_requests += 1
         self._wait_for_head()
 
     def _wait(self, known: KnownHead, record: RequestRecord | None, body: bytes = b"") -> _InFlight:
-        """Let the requests behind this one on its connection wait."""
+        """Let the following requests on this connection wait for this request."""
         request = _InFlight(self, known, record, body)
         self.cycle = request  # type: ignore[assignment]  # it has what uvicorn needs of a cycle
         return request
@@ -208,7 +216,7 @@ class FastPathProtocol(HttpToolsProtocol):
             refusals.hold(lambda: self.respond(reply, request))
 
     def respond(self, answer: bytes | Reply, request: _InFlight) -> None:
-        """Send a response that had to wait; the next request on its connection has its turn."""
+        """Send a response that had to wait. Then the next request on the connection has its turn."""
         request.response_complete = True
         if isinstance(answer, Reply):
             self._write(answer, request.record, keep_alive=request.keep_alive)
@@ -251,10 +259,10 @@ class FastPathProtocol(HttpToolsProtocol):
         self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._unset_keepalive_if_required()  # uvicorn leaves it after an error
+        self._unset_keepalive_if_required()  # uvicorn leaves the timer after an error
         super().connection_lost(exc)
         self.pipeline.clear()
-        if self._running is not None and not self._running.response_complete:  # uvicorn tells the newest only
+        if self._running is not None and not self._running.response_complete:  # uvicorn tells only the newest request
             self._running.disconnected = True
             self._running.message_event.set()
 
@@ -263,7 +271,7 @@ class FastPathProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def shutdown(self) -> None:
-        """Close the connection when the service ends: a request that is just being sent is still answered."""
+        """Close the connection when the service ends. A request that is just being sent is still answered."""
         self._leaving = True
         if self.cycle is None or self.cycle.response_complete:
             self.loop.call_later(_LINGER_S, super().shutdown)
@@ -271,7 +279,7 @@ class FastPathProtocol(HttpToolsProtocol):
             super().shutdown()
 
     def _wait_for_head(self) -> None:
-        """Set the timer of a connection that has none: for a head that arrives, else for an idle connection."""
+        """Set the timer of a connection that has no timer: for an arriving head, otherwise for an idle connection."""
         if self.timeout_keep_alive_task is None and not self.transport.is_closing():
             longest_s = self._parts.limits.body_timeout_s if self._head_bytes >= 0 else self.timeout_keep_alive
             left_s = max(0.0, self._since_s + longest_s - perf_counter())
@@ -281,7 +289,7 @@ class FastPathProtocol(HttpToolsProtocol):
         """Close the connection if it was idle for long, or if its head took too long, however steadily it arrives."""
         self.timeout_keep_alive_task = None
         if self.transport.is_closing() or not self._is_free():
-            return  # the response in flight sets the timer again
+            return  # the response in flight will set the timer again
         waited_s, longest_s = perf_counter() - self._since_s, self._parts.limits.body_timeout_s
         if self._head_bytes >= 0 and waited_s >= longest_s:
             text = f"The head of the request is incomplete after {longest_s:g} s. Send it faster."
@@ -293,16 +301,16 @@ class FastPathProtocol(HttpToolsProtocol):
 
 
 class _NoEvent:
-    """The event of a cycle that no task waits for."""
+    """The event of a cycle, for which no task waits."""
 
     def set(self) -> None: ...
 
 
 class _InFlight:
-    """A request on the fast path that is answered later, and what uvicorn needs of a cycle."""
+    """A request on the fast path that is answered later, with the attributes that uvicorn needs of a cycle."""
 
     message_event = _NoEvent()
-    more_body = False  # its body was read
+    more_body = False  # the body of the request was read
     response_started = False
     waiting_for_100_continue = False
 
@@ -318,7 +326,7 @@ class _InFlight:
         self.disconnected = self.response_complete = False
 
     def answer(self) -> None:
-        """Answer it, now that it has its turn."""
+        """Answer the request, now that it has its turn."""
         begun_s, known = perf_counter(), self.known
         if self.connection.transport.is_closing():
             self._respond(b"", begun_s)
@@ -334,7 +342,7 @@ class _InFlight:
             self._respond(answer, begun_s)
 
     def wait_for(self, waiting: Waiting, begun_s: float) -> None:
-        """Answer it when that is done."""
+        """Answer the request when the given work is done."""
         waiting.done.add_done_callback(lambda _: self._finish(waiting, begun_s))
 
     def _finish(self, waiting: Waiting, begun_s: float) -> None:
@@ -344,7 +352,7 @@ class _InFlight:
             answer = waiting.answer()
         except (Exception, asyncio.CancelledError) as error:
             answer = self.connection._service.failed(self.known.predictor, error, self.record)
-        del waiting  # its error refers to this frame, which would keep what was decoded
+        del waiting  # the error refers to this frame, which would keep the decoded body alive
         self._respond(answer, begun_s)
 
     def _respond(self, answer: bytes | Reply, begun_s: float) -> None:

@@ -1,4 +1,4 @@
-"""Heads of predict requests that were read before: clients send the same one again and again."""
+"""Heads of predict requests that were read before. Clients send the same head again and again."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from trimtab.serving.http.predict.predicting import Predictor
 from trimtab.serving.http.requests.wire import JSON_TYPE, TIMEOUT, timeout_of
 
 _HEAD_END = b"\r\n\r\n"
-_MOST = 4_096  # heads of all connections; then they are learned again
+_MOST = 4_096  # most heads that are kept for all connections; beyond, all are dropped and learned again
 _LONGEST_BYTES = 2_048
-_SPECIAL = frozenset((  # such a request goes through ASGI; ids differ from request to request
+_SPECIAL = frozenset((  # a request with such a header goes through ASGI; ids differ from request to request
     b"expect", b"upgrade", b"transfer-encoding", b"content-encoding", b"x-request-id", b"traceparent",
-    b"origin", b"sec-fetch-site",  # of browsers: whose page sends the request is checked there
+    b"origin", b"sec-fetch-site",  # browsers send these headers; ASGI checks which site's page sent the request
 ))  # fmt: skip
 
 
 class KnownHead(NamedTuple):
-    """What was read from a head."""
+    """The facts that were read from a head."""
 
     predictor: Predictor
     headers: list[tuple[bytes, bytes]]
     timeout_s: float | None
-    length: int  # of the body
+    length: int  # length of the body
 
 
 class KnownHeads:
     """The heads that any connection of a service may send again.
 
     Args:
-        predictors: The models served.
+        predictors: The predictors of the models that are served.
         body_bytes: The largest body.
     """
 
@@ -40,13 +40,16 @@ class KnownHeads:
         self._known: dict[bytes, KnownHead] = {}
 
     def find(self, data: bytes) -> tuple[KnownHead, bytes] | None:
-        """The known head and the body of one whole request; None when it is anything else."""
+        """Return the known head and the body of one whole request, or None for any other data."""
         at = data.find(_HEAD_END) + len(_HEAD_END)
         known = self._known.get(data[:at])
         return None if known is None or len(data) != at + known.length else (known, data[at:])
 
     def learn(self, data: bytes, method: bytes, url: bytes, headers: list[tuple[bytes, bytes]]) -> None:
-        """Know the head of `data`, one whole request over HTTP/1.1, if it asks for a prediction and nothing special."""
+        """Remember the head of `data` if it asks for a prediction and nothing special.
+
+        `data` is one whole request over HTTP/1.1.
+        """
         predictor = self._by_path.get(url)
         at = data.find(_HEAD_END) + len(_HEAD_END)
         if predictor is None or method != b"POST" or at > _LONGEST_BYTES:

@@ -25,5 +25,5 @@ class Outbox:
         """Send everything now, before another write."""
         out, self._out = self._out, []
         for transport, data in out:
-            if not transport.is_closing():  # else the client hung up
+            if not transport.is_closing():  # otherwise the client hung up
                 transport.write(data)

@@ -21,12 +21,12 @@ from trimtab.serving.http.requests.wire import AsgiApp
 from trimtab.serving.http.server.accepting import Acceptor, Connections
 from trimtab.serving.http.server.tls import Tls, tls_context
 
-GRACE_S = 10.0  # for requests in flight at the end
-_LAST_READ_S = 1.0  # at the end, for clients to read their responses
+GRACE_S = 10.0  # time for requests in flight at the end
+_LAST_READ_S = 1.0  # time at the end in which clients can read their responses
 _BACKLOG = 2_048
-_TICKS = 10  # of a tenth of a second, between two heartbeats
-_COLLECT_AFTER = 20_000  # new objects; a request leaves none behind
-_SWITCH_INTERVAL_S = 0.0005  # after which a thread that returns from a sync gets the interpreter
+_TICKS = 10  # ticks of a tenth of a second between two heartbeats
+_COLLECT_AFTER = 20_000  # new objects between two collections; a request leaves no object behind
+_SWITCH_INTERVAL_S = 0.0005  # time after which a thread that returns from a sync gets the interpreter
 
 
 def serve(
@@ -42,27 +42,29 @@ def serve(
     tls: Tls | None = None,
     impatient: bool = True,
 ) -> None:
-    """Serve `app` until SIGTERM, SIGINT or SIGHUP; requests in flight are finished first, for at most `grace_s`.
+    """Serve `app` until SIGTERM, SIGINT or SIGHUP.
 
-    A second signal ends it at once, unless it is a second SIGHUP: a closing terminal sends two. A thread that still
-    works on a request then cannot be ended: `threads.exit_now` ends the process all the same.
+    Requests in flight are finished first, for at most `grace_s`. A second signal ends the service at once, unless it is
+    a second SIGHUP, because a closing terminal sends two. A thread that still works on a request then cannot be ended.
+    `threads.exit_now` ends the process nevertheless.
 
     Args:
-        app: An ASGI application; a service's predictions take the fast path.
+        app: An ASGI application. Predictions of a service take the fast path.
         host: The address to listen on.
         port: 0 takes a free one.
         grace_s: How long requests in flight may take at the end.
-        announce: Called once with the URL when connections are accepted; left out, a line is printed.
-        listener: A listening socket instead of `host` and `port`; it is closed at the end.
-        connections: Those of all workers that accept from `listener`; closed at the end.
+        announce: Called once with the URL when connections are accepted. If left out, a line is printed.
+        listener: A listening socket to use instead of `host` and `port`. It is closed at the end.
+        connections: The connections of all workers that accept from `listener`. Closed at the end.
         beat: Called by the event loop about once a second.
         tls: Speak HTTPS only, with this certificate.
-        impatient: Whether a second signal ends it at once. If not, further ones are ignored until the process ends:
-            for a process that several others signal, one of which can kill it.
+        impatient: Whether a second signal ends the service at once. If not, further signals are ignored until the
+            process ends. Use that for a process that receives signals from several processes, of which one can kill it.
 
     Raises:
         Misuse: The certificate or its key cannot be used.
-        Unavailable: The port is taken, or the address is not this machine's; also for servers of other protocols.
+        Unavailable: The port is taken, or the address is not one of this machine. This also holds for servers of other
+            protocols.
     """
     context = None if tls is None else tls_context(tls)
     listener = listener or listen(host, port)
@@ -88,10 +90,11 @@ def serve(
     before = sys.getswitchinterval(), gc.get_threshold()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     gc.collect()
-    gc.freeze()  # what is loaded by now lives as long as the process: collections skip it
+    gc.freeze()  # objects that are loaded by now live as long as the process, so garbage collections skip them
     gc.set_threshold(_COLLECT_AFTER, *before[1][1:])
     try:
-        with caught(server.handle_exit, for_good=not impatient):  # before the loop exists, so that no signal is lost
+        # set before the loop exists, so that no signal is lost
+        with caught(server.handle_exit, for_good=not impatient):
             server.run([listener])
     finally:
         server.release()
@@ -102,7 +105,7 @@ def serve(
 
 
 class _Announced(uvicorn.Server):
-    """A uvicorn server that announces itself, sends heartbeats, and starts and ends its service."""
+    """A uvicorn server that announces its address, sends heartbeats, and starts and ends its service."""
 
     def __init__(
         self,
@@ -120,12 +123,12 @@ class _Announced(uvicorn.Server):
         self._service = app if isinstance(app, HttpService) else None
         self._grace_s = grace_s
 
-    connections: Connections | None = None  # of all workers; None: there is only this one
+    connections: Connections | None = None  # connections of all workers; None: there is only this worker
     impatient = True
     acceptors: Sequence[Acceptor] = ()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Let requests finish after the first signal; after the second do not, if `impatient`."""
+        """Let requests finish after the first signal. After a second signal end at once, if `impatient`."""
         self.force_exit = self.should_exit and self.impatient
         self.should_exit = True
 
@@ -138,14 +141,17 @@ class _Announced(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Let `serve` handle signals; it returns after one, so that its caller can close."""
+        """Let `serve` handle signals.
+
+        After a signal this returns normally, so that the caller can close the service.
+        """
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         if self._service is not None:
             await (
                 self._service.lifecycle.start()
-            )  # what fails here is raised by `serve`; in the lifespan it would be an exit
+            )  # `serve` raises an error from here; an error in the lifespan would exit the process
         await super().startup([])
         if self.started:
             self.acceptors = [self._acceptor(listener) for listener in sockets or ()]
@@ -161,21 +167,21 @@ class _Announced(uvicorn.Server):
         connections: list[Any] = list(self.server_state.connections)
         for connection in connections:
             if connection.cycle is None or connection.cycle.response_complete:
-                connection.transport.close()  # and its socket
+                connection.transport.close()  # this also closes its socket
 
     async def _wait_tasks_to_complete(self) -> None:
-        for acceptor in self.acceptors:  # accepted sockets become connections to wait for
+        for acceptor in self.acceptors:  # accepted sockets become connections, which are waited for
             await acceptor.set_up(_LAST_READ_S)
         await super()._wait_tasks_to_complete()
 
     async def _hang_up(self) -> None:
-        """Answer remaining requests that the service ends, and close connections that do not read their responses."""
+        """Answer remaining requests that the service is ending, and close connections whose clients do not read."""
         connections: list[Any] = list(self.server_state.connections)
         for connection in connections:
             connection.pipeline.clear()  # requests that were not begun
         left = self.server_state.tasks
         for task in left:
-            if not task.cancelling():  # a second signal cancelled it already
+            if not task.cancelling():  # a second signal has already cancelled the wait
                 task.cancel()
         if left:
             await asyncio.wait(left, timeout=_LAST_READ_S)
@@ -184,7 +190,7 @@ class _Announced(uvicorn.Server):
         unread = [one for one in connections if one.flow.write_paused]
         for connection in unread:
             connection.transport.close()  # no further requests
-            connection.flow.resume_writing()  # its response waits in memory, and its request does not
+            connection.flow.resume_writing()  # the response stays in memory, so that its request need not wait
         await asyncio.wait(left, timeout=_LAST_READ_S)
         for connection in unread:
             connection.transport.abort()
@@ -202,7 +208,7 @@ class _Announced(uvicorn.Server):
 
 
 def _protocol(app: AsgiApp) -> Any:
-    """The protocol of connections, as uvicorn takes it."""
+    """Return the protocol of connections in the form that uvicorn takes."""
     from trimtab.serving.http.server.fast_path import FastPath
     from trimtab.serving.http.service import HttpService
 
@@ -210,12 +216,12 @@ def _protocol(app: AsgiApp) -> Any:
 
 
 def url_of(listener: socket.socket, host: str, *, tls: bool = False) -> str:
-    """The URL of a socket that listens on `host`."""
+    """Return the URL of a socket that listens on `host`."""
     return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
 
 
 def listen_advice(error: OSError, port: int, option: str) -> str:
-    """Advice for an address that cannot be listened on."""
+    """Return advice for an address that cannot be listened on."""
     if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
         return "Give an address of this machine (--host)."
     if error.errno == errno.EACCES:
@@ -224,11 +230,11 @@ def listen_advice(error: OSError, port: int, option: str) -> str:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one.
+    """Return a listening socket. Port 0 takes a free port.
 
     Raises:
         Misuse: The port is not a valid number.
-        Unavailable: The port is taken, or the address is not this machine's.
+        Unavailable: The port is taken, or the address is not one of this machine.
     """
     if not 0 <= port <= 65_535:
         raise Misuse(f"port {port}: not a port. Give 0 (any free one) to 65535.")

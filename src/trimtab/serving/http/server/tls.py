@@ -14,13 +14,13 @@ from trimtab.core.errors import Misuse
 class Tls(msgspec.Struct, frozen=True):
     """The PEM files of certificate and key."""
 
-    cert: Path  # with its chain
-    key: Path | None  # None: it is in the certificate's file
+    cert: Path  # the certificate with its chain
+    key: Path | None  # None: the key is in the certificate's file
     least: Literal["1.2", "1.3"] = "1.2"
 
 
 def tls_context(tls: Tls) -> ssl.SSLContext:
-    """The TLS context of these files.
+    """Return the TLS context of these files.
 
     Raises:
         Misuse: A file cannot be read or is not PEM, or the key belongs to another certificate or has a password.
@@ -38,7 +38,7 @@ def tls_context(tls: Tls) -> ssl.SSLContext:
 
 
 class _HasPasswordError(Exception):
-    """A key is encrypted."""
+    """The private key is encrypted with a password."""
 
 
 def _no_password() -> str:
